@@ -1,0 +1,1 @@
+"""From files to a Dataset, and from a Dataset to batches."""
