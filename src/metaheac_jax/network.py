@@ -1,0 +1,137 @@
+"""MetaHeac's network: hybrid experts and critics behind task-driven gates (paper section 3.2).
+
+Pure (init, apply) Flax modules over *field vectors*: a network neither knows nor cares how the rows
+of the embedding table are stored.
+
+Axes: B examples, M user fields, N campaign fields, k embedding width, n experts, m critics,
+h hidden width. Leading axes are written ``...`` and may be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Initializer
+from jax import Array
+
+from metaheac_jax.losses import Mixture, mixture_log_probabilities
+
+
+class Output(NamedTuple):
+    """What every network here returns.
+
+    Attributes:
+      log_p: (B,) log-probability that the user converts.
+      log_not_p: (B,) log-probability that the user does not.
+      representation: (B, h) the last hidden vector, r in the paper; None where there is none.
+      expert_log_weights: (B, n) log of the experts' gate; None where there is none.
+      critic_log_weights: (B, m) log of the critics' gate; None where there is none.
+    """
+
+    log_p: Array
+    log_not_p: Array
+    representation: Array | None = None
+    expert_log_weights: Array | None = None
+    critic_log_weights: Array | None = None
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the authors' initial weights and biases."""
+    bound = fan_in**-0.5
+
+    def initialise(
+        key: Array, shape: Sequence[int], dtype: jnp.dtype | None = None, out_sharding: None = None
+    ) -> Array:
+        del out_sharding
+        return jax.random.uniform(key, shape, dtype or jnp.float32, -bound, bound)
+
+    return initialise
+
+
+def dense(module: nn.Module, name: str, x: Array, features: int) -> Array:
+    """An affine layer (..., a) -> (..., features) with the authors' initial values."""
+    init = uniform_fan_in(x.shape[-1])
+    kernel = module.param(f"{name}_kernel", init, (x.shape[-1], features))
+    bias = module.param(f"{name}_bias", init, (features,))
+    return x @ kernel + bias
+
+
+class Experts(nn.Module):
+    """n expert MLPs over the concatenated user fields, computed as one batched product."""
+
+    experts: int
+    widths: tuple[int, ...] = (64, 64)
+
+    @nn.compact
+    def __call__(self, user: Array) -> Array:
+        """(B, M, k) user fields -> (B, n, h): ReLU after every layer."""
+        x = user.reshape(*user.shape[:-2], -1)
+        # The first layer sees one input for all experts: a single (M k, n h) product.
+        width = self.widths[0]
+        init = uniform_fan_in(x.shape[-1])
+        kernel = self.param("kernel_0", init, (x.shape[-1], self.experts, width))
+        bias = self.param("bias_0", init, (self.experts, width))
+        x = nn.relu(jnp.einsum("...a,anh->...nh", x, kernel) + bias)
+        for layer, width in enumerate(self.widths[1:], start=1):
+            init = uniform_fan_in(x.shape[-1])
+            kernel = self.param(f"kernel_{layer}", init, (self.experts, x.shape[-1], width))
+            bias = self.param(f"bias_{layer}", init, (self.experts, width))
+            x = nn.relu(jnp.einsum("...na,nah->...nh", x, kernel) + bias)
+        return x
+
+
+class Gate(nn.Module):
+    """The task-driven gate g([mean user field, c_1, ..., c_N]) (paper equation 4).
+
+    Mean pooling of the user is deliberate: the campaign must dominate.
+    """
+
+    choices: int
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, user: Array, campaign: Array) -> Array:
+        """(B, M, k) and (N, k) or (B, N, k) -> (B, choices) log of the softmax weights."""
+        mean = user.mean(axis=-2)
+        fields = campaign.reshape(*campaign.shape[:-2], -1)
+        init = uniform_fan_in(mean.shape[-1] + fields.shape[-1])
+        kernel = self.param("kernel", init, (mean.shape[-1] + fields.shape[-1], self.width))
+        bias = self.param("bias", init, (self.width,))
+        # The campaign's part of the product is the same for all its users: computed once.
+        hidden = mean @ kernel[: mean.shape[-1]] + (fields @ kernel[mean.shape[-1] :] + bias)
+        return jax.nn.log_softmax(dense(self, "choice", nn.relu(hidden), self.choices))
+
+
+class MetaHeac(nn.Module):
+    """p = sum_j v_j sigmoid(t_j(sum_i w_i h_i(u))), w and v from two separate gates.
+
+    Attributes:
+      experts: n.
+      critics: m.
+      widths: widths of an expert's layers.
+      gate_width: hidden width of both gates.
+      mixture: "sum" (the authors' program), or "mean" for the 1/n and 1/m that the paper prints.
+    """
+
+    experts: int = 8
+    critics: int = 5
+    widths: tuple[int, ...] = (64, 64)
+    gate_width: int = 64
+    mixture: Mixture = "sum"
+
+    @nn.compact
+    def __call__(self, user: Array, campaign: Array) -> Output:
+        """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
+        hidden = Experts(self.experts, self.widths, name="expert")(user)
+        expert_log_weights = Gate(self.experts, self.gate_width, name="expert_gate")(user, campaign)
+        critic_log_weights = Gate(self.critics, self.gate_width, name="critic_gate")(user, campaign)
+        representation = jnp.einsum("...n,...nh->...h", jnp.exp(expert_log_weights), hidden)
+        if self.mixture == "mean":
+            representation = representation / self.experts
+        logits = dense(self, "critic", representation, self.critics)
+        log_p, log_not_p = mixture_log_probabilities(critic_log_weights, logits, self.mixture)
+        return Output(log_p, log_not_p, representation, expert_log_weights, critic_log_weights)
