@@ -1,0 +1,758 @@
+"""A simulated twin of the Tencent look-alike data, for those without the competition's files.
+
+The recipe, in the order of the code:
+
+1. **Users.** A user is a hidden persona z ~ N(0, I): gender, age, wealth, home, apps, browsing and
+   six hobbies. A one-valued field cuts a mixture of z and noise at the field's quantiles. A list's
+   length cuts such a mixture too; its values come from topics, which the persona picks (a softmax,
+   pulled by the field's own ``pull`` of z), and within a topic by popularity, none twice.
+2. **Campaigns.** Attributes follow an advertiser, which (mostly) has one category. A campaign is
+   shown by hard targeting (one gender, a range of ages: others hardly ever) times soft targeting
+   exp(tilt . z), and has a taste. Tilts and tastes are sums of a category's, an advertiser's and
+   the campaign's own part, so that a campaign's attributes tell something about both.
+3. **Exposures.** A user who occurs in a stage (1.12 rows on average) is shown campaigns by weight,
+   balanced so that each campaign gets its quota of rows; never the same pair in both stages.
+4. **Conversions.** The log-odds are linear and pairwise in x, the best linear estimate of z from
+   what is observed (one-valued fields and lists' mean topics: what a network can see). One scale,
+   common to all campaigns, makes the AUC of the true probability .80; an intercept a campaign
+   gives its positive rate.
+5. **Labels** are drawn by systematic sampling: a row is positive with exactly its probability, and
+   a campaign has exactly as many positives as its probabilities sum to (up to rounding).
+
+The constants were set from published statistics of the real data and then frozen; how methods fare
+on the world played no part. ``tests/test_simulation.py`` compares figure by figure.
+
+Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions, T topics, S slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.dataset import new_directory
+from metaheac_jax.errors import InputError
+from metaheac_jax.progress import Progress, silent
+
+HOBBIES = tuple(f"hobby{i}" for i in range(6))
+PERSONA = ("gender", "age", "wealth", "home", "apps", "browsing", *HOBBIES)
+TOPICS = 24
+PAIRS = 8
+CHUNK = 50_000
+ORDERS = 8  # orders of the named fields within a chunk of lines
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mixture of persona dimensions and noise, of unit variance, cut at quantiles.
+
+    Attributes:
+      shares: of the outcomes 0, 1, 2, ...; empty where lists cut it themselves.
+      loadings: weights of persona dimensions, their squares summing to at most 1.
+    """
+
+    shares: tuple[float, ...]
+    loadings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class List:
+    """A field whose values have no order.
+
+    Attributes:
+      source: the score that decides how long the list is; lists of one source are missing together.
+      lengths: shares of 0, 1, 2, ... values.
+      values: distinct values at full cardinality.
+      covered: share of all tokens that the 1, 10, 100, 1000 most popular values make up.
+      pull: how strongly persona dimensions decide the topic; ``hobby`` stands for each hobby.
+      popular_first: the list is in order of popularity.
+    """
+
+    source: str
+    lengths: tuple[float, ...]
+    values: int
+    covered: tuple[float, ...]
+    pull: Mapping[str, float]
+    popular_first: bool = False
+
+
+def _present(missing: float, *shares: float) -> tuple[float, ...]:
+    """Shares of the lengths 0, 1, 2, ... from the missing share and those among the present."""
+    scale = (1 - missing) / sum(shares)
+    return (missing, *(share * scale for share in shares))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All that describes a world but its size. The defaults are the Tencent twin.
+
+    Attributes:
+      fields: the one-valued features; ``house`` 0 is written by leaving it out.
+      sources: scores behind the lists' lengths.
+      lists: the features with lists; LBS is a list of one.
+      quota_shape: of the Weibull distribution of campaigns' rows.
+      least_rows: a campaign's rows in stage 1, at least.
+      stage1_rows, stage2_rows: of the real data; the ratio in which examples are split.
+      rows_per_user: in a stage, of users who occur there.
+      one_gender, age_range: share of campaigns with hard targeting by gender and by age.
+      leak: log-weight of users outside a hard target.
+      tilt, taste: standard deviation over campaigns, per persona dimension.
+      common: share of the taste's variance that all campaigns have in common.
+      pairwise: share of the taste's variance that is pairwise.
+      auc: of the true probability against labels, mean over campaigns.
+    """
+
+    name: str = "Tencent"
+    campaigns: int = 173
+    advertisers: int = 79
+    campaign_ids: int = 138
+    sizes: int = 15
+    categories: int = 40
+    products: int = 33
+    product_types: int = 4
+    one_category: float = 0.84
+    quota_shape: float = 0.85
+    least_rows: int = 100
+    stage1_rows: int = 8_798_814
+    stage2_rows: int = 2_265_989
+    rows_per_user: float = 1.12
+    rate_least: float = 0.0444
+    rate_mean: float = 0.0478
+    rate_sd: float = 0.0014
+    rate_most: float = 0.0551
+    one_gender: float = 0.6
+    age_range: float = 0.6
+    leak: float = -4.0
+    tilt: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "gender": 0.3,
+            "age": 0.4,
+            "wealth": 0.5,
+            "home": 0.3,
+            "apps": 0.8,
+            "browsing": 0.6,
+            "hobby": 0.3,
+        }
+    )
+    taste: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "gender": 1.0,
+            "age": 1.0,
+            "wealth": 1.0,
+            "home": 0.5,
+            "apps": 1.0,
+            "browsing": 1.0,
+            "hobby": 1.0,
+        }
+    )
+    common: float = 0.5
+    pairwise: float = 0.3
+    auc: float = 0.80
+    fields: Mapping[str, Score] = field(
+        default_factory=lambda: {
+            "age": Score((0.003, 0.23, 0.21, 0.12, 0.207, 0.24), {"age": 1.0}),
+            "gender": Score((0.003, 0.677, 0.32), {"gender": 1.0}),
+            "carrier": Score((0.28, 0.48, 0.10, 0.14), {"wealth": 0.55, "home": 0.6}),
+            "consumptionAbility": Score((0.22, 0.60, 0.18), {"wealth": 0.85, "gender": -0.4}),
+            "education": Score(
+                (0.01, 0.13, 0.30, 0.05, 0.01, 0.02, 0.17, 0.31), {"age": 0.45, "wealth": 0.2}
+            ),
+            "house": Score((0.82, 0.18), {"home": 0.75}),
+        }
+    )
+    sources: Mapping[str, Score] = field(
+        default_factory=lambda: {
+            "apps": Score((), {"apps": 0.9, "age": 0.3}),
+            "browsing": Score((), {"browsing": 0.85, "gender": 0.25, "wealth": -0.25}),
+            "feeds": Score((), {"browsing": 0.3, "apps": 0.3}),
+            "rare": Score((), {}),
+            "always": Score((), {}),
+        }
+    )
+    lists: Mapping[str, List] = field(
+        default_factory=lambda: {
+            "LBS": List(
+                "always", (0.0, 1.0), 855, (0.038, 0.234, 0.675), {"age": 0.4, "wealth": 0.4}
+            ),
+            "interest1": List(
+                "apps",
+                _present(0.09, 0, 0.108, 0.006, 0.09, 0.017, 0.079, 0.03, 0.066, 0.037, 0.567),
+                124,
+                (0.079, 0.498, 0.998),
+                {"age": 0.7, "gender": 0.25, "hobby": 0.3},
+                popular_first=True,
+            ),
+            "interest2": List(
+                "browsing",
+                _present(
+                    0.34, 0.037, 0.211, 0.077, 0.129, 0.081, 0.078, 0.066, 0.053, 0.045, 0.223
+                ),
+                82,
+                (0.104, 0.516, 1.0),
+                {"gender": 0.9, "age": 0.8, "hobby": 0.4},
+            ),
+            "interest3": List(
+                "rare",
+                _present(0.97, 0.08, 0.06, 0.03, 0.08, 0.03, 0.05, 0.1, 0.07, 0.15, 0.35),
+                12,
+                (0.15, 0.95),
+                {"gender": 0.3, "hobby": 0.3},
+            ),
+            "kw1": List(
+                "apps",
+                _present(0.10, 0.033, 0.029, 0.031, 0.042, 0.865),
+                263_312,
+                (0.016, 0.091, 0.279, 0.561),
+                {"age": 0.7, "gender": 0.25, "hobby": 0.3},
+            ),
+            "kw2": List(
+                "feeds",
+                _present(0.03, 0.002, 0.005, 0.004, 0.007, 0.982),
+                49_780,
+                (0.015, 0.111, 0.408, 0.823),
+                {"gender": 1.3, "age": 0.9, "hobby": 0.6},
+            ),
+            "topic1": List(
+                "apps",
+                _present(0.08, 0, 0, 0, 0, 1),
+                10_002,
+                (0.062, 0.170, 0.335, 0.670),
+                {"age": 0.7, "gender": 0.25, "hobby": 0.3},
+            ),
+            "topic2": List(
+                "feeds",
+                _present(0.04, 0, 0, 0, 0, 1),
+                9_984,
+                (0.010, 0.059, 0.256, 0.689),
+                {"gender": 1.0, "age": 0.7, "hobby": 0.4},
+            ),
+        }
+    )
+
+
+TENCENT = Shape()
+
+#: Features that the competition's files have and the model does not use: a reader must skip them.
+UNUSED = {
+    "marriageStatus": ("11", "10", "13 15", "5 13", "2"),
+    "os": ("1", "2", "1 2"),
+    "ct": ("1", "3 1", "4 2 3 1", "3 4"),
+}
+
+
+class Campaigns(NamedTuple):
+    """Attributes, targeting and taste of every campaign.
+
+    Attributes:
+      attributes: columns of adFeature.csv.
+      tilt: (D, C) soft targeting.
+      gender: (3, C) log-weight of a user by gender; ``age``: (6, C) by age.
+      taste: (D + PAIRS, C) weights of linear and pairwise terms.
+      rows: (C,) relative number of rows; mean 1.
+      rate: (C,) positive rate.
+    """
+
+    attributes: dict[str, np.ndarray]
+    tilt: np.ndarray
+    gender: np.ndarray
+    age: np.ndarray
+    taste: np.ndarray
+    rows: np.ndarray
+    rate: np.ndarray
+
+
+class Tokens(NamedTuple):
+    """How a list's values are drawn; values are ordered by topic, then popularity.
+
+    Attributes:
+      edges: (T + 1,) of the topics in the cumulative distribution of values.
+      cumulative: (V,) distribution of values.
+      topic: (V,) of each value.
+      raw: (V,) raw value as the file has it; ``rank``: (V,) popularity, 0 the highest.
+      pull: (D, T) topic logits per unit of persona.
+    """
+
+    edges: np.ndarray
+    cumulative: np.ndarray
+    topic: np.ndarray
+    raw: np.ndarray
+    rank: np.ndarray
+    pull: np.ndarray
+
+
+class Users(NamedTuple):
+    """A chunk of users.
+
+    Attributes:
+      persona: (U, D) z, hidden.
+      fields: name -> (U,) outcome of a one-valued field.
+      lists: name -> (U, S) positions among a field's values, -1 where there is none.
+      observed: (U, F) what conversion may depend on: one-hot fields, mean topics of lists.
+    """
+
+    persona: np.ndarray
+    fields: dict[str, np.ndarray]
+    lists: dict[str, np.ndarray]
+    observed: np.ndarray
+
+
+def write_world(
+    target: Path,
+    *,
+    users: int = 1_000_000,
+    examples: int | None = None,
+    cardinality: float = 1.0,
+    pool_rows: int = 1500,
+    seed: int = 0,
+    shape: Shape = TENCENT,
+    progress: Progress = silent,
+) -> None:
+    """Writes a simulated world in the competition's own format, whole or not at all.
+
+    Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
+    (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
+    (float32, the true conversion probability of each data line); ``SIMULATED`` (one line). The
+    same arguments give the same bytes.
+
+    Args:
+      target: a directory; an existing one is replaced.
+      users: the pool, all written to userFeature.data.
+      examples: rows of both stages together, about; .8 a user by default, as in the real data.
+      cardinality: the large vocabularies (above 2,000 values) have this share of the real size.
+      pool_rows: every campaign has about this many rows in stage 2 at least, even where the real
+        data's ratio of the stages would give fewer; stage 1 gets the rest.
+      seed: of everything.
+      shape: the world's recipe.
+      progress: called in users.
+
+    Raises:
+      InputError: the examples are too few for ``pool_rows``, or too many for the users.
+    """
+    examples = int(0.8 * users) if examples is None else examples
+    campaigns = _make_campaigns(shape, _rng(seed, "campaigns"))
+    quotas = _quotas(shape, campaigns.rows, users, examples, pool_rows)
+    tokens = _make_tokens(shape, cardinality, _rng(seed, "tokens"))
+    key = np.cumsum(_rng(seed, "keys").integers(1, 8, users))
+
+    # A sample of users who are not in the world balances exposure and estimates z linearly.
+    sample = _make_users(shape, tokens, 20_000, _rng(seed, "sample"))
+    estimate = np.linalg.lstsq(sample.observed, sample.persona, rcond=None)[0]
+    spread = (sample.observed @ estimate).std(0)
+    balance = [_balance(_appeal(campaigns, sample), quota) for quota in quotas]
+
+    estimates = np.empty((users, len(PERSONA)), np.float32)
+    drawn: list[list[np.ndarray]] = [[], []]
+    with new_directory(target) as directory:
+        with (directory / "userFeature.data").open("wb") as file:
+            for start in range(0, users, CHUNK):
+                rng = _rng(seed, "users", start)
+                chunk = _make_users(shape, tokens, min(CHUNK, users - start), rng)
+                stop = start + len(chunk.persona)
+                estimates[start:stop] = chunk.observed @ estimate / spread
+                weights = np.exp(_appeal(campaigns, chunk))
+                for stage, quota in enumerate(quotas):
+                    occur = quota.sum() / shape.rows_per_user / users
+                    pairs = _expose(weights * balance[stage], occur, shape.rows_per_user, rng)
+                    weights[pairs[0], pairs[1]] = 0  # never again in the next stage
+                    drawn[stage].append(pairs + np.array([[start], [0]]))
+                file.write(_lines(chunk, tokens, key[start:stop], rng))
+                progress("simulating users", stop, users)
+        exposed = [np.concatenate(pairs, axis=1) for pairs in drawn]
+        _write_examples(directory, shape, campaigns, key, estimates, exposed, seed)
+        pl.DataFrame(campaigns.attributes).write_csv(directory / "adFeature.csv")
+        told = f"simulated {shape.name} twin (seed {seed}, {users:,} users)\n"
+        (directory / "SIMULATED").write_text(told)
+
+
+def _rng(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """A stream of its own for every purpose, so that one can change without moving the others."""
+    entropy = [seed, *purpose.encode(), *numbers]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+
+
+def _weights(of: Mapping[str, float]) -> np.ndarray:
+    """(D,) from a mapping; ``hobby`` stands for each hobby."""
+    return np.array([of.get(name, of.get(name.rstrip("0123456789"), 0.0)) for name in PERSONA])
+
+
+def _cuts(shares: tuple[float, ...]) -> np.ndarray:
+    """Thresholds of a standard normal that leave these shares between them."""
+    inner = np.cumsum(shares)[:-1] / sum(shares)
+    return np.array([NormalDist().inv_cdf(min(max(x, 1e-12), 1 - 1e-12)) for x in inner])
+
+
+def _make_campaigns(shape: Shape, rng: np.random.Generator) -> Campaigns:
+    count = shape.campaigns
+
+    def cover(kinds: int, size: int) -> np.ndarray:
+        """(size,) kinds, every one at least once, some much more often than others."""
+        share = rng.dirichlet(np.full(kinds, 0.7))
+        kind = np.concatenate([np.arange(kinds), rng.choice(kinds, size - kinds, p=share)])
+        return rng.permutation(kind)
+
+    advertiser = cover(shape.advertisers, count)
+    # An advertiser's second category, if it has one, takes some of its campaigns.
+    first, second = cover(shape.categories, shape.advertisers), rng.permutation(shape.advertisers)
+    several = np.flatnonzero(np.bincount(advertiser) > 1)
+    both = rng.permutation(several)[: round((1 - shape.one_category) * shape.advertisers)]
+    category = first[advertiser]
+    for one in both:
+        of = np.flatnonzero(advertiser == one)
+        category[of[len(of) // 2 :]] = first[second[one]]
+    # Campaigns of one advertiser and category share campaign ids until few enough are left.
+    campaign_id = np.arange(count)
+    for one in rng.permutation(count):
+        alike = (advertiser == advertiser[one]) & (category == category[one])
+        other = np.flatnonzero(alike & (campaign_id != campaign_id[one]))
+        if len(np.unique(campaign_id)) > shape.campaign_ids and len(other):
+            campaign_id[one] = campaign_id[other[0]]
+    # Half of the campaigns have product 0, none; a product has one type.
+    product = np.zeros(count, np.int64)
+    having = rng.permutation(count)[: count // 2]
+    product[having] = 1 + cover(shape.products - 1, len(having))
+    product_type = cover(shape.product_types, shape.products)[product]
+
+    def layered(terms: int) -> np.ndarray:
+        """(terms, C) unit variance: the category's, the advertiser's and the campaign's part."""
+        part = [rng.standard_normal((terms, size)) for size in (count, count, count)]
+        return (
+            np.sqrt(0.4) * part[0][:, category]
+            + np.sqrt(0.3) * part[1][:, advertiser]
+            + np.sqrt(0.3) * part[2]
+        )
+
+    rows = rng.permutation(
+        (-np.log1p(-(np.arange(count) + 0.5) / count)) ** (1 / shape.quota_shape)
+    )
+    rows /= rows.mean()
+
+    def quantile() -> np.ndarray:
+        """(C,) in (0, 1), layered; a share of it is that share of all rows, whatever the seed."""
+        order = np.argsort(layered(1)[0])
+        at = np.empty(count)
+        at[order] = (np.cumsum(rows[order]) - rows[order] / 2) / count
+        return at
+
+    gender = np.zeros((len(shape.fields["gender"].shares), count))
+    lean, men = quantile(), shape.fields["gender"].shares[1]
+    gender[:2, lean > 1 - shape.one_gender * (1 - men)] = shape.leak
+    gender[[[0], [2]], lean < shape.one_gender * men] = shape.leak
+    ages = np.array(shape.fields["age"].shares)
+    centre = np.searchsorted(np.cumsum(ages)[:-1], quantile())
+    outside = np.abs(np.arange(len(ages))[:, None] - centre) > 1
+    age = np.where(outside & (quantile() < shape.age_range), shape.leak, 0.0)
+
+    weights = np.concatenate([_weights(shape.taste), np.ones(PAIRS)])[:, None]
+    linear = np.arange(len(weights))[:, None] < len(PERSONA)
+    share = np.where(linear, (1 - shape.pairwise) / len(PERSONA), shape.pairwise / PAIRS)
+    own, shared = layered(len(weights)), rng.standard_normal((len(weights), 1))
+    mixed = np.sqrt(shape.common) * shared + np.sqrt(1 - shape.common) * own
+    spare = ((shape.rate_mean - shape.rate_least) / shape.rate_sd) ** 2
+    rate = shape.rate_least + rng.gamma(spare, size=count) * shape.rate_sd / np.sqrt(spare)
+    return Campaigns(
+        attributes={
+            "aid": np.sort(rng.choice(2300, count, replace=False)) + 1,
+            "advertiserId": advertiser + 1,
+            "campaignId": campaign_id + 1,
+            "creativeId": rng.permutation(2_000_000)[:count] + 1,
+            "creativeSize": cover(shape.sizes, count) + 1,
+            "adCategoryId": category + 1,
+            "productId": product,
+            "productType": product_type + 1,
+        },
+        tilt=layered(len(PERSONA)) * _weights(shape.tilt)[:, None],
+        gender=gender,
+        age=age,
+        taste=mixed * weights * np.sqrt(share),
+        rows=rows,
+        rate=rate.clip(max=shape.rate_most),
+    )
+
+
+def _quotas(
+    shape: Shape, rows: np.ndarray, users: int, examples: int, pool_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) expected rows of every campaign in stage 1 and in stage 2."""
+
+    def spread(total: float, least: int) -> np.ndarray:
+        low, high = 0.0, max(total, 1.0)  # find the factor at which the floors fit the total
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (
+                (low, middle) if np.maximum(least, middle * rows).sum() > total else (middle, high)
+            )
+        return np.maximum(least, low * rows)
+
+    ratio = shape.stage2_rows / (shape.stage1_rows + shape.stage2_rows)
+    stage2 = spread(max(examples * ratio, pool_rows * len(rows)), pool_rows)
+    left = examples - stage2.sum()
+    if left < shape.least_rows * len(rows):
+        raise InputError(
+            f"simulated world: {examples:,} examples leave {max(int(left), 0):,} for stage 1 beside "
+            f"{pool_rows} pool rows for each of {len(rows)} campaigns; ask for at least "
+            f"{int(stage2.sum()) + 2 * shape.least_rows * len(rows):,} examples, or fewer pool rows"
+        )
+    most = max(left, stage2.sum()) / shape.rows_per_user
+    if most > users:
+        raise InputError(
+            f"simulated world: {examples:,} examples need {int(most) + 1:,} users at "
+            f"{shape.rows_per_user} rows a user, got {users:,}; ask for more users or fewer examples"
+        )
+    return spread(left, shape.least_rows), stage2
+
+
+def _make_tokens(shape: Shape, cardinality: float, rng: np.random.Generator) -> dict[str, Tokens]:
+    return {name: _tokens(spec, cardinality, rng) for name, spec in shape.lists.items()}
+
+
+def _tokens(spec: List, cardinality: float, rng: np.random.Generator) -> Tokens:
+    values = spec.values
+    if values > 2000:
+        values = max(1000, round(values * cardinality))
+    known = [(10.0**i, share) for i, share in enumerate(spec.covered) if 10**i < values]
+    at, share = np.array([*known, (values, 1.0)]).T
+    covered = np.exp(np.interp(np.log(np.arange(1, values + 1)), np.log(at), np.log(share)))
+    popularity = np.sort(np.diff(covered, prepend=0))[::-1]
+    # Without repetition a popular value is held back: draw it more often than it is to appear.
+    length = np.arange(len(spec.lengths)) @ spec.lengths / (1 - spec.lengths[0])
+    weight = -np.log1p(-np.minimum(popularity * length, 0.97))
+    # Topics take turns, in random order, in picking values from the most popular on.
+    turns = np.tile(np.arange(TOPICS), (-(-values // TOPICS), 1))
+    topic = rng.permuted(turns, axis=1).ravel()[:values]
+    order = np.argsort(topic, kind="stable")
+    cumulative = np.cumsum(weight[order]) / weight.sum()
+    ends = np.searchsorted(topic[order], np.arange(TOPICS), side="right")
+    edges = np.concatenate([[0.0], np.concatenate([[0.0], cumulative])[ends]])
+    pull = rng.standard_normal((len(PERSONA), TOPICS)) * _weights(spec.pull)[:, None]
+    raw = rng.permutation(values)[order] + 1
+    return Tokens(edges, cumulative, topic[order], raw, order, pull.astype(np.float32))
+
+
+def _make_users(
+    shape: Shape, tokens: dict[str, Tokens], count: int, rng: np.random.Generator
+) -> Users:
+    persona = rng.standard_normal((count, len(PERSONA)), dtype=np.float32)
+
+    def score(spec: Score) -> np.ndarray:
+        loading = _weights(spec.loadings)
+        noise = np.sqrt(max(1 - loading @ loading, 0.0))
+        return persona @ loading + noise * rng.standard_normal(count)
+
+    fields = {n: np.searchsorted(_cuts(s.shares), score(s)) for n, s in shape.fields.items()}
+    observed = [np.eye(len(shape.fields[n].shares), dtype=np.float32)[v] for n, v in fields.items()]
+    sources = {name: score(spec) for name, spec in shape.sources.items()}
+    lists = {}
+    for name, spec in shape.lists.items():
+        length = np.searchsorted(_cuts(spec.lengths), sources[spec.source])
+        drawn = _draw(tokens[name], persona, length, len(spec.lengths) - 1, rng)
+        if spec.popular_first:
+            rank = np.where(drawn < 0, len(tokens[name].rank), tokens[name].rank[drawn])
+            drawn = np.take_along_axis(drawn, np.argsort(rank, axis=1, kind="stable"), 1)
+        lists[name] = drawn
+        user, slot = np.nonzero(drawn >= 0)
+        topic = tokens[name].topic[drawn[user, slot]]
+        counts = np.bincount(user * TOPICS + topic, minlength=count * TOPICS)
+        counts = counts.reshape(count, TOPICS).astype(np.float32)
+        observed.append(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+    return Users(persona, fields, lists, np.concatenate(observed, axis=1))
+
+
+def _draw(
+    tokens: Tokens, persona: np.ndarray, length: np.ndarray, slots: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(U, S) positions of distinct values, -1 beyond a user's length."""
+    mass = np.maximum(np.diff(tokens.edges), 1e-30).astype(np.float32)
+    chance = np.exp(persona @ tokens.pull) * mass
+    chance = np.cumsum(chance, axis=1)
+    chance /= chance[:, -1:]
+
+    def sample(user: np.ndarray) -> np.ndarray:
+        topic = np.zeros(len(user), np.int64)
+        at, dart = chance[user], rng.random(len(user), dtype=np.float32)
+        topic = (at[:, :-1] < dart[:, None]).sum(1)
+        low, high = tokens.edges[topic], tokens.edges[topic + 1]
+        position = low + rng.random(len(user)) * (high - low)
+        return np.searchsorted(tokens.cumulative, position, side="right").clip(
+            max=len(tokens.cumulative) - 1
+        )
+
+    drawn = np.full((len(length), slots), -1, np.int64)
+    user, slot = np.nonzero(np.arange(slots) < length[:, None])
+    for _ in range(30):
+        if not len(user):
+            break
+        drawn[user, slot] = sample(user)
+        rows = np.unique(user)
+        part = drawn[rows]
+        again = np.zeros(part.shape, bool)
+        for late in range(1, slots):
+            same = part[:, :late] == part[:, late : late + 1]
+            again[:, late] = same.any(1) & (part[:, late] >= 0)
+        row, slot = np.nonzero(again)
+        user = rows[row]
+    drawn[user, slot] = -1  # a value that found no distinct one in 30 draws is left out
+    return drawn
+
+
+def _appeal(campaigns: Campaigns, users: Users) -> np.ndarray:
+    """(U, C) log-weight with which a campaign is shown to a user."""
+    soft = users.persona @ campaigns.tilt.astype(np.float32)
+    hard = campaigns.gender[users.fields["gender"]] + campaigns.age[users.fields["age"]]
+    return soft + hard.astype(np.float32)
+
+
+def _balance(appeal: np.ndarray, quota: np.ndarray) -> np.ndarray:
+    """(C,) factors of campaigns' weights that make their share of exposures that of their quota."""
+    weights, factor = np.exp(appeal), np.ones(len(quota), np.float32)
+    for _ in range(50):
+        shown = (weights * (factor / (weights @ factor)[:, None])).mean(0)
+        factor = (factor * quota / quota.sum() / shown).astype(np.float32)
+    return factor
+
+
+def _expose(
+    weights: np.ndarray, occur: float, rows_per_user: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(2, E) users and campaigns: a user's one to three distinct campaigns, by weight."""
+    more = rows_per_user - 1
+    dart = rng.random(len(weights))
+    user = np.flatnonzero(dart < occur)
+    race = rng.standard_exponential((len(user), weights.shape[1]), np.float32)
+    race = weights[user] / np.maximum(race, 1e-30)
+    pairs = []
+    for share in (1.0, 0.9 * more, 0.1 * more):  # 1 + .9 more + .1 more rows on average
+        still = np.flatnonzero(dart[user] < occur * share)
+        first = race[still].argmax(1)
+        race[still, first] = 0
+        pairs.append(np.stack([user[still], first]))
+    return np.concatenate(pairs, axis=1)
+
+
+def _lines(
+    users: Users, tokens: dict[str, Tokens], key: np.ndarray, rng: np.random.Generator
+) -> bytes:
+    """The chunk's lines of userFeature.data, shuffled: named fields in any order, optional."""
+    columns: dict[str, np.ndarray | pl.Series] = {"uid": key}
+    named: dict[str, pl.Expr] = {}
+    for name, value in users.fields.items():
+        columns[name] = value
+        text = pl.format(name + " {}", pl.col(name))
+        named[name] = pl.when(pl.col(name) > 0).then(text) if name == "house" else text
+    for name, drawn in users.lists.items():
+        slots = [f"{name}.{slot}" for slot in range(drawn.shape[1])]
+        raw = np.where(drawn < 0, 0, tokens[name].raw[drawn])
+        columns.update(zip(slots, raw.T, strict=True))
+        present = [pl.when(pl.col(slot) > 0).then(pl.col(slot)) for slot in slots]
+        text = pl.concat_str(pl.lit(name), *present, separator=" ", ignore_nulls=True)
+        named[name] = pl.when(pl.max_horizontal(slots) > 0).then(text)
+    for name, texts in UNUSED.items():
+        columns[name] = pl.Series(texts).gather(rng.integers(len(texts), size=len(key)))
+        named[name] = pl.format(name + " {}", pl.col(name))
+    frame = pl.DataFrame(columns)
+    lines = []
+    for part in np.array_split(np.arange(len(key)), ORDERS):
+        order = [named[name] for name in rng.permutation(list(named))]
+        uid = pl.format("uid {}", pl.col("uid"))
+        line = pl.concat_str(uid, *order, separator="|", ignore_nulls=True).alias("line")
+        lines.append(frame[int(part[0]) : int(part[-1]) + 1].select(line))
+    shuffled = pl.concat(lines)[rng.permutation(len(key))]
+    return shuffled.write_csv(include_header=False, quote_style="never").encode()
+
+
+def _pairwise_terms(rng: np.random.Generator) -> np.ndarray:
+    """(2, D, PAIRS) unit directions whose projections are multiplied."""
+    directions = rng.standard_normal((2, len(PERSONA), PAIRS))
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def _write_examples(
+    directory: Path,
+    shape: Shape,
+    campaigns: Campaigns,
+    key: np.ndarray,
+    estimates: np.ndarray,
+    exposed: list[np.ndarray],
+    seed: int,
+) -> None:
+    """Conversions: train.csv, test1_truth.csv and the true probability of their lines."""
+    left, right = _pairwise_terms(_rng(seed, "pairs"))
+
+    def liking(user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
+        x = estimates[user].astype(np.float64)
+        terms = np.concatenate([x, (x @ left) * (x @ right)], axis=1)
+        return np.einsum("et,te->e", terms, campaigns.taste[:, campaign])
+
+    likings = [liking(*pairs) for pairs in exposed]
+    campaign = exposed[0][1]
+    scale = _scale(likings[0], campaign, campaigns.rate, shape.auc)
+    intercept = _intercepts(scale * likings[0], campaign, campaigns.rate)
+    for name, pairs, like in zip(("train", "test1_truth"), exposed, likings, strict=True):
+        rng = _rng(seed, name)
+        user, campaign = pairs
+        probability = _sigmoid(scale * like + intercept[campaign])
+        label = _labels(probability, campaign, rng)
+        order = rng.permutation(len(user))
+        if name == "test1_truth":
+            order = order[np.argsort(-label[order], kind="stable")]
+        table = pl.DataFrame(
+            {
+                "aid": campaigns.attributes["aid"][campaign[order]],
+                "uid": key[user[order]],
+                "label": label[order],
+            }
+        )
+        table.write_csv(directory / f"{name}.csv", include_header=name == "train")
+        np.save(directory / f"{name}_probability.npy", probability[order].astype(np.float32))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _intercepts(log_odds: np.ndarray, campaign: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """(C,) intercepts that give every campaign its rate, by bisection."""
+    count = np.maximum(np.bincount(campaign, minlength=len(rate)), 1)
+    low, high = np.full(len(rate), -40.0), np.full(len(rate), 40.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        mean = np.bincount(campaign, _sigmoid(log_odds + middle[campaign]), len(rate)) / count
+        low, high = np.where(mean < rate, middle, low), np.where(mean < rate, high, middle)
+    return (low + high) / 2
+
+
+def _scale(like: np.ndarray, campaign: np.ndarray, rate: np.ndarray, auc: float) -> float:
+    """The factor of all likings at which the expected AUC, mean over campaigns, is ``auc``."""
+    order = np.lexsort((like, campaign))
+    like, campaign = like[order], campaign[order]
+    start = np.searchsorted(campaign, np.arange(len(rate)))[campaign]
+
+    def reached(scale: float) -> float:
+        p = _sigmoid(scale * like + _intercepts(scale * like, campaign, rate)[campaign])
+        below = np.cumsum(1 - p) - (1 - p)
+        below -= below[start]  # non-converting mass below a row, in its campaign
+        pairs = [np.bincount(campaign, x, len(rate)) for x in (p * below, p, 1 - p, p * (1 - p))]
+        return float(np.mean(pairs[0] / (pairs[1] * pairs[2] - pairs[3])))
+
+    low, high = 0.0, 20.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (middle, high) if reached(middle) < auc else (low, middle)
+    return (low + high) / 2
+
+
+def _labels(probability: np.ndarray, campaign: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(E,) 1 or -1: in a random order, wherever the running sum of p passes a whole number."""
+    order = np.lexsort((rng.random(len(campaign)), campaign))
+    passed = np.cumsum(probability[order])
+    first = np.searchsorted(campaign[order], np.arange(campaign.max() + 1))
+    offset = rng.random(campaign.max() + 1) - (passed - probability[order])[first]
+    passed += offset[campaign[order]]
+    label = np.empty(len(campaign), np.int64)
+    label[order] = np.where(np.floor(passed) > np.floor(passed - probability[order]), 1, -1)
+    return label
