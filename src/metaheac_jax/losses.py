@@ -17,6 +17,7 @@ from metaheac_jax.rows import field_vectors
 
 Mixture = Literal["sum", "mean"]
 Reduction = Literal["sum", "mean"]
+Loss = Callable[[Any, Any], Array]
 
 
 class Batch(NamedTuple):
@@ -75,12 +76,12 @@ def masked(values: Array, weight: Array, reduction: Reduction) -> Array:
 
 def build_loss(
     apply: Callable[..., Any], user_slots: tuple[int, ...], *, reduction: Reduction = "mean"
-) -> Callable[[Any, Batch], Array]:
+) -> Loss:
     """The loss of a network over a table: ``loss(params, batch) -> scalar`` in nats.
 
     Args:
-      apply: ``apply(network, user (B, M, k), campaign (..., N, k))`` giving an output with ``log_p``
-        and ``log_not_p``, each (B,).
+      apply: ``apply(network, user (B, M, k), campaign (..., N, k))``, giving an output with
+        ``log_p`` and ``log_not_p``, each (B,).
       user_slots: slots of each of the M user fields.
       reduction: over the minibatch, "mean" as the authors' program or "sum" as the paper prints.
 

@@ -10,7 +10,7 @@ h hidden width. Leading axes are written ``...`` and may be empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -37,6 +37,16 @@ class Output(NamedTuple):
     representation: Array | None = None
     expert_log_weights: Array | None = None
     critic_log_weights: Array | None = None
+
+
+class Network(Protocol):
+    """An (init, apply) pair over field vectors, such as the Flax modules here."""
+
+    def init(self, key: Any, user: Array, campaign: Array, /) -> Any:
+        """Parameters, drawn with the key."""
+
+    def apply(self, params: Any, user: Array, campaign: Array, /) -> Any:
+        """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:

@@ -46,7 +46,7 @@ def from_official(state: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]
             for rows in every(f"embedding.{kind}_emb.embeddings.*.weight")
         ]
     )
-    # The official linear weights are (out, in), an expert or a critic each; ours are (in, ..., out).
+    # The official linear weights are (out, in), one an expert or critic; ours (in, ..., out).
     network: dict[str, Any] = {
         "expert": {
             "kernel_0": np.stack([w.T for w in every("mlp.*.mlp.0.weight")], axis=1),

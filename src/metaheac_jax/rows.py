@@ -57,30 +57,33 @@ class RowIndex:
         self._seen = np.zeros(rows + 1, bool)
         self._position = np.zeros(rows + 1, np.int32)
 
-    def __call__(
-        self, *ids: np.ndarray, capacity: int | Callable[[int], int] = round
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Distinct rows of all ``ids``, and the ids renumbered.
-
-        Args:
-          *ids: integer arrays of rows, with R as the pad id.
-          capacity: U, or a function that gives it for the number of distinct rows.
-
-        Returns:
-          (U,) int32 rows in ascending order, filled up with R; and the arrays of ids, int32, with U
-          as the pad id.
-
-        Raises:
-          ValueError: more distinct rows than the capacity.
-        """
+    def distinct(self, *ids: np.ndarray) -> np.ndarray:
+        """The rows that occur among the ids, ascending; without R, the pad id."""
         for array in ids:
             self._seen[array] = True
         self._seen[self.rows] = False
         found = np.flatnonzero(self._seen)
         self._seen[found] = False
-        size = capacity(len(found)) if callable(capacity) else capacity
+        return found
+
+    def renumber(
+        self, found: np.ndarray, size: int, *ids: np.ndarray
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Makes ids point into ``found`` rather than into the table.
+
+        Args:
+          found: from `distinct` on the same ids.
+          size: U, what ``found`` is filled up to, so that many batches have one shape.
+          *ids: integer arrays of rows, with R as the pad id.
+
+        Returns:
+          (U,) int32 rows, filled up with R; and the arrays of ids, int32, with U as the pad id.
+
+        Raises:
+          ValueError: more distinct rows than ``size``.
+        """
         if len(found) > size:
-            raise ValueError(f"{len(found)} distinct rows, more than the capacity of {size}")
+            raise ValueError(f"{len(found)} distinct rows, more than {size}")
         self._position[found] = np.arange(len(found), dtype=np.int32)
         self._position[self.rows] = size
         rows = np.full(size, self.rows, np.int32)
@@ -179,8 +182,8 @@ def table_adam(
         missed = (count - last).astype(dtype)[:, None]
 
         def total(tail: np.ndarray, ratio: float) -> Array:
-            tail = jnp.asarray(tail, dtype)
-            at = lambda step: tail[jnp.minimum(step, len(tail) - 1)]  # noqa: E731
+            constant = jnp.asarray(tail, dtype)
+            at = lambda step: constant[jnp.minimum(step, len(tail) - 1)]  # noqa: E731
             return at(last)[:, None] - ratio**missed * at(count)
 
         a = total(tails[0], b1 / b2**0.5)

@@ -1,8 +1,8 @@
 """What a user and a campaign are made of, and the one table that holds every embedding.
 
 All fields share one table of R rows. A field owns a contiguous block of it, so an id in memory *is*
-a table row. The pad id is R, one past the end: a gather with ``mode="fill"`` reads zeros there and a
-scatter with ``mode="drop"`` ignores it, so no mask has to be carried around.
+a table row. The pad id is R, one past the end: a gather with ``mode="fill"`` reads zeros there and
+a scatter with ``mode="drop"`` ignores it, so no mask has to be carried around.
 """
 
 from __future__ import annotations

@@ -1,0 +1,305 @@
+"""The online stage: a customised model for a new campaign, scores of a pool (paper section 3.3).
+
+Adapting starts from a fresh Adam, so rows that the campaign's examples never touch keep their
+general values: a customised model is the network's parameters and *those* rows.
+
+Axes: G campaigns adapted at once, n examples of a campaign, B examples of a minibatch, S slots of a
+user, N campaign fields, U rows of a campaign, P users of a pool, R rows of the table, k its width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from metaheac_jax.data.sampling import generator, prefetch
+from metaheac_jax.losses import Batch, build_loss
+from metaheac_jax.network import Network
+from metaheac_jax.offline import General, plain_gradient
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.rows import RowIndex, RowState, build_row_step, field_vectors, table_adam
+
+
+class Customised(NamedTuple):
+    """A campaign's own model: what differs from the general one.
+
+    Attributes:
+      network: parameters of the network.
+      rows: (U,) table rows that adapting has touched; R for padding.
+      values: (U, k) their embeddings.
+    """
+
+    network: Any
+    rows: np.ndarray
+    values: Array
+
+
+#: Called as ``watch(step, models)`` after every step; ``models()`` gives the models as they are.
+Watch = Callable[[int, Callable[[], list[Customised]]], None]
+
+
+def build_customise(
+    network: Network,
+    user_slots: Sequence[int],
+    *,
+    learning_rate: float = 1e-3,
+    rows: int = 512,
+    epochs: int = 2,
+    patience: int | None = None,
+    holdout: float = 0.1,
+    campaigns_at_once: int = 4,
+) -> Callable[..., list[Customised]]:
+    """Builds ``customise``, jitted; build it once and use it for every campaign.
+
+    Args:
+      network: any of the networks here.
+      user_slots: slots of each user field.
+      learning_rate: of the Adam that adapts network and rows; it starts afresh.
+      rows: B; examples are shuffled again in every epoch.
+      epochs: passes over the examples; the most, if ``patience`` is given.
+      patience: None runs all epochs (the authors' program). A number holds out a part of the
+        examples, keeps the model with the least held-out loss (the general model included), and
+        stops after that many epochs without a lower one ("until the loss converges", the paper).
+      holdout: the share of seeds, and of non-seeds, that is held out if ``patience`` is given.
+      campaigns_at_once: G, vmapped together.
+    """
+    table_optimizer = table_adam(learning_rate)
+    loss = build_loss(network.apply, tuple(user_slots))
+    summed_loss = build_loss(network.apply, tuple(user_slots), reduction="sum")
+    row = build_row_step(plain_gradient(loss), optax.adam(learning_rate), table_optimizer)
+
+    def start(general: General, rows: Array) -> RowState:
+        return row.init(general.network, general.table.at[rows].get(mode="fill", fill_value=0))
+
+    def step(state: RowState, rows: Array, batch: Batch) -> RowState:
+        new, _ = row.step(state, rows, batch)
+        # A campaign that is through gets empty batches, and nothing of it may move. Its table does
+        # not: all its rows are padding then, which a scatter drops.
+        keep = lambda a, b: jnp.where(batch.weight.any(), a, b)  # noqa: E731
+        return RowState(
+            jax.tree.map(keep, new.network, state.network),
+            jax.tree.map(keep, new.opt_state, state.opt_state),
+            new.table._replace(count=keep(new.table.count, state.table.count)),
+        )
+
+    def current(state: RowState) -> dict[str, Any]:
+        return {"network": state.network, "table": table_optimizer.flush(state.table).table}
+
+    def select(better: Array, new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+
+    starts = jax.jit(jax.vmap(start, (None, 0)))
+    steps = jax.jit(jax.vmap(step), donate_argnums=0)
+    currents = jax.jit(jax.vmap(current))
+    summed_losses = jax.jit(jax.vmap(summed_loss))
+    selects = jax.jit(jax.vmap(select), donate_argnums=2)
+
+    def adapt(
+        general: General,
+        members: Sequence[Batch],
+        table_rows: Sequence[np.ndarray],
+        rngs: Sequence[np.random.Generator],
+        watch: Watch | None,
+    ) -> list[Customised]:
+        """Adapts up to G campaigns at once; ids of the members point into their table rows."""
+        size = len(table_rows[0])
+        index = RowIndex(size)
+        idle = campaigns_at_once - len(members)  # places without a campaign stay empty
+        nothing = np.full(size, general.table.shape[0], np.int32)
+        share = 0.0 if patience is None else holdout
+        split = [_hold_out(m.label, share, rng) for m, rng in zip(members, rngs, strict=True)]
+        fit, held = zip(*split, strict=True)
+
+        def minibatch(picks: Sequence[np.ndarray], number: int) -> Batch:
+            part = slice(number * rows, (number + 1) * rows)
+            return _stack(members, [pick[part] for pick in picks], rows, idle, size)
+
+        def batches(picks: Sequence[np.ndarray]) -> range:
+            return range(math.ceil(max(map(len, picks)) / rows))
+
+        def held_out(models: dict[str, Any]) -> np.ndarray:
+            losses = [np.asarray(summed_losses(models, minibatch(held, i))) for i in batches(held)]
+            return np.sum(losses, axis=0)
+
+        state = starts(general, np.stack([*table_rows, *[nothing] * idle]))
+        best = currents(state)
+        least = held_out(best) if patience is not None else None
+        worse = np.zeros(campaigns_at_once, int)
+        number = 0
+        for _ in range(epochs):
+            orders = [
+                rng.permutation(pick) if patience is None or worse[g] < patience else pick[:0]
+                for g, (rng, pick) in enumerate(zip(rngs, fit, strict=True))
+            ]
+            draw = lambda i, orders=orders: _localise(index, minibatch(orders, i))  # noqa: E731
+            for _, batch in prefetch(draw, batches(orders)):
+                state = steps(state, *batch)
+                number += 1
+                if watch is not None:
+                    watch(number, lambda state=state: _unstack(currents(state), table_rows))
+            models = currents(state)
+            if least is None:
+                best = models
+                continue
+            now = held_out(models)
+            best = selects(now < least, models, best)
+            worse = np.where(now < least, 0, worse + 1)
+            least = np.minimum(now, least)
+        return _unstack(best, table_rows)
+
+    def customise(
+        general: General,
+        campaigns: Sequence[Batch],
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+        watch: Watch | None = None,
+    ) -> list[Customised]:
+        """Adapts the general model to each campaign.
+
+        Args:
+          general: the general model; unchanged.
+          campaigns: D_c of each: leaves (n, ...), ids are table rows, all weights 1.
+          seed: with a campaign's place in the list, decides its held-out examples and their order.
+          progress: told the campaigns done.
+          watch: for curves over the steps; sees the largest campaigns first, G at a time.
+
+        Returns:
+          A customised model for each campaign, in the order given.
+        """
+        index = RowIndex(general.table.shape[0])
+        found = [index.distinct(batch.user, batch.campaign) for batch in campaigns]
+        # One size for all, so that a step compiles once; what a step costs does not depend on it.
+        size = -(-max(map(len, found)) // 4096) * 4096
+        by_size = sorted(range(len(campaigns)), key=lambda c: -len(campaigns[c].label))
+        results: dict[int, Customised] = {}
+        progress("customise", 0, len(campaigns))
+        for first in range(0, len(campaigns), campaigns_at_once):
+            group = by_size[first : first + campaigns_at_once]
+            members, table_rows = [], []
+            for c in group:
+                ids = campaigns[c].user, campaigns[c].campaign
+                own, (user, campaign) = index.renumber(found[c], size, *ids)
+                members.append(campaigns[c]._replace(user=user, campaign=campaign))
+                table_rows.append(own)
+            models = adapt(general, members, table_rows, [generator(seed, c) for c in group], watch)
+            results |= zip(group, models, strict=True)
+            progress("customise", len(results), len(campaigns))
+        return [results[c] for c in range(len(campaigns))]
+
+    return customise
+
+
+def build_score(
+    network: Network, user_slots: Sequence[int], *, chunk: int = 2048
+) -> Callable[..., np.ndarray]:
+    """Builds ``score``, jitted; build it once and use it for every model.
+
+    Args:
+      network: the models' network.
+      user_slots: slots of each user field.
+      chunk: users scored at once.
+    """
+
+    @jax.jit
+    def overlay(table: Array, rows: Array, values: Array) -> Array:
+        return table.at[rows].set(values, mode="drop")
+
+    @jax.jit
+    def score_chunk(params: Any, table: Array, user: Array, campaign: Array) -> Array:
+        fields = table.at[campaign].get(mode="fill", fill_value=0)
+        return network.apply(params, field_vectors(table, user, tuple(user_slots)), fields).log_p
+
+    def score(
+        general: General,
+        customised: Customised | None,
+        campaign: np.ndarray,
+        users: np.ndarray,
+        *,
+        progress: Progress = silent,
+    ) -> np.ndarray:
+        """Log-probability that each user of a pool converts.
+
+        Args:
+          general: the general model.
+          customised: the campaign's own model; None scores with the general one.
+          campaign: (N,) table rows of the campaign.
+          users: (P, S) table rows of the users, read a chunk at a time (a memory map will do).
+          progress: told the users done.
+
+        Returns:
+          (P,) float32.
+        """
+        params, table = general
+        if customised is not None:
+            params = customised.network
+            table = overlay(table, customised.rows, customised.values)
+        scores = []
+        for first in range(0, len(users), chunk):
+            part = np.asarray(users[first : first + chunk])
+            pad = ((0, chunk - len(part)), (0, 0))
+            part = np.pad(part, pad, constant_values=table.shape[0])
+            scores.append(score_chunk(params, table, part, campaign))
+            progress("score", min(first + chunk, len(users)), len(users))
+        return np.concatenate(scores)[: len(users)] if scores else np.empty(0, np.float32)
+
+    return score
+
+
+def _hold_out(
+    label: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to fit and positions held out: the share of each class, rounded down."""
+    held = [
+        rng.permutation(np.flatnonzero(label == kind))[: int(share * (label == kind).sum())]
+        for kind in (0, 1)
+    ]
+    out = np.concatenate(held)
+    return np.setdiff1d(np.arange(len(label)), out), out
+
+
+def _stack(
+    members: Sequence[Batch], picks: Sequence[np.ndarray], rows: int, idle: int, pad: int
+) -> Batch:
+    """Picked examples of each member as one batch (G, B, ...), padded with weight 0."""
+    places = len(members) + idle
+    user = np.full((places, rows, members[0].user.shape[1]), pad, np.int32)
+    campaign = np.full((places, len(members[0].campaign)), pad, np.int32)
+    label, weight = np.zeros((2, places, rows), np.float32)
+    for place, (member, pick) in enumerate(zip(members, picks, strict=True)):
+        user[place, : len(pick)] = member.user[pick]
+        label[place, : len(pick)] = member.label[pick]
+        weight[place, : len(pick)] = 1
+        if len(pick):
+            campaign[place] = member.campaign
+    return Batch(user, campaign, label, weight)
+
+
+def _localise(index: RowIndex, batch: Batch) -> tuple[np.ndarray, Batch]:
+    """The rows that each member's minibatch touches, (G, U'), and ids that point into them."""
+    ids = list(zip(batch.user, batch.campaign, strict=True))
+    found = [index.distinct(*pair) for pair in ids]
+    # Powers of two keep the number of shapes, and so of compilations, small.
+    size = max(1024, 1 << (max(map(len, found)) - 1).bit_length())
+    local = [index.renumber(rows, size, *pair) for rows, pair in zip(found, ids, strict=True)]
+    user, campaign = (np.stack(side) for side in zip(*(ids for _, ids in local), strict=True))
+    return np.stack([rows for rows, _ in local]), batch._replace(user=user, campaign=campaign)
+
+
+def _unstack(models: dict[str, Any], rows: Sequence[np.ndarray]) -> list[Customised]:
+    """One model a member from stacked ones; places without a member are left out."""
+
+    def take(tree: Any, place: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[place], tree)
+
+    return [
+        Customised(take(models["network"], place), own, models["table"][place])
+        for place, own in enumerate(rows)
+    ]
