@@ -1,0 +1,547 @@
+"""Reads the files of the Tencent Ads competition 2018 (look-alike, preliminary round).
+
+``userFeature.data`` (11.4 M lines, 4 GB) is read as a stream: blocks of whole lines are taken apart
+by numpy on two threads, raw ids go to a scratch file, and once every value is known a second pass
+turns them into table rows. Memory does not grow with the file, but for 8 bytes a user and 24 bytes
+an example. Faulty lines are only detected at speed; which one it is, and why, is found afterwards.
+
+Axes: n lines of a block, U users, S slots of a user, C campaigns, N campaign fields, E examples.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+
+from metaheac_jax.data.dataset import (
+    Dataset,
+    Examples,
+    group_by_campaign,
+    new_directory,
+    open_dataset,
+    write_columns,
+)
+from metaheac_jax.errors import InputError
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import TENCENT, Field, Schema, Vocabulary
+
+LIST_LIMIT = 10  # a list is cut to its first 10 values, then to the field's slots
+MAX_DIGITS = 16  # of any integer
+MAX_ID = 10**8 - 1  # of a user feature: lookups by raw id stay small
+
+_LEAD = b"\n" * 8  # stands before every block: reads of 8 bytes may begin in it
+_BLOCK = 1 << 21  # bytes of text at a time: the arrays made of it stay in the cache
+_WORKERS = 2
+_LINE_LIMIT = 1 << 26  # bytes
+_ZEROS = np.uint64(int.from_bytes(b"0" * 8))
+_RAW = "raw_ids"  # scratch file in the directory of the dataset
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prepare(
+    source: Path,
+    target: Path,
+    *,
+    schema: Schema = TENCENT,
+    name: str = "Tencent look-alike",
+    progress: Progress = silent,
+) -> Dataset:
+    """Turns the competition's files into a dataset on disk (paper section 4.1).
+
+    Reads ``userFeature.data``, ``adFeature.csv``, ``train.csv`` (stage 1) and ``test1_truth.csv``
+    (stage 2; no header). Every user is kept, in file order. A missing one-valued feature is the
+    value -1, with a row of its own; a missing many-valued one is empty. Labels are 1, or -1 or 0.
+
+    A simulated world may add ``SIMULATED`` (its name, which becomes the dataset's) and
+    ``train_probability.npy``, ``test1_truth_probability.npy`` (float32, one a data line).
+
+    Args:
+      source: directory with the files.
+      target: directory of the dataset; replaced if it exists, and only when all went well.
+      schema: which features to use; any that the files have.
+      name: the dataset's name.
+      progress: told bytes done and in all, file by file.
+
+    Raises:
+      InputError: a file is missing, unreadable, empty, or has a faulty line, which is named; or
+        the schema has a field that the files do not have.
+    """
+    source, target = Path(source), Path(target).resolve()
+    if source.resolve().is_relative_to(target):
+        raise InputError(f"{target}: would replace the source {source}; choose another target")
+    users, ads = source / "userFeature.data", source / "adFeature.csv"
+    train, truth = source / "train.csv", source / "test1_truth.csv"
+    for path in (users, ads, train, truth):
+        _check_readable(path)
+    if (source / "SIMULATED").exists():
+        name = (source / "SIMULATED").read_text(errors="replace").strip().partition("\n")[0]
+
+    aid, campaign_values = _read_campaigns(ads, schema)
+    with new_directory(target) as directory:
+        uid, user_values = _read_users(users, directory / _RAW, schema, progress)
+        by_uid = np.argsort(uid, kind="stable")
+        _check_no_user_twice(users, uid, by_uid)
+        stage1 = _read_examples(train, "aid,uid,label", aid, uid, by_uid, progress)
+        stage2 = _read_examples(truth, None, aid, uid, by_uid, progress)
+
+        vocabulary = Vocabulary((*user_values, *(np.unique(v) for v in campaign_values.T)))
+        _encode_users(directory, schema, vocabulary, len(uid), progress)
+        campaign_rows = [
+            vocabulary.encode(len(schema.user) + i, column)
+            for i, column in enumerate(campaign_values.T)
+        ]
+        dataset = Dataset(
+            name=name,
+            schema=schema,
+            vocabulary=vocabulary,
+            user_key=uid,
+            user_rows=np.load(directory / "user_rows.npy", mmap_mode="r"),
+            campaign_key=aid,
+            campaign_rows=np.stack(campaign_rows, axis=1),
+            stage1=stage1,
+            stage2=stage2,
+        )
+        write_columns(dataset, directory)
+    return open_dataset(target, verify=False)  # its checksums are seconds old
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise InputError(f"{path}: empty; get the file again")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); put the competition's file there"
+        ) from error
+
+
+# The four files -------------------------------------------------------------------------------
+
+
+def _read_campaigns(path: Path, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+    """Campaign ids (C,), ascending, and raw values (C, N), both int64."""
+    header, *lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    columns = header.decode(errors="replace").split(",")
+    wanted = ["aid", *(field.name for field in schema.campaign)]
+    absent = [name for name in wanted if name not in columns]
+    if absent:
+        raise InputError(
+            f"{path}: line 1: the header has no {absent[0]!r}, which the schema needs; "
+            f"it has {', '.join(columns)[:200]!r}"
+        )
+    places = [columns.index(name) for name in wanted]
+    rows: dict[int, list[int]] = {}
+    for number, line in enumerate(lines, start=2):
+        cells = line.split(b",")
+        if len(cells) != len(columns):
+            raise _line_error(path, number, f"expected {len(columns)} columns, got {len(cells)}")
+        kept = [cells[place] for place in places]
+        wrong = [cell for cell in kept if not _is_integer(cell)]
+        if wrong:
+            raise _line_error(path, number, f"expected whole numbers, got {_show(wrong[0])}")
+        key, *values = map(int, kept)
+        if key in rows:
+            raise _line_error(path, number, f"aid {key} is there twice")
+        rows[key] = values
+    if not rows:
+        raise InputError(f"{path}: no campaign after the header; get the file again")
+    order = sorted(rows)
+    return np.array(order, np.int64), np.array([rows[key] for key in order], np.int64)
+
+
+def _read_users(
+    path: Path, raw: Path, schema: Schema, progress: Progress
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """User ids (U,) int64 and the values of each user field; raw ids (U, S) go to file ``raw``.
+
+    In that file an id is stored plus 1, int32, and 0 stands for no value.
+    """
+    starts, slots = schema.user_starts, schema.user_slots
+    seen = [np.zeros(1, bool) for _ in schema.user]
+    uids = []
+
+    def parse(block: bytes) -> tuple[np.ndarray, ...]:
+        return _parse_users(block, schema)
+
+    def fault(line: bytes) -> str:
+        return _user_fault(line, schema)
+
+    with raw.open("wb") as file:
+        for uid, ids in _parse_file(path, parse, fault, progress):
+            uids.append(uid)
+            ids.tofile(file)
+            for f, (start, n) in enumerate(zip(starts, slots, strict=True)):
+                mine = ids[:, start : start + n]
+                seen[f] = np.pad(seen[f], (0, max(0, int(mine.max()) + 1 - len(seen[f]))))
+                seen[f][mine] = True
+    for field, known in zip(schema.user, seen, strict=True):
+        if not known[1:].any():
+            raise InputError(
+                f"{path}: no line has the user field {field.name!r}; take it out of the schema"
+            )
+        if field.slots > 1:
+            known[0] = False  # a missing list is empty, not a value
+    return np.concatenate(uids), [np.flatnonzero(known) - 1 for known in seen]
+
+
+def _parse_users(block: bytes, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+    """User ids (n,) int64 and raw ids plus 1, (n, S) int32, of a block of user lines."""
+    tokens = _Tokens.of(block, b" |\n")
+    names = np.flatnonzero(tokens.before != ord(" "))
+    counts = np.diff(names, append=len(tokens.end)) - 1
+    if not counts.all():
+        raise _Malformed
+    line = np.cumsum(tokens.before[names] == ord("\n")) - 1
+    n = int(line[-1]) + 1
+    ids = np.zeros((n, sum(schema.user_slots)), np.int32)
+    texts = [b"uid", *(field.name.encode() for field in schema.user)]
+    at_uid, *at_fields = tokens.matches(names, texts)
+    for found in (at_uid, *at_fields):
+        if np.bincount(line[found]).max(initial=0) > 1:
+            raise _Malformed
+    if len(at_uid) != n or counts[at_uid].max() > 1:
+        raise _Malformed
+    for field, start, found in zip(schema.user, schema.user_starts, at_fields, strict=True):
+        for slot in range(_kept(field)):
+            found = found[counts[found] > slot]
+            value = tokens.integers(names[found] + (1 + slot))
+            if value.max(initial=0) > MAX_ID:
+                raise _Malformed
+            ids[line[found], start + slot] = value + 1
+    return tokens.integers(names[at_uid] + 1), ids
+
+
+def _user_fault(line: bytes, schema: Schema) -> str:
+    """What `_parse_users` dislikes about a line; empty if nothing."""
+    kept = {field.name.encode(): _kept(field) for field in schema.user}
+    found: dict[bytes, list[bytes]] = {}
+    for part in line.split(b"|"):
+        name, *values = part.split(b" ")
+        if not name or not values or b"" in values:
+            return f"expected 'field value value ...' between bars, got {_show(part)}"
+        if name in found and (name in kept or name == b"uid"):
+            return f"field {_show(name)} is there twice"
+        found[name] = values
+        for value in values[: kept.get(name, 0)]:
+            if not _is_integer(value) or int(value) > MAX_ID:
+                return f"expected whole numbers up to {MAX_ID} in {_show(name)}, got {_show(value)}"
+    uid = found.get(b"uid", [])
+    if len(uid) != 1 or not _is_integer(uid[0]):
+        return f"expected one uid, a whole number, got {_show(b' '.join(uid))}"
+    return ""
+
+
+def _kept(field: Field) -> int:
+    return min(field.slots, LIST_LIMIT)
+
+
+def _check_no_user_twice(path: Path, uid: np.ndarray, by_uid: np.ndarray) -> None:
+    ordered = uid[by_uid]
+    again = by_uid[1:][ordered[1:] == ordered[:-1]]
+    if len(again):
+        second = int(again.min())
+        first = int(np.argmax(uid == uid[second]))
+        reason = f"uid {uid[second]} is already on line {first + 1}"
+        raise _line_error(path, second + 1, reason)
+
+
+def _read_examples(
+    path: Path,
+    header: str | None,
+    aid: np.ndarray,
+    uid: np.ndarray,
+    by_uid: np.ndarray,
+    progress: Progress,
+) -> Examples:
+    """The examples of one file, grouped by campaign; users are found by ``uid[by_uid]``, sorted."""
+    ordered = uid[by_uid]
+
+    def parse(block: bytes) -> tuple[np.ndarray, ...]:
+        aids, uids, label = _parse_examples(block)
+        return _find(ordered, uids), _find(aid, aids), label, uids, aids
+
+    columns = []
+    number = 1 if header is None else 2
+    for user, campaign, label, uids, aids in _parse_file(
+        path, parse, _example_fault, progress, header=header
+    ):
+        for place, raw, what in (
+            (user, uids, "uid {} has no line in userFeature.data"),
+            (campaign, aids, "aid {} has no line in adFeature.csv"),
+        ):
+            if place.min() < 0:
+                at = int(np.argmin(place))
+                raise _line_error(path, number + at, what.format(raw[at]))
+        columns.append((by_uid[user].astype(np.int32), campaign.astype(np.int32), label))
+        number += len(label)
+    if not columns:
+        raise InputError(f"{path}: no example after the header; get the file again")
+    user, campaign, label = map(np.concatenate, zip(*columns, strict=True))
+    probability = path.with_name(f"{path.stem}_probability.npy")
+    return group_by_campaign(
+        campaign,
+        user,
+        label,
+        campaigns=len(aid),
+        probability=_read_probability(probability, len(label)) if probability.exists() else None,
+    )
+
+
+def _find(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Positions of ``keys`` in an ascending array; -1 where absent."""
+    place = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
+    return np.where(ordered[place] == keys, place, -1)
+
+
+def _parse_examples(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Campaign ids and user ids, (n,) int64, and labels, (n,) int8, 1 for a seed and 0 if not."""
+    tokens = _Tokens.of(block, b",\n")
+    before = tokens.before
+    if len(before) % 3 or (before.reshape(-1, 3) != np.frombuffer(b"\n,,", np.uint8)).any():
+        raise _Malformed
+    aid, uid, at = np.arange(len(before)).reshape(-1, 3).T
+    label = np.full(len(at), -1, np.int8)
+    for value, found in zip((1, 0, 0), tokens.matches(at, (b"1", b"-1", b"0")), strict=True):
+        label[found] = value
+    if label.min() < 0:
+        raise _Malformed
+    return tokens.integers(aid), tokens.integers(uid), label
+
+
+def _example_fault(line: bytes) -> str:
+    """What `_parse_examples` dislikes about a line; empty if nothing."""
+    cells = line.split(b",")
+    if len(cells) != 3:
+        return f"expected 3 columns, aid,uid,label, got {_show(line)}"
+    for name, cell in zip(("aid", "uid"), cells, strict=False):
+        if not _is_integer(cell):
+            return f"expected a whole number as {name}, got {_show(cell)}"
+    if cells[2] not in (b"1", b"-1", b"0"):
+        return f"expected label 1 or -1, got {_show(cells[2])}"
+    return ""
+
+
+def _read_probability(path: Path, count: int) -> np.ndarray:
+    try:
+        probability = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a .npy file ({error}); simulate the world again") from error
+    if probability.shape != (count,) or probability.dtype != np.float32:
+        raise InputError(
+            f"{path}: {probability.dtype} {probability.shape}, expected float32 ({count},), one a "
+            "data line; simulate the world again"
+        )
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise InputError(f"{path}: a value is outside 0 to 1; simulate the world again")
+    return probability
+
+
+def _encode_users(
+    directory: Path, schema: Schema, vocabulary: Vocabulary, users: int, progress: Progress
+) -> None:
+    """Turns the scratch file of raw ids plus 1 into ``user_rows.npy``, (U, S) int32 table rows."""
+    # One lookup for all: the table row of id x (plus 1) of slot s is lookup[x + base[s]].
+    sizes = [int(values[-1]) + 2 for values in vocabulary.values[: len(schema.user)]]
+    starts = np.cumsum([0, *sizes])[:-1]
+    lookup = np.full(sum(sizes), vocabulary.rows, np.int32)
+    for start, offset, values in zip(starts, vocabulary.offsets, vocabulary.values, strict=False):
+        lookup[start + 1 + values] = offset + np.arange(len(values))
+    base = np.repeat(starts, schema.user_slots)
+
+    slots, row = len(base), 4 * len(base)
+
+    def encode(block: bytes) -> np.ndarray:
+        return lookup.take(np.frombuffer(block, np.int32).reshape(-1, slots) + base)
+
+    raw = directory / _RAW
+    with raw.open("rb") as source, (directory / "user_rows.npy").open("wb") as out:
+        header = {"descr": "<i4", "fortran_order": False, "shape": (users, slots)}
+        np.lib.format.write_array_header_1_0(out, header)
+        blocks = iter(partial(source.read, max(1, _BLOCK // row) * row), b"")
+        for _, rows in _ahead(encode, blocks):
+            rows.result().tofile(out)
+            progress("encoding users", out.tell(), users * row)
+    raw.unlink()
+
+
+# Lines and tokens -----------------------------------------------------------------------------
+
+
+def _parse_file(
+    path: Path,
+    parse: Callable[[bytes], tuple[np.ndarray, ...]],
+    fault: Callable[[bytes], str],
+    progress: Progress,
+    *,
+    header: str | None = None,
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """What ``parse`` makes of the blocks of a file, in order; the first array has n entries.
+
+    Raises:
+      InputError: ``parse`` finds a block malformed; ``fault`` then tells which line, and why.
+    """
+    total = path.stat().st_size
+    number = 1  # of the first line of the block
+    with path.open("rb") as file:
+        if header is not None:
+            found = file.readline(200)
+            if found.rstrip(b"\n") != header.encode():
+                raise _line_error(path, 1, f"expected the header {header!r}, got {_show(found)}")
+            number = 2
+        done = file.tell()
+        for block, result in _ahead(parse, _blocks(path, file)):
+            try:
+                arrays = result.result()
+            except _Malformed:
+                raise _explain(path, number, block, fault) from None
+            yield arrays
+            number += len(arrays[0])
+            done += len(block) - len(_LEAD)
+            progress(path.name, min(done, total), total)
+
+
+def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """Blocks of whole lines, each ended by a newline, after `_LEAD`."""
+    rest = b""
+    while text := file.read(_BLOCK):
+        text = rest + text
+        end = text.rfind(b"\n") + 1
+        rest = text[end:]
+        if len(rest) > _LINE_LIMIT:
+            raise InputError(f"{path}: a line has over {_LINE_LIMIT} bytes; is it a text file?")
+        if end:
+            yield _LEAD + text[:end]
+    if rest:
+        yield _LEAD + rest + b"\n"
+
+
+def _ahead(
+    work: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Runs ``work`` on the items, a few ahead on threads of their own, and gives them in order."""
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > _WORKERS:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _explain(path: Path, number: int, block: bytes, fault: Callable[[bytes], str]) -> InputError:
+    """The error of the first faulty line of a block whose first line has this number."""
+    lines = block[len(_LEAD) : -1].split(b"\n")
+    for place, line in enumerate(lines, start=number):
+        reason = fault(line)
+        if reason and line.endswith(b"\r"):
+            reason = "the line ends in CR LF, expected LF alone"
+        if reason:
+            return _line_error(path, place, reason)
+    return InputError(f"{path}: lines {number} to {number + len(lines) - 1}: cannot be read")
+
+
+def _line_error(path: Path, number: int, reason: str) -> InputError:
+    return InputError(f"{path}: line {number}: {reason}; mend the line or get the file again")
+
+
+def _show(text: bytes) -> str:
+    """Bytes from a file as they may stand in a message."""
+    return repr(text[:40].decode(errors="replace")) + ("..." if len(text) > 40 else "")
+
+
+def _is_integer(text: bytes) -> bool:
+    return text.isdigit() and len(text) <= MAX_DIGITS
+
+
+class _Malformed(Exception):
+    """Some line of a block is faulty."""
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What stands between separators in a block of text, T tokens.
+
+    Attributes:
+      words: the 8 bytes from every position of the block on, as little-endian uint64.
+      end: (T,) position just behind each token.
+      length: (T,) bytes, at least 1.
+      before: (T,) uint8, the separator in front of each token.
+      last: (T,) uint64, each token's last 8 bytes, see `_last_bytes`.
+    """
+
+    words: np.ndarray
+    end: np.ndarray
+    length: np.ndarray
+    before: np.ndarray
+    last: np.ndarray
+
+    @staticmethod
+    def of(block: bytes, separators: bytes) -> _Tokens:
+        text = np.frombuffer(block, np.uint8)
+        is_separator = text == separators[0]
+        for separator in separators[1:]:
+            is_separator |= text == separator
+        stop = np.flatnonzero(is_separator)[len(_LEAD) - 1 :]
+        end, length = stop[1:], np.diff(stop) - 1
+        if not length.all():
+            raise _Malformed
+        words: np.ndarray = np.ndarray((len(block) - 7,), "<u8", block, strides=(1,))
+        return _Tokens(words, end, length, text[stop[:-1]], _last_bytes(words, end, length))
+
+    def integers(self, at: np.ndarray) -> np.ndarray:
+        """The values of tokens ``at``, int64."""
+        value = _decimal(self.last[at])
+        length = self.length[at]
+        if length.max(initial=0) > MAX_DIGITS:
+            raise _Malformed
+        long = np.flatnonzero(length > 8)
+        if len(long):
+            end = self.end[at[long]]
+            value[long] += 10**8 * _decimal(_last_bytes(self.words, end - 8, length[long] - 8))
+        return value
+
+    def matches(self, at: np.ndarray, texts: Sequence[bytes]) -> Iterator[np.ndarray]:
+        """For each text, which of the tokens ``at`` it is, as positions in ``at``."""
+        last = self.last[at]
+        for text in texts:
+            found = np.flatnonzero(last == _key(text))
+            found = found[self.length[at[found]] == len(text)]
+            for skip in range(8, len(text), 8):
+                end = self.end[at[found]] - skip
+                earlier = _last_bytes(self.words, end, np.full(len(end), len(text) - skip))
+                found = found[earlier == _key(text[:-skip])]
+            yield found
+
+
+def _last_bytes(words: np.ndarray, end: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """The last 8 bytes of tokens, xor "0", so that a digit is its value; 0 before the token."""
+    bits = ((8 - np.minimum(length, 8)) * 8).astype(np.uint64)
+    return ((words[end - 8] ^ _ZEROS) >> bits) << bits
+
+
+def _key(text: bytes) -> np.uint64:
+    """What `_last_bytes` gives for ``text``."""
+    return np.uint64(int.from_bytes(text[-8:].rjust(8, b"0"), "little")) ^ _ZEROS
+
+
+def _decimal(digits: np.ndarray) -> np.ndarray:
+    """The numbers whose 8 digits are the bytes of uint64 words, the first digit lowest."""
+    u = np.uint64
+    # A digit above 9 carries into the highest bit of its byte.
+    if (((digits + u(0x7676767676767676)) | digits) & u(0x8080808080808080)).any():
+        raise _Malformed
+    # Neighbours together: 8 digits, 4 twos, 2 fours, 1 number.
+    digits = (digits * u(10) + (digits >> u(8))) & u(0x00FF00FF00FF00FF)
+    digits = (digits * u(100) + (digits >> u(16))) & u(0x0000FFFF0000FFFF)
+    digits = (digits * u(10000) + (digits >> u(32))) & u(0x00000000FFFFFFFF)
+    return digits.astype(np.int64)
