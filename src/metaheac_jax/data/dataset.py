@@ -160,7 +160,7 @@ def write_columns(dataset: Dataset, directory: Path) -> None:
     columns = _columns(dataset)
     for name, column in columns.items():
         path = directory / f"{name}.npy"
-        if not (isinstance(column, np.memmap) and Path(str(column.filename)) == path):
+        if not _is_map_of(column, path):
             np.save(path, column, allow_pickle=False)
     manifest = {
         "format": FORMAT,
@@ -250,6 +250,15 @@ def _columns(dataset: Dataset) -> dict[str, np.ndarray]:
         if examples.probability is not None:
             columns[f"{stage}_probability"] = examples.probability
     return columns
+
+
+def _is_map_of(column: np.ndarray, path: Path) -> bool:
+    # Compared as files, since numpy makes the name of a map absolute; and to save a column over
+    # the file it is read from would destroy it.
+    if not isinstance(column, np.memmap) or column.filename is None:
+        return False
+    source = Path(column.filename)
+    return path.exists() and source.exists() and path.samefile(source)
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

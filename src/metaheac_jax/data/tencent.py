@@ -442,10 +442,7 @@ def _explain(path: Path, number: int, block: bytes, fault: Callable[[bytes], str
     """The error of the first faulty line of a block whose first line has this number."""
     lines = block[len(_LEAD) : -1].split(b"\n")
     for place, line in enumerate(lines, start=number):
-        reason = fault(line)
-        if reason and line.endswith(b"\r"):
-            reason = "the line ends in CR LF, expected LF alone"
-        if reason:
+        if reason := fault(line):
             return _line_error(path, place, reason)
     return InputError(f"{path}: lines {number} to {number + len(lines) - 1}: cannot be read")
 
