@@ -13,6 +13,7 @@ from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.meta import build_meta_gradient, inner_update
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.official import from_official
+from metaheac_jax.offline import plain_gradient
 from metaheac_jax.rows import RowIndex, build_row_step, field_vectors, table_adam
 
 OFFICIAL = np.load(Path(__file__).parent / "data" / "official_seed0.npz")
@@ -60,6 +61,7 @@ def stacked(part):
 LOSS = build_loss(NETWORK.apply, SLOTS)
 
 
+@jax.jit
 def predict(params, examples):
     user = field_vectors(params["table"], examples.user, SLOTS)
     campaign = params["table"][examples.campaign]
@@ -114,11 +116,11 @@ def test_meta_gradient_without_the_second_order_term_is_told_apart():
 
 
 def test_weights_after_one_outer_step_row_local():
-    rows, ids = RowIndex(ROWS)(
-        *(getattr(stacked(p), c) for p in ("support", "query") for c in ("user", "campaign"))
-    )
-    support = stacked("support")._replace(user=ids[0], campaign=ids[1])
-    query = stacked("query")._replace(user=ids[2], campaign=ids[3])
+    index, support, query = RowIndex(ROWS), stacked("support"), stacked("query")
+    ids = (support.user, support.campaign, query.user, query.campaign)
+    rows, ids = index.renumber(index.distinct(*ids), ROWS, *ids)
+    support = support._replace(user=ids[0], campaign=ids[1])
+    query = query._replace(user=ids[2], campaign=ids[3])
     init, step = build_row_step(
         build_meta_gradient(LOSS, inner_learning_rate=INNER), optax.adam(OUTER), table_adam(OUTER)
     )
@@ -129,7 +131,32 @@ def test_weights_after_one_outer_step_row_local():
     seen = np.abs(weights("meta_gradient")["table"]) > 1e-7
     assert seen.mean() > 0.5
     np.testing.assert_allclose(state.table.table[seen], after["table"][seen], rtol=0, atol=1e-5)
-    assert_close(state.network, after["network"], 1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+        state.network,
+        after["network"],
+    )
+
+
+def test_weights_after_the_online_stage():
+    """Fresh Adam, two passes over [support 0, query 0]; from the official weights before it."""
+    before, after = weights("after_one_step"), weights("after_online")
+    init, step = build_row_step(plain_gradient(LOSS), optax.adam(0.001), table_adam(0.001))
+    state = init(before["network"], jnp.asarray(before["table"]))
+    index = RowIndex(ROWS)
+    for part in ("support", "query") * 2:
+        examples = batch(part, 0)
+        ids = examples.user, examples.campaign
+        rows, (user, campaign) = index.renumber(index.distinct(*ids), ROWS, *ids)
+        state, _ = step(state, rows, examples._replace(user=user, campaign=campaign))
+    ours = table_adam(0.001).flush(state.table).table
+    np.testing.assert_allclose(ours, after["table"], rtol=0, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+        state.network,
+        after["network"],
+    )
+    assert np.abs(after["table"] - before["table"]).max() > 1e-3
 
 
 def test_a_missing_weight_is_named():

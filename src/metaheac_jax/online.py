@@ -51,9 +51,6 @@ def build_customise(
     *,
     learning_rate: float = 1e-3,
     rows: int = 512,
-    epochs: int = 2,
-    patience: int | None = None,
-    holdout: float = 0.1,
     campaigns_at_once: int = 4,
 ) -> Callable[..., list[Customised]]:
     """Builds ``customise``, jitted; build it once and use it for every campaign.
@@ -63,11 +60,6 @@ def build_customise(
       user_slots: slots of each user field.
       learning_rate: of the Adam that adapts network and rows; it starts afresh.
       rows: B; examples are shuffled again in every epoch.
-      epochs: passes over the examples; the most, if ``patience`` is given.
-      patience: None runs all epochs (the authors' program). A number holds out a part of the
-        examples, keeps the model with the least held-out loss (the general model included), and
-        stops after that many epochs without a lower one ("until the loss converges", the paper).
-      holdout: the share of seeds, and of non-seeds, that is held out if ``patience`` is given.
       campaigns_at_once: G, vmapped together.
     """
     table_optimizer = table_adam(learning_rate)
@@ -106,6 +98,10 @@ def build_customise(
         members: Sequence[Batch],
         table_rows: Sequence[np.ndarray],
         rngs: Sequence[np.random.Generator],
+        *,
+        epochs: int,
+        patience: int | None,
+        holdout: float,
         watch: Watch | None,
     ) -> list[Customised]:
         """Adapts up to G campaigns at once; ids of the members point into their table rows."""
@@ -159,6 +155,9 @@ def build_customise(
         campaigns: Sequence[Batch],
         *,
         seed: int = 0,
+        epochs: int = 2,
+        patience: int | None = None,
+        holdout: float = 0.1,
         progress: Progress = silent,
         watch: Watch | None = None,
     ) -> list[Customised]:
@@ -168,6 +167,12 @@ def build_customise(
           general: the general model; unchanged.
           campaigns: D_c of each: leaves (n, ...), ids are table rows, all weights 1.
           seed: with a campaign's place in the list, decides its held-out examples and their order.
+          epochs: passes over the examples; the most, if ``patience`` is given.
+          patience: None runs all epochs (the authors' program). A number holds out a part of the
+            examples, keeps the model with the least held-out loss (the general model included),
+            and stops after that many epochs without a lower one ("until the loss converges", the
+            paper).
+          holdout: the share of seeds, and of non-seeds, held out if ``patience`` is given.
           progress: told the campaigns done.
           watch: for curves over the steps; sees the largest campaigns first, G at a time.
 
@@ -189,7 +194,16 @@ def build_customise(
                 own, (user, campaign) = index.renumber(found[c], size, *ids)
                 members.append(campaigns[c]._replace(user=user, campaign=campaign))
                 table_rows.append(own)
-            models = adapt(general, members, table_rows, [generator(seed, c) for c in group], watch)
+            models = adapt(
+                general,
+                members,
+                table_rows,
+                [generator(seed, c) for c in group],
+                epochs=epochs,
+                patience=patience,
+                holdout=holdout,
+                watch=watch,
+            )
             results |= zip(group, models, strict=True)
             progress("customise", len(results), len(campaigns))
         return [results[c] for c in range(len(campaigns))]
@@ -215,7 +229,8 @@ def build_score(
     @jax.jit
     def score_chunk(params: Any, table: Array, user: Array, campaign: Array) -> Array:
         fields = table.at[campaign].get(mode="fill", fill_value=0)
-        return network.apply(params, field_vectors(table, user, tuple(user_slots)), fields).log_p
+        output = network.apply(params, field_vectors(table, user, tuple(user_slots)), fields)
+        return output.log_p - output.log_not_p
 
     def score(
         general: General,
@@ -225,7 +240,7 @@ def build_score(
         *,
         progress: Progress = silent,
     ) -> np.ndarray:
-        """Log-probability that each user of a pool converts.
+        """Log-odds that each user of a pool converts.
 
         Args:
           general: the general model.

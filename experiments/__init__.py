@@ -1,0 +1,1 @@
+"""The commands: each module is one, run as ``python -m experiments.NAME``."""

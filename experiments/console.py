@@ -1,0 +1,94 @@
+"""What a command shows: progress, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
+)
+
+from metaheac_jax.errors import InputError
+from metaheac_jax.offline import Diverged
+from metaheac_jax.progress import Progress
+
+_SECONDS = 2.0  # between two signs of life
+
+
+@contextmanager
+def progress_display(console: Console) -> Iterator[Progress]:
+    """A progress callback: bars on a terminal, and elsewhere a line every two seconds.
+
+    Work is told apart by the text before the first colon; what follows is its current state.
+    """
+    if console.is_terminal:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=console) as bar:
+            tasks: dict[str, TaskID] = {}
+
+            def show(what: str, done: int, total: int) -> None:
+                name = what.split(":")[0]
+                if name not in tasks:
+                    tasks[name] = bar.add_task(what, total=total)
+                bar.update(tasks[name], description=what, completed=done, total=total)
+
+            yield show
+        return
+
+    latest, began = ["starting"], time.perf_counter()
+    stop = threading.Event()
+
+    def note(what: str, done: int, total: int) -> None:
+        latest[0] = f"{what}  {done:,}/{total:,}"
+
+    def tick() -> None:
+        while not stop.wait(_SECONDS):
+            console.print(f"{time.perf_counter() - began:6.0f} s  {latest[0]}", highlight=False)
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield note
+    finally:
+        stop.set()
+        ticker.join()
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; input that the user has to mend ends it with one line and exit code 2."""
+    try:
+        main()
+    except (InputError, Diverged) as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_fail(f"{where}{error.strerror or error}"))
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,233 @@
+"""The job that every data set goes through: train, customise, score, judge; whatever is done stays.
+
+A run's folder holds ``config.json``, ``methods/NAME.json`` (one campaign's figures an entry),
+``checkpoints/NAME/`` and ``log.jsonl``; a run that is resumed skips what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.methods import METHODS, build_online, train_general
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.sampling import check_campaigns, gather
+from metaheac_jax.data.splits import Split
+from metaheac_jax.errors import InputError
+from metaheac_jax.losses import Batch
+from metaheac_jax.metrics import auc, judge
+from metaheac_jax.offline import General
+from metaheac_jax.online import Customised
+from metaheac_jax.presets import Preset
+from metaheac_jax.progress import Progress
+
+PERCENT = 5.0  # K of P@K% and R@K%
+CURVE_STEPS, CURVE_EVERY = 100, 5  # fine-tuning steps that are drawn, and between two points
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def open_run(directory: Path, config: dict[str, Any], *, resume: bool) -> None:
+    """Makes a run's folder, or checks that the one to be resumed is of the same configuration.
+
+    Raises:
+      InputError: there is nothing to resume, or it was another run.
+    """
+    path = directory / "config.json"
+    config = json.loads(json.dumps(config))
+    if resume:
+        if not path.is_file():
+            raise InputError(f"{directory}: no run to resume; leave out --resume to start one")
+        before = json.loads(path.read_text())
+        changed = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
+        if changed:
+            raise InputError(
+                f"{path}: the run had another {', '.join(changed)}; "
+                "resume with the same options, or start afresh without --resume"
+            )
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("methods", "checkpoints"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / "log.jsonl").unlink(missing_ok=True)
+    (directory / "methods").mkdir()
+    write_json(path, config)
+
+
+def run_methods(
+    dataset: Dataset,
+    split: Split,
+    names: Sequence[str],
+    *,
+    preset: Preset,
+    seed: int,
+    directory: Path,
+    progress: Progress,
+    references: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Trains and judges methods on the test campaigns; ``{name: result}`` in the order given.
+
+    Args:
+      dataset, split: what to train on and to judge on.
+      names: of `METHODS`.
+      preset, seed: settings; the seed decides initial values, batches and orders.
+      directory: the run's folder, from `open_run`.
+      progress: told what is under way.
+      references: scores (U,) of the users that ignore the campaign, by label.
+
+    Raises:
+      InputError: a campaign that cannot be trained on.
+    """
+    check_campaigns(dataset, np.concatenate([split.train, split.test]))
+    examples = [_all_examples(dataset, c) for c in split.test]
+    results: dict[str, Any] = {}
+    for name in names:
+        path = directory / "methods" / f"{name}.json"
+        if not path.is_file():
+            method, slots = METHODS[name], dataset.schema.user_slots
+            began = time.perf_counter()
+            general = train_general(
+                method,
+                preset,
+                dataset,
+                split.train,
+                seed=seed,
+                directory=directory / "checkpoints" / name,
+                log=directory / "log.jsonl",
+                progress=progress,
+            )
+            trained = time.perf_counter()
+            customise, score, online = build_online(method, preset, slots)
+            told = lambda what, done, total, m=method: progress(  # noqa: E731
+                f"{m.label} {what}", done, total
+            )
+            models = customise(general, examples, seed=seed, progress=told, **online)
+            adapted = time.perf_counter()
+            scores = []
+            for number, (c, model) in enumerate(zip(split.test, models, strict=True)):
+                users = dataset.user_rows[dataset.stage2.user[dataset.stage2.of(c)]]
+                scores.append(score(general, model, dataset.campaign_rows[c], users))
+                told("score", number + 1, len(models))
+            result = judge_all(dataset, split, scores, label=method.label)
+            result["seconds"] = {
+                "offline": trained - began,
+                "customise": adapted - trained,
+                "score": time.perf_counter() - adapted,
+            }
+            subject = _subject(dataset, split)
+            result["curve"] = _curve(dataset, subject, general, customise, score, preset.rows)
+            write_json(path, result)
+        results[name] = json.loads(path.read_text())
+    for label, values in (references or {}).items():
+        pools = [values[dataset.stage2.user[dataset.stage2.of(c)]] for c in split.test]
+        results[label] = judge_all(dataset, split, pools, label=label)
+    probability = dataset.stage2.probability
+    if probability is not None:
+        truth = [probability[dataset.stage2.of(c)] for c in split.test]
+        results["oracle"] = judge_all(dataset, split, truth, label="oracle (the true probability)")
+    return results
+
+
+def judge_all(
+    dataset: Dataset, split: Split, scores: Sequence[np.ndarray], *, label: str
+) -> dict[str, Any]:
+    """Figures of every test campaign from the scores of its pool, and who could not be judged."""
+    campaigns, left_out = [], []
+    pooled: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"small": [], "large": []}
+    seeds = dataset.stage1.positives
+    for c, values in zip(split.test, scores, strict=True):
+        of = dataset.stage2.of(c)
+        labels, key = dataset.stage2.label[of], int(dataset.campaign_key[c])
+        verdict = judge(values, labels, dataset.user_key[dataset.stage2.user[of]], PERCENT)
+        if isinstance(verdict, str):
+            left_out.append({"campaign": key, "why": verdict})
+            continue
+        group = "small" if split.small[c] else "large"
+        pooled[group].append((values, labels))
+        campaigns.append(
+            {"campaign": key, "seeds": int(seeds[c]), "group": group, **verdict._asdict()}
+        )
+    return {
+        "label": label,
+        "campaigns": campaigns,
+        "left_out": left_out,
+        "pooled_auc": {
+            group: auc(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+            for group, pairs in pooled.items()
+            if pairs
+        },
+    }
+
+
+def describe(dataset: Dataset, split: Split) -> dict[str, Any]:
+    """What a run is about, for reports and for telling runs apart."""
+    return {
+        "data": dataset.name,
+        "users": dataset.users,
+        "campaigns": dataset.campaigns,
+        "stage1": len(dataset.stage1.user),
+        "stage2": len(dataset.stage2.user),
+        "rows": dataset.rows,
+        "train_campaigns": len(split.train),
+        "test_campaigns": len(split.test),
+        "threshold": split.threshold,
+    }
+
+
+def configuration(preset: Preset, **more: Any) -> dict[str, Any]:
+    """What must not change between a run and its resumption."""
+    return {"preset": asdict(preset), **more}
+
+
+def _subject(dataset: Dataset, split: Split) -> int:
+    """The campaign whose fine-tuning is drawn: the median by seeds among the small test ones."""
+    seeds, small = dataset.stage1.positives, split.test[split.small[split.test]]
+    able = small if len(small) else split.test
+    return int(able[np.argsort(seeds[able], kind="stable")[len(able) // 2]])
+
+
+def _curve(
+    dataset: Dataset,
+    campaign: int,
+    general: General,
+    customise: Callable[..., list[Customised]],
+    score: Callable[..., np.ndarray],
+    rows: int,
+) -> dict[str, Any]:
+    """Loss and AUC on a campaign's pool while a general model adapts to its examples."""
+    pool, examples = dataset.stage2.of(campaign), _all_examples(dataset, campaign)
+    users, labels = dataset.user_rows[dataset.stage2.user[pool]], dataset.stage2.label[pool]
+    curve: dict[str, Any] = {"campaign": int(dataset.campaign_key[campaign])}
+    curve |= {"steps": [], "loss": [], "auc": []}
+
+    def note(step: int, models: Callable[[], list[Customised | None]]) -> None:
+        if step % CURVE_EVERY == 0 and step <= CURVE_STEPS:
+            odds = score(general, models()[0], dataset.campaign_rows[campaign], users)
+            odds = odds.astype(np.float64)
+            curve["steps"].append(step)
+            curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - labels * odds)))
+            curve["auc"].append(auc(odds, labels) if 0 < labels.sum() < len(labels) else None)
+
+    note(0, lambda: [None])
+    epochs = math.ceil(CURVE_STEPS / math.ceil(len(examples.label) / rows))
+    customise(general, [examples], epochs=epochs, watch=note)
+    return curve
+
+
+def _all_examples(dataset: Dataset, campaign: int) -> Batch:
+    of = dataset.stage1.of(campaign)
+    examples = np.arange(of.start, of.stop)
+    return gather(dataset, examples, dataset.campaign_rows[campaign], len(examples))

@@ -1,0 +1,250 @@
+"""Look-alike audiences on the Tencent data: train offline, customise online, judge, report.
+
+Without --data-dir it makes a simulated world in the competition's own format and reads that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+
+from experiments import console as ui
+from experiments import report
+from experiments.job import configuration, describe, open_run, run_methods, write_json
+from experiments.methods import METHODS
+from metaheac_jax.data import authors, tencent
+from metaheac_jax.data.dataset import Dataset, open_dataset
+from metaheac_jax.data.simulation import write_world
+from metaheac_jax.data.splits import Split, official_split, paper_split
+from metaheac_jax.errors import InputError
+from metaheac_jax.presets import PRESETS, Preset
+from metaheac_jax.progress import Progress
+from metaheac_jax.schema import TENCENT, Schema
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metaheac_jax"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains MetaHeac and what it is compared with, customises every test campaign, judges them.
+
+    Writes results.json, report.md, figures and checkpoints into --out and prints the table.
+    """
+
+    data_dir: Path | None = None
+    """Folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv, or with the
+    authors' {train,test_hot,test_cold}_stage{1,2}.pkl. Default: a simulated world."""
+    preset: Literal["paper", "official"] = "paper"
+    """Settings: what the paper prints, or what the authors' program does."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Which to train: any of lr, mlp-one-stage, mlp-pretraining, without-meta, alpha-0,
+    metaheac."""
+    split: Literal["paper", "official"] | None = None
+    """Training and test campaigns: 60:40 at random, or the authors' 86:87. Default: the preset's.
+    The authors' pickles bring their own."""
+    schema: Path | None = None
+    """JSON file that names the user and campaign fields in use. Default: the paper's 14 + 6."""
+    seed: int = 0
+    """Decides the split, the initial values, the batches, and the simulated world."""
+    users: int = 250_000
+    """Users of the simulated world."""
+    out: Path = Path("runs/tencent")
+    """Folder for the results; a run there is replaced, unless --resume."""
+    cache_dir: Path = field(default_factory=_cache)
+    """Folder for simulated worlds and prepared data, which later runs use again."""
+    resume: bool = False
+    """Go on with the run in --out where it stopped."""
+    dry_run: bool = False
+    """Print what would be done, with an estimate of memory and time, and stop."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    unknown = sorted(set(options.methods) - set(METHODS))
+    if unknown:
+        raise InputError(f"--methods: unknown {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    screen, preset = Console(), PRESETS[options.preset]
+    if options.dry_run:
+        screen.print(plan(options, preset), highlight=False)
+        return
+    with ui.progress_display(screen) as progress:
+        dataset, split = load(options, progress)
+        about = describe(dataset, split)
+        config = configuration(preset, seed=options.seed, split=options.split, **about)
+        open_run(options.out, config, resume=options.resume)
+        run = run_methods(
+            dataset,
+            split,
+            options.methods,
+            preset=preset,
+            seed=options.seed,
+            directory=options.out,
+            progress=progress,
+        )
+    write_report(run, about, options, screen)
+
+
+def load(options: Options, progress: Progress) -> tuple[Dataset, Split]:
+    """The data set, prepared or from the cache, and its split."""
+    schema = read_schema(options.schema)
+    source = options.data_dir
+    if source is None:
+        source = simulated_world(options)
+        if not source.is_dir():
+            write_world(source, users=options.users, seed=options.seed, progress=progress)
+    elif not source.is_dir():
+        raise InputError(f"{source}: no such folder; --data-dir names the one with the data files")
+    if any(source.glob("*_stage1.pkl")):
+        return authors.prepare(source, prepared(source, schema, options), schema=schema)
+    target = prepared(source, schema, options)
+    if target.is_dir():
+        progress("open the prepared data", 0, 1)
+        dataset = open_dataset(target)
+    else:
+        dataset = tencent.prepare(source, target, schema=schema, progress=progress)
+    if (options.split or options.preset) == "official":
+        return dataset, official_split(dataset)
+    return dataset, paper_split(dataset, options.seed)
+
+
+def read_schema(path: Path | None) -> Schema:
+    """The schema in a JSON file; the paper's if there is none.
+
+    Raises:
+      InputError: the file is no schema.
+    """
+    if path is None:
+        return TENCENT
+    try:
+        return Schema.from_json(json.loads(path.read_text()))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def simulated_world(options: Options) -> Path:
+    """Where the simulated world of these options is, or will be."""
+    return options.cache_dir / f"simulated-{options.users}-users-seed-{options.seed}"
+
+
+def prepared(source: Path, schema: Schema, options: Options) -> Path:
+    """Where the prepared form of these files is, or will be; changed files have another place."""
+    files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in source.iterdir())
+    text = json.dumps([str(source.resolve()), files, schema.to_json()])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return options.cache_dir / f"prepared-{source.resolve().name}-{digest}"
+
+
+def plan(options: Options, preset: Preset) -> str:
+    """What a run would do, and a rough estimate of its memory and time; nothing is written."""
+    source, lines = options.data_dir, []
+    if source is None:
+        users, examples, rows = options.users, int(1.28 * options.users), 60_000
+        lines.append(f"simulate {users:,} users in {simulated_world(options)}")
+    else:
+        users, examples = (_lines(source / name) for name in ("userFeature.data", "train.csv"))
+        rows = 334_494
+        lines.append(f"read {source}: about {users:,} users and {examples:,} stage-1 examples")
+    steps = preset.epochs * math.ceil(0.6 * examples / preset.rows)
+    side = jnp.ones((1024, 1024))
+    product = jax.jit(lambda a: a @ a)
+    product(side).block_until_ready()
+    began = time.perf_counter()
+    product(side).block_until_ready()
+    rate = 2 * 1024**3 / (time.perf_counter() - began)
+    # Products of the experts' first layer, forward; three times that forward and backward, and
+    # twice that again for the second order. A step reaches about a third of the matmul rate.
+    forward = 2 * 14 * preset.width * 64 * preset.experts
+    seconds = 20.0
+    for name in options.methods:
+        method = METHODS[name]
+        passes = {"none": 0, "plain": 3, "batches": 1.5, "meta": 6}[method.offline]
+        share = {"heac": 1.0, "mlp": 1 / preset.experts, "lr": 0.01}[method.network]
+        offline = steps * passes * 2 * preset.campaigns_per_step * preset.rows
+        online = (
+            0.4 * examples * 3 * (preset.online_epochs if preset.online_patience is None else 6)
+        )
+        seconds += (offline + online) * share * forward / (rate / 3)
+        lines.append(
+            f"{method.label}: "
+            + ("nothing offline" if method.offline == "none" else f"{steps:,} offline steps")
+            + ", then every test campaign"
+        )
+    memory = 0.7 + (users * 57 * 4 + 8 * rows * preset.width * 4) / 2**30
+    lines.append(f"write results.json, report.md, figures and checkpoints into {options.out}")
+    lines.append(
+        f"roughly {memory:.1f} GiB of memory and {seconds / 60:.0f} minutes on this machine"
+    )
+    return "\n".join(lines)
+
+
+def _lines(path: Path) -> int:
+    """About how many lines a file has, from the length of its first ones."""
+    if not path.is_file():
+        raise InputError(f"{path}: missing; --data-dir names the folder with the data files")
+    with path.open("rb") as file:
+        head = file.read(1 << 20)
+    return path.stat().st_size * head.count(b"\n") // max(len(head), 1)
+
+
+def write_report(run: report.Run, about: dict[str, Any], options: Options, screen: Console) -> None:
+    """Prints the table; writes results.json, report.md and two figures."""
+    summary = report.summarise([run])
+    header, rows = report.table_rows(summary, runs=1)
+    labels = {name: entry["label"] for name, entry in summary.items()}
+    paper = report.paper_rows(list(summary), labels)
+    title = (
+        f"{about['data']}: {about['users']:,} users, {about['train_campaigns']} training and "
+        f"{about['test_campaigns']} test campaigns, {about['stage1']:,} + {about['stage2']:,} "
+        f"examples, {about['rows']:,} table rows; small: at most {about['threshold']:,} seeds"
+    )
+    note = "[paper]: the paper's figures, on the Tencent competition's data and not on this data."
+    by_seeds, curves = options.out / "auc_by_seeds.png", options.out / "fine_tuning.png"
+    report.figure_by_seeds(run, by_seeds, title=about["data"])
+    report.figure_of_curves(
+        {result["label"]: result["curve"] for result in run.values() if "curve" in result},
+        curves,
+        title=about["data"],
+    )
+    left_out = report.left_out_lines(summary)
+    write_json(
+        options.out / "results.json",
+        {
+            "about": about,
+            "preset": options.preset,
+            "seed": options.seed,
+            "summary": summary,
+            "run": run,
+        },
+    )
+    text = [
+        f"# Look-alike audiences: preset `{options.preset}`, seed {options.seed}\n",
+        f"{title}\n",
+        report.markdown_table(header, [*rows, *paper]),
+        f"{note}\n",
+        *(f"- {line}\n" for line in left_out),
+        f"![AUC by seeds]({by_seeds.name})\n",
+        f"![Loss and AUC over fine-tuning steps]({curves.name})\n",
+    ]
+    (options.out / "report.md").write_text("\n".join(text))
+    screen.print(title, highlight=False)
+    screen.print(report.rich_table(f"preset {options.preset}", header, [*rows, *paper]))
+    for line in [note, *left_out]:
+        screen.print(line, highlight=False, markup=False)
+    screen.print(f"wrote results.json, report.md, figures and checkpoints into {options.out}")
+
+
+if __name__ == "__main__":
+    ui.run(lambda: main(tyro.cli(Options, prog="python -m experiments.tencent")))
