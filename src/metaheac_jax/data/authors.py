@@ -1,0 +1,390 @@
+"""Reads the processed files of the paper's authors: pickled pandas data frames, without pandas.
+
+A pickle may call whatever it names. Here the nine names that these files use stand for records,
+which keep what they are given and do nothing; every other name is refused. What the records say
+is interpreted, and checked, after loading.
+
+Every row is an example with its user's features inline and no user id. Ids are encoded already.
+
+Axes: n rows of a frame, U users, S slots of a user, C campaigns, N campaign fields, E examples.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from metaheac_jax.data.dataset import (
+    Dataset,
+    Examples,
+    group_by_campaign,
+    open_dataset,
+    write_dataset,
+)
+from metaheac_jax.data.splits import Split
+from metaheac_jax.data.tencent import MAX_ID
+from metaheac_jax.errors import InputError
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import TENCENT, Schema, Vocabulary
+
+FRAMES = ("train", "test_hot", "test_cold")  # hot: large seed sets, cold: small ones
+SMALL = 2000  # positives of both stages, at most, in the authors' small seed sets
+
+
+def prepare(
+    source: Path, target: Path, *, schema: Schema = TENCENT, progress: Progress = silent
+) -> tuple[Dataset, Split]:
+    """Turns the authors' files into a dataset on disk, and the split that they are.
+
+    Reads ``{train,test_hot,test_cold}_{stage1,stage2}.pkl``; ``train_stage2.pkl`` may be missing.
+    Each row becomes a user of its own, numbered in the order of reading. The values of a field are
+    0 up to the largest id in the files, so that ids, and table sizes, are those of the authors.
+    ``Split.small`` says "in a test_cold file", which no training campaign is.
+
+    Takes memory much as pandas did: about 0.5 kB a list, 7 lists a row, for the largest file.
+
+    Args:
+      source: directory with the files.
+      target: directory of the dataset; replaced if it exists, and only when all went well.
+      schema: which columns to use.
+      progress: told bytes done and in all, file by file.
+
+    Raises:
+      InputError: a file is missing, is no such pickle, or holds what makes no sense; it is named.
+    """
+    source, target = Path(source), Path(target).resolve()
+    if source.resolve().is_relative_to(target):
+        raise InputError(f"{target}: would replace the source {source}; choose another target")
+    paths = {
+        (stage, frame): source / f"{frame}_{stage}.pkl"
+        for stage in ("stage1", "stage2")
+        for frame in FRAMES
+    }
+    if not paths["stage2", "train"].exists():
+        del paths["stage2", "train"]
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError(f"{path}: missing; put the authors' file there")
+
+    parts = {key: _read_part(path, schema, progress) for key, path in paths.items()}
+    campaign_key, campaign_ids = _campaigns(list(parts.values()))
+    split = _split(parts, campaign_key)
+    sizes = np.max([part.sizes for part in parts.values()], axis=0)
+    vocabulary = Vocabulary(tuple(np.arange(size) for size in sizes))
+    user_offsets = np.repeat(vocabulary.offsets[: len(schema.user)], schema.user_slots)
+    campaign_offsets = vocabulary.offsets[len(schema.user) :]
+
+    user_rows = np.concatenate([part.ids for part in parts.values()])
+    for rows in np.array_split(user_rows, len(user_rows) // 100_000 + 1):
+        rows[:] = np.where(rows < 0, vocabulary.rows, rows + user_offsets)
+
+    def examples(stage: str, first_user: int) -> Examples:
+        mine = [part for key, part in parts.items() if key[0] == stage]
+        aid = np.concatenate([part.aid for part in mine])
+        return group_by_campaign(
+            np.searchsorted(campaign_key, aid),
+            first_user + np.arange(len(aid)),
+            np.concatenate([part.label for part in mine]),
+            campaigns=len(campaign_key),
+        )
+
+    stage1 = examples("stage1", 0)
+    dataset = Dataset(
+        name="Tencent look-alike, the authors' files",
+        schema=schema,
+        vocabulary=vocabulary,
+        user_key=np.arange(len(user_rows)),
+        user_rows=user_rows,
+        campaign_key=campaign_key,
+        campaign_rows=(campaign_ids + campaign_offsets).astype(np.int32),
+        stage1=stage1,
+        stage2=examples("stage2", len(stage1.user)),
+    )
+    write_dataset(dataset, target)
+    return open_dataset(target, verify=False), split
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file, checked.
+
+    Attributes:
+      ids: (n, S) int32 encoded ids of users; -1 in slots that are not used.
+      label: (n,) int8, 1 for a seed and 0 if not.
+      aid: (n,) int64 campaign ids.
+      campaigns: campaign id -> its N encoded ids.
+      sizes: of each field, user fields first: the largest id in the file, used or not, plus 1.
+    """
+
+    path: Path
+    ids: np.ndarray
+    label: np.ndarray
+    aid: np.ndarray
+    campaigns: dict[int, tuple[int, ...]]
+    sizes: list[int]
+
+
+def _read_part(path: Path, schema: Schema, progress: Progress) -> _Part:
+    frame = read_frame(path, progress=progress)
+
+    def column(name: str, *, axes: int = 1) -> np.ndarray:
+        if name not in frame:
+            raise InputError(f"{path}: no column {name!r}; take the authors' file as it is")
+        values = frame[name]
+        if values.dtype.kind not in "iu" or values.ndim != axes:
+            what = "a whole number" if axes == 1 else "a list of whole numbers"
+            raise InputError(f"{path}: column {name!r} does not hold {what} a row")
+        return values.astype(np.int64, copy=False)
+
+    def demand(good: np.ndarray, name: str, what: str) -> None:
+        if not good.all():
+            raise InputError(f"{path}: row {int(np.argmin(good))} (from 0): {name} is not {what}")
+
+    def encoded(name: str, *, axes: int = 1) -> np.ndarray:
+        values = column(name, axes=axes)
+        fits = (values >= 0) & (values <= MAX_ID)
+        fits = np.asarray(fits.all(axis=tuple(range(1, axes))))  # one a row
+        demand(fits, name, f"an id from 0 to {MAX_ID}")
+        return values
+
+    label, aid = column("label"), encoded("aid")
+    demand(np.isin(label, (1, 0, -1)), "label", "1, 0 or -1")
+    ids = np.full((len(label), sum(schema.user_slots)), -1, np.int32)
+    sizes = []
+    for field, start in zip(schema.user, schema.user_starts, strict=True):
+        if field.slots == 1:
+            values = encoded(field.name)
+            ids[:, start] = values
+        else:
+            values, length = encoded(field.name, axes=2), column(f"{field.name}_length")
+            fits = (length >= 0) & (length <= values.shape[1])
+            demand(fits, f"{field.name}_length", f"0 to {values.shape[1]}")
+            # What lies behind the length is padding, with an id that differs from field to field.
+            kept = values[:, : field.slots]
+            used = np.arange(kept.shape[1]) < length[:, None]
+            ids[:, start : start + kept.shape[1]] = np.where(used, kept, -1)
+        sizes.append(int(values.max(initial=-1)) + 1)
+
+    campaign = np.stack([encoded(field.name) for field in schema.campaign], axis=1)
+    sizes += [int(values.max(initial=-1)) + 1 for values in campaign.T]
+    keys, first, inverse = np.unique(aid, return_index=True, return_inverse=True)
+    same = (campaign == campaign[first][inverse]).all(axis=1)
+    demand(same, "a campaign field", "what it was in earlier rows of this aid")
+    campaigns = dict(zip(keys.tolist(), map(tuple, campaign[first].tolist()), strict=True))
+    return _Part(path, ids, (label == 1).astype(np.int8), aid, campaigns, sizes)
+
+
+def _campaigns(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
+    """Campaign ids (C,), ascending, and their encoded features (C, N), both int64."""
+    known: dict[int, tuple[int, ...]] = {}
+    for part in parts:
+        for aid, ids in part.campaigns.items():
+            if known.setdefault(aid, ids) != ids:
+                raise InputError(f"{part.path}: campaign {aid} has other features than elsewhere")
+    keys = sorted(known)
+    if not keys:
+        raise InputError(f"{parts[0].path.parent}: no file has a row; get the files again")
+    return np.array(keys, np.int64), np.array([known[key] for key in keys], np.int64)
+
+
+def _split(parts: dict[tuple[str, str], _Part], campaign_key: np.ndarray) -> Split:
+    group: dict[int, str] = {}
+    for (_, frame), part in parts.items():
+        for aid in part.campaigns:
+            if group.setdefault(aid, frame) != frame:
+                raise InputError(f"{part.path}: campaign {aid} is also in a {group[aid]} file")
+    names = np.array([group[aid] for aid in campaign_key.tolist()])
+    return Split(
+        train=np.flatnonzero(names == "train"),
+        test=np.flatnonzero(names != "train"),
+        small=names == "test_cold",
+        threshold=SMALL,
+    )
+
+
+# The pickle ------------------------------------------------------------------------------------
+
+
+def read_frame(path: Path, *, progress: Progress = silent) -> dict[str, np.ndarray]:
+    """The columns of a pickled data frame of the authors, by name.
+
+    A column of numbers is (n,). A column of lists, which must have one length, is (n, length).
+    Nothing that the file names is imported or called, so a malicious one does no harm.
+
+    Args:
+      path: the pickle.
+      progress: told bytes done and in all.
+
+    Raises:
+      InputError: it cannot be read, or is not such a pickle.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            frame = _Unpickler(_Watched(file, path, progress)).load()
+        return _columns(frame)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # a hostile file can raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise InputError(
+            f"{path}: not a data frame as the authors pickled it ({reason}); get the file again"
+        ) from error
+
+
+class _Record:
+    """Stands for what a pickle wanted to make, and keeps what it was to be made of."""
+
+    __slots__ = ("args", "state")
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any) -> _Record:
+        record = super().__new__(cls)
+        record.args, record.state = args, None
+        return record
+
+    # Being there, it also keeps the unpickler from setting attributes on the classes themselves.
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _DataFrame(_Record):
+    __slots__ = ()
+
+
+class _BlockManager(_Record):
+    __slots__ = ()
+
+
+class _NewIndex(_Record):
+    __slots__ = ()
+
+
+class _Index(_Record):
+    __slots__ = ()
+
+
+class _Reconstruct(_Record):
+    __slots__ = ()
+
+
+class _NdArray(_Record):
+    __slots__ = ()
+
+
+class _DType(_Record):
+    __slots__ = ()
+
+
+class _Slice(_Record):
+    __slots__ = ()
+
+
+_ADMITTED: dict[tuple[str, str], type[_Record]] = {
+    ("pandas.core.frame", "DataFrame"): _DataFrame,
+    ("pandas.core.internals.managers", "BlockManager"): _BlockManager,
+    ("pandas.core.indexes.base", "_new_Index"): _NewIndex,
+    ("pandas.core.indexes.base", "Index"): _Index,
+    ("pandas.core.indexes.numeric", "Int64Index"): _Index,
+    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
+    ("numpy", "ndarray"): _NdArray,
+    ("numpy", "dtype"): _DType,
+    ("builtins", "slice"): _Slice,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type[_Record]:
+        """The record for one of the nine names."""
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is refused") from None
+
+
+class _Watched:
+    """A file that tells how far it has been read."""
+
+    def __init__(self, file: BinaryIO, path: Path, progress: Progress) -> None:
+        self._file, self._path, self._progress = file, path, progress
+        self._total = path.stat().st_size
+
+    def read(self, size: int) -> bytes:
+        """Reads, and tells."""
+        data = self._file.read(size)
+        self._progress(self._path.name, self._file.tell(), self._total)
+        return data
+
+    def readline(self) -> bytes:
+        """Reads a line."""
+        return self._file.readline()
+
+
+def _columns(frame: Any) -> dict[str, np.ndarray]:
+    """The columns that the records of a data frame stand for; any exception if they don't."""
+    manager = _expect(_expect(frame, _DataFrame).state["_mgr"], _BlockManager)
+    content = manager.state[3]["0.14.1"]  # the form that pandas froze at that version
+    names = _array(_expect(content["axes"][0], _NewIndex).args[1]["data"]).tolist()
+    columns: dict[str, np.ndarray] = {}
+    for block in content["blocks"]:
+        values = _array(block["values"])
+        for name, row in zip(_places(block["mgr_locs"], names), values, strict=True):
+            columns[name] = _stack(row) if row.dtype == object else row
+    if len(columns) != len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{len(columns)} columns for {len(names)} names")
+    if len({len(column) for column in columns.values()}) > 1:
+        raise ValueError("columns of different lengths")
+    return columns
+
+
+def _places(locations: Any, names: list[Any]) -> list[Any]:
+    """The names of a block's columns."""
+    if isinstance(locations, _Slice):
+        return names[slice(*locations.args)]
+    return [names[place] for place in _array(locations).tolist()]
+
+
+def _array(record: Any) -> np.ndarray:
+    """The array that a record of ``numpy.core.multiarray._reconstruct`` stands for."""
+    _, shape, dtype, fortran, data = _expect(record, _Reconstruct).state
+    kind = _dtype(dtype)
+    flat = np.frombuffer(data, kind) if kind.kind != "O" else np.fromiter(data, kind, len(data))
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _stack(cells: np.ndarray) -> np.ndarray:
+    """(n,) records of one-dimensional arrays of numbers, as (n, length)."""
+    if not len(cells):
+        return np.zeros((0, 0), np.int64)
+    _, shape, dtype, _, _ = _expect(cells[0], _Reconstruct).state
+    (length,) = shape
+    kind = _dtype(dtype)
+    for cell in cells:
+        state = _expect(cell, _Reconstruct).state
+        if state[2] is not dtype and _dtype(state[2]) != kind:
+            raise ValueError("lists of different types in a column")
+        if state[1] != shape or len(state[4]) != length * kind.itemsize:
+            raise ValueError(f"lists of different lengths in a column, {shape} and {state[1]}")
+    flat = np.frombuffer(b"".join(cell.state[4] for cell in cells), kind)
+    return flat.reshape(len(cells), length)
+
+
+def _dtype(record: Any) -> np.dtype:
+    code, order = _expect(record, _DType).args[0], record.state[1]
+    if code == "O8":
+        return np.dtype(object)
+    if not re.fullmatch("[biuf][1248]", code) or order not in ("<", ">", "|"):
+        raise ValueError("an array of neither numbers nor objects")
+    return np.dtype(order + code)
+
+
+def _expect(record: Any, kind: type[_Record]) -> _Record:
+    if not isinstance(record, kind):
+        raise TypeError(f"{kind.__name__.lstrip('_')} expected")
+    return record
