@@ -2,8 +2,8 @@
 
 The recipe, in the order of the code:
 
-1. **Users.** A user is a hidden persona z ~ N(0, I): gender, age, wealth, home, apps, browsing and
-   six hobbies. A one-valued field cuts a mixture of z and noise at the field's quantiles. A list's
+1. **Users.** A user is a hidden persona z ~ N(0, I): gender, age, wealth, and so on, and six
+   hobbies. A one-valued field cuts a mixture of z and noise at the field's quantiles. A list's
    length cuts such a mixture too; its values come from topics, which the persona picks (a softmax,
    pulled by the field's own ``pull`` of z), and within a topic by popularity, none twice.
 2. **Campaigns.** Attributes follow an advertiser, which (mostly) has one category. A campaign is
@@ -20,15 +20,22 @@ The recipe, in the order of the code:
    a campaign has exactly as many positives as its probabilities sum to (up to rounding).
 
 The constants were set from published statistics of the real data and then frozen; how methods fare
-on the world played no part. ``tests/test_simulation.py`` compares figure by figure.
+on the world played no part. The rule: pool marginals as published; loadings from the information
+(MI) between fields; targeting from the MI of fields and list lengths with the campaign; pulls from
+the MI of tokens and from how well tokens tell gender and age; the part of taste that is common to
+all campaigns from what it does to missing lists (interest2 is missing for .34 of all users and .25
+of the positive ones, interest1 for .09 and .125). ``tests/test_simulation.py`` compares figure by
+figure, at a tenth of the large vocabularies, where the constants were set.
 
-Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions, T topics, S slots.
+Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions, T topics, S slots,
+V values of a field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
@@ -40,11 +47,14 @@ from metaheac_jax.data.dataset import new_directory
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
-HOBBIES = tuple(f"hobby{i}" for i in range(6))
-PERSONA = ("gender", "age", "wealth", "home", "apps", "browsing", *HOBBIES)
-TOPICS = 24
-PAIRS = 8
-CHUNK = 50_000
+#: Dimensions of a persona. ``apps`` and ``browsing`` are how active a user is there.
+PERSONA = (
+    *("gender", "age", "wealth", "home", "schooling", "north", "east", "apps", "browsing"),
+    *(f"hobby{i}" for i in range(6)),
+)
+TOPICS = 24  # of each list field
+PAIRS = 8  # pairwise terms of a taste
+CHUNK = 50_000  # users held in memory at a time
 ORDERS = 8  # orders of the named fields within a chunk of lines
 
 
@@ -53,12 +63,14 @@ class Score:
     """A mixture of persona dimensions and noise, of unit variance, cut at quantiles.
 
     Attributes:
-      shares: of the outcomes 0, 1, 2, ...; empty where lists cut it themselves.
+      shares: of the outcomes, from the lowest scores on; empty where lists cut it themselves.
       loadings: weights of persona dimensions, their squares summing to at most 1.
+      codes: the outcomes as the file has them; 0, 1, 2, ... if not given.
     """
 
     shares: tuple[float, ...]
     loadings: Mapping[str, float]
+    codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,8 @@ class List:
       source: the score that decides how long the list is; lists of one source are missing together.
       lengths: shares of 0, 1, 2, ... values.
       values: distinct values at full cardinality.
-      covered: share of all tokens that the 1, 10, 100, 1000 most popular values make up.
+      covered: chance that a draw gives one of the 1, 10, 100, 1000 most popular values. (Without
+        repetition a popular value comes out less often than it is drawn, in long lists.)
       pull: how strongly persona dimensions decide the topic; ``hobby`` stands for each hobby.
       popular_first: the list is in order of popularity.
     """
@@ -90,153 +103,170 @@ def _present(missing: float, *shares: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Shape:
-    """All that describes a world but its size. The defaults are the Tencent twin.
+    """All that describes a world but its size. Mappings by persona dimension know ``hobby``, too.
 
     Attributes:
-      fields: the one-valued features; ``house`` 0 is written by leaving it out.
-      sources: scores behind the lists' lengths.
-      lists: the features with lists; LBS is a list of one.
-      quota_shape: of the Weibull distribution of campaigns' rows.
-      least_rows: a campaign's rows in stage 1, at least.
-      stage1_rows, stage2_rows: of the real data; the ratio in which examples are split.
-      rows_per_user: in a stage, of users who occur there.
-      one_gender, age_range: share of campaigns with hard targeting by gender and by age.
+      name: for the title.
+      campaigns, advertisers, campaign_ids, sizes, categories, products, product_types: counts.
+      one_category: share of advertisers with a single category.
+      spread: shape of the Weibull distribution of campaigns' rows.
+      least_rows: expected rows of a campaign in stage 1, at least.
+      pool_share: of all examples, that of stage 2.
+      rows_per_user: in a stage, of the users who occur there.
+      rate_least, rate_mean, rate_sd, rate_most: of campaigns' positive rates in stage 1.
+      one_gender, age_range: share of exposures under hard targeting by gender and by age.
       leak: log-weight of users outside a hard target.
-      tilt, taste: standard deviation over campaigns, per persona dimension.
+      tilt: standard deviation over campaigns of the soft targeting.
       common: share of the taste's variance that all campaigns have in common.
-      pairwise: share of the taste's variance that is pairwise.
+      common_taste: its direction.
+      pairwise: share of a campaign's own taste that is in products of two directions of x.
       auc: of the true probability against labels, mean over campaigns.
+      fields: the one-valued features.
+      sources: the scores behind the lists' lengths.
+      lists: the features with lists; LBS is a list of one.
     """
 
-    name: str = "Tencent"
-    campaigns: int = 173
-    advertisers: int = 79
-    campaign_ids: int = 138
-    sizes: int = 15
-    categories: int = 40
-    products: int = 33
-    product_types: int = 4
-    one_category: float = 0.84
-    quota_shape: float = 0.85
-    least_rows: int = 100
-    stage1_rows: int = 8_798_814
-    stage2_rows: int = 2_265_989
-    rows_per_user: float = 1.12
-    rate_least: float = 0.0444
-    rate_mean: float = 0.0478
-    rate_sd: float = 0.0014
-    rate_most: float = 0.0551
-    one_gender: float = 0.6
-    age_range: float = 0.6
-    leak: float = -4.0
-    tilt: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "gender": 0.3,
-            "age": 0.4,
-            "wealth": 0.5,
-            "home": 0.3,
-            "apps": 0.8,
-            "browsing": 0.6,
-            "hobby": 0.3,
-        }
-    )
-    taste: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "gender": 1.0,
-            "age": 1.0,
-            "wealth": 1.0,
-            "home": 0.5,
-            "apps": 1.0,
-            "browsing": 1.0,
-            "hobby": 1.0,
-        }
-    )
-    common: float = 0.5
-    pairwise: float = 0.3
-    auc: float = 0.80
-    fields: Mapping[str, Score] = field(
-        default_factory=lambda: {
-            "age": Score((0.003, 0.23, 0.21, 0.12, 0.207, 0.24), {"age": 1.0}),
-            "gender": Score((0.003, 0.677, 0.32), {"gender": 1.0}),
-            "carrier": Score((0.28, 0.48, 0.10, 0.14), {"wealth": 0.55, "home": 0.6}),
-            "consumptionAbility": Score((0.22, 0.60, 0.18), {"wealth": 0.85, "gender": -0.4}),
-            "education": Score(
-                (0.01, 0.13, 0.30, 0.05, 0.01, 0.02, 0.17, 0.31), {"age": 0.45, "wealth": 0.2}
-            ),
-            "house": Score((0.82, 0.18), {"home": 0.75}),
-        }
-    )
-    sources: Mapping[str, Score] = field(
-        default_factory=lambda: {
-            "apps": Score((), {"apps": 0.9, "age": 0.3}),
-            "browsing": Score((), {"browsing": 0.85, "gender": 0.25, "wealth": -0.25}),
-            "feeds": Score((), {"browsing": 0.3, "apps": 0.3}),
-            "rare": Score((), {}),
-            "always": Score((), {}),
-        }
-    )
-    lists: Mapping[str, List] = field(
-        default_factory=lambda: {
-            "LBS": List(
-                "always", (0.0, 1.0), 855, (0.038, 0.234, 0.675), {"age": 0.4, "wealth": 0.4}
-            ),
-            "interest1": List(
-                "apps",
-                _present(0.09, 0, 0.108, 0.006, 0.09, 0.017, 0.079, 0.03, 0.066, 0.037, 0.567),
-                124,
-                (0.079, 0.498, 0.998),
-                {"age": 0.7, "gender": 0.25, "hobby": 0.3},
-                popular_first=True,
-            ),
-            "interest2": List(
-                "browsing",
-                _present(
-                    0.34, 0.037, 0.211, 0.077, 0.129, 0.081, 0.078, 0.066, 0.053, 0.045, 0.223
-                ),
-                82,
-                (0.104, 0.516, 1.0),
-                {"gender": 0.9, "age": 0.8, "hobby": 0.4},
-            ),
-            "interest3": List(
-                "rare",
-                _present(0.97, 0.08, 0.06, 0.03, 0.08, 0.03, 0.05, 0.1, 0.07, 0.15, 0.35),
-                12,
-                (0.15, 0.95),
-                {"gender": 0.3, "hobby": 0.3},
-            ),
-            "kw1": List(
-                "apps",
-                _present(0.10, 0.033, 0.029, 0.031, 0.042, 0.865),
-                263_312,
-                (0.016, 0.091, 0.279, 0.561),
-                {"age": 0.7, "gender": 0.25, "hobby": 0.3},
-            ),
-            "kw2": List(
-                "feeds",
-                _present(0.03, 0.002, 0.005, 0.004, 0.007, 0.982),
-                49_780,
-                (0.015, 0.111, 0.408, 0.823),
-                {"gender": 1.3, "age": 0.9, "hobby": 0.6},
-            ),
-            "topic1": List(
-                "apps",
-                _present(0.08, 0, 0, 0, 0, 1),
-                10_002,
-                (0.062, 0.170, 0.335, 0.670),
-                {"age": 0.7, "gender": 0.25, "hobby": 0.3},
-            ),
-            "topic2": List(
-                "feeds",
-                _present(0.04, 0, 0, 0, 0, 1),
-                9_984,
-                (0.010, 0.059, 0.256, 0.689),
-                {"gender": 1.0, "age": 0.7, "hobby": 0.4},
-            ),
-        }
-    )
+    name: str
+    campaigns: int
+    advertisers: int
+    campaign_ids: int
+    sizes: int
+    categories: int
+    products: int
+    product_types: int
+    one_category: float
+    spread: float
+    least_rows: int
+    pool_share: float
+    rows_per_user: float
+    rate_least: float
+    rate_mean: float
+    rate_sd: float
+    rate_most: float
+    one_gender: float
+    age_range: float
+    leak: float
+    tilt: Mapping[str, float]
+    common: float
+    common_taste: Mapping[str, float]
+    pairwise: float
+    auc: float
+    fields: Mapping[str, Score]
+    sources: Mapping[str, Score]
+    lists: Mapping[str, List]
 
 
-TENCENT = Shape()
+TENCENT = Shape(
+    name="Tencent",
+    campaigns=173,
+    advertisers=79,
+    campaign_ids=138,
+    sizes=15,
+    categories=40,
+    products=33,
+    product_types=4,
+    one_category=0.84,
+    spread=0.85,  # 60% of campaigns have <= 2k seeds, 80% <= 4k, 90% <= 6k at the real size
+    least_rows=100,
+    pool_share=2_265_989 / (8_798_814 + 2_265_989),
+    rows_per_user=1.12,
+    rate_least=0.0444,
+    rate_mean=0.0478,
+    rate_sd=0.0014,
+    rate_most=0.0551,
+    one_gender=0.87,
+    age_range=0.5,
+    leak=-4.0,
+    tilt={
+        "gender": 0.4,
+        "age": 0.3,
+        "wealth": 0.7,
+        "home": 0.65,
+        "schooling": 0.65,
+        "north": 0.85,
+        "east": 0.85,
+        "apps": 0.88,
+        "browsing": 0.8,
+        "hobby": 0.87,
+    },
+    common=0.5,
+    common_taste={"apps": -0.2, "browsing": 0.5, "hobby": 0.6},
+    pairwise=0.3,
+    auc=0.80,
+    fields={
+        # Tokens tell age group 2 well (AUC .80), so it is put at the young end of the scale.
+        "age": Score((0.003, 0.21, 0.23, 0.12, 0.207, 0.23), {"age": 1.0}, (0, 2, 1, 3, 4, 5)),
+        "gender": Score((0.003, 0.677, 0.32), {"gender": 1.0}),
+        "carrier": Score((0.28, 0.48, 0.10, 0.14), {"wealth": 0.52, "home": 0.5}),
+        "consumptionAbility": Score((0.22, 0.60, 0.18), {"wealth": 0.85, "gender": -0.42}),
+        "education": Score(
+            (0.01, 0.13, 0.30, 0.05, 0.01, 0.02, 0.17, 0.31), {"age": 0.33, "schooling": 0.8}
+        ),
+        "house": Score((0.82, 0.18), {"home": 0.85}),  # 0 is missing: left out of the line
+    },
+    sources={
+        "apps": Score((), {"apps": 0.9, "age": 0.3}),
+        "keywords": Score((), {"apps": 0.75, "age": 0.25}),
+        "browsing": Score((), {"browsing": 0.9, "gender": 0.2, "wealth": -0.25}),
+        "feeds": Score((), {"browsing": 0.45, "apps": 0.4}),
+        "rare": Score((), {}),
+    },
+    lists={
+        "LBS": List(
+            "rare", (0, 1), 855, (0.038, 0.234, 0.675), {"age": 0.2, "north": 1.2, "east": 1.2}
+        ),
+        "interest1": List(
+            "apps",
+            _present(0.09, 0, 0.108, 0.006, 0.09, 0.017, 0.079, 0.03, 0.066, 0.037, 0.567),
+            124,
+            (0.14, 0.63, 0.999),
+            {"age": 0.35, "gender": 0.25, "hobby": 0.3},
+            popular_first=True,
+        ),
+        "interest2": List(
+            "browsing",
+            _present(0.34, 0.037, 0.211, 0.077, 0.129, 0.081, 0.078, 0.066, 0.053, 0.045, 0.223),
+            82,
+            (0.24, 0.72, 1.0),
+            {"gender": 0.8, "age": 0.35, "hobby": 0.45},
+        ),
+        "interest3": List(
+            "rare",
+            _present(0.97, 0.08, 0.06, 0.03, 0.08, 0.03, 0.05, 0.1, 0.07, 0.15, 0.35),
+            12,
+            (0.15, 0.95),
+            {"gender": 0.2, "hobby": 0.1},
+        ),
+        "kw1": List(
+            "keywords",
+            _present(0.10, 0.033, 0.029, 0.031, 0.042, 0.865),
+            263_312,
+            (0.014, 0.088, 0.275, 0.54),
+            {"age": 0.42, "gender": 0.15, "hobby": 0.5},
+        ),
+        "kw2": List(
+            "feeds",
+            _present(0.03, 0.002, 0.005, 0.004, 0.007, 0.982),
+            49_780,
+            (0.013, 0.11, 0.41, 0.81),
+            {"gender": 1.6, "age": 0.45, "hobby": 1.8},
+        ),
+        "topic1": List(
+            "keywords",
+            _present(0.08, 0, 0, 0, 0, 1),
+            10_002,
+            (0.068, 0.178, 0.335, 0.66),
+            {"age": 0.32, "gender": 0.2, "hobby": 0.3},
+        ),
+        "topic2": List(
+            "feeds",
+            _present(0.04, 0, 0, 0, 0, 1),
+            9_984,
+            (0.0085, 0.052, 0.225, 0.66),
+            {"gender": 0.8, "age": 0.25, "hobby": 0.7},
+        ),
+    },
+)
 
 #: Features that the competition's files have and the model does not use: a reader must skip them.
 UNUSED = {
@@ -307,7 +337,7 @@ def write_world(
     *,
     users: int = 1_000_000,
     examples: int | None = None,
-    cardinality: float = 1.0,
+    cardinality: float = 0.1,
     pool_rows: int = 1500,
     seed: int = 0,
     shape: Shape = TENCENT,
@@ -324,7 +354,8 @@ def write_world(
       target: a directory; an existing one is replaced.
       users: the pool, all written to userFeature.data.
       examples: rows of both stages together, about; .8 a user by default, as in the real data.
-      cardinality: the large vocabularies (above 2,000 values) have this share of the real size.
+      cardinality: the large vocabularies (kw1, kw2, topic1, topic2) have this share of their real
+        size, but 1,000 values at least.
       pool_rows: every campaign has about this many rows in stage 2 at least, even where the real
         data's ratio of the stages would give fewer; stage 1 gets the rest.
       seed: of everything.
@@ -332,18 +363,24 @@ def write_world(
       progress: called in users.
 
     Raises:
-      InputError: the examples are too few for ``pool_rows``, or too many for the users.
+      InputError: an argument is out of range, or the examples are too few for ``pool_rows`` or too
+        many for the users.
     """
+    if users < 1 or seed < 0 or pool_rows < 0 or not 0 < cardinality <= 1:
+        raise InputError(
+            "simulated world: expected users >= 1, seed >= 0, pool rows >= 0 and a cardinality in "
+            f"(0, 1], got {users}, {seed}, {pool_rows} and {cardinality}"
+        )
     examples = int(0.8 * users) if examples is None else examples
     campaigns = _make_campaigns(shape, _rng(seed, "campaigns"))
     quotas = _quotas(shape, campaigns.rows, users, examples, pool_rows)
-    tokens = _make_tokens(shape, cardinality, _rng(seed, "tokens"))
+    tokens = {n: _make_tokens(s, cardinality, _rng(seed, n)) for n, s in shape.lists.items()}
     key = np.cumsum(_rng(seed, "keys").integers(1, 8, users))
 
     # A sample of users who are not in the world balances exposure and estimates z linearly.
     sample = _make_users(shape, tokens, 20_000, _rng(seed, "sample"))
     estimate = np.linalg.lstsq(sample.observed, sample.persona, rcond=None)[0]
-    spread = (sample.observed @ estimate).std(0)
+    estimate /= (sample.observed @ estimate).std(0)
     balance = [_balance(_appeal(campaigns, sample), quota) for quota in quotas]
 
     estimates = np.empty((users, len(PERSONA)), np.float32)
@@ -354,14 +391,14 @@ def write_world(
                 rng = _rng(seed, "users", start)
                 chunk = _make_users(shape, tokens, min(CHUNK, users - start), rng)
                 stop = start + len(chunk.persona)
-                estimates[start:stop] = chunk.observed @ estimate / spread
+                estimates[start:stop] = chunk.observed @ estimate
                 weights = np.exp(_appeal(campaigns, chunk))
                 for stage, quota in enumerate(quotas):
                     occur = quota.sum() / shape.rows_per_user / users
                     pairs = _expose(weights * balance[stage], occur, shape.rows_per_user, rng)
                     weights[pairs[0], pairs[1]] = 0  # never again in the next stage
                     drawn[stage].append(pairs + np.array([[start], [0]]))
-                file.write(_lines(chunk, tokens, key[start:stop], rng))
+                file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
                 progress("simulating users", stop, users)
         exposed = [np.concatenate(pairs, axis=1) for pairs in drawn]
         _write_examples(directory, shape, campaigns, key, estimates, exposed, seed)
@@ -396,6 +433,7 @@ def _make_campaigns(shape: Shape, rng: np.random.Generator) -> Campaigns:
         kind = np.concatenate([np.arange(kinds), rng.choice(kinds, size - kinds, p=share)])
         return rng.permutation(kind)
 
+    normal = np.vectorize(NormalDist().inv_cdf)
     advertiser = cover(shape.advertisers, count)
     # An advertiser's second category, if it has one, takes some of its campaigns.
     first, second = cover(shape.categories, shape.advertisers), rng.permutation(shape.advertisers)
@@ -418,41 +456,35 @@ def _make_campaigns(shape: Shape, rng: np.random.Generator) -> Campaigns:
     product[having] = 1 + cover(shape.products - 1, len(having))
     product_type = cover(shape.product_types, shape.products)[product]
 
-    def layered(terms: int) -> np.ndarray:
-        """(terms, C) unit variance: the category's, the advertiser's and the campaign's part."""
-        part = [rng.standard_normal((terms, size)) for size in (count, count, count)]
-        return (
-            np.sqrt(0.4) * part[0][:, category]
-            + np.sqrt(0.3) * part[1][:, advertiser]
-            + np.sqrt(0.3) * part[2]
-        )
-
-    rows = rng.permutation(
-        (-np.log1p(-(np.arange(count) + 0.5) / count)) ** (1 / shape.quota_shape)
-    )
+    rows = rng.permutation((-np.log1p(-(np.arange(count) + 0.5) / count)) ** (1 / shape.spread))
     rows /= rows.mean()
 
-    def quantile() -> np.ndarray:
-        """(C,) in (0, 1), layered; a share of it is that share of all rows, whatever the seed."""
-        order = np.argsort(layered(1)[0])
-        at = np.empty(count)
-        at[order] = (np.cumsum(rows[order]) - rows[order] / 2) / count
+    def layered(terms: int) -> np.ndarray:
+        """(terms, C) in (0, 1): from the category's, the advertiser's and the campaign's own part.
+
+        A share of the range is that share of all rows, so that worlds of other seeds are alike.
+        """
+        part = rng.standard_normal((3, terms, count))
+        whole = 2 * part[0][:, category] + 1.5 * part[1][:, advertiser] + 1.5 * part[2]
+        order = np.argsort(whole, axis=1)
+        at = np.empty((terms, count))
+        np.put_along_axis(at, order, (np.cumsum(rows[order], 1) - rows[order] / 2) / count, 1)
         return at
 
     gender = np.zeros((len(shape.fields["gender"].shares), count))
-    lean, men = quantile(), shape.fields["gender"].shares[1]
+    lean, men = layered(1)[0], shape.fields["gender"].shares[1]
     gender[:2, lean > 1 - shape.one_gender * (1 - men)] = shape.leak
     gender[[[0], [2]], lean < shape.one_gender * men] = shape.leak
     ages = np.array(shape.fields["age"].shares)
-    centre = np.searchsorted(np.cumsum(ages)[:-1], quantile())
+    centre = np.searchsorted(np.cumsum(ages)[:-1], layered(1)[0])
     outside = np.abs(np.arange(len(ages))[:, None] - centre) > 1
-    age = np.where(outside & (quantile() < shape.age_range), shape.leak, 0.0)
+    age = np.where(outside & (layered(1)[0] < shape.age_range), shape.leak, 0.0)
 
-    weights = np.concatenate([_weights(shape.taste), np.ones(PAIRS)])[:, None]
-    linear = np.arange(len(weights))[:, None] < len(PERSONA)
-    share = np.where(linear, (1 - shape.pairwise) / len(PERSONA), shape.pairwise / PAIRS)
-    own, shared = layered(len(weights)), rng.standard_normal((len(weights), 1))
-    mixed = np.sqrt(shape.common) * shared + np.sqrt(1 - shape.common) * own
+    parts = [(1 - shape.pairwise) / len(PERSONA), shape.pairwise / PAIRS]
+    size = np.sqrt(np.repeat(parts, [len(PERSONA), PAIRS]))[:, None]
+    own = size * normal(layered(len(size)))
+    shared = np.concatenate([_weights(shape.common_taste), np.zeros(PAIRS)])[:, None]
+    shared /= np.linalg.norm(shared)
     spare = ((shape.rate_mean - shape.rate_least) / shape.rate_sd) ** 2
     rate = shape.rate_least + rng.gamma(spare, size=count) * shape.rate_sd / np.sqrt(spare)
     return Campaigns(
@@ -466,10 +498,10 @@ def _make_campaigns(shape: Shape, rng: np.random.Generator) -> Campaigns:
             "productId": product,
             "productType": product_type + 1,
         },
-        tilt=layered(len(PERSONA)) * _weights(shape.tilt)[:, None],
+        tilt=normal(layered(len(PERSONA))) * _weights(shape.tilt)[:, None],
         gender=gender,
         age=age,
-        taste=mixed * weights * np.sqrt(share),
+        taste=np.sqrt(shape.common) * shared + np.sqrt(1 - shape.common) * own,
         rows=rows,
         rate=rate.clip(max=shape.rate_most),
     )
@@ -480,38 +512,33 @@ def _quotas(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(C,) expected rows of every campaign in stage 1 and in stage 2."""
 
-    def spread(total: float, least: int) -> np.ndarray:
-        low, high = 0.0, max(total, 1.0)  # find the factor at which the floors fit the total
+    def fit(total: float, least: int) -> np.ndarray:
+        low, high = 0.0, total  # of the factor at which rows, with floors, add up to the total
         for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (
-                (low, middle) if np.maximum(least, middle * rows).sum() > total else (middle, high)
-            )
+            factor = (low + high) / 2
+            above = np.maximum(least, factor * rows).sum() > total
+            low, high = (low, factor) if above else (factor, high)
         return np.maximum(least, low * rows)
 
-    ratio = shape.stage2_rows / (shape.stage1_rows + shape.stage2_rows)
-    stage2 = spread(max(examples * ratio, pool_rows * len(rows)), pool_rows)
+    stage2 = fit(max(examples * shape.pool_share, pool_rows * len(rows)), pool_rows)
     left = examples - stage2.sum()
     if left < shape.least_rows * len(rows):
         raise InputError(
-            f"simulated world: {examples:,} examples leave {max(int(left), 0):,} for stage 1 beside "
-            f"{pool_rows} pool rows for each of {len(rows)} campaigns; ask for at least "
-            f"{int(stage2.sum()) + 2 * shape.least_rows * len(rows):,} examples, or fewer pool rows"
+            f"simulated world: {examples:,} examples leave {max(int(left), 0):,} for stage 1 "
+            f"beside {pool_rows} pool rows for each of {len(rows)} campaigns; ask for at least "
+            f"{(pool_rows + 2 * shape.least_rows) * len(rows):,} examples, or fewer pool rows"
         )
     most = max(left, stage2.sum()) / shape.rows_per_user
     if most > users:
         raise InputError(
             f"simulated world: {examples:,} examples need {int(most) + 1:,} users at "
-            f"{shape.rows_per_user} rows a user, got {users:,}; ask for more users or fewer examples"
+            f"{shape.rows_per_user} rows a user, got {users:,}; "
+            "ask for more users or fewer examples"
         )
-    return spread(left, shape.least_rows), stage2
+    return fit(left, shape.least_rows), stage2
 
 
-def _make_tokens(shape: Shape, cardinality: float, rng: np.random.Generator) -> dict[str, Tokens]:
-    return {name: _tokens(spec, cardinality, rng) for name, spec in shape.lists.items()}
-
-
-def _tokens(spec: List, cardinality: float, rng: np.random.Generator) -> Tokens:
+def _make_tokens(spec: List, cardinality: float, rng: np.random.Generator) -> Tokens:
     values = spec.values
     if values > 2000:
         values = max(1000, round(values * cardinality))
@@ -519,17 +546,16 @@ def _tokens(spec: List, cardinality: float, rng: np.random.Generator) -> Tokens:
     at, share = np.array([*known, (values, 1.0)]).T
     covered = np.exp(np.interp(np.log(np.arange(1, values + 1)), np.log(at), np.log(share)))
     popularity = np.sort(np.diff(covered, prepend=0))[::-1]
-    # Without repetition a popular value is held back: draw it more often than it is to appear.
-    length = np.arange(len(spec.lengths)) @ spec.lengths / (1 - spec.lengths[0])
-    weight = -np.log1p(-np.minimum(popularity * length, 0.97))
     # Topics take turns, in random order, in picking values from the most popular on.
     turns = np.tile(np.arange(TOPICS), (-(-values // TOPICS), 1))
     topic = rng.permuted(turns, axis=1).ravel()[:values]
     order = np.argsort(topic, kind="stable")
-    cumulative = np.cumsum(weight[order]) / weight.sum()
+    cumulative = np.cumsum(popularity[order]) / popularity.sum()
     ends = np.searchsorted(topic[order], np.arange(TOPICS), side="right")
     edges = np.concatenate([[0.0], np.concatenate([[0.0], cumulative])[ends]])
     pull = rng.standard_normal((len(PERSONA), TOPICS)) * _weights(spec.pull)[:, None]
+    if np.any(pull):  # of one length, so that topics are about equally common
+        pull *= np.linalg.norm(_weights(spec.pull)) / np.linalg.norm(pull, axis=0)
     raw = rng.permutation(values)[order] + 1
     return Tokens(edges, cumulative, topic[order], raw, order, pull.astype(np.float32))
 
@@ -573,7 +599,6 @@ def _draw(
     chance /= chance[:, -1:]
 
     def sample(user: np.ndarray) -> np.ndarray:
-        topic = np.zeros(len(user), np.int64)
         at, dart = chance[user], rng.random(len(user), dtype=np.float32)
         topic = (at[:, :-1] < dart[:, None]).sum(1)
         low, high = tokens.edges[topic], tokens.edges[topic + 1]
@@ -635,13 +660,14 @@ def _expose(
 
 
 def _lines(
-    users: Users, tokens: dict[str, Tokens], key: np.ndarray, rng: np.random.Generator
+    shape: Shape, users: Users, tokens: dict[str, Tokens], key: np.ndarray, rng: np.random.Generator
 ) -> bytes:
     """The chunk's lines of userFeature.data, shuffled: named fields in any order, optional."""
     columns: dict[str, np.ndarray | pl.Series] = {"uid": key}
     named: dict[str, pl.Expr] = {}
     for name, value in users.fields.items():
-        columns[name] = value
+        codes = shape.fields[name].codes
+        columns[name] = np.array(codes)[value] if codes else value
         text = pl.format(name + " {}", pl.col(name))
         named[name] = pl.when(pl.col(name) > 0).then(text) if name == "house" else text
     for name, drawn in users.lists.items():
@@ -656,19 +682,14 @@ def _lines(
         named[name] = pl.format(name + " {}", pl.col(name))
     frame = pl.DataFrame(columns)
     lines = []
-    for part in np.array_split(np.arange(len(key)), ORDERS):
+    bounds = [len(key) * part // ORDERS for part in range(ORDERS + 1)]
+    for start, stop in pairwise(bounds):
         order = [named[name] for name in rng.permutation(list(named))]
         uid = pl.format("uid {}", pl.col("uid"))
         line = pl.concat_str(uid, *order, separator="|", ignore_nulls=True).alias("line")
-        lines.append(frame[int(part[0]) : int(part[-1]) + 1].select(line))
+        lines.append(frame[start:stop].select(line))
     shuffled = pl.concat(lines)[rng.permutation(len(key))]
     return shuffled.write_csv(include_header=False, quote_style="never").encode()
-
-
-def _pairwise_terms(rng: np.random.Generator) -> np.ndarray:
-    """(2, D, PAIRS) unit directions whose projections are multiplied."""
-    directions = rng.standard_normal((2, len(PERSONA), PAIRS))
-    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
 def _write_examples(
@@ -681,7 +702,8 @@ def _write_examples(
     seed: int,
 ) -> None:
     """Conversions: train.csv, test1_truth.csv and the true probability of their lines."""
-    left, right = _pairwise_terms(_rng(seed, "pairs"))
+    directions = _rng(seed, "pairs").standard_normal((2, len(PERSONA), PAIRS))
+    left, right = directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
     def liking(user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
         x = estimates[user].astype(np.float64)
@@ -739,7 +761,7 @@ def _scale(like: np.ndarray, campaign: np.ndarray, rate: np.ndarray, auc: float)
         pairs = [np.bincount(campaign, x, len(rate)) for x in (p * below, p, 1 - p, p * (1 - p))]
         return float(np.mean(pairs[0] / (pairs[1] * pairs[2] - pairs[3])))
 
-    low, high = 0.0, 20.0
+    low, high = 0.0, 5.0
     for _ in range(16):
         middle = (low + high) / 2
         low, high = (middle, high) if reached(middle) < auc else (low, middle)
