@@ -10,7 +10,7 @@ table.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from metaheac_jax.data.simulation import write_world
 from metaheac_jax.errors import InputError
@@ -216,6 +217,13 @@ def statistics(directory: Path) -> dict[str, float]:
     figures["AUC campaign from tokens"] = told_apart(tokens, campaign, kinds)
     figures["AUC campaign from all"] = told_apart(hstack([fields, tokens]).tocsr(), campaign, kinds)
     return figures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small products on busy cores: BLAS threads that wait for one another cost a minute here."""
+    with threadpool_limits(1):
+        yield
 
 
 def make_world(directory: Path, seed: int) -> Path:
