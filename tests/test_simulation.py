@@ -335,8 +335,8 @@ def test_campaigns_sizes_and_rates(stages: tuple[Stage, Stage]) -> None:
     for most, share in ((2000, 0.6), (4000, 0.8), (6000, 0.9)):
         assert (seeds <= most).mean() == pytest.approx(share, abs=0.04)
     assert 14_000 < seeds.max() < 20_000
-    # 100 pool rows were asked for; they are 100 +- 10 by chance. Smallest quota without: 3 rows.
-    assert stage2.rows.min() > 60
+    # 100 pool rows were asked for; without, the smallest campaign would have one.
+    assert stage2.rows.min() > 75
     assert len(stage1.rows) == len(stage2.rows) == CAMPAIGNS
     assert stage1.rows.sum() + stage2.rows.sum() == pytest.approx(290_000, rel=0.01)
     for stage in stages:
@@ -417,7 +417,7 @@ def test_campaign_attributes(world: Path) -> None:
 
 
 def small(target: Path, progress: Progress = silent, **options: Any) -> dict[str, bytes]:
-    options = {"users": 50_003, "examples": 30_000, "pool_rows": 20, **options}
+    options = {"users": 50_001, "examples": 30_000, "pool_rows": 20, **options}
     write_world(target, **options, progress=progress)
     return {path.name: path.read_bytes() for path in target.iterdir()}
 
@@ -428,7 +428,7 @@ def test_same_seed_same_bytes(tmp_path: Path, world: Path) -> None:
     assert first.keys() == FILES
     assert small(tmp_path / "b", seed=3) == first
     assert first["adFeature.csv"] != (world / "adFeature.csv").read_bytes()
-    assert calls == [("simulating users", done, 50_003) for done in (50_000, 50_003)]
+    assert calls == [("simulating users", done, 50_001) for done in (50_000, 50_001)]
 
 
 @pytest.mark.parametrize(

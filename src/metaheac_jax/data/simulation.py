@@ -353,9 +353,10 @@ def write_world(
     Args:
       target: a directory; an existing one is replaced.
       users: the pool, all written to userFeature.data.
-      examples: rows of both stages together, about; .8 a user by default, as in the real data.
+      examples: rows of both stages together, about; .8 a user by default.
       cardinality: the large vocabularies (kw1, kw2, topic1, topic2) have this share of their real
-        size, but 1,000 values at least.
+        size, but 1,000 values at least. The constants were set at .1; at 1 a single value of topic1
+        or topic2 tells about a third less of the campaign than in the real data.
       pool_rows: every campaign has about this many rows in stage 2 at least, even where the real
         data's ratio of the stages would give fewer; stage 1 gets the rest.
       seed: of everything.
@@ -381,10 +382,12 @@ def write_world(
     sample = _make_users(shape, tokens, 20_000, _rng(seed, "sample"))
     estimate = np.linalg.lstsq(sample.observed, sample.persona, rcond=None)[0]
     estimate /= (sample.observed @ estimate).std(0)
-    balance = [_balance(_appeal(campaigns, sample), quota) for quota in quotas]
+    weights, even = np.exp(_appeal(campaigns, sample)), np.ones(shape.campaigns, np.float32)
+    balance = [_balance(weights, quota, even, rounds=50) for quota in quotas]
 
     estimates = np.empty((users, len(PERSONA)), np.float32)
     drawn: list[list[np.ndarray]] = [[], []]
+    shown = np.zeros((2, shape.campaigns))
     with new_directory(target) as directory:
         with (directory / "userFeature.data").open("wb") as file:
             for start in range(0, users, CHUNK):
@@ -394,9 +397,15 @@ def write_world(
                 estimates[start:stop] = chunk.observed @ estimate
                 weights = np.exp(_appeal(campaigns, chunk))
                 for stage, quota in enumerate(quotas):
+                    # What is due by now, less what was shown: chance does not add up.
+                    due = np.maximum(
+                        quota * stop / users - shown[stage], 0.1 * quota * CHUNK / users
+                    )
+                    balance[stage] = _balance(weights, due, balance[stage], rounds=3)
                     occur = quota.sum() / shape.rows_per_user / users
                     pairs = _expose(weights * balance[stage], occur, shape.rows_per_user, rng)
                     weights[pairs[0], pairs[1]] = 0  # never again in the next stage
+                    shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
                     drawn[stage].append(pairs + np.array([[start], [0]]))
                 file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
                 progress("simulating users", stop, users)
@@ -632,12 +641,11 @@ def _appeal(campaigns: Campaigns, users: Users) -> np.ndarray:
     return soft + hard.astype(np.float32)
 
 
-def _balance(appeal: np.ndarray, quota: np.ndarray) -> np.ndarray:
-    """(C,) factors of campaigns' weights that make their share of exposures that of their quota."""
-    weights, factor = np.exp(appeal), np.ones(len(quota), np.float32)
-    for _ in range(50):
-        shown = (weights * (factor / (weights @ factor)[:, None])).mean(0)
-        factor = (factor * quota / quota.sum() / shown).astype(np.float32)
+def _balance(weights: np.ndarray, quota: np.ndarray, factor: np.ndarray, rounds: int) -> np.ndarray:
+    """(C,) factors of the (U, C) weights that share users' exposures out as the quota does."""
+    for _ in range(rounds):
+        shown = (factor / (weights @ factor)[:, None] * weights).mean(0)
+        factor = (factor * quota / quota.sum() / np.maximum(shown, 1e-9)).astype(np.float32)
     return factor
 
 
