@@ -86,7 +86,7 @@ def run_methods(
       preset, seed: settings; the seed decides initial values, batches and orders.
       directory: the run's folder, from `open_run`.
       progress: told what is under way.
-      references: scores (U,) of the users that ignore the campaign, by label.
+      references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
 
     Raises:
       InputError: a campaign that cannot be trained on.
@@ -132,7 +132,7 @@ def run_methods(
             write_json(path, result)
         results[name] = json.loads(path.read_text())
     for label, values in (references or {}).items():
-        pools = [values[dataset.stage2.user[dataset.stage2.of(c)]] for c in split.test]
+        pools = [values[dataset.stage2.of(c)] for c in split.test]
         results[label] = judge_all(dataset, split, pools, label=label)
     probability = dataset.stage2.probability
     if probability is not None:

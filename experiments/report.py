@@ -8,6 +8,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
 mpl.use("Agg")
@@ -69,7 +71,7 @@ def table_rows(summary: Mapping[str, Any], runs: int) -> tuple[list[str], list[l
     some = next(iter(summary.values()))
     for group in GROUPS:
         count = some[group]["campaigns"]
-        header += [f"{group} ({count:g}): AUC", "P@5%", "R@5%", "pooled AUC"]
+        header += [f"{count:g} {group}: AUC", "P@5%", "R@5%", "pooled"]
     rows = []
     for entry in summary.values():
         row = [entry["label"]]
@@ -81,23 +83,26 @@ def table_rows(summary: Mapping[str, Any], runs: int) -> tuple[list[str], list[l
     return header, rows
 
 
-def paper_rows(names: Sequence[str], labels: Mapping[str, str]) -> list[list[str]]:
+def paper_rows(labels: Mapping[str, str]) -> list[list[str]]:
     """The paper's figures of the same methods, in the columns of `table_rows`."""
     rows = []
-    for name in names:
+    for name, label in labels.items():
         if name in PAPER:
             cells = ["-" if v is None else f"{v:.4f}" for v in PAPER[name]]
-            rows.append([f"{labels[name]} [paper]", *cells[:3], "-", *cells[3:], "-"])
+            rows.append([f"{label} [paper]", *cells[:3], "-", *cells[3:], "-"])
     return rows
 
 
-def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table for the terminal."""
-    table = Table(title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, cell in enumerate(header):
-        table.add_column(cell, justify="left" if number == 0 else "right")
+        table.add_column(
+            cell, justify="left" if number == 0 else "right", no_wrap=True, overflow="fold"
+        )
     for row in rows:
-        table.add_row(*row)
+        # A bracket would be read as markup.
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
     return table
 
 
@@ -114,6 +119,46 @@ def left_out_lines(summary: Mapping[str, Any]) -> list[str]:
     return [f"campaign {campaign} could not be judged: {why}" for campaign, why in sorted(unique)]
 
 
+def write(
+    directory: Path,
+    runs: Sequence[Run],
+    *,
+    title: str,
+    figures: Mapping[str, Path],
+    screen: Console,
+    paper: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Prints the table, and writes it as report.md with its figures.
+
+    Args:
+      directory: gets report.md.
+      runs: what to compare.
+      title: what the data is.
+      figures: pictures in the directory, by caption.
+      screen: gets the table.
+      paper: also show the paper's own figures, labelled as such.
+
+    Returns:
+      The summary (see `summarise`).
+    """
+    summary = summarise(runs)
+    header, rows = table_rows(summary, len(runs))
+    lines = left_out_lines(summary)
+    if paper:
+        rows += paper_rows({name: entry["label"] for name, entry in summary.items()})
+        lines.insert(0, "[paper]: the paper's own figures, on the competition's data, not this.")
+    text = [f"# Look-alike audiences\n\n{title}\n", markdown_table(header, rows)]
+    text += [f"- {line}" for line in lines]
+    text += [f"\n![{caption}]({path.name})" for caption, path in figures.items()]
+    (directory / "report.md").write_text("\n".join(text) + "\n")
+    screen.print(title, highlight=False)
+    screen.print(rich_table(header, rows))
+    for line in lines:
+        screen.print(line, highlight=False, markup=False)
+    screen.print(f"report.md, figures, results.json and checkpoints are in {directory}")
+    return summary
+
+
 def figure_by_seeds(run: Run, path: Path, title: str) -> None:
     """AUC of each test campaign by its number of seeds, a colour a method."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
@@ -128,23 +173,18 @@ def figure_by_seeds(run: Run, path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def figure_of_curves(
-    curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path, title: str
-) -> None:
-    """Loss and AUC of one test campaign over its fine-tuning steps (Figure 3 a, b of the paper).
-
-    Args:
-      curves: by label: ``steps``, ``loss`` and ``auc``, of equal length.
-      path: of the picture.
-      title: above both panels.
-    """
+def figure_of_curves(run: Run, path: Path, title: str) -> None:
+    """Loss and AUC of one test campaign over its fine-tuning steps (Figure 3 a, b of the paper)."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    curves = {r["label"]: r["curve"] for r in run.values() if "curve" in r}
     for label, curve in curves.items():
         panels[0].plot(curve["steps"], curve["loss"], label=label)
         panels[1].plot(curve["steps"], curve["auc"], label=label)
+        title = f"{title}, campaign {curve['campaign']}" if "campaign" not in title else title
     panels[0].set(xlabel="fine-tuning steps", ylabel="loss on the pool (nats)")
     panels[1].set(xlabel="fine-tuning steps", ylabel="AUC on the pool")
-    panels[0].legend(fontsize=8)
+    if curves:
+        panels[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -22,7 +22,7 @@ from rich.console import Console
 from experiments import console as ui
 from experiments import report
 from experiments.job import configuration, describe, open_run, run_methods, write_json
-from experiments.methods import METHODS
+from experiments.methods import METHODS, check_methods
 from metaheac_jax.data import authors, tencent
 from metaheac_jax.data.dataset import Dataset, open_dataset
 from metaheac_jax.data.simulation import write_world
@@ -59,7 +59,7 @@ class Options:
     """JSON file that names the user and campaign fields in use. Default: the paper's 14 + 6."""
     seed: int = 0
     """Decides the split, the initial values, the batches, and the simulated world."""
-    users: int = 250_000
+    users: int = 600_000
     """Users of the simulated world."""
     out: Path = Path("runs/tencent")
     """Folder for the results; a run there is replaced, unless --resume."""
@@ -73,9 +73,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    unknown = sorted(set(options.methods) - set(METHODS))
-    if unknown:
-        raise InputError(f"--methods: unknown {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    check_methods(options.methods)
     screen, preset = Console(), PRESETS[options.preset]
     if options.dry_run:
         screen.print(plan(options, preset), highlight=False)
@@ -201,49 +199,23 @@ def _lines(path: Path) -> int:
 
 def write_report(run: report.Run, about: dict[str, Any], options: Options, screen: Console) -> None:
     """Prints the table; writes results.json, report.md and two figures."""
-    summary = report.summarise([run])
-    header, rows = report.table_rows(summary, runs=1)
-    labels = {name: entry["label"] for name, entry in summary.items()}
-    paper = report.paper_rows(list(summary), labels)
     title = (
-        f"{about['data']}: {about['users']:,} users, {about['train_campaigns']} training and "
-        f"{about['test_campaigns']} test campaigns, {about['stage1']:,} + {about['stage2']:,} "
-        f"examples, {about['rows']:,} table rows; small: at most {about['threshold']:,} seeds"
+        f"{about['data']}: {about['train_campaigns']} training and {about['test_campaigns']} test "
+        f"campaigns, {about['stage1']:,} + {about['stage2']:,} examples, {about['rows']:,} table "
+        f"rows; small: at most {about['threshold']:,} seeds; preset {options.preset}"
     )
-    note = "[paper]: the paper's figures, on the Tencent competition's data and not on this data."
     by_seeds, curves = options.out / "auc_by_seeds.png", options.out / "fine_tuning.png"
     report.figure_by_seeds(run, by_seeds, title=about["data"])
-    report.figure_of_curves(
-        {result["label"]: result["curve"] for result in run.values() if "curve" in result},
-        curves,
-        title=about["data"],
+    report.figure_of_curves(run, curves, title=about["data"])
+    figures = {"AUC by number of seeds": by_seeds, "Loss and AUC over fine-tuning steps": curves}
+    summary = report.write(
+        options.out, [run], title=title, figures=figures, screen=screen, paper=True
     )
-    left_out = report.left_out_lines(summary)
+    settings = {"preset": options.preset, "seed": options.seed}
     write_json(
         options.out / "results.json",
-        {
-            "about": about,
-            "preset": options.preset,
-            "seed": options.seed,
-            "summary": summary,
-            "run": run,
-        },
+        {"about": about, **settings, "summary": summary, "runs": [run]},
     )
-    text = [
-        f"# Look-alike audiences: preset `{options.preset}`, seed {options.seed}\n",
-        f"{title}\n",
-        report.markdown_table(header, [*rows, *paper]),
-        f"{note}\n",
-        *(f"- {line}\n" for line in left_out),
-        f"![AUC by seeds]({by_seeds.name})\n",
-        f"![Loss and AUC over fine-tuning steps]({curves.name})\n",
-    ]
-    (options.out / "report.md").write_text("\n".join(text))
-    screen.print(title, highlight=False)
-    screen.print(report.rich_table(f"preset {options.preset}", header, [*rows, *paper]))
-    for line in [note, *left_out]:
-        screen.print(line, highlight=False, markup=False)
-    screen.print(f"wrote results.json, report.md, figures and checkpoints into {options.out}")
 
 
 if __name__ == "__main__":

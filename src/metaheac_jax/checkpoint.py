@@ -23,9 +23,10 @@ class Checkpoints:
         self.directory = Path(directory).resolve()
         policies = ocp.training.save_decision_policies, ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            save_decision_policy=policies[0].FixedIntervalPolicy(1),  # the caller decides when
-            preservation_policy=policies[1].LatestN(2),
+            str(self.directory),
+            # The caller decides when. (Orbax's own policies don't match its own annotations.)
+            save_decision_policy=policies[0].FixedIntervalPolicy(1),  # pyrefly: ignore
+            preservation_policy=policies[1].LatestN(2),  # pyrefly: ignore
             cleanup_tmp_directories=True,
         )
 
