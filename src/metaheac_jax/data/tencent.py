@@ -41,6 +41,7 @@ _BLOCK = 1 << 22  # bytes of text at a time; measured: less costs page faults, m
 _WORKERS = 2
 _LINE_LIMIT = 1 << 26  # bytes
 _ZEROS = np.uint64(int.from_bytes(b"0" * 8))
+_SPARE_BITS = np.arange(64, -1, -8, np.uint64)  # of a word of 8 bytes, by bytes in use
 _RAW = "raw_ids"  # scratch file in the directory of the dataset
 
 Item = TypeVar("Item")
@@ -216,11 +217,11 @@ def _parse_users(block: bytes, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
         raise _Malformed
     for field, start, found in zip(schema.user, schema.user_starts, at_fields, strict=True):
         for slot in range(_kept(field)):
-            found = found[counts[found] > slot]
-            value = tokens.integers(names[found] + (1 + slot))
+            found = found[counts.take(found) > slot]
+            value = tokens.integers(names.take(found) + (1 + slot))
             if value.max(initial=0) > MAX_ID:
                 raise _Malformed
-            ids[line[found], start + slot] = value + 1
+            ids[line.take(found), start + slot] = value + 1
     return tokens.integers(names[at_uid] + 1), ids
 
 
@@ -302,8 +303,12 @@ def _read_examples(
 
 def _find(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Positions of ``keys`` in an ascending array; -1 where absent."""
+    order = np.argsort(keys)  # in ascending order, since the search then stays in the cache
+    keys = keys[order]
     place = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
-    return np.where(ordered[place] == keys, place, -1)
+    found = np.empty(len(keys), np.int64)
+    found[order] = np.where(ordered[place] == keys, place, -1)
+    return found
 
 
 def _parse_examples(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -500,8 +505,8 @@ class _Tokens:
 
     def integers(self, at: np.ndarray) -> np.ndarray:
         """The values of tokens ``at``, int64."""
-        value = _decimal(self.last[at])
-        length = self.length[at]
+        value = _decimal(self.last.take(at))
+        length = self.length.take(at)
         if length.max(initial=0) > MAX_DIGITS:
             raise _Malformed
         long = np.flatnonzero(length > 8)
@@ -525,7 +530,7 @@ class _Tokens:
 
 def _last_bytes(words: np.ndarray, end: np.ndarray, length: np.ndarray) -> np.ndarray:
     """The last 8 bytes of tokens, xor "0", so that a digit is its value; 0 before the token."""
-    bits = ((8 - np.minimum(length, 8)) * 8).astype(np.uint64)
+    bits = _SPARE_BITS.take(length, mode="clip")
     return ((words[end - 8] ^ _ZEROS) >> bits) << bits
 
 
