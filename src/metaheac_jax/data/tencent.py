@@ -41,7 +41,7 @@ _BLOCK = 1 << 22  # bytes of text at a time; measured: less costs page faults, m
 _WORKERS = 2
 _LINE_LIMIT = 1 << 26  # bytes
 _ZEROS = np.uint64(int.from_bytes(b"0" * 8))
-_SPARE_BITS = np.arange(64, -1, -8, np.uint64)  # of a word of 8 bytes, by bytes in use
+_SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # of a word of 8 bytes, by bytes in use
 _RAW = "raw_ids"  # scratch file in the directory of the dataset
 
 Item = TypeVar("Item")
