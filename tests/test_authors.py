@@ -448,6 +448,31 @@ def test_array_that_does_not_add_up(tmp_path, values):
         read_frame(path)
 
 
+def test_lists_must_not_borrow_from_each_other(tmp_path):
+    def cell(data: bytes) -> Make:
+        return Make(RECONSTRUCT, (NDARRAY, (0,), b"b"), (1, (2,), dtype("i8", "<"), False, data))
+
+    cells = np.empty((1, 2), object)
+    cells[0] = objects([cell(b"\1" * 8), cell(b"\1" * 24)])  # 32 bytes together, as they should be
+    blocks = [{"values": array(cells), "mgr_locs": Make(Name("builtins", "slice"), (0, 1, 1))}]
+    path = tmp_path / "x.pkl"
+    path.write_bytes(dump(frame({"age": [1]}, blocks=blocks)))
+    with pytest.raises(InputError, match="lists of different lengths"):
+        read_frame(path)
+
+
+def test_columns_must_have_one_length(tmp_path):
+    blocks = [
+        {"values": array(np.zeros((1, rows), np.int64)),
+         "mgr_locs": Make(Name("builtins", "slice"), (i, i + 1, 1))}
+        for i, rows in enumerate((3, 2))
+    ]  # fmt: skip
+    path = tmp_path / "x.pkl"
+    path.write_bytes(dump(frame({"age": [1], "kind": [1]}, blocks=blocks)))
+    with pytest.raises(InputError, match="columns of different lengths"):
+        read_frame(path)
+
+
 def test_just_nine_names():
     assert len(authors._ADMITTED) == 9
     assert all(issubclass(stand_in, authors._Record) for stand_in in authors._ADMITTED.values())

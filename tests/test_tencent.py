@@ -228,6 +228,27 @@ def test_the_fast_reader_refuses_just_what_the_slow_one_explains(lines):
                 assert values == [v for v in fields[f] if v >= 0]
 
 
+def test_every_byte_that_is_no_digit_is_refused_in_a_number():
+    for byte in set(range(256)) - set(b"0123456789 |\n"):
+        for value in (b"%c", b"1%c", b"%c1", b"1234567%c", b"%c1234567", b"123%c5678"):
+            line = b"uid 7|age " + value % byte
+            assert tencent._user_fault(line, SCHEMA)
+            with pytest.raises(tencent._Malformed):
+                tencent._parse_users(tencent._LEAD + line + b"\n", SCHEMA)
+
+
+@pytest.mark.parametrize("name", ["uid", "age", "interest1", "consumptionAbility"])
+def test_a_name_that_is_nearly_a_field_is_another_field(name):
+    near = [name[:i] + other + name[i + 1 :] for i in range(len(name)) for other in "X0\0"]
+    near += [f"{other}{name}" for other in ("X", "0", "\0", "00000000")]
+    near += [f"{name}{other}" for other in "X0\0"]
+    for other in {*near, name[1:], name[:-1]} - {""}:
+        block = tencent._LEAD + f"uid 7|{other} 5\n".encode()
+        uid, ids = tencent._parse_users(block, SCHEMA)
+        assert uid.tolist() == [7]
+        assert not ids.any()
+
+
 rows = st.sampled_from(
     ["1,2,1", "3,4,-1", "5,6,0", "1,2", "1,2,1,", "a,2,1", "1,,1", "1,2,3", "", "1,2,11",
      "-1,2,1", "1,2,-1\r", "1,12345678901234567,1", " 1,2,1", "1"]
