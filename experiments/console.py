@@ -29,6 +29,12 @@ from metaheac_jax.progress import Progress
 _SECONDS = 2.0  # between two signs of life
 
 
+def screen() -> Console:
+    """Where a command prints: the terminal, or wide enough lines for a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 @contextmanager
 def progress_display(console: Console) -> Iterator[Progress]:
     """A progress callback: bars on a terminal, and elsewhere a line every two seconds.

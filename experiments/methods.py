@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,15 +180,23 @@ def build_online(
 ) -> tuple[Callable[..., list[Customised]], Callable[..., np.ndarray], dict[str, Any]]:
     """The method's ``customise`` and ``score`` (see `online`), and the options of the first."""
     network, _ = build_network(method, preset)
-    customise = build_customise(
-        network,
-        user_slots,
-        learning_rate=method.online_learning_rate or preset.online_learning_rate,
-        rows=preset.rows,
-        campaigns_at_once=campaigns_at_once(8),
-    )
+    rate = method.online_learning_rate or preset.online_learning_rate
     options = {
         "epochs": method.online_epochs or preset.online_epochs,
         "patience": preset.online_patience or (1 if method.offline == "none" else None),
     }
-    return customise, build_score(network, user_slots), options
+    return *_compiled_online(network, user_slots, rate, preset.rows), options
+
+
+@functools.cache  # methods that share a network share what is compiled for it
+def _compiled_online(
+    network: Network, user_slots: tuple[int, ...], learning_rate: float, rows: int
+) -> tuple[Callable[..., list[Customised]], Callable[..., np.ndarray]]:
+    customise = build_customise(
+        network,
+        user_slots,
+        learning_rate=learning_rate,
+        rows=rows,
+        campaigns_at_once=campaigns_at_once(8),
+    )
+    return customise, build_score(network, user_slots)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from experiments import console as ui
 from experiments import report
@@ -54,7 +53,7 @@ def main(options: Options) -> None:
     check_methods(options.methods)
     if options.runs < 1:
         raise InputError(f"--runs: expected 1 or more, got {options.runs}")
-    screen, preset, runs = Console(), PRESETS[options.preset], []
+    screen, preset, runs = ui.screen(), PRESETS[options.preset], []
     with ui.progress_display(screen) as progress:
         for seed in range(options.seed, options.seed + options.runs):
             dataset, split = build_movielens(

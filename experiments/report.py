@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 mpl.use("Agg")
@@ -17,6 +18,7 @@ import matplotlib.pyplot as plt
 
 GROUPS = ("small", "large")
 FIGURES = ("auc", "precision", "recall")
+POOLED = "pooled AUC"
 #: One run: ``{method: result}``, a result being what `job.judge_all` gives.
 Run = Mapping[str, Mapping[str, Any]]
 
@@ -71,7 +73,7 @@ def table_rows(summary: Mapping[str, Any], runs: int) -> tuple[list[str], list[l
     some = next(iter(summary.values()))
     for group in GROUPS:
         count = some[group]["campaigns"]
-        header += [f"{count:g} {group}: AUC", "P@5%", "R@5%", "pooled"]
+        header += [f"{count:g} {group}: AUC", "P@5%", "R@5%", POOLED]
     rows = []
     for entry in summary.values():
         row = [entry["label"]]
@@ -94,15 +96,13 @@ def paper_rows(labels: Mapping[str, str]) -> list[list[str]]:
 
 
 def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table for the terminal."""
+    """A table for the terminal, without the pooled AUCs, which would not fit 80 columns."""
+    shown = [i for i, cell in enumerate(header) if cell != POOLED]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, cell in enumerate(header):
-        table.add_column(
-            cell, justify="left" if number == 0 else "right", no_wrap=True, overflow="fold"
-        )
+    for i in shown:
+        table.add_column(header[i], justify="left" if i == 0 else "right")
     for row in rows:
-        # A bracket would be read as markup.
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        table.add_row(*(escape(row[i]) for i in shown))
     return table
 
 

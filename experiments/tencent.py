@@ -74,7 +74,7 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     check_methods(options.methods)
-    screen, preset = Console(), PRESETS[options.preset]
+    screen, preset = ui.screen(), PRESETS[options.preset]
     if options.dry_run:
         screen.print(plan(options, preset), highlight=False)
         return

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from metaheac_jax.errors import InputError
@@ -61,22 +60,31 @@ class Checkpoints:
         step = self.latest
         if step is None:
             raise InputError(f"{self.directory}: no checkpoint; run without --resume first")
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
         where = f"{self.directory}: checkpoint of step {step}"
         try:
-            state = self._checkpointer.load(step, abstract)
+            # A load into another tree can fail obscurely, leave leaves out, or cast in silence.
+            saved, wanted = _leaves(self._checkpointer.metadata(step).metadata), _leaves(like)
+            for name in sorted({*saved, *wanted}):
+                if saved.get(name) != wanted.get(name):
+                    found, expected = saved.get(name, "nothing"), wanted.get(name, "nothing")
+                    raise InputError(f"{where} has {found} as {name}, this run has {expected}")
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+            )
+            return self._checkpointer.load(step, abstract)
         except (ValueError, KeyError, OSError, TypeError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise InputError(f"{where} does not fit this run, or is damaged: {reason}") from error
-        # A partial restore can be silent: compare what came back.
-        if jax.tree.structure(state) != jax.tree.structure(like):
-            raise InputError(f"{where} has another structure than this run's state")
-        for (path, leaf), wanted in zip(
-            jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(like), strict=True
-        ):
-            if np.shape(leaf) != wanted.shape or leaf.dtype != wanted.dtype:
-                raise InputError(
-                    f"{where}: {jax.tree_util.keystr(path)} is {np.shape(leaf)} {leaf.dtype}, "
-                    f"expected {wanted.shape} {wanted.dtype}"
-                )
-        return state
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{where} is damaged; delete it and resume: {error}") from error
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Shape and dtype of every leaf, by the names on the way to it.
+
+    Orbax keeps names only: a field of a named tuple, a key and a position look alike.
+    """
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        parts = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
+        leaves["/".join(map(str, parts))] = f"{leaf.dtype}{list(leaf.shape)}"
+    return leaves

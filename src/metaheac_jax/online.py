@@ -272,6 +272,8 @@ def _hold_out(
     label: np.ndarray, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions to fit and positions held out: the share of each class, rounded down."""
+    if not share:
+        return np.arange(len(label)), np.empty(0, int)
     held = [
         rng.permutation(np.flatnonzero(label == kind))[: int(share * (label == kind).sum())]
         for kind in (0, 1)

@@ -1,0 +1,135 @@
+"""Customising: equal to whole-table Adam, alone or together; early stop; scores of a pool."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy import dataset
+
+from metaheac_jax.baselines import LogisticRegression
+from metaheac_jax.data.sampling import gather, generator
+from metaheac_jax.losses import build_loss
+from metaheac_jax.metrics import auc
+from metaheac_jax.network import MetaHeac
+from metaheac_jax.offline import General, initialise
+from metaheac_jax.online import build_customise, build_score
+
+DATA = dataset()
+SLOTS = DATA.schema.user_slots
+NETWORK = MetaHeac(experts=2, critics=2, widths=(6, 6), gate_width=6)
+GENERAL = initialise(
+    NETWORK, jax.random.key(0), rows=DATA.rows, user_fields=3, campaign_fields=2, width=4
+)
+
+
+def campaign(c, count=None):
+    of = DATA.stage1.of(c)
+    examples = np.arange(of.start, of.stop)[:count]
+    return gather(DATA, examples, DATA.campaign_rows[c], len(examples))
+
+
+def whole(model):
+    """The customised model as parameters and a whole table."""
+    return model.network, np.asarray(GENERAL.table.at[model.rows].set(model.values, mode="drop"))
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def customise(request):
+    return build_customise(NETWORK, SLOTS, rows=64, campaigns_at_once=request.param)
+
+
+def test_equals_adam_on_the_whole_table(customise):
+    """The oracle: fresh dense Adam over network and whole table, the same minibatches."""
+    examples = campaign(2, 150)
+    (model,) = customise(GENERAL, [examples], seed=5, epochs=2)
+    loss, optimizer = build_loss(NETWORK.apply, SLOTS), optax.adam(1e-3)
+    params = {"network": GENERAL.network, "table": GENERAL.table}
+    opt_state, rng = optimizer.init(params), generator(5, 0)
+    step = jax.jit(jax.grad(loss))
+    for _ in range(2):
+        order = rng.permutation(150)
+        for part in (order[:64], order[64:128], order[128:]):
+            batch = examples._replace(
+                user=examples.user[part], label=examples.label[part], weight=examples.weight[part]
+            )
+            updates, opt_state = optimizer.update(step(params, batch), opt_state)
+            params = optax.apply_updates(params, updates)
+    network, table = whole(model)
+    np.testing.assert_allclose(table, params["table"], rtol=0, atol=3e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=3e-6), network, params["network"]
+    )
+    assert np.abs(table - GENERAL.table).max() > 1e-3
+
+
+def test_campaigns_do_not_leak_into_each_other(customise):
+    """Campaigns of different length, adapted together, are what they are alone."""
+    together = customise(GENERAL, [campaign(0), campaign(1, 70), campaign(2, 130)], seed=1)
+    others = customise(GENERAL, [campaign(3, 90), campaign(1, 70), campaign(4)], seed=1)
+    a, b = whole(together[1]), whole(others[1])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), a, b)
+    assert np.abs(whole(together[0])[1] - a[1]).max() > 1e-4
+
+
+def test_the_pool_cannot_change_a_model():
+    """Rows that a campaign's examples do not touch keep their general values."""
+    examples = campaign(0, 40)
+    (model,) = build_customise(NETWORK, SLOTS)(GENERAL, [examples])
+    untouched = np.setdiff1d(np.arange(DATA.rows), np.append(examples.user, examples.campaign))
+    assert len(untouched)
+    np.testing.assert_array_equal(whole(model)[1][untouched], GENERAL.table[untouched])
+
+
+def test_stops_when_the_held_out_loss_stops_falling():
+    network = LogisticRegression()
+    general = General(network.init(jax.random.key(0), jnp.zeros((1, 3, 1)), jnp.zeros((2, 1))),
+                      jnp.zeros((DATA.rows, 1)))  # fmt: skip
+    # A rate so high that it overshoots soon.
+    customise = build_customise(network, SLOTS, learning_rate=0.3, rows=64)
+    steps = []
+    (stopped,) = customise(
+        general, [campaign(0)], epochs=200, patience=2, watch=lambda step, _: steps.append(step)
+    )
+    epochs = len(steps) / 5  # 270 examples to fit are 5 minibatches
+    assert 2 < epochs < 200
+    score = build_score(network, SLOTS)
+
+    def pool_loss(model):
+        of = DATA.stage2.of(0)
+        users, labels = DATA.user_rows[DATA.stage2.user[of]], DATA.stage2.label[of]
+        odds = score(general, model, DATA.campaign_rows[0], users).astype(float)
+        return np.mean(np.logaddexp(0, odds) - labels * odds)
+
+    (through,) = customise(general, [campaign(0)], epochs=200)
+    assert pool_loss(stopped) < pool_loss(through)
+    assert pool_loss(stopped) < pool_loss(None)
+
+
+def test_a_general_model_that_adapting_harms_is_kept():
+    """With examples of random labels and a wild rate, no epoch beats the start."""
+    network = LogisticRegression()
+    general = General(network.init(jax.random.key(0), jnp.zeros((1, 3, 1)), jnp.zeros((2, 1))),
+                      jnp.zeros((DATA.rows, 1)))  # fmt: skip
+    examples = campaign(0)
+    label = np.random.default_rng(0).permutation(np.arange(300) % 2).astype(np.float32)
+    customise = build_customise(network, SLOTS, learning_rate=30.0, rows=64)
+    (model,) = customise(general, [examples._replace(label=label)], epochs=3, patience=3)
+    np.testing.assert_array_equal(model.values, 0)
+
+
+def test_scores_do_not_depend_on_the_chunk_and_learn_the_campaign():
+    of = DATA.stage2.of(3)
+    users, labels = DATA.user_rows[DATA.stage2.user[of]], DATA.stage2.label[of]
+    network = LogisticRegression()
+    general = General(network.init(jax.random.key(0), jnp.zeros((1, 3, 1)), jnp.zeros((2, 1))),
+                      jnp.zeros((DATA.rows, 1)))  # fmt: skip
+    (model,) = build_customise(network, SLOTS, learning_rate=0.02)(
+        general, [campaign(3)], epochs=60
+    )
+    one = build_score(network, SLOTS, chunk=7)(general, model, DATA.campaign_rows[3], users)
+    two = build_score(network, SLOTS, chunk=512)(general, model, DATA.campaign_rows[3], users)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    assert one.shape == (200,)
+    assert auc(one, labels) > 0.65
+    assert build_score(network, SLOTS)(general, model, DATA.campaign_rows[3], users[:0]).size == 0
