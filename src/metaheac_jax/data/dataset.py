@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,14 +121,29 @@ class Dataset:
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
+def new_directory(target: Path, *, marker: str = MANIFEST) -> Iterator[Path]:
     """A temporary directory that becomes ``target`` if the block succeeds, and vanishes if not.
 
-    An existing target is replaced only then. Everything is flushed to disk before the rename.
+    An existing target is replaced only then. Everything is flushed to disk before the rename. A
+    process that is killed outright leaves ``.NAME.<digits>`` beside the target; delete it by hand,
+    since only you know that no other process is writing it.
+
+    Args:
+      target: what to make; its parents are made too.
+      marker: a file that everything of this kind has. An existing target without it, unless empty,
+        is something else, and stays.
+
+    Raises:
+      InputError: the target is something else.
     """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    target = Path(target).resolve()
+    taken = target.exists() and not (target / marker).is_file()
+    if taken and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(
+            f"{target}: exists and has no {marker}, so it is not replaced; choose another target"
+        )
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    temporary.mkdir(parents=True)  # unlike one of tempfile's, as open to others as the umask says
     try:
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:

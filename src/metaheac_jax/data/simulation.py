@@ -351,7 +351,7 @@ def write_world(
     same arguments give the same bytes.
 
     Args:
-      target: a directory; an existing one is replaced.
+      target: a directory; an existing one is replaced if it is a simulated world.
       users: the pool, all written to userFeature.data.
       examples: rows of both stages together, about; .8 a user by default.
       cardinality: the large vocabularies (kw1, kw2, topic1, topic2) have this share of their real
@@ -364,8 +364,8 @@ def write_world(
       progress: called in users.
 
     Raises:
-      InputError: an argument is out of range, or the examples are too few for ``pool_rows`` or too
-        many for the users.
+      InputError: an argument is out of range, the examples are too few for ``pool_rows`` or too
+        many for the users, or the target is something else.
     """
     if users < 1 or seed < 0 or pool_rows < 0 or not 0 < cardinality <= 1:
         raise InputError(
@@ -388,7 +388,7 @@ def write_world(
     estimates = np.empty((users, len(PERSONA)), np.float32)
     drawn: list[list[np.ndarray]] = [[], []]
     shown = np.zeros((2, shape.campaigns))
-    with new_directory(target) as directory:
+    with new_directory(target, marker="SIMULATED") as directory:
         with (directory / "userFeature.data").open("wb") as file:
             for start in range(0, users, CHUNK):
                 rng = _rng(seed, "users", start)
