@@ -50,9 +50,9 @@ def prepare(
 
     Args:
       source: directory with the files.
-      target: directory of the dataset; replaced if it exists, and only when all went well.
+      target: directory of the dataset; an older one is replaced, and only when all went well.
       schema: which columns to use.
-      progress: told bytes done and in all, file by file.
+      progress: told bytes done and in all, file by file, then of the checksums.
 
     Raises:
       InputError: a file is missing, is no such pickle, or holds what makes no sense; it is named.
@@ -105,7 +105,7 @@ def prepare(
         stage1=stage1,
         stage2=examples("stage2", len(stage1.user)),
     )
-    write_dataset(dataset, target)
+    write_dataset(dataset, target, progress=progress)
     return open_dataset(target, verify=False), split
 
 

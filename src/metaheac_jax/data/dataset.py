@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 
 from metaheac_jax.errors import InputError
+from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 
 FORMAT = "metaheac_jax dataset 1"
 MANIFEST = "manifest.json"
+_BLOCK = 1 << 24  # bytes read at a time for a checksum
 
 
 @dataclass(frozen=True)
@@ -160,23 +162,29 @@ def new_directory(target: Path, *, marker: str = MANIFEST) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_dataset(dataset: Dataset, target: Path) -> None:
-    """Writes a dataset held in memory, whole or not at all."""
+def write_dataset(dataset: Dataset, target: Path, *, progress: Progress = silent) -> None:
+    """Writes a dataset held in memory, whole or not at all.
+
+    Raises:
+      InputError: the target exists and is no dataset.
+    """
     with new_directory(target) as directory:
-        write_columns(dataset, directory)
+        write_columns(dataset, directory, progress=progress)
 
 
-def write_columns(dataset: Dataset, directory: Path) -> None:
+def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = silent) -> None:
     """Writes columns and manifest into ``directory``.
 
     A column that is a memory map of its own file there already is left as it stands, so a reader
-    may stream a large column straight to its place.
+    may stream a large column straight to its place. ``progress`` is told bytes checksummed.
     """
     columns = _columns(dataset)
     for name, column in columns.items():
         path = directory / f"{name}.npy"
         if not _is_map_of(column, path):
             np.save(path, column, allow_pickle=False)
+    paths = [directory / f"{name}.npy" for name in columns]
+    digests = _digests(paths, progress)
     manifest = {
         "format": FORMAT,
         "name": dataset.name,
@@ -187,44 +195,55 @@ def write_columns(dataset: Dataset, directory: Path) -> None:
         "stage1": len(dataset.stage1.user),
         "stage2": len(dataset.stage2.user),
         "files": {
-            f"{name}.npy": {
-                "bytes": (directory / f"{name}.npy").stat().st_size,
-                "sha256": _sha256(directory / f"{name}.npy"),
-            }
-            for name in columns
+            path.name: {"bytes": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(paths, digests, strict=True)
         },
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def open_dataset(directory: Path, *, verify: bool = True) -> Dataset:
+def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = silent) -> Dataset:
     """Opens a dataset; columns are memory-mapped, so this reads little more than the manifest.
 
     Args:
       directory: as written by `write_dataset`.
       verify: also compare every file's SHA-256 with the manifest, which reads them once.
+      progress: told bytes verified.
 
     Raises:
       InputError: no dataset is there, or a file of it is missing, short or altered; it is named.
     """
     directory = Path(directory)
     manifest = _read_manifest(directory)
-    for name, entry in manifest["files"].items():
-        path = directory / name
+    try:
+        name, schema = manifest["name"], Schema.from_json(manifest["schema"])
+        files = {f: (entry["bytes"], entry["sha256"]) for f, entry in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError, InputError) as error:
+        raise InputError(
+            f"{directory / MANIFEST}: incomplete ({error!r}); prepare the data again"
+        ) from error
+    for file, (expected, _) in files.items():
+        path = directory / file
         if not path.is_file():
             raise InputError(
                 f"{path}: missing, though the manifest names it; prepare the data again"
             )
         size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise InputError(
-                f"{path}: {size} bytes, expected {entry['bytes']}; prepare the data again"
-            )
-        if verify and _sha256(path) != entry["sha256"]:
-            raise InputError(f"{path}: altered since it was written; prepare the data again")
+        if size != expected:
+            raise InputError(f"{path}: {size} bytes, expected {expected}; prepare the data again")
+    if verify:
+        digests = _digests([directory / file for file in files], progress)
+        for (file, (_, expected)), digest in zip(files.items(), digests, strict=True):
+            if digest != expected:
+                raise InputError(
+                    f"{directory / file}: altered since it was written; prepare the data again"
+                )
 
-    def load(name: str) -> np.ndarray:
-        return np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    def load(column: str) -> np.ndarray:
+        file = f"{column}.npy"
+        if file not in files:
+            raise InputError(f"{directory / MANIFEST}: names no {file}; prepare the data again")
+        return np.load(directory / file, mmap_mode="r", allow_pickle=False)
 
     def examples(stage: str) -> Examples:
         probability = f"{stage}_probability"
@@ -232,12 +251,11 @@ def open_dataset(directory: Path, *, verify: bool = True) -> Dataset:
             offsets=load(f"{stage}_offsets"),
             user=load(f"{stage}_user"),
             label=load(f"{stage}_label"),
-            probability=load(probability) if f"{probability}.npy" in manifest["files"] else None,
+            probability=load(probability) if f"{probability}.npy" in files else None,
         )
 
-    schema = Schema.from_json(manifest["schema"])
     return Dataset(
-        name=manifest["name"],
+        name=name,
         schema=schema,
         vocabulary=Vocabulary(tuple(load(f"values_{field.name}") for field in schema.fields)),
         user_key=load("user_key"),
@@ -289,9 +307,18 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(paths: Sequence[Path], progress: Progress) -> list[str]:
+    """SHA-256 of each file."""
+    digests, done, total = [], 0, sum(path.stat().st_size for path in paths)
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                done += len(block)
+                progress("checksums", done, total)
+        digests.append(digest.hexdigest())
+    return digests
 
 
 def _fsync(path: Path) -> None:
