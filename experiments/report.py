@@ -151,11 +151,12 @@ def write(
     text += [f"- {line}" for line in lines]
     text += [f"\n![{caption}]({path.name})" for caption, path in figures.items()]
     (directory / "report.md").write_text("\n".join(text) + "\n")
-    screen.print(title, highlight=False)
+    screen.print(title, highlight=False, markup=False)
     screen.print(rich_table(header, rows))
     for line in lines:
         screen.print(line, highlight=False, markup=False)
-    screen.print(f"report.md, figures, results.json and checkpoints are in {directory}")
+    where = f"report.md, figures, results.json and checkpoints are in {directory}"
+    screen.print(where, markup=False, soft_wrap=True)
     return summary
 
 
@@ -163,7 +164,7 @@ def figure_by_seeds(run: Run, path: Path, title: str) -> None:
     """AUC of each test campaign by its number of seeds, a colour a method."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for name, result in run.items():
-        points = np.array([(c["seeds"], c["auc"]) for c in result["campaigns"]])
+        points = np.array([(c["seeds"], c["auc"]) for c in result["campaigns"]]).reshape(-1, 2)
         color = "0.7" if name == "oracle" else None
         axes.scatter(points[:, 0], points[:, 1], s=16, color=color, label=result["label"])
     axes.set(xscale="log", xlabel="seeds of the campaign", ylabel="AUC on its pool", title=title)
