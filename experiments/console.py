@@ -95,6 +95,16 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def check_least(option: str, value: int, least: int) -> None:
+    """Refuses a number that is too small.
+
+    Raises:
+      InputError: it names the option.
+    """
+    if value < least:
+        raise InputError(f"{option}: expected {least} or more, got {value}")
+
+
 def _fail(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -43,28 +43,54 @@ def write_json(path: Path, data: Any) -> None:
 def open_run(directory: Path, config: dict[str, Any], *, resume: bool) -> None:
     """Makes a run's folder, or checks that the one to be resumed is of the same configuration.
 
+    A new run replaces what an older run left there, and nothing of anybody else's.
+
     Raises:
-      InputError: there is nothing to resume, or it was another run.
+      InputError: there is nothing to resume, it was another run, or the folder is not a run's.
     """
     path = directory / "config.json"
     config = json.loads(json.dumps(config))
     if resume:
         if not path.is_file():
             raise InputError(f"{directory}: no run to resume; leave out --resume to start one")
-        before = json.loads(path.read_text())
+        try:
+            before = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: not a run's configuration; start afresh") from error
         changed = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
         if changed:
             raise InputError(
                 f"{path}: the run had another {', '.join(changed)}; "
                 "resume with the same options, or start afresh without --resume"
             )
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in ("methods", "checkpoints"):
-        shutil.rmtree(directory / name, ignore_errors=True)
-    (directory / "log.jsonl").unlink(missing_ok=True)
-    (directory / "methods").mkdir()
-    write_json(path, config)
+    else:
+        for name in ("methods", "checkpoints"):
+            if (directory / name).exists() and not path.is_file():
+                raise InputError(
+                    f"{directory}: has {name} but no config.json, so it is not a run's folder; "
+                    "choose another --out"
+                )
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("methods", "checkpoints"):
+            shutil.rmtree(directory / name, ignore_errors=True)
+        for name in ("log.jsonl", "results.json", "report.md"):
+            (directory / name).unlink(missing_ok=True)
+        write_json(path, config)
+    (directory / "methods").mkdir(exist_ok=True)
+
+
+def check_run(dataset: Dataset, split: Split, preset: Preset) -> None:
+    """Refuses data that the methods cannot be trained on, before anything is written.
+
+    Raises:
+      InputError: a campaign with too few examples or a single class, or too few campaigns.
+    """
+    check_campaigns(dataset, np.concatenate([split.train, split.test]))
+    if len(split.train) < preset.campaigns_per_step:
+        raise InputError(
+            f"{dataset.name}: {len(split.train)} training campaigns, but a meta-step takes "
+            f"{preset.campaigns_per_step}; add campaigns"
+        )
 
 
 def run_methods(
@@ -87,11 +113,7 @@ def run_methods(
       directory: the run's folder, from `open_run`.
       progress: told what is under way.
       references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
-
-    Raises:
-      InputError: a campaign that cannot be trained on.
     """
-    check_campaigns(dataset, np.concatenate([split.train, split.test]))
     examples = [_all_examples(dataset, c) for c in split.test]
     results: dict[str, Any] = {}
     for name in names:
@@ -127,8 +149,9 @@ def run_methods(
                 "customise": adapted - trained,
                 "score": time.perf_counter() - adapted,
             }
-            subject = _subject(dataset, split)
-            result["curve"] = _curve(dataset, subject, general, customise, score, preset.rows)
+            if result["campaigns"]:
+                subject = _subject(dataset, result["campaigns"])
+                result["curve"] = _curve(dataset, subject, general, customise, score, preset.rows)
             write_json(path, result)
         results[name] = json.loads(path.read_text())
     for label, values in (references or {}).items():
@@ -192,11 +215,11 @@ def configuration(preset: Preset, **more: Any) -> dict[str, Any]:
     return {"preset": asdict(preset), **more}
 
 
-def _subject(dataset: Dataset, split: Split) -> int:
-    """The campaign whose fine-tuning is drawn: the median by seeds among the small test ones."""
-    seeds, small = dataset.stage1.positives, split.test[split.small[split.test]]
-    able = small if len(small) else split.test
-    return int(able[np.argsort(seeds[able], kind="stable")[len(able) // 2]])
+def _subject(dataset: Dataset, judged: Sequence[Mapping[str, Any]]) -> int:
+    """The campaign whose fine-tuning is drawn: the median by seeds among the small ones judged."""
+    able = [c for c in judged if c["group"] == "small"] or judged
+    median = sorted(able, key=lambda c: c["seeds"])[len(able) // 2]
+    return int(np.searchsorted(dataset.campaign_key, median["campaign"]))
 
 
 def _curve(
@@ -219,7 +242,7 @@ def _curve(
             odds = odds.astype(np.float64)
             curve["steps"].append(step)
             curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - labels * odds)))
-            curve["auc"].append(auc(odds, labels) if 0 < labels.sum() < len(labels) else None)
+            curve["auc"].append(auc(odds, labels))
 
     note(0, lambda: [None])
     epochs = math.ceil(CURVE_STEPS / math.ceil(len(examples.label) / rows))

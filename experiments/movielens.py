@@ -14,10 +14,16 @@ import tyro
 
 from experiments import console as ui
 from experiments import report
-from experiments.job import configuration, describe, open_run, run_methods, write_json
+from experiments.job import (
+    check_run,
+    configuration,
+    describe,
+    open_run,
+    run_methods,
+    write_json,
+)
 from experiments.methods import METHODS, check_methods
 from metaheac_jax.data.movielens import build_movielens, user_references
-from metaheac_jax.errors import InputError
 from metaheac_jax.presets import PRESETS
 
 
@@ -51,8 +57,8 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     check_methods(options.methods)
-    if options.runs < 1:
-        raise InputError(f"--runs: expected 1 or more, got {options.runs}")
+    ui.check_least("--runs", options.runs, 1)
+    ui.check_least("--seed", options.seed, 0)
     screen, preset, runs = ui.screen(), PRESETS[options.preset], []
     with ui.progress_display(screen) as progress:
         for seed in range(options.seed, options.seed + options.runs):
@@ -63,7 +69,10 @@ def main(options: Options) -> None:
             about = describe(dataset, split)
             directory = options.out / f"seed-{seed}"
             config = configuration(preset, seed=seed, non_seeds=options.non_seeds, **about)
-            open_run(directory, config, resume=options.resume and directory.is_dir())
+            check_run(dataset, split, preset)
+            # The first run must be there to be resumed; the others may not have begun.
+            resume = options.resume and (seed == options.seed or directory.is_dir())
+            open_run(directory, config, resume=resume)
             number = seed - options.seed + 1
 
             def tell(what: str, done: int, total: int, number: int = number) -> None:

@@ -21,7 +21,14 @@ from rich.console import Console
 
 from experiments import console as ui
 from experiments import report
-from experiments.job import configuration, describe, open_run, run_methods, write_json
+from experiments.job import (
+    check_run,
+    configuration,
+    describe,
+    open_run,
+    run_methods,
+    write_json,
+)
 from experiments.methods import METHODS, check_methods
 from metaheac_jax.data import authors, tencent
 from metaheac_jax.data.dataset import Dataset, open_dataset
@@ -74,14 +81,23 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     check_methods(options.methods)
+    ui.check_least("--seed", options.seed, 0)
     screen, preset = ui.screen(), PRESETS[options.preset]
     if options.dry_run:
-        screen.print(plan(options, preset), highlight=False)
+        screen.print(plan(options, preset), highlight=False, markup=False, soft_wrap=True)
         return
     with ui.progress_display(screen) as progress:
         dataset, split = load(options, progress)
         about = describe(dataset, split)
-        config = configuration(preset, seed=options.seed, split=options.split, **about)
+        config = configuration(
+            preset,
+            seed=options.seed,
+            split=options.split,
+            data_dir=options.data_dir and str(options.data_dir.resolve()),
+            schema=dataset.schema.to_json(),
+            **about,
+        )
+        check_run(dataset, split, preset)
         open_run(options.out, config, resume=options.resume)
         run = run_methods(
             dataset,
@@ -105,12 +121,11 @@ def load(options: Options, progress: Progress) -> tuple[Dataset, Split]:
             write_world(source, users=options.users, seed=options.seed, progress=progress)
     elif not source.is_dir():
         raise InputError(f"{source}: no such folder; --data-dir names the one with the data files")
-    if any(source.glob("*_stage1.pkl")):
-        return authors.prepare(source, prepared(source, schema, options), schema=schema)
     target = prepared(source, schema, options)
+    if _is_authors(source):
+        return authors.prepare(source, target, schema=schema, progress=progress)
     if target.is_dir():
-        progress("open the prepared data", 0, 1)
-        dataset = open_dataset(target)
+        dataset = open_dataset(target, progress=progress)
     else:
         dataset = tencent.prepare(source, target, schema=schema, progress=progress)
     if (options.split or options.preset) == "official":
@@ -139,7 +154,8 @@ def simulated_world(options: Options) -> Path:
 
 def prepared(source: Path, schema: Schema, options: Options) -> Path:
     """Where the prepared form of these files is, or will be; changed files have another place."""
-    files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in source.iterdir())
+    stats = ((f.name, f.stat()) for f in source.iterdir() if f.is_file())
+    files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
     text = json.dumps([str(source.resolve()), files, schema.to_json()])
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return options.cache_dir / f"prepared-{source.resolve().name}-{digest}"
@@ -147,13 +163,18 @@ def prepared(source: Path, schema: Schema, options: Options) -> Path:
 
 def plan(options: Options, preset: Preset) -> str:
     """What a run would do, and a rough estimate of its memory and time; nothing is written."""
-    source, lines = options.data_dir, []
+    source, lines, schema = options.data_dir, [], read_schema(options.schema)
+    rows = 334_494
     if source is None:
         users, examples, rows = options.users, int(1.28 * options.users), 60_000
         lines.append(f"simulate {users:,} users in {simulated_world(options)}")
+    elif _is_authors(source):
+        sizes = {f.name: f.stat().st_size // 800 for f in source.glob("*.pkl")}  # bytes a row
+        users = sum(sizes.values())  # a row is a user of its own
+        examples = sum(size for name, size in sizes.items() if name.endswith("_stage1.pkl"))
+        lines.append(f"read {source}: about {users:,} rows, {examples:,} of them of stage 1")
     else:
         users, examples = (_lines(source / name) for name in ("userFeature.data", "train.csv"))
-        rows = 334_494
         lines.append(f"read {source}: about {users:,} users and {examples:,} stage-1 examples")
     steps = preset.epochs * math.ceil(0.6 * examples / preset.rows)
     side = jnp.ones((1024, 1024))
@@ -164,7 +185,7 @@ def plan(options: Options, preset: Preset) -> str:
     rate = 2 * 1024**3 / (time.perf_counter() - began)
     # Products of the experts' first layer, forward; three times that forward and backward, and
     # twice that again for the second order. A step reaches about a third of the matmul rate.
-    forward = 2 * 14 * preset.width * 64 * preset.experts
+    forward = 2 * len(schema.user) * preset.width * 64 * preset.experts
     seconds = 20.0
     for name in options.methods:
         method = METHODS[name]
@@ -180,12 +201,17 @@ def plan(options: Options, preset: Preset) -> str:
             + ("nothing offline" if method.offline == "none" else f"{steps:,} offline steps")
             + ", then every test campaign"
         )
-    memory = 0.7 + (users * 57 * 4 + 8 * rows * preset.width * 4) / 2**30
+    memory = 0.7 + (users * sum(schema.user_slots) * 4 + 8 * rows * preset.width * 4) / 2**30
     lines.append(f"write results.json, report.md, figures and checkpoints into {options.out}")
     lines.append(
         f"roughly {memory:.1f} GiB of memory and {seconds / 60:.0f} minutes on this machine"
     )
     return "\n".join(lines)
+
+
+def _is_authors(source: Path) -> bool:
+    """Whether a folder has the authors' pickles."""
+    return any(source.glob("*_stage1.pkl"))
 
 
 def _lines(path: Path) -> int:
