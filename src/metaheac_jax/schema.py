@@ -30,7 +30,8 @@ class Field:
     slots: int = 1
 
     def __post_init__(self) -> None:
-        if not self.name or self.slots < 1:
+        kinds = isinstance(self.name, str) and isinstance(self.slots, int)  # JSON may differ
+        if not kinds or not self.name or self.slots < 1:
             raise InputError(f"schema: field {self.name!r} needs a name and at least one slot")
 
 
