@@ -54,7 +54,9 @@ class Method:
 
 METHODS = {
     "lr": Method("LR", "lr", "none", scale=0.0, online_learning_rate=0.01, online_epochs=50),
-    "mlp-one-stage": Method("MLP_one-stage", "mlp", "none", online_epochs=50),
+    "mlp-one-stage": Method(
+        "MLP_one-stage", "mlp", "none", online_learning_rate=0.003, online_epochs=50
+    ),
     "mlp-pretraining": Method("MLP+pre-training", "mlp", "plain"),
     "without-meta": Method("MetaHeac w/o Meta", "heac", "plain"),
     "alpha-0": Method("MetaHeac, alpha = 0", "heac", "batches"),
@@ -183,7 +185,7 @@ def build_online(
     rate = method.online_learning_rate or preset.online_learning_rate
     options = {
         "epochs": method.online_epochs or preset.online_epochs,
-        "patience": preset.online_patience or (1 if method.offline == "none" else None),
+        "patience": preset.online_patience or (3 if method.offline == "none" else None),
     }
     return *_compiled_online(network, user_slots, rate, preset.rows), options
 
