@@ -8,7 +8,7 @@ front door of its module; the modules hold the rest.
 from metaheac_jax.baselines import MLP, LogisticRegression
 from metaheac_jax.checkpoint import Checkpoints
 from metaheac_jax.data.dataset import Dataset, Examples, open_dataset, write_dataset
-from metaheac_jax.data.sampling import CampaignSampler, ExampleSampler
+from metaheac_jax.data.sampling import CampaignSampler, ExampleSampler, campaign_examples
 from metaheac_jax.errors import InputError
 from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.meta import build_meta_gradient, build_meta_step, inner_update
@@ -48,6 +48,7 @@ __all__ = [
     "build_meta_step",
     "build_row_step",
     "build_score",
+    "campaign_examples",
     "field_vectors",
     "from_official",
     "initialise",

@@ -83,6 +83,13 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
     return Batch(user, campaign, label, weight)
 
 
+def campaign_examples(dataset: Dataset, campaign: int) -> Batch:
+    """D_c, all stage-1 examples of a campaign: what it is customised on; ids are table rows."""
+    of = dataset.stage1.of(campaign)
+    examples = np.arange(of.start, of.stop)
+    return gather(dataset, examples, dataset.campaign_rows[campaign], len(examples))
+
+
 class CampaignSampler:
     """Support and query sets of a few campaigns (Algorithm 1, lines 3 to 5).
 
