@@ -17,7 +17,7 @@ def blocks():
 def test_from_prepared_data_to_an_audience(monkeypatch):
     monkeypatch.setattr(metaheac_jax, "open_dataset", lambda _: dataset())
     names = {}
-    exec(blocks()[0], names)
+    exec(blocks()[0].replace("steps=100", "steps=5"), names)
     assert len(names["audience"]) == len(set(names["audience"])) == 600
 
 
