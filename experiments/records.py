@@ -1,0 +1,215 @@
+"""What a benchmark leaves behind: records, a table, two figures, a comparison with earlier ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+from experiments.report import markdown_table
+from metaheac_jax.errors import InputError
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@dataclass(frozen=True)
+class Record:
+    """One timing; None stands where there is no such figure.
+
+    Attributes:
+      benchmark: what was timed, of `throughput.BENCHMARKS`.
+      path: the way it was done, see `throughput.ways`.
+      campaigns, rows, width, table_rows: the size; 0 stands where one has no meaning.
+      median_seconds: of a step, a batch, a minibatch, a pool or a preparation.
+      low_seconds, high_seconds: quartiles.
+      repeats: timed runs.
+      compile_seconds: of compilation alone; of customise and score, what their first run took more.
+      examples: done in one of those; users, of "score" and "prepare".
+      steps_per_second, examples_per_second: at the median.
+      theory_flops, theory_bytes: see `limits`.
+      counted_flops, counted_bytes: of the compiled program, counted by XLA.
+      floor_seconds: theory_flops at the machine's matrix product.
+      share_of_limit: floor_seconds / median_seconds.
+      peak_memory_bytes: according to ``memory_source``: the "compiled program" (arguments, results
+        and temporaries), or the most resident bytes of the whole "process".
+      matmul_flops_per_second, copy_bytes_per_second: the machine's limits.
+      device, versions: what it ran on.
+    """
+
+    benchmark: str
+    path: str
+    campaigns: int
+    rows: int
+    width: int
+    table_rows: int
+    median_seconds: float
+    low_seconds: float
+    high_seconds: float
+    repeats: int
+    compile_seconds: float | None
+    examples: int
+    steps_per_second: float
+    examples_per_second: float
+    theory_flops: int | None
+    theory_bytes: int | None
+    counted_flops: float | None
+    counted_bytes: float | None
+    floor_seconds: float | None
+    share_of_limit: float | None
+    peak_memory_bytes: int | None
+    memory_source: str
+    matmul_flops_per_second: float
+    copy_bytes_per_second: float
+    device: str
+    versions: dict[str, str]
+
+
+#: What tells records apart; the rest is measured.
+KEY = ("benchmark", "path", "campaigns", "rows", "width", "table_rows")
+
+
+def table(records: Sequence[Record]) -> str:
+    """The records in Markdown; times in milliseconds."""
+    header = ["benchmark: path", "campaigns x rows", "k", "table rows", "ms", "quartiles", "floor"]
+    header += ["of limit", "examples/s", "GFLOP counted / theory", "GB counted / theory"]
+    header += ["memory", "compile s"]
+    lines = []
+    for r in records:
+        share = None if r.share_of_limit is None else 100 * r.share_of_limit
+        floor = None if r.floor_seconds is None else 1e3 * r.floor_seconds
+        lines.append(
+            [
+                f"{r.benchmark}: {r.path}",
+                f"{r.campaigns} x {r.rows or '-'}",
+                str(r.width or "-"),
+                f"{r.table_rows:,}",
+                f"{1e3 * r.median_seconds:.4g}",
+                f"{1e3 * r.low_seconds:.4g}-{1e3 * r.high_seconds:.4g}",
+                _text(floor, "{:.4g}"),
+                _text(share, "{:.0f}%"),
+                f"{r.examples_per_second:,.0f}",
+                f"{_text(r.counted_flops, '{:.2f}', 1e9)} / {_text(r.theory_flops, '{:.2f}', 1e9)}",
+                f"{_text(r.counted_bytes, '{:.2f}', 1e9)} / {_text(r.theory_bytes, '{:.3f}', 1e9)}",
+                _text(r.peak_memory_bytes, "{:.2f} GiB", 2**30)
+                + ("" if r.memory_source == "compiled program" else " (process)"),
+                _text(r.compile_seconds, "{:.1f}"),
+            ]
+        )
+    return markdown_table(header, lines)
+
+
+def _text(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "-" if value is None else form.format(value / unit)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Records as `--json` wrote them.
+
+    Raises:
+      InputError: the file is missing or no list of records; the first faulty one is named.
+    """
+    mend = "give a file that --json wrote"
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {mend}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); {mend}") from error
+    if not isinstance(data, list) or not data:
+        raise InputError(f"{path}: expected a list of records; {mend}")
+    for number, record in enumerate(data, start=1):
+        fields = record if isinstance(record, dict) else {}
+        lacks = [name for name in (*KEY, "device") if not isinstance(fields.get(name), str | int)]
+        if lacks:
+            raise InputError(f"{path}: record {number} lacks {lacks[0]!r}; {mend}")
+        seconds = fields.get("median_seconds")
+        if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+            raise InputError(
+                f"{path}: record {number} has {seconds!r} as 'median_seconds', expected a positive "
+                f"number; {mend}"
+            )
+    return data
+
+
+def compare(
+    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], margin: float
+) -> tuple[list[str], bool]:
+    """New medians over old ones, a line a record that both have; and whether one is lost.
+
+    Args:
+      old, new: records as plain data.
+      margin: a ratio above 1 + margin is a loss.
+
+    Raises:
+      InputError: no record of one is in the other.
+    """
+    before = {tuple(record[name] for name in KEY): record for record in old}
+    lines, lost = [], False
+    for record in new:
+        key = tuple(record[name] for name in KEY)
+        if key not in before:
+            continue
+        ratio = record["median_seconds"] / before[key]["median_seconds"]
+        loss = ratio > 1 + margin
+        lost |= loss
+        benchmark, path, campaigns, rows, width, table_rows = key
+        lines.append(
+            f"{ratio:6.3f} of the old time  {benchmark}: {path}, {campaigns} x {rows}, k {width}, "
+            f"{table_rows:,} table rows" + ("  LOSS" if loss else "")
+        )
+        if before[key]["device"] != record["device"]:
+            lines[-1] += f"  (old: another device, {before[key]['device']})"
+    if not lines:
+        raise InputError("--compare: the old file has none of this run's records; use its options")
+    return lines, lost
+
+
+def figures(records: Sequence[Record], base: Sequence[int], directory: Path) -> None:
+    """Draws the meta-steps around the base size: step_time.png and throughput.png.
+
+    Args:
+      records: those of other benchmarks are left out.
+      base: campaigns, rows, width and table rows.
+      directory: gets the figures.
+    """
+    steps = [r for r in records if r.benchmark == "meta-step" and r.width == base[2]]
+    _figure(
+        [r for r in steps if (r.campaigns, r.rows) == (base[0], base[1])],
+        lambda r: (r.table_rows, r.median_seconds),
+        directory / "step_time.png",
+        xlabel="rows of the table",
+        ylabel="seconds a meta-step",
+        title=f"{base[0]} campaigns x {base[1]} + {base[1]} examples, k = {base[2]}",
+    )
+    _figure(
+        [r for r in steps if r.table_rows == base[3]],
+        lambda r: (r.campaigns * r.rows, r.examples_per_second),
+        directory / "throughput.png",
+        xlabel="campaigns x rows of a support set",
+        ylabel="examples a second",
+        title=f"k = {base[2]}, {base[3]:,} table rows",
+    )
+
+
+def _figure(
+    records: Sequence[Record],
+    point: Callable[[Record], tuple[float, float]],
+    path: Path,
+    **labels: str,
+) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name in dict.fromkeys(r.path for r in records):
+        line = sorted(point(r) for r in records if r.path == name)
+        axes.plot(*zip(*line, strict=True), marker="o", label=name)
+    axes.set(xscale="log", yscale="log", **labels)
+    if records:
+        axes.legend(fontsize=8)
+        figure.suptitle(records[0].device, fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
