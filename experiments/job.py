@@ -19,10 +19,9 @@ import numpy as np
 
 from experiments.methods import METHODS, build_online, train_general
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.sampling import check_campaigns, gather
+from metaheac_jax.data.sampling import campaign_examples, check_campaigns
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
-from metaheac_jax.losses import Batch
 from metaheac_jax.metrics import auc, judge
 from metaheac_jax.offline import General
 from metaheac_jax.online import Customised
@@ -114,7 +113,7 @@ def run_methods(
       progress: told what is under way.
       references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
     """
-    examples = [_all_examples(dataset, c) for c in split.test]
+    examples = [campaign_examples(dataset, c) for c in split.test]
     results: dict[str, Any] = {}
     for name in names:
         path = directory / "methods" / f"{name}.json"
@@ -231,7 +230,7 @@ def _curve(
     rows: int,
 ) -> dict[str, Any]:
     """Loss and AUC on a campaign's pool while a general model adapts to its examples."""
-    pool, examples = dataset.stage2.of(campaign), _all_examples(dataset, campaign)
+    pool, examples = dataset.stage2.of(campaign), campaign_examples(dataset, campaign)
     users, labels = dataset.user_rows[dataset.stage2.user[pool]], dataset.stage2.label[pool]
     curve: dict[str, Any] = {"campaign": int(dataset.campaign_key[campaign])}
     curve |= {"steps": [], "loss": [], "auc": []}
@@ -248,9 +247,3 @@ def _curve(
     epochs = math.ceil(CURVE_STEPS / math.ceil(len(examples.label) / rows))
     customise(general, [examples], epochs=epochs, watch=note)
     return curve
-
-
-def _all_examples(dataset: Dataset, campaign: int) -> Batch:
-    of = dataset.stage1.of(campaign)
-    examples = np.arange(of.start, of.stop)
-    return gather(dataset, examples, dataset.campaign_rows[campaign], len(examples))

@@ -75,7 +75,7 @@ def initialise(
     network_key, table_key = jax.random.split(key)
     user, campaign = jnp.zeros((1, user_fields, width)), jnp.zeros((campaign_fields, width))
     table = scale * jax.random.normal(table_key, (rows, width))
-    return General(network.init(network_key, user, campaign), table)
+    return General(jax.jit(network.init)(network_key, user, campaign), table)
 
 
 def train(

@@ -12,7 +12,7 @@ S slots of a user, M user fields.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
@@ -34,15 +34,20 @@ def field_vectors(table: Array, ids: Array, slots: Sequence[int]) -> Array:
       (..., M, k).
     """
     vectors = table.at[ids].get(mode="fill", fill_value=0)
-    starts = (0, *accumulate(slots))
-    fields = []
-    for start, width in zip(starts, slots, strict=False):
-        mean = vectors[..., start : start + width, :].sum(axis=-2)
+    present = ids < table.shape[0]
+    start, fields = 0, []
+    # Neighbours of equal width are averaged together: few, long operations are faster.
+    for width, group in groupby(slots):
+        count = len(list(group))
+        part = slice(start, start + count * width)
+        shape = (*ids.shape[:-1], count, width)
+        mean = vectors[..., part, :].reshape(*shape, -1).sum(axis=-2)
         if width > 1:
-            count = (ids[..., start : start + width] < table.shape[0]).sum(axis=-1, keepdims=True)
-            mean = mean / jnp.maximum(count, 1)
+            values = present[..., part].reshape(shape).sum(axis=-1)
+            mean = mean * (1 / jnp.maximum(values, 1))[..., None]
         fields.append(mean)
-    return jnp.stack(fields, axis=-2)
+        start += count * width
+    return jnp.concatenate(fields, axis=-2)
 
 
 class RowIndex:

@@ -113,8 +113,7 @@ def prepare(
             stage1=stage1,
             stage2=stage2,
         )
-        progress("checksums", 0, len(uid))
-        write_columns(dataset, directory)
+        write_columns(dataset, directory, progress=progress)
     return open_dataset(target, verify=False)  # its checksums are seconds old
 
 
