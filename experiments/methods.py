@@ -55,7 +55,7 @@ class Method:
 METHODS = {
     "lr": Method("LR", "lr", "none", scale=0.0, online_learning_rate=0.01, online_epochs=50),
     "mlp-one-stage": Method(
-        "MLP_one-stage", "mlp", "none", online_learning_rate=0.003, online_epochs=50
+        "MLP_one-stage", "mlp", "none", online_learning_rate=0.003, online_epochs=30
     ),
     "mlp-pretraining": Method("MLP+pre-training", "mlp", "plain"),
     "without-meta": Method("MetaHeac w/o Meta", "heac", "plain"),

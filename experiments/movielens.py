@@ -29,6 +29,8 @@ from metaheac_jax.presets import PRESETS
 #: The paper tunes the offline rate on each data set. Judged on held-out training movies (MLP, w/o
 #: Meta and alpha = 0, first split), .01 and .02 were equal within .001 and above .001 and .005.
 LEARNING_RATE = 0.01
+#: A movie has a few hundred examples, so an epoch is one step: more of them to converge.
+ONLINE_EPOCHS = 60
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def main(options: Options) -> None:
     ui.check_least("--seed", options.seed, 0)
     screen, preset, runs = ui.screen(), PRESETS[options.preset], []
     if options.preset == "paper":
-        preset = replace(preset, outer_learning_rate=LEARNING_RATE)
+        preset = replace(preset, outer_learning_rate=LEARNING_RATE, online_epochs=ONLINE_EPOCHS)
     with ui.progress_display(screen) as progress:
         for seed in range(options.seed, options.seed + options.runs):
             dataset, split = build_movielens(

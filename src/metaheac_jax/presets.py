@@ -86,7 +86,7 @@ PAPER = Preset(
     disjoint=True,
     epochs=1,
     online_learning_rate=0.001,  # "until the loss converges", with this program's rate
-    online_epochs=20,
+    online_epochs=10,
     online_patience=3,
 )
 
