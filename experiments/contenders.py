@@ -68,7 +68,9 @@ def ways(size: Size) -> dict[str, Way]:
         "first-order": Way(first_order=True),
         **({"at-once": Way(chunk=size.campaigns)} if together else {"in-turn": Way(chunk=1)}),
         **{f"row-local {p}": Way(precision=p) for p in precisions() if p != "default"},
-        "whole-table": Way(whole_table=True),  # last: it may need all the memory there is
+        "whole-table": Way(whole_table=True),
+        # Last: grad in grad over whole tables, vmapped, may need all the memory there is.
+        "whole-table at-once": Way(whole_table=True, chunk=size.campaigns),
     }
 
 

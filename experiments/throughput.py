@@ -84,9 +84,9 @@ class Options:
     benchmarks: tuple[str, ...] = BENCHMARKS
     """What to time: any of meta-step, "end to end", sample, customise, score, prepare."""
     paths: tuple[str, ...] = ()
-    """Ways of the meta-step: row-local (what the jobs run), first-order, whole-table, at-once or
-    in-turn (campaigns grouped the other way); on an accelerator also row-local with another
-    precision. Default: all."""
+    """Ways of the meta-step: row-local (what the jobs run), first-order, at-once or in-turn
+    (campaigns grouped the other way), whole-table, "whole-table at-once" (all campaigns vmapped);
+    on an accelerator also row-local with another precision. Default: all."""
     quick: bool = False
     """Only the meta-step at the official size, row-local and whole-table, with 334,494 and
     3,344,940 rows, at most 8 steps; the size flags are ignored."""
