@@ -30,7 +30,7 @@ from metaheac_jax.presets import PRESETS
 #: Meta and alpha = 0, first split), .01 and .02 were equal within .001 and above .001 and .005.
 LEARNING_RATE = 0.01
 #: A movie has a few hundred examples, so an epoch is one step: more of them to converge.
-ONLINE_EPOCHS = 60
+ONLINE_EPOCHS = 20
 
 
 @dataclass(frozen=True)
