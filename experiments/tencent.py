@@ -67,7 +67,7 @@ class Options:
     seed: int = 0
     """Decides the split, the initial values, the batches, and the simulated world."""
     users: int = 600_000
-    """Users of the simulated world."""
+    """Users of the simulated world, 370,000 at least; four examples for every five users."""
     out: Path = Path("runs/tencent")
     """Folder for the results; a run there is replaced, unless --resume."""
     cache_dir: Path = field(default_factory=_cache)
