@@ -17,9 +17,9 @@ import optax
 from experiments.limits import precisions, theory_bytes, theory_flops
 from experiments.methods import campaigns_at_once
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
-from metaheac_jax.data.sampling import CampaignBatch, gather
+from metaheac_jax.data.sampling import CampaignBatch
 from metaheac_jax.data.simulation import TENCENT as SHAPE
-from metaheac_jax.losses import Batch, build_loss
+from metaheac_jax.losses import build_loss
 from metaheac_jax.meta import MetaState, build_meta_gradient, build_meta_step
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import General, initialise
@@ -231,10 +231,3 @@ def global_ids(batch: CampaignBatch, pad: int) -> tuple[Any, ...]:
         side._replace(user=table_row[side.user], campaign=table_row[side.campaign])
         for side in (batch.support, batch.query)
     )
-
-
-def all_examples(dataset: Dataset, campaign: int) -> Batch:
-    """Stage 1 of a campaign: what it is customised on."""
-    of = dataset.stage1.of(campaign)
-    examples = np.arange(of.start, of.stop)
-    return gather(dataset, examples, dataset.campaign_rows[campaign], len(examples))

@@ -38,7 +38,8 @@ class Method:
     Attributes:
       label: as a table names it.
       network: "heac", "mlp" or "lr".
-      offline: see `Offline`. Every kind gets the same number of steps, and of examples a step.
+      offline: see `Offline`. Every kind takes as many steps, and draws as many examples a step; at
+        alpha = 0 the support half of them has no part in the gradient.
       scale: overrides the preset's scale of the table's initial values.
       online_learning_rate, online_epochs: override the preset's. A method that learns a campaign
         from nothing always trains until its held-out loss stops falling.

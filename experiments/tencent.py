@@ -166,7 +166,8 @@ def plan(options: Options, preset: Preset) -> str:
     source, lines, schema = options.data_dir, [], read_schema(options.schema)
     rows = 334_494
     if source is None:
-        users, examples, rows = options.users, int(1.28 * options.users), 60_000
+        # Of four examples for every five users, stage 2 takes 1,500 for each campaign.
+        users, examples, rows = options.users, int(0.8 * options.users) - 173 * 1500, 35_000
         lines.append(f"simulate {users:,} users in {simulated_world(options)}")
     elif _is_authors(source):
         sizes = {f.name: f.stat().st_size // 800 for f in source.glob("*.pkl")}  # bytes a row

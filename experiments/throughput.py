@@ -27,7 +27,6 @@ from experiments.contenders import (
     SMALL_FIELDS,
     Program,
     Size,
-    all_examples,
     compile_step,
     global_ids,
     new_general,
@@ -49,7 +48,7 @@ from experiments.methods import campaigns_at_once
 from experiments.records import Record, compare, figures, read_records, table
 from metaheac_jax.data import tencent
 from metaheac_jax.data.dataset import Dataset, open_dataset, write_dataset
-from metaheac_jax.data.sampling import CampaignSampler
+from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
 from metaheac_jax.data.simulation import write_world
 from metaheac_jax.errors import InputError
 from metaheac_jax.offline import train
@@ -254,7 +253,7 @@ class Bench:
         """An epoch of every campaign, a minibatch's share of it."""
         self._tell("customise", size)
         general = new_general(size)
-        members = [all_examples(dataset, c) for c in range(size.campaigns)]
+        members = [campaign_examples(dataset, c) for c in range(size.campaigns)]
         customise = build_customise(
             NETWORK,
             TENCENT.user_slots,

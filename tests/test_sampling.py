@@ -55,17 +55,6 @@ def test_rows_are_stage_one_examples_of_the_campaign():
             assert drawn <= known[tuple(fields[c])]
 
 
-def numbered(per_campaign=300):
-    """The toy data with a user of its own for each example, so that examples can be told apart."""
-    data = dataset(users=12 * per_campaign, per_campaign=per_campaign)
-    stage = data.stage1
-    user = np.arange(len(stage.user), dtype=np.int32)
-    rows = data.user_rows.copy()
-    rows[:, 2] = np.arange(len(rows)) % 30 + data.vocabulary.offsets[2]
-    object.__setattr__(data, "stage1", Examples(stage.offsets, user, stage.label))
-    return data
-
-
 @pytest.mark.parametrize("disjoint", [True, False])
 def test_support_and_query_share_an_example_only_if_drawn_independently(disjoint, monkeypatch):
     import metaheac_jax.data.sampling as module

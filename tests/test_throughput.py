@@ -16,7 +16,6 @@ from experiments.contenders import (
     ROWS_OF_FIELDS,
     Program,
     Size,
-    all_examples,
     global_ids,
     new_general,
     synthetic,
@@ -24,7 +23,7 @@ from experiments.contenders import (
 from experiments.limits import PRODUCTS, Limits, theory_bytes, theory_flops
 from experiments.records import KEY, Record, compare, read_records, table
 from experiments.throughput import Bench, Options, check, main, sizes, timed
-from metaheac_jax.data.sampling import CampaignSampler
+from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
 from metaheac_jax.errors import InputError
 from metaheac_jax.losses import build_loss
 from metaheac_jax.meta import build_meta_gradient
@@ -93,7 +92,7 @@ def test_theory_agrees_with_the_traced_program(derivative, width):
     """As traced, before XLA optimises: that takes no compilation, and counts a few percent less."""
     size = Size(1, 64, width, 3000)
     loss = build_loss(NETWORK.apply, TENCENT.user_slots)
-    batch = jax.tree.map(lambda leaf: leaf[None], all_examples(synthetic(size, users=300), 0))
+    batch = jax.tree.map(lambda leaf: leaf[None], campaign_examples(synthetic(size, users=300), 0))
     examples, params = len(batch.label[0]), jax.eval_shape(lambda: new_general(size)._asdict())
     one = jax.tree.map(lambda leaf: leaf[0], batch)
     meta = partial(build_meta_gradient, loss, inner_learning_rate=0.1)
