@@ -53,8 +53,8 @@ def field_vectors(table: Array, ids: Array, slots: Sequence[int]) -> Array:
 class RowIndex:
     """Finds the distinct rows among ids, and renumbers the ids to point at them.
 
-    A lookup as long as the table replaces the sort of `numpy.unique`, which is ten times slower. It
-    is scratch memory: give each thread an index of its own.
+    A lookup as long as the table replaces the sort of `numpy.unique`, which is slower. It is scratch
+    memory: give each thread an index of its own.
     """
 
     def __init__(self, rows: int) -> None:
