@@ -187,7 +187,7 @@ def plan(options: Options, preset: Preset) -> str:
     # Products of the experts' first layer, forward; three times that forward and backward, and
     # twice that again for the second order. A step reaches about a third of the matmul rate.
     forward = 2 * len(schema.user) * preset.width * 64 * preset.experts
-    seconds = 20.0
+    seconds = 60.0  # making and preparing the data, compiling
     for name in options.methods:
         method = METHODS[name]
         passes = {"none": 0, "plain": 3, "batches": 1.5, "meta": 6}[method.offline]
@@ -202,7 +202,7 @@ def plan(options: Options, preset: Preset) -> str:
             + ("nothing offline" if method.offline == "none" else f"{steps:,} offline steps")
             + ", then every test campaign"
         )
-    memory = 0.7 + (users * sum(schema.user_slots) * 4 + 8 * rows * preset.width * 4) / 2**30
+    memory = 1.5 + (users * sum(schema.user_slots) * 4 + 8 * rows * preset.width * 4) / 2**30
     lines.append(f"write results.json, report.md, figures and checkpoints into {options.out}")
     lines.append(
         f"roughly {memory:.1f} GiB of memory and {seconds / 60:.0f} minutes on this machine"
