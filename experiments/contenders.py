@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from experiments.limits import precisions, theory_bytes, theory_flops
-from experiments.methods import campaigns_at_once
+from experiments.methods.method import campaigns_at_once
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.data.sampling import CampaignBatch
 from metaheac_jax.data.simulation import TENCENT as SHAPE

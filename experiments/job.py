@@ -11,22 +11,21 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.methods import METHODS, build_online, train_general
+from experiments.methods import METHODS
+from experiments.methods.method import Job, Method, Scorer
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.sampling import campaign_examples, check_campaigns
+from metaheac_jax.data.sampling import check_campaigns
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
 from metaheac_jax.metrics import auc, judge
-from metaheac_jax.offline import General
-from metaheac_jax.online import Customised
 from metaheac_jax.presets import Preset
-from metaheac_jax.progress import Progress
+from metaheac_jax.progress import Progress, silent
 
 PERCENT = 5.0  # K of P@K% and R@K%
 CURVE_STEPS, CURVE_EVERY = 100, 5  # fine-tuning steps that are drawn, and between two points
@@ -113,34 +112,31 @@ def run_methods(
       progress: told what is under way.
       references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
     """
-    examples = [campaign_examples(dataset, c) for c in split.test]
     results: dict[str, Any] = {}
     for name in names:
         path = directory / "methods" / f"{name}.json"
         if not path.is_file():
-            method, slots = METHODS[name], dataset.schema.user_slots
-            began = time.perf_counter()
-            general = train_general(
-                method,
-                preset,
-                dataset,
-                split.train,
+            method = METHODS[name]
+            job = Job(
+                dataset=dataset,
+                campaigns=split.train,
+                preset=method.preset(preset),
                 seed=seed,
                 directory=directory / "checkpoints" / name,
                 log=directory / "log.jsonl",
                 progress=progress,
             )
+            began = time.perf_counter()
+            general = method.offline(job)
             trained = time.perf_counter()
-            customise, score, online = build_online(method, preset, slots)
             told = lambda what, done, total, m=method: progress(  # noqa: E731
                 f"{m.label} {what}", done, total
             )
-            models = customise(general, examples, seed=seed, progress=told, **online)
+            models = method.online(replace(job, progress=told), general, split.test)
             adapted = time.perf_counter()
             scores = []
             for number, (c, model) in enumerate(zip(split.test, models, strict=True)):
-                users = dataset.user_rows[dataset.stage2.user[dataset.stage2.of(c)]]
-                scores.append(score(general, model, dataset.campaign_rows[c], users))
+                scores.append(model(pool_rows(dataset, c)))
                 told("score", number + 1, len(models))
             result = judge_all(dataset, split, scores, label=method.label)
             result["seconds"] = {
@@ -150,7 +146,7 @@ def run_methods(
             }
             if result["campaigns"]:
                 subject = _subject(dataset, result["campaigns"])
-                result["curve"] = _curve(dataset, subject, general, customise, score, preset.rows)
+                result["curve"] = _curve(method, job, general, subject)
             write_json(path, result)
         results[name] = json.loads(path.read_text())
     for label, values in (references or {}).items():
@@ -221,29 +217,29 @@ def _subject(dataset: Dataset, judged: Sequence[Mapping[str, Any]]) -> int:
     return int(np.searchsorted(dataset.campaign_key, median["campaign"]))
 
 
-def _curve(
-    dataset: Dataset,
-    campaign: int,
-    general: General,
-    customise: Callable[..., list[Customised]],
-    score: Callable[..., np.ndarray],
-    rows: int,
-) -> dict[str, Any]:
-    """Loss and AUC on a campaign's pool while a general model adapts to its examples."""
-    pool, examples = dataset.stage2.of(campaign), campaign_examples(dataset, campaign)
-    users, labels = dataset.user_rows[dataset.stage2.user[pool]], dataset.stage2.label[pool]
+def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
+    """(P, S) table rows of the users in a campaign's pool, its stage 2."""
+    return dataset.user_rows[dataset.stage2.user[dataset.stage2.of(campaign)]]
+
+
+def _curve(method: Method, job: Job, general: Any, campaign: int) -> dict[str, Any] | None:
+    """Loss and AUC on a campaign's pool while a general model adapts to its examples, by steps.
+
+    None where a method does not adapt by steps of gradient descent.
+    """
+    dataset = job.dataset
+    users, labels = pool_rows(dataset, campaign), dataset.stage2.label[dataset.stage2.of(campaign)]
     curve: dict[str, Any] = {"campaign": int(dataset.campaign_key[campaign])}
     curve |= {"steps": [], "loss": [], "auc": []}
 
-    def note(step: int, models: Callable[[], list[Customised | None]]) -> None:
+    def note(step: int, models: Callable[[], list[Scorer]]) -> None:
         if step % CURVE_EVERY == 0 and step <= CURVE_STEPS:
-            odds = score(general, models()[0], dataset.campaign_rows[campaign], users)
-            odds = odds.astype(np.float64)
+            odds = models()[0](users).astype(np.float64)
             curve["steps"].append(step)
             curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - labels * odds)))
             curve["auc"].append(auc(odds, labels))
 
-    note(0, lambda: [None])
-    epochs = math.ceil(CURVE_STEPS / math.ceil(len(examples.label) / rows))
-    customise(general, [examples], epochs=epochs, watch=note)
-    return curve
+    steps = math.ceil(dataset.stage1.counts[campaign] / job.preset.rows)
+    preset = replace(job.preset, online_epochs=math.ceil(CURVE_STEPS / steps), online_patience=None)
+    method.online(replace(job, preset=preset, progress=silent), general, np.array([campaign]), note)
+    return curve if curve["steps"] else None

@@ -184,22 +184,18 @@ def plan(options: Options, preset: Preset) -> str:
     began = time.perf_counter()
     product(side).block_until_ready()
     rate = 2 * 1024**3 / (time.perf_counter() - began)
-    # Products of the experts' first layer, forward; three times that forward and backward, and
-    # twice that again for the second order. A step reaches about a third of the matmul rate.
+    # Products of the experts' first layer; a step reaches about a third of the matmul rate.
     forward = 2 * len(schema.user) * preset.width * 64 * preset.experts
     seconds = 60.0  # making and preparing the data, compiling
+    drawn = steps * 2 * preset.campaigns_per_step * preset.rows
+    adapted = 0.4 * examples * (preset.online_epochs if preset.online_patience is None else 6)
     for name in options.methods:
         method = METHODS[name]
-        passes = {"none": 0, "plain": 3, "batches": 1.5, "meta": 6}[method.offline]
-        share = {"heac": 1.0, "mlp": 1 / preset.experts, "lr": 0.01}[method.network]
-        offline = steps * passes * 2 * preset.campaigns_per_step * preset.rows
-        online = (
-            0.4 * examples * 3 * (preset.online_epochs if preset.online_patience is None else 6)
-        )
-        seconds += (offline + online) * share * forward / (rate / 3)
+        offline, online = method.work
+        seconds += (offline * drawn + online * adapted) * forward / (rate / 3)
         lines.append(
             f"{method.label}: "
-            + ("nothing offline" if method.offline == "none" else f"{steps:,} offline steps")
+            + (f"{steps:,} offline steps" if method.steps else "no offline steps")
             + ", then every test campaign"
         )
     memory = 1.5 + (users * sum(schema.user_slots) * 4 + 8 * rows * preset.width * 4) / 2**30

@@ -44,7 +44,7 @@ from experiments.limits import (
     theory_flops,
     versions,
 )
-from experiments.methods import campaigns_at_once
+from experiments.methods.method import campaigns_at_once
 from experiments.records import Record, compare, figures, read_records, table
 from metaheac_jax.data import tencent
 from metaheac_jax.data.dataset import Dataset, open_dataset, write_dataset

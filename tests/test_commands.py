@@ -21,6 +21,7 @@ import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import console, methods, movielens, tencent
+from experiments.methods import fine_tuned
 from metaheac_jax.checkpoint import Checkpoints
 from metaheac_jax.data import authors
 from metaheac_jax.data.dataset import MANIFEST, new_directory, open_dataset, write_dataset
@@ -173,7 +174,7 @@ def test_a_run_leaves_all_that_it_promises(finished):
     assert contents(finished.out / "methods") == {f"{name}.json" for name in names}
     for name in ("auc_by_seeds.png", "fine_tuning.png"):
         assert (finished.out / name).read_bytes().startswith(b"\x89PNG")
-    learned = {name for name in names if METHODS[name].offline != "none"}
+    learned = {name for name in names if METHODS[name].steps}
     assert contents(finished.out / "checkpoints") == learned
     log = [json.loads(line) for line in (finished.out / "log.jsonl").read_text().splitlines()]
     assert {line["name"] for line in log} == {METHODS[name].label for name in learned}
@@ -215,7 +216,7 @@ def test_the_report_names_who_cannot_be_judged_and_what_is_the_papers(finished):
 
 
 def test_resuming_a_finished_run_trains_nothing_and_prints_the_table(finished, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.job.train_general", None)
+    monkeypatch.setattr("experiments.job.METHODS", {})
     before = json.loads((finished.out / "results.json").read_text())
     command(tencent, *finished.options, "--resume")
     printed = capsys.readouterr().out
@@ -238,7 +239,7 @@ def test_a_killed_run_resumes_to_the_same_results(finished, tmp_path, capsys, mo
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(methods, "train", partial(methods.train, save_every=4))
+        patch.setattr(fine_tuned, "train", partial(fine_tuned.train, save_every=4))
         patch.setattr(Checkpoints, "save", save_twice)
         with pytest.raises(SystemExit) as caught:
             command(tencent, *options)

@@ -41,7 +41,8 @@ class Customised(NamedTuple):
     values: Array
 
 
-#: Called as ``watch(step, models)`` after every step; ``models()`` gives the models as they are.
+#: Called as ``watch(step, models)`` before the first step and after every one; ``models()`` gives
+#: the models as they are.
 Watch = Callable[[int, Callable[[], list[Customised]]], None]
 
 
@@ -129,6 +130,8 @@ def build_customise(
         least = held_out(best) if patience is not None else None
         worse = np.zeros(campaigns_at_once, int)
         number = 0
+        if watch is not None:
+            watch(0, lambda: _unstack(best, table_rows))
         for _ in range(epochs):
             orders = [
                 rng.permutation(pick) if patience is None or worse[g] < patience else pick[:0]
