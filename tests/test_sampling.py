@@ -109,6 +109,16 @@ def test_plain_batches_hold_their_own_campaigns_fields():
     assert {tuple(f) for f in fields} == {tuple(f) for f in DATA.campaign_rows[TRAIN]}
 
 
+def test_an_owned_batch_tells_each_examples_campaign():
+    chosen = np.array([9, 2, 5])
+    draw = ExampleSampler(DATA, chosen, seed=0, rows=500)
+    batch = draw.owned(3)
+    jax.tree.map(np.testing.assert_array_equal, tuple(draw(3)), batch[:2])
+    fields = decode(batch.rows, batch.examples.campaign, DATA.rows)
+    np.testing.assert_array_equal(fields, DATA.campaign_rows[np.array([2, 5, 9])[batch.owner]])
+    assert len({tuple(f) for f in fields}) == len(set(batch.owner)) == 3
+
+
 def test_steps_of_one_shape():
     draw = sampler()
     assert len({draw(step).rows.shape for step in range(50)}) == 1

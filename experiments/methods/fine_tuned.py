@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+from jax import Array
 
 from experiments.methods.method import (
     Job,
@@ -79,22 +80,12 @@ def train_general(build_network: BuildNetwork, offline: Offline, label: str, job
     """The general model; untrained if ``offline`` is "none"."""
     network, dataset, preset = build_network(job.preset), job.dataset, job.preset
     schema = dataset.schema
-    general = initialise(
-        network,
-        jax.random.key(job.seed),
-        rows=dataset.rows,
-        user_fields=len(schema.user),
-        campaign_fields=len(schema.campaign),
-        width=preset.width,
-        scale=preset.table_scale,
-    )
+    general = untrained(job, network, jax.random.key(job.seed))
     if offline == "none":
         return general
     sampler: Callable[[int], Any]
     if offline == "plain":
-        # As many rows a step as the meta-step sees, so that the comparison is of methods.
-        rows = 2 * preset.rows * preset.campaigns_per_step
-        sampler = ExampleSampler(dataset, job.campaigns, seed=job.seed, rows=rows)
+        sampler = plain_sampler(job)
         gradient: Callable[..., Any] = plain_gradient(
             build_loss(network.apply, schema.user_slots, reduction="mean")
         )
@@ -116,6 +107,29 @@ def train_general(build_network: BuildNetwork, offline: Offline, label: str, job
             reduction=preset.reduction,
         )
     return train_rows(job, general, gradient, sampler, label=label)
+
+
+def untrained(job: Job, network: Network, key: Array) -> General:
+    """A general model of the job's sizes that has learned nothing; consumes the key."""
+    schema = job.dataset.schema
+    return initialise(
+        network,
+        key,
+        rows=job.dataset.rows,
+        user_fields=len(schema.user),
+        campaign_fields=len(schema.campaign),
+        width=job.preset.width,
+        scale=job.preset.table_scale,
+    )
+
+
+def plain_sampler(job: Job) -> ExampleSampler:
+    """Batches of plain training.
+
+    They have as many rows as the meta-step sees, so that the comparison is of methods.
+    """
+    rows = 2 * job.preset.rows * job.preset.campaigns_per_step
+    return ExampleSampler(job.dataset, job.campaigns, seed=job.seed, rows=rows)
 
 
 def train_rows(

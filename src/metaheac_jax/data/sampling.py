@@ -49,6 +49,20 @@ class ExampleBatch(NamedTuple):
     examples: Batch
 
 
+class OwnedBatch(NamedTuple):
+    """An `ExampleBatch` that also tells whose each example is, for networks with campaigns' heads.
+
+    Attributes:
+      rows: (U,) int32 table rows that the step touches; R for padding.
+      examples: leaves (B, ...), ids pointing into ``rows``.
+      owner: (B,) int32 place of an example's campaign among the sampler's, in ascending order.
+    """
+
+    rows: np.ndarray
+    examples: Batch
+    owner: np.ndarray
+
+
 def generator(seed: int, step: int) -> np.random.Generator:
     """The generator of one step: a function of (seed, step) and nothing else."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
@@ -167,8 +181,9 @@ class ExampleSampler:
         check_campaigns(dataset, campaigns)
         self._dataset, self._seed = dataset, seed
         stage = dataset.stage1
+        self._campaigns = np.sort(campaigns)
         self._examples = np.concatenate(
-            [np.arange(stage.offsets[c], stage.offsets[c + 1]) for c in np.sort(campaigns)]
+            [np.arange(stage.offsets[c], stage.offsets[c + 1]) for c in self._campaigns]
         )
         self._rows = min(rows, len(self._examples))
         self._index = RowIndex(dataset.rows)
@@ -176,6 +191,10 @@ class ExampleSampler:
 
     def __call__(self, step: int) -> ExampleBatch:
         """The batch of one step."""
+        return ExampleBatch(*self.owned(step)[:2])
+
+    def owned(self, step: int) -> OwnedBatch:
+        """The same batch, and the campaign that each example belongs to."""
         rng = generator(self._seed, step)
         examples = self._examples[rng.choice(len(self._examples), self._rows, replace=False)]
         campaign = np.searchsorted(self._dataset.stage1.offsets, examples, side="right") - 1
@@ -183,7 +202,8 @@ class ExampleSampler:
         found = self._index.distinct(batch.user, batch.campaign)
         size = self._capacity(len(found))
         rows, ids = self._index.renumber(found, size, batch.user, batch.campaign)
-        return ExampleBatch(rows, batch._replace(user=ids[0], campaign=ids[1]))
+        owner = np.searchsorted(self._campaigns, campaign).astype(np.int32)
+        return OwnedBatch(rows, batch._replace(user=ids[0], campaign=ids[1]), owner)
 
 
 def _probe(sampler: CampaignSampler | ExampleSampler) -> Callable[[int], int]:
