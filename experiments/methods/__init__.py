@@ -10,6 +10,9 @@ from metaheac_jax.errors import InputError
 
 METHODS: dict[str, Method] = {**fine_tuned.METHODS}
 
+#: Those of a command without --methods, so that it takes minutes.
+DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
+
 
 def check_methods(names: Sequence[str]) -> None:
     """Refuses a name that no method has.
@@ -19,6 +22,18 @@ def check_methods(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in METHODS:
-            raise InputError(f"--methods: unknown {name!r}; choose from {', '.join(METHODS)}")
+            raise InputError(f"--methods: unknown {name!r}; choose from {', '.join(METHODS)}, all")
     if not names:
         raise InputError(f"--methods: name at least one of {', '.join(METHODS)}")
+
+
+def choose(names: Sequence[str]) -> tuple[str, ...]:
+    """The methods of --methods, each once; ``all`` stands for every one.
+
+    Raises:
+      InputError: as `check_methods` does.
+    """
+    if "all" in names:
+        return tuple(METHODS)
+    check_methods(names)
+    return tuple(dict.fromkeys(names))
