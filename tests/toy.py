@@ -12,8 +12,11 @@ SCHEMA = Schema(
 SIZES = (2, 5, 30, 6, 3)
 
 
-def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200):
-    """Conversion follows a campaign's own gender and tokens; about a quarter converts."""
+def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=None):
+    """Conversion follows a campaign's own gender and tokens; about a quarter converts.
+
+    A campaign's taste is its own, or a mixture of a few ``tastes`` that all campaigns share.
+    """
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary(tuple(np.arange(size) for size in SIZES))
     offsets, pad = vocabulary.offsets, vocabulary.rows
@@ -22,7 +25,12 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200):
     one = rng.integers(0, SIZES[:2], (users, 2)) + offsets[:2]
     user_rows = np.concatenate([one, tokens], axis=1).astype(np.int32)
     kinds = rng.integers(0, SIZES[3:], (campaigns, 2))
-    taste = rng.normal(size=(campaigns, pad + 1)) * (np.arange(pad + 1) < pad)
+    if tastes is None:
+        taste = rng.normal(size=(campaigns, pad + 1))
+    else:
+        shared = rng.normal(size=(tastes, pad + 1)) / np.sqrt(tastes)
+        taste = rng.normal(size=(campaigns, tastes)) @ shared
+    taste = taste * (np.arange(pad + 1) < pad)
     odds = taste[:, user_rows].sum(-1) - 1.2
     probability = 1 / (1 + np.exp(-odds))
 
