@@ -1,7 +1,7 @@
 """The job that every data set goes through: train, customise, score, judge; whatever is done stays.
 
-A run's folder holds ``config.json``, ``methods/NAME.json`` (one campaign's figures an entry),
-``checkpoints/NAME/`` and ``log.jsonl``; a run that is resumed skips what is there.
+A run's folder, ``OUT/seed-R``, holds ``config.json``, ``methods/NAME.json`` (one campaign's figures
+an entry), ``checkpoints/NAME/`` and ``log.jsonl``; a run that is resumed skips what is there.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from experiments.methods import METHODS
+from experiments import console as ui
+from experiments.methods import DEFAULT, METHODS, choose
 from experiments.methods.method import Job, Method, Scorer
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sampling import check_campaigns
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
 from metaheac_jax.metrics import auc, judge
+from metaheac_jax.offline import Diverged
 from metaheac_jax.presets import Preset
 from metaheac_jax.progress import Progress, silent
 
@@ -31,11 +33,124 @@ PERCENT = 5.0  # K of P@K% and R@K%
 CURVE_STEPS, CURVE_EVERY = 100, 5  # fine-tuning steps that are drawn, and between two points
 
 
+#: What a comparison leaves in OUT besides the runs' folders.
+OUTPUTS = ("results.json", "campaigns.jsonl", "report.md", "report.html")
+OUTPUTS += ("auc_by_seeds.png", "fine_tuning.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every command has that compares methods."""
+
+    preset: Literal["paper", "official"] = "paper"
+    """Settings: what the paper prints, or what the authors' program does."""
+    methods: tuple[str, ...] = DEFAULT
+    """Which to train, by name, or all; a name that there is not lists those that there are."""
+    runs: int = 1
+    """Runs; each has its own split, initial values and batches, and its own simulated world."""
+    seed: int = 0
+    """Of the first run; the others follow."""
+    out: Path = Path("runs")
+    """Folder for the results; a run there is replaced, unless --resume."""
+    resume: bool = False
+    """Go on with the runs in --out where they stopped."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """One a run."""
+        return list(range(self.seed, self.seed + self.runs))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run works on.
+
+    Attributes:
+      dataset, split: what to train on and to judge on.
+      references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
+    """
+
+    dataset: Dataset
+    split: Split
+    references: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def check_options(options: RunOptions) -> None:
+    """Refuses options that no run can have.
+
+    Raises:
+      InputError: it names the option.
+    """
+    choose(options.methods)
+    ui.check_least("--runs", options.runs, 1)
+    ui.check_least("--seed", options.seed, 0)
+
+
+def run_all(
+    options: RunOptions,
+    load: Callable[[int, Progress], Data],
+    *,
+    preset: Preset,
+    settings: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every run of a command, each in its own folder, ``OUT/seed-R``.
+
+    Args:
+      options: of the command.
+      load: ``load(seed, progress)`` gives what a run works on.
+      preset: settings of all methods but their own.
+      settings: whatever else must not change between a run and its resumption.
+      progress: told what is under way.
+
+    Returns:
+      The results of each run (see `run_methods`), and what the first run was about: `describe`,
+      and the name of the preset.
+    """
+    runs: list[dict[str, Any]] = []
+    about: dict[str, Any] = {}
+    for number, seed in enumerate(options.seeds):
+        told = progress
+        if options.runs > 1:
+
+            def told(what: str, done: int, total: int, number: int = number) -> None:
+                progress(f"run {number + 1} of {options.runs}, {what}", done, total)
+
+        data = load(seed, told)
+        check_run(data.dataset, data.split, preset)
+        facts = describe(data.dataset, data.split)
+        about = about or {**facts, "preset": options.preset}
+        directory = options.out / f"seed-{seed}"
+        # The first run must be there to be resumed; the others may not have begun.
+        resume = options.resume and (number == 0 or directory.is_dir())
+        config = configuration(preset, seed=seed, **settings, **facts)
+        open_run(directory, config, resume=resume)
+        if not options.resume:
+            for name in OUTPUTS:
+                (options.out / name).unlink(missing_ok=True)
+        runs.append(
+            run_methods(
+                data,
+                choose(options.methods),
+                preset=preset,
+                seed=seed,
+                directory=directory,
+                progress=told,
+            )
+        )
+    return runs, about
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def open_run(directory: Path, config: dict[str, Any], *, resume: bool) -> None:
@@ -71,8 +186,7 @@ def open_run(directory: Path, config: dict[str, Any], *, resume: bool) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("methods", "checkpoints"):
             shutil.rmtree(directory / name, ignore_errors=True)
-        for name in ("log.jsonl", "results.json", "report.md"):
-            (directory / name).unlink(missing_ok=True)
+        (directory / "log.jsonl").unlink(missing_ok=True)
         write_json(path, config)
     (directory / "methods").mkdir(exist_ok=True)
 
@@ -92,64 +206,50 @@ def check_run(dataset: Dataset, split: Split, preset: Preset) -> None:
 
 
 def run_methods(
-    dataset: Dataset,
-    split: Split,
+    data: Data,
     names: Sequence[str],
     *,
     preset: Preset,
     seed: int,
     directory: Path,
     progress: Progress,
-    references: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Trains and judges methods on the test campaigns; ``{name: result}`` in the order given.
 
     Args:
-      dataset, split: what to train on and to judge on.
+      data: what to train on and to judge on.
       names: of `METHODS`.
       preset, seed: settings; the seed decides initial values, batches and orders.
       directory: the run's folder, from `open_run`.
       progress: told what is under way.
-      references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
+
+    Raises:
+      InputError: a result in the folder was reached with other settings.
     """
+    dataset, split = data.dataset, data.split
     results: dict[str, Any] = {}
     for name in names:
-        path = directory / "methods" / f"{name}.json"
+        path, method = directory / "methods" / f"{name}.json", METHODS[name]
+        job = Job(
+            dataset=dataset,
+            campaigns=split.train,
+            preset=method.preset(preset),
+            seed=seed,
+            directory=directory / "checkpoints" / name,
+            log=directory / "log.jsonl",
+            progress=progress,
+        )
+        used = asdict(job.preset)
         if not path.is_file():
-            method = METHODS[name]
-            job = Job(
-                dataset=dataset,
-                campaigns=split.train,
-                preset=method.preset(preset),
-                seed=seed,
-                directory=directory / "checkpoints" / name,
-                log=directory / "log.jsonl",
-                progress=progress,
-            )
-            began = time.perf_counter()
-            general = method.offline(job)
-            trained = time.perf_counter()
-            told = lambda what, done, total, m=method: progress(  # noqa: E731
-                f"{m.label} {what}", done, total
-            )
-            models = method.online(replace(job, progress=told), general, split.test)
-            adapted = time.perf_counter()
-            scores = []
-            for number, (c, model) in enumerate(zip(split.test, models, strict=True)):
-                scores.append(model(pool_rows(dataset, c)))
-                told("score", number + 1, len(models))
-            result = judge_all(dataset, split, scores, label=method.label)
-            result["seconds"] = {
-                "offline": trained - began,
-                "customise": adapted - trained,
-                "score": time.perf_counter() - adapted,
-            }
+            result, general = run_method(method, job, split)
             if result["campaigns"]:
                 subject = _subject(dataset, result["campaigns"])
                 result["curve"] = _curve(method, job, general, subject)
-            write_json(path, result)
+            write_json(path, {**result, "settings": used})
         results[name] = json.loads(path.read_text())
-    for label, values in (references or {}).items():
+        if results[name].get("settings") != used:
+            raise InputError(f"{path}: reached with other settings; start afresh without --resume")
+    for label, values in data.references.items():
         pools = [values[dataset.stage2.of(c)] for c in split.test]
         results[label] = judge_all(dataset, split, pools, label=label)
     probability = dataset.stage2.probability
@@ -157,6 +257,40 @@ def run_methods(
         truth = [probability[dataset.stage2.of(c)] for c in split.test]
         results["oracle"] = judge_all(dataset, split, truth, label="oracle (the true probability)")
     return results
+
+
+def run_method(method: Method, job: Job, split: Split) -> tuple[dict[str, Any], Any]:
+    """Trains a method and judges it on the test campaigns.
+
+    Returns:
+      Its result (see `judge_all`) with the seconds taken, and what its offline stage gave.
+
+    Raises:
+      Diverged: a loss or a score is not a number.
+    """
+    began = time.perf_counter()
+    general = method.offline(job)
+    trained = time.perf_counter()
+
+    def told(what: str, done: int, total: int) -> None:
+        job.progress(f"{method.label} {what}", done, total)
+
+    models = method.online(replace(job, progress=told), general, split.test)
+    adapted = time.perf_counter()
+    scores = []
+    for number, (c, model) in enumerate(zip(split.test, models, strict=True)):
+        scores.append(model(pool_rows(job.dataset, c)))
+        if np.isnan(scores[-1]).any():
+            key = job.dataset.campaign_key[c]
+            raise Diverged(f"{method.label}: a score for campaign {key} is not a number")
+        told("score", number + 1, len(models))
+    result = judge_all(job.dataset, split, scores, label=method.label)
+    result["seconds"] = {
+        "offline": trained - began,
+        "customise": adapted - trained,
+        "score": time.perf_counter() - adapted,
+    }
+    return result, general
 
 
 def judge_all(

@@ -14,15 +14,7 @@ import tyro
 
 from experiments import console as ui
 from experiments import report
-from experiments.job import (
-    check_run,
-    configuration,
-    describe,
-    open_run,
-    run_methods,
-    write_json,
-)
-from experiments.methods import METHODS, check_methods
+from experiments.job import Data, RunOptions, check_options, run_all
 from metaheac_jax.data.movielens import build_movielens, user_references
 from metaheac_jax.presets import PRESETS
 
@@ -35,84 +27,55 @@ LEARNING_RATE = 0.01
 ONLINE_EPOCHS = 20
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
     """Trains and judges the methods on MovieLens-100K over several runs: mean and deviation.
 
-    Writes results.json, report.md, a figure and checkpoints into --out and prints the table. Two
-    rows ignore the campaign: how active a user is, and how often it likes what it rates.
+    Writes results.json, campaigns.jsonl, report.md, report.html, figures and checkpoints into --out
+    and prints the tables. Two rows ignore the campaign: how active a user is, and how often it
+    likes what it rates.
     """
 
     data_dir: Path
     """Folder with ml-100k.inter, ml-100k.user and ml-100k.item (RecBole's atomic files)."""
     non_seeds: Literal["pool", "exposed"] = "pool"
     """Who counts as a non-seed: users who did not rate the movie, or who rated it lower."""
-    preset: Literal["paper", "official"] = "paper"
-    """Settings: what the paper prints, or what the authors' program does."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Which to train: any of lr, mlp-one-stage, mlp-pretraining, without-meta, alpha-0,
-    metaheac."""
     runs: int = 5
     """Runs; each has its own split, initial values and batches."""
-    seed: int = 0
-    """Of the first run; the others follow."""
     out: Path = Path("runs/movielens")
     """Folder for the results; a run there is replaced, unless --resume."""
-    resume: bool = False
-    """Go on with the run in --out where it stopped."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    check_methods(options.methods)
-    ui.check_least("--runs", options.runs, 1)
-    ui.check_least("--seed", options.seed, 0)
-    screen, preset, runs = ui.screen(), PRESETS[options.preset], []
+    check_options(options)
+    screen, preset = ui.screen(), PRESETS[options.preset]
     if options.preset == "paper":
         preset = replace(preset, outer_learning_rate=LEARNING_RATE, online_epochs=ONLINE_EPOCHS)
     with ui.progress_display(screen) as progress:
-        for seed in range(options.seed, options.seed + options.runs):
-            dataset, split = build_movielens(
-                options.data_dir, seed=seed, non_seeds=options.non_seeds
-            )
-            references = user_references(dataset, split.train, dataset.stage2)
-            about = describe(dataset, split)
-            directory = options.out / f"seed-{seed}"
-            config = configuration(preset, seed=seed, non_seeds=options.non_seeds, **about)
-            check_run(dataset, split, preset)
-            # The first run must be there to be resumed; the others may not have begun.
-            resume = options.resume and (seed == options.seed or directory.is_dir())
-            open_run(directory, config, resume=resume)
-            number = seed - options.seed + 1
+        runs, about = run_all(
+            options,
+            lambda seed, _: load(options, seed),
+            preset=preset,
+            settings={"non_seeds": options.non_seeds},
+            progress=progress,
+        )
+    title = report.title(about, options.preset, options.runs, campaigns="movies")
+    report.write(options.out, report.Comparison(title, options.seeds, runs, about), screen)
 
-            def tell(what: str, done: int, total: int, number: int = number) -> None:
-                progress(f"run {number} of {options.runs}, {what}", done, total)
 
-            run = run_methods(
-                dataset,
-                split,
-                options.methods,
-                preset=preset,
-                seed=seed,
-                directory=directory,
-                progress=tell,
-                references={
-                    "activity (no campaign)": references.activity,
-                    "like-rate (no campaign)": references.like_rate,
-                },
-            )
-            runs.append(run)
-    title = (
-        f"{about['data']}: {about['train_campaigns']} training and {about['test_campaigns']} test "
-        f"movies, {about['stage1']:,} + {about['stage2']:,} examples, {about['rows']} table rows; "
-        f"small: at most {about['threshold']} seeds; preset {options.preset}, {options.runs} runs"
+def load(options: Options, seed: int) -> Data:
+    """A run's division of the ratings, and what is known of a user alone."""
+    dataset, split = build_movielens(options.data_dir, seed=seed, non_seeds=options.non_seeds)
+    references = user_references(dataset, split.train, dataset.stage2)
+    return Data(
+        dataset,
+        split,
+        {
+            "activity (no campaign)": references.activity,
+            "like-rate (no campaign)": references.like_rate,
+        },
     )
-    figure = options.out / "auc_by_seeds.png"
-    report.figure_by_seeds(runs[0], figure, title=f"{about['data']}, first run")
-    report.write(
-        options.out, runs, title=title, figures={"AUC by seeds, first run": figure}, screen=screen
-    )
-    write_json(options.out / "results.json", {"about": title, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -1,104 +1,242 @@
-"""Tables and figures of a comparison, for one run or the mean of several."""
+"""Tables and figures of a comparison, for one run or the mean of several.
+
+``python -m experiments.report DIR`` draws them again from what is stored there: results.json and
+campaigns.jsonl, one judged campaign a line.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape as escape_html
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import matplotlib as mpl
 import numpy as np
+import tyro
 from rich import box
+from rich import table as rich
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+from experiments import console as ui
+from experiments import figures, significance
+from experiments.figures import Run
+from experiments.job import write_json, write_text
+from experiments.published import ABLATION, ABLATION_ONLY, PUBLISHED
+from metaheac_jax.errors import InputError
 
 GROUPS = ("small", "large")
-FIGURES = ("auc", "precision", "recall")
-POOLED = "pooled AUC"
-#: One run: ``{method: result}``, a result being what `job.judge_all` gives.
-Run = Mapping[str, Mapping[str, Any]]
+MEASURES = {"auc": "AUC", "precision": "P@5%", "recall": "R@5%", "pooled_auc": "pooled AUC"}
+POOLED = MEASURES["pooled_auc"]
+MARKS = "** p < .005, * p < .05: better than the best other published method, paired t-test"
 
-#: Table 2 of the paper (Tencent data): AUC, P@5%, R@5% on small, then on large seed sets; the
-#: ablation's w/o Meta has no R@5%.
-PAPER = {
-    "lr": (0.5942, 0.1015, 0.1044, 0.6824, 0.1910, 0.2006),
-    "mlp-one-stage": (0.5928, 0.1048, 0.1081, 0.6910, 0.1797, 0.1888),
-    "mlp-pretraining": (0.7117, 0.2325, 0.2384, 0.7082, 0.2136, 0.2242),
-    "without-meta": (0.7173, 0.2431, None, 0.7107, 0.2180, None),
-    "metaheac": (0.7239, 0.2489, 0.2554, 0.7142, 0.2244, 0.2356),
-}
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report is drawn from.
+
+    Attributes:
+      title: what the data is.
+      seeds: of the runs.
+      runs: the results of each.
+      about: what the first run was about, for results.json.
+      published: whose of the paper's figures stand beside, of `PUBLISHED`; None for none.
+    """
+
+    title: str
+    seeds: list[int]
+    runs: Sequence[Run]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text cells; the first column is a name."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+# Figures of a comparison ------------------------------------------------------------------------
+
+
+def values_of(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """``{method: {group: {measure: values, one a run}}}``; NaN where a run has no campaign.
+
+    A value is the mean over the campaigns of a group, but of pooled_auc; ``oracle_share`` is how
+    much of the way from .5 to the oracle's AUC that of the method is.
+    """
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name in runs[0]:
+        found[name] = {}
+        for group in GROUPS:
+            of_runs = [_group_values(run, name, group) for run in runs]
+            found[name][group] = {m: [v[m] for v in of_runs] for m in of_runs[0]}
+    return found
+
+
+def _group_values(run: Run, name: str, group: str) -> dict[str, float]:
+    def members(method: str) -> list[Any]:
+        return [c for c in run[method]["campaigns"] if c["group"] == group]
+
+    values = {"campaigns": float(len(members(name)))}
+    for measure in MEASURES:
+        if measure == "pooled_auc":
+            values[measure] = run[name]["pooled_auc"].get(group, np.nan)
+        else:
+            values[measure] = _mean([c[measure] for c in members(name)])
+    if "oracle" in run:
+        best = _mean([c["auc"] for c in members("oracle")])
+        values["oracle_share"] = (values["auc"] - 0.5) / (best - 0.5)
+    return values
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Means over the campaigns of a group, then mean and standard deviation over the runs.
 
     Returns:
-      For each method: ``label``, ``left_out``, and for each group ``{figure: {"mean", "std"}}``
-      where figures are auc, precision, recall and pooled_auc; ``campaigns`` is their mean number.
+      For each method: ``label``, ``left_out``, and for each group ``{measure: {"mean", "std"}}``
+      (see `values_of`); ``campaigns`` is their mean number.
     """
     summary: dict[str, dict[str, Any]] = {}
-    for name, first in runs[0].items():
-        entry: dict[str, Any] = {
-            "label": first["label"],
+    for name, groups in values_of(runs).items():
+        summary[name] = {
+            "label": runs[0][name]["label"],
             "left_out": [left for run in runs for left in run[name]["left_out"]],
         }
-        for group in GROUPS:
-            values: dict[str, list[float]] = {figure: [] for figure in (*FIGURES, "pooled_auc")}
-            counts = []
-            for run in runs:
-                members = [c for c in run[name]["campaigns"] if c["group"] == group]
-                counts.append(len(members))
-                if not members:
-                    continue
-                for figure in FIGURES:
-                    values[figure].append(float(np.mean([c[figure] for c in members])))
-                values["pooled_auc"].append(run[name]["pooled_auc"][group])
-            entry[group] = {
-                figure: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=len(v) > 1))}
-                for figure, v in values.items()
-                if v
-            }
-            entry[group]["campaigns"] = float(np.mean(counts))
-        summary[name] = entry
+        for group, measures in groups.items():
+            summary[name][group] = {"campaigns": _mean(measures["campaigns"])}
+            for measure, values in measures.items():
+                v = np.array(values)[~np.isnan(values)]
+                if measure != "campaigns" and len(v):
+                    spread = {"mean": float(v.mean()), "std": float(v.std(ddof=len(v) > 1))}
+                    summary[name][group][measure] = spread
     return summary
 
 
-def table_rows(summary: Mapping[str, Any], runs: int) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the comparison, as text."""
-    header = ["method"]
-    some = next(iter(summary.values()))
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def tables_of(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]:
+    """All tables of a report, that of the methods first."""
+    runs, values = len(comparison.runs), values_of(comparison.runs)
+    found = significance.compare(values, MEASURES)
+    marks = {(c.method, c.group, c.measure): c.mark for c in found if c.against == "published"}
+    labels = {name: entry["label"] for name, entry in summary.items()}
+    printed = PUBLISHED.get(comparison.published or "", {})
+
+    def table(title: str, names: Sequence[str]) -> Table:
+        header, rows = table_rows({name: summary[name] for name in names}, runs, marks)
+        return Table(title, header, rows + paper_rows({n: labels[n] for n in names}, printed))
+
+    tables = [table("Methods", [name for name in summary if name not in ABLATION_ONLY])]
+    if any(name in summary for name in ABLATION_ONLY):
+        tables.append(table("Ablation", [name for name in ABLATION if name in summary]))
+    if "oracle" in summary:
+        rows = [
+            [e["label"], *(_spread(e[group].get("oracle_share"), runs) for group in GROUPS)]
+            for e in summary.values()
+        ]
+        tables.append(
+            Table("AUC: share of the way from .5 to the oracle", ["method", *GROUPS], rows)
+        )
+    if found:
+        tables.append(_against(found, labels))
+    return tables
+
+
+def _against(found: Sequence[significance.Comparison], labels: Mapping[str, str]) -> Table:
+    header = ["method", "against the best", "that is", "seed sets", "measure"]
+    header += ["mean", "its mean", "improvement", "p"]
+    rows = [
+        [
+            labels[c.method],
+            c.against,
+            labels[c.rival],
+            c.group,
+            MEASURES[c.measure],
+            f"{c.mean:.4f}{c.mark}",
+            f"{c.rival_mean:.4f}",
+            "-" if c.improvement is None else f"{100 * c.improvement:+.2f}%",
+            "-" if c.p is None else f"{c.p:.4f}",
+        ]
+        for c in found
+    ]
+    return Table("Against the best other method, paired t-test over the runs", header, rows)
+
+
+def table_rows(
+    summary: Mapping[str, Any],
+    runs: int,
+    marks: Mapping[tuple[str, str, str], str] | None = None,
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a comparison, as text; marks by (method, group, measure)."""
+    header, some = ["method"], next(iter(summary.values()))
     for group in GROUPS:
-        count = some[group]["campaigns"]
-        header += [f"{count:g} {group}: AUC", "P@5%", "R@5%", POOLED]
+        first, *others = MEASURES.values()
+        header += [f"{some[group]['campaigns']:g} {group}: {first}", *others]
     rows = []
-    for entry in summary.values():
-        row = [entry["label"]]
-        for group in GROUPS:
-            for figure in (*FIGURES, "pooled_auc"):
-                value = entry[group].get(figure)
-                row.append("-" if value is None else _number(value, runs))
-        rows.append(row)
+    for name, entry in summary.items():
+        cells = [
+            _spread(entry[group].get(measure), runs) + (marks or {}).get((name, group, measure), "")
+            for group in GROUPS
+            for measure in MEASURES
+        ]
+        rows.append([entry["label"], *cells])
     return header, rows
 
 
-def paper_rows(labels: Mapping[str, str]) -> list[list[str]]:
+def paper_rows(
+    labels: Mapping[str, str], printed: Mapping[str, Sequence[float | None]]
+) -> list[list[str]]:
     """The paper's figures of the same methods, in the columns of `table_rows`."""
     rows = []
     for name, label in labels.items():
-        if name in PAPER:
-            cells = ["-" if v is None else f"{v:.4f}" for v in PAPER[name]]
+        if name in printed:
+            cells = ["-" if v is None else f"{v:.4f}" for v in printed[name]]
             rows.append([f"{label} [paper]", *cells[:3], "-", *cells[3:], "-"])
     return rows
 
 
-def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def left_out_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A line for each campaign that could not be judged."""
+    some = next(iter(summary.values()))
+    unique = {(left["campaign"], left["why"]) for left in some["left_out"]}
+    return [f"campaign {campaign} could not be judged: {why}" for campaign, why in sorted(unique)]
+
+
+def _spread(value: Mapping[str, float] | None, runs: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value['mean']:.4f}" + (f" ±{value['std']:.4f}" if runs > 1 else "")
+
+
+def title(about: Mapping[str, Any], preset: str, runs: int, *, campaigns: str = "campaigns") -> str:
+    """What a comparison is about, in a line; the counts are those of the first run."""
+    return (
+        f"{about['data']}: {about['train_campaigns']} training and {about['test_campaigns']} test "
+        f"{campaigns}, {about['stage1']:,} + {about['stage2']:,} examples, {about['rows']:,} table "
+        f"rows; small: at most {about['threshold']:,} seeds; preset {preset}"
+        + (f", {runs} runs" if runs > 1 else "")
+    )
+
+
+# What is written --------------------------------------------------------------------------------
+
+
+def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.Table:
     """A table for the terminal, without the pooled AUCs, which would not fit 80 columns."""
     shown = [i for i, cell in enumerate(header) if cell != POOLED]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = rich.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i in shown:
         table.add_column(header[i], justify="left" if i == 0 else "right")
     for row in rows:
@@ -112,84 +250,129 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def left_out_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A line for each campaign that could not be judged."""
-    some = next(iter(summary.values()))
-    unique = {(left["campaign"], left["why"]) for left in some["left_out"]}
-    return [f"campaign {campaign} could not be judged: {why}" for campaign, why in sorted(unique)]
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a browser."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape_html(c)}</{tag}>" for c in cells) + "</tr>\n"
+
+    return f"<table>\n{line(header, 'th')}{''.join(line(row, 'td') for row in rows)}</table>\n"
 
 
-def write(
-    directory: Path,
-    runs: Sequence[Run],
-    *,
-    title: str,
-    figures: Mapping[str, Path],
-    screen: Console,
-    paper: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """Prints the table, and writes it as report.md with its figures.
+def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str, dict[str, Any]]:
+    """Prints the tables of methods; writes all that a report consists of.
 
-    Args:
-      directory: gets report.md.
-      runs: what to compare.
-      title: what the data is.
-      figures: pictures in the directory, by caption.
-      screen: gets the table.
-      paper: also show the paper's own figures, labelled as such.
+    That is results.json, campaigns.jsonl, report.md, report.html, which needs no other file, and
+    the figures of the first run.
 
     Returns:
       The summary (see `summarise`).
     """
-    summary = summarise(runs)
-    header, rows = table_rows(summary, len(runs))
+    summary = summarise(comparison.runs)
+    tables = tables_of(comparison, summary)
     lines = left_out_lines(summary)
-    if paper:
-        rows += paper_rows({name: entry["label"] for name, entry in summary.items()})
-        lines.insert(0, "[paper]: the paper's own figures, on the competition's data, not this.")
-    text = [f"# Look-alike audiences\n\n{title}\n", markdown_table(header, rows)]
-    text += [f"- {line}" for line in lines]
-    text += [f"\n![{caption}]({path.name})" for caption, path in figures.items()]
-    (directory / "report.md").write_text("\n".join(text) + "\n")
-    screen.print(title, highlight=False, markup=False)
-    screen.print(rich_table(header, rows))
+    if len(comparison.runs) > 1:
+        lines.insert(0, MARKS)
+    if comparison.published is not None:
+        lines.insert(0, "[paper]: the paper's own figures, on the paper's data, not this.")
+    first = f"{comparison.about.get('data', comparison.title)}, seed {comparison.seeds[0]}"
+    drawn = figures.draw(comparison.runs[0], directory, first)
+    store(directory, comparison, summary)
+    write_text(directory / "report.md", markdown(comparison.title, tables, lines, drawn))
+    write_text(directory / "report.html", html(comparison.title, tables, lines, drawn))
+    screen.print(comparison.title, highlight=False, markup=False)
+    for table in tables:
+        if table.title in ("Methods", "Ablation"):
+            screen.print(rich_table(table.header, table.rows))
     for line in lines:
         screen.print(line, highlight=False, markup=False)
-    where = f"report.md, figures, results.json and checkpoints are in {directory}"
+    where = f"report.md, report.html, figures, results and the runs are in {directory}"
     screen.print(where, markup=False, soft_wrap=True)
     return summary
 
 
-def figure_by_seeds(run: Run, path: Path, title: str) -> None:
-    """AUC of each test campaign by its number of seeds, a colour a method."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, result in run.items():
-        points = np.array([(c["seeds"], c["auc"]) for c in result["campaigns"]]).reshape(-1, 2)
-        color = "0.7" if name == "oracle" else None
-        axes.scatter(points[:, 0], points[:, 1], s=16, color=color, label=result["label"])
-    axes.set(xscale="log", xlabel="seeds of the campaign", ylabel="AUC on its pool", title=title)
-    axes.axhline(0.5, color="0.8", linewidth=1, zorder=0)
-    axes.legend(fontsize=8, ncols=2)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+def markdown(
+    title: str, tables: Sequence[Table], lines: Sequence[str], drawn: Mapping[str, Path]
+) -> str:
+    """The report; figures lie beside it."""
+    text = [f"# Look-alike audiences\n\n{title}\n"]
+    text += [f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" for t in tables]
+    text += [f"- {line}" for line in lines]
+    text += [f"\n![{caption}]({path.name})" for caption, path in drawn.items()]
+    return "\n".join(text) + "\n"
 
 
-def figure_of_curves(run: Run, path: Path, title: str) -> None:
-    """Loss and AUC of one test campaign over its fine-tuning steps (Figure 3 a, b of the paper)."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    curves = {r["label"]: r["curve"] for r in run.values() if "curve" in r}
-    for label, curve in curves.items():
-        panels[0].plot(curve["steps"], curve["loss"], label=label)
-        panels[1].plot(curve["steps"], curve["auc"], label=label)
-        title = f"{title}, campaign {curve['campaign']}" if "campaign" not in title else title
-    panels[0].set(xlabel="fine-tuning steps", ylabel="loss on the pool (nats)")
-    panels[1].set(xlabel="fine-tuning steps", ylabel="AUC on the pool")
-    if curves:
-        panels[0].legend(fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+def html(
+    title: str, tables: Sequence[Table], lines: Sequence[str], drawn: Mapping[str, Path]
+) -> str:
+    """The report as one file: figures are in it, and nothing is fetched."""
+    style = (
+        "body{font:15px sans-serif;margin:2em auto;max-width:75em}table{border-collapse:collapse}"
+        "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:right}"
+        "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+    )
+    body = [f"<h1>Look-alike audiences</h1>\n<p>{escape_html(title)}</p>\n"]
+    for table in tables:
+        body.append(f"<h2>{escape_html(table.title)}</h2>\n{html_table(table.header, table.rows)}")
+    body.append("<ul>\n" + "".join(f"<li>{escape_html(line)}</li>\n" for line in lines) + "</ul>\n")
+    for caption, path in drawn.items():
+        data, text = base64.b64encode(path.read_bytes()).decode(), escape_html(caption)
+        body.append(f'<h2>{text}</h2>\n<img alt="{text}" src="data:image/png;base64,{data}">\n')
+    head = f'<meta charset="utf-8"><title>Look-alike audiences</title><style>{style}</style>'
+    return f"<!doctype html>\n<html><head>{head}</head><body>\n{''.join(body)}</body></html>\n"
 
 
-def _number(value: Mapping[str, float], runs: int) -> str:
-    return f"{value['mean']:.4f}" + (f" ±{value['std']:.4f}" if runs > 1 else "")
+def store(directory: Path, comparison: Comparison, summary: Mapping[str, Any]) -> None:
+    """Writes what `load` reads: results.json, and a line a judged campaign in campaigns.jsonl."""
+    lines = [
+        json.dumps({"run": seed, "method": name, **campaign}) + "\n"
+        for seed, run in zip(comparison.seeds, comparison.runs, strict=True)
+        for name, result in run.items()
+        for campaign in result["campaigns"]
+    ]
+    write_text(directory / "campaigns.jsonl", "".join(lines))
+
+    def rest(result: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in result.items() if key != "campaigns"}
+
+    runs = [{name: rest(result) for name, result in run.items()} for run in comparison.runs]
+    found = significance.compare(values_of(comparison.runs), MEASURES)
+    more = {"summary": summary, "comparisons": [asdict(c) for c in found]}
+    write_json(directory / "results.json", asdict(comparison) | {"runs": runs} | more)
+
+
+def load(directory: Path) -> Comparison:
+    """What `store` has written.
+
+    Raises:
+      InputError: there is nothing, or not in that form.
+    """
+    stored, lines = directory / "results.json", directory / "campaigns.jsonl"
+    if not (stored.is_file() and lines.is_file()):
+        raise InputError(f"{directory}: no results.json and campaigns.jsonl; train something first")
+    try:
+        data = json.loads(stored.read_text())
+        data = {name: data[name] for name in Comparison.__dataclass_fields__}
+        runs = dict(zip(data["seeds"], data["runs"], strict=True))
+        for run in runs.values():
+            for result in run.values():
+                result["campaigns"] = []
+        for line in lines.read_text().splitlines():
+            campaign = json.loads(line)
+            runs[campaign.pop("run")][campaign.pop("method")]["campaigns"].append(campaign)
+        return Comparison(**data)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{directory}: results.json or campaigns.jsonl is damaged") from error
+
+
+def main(directory: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Draws a comparison's tables and figures again, without training.
+
+    Args:
+      directory: the --out of a finished command.
+    """
+    write(directory, load(directory), ui.screen())
+
+
+if __name__ == "__main__":
+    ui.run(lambda: tyro.cli(main, prog="python -m experiments.report"))

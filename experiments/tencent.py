@@ -12,24 +12,16 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import tyro
-from rich.console import Console
 
 from experiments import console as ui
 from experiments import report
-from experiments.job import (
-    check_run,
-    configuration,
-    describe,
-    open_run,
-    run_methods,
-    write_json,
-)
-from experiments.methods import METHODS, check_methods
+from experiments.job import Data, RunOptions, check_options, run_all
+from experiments.methods import METHODS, choose
 from metaheac_jax.data import authors, tencent
 from metaheac_jax.data.dataset import Dataset, open_dataset
 from metaheac_jax.data.simulation import write_world
@@ -44,81 +36,64 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metaheac_jax"
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
     """Trains MetaHeac and what it is compared with, customises every test campaign, judges them.
 
-    Writes results.json, report.md, figures and checkpoints into --out and prints the table.
+    Writes results.json, campaigns.jsonl, report.md, report.html, figures and checkpoints into --out
+    and prints the tables.
     """
 
     data_dir: Path | None = None
     """Folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv, or with the
     authors' {train,test_hot,test_cold}_stage{1,2}.pkl. Default: a simulated world."""
-    preset: Literal["paper", "official"] = "paper"
-    """Settings: what the paper prints, or what the authors' program does."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Which to train: any of lr, mlp-one-stage, mlp-pretraining, without-meta, alpha-0,
-    metaheac."""
     split: Literal["paper", "official"] | None = None
     """Training and test campaigns: 60:40 at random, or the authors' 86:87. Default: the preset's.
     The authors' pickles bring their own."""
     schema: Path | None = None
     """JSON file that names the user and campaign fields in use. Default: the paper's 14 + 6."""
-    seed: int = 0
-    """Decides the split, the initial values, the batches, and the simulated world."""
     users: int = 600_000
     """Users of the simulated world, 370,000 at least; four examples for every five users."""
     out: Path = Path("runs/tencent")
     """Folder for the results; a run there is replaced, unless --resume."""
     cache_dir: Path = field(default_factory=_cache)
     """Folder for simulated worlds and prepared data, which later runs use again."""
-    resume: bool = False
-    """Go on with the run in --out where it stopped."""
     dry_run: bool = False
     """Print what would be done, with an estimate of memory and time, and stop."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    check_methods(options.methods)
-    ui.check_least("--seed", options.seed, 0)
+    check_options(options)
     screen, preset = ui.screen(), PRESETS[options.preset]
     if options.dry_run:
         screen.print(plan(options, preset), highlight=False, markup=False, soft_wrap=True)
         return
     with ui.progress_display(screen) as progress:
-        dataset, split = load(options, progress)
-        about = describe(dataset, split)
-        config = configuration(
-            preset,
-            seed=options.seed,
-            split=options.split,
-            data_dir=options.data_dir and str(options.data_dir.resolve()),
-            schema=dataset.schema.to_json(),
-            **about,
-        )
-        check_run(dataset, split, preset)
-        open_run(options.out, config, resume=options.resume)
-        run = run_methods(
-            dataset,
-            split,
-            options.methods,
+        runs, about = run_all(
+            options,
+            lambda seed, progress: Data(*load(options, seed, progress)),
             preset=preset,
-            seed=options.seed,
-            directory=options.out,
+            settings={
+                "split": options.split,
+                "data_dir": options.data_dir and str(options.data_dir.resolve()),
+                "schema": read_schema(options.schema).to_json(),
+            },
             progress=progress,
         )
-    write_report(run, about, options, screen)
+    title = report.title(about, options.preset, options.runs)
+    comparison = report.Comparison(title, options.seeds, runs, about, published="tencent")
+    report.write(options.out, comparison, screen)
 
 
-def load(options: Options, progress: Progress) -> tuple[Dataset, Split]:
-    """The data set, prepared or from the cache, and its split."""
+def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Split]:
+    """The data set of a run, prepared or from the cache, and its split."""
     schema = read_schema(options.schema)
     source = options.data_dir
     if source is None:
-        source = simulated_world(options)
+        source = simulated_world(options, seed)
         if not source.is_dir():
-            write_world(source, users=options.users, seed=options.seed, progress=progress)
+            write_world(source, users=options.users, seed=seed, progress=progress)
     elif not source.is_dir():
         raise InputError(f"{source}: no such folder; --data-dir names the one with the data files")
     target = prepared(source, schema, options)
@@ -130,7 +105,7 @@ def load(options: Options, progress: Progress) -> tuple[Dataset, Split]:
         dataset = tencent.prepare(source, target, schema=schema, progress=progress)
     if (options.split or options.preset) == "official":
         return dataset, official_split(dataset)
-    return dataset, paper_split(dataset, options.seed)
+    return dataset, paper_split(dataset, seed)
 
 
 def read_schema(path: Path | None) -> Schema:
@@ -147,9 +122,9 @@ def read_schema(path: Path | None) -> Schema:
         raise InputError(f"{path}: {error}") from error
 
 
-def simulated_world(options: Options) -> Path:
-    """Where the simulated world of these options is, or will be."""
-    return options.cache_dir / f"simulated-{options.users}-users-seed-{options.seed}"
+def simulated_world(options: Options, seed: int) -> Path:
+    """Where the simulated world of a run is, or will be."""
+    return options.cache_dir / f"simulated-{options.users}-users-seed-{seed}"
 
 
 def prepared(source: Path, schema: Schema, options: Options) -> Path:
@@ -168,7 +143,7 @@ def plan(options: Options, preset: Preset) -> str:
     if source is None:
         # Of four examples for every five users, stage 2 takes 1,500 for each campaign.
         users, examples, rows = options.users, int(0.8 * options.users) - 173 * 1500, 35_000
-        lines.append(f"simulate {users:,} users in {simulated_world(options)}")
+        lines.append(f"simulate {users:,} users in {simulated_world(options, options.seed)}")
     elif _is_authors(source):
         sizes = {f.name: f.stat().st_size // 800 for f in source.glob("*.pkl")}  # bytes a row
         users = sum(sizes.values())  # a row is a user of its own
@@ -189,7 +164,7 @@ def plan(options: Options, preset: Preset) -> str:
     seconds = 60.0  # making and preparing the data, compiling
     drawn = steps * 2 * preset.campaigns_per_step * preset.rows
     adapted = 0.4 * examples * (preset.online_epochs if preset.online_patience is None else 6)
-    for name in options.methods:
+    for name in choose(options.methods):
         method = METHODS[name]
         offline, online = method.work
         seconds += (offline * drawn + online * adapted) * forward / (rate / 3)
@@ -198,11 +173,12 @@ def plan(options: Options, preset: Preset) -> str:
             + (f"{steps:,} offline steps" if method.steps else "no offline steps")
             + ", then every test campaign"
         )
+    if options.runs > 1:
+        lines.append(f"all of it {options.runs} times, each with its own seed")
     memory = 1.5 + (users * sum(schema.user_slots) * 4 + 8 * rows * preset.width * 4) / 2**30
-    lines.append(f"write results.json, report.md, figures and checkpoints into {options.out}")
-    lines.append(
-        f"roughly {memory:.1f} GiB of memory and {seconds / 60:.0f} minutes on this machine"
-    )
+    lines.append(f"write results, report.md, report.html and checkpoints into {options.out}")
+    minutes = options.runs * seconds / 60
+    lines.append(f"roughly {memory:.1f} GiB of memory and {minutes:.0f} minutes on this machine")
     return "\n".join(lines)
 
 
@@ -218,27 +194,6 @@ def _lines(path: Path) -> int:
     with path.open("rb") as file:
         head = file.read(1 << 20)
     return path.stat().st_size * head.count(b"\n") // max(len(head), 1)
-
-
-def write_report(run: report.Run, about: dict[str, Any], options: Options, screen: Console) -> None:
-    """Prints the table; writes results.json, report.md and two figures."""
-    title = (
-        f"{about['data']}: {about['train_campaigns']} training and {about['test_campaigns']} test "
-        f"campaigns, {about['stage1']:,} + {about['stage2']:,} examples, {about['rows']:,} table "
-        f"rows; small: at most {about['threshold']:,} seeds; preset {options.preset}"
-    )
-    by_seeds, curves = options.out / "auc_by_seeds.png", options.out / "fine_tuning.png"
-    report.figure_by_seeds(run, by_seeds, title=about["data"])
-    report.figure_of_curves(run, curves, title=about["data"])
-    figures = {"AUC by number of seeds": by_seeds, "Loss and AUC over fine-tuning steps": curves}
-    summary = report.write(
-        options.out, [run], title=title, figures=figures, screen=screen, paper=True
-    )
-    settings = {"preset": options.preset, "seed": options.seed}
-    write_json(
-        options.out / "results.json",
-        {"about": about, **settings, "summary": summary, "runs": [run]},
-    )
 
 
 if __name__ == "__main__":

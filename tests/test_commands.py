@@ -20,7 +20,8 @@ import toy
 import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import console, methods, movielens, tencent
+from experiments import console, job, methods, movielens, report, tencent
+from experiments.job import OUTPUTS
 from experiments.methods import fine_tuned
 from metaheac_jax.checkpoint import Checkpoints
 from metaheac_jax.data import authors
@@ -167,24 +168,23 @@ def without_seconds(result: dict) -> dict:
 
 def test_a_run_leaves_all_that_it_promises(finished):
     names = list(METHODS)
-    assert contents(finished.out) == {
-        *("results.json", "report.md", "auc_by_seeds.png", "fine_tuning.png"),
-        *("config.json", "log.jsonl", "methods", "checkpoints"),
-    }
-    assert contents(finished.out / "methods") == {f"{name}.json" for name in names}
+    assert contents(finished.out) == {*OUTPUTS, "seed-0"}
+    own = finished.out / "seed-0"
+    assert contents(own) == {"config.json", "log.jsonl", "methods", "checkpoints"}
+    assert contents(own / "methods") == {f"{name}.json" for name in names}
     for name in ("auc_by_seeds.png", "fine_tuning.png"):
         assert (finished.out / name).read_bytes().startswith(b"\x89PNG")
     learned = {name for name in names if METHODS[name].steps}
-    assert contents(finished.out / "checkpoints") == learned
-    log = [json.loads(line) for line in (finished.out / "log.jsonl").read_text().splitlines()]
+    assert contents(own / "checkpoints") == learned
+    log = [json.loads(line) for line in (own / "log.jsonl").read_text().splitlines()]
     assert {line["name"] for line in log} == {METHODS[name].label for name in learned}
 
     results = json.loads((finished.out / "results.json").read_text())
     assert results["about"]["data"] == "simulated toy"
     assert results["about"]["stage1"] == SEEN * CAMPAIGNS
     assert results["about"]["train_campaigns"] == 7
-    assert (results["preset"], results["seed"]) == ("paper", 0)
-    (run,) = results["runs"]
+    assert (results["about"]["preset"], results["seeds"]) == ("paper", [0])
+    (run,) = report.load(finished.out).runs
     assert list(run) == [*names, "oracle"] == list(results["summary"])
     for name in names:
         judged = [campaign["campaign"] for campaign in run[name]["campaigns"]]
@@ -198,25 +198,26 @@ def test_a_run_leaves_all_that_it_promises(finished):
 
 def test_a_method_has_learned(finished):
     # A gender's rate is .6 or .1, so about .8 can be reached; 80 examples do not tell so much.
-    (run,) = json.loads((finished.out / "results.json").read_text())["runs"]
+    (run,) = report.load(finished.out).runs
     assert np.mean([campaign["auc"] for campaign in run["lr"]["campaigns"]]) > 0.6
 
 
 def test_the_report_names_who_cannot_be_judged_and_what_is_the_papers(finished):
     text = (finished.out / "report.md").read_text()
+    methods = text.partition("## Methods")[2].partition("\n## ")[0]
     assert text.count("simulated toy: 7 training and 5 test campaigns, 960 + ") == 1
     for aid, why in UNJUDGED.items():
         assert text.count(f"- campaign {aid} could not be judged: {why}\n") == 1
     for method in METHODS.values():
-        assert text.count(f"\n| {method.label} |") == 1
+        assert methods.count(f"\n| {method.label} |") == 1
     assert "| MetaHeac [paper] | 0.7239 | 0.2489 | 0.2554 | - | 0.7142 |" in text
-    assert "[paper]: the paper's own figures, on the competition's data, not this." in text
+    assert "[paper]: the paper's own figures, on the paper's data, not this." in text
     assert "(auc_by_seeds.png)" in text
     assert "(fine_tuning.png)" in text
 
 
 def test_resuming_a_finished_run_trains_nothing_and_prints_the_table(finished, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.job.METHODS", {})
+    monkeypatch.setattr("experiments.job.run_method", None)
     before = json.loads((finished.out / "results.json").read_text())
     command(tencent, *finished.options, "--resume")
     printed = capsys.readouterr().out
@@ -245,19 +246,20 @@ def test_a_killed_run_resumes_to_the_same_results(finished, tmp_path, capsys, mo
             command(tencent, *options)
     assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted; go on with --resume\n"
-    assert contents(tmp_path / "out" / "methods") == {"lr.json"}
-    assert "results.json" not in contents(tmp_path / "out")
-    done = (tmp_path / "out" / "methods" / "lr.json").stat().st_mtime_ns
+    assert contents(tmp_path / "out") == {"seed-0"}
+    own = tmp_path / "out" / "seed-0"
+    assert contents(own / "methods") == {"lr.json"}
+    done = (own / "methods" / "lr.json").stat().st_mtime_ns
 
     command(tencent, *options, "--resume")
-    assert (tmp_path / "out" / "methods" / "lr.json").stat().st_mtime_ns == done
-    log = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    assert (own / "methods" / "lr.json").stat().st_mtime_ns == done
+    log = (own / "log.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in log]
     assert steps[:2] == saved == [4, 8]
     assert steps[2] > 8
     assert steps == sorted(set(steps))  # none was done twice
-    (whole,) = json.loads((finished.out / "results.json").read_text())["runs"]
-    (resumed,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    (whole,) = report.load(finished.out).runs
+    (resumed,) = report.load(tmp_path / "out").runs
     assert list(resumed) == ["lr", "mlp-pretraining", "oracle"]
     for name, result in resumed.items():
         assert without_seconds(result) == without_seconds(whole[name])
@@ -266,7 +268,6 @@ def test_a_killed_run_resumes_to_the_same_results(finished, tmp_path, capsys, mo
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        (("--seed", 1), "seed"),
         (("--split", "official"), "split"),
         (("--preset", "official"), "preset"),
         (("--schema", "schema.json"), "schema"),
@@ -277,11 +278,18 @@ def test_resuming_with_other_options_is_refused(
 ):
     monkeypatch.chdir(tmp_path)
     Path("schema.json").write_text(json.dumps(SMALL_SCHEMA))
-    before = (finished.out / "config.json").read_bytes()
+    before = (finished.out / "seed-0" / "config.json").read_bytes()
     options = (*finished.options, "--resume", *more)
     refuses(capsys, tencent, *options, words=("config.json: the run had another ", what, "afresh"))
-    assert (finished.out / "config.json").read_bytes() == before
+    assert (finished.out / "seed-0" / "config.json").read_bytes() == before
     assert (finished.out / "report.md").exists()
+
+
+def test_results_reached_with_other_settings_are_refused(finished, capsys, monkeypatch):
+    method = dataclasses.replace(METHODS["lr"], settings={"online_learning_rate": 0.5})
+    monkeypatch.setitem(methods.METHODS, "lr", method)
+    words = ("lr.json: reached with other settings", "afresh")
+    refuses(capsys, tencent, *finished.options, "--resume", words=words)
 
 
 def test_resuming_with_other_files_is_refused(finished, tmp_path, capsys):
@@ -292,8 +300,10 @@ def test_resuming_with_other_files_is_refused(finished, tmp_path, capsys):
 
 def test_resuming_what_is_not_there_is_refused(finished, tmp_path, capsys):
     options = (*finished.files, "--out", tmp_path / "out", "--resume")
-    refuses(capsys, tencent, *options, words=(tmp_path / "out", "no run to resume"))
+    refuses(capsys, tencent, *options, words=(tmp_path / "out" / "seed-0", "no run to resume"))
     assert contents(tmp_path) == set()
+    options = (*finished.options, "--resume", "--seed", 1)
+    refuses(capsys, tencent, *options, words=(finished.out / "seed-1", "no run to resume"))
 
 
 def test_no_campaign_that_can_be_judged(tmp_path, capsys):
@@ -303,13 +313,33 @@ def test_no_campaign_that_can_be_judged(tmp_path, capsys):
     source, out = write(tmp_path / "[data]", **{TRUTH: text}), tmp_path / "out [1]"
     options = ("--data-dir", source, "--cache-dir", tmp_path / "cache", "--out", out)
     command(tencent, *options, "--methods", "lr")
-    printed, report = capsys.readouterr().out, (out / "report.md").read_text()
+    printed, text = capsys.readouterr().out, (out / "report.md").read_text()
     for aid in TEST:
         line = f"campaign {aid} could not be judged: 0 candidates, fewer than 20"
         assert line in printed
-        assert line in report
+        assert line in text
     assert f"are in {out}\n" in printed  # neither cut, nor taken for markup
-    assert {"auc_by_seeds.png", "fine_tuning.png", "results.json"} <= contents(out)
+    assert {"auc_by_seeds.png", "results.json"} <= contents(out)
+
+
+def test_runs_follow_each_other_and_resume(finished, tmp_path, capsys):
+    options = (*finished.files, "--out", tmp_path / "out", "--methods", "lr")
+    command(tencent, *options, "--seed", 3)
+    first = (tmp_path / "out" / "seed-3" / "methods" / "lr.json").stat().st_mtime_ns
+    # As if it had been interrupted after the first run.
+    command(tencent, *options, "--seed", 3, "--runs", 2, "--resume")
+    assert (tmp_path / "out" / "seed-3" / "methods" / "lr.json").stat().st_mtime_ns == first
+    stored = report.load(tmp_path / "out")
+    assert stored.seeds == [3, 4]
+    tested = [{c["campaign"] for c in run["oracle"]["campaigns"]} for run in stored.runs]
+    assert tested[0] != tested[1]  # each has its own split
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
+    assert "preset paper, 2 runs" in text
+    # A new run leaves nothing of the older tables until it has its own.
+    broken = ("--data-dir", tmp_path / "nowhere")
+    refuses(capsys, tencent, *options, *broken, words=("nowhere: no such folder",))
+    assert report.load(tmp_path / "out") == stored
 
 
 def test_a_schema_chooses_other_features(tmp_path):
@@ -319,7 +349,7 @@ def test_a_schema_chooses_other_features(tmp_path):
     command(tencent, *options, "--schema", path, "--methods", "lr")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["about"]["rows"] == 2 + 3 + CAMPAIGNS  # genders, systems, creatives
-    assert len(results["runs"][0]["lr"]["campaigns"]) == 2
+    assert len(report.load(tmp_path / "out").runs[0]["lr"]["campaigns"]) == 2
     (prepared,) = (tmp_path / "cache").iterdir()
     assert open_dataset(prepared).user_rows.shape == (USERS, 3)
 
@@ -348,7 +378,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     pickles.mkdir()
     (pickles / "train_stage1.pkl").write_bytes(bytes(8000))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    options = ("--cache-dir", tmp_path / "cache", "--out", "out", "--dry-run")
+    options = ("--cache-dir", tmp_path / "cache", "--out", "out", "--methods", "all", "--dry-run")
     for more, words in (
         (("--users", 123_456), "simulate 123,456 users in "),
         (("--data-dir", source), f"about {USERS} users and 961 stage-1 examples"),
@@ -366,6 +396,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--runs", 0), ("--runs: expected 1 or more, got 0",)),
         (("--methods", "lr", "xgboost"), ("--methods: unknown 'xgboost'", "lr, mlp-one-stage")),
         (("--methods",), ("--methods: name at least one of lr",)),
         (("--seed", -1), ("--seed: expected 0 or more, got -1",)),
@@ -616,8 +647,8 @@ def test_prepared_data_is_used_again_unless_something_changed(tmp_path, capsys, 
     options = ("--data-dir", source, "--cache-dir", source / "cache", "--out", out)
     options += ("--methods", "lr")
     with monkeypatch.context() as patch:
-        patch.setattr(tencent, "run_methods", lambda *_, **__: {})
-        patch.setattr(tencent, "write_report", lambda *_: None)
+        patch.setattr(job, "run_methods", lambda *_, **__: {})
+        patch.setattr(report, "write", lambda *_: None)
         command(tencent, *options)
         (prepared,) = (source / "cache").iterdir()
         patch.setattr("metaheac_jax.data.tencent.prepare", None)
@@ -634,11 +665,12 @@ def test_prepared_data_is_used_again_unless_something_changed(tmp_path, capsys, 
 
 def test_a_run_replaces_an_older_one_but_nobody_elses_folders(finished, tmp_path, capsys):
     out = tmp_path / "out"
-    (out / "methods").mkdir(parents=True)
-    (out / "methods" / "thesis.tex").write_text("ten years")
+    methods = out / "seed-0" / "methods"
+    methods.mkdir(parents=True)
+    (methods / "thesis.tex").write_text("ten years")
     options = (*finished.files, "--out", out, "--methods", "lr")
     refuses(capsys, tencent, *options, words=("it is not a run's folder; choose another --out",))
-    assert (out / "methods" / "thesis.tex").read_text() == "ten years"
+    assert (methods / "thesis.tex").read_text() == "ten years"
 
 
 def test_a_target_that_is_something_else_is_refused(tmp_path):
@@ -744,8 +776,8 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
 
     command(movielens, *options, "--resume")
     assert first.stat().st_mtime_ns == done
-    assert contents(out) == {"seed-0", "seed-1", "results.json", "report.md", "auc_by_seeds.png"}
-    runs = json.loads((out / "results.json").read_text())["runs"]
+    assert contents(out) == {"seed-0", "seed-1", *OUTPUTS} - {"fine_tuning.png"}
+    runs = report.load(out).runs
     assert len(runs) == 2
     assert list(runs[0]) == ["lr", "activity (no campaign)", "like-rate (no campaign)"]
     text = (out / "report.md").read_text()

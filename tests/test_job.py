@@ -1,5 +1,6 @@
 """The job's judgements and folder, and the report's tables, on results written by hand."""
 
+import base64
 import dataclasses
 import json
 import re
@@ -10,8 +11,9 @@ import pytest
 from rich.console import Console
 from toy import dataset
 
-from experiments import report
+from experiments import figures, report
 from experiments.job import check_run, configuration, describe, judge_all, open_run, write_json
+from experiments.published import PUBLISHED
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
@@ -188,7 +190,7 @@ def test_a_damaged_configuration_is_named(tmp_path, text):
 
 def test_a_new_run_replaces_what_the_older_one_left_and_nothing_else(tmp_path):
     open_run(tmp_path, CONFIG, resume=False)
-    own = ("methods/lr.json", "checkpoints/lr/8", "log.jsonl", "results.json", "report.md")
+    own = ("methods/lr.json", "checkpoints/lr/8", "log.jsonl")
     for name in (*own, "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
@@ -291,10 +293,10 @@ def test_the_papers_figures_stand_in_the_right_columns_and_say_whose_they_are():
         "metaheac": "MetaHeac",
     }
     header, _ = report.table_rows(report.summarise(runs()), 2)
-    rows = {row[0]: dict(enumerate(row)) for row in report.paper_rows(labels)}
+    rows = {row[0]: row for row in report.paper_rows(labels, PUBLISHED["tencent"])}
     assert list(rows) == ["LR [paper]", "w/o Meta [paper]", "MetaHeac [paper]"]
     # Table 2, MetaHeac: AUC, P@5%, R@5% of small sets, then of large ones; no pooled AUC.
-    assert list(rows["MetaHeac [paper]"].values())[1:] == [
+    assert rows["MetaHeac [paper]"][1:] == [
         *("0.7239", "0.2489", "0.2554", "-"),
         *("0.7142", "0.2244", "0.2356", "-"),
     ]
@@ -309,54 +311,143 @@ NOTES = Path(__file__).parents[2] / "shared" / "paper.md"
 @pytest.mark.skipif(not NOTES.exists(), reason="the notes on the paper (../shared) are not here")
 def test_published_figures_are_those_of_the_paper():
     text = NOTES.read_text()
-    names = {"lr": "LR", "mlp-one-stage": "MLP_one-stage", "mlp-pretraining": "MLP+pre-training"}
-    names |= {"metaheac": "MetaHeac"}
-    for name, label in names.items():
-        line = re.search(rf"\| {re.escape(label)} \| \..*", text)  # the first table: Tencent
-        found = tuple(float(figure) for figure in re.findall(r"\.\d{4}", line[0]))
-        assert report.PAPER[name] == found
-    ablation = re.search(r"\(w/o Meta\)([ .\d]+)\|([ .\d]+)\.", text)
-    small, large = (tuple(map(float, side.split())) for side in ablation.groups())
-    assert report.PAPER["without-meta"] == (*small, None, *large, None)
-    assert set(report.PAPER) == {*names, "without-meta"}
+    labels = {"lr": "LR", "mlp-one-stage": "MLP_one-stage", "mlp-embeddings": "MLP+emb"}
+    labels |= {"pinterest": "Pinterest", "hubble": "Hubble", "mlp-pretraining": "MLP+pre-training"}
+    labels |= {"shared-bottom": "Shared-Bottom+pre-training", "mmoe": "MMoE+pre-training"}
+    labels |= {"metaheac": "MetaHeac"}
+    for name, label in labels.items():
+        first = "WeChat: LR" if name == "lr" else label  # which heads the second table
+        lines = re.findall(rf"\| {re.escape(label)} \| \..*", text)
+        lines += re.findall(rf"\| {re.escape(first)} \| \..*", text) if name == "lr" else []
+        found = [tuple(float(x) for x in re.findall(r"\.\d{4}", line)) for line in lines]
+        assert [PUBLISHED["tencent"][name], PUBLISHED["wechat"][name]] == found
+    for name, words in (
+        *(("without-hc", "one critic (w/o HC)"), ("without-he", "one expert (w/o HE)")),
+        ("without-meta", "(w/o Meta)"),
+    ):
+        line = re.search(rf"{re.escape(words)}([ .\d]+)\|\s([ .\d]+)[;.]", text)
+        small, large = (tuple(float(f"0{x}") for x in side.split()) for side in line.groups())
+        assert PUBLISHED["tencent"][name] == (*small, None, *large, None)
+    assert set(PUBLISHED["wechat"]) == set(labels)
+    assert set(PUBLISHED["tencent"]) == {*labels, "without-hc", "without-he", "without-meta"}
 
 
-@pytest.mark.parametrize("paper", [False, True])
-def test_the_report_and_the_screen_say_the_same(tmp_path, capsys, paper):
+def comparison(results, **more):
+    return report.Comparison("toy [bold]: two runs", list(range(len(results))), results, **more)
+
+
+@pytest.mark.parametrize("published", [None, "tencent"])
+def test_the_report_and_the_screen_say_the_same(tmp_path, capsys, published):
     directory = tmp_path / "out [red]"
     directory.mkdir()
-    screen = Console(width=160)
-    figures = {"a caption": directory / "figure.png"}
-    title = "toy [bold]: two runs"
-    summary = report.write(
-        directory, runs(), title=title, figures=figures, screen=screen, paper=paper
-    )
+    given = comparison(runs(), published=published)
+    summary = report.write(directory, given, Console(width=160))
     assert summary == report.summarise(runs())
     text, printed = (directory / "report.md").read_text(), capsys.readouterr().out
-    for shown in (text, printed):
-        assert title in shown
+    page = (directory / "report.html").read_text()
+    for shown in (text, page, printed):
+        assert given.title in shown
         assert shown.count("campaign 7 could not be judged: 3 candidates") == 1
         assert "0.7000 ±0.1414" in shown
-        assert ("[paper]: the paper's own figures, on the competition's data" in shown) == paper
-        assert ("0.7239" in shown) == paper
-        assert ("MetaHeac [paper]" in shown) == paper
+        assert ("[paper]: the paper's own figures" in shown.replace("&#x27;", "'")) == bool(
+            published
+        )
+        assert ("0.7239" in shown) == ("MetaHeac [paper]" in shown) == bool(published)
     assert f"are in {directory}\n" in printed
-    assert "![a caption](figure.png)" in text
-    cells = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    assert cells == [10] * (2 + 2 + 2 * paper)  # a markdown table has as many cells in all rows
+    assert "![AUC by number of seeds](auc_by_seeds.png)" in text
+    methods = text.partition("## Methods")[2].partition("##")[0]
+    cells = [line.count("|") for line in methods.splitlines() if line.startswith("|")]
+    # A markdown table has as many cells in all rows.
+    assert cells == [10] * (2 + 2 + 2 * bool(published))
     assert "0.6500" in text  # the pooled AUC; no room for it on the screen
     assert "pooled" not in printed
 
 
-def test_figures_are_drawn_with_and_without_points(tmp_path):
+def test_the_page_needs_no_other_file(tmp_path):
+    report.write(tmp_path, comparison(runs()), Console(quiet=True))
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>" in page
+    assert re.findall(r'src="([^,]*),', page) == ["data:image/png;base64"]
+    assert not re.search(r"https?:|href|<script|url\(", page)
+    (data,) = re.findall(r'base64,([^"]*)"', page)
+    assert base64.b64decode(data) == (tmp_path / "auc_by_seeds.png").read_bytes()
+    assert "toy [bold]: two runs" in page
+
+
+def test_text_in_the_page_is_escaped():
+    page = report.html("a < b & c", [report.Table("t", ["<method>"], [["x<y"]])], ["<i>"], {})
+    for text in ("a &lt; b &amp; c", "<th>&lt;method&gt;</th>", "<td>x&lt;y</td>", "<li>&lt;i&gt;"):
+        assert text in page
+
+
+def test_what_was_stored_is_drawn_again(tmp_path, capsys):
+    results = runs()
+    for run in results:
+        run["without-he"] = run["lr"] | {"label": "w/o HE"}
+    given = comparison(results, published="tencent", about={"data": "toy"})
+    report.write(tmp_path, given, Console(quiet=True))
+    assert report.load(tmp_path) == given
+    # Each judged campaign has a line of its own.
+    lines = [json.loads(x) for x in (tmp_path / "campaigns.jsonl").read_text().splitlines()]
+    assert lines[4] == {"run": 0, "method": "metaheac", **campaign(1, "small", 1.0)}
+    assert len(lines) == 4 + 1 + 4 + 1 + 1 + 1
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("report.md", "report.html", "auc_by_seeds.png"):
+        (tmp_path / name).unlink()
+    report.main(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
+    # The tables come from the campaigns' lines.
+    (tmp_path / "campaigns.jsonl").write_text(
+        "".join(json.dumps(line | {"auc": 0.125}) + "\n" for line in lines)
+    )
+    report.main(tmp_path)
+    assert "| LR | 0.1250 ±0.0000 |" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("results.json", None, "no results.json and campaigns.jsonl"),
+        ("campaigns.jsonl", None, "no results.json and campaigns.jsonl"),
+        ("results.json", "{", "is damaged"),
+        ("results.json", "[]", "is damaged"),
+        ("campaigns.jsonl", '{"run": 9}\n', "is damaged"),
+    ],
+)
+def test_results_that_are_missing_or_damaged(tmp_path, name, text, words):
+    report.write(tmp_path, comparison(runs()), Console(quiet=True))
+    (tmp_path / name).unlink() if text is None else (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=words):
+        report.load(tmp_path)
+
+
+def test_the_ablations_have_a_table_of_their_own():
+    results = runs()
+    for run in results:
+        run["without-he"] = run["lr"] | {"label": "MetaHeac w/o HE"}
+        run["oracle"] = result("oracle", [campaign(1, "small", 0.9)], small=0.9)
+    given = comparison(results, published="tencent")
+    tables = {t.title: t for t in report.tables_of(given, report.summarise(results))}
+    names = {title: [row[0] for row in table.rows] for title, table in tables.items()}
+    assert names["Methods"] == ["LR", "MetaHeac", "oracle", "LR [paper]", "MetaHeac [paper]"]
+    assert names["Ablation"][:2] == ["MetaHeac", "MetaHeac w/o HE"]
+    assert "MetaHeac w/o HE [paper]" in names["Ablation"]
+    # LR's AUC is .6 and .8, the oracle's .9: .25 and .75 of the way.
+    (share,) = (t for title, t in tables.items() if "oracle" in title)
+    assert share.rows[0][:2] == ["LR", "0.5000 ±0.3536"]
+    assert share.rows[-1][:3] == ["oracle", "1.0000 ±0.0000", "-"]
+
+
+def test_figures_are_drawn_if_there_is_something_to_draw(tmp_path):
     run = runs()[0]
-    run["lr"] |= {"curve": {"campaign": 2, "steps": [0, 5], "loss": [0.7, 0.6], "auc": [0.5, 0.6]}}
+    run["metaheac"] |= {
+        "curve": {"campaign": 2, "steps": [0, 5], "loss": [0.7, 0.6], "auc": [0.5, 0.6]}
+    }
     run["oracle"] = result("oracle", run["lr"]["campaigns"], small=0.9, large=0.9)
     empty = {"lr": result("LR", [], ((7, "3 candidates"),))}
-    for name, drawn in (("run", run), ("empty", empty)):
-        paths = [tmp_path / f"{name}-{kind}.png" for kind in ("seeds", "curves")]
-        report.figure_by_seeds(drawn, paths[0], title="toy")
-        report.figure_of_curves(drawn, paths[1], title="toy")
-        assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    report.write(tmp_path, [empty], title="", figures={}, screen=Console(quiet=True))
+    drawn = figures.draw(run, tmp_path, "toy")
+    assert [path.name for path in drawn.values()] == ["auc_by_seeds.png", "fine_tuning.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.values())
+    assert len(figures.draw(empty, tmp_path, "toy")) == 1
+    report.write(tmp_path, comparison([empty]), Console(quiet=True))
     assert "| LR | - | - | - | - | - | - | - | - |" in (tmp_path / "report.md").read_text()
