@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.methods import fine_tuned
+from experiments.methods import fine_tuned, heads, hubble, pinterest, shared_embeddings
 from experiments.methods.method import Method
 from metaheac_jax.errors import InputError
 
-METHODS: dict[str, Method] = {**fine_tuned.METHODS}
+METHODS: dict[str, Method] = {
+    **fine_tuned.METHODS,
+    **shared_embeddings.METHODS,
+    **pinterest.METHODS,
+    **hubble.METHODS,
+    **heads.METHODS,
+}
 
 #: Those of a command without --methods, so that it takes minutes.
 DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
