@@ -22,7 +22,7 @@ from experiments.methods.chunks import over_chunks
 from experiments.methods.fine_tuned import plain_sampler, train_rows, untrained
 from experiments.methods.method import Job, Method, Scorer, Watch
 from metaheac_jax.baselines import Towers
-from metaheac_jax.data.sampling import campaign_examples, generator
+from metaheac_jax.data.sampling import ExampleBatch, campaign_examples, generator
 from metaheac_jax.losses import Batch, masked
 from metaheac_jax.offline import General, PlainInfo
 from metaheac_jax.rows import field_vectors
@@ -36,15 +36,29 @@ DRAWS = 64  # of hyperplanes; scores are averaged over them
 USERS_PER_REGION = 64
 MOST_BITS = 12
 
+_QUANTUM = 512  # seeds of a step are filled up to a multiple of this, so that it compiles once
 _NETWORK = Towers()
 _apply: Callable[..., Any] = _NETWORK.apply
 
 
 def train_space(job: Job) -> General:
-    """Trains both embeddings by `ranking_gradient` on plain training's batches."""
+    """Trains both embeddings by `ranking_gradient` on the seeds of plain training's batches."""
     gradient = ranking_gradient(job.dataset.schema.user_slots)
-    general = untrained(job, _NETWORK, jax.random.key(job.seed))
-    return train_rows(job, general, gradient, plain_sampler(job), label="Pinterest")
+    general, examples = untrained(job, _NETWORK, jax.random.key(job.seed)), plain_sampler(job)
+    return train_rows(job, general, gradient, lambda n: seeds_only(examples(n)), label="Pinterest")
+
+
+def seeds_only(batch: ExampleBatch) -> ExampleBatch:
+    """The seeds of a batch, in its order, filled up to a multiple of `_QUANTUM` with weight 0.
+
+    What fills up are seeds again, so that any neighbour of an example is one.
+    """
+    seeds = np.flatnonzero(batch.examples.label * batch.examples.weight)
+    size = -(-max(len(seeds), 1) // _QUANTUM) * _QUANTUM
+    pick = np.resize(seeds, size)
+    examples = jax.tree.map(lambda leaf: leaf[pick], batch.examples)
+    weight = (np.arange(size) < len(seeds)).astype(np.float32)
+    return batch._replace(examples=examples._replace(weight=weight))
 
 
 def ranking_gradient(
@@ -52,9 +66,9 @@ def ranking_gradient(
 ) -> Callable[[Any, Batch], tuple[Any, PlainInfo]]:
     """``gradient(params, batch)`` of max(0, margin - cos(u, c) + cos(u, c')), mean over seeds.
 
-    u is a seed of campaign c, and c' the campaign of another example of the batch, whose order is
-    random: large campaigns are met more often. If c' is c its term is constant. Non-seeds lend
-    their campaign and have no other part, for they are near to nothing in particular.
+    u is a seed of campaign c, and c' the campaign of a neighbour in the batch, whose order is
+    random: large campaigns are met more often. Where c' is c the term is constant. Non-seeds have
+    no part, for what they are near to is not known.
 
     Args:
       user_slots: slots of each user field.

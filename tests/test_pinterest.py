@@ -1,0 +1,166 @@
+"""Pinterest: the ranking loss, regions, their score, and the method as a whole."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import dataset
+
+from experiments.methods import METHODS, pinterest
+from experiments.methods.fine_tuned import untrained
+from experiments.methods.method import Job
+from metaheac_jax.baselines import Towers
+from metaheac_jax.data.sampling import ExampleBatch, ExampleSampler, generator
+from metaheac_jax.losses import Batch
+from metaheac_jax.metrics import auc
+from metaheac_jax.presets import PAPER
+from metaheac_jax.progress import silent
+from metaheac_jax.rows import field_vectors
+
+METHOD = METHODS["pinterest"]
+DATA = dataset(tastes=2, campaigns=16, per_campaign=400)
+TRAIN, NEW = np.arange(12), np.arange(12, 16)
+SLOTS = DATA.schema.user_slots
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    preset = replace(PAPER, rows=64, campaigns_per_step=4, epochs=3, outer_learning_rate=0.005)
+    job = Job(DATA, TRAIN, preset, 0, tmp_path_factory.mktemp("pinterest"), None, silent)
+    return job, METHOD.offline(job)
+
+
+def pool(campaign):
+    of = DATA.stage2.of(campaign)
+    return DATA.user_rows[DATA.stage2.user[of]], DATA.stage2.label[of]
+
+
+def test_learns(trained):
+    models = METHOD.online(*trained, NEW)
+    pools = [pool(c) for c in NEW]
+    found = [auc(m(users), label) for m, (users, label) in zip(models, pools, strict=True)]
+    assert np.mean(found) > 0.65
+    assert min(found) > 0.55
+
+
+def test_training_brings_seeds_nearer_to_their_campaign_than_non_seeds(trained):
+    job, general = trained
+    network = Towers()
+    stage = DATA.stage1
+
+    def gap(params, table):
+        gaps = []
+        for c in TRAIN:
+            of = stage.of(c)
+            rows = DATA.user_rows[stage.user[of]]
+            fields = field_vectors(table, rows, SLOTS)
+            user, campaign = network.apply(params, fields, table[DATA.campaign_rows[c]])
+            np.testing.assert_allclose(jnp.linalg.norm(user, axis=-1), 1, rtol=1e-5)
+            cosine = np.asarray(user @ campaign)
+            seed = stage.label[of] == 1
+            gaps.append(cosine[seed].mean() - cosine[~seed].mean())
+        return np.mean(gaps)
+
+    start = untrained(job, network, jax.random.key(job.seed))
+    assert gap(*general) > 0.05
+    assert abs(gap(*start)) < 0.02
+
+
+def test_the_ranking_loss_of_four_examples_by_hand():
+    # One field a side of width 2, and embeddings that are the fields and zeros.
+    table = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    eye = {"affine_kernel": jnp.eye(2, 64), "affine_bias": jnp.zeros(64)}
+    params = {"network": {"params": {"users": eye, "campaigns": eye}}, "table": table}
+    batch = Batch(
+        user=jnp.array([[0], [2], [1], [0]]),
+        campaign=jnp.array([[0], [1], [1], [1]]),
+        label=jnp.array([1.0, 1.0, 0.0, 1.0]),
+        weight=jnp.array([1.0, 1.0, 1.0, 0.0]),
+    )
+    gradient = pinterest.ranking_gradient((1,), margin=0.5, others=2)
+    # Example i is compared with campaigns i - 1 and i - 2, around the end.
+    # First: cosine 1 with its own; both others have 0: no loss. Second: .8 with its own; .6 with
+    # campaign 0 (.5 - .8 + .6 = .3), and again its own campaign: the margin. The third is no seed,
+    # the fourth is padding.
+    _, info = gradient(params, batch)
+    assert info.loss == pytest.approx((0 + 0 + 0.3 + 0.5) / 4, abs=1e-5)
+
+
+def test_a_step_sees_the_seeds_of_a_batch():
+    sampler = ExampleSampler(DATA, TRAIN, seed=0, rows=200)
+    rows, examples = sampler(3)
+    seed = examples.label == 1
+    found, kept = pinterest.seeds_only(sampler(3))
+    np.testing.assert_array_equal(found, rows)
+    n = int(seed.sum())
+    assert len(kept.label) == 512
+    np.testing.assert_array_equal(kept.weight, np.arange(512) < n)
+    assert (kept.label == 1).all()
+    for leaf, all_of_it in ((kept.user, examples.user), (kept.campaign, examples.campaign)):
+        np.testing.assert_array_equal(leaf[:n], all_of_it[seed])
+        np.testing.assert_array_equal(leaf[n : 2 * n], all_of_it[seed])
+    nobody = examples._replace(label=np.zeros_like(examples.label))
+    _, kept = pinterest.seeds_only(ExampleBatch(rows, nobody))
+    assert not kept.weight.any()
+
+
+def test_the_published_score_of_a_region():
+    # a = 1 and b = 4: (s + 1) / (n + 4). A region that nobody is in scores a quarter.
+    seeds, users = np.array([0, 1, 3, 0, 96]), np.array([0, 1, 6, 46, 96])
+    expected = [1 / 4, 2 / 5, 4 / 10, 1 / 50, 97 / 100]
+    np.testing.assert_allclose(pinterest.region_score(seeds, users), expected)
+    other = pinterest.region_score(seeds, users, prior_seeds=0, prior_users=2)
+    np.testing.assert_allclose(other, [0, 1 / 3, 3 / 8, 0, 96 / 98])
+
+
+@pytest.mark.parametrize(("users", "bits"), [(9, 1), (300, 2), (1100, 4)])
+def test_scores_equal_a_naive_loop(users, bits):
+    rng = np.random.default_rng(users)
+    normals = rng.normal(size=(3, pinterest.MOST_BITS, 5))
+    vectors, others = rng.normal(size=(users, 5)), rng.normal(size=(20, 5))
+    label = rng.integers(0, 2, users)
+
+    def codes(points):
+        sides = np.einsum("uh,dbh->udb", points, normals) > 0
+        return (sides << np.arange(pinterest.MOST_BITS)).sum(axis=-1)
+
+    found = pinterest.mean_score(pinterest.score_regions(codes(vectors), label), codes(others))
+    for other, score in zip(others, found, strict=True):
+        naive = []
+        for draw in normals:
+            planes = draw[:bits]
+            here = [((planes @ v > 0) == (planes @ other > 0)).all() for v in vectors]
+            naive.append((label[here].sum() + 1) / (sum(here) + 4))
+        assert score == pytest.approx(np.mean(naive))
+
+
+def test_a_score_is_that_of_the_regions_of_the_embedding(trained):
+    job, general = trained
+    campaign = NEW[1]
+    [model] = METHOD.online(job, general, np.array([campaign]))
+    stage = DATA.stage1
+    rows, label = DATA.user_rows[stage.user[stage.of(campaign)]], stage.label[stage.of(campaign)]
+    size = (pinterest.DRAWS, pinterest.MOST_BITS, 64)
+    normals = generator(job.seed, 0).normal(size=size).astype(np.float32)
+
+    def embed(rows):
+        fields = field_vectors(general.table, rows, SLOTS)
+        return np.asarray(Towers().apply(general.network, fields, method="user"))
+
+    known = embed(rows) @ normals[:, :2].reshape(-1, 64).T > 0  # 400 users: 2 bits
+    users, _ = pool(campaign)
+    for user, score in zip(users[:5], model(users)[:5], strict=True):
+        side = embed(user[None]) @ normals[:, :2].reshape(-1, 64).T > 0
+        here = (known == side).reshape(len(label), -1, 2).all(axis=-1)
+        naive = (here[label == 1].sum(axis=0) + 1) / (here.sum(axis=0) + 4)
+        assert score == pytest.approx(naive.mean(), abs=1e-6)
+
+
+def test_a_pool_of_any_size_is_scored_user_by_user(trained):
+    [model] = METHOD.online(*trained, NEW[:1])
+    users, _ = pool(NEW[0])
+    many = np.concatenate([users] * 11)  # over a chunk
+    np.testing.assert_array_equal(model(many), np.tile(model(users), 11))
+    assert model(users[:0]).shape == (0,)
