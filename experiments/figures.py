@@ -23,7 +23,7 @@ def draw(run: Run, directory: Path, title: str) -> dict[str, Path]:
     """Draws every figure that a run has data for; their places, by caption."""
     figures = {"AUC by number of seeds": directory / "auc_by_seeds.png"}
     figure_by_seeds(run, directory / "auc_by_seeds.png", title)
-    if any("curve" in run.get(name, {}) for name in CURVES):
+    if any(run.get(name, {}).get("curve") for name in CURVES):
         figures["Loss and AUC over fine-tuning steps"] = directory / "fine_tuning.png"
         figure_of_curves(run, directory / "fine_tuning.png", title)
     return figures
@@ -46,7 +46,7 @@ def figure_by_seeds(run: Run, path: Path, title: str) -> None:
 def figure_of_curves(run: Run, path: Path, title: str) -> None:
     """Loss and AUC of one test campaign over its fine-tuning steps (Figure 3 a, b)."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    drawn = [run[name] for name in CURVES if "curve" in run.get(name, {})]
+    drawn = [run[name] for name in CURVES if run.get(name, {}).get("curve")]
     for result in drawn:
         curve = result["curve"]
         panels[0].plot(curve["steps"], curve["loss"], label=result["label"])

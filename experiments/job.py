@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from experiments import console as ui
-from experiments.methods import DEFAULT, METHODS, choose
+from experiments.methods import METHODS
 from experiments.methods.method import Job, Method, Scorer
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sampling import check_campaigns
@@ -33,34 +32,6 @@ PERCENT = 5.0  # K of P@K% and R@K%
 CURVE_STEPS, CURVE_EVERY = 100, 5  # fine-tuning steps that are drawn, and between two points
 
 
-#: What a comparison leaves in OUT besides the runs' folders.
-OUTPUTS = ("results.json", "campaigns.jsonl", "report.md", "report.html")
-OUTPUTS += ("auc_by_seeds.png", "fine_tuning.png")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What every command has that compares methods."""
-
-    preset: Literal["paper", "official"] = "paper"
-    """Settings: what the paper prints, or what the authors' program does."""
-    methods: tuple[str, ...] = DEFAULT
-    """Which to train, by name, or all; a name that there is not lists those that there are."""
-    runs: int = 1
-    """Runs; each has its own split, initial values and batches, and its own simulated world."""
-    seed: int = 0
-    """Of the first run; the others follow."""
-    out: Path = Path("runs")
-    """Folder for the results; a run there is replaced, unless --resume."""
-    resume: bool = False
-    """Go on with the runs in --out where they stopped."""
-
-    @property
-    def seeds(self) -> list[int]:
-        """One a run."""
-        return list(range(self.seed, self.seed + self.runs))
-
-
 @dataclass(frozen=True)
 class Data:
     """What a run works on.
@@ -73,72 +44,6 @@ class Data:
     dataset: Dataset
     split: Split
     references: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-def check_options(options: RunOptions) -> None:
-    """Refuses options that no run can have.
-
-    Raises:
-      InputError: it names the option.
-    """
-    choose(options.methods)
-    ui.check_least("--runs", options.runs, 1)
-    ui.check_least("--seed", options.seed, 0)
-
-
-def run_all(
-    options: RunOptions,
-    load: Callable[[int, Progress], Data],
-    *,
-    preset: Preset,
-    settings: Mapping[str, Any],
-    progress: Progress,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Every run of a command, each in its own folder, ``OUT/seed-R``.
-
-    Args:
-      options: of the command.
-      load: ``load(seed, progress)`` gives what a run works on.
-      preset: settings of all methods but their own.
-      settings: whatever else must not change between a run and its resumption.
-      progress: told what is under way.
-
-    Returns:
-      The results of each run (see `run_methods`), and what the first run was about: `describe`,
-      and the name of the preset.
-    """
-    runs: list[dict[str, Any]] = []
-    about: dict[str, Any] = {}
-    for number, seed in enumerate(options.seeds):
-        told = progress
-        if options.runs > 1:
-
-            def told(what: str, done: int, total: int, number: int = number) -> None:
-                progress(f"run {number + 1} of {options.runs}, {what}", done, total)
-
-        data = load(seed, told)
-        check_run(data.dataset, data.split, preset)
-        facts = describe(data.dataset, data.split)
-        about = about or {**facts, "preset": options.preset}
-        directory = options.out / f"seed-{seed}"
-        # The first run must be there to be resumed; the others may not have begun.
-        resume = options.resume and (number == 0 or directory.is_dir())
-        config = configuration(preset, seed=seed, **settings, **facts)
-        open_run(directory, config, resume=resume)
-        if not options.resume:
-            for name in OUTPUTS:
-                (options.out / name).unlink(missing_ok=True)
-        runs.append(
-            run_methods(
-                data,
-                choose(options.methods),
-                preset=preset,
-                seed=seed,
-                directory=directory,
-                progress=told,
-            )
-        )
-    return runs, about
 
 
 def write_text(path: Path, text: str) -> None:
@@ -207,9 +112,8 @@ def check_run(dataset: Dataset, split: Split, preset: Preset) -> None:
 
 def run_methods(
     data: Data,
-    names: Sequence[str],
+    presets: Mapping[str, Preset],
     *,
-    preset: Preset,
     seed: int,
     directory: Path,
     progress: Progress,
@@ -218,8 +122,8 @@ def run_methods(
 
     Args:
       data: what to train on and to judge on.
-      names: of `METHODS`.
-      preset, seed: settings; the seed decides initial values, batches and orders.
+      presets: settings of each method, by name of `METHODS`.
+      seed: decides initial values, batches and orders.
       directory: the run's folder, from `open_run`.
       progress: told what is under way.
 
@@ -228,12 +132,12 @@ def run_methods(
     """
     dataset, split = data.dataset, data.split
     results: dict[str, Any] = {}
-    for name in names:
+    for name in presets:
         path, method = directory / "methods" / f"{name}.json", METHODS[name]
         job = Job(
             dataset=dataset,
             campaigns=split.train,
-            preset=method.preset(preset),
+            preset=presets[name],
             seed=seed,
             directory=directory / "checkpoints" / name,
             log=directory / "log.jsonl",

@@ -14,7 +14,8 @@ import tyro
 
 from experiments import console as ui
 from experiments import report
-from experiments.job import Data, RunOptions, check_options, run_all
+from experiments.job import Data
+from experiments.runs import RunOptions, check_options, run_all
 from metaheac_jax.data.movielens import build_movielens, user_references
 from metaheac_jax.presets import PRESETS
 
@@ -53,15 +54,16 @@ def main(options: Options) -> None:
     if options.preset == "paper":
         preset = replace(preset, outer_learning_rate=LEARNING_RATE, online_epochs=ONLINE_EPOCHS)
     with ui.progress_display(screen) as progress:
-        runs, about = run_all(
+        comparison = run_all(
             options,
             lambda seed, _: load(options, seed),
+            world=f"movielens-{options.non_seeds}",
             preset=preset,
             settings={"non_seeds": options.non_seeds},
             progress=progress,
+            campaigns="movies",
         )
-    title = report.title(about, options.preset, options.runs, campaigns="movies")
-    report.write(options.out, report.Comparison(title, options.seeds, runs, about), screen)
+    report.write(options.out, comparison, screen)
 
 
 def load(options: Options, seed: int) -> Data:

@@ -1,7 +1,7 @@
 """Tables and figures of a comparison, for one run or the mean of several.
 
-``python -m experiments.report DIR`` draws them again from what is stored there: results.json and
-campaigns.jsonl, one judged campaign a line.
+``python -m experiments.report DIR`` draws them again from what is stored there: results.json,
+campaigns.jsonl, one judged campaign a line, and tuning.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from experiments import console as ui
 from experiments import figures, significance
 from experiments.figures import Run
 from experiments.job import write_json, write_text
-from experiments.published import ABLATION, ABLATION_ONLY, PUBLISHED
+from experiments.methods import METHODS
+from experiments.published import ABLATION, ABLATION_ONLY, COMPETING, PUBLISHED
 from metaheac_jax.errors import InputError
 
 GROUPS = ("small", "large")
@@ -44,6 +45,7 @@ class Comparison:
       runs: the results of each.
       about: what the first run was about, for results.json.
       published: whose of the paper's figures stand beside, of `PUBLISHED`; None for none.
+      tuning: what was tried for these runs, as `tuning.tune` gives it; None if nothing was.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Comparison:
     runs: Sequence[Run]
     about: Mapping[str, Any] = field(default_factory=dict)
     published: str | None = None
+    tuning: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ def tables_of(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]
         header, rows = table_rows({name: summary[name] for name in names}, runs, marks)
         return Table(title, header, rows + paper_rows({n: labels[n] for n in names}, printed))
 
-    tables = [table("Methods", [name for name in summary if name not in ABLATION_ONLY])]
+    names = [name for name in _in_order(comparison.runs[0]) if name not in ABLATION_ONLY]
+    tables = [table("Methods", names)]
     if any(name in summary for name in ABLATION_ONLY):
         tables.append(table("Ablation", [name for name in ABLATION if name in summary]))
     if "oracle" in summary:
@@ -151,7 +155,45 @@ def tables_of(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]
         )
     if found:
         tables.append(_against(found, labels))
+    return tables + _tuning_tables(comparison.tuning or {})
+
+
+def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
+    """AUC on held-out training campaigns of every value tried, a row a field of a method."""
+
+    def table(title: str, searches: Sequence[Mapping[str, Any]]) -> Table:
+        trials = [(s, trial) for s in searches for trial in s["tried"]]
+        values = list(dict.fromkeys(trial["fields"][trial["field"]] for _, trial in trials))
+        rows: dict[tuple[str, str], list[str]] = {}
+        for s, trial in trials:
+            key = s["label"], trial["field"]
+            if key not in rows:
+                rows[key] = [*key, *["-"] * len(values), str(s["chosen"][trial["field"]])]
+            cell = "diverged" if "diverged" in trial else f"{trial['auc']:.4f}"
+            rows[key][2 + values.index(trial["fields"][trial["field"]])] = cell
+        return Table(title, ["method", "field", *map(str, values), "chosen"], list(rows.values()))
+
+    tables = []
+    on = "AUC on held-out training campaigns of the first run"
+    if tuning.get("methods"):
+        tables.append(table(f"Learning rates: {on}", list(tuning["methods"].values())))
+    if tuning.get("sizes"):
+        tables.append(table(f"Experts and critics: {on}", [tuning["sizes"]]))
     return tables
+
+
+def _in_order(run: Run) -> list[str]:
+    """Published methods as the paper has them, other methods, the favoured, what is no method."""
+    rivals = [name for name in COMPETING if name not in significance.FAVOURED]
+
+    def place(name: str) -> tuple[int, int]:
+        if name in rivals:
+            return 0, rivals.index(name)
+        if name in significance.FAVOURED:
+            return 2, significance.FAVOURED.index(name)
+        return (1, 0) if name in METHODS else (3, 0)
+
+    return sorted(run, key=place)
 
 
 def _against(found: Sequence[significance.Comparison], labels: Mapping[str, str]) -> Table:
@@ -262,8 +304,8 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str, dict[str, Any]]:
     """Prints the tables of methods; writes all that a report consists of.
 
-    That is results.json, campaigns.jsonl, report.md, report.html, which needs no other file, and
-    the figures of the first run.
+    That is results.json, campaigns.jsonl, tuning.json, report.md, report.html, which needs no other
+    file, and the figures of the first run.
 
     Returns:
       The summary (see `summarise`).
@@ -323,7 +365,9 @@ def html(
 
 
 def store(directory: Path, comparison: Comparison, summary: Mapping[str, Any]) -> None:
-    """Writes what `load` reads: results.json, and a line a judged campaign in campaigns.jsonl."""
+    """Writes what `load` reads: results.json, a line a judged campaign in campaigns.jsonl, and
+    tuning.json if something was tried.
+    """
     lines = [
         json.dumps({"run": seed, "method": name, **campaign}) + "\n"
         for seed, run in zip(comparison.seeds, comparison.runs, strict=True)
@@ -338,7 +382,11 @@ def store(directory: Path, comparison: Comparison, summary: Mapping[str, Any]) -
     runs = [{name: rest(result) for name, result in run.items()} for run in comparison.runs]
     found = significance.compare(values_of(comparison.runs), MEASURES)
     more = {"summary": summary, "comparisons": [asdict(c) for c in found]}
-    write_json(directory / "results.json", asdict(comparison) | {"runs": runs} | more)
+    data = asdict(comparison) | {"runs": runs} | more
+    tuning = data.pop("tuning")
+    if tuning is not None:
+        write_json(directory / "tuning.json", tuning)
+    write_json(directory / "results.json", data)
 
 
 def load(directory: Path) -> Comparison:
@@ -351,7 +399,9 @@ def load(directory: Path) -> Comparison:
     if not (stored.is_file() and lines.is_file()):
         raise InputError(f"{directory}: no results.json and campaigns.jsonl; train something first")
     try:
-        data = json.loads(stored.read_text())
+        data = json.loads(stored.read_text()) | {"tuning": None}
+        if (directory / "tuning.json").is_file():
+            data["tuning"] = json.loads((directory / "tuning.json").read_text())
         data = {name: data[name] for name in Comparison.__dataclass_fields__}
         runs = dict(zip(data["seeds"], data["runs"], strict=True))
         for run in runs.values():
@@ -362,7 +412,7 @@ def load(directory: Path) -> Comparison:
             runs[campaign.pop("run")][campaign.pop("method")]["campaigns"].append(campaign)
         return Comparison(**data)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{directory}: results.json or campaigns.jsonl is damaged") from error
+        raise InputError(f"{directory}: its results are damaged") from error
 
 
 def main(directory: Annotated[Path, tyro.conf.Positional]) -> None:

@@ -20,8 +20,10 @@ import tyro
 
 from experiments import console as ui
 from experiments import report
-from experiments.job import Data, RunOptions, check_options, run_all
+from experiments.job import Data
 from experiments.methods import METHODS, choose
+from experiments.runs import RunOptions, check_options, run_all
+from experiments.tuning import RATES
 from metaheac_jax.data import authors, tencent
 from metaheac_jax.data.dataset import Dataset, open_dataset
 from metaheac_jax.data.simulation import write_world
@@ -70,9 +72,10 @@ def main(options: Options) -> None:
         screen.print(plan(options, preset), highlight=False, markup=False, soft_wrap=True)
         return
     with ui.progress_display(screen) as progress:
-        runs, about = run_all(
+        comparison = run_all(
             options,
             lambda seed, progress: Data(*load(options, seed, progress)),
+            world="tencent",
             preset=preset,
             settings={
                 "split": options.split,
@@ -80,9 +83,8 @@ def main(options: Options) -> None:
                 "schema": read_schema(options.schema).to_json(),
             },
             progress=progress,
+            published="tencent",
         )
-    title = report.title(about, options.preset, options.runs)
-    comparison = report.Comparison(title, options.seeds, runs, about, published="tencent")
     report.write(options.out, comparison, screen)
 
 
@@ -161,24 +163,29 @@ def plan(options: Options, preset: Preset) -> str:
     rate = 2 * 1024**3 / (time.perf_counter() - began)
     # Products of the experts' first layer; a step reaches about a third of the matmul rate.
     forward = 2 * len(schema.user) * preset.width * 64 * preset.experts
-    seconds = 60.0  # making and preparing the data, compiling
+    seconds = 60.0 * options.runs  # making and preparing the data, compiling
     drawn = steps * 2 * preset.campaigns_per_step * preset.rows
     adapted = 0.4 * examples * (preset.online_epochs if preset.online_patience is None else 6)
     for name in choose(options.methods):
         method = METHODS[name]
         offline, online = method.work
-        seconds += (offline * drawn + online * adapted) * forward / (rate / 3)
+        once = (offline * drawn + online * adapted) * forward / (rate / 3)
+        trials = len(method.tuned) * len(RATES) if options.tune else 0
+        # Trials are on the first run's training campaigns alone, and compile anew for each rate.
+        seconds += options.runs * once + trials * (0.7 * once + 10)
         lines.append(
             f"{method.label}: "
+            + (f"{trials} trials, then " if trials else "")
             + (f"{steps:,} offline steps" if method.steps else "no offline steps")
             + ", then every test campaign"
         )
     if options.runs > 1:
-        lines.append(f"all of it {options.runs} times, each with its own seed")
+        lines.append(f"the same {options.runs} times, each with its own seed")
     memory = 1.5 + (users * sum(schema.user_slots) * 4 + 8 * rows * preset.width * 4) / 2**30
     lines.append(f"write results, report.md, report.html and checkpoints into {options.out}")
-    minutes = options.runs * seconds / 60
-    lines.append(f"roughly {memory:.1f} GiB of memory and {minutes:.0f} minutes on this machine")
+    lines.append(
+        f"roughly {memory:.1f} GiB of memory and {seconds / 60:.0f} minutes on this machine"
+    )
     return "\n".join(lines)
 
 

@@ -20,9 +20,9 @@ import toy
 import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import console, job, methods, movielens, report, tencent
-from experiments.job import OUTPUTS
+from experiments import console, methods, movielens, report, runs, tencent, tuning
 from experiments.methods import fine_tuned
+from experiments.runs import OUTPUTS
 from metaheac_jax.checkpoint import Checkpoints
 from metaheac_jax.data import authors
 from metaheac_jax.data.dataset import MANIFEST, new_directory, open_dataset, write_dataset
@@ -168,7 +168,7 @@ def without_seconds(result: dict) -> dict:
 
 def test_a_run_leaves_all_that_it_promises(finished):
     names = list(METHODS)
-    assert contents(finished.out) == {*OUTPUTS, "seed-0"}
+    assert contents(finished.out) == {*OUTPUTS, "seed-0"} - {"tuning.json"}
     own = finished.out / "seed-0"
     assert contents(own) == {"config.json", "log.jsonl", "methods", "checkpoints"}
     assert contents(own / "methods") == {f"{name}.json" for name in names}
@@ -340,6 +340,73 @@ def test_runs_follow_each_other_and_resume(finished, tmp_path, capsys):
     broken = ("--data-dir", tmp_path / "nowhere")
     refuses(capsys, tencent, *options, *broken, words=("nowhere: no such folder",))
     assert report.load(tmp_path / "out") == stored
+
+
+class Ranker:
+    """A method that ranks by the labels the better, the nearer its rate is to .005."""
+
+    def __init__(self) -> None:
+        self.trained = []
+
+    def offline(self, job):
+        if len(self.trained) == 3:
+            self.trained.append(None)
+            raise KeyboardInterrupt
+        self.trained.append(job.preset)
+        return 0.5 / (1 + 100 * abs(job.preset.outer_learning_rate - 0.005))
+
+    def online(self, job, general, campaigns, watch=None):
+        def scorer(c):
+            label = job.dataset.stage2.label[job.dataset.stage2.of(c)]
+            noise = np.random.default_rng(0).random(len(label))
+            return lambda users: general * label + noise
+
+        return [scorer(c) for c in campaigns]
+
+
+def test_tuning_comes_first_and_serves_all_runs(finished, tmp_path, capsys, monkeypatch):
+    fake, out = Ranker(), tmp_path / "out"
+    method = methods.METHODS["metaheac"]
+    method = dataclasses.replace(method, offline=fake.offline, online=fake.online)
+    monkeypatch.setitem(methods.METHODS, "metaheac", method)
+    options = (*finished.files, "--out", out, "--methods", "metaheac", "--runs", 2, "--tune", "all")
+    refuses(capsys, tencent, *options, "--resume", words=(out / "tuning", "no run to resume"))
+    with pytest.raises(SystemExit) as caught:
+        command(tencent, *options)
+    assert caught.value.code == 130
+    assert contents(out) == {"tuning"}
+    command(tencent, *options, "--resume")
+    tried = [p for p in fake.trained if p is not None]
+    assert len(tried) == 5 + 4 + 4 + 2
+    stored = report.load(out)
+    assert stored.tuning["methods"]["metaheac"]["chosen"] == {"outer_learning_rate": 0.005}
+    sizes = stored.tuning["sizes"]["chosen"]
+    assert sizes == {"experts": 3, "critics": 3}  # all are alike: the first
+    for seed, used in zip((0, 1), tried[-2:], strict=True):
+        assert (used.outer_learning_rate, used.experts, used.critics) == (0.005, 3, 3)
+        own = out / f"seed-{seed}"
+        settings = json.loads((own / "methods" / "metaheac.json").read_text())["settings"]
+        assert settings == dataclasses.asdict(used)
+        assert json.loads((own / "config.json").read_text())["preset"]["experts"] == 3
+    text = (out / "report.md").read_text()
+    assert "## Learning rates: AUC on held-out training campaigns of the first run" in text
+    assert "| method | field | 0.001 | 0.005 | 0.01 | 0.02 | 0.1 | chosen |" in text
+    assert re.search(r"\| MetaHeac \| outer_learning_rate \| .* \| 0\.005 \|\n", text)
+    assert re.search(r"\| MetaHeac \| experts \| [\d. |]* \| 3 \|\n", text)
+
+
+def test_rates_that_were_chosen_before_are_used(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "CHOSEN", tmp_path)
+    kept = {"methods": {"lr": {"chosen": {"online_learning_rate": 0.02}}}, "sizes": None}
+    (tmp_path / "tencent.json").write_text(json.dumps(kept))
+    used = []
+    monkeypatch.setattr(runs, "run_methods", lambda data, presets, **_: used.append(presets))
+    monkeypatch.setattr(report, "write", lambda *_: None)
+    for preset in ("paper", "official"):
+        out = tmp_path / preset
+        command(tencent, *finished.files, "--out", out, "--methods", "lr", "--preset", preset)
+    rates = [presets["lr"].online_learning_rate for presets in used]
+    assert rates == [0.02, METHODS["lr"].settings["online_learning_rate"]]
 
 
 def test_a_schema_chooses_other_features(tmp_path):
@@ -647,7 +714,7 @@ def test_prepared_data_is_used_again_unless_something_changed(tmp_path, capsys, 
     options = ("--data-dir", source, "--cache-dir", source / "cache", "--out", out)
     options += ("--methods", "lr")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "run_methods", lambda *_, **__: {})
+        patch.setattr(runs, "run_methods", lambda *_, **__: {})
         patch.setattr(report, "write", lambda *_: None)
         command(tencent, *options)
         (prepared,) = (source / "cache").iterdir()
@@ -776,10 +843,10 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
 
     command(movielens, *options, "--resume")
     assert first.stat().st_mtime_ns == done
-    assert contents(out) == {"seed-0", "seed-1", *OUTPUTS} - {"fine_tuning.png"}
-    runs = report.load(out).runs
-    assert len(runs) == 2
-    assert list(runs[0]) == ["lr", "activity (no campaign)", "like-rate (no campaign)"]
+    assert contents(out) == {"seed-0", "seed-1", *OUTPUTS} - {"fine_tuning.png", "tuning.json"}
+    stored = report.load(out).runs
+    assert len(stored) == 2
+    assert list(stored[0]) == ["lr", "activity (no campaign)", "like-rate (no campaign)"]
     text = (out / "report.md").read_text()
     assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
     assert "| like-rate (no campaign) | " in text

@@ -409,9 +409,9 @@ def test_what_was_stored_is_drawn_again(tmp_path, capsys):
     [
         ("results.json", None, "no results.json and campaigns.jsonl"),
         ("campaigns.jsonl", None, "no results.json and campaigns.jsonl"),
-        ("results.json", "{", "is damaged"),
-        ("results.json", "[]", "is damaged"),
-        ("campaigns.jsonl", '{"run": 9}\n', "is damaged"),
+        ("results.json", "{", "its results are damaged"),
+        ("results.json", "[]", "its results are damaged"),
+        ("campaigns.jsonl", '{"run": 9}\n', "its results are damaged"),
     ],
 )
 def test_results_that_are_missing_or_damaged(tmp_path, name, text, words):
