@@ -17,6 +17,7 @@ Run = Mapping[str, Mapping[str, Any]]
 
 #: Whose fine-tuning the paper draws.
 CURVES = ("mlp-one-stage", "hubble", "mmoe", "metaheac")
+LEAST_CAMPAIGNS = 5  # that a map of the campaigns needs
 
 
 def draw(run: Run, directory: Path, title: str) -> dict[str, Path]:
@@ -26,6 +27,12 @@ def draw(run: Run, directory: Path, title: str) -> dict[str, Path]:
     if any(run.get(name, {}).get("curve") for name in CURVES):
         figures["Loss and AUC over fine-tuning steps"] = directory / "fine_tuning.png"
         figure_of_curves(run, directory / "fine_tuning.png", title)
+    space = run.get("metaheac", {}).get("space")
+    if space and len(space["campaign"]) >= LEAST_CAMPAIGNS:
+        figures["t-SNE of the campaigns' mean seed representations"] = directory / "space.png"
+        figure_of_space(space, directory / "space.png", title)
+        figures["Mean critics' gate by campaign"] = directory / "gate.png"
+        figure_of_gate(space, directory / "gate.png", title)
     return figures
 
 
@@ -55,6 +62,52 @@ def figure_of_curves(run: Run, path: Path, title: str) -> None:
     panels[1].set(xlabel="fine-tuning steps", ylabel="AUC on the pool")
     panels[0].legend(fontsize=8)
     figure.suptitle(f"{title}, campaign {drawn[0]['curve']['campaign']}", fontsize=10)
+    _save(figure, path)
+
+
+def figure_of_space(space: Mapping[str, Any], path: Path, title: str) -> None:
+    """t-SNE of every campaign's mean seed representation, coloured by category (Figure 3 c).
+
+    Args:
+      space: see `space.campaign_space`. Of its categories the 18 most frequent have a colour.
+      path, title: of the figure.
+    """
+    from sklearn.manifold import TSNE  # takes a second to import
+
+    points = np.array(space["representation"])
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    place = TSNE(perplexity=perplexity, init="random", random_state=0).fit_transform(points)
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
+    category = np.array(space["category"] or [""] * len(points))
+    kinds, counts = np.unique(category, return_counts=True)
+    colors = [c for c in plt.get_cmap("tab20").colors if np.ptp(c) > 0.01]  # pyrefly: ignore
+    shown = kinds[np.argsort(-counts, kind="stable")][: len(colors)]  # grey is for the others
+    rest = ~np.isin(category, shown)
+    axes.scatter(*place[rest].T, s=18, color="0.8", label="others" if rest.any() else None)
+    for kind, color in zip(shown, colors, strict=False):
+        axes.scatter(*place[category == kind].T, s=18, color=color, label=kind or None)
+    axes.set(title=title, xticks=[], yticks=[])
+    if space["category"]:
+        axes.legend(
+            title="category", fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+    _save(figure, path)
+
+
+def figure_of_gate(space: Mapping[str, Any], path: Path, title: str) -> None:
+    """Mean weight of every critic in every campaign (Figure 3 d); alike campaigns are neighbours.
+
+    Args:
+      space: see `space.campaign_space`.
+      path, title: of the figure.
+    """
+    gate = np.array(space["gate"]).T
+    order = np.lexsort((-gate.max(axis=0), gate.argmax(axis=0)))
+    figure, axes = plt.subplots(figsize=(10, 3), layout="constrained")
+    image = axes.imshow(gate[:, order], aspect="auto", interpolation="nearest", vmin=0)
+    axes.set(title=title, xlabel="campaigns, by their leading critic", ylabel="critic")
+    axes.set_yticks(range(len(gate)), [str(j + 1) for j in range(len(gate))])
+    figure.colorbar(image, label="mean weight")
     _save(figure, path)
 
 

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from experiments.methods import METHODS
+from experiments.methods.fine_tuned import heac
 from experiments.methods.method import Job, Method, Scorer
+from experiments.space import campaign_space
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sampling import check_campaigns
 from metaheac_jax.data.splits import Split
@@ -30,6 +32,7 @@ from metaheac_jax.progress import Progress, silent
 
 PERCENT = 5.0  # K of P@K% and R@K%
 CURVE_STEPS, CURVE_EVERY = 100, 5  # fine-tuning steps that are drawn, and between two points
+DRAWN = "metaheac"  # the method in whose general model the campaigns are drawn
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,9 @@ def run_methods(
             if result["campaigns"]:
                 subject = _subject(dataset, result["campaigns"])
                 result["curve"] = _curve(method, job, general, subject)
+            if name == DRAWN:
+                everyone = np.sort(np.concatenate([split.train, split.test]))
+                result["space"] = campaign_space(dataset, everyone, heac(job.preset), general)
             write_json(path, {**result, "settings": used})
         results[name] = json.loads(path.read_text())
         if results[name].get("settings") != used:

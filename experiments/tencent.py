@@ -23,7 +23,7 @@ from experiments import report
 from experiments.job import Data
 from experiments.methods import METHODS, choose
 from experiments.runs import RunOptions, check_options, run_all
-from experiments.tuning import RATES
+from experiments.tuning import RATES, SIZED, SIZES
 from metaheac_jax.data import authors, tencent
 from metaheac_jax.data.dataset import Dataset, open_dataset
 from metaheac_jax.data.simulation import write_world
@@ -171,6 +171,7 @@ def plan(options: Options, preset: Preset) -> str:
         offline, online = method.work
         once = (offline * drawn + online * adapted) * forward / (rate / 3)
         trials = len(method.tuned) * len(RATES) if options.tune else 0
+        trials += 2 * len(SIZES) if options.tune == "all" and name == SIZED else 0
         # Trials are on the first run's training campaigns alone, and compile anew for each rate.
         seconds += options.runs * once + trials * (0.7 * once + 10)
         lines.append(

@@ -20,7 +20,7 @@ import toy
 import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import console, methods, movielens, report, runs, tencent, tuning
+from experiments import console, job, methods, movielens, report, runs, tencent, tuning
 from experiments.methods import fine_tuned
 from experiments.runs import OUTPUTS
 from metaheac_jax.checkpoint import Checkpoints
@@ -172,7 +172,7 @@ def test_a_run_leaves_all_that_it_promises(finished):
     own = finished.out / "seed-0"
     assert contents(own) == {"config.json", "log.jsonl", "methods", "checkpoints"}
     assert contents(own / "methods") == {f"{name}.json" for name in names}
-    for name in ("auc_by_seeds.png", "fine_tuning.png"):
+    for name in ("auc_by_seeds.png", "fine_tuning.png", "space.png", "gate.png"):
         assert (finished.out / name).read_bytes().startswith(b"\x89PNG")
     learned = {name for name in names if METHODS[name].steps}
     assert contents(own / "checkpoints") == learned
@@ -194,6 +194,11 @@ def test_a_run_leaves_all_that_it_promises(finished):
         assert steps == list(range(0, 101, 5))
         assert np.isfinite(curve["loss"] + curve["auc"]).all()
     assert "curve" not in run["oracle"]
+    space = run["metaheac"]["space"]
+    assert space["campaign"] == AIDS  # those of training, too
+    assert set(space["category"]) == {str(c % 4) for c in range(CAMPAIGNS)}
+    assert np.shape(space["representation"]) == (CAMPAIGNS, 64)
+    np.testing.assert_allclose(np.sum(space["gate"], axis=1), 1, atol=1e-3)
 
 
 def test_a_method_has_learned(finished):
@@ -214,6 +219,7 @@ def test_the_report_names_who_cannot_be_judged_and_what_is_the_papers(finished):
     assert "[paper]: the paper's own figures, on the paper's data, not this." in text
     assert "(auc_by_seeds.png)" in text
     assert "(fine_tuning.png)" in text
+    assert "(space.png)" in text
 
 
 def test_resuming_a_finished_run_trains_nothing_and_prints_the_table(finished, capsys, monkeypatch):
@@ -369,6 +375,7 @@ def test_tuning_comes_first_and_serves_all_runs(finished, tmp_path, capsys, monk
     method = methods.METHODS["metaheac"]
     method = dataclasses.replace(method, offline=fake.offline, online=fake.online)
     monkeypatch.setitem(methods.METHODS, "metaheac", method)
+    monkeypatch.setattr(job, "campaign_space", lambda *_: None)
     options = (*finished.files, "--out", out, "--methods", "metaheac", "--runs", 2, "--tune", "all")
     refuses(capsys, tencent, *options, "--resume", words=(out / "tuning", "no run to resume"))
     with pytest.raises(SystemExit) as caught:
@@ -843,7 +850,10 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
 
     command(movielens, *options, "--resume")
     assert first.stat().st_mtime_ns == done
-    assert contents(out) == {"seed-0", "seed-1", *OUTPUTS} - {"fine_tuning.png", "tuning.json"}
+    assert contents(out) == {
+        *("seed-0", "seed-1", "results.json", "campaigns.jsonl"),
+        *("report.md", "report.html", "auc_by_seeds.png"),
+    }
     stored = report.load(out).runs
     assert len(stored) == 2
     assert list(stored[0]) == ["lr", "activity (no campaign)", "like-rate (no campaign)"]

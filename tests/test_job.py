@@ -384,7 +384,19 @@ def test_what_was_stored_is_drawn_again(tmp_path, capsys):
     results = runs()
     for run in results:
         run["without-he"] = run["lr"] | {"label": "w/o HE"}
-    given = comparison(results, published="tencent", about={"data": "toy"})
+    rng = np.random.default_rng(0)
+    results[0]["metaheac"]["space"] = {
+        "campaign": list(range(8)),
+        "category": list("aabbccdd"),
+        "representation": rng.normal(size=(8, 3)).tolist(),
+        "gate": rng.random((8, 2)).tolist(),
+    }
+    tuned = {"label": "LR", "tried": [], "chosen": {"online_learning_rate": 0.02}}
+    for rate, more in ((0.02, {"auc": 0.625}), (0.1, {"auc": 0.5, "diverged": "it did"})):
+        fields = {"online_learning_rate": rate}
+        tuned["tried"].append({"field": "online_learning_rate", "fields": fields, **more})
+    tuning = {"methods": {"lr": tuned}, "sizes": None}
+    given = comparison(results, published="tencent", about={"data": "toy"}, tuning=tuning)
     report.write(tmp_path, given, Console(quiet=True))
     assert report.load(tmp_path) == given
     # Each judged campaign has a line of its own.
@@ -392,7 +404,10 @@ def test_what_was_stored_is_drawn_again(tmp_path, capsys):
     assert lines[4] == {"run": 0, "method": "metaheac", **campaign(1, "small", 1.0)}
     assert len(lines) == 4 + 1 + 4 + 1 + 1 + 1
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for name in ("report.md", "report.html", "auc_by_seeds.png"):
+    assert {"space.png", "gate.png", "tuning.json"} < set(written)
+    text = (tmp_path / "report.md").read_text()
+    assert "| LR | online_learning_rate | 0.6250 | diverged | 0.02 |" in text
+    for name in ("report.md", "report.html", "auc_by_seeds.png", "space.png"):
         (tmp_path / name).unlink()
     report.main(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
