@@ -26,12 +26,16 @@ from experiments.runs import RunOptions, check_options, run_all
 from experiments.tuning import RATES, SIZED, SIZES
 from metaheac_jax.data import authors, tencent
 from metaheac_jax.data.dataset import Dataset, open_dataset
+from metaheac_jax.data.simulation import TENCENT as TENCENT_SHAPE
+from metaheac_jax.data.simulation import WECHAT as WECHAT_SHAPE
 from metaheac_jax.data.simulation import write_world
 from metaheac_jax.data.splits import Split, official_split, paper_split
 from metaheac_jax.errors import InputError
 from metaheac_jax.presets import PRESETS, Preset
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT, Schema
+
+SHAPES = {"tencent": TENCENT_SHAPE, "wechat": WECHAT_SHAPE}  # of the simulated worlds
 
 
 def _cache() -> Path:
@@ -49,13 +53,17 @@ class Options(RunOptions):
     data_dir: Path | None = None
     """Folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv, or with the
     authors' {train,test_hot,test_cold}_stage{1,2}.pkl. Default: a simulated world."""
+    world: Literal["tencent", "wechat"] = "tencent"
+    """What is simulated without --data-dir: the Tencent data, or a world of the shape of the
+    paper's WeChat data, split 58:32."""
     split: Literal["paper", "official"] | None = None
     """Training and test campaigns: 60:40 at random, or the authors' 86:87. Default: the preset's.
     The authors' pickles bring their own."""
     schema: Path | None = None
     """JSON file that names the user and campaign fields in use. Default: the paper's 14 + 6."""
     users: int = 600_000
-    """Users of the simulated world, 370,000 at least; four examples for every five users."""
+    """Users of the simulated world, 370,000 at least, of wechat 180,000; four examples for every
+    five users."""
     out: Path = Path("runs/tencent")
     """Folder for the results; a run there is replaced, unless --resume."""
     cache_dir: Path = field(default_factory=_cache)
@@ -67,6 +75,8 @@ class Options(RunOptions):
 def main(options: Options) -> None:
     """Runs the command."""
     check_options(options)
+    if options.world == "wechat" and (options.data_dir or options.split):
+        raise InputError("--world wechat: is simulated and has its own split; leave out the other")
     screen, preset = ui.screen(), PRESETS[options.preset]
     if options.dry_run:
         screen.print(plan(options, preset), highlight=False, markup=False, soft_wrap=True)
@@ -75,15 +85,16 @@ def main(options: Options) -> None:
         comparison = run_all(
             options,
             lambda seed, progress: Data(*load(options, seed, progress)),
-            world="tencent",
+            world=options.world,
             preset=preset,
             settings={
+                "world": options.world,
                 "split": options.split,
                 "data_dir": options.data_dir and str(options.data_dir.resolve()),
                 "schema": read_schema(options.schema).to_json(),
             },
             progress=progress,
-            published="tencent",
+            published=options.world,
         )
     report.write(options.out, comparison, screen)
 
@@ -95,7 +106,8 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
     if source is None:
         source = simulated_world(options, seed)
         if not source.is_dir():
-            write_world(source, users=options.users, seed=seed, progress=progress)
+            shape = SHAPES[options.world]
+            write_world(source, users=options.users, seed=seed, shape=shape, progress=progress)
     elif not source.is_dir():
         raise InputError(f"{source}: no such folder; --data-dir names the one with the data files")
     target = prepared(source, schema, options)
@@ -105,6 +117,8 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
         dataset = open_dataset(target, progress=progress)
     else:
         dataset = tencent.prepare(source, target, schema=schema, progress=progress)
+    if options.world == "wechat":
+        return dataset, wechat_split(dataset, seed)
     if (options.split or options.preset) == "official":
         return dataset, official_split(dataset)
     return dataset, paper_split(dataset, seed)
@@ -126,7 +140,19 @@ def read_schema(path: Path | None) -> Schema:
 
 def simulated_world(options: Options, seed: int) -> Path:
     """Where the simulated world of a run is, or will be."""
-    return options.cache_dir / f"simulated-{options.users}-users-seed-{seed}"
+    world = "" if options.world == "tencent" else f"{options.world}-"
+    return options.cache_dir / f"simulated-{world}{options.users}-users-seed-{seed}"
+
+
+def wechat_split(dataset: Dataset, seed: int) -> Split:
+    """The WeChat data's 58:32, at random, and its T.
+
+    A seed set is small when it has at most T = 10,000 of the 286,036 seeds of that data. In a world
+    with fewer seeds T is less in proportion.
+    """
+    seeds = int(dataset.stage1.positives.sum())
+    threshold = round(10_000 * min(1.0, seeds / 286_036))
+    return paper_split(dataset, seed, train_fraction=58 / 90, threshold=threshold)
 
 
 def prepared(source: Path, schema: Schema, options: Options) -> Path:
@@ -143,8 +169,10 @@ def plan(options: Options, preset: Preset) -> str:
     source, lines, schema = options.data_dir, [], read_schema(options.schema)
     rows = 334_494
     if source is None:
-        # Of four examples for every five users, stage 2 takes 1,500 for each campaign.
-        users, examples, rows = options.users, int(0.8 * options.users) - 173 * 1500, 35_000
+        # Of four examples for every five users, stage 2 takes 1,500 or more for each campaign.
+        users, shape, rows = options.users, SHAPES[options.world], 35_000
+        both = int(0.8 * users)
+        examples = both - max(shape.campaigns * 1500, int(both * shape.pool_share))
         lines.append(f"simulate {users:,} users in {simulated_world(options, options.seed)}")
     elif _is_authors(source):
         sizes = {f.name: f.stat().st_size // 800 for f in source.glob("*.pkl")}  # bytes a row

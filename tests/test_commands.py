@@ -416,6 +416,42 @@ def test_rates_that_were_chosen_before_are_used(finished, tmp_path, monkeypatch)
     assert rates == [0.02, METHODS["lr"].settings["online_learning_rate"]]
 
 
+def test_the_wechat_world_has_its_own_split_and_published_figures(tmp_path, monkeypatch):
+    written = []
+
+    def write_toy(target, *, users, seed, shape, progress):
+        written.append((users, seed, shape.name, target.name))
+        write(target)
+        (target / "SIMULATED").write_text("simulated toy of WeChat\n")
+
+    monkeypatch.setattr(tencent, "write_world", write_toy)
+    (tmp_path / "cache").mkdir()
+    options = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out", "--methods", "lr")
+    command(tencent, *options, "--world", "wechat", "--users", 500, "--seed", 2)
+    name = "simulated-wechat-500-users-seed-2"
+    assert written == [(500, 2, "WeChat-shaped Tencent", name)]
+    stored = report.load(tmp_path / "out")
+    assert stored.about["train_campaigns"] == 8  # 58 of 90 are 7.7 of 12
+    (prepared,) = (p for p in (tmp_path / "cache").iterdir() if p.name.startswith("prepared"))
+    seeds = int(open_dataset(prepared).stage1.positives.sum())
+    assert stored.about["threshold"] == round(10_000 * seeds / 286_036) > 0
+    assert "| LR [paper] | 0.5654 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_t_is_the_papers_where_the_world_is_no_smaller():
+    data = toy.dataset(users=30, campaigns=90, per_campaign=20, pool=20)
+    data = dataclasses.replace(data, stage1=Many(data.stage1))
+    split = tencent.wechat_split(data, 0)
+    assert (split.threshold, len(split.train), len(split.test)) == (10_000, 58, 32)
+
+
+class Many:
+    """A stage whose campaigns have 4,000 seeds each."""
+
+    def __init__(self, stage):
+        self.positives = np.full(len(stage.counts), 4000)
+
+
 def test_a_schema_chooses_other_features(tmp_path):
     source, path = write(tmp_path / "data"), tmp_path / "schema.json"
     path.write_text(json.dumps(SMALL_SCHEMA))
@@ -455,6 +491,8 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     options = ("--cache-dir", tmp_path / "cache", "--out", "out", "--methods", "all", "--dry-run")
     for more, words in (
         (("--users", 123_456), "simulate 123,456 users in "),
+        (("--world", "wechat"), "simulated-wechat-600000-users-seed-0"),
+        (("--runs", 3, "--tune", "rates"), "LR: 5 trials, then no offline steps"),
         (("--data-dir", source), f"about {USERS} users and 961 stage-1 examples"),
         (("--data-dir", pickles), "about 10 rows, 10 of them of stage 1"),
     ):
@@ -477,6 +515,8 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
         (("--data-dir", "nowhere"), ("nowhere: no such folder",)),
         (("--data-dir", "nowhere", "--dry-run"), ("nowhere/userFeature.data: missing",)),
         (("--users", 0), ("expected users >= 1",)),
+        (("--world", "wechat", "--data-dir", "."), ("--world wechat: is simulated",)),
+        (("--world", "wechat", "--split", "official"), ("--world wechat: ", "its own split")),
         (("--schema", "none.json"), ("none.json: No such file",)),
     ],
 )

@@ -9,6 +9,7 @@ table.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from metaheac_jax.data.simulation import write_world
+from metaheac_jax.data.simulation import TENCENT, WECHAT, _make_campaigns, write_world
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
@@ -241,7 +242,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Stage:
     """A stage's lines, campaigns by rank."""
 
-    def __init__(self, world: Path, name: str) -> None:
+    def __init__(self, world: Path, name: str, campaigns: int = CAMPAIGNS) -> None:
+        self.campaigns = campaigns
         skip = int(name == "train")
         self.aid, self.uid, self.label = np.loadtxt(
             world / f"{name}.csv", np.int64, delimiter=",", skiprows=skip
@@ -250,11 +252,11 @@ class Stage:
         self.campaign = np.unique(self.aid, return_inverse=True)[1]
 
     def per_campaign(self, value: np.ndarray) -> np.ndarray:
-        return np.bincount(self.campaign, value, CAMPAIGNS)
+        return np.bincount(self.campaign, value, self.campaigns)
 
     @property
     def rows(self) -> np.ndarray:
-        return np.bincount(self.campaign, minlength=CAMPAIGNS)
+        return np.bincount(self.campaign, minlength=self.campaigns)
 
     @property
     def positives(self) -> np.ndarray:
@@ -428,7 +430,45 @@ def test_same_seed_same_bytes(tmp_path: Path, world: Path) -> None:
     assert first.keys() == FILES
     assert small(tmp_path / "b", seed=3) == first
     assert first["adFeature.csv"] != (world / "adFeature.csv").read_bytes()
+    # Attributes are drawn without arithmetic that processors round differently.
+    assert hashlib.sha256(first["adFeature.csv"]).hexdigest()[:16] == "e87dba64c9e5026d"
     assert calls == [("simulating users", done, 50_001) for done in (50_000, 50_001)]
+
+
+def test_the_tencent_twin_stays_as_it_is() -> None:
+    # Whole worlds are not compared: processors round differently.
+    assert hashlib.sha256(repr(TENCENT).encode()).hexdigest()[:16] == "acdbc10eb0e24036"
+
+
+def test_a_world_of_the_wechat_shape(tmp_path: Path) -> None:
+    options = {"users": 60_000, "examples": 48_000, "pool_rows": 100, "shape": WECHAT}
+    assert small(tmp_path / "world", **options).keys() == FILES
+    told = (tmp_path / "world" / "SIMULATED").read_text()
+    assert told == "simulated WeChat-shaped Tencent twin (seed 0, 60,000 users)\n"
+    stage1, stage2 = (Stage(tmp_path / "world", n, 90) for n in ("train", "test1_truth"))
+    assert len(stage1.rows) == len(stage2.rows) == 90
+    # Eleven rows a seed in stage 1, and as many in stage 2.
+    assert stage1.positives.sum() * 11 / stage1.rows.sum() == pytest.approx(1, abs=0.02)
+    assert stage2.rows.sum() / stage1.rows.sum() == pytest.approx(1, abs=0.02)
+    rate = stage1.per_campaign(stage1.probability) / stage1.rows
+    assert rate.mean() == pytest.approx(1 / 11, abs=0.0006)
+    assert rate.std() == pytest.approx(0.0014 / 0.0478 / 11, abs=0.0008)
+    aucs = [
+        roc_auc_score(stage1.label[of], stage1.probability[of])
+        for of in (stage1.campaign == campaign for campaign in range(90))
+        if len(set(stage1.label[of])) == 2
+    ]
+    assert np.mean(aucs) == pytest.approx(0.80, abs=0.02)
+    table = np.loadtxt(tmp_path / "world" / "adFeature.csv", np.int64, delimiter=",", skiprows=1)
+    kinds = [len(np.unique(column)) for column in table.T]
+    assert kinds == [90, 41, 72, 90, 15, 21, 17, 4]
+
+
+def test_sizes_of_the_wechat_shape_at_the_real_size() -> None:
+    rows = _make_campaigns(WECHAT, np.random.default_rng(0)).rows
+    seeds = 286_036 * rows / rows.sum()
+    assert (seeds > 10_000).sum() == 7
+    assert seeds.max() < 50_000
 
 
 @pytest.mark.parametrize(
