@@ -24,7 +24,7 @@ from metaheac_jax.meta import MetaState, build_meta_gradient, build_meta_step
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import General, initialise
 from metaheac_jax.presets import OFFICIAL
-from metaheac_jax.rows import build_row_step, table_adam
+from metaheac_jax.rows import build_row_step, select_rows, table_adam
 from metaheac_jax.schema import TENCENT, Vocabulary
 
 NETWORK = MetaHeac(experts=OFFICIAL.experts, critics=OFFICIAL.critics)
@@ -147,7 +147,9 @@ class Program(NamedTuple):
     figures: dict[str, Any]
 
 
-def compile_step(way: Way, size: Size, batch: Sequence[Any]) -> Program:
+def compile_step(
+    way: Way, size: Size, batch: Sequence[Any], small_fields: tuple[int, ...]
+) -> Program:
     """Compiles a path's step for batches of one shape; allocates nothing.
 
     XLA counts the body of a loop once, though it runs for every chunk of campaigns. So the step is
@@ -156,10 +158,16 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any]) -> Program:
     Args:
       way: the path.
       size: of the table.
-      batch: ``(rows, support, query)``, without rows where the path is whole-table.
+      batch: from the sampler, or from `global_ids` where the path is whole-table.
+      small_fields: of the data set.
     """
     chunk = way.chunk or campaigns_at_once(size.campaigns)
-    loss = build_loss(NETWORK.apply, TENCENT.user_slots, reduction=OFFICIAL.reduction)
+    loss = build_loss(
+        NETWORK.apply,
+        TENCENT.user_slots,
+        small_fields=small_fields,
+        reduction=OFFICIAL.reduction,
+    )
     options: dict[str, Any] = {
         "inner_learning_rate": OFFICIAL.inner_learning_rate,
         "first_order": way.first_order,
@@ -178,7 +186,9 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any]) -> Program:
         rest = jax.jit(update, donate_argnums=0)
     else:
         table_optimizer = table_adam(OFFICIAL.outer_learning_rate)
-        row = build_row_step(build_meta_gradient(loss, **options), adam, table_optimizer)
+        row = build_row_step(
+            build_meta_gradient(loss, select=select_rows, **options), adam, table_optimizer
+        )
         step, init = row.step, lambda general: row.init(*general)
         rest = build_row_step(lambda params: (params, None), adam, table_optimizer).step
     rows = size.table_rows if way.whole_table else len(batch[0])
@@ -190,7 +200,7 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any]) -> Program:
         seconds = time.perf_counter() - began
         memory, counted = compiled.memory_analysis(), _counted(compiled)
         if chunk < size.campaigns:
-            outside = _counted(_compile(rest, state, *batch[:-2]))
+            outside = _counted(_compile(rest, state, *([] if way.whole_table else batch[:1])))
             counted = outside + size.campaigns // chunk * (counted - outside)
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     figures = {
@@ -226,8 +236,9 @@ def _counted(compiled: Any) -> np.ndarray:
 
 def global_ids(batch: CampaignBatch, pad: int) -> tuple[Any, ...]:
     """Support and query with ids that point into the whole table, whose pad id is ``pad``."""
-    table_row = np.append(batch.rows, np.int32(pad))
+    rows, *sides = batch.shared()
+    table_row = np.append(rows, np.int32(pad))
     return tuple(
         side._replace(user=table_row[side.user], campaign=table_row[side.campaign])
-        for side in (batch.support, batch.query)
+        for side in sides
     )

@@ -189,7 +189,7 @@ class Bench:
         )
         self.records.append(record)
 
-    def steps(self, size: Size, sampler: CampaignSampler) -> None:
+    def steps(self, size: Size, dataset: Dataset, sampler: CampaignSampler) -> None:
         """The meta-step on every path, inputs at hand; end to end on the row-local one."""
         inputs = [sampler(number) for number in range(INPUTS)]
         for name, way in ways(size).items():
@@ -199,7 +199,7 @@ class Bench:
             batches: list[Any] = inputs
             if way.whole_table:
                 batches = [global_ids(batch, size.table_rows) for batch in inputs]
-            program = compile_step(way, size, batches[0])
+            program = compile_step(way, size, batches[0], dataset.small_fields)
             need, free = program.figures["peak_memory_bytes"], free_memory()
             if free is not None and need > free:
                 gib = f"{need / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
@@ -257,6 +257,7 @@ class Bench:
         customise = build_customise(
             NETWORK,
             TENCENT.user_slots,
+            small_fields=dataset.small_fields,
             rows=size.rows,
             campaigns_at_once=campaigns_at_once(size.campaigns),
         )
@@ -282,7 +283,7 @@ class Bench:
         users = np.resize(dataset.user_rows, (POOL, dataset.user_rows.shape[1]))
         rows = np.arange(min(8192, size.table_rows), dtype=np.int32)
         model = Customised(general.network, rows, general.table[rows])
-        score = build_score(NETWORK, TENCENT.user_slots)
+        score = build_score(NETWORK, TENCENT.user_slots, small_fields=dataset.small_fields)
         first, seconds = timed(
             lambda _: score(general, model, dataset.campaign_rows[0], users), self.options.steps
         )
@@ -368,7 +369,7 @@ def run(options: Options, progress: Progress) -> tuple[list[Record], list[str]]:
             if "score" in wanted:
                 bench.score(size, dataset)
             if wanted & {"meta-step", "end to end"}:
-                bench.steps(size, sampler)
+                bench.steps(size, dataset, sampler)
         bench.done += 1
     return bench.records, bench.left_out
 

@@ -79,6 +79,29 @@ def test_first_order_leaves_out_exactly_the_hessian_factor(x64):
     assert np.abs(ours - signature(w, (A, a), (B, b))).max() > 0.1
 
 
+def test_a_campaign_adapts_the_part_that_is_selected(x64):
+    """Campaign c sees two of six parameters: the signature there, and nothing elsewhere."""
+    _, support, query = quadratic_campaigns(3, size=2)
+    whole, part = jnp.arange(6.0) / 3, jnp.array([[0, 1], [1, 4], [5, 0]])
+    ours, _ = build_meta_gradient(
+        quadratic, inner_learning_rate=ALPHA, reduction="sum", select=lambda w, part: w[part]
+    )(whole, support, query, part)
+    expected = np.zeros(6)
+    for c in range(3):
+        one = jax.tree.map(lambda x, c=c: x[c], (support, query))
+        expected[part[c]] += signature(whole[part[c]], *one)
+    np.testing.assert_allclose(ours, expected, rtol=1e-10)
+
+
+def test_a_part_and_a_select_come_together():
+    w, support, query = quadratic_campaigns(2)
+    with pytest.raises(ValueError, match="a part is given where, and only where"):
+        build_meta_gradient(quadratic, inner_learning_rate=ALPHA)(w, support, query, w)
+    select = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, select=lambda w, _: w)
+    with pytest.raises(ValueError, match="a part is given where, and only where"):
+        select(w, support, query)
+
+
 def test_mean_over_campaigns_is_the_sum_divided(x64):
     w, support, query = quadratic_campaigns(4)
     mean, sums = (

@@ -17,7 +17,7 @@ from metaheac_jax.losses import build_loss
 from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import Diverged, PlainInfo, initialise, train
-from metaheac_jax.rows import RowStep, build_row_step, table_adam
+from metaheac_jax.rows import RowStep, build_row_step, select_rows, table_adam
 
 DATA = dataset()
 NETWORK = MetaHeac(experts=2, critics=2, widths=(6, 6), gate_width=6)
@@ -26,7 +26,7 @@ NETWORK = MetaHeac(experts=2, critics=2, widths=(6, 6), gate_width=6)
 @cache
 def step():
     loss = build_loss(NETWORK.apply, DATA.schema.user_slots)
-    gradient = build_meta_gradient(loss, inner_learning_rate=0.05)
+    gradient = build_meta_gradient(loss, inner_learning_rate=0.05, select=select_rows)
     return build_row_step(gradient, optax.adam(0.01), table_adam(0.01))
 
 

@@ -1,5 +1,7 @@
 """Row-local steps equal whole-table steps; the table's Adam equals dense Adam."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from metaheac_jax import rows as module
 from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.network import MetaHeac
-from metaheac_jax.rows import RowIndex, build_row_step, field_vectors, table_adam
+from metaheac_jax.rows import RowIndex, build_row_step, field_vectors, select_rows, table_adam
 
 ROWS, WIDTH, SLOTS = 60, 3, (1, 1, 4)
 NETWORK = MetaHeac(experts=3, critics=2, widths=(5, 4), gate_width=4)
@@ -84,6 +87,64 @@ def test_field_vectors_are_means_over_the_values_present(x64):
     ours = field_vectors(table, ids, (1, 3))
     np.testing.assert_allclose(ours[0], [table[3], (table[0] + table[1]) / 2])
     np.testing.assert_array_equal(ours[1], 0)
+
+
+@pytest.mark.parametrize("counted", [0, 3, 6])  # none of the small fields, two, all
+def test_counted_fields_equal_gathered_ones(counted, monkeypatch):
+    """Values, and gradients in the table, of small fields with 1 to 3 slots and of one beyond."""
+    sizes, slots = (1, 6, 3), (1, 3, 2, 2)
+    starts = np.cumsum([0, *sizes])
+    rows = starts[-1] + 4
+    rng = np.random.default_rng(0)
+    blocks = zip(starts, (*sizes, 4), slots, strict=True)
+    ids = np.concatenate([first + rng.integers(0, n, (9, w)) for first, n, w in blocks], 1)
+    ids[rng.random(ids.shape) < 0.3] = rows
+    table = jnp.asarray(rng.normal(size=(rows, 2)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=(9, len(slots), 2)), jnp.float32)
+
+    def pooled(table, small):
+        vectors = field_vectors(table, jnp.asarray(ids), slots, small_fields=small)
+        return (vectors * weight).sum(), vectors
+
+    gradient = jax.value_and_grad(pooled, has_aux=True)
+    gathered = gradient(table, ())
+    monkeypatch.setattr(module, "COUNTED", counted)
+    ours = gradient(table, sizes)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours, gathered)
+
+
+def test_small_rows_keep_their_numbers():
+    index = RowIndex(20, small_rows=3)
+    ids = np.array([[1, 7, 20], [12, 7, 7]])
+    found = index.distinct(ids)
+    np.testing.assert_array_equal(found, [0, 1, 2, 7, 12])
+    np.testing.assert_array_equal(index.renumber(found, 6, ids)[1][0], [[1, 3, 6], [4, 3, 3]])
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_each_campaign_on_its_own_rows_equals_all_on_the_steps_rows(x64, chunk):
+    network, table = model()
+    rows, (support, query) = localise(ROWS + 4, *batches())
+    values = table.at[rows].get(mode="fill", fill_value=0)
+    options = {"inner_learning_rate": 0.5, "campaigns_per_chunk": chunk}
+    loss = build_loss(NETWORK.apply, SLOTS)
+    params = {"network": network, "table": values}
+    shared, _ = jax.jit(build_meta_gradient(loss, **options))(params, support, query)
+
+    index, own, sides = RowIndex(len(rows)), [], []
+    for c in range(3):
+        ids = support.user[c], support.campaign[c], query.user[c], query.campaign[c]
+        found, ids = index.renumber(index.distinct(*ids), 50, *ids)
+        own.append(found)
+        sides.append(ids)
+    users, fields, others, other_fields = map(np.stack, zip(*sides, strict=True))
+    ours, _ = jax.jit(build_meta_gradient(loss, select=select_rows, **options))(
+        params,
+        support._replace(user=users, campaign=fields),
+        query._replace(user=others, campaign=other_fields),
+        np.stack(own),
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), ours, shared)
 
 
 @pytest.mark.parametrize("inner_steps", [1, 2])

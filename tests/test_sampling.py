@@ -35,8 +35,9 @@ def test_a_step_can_be_drawn_without_those_before_it():
 def examples_of(batch, side):
     """For each campaign of a batch: its fields, and the users' rows as tuples."""
     side = getattr(batch, side)
-    users = decode(batch.rows, side.user, DATA.rows)
-    fields = decode(batch.rows, side.campaign, DATA.rows)
+    own = [decode(batch.rows, own, DATA.rows) for own in batch.own]
+    users = [decode(*pair, DATA.rows) for pair in zip(own, side.user, strict=True)]
+    fields = [decode(*pair, DATA.rows) for pair in zip(own, side.campaign, strict=True)]
     return fields, [[tuple(u) for u in campaign] for campaign in users]
 
 
@@ -78,7 +79,7 @@ def test_a_short_campaign_gives_what_it_has():
     np.testing.assert_array_equal(batch.support.weight.sum(1), 15)
     np.testing.assert_array_equal(batch.query.weight.sum(1), 16)
     padding = batch.support.weight == 0
-    assert (batch.support.user[padding] == len(batch.rows)).all()
+    assert (batch.support.user[padding] == batch.own.shape[1]).all()
 
 
 @pytest.mark.parametrize(("weights", "power"), [("normal", 1), ("sqrt", 0.5), ("unit", 0)])
@@ -96,8 +97,8 @@ def test_campaigns_are_drawn_by_the_rule(weights, power):
     assert len(set(fields)) == 3
     seen = np.zeros(3)
     for step in range(600):
-        batch = draw(step)
-        seen[fields.index(tuple(decode(batch.rows, batch.support.campaign[0], DATA.rows)))] += 1
+        rows, support, _ = draw(step).shared()
+        seen[fields.index(tuple(rows[support.campaign[0]]))] += 1
     expected = counts[:3] ** power / (counts[:3] ** power).sum()
     np.testing.assert_allclose(seen / 600, expected, atol=0.06)
 
@@ -121,7 +122,25 @@ def test_an_owned_batch_tells_each_examples_campaign():
 
 def test_steps_of_one_shape():
     draw = sampler()
-    assert len({draw(step).rows.shape for step in range(50)}) == 1
+    assert len({(draw(step).rows.shape, draw(step).own.shape) for step in range(50)}) == 1
+
+
+def test_each_campaign_has_its_own_rows_and_the_step_has_all_of_them():
+    batch = sampler()(0)
+    pads = len(batch.rows), batch.own.shape[1]
+    touched = [set(own[own < pads[0]]) for own in batch.own]
+    rows, *sides = batch.shared()
+    for c in range(4):
+        ids = [ids[c].ravel() for side in sides for ids in (side.user, side.campaign)]
+        used = set(np.concatenate(ids)) - {pads[0]}
+        small = np.arange(sum(DATA.small_fields))
+        assert touched[c] == used | set(small)
+        np.testing.assert_array_equal(rows[small], small)  # they keep their numbers
+        np.testing.assert_array_equal(batch.own[c][small], small)
+    assert set.union(*touched) == set(range((rows < DATA.rows).sum()))
+    for side, shared in zip((batch.support, batch.query), sides, strict=True):
+        padding = side.user == pads[1]
+        np.testing.assert_array_equal(shared.user == pads[0], padding)
 
 
 def test_prefetch_keeps_the_order_and_hands_on_errors():

@@ -151,10 +151,12 @@ def test_whole_table_inputs_name_the_same_rows():
     batch = CampaignSampler(data, np.arange(20), seed=0, campaigns_per_step=2, rows=32)(0)
     found = global_ids(batch, data.rows)
     for ours, local in zip(found, (batch.support, batch.query), strict=True):
-        assert (ours.user == data.rows).sum() == (local.user == len(batch.rows)).sum() > 0
-        real = local.user < len(batch.rows)
-        np.testing.assert_array_equal(ours.user[real], batch.rows[local.user[real]])
-        np.testing.assert_array_equal(ours.campaign, batch.rows[local.campaign])
+        assert (ours.user == data.rows).sum() == (local.user == batch.own.shape[1]).sum() > 0
+        for c, own in enumerate(batch.own):
+            real = local.user[c] < len(own)
+            rows = batch.rows[own[local.user[c][real]]]
+            np.testing.assert_array_equal(ours.user[c][real], rows)
+            np.testing.assert_array_equal(ours.campaign[c], batch.rows[own[local.campaign[c]]])
         users = {row.tobytes() for row in data.user_rows}
         assert all(row.tobytes() in users for row in ours.user.reshape(-1, ours.user.shape[-1]))
 
@@ -186,17 +188,16 @@ def test_timed_leaves_the_first_run_out_and_stops_when_it_takes_long(monkeypatch
 
 
 def test_a_step_that_memory_cannot_hold_is_left_out(monkeypatch):
-    def compiled(way, size, batch):
+    def compiled(way, size, batch, small_fields):
         return Program(None, None, {"peak_memory_bytes": 2**40})
 
     monkeypatch.setattr(throughput, "compile_step", compiled)
     monkeypatch.setattr(throughput, "free_memory", lambda: 2**30)
     size = Size(2, 32, 4, 3000)
-    sampler = CampaignSampler(
-        synthetic(size, users=300), np.arange(20), seed=0, campaigns_per_step=2, rows=32
-    )
+    data = synthetic(size, users=300)
+    sampler = CampaignSampler(data, np.arange(20), seed=0, campaigns_per_step=2, rows=32)
     bench = Bench(replace(TINY, paths=("whole-table",)), Limits({"default": 1.0}, 1.0), silent)
-    bench.steps(size, sampler)
+    bench.steps(size, data, sampler)
     assert bench.records == []
     assert bench.left_out == [
         "whole-table, 2 campaigns x 32 rows, width 4, 3,000 table rows: "

@@ -28,7 +28,7 @@ from metaheac_jax.network import MetaHeac, Network
 from metaheac_jax.offline import General, initialise, plain_gradient, train
 from metaheac_jax.online import Customised, build_customise, build_score
 from metaheac_jax.presets import Preset
-from metaheac_jax.rows import build_row_step, table_adam
+from metaheac_jax.rows import build_row_step, select_rows, table_adam
 
 #: none: nothing is learned across campaigns. plain: examples of all campaigns alike. batches: the
 #: meta-step's campaign batches, with no inner step (alpha = 0). meta: Algorithm 1. Every kind takes
@@ -79,16 +79,16 @@ def fine_tuned(
 def train_general(build_network: BuildNetwork, offline: Offline, label: str, job: Job) -> General:
     """The general model; untrained if ``offline`` is "none"."""
     network, dataset, preset = build_network(job.preset), job.dataset, job.preset
-    schema = dataset.schema
     general = untrained(job, network, jax.random.key(job.seed))
     if offline == "none":
         return general
+    loss = functools.partial(
+        build_loss, network.apply, dataset.schema.user_slots, small_fields=dataset.small_fields
+    )
     sampler: Callable[[int], Any]
     if offline == "plain":
         sampler = plain_sampler(job)
-        gradient: Callable[..., Any] = plain_gradient(
-            build_loss(network.apply, schema.user_slots, reduction="mean")
-        )
+        gradient: Callable[..., Any] = plain_gradient(loss(reduction="mean"))
     else:
         sampler = CampaignSampler(
             dataset,
@@ -100,11 +100,12 @@ def train_general(build_network: BuildNetwork, offline: Offline, label: str, job
             weights=preset.campaign_weights,
         )
         gradient = build_meta_gradient(
-            build_loss(network.apply, schema.user_slots, reduction=preset.reduction),
+            loss(reduction=preset.reduction),
             inner_learning_rate=preset.inner_learning_rate,
             inner_steps=1 if offline == "meta" else 0,
             campaigns_per_chunk=campaigns_at_once(preset.campaigns_per_step),
             reduction=preset.reduction,
+            select=select_rows,
         )
     return train_rows(job, general, gradient, sampler, label=label)
 
@@ -178,6 +179,7 @@ def fine_tune(
     customise, score = _compiled_online(
         build_network(preset),
         dataset.schema.user_slots,
+        dataset.small_fields,
         preset.online_learning_rate,
         preset.rows,
     )
@@ -203,16 +205,21 @@ def fine_tune(
 
 @functools.cache  # methods that share a network share what is compiled for it
 def _compiled_online(
-    network: Network, user_slots: tuple[int, ...], learning_rate: float, rows: int
+    network: Network,
+    user_slots: tuple[int, ...],
+    small_fields: tuple[int, ...],
+    learning_rate: float,
+    rows: int,
 ) -> tuple[Callable[..., list[Customised]], Callable[..., Any]]:
     customise = build_customise(
         network,
         user_slots,
+        small_fields=small_fields,
         learning_rate=learning_rate,
         rows=rows,
         campaigns_at_once=campaigns_at_once(8),
     )
-    return customise, build_score(network, user_slots)
+    return customise, build_score(network, user_slots, small_fields=small_fields)
 
 
 METHODS = {

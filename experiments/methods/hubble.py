@@ -68,7 +68,8 @@ def train_graph(job: Job) -> Graph:
     )
     gradient = graph_gradient(dataset.schema.user_slots)
     general = untrained(job, _GRAPH, jax.random.key(job.seed))
-    general = train_rows(job, general, gradient, sampler, label="Hubble")
+    draw = lambda step: sampler(step).shared()  # noqa: E731
+    general = train_rows(job, general, gradient, draw, label="Hubble")
     return Graph(*general, training_campaigns(job, general))
 
 

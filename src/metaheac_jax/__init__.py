@@ -18,7 +18,7 @@ from metaheac_jax.official import from_official
 from metaheac_jax.offline import General, initialise, train
 from metaheac_jax.online import Customised, build_customise, build_score
 from metaheac_jax.presets import OFFICIAL, PAPER, Preset
-from metaheac_jax.rows import RowIndex, build_row_step, field_vectors, table_adam
+from metaheac_jax.rows import RowIndex, build_row_step, field_vectors, select_rows, table_adam
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "inner_update",
     "judge",
     "open_dataset",
+    "select_rows",
     "table_adam",
     "top",
     "train",

@@ -75,7 +75,11 @@ def masked(values: Array, weight: Array, reduction: Reduction) -> Array:
 
 
 def build_loss(
-    apply: Callable[..., Any], user_slots: tuple[int, ...], *, reduction: Reduction = "mean"
+    apply: Callable[..., Any],
+    user_slots: tuple[int, ...],
+    *,
+    small_fields: tuple[int, ...] = (),
+    reduction: Reduction = "mean",
 ) -> Loss:
     """The loss of a network over a table: ``loss(params, batch) -> scalar`` in nats.
 
@@ -83,6 +87,7 @@ def build_loss(
       apply: ``apply(network, user (B, M, k), campaign (..., N, k))``, giving an output with
         ``log_p`` and ``log_not_p``, each (B,).
       user_slots: slots of each of the M user fields.
+      small_fields: as `rows.field_vectors` takes it, for ids whose `RowIndex` keeps those rows.
       reduction: over the minibatch, "mean" as the authors' program or "sum" as the paper prints.
 
     Returns:
@@ -90,7 +95,7 @@ def build_loss(
     """
 
     def loss(params: Any, batch: Batch) -> Array:
-        user = field_vectors(params["table"], batch.user, user_slots)
+        user = field_vectors(params["table"], batch.user, user_slots, small_fields=small_fields)
         campaign = params["table"].at[batch.campaign].get(mode="fill", fill_value=0)
         output = apply(params["network"], user, campaign)
         values = cross_entropy(output.log_p, output.log_not_p, batch.label)

@@ -24,6 +24,8 @@ Loss = Callable[[Any, Any], Array]
 #: A number, a pytree of numbers that is a prefix of the parameters, or a function of the parameters
 #: that gives either: the last is how rates are learned (Meta-SGD): keep them among the parameters.
 InnerLearningRate = Any
+#: ``select(params, part) -> params`` of one campaign, linear in the parameters.
+Select = Callable[[Any, Any], Any]
 
 
 class MetaInfo(NamedTuple):
@@ -104,7 +106,8 @@ def build_meta_gradient(
     remat: bool = False,
     campaigns_per_chunk: int | None = None,
     reduction: Literal["mean", "sum"] = "mean",
-) -> Callable[[Any, Any, Any], tuple[Any, MetaInfo]]:
+    select: Select | None = None,
+) -> Callable[..., tuple[Any, MetaInfo]]:
     """The gradient of the meta-loss: ``gradient(params, support, query) -> (gradient, info)``.
 
     Args:
@@ -116,9 +119,12 @@ def build_meta_gradient(
       campaigns_per_chunk: campaigns that are vmapped together; chunks follow one another, so memory
         grows with the chunk. It must divide C. None takes all at once.
       reduction: over the campaigns, "mean" as the authors' program or "sum" as the paper prints.
+      select: where a campaign touches a part of the parameters, ``select(params, part)`` gives it;
+        ``gradient(params, support, query, part)`` then has a further argument, of leading axis C.
 
     Raises:
-      ValueError: an option out of range; at the first call, a chunk that does not divide C.
+      ValueError: an option out of range; at the first call, a chunk that does not divide C, or a
+        part without ``select``.
     """
     if inner_steps < 0:
         raise ValueError(f"inner_steps must be 0 or more, got {inner_steps}")
@@ -127,7 +133,9 @@ def build_meta_gradient(
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
 
-    def campaign_loss(params: Any, support: Any, query: Any) -> tuple[Array, Array]:
+    def campaign_loss(params: Any, support: Any, query: Any, part: Any) -> tuple[Array, Array]:
+        if select is not None:
+            params = select(params, part)
         adapted, support_loss = inner_update(
             loss,
             params,
@@ -139,25 +147,27 @@ def build_meta_gradient(
         )
         return loss(adapted, query), support_loss
 
-    def summed_loss(params: Any, support: Any, query: Any) -> tuple[Array, tuple[Array, Array]]:
-        query_loss, support_loss = jax.vmap(campaign_loss, (None, 0, 0))(params, support, query)
+    def summed_loss(params: Any, *batches: Any) -> tuple[Array, tuple[Array, Array]]:
+        query_loss, support_loss = jax.vmap(campaign_loss, (None, 0, 0, 0))(params, *batches)
         return query_loss.sum(), (support_loss, query_loss)
 
     summed_gradient = jax.grad(summed_loss, has_aux=True)
 
-    def gradient(params: Any, support: Any, query: Any) -> tuple[Any, MetaInfo]:
+    def gradient(params: Any, support: Any, query: Any, part: Any = None) -> tuple[Any, MetaInfo]:
+        if (select is None) != (part is None):
+            raise ValueError("a part is given where, and only where, there is a select")
         campaigns = jax.tree.leaves(query)[0].shape[0]
         chunk = campaigns_per_chunk or campaigns
         if campaigns % chunk:
             raise ValueError(f"chunks of {chunk} do not divide {campaigns} campaigns")
         if chunk == campaigns:
-            total, losses = summed_gradient(params, support, query)
+            total, losses = summed_gradient(params, support, query, part)
         else:
             chunks = jax.tree.map(
-                lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), (support, query)
+                lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), (support, query, part)
             )
 
-            def add(total: Any, batches: tuple[Any, Any]) -> tuple[Any, tuple[Array, Array]]:
+            def add(total: Any, batches: tuple[Any, Any, Any]) -> tuple[Any, tuple[Array, Array]]:
                 part, losses = summed_gradient(params, *batches)
                 return jax.tree.map(jnp.add, total, part), losses
 

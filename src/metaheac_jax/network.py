@@ -79,19 +79,21 @@ class Experts(nn.Module):
     @nn.compact
     def __call__(self, user: Array) -> Array:
         """(B, M, k) user fields -> (B, n, h): ReLU after every layer."""
-        x = user.reshape(*user.shape[:-2], -1)
-        # The first layer sees one input for all experts: a single (M k, n h) product.
-        width = self.widths[0]
+        x = user.reshape(-1, user.shape[-2] * user.shape[-1])
+        # The first layer sees one input for all experts: a single (M k, n h) product. From then on
+        # experts come first, as batched products take them.
+        n, width = self.experts, self.widths[0]
         init = uniform_fan_in(x.shape[-1])
-        kernel = self.param("kernel_0", init, (x.shape[-1], self.experts, width))
-        bias = self.param("bias_0", init, (self.experts, width))
-        x = nn.relu(jnp.einsum("...a,anh->...nh", x, kernel) + bias)
+        kernel = self.param("kernel_0", init, (x.shape[-1], n, width))
+        bias = self.param("bias_0", init, (n, width))
+        x = nn.relu(x @ kernel.reshape(-1, n * width) + bias.reshape(-1))
+        x = x.reshape(-1, n, width).swapaxes(0, 1)
         for layer, width in enumerate(self.widths[1:], start=1):
             init = uniform_fan_in(x.shape[-1])
-            kernel = self.param(f"kernel_{layer}", init, (self.experts, x.shape[-1], width))
-            bias = self.param(f"bias_{layer}", init, (self.experts, width))
-            x = nn.relu(jnp.einsum("...na,nah->...nh", x, kernel) + bias)
-        return x
+            kernel = self.param(f"kernel_{layer}", init, (n, x.shape[-1], width))
+            bias = self.param(f"bias_{layer}", init, (n, width))
+            x = nn.relu(x @ kernel + bias[:, None])
+        return x.swapaxes(0, 1).reshape(*user.shape[:-2], n, -1)
 
 
 class Gate(nn.Module):

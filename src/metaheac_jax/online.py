@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,7 @@ def build_customise(
     network: Network,
     user_slots: Sequence[int],
     *,
+    small_fields: tuple[int, ...] = (),
     learning_rate: float = 1e-3,
     rows: int = 512,
     campaigns_at_once: int = 1,
@@ -59,13 +61,14 @@ def build_customise(
     Args:
       network: any of the networks here.
       user_slots: slots of each user field.
+      small_fields: as `rows.field_vectors` takes it.
       learning_rate: of the Adam that adapts network and rows; it starts afresh.
       rows: B; examples are shuffled again in every epoch.
       campaigns_at_once: G, vmapped together; one is fastest on a CPU.
     """
     table_optimizer = table_adam(learning_rate)
-    loss = build_loss(network.apply, tuple(user_slots))
-    summed_loss = build_loss(network.apply, tuple(user_slots), reduction="sum")
+    losses = partial(build_loss, network.apply, tuple(user_slots), small_fields=small_fields)
+    loss, summed_loss = losses(), losses(reduction="sum")
     row = build_row_step(plain_gradient(loss), optax.adam(learning_rate), table_optimizer)
 
     def start(general: General, rows: Array) -> RowState:
@@ -107,7 +110,7 @@ def build_customise(
     ) -> list[Customised]:
         """Adapts up to G campaigns at once; ids of the members point into their table rows."""
         size = len(table_rows[0])
-        index = RowIndex(size)
+        index = RowIndex(size, sum(small_fields))
         idle = campaigns_at_once - len(members)  # places without a campaign stay empty
         nothing = np.full(size, general.table.shape[0], np.int32)
         share = 0.0 if patience is None else holdout
@@ -182,7 +185,7 @@ def build_customise(
         Returns:
           A customised model for each campaign, in the order given.
         """
-        index = RowIndex(general.table.shape[0])
+        index = RowIndex(general.table.shape[0], sum(small_fields))
         found = [index.distinct(batch.user, batch.campaign) for batch in campaigns]
         # One size for all, so that a step compiles once; what a step costs does not depend on it.
         size = -(-max(map(len, found)) // 4096) * 4096
@@ -215,13 +218,18 @@ def build_customise(
 
 
 def build_score(
-    network: Network, user_slots: Sequence[int], *, chunk: int = 2048
+    network: Network,
+    user_slots: Sequence[int],
+    *,
+    small_fields: tuple[int, ...] = (),
+    chunk: int = 2048,
 ) -> Callable[..., np.ndarray]:
     """Builds ``score``, jitted; build it once and use it for every model.
 
     Args:
       network: the models' network.
       user_slots: slots of each user field.
+      small_fields: as `rows.field_vectors` takes it.
       chunk: users scored at once.
     """
 
@@ -232,7 +240,8 @@ def build_score(
     @jax.jit
     def score_chunk(params: Any, table: Array, user: Array, campaign: Array) -> Array:
         fields = table.at[campaign].get(mode="fill", fill_value=0)
-        output = network.apply(params, field_vectors(table, user, tuple(user_slots)), fields)
+        vectors = field_vectors(table, user, tuple(user_slots), small_fields=small_fields)
+        output = network.apply(params, vectors, fields)
         return output.log_p - output.log_not_p
 
     def score(

@@ -5,8 +5,8 @@ renumbers the ids, `TableOptimizer.gather` brings them up to date, everything (s
 included) runs on that little table, and `TableOptimizer.scatter` writes back once. Rows outside
 have zero gradient, so this *equals* working on the whole table.
 
-Axes: R rows of the table, U rows touched by a step (padded), k embedding width, B examples,
-S slots of a user, M user fields.
+Axes: R rows of the table, U rows touched by a step and V by a campaign of it (both padded),
+k embedding width, B examples, S slots of a user, M user fields.
 """
 
 from __future__ import annotations
@@ -21,33 +21,64 @@ import numpy as np
 import optax
 from jax import Array
 
+#: Fields of up to so many values are pooled as a product with their counts.
+COUNTED = 256
 
-def field_vectors(table: Array, ids: Array, slots: Sequence[int]) -> Array:
+
+def field_vectors(
+    table: Array, ids: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
+) -> Array:
     """One vector a field: the mean of its values' embeddings, zero if it has none (section 3.1).
 
     Args:
       table: (R, k).
       ids: (..., S) rows; R, the pad id, counts for nothing.
       slots: slots of each field, summing to S.
+      small_fields: values of each of the first fields, if their rows come first in the table, in
+        that order. Of a field with a few values, (..., values) counts times (values, k) rows is
+        several times faster than gathers and, in the derivative, scatters with many ids alike.
 
     Returns:
       (..., M, k).
     """
-    vectors = table.at[ids].get(mode="fill", fill_value=0)
-    present = ids < table.shape[0]
-    start, fields = 0, []
+    # Split rather than sliced: the derivative of a split is one concatenation.
+    *blocks, rest = jnp.split(table, np.cumsum(small_fields).tolist()) if small_fields else [table]
+    start, first, fields = 0, 0, []
+    for width, block in zip(slots, blocks, strict=False):
+        own = ids[..., start : start + width] - first
+        if len(block) <= COUNTED:
+            counts = jax.nn.one_hot(own, len(block), dtype=table.dtype).sum(axis=-2)
+            if width > 1:
+                counts = counts / jnp.maximum(counts.sum(axis=-1, keepdims=True), 1)
+            fields.append((counts @ block)[..., None, :])
+        else:
+            fields.append(_means(block, own[..., None, :]))
+        start, first = start + width, first + len(block)
     # Neighbours of equal width are averaged together: few, long operations are faster.
-    for width, group in groupby(slots):
+    for width, group in groupby(slots[len(blocks) :]):
         count = len(list(group))
-        part = slice(start, start + count * width)
-        shape = (*ids.shape[:-1], count, width)
-        mean = vectors[..., part, :].reshape(*shape, -1).sum(axis=-2)
-        if width > 1:
-            values = present[..., part].reshape(shape).sum(axis=-1)
-            mean = mean * (1 / jnp.maximum(values, 1))[..., None]
-        fields.append(mean)
+        own = ids[..., start : start + count * width] - first
+        fields.append(_means(rest, own.reshape(*ids.shape[:-1], count, width)))
         start += count * width
     return jnp.concatenate(fields, axis=-2)
+
+
+def _means(table: Array, ids: Array) -> Array:
+    """(..., k) means of the rows at ids (..., width); those beyond the table count for nothing."""
+    total = table.at[ids].get(mode="fill", fill_value=0).sum(axis=-2)
+    if ids.shape[-1] == 1:
+        return total
+    present = (ids < len(table)).sum(axis=-1, keepdims=True)
+    return total * (1 / jnp.maximum(present, 1))
+
+
+def select_rows(params: Any, own: Array) -> Any:
+    """The parameters with ``params["table"]`` cut down to the rows ``own`` (V,); zeros for padding.
+
+    What `meta.build_meta_gradient` takes as ``select``: a campaign of a step touches a part of the
+    step's rows, and its inner steps and derivatives then cost what that part costs.
+    """
+    return params | {"table": params["table"].at[own].get(mode="fill", fill_value=0)}
 
 
 class RowIndex:
@@ -57,8 +88,13 @@ class RowIndex:
     time on 290,000 ids and 334,494 rows. It is scratch memory: give each thread its own.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, rows: int, small_rows: int = 0) -> None:
+        """Args:
+        rows: R.
+        small_rows: so many first rows are always found, so they keep their numbers; what
+          `field_vectors` needs of its ``small_fields``.
+        """
+        self.rows, self._small_rows = rows, small_rows
         self._seen = np.zeros(rows + 1, bool)
         self._position = np.zeros(rows + 1, np.int32)
 
@@ -66,6 +102,7 @@ class RowIndex:
         """The rows that occur among the ids, ascending; without R, the pad id."""
         for array in ids:
             self._seen[array] = True
+        self._seen[: self._small_rows] = True
         self._seen[self.rows] = False
         found = np.flatnonzero(self._seen)
         self._seen[found] = False
@@ -165,8 +202,8 @@ def table_adam(
     Args:
       learning_rate: beta, constant.
       b1, b2, eps: as in `optax.adam`.
-      lazy: only touched rows ever move, and their moments do not decay in between ("sparse" or
-        "lazy" Adam, a different optimiser).
+      lazy: only rows with a gradient ever move, and their moments do not decay in between ("sparse"
+        or "lazy" Adam, a different optimiser).
     """
     tails = None if lazy else _tails(b1, b2)
 
@@ -212,6 +249,8 @@ def table_adam(
         nu = b2 * local.nu + (1 - b2) * gradient**2
         t = count.astype(gradient.dtype)
         step = mu / (1 - b1**t) / (jnp.sqrt(nu / (1 - b2**t)) + eps)
+        if lazy:
+            rows = jnp.where((gradient != 0).any(axis=-1), rows, state.table.shape[0])
         put = lambda array, values: array.at[rows].set(values, mode="drop")  # noqa: E731
         return TableState(
             table=put(state.table, local.values - learning_rate * step),

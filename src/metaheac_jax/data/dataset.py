@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ class Dataset:
     def rows(self) -> int:
         """R, the rows of the embedding table; also the pad id."""
         return self.vocabulary.rows
+
+    @property
+    def small_fields(self) -> tuple[int, ...]:
+        """Values of each of the first user fields, up to the first field with more than 1024.
+
+        What `rows.field_vectors` takes as ``small_fields``; the samplers keep these fields' rows.
+        """
+        sizes = self.vocabulary.sizes[: len(self.schema.user)]
+        return tuple(takewhile(lambda size: size <= 1024, sizes))
 
     @property
     def campaigns(self) -> int:

@@ -4,7 +4,8 @@ A counter-based generator is keyed by (seed, step), so step 1000 can be had with
 it: a run that resumes draws what it would have drawn. Rows are fetched by a background thread ahead
 of the step.
 
-Axes: C campaigns of a step, B examples, S slots of a user, N campaign fields, U table rows.
+Axes: C campaigns of a step, B examples, S slots of a user, N campaign fields, U table rows that a
+step touches, V that a campaign of it touches.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CampaignWeights = Literal["normal", "sqrt", "unit"]
 
 T = TypeVar("T")
 
+_PROBED = range(8)  # steps that tell how many rows a step touches
 _QUANTUM = 512  # table rows of a step are rounded up to a multiple of this
 
 
@@ -33,13 +35,29 @@ class CampaignBatch(NamedTuple):
 
     Attributes:
       rows: (U,) int32 table rows that the step touches; R for padding.
-      support: leaves (C, B, ...), ids pointing into ``rows``.
+      support: leaves (C, B, ...), ids pointing into the campaign's ``own``.
       query: likewise; disjoint from the support set, or drawn independently.
+      own: (C, V) int32, where among ``rows`` the rows of each campaign are; U for padding. What
+        `rows.select_rows` selects by.
     """
 
     rows: np.ndarray
     support: Batch
     query: Batch
+    own: np.ndarray
+
+    def shared(self) -> tuple[np.ndarray, Batch, Batch]:
+        """Rows, support and query with ids that point into ``rows``, whatever the campaign."""
+        pad = np.full((len(self.own), 1), len(self.rows), np.int32)
+        position, campaign = np.hstack([self.own, pad]), np.arange(len(self.own))[:, None]
+        support, query = (
+            side._replace(
+                user=position[campaign[..., None], side.user],
+                campaign=position[campaign, side.campaign],
+            )
+            for side in (self.support, self.query)
+        )
+        return self.rows, support, query
 
 
 class ExampleBatch(NamedTuple):
@@ -144,11 +162,30 @@ class CampaignSampler:
         power = {"normal": 1.0, "sqrt": 0.5, "unit": 0.0}[weights]
         weight = dataset.stage1.counts[self._campaigns] ** power
         self._weight = weight / weight.sum()
-        self._index = RowIndex(dataset.rows)
-        self._capacity = _probe(self)
+        self._index = RowIndex(dataset.rows, sum(dataset.small_fields))
+        probed = [self._draw(step)[2:] for step in _PROBED]
+        self._step_room = _room(max(len(found) for found, _ in probed))
+        self._own_room = _room(max(len(rows) for _, own in probed for rows in own))
 
     def __call__(self, step: int) -> CampaignBatch:
         """The batch of one step."""
+        support, query, found, own = self._draw(step)
+        size = self._own_room(max(map(len, own)))
+        sides = support.user, support.campaign, query.user, query.campaign
+        local = [self._index.renumber(o, size, *ids) for o, *ids in zip(own, *sides, strict=True)]
+        rows, (places,) = self._index.renumber(
+            found, self._step_room(len(found)), np.stack([rows for rows, _ in local])
+        )
+        ids = [np.stack(side) for side in zip(*(ids for _, ids in local), strict=True)]
+        return CampaignBatch(
+            rows,
+            support._replace(user=ids[0], campaign=ids[1]),
+            query._replace(user=ids[2], campaign=ids[3]),
+            places,
+        )
+
+    def _draw(self, step: int) -> tuple[Batch, Batch, np.ndarray, list[np.ndarray]]:
+        """Support and query with ids into the whole table; the rows that all and each touch."""
         rng, offsets = generator(self._seed, step), self._dataset.stage1.offsets
         chosen = rng.choice(self._campaigns, self._per_step, replace=False, p=self._weight)
         sides: tuple[list[Batch], list[Batch]] = ([], [])
@@ -163,14 +200,9 @@ class CampaignSampler:
             for side, positions in zip(sides, drawn, strict=True):
                 side.append(gather(self._dataset, offsets[c] + positions, fields, self._rows))
         support, query = (Batch(*map(np.stack, zip(*side, strict=True))) for side in sides)
-        ids = (support.user, support.campaign, query.user, query.campaign)
-        found = self._index.distinct(*ids)
-        rows, ids = self._index.renumber(found, self._capacity(len(found)), *ids)
-        return CampaignBatch(
-            rows,
-            support._replace(user=ids[0], campaign=ids[1]),
-            query._replace(user=ids[2], campaign=ids[3]),
-        )
+        ids = support.user, support.campaign, query.user, query.campaign
+        own = [self._index.distinct(*ids) for ids in zip(*ids, strict=True)]
+        return support, query, self._index.distinct(*own), own
 
 
 class ExampleSampler:
@@ -186,8 +218,8 @@ class ExampleSampler:
             [np.arange(stage.offsets[c], stage.offsets[c + 1]) for c in self._campaigns]
         )
         self._rows = min(rows, len(self._examples))
-        self._index = RowIndex(dataset.rows)
-        self._capacity = _probe(self)
+        self._index = RowIndex(dataset.rows, sum(dataset.small_fields))
+        self._room = _room(max(len(self._draw(step)[2]) for step in _PROBED))
 
     def __call__(self, step: int) -> ExampleBatch:
         """The batch of one step."""
@@ -195,26 +227,28 @@ class ExampleSampler:
 
     def owned(self, step: int) -> OwnedBatch:
         """The same batch, and the campaign that each example belongs to."""
-        rng = generator(self._seed, step)
-        examples = self._examples[rng.choice(len(self._examples), self._rows, replace=False)]
-        campaign = np.searchsorted(self._dataset.stage1.offsets, examples, side="right") - 1
-        batch = gather(self._dataset, examples, self._dataset.campaign_rows[campaign], self._rows)
-        found = self._index.distinct(batch.user, batch.campaign)
-        size = self._capacity(len(found))
+        batch, campaign, found = self._draw(step)
+        size = self._room(len(found))
         rows, ids = self._index.renumber(found, size, batch.user, batch.campaign)
         owner = np.searchsorted(self._campaigns, campaign).astype(np.int32)
         return OwnedBatch(rows, batch._replace(user=ids[0], campaign=ids[1]), owner)
 
+    def _draw(self, step: int) -> tuple[Batch, np.ndarray, np.ndarray]:
+        """Examples with ids into the whole table, their campaigns, and the rows they touch."""
+        rng = generator(self._seed, step)
+        examples = self._examples[rng.choice(len(self._examples), self._rows, replace=False)]
+        campaign = np.searchsorted(self._dataset.stage1.offsets, examples, side="right") - 1
+        batch = gather(self._dataset, examples, self._dataset.campaign_rows[campaign], self._rows)
+        return batch, campaign, self._index.distinct(batch.user, batch.campaign)
 
-def _probe(sampler: CampaignSampler | ExampleSampler) -> Callable[[int], int]:
-    """U that nearly every step fits into, so that steps have one shape and compile once.
+
+def _room(probed: int) -> Callable[[int], int]:
+    """What to pad a number of rows to, so that nearly all steps have one shape and compile once.
 
     A few steps are drawn to see how many rows they touch; a later step that touches more takes a
     larger shape. Both depend on (seed, step) alone.
     """
-    sampler._capacity = lambda n: n
-    most = max(len(sampler(step).rows) for step in range(8))
-    usual = -(-int(1.1 * most) // _QUANTUM) * _QUANTUM
+    usual = -(-int(1.1 * probed) // _QUANTUM) * _QUANTUM
     return lambda n: usual if n <= usual else -(-n // (4 * _QUANTUM)) * 4 * _QUANTUM
 
 
