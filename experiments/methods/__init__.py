@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.methods import fine_tuned, heads, hubble, pinterest, shared_embeddings
+from experiments.methods import fine_tuned, heads, hubble, pinterest, references, shared_embeddings
 from experiments.methods.method import Method
 from metaheac_jax.errors import InputError
 
@@ -14,6 +14,7 @@ METHODS: dict[str, Method] = {
     **pinterest.METHODS,
     **hubble.METHODS,
     **heads.METHODS,
+    **references.METHODS,
 }
 
 #: Those of a command without --methods, so that it takes minutes.
