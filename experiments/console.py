@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,6 +30,19 @@ from metaheac_jax.offline import Diverged
 from metaheac_jax.progress import Progress
 
 _SECONDS = 2.0  # between two signs of life
+_COMPILED_SECONDS = 0.1  # programs that took less to compile are not kept
+
+
+def cache_folder() -> Path:
+    """Where commands keep what later ones use again."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metaheac_jax"
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs for later processes, unless the user has told jax where to."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _COMPILED_SECONDS)
 
 
 def screen() -> Console:

@@ -85,6 +85,7 @@ def run_all(
       published: whose figures of the paper belong beside the results.
       campaigns: what a title calls them.
     """
+    ui.keep_compiled()
     names, runs = choose(options.methods), []
     title, about, tuned, told = "", {}, {}, progress
     for number, seed in enumerate(options.seeds):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +37,6 @@ from metaheac_jax.schema import TENCENT, Schema
 SHAPES = {"tencent": TENCENT_SHAPE, "wechat": WECHAT_SHAPE}  # of the simulated worlds
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metaheac_jax"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
     """Trains MetaHeac and what it is compared with, customises every test campaign, judges them.
@@ -66,7 +61,7 @@ class Options(RunOptions):
     five users."""
     out: Path = Path("runs/tencent")
     """Folder for the results; a run there is replaced, unless --resume."""
-    cache_dir: Path = field(default_factory=_cache)
+    cache_dir: Path = field(default_factory=ui.cache_folder)
     """Folder for simulated worlds and prepared data, which later runs use again."""
     dry_run: bool = False
     """Print what would be done, with an estimate of memory and time, and stop."""
