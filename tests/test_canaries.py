@@ -1,0 +1,148 @@
+"""Canaries of speed: ratios of times within one run, for what libraries have broken before.
+
+Left out of the suite, since a busy machine upsets them: `python -m pytest -m canary` on an idle
+one. Each ratio is far from its bound where all is well; a broken library misses by far more.
+"""
+
+import gc
+import time
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+from toy import dataset
+
+from metaheac_jax.data.sampling import CampaignSampler
+from metaheac_jax.losses import build_loss
+from metaheac_jax.meta import build_meta_gradient
+from metaheac_jax.network import MetaHeac
+from metaheac_jax.offline import initialise
+from metaheac_jax.rows import build_row_step, select_rows, table_adam
+
+pytestmark = pytest.mark.canary
+
+IDS, ROWS, WIDTH = 30_000, 8_000, 64  # about what a campaign of the official size touches
+
+
+def seconds(function, *arguments, repeats=9):
+    """The least of several runs, compilation left out."""
+    compiled = jax.jit(function)
+    jax.block_until_ready(compiled(*arguments))
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """ids (IDS,), values (IDS, WIDTH), a table (ROWS, WIDTH)."""
+    key = jax.random.key(0)
+    ids = jax.random.randint(key, (IDS,), 0, ROWS)
+    return ids, jax.random.normal(key, (IDS, WIDTH)), jnp.zeros((ROWS, WIDTH))
+
+
+def test_scatter_add_costs_no_more_than_a_few_gathers(inputs):
+    """jaxlib 0.10.2 to 0.11.0 make a loop of it on NVIDIA cards, a hundred times slower."""
+    ids, values, table = inputs
+    gather = seconds(lambda t, i: t.at[i].get(mode="fill", fill_value=0), table, ids)
+    scatter = seconds(lambda t, i, v: t.at[i].add(v, mode="drop"), table, ids, values)
+    assert scatter < 10 * gather
+
+
+def test_scatter_add_in_bfloat16_costs_no_more_than_in_float32(inputs):
+    ids, values, table = inputs
+    add = lambda t, i, v: t.at[i].add(v, mode="drop")  # noqa: E731
+    full = seconds(add, table, ids, values)
+    half = seconds(add, table.astype(jnp.bfloat16), ids, values.astype(jnp.bfloat16))
+    assert half < 5 * full
+
+
+def test_segment_sums_cost_what_scatter_adds_cost(inputs):
+    ids, values, table = inputs
+    scatter = seconds(lambda t, i, v: t.at[i].add(v, mode="drop"), table, ids, values)
+    segment = seconds(lambda i, v: jax.ops.segment_sum(v, i, ROWS), ids, values)
+    assert segment < 5 * scatter
+
+
+def test_a_scan_that_stacks_its_outputs_costs_what_it_costs_without():
+    """Written in place, an output costs itself; copied at each step, it costs all of them."""
+    steps, side = 200, 512
+    x = jnp.ones((side, side))
+
+    def run(x, stacked):
+        def body(carry, _):
+            carry = carry * 0.999
+            return carry, carry if stacked else None
+
+        return lax.scan(body, x, length=steps)
+
+    bare, stacked = (seconds(lambda x, s=s: run(x, s), x) for s in (False, True))
+    copy = seconds(lambda x: jnp.broadcast_to(x, (steps, side, side)) + 1, x)
+    assert stacked < 5 * (bare + copy)
+
+
+def test_a_scan_with_gradients_as_carry_costs_its_steps(inputs):
+    """Campaigns in turn: the sum over them is carried, and must be added to in place."""
+    _, values, table = inputs
+    once = seconds(lambda t, v: t + v[:ROWS], table, values)
+    steps = 50
+
+    def run(t, v):
+        return lax.scan(lambda c, _: (c + v[:ROWS], None), t, length=steps)[0]
+
+    assert seconds(run, table, values) < 5 * steps * once
+
+
+def meta_step(rows):
+    """A meta-step on a table of so many rows, and its first state."""
+    network = MetaHeac(experts=3, critics=2, widths=(8, 8), gate_width=8)
+    data = dataset()
+    loss = build_loss(network.apply, data.schema.user_slots)
+    gradient = build_meta_gradient(loss, inner_learning_rate=0.05, select=select_rows)
+    step = build_row_step(gradient, optax.adam(1e-3), table_adam(1e-3))
+    sizes = {"user_fields": 3, "campaign_fields": 2, "width": WIDTH}
+    general = initialise(network, jax.random.key(0), rows=rows, **sizes)
+    draw = CampaignSampler(data, np.arange(8), seed=0, campaigns_per_step=2, rows=32)
+    return step, step.init(*general), draw
+
+
+def test_a_step_does_not_touch_what_it_does_not_need():
+    """Donation: without it the table and both moments are copied, 1.5 GB of them here."""
+    times = {}
+    for rows in (20_000, 2_000_000):
+        step, state, draw = meta_step(rows)
+        batches = [draw(number) for number in range(8)]
+        spent = []
+        for number in range(24):
+            began = time.perf_counter()
+            state, info = step.step(state, *batches[number % 8])
+            jax.block_until_ready((state, info))
+            spent.append(time.perf_counter() - began)
+        times[rows] = min(spent[4:])
+    assert times[2_000_000] < 3 * times[20_000]
+
+
+def test_a_steps_old_state_is_gone():
+    step, state, draw = meta_step(20_000)
+    table = state.table.table
+    new, _ = step.step(state, *draw(0))
+    assert table.is_deleted()
+    reference = weakref.ref(table)
+    del table, state
+    gc.collect()
+    assert reference() is None
+    assert not new.table.table.is_deleted()
+
+
+def test_fifty_steps_compile_once():
+    step, state, draw = meta_step(20_000)
+    for number in range(50):
+        state, _ = step.step(state, *draw(number))
+    assert step.step._cache_size() == 1
