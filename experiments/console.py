@@ -48,7 +48,7 @@ def keep_compiled() -> None:
 def screen() -> Console:
     """Where a command prints: the terminal, or wide enough lines for a file or a pipe."""
     console = Console()
-    return console if console.is_terminal else Console(width=120)
+    return console if console.is_terminal else Console(width=140)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def _group_values(run: Run, name: str, group: str) -> dict[str, float]:
             values[measure] = _mean([c[measure] for c in members(name)])
     if "oracle" in run:
         best = _mean([c["auc"] for c in members("oracle")])
-        values["oracle_share"] = (values["auc"] - 0.5) / (best - 0.5)
+        values["oracle_share"] = (values["auc"] - 0.5) / (best - 0.5) if best > 0.5 else np.nan
     return values
 
 
@@ -147,8 +147,8 @@ def tables_of(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]
         tables.append(table("Ablation", [name for name in ABLATION if name in summary]))
     if "oracle" in summary:
         rows = [
-            [e["label"], *(_spread(e[group].get("oracle_share"), runs) for group in GROUPS)]
-            for e in summary.values()
+            [labels[n], *(_spread(summary[n][g].get("oracle_share"), runs) for g in GROUPS)]
+            for n in _in_order(comparison.runs[0])
         ]
         tables.append(
             Table("AUC: share of the way from .5 to the oracle", ["method", *GROUPS], rows)

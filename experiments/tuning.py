@@ -40,7 +40,8 @@ SIZES = (3, 5, 8, 10)  # of the paper's [3, 10]
 HELD_OUT = 0.2
 SIZED = "metaheac"  # n and m are chosen with this method, for all
 CHANCE = 0.5  # what a training that diverges is worth
-#: Tunings of earlier runs, as NAME.json for the world NAME: what a run without --tune uses.
+#: Tunings of earlier runs, a copy of their tuning.json as NAME.json for the world NAME (tencent,
+#: wechat, movielens-pool, movielens-exposed): what a run of the paper's preset without --tune uses.
 CHOSEN = Path(__file__).with_name("chosen")
 
 

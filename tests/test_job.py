@@ -453,6 +453,20 @@ def test_the_ablations_have_a_table_of_their_own():
     assert share.rows[-1][:3] == ["oracle", "1.0000 ±0.0000", "-"]
 
 
+def test_an_oracle_of_no_use_gives_no_share():
+    run = {"lr": result("LR", [campaign(1, "small", 0.6)], small=0.6)}
+    run["oracle"] = result("oracle", [campaign(1, "small", 0.5)], small=0.5)
+    assert "oracle_share" not in report.summarise([run])["lr"]["small"]
+
+
+def test_rows_are_in_the_papers_order():
+    names = ("metaheac", "oracle", "alpha-0", "mmoe", "ours", "lr", "mlp-one-stage")
+    run = {name: result(name, [campaign(1, "small", 0.6)], small=0.6) for name in names}
+    (table, *_) = report.tables_of(comparison([run]), report.summarise([run]))
+    order = ["lr", "mlp-one-stage", "mmoe", "alpha-0", "metaheac", "ours", "oracle"]
+    assert [row[0] for row in table.rows] == order
+
+
 def test_figures_are_drawn_if_there_is_something_to_draw(tmp_path):
     run = runs()[0]
     run["metaheac"] |= {
