@@ -14,6 +14,7 @@ from metaheac_jax.baselines import CampaignGraph
 from metaheac_jax.data.sampling import campaign_examples
 from metaheac_jax.losses import Batch
 from metaheac_jax.metrics import auc
+from metaheac_jax.offline import General
 from metaheac_jax.presets import PAPER
 from metaheac_jax.progress import silent
 
@@ -74,27 +75,29 @@ def test_a_user_never_seen_is_represented_and_messages_change_it(trained):
 
 def test_messages_equal_a_naive_loop():
     network, rng = CampaignGraph(features=3), np.random.default_rng(0)
-    params = network.init(jax.random.key(0), jnp.zeros((2, 2, 4)), jnp.zeros((1, 4)))
+    init = jax.jit(network.init)
+    params = init(jax.random.key(0), jnp.zeros((2, 2, 4)), jnp.zeros((1, 4)))
+    apply = jax.jit(network.apply, static_argnames="method")
+    weights = jax.tree.map(np.asarray, params["params"])
     users, campaigns = rng.normal(size=(5, 3)), rng.normal(size=(4, 3))
     heard = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 1]], bool)
-    found = network.apply(params, users, campaigns, heard, method="represent")
+    found = apply(params, users, campaigns, heard, method="represent")
 
     def layer(name, x):
-        own = params["params"][name]
-        return np.asarray(x @ own["affine_kernel"] + own["affine_bias"])
+        return x @ weights[name]["affine_kernel"] + weights[name]["affine_bias"]
 
     for user, own, whom in zip(users, np.asarray(found), heard, strict=True):
         odds = [np.dot(layer("asks", user), layer("answers", c)) / 3**0.5 for c in campaigns[whom]]
-        weights = np.exp(odds) / np.exp(odds).sum()
-        message = sum(w * c for w, c in zip(weights, campaigns[whom], strict=True))
+        attention = np.exp(odds) / np.exp(odds).sum()
+        message = sum(a * c for a, c in zip(attention, campaigns[whom], strict=True))
         expected = np.maximum(layer("joined", np.concatenate([user, message])), 0)
         np.testing.assert_allclose(own, expected, atol=1e-5)
 
     seed = np.array([1.0, 0, 1, 0, 0])
-    made = network.apply(params, users, seed, method="campaign")
+    made = apply(params, users, seed, method="campaign")
     expected = np.maximum(layer("seeds", (users[0] + users[2]) / 2), 0)
     np.testing.assert_allclose(made, expected, atol=1e-5)
-    nobody = network.apply(params, users, 0 * seed, method="campaign")
+    nobody = apply(params, users, 0 * seed, method="campaign")
     np.testing.assert_allclose(nobody, np.maximum(layer("seeds", np.zeros(3)), 0), atol=1e-6)
 
 
@@ -165,6 +168,7 @@ def test_offline_each_half_is_predicted_by_the_seeds_of_the_other(trained):
         np.stack([hubble.user_nodes(*graph[:2], u, user_slots=SLOTS) for u in half])
         for half in user
     ]
+    apply = jax.jit(CampaignGraph().apply, static_argnames="method")
     losses = []
     for own, other in ((0, 1), (1, 0)):
         seeds = [n[y == 1] for n, y in zip(nodes[other], label[other], strict=True)]
@@ -173,7 +177,7 @@ def test_offline_each_half_is_predicted_by_the_seeds_of_the_other(trained):
         )
         for c, y in enumerate(label[own]):
             told = hear(graph, user[own, c], campaigns)
-            output = CampaignGraph().apply(graph.network, told, campaigns[c], method="predict")
+            output = apply(graph.network, told, campaigns[c], method="predict")
             losses.append(-np.where(y == 1, output.log_p, output.log_not_p).mean())
     assert info.loss == pytest.approx(np.mean(losses), abs=1e-5)
     # What is padded counts for nothing, neither as a seed nor as an example.
@@ -204,6 +208,20 @@ def test_the_online_stage_trains_an_mlp_and_nothing_else(trained):
     assert not np.array_equal(seen[0], seen[1])
     assert any(np.array_equal(model(users), odds) for odds in seen.values())
     assert model(users[:0]).shape == (0,)
+
+
+def test_the_mlp_learns_and_the_representations_do_not():
+    rng = np.random.default_rng(0)
+    told = rng.normal(size=(hubble.TABLE, 64)).astype(np.float32)
+    label = (told[:50, 0] > 0).astype(np.float32)
+    rows = np.arange(50, dtype=np.int32)[:, None]
+    examples = Batch(rows, np.empty(0, np.int32), label, np.ones_like(label))
+    head = hubble.new_head(jax.random.key(0))
+    customise = hubble.compiled_customise(0.003, 64)
+    [model] = customise(General(head, jnp.asarray(told)), [examples], epochs=5)
+    np.testing.assert_array_equal(model.values[:50], told[:50])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), model.network, head)
+    assert all(jax.tree.leaves(moved))
 
 
 def test_training_campaigns_are_made_of_all_their_seeds(trained):

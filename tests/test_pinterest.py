@@ -47,21 +47,21 @@ def test_learns(trained):
 
 def test_training_brings_seeds_nearer_to_their_campaign_than_non_seeds(trained):
     job, general = trained
-    network = Towers()
-    stage = DATA.stage1
+    network, stage = Towers(), DATA.stage1
+    users = DATA.user_rows[stage.user].reshape(16, 400, -1)[TRAIN]
+    seed = stage.label.reshape(16, 400)[TRAIN] == 1
+
+    @jax.jit
+    def embed(params, table):
+        fields = table[DATA.campaign_rows[TRAIN]][:, None]
+        return network.apply(params, field_vectors(table, users, SLOTS), fields)
 
     def gap(params, table):
-        gaps = []
-        for c in TRAIN:
-            of = stage.of(c)
-            rows = DATA.user_rows[stage.user[of]]
-            fields = field_vectors(table, rows, SLOTS)
-            user, campaign = network.apply(params, fields, table[DATA.campaign_rows[c]])
-            np.testing.assert_allclose(jnp.linalg.norm(user, axis=-1), 1, rtol=1e-5)
-            cosine = np.asarray(user @ campaign)
-            seed = stage.label[of] == 1
-            gaps.append(cosine[seed].mean() - cosine[~seed].mean())
-        return np.mean(gaps)
+        user, campaign = map(np.asarray, embed(params, table))
+        np.testing.assert_allclose(np.linalg.norm(user, axis=-1), 1, rtol=1e-5)
+        cosine = (user * campaign).sum(axis=-1)
+        pairs = zip(cosine, seed, strict=True)
+        return np.mean([own[of].mean() - own[~of].mean() for own, of in pairs])
 
     start = untrained(job, network, jax.random.key(job.seed))
     assert gap(*general) > 0.05
@@ -79,7 +79,7 @@ def test_the_ranking_loss_of_four_examples_by_hand():
         label=jnp.array([1.0, 1.0, 0.0, 1.0]),
         weight=jnp.array([1.0, 1.0, 1.0, 0.0]),
     )
-    gradient = pinterest.ranking_gradient((1,), margin=0.5, others=2)
+    gradient = jax.jit(pinterest.ranking_gradient((1,), margin=0.5, others=2))
     # Example i is compared with campaigns i - 1 and i - 2, around the end.
     # First: cosine 1 with its own; both others have 0: no loss. Second: .8 with its own; .6 with
     # campaign 0 (.5 - .8 + .6 = .3), and again its own campaign: the margin. The third is no seed,
@@ -145,14 +145,15 @@ def test_a_score_is_that_of_the_regions_of_the_embedding(trained):
     size = (pinterest.DRAWS, pinterest.MOST_BITS, 64)
     normals = generator(job.seed, 0).normal(size=size).astype(np.float32)
 
+    @jax.jit
     def embed(rows):
         fields = field_vectors(general.table, rows, SLOTS)
-        return np.asarray(Towers().apply(general.network, fields, method="user"))
+        return Towers().apply(general.network, fields, method="user")
 
-    known = embed(rows) @ normals[:, :2].reshape(-1, 64).T > 0  # 400 users: 2 bits
+    known = np.asarray(embed(rows)) @ normals[:, :2].reshape(-1, 64).T > 0  # 400 users: 2 bits
     users, _ = pool(campaign)
     for user, score in zip(users[:5], model(users)[:5], strict=True):
-        side = embed(user[None]) @ normals[:, :2].reshape(-1, 64).T > 0
+        side = np.asarray(embed(user[None])) @ normals[:, :2].reshape(-1, 64).T > 0
         here = (known == side).reshape(len(label), -1, 2).all(axis=-1)
         naive = (here[label == 1].sum(axis=0) + 1) / (here.sum(axis=0) + 4)
         assert score == pytest.approx(naive.mean(), abs=1e-6)

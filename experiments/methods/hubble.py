@@ -36,7 +36,7 @@ FOLDS = 5  # a new campaign's user hears the seeds of the folds that it is not i
 _GRAPH = CampaignGraph()
 _apply: Callable[..., Any] = _GRAPH.apply
 _HEAD = OnFrozenFields(MLP())
-_TABLE = 4096  # lengths of tables of representations are multiples of this, to compile seldom
+TABLE = 4096  # tables of representations are as long, or a multiple: so steps compile seldom
 
 
 class Graph(NamedTuple):
@@ -209,18 +209,17 @@ def fit_heads(
     The graph network stays as it is. All MLPs start at the same values.
     """
     preset, dataset = job.preset, job.dataset
-    user_slots, width = dataset.schema.user_slots, _GRAPH.features
+    user_slots = dataset.schema.user_slots
     # Not the key of the offline stage, as for any MLP that starts from nothing.
-    key = jax.random.fold_in(jax.random.key(job.seed), 1)
-    head = jax.jit(_HEAD.init)(key, jnp.zeros((1, 1, width)), jnp.zeros((0, width)))
-    customise = _compiled_customise(preset.online_learning_rate, preset.rows)
+    head = new_head(jax.random.fold_in(jax.random.key(job.seed), 1))
+    customise = compiled_customise(preset.online_learning_rate, preset.rows)
 
     def fit(campaign: int) -> Scorer:
         examples = campaign_examples(dataset, campaign)
         new = join(graph, examples, user_slots)
         # A representation is a row of a table of its own: a user with one field in one slot.
         n = len(new.examples)
-        table = jnp.asarray(np.pad(new.examples, ((0, -n % _TABLE), (0, 0))))
+        table = jnp.asarray(np.pad(new.examples, ((0, -n % TABLE), (0, 0))))
         rows = np.arange(n, dtype=np.int32)[:, None]
         batch = examples._replace(user=rows, campaign=np.empty(0, np.int32))
 
@@ -257,8 +256,15 @@ def _scorer(graph: Graph, new: NewCampaign, head: Any, user_slots: tuple[int, ..
     return lambda users: over_chunks(score, users)
 
 
+def new_head(key: Array) -> Any:
+    """Parameters of an MLP that has learned nothing; consumes the key."""
+    width = _GRAPH.features
+    return jax.jit(_HEAD.init)(key, jnp.zeros((1, 1, width)), jnp.zeros((0, width)))
+
+
 @functools.cache
-def _compiled_customise(learning_rate: float, rows: int) -> Callable[..., list[Customised]]:
+def compiled_customise(learning_rate: float, rows: int) -> Callable[..., list[Customised]]:
+    """``customise`` of the MLP on a table of representations, which it leaves as they are."""
     return build_customise(_HEAD, (1,), learning_rate=learning_rate, rows=rows)
 
 
