@@ -54,14 +54,12 @@ def with_heads(
 
 def train_heads(build_network: BuildHeads, label: str, job: Job) -> General:
     """Plain training of all campaigns alike; heads are in ascending order of their campaigns."""
-    network, user_slots = (
-        build_network(job.preset, len(job.campaigns)),
-        job.dataset.schema.user_slots,
-    )
+    network, dataset = build_network(job.preset, len(job.campaigns)), job.dataset
 
     def gradient(params: Any, batch: Batch, owner: jax.Array) -> tuple[Any, PlainInfo]:
         own = functools.partial(network.apply, owner=owner)
-        return plain_gradient(build_loss(own, user_slots))(params, batch)
+        loss = build_loss(own, dataset.schema.user_slots, small_fields=dataset.small_fields)
+        return plain_gradient(loss)(params, batch)
 
     general = untrained(job, network, jax.random.key(job.seed))
     return train_rows(job, general, gradient, plain_sampler(job).owned, label=label)
