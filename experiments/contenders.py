@@ -26,6 +26,7 @@ from metaheac_jax.offline import General, initialise
 from metaheac_jax.presets import OFFICIAL
 from metaheac_jax.rows import build_row_step, select_rows, table_adam
 from metaheac_jax.schema import TENCENT, Vocabulary
+from metaheac_jax.sharding import campaign_mesh, replicate
 
 NETWORK = MetaHeac(experts=OFFICIAL.experts, critics=OFFICIAL.critics)
 #: Rows of each field's table, user fields first (paper section 4.1).
@@ -52,21 +53,25 @@ class Way(NamedTuple):
       first_order: without the second-order term.
       chunk: campaigns vmapped together; None does as the jobs do.
       precision: of the products, a name in `limits.PRECISIONS`.
+      sharded: campaigns spread over all devices.
     """
 
     whole_table: bool = False
     first_order: bool = False
     chunk: int | None = None
     precision: str = "default"
+    sharded: bool = False
 
 
 def ways(size: Size) -> dict[str, Way]:
     """The meta-step's paths on this machine: what the jobs run, then its rivals."""
     together = campaigns_at_once(size.campaigns) == 1
+    spread = jax.device_count() > 1 and size.campaigns % jax.device_count() == 0
     return {
         "row-local": Way(),
         "first-order": Way(first_order=True),
         **({"at-once": Way(chunk=size.campaigns)} if together else {"in-turn": Way(chunk=1)}),
+        **({"row-local sharded": Way(chunk=size.campaigns, sharded=True)} if spread else {}),
         **{f"row-local {p}": Way(precision=p) for p in precisions() if p != "default"},
         "whole-table": Way(whole_table=True),
         # Last: grad in grad over whole tables, vmapped, may need all the memory there is.
@@ -190,6 +195,8 @@ def compile_step(
             build_meta_gradient(loss, select=select_rows, **options), adam, table_optimizer
         )
         step, init = row.step, lambda general: row.init(*general)
+        if way.sharded:
+            init = lambda general: replicate(row.init(*general), campaign_mesh())  # noqa: E731
         rest = build_row_step(lambda params: (params, None), adam, table_optimizer).step
     rows = size.table_rows if way.whole_table else len(batch[0])
     general = jax.eval_shape(partial(new_general, size))

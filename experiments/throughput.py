@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -57,6 +58,7 @@ from metaheac_jax.presets import OFFICIAL
 from metaheac_jax.progress import Progress
 from metaheac_jax.rows import RowStep
 from metaheac_jax.schema import TENCENT
+from metaheac_jax.sharding import campaign_mesh, split_campaigns
 
 BENCHMARKS = ("meta-step", "end to end", "sample", "customise", "score", "prepare")
 INPUTS = 8  # input sets that take turns; the sampler gives its first 8 batches one shape
@@ -85,7 +87,8 @@ class Options:
     paths: tuple[str, ...] = ()
     """Ways of the meta-step: row-local (what the jobs run), first-order, at-once or in-turn
     (campaigns grouped the other way), whole-table, "whole-table at-once" (all campaigns vmapped);
-    on an accelerator also row-local with another precision. Default: all."""
+    with several devices also "row-local sharded", on an accelerator row-local with another
+    precision. Default: all."""
     quick: bool = False
     """Only the meta-step at the official size, row-local and whole-table, with 334,494 and
     3,344,940 rows, at most 8 steps; the size flags are ignored."""
@@ -129,10 +132,13 @@ def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, list[float]]:
 
 
 class Bench:
-    """Runs benchmarks and keeps their records."""
+    """Runs benchmarks and keeps their records.
 
-    def __init__(self, options: Options, limits: Limits, progress: Progress) -> None:
-        self.options, self.limits, self.progress = options, limits, progress
+    The machine's limits are measured anew after each: a shared machine does not keep its pace.
+    """
+
+    def __init__(self, options: Options, measure: Callable[[], Limits], progress: Progress) -> None:
+        self.options, self.measure, self.progress = options, measure, progress
         self.sizes, self.done = sizes(options), 0
         self.records: list[Record] = []
         self.left_out: list[str] = []
@@ -157,7 +163,8 @@ class Bench:
           **known: further figures of the record.
         """
         low, median, high = np.percentile(seconds, [25, 50, 75]).tolist()
-        peak, flops = self.limits.matmul[precision], known.get("theory_flops")
+        limits = self.measure()
+        peak, flops = limits.matmul[precision], known.get("theory_flops")
         in_program = "peak_memory_bytes" in known
         figures: dict[str, Any] = {
             "compile_seconds": None,
@@ -182,7 +189,7 @@ class Bench:
             share_of_limit=flops / peak / median if flops else None,
             memory_source="compiled program" if in_program else "process",
             matmul_flops_per_second=peak,
-            copy_bytes_per_second=self.limits.copy,
+            copy_bytes_per_second=limits.copy,
             device=device_name(),
             versions=versions(),
             **(figures | known),
@@ -199,6 +206,8 @@ class Bench:
             batches: list[Any] = inputs
             if way.whole_table:
                 batches = [global_ids(batch, size.table_rows) for batch in inputs]
+            elif way.sharded:
+                batches = [split_campaigns(batch, campaign_mesh()) for batch in inputs]
             program = compile_step(way, size, batches[0], dataset.small_fields)
             need, free = program.figures["peak_memory_bytes"], free_memory()
             if free is not None and need > free:
@@ -220,7 +229,9 @@ class Bench:
                 add("end to end", seconds=self._end_to_end(program, size, sampler))
 
     def _bare(self, program: Program, size: Size, batches: Any) -> list[float]:
-        state, on_device = program.init(new_general(size)), jax.device_put(batches)
+        state = program.init(new_general(size))
+        # What is placed on several devices stays where it is.
+        on_device = [jax.tree.map(jnp.asarray, batch) for batch in batches]
 
         def run(number: int) -> Any:
             nonlocal state
@@ -347,7 +358,7 @@ def run(options: Options, progress: Progress) -> tuple[list[Record], list[str]]:
     """All benchmarks of the options; their records, and what was left out for lack of memory."""
     wanted = set(options.benchmarks)
     progress("measure the machine's limits", 0, 1)
-    bench = Bench(options, measure_limits(), progress)
+    bench = Bench(options, measure_limits, progress)
     if "prepare" in wanted:
         bench.prepare()
     for size in bench.sizes:

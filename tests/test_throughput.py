@@ -196,7 +196,9 @@ def test_a_step_that_memory_cannot_hold_is_left_out(monkeypatch):
     size = Size(2, 32, 4, 3000)
     data = synthetic(size, users=300)
     sampler = CampaignSampler(data, np.arange(20), seed=0, campaigns_per_step=2, rows=32)
-    bench = Bench(replace(TINY, paths=("whole-table",)), Limits({"default": 1.0}, 1.0), silent)
+    bench = Bench(
+        replace(TINY, paths=("whole-table",)), lambda: Limits({"default": 1.0}, 1.0), silent
+    )
     bench.steps(size, data, sampler)
     assert bench.records == []
     assert bench.left_out == [
