@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from metaheac_jax.data.simulation import TENCENT, WECHAT, _make_campaigns, write_world
+from metaheac_jax.data.simulation import TENCENT, WECHAT, _make_campaigns, read_truth, write_world
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
@@ -34,7 +34,7 @@ CAMPAIGNS = 173
 OFFICIAL = random.Random(2021).sample(range(CAMPAIGNS), 86)
 FILES = {
     *("adFeature.csv", "userFeature.data", "train.csv", "test1_truth.csv", "SIMULATED"),
-    *("train_probability.npy", "test1_truth_probability.npy"),
+    *("train_probability.npy", "test1_truth_probability.npy", "truth.npz"),
 }
 
 # (figure, real value, tolerance relative to it, absolute tolerance). What tells campaigns apart by
@@ -310,6 +310,17 @@ def test_true_probability_reaches_the_auc(stages: tuple[Stage, Stage]) -> None:
                 aucs.append(roc_auc_score(stage.label[of], stage.probability[of]))
         # .01 as promised, and what chance does to some 3,000 positives of stage 2.
         assert np.mean(aucs) == pytest.approx(0.80, abs=0.01 if stage is stages[0] else 0.02)
+
+
+def test_the_truth_gives_the_probability_of_every_line(
+    world: Path, stages: tuple[Stage, Stage]
+) -> None:
+    truth = read_truth(world)
+    for stage in stages:
+        user = np.searchsorted(truth.key, stage.uid)
+        campaign = np.searchsorted(truth.aid, stage.aid)
+        found = truth.probability(user, campaign)
+        np.testing.assert_allclose(found, stage.probability, rtol=1e-5, atol=1e-9)
 
 
 def test_labels_follow_the_probability(stages: tuple[Stage, Stage]) -> None:

@@ -339,6 +339,37 @@ class Tokens(NamedTuple):
     pull: np.ndarray
 
 
+class Truth(NamedTuple):
+    """What decides conversions, for pairs that the files have no line of, too.
+
+    Attributes:
+      key: (U,) uid of every user, ascending; ``aid``: (C,) of every campaign, ascending.
+      traits: (U, D) float32, x of every user, in the order of `PERSONA`.
+      pairs: (2, D, PAIRS) the directions whose products are the pairwise terms.
+      weights: (D + PAIRS, C) of the linear and pairwise terms.
+      intercept: (C,).
+    """
+
+    key: np.ndarray
+    aid: np.ndarray
+    traits: np.ndarray
+    pairs: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+
+    def probability(self, user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
+        """(E,) true conversion probability of users (E,) and campaigns (E,), by position."""
+        terms = _terms(self.traits[user], self.pairs)
+        odds = np.einsum("et,te->e", terms, self.weights[:, campaign])
+        return _sigmoid(odds + self.intercept[campaign])
+
+
+def read_truth(directory: Path) -> Truth:
+    """What decides conversions in a world that `write_world` has written."""
+    with np.load(directory / "truth.npz", allow_pickle=False) as file:
+        return Truth(**file)
+
+
 class Users(NamedTuple):
     """A chunk of users.
 
@@ -370,8 +401,8 @@ def write_world(
 
     Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
     (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
-    (float32, the true conversion probability of each data line); ``SIMULATED`` (one line). The
-    same arguments give the same bytes.
+    (float32, the true conversion probability of each data line) and ``truth.npz`` (see
+    `read_truth`); ``SIMULATED`` (one line). The same arguments give the same bytes.
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
@@ -732,19 +763,21 @@ def _write_examples(
     exposed: list[np.ndarray],
     seed: int,
 ) -> None:
-    """Conversions: train.csv, test1_truth.csv and the true probability of their lines."""
+    """Conversions: train.csv, test1_truth.csv, the true probability of their lines, and of all."""
     directions = _rng(seed, "pairs").standard_normal((2, len(PERSONA), PAIRS))
-    left, right = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
 
     def liking(user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
-        x = estimates[user].astype(np.float64)
-        terms = np.concatenate([x, (x @ left) * (x @ right)], axis=1)
+        terms = _terms(estimates[user], directions)
         return np.einsum("et,te->e", terms, campaigns.taste[:, campaign])
 
     likings = [liking(*pairs) for pairs in exposed]
     campaign = exposed[0][1]
     scale = _scale(likings[0], campaign, campaigns.rate, shape.auc)
     intercept = _intercepts(scale * likings[0], campaign, campaigns.rate)
+    aid, weights = campaigns.attributes["aid"], scale * campaigns.taste
+    truth = Truth(key, aid, estimates, directions, weights, intercept)
+    np.savez(directory / "truth.npz", **truth._asdict())
     for name, pairs, like in zip(("train", "test1_truth"), exposed, likings, strict=True):
         rng = _rng(seed, name)
         user, campaign = pairs
@@ -762,6 +795,13 @@ def _write_examples(
         )
         table.write_csv(directory / f"{name}.csv", include_header=name == "train")
         np.save(directory / f"{name}_probability.npy", probability[order].astype(np.float32))
+
+
+def _terms(x: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """(E, D) x of users -> (E, D + PAIRS) linear and pairwise terms."""
+    x = x.astype(np.float64)
+    left, right = directions
+    return np.concatenate([x, (x @ left) * (x @ right)], axis=1)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
