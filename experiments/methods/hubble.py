@@ -66,7 +66,7 @@ def train_graph(job: Job) -> Graph:
         disjoint=True,  # whatever the preset says: no user may hear itself
         weights=preset.campaign_weights,
     )
-    gradient = graph_gradient(dataset.schema.user_slots)
+    gradient = graph_gradient(dataset.schema.user_slots, dataset.small_fields)
     general = untrained(job, _GRAPH, jax.random.key(job.seed))
     draw = lambda step: sampler(step).shared()  # noqa: E731
     general = train_rows(job, general, gradient, draw, label="Hubble")
@@ -74,19 +74,23 @@ def train_graph(job: Job) -> Graph:
 
 
 def graph_gradient(
-    user_slots: tuple[int, ...],
+    user_slots: tuple[int, ...], small_fields: tuple[int, ...] = ()
 ) -> Callable[[Any, Batch, Batch], tuple[Any, PlainInfo]]:
     """``gradient(params, support, query)`` of the cross-entropy of both sets, each by the other.
 
     A query example is predicted by the campaigns that the support set's seeds make, and the other
     way round. So no user hears itself, and what a user hears does not depend on its label: leaving
     out the user alone would give it away, for only seeds have something to be left out.
+
+    Args:
+      user_slots: slots of each user field.
+      small_fields: as `rows.field_vectors` takes it.
     """
 
     def loss(params: Any, support: Batch, query: Batch) -> Array:
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), support, query)
         apply = functools.partial(_apply, params["network"])
-        fields = field_vectors(params["table"], both.user, user_slots)
+        fields = field_vectors(params["table"], both.user, user_slots, small_fields=small_fields)
         users = apply(fields, method="user")
         seeds = both.label * both.weight
         campaigns = apply(users, seeds, method="campaign")[::-1]

@@ -43,7 +43,8 @@ _apply: Callable[..., Any] = _NETWORK.apply
 
 def train_space(job: Job) -> General:
     """Trains both embeddings by `ranking_gradient` on the seeds of plain training's batches."""
-    gradient = ranking_gradient(job.dataset.schema.user_slots)
+    dataset = job.dataset
+    gradient = ranking_gradient(dataset.schema.user_slots, dataset.small_fields)
     general, examples = untrained(job, _NETWORK, jax.random.key(job.seed)), plain_sampler(job)
     return train_rows(job, general, gradient, lambda n: seeds_only(examples(n)), label="Pinterest")
 
@@ -62,7 +63,11 @@ def seeds_only(batch: ExampleBatch) -> ExampleBatch:
 
 
 def ranking_gradient(
-    user_slots: tuple[int, ...], *, margin: float = MARGIN, others: int = OTHERS
+    user_slots: tuple[int, ...],
+    small_fields: tuple[int, ...] = (),
+    *,
+    margin: float = MARGIN,
+    others: int = OTHERS,
 ) -> Callable[[Any, Batch], tuple[Any, PlainInfo]]:
     """``gradient(params, batch)`` of max(0, margin - cos(u, c) + cos(u, c')), mean over seeds.
 
@@ -72,6 +77,7 @@ def ranking_gradient(
 
     Args:
       user_slots: slots of each user field.
+      small_fields: as `rows.field_vectors` takes it.
       margin: see above.
       others: campaigns c' of each seed.
     """
@@ -79,7 +85,7 @@ def ranking_gradient(
     def loss(params: Any, batch: Batch) -> Array:
         table = params["table"]
         fields = table.at[batch.campaign].get(mode="fill", fill_value=0)
-        user = field_vectors(table, batch.user, user_slots)
+        user = field_vectors(table, batch.user, user_slots, small_fields=small_fields)
         user, campaign = _apply(params["network"], user, fields)
         near = (user * campaign).sum(axis=-1)
         far = [
