@@ -40,7 +40,7 @@ def cache_folder() -> Path:
 
 def keep_compiled() -> None:
     """Keeps compiled programs for later processes, unless the user has told jax where to."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _COMPILED_SECONDS)
 

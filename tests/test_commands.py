@@ -138,6 +138,22 @@ def tiny_presets(tmp_path_factory):
                 yield
 
 
+def test_compiled_programs_are_kept_unless_the_user_says_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    name = "jax_compilation_cache_dir"
+    own = jax.config.values[name]
+    console.keep_compiled()
+    assert jax.config.values[name] == own
+    least = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    try:
+        jax.config.update(name, None)
+        console.keep_compiled()
+        assert jax.config.values[name] == str(tmp_path / "metaheac_jax" / "compiled")
+    finally:
+        jax.config.update(name, own)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+
+
 class Finished:
     """A run that nothing interrupted, and where its files are."""
 
