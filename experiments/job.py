@@ -92,11 +92,17 @@ def open_run(directory: Path, config: dict[str, Any], *, resume: bool) -> None:
                     "choose another --out"
                 )
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("methods", "checkpoints"):
-            shutil.rmtree(directory / name, ignore_errors=True)
-        (directory / "log.jsonl").unlink(missing_ok=True)
+        clear_run(directory)
         write_json(path, config)
     (directory / "methods").mkdir(exist_ok=True)
+
+
+def clear_run(directory: Path) -> None:
+    """Removes what a run has left in its folder, and nothing of anybody else's."""
+    for name in ("methods", "checkpoints"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in ("log.jsonl", "config.json"):
+        (directory / name).unlink(missing_ok=True)
 
 
 def check_run(dataset: Dataset, split: Split, preset: Preset) -> None:

@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 from experiments import console as ui
 from experiments import report, tuning
-from experiments.job import Data, check_run, configuration, describe, open_run, run_methods
+from experiments.job import (
+    Data,
+    check_run,
+    clear_run,
+    configuration,
+    describe,
+    open_run,
+    run_methods,
+)
 from experiments.methods import DEFAULT, METHODS, choose
 from experiments.methods.method import Job
 from experiments.report import Comparison
@@ -100,6 +108,8 @@ def run_all(
         if not runs:
             title = report.title(facts, options.preset, options.runs, campaigns=campaigns)
             about = {**facts, "preset": options.preset}
+            if not options.resume:
+                _clear(options.out)
             if options.tune is not None:
                 config = configuration(preset, seed=seed, **settings, **facts)
                 tuned = _tune(options, data, preset, config, told)
@@ -109,16 +119,22 @@ def run_all(
         directory = options.out / f"seed-{seed}"
         # What was begun first must be there to be resumed; the rest may not have begun.
         first = not runs and options.tune is None
-        resume = options.resume and (first or directory.is_dir())
+        resume = options.resume and (first or (directory / "config.json").is_file())
         config = configuration(preset, seed=seed, **settings, **facts)
         open_run(directory, config, resume=resume)
-        if not options.resume:
-            for name in OUTPUTS:
-                (options.out / name).unlink(missing_ok=True)
         presets = {n: tuning.with_rates(METHODS[n].preset(preset), tuned, n) for n in names}
         runs.append(run_methods(data, presets, seed=seed, directory=directory, progress=told))
     shown = tuned if options.tune else None
     return Comparison(title, options.seeds, runs, about, published, shown)
+
+
+def _clear(out: Path) -> None:
+    """Removes an older comparison, so that none of its runs is taken for one of the new."""
+    for config in out.glob("*/config.json"):
+        if config.parent.name == "tuning" or config.parent.name.startswith("seed-"):
+            clear_run(config.parent)
+    for name in OUTPUTS:
+        (out / name).unlink(missing_ok=True)
 
 
 def _tune(

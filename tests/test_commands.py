@@ -344,7 +344,7 @@ def test_no_campaign_that_can_be_judged(tmp_path, capsys):
     assert {"auc_by_seeds.png", "results.json"} <= contents(out)
 
 
-def test_runs_follow_each_other_and_resume(finished, tmp_path, capsys):
+def test_runs_follow_each_other_and_resume(finished, tmp_path, capsys, monkeypatch):
     options = (*finished.files, "--out", tmp_path / "out", "--methods", "lr")
     command(tencent, *options, "--seed", 3)
     first = (tmp_path / "out" / "seed-3" / "methods" / "lr.json").stat().st_mtime_ns
@@ -358,10 +358,22 @@ def test_runs_follow_each_other_and_resume(finished, tmp_path, capsys):
     text = (tmp_path / "out" / "report.md").read_text()
     assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
     assert "preset paper, 2 runs" in text
-    # A new run leaves nothing of the older tables until it has its own.
+    # Bad input leaves it alone; a new run replaces all of it, and nothing else.
     broken = ("--data-dir", tmp_path / "nowhere")
     refuses(capsys, tencent, *options, *broken, words=("nowhere: no such folder",))
     assert report.load(tmp_path / "out") == stored
+    (tmp_path / "out" / "seed-4" / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "run_methods", interrupt)
+        with pytest.raises(SystemExit):
+            command(tencent, *options, "--seed", 3)
+    assert contents(tmp_path / "out") == {"seed-3", "seed-4"}
+    assert contents(tmp_path / "out" / "seed-3") == {"config.json", "methods"}
+    assert contents(tmp_path / "out" / "seed-4") == {"notes.txt"}
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
 
 
 class Ranker:
