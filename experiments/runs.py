@@ -143,10 +143,11 @@ def _tune(
     """Tunes on the first run's training campaigns; OUT/tuning has the trials."""
     directory = options.out / "tuning"
     held = tuning.hold_out(data.split, options.seed)
-    check_run(data.dataset, held, preset)
+    dataset = tuning.with_pools(data.dataset, held.test, options.seed)
+    check_run(dataset, held, preset)
     open_run(directory, config, resume=options.resume)
     job = Job(
-        dataset=data.dataset,
+        dataset=dataset,
         campaigns=held.train,
         preset=preset,
         seed=options.seed,

@@ -2,8 +2,8 @@
 
 The paper tunes the learning rate in `RATES`, and n and m in [3, 10] (section 4.1), and does not say
 on what. Here a fifth of the first run's training campaigns is held out: a method is trained on the
-rest, customised on the held-out campaigns' stage 1 and judged on their stage 2 by the mean AUC. No
-test campaign has a part in it. What is chosen there serves all runs.
+rest, customised on the held-out campaigns' stage 1 and judged on their stage 2 by the mean AUC; where
+they have none, half of their stage 1 takes its place. No test campaign has a part in it. What is chosen there serves all runs.
 
 A `Tuning` is plain data: ``{"methods": {name: search}, "sizes": search or None}``. A search is
 ``{"label", "tried": [trial, ...], "chosen": {field: value}}``. A trial is ``{"field", "fields",
@@ -26,6 +26,7 @@ import numpy as np
 from experiments.job import run_method, write_json
 from experiments.methods import METHODS
 from experiments.methods.method import Job, Method
+from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.data.sampling import generator
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
@@ -73,6 +74,36 @@ def hold_out(split: Split, seed: int) -> Split:
         raise InputError("--tune: of a single training campaign none can be held out")
     order = generator(seed, 0).permutation(split.train)
     return replace(split, train=np.sort(order[held:]), test=np.sort(order[:held]))
+
+
+def with_pools(dataset: Dataset, campaigns: np.ndarray, seed: int) -> Dataset:
+    """The dataset with a stage 2 for each of ``campaigns``: where there is none, half of stage 1.
+
+    The half has half of the seeds and half of the non-seeds, drawn at random.
+    """
+    stage1, stage2 = dataset.stage1, dataset.stage2
+    moved = np.zeros(len(stage1.user), bool)
+    for c in campaigns[stage2.counts[campaigns] == 0]:
+        of, rng = stage1.of(c), generator(seed, int(c))
+        for kind in (0, 1):
+            drawn = rng.permutation(of.start + np.flatnonzero(stage1.label[of] == kind))
+            moved[drawn[: len(drawn) // 2]] = True
+    if not moved.any():
+        return dataset
+    count = dataset.campaigns
+    owner, pooled = (np.repeat(np.arange(count), stage.counts) for stage in (stage1, stage2))
+    return replace(
+        dataset,
+        stage1=group_by_campaign(
+            owner[~moved], stage1.user[~moved], stage1.label[~moved], campaigns=count
+        ),
+        stage2=group_by_campaign(
+            np.concatenate([pooled, owner[moved]]),
+            np.concatenate([stage2.user, stage1.user[moved]]),
+            np.concatenate([stage2.label, stage1.label[moved]]),
+            campaigns=count,
+        ),
+    )
 
 
 def search(

@@ -10,6 +10,7 @@ from toy import dataset
 from experiments import tuning
 from experiments.methods.method import Job, Method
 from experiments.tuning import RATES, SIZES, hold_out, search, tune, with_rates, with_sizes
+from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.data.splits import paper_split
 from metaheac_jax.errors import InputError
 from metaheac_jax.offline import Diverged
@@ -200,3 +201,23 @@ def test_what_was_chosen_before_has_the_form_of_a_tuning(tmp_path, monkeypatch):
     found = tuning.chosen_before("tencent")
     assert with_rates(PAPER, found, "lr").online_learning_rate == 0.02
     assert with_rates(with_sizes(PAPER, found), found, "metaheac") == PAPER
+
+
+def test_held_out_campaigns_without_a_pool_get_half_of_their_examples():
+    data = dataset(users=200, campaigns=4, per_campaign=40)
+    keep = np.repeat(np.arange(4), data.stage2.counts) != 2  # campaign 2 has no stage 2
+    label = data.stage2.label[keep]
+    owner = np.repeat(np.arange(4), data.stage2.counts)[keep]
+    stage2 = group_by_campaign(owner, data.stage2.user[keep], label, campaigns=4)
+    data = replace(data, stage2=stage2)
+    assert tuning.with_pools(data, np.array([0, 1]), 0) is data
+    new = tuning.with_pools(data, np.array([1, 2]), 0)
+    for c in (0, 1, 3):
+        for before, after in ((data.stage1, new.stage1), (data.stage2, new.stage2)):
+            np.testing.assert_array_equal(before.user[before.of(c)], after.user[after.of(c)])
+    seeds = data.stage1.positives[2]
+    assert new.stage2.positives[2] == seeds // 2
+    assert new.stage1.positives[2] == seeds - seeds // 2
+    halves = [stage.user[stage.of(2)] for stage in (new.stage1, new.stage2)]
+    whole = data.stage1.user[data.stage1.of(2)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(halves)), np.sort(whole))
