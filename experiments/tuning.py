@@ -2,8 +2,9 @@
 
 The paper tunes the learning rate in `RATES`, and n and m in [3, 10] (section 4.1), and does not say
 on what. Here a fifth of the first run's training campaigns is held out: a method is trained on the
-rest, customised on the held-out campaigns' stage 1 and judged on their stage 2 by the mean AUC; where
-they have none, half of their stage 1 takes its place. No test campaign has a part in it. What is chosen there serves all runs.
+rest, customised on the held-out campaigns' stage 1 and judged on their stage 2 by the mean AUC;
+where they have none, half of their stage 1 takes its place. No test campaign has a part in it. What
+is chosen there serves all runs.
 
 A `Tuning` is plain data: ``{"methods": {name: search}, "sizes": search or None}``. A search is
 ``{"label", "tried": [trial, ...], "chosen": {field: value}}``. A trial is ``{"field", "fields",
