@@ -6,8 +6,10 @@ probability of any user and campaign is known, one world for each of the paper's
 - **Campaigns.** The test campaigns of the paper's split run for a week; the others are what the
   general model learns from.
 - **Candidates** are the users whom no example of stage 1 is of. For every campaign they are split
-  at random into two equal buckets, one an arm. A split for each campaign makes what chance does to
-  a bucket independent from campaign to campaign, which the intervals rely on.
+  at random into two equal buckets, one an arm. Each campaign has a split of its own, so that what
+  chance does to a bucket is independent from campaign to campaign, as the intervals have it. (With
+  one split for all, campaigns that want the same users share their luck; in 100 A/A tests of the
+  tests' toy world, 12, 66 and 89 intervals of the three lifts contained 0, instead of 94 to 96.)
 - **Each day** an arm's models score its bucket, and it takes the same number of top-scored users as
   the other arm does. Of these, who is active that day sees the campaign (*exposure*), and converts
   with the true probability (*conversion*). Nobody is shown a campaign twice: who saw it leaves the
@@ -255,25 +257,25 @@ def run_application(options: Options, application: str, progress: Progress) -> l
     preset = tuning.with_sizes(PAPER, chosen)
     check_run(world.dataset, world.split, preset)
 
-    def job(name: str, place: str) -> Job:
-        label = f"{application}, {METHODS[name].label}"
+    def job(name: str, bucket: str = "") -> Job:
+        label = f"{application}, {METHODS[name].label}" + f", bucket {bucket}" * bool(bucket)
         return Job(
             dataset=world.dataset,
             campaigns=world.split.train,
             preset=tuning.with_rates(METHODS[name].preset(preset), chosen, name),
             seed=options.seed,
-            directory=options.out / "checkpoints" / place,
+            directory=options.out / "checkpoints" / "-".join((application, name, *bucket)),
             log=options.out / "log.jsonl",
             progress=lambda what, done, total: progress(f"{label}: {what}", done, total),
         )
 
     @functools.cache
     def before(name: str) -> Any:  # both arms of A/A start from one general model
-        return METHODS[name].offline(job(name, f"{application}-{name}"))
+        return METHODS[name].offline(job(name))
 
     def arm(name: str, bucket: int) -> np.ndarray:
-        place = f"{application}-{name}-{'AB'[bucket]}"
-        own, path = job(name, place), options.out / "methods" / f"{place}.json"
+        own = job(name, "AB"[bucket])
+        path = options.out / "methods" / f"{own.directory.name}.json"
         if not path.is_file():
             counts = run_arm(
                 METHODS[name],
