@@ -15,8 +15,6 @@ import matplotlib.pyplot as plt
 #: One run: ``{method: result}``, a result being what `job.judge_all` gives.
 Run = Mapping[str, Mapping[str, Any]]
 
-#: Whose fine-tuning the paper draws.
-CURVES = ("mlp-one-stage", "hubble", "mmoe", "metaheac")
 LEAST_CAMPAIGNS = 5  # that a map of the campaigns needs
 
 
@@ -24,7 +22,7 @@ def draw(run: Run, directory: Path, title: str) -> dict[str, Path]:
     """Draws every figure that a run has data for; their places, by caption."""
     figures = {"AUC by number of seeds": directory / "auc_by_seeds.png"}
     figure_by_seeds(run, directory / "auc_by_seeds.png", title)
-    if any(run.get(name, {}).get("curve") for name in CURVES):
+    if any(result.get("curve") for result in run.values()):
         figures["Loss and AUC over fine-tuning steps"] = directory / "fine_tuning.png"
         figure_of_curves(run, directory / "fine_tuning.png", title)
     space = run.get("metaheac", {}).get("space")
@@ -53,12 +51,12 @@ def figure_by_seeds(run: Run, path: Path, title: str) -> None:
 def figure_of_curves(run: Run, path: Path, title: str) -> None:
     """Loss and AUC of one test campaign over its fine-tuning steps (Figure 3 a, b)."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    drawn = [run[name] for name in CURVES if run.get(name, {}).get("curve")]
+    drawn = [result for result in run.values() if result.get("curve")]
     for result in drawn:
         curve = result["curve"]
         panels[0].plot(curve["steps"], curve["loss"], label=result["label"])
         panels[1].plot(curve["steps"], curve["auc"], label=result["label"])
-    panels[0].set(xlabel="fine-tuning steps", ylabel="loss on the pool (nats)")
+    panels[0].set(xlabel="fine-tuning steps", ylabel="loss on the campaign's examples (nats)")
     panels[1].set(xlabel="fine-tuning steps", ylabel="AUC on the pool")
     panels[0].legend(fontsize=8)
     figure.suptitle(f"{title}, campaign {drawn[0]['curve']['campaign']}", fontsize=10)

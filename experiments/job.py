@@ -22,7 +22,7 @@ from experiments.methods.fine_tuned import heac
 from experiments.methods.method import Job, Method, Scorer
 from experiments.space import campaign_space
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.sampling import check_campaigns
+from metaheac_jax.data.sampling import campaign_examples, check_campaigns
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
 from metaheac_jax.metrics import auc, judge
@@ -31,7 +31,9 @@ from metaheac_jax.presets import Preset
 from metaheac_jax.progress import Progress, silent
 
 PERCENT = 5.0  # K of P@K% and R@K%
-CURVE_STEPS, CURVE_EVERY = 100, 5  # fine-tuning steps that are drawn, and between two points
+#: Methods whose fine-tuning is drawn, and the steps at which (Figure 3 a, b of the paper).
+CURVES = ("mlp-one-stage", "hubble", "mmoe", "metaheac")
+CURVE_STEPS = (*range(0, 100, 10), *range(100, 1001, 50))
 DRAWN = "metaheac"  # the method in whose general model the campaigns are drawn
 
 
@@ -155,7 +157,7 @@ def run_methods(
         used = asdict(job.preset)
         if not path.is_file():
             result, general = run_method(method, job, split)
-            if result["campaigns"]:
+            if result["campaigns"] and name in CURVES:
                 subject = _subject(dataset, result["campaigns"])
                 result["curve"] = _curve(method, job, general, subject)
             if name == DRAWN:
@@ -273,23 +275,27 @@ def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
 
 
 def _curve(method: Method, job: Job, general: Any, campaign: int) -> dict[str, Any] | None:
-    """Loss and AUC on a campaign's pool while a general model adapts to its examples, by steps.
+    """Training loss and AUC on the pool while a general model adapts to a campaign, by steps.
 
     None where a method does not adapt by steps of gradient descent.
     """
     dataset = job.dataset
     users, labels = pool_rows(dataset, campaign), dataset.stage2.label[dataset.stage2.of(campaign)]
+    examples = campaign_examples(dataset, campaign)
     curve: dict[str, Any] = {"campaign": int(dataset.campaign_key[campaign])}
     curve |= {"steps": [], "loss": [], "auc": []}
 
     def note(step: int, models: Callable[[], list[Scorer]]) -> None:
-        if step % CURVE_EVERY == 0 and step <= CURVE_STEPS:
-            odds = models()[0](users).astype(np.float64)
+        if step in CURVE_STEPS:
+            [model] = models()
+            odds = model(examples.user).astype(np.float64)
             curve["steps"].append(step)
-            curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - labels * odds)))
-            curve["auc"].append(auc(odds, labels))
+            curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - examples.label * odds)))
+            curve["auc"].append(auc(model(users), labels))
 
     steps = math.ceil(dataset.stage1.counts[campaign] / job.preset.rows)
-    preset = replace(job.preset, online_epochs=math.ceil(CURVE_STEPS / steps), online_patience=None)
+    preset = replace(
+        job.preset, online_epochs=math.ceil(CURVE_STEPS[-1] / steps), online_patience=None
+    )
     method.online(replace(job, preset=preset, progress=silent), general, np.array([campaign]), note)
     return curve if curve["steps"] else None
