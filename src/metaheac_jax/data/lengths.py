@@ -1,0 +1,103 @@
+"""Lengths of lists as fields of their own.
+
+A many-valued field is the mean of its values' embeddings, which forgets how many there are; yet how
+long a user's lists are tells how active it is. Not in the paper.
+
+Axes: U users, S slots of a user, L many-valued fields, R rows of the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.schema import Field, Schema, Vocabulary
+
+_CLASSES = 12  # of lengths, at most, besides the empty list
+
+
+def length_classes(slots: int) -> np.ndarray:
+    """The shortest length of each class of a list of so many slots, in equal ratios."""
+    return np.unique(np.geomspace(1, slots, _CLASSES).round().astype(int))
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Adds the lengths to a schema's users.
+
+    Attributes:
+      schema: without the lengths.
+      rows: R, of the table without them.
+      user_rows: of the table's rows, those of the user fields; they come first.
+    """
+
+    schema: Schema
+    rows: int
+    user_rows: int
+
+    @property
+    def many(self) -> list[tuple[int, Field]]:
+        """First slot and field of each many-valued field, (L,)."""
+        pairs = zip(self.schema.user_starts, self.schema.user, strict=True)
+        return [(start, field) for start, field in pairs if field.slots > 1]
+
+    @property
+    def vocabularies(self) -> list[np.ndarray]:
+        """Of each length's field, the classes; 0 is the empty list."""
+        return [np.append(0, length_classes(field.slots)) for _, field in self.many]
+
+    def users(self, users: np.ndarray) -> np.ndarray:
+        """(U, S) table rows of users -> (U, S + L) rows of the table with the lengths."""
+        offset, lengths = self.user_rows, []
+        for (start, field), classes in zip(self.many, self.vocabularies, strict=True):
+            count = (users[:, start : start + field.slots] < self.rows).sum(axis=1)
+            lengths.append(offset + np.searchsorted(classes, count, side="right") - 1)
+            offset += len(classes)
+        columns = [self._moved(users), *(length[:, None] for length in lengths)]
+        return np.concatenate(columns, axis=1).astype(np.int32)
+
+    def campaigns(self, campaigns: np.ndarray) -> np.ndarray:
+        """(..., N) table rows of campaigns -> their rows in the table with the lengths."""
+        return self._moved(campaigns).astype(np.int32)
+
+    def _moved(self, ids: np.ndarray) -> np.ndarray:
+        added = sum(map(len, self.vocabularies))
+        return np.where(ids < self.user_rows, ids, ids + added)
+
+
+@dataclass(frozen=True)
+class _Users:
+    """Users' rows with the lengths, made for those that are asked for: the rest stays on disk."""
+
+    rows: np.ndarray
+    lengths: Lengths
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.rows.shape[1] + len(self.lengths.many)
+
+    def __getitem__(self, users: Any) -> np.ndarray:
+        return self.lengths.users(np.asarray(self.rows[users]))
+
+
+def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
+    """The dataset with a field for the length of every list, and what adds them to other users.
+
+    Its ``user_rows`` can be indexed by an array of users and has a shape; it is no array.
+    """
+    schema, sizes = dataset.schema, dataset.vocabulary.sizes
+    fields = len(schema.user)
+    lengths = Lengths(schema, dataset.rows, sum(sizes[:fields]))
+    added = tuple(Field(f"{field.name}_length") for _, field in lengths.many)
+    values = dataset.vocabulary.values
+    new = replace(
+        dataset,
+        schema=Schema(schema.user + added, schema.campaign),
+        vocabulary=Vocabulary((*values[:fields], *lengths.vocabularies, *values[fields:])),
+        user_rows=cast(np.ndarray, _Users(dataset.user_rows, lengths)),
+        campaign_rows=lengths.campaigns(dataset.campaign_rows),
+    )
+    return new, lengths
