@@ -136,9 +136,16 @@ class MetaHeac(nn.Module):
     mixture: Mixture = "sum"
 
     @nn.compact
-    def __call__(self, user: Array, campaign: Array) -> Output:
-        """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
-        hidden = Experts(self.experts, self.widths, name="expert")(user)
+    def __call__(self, user: Array, campaign: Array, features: Array | None = None) -> Output:
+        """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`.
+
+        ``features``, (B, F), are further numbers of the user for the experts alone.
+        """
+        seen = user
+        if features is not None:
+            fields = user.reshape(*user.shape[:-2], 1, -1)
+            seen = jnp.concatenate([fields, features[..., None, :]], axis=-1)
+        hidden = Experts(self.experts, self.widths, name="expert")(seen)
         expert_log_weights = Gate(self.experts, self.gate_width, name="expert_gate")(user, campaign)
         critic_log_weights = Gate(self.critics, self.gate_width, name="critic_gate")(user, campaign)
         representation = jnp.einsum("...n,...nh->...h", jnp.exp(expert_log_weights), hidden)

@@ -21,7 +21,7 @@ import optax
 from jax import Array
 
 from metaheac_jax.data.sampling import generator, prefetch
-from metaheac_jax.losses import Batch, build_loss
+from metaheac_jax.losses import Batch, Loss, build_loss
 from metaheac_jax.network import Network
 from metaheac_jax.offline import General, plain_gradient
 from metaheac_jax.progress import Progress, silent
@@ -55,6 +55,7 @@ def build_customise(
     learning_rate: float = 1e-3,
     rows: int = 512,
     campaigns_at_once: int = 1,
+    build_loss: Callable[..., Loss] = build_loss,
 ) -> Callable[..., list[Customised]]:
     """Builds ``customise``, jitted; build it once and use it for every campaign.
 
@@ -65,6 +66,7 @@ def build_customise(
       learning_rate: of the Adam that adapts network and rows; it starts afresh.
       rows: B; examples are shuffled again in every epoch.
       campaigns_at_once: G, vmapped together; one is fastest on a CPU.
+      build_loss: builds a loss from arguments like those of `losses.build_loss`.
     """
     table_optimizer = table_adam(learning_rate)
     losses = partial(build_loss, network.apply, tuple(user_slots), small_fields=small_fields)
