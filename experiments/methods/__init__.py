@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.methods import fine_tuned, heads, hubble, pinterest, references, shared_embeddings
+from experiments.methods import (
+    fine_tuned,
+    heads,
+    hubble,
+    ours,
+    pinterest,
+    references,
+    shared_embeddings,
+)
 from experiments.methods.method import Method
 from metaheac_jax.errors import InputError
 
@@ -15,6 +23,7 @@ METHODS: dict[str, Method] = {
     **hubble.METHODS,
     **heads.METHODS,
     **references.METHODS,
+    **ours.METHODS,
 }
 
 #: Those of a command without --methods, so that it takes minutes.

@@ -5,7 +5,7 @@ Where they are silent, a comment says what stands there and why.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metaheac_jax.data.sampling import CampaignWeights
 from metaheac_jax.losses import Reduction
@@ -89,6 +89,18 @@ PAPER = Preset(
     online_learning_rate=0.001,  # "until the loss converges", with this program's rate
     online_epochs=10,
     online_patience=3,
+)
+
+#: Better than the paper's on held-out training campaigns, of the simulated world and of MovieLens
+#: alike; for seed features and lengths of lists, see experiments/methods/ours.py. One setting for
+#: both: what is best on MovieLens (tables from N(0, 1), three epochs) is much worse on the other.
+OURS = replace(
+    PAPER,
+    table_scale=0.1,
+    reduction="mean",
+    # On MovieLens .1 was a little better than .5, which is what the printed form comes to. With no
+    # inner step it was as good on the simulated world: with seed features it hardly matters.
+    inner_learning_rate=0.1,
 )
 
 PRESETS = {"paper": PAPER, "official": OFFICIAL}

@@ -1,0 +1,146 @@
+"""MetaHeac with what the paper does not have: seed features, and the lengths of lists."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import jax
+import numpy as np
+
+from experiments.methods.fine_tuned import heac, train_rows, untrained
+from experiments.methods.method import Job, Method, Scorer, Watch, campaigns_at_once
+from metaheac_jax.data.lengths import Lengths, with_lengths
+from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
+from metaheac_jax.losses import Batch
+from metaheac_jax.meta import build_meta_gradient
+from metaheac_jax.offline import General
+from metaheac_jax.online import Customised, build_customise, build_score
+from metaheac_jax.presets import OURS, PAPER
+from metaheac_jax.rows import select_rows
+from metaheac_jax.seed_features import (
+    ReferenceSampler,
+    SeedNetwork,
+    build_direct,
+    build_seed_loss,
+    with_reference,
+)
+
+LABEL = "MetaHeac, ours"
+#: The most seeds, and the most non-seeds, that a user is compared with.
+REFERENCE = 256
+
+
+def train_general(job: Job) -> General:
+    """Algorithm 1 on losses with seed features, whose reference sets are the support sets."""
+    job, _ = _with_lengths(job)
+    network, dataset, preset = SeedNetwork(heac(job.preset)), job.dataset, job.preset
+    sampler = CampaignSampler(
+        dataset,
+        job.campaigns,
+        seed=job.seed,
+        campaigns_per_step=preset.campaigns_per_step,
+        rows=preset.rows,
+        disjoint=preset.disjoint,
+        weights=preset.campaign_weights,
+    )
+    gradient = build_meta_gradient(
+        build_seed_loss(
+            network.apply,
+            dataset.schema.user_slots,
+            campaign_fields=len(dataset.schema.campaign),
+            small_fields=dataset.small_fields,
+            reduction=preset.reduction,
+        ),
+        inner_learning_rate=preset.inner_learning_rate,
+        inner_steps=1 if preset.inner_learning_rate else 0,
+        campaigns_per_chunk=campaigns_at_once(preset.campaigns_per_step),
+        reduction=preset.reduction,
+        select=select_rows,
+    )
+    general = untrained(job, network, jax.random.key(job.seed))
+    sampler = ReferenceSampler(sampler, size=REFERENCE)
+    return train_rows(job, general, gradient, sampler, label=LABEL)
+
+
+def fine_tune(
+    job: Job, general: General, campaigns: np.ndarray, watch: Watch | None = None
+) -> list[Scorer]:
+    """Customises the general model to each campaign, its examples being the reference set."""
+    job, lengths = _with_lengths(job)
+    preset, dataset = job.preset, job.dataset
+    customise, direct, score = _compiled_online(
+        SeedNetwork(heac(preset)),
+        dataset.schema.user_slots,
+        len(dataset.schema.campaign),
+        dataset.small_fields,
+        preset.online_learning_rate,
+        preset.rows,
+    )
+    examples = [
+        with_reference(campaign_examples(dataset, c), REFERENCE, dataset.rows) for c in campaigns
+    ]
+
+    def scorer(campaign: int, own: Batch, model: Customised) -> Scorer:
+        directed, fields = direct(general, model, own.campaign), dataset.campaign_rows[campaign]
+        return lambda users: score(general, directed, fields, lengths.users(users))
+
+    def scorers(models: list[Customised]) -> list[Scorer]:
+        return [scorer(*own) for own in zip(campaigns, examples, models, strict=True)]
+
+    def seen(step: int, models: Callable[[], list[Customised]]) -> None:
+        if watch is not None:
+            watch(step, lambda: scorers(models()))
+
+    models = customise(
+        general,
+        examples,
+        seed=job.seed,
+        epochs=preset.online_epochs,
+        patience=preset.online_patience,
+        progress=job.progress,
+        watch=None if watch is None else seen,
+    )
+    return scorers(models)
+
+
+def _with_lengths(job: Job) -> tuple[Job, Lengths]:
+    dataset, lengths = with_lengths(job.dataset)
+    return replace(job, dataset=dataset), lengths
+
+
+@functools.cache  # runs share what is compiled
+def _compiled_online(
+    network: SeedNetwork,
+    user_slots: tuple[int, ...],
+    campaign_fields: int,
+    small_fields: tuple[int, ...],
+    learning_rate: float,
+    rows: int,
+) -> tuple[Callable[..., list[Customised]], Callable[..., Customised], Callable[..., np.ndarray]]:
+    customise = build_customise(
+        network,
+        user_slots,
+        small_fields=small_fields,
+        learning_rate=learning_rate,
+        rows=rows,
+        campaigns_at_once=campaigns_at_once(8),
+        build_loss=functools.partial(build_seed_loss, campaign_fields=campaign_fields),
+    )
+    direct = build_direct(user_slots, campaign_fields=campaign_fields, small_fields=small_fields)
+    return customise, direct, build_score(network, user_slots, small_fields=small_fields)
+
+
+METHODS = {
+    "ours": Method(
+        label=LABEL,
+        offline=train_general,
+        online=fine_tune,
+        # What a command sets for its data, such as the rates, stays.
+        settings={k: v for k, v in asdict(OURS).items() if v != getattr(PAPER, k)},
+        tuned=("outer_learning_rate",),
+        steps=True,
+        work=(8, 4),
+    )
+}

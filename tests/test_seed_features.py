@@ -1,0 +1,281 @@
+"""Seed features: equal to a naive loop, differentiable twice; the method that uses them learns."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from toy import dataset
+
+from experiments.methods import METHODS
+from experiments.methods.fine_tuned import heac
+from experiments.methods.method import Job
+from metaheac_jax.data.lengths import with_lengths
+from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
+from metaheac_jax.losses import Batch
+from metaheac_jax.meta import build_meta_gradient
+from metaheac_jax.metrics import auc
+from metaheac_jax.network import MetaHeac
+from metaheac_jax.offline import initialise
+from metaheac_jax.online import build_customise, build_score
+from metaheac_jax.presets import PAPER
+from metaheac_jax.progress import silent
+from metaheac_jax.rows import select_rows
+from metaheac_jax.seed_features import (
+    ReferenceSampler,
+    SeedNetwork,
+    build_direct,
+    build_seed_loss,
+    seed_features,
+    with_reference,
+)
+
+DATA = dataset()
+SLOTS, FIELDS = DATA.schema.user_slots, len(DATA.schema.campaign)
+NETWORK = SeedNetwork(MetaHeac(experts=2, critics=2, widths=(5, 5), gate_width=5))
+
+
+def general(width=3):
+    return initialise(
+        NETWORK, jax.random.key(0), rows=DATA.rows, user_fields=3, campaign_fields=2, width=width
+    )
+
+
+def naive(table, users, reference, labels, own):
+    """A loop over users and fields; ``own`` is a user's place in the reference set, or None."""
+
+    def vectors(ids):  # of one user, a field each
+        fields, start = [], 0
+        for width in SLOTS:
+            values = [table[i] for i in ids[start : start + width] if i < len(table)]
+            fields.append(np.mean(values, axis=0) if values else np.zeros(table.shape[1]))
+            start += width
+        return fields
+
+    everyone = [
+        [vectors(r) for r, y in zip(reference, labels, strict=True) if y == k] for k in (1, 0)
+    ]
+    difference = np.subtract(*(np.mean(side, axis=0) for side in everyone))
+    lengths = np.linalg.norm(difference, axis=1) + 1e-3
+    result = []
+    for ids, place in zip(users, own, strict=True):
+        others = [j for j in range(len(reference)) if j != place]
+        sides = [[vectors(reference[j]) for j in others if labels[j] == y] for y in (1, 0)]
+        if not all(sides):
+            result.append([0.0] * len(SLOTS))
+            continue
+        means = [np.mean(side, axis=0) for side in sides]
+        result.append([x @ (s - n) for x, s, n in zip(vectors(ids), *means, strict=True)])
+    return np.array(result) / lengths
+
+
+def in_the_loss(params, batch):
+    """What `build_seed_loss` gives a network as features, and the log-odds it gets."""
+    seen = []
+
+    def apply(_, user, campaign, features):
+        assert user.shape[:2] == features.shape
+        assert campaign.shape == (FIELDS, user.shape[-1])
+        output = NETWORK.apply(params["network"], user, campaign, features)
+        seen.append((features, output.log_p - output.log_not_p))
+        return output
+
+    build_seed_loss(apply, SLOTS, campaign_fields=FIELDS)(params, batch)
+    return seen[0]
+
+
+seen_by_the_network = jax.jit(lambda *arguments: in_the_loss(*arguments)[0])
+odds_in_the_loss = jax.jit(lambda *arguments: in_the_loss(*arguments)[1])
+
+
+def distinct_users(count):
+    """Examples of campaign 0 whose users all differ, as ids tell."""
+    examples = campaign_examples(DATA, 0)
+    _, first = np.unique(examples.user, axis=0, return_index=True)
+    keep = np.sort(first)[:count]
+    return examples._replace(
+        user=examples.user[keep], label=examples.label[keep], weight=examples.weight[keep]
+    )
+
+
+def test_equal_to_a_loop_with_each_user_left_out():
+    start = general()
+    params, table = {"network": start.network, "table": start.table}, np.asarray(start.table)
+    examples = distinct_users(60)
+    inside = with_reference(examples, 50, DATA.rows)
+    assert 5 < examples.label.sum() < 50
+    assert len(inside.campaign) == FIELDS + 2 * 50 * 6
+    everyone = naive(table, examples.user, examples.user, examples.label, range(60))
+    np.testing.assert_allclose(seen_by_the_network(params, inside), everyone, atol=1e-5)
+    # Others are compared with the whole reference set.
+    half = Batch(examples.user[:30], examples.campaign, examples.label[:30], examples.weight[:30])
+    outside = inside._replace(campaign=with_reference(half, 50, DATA.rows).campaign)
+    own = [*range(30), *[None] * 30]
+    expected = naive(table, examples.user, half.user, half.label, own)
+    np.testing.assert_allclose(seen_by_the_network(params, outside), expected, atol=1e-5)
+    assert np.abs(expected - everyone)[30:].min(axis=0).max() > 1e-3
+
+
+def test_nothing_to_compare_with_is_zero():
+    """A lone seed, left out, leaves no seed; the others still have it to compare with."""
+    params = {"network": general().network, "table": general().table}
+    examples = distinct_users(60)._replace(label=np.eye(60)[3].astype(np.float32))
+    features = seen_by_the_network(params, with_reference(examples, 50, DATA.rows))
+    np.testing.assert_array_equal(features[3], 0)
+    assert (np.abs(np.delete(features, 3, axis=0)).max(axis=1) > 0).all()
+    alone = with_reference(examples._replace(label=np.zeros(60, np.float32)), 50, DATA.rows)
+    np.testing.assert_array_equal(seen_by_the_network(params, alone), 0)
+
+
+def test_padding_is_no_user():
+    examples = distinct_users(20)
+    weightless = examples._replace(weight=(np.arange(20) < 15).astype(np.float32))
+    cut = Batch(examples.user[:15], examples.campaign, examples.label[:15], examples.weight[:15])
+    wide, tight = (with_reference(e, 9, DATA.rows).campaign for e in (weightless, cut))
+    np.testing.assert_array_equal(wide, tight)
+    assert (wide[FIELDS:].reshape(2, 9, -1) == DATA.rows).all(axis=-1).any()
+
+
+def test_a_large_set_gives_evenly_spaced_users():
+    examples = campaign_examples(DATA, 1)
+    ids = with_reference(examples, 4, DATA.rows).campaign[FIELDS:].reshape(2, 4, -1)
+    for block, kind in zip(ids, (1, 0), strict=True):
+        users = examples.user[examples.label == kind]
+        np.testing.assert_array_equal(block[[0, -1]], users[[0, -1]])
+        assert len(np.unique(block, axis=0)) == 4
+
+
+def test_the_query_set_takes_its_reference_from_the_support_set():
+    sampler = CampaignSampler(DATA, np.arange(8), seed=0, campaigns_per_step=3, rows=40)
+    plain, batch = sampler(5), ReferenceSampler(sampler, size=12)(5)
+    support, query, pad = batch.support, batch.query, batch.own.shape[1]
+    np.testing.assert_array_equal(support.campaign, query.campaign)
+    np.testing.assert_array_equal(query.user, plain.query.user)
+    for c in range(3):
+        np.testing.assert_array_equal(query.campaign[c, :FIELDS], plain.query.campaign[c])
+        ids = query.campaign[c, FIELDS:].reshape(2, 12, -1)
+        for block, kind in zip(ids, (1, 0), strict=True):
+            users = {tuple(u) for u in support.user[c][support.label[c] == kind]}
+            taken = [tuple(u) for u in block if (u < pad).any()]
+            assert len(taken) == min(12, (support.label[c] == kind).sum())
+            assert set(taken) <= users
+
+
+def test_second_order_gradient_by_finite_differences(monkeypatch):
+    """Through features, means and the inner step; in float64, along random directions.
+
+    Differences see the lengths move, too: here they are no constants.
+    """
+    monkeypatch.setattr(jax.lax, "stop_gradient", lambda x: x)
+    sampler = CampaignSampler(DATA, np.arange(8), seed=1, campaigns_per_step=2, rows=16)
+    rows, support, query, own = ReferenceSampler(sampler, size=6)(0)
+    rng = np.random.default_rng(0)
+    start = general()
+    with jax.enable_x64(True):
+        params = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.float64),
+            {"network": start.network, "table": start.table[np.minimum(rows, DATA.rows - 1)]},
+        )
+        loss = build_seed_loss(NETWORK.apply, SLOTS, campaign_fields=FIELDS)
+        gradient = jax.jit(build_meta_gradient(loss, inner_learning_rate=0.5, select=select_rows))
+        found, _ = gradient(params, support, query, own)
+
+        def meta_loss(step, way):
+            moved = jax.tree.map(lambda p, w: p + step * w, params, way)
+            return gradient(moved, support, query, own)[1].loss
+
+        for _ in range(3):
+            way = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+            expected = (meta_loss(1e-5, way) - meta_loss(-1e-5, way)) / 2e-5
+            slope = sum(jax.tree.leaves(jax.tree.map(lambda g, w: (g * w).sum(), found, way)))
+            np.testing.assert_allclose(slope, expected, rtol=1e-6)
+
+
+def test_lengths_are_constants_to_the_derivative():
+    """Twice the vectors are twice the features: a derivative with the lengths would be 1, not 2."""
+    rng = np.random.default_rng(0)
+    user, reference = rng.normal(size=(5, 3, 4)), rng.normal(size=(2, 6, 3, 4))
+    grow = lambda t: seed_features(t * user, t * reference, np.ones((2, 6)), np.zeros((5, 2)))  # noqa: E731
+    features, slope = jax.jvp(grow, (1.0,), (1.0,))
+    np.testing.assert_allclose(slope, 2 * features, rtol=1e-5)
+    np.testing.assert_allclose(grow(2.0), 2 * features, rtol=1e-2)
+
+
+def test_seed_features_lets_no_user_see_another():
+    """A user's features do not change with who else is in the minibatch."""
+    rng = np.random.default_rng(3)
+    user, reference = rng.normal(size=(5, 3, 4)), rng.normal(size=(2, 6, 3, 4))
+    present, own = np.ones((2, 6)), np.eye(5, 2)
+    together = seed_features(user, reference, present, own)
+    alone = [seed_features(user[i : i + 1], reference, present, own[i : i + 1]) for i in range(5)]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-5)
+
+
+def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
+    """Users outside the reference set get the odds that the loss would give them."""
+    start = general()
+    examples = with_reference(distinct_users(40), 16, DATA.rows)
+    customise = build_customise(
+        NETWORK,
+        SLOTS,
+        learning_rate=0.05,
+        build_loss=lambda *a, **kw: build_seed_loss(*a, campaign_fields=FIELDS, **kw),
+    )
+    (model,) = customise(start, [examples], epochs=3)
+    assert not model.network["direction"].any()
+    model = build_direct(SLOTS, campaign_fields=FIELDS)(start, model, examples.campaign)
+    members = {tuple(u) for u in examples.user}
+    pool = np.array([u for u in DATA.user_rows if tuple(u) not in members])
+    odds = build_score(NETWORK, SLOTS)(start, model, DATA.campaign_rows[0], pool)
+    table = start.table.at[model.rows].set(model.values, mode="drop")
+    batch = Batch(pool, examples.campaign, np.zeros(len(pool)), np.ones(len(pool)))
+    given = odds_in_the_loss({"network": model.network, "table": table}, batch)
+    np.testing.assert_allclose(odds, given, atol=1e-4)
+    general_odds = build_score(NETWORK, SLOTS)(start, None, DATA.campaign_rows[0], pool)
+    assert np.abs(odds - general_odds).max() > 0.1
+
+
+# The method that uses them ---------------------------------------------------------------------
+
+
+def test_ours_learns(tmp_path):
+    """On campaigns never trained on, before fine-tuning and after."""
+    data = dataset(tastes=2, campaigns=16)
+    preset = replace(
+        METHODS["ours"].preset(PAPER),
+        width=8,
+        experts=3,
+        rows=64,
+        campaigns_per_step=4,
+        epochs=5,
+        outer_learning_rate=0.01,
+        online_learning_rate=0.01,
+    )
+    job = Job(data, np.arange(12), preset, 0, tmp_path, None, silent)
+    method, new = METHODS["ours"], np.arange(12, 16)
+    start = method.offline(job)
+
+    def aucs(models):
+        pools = [data.stage2.of(c) for c in new]
+        return [
+            auc(model(data.user_rows[data.stage2.user[of]]), data.stage2.label[of])
+            for model, of in zip(models, pools, strict=True)
+        ]
+
+    # Campaigns' own fields say nothing about their tastes here: what is known, the seeds have told.
+    longer, lengths = with_lengths(data)
+    score = build_score(SeedNetwork(heac(preset)), longer.schema.user_slots)
+    strangers = [
+        lambda users, c=c: score(start, None, longer.campaign_rows[c], lengths.users(users))
+        for c in new
+    ]
+    untuned = method.online(replace(job, preset=replace(preset, online_epochs=0)), start, new)
+    tuned = method.online(job, start, new)
+    assert np.mean(aucs(untuned)) > max(0.65, np.mean(aucs(strangers)) + 0.05)
+    assert np.mean(aucs(tuned)) > 0.65
+    seen = []
+    method.online(job, start, new[:1], lambda step, now: seen.append((step, now())))
+    assert [step for step, _ in seen] == [*range(len(seen))]
+    scores = [model(data.user_rows[:50]) for _, (model,) in seen]
+    np.testing.assert_allclose(scores[0], untuned[0](data.user_rows[:50]), rtol=1e-5)
+    assert np.abs(scores[-1] - scores[0]).max() > 0.1
