@@ -38,6 +38,12 @@ Offline = Literal["none", "plain", "batches", "meta"]
 BuildNetwork = Callable[[Preset], Network]
 
 ONE_STAGE_PATIENCE = 3  # epochs; a campaign learned from nothing always stops by its held-out loss
+#: The online settings of an MLP that is learned from nothing.
+FROM_NOTHING = {
+    "online_learning_rate": 0.003,
+    "online_epochs": 30,
+    "online_patience": ONE_STAGE_PATIENCE,
+}
 
 
 def heac(preset: Preset) -> MetaHeac:
@@ -90,15 +96,7 @@ def train_general(build_network: BuildNetwork, offline: Offline, label: str, job
         sampler = plain_sampler(job)
         gradient: Callable[..., Any] = plain_gradient(loss(reduction="mean"))
     else:
-        sampler = CampaignSampler(
-            dataset,
-            job.campaigns,
-            seed=job.seed,
-            campaigns_per_step=preset.campaigns_per_step,
-            rows=preset.rows,
-            disjoint=preset.disjoint,
-            weights=preset.campaign_weights,
-        )
+        sampler = campaign_sampler(job)
         gradient = build_meta_gradient(
             loss(reduction=preset.reduction),
             inner_learning_rate=preset.inner_learning_rate,
@@ -108,6 +106,20 @@ def train_general(build_network: BuildNetwork, offline: Offline, label: str, job
             select=select_rows,
         )
     return train_rows(job, general, gradient, sampler, label=label)
+
+
+def campaign_sampler(job: Job) -> CampaignSampler:
+    """Support and query sets of a few campaigns a step, as the preset has them."""
+    preset = job.preset
+    return CampaignSampler(
+        job.dataset,
+        job.campaigns,
+        seed=job.seed,
+        campaigns_per_step=preset.campaigns_per_step,
+        rows=preset.rows,
+        disjoint=preset.disjoint,
+        weights=preset.campaign_weights,
+    )
 
 
 def untrained(job: Job, network: Network, key: Array) -> General:
@@ -238,8 +250,7 @@ METHODS = {
         lambda _: MLP(),
         "none",
         work=1 / 8,
-        online_learning_rate=0.003,
-        online_epochs=30,
+        **FROM_NOTHING,
     ),
     "mlp-pretraining": fine_tuned("MLP+pre-training", lambda _: MLP(), "plain", work=1 / 8),
     "without-meta": fine_tuned("MetaHeac w/o Meta", heac, "plain", work=1),

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from experiments.methods.chunks import over_chunks
-from experiments.methods.fine_tuned import ONE_STAGE_PATIENCE, train_rows, untrained
+from experiments.methods.fine_tuned import FROM_NOTHING, train_rows, untrained
 from experiments.methods.method import Job, Method, Scorer, Watch
 from metaheac_jax.baselines import MLP, CampaignGraph, OnFrozenFields
 from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
@@ -295,11 +295,7 @@ METHODS = {
         offline=train_graph,
         online=fit_heads,
         # As the other MLPs that are learned from nothing, MLP_one-stage and MLP+emb.
-        settings={
-            "online_learning_rate": 0.003,
-            "online_epochs": 30,
-            "online_patience": ONE_STAGE_PATIENCE,
-        },
+        settings=FROM_NOTHING,
         tuned=("outer_learning_rate",),
         steps=True,
         work=(5 / 8, 1 / 16),  # online the MLP alone runs, on vectors of its own width

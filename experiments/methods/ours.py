@@ -9,10 +9,10 @@ from dataclasses import asdict, replace
 import jax
 import numpy as np
 
-from experiments.methods.fine_tuned import heac, train_rows, untrained
+from experiments.methods.fine_tuned import campaign_sampler, heac, train_rows, untrained
 from experiments.methods.method import Job, Method, Scorer, Watch, campaigns_at_once
 from metaheac_jax.data.lengths import Lengths, with_lengths
-from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
+from metaheac_jax.data.sampling import campaign_examples
 from metaheac_jax.losses import Batch
 from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.offline import General
@@ -36,15 +36,6 @@ def train_general(job: Job) -> General:
     """Algorithm 1 on losses with seed features, whose reference sets are the support sets."""
     job, _ = _with_lengths(job)
     network, dataset, preset = SeedNetwork(heac(job.preset)), job.dataset, job.preset
-    sampler = CampaignSampler(
-        dataset,
-        job.campaigns,
-        seed=job.seed,
-        campaigns_per_step=preset.campaigns_per_step,
-        rows=preset.rows,
-        disjoint=preset.disjoint,
-        weights=preset.campaign_weights,
-    )
     gradient = build_meta_gradient(
         build_seed_loss(
             network.apply,
@@ -60,7 +51,7 @@ def train_general(job: Job) -> General:
         select=select_rows,
     )
     general = untrained(job, network, jax.random.key(job.seed))
-    sampler = ReferenceSampler(sampler, size=REFERENCE)
+    sampler = ReferenceSampler(campaign_sampler(job), size=REFERENCE)
     return train_rows(job, general, gradient, sampler, label=LABEL)
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.methods.fine_tuned import (
-    ONE_STAGE_PATIENCE,
+    FROM_NOTHING,
     fine_tune,
     train_general,
     untrained,
@@ -46,11 +46,7 @@ METHODS = {
         offline=functools.partial(train_general, lambda _: MLP(), "plain", "MLP+emb"),
         online=fit_new,
         # As the other MLP that is learned from nothing, MLP_one-stage.
-        settings={
-            "online_learning_rate": 0.003,
-            "online_epochs": 30,
-            "online_patience": ONE_STAGE_PATIENCE,
-        },
+        settings=FROM_NOTHING,
         tuned=("outer_learning_rate",),
         steps=True,
         work=(3 / 8, 2 / 8),  # online the gradient stops before the table
