@@ -1,6 +1,9 @@
 import jax
 import pytest
 
+# Nearly all of a test's time is compilation, and what is compiled runs once or twice.
+jax.config.update("jax_disable_most_optimizations", True)
+
 
 @pytest.fixture
 def x64():

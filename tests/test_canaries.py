@@ -25,6 +25,15 @@ from metaheac_jax.rows import build_row_step, select_rows, table_adam
 
 pytestmark = pytest.mark.canary
 
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Times are of programs that are compiled as users' are."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 IDS, ROWS, WIDTH = 30_000, 8_000, 64  # about what a campaign of the official size touches
 
 
