@@ -8,6 +8,7 @@ import pytest
 from toy import dataset
 
 from experiments import tuning
+from experiments.methods import METHODS
 from experiments.methods.method import Job, Method
 from experiments.tuning import RATES, SIZES, hold_out, search, tune, with_rates, with_sizes
 from metaheac_jax.data.dataset import group_by_campaign
@@ -221,3 +222,13 @@ def test_held_out_campaigns_without_a_pool_get_half_of_their_examples():
     halves = [stage.user[stage.of(2)] for stage in (new.stage1, new.stage2)]
     whole = data.stage1.user[data.stage1.of(2)]
     np.testing.assert_array_equal(np.sort(np.concatenate(halves)), np.sort(whole))
+
+
+@pytest.mark.parametrize("path", sorted(tuning.CHOSEN.glob("*.json")), ids=lambda path: path.stem)
+def test_kept_tunings_are_of_methods_that_there_are_and_chose_the_best(path):
+    kept = tuning.chosen_before(path.stem)
+    for name, one in kept["methods"].items():
+        assert set(one["chosen"]) == set(METHODS[name].tuned)
+        assert [t["fields"][t["field"]] for t in one["tried"]] == list(RATES)
+        best = max(one["tried"], key=lambda trial: trial["auc"])
+        assert one["chosen"] == best["fields"]
