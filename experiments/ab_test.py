@@ -38,7 +38,7 @@ import tyro
 
 from experiments import console as ui
 from experiments import report, tuning
-from experiments.job import check_run, open_run, write_json, write_text
+from experiments.job import check_run, keep_settings, open_run, write_json, write_text
 from experiments.methods import METHODS, check_methods
 from experiments.methods.method import Job, Method
 from metaheac_jax.data import tencent
@@ -151,6 +151,7 @@ class Experiment:
 def main(options: Options) -> None:
     """Runs the command."""
     check_options(options)
+    ui.keep_compiled()
     screen = ui.screen()
     config = asdict(options) | {"settings": asdict(PAPER)}
     for name in ("treatment", "control", "out", "resume", "cache_dir"):
@@ -271,6 +272,7 @@ def run_application(options: Options, application: str, progress: Progress) -> l
 
     @functools.cache
     def before(name: str) -> Any:  # both arms of A/A start from one general model
+        keep_settings(job(name))
         return METHODS[name].offline(job(name))
 
     def arm(name: str, bucket: int) -> np.ndarray:

@@ -156,7 +156,12 @@ def run_methods(
         )
         used = asdict(job.preset)
         if not path.is_file():
-            result, general = run_method(method, job, split)
+            keep_settings(job)
+            try:
+                result, general = run_method(method, job, split)
+            except Diverged as error:
+                mend = f"to go on without it, leave {name} out of --methods"
+                raise Diverged(f"{error}; {mend}") from error
             if result["campaigns"] and name in CURVES:
                 subject = _subject(dataset, result["campaigns"])
                 result["curve"] = _curve(method, job, general, subject)
@@ -175,6 +180,20 @@ def run_methods(
         truth = [probability[dataset.stage2.of(c)] for c in split.test]
         results["oracle"] = judge_all(dataset, split, truth, label="oracle (the true probability)")
     return results
+
+
+def keep_settings(job: Job) -> None:
+    """Notes what a training is begun with, beside its checkpoints, which do not tell.
+
+    Raises:
+      InputError: it was begun with other settings.
+    """
+    path, used = job.directory.with_suffix(".json"), json.loads(json.dumps(asdict(job.preset)))
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, used)
+    elif json.loads(path.read_text()) != used:
+        raise InputError(f"{path}: begun with other settings; start afresh without --resume")
 
 
 def run_method(method: Method, job: Job, split: Split) -> tuple[dict[str, Any], Any]:
@@ -275,7 +294,10 @@ def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
 
 
 def _curve(method: Method, job: Job, general: Any, campaign: int) -> dict[str, Any] | None:
-    """Training loss and AUC on the pool while a general model adapts to a campaign, by steps.
+    """Loss on a campaign's examples and AUC on its pool while a general model adapts, by steps.
+
+    Examples are scored as users of the pool are: Hubble, in training, does not let them hear
+    themselves.
 
     None where a method does not adapt by steps of gradient descent.
     """

@@ -142,7 +142,7 @@ def tables_of(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]
         return Table(title, header, rows + paper_rows({n: labels[n] for n in names}, printed))
 
     names = [name for name in _in_order(comparison.runs[0]) if name not in ABLATION_ONLY]
-    tables = [table("Methods", names)]
+    tables = [table("Methods", names)] if names else []
     if any(name in summary for name in ABLATION_ONLY):
         tables.append(table("Ablation", [name for name in ABLATION if name in summary]))
     if "oracle" in summary:

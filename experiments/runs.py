@@ -73,7 +73,7 @@ def run_all(
     options: RunOptions,
     load: Callable[[int, Progress], Data],
     *,
-    world: str,
+    world: str | None,
     preset: Preset,
     settings: Mapping[str, Any],
     progress: Progress,
@@ -85,8 +85,8 @@ def run_all(
     Args:
       options: of the command.
       load: ``load(seed, progress)`` gives what a run works on.
-      world: whose tuning is used without --tune, see `tuning.chosen_before`; the official preset
-        stands as it is.
+      world: whose tuning is used without --tune, see `tuning.chosen_before`; None for none. The
+        official preset stands as it is.
       preset: settings of all methods but their own.
       settings: whatever else must not change between a run and its resumption.
       progress: told what is under way.
@@ -130,10 +130,11 @@ def run_all(
 
 def _clear(out: Path) -> None:
     """Removes an older comparison, so that none of its runs is taken for one of the new."""
-    for config in out.glob("*/config.json"):
-        if config.parent.name == "tuning" or config.parent.name.startswith("seed-"):
-            clear_run(config.parent)
-    for name in OUTPUTS:
+    runs = [config.parent for config in out.glob("*/config.json")]
+    runs = [run for run in runs if run.name == "tuning" or run.name.startswith("seed-")]
+    for run in runs:
+        clear_run(run)
+    for name in OUTPUTS if runs else ():  # elsewhere a results.json is somebody else's
         (out / name).unlink(missing_ok=True)
 
 

@@ -80,7 +80,7 @@ def main(options: Options) -> None:
         comparison = run_all(
             options,
             lambda seed, progress: Data(*load(options, seed, progress)),
-            world=options.world,
+            world=None if options.data_dir else options.world,
             preset=preset,
             settings={
                 "world": options.world,

@@ -3,8 +3,9 @@
 The paper tunes the learning rate in `RATES`, and n and m in [3, 10] (section 4.1), and does not say
 on what. Here a fifth of the first run's training campaigns is held out: a method is trained on the
 rest, customised on the held-out campaigns' stage 1 and judged on their stage 2 by the mean AUC;
-where they have none, half of their stage 1 takes its place. No test campaign has a part in it. What
-is chosen there serves all runs.
+where they have none, half of their stage 1 takes its place. No test campaign of the first run has a
+part in it. What is chosen there serves all runs: where these divide the same campaigns anew, and do
+not have a world each, the later ones test some that were held out there.
 
 A `Tuning` is plain data: ``{"methods": {name: search}, "sizes": search or None}``. A search is
 ``{"label", "tried": [trial, ...], "chosen": {field: value}}``. A trial is ``{"field", "fields",
@@ -47,8 +48,8 @@ CHANCE = 0.5  # what a training that diverges is worth
 CHOSEN = Path(__file__).with_name("chosen")
 
 
-def chosen_before(world: str) -> Tuning:
-    """The tuning that is kept for a world; empty if there is none."""
+def chosen_before(world: str | None) -> Tuning:
+    """The tuning that is kept for a world; empty if there is none, or for no world."""
     path = CHOSEN / f"{world}.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -136,7 +137,7 @@ def search(
                 tried.append(trial)
                 keep()
             trials.append(trial)
-        best = max(trials, key=lambda trial: trial["auc"])["fields"]
+        best = max(trials, key=lambda trial: ("diverged" not in trial, trial["auc"]))["fields"]
     return best
 
 

@@ -191,7 +191,7 @@ def test_a_run_leaves_all_that_it_promises(finished):
     for name in ("auc_by_seeds.png", "fine_tuning.png", "space.png", "gate.png"):
         assert (finished.out / name).read_bytes().startswith(b"\x89PNG")
     learned = {name for name in names if METHODS[name].steps}
-    assert contents(own / "checkpoints") == learned
+    assert contents(own / "checkpoints") == learned | {f"{name}.json" for name in names}
     log = [json.loads(line) for line in (own / "log.jsonl").read_text().splitlines()]
     assert {line["name"] for line in log} == {METHODS[name].label for name in learned}
 
@@ -438,11 +438,17 @@ def test_rates_that_were_chosen_before_are_used(finished, tmp_path, monkeypatch)
     used = []
     monkeypatch.setattr(runs, "run_methods", lambda data, presets, **_: used.append(presets))
     monkeypatch.setattr(report, "write", lambda *_: None)
+    load, source = tencent.load, finished.source
+    command(tencent, *finished.files, "--out", tmp_path / "files", "--methods", "lr")
+    # The same files in the place of the simulated world, whose rates these are.
+    swap = lambda options, *more: load(dataclasses.replace(options, data_dir=source), *more)  # noqa: E731
+    monkeypatch.setattr(tencent, "load", swap)
     for preset in ("paper", "official"):
-        out = tmp_path / preset
-        command(tencent, *finished.files, "--out", out, "--methods", "lr", "--preset", preset)
+        options = ("--cache-dir", tmp_path / "cache", "--methods", "lr", "--preset", preset)
+        command(tencent, *options, "--out", tmp_path / preset)
     rates = [presets["lr"].online_learning_rate for presets in used]
-    assert rates == [0.02, METHODS["lr"].settings["online_learning_rate"]]
+    own = METHODS["lr"].settings["online_learning_rate"]
+    assert rates == [own, 0.02, own]
 
 
 def test_the_wechat_world_has_its_own_split_and_published_figures(tmp_path, monkeypatch):

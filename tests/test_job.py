@@ -12,12 +12,22 @@ from rich.console import Console
 from toy import dataset
 
 from experiments import figures, report
-from experiments.job import check_run, configuration, describe, judge_all, open_run, write_json
+from experiments.job import (
+    check_run,
+    configuration,
+    describe,
+    judge_all,
+    keep_settings,
+    open_run,
+    write_json,
+)
+from experiments.methods.method import Job
 from experiments.published import PUBLISHED
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
 from metaheac_jax.presets import OFFICIAL, PAPER
+from metaheac_jax.progress import silent
 
 # Judging ---------------------------------------------------------------------------------------
 
@@ -480,3 +490,21 @@ def test_figures_are_drawn_if_there_is_something_to_draw(tmp_path):
     assert len(figures.draw(empty, tmp_path, "toy")) == 1
     report.write(tmp_path, comparison([empty]), Console(quiet=True))
     assert "| LR | - | - | - | - | - | - | - | - |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_training_goes_on_with_the_settings_it_was_begun_with(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    job = Job(world(), np.arange(3), PAPER, 0, tmp_path / "checkpoints" / "lr", None, silent)
+    keep_settings(job)
+    keep_settings(job)
+    other = dataclasses.replace(job, preset=OFFICIAL)
+    with pytest.raises(InputError, match=r"lr.json: begun with other settings; start afresh"):
+        keep_settings(other)
+
+
+def test_an_ablation_alone_has_its_own_table_and_no_other(tmp_path):
+    alone = {"without-hc": runs()[0]["metaheac"]}
+    report.write(tmp_path, comparison([alone]), Console(quiet=True))
+    text = (tmp_path / "report.md").read_text()
+    assert "## Ablation" in text
+    assert "## Methods" not in text

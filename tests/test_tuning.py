@@ -74,6 +74,13 @@ def test_of_equals_the_first_is_best():
     assert search([("a", (3, 1, 2))], {}, [], Counted(lambda a: 0.5), lambda: None) == {"a": 3}
 
 
+def test_what_diverges_is_never_best():
+    def evaluate(fields):
+        return {"auc": 0.5, "diverged": "step 3"} if fields["a"] == 1 else {"auc": 0.4}
+
+    assert search([("a", (1, 2))], {}, [], evaluate, lambda: None) == {"a": 2}
+
+
 class Fake:
     """Methods that rank the pool by the labels, more or less, as a function of the preset says."""
 
