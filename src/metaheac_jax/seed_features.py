@@ -8,11 +8,13 @@ beside the user, so that much of what fine-tuning would have to learn about a ca
 before it starts. Not in the paper.
 
 The means are taken over a *reference set*: some of the campaign's seeds and non-seeds, with the
-user itself left out. In meta-training it comes from the support set, for support and query alike;
-online from D_c. It travels as table rows behind the campaign's own fields, in `Batch.campaign`, so
-samplers, row-local steps and the online stage take it along without knowing of it. All of it is
-differentiable, the means included. Once a model is customised d / |d| is a fixed (M, k)
-*direction*, and scoring a pool costs M dot products a user more.
+user itself left out. (That tells its label: of two users alike, the seed's feature lacks itself.
+Users outside the reference set, as those of a query set or a pool, are not concerned.) In
+meta-training it comes from the support set, for support and query alike; online from D_c. It
+travels as table rows behind the campaign's own fields, in `Batch.campaign`, so samplers, row-local
+steps and the online stage take it along without knowing of it. All of it is differentiable, the
+means included. Once a model is customised d / |d| is a fixed (M, k) *direction*, and scoring a pool
+costs M dot products a user more.
 
 Axes: C campaigns, B examples, Q seeds (and as many non-seeds) of a reference set, S slots of a
 user, M user fields, N campaign fields, k embedding width, R rows of the table.
