@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,26 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments.methods.chunks import over_chunks
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sampling import campaign_examples
-from metaheac_jax.network import Network
+from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import General
 from metaheac_jax.rows import field_vectors
 
 #: The campaign field by which the figure is coloured: the first of these that the schema has.
 CATEGORIES = ("adCategoryId", "genre1")
-_CHUNK = 512  # seeds at a time
 
 
 def campaign_space(
-    dataset: Dataset, campaigns: np.ndarray, network: Network, general: General
+    dataset: Dataset, campaigns: np.ndarray, network: MetaHeac, general: General
 ) -> dict[str, Any]:
     """Mean representation r and mean critics' gate over the seeds of every campaign.
 
     Args:
       dataset: the seeds are the positives of stage 1.
       campaigns: (C,) indices; each has seeds.
-      network: one with m critics and a representation of width h.
+      network: with m critics and a representation of width h.
       general: its general model.
 
     Returns:
@@ -38,26 +39,22 @@ def campaign_space(
     slots = dataset.schema.user_slots
 
     @jax.jit
-    def sums(general: General, user: Array, campaign: Array, weight: Array) -> tuple[Array, Array]:
+    def outputs(general: General, campaign: Array, user: Array) -> Array:
         fields = general.table.at[campaign].get(mode="fill", fill_value=0)
         users = field_vectors(general.table, user, slots)
-        output = network.apply(general.network, users, fields)
-        return weight @ output.representation, weight @ jnp.exp(output.critic_log_weights)
+        output: Any = network.apply(general.network, users, fields)
+        return jnp.concatenate([output.representation, jnp.exp(output.critic_log_weights)], axis=-1)
 
     representation, gate = [], []
     for campaign in campaigns:
         members = campaign_examples(dataset, campaign)
-        seeds = members.user[members.label == 1]
-        total = [np.zeros(()), np.zeros(())]
-        for first in range(0, len(seeds), _CHUNK):
-            part = seeds[first : first + _CHUNK]
-            padding = (0, _CHUNK - len(part))
-            user = np.pad(part, (padding, (0, 0)), constant_values=dataset.rows)
-            weight = np.pad(np.ones(len(part), np.float32), padding)
-            found = sums(general, user, members.campaign, weight)
-            total = [a + np.asarray(b, np.float64) for a, b in zip(total, found, strict=True)]
-        representation.append((total[0] / len(seeds)).round(5).tolist())
-        gate.append((total[1] / len(seeds)).round(5).tolist())
+        found = over_chunks(
+            partial(outputs, general, members.campaign), members.user[members.label == 1], chunk=512
+        )
+        mean = found.mean(axis=0, dtype=np.float64).round(5)
+        width = network.widths[-1]
+        representation.append(mean[:width].tolist())
+        gate.append(mean[width:].tolist())
     return {
         "campaign": dataset.campaign_key[campaigns].tolist(),
         "category": _categories(dataset, campaigns),

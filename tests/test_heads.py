@@ -6,7 +6,7 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from toy import dataset
+from toy import aucs, dataset, pool
 
 from experiments.methods import METHODS
 from experiments.methods.heads import fine_tune_new, new_heads
@@ -48,26 +48,16 @@ def trained(tmp_path_factory):
     return train
 
 
-def pool(campaign):
-    of = DATA.stage2.of(campaign)
-    return DATA.user_rows[DATA.stage2.user[of]], DATA.stage2.label[of]
-
-
-def aucs(models):
-    pools = [pool(c) for c in NEW]
-    return np.array([auc(m(users), label) for m, (users, label) in zip(models, pools, strict=True)])
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_across_campaigns_and_on_new_ones(name, trained):
     job, general = trained(name)
-    found = aucs(METHODS[name].online(job, general, NEW))
+    found = aucs(DATA, NEW, METHODS[name].online(job, general, NEW))
     assert found.mean() > 0.72
     assert found.min() > 0.58
     # A new head alone does not do that: with all that was learned shuffled, it is worse.
     rng = np.random.default_rng(0)
     nothing = jax.tree.map(lambda a: rng.permutation(np.ravel(a)).reshape(a.shape), general)
-    assert found.mean() > aucs(METHODS[name].online(job, nothing, NEW)).mean()
+    assert found.mean() > aucs(DATA, NEW, METHODS[name].online(job, nothing, NEW)).mean()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +75,7 @@ def test_each_campaign_has_learned_its_own_head(name, trained):
         }
         one = general._replace(network={"params": own})
         for c in range(12):
-            users, label = pool(c)
+            users, label = pool(DATA, c)
             found[head, c] = auc(score(one, None, DATA.campaign_rows[c], users), label)
     # Heads are in ascending order, whatever the order of the training campaigns.
     others = (found.sum(0) - np.diag(found)) / 11

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import dataset
+from toy import aucs, dataset, pool
 
 from experiments.methods import METHODS, pinterest
 from experiments.methods.fine_tuned import untrained
@@ -14,7 +14,6 @@ from experiments.methods.method import Job
 from metaheac_jax.baselines import Towers
 from metaheac_jax.data.sampling import ExampleBatch, ExampleSampler, generator
 from metaheac_jax.losses import Batch
-from metaheac_jax.metrics import auc
 from metaheac_jax.presets import PAPER
 from metaheac_jax.progress import silent
 from metaheac_jax.rows import field_vectors
@@ -32,17 +31,10 @@ def trained(tmp_path_factory):
     return job, METHOD.offline(job)
 
 
-def pool(campaign):
-    of = DATA.stage2.of(campaign)
-    return DATA.user_rows[DATA.stage2.user[of]], DATA.stage2.label[of]
-
-
 def test_learns(trained):
-    models = METHOD.online(*trained, NEW)
-    pools = [pool(c) for c in NEW]
-    found = [auc(m(users), label) for m, (users, label) in zip(models, pools, strict=True)]
-    assert np.mean(found) > 0.65
-    assert min(found) > 0.55
+    found = aucs(DATA, NEW, METHOD.online(*trained, NEW))
+    assert found.mean() > 0.65
+    assert found.min() > 0.55
 
 
 def test_training_brings_seeds_nearer_to_their_campaign_than_non_seeds(trained):
@@ -151,7 +143,7 @@ def test_a_score_is_that_of_the_regions_of_the_embedding(trained):
         return Towers().apply(general.network, fields, method="user")
 
     known = np.asarray(embed(rows)) @ normals[:, :2].reshape(-1, 64).T > 0  # 400 users: 2 bits
-    users, _ = pool(campaign)
+    users, _ = pool(DATA, campaign)
     for user, score in zip(users[:5], model(users)[:5], strict=True):
         side = np.asarray(embed(user[None])) @ normals[:, :2].reshape(-1, 64).T > 0
         here = (known == side).reshape(len(label), -1, 2).all(axis=-1)
@@ -161,7 +153,7 @@ def test_a_score_is_that_of_the_regions_of_the_embedding(trained):
 
 def test_a_pool_of_any_size_is_scored_user_by_user(trained):
     [model] = METHOD.online(*trained, NEW[:1])
-    users, _ = pool(NEW[0])
+    users, _ = pool(DATA, NEW[0])
     many = np.concatenate([users] * 11)  # over a chunk
     np.testing.assert_array_equal(model(many), np.tile(model(users), 11))
     assert model(users[:0]).shape == (0,)

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import dataset
+from toy import aucs, dataset
 
 from experiments.methods import METHODS, references
 from experiments.methods.method import Job
 from metaheac_jax.data.dataset import group_by_campaign
-from metaheac_jax.metrics import auc
 from metaheac_jax.presets import PAPER
 from metaheac_jax.progress import silent
 
@@ -44,31 +43,20 @@ def models(name, data):
     return METHODS[name].online(job, METHODS[name].offline(job), NEW)
 
 
-def aucs(name, data):
-    found = []
-    for c, model in zip(NEW, models(name, data), strict=True):
-        of = data.stage2.of(c)
-        users = data.user_rows[data.stage2.user[of]]
-        scores = model(users)
-        assert scores.shape == (len(users),)
-        found.append(auc(scores, data.stage2.label[of]))
-    return found
-
-
 # The prior can learn only what all campaigns have in common.
 @pytest.mark.parametrize(
     ("name", "data", "least"),
     [("lightgbm", DATA, 0.7), ("cosine", DATA, 0.6), ("prior", SAME, 0.7)],
 )
 def test_learns(name, data, least):
-    found = aucs(name, data)
-    assert np.mean(found) > least
-    assert min(found) > 0.55
+    found = aucs(data, NEW, models(name, data))
+    assert found.mean() > least
+    assert found.min() > 0.55
 
 
 def test_the_prior_knows_no_campaign():
     # Campaigns of opposite tastes: what one wants does not help with another.
-    assert 0.35 < np.mean(aucs("prior", DATA)) < 0.65
+    assert 0.35 < aucs(DATA, NEW, models("prior", DATA)).mean() < 0.65
     users = DATA.user_rows[:50]
     first, *others = (model(users) for model in models("prior", DATA))
     assert np.ptp(first) > 0

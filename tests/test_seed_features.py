@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from toy import dataset
+from toy import aucs, dataset
 
 from experiments.methods import METHODS
 from experiments.methods.fine_tuned import heac
@@ -14,7 +14,6 @@ from metaheac_jax.data.lengths import with_lengths
 from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
 from metaheac_jax.losses import Batch
 from metaheac_jax.meta import build_meta_gradient
-from metaheac_jax.metrics import auc
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import initialise
 from metaheac_jax.online import build_customise, build_score
@@ -255,13 +254,6 @@ def test_ours_learns(tmp_path):
     method, new = METHODS["ours"], np.arange(12, 16)
     start = method.offline(job)
 
-    def aucs(models):
-        pools = [data.stage2.of(c) for c in new]
-        return [
-            auc(model(data.user_rows[data.stage2.user[of]]), data.stage2.label[of])
-            for model, of in zip(models, pools, strict=True)
-        ]
-
     # Campaigns' own fields say nothing about their tastes here: what is known, the seeds have told.
     longer, lengths = with_lengths(data)
     score = build_score(SeedNetwork(heac(preset)), longer.schema.user_slots)
@@ -271,8 +263,8 @@ def test_ours_learns(tmp_path):
     ]
     untuned = method.online(replace(job, preset=replace(preset, online_epochs=0)), start, new)
     tuned = method.online(job, start, new)
-    assert np.mean(aucs(untuned)) > max(0.65, np.mean(aucs(strangers)) + 0.05)
-    assert np.mean(aucs(tuned)) > 0.65
+    assert aucs(data, new, untuned).mean() > max(0.65, aucs(data, new, strangers).mean() + 0.05)
+    assert aucs(data, new, tuned).mean() > 0.65
     seen = []
     method.online(job, start, new[:1], lambda step, now: seen.append((step, now())))
     assert [step for step, _ in seen] == [*range(len(seen))]

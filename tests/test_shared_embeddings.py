@@ -5,14 +5,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from toy import dataset
+from toy import aucs, dataset
 
 from experiments.methods import METHODS
 from experiments.methods.method import Job
 from experiments.methods.shared_embeddings import fit_new
 from metaheac_jax.baselines import MLP, OnFrozenFields
 from metaheac_jax.data.sampling import campaign_examples
-from metaheac_jax.metrics import auc
 from metaheac_jax.presets import PAPER
 from metaheac_jax.progress import silent
 
@@ -31,12 +30,6 @@ def trained(tmp_path_factory):
     return job, METHOD.offline(job)
 
 
-def aucs(models):
-    stage = DATA.stage2
-    pools = [(DATA.user_rows[stage.user[stage.of(c)]], stage.label[stage.of(c)]) for c in NEW]
-    return np.array([auc(m(users), label) for m, (users, label) in zip(models, pools, strict=True)])
-
-
 def short(job, epochs):
     return replace(job, preset=replace(job.preset, online_epochs=epochs, online_patience=None))
 
@@ -52,7 +45,7 @@ def moved(general, scorer):
 
 def test_learns(trained):
     job, general = trained
-    found = aucs(METHOD.online(job, general, NEW))
+    found = aucs(DATA, NEW, METHOD.online(job, general, NEW))
     assert found.mean() > 0.7
     assert found.min() > 0.55
 

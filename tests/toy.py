@@ -3,6 +3,7 @@
 import numpy as np
 
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.metrics import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 SCHEMA = Schema(
@@ -52,3 +53,15 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=
         stage1=stage(per_campaign),
         stage2=stage(pool),
     )
+
+
+def pool(data, campaign):
+    """(P, S) rows of the users in a campaign's pool, and their labels."""
+    of = data.stage2.of(campaign)
+    return data.user_rows[data.stage2.user[of]], data.stage2.label[of]
+
+
+def aucs(data, campaigns, models):
+    """The AUC of each campaign's model on its pool."""
+    pools = [pool(data, c) for c in campaigns]
+    return np.array([auc(m(users), label) for m, (users, label) in zip(models, pools, strict=True)])

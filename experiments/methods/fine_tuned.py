@@ -22,7 +22,7 @@ from experiments.methods.method import (
 from metaheac_jax.baselines import MLP, LogisticRegression
 from metaheac_jax.checkpoint import Checkpoints
 from metaheac_jax.data.sampling import CampaignSampler, ExampleSampler, campaign_examples
-from metaheac_jax.losses import build_loss
+from metaheac_jax.losses import Loss, build_loss
 from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.network import MetaHeac, Network
 from metaheac_jax.offline import General, initialise, plain_gradient, train
@@ -188,7 +188,7 @@ def fine_tune(
 ) -> list[Scorer]:
     """Customises the general model to each campaign (see `online.build_customise`)."""
     preset, dataset = job.preset, job.dataset
-    customise, score = _compiled_online(
+    customise, score = compiled_online(
         build_network(preset),
         dataset.schema.user_slots,
         dataset.small_fields,
@@ -216,13 +216,15 @@ def fine_tune(
 
 
 @functools.cache  # methods that share a network share what is compiled for it
-def _compiled_online(
+def compiled_online(
     network: Network,
     user_slots: tuple[int, ...],
     small_fields: tuple[int, ...],
     learning_rate: float,
     rows: int,
-) -> tuple[Callable[..., list[Customised]], Callable[..., Any]]:
+    build_loss: Callable[..., Loss] = build_loss,
+) -> tuple[Callable[..., list[Customised]], Callable[..., np.ndarray]]:
+    """``customise`` and ``score`` (see `online`)."""
     customise = build_customise(
         network,
         user_slots,
@@ -230,6 +232,7 @@ def _compiled_online(
         learning_rate=learning_rate,
         rows=rows,
         campaigns_at_once=campaigns_at_once(8),
+        build_loss=build_loss,
     )
     return customise, build_score(network, user_slots, small_fields=small_fields)
 

@@ -9,14 +9,20 @@ from dataclasses import asdict, replace
 import jax
 import numpy as np
 
-from experiments.methods.fine_tuned import campaign_sampler, heac, train_rows, untrained
+from experiments.methods.fine_tuned import (
+    campaign_sampler,
+    compiled_online,
+    heac,
+    train_rows,
+    untrained,
+)
 from experiments.methods.method import Job, Method, Scorer, Watch, campaigns_at_once
 from metaheac_jax.data.lengths import Lengths, with_lengths
 from metaheac_jax.data.sampling import campaign_examples
-from metaheac_jax.losses import Batch
+from metaheac_jax.losses import Batch, Loss
 from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.offline import General
-from metaheac_jax.online import Customised, build_customise, build_score
+from metaheac_jax.online import Customised
 from metaheac_jax.presets import OURS, PAPER
 from metaheac_jax.rows import select_rows
 from metaheac_jax.seed_features import (
@@ -61,14 +67,17 @@ def fine_tune(
     """Customises the general model to each campaign, its examples being the reference set."""
     job, lengths = _with_lengths(job)
     preset, dataset = job.preset, job.dataset
-    customise, direct, score = _compiled_online(
+    slots, small = dataset.schema.user_slots, dataset.small_fields
+    fields = len(dataset.schema.campaign)
+    customise, score = compiled_online(
         SeedNetwork(heac(preset)),
-        dataset.schema.user_slots,
-        len(dataset.schema.campaign),
-        dataset.small_fields,
+        slots,
+        small,
         preset.online_learning_rate,
         preset.rows,
+        _seed_loss(fields),
     )
+    direct = _compiled_direct(slots, fields, small)
     examples = [
         with_reference(campaign_examples(dataset, c), REFERENCE, dataset.rows) for c in campaigns
     ]
@@ -101,26 +110,16 @@ def _with_lengths(job: Job) -> tuple[Job, Lengths]:
     return replace(job, dataset=dataset), lengths
 
 
-@functools.cache  # runs share what is compiled
-def _compiled_online(
-    network: SeedNetwork,
-    user_slots: tuple[int, ...],
-    campaign_fields: int,
-    small_fields: tuple[int, ...],
-    learning_rate: float,
-    rows: int,
-) -> tuple[Callable[..., list[Customised]], Callable[..., Customised], Callable[..., np.ndarray]]:
-    customise = build_customise(
-        network,
-        user_slots,
-        small_fields=small_fields,
-        learning_rate=learning_rate,
-        rows=rows,
-        campaigns_at_once=campaigns_at_once(8),
-        build_loss=functools.partial(build_seed_loss, campaign_fields=campaign_fields),
-    )
-    direct = build_direct(user_slots, campaign_fields=campaign_fields, small_fields=small_fields)
-    return customise, direct, build_score(network, user_slots, small_fields=small_fields)
+@functools.cache  # one object for all runs, so that they share what is compiled
+def _seed_loss(campaign_fields: int) -> Callable[..., Loss]:
+    return functools.partial(build_seed_loss, campaign_fields=campaign_fields)
+
+
+@functools.cache
+def _compiled_direct(
+    user_slots: tuple[int, ...], campaign_fields: int, small_fields: tuple[int, ...]
+) -> Callable[..., Customised]:
+    return build_direct(user_slots, campaign_fields=campaign_fields, small_fields=small_fields)
 
 
 METHODS = {

@@ -77,10 +77,10 @@ def build_customise(
         return row.init(general.network, general.table.at[rows].get(mode="fill", fill_value=0))
 
     def step(state: RowState, rows: Array, batch: Batch) -> RowState:
-        new, _ = row.step(state, rows, batch)
-        # A campaign that is through gets empty batches, and nothing of it may move. Its table does
-        # not: all its rows are padding then, which a scatter drops.
+        # A campaign that is through gets empty batches, and nothing of it may move. Of its table no
+        # row does: all are made padding then, which a scatter drops.
         keep = lambda a, b: jnp.where(batch.weight.any(), a, b)  # noqa: E731
+        new, _ = row.step(state, keep(rows, len(state.table.table)), batch)
         return RowState(
             jax.tree.map(keep, new.network, state.network),
             jax.tree.map(keep, new.opt_state, state.opt_state),
