@@ -308,6 +308,8 @@ def _curve(method: Method, job: Job, general: Any, campaign: int) -> dict[str, A
     curve |= {"steps": [], "loss": [], "auc": []}
 
     def note(step: int, models: Callable[[], list[Scorer]]) -> None:
+        last = CURVE_STEPS[-1]
+        job.progress(f"{method.label} fine-tuning curve", min(step, last), last)
         if step in CURVE_STEPS:
             [model] = models()
             odds = model(examples.user).astype(np.float64)
@@ -315,9 +317,8 @@ def _curve(method: Method, job: Job, general: Any, campaign: int) -> dict[str, A
             curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - examples.label * odds)))
             curve["auc"].append(auc(model(users), labels))
 
-    steps = math.ceil(dataset.stage1.counts[campaign] / job.preset.rows)
-    preset = replace(
-        job.preset, online_epochs=math.ceil(CURVE_STEPS[-1] / steps), online_patience=None
-    )
+    steps = math.ceil(len(examples.label) / job.preset.rows)
+    epochs = math.ceil(CURVE_STEPS[-1] / steps)
+    preset = replace(job.preset, online_epochs=epochs, online_patience=None)
     method.online(replace(job, preset=preset, progress=silent), general, np.array([campaign]), note)
     return curve if curve["steps"] else None

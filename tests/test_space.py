@@ -22,9 +22,7 @@ def model():
 @pytest.fixture(scope="module")
 def found(model):
     data, network, general = model
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(space, "_CHUNK", 8)  # campaigns have 2 to 4 chunks of seeds
-        return space.campaign_space(data, np.array([1, 3, 4, 5, 6, 7]), network, general)
+    return space.campaign_space(data, np.array([1, 3, 4, 5, 6, 7]), network, general)
 
 
 def test_means_over_seeds_equal_one_seed_at_a_time(model, found):
