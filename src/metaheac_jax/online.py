@@ -120,8 +120,11 @@ def build_customise(
         fit, held = zip(*split, strict=True)
 
         def minibatch(picks: Sequence[np.ndarray], number: int) -> Batch:
-            part = slice(number * rows, (number + 1) * rows)
-            return _stack(members, [pick[part] for pick in picks], rows, idle, size)
+            parts = [pick[number * rows : (number + 1) * rows] for pick in picks]
+            # A quarter's or the whole: few shapes compile, and little is computed for nothing.
+            quarter = -(-rows // 4)
+            padded = quarter if max(map(len, parts)) <= quarter else rows
+            return _stack(members, parts, padded, idle, size)
 
         def batches(picks: Sequence[np.ndarray]) -> range:
             return range(math.ceil(max(map(len, picks)) / rows))
