@@ -157,7 +157,8 @@ def tune(job: Job, held: Split, names: Sequence[str], *, sizes: bool) -> Tuning:
 
     def rates(name: str) -> dict[str, Any]:
         method = METHODS[name]
-        return _choose(job, held, method, name, [(field, RATES) for field in method.tuned], {})
+        start = {field: getattr(method.preset(job.preset), field) for field in method.tuned}
+        return _choose(job, held, method, name, [(field, RATES) for field in method.tuned], start)
 
     found: dict[str, Any] = {"methods": {n: rates(n) for n in names if METHODS[n].tuned}}
     found["sizes"] = None
@@ -184,7 +185,9 @@ def _choose(
             job.progress(f"tune: {method.label}, {shown}, {what}", done, total)
 
         preset = replace(method.preset(job.preset), **fields)
-        directory = place / "-".join(map(str, fields.values()))
+        # Trials that differ in the online stage alone share the offline one, by its checkpoints.
+        offline = [str(v) for name, v in fields.items() if not name.startswith("online_")]
+        directory = place / "-".join(["offline", *offline])
         trial = replace(
             job, campaigns=held.train, preset=preset, directory=directory, progress=told
         )

@@ -413,9 +413,10 @@ def test_tuning_comes_first_and_serves_all_runs(finished, tmp_path, capsys, monk
     assert contents(out) == {"tuning"}
     command(tencent, *options, "--resume")
     tried = [p for p in fake.trained if p is not None]
-    assert len(tried) == 5 + 4 + 4 + 2
+    assert len(tried) == 5 + 4 + 4 + 4 + 2
     stored = report.load(out)
-    assert stored.tuning["methods"]["metaheac"]["chosen"] == {"outer_learning_rate": 0.005}
+    chosen = {"outer_learning_rate": 0.005, "online_learning_rate": 0.001}
+    assert stored.tuning["methods"]["metaheac"]["chosen"] == chosen
     sizes = stored.tuning["sizes"]["chosen"]
     assert sizes == {"experts": 3, "critics": 3}  # all are alike: the first
     for seed, used in zip((0, 1), tried[-2:], strict=True):

@@ -9,6 +9,7 @@ from toy import dataset
 
 from experiments import tuning
 from experiments.methods import METHODS
+from experiments.methods.fine_tuned import RATES as BOTH_RATES
 from experiments.methods.method import Job, Method
 from experiments.tuning import RATES, SIZES, hold_out, search, tune, with_rates, with_sizes
 from metaheac_jax.data.dataset import group_by_campaign
@@ -86,12 +87,14 @@ class Fake:
 
     def __init__(self, quality):
         self.quality, self.trained, self.judged, self.fail_after = quality, [], set(), None
+        self.directories = []
 
     def offline(self, job):
         if self.fail_after == len(self.trained):
             raise KeyboardInterrupt
         self.trained.append((job.preset, job.campaigns.tolist()))
-        job.directory.mkdir(parents=True)
+        job.directory.mkdir(parents=True, exist_ok=True)
+        self.directories.append(job.directory)
         return self.quality(job.preset)
 
     def online(self, job, general, campaigns, watch=None):
@@ -160,6 +163,28 @@ def test_every_method_gets_the_best_rate_of_the_papers_grid(data, fakes, tmp_pat
     assert fakes["lr"].judged == set(held.test.tolist())
     assert not fakes["prior"].trained
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_trials_of_the_online_rate_share_the_offline_stage(data, fakes, tmp_path, monkeypatch):
+    """They are begun in one folder, whose checkpoints save the training; chosen one by one."""
+
+    def quality(preset):
+        far = abs(preset.outer_learning_rate - 0.005) + abs(preset.online_learning_rate - 0.02)
+        return 0.5 / (1 + 100 * far)
+
+    fake = Fake(quality)
+    monkeypatch.setitem(
+        tuning.METHODS, "ours", Method("OURS", fake.offline, fake.online, {}, BOTH_RATES)
+    )
+    held = hold_out(paper_split(data, 0), 0)
+    found = tune(job_of(data, tmp_path), held, ["ours"], sizes=False)["methods"]["ours"]
+    assert found["chosen"] == {"outer_learning_rate": 0.005, "online_learning_rate": 0.02}
+    tried = [(p.outer_learning_rate, p.online_learning_rate) for p, _ in fake.trained]
+    # .005 and .001, the preset's online rate, are tried once.
+    assert tried == [*((r, 0.001) for r in RATES), *((0.005, r) for r in RATES[1:])]
+    folders = dict(zip(tried, fake.directories, strict=True))
+    assert len({folders[0.005, rate] for rate in RATES}) == 1
+    assert len({folders[rate, 0.001] for rate in RATES}) == len(RATES)
 
 
 def test_experts_and_critics_are_chosen_once_with_metaheac(data, fakes, tmp_path):
@@ -236,6 +261,8 @@ def test_kept_tunings_are_of_methods_that_there_are_and_chose_the_best(path):
     kept = tuning.chosen_before(path.stem)
     for name, one in kept["methods"].items():
         assert set(one["chosen"]) == set(METHODS[name].tuned)
-        assert [t["fields"][t["field"]] for t in one["tried"]] == list(RATES)
-        best = max(one["tried"], key=lambda trial: trial["auc"])
+        for field in METHODS[name].tuned:
+            trials = [trial for trial in one["tried"] if trial["field"] == field]
+            assert [trial["fields"][field] for trial in trials] == list(RATES)
+        best = max(trials, key=lambda trial: ("diverged" not in trial, trial["auc"]))
         assert one["chosen"] == best["fields"]

@@ -37,6 +37,8 @@ from metaheac_jax.rows import build_row_step, select_rows, table_adam
 Offline = Literal["none", "plain", "batches", "meta"]
 BuildNetwork = Callable[[Preset], Network]
 
+#: What is tuned of a method that trains offline and by steps online.
+RATES = ("outer_learning_rate", "online_learning_rate")
 ONE_STAGE_PATIENCE = 3  # epochs; a campaign learned from nothing always stops by its held-out loss
 #: The online settings of an MLP that is learned from nothing.
 FROM_NOTHING = {
@@ -76,7 +78,7 @@ def fine_tuned(
         offline=functools.partial(train_general, build_network, offline, label),
         online=functools.partial(fine_tune, build_network),
         settings=settings,
-        tuned=("online_learning_rate" if offline == "none" else "outer_learning_rate",),
+        tuned=("online_learning_rate",) if offline == "none" else RATES,
         steps=offline != "none",
         work=(passes * work, 3 * work),
     )

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.methods.fine_tuned import (
+    RATES,
     campaign_sampler,
     compiled_online,
     heac,
@@ -30,6 +31,7 @@ from metaheac_jax.seed_features import (
     SeedNetwork,
     build_direct,
     build_seed_loss,
+    reference_rows,
     with_reference,
 )
 
@@ -39,7 +41,7 @@ REFERENCE = 256
 
 
 def train_general(job: Job) -> General:
-    """Algorithm 1 on losses with seed features, whose reference sets are the support sets."""
+    """Algorithm 1 on losses with seed features, whose reference sets are of the support sets."""
     job, _ = _with_lengths(job)
     network, dataset, preset = SeedNetwork(heac(job.preset)), job.dataset, job.preset
     gradient = build_meta_gradient(
@@ -64,7 +66,11 @@ def train_general(job: Job) -> General:
 def fine_tune(
     job: Job, general: General, campaigns: np.ndarray, watch: Watch | None = None
 ) -> list[Scorer]:
-    """Customises the general model to each campaign, its examples being the reference set."""
+    """Customises the general model to each campaign.
+
+    Half of its examples are the reference set of the other half; users of a pool are compared with
+    all of them.
+    """
     job, lengths = _with_lengths(job)
     preset, dataset = job.preset, job.dataset
     slots, small = dataset.schema.user_slots, dataset.small_fields
@@ -77,13 +83,13 @@ def fine_tune(
         preset.rows,
         _seed_loss(fields),
     )
-    direct = _compiled_direct(slots, fields, small)
-    examples = [
-        with_reference(campaign_examples(dataset, c), REFERENCE, dataset.rows) for c in campaigns
-    ]
+    direct = _compiled_direct(slots, small)
+    examples = [campaign_examples(dataset, c) for c in campaigns]
+    split = [with_reference(own, REFERENCE, dataset.rows) for own in examples]
 
     def scorer(campaign: int, own: Batch, model: Customised) -> Scorer:
-        directed, fields = direct(general, model, own.campaign), dataset.campaign_rows[campaign]
+        reference = reference_rows(own, REFERENCE, dataset.rows)
+        directed, fields = direct(general, model, reference), dataset.campaign_rows[campaign]
         return lambda users: score(general, directed, fields, lengths.users(users))
 
     def scorers(models: list[Customised]) -> list[Scorer]:
@@ -95,7 +101,7 @@ def fine_tune(
 
     models = customise(
         general,
-        examples,
+        [_weighted(own) for own in split],
         seed=job.seed,
         epochs=preset.online_epochs,
         patience=preset.online_patience,
@@ -103,6 +109,14 @@ def fine_tune(
         watch=None if watch is None else seen,
     )
     return scorers(models)
+
+
+def _weighted(examples: Batch) -> Batch:
+    """The examples whose weight is not 0."""
+    keep = examples.weight > 0
+    return Batch(
+        examples.user[keep], examples.campaign, examples.label[keep], examples.weight[keep]
+    )
 
 
 def _with_lengths(job: Job) -> tuple[Job, Lengths]:
@@ -117,9 +131,9 @@ def _seed_loss(campaign_fields: int) -> Callable[..., Loss]:
 
 @functools.cache
 def _compiled_direct(
-    user_slots: tuple[int, ...], campaign_fields: int, small_fields: tuple[int, ...]
+    user_slots: tuple[int, ...], small_fields: tuple[int, ...]
 ) -> Callable[..., Customised]:
-    return build_direct(user_slots, campaign_fields=campaign_fields, small_fields=small_fields)
+    return build_direct(user_slots, small_fields=small_fields)
 
 
 METHODS = {
@@ -129,7 +143,7 @@ METHODS = {
         online=fine_tune,
         # What a command sets for its data, such as the rates, stays.
         settings={k: v for k, v in asdict(OURS).items() if v != getattr(PAPER, k)},
-        tuned=("outer_learning_rate",),
+        tuned=RATES,
         steps=True,
         work=(8, 4),
     )

@@ -7,14 +7,15 @@ with x_f the vector of user field f, and |d_f| taken for a constant. They are fe
 beside the user, so that much of what fine-tuning would have to learn about a campaign is known
 before it starts. Not in the paper.
 
-The means are taken over a *reference set*: some of the campaign's seeds and non-seeds, with the
-user itself left out. (That tells its label: of two users alike, the seed's feature lacks itself.
-Users outside the reference set, as those of a query set or a pool, are not concerned.) In
-meta-training it comes from the support set, for support and query alike; online from D_c. It
-travels as table rows behind the campaign's own fields, in `Batch.campaign`, so samplers, row-local
-steps and the online stage take it along without knowing of it. All of it is differentiable, the
-means included. Once a model is customised d / |d| is a fixed (M, k) *direction*, and scoring a pool
-costs M dot products a user more.
+The means are taken over a *reference set*: some of the campaign's seeds and non-seeds. Nobody of it
+may be an example of the loss. (To leave each user out of its own means is not enough: of two users
+alike, the seed's feature lacks itself, which tells its label.) So half of a campaign's examples,
+of the support set in meta-training and of D_c online, are the reference set of the other half;
+those of a query set or a pool are compared with all of them. The reference set travels as table
+rows behind the campaign's own fields, in `Batch.campaign`, so samplers, row-local steps and the
+online stage take it along without knowing of it. All of it is differentiable, the means included.
+Once a model is customised d / |d| is a fixed (M, k) *direction*, and scoring a pool costs M dot
+products a user more.
 
 Axes: C campaigns, B examples, Q seeds (and as many non-seeds) of a reference set, S slots of a
 user, M user fields, N campaign fields, k embedding width, R rows of the table.
@@ -23,7 +24,6 @@ user, M user fields, N campaign fields, k embedding width, R rows of the table.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -65,38 +65,61 @@ class SeedNetwork(NamedTuple):
         Without ``features`` they are those of the parameters' direction.
         """
         if features is None:
-            features = jnp.einsum("bmk,mk->bm", user, params["direction"])
+            features = seed_features(user, params["direction"])
         return self.inside.apply(params["inside"], user, campaign, features)
 
 
+def reference_rows(examples: Batch, size: int, pad: int) -> np.ndarray:
+    """The users of a reference set, (2 Q S,) rows: seeds, then non-seeds.
+
+    Args:
+      examples: one campaign's; leaves (B, ...). Those of weight 0 are not taken.
+      size: Q. Where there are more seeds or non-seeds, evenly spaced ones are taken.
+      pad: the id that counts for nothing.
+    """
+    sides = []
+    for kind in (1, 0):
+        users = examples.user[(examples.label == kind) & (examples.weight > 0)]
+        users = _evenly(users, size)
+        missing = ((0, size - len(users)), (0, 0))
+        sides.append(np.pad(users, missing, constant_values=pad).ravel())
+    return np.concatenate(sides).astype(np.int32)
+
+
+def _evenly(array: np.ndarray, size: int) -> np.ndarray:
+    """At most so many members of an array, evenly spaced."""
+    if len(array) <= size:
+        return array
+    return array[np.linspace(0, len(array) - 1, size).astype(int)]
+
+
 def with_reference(examples: Batch, size: int, pad: int) -> Batch:
-    """One campaign's examples, with a reference set drawn from them behind the campaign's fields.
+    """One campaign's examples, some of them made the reference set of the others.
 
     Args:
       examples: leaves (B, ...), and (N,) for the campaign.
-      size: Q. Where there are more seeds or non-seeds, evenly spaced ones are taken.
+      size: Q. Of the seeds, and of the non-seeds, every second one up to so many.
       pad: the id that counts for nothing.
 
     Returns:
-      The same with ``campaign`` (N + 2 Q S,): fields, seeds, non-seeds.
+      The same with ``campaign`` (N + 2 Q S,), and weight 0 for who is in the reference set.
     """
-    campaign = [examples.campaign]
+    taken = np.zeros(len(examples.label), bool)
     for kind in (1, 0):
-        users = examples.user[(examples.label == kind) & (examples.weight > 0)]
-        if len(users) > size:
-            users = users[np.linspace(0, len(users) - 1, size).astype(int)]
-        missing = ((0, size - len(users)), (0, 0))
-        campaign.append(np.pad(users, missing, constant_values=pad).ravel())
-    return examples._replace(campaign=np.concatenate(campaign).astype(np.int32))
+        members = np.flatnonzero((examples.label == kind) & (examples.weight > 0))
+        taken[_evenly(members[1::2], size)] = True
+    rows = reference_rows(examples._replace(weight=examples.weight * taken), size, pad)
+    campaign = np.concatenate([examples.campaign, rows]).astype(np.int32)
+    return examples._replace(campaign=campaign, weight=examples.weight * ~taken)
 
 
 class ReferenceSampler:
-    """Support and query sets, both with a reference set from the support set."""
+    """Support and query sets with reference sets: half of the support set, and all of it."""
 
     def __init__(self, sampler: Callable[[int], CampaignBatch], *, size: int) -> None:
         """Args:
-        sampler: of support and query sets, for example `CampaignSampler`.
-        size: Q, see `with_reference`.
+        sampler: of support and query sets that share no user, for example `CampaignSampler`.
+        size: Q, see `reference_rows`.
         """
         self._sampler, self._size = sampler, size
 
@@ -105,10 +128,11 @@ class ReferenceSampler:
         batch = self._sampler(step)
         pad, size = batch.own.shape[1], self._size
         members = [Batch(*leaves) for leaves in zip(*batch.support, strict=True)]
-        campaign = np.stack([with_reference(m, size, pad).campaign for m in members])
+        split = [with_reference(m, size, pad) for m in members]
+        everyone = [np.concatenate([m.campaign, reference_rows(m, size, pad)]) for m in members]
         return batch._replace(
-            support=batch.support._replace(campaign=campaign),
-            query=batch.query._replace(campaign=campaign),
+            support=Batch(*(np.stack(leaves) for leaves in zip(*split, strict=True))),
+            query=batch.query._replace(campaign=np.stack(everyone)),
         )
 
 
@@ -116,43 +140,35 @@ class ReferenceSampler:
 _LEAST = 1e-3
 
 
-def _length(difference: Array) -> Array:
-    """(M,) lengths of (M, k) differences of means, as constants.
-
-    Without them features would be as small as the square of the table's scale, and ignored.
-    """
-    return jnp.sqrt((jax.lax.stop_gradient(difference) ** 2).sum(axis=-1)) + _LEAST
+def seed_features(user: Array, direction: Array) -> Array:
+    """(B, M, k) field vectors of users and (M, k) -> (B, M)."""
+    return jnp.einsum("bmk,mk->bm", user, direction)
 
 
-def _difference(reference: Array, present: Array) -> Array:
-    """(M, k): mean of the seeds less mean of the non-seeds; 0 where one side has no user."""
-    count = present.sum(axis=-1)
-    mean = reference.sum(axis=1) / jnp.maximum(count, 1)[:, None, None]
-    return jnp.where((count > 0).all(), mean[0] - mean[1], 0)
+def direction(reference: Array, present: Array) -> Array:
+    """d / |d|, (M, k); 0 where there is no seed, or no non-seed, to compare with.
 
-
-def seed_features(user: Array, reference: Array, present: Array, own: Array) -> Array:
-    """The seed features of users, each left out of the means where it is in the reference set.
-
-    Where that leaves no seed, or no non-seed, there is nothing to compare with: 0. The lengths
-    |d_f| are the reference set's, for all users alike.
+    The lengths are constants to a derivative. Without them features would be as small as the square
+    of the table's scale, and ignored.
 
     Args:
-      user: (B, M, k) field vectors.
       reference: (2, Q, M, k) field vectors of seeds and of non-seeds, zero where padded.
       present: (2, Q), 1 for a user of the reference set and 0 for padding.
-      own: (B, 2), how often the user is among the seeds, and among the non-seeds.
-
-    Returns:
-      (B, M).
     """
-    left = present.sum(axis=-1) - own
-    itself = own[..., None] * (user**2).sum(axis=-1)[:, None]
-    dot = jnp.einsum("bmk,smk->bsm", user, reference.sum(axis=1)) - itself
-    mean = dot / jnp.maximum(left, 1)[..., None]
-    known = (left > 0).all(axis=-1)
-    length = _length(_difference(reference, present))
-    return jnp.where(known[:, None], (mean[:, 0] - mean[:, 1]) / length, 0)
+    count = present.sum(axis=-1)
+    mean = reference.sum(axis=1) / jnp.maximum(count, 1)[:, None, None]
+    difference = jnp.where((count > 0).all(), mean[0] - mean[1], 0)
+    length = jnp.sqrt((jax.lax.stop_gradient(difference) ** 2).sum(axis=-1, keepdims=True))
+    return difference / (length + _LEAST)
+
+
+def _direction_of(
+    table: Array, ids: Array, slots: tuple[int, ...], small: tuple[int, ...]
+) -> Array:
+    """The direction of a reference set given as rows, (2 Q S,)."""
+    users = ids.reshape(2, -1, sum(slots))
+    present = (users < table.shape[0]).any(axis=-1)
+    return direction(field_vectors(table, users, slots, small_fields=small), present)
 
 
 def build_seed_loss(
@@ -166,7 +182,7 @@ def build_seed_loss(
     """The loss of a network that takes seed features; like `losses.build_loss`.
 
     Args:
-      apply: as `SeedNetwork.apply`; features are given, so the direction is not used.
+      apply: as `SeedNetwork.apply`; features are given, so its direction is not used.
       user_slots: slots of each of the M user fields.
       campaign_fields: N.
       small_fields: as `rows.field_vectors` takes it.
@@ -174,67 +190,43 @@ def build_seed_loss(
 
     Returns:
       A function of ``params = {"network": ..., "table": (R, k)}`` and a `Batch` whose ``campaign``
-      is (N + 2 Q S,). A user is taken to be in the reference set if all its values are the same
-      as there: left out with it are users that nothing tells apart from it.
+      is (N + 2 Q S,), as from `with_reference`.
     """
     slots = tuple(user_slots)
-    vectors = partial(field_vectors, slots=slots, small_fields=small_fields)
 
     def loss(params: Any, batch: Batch) -> Array:
         table = params["table"]
-        ids = batch.campaign[campaign_fields:].reshape(2, -1, sum(slots))
-        present = (ids < table.shape[0]).any(axis=-1)
-        own = _count_same(batch.user, ids, present)
-        user = vectors(table, batch.user)
-        features = seed_features(user, vectors(table, ids), present, own)
+        towards = _direction_of(table, batch.campaign[campaign_fields:], slots, small_fields)
+        user = field_vectors(table, batch.user, slots, small_fields=small_fields)
         campaign = table.at[batch.campaign[:campaign_fields]].get(mode="fill", fill_value=0)
-        output = apply(params["network"], user, campaign, features)
+        output = apply(params["network"], user, campaign, seed_features(user, towards))
         values = cross_entropy(output.log_p, output.log_not_p, batch.label)
         return masked(values, batch.weight, reduction)
 
     return loss
 
 
-def _count_same(user: Array, ids: Array, present: Array) -> Array:
-    """(B, 2): as whom of the (2, Q, S) reference users each of (B, S) users has the same ids."""
-
-    def narrow(same: Array, slot: tuple[Array, Array]) -> tuple[Array, None]:
-        of_user, of_reference = slot
-        return same & (of_user[:, None, None] == of_reference), None
-
-    # A slot at a time: reducing over the last axis took six times as long on a CPU.
-    start = jnp.broadcast_to(present, (len(user), *present.shape))
-    same, _ = jax.lax.scan(narrow, start, (user.T, jnp.moveaxis(ids, -1, 0)))
-    return same.sum(axis=-1)
-
-
 def build_direct(
     user_slots: Sequence[int],
     *,
-    campaign_fields: int,
     small_fields: tuple[int, ...] = (),
 ) -> Callable[[General, Customised, Any], Customised]:
     """Builds ``direct``, jitted: it gives a customised model the direction that scoring needs."""
     slots = tuple(user_slots)
-    vectors = partial(field_vectors, slots=slots, small_fields=small_fields)
 
     @jax.jit
-    def direction(table: Array, rows: Any, values: Array, ids: Any) -> Array:
-        table = table.at[rows].set(values, mode="drop")
-        present = (ids < table.shape[0]).any(axis=-1)
-        difference = _difference(vectors(table, ids), present)
-        return difference / _length(difference)[:, None]
+    def found(table: Array, rows: Any, values: Array, ids: Any) -> Array:
+        return _direction_of(table.at[rows].set(values, mode="drop"), ids, slots, small_fields)
 
-    def direct(general: General, model: Customised, campaign: Any) -> Customised:
+    def direct(general: General, model: Customised, reference: Any) -> Customised:
         """The model with the direction of its adapted rows.
 
         Args:
           general: what was customised.
           model: by `online.build_customise`.
-          campaign: (N + 2 Q S,) from `with_reference`.
+          reference: (2 Q S,) from `reference_rows`.
         """
-        ids = campaign[campaign_fields:].reshape(2, -1, sum(slots))
-        found = direction(general.table, model.rows, model.values, ids)
-        return model._replace(network={**model.network, "direction": found})
+        towards = found(general.table, model.rows, model.values, reference)
+        return model._replace(network={**model.network, "direction": towards})
 
     return direct
