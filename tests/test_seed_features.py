@@ -5,6 +5,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from toy import aucs, dataset
 
 from experiments.methods import METHODS
@@ -25,6 +27,8 @@ from metaheac_jax.seed_features import (
     SeedNetwork,
     build_direct,
     build_seed_loss,
+    direction,
+    reference_rows,
     seed_features,
     with_reference,
 )
@@ -40,8 +44,8 @@ def general(width=3):
     )
 
 
-def naive(table, users, reference, labels, own):
-    """A loop over users and fields; ``own`` is a user's place in the reference set, or None."""
+def naive(table, users, reference, labels):
+    """A loop over users and fields."""
 
     def vectors(ids):  # of one user, a field each
         fields, start = [], 0
@@ -51,20 +55,12 @@ def naive(table, users, reference, labels, own):
             start += width
         return fields
 
-    everyone = [
-        [vectors(r) for r, y in zip(reference, labels, strict=True) if y == k] for k in (1, 0)
-    ]
-    difference = np.subtract(*(np.mean(side, axis=0) for side in everyone))
+    sides = [[vectors(r) for r, y in zip(reference, labels, strict=True) if y == k] for k in (1, 0)]
+    if not all(sides):
+        return np.zeros((len(users), len(SLOTS)))
+    difference = np.subtract(*(np.mean(side, axis=0) for side in sides))
     lengths = np.linalg.norm(difference, axis=1) + 1e-3
-    result = []
-    for ids, place in zip(users, own, strict=True):
-        others = [j for j in range(len(reference)) if j != place]
-        sides = [[vectors(reference[j]) for j in others if labels[j] == y] for y in (1, 0)]
-        if not all(sides):
-            result.append([0.0] * len(SLOTS))
-            continue
-        means = [np.mean(side, axis=0) for side in sides]
-        result.append([x @ (s - n) for x, s, n in zip(vectors(ids), *means, strict=True)])
+    result = [[x @ d for x, d in zip(vectors(ids), difference, strict=True)] for ids in users]
     return np.array(result) / lengths
 
 
@@ -97,33 +93,67 @@ def distinct_users(count):
     )
 
 
-def test_equal_to_a_loop_with_each_user_left_out():
+def test_equal_to_a_loop():
     start = general()
     params, table = {"network": start.network, "table": start.table}, np.asarray(start.table)
     examples = distinct_users(60)
-    inside = with_reference(examples, 50, DATA.rows)
-    assert 5 < examples.label.sum() < 50
-    assert len(inside.campaign) == FIELDS + 2 * 50 * 6
-    everyone = naive(table, examples.user, examples.user, examples.label, range(60))
-    np.testing.assert_allclose(seen_by_the_network(params, inside), everyone, atol=1e-5)
-    # Others are compared with the whole reference set.
-    half = Batch(examples.user[:30], examples.campaign, examples.label[:30], examples.weight[:30])
-    outside = inside._replace(campaign=with_reference(half, 50, DATA.rows).campaign)
-    own = [*range(30), *[None] * 30]
-    expected = naive(table, examples.user, half.user, half.label, own)
-    np.testing.assert_allclose(seen_by_the_network(params, outside), expected, atol=1e-5)
-    assert np.abs(expected - everyone)[30:].min(axis=0).max() > 1e-3
+    split = with_reference(examples, 50, DATA.rows)
+    assert len(split.campaign) == FIELDS + 2 * 50 * 6
+    taken = split.weight == 0
+    assert 2 < examples.label[taken].sum() < taken.sum() < 40
+    expected = naive(table, examples.user, examples.user[taken], examples.label[taken])
+    np.testing.assert_allclose(seen_by_the_network(params, split), expected, atol=1e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 8), st.integers(0, 99))
+def test_a_reference_set_is_half_of_each_side_and_never_an_example(seeds, others, size, seed):
+    count, rng = seeds + others, np.random.default_rng(seed)
+    label = rng.permutation(np.arange(count) < seeds).astype(np.float32)
+    users = 100 + np.arange(count)[:, None]  # user i is row 100 + i
+    examples = Batch(users, np.array([7, 8]), label, np.ones(count, np.float32))
+    split = with_reference(examples, size, 999)
+    np.testing.assert_array_equal(split.campaign[:2], [7, 8])
+    blocks = split.campaign[2:].reshape(2, size)
+    for block, kind in zip(blocks, (1, 0), strict=True):
+        members = block[block < 999] - 100
+        assert (label[members] == kind).all()
+        assert len(set(members)) == len(members) == min(size, (label == kind).sum() // 2)
+        assert not split.weight[members].any()
+    assert (split.weight == 0).sum() == (blocks < 999).sum()
+
+
+def test_no_feature_tells_a_label():
+    """Whatever an example's label is, its own features are the same, and so are those of its like.
+
+    A mean that leaves out each user itself would tell the two apart.
+    """
+    start = general()
+    params = {"network": start.network, "table": start.table}
+    examples = distinct_users(40)
+    twins = examples._replace(  # every user twice, once as a seed
+        user=np.repeat(examples.user, 2, axis=0),
+        label=np.tile(np.array([1, 0], np.float32), 40),
+        weight=np.ones(80, np.float32),
+    )
+    split = with_reference(twins, 30, DATA.rows)
+    features = seen_by_the_network(params, split)
+    np.testing.assert_array_equal(features[::2], features[1::2])
+    for i in np.flatnonzero(split.weight)[:5]:
+        other = split._replace(label=np.where(np.arange(80) == i, 1 - split.label, split.label))
+        np.testing.assert_array_equal(seen_by_the_network(params, other)[i], features[i])
 
 
 def test_nothing_to_compare_with_is_zero():
-    """A lone seed, left out, leaves no seed; the others still have it to compare with."""
+    """A lone seed is an example, and nobody is compared with it; in a pool everybody is."""
     params = {"network": general().network, "table": general().table}
     examples = distinct_users(60)._replace(label=np.eye(60)[3].astype(np.float32))
-    features = seen_by_the_network(params, with_reference(examples, 50, DATA.rows))
-    np.testing.assert_array_equal(features[3], 0)
-    assert (np.abs(np.delete(features, 3, axis=0)).max(axis=1) > 0).all()
-    alone = with_reference(examples._replace(label=np.zeros(60, np.float32)), 50, DATA.rows)
+    alone = with_reference(examples, 50, DATA.rows)
+    assert alone.weight[3] == 1
     np.testing.assert_array_equal(seen_by_the_network(params, alone), 0)
+    everyone = np.concatenate([examples.campaign, reference_rows(examples, 50, DATA.rows)])
+    features = seen_by_the_network(params, examples._replace(campaign=everyone))
+    assert (np.abs(features).max(axis=1) > 0).all()
 
 
 def test_padding_is_no_user():
@@ -137,27 +167,34 @@ def test_padding_is_no_user():
 
 def test_a_large_set_gives_evenly_spaced_users():
     examples = campaign_examples(DATA, 1)
-    ids = with_reference(examples, 4, DATA.rows).campaign[FIELDS:].reshape(2, 4, -1)
+    ids = reference_rows(examples, 4, DATA.rows).reshape(2, 4, -1)
     for block, kind in zip(ids, (1, 0), strict=True):
         users = examples.user[examples.label == kind]
         np.testing.assert_array_equal(block[[0, -1]], users[[0, -1]])
         assert len(np.unique(block, axis=0)) == 4
 
 
-def test_the_query_set_takes_its_reference_from_the_support_set():
+def test_half_of_the_support_set_is_the_reference_of_the_rest_and_all_of_it_of_the_query_set():
     sampler = CampaignSampler(DATA, np.arange(8), seed=0, campaigns_per_step=3, rows=40)
-    plain, batch = sampler(5), ReferenceSampler(sampler, size=12)(5)
-    support, query, pad = batch.support, batch.query, batch.own.shape[1]
-    np.testing.assert_array_equal(support.campaign, query.campaign)
-    np.testing.assert_array_equal(query.user, plain.query.user)
+    plain, batch = sampler(5), ReferenceSampler(sampler, size=24)(5)
+    pad = batch.own.shape[1]
+    np.testing.assert_array_equal(batch.query.user, plain.query.user)
+    np.testing.assert_array_equal(batch.query.weight, plain.query.weight)
     for c in range(3):
-        np.testing.assert_array_equal(query.campaign[c, :FIELDS], plain.query.campaign[c])
-        ids = query.campaign[c, FIELDS:].reshape(2, 12, -1)
-        for block, kind in zip(ids, (1, 0), strict=True):
-            users = {tuple(u) for u in support.user[c][support.label[c] == kind]}
-            taken = [tuple(u) for u in block if (u < pad).any()]
-            assert len(taken) == min(12, (support.label[c] == kind).sum())
-            assert set(taken) <= users
+        label, users = plain.support.label[c], plain.support.user[c]
+        for side, weight in (
+            (batch.support, batch.support.weight[c] == 0),
+            (batch.query, np.ones(40, bool)),
+        ):
+            np.testing.assert_array_equal(side.campaign[c, :FIELDS], plain.query.campaign[c])
+            ids = side.campaign[c, FIELDS:].reshape(2, 24, -1)
+            for block, kind in zip(ids, (1, 0), strict=True):
+                taken = sorted(tuple(u) for u in block if (u < pad).any())
+                expected = sorted(tuple(u) for u in users[(label == kind) & weight])
+                assert taken == (expected if len(expected) <= 24 else taken)
+                assert len(taken) == min(24, len(expected))
+        seeds = int(label.sum())
+        assert batch.support.weight[c].sum() == 40 - seeds // 2 - min(24, (40 - seeds) // 2)
 
 
 def test_second_order_gradient_by_finite_differences(monkeypatch):
@@ -185,7 +222,7 @@ def test_second_order_gradient_by_finite_differences(monkeypatch):
 
         for _ in range(3):
             way = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
-            expected = (meta_loss(1e-5, way) - meta_loss(-1e-5, way)) / 2e-5
+            expected = (meta_loss(1e-6, way) - meta_loss(-1e-6, way)) / 2e-6
             slope = sum(jax.tree.leaves(jax.tree.map(lambda g, w: (g * w).sum(), found, way)))
             np.testing.assert_allclose(slope, expected, rtol=1e-6)
 
@@ -194,26 +231,18 @@ def test_lengths_are_constants_to_the_derivative():
     """Twice the vectors are twice the features: a derivative with the lengths would be 1, not 2."""
     rng = np.random.default_rng(0)
     user, reference = rng.normal(size=(5, 3, 4)), rng.normal(size=(2, 6, 3, 4))
-    grow = lambda t: seed_features(t * user, t * reference, np.ones((2, 6)), np.zeros((5, 2)))  # noqa: E731
+    grow = lambda t: seed_features(t * user, direction(t * reference, np.ones((2, 6))))  # noqa: E731
     features, slope = jax.jvp(grow, (1.0,), (1.0,))
     np.testing.assert_allclose(slope, 2 * features, rtol=1e-5)
     np.testing.assert_allclose(grow(2.0), 2 * features, rtol=1e-2)
 
 
-def test_seed_features_lets_no_user_see_another():
-    """A user's features do not change with who else is in the minibatch."""
-    rng = np.random.default_rng(3)
-    user, reference = rng.normal(size=(5, 3, 4)), rng.normal(size=(2, 6, 3, 4))
-    present, own = np.ones((2, 6)), np.eye(5, 2)
-    together = seed_features(user, reference, present, own)
-    alone = [seed_features(user[i : i + 1], reference, present, own[i : i + 1]) for i in range(5)]
-    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-5)
-
-
 def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
-    """Users outside the reference set get the odds that the loss would give them."""
+    """The odds that the loss would give its users with the same reference set."""
     start = general()
-    examples = with_reference(distinct_users(40), 16, DATA.rows)
+    everyone = distinct_users(40)
+    reference = reference_rows(everyone, 16, DATA.rows)
+    examples = everyone._replace(campaign=np.concatenate([everyone.campaign, reference]))
     customise = build_customise(
         NETWORK,
         SLOTS,
@@ -222,9 +251,8 @@ def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
     )
     (model,) = customise(start, [examples], epochs=3)
     assert not model.network["direction"].any()
-    model = build_direct(SLOTS, campaign_fields=FIELDS)(start, model, examples.campaign)
-    members = {tuple(u) for u in examples.user}
-    pool = np.array([u for u in DATA.user_rows if tuple(u) not in members])
+    model = build_direct(SLOTS)(start, model, reference)
+    pool = DATA.user_rows
     odds = build_score(NETWORK, SLOTS)(start, model, DATA.campaign_rows[0], pool)
     table = start.table.at[model.rows].set(model.values, mode="drop")
     batch = Batch(pool, examples.campaign, np.zeros(len(pool)), np.ones(len(pool)))
