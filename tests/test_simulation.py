@@ -22,7 +22,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from metaheac_jax.data.simulation import WECHAT, _make_campaigns, read_truth, write_world
+from metaheac_jax.data.simulation import WECHAT, read_truth, write_world
+from metaheac_jax.data.simulation.campaigns import make_campaigns
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
@@ -471,7 +472,7 @@ def test_a_world_of_the_wechat_shape(tmp_path: Path) -> None:
 
 
 def test_sizes_of_the_wechat_shape_at_the_real_size() -> None:
-    rows = _make_campaigns(WECHAT, np.random.default_rng(0)).rows
+    rows = make_campaigns(WECHAT, np.random.default_rng(0)).rows
     seeds = 286_036 * rows / rows.sum()
     assert (seeds > 10_000).sum() == 7
     assert seeds.max() < 50_000

@@ -1,0 +1,204 @@
+"""Writes a simulated world in the competition's own format.
+
+Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.dataset import new_directory
+from metaheac_jax.data.simulation.campaigns import Campaigns, expected_rows, make_campaigns
+from metaheac_jax.data.simulation.conversions import (
+    Truth,
+    draw_labels,
+    intercepts_of,
+    scale_of,
+    sigmoid,
+    terms_of,
+)
+from metaheac_jax.data.simulation.exposure import appeal, balance_exposure, expose
+from metaheac_jax.data.simulation.shapes import PAIRS, PERSONA, TENCENT, Shape
+from metaheac_jax.data.simulation.users import Tokens, Users, make_tokens, make_users
+from metaheac_jax.errors import InputError
+from metaheac_jax.progress import Progress, silent
+
+CHUNK = 50_000  # users held in memory at a time
+ORDERS = 8  # orders of the named fields within a chunk of lines
+
+#: Features that the competition's files have and the model does not use: a reader must skip them.
+UNUSED = {
+    "marriageStatus": ("11", "10", "13 15", "5 13", "2"),
+    "os": ("1", "2", "1 2"),
+    "ct": ("1", "3 1", "4 2 3 1", "3 4"),
+}
+
+
+def write_world(
+    target: Path,
+    *,
+    users: int = 1_000_000,
+    examples: int | None = None,
+    cardinality: float = 0.1,
+    pool_rows: int = 1500,
+    seed: int = 0,
+    shape: Shape = TENCENT,
+    progress: Progress = silent,
+) -> None:
+    """Writes a simulated world in the competition's own format, whole or not at all.
+
+    Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
+    (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
+    (float32, the true conversion probability of each data line) and ``truth.npz`` (see
+    `read_truth`); ``SIMULATED`` (one line). The same arguments give the same bytes.
+
+    Args:
+      target: a directory; an existing one is replaced if it is a simulated world.
+      users: the pool, all written to userFeature.data.
+      examples: rows of both stages together, about; .8 a user by default.
+      cardinality: the large vocabularies (kw1, kw2, topic1, topic2) have this share of their real
+        size, but 1,000 values at least. The constants were set at .1; at 1 a single value of topic1
+        or topic2 tells about a third less of the campaign than in the real data.
+      pool_rows: every campaign has about this many rows in stage 2 at least, even where the real
+        data's ratio of the stages would give fewer; stage 1 gets the rest.
+      seed: of everything.
+      shape: the world's recipe.
+      progress: called in users.
+
+    Raises:
+      InputError: an argument is out of range, the examples are too few for ``pool_rows`` or too
+        many for the users, or the target is something else.
+    """
+    if users < 1 or seed < 0 or pool_rows < 0 or not 0 < cardinality <= 1:
+        raise InputError(
+            "simulated world: expected users >= 1, seed >= 0, pool rows >= 0 and a cardinality in "
+            f"(0, 1], got {users}, {seed}, {pool_rows} and {cardinality}"
+        )
+    examples = int(0.8 * users) if examples is None else examples
+    campaigns = make_campaigns(shape, stream(seed, "campaigns"))
+    quotas = expected_rows(shape, campaigns.rows, users, examples, pool_rows)
+    tokens = {n: make_tokens(s, cardinality, stream(seed, n)) for n, s in shape.lists.items()}
+    key = np.cumsum(stream(seed, "keys").integers(1, 8, users))
+
+    # A sample of users who are not in the world balances exposure and estimates z linearly.
+    sample = make_users(shape, tokens, 20_000, stream(seed, "sample"))
+    estimate = np.linalg.lstsq(sample.observed, sample.persona, rcond=None)[0]
+    estimate /= (sample.observed @ estimate).std(0)
+    weights, even = np.exp(appeal(campaigns, sample)), np.ones(shape.campaigns, np.float32)
+    balance = [balance_exposure(weights, quota, even, rounds=50) for quota in quotas]
+
+    estimates = np.empty((users, len(PERSONA)), np.float32)
+    drawn: list[list[np.ndarray]] = [[], []]
+    shown = np.zeros((2, shape.campaigns))
+    with new_directory(target, marker="SIMULATED") as directory:
+        with (directory / "userFeature.data").open("wb") as file:
+            for start in range(0, users, CHUNK):
+                rng = stream(seed, "users", start)
+                chunk = make_users(shape, tokens, min(CHUNK, users - start), rng)
+                stop = start + len(chunk.persona)
+                estimates[start:stop] = chunk.observed @ estimate
+                weights = np.exp(appeal(campaigns, chunk))
+                for stage, quota in enumerate(quotas):
+                    # What is due by now, less what was shown: chance does not add up.
+                    due = np.maximum(
+                        quota * stop / users - shown[stage], 0.1 * quota * CHUNK / users
+                    )
+                    balance[stage] = balance_exposure(weights, due, balance[stage], rounds=3)
+                    occur = quota.sum() / shape.rows_per_user / users
+                    pairs = expose(weights * balance[stage], occur, shape.rows_per_user, rng)
+                    weights[pairs[0], pairs[1]] = 0  # never again in the next stage
+                    shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
+                    drawn[stage].append(pairs + np.array([[start], [0]]))
+                file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
+                progress("simulating users", stop, users)
+        exposed = [np.concatenate(pairs, axis=1) for pairs in drawn]
+        _write_examples(directory, shape, campaigns, key, estimates, exposed, seed)
+        pl.DataFrame(campaigns.attributes).write_csv(directory / "adFeature.csv")
+        told = f"simulated {shape.name} twin (seed {seed}, {users:,} users)\n"
+        (directory / "SIMULATED").write_text(told)
+
+
+def _lines(
+    shape: Shape, users: Users, tokens: dict[str, Tokens], key: np.ndarray, rng: np.random.Generator
+) -> bytes:
+    """The chunk's lines of userFeature.data, shuffled: named fields in any order, optional."""
+    columns: dict[str, np.ndarray | pl.Series] = {"uid": key}
+    named: dict[str, pl.Expr] = {}
+    for name, value in users.fields.items():
+        codes = shape.fields[name].codes
+        columns[name] = np.array(codes)[value] if codes else value
+        text = pl.format(name + " {}", pl.col(name))
+        named[name] = pl.when(pl.col(name) > 0).then(text) if name == "house" else text
+    for name, drawn in users.lists.items():
+        slots = [f"{name}.{slot}" for slot in range(drawn.shape[1])]
+        raw = np.where(drawn < 0, 0, tokens[name].raw[drawn])
+        columns.update(zip(slots, raw.T, strict=True))
+        present = [pl.when(pl.col(slot) > 0).then(pl.col(slot)) for slot in slots]
+        text = pl.concat_str(pl.lit(name), *present, separator=" ", ignore_nulls=True)
+        named[name] = pl.when(pl.max_horizontal(slots) > 0).then(text)
+    for name, texts in UNUSED.items():
+        columns[name] = pl.Series(texts).gather(rng.integers(len(texts), size=len(key)))
+        named[name] = pl.format(name + " {}", pl.col(name))
+    frame = pl.DataFrame(columns)
+    lines = []
+    bounds = [len(key) * part // ORDERS for part in range(ORDERS + 1)]
+    for start, stop in pairwise(bounds):
+        order = [named[name] for name in rng.permutation(list(named))]
+        uid = pl.format("uid {}", pl.col("uid"))
+        line = pl.concat_str(uid, *order, separator="|", ignore_nulls=True).alias("line")
+        lines.append(frame[start:stop].select(line))
+    shuffled = pl.concat(lines)[rng.permutation(len(key))]
+    return shuffled.write_csv(include_header=False, quote_style="never").encode()
+
+
+def _write_examples(
+    directory: Path,
+    shape: Shape,
+    campaigns: Campaigns,
+    key: np.ndarray,
+    estimates: np.ndarray,
+    exposed: list[np.ndarray],
+    seed: int,
+) -> None:
+    """Conversions: train.csv, test1_truth.csv, the true probability of their lines, and of all."""
+    directions = stream(seed, "pairs").standard_normal((2, len(PERSONA), PAIRS))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+
+    def liking(user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
+        terms = terms_of(estimates[user], directions)
+        return np.einsum("et,te->e", terms, campaigns.taste[:, campaign])
+
+    likings = [liking(*pairs) for pairs in exposed]
+    campaign = exposed[0][1]
+    scale = scale_of(likings[0], campaign, campaigns.rate, shape.auc)
+    intercept = intercepts_of(scale * likings[0], campaign, campaigns.rate)
+    aid, weights = campaigns.attributes["aid"], scale * campaigns.taste
+    truth = Truth(key, aid, estimates, directions, weights, intercept)
+    np.savez(directory / "truth.npz", **truth._asdict())
+    for name, pairs, like in zip(("train", "test1_truth"), exposed, likings, strict=True):
+        rng = stream(seed, name)
+        user, campaign = pairs
+        probability = sigmoid(scale * like + intercept[campaign])
+        label = draw_labels(probability, campaign, rng)
+        order = rng.permutation(len(user))
+        if name == "test1_truth":
+            order = order[np.argsort(-label[order], kind="stable")]
+        table = pl.DataFrame(
+            {
+                "aid": campaigns.attributes["aid"][campaign[order]],
+                "uid": key[user[order]],
+                "label": label[order],
+            }
+        )
+        table.write_csv(directory / f"{name}.csv", include_header=name == "train")
+        np.save(directory / f"{name}_probability.npy", probability[order].astype(np.float32))
+
+
+def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """A stream of its own for every purpose, so that one can change without moving the others."""
+    entropy = [seed, *purpose.encode(), *numbers]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
