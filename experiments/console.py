@@ -86,7 +86,8 @@ def progress_display(console: Console) -> Iterator[Progress]:
 
     def tick() -> None:
         while not stop.wait(_SECONDS):
-            console.print(f"{time.perf_counter() - began:6.0f} s  {latest[0]}", highlight=False)
+            line = f"{time.perf_counter() - began:6.0f} s  {latest[0]}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()

@@ -1,12 +1,13 @@
-"""The figures of a comparison: AUC by seeds, and the four panels of the paper's Figure 3."""
+"""The figures of a comparison: AUC by method and by seeds, and the panels of the paper's Figure 3."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.ticker
 import numpy as np
 
 mpl.use("Agg")
@@ -15,36 +16,90 @@ import matplotlib.pyplot as plt
 #: One run: ``{method: result}``, a result being what `job.judge_all` gives.
 Run = Mapping[str, Mapping[str, Any]]
 
+#: Methods that are told apart by colour.
+SHOWN = {
+    "lr": "tab:brown",
+    "lightgbm": "tab:olive",
+    "prior": "tab:purple",
+    "mlp-pretraining": "tab:green",
+    "without-meta": "tab:blue",
+    "metaheac": "tab:orange",
+    "ours": "tab:red",
+    "oracle": "black",
+}
+BINS = 6  # of campaigns, by their seeds
 LEAST_CAMPAIGNS = 5  # that a map of the campaigns needs
 
 
-def draw(run: Run, directory: Path, title: str) -> dict[str, Path]:
-    """Draws every figure that a run has data for; their places, by caption."""
-    figures = {"AUC by number of seeds": directory / "auc_by_seeds.png"}
-    figure_by_seeds(run, directory / "auc_by_seeds.png", title)
-    if any(result.get("curve") for result in run.values()):
-        figures["Loss and AUC over fine-tuning steps"] = directory / "fine_tuning.png"
-        figure_of_curves(run, directory / "fine_tuning.png", title)
-    space = run.get("metaheac", {}).get("space")
+def draw(
+    runs: Sequence[Run], summary: Mapping[str, Any], directory: Path, title: str
+) -> dict[str, Path]:
+    """Draws every figure that there is data for; their places, by caption.
+
+    Args:
+      runs: of a comparison. Curves and the campaigns' space are the first run's.
+      summary: see `report.summarise`, in the order of a table.
+      directory: where to.
+      title: of the figures.
+    """
+    first, figures = runs[0], {}
+
+    def place(caption: str, name: str) -> Path:
+        figures[caption] = directory / name
+        return directory / name
+
+    figure_of_methods(summary, place("AUC by method", "auc.png"), title)
+    figure_by_seeds(runs, place("AUC by number of seeds", "auc_by_seeds.png"), title)
+    if any(result.get("curve") for result in first.values()):
+        path = place("Loss and AUC over fine-tuning steps", "fine_tuning.png")
+        figure_of_curves(first, path, title)
+    space = first.get("metaheac", {}).get("space")
     if space and len(space["campaign"]) >= LEAST_CAMPAIGNS:
-        figures["t-SNE of the campaigns' mean seed representations"] = directory / "space.png"
-        figure_of_space(space, directory / "space.png", title)
-        figures["Mean critics' gate by campaign"] = directory / "gate.png"
-        figure_of_gate(space, directory / "gate.png", title)
+        path = place("t-SNE of the campaigns' mean seed representations", "space.png")
+        figure_of_space(space, path, title)
+        figure_of_gate(space, place("Mean critics' gate by campaign", "gate.png"), title)
     return figures
 
 
-def figure_by_seeds(run: Run, path: Path, title: str) -> None:
-    """AUC of each test campaign by its number of seeds, a colour a method."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    colors = plt.get_cmap("tab20").colors  # pyrefly: ignore
-    for number, (name, result) in enumerate(run.items()):
-        points = np.array([(c["seeds"], c["auc"]) for c in result["campaigns"]]).reshape(-1, 2)
-        color = "0.7" if name == "oracle" else colors[number % len(colors)]
-        axes.scatter(points[:, 0], points[:, 1], s=16, color=color, label=result["label"])
+def figure_of_methods(summary: Mapping[str, Any], path: Path, title: str) -> None:
+    """Mean AUC of every method, small and large seed sets; a bar is a deviation over the runs."""
+    figure, panels = plt.subplots(
+        1, 2, sharey=True, figsize=(9, 1 + 0.27 * len(summary)), layout="constrained"
+    )
+    places = range(len(summary))
+    for axes, group in zip(panels, ("small", "large"), strict=True):
+        for place, (name, entry) in enumerate(summary.items()):
+            if value := entry[group].get("auc"):
+                color = SHOWN.get(name, "0.5")
+                axes.errorbar(value["mean"], place, xerr=value["std"], fmt="o", color=color)
+        axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
+        axes.grid(axis="x", color="0.9")
+        axes.set(xlabel="AUC", title=f"{group} seed sets")
+    panels[0].set_yticks(places, [entry["label"] for entry in summary.values()])
+    panels[0].invert_yaxis()
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def figure_by_seeds(runs: Sequence[Run], path: Path, title: str) -> None:
+    """Mean AUC of some methods over the number of seeds, from the test campaigns of all runs.
+
+    A point is a sixth of the campaigns, by their seeds. Where none of these methods was run, all
+    that were are drawn.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for name in [name for name in SHOWN if name in runs[0]] or runs[0]:
+        campaigns = [c for run in runs for c in run[name]["campaigns"]]
+        points = np.array(sorted((c["seeds"], c["auc"]) for c in campaigns)).reshape(-1, 2)
+        parts = [part for part in np.array_split(points, BINS) if len(part)]
+        x = [np.exp(np.log(part[:, 0]).mean()) for part in parts]
+        y = [part[:, 1].mean() for part in parts]
+        axes.plot(x, y, "o-", color=SHOWN.get(name), label=runs[0][name]["label"])
     axes.set(xscale="log", xlabel="seeds of the campaign", ylabel="AUC on its pool", title=title)
-    axes.axhline(0.5, color="0.8", linewidth=1, zorder=0)
-    axes.legend(fontsize=8, ncols=2)
+    axes.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axes.grid(axis="y", color="0.9")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path)
 
 

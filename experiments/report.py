@@ -305,7 +305,7 @@ def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str,
     """Prints the tables of methods; writes all that a report consists of.
 
     That is results.json, campaigns.jsonl, tuning.json, report.md, report.html, which needs no other
-    file, and the figures of the first run.
+    file, and the figures.
 
     Returns:
       The summary (see `summarise`).
@@ -317,8 +317,9 @@ def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str,
         lines.insert(0, MARKS)
     if comparison.published is not None:
         lines.insert(0, "[paper]: the paper's own figures, on the paper's data, not this.")
-    first = f"{comparison.about.get('data', comparison.title)}, seed {comparison.seeds[0]}"
-    drawn = figures.draw(comparison.runs[0], directory, first)
+    about = f"{comparison.about.get('data', comparison.title)}, seed {comparison.seeds[0]}"
+    ordered = {name: summary[name] for name in _in_order(comparison.runs[0])}
+    drawn = figures.draw(comparison.runs, ordered, directory, about)
     store(directory, comparison, summary)
     write_text(directory / "report.md", markdown(comparison.title, tables, lines, drawn))
     write_text(directory / "report.html", html(comparison.title, tables, lines, drawn))

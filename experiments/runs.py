@@ -29,7 +29,14 @@ from metaheac_jax.progress import Progress
 
 #: What a comparison leaves in OUT besides the runs' folders.
 OUTPUTS = ("results.json", "campaigns.jsonl", "report.md", "report.html")
-OUTPUTS += ("tuning.json", "auc_by_seeds.png", "fine_tuning.png", "space.png", "gate.png")
+OUTPUTS += (
+    "tuning.json",
+    "auc.png",
+    "auc_by_seeds.png",
+    "fine_tuning.png",
+    "space.png",
+    "gate.png",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

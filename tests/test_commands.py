@@ -188,7 +188,7 @@ def test_a_run_leaves_all_that_it_promises(finished):
     own = finished.out / "seed-0"
     assert contents(own) == {"config.json", "log.jsonl", "methods", "checkpoints"}
     assert contents(own / "methods") == {f"{name}.json" for name in names}
-    for name in ("auc_by_seeds.png", "fine_tuning.png", "space.png", "gate.png"):
+    for name in ("auc.png", "auc_by_seeds.png", "fine_tuning.png", "space.png", "gate.png"):
         assert (finished.out / name).read_bytes().startswith(b"\x89PNG")
     learned = {name for name in names if METHODS[name].steps}
     assert contents(own / "checkpoints") == learned | {f"{name}.json" for name in names}

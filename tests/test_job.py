@@ -484,10 +484,11 @@ def test_figures_are_drawn_if_there_is_something_to_draw(tmp_path):
     }
     run["oracle"] = result("oracle", run["lr"]["campaigns"], small=0.9, large=0.9)
     empty = {"lr": result("LR", [], ((7, "3 candidates"),))}
-    drawn = figures.draw(run, tmp_path, "toy")
-    assert [path.name for path in drawn.values()] == ["auc_by_seeds.png", "fine_tuning.png"]
+    drawn = figures.draw([run], report.summarise([run]), tmp_path, "toy")
+    names = ["auc.png", "auc_by_seeds.png", "fine_tuning.png"]
+    assert [path.name for path in drawn.values()] == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.values())
-    assert len(figures.draw(empty, tmp_path, "toy")) == 1
+    assert len(figures.draw([empty], report.summarise([empty]), tmp_path, "toy")) == 2
     report.write(tmp_path, comparison([empty]), Console(quiet=True))
     assert "| LR | - | - | - | - | - | - | - | - |" in (tmp_path / "report.md").read_text()
 

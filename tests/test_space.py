@@ -60,12 +60,14 @@ def test_figures_of_the_space(tmp_path, kinds):
         "gate": rng.dirichlet(np.ones(3), count).tolist(),
     }
     run = {"metaheac": {"label": "MetaHeac", "campaigns": [], "space": drawn}}
-    paths = figures.draw(run, tmp_path, "toy").values()
-    assert [path.name for path in paths] == ["auc_by_seeds.png", "space.png", "gate.png"]
+    nothing = {"metaheac": {"label": "MetaHeac", "small": {}, "large": {}}}
+    paths = figures.draw([run], nothing, tmp_path, "toy").values()
+    names = ["auc.png", "auc_by_seeds.png", "space.png", "gate.png"]
+    assert [path.name for path in paths] == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     few = {name: value and value[:4] for name, value in drawn.items()}
     run = {"metaheac": {"label": "MetaHeac", "campaigns": [], "space": few}}
-    assert len(figures.draw(run, tmp_path, "toy")) == 1
+    assert len(figures.draw([run], nothing, tmp_path, "toy")) == 2
 
 
 def test_general_models_are_told_apart(model, found):
