@@ -1,4 +1,4 @@
-"""The figures of a comparison: AUC by method and by seeds, and the panels of the paper's Figure 3."""
+"""Figures of a comparison: AUC by method and by seeds, and the panels of the paper's Figure 3."""
 
 from __future__ import annotations
 
@@ -95,6 +95,9 @@ def figure_by_seeds(runs: Sequence[Run], path: Path, title: str) -> None:
         x = [np.exp(np.log(part[:, 0]).mean()) for part in parts]
         y = [part[:, 1].mean() for part in parts]
         axes.plot(x, y, "o-", color=SHOWN.get(name), label=runs[0][name]["label"])
+    # A single number of seeds would leave no axis.
+    seeds = [c["seeds"] for run in runs for result in run.values() for c in result["campaigns"]]
+    axes.set_xlim(min(seeds, default=1) / 1.5, max(seeds, default=1) * 1.5)
     axes.set(xscale="log", xlabel="seeds of the campaign", ylabel="AUC on its pool", title=title)
     axes.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
     axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())

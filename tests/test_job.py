@@ -373,14 +373,17 @@ def test_the_report_and_the_screen_say_the_same(tmp_path, capsys, published):
     assert "pooled" not in printed
 
 
+FIGURES = ("auc.png", "auc_by_seeds.png")
+
+
 def test_the_page_needs_no_other_file(tmp_path):
     report.write(tmp_path, comparison(runs()), Console(quiet=True))
     page = (tmp_path / "report.html").read_text()
     assert "<h1>" in page
-    assert re.findall(r'src="([^,]*),', page) == ["data:image/png;base64"]
+    assert re.findall(r'src="([^,]*),', page) == ["data:image/png;base64"] * 2
     assert not re.search(r"https?:|href|<script|url\(", page)
-    (data,) = re.findall(r'base64,([^"]*)"', page)
-    assert base64.b64decode(data) == (tmp_path / "auc_by_seeds.png").read_bytes()
+    for data, name in zip(re.findall(r'base64,([^"]*)"', page), FIGURES, strict=True):
+        assert base64.b64decode(data) == (tmp_path / name).read_bytes()
     assert "toy [bold]: two runs" in page
 
 
@@ -485,8 +488,7 @@ def test_figures_are_drawn_if_there_is_something_to_draw(tmp_path):
     run["oracle"] = result("oracle", run["lr"]["campaigns"], small=0.9, large=0.9)
     empty = {"lr": result("LR", [], ((7, "3 candidates"),))}
     drawn = figures.draw([run], report.summarise([run]), tmp_path, "toy")
-    names = ["auc.png", "auc_by_seeds.png", "fine_tuning.png"]
-    assert [path.name for path in drawn.values()] == names
+    assert [path.name for path in drawn.values()] == [*FIGURES, "fine_tuning.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.values())
     assert len(figures.draw([empty], report.summarise([empty]), tmp_path, "toy")) == 2
     report.write(tmp_path, comparison([empty]), Console(quiet=True))
