@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaheac_jax.data import tencent
+from metaheac_jax.data import blocks, tencent
 from metaheac_jax.data.dataset import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import TENCENT, Field, Schema
@@ -164,7 +164,7 @@ def plain_reading(text: str, schema: Schema):
 
 
 def test_many_users_over_many_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(tencent, "_BLOCK", 3000)  # lines straddle the blocks
+    monkeypatch.setattr(blocks, "BLOCK", 3000)  # lines straddle the blocks
     rng = random.Random(0)
     lines = []
     for uid in rng.sample(range(10**9), 2000):
@@ -212,10 +212,10 @@ pieces = st.sampled_from(
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.lists(pieces, max_size=4).map("|".join), min_size=1, max_size=3))
 def test_the_fast_reader_refuses_just_what_the_slow_one_explains(lines):
-    block = tencent._LEAD + "".join(f"{line}\n" for line in lines).encode()
+    block = blocks.LEAD + "".join(f"{line}\n" for line in lines).encode()
     faults = [tencent._user_fault(line.encode(), SCHEMA) for line in lines]
     if any(faults):
-        with pytest.raises(tencent._Malformed):
+        with pytest.raises(blocks.Malformed):
             tencent._parse_users(block, SCHEMA)
     else:
         uid, ids = tencent._parse_users(block, SCHEMA)
@@ -233,8 +233,8 @@ def test_every_byte_that_is_no_digit_is_refused_in_a_number():
         for value in (b"%c", b"1%c", b"%c1", b"1234567%c", b"%c1234567", b"123%c5678"):
             line = b"uid 7|age " + value % byte
             assert tencent._user_fault(line, SCHEMA)
-            with pytest.raises(tencent._Malformed):
-                tencent._parse_users(tencent._LEAD + line + b"\n", SCHEMA)
+            with pytest.raises(blocks.Malformed):
+                tencent._parse_users(blocks.LEAD + line + b"\n", SCHEMA)
 
 
 @pytest.mark.parametrize("name", ["uid", "age", "interest1", "consumptionAbility"])
@@ -243,7 +243,7 @@ def test_a_name_that_is_nearly_a_field_is_another_field(name):
     near += [f"{other}{name}" for other in ("X", "0", "\0", "00000000")]
     near += [f"{name}{other}" for other in "X0\0"]
     for other in {*near, name[1:], name[:-1]} - {""}:
-        block = tencent._LEAD + f"uid 7|{other} 5\n".encode()
+        block = blocks.LEAD + f"uid 7|{other} 5\n".encode()
         uid, ids = tencent._parse_users(block, SCHEMA)
         assert uid.tolist() == [7]
         assert not ids.any()
@@ -258,9 +258,9 @@ rows = st.sampled_from(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=4))
 def test_the_same_for_examples(lines):
-    block = tencent._LEAD + "".join(f"{line}\n" for line in lines).encode()
+    block = blocks.LEAD + "".join(f"{line}\n" for line in lines).encode()
     if any(tencent._example_fault(line.encode()) for line in lines):
-        with pytest.raises(tencent._Malformed):
+        with pytest.raises(blocks.Malformed):
             tencent._parse_examples(block)
     else:
         aid, uid, label = tencent._parse_examples(block)
@@ -316,7 +316,7 @@ def test_faulty_user_line(tmp_path, line, words):
 
 
 def test_faulty_line_in_a_late_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(tencent, "_BLOCK", 100)
+    monkeypatch.setattr(blocks, "BLOCK", 100)
     lines = [f"uid {i}|age {i % 7}" for i in range(1, 500)]
     lines[400] = "uid x"
     lines[450] = "uid y"
@@ -330,8 +330,8 @@ def test_truncated_last_user_line(tmp_path):
 
 
 def test_file_that_is_no_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(tencent, "_LINE_LIMIT", 1 << 10)
-    monkeypatch.setattr(tencent, "_BLOCK", 1 << 8)
+    monkeypatch.setattr(blocks, "LINE_LIMIT", 1 << 10)
+    monkeypatch.setattr(blocks, "BLOCK", 1 << 8)
     source = write(tmp_path / "in", users=b"\x00" * 5000)
     fails(source, tmp_path, ["userFeature.data: a line has over 1024 bytes"])
 
@@ -379,7 +379,7 @@ def test_faulty_example(tmp_path, file, name, first, line, words):
 
 
 def test_faulty_example_in_a_late_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(tencent, "_BLOCK", 60)
+    monkeypatch.setattr(blocks, "BLOCK", 60)
     source = write(tmp_path / "in", train="aid,uid,label\n" + "5,10,1\n" * 100 + "5,11,1\n" * 9)
     fails(source, tmp_path, ["train.csv: line 102: ", "uid 11"])
 

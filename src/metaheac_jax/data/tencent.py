@@ -1,25 +1,29 @@
 """Reads the files of the Tencent Ads competition 2018 (look-alike, preliminary round).
 
-``userFeature.data`` (11.4 M lines, 4 GB) is read as a stream: blocks of whole lines are taken apart
-by numpy on two threads, raw ids go to a scratch file, and once every value is known a second pass
-turns them into table rows. Memory does not grow with the file but for some 30 bytes a user and
-an example. Faulty lines are only detected at speed; which one it is, and why, is found afterwards.
+``userFeature.data`` (11.4 M lines, 4 GB) is read as a stream of `blocks`: raw ids go to a scratch
+file, and once every value is known a second pass turns them into table rows. Memory does not grow
+with the file but for some 30 bytes a user and an example.
 
 Axes: n lines of a block, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
 
 import numpy as np
 
+from metaheac_jax.data import blocks
+from metaheac_jax.data.blocks import (
+    Malformed,
+    Tokens,
+    ahead,
+    is_integer,
+    line_error,
+    parse_file,
+    show,
+)
 from metaheac_jax.data.dataset import (
     Dataset,
     Examples,
@@ -33,19 +37,9 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Field, Schema, Vocabulary
 
 LIST_LIMIT = 10  # a list is cut to its first 10 values, then to the field's slots
-MAX_DIGITS = 16  # of any integer
 MAX_ID = 10**8 - 1  # of a user feature: lookups by raw id stay small
 
-_LEAD = b"\n" * 8  # stands before every block: reads of 8 bytes may begin in it
-_BLOCK = 1 << 22  # bytes of text at a time; measured: less costs page faults, more cache misses
-_WORKERS = 2
-_LINE_LIMIT = 1 << 26  # bytes
-_ZEROS = np.uint64(int.from_bytes(b"0" * 8))
-_SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # of a word of 8 bytes, by bytes in use
 _RAW = "raw_ids"  # scratch file in the directory of the dataset
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def prepare(
@@ -147,14 +141,14 @@ def _read_campaigns(path: Path, schema: Schema) -> tuple[np.ndarray, np.ndarray]
     for number, line in enumerate(lines, start=2):
         cells = line.split(b",")
         if len(cells) != len(columns):
-            raise _line_error(path, number, f"expected {len(columns)} columns, got {len(cells)}")
+            raise line_error(path, number, f"expected {len(columns)} columns, got {len(cells)}")
         kept = [cells[place] for place in places]
-        wrong = [cell for cell in kept if not _is_integer(cell)]
+        wrong = [cell for cell in kept if not is_integer(cell)]
         if wrong:
-            raise _line_error(path, number, f"expected whole numbers, got {_show(wrong[0])}")
+            raise line_error(path, number, f"expected whole numbers, got {show(wrong[0])}")
         key, *values = map(int, kept)
         if key in rows:
-            raise _line_error(path, number, f"aid {key} is there twice")
+            raise line_error(path, number, f"aid {key} is there twice")
         rows[key] = values
     if not rows:
         raise InputError(f"{path}: no campaign after the header; get the file again")
@@ -180,7 +174,7 @@ def _read_users(
         return _user_fault(line, schema)
 
     with raw.open("wb") as file:
-        for uid, ids in _parse_file(path, parse, fault, progress):
+        for uid, ids in parse_file(path, parse, fault, progress):
             uids.append(uid)
             ids.tofile(file)
             for f, (start, n) in enumerate(zip(starts, slots, strict=True)):
@@ -199,11 +193,11 @@ def _read_users(
 
 def _parse_users(block: bytes, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
     """User ids (n,) int64 and raw ids plus 1, (n, S) int32, of a block of user lines."""
-    tokens = _Tokens.of(block, b" |\n")
+    tokens = Tokens.of(block, b" |\n")
     names = np.flatnonzero(tokens.before != ord(" "))
     counts = np.diff(names, append=len(tokens.end)) - 1
     if not counts.all():
-        raise _Malformed
+        raise Malformed
     line = np.cumsum(tokens.before[names] == ord("\n")) - 1
     n = int(line[-1]) + 1
     ids = np.zeros((n, sum(schema.user_slots)), np.int32)
@@ -211,15 +205,15 @@ def _parse_users(block: bytes, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
     at_uid, *at_fields = tokens.matches(names, texts)
     for found in (at_uid, *at_fields):
         if np.bincount(line[found]).max(initial=0) > 1:
-            raise _Malformed
+            raise Malformed
     if len(at_uid) != n or counts[at_uid].max() > 1:
-        raise _Malformed
+        raise Malformed
     for field, start, found in zip(schema.user, schema.user_starts, at_fields, strict=True):
         for slot in range(_kept(field)):
             found = found[counts.take(found) > slot]
             value = tokens.integers(names.take(found) + (1 + slot))
             if value.max(initial=0) > MAX_ID:
-                raise _Malformed
+                raise Malformed
             ids[line.take(found), start + slot] = value + 1
     return tokens.integers(names[at_uid] + 1), ids
 
@@ -231,16 +225,16 @@ def _user_fault(line: bytes, schema: Schema) -> str:
     for part in line.split(b"|"):
         name, *values = part.split(b" ")
         if not name or not values or b"" in values:
-            return f"expected 'field value value ...' between bars, got {_show(part)}"
+            return f"expected 'field value value ...' between bars, got {show(part)}"
         if name in found and (name in kept or name == b"uid"):
-            return f"field {_show(name)} is there twice"
+            return f"field {show(name)} is there twice"
         found[name] = values
         for value in values[: kept.get(name, 0)]:
-            if not _is_integer(value) or int(value) > MAX_ID:
-                return f"expected whole numbers up to {MAX_ID} in {_show(name)}, got {_show(value)}"
+            if not is_integer(value) or int(value) > MAX_ID:
+                return f"expected whole numbers up to {MAX_ID} in {show(name)}, got {show(value)}"
     uid = found.get(b"uid", [])
-    if len(uid) != 1 or not _is_integer(uid[0]):
-        return f"expected one uid, a whole number, got {_show(b' '.join(uid))}"
+    if len(uid) != 1 or not is_integer(uid[0]):
+        return f"expected one uid, a whole number, got {show(b' '.join(uid))}"
     return ""
 
 
@@ -255,7 +249,7 @@ def _check_no_user_twice(path: Path, uid: np.ndarray, by_uid: np.ndarray) -> Non
         second = int(again.min())
         first = int(np.argmax(uid == uid[second]))
         reason = f"uid {uid[second]} is already on line {first + 1}"
-        raise _line_error(path, second + 1, reason)
+        raise line_error(path, second + 1, reason)
 
 
 def _read_examples(
@@ -275,7 +269,7 @@ def _read_examples(
 
     columns = []
     number = 1 if header is None else 2
-    for user, campaign, label, uids, aids in _parse_file(
+    for user, campaign, label, uids, aids in parse_file(
         path, parse, _example_fault, progress, header=header
     ):
         for place, raw, what in (
@@ -284,7 +278,7 @@ def _read_examples(
         ):
             if place.min() < 0:
                 at = int(np.argmin(place))
-                raise _line_error(path, number + at, what.format(raw[at]))
+                raise line_error(path, number + at, what.format(raw[at]))
         columns.append((by_uid[user].astype(np.int32), campaign.astype(np.int32), label))
         number += len(label)
     if not columns:
@@ -312,16 +306,16 @@ def _find(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 def _parse_examples(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Campaign ids and user ids, (n,) int64, and labels, (n,) int8, 1 for a seed and 0 if not."""
-    tokens = _Tokens.of(block, b",\n")
+    tokens = Tokens.of(block, b",\n")
     before = tokens.before
     if len(before) % 3 or (before.reshape(-1, 3) != np.frombuffer(b"\n,,", np.uint8)).any():
-        raise _Malformed
+        raise Malformed
     aid, uid, at = np.arange(len(before)).reshape(-1, 3).T
     label = np.full(len(at), -1, np.int8)
     for value, found in zip((1, 0, 0), tokens.matches(at, (b"1", b"-1", b"0")), strict=True):
         label[found] = value
     if label.min() < 0:
-        raise _Malformed
+        raise Malformed
     return tokens.integers(aid), tokens.integers(uid), label
 
 
@@ -329,12 +323,12 @@ def _example_fault(line: bytes) -> str:
     """What `_parse_examples` dislikes about a line; empty if nothing."""
     cells = line.split(b",")
     if len(cells) != 3:
-        return f"expected 3 columns, aid,uid,label, got {_show(line)}"
+        return f"expected 3 columns, aid,uid,label, got {show(line)}"
     for name, cell in zip(("aid", "uid"), cells, strict=False):
-        if not _is_integer(cell):
-            return f"expected a whole number as {name}, got {_show(cell)}"
+        if not is_integer(cell):
+            return f"expected a whole number as {name}, got {show(cell)}"
     if cells[2] not in (b"1", b"-1", b"0"):
-        return f"expected label 1 or -1, got {_show(cells[2])}"
+        return f"expected label 1 or -1, got {show(cells[2])}"
     return ""
 
 
@@ -374,178 +368,11 @@ def _encode_users(
     with raw.open("rb") as source, (directory / "user_rows.npy").open("wb") as out:
         header = {"descr": "<i4", "fortran_order": False, "shape": (users, slots)}
         np.lib.format.write_array_header_1_0(out, header)
-        blocks = iter(partial(source.read, max(1, _BLOCK // row) * row), b"")
-        for _, rows in _ahead(encode, blocks):
+        parts = iter(partial(source.read, max(1, blocks.BLOCK // row) * row), b"")
+        for _, rows in ahead(encode, parts):
             rows.result().tofile(out)
             progress("encoding users", out.tell(), users * row)
     raw.unlink()
 
 
 # Lines and tokens -----------------------------------------------------------------------------
-
-
-def _parse_file(
-    path: Path,
-    parse: Callable[[bytes], tuple[np.ndarray, ...]],
-    fault: Callable[[bytes], str],
-    progress: Progress,
-    *,
-    header: str | None = None,
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """What ``parse`` makes of the blocks of a file, in order; the first array has n entries.
-
-    Raises:
-      InputError: ``parse`` finds a block malformed; ``fault`` then tells which line, and why.
-    """
-    total = path.stat().st_size
-    number = 1  # of the first line of the block
-    with path.open("rb") as file:
-        if header is not None:
-            found = file.readline(200)
-            if found.rstrip(b"\n") != header.encode():
-                raise _line_error(path, 1, f"expected the header {header!r}, got {_show(found)}")
-            number = 2
-        done = file.tell()
-        for block, result in _ahead(parse, _blocks(path, file)):
-            try:
-                arrays = result.result()
-            except _Malformed:
-                raise _explain(path, number, block, fault) from None
-            yield arrays
-            number += len(arrays[0])
-            done += len(block) - len(_LEAD)
-            progress(path.name, min(done, total), total)
-
-
-def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """Blocks of whole lines, each ended by a newline, after `_LEAD`."""
-    rest = b""
-    while text := file.read(_BLOCK):
-        text = rest + text
-        end = text.rfind(b"\n") + 1
-        rest = text[end:]
-        if len(rest) > _LINE_LIMIT:
-            raise InputError(f"{path}: a line has over {_LINE_LIMIT} bytes; is it a text file?")
-        if end:
-            yield _LEAD + text[:end]
-    if rest:
-        yield _LEAD + rest + b"\n"
-
-
-def _ahead(
-    work: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[tuple[Item, Future[Result]]]:
-    """Runs ``work`` on the items, a few ahead on threads of their own, and gives them in order."""
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) > _WORKERS:
-                yield waiting.popleft()
-        yield from waiting
-
-
-def _explain(path: Path, number: int, block: bytes, fault: Callable[[bytes], str]) -> InputError:
-    """The error of the first faulty line of a block whose first line has this number."""
-    lines = block[len(_LEAD) : -1].split(b"\n")
-    for place, line in enumerate(lines, start=number):
-        if reason := fault(line):
-            return _line_error(path, place, reason)
-    return InputError(f"{path}: lines {number} to {number + len(lines) - 1}: cannot be read")
-
-
-def _line_error(path: Path, number: int, reason: str) -> InputError:
-    return InputError(f"{path}: line {number}: {reason}; mend the line or get the file again")
-
-
-def _show(text: bytes) -> str:
-    """Bytes from a file as they may stand in a message."""
-    return repr(text[:40].decode(errors="replace")) + ("..." if len(text) > 40 else "")
-
-
-def _is_integer(text: bytes) -> bool:
-    return text.isdigit() and len(text) <= MAX_DIGITS
-
-
-class _Malformed(Exception):
-    """Some line of a block is faulty."""
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """What stands between separators in a block of text, T tokens.
-
-    Attributes:
-      words: the 8 bytes from every position of the block on, as little-endian uint64.
-      end: (T,) position just behind each token.
-      length: (T,) bytes, at least 1.
-      before: (T,) uint8, the separator in front of each token.
-      last: (T,) uint64, each token's last 8 bytes, see `_last_bytes`.
-    """
-
-    words: np.ndarray
-    end: np.ndarray
-    length: np.ndarray
-    before: np.ndarray
-    last: np.ndarray
-
-    @staticmethod
-    def of(block: bytes, separators: bytes) -> _Tokens:
-        text = np.frombuffer(block, np.uint8)
-        is_separator = text == separators[0]
-        for separator in separators[1:]:
-            is_separator |= text == separator
-        stop = np.flatnonzero(is_separator)[len(_LEAD) - 1 :]
-        end, length = stop[1:], np.diff(stop) - 1
-        if not length.all():
-            raise _Malformed
-        words: np.ndarray = np.ndarray((len(block) - 7,), "<u8", block, strides=(1,))
-        return _Tokens(words, end, length, text[stop[:-1]], _last_bytes(words, end, length))
-
-    def integers(self, at: np.ndarray) -> np.ndarray:
-        """The values of tokens ``at``, int64."""
-        value = _decimal(self.last.take(at))
-        length = self.length.take(at)
-        if length.max(initial=0) > MAX_DIGITS:
-            raise _Malformed
-        long = np.flatnonzero(length > 8)
-        if len(long):
-            end = self.end[at[long]]
-            value[long] += 10**8 * _decimal(_last_bytes(self.words, end - 8, length[long] - 8))
-        return value
-
-    def matches(self, at: np.ndarray, texts: Sequence[bytes]) -> Iterator[np.ndarray]:
-        """For each text, which of the tokens ``at`` it is, as positions in ``at``."""
-        last = self.last[at]
-        for text in texts:
-            found = np.flatnonzero(last == _key(text))
-            found = found[self.length[at[found]] == len(text)]
-            for skip in range(8, len(text), 8):
-                end = self.end[at[found]] - skip
-                earlier = _last_bytes(self.words, end, np.full(len(end), len(text) - skip))
-                found = found[earlier == _key(text[:-skip])]
-            yield found
-
-
-def _last_bytes(words: np.ndarray, end: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """The last 8 bytes of tokens, xor "0", so that a digit is its value; 0 before the token."""
-    bits = _SPARE_BITS.take(length, mode="clip")
-    return ((words[end - 8] ^ _ZEROS) >> bits) << bits
-
-
-def _key(text: bytes) -> np.uint64:
-    """What `_last_bytes` gives for ``text``."""
-    return np.uint64(int.from_bytes(text[-8:].rjust(8, b"0"), "little")) ^ _ZEROS
-
-
-def _decimal(digits: np.ndarray) -> np.ndarray:
-    """The numbers whose 8 digits are the bytes of uint64 words, the first digit lowest."""
-    u = np.uint64
-    # A digit above 9 carries into the highest bit of its byte.
-    if (((digits + u(0x7676767676767676)) | digits) & u(0x8080808080808080)).any():
-        raise _Malformed
-    # Neighbours together: 8 digits, 4 twos, 2 fours, 1 number.
-    digits = (digits * u(10) + (digits >> u(8))) & u(0x00FF00FF00FF00FF)
-    digits = (digits * u(100) + (digits >> u(16))) & u(0x0000FFFF0000FFFF)
-    digits = (digits * u(10000) + (digits >> u(32))) & u(0x00000000FFFFFFFF)
-    return digits.astype(np.int64)

@@ -1,0 +1,201 @@
+"""Large text files, as blocks of whole lines that numpy takes apart at once, on two threads.
+
+Faulty lines are only detected at speed; which one it is, and why, is found afterwards.
+
+Axes: n lines of a block, T tokens of a block.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+
+from metaheac_jax.errors import InputError
+from metaheac_jax.progress import Progress
+
+MAX_DIGITS = 16  # of any integer
+LEAD = b"\n" * 8  # stands before every block: reads of 8 bytes may begin in it
+BLOCK = 1 << 22  # bytes of text at a time; measured: less costs page faults, more cache misses
+_WORKERS = 2
+LINE_LIMIT = 1 << 26  # bytes
+_ZEROS = np.uint64(int.from_bytes(b"0" * 8))
+_SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # of a word of 8 bytes, by bytes in use
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def parse_file(
+    path: Path,
+    parse: Callable[[bytes], tuple[np.ndarray, ...]],
+    fault: Callable[[bytes], str],
+    progress: Progress,
+    *,
+    header: str | None = None,
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """What ``parse`` makes of the blocks of a file, in order; the first array has n entries.
+
+    Raises:
+      InputError: ``parse`` finds a block malformed; ``fault`` then tells which line, and why.
+    """
+    total = path.stat().st_size
+    number = 1  # of the first line of the block
+    with path.open("rb") as file:
+        if header is not None:
+            found = file.readline(200)
+            if found.rstrip(b"\n") != header.encode():
+                raise line_error(path, 1, f"expected the header {header!r}, got {show(found)}")
+            number = 2
+        done = file.tell()
+        for block, result in ahead(parse, _blocks(path, file)):
+            try:
+                arrays = result.result()
+            except Malformed:
+                raise _explain(path, number, block, fault) from None
+            yield arrays
+            number += len(arrays[0])
+            done += len(block) - len(LEAD)
+            progress(path.name, min(done, total), total)
+
+
+def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """Blocks of whole lines, each ended by a newline, after `LEAD`."""
+    rest = b""
+    while text := file.read(BLOCK):
+        text = rest + text
+        end = text.rfind(b"\n") + 1
+        rest = text[end:]
+        if len(rest) > LINE_LIMIT:
+            raise InputError(f"{path}: a line has over {LINE_LIMIT} bytes; is it a text file?")
+        if end:
+            yield LEAD + text[:end]
+    if rest:
+        yield LEAD + rest + b"\n"
+
+
+def ahead(
+    work: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Runs ``work`` on the items, a few ahead on threads of their own, and gives them in order."""
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > _WORKERS:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _explain(path: Path, number: int, block: bytes, fault: Callable[[bytes], str]) -> InputError:
+    """The error of the first faulty line of a block whose first line has this number."""
+    lines = block[len(LEAD) : -1].split(b"\n")
+    for place, line in enumerate(lines, start=number):
+        if reason := fault(line):
+            return line_error(path, place, reason)
+    return InputError(f"{path}: lines {number} to {number + len(lines) - 1}: cannot be read")
+
+
+def line_error(path: Path, number: int, reason: str) -> InputError:
+    """The error of a line that the user has to mend."""
+    return InputError(f"{path}: line {number}: {reason}; mend the line or get the file again")
+
+
+def show(text: bytes) -> str:
+    """Bytes from a file as they may stand in a message."""
+    return repr(text[:40].decode(errors="replace")) + ("..." if len(text) > 40 else "")
+
+
+def is_integer(text: bytes) -> bool:
+    """Whether `Tokens.integers` takes it for one."""
+    return text.isdigit() and len(text) <= MAX_DIGITS
+
+
+class Malformed(Exception):
+    """Some line of a block is faulty."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What stands between separators in a block of text, T tokens.
+
+    Attributes:
+      words: the 8 bytes from every position of the block on, as little-endian uint64.
+      end: (T,) position just behind each token.
+      length: (T,) bytes, at least 1.
+      before: (T,) uint8, the separator in front of each token.
+      last: (T,) uint64, each token's last 8 bytes, see `_last_bytes`.
+    """
+
+    words: np.ndarray
+    end: np.ndarray
+    length: np.ndarray
+    before: np.ndarray
+    last: np.ndarray
+
+    @staticmethod
+    def of(block: bytes, separators: bytes) -> Tokens:
+        """The tokens of a block from `parse_file`; Malformed if one is empty."""
+        text = np.frombuffer(block, np.uint8)
+        is_separator = text == separators[0]
+        for separator in separators[1:]:
+            is_separator |= text == separator
+        stop = np.flatnonzero(is_separator)[len(LEAD) - 1 :]
+        end, length = stop[1:], np.diff(stop) - 1
+        if not length.all():
+            raise Malformed
+        words: np.ndarray = np.ndarray((len(block) - 7,), "<u8", block, strides=(1,))
+        return Tokens(words, end, length, text[stop[:-1]], _last_bytes(words, end, length))
+
+    def integers(self, at: np.ndarray) -> np.ndarray:
+        """The values of tokens ``at``, int64."""
+        value = _decimal(self.last.take(at))
+        length = self.length.take(at)
+        if length.max(initial=0) > MAX_DIGITS:
+            raise Malformed
+        long = np.flatnonzero(length > 8)
+        if len(long):
+            end = self.end[at[long]]
+            value[long] += 10**8 * _decimal(_last_bytes(self.words, end - 8, length[long] - 8))
+        return value
+
+    def matches(self, at: np.ndarray, texts: Sequence[bytes]) -> Iterator[np.ndarray]:
+        """For each text, which of the tokens ``at`` it is, as positions in ``at``."""
+        last = self.last[at]
+        for text in texts:
+            found = np.flatnonzero(last == _key(text))
+            found = found[self.length[at[found]] == len(text)]
+            for skip in range(8, len(text), 8):
+                end = self.end[at[found]] - skip
+                earlier = _last_bytes(self.words, end, np.full(len(end), len(text) - skip))
+                found = found[earlier == _key(text[:-skip])]
+            yield found
+
+
+def _last_bytes(words: np.ndarray, end: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """The last 8 bytes of tokens, xor "0", so that a digit is its value; 0 before the token."""
+    bits = _SPARE_BITS.take(length, mode="clip")
+    return ((words[end - 8] ^ _ZEROS) >> bits) << bits
+
+
+def _key(text: bytes) -> np.uint64:
+    """What `_last_bytes` gives for ``text``."""
+    return np.uint64(int.from_bytes(text[-8:].rjust(8, b"0"), "little")) ^ _ZEROS
+
+
+def _decimal(digits: np.ndarray) -> np.ndarray:
+    """The numbers whose 8 digits are the bytes of uint64 words, the first digit lowest."""
+    u = np.uint64
+    # A digit above 9 carries into the highest bit of its byte.
+    if (((digits + u(0x7676767676767676)) | digits) & u(0x8080808080808080)).any():
+        raise Malformed
+    # Neighbours together: 8 digits, 4 twos, 2 fours, 1 number.
+    digits = (digits * u(10) + (digits >> u(8))) & u(0x00FF00FF00FF00FF)
+    digits = (digits * u(100) + (digits >> u(16))) & u(0x0000FFFF0000FFFF)
+    digits = (digits * u(10000) + (digits >> u(32))) & u(0x00000000FFFFFFFF)
+    return digits.astype(np.int64)
