@@ -132,3 +132,16 @@ def test_cosine_equals_a_naive_loop():
 def test_a_user_of_whom_nothing_is_known_is_like_nobody():
     nobody = np.full((1, DATA.user_rows.shape[1]), DATA.rows)
     assert models("cosine", DATA)[0](nobody) == [0.0]
+
+
+def test_lr_adds_up_the_values_that_are_there():
+    """A list counts as the sum of its values, not their mean, which hides how many they are."""
+    job = Job(DATA, np.arange(4), METHODS["lr"].preset(PAPER), 0, Path("unused"), None, silent)
+    (model,) = METHODS["lr"].online(job, METHODS["lr"].offline(job), np.array([5]))
+    user, pad = DATA.user_rows[0].copy(), DATA.rows
+    a, b = np.unique(DATA.user_rows[DATA.user_rows[:, 2:].max(1) < pad][:, 2:])[:2]
+    lists = [(pad, pad), (a, pad), (b, pad), (a, b), (b, a)]
+    users = np.stack([np.concatenate([user[:2], pair, [pad, pad]]) for pair in lists])
+    nothing, only_a, only_b, *both = model(users.astype(np.int32)).astype(float)
+    np.testing.assert_allclose(both, only_a + only_b - nothing, atol=1e-5)
+    assert min(abs(only_a - nothing), abs(only_b - nothing)) > 1e-3

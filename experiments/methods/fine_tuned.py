@@ -59,6 +59,7 @@ def fine_tuned(
     offline: Offline,
     *,
     work: float,
+    by_slot: bool = False,
     **settings: Any,
 ) -> Method:
     """A method that trains a network offline in one of the ways and fine-tunes all of it online.
@@ -68,6 +69,7 @@ def fine_tuned(
       build_network: of the preset.
       offline: see `Offline`.
       work: arithmetic of an example as a multiple of MetaHeac's forward pass.
+      by_slot: see `fine_tune`; of a method without an offline stage.
       **settings: of the preset, overridden.
     """
     if offline == "none":
@@ -76,7 +78,7 @@ def fine_tuned(
     return Method(
         label=label,
         offline=functools.partial(train_general, build_network, offline, label),
-        online=functools.partial(fine_tune, build_network),
+        online=functools.partial(fine_tune, build_network, by_slot=by_slot),
         settings=settings,
         tuned=("online_learning_rate",) if offline == "none" else RATES,
         steps=offline != "none",
@@ -187,13 +189,21 @@ def fine_tune(
     general: General,
     campaigns: np.ndarray,
     watch: Watch | None = None,
+    *,
+    by_slot: bool = False,
 ) -> list[Scorer]:
-    """Customises the general model to each campaign (see `online.build_customise`)."""
+    """Customises the general model to each campaign (see `online.build_customise`).
+
+    With ``by_slot`` the network gets a vector a slot instead of the mean of a field's slots.
+    """
     preset, dataset = job.preset, job.dataset
+    slots, small = dataset.schema.user_slots, dataset.small_fields
+    if by_slot:
+        slots, small = (1,) * sum(slots), ()
     customise, score = compiled_online(
         build_network(preset),
-        dataset.schema.user_slots,
-        dataset.small_fields,
+        slots,
+        small,
         preset.online_learning_rate,
         preset.rows,
     )
@@ -245,6 +255,7 @@ METHODS = {
         lambda _: LogisticRegression(),
         "none",
         work=0.01,
+        by_slot=True,  # a weight for every value that is there: features are 0 or 1
         width=1,
         table_scale=0.0,
         online_learning_rate=0.01,
