@@ -14,9 +14,11 @@ probability of any user and campaign is known, one world for each of the paper's
   the other arm does. Of these, who is active that day sees the campaign (*exposure*), and converts
   with the true probability (*conversion*). Nobody is shown a campaign twice: who saw it leaves the
   bucket. *CVR* is conversions over exposures.
-- **Feedback.** Whom the arm exposed becomes an example of the campaign, with the outcome, and the
-  customised models are fitted anew every day, from the general model. That one is trained before
-  the week, and every ``--general-every`` days, if asked for, on all campaigns with their feedback.
+- **Feedback.** Whom the arm exposed becomes an example of the campaign, with the outcome, and goes
+  back into both models, as in the deployed system: every day the general model is trained anew, on
+  all campaigns, and the customised models are fitted anew, from it. (The general model has then
+  seen the examples that the online stage holds out to tell when to stop, in all arms alike.
+  ``--general-every`` makes it rarer; the first one, from before the week, has not.)
 - **Lifts** are of totals over campaigns, with 95% bootstrap intervals that resample campaigns,
   both arms of a campaign together. In the A/A test both arms have the treatment's method.
 
@@ -102,9 +104,9 @@ class Options:
     """Campaigns of each application; 40% of them run in the test, the others are learned from."""
     audience: float = 0.02
     """Share of its bucket that an arm takes for each campaign every day."""
-    general_every: int | None = None
-    """Train the general model again every so many days, with the feedback. Default: only before the
-    test. Customised models are fitted anew every day in any case."""
+    general_every: int = 1
+    """Train the general model again every so many days, with the feedback; as many as --days: only
+    before the test. Customised models are fitted anew every day in any case."""
     seed: int = 0
     """Of worlds, splits, buckets, outcomes and methods."""
     out: Path = Path("runs/ab_test")
@@ -182,7 +184,7 @@ def check_options(options: Options) -> None:
         ("--days", options.days, 1),
         ("--users", options.users, 1),
         ("--campaigns", options.campaigns, 10),
-        ("--general-every", options.general_every or 1, 1),
+        ("--general-every", options.general_every, 1),
         ("--seed", options.seed, 0),
     ):
         ui.check_least(option, value, least)
@@ -287,7 +289,7 @@ def run_application(options: Options, application: str, progress: Progress) -> l
                 buckets[bucket],
                 days=options.days,
                 audience=audience,
-                general_every=options.general_every or options.days,
+                general_every=options.general_every,
             )
             write_json(path, {"settings": asdict(own.preset), "counts": counts.tolist()})
         return _stored(path, own.preset)

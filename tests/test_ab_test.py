@@ -330,6 +330,21 @@ def test_a_test_resumes_with_what_is_done(finished, monkeypatch, capsys):
     refuses(capsys, *options, "--resume", words=("article-prior-A.json: reached with other",))
 
 
+@pytest.mark.parametrize(("option", "days"), [((), [0, 1, 1]), (("--general-every", 2), [0])])
+def test_feedback_goes_back_into_both_models(finished, tmp_path, monkeypatch, option, days):
+    jobs = []
+    everybody = lambda users: np.zeros(len(users))  # noqa: E731
+    recorder = replace(method(everybody), offline=jobs.append)
+    monkeypatch.setitem(METHODS, "cosine", recorder)
+    words = ("--treatment", "cosine", "--control", "prior", *TINY, *option)
+    command(*words, "--out", tmp_path, "--cache-dir", finished[0].parent / "cache")
+    # Before the week on the 12 others; then every day, an arm of A/A after the other, on all 20.
+    assert [len(job.campaigns) for job in jobs] == [20 if day else 12 for day in days]
+    assert [len(job.dataset.stage1.user) > len(jobs[0].dataset.stage1.user) for job in jobs] == [
+        bool(day) for day in days
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -337,6 +352,7 @@ def test_a_test_resumes_with_what_is_done(finished, monkeypatch, capsys):
         (("--control", "metaheac"), ("--control: metaheac is the treatment",)),
         (("--days", 0), ("--days: expected 1 or more",)),
         (("--audience", 0.5), ("--audience: expected a share",)),
+        (("--general-every", 0), ("--general-every: expected 1 or more",)),
         (("--campaigns", 3), ("--campaigns: expected 10 or more",)),
     ],
 )
