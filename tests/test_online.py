@@ -121,6 +121,13 @@ def test_a_general_model_that_adapting_harms_is_kept():
     np.testing.assert_array_equal(model.values, 0)
 
 
+def test_a_campaign_too_small_to_hold_out_any_keeps_the_general_model(customise):
+    (model,) = customise(GENERAL, [campaign(0, 8)], epochs=2, patience=1)
+    network, table = whole(model)
+    np.testing.assert_array_equal(table, GENERAL.table)
+    jax.tree.map(np.testing.assert_array_equal, network, GENERAL.network)
+
+
 def test_scores_do_not_depend_on_the_chunk_and_learn_the_campaign():
     of = DATA.stage2.of(3)
     users, labels = DATA.user_rows[DATA.stage2.user[of]], DATA.stage2.label[of]
