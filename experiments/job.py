@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.methods import METHODS
@@ -169,6 +170,7 @@ def run_methods(
                 everyone = np.sort(np.concatenate([split.train, split.test]))
                 result["space"] = campaign_space(dataset, everyone, heac(job.preset), general)
             write_json(path, {**result, "settings": used})
+            forget_compiled()
         results[name] = json.loads(path.read_text())
         if results[name].get("settings") != used:
             raise InputError(f"{path}: reached with other settings; start afresh without --resume")
@@ -180,6 +182,15 @@ def run_methods(
         truth = [probability[dataset.stage2.of(c)] for c in split.test]
         results["oracle"] = judge_all(dataset, split, truth, label="oracle (the true probability)")
     return results
+
+
+def forget_compiled() -> None:
+    """Drops compiled programs from memory; those that took long are kept on disk.
+
+    A long comparison compiles thousands, each with mapped sections of its own, and a process has
+    65,530 of these on Linux by default: at the end of them LLVM aborts.
+    """
+    jax.clear_caches()
 
 
 def keep_settings(job: Job) -> None:

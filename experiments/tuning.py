@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.job import run_method, write_json
+from experiments.job import forget_compiled, run_method, write_json
 from experiments.methods import METHODS
 from experiments.methods.method import Job, Method
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
@@ -197,6 +197,7 @@ def _choose(
             return {"auc": CHANCE, "diverged": str(error)}
         if not judged:
             raise InputError("--tune: no held-out training campaign can be judged; leave it out")
+        forget_compiled()
         return {"auc": float(np.mean([campaign["auc"] for campaign in judged]))}
 
     best = search(grid, start, record["tried"], evaluate, lambda: write_json(path, record))
