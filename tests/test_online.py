@@ -9,11 +9,12 @@ from toy import dataset
 
 from metaheac_jax.baselines import LogisticRegression
 from metaheac_jax.data.sampling import gather, generator
-from metaheac_jax.losses import build_loss
+from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.metrics import auc
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import General, initialise
-from metaheac_jax.online import build_customise, build_score
+from metaheac_jax.online import _localise, build_customise, build_score
+from metaheac_jax.rows import RowIndex
 
 DATA = dataset()
 SLOTS = DATA.schema.user_slots
@@ -73,6 +74,21 @@ def test_campaigns_do_not_leak_into_each_other(customise):
     a, b = whole(together[1]), whole(others[1])
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), a, b)
     assert np.abs(whole(together[0])[1] - a[1]).max() > 1e-4
+
+
+def test_few_sizes_of_a_minibatchs_table():
+    """Each compiles a step: a smaller need takes what is there, a larger one makes room anew."""
+    index, room, sizes = RowIndex(9000), {}, []
+    for touched in (1900, 300, 2040, 4000, 20):
+        user = np.resize(np.arange(touched), (1, 512, 8)).astype(np.int32)
+        batch = Batch(user, np.full((1, 2), 8999, np.int32), *np.ones((2, 1, 512)))
+        rows, local = _localise(index, batch, room)
+        sizes.append(rows.shape[1])
+        np.testing.assert_array_equal(rows[0][local.user[0]], user[0])
+        np.testing.assert_array_equal(rows[0][local.campaign[0]], 8999)
+    assert sizes == [2048, 2048, 2048, 5120, 5120]
+    small = batch._replace(user=user[:, :128])
+    assert _localise(index, small, room)[0].shape == (1, 1024)
 
 
 def test_the_pool_cannot_change_a_model():

@@ -105,6 +105,7 @@ def build_customise(
     currents = jax.jit(jax.vmap(current))
     summed_losses = jax.jit(jax.vmap(summed_loss))
     selects = jax.jit(jax.vmap(select), donate_argnums=2)
+    room: dict[int, int] = {}  # see `_localise`; the largest campaigns come first
 
     def adapt(
         general: General,
@@ -156,7 +157,7 @@ def build_customise(
                 rng.permutation(pick) if patience is None or worse[g] < patience else pick[:0]
                 for g, (rng, pick) in enumerate(zip(rngs, fit, strict=True))
             ]
-            draw = lambda i, orders=orders: _localise(index, minibatch(orders, i))  # noqa: E731
+            draw = lambda i, orders=orders: _localise(index, minibatch(orders, i), room)  # noqa: E731
             for _, batch in prefetch(draw, batches(orders)):
                 state = steps(state, *batch)
                 number += 1
@@ -327,12 +328,17 @@ def _stack(
     return Batch(user, campaign, label, weight)
 
 
-def _localise(index: RowIndex, batch: Batch) -> tuple[np.ndarray, Batch]:
-    """The rows that each member's minibatch touches, (G, U'), and ids that point into them."""
+def _localise(index: RowIndex, batch: Batch, room: dict[int, int]) -> tuple[np.ndarray, Batch]:
+    """The rows that each member's minibatch touches, (G, U'), and ids that point into them.
+
+    ``room`` holds U' by the number of examples, and grows: every size compiles a step of its own.
+    """
     ids = list(zip(batch.user, batch.campaign, strict=True))
     found = [index.distinct(*pair) for pair in ids]
-    # Powers of two keep the number of shapes, and so of compilations, small.
-    size = max(1024, 1 << (max(map(len, found)) - 1).bit_length())
+    most, examples = max(map(len, found)), batch.user.shape[1]
+    if most > room.get(examples, 0):
+        room[examples] = -(-(most + most // 16) // 1024) * 1024
+    size = room[examples]
     local = [index.renumber(rows, size, *pair) for rows, pair in zip(found, ids, strict=True)]
     user, campaign = (np.stack(side) for side in zip(*(ids for _, ids in local), strict=True))
     return np.stack([rows for rows, _ in local]), batch._replace(user=user, campaign=campaign)
