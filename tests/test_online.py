@@ -13,7 +13,7 @@ from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.metrics import auc
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import General, initialise
-from metaheac_jax.online import _localise, build_customise, build_score
+from metaheac_jax.online import _hold_out, _localise, build_customise, build_score
 from metaheac_jax.rows import RowIndex
 
 DATA = dataset()
@@ -137,8 +137,20 @@ def test_a_general_model_that_adapting_harms_is_kept():
     np.testing.assert_array_equal(model.values, 0)
 
 
-def test_a_campaign_too_small_to_hold_out_any_keeps_the_general_model(customise):
-    (model,) = customise(GENERAL, [campaign(0, 8)], epochs=2, patience=1)
+def test_one_at_least_of_both_classes_is_held_out():
+    rng = np.random.default_rng(0)
+    for seeds, held_seeds in ((2, 1), (9, 1), (10, 1), (25, 2)):
+        label = rng.permutation(np.arange(100) < seeds).astype(np.float32)
+        fit, held = _hold_out(label, 0.1, rng)
+        assert sorted([*fit, *held]) == [*range(100)]
+        assert label[held].sum() == held_seeds
+        assert len(held) - held_seeds == int(0.1 * (100 - seeds))
+
+
+def test_a_campaign_with_a_single_seed_keeps_the_general_model(customise):
+    label = (np.arange(40) == 3).astype(np.float32)
+    examples = campaign(0, 40)._replace(label=label)
+    (model,) = customise(GENERAL, [examples], epochs=2, patience=1)
     network, table = whole(model)
     np.testing.assert_array_equal(table, GENERAL.table)
     jax.tree.map(np.testing.assert_array_equal, network, GENERAL.network)

@@ -144,7 +144,7 @@ def build_customise(
 
         state = starts(general, np.stack([*table_rows, *[nothing] * idle]))
         best: Any = None
-        least: np.ndarray | None = None
+        least: Any = None
         if patience is not None:
             best = currents(state)
             least = held_out(best)
@@ -163,15 +163,15 @@ def build_customise(
                 number += 1
                 if watch is not None:
                     watch(number, lambda state=state: _unstack(currents(state), table_rows))
-            if least is not None:
+            if patience is not None:
                 models = currents(state)
                 now = held_out(models)
                 best = selects(now < least, models, best)
                 worse = np.where(now < least, 0, worse + 1)
                 least = np.minimum(now, least)
-                if patience is not None and (worse >= patience).all():
+                if (worse >= patience).all():
                     break
-        return _unstack(currents(state) if least is None else best, table_rows)
+        return _unstack(currents(state) if patience is None else best, table_rows)
 
     def customise(
         general: General,
@@ -193,9 +193,10 @@ def build_customise(
           epochs: passes over the examples; the most, if ``patience`` is given.
           patience: None runs all epochs (the authors' program). A number holds out a part of the
             examples, keeps the model with the least held-out loss (the general model included: a
-            campaign of too few examples to hold out any keeps it), and stops after that many epochs
+            campaign with a single seed or non-seed keeps it), and stops after that many epochs
             without a lower one ("until the loss converges", the paper).
-          holdout: the share of seeds, and of non-seeds, held out if ``patience`` is given.
+          holdout: the share of seeds, and of non-seeds, held out if ``patience`` is given; one at
+            least of both.
           progress: told the campaigns done.
           watch: for curves over the steps; sees the largest campaigns first, G at a time.
 
@@ -300,13 +301,15 @@ def build_score(
 def _hold_out(
     label: np.ndarray, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to fit and positions held out: the share of each class, rounded down."""
-    if not share:
+    """Positions to fit and positions held out: the share of each class, one at least of both.
+
+    Without a seed among them, what says no most loudly would have the least held-out loss. So if a
+    class has a single example, nothing is held out.
+    """
+    classes = [np.flatnonzero(label == kind) for kind in (0, 1)]
+    if not share or min(map(len, classes)) < 2:
         return np.arange(len(label)), np.empty(0, int)
-    held = [
-        rng.permutation(np.flatnonzero(label == kind))[: int(share * (label == kind).sum())]
-        for kind in (0, 1)
-    ]
+    held = [rng.permutation(of)[: max(1, int(share * len(of)))] for of in classes]
     out = np.concatenate(held)
     return np.setdiff1d(np.arange(len(label)), out), out
 
