@@ -32,7 +32,7 @@ LEAST_CAMPAIGNS = 5  # that a map of the campaigns needs
 
 
 def draw(
-    runs: Sequence[Run], summary: Mapping[str, Any], directory: Path, title: str
+    runs: Sequence[Run], summary: Mapping[str, Any], directory: Path, data: str, seed: int = 0
 ) -> dict[str, Path]:
     """Draws every figure that there is data for; their places, by caption.
 
@@ -40,16 +40,18 @@ def draw(
       runs: of a comparison. Curves and the campaigns' space are the first run's.
       summary: see `report.summarise`, in the order of a table.
       directory: where to.
-      title: of the figures.
+      data: what the runs are of, for the titles.
+      seed: of the first run.
     """
-    first, figures = runs[0], {}
+    first, figures, title = runs[0], {}, f"{data}, seed {seed}"
+    everything = f"{data}, {len(runs)} runs" if len(runs) > 1 else title
 
     def place(caption: str, name: str) -> Path:
         figures[caption] = directory / name
         return directory / name
 
-    figure_of_methods(summary, place("AUC by method", "auc.png"), title)
-    figure_by_seeds(runs, place("AUC by number of seeds", "auc_by_seeds.png"), title)
+    figure_of_methods(summary, place("AUC by method", "auc.png"), everything)
+    figure_by_seeds(runs, place("AUC by number of seeds", "auc_by_seeds.png"), everything)
     if any(result.get("curve") for result in first.values()):
         path = place("Loss and AUC over fine-tuning steps", "fine_tuning.png")
         figure_of_curves(first, path, title)
@@ -90,7 +92,9 @@ def figure_by_seeds(runs: Sequence[Run], path: Path, title: str) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for name in [name for name in SHOWN if name in runs[0]] or runs[0]:
         campaigns = [c for run in runs for c in run[name]["campaigns"]]
-        points = np.array(sorted((c["seeds"], c["auc"]) for c in campaigns)).reshape(-1, 2)
+        # Stable: among equal numbers of seeds, every method's points are of the same campaigns.
+        campaigns.sort(key=lambda c: c["seeds"])
+        points = np.array([(c["seeds"], c["auc"]) for c in campaigns]).reshape(-1, 2)
         parts = [part for part in np.array_split(points, BINS) if len(part)]
         x = [np.exp(np.log(part[:, 0]).mean()) for part in parts]
         y = [part[:, 1].mean() for part in parts]

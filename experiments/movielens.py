@@ -19,9 +19,6 @@ from experiments.runs import RunOptions, check_options, run_all
 from metaheac_jax.data.movielens import build_movielens, user_references
 from metaheac_jax.presets import PRESETS
 
-#: Of the methods whose rate is not in chosen/: what was best for MLP+pre-training, w/o Meta and
-#: alpha = 0 alike, of the paper's grid.
-LEARNING_RATE = 0.01
 #: A movie has a few hundred examples, so an epoch is one step: more of them to converge.
 ONLINE_EPOCHS = 20
 
@@ -50,12 +47,12 @@ def main(options: Options) -> None:
     check_options(options)
     screen, preset = ui.screen(), PRESETS[options.preset]
     if options.preset == "paper":
-        preset = replace(preset, outer_learning_rate=LEARNING_RATE, online_epochs=ONLINE_EPOCHS)
+        preset = replace(preset, online_epochs=ONLINE_EPOCHS)
     with ui.progress_display(screen) as progress:
         comparison = run_all(
             options,
             lambda seed, _: load(options, seed),
-            world=f"movielens-{options.non_seeds}",
+            world="movielens",  # chosen for the pool, and used for both kinds of non-seeds
             preset=preset,
             settings={"non_seeds": options.non_seeds},
             progress=progress,

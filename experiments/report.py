@@ -317,9 +317,9 @@ def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str,
         lines.insert(0, MARKS)
     if comparison.published is not None:
         lines.insert(0, "[paper]: the paper's own figures, on the paper's data, not this.")
-    about = f"{comparison.about.get('data', comparison.title)}, seed {comparison.seeds[0]}"
+    data = comparison.about.get("data", comparison.title)
     ordered = {name: summary[name] for name in _in_order(comparison.runs[0])}
-    drawn = figures.draw(comparison.runs, ordered, directory, about)
+    drawn = figures.draw(comparison.runs, ordered, directory, data, comparison.seeds[0])
     store(directory, comparison, summary)
     write_text(directory / "report.md", markdown(comparison.title, tables, lines, drawn))
     write_text(directory / "report.html", html(comparison.title, tables, lines, drawn))

@@ -192,11 +192,14 @@ def plan(options: Options, preset: Preset) -> str:
     for name in choose(options.methods):
         method = METHODS[name]
         offline, online = method.work
-        once = (offline * drawn + online * adapted) * forward / (rate / 3)
-        trials = len(method.tuned) * len(RATES) if options.tune else 0
-        trials += 2 * len(SIZES) if options.tune == "all" and name == SIZED else 0
+        train, adapt = (work * forward / (rate / 3) for work in (offline * drawn, online * adapted))
+        sizes = 2 * len(SIZES) if options.tune == "all" and name == SIZED else 0
+        trials = sizes + (len(method.tuned) * len(RATES) if options.tune else 0)
         # Trials are on the first run's training campaigns alone, and compile anew for each rate.
-        seconds += options.runs * once + trials * (0.7 * once + 10)
+        # Those of an online rate share one training.
+        trained = sizes + (len(RATES) if options.tune and method.steps else 0)
+        seconds += options.runs * (train + adapt)
+        seconds += 0.7 * (trained * train + trials * adapt) + 10 * trials
         lines.append(
             f"{method.label}: "
             + (f"{trials} trials, then " if trials else "")

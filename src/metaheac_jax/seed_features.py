@@ -9,13 +9,14 @@ before it starts. Not in the paper.
 
 The means are taken over a *reference set*: some of the campaign's seeds and non-seeds. Nobody of it
 may be an example of the loss. (To leave each user out of its own means is not enough: of two users
-alike, the seed's feature lacks itself, which tells its label.) So half of a campaign's examples,
-of the support set in meta-training and of D_c online, are the reference set of the other half;
-those of a query set or a pool are compared with all of them. The reference set travels as table
-rows behind the campaign's own fields, in `Batch.campaign`, so samplers, row-local steps and the
-online stage take it along without knowing of it. All of it is differentiable, the means included.
-Once a model is customised d / |d| is a fixed (M, k) *direction*, and scoring a pool costs M dot
-products a user more.
+alike, the seed's feature lacks itself, which tells its label.) So half of a campaign's examples, or
+as many as there is room for, are the reference set of the others: of the support set in meta-
+training, of D_c online. Those of a query set or a pool are compared with all of them. (A campaign
+with a single seed thus adapts with features of 0, and has features in its pool.) The reference set
+travels as table rows behind the campaign's own fields, in `Batch.campaign`, so samplers, row-local
+steps and the online stage take it along without knowing of it. All of it is differentiable, the
+means included. Once a model is customised d / |d| is a fixed (M, k) *direction*, and scoring a pool
+costs M dot products a user more.
 
 Axes: C campaigns, B examples, Q seeds (and as many non-seeds) of a reference set, S slots of a
 user, M user fields, N campaign fields, k embedding width, R rows of the table.

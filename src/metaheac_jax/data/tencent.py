@@ -373,6 +373,3 @@ def _encode_users(
             rows.result().tofile(out)
             progress("encoding users", out.tell(), users * row)
     raw.unlink()
-
-
-# Lines and tokens -----------------------------------------------------------------------------
