@@ -17,8 +17,9 @@ probability of any user and campaign is known, one world for each of the paper's
 - **Feedback.** Whom the arm exposed becomes an example of the campaign, with the outcome, and goes
   back into both models, as in the deployed system: every day the general model is trained anew, on
   all campaigns, and the customised models are fitted anew, from it. (The general model has then
-  seen the examples that the online stage holds out to tell when to stop, in all arms alike.
-  ``--general-every`` makes it rarer; the first one, from before the week, has not.)
+  seen the examples that the online stage holds out to tell when to stop, so arms with one keep it
+  a little too readily; an arm that learns from nothing has none. ``--general-every`` makes it
+  rarer; the first one, from before the week, has not seen them.)
 - **Lifts** are of totals over campaigns, with 95% bootstrap intervals that resample campaigns,
   both arms of a campaign together. In the A/A test both arms have the treatment's method.
 
@@ -40,7 +41,14 @@ import tyro
 
 from experiments import console as ui
 from experiments import report, tuning
-from experiments.job import check_run, keep_settings, open_run, write_json, write_text
+from experiments.job import (
+    check_run,
+    forget_compiled,
+    keep_settings,
+    open_run,
+    write_json,
+    write_text,
+)
 from experiments.methods import METHODS, check_methods
 from experiments.methods.method import Job, Method
 from metaheac_jax.data import tencent
@@ -381,6 +389,7 @@ def run_arm(
             left[place] = np.setdiff1d(users, exposed)
             counts[day, place] = len(exposed), converted.sum()
             told("score", place + 1, len(running))
+        forget_compiled()
     return counts
 
 
