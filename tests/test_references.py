@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from toy import aucs, dataset
@@ -145,3 +146,12 @@ def test_lr_adds_up_the_values_that_are_there():
     nothing, only_a, only_b, *both = model(users.astype(np.int32)).astype(float)
     np.testing.assert_allclose(both, only_a + only_b - nothing, atol=1e-5)
     assert min(abs(only_a - nothing), abs(only_b - nothing)) > 1e-3
+
+
+def test_lr_starts_at_the_base_rate():
+    """What all users have in common is the bias's to tell, not the values'."""
+    general = METHODS["lr"].offline(replace(job_of(DATA), preset=METHODS["lr"].preset(PAPER)))
+    label = np.concatenate([DATA.stage1.label[DATA.stage1.of(c)] for c in TRAIN])
+    (bias,) = jax.tree.leaves(general.network)
+    np.testing.assert_allclose(1 / (1 + np.exp(-bias)), label.mean(), rtol=1e-5)
+    assert not general.table.any()

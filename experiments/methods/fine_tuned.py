@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -110,6 +111,19 @@ def train_general(build_network: BuildNetwork, offline: Offline, label: str, job
             select=select_rows,
         )
     return train_rows(job, general, gradient, sampler, label=label)
+
+
+def at_base_rate(job: Job) -> General:
+    """An untrained `LogisticRegression` whose bias is the training campaigns' log-odds.
+
+    From a bias of 0 all weights would learn the base rate first, and rank users by how few values
+    they have.
+    """
+    seeds = job.dataset.stage1.positives[job.campaigns].sum()
+    others = job.dataset.stage1.counts[job.campaigns].sum() - seeds
+    start = untrained(job, LogisticRegression(), jax.random.key(job.seed))
+    bias = np.log(max(seeds, 1) / max(others, 1)).astype(np.float32)
+    return start._replace(network={"params": {"bias": bias}})
 
 
 def campaign_sampler(job: Job) -> CampaignSampler:
@@ -250,16 +264,19 @@ def compiled_online(
 
 
 METHODS = {
-    "lr": fine_tuned(
-        "LR",
-        lambda _: LogisticRegression(),
-        "none",
-        work=0.01,
-        by_slot=True,  # a weight for every value that is there: features are 0 or 1
-        width=1,
-        table_scale=0.0,
-        online_learning_rate=0.01,
-        online_epochs=50,
+    "lr": replace(
+        fine_tuned(
+            "LR",
+            lambda _: LogisticRegression(),
+            "none",
+            work=0.01,
+            by_slot=True,  # a weight for every value that is there: features are 0 or 1
+            width=1,
+            table_scale=0.0,
+            online_learning_rate=0.01,
+            online_epochs=50,
+        ),
+        offline=at_base_rate,
     ),
     "mlp-one-stage": fine_tuned(
         "MLP_one-stage",
