@@ -928,7 +928,7 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
     assert first.stat().st_mtime_ns == done
     assert contents(out) == {
         *("seed-0", "seed-1", "results.json", "campaigns.jsonl"),
-        *("report.md", "report.html", "auc_by_seeds.png"),
+        *("report.md", "report.html", "auc.png", "auc_by_seeds.png"),
     }
     stored = report.load(out).runs
     assert len(stored) == 2
