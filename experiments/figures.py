@@ -91,14 +91,8 @@ def figure_by_seeds(runs: Sequence[Run], path: Path, title: str) -> None:
     """
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for name in [name for name in SHOWN if name in runs[0]] or runs[0]:
-        campaigns = [c for run in runs for c in run[name]["campaigns"]]
-        # Stable: among equal numbers of seeds, every method's points are of the same campaigns.
-        campaigns.sort(key=lambda c: c["seeds"])
-        points = np.array([(c["seeds"], c["auc"]) for c in campaigns]).reshape(-1, 2)
-        parts = [part for part in np.array_split(points, BINS) if len(part)]
-        x = [np.exp(np.log(part[:, 0]).mean()) for part in parts]
-        y = [part[:, 1].mean() for part in parts]
-        axes.plot(x, y, "o-", color=SHOWN.get(name), label=runs[0][name]["label"])
+        points = binned([c for run in runs for c in run[name]["campaigns"]])
+        axes.plot(*points.T, "o-", color=SHOWN.get(name), label=runs[0][name]["label"])
     # A single number of seeds would leave no axis.
     seeds = [c["seeds"] for run in runs for result in run.values() for c in result["campaigns"]]
     axes.set_xlim(min(seeds, default=1) / 1.5, max(seeds, default=1) * 1.5)
@@ -108,6 +102,15 @@ def figure_by_seeds(runs: Sequence[Run], path: Path, title: str) -> None:
     axes.grid(axis="y", color="0.9")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path)
+
+
+def binned(campaigns: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(up to BINS, 2) geometric mean of the seeds and mean AUC, of parts of campaigns by seeds."""
+    # Stable: among equal numbers of seeds, every method's points are of the same campaigns.
+    ordered = sorted(campaigns, key=lambda c: c["seeds"])
+    points = np.array([(np.log(c["seeds"]), c["auc"]) for c in ordered]).reshape(-1, 2)
+    parts = [part.mean(axis=0) for part in np.array_split(points, BINS) if len(part)]
+    return np.array([(np.exp(log), mean) for log, mean in parts]).reshape(-1, 2)
 
 
 def figure_of_curves(run: Run, path: Path, title: str) -> None:

@@ -187,8 +187,8 @@ def run_methods(
 def forget_compiled() -> None:
     """Drops compiled programs from memory; those that took long are kept on disk.
 
-    A long comparison compiles thousands, each with mapped sections of its own, and a process has
-    65,530 of these on Linux by default: at the end of them LLVM aborts.
+    A long comparison compiles many, each with mapped sections of its own, and a process has 65,530
+    of these on Linux by default: at the end of them LLVM aborts.
     """
     jax.clear_caches()
 

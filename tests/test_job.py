@@ -495,6 +495,18 @@ def test_figures_are_drawn_if_there_is_something_to_draw(tmp_path):
     assert "| LR | - | - | - | - | - | - | - | - |" in (tmp_path / "report.md").read_text()
 
 
+def test_points_by_seeds_are_of_the_same_campaigns_for_every_method():
+    seeds = [4, 9, 9, 9, 1, 9, 16, 25, 9, 9, 9, 9]
+    one, two = ([{"seeds": n, "auc": a} for n, a in zip(seeds, aucs, strict=True)]
+                for aucs in (np.arange(12) / 20, np.arange(12)[::-1] / 20))  # fmt: skip
+    a, b = figures.binned(one), figures.binned(two)
+    np.testing.assert_allclose(a[:, 0], [2, 9, 9, 9, 9, 20])
+    np.testing.assert_allclose(a[0, 1], (0.0 + 0.2) / 2)
+    # The second method's AUC is .55 less the first's in every campaign, and so in every part.
+    np.testing.assert_allclose(a[:, 1] + b[:, 1], 0.55)
+    assert figures.binned([]).shape == (0, 2)
+
+
 def test_a_training_goes_on_with_the_settings_it_was_begun_with(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     job = Job(world(), np.arange(3), PAPER, 0, tmp_path / "checkpoints" / "lr", None, silent)

@@ -123,24 +123,6 @@ def test_a_reference_set_is_half_of_each_side_and_never_an_example(seeds, others
     assert (split.weight == 0).sum() == (blocks < 999).sum()
 
 
-def test_no_feature_tells_a_label():
-    """Whatever an example's label is, its own features are the same, and so are those of its like.
-
-    A mean that leaves out each user itself would tell the two apart.
-    """
-    start = general()
-    params = {"network": start.network, "table": start.table}
-    examples = distinct_users(40)
-    twins = examples._replace(  # every user twice, once as a seed
-        user=np.repeat(examples.user, 2, axis=0),
-        label=np.tile(np.array([1, 0], np.float32), 40),
-        weight=np.ones(80, np.float32),
-    )
-    split = with_reference(twins, 30, DATA.rows)
-    features = seen_by_the_network(params, split)
-    np.testing.assert_array_equal(features[::2], features[1::2])
-
-
 def test_nothing_to_compare_with_is_zero():
     """A lone seed is an example, and nobody is compared with it; in a pool everybody is."""
     params = {"network": general().network, "table": general().table}

@@ -123,7 +123,7 @@ def at_base_rate(job: Job) -> General:
     others = job.dataset.stage1.counts[job.campaigns].sum() - seeds
     start = untrained(job, LogisticRegression(), jax.random.key(job.seed))
     bias = np.log(max(seeds, 1) / max(others, 1)).astype(np.float32)
-    return start._replace(network={"params": {"bias": bias}})
+    return start._replace(network=jax.tree.map(lambda _: bias, start.network))  # it has no other
 
 
 def campaign_sampler(job: Job) -> CampaignSampler:

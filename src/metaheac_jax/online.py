@@ -79,7 +79,7 @@ def build_customise(
 
     def step_alone(state: RowState, rows: Array, batch: Batch) -> RowState:
         # As `step`, but vmapped products are slower even over one campaign, and one that waits for
-        # no other gets no empty batch: a tenth of the time on a CPU.
+        # no other gets no empty batch: 15.2 ms for 16.4 at the official size on a CPU.
         new, _ = row.step(*jax.tree.map(lambda leaf: leaf[0], (state, rows, batch)))
         return jax.tree.map(lambda leaf: leaf[None], new)
 
@@ -355,7 +355,7 @@ def _unstack(models: dict[str, Any], rows: Sequence[np.ndarray]) -> list[Customi
     ]
 
 
-@jax.jit  # all at once: to slice leaf by leaf costs a campaign as much as a tenth of a step
+@jax.jit  # all at once: slicing leaf by leaf dispatches a program a leaf
 def _places(models: dict[str, Any]) -> list[dict[str, Any]]:
     """The stacked models one by one."""
     return [jax.tree.map(itemgetter(g), models) for g in range(len(models["table"]))]
