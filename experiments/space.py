@@ -13,9 +13,9 @@ from jax import Array
 from experiments.methods.chunks import over_chunks
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sampling import campaign_examples
+from metaheac_jax.fields import field_vectors
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import General
-from metaheac_jax.rows import field_vectors
 
 #: The campaign field by which the figure is coloured: the first of these that the schema has.
 CATEGORIES = ("adCategoryId", "genre1")

@@ -9,12 +9,13 @@ import optax
 import pytest
 
 from metaheac_jax.errors import InputError
+from metaheac_jax.fields import field_vectors
 from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.meta import build_meta_gradient, inner_update
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.official import from_official
 from metaheac_jax.offline import plain_gradient
-from metaheac_jax.rows import RowIndex, build_row_step, field_vectors, table_adam
+from metaheac_jax.rows import RowIndex, build_row_step, table_adam
 
 OFFICIAL = np.load(Path(__file__).parent / "data" / "official_seed0.npz")
 ONE, MANY, CAMPAIGN = (

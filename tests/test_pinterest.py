@@ -13,10 +13,10 @@ from experiments.methods.fine_tuned import untrained
 from experiments.methods.method import Job
 from metaheac_jax.baselines import Towers
 from metaheac_jax.data.sampling import ExampleBatch, ExampleSampler, generator
+from metaheac_jax.fields import field_vectors
 from metaheac_jax.losses import Batch
 from metaheac_jax.presets import PAPER
 from metaheac_jax.progress import silent
-from metaheac_jax.rows import field_vectors
 
 METHOD = METHODS["pinterest"]
 DATA = dataset(tastes=2, campaigns=16, per_campaign=400)

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from metaheac_jax import rows as module
 from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.network import MetaHeac
-from metaheac_jax.rows import RowIndex, build_row_step, field_vectors, select_rows, table_adam
+from metaheac_jax.rows import RowIndex, build_row_step, select_rows, table_adam
 
 ROWS, WIDTH, SLOTS = 60, 3, (1, 1, 4)
 NETWORK = MetaHeac(experts=3, critics=2, widths=(5, 4), gate_width=4)
@@ -79,38 +78,6 @@ def test_more_rows_than_room_is_refused():
     ids = np.arange(5)
     with pytest.raises(ValueError, match="5 distinct rows, more than 4"):
         index.renumber(index.distinct(ids), 4, ids)
-
-
-def test_field_vectors_are_means_over_the_values_present(x64):
-    table = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2)))
-    ids = jnp.array([[3, 0, 1, 9], [9, 9, 9, 9]])
-    ours = field_vectors(table, ids, (1, 3))
-    np.testing.assert_allclose(ours[0], [table[3], (table[0] + table[1]) / 2])
-    np.testing.assert_array_equal(ours[1], 0)
-
-
-@pytest.mark.parametrize("counted", [0, 3, 6])  # none of the small fields, two, all
-def test_counted_fields_equal_gathered_ones(counted, monkeypatch):
-    """Values, and gradients in the table, of small fields with 1 to 3 slots and of one beyond."""
-    sizes, slots = (1, 6, 3), (1, 3, 2, 2)
-    starts = np.cumsum([0, *sizes])
-    rows = starts[-1] + 4
-    rng = np.random.default_rng(0)
-    blocks = zip(starts, (*sizes, 4), slots, strict=True)
-    ids = np.concatenate([first + rng.integers(0, n, (9, w)) for first, n, w in blocks], 1)
-    ids[rng.random(ids.shape) < 0.3] = rows
-    table = jnp.asarray(rng.normal(size=(rows, 2)), jnp.float32)
-    weight = jnp.asarray(rng.normal(size=(9, len(slots), 2)), jnp.float32)
-
-    def pooled(table, small):
-        vectors = field_vectors(table, jnp.asarray(ids), slots, small_fields=small)
-        return (vectors * weight).sum(), vectors
-
-    gradient = jax.value_and_grad(pooled, has_aux=True)
-    gathered = gradient(table, ())
-    monkeypatch.setattr(module, "COUNTED", counted)
-    ours = gradient(table, sizes)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours, gathered)
 
 
 def test_small_rows_keep_their_numbers():

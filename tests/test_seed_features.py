@@ -69,8 +69,9 @@ def in_the_loss(params, batch):
     seen = []
 
     def apply(_, user, campaign, features):
-        assert user.shape[:2] == features.shape
-        assert campaign.shape == (FIELDS, user.shape[-1])
+        vectors = user.dense()
+        assert vectors.shape[:2] == features.shape
+        assert campaign.shape == (FIELDS, vectors.shape[-1])
         output = NETWORK.apply(params["network"], user, campaign, features)
         seen.append((features, output.log_p - output.log_not_p))
         return output

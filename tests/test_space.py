@@ -6,9 +6,9 @@ import pytest
 from toy import dataset
 
 from experiments import figures, space
+from metaheac_jax.fields import field_vectors
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import General, initialise
-from metaheac_jax.rows import field_vectors
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ from experiments.methods.fine_tuned import FROM_NOTHING, TUNED, train_rows, untr
 from experiments.methods.method import Job, Method, Scorer, Watch
 from metaheac_jax.baselines import MLP, CampaignGraph, OnFrozenFields
 from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
+from metaheac_jax.fields import field_vectors
 from metaheac_jax.losses import Batch, cross_entropy, masked
 from metaheac_jax.offline import General, PlainInfo
 from metaheac_jax.online import Customised, build_customise
 from metaheac_jax.progress import silent
-from metaheac_jax.rows import field_vectors
 
 # What the paper leaves open, chosen beforehand and not tuned.
 CAMPAIGNS_PER_STEP = 20  # of the graph, so that attention learns to choose among many
@@ -84,7 +84,7 @@ def graph_gradient(
 
     Args:
       user_slots: slots of each user field.
-      small_fields: as `rows.field_vectors` takes it.
+      small_fields: as `fields.user_fields` takes it.
     """
 
     def loss(params: Any, support: Batch, query: Batch) -> Array:

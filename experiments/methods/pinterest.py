@@ -23,9 +23,9 @@ from experiments.methods.fine_tuned import plain_sampler, train_rows, untrained
 from experiments.methods.method import Job, Method, Scorer, Watch
 from metaheac_jax.baselines import Towers
 from metaheac_jax.data.sampling import ExampleBatch, campaign_examples, generator
+from metaheac_jax.fields import field_vectors
 from metaheac_jax.losses import Batch, masked
 from metaheac_jax.offline import General, PlainInfo
-from metaheac_jax.rows import field_vectors
 
 # What the paper leaves open, chosen beforehand and not tuned.
 MARGIN = 0.2  # of cosines, by which a seed's own campaign must be nearer than another one
@@ -77,7 +77,7 @@ def ranking_gradient(
 
     Args:
       user_slots: slots of each user field.
-      small_fields: as `rows.field_vectors` takes it.
+      small_fields: as `fields.user_fields` takes it.
       margin: see above.
       others: campaigns c' of each seed.
     """

@@ -10,6 +10,7 @@ from metaheac_jax.checkpoint import Checkpoints
 from metaheac_jax.data.dataset import Dataset, Examples, open_dataset, write_dataset
 from metaheac_jax.data.sampling import CampaignSampler, ExampleSampler, campaign_examples
 from metaheac_jax.errors import InputError
+from metaheac_jax.fields import UserFields, field_vectors, user_fields
 from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.meta import build_meta_gradient, build_meta_step, inner_update
 from metaheac_jax.metrics import auc, judge, top
@@ -18,7 +19,7 @@ from metaheac_jax.official import from_official
 from metaheac_jax.offline import General, initialise, train
 from metaheac_jax.online import Customised, build_customise, build_score
 from metaheac_jax.presets import OFFICIAL, PAPER, Preset
-from metaheac_jax.rows import RowIndex, build_row_step, field_vectors, select_rows, table_adam
+from metaheac_jax.rows import RowIndex, build_row_step, select_rows, table_adam
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Preset",
     "RowIndex",
     "Schema",
+    "UserFields",
     "Vocabulary",
     "auc",
     "build_customise",
@@ -59,5 +61,6 @@ __all__ = [
     "table_adam",
     "top",
     "train",
+    "user_fields",
     "write_dataset",
 ]

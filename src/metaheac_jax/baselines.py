@@ -5,6 +5,7 @@ Axes as in `network`, and C campaigns that have a head each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +14,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metaheac_jax.network import Experts, Network, Output, dense, uniform_fan_in
+from metaheac_jax.fields import UserFields
+from metaheac_jax.network import Experts, Network, Output, User, dense, uniform_fan_in
 
 
 class LogisticRegression(nn.Module):
     """LR: one weight a feature value, that is a table of width k = 1, and a bias."""
 
     @nn.compact
-    def __call__(self, user: Array, campaign: Array) -> Output:
+    def __call__(self, user: User, campaign: Array) -> Output:
         """(B, M, 1) and (N, 1) or (B, N, 1) -> `Output`; campaign weights are a shared offset."""
         bias = self.param("bias", nn.initializers.zeros, ())
-        logit = user.sum(axis=(-2, -1)) + campaign.sum(axis=(-2, -1)) + bias
+        logit = UserFields.of(user).dense().sum(axis=(-2, -1)) + campaign.sum(axis=(-2, -1)) + bias
         return _output(logit)
 
 
@@ -33,13 +35,9 @@ class MLP(nn.Module):
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, user: Array, campaign: Array) -> Output:
+    def __call__(self, user: User, campaign: Array) -> Output:
         """(B, M, k) and (N, k) or (B, N, k) -> `Output`."""
-        campaign = jnp.broadcast_to(campaign, (*user.shape[:-2], *campaign.shape[-2:]))
-        x = jnp.concatenate([user, campaign], axis=-2)
-        x = x.reshape(*x.shape[:-2], -1)
-        for layer, width in enumerate(self.widths):
-            x = nn.relu(dense(self, f"layer_{layer}", x, width))
+        x = _hidden(self, UserFields.of(user).beside(campaign), self.widths)
         return _output(dense(self, "head", x, 1)[..., 0], x)
 
 
@@ -83,15 +81,13 @@ class SharedBottom(nn.Module):
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, user: Array, campaign: Array, owner: Array | None = None) -> Output:
+    def __call__(self, user: User, campaign: Array, owner: Array | None = None) -> Output:
         """(B, M, k), unread campaign fields, and (B,) whose head each example goes through.
 
         ``owner`` may be left out where there is a single head.
         """
         del campaign
-        x = user.reshape(*user.shape[:-2], -1)
-        for layer, width in enumerate(self.widths):
-            x = nn.relu(dense(self, f"layer_{layer}", x, width))
+        x = _hidden(self, UserFields.of(user), self.widths)
         if self.head_only:
             x = jax.lax.stop_gradient(x)
         return _output(CampaignLayer(self.campaigns, 1, name="heads")(x, owner)[..., 0], x)
@@ -113,11 +109,11 @@ class MMoE(nn.Module):
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, user: Array, campaign: Array, owner: Array | None = None) -> Output:
+    def __call__(self, user: User, campaign: Array, owner: Array | None = None) -> Output:
         """As `SharedBottom`."""
         del campaign
         hidden = Experts(self.experts, self.widths, name="expert")(user)
-        x = user.reshape(*user.shape[:-2], -1)
+        x = _flat(UserFields.of(user).dense())
         choice = CampaignLayer(self.campaigns, self.experts, name="gates")(x, owner)
         log_weights = jax.nn.log_softmax(choice)
         representation = jnp.einsum("...n,...nh->...h", jnp.exp(log_weights), hidden)
@@ -131,11 +127,11 @@ class OnFrozenFields:
 
     network: Network
 
-    def init(self, key: Any, user: Array, campaign: Array, /) -> Any:
+    def init(self, key: Any, user: User, campaign: Array, /) -> Any:
         """The network's own parameters."""
         return self.network.init(key, user, campaign)
 
-    def apply(self, params: Any, user: Array, campaign: Array, /) -> Any:
+    def apply(self, params: Any, user: User, campaign: Array, /) -> Any:
         """The network's own output."""
         return self.network.apply(params, *jax.lax.stop_gradient((user, campaign)))
 
@@ -222,6 +218,14 @@ class CampaignGraph(nn.Module):
         """(B, h) users and (h,) or (B, h) of their campaign -> `Output`."""
         logit = (representations * self.target(campaign)).sum(axis=-1)
         return _output(logit, representations)
+
+
+def _hidden(module: nn.Module, fields: UserFields, widths: Sequence[int]) -> Array:
+    """(..., h) the last of layers with ReLU."""
+    x = nn.relu(dense(module, "layer_0", fields, widths[0]))
+    for layer, width in enumerate(widths[1:], start=1):
+        x = nn.relu(dense(module, f"layer_{layer}", x, width))
+    return x
 
 
 def _flat(fields: Array) -> Array:

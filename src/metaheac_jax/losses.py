@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metaheac_jax.rows import field_vectors
+from metaheac_jax.fields import user_fields
 
 Mixture = Literal["sum", "mean"]
 Reduction = Literal["sum", "mean"]
@@ -84,10 +84,10 @@ def build_loss(
     """The loss of a network over a table: ``loss(params, batch) -> scalar`` in nats.
 
     Args:
-      apply: ``apply(network, user (B, M, k), campaign (..., N, k))``, giving an output with
-        ``log_p`` and ``log_not_p``, each (B,).
+      apply: ``apply(network, user, campaign (..., N, k))``, user being `fields.UserFields`; its
+        output has ``log_p`` and ``log_not_p``, each (B,).
       user_slots: slots of each of the M user fields.
-      small_fields: as `rows.field_vectors` takes it, for ids whose `RowIndex` keeps those rows.
+      small_fields: as `fields.user_fields` takes it, for ids whose `RowIndex` keeps those rows.
       reduction: over the minibatch, "mean" as the authors' program or "sum" as the paper prints.
 
     Returns:
@@ -95,7 +95,7 @@ def build_loss(
     """
 
     def loss(params: Any, batch: Batch) -> Array:
-        user = field_vectors(params["table"], batch.user, user_slots, small_fields=small_fields)
+        user = user_fields(params["table"], batch.user, user_slots, small_fields=small_fields)
         campaign = params["table"].at[batch.campaign].get(mode="fill", fill_value=0)
         output = apply(params["network"], user, campaign)
         values = cross_entropy(output.log_p, output.log_not_p, batch.label)

@@ -1,7 +1,8 @@
 """MetaHeac's network: hybrid experts and critics behind task-driven gates (paper section 3.2).
 
 Pure (init, apply) Flax modules over *field vectors*: a network neither knows nor cares how the rows
-of the embedding table are stored.
+of the embedding table are stored. Where one takes a user, `fields.UserFields` will do, and a plain
+(B, M, k) array as well.
 
 Axes: B examples, M user fields, N campaign fields, k embedding width, n experts, m critics,
 h hidden width. Leading axes are written ``...`` and may be empty.
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax import Array
 
+from metaheac_jax.fields import UserFields
 from metaheac_jax.losses import Mixture, mixture_log_probabilities
 
 
@@ -39,13 +41,16 @@ class Output(NamedTuple):
     critic_log_weights: Array | None = None
 
 
+User = UserFields | Array
+
+
 class Network(Protocol):
     """An (init, apply) pair over field vectors, such as the Flax modules here."""
 
-    def init(self, key: Any, user: Array, campaign: Array, /) -> Any:
+    def init(self, key: Any, user: User, campaign: Array, /) -> Any:
         """Parameters, drawn with the key."""
 
-    def apply(self, params: Any, user: Array, campaign: Array, /) -> Any:
+    def apply(self, params: Any, user: User, campaign: Array, /) -> Any:
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
 
 
@@ -62,12 +67,16 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return initialise
 
 
-def dense(module: nn.Module, name: str, x: Array, features: int) -> Array:
-    """An affine layer (..., a) -> (..., features) with the authors' initial values."""
-    init = uniform_fan_in(x.shape[-1])
-    kernel = module.param(f"{name}_kernel", init, (x.shape[-1], features))
+def dense(module: nn.Module, name: str, x: User, features: int) -> Array:
+    """An affine layer (..., a) -> (..., features) with the authors' initial values.
+
+    Of user fields, a is M k.
+    """
+    size = x.size if isinstance(x, UserFields) else x.shape[-1]
+    init = uniform_fan_in(size)
+    kernel = module.param(f"{name}_kernel", init, (size, features))
     bias = module.param(f"{name}_bias", init, (features,))
-    return x @ kernel + bias
+    return (x.product(kernel) if isinstance(x, UserFields) else x @ kernel) + bias
 
 
 class Experts(nn.Module):
@@ -77,23 +86,25 @@ class Experts(nn.Module):
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, user: Array) -> Array:
-        """(B, M, k) user fields -> (B, n, h): ReLU after every layer."""
-        x = user.reshape(-1, user.shape[-2] * user.shape[-1])
+    def __call__(self, user: User, features: Array | None = None) -> Array:
+        """(B, M, k) user fields, (B, F) further numbers -> (B, n, h): ReLU after every layer."""
+        user, n, width = UserFields.of(user), self.experts, self.widths[0]
+        size = user.size + (0 if features is None else features.shape[-1])
         # The first layer sees one input for all experts: a single (M k, n h) product. From then on
         # experts come first, as batched products take them.
-        n, width = self.experts, self.widths[0]
-        init = uniform_fan_in(x.shape[-1])
-        kernel = self.param("kernel_0", init, (x.shape[-1], n, width))
+        init = uniform_fan_in(size)
+        kernel = self.param("kernel_0", init, (size, n, width)).reshape(size, n * width)
         bias = self.param("bias_0", init, (n, width))
-        x = nn.relu(x @ kernel.reshape(-1, n * width) + bias.reshape(-1))
-        x = x.reshape(-1, n, width).swapaxes(0, 1)
+        x = user.product(kernel[: user.size]) + bias.reshape(-1)
+        if features is not None:
+            x += features @ kernel[user.size :]
+        x = nn.relu(x).reshape(-1, n, width).swapaxes(0, 1)
         for layer, width in enumerate(self.widths[1:], start=1):
             init = uniform_fan_in(x.shape[-1])
             kernel = self.param(f"kernel_{layer}", init, (n, x.shape[-1], width))
             bias = self.param(f"bias_{layer}", init, (n, width))
             x = nn.relu(x @ kernel + bias[:, None])
-        return x.swapaxes(0, 1).reshape(*user.shape[:-2], n, -1)
+        return x.swapaxes(0, 1).reshape(*user.vectors.shape[:-2], n, -1)
 
 
 class Gate(nn.Module):
@@ -106,9 +117,9 @@ class Gate(nn.Module):
     width: int = 64
 
     @nn.compact
-    def __call__(self, user: Array, campaign: Array) -> Array:
+    def __call__(self, user: User, campaign: Array) -> Array:
         """(B, M, k) and (N, k) or (B, N, k) -> (B, choices) log of the softmax weights."""
-        mean = user.mean(axis=-2)
+        mean = UserFields.of(user).mean()
         fields = campaign.reshape(*campaign.shape[:-2], -1)
         init = uniform_fan_in(mean.shape[-1] + fields.shape[-1])
         kernel = self.param("kernel", init, (mean.shape[-1] + fields.shape[-1], self.width))
@@ -136,16 +147,12 @@ class MetaHeac(nn.Module):
     mixture: Mixture = "sum"
 
     @nn.compact
-    def __call__(self, user: Array, campaign: Array, features: Array | None = None) -> Output:
+    def __call__(self, user: User, campaign: Array, features: Array | None = None) -> Output:
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`.
 
         ``features``, (B, F), are further numbers of the user for the experts alone.
         """
-        seen = user
-        if features is not None:
-            fields = user.reshape(*user.shape[:-2], 1, -1)
-            seen = jnp.concatenate([fields, features[..., None, :]], axis=-1)
-        hidden = Experts(self.experts, self.widths, name="expert")(seen)
+        hidden = Experts(self.experts, self.widths, name="expert")(user, features)
         expert_log_weights = Gate(self.experts, self.gate_width, name="expert_gate")(user, campaign)
         critic_log_weights = Gate(self.critics, self.gate_width, name="critic_gate")(user, campaign)
         representation = jnp.einsum("...n,...nh->...h", jnp.exp(expert_log_weights), hidden)

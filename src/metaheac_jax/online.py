@@ -22,11 +22,12 @@ import optax
 from jax import Array
 
 from metaheac_jax.data.sampling import generator, prefetch
+from metaheac_jax.fields import user_fields
 from metaheac_jax.losses import Batch, Loss, build_loss
 from metaheac_jax.network import Network
 from metaheac_jax.offline import General, plain_gradient
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.rows import RowIndex, RowState, build_row_step, field_vectors, table_adam
+from metaheac_jax.rows import RowIndex, RowState, build_row_step, table_adam
 
 
 class Customised(NamedTuple):
@@ -63,7 +64,7 @@ def build_customise(
     Args:
       network: any of the networks here.
       user_slots: slots of each user field.
-      small_fields: as `rows.field_vectors` takes it.
+      small_fields: as `fields.user_fields` takes it.
       learning_rate: of the Adam that adapts network and rows; it starts afresh.
       rows: B; examples are shuffled again in every epoch.
       campaigns_at_once: G, vmapped together; one is fastest on a CPU.
@@ -247,7 +248,7 @@ def build_score(
     Args:
       network: the models' network.
       user_slots: slots of each user field.
-      small_fields: as `rows.field_vectors` takes it.
+      small_fields: as `fields.user_fields` takes it.
       chunk: users scored at once; a thousand fit the caches of a CPU, an accelerator takes more.
     """
 
@@ -258,8 +259,8 @@ def build_score(
     @jax.jit
     def score_chunk(params: Any, table: Array, user: Array, campaign: Array) -> Array:
         fields = table.at[campaign].get(mode="fill", fill_value=0)
-        vectors = field_vectors(table, user, tuple(user_slots), small_fields=small_fields)
-        output = network.apply(params, vectors, fields)
+        users = user_fields(table, user, tuple(user_slots), small_fields=small_fields)
+        output = network.apply(params, users, fields)
         return output.log_p - output.log_not_p
 
     def score(

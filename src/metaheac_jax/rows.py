@@ -6,13 +6,12 @@ included) runs on that little table, and `TableOptimizer.scatter` writes back on
 have zero gradient, so this *equals* working on the whole table.
 
 Axes: R rows of the table, U rows touched by a step and V by a campaign of it (both padded),
-k embedding width, B examples, S slots of a user, M user fields.
+k embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,68 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-
-#: Fields of up to so many values are pooled as a product with their counts.
-COUNTED = 256
-
-
-def field_vectors(
-    table: Array, ids: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
-) -> Array:
-    """One vector a field: the mean of its values' embeddings, zero if it has none (section 3.1).
-
-    Args:
-      table: (R, k).
-      ids: (..., S) rows; R, the pad id, counts for nothing.
-      slots: slots of each field, summing to S.
-      small_fields: values of each of the first fields, if their rows come first in the table, in
-        that order. Of a field with a few values, (..., values) counts times (values, k) rows is
-        several times faster than gathers and, in the derivative, scatters with many ids alike.
-
-    Returns:
-      (..., M, k).
-    """
-    # Split rather than sliced: the derivative of a split is one concatenation.
-    *blocks, rest = jnp.split(table, np.cumsum(small_fields).tolist()) if small_fields else [table]
-    start, first, fields = 0, 0, []
-    for width, block in zip(slots, blocks, strict=False):
-        own = ids[..., start : start + width] - first
-        if len(block) <= COUNTED:
-            counts = _counts(own, len(block)).astype(table.dtype)
-            if width > 1:
-                counts = counts / jnp.maximum(counts.sum(axis=-1, keepdims=True), 1)
-            fields.append((counts @ block)[..., None, :])
-        else:
-            fields.append(_means(block, own[..., None, :]))
-        start, first = start + width, first + len(block)
-    # Neighbours of equal width are averaged together: few, long operations are faster.
-    for width, group in groupby(slots[len(blocks) :]):
-        count = len(list(group))
-        own = ids[..., start : start + count * width] - first
-        fields.append(_means(rest, own.reshape(*ids.shape[:-1], count, width)))
-        start += count * width
-    return jnp.concatenate(fields, axis=-2)
-
-
-def _counts(ids: Array, values: int) -> Array:
-    """(..., values) how often each value is among the ids (..., width); others are not counted."""
-    if ids.shape[-1] == 1:
-        return jax.nn.one_hot(ids[..., 0], values, dtype=jnp.int32)
-    # Up to eighteen times faster on a CPU than the sum of one-hot vectors.
-    flat = ids.reshape(-1, ids.shape[-1])
-    place = jnp.where(flat < 0, values, flat)  # a negative id would count from the end
-    counts = jnp.zeros((len(flat), values), jnp.int32)
-    counts = counts.at[jnp.arange(len(flat))[:, None], place].add(1, mode="drop")
-    return counts.reshape(*ids.shape[:-1], values)
-
-
-def _means(table: Array, ids: Array) -> Array:
-    """(..., k) means of the rows at ids (..., width); those beyond the table count for nothing."""
-    total = table.at[ids].get(mode="fill", fill_value=0).sum(axis=-2)
-    if ids.shape[-1] == 1:
-        return total
-    present = (ids < len(table)).sum(axis=-1, keepdims=True)
-    return total * (1 / jnp.maximum(present, 1))
 
 
 def select_rows(params: Any, own: Array) -> Any:
@@ -104,7 +41,7 @@ class RowIndex:
         """Args:
         rows: R.
         small_rows: so many first rows are always found, so they keep their numbers; what
-          `field_vectors` needs of its ``small_fields``.
+          `fields.user_fields` needs of its ``small_fields``.
         """
         self.rows, self._small_rows = rows, small_rows
         self._seen = np.zeros(rows + 1, bool)

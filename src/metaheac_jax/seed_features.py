@@ -33,11 +33,11 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.data.sampling import CampaignBatch
+from metaheac_jax.fields import UserFields, user_fields
 from metaheac_jax.losses import Batch, Loss, Reduction, cross_entropy, masked
-from metaheac_jax.network import Output
+from metaheac_jax.network import Output, User
 from metaheac_jax.offline import General
 from metaheac_jax.online import Customised
-from metaheac_jax.rows import field_vectors
 
 
 class SeedNetwork(NamedTuple):
@@ -53,13 +53,14 @@ class SeedNetwork(NamedTuple):
 
     inside: Any
 
-    def init(self, key: Any, user: Array, campaign: Array) -> dict[str, Any]:
+    def init(self, key: Any, user: User, campaign: Array) -> dict[str, Any]:
         """Parameters, drawn with the key; (B, M, k) and (N, k)."""
-        inside = self.inside.init(key, user, campaign, jnp.zeros(user.shape[:-1]))
-        return {"inside": inside, "direction": jnp.zeros(user.shape[-2:])}
+        fields = UserFields.of(user).dense()
+        inside = self.inside.init(key, user, campaign, jnp.zeros(fields.shape[:-1]))
+        return {"inside": inside, "direction": jnp.zeros(fields.shape[-2:])}
 
     def apply(
-        self, params: dict[str, Any], user: Array, campaign: Array, features: Array | None = None
+        self, params: dict[str, Any], user: User, campaign: Array, features: Array | None = None
     ) -> Output:
         """(B, M, k) user and (N, k) campaign fields, (B, M) features -> `Output`.
 
@@ -141,12 +142,12 @@ class ReferenceSampler:
 _LEAST = 1e-3
 
 
-def seed_features(user: Array, direction: Array) -> Array:
+def seed_features(user: User, direction: Array) -> Array:
     """(B, M, k) field vectors of users and (M, k) -> (B, M)."""
-    return jnp.einsum("bmk,mk->bm", user, direction)
+    return jnp.einsum("bmk,mk->bm", UserFields.of(user).dense(), direction)
 
 
-def direction(reference: Array, present: Array) -> Array:
+def direction(reference: User, present: Array) -> Array:
     """d / |d|, (M, k); 0 where there is no seed, or no non-seed, to compare with.
 
     The lengths are constants to a derivative. Without them features would be as small as the square
@@ -157,7 +158,7 @@ def direction(reference: Array, present: Array) -> Array:
       present: (2, Q), 1 for a user of the reference set and 0 for padding.
     """
     count = present.sum(axis=-1)
-    mean = reference.sum(axis=1) / jnp.maximum(count, 1)[:, None, None]
+    mean = UserFields.of(reference).sum_over_users() / jnp.maximum(count, 1)[:, None, None]
     difference = jnp.where((count > 0).all(), mean[0] - mean[1], 0)
     length = jnp.sqrt((jax.lax.stop_gradient(difference) ** 2).sum(axis=-1, keepdims=True))
     return difference / (length + _LEAST)
@@ -169,7 +170,7 @@ def _direction_of(
     """The direction of a reference set given as rows, (2 Q S,)."""
     users = ids.reshape(2, -1, sum(slots))
     present = (users < table.shape[0]).any(axis=-1)
-    return direction(field_vectors(table, users, slots, small_fields=small), present)
+    return direction(user_fields(table, users, slots, small_fields=small), present)
 
 
 def build_seed_loss(
@@ -186,7 +187,7 @@ def build_seed_loss(
       apply: as `SeedNetwork.apply`; features are given, so its direction is not used.
       user_slots: slots of each of the M user fields.
       campaign_fields: N.
-      small_fields: as `rows.field_vectors` takes it.
+      small_fields: as `fields.user_fields` takes it.
       reduction: over the minibatch.
 
     Returns:
@@ -198,7 +199,7 @@ def build_seed_loss(
     def loss(params: Any, batch: Batch) -> Array:
         table = params["table"]
         towards = _direction_of(table, batch.campaign[campaign_fields:], slots, small_fields)
-        user = field_vectors(table, batch.user, slots, small_fields=small_fields)
+        user = user_fields(table, batch.user, slots, small_fields=small_fields)
         campaign = table.at[batch.campaign[:campaign_fields]].get(mode="fill", fill_value=0)
         output = apply(params["network"], user, campaign, seed_features(user, towards))
         values = cross_entropy(output.log_p, output.log_not_p, batch.label)

@@ -116,7 +116,7 @@ class Dataset:
     def small_fields(self) -> tuple[int, ...]:
         """Values of each of the first user fields, up to the first field with more than 1024.
 
-        What `rows.field_vectors` takes as ``small_fields``; the samplers keep these fields' rows.
+        What `fields.user_fields` takes as ``small_fields``; the samplers keep these fields' rows.
         """
         sizes = self.vocabulary.sizes[: len(self.schema.user)]
         return tuple(takewhile(lambda size: size <= 1024, sizes))
