@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import threading
 import time
@@ -44,23 +43,6 @@ def keep_compiled() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _COMPILED_SECONDS)
-
-
-#: What glibc's allocator should do: keep large blocks rather than give them back, and take huge
-#: pages. XLA allocates a step's memory anew every time, a hundred megabytes of it; the kernel then
-#: clears every page again, which is a fifth of a meta-step at the official size on 2 cores.
-_GLIBC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
-_GLIBC += ":glibc.malloc.trim_threshold=8589934592"
-
-
-def keep_memory() -> None:
-    """Starts the command again with `_GLIBC`, which is read when a process starts.
-
-    Not where the user has set any of it, nor without glibc.
-    """
-    if "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc":
-        os.environ["GLIBC_TUNABLES"] = _GLIBC
-        os.execv(sys.executable, sys.orig_argv)
 
 
 def screen() -> Console:
@@ -118,7 +100,6 @@ def progress_display(console: Console) -> Iterator[Progress]:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a command; input that the user has to mend ends it with one line and exit code 2."""
-    keep_memory()
     try:
         main()
     except (InputError, Diverged) as error:
