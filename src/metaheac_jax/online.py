@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import itemgetter
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -209,17 +211,21 @@ def build_customise(
         # One size for all, so that a step compiles once; what a step costs does not depend on it.
         size = -(-max(map(len, found)) // 4096) * 4096
         by_size = sorted(range(len(campaigns)), key=lambda c: -len(campaigns[c].label))
-        results: dict[int, Customised] = {}
-        progress("customise", 0, len(campaigns))
-        for first in range(0, len(campaigns), campaigns_at_once):
-            group = by_size[first : first + campaigns_at_once]
+        groups = [
+            by_size[first : first + campaigns_at_once]
+            for first in range(0, len(campaigns), campaigns_at_once)
+        ]
+        lock = Lock()
+
+        def adapt_group(group: Sequence[int]) -> list[Customised]:
             members, table_rows = [], []
             for c in group:
                 ids = campaigns[c].user, campaigns[c].campaign
-                own, (user, campaign) = index.renumber(found[c], size, *ids)
+                with lock:  # `index` is scratch memory
+                    own, (user, campaign) = index.renumber(found[c], size, *ids)
                 members.append(campaigns[c]._replace(user=user, campaign=campaign))
                 table_rows.append(own)
-            models = adapt(
+            return adapt(
                 general,
                 members,
                 table_rows,
@@ -229,8 +235,14 @@ def build_customise(
                 holdout=holdout,
                 watch=watch,
             )
-            results |= zip(group, models, strict=True)
-            progress("customise", len(results), len(campaigns))
+
+        results: dict[int, Customised] = {}
+        progress("customise", 0, len(campaigns))
+        # Two at a time where one is small: while one waits, the other's products fill the cores.
+        with ThreadPoolExecutor(2 if campaigns_at_once == 1 and watch is None else 1) as threads:
+            for group, models in zip(groups, threads.map(adapt_group, groups), strict=True):
+                results |= zip(group, models, strict=True)
+                progress("customise", len(results), len(campaigns))
         return [results[c] for c in range(len(campaigns))]
 
     return customise
