@@ -35,6 +35,7 @@ PERCENT = 5.0  # K of P@K% and R@K%
 #: Methods whose fine-tuning is drawn, and the steps at which (Figure 3 a, b of the paper).
 CURVES = ("mlp-one-stage", "hubble", "mmoe", "metaheac")
 CURVE_STEPS = (*range(0, 100, 10), *range(100, 1001, 50))
+MOST_SECTIONS = 30_000  # mapped, before compiled programs are dropped; a method adds some hundreds
 DRAWN = "metaheac"  # the method in whose general model the campaigns are drawn
 
 
@@ -129,6 +130,7 @@ def run_methods(
     seed: int,
     directory: Path,
     progress: Progress,
+    drawn: bool = True,
 ) -> dict[str, Any]:
     """Trains and judges methods on the test campaigns; ``{name: result}`` in the order given.
 
@@ -138,6 +140,8 @@ def run_methods(
       seed: decides initial values, batches and orders.
       directory: the run's folder, from `open_run`.
       progress: told what is under way.
+      drawn: whether what Figure 3 shows of a single run is found, too: it takes a thousand steps
+        each of `CURVES`.
 
     Raises:
       InputError: a result in the folder was reached with other settings.
@@ -163,10 +167,10 @@ def run_methods(
             except Diverged as error:
                 mend = f"to go on without it, leave {name} out of --methods"
                 raise Diverged(f"{error}; {mend}") from error
-            if result["campaigns"] and name in CURVES:
+            if drawn and result["campaigns"] and name in CURVES:
                 subject = _subject(dataset, result["campaigns"])
                 result["curve"] = _curve(method, job, general, subject)
-            if name == DRAWN:
+            if drawn and name == DRAWN:
                 everyone = np.sort(np.concatenate([split.train, split.test]))
                 result["space"] = campaign_space(dataset, everyone, heac(job.preset), general)
             write_json(path, {**result, "settings": used})
@@ -185,12 +189,14 @@ def run_methods(
 
 
 def forget_compiled() -> None:
-    """Drops compiled programs from memory; those that took long are kept on disk.
+    """Drops compiled programs from memory if they are many; those that took long are kept on disk.
 
-    A long comparison compiles many, each with mapped sections of its own, and a process has 65,530
-    of these on Linux by default: at the end of them LLVM aborts.
+    Each has mapped sections of its own, and a process has 65,530 of these on Linux by default: at
+    the end of them LLVM aborts, as it did in a long comparison, in which every rate compiled anew.
     """
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > MOST_SECTIONS:
+        jax.clear_caches()
 
 
 def keep_settings(job: Job) -> None:

@@ -130,7 +130,11 @@ def run_all(
         config = configuration(preset, seed=seed, **settings, **facts)
         open_run(directory, config, resume=resume)
         presets = {n: tuning.with_rates(METHODS[n].preset(preset), tuned, n) for n in names}
-        runs.append(run_methods(data, presets, seed=seed, directory=directory, progress=told))
+        drawn = not runs  # figures show the first run
+        results = run_methods(
+            data, presets, seed=seed, directory=directory, progress=told, drawn=drawn
+        )
+        runs.append(results)
     shown = tuned if options.tune else None
     return Comparison(title, options.seeds, runs, about, published, shown)
 

@@ -5,7 +5,9 @@ Most run in this process, since starting JAX costs more than the work.
 
 import dataclasses
 import json
+import os
 import pickle
+import platform
 import re
 import stat
 import subprocess
@@ -98,6 +100,23 @@ def command(module, *arguments: object) -> None:
     """``python -m experiments.MODULE ARGUMENTS`` without the Python."""
     words = [str(argument) for argument in arguments]
     console.run(lambda: module.main(tyro.cli(module.Options, args=words)))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc's allocator")
+def test_a_command_starts_again_with_an_allocator_that_keeps_its_memory():
+    """As `python -m` has it; once, and never in a program that imports a command."""
+    shown = "import os; print(os.environ['GLIBC_TUNABLES'])"
+    start = f"import sys; sys.argv[0] = {{!r}}; sys.orig_argv = [sys.executable, '-c', {shown!r}]\n"
+    start += "import experiments\nprint('went on')"
+    unset = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+
+    def printed(argv0: str, **environment: str) -> str:
+        words = [sys.executable, "-c", start.format(argv0)]
+        done = subprocess.run(words, env=unset | environment, capture_output=True, check=True)
+        return done.stdout.decode()
+
+    assert "glibc.malloc.hugetlb=1" in printed("-m")
+    assert printed("-m", GLIBC_TUNABLES="") == printed("pytest") == "went on\n"
 
 
 def refuses(capsys, module, *arguments: object, words: tuple[str, ...]) -> None:
@@ -422,8 +441,9 @@ def test_tuning_comes_first_and_serves_all_runs(finished, tmp_path, capsys, monk
     for seed, used in zip((0, 1), tried[-2:], strict=True):
         assert (used.outer_learning_rate, used.experts, used.critics) == (0.005, 3, 3)
         own = out / f"seed-{seed}"
-        settings = json.loads((own / "methods" / "metaheac.json").read_text())["settings"]
-        assert settings == dataclasses.asdict(used)
+        result = json.loads((own / "methods" / "metaheac.json").read_text())
+        assert result["settings"] == dataclasses.asdict(used)
+        assert ("space" in result) == (seed == 0)  # figures show the first run alone
         assert json.loads((own / "config.json").read_text())["preset"]["experts"] == 3
     text = (out / "report.md").read_text()
     assert "## Learning rates: AUC on held-out training campaigns of the first run" in text

@@ -210,8 +210,8 @@ def test_the_mlp_learns_and_the_representations_do_not():
     rows = np.arange(50, dtype=np.int32)[:, None]
     examples = Batch(rows, np.empty(0, np.int32), label, np.ones_like(label))
     head = hubble.new_head(jax.random.key(0))
-    customise = hubble.compiled_customise(0.003, 64)
-    [model] = customise(General(head, jnp.asarray(told)), [examples], epochs=5)
+    customise = hubble.compiled_customise(64)
+    [model] = customise(General(head, jnp.asarray(told)), [examples], learning_rate=0.003, epochs=5)
     np.testing.assert_array_equal(model.values[:50], told[:50])
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), model.network, head)
     assert all(jax.tree.leaves(moved))

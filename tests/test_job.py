@@ -6,12 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 from toy import dataset
 
-from experiments import figures, report
+from experiments import figures, job, report
 from experiments.job import (
     check_run,
     configuration,
@@ -523,3 +524,15 @@ def test_an_ablation_alone_has_its_own_table_and_no_other(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "## Ablation" in text
     assert "## Methods" not in text
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="sections are counted on Linux")
+def test_compiled_programs_are_dropped_when_they_are_many(monkeypatch):
+    dropped = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: dropped.append(1))
+    monkeypatch.setattr(job, "MOST_SECTIONS", 10**9)
+    job.forget_compiled()
+    assert not dropped
+    monkeypatch.setattr(job, "MOST_SECTIONS", 10)
+    job.forget_compiled()
+    assert dropped

@@ -1,5 +1,7 @@
 """Customising: equal to whole-table Adam, alone or together; early stop; scores of a pool."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +107,7 @@ def test_stops_when_the_held_out_loss_stops_falling():
     general = General(network.init(jax.random.key(0), jnp.zeros((1, 3, 1)), jnp.zeros((2, 1))),
                       jnp.zeros((DATA.rows, 1)))  # fmt: skip
     # A rate so high that it overshoots soon.
-    customise = build_customise(network, SLOTS, learning_rate=0.3, rows=64)
+    customise = partial(build_customise(network, SLOTS, rows=64), learning_rate=0.3)
     steps = []
     (stopped,) = customise(
         general, [campaign(0)], epochs=200, patience=2, watch=lambda step, _: steps.append(step)
@@ -132,7 +134,7 @@ def test_a_general_model_that_adapting_harms_is_kept():
                       jnp.zeros((DATA.rows, 1)))  # fmt: skip
     examples = campaign(0)
     label = np.random.default_rng(0).permutation(np.arange(300) % 2).astype(np.float32)
-    customise = build_customise(network, SLOTS, learning_rate=30.0, rows=64)
+    customise = partial(build_customise(network, SLOTS, rows=64), learning_rate=30.0)
     (model,) = customise(general, [examples._replace(label=label)], epochs=3, patience=3)
     np.testing.assert_array_equal(model.values, 0)
 
@@ -162,8 +164,8 @@ def test_scores_do_not_depend_on_the_chunk_and_learn_the_campaign():
     network = LogisticRegression()
     general = General(network.init(jax.random.key(0), jnp.zeros((1, 3, 1)), jnp.zeros((2, 1))),
                       jnp.zeros((DATA.rows, 1)))  # fmt: skip
-    (model,) = build_customise(network, SLOTS, learning_rate=0.02)(
-        general, [campaign(3)], epochs=60
+    (model,) = build_customise(network, SLOTS)(
+        general, [campaign(3)], learning_rate=0.02, epochs=60
     )
     one = build_score(network, SLOTS, chunk=7)(general, model, DATA.campaign_rows[3], users)
     two = build_score(network, SLOTS, chunk=512)(general, model, DATA.campaign_rows[3], users)

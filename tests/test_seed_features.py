@@ -226,10 +226,9 @@ def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
     customise = build_customise(
         NETWORK,
         SLOTS,
-        learning_rate=0.05,
         build_loss=lambda *a, **kw: build_seed_loss(*a, campaign_fields=FIELDS, **kw),
     )
-    (model,) = customise(start, [examples], epochs=3)
+    (model,) = customise(start, [examples], learning_rate=0.05, epochs=3)
     assert not model.network["direction"].any()
     model = build_direct(SLOTS)(start, model, reference)
     pool = DATA.user_rows

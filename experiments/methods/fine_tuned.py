@@ -218,7 +218,6 @@ def fine_tune(
         build_network(preset),
         slots,
         small,
-        preset.online_learning_rate,
         preset.rows,
     )
 
@@ -233,6 +232,7 @@ def fine_tune(
         general,
         [campaign_examples(dataset, c) for c in campaigns],
         seed=job.seed,
+        learning_rate=preset.online_learning_rate,
         epochs=preset.online_epochs,
         patience=preset.online_patience,
         progress=job.progress,
@@ -246,7 +246,6 @@ def compiled_online(
     network: Network,
     user_slots: tuple[int, ...],
     small_fields: tuple[int, ...],
-    learning_rate: float,
     rows: int,
     build_loss: Callable[..., Loss] = build_loss,
 ) -> tuple[Callable[..., list[Customised]], Callable[..., np.ndarray]]:
@@ -255,7 +254,6 @@ def compiled_online(
         network,
         user_slots,
         small_fields=small_fields,
-        learning_rate=learning_rate,
         rows=rows,
         campaigns_at_once=campaigns_at_once(8),
         build_loss=build_loss,

@@ -216,7 +216,7 @@ def fit_heads(
     user_slots = dataset.schema.user_slots
     # Not the key of the offline stage, as for any MLP that starts from nothing.
     head = new_head(jax.random.fold_in(jax.random.key(job.seed), 1))
-    customise = compiled_customise(preset.online_learning_rate, preset.rows)
+    customise = compiled_customise(preset.rows)
 
     def fit(campaign: int) -> Scorer:
         examples = campaign_examples(dataset, campaign)
@@ -238,6 +238,7 @@ def fit_heads(
             General(head, table),
             [batch],
             seed=job.seed,
+            learning_rate=preset.online_learning_rate,
             epochs=preset.online_epochs,
             patience=preset.online_patience,
             progress=silent,
@@ -267,9 +268,9 @@ def new_head(key: Array) -> Any:
 
 
 @functools.cache
-def compiled_customise(learning_rate: float, rows: int) -> Callable[..., list[Customised]]:
+def compiled_customise(rows: int) -> Callable[..., list[Customised]]:
     """``customise`` of the MLP on a table of representations, which it leaves as they are."""
-    return build_customise(_HEAD, (1,), learning_rate=learning_rate, rows=rows)
+    return build_customise(_HEAD, (1,), rows=rows)
 
 
 @functools.partial(jax.jit, static_argnames="user_slots")

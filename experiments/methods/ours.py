@@ -79,7 +79,6 @@ def fine_tune(
         SeedNetwork(heac(preset)),
         slots,
         small,
-        preset.online_learning_rate,
         preset.rows,
         _seed_loss(fields),
     )
@@ -103,6 +102,7 @@ def fine_tune(
         general,
         [_weighted(own) for own in split],
         seed=job.seed,
+        learning_rate=preset.online_learning_rate,
         epochs=preset.online_epochs,
         patience=preset.online_patience,
         progress=job.progress,

@@ -29,7 +29,7 @@ from metaheac_jax.losses import Batch, Loss, build_loss
 from metaheac_jax.network import Network
 from metaheac_jax.offline import General, plain_gradient
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.rows import RowIndex, RowState, build_row_step, table_adam
+from metaheac_jax.rows import RowIndex, RowState, RowStep, build_row_step, table_adam
 
 
 class Customised(NamedTuple):
@@ -56,7 +56,6 @@ def build_customise(
     user_slots: Sequence[int],
     *,
     small_fields: tuple[int, ...] = (),
-    learning_rate: float = 1e-3,
     rows: int = 512,
     campaigns_at_once: int = 1,
     build_loss: Callable[..., Loss] = build_loss,
@@ -67,45 +66,46 @@ def build_customise(
       network: any of the networks here.
       user_slots: slots of each user field.
       small_fields: as `fields.user_fields` takes it.
-      learning_rate: of the Adam that adapts network and rows; it starts afresh.
       rows: B; examples are shuffled again in every epoch.
       campaigns_at_once: G, vmapped together; one is fastest on a CPU.
       build_loss: builds a loss from arguments like those of `losses.build_loss`.
     """
-    table_optimizer = table_adam(learning_rate)
     losses = partial(build_loss, network.apply, tuple(user_slots), small_fields=small_fields)
     loss, summed_loss = losses(), losses(reduction="sum")
-    row = build_row_step(plain_gradient(loss), optax.adam(learning_rate), table_optimizer)
+
+    def row(rate: Any) -> RowStep:
+        return build_row_step(plain_gradient(loss), optax.adam(rate), table_adam(rate))
 
     def start(general: General, rows: Array) -> RowState:
-        return row.init(general.network, general.table.at[rows].get(mode="fill", fill_value=0))
+        return row(0).init(general.network, general.table.at[rows].get(mode="fill", fill_value=0))
 
-    def step_alone(state: RowState, rows: Array, batch: Batch) -> RowState:
+    def step_alone(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
         # As `step`, but vmapped products are slower even over one campaign, and one that waits for
         # no other gets no empty batch: 15.2 ms for 16.4 at the official size on a CPU.
-        new, _ = row.step(*jax.tree.map(lambda leaf: leaf[0], (state, rows, batch)))
+        new, _ = row(rate).step(*jax.tree.map(lambda leaf: leaf[0], (state, rows, batch)))
         return jax.tree.map(lambda leaf: leaf[None], new)
 
-    def step(state: RowState, rows: Array, batch: Batch) -> RowState:
+    def step(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
         # A campaign that is through gets empty batches, and nothing of it may move. Of its table no
         # row does: all are made padding then, which a scatter drops.
         keep = lambda a, b: jnp.where(batch.weight.any(), a, b)  # noqa: E731
-        new, _ = row.step(state, keep(rows, len(state.table.table)), batch)
+        new, _ = row(rate).step(state, keep(rows, len(state.table.table)), batch)
         return RowState(
             jax.tree.map(keep, new.network, state.network),
             jax.tree.map(keep, new.opt_state, state.opt_state),
             new.table._replace(count=keep(new.table.count, state.table.count)),
         )
 
-    def current(state: RowState) -> dict[str, Any]:
-        return {"network": state.network, "table": table_optimizer.flush(state.table).table}
+    def current(state: RowState, rate: Array) -> dict[str, Any]:
+        return {"network": state.network, "table": table_adam(rate).flush(state.table).table}
 
     def select(better: Array, new: Any, old: Any) -> Any:
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
 
     starts = jax.jit(jax.vmap(start, (None, 0)))
-    steps = jax.jit(jax.vmap(step) if campaigns_at_once > 1 else step_alone, donate_argnums=0)
-    currents = jax.jit(jax.vmap(current))
+    together = jax.vmap(step, (0, 0, 0, None)) if campaigns_at_once > 1 else step_alone
+    steps = jax.jit(together, donate_argnums=0)
+    currents = jax.jit(jax.vmap(current, (0, None)))
     summed_losses = jax.jit(jax.vmap(summed_loss))
     selects = jax.jit(jax.vmap(select), donate_argnums=2)
     room: dict[int, int] = {}  # see `_localise`; the largest campaigns come first
@@ -116,6 +116,7 @@ def build_customise(
         table_rows: Sequence[np.ndarray],
         rngs: Sequence[np.random.Generator],
         *,
+        rate: float,
         epochs: int,
         patience: int | None,
         holdout: float,
@@ -149,12 +150,12 @@ def build_customise(
         best: Any = None
         least: Any = None
         if patience is not None:
-            best = currents(state)
+            best = currents(state, rate)
             least = held_out(best)
         worse = np.zeros(campaigns_at_once, int)
         number = 0
         if watch is not None:
-            watch(0, lambda: _unstack(currents(state), table_rows))
+            watch(0, lambda: _unstack(currents(state, rate), table_rows))
         for _ in range(epochs):
             orders = [
                 rng.permutation(pick) if patience is None or worse[g] < patience else pick[:0]
@@ -162,25 +163,26 @@ def build_customise(
             ]
             draw = lambda i, orders=orders: _localise(index, minibatch(orders, i), room)  # noqa: E731
             for _, batch in prefetch(draw, batches(orders)):
-                state = steps(state, *batch)
+                state = steps(state, *batch, rate)
                 number += 1
                 if watch is not None:
-                    watch(number, lambda state=state: _unstack(currents(state), table_rows))
+                    watch(number, lambda state=state: _unstack(currents(state, rate), table_rows))
             if patience is not None:
-                models = currents(state)
+                models = currents(state, rate)
                 now = held_out(models)
                 best = selects(now < least, models, best)
                 worse = np.where(now < least, 0, worse + 1)
                 least = np.minimum(now, least)
                 if (worse >= patience).all():
                     break
-        return _unstack(currents(state) if patience is None else best, table_rows)
+        return _unstack(currents(state, rate) if patience is None else best, table_rows)
 
     def customise(
         general: General,
         campaigns: Sequence[Batch],
         *,
         seed: int = 0,
+        learning_rate: float = 1e-3,
         epochs: int = 2,
         patience: int | None = None,
         holdout: float = 0.1,
@@ -193,6 +195,7 @@ def build_customise(
           general: the general model; unchanged.
           campaigns: D_c of each: leaves (n, ...), ids are table rows, all weights 1.
           seed: with a campaign's place in the list, decides its held-out examples and their order.
+          learning_rate: of the Adam that adapts network and rows; it starts afresh.
           epochs: passes over the examples; the most, if ``patience`` is given.
           patience: None runs all epochs (the authors' program). A number holds out a part of the
             examples, keeps the model with the least held-out loss (the general model included: a
@@ -230,6 +233,7 @@ def build_customise(
                 members,
                 table_rows,
                 [generator(seed, c) for c in group],
+                rate=learning_rate,
                 epochs=epochs,
                 patience=patience,
                 holdout=holdout,

@@ -132,7 +132,7 @@ class TableOptimizer(NamedTuple):
 
 
 def table_adam(
-    learning_rate: float,
+    learning_rate: Any,
     *,
     b1: float = 0.9,
     b2: float = 0.999,
@@ -155,7 +155,7 @@ def table_adam(
     large against eps: 3e-5 after the first few hundred steps.
 
     Args:
-      learning_rate: beta, constant.
+      learning_rate: beta, constant; a number, or a scalar array.
       b1, b2, eps: as in `optax.adam`.
       lazy: only rows with a gradient ever move, and their moments do not decay in between ("sparse"
         or "lazy" Adam, a different optimiser).
