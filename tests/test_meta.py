@@ -135,36 +135,6 @@ def test_one_rate_a_leaf_and_learned_rates(x64):
     np.testing.assert_array_equal(frozen["w"], w)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_step_has_all_its_derivatives(x64, steps):
-    """Of the adapted parameters and the first loss: in parameters, rate and support, any order."""
-    (w, support, _), weight = quadratic_campaigns(1), jnp.arange(4.0)
-    support = jax.tree.map(lambda x: x[0], support)
-
-    def loss(w, batch):
-        return jnp.sin(quadratic(w, batch))
-
-    def plain(w, rate, support):
-        first = loss(w, support)
-        for _ in range(steps):
-            w = w - rate * jax.grad(loss)(w, support)
-        return weight @ w + jnp.cos(first)
-
-    def ours(w, rate, support):
-        adapted, first = inner_update(loss, w, support, inner_learning_rate=rate, inner_steps=steps)
-        return weight @ adapted + jnp.cos(first)
-
-    def derivatives(function):
-        gradient = jax.grad(function, argnums=(0, 1, 2))
-        squares = lambda *a: sum((g**2).sum() for g in jax.tree.leaves(gradient(*a)))  # noqa: E731
-        arguments = w, jnp.asarray(0.01), support
-        return gradient(*arguments), jax.grad(squares)(*arguments)
-
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-9), derivatives(ours), derivatives(plain)
-    )
-
-
 def mlp_campaigns(campaigns=3, rows=5):
     model = nn.Sequential([nn.Dense(4), nn.tanh, nn.Dense(1)])
     rng = np.random.default_rng(1)
