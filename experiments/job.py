@@ -130,7 +130,7 @@ def run_methods(
     seed: int,
     directory: Path,
     progress: Progress,
-    drawn: bool = True,
+    figures: bool = True,
 ) -> dict[str, Any]:
     """Trains and judges methods on the test campaigns; ``{name: result}`` in the order given.
 
@@ -140,8 +140,7 @@ def run_methods(
       seed: decides initial values, batches and orders.
       directory: the run's folder, from `open_run`.
       progress: told what is under way.
-      drawn: whether what Figure 3 shows of a single run is found, too: it takes a thousand steps
-        each of `CURVES`.
+      figures: also find what Figure 3 shows of a single run; a thousand steps for each of `CURVES`.
 
     Raises:
       InputError: a result in the folder was reached with other settings.
@@ -167,10 +166,10 @@ def run_methods(
             except Diverged as error:
                 mend = f"to go on without it, leave {name} out of --methods"
                 raise Diverged(f"{error}; {mend}") from error
-            if drawn and result["campaigns"] and name in CURVES:
+            if figures and result["campaigns"] and name in CURVES:
                 subject = _subject(dataset, result["campaigns"])
                 result["curve"] = _curve(method, job, general, subject)
-            if drawn and name == DRAWN:
+            if figures and name == DRAWN:
                 everyone = np.sort(np.concatenate([split.train, split.test]))
                 result["space"] = campaign_space(dataset, everyone, heac(job.preset), general)
             write_json(path, {**result, "settings": used})

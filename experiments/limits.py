@@ -92,8 +92,8 @@ def theory_flops(
     Forward, a user costs n experts (M k -> h_1 -> ... -> h), two gates of width g over its mean
     field (k -> g, then g -> n and g -> m), the mixture of n experts and m critics (h -> m). A
     campaign adds the gates' product with its N fields, once for all its users. Pooling, activations
-    and the loss are elementwise, about 3% of the whole, and not counted. A program may do with less:
-    fields of few values need not be carried out for every user (`fields.UserFields`).
+    and the loss are elementwise, about 3% of the whole, and not counted. The program does with
+    less: fields with few values stay products (`fields.UserFields`), so it may pass this "limit".
 
     Each product y = x W, in which x depends on parameters too (the embeddings), is done
 

@@ -130,9 +130,9 @@ def run_all(
         config = configuration(preset, seed=seed, **settings, **facts)
         open_run(directory, config, resume=resume)
         presets = {n: tuning.with_rates(METHODS[n].preset(preset), tuned, n) for n in names}
-        drawn = not runs  # figures show the first run
+        first = not runs  # which figures show
         results = run_methods(
-            data, presets, seed=seed, directory=directory, progress=told, drawn=drawn
+            data, presets, seed=seed, directory=directory, progress=told, figures=first
         )
         runs.append(results)
     shown = tuned if options.tune else None

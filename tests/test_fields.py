@@ -67,6 +67,15 @@ def test_fields_with_fewer_values_than_an_embedding_is_wide_stay_products():
     assert user.vectors.shape == (USERS, 2, WIDTH)
 
 
+@pytest.mark.parametrize("small", [(0, 9, 3), (2, 0, 3), (0, 0, 0)])
+def test_a_field_without_a_value_is_zero(small):
+    table = jnp.ones((sum(small) + 6, WIDTH))
+    ids = jnp.full((USERS, sum(SLOTS)), len(table))
+    user = user_fields(table, ids, SLOTS, small_fields=small)
+    np.testing.assert_array_equal(user.dense(), np.zeros((USERS, len(SLOTS), WIDTH)))
+    assert user.product(jnp.ones((len(SLOTS) * WIDTH, 2))).shape == (USERS, 2)
+
+
 def pairs():
     """What is done with fields, as products and as plain vectors."""
     rng = np.random.default_rng(1)

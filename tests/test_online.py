@@ -102,6 +102,27 @@ def test_the_pool_cannot_change_a_model():
     np.testing.assert_array_equal(whole(model)[1][untouched], GENERAL.table[untouched])
 
 
+@pytest.mark.parametrize("count", [1, 3])  # one by one, and two at a time
+def test_precision_is_the_callers_and_rates_do_not_mix(x64, count):
+    start = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), GENERAL)
+    customise = build_customise(NETWORK, SLOTS)
+    examples = [campaign(c, 40) for c in range(count)]
+    fast, slow = (customise(start, examples, learning_rate=rate) for rate in (1e-3, 1e-9))
+    for one, other in zip(fast, slow, strict=True):
+        assert one.values.dtype == jnp.float64
+        own = one.rows < DATA.rows
+        moved = np.abs(one.values - start.table[one.rows])[own]
+        hardly = np.abs(other.values - start.table[other.rows])[own]
+        assert 0 < hardly.max() < 1e-5 < moved.max()
+
+
+def test_an_error_in_one_campaign_reaches_the_caller():
+    examples = [campaign(c, 40) for c in range(3)]
+    examples[1] = examples[1]._replace(label=np.append(examples[1].label, 1))
+    with pytest.raises(IndexError, match="out of bounds"):
+        build_customise(NETWORK, SLOTS)(GENERAL, examples)
+
+
 def test_stops_when_the_held_out_loss_stops_falling():
     network = LogisticRegression()
     general = General(network.init(jax.random.key(0), jnp.zeros((1, 3, 1)), jnp.zeros((2, 1))),

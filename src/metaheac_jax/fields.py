@@ -31,9 +31,12 @@ COUNTED = 256
     data_fields=("shares", "embeddings", "vectors"),
     meta_fields=("values",),
 )
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UserFields:
     """(..., M, k) field vectors of users, some of them as products; see the module.
+
+    `dense` makes a plain array of it. Its leaves have no common axis of users, so it is neither
+    mapped nor sliced over them.
 
     Attributes:
       shares: (..., V) how much of a user's field each value is: its count over that of all.
@@ -130,7 +133,7 @@ def user_fields(
             vectors.append(_means(block, own[..., None, :]))
         else:
             share = _shares(own, count, table.dtype)
-            if count < table.shape[-1]:
+            if 0 < count < table.shape[-1]:
                 few = count
                 shares.append(share)
                 embeddings.append(block)
@@ -145,7 +148,9 @@ def user_fields(
         vectors.append(_means(rest, own.reshape(*ids.shape[:-1], count, width)))
         values += [0] * count
         start += count * width
-    none = jnp.zeros((*ids.shape[:-1], 0, table.shape[-1]), table.dtype)  # there may be no field
+    none = jnp.zeros(
+        (*ids.shape[:-1], 0, table.shape[-1]), table.dtype
+    )  # where no field is of a kind
     return UserFields(
         jnp.concatenate([*shares, none[..., 0]], axis=-1),
         jnp.concatenate([*embeddings, table[:0]]),

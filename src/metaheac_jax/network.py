@@ -41,6 +41,8 @@ class Output(NamedTuple):
     critic_log_weights: Array | None = None
 
 
+#: User fields: a plain (B, M, k) array, or what `losses.build_loss` gives a network, `UserFields`,
+#: of which ``UserFields.of(user).dense()`` makes that array.
 User = UserFields | Array
 
 

@@ -10,7 +10,7 @@ user, N campaign fields, U rows of a campaign, P users of a pool, R rows of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import itemgetter
@@ -67,7 +67,8 @@ def build_customise(
       user_slots: slots of each user field.
       small_fields: as `fields.user_fields` takes it.
       rows: B; examples are shuffled again in every epoch.
-      campaigns_at_once: G, vmapped together; one is fastest on a CPU.
+      campaigns_at_once: G, vmapped together; one is fastest on a CPU, and then two campaigns are
+        under way at a time, each in a thread with steps of its own.
       build_loss: builds a loss from arguments like those of `losses.build_loss`.
     """
     losses = partial(build_loss, network.apply, tuple(user_slots), small_fields=small_fields)
@@ -233,7 +234,7 @@ def build_customise(
                 members,
                 table_rows,
                 [generator(seed, c) for c in group],
-                rate=learning_rate,
+                rate=float(learning_rate),
                 epochs=epochs,
                 patience=patience,
                 holdout=holdout,
@@ -242,11 +243,11 @@ def build_customise(
 
         results: dict[int, Customised] = {}
         progress("customise", 0, len(campaigns))
-        # Two at a time where one is small: while one waits, the other's products fill the cores.
-        with ThreadPoolExecutor(2 if campaigns_at_once == 1 and watch is None else 1) as threads:
-            for group, models in zip(groups, threads.map(adapt_group, groups), strict=True):
-                results |= zip(group, models, strict=True)
-                progress("customise", len(results), len(campaigns))
+        one_by_one = campaigns_at_once > 1 or watch is not None
+        adapted = map(adapt_group, groups) if one_by_one else _two_at_a_time(adapt_group, groups)
+        for group, models in zip(groups, adapted, strict=True):
+            results |= zip(group, models, strict=True)
+            progress("customise", len(results), len(campaigns))
         return [results[c] for c in range(len(campaigns))]
 
     return customise
@@ -315,6 +316,21 @@ def build_score(
     return score
 
 
+def _two_at_a_time(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """As `map`, in two threads: while one waits, the other's products fill a CPU's cores."""
+    x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device
+    precision = jax.config.jax_default_matmul_precision
+
+    def call(item: Any) -> Any:
+        # A thread does not inherit what its caller has set for a ``with`` block.
+        settings = jax.enable_x64(x64), jax.default_matmul_precision(precision)
+        with settings[0], settings[1], jax.default_device(device):
+            return function(item)
+
+    with ThreadPoolExecutor(2, "customise") as threads:
+        yield from threads.map(call, items)
+
+
 def _hold_out(
     label: np.ndarray, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -356,9 +372,9 @@ def _localise(index: RowIndex, batch: Batch, room: dict[int, int]) -> tuple[np.n
     ids = list(zip(batch.user, batch.campaign, strict=True))
     found = [index.distinct(*pair) for pair in ids]
     most, examples = max(map(len, found)), batch.user.shape[1]
-    if most > room.get(examples, 0):
-        room[examples] = -(-(most + most // 16) // 1024) * 1024
-    size = room[examples]
+    size = room.get(examples, 0)
+    if most > size:  # another thread may do so, too: what is used is one's own
+        size = room[examples] = -(-(most + most // 16) // 1024) * 1024
     local = [index.renumber(rows, size, *pair) for rows, pair in zip(found, ids, strict=True)]
     user, campaign = (np.stack(side) for side in zip(*(ids for _, ids in local), strict=True))
     return np.stack([rows for rows, _ in local]), batch._replace(user=user, campaign=campaign)

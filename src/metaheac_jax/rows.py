@@ -11,6 +11,7 @@ k embedding width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -225,6 +226,7 @@ def table_adam(
     return TableOptimizer(init, gather, scatter, flush)
 
 
+@functools.cache  # some 20,000 steps of a loop
 def _tails(b1: float, b2: float) -> tuple[np.ndarray, np.ndarray]:
     """G(s) = sum_i a_i and sum_i a_i e_i from step s on; constant once b2^s is negligible."""
     steps = int(np.ceil(np.log(1e-9) / np.log(b2)))
