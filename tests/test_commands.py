@@ -103,7 +103,7 @@ def command(module, *arguments: object) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc's allocator")
-def test_a_command_starts_again_with_an_allocator_that_keeps_its_memory():
+def test_a_command_starts_again_with_huge_pages():
     """As `python -m` has it; once, and never in a program that imports a command."""
     shown = "import os; print(os.environ['GLIBC_TUNABLES'])"
     start = f"import sys; sys.argv[0] = {{!r}}; sys.orig_argv = [sys.executable, '-c', {shown!r}]\n"
