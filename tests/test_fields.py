@@ -10,6 +10,8 @@ import pytest
 from metaheac_jax import fields as module
 from metaheac_jax.baselines import MLP, MMoE, SharedBottom
 from metaheac_jax.fields import UserFields, field_vectors, user_fields
+from metaheac_jax.losses import Batch, build_loss
+from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.seed_features import direction, seed_features
 
@@ -129,3 +131,25 @@ def test_products_equal_plain_vectors_in_value_and_derivatives(x64, name, small)
     vectors = derivatives(lambda t: plain(field_vectors(t, ids, SLOTS)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-10), products, vectors)
     assert np.abs(vectors[2]).max() > 1e-6
+
+
+def test_campaigns_together_equal_campaigns_in_turn(x64):
+    """Products under the meta-step's vmap: three campaigns at once, and one after the other."""
+    table, ids = world()
+    heac, rng = (
+        MetaHeac(experts=3, critics=2, widths=(5, 4), gate_width=4),
+        np.random.default_rng(3),
+    )
+    label, weight = jnp.asarray(rng.integers(0, 2, (3, USERS))), jnp.ones((3, USERS))
+    user, campaign = jnp.stack([jnp.roll(ids, c, axis=0) for c in range(3)]), jnp.arange(3)[:, None]
+    network = heac.init(jax.random.key(0), jnp.zeros((1, len(SLOTS), WIDTH)), jnp.zeros((1, WIDTH)))
+    network = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network)
+    sides = Batch(user, campaign, label, weight), Batch(user[::-1], campaign, label, weight)
+    loss = build_loss(heac.apply, SLOTS, small_fields=SIZES)
+    together, in_turn = (
+        jax.jit(build_meta_gradient(loss, inner_learning_rate=0.5, campaigns_per_chunk=chunk))(
+            {"network": network, "table": table}, *sides
+        )
+        for chunk in (3, 1)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), together, in_turn)

@@ -318,8 +318,8 @@ def build_score(
 
 def _two_at_a_time(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     """As `map`, in two threads: while one waits, the other's products fill a CPU's cores."""
-    x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device
-    precision = jax.config.jax_default_matmul_precision
+    names = "jax_enable_x64", "jax_default_matmul_precision", "jax_default_device"
+    x64, precision, device = (getattr(jax.config, name) for name in names)
 
     def call(item: Any) -> Any:
         # A thread does not inherit what its caller has set for a ``with`` block.
