@@ -454,8 +454,8 @@ def write(options: Options, tests: Sequence[Experiment], screen: Any) -> None:
     header = ["application", "test", "arm", *(f"{m}s" for m in MEASURES[:2]), "CVR"]
     totals = header, [row for result in results for row in _total_rows(result)]
     lines = [
-        "[ , ]: 95% bootstrap interval, campaigns resampled. It does not see what all campaigns of an "
-        "arm share, its general model. Tests of an application share the treatment arm.",
+        "[ , ]: 95% bootstrap interval, campaigns resampled. It does not see what all campaigns of "
+        "an arm share, its general model. Tests of an application share the treatment arm.",
         "[paper]: the paper's own figures, of a production system, not of this simulation.",
         _verdict(results),
     ]
