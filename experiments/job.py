@@ -35,7 +35,7 @@ PERCENT = 5.0  # K of P@K% and R@K%
 #: Methods whose fine-tuning is drawn, and the steps at which (Figure 3 a, b of the paper).
 CURVES = ("mlp-one-stage", "hubble", "mmoe", "metaheac")
 CURVE_STEPS = (*range(0, 100, 10), *range(100, 1001, 50))
-MOST_SECTIONS = 30_000  # mapped, before compiled programs are dropped; a method adds some hundreds
+MOST_SECTIONS = 30_000  # mapped, before compiled programs are dropped
 DRAWN = "metaheac"  # the method in whose general model the campaigns are drawn
 
 

@@ -323,8 +323,11 @@ def _two_at_a_time(function: Callable[[Any], Any], items: Sequence[Any]) -> Iter
 
     def call(item: Any) -> Any:
         # A thread does not inherit what its caller has set for a ``with`` block.
-        settings = jax.enable_x64(x64), jax.default_matmul_precision(precision)
-        with settings[0], settings[1], jax.default_device(device):
+        with (
+            jax.enable_x64(x64),
+            jax.default_matmul_precision(precision),
+            jax.default_device(device),
+        ):
             return function(item)
 
     with ThreadPoolExecutor(2, "customise") as threads:
