@@ -1,15 +1,14 @@
-"""A simulated week online: MetaHeac against a control, an arm each (paper section 4.3, Table 3).
+"""Simulated weeks online: MetaHeac against a control, an arm each (paper section 4.3, Table 3).
 
 The paper's test ran in production. This one runs in simulated worlds, whose true conversion
-probability of any user and campaign is known, one world for each of the paper's three applications.
+probability of any user and campaign is known: one for each of the paper's three applications and
+each week, for the test is repeated, every time with campaigns, users and models of its own.
 
 - **Campaigns.** The test campaigns of the paper's split run for a week; the others are what the
   general model learns from.
 - **Candidates** are the users whom no example of stage 1 is of. For every campaign they are split
-  at random into two equal buckets, one an arm. Each campaign has a split of its own, so that what
-  chance does to a bucket is independent from campaign to campaign, as the intervals have it. (With
-  one split for all, campaigns that want the same users share their luck; in 100 A/A tests of the
-  tests' toy world, 12, 66 and 89 intervals of the three lifts contained 0, instead of 94 to 96.)
+  at random into two equal buckets, one an arm. Each campaign has a split of its own: with one for
+  all, campaigns that want the same users would share their luck, and a week would tell less.
 - **Each day** an arm's models score its bucket, and it takes the same number of top-scored users as
   the other arm does. Of these, who is active that day sees the campaign (*exposure*), and converts
   with the true probability (*conversion*). Nobody is shown a campaign twice: who saw it leaves the
@@ -20,16 +19,21 @@ probability of any user and campaign is known, one world for each of the paper's
   seen the examples that the online stage holds out to tell when to stop, so arms with one keep it
   a little too readily; an arm that learns from nothing has none. ``--general-every`` makes it
   rarer; the first one, from before the week, has not seen them.)
-- **Lifts** are of totals over campaigns, with 95% bootstrap intervals that resample campaigns,
-  both arms of a campaign together. In the A/A test both arms have the treatment's method.
+- **Lifts** are of a week's totals over campaigns; what is told is their geometric mean over the
+  weeks, with the 95% interval of Student's t. Weeks are what is independent. Campaigns are not: all
+  of an arm share its general model, which learns from its own feedback, so the two arms' models
+  part even where they are of one method. (A bootstrap over a week's campaigns does not see that: of
+  nine such intervals of an A/A test, five left out 0.) In the A/A test both arms have the
+  treatment's method.
 
-Axes: C campaigns that run, U users, P users of a bucket.
+Axes: W weeks, C campaigns that run, U users, P users of a bucket.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -37,6 +41,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import scipy.stats
 import tyro
 
 from experiments import console as ui
@@ -86,15 +91,15 @@ PUBLISHED = {
 #: A user is active on a day with the probability sigmoid(a + b t), t being the mean of what the
 #: world tells of the user's traits ``apps`` and ``browsing``: .4 on average. No method decides it.
 ACTIVITY = (-0.45, 1.0)
-RESAMPLES = 2000
+CONFIDENCE = 0.95
 #: Streams of random numbers, by what they are for; a day's own follow.
-_BUCKETS, _DAYS, _BOOTSTRAP = 0, 1, 1_000_000
+_BUCKETS, _DAYS = 0, 1
 OUTPUTS = ("results.json", "report.md", "lifts.png")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A simulated week of MetaHeac against controls, in three applications, and an A/A test.
+    """Simulated weeks of MetaHeac against controls, in three applications, and an A/A test.
 
     Writes results.json, report.md and a figure into --out and prints the lifts of exposure,
     conversion and conversion rate, with 95% intervals.
@@ -104,8 +109,11 @@ class Options:
     """Method of the treatment arm, and of both arms of the A/A test; any that there is."""
     control: tuple[str, ...] = ("mlp-one-stage", "mlp-pretraining")
     """Methods of the control arm, each in a test of its own against the treatment."""
+    weeks: int = 5
+    """Repetitions of the test, at least two, each with its own worlds, splits, buckets, outcomes
+    and models: what the intervals are over."""
     days: int = 7
-    """Days of the test."""
+    """Days of a test."""
     users: int = 60_000
     """Users of each application's simulated world; four examples for every five users."""
     campaigns: int = 60
@@ -116,12 +124,12 @@ class Options:
     """Train the general model again every so many days, with the feedback; as many as --days: only
     before the test. Customised models are fitted anew every day in any case."""
     seed: int = 0
-    """Of worlds, splits, buckets, outcomes and methods."""
+    """Of the first week; the others follow."""
     out: Path = Path("runs/ab_test")
     """Folder for the results; a test there is replaced, unless --resume."""
     resume: bool = False
-    """Go on with the test in --out where it stopped; arms that are done stay, so other methods may
-    be added."""
+    """Go on with the test in --out where it stopped; arms that are done stay, so other methods, and
+    weeks, may be added."""
     cache_dir: Path = field(default_factory=ui.cache_folder)
     """Folder for simulated worlds and prepared data, which later tests use again."""
 
@@ -150,7 +158,7 @@ class Experiment:
     Attributes:
       application: name.
       title: whom against whom.
-      counts: (C, 2, 2) exposures and conversions of each campaign, control first.
+      counts: (W, 2, 2) exposures and conversions of all campaigns in a week, control first.
     """
 
     application: str
@@ -164,7 +172,7 @@ def main(options: Options) -> None:
     ui.keep_compiled()
     screen = ui.screen()
     config = asdict(options) | {"settings": asdict(PAPER)}
-    for name in ("treatment", "control", "out", "resume", "cache_dir"):
+    for name in ("treatment", "control", "weeks", "out", "resume", "cache_dir"):
         del config[name]
     open_run(options.out, config, resume=options.resume)
     if not options.resume:
@@ -189,6 +197,7 @@ def check_options(options: Options) -> None:
     if options.treatment in options.control:
         raise InputError(f"--control: {options.treatment} is the treatment, which A/A tests anyway")
     for option, value, least in (
+        ("--weeks", options.weeks, 2),
         ("--days", options.days, 1),
         ("--users", options.users, 1),
         ("--campaigns", options.campaigns, 10),
@@ -215,16 +224,16 @@ def shape_of(application: str, campaigns: int) -> Shape:
     return replace(TENCENT, name=application, campaigns=campaigns, **changes)
 
 
-def load_world(options: Options, application: str, progress: Progress) -> World:
-    """Simulates an application's world, or takes it from the cache."""
-    seed = len(APPLICATIONS) * options.seed + list(APPLICATIONS).index(application)
+def load_world(options: Options, application: str, seed: int, progress: Progress) -> World:
+    """Simulates an application's world of the week of a seed, or takes it from the cache."""
+    own = len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
     size = f"{options.users}-users-{options.campaigns}-campaigns"
-    source = options.cache_dir / f"simulated-{application}-{size}-seed-{seed}"
+    source = options.cache_dir / f"simulated-{application}-{size}-seed-{own}"
     target = source.with_name(f"prepared-{source.name}")
     if not source.is_dir():
         shape = shape_of(application, options.campaigns)
         write_world(
-            source, users=options.users, pool_rows=0, seed=seed, shape=shape, progress=progress
+            source, users=options.users, pool_rows=0, seed=own, shape=shape, progress=progress
         )
     if target.is_dir():
         dataset = open_dataset(target, progress=progress)
@@ -235,7 +244,7 @@ def load_world(options: Options, application: str, progress: Progress) -> World:
     truth = truth._replace(key=dataset.user_key, traits=traits)
     level = traits[:, [PERSONA.index("apps"), PERSONA.index("browsing")]].mean(axis=1)
     activity = 1 / (1 + np.exp(-(ACTIVITY[0] + ACTIVITY[1] * level)))
-    return World(dataset, paper_split(dataset, options.seed), truth, activity)
+    return World(dataset, paper_split(dataset, seed), truth, activity)
 
 
 def split_candidates(world: World, seed: int) -> np.ndarray:
@@ -253,11 +262,30 @@ def split_candidates(world: World, seed: int) -> np.ndarray:
 
 
 def run_application(options: Options, application: str, progress: Progress) -> list[Experiment]:
-    """All tests of an application; what an arm did is kept, and not done again."""
-    world = load_world(
-        options, application, lambda what, *n: progress(f"{application}, {what}", *n)
-    )
-    buckets = split_candidates(world, options.seed)
+    """All tests of an application."""
+    weeks = []
+    for number in range(options.weeks):
+        when = f"{application}, week {number + 1} of {options.weeks}"
+
+        def told(what: str, done: int, total: int, when: str = when) -> None:
+            progress(f"{when}, {what}", done, total)
+
+        weeks.append(run_week(options, application, options.seed + number, told))
+    return [
+        Experiment(application, title, np.stack([week[title] for week in weeks]))
+        for title in weeks[0]
+    ]
+
+
+def run_week(
+    options: Options, application: str, seed: int, progress: Progress
+) -> dict[str, np.ndarray]:
+    """(2, 2) exposures and conversions in an application's week, control first, by a test's title.
+
+    What an arm did is kept, and not done again.
+    """
+    world = load_world(options, application, seed, progress)
+    buckets = split_candidates(world, seed)
     audience = round(options.audience * buckets.shape[2])
     if audience < 1:
         raise InputError(
@@ -269,13 +297,14 @@ def run_application(options: Options, application: str, progress: Progress) -> l
     check_run(world.dataset, world.split, preset)
 
     def job(name: str, bucket: str = "") -> Job:
-        label = f"{application}, {METHODS[name].label}" + f", bucket {bucket}" * bool(bucket)
+        label = METHODS[name].label + f", bucket {bucket}" * bool(bucket)
+        directory = "-".join((application, f"seed-{seed}", name, *bucket))
         return Job(
             dataset=world.dataset,
             campaigns=world.split.train,
             preset=tuning.with_rates(METHODS[name].preset(preset), chosen, name),
-            seed=options.seed,
-            directory=options.out / "checkpoints" / "-".join((application, name, *bucket)),
+            seed=seed,
+            directory=options.out / "checkpoints" / directory,
             log=options.out / "log.jsonl",
             progress=lambda what, done, total: progress(f"{label}: {what}", done, total),
         )
@@ -300,16 +329,16 @@ def run_application(options: Options, application: str, progress: Progress) -> l
                 general_every=options.general_every,
             )
             write_json(path, {"settings": asdict(own.preset), "counts": counts.tolist()})
+            shutil.rmtree(own.directory, ignore_errors=True)  # the days' general models
         return _stored(path, own.preset)
 
     treated = arm(options.treatment, 1)
     label = METHODS[options.treatment].label
-    tests = []
+    tests = {}
     for name in (*options.control, options.treatment):
         same = name == options.treatment
         title = f"A/A: {label}" if same else f"{label} against {METHODS[name].label}"
-        counts = np.stack([arm(name, 0).sum(axis=0), treated.sum(axis=0)], axis=1)
-        tests.append(Experiment(application, title, counts))
+        tests[title] = np.stack([counts.sum(axis=(0, 1)) for counts in (arm(name, 0), treated)])
     return tests
 
 
@@ -417,17 +446,21 @@ def lifts(totals: np.ndarray) -> np.ndarray:
         return np.moveaxis(values[..., 1] / values[..., 0] - 1, 0, -1)
 
 
-def bootstrap(counts: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """(2, 3) bounds of the 95% intervals of `lifts`, campaigns being drawn with replacement.
+def mean_lifts(counts: np.ndarray) -> np.ndarray:
+    """(3, 3): of `lifts` the geometric mean over the weeks, and the bounds of its 95% interval.
+
+    Student's t over the logarithms of the weeks' ratios. Not finite where `lifts` is not, or a
+    treatment has none.
 
     Args:
-      counts: (C, 2, 2) exposures and conversions of control and treatment.
-      seed: of the draws.
-      resamples: how many.
+      counts: (W, 2, 2) exposures and conversions of control and treatment.
     """
-    picks = generator(seed, _BOOTSTRAP).integers(len(counts), size=(resamples, len(counts)))
-    drawn = lifts(counts[picks].sum(axis=1))
-    return np.quantile(drawn, (0.025, 0.975), axis=0, method="inverted_cdf")
+    weeks = len(counts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log1p(lifts(counts))
+        mean, error = logs.mean(axis=0), logs.std(axis=0, ddof=1) / np.sqrt(weeks)
+        half = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, weeks - 1) * error
+        return np.expm1([mean, mean - half, mean + half])
 
 
 # What is written --------------------------------------------------------------------------------
@@ -435,12 +468,10 @@ def bootstrap(counts: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.n
 
 def write(options: Options, tests: Sequence[Experiment], screen: Any) -> None:
     """Prints the lifts; writes results.json, report.md and the figure."""
-    found = [(lifts(t.counts.sum(axis=0)), bootstrap(t.counts, options.seed)) for t in tests]
-    results = [_result(*pair) for pair in zip(tests, found, strict=True)]
-    running = len(tests[0].counts)
+    results = [_result(test) for test in tests]
     title = (
-        f"Lifts in {options.days} simulated days: {running} running campaigns and "
-        f"{options.users:,} users an application, seed {options.seed}"
+        f"Lifts over {options.weeks} simulated weeks of {options.days} days, each of "
+        f"{options.campaigns} campaigns and {options.users:,} users an application"
     )
     rows = []
     for application in APPLICATIONS:
@@ -454,8 +485,8 @@ def write(options: Options, tests: Sequence[Experiment], screen: Any) -> None:
     header = ["application", "test", "arm", *(f"{m}s" for m in MEASURES[:2]), "CVR"]
     totals = header, [row for result in results for row in _total_rows(result)]
     lines = [
-        "[ , ]: 95% bootstrap interval, campaigns resampled. It does not see what all campaigns of "
-        "an arm share, its general model. Tests of an application share the treatment arm.",
+        "Mean of the weeks' lifts (geometric) and its 95% interval, Student's t over the weeks. "
+        "Tests of an application share the treatment arm.",
         "[paper]: the paper's own figures, of a production system, not of this simulation.",
         _verdict(results),
     ]
@@ -474,9 +505,10 @@ def write(options: Options, tests: Sequence[Experiment], screen: Any) -> None:
     screen.print(where, markup=False, soft_wrap=True)
 
 
-def _result(test: Experiment, found: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+def _result(test: Experiment) -> dict[str, Any]:
     """A test as plain data; a lift that is not finite is None."""
-    lift, (low, high) = found
+    lift, low, high = mean_lifts(test.counts)
+    weeks = lifts(test.counts)
     finite = lambda x: float(x) if np.isfinite(x) else None  # noqa: E731
     control, treatment = (
         dict(zip(("exposed", "converted"), map(int, arm), strict=True))
@@ -488,13 +520,18 @@ def _result(test: Experiment, found: tuple[np.ndarray, np.ndarray]) -> dict[str,
         "control": control,
         "treatment": treatment,
         "lifts": {
-            measure: {"lift": finite(lift[i]), "low": finite(low[i]), "high": finite(high[i])}
+            measure: {
+                "lift": finite(lift[i]),
+                "low": finite(low[i]),
+                "high": finite(high[i]),
+                "weeks": [finite(x) for x in weeks[:, i]],
+            }
             for i, measure in enumerate(MEASURES)
         },
     }
 
 
-def _cell(lift: Mapping[str, float | None]) -> str:
+def _cell(lift: Mapping[str, Any]) -> str:
     at, low, high = (
         "-" if (x := lift[k]) is None else f"{100 * x:+.1f}" for k in ("lift", "low", "high")
     )
@@ -526,20 +563,26 @@ def _verdict(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(results: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Lifts with their intervals, a panel a measure; the paper's figures as crosses."""
+    """Lifts with their intervals and the weeks' own, a panel a measure; the paper's as crosses."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", sharey=True)
     names = list(dict.fromkeys(result["test"] for result in results))
     for panel, (number, measure) in zip(panels, enumerate(MEASURES), strict=True):
         for shift, name in enumerate(names):
             bars = [
-                (place + 0.2 * shift, *(100 * lift[key] for key in ("lift", "low", "high")))
+                (place + 0.2 * shift, lift)
                 for place, application in enumerate(APPLICATIONS)
                 for result in results
                 if (result["application"], result["test"]) == (application, name)
                 and None not in (lift := result["lifts"][measure]).values()
             ]
-            y, at, low, high = np.array(bars).reshape(-1, 4).T
+            y = np.array([height for height, _ in bars])
+            at, low, high = (
+                100 * np.array([lift[key] for _, lift in bars]) for key in ("lift", "low", "high")
+            )
             panel.errorbar(at, y, xerr=[at - low, high - at], fmt="o", capsize=3, label=name)
+            for height, lift in bars:
+                each = 100 * np.array(lift["weeks"])
+                panel.plot(each, np.full(len(each), height), "|", color="0.4", zorder=3)
         printed = [100 * figures[number] for figures in map(PUBLISHED.__getitem__, APPLICATIONS)]
         panel.plot(printed, np.arange(len(printed)) - 0.2, "x", color="0.5", label="paper")
         panel.axvline(0, color="0.8", linewidth=1, zorder=0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import tyro
 from toy import dataset
 
@@ -60,12 +61,15 @@ def run_arm(of, bucket, *, seed=0, world=WORLD, directory=Path("unused"), **opti
     return ab_test.run_arm(of, job, None, world, bucket, **options)
 
 
-def compared(control, treatment, seed, **options):
-    """(C, 2, 2) counts of a test."""
-    buckets = ab_test.split_candidates(WORLD, seed)
-    arms = zip((control, treatment), buckets, strict=True)
-    arms = [run_arm(of, bucket, seed=seed, **options).sum(axis=0) for of, bucket in arms]
-    return np.stack(arms, axis=1)
+def compared(control, treatment, seeds, **options):
+    """(W, 2, 2) counts of a test, a week a seed."""
+    weeks = []
+    for seed in seeds:
+        buckets = ab_test.split_candidates(WORLD, seed)
+        arms = zip((control, treatment), buckets, strict=True)
+        arms = [run_arm(of, bucket, seed=seed, **options) for of, bucket in arms]
+        weeks.append([counts.sum(axis=(0, 1)) for counts in arms])
+    return np.array(weeks)
 
 
 # Buckets and days -------------------------------------------------------------------------------
@@ -195,43 +199,53 @@ def test_lifts_by_hand():
     assert not np.isfinite(ab_test.lifts(np.array([[200, 0], [220, 22]])))[1:].any()
 
 
-def test_bootstrap_equals_a_naive_computation():
-    counts = compared(BADLY, WELL, 0)
-    rng = ab_test.generator(5, ab_test._BOOTSTRAP)
-    drawn = []
-    for picks in rng.integers(len(counts), size=(400, len(counts))):
-        (e0, c0), (e1, c1) = sum(counts[c] for c in picks)
-        drawn.append((e1 / e0 - 1, c1 / c0 - 1, (c1 / e1) / (c0 / e0) - 1))
-    # Of 400 in order, the 10th and the 390th: at least 2.5% and 97.5% are no greater.
-    naive = np.sort(drawn, axis=0)[[9, 389]]
-    np.testing.assert_allclose(ab_test.bootstrap(counts, 5, 400), naive, rtol=1e-12)
+def test_intervals_are_students_over_the_weeks():
+    counts = compared(BADLY, WELL, range(4))
+    found = ab_test.mean_lifts(counts)
+    ratios = [[e1 / e0, c1 / c0, c1 / e1 * e0 / c0] for (e0, c0), (e1, c1) in counts]
+    for measure, logs in enumerate(np.log(ratios).T):
+        bounds = scipy.stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+        expected = np.exp([logs.mean(), *bounds]) - 1
+        np.testing.assert_allclose(found[:, measure], expected, rtol=1e-10)
+
+
+def test_a_week_without_a_conversion_has_no_lift_of_conversions():
+    for arm in (0, 1):
+        counts = np.array([[[200, 10], [220, 22]]] * 3)
+        counts[1, arm, 1] = 0
+        found = ab_test.mean_lifts(counts)
+        assert np.isfinite(found[:, 0]).all()
+        assert not np.isfinite(found[:, 1:]).all(axis=0).any()
 
 
 def test_a_better_method_has_a_lift():
-    counts = compared(BADLY, WELL, 0)
-    low, _ = ab_test.bootstrap(counts, 0)
-    assert (low > 0).all()
-    _, high = ab_test.bootstrap(counts[:, ::-1], 0)
-    assert (high < 0).all()
+    counts = compared(BADLY, WELL, range(3))
+    assert (ab_test.mean_lifts(counts)[1] > 0).all()
+    assert (ab_test.mean_lifts(counts[:, ::-1])[2] < 0).all()
 
 
 def test_nothing_comes_of_a_test_of_a_method_against_itself():
-    repeats, lift, within = 60, [], []
-    for seed in range(repeats):
-        counts = compared(WELL, WELL, seed)
-        low, high = ab_test.bootstrap(counts, seed, 400)
-        within.append((low <= 0) & (high >= 0))
-        lift.append(ab_test.lifts(counts.sum(axis=0)))
-    # 95% intervals, of 24 campaigns each: of 60 some 3 to 5 miss 0.
-    assert (np.mean(within, axis=0) > 0.85).all()
-    assert (np.mean(within, axis=0) < 1).any()  # nor are they so wide that nothing would show
-    error = np.std(lift, axis=0) / np.sqrt(repeats)
-    assert (np.abs(np.mean(lift, axis=0)) < 4 * error).all()
+    def online(job, general, campaigns, watch=None):
+        # The general model is better or worse by chance, for all campaigns of the arm alike.
+        rng = np.random.default_rng(job.dataset.stage1.user)  # what the arm has learned from
+        noise = 3 * rng.random() * rng.normal(size=USERS)
+        of = lambda users: ROWS[users].sum(axis=1) + noise[users[:, 0] % USERS]  # noqa: E731
+        return [of] * len(campaigns)
+
+    lucky, repeats, weeks = Method("lucky", lambda job: None, online), 40, 4
+    counts = compared(lucky, lucky, range(repeats * weeks)).reshape(repeats, weeks, 2, 2)
+    found = np.array([ab_test.mean_lifts(test) for test in counts])
+    within = (found[:, 1] <= 0) & (found[:, 2] >= 0)
+    # 95% intervals: of 40 some 2 miss 0, more than 6 once in three hundred times.
+    assert (within.sum(axis=0) >= repeats - 6).all()
+    assert not within.all()  # nor are they so wide that nothing would show
+    logs = np.log1p(found[:, 0])
+    assert (np.abs(logs.mean(axis=0)) < 4 * logs.std(axis=0) / np.sqrt(repeats)).all()
 
 
 # The command ------------------------------------------------------------------------------------
 
-TINY = ("--users", 7000, "--campaigns", 20, "--days", 2, "--audience", 0.1)
+TINY = ("--users", 7000, "--campaigns", 20, "--days", 2, "--audience", 0.1, "--weeks", 2)
 
 
 def command(*arguments):
@@ -269,30 +283,34 @@ def finished(one_application, tmp_path_factory):
 
 def test_a_test_leaves_all_that_it_promises(finished):
     out, _ = finished
-    arms = {"article-cosine-A", "article-cosine-B", "article-prior-A"}
-    assert {path.stem for path in (out / "methods").iterdir()} == arms
+    weeks, arms = (0, 1), ("cosine-A", "cosine-B", "prior-A")
+    names = [f"article-seed-{week}-{arm}" for week in weeks for arm in arms]
+    assert {path.stem for path in (out / "methods").iterdir()} == {*names}
     assert (out / "lifts.png").read_bytes().startswith(b"\x89PNG")
     results = json.loads((out / "results.json").read_text())
     tests = {test["test"]: test for test in results["tests"]}
     labels = [METHODS[name].label for name in ("cosine", "prior")]
     assert list(tests) == [f"{labels[0]} against {labels[1]}", f"A/A: {labels[0]}"]
     counts = {
-        arm: np.array(json.loads((out / "methods" / f"{arm}.json").read_text())["counts"])
-        for arm in arms
+        name: np.array(json.loads((out / "methods" / f"{name}.json").read_text())["counts"])
+        for name in names
     }
     assert all(of.shape == (2, 8, 2) for of in counts.values())
-    for test, control in zip(tests.values(), ("article-prior-A", "article-cosine-A"), strict=True):
-        for side, arm in (("control", control), ("treatment", "article-cosine-B")):
-            assert list(test[side].values()) == counts[arm].sum(axis=(0, 1)).tolist()
-        exposed, converted = (
-            [test[s][k] for s in ("control", "treatment")] for k in test["control"]
-        )
-        assert min(converted) > 0
-        lift = test["lifts"]
-        assert lift["exposure"]["lift"] == pytest.approx(exposed[1] / exposed[0] - 1)
-        assert lift["conversion"]["lift"] == pytest.approx(converted[1] / converted[0] - 1)
-        for measure in lift.values():
-            assert measure["low"] <= measure["lift"] <= measure["high"]
+    assert len({of.tobytes() for of in counts.values()}) == len(names)  # no week is another's
+    for test, control in zip(tests.values(), ("prior-A", "cosine-A"), strict=True):
+        both = {
+            side: np.array([counts[f"article-seed-{w}-{arm}"].sum(axis=(0, 1)) for w in weeks])
+            for side, arm in (("control", control), ("treatment", "cosine-B"))
+        }
+        for side, of in both.items():
+            assert list(test[side].values()) == of.sum(axis=0).tolist()
+        for number, measure in enumerate(("exposure", "conversion")):
+            lift = test["lifts"][measure]
+            ratios = both["treatment"][:, number] / both["control"][:, number]
+            assert lift["weeks"] == pytest.approx(ratios - 1)
+            assert lift["lift"] == pytest.approx(np.sqrt(ratios.prod()) - 1)
+        for lift in test["lifts"].values():
+            assert lift["low"] < lift["lift"] < lift["high"]
     text = (out / "report.md").read_text()
     assert "| article | MetaHeac [paper] | +3.18% | +9.23% | +4.64% |" in text
     assert "[paper]: the paper's own figures" in text
@@ -302,7 +320,7 @@ def test_a_test_leaves_all_that_it_promises(finished):
 def test_the_worlds_truth_is_that_of_the_data(finished):
     out, _ = finished
     options = ab_test.Options(users=7000, campaigns=20, cache_dir=out.parent / "cache")
-    world = ab_test.load_world(options, "article", silent)
+    world = ab_test.load_world(options, "article", 1, silent)
     stage = world.dataset.stage1
     campaign = np.repeat(np.arange(20), stage.counts)
     found = world.truth.probability(stage.user, campaign)
@@ -316,7 +334,7 @@ def test_the_worlds_truth_is_that_of_the_data(finished):
 def test_a_test_resumes_with_what_is_done(finished, monkeypatch, capsys):
     out, options = finished
     before = json.loads((out / "results.json").read_text())
-    (out / "methods" / "article-prior-A.json").unlink()
+    (out / "methods" / "article-seed-1-prior-A.json").unlink()
     # The treatment's arms are done, so nothing of it may be run.
     monkeypatch.setitem(METHODS, "cosine", replace(METHODS["cosine"], offline=None, online=None))
     command(*options, "--resume")
@@ -327,7 +345,7 @@ def test_a_test_resumes_with_what_is_done(finished, monkeypatch, capsys):
     refuses(capsys, *options, "--resume", "--days", 3, words=("another days", "afresh"))
     changed = replace(METHODS["prior"], settings={"width": 3})
     monkeypatch.setitem(METHODS, "prior", changed)
-    refuses(capsys, *options, "--resume", words=("article-prior-A.json: reached with other",))
+    refuses(capsys, *options, "--resume", words=("seed-0-prior-A.json: reached with other",))
 
 
 @pytest.mark.parametrize(("option", "days"), [((), [0, 1, 1]), (("--general-every", 2), [0])])
@@ -339,10 +357,11 @@ def test_feedback_goes_back_into_both_models(finished, tmp_path, monkeypatch, op
     words = ("--treatment", "cosine", "--control", "prior", *TINY, *option)
     command(*words, "--out", tmp_path, "--cache-dir", finished[0].parent / "cache")
     # Before the week on the 12 others; then every day, an arm of A/A after the other, on all 20.
-    assert [len(job.campaigns) for job in jobs] == [20 if day else 12 for day in days]
-    assert [len(job.dataset.stage1.user) > len(jobs[0].dataset.stage1.user) for job in jobs] == [
-        bool(day) for day in days
-    ]
+    assert [job.seed for job in jobs] == [0] * len(days) + [1] * len(days)
+    for week in (jobs[: len(days)], jobs[len(days) :]):
+        assert [len(job.campaigns) for job in week] == [20 if day else 12 for day in days]
+        seen = [len(job.dataset.stage1.user) for job in week]
+        assert [more > seen[0] for more in seen] == [bool(day) for day in days]
 
 
 @pytest.mark.parametrize(
@@ -351,6 +370,7 @@ def test_feedback_goes_back_into_both_models(finished, tmp_path, monkeypatch, op
         (("--treatment", "best"), ("unknown 'best'",)),
         (("--control", "metaheac"), ("--control: metaheac is the treatment",)),
         (("--days", 0), ("--days: expected 1 or more",)),
+        (("--weeks", 1), ("--weeks: expected 2 or more",)),
         (("--audience", 0.5), ("--audience: expected a share",)),
         (("--general-every", 0), ("--general-every: expected 1 or more",)),
         (("--campaigns", 3), ("--campaigns: expected 10 or more",)),
