@@ -1,5 +1,7 @@
 """Customising: equal to whole-table Adam, alone or together; early stop; scores of a pool."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -15,7 +17,7 @@ from metaheac_jax.losses import Batch, build_loss
 from metaheac_jax.metrics import auc
 from metaheac_jax.network import MetaHeac
 from metaheac_jax.offline import General, initialise
-from metaheac_jax.online import _hold_out, _localise, build_customise, build_score
+from metaheac_jax.online import _hold_out, _localise, _Room, build_customise, build_score
 from metaheac_jax.rows import RowIndex
 
 DATA = dataset()
@@ -80,7 +82,7 @@ def test_campaigns_do_not_leak_into_each_other(customise):
 
 def test_few_sizes_of_a_minibatchs_table():
     """Each compiles a step: a smaller need takes what is there, a larger one makes room anew."""
-    index, room, sizes = RowIndex(9000), {}, []
+    index, room, sizes = RowIndex(9000), _Room(), []
     for touched in (1900, 300, 2040, 4000, 20):
         user = np.resize(np.arange(touched), (1, 512, 8)).astype(np.int32)
         batch = Batch(user, np.full((1, 2), 8999, np.int32), *np.ones((2, 1, 512)))
@@ -89,8 +91,22 @@ def test_few_sizes_of_a_minibatchs_table():
         np.testing.assert_array_equal(rows[0][local.user[0]], user[0])
         np.testing.assert_array_equal(rows[0][local.campaign[0]], 8999)
     assert sizes == [2048, 2048, 2048, 5120, 5120]
-    small = batch._replace(user=user[:, :128])
-    assert _localise(index, small, room)[0].shape == (1, 1024)
+
+
+class Slow(int):
+    """Whose comparison lets another thread run before its outcome is acted on."""
+
+    def __gt__(self, other):
+        outcome = int(self) > other
+        time.sleep(0.05)
+        return outcome
+
+
+def test_two_campaigns_that_begin_make_room_once():
+    """Whoever comes first: 1900 rows fit the room made for 2040, and these fit that for 1900."""
+    room = _Room()
+    with ThreadPoolExecutor(2) as threads:
+        assert len(set(threads.map(room.for_rows, (Slow(2040), Slow(1900))))) == 1
 
 
 def test_the_pool_cannot_change_a_model():

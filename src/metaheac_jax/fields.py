@@ -103,10 +103,13 @@ class UserFields:
         blocks = kernel.reshape(len(self.values), width, -1)
         others = blocks[np.flatnonzero(np.equal(self.values, 0))].reshape(-1, kernel.shape[-1])
         few = np.flatnonzero(self.values)
-        ends = np.cumsum([self.values[field] for field in few])
-        embeddings = jnp.split(self.embeddings, ends[:-1].tolist())
-        products = [own @ blocks[field] for field, own in zip(few, embeddings, strict=True)]
-        total = self.shares @ jnp.concatenate(products)
+        counts = [self.values[field] for field in few]
+        # The fields padded to as many values: one batched product, and its derivatives, compile
+        # several times faster than a product a field.
+        own = np.repeat(np.arange(len(few)), counts), np.concatenate([*map(np.arange, counts)])
+        padded = jnp.zeros((len(few), max(counts), width), self.embeddings.dtype)
+        padded = padded.at[own].set(self.embeddings)
+        total = self.shares @ (padded @ blocks[few])[own]
         return total + self.vectors.reshape(*users, -1) @ others if len(others) else total
 
 
@@ -123,39 +126,34 @@ def user_fields(
         that order. Of a field with a few values, (..., values) counts times (values, k) rows is
         several times faster than gathers and, in the derivative, scatters with many ids alike.
     """
+    width, small = table.shape[-1], _ranges(small_fields)
+    of, few = _ranges(slots), [f for f, own in enumerate(small) if 0 < len(own) < width]
+    counted = [f for f, own in enumerate(small) if f not in few and len(own) <= COUNTED]
+    shares = _shares(ids, [(of[f], small[f]) for f in (*few, *counted)], table.dtype)
     # Split rather than sliced: the derivative of a split is one concatenation.
-    *blocks, rest = jnp.split(table, np.cumsum(small_fields).tolist()) if small_fields else [table]
-    start, first = 0, 0
-    shares, embeddings, vectors, values = [], [], [], []
-    for width, block in zip(slots, blocks, strict=False):
-        own, count, few = ids[..., start : start + width] - first, len(block), 0
-        if count > COUNTED:
-            vectors.append(_means(block, own[..., None, :]))
-        else:
-            share = _shares(own, count, table.dtype)
-            if 0 < count < table.shape[-1]:
-                few = count
-                shares.append(share)
-                embeddings.append(block)
-            else:
-                vectors.append((share @ block)[..., None, :])
-        values.append(few)
-        start, first = start + width, first + count
+    *blocks, rest = jnp.split(table, [own.stop for own in small])
+    ends = np.cumsum([sum(len(small[f]) for f in few), *(len(small[f]) for f in counted)])
+    few_shares, *parts = jnp.split(shares, ends[:-1].tolist(), axis=-1)
+    vectors = []
+    for f, block in enumerate(blocks):
+        if f in counted:
+            vectors.append((parts[counted.index(f)] @ block)[..., None, :])
+        elif f not in few:
+            own = ids[..., None, of[f].start : of[f].stop]
+            vectors.append(_means(block, own - small[f].start))
     # Neighbours of equal width are averaged together: few, long operations are faster.
-    for width, group in groupby(slots[len(blocks) :]):
+    first, start = sum(small_fields), sum(slots[: len(blocks)])
+    for each, group in groupby(slots[len(blocks) :]):
         count = len(list(group))
-        own = ids[..., start : start + count * width] - first
-        vectors.append(_means(rest, own.reshape(*ids.shape[:-1], count, width)))
-        values += [0] * count
-        start += count * width
-    none = jnp.zeros(
-        (*ids.shape[:-1], 0, table.shape[-1]), table.dtype
-    )  # where no field is of a kind
+        own = ids[..., start : start + count * each] - first
+        vectors.append(_means(rest, own.reshape(*ids.shape[:-1], count, each)))
+        start += count * each
+    none = jnp.zeros((*ids.shape[:-1], 0, width), table.dtype)  # where all fields are few
     return UserFields(
-        jnp.concatenate([*shares, none[..., 0]], axis=-1),
-        jnp.concatenate([*embeddings, table[:0]]),
+        few_shares,
+        jnp.concatenate([*(blocks[f] for f in few), table[:0]]),
         jnp.concatenate([*vectors, none], axis=-2),
-        tuple(values),
+        tuple(len(small[f]) if f in few else 0 for f in range(len(slots))),
     )
 
 
@@ -166,24 +164,37 @@ def field_vectors(
     return user_fields(table, ids, slots, small_fields=small_fields).dense()
 
 
-def _shares(ids: Array, values: int, dtype: jnp.dtype) -> Array:
-    """(..., values) share of each value among the ids (..., width) that are values."""
-    counts = _counts(ids, values).astype(dtype)
-    if ids.shape[-1] == 1:
-        return counts
-    return counts / jnp.maximum(counts.sum(axis=-1, keepdims=True), 1)
+def _ranges(lengths: Sequence[int]) -> list[range]:
+    """Neighbouring ranges of these lengths, the first from 0."""
+    ends = np.cumsum(lengths, dtype=int).tolist()
+    return [range(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
 
-def _counts(ids: Array, values: int) -> Array:
-    """(..., values) how often each value is among the ids (..., width); others are not counted."""
-    if ids.shape[-1] == 1:
-        return jax.nn.one_hot(ids[..., 0], values, dtype=jnp.int32)
-    # Up to eighteen times faster on a CPU than the sum of one-hot vectors.
-    flat = ids.reshape(-1, ids.shape[-1])
-    place = jnp.where(flat < 0, values, flat)  # a negative id would count from the end
-    counts = jnp.zeros((len(flat), values), jnp.int32)
-    counts = counts.at[jnp.arange(len(flat))[:, None], place].add(1, mode="drop")
-    return counts.reshape(*ids.shape[:-1], values)
+def _shares(ids: Array, fields: Sequence[tuple[range, range]], dtype: jnp.dtype) -> Array:
+    """(..., values of these fields) how much of a user's field each value is.
+
+    One scatter for all fields: on a CPU up to eighteen times faster than sums of one-hot vectors.
+
+    Args:
+      ids: (..., S).
+      fields: slots of each, and rows.
+      dtype: of the shares.
+    """
+    values = np.array([len(rows) for _, rows in fields], int)
+    columns = values.sum()
+    # Of each slot: its number, its field, and the row and the column where that field begins.
+    slot = np.array([number for slots, _ in fields for number in slots], int)
+    field = np.repeat(np.arange(len(fields)), [len(slots) for slots, _ in fields])
+    row = np.array([rows.start for _, rows in fields], int)[field]
+    column = (np.cumsum(values) - values)[field]
+
+    own = ids.reshape(-1, ids.shape[-1])[:, slot] - row
+    present = (own >= 0) & (own < values[field])  # a negative id would count from the end
+    of_field = present.astype(dtype) @ np.equal.outer(field, field).astype(dtype)
+    place = jnp.arange(len(own))[:, None], jnp.where(present, own + column, columns)
+    shares = jnp.zeros((len(own), columns), dtype)
+    shares = shares.at[place].add(1 / jnp.maximum(of_field, 1), mode="drop")
+    return shares.reshape(*ids.shape[:-1], columns)
 
 
 def _means(table: Array, ids: Array) -> Array:

@@ -109,7 +109,7 @@ def build_customise(
     currents = jax.jit(jax.vmap(current, (0, None)))
     summed_losses = jax.jit(jax.vmap(summed_loss))
     selects = jax.jit(jax.vmap(select), donate_argnums=2)
-    room: dict[int, int] = {}  # see `_localise`; the largest campaigns come first
+    room = _Room()  # the largest campaigns come first
 
     def adapt(
         general: General,
@@ -132,18 +132,17 @@ def build_customise(
         split = [_hold_out(m.label, share, rng) for m, rng in zip(members, rngs, strict=True)]
         fit, held = zip(*split, strict=True)
 
-        def minibatch(picks: Sequence[np.ndarray], number: int) -> Batch:
+        def minibatch(picks: Sequence[np.ndarray], rows: int, number: int) -> Batch:
             parts = [pick[number * rows : (number + 1) * rows] for pick in picks]
-            # A quarter's or the whole: few shapes compile, and little is computed for nothing.
-            quarter = -(-rows // 4)
-            padded = quarter if max(map(len, parts)) <= quarter else rows
-            return _stack(members, parts, padded, idle, size)
+            return _stack(members, parts, rows, idle, size)
 
-        def batches(picks: Sequence[np.ndarray]) -> range:
+        def batches(picks: Sequence[np.ndarray], rows: int) -> range:
             return range(math.ceil(max(map(len, picks)) / rows))
 
         def held_out(models: dict[str, Any]) -> np.ndarray:
-            losses = [summed_losses(models, minibatch(held, i)) for i in batches(held)]
+            few = -(-rows // 4)  # as most of what is held out, so little is computed for nothing
+            numbers = batches(held, few)
+            losses = [summed_losses(models, minibatch(held, few, i)) for i in numbers]
             start = np.zeros(campaigns_at_once, np.float32)
             return sum(jax.device_get(losses), start)  # waits once, for all
 
@@ -162,8 +161,8 @@ def build_customise(
                 rng.permutation(pick) if patience is None or worse[g] < patience else pick[:0]
                 for g, (rng, pick) in enumerate(zip(rngs, fit, strict=True))
             ]
-            draw = lambda i, orders=orders: _localise(index, minibatch(orders, i), room)  # noqa: E731
-            for _, batch in prefetch(draw, batches(orders)):
+            draw = lambda i, orders=orders: _localise(index, minibatch(orders, rows, i), room)  # noqa: E731
+            for _, batch in prefetch(draw, batches(orders, rows)):
                 state = steps(state, *batch, rate)
                 number += 1
                 if watch is not None:
@@ -367,17 +366,25 @@ def _stack(
     return Batch(user, campaign, label, weight)
 
 
-def _localise(index: RowIndex, batch: Batch, room: dict[int, int]) -> tuple[np.ndarray, Batch]:
-    """The rows that each member's minibatch touches, (G, U'), and ids that point into them.
+class _Room:
+    """U', the rows of a minibatch's table: grows with the need, as every size compiles a step."""
 
-    ``room`` holds U' by the number of examples, and grows: every size compiles a step of its own.
-    """
+    def __init__(self) -> None:
+        self._rows, self._lock = 0, Lock()
+
+    def for_rows(self, most: int) -> int:
+        """Room for so many."""
+        with self._lock:  # or two threads that begin make room twice
+            if most > self._rows:
+                self._rows = -(-(most + most // 16) // 1024) * 1024
+            return self._rows
+
+
+def _localise(index: RowIndex, batch: Batch, room: _Room) -> tuple[np.ndarray, Batch]:
+    """The rows that each member's minibatch touches, (G, U'), and ids that point into them."""
     ids = list(zip(batch.user, batch.campaign, strict=True))
     found = [index.distinct(*pair) for pair in ids]
-    most, examples = max(map(len, found)), batch.user.shape[1]
-    size = room.get(examples, 0)
-    if most > size:  # another thread may do so, too: what is used is one's own
-        size = room[examples] = -(-(most + most // 16) // 1024) * 1024
+    size = room.for_rows(max(map(len, found)))
     local = [index.renumber(rows, size, *pair) for rows, pair in zip(found, ids, strict=True)]
     user, campaign = (np.stack(side) for side in zip(*(ids for _, ids in local), strict=True))
     return np.stack([rows for rows, _ in local]), batch._replace(user=user, campaign=campaign)
