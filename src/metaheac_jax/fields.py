@@ -98,19 +98,23 @@ class UserFields:
     def product(self, kernel: Array) -> Array:
         """(M k, h) -> (..., h): all of a user's numbers, concatenated, times the kernel."""
         users, width = self.vectors.shape[:-2], self.vectors.shape[-1]
-        if not any(self.values):
-            return self.vectors.reshape(*users, -1) @ kernel
-        blocks = kernel.reshape(len(self.values), width, -1)
-        others = blocks[np.flatnonzero(np.equal(self.values, 0))].reshape(-1, kernel.shape[-1])
-        few = np.flatnonzero(self.values)
-        counts = [self.values[field] for field in few]
+        vectors = self.vectors.reshape(*users, -1)
+        few = [f for f, values in enumerate(self.values) if values]
+        if not few:
+            return vectors @ kernel
+        # Split rather than indexed: the derivative of a split is one concatenation.
+        blocks = jnp.split(kernel.reshape(len(self.values), width, -1), len(self.values))
         # The fields padded to as many values: one batched product, and its derivatives, compile
         # several times faster than a product a field.
+        counts = [self.values[f] for f in few]
         own = np.repeat(np.arange(len(few)), counts), np.concatenate([*map(np.arange, counts)])
         padded = jnp.zeros((len(few), max(counts), width), self.embeddings.dtype)
         padded = padded.at[own].set(self.embeddings)
-        total = self.shares @ (padded @ blocks[few])[own]
-        return total + self.vectors.reshape(*users, -1) @ others if len(others) else total
+        total = self.shares @ (padded @ jnp.concatenate([blocks[f] for f in few]))[own]
+        if not vectors.shape[-1]:
+            return total
+        others = [block for block, values in zip(blocks, self.values, strict=True) if not values]
+        return total + vectors @ jnp.concatenate(others).reshape(-1, kernel.shape[-1])
 
 
 def user_fields(
