@@ -34,7 +34,8 @@ class Record:
       steps_per_second, examples_per_second: at the median.
       theory_flops, theory_bytes: see `limits`.
       counted_flops, counted_bytes: of the compiled program, counted by XLA.
-      floor_seconds: theory_flops at the machine's matrix product.
+      floor_seconds: theory_flops at the machine's matrix product; a program that leaves products
+        undone (see `limits.theory_flops`) can take less.
       share_of_limit: floor_seconds / median_seconds.
       peak_memory_bytes: according to ``memory_source``: the "compiled program" (arguments, results
         and temporaries), or the most resident bytes of the whole "process".
@@ -75,14 +76,14 @@ KEY = ("benchmark", "path", "campaigns", "rows", "width", "table_rows")
 
 
 def table(records: Sequence[Record]) -> str:
-    """The records in Markdown; times in milliseconds."""
-    header = ["benchmark: path", "campaigns x rows", "k", "table rows", "ms", "quartiles", "floor"]
-    header += ["of limit", "examples/s", "GFLOP counted / theory", "GB counted / theory"]
-    header += ["memory", "compile s"]
+    """The records in Markdown; formulas' ms: the arithmetic at the rate of a matrix product."""
+    header = ["benchmark: path", "campaigns x rows", "k", "table rows", "ms", "quartiles"]
+    header += ["formulas' ms", "ms / formulas'", "examples/s", "GFLOP counted / theory"]
+    header += ["GB counted / theory", "memory", "compile s"]
     lines = []
     for r in records:
-        share = None if r.share_of_limit is None else 100 * r.share_of_limit
-        floor = None if r.floor_seconds is None else 1e3 * r.floor_seconds
+        formulas = None if r.floor_seconds is None else 1e3 * r.floor_seconds
+        ratio = None if r.share_of_limit is None else 1 / r.share_of_limit
         lines.append(
             [
                 f"{r.benchmark}: {r.path}",
@@ -91,8 +92,8 @@ def table(records: Sequence[Record]) -> str:
                 f"{r.table_rows:,}",
                 f"{1e3 * r.median_seconds:.4g}",
                 f"{1e3 * r.low_seconds:.4g}-{1e3 * r.high_seconds:.4g}",
-                _text(floor, "{:.4g}"),
-                _text(share, "{:.0f}%"),
+                _text(formulas, "{:.4g}"),
+                _text(ratio, "{:.2f}"),
                 f"{r.examples_per_second:,.0f}",
                 f"{_text(r.counted_flops, '{:.2f}', 1e9)} / {_text(r.theory_flops, '{:.2f}', 1e9)}",
                 f"{_text(r.counted_bytes, '{:.2f}', 1e9)} / {_text(r.theory_bytes, '{:.3f}', 1e9)}",

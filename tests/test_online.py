@@ -132,6 +132,20 @@ def test_precision_is_the_callers_and_rates_do_not_mix(x64, count):
         assert 0 < hardly.max() < 1e-5 < moved.max()
 
 
+def test_another_rate_compiles_nothing():
+    traced = []
+
+    def build_counted(*arguments, **options):
+        loss = build_loss(*arguments, **options)
+        return lambda params, batch: (traced.append(1), loss(params, batch))[1]
+
+    customise = build_customise(NETWORK, SLOTS, build_loss=build_counted)
+    customise(GENERAL, [campaign(0, 40)], learning_rate=1e-3)
+    once = len(traced)
+    customise(GENERAL, [campaign(0, 40)], learning_rate=1e-2)
+    assert 0 < once == len(traced)
+
+
 def test_an_error_in_one_campaign_reaches_the_caller():
     examples = [campaign(c, 40) for c in range(3)]
     examples[1] = examples[1]._replace(label=np.append(examples[1].label, 1))
