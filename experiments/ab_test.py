@@ -129,7 +129,7 @@ class Options:
     """Folder for the results; a test there is replaced, unless --resume."""
     resume: bool = False
     """Go on with the test in --out where it stopped; arms that are done stay, so other methods, and
-    weeks, may be added."""
+    weeks, may be added. (Adding weeks until an interval leaves out 0 proves nothing.)"""
     cache_dir: Path = field(default_factory=ui.cache_folder)
     """Folder for simulated worlds and prepared data, which later tests use again."""
 
@@ -329,7 +329,7 @@ def run_week(
                 general_every=options.general_every,
             )
             write_json(path, {"settings": asdict(own.preset), "counts": counts.tolist()})
-            shutil.rmtree(own.directory, ignore_errors=True)  # the days' general models
+        shutil.rmtree(own.directory, ignore_errors=True)  # the days' general models
         return _stored(path, own.preset)
 
     treated = arm(options.treatment, 1)
@@ -449,8 +449,7 @@ def lifts(totals: np.ndarray) -> np.ndarray:
 def mean_lifts(counts: np.ndarray) -> np.ndarray:
     """(3, 3): of `lifts` the geometric mean over the weeks, and the bounds of its 95% interval.
 
-    Student's t over the logarithms of the weeks' ratios. Not finite where `lifts` is not, or a
-    treatment has none.
+    Student's t over the logarithms of the weeks' ratios. NaN if in some week an arm has none.
 
     Args:
       counts: (W, 2, 2) exposures and conversions of control and treatment.
@@ -458,6 +457,7 @@ def mean_lifts(counts: np.ndarray) -> np.ndarray:
     weeks = len(counts)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log1p(lifts(counts))
+        logs[~np.isfinite(logs)] = np.nan
         mean, error = logs.mean(axis=0), logs.std(axis=0, ddof=1) / np.sqrt(weeks)
         half = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, weeks - 1) * error
         return np.expm1([mean, mean - half, mean + half])
@@ -470,8 +470,9 @@ def write(options: Options, tests: Sequence[Experiment], screen: Any) -> None:
     """Prints the lifts; writes results.json, report.md and the figure."""
     results = [_result(test) for test in tests]
     title = (
-        f"Lifts over {options.weeks} simulated weeks of {options.days} days, each of "
-        f"{options.campaigns} campaigns and {options.users:,} users an application"
+        f"Lifts in {options.weeks} simulated tests of {options.days} days (seeds {options.seed} to "
+        f"{options.seed + options.weeks - 1}): of each application {options.campaigns} campaigns, "
+        f"40% of them running, and {options.users:,} users"
     )
     rows = []
     for application in APPLICATIONS:
@@ -559,7 +560,10 @@ def _verdict(results: Sequence[Mapping[str, Any]]) -> str:
     known = [(name, x) for name, x in lifts if None not in (x["low"], x["high"])]
     off = [name for name, x in known if not x["low"] <= 0 <= x["high"]]
     text = f"A/A: {len(known) - len(off)} of {len(known)} intervals contain 0"
-    return text + (f"; not those of {'; '.join(off)}. One in twenty misses by chance." * bool(off))
+    if off:
+        text += f"; not those of {'; '.join(off)}"
+    chance = "One in twenty misses by chance, those of an application mostly together."
+    return f"{text}. {chance}"
 
 
 def draw(results: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
@@ -585,6 +589,7 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
                 panel.plot(each, np.full(len(each), height), "|", color="0.4", zorder=3)
         printed = [100 * figures[number] for figures in map(PUBLISHED.__getitem__, APPLICATIONS)]
         panel.plot(printed, np.arange(len(printed)) - 0.2, "x", color="0.5", label="paper")
+        panel.plot([], [], "|", color="0.4", label="a week")
         panel.axvline(0, color="0.8", linewidth=1, zorder=0)
         panel.set(xlabel=f"lift of {measure}, %", yticks=range(len(APPLICATIONS)))
         panel.set_yticklabels(list(APPLICATIONS))

@@ -37,7 +37,7 @@ def test_field_vectors_are_means_over_the_values_present(x64):
     np.testing.assert_array_equal(ours[1], 0)
 
 
-@pytest.mark.parametrize("counted", [0, 3, 6])  # none of the small fields, two, all
+@pytest.mark.parametrize("counted", [0, 3, 6])  # none of the small fields, two, all three
 def test_counted_fields_equal_gathered_ones(counted, monkeypatch):
     """Values, and gradients in the table, of small fields with 1 to 3 slots and of one beyond."""
     sizes, slots = (1, 6, 3), (1, 3, 2, 2)
@@ -58,6 +58,8 @@ def test_counted_fields_equal_gathered_ones(counted, monkeypatch):
     gathered = gradient(table, ())
     monkeypatch.setattr(module, "COUNTED", counted)
     ours = gradient(table, sizes)
+    few = user_fields(table, jnp.asarray(ids), slots, small_fields=sizes).values
+    assert few == ((1, 0, 0, 0) if counted else (0, 0, 0, 0))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours, gathered)
 
 
@@ -67,6 +69,19 @@ def test_fields_with_fewer_values_than_an_embedding_is_wide_stay_products():
     assert user.shares.shape == (USERS, 5)
     assert user.embeddings.shape == (5, WIDTH)
     assert user.vectors.shape == (USERS, 2, WIDTH)
+
+
+@pytest.mark.parametrize("users", [0, USERS])
+def test_where_all_fields_have_few_values_all_are_products(users):
+    rng, sizes, slots = np.random.default_rng(0), (2, 3), (1, 2)
+    table = jnp.asarray(rng.normal(size=(5, WIDTH)), jnp.float32)
+    ids = jnp.asarray(rng.integers((0, 2, 2), (2, 5, 5), (users, 3)))
+    user = user_fields(table, ids, slots, small_fields=sizes)
+    assert user.values == sizes
+    assert user.vectors.shape == (users, 0, WIDTH)
+    kernel = jnp.asarray(rng.normal(size=(2 * WIDTH, 3)), jnp.float32)
+    expected = field_vectors(table, ids, slots).reshape(users, 2 * WIDTH) @ kernel
+    np.testing.assert_allclose(user.product(kernel), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("small", [(0, 9, 3), (2, 0, 3), (0, 0, 0)])

@@ -132,15 +132,15 @@ def build_customise(
         split = [_hold_out(m.label, share, rng) for m, rng in zip(members, rngs, strict=True)]
         fit, held = zip(*split, strict=True)
 
-        def minibatch(picks: Sequence[np.ndarray], rows: int, number: int) -> Batch:
-            parts = [pick[number * rows : (number + 1) * rows] for pick in picks]
-            return _stack(members, parts, rows, idle, size)
+        def minibatch(picks: Sequence[np.ndarray], length: int, number: int) -> Batch:
+            parts = [pick[number * length : (number + 1) * length] for pick in picks]
+            return _stack(members, parts, length, idle, size)
 
-        def batches(picks: Sequence[np.ndarray], rows: int) -> range:
-            return range(math.ceil(max(map(len, picks)) / rows))
+        def batches(picks: Sequence[np.ndarray], length: int) -> range:
+            return range(math.ceil(max(map(len, picks)) / length))
 
         def held_out(models: dict[str, Any]) -> np.ndarray:
-            few = -(-rows // 4)  # as most of what is held out, so little is computed for nothing
+            few = -(-rows // 4)  # most of what is held out fits one such batch
             numbers = batches(held, few)
             losses = [summed_losses(models, minibatch(held, few, i)) for i in numbers]
             start = np.zeros(campaigns_at_once, np.float32)
@@ -367,13 +367,13 @@ def _stack(
 
 
 class _Room:
-    """U', the rows of a minibatch's table: grows with the need, as every size compiles a step."""
+    """U', the rows of a minibatch's table: never shrinks, since every size compiles a step."""
 
     def __init__(self) -> None:
         self._rows, self._lock = 0, Lock()
 
     def for_rows(self, most: int) -> int:
-        """Room for so many."""
+        """What holds so many: as before if it does, or more by a sixteenth, in thousands."""
         with self._lock:  # or two threads that begin make room twice
             if most > self._rows:
                 self._rows = -(-(most + most // 16) // 1024) * 1024
