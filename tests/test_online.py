@@ -132,8 +132,8 @@ def test_precision_is_the_callers_and_rates_do_not_mix(x64, count):
         assert 0 < hardly.max() < 1e-5 < moved.max()
 
 
-def test_another_rate_compiles_nothing(customise):
-    compiled = []
+def test_another_rate_compiles_nothing():
+    customise, compiled = build_customise(NETWORK, SLOTS), []
 
     def listen(event, *_, **__):
         if "backend_compile" in event:

@@ -140,7 +140,7 @@ def build_customise(
             return range(math.ceil(max(map(len, picks)) / length))
 
         def held_out(models: dict[str, Any]) -> np.ndarray:
-            few = -(-rows // 4)  # most of what is held out fits one such batch
+            few = -(-rows // 4)  # a tenth is held out: little is computed for nothing
             numbers = batches(held, few)
             losses = [summed_losses(models, minibatch(held, few, i)) for i in numbers]
             start = np.zeros(campaigns_at_once, np.float32)
