@@ -102,21 +102,40 @@ def command(module, *arguments: object) -> None:
     console.run(lambda: module.main(tyro.cli(module.Options, args=words)))
 
 
+def settings(argv0: str, **environment: str) -> list[str]:
+    """GLIBC_TUNABLES and XLA_FLAGS of a process that has argv[0] and imports the commands.
+
+    `python -m` has "-m" while it looks for the module. A third entry says that it started again.
+    """
+    show = "import os; print(*map(os.environ.get, ('GLIBC_TUNABLES', 'XLA_FLAGS')), sep='\\n')"
+    again = f"[sys.executable, '-c', {show + '; print(1)'!r}]"
+    start = f"import sys; sys.argv[0] = {argv0!r}; sys.orig_argv = {again}\nimport experiments\n"
+    others = {n: v for n, v in os.environ.items() if n not in ("GLIBC_TUNABLES", "XLA_FLAGS")}
+    words = [sys.executable, "-c", start + show]
+    done = subprocess.run(words, env=others | environment, capture_output=True, check=True)
+    return done.stdout.decode().splitlines()
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc's allocator")
 def test_a_command_starts_again_with_huge_pages():
-    """As `python -m` has it; once, and never in a program that imports a command."""
-    shown = "import os; print(os.environ['GLIBC_TUNABLES'])"
-    start = f"import sys; sys.argv[0] = {{!r}}; sys.orig_argv = [sys.executable, '-c', {shown!r}]\n"
-    start += "import experiments\nprint('went on')"
-    unset = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    """Once, and never in a program that imports a command."""
+    assert settings("-m")[::2] == ["glibc.malloc.hugetlb=1", "1"]
+    assert settings("-m", GLIBC_TUNABLES="")[::2] == [""]
+    assert settings("pytest")[::2] == ["None"]
 
-    def printed(argv0: str, **environment: str) -> str:
-        words = [sys.executable, "-c", start.format(argv0)]
-        done = subprocess.run(words, env=unset | environment, capture_output=True, check=True)
-        return done.stdout.decode()
 
-    assert "glibc.malloc.hugetlb=1" in printed("-m")
-    assert printed("-m", GLIBC_TUNABLES="") == printed("pytest") == "went on\n"
+def test_a_command_compiles_at_the_first_level(tmp_path):
+    """Unless it is told another, and not where jax would find a plugin for an accelerator."""
+    first = "--xla_backend_optimization_level=1"
+    assert settings("-m")[1] == first
+    assert settings("-m", XLA_FLAGS="--xla_dump_to=/x")[1] == f"--xla_dump_to=/x {first}"
+    assert settings("-m", XLA_FLAGS=first[:-1] + "3")[1] == first[:-1] + "3"
+    assert settings("pytest")[1] == "None"
+    plugin = tmp_path / "gpu-1.dist-info"
+    plugin.mkdir()
+    (plugin / "METADATA").write_text("Name: gpu\nVersion: 1\n")
+    (plugin / "entry_points.txt").write_text("[jax_plugins]\ngpu = gpu\n")
+    assert settings("-m", PYTHONPATH=str(tmp_path))[1] == "None"
 
 
 def refuses(capsys, module, *arguments: object, words: tuple[str, ...]) -> None:

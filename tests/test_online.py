@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import jax
@@ -82,7 +83,7 @@ def test_campaigns_do_not_leak_into_each_other(customise):
 
 def test_few_sizes_of_a_minibatchs_table():
     """Each compiles a step: a smaller need takes what is there, a larger one makes room anew."""
-    index, room, sizes = RowIndex(9000), _Room(), []
+    index, room, sizes = RowIndex(9000), _Room(1024), []
     for touched in (1900, 300, 2040, 4000, 20):
         user = np.resize(np.arange(touched), (1, 512, 8)).astype(np.int32)
         batch = Batch(user, np.full((1, 2), 8999, np.int32), *np.ones((2, 1, 512)))
@@ -104,7 +105,7 @@ class Slow(int):
 
 def test_two_campaigns_that_begin_make_room_once():
     """Whoever comes first: 1900 rows fit the room made for 2040, and these fit that for 1900."""
-    room = _Room()
+    room = _Room(1024)
     with ThreadPoolExecutor(2) as threads:
         assert len(set(threads.map(room.for_rows, (Slow(2040), Slow(1900))))) == 1
 
@@ -132,8 +133,10 @@ def test_precision_is_the_callers_and_rates_do_not_mix(x64, count):
         assert 0 < hardly.max() < 1e-5 < moved.max()
 
 
-def test_another_rate_compiles_nothing():
-    customise, compiled = build_customise(NETWORK, SLOTS), []
+@contextmanager
+def compiling():
+    """The programs compiled within."""
+    compiled = []
 
     def listen(event, *_, **__):
         if "backend_compile" in event:
@@ -141,12 +144,42 @@ def test_another_rate_compiles_nothing():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        for rate in (1e-3, 1e-2):
-            before = len(compiled)
-            customise(GENERAL, [campaign(0, 41)], learning_rate=rate, patience=1)
-        assert 0 < before == len(compiled)
+        yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_another_rate_compiles_nothing():
+    customise = build_customise(NETWORK, SLOTS)
+    for rate in (1e-3, 1e-2):
+        with compiling() as compiled:
+            customise(GENERAL, [campaign(0, 41)], learning_rate=rate, patience=1)
+        assert (rate == 1e-3) == bool(compiled)
+
+
+def test_campaigns_of_all_sizes_compile_once():
+    """What a campaign touches is seen before the first, and a smaller one takes what is there."""
+    network, slots, rows = LogisticRegression(), sum(SLOTS), 20_000
+    params = network.init(jax.random.key(0), jnp.zeros((1, 3, 1)), jnp.zeros((2, 1)))
+    general = General(params, jnp.zeros((rows, 1)))
+
+    def examples(count, touched):
+        user = np.resize(np.arange(touched), (count, slots)).astype(np.int32)
+        label = np.arange(count) % 2.0
+        return Batch(user, np.zeros(2, np.int32), label.astype(np.float32), np.ones(count))
+
+    def programs(*campaigns):
+        customise = build_customise(network, SLOTS, campaigns_at_once=2)
+        with compiling() as compiled:
+            customise(general, campaigns)
+        with compiling() as later:
+            customise(general, [examples(9, 30)])
+        assert not later
+        return len(compiled)
+
+    programs(examples(4000, rows))  # and what all share
+    varied, alike = examples(500, 1500), examples(600, 10)  # the larger comes first
+    assert programs(alike, alike, varied) == programs(varied, varied, varied) > 0
 
 
 def test_an_error_in_one_campaign_reaches_the_caller():

@@ -23,13 +23,13 @@ import numpy as np
 import optax
 from jax import Array
 
-from metaheac_jax.data.sampling import generator, prefetch
+from metaheac_jax.data.sampling import generator
 from metaheac_jax.fields import user_fields
 from metaheac_jax.losses import Batch, Loss, build_loss
 from metaheac_jax.network import Network
 from metaheac_jax.offline import General, plain_gradient
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.rows import RowIndex, RowState, RowStep, build_row_step, table_adam
+from metaheac_jax.rows import RowIndex, RowState, RowStep, TableState, build_row_step, table_adam
 
 
 class Customised(NamedTuple):
@@ -105,11 +105,16 @@ def build_customise(
 
     starts = jax.jit(jax.vmap(start, (None, 0)))
     together = jax.vmap(step, (0, 0, 0, None)) if campaigns_at_once > 1 else step_alone
-    steps = jax.jit(together, donate_argnums=0)
+
+    # Only the table is donated: to write the network's moments in place, XLA would copy them first.
+    @partial(jax.jit, donate_argnums=0)
+    def steps(table: TableState, network: Any, opt_state: Any, *rest: Any) -> RowState:
+        return together(RowState(network, opt_state, table), *rest)
+
     currents = jax.jit(jax.vmap(current, (0, None)))
     summed_losses = jax.jit(jax.vmap(summed_loss))
     selects = jax.jit(jax.vmap(select), donate_argnums=2)
-    room = _Room()  # the largest campaigns come first
+    campaign_room, minibatch_room = _Room(4096), _Room(1024)
 
     def adapt(
         general: General,
@@ -161,9 +166,9 @@ def build_customise(
                 rng.permutation(pick) if patience is None or worse[g] < patience else pick[:0]
                 for g, (rng, pick) in enumerate(zip(rngs, fit, strict=True))
             ]
-            draw = lambda i, orders=orders: _localise(index, minibatch(orders, rows, i), room)  # noqa: E731
-            for _, batch in prefetch(draw, batches(orders, rows)):
-                state = steps(state, *batch, rate)
+            for i in batches(orders, rows):
+                own, batch = _localise(index, minibatch(orders, rows, i), minibatch_room)
+                state = steps(state.table, state.network, state.opt_state, own, batch, rate)
                 number += 1
                 if watch is not None:
                     watch(number, lambda state=state: _unstack(currents(state, rate), table_rows))
@@ -211,8 +216,11 @@ def build_customise(
         """
         index = RowIndex(general.table.shape[0], sum(small_fields))
         found = [index.distinct(batch.user, batch.campaign) for batch in campaigns]
-        # One size for all, so that a step compiles once; what a step costs does not depend on it.
-        size = -(-max(map(len, found)) // 4096) * 4096
+        # One size for all: what a step costs does not depend on it.
+        size = campaign_room.for_rows(max(map(len, found)))
+        for c, batch in enumerate(campaigns):  # or a later campaign might compile a step of its own
+            some = generator(seed, c).permutation(len(batch.label))[:rows]
+            minibatch_room.for_rows(len(index.distinct(batch.user[some], batch.campaign)))
         by_size = sorted(range(len(campaigns)), key=lambda c: -len(campaigns[c].label))
         groups = [
             by_size[first : first + campaigns_at_once]
@@ -367,16 +375,16 @@ def _stack(
 
 
 class _Room:
-    """U', the rows of a minibatch's table: never shrinks, since every size compiles a step."""
+    """Rows of a table, a multiple of a unit: never shrinks, since every size compiles a step."""
 
-    def __init__(self) -> None:
-        self._rows, self._lock = 0, Lock()
+    def __init__(self, unit: int) -> None:
+        self._unit, self._rows, self._lock = unit, 0, Lock()
 
     def for_rows(self, most: int) -> int:
-        """What holds so many: as before if it does, or more by a sixteenth, in thousands."""
+        """What holds so many: as before if it does, or more by a sixteenth."""
         with self._lock:  # or two threads that begin make room twice
             if most > self._rows:
-                self._rows = -(-(most + most // 16) // 1024) * 1024
+                self._rows = -(-(most + most // 16) // self._unit) * self._unit
             return self._rows
 
 
