@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments.report import markdown_table
 from metaheac_jax.errors import InputError
@@ -180,37 +182,61 @@ def figures(records: Sequence[Record], base: Sequence[int], directory: Path) -> 
       directory: gets the figures.
     """
     steps = [r for r in records if r.benchmark == "meta-step" and r.width == base[2]]
-    _figure(
-        [r for r in steps if (r.campaigns, r.rows) == (base[0], base[1])],
+    campaigns, rows, width, table_rows = base
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    _lines(
+        axes,
+        [r for r in steps if (r.campaigns, r.rows) == (campaigns, rows)],
         lambda r: (r.table_rows, r.median_seconds),
-        directory / "step_time.png",
+        yscale="log",
         xlabel="rows of the table",
         ylabel="seconds a meta-step",
-        title=f"{base[0]} campaigns x {base[1]} + {base[1]} examples, k = {base[2]}",
+        title=f"{campaigns} campaigns x {rows} + {rows} examples, k = {width}",
     )
-    _figure(
-        [r for r in steps if r.table_rows == base[3]],
-        lambda r: (r.campaigns * r.rows, r.examples_per_second),
-        directory / "throughput.png",
-        xlabel="campaigns x rows of a support set",
+    _save(figure, records, directory / "step_time.png")
+
+    steps = [r for r in steps if r.table_rows == table_rows]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
+    _lines(
+        left,
+        [r for r in steps if r.rows == rows],
+        lambda r: (r.campaigns, r.examples_per_second),
+        xlabel="campaigns of a step",
         ylabel="examples a second",
-        title=f"k = {base[2]}, {base[3]:,} table rows",
+        title=f"{rows} + {rows} examples of each",
     )
+    _lines(
+        right,
+        [r for r in steps if r.campaigns == campaigns],
+        lambda r: (r.rows, r.examples_per_second),
+        xlabel="examples of a support set, and of a query set",
+        title=f"{campaigns} campaigns",
+    )
+    left.set_ylim(bottom=0)
+    figure.supxlabel(f"k = {width}, {table_rows:,} table rows", fontsize=9)
+    _save(figure, records, directory / "throughput.png")
 
 
-def _figure(
+def _lines(
+    axes: Axes,
     records: Sequence[Record],
     point: Callable[[Record], tuple[float, float]],
-    path: Path,
     **labels: str,
 ) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    """A line for each path."""
     for name in dict.fromkeys(r.path for r in records):
         line = sorted(point(r) for r in records if r.path == name)
         axes.plot(*zip(*line, strict=True), marker="o", label=name)
-    axes.set(xscale="log", yscale="log", **labels)
+    axes.set(xscale="log", **labels)
+    ticks = sorted({point(r)[0] for r in records})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def _save(figure: Figure, records: Sequence[Record], path: Path) -> None:
     if records:
-        axes.legend(fontsize=8)
+        lines = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside right upper", fontsize=8)
         figure.suptitle(records[0].device, fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -1,8 +1,10 @@
 """Benchmarks on whatever device jax finds: meta-step, end to end, sampling, customising, scoring,
 preparing; each against the machine's own limits, and the meta-step against its rivals in the tree.
 
-Times are medians of synchronised runs after a warm-up, compilation apart. Inputs are synthetic, of
-the Tencent data's vocabularies, list lengths and popularity; their values do not matter here.
+Times are medians of synchronised runs after a warm-up, compilation apart. A way of the meta-step on
+tables of different lengths, bare and end to end, is timed in turns: a shared machine's pace
+changes, and so their ratios hold. Inputs are synthetic, of the Tencent data's vocabularies, list
+lengths and popularity; their values do not matter here.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,9 +95,10 @@ class Options:
     precision. Default: all."""
     quick: bool = False
     """Only the meta-step at the official size, row-local and whole-table, with 334,494 and
-    3,344,940 rows, at most 8 steps; the size flags are ignored."""
+    3,344,940 rows, in 3 turns; the size flags are ignored."""
     steps: int = 20
-    """Timed runs of each; fewer, but at least 3, where they take more than 10 seconds."""
+    """Timed runs of each; fewer, but at least 3, where they take more than 10 seconds. Of the
+    meta-step 8 at a time in at least 3 turns, or as many as take a second."""
     json: Path | None = None
     """File for the records."""
     compare: Path | None = None
@@ -105,7 +110,10 @@ class Options:
 
 
 def sizes(options: Options) -> list[Size]:
-    """The base size and those that differ from it in one value, small tables first."""
+    """The base size and those that differ from it in one value, small steps first.
+
+    Those that differ in the table's rows alone are neighbours.
+    """
     axes = (options.campaigns, options.rows, options.width, options.table_rows)
     base = Size(*(axis[0] for axis in axes))
     found = {
@@ -113,7 +121,7 @@ def sizes(options: Options) -> list[Size]:
         for name, axis in zip(Size._fields, axes, strict=True)
         for value in axis
     }
-    return sorted(found, key=lambda size: (size.table_rows * size.width, size))
+    return sorted(found, key=lambda size: (size.width * size.campaigns * size.rows, size))
 
 
 def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, list[float]]:
@@ -129,6 +137,23 @@ def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, list[float]]:
         jax.block_until_ready(run(len(seconds)))
         seconds.append(time.perf_counter() - began)
     return seconds[0], seconds[1:]
+
+
+def in_turns(runs: Sequence[Callable[[], list[float]]], rounds: int) -> list[list[float]]:
+    """What each run returns, joined over the rounds; a first round is left out.
+
+    A shared machine's pace changes from second to second, and then it does for all of them.
+    """
+    results = [[run() for run in runs] for _ in range(rounds + 1)][1:]
+    return [[value for turn in turns for value in turn] for turns in zip(*results, strict=True)]
+
+
+class Input(NamedTuple):
+    """A size, and a data set and a sampler of it."""
+
+    size: Size
+    dataset: Dataset
+    sampler: CampaignSampler
 
 
 class Bench:
@@ -196,24 +221,33 @@ class Bench:
         )
         self.records.append(record)
 
-    def steps(self, size: Size, dataset: Dataset, sampler: CampaignSampler) -> None:
-        """The meta-step on every path, inputs at hand; end to end on the row-local one."""
-        inputs = [sampler(number) for number in range(INPUTS)]
-        for name, way in ways(size).items():
-            if self.options.paths and name not in self.options.paths:
-                continue
+    def steps(self, inputs: Sequence[Input]) -> None:
+        """The meta-step on every path, batches at hand; end to end on the row-local one.
+
+        Inputs that differ in the table's rows take turns on each path.
+        """
+        for name in ways(inputs[0].size):
+            if not self.options.paths or name in self.options.paths:
+                self._meta_step(name, inputs)
+
+    def _meta_step(self, name: str, inputs: Sequence[Input]) -> None:
+        runs: list[Callable[[], list[float]]] = []
+        adds: list[Callable[..., None]] = []
+        for size, dataset, sampler in inputs:
+            way = ways(size)[name]
             self._tell(f"meta-step, {name}", size)
-            batches: list[Any] = inputs
+            batches: list[Any] = [sampler(number) for number in range(INPUTS)]
             if way.whole_table:
-                batches = [global_ids(batch, size.table_rows) for batch in inputs]
+                batches = [global_ids(batch, size.table_rows) for batch in batches]
             elif way.sharded:
-                batches = [split_campaigns(batch, campaign_mesh()) for batch in inputs]
+                batches = [split_campaigns(batch, campaign_mesh()) for batch in batches]
             program = compile_step(way, size, batches[0], dataset.small_fields)
             need, free = program.figures["peak_memory_bytes"], free_memory()
             if free is not None and need > free:
                 gib = f"{need / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
                 self.left_out.append(f"{name}, {_text(size)}: needs {gib}")
                 continue
+            trial = Trial(program, size, batches, sampler)
             add = partial(
                 self.add,
                 path=name,
@@ -223,36 +257,14 @@ class Bench:
                 **program.figures,
             )
             if "meta-step" in self.options.benchmarks:
-                add("meta-step", seconds=self._bare(program, size, batches))
+                runs.append(trial.bare)
+                adds.append(partial(add, "meta-step"))
             if "end to end" in self.options.benchmarks and name == "row-local":
-                self._tell("end to end", size)
-                add("end to end", seconds=self._end_to_end(program, size, sampler))
-
-    def _bare(self, program: Program, size: Size, batches: Any) -> list[float]:
-        state = program.init(new_general(size))
-        # What is placed on several devices stays where it is.
-        on_device = [jax.tree.map(jnp.asarray, batch) for batch in batches]
-
-        def run(number: int) -> Any:
-            nonlocal state
-            state, info = program.step(state, *on_device[number % INPUTS])
-            return state, info
-
-        return timed(run, self.options.steps)[1]
-
-    def _end_to_end(self, program: Program, size: Size, sampler: CampaignSampler) -> list[float]:
-        """As the jobs do it: `offline.train`, which samples ahead and logs; a run is 8 steps."""
-        state = program.init(new_general(size))
-        step = RowStep(program.init, program.step)
-
-        def run(_: int) -> Any:
-            nonlocal state
-            with tempfile.TemporaryDirectory() as folder:
-                log = Path(folder) / "log.jsonl"
-                state = train(step, state, sampler, steps=INPUTS, log=log)
-            return state
-
-        return [s / INPUTS for s in timed(run, max(3, self.options.steps // INPUTS))[1]]
+                runs.append(trial.end_to_end)
+                adds.append(partial(add, "end to end"))
+        rounds = max(3, math.ceil(self.options.steps / INPUTS))
+        for add, seconds in zip(adds, in_turns(runs, rounds), strict=True):
+            add(seconds=seconds)
 
     def sample(self, size: Size, sampler: CampaignSampler) -> None:
         """The sampler alone, from memory-mapped columns."""
@@ -328,6 +340,39 @@ class Bench:
         forget_high_water()
 
 
+class Trial:
+    """A compiled meta-step and its state; a run of it gives the seconds of a step."""
+
+    def __init__(
+        self, program: Program, size: Size, batches: Sequence[Any], sampler: CampaignSampler
+    ) -> None:
+        self.step, self.sampler = RowStep(program.init, program.step), sampler
+        self.state = program.init(new_general(size))
+        # What is placed on several devices stays where it is.
+        self.batches = [jax.tree.map(jnp.asarray, batch) for batch in batches]
+
+    def bare(self) -> list[float]:
+        """A step on each batch at hand; fewer, if they take more than a second."""
+        seconds: list[float] = []
+        for batch in self.batches:
+            began = time.perf_counter()
+            self.state, info = self.step.step(self.state, *batch)
+            jax.block_until_ready((self.state, info))
+            seconds.append(time.perf_counter() - began)
+            if sum(seconds) > 1:
+                break
+        return seconds
+
+    def end_to_end(self) -> list[float]:
+        """As the jobs do it: `offline.train`, which samples ahead and logs; the mean of 8 steps."""
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log.jsonl"
+            self.state = train(self.step, self.state, self.sampler, steps=INPUTS, log=log)
+        jax.block_until_ready(self.state)
+        return [(time.perf_counter() - began) / INPUTS]
+
+
 def _text(size: Size) -> str:
     c, b, k, r = size
     return f"{c} campaigns x {b} rows, width {k}, {r:,} table rows"
@@ -361,27 +406,31 @@ def run(options: Options, progress: Progress) -> tuple[list[Record], list[str]]:
     bench = Bench(options, measure_limits, progress)
     if "prepare" in wanted:
         bench.prepare()
-    for size in bench.sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            write_dataset(synthetic(size), Path(folder) / "data")
-            dataset = open_dataset(Path(folder) / "data")
-            sampler = CampaignSampler(
-                dataset,
-                np.arange(dataset.campaigns),
-                seed=0,
-                campaigns_per_step=size.campaigns,
-                rows=size.rows,
-                disjoint=OFFICIAL.disjoint,
-            )
-            if "sample" in wanted:
-                bench.sample(size, sampler)
-            if "customise" in wanted:
-                bench.customise(size, dataset)
-            if "score" in wanted:
-                bench.score(size, dataset)
+    for _, group in groupby(bench.sizes, key=lambda size: size._replace(table_rows=0)):
+        with ExitStack() as stack:
+            inputs = []
+            for size in group:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "data"
+                write_dataset(synthetic(size), folder)
+                dataset = open_dataset(folder)
+                sampler = CampaignSampler(
+                    dataset,
+                    np.arange(dataset.campaigns),
+                    seed=0,
+                    campaigns_per_step=size.campaigns,
+                    rows=size.rows,
+                    disjoint=OFFICIAL.disjoint,
+                )
+                inputs.append(Input(size, dataset, sampler))
+                if "sample" in wanted:
+                    bench.sample(size, sampler)
+                if "customise" in wanted:
+                    bench.customise(size, dataset)
+                if "score" in wanted:
+                    bench.score(size, dataset)
             if wanted & {"meta-step", "end to end"}:
-                bench.steps(size, dataset, sampler)
-        bench.done += 1
+                bench.steps(inputs)
+            bench.done += len(inputs)
     return bench.records, bench.left_out
 
 
@@ -396,7 +445,7 @@ def main(options: Options) -> int:
             table_rows=(334_494, 3_344_940),
             benchmarks=("meta-step",),
             paths=("row-local", "whole-table"),
-            steps=min(options.steps, 8),
+            steps=3 * INPUTS,
         )
     check(options)
     old = None if options.compare is None else read_records(options.compare)

@@ -22,7 +22,7 @@ from experiments.contenders import (
 )
 from experiments.limits import PRODUCTS, Limits, theory_bytes, theory_flops
 from experiments.records import KEY, Record, compare, read_records, table
-from experiments.throughput import Bench, Options, check, main, sizes, timed
+from experiments.throughput import Bench, Input, Options, check, in_turns, main, sizes, timed
 from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
 from metaheac_jax.errors import InputError
 from metaheac_jax.losses import build_loss
@@ -168,14 +168,25 @@ def test_whole_table_inputs_name_the_same_rows():
         assert all(row.tobytes() in users for row in ours.user.reshape(-1, ours.user.shape[-1]))
 
 
-def test_sizes_vary_one_value_at_a_time_small_tables_first():
+def test_sizes_vary_one_value_at_a_time_and_those_of_other_tables_are_neighbours():
     options = replace(TINY, campaigns=(2, 1), width=(64, 16), table_rows=(4000, 3000))
     assert sizes(options) == [
         (2, 64, 16, 4000),
-        (2, 64, 64, 3000),
         (1, 64, 64, 4000),
+        (2, 64, 64, 3000),
         (2, 64, 64, 4000),
     ]
+
+
+def test_runs_take_turns_and_the_first_round_is_left_out():
+    asked = []
+
+    def run(name):
+        asked.append(name)
+        return [len(asked), -len(asked)]
+
+    assert in_turns([partial(run, "a"), partial(run, "b")], 2) == [[3, -3, 5, -5], [4, -4, 6, -6]]
+    assert asked == list("ababab")
 
 
 def test_timed_leaves_the_first_run_out_and_stops_when_it_takes_long(monkeypatch):
@@ -196,20 +207,26 @@ def test_timed_leaves_the_first_run_out_and_stops_when_it_takes_long(monkeypatch
 
 def test_a_step_that_memory_cannot_hold_is_left_out(monkeypatch):
     def compiled(way, size, batch, small_fields):
-        return Program(None, None, {"peak_memory_bytes": 2**40})
+        need = {"peak_memory_bytes": 2**40 if size.table_rows == 4000 else 2**20}
+        return Program(lambda state, *_: (state, 0), lambda general: 0, need)
 
     monkeypatch.setattr(throughput, "compile_step", compiled)
     monkeypatch.setattr(throughput, "free_memory", lambda: 2**30)
-    size = Size(2, 32, 4, 3000)
-    data = synthetic(size, users=300)
-    sampler = CampaignSampler(data, np.arange(20), seed=0, campaigns_per_step=2, rows=32)
+    inputs = []
+    for rows in (3000, 4000):
+        size = Size(2, 32, 4, rows)
+        data = synthetic(size, users=300)
+        sampler = CampaignSampler(data, np.arange(20), seed=0, campaigns_per_step=2, rows=32)
+        inputs.append(Input(size, data, sampler))
     bench = Bench(
         replace(TINY, paths=("whole-table",)), lambda: Limits({"default": 1.0}, 1.0), silent
     )
-    bench.steps(size, data, sampler)
-    assert bench.records == []
+    bench.steps(inputs)
+    assert [(r.benchmark, r.table_rows, r.repeats) for r in bench.records] == [
+        ("meta-step", 3000, 24)
+    ]
     assert bench.left_out == [
-        "whole-table, 2 campaigns x 32 rows, width 4, 3,000 table rows: "
+        "whole-table, 2 campaigns x 32 rows, width 4, 4,000 table rows: "
         "needs 1024.0 GiB, 1.0 are free"
     ]
 
