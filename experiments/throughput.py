@@ -72,7 +72,7 @@ WORLD_USERS = 50_000  # of the world that is prepared
 
 @dataclass(frozen=True)
 class Options:
-    """Times each part of the work at several sizes; prints a table, draws two figures into --out.
+    """Times each part of the work at several sizes: a table and two figures, in --out.
 
     The first value of --campaigns, --rows, --width and --table-rows together is the base size; the
     other values of each are tried with the rest at the base.
@@ -106,7 +106,7 @@ class Options:
     margin: float = 0.1
     """How much longer than in --compare a median may be: 0.1 is 10 percent."""
     out: Path = Path("runs/throughput")
-    """Folder for the figures."""
+    """Folder for report.md and the figures."""
 
 
 def sizes(options: Options) -> list[Size]:
@@ -459,10 +459,11 @@ def main(options: Options) -> int:
         write_json(options.json, plain)
     base = (options.campaigns[0], options.rows[0], options.width[0], options.table_rows[0])
     figures(records, base, options.out)
-    print(f"{device_name()}; {', '.join(f'{n} {v}' for n, v in versions().items())}")
-    print(table(records))
-    for line in left_out:
-        print(f"left out: {line}")
+    machine = ", ".join([device_name(), *(f"{name} {v}" for name, v in versions().items())])
+    report = "\n".join([machine, "", table(records), *(f"left out: {line}" for line in left_out)])
+    drawn = "![Seconds a meta-step](step_time.png)\n![Examples a second](throughput.png)\n"
+    (options.out / "report.md").write_text(f"# Throughput\n\n{report}\n{drawn}")
+    print(report)
     if old is None:
         return 0
     lines, lost = compare(old, plain, options.margin)

@@ -77,6 +77,7 @@ def test_records_have_their_form_and_agree_with_themselves(ran):
     assert 3000 * 64 * 4 * 3 < records[1]["peak_memory_bytes"] < 3000 * 64 * 4 * 3 + 100e6
     for name in ("step_time.png", "throughput.png"):
         assert (folder / "figures" / name).stat().st_size > 1000
+    assert table([Record(**r) for r in records]) in (folder / "figures" / "report.md").read_text()
 
 
 def test_theory_agrees_with_the_compiled_step(ran):

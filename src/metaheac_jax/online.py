@@ -62,6 +62,8 @@ def build_customise(
 ) -> Callable[..., list[Customised]]:
     """Builds ``customise``, jitted; build it once and use it for every campaign.
 
+    Tables have the size of the largest campaign so far, so a smaller one compiles nothing.
+
     Args:
       network: any of the networks here.
       user_slots: slots of each user field.
