@@ -30,6 +30,7 @@ class Record:
       campaigns, rows, width, table_rows: the size; 0 stands where one has no meaning.
       median_seconds: of a step, a batch, a minibatch, a pool or a preparation.
       low_seconds, high_seconds: quartiles.
+      mean_seconds: of the same; what "end to end", timed 8 steps at a time, compares with.
       repeats: timed runs.
       compile_seconds: of compilation alone; of customise and score, what their first run took more.
       examples: done in one of those; users, of "score" and "prepare".
@@ -54,6 +55,7 @@ class Record:
     median_seconds: float
     low_seconds: float
     high_seconds: float
+    mean_seconds: float
     repeats: int
     compile_seconds: float | None
     examples: int
@@ -79,7 +81,7 @@ KEY = ("benchmark", "path", "campaigns", "rows", "width", "table_rows")
 
 def table(records: Sequence[Record]) -> str:
     """The records in Markdown; formulas' ms: the arithmetic at the rate of a matrix product."""
-    header = ["benchmark: path", "campaigns x rows", "k", "table rows", "ms", "quartiles"]
+    header = ["benchmark: path", "campaigns x rows", "k", "table rows", "ms", "quartiles", "mean"]
     header += ["formulas' ms", "ms / formulas'", "examples/s", "GFLOP counted / theory"]
     header += ["GB counted / theory", "memory", "compile s"]
     lines = []
@@ -94,6 +96,7 @@ def table(records: Sequence[Record]) -> str:
                 f"{r.table_rows:,}",
                 f"{1e3 * r.median_seconds:.4g}",
                 f"{1e3 * r.low_seconds:.4g}-{1e3 * r.high_seconds:.4g}",
+                f"{1e3 * r.mean_seconds:.4g}",
                 _text(formulas, "{:.4g}"),
                 _text(ratio, "{:.2f}"),
                 f"{r.examples_per_second:,.0f}",

@@ -206,6 +206,7 @@ class Bench:
             median_seconds=median,
             low_seconds=low,
             high_seconds=high,
+            mean_seconds=float(np.mean(seconds)),
             repeats=len(seconds),
             examples=examples,
             steps_per_second=1 / median,

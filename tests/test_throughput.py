@@ -206,6 +206,15 @@ def test_timed_leaves_the_first_run_out_and_stops_when_it_takes_long(monkeypatch
     assert timed(run, 9)[1] == [4.0] * 3
 
 
+def test_a_record_says_how_the_times_spread():
+    bench = Bench(TINY, lambda: Limits({"default": 4.0}, 1.0), silent)
+    bench.add("score", "customised", Size(1, 1, 1, 1), [6.0, 1.0, 2.0], 10, theory_flops=4)
+    (record,) = bench.records
+    assert (record.low_seconds, record.median_seconds, record.high_seconds) == (1.5, 2.0, 4.0)
+    assert (record.mean_seconds, record.repeats, record.examples_per_second) == (3.0, 3, 5.0)
+    assert (record.floor_seconds, record.share_of_limit) == (1.0, 0.5)
+
+
 def test_a_step_that_memory_cannot_hold_is_left_out(monkeypatch):
     def compiled(way, size, batch, small_fields):
         need = {"peak_memory_bytes": 2**40 if size.table_rows == 4000 else 2**20}
