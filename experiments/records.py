@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ class Record:
 
     Attributes:
       benchmark: what was timed, of `throughput.BENCHMARKS`.
-      path: the way it was done, see `throughput.ways`.
+      path: the way it was done, see `contenders.ways`.
       campaigns, rows, width, table_rows: the size; 0 stands where one has no meaning.
       median_seconds: of a step, a batch, a minibatch, a pool or a preparation.
       low_seconds, high_seconds: quartiles.
-      mean_seconds: of the same; what "end to end", timed 8 steps at a time, compares with.
+      mean_seconds: of the same. "end to end" is timed 8 steps at a time: compare its mean with that
+        of the bare step.
       repeats: timed runs.
       compile_seconds: of compilation alone; of customise and score, what their first run took more.
       examples: done in one of those; users, of "score" and "prepare".
@@ -184,10 +186,12 @@ def figures(records: Sequence[Record], base: Sequence[int], directory: Path) -> 
       base: campaigns, rows, width and table rows.
       directory: gets the figures.
     """
-    steps = [r for r in records if r.benchmark == "meta-step" and r.width == base[2]]
     campaigns, rows, width, table_rows = base
+    steps = [r for r in records if r.benchmark == "meta-step" and r.width == width]
+    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(r.path for r in steps))}
+    lines = partial(_lines, colors)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    _lines(
+    lines(
         axes,
         [r for r in steps if (r.campaigns, r.rows) == (campaigns, rows)],
         lambda r: (r.table_rows, r.median_seconds),
@@ -200,7 +204,7 @@ def figures(records: Sequence[Record], base: Sequence[int], directory: Path) -> 
 
     steps = [r for r in steps if r.table_rows == table_rows]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
-    _lines(
+    lines(
         left,
         [r for r in steps if r.rows == rows],
         lambda r: (r.campaigns, r.examples_per_second),
@@ -208,7 +212,7 @@ def figures(records: Sequence[Record], base: Sequence[int], directory: Path) -> 
         ylabel="examples a second",
         title=f"{rows} + {rows} examples of each",
     )
-    _lines(
+    lines(
         right,
         [r for r in steps if r.campaigns == campaigns],
         lambda r: (r.rows, r.examples_per_second),
@@ -221,6 +225,7 @@ def figures(records: Sequence[Record], base: Sequence[int], directory: Path) -> 
 
 
 def _lines(
+    colors: Mapping[str, str],
     axes: Axes,
     records: Sequence[Record],
     point: Callable[[Record], tuple[float, float]],
@@ -229,7 +234,7 @@ def _lines(
     """A line for each path."""
     for name in dict.fromkeys(r.path for r in records):
         line = sorted(point(r) for r in records if r.path == name)
-        axes.plot(*zip(*line, strict=True), marker="o", label=name)
+        axes.plot(*zip(*line, strict=True), marker="o", color=colors[name], label=name)
     axes.set(xscale="log", **labels)
     ticks = sorted({point(r)[0] for r in records})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -238,8 +243,8 @@ def _lines(
 
 def _save(figure: Figure, records: Sequence[Record], path: Path) -> None:
     if records:
-        lines = figure.axes[0].get_legend_handles_labels()
-        figure.legend(*lines, loc="outside right upper", fontsize=8)
+        lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+        figure.legend(handles=list(lines.values()), loc="outside right upper", fontsize=8)
         figure.suptitle(records[0].device, fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.canary
 
 @pytest.fixture(scope="module", autouse=True)
 def optimized():
-    """Times are of programs that are compiled as users' are."""
+    """Times are of programs that are compiled as a user's own are."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

@@ -22,6 +22,7 @@ import toy
 import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
+import experiments
 from experiments import console, job, methods, movielens, report, runs, tencent, tuning
 from experiments.methods import fine_tuned
 from experiments.runs import OUTPUTS
@@ -124,6 +125,7 @@ def test_a_command_starts_again_with_huge_pages():
     assert settings("pytest")[::2] == ["None"]
 
 
+@pytest.mark.skipif(experiments._accelerator(), reason="jax has a plugin for an accelerator here")
 def test_a_command_compiles_at_the_first_level(tmp_path):
     """Unless it is told another, and not where jax would find a plugin for an accelerator."""
     first = "--xla_backend_optimization_level=1"

@@ -22,7 +22,18 @@ from experiments.contenders import (
 )
 from experiments.limits import PRODUCTS, Limits, theory_bytes, theory_flops
 from experiments.records import KEY, Record, compare, read_records, table
-from experiments.throughput import Bench, Input, Options, check, in_turns, main, sizes, timed
+from experiments.throughput import (
+    INPUTS,
+    Bench,
+    Input,
+    Options,
+    Trial,
+    check,
+    in_turns,
+    main,
+    sizes,
+    timed,
+)
 from metaheac_jax.data.sampling import CampaignSampler, campaign_examples
 from metaheac_jax.errors import InputError
 from metaheac_jax.losses import build_loss
@@ -215,6 +226,13 @@ def test_a_record_says_how_the_times_spread():
     assert (record.floor_seconds, record.share_of_limit) == (1.0, 0.5)
 
 
+def fake_input(rows):
+    size = Size(2, 32, 4, rows)
+    data = synthetic(size, users=300)
+    sampler = CampaignSampler(data, np.arange(20), seed=0, campaigns_per_step=2, rows=32)
+    return Input(size, data, sampler, [sampler(number) for number in range(INPUTS)])
+
+
 def test_a_step_that_memory_cannot_hold_is_left_out(monkeypatch):
     def compiled(way, size, batch, small_fields):
         need = {"peak_memory_bytes": 2**40 if size.table_rows == 4000 else 2**20}
@@ -222,23 +240,73 @@ def test_a_step_that_memory_cannot_hold_is_left_out(monkeypatch):
 
     monkeypatch.setattr(throughput, "compile_step", compiled)
     monkeypatch.setattr(throughput, "free_memory", lambda: 2**30)
-    inputs = []
-    for rows in (3000, 4000):
-        size = Size(2, 32, 4, rows)
-        data = synthetic(size, users=300)
-        sampler = CampaignSampler(data, np.arange(20), seed=0, campaigns_per_step=2, rows=32)
-        inputs.append(Input(size, data, sampler))
-    bench = Bench(
-        replace(TINY, paths=("whole-table",)), lambda: Limits({"default": 1.0}, 1.0), silent
-    )
-    bench.steps(inputs)
-    assert [(r.benchmark, r.table_rows, r.repeats) for r in bench.records] == [
-        ("meta-step", 3000, 24)
-    ]
+    options = replace(TINY, paths=("whole-table",), steps=30)
+    bench = Bench(options, lambda: Limits({"default": 1.0}, 1.0), silent)
+    bench.steps([fake_input(3000), fake_input(4000)])
+    (record,) = bench.records
+    assert (record.benchmark, record.table_rows, record.repeats) == ("meta-step", 3000, 32)
     assert bench.left_out == [
         "whole-table, 2 campaigns x 32 rows, width 4, 4,000 table rows: "
         "needs 1024.0 GiB, 1.0 are free"
     ]
+
+
+def test_only_what_is_wanted_is_compiled(monkeypatch):
+    seen = []
+    note = lambda _, name, way, wanted, inputs: seen.append((name, wanted))  # noqa: E731
+    monkeypatch.setattr(Bench, "_meta_step", note)
+    for benchmarks in (("end to end",), ("meta-step", "end to end")):
+        options = replace(TINY, benchmarks=benchmarks, paths=("row-local", "first-order"))
+        Bench(options, lambda: Limits({}, 1.0), silent).steps([fake_input(3000)])
+    assert seen == [
+        ("row-local", ["end to end"]),
+        ("row-local", ["meta-step", "end to end"]),
+        ("first-order", ["meta-step"]),
+    ]
+
+
+def test_a_turn_has_as_many_steps_as_the_first(monkeypatch):
+    now, cost = [0.0], [0.9]
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+
+    def step(state, *_):
+        now[0] += cost[0]
+        return state, 0
+
+    size, _, sampler, batches = fake_input(3000)
+    trial = Trial(Program(step, lambda general: 0, {}), size, batches, sampler)
+    assert trial.bare() == pytest.approx([0.9] * 3)
+    cost[0] = 9.0
+    assert trial.bare() == pytest.approx([9.0] * 3)
+    cost[0] = 0.1
+    assert trial.bare() == pytest.approx([0.1] * 3)
+    monkeypatch.setattr(throughput, "train", lambda *_, steps, log: [step(0) for _ in range(steps)])
+    assert trial.end_to_end() == pytest.approx([0.1])
+
+
+def test_tables_of_other_lengths_are_timed_together(monkeypatch):
+    groups = []
+    monkeypatch.setattr(Bench, "steps", lambda _, inputs: groups.append([i.size for i in inputs]))
+    monkeypatch.setattr(throughput, "measure_limits", lambda: Limits({}, 1.0))
+    options = replace(TINY, campaigns=(2, 1), table_rows=(4000, 3000), benchmarks=("meta-step",))
+    throughput.run(options, silent)
+    assert groups == [[(1, 64, 64, 4000)], [(2, 64, 64, 3000), (2, 64, 64, 4000)]]
+
+
+def test_customising_is_told_for_a_minibatch_of_the_authors_two_epochs(monkeypatch):
+    now, asked = [0.0], []
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+
+    def customise(general, members, *, epochs):
+        asked.append(epochs)
+        now[0] += epochs * sum(len(member.label) for member in members)
+
+    monkeypatch.setattr(throughput, "build_customise", lambda *_, **__: customise)
+    size, data, *_ = fake_input(3000)
+    bench = Bench(TINY, lambda: Limits({"default": 1.0}, 1.0), silent)
+    bench.customise(size, data)
+    assert set(asked) == {2}
+    assert bench.records[0].median_seconds == pytest.approx(size.rows)  # an example takes a second
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ Adapting starts from a fresh Adam, so rows that the campaign's examples never to
 general values: a customised model is the network's parameters and *those* rows.
 
 Axes: G campaigns adapted at once, n examples of a campaign, B examples of a minibatch, S slots of a
-user, N campaign fields, U rows of a campaign, P users of a pool, R rows of the table, k its width.
+user, N campaign fields, U rows of a campaign and U' of a minibatch, P users of a pool, R rows of
+the table, k its width.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def build_customise(
 ) -> Callable[..., list[Customised]]:
     """Builds ``customise``, jitted; build it once and use it for every campaign.
 
-    Tables have the size of the largest campaign so far, so a smaller one compiles nothing.
+    Tables never shrink: a campaign that touches fewer rows than one before compiles nothing.
 
     Args:
       network: any of the networks here.
@@ -109,8 +110,8 @@ def build_customise(
     together = jax.vmap(step, (0, 0, 0, None)) if campaigns_at_once > 1 else step_alone
 
     # Only the table is donated: to write the network's moments in place, XLA would copy them first.
-    @partial(jax.jit, donate_argnums=0)
-    def steps(table: TableState, network: Any, opt_state: Any, *rest: Any) -> RowState:
+    @partial(jax.jit, donate_argnums=2)
+    def steps(network: Any, opt_state: Any, table: TableState, *rest: Any) -> RowState:
         return together(RowState(network, opt_state, table), *rest)
 
     currents = jax.jit(jax.vmap(current, (0, None)))
@@ -170,7 +171,7 @@ def build_customise(
             ]
             for i in batches(orders, rows):
                 own, batch = _localise(index, minibatch(orders, rows, i), minibatch_room)
-                state = steps(state.table, state.network, state.opt_state, own, batch, rate)
+                state = steps(*state, own, batch, rate)
                 number += 1
                 if watch is not None:
                     watch(number, lambda state=state: _unstack(currents(state, rate), table_rows))

@@ -34,8 +34,9 @@ def select_rows(params: Any, own: Array) -> Any:
 class RowIndex:
     """Finds the distinct rows among ids, and renumbers the ids to point at them.
 
-    A lookup as long as the table replaces the sort of `numpy.unique`: it took a fourteenth of the
-    time on 290,000 ids and 334,494 rows. It is scratch memory: give each thread its own.
+    A lookup as long as the table replaces `numpy.unique` and its inverse: both together took a
+    twentieth of the time on 290,000 ids and 334,494 rows. It is scratch memory: give each thread
+    its own.
     """
 
     def __init__(self, rows: int, small_rows: int = 0) -> None:
@@ -51,7 +52,7 @@ class RowIndex:
     def distinct(self, *ids: np.ndarray) -> np.ndarray:
         """The rows that occur among the ids, ascending; without R, the pad id."""
         for array in ids:
-            self._seen[array.astype(np.intp)] = True  # a third of the time of 32-bit indices
+            self._seen[np.asarray(array, np.intp)] = True  # a third of the time of 32 bits
         self._seen[: self._small_rows] = True
         self._seen[self.rows] = False
         found = np.flatnonzero(self._seen)
@@ -80,7 +81,7 @@ class RowIndex:
         self._position[self.rows] = size
         rows = np.full(size, self.rows, np.int32)
         rows[: len(found)] = found
-        return rows, tuple(self._position[array.astype(np.intp)] for array in ids)
+        return rows, tuple(self._position[np.asarray(array, np.intp)] for array in ids)
 
 
 class TableState(NamedTuple):
