@@ -3,8 +3,8 @@ preparing; each against the machine's own limits, and the meta-step against its 
 
 Times are medians of synchronised runs after a warm-up, compilation apart. A way of the meta-step on
 tables of different lengths, bare and end to end, is timed in turns, since a shared machine's pace
-changes. Inputs are synthetic, of the Tencent data's vocabularies, list
-lengths and popularity; their values do not matter here.
+changes. Inputs are synthetic, of the Tencent data's vocabularies, list lengths and popularity;
+their values do not matter here.
 """
 
 from __future__ import annotations
@@ -271,11 +271,15 @@ class Bench:
             if name != "row-local":
                 wanted = wanted[: "meta-step" in wanted]
             if wanted and name in (self.options.paths or (name,)):
-                self._meta_step(name, way, wanted, inputs)
+                timings = self._meta_step(name, way, wanted, inputs)
+                limits = self.measure()  # with the trials' states gone
+                for add, seconds in timings:
+                    add(seconds=seconds, limits=limits)
 
     def _meta_step(
         self, name: str, way: Way, wanted: Sequence[str], inputs: Sequence[Input]
-    ) -> None:
+    ) -> list[tuple[Callable[..., None], list[float]]]:
+        """For every record what adds it, but for seconds and limits, and the seconds."""
         turns: list[Callable[[], list[float]]] = []
         adds: list[Callable[..., None]] = []
         for size, dataset, sampler, shared in inputs:
@@ -297,11 +301,8 @@ class Bench:
                 turns.append(trial.bare if benchmark == "meta-step" else trial.end_to_end)
                 examples = 2 * size.campaigns * size.rows
                 adds.append(partial(self.add, benchmark, name, size, examples=examples, **known))
-        results = in_turns(turns, max(3, math.ceil(self.options.steps / INPUTS)))
-        turns.clear()  # their states
-        limits = self.measure()
-        for add, seconds in zip(adds, results, strict=True):
-            add(seconds=seconds, limits=limits)
+        rounds = max(3, math.ceil(self.options.steps / INPUTS))
+        return list(zip(adds, in_turns(turns, rounds), strict=True))
 
     def sample(self, size: Size, sampler: CampaignSampler) -> None:
         """The sampler alone, from memory-mapped columns."""

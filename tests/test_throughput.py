@@ -253,7 +253,11 @@ def test_a_step_that_memory_cannot_hold_is_left_out(monkeypatch):
 
 def test_only_what_is_wanted_is_compiled(monkeypatch):
     seen = []
-    note = lambda _, name, way, wanted, inputs: seen.append((name, wanted))  # noqa: E731
+
+    def note(_, name, way, wanted, inputs):
+        seen.append((name, wanted))
+        return []
+
     monkeypatch.setattr(Bench, "_meta_step", note)
     for benchmarks in (("end to end",), ("meta-step", "end to end")):
         options = replace(TINY, benchmarks=benchmarks, paths=("row-local", "first-order"))
