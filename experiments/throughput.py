@@ -95,7 +95,7 @@ class Options:
     precision. Default: all."""
     quick: bool = False
     """Only the meta-step at the official size, row-local and whole-table, with 334,494 and
-    3,344,940 rows, in 3 turns; the size flags are ignored."""
+    3,344,940 rows; the size flags are ignored."""
     steps: int = 20
     """Timed runs of each; fewer, but at least 3, where they take more than 10 seconds. Of the
     meta-step at least 24: 8 a turn, or as many as take 2 seconds."""
@@ -196,7 +196,8 @@ class Trial:
 class Bench:
     """Runs benchmarks and keeps their records.
 
-    The machine's limits are measured anew after each: a shared machine does not keep its pace.
+    The machine's limits are measured anew after each, and after each way of the meta-step: a shared
+    machine does not keep its pace.
     """
 
     def __init__(self, options: Options, measure: Callable[[], Limits], progress: Progress) -> None:
@@ -267,9 +268,8 @@ class Bench:
         The inputs, which differ in the table's rows alone, take turns on each path.
         """
         for name, way in ways(inputs[0].size).items():
-            wanted = [b for b in ("meta-step", "end to end") if b in self.options.benchmarks]
-            if name != "row-local":
-                wanted = wanted[: "meta-step" in wanted]
+            kinds = ("meta-step", "end to end") if name == "row-local" else ("meta-step",)
+            wanted = [kind for kind in kinds if kind in self.options.benchmarks]
             if wanted and name in (self.options.paths or (name,)):
                 timings = self._meta_step(name, way, wanted, inputs)
                 limits = self.measure()  # with the trials' states gone
