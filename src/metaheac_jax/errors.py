@@ -1,10 +1,22 @@
-"""The one exception for input that the user has to mend."""
+"""The errors that a user can act on."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: what, where (file, line or campaign), and what to do.
+    """Raised for invalid input that the user can fix.
 
-    Commands print the line and exit with code 2; library users may catch it.
+    The message is one line: what is wrong, where (file, line or campaign), what was expected, and
+    what to do. Commands print it and exit with code 2.
+    """
+
+
+class Diverged(RuntimeError):
+    """Raised when a loss, a gradient or a score is no longer a number; the message says where."""
+
+
+class BackendError(RuntimeError):
+    """Raised when jax computes wrong numbers on this machine.
+
+    The message is one line: the version, the fault and what to do. Commands exit with code 2.
     """

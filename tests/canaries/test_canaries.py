@@ -7,6 +7,7 @@ one. Each ratio is far from its bound where all is well; a broken library misses
 import gc
 import time
 import weakref
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,14 @@ import pytest
 from jax import lax
 from toy import dataset
 
-from metaheac_jax.data.sampling import CampaignSampler
-from metaheac_jax.losses import build_loss
-from metaheac_jax.meta import build_meta_gradient
-from metaheac_jax.network import MetaHeac
-from metaheac_jax.offline import initialise
-from metaheac_jax.rows import build_row_step, select_rows, table_adam
+from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.model import initialise
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.table.adam import table_adam
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.step import build_row_step
 
 pytestmark = pytest.mark.canary
 
@@ -111,15 +114,14 @@ def test_a_scan_with_gradients_as_carry_costs_its_steps(inputs):
 
 def meta_step(rows):
     """A meta-step on a table of so many rows, and its first state."""
-    network = MetaHeac(experts=3, critics=2, widths=(8, 8), gate_width=8)
+    network = MetaHeac(num_experts=3, num_critics=2, widths=(8, 8), gate_width=8)
     data = dataset()
-    loss = build_loss(network.apply, data.schema.user_slots)
+    loss = build_loss(network, replace(data.layout, small_fields=()))
     gradient = build_meta_gradient(loss, inner_learning_rate=0.05, select=select_rows)
     step = build_row_step(gradient, optax.adam(1e-3), table_adam(1e-3))
-    sizes = {"user_fields": 3, "campaign_fields": 2, "width": WIDTH}
-    general = initialise(network, jax.random.key(0), rows=rows, **sizes)
-    draw = CampaignSampler(data, np.arange(8), seed=0, campaigns_per_step=2, rows=32)
-    return step, step.init(*general), draw
+    weights = initialise(network, jax.random.key(0), data.layout, num_rows=rows, width=WIDTH)
+    draw = CampaignSampler(data, np.arange(8), seed=0, campaigns_per_step=2, batch_size=32)
+    return step, step.init(*weights), draw
 
 
 def test_a_step_does_not_touch_what_it_does_not_need():
@@ -154,4 +156,4 @@ def test_fifty_steps_compile_once():
     step, state, draw = meta_step(20_000)
     for number in range(50):
         state, _ = step.step(state, *draw(number))
-    assert step.step._cache_size() == 1
+    assert step.step.__wrapped__._cache_size() == 1
