@@ -1,10 +1,10 @@
-"""How long work tells how far it is: a plain callback, so the library needs no terminal."""
+"""Progress of long work, as a plain callback that needs no terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Called as ``progress(what, done, total)``; ``done`` and ``total`` are in the unit of the work.
+#: Called as ``progress(what, done, total)``; the unit of the two numbers depends on the work.
 Progress = Callable[[str, int, int], None]
 
 

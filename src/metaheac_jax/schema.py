@@ -1,14 +1,16 @@
-"""What a user and a campaign are made of, and the one table that holds every embedding.
+"""Fields of users and campaigns, and their table rows.
 
-All fields share one table of R rows. A field owns a contiguous block of it, so an id in memory *is*
+All fields share one table of R rows. A field has a contiguous block of rows, so an id in memory is
 a table row. The pad id is R, one past the end: a gather with ``mode="fill"`` reads zeros there and
-a scatter with ``mode="drop"`` ignores it, so no mask has to be carried around.
+a scatter with ``mode="drop"`` ignores it, so no mask is needed.
+
+Axes: M user fields, N campaign fields, S slots of a user, R table rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,8 +24,11 @@ from metaheac_jax.errors import InputError
 class Field:
     """A categorical feature.
 
-    A field with one slot is one-valued: a missing value is a value of its own. A field with several
+    A field with one slot is one-valued; a missing value has its own table row. A field with several
     slots is many-valued: its first ``slots`` values are kept, and a missing list is empty.
+
+    Raises:
+      InputError: the name is empty, or there is no slot.
     """
 
     name: str
@@ -37,10 +42,11 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """The features in use: M user fields and N campaign fields, in the order the network sees.
+    """The M user fields and N campaign fields in use, in the order of the network's input.
 
     Raises:
-      InputError: a field is named twice, a campaign field has several slots, or a side is empty.
+      InputError: a name occurs twice, a campaign field has several slots, or there is no user field
+        or no campaign field.
     """
 
     user: tuple[Field, ...]
@@ -63,17 +69,17 @@ class Schema:
         return self.user + self.campaign
 
     @property
-    def user_slots(self) -> tuple[int, ...]:
-        """Slots of each user field, (M,)."""
-        return tuple(field.slots for field in self.user)
+    def num_slots(self) -> int:
+        """S, the number of slots of a user."""
+        return sum(field.slots for field in self.user)
 
     @property
     def user_starts(self) -> tuple[int, ...]:
-        """First slot of each user field among a user's S slots, (M,)."""
-        return (0, *accumulate(self.user_slots))[:-1]
+        """First slot of each of the M user fields."""
+        return (0, *accumulate(field.slots for field in self.user))[:-1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads back."""
+        """Plain data for `from_json`."""
         return asdict(self)
 
     @staticmethod
@@ -81,7 +87,7 @@ class Schema:
         """A schema from plain data: ``{"user": [{"name": ..., "slots": ...}], "campaign": [...]}``.
 
         Raises:
-          InputError: the data does not have that form.
+          InputError: the data has another form.
         """
         try:
             return Schema(
@@ -95,7 +101,7 @@ class Schema:
             ) from error
 
 
-#: The 14 user and 6 campaign features of the Tencent data that the paper uses (section 4.1).
+#: The user and campaign fields of the Tencent data that the paper uses (section 4.1).
 TENCENT = Schema(
     user=(
         Field("carrier"),
@@ -126,7 +132,7 @@ TENCENT = Schema(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The known raw values of every field, and the table row of each.
+    """The known raw values of each field, and their table rows.
 
     Attributes:
       values: per field of ``schema.fields``, its distinct raw values in ascending order; integers,
@@ -146,15 +152,46 @@ class Vocabulary:
         return (0, *accumulate(self.sizes))[:-1]
 
     @property
-    def rows(self) -> int:
-        """R, the rows of the table; also the pad id."""
+    def num_rows(self) -> int:
+        """R, the number of table rows; also the pad id."""
         return sum(self.sizes)
 
     def encode(self, field: int, raw: np.ndarray | Sequence[Any]) -> np.ndarray:
-        """Table rows (int32, shape of ``raw``) of raw values of one field; R where unknown."""
+        """Table rows (int32, the shape of ``raw``) of one field's raw values; R if unknown."""
         values, raw = self.values[field], np.asarray(raw)
         if not len(values):
-            return np.full(raw.shape, self.rows, np.int32)
+            return np.full(raw.shape, self.num_rows, np.int32)
         position = np.searchsorted(values, raw).clip(max=len(values) - 1)
         known = values[position] == raw
-        return np.where(known, position + self.offsets[field], self.rows).astype(np.int32)
+        return np.where(known, position + self.offsets[field], self.num_rows).astype(np.int32)
+
+    def encode_attributes(self, schema: Schema, attributes: Mapping[str, Any]) -> np.ndarray:
+        """(N,) int32 table rows of a campaign's raw values; R where a value is unknown.
+
+        Args:
+          schema: has the campaign fields.
+          attributes: a raw value for each of these fields, by name.
+
+        Raises:
+          InputError: a field is missing or unknown, or a value has another type than the field's
+            values.
+        """
+        names = [field.name for field in schema.campaign]
+        missing = [name for name in names if name not in attributes]
+        unknown = [name for name in attributes if name not in names]
+        if missing or unknown:
+            wrong = f"has no {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
+            raise InputError(f"campaign attributes: {wrong}; expected {', '.join(names)}")
+        rows = []
+        for number, name in enumerate(names, start=len(schema.user)):
+            numeric = self.values[number].dtype.kind in "iu"
+            value = raw = attributes[name]
+            try:
+                value = int(raw) if numeric else str(raw)
+                whole = not numeric or isinstance(raw, str) or value == raw
+            except (TypeError, ValueError, OverflowError):
+                whole = False
+            if not whole:
+                raise InputError(f"campaign attributes: {name} is {raw!r}, expected a whole number")
+            rows.append(self.encode(number, [value])[0])
+        return np.array(rows, np.int32)

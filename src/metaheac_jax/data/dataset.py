@@ -1,35 +1,28 @@
-"""A Dataset: users, campaigns and their examples, as memory-mapped columns in a directory.
+"""A Dataset: users, campaigns and their examples.
 
-The directory holds plain ``.npy`` files and ``manifest.json`` (schema, counts, SHA-256 of each
-file). It is written to a temporary directory beside its target, flushed to disk and renamed, so a
-crash leaves the target either absent or whole.
+`storage` writes one to a directory and opens it as memory-mapped columns.
 
-Axes: U users, C campaigns, E examples of a stage, S slots of a user, N campaign fields.
+Axes: U users, C campaigns, E examples of a stage, S slots of a user, N campaign fields, n examples
+of a campaign.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 
+from metaheac_jax.data.campaign import Campaign, check_user_ids, draw_non_seeds
 from metaheac_jax.errors import InputError
-from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
+from metaheac_jax.table.layout import Layout
 
-FORMAT = "metaheac_jax dataset 1"
-MANIFEST = "manifest.json"
-_BLOCK = 1 << 24  # bytes read at a time for a checksum
+#: Non-seeds that a new campaign draws for each seed: the real data's rate (paper section 4.1).
+NON_SEEDS_PER_SEED = 20
+_BLOCK = 1 << 18  # users checked at a time
 
 
 @dataclass(frozen=True)
@@ -69,12 +62,12 @@ def group_by_campaign(
     user: np.ndarray,
     label: np.ndarray,
     *,
-    campaigns: int,
+    num_campaigns: int,
     probability: np.ndarray | None = None,
 ) -> Examples:
     """Groups examples by campaign index; within a campaign the given order is kept."""
     order = np.argsort(campaign, kind="stable")
-    counts = np.bincount(campaign, minlength=campaigns)
+    counts = np.bincount(campaign, minlength=num_campaigns)
     return Examples(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         user=user[order].astype(np.int32),
@@ -83,15 +76,31 @@ def group_by_campaign(
     )
 
 
+class UserRows(Protocol):
+    """(U, S) table rows of users: an array, a memory map, or rows that are computed when read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(U, S)."""
+
+    def __len__(self) -> int:
+        """U."""
+
+    def __getitem__(self, users: Any, /) -> np.ndarray:
+        """The rows of these users, by index array or slice."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Everything known about a pool of users and a set of campaigns.
 
     Attributes:
       name: what the data is, for titles; a simulated world says so here.
-      user_key: (U,) raw user ids, int64; ties in a ranking are broken by it.
+      schema: the fields in use.
+      vocabulary: their values.
+      user_key: (U,) user ids, int64; ties in a ranking are broken by them.
       user_rows: (U, S) int32 table rows; the pad id R fills slots that are not used.
-      campaign_key: (C,) raw campaign ids, int64, ascending.
+      campaign_key: (C,) campaign ids, int64, ascending.
       campaign_rows: (C, N) int32 table rows.
       stage1: seeds and non-seeds: training, and customising.
       stage2: the pool on which an expanded audience is judged.
@@ -101,239 +110,171 @@ class Dataset:
     schema: Schema
     vocabulary: Vocabulary
     user_key: np.ndarray
-    user_rows: np.ndarray
+    user_rows: UserRows
     campaign_key: np.ndarray
     campaign_rows: np.ndarray
     stage1: Examples
     stage2: Examples
 
     @property
-    def rows(self) -> int:
+    def num_rows(self) -> int:
         """R, the rows of the embedding table; also the pad id."""
-        return self.vocabulary.rows
+        return self.vocabulary.num_rows
 
     @property
-    def small_fields(self) -> tuple[int, ...]:
-        """Values of each of the first user fields, up to the first field with more than 1024.
-
-        What `fields.user_fields` takes as ``small_fields``; the samplers keep these fields' rows.
-        """
-        sizes = self.vocabulary.sizes[: len(self.schema.user)]
-        return tuple(takewhile(lambda size: size <= 1024, sizes))
+    def layout(self) -> Layout:
+        """Where each field lies."""
+        return Layout.of(self.schema, self.vocabulary)
 
     @property
-    def campaigns(self) -> int:
+    def num_campaigns(self) -> int:
         """C."""
         return len(self.campaign_key)
 
     @property
-    def users(self) -> int:
+    def num_users(self) -> int:
         """U."""
         return len(self.user_key)
 
+    def check(self) -> None:
+        """Refuses columns that do not fit together; reads every one once.
 
-@contextmanager
-def new_directory(target: Path, *, marker: str = MANIFEST) -> Iterator[Path]:
-    """A temporary directory that becomes ``target`` if the block succeeds, and vanishes if not.
-
-    An existing target is replaced only then. Everything is flushed to disk before the rename. A
-    process that is killed outright leaves ``.NAME.<digits>`` beside the target; delete it by hand,
-    since only you know that no other process is writing it.
-
-    Args:
-      target: what to make; its parents are made too.
-      marker: a file that everything of this kind has. An existing target without it, unless empty,
-        is something else, and stays.
-
-    Raises:
-      InputError: the target is something else.
-    """
-    target = Path(target).resolve()
-    taken = target.exists() and not (target / marker).is_file()
-    if taken and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(
-            f"{target}: exists and has no {marker}, so it is not replaced; choose another target"
+        Raises:
+          InputError: a shape, an order, an id or a label is wrong; the column is named.
+        """
+        fields = self.schema.fields
+        if len(self.vocabulary.values) != len(fields):
+            raise self._wrong("vocabulary", f"{len(self.vocabulary.values)} fields")
+        for field, values in zip(fields, self.vocabulary.values, strict=True):
+            if len(values) and not (values[1:] > values[:-1]).all():
+                raise self._wrong(f"values of {field.name!r}", "not ascending and distinct")
+        slots = [field.slots for field in fields]
+        first = np.repeat(self.vocabulary.offsets, slots)
+        last = first + np.repeat(self.vocabulary.sizes, slots)
+        user, campaign = slice(0, self.schema.num_slots), slice(self.schema.num_slots, None)
+        users = len(self.user_rows)
+        self._check_rows("user_rows", self.user_rows, users, first[user], last[user])
+        self._check_rows(
+            "campaign_rows", self.campaign_rows, self.num_campaigns, first[campaign], last[campaign]
         )
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)  # unlike one of tempfile's, as open to others as the umask says
-    try:
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            _fsync(path)
-        if target.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
-        _fsync(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if len(self.user_key) != len(self.user_rows):
+            raise self._wrong("user_key", f"{len(self.user_key)} ids, {len(self.user_rows)} users")
+        if not (self.campaign_key[1:] > self.campaign_key[:-1]).all():
+            raise self._wrong("campaign_key", "not ascending and distinct")
+        for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
+            self._check_stage(name, stage)
 
+    def _check_rows(
+        self, name: str, rows: UserRows, count: int, first: np.ndarray, last: np.ndarray
+    ) -> None:
+        if rows.shape != (count, len(first)):
+            raise self._wrong(name, f"shape {rows.shape}, expected {(count, len(first))}")
+        for start in range(0, count, _BLOCK):
+            block = rows[start : start + _BLOCK]
+            if block.dtype.kind not in "iu":
+                raise self._wrong(name, f"{block.dtype}, expected whole numbers")
+            outside = (block < first) | (block >= last)
+            wrong = outside & (block != self.num_rows)
+            if wrong.any():
+                at = int(np.argmax(wrong.any(axis=1)))
+                value = block[wrong][0]
+                raise self._wrong(name, f"row {start + at} has {value}, which its field has not")
 
-def write_dataset(dataset: Dataset, target: Path, *, progress: Progress = silent) -> None:
-    """Writes a dataset held in memory, whole or not at all.
+    def _check_stage(self, name: str, stage: Examples) -> None:
+        count, offsets = len(stage.user), stage.offsets
+        if len(stage.label) != count:
+            raise self._wrong(name, f"{count} users and {len(stage.label)} labels")
+        steps = np.diff(offsets)
+        if len(steps) != self.num_campaigns or offsets[0] or offsets[-1] != count or min(steps) < 0:
+            raise self._wrong(f"{name} offsets", "do not divide the examples among the campaigns")
+        if count and (stage.user.min() < 0 or stage.user.max() >= self.num_users):
+            raise self._wrong(f"{name} users", f"an index is not in 0 to {self.num_users - 1}")
+        labels = np.asarray(stage.label)
+        if not np.isin(labels, (0, 1)).all():
+            bad = labels[~np.isin(labels, (0, 1))][0]
+            raise self._wrong(f"{name} labels", f"{bad}, expected 1 for a seed and 0 for others")
+        chance = np.zeros(count) if stage.probability is None else stage.probability
+        if len(chance) != count or not ((chance >= 0) & (chance <= 1)).all():
+            raise self._wrong(f"{name} probability", "not one number from 0 to 1 per example")
 
-    Raises:
-      InputError: the target exists and is no dataset.
-    """
-    with new_directory(target) as directory:
-        write_columns(dataset, directory, progress=progress)
+    def _wrong(self, column: str, what: str) -> InputError:
+        return InputError(f"{self.name}: {column}: {what}")
 
+    def campaign(self, index: int) -> Campaign:
+        """An existing campaign with its stage-1 examples: what it is customised on.
 
-def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = silent) -> None:
-    """Writes columns and manifest into ``directory``.
-
-    A column that is a memory map of its own file there already is left as it stands, so a reader
-    may stream a large column straight to its place. ``progress`` is told bytes checksummed.
-    """
-    columns = _columns(dataset)
-    for name, column in columns.items():
-        path = directory / f"{name}.npy"
-        if not _is_map_of(column, path):
-            np.save(path, column, allow_pickle=False)
-    paths = [directory / f"{name}.npy" for name in columns]
-    digests = _digests(paths, progress)
-    manifest = {
-        "format": FORMAT,
-        "name": dataset.name,
-        "schema": dataset.schema.to_json(),
-        "users": dataset.users,
-        "campaigns": dataset.campaigns,
-        "rows": dataset.rows,
-        "stage1": len(dataset.stage1.user),
-        "stage2": len(dataset.stage2.user),
-        "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": digest}
-            for path, digest in zip(paths, digests, strict=True)
-        },
-    }
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-
-
-def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = silent) -> Dataset:
-    """Opens a dataset; columns are memory-mapped, so this reads little more than the manifest.
-
-    Args:
-      directory: as written by `write_dataset`.
-      verify: also compare every file's SHA-256 with the manifest, which reads them once.
-      progress: told bytes verified.
-
-    Raises:
-      InputError: no dataset is there, or a file of it is missing, short or altered; it is named.
-    """
-    directory = Path(directory)
-    manifest = _read_manifest(directory)
-    try:
-        name, schema = manifest["name"], Schema.from_json(manifest["schema"])
-        files = {f: (entry["bytes"], entry["sha256"]) for f, entry in manifest["files"].items()}
-    except (KeyError, TypeError, AttributeError, InputError) as error:
-        raise InputError(
-            f"{directory / MANIFEST}: incomplete ({error!r}); prepare the data again"
-        ) from error
-    for file, (expected, _) in files.items():
-        path = directory / file
-        if not path.is_file():
+        Raises:
+          InputError: there is no such campaign.
+        """
+        if not 0 <= index < self.num_campaigns:
             raise InputError(
-                f"{path}: missing, though the manifest names it; prepare the data again"
+                f"{self.name}: no campaign {index}, expected an index from 0 to "
+                f"{self.num_campaigns - 1}"
             )
-        size = path.stat().st_size
-        if size != expected:
-            raise InputError(f"{path}: {size} bytes, expected {expected}; prepare the data again")
-    if verify:
-        digests = _digests([directory / file for file in files], progress)
-        for (file, (_, expected)), digest in zip(files.items(), digests, strict=True):
-            if digest != expected:
-                raise InputError(
-                    f"{directory / file}: altered since it was written; prepare the data again"
-                )
-
-    def load(column: str) -> np.ndarray:
-        file = f"{column}.npy"
-        if file not in files:
-            raise InputError(f"{directory / MANIFEST}: names no {file}; prepare the data again")
-        return np.load(directory / file, mmap_mode="r", allow_pickle=False)
-
-    def examples(stage: str) -> Examples:
-        probability = f"{stage}_probability"
-        return Examples(
-            offsets=load(f"{stage}_offsets"),
-            user=load(f"{stage}_user"),
-            label=load(f"{stage}_label"),
-            probability=load(probability) if f"{probability}.npy" in files else None,
+        of = self.stage1.of(index)
+        return Campaign(
+            key=int(self.campaign_key[index]),
+            rows=self.campaign_rows[index],
+            users=self.stage1.user[of],
+            labels=self.stage1.label[of],
         )
 
-    return Dataset(
-        name=name,
-        schema=schema,
-        vocabulary=Vocabulary(tuple(load(f"values_{field.name}") for field in schema.fields)),
-        user_key=load("user_key"),
-        user_rows=load("user_rows"),
-        campaign_key=load("campaign_key"),
-        campaign_rows=load("campaign_rows"),
-        stage1=examples("stage1"),
-        stage2=examples("stage2"),
-    )
+    def find_users(self, user_ids: Any) -> np.ndarray:
+        """(n,) user ids -> (n,) int64 index of each user; -1 where the id is unknown.
 
+        Raises:
+          InputError: the ids are not a list of whole numbers.
+        """
+        ids = check_user_ids(user_ids)
+        order, ordered = self._users_by_key
+        position = np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)
+        return np.where(ordered[position] == ids, order[position], -1)
 
-def _columns(dataset: Dataset) -> dict[str, np.ndarray]:
-    columns = {
-        "user_key": dataset.user_key,
-        "user_rows": dataset.user_rows,
-        "campaign_key": dataset.campaign_key,
-        "campaign_rows": dataset.campaign_rows,
-    }
-    for field, values in zip(dataset.schema.fields, dataset.vocabulary.values, strict=True):
-        columns[f"values_{field.name}"] = values
-    for stage, examples in (("stage1", dataset.stage1), ("stage2", dataset.stage2)):
-        columns[f"{stage}_offsets"] = examples.offsets
-        columns[f"{stage}_user"] = examples.user
-        columns[f"{stage}_label"] = examples.label
-        if examples.probability is not None:
-            columns[f"{stage}_probability"] = examples.probability
-    return columns
+    @cached_property
+    def _users_by_key(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.user_key, kind="stable")
+        return order, self.user_key[order]
 
+    def new_campaign(
+        self,
+        seeds: Any,
+        attributes: Mapping[str, Any],
+        *,
+        non_seeds_per_seed: int = NON_SEEDS_PER_SEED,
+        seed: int = 0,
+    ) -> Campaign:
+        """A campaign that the data set does not know, from its seed users.
 
-def _is_map_of(column: np.ndarray, path: Path) -> bool:
-    # Compared as files, since numpy makes the name of a map absolute; and to save a column over
-    # the file it is read from would destroy it.
-    if not isinstance(column, np.memmap) or column.filename is None:
-        return False
-    source = Path(column.filename)
-    return path.exists() and source.exists() and path.samefile(source)
+        Args:
+          seeds: user ids. Repeated ones count once; ids that no user has are left out and counted
+            in `Campaign.num_unmatched`.
+          attributes: a raw value for each campaign field of the schema. A value that training has
+            not seen has no embedding.
+          non_seeds_per_seed: users drawn at random from the pool as non-seeds; seeds are never
+            among them. Where the pool is too small it gives all its users.
+          seed: of that draw.
 
-
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{directory}: not a dataset (no {MANIFEST}); prepare the data first")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON; prepare the data again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT!r}; prepare the data again")
-    return manifest
-
-
-def _digests(paths: Sequence[Path], progress: Progress) -> list[str]:
-    """SHA-256 of each file."""
-    digests, done, total = [], 0, sum(path.stat().st_size for path in paths)
-    for path in paths:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                done += len(block)
-                progress("checksums", done, total)
-        digests.append(digest.hexdigest())
-    return digests
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        Raises:
+          InputError: no seed is a user of this data set, there is no seed, all users are seeds, an
+            id is not a whole number, or an attribute is missing or unknown.
+        """
+        if non_seeds_per_seed < 1:
+            raise InputError(f"non_seeds_per_seed: expected 1 or more, got {non_seeds_per_seed}")
+        ids = np.unique(check_user_ids(seeds))
+        if not len(ids):
+            raise InputError("new campaign: no seeds; give the ids of at least one user")
+        found = self.find_users(ids)
+        users = found[found >= 0]
+        if not len(users):
+            raise InputError(
+                f"new campaign: none of the {len(ids)} seeds is a user of {self.name!r}; "
+                "check that the ids are those of the prepared users"
+            )
+        others = draw_non_seeds(self.num_users, users, non_seeds_per_seed * len(users), seed)
+        return Campaign(
+            key=None,
+            rows=self.vocabulary.encode_attributes(self.schema, attributes),
+            users=np.concatenate([users, others]).astype(np.int32),
+            labels=np.repeat(np.array([1, 0], np.int8), [len(users), len(others)]),
+            num_unmatched=len(ids) - len(users),
+        )

@@ -1,4 +1,4 @@
-"""Which campaigns are trained on, which are tested on, and which have a small seed set.
+"""Divisions of the campaigns into training and test campaigns, and by size of the seed set.
 
 Axis: C campaigns, in the order of ``Dataset.campaign_key`` (raw ids, ascending).
 """
@@ -22,7 +22,7 @@ class Split:
       train: indices of the training campaigns, ascending, int64.
       test: indices of the test campaigns, ascending, int64.
       small: (C,) bool, whether the seed set is small.
-      threshold: T, the largest number of seeds (or positives) that counts as small.
+      threshold: T, the largest number of seeds of a small seed set.
     """
 
     train: np.ndarray
@@ -36,43 +36,52 @@ def paper_split(
 ) -> Split:
     """The paper's split (section 4.1): campaigns divided 60:40 at random.
 
-    A seed set is small when it has at most T seeds (positives of stage 1). The paper takes T so
-    that small and large stand 8 : 2. Without a ``threshold``, T is therefore the smallest seed
-    count such that at least 80% of all campaigns have no more; the paper rounds to 4000 (Tencent).
+    A seed set is small if it has at most T seeds (positives of stage 1). In the paper, small and
+    large seed sets are 8:2.
 
     Args:
-      seed: of the division, which depends on nothing else but C and ``train_fraction``.
+      dataset: of all campaigns.
+      seed: of the division, which depends only on it, C and ``train_fraction``.
+      train_fraction: fraction of the campaigns to train on.
+      threshold: T; by default the smallest seed count such that at least 80% of all campaigns have
+        no more.
 
     Raises:
-      InputError: one of the two sides would have no campaign.
+      InputError: there would be no training or no test campaign.
     """
-    count = dataset.campaigns
-    trained = round(train_fraction * count)
-    if not 0 < trained < count:
+    count = dataset.num_campaigns
+    num_train = round(train_fraction * count)
+    if not 0 < num_train < count:
         raise InputError(
-            f"split: {count} campaigns at train_fraction {train_fraction} leave {trained} for "
-            f"training and {count - trained} for testing; at least one of each is needed"
+            f"split: {count} campaigns at train_fraction {train_fraction} leave {num_train} for "
+            f"training and {count - num_train} for testing; at least one of each is needed"
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(count)
+    small, threshold = small_campaigns(dataset, threshold)
+    return Split(np.sort(order[:num_train]), np.sort(order[num_train:]), small, threshold)
+
+
+def small_campaigns(dataset: Dataset, threshold: int | None = None) -> tuple[np.ndarray, int]:
+    """(C,) bool, whether a seed set is small, and T; see `paper_split`."""
     seeds = dataset.stage1.positives
     if threshold is None:
-        # ceil(0.8 C) in whole numbers: 0.8 * 5 is not exact in floating point.
-        threshold = int(np.sort(seeds)[-(-4 * count // 5) - 1])
-    return Split(np.sort(order[:trained]), np.sort(order[trained:]), seeds <= threshold, threshold)
+        # ceil(0.8 C) in integers, since 0.8 C is not exact in floating point.
+        threshold = int(np.sort(seeds)[-(-4 * len(seeds) // 5) - 1])
+    return seeds <= threshold, threshold
 
 
 def official_split(dataset: Dataset, *, threshold: int = 2000) -> Split:
-    """The official program's split: half of the campaigns, drawn by Python's generator at 2021.
+    """The split of the authors' program: half of the campaigns, drawn with Python's seed 2021.
 
-    On the Tencent data the 86 training campaigns are those of the official program. A seed set is
-    small when both stages together have at most ``threshold`` positives.
+    On the Tencent data the training campaigns are those of the authors' program. A seed set is
+    small if both stages together have at most ``threshold`` positives.
 
     Raises:
       InputError: there are fewer than two campaigns.
     """
-    count = dataset.campaigns
+    count = dataset.num_campaigns
     if count < 2:
-        raise InputError(f"split: {count} campaign; training and testing need one each")
+        raise InputError(f"split: {count} campaigns; training and testing need one each")
     train = np.sort(random.Random(2021).sample(range(count), count // 2))
     test = np.setdiff1d(np.arange(count), train)
     positives = dataset.stage1.positives + dataset.stage2.positives

@@ -1,35 +1,41 @@
-"""A simulated twin of the Tencent look-alike data, for those without the competition's files.
+"""A simulated twin of the Tencent look-alike data, for use without the competition's files.
 
-The recipe, a module a step (`shapes` has the constants, `world` writes the files):
+The steps, one per module (`shapes` has the constants, `world` writes the files):
 
-1. **Users.** A user is a hidden persona z ~ N(0, I): gender, age, wealth, and so on, and six
-   hobbies. A one-valued field cuts a mixture of z and noise at the field's quantiles. A list's
-   length cuts such a mixture too; its values come from topics, which the persona picks (a softmax,
-   pulled by the field's own ``pull`` of z), and within a topic by popularity, none twice.
-2. **Campaigns.** Attributes follow an advertiser, which (mostly) has one category. A campaign is
-   shown by hard targeting (one gender, a range of ages: others hardly ever) times soft targeting
-   exp(tilt . z), and has a taste. Tilts and tastes are sums of a category's, an advertiser's and
-   the campaign's own part, so that a campaign's attributes tell something about both.
-3. **Exposures.** A user who occurs in a stage (1.12 rows on average) is shown campaigns by weight,
-   balanced so that each campaign gets its quota of rows; never the same pair in both stages.
+1. **Users.** A user has a hidden persona z ~ N(0, I): gender, age, wealth, and so on, and six
+   hobbies. A one-valued field is a mixture of z and noise, cut at the field's quantiles. The length
+   of a list is cut from such a mixture too. Its values are distinct; each is drawn from a topic by
+   popularity. The topic is drawn from a softmax of the field's ``pull`` times z.
+2. **Campaigns.** Attributes depend on an advertiser, most of which have one category. The exposure
+   weight is hard targeting (one gender, a range of ages) times soft targeting exp(tilt . z). A
+   campaign's taste decides who converts. Tilts and tastes are sums of terms of the category, the
+   advertiser and the campaign, so a campaign's attributes are informative about both.
+3. **Exposures.** A user who occurs in a stage is shown campaigns by weight. Weights are balanced so
+   that each campaign gets its quota of examples. No pair occurs in both stages.
 4. **Conversions.** The log-odds are linear and pairwise in x, the best linear estimate of z from
-   what is observed (one-valued fields and lists' mean topics: what a network can see). One scale,
-   common to all campaigns, makes the AUC of the true probability .80; an intercept a campaign
-   gives its positive rate.
-5. **Labels** are drawn by systematic sampling: a row is positive with exactly its probability, and
-   a campaign has exactly as many positives as its probabilities sum to (up to rounding).
+   the observed features (one-valued fields and mean topics of lists). One scale for all campaigns
+   sets the AUC of the true probability; one intercept per campaign sets its positive rate.
+5. **Labels** are drawn by systematic sampling: the probability of a positive is exact for each
+   example, and a campaign's number of positives is the sum of its probabilities, up to rounding.
 
-The constants were set from published statistics of the real data and then frozen; how methods fare
-on the world played no part. The rule: pool marginals as published; loadings from the information
-(MI) between fields; targeting from the MI of fields and list lengths with the campaign; pulls from
-the MI of tokens and from how well tokens tell gender and age; the part of taste that is common to
-all campaigns from what it does to missing lists (interest2 is missing for .34 of all users and .25
-of the positive ones, interest1 for .09 and .125). ``tests/test_simulation.py`` compares figure by
-figure, at a tenth of the large vocabularies, where the constants were set.
+The constants are set from published statistics of the real data, never from the results of methods.
+Pool marginals are as published; loadings follow from the mutual information (MI) between fields;
+targeting from the MI of fields and list lengths with the campaign; pulls from the MI of tokens and
+from how well tokens predict gender and age; the taste that all campaigns share from the fractions
+of missing lists among all users and among positive ones. ``tests/data/test_simulation.py`` compares
+each statistic, at a tenth of the large vocabularies, for which the constants are set.
 """
 
 from metaheac_jax.data.simulation.conversions import Truth, read_truth
-from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT, WECHAT, Shape
+from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, WECHAT_WORLD, Shape
 from metaheac_jax.data.simulation.world import write_world
 
-__all__ = ["PERSONA", "TENCENT", "WECHAT", "Shape", "Truth", "read_truth", "write_world"]
+__all__ = [
+    "PERSONA",
+    "TENCENT_WORLD",
+    "WECHAT_WORLD",
+    "Shape",
+    "Truth",
+    "read_truth",
+    "write_world",
+]

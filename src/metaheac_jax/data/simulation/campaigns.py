@@ -1,10 +1,11 @@
-"""Campaigns of a simulated world: attributes, targeting, tastes, and how many rows each gets.
+"""Campaigns of a simulated world: attributes, targeting, tastes and numbers of examples.
 
 Axes: C campaigns, D persona dimensions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -15,15 +16,15 @@ from metaheac_jax.errors import InputError
 
 
 class Campaigns(NamedTuple):
-    """Attributes, targeting and taste of every campaign.
+    """Attributes, targeting and taste of each campaign.
 
     Attributes:
       attributes: columns of adFeature.csv.
       tilt: (D, C) soft targeting.
-      gender: (3, C) log-weight of a user by gender; ``age``: (6, C) by age.
+      gender: (3, C) log-weight of a user by gender; ``age``: (6, C) by age group.
       taste: (D + PAIRS, C) weights of linear and pairwise terms.
-      rows: (C,) relative number of rows; mean 1.
-      rate: (C,) positive rate.
+      volume: (C,) relative number of examples; mean 1.
+      rate: (C,) fraction of positives.
     """
 
     attributes: dict[str, np.ndarray]
@@ -31,81 +32,51 @@ class Campaigns(NamedTuple):
     gender: np.ndarray
     age: np.ndarray
     taste: np.ndarray
-    rows: np.ndarray
+    volume: np.ndarray
     rate: np.ndarray
 
 
 def make_campaigns(shape: Shape, rng: np.random.Generator) -> Campaigns:
-    """All campaigns of a world, drawn."""
+    """Draws all campaigns of a world."""
     count = shape.campaigns
-
-    def cover(kinds: int, size: int) -> np.ndarray:
-        """(size,) kinds, every one at least once, some much more often than others."""
-        share = rng.dirichlet(np.full(kinds, 0.7))
-        kind = np.concatenate([np.arange(kinds), rng.choice(kinds, size - kinds, p=share)])
-        return rng.permutation(kind)
-
-    normal = np.vectorize(NormalDist().inv_cdf)
-    advertiser = cover(shape.advertisers, count)
-    # An advertiser's second category, if it has one, takes some of its campaigns.
-    first, second = cover(shape.categories, shape.advertisers), rng.permutation(shape.advertisers)
-    several = np.flatnonzero(np.bincount(advertiser) > 1)
-    both = rng.permutation(several)[: round((1 - shape.one_category) * shape.advertisers)]
-    category = first[advertiser]
-    for one in both:
-        of = np.flatnonzero(advertiser == one)
-        category[of[len(of) // 2 :]] = first[second[one]]
-    # Campaigns of one advertiser and category share campaign ids until few enough are left.
-    campaign_id = np.arange(count)
-    for one in rng.permutation(count):
-        alike = (advertiser == advertiser[one]) & (category == category[one])
-        other = np.flatnonzero(alike & (campaign_id != campaign_id[one]))
-        if len(np.unique(campaign_id)) > shape.campaign_ids and len(other):
-            campaign_id[one] = campaign_id[other[0]]
-    # Half of the campaigns have product 0, none; a product has one type.
-    product = np.zeros(count, np.int64)
-    having = rng.permutation(count)[: count // 2]
-    product[having] = 1 + cover(shape.products - 1, len(having))
-    product_type = cover(shape.product_types, shape.products)[product]
-
-    rows = rng.permutation((-np.log1p(-(np.arange(count) + 0.5) / count)) ** (1 / shape.spread))
-    rows /= rows.mean()
+    advertiser, category = _advertisers(shape, rng)
+    campaign_id = _campaign_ids(shape, advertiser, category, rng)
+    product, product_type = _products(shape, rng)
+    quantiles = (-np.log1p(-(np.arange(count) + 0.5) / count)) ** (1 / shape.spread)  # Weibull
+    volume = rng.permutation(quantiles)
+    volume /= volume.mean()
 
     def layered(terms: int) -> np.ndarray:
-        """(terms, C) in (0, 1): from the category's, the advertiser's and the campaign's own part.
+        """(terms, C) in (0, 1), from terms of the category, the advertiser and the campaign.
 
-        A share of the range is that share of all rows, so that worlds of other seeds are alike.
+        Values are uniform over examples rather than over campaigns, so that an interval contains
+        the same fraction of the examples in every world.
         """
-        part = rng.standard_normal((3, terms, count))
-        whole = 2 * part[0][:, category] + 1.5 * part[1][:, advertiser] + 1.5 * part[2]
-        order = np.argsort(whole, axis=1)
-        at = np.empty((terms, count))
-        np.put_along_axis(at, order, (np.cumsum(rows[order], 1) - rows[order] / 2) / count, 1)
-        return at
+        layers = rng.standard_normal((3, terms, count))
+        total = 2 * layers[0][:, category] + 1.5 * layers[1][:, advertiser] + 1.5 * layers[2]
+        order = np.argsort(total, axis=1)
+        level = np.empty((terms, count))
+        ranks = (np.cumsum(volume[order], 1) - volume[order] / 2) / count
+        np.put_along_axis(level, order, ranks, 1)
+        return level
 
-    gender = np.zeros((len(shape.fields["gender"].shares), count))
-    lean, men = layered(1)[0], shape.fields["gender"].shares[1]
-    gender[:2, lean > 1 - shape.one_gender * (1 - men)] = shape.leak
-    gender[[[0], [2]], lean < shape.one_gender * men] = shape.leak
-    ages = np.array(shape.fields["age"].shares)
-    centre = np.searchsorted(np.cumsum(ages)[:-1], layered(1)[0])
-    outside = np.abs(np.arange(len(ages))[:, None] - centre) > 1
-    age = np.where(outside & (layered(1)[0] < shape.age_range), shape.leak, 0.0)
-
-    parts = [(1 - shape.pairwise) / len(PERSONA), shape.pairwise / PAIRS]
-    size = np.sqrt(np.repeat(parts, [len(PERSONA), PAIRS]))[:, None]
-    own = size * normal(layered(len(size)))
-    shared = np.concatenate([persona_weights(shape.common_taste), np.zeros(PAIRS)])[:, None]
-    shared /= np.linalg.norm(shared)
-    spare = ((shape.rate_mean - shape.rate_least) / shape.rate_sd) ** 2
-    rate = shape.rate_least + rng.gamma(spare, size=count) * shape.rate_sd / np.sqrt(spare)
+    normal = np.vectorize(NormalDist().inv_cdf)
+    gender, age = _hard_targeting(shape, layered)
+    variances = [(1 - shape.pairwise) / len(PERSONA), shape.pairwise / PAIRS]
+    scale = np.sqrt(np.repeat(variances, [len(PERSONA), PAIRS]))[:, None]
+    own_taste = scale * normal(layered(len(scale)))
+    shared_taste = np.concatenate([persona_weights(shape.common_taste), np.zeros(PAIRS)])[:, None]
+    shared_taste /= np.linalg.norm(shared_taste)
+    concentration = ((shape.rate_mean - shape.rate_min) / shape.rate_sd) ** 2
+    excess = rng.gamma(concentration, size=count) * shape.rate_sd / np.sqrt(concentration)
+    rate = shape.rate_min + excess
     return Campaigns(
         attributes={
             "aid": np.sort(rng.choice(2300, count, replace=False)) + 1,
             "advertiserId": advertiser + 1,
             "campaignId": campaign_id + 1,
             "creativeId": rng.permutation(2_000_000)[:count] + 1,
-            "creativeSize": cover(shape.sizes, count) + 1,
+            "creativeSize": _cover(shape.sizes, count, rng) + 1,
             "adCategoryId": category + 1,
             "productId": product,
             "productType": product_type + 1,
@@ -113,38 +84,109 @@ def make_campaigns(shape: Shape, rng: np.random.Generator) -> Campaigns:
         tilt=normal(layered(len(PERSONA))) * persona_weights(shape.tilt)[:, None],
         gender=gender,
         age=age,
-        taste=np.sqrt(shape.common) * shared + np.sqrt(1 - shape.common) * own,
-        rows=rows,
-        rate=rate.clip(max=shape.rate_most),
+        taste=np.sqrt(shape.common) * shared_taste + np.sqrt(1 - shape.common) * own_taste,
+        volume=volume,
+        rate=rate.clip(max=shape.rate_max),
     )
 
 
-def expected_rows(
-    shape: Shape, rows: np.ndarray, users: int, examples: int, pool_rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) expected rows of every campaign in stage 1 and in stage 2."""
+def _cover(kinds: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(size,) kinds with skewed frequencies, each at least once."""
+    frequency = rng.dirichlet(np.full(kinds, 0.7))
+    kind = np.concatenate([np.arange(kinds), rng.choice(kinds, size - kinds, p=frequency)])
+    return rng.permutation(kind)
 
-    def fit(total: float, least: int) -> np.ndarray:
-        low, high = 0.0, total  # of the factor at which rows, with floors, add up to the total
+
+def _advertisers(shape: Shape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) advertiser and (C,) category of each campaign."""
+    advertiser = _cover(shape.advertisers, shape.campaigns, rng)
+    first = _cover(shape.categories, shape.advertisers, rng)
+    second = rng.permutation(shape.advertisers)
+    several = np.flatnonzero(np.bincount(advertiser) > 1)
+    two_categories = round((1 - shape.one_category) * shape.advertisers)
+    category = first[advertiser]
+    # Half of the campaigns of an advertiser with two categories have the second.
+    for one in rng.permutation(several)[:two_categories]:
+        campaigns = np.flatnonzero(advertiser == one)
+        category[campaigns[len(campaigns) // 2 :]] = first[second[one]]
+    return advertiser, category
+
+
+def _campaign_ids(
+    shape: Shape, advertiser: np.ndarray, category: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """(C,) campaignId, shared within an advertiser and category until few enough remain."""
+    campaign_id = np.arange(shape.campaigns)
+    for one in rng.permutation(shape.campaigns):
+        alike = (advertiser == advertiser[one]) & (category == category[one])
+        other = np.flatnonzero(alike & (campaign_id != campaign_id[one]))
+        if len(np.unique(campaign_id)) > shape.campaign_ids and len(other):
+            campaign_id[one] = campaign_id[other[0]]
+    return campaign_id
+
+
+def _products(shape: Shape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) product, 0 (none) for half of the campaigns, and (C,) its type."""
+    product = np.zeros(shape.campaigns, np.int64)
+    having = rng.permutation(shape.campaigns)[: shape.campaigns // 2]
+    product[having] = 1 + _cover(shape.products - 1, len(having), rng)
+    return product, _cover(shape.product_types, shape.products, rng)[product]
+
+
+def _hard_targeting(
+    shape: Shape, layered: Callable[[int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(3, C) and (6, C) log-weights of a user by gender and by age group."""
+    gender = np.zeros((len(shape.fields["gender"].fractions), shape.campaigns))
+    lean, men = layered(1)[0], shape.fields["gender"].fractions[1]
+    gender[:2, lean > 1 - shape.one_gender * (1 - men)] = shape.leak
+    gender[[[0], [2]], lean < shape.one_gender * men] = shape.leak
+    ages = np.array(shape.fields["age"].fractions)
+    centre = np.searchsorted(np.cumsum(ages)[:-1], layered(1)[0])
+    outside = np.abs(np.arange(len(ages))[:, None] - centre) > 1
+    return gender, np.where(outside & (layered(1)[0] < shape.age_range), shape.leak, 0.0)
+
+
+def expected_examples(
+    shape: Shape, volume: np.ndarray, users: int, examples: int, min_pool_examples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) expected examples of each campaign in stage 1, and in stage 2.
+
+    Args:
+      shape: the world's recipe.
+      volume: (C,) relative number of examples.
+      users: of the world.
+      examples: of both stages.
+      min_pool_examples: of each campaign in stage 2.
+
+    Raises:
+      InputError: the examples are too few for stage 1, or too many for the users.
+    """
+
+    def fit(total: float, minimum: int) -> np.ndarray:
+        low, high = 0.0, total  # of the factor at which volumes, with the minimum, sum to the total
         for _ in range(60):
             factor = (low + high) / 2
-            above = np.maximum(least, factor * rows).sum() > total
+            above = np.maximum(minimum, factor * volume).sum() > total
             low, high = (low, factor) if above else (factor, high)
-        return np.maximum(least, low * rows)
+        return np.maximum(minimum, low * volume)
 
-    stage2 = fit(max(examples * shape.pool_share, pool_rows * len(rows)), pool_rows)
+    count = len(volume)
+    stage2_total = max(examples * shape.pool_fraction, min_pool_examples * count)
+    stage2 = fit(stage2_total, min_pool_examples)
     left = examples - stage2.sum()
-    if left < shape.least_rows * len(rows):
+    if left < shape.min_examples * count:
         raise InputError(
             f"simulated world: {examples:,} examples leave {max(int(left), 0):,} for stage 1 "
-            f"beside {pool_rows} pool rows for each of {len(rows)} campaigns; ask for at least "
-            f"{(pool_rows + 2 * shape.least_rows) * len(rows):,} examples, or fewer pool rows"
+            f"beside {min_pool_examples} pool examples for each of {count} campaigns; ask for at "
+            f"least {(min_pool_examples + 2 * shape.min_examples) * count:,} examples, or fewer "
+            "pool examples"
         )
-    most = max(left, stage2.sum()) / shape.rows_per_user
-    if most > users:
+    needed = max(left, stage2.sum()) / shape.examples_per_user
+    if needed > users:
         raise InputError(
-            f"simulated world: {examples:,} examples need {int(most) + 1:,} users at "
-            f"{shape.rows_per_user} rows a user, got {users:,}; "
+            f"simulated world: {examples:,} examples need {int(needed) + 1:,} users at "
+            f"{shape.examples_per_user} examples per user, got {users:,}; "
             "ask for more users or fewer examples"
         )
-    return fit(left, shape.least_rows), stage2
+    return fit(left, shape.min_examples), stage2

@@ -1,4 +1,4 @@
-"""Who is shown what in a simulated world: by targeting, and balanced so that quotas are kept.
+"""Exposures of a simulated world: drawn by targeting, and balanced to meet quotas.
 
 Axes: U users (of a chunk), C campaigns, E exposures.
 """
@@ -12,7 +12,7 @@ from metaheac_jax.data.simulation.users import Users
 
 
 def appeal(campaigns: Campaigns, users: Users) -> np.ndarray:
-    """(U, C) log-weight with which a campaign is shown to a user."""
+    """(U, C) log-weight of showing a campaign to a user."""
     soft = users.persona @ campaigns.tilt.astype(np.float32)
     hard = campaigns.gender[users.fields["gender"]] + campaigns.age[users.fields["age"]]
     return soft + hard.astype(np.float32)
@@ -21,7 +21,14 @@ def appeal(campaigns: Campaigns, users: Users) -> np.ndarray:
 def balance_exposure(
     weights: np.ndarray, quota: np.ndarray, factor: np.ndarray, rounds: int
 ) -> np.ndarray:
-    """(C,) factors of the (U, C) weights that share users' exposures out as the quota does."""
+    """(C,) factors of the weights at which expected exposures are proportional to the quota.
+
+    Args:
+      weights: (U, C) of showing a campaign to a user.
+      quota: (C,) number of exposures.
+      factor: (C,) initial factors.
+      rounds: of the fixed-point iteration.
+    """
     for _ in range(rounds):
         shown = (factor / (weights @ factor)[:, None] * weights).mean(0)
         factor = (factor * quota / quota.sum() / np.maximum(shown, 1e-9)).astype(np.float32)
@@ -29,18 +36,25 @@ def balance_exposure(
 
 
 def expose(
-    weights: np.ndarray, occur: float, rows_per_user: float, rng: np.random.Generator
+    weights: np.ndarray, occur: float, examples_per_user: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(2, E) users and campaigns: a user's one to three distinct campaigns, by weight."""
-    more = rows_per_user - 1
+    """(2, E) pairs of users and campaigns, at random.
+
+    Args:
+      weights: (U, C) of showing a campaign to a user.
+      occur: fraction of the users who occur.
+      examples_per_user: mean number of distinct campaigns, 1 to 3, of a user who occurs.
+      rng: of all draws.
+    """
+    more = examples_per_user - 1
     dart = rng.random(len(weights))
     user = np.flatnonzero(dart < occur)
     race = rng.standard_exponential((len(user), weights.shape[1]), np.float32)
     race = weights[user] / np.maximum(race, 1e-30)
     pairs = []
-    for share in (1.0, 0.9 * more, 0.1 * more):  # 1 + .9 more + .1 more rows on average
-        still = np.flatnonzero(dart[user] < occur * share)
-        first = race[still].argmax(1)
-        race[still, first] = 0
-        pairs.append(np.stack([user[still], first]))
+    for fraction in (1.0, 0.9 * more, 0.1 * more):  # a first, second and third campaign
+        remaining = np.flatnonzero(dart[user] < occur * fraction)
+        winner = race[remaining].argmax(1)
+        race[remaining, winner] = 0
+        pairs.append(np.stack([user[remaining], winner]))
     return np.concatenate(pairs, axis=1)

@@ -1,4 +1,4 @@
-"""What describes a simulated world but its size: two recipes, set from published statistics.
+"""Two recipes of simulated worlds, set from published statistics.
 
 Axes: D persona dimensions.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-#: Dimensions of a persona. ``apps`` and ``browsing`` are how active a user is there.
+#: Dimensions of a persona. ``apps`` and ``browsing`` are levels of activity.
 PERSONA = (
     *("gender", "age", "wealth", "home", "schooling", "north", "east", "apps", "browsing"),
     *(f"hobby{i}" for i in range(6)),
@@ -23,12 +23,12 @@ class Score:
     """A mixture of persona dimensions and noise, of unit variance, cut at quantiles.
 
     Attributes:
-      shares: of the outcomes, from the lowest scores on; empty where lists cut it themselves.
-      loadings: weights of persona dimensions, their squares summing to at most 1.
-      codes: the outcomes as the file has them; 0, 1, 2, ... if not given.
+      fractions: of each outcome, from the lowest scores; empty if lists cut the score.
+      loadings: weights of persona dimensions; their squares sum to at most 1.
+      codes: values of the outcomes in the file; empty for 0, 1, 2, ...
     """
 
-    shares: tuple[float, ...]
+    fractions: tuple[float, ...]
     loadings: Mapping[str, float]
     codes: tuple[int, ...] = ()
 
@@ -38,13 +38,13 @@ class List:
     """A field whose values have no order.
 
     Attributes:
-      source: the score that decides how long the list is; lists of one source are missing together.
-      lengths: shares of 0, 1, 2, ... values.
-      values: distinct values at full cardinality.
-      covered: chance that a draw gives one of the 1, 10, 100, 1000 most popular values. (Without
-        repetition a popular value comes out less often than it is drawn, in long lists.)
-      pull: how strongly persona dimensions decide the topic; ``hobby`` stands for each hobby.
-      popular_first: the list is in order of popularity.
+      source: the score that decides the length; lists of one source are missing together.
+      lengths: fractions of 0, 1, 2, ... values.
+      values: number of distinct values at full cardinality.
+      covered: probability that a draw gives one of the 1, 10, 100, 1000 most popular values.
+        Since lists have no duplicates, popular values are less frequent in long lists.
+      pull: strength of persona dimensions in the choice of topic; ``hobby`` stands for each hobby.
+      popular_first: whether the list is in order of popularity.
     """
 
     source: str
@@ -55,35 +55,35 @@ class List:
     popular_first: bool = False
 
 
-def _present(missing: float, *shares: float) -> tuple[float, ...]:
-    """Shares of the lengths 0, 1, 2, ... from the missing share and those among the present."""
-    scale = (1 - missing) / sum(shares)
-    return (missing, *(share * scale for share in shares))
+def _present(missing: float, *fractions: float) -> tuple[float, ...]:
+    """Fractions of the lengths 0, 1, 2, ...; those after the first are given up to a factor."""
+    scale = (1 - missing) / sum(fractions)
+    return (missing, *(fraction * scale for fraction in fractions))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """All that describes a world but its size. Mappings by persona dimension know ``hobby``, too.
+    """A recipe of a world, without its size. In mappings, ``hobby`` stands for each hobby.
 
     Attributes:
-      name: for the title.
+      name: for titles.
       campaigns, advertisers, campaign_ids, sizes, categories, products, product_types: counts.
-      one_category: share of advertisers with a single category.
-      spread: shape of the Weibull distribution of campaigns' rows.
-      least_rows: expected rows of a campaign in stage 1, at least.
-      pool_share: of all examples, that of stage 2.
-      rows_per_user: in a stage, of the users who occur there.
-      rate_least, rate_mean, rate_sd, rate_most: of campaigns' positive rates in stage 1.
-      one_gender, age_range: share of exposures under hard targeting by gender and by age.
+      one_category: fraction of advertisers with a single category.
+      spread: shape parameter of the Weibull distribution of campaigns' numbers of examples.
+      min_examples: minimum expected number of examples of a campaign in stage 1.
+      pool_fraction: fraction of all examples that are in stage 2.
+      examples_per_user: mean number in a stage, over the users who occur in it.
+      rate_min, rate_mean, rate_sd, rate_max: of campaigns' fractions of positives in stage 1.
+      one_gender, age_range: fraction of exposures under hard targeting by gender and by age.
       leak: log-weight of users outside a hard target.
       tilt: standard deviation over campaigns of the soft targeting.
-      common: share of the taste's variance that all campaigns have in common.
-      common_taste: its direction.
-      pairwise: share of a campaign's own taste that is in products of two directions of x.
+      common: fraction of the taste's variance that all campaigns share.
+      common_taste: direction of the shared taste.
+      pairwise: fraction of the variance of a campaign's own taste in pairwise terms.
       auc: of the true probability against labels, mean over campaigns.
       fields: the one-valued features.
-      sources: the scores behind the lists' lengths.
-      lists: the features with lists; LBS is a list of one.
+      sources: the scores that decide the lengths of lists.
+      lists: the many-valued features; LBS is a list with one value.
     """
 
     name: str
@@ -96,13 +96,13 @@ class Shape:
     product_types: int
     one_category: float
     spread: float
-    least_rows: int
-    pool_share: float
-    rows_per_user: float
-    rate_least: float
+    min_examples: int
+    pool_fraction: float
+    examples_per_user: float
+    rate_min: float
     rate_mean: float
     rate_sd: float
-    rate_most: float
+    rate_max: float
     one_gender: float
     age_range: float
     leak: float
@@ -116,7 +116,7 @@ class Shape:
     lists: Mapping[str, List]
 
 
-TENCENT = Shape(
+TENCENT_WORLD = Shape(
     name="Tencent",
     campaigns=173,
     advertisers=79,
@@ -126,14 +126,14 @@ TENCENT = Shape(
     products=33,
     product_types=4,
     one_category=0.84,
-    spread=0.85,  # 60% of campaigns have <= 2k seeds, 80% <= 4k, 90% <= 6k at the real size
-    least_rows=100,
-    pool_share=2_265_989 / (8_798_814 + 2_265_989),
-    rows_per_user=1.12,
-    rate_least=0.0444,
+    spread=0.85,  # gives the published distribution of seed counts at the real size
+    min_examples=100,
+    pool_fraction=2_265_989 / (8_798_814 + 2_265_989),
+    examples_per_user=1.12,
+    rate_min=0.0444,
     rate_mean=0.0478,
     rate_sd=0.0014,
-    rate_most=0.0551,
+    rate_max=0.0551,
     one_gender=0.87,
     age_range=0.5,
     leak=-4.0,
@@ -154,7 +154,7 @@ TENCENT = Shape(
     pairwise=0.3,
     auc=0.80,
     fields={
-        # Tokens tell age group 2 well (AUC .80), so it is put at the young end of the scale.
+        # Tokens predict age group 2 well, so it is at the young end of the scale.
         "age": Score((0.003, 0.21, 0.23, 0.12, 0.207, 0.23), {"age": 1.0}, (0, 2, 1, 3, 4, 5)),
         "gender": Score((0.003, 0.677, 0.32), {"gender": 1.0}),
         "carrier": Score((0.28, 0.48, 0.10, 0.14), {"wealth": 0.52, "home": 0.5}),
@@ -162,7 +162,7 @@ TENCENT = Shape(
         "education": Score(
             (0.01, 0.13, 0.30, 0.05, 0.01, 0.02, 0.17, 0.31), {"age": 0.33, "schooling": 0.8}
         ),
-        "house": Score((0.82, 0.18), {"home": 0.85}),  # 0 is missing: left out of the line
+        "house": Score((0.82, 0.18), {"home": 0.85}),  # 0 is missing: omitted from the line
     },
     sources={
         "apps": Score((), {"apps": 0.9, "age": 0.3}),
@@ -228,15 +228,13 @@ TENCENT = Shape(
     },
 )
 
-#: The Tencent twin in the counts of the paper's WeChat data, which cannot be had: 90 campaigns, one
-#: positive to ten negatives, 286,036 seeds and 3,146,396 rows of stage 2, that is eleven a seed, as
-#: stage 1 has by its rate. Nothing else of that data is known. Users, targeting, tastes and the
-#: reachable AUC are the Tencent twin's; attributes have as many values for a campaign as there;
-#: rates spread about their mean as there. The sizes spread wider, by our choice: so 7 of the 90
-#: campaigns lie above T = 10,000 seeds, at the real size, where the Tencent twin's spread would
-#: leave 5. The days, three, have no part: nothing in the files tells when a campaign ran.
-WECHAT = replace(
-    TENCENT,
+#: The Tencent twin with the counts of the paper's WeChat data, which is not public: 90 campaigns,
+#: ten negatives per positive, and as many examples in stage 2 as in stage 1. Nothing else of that
+#: data is known. Users, targeting, tastes, the AUC of the true probability, attribute values per
+#: campaign and the relative spread of rates are those of the Tencent twin. Seed counts have a wider
+#: distribution, so that enough campaigns exceed T = 10,000 seeds at the real size.
+WECHAT_WORLD = replace(
+    TENCENT_WORLD,
     name="WeChat-shaped Tencent",
     campaigns=90,
     advertisers=41,
@@ -244,14 +242,15 @@ WECHAT = replace(
     categories=21,
     products=17,
     spread=0.6,
-    pool_share=0.5,
-    rate_least=TENCENT.rate_least * (1 / 11) / TENCENT.rate_mean,
+    pool_fraction=0.5,
+    rate_min=TENCENT_WORLD.rate_min * (1 / 11) / TENCENT_WORLD.rate_mean,
     rate_mean=1 / 11,
-    rate_sd=TENCENT.rate_sd * (1 / 11) / TENCENT.rate_mean,
-    rate_most=TENCENT.rate_most * (1 / 11) / TENCENT.rate_mean,
+    rate_sd=TENCENT_WORLD.rate_sd * (1 / 11) / TENCENT_WORLD.rate_mean,
+    rate_max=TENCENT_WORLD.rate_max * (1 / 11) / TENCENT_WORLD.rate_mean,
 )
 
 
-def persona_weights(of: Mapping[str, float]) -> np.ndarray:
-    """(D,) from a mapping; ``hobby`` stands for each hobby."""
-    return np.array([of.get(name, of.get(name.rstrip("0123456789"), 0.0)) for name in PERSONA])
+def persona_weights(weights: Mapping[str, float]) -> np.ndarray:
+    """(D,) weights by dimension, 0 if absent; ``hobby`` stands for each hobby."""
+    kinds = [(name, name.rstrip("0123456789")) for name in PERSONA]
+    return np.array([weights.get(name, weights.get(kind, 0.0)) for name, kind in kinds])

@@ -1,6 +1,7 @@
-"""Users of a simulated world: hidden personas, and the features that can be seen of them.
+"""Users of a simulated world: hidden personas and observed features.
 
-Axes: U users (of a chunk), D persona dimensions, T topics, S slots, V values of a field.
+Axes: U users (of a chunk), D persona dimensions, T topics, S slots,
+V values of a field, F observed features.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from metaheac_jax.data.simulation.shapes import PERSONA, List, Score, Shape, per
 TOPICS = 24  # of each list field
 
 
-class Tokens(NamedTuple):
-    """How a list's values are drawn; values are ordered by topic, then popularity.
+class TokenDistribution(NamedTuple):
+    """The distribution of a list's values, which are ordered by topic, then popularity.
 
     Attributes:
-      edges: (T + 1,) of the topics in the cumulative distribution of values.
+      edges: (T + 1,) bounds of the topics in the cumulative distribution of values.
       cumulative: (V,) distribution of values.
       topic: (V,) of each value.
-      raw: (V,) raw value as the file has it; ``rank``: (V,) popularity, 0 the highest.
+      raw: (V,) raw value in the file; ``rank``: (V,) by popularity, 0 the highest.
       pull: (D, T) topic logits per unit of persona.
     """
 
@@ -40,8 +41,8 @@ class Users(NamedTuple):
     Attributes:
       persona: (U, D) z, hidden.
       fields: name -> (U,) outcome of a one-valued field.
-      lists: name -> (U, S) positions among a field's values, -1 where there is none.
-      observed: (U, F) what conversion may depend on: one-hot fields, mean topics of lists.
+      lists: name -> (U, S) positions among a field's values, -1 in empty slots.
+      observed: (U, F) inputs of the conversion model: one-hot fields, mean topics of lists.
     """
 
     persona: np.ndarray
@@ -50,16 +51,16 @@ class Users(NamedTuple):
     observed: np.ndarray
 
 
-def make_tokens(spec: List, cardinality: float, rng: np.random.Generator) -> Tokens:
-    """How the values of a list field are drawn; see `world.write_world` for ``cardinality``."""
+def make_tokens(spec: List, cardinality: float, rng: np.random.Generator) -> TokenDistribution:
+    """The distribution of a list field's values; see `world.write_world` for ``cardinality``."""
     values = spec.values
     if values > 2000:
         values = max(1000, round(values * cardinality))
-    known = [(10.0**i, share) for i, share in enumerate(spec.covered) if 10**i < values]
-    at, share = np.array([*known, (values, 1.0)]).T
-    covered = np.exp(np.interp(np.log(np.arange(1, values + 1)), np.log(at), np.log(share)))
+    known = [(10.0**i, chance) for i, chance in enumerate(spec.covered) if 10**i < values]
+    rank, chance = np.array([*known, (values, 1.0)]).T
+    covered = np.exp(np.interp(np.log(np.arange(1, values + 1)), np.log(rank), np.log(chance)))
     popularity = np.sort(np.diff(covered, prepend=0))[::-1]
-    # Topics take turns, in random order, in picking values from the most popular on.
+    # Topics take turns in random order; each turn takes the most popular value left.
     turns = np.tile(np.arange(TOPICS), (-(-values // TOPICS), 1))
     topic = rng.permuted(turns, axis=1).ravel()[:values]
     order = np.argsort(topic, kind="stable")
@@ -67,16 +68,16 @@ def make_tokens(spec: List, cardinality: float, rng: np.random.Generator) -> Tok
     ends = np.searchsorted(topic[order], np.arange(TOPICS), side="right")
     edges = np.concatenate([[0.0], np.concatenate([[0.0], cumulative])[ends]])
     pull = rng.standard_normal((len(PERSONA), TOPICS)) * persona_weights(spec.pull)[:, None]
-    if np.any(pull):  # of one length, so that topics are about equally common
+    if np.any(pull):  # columns of equal length make topics about equally frequent
         pull *= np.linalg.norm(persona_weights(spec.pull)) / np.linalg.norm(pull, axis=0)
     raw = rng.permutation(values)[order] + 1
-    return Tokens(edges, cumulative, topic[order], raw, order, pull.astype(np.float32))
+    return TokenDistribution(edges, cumulative, topic[order], raw, order, pull.astype(np.float32))
 
 
 def make_users(
-    shape: Shape, tokens: dict[str, Tokens], count: int, rng: np.random.Generator
+    shape: Shape, tokens: dict[str, TokenDistribution], count: int, rng: np.random.Generator
 ) -> Users:
-    """So many users, drawn."""
+    """Draws ``count`` users."""
     persona = rng.standard_normal((count, len(PERSONA)), dtype=np.float32)
 
     def score(spec: Score) -> np.ndarray:
@@ -84,8 +85,10 @@ def make_users(
         noise = np.sqrt(max(1 - loading @ loading, 0.0))
         return persona @ loading + noise * rng.standard_normal(count)
 
-    fields = {n: np.searchsorted(_cuts(s.shares), score(s)) for n, s in shape.fields.items()}
-    observed = [np.eye(len(shape.fields[n].shares), dtype=np.float32)[v] for n, v in fields.items()]
+    fields = {n: np.searchsorted(_cuts(s.fractions), score(s)) for n, s in shape.fields.items()}
+    observed = [
+        np.eye(len(shape.fields[n].fractions), dtype=np.float32)[v] for n, v in fields.items()
+    ]
     sources = {name: score(spec) for name, spec in shape.sources.items()}
     lists = {}
     for name, spec in shape.lists.items():
@@ -104,17 +107,24 @@ def make_users(
 
 
 def _draw(
-    tokens: Tokens, persona: np.ndarray, length: np.ndarray, slots: int, rng: np.random.Generator
+    tokens: TokenDistribution,
+    persona: np.ndarray,
+    length: np.ndarray,
+    slots: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """(U, S) positions of distinct values, -1 beyond a user's length."""
+    """(U, S) positions of distinct values, -1 beyond a user's length.
+
+    A value with no distinct replacement after 30 draws is omitted.
+    """
     mass = np.maximum(np.diff(tokens.edges), 1e-30).astype(np.float32)
     chance = np.exp(persona @ tokens.pull) * mass
     chance = np.cumsum(chance, axis=1)
     chance /= chance[:, -1:]
 
     def sample(user: np.ndarray) -> np.ndarray:
-        at, dart = chance[user], rng.random(len(user), dtype=np.float32)
-        topic = (at[:, :-1] < dart[:, None]).sum(1)
+        cumulative, dart = chance[user], rng.random(len(user), dtype=np.float32)
+        topic = (cumulative[:, :-1] < dart[:, None]).sum(1)
         low, high = tokens.edges[topic], tokens.edges[topic + 1]
         position = low + rng.random(len(user)) * (high - low)
         return np.searchsorted(tokens.cumulative, position, side="right").clip(
@@ -127,19 +137,19 @@ def _draw(
         if not len(user):
             break
         drawn[user, slot] = sample(user)
-        rows = np.unique(user)
-        part = drawn[rows]
-        again = np.zeros(part.shape, bool)
+        redrawn = np.unique(user)
+        values = drawn[redrawn]
+        repeated = np.zeros(values.shape, bool)
         for late in range(1, slots):
-            same = part[:, :late] == part[:, late : late + 1]
-            again[:, late] = same.any(1) & (part[:, late] >= 0)
-        row, slot = np.nonzero(again)
-        user = rows[row]
-    drawn[user, slot] = -1  # a value that found no distinct one in 30 draws is left out
+            equal = values[:, :late] == values[:, late : late + 1]
+            repeated[:, late] = equal.any(1) & (values[:, late] >= 0)
+        index, slot = np.nonzero(repeated)
+        user = redrawn[index]
+    drawn[user, slot] = -1
     return drawn
 
 
-def _cuts(shares: tuple[float, ...]) -> np.ndarray:
-    """Thresholds of a standard normal that leave these shares between them."""
-    inner = np.cumsum(shares)[:-1] / sum(shares)
+def _cuts(fractions: tuple[float, ...]) -> np.ndarray:
+    """Thresholds of a standard normal variable that divide it into these fractions."""
+    inner = np.cumsum(fractions)[:-1] / sum(fractions)
     return np.array([NormalDist().inv_cdf(min(max(x, 1e-12), 1 - 1e-12)) for x in inner])

@@ -1,4 +1,4 @@
-"""Writes a simulated world in the competition's own format.
+"""Writes a simulated world in the competition's format.
 
 Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions.
 """
@@ -11,26 +11,26 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.dataset import new_directory
-from metaheac_jax.data.simulation.campaigns import Campaigns, expected_rows, make_campaigns
+from metaheac_jax.data.simulation.campaigns import Campaigns, expected_examples, make_campaigns
 from metaheac_jax.data.simulation.conversions import (
     Truth,
     draw_labels,
-    intercepts_of,
-    scale_of,
+    find_intercepts,
+    find_scale,
+    linear_and_pairwise,
     sigmoid,
-    terms_of,
 )
 from metaheac_jax.data.simulation.exposure import appeal, balance_exposure, expose
-from metaheac_jax.data.simulation.shapes import PAIRS, PERSONA, TENCENT, Shape
-from metaheac_jax.data.simulation.users import Tokens, Users, make_tokens, make_users
+from metaheac_jax.data.simulation.shapes import PAIRS, PERSONA, TENCENT_WORLD, Shape
+from metaheac_jax.data.simulation.users import TokenDistribution, Users, make_tokens, make_users
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import new_directory
 from metaheac_jax.progress import Progress, silent
 
 CHUNK = 50_000  # users held in memory at a time
 ORDERS = 8  # orders of the named fields within a chunk of lines
 
-#: Features that the competition's files have and the model does not use: a reader must skip them.
+#: Features of the competition's files that the model does not use; a reader must skip them.
 UNUSED = {
     "marriageStatus": ("11", "10", "13 15", "5 13", "2"),
     "os": ("1", "2", "1 2"),
@@ -44,47 +44,45 @@ def write_world(
     users: int = 1_000_000,
     examples: int | None = None,
     cardinality: float = 0.1,
-    pool_rows: int = 1500,
+    min_pool_examples: int = 1500,
     seed: int = 0,
-    shape: Shape = TENCENT,
+    shape: Shape = TENCENT_WORLD,
     progress: Progress = silent,
 ) -> None:
-    """Writes a simulated world in the competition's own format, whole or not at all.
+    """Writes a simulated world in the competition's format, completely or not at all.
 
     Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
     (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
-    (float32, the true conversion probability of each data line) and ``truth.npz`` (see
-    `read_truth`); ``SIMULATED`` (one line). The same arguments give the same bytes.
+    (float32, the true conversion probability of each data line); ``truth.npz`` (see `read_truth`);
+    ``SIMULATED`` (one line). The same arguments give the same bytes.
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
-      users: the pool, all written to userFeature.data.
-      examples: rows of both stages together, about; .8 a user by default.
-      cardinality: the large vocabularies (kw1, kw2, topic1, topic2) have this share of their real
-        size, but 1,000 values at least. The constants were set at .1; at 1 a single value of topic1
-        or topic2 tells about a third less of the campaign than in the real data.
-      pool_rows: every campaign has about this many rows in stage 2 at least, even where the real
-        data's ratio of the stages would give fewer; stage 1 gets the rest.
-      seed: of everything.
+      users: number of users, all of them in userFeature.data.
+      examples: approximate number in both stages; 0.8 per user by default.
+      cardinality: fraction of the real size that the large vocabularies (kw1, kw2, topic1, topic2)
+        have, with at least 1,000 values each. The recipes are set for 0.1.
+      min_pool_examples: approximate minimum number of each campaign in stage 2.
+      seed: of all draws.
       shape: the world's recipe.
-      progress: called in users.
+      progress: receives the number of users done.
 
     Raises:
-      InputError: an argument is out of range, the examples are too few for ``pool_rows`` or too
-        many for the users, or the target is something else.
+      InputError: an argument is out of range, the examples are too few for ``min_pool_examples`` or
+        too many for the users, or the target exists and is not a simulated world.
     """
-    if users < 1 or seed < 0 or pool_rows < 0 or not 0 < cardinality <= 1:
+    if users < 1 or seed < 0 or min_pool_examples < 0 or not 0 < cardinality <= 1:
         raise InputError(
-            "simulated world: expected users >= 1, seed >= 0, pool rows >= 0 and a cardinality in "
-            f"(0, 1], got {users}, {seed}, {pool_rows} and {cardinality}"
+            "simulated world: expected users >= 1, seed >= 0, pool examples >= 0 and a cardinality "
+            f"in (0, 1], got {users}, {seed}, {min_pool_examples} and {cardinality}"
         )
     examples = int(0.8 * users) if examples is None else examples
     campaigns = make_campaigns(shape, stream(seed, "campaigns"))
-    quotas = expected_rows(shape, campaigns.rows, users, examples, pool_rows)
+    quotas = expected_examples(shape, campaigns.volume, users, examples, min_pool_examples)
     tokens = {n: make_tokens(s, cardinality, stream(seed, n)) for n, s in shape.lists.items()}
     key = np.cumsum(stream(seed, "keys").integers(1, 8, users))
 
-    # A sample of users who are not in the world balances exposure and estimates z linearly.
+    # A sample of users outside the world serves to balance exposure and to estimate z linearly.
     sample = make_users(shape, tokens, 20_000, stream(seed, "sample"))
     estimate = np.linalg.lstsq(sample.observed, sample.persona, rcond=None)[0]
     estimate /= (sample.observed @ estimate).std(0)
@@ -103,14 +101,14 @@ def write_world(
                 estimates[start:stop] = chunk.observed @ estimate
                 weights = np.exp(appeal(campaigns, chunk))
                 for stage, quota in enumerate(quotas):
-                    # What is due by now, less what was shown: chance does not add up.
+                    # Targets follow the cumulative quota, so that random errors do not accumulate.
                     due = np.maximum(
                         quota * stop / users - shown[stage], 0.1 * quota * CHUNK / users
                     )
                     balance[stage] = balance_exposure(weights, due, balance[stage], rounds=3)
-                    occur = quota.sum() / shape.rows_per_user / users
-                    pairs = expose(weights * balance[stage], occur, shape.rows_per_user, rng)
-                    weights[pairs[0], pairs[1]] = 0  # never again in the next stage
+                    occur = quota.sum() / shape.examples_per_user / users
+                    pairs = expose(weights * balance[stage], occur, shape.examples_per_user, rng)
+                    weights[pairs[0], pairs[1]] = 0  # not again in the next stage
                     shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
                     drawn[stage].append(pairs + np.array([[start], [0]]))
                 file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
@@ -118,14 +116,18 @@ def write_world(
         exposed = [np.concatenate(pairs, axis=1) for pairs in drawn]
         _write_examples(directory, shape, campaigns, key, estimates, exposed, seed)
         pl.DataFrame(campaigns.attributes).write_csv(directory / "adFeature.csv")
-        told = f"simulated {shape.name} twin (seed {seed}, {users:,} users)\n"
-        (directory / "SIMULATED").write_text(told)
+        name = f"simulated {shape.name} twin (seed {seed}, {users:,} users)\n"
+        (directory / "SIMULATED").write_text(name)
 
 
 def _lines(
-    shape: Shape, users: Users, tokens: dict[str, Tokens], key: np.ndarray, rng: np.random.Generator
+    shape: Shape,
+    users: Users,
+    tokens: dict[str, TokenDistribution],
+    key: np.ndarray,
+    rng: np.random.Generator,
 ) -> bytes:
-    """The chunk's lines of userFeature.data, shuffled: named fields in any order, optional."""
+    """Lines of userFeature.data for a chunk, shuffled; the order of fields varies."""
     columns: dict[str, np.ndarray | pl.Series] = {"uid": key}
     named: dict[str, pl.Expr] = {}
     for name, value in users.fields.items():
@@ -145,7 +147,7 @@ def _lines(
         named[name] = pl.format(name + " {}", pl.col(name))
     frame = pl.DataFrame(columns)
     lines = []
-    bounds = [len(key) * part // ORDERS for part in range(ORDERS + 1)]
+    bounds = [len(key) * i // ORDERS for i in range(ORDERS + 1)]
     for start, stop in pairwise(bounds):
         order = [named[name] for name in rng.permutation(list(named))]
         uid = pl.format("uid {}", pl.col("uid"))
@@ -164,25 +166,25 @@ def _write_examples(
     exposed: list[np.ndarray],
     seed: int,
 ) -> None:
-    """Conversions: train.csv, test1_truth.csv, the true probability of their lines, and of all."""
+    """Writes train.csv, test1_truth.csv, the true probabilities of their lines, and truth.npz."""
     directions = stream(seed, "pairs").standard_normal((2, len(PERSONA), PAIRS))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
 
-    def liking(user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
-        terms = terms_of(estimates[user], directions)
+    def affinity(user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
+        terms = linear_and_pairwise(estimates[user], directions)
         return np.einsum("et,te->e", terms, campaigns.taste[:, campaign])
 
-    likings = [liking(*pairs) for pairs in exposed]
+    affinities = [affinity(*pairs) for pairs in exposed]
     campaign = exposed[0][1]
-    scale = scale_of(likings[0], campaign, campaigns.rate, shape.auc)
-    intercept = intercepts_of(scale * likings[0], campaign, campaigns.rate)
+    scale = find_scale(affinities[0], campaign, campaigns.rate, shape.auc)
+    intercept = find_intercepts(scale * affinities[0], campaign, campaigns.rate)
     aid, weights = campaigns.attributes["aid"], scale * campaigns.taste
     truth = Truth(key, aid, estimates, directions, weights, intercept)
     np.savez(directory / "truth.npz", **truth._asdict())
-    for name, pairs, like in zip(("train", "test1_truth"), exposed, likings, strict=True):
+    for name, pairs, unscaled in zip(("train", "test1_truth"), exposed, affinities, strict=True):
         rng = stream(seed, name)
         user, campaign = pairs
-        probability = sigmoid(scale * like + intercept[campaign])
+        probability = sigmoid(scale * unscaled + intercept[campaign])
         label = draw_labels(probability, campaign, rng)
         order = rng.permutation(len(user))
         if name == "test1_truth":
@@ -199,6 +201,6 @@ def _write_examples(
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """A stream of its own for every purpose, so that one can change without moving the others."""
+    """A random stream per purpose, so that a change of one does not affect the others."""
     entropy = [seed, *purpose.encode(), *numbers]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

@@ -1,4 +1,4 @@
-"""Models trained by the authors' own program, turned into ours."""
+"""Converts models that the authors' program trained."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ _GATES = {"expert_gate": "attention_layer", "critic_gate": "output_attention_lay
 
 
 def from_official(state: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-    """Network parameters and table of a MetaHeac trained by the authors' program.
+    """Network parameters and table of a MetaHeac model that the authors' program trained.
 
     Args:
       state: the official ``state_dict()`` as arrays (``{name: tensor.numpy()}``).
 
     Returns:
-      Parameters for `network.MetaHeac` with as many experts and critics, and the table (R, k):
-      one-valued user fields, many-valued user fields, campaign fields, in the official order. The
-      official gate sees the mean user field first, then the campaign's fields, as ours does.
+      Parameters for `networks.metaheac.MetaHeac` with as many experts and critics, and the table
+      (R, k): one-valued user fields, many-valued user fields, campaign fields, in the official
+      order. The input of both gates is the mean user field, then the campaign's fields.
 
     Raises:
       InputError: a weight is missing.
     """
 
-    def get(name: str) -> np.ndarray:
+    def weight(name: str) -> np.ndarray:
         if name not in state:
             raise InputError(f"official model: weight {name!r} is missing from the state dict")
         return np.asarray(state[name])
 
     def every(form: str) -> list[np.ndarray]:
-        """All arrays named ``form`` with 0, 1, 2, ... for its ``*``; at least one."""
+        """All arrays named ``form``, with 0, 1, 2, ... for its ``*``; at least one."""
         names = [form.replace("*", "0")]
         while (name := form.replace("*", str(len(names)))) in state:
             names.append(name)
-        return [get(name) for name in names]
+        return [weight(name) for name in names]
 
     table = np.concatenate(
         [
@@ -46,7 +46,7 @@ def from_official(state: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]
             for rows in every(f"embedding.{kind}_emb.embeddings.*.weight")
         ]
     )
-    # The official linear weights are (out, in), one an expert or critic; ours (in, ..., out).
+    # Official linear weights are (out, in), one per expert or critic; ours are (in, ..., out).
     network: dict[str, Any] = {
         "expert": {
             "kernel_0": np.stack([w.T for w in every("mlp.*.mlp.0.weight")], axis=1),
@@ -59,9 +59,9 @@ def from_official(state: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]
     }
     for ours, theirs in _GATES.items():
         network[ours] = {
-            "kernel": get(f"{theirs}.0.weight").T,
-            "bias": get(f"{theirs}.0.bias"),
-            "choice_kernel": get(f"{theirs}.2.weight").T,
-            "choice_bias": get(f"{theirs}.2.bias"),
+            "kernel": weight(f"{theirs}.0.weight").T,
+            "bias": weight(f"{theirs}.0.bias"),
+            "choice_kernel": weight(f"{theirs}.2.weight").T,
+            "choice_bias": weight(f"{theirs}.2.bias"),
         }
     return {"params": network}, table

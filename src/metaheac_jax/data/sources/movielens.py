@@ -1,18 +1,25 @@
-"""MovieLens-100K as a look-alike problem: a movie is a campaign, and who liked it is a seed.
+"""MovieLens-100K as a look-alike problem: a movie is a campaign, the users who liked it are seeds.
 
-It is real data that anybody can get, in RecBole's atomic form (``ml-100k.inter``, ``.user`` and
-``.item``, e.g. from the examples in RecBole's package). GroupLens forbids redistribution, so the
-files are read from where the user put them.
+The files are in RecBole's atomic format (``ml-100k.inter``, ``.user`` and ``.item``), which
+RecBole's package contains. GroupLens forbids redistribution, so the caller provides the directory.
 
-A user's strongest features are the movies and genres that it liked, and they are made of the very
-ratings that are to be predicted. Two rules keep the answers out of the features:
+A user's features include the movies and genres that the user liked, which come from the same
+ratings that are to be predicted. Two rules prevent leakage:
 
-- histories hold *training* campaigns only: no rating of a test campaign reaches any feature;
-- in the examples of a training campaign, histories are computed without that campaign.
+- histories contain *training* campaigns only: no rating of a test campaign affects any feature;
+- in the examples of a training campaign, histories omit that campaign.
 
-The second rule makes a user differ by example, so a user of the Dataset is a *view*: a MovieLens
-user as seen without one campaign, or plain. Who did not like a campaign does not have it in the
-history anyway, so only the seeds of training campaigns need views of their own.
+Under the second rule a user's features depend on the example. A user of the Dataset is therefore a
+*view*: a MovieLens user with one campaign left out of the history, or a plain one. A history never
+contains a campaign that the user did not like, so only the seeds of training campaigns need views.
+
+Users have an age group, a gender, an occupation, the first two digits of the zip code, and the
+liked genres and movies. A history with more movies than slots is cut in a random order that is
+drawn once per user. This order is independent of ratings and times, so the cut reveals nothing
+about the movie left out. Genres are sorted by the number of liked movies that have them.
+Campaigns have a release year (a decade before 1990) and up to three genres, the rarest in the
+catalogue first. Title and id are omitted, since they are unknown for every new campaign. An age
+or year that is not a number counts as missing.
 
 Axes: U MovieLens users, I movies, C campaigns, H training campaigns, G genres, V views (the
 Dataset's users), E examples.
@@ -29,17 +36,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.atomic import TYPES, read_atomic
 from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
+from metaheac_jax.data.sources.recbole import TYPES, read_atomic
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
-#: A rating from here on is a conversion.
+#: A rating of at least this is a conversion.
 LIKED = 4.0
 
-#: 80 slots hold the whole history of 97% of the users. Most users like more than ten genres now and
-#: then; the ten that a user likes most often tell users apart.
+#: 80 slots hold the whole history of nearly every user. Of the genres, the ten that a user likes
+#: most often distinguish users best.
 SCHEMA = Schema(
     user=(
         Field("age"),
@@ -52,10 +59,10 @@ SCHEMA = Schema(
     campaign=(Field("release"), Field("genre1"), Field("genre2"), Field("genre3")),
 )
 
-#: Lower ends of the age groups that MovieLens itself uses in its later editions.
+#: Lower bounds of the age groups of later MovieLens editions.
 AGES = (0, 18, 25, 35, 45, 50, 56)
 
-# Random streams are seeded by (seed, one of these, ...), so that no draw can shift another.
+# Random streams are seeded by (seed, one of these, ...), so that they are independent.
 _SPLIT, _HISTORY, _EXAMPLES = range(3)
 
 
@@ -70,38 +77,27 @@ def build_movielens(
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files in a directory.
 
-    Training campaigns have all their examples in stage 1. Of a test campaign, half of the seeds and
-    half of the non-seeds, drawn at random, are stage 1 and the rest is stage 2; by label, so that
-    a small campaign does not lose its seeds to one side (an odd one goes to stage 1).
+    All examples of a training campaign are stage 1. Of a test campaign, a random half of the seeds
+    and a random half of the non-seeds (rounded up) are stage 1; the rest is stage 2.
 
-    A seed set is small when it has at most T seeds, the smallest count with at least 80% of the
-    campaigns at or below (the paper's 8:2 rule, section 4.1). To compare like with like, half of a
-    campaign's seeds are counted: what a test campaign has in stage 1.
-
-    Users are described by age group, gender, occupation, the first two digits of the zip code
-    (about a state), and the liked genres and movies as said above. When a history exceeds its
-    slots, a random order of the movies, drawn once for each user, decides what is kept: it knows
-    nothing of ratings and times, so a cut tells nothing about the movie left out. Genres come in
-    the order of how many liked movies have them.
-    Campaigns are described by release year (decades before 1990) and up to three genres, the rarest
-    in the catalogue first, as it says most; by no title and no id, which would be new with every
-    new campaign. An age or year that is no number counts as missing (the real file has two).
+    A seed set is small if it has at most T seeds, T being the smallest count such that at least
+    80% of the campaigns have no more (the paper's 8:2 rule, section 4.1). The count is half of a
+    campaign's seeds, which is what a test campaign has in stage 1.
 
     Args:
       source: directory with ``ml-100k.inter``, ``ml-100k.user`` and ``ml-100k.item``.
-      seed: of the campaigns' split, the order of histories, the choice of non-seeds and the stages.
+      seed: of the split, the order of histories, the choice of non-seeds and the stages.
       non_seeds: ``pool`` draws from the users who did not rate the movie; ``exposed`` takes all
-        those who rated it below 4.
-      non_seeds_per_seed: with ``pool``, how many non-seeds to draw for a seed; all there are if
-        they are fewer. Of the 293 campaigns, 78% can fill 1:4 from 943 users, so most have one base
-        rate; the 1:10 of the paper's WeChat data only 22%.
-      min_positives: movies with fewer likes are no campaigns, and in no history either.
-      train_fraction: share of the campaigns to train on.
+        users who rated it below 4.
+      non_seeds_per_seed: with ``pool``, the number of non-seeds to draw per seed; all candidates if
+        there are fewer.
+      min_positives: a movie with fewer likes is neither a campaign nor part of a history.
+      train_fraction: fraction of the campaigns to train on.
 
     Raises:
-      InputError: a file is missing or malformed, a column is missing, an id is no integer or occurs
-        twice, a rating is missing, repeated, or of an unknown user or movie (file and line are
-        named); or too few campaigns are left to split.
+      InputError: a file is missing or malformed, a column is missing, an id is not an integer or
+        occurs twice, a rating is missing, repeated, or of an unknown user or movie (the message
+        names file and line); or too few campaigns remain to split.
     """
     if non_seeds not in ("pool", "exposed"):
         raise InputError(f"non_seeds is {non_seeds!r}, expected 'pool' or 'exposed'")
@@ -128,7 +124,7 @@ def build_movielens(
         items,
         genres,
         liked,
-        # In the order of their vocabulary, which is that of strings.
+        # In the order of their vocabulary, which sorts ids as strings.
         history=split.train[np.argsort(campaign_key[split.train].astype(str))],
         view_user=view_user,
         view_without=view_without,
@@ -149,12 +145,12 @@ def build_movielens(
 
 
 class References(NamedTuple):
-    """What is known of an example's user without a word of the campaign; higher is likelier.
+    """Scores of an example's user that ignore the campaign; higher is likelier.
 
     Attributes:
-      activity: (E,) float32, of how many training campaigns the user is a seed.
-      like_rate: (E,) float32, the share of seeds among the user's training examples, drawn to the
-        overall rate by one imagined example (which is all there is for a user without examples).
+      activity: (E,) float32, number of training campaigns of which the user is a seed.
+      like_rate: (E,) float32, fraction of seeds among the user's training examples and one
+        additional example at the overall rate.
     """
 
     activity: np.ndarray
@@ -162,29 +158,29 @@ class References(NamedTuple):
 
 
 def user_references(dataset: Dataset, train: np.ndarray, examples: Examples) -> References:
-    """Scores that ignore the campaign, for each of ``examples``: what a model has to beat.
+    """Scores that ignore the campaign, for each of ``examples``: baselines for a model.
 
-    They count the stage-1 examples of the training campaigns, by ``dataset.user_key``. An example's
-    own campaign is left out, as it is in the features. With non-seeds ``exposed`` the like rate is
-    the share of a user's ratings that are 4 or more; with ``pool`` its non-seeds are drawn ones.
+    They count the stage-1 examples of the training campaigns by ``dataset.user_key``, without the
+    example's own campaign. With non-seeds ``exposed`` the like rate is the fraction of a user's
+    ratings that are at least 4.
 
     Args:
       dataset: as built by `build_movielens`.
       train: (H,) indices of the training campaigns.
-      examples: (E,) of either stage of ``dataset``.
+      examples: E examples, of either stage of ``dataset``.
     """
     keys = np.unique(dataset.user_key)
 
-    def locate(of: Examples) -> tuple[np.ndarray, np.ndarray]:
-        user = np.searchsorted(keys, dataset.user_key[of.user])
-        return user, np.repeat(np.arange(dataset.campaigns), of.counts)
+    def locate(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        user = np.searchsorted(keys, dataset.user_key[examples.user])
+        return user, np.repeat(np.arange(dataset.num_campaigns), examples.counts)
 
     user, campaign = locate(dataset.stage1)
-    known = np.isin(campaign, train)
-    seen = np.zeros((len(keys), dataset.campaigns), np.int32)
-    seen[user[known], campaign[known]] = 1
+    in_training = np.isin(campaign, train)
+    seen = np.zeros((len(keys), dataset.num_campaigns), np.int32)
+    seen[user[in_training], campaign[in_training]] = 1
     seeds = np.zeros_like(seen)
-    seeds[user[known], campaign[known]] = dataset.stage1.label[known]
+    seeds[user[in_training], campaign[in_training]] = dataset.stage1.label[in_training]
 
     user, campaign = locate(examples)
     activity = seeds.sum(axis=1)[user] - seeds[user, campaign]
@@ -197,7 +193,7 @@ def user_references(dataset: Dataset, train: np.ndarray, examples: Examples) -> 
 
 
 def _read_source(source: Path) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, np.ndarray]:
-    """Users and items ascending by id; who rated what, and who liked it, (U, I) bool both."""
+    """Users and items, ascending by id; rated and liked pairs, both (U, I) bool."""
     users = _read_table(
         source / "ml-100k.user",
         "user_id",
@@ -208,7 +204,7 @@ def _read_source(source: Path) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, 
     )
     path = source / "ml-100k.inter"
     ratings = _read_columns(path, {"user_id": "token", "item_id": "token", "rating": "float"})
-    _refuse(path, ratings["rating"].is_null(), "no rating")
+    _refuse(path, ratings["rating"].is_null(), "the rating is missing")
     user = _positions(path, ratings["user_id"], users["user_id"])
     item = _positions(path, ratings["item_id"], items["item_id"])
     pairs = pl.Series(user * len(items) + item)
@@ -221,7 +217,7 @@ def _read_source(source: Path) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, 
 
 
 def _read_columns(path: Path, columns: dict[str, str]) -> pl.DataFrame:
-    """The columns of these names and types."""
+    """The columns with these names and types."""
     table = read_atomic(path)
     for name, kind in columns.items():
         if table.schema.get(name) != TYPES[kind]:
@@ -230,7 +226,7 @@ def _read_columns(path: Path, columns: dict[str, str]) -> pl.DataFrame:
 
 
 def _read_table(path: Path, key: str, columns: dict[str, str]) -> pl.DataFrame:
-    """The same with an integer key, ascending."""
+    """The columns with these names and types, sorted by an integer key."""
     table = _read_columns(path, {key: "token", **columns})
     ids = _integers(path, table[key])
     _refuse(path, ~ids.is_first_distinct(), f"{key} occurs on an earlier line")
@@ -239,40 +235,40 @@ def _read_table(path: Path, key: str, columns: dict[str, str]) -> pl.DataFrame:
 
 def _integers(path: Path, ids: pl.Series) -> pl.Series:
     numbers = ids.cast(pl.Int64, strict=False)
-    _refuse(path, numbers.is_null() | (numbers < 0), f"{ids.name} is no non-negative integer")
+    _refuse(path, numbers.is_null() | (numbers < 0), f"{ids.name} is not a non-negative integer")
     return numbers
 
 
 def _positions(path: Path, ids: pl.Series, known: pl.Series) -> np.ndarray:
-    """Where ids stand among the ascending known ones."""
+    """Positions of ids among the known ones, which ascend."""
     numbers, keys = _integers(path, ids).to_numpy(), known.to_numpy()
     position = np.searchsorted(keys, numbers).clip(max=len(keys) - 1)
-    _refuse(path, pl.Series(keys[position] != numbers), f"{ids.name} is in no line of its table")
+    _refuse(path, pl.Series(keys[position] != numbers), f"{ids.name} is missing from its table")
     return position
 
 
-def _refuse(path: Path, bad: pl.Series, what: str) -> None:
-    """Raises for the first bad row of an atomic file."""
-    row = bad.arg_max()
-    if row is not None and bad[row]:
-        raise InputError(f"{path}:{row + 2}: {what}; mend or remove the line")
+def _refuse(path: Path, faulty: pl.Series, reason: str) -> None:
+    """Raises for the first faulty line of an atomic file."""
+    line = faulty.arg_max()
+    if line is not None and faulty[line]:
+        raise InputError(f"{path}:{line + 2}: {reason}; fix or remove the line")
 
 
 def _split(positives: np.ndarray, seed: int, train_fraction: float, source: Path) -> Split:
-    """Campaigns at random into training and test ones; positives are (C,)."""
-    campaigns = len(positives)
-    cut = round(train_fraction * campaigns)
-    if not 0 < cut < campaigns:
+    """Divides campaigns into training and test ones at random; positives are (C,)."""
+    num_campaigns = len(positives)
+    num_train = round(train_fraction * num_campaigns)
+    if not 0 < num_train < num_campaigns:
         raise InputError(
-            f"{source}: {campaigns} movies have enough likes to be campaigns, too few to split; "
-            "lower min_positives or mend train_fraction"
+            f"{source}: {num_campaigns} movies have enough likes to be campaigns, too few to "
+            "split; lower min_positives or change train_fraction"
         )
-    order = np.random.default_rng([seed, _SPLIT]).permutation(campaigns)
+    order = np.random.default_rng([seed, _SPLIT]).permutation(num_campaigns)
     in_stage1 = -(-positives // 2)
-    threshold = int(np.sort(in_stage1)[-(-campaigns * 8 // 10) - 1])
+    threshold = int(np.sort(in_stage1)[-(-num_campaigns * 8 // 10) - 1])
     return Split(
-        train=np.sort(order[:cut]),
-        test=np.sort(order[cut:]),
+        train=np.sort(order[:num_train]),
+        test=np.sort(order[num_train:]),
         small=in_stage1 <= threshold,
         threshold=threshold,
     )
@@ -291,10 +287,9 @@ def _draw_examples(
 
     Args:
       seeds: (U, C) bool.
-      others: (U, C) bool, who may be a non-seed.
-      others_per_seed: how many of them to take for a seed; all if None.
-      campaign_key: (C,); a campaign's draws depend on its id and ``seed`` alone, and so not on
-        what happens to other campaigns.
+      others: (U, C) bool, candidates for non-seeds.
+      others_per_seed: non-seeds to draw per seed; all if None.
+      campaign_key: (C,) ids; a campaign's draws depend on its id and ``seed`` alone.
       test: campaigns of which half the examples of either label are stage 2.
       seed: of the draws.
     """
@@ -307,16 +302,16 @@ def _draw_examples(
             negative = negative[: others_per_seed * len(positive)]
         for label, user in ((1, positive), (0, negative)):
             cut = -(-len(user) // 2) if campaign in test else len(user)
-            for stage, part in zip(stages, (user[:cut], user[cut:]), strict=True):
+            for stage, users in zip(stages, (user[:cut], user[cut:]), strict=True):
                 stage.append(
-                    np.stack([np.full_like(part, campaign), part, np.full_like(part, label)])
+                    np.stack([np.full_like(users, campaign), users, np.full_like(users, label)])
                 )
 
     def grouped(parts: list[np.ndarray]) -> Examples:
         campaign, user, label = np.concatenate(parts, axis=1)
-        by_user = np.argsort(user)  # positives must not come first: an order that knows the label
+        by_user = np.argsort(user)  # the order of examples must not reveal the label
         return group_by_campaign(
-            campaign[by_user], user[by_user], label[by_user], campaigns=len(campaign_key)
+            campaign[by_user], user[by_user], label[by_user], num_campaigns=len(campaign_key)
         )
 
     return grouped(stages[0]), grouped(stages[1])
@@ -325,20 +320,20 @@ def _draw_examples(
 def _views(
     stage1: Examples, train: np.ndarray, *, users: int
 ) -> tuple[Examples, np.ndarray, np.ndarray]:
-    """Gives each seed of a training campaign a view of its own.
+    """Gives each seed of a training campaign its own view.
 
     Returns:
-      Stage 1 over views; for each view its user (V,), and the campaign left out (V,), -1 if none.
-      The first U views are the plain ones.
+      Stage 1 over views; the user of each view, (V,); and the campaign that it leaves out, (V,),
+      -1 if none. The first U views are the plain ones.
     """
     campaign = np.repeat(np.arange(len(stage1.counts)), stage1.counts)
-    own = np.isin(campaign, train) & (stage1.label == 1)
+    needs_view = np.isin(campaign, train) & (stage1.label == 1)
     view = stage1.user.copy()
-    view[own] = users + np.arange(own.sum())
+    view[needs_view] = users + np.arange(needs_view.sum())
     return (
         replace(stage1, user=view),
-        np.concatenate([np.arange(users), stage1.user[own]]),
-        np.concatenate([np.full(users, -1), campaign[own]]),
+        np.concatenate([np.arange(users), stage1.user[needs_view]]),
+        np.concatenate([np.full(users, -1), campaign[needs_view]]),
     )
 
 
@@ -356,12 +351,12 @@ def _features(
     """Vocabulary, and table rows of views (V, S) and campaigns (C, N).
 
     Args:
-      users: U rows.
-      items: C rows; ``genres`` are theirs.
-      genres: C lists.
+      users: table of U users.
+      items: table of the C campaigns' movies.
+      genres: C lists, of these movies.
       liked: (U, C) bool.
-      history: (H,) campaigns that histories may hold; their ids as strings must ascend.
-      view_user: (V,) user of a view.
+      history: (H,) campaigns that histories may contain; their ids ascend as strings.
+      view_user: (V,) user of each view.
       view_without: (V,) campaign that its history leaves out, or -1.
       seed: of the order in which histories are cut.
     """
@@ -392,7 +387,7 @@ def _features(
         tuple(
             many_valued[field.name][0]
             if field.name in many_valued
-            else np.unique(np.append(one_valued[field.name], ""))  # "" if missing: always a row
+            else np.unique(np.append(one_valued[field.name], ""))  # "": missing
             for field in SCHEMA.fields
         )
     )
@@ -401,7 +396,7 @@ def _features(
         if field.name in many_valued:
             _, has, rank = many_valued[field.name]
             columns = _first_columns(has, rank, field.slots)
-            rows = np.where(columns < 0, vocabulary.rows, columns + vocabulary.offsets[i])
+            rows = np.where(columns < 0, vocabulary.num_rows, columns + vocabulary.offsets[i])
         else:
             rows = vocabulary.encode(i, one_valued[field.name])[:, None]
             rows = rows[view_user] if field in SCHEMA.user else rows
@@ -414,7 +409,7 @@ def _features(
 
 
 def _first_columns(has: np.ndarray, rank: np.ndarray, slots: int) -> np.ndarray:
-    """(V, slots) columns that a row has, lowest rank first, then -1; has and rank are (V, n)."""
+    """(V, slots) columns that a view has, lowest rank first, then -1; has and rank are (V, n)."""
     order = np.argsort(np.where(has, rank, np.inf), axis=1, kind="stable")[:, :slots]
     columns = np.full((len(has), slots), -1)
     columns[:, : order.shape[1]] = np.where(np.take_along_axis(has, order, axis=1), order, -1)
@@ -422,18 +417,18 @@ def _first_columns(has: np.ndarray, rank: np.ndarray, slots: int) -> np.ndarray:
 
 
 def _rarest_first(genres: list[list[str]]) -> list[list[str]]:
-    """Each movie's genres, the rarest among all movies first."""
+    """Genres of each movie, the rarest among all movies first."""
     count = Counter(name for names in genres for name in set(names))
     return [sorted(set(names), key=lambda name: (count[name], name)) for names in genres]
 
 
 def _age_group(age: str) -> str:
-    """Lower end of the age's group; empty if it is no number."""
+    """Lower bound of the age group; empty if the age is not a number."""
     return str(AGES[bisect(AGES, int(age)) - 1]) if age.isdecimal() else ""
 
 
 def _release(year: str) -> str:
-    """The year, or its decade before 1990; empty if it is no number."""
+    """The year, or its decade before 1990; empty if it is not a number."""
     if not year.isdecimal():
         return ""
     return year if int(year) >= 1990 else f"{year[:-1]}0s"

@@ -1,7 +1,7 @@
 """Lengths of lists as fields of their own.
 
-A many-valued field is the mean of its values' embeddings, which forgets how many there are; yet how
-long a user's lists are tells how active it is. Not in the paper.
+A many-valued field is the mean of its values' embeddings, which loses how many there are. The
+length of a user's lists says how active it is. This is not in the paper.
 
 Axes: U users, S slots of a user, L many-valued fields, R rows of the table.
 """
@@ -9,11 +9,11 @@ Axes: U users, S slots of a user, L many-valued fields, R rows of the table.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 _CLASSES = 12  # of lengths, at most, besides the empty list
@@ -30,13 +30,13 @@ class Lengths:
 
     Attributes:
       schema: without the lengths.
-      rows: R, of the table without them.
-      user_rows: of the table's rows, those of the user fields; they come first.
+      num_rows: R, of the table without them.
+      num_user_rows: rows of the user fields, which come first in that table.
     """
 
     schema: Schema
-    rows: int
-    user_rows: int
+    num_rows: int
+    num_user_rows: int
 
     @property
     def many(self) -> list[tuple[int, Field]]:
@@ -51,9 +51,9 @@ class Lengths:
 
     def users(self, users: np.ndarray) -> np.ndarray:
         """(U, S) table rows of users -> (U, S + L) rows of the table with the lengths."""
-        offset, lengths = self.user_rows, []
+        offset, lengths = self.num_user_rows, []
         for (start, field), classes in zip(self.many, self.vocabularies, strict=True):
-            count = (users[:, start : start + field.slots] < self.rows).sum(axis=1)
+            count = (users[:, start : start + field.slots] < self.num_rows).sum(axis=1)
             lengths.append(offset + np.searchsorted(classes, count, side="right") - 1)
             offset += len(classes)
         columns = [self._moved(users), *(length[:, None] for length in lengths)]
@@ -65,19 +65,23 @@ class Lengths:
 
     def _moved(self, ids: np.ndarray) -> np.ndarray:
         added = sum(map(len, self.vocabularies))
-        return np.where(ids < self.user_rows, ids, ids + added)
+        return np.where(ids < self.num_user_rows, ids, ids + added)
 
 
 @dataclass(frozen=True)
-class _Users:
-    """Users' rows with the lengths, made for those that are asked for: the rest stays on disk."""
+class LengthenedUsers:
+    """Users' rows with the lengths, computed for those that are read: the rest stays on disk."""
 
-    rows: np.ndarray
+    rows: UserRows
     lengths: Lengths
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(U, S + L)."""
         return len(self.rows), self.rows.shape[1] + len(self.lengths.many)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __getitem__(self, users: Any) -> np.ndarray:
         return self.lengths.users(np.asarray(self.rows[users]))
@@ -86,18 +90,18 @@ class _Users:
 def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
     """The dataset with a field for the length of every list, and what adds them to other users.
 
-    Its ``user_rows`` can be indexed by an array of users and has a shape; it is no array.
+    Its ``user_rows`` are computed when they are read.
     """
     schema, sizes = dataset.schema, dataset.vocabulary.sizes
     fields = len(schema.user)
-    lengths = Lengths(schema, dataset.rows, sum(sizes[:fields]))
+    lengths = Lengths(schema, dataset.num_rows, sum(sizes[:fields]))
     added = tuple(Field(f"{field.name}_length") for _, field in lengths.many)
     values = dataset.vocabulary.values
     new = replace(
         dataset,
         schema=Schema(schema.user + added, schema.campaign),
         vocabulary=Vocabulary((*values[:fields], *lengths.vocabularies, *values[fields:])),
-        user_rows=cast(np.ndarray, _Users(dataset.user_rows, lengths)),
+        user_rows=LengthenedUsers(dataset.user_rows, lengths),
         campaign_rows=lengths.campaigns(dataset.campaign_rows),
     )
     return new, lengths

@@ -1,6 +1,6 @@
-"""Large text files, as blocks of whole lines that numpy takes apart at once, on two threads.
+"""Large text files, parsed with numpy in blocks of whole lines, on two threads.
 
-Faulty lines are only detected at speed; which one it is, and why, is found afterwards.
+Parsing only detects that a block has a faulty line; a second, slow pass finds the line and reason.
 
 Axes: n lines of a block, T tokens of a block.
 """
@@ -20,12 +20,12 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress
 
 MAX_DIGITS = 16  # of any integer
-LEAD = b"\n" * 8  # stands before every block: reads of 8 bytes may begin in it
-BLOCK = 1 << 22  # bytes of text at a time; measured: less costs page faults, more cache misses
+LEAD = b"\n" * 8  # prefix of every block: reads of 8 bytes may begin in it
+BLOCK = 1 << 22  # bytes of text; less causes page faults, more causes cache misses
 _WORKERS = 2
 LINE_LIMIT = 1 << 26  # bytes
 _ZEROS = np.uint64(int.from_bytes(b"0" * 8))
-_SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # of a word of 8 bytes, by bytes in use
+_SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # of 8 bytes, by bytes in use
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,18 +39,25 @@ def parse_file(
     *,
     header: str | None = None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """What ``parse`` makes of the blocks of a file, in order; the first array has n entries.
+    """Yields the parsed blocks of a file, in order.
+
+    Args:
+      path: the file.
+      parse: turns a block, which begins with `LEAD`, into arrays; the first has n entries.
+      fault: returns what is wrong with a line, empty if nothing.
+      progress: receives the bytes done.
+      header: expected first line, which is skipped; None if there is none.
 
     Raises:
-      InputError: ``parse`` finds a block malformed; ``fault`` then tells which line, and why.
+      InputError: the header differs, or ``parse`` raised `Malformed`; the message names the line.
     """
     total = path.stat().st_size
     number = 1  # of the first line of the block
     with path.open("rb") as file:
         if header is not None:
-            found = file.readline(200)
-            if found.rstrip(b"\n") != header.encode():
-                raise line_error(path, 1, f"expected the header {header!r}, got {show(found)}")
+            first = file.readline(200)
+            if first.rstrip(b"\n") != header.encode():
+                raise line_error(path, 1, f"expected the header {header!r}, got {show(first)}")
             number = 2
         done = file.tell()
         for block, result in ahead(parse, _blocks(path, file)):
@@ -65,24 +72,26 @@ def parse_file(
 
 
 def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """Blocks of whole lines, each ended by a newline, after `LEAD`."""
-    rest = b""
+    """Blocks of whole lines: `LEAD`, then lines that each end in a newline."""
+    remainder = b""
     while text := file.read(BLOCK):
-        text = rest + text
+        text = remainder + text
         end = text.rfind(b"\n") + 1
-        rest = text[end:]
-        if len(rest) > LINE_LIMIT:
-            raise InputError(f"{path}: a line has over {LINE_LIMIT} bytes; is it a text file?")
+        remainder = text[end:]
+        if len(remainder) > LINE_LIMIT:
+            raise InputError(
+                f"{path}: a line has over {LINE_LIMIT} bytes; check that it is a text file"
+            )
         if end:
             yield LEAD + text[:end]
-    if rest:
-        yield LEAD + rest + b"\n"
+    if remainder:
+        yield LEAD + remainder + b"\n"
 
 
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[tuple[Item, Future[Result]]]:
-    """Runs ``work`` on the items, a few ahead on threads of their own, and gives them in order."""
+    """Runs ``work`` on the items in threads, a few items ahead; yields results in order."""
     with ThreadPoolExecutor(_WORKERS) as pool:
         waiting: deque[tuple[Item, Future[Result]]] = deque()
         for item in items:
@@ -93,42 +102,42 @@ def ahead(
 
 
 def _explain(path: Path, number: int, block: bytes, fault: Callable[[bytes], str]) -> InputError:
-    """The error of the first faulty line of a block whose first line has this number."""
+    """The error for the first faulty line of a block whose first line is line ``number``."""
     lines = block[len(LEAD) : -1].split(b"\n")
-    for place, line in enumerate(lines, start=number):
+    for line_number, line in enumerate(lines, start=number):
         if reason := fault(line):
-            return line_error(path, place, reason)
+            return line_error(path, line_number, reason)
     return InputError(f"{path}: lines {number} to {number + len(lines) - 1}: cannot be read")
 
 
 def line_error(path: Path, number: int, reason: str) -> InputError:
-    """The error of a line that the user has to mend."""
-    return InputError(f"{path}: line {number}: {reason}; mend the line or get the file again")
+    """The error for a faulty line, counted from 1."""
+    return InputError(f"{path}: line {number}: {reason}; fix the line or get the file again")
 
 
 def show(text: bytes) -> str:
-    """Bytes from a file as they may stand in a message."""
+    """Bytes from a file, as printable text for a message."""
     return repr(text[:40].decode(errors="replace")) + ("..." if len(text) > 40 else "")
 
 
 def is_integer(text: bytes) -> bool:
-    """Whether `Tokens.integers` takes it for one."""
+    """Whether `Tokens.integers` accepts the text."""
     return text.isdigit() and len(text) <= MAX_DIGITS
 
 
 class Malformed(Exception):
-    """Some line of a block is faulty."""
+    """A line of the block is faulty."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What stands between separators in a block of text, T tokens.
+    """The T tokens of a block: the text between separators.
 
     Attributes:
-      words: the 8 bytes from every position of the block on, as little-endian uint64.
-      end: (T,) position just behind each token.
-      length: (T,) bytes, at least 1.
-      before: (T,) uint8, the separator in front of each token.
+      words: the 8 bytes that start at each position of the block, as little-endian uint64.
+      end: (T,) position after the last byte of each token.
+      length: (T,) number of bytes, at least 1.
+      before: (T,) uint8, the separator before each token.
       last: (T,) uint64, each token's last 8 bytes, see `_last_bytes`.
     """
 
@@ -140,7 +149,11 @@ class Tokens:
 
     @staticmethod
     def of(block: bytes, separators: bytes) -> Tokens:
-        """The tokens of a block from `parse_file`; Malformed if one is empty."""
+        """The tokens of a block from `parse_file`.
+
+        Raises:
+          Malformed: a token is empty.
+        """
         text = np.frombuffer(block, np.uint8)
         is_separator = text == separators[0]
         for separator in separators[1:]:
@@ -153,7 +166,11 @@ class Tokens:
         return Tokens(words, end, length, text[stop[:-1]], _last_bytes(words, end, length))
 
     def integers(self, at: np.ndarray) -> np.ndarray:
-        """The values of tokens ``at``, int64."""
+        """The values of the tokens ``at``, int64.
+
+        Raises:
+          Malformed: a token is not a number of at most `MAX_DIGITS` digits.
+        """
         value = _decimal(self.last.take(at))
         length = self.length.take(at)
         if length.max(initial=0) > MAX_DIGITS:
@@ -165,26 +182,26 @@ class Tokens:
         return value
 
     def matches(self, at: np.ndarray, texts: Sequence[bytes]) -> Iterator[np.ndarray]:
-        """For each text, which of the tokens ``at`` it is, as positions in ``at``."""
+        """For each text, the positions in ``at`` of the tokens that equal it."""
         last = self.last[at]
         for text in texts:
-            found = np.flatnonzero(last == _key(text))
-            found = found[self.length[at[found]] == len(text)]
+            equal = np.flatnonzero(last == _key(text))
+            equal = equal[self.length[at[equal]] == len(text)]
             for skip in range(8, len(text), 8):
-                end = self.end[at[found]] - skip
+                end = self.end[at[equal]] - skip
                 earlier = _last_bytes(self.words, end, np.full(len(end), len(text) - skip))
-                found = found[earlier == _key(text[:-skip])]
-            yield found
+                equal = equal[earlier == _key(text[:-skip])]
+            yield equal
 
 
 def _last_bytes(words: np.ndarray, end: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """The last 8 bytes of tokens, xor "0", so that a digit is its value; 0 before the token."""
+    """The last 8 bytes of tokens, xor "0": a digit is its value; 0 before the token."""
     bits = _SPARE_BITS.take(length, mode="clip")
     return ((words[end - 8] ^ _ZEROS) >> bits) << bits
 
 
 def _key(text: bytes) -> np.uint64:
-    """What `_last_bytes` gives for ``text``."""
+    """The value of `_last_bytes` for ``text``."""
     return np.uint64(int.from_bytes(text[-8:].rjust(8, b"0"), "little")) ^ _ZEROS
 
 
@@ -194,7 +211,7 @@ def _decimal(digits: np.ndarray) -> np.ndarray:
     # A digit above 9 carries into the highest bit of its byte.
     if (((digits + u(0x7676767676767676)) | digits) & u(0x8080808080808080)).any():
         raise Malformed
-    # Neighbours together: 8 digits, 4 twos, 2 fours, 1 number.
+    # Merge neighbours: 8 digits, 4 pairs, 2 groups of four, 1 number.
     digits = (digits * u(10) + (digits >> u(8))) & u(0x00FF00FF00FF00FF)
     digits = (digits * u(100) + (digits >> u(16))) & u(0x0000FFFF0000FFFF)
     digits = (digits * u(10000) + (digits >> u(32))) & u(0x00000000FFFFFFFF)

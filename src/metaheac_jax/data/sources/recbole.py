@@ -1,7 +1,7 @@
 """RecBole's atomic files (``.inter``, ``.user``, ``.item``): tab-separated, with typed headers.
 
-A header cell is ``name:type``; the types are ``token`` (a string), ``token_seq`` (strings with
-single spaces between), ``float`` and ``float_seq``. There is no quoting and no comment.
+A header cell is ``name:type``. The types are ``token`` (a string), ``token_seq`` (strings separated
+by single spaces), ``float`` and ``float_seq``. The format has no quoting and no comments.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import polars as pl
 
 from metaheac_jax.errors import InputError
 
-#: The types of a header cell, and what a column of that type becomes.
+#: The types of a header cell, and the data type of such a column.
 TYPES: dict[str, pl.DataType] = {
     "token": pl.String(),
     "token_seq": pl.List(pl.String()),
@@ -22,17 +22,17 @@ TYPES: dict[str, pl.DataType] = {
 
 
 def read_atomic(path: Path) -> pl.DataFrame:
-    """Reads one atomic file; row i of the result stands on line i + 2 of the file.
+    """Reads one atomic file; row i of the result is line i + 2 of the file.
 
     Returns:
-      One column a header cell, under its bare name: ``token`` as String (empty if missing),
-      ``token_seq`` as List(String) (empty if missing), ``float`` as Float64 (null if missing) and
-      ``float_seq`` as List(Float64) (empty if missing).
+      One column per header cell, without the type in its name: ``token`` as String (empty if
+      missing), ``token_seq`` as List(String) (empty if missing), ``float`` as Float64 (null if
+      missing) and ``float_seq`` as List(Float64) (empty if missing).
 
     Raises:
-      InputError: no such file, not UTF-8, no data, a header cell without a known type, a name
-        twice, a line with another number of cells than the header, or no finite number where one
-        is due; file and line are named.
+      InputError: the file is missing, is not UTF-8 or has no data, a header cell has no known type
+        or a repeated name, a line has another number of cells than the header, or a number is not
+        finite; the message names file and line.
     """
     path = Path(path)
     lines = _read_lines(path)
@@ -42,11 +42,11 @@ def read_atomic(path: Path) -> pl.DataFrame:
 
     data = lines[1:]
     tabs = data.str.count_matches("\t", literal=True)
-    row = _first(tabs != len(header) - 1)
-    if row is not None:
+    faulty = _first(tabs != len(header) - 1)
+    if faulty is not None:
         raise InputError(
-            f"{path}:{row + 2}: {tabs[row] + 1} cells, expected {len(header)} as in the header; "
-            "mend or remove the line"
+            f"{path}:{faulty + 2}: {tabs[faulty] + 1} cells, expected {len(header)} as in the "
+            "header; fix or remove the line"
         )
     cells = data.str.split_exact("\t", len(header) - 1).struct.unnest().get_columns()
     return pl.DataFrame(
@@ -71,7 +71,7 @@ def _read_lines(path: Path) -> pl.Series:
 
 
 def _parse_header(path: Path, line: str) -> list[tuple[str, str]]:
-    """Name and type of every column."""
+    """Name and type of each column."""
     header = []
     for cell in line.split("\t"):
         name, _, kind = cell.rpartition(":")
@@ -87,7 +87,7 @@ def _parse_header(path: Path, line: str) -> list[tuple[str, str]]:
 
 
 def _convert(path: Path, name: str, kind: str, cells: pl.Series) -> pl.Series:
-    """A column of cells as strings -> its values."""
+    """Parses the cells of a column."""
     if kind == "token":
         return cells.alias(name)
     parts = cells.str.extract_all("[^ ]+").alias(name)
@@ -100,11 +100,11 @@ def _convert(path: Path, name: str, kind: str, cells: pl.Series) -> pl.Series:
     else:
         values = parts.list.eval(pl.element().cast(pl.Float64, strict=False))
         bad = ~values.list.eval(pl.element().is_finite().fill_null(False)).list.all()
-    row = _first(bad)
-    if row is not None:
+    faulty = _first(bad)
+    if faulty is not None:
         raise InputError(
-            f"{path}:{row + 2}: {cells[row]!r} in column {name!r} of type {kind}, expected finite "
-            "numbers; mend the cell"
+            f"{path}:{faulty + 2}: {cells[faulty]!r} in column {name!r} of type {kind}, expected "
+            "finite numbers; fix the cell"
         )
     return values
 

@@ -1,8 +1,8 @@
 """Reads the files of the Tencent Ads competition 2018 (look-alike, preliminary round).
 
-``userFeature.data`` (11.4 M lines, 4 GB) is read as a stream of `blocks`: raw ids go to a scratch
-file, and once every value is known a second pass turns them into table rows. Memory does not grow
-with the file but for some 30 bytes a user and an example.
+``userFeature.data`` is read as a stream of blocks. Raw ids go to a scratch file; once all values
+are known, a second pass turns them into table rows. Memory use per user and per example is a few
+numbers.
 
 Axes: n lines of a block, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from metaheac_jax.data import blocks
-from metaheac_jax.data.blocks import (
+from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
+from metaheac_jax.data.sources import text_blocks as blocks
+from metaheac_jax.data.sources.text_blocks import (
     Malformed,
     Tokens,
     ahead,
@@ -24,20 +25,14 @@ from metaheac_jax.data.blocks import (
     parse_file,
     show,
 )
-from metaheac_jax.data.dataset import (
-    Dataset,
-    Examples,
-    group_by_campaign,
-    new_directory,
-    open_dataset,
-    write_columns,
-)
+from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import new_directory
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Field, Schema, Vocabulary
 
 LIST_LIMIT = 10  # a list is cut to its first 10 values, then to the field's slots
-MAX_ID = 10**8 - 1  # of a user feature: lookups by raw id stay small
+MAX_ID = 10**8 - 1  # of a user feature; it bounds the size of lookup tables
 
 _RAW = "raw_ids"  # scratch file in the directory of the dataset
 
@@ -53,23 +48,24 @@ def prepare(
     """Turns the competition's files into a dataset on disk (paper section 4.1).
 
     Reads ``userFeature.data``, ``adFeature.csv``, ``train.csv`` (stage 1) and ``test1_truth.csv``
-    (stage 2; no header). Every user is kept, in file order. A missing one-valued feature is the
-    value -1, with a row of its own; a missing many-valued one is empty. Labels are 1, or -1 or 0.
-    Fields that are not in the schema, and values beyond those kept, are not looked at.
+    (stage 2; no header). Every user is kept, in file order. A missing one-valued feature has the
+    value -1 and its own table row; a missing many-valued one is empty. The label of a seed is 1,
+    that of a non-seed -1 or 0. Fields outside the schema, and list values beyond those kept, are
+    not checked.
 
-    A simulated world may add ``SIMULATED`` (its name, which becomes the dataset's) and
-    ``train_probability.npy``, ``test1_truth_probability.npy`` (float32, one a data line).
+    A simulated world may add ``SIMULATED`` (the dataset's name), ``train_probability.npy`` and
+    ``test1_truth_probability.npy`` (float32, one per data line).
 
     Args:
       source: directory with the files.
-      target: directory of the dataset; replaced if it exists, and only when all went well.
-      schema: which features to use; any that the files have.
+      target: directory of the dataset; an existing dataset is replaced on success only.
+      schema: the features to use, among those of the files.
       name: the dataset's name.
-      progress: told bytes done and in all, file by file, and when other work begins.
+      progress: receives the bytes done of each file, and the start of other work.
 
     Raises:
-      InputError: a file is missing, unreadable, empty, or has a faulty line, which is named; or
-        the schema has a field that the files do not have.
+      InputError: a file is missing, unreadable, empty, or has a faulty line, which the message
+        names; or the schema has a field that the files do not have.
     """
     source, target = Path(source), Path(target).resolve()
     if source.resolve().is_relative_to(target):
@@ -82,7 +78,7 @@ def prepare(
         name = (source / "SIMULATED").read_text(errors="replace").strip().partition("\n")[0]
 
     aid, campaign_values = _read_campaigns(ads, schema)
-    with new_directory(target) as directory:
+    with new_directory(target, marker=MANIFEST) as directory:
         uid, user_values = _read_users(users, directory / _RAW, schema, progress)
         progress("sorting users", 0, len(uid))
         by_uid = np.argsort(uid, kind="stable")
@@ -108,7 +104,7 @@ def prepare(
             stage2=stage2,
         )
         write_columns(dataset, directory, progress=progress)
-    return open_dataset(target, verify=False)  # its checksums are seconds old
+    return open_dataset(target, verify=False)  # the checksums were just computed
 
 
 def _check_readable(path: Path) -> None:
@@ -136,19 +132,19 @@ def _read_campaigns(path: Path, schema: Schema) -> tuple[np.ndarray, np.ndarray]
             f"{path}: line 1: the header has no {absent[0]!r}, which the schema needs; "
             f"it has {', '.join(columns)[:200]!r}"
         )
-    places = [columns.index(name) for name in wanted]
+    positions = [columns.index(name) for name in wanted]
     rows: dict[int, list[int]] = {}
     for number, line in enumerate(lines, start=2):
         cells = line.split(b",")
         if len(cells) != len(columns):
             raise line_error(path, number, f"expected {len(columns)} columns, got {len(cells)}")
-        kept = [cells[place] for place in places]
+        kept = [cells[position] for position in positions]
         wrong = [cell for cell in kept if not is_integer(cell)]
         if wrong:
             raise line_error(path, number, f"expected whole numbers, got {show(wrong[0])}")
         key, *values = map(int, kept)
         if key in rows:
-            raise line_error(path, number, f"aid {key} is there twice")
+            raise line_error(path, number, f"aid {key} occurs twice")
         rows[key] = values
     if not rows:
         raise InputError(f"{path}: no campaign after the header; get the file again")
@@ -159,11 +155,11 @@ def _read_campaigns(path: Path, schema: Schema) -> tuple[np.ndarray, np.ndarray]
 def _read_users(
     path: Path, raw: Path, schema: Schema, progress: Progress
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """User ids (U,) int64 and the values of each user field; raw ids (U, S) go to file ``raw``.
+    """User ids (U,) int64 and the values of each user field; writes raw ids (U, S) to ``raw``.
 
-    In that file an id is stored plus 1, int32, and 0 stands for no value.
+    That file has int32 values: id + 1, or 0 for no value.
     """
-    starts, slots = schema.user_starts, schema.user_slots
+    starts = schema.user_starts
     seen = [np.zeros(1, bool) for _ in schema.user]
     uids = []
 
@@ -177,14 +173,14 @@ def _read_users(
         for uid, ids in parse_file(path, parse, fault, progress):
             uids.append(uid)
             ids.tofile(file)
-            for f, (start, n) in enumerate(zip(starts, slots, strict=True)):
-                mine = ids[:, start : start + n]
-                seen[f] = np.pad(seen[f], (0, max(0, int(mine.max()) + 1 - len(seen[f]))))
-                seen[f][mine] = True
+            for f, (start, field) in enumerate(zip(starts, schema.user, strict=True)):
+                field_ids = ids[:, start : start + field.slots]
+                seen[f] = np.pad(seen[f], (0, max(0, int(field_ids.max()) + 1 - len(seen[f]))))
+                seen[f][field_ids] = True
     for field, known in zip(schema.user, seen, strict=True):
         if not known[1:].any():
             raise InputError(
-                f"{path}: no line has the user field {field.name!r}; take it out of the schema"
+                f"{path}: no line has the user field {field.name!r}; remove it from the schema"
             )
         if field.slots > 1:
             known[0] = False  # a missing list is empty, not a value
@@ -200,39 +196,39 @@ def _parse_users(block: bytes, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
         raise Malformed
     line = np.cumsum(tokens.before[names] == ord("\n")) - 1
     n = int(line[-1]) + 1
-    ids = np.zeros((n, sum(schema.user_slots)), np.int32)
+    ids = np.zeros((n, schema.num_slots), np.int32)
     texts = [b"uid", *(field.name.encode() for field in schema.user)]
     at_uid, *at_fields = tokens.matches(names, texts)
-    for found in (at_uid, *at_fields):
-        if np.bincount(line[found]).max(initial=0) > 1:
+    for at in (at_uid, *at_fields):
+        if np.bincount(line[at]).max(initial=0) > 1:
             raise Malformed
     if len(at_uid) != n or counts[at_uid].max() > 1:
         raise Malformed
-    for field, start, found in zip(schema.user, schema.user_starts, at_fields, strict=True):
+    for field, start, at in zip(schema.user, schema.user_starts, at_fields, strict=True):
         for slot in range(_kept(field)):
-            found = found[counts.take(found) > slot]
-            value = tokens.integers(names.take(found) + (1 + slot))
+            at = at[counts.take(at) > slot]
+            value = tokens.integers(names.take(at) + (1 + slot))
             if value.max(initial=0) > MAX_ID:
                 raise Malformed
-            ids[line.take(found), start + slot] = value + 1
+            ids[line.take(at), start + slot] = value + 1
     return tokens.integers(names[at_uid] + 1), ids
 
 
 def _user_fault(line: bytes, schema: Schema) -> str:
-    """What `_parse_users` dislikes about a line; empty if nothing."""
+    """What is wrong with a line of userFeature.data; empty if nothing."""
     kept = {field.name.encode(): _kept(field) for field in schema.user}
-    found: dict[bytes, list[bytes]] = {}
-    for part in line.split(b"|"):
-        name, *values = part.split(b" ")
+    values_of: dict[bytes, list[bytes]] = {}
+    for entry in line.split(b"|"):
+        name, *values = entry.split(b" ")
         if not name or not values or b"" in values:
-            return f"expected 'field value value ...' between bars, got {show(part)}"
-        if name in found and (name in kept or name == b"uid"):
-            return f"field {show(name)} is there twice"
-        found[name] = values
+            return f"expected 'field value value ...' between bars, got {show(entry)}"
+        if name in values_of and (name in kept or name == b"uid"):
+            return f"field {show(name)} occurs twice"
+        values_of[name] = values
         for value in values[: kept.get(name, 0)]:
             if not is_integer(value) or int(value) > MAX_ID:
                 return f"expected whole numbers up to {MAX_ID} in {show(name)}, got {show(value)}"
-    uid = found.get(b"uid", [])
+    uid = values_of.get(b"uid", [])
     if len(uid) != 1 or not is_integer(uid[0]):
         return f"expected one uid, a whole number, got {show(b' '.join(uid))}"
     return ""
@@ -244,9 +240,9 @@ def _kept(field: Field) -> int:
 
 def _check_no_user_twice(path: Path, uid: np.ndarray, by_uid: np.ndarray) -> None:
     ordered = uid[by_uid]
-    again = by_uid[1:][ordered[1:] == ordered[:-1]]
-    if len(again):
-        second = int(again.min())
+    repeated = by_uid[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        second = int(repeated.min())
         first = int(np.argmax(uid == uid[second]))
         reason = f"uid {uid[second]} is already on line {first + 1}"
         raise line_error(path, second + 1, reason)
@@ -260,7 +256,7 @@ def _read_examples(
     by_uid: np.ndarray,
     progress: Progress,
 ) -> Examples:
-    """The examples of one file, grouped by campaign; users are found by ``uid[by_uid]``, sorted."""
+    """The examples of one file, grouped by campaign; ``uid[by_uid]`` ascends."""
     ordered = uid[by_uid]
 
     def parse(block: bytes) -> tuple[np.ndarray, ...]:
@@ -272,13 +268,13 @@ def _read_examples(
     for user, campaign, label, uids, aids in parse_file(
         path, parse, _example_fault, progress, header=header
     ):
-        for place, raw, what in (
+        for position, raw, message in (
             (user, uids, "uid {} has no line in userFeature.data"),
             (campaign, aids, "aid {} has no line in adFeature.csv"),
         ):
-            if place.min() < 0:
-                at = int(np.argmin(place))
-                raise line_error(path, number + at, what.format(raw[at]))
+            if position.min() < 0:
+                first = int(np.argmin(position))
+                raise line_error(path, number + first, message.format(raw[first]))
         columns.append((by_uid[user].astype(np.int32), campaign.astype(np.int32), label))
         number += len(label)
     if not columns:
@@ -289,38 +285,38 @@ def _read_examples(
         campaign,
         user,
         label,
-        campaigns=len(aid),
+        num_campaigns=len(aid),
         probability=_read_probability(probability, len(label)) if probability.exists() else None,
     )
 
 
 def _find(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Positions of ``keys`` in an ascending array; -1 where absent."""
-    order = np.argsort(keys)  # in ascending order, since the search then stays in the cache
+    order = np.argsort(keys)  # ascending keys keep the search in the cache
     keys = keys[order]
-    place = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
-    found = np.empty(len(keys), np.int64)
-    found[order] = np.where(ordered[place] == keys, place, -1)
-    return found
+    candidate = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
+    position = np.empty(len(keys), np.int64)
+    position[order] = np.where(ordered[candidate] == keys, candidate, -1)
+    return position
 
 
 def _parse_examples(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Campaign ids and user ids, (n,) int64, and labels, (n,) int8, 1 for a seed and 0 if not."""
+    """Campaign ids and user ids, (n,) int64, and labels, (n,) int8, 1 for a seed, else 0."""
     tokens = Tokens.of(block, b",\n")
     before = tokens.before
     if len(before) % 3 or (before.reshape(-1, 3) != np.frombuffer(b"\n,,", np.uint8)).any():
         raise Malformed
     aid, uid, at = np.arange(len(before)).reshape(-1, 3).T
     label = np.full(len(at), -1, np.int8)
-    for value, found in zip((1, 0, 0), tokens.matches(at, (b"1", b"-1", b"0")), strict=True):
-        label[found] = value
+    for value, equal in zip((1, 0, 0), tokens.matches(at, (b"1", b"-1", b"0")), strict=True):
+        label[equal] = value
     if label.min() < 0:
         raise Malformed
     return tokens.integers(aid), tokens.integers(uid), label
 
 
 def _example_fault(line: bytes) -> str:
-    """What `_parse_examples` dislikes about a line; empty if nothing."""
+    """What is wrong with a line of examples; empty if nothing."""
     cells = line.split(b",")
     if len(cells) != 3:
         return f"expected 3 columns, aid,uid,label, got {show(line)}"
@@ -339,8 +335,8 @@ def _read_probability(path: Path, count: int) -> np.ndarray:
         raise InputError(f"{path}: not a .npy file ({error}); simulate the world again") from error
     if probability.shape != (count,) or probability.dtype != np.float32:
         raise InputError(
-            f"{path}: {probability.dtype} {probability.shape}, expected float32 ({count},), one a "
-            "data line; simulate the world again"
+            f"{path}: {probability.dtype} {probability.shape}, expected float32 ({count},), one "
+            "per data line; simulate the world again"
         )
     if not ((probability >= 0) & (probability <= 1)).all():
         raise InputError(f"{path}: a value is outside 0 to 1; simulate the world again")
@@ -350,26 +346,26 @@ def _read_probability(path: Path, count: int) -> np.ndarray:
 def _encode_users(
     directory: Path, schema: Schema, vocabulary: Vocabulary, users: int, progress: Progress
 ) -> None:
-    """Turns the scratch file of raw ids plus 1 into ``user_rows.npy``, (U, S) int32 table rows."""
-    # One lookup for all: the table row of id x (plus 1) of slot s is lookup[x + base[s]].
+    """Turns the scratch file of raw ids + 1 into ``user_rows.npy``, (U, S) int32 table rows."""
+    # One lookup table for all fields: value x of slot s has table row lookup[x + base[s]].
     sizes = [int(values[-1]) + 2 for values in vocabulary.values[: len(schema.user)]]
     starts = np.cumsum([0, *sizes])[:-1]
-    lookup = np.full(sum(sizes), vocabulary.rows, np.int32)
+    lookup = np.full(sum(sizes), vocabulary.num_rows, np.int32)
     for start, offset, values in zip(starts, vocabulary.offsets, vocabulary.values, strict=False):
         lookup[start + 1 + values] = offset + np.arange(len(values))
-    base = np.repeat(starts, schema.user_slots)
+    base = np.repeat(starts, [field.slots for field in schema.user])
 
-    slots, row = len(base), 4 * len(base)
+    num_slots, user_bytes = len(base), 4 * len(base)
 
     def encode(block: bytes) -> np.ndarray:
-        return lookup.take(np.frombuffer(block, np.int32).reshape(-1, slots) + base)
+        return lookup.take(np.frombuffer(block, np.int32).reshape(-1, num_slots) + base)
 
     raw = directory / _RAW
     with raw.open("rb") as source, (directory / "user_rows.npy").open("wb") as out:
-        header = {"descr": "<i4", "fortran_order": False, "shape": (users, slots)}
+        header = {"descr": "<i4", "fortran_order": False, "shape": (users, num_slots)}
         np.lib.format.write_array_header_1_0(out, header)
-        parts = iter(partial(source.read, max(1, blocks.BLOCK // row) * row), b"")
-        for _, rows in ahead(encode, parts):
+        chunks = iter(partial(source.read, max(1, blocks.BLOCK // user_bytes) * user_bytes), b"")
+        for _, rows in ahead(encode, chunks):
             rows.result().tofile(out)
-            progress("encoding users", out.tell(), users * row)
+            progress("encoding users", out.tell(), users * user_bytes)
     raw.unlink()

@@ -1,7 +1,8 @@
-"""Checkpoints: the state of a run, whole and checked, with orbax."""
+"""Checkpoints: complete and verified states of a run, with orbax."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,7 @@ from metaheac_jax.errors import InputError
 class Checkpoints:
     """The last two checkpoints of a run in a directory; use as a context manager.
 
-    A save is finished when it returns: an interrupted one is never seen by `restore`.
+    A save is on disk when it returns. `restore` never sees an interrupted save.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -23,11 +24,16 @@ class Checkpoints:
         policies = ocp.training.save_decision_policies, ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory),
-            # The caller decides when. (Orbax's own policies don't match its own annotations.)
+            # The caller decides when to save. (Orbax's policies do not match its annotations.)
             save_decision_policy=policies[0].FixedIntervalPolicy(1),  # pyrefly: ignore
             preservation_policy=policies[1].LatestN(2),  # pyrefly: ignore
             cleanup_tmp_directories=True,
         )
+
+    @staticmethod
+    def at(directory: Path | None) -> AbstractContextManager[Checkpoints | None]:
+        """A context of the checkpoints in a directory; of None if the directory is None."""
+        return nullcontext() if directory is None else Checkpoints(directory)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -42,32 +48,36 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, None if there is none."""
+        """Step of the newest checkpoint; None if there is none."""
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a pytree of arrays as of ``step``; it is on disk when this returns."""
+        """Saves a pytree of arrays as of ``step``.
+
+        Raises:
+          OSError: orbax did not save it.
+        """
         if self.latest != step and not self._checkpointer.save(step, state, force=True):
             raise OSError(f"{self.directory}: checkpoint of step {step} was not saved")
 
     def restore(self, like: Any) -> Any:
-        """The newest checkpoint, as a pytree like ``like`` in structure, shapes and dtypes.
+        """The newest checkpoint, with the structure, shapes and dtypes of ``like``.
 
         Raises:
-          InputError: there is none, or it differs from ``like``; the difference is named.
+          InputError: there is none, or it differs from ``like``; the message names the difference.
         """
         step = self.latest
         if step is None:
             raise InputError(f"{self.directory}: no checkpoint; run without --resume first")
         where = f"{self.directory}: checkpoint of step {step}"
         try:
-            # A load into another tree can fail obscurely, leave leaves out, or cast in silence.
+            # Orbax can silently omit or cast leaves when loading into a different tree.
             saved, wanted = _leaves(self._checkpointer.metadata(step).metadata), _leaves(like)
             for name in sorted({*saved, *wanted}):
                 if saved.get(name) != wanted.get(name):
-                    found, expected = saved.get(name, "nothing"), wanted.get(name, "nothing")
-                    raise InputError(f"{where} has {found} as {name}, this run has {expected}")
+                    stored, expected = saved.get(name, "nothing"), wanted.get(name, "nothing")
+                    raise InputError(f"{where} has {stored} as {name}, this run has {expected}")
             abstract = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
             )
@@ -79,12 +89,12 @@ class Checkpoints:
 
 
 def _leaves(tree: Any) -> dict[str, str]:
-    """Shape and dtype of every leaf, by the names on the way to it.
+    """Shape and dtype of each leaf, by its path of names.
 
-    Orbax keeps names only: a field of a named tuple, a key and a position look alike.
+    Orbax does not distinguish a field of a named tuple, a key and a position.
     """
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        parts = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
-        leaves["/".join(map(str, parts))] = f"{leaf.dtype}{list(leaf.shape)}"
+        names = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
+        leaves["/".join(map(str, names))] = f"{leaf.dtype}{list(leaf.shape)}"
     return leaves

@@ -1,12 +1,12 @@
 """Reads the processed files of the paper's authors: pickled pandas data frames, without pandas.
 
-A pickle may call whatever it names. Here the nine names that these files use stand for records,
-which keep what they are given and do nothing; every other name is refused. What the records say
-is interpreted, and checked, after loading.
+A pickle can call anything that it names. This reader maps the nine names of these files to records
+that only store their arguments, and refuses every other name. The records are interpreted and
+checked after loading.
 
-Every row is an example with its user's features inline and no user id. Ids are encoded already.
+Each line of a frame is an example with its user's features and no user id. Ids are already encoded.
 
-Axes: n rows of a frame, U users, S slots of a user, C campaigns, N campaign fields, E examples.
+Axes: n lines of a frame, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """
 
 from __future__ import annotations
@@ -19,43 +19,44 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from metaheac_jax.data.dataset import (
-    Dataset,
-    Examples,
-    group_by_campaign,
-    open_dataset,
-    write_dataset,
-)
+from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
+from metaheac_jax.data.sources.tencent import MAX_ID
 from metaheac_jax.data.splits import Split
-from metaheac_jax.data.tencent import MAX_ID
+from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
 FRAMES = ("train", "test_hot", "test_cold")  # hot: large seed sets, cold: small ones
-SMALL = 2000  # positives of both stages, at most, in the authors' small seed sets
+SMALL = 2000  # maximum number of positives of both stages of the authors' small seed sets
+
+
+def is_source(folder: Path) -> bool:
+    """Whether a folder contains the authors' files."""
+    return any(folder.glob("*_stage1.pkl"))
 
 
 def prepare(
     source: Path, target: Path, *, schema: Schema = TENCENT, progress: Progress = silent
 ) -> tuple[Dataset, Split]:
-    """Turns the authors' files into a dataset on disk, and the split that they are.
+    """Turns the authors' files into a dataset on disk, and returns it with their split.
 
     Reads ``{train,test_hot,test_cold}_{stage1,stage2}.pkl``; ``train_stage2.pkl`` may be missing.
-    Each row becomes a user of its own, numbered in the order of reading. The values of a field are
-    0 up to the largest id in the files, so that ids, and table sizes, are those of the authors.
-    ``Split.small`` says "in a test_cold file", which no training campaign is.
+    Each example has its own user, numbered in the order of reading. The values of a field are 0 up
+    to the largest id in the files, so ids and table sizes equal those of the authors.
+    ``Split.small`` is true for the campaigns of the test_cold files and false for all others.
 
-    Takes memory much as pandas did: about 0.5 kB a list, 7 lists a row, for the largest file.
+    One whole file is held in memory, with a Python object per list.
 
     Args:
       source: directory with the files.
-      target: directory of the dataset; an older one is replaced, and only when all went well.
-      schema: which columns to use.
-      progress: told bytes done and in all, file by file, then of the checksums.
+      target: directory of the dataset; an existing dataset is replaced on success only.
+      schema: the columns to use.
+      progress: receives the bytes done of each file, then those of the checksums.
 
     Raises:
-      InputError: a file is missing, is no such pickle, or holds what makes no sense; it is named.
+      InputError: a file is missing, is not such a pickle, or its content is inconsistent; the
+        message names it.
     """
     source, target = Path(source), Path(target).resolve()
     if source.resolve().is_relative_to(target):
@@ -71,26 +72,28 @@ def prepare(
         if not path.is_file():
             raise InputError(f"{path}: missing; put the authors' file there")
 
-    parts = {key: _read_part(path, schema, progress) for key, path in paths.items()}
-    campaign_key, campaign_ids = _campaigns(list(parts.values()))
-    split = _split(parts, campaign_key)
-    sizes = np.max([part.sizes for part in parts.values()], axis=0)
+    files = {key: _read_file(path, schema, progress) for key, path in paths.items()}
+    campaign_key, campaign_ids = _campaigns(list(files.values()))
+    split = _split(files, campaign_key)
+    sizes = np.max([file.sizes for file in files.values()], axis=0)
     vocabulary = Vocabulary(tuple(np.arange(size) for size in sizes))
-    user_offsets = np.repeat(vocabulary.offsets[: len(schema.user)], schema.user_slots)
+    user_offsets = np.repeat(
+        vocabulary.offsets[: len(schema.user)], [field.slots for field in schema.user]
+    )
     campaign_offsets = vocabulary.offsets[len(schema.user) :]
 
-    user_rows = np.concatenate([part.ids for part in parts.values()])
+    user_rows = np.concatenate([file.ids for file in files.values()])
     for rows in np.array_split(user_rows, len(user_rows) // 100_000 + 1):
-        rows[:] = np.where(rows < 0, vocabulary.rows, rows + user_offsets)
+        rows[:] = np.where(rows < 0, vocabulary.num_rows, rows + user_offsets)
 
     def examples(stage: str, first_user: int) -> Examples:
-        mine = [part for key, part in parts.items() if key[0] == stage]
-        aid = np.concatenate([part.aid for part in mine])
+        stage_files = [file for key, file in files.items() if key[0] == stage]
+        aid = np.concatenate([file.aid for file in stage_files])
         return group_by_campaign(
             np.searchsorted(campaign_key, aid),
             first_user + np.arange(len(aid)),
-            np.concatenate([part.label for part in mine]),
-            campaigns=len(campaign_key),
+            np.concatenate([file.label for file in stage_files]),
+            num_campaigns=len(campaign_key),
         )
 
     stage1 = examples("stage1", 0)
@@ -110,15 +113,16 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One file, checked.
+class _CheckedFile:
+    """The content of one file.
 
     Attributes:
-      ids: (n, S) int32 encoded ids of users; -1 in slots that are not used.
-      label: (n,) int8, 1 for a seed and 0 if not.
+      path: the file.
+      ids: (n, S) int32 encoded ids of users; -1 in unused slots.
+      label: (n,) int8, 1 for a seed, else 0.
       aid: (n,) int64 campaign ids.
       campaigns: campaign id -> its N encoded ids.
-      sizes: of each field, user fields first: the largest id in the file, used or not, plus 1.
+      sizes: per field, user fields first, the largest id in the file (padding included) plus 1.
     """
 
     path: Path
@@ -129,7 +133,7 @@ class _Part:
     sizes: list[int]
 
 
-def _read_part(path: Path, schema: Schema, progress: Progress) -> _Part:
+def _read_file(path: Path, schema: Schema, progress: Progress) -> _CheckedFile:
     frame = read_frame(path, progress=progress)
 
     def column(name: str, *, axes: int = 1) -> np.ndarray:
@@ -137,24 +141,24 @@ def _read_part(path: Path, schema: Schema, progress: Progress) -> _Part:
             raise InputError(f"{path}: no column {name!r}; take the authors' file as it is")
         values = frame[name]
         if values.dtype.kind not in "iu" or values.ndim != axes:
-            what = "a whole number" if axes == 1 else "a list of whole numbers"
-            raise InputError(f"{path}: column {name!r} does not hold {what} a row")
+            what = "one whole number" if axes == 1 else "one list of whole numbers"
+            raise InputError(f"{path}: column {name!r} does not hold {what} per row")
         return values.astype(np.int64, copy=False)
 
-    def demand(good: np.ndarray, name: str, what: str) -> None:
-        if not good.all():
-            raise InputError(f"{path}: row {int(np.argmin(good))} (from 0): {name} is not {what}")
+    def check(valid: np.ndarray, name: str, what: str) -> None:
+        if not valid.all():
+            raise InputError(f"{path}: row {int(np.argmin(valid))} (from 0): {name} is not {what}")
 
     def encoded(name: str, *, axes: int = 1) -> np.ndarray:
         values = column(name, axes=axes)
         fits = (values >= 0) & (values <= MAX_ID)
-        fits = np.asarray(fits.all(axis=tuple(range(1, axes))))  # one a row
-        demand(fits, name, f"an id from 0 to {MAX_ID}")
+        fits = np.asarray(fits.all(axis=tuple(range(1, axes))))  # one per line
+        check(fits, name, f"an id from 0 to {MAX_ID}")
         return values
 
     label, aid = column("label"), encoded("aid")
-    demand(np.isin(label, (1, 0, -1)), "label", "1, 0 or -1")
-    ids = np.full((len(label), sum(schema.user_slots)), -1, np.int32)
+    check(np.isin(label, (1, 0, -1)), "label", "1, 0 or -1")
+    ids = np.full((len(label), schema.num_slots), -1, np.int32)
     sizes = []
     for field, start in zip(schema.user, schema.user_starts, strict=True):
         if field.slots == 1:
@@ -163,8 +167,8 @@ def _read_part(path: Path, schema: Schema, progress: Progress) -> _Part:
         else:
             values, length = encoded(field.name, axes=2), column(f"{field.name}_length")
             fits = (length >= 0) & (length <= values.shape[1])
-            demand(fits, f"{field.name}_length", f"0 to {values.shape[1]}")
-            # What lies behind the length is padding, with an id that differs from field to field.
+            check(fits, f"{field.name}_length", f"0 to {values.shape[1]}")
+            # Values beyond the length are padding; its id differs between fields.
             kept = values[:, : field.slots]
             used = np.arange(kept.shape[1]) < length[:, None]
             ids[:, start : start + kept.shape[1]] = np.where(used, kept, -1)
@@ -174,30 +178,30 @@ def _read_part(path: Path, schema: Schema, progress: Progress) -> _Part:
     sizes += [int(values.max(initial=-1)) + 1 for values in campaign.T]
     keys, first, inverse = np.unique(aid, return_index=True, return_inverse=True)
     same = (campaign == campaign[first][inverse]).all(axis=1)
-    demand(same, "a campaign field", "what it was in earlier rows of this aid")
+    check(same, "a campaign field", "the same as in earlier rows of this aid")
     campaigns = dict(zip(keys.tolist(), map(tuple, campaign[first].tolist()), strict=True))
-    return _Part(path, ids, (label == 1).astype(np.int8), aid, campaigns, sizes)
+    return _CheckedFile(path, ids, (label == 1).astype(np.int8), aid, campaigns, sizes)
 
 
-def _campaigns(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
+def _campaigns(files: list[_CheckedFile]) -> tuple[np.ndarray, np.ndarray]:
     """Campaign ids (C,), ascending, and their encoded features (C, N), both int64."""
     known: dict[int, tuple[int, ...]] = {}
-    for part in parts:
-        for aid, ids in part.campaigns.items():
+    for file in files:
+        for aid, ids in file.campaigns.items():
             if known.setdefault(aid, ids) != ids:
-                raise InputError(f"{part.path}: campaign {aid} has other features than elsewhere")
+                raise InputError(f"{file.path}: campaign {aid} has other features in another file")
     keys = sorted(known)
     if not keys:
-        raise InputError(f"{parts[0].path.parent}: no file has a row; get the files again")
+        raise InputError(f"{files[0].path.parent}: no file has a row; get the files again")
     return np.array(keys, np.int64), np.array([known[key] for key in keys], np.int64)
 
 
-def _split(parts: dict[tuple[str, str], _Part], campaign_key: np.ndarray) -> Split:
+def _split(files: dict[tuple[str, str], _CheckedFile], campaign_key: np.ndarray) -> Split:
     group: dict[int, str] = {}
-    for (_, frame), part in parts.items():
-        for aid in part.campaigns:
+    for (_, frame), file in files.items():
+        for aid in file.campaigns:
             if group.setdefault(aid, frame) != frame:
-                raise InputError(f"{part.path}: campaign {aid} is also in a {group[aid]} file")
+                raise InputError(f"{file.path}: campaign {aid} is also in a {group[aid]} file")
     names = np.array([group[aid] for aid in campaign_key.tolist()])
     return Split(
         train=np.flatnonzero(names == "train"),
@@ -213,15 +217,15 @@ def _split(parts: dict[tuple[str, str], _Part], campaign_key: np.ndarray) -> Spl
 def read_frame(path: Path, *, progress: Progress = silent) -> dict[str, np.ndarray]:
     """The columns of a pickled data frame of the authors, by name.
 
-    A column of numbers is (n,). A column of lists, which must have one length, is (n, length).
-    Nothing that the file names is imported or called, so a malicious one does no harm.
+    A column of numbers is (n,). A column of lists, which must all have one length, is (n, length).
+    Nothing that the file names is imported or called, so a malicious file is harmless.
 
     Args:
       path: the pickle.
-      progress: told bytes done and in all.
+      progress: receives the bytes done.
 
     Raises:
-      InputError: it cannot be read, or is not such a pickle.
+      InputError: the file cannot be read, or is not such a pickle.
     """
     path = Path(path)
     try:
@@ -238,7 +242,7 @@ def read_frame(path: Path, *, progress: Progress = silent) -> dict[str, np.ndarr
 
 
 class _Record:
-    """Stands for what a pickle wanted to make, and keeps what it was to be made of."""
+    """Stands for an object of a pickle and stores its arguments and state."""
 
     __slots__ = ("args", "state")
     args: tuple[Any, ...]
@@ -249,7 +253,7 @@ class _Record:
         record.args, record.state = args, None
         return record
 
-    # Being there, it also keeps the unpickler from setting attributes on the classes themselves.
+    # Without this method, a pickle could set attributes of the classes themselves.
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
@@ -301,7 +305,7 @@ _ADMITTED: dict[tuple[str, str], type[_Record]] = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type[_Record]:
-        """The record for one of the nine names."""
+        """The record class for one of the nine admitted names."""
         try:
             return _ADMITTED[module, name]
         except KeyError:
@@ -309,14 +313,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Watched:
-    """A file that tells how far it has been read."""
+    """A file that reports how far it has been read."""
 
     def __init__(self, file: BinaryIO, path: Path, progress: Progress) -> None:
         self._file, self._path, self._progress = file, path, progress
         self._total = path.stat().st_size
 
     def read(self, size: int) -> bytes:
-        """Reads, and tells."""
+        """Reads, and reports the progress."""
         data = self._file.read(size)
         self._progress(self._path.name, self._file.tell(), self._total)
         return data
@@ -327,14 +331,14 @@ class _Watched:
 
 
 def _columns(frame: Any) -> dict[str, np.ndarray]:
-    """The columns that the records of a data frame stand for; any exception if they don't."""
+    """The columns of a data frame's records; raises any exception if they are not as expected."""
     manager = _expect(_expect(frame, _DataFrame).state["_mgr"], _BlockManager)
-    content = manager.state[3]["0.14.1"]  # the form that pandas froze at that version
+    content = manager.state[3]["0.14.1"]  # the layout of pandas 0.14.1, which later versions keep
     names = _array(_expect(content["axes"][0], _NewIndex).args[1]["data"]).tolist()
     columns: dict[str, np.ndarray] = {}
     for block in content["blocks"]:
         values = _array(block["values"])
-        for name, row in zip(_places(block["mgr_locs"], names), values, strict=True):
+        for name, row in zip(_names_at(block["mgr_locs"], names), values, strict=True):
             columns[name] = _stack(row) if row.dtype == object else row
     if len(columns) != len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{len(columns)} columns for {len(names)} names")
@@ -343,11 +347,11 @@ def _columns(frame: Any) -> dict[str, np.ndarray]:
     return columns
 
 
-def _places(locations: Any, names: list[Any]) -> list[Any]:
-    """The names of a block's columns."""
+def _names_at(locations: Any, names: list[Any]) -> list[Any]:
+    """The names of the columns at these locations."""
     if isinstance(locations, _Slice):
         return names[slice(*locations.args)]
-    return [names[place] for place in _array(locations).tolist()]
+    return [names[position] for position in _array(locations).tolist()]
 
 
 def _array(record: Any) -> np.ndarray:

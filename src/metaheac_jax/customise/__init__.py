@@ -1,0 +1,1 @@
+"""The online stage: models customised to new campaigns, and scores of a pool."""

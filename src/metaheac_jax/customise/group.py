@@ -1,0 +1,131 @@
+"""The jitted steps that adapt a group of campaigns together.
+
+Axes: G campaigns adapted together, B examples of a minibatch, U rows of a campaign and U' of a
+minibatch, R rows of the table, k its width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from metaheac_jax.data.batches import Batch
+from metaheac_jax.model import Weights
+from metaheac_jax.networks.base import Network
+from metaheac_jax.table.adam import TableState, table_adam
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.step import RowState, RowStep, build_row_step, plain_gradient
+
+#: ``{"network": ..., "table": (G, U, k)}``: the models of a group, stacked.
+Models = dict[str, Any]
+
+
+class Start(Protocol):
+    """Starts adapting."""
+
+    def __call__(self, weights: Weights, rows: np.ndarray) -> RowState:
+        """The general weights and (G, U) table rows of each campaign -> the stacked states."""
+
+
+class AdaptStep(Protocol):
+    """Adapts by one minibatch of each campaign."""
+
+    def __call__(self, state: RowState, rows: np.ndarray, batch: Batch, rate: float) -> RowState:
+        """Stacked states, (G, U') rows of the minibatches, (G, B, ...) batch, learning rate.
+
+        The table's memory is reused. Campaigns with an empty minibatch do not move.
+        """
+
+
+class Current(Protocol):
+    """The models as they are."""
+
+    def __call__(self, state: RowState, rate: float) -> Models:
+        """Stacked states and the learning rate -> stacked models, every row up to date."""
+
+
+class SummedLosses(Protocol):
+    """Held-out losses."""
+
+    def __call__(self, models: Models, batch: Batch) -> Array:
+        """Stacked models and a (G, B, ...) batch -> (G,) summed losses in nats."""
+
+
+class Select(Protocol):
+    """Chooses between two models of each campaign."""
+
+    def __call__(self, better: np.ndarray, new: Models, old: Models) -> Models:
+        """The new models where (G,) ``better`` holds, the old ones elsewhere; old is consumed."""
+
+
+class GroupSteps(NamedTuple):
+    """What adapting a group consists of."""
+
+    start: Start
+    adapt: AdaptStep
+    current: Current
+    summed_losses: SummedLosses
+    select: Select
+
+
+def build_group_steps(network: Network, layout: Layout, *, campaigns_at_once: int) -> GroupSteps:
+    """The jitted steps of groups of G = ``campaigns_at_once`` campaigns, each with a fresh Adam."""
+    loss = build_loss(network, layout)
+
+    def row(rate: Any) -> RowStep:
+        return build_row_step(plain_gradient(loss), optax.adam(rate), table_adam(rate))
+
+    def start(weights: Weights, rows: Array) -> RowState:
+        return row(0).init(weights.network, weights.table.at[rows].get(mode="fill", fill_value=0))
+
+    def adapt_alone(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
+        # As `adapt_masked`, without an axis of length one, which slows products down, and without
+        # masks, since a campaign alone gets no empty minibatch.
+        new, _ = row(rate).step(*jax.tree.map(lambda leaf: leaf[0], (state, rows, batch)))
+        return jax.tree.map(lambda leaf: leaf[None], new)
+
+    def adapt_masked(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
+        # A campaign that is done gets empty minibatches and must not move. No row of its table
+        # does: all its rows become padding, which a scatter drops.
+        keep = lambda a, b: jnp.where(batch.weight.any(), a, b)  # noqa: E731
+        new, _ = row(rate).step(state, keep(rows, len(state.table.table)), batch)
+        return RowState(
+            jax.tree.map(keep, new.network, state.network),
+            jax.tree.map(keep, new.opt_state, state.opt_state),
+            new.table._replace(count=keep(new.table.count, state.table.count)),
+        )
+
+    def current(state: RowState, rate: Array) -> Models:
+        return {"network": state.network, "table": table_adam(rate).flush(state.table).table}
+
+    def select(better: Array, new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+
+    together = jax.vmap(adapt_masked, (0, 0, 0, None)) if campaigns_at_once > 1 else adapt_alone
+
+    # Only the table is donated: to write the network's moments in place, XLA would copy them first.
+    @partial(jax.jit, donate_argnums=2)
+    def steps(network: Any, opt_state: Any, table: TableState, *rest: Any) -> RowState:
+        return together(RowState(network, opt_state, table), *rest)
+
+    return GroupSteps(
+        start=jax.jit(jax.vmap(start, (None, 0))),
+        adapt=lambda state, rows, batch, rate: steps(*state, rows, batch, rate),
+        current=jax.jit(jax.vmap(current, (0, None))),
+        summed_losses=jax.jit(jax.vmap(build_loss(network, layout, reduction="sum"))),
+        select=jax.jit(jax.vmap(select), donate_argnums=2),
+    )
+
+
+@jax.jit  # all at once: slicing leaf by leaf would dispatch one program per leaf
+def unstack(models: Models) -> list[Models]:
+    """The stacked models one by one."""
+    return [jax.tree.map(itemgetter(g), models) for g in range(len(models["table"]))]

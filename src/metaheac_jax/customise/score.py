@@ -1,0 +1,120 @@
+"""Scores of a pool of users.
+
+Axes: P users of a pool, S slots of a user, N campaign fields, R rows of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from metaheac_jax.data.batches import check_ids, check_slots
+from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.errors import InputError
+from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.networks.base import Network
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.table.layout import Ids, Layout
+
+
+class PoolScorer:
+    """Scores pools with general or adapted weights; build it once and use it for every model."""
+
+    def __init__(self, network: Network, layout: Layout, *, chunk: int = 1024) -> None:
+        """Args:
+        network: of the models.
+        layout: of the users' ids.
+        chunk: users scored at once. A thousand fit a CPU's caches; an accelerator takes more.
+        """
+        self._layout, self._chunk = layout, chunk
+
+        @jax.jit
+        def overlay(table: Array, rows: Array, values: Array) -> Array:
+            return table.at[rows].set(values, mode="drop")
+
+        @jax.jit
+        def score_chunk(params: Any, table: Array, user: Array, campaign: Array) -> Array:
+            output = network.apply(params, *layout.inputs(table, Ids(user, campaign)))
+            return output.log_p - output.log_not_p
+
+        self._overlay, self._score_chunk = overlay, score_chunk
+
+    def __call__(
+        self,
+        weights: Weights,
+        adapted: AdaptedWeights | None,
+        campaign: np.ndarray,
+        users: UserRows,
+        *,
+        progress: Progress = silent,
+    ) -> np.ndarray:
+        """Log-odds that each user of a pool converts.
+
+        Args:
+          weights: the general weights.
+          adapted: the campaign's own; None scores with the general ones.
+          campaign: (N,) table rows of the campaign.
+          users: (P, S) table rows of the users, read one chunk at a time (a memory map will do).
+          progress: receives the number of users done.
+
+        Returns:
+          (P,) float32.
+
+        Raises:
+          InputError: an id is outside the table, or users have another number of slots or the
+            campaign another number of fields.
+        """
+        params, table = weights
+        if adapted is not None:
+            params = adapted.network
+            table = self._overlay(table, adapted.rows, adapted.values)
+        num_rows = table.shape[0]
+        check_slots(users, self._layout.num_slots)
+        campaign = np.asarray(campaign)
+        check_ids(campaign, num_rows, "the campaign's ids")
+        if campaign.shape != (self._layout.num_campaign_fields,):
+            raise InputError(
+                f"campaign ids of shape {campaign.shape}, expected "
+                f"{self._layout.num_campaign_fields} fields"
+            )
+
+        def score(part: np.ndarray) -> Array:
+            check_ids(part, num_rows, "the users' ids")
+            return self._score_chunk(params, table, part, campaign)
+
+        return over_chunks(score, users, chunk=self._chunk, fill=num_rows, progress=progress)
+
+
+def over_chunks(
+    function: Callable[..., Array],
+    *arrays: UserRows,
+    chunk: int = 2048,
+    fill: int = 0,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Applies a function to rows of arrays, ``chunk`` at a time, so that it compiles once.
+
+    Args:
+      function: of arrays (chunk, ...) to (chunk, ...), each row by itself.
+      *arrays: each (P, ...).
+      chunk: rows at a time.
+      fill: what the last rows are filled up with.
+      progress: receives the number of rows done.
+
+    Returns:
+      (P, ...).
+    """
+    count, parts = len(arrays[0]), []
+    for first in range(0, max(count, 1), chunk):
+        cut = [np.asarray(array[first : first + chunk]) for array in arrays]
+        missing = chunk - len(cut[0])
+        full = [
+            np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)], constant_values=fill) for a in cut
+        ]
+        parts.append(function(*full))
+        progress("score", min(first + chunk, count), count)
+    return np.concatenate(parts)[:count]

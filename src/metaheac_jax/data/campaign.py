@@ -1,0 +1,105 @@
+"""A campaign and its examples: what a general model is customised on.
+
+Axes: U users of a pool, N campaign fields, n examples of a campaign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metaheac_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign with its seeds and non-seeds; `Dataset.new_campaign` makes one from user ids.
+
+    Attributes:
+      key: its id; None for a new campaign.
+      rows: (N,) int32 table rows of its attributes.
+      users: (n,) int32, index of each example's user.
+      labels: (n,) int8, 1 for a seed and 0 for a non-seed.
+      num_unmatched: seeds that were given and that no user is.
+    """
+
+    key: int | None
+    rows: np.ndarray
+    users: np.ndarray
+    labels: np.ndarray
+    num_unmatched: int = 0
+
+    def check(self, num_users: int, num_fields: int) -> None:
+        """Refuses a campaign that does not belong to data with so many users and campaign fields.
+
+        Raises:
+          InputError: it has no examples, users without a label, unknown users, or other fields.
+        """
+        if not len(self.users):
+            raise InputError(f"{self.name}: no examples; give it seeds and non-seeds")
+        if len(self.users) != len(self.labels):
+            raise InputError(
+                f"{self.name}: {len(self.users)} users and {len(self.labels)} labels; expected as "
+                "many of each"
+            )
+        if self.users.min() < 0 or self.users.max() >= num_users:
+            raise InputError(f"{self.name}: a user's index is not in 0 to {num_users - 1}")
+        if np.shape(self.rows) != (num_fields,):
+            raise InputError(f"{self.name}: {len(self.rows)} attributes, expected {num_fields}")
+        if not np.isin(self.labels, (0, 1)).all():
+            raise InputError(f"{self.name}: a label is not 1 for a seed or 0 for a non-seed")
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """Index of each seed user."""
+        return self.users[self.labels == 1]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return "new campaign" if self.key is None else f"campaign {self.key}"
+
+
+def check_user_ids(user_ids: Any) -> np.ndarray:
+    """(n,) int64 user ids.
+
+    Raises:
+      InputError: they are not a list of whole numbers that fit into 64 bits.
+    """
+    try:
+        ids = np.asarray(user_ids)
+    except ValueError as error:
+        raise InputError("user ids: expected a list, got lists of several lengths") from error
+    if ids.ndim != 1:
+        raise InputError(f"user ids: expected a list, got an array of shape {ids.shape}")
+    if not len(ids):
+        return np.empty(0, np.int64)
+    if ids.dtype.kind == "f":
+        # From 2**53 on a float may be another whole number, rounded. NaN fails every comparison.
+        wrong = ~((ids == np.floor(ids)) & (np.abs(ids) < 2**53))
+    else:
+        wrong = np.full(len(ids), ids.dtype.kind not in "iu")
+        if ids.dtype == np.uint64:
+            wrong |= ids > 2**63 - 1
+    if wrong.any():
+        raise InputError(f"user ids: expected whole numbers, got {ids[wrong][:1].tolist()[0]!r}")
+    return ids.astype(np.int64)
+
+
+def draw_non_seeds(num_users: int, seeds: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Index of ``count`` users at random, none of them a seed; all others if they are fewer.
+
+    Raises:
+      InputError: all users are seeds.
+    """
+    count = min(count, num_users - len(seeds))
+    if count < 1:
+        raise InputError(
+            f"new campaign: all {num_users} users are seeds, so no non-seeds can be drawn; "
+            "use a larger pool"
+        )
+    rng = np.random.Generator(np.random.Philox(seed))
+    drawn = rng.choice(num_users, min(count + len(seeds), num_users), replace=False)
+    return drawn[~np.isin(drawn, seeds)][:count]

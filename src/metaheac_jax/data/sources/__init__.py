@@ -1,0 +1,1 @@
+"""Readers of source files: each module builds a `Dataset` from one format."""

@@ -1,0 +1,140 @@
+"""A Dataset in a directory: plain ``.npy`` columns and ``manifest.json``.
+
+The manifest contains the schema, counts and the SHA-256 of each file. The directory is written
+under a temporary name, flushed to disk and renamed, so a crash never leaves a partial dataset.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from metaheac_jax.data.dataset import Dataset, Examples, UserRows
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import new_directory, read_sealed, seal
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import Schema, Vocabulary
+
+FORMAT = "metaheac_jax dataset 2"
+MANIFEST = "manifest.json"
+REMEDY = "prepare the data first, or again"
+
+
+def write_dataset(dataset: Dataset, target: Path, *, progress: Progress = silent) -> None:
+    """Writes a dataset to a directory, completely or not at all.
+
+    Args:
+      dataset: what to write.
+      target: a directory; an existing dataset is replaced.
+      progress: receives the bytes checksummed.
+
+    Raises:
+      InputError: the target exists and is not a dataset.
+    """
+    with new_directory(target, marker=MANIFEST) as directory:
+        write_columns(dataset, directory, progress=progress)
+
+
+def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = silent) -> None:
+    """Writes columns and manifest into an existing directory.
+
+    A column that is a memory map of its own file in the directory is not written again, so a source
+    can stream a large column to this file.
+
+    Args:
+      dataset: what to write.
+      directory: where to write.
+      progress: receives the bytes checksummed.
+    """
+    dataset.check()
+    columns = _columns(dataset)
+    for name, column in columns.items():
+        path = directory / f"{name}.npy"
+        if not _is_map_of(column, path):
+            np.save(path, np.asarray(column[:]), allow_pickle=False)
+    content = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "schema": dataset.schema.to_json(),
+        "users": dataset.num_users,
+        "campaigns": dataset.num_campaigns,
+        "rows": dataset.num_rows,
+        "stage1": len(dataset.stage1.user),
+        "stage2": len(dataset.stage2.user),
+    }
+    files = [directory / f"{name}.npy" for name in columns]
+    seal(directory, MANIFEST, content, files, progress=progress)
+
+
+def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = silent) -> Dataset:
+    """Opens a dataset with memory-mapped columns.
+
+    Args:
+      directory: as written by `write_dataset`.
+      verify: also compare the SHA-256 of each file with the manifest, which reads all files.
+      progress: receives the bytes verified.
+
+    Raises:
+      InputError: there is no dataset, or a file is missing, truncated or altered; the message names
+        it.
+    """
+    directory = Path(directory)
+    manifest = read_sealed(
+        directory, MANIFEST, format=FORMAT, remedy=REMEDY, verify=verify, progress=progress
+    )
+    schema, files = Schema.from_json(manifest["schema"]), manifest["files"]
+
+    def load(column: str) -> np.ndarray:
+        file = f"{column}.npy"
+        if file not in files:
+            raise InputError(f"{directory / MANIFEST}: names no {file}; {REMEDY}")
+        return np.load(directory / file, mmap_mode="r", allow_pickle=False)
+
+    def examples(stage: str) -> Examples:
+        probability = f"{stage}_probability"
+        return Examples(
+            offsets=load(f"{stage}_offsets"),
+            user=load(f"{stage}_user"),
+            label=load(f"{stage}_label"),
+            probability=load(probability) if f"{probability}.npy" in files else None,
+        )
+
+    return Dataset(
+        name=manifest["name"],
+        schema=schema,
+        vocabulary=Vocabulary(tuple(load(f"values_{field.name}") for field in schema.fields)),
+        user_key=load("user_key"),
+        user_rows=load("user_rows"),
+        campaign_key=load("campaign_key"),
+        campaign_rows=load("campaign_rows"),
+        stage1=examples("stage1"),
+        stage2=examples("stage2"),
+    )
+
+
+def _columns(dataset: Dataset) -> dict[str, UserRows]:
+    columns: dict[str, UserRows] = {
+        "user_key": dataset.user_key,
+        "user_rows": dataset.user_rows,
+        "campaign_key": dataset.campaign_key,
+        "campaign_rows": dataset.campaign_rows,
+    }
+    for field, values in zip(dataset.schema.fields, dataset.vocabulary.values, strict=True):
+        columns[f"values_{field.name}"] = values
+    for stage, examples in (("stage1", dataset.stage1), ("stage2", dataset.stage2)):
+        columns[f"{stage}_offsets"] = examples.offsets
+        columns[f"{stage}_user"] = examples.user
+        columns[f"{stage}_label"] = examples.label
+        if examples.probability is not None:
+            columns[f"{stage}_probability"] = examples.probability
+    return columns
+
+
+def _is_map_of(column: UserRows, path: Path) -> bool:
+    # Paths are compared as files, since numpy makes the file name of a map absolute. To save a
+    # column over the file that it is mapped from would destroy it.
+    if not isinstance(column, np.memmap) or column.filename is None:
+        return False
+    source = Path(column.filename)
+    return path.exists() and source.exists() and path.samefile(source)

@@ -1,0 +1,111 @@
+"""What every network is and returns, and the layers that several of them share.
+
+A network takes *field vectors*: it does not know how the rows of the embedding table are stored.
+Where one takes a user, both `UserFields` and a plain (B, M, k) array will do.
+
+Axes: B examples, M user fields, N campaign fields, k embedding width, n experts, m critics,
+h hidden width. Leading axes are written ``...`` and may be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Initializer
+from jax import Array
+
+from metaheac_jax.table.pooling import UserFields
+
+
+class Output(NamedTuple):
+    """What every network returns.
+
+    Attributes:
+      log_p: (B,) log-probability that the user converts.
+      log_not_p: (B,) log-probability that the user does not.
+      representation: (B, h) the last hidden vector, r in the paper; None where there is none.
+      expert_log_weights: (B, n) log of the experts' gate; None where there is none.
+      critic_log_weights: (B, m) log of the critics' gate; None where there is none.
+    """
+
+    log_p: Array
+    log_not_p: Array
+    representation: Array | None = None
+    expert_log_weights: Array | None = None
+    critic_log_weights: Array | None = None
+
+
+#: User fields: a plain (B, M, k) array, or what `Layout.inputs` makes, `UserFields`, of which
+#: ``UserFields.of(user).dense()`` makes that array.
+User = UserFields | Array
+
+
+class Network(Protocol):
+    """An (init, apply) pair over field vectors, such as the Flax modules here."""
+
+    def init(self, key: Any, user: User, campaign: Array, /) -> Any:
+        """Parameters, drawn with the key."""
+
+    def apply(self, params: Any, user: User, campaign: Array, /, *reference: Any) -> Any:
+        """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`.
+
+        A network of seed features also takes the `table.layout.Reference` to compare users with.
+        """
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the authors' initial weights and biases."""
+    bound = fan_in**-0.5
+
+    def initialise(
+        key: Array, shape: Sequence[int], dtype: jnp.dtype | None = None, out_sharding: None = None
+    ) -> Array:
+        del out_sharding
+        return jax.random.uniform(key, shape, dtype or jnp.float32, -bound, bound)
+
+    return initialise
+
+
+def dense(module: nn.Module, name: str, x: User, features: int) -> Array:
+    """An affine layer (..., a) -> (..., features) with the authors' initial values.
+
+    For user fields, a is M k.
+    """
+    size = x.size if isinstance(x, UserFields) else x.shape[-1]
+    init = uniform_fan_in(size)
+    kernel = module.param(f"{name}_kernel", init, (size, features))
+    bias = module.param(f"{name}_bias", init, (features,))
+    return (x.product(kernel) if isinstance(x, UserFields) else x @ kernel) + bias
+
+
+def hidden_layers(module: nn.Module, fields: UserFields, widths: Sequence[int]) -> Array:
+    """Layers with ReLU over user fields; (..., h) the last of them."""
+    x = nn.relu(dense(module, "layer_0", fields, widths[0]))
+    for layer, width in enumerate(widths[1:], start=1):
+        x = nn.relu(dense(module, f"layer_{layer}", x, width))
+    return x
+
+
+class Affine(nn.Module):
+    """An affine layer (..., a) -> (..., features) with the authors' initial values."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(..., a) -> (..., features)."""
+        return dense(self, "affine", x, self.features)
+
+
+def concatenated(fields: Array) -> Array:
+    """(..., M, k) -> (..., M k)."""
+    return fields.reshape(*fields.shape[:-2], -1)
+
+
+def sigmoid_output(logit: Array, representation: Array | None = None) -> Output:
+    """The output of a network with one logit (B,)."""
+    return Output(jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit), representation)

@@ -1,0 +1,112 @@
+"""Named settings: what the paper prints, and what the authors' program does.
+
+Where they are silent, a comment says which value stands there and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from metaheac_jax.errors import InputError
+
+#: Of a loss over its minibatch, and of the meta-loss over campaigns.
+Reduction = Literal["sum", "mean"]
+#: How experts and critics are mixed: plain weighted sums, or with the 1/n and 1/m that the paper
+#: prints.
+Mixture = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a method. Library functions take plain arguments instead.
+
+    Attributes:
+      width: k, the width of an embedding.
+      num_experts: n.
+      num_critics: m.
+      mixture: see `Mixture`.
+      table_scale: standard deviation of the table's initial values.
+      reduction: see `Reduction`.
+      inner_learning_rate: alpha, for a loss reduced in that way.
+      outer_learning_rate: beta, of the offline Adam.
+      campaigns_per_step: C, campaigns in a meta-step.
+      batch_size: B, examples in a support set, in a query set and in an online minibatch.
+      disjoint: whether support and query share no example.
+      offline_epochs: passes over the training examples, each of ceil(examples / B) meta-steps.
+      online_learning_rate: of the online Adam.
+      online_epochs: passes over a campaign's examples; with patience, the maximum.
+      online_patience: epochs without a lower held-out loss before the online stage stops. None runs
+        all epochs.
+
+    Raises:
+      InputError: a count is not positive, or a rate or scale is negative.
+    """
+
+    width: int
+    num_experts: int
+    num_critics: int
+    mixture: Mixture
+    table_scale: float
+    reduction: Reduction
+    inner_learning_rate: float
+    outer_learning_rate: float
+    campaigns_per_step: int
+    batch_size: int
+    disjoint: bool
+    offline_epochs: int
+    online_learning_rate: float
+    online_epochs: int
+    online_patience: int | None
+
+    def __post_init__(self) -> None:
+        counts = ("width", "num_experts", "num_critics", "campaigns_per_step", "batch_size")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise InputError(f"settings: {name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("table_scale", "inner_learning_rate", "outer_learning_rate"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"settings: {name} must be 0 or more, got {getattr(self, name)}")
+
+
+#: The authors' program.
+OFFICIAL = Settings(
+    width=64,
+    num_experts=8,
+    num_critics=5,
+    mixture="sum",
+    table_scale=1.0,
+    reduction="mean",
+    inner_learning_rate=0.0002,
+    outer_learning_rate=0.001,
+    campaigns_per_step=5,
+    batch_size=512,
+    disjoint=False,
+    offline_epochs=1,
+    online_learning_rate=0.001,
+    online_epochs=2,
+    online_patience=None,
+)
+
+#: The paper's section 4.1.
+PAPER = Settings(
+    width=16,
+    num_experts=8,  # the paper tunes n and m in [3, 10]; these are the program's
+    num_critics=5,
+    mixture="sum",  # with softmax weights the printed 1/m would bound p by 1/m
+    table_scale=1.0,  # not stated; the program's
+    reduction="sum",
+    inner_learning_rate=0.001,
+    # The paper tunes it in {.001, .005, .01, .02, .1}. On held-out training campaigns of the
+    # simulated world this value was best for MLP+pre-training, w/o Meta and MetaHeac.
+    outer_learning_rate=0.001,
+    campaigns_per_step=5,  # not stated; the program's
+    batch_size=512,
+    disjoint=True,
+    offline_epochs=1,
+    online_learning_rate=0.001,  # "until the loss converges", with the program's rate
+    online_epochs=10,
+    online_patience=3,
+)
+
+SETTINGS = {"paper": PAPER, "official": OFFICIAL}

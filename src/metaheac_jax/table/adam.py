@@ -1,0 +1,165 @@
+"""Adam on a table: the results of dense Adam, computed on the touched rows only.
+
+Dense Adam moves every row at every step. A row untouched since step s, with moments m and v at
+s, moves at step s + i by
+
+    -lr a_i m / (sqrt(v) + eps e_i),   e_i = sqrt(1 - b2^(s+i)) / sqrt(b2)^i,
+                                       a_i = e_i b1^i / (1 - b1^(s+i)).
+
+For eps = 0 the sum over i = 1..j is -lr m / sqrt(v) sum a_i. The sum of a_i depends on s and j
+only: G(s) - r^j G(s + j), with G(s) the sum over all i and r = b1 / sqrt(b2). It is applied
+when the row is next gathered. For eps > 0 each e_i is replaced by the a-weighted mean E of all.
+The relative error of the movement is at most the weighted variance of e_i / E.
+
+Axes: R table rows, U rows touched by a step (padded), k embedding width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class TableState(NamedTuple):
+    """A table and the state of its Adam.
+
+    Attributes:
+      table: (R, k).
+      mu, nu: (R, k) first and second moments, each row as of its own step ``last``.
+      last: (R,) int32, the step as of which a row is up to date.
+      count: () int32, number of steps taken.
+    """
+
+    table: Array
+    mu: Array
+    nu: Array
+    last: Array
+    count: Array
+
+
+class LocalRows(NamedTuple):
+    """Rows of a `TableState`, up to date.
+
+    Attributes:
+      values, mu, nu: (U, k).
+      last: (U,) the step as of which the table had them.
+    """
+
+    values: Array
+    mu: Array
+    nu: Array
+    last: Array
+
+
+class TableOptimizer(NamedTuple):
+    """Optimiser of a table; the cost of a step depends on the touched rows only.
+
+    Attributes:
+      init: ``init(table) -> TableState``.
+      gather: ``gather(state, rows) -> LocalRows``; rows (U,) are distinct, R for padding.
+      scatter: ``scatter(state, rows, local, gradient) -> TableState``; one step with a (U, k)
+        gradient of ``local.values``.
+      flush: ``flush(state) -> TableState`` with every row up to date; required before the table is
+        read as a whole.
+    """
+
+    init: Callable[[Array], TableState]
+    gather: Callable[[TableState, Array], LocalRows]
+    scatter: Callable[[TableState, Array, LocalRows, Array], TableState]
+    flush: Callable[[TableState], TableState]
+
+
+def table_adam(
+    learning_rate: Any,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> TableOptimizer:
+    """Dense Adam on a table, computed on the touched rows; see the module.
+
+    Args:
+      learning_rate: beta, constant; a number, or a scalar array.
+      b1, b2, eps: as in `optax.adam`.
+    """
+    tails = _tails(b1, b2)
+
+    def init(table: Array) -> TableState:
+        rows = table.shape[0]
+        return TableState(
+            table=table,
+            mu=jnp.zeros_like(table),
+            nu=jnp.zeros_like(table),
+            last=jnp.zeros(rows, jnp.int32),
+            count=jnp.zeros((), jnp.int32),
+        )
+
+    def catch_up(local: LocalRows, count: Array) -> LocalRows:
+        dtype = local.values.dtype
+        missed = (count - local.last).astype(dtype)[:, None]
+
+        def total(tail: np.ndarray, ratio: float) -> Array:
+            constant = jnp.asarray(tail, dtype)
+            at = lambda step: constant[jnp.minimum(step, len(tail) - 1)]  # noqa: E731
+            return at(local.last)[:, None] - ratio**missed * at(count)
+
+        a = total(tails[0], b1 / b2**0.5)
+        a_e = total(tails[1], b1 / b2)
+        centre = a_e / jnp.where(a > 0, a, 1)
+        step = local.mu * a / (jnp.sqrt(local.nu) + eps * jnp.maximum(centre, 1e-3))
+        return LocalRows(
+            values=local.values - learning_rate * step,
+            mu=local.mu * b1**missed,
+            nu=local.nu * b2**missed,
+            last=local.last,
+        )
+
+    def gather(state: TableState, rows: Array) -> LocalRows:
+        take = lambda array: array.at[rows].get(mode="fill", fill_value=0)  # noqa: E731
+        return catch_up(LocalRows(*map(take, state[:-1])), state.count)
+
+    def scatter(state: TableState, rows: Array, local: LocalRows, gradient: Array) -> TableState:
+        count = state.count + 1
+        mu = b1 * local.mu + (1 - b1) * gradient
+        nu = b2 * local.nu + (1 - b2) * gradient**2
+        t = count.astype(gradient.dtype)
+        step = mu / (1 - b1**t) / (jnp.sqrt(nu / (1 - b2**t)) + eps)
+        put = lambda array, values: array.at[rows].set(values, mode="drop")  # noqa: E731
+        return TableState(
+            table=put(state.table, local.values - learning_rate * step),
+            mu=put(state.mu, mu),
+            nu=put(state.nu, nu),
+            # `add` rather than `set`: a `set` does not depend on the values that `gather` read, and
+            # XLA would copy the whole array in every step.
+            last=state.last.at[rows].add(count - local.last, mode="drop"),
+            count=count,
+        )
+
+    def flush(state: TableState) -> TableState:
+        local = catch_up(LocalRows(*state[:-1]), state.count)
+        last = jnp.full_like(state.last, state.count)
+        return TableState(local.values, local.mu, local.nu, last, state.count)
+
+    return TableOptimizer(init, gather, scatter, flush)
+
+
+@functools.cache  # a long loop in Python
+def _tails(b1: float, b2: float) -> tuple[np.ndarray, np.ndarray]:
+    """G(s) = sum_i a_i and sum_i a_i e_i, for s up to where b2^s is negligible."""
+    steps = int(np.ceil(np.log(1e-9) / np.log(b2)))
+    s = np.arange(1, steps + 1, dtype=np.float64)
+    a = np.sqrt(1 - b2**s) / (1 - b1**s)
+    a_e = (1 - b2**s) / (1 - b1**s)
+    tails = []
+    for term, ratio in ((a, b1 / np.sqrt(b2)), (a_e, b1 / b2)):
+        tail = np.empty(steps + 1)
+        tail[steps] = ratio / (1 - ratio)
+        for step in range(steps, 0, -1):
+            tail[step - 1] = ratio * (term[step - 1] + tail[step])
+        tails.append(tail)
+    return tails[0], tails[1]

@@ -1,0 +1,126 @@
+"""Where each field lies: among the ids of an example, and in the table.
+
+Axes: B examples, S slots of a user, M user fields, N campaign fields, Q users on each side of a
+reference set, k embedding width, R rows of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from jax import Array
+
+from metaheac_jax.schema import Schema, Vocabulary
+from metaheac_jax.table.pooling import UserFields, user_fields
+from metaheac_jax.table.rows import RowIndex
+
+#: A field with at most this many values is small.
+SMALL = 1024
+
+
+class Ids(NamedTuple):
+    """Rows of a table (the whole one, or the few rows of a step); its length is the pad id.
+
+    Attributes:
+      user: (B, S) int32, the values of the users.
+      campaign: (N,) int32, those of the campaign that all examples share, or (B, N).
+      reference: (2, Q, S) int32, seeds and non-seeds of the campaign whose fields are compared with
+        the users'. None where the network compares with nobody.
+    """
+
+    user: Any
+    campaign: Any
+    reference: Any = None
+
+
+class Reference(NamedTuple):
+    """The users of a reference set.
+
+    Attributes:
+      users: (2, Q, M, k) field vectors of seeds and of non-seeds, zero where padded.
+      present: (2, Q), 1 for a user and 0 for padding.
+    """
+
+    users: UserFields
+    present: Array
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The fields of a data set, as the network's inputs are made from them.
+
+    It does not hold R, so data sets with equal fields share compiled programs.
+
+    Attributes:
+      user_slots: number of slots of each of the M user fields.
+      small_fields: number of values of the first user fields, up to the first one that is not
+        `SMALL`. Their rows come first in the table, in this order, and keep their numbers in a
+        step: see `pooling.user_fields`.
+      num_campaign_fields: N.
+    """
+
+    user_slots: tuple[int, ...]
+    small_fields: tuple[int, ...]
+    num_campaign_fields: int
+
+    @staticmethod
+    def of(schema: Schema, vocabulary: Vocabulary) -> Layout:
+        """The layout of a schema whose fields have these values."""
+        sizes = vocabulary.sizes[: len(schema.user)]
+        return Layout(
+            user_slots=tuple(field.slots for field in schema.user),
+            small_fields=tuple(takewhile(lambda size: size <= SMALL, sizes)),
+            num_campaign_fields=len(schema.campaign),
+        )
+
+    @staticmethod
+    def one_field() -> Layout:
+        """Users of a single field with one slot, and campaigns without fields."""
+        return Layout(user_slots=(1,), small_fields=(), num_campaign_fields=0)
+
+    @property
+    def num_user_fields(self) -> int:
+        """M."""
+        return len(self.user_slots)
+
+    @property
+    def num_slots(self) -> int:
+        """S."""
+        return sum(self.user_slots)
+
+    def per_slot(self) -> Layout:
+        """The same ids with every slot as a field of its own, so that no list is averaged."""
+        return replace(self, user_slots=(1,) * self.num_slots, small_fields=())
+
+    def users(self, table: Array, ids: Array) -> UserFields:
+        """(R, k) table and (..., S) rows -> (..., M, k) field vectors of users."""
+        return user_fields(table, ids, self.user_slots, small_fields=self.small_fields)
+
+    def inputs(self, table: Array, ids: Ids) -> Sequence[Any]:
+        """What `networks.base.Network.apply` takes after the parameters.
+
+        Args:
+          table: (R, k).
+          ids: rows of that table. If the layout has small fields, the table starts with their rows.
+
+        Returns:
+          `UserFields` (B, M, k) and campaign fields (N, k) or (B, N, k); where the ids have a
+          reference set, also its `Reference`.
+        """
+        user = self.users(table, ids.user)
+        campaign = table.at[ids.campaign].get(mode="fill", fill_value=0)
+        if ids.reference is None:
+            return user, campaign
+        return user, campaign, self.reference(table, ids.reference)
+
+    def reference(self, table: Array, ids: Array) -> Reference:
+        """(R, k) table and (2, Q, S) rows -> the users of a reference set."""
+        present = (ids < table.shape[0]).any(axis=-1)
+        return Reference(self.users(table, ids), present)
+
+    def row_index(self, num_rows: int) -> RowIndex:
+        """An index of a table with R rows that keeps the numbers of the small fields' rows."""
+        return RowIndex(num_rows, sum(self.small_fields))

@@ -1,0 +1,213 @@
+"""Field vectors of users, pooled from the embeddings of their values (paper section 3.1).
+
+The vector of a field is the mean of its values' embeddings. A field with fewer values than the
+embedding width is kept as an unevaluated product: fractions of the values (per user) times their
+embeddings (common to all users). The next operation is linear in the vector, so it can multiply the
+few embeddings instead of the vectors of all users.
+
+Axes: ... users (any leading axes), S slots of a user, M user fields, M' of them kept as vectors,
+V values of all fields kept as products, k embedding width, R table rows, h outputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+#: A field with at most this many values is pooled as fractions times embeddings.
+MAX_PRODUCT_VALUES = 256
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("fractions", "embeddings", "vectors"),
+    meta_fields=("values",),
+)
+@dataclass(frozen=True, eq=False)
+class UserFields:
+    """(..., M, k) field vectors of users, some of them as products.
+
+    `dense` evaluates it. The leaves have no common axis of users, so it cannot be vmapped or sliced
+    over users.
+
+    Attributes:
+      fractions: (..., V) the count of each value in the user's field over the field's total count.
+      embeddings: (V, k) of these values.
+      vectors: (..., M', k) of the M' other fields.
+      values: number of the V values of each of the M fields; 0 for the M' fields kept as vectors.
+    """
+
+    fractions: Array
+    embeddings: Array
+    vectors: Array
+    values: tuple[int, ...]
+
+    @classmethod
+    def of(cls, user: UserFields | Array) -> UserFields:
+        """Wraps plain (..., M, k) field vectors, without products."""
+        if isinstance(user, UserFields):
+            return user
+        user = jnp.asarray(user)
+        fractions, embeddings = user[..., 0, :0], jnp.zeros((0, user.shape[-1]), user.dtype)
+        return cls(fractions, embeddings, user, (0,) * user.shape[-2])
+
+    @property
+    def size(self) -> int:
+        """M k, the number of entries per user."""
+        return len(self.values) * self.vectors.shape[-1]
+
+    def with_fields(self, fields: Array) -> UserFields:
+        """Appends fields: (N, k), the same for all users, or (..., N, k)."""
+        fields = jnp.broadcast_to(fields, (*self.vectors.shape[:-2], *fields.shape[-2:]))
+        vectors = jnp.concatenate([self.vectors, fields], axis=-2)
+        values = self.values + (0,) * fields.shape[-2]
+        return UserFields(self.fractions, self.embeddings, vectors, values)
+
+    def dense(self) -> Array:
+        """(..., M, k) field vectors, with all products evaluated."""
+        fields, start, other = [], 0, 0
+        for num_values in self.values:
+            if num_values:
+                block = slice(start, start + num_values)
+                fields.append(self.fractions[..., block] @ self.embeddings[block])
+            else:
+                fields.append(self.vectors[..., other, :])
+            start, other = start + num_values, other + (not num_values)
+        return jnp.stack(fields, axis=-2)
+
+    def sum_over_users(self) -> Array:
+        """(..., B, M, k) -> (..., M, k), the sum over the last axis of users."""
+        fractions, vectors = self.fractions.sum(axis=-2), self.vectors.sum(axis=-3)
+        return UserFields(fractions, self.embeddings, vectors, self.values).dense()
+
+    def mean(self) -> Array:
+        """(..., k) mean over the M fields."""
+        total = self.vectors.sum(axis=-2)
+        if any(self.values):
+            total += self.fractions @ self.embeddings
+        return total / len(self.values)
+
+    def product(self, kernel: Array) -> Array:
+        """(M k, h) kernel -> (..., h), the concatenated field vectors times the kernel."""
+        users, width = self.vectors.shape[:-2], self.vectors.shape[-1]
+        vectors = self.vectors.reshape(*users, self.vectors.shape[-2] * width)
+        products = [f for f, num_values in enumerate(self.values) if num_values]
+        if not products:
+            return vectors @ kernel
+        # A split, not indexing: its derivative is one concatenation.
+        blocks = jnp.split(kernel.reshape(len(self.values), width, -1), len(self.values))
+        # Fields are padded to equally many values: one batched product and its derivatives compile
+        # faster than one product per field.
+        counts = [self.values[f] for f in products]
+        field, value = np.repeat(np.arange(len(counts)), counts), [*map(np.arange, counts)]
+        index = field, np.concatenate(value)
+        padded = jnp.zeros((len(counts), max(counts), width), self.embeddings.dtype)
+        padded = padded.at[index].set(self.embeddings)
+        total = self.fractions @ (padded @ jnp.concatenate([blocks[f] for f in products]))[index]
+        if not vectors.shape[-1]:
+            return total
+        others = [block for block, count in zip(blocks, self.values, strict=True) if not count]
+        return total + vectors @ jnp.concatenate(others).reshape(-1, kernel.shape[-1])
+
+
+def user_fields(
+    table: Array, ids: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
+) -> UserFields:
+    """Pools the embeddings of users: the mean over a field's values, zero if it has none.
+
+    Args:
+      table: (R, k).
+      ids: (..., S) table rows; the pad id R is ignored.
+      slots: number of slots of each field, summing to S.
+      small_fields: number of values of each of the first fields, whose rows are the first of the
+        table, in this order. A product with (..., values) fractions replaces gathers and, in the
+        derivative, scatters with many equal ids, which are slower.
+    """
+    width, small = table.shape[-1], _ranges(small_fields)
+    of_slots = _ranges(slots)
+    multiplied = [f for f, rows in enumerate(small) if len(rows) <= MAX_PRODUCT_VALUES]
+    products = [f for f in multiplied if 0 < len(small[f]) < width]
+    evaluated = [f for f in multiplied if f not in products]
+    fields = [(of_slots[f], small[f]) for f in (*products, *evaluated)]
+    fractions = _fractions(ids, fields, table.dtype)
+    # A split, not slices: its derivative is one concatenation.
+    *blocks, rest = jnp.split(table, [rows.stop for rows in small])
+    ends = np.cumsum([sum(len(small[f]) for f in products), *(len(small[f]) for f in evaluated)])
+    product_fractions, *others = jnp.split(fractions, ends[:-1].tolist(), axis=-1)
+    vectors = []
+    for f, block in enumerate(blocks):
+        if f in evaluated:
+            vectors.append((others[evaluated.index(f)] @ block)[..., None, :])
+        elif f not in products:
+            field_ids = ids[..., None, of_slots[f].start : of_slots[f].stop]
+            vectors.append(_means(block, field_ids - small[f].start))
+    # Adjacent fields with equally many slots are averaged in one operation, which is faster.
+    first, start = sum(small_fields), sum(slots[: len(blocks)])
+    for num_slots, group in groupby(slots[len(blocks) :]):
+        num_fields = len(list(group))
+        group_ids = ids[..., start : start + num_fields * num_slots] - first
+        vectors.append(_means(rest, group_ids.reshape(*ids.shape[:-1], num_fields, num_slots)))
+        start += num_fields * num_slots
+    empty = jnp.zeros((*ids.shape[:-1], 0, width), table.dtype)  # if all fields are products
+    return UserFields(
+        product_fractions,
+        jnp.concatenate([*(blocks[f] for f in products), table[:0]]),
+        jnp.concatenate([*vectors, empty], axis=-2),
+        tuple(len(small[f]) if f in products else 0 for f in range(len(slots))),
+    )
+
+
+def field_vectors(
+    table: Array, ids: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
+) -> Array:
+    """(..., M, k) field vectors as a plain array; see `user_fields`."""
+    return user_fields(table, ids, slots, small_fields=small_fields).dense()
+
+
+def _ranges(lengths: Sequence[int]) -> list[range]:
+    """Adjacent ranges of these lengths, starting at 0."""
+    ends = np.cumsum(lengths, dtype=int).tolist()
+    return [range(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+
+
+def _fractions(ids: Array, fields: Sequence[tuple[range, range]], dtype: jnp.dtype) -> Array:
+    """(..., values of these fields) the count of each value over the field's total count.
+
+    One scatter for all fields compiles faster than one per field.
+
+    Args:
+      ids: (..., S) table rows.
+      fields: slots and table rows of each field.
+      dtype: of the fractions.
+    """
+    values = np.array([len(rows) for _, rows in fields], int)
+    columns = values.sum()
+    # Of each slot: its index, its field, and the first row and first column of that field.
+    slot = np.array([index for slots, _ in fields for index in slots], int)
+    field = np.repeat(np.arange(len(fields)), [len(slots) for slots, _ in fields])
+    row = np.array([rows.start for _, rows in fields], int)[field]
+    column = (np.cumsum(values) - values)[field]
+
+    value = ids.reshape(-1, ids.shape[-1])[:, slot] - row
+    present = (value >= 0) & (value < values[field])  # negative indices would wrap around
+    total = present.astype(dtype) @ np.equal.outer(field, field).astype(dtype)
+    target = jnp.arange(len(value))[:, None], jnp.where(present, value + column, columns)
+    fractions = jnp.zeros((len(value), columns), dtype)
+    fractions = fractions.at[target].add(1 / jnp.maximum(total, 1), mode="drop")
+    return fractions.reshape(*ids.shape[:-1], columns)
+
+
+def _means(table: Array, ids: Array) -> Array:
+    """(..., k) means of the rows at ids (..., slots); ids beyond the table are ignored."""
+    total = table.at[ids].get(mode="fill", fill_value=0).sum(axis=-2)
+    if ids.shape[-1] == 1:
+        return total
+    present = (ids < len(table)).sum(axis=-1, keepdims=True)
+    return total * (1 / jnp.maximum(present, 1))

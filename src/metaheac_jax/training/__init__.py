@@ -1,0 +1,1 @@
+"""Training: the meta-step, losses, row-local steps, the offline loop, checkpoints, devices."""

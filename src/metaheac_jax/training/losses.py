@@ -1,0 +1,49 @@
+"""Losses over a table: cross-entropy with masked means and sums, finite for any finite logit.
+
+Axes: B examples, R rows of the table, k embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from metaheac_jax.data.batches import Batch
+from metaheac_jax.networks.base import Network
+from metaheac_jax.settings import Reduction
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.training.meta import Loss
+
+
+def cross_entropy(log_p: Array, log_not_p: Array, label: Array) -> Array:
+    """-y log p - (1 - y) log(1 - p), elementwise, in nats."""
+    return -(label * log_p + (1 - label) * log_not_p)
+
+
+def masked(values: Array, weight: Array, reduction: Reduction) -> Array:
+    """Sum, or mean, over the examples with weight 1; 0 if there are none."""
+    total = jnp.sum(values * weight)
+    return total if reduction == "sum" else total / jnp.maximum(jnp.sum(weight), 1)
+
+
+def build_loss(network: Network, layout: Layout, *, reduction: Reduction = "mean") -> Loss:
+    """The loss of a network over a table: ``loss(params, batch) -> scalar`` in nats.
+
+    Args:
+      network: its output has ``log_p`` and ``log_not_p``, each (B,).
+      layout: of the ids in the batches.
+      reduction: over the minibatch, "mean" as the authors' program or "sum" as the paper prints.
+
+    Returns:
+      A function of ``params = {"network": ..., "table": (R, k)}`` and a `Batch`.
+    """
+
+    def loss(params: Any, batch: Batch) -> Array:
+        inputs = layout.inputs(params["table"], batch.ids)
+        output = network.apply(params["network"], *inputs)
+        values = cross_entropy(output.log_p, output.log_not_p, batch.label)
+        return masked(values, batch.weight, reduction)
+
+    return loss
