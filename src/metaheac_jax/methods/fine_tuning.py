@@ -1,0 +1,378 @@
+"""Methods whose online stage fine-tunes a whole network on the examples of a campaign."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+from jax import Array
+
+from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.customise.score import PoolScorer
+from metaheac_jax.data.batches import (
+    Batch,
+    CampaignSampler,
+    ExampleSampler,
+    campaign_examples,
+)
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.methods.method import Adapt, Method, Run, Train, offline_steps
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights, initialise
+from metaheac_jax.networks.base import Network
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP, LogisticRegression
+from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.table.adam import table_adam
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.checkpoint import Checkpoints
+from metaheac_jax.training.loop import train
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.step import Gradient, build_row_step, plain_gradient
+
+#: none: no training. plain: plain training on the examples of all campaigns. batches: the campaign
+#: batches of the meta-step without an inner step (alpha = 0). meta: Algorithm 1. All kinds but
+#: "none" take the same number of steps and draw the same number of examples per step. In "batches"
+#: support examples do not affect the gradient.
+Offline = Literal["none", "plain", "batches", "meta"]
+BuildNetwork = Callable[[Settings], Network]
+
+#: The learning rates that are tuned in a method with gradient steps in both stages.
+TUNED = ("outer_learning_rate", "online_learning_rate")
+#: Epochs. A model that is trained from scratch always stops by its held-out loss.
+ONE_STAGE_PATIENCE = 3
+#: Online settings of an MLP that is trained from scratch.
+FROM_SCRATCH: dict[str, Any] = {
+    "online_learning_rate": 0.003,
+    "online_epochs": 30,
+    "online_patience": ONE_STAGE_PATIENCE,
+}
+
+
+def metaheac_network(settings: Settings) -> MetaHeac:
+    """MetaHeac's network with these settings."""
+    return MetaHeac(
+        num_experts=settings.num_experts,
+        num_critics=settings.num_critics,
+        mixture=settings.mixture,
+    )
+
+
+def mlp_network(settings: Settings) -> MLP:
+    """The MLP; it has no settings."""
+    del settings
+    return MLP()
+
+
+def logistic_network(settings: Settings) -> LogisticRegression:
+    """Logistic regression; it has no settings."""
+    del settings
+    return LogisticRegression()
+
+
+# The methods ------------------------------------------------------------------------------------
+
+
+def metaheac(settings: Settings = PAPER) -> Method:
+    """MetaHeac: Algorithm 1, then fine-tuning (paper section 3)."""
+    return _pre_trained("metaheac", "MetaHeac", settings, metaheac_network, "meta", work=1)
+
+
+def without_meta(settings: Settings = PAPER) -> Method:
+    """MetaHeac's network with plain training offline (paper, Table 4)."""
+    label = "MetaHeac w/o Meta"
+    return _pre_trained("without-meta", label, settings, metaheac_network, "plain", work=1)
+
+
+def alpha_zero(settings: Settings = PAPER) -> Method:
+    """The batches of the meta-step without an inner step, as a control."""
+    label = "MetaHeac, alpha = 0"
+    return _pre_trained("alpha-0", label, settings, metaheac_network, "batches", work=1)
+
+
+def without_hc(settings: Settings = PAPER) -> Method:
+    """MetaHeac with one critic (paper, Table 4)."""
+    settings, label = replace(settings, num_critics=1), "MetaHeac w/o HC (one critic)"
+    return _pre_trained("without-hc", label, settings, metaheac_network, "meta", work=1)
+
+
+def without_he(settings: Settings = PAPER) -> Method:
+    """MetaHeac with one expert (paper, Table 4)."""
+    settings, label = replace(settings, num_experts=1), "MetaHeac w/o HE (one expert)"
+    return _pre_trained("without-he", label, settings, metaheac_network, "meta", work=1 / 8)
+
+
+def mlp_pretraining(settings: Settings = PAPER) -> Method:
+    """MLP+pre-training: plain training offline, then fine-tuning (paper section 4.1)."""
+    label = "MLP+pre-training"
+    return _pre_trained("mlp-pretraining", label, settings, mlp_network, "plain", work=1 / 8)
+
+
+def mlp_one_stage(settings: Settings = PAPER) -> Method:
+    """MLP_one-stage: an MLP trained from scratch on the campaign's examples (paper section 4.1)."""
+    return Method(
+        name="mlp-one-stage",
+        label="MLP_one-stage",
+        settings=replace(settings, **FROM_SCRATCH),
+        train=build_offline(mlp_network, "none", "MLP_one-stage"),
+        adapt=build_fine_tuning(mlp_network),
+        tuned=("online_learning_rate",),
+        work=(0, 3 / 8),
+    )
+
+
+def logistic_regression(settings: Settings = PAPER) -> Method:
+    """LR: logistic regression on the campaign's examples only (paper section 4.1)."""
+    return Method(
+        name="lr",
+        label="LR",
+        settings=replace(
+            settings,
+            width=1,
+            table_scale=0.0,
+            online_learning_rate=0.01,
+            online_epochs=50,
+            online_patience=ONE_STAGE_PATIENCE,
+        ),
+        train=start_at_base_rate,
+        adapt=build_fine_tuning(logistic_network, per_slot=True),  # one weight per value of a list
+        tuned=("online_learning_rate",),
+        work=(0, 0.03),
+    )
+
+
+def _pre_trained(
+    name: str,
+    label: str,
+    settings: Settings,
+    build_network: BuildNetwork,
+    offline: Offline,
+    *,
+    work: float,
+) -> Method:
+    """A method that build_offline a network offline and fine-tunes all of it online.
+
+    ``work`` is the arithmetic of a forward pass per example, as a multiple of MetaHeac's.
+    """
+    passes = {"plain": 3, "batches": 1.5, "meta": 6}[offline]
+    return Method(
+        name=name,
+        label=label,
+        settings=settings,
+        train=build_offline(build_network, offline, label),
+        adapt=build_fine_tuning(build_network),
+        tuned=TUNED,
+        takes_steps=True,
+        work=(passes * work, 3 * work),
+    )
+
+
+# The offline stage ------------------------------------------------------------------------------
+
+
+def build_offline(build_network: BuildNetwork, offline: Offline, label: str) -> Train:
+    """Builds the offline stage of a network; ``label`` names it in logs."""
+
+    def stage(run: Run) -> State:
+        return train_network(run, build_network(run.settings), offline, label)._asdict()
+
+    return stage
+
+
+def train_network(run: Run, network: Network, offline: Offline, label: str) -> Weights:
+    """Trains the general weights of a network; they stay untrained if ``offline`` is "none"."""
+    settings, layout = run.settings, run.dataset.layout
+    weights = untrained(run, network, jax.random.key(run.seed))
+    if offline == "none":
+        return weights
+    if offline == "plain":
+        gradient = plain_gradient(build_loss(network, layout))
+        return train_rows(run, weights, gradient, plain_sampler(run), label=label)
+    gradient = build_meta_gradient(
+        build_loss(network, layout, reduction=settings.reduction),
+        inner_learning_rate=settings.inner_learning_rate,
+        inner_steps=1 if offline == "meta" else 0,
+        reduction=settings.reduction,
+        select=select_rows,
+    )
+    return train_rows(run, weights, gradient, campaign_sampler(run), label=label)
+
+
+def start_at_base_rate(run: Run) -> State:
+    """An untrained `LogisticRegression` whose bias is the log-odds of the training campaigns.
+
+    With a bias of 0 all weights would first learn the base rate and rank users by their number of
+    values.
+    """
+    seeds = run.dataset.stage1.positives[run.campaigns].sum()
+    others = run.dataset.stage1.counts[run.campaigns].sum() - seeds
+    start = untrained(run, LogisticRegression(), jax.random.key(run.seed))
+    bias = np.log(max(seeds, 1) / max(others, 1)).astype(np.float32)
+    network = jax.tree.map(lambda _: bias, start.network)  # the bias is its only parameter
+    return start._replace(network=network)._asdict()
+
+
+def campaign_sampler(run: Run) -> CampaignSampler:
+    """Samples support and query sets of a few campaigns per step, with the run's settings."""
+    settings = run.settings
+    return CampaignSampler(
+        run.dataset,
+        run.campaigns,
+        seed=run.seed,
+        campaigns_per_step=settings.campaigns_per_step,
+        batch_size=settings.batch_size,
+        disjoint=settings.disjoint,
+    )
+
+
+def plain_sampler(run: Run) -> ExampleSampler:
+    """Samples batches for plain training, with as many examples as a meta-step draws."""
+    size = 2 * run.settings.batch_size * run.settings.campaigns_per_step
+    return ExampleSampler(run.dataset, run.campaigns, seed=run.seed, batch_size=size)
+
+
+def untrained(run: Run, network: Network, key: Array) -> Weights:
+    """Untrained weights for the run's data and settings; consumes the key."""
+    return initialise(
+        network,
+        key,
+        run.dataset.layout,
+        num_rows=run.dataset.num_rows,
+        width=run.settings.width,
+        scale=run.settings.table_scale,
+    )
+
+
+def train_rows(
+    run: Run,
+    weights: Weights,
+    gradient: Gradient[...],
+    sampler: Callable[[int], Any],
+    *,
+    label: str,
+) -> Weights:
+    """Trains network and table by row-local Adam steps, with the run's checkpoints and log.
+
+    Args:
+      run: has the learning rate, number of steps, checkpoints, log and progress.
+      weights: initial values.
+      gradient: see `training.step.build_row_step`.
+      sampler: ``sampler(step) -> (rows, *batches)``.
+      label: name in logs and progress.
+    """
+    rate = run.settings.outer_learning_rate
+    table_optimizer = table_adam(rate)
+    step = build_row_step(gradient, optax.adam(rate), table_optimizer)
+    with Checkpoints.at(run.directory) as checkpoints:
+        state = train(
+            step,
+            step.init(*weights),
+            sampler,
+            num_steps=offline_steps(run),
+            name=label,
+            checkpoints=checkpoints,
+            log=run.log,
+            progress=run.progress,
+        )
+    return Weights(state.network, table_optimizer.flush(state.table).table)
+
+
+# The online stage -------------------------------------------------------------------------------
+
+
+def build_fine_tuning(build_network: BuildNetwork, *, per_slot: bool = False) -> Adapt:
+    """Builds the online stage of a network.
+
+    Args:
+      build_network: ``build_network(settings)``.
+      per_slot: whether each slot is a field, so that the network's input is one vector per value.
+    """
+
+    def stage(
+        run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+    ) -> list[Scorer]:
+        layout = run.dataset.layout
+        return fine_tune(
+            run,
+            build_network(run.settings),
+            layout.per_slot() if per_slot else layout,
+            Weights(**state),
+            campaigns,
+            watch,
+        )
+
+    return stage
+
+
+def fine_tune(
+    run: Run,
+    network: Network,
+    layout: Layout,
+    weights: Weights,
+    campaigns: Sequence[Campaign],
+    watch: Watch[Scorer] | None,
+) -> list[Scorer]:
+    """Adapts general weights to each campaign; see `customise.customiser.Customiser`."""
+    customiser, score = compiled_online(network, layout, run.settings.batch_size)
+
+    def scorer(campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
+        return functools.partial(score, weights, adapted, campaign.rows)
+
+    return adapt_weights(
+        run,
+        customiser,
+        weights,
+        [campaign_examples(run.dataset, campaign) for campaign in campaigns],
+        lambda adapted: list(map(scorer, campaigns, adapted)),
+        watch,
+    )
+
+
+def adapt_weights(
+    run: Run,
+    customiser: Customiser,
+    weights: Weights,
+    examples: Sequence[Batch],
+    scorers: Callable[[list[AdaptedWeights]], list[Scorer]],
+    watch: Watch[Scorer] | None,
+) -> list[Scorer]:
+    """Adapts weights to each campaign's examples with the run's online settings.
+
+    Args:
+      run: has the settings, seed and progress.
+      customiser: of the network.
+      weights: general weights.
+      examples: of each campaign.
+      scorers: turns the adapted weights of all campaigns into models.
+      watch: follows the fine-tuning steps.
+    """
+
+    def on_step(step: int, adapted: Callable[[], list[AdaptedWeights]]) -> None:
+        if watch is not None:
+            watch(step, lambda: scorers(adapted()))
+
+    adapted = customiser(
+        weights,
+        examples,
+        seed=run.seed,
+        learning_rate=run.settings.online_learning_rate,
+        epochs=run.settings.online_epochs,
+        patience=run.settings.online_patience,
+        progress=run.progress,
+        watch=None if watch is None else on_step,
+    )
+    return scorers(adapted)
+
+
+@functools.cache  # methods with the same network share its compiled programs
+def compiled_online(
+    network: Network, layout: Layout, batch_size: int
+) -> tuple[Customiser, PoolScorer]:
+    """The customiser and the pool scorer of a network."""
+    return Customiser(network, layout, batch_size=batch_size), PoolScorer(network, layout)

@@ -1,0 +1,189 @@
+"""The interface of a method: training on many campaigns, and customising to new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from metaheac_jax.data.batches import check_campaigns
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.model import Customised, General, Scorer, State, Watch
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.settings import Settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """The inputs of a stage of a method.
+
+    Attributes:
+      dataset: users, campaigns and examples.
+      campaigns: indices of the training campaigns.
+      settings: of the method.
+      seed: of initial values, batches and orders.
+      directory: for checkpoints of the offline stage; None for no checkpoints.
+      log: file for JSON lines of the offline stage; None for no log.
+      progress: receives the progress of each stage.
+    """
+
+    dataset: Dataset
+    campaigns: np.ndarray
+    settings: Settings
+    seed: int
+    directory: Path | None = None
+    log: Path | None = None
+    progress: Progress = silent
+
+
+class Train(Protocol):
+    """The offline stage."""
+
+    def __call__(self, run: Run, /) -> State:
+        """Trains on stage 1 of the training campaigns; resumes from the run's checkpoints."""
+
+
+class Adapt(Protocol):
+    """The online stage."""
+
+    def __call__(
+        self, run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None, /
+    ) -> list[Scorer]:
+        """Customises a model to each campaign, from its examples.
+
+        A method that adapts by gradient descent calls ``watch``.
+        """
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train a general model and to customise it.
+
+    Attributes:
+      name: for commands.
+      label: for tables.
+      settings: of both stages.
+      train: the offline stage.
+      adapt: the online stage.
+      tuned: names of the learning rates that are chosen on held-out training campaigns.
+      takes_steps: whether the offline stage takes gradient steps.
+      work: arithmetic per example, offline and online (per epoch), as multiples of the forward pass
+        of MetaHeac's network; for estimates of time.
+    """
+
+    name: str
+    label: str
+    settings: Settings
+    train: Train
+    adapt: Adapt
+    tuned: tuple[str, ...] = ()
+    takes_steps: bool = False
+    work: tuple[float, float] = (0.0, 0.0)
+
+    def with_settings(self, **changed: Any) -> Method:
+        """The method with other values of some settings."""
+        return replace(self, settings=replace(self.settings, **changed))
+
+    def check(self, data: Dataset, campaigns: Sequence[int] | np.ndarray) -> None:
+        """Refuses training campaigns, by index, that the method cannot be trained on.
+
+        Raises:
+          InputError: one has too few examples or a single class, or they are too few.
+        """
+        check_campaigns(data, campaigns)
+        if self.takes_steps and len(campaigns) < self.settings.campaigns_per_step:
+            raise InputError(
+                f"{data.name}: {len(campaigns)} training campaigns, but a meta-step takes "
+                f"{self.settings.campaigns_per_step}; add campaigns"
+            )
+
+    def fit(
+        self,
+        data: Dataset,
+        *,
+        campaigns: Sequence[int] | np.ndarray | None = None,
+        seed: int = 0,
+        directory: Path | None = None,
+        log: Path | None = None,
+        progress: Progress = silent,
+    ) -> General:
+        """Trains a general model.
+
+        Args:
+          data: its stage 1 has the examples.
+          campaigns: indices of the training campaigns; all by default.
+          seed: of initial values and batches.
+          directory: for checkpoints, from which training resumes; None for no checkpoints.
+          log: a file for JSON lines with losses and speed.
+          progress: receives the number of steps done.
+
+        Raises:
+          InputError: a campaign cannot be trained on (the message names it), or there are too few.
+          Diverged: a loss is not finite.
+        """
+        chosen = np.arange(data.num_campaigns) if campaigns is None else np.asarray(campaigns)
+        self.check(data, chosen)
+        run = Run(data, chosen, self.settings, seed, directory, log, progress)
+        return General(
+            method=self.name,
+            settings=self.settings,
+            schema=data.schema,
+            vocabulary=data.vocabulary,
+            state=self.train(run),
+            data=data.name,
+            campaigns=tuple(int(key) for key in data.campaign_key[chosen]),
+            seed=seed,
+        )
+
+    def customise(
+        self,
+        general: General,
+        data: Dataset,
+        campaigns: Sequence[Campaign],
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+        watch: Watch[Scorer] | None = None,
+    ) -> list[Customised]:
+        """Customises a general model to campaigns.
+
+        Args:
+          general: trained by this method.
+          data: has the campaigns' users, and the fields and vocabulary of ``general``.
+          campaigns: from `Dataset.new_campaign` or `Dataset.campaign`.
+          seed: of held-out examples and minibatches.
+          progress: receives the number of campaigns done.
+          watch: follows the online stage, if it takes gradient steps.
+
+        Returns:
+          One model per campaign, in the same order.
+
+        Raises:
+          InputError: the general model has another method or another schema, or a campaign has no
+            examples, or users or fields that the data does not have.
+        """
+        if general.method != self.name:
+            raise InputError(
+                f"the general model was trained by {general.method!r}, not by {self.name!r}; "
+                "customise it with its own method"
+            )
+        general.check_data(data)
+        for campaign in campaigns:
+            campaign.check(data.num_users, len(data.schema.campaign))
+        run = Run(data, np.empty(0, int), self.settings, seed, progress=progress)
+        models = self.adapt(run, general.state, campaigns, watch)
+        return [
+            Customised(general, campaign, scorer)
+            for campaign, scorer in zip(campaigns, models, strict=True)
+        ]
+
+
+def offline_steps(run: Run) -> int:
+    """Number of steps of the offline stage: epochs times ceil(training examples / batch size)."""
+    examples = int(run.dataset.stage1.counts[run.campaigns].sum())
+    return run.settings.offline_epochs * -(-examples // run.settings.batch_size)

@@ -1,0 +1,118 @@
+"""Shared-Bottom and MMoE with pre-training: one head per campaign, and a new head online."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from metaheac_jax.data.batches import Batch
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.methods.fine_tuning import TUNED, fine_tune, plain_sampler, train_rows, untrained
+from metaheac_jax.methods.method import Adapt, Method, Run, Train
+from metaheac_jax.model import Scorer, State, Watch, Weights
+from metaheac_jax.networks.base import Output, User
+from metaheac_jax.networks.multitask import MMoE, SharedBottom
+from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.step import plain_gradient
+
+Heads = SharedBottom | MMoE
+
+#: Parameters whose first axis is the training campaigns.
+PER_CAMPAIGN = ("gates", "heads")
+
+
+def shared_bottom(settings: Settings = PAPER) -> Method:
+    """Shared-Bottom+pre-training: online, only the new head is fine-tuned (paper section 4.1)."""
+    label = "Shared-Bottom+pre-training"
+    return Method(
+        name="shared-bottom",
+        label=label,
+        settings=settings,
+        train=build_offline_heads(lambda _, count: SharedBottom(count), label),
+        adapt=build_new_head_tuning(lambda _: SharedBottom(head_only=True)),
+        tuned=TUNED,
+        takes_steps=True,
+        work=(3 / 8, 1 / 8),  # online, the bottom runs forward only
+    )
+
+
+def mmoe(settings: Settings = PAPER) -> Method:
+    """MMoE+pre-training: online, everything is fine-tuned (paper section 4.1)."""
+    label = "MMoE+pre-training"
+    return Method(
+        name="mmoe",
+        label=label,
+        settings=settings,
+        train=build_offline_heads(
+            lambda s, num_campaigns: MMoE(s.num_experts, num_campaigns), label
+        ),
+        adapt=build_new_head_tuning(lambda s: MMoE(s.num_experts)),
+        tuned=TUNED,
+        takes_steps=True,
+        work=(6, 3),  # offline, all campaigns' gates cost as much as the experts
+    )
+
+
+class _WithOwners(NamedTuple):
+    """A `Network` with one head per campaign, for examples with known owners (their campaigns)."""
+
+    network: Heads
+    owner: Array
+
+    def init(self, key: Any, user: User, campaign: Array, /) -> Any:
+        return self.network.init(key, user, campaign)
+
+    def apply(self, params: Any, user: User, campaign: Array, /, *reference: Any) -> Output:
+        return self.network.apply(params, user, campaign, self.owner, *reference)  # pyrefly: ignore
+
+
+def build_offline_heads(build_network: Callable[[Settings, int], Heads], label: str) -> Train:
+    """Builds plain training on all campaigns; heads are in ascending order of campaigns.
+
+    Args:
+      build_network: ``build_network(settings, num_campaigns)``.
+      label: name in logs and progress.
+    """
+
+    def stage(run: Run) -> State:
+        network, layout = build_network(run.settings, len(run.campaigns)), run.dataset.layout
+
+        def loss(params: Any, examples: Batch, owner: Array) -> Array:
+            return build_loss(_WithOwners(network, owner), layout)(params, examples)
+
+        weights = untrained(run, network, jax.random.key(run.seed))
+        draw = plain_sampler(run).owned
+        return train_rows(run, weights, plain_gradient(loss), draw, label=label)._asdict()
+
+    return stage
+
+
+def build_new_head_tuning(build_network: Callable[[Settings], Heads]) -> Adapt:
+    """Builds fine-tuning with a new head (and gate) for each campaign.
+
+    The new head starts at the mean of the trained heads; the paper does not state its start.
+
+    Args:
+      build_network: ``build_network(settings)``, with one head.
+    """
+
+    def stage(
+        run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+    ) -> list[Scorer]:
+        weights = Weights(mean_head(state["network"]), state["table"])
+        network, layout = build_network(run.settings), run.dataset.layout
+        return fine_tune(run, network, layout, weights, campaigns, watch)
+
+    return stage
+
+
+def mean_head(trained: Any) -> Any:
+    """Parameters with one head per campaign -> parameters with the mean head only."""
+    params = trained["params"]
+    heads = {name: params[name] for name in PER_CAMPAIGN if name in params}
+    new = jax.tree.map(lambda leaf: leaf.mean(axis=0, keepdims=True), heads)
+    return {"params": {**params, **new}}

@@ -1,0 +1,58 @@
+"""All methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods.campaign_graph import hubble
+from metaheac_jax.methods.fine_tuning import (
+    alpha_zero,
+    logistic_regression,
+    metaheac,
+    mlp_one_stage,
+    mlp_pretraining,
+    without_hc,
+    without_he,
+    without_meta,
+)
+from metaheac_jax.methods.method import Method
+from metaheac_jax.methods.multitask import mmoe, shared_bottom
+from metaheac_jax.methods.seed_features import seed_aware
+from metaheac_jax.methods.shared_embeddings import mlp_embeddings
+from metaheac_jax.methods.similarity import cosine
+from metaheac_jax.methods.towers import pinterest
+from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
+from metaheac_jax.settings import PAPER, Settings
+
+#: Constructors of methods by name.
+METHODS: dict[str, Callable[[Settings], Method]] = {
+    "lr": logistic_regression,
+    "mlp-one-stage": mlp_one_stage,
+    "mlp-pretraining": mlp_pretraining,
+    "without-meta": without_meta,
+    "alpha-0": alpha_zero,
+    "without-hc": without_hc,
+    "without-he": without_he,
+    "metaheac": metaheac,
+    "mlp-embeddings": mlp_embeddings,
+    "pinterest": pinterest,
+    "hubble": hubble,
+    "shared-bottom": shared_bottom,
+    "mmoe": mmoe,
+    "lightgbm": lightgbm_per_campaign,
+    "cosine": cosine,
+    "prior": user_prior,
+    "seed-aware": seed_aware,
+}
+
+
+def method_named(name: str, settings: Settings = PAPER) -> Method:
+    """The method with this name.
+
+    Raises:
+      InputError: no method has this name; the message lists all names.
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+    return METHODS[name](settings)

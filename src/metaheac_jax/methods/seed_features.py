@@ -1,0 +1,140 @@
+"""MetaHeac with seed features and list lengths, which are not in the paper.
+
+Axes: M user fields, S slots of a user, Q reference users per label, R table rows, U adapted rows,
+k embedding width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+
+from metaheac_jax.data.batches import Batch, campaign_examples
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.list_lengths import LengthenedUsers, with_lengths
+from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
+from metaheac_jax.methods.fine_tuning import (
+    TUNED,
+    adapt_weights,
+    campaign_sampler,
+    compiled_online,
+    metaheac_network,
+    train_rows,
+    untrained,
+)
+from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
+from metaheac_jax.networks.seed_features import SeedNetwork, direction
+from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient
+
+LABEL = "MetaHeac, seed-aware"
+#: Q, the maximum number of seeds, and of non-seeds, in a reference set.
+MAX_REFERENCE = 256
+
+
+def seed_aware(settings: Settings = PAPER) -> Method:
+    """MetaHeac with an additional input: the similarity of a user to the campaign's seeds."""
+    return Method(
+        name="seed-aware",
+        label=LABEL,
+        # Chosen on held-out training campaigns.
+        settings=replace(
+            settings,
+            table_scale=0.1,
+            reduction="mean",
+            inner_learning_rate=0.1,
+            disjoint=True,  # a reference set must not contain query examples
+        ),
+        train=train_general,
+        adapt=fine_tune_aware,
+        tuned=TUNED,
+        takes_steps=True,
+        work=(8, 4),
+    )
+
+
+def train_general(run: Run) -> State:
+    """Algorithm 1 on losses with seed features; reference sets come from support sets."""
+    dataset, _ = with_lengths(run.dataset)
+    run = replace(run, dataset=dataset)
+    network, settings = SeedNetwork(metaheac_network(run.settings)), run.settings
+    gradient = build_meta_gradient(
+        build_loss(network, dataset.layout, reduction=settings.reduction),
+        inner_learning_rate=settings.inner_learning_rate,
+        inner_steps=1 if settings.inner_learning_rate else 0,
+        reduction=settings.reduction,
+        select=select_rows,
+    )
+    weights = untrained(run, network, jax.random.key(run.seed))
+    sampler = ReferenceSampler(campaign_sampler(run), size=MAX_REFERENCE)
+    return train_rows(run, weights, gradient, sampler, label=LABEL)._asdict()
+
+
+def fine_tune_aware(
+    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+) -> list[Scorer]:
+    """Customises the general model to each campaign.
+
+    Half of a campaign's examples, at most `MAX_REFERENCE` per label, are the reference set of the
+    other half. The reference set of a pool comes from all examples, with the same maximum.
+    """
+    dataset, lengths = with_lengths(run.dataset)
+    run, weights = replace(run, dataset=dataset), Weights(**state)
+    campaigns = [replace(c, rows=lengths.campaigns(c.rows)) for c in campaigns]
+    network = SeedNetwork(metaheac_network(run.settings))
+    customiser, score = compiled_online(network, dataset.layout, run.settings.batch_size)
+    find_direction = compiled_direction(dataset.layout)
+    examples = [campaign_examples(dataset, campaign) for campaign in campaigns]
+
+    def scorer(campaign: Campaign, batch: Batch, adapted: AdaptedWeights) -> Scorer:
+        reference = reference_set(batch, MAX_REFERENCE, dataset.num_rows)
+        towards = find_direction(weights.table, adapted.rows, adapted.values, reference)
+        directed = adapted._replace(network={**adapted.network, "direction": towards})
+        return lambda users: score(
+            weights, directed, campaign.rows, LengthenedUsers(users, lengths)
+        )
+
+    return adapt_weights(
+        run,
+        customiser,
+        weights,
+        [
+            _outside_reference(with_reference(batch, MAX_REFERENCE, dataset.num_rows))
+            for batch in examples
+        ],
+        lambda adapted: list(map(scorer, campaigns, examples, adapted)),
+        watch,
+    )
+
+
+def _outside_reference(examples: Batch) -> Batch:
+    """The examples outside the reference set."""
+    return examples.pick(examples.weight > 0)
+
+
+class FindDirection(Protocol):
+    """Finds the direction of a customised model."""
+
+    def __call__(self, table: Array, rows: np.ndarray, values: Array, reference: Any) -> Array:
+        """(R, k) table, (U,) rows, (U, k) values, (2, Q, S) reference set -> (M, k) direction."""
+
+
+@functools.cache
+def compiled_direction(layout: Layout) -> FindDirection:
+    """The jitted direction in an adapted table; see `networks.seed_features.direction`."""
+
+    @jax.jit
+    def find(table: Array, rows: Array, values: Array, reference: Array) -> Array:
+        return direction(layout.reference(table.at[rows].set(values, mode="drop"), reference))
+
+    return find

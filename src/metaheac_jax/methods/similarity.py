@@ -1,0 +1,70 @@
+"""Cosine similarity to a campaign's seeds, which is not in the paper.
+
+Axes: P users, S slots of a user, R table rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.model import Scorer, State, Watch
+from metaheac_jax.settings import PAPER, Settings
+
+
+def cosine(settings: Settings = PAPER) -> Method:
+    """Cosine similarity of a user's tf-idf vector and the mean of the seeds' vectors."""
+    label = "cosine to the mean seed"
+    return Method("cosine", label, settings, train=inverse_frequencies, adapt=compare_with_seeds)
+
+
+def indicators(users: UserRows, num_rows: int) -> csr_matrix:
+    """(P, S) table rows of users -> (P, R), 1 where a user has the row, else 0."""
+    ids = np.asarray(users[:])
+    user, slot = np.nonzero(ids < num_rows)
+    shape = (len(ids), num_rows)
+    matrix = csr_matrix((np.ones(len(user), np.float32), (user, ids[user, slot])), shape)
+    matrix.data[:] = 1  # values that occur twice were summed
+    return matrix
+
+
+def inverse_frequencies(run: Run) -> State:
+    """``{"idf": (R,)}``, log((1 + n) / (1 + d)) + 1, where d of n training users have the row."""
+    stage, dataset = run.dataset.stage1, run.dataset
+    users = np.unique(np.concatenate([stage.user[stage.of(c)] for c in run.campaigns]))
+    having = indicators(dataset.user_rows[users], dataset.num_rows).sum(axis=0)
+    return {"idf": np.log((1 + len(users)) / (1 + np.asarray(having).ravel())) + 1}
+
+
+def unit_vectors(users: UserRows, idf: np.ndarray) -> csr_matrix:
+    """(P, S) users, (R,) idf -> (P, R) tf-idf vectors of length 1, or 0 without any value."""
+    matrix = indicators(users, len(idf)).multiply(idf).tocsr()
+    length = np.sqrt(matrix.multiply(matrix).sum(axis=1))
+    return matrix.multiply(1 / np.maximum(length, 1e-12)).tocsr()
+
+
+def compare_with_seeds(
+    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+) -> list[Scorer]:
+    """Scores users by the cosine similarity to the mean of the seeds' unit vectors."""
+    del watch
+    idf = np.asarray(state["idf"])
+
+    def scorer(campaign: Campaign) -> Scorer:
+        examples = campaign_examples(run.dataset, campaign)
+        mean = unit_vectors(examples.ids.user[examples.label == 1], idf).mean(axis=0)
+        mean = np.asarray(mean).ravel()
+        mean /= max(float(np.linalg.norm(mean)), 1e-12)
+
+        def score(users: UserRows) -> np.ndarray:
+            return unit_vectors(users, idf) @ mean
+
+        return score
+
+    return list(map(scorer, campaigns))

@@ -1,0 +1,194 @@
+"""Pinterest: an embedding of users and campaigns, and the fraction of seeds in a user's region.
+
+This follows the paper's section 4.1 after deWet and Ou, *Finding Users Who Act Alike* (KDD 2019):
+one embedding model for all campaigns. The online stage only counts.
+
+Axes: B examples, n examples of a campaign, P users of a pool, S slots of a user, R table rows, k
+embedding width, h width of the space, D draws of hyperplanes, b bits of a region.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from metaheac_jax.customise.score import over_chunks
+from metaheac_jax.data.batches import Batch, ExampleBatch, campaign_examples, generator
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.methods.fine_tuning import plain_sampler, train_rows, untrained
+from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.model import Scorer, State, Watch, Weights
+from metaheac_jax.networks.towers import Towers
+from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.training.losses import masked
+from metaheac_jax.training.step import Gradient, plain_gradient
+
+# The paper does not state these; they are not tuned.
+MARGIN = 0.2  # of cosines, between a seed's own campaign and another one
+NUM_OTHERS = 8  # other campaigns per seed
+DRAWS = 64  # of hyperplanes; scores are averaged over them
+#: Average users per region. The users of a region must outweigh the prior users of the score.
+USERS_PER_REGION = 64
+MAX_BITS = 12
+
+_QUANTUM = 512  # seeds of a step are padded to a multiple, so that steps rarely compile
+_NETWORK = Towers()
+
+
+def pinterest(settings: Settings = PAPER) -> Method:
+    """Pinterest's method: a ranking loss offline, counts online (paper section 4.1)."""
+    return Method(
+        name="pinterest",
+        label="Pinterest",
+        settings=settings,
+        train=train_space,
+        adapt=count_seeds,
+        tuned=("outer_learning_rate",),
+        takes_steps=True,
+        work=(3 / 8, 0),
+    )
+
+
+def train_space(run: Run) -> State:
+    """Trains both embeddings by `ranking_gradient` on the seeds of plain training's batches."""
+    gradient = ranking_gradient(run.dataset.layout)
+    weights, examples = untrained(run, _NETWORK, jax.random.key(run.seed)), plain_sampler(run)
+    draw = lambda step: seeds_only(examples(step))  # noqa: E731
+    return train_rows(run, weights, gradient, draw, label="Pinterest")._asdict()
+
+
+def seeds_only(batch: ExampleBatch) -> ExampleBatch:
+    """The seeds of a batch, in its order, padded to a multiple of `_QUANTUM` with weight 0.
+
+    The padding repeats seeds, so that every neighbour of an example is a seed.
+    """
+    seeds = np.flatnonzero(batch.examples.label * batch.examples.weight)
+    size = -(-max(len(seeds), 1) // _QUANTUM) * _QUANTUM
+    pick = np.resize(seeds, size)
+    examples = jax.tree.map(lambda leaf: leaf[pick], batch.examples)
+    weight = (np.arange(size) < len(seeds)).astype(np.float32)
+    return batch._replace(examples=examples._replace(weight=weight))
+
+
+def ranking_gradient(
+    layout: Layout, *, margin: float = MARGIN, num_others: int = NUM_OTHERS
+) -> Gradient[Batch]:
+    """``gradient(params, batch)`` of max(0, margin - cos(u, c) + cos(u, c')), mean over seeds.
+
+    u is a seed of campaign c, and c' is the campaign of a neighbour in the batch. The order of the
+    batch is random, so large campaigns occur more often. The term is constant if c' is c. Non-seeds
+    are not used, since the campaigns close to them are unknown.
+
+    Args:
+      layout: of the ids.
+      margin: of the cosines.
+      num_others: number of campaigns c' per seed.
+    """
+
+    def loss(params: Any, batch: Batch) -> Array:
+        fields, campaigns = layout.inputs(params["table"], batch.ids)
+        output: Any = _NETWORK.apply(params["network"], fields.dense(), campaigns)
+        user, campaign = output
+        near = (user * campaign).sum(axis=-1)
+        far = [
+            (user * jnp.roll(campaign, shift, axis=0)).sum(axis=-1)
+            for shift in range(1, num_others + 1)
+        ]
+        values = jax.nn.relu(margin - near + jnp.stack(far)).mean(axis=0)
+        return masked(values, batch.label * batch.weight, "mean")
+
+    return plain_gradient(loss)
+
+
+def region_score(
+    seeds: np.ndarray, users: np.ndarray, *, prior_seeds: float = 1, prior_users: float = 4
+) -> np.ndarray:
+    """(s + a) / (n + b) for regions with s seeds among n users, of any shape.
+
+    Args:
+      seeds: s.
+      users: n.
+      prior_seeds: a.
+      prior_users: b; an empty region scores a / b.
+    """
+    return (seeds + prior_seeds) / (users + prior_users)
+
+
+def score_regions(codes: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The score of every region in every draw.
+
+    Args:
+      codes: (n, D) from `user_codes`, with `MAX_BITS` bits.
+      label: (n,) 1 for a seed.
+
+    Returns:
+      (D, 2^b) scores. A region is the lowest b bits of a code, and b the largest number, from 1 to
+      `MAX_BITS`, that leaves `USERS_PER_REGION` users per region.
+    """
+    users, draws = codes.shape
+    bits = np.clip(int(np.log2(max(users / USERS_PER_REGION, 1))), 1, MAX_BITS)
+    region = (codes % 2**bits + 2**bits * np.arange(draws)).ravel()
+    count = functools.partial(np.bincount, region, minlength=draws * 2**bits)
+    seeds = count(weights=np.repeat(label, draws))
+    return region_score(seeds, count()).reshape(draws, 2**bits)
+
+
+def mean_score(scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """(D, 2^b) scores and (P, D) codes of users -> (P,) mean score of the users' regions."""
+    draws, regions = scores.shape
+    return scores[np.arange(draws), codes % regions].mean(axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def user_codes(params: Any, table: Array, normals: Array, users: Array, *, layout: Layout) -> Array:
+    """Sides of hyperplanes through the origin on which users lie.
+
+    Args:
+      params: of the network.
+      table: (R, k).
+      normals: (D, b, h) normals of the hyperplanes.
+      users: (B, S) table rows.
+      layout: of the users.
+
+    Returns:
+      (B, D) int32, one bit per hyperplane.
+    """
+    fields = layout.users(table, users).dense()
+    user: Any = _NETWORK.apply(params, fields, method="user")
+    sides = jnp.einsum("uh,dbh->udb", user, normals) > 0
+    return (sides << jnp.arange(normals.shape[1])).sum(axis=-1, dtype=jnp.int32)
+
+
+def count_seeds(
+    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+) -> list[Scorer]:
+    """Counts each campaign's seeds and users in the regions of the space, without training.
+
+    The users of a region are those of the campaign's examples, seeds and non-seeds. All campaigns
+    share the hyperplanes.
+    """
+    del watch
+    weights, dataset = Weights(**state), run.dataset
+    normals = generator(run.seed, 0).normal(size=(DRAWS, MAX_BITS, _NETWORK.features))
+    sides = functools.partial(
+        user_codes, *weights, jnp.asarray(normals, jnp.float32), layout=dataset.layout
+    )
+
+    def scorer(campaign: Campaign) -> Scorer:
+        examples = campaign_examples(dataset, campaign)
+        scores = score_regions(over_chunks(sides, examples.ids.user), examples.label)
+
+        def score(users: UserRows) -> np.ndarray:
+            return mean_score(scores, over_chunks(sides, users))
+
+        return score
+
+    return list(map(scorer, campaigns))

@@ -1,0 +1,139 @@
+"""Gradient-boosted trees: per campaign, or for all campaigns. They are not in the paper.
+
+This needs LightGBM (``pip install 'metaheac-jax[trees]'``).
+
+Axes: P users, S slots of a user, R table rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.methods.similarity import indicators
+from metaheac_jax.model import Scorer, State, Watch
+from metaheac_jax.settings import PAPER, Settings
+
+#: Parameters of the trees of a single campaign; they are not tuned. A campaign can have very few
+#: seeds, so trees have few leaves, a low learning rate and enough examples per leaf. There is no
+#: early stopping, since held-out examples would contain hardly any seeds.
+CAMPAIGN_TREES = {
+    "num_iterations": 100,
+    "learning_rate": 0.05,
+    "num_leaves": 8,
+    "min_data_in_leaf": 10,
+    "min_sum_hessian_in_leaf": 0.5,
+    "lambda_l2": 10.0,
+}
+#: Parameters of the trees on the examples of all training campaigns.
+PRIOR_TREES = {
+    "num_iterations": 200,
+    "learning_rate": 0.1,
+    "num_leaves": 31,
+    "min_data_in_leaf": 50,
+    "lambda_l2": 10.0,
+}
+#: With at least this many examples, trees are grown on all cores. With fewer, the overhead of
+#: threads exceeds the gain.
+MIN_MULTITHREADED = 50_000
+_COMMON = {
+    "objective": "binary",
+    "verbosity": -1,
+    "deterministic": True,
+    "force_row_wise": True,
+}
+
+
+def lightgbm_per_campaign(settings: Settings = PAPER) -> Method:
+    """Trees on the examples of each campaign only."""
+    return Method("lightgbm", "LightGBM", settings, train=_no_training, adapt=fit_campaigns)
+
+
+def user_prior(settings: Settings = PAPER) -> Method:
+    """Trees on the examples of all training campaigns: one score per user for all campaigns."""
+    label = "user prior (no campaign)"
+    return Method("prior", label, settings, train=fit_prior, adapt=adapt_prior)
+
+
+def fit_trees(users: UserRows, label: np.ndarray, num_rows: int, settings: dict[str, Any]) -> str:
+    """Gradient-boosted trees on users' indicators, in LightGBM's text format.
+
+    Args:
+      users: (P, S) table rows.
+      label: (P,) 1 for a seed, 0 for a non-seed.
+      num_rows: R.
+      settings: LightGBM's parameters.
+
+    Raises:
+      InputError: LightGBM is not installed.
+    """
+    lgb = _lightgbm()
+    threads = {"num_threads": 1 if len(users) < MIN_MULTITHREADED else 0}  # 0: one per core
+    data = lgb.Dataset(indicators(users, num_rows), label)
+    return lgb.train({**_COMMON, **threads, **settings}, data).model_to_string()
+
+
+def trees_scorer(trees: str, num_rows: int) -> Scorer:
+    """A scorer with the log-odds of trees from `fit_trees`; ``num_rows`` is R."""
+    booster = _lightgbm().Booster(model_str=trees)
+
+    def score(users: UserRows) -> np.ndarray:
+        features = indicators(users, num_rows)
+        return np.asarray(booster.predict(features, raw_score=True, num_threads=1))
+
+    return score
+
+
+def fit_campaigns(
+    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+) -> list[Scorer]:
+    """Fits trees for each campaign, on its examples only."""
+    del state, watch
+    models, num_rows = [], run.dataset.num_rows
+    for number, campaign in enumerate(campaigns):
+        examples = campaign_examples(run.dataset, campaign)
+        trees = fit_trees(examples.ids.user, examples.label, num_rows, CAMPAIGN_TREES)
+        models.append(trees_scorer(trees, num_rows))
+        run.progress("customise", number + 1, len(campaigns))
+    return models
+
+
+def fit_prior(run: Run) -> State:
+    """Fits trees on the examples of all training campaigns, without campaign fields."""
+    stage = run.dataset.stage1
+    examples = np.concatenate([np.arange(*stage.offsets[c : c + 2]) for c in run.campaigns])
+    users = run.dataset.user_rows[stage.user[examples]]
+    trees = fit_trees(users, stage.label[examples], run.dataset.num_rows, PRIOR_TREES)
+    return {"trees": np.frombuffer(trees.encode(), np.uint8)}
+
+
+def adapt_prior(
+    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+) -> list[Scorer]:
+    """Returns the same prior for every campaign."""
+    del watch
+    trees = np.asarray(state["trees"]).tobytes().decode()
+    return [trees_scorer(trees, run.dataset.num_rows)] * len(campaigns)
+
+
+def _no_training(run: Run) -> State:
+    del run
+    return {}
+
+
+def _lightgbm() -> Any:
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise InputError(
+            "the methods 'lightgbm' and 'prior' need LightGBM; install it with "
+            "pip install 'metaheac-jax[trees]'"
+        ) from error
+    return lightgbm
