@@ -1,66 +1,50 @@
 """MetaHeac (KDD 2021) in JAX: look-alike audience expansion by second-order meta-learning.
 
-The way of the data: files -> `Dataset` -> samplers -> row-local ids -> network -> meta-step ->
-general model (offline) -> customised model, scores, audience (online). Each name below is the
-front door of its module; the modules hold the rest.
+    import metaheac_jax as mh
+
+    data = mh.open_dataset("prepared/")
+    method = mh.methods.metaheac(mh.PAPER)
+    general = method.fit(data, seed=0)
+    mh.save(general, "models/june")
+
+    campaign = data.new_campaign(seeds=user_ids, attributes={"advertiserId": 42, ...})
+    [model] = method.customise(general, data, [campaign])
+    audience = mh.expand(model, data, size=10_000)
+
+The researcher's level is in the packages: `table` (the embedding table), `data`, `networks`,
+`training` (the meta-step, for any loss and any pytree, is `training.meta`), `customise`, `methods`
+and `audience`. Each imports only what stands before it.
 """
 
-from metaheac_jax.baselines import MLP, LogisticRegression
-from metaheac_jax.checkpoint import Checkpoints
-from metaheac_jax.data.dataset import Dataset, Examples, open_dataset, write_dataset
-from metaheac_jax.data.sampling import CampaignSampler, ExampleSampler, campaign_examples
-from metaheac_jax.errors import InputError
-from metaheac_jax.fields import UserFields, field_vectors, user_fields
-from metaheac_jax.losses import Batch, build_loss
-from metaheac_jax.meta import build_meta_gradient, build_meta_step, inner_update
-from metaheac_jax.metrics import auc, judge, top
-from metaheac_jax.network import MetaHeac
-from metaheac_jax.official import from_official
-from metaheac_jax.offline import General, initialise, train
-from metaheac_jax.online import Customised, build_customise, build_score
-from metaheac_jax.presets import OFFICIAL, PAPER, Preset
-from metaheac_jax.rows import RowIndex, build_row_step, select_rows, table_adam
-from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax import methods
+from metaheac_jax.audience.retrieve import Audience, expand
+from metaheac_jax.backend import check_backend
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.storage import open_dataset, write_dataset
+from metaheac_jax.errors import BackendError, Diverged, InputError
+from metaheac_jax.model import Customised, General, load, save
+from metaheac_jax.settings import OFFICIAL, PAPER, Settings
+from metaheac_jax.training.meta import build_meta_step
 
 __all__ = [
-    "MLP",
     "OFFICIAL",
     "PAPER",
-    "Batch",
-    "CampaignSampler",
-    "Checkpoints",
+    "Audience",
+    "BackendError",
+    "Campaign",
     "Customised",
     "Dataset",
-    "ExampleSampler",
-    "Examples",
-    "Field",
+    "Diverged",
     "General",
     "InputError",
-    "LogisticRegression",
-    "MetaHeac",
-    "Preset",
-    "RowIndex",
-    "Schema",
-    "UserFields",
-    "Vocabulary",
-    "auc",
-    "build_customise",
-    "build_loss",
-    "build_meta_gradient",
+    "Settings",
     "build_meta_step",
-    "build_row_step",
-    "build_score",
-    "campaign_examples",
-    "field_vectors",
-    "from_official",
-    "initialise",
-    "inner_update",
-    "judge",
+    "check_backend",
+    "expand",
+    "load",
+    "methods",
     "open_dataset",
-    "select_rows",
-    "table_adam",
-    "top",
-    "train",
-    "user_fields",
+    "save",
     "write_dataset",
 ]

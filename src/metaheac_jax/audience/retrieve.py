@@ -1,0 +1,132 @@
+"""The expanded audience: the top users of a pool by a customised model (paper section 1).
+
+Axes: U users of the data, K users of an audience.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import write_whole
+from metaheac_jax.model import Customised
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.ranking import top
+
+_BLOCK = 1 << 17  # users scored at a time; memory grows with it, not with the pool
+
+
+@dataclass(frozen=True)
+class Audience:
+    """An expanded audience, best first; ties are in ascending order of user ids.
+
+    Attributes:
+      user_ids: (K,) int64.
+      scores: (K,) float32, the customised model's log-odds of converting (or another score, of a
+        method that has no probabilities).
+      num_candidates: users among whom it was chosen.
+    """
+
+    user_ids: np.ndarray
+    scores: np.ndarray
+    num_candidates: int
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self.user_ids)
+
+    def write_csv(self, path: Path | str) -> None:
+        """Writes ``rank,user_id,score`` lines, whole or not at all."""
+        with write_whole(Path(path)) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("rank", "user_id", "score"))
+            pairs = zip(self.user_ids.tolist(), self.scores.tolist(), strict=True)
+            writer.writerows((rank, user, score) for rank, (user, score) in enumerate(pairs, 1))
+
+
+def expand(
+    model: Customised,
+    data: Dataset,
+    *,
+    size: int | None = None,
+    percent: float | None = None,
+    include_seeds: bool = False,
+    exclude: Sequence[int] | np.ndarray = (),
+    progress: Progress = silent,
+) -> Audience:
+    """The users of the data that a customised model scores highest.
+
+    Args:
+      model: customised to the campaign.
+      data: the pool; its fields and vocabulary are those of the model.
+      size: K; fewer are returned where there are fewer candidates.
+      percent: K as a percentage of all users of the data. Give this or ``size``.
+      include_seeds: whether the campaign's seeds may be in the audience.
+      exclude: ids of users that may not be, for example who opted out; unknown ids are ignored.
+      progress: receives the number of users scored.
+
+    Raises:
+      InputError: neither or both of ``size`` and ``percent``, one out of range, or data of another
+        schema.
+      Diverged: a score is not a number.
+    """
+    model.general.check_data(data)
+    count = audience_size(size, percent, data.num_users)
+    candidate = np.ones(data.num_users, bool)
+    if not include_seeds:
+        candidate[model.campaign.seeds] = False
+    excluded = data.find_users(exclude)
+    candidate[excluded[excluded >= 0]] = False
+    users, scores = _running_top(model.score, data, candidate, count, progress)
+    return Audience(np.asarray(data.user_key)[users], scores, int(candidate.sum()))
+
+
+def audience_size(size: int | None, percent: float | None, num_users: int) -> int:
+    """K, from a number of users or a percentage of all.
+
+    Raises:
+      InputError: neither or both are given, or one is out of range.
+    """
+    if size is not None and percent is None:
+        if size < 1:
+            raise InputError(f"size: expected 1 or more users, got {size}")
+        return size
+    if percent is not None and size is None:
+        if not 0 < percent <= 100:
+            raise InputError(f"percent: expected more than 0 and at most 100, got {percent}")
+        return max(1, math.floor(num_users * percent / 100))
+    raise InputError("expand: give either size or percent")
+
+
+def _running_top(
+    score: Callable[[Any], np.ndarray],
+    data: Dataset,
+    candidate: np.ndarray,
+    count: int,
+    progress: Progress,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Index and score of the top candidates; memory holds K of them and one block."""
+    users, scores = np.empty(0, np.int64), np.empty(0, np.float32)
+    for block in _blocks(data.num_users):
+        able = block.start + np.flatnonzero(candidate[block])
+        if len(able):
+            whole = np.asarray(data.user_rows[block])
+            own = score(whole[able - block.start]).astype(np.float32)
+            users, scores = np.concatenate([users, able]), np.concatenate([scores, own])
+            best = top(scores, data.user_key[users], count)
+            users, scores = users[best], scores[best]
+        progress("score the pool", block.stop, data.num_users)
+    return users, scores
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _BLOCK):
+        yield slice(start, min(start + _BLOCK, count))

@@ -1,0 +1,122 @@
+"""``metaheac fit``: a general model from the campaigns of a data set."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from metaheac_jax.cli import terminal
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.splits import official_split, paper_split
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import write_json
+from metaheac_jax.methods import Method, method_named
+from metaheac_jax.model import MANIFEST, save
+from metaheac_jax.settings import SETTINGS
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains one general model on many campaigns; `metaheac expand` customises it to a new one.
+
+    Checkpoints go to OUT.training, which is removed at the end. After an interruption, the same
+    command with --resume goes on from the last one.
+    """
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """Folder of a data set, from `metaheac prepare`."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder for the model; a model there is replaced."""
+    method: str = "metaheac"
+    """Method by name, for example metaheac, seed-aware, mlp-pretraining or lr; an unknown name
+    lists all."""
+    settings: Literal["paper", "official"] = "paper"
+    """Settings of the paper, or of its authors' program (wider embeddings)."""
+    campaigns: Literal["all", "paper", "official"] = "all"
+    """Campaigns to train on: all; a random 60% as in the paper, so that `metaheac evaluate` can
+    judge the rest; or the half that the authors' program takes."""
+    seed: int = 0
+    """Seed of the split, initial values and batches."""
+    resume: bool = False
+    """Go on with an interrupted training."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    terminal.check_minimum("--seed", options.seed, 0)
+    method = method_named(options.method, SETTINGS[options.settings])
+    screen = terminal.screen()
+    terminal.keep_compiled()
+    if options.out.exists() and not (options.out / MANIFEST).is_file():
+        raise InputError(f"{options.out}: exists and is no model; choose another folder")
+    with terminal.progress_display(screen) as progress:
+        data = open_dataset(options.data, progress=progress)
+        campaigns = _training_campaigns(data, options.campaigns, options.seed)
+        method.check(data, campaigns)  # before anything is written
+        directory = _open_training(options, method, data)
+        general = method.fit(
+            data,
+            campaigns=campaigns,
+            seed=options.seed,
+            directory=directory / "checkpoints",
+            log=directory / "log.jsonl",
+            progress=progress,
+        )
+        save(general, options.out, progress=progress)
+    shutil.rmtree(directory)
+    screen.print(
+        f"{options.out}: {method.label}, trained on {len(campaigns)} campaigns of {data.name}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    screen.print(
+        f"next: metaheac expand {options.out} --data {options.data} --seeds FILE "
+        "--attributes FILE --size N --out audience.csv",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
+    """Indices of the campaigns to train on."""
+    if which == "paper":
+        return paper_split(data, seed).train
+    if which == "official":
+        return official_split(data).train
+    return np.arange(data.num_campaigns)
+
+
+def _open_training(options: Options, method: Method, data: Dataset) -> Path:
+    """The folder of a training, made or found again."""
+    directory = options.out.with_name(f"{options.out.name}.training")
+    config: dict[str, Any] = {
+        "method": method.name,
+        "settings": asdict(method.settings),
+        "campaigns": options.campaigns,
+        "seed": options.seed,
+        "data": data.name,
+        "examples": len(data.stage1.user),
+    }
+    path = directory / "config.json"
+    if options.resume:
+        if not path.is_file():
+            raise InputError(f"{directory}: no training to resume; omit --resume to start one")
+        if json.loads(path.read_text()) != json.loads(json.dumps(config)):
+            raise InputError(
+                f"{path}: begun with other options or data; use the same, or delete {directory}"
+            )
+        return directory
+    if directory.exists():
+        raise InputError(
+            f"{directory}: an interrupted training; go on with --resume, or delete the folder"
+        )
+    directory.mkdir(parents=True)
+    write_json(path, config)
+    return directory

@@ -1,0 +1,43 @@
+"""The ``metaheac`` command: one small module per subcommand."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from metaheac_jax.cli import evaluate, expand, fit, prepare, simulate, terminal
+
+Command = (
+    Annotated[simulate.Options, tyro.conf.subcommand("simulate")]
+    | Annotated[prepare.Options, tyro.conf.subcommand("prepare")]
+    | Annotated[fit.Options, tyro.conf.subcommand("fit")]
+    | Annotated[expand.Options, tyro.conf.subcommand("expand")]
+    | Annotated[evaluate.Options, tyro.conf.subcommand("evaluate")]
+)
+
+
+def dispatch(options: Command) -> None:
+    """Runs the subcommand that was chosen."""
+    match options:
+        case simulate.Options():
+            simulate.main(options)
+        case prepare.Options():
+            prepare.main(options)
+        case fit.Options():
+            fit.main(options)
+        case expand.Options():
+            expand.main(options)
+        case evaluate.Options():
+            evaluate.main(options)
+
+
+def main() -> None:
+    """Runs ``metaheac``."""
+    terminal.command(
+        Command,
+        dispatch,
+        prog="metaheac",
+        description="Look-alike audiences: from a campaign's seed users to the users like them. "
+        "For help on a subcommand: metaheac SUBCOMMAND --help",
+    )

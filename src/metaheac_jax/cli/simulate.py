@@ -1,0 +1,69 @@
+"""``metaheac simulate``: a simulated world in the Tencent competition's file format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import polars as pl
+import tyro
+
+from metaheac_jax.cli import terminal
+from metaheac_jax.data.simulation import TENCENT_WORLD, WECHAT_WORLD, write_world
+from metaheac_jax.files import write_json, write_text
+from metaheac_jax.schema import TENCENT
+
+#: Users of a campaign's pool, at least; the other examples are seeds and non-seeds.
+POOL_EXAMPLES = 300
+WORLDS = {"tencent": TENCENT_WORLD, "wechat": WECHAT_WORLD}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Makes a simulated world of users, campaigns and conversions, for trying things out.
+
+    Writes userFeature.data, adFeature.csv, train.csv and test1_truth.csv in the format of the
+    Tencent Ads competition 2018, which `metaheac prepare` reads, and for `metaheac expand` the
+    seeds and attributes of one campaign: example_seeds.csv and example_attributes.json.
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder to write; a simulated world there is replaced."""
+    users: int = 200_000
+    """Number of users. There are four examples for every five users."""
+    world: Literal["tencent", "wechat"] = "tencent"
+    """Shape of the world: 173 campaigns as in the Tencent data, or 90 as in the paper's WeChat
+    data."""
+    seed: int = 0
+    """Seed of everything; the same options give the same bytes."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    terminal.check_minimum("--users", options.users, 1)
+    terminal.check_minimum("--seed", options.seed, 0)
+    screen = terminal.screen()
+    with terminal.progress_display(screen) as progress:
+        write_world(
+            options.out,
+            users=options.users,
+            seed=options.seed,
+            shape=WORLDS[options.world],
+            min_pool_examples=POOL_EXAMPLES,
+            progress=progress,
+        )
+    _write_example(options.out)
+    screen.print(f"{options.out}: a simulated world of {options.users:,} users", soft_wrap=True)
+    screen.print(f"next: metaheac prepare {options.out} DATA", soft_wrap=True)
+
+
+def _write_example(world: Path) -> None:
+    """The seeds and attributes of the campaign with the most seeds."""
+    examples = pl.read_csv(world / "train.csv").filter(pl.col("label") == 1)
+    aid = examples["aid"].value_counts(sort=True)["aid"][0]
+    seeds = examples.filter(pl.col("aid") == aid)["uid"].to_list()
+    write_text(world / "example_seeds.csv", "\n".join(["user_id", *map(str, seeds)]) + "\n")
+    campaign = pl.read_csv(world / "adFeature.csv").filter(pl.col("aid") == aid)
+    names = [field.name for field in TENCENT.campaign]
+    write_json(world / "example_attributes.json", campaign.select(names).to_dicts()[0])

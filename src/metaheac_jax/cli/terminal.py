@@ -1,0 +1,166 @@
+"""What all commands share: progress, one-line errors, exit codes, and how a process starts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
+)
+
+from metaheac_jax.backend import check_backend, set_cpu_flags
+from metaheac_jax.errors import BackendError, Diverged, InputError
+from metaheac_jax.progress import Progress
+
+O = TypeVar("O")
+
+_SECONDS = 2.0  # between two signs of life
+_COMPILED_SECONDS = 0.1  # programs that took less to compile are not kept
+
+
+def cache_folder() -> Path:
+    """Where commands keep what later ones reuse."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metaheac_jax"
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs for later processes, unless the user has set jax's own cache."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _COMPILED_SECONDS)
+
+
+def screen() -> Console:
+    """Where a command prints: the terminal, or a file or pipe with wide lines."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+@contextmanager
+def progress_display(console: Console) -> Iterator[Progress]:
+    """A progress callback: bars on a terminal, and elsewhere one line every two seconds.
+
+    The text before the first colon names the work; what follows is its current state.
+    """
+    if console.is_terminal:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=console) as bar:
+            tasks: dict[str, TaskID] = {}
+
+            def show(what: str, done: int, total: int) -> None:
+                name = what.split(":")[0]
+                if name not in tasks:
+                    tasks[name] = bar.add_task(what, total=total)
+                bar.update(tasks[name], description=what, completed=done, total=total)
+
+            yield show
+        return
+
+    latest, began = ["starting"], time.perf_counter()
+    stop = threading.Event()
+
+    def note(what: str, done: int, total: int) -> None:
+        latest[0] = f"{what}  {done:,}/{total:,}"
+
+    def tick() -> None:
+        while not stop.wait(_SECONDS):
+            line = f"{time.perf_counter() - began:6.0f} s  {latest[0]}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield note
+    finally:
+        stop.set()
+        ticker.join()
+
+
+def command(
+    options: type[O],
+    main: Callable[[O], int | None],
+    *,
+    prog: str,
+    description: str | None = None,
+) -> None:
+    """Runs a command: parses its options, checks the backend, and exits.
+
+    The exit code is what ``main`` returns, or 2 for an error that the user can act on, which is
+    printed in one line, or 130 for Ctrl-C.
+
+    Args:
+      options: a dataclass whose docstring and fields are the command's help, or a union of such.
+      main: the command.
+      prog: how the command is called, for its help.
+      description: for its help; by default the docstring of the options.
+    """
+    chosen = tyro.cli(
+        options, prog=prog, description=description, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    set_cpu_flags()
+    use_huge_pages()
+    try:
+        check_backend()
+        sys.exit(main(chosen))
+    except (InputError, BackendError, Diverged) as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_fail(f"{where}{error.strerror or error}"))
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on with what a command has saved", file=sys.stderr)
+        sys.exit(130)
+
+
+def use_huge_pages() -> None:
+    """Starts the process again with huge pages for what glibc's allocator hands out.
+
+    XLA asks for a step's memory anew every time, and the kernel clears every page again; rows of a
+    table of gigabytes are each on a page of their own. glibc reads the setting when a process
+    starts. What the user has set already stays.
+    """
+    if "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc":
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def check_minimum(option: str, value: int, minimum: int) -> None:
+    """Refuses a number that is too small.
+
+    Raises:
+      InputError: it names the option.
+    """
+    if value < minimum:
+        raise InputError(f"{option}: expected {minimum} or more, got {value}")
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

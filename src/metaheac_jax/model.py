@@ -1,0 +1,242 @@
+"""General and customised models, and how a general model is saved and loaded.
+
+Axes: R rows of the table, U rows that adapting touched, P users, S slots of a user, N campaign
+fields, k embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+
+from metaheac_jax.data.batches import check_slots
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.files import new_directory, read_sealed, seal
+from metaheac_jax.networks.base import Network
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import Schema, Vocabulary
+from metaheac_jax.settings import Settings
+from metaheac_jax.table.layout import Layout
+
+M = TypeVar("M", covariant=True)
+
+
+class Watch(Protocol[M]):
+    """Follows an online stage."""
+
+    def __call__(self, step: int, models: Callable[[], list[M]], /) -> None:
+        """Called before the first step and after every step; ``models()`` gives the models."""
+
+
+class Weights(NamedTuple):
+    """What training moves: parameters of the network, and the whole table (R, k)."""
+
+    network: Any
+    table: Array
+
+
+class AdaptedWeights(NamedTuple):
+    """What differs from the general model's weights after adapting to one campaign.
+
+    Attributes:
+      network: parameters of the network.
+      rows: (U,) table rows that adapting has touched; R for padding.
+      values: (U, k) their embeddings.
+    """
+
+    network: Any
+    rows: np.ndarray
+    values: Array
+
+
+def initialise(
+    network: Network,
+    key: Array,
+    layout: Layout,
+    *,
+    num_rows: int,
+    width: int,
+    scale: float = 1.0,
+) -> Weights:
+    """Untrained weights: table entries from N(0, scale^2), layers as the network draws them.
+
+    Args:
+      network: whose parameters to draw.
+      key: consumed; half for the network, half for the table.
+      layout: of the ids that the network's inputs are made from.
+      num_rows: R.
+      width: k.
+      scale: standard deviation of the table's entries.
+    """
+    network_key, table_key = jax.random.split(key)
+    user = jnp.zeros((1, layout.num_user_fields, width))
+    campaign = jnp.zeros((layout.num_campaign_fields, width))
+    table = scale * jax.random.normal(table_key, (num_rows, width))
+    return Weights(jax.jit(network.init)(network_key, user, campaign), table)
+
+
+class Scorer(Protocol):
+    """Scores users for one campaign."""
+
+    def __call__(self, users: UserRows, /) -> np.ndarray:
+        """(P, S) table rows of users -> (P,) scores, higher for more likely converts."""
+
+
+#: What a method's offline stage makes: nested dicts with arrays at the leaves.
+State = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class General:
+    """A general model: what a method has learned from many campaigns, and of which fields.
+
+    Attributes:
+      method: name of the method that trained it.
+      settings: of that method.
+      schema: the fields.
+      vocabulary: their values, hence the table's rows.
+      state: what the method learned.
+      data: name of the data set.
+      campaigns: ids of the training campaigns.
+      seed: of the training.
+    """
+
+    method: str
+    settings: Settings
+    schema: Schema
+    vocabulary: Vocabulary
+    state: State
+    data: str
+    campaigns: tuple[int, ...]
+    seed: int
+
+    def check_data(self, data: Dataset) -> None:
+        """Refuses data with other fields or values than the model was trained on.
+
+        Raises:
+          InputError: it names the first field that differs.
+        """
+        if data.schema != self.schema:
+            pairs = zip(data.schema.fields, self.schema.fields, strict=False)
+            name = next((a.name for a, b in pairs if a != b), "the number of fields")
+            raise InputError(
+                f"{data.name}: of another schema than the model, first in {name!r}; use data that "
+                "was prepared with the model's schema"
+            )
+        own, other = self.vocabulary.values, data.vocabulary.values
+        for field, a, b in zip(self.schema.fields, own, other, strict=True):
+            if not np.array_equal(a, b):
+                raise InputError(
+                    f"{data.name}: field {field.name!r} has other values than in the model's data; "
+                    "use the data that the model was trained on"
+                )
+
+
+@dataclass(frozen=True)
+class Customised:
+    """A general model customised to one campaign.
+
+    Attributes:
+      general: the general model.
+      campaign: the campaign, with its seeds.
+      scorer: scores users for it.
+    """
+
+    general: General
+    campaign: Campaign
+    scorer: Scorer
+
+    def score(self, users: UserRows) -> np.ndarray:
+        """(P, S) table rows of users -> (P,) scores, higher for more likely converts.
+
+        Raises:
+          InputError: users have another number of slots than the model's schema.
+          Diverged: a score is not a number.
+        """
+        check_slots(users, self.general.schema.num_slots)
+        scores = self.scorer(users)
+        if np.isnan(scores).any():
+            raise Diverged(
+                f"{self.campaign.name}: a score of {self.general.method} is not a number"
+            )
+        return scores
+
+
+FORMAT = "metaheac_jax general model 1"
+MANIFEST = "model.json"
+_REMEDY = "give the folder that `save` or `metaheac fit` has written"
+
+
+def save(general: General, directory: Path | str, *, progress: Progress = silent) -> None:
+    """Writes a general model into a folder, whole or not at all.
+
+    The folder holds ``model.json`` (method, settings, schema, data, versions, checksums) and one
+    ``.npy`` file per array. An existing model is replaced.
+
+    Raises:
+      InputError: the folder exists and is no model.
+    """
+    arrays = {
+        f"values/{f.name}": v
+        for f, v in zip(general.schema.fields, general.vocabulary.values, strict=True)
+    }
+    for path, leaf in flatten_dict(dict(general.state), sep="/").items():
+        arrays[f"state/{path}"] = np.asarray(leaf)
+    with new_directory(Path(directory), marker=MANIFEST) as folder:
+        files = []
+        for name, array in arrays.items():
+            files.append(folder / f"{name}.npy")
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            np.save(files[-1], array, allow_pickle=False)
+        content = {
+            "format": FORMAT,
+            "method": general.method,
+            "settings": asdict(general.settings),
+            "schema": general.schema.to_json(),
+            "data": general.data,
+            "campaigns": general.campaigns,
+            "seed": general.seed,
+            "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
+        }
+        seal(folder, MANIFEST, content, files, progress=progress)
+
+
+def load(directory: Path | str, *, progress: Progress = silent) -> General:
+    """A general model from a folder that `save` has written; every file is verified.
+
+    Raises:
+      InputError: there is no model, or a file of it is missing, short or altered; it is named.
+    """
+    folder = Path(directory)
+    body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=_REMEDY, progress=progress)
+    arrays = {
+        name.removesuffix(".npy"): np.load(folder / name, allow_pickle=False)
+        for name in body["files"]
+    }
+    schema = Schema.from_json(body["schema"])
+    state = {
+        name.removeprefix("state/"): array
+        for name, array in arrays.items()
+        if name.startswith("state/")
+    }
+    return General(
+        method=body["method"],
+        settings=Settings(**body["settings"]),
+        schema=schema,
+        vocabulary=Vocabulary(tuple(arrays[f"values/{field.name}"] for field in schema.fields)),
+        state=unflatten_dict(jax.tree.map(jnp.asarray, state), sep="/"),
+        data=body["data"],
+        campaigns=tuple(body["campaigns"]),
+        seed=body["seed"],
+    )
