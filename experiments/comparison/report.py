@@ -1,7 +1,7 @@
-"""Tables and figures of a comparison, for one run or the mean of several.
+"""Tables and figures of a comparison: of one run, or means over several.
 
-``python -m experiments.report DIR`` draws them again from what is stored there: results.json,
-campaigns.jsonl, one judged campaign a line, and tuning.json.
+``python -m experiments.comparison.report DIR`` draws them again from the stored results.json,
+campaigns.jsonl (one judged campaign per line) and tuning.json.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rich import table as rich
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import console as ui
-from experiments import figures, significance
-from experiments.figures import Run
-from experiments.job import write_json, write_text
-from experiments.methods import METHODS
-from experiments.published import ABLATION, ABLATION_ONLY, COMPETING, PUBLISHED
+from experiments.comparison import figures, significance
+from experiments.comparison.figures import Results
+from experiments.comparison.published import ABLATION, ABLATION_ONLY, COMPETING, PUBLISHED
+from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import write_json, write_text
+from metaheac_jax.methods import METHODS
 
 GROUPS = ("small", "large")
 MEASURES = {"auc": "AUC", "precision": "P@5%", "recall": "R@5%", "pooled_auc": "pooled AUC"}
@@ -37,20 +37,20 @@ MARKS = "** p < .005, * p < .05: better than the best other published method, pa
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a report is drawn from.
+    """The input of a report.
 
     Attributes:
-      title: what the data is.
+      title: describes the data.
       seeds: of the runs.
-      runs: the results of each.
-      about: what the first run was about, for results.json.
-      published: whose of the paper's figures stand beside, of `PUBLISHED`; None for none.
-      tuning: what was tried for these runs, as `tuning.tune` gives it; None if nothing was.
+      runs: the results of each run.
+      about: describes the first run, for results.json.
+      published: key of `PUBLISHED` whose metrics are shown for comparison; None for none.
+      tuning: from `tuning.tune` for these runs; None without tuning.
     """
 
     title: str
     seeds: list[int]
-    runs: Sequence[Run]
+    runs: Sequence[Results]
     about: Mapping[str, Any] = field(default_factory=dict)
     published: str | None = None
     tuning: Mapping[str, Any] | None = None
@@ -65,25 +65,25 @@ class Table:
     rows: list[list[str]]
 
 
-# Figures of a comparison ------------------------------------------------------------------------
+# Metrics of a comparison ------------------------------------------------------------------------
 
 
-def values_of(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """``{method: {group: {measure: values, one a run}}}``; NaN where a run has no campaign.
+def method_values(runs: Sequence[Results]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """``{method: {group: {measure: values}}}``, one value per run; NaN for a run without campaigns.
 
-    A value is the mean over the campaigns of a group, but of pooled_auc; ``oracle_share`` is how
-    much of the way from .5 to the oracle's AUC that of the method is.
+    Values are means over the campaigns of a group, except pooled_auc. ``oracle_share`` is
+    (AUC - .5) / (oracle's AUC - .5).
     """
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in runs[0]:
-        found[name] = {}
+        values[name] = {}
         for group in GROUPS:
-            of_runs = [_group_values(run, name, group) for run in runs]
-            found[name][group] = {m: [v[m] for v in of_runs] for m in of_runs[0]}
-    return found
+            per_run = [_group_values(run, name, group) for run in runs]
+            values[name][group] = {m: [v[m] for v in per_run] for m in per_run[0]}
+    return values
 
 
-def _group_values(run: Run, name: str, group: str) -> dict[str, float]:
+def _group_values(run: Results, name: str, group: str) -> dict[str, float]:
     def members(method: str) -> list[Any]:
         return [c for c in run[method]["campaigns"] if c["group"] == group]
 
@@ -99,15 +99,15 @@ def _group_values(run: Run, name: str, group: str) -> dict[str, float]:
     return values
 
 
-def summarise(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Means over the campaigns of a group, then mean and standard deviation over the runs.
+def summarise(runs: Sequence[Results]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over the runs of each method's values.
 
     Returns:
-      For each method: ``label``, ``left_out``, and for each group ``{measure: {"mean", "std"}}``
-      (see `values_of`); ``campaigns`` is their mean number.
+      Per method: ``label``, ``left_out``, and per group ``{measure: {"mean", "std"}}`` (see
+      `method_values`) and ``campaigns``, the mean number of campaigns.
     """
     summary: dict[str, dict[str, Any]] = {}
-    for name, groups in values_of(runs).items():
+    for name, groups in method_values(runs).items():
         summary[name] = {
             "label": runs[0][name]["label"],
             "left_out": [left for run in runs for left in run[name]["left_out"]],
@@ -129,11 +129,11 @@ def _mean(values: Sequence[float]) -> float:
 # Tables -----------------------------------------------------------------------------------------
 
 
-def tables_of(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]:
-    """All tables of a report, that of the methods first."""
-    runs, values = len(comparison.runs), values_of(comparison.runs)
-    found = significance.compare(values, MEASURES)
-    marks = {(c.method, c.group, c.measure): c.mark for c in found if c.against == "published"}
+def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]:
+    """All tables of a report, the one of the methods first."""
+    runs, values = len(comparison.runs), method_values(comparison.runs)
+    tests = significance.compare(values, MEASURES)
+    marks = {(c.method, c.group, c.measure): c.mark for c in tests if c.against == "published"}
     labels = {name: entry["label"] for name, entry in summary.items()}
     printed = PUBLISHED.get(comparison.published or "", {})
 
@@ -151,15 +151,15 @@ def tables_of(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]
             for n in _in_order(comparison.runs[0])
         ]
         tables.append(
-            Table("AUC: share of the way from .5 to the oracle", ["method", *GROUPS], rows)
+            Table("AUC: fraction of the oracle's gain over .5", ["method", *GROUPS], rows)
         )
-    if found:
-        tables.append(_against(found, labels))
+    if tests:
+        tables.append(_tests_table(tests, labels))
     return tables + _tuning_tables(comparison.tuning or {})
 
 
 def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
-    """AUC on held-out training campaigns of every value tried, a row a field of a method."""
+    """AUC on held-out training campaigns of each value tried; one line per setting of a method."""
 
     def table(title: str, searches: Sequence[Mapping[str, Any]]) -> Table:
         trials = [(s, trial) for s in searches for trial in s["tried"]]
@@ -174,29 +174,29 @@ def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
         return Table(title, ["method", "field", *map(str, values), "chosen"], list(rows.values()))
 
     tables = []
-    on = "AUC on held-out training campaigns of the first run"
+    metric = "AUC on held-out training campaigns of the first run"
     if tuning.get("methods"):
-        tables.append(table(f"Learning rates: {on}", list(tuning["methods"].values())))
+        tables.append(table(f"Learning rates: {metric}", list(tuning["methods"].values())))
     if tuning.get("sizes"):
-        tables.append(table(f"Experts and critics: {on}", [tuning["sizes"]]))
+        tables.append(table(f"Experts and critics: {metric}", [tuning["sizes"]]))
     return tables
 
 
-def _in_order(run: Run) -> list[str]:
-    """Published methods as the paper has them, other methods, the favoured, what is no method."""
+def _in_order(run: Results) -> list[str]:
+    """Published methods in the paper's order, other methods, favoured methods, references."""
     rivals = [name for name in COMPETING if name not in significance.FAVOURED]
 
-    def place(name: str) -> tuple[int, int]:
+    def rank(name: str) -> tuple[int, int]:
         if name in rivals:
             return 0, rivals.index(name)
         if name in significance.FAVOURED:
             return 2, significance.FAVOURED.index(name)
         return (1, 0) if name in METHODS else (3, 0)
 
-    return sorted(run, key=place)
+    return sorted(run, key=rank)
 
 
-def _against(found: Sequence[significance.Comparison], labels: Mapping[str, str]) -> Table:
+def _tests_table(tests: Sequence[significance.PairedTest], labels: Mapping[str, str]) -> Table:
     header = ["method", "against the best", "that is", "seed sets", "measure"]
     header += ["mean", "its mean", "improvement", "p"]
     rows = [
@@ -211,7 +211,7 @@ def _against(found: Sequence[significance.Comparison], labels: Mapping[str, str]
             "-" if c.improvement is None else f"{100 * c.improvement:+.2f}%",
             "-" if c.p is None else f"{c.p:.4f}",
         ]
-        for c in found
+        for c in tests
     ]
     return Table("Against the best other method, paired t-test over the runs", header, rows)
 
@@ -221,11 +221,11 @@ def table_rows(
     runs: int,
     marks: Mapping[tuple[str, str, str], str] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a comparison, as text; marks by (method, group, measure)."""
-    header, some = ["method"], next(iter(summary.values()))
+    """Header and lines of a comparison, as text; marks by (method, group, measure)."""
+    header, first_entry = ["method"], next(iter(summary.values()))
     for group in GROUPS:
         first, *others = MEASURES.values()
-        header += [f"{some[group]['campaigns']:g} {group}: {first}", *others]
+        header += [f"{first_entry[group]['campaigns']:g} {group}: {first}", *others]
     rows = []
     for name, entry in summary.items():
         cells = [
@@ -240,7 +240,7 @@ def table_rows(
 def paper_rows(
     labels: Mapping[str, str], printed: Mapping[str, Sequence[float | None]]
 ) -> list[list[str]]:
-    """The paper's figures of the same methods, in the columns of `table_rows`."""
+    """The paper's metrics of the same methods, in the columns of `table_rows`."""
     rows = []
     for name, label in labels.items():
         if name in printed:
@@ -250,9 +250,9 @@ def paper_rows(
 
 
 def left_out_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A line for each campaign that could not be judged."""
-    some = next(iter(summary.values()))
-    unique = {(left["campaign"], left["why"]) for left in some["left_out"]}
+    """One line per campaign that could not be judged."""
+    entry = next(iter(summary.values()))
+    unique = {(left["campaign"], left["why"]) for left in entry["left_out"]}
     return [f"campaign {campaign} could not be judged: {why}" for campaign, why in sorted(unique)]
 
 
@@ -263,7 +263,7 @@ def _spread(value: Mapping[str, float] | None, runs: int) -> str:
 
 
 def title(about: Mapping[str, Any], preset: str, runs: int, *, campaigns: str = "campaigns") -> str:
-    """What a comparison is about, in a line; the counts are those of the first run."""
+    """Describes a comparison in one line; the counts are those of the first run."""
     return (
         f"{about['data']}: {about['train_campaigns']} training and {about['test_campaigns']} test "
         f"{campaigns}, {about['stage1']:,} + {about['stage2']:,} examples, {about['rows']:,} table "
@@ -272,11 +272,11 @@ def title(about: Mapping[str, Any], preset: str, runs: int, *, campaigns: str = 
     )
 
 
-# What is written --------------------------------------------------------------------------------
+# Output -----------------------------------------------------------------------------------------
 
 
 def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.Table:
-    """A table for the terminal, without the pooled AUCs, which would not fit 80 columns."""
+    """A table for the terminal, without the pooled AUC, so that it fits 80 columns."""
     shown = [i for i, cell in enumerate(header) if cell != POOLED]
     table = rich.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i in shown:
@@ -287,13 +287,13 @@ def rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.Tab
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a report."""
+    """A table in Markdown."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a browser."""
+    """A table in HTML."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape_html(c)}</{tag}>" for c in cells) + "</tr>\n"
@@ -302,21 +302,21 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str, dict[str, Any]]:
-    """Prints the tables of methods; writes all that a report consists of.
+    """Prints the tables of methods, and writes the report.
 
-    That is results.json, campaigns.jsonl, tuning.json, report.md, report.html, which needs no other
-    file, and the figures.
+    The files are results.json, campaigns.jsonl, tuning.json, report.md, report.html (which includes
+    the figures) and the figures.
 
     Returns:
       The summary (see `summarise`).
     """
     summary = summarise(comparison.runs)
-    tables = tables_of(comparison, summary)
+    tables = build_tables(comparison, summary)
     lines = left_out_lines(summary)
     if len(comparison.runs) > 1:
         lines.insert(0, MARKS)
     if comparison.published is not None:
-        lines.insert(0, "[paper]: the paper's own figures, on the paper's data, not this.")
+        lines.insert(0, "[paper]: the paper's own figures, on the paper's data.")
     data = comparison.about.get("data", comparison.title)
     ordered = {name: summary[name] for name in _in_order(comparison.runs[0])}
     drawn = figures.draw(comparison.runs, ordered, directory, data, comparison.seeds[0])
@@ -329,15 +329,15 @@ def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str,
             screen.print(rich_table(table.header, table.rows))
     for line in lines:
         screen.print(line, highlight=False, markup=False)
-    where = f"report.md, report.html, figures, results and the runs are in {directory}"
-    screen.print(where, markup=False, soft_wrap=True)
+    location = f"report.md, report.html, figures, results and the runs are in {directory}"
+    screen.print(location, markup=False, soft_wrap=True)
     return summary
 
 
 def markdown(
     title: str, tables: Sequence[Table], lines: Sequence[str], drawn: Mapping[str, Path]
 ) -> str:
-    """The report; figures lie beside it."""
+    """The report in Markdown; it refers to the figures by file name."""
     text = [f"# Look-alike audiences\n\n{title}\n"]
     text += [f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" for t in tables]
     text += [f"- {line}" for line in lines]
@@ -348,7 +348,7 @@ def markdown(
 def html(
     title: str, tables: Sequence[Table], lines: Sequence[str], drawn: Mapping[str, Path]
 ) -> str:
-    """The report as one file: figures are in it, and nothing is fetched."""
+    """The report as one HTML file that includes the figures."""
     style = (
         "body{font:15px sans-serif;margin:2em auto;max-width:75em}table{border-collapse:collapse}"
         "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:right}"
@@ -366,9 +366,7 @@ def html(
 
 
 def store(directory: Path, comparison: Comparison, summary: Mapping[str, Any]) -> None:
-    """Writes what `load` reads: results.json, a line a judged campaign in campaigns.jsonl, and
-    tuning.json if something was tried.
-    """
+    """Writes results.json, campaigns.jsonl (one line per judged campaign) and any tuning.json."""
     lines = [
         json.dumps({"run": seed, "method": name, **campaign}) + "\n"
         for seed, run in zip(comparison.seeds, comparison.runs, strict=True)
@@ -377,13 +375,15 @@ def store(directory: Path, comparison: Comparison, summary: Mapping[str, Any]) -
     ]
     write_text(directory / "campaigns.jsonl", "".join(lines))
 
-    def rest(result: Mapping[str, Any]) -> dict[str, Any]:
+    def without_campaigns(result: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in result.items() if key != "campaigns"}
 
-    runs = [{name: rest(result) for name, result in run.items()} for run in comparison.runs]
-    found = significance.compare(values_of(comparison.runs), MEASURES)
-    more = {"summary": summary, "comparisons": [asdict(c) for c in found]}
-    data = asdict(comparison) | {"runs": runs} | more
+    runs = [
+        {name: without_campaigns(result) for name, result in run.items()} for run in comparison.runs
+    ]
+    tests = significance.compare(method_values(comparison.runs), MEASURES)
+    derived = {"summary": summary, "comparisons": [asdict(test) for test in tests]}
+    data = asdict(comparison) | {"runs": runs} | derived
     tuning = data.pop("tuning")
     if tuning is not None:
         write_json(directory / "tuning.json", tuning)
@@ -391,10 +391,10 @@ def store(directory: Path, comparison: Comparison, summary: Mapping[str, Any]) -
 
 
 def load(directory: Path) -> Comparison:
-    """What `store` has written.
+    """Reads the comparison that `store` wrote.
 
     Raises:
-      InputError: there is nothing, or not in that form.
+      InputError: the files are missing or damaged.
     """
     stored, lines = directory / "results.json", directory / "campaigns.jsonl"
     if not (stored.is_file() and lines.is_file()):
@@ -416,14 +416,18 @@ def load(directory: Path) -> Comparison:
         raise InputError(f"{directory}: its results are damaged") from error
 
 
-def main(directory: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Draws a comparison's tables and figures again, without training.
+@dataclass(frozen=True)
+class Options:
+    """Draws a comparison's tables and figures again, without training."""
 
-    Args:
-      directory: the --out of a finished command.
-    """
-    write(directory, load(directory), ui.screen())
+    directory: Annotated[Path, tyro.conf.Positional]
+    """The --out of a finished command."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    write(options.directory, load(options.directory), terminal.screen())
 
 
 if __name__ == "__main__":
-    ui.run(lambda: tyro.cli(main, prog="python -m experiments.report"))
+    terminal.command(Options, main, prog="python -m experiments.comparison.report")

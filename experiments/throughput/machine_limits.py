@@ -1,4 +1,4 @@
-"""What a machine can do at most, what a step must do at least, and how much memory there is.
+"""The most that a machine can do, the least that a step must do, and the memory there is.
 
 Axes: C campaigns, B examples of a support or query set, M user fields, N campaign fields,
 k embedding width, n experts, m critics, h hidden width, R rows of the table.
@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metaheac_jax.network import MetaHeac
+from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.schema import TENCENT
 
-#: Products that the arithmetic of one example takes, as multiples of its forward products.
+#: The number of matrix products of an example, as a multiple of its forward products.
 Derivative = Literal["forward", "gradient", "first-order", "second-order"]
 PRODUCTS: dict[Derivative, int] = {
     "forward": 1,
@@ -29,8 +29,8 @@ PRODUCTS: dict[Derivative, int] = {
     "second-order": 12,
 }
 
-#: What `jax.default_matmul_precision` is set to, by backend and name; ``default`` leaves it alone,
-#: which is float32 on a CPU, TF32 on NVIDIA cards since Ampere, and bf16 on a TPU.
+#: Values of `jax.default_matmul_precision` by backend and name. ``default`` does not set it, so
+#: products are float32 on a CPU, TF32 on NVIDIA cards since Ampere, and bf16 on a TPU.
 PRECISIONS: dict[str, dict[str, str | None]] = {
     "cpu": {"default": None},
     "gpu": {"default": None, "float32": "highest", "bf16": "BF16_BF16_F32"},
@@ -39,12 +39,12 @@ PRECISIONS: dict[str, dict[str, str | None]] = {
 
 
 def precisions() -> dict[str, str | None]:
-    """Those of `PRECISIONS` that this machine's backend has."""
+    """The `PRECISIONS` of this machine's backend."""
     return PRECISIONS.get(jax.default_backend(), PRECISIONS["cpu"])
 
 
 class Limits(NamedTuple):
-    """What one device was measured to do.
+    """Measured limits of one device.
 
     Attributes:
       matmul: FLOP/s of a product of float32 matrices, by precision.
@@ -56,7 +56,7 @@ class Limits(NamedTuple):
 
 
 def measure_limits() -> Limits:
-    """Measures both: the best of the runs of half a second each."""
+    """Measures both limits: each is the best run of half a second."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matmul = {}
     for name, precision in precisions().items():
@@ -82,57 +82,57 @@ def _best(run: Callable[[], Any]) -> float:
 def theory_flops(
     network: MetaHeac,
     *,
-    examples: int,
-    campaigns: int,
+    num_examples: int,
+    num_campaigns: int,
     width: int,
     derivative: Derivative,
 ) -> int:
-    """FLOPs of the matrix products that the model's formulas have for an example; 2 a multiply-add.
+    """FLOPs of the matrix products in the model's formulas; a multiply-add counts as 2.
 
-    Forward, a user costs n experts (M k -> h_1 -> ... -> h), two gates of width g over its mean
-    field (k -> g, then g -> n and g -> m), the mixture of n experts and m critics (h -> m). A
+    Forward, a user takes n experts (M k -> h_1 -> ... -> h), two gates of width g over its mean
+    field (k -> g, then g -> n and g -> m), and the mixture of n experts and m critics (h -> m). A
     campaign adds the gates' product with its N fields, once for all its users. Pooling, activations
-    and the loss are elementwise, about 3% of the whole, and not counted. The program does with
-    less: fields with few values stay products (`fields.UserFields`), so it may pass this "limit".
+    and the loss are elementwise, and are not counted. The program needs fewer FLOPs: fields with
+    few values stay products (`table.pooling.UserFields`), so it may be faster than this bound.
 
-    Each product y = x W, in which x depends on parameters too (the embeddings), is done
+    Each product y = x W, whose x depends on parameters too (the embeddings), is computed
 
       once forward;
       3 times for a gradient: also dx = dy W' and dW = x' dy;
-      6 times in first-order meta-learning: a gradient on the support, one on the query set;
-      12 times in second-order: those 6, and (Hessian of the support loss) times (query gradient),
-      a directional derivative of the three products of a gradient, each bilinear, so two products
-      each. The forward pass and gradient that it differentiates are kept, not done again.
+      6 times in first-order meta-learning: a gradient on the support and one on the query set;
+      12 times in second-order meta-learning: these 6, and (Hessian of the support loss) times
+      (query gradient), a directional derivative of the three products of a gradient. Each is
+      bilinear, so its derivative has two products. The differentiated forward pass and gradient
+      are kept, not computed again.
 
     Args:
       network: gives n, m, h and g.
-      examples: users; in meta-learning C B, those of all the support sets, or of all query sets.
-      campaigns: that the examples belong to.
+      num_examples: users; in meta-learning C B, those of all support sets or of all query sets.
+      num_campaigns: campaigns of the examples.
       width: k.
       derivative: see `PRODUCTS`.
     """
-    n, m, gate = network.experts, network.critics, network.gate_width
-    user_fields, campaign_fields = len(TENCENT.user), len(TENCENT.campaign)
-    layers = (user_fields * width, *network.widths)
+    n, m, gate = network.num_experts, network.num_critics, network.gate_width
+    layers = (len(TENCENT.user) * width, *network.widths)
     experts = n * sum(a * b for a, b in pairwise(layers))
     gates = 2 * width * gate + gate * (n + m)
     hidden = network.widths[-1]
     user = experts + gates + n * hidden + hidden * m
-    campaign = 2 * campaign_fields * width * gate
-    return 2 * PRODUCTS[derivative] * (examples * user + campaigns * campaign)
+    campaign = 2 * len(TENCENT.campaign) * width * gate
+    return 2 * PRODUCTS[derivative] * (num_examples * user + num_campaigns * campaign)
 
 
-def theory_bytes(*, table_rows: int, width: int, parameters: int) -> int:
-    """Bytes that an Adam step cannot but move: values and both moments, float32, in and out.
+def theory_bytes(*, num_rows: int, width: int, num_parameters: int) -> int:
+    """Bytes that an Adam step must move: values and both moments, float32, read and written.
 
     Activations may stay in a cache, and ids are few, so neither is counted.
 
     Args:
-      table_rows: that the step moves: those it touches, or all R of a whole-table step.
+      num_rows: table rows that the step moves: those it touches, or all R of a whole-table step.
       width: k.
-      parameters: of the network.
+      num_parameters: of the network.
     """
-    return 3 * 2 * 4 * (table_rows * width + parameters)
+    return 3 * 2 * 4 * (num_rows * width + num_parameters)
 
 
 def device_name() -> str:
@@ -145,7 +145,7 @@ def device_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that decide the speed."""
+    """Versions of Python and of the libraries that decide the speed."""
     import jaxlib
     import numpy
 
@@ -154,7 +154,7 @@ def versions() -> dict[str, str]:
 
 
 def free_memory() -> int | None:
-    """Bytes that the device could still give; None where the system does not tell."""
+    """Free bytes of the device; None if the system does not report them."""
     stats = jax.devices()[0].memory_stats()
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
@@ -162,14 +162,14 @@ def free_memory() -> int | None:
 
 
 def forget_high_water() -> None:
-    """Makes `high_water` start afresh from what the process holds now (Linux)."""
+    """Resets `high_water` to what the process holds now (Linux)."""
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         reset.write_text("5")
 
 
 def high_water() -> int | None:
-    """The most resident bytes of this process since it was last forgotten; None off Linux."""
+    """The most resident bytes of this process since the last reset; None if not on Linux."""
     return _kilobytes("/proc/self/status", "VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: records, a table, two figures, a comparison with earlier ones."""
+"""Records of benchmarks: as a table, as two figures, and compared with earlier records."""
 
 from __future__ import annotations
 
@@ -10,40 +10,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.report import markdown_table
+from experiments.comparison.report import markdown_table
+from experiments.throughput.inputs import Size
 from metaheac_jax.errors import InputError
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 
 @dataclass(frozen=True)
 class Record:
-    """One timing; None stands where there is no such figure.
+    """One timing. A figure that is unknown is None.
 
     Attributes:
-      benchmark: what was timed, of `throughput.BENCHMARKS`.
-      path: the way it was done, see `contenders.ways`.
-      campaigns, rows, width, table_rows: the size; 0 stands where one has no meaning.
+      benchmark: what was timed, one of `benchmarks.BENCHMARKS`.
+      path: how it was computed; for a meta-step one of `meta_steps.ways`.
+      campaigns, batch_size, width, table_rows: the size; 0 where a number has no meaning.
       median_seconds: of a step, a batch, a minibatch, a pool or a preparation.
       low_seconds, high_seconds: quartiles.
-      mean_seconds: of the same. "end to end" is timed 8 steps at a time: compare its mean with that
-        of the bare step.
-      repeats: timed runs.
-      compile_seconds: of compilation alone; of customise and score, what their first run took more.
-      examples: done in one of those; users, of "score" and "prepare".
+      mean_seconds: of the same. "end to end" is timed 8 steps at a time, so its mean is the figure
+        to compare with the mean of the bare step.
+      repeats: number of timed runs.
+      compile_seconds: of compilation alone; for customise and score, what the first run took more.
+      examples: number of examples per step, batch or minibatch; of users for score and prepare.
       steps_per_second, examples_per_second: at the median.
-      theory_flops, theory_bytes: see `limits`.
+      theory_flops, theory_bytes: see `machine_limits`.
       counted_flops, counted_bytes: of the compiled program, counted by XLA.
-      floor_seconds: theory_flops at the machine's matrix product; a program that leaves products
-        undone (see `limits.theory_flops`) can take less.
+      floor_seconds: theory_flops at the rate of the machine's matrix product. A program that omits
+        products (see `machine_limits.theory_flops`) can be faster.
       share_of_limit: floor_seconds / median_seconds.
-      peak_memory_bytes: according to ``memory_source``: the "compiled program" (arguments, results
-        and temporaries), or the most resident bytes of the whole "process".
+      peak_memory_bytes: of ``memory_source``, which is the "compiled program" (arguments, results
+        and temporaries), or the whole "process" (the most resident bytes).
       matmul_flops_per_second, copy_bytes_per_second: the machine's limits.
       device, versions: what it ran on.
     """
@@ -51,7 +48,7 @@ class Record:
     benchmark: str
     path: str
     campaigns: int
-    rows: int
+    batch_size: int
     width: int
     table_rows: int
     median_seconds: float
@@ -77,15 +74,15 @@ class Record:
     versions: dict[str, str]
 
 
-#: What tells records apart; the rest is measured.
-KEY = ("benchmark", "path", "campaigns", "rows", "width", "table_rows")
+#: The fields that identify a record; the others are measured.
+KEY = ("benchmark", "path", "campaigns", "batch_size", "width", "table_rows")
 
 
 def table(records: Sequence[Record]) -> str:
-    """The records in Markdown; formulas' ms: the arithmetic at the rate of a matrix product."""
-    header = ["benchmark: path", "campaigns x rows", "k", "table rows", "ms", "quartiles", "mean"]
-    header += ["formulas' ms", "ms / formulas'", "examples/s", "GFLOP counted / theory"]
-    header += ["GB counted / theory", "memory", "compile s"]
+    """The records in Markdown. "formulas' ms" is `Record.floor_seconds`."""
+    header = ["benchmark: path", "campaigns x batch size", "k", "table rows"]
+    header += ["ms", "quartiles", "mean", "formulas' ms", "ms / formulas'", "examples/s"]
+    header += ["GFLOP counted / theory", "GB counted / theory", "memory", "compile s"]
     lines = []
     for r in records:
         formulas = None if r.floor_seconds is None else 1e3 * r.floor_seconds
@@ -93,7 +90,7 @@ def table(records: Sequence[Record]) -> str:
         lines.append(
             [
                 f"{r.benchmark}: {r.path}",
-                f"{r.campaigns} x {r.rows or '-'}",
+                f"{r.campaigns} x {r.batch_size or '-'}",
                 str(r.width or "-"),
                 f"{r.table_rows:,}",
                 f"{1e3 * r.median_seconds:.4g}",
@@ -122,25 +119,25 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     Raises:
       InputError: the file is missing or no list of records; the first faulty one is named.
     """
-    mend = "give a file that --json wrote"
+    remedy = "give a file that --json wrote"
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {mend}") from None
+        raise InputError(f"{path}: no such file; {remedy}") from None
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); {mend}") from error
+        raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
     if not isinstance(data, list) or not data:
-        raise InputError(f"{path}: expected a list of records; {mend}")
+        raise InputError(f"{path}: expected a list of records; {remedy}")
     for number, record in enumerate(data, start=1):
         fields = record if isinstance(record, dict) else {}
-        lacks = [name for name in (*KEY, "device") if not isinstance(fields.get(name), str | int)]
-        if lacks:
-            raise InputError(f"{path}: record {number} lacks {lacks[0]!r}; {mend}")
+        missing = [name for name in (*KEY, "device") if not isinstance(fields.get(name), str | int)]
+        if missing:
+            raise InputError(f"{path}: record {number} lacks {missing[0]!r}; {remedy}")
         seconds = fields.get("median_seconds")
         if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
             raise InputError(
                 f"{path}: record {number} has {seconds!r} as 'median_seconds', expected a positive "
-                f"number; {mend}"
+                f"number; {remedy}"
             )
     return data
 
@@ -148,14 +145,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def compare(
     old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], margin: float
 ) -> tuple[list[str], bool]:
-    """New medians over old ones, a line a record that both have; and whether one is lost.
+    """New medians over old ones, one line for each record in both; and whether there is a loss.
 
     Args:
       old, new: records as plain data.
       margin: a ratio above 1 + margin is a loss.
 
     Raises:
-      InputError: no record of one is in the other.
+      InputError: no record is in both.
     """
     before = {tuple(record[name] for name in KEY): record for record in old}
     lines, lost = [], False
@@ -166,10 +163,10 @@ def compare(
         ratio = record["median_seconds"] / before[key]["median_seconds"]
         loss = ratio > 1 + margin
         lost |= loss
-        benchmark, path, campaigns, rows, width, table_rows = key
+        benchmark, path, campaigns, batch_size, width, table_rows = key
         lines.append(
-            f"{ratio:6.3f} of the old time  {benchmark}: {path}, {campaigns} x {rows}, k {width}, "
-            f"{table_rows:,} table rows" + ("  LOSS" if loss else "")
+            f"{ratio:6.3f} of the old time  {benchmark}: {path}, {campaigns} x {batch_size}, "
+            f"k {width}, {table_rows:,} table rows" + ("  LOSS" if loss else "")
         )
         if before[key]["device"] != record["device"]:
             lines[-1] += f"  (old: another device, {before[key]['device']})"
@@ -178,49 +175,50 @@ def compare(
     return lines, lost
 
 
-def figures(records: Sequence[Record], base: Sequence[int], directory: Path) -> None:
+def figures(records: Sequence[Record], base: Size, directory: Path) -> None:
     """Draws the meta-steps around the base size: step_time.png and throughput.png.
 
     Args:
       records: those of other benchmarks are left out.
-      base: campaigns, rows, width and table rows.
+      base: the base size.
       directory: gets the figures.
     """
-    campaigns, rows, width, table_rows = base
-    steps = [r for r in records if r.benchmark == "meta-step" and r.width == width]
+    steps = [r for r in records if r.benchmark == "meta-step" and r.width == base.width]
     colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(r.path for r in steps))}
     lines = partial(_lines, colors)
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     lines(
-        axes,
-        [r for r in steps if (r.campaigns, r.rows) == (campaigns, rows)],
+        figure.subplots(),
+        [r for r in steps if (r.campaigns, r.batch_size) == (base.campaigns, base.batch_size)],
         lambda r: (r.table_rows, r.median_seconds),
         yscale="log",
         xlabel="rows of the table",
-        ylabel="seconds a meta-step",
-        title=f"{campaigns} campaigns x {rows} + {rows} examples, k = {width}",
+        ylabel="seconds per meta-step",
+        title=f"{base.campaigns} campaigns x {base.batch_size} + {base.batch_size} examples, "
+        f"k = {base.width}",
     )
     _save(figure, records, directory / "step_time.png")
 
-    steps = [r for r in steps if r.table_rows == table_rows]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
+    steps = [r for r in steps if r.table_rows == base.table_rows]
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     lines(
         left,
-        [r for r in steps if r.rows == rows],
+        [r for r in steps if r.batch_size == base.batch_size],
         lambda r: (r.campaigns, r.examples_per_second),
-        xlabel="campaigns of a step",
-        ylabel="examples a second",
-        title=f"{rows} + {rows} examples of each",
+        xlabel="campaigns per step",
+        ylabel="examples per second",
+        title=f"{base.batch_size} + {base.batch_size} examples of each",
     )
     lines(
         right,
-        [r for r in steps if r.campaigns == campaigns],
-        lambda r: (r.rows, r.examples_per_second),
+        [r for r in steps if r.campaigns == base.campaigns],
+        lambda r: (r.batch_size, r.examples_per_second),
         xlabel="examples of a support set, and of a query set",
-        title=f"{campaigns} campaigns",
+        title=f"{base.campaigns} campaigns",
     )
     left.set_ylim(bottom=0)
-    figure.supxlabel(f"k = {width}, {table_rows:,} table rows", fontsize=9)
+    figure.supxlabel(f"k = {base.width}, {base.table_rows:,} table rows", fontsize=9)
     _save(figure, records, directory / "throughput.png")
 
 
@@ -231,7 +229,7 @@ def _lines(
     point: Callable[[Record], tuple[float, float]],
     **labels: str,
 ) -> None:
-    """A line for each path."""
+    """Draws a line for each path."""
     for name in dict.fromkeys(r.path for r in records):
         line = sorted(point(r) for r in records if r.path == name)
         axes.plot(*zip(*line, strict=True), marker="o", color=colors[name], label=name)
@@ -247,4 +245,3 @@ def _save(figure: Figure, records: Sequence[Record], path: Path) -> None:
         figure.legend(handles=list(lines.values()), loc="outside right upper", fontsize=8)
         figure.suptitle(records[0].device, fontsize=9)
     figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -1,0 +1,1 @@
+"""A comparison of methods over several runs: tuning, running, judging, reporting."""

@@ -1,0 +1,64 @@
+"""The fine-tuning of one campaign, step by step (Figure 3 a, b of the paper)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from metaheac_jax.audience.evaluation import pool_rows
+from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.methods import Method
+from metaheac_jax.model import General, Scorer
+from metaheac_jax.progress import Progress
+from metaheac_jax.ranking import auc
+
+#: Methods whose fine-tuning is drawn.
+CURVES = ("mlp-one-stage", "hubble", "mmoe", "metaheac")
+STEPS = (*range(0, 100, 10), *range(100, 1001, 50))
+
+
+def curve_campaign(dataset: Dataset, judged: Sequence[Mapping[str, Any]]) -> int:
+    """The index of the campaign to draw: the median by seeds among the small ones judged."""
+    able = [c for c in judged if c["group"] == "small"] or judged
+    median = sorted(able, key=lambda c: c["seeds"])[len(able) // 2]
+    return int(np.searchsorted(dataset.campaign_key, median["campaign"]))
+
+
+def fine_tuning_curve(
+    method: Method,
+    general: General,
+    dataset: Dataset,
+    campaign: int,
+    *,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Loss on a campaign's examples and AUC on its pool at `STEPS` of fine-tuning.
+
+    Examples are scored as users of the pool are: in training, the graph network does not let them
+    attend to themselves. None where a method does not adapt by steps of gradient descent.
+    """
+    own = dataset.campaign(campaign)
+    examples = campaign_examples(dataset, own)
+    users, labels = pool_rows(dataset, campaign), dataset.stage2.label[dataset.stage2.of(campaign)]
+    curve: dict[str, Any] = {"campaign": own.key, "steps": [], "loss": [], "auc": []}
+
+    def note(step: int, models: Callable[[], list[Scorer]]) -> None:
+        last = STEPS[-1]
+        progress(f"{method.label} fine-tuning curve", min(step, last), last)
+        if step in STEPS:
+            [model] = models()
+            odds = model(examples.ids.user).astype(np.float64)
+            curve["steps"].append(step)
+            curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - examples.label * odds)))
+            curve["auc"].append(auc(model(users), labels))
+
+    per_epoch = math.ceil(len(examples.label) / method.settings.batch_size)
+    epochs = math.ceil(STEPS[-1] / per_epoch)
+    to_the_end = method.with_settings(online_epochs=epochs, online_patience=None)
+    to_the_end.customise(general, dataset, [own], seed=seed, watch=note)
+    return curve if curve["steps"] else None

@@ -1,0 +1,219 @@
+"""One run: every method is trained, customised to the test campaigns and judged.
+
+What is done stays in the run's folder (see `run_folder`), and a run that is resumed skips it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.comparison.campaign_space import campaign_space
+from experiments.comparison.curves import CURVES, curve_campaign, fine_tuning_curve
+from experiments.comparison.run_folder import keep_settings, stored_result
+from metaheac_jax.audience.evaluation import judge_all, pool_rows
+from metaheac_jax.data.batches import check_campaigns
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.splits import Split
+from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.files import write_json
+from metaheac_jax.methods import Method
+from metaheac_jax.methods.fine_tuning import metaheac_network
+from metaheac_jax.model import General, Weights
+from metaheac_jax.progress import Progress
+from metaheac_jax.settings import Settings
+
+DRAWN = "metaheac"  # the method in whose general model the campaigns are drawn
+MAX_SECTIONS = 30_000  # mapped sections, before compiled programs are dropped
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run works on.
+
+    Attributes:
+      dataset, split: what to train on and to judge on.
+      references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
+    """
+
+    dataset: Dataset
+    split: Split
+    references: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def check(self, settings: Settings) -> None:
+        """Refuses data that methods cannot be trained on, before anything is written.
+
+        Raises:
+          InputError: a campaign with too few examples or a single class, or too few campaigns.
+        """
+        check_campaigns(self.dataset, np.concatenate([self.split.train, self.split.test]))
+        if len(self.split.train) < settings.campaigns_per_step:
+            raise InputError(
+                f"{self.dataset.name}: {len(self.split.train)} training campaigns, but a meta-step "
+                f"takes {settings.campaigns_per_step}; add campaigns"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What a run is about, for reports and for distinguishing runs."""
+        return {
+            "data": self.dataset.name,
+            "users": self.dataset.num_users,
+            "campaigns": self.dataset.num_campaigns,
+            "stage1": len(self.dataset.stage1.user),
+            "stage2": len(self.dataset.stage2.user),
+            "rows": self.dataset.num_rows,
+            "train_campaigns": len(self.split.train),
+            "test_campaigns": len(self.split.test),
+            "threshold": self.split.threshold,
+        }
+
+
+def run_methods(
+    data: Data,
+    methods: Sequence[Method],
+    *,
+    seed: int,
+    directory: Path,
+    progress: Progress,
+    figures: bool = True,
+) -> dict[str, Any]:
+    """Trains and judges methods on the test campaigns; ``{name: result}`` in the order given.
+
+    Args:
+      data: what to train on and to judge on.
+      methods: with their settings.
+      seed: decides initial values, batches and orders.
+      directory: the run's folder, from `run_folder.open_run`.
+      progress: receives what is under way.
+      figures: also find what Figure 3 shows of a single run: a thousand steps for each of `CURVES`.
+
+    Raises:
+      InputError: a result in the folder was reached with other settings.
+    """
+    results: dict[str, Any] = {}
+    for method in methods:
+        path = directory / "methods" / f"{method.name}.json"
+        if not path.is_file():
+            result = _run_whole(method, data, seed, directory, progress, figures=figures)
+            write_json(path, {**result, "settings": asdict(method.settings)})
+            forget_compiled()
+        results[method.name] = stored_result(path, method.settings)
+    return results | references(data)
+
+
+def references(data: Data) -> dict[str, Any]:
+    """Results of what is no method: scores that ignore the campaign, and the true probability."""
+    dataset, split = data.dataset, data.split
+    scores = dict(data.references)
+    names = {label: label for label in scores}
+    if dataset.stage2.probability is not None:
+        scores["oracle"] = dataset.stage2.probability
+        names["oracle"] = "oracle (the true probability)"
+    return {
+        name: judge_all(
+            dataset, split, [values[dataset.stage2.of(c)] for c in split.test], label=names[name]
+        )
+        for name, values in scores.items()
+    }
+
+
+def _run_whole(
+    method: Method,
+    data: Data,
+    seed: int,
+    directory: Path,
+    progress: Progress,
+    *,
+    figures: bool,
+) -> dict[str, Any]:
+    """A method's result, with what figures need."""
+    checkpoints = directory / "checkpoints" / method.name
+    keep_settings(checkpoints, method.settings)
+    try:
+        result, general = run_method(
+            method,
+            data,
+            seed=seed,
+            checkpoints=checkpoints,
+            log=directory / "log.jsonl",
+            progress=progress,
+        )
+    except Diverged as error:
+        advice = f"to go on without it, leave {method.name} out of --methods"
+        raise Diverged(f"{error}; {advice}") from error
+    if figures and result["campaigns"] and method.name in CURVES:
+        campaign = curve_campaign(data.dataset, result["campaigns"])
+        result["curve"] = fine_tuning_curve(
+            method, general, data.dataset, campaign, seed=seed, progress=progress
+        )
+    if figures and method.name == DRAWN:
+        everyone = np.sort(np.concatenate([data.split.train, data.split.test]))
+        weights = Weights(**general.state)
+        network = metaheac_network(method.settings)
+        result["space"] = campaign_space(data.dataset, everyone, network, weights)
+    return result
+
+
+def run_method(
+    method: Method,
+    data: Data,
+    *,
+    seed: int,
+    checkpoints: Path,
+    log: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], General]:
+    """Trains a method and judges it on the test campaigns.
+
+    Returns:
+      Its result (see `evaluation.judge_all`) with the seconds taken, and the general model.
+
+    Raises:
+      Diverged: a loss or a score is not a number.
+    """
+    dataset, test = data.dataset, data.split.test
+
+    def labelled(what: str, done: int, total: int) -> None:
+        progress(f"{method.label} {what}", done, total)
+
+    began = time.perf_counter()
+    general = method.fit(
+        dataset,
+        campaigns=data.split.train,
+        seed=seed,
+        directory=checkpoints,
+        log=log,
+        progress=progress,
+    )
+    trained = time.perf_counter()
+    campaigns = [dataset.campaign(c) for c in test]
+    models = method.customise(general, dataset, campaigns, seed=seed, progress=labelled)
+    adapted = time.perf_counter()
+    scores = []
+    for c, model in zip(test, models, strict=True):
+        scores.append(model.score(pool_rows(dataset, c)))
+        labelled("score", len(scores), len(models))
+    result = judge_all(dataset, data.split, scores, label=method.label)
+    result["seconds"] = {
+        "offline": trained - began,
+        "customise": adapted - trained,
+        "score": time.perf_counter() - adapted,
+    }
+    return result, general
+
+
+def forget_compiled() -> None:
+    """Drops compiled programs from memory if they are many.
+
+    Each has mapped sections of its own, of which Linux limits the number per process, and LLVM
+    aborts at that limit. Programs that took long to compile are kept on disk.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > MAX_SECTIONS:
+        jax.clear_caches()

@@ -1,0 +1,203 @@
+"""All runs of a comparison: load, tune or read what was tuned, run each seed, report.
+
+OUT holds a folder per run (see `run_folder`), one of the tuning's trials, and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.comparison import report, tuning
+from experiments.comparison.report import Comparison
+from experiments.comparison.run import Data, run_methods
+from experiments.comparison.run_folder import clear_run, open_run
+from metaheac_jax.cli import terminal
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import METHODS
+from metaheac_jax.progress import Progress
+from metaheac_jax.settings import Settings
+
+#: Those of a command without --methods, so that it takes minutes.
+DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
+#: What a comparison leaves in OUT besides the runs' folders.
+OUTPUTS = ("results.json", "campaigns.jsonl", "report.md", "report.html", "tuning.json")
+OUTPUTS += ("auc.png", "auc_by_seeds.png", "fine_tuning.png", "space.png", "gate.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options that every command has that compares methods."""
+
+    preset: Literal["paper", "official"] = "paper"
+    """Settings: what the paper prints, or what the authors' program does."""
+    methods: tuple[str, ...] = DEFAULT
+    """Which to train, by name, or all; an unknown name lists those that exist."""
+    runs: int = 1
+    """Number of runs; each has its own split, initial values and batches, and its own simulated
+    world."""
+    seed: int = 0
+    """Seed of the first run; the others follow."""
+    out: Path = Path("runs")
+    """Folder for the results; a run there is replaced, unless --resume."""
+    resume: bool = False
+    """Go on with the runs in --out where they stopped."""
+    tune: Literal["rates", "all"] | None = None
+    """Choose the learning rates of every method on held-out training campaigns first; all: also the
+    numbers of experts and critics. Default: those that were chosen in this way before."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """One per run."""
+        return list(range(self.seed, self.seed + self.runs))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The methods of --methods, each once; ``all`` stands for every one.
+
+        Raises:
+          InputError: a name that no method has, or none.
+        """
+        if "all" in self.methods:
+            return tuple(METHODS)
+        for name in self.methods:
+            if name not in METHODS:
+                known = ", ".join(METHODS)
+                raise InputError(f"--methods: unknown {name!r}; choose from {known}, all")
+        if not self.methods:
+            raise InputError(f"--methods: name at least one of {', '.join(METHODS)}")
+        return tuple(dict.fromkeys(self.methods))
+
+
+def check_options(options: RunOptions) -> None:
+    """Refuses options that no run can have.
+
+    Raises:
+      InputError: it names the option.
+    """
+    assert options.names  # raises for an unknown one
+    terminal.check_minimum("--runs", options.runs, 1)
+    terminal.check_minimum("--seed", options.seed, 0)
+
+
+def run_all(
+    options: RunOptions,
+    load: Callable[[int, Progress], Data],
+    *,
+    world: str | None,
+    settings: Settings,
+    more_config: Mapping[str, Any],
+    progress: Progress,
+    published: str | None = None,
+    campaigns: str = "campaigns",
+) -> Comparison:
+    """Every run of a command, each in its own folder, ``OUT/seed-R``; before them the tuning.
+
+    Args:
+      options: of the command.
+      load: ``load(seed, progress)`` gives what a run works on.
+      world: whose tuning is used without --tune, see `tuning.tuned_before`; None for none. The
+        official settings stand as they are.
+      settings: of all methods, before their own.
+      more_config: whatever else must not change between a run and its resumption.
+      progress: receives what is under way.
+      published: whose figures of the paper belong beside the results.
+      campaigns: what a title calls them.
+
+    Raises:
+      InputError: the data cannot be trained on, or --resume does not fit what is in OUT.
+    """
+    terminal.keep_compiled()
+    first = load(options.seed, progress)
+    first.check(settings)
+    facts = first.describe()
+    if not options.resume:
+        _clear(options.out)
+    elif options.tune is None:
+        # What was begun first must be there to be resumed; the rest may not have begun.
+        _require(options.out / f"seed-{options.seed}")
+
+    def config(seed: int, data: Data) -> dict[str, Any]:
+        return {"settings": asdict(settings), "seed": seed, **more_config, **data.describe()}
+
+    tuned: tuning.Tuning = {}
+    if options.tune is not None:
+        tuned = _tune(options, first, settings, config(options.seed, first), progress)
+    elif options.preset == "paper":
+        tuned = tuning.tuned_before(world)
+    settings = tuning.with_sizes(settings, tuned)
+    methods = [tuning.tuned_method(name, settings, tuned) for name in options.names]
+
+    runs = []
+    for seed in options.seeds:
+        labelled = _labelled(progress, len(runs), options.runs)
+        data = first if seed == options.seed else load(seed, labelled)
+        data.check(settings)
+        directory = options.out / f"seed-{seed}"
+        resume = options.resume and (directory / "config.json").is_file()
+        open_run(directory, config(seed, data), resume=resume)
+        runs.append(
+            run_methods(
+                data,
+                methods,
+                seed=seed,
+                directory=directory,
+                progress=labelled,
+                figures=seed == options.seed,
+            )
+        )
+    title = report.title(facts, options.preset, options.runs, campaigns=campaigns)
+    about = {**facts, "preset": options.preset}
+    shown = tuned if options.tune else None
+    return Comparison(title, options.seeds, runs, about, published, shown)
+
+
+def _labelled(progress: Progress, number: int, runs: int) -> Progress:
+    """Progress of one of several runs."""
+
+    def labelled(what: str, done: int, total: int) -> None:
+        progress(f"run {number + 1} of {runs}, {what}", done, total)
+
+    return progress if runs == 1 else labelled
+
+
+def _clear(out: Path) -> None:
+    """Removes an older comparison, so that none of its runs is taken for one of the new."""
+    runs = [config.parent for config in out.glob("*/config.json")]
+    runs = [run for run in runs if run.name == "tuning" or run.name.startswith("seed-")]
+    for run in runs:
+        clear_run(run)
+    for name in OUTPUTS if runs else ():  # elsewhere a results.json may be somebody else's
+        (out / name).unlink(missing_ok=True)
+
+
+def _require(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        raise InputError(f"{directory}: no run to resume; omit --resume to start one")
+
+
+def _tune(
+    options: RunOptions,
+    data: Data,
+    settings: Settings,
+    config: dict[str, Any],
+    progress: Progress,
+) -> tuning.Tuning:
+    """Tunes on the first run's training campaigns; OUT/tuning has the trials."""
+    directory = options.out / "tuning"
+    held = tuning.hold_out(data.split, options.seed)
+    pools = tuning.with_pools(data.dataset, held.test, options.seed)
+    trials = Data(pools, held)
+    trials.check(settings)
+    open_run(directory, config, resume=options.resume)
+    return tuning.tune(
+        trials,
+        options.names,
+        settings,
+        sizes=options.tune == "all",
+        seed=options.seed,
+        directory=directory,
+        progress=progress,
+    )

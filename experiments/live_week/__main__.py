@@ -1,0 +1,163 @@
+"""The command ``python -m experiments.live_week``; see the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from experiments.comparison.run_folder import open_run
+from experiments.comparison.tuning import tuned_before, tuned_method, with_sizes
+from experiments.live_week.lifts import Experiment
+from experiments.live_week.report import OUTPUTS, write_report
+from experiments.live_week.week import Week, prefixed
+from experiments.live_week.worlds import APPLICATIONS, load_world
+from metaheac_jax.cli import terminal
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import Method, method_named
+from metaheac_jax.progress import Progress
+from metaheac_jax.settings import PAPER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Simulated weeks of MetaHeac against control methods in three applications, and an A/A test.
+
+    Writes results.json, report.md and a figure into --out, and prints the lifts of exposure,
+    conversion and conversion rate with 95% intervals.
+    """
+
+    treatment: str = "metaheac"
+    """Method of the treatment arm, and of both arms of the A/A test; any method there is."""
+    control: tuple[str, ...] = ("mlp-one-stage", "mlp-pretraining")
+    """Methods of the control arms. Each is tested against the treatment."""
+    weeks: int = 5
+    """Repetitions of the test, at least two. Each has its own worlds, splits, buckets, outcomes and
+    models. The intervals are over weeks."""
+    days: int = 7
+    """Days of a week."""
+    users: int = 60_000
+    """Users of each application's simulated world; there are four examples for five users."""
+    campaigns: int = 60
+    """Campaigns of each application. 40% of them run; the general model learns from the others."""
+    audience: float = 0.02
+    """Share of its bucket that an arm takes for each campaign on each day."""
+    general_every: int = 1
+    """Days between trainings of the general model with the feedback; the value of --days trains it
+    before the week only. Models are customised again every day in any case."""
+    seed: int = 0
+    """Seed of the first week; the other weeks follow."""
+    out: Path = Path("runs/live_week")
+    """Folder for the results; a test there is replaced, unless --resume."""
+    resume: bool = False
+    """Continue the test in --out. Finished arms stay, so methods and weeks may be added. (Adding
+    weeks until an interval excludes 0 proves nothing.)"""
+    cache_dir: Path = field(default_factory=terminal.cache_folder)
+    """Folder for simulated worlds and prepared data, which later tests use again."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    check_options(options)
+    terminal.keep_compiled()
+    screen = terminal.screen()
+    config = asdict(options) | {"settings": asdict(PAPER)}
+    for name in ("treatment", "control", "weeks", "out", "resume", "cache_dir"):
+        del config[name]
+    open_run(options.out, config, resume=options.resume)
+    if not options.resume:
+        for name in OUTPUTS:
+            (options.out / name).unlink(missing_ok=True)
+    tuning = tuned_before("tencent")
+    settings = with_sizes(PAPER, tuning)
+    names = (options.treatment, *options.control)
+    methods = {name: tuned_method(name, settings, tuning) for name in names}
+    with terminal.progress_display(screen) as progress:
+        experiments = [
+            experiment
+            for application in APPLICATIONS
+            for experiment in run_application(options, application, methods, progress)
+        ]
+    write_report(
+        experiments,
+        options.out,
+        title=report_title(options),
+        options=asdict(options) | {"out": str(options.out), "cache_dir": str(options.cache_dir)},
+        screen=screen,
+    )
+
+
+def check_options(options: Options) -> None:
+    """Refuses options that no test can have.
+
+    Raises:
+      InputError: it names the option.
+    """
+    for name in (options.treatment, *options.control):
+        method_named(name)
+    if options.treatment in options.control:
+        raise InputError(f"--control: {options.treatment} is the treatment, which A/A tests anyway")
+    for option, value, minimum in (
+        ("--weeks", options.weeks, 2),
+        ("--days", options.days, 1),
+        ("--users", options.users, 1),
+        ("--campaigns", options.campaigns, 10),
+        ("--general-every", options.general_every, 1),
+        ("--seed", options.seed, 0),
+    ):
+        terminal.check_minimum(option, value, minimum)
+    if not 0 < options.audience * options.days <= 1:
+        raise InputError(
+            f"--audience: expected a share above 0 and at most 1 / days, got {options.audience}"
+        )
+
+
+def run_application(
+    options: Options, application: str, methods: Mapping[str, Method], progress: Progress
+) -> list[Experiment]:
+    """Runs all weeks of an application."""
+    weeks = []
+    for number in range(options.weeks):
+        seed = options.seed + number
+        prefix = f"{application}, week {number + 1} of {options.weeks}, "
+        week_progress = prefixed(progress, prefix)
+        world = load_world(
+            application,
+            num_users=options.users,
+            num_campaigns=options.campaigns,
+            seed=seed,
+            cache_dir=options.cache_dir,
+            progress=week_progress,
+        )
+        week = Week(
+            f"{application}-seed-{seed}",
+            world,
+            methods,
+            seed=seed,
+            num_days=options.days,
+            audience=options.audience,
+            general_every=options.general_every,
+            run_folder=options.out,
+            progress=week_progress,
+        )
+        weeks.append(week.totals(options.treatment, options.control))
+    return [
+        Experiment(application, title, np.stack([totals[title] for totals in weeks]))
+        for title in weeks[0]
+    ]
+
+
+def report_title(options: Options) -> str:
+    """The title of the report."""
+    last_seed = options.seed + options.weeks - 1
+    return (
+        f"Lifts in {options.weeks} simulated tests of {options.days} days "
+        f"(seeds {options.seed} to {last_seed}): of each application {options.campaigns} "
+        f"campaigns, 40% of them running, and {options.users:,} users"
+    )
+
+
+if __name__ == "__main__":
+    terminal.command(Options, main, prog="python -m experiments.live_week")

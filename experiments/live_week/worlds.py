@@ -1,0 +1,158 @@
+"""The simulated applications: their campaigns and users, and who is active and converts.
+
+Axes: U users, C running campaigns, P users of a bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from metaheac_jax.data.batches import generator
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.simulation import (
+    PERSONA,
+    TENCENT_WORLD,
+    Shape,
+    Truth,
+    read_truth,
+    write_world,
+)
+from metaheac_jax.data.sources import tencent
+from metaheac_jax.data.splits import Split, paper_split
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.progress import Progress
+
+#: The conversion rate of each application, as a multiple of the Tencent data's rate, 1:20. The
+#: paper does not state these rates. Besides the seed, nothing else differs between applications.
+APPLICATIONS = {"video": 2.0, "advertisements": 1.0, "article": 1.5}
+#: A user is active on a day with probability sigmoid(a + b t), where t is the mean of the user's
+#: traits `ACTIVE_TRAITS`; the mean over users is 0.4. No method has an influence on it.
+ACTIVITY = (-0.45, 1.0)
+ACTIVE_TRAITS = ("apps", "browsing")
+#: The stream of random numbers that splits candidates; `week.DAYS` are the others.
+BUCKETS = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """The world of an application in one week.
+
+    Attributes:
+      dataset: all campaigns, without any feedback.
+      split: its test campaigns are the running ones.
+      truth: users and campaigns by their index in the dataset.
+      activity: (U,) probability that a user is active on a day.
+    """
+
+    dataset: Dataset
+    split: Split
+    truth: Truth
+    activity: np.ndarray
+
+
+def load_world(
+    application: str,
+    *,
+    num_users: int,
+    num_campaigns: int,
+    seed: int,
+    cache_dir: Path,
+    progress: Progress,
+) -> World:
+    """Simulates the world of an application, or opens it if the cache has it.
+
+    Args:
+      application: name, one of `APPLICATIONS`.
+      num_users: U.
+      num_campaigns: all campaigns, running or not.
+      seed: of the week; every application draws from a stream of its own.
+      cache_dir: for the simulated files and the prepared dataset.
+      progress: receives what is under way.
+    """
+    world_seed = len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
+    name = f"{application}-{num_users}-users-{num_campaigns}-campaigns-seed-{world_seed}"
+    source, target = cache_dir / f"simulated-{name}", cache_dir / f"prepared-simulated-{name}"
+    if not source.is_dir():
+        shape = world_shape(application, num_campaigns)
+        write_world(
+            source,
+            users=num_users,
+            min_pool_examples=0,
+            seed=world_seed,
+            shape=shape,
+            progress=progress,
+        )
+    if target.is_dir():
+        dataset = open_dataset(target, progress=progress)
+    else:
+        dataset = tencent.prepare(source, target, progress=progress)
+    truth = read_truth(source)
+    traits = truth.traits[np.searchsorted(truth.key, dataset.user_key)]
+    truth = truth._replace(key=dataset.user_key, traits=traits)
+    return World(dataset, paper_split(dataset, seed), truth, daily_activity(traits))
+
+
+def world_shape(application: str, num_campaigns: int) -> Shape:
+    """The shape of the Tencent data with fewer campaigns and the application's conversion rate."""
+    base = TENCENT_WORLD
+    share, rate = num_campaigns / base.campaigns, APPLICATIONS[application]
+
+    def fewer(count: int) -> int:
+        return max(2, round(share * count))
+
+    return replace(
+        base,
+        name=application,
+        campaigns=num_campaigns,
+        advertisers=fewer(base.advertisers),
+        campaign_ids=fewer(base.campaign_ids),
+        sizes=fewer(base.sizes),
+        categories=fewer(base.categories),
+        products=fewer(base.products),
+        product_types=fewer(base.product_types),
+        rate_min=rate * base.rate_min,
+        rate_mean=rate * base.rate_mean,
+        rate_sd=rate * base.rate_sd,
+        rate_max=rate * base.rate_max,
+    )
+
+
+def daily_activity(traits: np.ndarray) -> np.ndarray:
+    """(U, D) traits of users -> (U,) probability of being active on a day; see `ACTIVITY`."""
+    columns = [PERSONA.index(name) for name in ACTIVE_TRAITS]
+    level = traits[:, columns].mean(axis=1)
+    return 1 / (1 + np.exp(-(ACTIVITY[0] + ACTIVITY[1] * level)))
+
+
+def split_candidates(world: World, seed: int) -> np.ndarray:
+    """(2, C, P) users: two random halves of the candidates for every running campaign.
+
+    Candidates are all users without a stage-1 example. If their number is odd, one is left out.
+    """
+    candidates = np.setdiff1d(np.arange(world.dataset.num_users), world.dataset.stage1.user)
+    rng, half = generator(seed, BUCKETS), len(candidates) // 2
+    halves = [rng.permutation(candidates)[: 2 * half].reshape(2, half) for _ in world.split.test]
+    return np.stack(halves, axis=1)
+
+
+def audience_size(share: float, buckets: np.ndarray) -> int:
+    """The number of users that an arm takes for a campaign on a day.
+
+    Args:
+      share: of a bucket.
+      buckets: (2, C, P), from `split_candidates`.
+
+    Raises:
+      InputError: the number is zero.
+    """
+    size = round(share * buckets.shape[2])
+    if size < 1:
+        raise InputError(
+            f"--audience: {share} of {buckets.shape[2]} users is nobody; "
+            "raise --audience or --users"
+        )
+    return size

@@ -1,0 +1,176 @@
+"""The command ``python -m experiments.throughput``; see the package."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from experiments.throughput.benchmarks import BENCHMARKS, NUM_INPUTS, Bench, Input
+from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
+from experiments.throughput.machine_limits import device_name, measure_limits, versions
+from experiments.throughput.meta_steps import ways
+from experiments.throughput.records import Record, compare, figures, read_records, table
+from metaheac_jax.cli import terminal
+from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.data.storage import open_dataset, write_dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import write_json, write_text
+from metaheac_jax.progress import Progress
+from metaheac_jax.settings import OFFICIAL
+
+
+@dataclass(frozen=True)
+class Options:
+    """Times each part of the work at several sizes; writes a table and two figures into --out.
+
+    The first value of --campaigns, --batch-size, --width and --table-rows together is the base
+    size. The other values of each are tried with the rest at the base.
+    """
+
+    campaigns: tuple[int, ...] = (5, 1, 20)
+    """Campaigns of a meta-step."""
+    batch_size: tuple[int, ...] = (512, 128, 2048)
+    """Examples of a support set, of a query set, and of an online minibatch."""
+    width: tuple[int, ...] = (64, 16)
+    """Widths of an embedding."""
+    table_rows: tuple[int, ...] = (334_494, 33_449, 3_344_940)
+    """Rows of the table."""
+    benchmarks: tuple[str, ...] = BENCHMARKS
+    """What to time: any of meta-step, "end to end", sample, customise, score, prepare."""
+    paths: tuple[str, ...] = ()
+    """Ways of the meta-step: row-local (the one that methods use), first-order, at-once or in-turn
+    (campaigns grouped the other way), whole-table, "whole-table at-once" (all campaigns vmapped);
+    with several devices also "row-local sharded", on an accelerator row-local with another
+    precision. Default: all."""
+    quick: bool = False
+    """Only the meta-step at the official size, row-local and whole-table, with 334,494 and
+    3,344,940 rows; the size flags are ignored."""
+    steps: int = 20
+    """Timed runs of each; fewer, but at least 3, where they take more than 10 seconds. Of the
+    meta-step at least 24: 8 per turn, or as many as take 2 seconds."""
+    json: Path | None = None
+    """File for the records."""
+    compare: Path | None = None
+    """Records of an earlier --json to compare with; a loss beyond --margin exits with code 1."""
+    margin: float = 0.1
+    """How much longer than in --compare a median may be: 0.1 is 10 percent."""
+    out: Path = Path("runs/throughput")
+    """Folder for report.md and the figures."""
+
+
+def main(options: Options) -> int:
+    """Runs the command; returns its exit code, 1 if --compare found a loss."""
+    if options.quick:
+        options = quick(options)
+    check(options)
+    old = None if options.compare is None else read_records(options.compare)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with terminal.progress_display(terminal.screen()) as progress:
+        records, left_out = run(options, progress)
+    if options.json is not None:
+        write_json(options.json, [asdict(record) for record in records])
+    figures(records, base_size(options), options.out)
+    machine = ", ".join([device_name(), *(f"{name} {v}" for name, v in versions().items())])
+    report = "\n".join([machine, "", table(records), *(f"- left out: {line}" for line in left_out)])
+    drawn = "![Seconds per meta-step](step_time.png)\n![Examples per second](throughput.png)\n"
+    write_text(options.out / "report.md", f"# Throughput\n\n{report}\n\n{drawn}")
+    print(report)
+    if old is None:
+        return 0
+    lines, lost = compare(old, [asdict(record) for record in records], options.margin)
+    print("\n".join(lines))
+    return int(lost)
+
+
+def quick(options: Options) -> Options:
+    """The options with the sizes and benchmarks of --quick."""
+    return replace(
+        options,
+        campaigns=(OFFICIAL.campaigns_per_step,),
+        batch_size=(OFFICIAL.batch_size,),
+        width=(OFFICIAL.width,),
+        table_rows=(334_494, 3_344_940),
+        benchmarks=("meta-step",),
+        paths=("row-local", "whole-table"),
+    )
+
+
+def check(options: Options) -> None:
+    """Refuses options that nothing can be run with.
+
+    Raises:
+      InputError: an option is out of range; it is named.
+    """
+    for name in Size._fields:
+        minimum = FIXED_ROWS + 1000 if name == "table_rows" else 1
+        flag = f"--{name.replace('_', '-')}"
+        for value in getattr(options, name) or (0,):
+            terminal.check_minimum(flag, value, minimum)
+    terminal.check_minimum("--steps", options.steps, 1)
+    if not options.margin >= 0:
+        raise InputError(f"--margin: expected 0 or more, got {options.margin}")
+    known = {"--benchmarks": BENCHMARKS, "--paths": tuple(ways(base_size(options)))}
+    for flag, names in (("--benchmarks", options.benchmarks), ("--paths", options.paths)):
+        for name in names:
+            if name not in known[flag]:
+                raise InputError(f"{flag}: unknown {name!r}; choose from {', '.join(known[flag])}")
+
+
+def base_size(options: Options) -> Size:
+    """The first value of each size flag."""
+    return Size(*(getattr(options, name)[0] for name in Size._fields))
+
+
+def sizes(options: Options) -> list[Size]:
+    """The base size and those that differ from it in one value, small steps first.
+
+    Sizes that differ in the table's rows alone are neighbours.
+    """
+    base = base_size(options)
+    found = {
+        base._replace(**{name: value}) for name in Size._fields for value in getattr(options, name)
+    }
+    return sorted(found, key=lambda size: (size.width * size.campaigns * size.batch_size, size))
+
+
+def run(options: Options, progress: Progress) -> tuple[list[Record], list[str]]:
+    """All benchmarks of the options; their records, and what was left out for lack of memory."""
+    progress("measure the machine's limits", 0, 1)
+    every = sizes(options)
+    bench = Bench(
+        measure_limits,
+        progress,
+        benchmarks=options.benchmarks,
+        paths=options.paths,
+        num_runs=options.steps,
+        num_sizes=len(every),
+    )
+    bench.prepare()
+    for _, group in groupby(every, key=lambda size: size[:3]):
+        with tempfile.TemporaryDirectory() as folder:
+            bench.run([make_input(size, Path(folder)) for size in group])
+    return bench.records, bench.left_out
+
+
+def make_input(size: Size, folder: Path) -> Input:
+    """Synthetic inputs of a size, whose columns are written to the folder and memory-mapped."""
+    directory = folder / str(size.table_rows)
+    write_dataset(synthetic(size), directory)
+    dataset = open_dataset(directory)
+    sampler = CampaignSampler(
+        dataset,
+        np.arange(dataset.num_campaigns),
+        seed=0,
+        campaigns_per_step=size.campaigns,
+        batch_size=size.batch_size,
+        disjoint=OFFICIAL.disjoint,
+    )
+    return Input(size, dataset, sampler, [sampler(number) for number in range(NUM_INPUTS)])
+
+
+if __name__ == "__main__":
+    terminal.command(Options, main, prog="python -m experiments.throughput")

@@ -1,0 +1,364 @@
+"""The benchmarks: what is run, how often, and the record of each.
+
+Axes: C campaigns of a step, P users of a pool.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.throughput.inputs import Size
+from experiments.throughput.machine_limits import (
+    Derivative,
+    Limits,
+    device_name,
+    forget_high_water,
+    free_memory,
+    high_water,
+    theory_flops,
+    versions,
+)
+from experiments.throughput.meta_steps import (
+    NETWORK,
+    Program,
+    Way,
+    compile_step,
+    untrained,
+    ways,
+)
+from experiments.throughput.records import Record
+from metaheac_jax.backend import campaigns_at_once
+from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.customise.score import PoolScorer
+from metaheac_jax.data.batches import CampaignBatch, CampaignSampler, campaign_examples
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.simulation import write_world
+from metaheac_jax.data.sources import tencent
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.progress import Progress
+from metaheac_jax.settings import OFFICIAL
+from metaheac_jax.training.loop import train
+from metaheac_jax.training.step import RowStep
+
+BENCHMARKS = ("meta-step", "end to end", "sample", "customise", "score", "prepare")
+NUM_INPUTS = 8  # batches that take turns; the sampler gives its first 8 batches one shape
+POOL = 32_768  # users scored
+ADAPTED_ROWS = 8192  # table rows of the customised model that scores them
+WORLD_USERS = 50_000  # of the world that is prepared
+MAX_SECONDS = 10  # runs of a benchmark stop after this time
+MAX_TURN_SECONDS = 2  # a turn of the meta-step stops after this time
+MIN_RUNS, MIN_ROUNDS = 3, 3
+
+
+def timed(run: Callable[[int], Any], num_runs: int) -> tuple[float, list[float]]:
+    """Seconds of the first run, and of ``num_runs`` further ones.
+
+    The further ones stop after `MAX_SECONDS`, but not before `MIN_RUNS`.
+
+    Args:
+      run: ``run(number)``; its result is waited for.
+      num_runs: without the first run.
+    """
+    seconds: list[float] = []
+    while len(seconds) <= num_runs and (len(seconds) <= MIN_RUNS or sum(seconds[1:]) < MAX_SECONDS):
+        began = time.perf_counter()
+        jax.block_until_ready(run(len(seconds)))
+        seconds.append(time.perf_counter() - began)
+    return seconds[0], seconds[1:]
+
+
+def in_turns(runs: Sequence[Callable[[], list[float]]], num_rounds: int) -> list[list[float]]:
+    """What each run returns, joined over the rounds; a first round is left out.
+
+    The pace of a shared machine changes. A slow turn then slows all runs of the round.
+    """
+    results = [[run() for run in runs] for _ in range(num_rounds + 1)][1:]
+    return [[value for turn in turns for value in turn] for turns in zip(*results, strict=True)]
+
+
+class Input(NamedTuple):
+    """A size, a dataset of that size, its sampler, and the batches of the first steps."""
+
+    size: Size
+    dataset: Dataset
+    sampler: CampaignSampler
+    batches: list[CampaignBatch]
+
+
+class Trial:
+    """A compiled meta-step with its state; a turn returns the seconds of steps."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Weights,
+        batches: Sequence[Any],
+        sampler: CampaignSampler,
+    ) -> None:
+        """Args:
+        program: the step.
+        weights: initial values; consumed.
+        batches: what the step takes besides the state, `NUM_INPUTS` times.
+        sampler: draws the batches of `end_to_end`.
+        """
+        self._program, self._sampler, self._first = program, sampler, True
+        self._state = program.init(*weights)
+        # Arrays that are placed on several devices stay where they are.
+        self._batches = [jax.tree.map(jnp.asarray, batch) for batch in batches]
+
+    def bare(self) -> list[float]:
+        """A step on each batch; only on those that the first turn does in `MAX_TURN_SECONDS`."""
+        seconds: list[float] = []
+        for batch in self._batches:
+            began = time.perf_counter()
+            self._state, info = self._program.step(self._state, *batch)
+            jax.block_until_ready((self._state, info))
+            seconds.append(time.perf_counter() - began)
+            if self._first and sum(seconds) > MAX_TURN_SECONDS:
+                break
+        # Every turn has as many steps, or slow turns would count for less.
+        self._batches, self._first = self._batches[: len(seconds)], False
+        return seconds
+
+    def end_to_end(self) -> list[float]:
+        """As methods train: `training.loop.train`, with sampling and log; the mean of 8 steps."""
+        step = RowStep(self._program.init, self._program.step)
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log.jsonl"
+            self._state = train(step, self._state, self._sampler, num_steps=NUM_INPUTS, log=log)
+        jax.block_until_ready(self._state)
+        return [(time.perf_counter() - began) / NUM_INPUTS]
+
+
+class Bench:
+    """Runs benchmarks and keeps their records.
+
+    The machine's limits are measured again for each benchmark and for each way of the meta-step,
+    since the pace of a shared machine changes.
+
+    Attributes:
+      records: of all benchmarks so far.
+      left_out: a line for every meta-step that memory could not hold.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[], Limits],
+        progress: Progress,
+        *,
+        benchmarks: Sequence[str] = BENCHMARKS,
+        paths: Sequence[str] = (),
+        num_runs: int = 20,
+        num_sizes: int = 1,
+    ) -> None:
+        """Args:
+        measure: gives the machine's limits.
+        progress: receives the benchmark and the number of sizes done.
+        benchmarks: which of `BENCHMARKS` to run.
+        paths: which ways of the meta-step to run; all if empty.
+        num_runs: timed runs of each.
+        num_sizes: number of sizes in all.
+        """
+        self._measure, self._progress = measure, progress
+        self._benchmarks, self._paths, self._num_runs = benchmarks, paths, num_runs
+        self._num_sizes, self._num_done = num_sizes, 0
+        self.records: list[Record] = []
+        self.left_out: list[str] = []
+
+    def run(self, inputs: Sequence[Input]) -> None:
+        """All benchmarks of some sizes, which differ in the table's rows alone."""
+        for size, dataset, sampler, _ in inputs:
+            if "sample" in self._benchmarks:
+                self.sample(size, sampler)
+            if "customise" in self._benchmarks:
+                self.customise(size, dataset)
+            if "score" in self._benchmarks:
+                self.score(size, dataset)
+        self.meta_steps(inputs)
+        self._num_done += len(inputs)
+
+    def prepare(self) -> None:
+        """The competition's files to a dataset on disk, from a small simulated world."""
+        if "prepare" not in self._benchmarks:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            world, target = Path(folder) / "world", Path(folder) / "prepared"
+            write_world(world, users=WORLD_USERS, min_pool_examples=20, progress=self._progress)
+            self._tell("prepare")
+            _, seconds = timed(lambda _: tencent.prepare(world, target).num_users, 5)
+            dataset = open_dataset(target)
+            size = Size(dataset.num_campaigns, 0, 0, dataset.num_rows)
+            self.add("prepare", "tencent", size, seconds, dataset.num_users)
+
+    def sample(self, size: Size, sampler: CampaignSampler) -> None:
+        """The sampler alone, from memory-mapped columns."""
+        self._tell(f"sample, {size}")
+        _, seconds = timed(sampler, self._num_runs)
+        self.add("sample", "memory-mapped", size, seconds, 2 * size.campaigns * size.batch_size)
+
+    def customise(self, size: Size, dataset: Dataset) -> None:
+        """C campaigns with the official number of epochs; the time is that of a minibatch."""
+        self._tell(f"customise, {size}")
+        weights, epochs = untrained(size, dataset.layout), OFFICIAL.online_epochs
+        examples = [campaign_examples(dataset, dataset.campaign(c)) for c in range(size.campaigns)]
+        customiser = Customiser(
+            NETWORK,
+            dataset.layout,
+            batch_size=size.batch_size,
+            campaigns_at_once=campaigns_at_once(size.campaigns),
+        )
+        first, seconds = timed(
+            lambda _: customiser(weights, examples, epochs=epochs), self._num_runs
+        )
+        num_minibatches = epochs * sum(
+            math.ceil(len(batch.label) / size.batch_size) for batch in examples
+        )
+        self.add(
+            "customise",
+            "row-local",
+            size,
+            [of_all / num_minibatches for of_all in seconds],
+            size.batch_size,
+            theory_flops=_theory(size, size.batch_size, "gradient"),
+            compile_seconds=first - float(np.median(seconds)),
+        )
+
+    def score(self, size: Size, dataset: Dataset) -> None:
+        """A pool of `POOL` users, with a customised model."""
+        self._tell(f"score, {size}")
+        weights = untrained(size, dataset.layout)
+        users = np.resize(dataset.user_rows, (POOL, dataset.user_rows.shape[1]))
+        rows = np.arange(min(ADAPTED_ROWS, size.table_rows), dtype=np.int32)
+        adapted = AdaptedWeights(weights.network, rows, weights.table[rows])
+        scorer, campaign = PoolScorer(NETWORK, dataset.layout), dataset.campaign_rows[0]
+        first, seconds = timed(lambda _: scorer(weights, adapted, campaign, users), self._num_runs)
+        self.add(
+            "score",
+            "customised",
+            size,
+            seconds,
+            POOL,
+            theory_flops=_theory(size, POOL, "forward"),
+            compile_seconds=first - float(np.median(seconds)),
+        )
+
+    def meta_steps(self, inputs: Sequence[Input]) -> None:
+        """The bare meta-step in every way, and the row-local one end to end.
+
+        The inputs differ in the table's rows alone, and take turns in each way.
+        """
+        for name, way in ways(inputs[0].size).items():
+            possible = ("meta-step", "end to end") if name == "row-local" else ("meta-step",)
+            wanted = [benchmark for benchmark in possible if benchmark in self._benchmarks]
+            if wanted and name in (self._paths or (name,)):
+                timings = self._time_way(name, way, wanted, inputs)
+                limits = self._measure()  # after the states of the trials are freed
+                for add, seconds in timings:
+                    add(seconds=seconds, limits=limits)
+
+    def _time_way(
+        self, name: str, way: Way, benchmarks: Sequence[str], inputs: Sequence[Input]
+    ) -> list[tuple[Callable[..., None], list[float]]]:
+        """For each record a function that adds it, given seconds and limits, and the seconds."""
+        turns: list[Callable[[], list[float]]] = []
+        adds: list[Callable[..., None]] = []
+        for size, dataset, sampler, drawn in inputs:
+            self._tell(f"meta-step, {name}, {size}")
+            batches = [way.place(batch, size.table_rows) for batch in drawn]
+            program = compile_step(way, size, batches[0], dataset.layout)
+            need, free = program.figures["peak_memory_bytes"], free_memory()
+            if free is not None and need > free:
+                gib = f"{need / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+                self.left_out.append(f"{name}, {size}: needs {gib}")
+                continue
+            trial = Trial(program, untrained(size, dataset.layout), batches, sampler)
+            known = {"precision": way.precision, **program.figures}
+            for benchmark in benchmarks:
+                turns.append(trial.bare if benchmark == "meta-step" else trial.end_to_end)
+                examples = 2 * size.campaigns * size.batch_size
+                adds.append(partial(self.add, benchmark, name, size, examples=examples, **known))
+        num_rounds = max(MIN_ROUNDS, math.ceil(self._num_runs / NUM_INPUTS))
+        return list(zip(adds, in_turns(turns, num_rounds), strict=True))
+
+    def add(
+        self,
+        benchmark: str,
+        path: str,
+        size: Size,
+        seconds: Sequence[float],
+        examples: int,
+        *,
+        precision: str = "default",
+        limits: Limits | None = None,
+        **known: Any,
+    ) -> None:
+        """Adds a record.
+
+        Args:
+          benchmark, path, size, examples: as in the record.
+          seconds: of each run.
+          precision: of the matrix products, whose limit counts.
+          limits: the machine's; None measures them.
+          **known: further figures of the record.
+        """
+        low, median, high = np.percentile(seconds, [25, 50, 75]).tolist()
+        limits = limits or self._measure()
+        peak, flops = limits.matmul[precision], known.get("theory_flops")
+        in_program = "peak_memory_bytes" in known
+        figures: dict[str, Any] = {
+            "compile_seconds": None,
+            "theory_flops": None,
+            "theory_bytes": None,
+            "counted_flops": None,
+            "counted_bytes": None,
+            "peak_memory_bytes": None if in_program else high_water(),
+        }
+        record = Record(
+            benchmark=benchmark,
+            path=path,
+            **size._asdict(),
+            median_seconds=median,
+            low_seconds=low,
+            high_seconds=high,
+            mean_seconds=float(np.mean(seconds)),
+            repeats=len(seconds),
+            examples=examples,
+            steps_per_second=1 / median,
+            examples_per_second=examples / median,
+            floor_seconds=flops / peak if flops else None,
+            share_of_limit=flops / peak / median if flops else None,
+            memory_source="compiled program" if in_program else "process",
+            matmul_flops_per_second=peak,
+            copy_bytes_per_second=limits.copy,
+            device=device_name(),
+            versions=versions(),
+            **(figures | known),
+        )
+        self.records.append(record)
+
+    def _tell(self, what: str) -> None:
+        self._progress(f"benchmarks: {what}", self._num_done, self._num_sizes)
+        forget_high_water()
+
+
+def _theory(size: Size, num_examples: int, derivative: Derivative) -> int:
+    """FLOPs of the network for users of one campaign."""
+    return theory_flops(
+        NETWORK,
+        num_examples=num_examples,
+        num_campaigns=1,
+        width=size.width,
+        derivative=derivative,
+    )

@@ -1,0 +1,103 @@
+"""Synthetic inputs with the Tencent data's vocabularies, list lengths and popularity of values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.simulation import TENCENT_WORLD
+from metaheac_jax.schema import TENCENT, Field, Vocabulary
+
+#: Table rows of each field, user fields first (paper section 4.1).
+ROWS_OF_FIELDS = (4, 3, 856, 6, 8, 3, 2, 125, 83, 13, 263_313, 49_781, 10_003, 9_985)
+ROWS_OF_FIELDS += (79, 138, 15, 40, 33, 4)
+#: A field with at least this many rows is scaled to the length of the table.
+SCALED_FROM = 2000
+#: Rows of all fields that keep their size.
+FIXED_ROWS = sum(rows for rows in ROWS_OF_FIELDS if rows < SCALED_FROM)
+MIN_CAMPAIGNS = 20
+MINIBATCHES = 4  # of each campaign's examples
+
+
+class Size(NamedTuple):
+    """The size of a benchmark.
+
+    Attributes:
+      campaigns: C, campaigns of a meta-step.
+      batch_size: B, examples of a support set, of a query set and of an online minibatch.
+      width: k, of an embedding.
+      table_rows: R.
+    """
+
+    campaigns: int
+    batch_size: int
+    width: int
+    table_rows: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.campaigns} campaigns x {self.batch_size} examples, width {self.width}, "
+            f"{self.table_rows:,} table rows"
+        )
+
+
+def synthetic(size: Size, num_users: int = 20_000) -> Dataset:
+    """A dataset of the Tencent schema with ``size.table_rows`` rows and enough examples.
+
+    One example in 20 is positive.
+    """
+    rng = np.random.default_rng(0)
+    counts = field_sizes(size.table_rows)
+    vocabulary = Vocabulary(tuple(np.arange(count) for count in counts))
+    columns = [
+        _draw_field(rng, field, count, num_users, first=offset, pad=size.table_rows)
+        for field, count, offset in zip(TENCENT.fields, counts, vocabulary.offsets, strict=True)
+    ]
+    rows = np.concatenate(columns, axis=1).astype(np.int32)
+    num_campaigns = max(size.campaigns, MIN_CAMPAIGNS)
+    campaign = np.repeat(np.arange(num_campaigns), max(MINIBATCHES * size.batch_size, 20))
+    examples = group_by_campaign(
+        campaign,
+        rng.integers(0, num_users, len(campaign)),
+        np.arange(len(campaign)) % 20 == 0,
+        num_campaigns=num_campaigns,
+    )
+    return Dataset(
+        name="synthetic inputs of a benchmark",
+        schema=TENCENT,
+        vocabulary=vocabulary,
+        user_key=np.arange(num_users),
+        user_rows=rows[:, : TENCENT.num_slots],
+        campaign_key=np.arange(num_campaigns),
+        campaign_rows=rows[:num_campaigns, TENCENT.num_slots :],
+        stage1=examples,
+        stage2=examples,
+    )
+
+
+def field_sizes(num_rows: int) -> list[int]:
+    """Values of each field in a table with ``num_rows`` rows; the largest field takes the rest."""
+    large = [rows for rows in ROWS_OF_FIELDS if rows >= SCALED_FROM]
+    scale = (num_rows - FIXED_ROWS) / sum(large)
+    counts = [rows if rows < SCALED_FROM else max(1, int(rows * scale)) for rows in ROWS_OF_FIELDS]
+    counts[ROWS_OF_FIELDS.index(max(large))] += num_rows - sum(counts)
+    return counts
+
+
+def _draw_field(
+    rng: np.random.Generator, field: Field, count: int, num_users: int, *, first: int, pad: int
+) -> np.ndarray:
+    """(U, slots) table rows of a field with ``count`` values, of which ``first`` is the first."""
+    if field.slots == 1:
+        return first + rng.integers(0, count, (num_users, 1))
+    shape = TENCENT_WORLD.lists[field.name]
+    # The cumulative share of the 1, 10, 100, ... most popular values, inverted: a piecewise power
+    # law.
+    known = [(10.0**i, share) for i, share in enumerate(shape.covered) if 10**i < count]
+    rank, share = np.array([*known, (count, 1.0)]).T
+    draw = np.log(rng.random((num_users, field.slots)))
+    value = np.exp(np.interp(draw, np.log(share), np.log(rank))).astype(int) - 1
+    length = rng.choice(len(shape.lengths), (num_users, 1), p=shape.lengths)
+    return np.where(np.arange(field.slots) < length, value + first, pad)
