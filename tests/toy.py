@@ -3,7 +3,7 @@
 import numpy as np
 
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
-from metaheac_jax.metrics import auc
+from metaheac_jax.ranking import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 SCHEMA = Schema(
@@ -20,7 +20,7 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=
     """
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary(tuple(np.arange(size) for size in SIZES))
-    offsets, pad = vocabulary.offsets, vocabulary.rows
+    offsets, pad = vocabulary.offsets, vocabulary.num_rows
     tokens = np.argsort(rng.random((users, SIZES[2])), axis=1)[:, :4] + offsets[2]
     tokens[np.arange(4) >= rng.integers(0, 5, (users, 1))] = pad
     one = rng.integers(0, SIZES[:2], (users, 2)) + offsets[:2]
@@ -40,7 +40,7 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=
         campaign = np.repeat(np.arange(campaigns), count)
         p = probability[campaign, user]
         label = rng.random(len(p)) < p
-        return group_by_campaign(campaign, user, label, campaigns=campaigns, probability=p)
+        return group_by_campaign(campaign, user, label, num_campaigns=campaigns, probability=p)
 
     return Dataset(
         name="toy",

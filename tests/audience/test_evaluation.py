@@ -1,0 +1,58 @@
+"""Figures of the test campaigns: in the right group, across campaigns, and under ties."""
+
+import dataclasses
+import json
+
+import numpy as np
+from judged_world import split_of, world
+
+from metaheac_jax.audience.evaluation import judge_all, pool_rows
+
+
+def test_every_test_campaign_is_judged_in_its_group_or_named():
+    data, split = world(), split_of([1, 2, 3, 4], small=[0, 2])
+    labels = [data.stage2.label[data.stage2.of(c)].astype(float) for c in split.test]
+    # Campaign 1 is ranked rightly and 2 the wrong way round: judgements must not change places.
+    result = judge_all(data, split, [labels[0], -labels[1], *labels[2:]], label="a label")
+    assert result["label"] == "a label"
+    seeds = data.stage1.positives
+    # The top 5% of 40 are 2, of 10 positives.
+    assert result["campaigns"] == [
+        {"campaign": 110, "seeds": seeds[1], "group": "large"}
+        | {"auc": 1.0, "precision": 1.0, "recall": 0.2},
+        {"campaign": 120, "seeds": seeds[2], "group": "small"}
+        | {"auc": 0.0, "precision": 0.0, "recall": 0.0},
+    ]
+    assert result["left_out"] == [
+        {"campaign": 130, "why": "19 candidates, fewer than 20"},
+        {"campaign": 140, "why": "0 positives among 40 candidates"},
+    ]
+    assert result["pooled_auc"] == {"small": 0.0, "large": 1.0}
+    json.dumps(result)  # plain numbers
+
+
+def test_pooled_auc_compares_across_campaigns():
+    data, split = world(), split_of([0, 1], small=[0, 1])
+    labels = [data.stage2.label[data.stage2.of(c)].astype(float) for c in split.test]
+    # Each campaign is ranked rightly, but all of the second one stands above all of the first.
+    result = judge_all(data, split, [labels[0], labels[1] + 2], label="")
+    assert [campaign["auc"] for campaign in result["campaigns"]] == [1.0, 1.0]
+    # Positives 10 + 10, negatives 30 + 30: right are 300 + 300 within, 300 of 600 across.
+    assert result["pooled_auc"] == {"small": 0.75}
+
+
+def test_ties_go_to_the_smaller_user_id():
+    data, split = world(), split_of([0], small=[])
+    key = data.user_key.copy()
+    key[:40] = key[:40][::-1]
+    flat = [np.zeros(40)]
+    # Label 1 stands at 0, 4, ..., 36: the first two users hold one, the last two (38, 39) none.
+    assert judge_all(data, split, flat, label="")["campaigns"][0]["precision"] == 0.5
+    other = dataclasses.replace(data, user_key=key)
+    assert judge_all(other, split, flat, label="")["campaigns"][0]["precision"] == 0.0
+
+
+def test_pool_rows_are_those_of_the_campaigns_stage_2():
+    data = world()
+    np.testing.assert_array_equal(pool_rows(data, 1), data.user_rows[40:80])
+    assert pool_rows(data, 3).shape == (19, data.user_rows.shape[1])

@@ -1,0 +1,189 @@
+"""The expanded audience against a sort of all scores, and against the evaluation's scores."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from commands import contents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy import dataset
+
+from metaheac_jax.audience import retrieve
+from metaheac_jax.audience.evaluation import pool_rows
+from metaheac_jax.audience.retrieve import Audience, expand
+from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.methods import method_named
+from metaheac_jax.model import Customised, General
+from metaheac_jax.schema import Vocabulary
+from metaheac_jax.settings import PAPER
+
+USERS = 97
+ATTRIBUTES = {"advertiser": 1, "category": 0}
+
+
+def world():
+    """Users whose ids are in no order."""
+    data = dataset(users=USERS, campaigns=3, per_campaign=40, pool=30)
+    return replace(data, user_key=np.random.default_rng(8).permutation(data.user_key))
+
+
+DATA = world()
+
+
+def few_values(rows):
+    """Scores with many ties."""
+    return (rows.sum(axis=1) % 7).astype(np.float32)
+
+
+def model(score=few_values, seeds=(3, 50, 96)):
+    general = General(
+        method="toy",
+        settings=PAPER,
+        schema=DATA.schema,
+        vocabulary=DATA.vocabulary,
+        state={},
+        data="toy",
+        campaigns=(),
+        seed=0,
+    )
+    return Customised(general, DATA.new_campaign(DATA.user_key[list(seeds)], ATTRIBUTES), score)
+
+
+def sorted_users(score, left_out):
+    """Ids and scores of all users but some, best first, ties by id."""
+    scores = score(DATA.user_rows)
+    kept = ~np.isin(DATA.user_key, left_out)
+    order = np.lexsort((DATA.user_key[kept], -scores[kept]))
+    return DATA.user_key[kept][order], scores[kept][order]
+
+
+@given(
+    block=st.integers(1, USERS + 1),
+    size=st.integers(1, USERS + 9),
+    seeds=st.sets(st.integers(0, USERS - 1), min_size=1, max_size=20),
+    others=st.sets(st.integers(0, USERS - 1), max_size=USERS),
+    include_seeds=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_an_audience_is_the_top_of_a_sort_of_all(block, size, seeds, others, include_seeds):
+    exclude = DATA.user_key[sorted(others)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieve, "_BLOCK", block)
+        found = expand(
+            model(seeds=sorted(seeds)),
+            DATA,
+            size=size,
+            include_seeds=include_seeds,
+            exclude=exclude,
+        )
+    left_out = exclude if include_seeds else [*exclude, *DATA.user_key[sorted(seeds)]]
+    ids, scores = sorted_users(few_values, left_out)
+    np.testing.assert_array_equal(found.user_ids, ids[:size])
+    np.testing.assert_array_equal(found.scores, scores[:size])
+    assert len(found) == min(size, len(ids))
+    assert found.num_candidates == len(ids)
+
+
+def test_seeds_are_left_out_unless_wanted():
+    seeds = DATA.user_key[[3, 50, 96]]
+    without, within = (expand(model(), DATA, size=USERS, include_seeds=i) for i in (False, True))
+    assert (len(without), len(within)) == (USERS - 3, USERS)
+    assert not np.isin(seeds, without.user_ids).any()
+    assert np.isin(seeds, within.user_ids).all()
+
+
+def test_excluded_ids_that_nobody_has_are_ignored():
+    wanted = expand(model(), DATA, size=5)
+    found = expand(model(), DATA, size=5, exclude=[-1, 10**15, int(wanted.user_ids[0])])
+    np.testing.assert_array_equal(found.user_ids[:4], wanted.user_ids[1:])
+    assert found.num_candidates == wanted.num_candidates - 1
+    with pytest.raises(InputError, match=r"user ids: expected whole numbers, got 1\.5"):
+        expand(model(), DATA, size=5, exclude=[1.5])
+
+
+@pytest.mark.parametrize(
+    ("percent", "size"), [(100, USERS - 3), (50, 48), (1.04, 1), (0.001, 1), (3.1, 3)]
+)
+def test_a_percentage_is_of_all_users(percent, size):
+    assert len(expand(model(), DATA, percent=percent)) == size
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "expand: give either size or percent"),
+        ({"size": 5, "percent": 5}, "expand: give either size or percent"),
+        ({"size": 0}, "size: expected 1 or more users, got 0"),
+        ({"percent": 0}, "percent: expected more than 0 and at most 100, got 0"),
+        ({"percent": 100.5}, "percent: expected more than 0 and at most 100, got 100.5"),
+        ({"percent": float("nan")}, "percent: expected more than 0 and at most 100, got nan"),
+    ],
+)
+def test_a_size_that_makes_no_sense_is_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        expand(model(None), DATA, **options)
+
+
+def test_data_of_other_values_are_refused():
+    values = (*DATA.vocabulary.values[:-1], np.arange(5, 8))
+    with pytest.raises(InputError, match="field 'category' has other values"):
+        expand(model(None), replace(DATA, vocabulary=Vocabulary(values)), size=5)
+
+
+def test_a_score_that_is_not_a_number_gives_no_audience():
+    with pytest.raises(Diverged, match="new campaign: a score of toy is not a number"):
+        expand(model(lambda rows: np.full(len(rows), np.nan, np.float32)), DATA, size=5)
+
+
+def test_nobody_left_is_an_empty_audience():
+    found = expand(model(None), DATA, size=5, exclude=DATA.user_key)
+    assert (len(found), found.num_candidates) == (0, 0)
+
+
+def test_progress_counts_users(monkeypatch):
+    monkeypatch.setattr(retrieve, "_BLOCK", 40)
+    calls = []
+    expand(model(), DATA, size=5, progress=lambda *call: calls.append(call))
+    assert calls == [("score the pool", done, USERS) for done in (40, 80, USERS)]
+
+
+def test_scores_are_those_that_the_evaluation_judges(monkeypatch):
+    monkeypatch.setattr(retrieve, "_BLOCK", 40)
+    method = method_named("mlp-pretraining").with_settings(
+        width=2, offline_epochs=0, online_epochs=1, batch_size=32, campaigns_per_step=2
+    )
+    general = method.fit(DATA, campaigns=[0, 1])
+    [own] = method.customise(general, DATA, [DATA.campaign(2)])
+    audience = expand(own, DATA, size=USERS, include_seeds=True)
+    assert audience.scores.dtype == np.float32
+    by_user = dict(zip(audience.user_ids.tolist(), audience.scores.tolist(), strict=True))
+    pool = DATA.user_key[DATA.stage2.user[DATA.stage2.of(2)]]
+    judged = own.score(pool_rows(DATA, 2)).tolist()
+    assert [by_user[user] for user in pool.tolist()] == judged
+    # Nor do the other users of a block matter.
+    alone = [float(own.score(DATA.user_rows[u : u + 1])[0]) for u in range(5)]
+    assert [by_user[int(user)] for user in DATA.user_key[:5]] == alone
+
+
+def test_a_file_has_rank_user_and_score(tmp_path):
+    path = tmp_path / "audience.csv"
+    audience = expand(model(), DATA, size=7)
+    audience.write_csv(str(path))
+    assert path.read_bytes().startswith(b"rank,user_id,score\n1,")
+    lines = list(csv.reader(path.read_text().splitlines()))[1:]
+    assert [int(rank) for rank, _, _ in lines] == list(range(1, 8))
+    assert [int(user) for _, user, _ in lines] == audience.user_ids.tolist()
+    assert [float(score) for _, _, score in lines] == audience.scores.tolist()
+    assert contents(tmp_path) == {"audience.csv"}
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_older_one(tmp_path):
+    path = tmp_path / "audience.csv"
+    path.write_text("older")
+    broken = Audience(np.arange(3), np.zeros(2, np.float32), 3)
+    with pytest.raises(ValueError, match="zip"):
+        broken.write_csv(path)
+    assert path.read_text() == "older"
+    assert contents(tmp_path) == {"audience.csv"}

@@ -1,0 +1,148 @@
+"""`metaheac fit`: where it may write, and how an interrupted training goes on."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from commands import contents, interrupted, refuses, succeeds, tiny_settings
+from toy import dataset
+
+from metaheac_jax.cli.main import main
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.splits import official_split
+from metaheac_jax.data.storage import write_dataset
+from metaheac_jax.methods import fine_tuning
+from metaheac_jax.model import load
+from metaheac_jax.training.checkpoint import Checkpoints
+
+DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(tmp_path_factory):
+    with tiny_settings(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "data"
+    write_dataset(DATA, folder)
+    return folder
+
+
+def all_bytes(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def interrupt_after(patch, saves):
+    """Checkpoints every four steps; the process is interrupted after some of them."""
+    save, saved = Checkpoints.save, []
+
+    def save_some(self, step, state):
+        save(self, step, state)
+        saved.append(step)
+        if len(saved) == saves:
+            raise KeyboardInterrupt
+
+    patch.setattr(fine_tuning, "train", partial(fine_tuning.train, save_every=4))
+    patch.setattr(Checkpoints, "save", save_some)
+    return saved
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys, monkeypatch):
+    whole, part, training = (tmp_path / name for name in ("whole", "part", "part.training"))
+    succeeds(main, "fit", data, whole, "--seed", 2)
+    assert contents(tmp_path) == {"whole"}
+    with monkeypatch.context() as patch:
+        saved = interrupt_after(patch, 2)
+        interrupted(main, "fit", data, part, "--seed", 2)
+    assert saved == [4, 8]
+    assert "--resume" in capsys.readouterr().err
+    assert contents(tmp_path) == {"whole", "part.training"}
+
+    before = all_bytes(training)
+    words = (f"{training}: an interrupted training; go on with --resume, or delete the folder",)
+    refuses(capsys, main, "fit", data, part, "--seed", 2, words=words)
+    words = (f"{training}/config.json: begun with other options or data",)
+    for changed in (("--seed", 3), ("--method", "alpha-0"), ("--campaigns", "paper")):
+        options = ("--seed", 2, "--resume", *changed)
+        refuses(capsys, main, "fit", data, part, *options, words=words)
+    other = tmp_path / "data"
+    write_dataset(replace(DATA, name="others"), other)
+    refuses(capsys, main, "fit", other, part, "--seed", 2, "--resume", words=words)
+    assert all_bytes(training) == before
+
+    with monkeypatch.context() as patch:
+        saved = interrupt_after(patch, 99)
+        succeeds(main, "fit", data, part, "--seed", 2, "--resume")
+    assert saved[0] > 8  # none was done twice
+    assert contents(tmp_path) == {"whole", "part", "data"}
+    assert all_bytes(part) == all_bytes(whole)
+
+
+def test_a_folder_that_is_no_model_stays(data, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("ten years")
+    (tmp_path / "file").write_text("mine")
+    for name in ("mine", "file"):
+        words = (f"{tmp_path / name}: exists and is no model; choose another folder",)
+        refuses(capsys, main, "fit", data, tmp_path / name, "--method", "cosine", words=words)
+    assert contents(tmp_path) == {"mine", "file"}
+    assert contents(tmp_path / "mine") == {"thesis.tex"}
+
+
+def test_a_model_is_replaced(data, tmp_path, capsys):
+    out = tmp_path / "model"
+    succeeds(main, "fit", data, out, "--method", "cosine")
+    capsys.readouterr()
+    succeeds(main, "fit", data, out, "--method", "prior", "--campaigns", "official")
+    printed = capsys.readouterr().out
+    assert f"{out}: user prior (no campaign), trained on 3 campaigns of toy\n" in printed
+    assert f"next: metaheac expand {out} --data {data} --seeds FILE " in printed
+    general = load(out)
+    assert general.method == "prior"
+    train = official_split(DATA).train
+    assert general.campaigns == tuple(DATA.campaign_key[train].tolist())
+    assert contents(out / "state") == {"trees.npy"}
+    assert contents(tmp_path) == {"model"}
+
+
+def one_class(data: Dataset) -> Dataset:
+    """The second campaign has seeds alone."""
+    label = data.stage1.label.copy()
+    label[data.stage1.of(1)] = 1
+    return replace(data, stage1=replace(data.stage1, label=label))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (one_class(DATA), "campaign 110: stage 1 has 60 seeds among 60 examples"),
+        (dataset(users=60, campaigns=1, per_campaign=60, pool=40), "toy: 1 training campaigns, "),
+    ],
+)
+def test_data_that_cannot_be_trained_on_leave_nothing(tmp_path, capsys, data, words):
+    write_dataset(data, tmp_path / "data")
+    for _ in range(2):  # the first one is no interrupted training to the second
+        refuses(capsys, main, "fit", tmp_path / "data", tmp_path / "model", words=(words,))
+    assert contents(tmp_path) == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--method", "xgboost"), "unknown method 'xgboost'; choose from lr, mlp-one-stage, "),
+        (("--seed", -1), "--seed: expected 0 or more, got -1"),
+        (("--resume",), "model.training: no training to resume; omit --resume to start one"),
+    ],
+)
+def test_options_that_make_no_sense(data, tmp_path, capsys, options, words):
+    refuses(capsys, main, "fit", data, tmp_path / "model", *options, words=(words,))
+    assert contents(tmp_path) == set()
+
+
+def test_a_folder_without_data_is_named(tmp_path, capsys):
+    words = (f"{tmp_path}: has no manifest.json; prepare the data first",)
+    refuses(capsys, main, "fit", tmp_path, tmp_path / "model", words=words)
+    assert contents(tmp_path) == set()

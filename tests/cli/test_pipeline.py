@@ -1,0 +1,217 @@
+"""From a simulated world to an audience, by the commands that the README shows."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from commands import contents, exit_code, refuses, succeeds, tiny_settings
+
+from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.cli import simulate
+from metaheac_jax.cli.main import main
+from metaheac_jax.data.splits import paper_split
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.methods import method_named
+from metaheac_jax.model import load
+from metaheac_jax.schema import TENCENT
+
+USERS = 4000
+#: A world with as few campaigns and kinds of them as a simulation takes.
+FEW = dict.fromkeys(
+    ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Everything that the commands make, and what they print."""
+    folder = tmp_path_factory.mktemp("made")
+    paths = {name: folder / name for name in ("world", "data", "model", "paper")}
+    with pytest.MonkeyPatch.context() as patch, tiny_settings(folder / "compiled"):
+        shape = replace(simulate.WORLDS["wechat"], campaigns=12, **FEW)
+        patch.setitem(simulate.WORLDS, "wechat", shape)
+        patch.setattr(simulate, "POOL_EXAMPLES", 40)
+        succeeds(main, "simulate", paths["world"], "--users", USERS, "--world", "wechat")
+    succeeds(main, "prepare", paths["world"], paths["data"])
+    succeeds(main, "fit", paths["data"], paths["model"], "--method", "cosine")
+    options = ("--method", "cosine", "--campaigns", "paper", "--seed", 3)
+    succeeds(main, "fit", paths["data"], paths["paper"], *options)
+    return SimpleNamespace(**paths)
+
+
+def files(made, **changed):
+    """The options of `metaheac expand` for the example campaign."""
+    options = {
+        "data": made.data,
+        "seeds": made.world / "example_seeds.csv",
+        "attributes": made.world / "example_attributes.json",
+        "least-seeds": 5,
+    }
+    return [word for name, value in {**options, **changed}.items() for word in (f"--{name}", value)]
+
+
+def rows_of(path):
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def test_a_simulated_world_has_an_example_campaign(made):
+    train = pl.read_csv(made.world / "train.csv").filter(pl.col("label") == 1)
+    counts = train["aid"].value_counts().sort("count")
+    attributes = json.loads((made.world / "example_attributes.json").read_text())
+    assert list(attributes) == [field.name for field in TENCENT.campaign]
+    ads = pl.read_csv(made.world / "adFeature.csv")
+    [aid] = ads.filter(**attributes)["aid"].to_list() or [None]
+    assert counts.filter(aid=aid)["count"].item() == counts["count"].max()
+    [header], *seeds = rows_of(made.world / "example_seeds.csv")
+    assert header == "user_id"
+    assert [int(seed) for [seed] in seeds] == train.filter(aid=aid)["uid"].to_list()
+
+
+def test_prepared_data_and_models_are_those_of_the_library(made):
+    data = open_dataset(made.data)
+    assert (data.num_users, data.num_campaigns) == (USERS, 12)
+    everything, paper = load(made.model), load(made.paper)
+    assert everything.method == paper.method == "cosine"
+    assert everything.campaigns == tuple(data.campaign_key.tolist())
+    train = paper_split(data, 3).train
+    assert paper.campaigns == tuple(data.campaign_key[train].tolist())
+    assert paper.seed == 3
+    assert not [name for name in contents(made.data.parent) if name.endswith(".training")]
+
+
+def test_an_audience_is_the_librarys(made, tmp_path, capsys):
+    out = tmp_path / "audience.csv"
+    capsys.readouterr()
+    succeeds(main, "expand", made.model, *files(made), "--size", 50, "--out", out)
+    printed = capsys.readouterr().out
+    header, *rows = rows_of(out)
+    assert header == ["rank", "user_id", "score"]
+    assert [int(rank) for rank, _, _ in rows] == list(range(1, 51))
+    found = [float(score) for _, _, score in rows]
+    assert found == sorted(found, reverse=True)
+
+    data, general = open_dataset(made.data), load(made.model)
+    seeds = [int(seed) for [seed] in rows_of(made.world / "example_seeds.csv")[1:]]
+    attributes = json.loads((made.world / "example_attributes.json").read_text())
+    campaign = data.new_campaign(seeds, attributes)
+    method = method_named(general.method, general.settings)
+    [model] = method.customise(general, data, [campaign])
+    audience = expand(model, data, size=50)
+    assert [int(user) for _, user, _ in rows] == audience.user_ids.tolist()
+    assert found == audience.scores.tolist()
+    assert not np.isin(audience.user_ids, seeds).any()
+    count = f"{len(seeds):,}"
+    line = f"seeds: {count} given, {count} distinct, {count} of them users of the data (100%)\n"
+    assert line in printed
+    assert "note: with fewer than 1,000 seeds an audience is less reliable" in printed
+    assert f"{out}: 50 users of {USERS - len(seeds):,} candidates\n" in printed
+    assert contents(tmp_path) == {"audience.csv"}
+
+
+def test_seeds_can_be_included_and_users_excluded(made, tmp_path):
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    options = files(made, percent=1)
+    succeeds(main, "expand", made.model, *options, "--include-seeds", "--out", first)
+    users = [user for _, user, _ in rows_of(first)[1:]]
+    seeds = [seed for [seed] in rows_of(made.world / "example_seeds.csv")[1:]]
+    assert len(users) == USERS // 100
+    assert set(users) & set(seeds)
+    (tmp_path / "opted_out").write_text("\n".join(["id", *users[:3]]))
+    (tmp_path / "more").write_text(f"{users[5]}\n999999999\n")
+    exclude = ("--exclude", tmp_path / "opted_out", tmp_path / "more")
+    succeeds(main, "expand", made.model, *options, "--include-seeds", *exclude, "--out", second)
+    others = [user for _, user, _ in rows_of(second)[1:]]
+    assert others[: len(users) - 4] == [*users[3:5], *users[6:]]
+
+
+def test_evaluate_judges_the_campaigns_that_were_left_out(made, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    capsys.readouterr()
+    succeeds(main, "evaluate", made.paper, "--data", made.data, "--out", out)
+    printed = capsys.readouterr().out
+    result, data = json.loads(out.read_text()), open_dataset(made.data)
+    judged = [campaign["campaign"] for campaign in result["campaigns"]]
+    left_out = [left["campaign"] for left in result["left_out"]]
+    test = data.campaign_key[paper_split(data, 3).test].tolist()
+    assert sorted(judged + left_out) == test
+    assert judged
+    for group in ("small", "large"):
+        members = [c["auc"] for c in result["campaigns"] if c["group"] == group]
+        assert not members or f" {np.mean(members):.4f} " in printed
+    assert "cosine to the mean seed on simulated" in printed
+    for left in result["left_out"]:
+        assert f"campaign {left['campaign']} could not be judged: {left['why']}" in printed
+
+
+def test_evaluate_needs_campaigns_that_were_left_out(made, tmp_path, capsys):
+    words = (f"{made.model}: was trained on every campaign", "`metaheac fit --campaigns paper`")
+    options = ("--data", made.data, "--out", tmp_path / "figures.json")
+    refuses(capsys, main, "evaluate", made.model, *options, words=words)
+    assert contents(tmp_path) == set()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "expand"])
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"--seed": -1}, "--seed: expected 0 or more, got -1"),
+        ({"--data": "nowhere"}, "nowhere: has no manifest.json; prepare the data first"),
+        ({"--out": "no/folder/file"}, "--out: no/folder is no folder; make it first"),
+    ],
+)
+def test_options_that_make_no_sense(made, tmp_path, capsys, monkeypatch, command, changed, words):
+    monkeypatch.chdir(tmp_path)
+    more = files(made) if command == "expand" else ["--data", made.data]
+    options = {**dict(zip(more[::2], more[1::2], strict=True)), "--out": "file", **changed}
+    if command == "expand":
+        options["--size"] = 5
+    given = (word for pair in options.items() for word in pair)
+    refuses(capsys, main, command, made.paper, *given, words=(words,))
+    assert contents(tmp_path) == set()
+
+
+def test_a_folder_that_is_no_model_is_named(made, tmp_path, capsys):
+    words = (f"{made.data}: has no model.json; give the folder that `save` or `metaheac fit`",)
+    options = (*files(made), "--size", 5, "--out", tmp_path / "file")
+    refuses(capsys, main, "expand", made.data, *options, words=words)
+    assert contents(tmp_path) == set()
+
+
+# As a user runs it ------------------------------------------------------------------------------
+
+
+def metaheac(*arguments):
+    words = [sys.executable, "-m", "metaheac_jax", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help_names_the_subcommands():
+    done = metaheac("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("simulate", "prepare", "fit", "expand", "evaluate"):
+        assert f" {name} " in done.stdout
+
+
+def test_a_process_ends_with_code_2_and_no_traceback(made, tmp_path):
+    seeds, out = tmp_path / "seeds", tmp_path / "audience.csv"
+    seeds.write_text("1\n2\nthree\n")
+    done = metaheac("expand", made.model, *files(made, seeds=seeds), "--size", 5, "--out", out)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {seeds}:3: expected one user id, got 'three'\n"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["simulate", "prepare", "fit", "expand", "evaluate"])
+def test_a_subcommand_explains_itself(capsys, name):
+    assert exit_code(main, name, "--help") == 0
+    assert "usage: metaheac " in capsys.readouterr().out
+
+
+def test_no_subcommand_is_an_error(capsys):
+    assert exit_code(main) == 2

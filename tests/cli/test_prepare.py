@@ -1,0 +1,45 @@
+"""`metaheac prepare` and `metaheac simulate`: folders, schemas and options that make no sense."""
+
+import json
+
+import pytest
+from commands import contents, refuses, succeeds
+from tencent_world import SMALL_SCHEMA, USERS, write
+
+from metaheac_jax.cli.main import main
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.schema import Schema
+
+
+def test_a_schema_chooses_the_fields(tmp_path, capsys):
+    source, schema = write(tmp_path / "source"), tmp_path / "schema.json"
+    schema.write_text(json.dumps(SMALL_SCHEMA))
+    succeeds(main, "prepare", source, tmp_path / "data", "--schema", schema)
+    data = open_dataset(tmp_path / "data")
+    assert data.schema == Schema.from_json(SMALL_SCHEMA)
+    assert data.user_rows.shape == (USERS, 3)
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'data'}: 300 users, 12 campaigns, 960 examples to learn from" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("prepare", "nowhere", "data"), "nowhere: no such folder"),
+        (("prepare", "source", "data", "--schema", "none.json"), "none.json: No such file"),
+        (("prepare", "source", "data", "--schema", "bad.json"), "bad.json: Expecting value"),
+        (("prepare", "source", "source"), "source: "),
+        (("prepare", "empty", "data"), "empty/"),
+        (("simulate", "world", "--users", 0), "--users: expected 1 or more, got 0"),
+        (("simulate", "world", "--users", 1000), "examples leave 0 for stage 1"),
+        (("simulate", "world", "--seed", -1), "--seed: expected 0 or more, got -1"),
+    ],
+)
+def test_bad_options_leave_nothing(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "source")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.json").write_text('{"user": [')
+    before = contents(tmp_path), contents(source)
+    refuses(capsys, main, *arguments, words=(words,))
+    assert (contents(tmp_path), contents(source)) == before

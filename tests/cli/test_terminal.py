@@ -1,0 +1,173 @@
+"""What all commands share: exit codes, progress, the cache, and how a process starts."""
+
+import io
+import os
+import platform
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import jax
+import pytest
+from commands import exit_code
+from rich.console import Console
+
+from metaheac_jax.cli import terminal
+from metaheac_jax.errors import BackendError, Diverged, InputError
+
+# Exit codes -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """A command for tests."""
+
+    rate: float
+    """Any number."""
+    deep: bool = False
+    """A switch."""
+
+
+def start(main):
+    return lambda: terminal.command(Options, main, prog="test", description=None)
+
+
+def raises(error):
+    def main(options):
+        raise error
+
+    return start(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("a: bad; fix it"), "error: a: bad; fix it\n"),
+        (InputError("two\n  lines"), "error: two lines\n"),
+        (Diverged("step 3: the loss is nan"), "error: step 3: the loss is nan\n"),
+        (BackendError("jaxlib is wrong"), "error: jaxlib is wrong\n"),
+        (FileNotFoundError(2, "No such file", "x/y"), "error: x/y: No such file\n"),
+        (OSError("no more"), "error: no more\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_code_2(capsys, error, line):
+    assert exit_code(raises(error), "--rate", 1) == 2
+    assert capsys.readouterr().err == line
+
+
+def test_a_backend_that_computes_wrongly_stops_a_command(capsys, monkeypatch):
+    def wrong():
+        raise BackendError("jaxlib computes wrongly")
+
+    def begin():
+        monkeypatch.setattr(terminal, "check_backend", wrong)
+        start(lambda options: pytest.fail("was begun"))()
+
+    assert exit_code(begin, "--rate", 1) == 2
+    assert capsys.readouterr().err == "error: jaxlib computes wrongly\n"
+
+
+def test_an_interruption_is_code_130(capsys):
+    assert exit_code(raises(KeyboardInterrupt()), "--rate", 1) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_shown():
+    with pytest.raises(ZeroDivisionError):
+        exit_code(raises(ZeroDivisionError()), "--rate", 1)
+
+
+def test_a_command_gets_its_options_and_gives_its_code(capsys):
+    given = []
+    assert exit_code(start(given.append), "--rate", 0.5, "--deep") is None
+    assert given == [Options(0.5, deep=True)]
+    assert exit_code(start(lambda options: 3), "--rate", 1) == 3
+    assert exit_code(start(given.append)) == 2  # without --rate
+    assert exit_code(start(given.append), "--rate", 1, "--no-deep") == 2
+    assert len(given) == 1
+    capsys.readouterr()
+    assert exit_code(start(given.append), "--help") == 0
+    assert "A command for tests." in capsys.readouterr().out
+
+
+def test_a_number_that_is_too_small_is_refused():
+    terminal.check_minimum("--runs", 1, 1)
+    with pytest.raises(InputError, match="--runs: expected 1 or more, got 0"):
+        terminal.check_minimum("--runs", 0, 1)
+
+
+# Progress ---------------------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_a_line_now_and_then(monkeypatch):
+    monkeypatch.setattr(terminal, "_SECONDS", 0.01)
+    out, threads = io.StringIO(), threading.active_count()
+    with terminal.progress_display(Console(file=out, width=140)) as progress:
+        progress("train: loss 0.5", 1_500, 20_000)
+        ends = time.monotonic() + 60
+        while "loss" not in out.getvalue() and time.monotonic() < ends:
+            time.sleep(0.01)
+    assert out.getvalue().endswith(" s  train: loss 0.5  1,500/20,000\n")
+    assert threading.active_count() == threads
+
+
+def test_a_terminal_gets_a_bar_for_each_piece_of_work():
+    out = io.StringIO()
+    console = Console(file=out, width=140, force_terminal=True, color_system=None)
+    with terminal.progress_display(console) as progress:
+        progress("train: loss 0.5", 1, 2)
+        progress("train: loss 0.25", 2, 2)
+        progress("score", 3, 7)
+    shown = out.getvalue().split("\n")
+    assert any("train: loss 0.25" in line and "2/2" in line for line in shown)
+    assert any("score" in line and "3/7" in line for line in shown)
+
+
+def test_what_is_no_terminal_gets_wide_lines(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert terminal.screen().width == 140
+
+
+# The process ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator")
+def test_a_command_starts_again_with_huge_pages_once(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda *words: started.append(words))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "metaheac_jax", "fit", "a b"])
+    monkeypatch.setenv("GLIBC_TUNABLES", "the user's own")
+    terminal.use_huge_pages()
+    assert not started
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    terminal.use_huge_pages()
+    words = [sys.executable, "-m", "metaheac_jax", "fit", "a b"]
+    assert started == [(sys.executable, words)]
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    terminal.use_huge_pages()  # as the new process does
+    assert len(started) == 1
+
+
+def test_compiled_programs_are_kept_unless_the_user_says_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    try:
+        jax.config.update(names[0], str(tmp_path / "own"))
+        terminal.keep_compiled()
+        assert jax.config.values[names[0]] == str(tmp_path / "own")
+        jax.config.update(names[0], None)
+        terminal.keep_compiled()
+        assert jax.config.values[names[0]] == str(tmp_path / "metaheac_jax" / "compiled")
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def test_the_cache_is_where_the_user_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert terminal.cache_folder() == tmp_path / "metaheac_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert terminal.cache_folder() == tmp_path / ".cache" / "metaheac_jax"

@@ -1,0 +1,84 @@
+"""Commands in this process, since starting jax costs more than the work of a tiny one."""
+
+import dataclasses
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from metaheac_jax.cli import terminal
+from metaheac_jax.settings import SETTINGS
+
+
+def exit_code(start, *arguments):
+    """What a command exits with; ``start`` parses ``sys.argv`` and never returns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        patch.setattr(terminal, "set_cpu_flags", lambda: None)  # of the process
+        patch.setattr(terminal, "use_huge_pages", lambda: None)  # starts a process anew
+        patch.setattr(terminal, "check_backend", lambda: None)  # the test's own, with other flags
+        with pytest.raises(SystemExit) as caught:
+            start()
+    return caught.value.code
+
+
+def module(module):
+    """The start of ``python -m`` of a module with Options and main."""
+    return lambda: terminal.command(module.Options, module.main, prog=module.__name__)
+
+
+def succeeds(start, *arguments):
+    """Runs a command that ends well."""
+    assert exit_code(start, *arguments) in (None, 0)
+
+
+def interrupted(start, *arguments):
+    """Runs a command that is interrupted."""
+    assert exit_code(start, *arguments) == 130
+
+
+def refuses(capsys, start, *arguments, words):
+    """Runs a command that ends with exit code 2 and one line that has all the words."""
+    capsys.readouterr()
+    assert exit_code(start, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert str(word) in error
+
+
+def contents(directory: Path) -> set[str]:
+    """Names in a folder; none where it does not exist."""
+    return {path.name for path in directory.iterdir()} if directory.exists() else set()
+
+
+@contextmanager
+def tiny_settings(compiled: Path):
+    """Settings with which a method takes seconds, nearly all of it compilation, and that once.
+
+    Args:
+      compiled: a folder for compiled programs, in the place of the user's own.
+    """
+    sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
+    sizes |= {"campaigns_per_step": 2, "offline_epochs": 1}
+    options = {
+        "jax_compilation_cache_dir": str(compiled),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in options}
+
+    def use(values):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, settings in list(SETTINGS.items()):
+            patch.setitem(SETTINGS, name, dataclasses.replace(settings, **sizes))
+        use(options)
+        yield
+        use(before)

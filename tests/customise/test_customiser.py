@@ -1,0 +1,302 @@
+"""Customising: equal to whole-table Adam, alone or together; early stop; what is refused."""
+
+from contextlib import contextmanager
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy import dataset, pool
+
+from metaheac_jax.customise import customiser
+from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.customise.score import PoolScorer
+from metaheac_jax.data.batches import Batch, gather, generator
+from metaheac_jax.errors import InputError
+from metaheac_jax.model import Weights, initialise
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import LogisticRegression
+from metaheac_jax.table.layout import Ids, Layout
+from metaheac_jax.training.losses import build_loss
+
+DATA = dataset()
+LAYOUT, ROWS = DATA.layout, DATA.num_rows
+PLAIN = Layout(LAYOUT.user_slots, (), LAYOUT.num_campaign_fields)  # no small fields
+NETWORK = MetaHeac(num_experts=2, num_critics=2, widths=(6, 6), gate_width=6)
+GENERAL = initialise(NETWORK, jax.random.key(0), LAYOUT, num_rows=ROWS, width=4)
+REGRESSION = LogisticRegression()
+
+
+def zero_regression(num_rows=ROWS):
+    """Logistic regression with all weights zero."""
+    return Weights({"params": {"bias": jnp.zeros(())}}, jnp.zeros((num_rows, 1)))
+
+
+def campaign(c, count=None):
+    of = DATA.stage1.of(c)
+    examples = np.arange(of.start, of.stop)[:count]
+    return gather(DATA, examples, DATA.campaign_rows[c], len(examples))
+
+
+def whole(model):
+    """The customised model as parameters and a whole table."""
+    return model.network, np.asarray(GENERAL.table.at[model.rows].set(model.values, mode="drop"))
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def customise(request):
+    layout = LAYOUT if request.param == 3 else PLAIN
+    return Customiser(NETWORK, layout, batch_size=64, campaigns_at_once=request.param)
+
+
+def test_equals_adam_on_the_whole_table(customise):
+    """The oracle: fresh dense Adam over network and whole table, the same minibatches."""
+    examples = campaign(2, 150)
+    (model,) = customise(GENERAL, [examples], seed=5, epochs=2)
+    optimizer, step = optax.adam(1e-3), jax.jit(jax.grad(build_loss(NETWORK, PLAIN)))
+    params = {"network": GENERAL.network, "table": GENERAL.table}
+    opt_state, rng = optimizer.init(params), generator(5, 0)
+    for _ in range(2):
+        order = rng.permutation(150)
+        for part in (order[:64], order[64:128], order[128:]):
+            updates, opt_state = optimizer.update(step(params, examples.pick(part)), opt_state)
+            params = optax.apply_updates(params, updates)
+    network, table = whole(model)
+    np.testing.assert_allclose(table, params["table"], rtol=0, atol=3e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=3e-6), network, params["network"])
+    assert np.abs(table - GENERAL.table).max() > 1e-3
+
+
+def test_campaigns_do_not_leak_into_each_other(customise):
+    """A campaign is what it is whether it has to wait for longer ones, or has none beside it."""
+    together = customise(GENERAL, [campaign(0), campaign(1, 70), campaign(2, 130)], seed=1)
+    others = customise(GENERAL, [campaign(3, 90), campaign(1, 70), campaign(4, 80)], seed=1)
+    a, b = whole(together[1]), whole(others[1])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), a, b)
+    assert np.abs(whole(together[0])[1] - a[1]).max() > 1e-4
+
+
+def test_no_campaigns_give_no_models(customise):
+    assert customise(GENERAL, []) == []
+
+
+def test_the_pool_cannot_change_a_model():
+    """Rows that a campaign's examples do not touch keep their general values."""
+    examples = campaign(0, 40)
+    (model,) = Customiser(NETWORK, LAYOUT)(GENERAL, [examples])
+    untouched = np.setdiff1d(np.arange(ROWS), np.append(examples.ids.user, examples.ids.campaign))
+    assert len(untouched)
+    np.testing.assert_array_equal(whole(model)[1][untouched], GENERAL.table[untouched])
+
+
+@pytest.mark.parametrize("count", [1, 3])  # one by one, and two at a time
+def test_precision_is_the_callers_and_rates_do_not_mix(x64, count):
+    start = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), GENERAL)
+    customise = Customiser(NETWORK, LAYOUT)
+    examples = [campaign(c, 40) for c in range(count)]
+    fast, slow = (customise(start, examples, learning_rate=rate) for rate in (1e-3, 1e-9))
+    for one, other in zip(fast, slow, strict=True):
+        assert one.values.dtype == jnp.float64
+        own = one.rows < ROWS
+        moved = np.abs(one.values - start.table[one.rows])[own]
+        hardly = np.abs(other.values - start.table[other.rows])[own]
+        assert 0 < hardly.max() < 1e-5 < moved.max()
+
+
+@contextmanager
+def compiling():
+    """The programs compiled within."""
+    compiled = []
+
+    def listen(event, *_, **__):
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_another_rate_compiles_nothing():
+    customise = Customiser(NETWORK, LAYOUT)
+    for rate in (1e-3, 1e-2):
+        with compiling() as compiled:
+            customise(GENERAL, [campaign(0, 41)], learning_rate=rate, patience=1)
+        assert (rate == 1e-3) == bool(compiled)
+
+
+def test_campaigns_of_all_sizes_compile_once():
+    """What a campaign touches is seen before the first, and a smaller one takes what is there."""
+    rows = 20_000
+    general = zero_regression(rows)
+
+    def examples(count, touched):
+        user = np.resize(np.arange(touched), (count, PLAIN.num_slots)).astype(np.int32)
+        label = (np.arange(count) % 2).astype(np.float32)
+        return Batch(Ids(user, np.zeros(2, np.int32)), label, np.ones(count))
+
+    def programs(*campaigns):
+        customise = Customiser(REGRESSION, PLAIN, campaigns_at_once=2)
+        with compiling() as compiled:
+            customise(general, campaigns)
+        with compiling() as later:
+            customise(general, [examples(9, 30)])
+        assert not later
+        return len(compiled)
+
+    programs(examples(4000, rows))
+    varied, alike = examples(500, 1500), examples(600, 10)  # the larger comes first
+    programs(varied)  # compiles what all calls share
+    assert programs(alike, alike, varied) == programs(varied, varied, varied) > 0
+
+
+def test_an_error_in_one_campaign_reaches_the_caller(monkeypatch):
+    def failing(label, *rest):
+        if len(label) == 39:
+            raise ArithmeticError("in a thread")
+        return hold_out(label, *rest)
+
+    hold_out = customiser.hold_out
+    monkeypatch.setattr(customiser, "hold_out", failing)
+    with pytest.raises(ArithmeticError, match="in a thread"):
+        Customiser(NETWORK, LAYOUT)(GENERAL, [campaign(c, 40 - c) for c in range(3)])
+
+
+def test_stops_when_the_held_out_loss_stops_falling():
+    general = zero_regression()
+    # A rate so high that it overshoots soon.
+    customise = partial(Customiser(REGRESSION, LAYOUT, batch_size=64), learning_rate=0.3)
+    steps = []
+    (stopped,) = customise(
+        general, [campaign(0)], epochs=200, patience=2, watch=lambda step, _: steps.append(step)
+    )
+    epochs = len(steps) / 5  # 270 examples to fit are 5 minibatches
+    assert 2 < epochs < 200
+    score = PoolScorer(REGRESSION, LAYOUT)
+
+    def pool_loss(model):
+        users, labels = pool(DATA, 0)
+        odds = score(general, model, DATA.campaign_rows[0], users).astype(float)
+        return np.mean(np.logaddexp(0, odds) - labels * odds)
+
+    (through,) = customise(general, [campaign(0)], epochs=200)
+    assert pool_loss(stopped) < pool_loss(through)
+    assert pool_loss(stopped) < pool_loss(None)
+
+
+def test_a_general_model_that_adapting_harms_is_kept():
+    """With examples of random labels and a wild rate, no epoch beats the start."""
+    general = zero_regression()
+    examples = campaign(0)
+    label = np.random.default_rng(0).permutation(np.arange(300) % 2).astype(np.float32)
+    customise = partial(Customiser(REGRESSION, LAYOUT, batch_size=64), learning_rate=30.0)
+    (model,) = customise(general, [examples._replace(label=label)], epochs=3, patience=3)
+    np.testing.assert_array_equal(model.values, 0)
+
+
+def test_a_campaign_with_a_single_seed_keeps_the_general_model(customise):
+    label = (np.arange(40) == 3).astype(np.float32)
+    examples = campaign(0, 40)._replace(label=label)
+    (model,) = customise(GENERAL, [examples], epochs=2, patience=1)
+    network, table = whole(model)
+    np.testing.assert_array_equal(table, GENERAL.table)
+    jax.tree.map(np.testing.assert_array_equal, network, GENERAL.network)
+
+
+# What is refused --------------------------------------------------------------------------------
+
+REFUSING = Customiser(NETWORK, LAYOUT)  # it never gets as far as a step here
+
+
+def refusal(examples, *before):
+    with pytest.raises(InputError) as refused:
+        REFUSING(GENERAL, [*before, examples])
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith(("users: ", f"campaign {len(before)} of {len(before) + 1}: "))
+    return message
+
+
+def with_ids(examples, **ids):
+    return examples._replace(ids=examples.ids._replace(**ids))
+
+
+OUTSIDE = st.integers(-(2**31), -1) | st.integers(ROWS + 1, 2**31 - 1)
+
+
+@given(OUTSIDE, st.integers(0, 19), st.integers(0, 5))
+def test_users_ids_outside_the_table_are_refused(wrong, user, slot):
+    examples = campaign(0, 20)
+    examples.ids.user[user, slot] = wrong
+    expected = f"the ids have {wrong}, expected 0 to {ROWS - 1}, or {ROWS} to pad"
+    assert expected in refusal(examples, campaign(1, 20))
+
+
+@pytest.mark.parametrize("wrong", [-1, ROWS + 1])
+def test_other_ids_outside_the_table_are_refused(wrong):
+    examples = campaign(0, 20)
+    rows = np.array([0, wrong], np.int32)
+    assert f"the ids have {wrong}" in refusal(with_ids(examples, campaign=rows))
+    reference = np.full((2, 3, 6), wrong, np.int32)
+    assert f"the ids have {wrong}" in refusal(with_ids(examples, reference=reference))
+
+
+@pytest.mark.parametrize("dtype", [float, bool, str])
+def test_ids_that_are_no_whole_numbers_are_refused(dtype):
+    examples = campaign(0, 20)
+    users, rows = examples.ids.user.astype(dtype), examples.ids.campaign.astype(dtype)
+    assert "expected whole numbers" in refusal(with_ids(examples, user=users))
+    assert "expected whole numbers" in refusal(with_ids(examples, campaign=rows))
+
+
+@pytest.mark.parametrize("wrong", [2, -1, 0.5, np.nan, np.inf])
+@pytest.mark.parametrize("at", [0, 19])
+def test_labels_other_than_0_and_1_are_refused(wrong, at):
+    examples = campaign(0, 20)
+    examples.label[at] = wrong
+    message = refusal(examples)
+    assert message.endswith(f"label {float(wrong)}, expected 1 for a seed and 0 for others")
+
+
+def test_labels_that_are_text_are_refused():
+    assert "label ?, expected 1" in refusal(campaign(0, 20)._replace(label=np.full(20, "?")))
+
+
+@given(st.tuples(*[st.integers(1, 20)] * 3).filter(lambda lengths: len(set(lengths)) > 1))
+def test_unequal_lengths_are_refused(lengths):
+    users, labels, weights = lengths
+    examples = campaign(0, 20)
+    ids = examples.ids._replace(user=examples.ids.user[:users])
+    message = refusal(Batch(ids, examples.label[:labels], examples.weight[:weights]))
+    assert f"{users} users, {labels} labels and {weights} weights; expected as many" in message
+
+
+def test_a_campaign_without_examples_is_refused():
+    assert "no examples; give it seeds and non-seeds" in refusal(campaign(0, 0), campaign(1, 20))
+
+
+@pytest.mark.parametrize("slots", [0, 5, 7])
+def test_users_with_another_number_of_slots_are_refused(slots):
+    users = np.zeros((20, slots), np.int32)
+    message = refusal(with_ids(campaign(0, 20), user=users))
+    assert f"ids of shape (20, {slots}), expected 6 slots per user" in message
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (20, 2)])  # examples share their campaign
+def test_campaign_fields_of_another_shape_are_refused(shape):
+    message = refusal(with_ids(campaign(0, 20), campaign=np.zeros(shape, np.int32)))
+    assert f"campaign ids of shape {shape}, expected 2 fields" in message
+
+
+def test_the_pad_id_and_the_last_row_are_no_errors():
+    examples = campaign(0, 20)
+    examples.ids.user[0] = ROWS
+    examples.ids.user[1] = ROWS - 1
+    (model,) = Customiser(NETWORK, LAYOUT)(GENERAL, [examples], epochs=1)
+    assert np.isfinite(model.values).all()

@@ -1,0 +1,127 @@
+"""Scores of a pool: the network's log-odds, a chunk at a time; wrong ids are refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from toy import dataset, pool
+
+from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.customise.score import PoolScorer, over_chunks
+from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.errors import InputError
+from metaheac_jax.model import Weights, initialise
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import LogisticRegression
+from metaheac_jax.ranking import auc
+from metaheac_jax.table.layout import Ids
+
+DATA = dataset()
+LAYOUT, ROWS = DATA.layout, DATA.num_rows
+REGRESSION = LogisticRegression()
+#: Logistic regression with weights 0, 1, 2, ... and a bias of 0.
+WEIGHTS = Weights({"params": {"bias": jnp.zeros(())}}, jnp.arange(float(ROWS))[:, None])
+
+
+def test_scores_are_the_networks_log_odds():
+    network = MetaHeac(num_experts=2, num_critics=2, widths=(6, 6), gate_width=6)
+    weights = initialise(network, jax.random.key(0), LAYOUT, num_rows=ROWS, width=4)
+    users, campaign = DATA.user_rows[:50], DATA.campaign_rows[2]
+    inputs = jax.jit(LAYOUT.inputs)(weights.table, Ids(users, campaign))
+    output = jax.jit(network.apply)(weights.network, *inputs)
+    scores = PoolScorer(network, LAYOUT, chunk=16)(weights, None, campaign, users)
+    np.testing.assert_allclose(scores, output.log_p - output.log_not_p, atol=1e-5)
+    assert scores.dtype == np.float32
+
+
+def test_scores_do_not_depend_on_the_chunk_and_learn_the_campaign():
+    users, labels = pool(DATA, 3)
+    zero = WEIGHTS._replace(table=jnp.zeros((ROWS, 1)))
+    examples = campaign_examples(DATA, DATA.campaign(3))
+    (model,) = Customiser(REGRESSION, LAYOUT)(zero, [examples], learning_rate=0.02, epochs=60)
+    one, two = (
+        PoolScorer(REGRESSION, LAYOUT, chunk=chunk)(zero, model, DATA.campaign_rows[3], users)
+        for chunk in (7, 512)
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    assert one.shape == (200,)
+    assert auc(one, labels) > 0.65
+    scorer = PoolScorer(REGRESSION, LAYOUT)
+    assert scorer(zero, model, DATA.campaign_rows[3], users[:0]).size == 0
+
+
+def test_progress_counts_the_users_done():
+    told = []
+    score = PoolScorer(REGRESSION, LAYOUT, chunk=16)
+    tell = lambda *a: told.append(a)  # noqa: E731
+    score(WEIGHTS, None, DATA.campaign_rows[0], DATA.user_rows[:40], progress=tell)
+    assert told == [("score", 16, 40), ("score", 32, 40), ("score", 40, 40)]
+
+
+# What is refused --------------------------------------------------------------------------------
+
+SCORE = PoolScorer(REGRESSION, LAYOUT, chunk=4)
+
+
+def refusal(users=DATA.user_rows[:6], campaign=DATA.campaign_rows[0]):
+    with pytest.raises(InputError) as refused:
+        SCORE(WEIGHTS, None, campaign, users)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 5), st.integers(0, 5))
+@example(-1, 0, 0)
+@example(0, 5, 5)
+@example(ROWS - 1, 5, 5)
+@example(ROWS, 5, 5)  # the pad id
+@example(ROWS + 1, 5, 5)  # in the second chunk
+def test_users_ids_outside_the_table_are_refused_and_no_others(wrong, user, slot):
+    users = DATA.user_rows[:6].copy()
+    users[user, slot] = wrong
+    if 0 <= wrong <= ROWS:
+        assert np.isfinite(SCORE(WEIGHTS, None, DATA.campaign_rows[0], users)).all()
+    else:
+        assert refusal(users) == (
+            f"the users' ids have {wrong}, expected 0 to {ROWS - 1}, or {ROWS} to pad"
+        )
+
+
+@pytest.mark.parametrize("wrong", [-1, ROWS + 1])
+def test_a_campaigns_ids_outside_the_table_are_refused(wrong):
+    message = refusal(campaign=np.array([wrong, 0], np.int32))
+    assert message.startswith(f"the campaign's ids have {wrong}, expected 0 to")
+
+
+@pytest.mark.parametrize("dtype", [float, bool, str])
+def test_ids_that_are_no_whole_numbers_are_refused(dtype):
+    assert "expected whole numbers" in refusal(users=DATA.user_rows[:6].astype(dtype))
+    assert "expected whole numbers" in refusal(campaign=DATA.campaign_rows[0].astype(dtype))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 7), (6,), (2, 3, 6), (6, 0)])
+def test_users_with_another_number_of_slots_are_refused(shape):
+    message = refusal(users=np.zeros(shape, np.int32))
+    assert f"ids of shape {shape}, expected 6 slots per user" in message
+
+
+# Chunks -----------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 20), st.integers(1, 7))
+def test_a_function_sees_chunks_of_one_size_and_its_rows_come_back_in_order(count, chunk):
+    sizes = []
+
+    def function(a, b):
+        sizes.append(len(a))
+        assert (b[a[:, 0] == 77] == 77).all()  # what the last chunk is filled up with
+        return a.sum(axis=1) + b
+
+    a, b = np.arange(2 * count).reshape(count, 2), np.arange(count)
+    result = over_chunks(function, a, b, chunk=chunk, fill=77)
+    np.testing.assert_array_equal(result, a.sum(axis=1) + b)
+    assert set(sizes) == {chunk}

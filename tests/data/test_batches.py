@@ -1,0 +1,258 @@
+"""Batches are a function of (seed, step), of the right campaigns, disjoint where they should be."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from toy import dataset
+
+from metaheac_jax.data.batches import (
+    Batch,
+    CampaignSampler,
+    ExampleSampler,
+    campaign_examples,
+    check_batch,
+    check_campaigns,
+    prefetch,
+)
+from metaheac_jax.data.dataset import Examples
+from metaheac_jax.errors import InputError
+from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.table.layout import Ids
+
+DATA = dataset()
+TRAIN = np.arange(8)
+
+
+def told_apart(data):
+    """The same examples, but every user and every campaign has a value, and a row, of its own."""
+    users, campaigns = data.num_users, data.num_campaigns
+    return replace(
+        data,
+        schema=Schema((Field("id"),), (Field("id of the campaign"),)),
+        vocabulary=Vocabulary((np.arange(users), np.arange(campaigns))),
+        user_rows=np.arange(users, dtype=np.int32)[:, None],
+        campaign_rows=users + np.arange(campaigns, dtype=np.int32)[:, None],
+    )
+
+
+def decode(rows, ids, pad):
+    return np.append(rows, pad)[ids]
+
+
+def sampler(data=DATA, **options):
+    return CampaignSampler(
+        data, TRAIN, **{"seed": 3, "campaigns_per_step": 4, "batch_size": 40} | options
+    )
+
+
+def test_a_step_can_be_drawn_without_those_before_it():
+    one, two = sampler(), sampler()
+    for step in range(5):
+        one(step)
+    jax.tree.map(np.testing.assert_array_equal, one(7), two(7))
+    assert not np.array_equal(one(7).support.label, one(8).support.label)
+    assert not np.array_equal(one(7).support.label, sampler(seed=4)(7).support.label)
+
+
+def examples_of(batch, side, data=DATA):
+    """For each campaign of a batch: its fields, and the users' rows as tuples."""
+    ids, pad = getattr(batch, side).ids, data.num_rows
+    own = [decode(batch.rows, own, pad) for own in batch.own]
+    users = [decode(*pair, pad) for pair in zip(own, ids.user, strict=True)]
+    fields = [decode(*pair, pad) for pair in zip(own, ids.campaign, strict=True)]
+    return fields, [[tuple(u) for u in campaign] for campaign in users]
+
+
+def test_rows_are_stage_one_examples_of_the_campaign():
+    known = {}
+    for c in TRAIN:
+        of = DATA.stage1.of(c)
+        pairs = zip(DATA.user_rows[DATA.stage1.user[of]], DATA.stage1.label[of], strict=True)
+        known.setdefault(tuple(DATA.campaign_rows[c]), set()).update((*u, l) for u, l in pairs)
+    batch = sampler()(0)
+    for side in ("support", "query"):
+        fields, users = examples_of(batch, side)
+        for c in range(4):
+            labels = getattr(batch, side).label[c]
+            drawn = {(*u, int(l)) for u, l in zip(users[c], labels, strict=True)}
+            assert drawn <= known[tuple(fields[c])]
+
+
+@pytest.mark.parametrize("disjoint", [True, False])
+def test_support_and_query_share_an_example_only_if_drawn_independently(disjoint):
+    # A campaign of the toy has 300 examples, each of another user.
+    data = told_apart(DATA)
+    batch = sampler(data, disjoint=disjoint, batch_size=100)(11)
+    sides = [examples_of(batch, side, data)[1] for side in ("support", "query")]
+    for support, query in zip(*sides, strict=True):
+        assert len(set(support)) == len(set(query)) == 100  # none is drawn twice
+        # Drawn independently, 100 and 100 of 300 share 33 on average.
+        assert bool(set(support) & set(query)) == (not disjoint)
+
+
+def test_a_step_takes_distinct_campaigns():
+    data = told_apart(DATA)
+    for step in range(20):
+        fields, _ = examples_of(sampler(data)(step), "support", data)
+        assert len({tuple(own) for own in fields}) == 4
+
+
+def test_a_short_campaign_gives_what_it_has():
+    data = told_apart(dataset(per_campaign=31))
+    batch = sampler(data, campaigns_per_step=2)(0)
+    np.testing.assert_array_equal(batch.support.weight.sum(1), 15)
+    np.testing.assert_array_equal(batch.query.weight.sum(1), 16)
+    padding = batch.support.weight == 0
+    assert (batch.support.ids.user[padding] == batch.own.shape[1]).all()
+    # Half each: together they are all 31, and the padding.
+    sides = [examples_of(batch, side, data)[1] for side in ("support", "query")]
+    for support, query in zip(*sides, strict=True):
+        assert len({*support, *query}) == 31 + 1
+
+
+def test_campaigns_are_drawn_in_proportion_to_their_examples():
+    data = dataset(per_campaign=400)
+    counts = np.array([20, 80, 320] + [100] * 9)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    label = np.tile([0, 1], 2000)[: offsets[-1]].astype(np.int8)
+    data = replace(data, stage1=Examples(offsets, np.zeros(offsets[-1], np.int32), label))
+    draw = CampaignSampler(data, np.arange(3), seed=0, campaigns_per_step=1, batch_size=10)
+    fields = [tuple(data.campaign_rows[c]) for c in range(3)]
+    assert len(set(fields)) == 3
+    seen = np.zeros(3)
+    for step in range(600):
+        rows, support, _ = draw(step).shared()
+        seen[fields.index(tuple(rows[support.ids.campaign[0]]))] += 1
+    # 600 draws: a standard deviation is at most 0.0204; 3 of them.
+    np.testing.assert_allclose(seen / 600, counts[:3] / 420, atol=0.06)
+
+
+def test_a_step_of_more_campaigns_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="8 campaigns, a step takes 9"):
+        sampler(campaigns_per_step=9)
+
+
+def test_plain_batches_hold_their_own_campaigns_fields():
+    batch = ExampleSampler(DATA, TRAIN, seed=0, batch_size=500)(3)
+    assert batch.examples.ids.user.shape == (500, 6)
+    fields = decode(batch.rows, batch.examples.ids.campaign, DATA.num_rows)
+    assert {tuple(f) for f in fields} == {tuple(f) for f in DATA.campaign_rows[TRAIN]}
+
+
+def test_a_plain_batch_has_no_example_twice():
+    data = told_apart(DATA)
+    rows, examples = ExampleSampler(data, TRAIN, seed=0, batch_size=500)(3)
+    pairs = np.concatenate([rows[examples.ids.user], rows[examples.ids.campaign]], axis=1)
+    # Drawn with replacement from 8 x 300, 500 would have some 50 pairs twice.
+    assert len(np.unique(pairs, axis=0)) == len(pairs) == 500
+    known = {
+        (*data.user_rows[data.stage1.user[e]], *data.campaign_rows[c]): data.stage1.label[e]
+        for c in TRAIN
+        for e in range(*data.stage1.offsets[c : c + 2])
+    }
+    assert [known[tuple(pair)] for pair in pairs] == examples.label.tolist()
+
+
+def test_a_plain_batch_of_all_examples_and_more_has_each_once():
+    data = told_apart(DATA)
+    rows, examples = ExampleSampler(data, TRAIN[:2], seed=0, batch_size=10_000)(0)
+    assert examples.weight.sum() == len(examples.label) == 600
+    pairs = np.concatenate([rows[examples.ids.user], rows[examples.ids.campaign]], axis=1)
+    assert len(np.unique(pairs, axis=0)) == 600
+
+
+def test_an_owned_batch_tells_each_examples_campaign():
+    chosen = np.array([9, 2, 5])
+    draw = ExampleSampler(DATA, chosen, seed=0, batch_size=500)
+    batch = draw.owned(3)
+    jax.tree.map(np.testing.assert_array_equal, tuple(draw(3)), batch[:2])
+    fields = decode(batch.rows, batch.examples.ids.campaign, DATA.num_rows)
+    np.testing.assert_array_equal(fields, DATA.campaign_rows[np.array([2, 5, 9])[batch.owner]])
+    assert len({tuple(f) for f in fields}) == len(set(batch.owner)) == 3
+
+
+def test_steps_of_one_shape():
+    draw = sampler()
+    assert len({(draw(step).rows.shape, draw(step).own.shape) for step in range(50)}) == 1
+
+
+def test_each_campaign_has_its_own_rows_and_the_step_has_all_of_them():
+    batch = sampler()(0)
+    pads = len(batch.rows), batch.own.shape[1]
+    touched = [set(own[own < pads[0]]) for own in batch.own]
+    rows, *sides = batch.shared()
+    for c in range(4):
+        ids = [ids[c].ravel() for side in sides for ids in (side.ids.user, side.ids.campaign)]
+        used = set(np.concatenate(ids)) - {pads[0]}
+        small = np.arange(sum(DATA.layout.small_fields))
+        assert touched[c] == used | set(small)
+        np.testing.assert_array_equal(rows[small], small)  # they keep their numbers
+        np.testing.assert_array_equal(batch.own[c][small], small)
+    assert set.union(*touched) == set(range((rows < DATA.num_rows).sum()))
+    for side, shared in zip((batch.support, batch.query), sides, strict=True):
+        padding = side.ids.user == pads[1]
+        np.testing.assert_array_equal(shared.ids.user == pads[0], padding)
+
+
+def test_prefetch_keeps_the_order_and_hands_on_errors():
+    assert list(prefetch(lambda s: s * s, range(2, 9))) == [(s, s * s) for s in range(2, 9)]
+    with pytest.raises(ZeroDivisionError):
+        list(prefetch(lambda s: 1 // (3 - s), range(6)))
+
+
+# One campaign's examples ------------------------------------------------------------------------
+
+
+def test_what_a_campaign_is_customised_on_is_all_its_examples_in_order():
+    batch, of = campaign_examples(DATA, DATA.campaign(5)), DATA.stage1.of(5)
+    np.testing.assert_array_equal(batch.ids.user, DATA.user_rows[DATA.stage1.user[of]])
+    np.testing.assert_array_equal(batch.ids.campaign, DATA.campaign_rows[5])
+    np.testing.assert_array_equal(batch.label, DATA.stage1.label[of])
+    np.testing.assert_array_equal(batch.weight, 1)
+    picked = batch.pick([7, 3])
+    np.testing.assert_array_equal(picked.ids.user, batch.ids.user[[7, 3]])
+    np.testing.assert_array_equal(picked.ids.campaign, batch.ids.campaign)
+    np.testing.assert_array_equal(picked.label, batch.label[[7, 3]])
+
+
+def small_batch(*, user=None, campaign=None, label=(1, 0), weight=(1, 1)):
+    user = np.zeros((2, 6), np.int32) if user is None else np.asarray(user)
+    campaign = DATA.campaign_rows[0] if campaign is None else np.asarray(campaign)
+    return Batch(Ids(user, campaign), np.array(label), np.array(weight))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"user": np.zeros((0, 6), int), "label": (), "weight": ()}, "it: no examples"),
+        ({"label": (1,)}, "it: 2 users, 1 labels and 2 weights"),
+        ({"weight": (1, 1, 1)}, "it: 2 users, 2 labels and 3 weights"),
+        ({"user": np.zeros((2, 5), int)}, r"users: ids of shape \(2, 5\), expected 6 slots"),
+        ({"campaign": [1]}, r"it: campaign ids of shape \(1,\), expected 2 fields"),
+        ({"user": np.full((2, 6), -1)}, "it: the ids have -1, expected 0 to 45, or 46 to pad"),
+        ({"campaign": [3, 47]}, "it: the ids have 47, expected 0 to 45, or 46 to pad"),
+        ({"user": np.zeros((2, 6))}, "it: the ids are float64, expected whole numbers"),
+        ({"label": (1, -1)}, "it: label -1, expected 1 for a seed and 0 for others"),
+        ({"label": (1, np.nan)}, "it: label nan, expected 1"),
+    ],
+)
+def test_examples_that_would_be_computed_on_in_silence_are_refused(changes, said):
+    check = lambda batch: check_batch(batch, DATA.layout, DATA.num_rows, "it")  # noqa: E731
+    check(small_batch())
+    with pytest.raises(InputError, match=said) as error:
+        check(small_batch(**changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "positive", "said"), [(3, 1, "1 seeds among 3"), (50, 0, "0 seeds among 50"),
+                                    (50, 50, "50 seeds among 50")],
+)  # fmt: skip
+def test_a_campaign_that_nothing_can_be_trained_on_is_named(count, positive, said):
+    offsets = np.arange(13) * count
+    label = np.tile(np.arange(count) < positive, 12).astype(np.int8)
+    data = replace(DATA, stage1=Examples(offsets, np.zeros(12 * count, np.int32), label))
+    with pytest.raises(InputError, match=f"campaign 120: .*{said}"):
+        check_campaigns(data, [2, 3])

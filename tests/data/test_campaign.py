@@ -1,0 +1,160 @@
+"""A new campaign: its seeds, the non-seeds drawn for it, and its attributes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy import dataset
+
+from metaheac_jax.errors import InputError
+from metaheac_jax.schema import Field, Schema, Vocabulary
+
+DATA = dataset(campaigns=2, per_campaign=30, pool=30)  # 600 users; user i has the id 7 i + 3
+# The table: 2 + 5 + 30 values of users, then 6 advertisers from row 37 and 3 categories from 43.
+ATTRIBUTES = {"advertiser": 4, "category": 2}
+
+
+def ids(*users):
+    return [7 * user + 3 for user in users]
+
+
+def non_seeds(campaign):
+    return campaign.users[campaign.labels == 0]
+
+
+@given(
+    st.sets(st.integers(0, 599), min_size=1, max_size=40),
+    st.integers(1, 30),
+    st.integers(0, 2**32),
+)
+def test_no_seed_is_among_the_non_seeds(users, per_seed, seed):
+    campaign = DATA.new_campaign(ids(*users), ATTRIBUTES, non_seeds_per_seed=per_seed, seed=seed)
+    assert sorted(campaign.seeds) == sorted(users)
+    others = set(non_seeds(campaign).tolist())
+    assert not others & users
+    assert others <= set(range(600))
+    # None is drawn twice, and where the pool is too small it gives all it has.
+    assert len(others) == len(non_seeds(campaign)) == min(per_seed * len(users), 600 - len(users))
+
+
+def test_twenty_non_seeds_are_drawn_for_a_seed():
+    campaign = DATA.new_campaign(ids(5, 17, 99), ATTRIBUTES)
+    assert campaign.labels.tolist() == [1] * 3 + [0] * 60
+    assert (campaign.key, campaign.name, campaign.num_unmatched) == (None, "new campaign", 0)
+    assert campaign.users.dtype == campaign.rows.dtype == np.int32
+    assert campaign.labels.dtype == np.int8
+
+
+def test_non_seeds_are_drawn_from_all_other_users_alike():
+    data = replace(DATA, user_key=np.arange(10), user_rows=DATA.user_rows[:10])
+    drawn = [
+        non_seeds(data.new_campaign([0, 6], ATTRIBUTES, non_seeds_per_seed=1, seed=seed))
+        for seed in range(800)
+    ]
+    share = np.bincount(np.concatenate(drawn), minlength=10) / 800
+    # Two of eight users: 1/4 each. 800 draws: a standard deviation is 0.0153; 4 of them.
+    expected = np.where(np.isin(np.arange(10), [0, 6]), 0, 1 / 4)
+    np.testing.assert_allclose(share, expected, atol=0.061)
+
+
+def test_the_draw_is_a_function_of_the_seed():
+    first, again, other = (
+        non_seeds(DATA.new_campaign(ids(1, 2), ATTRIBUTES, seed=seed)).tolist()
+        for seed in (7, 7, 8)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_repeated_ids_count_once_and_unknown_ones_are_counted():
+    campaign = DATA.new_campaign([*ids(5, 17, 5), 4, 4, -1], ATTRIBUTES)
+    assert sorted(campaign.seeds) == [5, 17]
+    assert campaign.num_unmatched == 2  # 4, which was given twice, and -1
+    assert len(non_seeds(campaign)) == 40
+
+
+def test_seeds_are_found_whatever_the_order_of_the_users():
+    key = np.random.default_rng(0).permutation(DATA.user_key)
+    campaign = replace(DATA, user_key=key).new_campaign(ids(5, 17), ATTRIBUTES)
+    assert sorted(key[campaign.seeds]) == ids(5, 17)
+
+
+def test_a_pool_smaller_than_asked_gives_all_its_users():
+    campaign = DATA.new_campaign(ids(*range(100)), ATTRIBUTES)  # 2000 non-seeds, of 500 users
+    assert sorted(non_seeds(campaign)) == list(range(100, 600))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([], "no seeds; give the ids of at least one user"),
+        ([1, 2, 2], "none of the 2 seeds is a user of 'toy'"),
+        (ids(*range(600)), "all 600 users are seeds, so no non-seeds can be drawn"),
+        ([3.5], "expected whole numbers, got 3.5"),
+        ([3.0, np.nan], "expected whole numbers, got nan"),
+        ([[3, 10]], "expected a list"),
+        ([[3], [10, 17]], "expected a list"),
+        (["3", "10"], "expected whole numbers, got '3'"),
+        ([3, 2**63], "expected whole numbers"),
+    ],
+)
+def test_seeds_that_make_no_campaign_are_refused(seeds, said):
+    with pytest.raises(InputError, match=said) as error:
+        DATA.new_campaign(seeds, ATTRIBUTES)
+    assert "\n" not in str(error.value)
+
+
+def test_a_rate_of_no_non_seeds_is_refused():
+    with pytest.raises(InputError, match="non_seeds_per_seed: expected 1 or more, got 0"):
+        DATA.new_campaign(ids(1), ATTRIBUTES, non_seeds_per_seed=0)
+
+
+# Attributes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rows"),
+    [
+        ({"advertiser": 4, "category": 2}, [37 + 4, 43 + 2]),
+        ({"category": 0, "advertiser": 5}, [37 + 5, 43 + 0]),
+        ({"advertiser": "4", "category": 2.0}, [37 + 4, 43 + 2]),  # as a table or a command has it
+        ({"advertiser": 6, "category": -1}, [46, 46]),  # unseen: the pad id
+        ({"advertiser": 2**70, "category": 1}, [46, 43 + 1]),
+    ],
+)
+def test_attributes_become_rows_of_the_table(attributes, rows):
+    assert DATA.new_campaign(ids(1), attributes).rows.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"advertiser": 4}, "has no 'category'; expected advertiser, category"),
+        ({}, "has no 'advertiser'"),
+        (ATTRIBUTES | {"colour": 1}, "has an unknown 'colour'; expected advertiser, category"),
+        (ATTRIBUTES | {"gender": 1}, "has an unknown 'gender'"),  # a field of users
+        (ATTRIBUTES | {"category": "games"}, "category is 'games', expected a whole number"),
+        (ATTRIBUTES | {"category": None}, "category is None, expected a whole number"),
+        (ATTRIBUTES | {"category": [1]}, r"category is \[1\], expected a whole number"),
+        (ATTRIBUTES | {"category": 1.5}, "category is 1.5, expected a whole number"),
+        (ATTRIBUTES | {"category": np.nan}, "category is nan, expected a whole number"),
+        (ATTRIBUTES | {"category": np.inf}, "category is inf, expected a whole number"),
+    ],
+)
+def test_attributes_that_the_schema_does_not_have_are_refused(attributes, said):
+    with pytest.raises(InputError, match=f"^campaign attributes: {said}") as error:
+        DATA.new_campaign(ids(1), attributes)
+    assert "\n" not in str(error.value)
+
+
+def test_attributes_of_a_field_of_strings():
+    data = replace(
+        DATA,
+        schema=Schema((Field("gender"),), (Field("genre"),)),
+        vocabulary=Vocabulary((np.array([0, 1]), np.array(["1", "drama", "war"]))),
+    )
+    # Rows 2, 3 and 4 are the genres', and 5 is the pad id.
+    for value, row in (("drama", 3), (1, 2), ("horror", 5)):
+        assert data.new_campaign(ids(1), {"genre": value}).rows.tolist() == [row]

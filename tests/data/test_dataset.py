@@ -1,0 +1,99 @@
+"""Examples grouped by campaign, campaigns with their examples, and users found by their ids."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from toy import dataset
+
+from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.errors import InputError
+
+DATA = dataset(users=60, campaigns=4, per_campaign=30, pool=30)
+
+
+@given(st.data(), st.integers(1, 6), st.integers(0, 40))
+def test_group_by_campaign_keeps_every_example_in_order(data, campaigns, count):
+    def column(most):
+        return data.draw(hnp.arrays(np.int64, count, elements=st.integers(0, most)))
+
+    campaign, user, label = column(campaigns - 1), column(1000), column(1)
+    probability = user / 1024  # exact in float32
+    groups = group_by_campaign(
+        campaign, user, label, num_campaigns=campaigns, probability=probability
+    )
+    assert groups.offsets.shape == (campaigns + 1,)
+    for c in range(campaigns):
+        mine = groups.of(c)
+        np.testing.assert_array_equal(groups.user[mine], user[campaign == c])
+        np.testing.assert_array_equal(groups.label[mine], label[campaign == c])
+        np.testing.assert_array_equal(groups.probability[mine], probability[campaign == c])
+        assert groups.counts[c] == (campaign == c).sum()
+        assert groups.positives[c] == label[campaign == c].sum()
+
+
+def test_a_known_campaign_has_its_stage_one_examples():
+    campaign, of = DATA.campaign(2), DATA.stage1.of(2)
+    assert (campaign.key, campaign.name) == (120, "campaign 120")
+    np.testing.assert_array_equal(campaign.rows, DATA.campaign_rows[2])
+    np.testing.assert_array_equal(campaign.users, DATA.stage1.user[of])
+    np.testing.assert_array_equal(campaign.labels, DATA.stage1.label[of])
+    np.testing.assert_array_equal(campaign.seeds, DATA.stage1.user[of][DATA.stage1.label[of] == 1])
+    assert campaign.num_unmatched == 0
+
+
+def test_a_layout_says_where_the_fields_lie():
+    layout = DATA.layout
+    assert layout.user_slots == (1, 1, 4)
+    assert layout.small_fields == (2, 5, 30)
+    assert layout.num_campaign_fields == 2
+    assert (DATA.num_users, DATA.num_campaigns, DATA.num_rows) == (60, 4, 46)
+
+
+# Users by their ids -----------------------------------------------------------------------------
+
+
+@given(st.integers(0, 99), st.lists(st.integers(-5, 500), max_size=20))
+def test_users_are_found_whatever_the_order_of_the_keys(seed, ids):
+    keys = np.random.default_rng(seed).permutation(DATA.user_key)
+    found = replace(DATA, user_key=keys).find_users(ids)
+    known = keys.tolist()
+    assert found.tolist() == [known.index(i) if i in known else -1 for i in ids]
+
+
+def test_ids_may_be_any_whole_numbers():
+    key = np.array([-(2**63), -1, 2**60 + 1, 2**63 - 1])
+    data = replace(DATA, user_key=key, user_rows=DATA.user_rows[:4])
+    assert data.find_users(key[::-1].tolist()).tolist() == [3, 2, 1, 0]
+    assert data.find_users(np.array([2**63 - 1], np.uint64)).tolist() == [3]
+    assert data.find_users(np.array([-1], np.int8)).tolist() == [1]
+    assert data.find_users([-1.0, 7.0]).tolist() == [1, -1]  # as a table with gaps has them
+    assert data.find_users([]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ([10, 3.5], "expected whole numbers, got 3.5"),
+        ([10.0, np.nan], "expected whole numbers, got nan"),
+        ([np.inf], "expected whole numbers, got inf"),
+        ([2.0**53], "expected whole numbers, got 9007199254740992.0"),  # or 2**53 + 1, rounded
+        ([[3], [10]], r"expected a list, got an array of shape \(2, 1\)"),
+        ([[3], [10, 17]], "expected a list, got lists of several lengths"),
+        (3, r"expected a list, got an array of shape \(\)"),
+        (["3"], "expected whole numbers, got '3'"),
+        (["3\n4"], "expected whole numbers"),
+        ([None], "expected whole numbers, got None"),
+        ([2**63], "expected whole numbers, got 9223372036854775808"),
+        ([3, 2**63], "expected whole numbers, got 9.22"),  # numpy makes floats of these
+        ([-1, 2**63], "expected whole numbers, got 9.22"),
+        ([2**64], "expected whole numbers, got 18446744073709551616"),
+    ],
+)
+def test_what_is_no_list_of_whole_numbers_is_refused(ids, said):
+    with pytest.raises(InputError, match=f"^user ids: {said}") as error:
+        DATA.find_users(ids)
+    assert "\n" not in str(error.value)

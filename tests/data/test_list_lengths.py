@@ -1,0 +1,54 @@
+"""Lengths of lists as fields: right for every user, and nothing else moves."""
+
+import numpy as np
+from toy import SIZES, dataset
+
+from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.list_lengths import length_classes, with_lengths
+
+DATA = dataset(users=80, campaigns=4, per_campaign=30, pool=30)
+
+
+def test_classes_cover_every_length():
+    for slots in range(1, 200):
+        classes = length_classes(slots)
+        assert classes[0] == 1
+        assert classes[-1] == slots
+        assert (np.diff(classes) > 0).all()
+        assert len(classes) <= 12
+    np.testing.assert_array_equal(length_classes(5), [1, 2, 3, 4, 5])
+
+
+def test_each_list_gets_a_field_with_its_length():
+    longer, lengths = with_lengths(DATA)
+    assert [field.name for field in longer.schema.user] == [
+        "gender",
+        "city",
+        "tokens",
+        "tokens_length",
+    ]
+    assert longer.schema.campaign == DATA.schema.campaign
+    assert longer.vocabulary.sizes == (*SIZES[:3], 5, *SIZES[3:])
+    first = sum(SIZES[:3])
+    users = longer.user_rows[np.arange(80)]
+    assert users.shape == longer.user_rows.shape == (80, 7)
+    count = (DATA.user_rows[:, 2:] < DATA.num_rows).sum(axis=1)
+    assert set(count) == {0, 1, 2, 3, 4}
+    np.testing.assert_array_equal(users[:, -1], first + count)
+    np.testing.assert_array_equal(users, lengths.users(DATA.user_rows))
+    # Users' other values keep their rows, the pad id is again one past the end.
+    same = DATA.user_rows < DATA.num_rows
+    np.testing.assert_array_equal(users[:, :-1][same], DATA.user_rows[same])
+    assert (users[:, :-1][~same] == longer.num_rows).all()
+    # Campaigns' values make room.
+    np.testing.assert_array_equal(longer.campaign_rows, DATA.campaign_rows + 5)
+    assert longer.campaign_rows.max() < longer.num_rows
+
+
+def test_samplers_take_it():
+    longer, _ = with_lengths(DATA)
+    examples, plain = (campaign_examples(data, data.campaign(2)) for data in (longer, DATA))
+    np.testing.assert_array_equal(examples.label, plain.label)
+    of = DATA.stage1.of(2)
+    np.testing.assert_array_equal(examples.ids.user, longer.user_rows[DATA.stage1.user[of]])
+    assert examples.ids.user.dtype == examples.ids.campaign.dtype == np.int32

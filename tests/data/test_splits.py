@@ -1,0 +1,120 @@
+"""Which campaigns are trained on, tested on, and small."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.splits import official_split, paper_split
+from metaheac_jax.errors import InputError
+from metaheac_jax.schema import Field, Schema, Vocabulary
+
+
+def world(seeds, later=None):
+    """A dataset of one user, whose campaigns have these positives in stage 1 and in stage 2."""
+
+    def stage(counts):
+        number = len(counts)
+        campaign = np.repeat(np.arange(number), np.add(counts, 1))
+        label = np.concatenate([np.arange(count + 1) > 0 for count in counts])  # one negative each
+        return group_by_campaign(
+            campaign, np.zeros_like(campaign), label, num_campaigns=len(counts)
+        )
+
+    return Dataset(
+        name="toy",
+        schema=Schema((Field("u"),), (Field("c"),)),
+        vocabulary=Vocabulary((np.array([0]), np.array([0]))),
+        user_key=np.array([1]),
+        user_rows=np.zeros((1, 1), np.int32),
+        campaign_key=np.arange(len(seeds)),
+        campaign_rows=np.ones((len(seeds), 1), np.int32),
+        stage1=stage(seeds),
+        stage2=stage([0] * len(seeds) if later is None else later),
+    )
+
+
+@given(st.integers(2, 300), st.integers(0, 2**32))
+def test_paper_split_divides_all_campaigns_60_to_40(count, seed):
+    split = paper_split(world([1] * count), seed)
+    assert sorted([*split.train, *split.test]) == list(range(count))
+    assert len(split.train) == round(0.6 * count)
+    assert (np.diff(split.train) > 0).all()
+    assert (np.diff(split.test) > 0).all()
+
+
+def test_paper_split_is_a_function_of_the_seed_and_draws_every_campaign():
+    data = world([1] * 10)
+    first = paper_split(data, 7)
+    np.testing.assert_array_equal(first.train, paper_split(data, 7).train)
+    drawn = np.stack([np.isin(np.arange(10), paper_split(data, s).train) for s in range(400)])
+    # 400 draws at 0.6: a standard deviation is 0.0245; 5 of them.
+    np.testing.assert_allclose(drawn.mean(0), 0.6, atol=0.13)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "threshold"),
+    [
+        ([1, 2, 3, 4, 5], 4),  # exactly 4 of 5
+        ([5, 1, 4, 2, 3, 6], 5),  # 4 of 6 are too few, 5 it is
+        ([7, 7, 7, 7, 9, 9, 9, 9, 9, 9], 9),  # 4 of 10 at 7: all at 9
+        ([3] * 173, 3),
+    ],
+)
+def test_threshold_is_the_smallest_count_with_80_percent_at_or_below(seeds, threshold):
+    split = paper_split(world(seeds, later=[100] * len(seeds)), 0)
+    assert split.threshold == threshold
+    np.testing.assert_array_equal(split.small, np.array(seeds) <= threshold)
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=40))
+def test_threshold_against_its_definition(seeds):
+    split = paper_split(world(seeds), 0)
+    enough = [t for t in sorted(set(seeds)) if 5 * sum(s <= t for s in seeds) >= 4 * len(seeds)]
+    assert split.threshold == enough[0]
+
+
+def test_threshold_given():
+    split = paper_split(world([1, 2, 3, 4]), 0, threshold=2)
+    assert split.threshold == 2
+    assert split.small.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(1, 0.6), (5, 0.01), (5, 1.0)])
+def test_paper_split_needs_both_sides(count, fraction):
+    with pytest.raises(InputError, match="at least one of each"):
+        paper_split(world([1] * count), 0, train_fraction=fraction)
+
+
+def test_official_split_is_what_the_seeded_module_gives():
+    split = official_split(world([1] * 173))
+    state = random.getstate()
+    try:
+        random.seed(2021)
+        expected = random.sample(range(173), 86)
+    finally:
+        random.setstate(state)
+    assert split.train.tolist() == sorted(expected)
+    assert len(split.test) == 87
+    assert sorted([*split.train, *split.test]) == list(range(173))
+
+
+def test_official_split_leaves_the_module_generator_alone():
+    state = random.getstate()
+    official_split(world([1, 2, 3]))
+    assert random.getstate() == state
+
+
+def test_official_small_counts_both_stages():
+    split = official_split(world([3, 3, 0], later=[1, 2, 4]), threshold=4)
+    assert split.small.tolist() == [True, False, True]
+    assert split.threshold == 4
+    assert official_split(world([3, 3])).threshold == 2000
+
+
+def test_official_split_needs_two_campaigns():
+    with pytest.raises(InputError, match="need one each"):
+        official_split(world([1]))

@@ -1,0 +1,189 @@
+"""A data set in a directory: what was written is read, whole or not at all."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns, write_dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import new_directory
+from metaheac_jax.schema import Field, Schema, Vocabulary
+
+SCHEMA = Schema((Field("age"), Field("likes", 3)), (Field("kind"),))
+
+
+def world() -> Dataset:
+    """Three users, two campaigns; stage 1 has true probabilities, stage 2 has none."""
+    stage1 = group_by_campaign(
+        np.array([1, 0, 1]),
+        np.array([2, 1, 0]),
+        np.array([1, 0, 0]),
+        num_campaigns=2,
+        probability=np.array([0.5, 0.25, 0.125]),
+    )
+    stage2 = group_by_campaign(np.array([0]), np.array([2]), np.array([1]), num_campaigns=2)
+    return Dataset(
+        name="toy",
+        schema=SCHEMA,
+        vocabulary=Vocabulary((np.array([-1, 4]), np.array([7, 9]), np.array(["ad", "game"]))),
+        user_key=np.array([30, 10, 20]),
+        user_rows=np.array([[0, 2, 3, 6], [1, 6, 6, 6], [1, 3, 6, 6]], np.int32),
+        campaign_key=np.array([5, 8]),
+        campaign_rows=np.array([[4], [5]], np.int32),
+        stage1=stage1,
+        stage2=stage2,
+    )
+
+
+def same(one, two) -> None:
+    """Compares two datasets, or parts of them, down to dtypes."""
+    for field in dataclasses.fields(one):
+        a, b = getattr(one, field.name), getattr(two, field.name)
+        if dataclasses.is_dataclass(a) and not isinstance(a, Schema):
+            same(a, b)
+        elif isinstance(a, tuple):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x, y)
+        elif isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+        else:
+            assert a == b
+
+
+def test_round_trip(tmp_path):
+    write_dataset(world(), tmp_path / "out")
+    data = open_dataset(tmp_path / "out")
+    same(world(), data)
+    assert isinstance(data.user_rows, np.memmap)
+    assert (data.num_rows, data.num_users, data.num_campaigns) == (6, 3, 2)
+    assert data.stage1.of(1) == slice(1, 3)
+    assert data.stage1.counts.tolist() == [1, 2]
+    assert data.stage1.positives.tolist() == [0, 1]
+
+
+def test_parents_are_made_and_an_older_target_is_replaced(tmp_path):
+    target = tmp_path / "a" / "b"
+    write_dataset(dataclasses.replace(world(), name="old"), target)
+    write_dataset(world(), target)
+    assert open_dataset(target).name == "toy"
+    assert [path.name for path in target.parent.iterdir()] == ["b"]
+
+
+def test_crash_leaves_nothing(tmp_path):
+    def crash() -> None:
+        with new_directory(tmp_path / "out", marker=MANIFEST) as directory:
+            (directory / "user_key.npy").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        crash()
+    assert not list(tmp_path.iterdir())
+
+
+def test_crash_leaves_the_older_dataset(tmp_path):
+    write_dataset(world(), tmp_path / "out")
+    broken = dataclasses.replace(world(), stage2=None)
+    with pytest.raises(AttributeError):
+        write_dataset(broken, tmp_path / "out")
+    same(world(), open_dataset(tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_column_streamed_to_its_place_is_left_there(tmp_path, monkeypatch, relative):
+    monkeypatch.chdir(tmp_path)
+    with new_directory(Path("out") if relative else tmp_path / "out", marker=MANIFEST) as directory:
+        rows = np.lib.format.open_memmap(
+            directory / "user_rows.npy", mode="w+", dtype=np.int32, shape=(3, 4)
+        )
+        rows[:] = world().user_rows
+        before = (directory / "user_rows.npy").stat().st_ino
+        write_columns(dataclasses.replace(world(), user_rows=rows), directory)
+        assert (directory / "user_rows.npy").stat().st_ino == before
+    same(world(), open_dataset(tmp_path / "out"))
+
+
+def test_column_mapped_from_elsewhere_is_copied(tmp_path):
+    write_dataset(world(), tmp_path / "one")
+    write_dataset(open_dataset(tmp_path / "one"), tmp_path / "two")
+    same(world(), open_dataset(tmp_path / "two"))
+
+
+def test_column_computed_from_a_map_is_written(tmp_path):
+    write_dataset(world(), tmp_path / "out")
+    data = open_dataset(tmp_path / "out")
+    changed = dataclasses.replace(data, user_key=data.user_key + 1)
+    write_dataset(changed, tmp_path / "out")  # over the very files that are mapped
+    assert open_dataset(tmp_path / "out").user_key.tolist() == [31, 11, 21]
+
+
+def test_not_a_dataset(tmp_path):
+    with pytest.raises(InputError, match=r"has no manifest\.json; prepare the data first"):
+        open_dataset(tmp_path)
+    with pytest.raises(InputError, match=r"has no manifest\.json; prepare the data first"):
+        open_dataset(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not valid JSON"),
+        ("3", "not valid JSON"),
+        ("[]", "format None, expected 'metaheac_jax dataset 2'"),
+        ('{"format": "x"}', "format 'x', expected 'metaheac_jax dataset 2'"),
+        ('{"format": "metaheac_jax dataset 2"}', "altered since it was written"),
+    ],
+)
+def test_manifest_that_is_none(tmp_path, text, words):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=f"manifest.json: {words}"):
+        open_dataset(tmp_path)
+
+
+def test_every_file_is_named_when_missing_short_or_altered(tmp_path):
+    write_dataset(world(), tmp_path / "out")
+    names = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
+    assert len(names) == 4 + 3 + 4 + 3
+    for name in names:
+        path = tmp_path / "out" / name
+        content = path.read_bytes()
+        for spoilt, words in (
+            (None, "missing"),
+            (content[:-1], f"{len(content) - 1} bytes, expected {len(content)}"),
+            (content[:-1] + bytes([content[-1] ^ 1]), "altered"),
+        ):
+            path.unlink()
+            if spoilt is not None:
+                path.write_bytes(spoilt)
+            with pytest.raises(InputError) as caught:
+                open_dataset(tmp_path / "out")
+            assert str(path) in str(caught.value)
+            assert words in str(caught.value)
+            path.write_bytes(content)
+    same(world(), open_dataset(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"toy"', '"toi"'), ('"users": 3', '"users": 4'), ('"slots": 3', '"slots": 2')]
+)
+def test_an_altered_manifest_is_noticed(tmp_path, old, new):
+    write_dataset(world(), tmp_path / "out")
+    path = tmp_path / "out" / MANIFEST
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=r"manifest\.json: altered since it was written") as error:
+        open_dataset(tmp_path / "out", verify=False)
+    assert "\n" not in str(error.value)
+
+
+def test_alteration_goes_unnoticed_only_if_asked(tmp_path):
+    write_dataset(world(), tmp_path / "out")
+    path = tmp_path / "out" / "user_key.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    open_dataset(tmp_path / "out", verify=False)

@@ -1,0 +1,139 @@
+"""One run: which data it takes, what it keeps, and what it judges beside the methods."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from judged_world import split_of, world
+
+from experiments.comparison import run
+from experiments.comparison.curves import curve_campaign
+from experiments.comparison.run import Data
+from experiments.comparison.run_folder import open_run
+from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.methods import Method
+from metaheac_jax.progress import silent
+from metaheac_jax.settings import PAPER
+
+
+@pytest.mark.parametrize(
+    ("stage1", "words"),
+    [
+        (
+            lambda label, c: np.where(c == 3, 1, label),
+            "campaign 130: stage 1 has 30 seeds among 30",
+        ),
+        (lambda label, c: np.where(c == 1, 0, label), "campaign 110: stage 1 has 0 seeds among 30"),
+    ],
+)
+def test_a_campaign_of_one_class_is_refused_in_training_and_test(stage1, words):
+    data, split = world(), split_of([3, 4], small=[])
+    campaign = np.repeat(np.arange(5), 30)
+    label = stage1(data.stage1.label, campaign)
+    bad = dataclasses.replace(data, stage1=dataclasses.replace(data.stage1, label=label))
+    settings = dataclasses.replace(PAPER, campaigns_per_step=3)
+    Data(data, split).check(settings)
+    with pytest.raises(InputError, match=words):
+        Data(bad, split).check(settings)
+
+
+def test_too_few_training_campaigns_are_refused():
+    settings = dataclasses.replace(PAPER, campaigns_per_step=4)
+    with pytest.raises(InputError, match="3 training campaigns, but a meta-step takes 4"):
+        Data(world(), split_of([3, 4], small=[])).check(settings)
+
+
+def test_what_a_run_is_about():
+    assert Data(world(), split_of([3, 4], small=[])).describe() == {
+        "data": "toy",
+        "users": 200,
+        "campaigns": 5,
+        "stage1": 150,
+        "stage2": 179,
+        "rows": 46,
+        "train_campaigns": 3,
+        "test_campaigns": 2,
+        "threshold": 9,
+    }
+
+
+def ranker(quality):
+    """A method that ranks a pool by its labels; the worse, the lower the quality."""
+
+    def adapt(of, state, campaigns, watch=None):
+        def scorer(c):
+            label = of.dataset.stage2.label[of.dataset.stage2.of(c)]
+            return lambda users: state["quality"] * label + np.linspace(0, 1, len(label))
+
+        return [scorer(int(np.searchsorted(of.dataset.campaign_key, c.key))) for c in campaigns]
+
+    return Method("lr", "LR", PAPER, train=lambda of: {"quality": quality}, adapt=adapt)
+
+
+def run_in(directory, data, methods, **options):
+    open_run(directory, {}, resume=(directory / "config.json").is_file())
+    return run.run_methods(data, methods, seed=0, directory=directory, progress=silent, **options)
+
+
+def test_what_a_method_gives_is_kept_with_its_settings(tmp_path):
+    data = Data(world(), split_of([0, 1], small=[0]))
+    found = run_in(tmp_path, data, [ranker(2.0)])
+    assert [c["auc"] for c in found["lr"]["campaigns"]] == [1.0, 1.0]
+    assert set(found["lr"]["seconds"]) == {"offline", "customise", "score"}
+    assert found["lr"]["settings"] == json.loads(json.dumps(dataclasses.asdict(PAPER)))
+    # It is not run again, and not taken for a result of other settings.
+    assert run_in(tmp_path, data, [ranker(0.0)]) == found
+    other = ranker(2.0).with_settings(online_learning_rate=0.5)
+    with pytest.raises(InputError, match=r"lr.json: reached with other settings"):
+        run_in(tmp_path, data, [other])
+
+
+def test_a_method_that_diverges_is_named_with_advice(tmp_path):
+    data = Data(world(), split_of([0, 1], small=[0]))
+    with pytest.raises(Diverged, match=r"campaign 100: .* not a number; .* leave lr out of"):
+        run_in(tmp_path, data, [ranker(np.nan)])
+    assert not list((tmp_path / "methods").iterdir())
+
+
+def test_what_is_no_method_is_judged_beside_the_methods(tmp_path):
+    made = world()
+    stage2 = dataclasses.replace(made.stage2, probability=made.stage2.label / 2 + 0.25)
+    data = Data(
+        dataclasses.replace(made, stage2=stage2),
+        split_of([0, 1], small=[0]),
+        {"activity (no campaign)": -made.stage2.label.astype(float)},
+    )
+    found = run_in(tmp_path, data, [])
+    assert list(found) == ["activity (no campaign)", "oracle"]
+    assert found["oracle"]["label"] == "oracle (the true probability)"
+    assert [c["auc"] for c in found["oracle"]["campaigns"]] == [1.0, 1.0]
+    assert [c["auc"] for c in found["activity (no campaign)"]["campaigns"]] == [0.0, 0.0]
+
+
+def test_the_drawn_campaign_is_the_median_of_the_small_ones():
+    def judged(**groups):
+        return [
+            {"campaign": 100 + 10 * c, "seeds": seeds, "group": group}
+            for group, sizes in groups.items()
+            for c, seeds in sizes
+        ]
+
+    data = world()
+    both = judged(small=[(2, 7), (0, 3), (4, 5)], large=[(1, 50), (3, 60)])
+    assert curve_campaign(data, both) == 4
+    assert curve_campaign(data, judged(large=[(1, 50), (3, 60)])) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="sections are counted on Linux")
+def test_compiled_programs_are_dropped_when_they_are_many(monkeypatch):
+    dropped = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: dropped.append(1))
+    monkeypatch.setattr(run, "MAX_SECTIONS", 10**9)
+    run.forget_compiled()
+    assert not dropped
+    monkeypatch.setattr(run, "MAX_SECTIONS", 10)
+    run.forget_compiled()
+    assert dropped

@@ -1,0 +1,97 @@
+"""The MovieLens comparison as a user runs it, on tiny files."""
+
+import re
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+from commands import contents, interrupted, refuses, succeeds, tiny_settings
+from tencent_world import with_line
+
+from experiments import movielens
+from experiments.comparison import report
+
+COMMAND = commands.module(movielens)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(tmp_path_factory):
+    with tiny_settings(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+def write_movies(directory: Path) -> Path:
+    """150 users and 10 movies, which four users in five like or rate lower."""
+    directory.mkdir()
+    rng = np.random.default_rng(3)
+    users = ["user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token"]
+    users += [
+        f"{u}\t{20 + u % 40}\t{'MF'[u % 2]}\tjob{u % 3}\t{10000 + 99 * u}" for u in range(150)
+    ]
+    items = ["item_id:token\trelease_year:token\tclass:token_seq"]
+    items += [f"{m}\t{1980 + m}\tDrama{' War' * (m % 2)}" for m in range(10)]
+    ratings = ["user_id:token\titem_id:token\trating:float"]
+    for m in range(10):
+        raters = rng.permutation(150)[:120]
+        ratings += [f"{u}\t{m}\t{5 if i < 70 else 2}" for i, u in enumerate(raters)]
+    for kind, lines in (("user", users), ("item", items), ("inter", ratings)):
+        (directory / f"ml-100k.{kind}").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
+    source, out = write_movies(tmp_path / "data"), tmp_path / "out"
+    options = ("--data-dir", source, "--runs", 2, "--methods", "lr", "--out", out)
+    refuses(capsys, COMMAND, *options, "--resume", words=("seed-0: no run to resume",))
+    assert contents(out) == set()
+    build, seeds = movielens.build_movielens, []
+
+    def build_the_first(*arguments, seed, **more):
+        seeds.append(seed)
+        if seed == 1:
+            raise KeyboardInterrupt
+        return build(*arguments, seed=seed, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(movielens, "build_movielens", build_the_first)
+        interrupted(COMMAND, *options)
+    assert contents(out) == {"seed-0"}
+    first = out / "seed-0" / "methods" / "lr.json"
+    done = first.stat().st_mtime_ns
+
+    succeeds(COMMAND, *options, "--resume")
+    assert first.stat().st_mtime_ns == done
+    assert contents(out) == {
+        *("seed-0", "seed-1", "results.json", "campaigns.jsonl"),
+        *("report.md", "report.html", "auc.png", "auc_by_seeds.png"),
+    }
+    stored = report.load(out).runs
+    assert len(stored) == 2
+    assert list(stored[0]) == ["lr", "activity (no campaign)", "like-rate (no campaign)"]
+    text = (out / "report.md").read_text()
+    assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
+    assert "| like-rate (no campaign) | " in text
+    assert "[paper]" not in text
+
+
+def test_movielens_names_the_faulty_line(tmp_path, capsys):
+    source = write_movies(tmp_path / "data")
+    path = source / "ml-100k.inter"
+    path.write_text(with_line(path.read_text(), 6, "three\t1\t5"))
+    options = ("--data-dir", source, "--out", tmp_path / "out")
+    refuses(
+        capsys,
+        COMMAND,
+        *options,
+        words=(f"{path}:6: user_id is not a non-negative integer",),
+    )
+    refuses(
+        capsys,
+        COMMAND,
+        *options,
+        "--runs",
+        0,
+        words=("--runs: expected 1 or more, got 0",),
+    )
+    assert contents(tmp_path) == {"data"}

@@ -1,0 +1,377 @@
+"""The Tencent comparison as a user runs it, on tiny files: what it leaves, and how it resumes."""
+
+import dataclasses
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+from commands import contents, interrupted, refuses, succeeds, tiny_settings
+from judged_runs import FirstTwo
+from tencent_world import (
+    AIDS,
+    CAMPAIGNS,
+    SEEN,
+    SMALL_SCHEMA,
+    TEST,
+    TRAIN,
+    TRUTH,
+    UNJUDGED,
+    world,
+    write,
+)
+
+from experiments import tencent
+from experiments.comparison import report, run, runs, tuning
+from experiments.comparison.curves import STEPS
+from experiments.comparison.runs import OUTPUTS
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.methods import METHODS, fine_tuning, method_named
+from metaheac_jax.training.checkpoint import Checkpoints
+
+COMMAND = commands.module(tencent)
+#: One of every network; nothing, plain training and Algorithm 1 offline.
+NAMES = ("lr", "mlp-pretraining", "metaheac")
+FILES = world()
+SEEDS = [n for n, line in enumerate(FILES[TRAIN].splitlines(), 1) if line.startswith(f"{AIDS[3]},")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(tmp_path_factory):
+    with tiny_settings(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+class Finished:
+    """A run that nothing interrupted, and where its files are."""
+
+    def __init__(self, directory: Path) -> None:
+        self.source, self.out = write(directory / "data"), directory / "out"
+        (self.source / "SIMULATED").write_text("simulated toy\n")
+        for name, lines in (("train", SEEN * CAMPAIGNS), ("test1_truth", None)):
+            count = lines or world()[TRUTH].count("\n")
+            np.save(self.source / f"{name}_probability.npy", np.linspace(0, 1, count, dtype="f4"))
+        self.cache = directory / "cache"
+        self.files = ("--data-dir", self.source, "--cache-dir", self.cache)
+        self.options = (*self.files, "--out", self.out, "--methods", *NAMES)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = Finished(tmp_path_factory.mktemp("finished"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn.manifold.TSNE", FirstTwo)
+        succeeds(COMMAND, *run.options)
+    return run
+
+
+def without_seconds(result: dict) -> dict:
+    return {key: value for key, value in result.items() if key != "seconds"}
+
+
+# A run from end to end -------------------------------------------------------------------------
+
+
+def test_a_run_leaves_all_that_it_promises(finished):
+    names = list(NAMES)
+    assert contents(finished.out) == {*OUTPUTS, "seed-0"} - {"tuning.json"}
+    own = finished.out / "seed-0"
+    assert contents(own) == {"config.json", "log.jsonl", "methods", "checkpoints"}
+    assert contents(own / "methods") == {f"{name}.json" for name in names}
+    for name in ("auc.png", "auc_by_seeds.png", "fine_tuning.png", "space.png", "gate.png"):
+        assert (finished.out / name).read_bytes().startswith(b"\x89PNG")
+    learned = {name for name in names if method_named(name).takes_steps}
+    assert contents(own / "checkpoints") == learned | {f"{name}.json" for name in names}
+    log = [json.loads(line) for line in (own / "log.jsonl").read_text().splitlines()]
+    assert {line["name"] for line in log} == {method_named(name).label for name in learned}
+
+    results = json.loads((finished.out / "results.json").read_text())
+    assert results["about"]["data"] == "simulated toy"
+    assert results["about"]["stage1"] == SEEN * CAMPAIGNS
+    assert results["about"]["train_campaigns"] == 7
+    assert (results["about"]["preset"], results["seeds"]) == ("paper", [0])
+    (run,) = report.load(finished.out).runs
+    assert list(run) == [*names, "oracle"] == list(results["summary"])
+    for name in names:
+        judged = [campaign["campaign"] for campaign in run[name]["campaigns"]]
+        assert judged == [aid for aid in TEST if aid not in UNJUDGED]
+        assert ("curve" in run[name]) == (name == "metaheac")  # of these, the paper draws it alone
+    curve = run["metaheac"]["curve"]
+    assert curve["campaign"] in judged
+    assert curve["steps"] == list(STEPS)
+    assert np.isfinite(curve["loss"] + curve["auc"]).all()
+    assert curve["loss"][-1] < 0.8 * curve["loss"][0]  # a thousand steps fit eighty examples
+    space = run["metaheac"]["space"]
+    assert space["campaign"] == AIDS  # those of training, too
+    assert set(space["category"]) == {str(c % 4) for c in range(CAMPAIGNS)}
+    assert np.shape(space["representation"]) == (CAMPAIGNS, 64)
+    np.testing.assert_allclose(np.sum(space["gate"], axis=1), 1, atol=1e-3)
+
+
+def test_a_method_has_learned(finished):
+    # A gender's rate is .6 or .1, so about .8 can be reached; 80 examples do not tell so much.
+    (run,) = report.load(finished.out).runs
+    assert np.mean([campaign["auc"] for campaign in run["lr"]["campaigns"]]) > 0.6
+
+
+def test_the_report_names_who_cannot_be_judged_and_what_is_the_papers(finished):
+    text = (finished.out / "report.md").read_text()
+    methods = text.partition("## Methods")[2].partition("\n## ")[0]
+    assert text.count("simulated toy: 7 training and 5 test campaigns, 960 + ") == 1
+    for aid, why in UNJUDGED.items():
+        assert text.count(f"- campaign {aid} could not be judged: {why}\n") == 1
+    for name in NAMES:
+        assert methods.count(f"\n| {method_named(name).label} |") == 1
+    assert "| MetaHeac [paper] | 0.7239 | 0.2489 | 0.2554 | - | 0.7142 |" in text
+    assert "[paper]: the paper's own figures, on the paper's data." in text
+    assert "(auc_by_seeds.png)" in text
+    assert "(fine_tuning.png)" in text
+    assert "(space.png)" in text
+
+
+def test_resuming_a_finished_run_trains_nothing_and_prints_the_table(finished, capsys, monkeypatch):
+    monkeypatch.setattr("sklearn.manifold.TSNE", FirstTwo)
+    monkeypatch.setattr("experiments.comparison.run.run_method", None)
+    before = json.loads((finished.out / "results.json").read_text())
+    succeeds(COMMAND, *finished.options, "--resume")
+    printed = capsys.readouterr().out
+    for name in NAMES:
+        label = re.escape(method_named(name).label)
+        assert re.search(rf"^ *{label} +[\d.-]+ ", printed, re.MULTILINE)
+    for aid, why in UNJUDGED.items():
+        assert f"campaign {aid} could not be judged: {why}" in printed
+    assert "MetaHeac [paper]" in printed
+    assert json.loads((finished.out / "results.json").read_text()) == before
+
+
+def test_a_killed_run_resumes_to_the_same_results(finished, tmp_path, capsys, monkeypatch):
+    options = (*finished.files, "--out", tmp_path / "out", "--methods", "lr", "mlp-pretraining")
+    save, saved = Checkpoints.save, []
+
+    def save_twice(self, step, state):
+        save(self, step, state)
+        saved.append(step)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning, "train", partial(fine_tuning.train, save_every=4))
+        patch.setattr(Checkpoints, "save", save_twice)
+        interrupted(COMMAND, *options)
+    assert capsys.readouterr().err.startswith("interrupted; --resume goes on with what ")
+    assert contents(tmp_path / "out") == {"seed-0"}
+    own = tmp_path / "out" / "seed-0"
+    assert contents(own / "methods") == {"lr.json"}
+    done = (own / "methods" / "lr.json").stat().st_mtime_ns
+
+    succeeds(COMMAND, *options, "--resume")
+    assert (own / "methods" / "lr.json").stat().st_mtime_ns == done
+    log = (own / "log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in log]
+    assert steps[:2] == saved == [4, 8]
+    assert steps[2] > 8
+    assert steps == sorted(set(steps))  # none was done twice
+    (whole,) = report.load(finished.out).runs
+    (resumed,) = report.load(tmp_path / "out").runs
+    assert list(resumed) == ["lr", "mlp-pretraining", "oracle"]
+    for name, result in resumed.items():
+        assert without_seconds(result) == without_seconds(whole[name])
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (("--split", "official"), "split"),
+        (("--preset", "official"), "settings"),
+        (("--schema", "schema.json"), "schema"),
+    ],
+)
+def test_resuming_with_other_options_is_refused(
+    finished, tmp_path, capsys, monkeypatch, more, what
+):
+    monkeypatch.chdir(tmp_path)
+    Path("schema.json").write_text(json.dumps(SMALL_SCHEMA))
+    before = (finished.out / "seed-0" / "config.json").read_bytes()
+    options = (*finished.options, "--resume", *more)
+    refuses(
+        capsys,
+        COMMAND,
+        *options,
+        words=("config.json: the run had another ", what, "afresh"),
+    )
+    assert (finished.out / "seed-0" / "config.json").read_bytes() == before
+    assert (finished.out / "report.md").exists()
+
+
+def test_results_reached_with_other_settings_are_refused(finished, capsys, monkeypatch):
+    build = METHODS["lr"]
+    other = lambda settings: build(settings).with_settings(online_learning_rate=0.5)  # noqa: E731
+    monkeypatch.setitem(METHODS, "lr", other)
+    words = ("lr.json: reached with other settings", "afresh")
+    refuses(capsys, COMMAND, *finished.options, "--resume", words=words)
+
+
+def test_resuming_with_other_files_is_refused(finished, tmp_path, capsys):
+    options = ("--data-dir", write(tmp_path / "data"), "--cache-dir", tmp_path / "cache")
+    words = ("the run had another data", "data_dir")
+    refuses(capsys, COMMAND, *options, "--out", finished.out, "--resume", words=words)
+
+
+def test_resuming_what_is_not_there_is_refused(finished, tmp_path, capsys):
+    options = (*finished.files, "--out", tmp_path / "out", "--resume")
+    refuses(capsys, COMMAND, *options, words=(tmp_path / "out" / "seed-0", "no run to resume"))
+    assert contents(tmp_path) == set()
+    options = (*finished.options, "--resume", "--seed", 1)
+    refuses(capsys, COMMAND, *options, words=(finished.out / "seed-1", "no run to resume"))
+
+
+def test_no_campaign_that_can_be_judged(tmp_path, capsys):
+    text = "".join(
+        line + "\n" for line in world()[TRUTH].splitlines() if int(line.split(",")[0]) not in TEST
+    )
+    source, out = write(tmp_path / "[data]", **{TRUTH: text}), tmp_path / "out [1]"
+    options = ("--data-dir", source, "--cache-dir", tmp_path / "cache", "--out", out)
+    succeeds(COMMAND, *options, "--methods", "lr")
+    printed, text = capsys.readouterr().out, (out / "report.md").read_text()
+    for aid in TEST:
+        line = f"campaign {aid} could not be judged: 0 candidates, fewer than 20"
+        assert line in printed
+        assert line in text
+    assert f"are in {out}\n" in printed  # neither cut, nor taken for markup
+    assert {"auc_by_seeds.png", "results.json"} <= contents(out)
+
+
+def test_runs_follow_each_other_and_resume(finished, tmp_path, capsys, monkeypatch):
+    options = (*finished.files, "--out", tmp_path / "out", "--methods", "lr")
+    succeeds(COMMAND, *options, "--seed", 3)
+    first = (tmp_path / "out" / "seed-3" / "methods" / "lr.json").stat().st_mtime_ns
+    # As if it had been interrupted after the first run.
+    succeeds(COMMAND, *options, "--seed", 3, "--runs", 2, "--resume")
+    assert (tmp_path / "out" / "seed-3" / "methods" / "lr.json").stat().st_mtime_ns == first
+    stored = report.load(tmp_path / "out")
+    assert stored.seeds == [3, 4]
+    tested = [{c["campaign"] for c in run["oracle"]["campaigns"]} for run in stored.runs]
+    assert tested[0] != tested[1]  # each has its own split
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
+    assert "preset paper, 2 runs" in text
+    # Bad input leaves it alone; a new run replaces all of it, and nothing else.
+    broken = ("--data-dir", tmp_path / "nowhere")
+    refuses(capsys, COMMAND, *options, *broken, words=("nowhere: no such folder",))
+    assert report.load(tmp_path / "out") == stored
+    (tmp_path / "out" / "seed-4" / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "run_methods", interrupt)
+        interrupted(COMMAND, *options, "--seed", 3)
+    assert contents(tmp_path / "out") == {"seed-3", "seed-4"}
+    assert contents(tmp_path / "out" / "seed-3") == {"config.json", "methods"}
+    assert contents(tmp_path / "out" / "seed-4") == {"notes.txt"}
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+class Ranker:
+    """A method that ranks by the labels the better, the nearer its rate is to .005."""
+
+    def __init__(self) -> None:
+        self.trained = []
+
+    def train(self, run):
+        if len(self.trained) == 3:
+            self.trained.append(None)
+            raise KeyboardInterrupt
+        self.trained.append(run.settings)
+        return {"quality": 0.5 / (1 + 100 * abs(run.settings.outer_learning_rate - 0.005))}
+
+    def adapt(self, run, state, campaigns, watch=None):
+        def scorer(campaign):
+            of = run.dataset.stage2.of(np.searchsorted(run.dataset.campaign_key, campaign.key))
+            label = run.dataset.stage2.label[of]
+            noise = np.random.default_rng(0).random(len(label))
+            return lambda users: state["quality"] * label + noise
+
+        return list(map(scorer, campaigns))
+
+
+def test_tuning_comes_first_and_serves_all_runs(finished, tmp_path, capsys, monkeypatch):
+    fake, out = Ranker(), tmp_path / "out"
+    build = METHODS["metaheac"]
+    ranker = lambda settings: dataclasses.replace(  # noqa: E731
+        build(settings), train=fake.train, adapt=fake.adapt
+    )
+    monkeypatch.setitem(METHODS, "metaheac", ranker)
+    monkeypatch.setattr(run, "Weights", lambda **_: None)
+    monkeypatch.setattr(run, "campaign_space", lambda *_: None)
+    options = (*finished.files, "--out", out, "--methods", "metaheac", "--runs", 2, "--tune", "all")
+    refuses(capsys, COMMAND, *options, "--resume", words=(out / "tuning", "no run to resume"))
+    interrupted(COMMAND, *options)
+    assert contents(out) == {"tuning"}
+    succeeds(COMMAND, *options, "--resume")
+    tried = [p for p in fake.trained if p is not None]
+    assert len(tried) == 5 + 4 + 4 + 4 + 2
+    stored = report.load(out)
+    chosen = {"outer_learning_rate": 0.005, "online_learning_rate": 0.001}
+    assert stored.tuning["methods"]["metaheac"]["chosen"] == chosen
+    sizes = stored.tuning["sizes"]["chosen"]
+    assert sizes == {"num_experts": 3, "num_critics": 3}  # all are alike: the first
+    for seed, used in zip((0, 1), tried[-2:], strict=True):
+        assert (used.outer_learning_rate, used.num_experts, used.num_critics) == (0.005, 3, 3)
+        own = out / f"seed-{seed}"
+        result = json.loads((own / "methods" / "metaheac.json").read_text())
+        assert result["settings"] == dataclasses.asdict(used)
+        assert ("space" in result) == (seed == 0)  # figures show the first run alone
+        assert json.loads((own / "config.json").read_text())["settings"]["num_experts"] == 3
+    text = (out / "report.md").read_text()
+    assert "## Learning rates: AUC on held-out training campaigns of the first run" in text
+    assert "| method | field | 0.001 | 0.005 | 0.01 | 0.02 | 0.1 | chosen |" in text
+    assert re.search(r"\| MetaHeac \| outer_learning_rate \| .* \| 0\.005 \|\n", text)
+    assert re.search(r"\| MetaHeac \| num_experts \| [\d. |]* \| 3 \|\n", text)
+
+
+def test_rates_that_were_chosen_before_are_used(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "TUNED", tmp_path)
+    kept = {"methods": {"lr": {"chosen": {"online_learning_rate": 0.02}}}, "sizes": None}
+    (tmp_path / "tencent.json").write_text(json.dumps(kept))
+    used = []
+    monkeypatch.setattr(runs, "run_methods", lambda data, methods, **_: used.append(methods))
+    monkeypatch.setattr(report, "write", lambda *_: None)
+    load, source = tencent.load, finished.source
+    succeeds(COMMAND, *finished.files, "--out", tmp_path / "files", "--methods", "lr")
+    # The same files in the place of the simulated world, whose rates these are.
+    swap = lambda options, *more: load(dataclasses.replace(options, data_dir=source), *more)  # noqa: E731
+    monkeypatch.setattr(tencent, "load", swap)
+    for preset in ("paper", "official"):
+        options = ("--cache-dir", tmp_path / "cache", "--methods", "lr", "--preset", preset)
+        succeeds(COMMAND, *options, "--out", tmp_path / preset)
+    rates = [lr.settings.online_learning_rate for [lr] in used]
+    own = method_named("lr").settings.online_learning_rate
+    assert rates == [own, 0.02, own]
+
+
+SINGLE = "\n".join(
+    re.sub(",-?1$", ",1", line) if line.startswith(f"{AIDS[3]},") else line
+    for line in FILES[TRAIN].split("\n")
+)
+THREE = "\n".join(line for n, line in enumerate(FILES[TRAIN].split("\n"), 1) if n not in SEEDS[3:])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SINGLE, f"campaign {AIDS[3]}: stage 1 has {SEEN} seeds among {SEEN} examples"),
+        (THREE, f"campaign {AIDS[3]}: stage 1 has "),
+    ],
+)
+def test_bad_campaigns_leave_an_older_run_alone(finished, tmp_path, capsys, text, words):
+    source = write(tmp_path / "data", **{TRAIN: text})
+    options = ("--data-dir", source, "--cache-dir", tmp_path / "cache", "--out", finished.out)
+    before = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")}
+    refuses(capsys, COMMAND, *options, words=(words, "remove the campaign or add examples"))
+    assert {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")} == before
+    (prepared,) = (tmp_path / "cache").iterdir()  # the files are well-formed: whole, and kept
+    assert open_dataset(prepared).num_campaigns == CAMPAIGNS

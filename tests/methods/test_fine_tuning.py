@@ -1,0 +1,287 @@
+"""Methods that fine-tune a whole network: both stages against plain loops on the whole table."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy import aucs, dataset
+
+from metaheac_jax.data.batches import CampaignSampler, ExampleSampler, members
+from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.methods.fine_tuning import (
+    alpha_zero,
+    logistic_regression,
+    metaheac,
+    mlp_one_stage,
+    mlp_pretraining,
+    without_hc,
+    without_he,
+    without_meta,
+)
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.settings import OFFICIAL, PAPER
+
+# A tiny world. Field vectors are made in four ways: of few values (gender), of a list of a few
+# more (words), and, behind a large field (city), of rows read one by one (likes).
+SCHEMA = Schema(
+    user=(Field("gender"), Field("words", 3), Field("city"), Field("likes", 4)),
+    campaign=(Field("advertiser"), Field("category")),
+)
+SIZES = (2, 8, 1100, 12, 4, 3)
+# The campaigns have 24, 40 and 26 examples: sets of all three differ in size, so that sums and
+# means weigh campaigns differently. With B = 30, 90 examples are an epoch of three steps.
+COUNTS = (24, 40, 26)
+SETTINGS = replace(
+    PAPER,
+    width=4,
+    num_experts=3,
+    num_critics=2,
+    inner_learning_rate=0.02,
+    outer_learning_rate=0.01,
+    campaigns_per_step=2,
+    batch_size=30,
+    online_learning_rate=0.02,
+)
+STEPS = 3
+SEED = 1  # one whose three meta-steps take three different pairs of campaigns
+NETWORK = MetaHeac(num_experts=3, num_critics=2)
+
+
+def tiny_world():
+    rng = np.random.default_rng(1)
+    vocabulary = Vocabulary(tuple(np.arange(size) for size in SIZES))
+    columns = []
+    for field, offset, size in zip(SCHEMA.user, vocabulary.offsets, SIZES, strict=False):
+        values = np.argsort(rng.random((60, size)), axis=1)[:, : field.slots] + offset
+        if field.slots > 1:  # lists of none up to all slots
+            absent = np.arange(field.slots) >= rng.integers(0, field.slots + 1, (60, 1))
+            values = np.where(absent, vocabulary.num_rows, values)
+        columns.append(values)
+    user = np.concatenate([rng.choice(60, count, replace=False) for count in COUNTS])
+    examples = group_by_campaign(
+        np.repeat(np.arange(3), COUNTS), user, rng.random(90) < 0.4, num_campaigns=3
+    )
+    attributes = np.array([[0, 0], [1, 0], [3, 2]]) + np.array(vocabulary.offsets[4:])
+    return Dataset(
+        name="tiny",
+        schema=SCHEMA,
+        vocabulary=vocabulary,
+        user_key=np.arange(60),
+        user_rows=np.concatenate(columns, axis=1).astype(np.int32),
+        campaign_key=np.arange(3),
+        campaign_rows=attributes.astype(np.int32),
+        stage1=examples,
+        stage2=examples,
+    )
+
+
+DATA = tiny_world()
+
+
+def summed_loss(params, users, campaign, label, weight):
+    """The cross-entropy of examples, summed: the network on means of the values' embeddings."""
+    table = jnp.concatenate([params["table"], jnp.zeros_like(params["table"][:1])])
+    means, first = [], 0
+    for field in SCHEMA.user:
+        ids = users[:, first : first + field.slots]
+        present = (ids < len(table) - 1).sum(axis=1)
+        means.append(table[ids].sum(axis=1) / jnp.maximum(present, 1)[:, None])
+        first += field.slots
+    output = NETWORK.apply(params["network"], jnp.stack(means, axis=1), table[campaign])
+    return -(weight * jnp.where(label == 1, output.log_p, output.log_not_p)).sum()
+
+
+def of_the_whole_table(rows, batch):
+    """Users, campaigns, labels and weights of a batch whose ids point into ``rows``."""
+    rows = np.append(rows, DATA.num_rows)
+    return rows[batch.ids.user], rows[batch.ids.campaign], batch.label, batch.weight
+
+
+def plain_loss(params, examples):
+    """Of plain training: the mean over a step's examples."""
+    return summed_loss(params, *examples) / examples[3].sum()
+
+
+def plain_batches():
+    # As many examples as a meta-step draws, or all there are: 2 sets of 30 of 2 campaigns.
+    sampler = ExampleSampler(DATA, np.arange(3), seed=SEED, batch_size=2 * 30 * 2)
+    return [(of_the_whole_table(*sampler(step)),) for step in range(STEPS)]
+
+
+def meta_loss(params, support, query, inner_rate):
+    """Of a meta-step: sums over examples, summed over campaigns."""
+    total = 0.0
+    for own_support, own_query in zip(members(support), members(query), strict=True):
+        gradient = jax.grad(summed_loss)(params, *own_support)
+        adapted = jax.tree.map(lambda p, g: p - inner_rate * g, params, gradient)
+        total += summed_loss(adapted, *own_query)
+    return total
+
+
+def meta_batches(inner_rate):
+    sampler = CampaignSampler(DATA, np.arange(3), seed=SEED, campaigns_per_step=2, batch_size=30)
+    for step in range(STEPS):
+        rows, *sides = sampler(step).shared()
+        yield *(of_the_whole_table(rows, side) for side in sides), inner_rate
+
+
+plain_step = jax.jit(jax.value_and_grad(plain_loss))
+meta_step = jax.jit(jax.value_and_grad(meta_loss))
+
+
+def by_hand(params, step, batches):
+    """Parameters after a step of Adam on each batch, and the mean loss."""
+    optimizer = optax.adam(0.01)
+    state, values = optimizer.init(params), []
+    for batch in batches:
+        value, gradient = step(params, *batch)
+        updates, state = optimizer.update(gradient, state)
+        params = optax.apply_updates(params, updates)
+        values.append(float(value))
+    return params, np.mean(values)
+
+
+def apart(one, other):
+    """The largest difference between two trees of arrays."""
+    return max(
+        float(np.abs(a - b).max())
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def test_the_offline_stages_equal_plain_loops_on_the_whole_table(x64, tmp_path):
+    start = metaheac(replace(SETTINGS, offline_epochs=0)).fit(DATA, seed=SEED).state
+    by_name = {
+        "metaheac": (metaheac, meta_step, meta_batches(0.02)),
+        "alpha-0": (alpha_zero, meta_step, meta_batches(0.0)),
+        "without-meta": (without_meta, plain_step, plain_batches()),
+    }
+    trained = {}
+    for name, (build, step, batches) in by_name.items():
+        log = tmp_path / f"{name}.jsonl"
+        trained[name] = dict(build(SETTINGS).fit(DATA, seed=SEED, log=log).state)
+        expected, loss = by_hand(dict(start), step, batches)
+        assert apart(trained[name], expected) < 1e-6
+        (line,) = map(json.loads, log.read_text().splitlines())
+        assert line["step"] == STEPS
+        assert line["loss"] == pytest.approx(loss, rel=1e-6)
+    # They are three methods: each is elsewhere than the others and than the start.
+    states = [start, *trained.values()]
+    for i, one in enumerate(states):
+        for other in states[:i]:
+            assert apart(one["table"], other["table"]) > 1e-3
+            assert apart(one["network"], other["network"]) > 1e-3
+
+
+def test_rows_and_campaigns_of_early_steps_are_not_all_in_the_last_one():
+    """Else the test above would not notice that such rows are behind."""
+    batches = list(meta_batches(0))
+    touched = [{*np.ravel(users), *np.ravel(fields)} for (users, fields, *_), *_ in batches]
+    assert len((touched[0] | touched[1]) - touched[2]) > 10
+    assert len({tuple(np.sort(fields.ravel())) for (_, fields, *_), *_ in batches}) == 3
+
+
+def test_the_online_stage_equals_a_plain_loop_on_the_whole_table(x64):
+    # One minibatch holds all examples, so three epochs are three steps on their mean loss.
+    method = metaheac(replace(SETTINGS, batch_size=90, online_epochs=3, online_patience=None))
+    general = method.with_settings(offline_epochs=0).fit(DATA, seed=SEED)
+    campaigns = [DATA.campaign(c) for c in (2, 0)]
+    models = method.customise(general, DATA, campaigns)
+    everybody = DATA.user_rows
+
+    @jax.jit
+    def log_odds(params, rows):
+        # The loss of a user of label y is -log P(y).
+        loss = lambda user, y: summed_loss(params, user[None], rows, y, 1.0)  # noqa: E731
+        return jax.vmap(lambda user: loss(user, 0) - loss(user, 1))(everybody)
+
+    for campaign, model in zip(campaigns, models, strict=True):
+        ones = np.ones(len(campaign.users))
+        own = DATA.user_rows[campaign.users], campaign.rows, campaign.labels, ones
+        optimizer, params = optax.adam(0.02), dict(general.state)
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(plain_step(params, own)[1], state)
+            params = optax.apply_updates(params, updates)
+        expected = log_odds(params, campaign.rows)
+        np.testing.assert_allclose(model.score(everybody), expected, atol=1e-5)
+        assert apart(expected, log_odds(dict(general.state), campaign.rows)) > 0.05
+
+
+def test_training_goes_on_from_its_checkpoints(tmp_path):
+    method = mlp_pretraining(replace(SETTINGS, offline_epochs=2))
+    once = method.fit(DATA, seed=SEED).state
+    short = method.with_settings(offline_epochs=1)
+    short.fit(DATA, seed=SEED, directory=tmp_path / "a")
+    on = method.fit(DATA, seed=SEED, directory=tmp_path / "a", log=tmp_path / "log").state
+    jax.tree.map(np.testing.assert_array_equal, dict(once), dict(on))
+    (line,) = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert line["step"] == 6
+
+
+def test_settings_of_the_ablations():
+    assert (without_hc(OFFICIAL).settings.num_critics, OFFICIAL.num_critics) == (1, 5)
+    assert (without_he(OFFICIAL).settings.num_experts, OFFICIAL.num_experts) == (1, 8)
+    for build in (metaheac, alpha_zero, without_meta, mlp_pretraining):
+        assert build(OFFICIAL).settings == OFFICIAL
+
+
+@pytest.mark.parametrize(
+    ("build", "experts", "critics"), [(metaheac, 3, 2), (without_hc, 3, 1), (without_he, 1, 2)]
+)
+def test_the_network_has_the_experts_and_critics_of_the_settings(build, experts, critics):
+    network = build(replace(SETTINGS, offline_epochs=0)).fit(DATA).state["network"]["params"]
+    assert network["expert"]["kernel_0"].shape[1] == experts
+    assert network["critic_bias"].shape == (critics,)
+
+
+# Methods that learn a campaign from nothing -----------------------------------------------------
+
+TOY = dataset(campaigns=8, per_campaign=400)
+TRAIN, NEW = np.arange(4), np.arange(4, 8)
+
+
+@pytest.mark.parametrize(("build", "least"), [(logistic_regression, 0.65), (mlp_one_stage, 0.6)])
+def test_a_campaign_is_learned_from_its_own_examples_alone(build, least):
+    method = build(replace(PAPER, width=8, batch_size=128))
+    general = method.fit(TOY, campaigns=TRAIN)
+    models = method.customise(general, TOY, [TOY.campaign(c) for c in NEW])
+    found = aucs(TOY, NEW, [model.score for model in models])
+    assert found.mean() > least
+    assert found.min() > 0.55
+
+
+def test_one_stage_mlps_start_untrained():
+    general = mlp_one_stage(replace(PAPER, width=8)).fit(TOY, campaigns=TRAIN)
+    # N(0, 1) to four standard errors; nothing has moved it.
+    table = np.asarray(general.state["table"])
+    assert table.shape == (46, 8)
+    assert abs(table.std() - 1) < 4 / np.sqrt(2 * table.size)
+
+
+def test_lr_adds_up_the_values_that_are_there():
+    """A list counts as the sum of its values, not their mean, which hides how many they are."""
+    method = logistic_regression()
+    general = method.fit(TOY, campaigns=TRAIN)
+    [model] = method.customise(general, TOY, [TOY.campaign(5)])
+    user, pad = TOY.user_rows[0].copy(), TOY.num_rows
+    a, b = np.unique(TOY.user_rows[TOY.user_rows[:, 2:].max(1) < pad][:, 2:])[:2]
+    lists = [(pad, pad), (a, pad), (b, pad), (a, b), (b, a)]
+    users = np.stack([np.concatenate([user[:2], pair, [pad, pad]]) for pair in lists])
+    nothing, only_a, only_b, *both = model.score(users.astype(np.int32)).astype(float)
+    np.testing.assert_allclose(both, only_a + only_b - nothing, atol=1e-5)
+    assert min(abs(only_a - nothing), abs(only_b - nothing)) > 1e-3
+
+
+def test_lr_starts_at_the_base_rate():
+    """The bias, not the values, stands for what all users have in common."""
+    general = logistic_regression().fit(TOY, campaigns=TRAIN)
+    label = np.concatenate([TOY.stage1.label[TOY.stage1.of(c)] for c in TRAIN])
+    (bias,) = jax.tree.leaves(general.state["network"])
+    np.testing.assert_allclose(1 / (1 + np.exp(-bias)), label.mean(), rtol=1e-5)
+    assert not general.state["table"].any()

@@ -1,0 +1,172 @@
+"""What every method has in common: what it takes, and what it refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toy import dataset
+
+from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.methods.campaign_graph import hubble
+from metaheac_jax.methods.fine_tuning import metaheac, mlp_pretraining
+from metaheac_jax.methods.method import Method, Run, offline_steps
+from metaheac_jax.methods.similarity import cosine
+from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.settings import OFFICIAL, PAPER
+
+DATA = dataset(users=100, campaigns=6, per_campaign=40, pool=40)
+
+
+def score_nothing(run, state, campaigns, watch):
+    return [lambda users: np.zeros(len(users)) for _ in campaigns]
+
+
+def noting(seen):
+    """A method that learns nothing and notes what its stages are given."""
+
+    def train(run):
+        seen.append(run)
+        return {}
+
+    def adapt(run, state, campaigns, watch):
+        seen.append((run, state, campaigns, watch))
+        return score_nothing(run, state, campaigns, watch)
+
+    return Method("noting", "Noting", PAPER, train=train, adapt=adapt)
+
+
+def test_a_general_model_says_what_it_was_trained_on(tmp_path):
+    seen = []
+    method = noting(seen)
+    general = method.fit(
+        DATA, campaigns=[4, 1], seed=7, directory=tmp_path, log=tmp_path / "log", progress=print
+    )
+    assert (general.method, general.data, general.seed) == ("noting", "toy", 7)
+    assert general.campaigns == (140, 110)  # campaign i has the id 100 + 10 i
+    assert general.settings == PAPER
+    assert (general.schema, general.vocabulary) == (DATA.schema, DATA.vocabulary)
+    [run] = seen
+    assert run.dataset is DATA
+    assert run.campaigns.tolist() == [4, 1]
+    rest = (run.settings, run.seed, run.directory, run.log, run.progress)
+    assert rest == (PAPER, 7, tmp_path, tmp_path / "log", print)
+    method.fit(DATA)
+    assert seen[1].campaigns.tolist() == [*range(6)]
+
+
+def test_campaigns_are_customised_in_the_order_given():
+    seen = []
+    method = noting(seen)
+    general = method.fit(DATA)
+    chosen = [DATA.campaign(3), DATA.new_campaign([3, 10], {"advertiser": 1, "category": 2})]
+    watch = lambda step, models: None  # noqa: E731
+    models = method.customise(general, DATA, chosen, seed=5, progress=print, watch=watch)
+    assert [model.campaign for model in models] == chosen
+    assert all(model.general is general for model in models)
+    run, state, campaigns, watching = seen[1]
+    assert (run.dataset, run.seed, run.progress) == (DATA, 5, print)
+    assert (state, campaigns, watching) == (general.state, chosen, watch)
+    assert models[1].score(DATA.user_rows[:3]).tolist() == [0, 0, 0]
+
+
+def test_settings_are_changed_by_name():
+    method = cosine(PAPER).with_settings(width=3)
+    assert method.settings == replace(PAPER, width=3)
+    assert method.name == "cosine"
+
+
+def test_an_epoch_is_as_many_steps_as_batches_of_the_examples():
+    # 3 campaigns of 40 examples: 120; of B = 50, three steps, the last one begun.
+    settings = replace(PAPER, batch_size=50, offline_epochs=2)
+    assert offline_steps(Run(DATA, np.array([0, 2, 3]), settings, 0)) == 2 * 3
+    settings = replace(settings, batch_size=40)
+    assert offline_steps(Run(DATA, np.array([0, 2, 3]), settings, 0)) == 2 * 3
+
+
+# What is refused --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def general():
+    return cosine().fit(DATA)
+
+
+def refused(general, data, said):
+    with pytest.raises(InputError, match=said) as error:
+        cosine().customise(general, data, [DATA.campaign(0)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "first"),
+    [
+        (Schema((*DATA.schema.user[:2], Field("tokens", 3)), DATA.schema.campaign), "'tokens'"),
+        (Schema((Field("sex"), *DATA.schema.user[1:]), DATA.schema.campaign), "'sex'"),
+        (Schema(DATA.schema.user[::-1], DATA.schema.campaign), "'tokens'"),
+        (Schema(DATA.schema.user, DATA.schema.campaign[::-1]), "'category'"),
+        (Schema(DATA.schema.user, (*DATA.schema.campaign, Field("x"))), "'the number of fields'"),
+        # As many fields, of which one has changed sides.
+        (
+            Schema((*DATA.schema.user, Field("advertiser")), DATA.schema.campaign[1:]),
+            "'the number of fields'",
+        ),
+    ],
+)
+def test_data_of_another_schema_are_refused(general, schema, first):
+    data = replace(DATA, schema=schema)
+    refused(general, data, f"toy: of another schema than the model, first in {first}")
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [(2, np.arange(29)), (2, np.arange(1, 31)), (4, np.arange(4)), (0, np.array(["f", "m"]))],
+)
+def test_data_of_another_vocabulary_are_refused(general, field, values):
+    own = list(DATA.vocabulary.values)
+    own[field] = values
+    name = DATA.schema.fields[field].name
+    data = replace(DATA, vocabulary=Vocabulary(tuple(own)))
+    refused(general, data, f"toy: field '{name}' has other values than in the model's data")
+
+
+def test_other_data_of_the_same_fields_and_values_will_do(general):
+    other = dataset(users=50, campaigns=3, per_campaign=30, pool=30, seed=9)
+    [model] = cosine().customise(general, other, [other.campaign(1)])
+    assert np.isfinite(model.score(other.user_rows)).all()
+
+
+def test_a_general_model_of_another_method_is_refused(general):
+    with pytest.raises(InputError, match="trained by 'cosine', not by 'metaheac'; customise it"):
+        metaheac().customise(general, DATA, [DATA.campaign(0)])
+
+
+@pytest.mark.parametrize("chosen", [[], [6], [-1], [1, 1], [0.0, 1.0], [True, False], [[0, 1]], 0])
+def test_campaigns_that_are_no_indices_are_refused(chosen):
+    said = "toy: campaigns: expected one index or more from 0 to 5, each once"
+    with pytest.raises(InputError, match=said):
+        cosine().fit(DATA, campaigns=chosen)
+
+
+@pytest.mark.parametrize("build", [metaheac, mlp_pretraining, hubble])
+def test_fewer_campaigns_than_a_step_takes_are_refused(build):
+    with pytest.raises(InputError, match="toy: 4 training campaigns, but a meta-step takes 5"):
+        build(PAPER).fit(DATA, campaigns=[0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("build", [metaheac, cosine])
+@pytest.mark.parametrize(("label", "seeds"), [(0, 0), (1, 40)])
+def test_a_campaign_of_a_single_class_is_refused(build, label, seeds):
+    labels = DATA.stage1.label.copy()
+    labels[DATA.stage1.of(2)] = label
+    data = replace(DATA, stage1=replace(DATA.stage1, label=labels))
+    with pytest.raises(InputError, match=f"campaign 120: stage 1 has {seeds} seeds among 40"):
+        build(OFFICIAL).fit(data)
+    # It may be there, if no model is trained on it.
+    cosine().fit(data, campaigns=[0, 1, 3])
+
+
+def test_scores_that_are_not_numbers_are_no_scores(general):
+    [model] = cosine().customise(general, DATA, [DATA.campaign(3)])
+    broken = replace(model, scorer=lambda users: np.array([0.0, np.nan]))
+    with pytest.raises(Diverged, match="campaign 130: a score of cosine is not a number"):
+        broken.score(DATA.user_rows[:2])

@@ -1,0 +1,233 @@
+"""Shared-Bottom and MMoE: a head per campaign, a new one online, and what may move with it."""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from toy import aucs, dataset, pool
+
+from metaheac_jax.customise.score import PoolScorer
+from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.methods.multitask import mean_head, mmoe, shared_bottom
+from metaheac_jax.model import Weights
+from metaheac_jax.networks.multitask import MMoE, SharedBottom
+from metaheac_jax.ranking import auc
+from metaheac_jax.settings import PAPER
+
+METHODS = {"shared-bottom": shared_bottom, "mmoe": mmoe}
+DATA = dataset(tastes=2, campaigns=16)
+TRAIN, NEW = np.array([7, 2, 11, 0, 9, 4, 1, 10, 3, 8, 6, 5]), np.arange(12, 16)
+SETTINGS = replace(
+    PAPER,
+    width=8,
+    num_experts=3,
+    batch_size=64,
+    campaigns_per_step=4,
+    offline_epochs=5,
+    outer_learning_rate=0.01,
+    online_learning_rate=0.01,
+    online_epochs=20,
+)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """``trained(name) -> (method, general)``, each trained once."""
+
+    @cache
+    def train(name):
+        method = METHODS[name](SETTINGS)
+        return method, method.fit(DATA, campaigns=TRAIN)
+
+    return train
+
+
+def customise(method, general, campaigns, watch=None):
+    known = [DATA.campaign(c) for c in campaigns]
+    return method.customise(general, DATA, known, watch=watch)
+
+
+def found_aucs(method, general):
+    return aucs(DATA, NEW, [model.score for model in customise(method, general, NEW)])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_learns_across_campaigns_and_on_new_ones(name, trained):
+    method, general = trained(name)
+    found = found_aucs(method, general)
+    assert found.mean() > 0.72
+    assert found.min() > 0.58
+    # A new head alone does not do that: with all that was learned shuffled, it is worse.
+    rng = np.random.default_rng(0)
+    shuffled = lambda a: rng.permutation(np.ravel(a)).reshape(a.shape)  # noqa: E731
+    nothing = replace(general, state=jax.tree.map(shuffled, general.state))
+    assert found.mean() > found_aucs(method, nothing).mean()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_campaign_has_learned_its_own_head(name, trained):
+    _, general = trained(name)
+    network = SharedBottom() if name == "shared-bottom" else MMoE(3)
+    score = PoolScorer(network, DATA.layout)
+    weights = Weights(**general.state)
+    found = np.empty((12, 12))
+    for head in range(12):
+        own = {
+            key: jax.tree.map(lambda leaf, i=head: np.asarray(leaf)[i : i + 1], leaves)
+            if key in ("gates", "heads")
+            else leaves
+            for key, leaves in weights.network["params"].items()
+        }
+        one = weights._replace(network={"params": own})
+        for c in range(12):
+            users, label = pool(DATA, c)
+            found[head, c] = auc(score(one, None, DATA.campaign_rows[c], users), label)
+    # Heads are in ascending order, whatever the order of the training campaigns.
+    others = (found.sum(0) - np.diag(found)) / 11
+    assert np.diag(found).mean() > others.mean() + 0.15
+    assert (np.diag(found) > others).all()
+
+
+def online_models(name, trained):
+    """The general weights, those before the first online step, and those after the last one."""
+    method, general = trained(name)
+    first = []
+
+    def watch(step, models):
+        if step == 0:
+            first.extend(scorer.args[1] for scorer in models())
+
+    method = method.with_settings(online_epochs=2, online_patience=None)
+    (model,) = customise(method, general, NEW[:1], watch)
+    return Weights(**general.state), first[0], model.scorer.args[1]
+
+
+def same(one, other):
+    return [np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (one, other)), strict=True)]
+
+
+def split(params):
+    """Parameters that all campaigns share, and those of a campaign."""
+    shared = {k: v for k, v in params["params"].items() if k not in ("gates", "heads")}
+    return shared, {k: v for k, v in params["params"].items() if k in ("gates", "heads")}
+
+
+def moved(general, adapted):
+    """(R,) whether a row of the table is another than in the general model."""
+    real = adapted.rows < DATA.num_rows
+    table = np.array(general.table)
+    table[adapted.rows[real]] = np.asarray(adapted.values)[real]
+    return (table != np.asarray(general.table)).any(axis=1)
+
+
+def test_online_shared_bottom_moves_its_head_and_not_a_bit_else(trained):
+    general, _, adapted = online_models("shared-bottom", trained)
+    shared, head = split(adapted.network)
+    assert all(same(shared, split(general.network)[0]))
+    assert not moved(general, adapted).any()
+    assert not any(same(head, split(mean_head(general.network))[1]))
+
+
+def test_online_mmoe_moves_all_that_it_reads(trained):
+    general, _, adapted = online_models("mmoe", trained)
+    assert not any(same(adapted.network, mean_head(general.network)))
+    # The campaign's own fields are not read.
+    rows = np.flatnonzero(moved(general, adapted))
+    users = campaign_examples(DATA, DATA.campaign(NEW[0])).ids.user
+    np.testing.assert_array_equal(rows, np.setdiff1d(users, [DATA.num_rows]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_new_campaign_starts_at_the_mean_of_the_trained_heads(name, trained):
+    general, first, _ = online_models(name, trained)
+    shared, own = split(first.network)
+    assert all(same(shared, split(general.network)[0]))
+    trained_own = split(general.network)[1]
+    assert set(own) == ({"heads"} if name == "shared-bottom" else {"gates", "heads"})
+    for key, layer in own.items():
+        for leaf, values in layer.items():
+            mean = np.mean(np.asarray(trained_own[key][leaf], np.float64), axis=0, keepdims=True)
+            np.testing.assert_allclose(values, mean, rtol=1e-4, atol=1e-6)
+
+
+# The networks -----------------------------------------------------------------------------------
+
+M, N, K, B, C = 3, 2, 4, 7, 5
+OWNER = np.array([3, 0, 3, 4, 1, 1, 3])
+NETWORKS = {
+    "shared-bottom": SharedBottom(C, widths=(6, 5)),
+    "mmoe": MMoE(2, C, widths=(6, 5)),
+}
+
+
+def fields():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(B, M, K)), rng.normal(size=(N, K))
+
+
+def drawn(network):
+    """Parameters at random, without compiling the network's own initial values."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *fields())
+    return jax.tree.map(lambda leaf: 0.5 * rng.normal(size=leaf.shape), shapes)
+
+
+def naive(name, params, user, owner):
+    """The logit of one user, in numpy; also the weights of the experts."""
+    x = user.reshape(-1)
+    if name == "shared-bottom":
+        for layer in range(2):
+            x = np.maximum(x @ params[f"layer_{layer}_kernel"] + params[f"layer_{layer}_bias"], 0)
+        weights = None
+    else:
+        expert, gates = params["expert"], params["gates"]
+        hidden = [
+            np.maximum(x @ expert["kernel_0"][:, i] + expert["bias_0"][i], 0) for i in range(2)
+        ]
+        hidden = [
+            np.maximum(h @ expert["kernel_1"][i] + expert["bias_1"][i], 0)
+            for i, h in enumerate(hidden)
+        ]
+        weights = np.exp(x @ gates["kernel"][owner] + gates["bias"][owner])
+        weights /= weights.sum()
+        x = weights @ hidden
+    head = params["heads"]
+    return (x @ head["kernel"][owner] + head["bias"][owner])[0], weights
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_example_goes_through_its_own_campaigns_head(name, x64):
+    user, campaign = fields()
+    network = NETWORKS[name]
+    params, apply = drawn(network), jax.jit(network.apply)
+    output = apply(params, user, campaign, OWNER)
+    for b in range(B):
+        logit, weights = naive(name, params["params"], user[b], OWNER[b])
+        np.testing.assert_allclose(output.log_p[b] - output.log_not_p[b], logit, rtol=1e-9)
+        if weights is not None:
+            np.testing.assert_allclose(np.exp(output.expert_log_weights[b]), weights, rtol=1e-9)
+    # Campaigns are told apart by nothing but their heads.
+    np.testing.assert_array_equal(apply(params, user, campaign + 1, OWNER).log_p, output.log_p)
+    with pytest.raises(ValueError, match="5 campaigns have a head"):
+        apply(params, user, campaign)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gradient_reaches_the_campaigns_own_head_only(name):
+    user, campaign = fields()
+    network = NETWORKS[name]
+    params = drawn(network)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, example):
+        return network.apply(params, user, campaign, OWNER).log_p[example]
+
+    for example in (0, 1, 4):
+        shared, own = split(gradient(params, example))
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(shared))
+        for leaf in jax.tree.leaves(own):
+            reached = np.asarray(leaf).reshape(C, -1).any(axis=1)
+            np.testing.assert_array_equal(reached, np.arange(C) == OWNER[example])

@@ -1,0 +1,48 @@
+"""Methods by name."""
+
+from dataclasses import replace
+
+import pytest
+
+import metaheac_jax.methods as package
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods.registry import METHODS, method_named
+from metaheac_jax.settings import OFFICIAL, PAPER
+
+#: The methods of the paper's tables, and the controls and references that are not in the paper.
+PAPER_METHODS = {
+    *("lr", "mlp-one-stage", "mlp-pretraining", "mlp-embeddings", "shared-bottom", "mmoe"),
+    *("pinterest", "hubble", "metaheac", "without-meta", "without-he", "without-hc"),
+}
+OTHERS = {"alpha-0", "lightgbm", "cosine", "prior", "seed-aware"}
+
+
+def test_every_method_is_there_under_its_name():
+    assert set(METHODS) == PAPER_METHODS | OTHERS
+    for name in METHODS:
+        assert method_named(name).name == name
+    assert len({method_named(name).label for name in METHODS}) == len(METHODS)
+
+
+def test_every_constructor_is_a_name_of_the_package():
+    public = {getattr(package, name) for name in package.__all__ if name.islower()}
+    assert set(METHODS.values()) <= public
+
+
+def test_methods_take_the_settings_given():
+    for name, build in METHODS.items():
+        # 7 is no default; and none of the methods has examples per batch of its own.
+        assert build(replace(OFFICIAL, batch_size=7)).settings.batch_size == 7
+        assert method_named(name).settings.batch_size == PAPER.batch_size
+
+
+def test_rates_that_are_tuned_are_settings():
+    for name in METHODS:
+        method = method_named(name)
+        assert all(isinstance(getattr(method.settings, rate), float) for rate in method.tuned)
+        assert method.takes_steps == (method.work[0] > 0)
+
+
+def test_an_unknown_name_is_answered_with_those_that_exist():
+    with pytest.raises(InputError, match="unknown method 'heac'; choose from lr, mlp-one-stage,"):
+        method_named("heac")

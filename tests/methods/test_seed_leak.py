@@ -1,0 +1,48 @@
+"""No example that seed-aware MetaHeac is fitted to is compared with itself."""
+
+from dataclasses import replace
+
+import numpy as np
+from toy import dataset
+
+from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.methods.seed_features import seed_aware
+from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.settings import PAPER
+
+TOY = dataset(users=80, campaigns=6, per_campaign=40, pool=20)
+#: The same examples, but every user has a value, and a row, of its own: user i has row i.
+DATA = replace(
+    TOY,
+    schema=Schema((Field("id"),), (Field("id of the campaign"),)),
+    vocabulary=Vocabulary((np.arange(80), np.arange(6))),
+    user_rows=np.arange(80, dtype=np.int32)[:, None],
+    campaign_rows=80 + np.arange(6, dtype=np.int32)[:, None],
+)
+
+
+def test_online_an_example_is_fitted_or_compared_with_and_never_both(monkeypatch):
+    """A seed that is compared with itself gives away its label."""
+    fitted, call = [], Customiser.__call__
+
+    def spy(self, weights, campaigns, **options):
+        fitted.extend(campaigns)
+        return call(self, weights, campaigns, **options)
+
+    monkeypatch.setattr(Customiser, "__call__", spy)
+    method = seed_aware(replace(PAPER, width=3, num_experts=2, num_critics=2))
+    method = method.with_settings(offline_epochs=0, online_epochs=1, online_patience=None)
+    chosen = [DATA.campaign(c) for c in (0, 4)]
+    method.customise(method.fit(DATA), DATA, chosen)
+    for campaign, examples in zip(chosen, fitted, strict=True):
+        users, reference = examples.ids.user[:, 0], examples.ids.reference[..., 0]
+        label_of = dict(zip(campaign.users, campaign.labels, strict=True))
+        compared = [set(side[side < DATA.num_rows]) for side in reference]
+        # Every second seed, and every second non-seed, is compared with; the others are fitted.
+        for label, side in zip((1, 0), compared, strict=True):
+            assert {label_of[user] for user in side} == {label}
+            assert len(side) == (campaign.labels == label).sum() // 2 > 2
+        assert not set(users) & set.union(*compared)
+        assert {*users, *set.union(*compared)} == set(campaign.users)
+        assert len(users) == len(set(users))
+        np.testing.assert_array_equal(examples.label, [label_of[user] for user in users])

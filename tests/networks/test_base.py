@@ -1,0 +1,64 @@
+"""What every network returns, and the layers that several of them share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaheac_jax.networks.base import Affine, concatenated, sigmoid_output
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP, LogisticRegression
+
+M, N, K, B = 14, 6, 4, 5
+NETWORKS = {
+    "metaheac": (MetaHeac(num_experts=3, num_critics=2), K),
+    "one expert": (MetaHeac(num_experts=1, num_critics=2), K),
+    "one critic": (MetaHeac(num_experts=3, num_critics=1), K),
+    "mean mixture": (MetaHeac(num_experts=3, num_critics=2, mixture="mean"), K),
+    "mlp": (MLP(), K),
+    "lr": (LogisticRegression(), 1),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_keeps_the_contract(name):
+    network, width = NETWORKS[name]
+    rng = np.random.default_rng(0)
+    user = jnp.asarray(rng.normal(size=(B, M, width)), jnp.float32)
+    campaign = jnp.asarray(rng.normal(size=(N, width)), jnp.float32)
+    params = network.init(jax.random.key(0), user, campaign)
+    apply = jax.jit(network.apply)
+    output = apply(params, user, campaign)
+    assert output.log_p.shape == output.log_not_p.shape == (B,)
+    np.testing.assert_allclose(jnp.exp(output.log_p) + jnp.exp(output.log_not_p), 1, rtol=1e-5)
+    # One example's output does not depend on the others in its batch.
+    alone = apply(params, user[2:3], campaign)
+    np.testing.assert_allclose(alone.log_p[0], output.log_p[2], rtol=1e-4)
+    # The campaign matters.
+    other = apply(params, user, campaign + 1)
+    assert np.abs(other.log_p - output.log_p).max() > 1e-4
+    # A campaign that all examples share may as well be repeated for each of them.
+    repeated = apply(params, user, jnp.broadcast_to(campaign, (B, N, width)))
+    np.testing.assert_allclose(repeated.log_p, output.log_p, rtol=1e-4)
+
+
+def test_a_layer_starts_uniform_within_its_bound():
+    """A product with 900 inputs: weights and biases from U(-1/30, 1/30)."""
+    params = Affine(64).init(jax.random.key(0), jnp.zeros((1, 900)))["params"]
+    kernel, bias = params["affine_kernel"], params["affine_bias"]
+    assert np.abs(kernel).max() <= 1 / 30
+    np.testing.assert_allclose(np.std(kernel), 1 / 30 / np.sqrt(3), rtol=0.01)
+    assert 1 / 60 < np.abs(bias).max() <= 1 / 30
+
+
+def test_the_output_of_one_logit(x64):
+    representation = jnp.ones((3, 2))
+    output = sigmoid_output(jnp.array([0.0, 2, -1e4]), representation)
+    np.testing.assert_allclose(output.log_p, [np.log(0.5), -np.log1p(np.exp(-2)), -1e4])
+    np.testing.assert_allclose(output.log_not_p, [np.log(0.5), -np.log1p(np.exp(2)), 0])
+    assert output.representation is representation
+
+
+def test_concatenated_fields_keep_their_order():
+    fields = jnp.arange(12).reshape(2, 3, 2)
+    np.testing.assert_array_equal(concatenated(fields), jnp.arange(12).reshape(2, 6))

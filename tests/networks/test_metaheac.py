@@ -1,0 +1,164 @@
+"""MetaHeac's network: its formula by hand, the published sizes, mixtures that stay finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from metaheac_jax.networks.metaheac import Experts, MetaHeac, mixture_log_probabilities
+from metaheac_jax.training.losses import cross_entropy
+
+M, N, K, B = 14, 6, 4, 5
+LOGITS = hnp.arrays(np.float64, (3, 4), elements=st.floats(-8, 8))
+
+
+@pytest.mark.parametrize("mixture", ["sum", "mean"])
+@settings(max_examples=30, deadline=None)
+@given(weights=LOGITS, logits=LOGITS)
+def test_the_mixture_equals_the_naive_form_where_that_is_accurate(mixture, weights, logits):
+    with jax.enable_x64(True):
+        log_weights = jax.nn.log_softmax(jnp.asarray(weights))
+        p = (np.exp(log_weights) / (1 + np.exp(-logits))).sum(-1)
+        if mixture == "mean":
+            p = p / 4  # 1/m
+        log_p, log_not_p = mixture_log_probabilities(log_weights, jnp.asarray(logits), mixture)
+        np.testing.assert_allclose(log_p, np.log(p), rtol=1e-9)
+        np.testing.assert_allclose(log_not_p, np.log1p(-p), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("mixture", ["sum", "mean"])
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("critics", [1, 5])
+def test_the_mixture_is_finite_with_finite_gradients_for_huge_logits(mixture, sign, critics):
+    log_weights = jnp.log(jnp.full(critics, 1 / critics))
+
+    def loss(logits, label):
+        log_p, log_not_p = mixture_log_probabilities(log_weights, logits, mixture)
+        return cross_entropy(log_p, log_not_p, label)
+
+    for label in (0.0, 1.0):
+        logits = sign * jnp.full(critics, 1e4)
+        value, grad = jax.value_and_grad(loss)(logits, label)
+        hessian = jax.hessian(loss)(logits, label)
+        assert np.isfinite(value)
+        assert np.isfinite(grad).all()
+        assert np.isfinite(hessian).all()
+    if mixture == "sum":
+        # A confident mistake costs its logit, and still pulls with full force.
+        np.testing.assert_allclose(loss(jnp.full(critics, 1e4), 0.0), 1e4, rtol=1e-6)
+        grad = jax.grad(loss)(jnp.full(critics, 1e4), 0.0)
+        np.testing.assert_allclose(grad.sum(), 1, rtol=1e-6)
+
+
+def fields():
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.normal(size=(B, M, K))), jnp.asarray(rng.normal(size=(N, K)))
+
+
+def by_hand(params, user, campaign, mixture):
+    """The representation and p of every user, an expert and a critic at a time."""
+    p = jax.tree.map(np.asarray, params["params"])
+    fields_mean = np.concatenate([user.mean(axis=0), campaign.reshape(-1)])
+
+    def gate(own):
+        hidden = np.maximum(fields_mean @ own["kernel"] + own["bias"], 0)
+        odds = np.exp(hidden @ own["choice_kernel"] + own["choice_bias"])
+        return odds / odds.sum()
+
+    expert_weights, critic_weights = gate(p["expert_gate"]), gate(p["critic_gate"])
+    n, m = len(expert_weights), len(critic_weights)
+    representation, expert = 0.0, p["expert"]
+    for i in range(n):
+        hidden = user.reshape(-1)
+        hidden = np.maximum(hidden @ expert["kernel_0"][:, i] + expert["bias_0"][i], 0)
+        hidden = np.maximum(hidden @ expert["kernel_1"][i] + expert["bias_1"][i], 0)
+        representation += expert_weights[i] * hidden / (n if mixture == "mean" else 1)
+    probability = 0.0
+    for j in range(m):
+        logit = representation @ p["critic_kernel"][:, j] + p["critic_bias"][j]
+        probability += critic_weights[j] / (1 + np.exp(-logit)) / (m if mixture == "mean" else 1)
+    return representation, probability
+
+
+@pytest.mark.parametrize("mixture", ["sum", "mean"])
+def test_equals_the_papers_formula(x64, mixture):
+    """With 1/n on the representation and 1/m on the probability where the mixture is the mean."""
+    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=6, mixture=mixture)
+    user, campaign = fields()
+    # Larger than the initial values, so that no gate is close to uniform and no p to 1/2.
+    params = jax.tree.map(lambda leaf: 4.0 * leaf, network.init(jax.random.key(0), user, campaign))
+    output = network.apply(params, user, campaign)
+    for b in range(B):
+        representation, p = by_hand(params, np.asarray(user[b]), np.asarray(campaign), mixture)
+        np.testing.assert_allclose(output.representation[b], representation, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(output.log_p[b], np.log(p), rtol=1e-9)
+        np.testing.assert_allclose(output.log_not_p[b], np.log1p(-p), rtol=1e-8, atol=1e-12)
+
+
+def test_further_numbers_reach_the_experts_alone(x64):
+    """As further inputs of the experts' first layer, behind the user fields."""
+    user, campaign = fields()
+    features = jnp.asarray(np.random.default_rng(1).normal(size=(B, 2)))
+    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=6)
+    params = network.init(jax.random.key(0), user, campaign, features)
+    output = network.apply(params, user, campaign, features)
+    expert = params["params"]["expert"]
+    x = np.concatenate([np.asarray(user).reshape(B, -1), features], axis=1)
+    hidden = np.maximum(np.einsum("ba,anh->bnh", x, expert["kernel_0"]) + expert["bias_0"], 0)
+    hidden = np.einsum("bnh,nhg->bng", hidden, expert["kernel_1"]) + expert["bias_1"]
+    expected = np.einsum("bn,bnh->bh", np.exp(output.expert_log_weights), np.maximum(hidden, 0))
+    np.testing.assert_allclose(output.representation, expected, rtol=1e-9, atol=1e-12)
+    without = network.apply(params, user, campaign, jnp.zeros((B, 2)))
+    np.testing.assert_array_equal(without.expert_log_weights, output.expert_log_weights)
+    np.testing.assert_array_equal(without.critic_log_weights, output.critic_log_weights)
+    assert np.abs(without.log_p - output.log_p).max() > 1e-4
+
+
+@pytest.mark.parametrize(("width", "parameters"), [(64, 551_186), (16, 164_114)])
+def test_sizes_are_the_published_ones(width, parameters):
+    user, campaign = jnp.zeros((1, M, width)), jnp.zeros((N, width))
+    params = MetaHeac(num_experts=8, num_critics=5).init(jax.random.key(0), user, campaign)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+def test_initial_values_fill_the_uniform_range():
+    user, campaign = jnp.zeros((1, M, 64)), jnp.zeros((N, 64))
+    params = MetaHeac().init(jax.random.key(0), user, campaign)["params"]
+    kernel = np.asarray(params["expert"]["kernel_0"])
+    bound = 1 / np.sqrt(M * 64)
+    assert np.abs(kernel).max() <= bound
+    np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.01)
+    assert 0 < np.abs(params["expert"]["bias_0"]).max() <= bound
+    assert 0 < np.abs(params["critic_bias"]).max() <= 1 / 8
+
+
+def test_experts_are_separate_mlps_of_the_user_alone(x64):
+    user, _ = fields()
+    experts = Experts(3, (5, 4))
+    params = experts.init(jax.random.key(0), user)
+    together = experts.apply(params, user)
+    p = params["params"]
+    x = user.reshape(B, -1)
+    for i in range(3):
+        hidden = np.maximum(x @ p["kernel_0"][:, i] + p["bias_0"][i], 0)
+        hidden = np.maximum(hidden @ p["kernel_1"][i] + p["bias_1"][i], 0)
+        np.testing.assert_allclose(together[:, i], hidden, rtol=1e-10, atol=1e-12)
+
+
+def test_gates_weigh_experts_and_critics(x64):
+    """With all weight on one critic and one expert, p is that critic of that expert."""
+    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4))
+    user, campaign = fields()
+    params = network.init(jax.random.key(0), user, campaign)["params"]
+    sure = lambda choice, n: jnp.where(jnp.arange(n) == choice, 1e3, 0.0)  # noqa: E731
+    params["expert_gate"]["choice_bias"] = sure(2, 3)
+    params["critic_gate"]["choice_bias"] = sure(1, 2)
+    output = network.apply({"params": params}, user, campaign)
+    hidden = Experts(3, (5, 4)).apply({"params": params["expert"]}, user)[:, 2]
+    np.testing.assert_allclose(output.representation, hidden, rtol=1e-6)
+    logit = hidden @ params["critic_kernel"][:, 1] + params["critic_bias"][1]
+    np.testing.assert_allclose(output.log_p, jax.nn.log_sigmoid(logit), rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(output.critic_log_weights).sum(-1), 1, rtol=1e-6)

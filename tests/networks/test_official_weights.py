@@ -1,0 +1,163 @@
+"""Parity with the authors' own program: the numbers it computed on a tiny case, float32, CPU."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metaheac_jax.data.batches import Batch, stacked
+from metaheac_jax.errors import InputError
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.official_weights import from_official
+from metaheac_jax.table.adam import table_adam
+from metaheac_jax.table.layout import Ids, Layout
+from metaheac_jax.table.rows import RowIndex
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient, inner_update
+from metaheac_jax.training.step import build_row_step, plain_gradient
+
+OFFICIAL = np.load(Path(__file__).parent / "official_seed0.npz")
+ONE, MANY, CAMPAIGN = (
+    ("carrier", "LBS", "age"),
+    ("interest1", "kw1", "topic1"),
+    ("advertiserId", "productType"),
+)
+LAYOUT = Layout(user_slots=(1, 1, 1, 4, 3, 2), small_fields=(), num_campaign_fields=2)
+SIZES = (4, 18, 6, 12, 41, 24, 7, 4)
+OFFSETS = np.concatenate([[0], np.cumsum(SIZES)])
+ROWS = OFFSETS[-1]
+NETWORK = MetaHeac(num_experts=4, num_critics=3, widths=(12, 12), gate_width=12)
+INNER, OUTER = float(OFFICIAL["inner_learning_rate"]), float(OFFICIAL["outer_learning_rate"])
+
+
+def weights(group):
+    names = [name for name in OFFICIAL.files if name.startswith(f"{group}/")]
+    network, table = from_official({name.split("/")[1]: OFFICIAL[name] for name in names})
+    return {"network": network, "table": table}
+
+
+def batch(part, task):
+    column = lambda name: OFFICIAL[f"{part}/{task}/{name}"]  # noqa: E731
+    user = []
+    for field, name in enumerate(ONE + MANY):
+        ids = column(name).reshape(24, -1) + OFFSETS[field]
+        if name in MANY:
+            used = np.arange(ids.shape[1]) < column(f"{name}_length")[:, None]
+            ids = np.where(used, ids, ROWS)
+        user.append(ids)
+    campaign = [column(name)[0] + OFFSETS[6 + i] for i, name in enumerate(CAMPAIGN)]
+    return Batch(
+        Ids(np.concatenate(user, axis=1).astype(np.int32), np.array(campaign, np.int32)),
+        label=column("label").astype(np.float32),
+        weight=np.ones(24, np.float32),
+    )
+
+
+def batches(part):
+    return stacked([batch(part, task) for task in range(3)])
+
+
+LOSS = build_loss(NETWORK, LAYOUT)
+
+
+@jax.jit
+def predict(params, examples):
+    inputs = LAYOUT.inputs(params["table"], examples.ids)
+    return jnp.exp(NETWORK.apply(params["network"], *inputs).log_p)
+
+
+def assert_close(ours, theirs, relative):
+    """Within ``relative`` of the largest entry, leaf by leaf."""
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
+    ):
+        assert a.shape == b.shape, path
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=relative * np.abs(b).max(), err_msg=jax.tree_util.keystr(path)
+        )
+
+
+@pytest.mark.parametrize("part", ["support", "query"])
+@pytest.mark.parametrize("task", range(3))
+def test_predictions(part, task):
+    theirs = OFFICIAL[f"{part}/{task}/prediction"]
+    ours = predict(jax.tree.map(jnp.asarray, weights("initial")), batch(part, task))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", range(3))
+def test_adapted_query_predictions(task):
+    params = jax.tree.map(jnp.asarray, weights("initial"))
+    adapted, _ = inner_update(LOSS, params, batch("support", task), inner_learning_rate=INNER)
+    theirs = OFFICIAL[f"adapted/{task}/query_prediction"]
+    np.testing.assert_allclose(predict(adapted, batch("query", task)), theirs, rtol=0, atol=1e-6)
+    # The step is not a no-op that any prediction would pass.
+    assert np.abs(theirs - OFFICIAL[f"query/{task}/prediction"]).max() > 1e-5
+
+
+def meta_gradient(first_order=False):
+    gradient = build_meta_gradient(LOSS, inner_learning_rate=INNER, first_order=first_order)
+    params = jax.tree.map(jnp.asarray, weights("initial"))
+    return jax.jit(gradient)(params, batches("support"), batches("query"))
+
+
+def test_meta_loss_and_meta_gradient():
+    gradient, info = meta_gradient()
+    np.testing.assert_allclose(info.loss, OFFICIAL["meta_loss"], rtol=0, atol=1e-6)
+    assert_close(gradient, weights("meta_gradient"), 1e-5)
+
+
+def test_meta_gradient_without_the_second_order_term_is_told_apart():
+    gradient, _ = meta_gradient(first_order=True)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_close(gradient, weights("meta_gradient"), 1e-5)
+
+
+def test_weights_after_one_outer_step_row_local():
+    index, support, query = RowIndex(ROWS), batches("support"), batches("query")
+    both = support.ids, query.ids
+    rows, (own, other) = index.renumber(index.distinct(both), ROWS, both)
+    support, query = support._replace(ids=own), query._replace(ids=other)
+    init, step = build_row_step(
+        build_meta_gradient(LOSS, inner_learning_rate=INNER), optax.adam(OUTER), table_adam(OUTER)
+    )
+    before, after = weights("initial"), weights("after_one_step")
+    state, _ = step(init(before["network"], jnp.asarray(before["table"])), rows, support, query)
+    # Adam's first step is the sign of the gradient, except where the gradient is about eps: there
+    # float32 rounding of a gradient that is zero in theory decides, so those rows are left out.
+    seen = np.abs(weights("meta_gradient")["table"]) > 1e-7
+    assert seen.mean() > 0.5
+    np.testing.assert_allclose(state.table.table[seen], after["table"][seen], rtol=0, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+        state.network,
+        after["network"],
+    )
+
+
+def test_weights_after_the_online_stage():
+    """Fresh Adam, two passes over [support 0, query 0]; from the official weights before it."""
+    before, after = weights("after_one_step"), weights("after_online")
+    init, step = build_row_step(plain_gradient(LOSS), optax.adam(0.001), table_adam(0.001))
+    state = init(before["network"], jnp.asarray(before["table"]))
+    index = RowIndex(ROWS)
+    for part in ("support", "query") * 2:
+        examples = batch(part, 0)
+        rows, ids = index.renumber(index.distinct(examples.ids), ROWS, examples.ids)
+        state, _ = step(state, rows, examples._replace(ids=ids))
+    ours = table_adam(0.001).flush(state.table).table
+    np.testing.assert_allclose(ours, after["table"], rtol=0, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+        state.network,
+        after["network"],
+    )
+    assert np.abs(after["table"] - before["table"]).max() > 1e-3
+
+
+def test_a_missing_weight_is_named():
+    with pytest.raises(InputError, match=r"embedding\.static_emb\.embeddings\.0\.weight"):
+        from_official({})

@@ -1,0 +1,121 @@
+"""Adam on the touched rows equals dense Adam on the whole table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaheac_jax.table.adam import table_adam
+
+RATE = 0.01
+#: How often each row is touched.
+OFTEN = np.repeat([1.0, 0.5, 0.1, 0.02, 0.004, 0.0], 8)
+
+
+def both(steps, often=OFTEN, *, scale=1.0, dtype=jnp.float64):
+    """Both optimisers on gradients in which row r is touched with probability ``often[r]``.
+
+    Returns:
+      The table's state, not flushed; the dense table and its optimiser's state; the initial table.
+    """
+    rng, rows = np.random.default_rng(0), len(often)
+    start = jnp.asarray(rng.normal(size=(rows, 2)), dtype)
+    ours, dense = table_adam(RATE), optax.adam(RATE)
+    state, table, opt_state = ours.init(start), start, dense.init(start)
+
+    @jax.jit
+    def row_step(state, rows, gradient):
+        return ours.scatter(state, rows, ours.gather(state, rows), gradient)
+
+    @jax.jit
+    def dense_step(table, opt_state, gradient):
+        updates, opt_state = dense.update(gradient, opt_state)
+        return optax.apply_updates(table, updates), opt_state
+
+    for _ in range(steps):
+        touched = rng.random(rows) < often
+        gradient = np.where(touched[:, None], scale * rng.normal(0.3, 1, (rows, 2)), 0)
+        gradient = jnp.asarray(gradient, dtype)
+        state = row_step(state, np.where(touched, np.arange(rows), rows), gradient)
+        table, opt_state = dense_step(table, opt_state, gradient)
+    return state, (table, opt_state), np.asarray(start)
+
+
+def flushed(state):
+    return np.asarray(table_adam(RATE).flush(state).table)
+
+
+def test_equals_dense_adam_over_a_thousand_steps(x64):
+    state, (dense, _), start = both(1000)
+    ours = flushed(state)
+    # Gradients far above eps: the closed form is exact.
+    np.testing.assert_allclose(ours, dense, rtol=0, atol=1e-7)
+    moved = np.abs(dense - start)
+    assert moved[OFTEN > 0].max() > 0.1
+    np.testing.assert_array_equal(ours[OFTEN == 0], start[OFTEN == 0])
+    # Before the flush, rows that were not touched of late are behind.
+    assert np.abs(state.table - dense).max() > 1e-4
+
+
+def test_flushed_moments_are_those_of_dense_adam(x64):
+    state, (dense, (moments, *_)), _ = both(50)
+    new = table_adam(RATE).flush(state)
+    np.testing.assert_allclose(new.table, dense, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(new.mu, moments.mu, rtol=1e-10, atol=1e-15)
+    np.testing.assert_allclose(new.nu, moments.nu, rtol=1e-10, atol=1e-15)
+    np.testing.assert_array_equal(new.last, 50)
+    assert new.count == state.count == moments.count == 50
+
+
+def test_a_flushed_table_is_not_moved_by_another_flush(x64):
+    state, _, _ = both(50)
+    once = table_adam(RATE).flush(state)
+    twice = table_adam(RATE).flush(once)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-15), once, twice)
+
+
+def test_gathered_rows_are_up_to_date_and_padding_is_zero(x64):
+    state, (dense, (moments, *_)), _ = both(50)
+    rows = np.array([45, 3, 20, len(OFTEN), 30])
+    local = table_adam(RATE).gather(state, rows)
+    real = rows < len(OFTEN)
+    np.testing.assert_allclose(local.values[real], dense[rows[real]], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(local.mu[real], moments.mu[rows[real]], rtol=1e-10, atol=1e-15)
+    np.testing.assert_allclose(local.nu[real], moments.nu[rows[real]], rtol=1e-10, atol=1e-15)
+    for leaf in (local.values, local.mu, local.nu):
+        np.testing.assert_array_equal(leaf[~real], 0)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-8, 1e-9])
+def test_where_eps_matters_the_error_is_small_against_the_movement(x64, scale):
+    """Gradients about as small as eps = 1e-8: the stated error, relative to how far a row moved."""
+    state, (dense, _), start = both(1000, scale=scale)
+    moved = np.abs(dense - start).max()
+    assert moved > 0.01
+    np.testing.assert_allclose(flushed(state), dense, rtol=0, atol=2e-3 * moved)
+
+
+def test_equals_dense_adam_in_float32():
+    state, (dense, _), _ = both(1000, dtype=jnp.float32)
+    np.testing.assert_allclose(flushed(state), dense, rtol=0, atol=2e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_flushing_in_between_changes_nothing(gaps):
+    with jax.enable_x64(True):
+        ours = table_adam(RATE)
+        flush = jax.jit(ours.flush)
+        step = jax.jit(lambda s, r, g: ours.scatter(s, r, ours.gather(s, r), g))
+        once = often = ours.init(jnp.ones((1, 2)))
+        rows, none = jnp.array([0]), jnp.array([1])
+        for gap in gaps:
+            gradient = jnp.full((1, 2), float(gap))
+            once, often = step(once, rows, gradient), step(often, rows, gradient)
+            for _ in range(gap):
+                once = step(once, none, jnp.zeros((1, 2)))
+                often = flush(step(often, none, jnp.zeros((1, 2))))
+        np.testing.assert_allclose(ours.flush(once).table, often.table, rtol=0, atol=1e-8)

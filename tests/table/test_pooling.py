@@ -1,0 +1,172 @@
+"""Fields of users: means of embeddings, whether their products are carried out or not."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaheac_jax.data.batches import Batch
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks.multitask import MMoE, SharedBottom
+from metaheac_jax.networks.seed_features import direction, seed_features
+from metaheac_jax.table import pooling as module
+from metaheac_jax.table.layout import Ids, Layout, Reference
+from metaheac_jax.table.pooling import UserFields, field_vectors, user_fields
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient
+
+SIZES, SLOTS = (2, 9, 3), (1, 3, 2, 2)  # the last field has many values
+ROWS, WIDTH, USERS = sum(SIZES) + 6, 4, 9
+
+
+def world(seed=0):
+    """A table, and users some of whom lack values or whole fields."""
+    rng = np.random.default_rng(seed)
+    starts = np.cumsum([0, *SIZES])
+    blocks = zip(starts, (*SIZES, 6), SLOTS, strict=True)
+    ids = np.concatenate([first + rng.integers(0, n, (USERS, w)) for first, n, w in blocks], 1)
+    ids[rng.random(ids.shape) < 0.3] = ROWS
+    return jnp.asarray(rng.normal(size=(ROWS, WIDTH))), jnp.asarray(ids)
+
+
+def test_field_vectors_are_means_over_the_values_present(x64):
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2)))
+    ids = jnp.array([[3, 0, 1, 9], [9, 9, 9, 9]])
+    ours = field_vectors(table, ids, (1, 3))
+    np.testing.assert_allclose(ours[0], [table[3], (table[0] + table[1]) / 2])
+    np.testing.assert_array_equal(ours[1], 0)
+
+
+@pytest.mark.parametrize("counted", [0, 3, 6])  # none of the small fields, two, all three
+def test_counted_fields_equal_gathered_ones(counted, monkeypatch):
+    """Values, and gradients in the table, of small fields with 1 to 3 slots and of one beyond."""
+    sizes, slots = (1, 6, 3), (1, 3, 2, 2)
+    starts = np.cumsum([0, *sizes])
+    rows = starts[-1] + 4
+    rng = np.random.default_rng(0)
+    blocks = zip(starts, (*sizes, 4), slots, strict=True)
+    ids = np.concatenate([first + rng.integers(0, n, (9, w)) for first, n, w in blocks], 1)
+    ids[rng.random(ids.shape) < 0.3] = rows
+    table = jnp.asarray(rng.normal(size=(rows, 2)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=(9, len(slots), 2)), jnp.float32)
+
+    def pooled(table, small):
+        vectors = field_vectors(table, jnp.asarray(ids), slots, small_fields=small)
+        return (vectors * weight).sum(), vectors
+
+    gradient = jax.value_and_grad(pooled, has_aux=True)
+    gathered = gradient(table, ())
+    monkeypatch.setattr(module, "MAX_PRODUCT_VALUES", counted)
+    ours = gradient(table, sizes)
+    few = user_fields(table, jnp.asarray(ids), slots, small_fields=sizes).values
+    assert few == ((1, 0, 0, 0) if counted else (0, 0, 0, 0))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours, gathered)
+
+
+def test_fields_with_fewer_values_than_an_embedding_is_wide_stay_products():
+    user = user_fields(*world(), SLOTS, small_fields=SIZES)
+    assert user.values == (2, 0, 3, 0)
+    assert user.fractions.shape == (USERS, 5)
+    assert user.embeddings.shape == (5, WIDTH)
+    assert user.vectors.shape == (USERS, 2, WIDTH)
+
+
+@pytest.mark.parametrize("users", [0, USERS])
+def test_where_all_fields_have_few_values_all_are_products(users):
+    rng, sizes, slots = np.random.default_rng(0), (2, 3), (1, 2)
+    table = jnp.asarray(rng.normal(size=(5, WIDTH)), jnp.float32)
+    ids = jnp.asarray(rng.integers((0, 2, 2), (2, 5, 5), (users, 3)))
+    user = user_fields(table, ids, slots, small_fields=sizes)
+    assert user.values == sizes
+    assert user.vectors.shape == (users, 0, WIDTH)
+    kernel = jnp.asarray(rng.normal(size=(2 * WIDTH, 3)), jnp.float32)
+    expected = field_vectors(table, ids, slots).reshape(users, 2 * WIDTH) @ kernel
+    np.testing.assert_allclose(user.product(kernel), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("small", [(0, 9, 3), (2, 0, 3), (0, 0, 0)])
+def test_a_field_without_a_value_is_zero(small):
+    table = jnp.ones((sum(small) + 6, WIDTH))
+    ids = jnp.full((USERS, sum(SLOTS)), len(table))
+    user = user_fields(table, ids, SLOTS, small_fields=small)
+    np.testing.assert_array_equal(user.dense(), np.zeros((USERS, len(SLOTS), WIDTH)))
+    assert user.product(jnp.ones((len(SLOTS) * WIDTH, 2))).shape == (USERS, 2)
+
+
+def pairs():
+    """What is done with fields, as products and as plain vectors."""
+    rng = np.random.default_rng(1)
+    kernel = jnp.asarray(rng.normal(size=(len(SLOTS) * WIDTH, 5)))
+    towards = jnp.asarray(rng.normal(size=(len(SLOTS), WIDTH)))
+    more = jnp.asarray(rng.normal(size=(2, WIDTH)))
+    flat = lambda user: user.reshape(USERS, -1)  # noqa: E731
+    both = lambda user: jnp.concatenate(  # noqa: E731
+        [user, jnp.broadcast_to(more, (USERS, 2, WIDTH))], axis=1
+    )
+    campaign, owner = more, jnp.zeros(USERS, int)
+    output = lambda net, *a: net.apply(net.init(jax.random.key(0), *a), *a).log_p  # noqa: E731
+    metaheac = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=4)
+    return {
+        "product": (lambda u: u.product(kernel), lambda v: flat(v) @ kernel),
+        "mean": (UserFields.mean, lambda v: v.mean(axis=1)),
+        "with_fields": (lambda u: u.with_fields(more).dense(), both),
+        "sum": (UserFields.sum_over_users, lambda v: v.sum(axis=0)),
+        "seed features": (lambda u: seed_features(u, towards),) * 2,
+        "direction": (lambda u: direction(Reference(two_sides(u), jnp.ones((2, USERS)))),) * 2,
+        "metaheac": (lambda u: output(metaheac, u, campaign),) * 2,
+        "mlp": (lambda u: output(MLP((5, 4)), u, campaign),) * 2,
+        "shared-bottom": (lambda u: output(SharedBottom(1, widths=(5,)), u, campaign, owner),) * 2,
+        "mmoe": (lambda u: output(MMoE(2, 1, (5, 4)), u, campaign, owner),) * 2,
+    }
+
+
+def two_sides(user):
+    """Users as the seeds and, halved, as the non-seeds of a reference set: (2, B, ...)."""
+    fields = UserFields.of(user)
+    twice = lambda leaf: jnp.stack([leaf, leaf / 2])  # noqa: E731
+    fractions, vectors = twice(fields.fractions), twice(fields.vectors)
+    return UserFields(fractions, fields.embeddings, vectors, fields.values)
+
+
+@pytest.mark.parametrize("name", pairs())
+@pytest.mark.parametrize("small", [SIZES, ()])
+def test_products_equal_plain_vectors_in_value_and_derivatives(x64, name, small):
+    """Value, gradient in the table, and its directional derivative, as the meta-step takes it."""
+    ours, plain = pairs()[name]
+    table, ids = world()
+    shape = jax.eval_shape(plain, jnp.zeros((USERS, len(SLOTS), WIDTH))).shape
+    weight = jnp.asarray(np.random.default_rng(2).normal(size=shape))
+
+    def derivatives(function):
+        loss = lambda table: (jnp.tanh(function(table)) * weight).sum()  # noqa: E731
+        value, gradient = jax.value_and_grad(loss)(table)
+        return value, gradient, jax.jvp(jax.grad(loss), (table,), (jnp.cos(table),))[1]
+
+    products = derivatives(lambda t: ours(user_fields(t, ids, SLOTS, small_fields=small)))
+    vectors = derivatives(lambda t: plain(field_vectors(t, ids, SLOTS)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-10), products, vectors)
+    assert np.abs(vectors[2]).max() > 1e-6
+
+
+def test_campaigns_together_equal_campaigns_in_turn(x64):
+    """Products under the meta-step's vmap: three campaigns at once, and one after the other."""
+    table, ids = world()
+    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=4)
+    rng = np.random.default_rng(3)
+    label, weight = jnp.asarray(rng.integers(0, 2, (3, USERS))), jnp.ones((3, USERS))
+    user, campaign = jnp.stack([jnp.roll(ids, c, axis=0) for c in range(3)]), jnp.arange(3)[:, None]
+    some = jnp.zeros((1, len(SLOTS), WIDTH)), jnp.zeros((1, WIDTH))
+    params = {"network": network.init(jax.random.key(0), *some), "table": table}
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    support, query = (Batch(Ids(u, campaign), label, weight) for u in (user, user[::-1]))
+    loss = build_loss(network, Layout(SLOTS, SIZES, num_campaign_fields=1))
+    together, in_turn = (
+        jax.jit(build_meta_gradient(loss, inner_learning_rate=0.5, campaigns_per_chunk=chunk))(
+            params, support, query
+        )
+        for chunk in (3, 1)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), together, in_turn)

@@ -1,0 +1,80 @@
+"""A small MovieLens: its files, the problem built from them, and what its examples show."""
+
+import numpy as np
+
+from metaheac_jax.data.sources.movielens import build_movielens
+
+GENRES = ("Action", "Drama", "Horror", "War")
+
+
+def toy_ratings(users, movies, seed, liked=0.4, lower=0.25):
+    """{(user, movie): rating}; ids are chosen so that the order of strings is another one."""
+    rng = np.random.default_rng(seed)
+    draw = rng.random((users, movies))
+    rating = np.where(draw < liked, rng.integers(4, 6, draw.shape), rng.integers(1, 4, draw.shape))
+    return {(u + 8, m + 95): int(rating[u, m]) for u, m in np.argwhere(draw < liked + lower)}
+
+
+def toy_genres(movie):
+    return [GENRES[i] for i in range(4) if movie % (i + 2) == 0]
+
+
+def write_toy(directory, ratings, users, movies, user_lines=None):
+    directory.mkdir(exist_ok=True)
+    if user_lines is None:
+        user_lines = [
+            f"{u + 8}\t{10 + 3 * u}\t{'MF'[u % 2]}\tjob{u % 3}\t{90000 + 377 * u}"
+            for u in range(users)
+        ]
+    item_lines = [
+        f"{m + 95}\tSome Title\t{1930 + m % 70}\t{' '.join(toy_genres(m + 95))}"
+        for m in range(movies)
+    ]
+    lines = {
+        "user": [
+            "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token",
+            *user_lines[::-1],
+        ],
+        "item": [
+            "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq",
+            *item_lines[::-1],
+        ],
+        "inter": ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+        + [f"{u}\t{m}\t{r}\t{i}" for i, ((u, m), r) in enumerate(ratings.items())],
+    }
+    for kind, text in lines.items():
+        (directory / f"ml-100k.{kind}").write_text("\n".join(text) + "\n")
+    return directory
+
+
+USERS, MOVIES = 30, 14
+
+
+def build_toy(directory, ratings, seed=0, users=USERS, movies=MOVIES, **options):
+    write_toy(directory, ratings, users, movies)
+    return build_movielens(directory, seed=seed, **{"min_positives": 4, **options})
+
+
+def features(dataset, view):
+    """{field: raw values} of a view."""
+    found = {}
+    for i, (field, start) in enumerate(
+        zip(dataset.schema.user, dataset.schema.user_starts, strict=True)
+    ):
+        rows = dataset.user_rows[view, start : start + field.slots]
+        rows = rows[rows < dataset.num_rows] - dataset.vocabulary.offsets[i]
+        found[field.name] = [str(value) for value in dataset.vocabulary.values[i][rows]]
+    return found
+
+
+def examples(dataset, stage):
+    """{(movie, user): (label, view)}."""
+    stage = getattr(dataset, stage)
+    found = {}
+    for campaign, movie in enumerate(dataset.campaign_key):
+        for e in range(stage.offsets[campaign], stage.offsets[campaign + 1]):
+            view = int(stage.user[e])
+            key = (int(movie), int(dataset.user_key[view]))
+            assert key not in found
+            found[key] = (int(stage.label[e]), view)
+    return found

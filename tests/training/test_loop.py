@@ -1,0 +1,89 @@
+"""The offline loop: it learns, resumes exactly, stops at a loss that is no number."""
+
+import json
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy import dataset
+
+from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.errors import Diverged
+from metaheac_jax.model import initialise
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.table.adam import table_adam
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.checkpoint import Checkpoints
+from metaheac_jax.training.loop import train
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.step import PlainInfo, RowStep, build_row_step
+
+DATA = dataset()
+NETWORK = MetaHeac(num_experts=2, num_critics=2, widths=(6, 6), gate_width=6)
+
+
+@cache
+def step():
+    loss = build_loss(NETWORK, DATA.layout)
+    gradient = build_meta_gradient(loss, inner_learning_rate=0.05, select=select_rows)
+    return build_row_step(gradient, optax.adam(0.01), table_adam(0.01))
+
+
+def start():
+    key = jax.random.key(0)
+    return step().init(*initialise(NETWORK, key, DATA.layout, num_rows=DATA.num_rows, width=4))
+
+
+def sampler():
+    return CampaignSampler(DATA, np.arange(8), seed=0, campaigns_per_step=4, batch_size=64)
+
+
+def test_learns_and_logs_and_tells_progress(tmp_path):
+    told = []
+    log = tmp_path / "log.jsonl"
+    train(
+        step(), start(), sampler(), num_steps=120, name="toy", log=log, log_every=20,
+        progress=lambda *a: told.append(a),
+    )  # fmt: skip
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [20, 40, 60, 80, 100, 120]
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+    assert all(line["name"] == "toy" and line["steps_per_second"] > 0 for line in lines)
+    assert told[0] == ("toy", 0, 120)
+    assert told[-1][1:] == (120, 120)
+
+
+def test_a_run_that_was_cut_off_resumes_to_the_same_bits(tmp_path):
+    class CutOff(Exception):
+        pass
+
+    def cut(number):
+        if number == 25:
+            raise CutOff
+        return sampler_(number)
+
+    sampler_, options = sampler(), {"num_steps": 40, "save_every": 10}
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        whole = train(step(), start(), sampler_, checkpoints=checkpoints, **options)
+    with Checkpoints(tmp_path / "cut") as checkpoints, pytest.raises(CutOff):
+        train(step(), start(), cut, checkpoints=checkpoints, **options)
+    with Checkpoints(tmp_path / "cut") as checkpoints:
+        assert checkpoints.latest == 20
+        resumed = train(step(), start(), sampler_, checkpoints=checkpoints, **options)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
+    def broken(state, number):
+        return state, PlainInfo(jnp.where(number == 33, jnp.nan, 1.0))
+
+    step = RowStep(lambda *a: a, broken)
+    options = {"num_steps": 100, "name": "toy", "save_every": 10}
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(Diverged, match="toy: the loss of step 33 is nan"):
+            train(step, jnp.zeros(3), lambda s: (s,), checkpoints=checkpoints, **options)
+        assert checkpoints.latest == 30

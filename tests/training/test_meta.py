@@ -1,0 +1,316 @@
+"""The meta-step against closed forms: quadratic campaigns, finite differences, independence."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaheac_jax.training.meta import build_meta_gradient, build_meta_step, inner_update
+
+ALPHA = 0.1
+
+
+def quadratic(w, batch):
+    """1/2 (w - a)' A (w - a)."""
+    matrix, centre = batch
+    return 0.5 * (w - centre) @ matrix @ (w - centre)
+
+
+def quadratic_campaigns(campaigns, seed=0, size=4):
+    """Support and query with different symmetric matrices and centres for every campaign."""
+    rng = np.random.default_rng(seed)
+
+    def side():
+        root = rng.normal(size=(campaigns, size, size))
+        return jnp.asarray(root @ root.transpose(0, 2, 1)), jnp.asarray(
+            rng.normal(size=(campaigns, size))
+        )
+
+    return jnp.asarray(rng.normal(size=size)), side(), side()
+
+
+def member(tree, c):
+    """Campaign c of a batch of campaigns."""
+    return jax.tree.map(lambda leaf: leaf[c], tree)
+
+
+def signature(w, support, query, steps=1):
+    """(I - alpha A)^steps B (w' - b), with w' - a = (I - alpha A)^steps (w - a)."""
+    (A, a), (B, b) = support, query
+    shrink = np.linalg.matrix_power(np.eye(len(w)) - ALPHA * np.asarray(A), steps)
+    adapted = a + shrink @ (w - a)
+    return shrink.T @ B @ (adapted - b)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("chunk", ["all", 2])
+def test_meta_gradient_of_quadratic_campaigns(x64, steps, remat, chunk):
+    w, support, query = quadratic_campaigns(4)
+    gradient = build_meta_gradient(
+        quadratic,
+        inner_learning_rate=ALPHA,
+        inner_steps=steps,
+        remat=remat,
+        campaigns_per_chunk=chunk,
+        reduction="sum",
+    )
+    ours, info = jax.jit(gradient)(w, support, query)
+    each = [signature(w, member(support, c), member(query, c), steps) for c in range(4)]
+    np.testing.assert_allclose(ours, sum(each), rtol=1e-12)
+    np.testing.assert_allclose(info.loss, info.query_loss.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 6, "auto", "all"])
+def test_chunks_and_reductions_equal_a_loop_over_campaigns(x64, chunk, reduction):
+    w, support, query = quadratic_campaigns(6)
+    total, support_losses, query_losses = np.zeros(len(w)), [], []
+    for c in range(6):
+        own, other = member(support, c), member(query, c)
+        total += signature(w, own, other)
+        adapted = w - ALPHA * own[0] @ (w - own[1])
+        support_losses.append(quadratic(w, own))
+        query_losses.append(quadratic(adapted, other))
+    divisor = 6 if reduction == "mean" else 1  # the campaigns, however they are chunked
+
+    gradient = build_meta_gradient(
+        quadratic, inner_learning_rate=ALPHA, campaigns_per_chunk=chunk, reduction=reduction
+    )
+    ours, info = jax.jit(gradient)(w, support, query)
+    np.testing.assert_allclose(ours, total / divisor, rtol=1e-12)
+    np.testing.assert_allclose(info.support_loss, support_losses, rtol=1e-12)
+    np.testing.assert_allclose(info.query_loss, query_losses, rtol=1e-12)
+    np.testing.assert_allclose(info.loss, sum(query_losses) / divisor, rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("chunk", [1, "all"])
+def test_the_support_loss_is_that_before_the_first_inner_step(x64, steps, chunk):
+    w, support, query = quadratic_campaigns(2)
+    gradient = build_meta_gradient(
+        quadratic, inner_learning_rate=ALPHA, inner_steps=steps, campaigns_per_chunk=chunk
+    )
+    _, info = gradient(w, support, query)
+    expected = [quadratic(w, member(support, c)) for c in range(2)]
+    np.testing.assert_allclose(info.support_loss, expected, rtol=1e-12)
+    _, alone = inner_update(
+        quadratic, w, member(support, 0), inner_learning_rate=ALPHA, inner_steps=steps
+    )
+    np.testing.assert_allclose(alone, expected[0], rtol=1e-12)
+
+
+def test_without_inner_steps_the_support_loss_is_zero(x64):
+    w, support, query = quadratic_campaigns(2)
+    gradient = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, inner_steps=0)
+    np.testing.assert_array_equal(gradient(w, support, query)[1].support_loss, [0, 0])
+
+
+def test_first_order_leaves_out_exactly_the_hessian_factor(x64):
+    w, support, query = quadratic_campaigns(1)
+    (A, a), (B, b) = member((support, query), 0)
+    ours, _ = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, first_order=True)(
+        w, support, query
+    )
+    adapted = w - ALPHA * A @ (w - a)
+    np.testing.assert_allclose(ours, B @ (adapted - b), rtol=1e-12)
+    assert np.abs(ours - signature(w, (A, a), (B, b))).max() > 0.1
+
+
+def test_a_campaign_adapts_the_part_that_is_selected(x64):
+    """Campaign c sees two of six parameters: the signature there, and nothing elsewhere."""
+    _, support, query = quadratic_campaigns(3, size=2)
+    whole, part = jnp.arange(6.0) / 3, jnp.array([[0, 1], [1, 4], [5, 0]])
+    ours, _ = build_meta_gradient(
+        quadratic, inner_learning_rate=ALPHA, reduction="sum", select=lambda w, part: w[part]
+    )(whole, support, query, part)
+    expected = np.zeros(6)
+    for c in range(3):
+        expected[part[c]] += signature(whole[part[c]], *member((support, query), c))
+    np.testing.assert_allclose(ours, expected, rtol=1e-10)
+
+
+def test_a_part_and_a_select_come_together():
+    w, support, query = quadratic_campaigns(2)
+    with pytest.raises(ValueError, match="give a part if and only if select is given"):
+        build_meta_gradient(quadratic, inner_learning_rate=ALPHA)(w, support, query, w)
+    select = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, select=lambda w, _: w)
+    with pytest.raises(ValueError, match="give a part if and only if select is given"):
+        select(w, support, query)
+
+
+def test_mean_over_campaigns_is_the_sum_divided(x64):
+    w, support, query = quadratic_campaigns(4)
+    mean, sums = (
+        build_meta_gradient(quadratic, inner_learning_rate=ALPHA, reduction=r)(w, support, query)[0]
+        for r in ("mean", "sum")
+    )
+    np.testing.assert_allclose(mean, sums / 4, rtol=1e-12)
+
+
+def test_one_rate_a_leaf_and_learned_rates(x64):
+    """Meta-SGD: with the rates among the parameters, their gradient is -grad L_a . grad L_b."""
+    w, support, query = quadratic_campaigns(1)
+
+    def loss(params, batch):
+        return quadratic(params["w"], batch)
+
+    params = {"w": w, "rate": jnp.asarray(ALPHA)}
+    learned = build_meta_gradient(
+        loss, inner_learning_rate=lambda p: {"w": p["rate"], "rate": 0.0}, reduction="sum"
+    )
+    grads, _ = learned(params, support, query)
+    one_support, one_query = member((support, query), 0)
+    (A, a), (B, b) = one_support, one_query
+    adapted = w - ALPHA * A @ (w - a)
+    np.testing.assert_allclose(grads["w"], signature(w, one_support, one_query), rtol=1e-12)
+    np.testing.assert_allclose(grads["rate"], -(A @ (w - a)) @ (B @ (adapted - b)), rtol=1e-12)
+
+    frozen, _ = inner_update(
+        loss, params, one_support, inner_learning_rate={"w": 0.0, "rate": ALPHA}
+    )
+    np.testing.assert_array_equal(frozen["w"], w)
+
+
+def mlp_campaigns(campaigns=3, rows=5):
+    model = nn.Sequential([nn.Dense(4), nn.tanh, nn.Dense(1)])
+    rng = np.random.default_rng(1)
+    batch = lambda: (  # noqa: E731
+        jnp.asarray(rng.normal(size=(campaigns, rows, 3))),
+        jnp.asarray(rng.normal(size=(campaigns, rows))),
+    )
+    support, query = batch(), batch()
+
+    def loss(params, examples):
+        x, y = examples
+        return jnp.mean((model.apply(params, x)[:, 0] - y) ** 2)
+
+    params = model.init(jax.random.key(0), support[0][0])
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    return loss, params, support, query
+
+
+def test_finite_differences_of_a_flax_network(x64):
+    loss, params, support, query = mlp_campaigns()
+    gradient = jax.jit(build_meta_gradient(loss, inner_learning_rate=ALPHA, inner_steps=2))
+    ours, _ = gradient(params, support, query)
+    rng = np.random.default_rng(2)
+    direction = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
+
+    def meta_loss(t):
+        moved = jax.tree.map(lambda p, d: p + t * d, params, direction)
+        return gradient(moved, support, query)[1].loss
+
+    step = 1e-5
+    slope = (meta_loss(step) - meta_loss(-step)) / (2 * step)
+    along = sum(
+        jnp.vdot(g, d)
+        for g, d in zip(jax.tree.leaves(ours), jax.tree.leaves(direction), strict=True)
+    )
+    np.testing.assert_allclose(along, slope, rtol=1e-8)
+
+
+def test_campaigns_do_not_leak_into_each_other(x64):
+    loss, params, support, query = mlp_campaigns()
+    gradient = jax.jit(build_meta_gradient(loss, inner_learning_rate=ALPHA, reduction="sum"))
+    _, before = gradient(params, support, query)
+    changed = jax.tree.map(lambda x: x.at[1].add(1.0), support)
+    _, after = gradient(params, changed, query)
+    others = jnp.array([0, 2])
+    np.testing.assert_allclose(before.query_loss[others], after.query_loss[others], rtol=1e-12)
+    assert abs(before.query_loss[1] - after.query_loss[1]) > 1e-3
+
+    one_by_one = [
+        gradient(params, *jax.tree.map(lambda x, c=c: x[c : c + 1], (support, query)))[0]
+        for c in range(3)
+    ]
+    together, _ = gradient(params, support, query)
+    total = jax.tree.map(lambda *leaves: sum(leaves), *one_by_one)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10), together, total)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(4)))
+def test_the_order_of_campaigns_does_not_matter(order):
+    with jax.enable_x64(True):
+        w, support, query = quadratic_campaigns(4)
+        gradient = jax.jit(build_meta_gradient(quadratic, inner_learning_rate=ALPHA))
+        order = jnp.array(order)
+        shuffled = jax.tree.map(lambda x: x[order], (support, query))
+        np.testing.assert_allclose(
+            gradient(w, support, query)[0], gradient(w, *shuffled)[0], rtol=1e-12
+        )
+
+
+def test_step_applies_the_optimiser_consumes_its_state_and_compiles_once(x64):
+    w, support, query = quadratic_campaigns(4)
+    traces = []
+
+    def counted(params, batch):
+        traces.append(1)
+        return quadratic(params, batch)
+
+    init, step = build_meta_step(counted, optax.sgd(0.01), inner_learning_rate=ALPHA)
+    expected = (
+        w - 0.01 * build_meta_gradient(quadratic, inner_learning_rate=ALPHA)(w, support, query)[0]
+    )
+    first = init(jnp.copy(w))
+    state, info = step(first, support, query)
+    np.testing.assert_allclose(state.params, expected, rtol=1e-12)
+    assert first.params.is_deleted()
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state.params) == (w.shape, w.dtype)
+    number = len(traces)
+    for _ in range(1000):
+        state, after = step(state, support, query)
+    assert len(traces) == number
+    assert after.loss < info.loss
+
+
+def test_a_state_that_was_used_is_refused_in_one_line():
+    w, support, query = quadratic_campaigns(2)
+    init, step = build_meta_step(quadratic, optax.adam(0.01), inner_learning_rate=ALPHA)
+    first = init(w)
+    second, _ = step(first, support, query)
+    with pytest.raises(ValueError, match="the state was consumed by an earlier step") as refused:
+        step(first, support, query)
+    assert "\n" not in str(refused.value)
+    # The advice: go on from what the step returned, or from a copy made before.
+    copy = jax.tree.map(jnp.copy, second)
+    (third, _), (again, _) = step(second, support, query), step(copy, support, query)
+    jax.tree.map(np.testing.assert_array_equal, third, again)
+
+
+def test_a_step_within_a_jitted_function_takes_its_state():
+    w, support, query = quadratic_campaigns(2)
+    init, step = build_meta_step(quadratic, optax.sgd(0.01), inner_learning_rate=ALPHA)
+    inside, _ = jax.jit(lambda w: step(init(w), support, query))(w)
+    outside, _ = step(init(jnp.copy(w)), support, query)
+    np.testing.assert_allclose(inside.params, outside.params, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"inner_steps": -1}, "inner_steps"),
+        ({"campaigns_per_chunk": 0}, "campaigns_per_chunk"),
+        ({"campaigns_per_chunk": "some"}, "campaigns_per_chunk"),
+        ({"campaigns_per_chunk": None}, "campaigns_per_chunk"),
+        ({"reduction": "max"}, "reduction"),
+    ],
+)
+def test_options_out_of_range_are_refused_at_once(options, named):
+    with pytest.raises(ValueError, match=named):
+        build_meta_gradient(quadratic, inner_learning_rate=ALPHA, **options)
+
+
+def test_a_chunk_that_does_not_divide_the_campaigns_is_refused():
+    w, support, query = quadratic_campaigns(4)
+    gradient = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, campaigns_per_chunk=3)
+    with pytest.raises(ValueError, match="chunks of 3 do not divide 4 campaigns"):
+        gradient(w, support, query)

@@ -1,0 +1,78 @@
+"""Row-local training steps equal whole-table steps, and take the memory of their state."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_table import LAYOUT, NETWORK, ROWS, WIDTH, localised, support_and_query, weights
+
+from metaheac_jax.data.batches import members
+from metaheac_jax.table.adam import table_adam
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.step import build_row_step, plain_gradient
+
+LOSS = build_loss(NETWORK, LAYOUT)
+META = build_meta_gradient(LOSS, inner_learning_rate=0.5)
+
+
+def row_step(gradient, rate=0.01):
+    return build_row_step(gradient, optax.adam(rate), table_adam(rate))
+
+
+def test_fifty_row_local_steps_equal_fifty_whole_table_steps(x64):
+    network, table = weights()
+    init, step = row_step(META)
+    state = init(*jax.tree.map(jnp.copy, (network, table)))
+    params, optimizer = {"network": network, "table": table}, optax.adam(0.01)
+    opt_state = optimizer.init(params)
+    whole = jax.jit(META)
+    for number in range(50):
+        sides = support_and_query(seed=number)
+        rows, local = localised(ROWS, *sides)
+        state, info = step(state, rows, *local)
+        grads, whole_info = whole(params, *sides)
+        np.testing.assert_allclose(info.loss, whole_info.loss, rtol=0, atol=1e-6)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        params = optax.apply_updates(params, updates)
+    ours = {"network": state.network, "table": table_adam(0.01).flush(state.table).table}
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), ours, params)
+
+
+def test_a_plain_gradient_is_that_of_the_batch_and_reports_its_loss(x64):
+    network, table = weights()
+    params, batch = {"network": network, "table": table}, members(support_and_query()[0])[0]
+    grads, info = jax.jit(plain_gradient(LOSS))(params, batch)
+    np.testing.assert_allclose(info.loss, jax.jit(LOSS)(params, batch), rtol=1e-12)
+    expected = jax.jit(jax.grad(LOSS))(params, batch)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), grads, expected)
+
+
+def test_a_state_that_was_used_is_refused_in_one_line():
+    init, step = row_step(plain_gradient(LOSS))
+    first = init(*weights())
+    rows, local = localised(ROWS, members(support_and_query()[0])[0])
+    second, _ = step(first, rows, *local)
+    with pytest.raises(ValueError, match="the state was consumed by an earlier step") as refused:
+        step(first, rows, *local)
+    assert "\n" not in str(refused.value)
+    # The advice: go on from what the step returned, or from a copy made before.
+    copy = jax.tree.map(jnp.copy, second)
+    (third, _), (again, _) = step(second, rows, *local), step(copy, rows, *local)
+    jax.tree.map(np.testing.assert_array_equal, third, again)
+
+
+def test_a_step_reuses_the_memory_of_its_state():
+    """Nothing as long as the table is copied: not the table, nor the column of last steps."""
+    network, table = weights()
+    init, step = row_step(META)
+    tall = 1_000_000
+    rows, local = localised(256, *support_and_query(rows=tall), rows=tall)
+    state = jax.eval_shape(init, network, jax.ShapeDtypeStruct((tall, WIDTH), table.dtype))
+    memory = step.__wrapped__.lower(state, rows, *local).compile().memory_analysis()
+    column = 4 * tall
+    assert memory.alias_size_in_bytes >= (3 * WIDTH + 1) * column
+    assert memory.temp_size_in_bytes < column
