@@ -1,0 +1,57 @@
+"""Builds the API reference, and fails on a `reference` in a docstring that leads nowhere."""
+
+import ast
+import builtins
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "metaheac_jax"
+#: Names in single backticks: `name`, `module.name`, `package.module.name`.
+REFERENCE = re.compile(r"(?<!`)`([A-Za-z_][\w.]*)`(?!`)")
+
+
+def defined(tree: ast.Module) -> set[str]:
+    """Every name that a module defines, classes' members and parameters too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).split(".")[0])
+    return names
+
+
+def broken() -> list[str]:
+    """The references that lead nowhere."""
+    trees = {path: ast.parse(path.read_text()) for path in SOURCE.rglob("*.py")}
+    modules = {path.stem for path in trees} | {path.parent.name for path in trees}
+    names = set().union(*map(defined, trees.values())) | modules | set(dir(builtins))
+    outside = {"jax", "numpy", "optax", "flax", "experiments", "metaheac"}
+    lines = []
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            for reference in REFERENCE.findall(ast.get_docstring(node) or ""):
+                parts = reference.split(".")
+                if parts[0] not in outside and not set(parts) <= names:
+                    lines.append(f"{path}: `{reference}` in a docstring leads nowhere")
+    return lines
+
+
+if __name__ == "__main__":
+    lines = broken()
+    print("\n".join(lines))
+    if lines:
+        sys.exit(1)
+    subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:pdoc", "-m", "pdoc", "-d", "google", "-o"]
+        + [sys.argv[1], "metaheac_jax"],
+        check=True,
+    )
