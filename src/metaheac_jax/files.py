@@ -74,7 +74,7 @@ def write_whole(path: Path) -> Iterator[TextIO]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
             yield file
         fsync(temporary)
         temporary.replace(path)

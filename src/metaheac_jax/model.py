@@ -118,7 +118,7 @@ class General:
     vocabulary: Vocabulary
     state: State
     data: str
-    campaigns: tuple[int, ...]
+    campaigns: tuple[int | str, ...]
     seed: int
 
     def check_data(self, data: Dataset) -> None:

@@ -12,32 +12,49 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
 from metaheac_jax.errors import InputError
 
+#: The value of a field that stands for all rare and unseen ones.
+UNSEEN = "<unseen>"
+
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical feature.
+    """A categorical feature, or a number in buckets.
 
     A field with one slot is one-valued; a missing value has its own table row. A field with several
     slots is many-valued: its first ``slots`` values are kept, and a missing list is empty.
 
+    Attributes:
+      name: of the field.
+      slots: number of slots.
+      edges: of a number, the ascending bounds between its buckets; the values of such a field are
+        bucket numbers from 0, and -1 where the number is missing. Empty for a category.
+
     Raises:
-      InputError: the name is empty, or there is no slot.
+      InputError: the name is empty, there is no slot, or edges do not ascend.
     """
 
     name: str
     slots: int = 1
+    edges: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         kinds = isinstance(self.name, str) and isinstance(self.slots, int)  # JSON may differ
         if not kinds or not self.name or self.slots < 1:
             raise InputError(f"schema: field {self.name!r} needs a name and at least one slot")
+        object.__setattr__(self, "edges", tuple(map(float, self.edges)))  # JSON has a list
+        if any(a >= b for a, b in pairwise(self.edges)):
+            raise InputError(f"schema: field {self.name!r}: edges do not ascend")
+
+    def bucket(self, numbers: np.ndarray) -> np.ndarray:
+        """Bucket numbers of numbers, of the same shape; -1 where one is NaN."""
+        return np.where(np.isnan(numbers), -1, np.searchsorted(self.edges, numbers, side="right"))
 
 
 @dataclass(frozen=True)
@@ -157,13 +174,21 @@ class Vocabulary:
         return sum(self.sizes)
 
     def encode(self, field: int, raw: np.ndarray | Sequence[Any]) -> np.ndarray:
-        """Table rows (int32, the shape of ``raw``) of one field's raw values; R if unknown."""
+        """Table rows (int32, the shape of ``raw``) of one field's raw values.
+
+        An unknown value has the row of `UNSEEN` where the field has one, and R elsewhere.
+        """
         values, raw = self.values[field], np.asarray(raw)
         if not len(values):
             return np.full(raw.shape, self.num_rows, np.int32)
         position = np.searchsorted(values, raw).clip(max=len(values) - 1)
         known = values[position] == raw
-        return np.where(known, position + self.offsets[field], self.num_rows).astype(np.int32)
+        offset, unknown = self.offsets[field], self.num_rows
+        if values.dtype.kind == "U":
+            place = int(np.searchsorted(values, UNSEEN))
+            if place < len(values) and values[place] == UNSEEN:
+                unknown = place + offset
+        return np.where(known, position + offset, unknown).astype(np.int32)
 
     def encode_attributes(self, schema: Schema, attributes: Mapping[str, Any]) -> np.ndarray:
         """(N,) int32 table rows of a campaign's raw values; R where a value is unknown.
@@ -183,7 +208,12 @@ class Vocabulary:
             wrong = f"has no {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
             raise InputError(f"campaign attributes: {wrong}; expected {', '.join(names)}")
         rows = []
-        for number, name in enumerate(names, start=len(schema.user)):
+        for number, field in enumerate(schema.campaign, start=len(schema.user)):
+            name = field.name
+            if field.edges:
+                bucket = field.bucket(np.array([_as_number(name, attributes[name])]))
+                rows.append(self.encode(number, bucket)[0])
+                continue
             numeric = self.values[number].dtype.kind in "iu"
             value = raw = attributes[name]
             try:
@@ -195,3 +225,11 @@ class Vocabulary:
                 raise InputError(f"campaign attributes: {name} is {raw!r}, expected a whole number")
             rows.append(self.encode(number, [value])[0])
         return np.array(rows, np.int32)
+
+
+def _as_number(name: str, raw: Any) -> float:
+    """A raw value of a field with buckets; NaN for a missing one."""
+    try:
+        return float("nan") if raw is None or raw == "" else float(raw)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"campaign attributes: {name} is {raw!r}, expected a number") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import Split
 from metaheac_jax.ranking import auc, judge
@@ -42,7 +43,7 @@ def judge_all(
     seeds = dataset.stage1.positives
     for c, values in zip(split.test, scores, strict=True):
         of = dataset.stage2.of(c)
-        labels, key = dataset.stage2.label[of], int(dataset.campaign_key[c])
+        labels, key = dataset.stage2.label[of], plain_id(dataset.campaign_key[c])
         verdict = judge(values, labels, dataset.user_key[dataset.stage2.user[of]], PERCENT)
         if isinstance(verdict, str):
             left_out.append({"campaign": key, "why": verdict})

@@ -29,7 +29,7 @@ class Audience:
     """An expanded audience, best first; ties are in ascending order of user ids.
 
     Attributes:
-      user_ids: (K,) int64.
+      user_ids: (K,) int64, or text.
       scores: (K,) float32, the customised model's log-odds of converting (or another score, of a
         method that has no probabilities).
       num_candidates: users among whom it was chosen.
@@ -59,7 +59,7 @@ def expand(
     size: int | None = None,
     percent: float | None = None,
     include_seeds: bool = False,
-    exclude: Sequence[int] | np.ndarray = (),
+    exclude: Sequence[int | str] | np.ndarray = (),
     progress: Progress = silent,
 ) -> Audience:
     """The users of the data that a customised model scores highest.
@@ -86,7 +86,9 @@ def expand(
     excluded = data.find_users(exclude)
     candidate[excluded[excluded >= 0]] = False
     users, scores = _running_top(model.score, data, candidate, count, progress)
-    return Audience(np.asarray(data.user_key)[users], scores, int(candidate.sum()))
+    keys = np.asarray(data.user_key[users])
+    user_ids = np.char.decode(keys, "utf-8") if keys.dtype.kind == "S" else keys
+    return Audience(user_ids, scores, int(candidate.sum()))
 
 
 def audience_size(size: int | None, percent: float | None, num_users: int) -> int:

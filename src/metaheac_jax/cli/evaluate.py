@@ -12,6 +12,7 @@ from rich.table import Table
 
 from metaheac_jax.audience.evaluation import PERCENT, judge_all, pool_rows
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.splits import Split, small_campaigns
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -49,7 +50,8 @@ def main(options: Options) -> None:
     with terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        known = np.isin(data.campaign_key, general.campaigns)
+        keys = map(plain_id, data.campaign_key)
+        known = np.array([key in set(general.campaigns) for key in keys])
         test = np.flatnonzero(~known & (data.stage2.counts > 0)).tolist()
         if not len(test):
             raise InputError(

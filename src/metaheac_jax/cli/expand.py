@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from metaheac_jax.audience.retrieve import audience_size, expand
@@ -63,12 +62,16 @@ def main(options: Options) -> None:
         raise InputError(f"--out: {options.out.parent} is no folder; make it first")
     screen = terminal.screen()
     terminal.keep_compiled()
-    seeds, attributes = read_user_ids(options.seeds), read_attributes(options.attributes)
-    excluded = [read_user_ids(path) for path in options.exclude]
+    attributes = read_attributes(options.attributes)
+    for path in (options.seeds, *options.exclude):
+        _read_text(path)  # a file that cannot be read is reported before the work begins
     with terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         general.check_data(data)
+        text = data.user_key.dtype.kind == "S"
+        seeds = read_user_ids(options.seeds, text=text)
+        excluded = [read_user_ids(path, text=text) for path in options.exclude]
         campaign = data.new_campaign(seeds, attributes, seed=options.seed)
         found = len(campaign.seeds)
         if found < options.least_seeds:
@@ -84,7 +87,7 @@ def main(options: Options) -> None:
             size=options.size,
             percent=options.percent,
             include_seeds=options.include_seeds,
-            exclude=np.concatenate([np.empty(0, np.int64), *excluded]),
+            exclude=[user_id for ids in excluded for user_id in ids],
             progress=progress,
         )
         audience.write_csv(options.out)
@@ -102,25 +105,27 @@ def main(options: Options) -> None:
         screen.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def read_user_ids(path: Path) -> np.ndarray:
-    """(n,) int64 user ids, one per line; a first line that is not a number is a header.
+def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
+    """User ids, one per line.
+
+    Args:
+      path: of the file.
+      text: whether ids are text. Then a first line ``user_id`` is a header; otherwise a first line
+        that is not a number is one.
 
     Raises:
       InputError: the file cannot be read, is empty, or a line is not a whole number; it is named.
     """
-    lines = _read_text(path).splitlines()
-    if lines and not _is_whole(lines[0]):
+    lines = [line.strip() for line in _read_text(path).splitlines()]
+    if lines and (lines[0].lower() == "user_id" if text else not _is_whole(lines[0])):
         lines[0] = ""
-    ids = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if not _is_whole(line):
+        if line and not text and not _is_whole(line):
             raise InputError(f"{path}:{number}: expected one user id, got {line[:40]!r}")
-        ids.append(int(line))
+    ids = [line for line in lines if line]
     if not ids:
         raise InputError(f"{path}: no user ids; write one per line")
-    return np.array(ids, np.int64)
+    return ids if text else list(map(int, ids))
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -12,6 +12,9 @@ import numpy as np
 
 from metaheac_jax.errors import InputError
 
+#: The longest id of a user or a campaign, in UTF-8.
+MAX_ID_BYTES = 64
+
 
 @dataclass(frozen=True)
 class Campaign:
@@ -25,7 +28,7 @@ class Campaign:
       num_unmatched: seeds that were given and that no user is.
     """
 
-    key: int | None
+    key: int | str | None
     rows: np.ndarray
     users: np.ndarray
     labels: np.ndarray
@@ -62,12 +65,24 @@ class Campaign:
         return "new campaign" if self.key is None else f"campaign {self.key}"
 
 
-def check_user_ids(user_ids: Any) -> np.ndarray:
-    """(n,) int64 user ids.
+def plain_id(key: Any) -> int | str:
+    """An id of a user or a campaign as plain data."""
+    return key.decode() if isinstance(key, bytes) else int(key)
+
+
+def check_user_ids(user_ids: Any, *, text: bool = False) -> np.ndarray:
+    """(n,) int64 user ids, or UTF-8 bytes.
+
+    Args:
+      user_ids: a list.
+      text: whether the ids of the data are text. Whole numbers will then do as well.
 
     Raises:
-      InputError: they are not a list of whole numbers that fit into 64 bits.
+      InputError: they are not a list of whole numbers that fit into 64 bits, or of text of 1 to
+        `MAX_ID_BYTES` bytes.
     """
+    if text:
+        return _text_ids(user_ids)
     try:
         ids = np.asarray(user_ids)
     except ValueError as error:
@@ -86,6 +101,19 @@ def check_user_ids(user_ids: Any) -> np.ndarray:
     if wrong.any():
         raise InputError(f"user ids: expected whole numbers, got {ids[wrong][:1].tolist()[0]!r}")
     return ids.astype(np.int64)
+
+
+def _text_ids(user_ids: Any) -> np.ndarray:
+    ids = []
+    for user_id in user_ids:
+        whole = isinstance(user_id, int | np.integer) and not isinstance(user_id, bool)
+        encoded = str(user_id).encode() if whole or isinstance(user_id, str) else b""
+        if not 1 <= len(encoded) <= MAX_ID_BYTES:
+            raise InputError(
+                f"user ids: expected text of 1 to {MAX_ID_BYTES} bytes, got {user_id!r}"
+            )
+        ids.append(encoded)
+    return np.array(ids, "S") if ids else np.empty(0, "S1")
 
 
 def draw_non_seeds(num_users: int, seeds: np.ndarray, count: int, seed: int) -> np.ndarray:

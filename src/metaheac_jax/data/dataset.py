@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from metaheac_jax.data.campaign import Campaign, check_user_ids, draw_non_seeds
+from metaheac_jax.data.campaign import Campaign, check_user_ids, draw_non_seeds, plain_id
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
@@ -98,9 +98,9 @@ class Dataset:
       name: what the data is, for titles; a simulated world says so here.
       schema: the fields in use.
       vocabulary: their values.
-      user_key: (U,) user ids, int64; ties in a ranking are broken by them.
+      user_key: (U,) user ids, int64 or UTF-8 bytes; ties in a ranking are broken by them.
       user_rows: (U, S) int32 table rows; the pad id R fills slots that are not used.
-      campaign_key: (C,) campaign ids, int64, ascending.
+      campaign_key: (C,) campaign ids, int64 or UTF-8 bytes, ascending.
       campaign_rows: (C, N) int32 table rows.
       stage1: seeds and non-seeds: training, and customising.
       stage2: the pool on which an expanded audience is judged.
@@ -213,7 +213,7 @@ class Dataset:
             )
         of = self.stage1.of(index)
         return Campaign(
-            key=int(self.campaign_key[index]),
+            key=plain_id(self.campaign_key[index]),
             rows=self.campaign_rows[index],
             users=self.stage1.user[of],
             labels=self.stage1.label[of],
@@ -225,10 +225,15 @@ class Dataset:
         Raises:
           InputError: the ids are not a list of whole numbers.
         """
-        ids = check_user_ids(user_ids)
+        return self._positions(self._check_ids(user_ids))
+
+    def _positions(self, ids: np.ndarray) -> np.ndarray:
         order, ordered = self._users_by_key
         position = np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)
         return np.where(ordered[position] == ids, order[position], -1)
+
+    def _check_ids(self, user_ids: Any) -> np.ndarray:
+        return check_user_ids(user_ids, text=self.user_key.dtype.kind == "S")
 
     @cached_property
     def _users_by_key(self) -> tuple[np.ndarray, np.ndarray]:
@@ -260,10 +265,10 @@ class Dataset:
         """
         if non_seeds_per_seed < 1:
             raise InputError(f"non_seeds_per_seed: expected 1 or more, got {non_seeds_per_seed}")
-        ids = np.unique(check_user_ids(seeds))
+        ids = np.unique(self._check_ids(seeds))
         if not len(ids):
             raise InputError("new campaign: no seeds; give the ids of at least one user")
-        found = self.find_users(ids)
+        found = self._positions(ids)
         users = found[found >= 0]
         if not len(users):
             raise InputError(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from metaheac_jax.data.batches import check_campaigns
-from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import Customised, General, Scorer, State, Watch
@@ -136,7 +136,7 @@ class Method:
             vocabulary=data.vocabulary,
             state=self.train(run),
             data=data.name,
-            campaigns=tuple(int(key) for key in data.campaign_key[chosen]),
+            campaigns=tuple(plain_id(key) for key in data.campaign_key[chosen]),
             seed=seed,
         )
 

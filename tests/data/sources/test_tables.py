@@ -1,0 +1,270 @@
+"""Tables of one's own: equal to a plain reading, in every format; one line for a bad row."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.data.sources import tables
+from metaheac_jax.data.sources.tables import Column, TableSchema, infer_schema, prepare
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods.similarity import cosine
+from metaheac_jax.model import load, save
+from metaheac_jax.schema import UNSEEN
+
+SCHEMA = TableSchema(
+    user=(Column("city"), Column("income", buckets=4), Column("likes", slots=3, separator=";")),
+    campaign=(Column("topic"), Column("budget", buckets=2)),
+)
+
+
+def world(num_users=80, num_campaigns=4, seed=0):
+    """Users with text ids, some of whose values are missing; each campaign has 40 examples."""
+    rng = np.random.default_rng(seed)
+    users = {
+        "user_id": [f"é{i:03d}" for i in rng.permutation(num_users)],
+        "city": [f"c{x}" if x else None for x in rng.integers(0, 5, num_users)],
+        "income": [x if x > 1 else None for x in rng.gamma(2, 2, num_users).round(2).tolist()],
+        "likes": [
+            [f"t{x}" for x in rng.choice(9, rng.integers(0, 6), replace=False)]
+            for _ in range(num_users)
+        ],
+    }
+    campaigns = {
+        "campaign_id": [f"k{i}" for i in range(num_campaigns)],
+        "topic": ["sport", "food"] * (num_campaigns // 2),
+        "budget": [float(i) for i in range(num_campaigns)],
+    }
+    examples = [
+        (f"k{c}", users["user_id"][u], int(rng.random() < 0.4), 1 if n < 25 else 2)
+        for c in range(num_campaigns)
+        for n, u in enumerate(rng.choice(num_users, 40, replace=False))
+    ]
+    return users, campaigns, examples
+
+
+def write(folder, users, campaigns, examples, form="csv"):
+    folder.mkdir(exist_ok=True)
+    frames = {
+        "users": pl.DataFrame(users),
+        "campaigns": pl.DataFrame(campaigns),
+        "examples": pl.DataFrame(
+            examples, ["campaign_id", "user_id", "label", "stage"], orient="row"
+        ),
+    }
+    for name, frame in frames.items():
+        if form == "parquet":
+            frame.write_parquet(folder / f"{name}.parquet")
+            continue
+        if name == "users":
+            frame = frame.with_columns(pl.col("likes").list.join(";"))
+        compression = "gzip" if form == "csv.gz" else "uncompressed"
+        frame.write_csv(folder / f"{name}.{form}", compression=compression)
+    return folder
+
+
+def plain(vocabulary, users, edges):
+    """The table rows of users, read one by one."""
+    rows, offsets = [], vocabulary.offsets
+    values = [list(v) for v in vocabulary.values]
+    for i in range(len(users["user_id"])):
+        row = [offsets[0] + values[0].index(users["city"][i] or "")]
+        income = users["income"][i]
+        bucket = -1 if income is None else sum(income >= edge for edge in edges)
+        row.append(offsets[1] + values[1].index(bucket))
+        likes = users["likes"][i][:3]
+        row += [offsets[2] + values[2].index(like) for like in likes]
+        rows.append(row + [vocabulary.num_rows] * (3 - len(likes)))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet"])
+def test_equal_to_a_plain_reading(tmp_path, form, monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK", 7)  # many blocks
+    users, campaigns, examples = world()
+    source = write(tmp_path / "source", users, campaigns, examples, form)
+    schema = SCHEMA
+    if form == "parquet":
+        with pytest.raises(InputError, match="column 'likes' is not what the schema says"):
+            prepare(source, tmp_path / "data", schema=SCHEMA)
+        schema = TableSchema((*SCHEMA.user[:2], Column("likes", slots=3)), SCHEMA.campaign)
+    data = prepare(source, tmp_path / "data", schema=schema)
+    edges = data.schema.user[1].edges
+    known = sorted(x for x in users["income"] if x is not None)
+    np.testing.assert_allclose(edges, np.quantile(known, [0.25, 0.5, 0.75]))
+    expected = plain(data.vocabulary, users, edges)
+    np.testing.assert_array_equal(data.user_rows, expected)
+    assert [key.decode() for key in data.user_key] == users["user_id"]
+    assert [key.decode() for key in data.campaign_key] == campaigns["campaign_id"]
+    for c, key in enumerate(campaigns["campaign_id"]):
+        for stage, number in ((data.stage1, 1), (data.stage2, 2)):
+            of = stage.of(c)
+            got = [
+                (users["user_id"][u], int(y))
+                for u, y in zip(stage.user[of], stage.label[of], strict=True)
+            ]
+            assert got == [(u, y) for k, u, y, s in examples if (k, s) == (key, number)]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=9, unique=True), st.booleans())
+def test_ids_are_whole_numbers_if_all_are(tmp_path_factory, ids, with_text):
+    folder = tmp_path_factory.mktemp("ids")
+    text = [*map(str, ids), *(["x1"] if with_text else [])]
+    pl.DataFrame({"user_id": text, "a": ["1"] * len(text)}).write_csv(folder / "users.csv")
+    pl.DataFrame({"campaign_id": [1], "b": ["z"]}).write_csv(folder / "campaigns.csv")
+    pl.DataFrame({"campaign_id": [1], "user_id": text[:1], "label": [1]}).write_csv(
+        folder / "examples.csv"
+    )
+    schema = TableSchema((Column("a"),), (Column("b"),))
+    data = prepare(folder, folder / "data", schema=schema)
+    assert data.user_key.dtype.kind == ("S" if with_text else "i")
+    assert data.user_key.tolist() == ([t.encode() for t in text] if with_text else ids)
+
+
+def test_rare_values_share_a_row_with_unseen_ones(tmp_path):
+    users, campaigns, examples = world()
+    users["city"][:3] = ["rare1", "rare2", "rare1"]
+    source = write(tmp_path / "source", users, campaigns, examples)
+    schema = TableSchema(SCHEMA.user, SCHEMA.campaign, min_count=3)
+    data = prepare(source, tmp_path / "data", schema=schema)
+    cities = data.vocabulary.values[0].tolist()
+    assert UNSEEN in cities
+    assert not {"rare1", "rare2"} & set(cities)
+    row = data.vocabulary.encode(0, [UNSEEN])[0]
+    assert (np.asarray(data.user_rows)[:3, 0] == row).all()
+    np.testing.assert_array_equal(data.vocabulary.encode(0, ["never seen"]), row)
+
+
+def test_from_text_ids_to_an_audience_and_back_from_disk(tmp_path):
+    users, campaigns, examples = world()
+    data = prepare(
+        write(tmp_path / "source", users, campaigns, examples), tmp_path / "data", schema=SCHEMA
+    )
+    method = cosine()
+    save(method.fit(data), tmp_path / "model")
+    general = load(tmp_path / "model")
+    assert general.schema == data.schema
+    assert general.campaigns == ("k0", "k1", "k2", "k3")
+    seeds = users["user_id"][:5]
+    campaign = data.new_campaign([*seeds, "nobody"], {"topic": "food", "budget": 2.5})
+    assert campaign.num_unmatched == 1
+    assert campaign.rows.tolist() == data.campaign_rows[3].tolist()  # food, and the same bucket
+    [model] = method.customise(general, data, [campaign])
+    audience = expand(model, data, size=10, exclude=users["user_id"][5:7])
+    assert not set(audience.user_ids) & set(users["user_id"][:7])
+    audience.write_csv(tmp_path / "audience.csv")
+    assert pl.read_csv(tmp_path / "audience.csv")["user_id"].to_list() == list(audience.user_ids)
+    for bad in ([1.5], ["x" * 65], [""], [None]):
+        with pytest.raises(InputError, match="user ids: expected text"):
+            data.new_campaign(bad, {"topic": "food", "budget": 1})
+    with pytest.raises(InputError, match="budget is 'much', expected a number"):
+        data.new_campaign(seeds, {"topic": "food", "budget": "much"})
+
+
+def replaced(rows, number, **changes):
+    """Rows of examples with one changed."""
+    names = ("campaign_id", "user_id", "label", "stage")
+    row = dict(zip(names, rows[number], strict=True)) | changes
+    return [*rows[:number], tuple(row.values()), *rows[number + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("user_id", "words"),
+    [
+        ("again", "line 6: user_id é... occurs on an earlier row"),
+        ("x" * 65, "line 6: user_id must have 1 to 64 bytes"),
+        (None, "line 6: no user_id"),
+    ],
+)
+def test_a_bad_user_is_named(tmp_path, user_id, words):
+    users, campaigns, examples = world()
+    users["user_id"][4] = users["user_id"][1] if user_id == "again" else user_id
+    source = write(tmp_path / "source", users, campaigns, examples)
+    with pytest.raises(InputError, match=words):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"campaign_id": "k9"}, "line 4: unknown campaign_id k9"),
+        ({"user_id": "zz"}, "line 4: unknown user_id zz"),
+        ({"label": 2}, "line 4: label is '2', expected 0 or 1"),
+        ({"stage": 3}, "line 4: stage is '3', expected 1 or 2"),
+    ],
+)
+def test_a_bad_example_is_named(tmp_path, changes, words):
+    users, campaigns, examples = world()
+    source = write(tmp_path / "source", users, campaigns, replaced(examples, 2, **changes))
+    with pytest.raises(InputError, match=words):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_example_or_a_campaign_that_occurs_twice_is_named(tmp_path):
+    users, campaigns, examples = world()
+    campaign, user, label, _ = examples[0]
+    again = write(tmp_path / "a", users, campaigns, [*examples, (campaign, user, 1 - label, 2)])
+    with pytest.raises(InputError, match="line 162: the user is an example of this campaign"):
+        prepare(again, tmp_path / "data", schema=SCHEMA)
+    campaigns["campaign_id"][1] = "k0"
+    twice = write(tmp_path / "b", users, campaigns, examples)
+    with pytest.raises(InputError, match="line 3: campaign_id k0 occurs on an earlier row"):
+        prepare(twice, tmp_path / "data", schema=SCHEMA)
+
+
+def test_missing_files_and_columns_are_named(tmp_path):
+    source = write(tmp_path / "source", *world())
+    wrong = TableSchema((Column("age"),), SCHEMA.campaign)
+    with pytest.raises(InputError, match="has no column 'age'; it has user_id, city"):
+        prepare(source, tmp_path / "data", schema=wrong)
+    (source / "users.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="has both users"):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+    (source / "users.csv").unlink()
+    with pytest.raises(InputError, match=r"users\.parquet: cannot be read"):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+    (source / "users.parquet").unlink()
+    with pytest.raises(InputError, match=r"has no users\.parquet, \.csv or"):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_the_inferred_schema_can_be_used(tmp_path, form):
+    source = write(tmp_path / "source", *world(), form)
+    inferred = infer_schema(source)
+    separator = ";" if form == "csv" else ""
+    assert inferred.user == (
+        Column("city"),
+        Column("income", buckets=10),
+        Column("likes", slots=5, separator=separator),
+    )
+    assert inferred.campaign == (Column("topic"), Column("budget"))
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(inferred.to_json()))
+    assert TableSchema.read(path) == inferred
+    assert prepare(source, tmp_path / "data", schema=inferred).num_users == 80
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[", "schema.json: "),
+        ('{"user": []}', "has no 'campaign'"),
+        ('{"user": [{"nme": "a"}], "campaign": []}', "nme"),
+        ('{"user": [], "campaign": [], "uid": "a"}', "uid"),
+        ('{"user": [{"name": "a", "buckets": 1}], "campaign": []}', "two buckets or more"),
+    ],
+)
+def test_a_bad_schema_is_one_line(tmp_path, text, words):
+    path = tmp_path / "schema.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        TableSchema.read(path)
+    assert "\n" not in str(caught.value)
