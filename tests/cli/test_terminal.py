@@ -3,6 +3,8 @@
 import io
 import os
 import platform
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -66,6 +68,31 @@ def test_a_backend_that_computes_wrongly_stops_a_command(capsys, monkeypatch):
 
     assert exit_code(begin, "--rate", 1) == 2
     assert capsys.readouterr().err == "error: jaxlib computes wrongly\n"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_stops_a_command_in_one_line(name):
+    """In a process of its own; what is half-written is removed on the way."""
+    program = (
+        "import time, os, signal\n"
+        "from dataclasses import dataclass\n"
+        "from metaheac_jax.cli import terminal\n"
+        "@dataclass\nclass Options:\n    'Waits.'\n"
+        "def main(options):\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), signal.{name})\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('removed')\n"
+        "terminal.command(Options, main, prog='x')\n"
+    )
+    environment = os.environ | {"GLIBC_TUNABLES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 128 + getattr(signal, name)
+    assert ran.stderr.startswith("stopped; ")
+    assert (ran.stdout, ran.stderr.count("\n")) == ("removed\n", 1)
 
 
 def test_an_interruption_is_code_130(capsys):

@@ -87,3 +87,56 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
         with pytest.raises(Diverged, match="toy: the loss of step 33 is nan"):
             train(step, jnp.zeros(3), lambda s: (s,), checkpoints=checkpoints, **options)
         assert checkpoints.latest == 30
+
+
+def test_time_between_checkpoints_is_bounded(tmp_path, monkeypatch):
+    """Two steps a minute: a checkpoint every second step, however many steps are asked for."""
+    now = iter(range(0, 10**6, 10))  # each look at the clock takes ten seconds
+    monkeypatch.setattr("metaheac_jax.training.loop.time.perf_counter", lambda: float(next(now)))
+    saved = []
+    still = RowStep(lambda *a: a, lambda state, number: (state, PlainInfo(jnp.ones(()))))
+
+    class Notes:
+        latest = None
+
+        def save(self, number, state):
+            saved.append(number)
+
+    options = {"num_steps": 20, "save_every": 10**6, "log_every": 10**6, "save_seconds": 60}
+    train(still, jnp.zeros(3), lambda s: (s,), checkpoints=Notes(), **options)
+    assert saved[-1] == 20
+    assert max(np.diff([0, *saved])) <= 6
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+def test_a_state_that_is_not_finite_is_neither_saved_nor_returned(tmp_path, checkpointed):
+    """Under a finite loss; the checkpoint before it stays."""
+
+    def broken(state, number):
+        bad = jnp.where(number >= 14, jnp.inf, 0.0)
+        return {"w": state["w"] + bad, "b": state["b"]}, PlainInfo(jnp.ones(()))
+
+    step = RowStep(lambda *a: a, broken)
+    state, options = {"w": jnp.zeros(3), "b": jnp.zeros(2)}, {"num_steps": 20, "name": "toy"}
+    with Checkpoints.at(tmp_path / "c" if checkpointed else None) as checkpoints:
+        with pytest.raises(Diverged, match=r"toy: after step 20, state\['w'\] is not finite"):
+            train(step, state, lambda s: (s,), checkpoints=checkpoints, save_every=10, **options)
+        assert checkpoints is None or checkpoints.latest == 10
+
+
+def test_a_resumed_log_has_every_step_once_and_all_seconds(tmp_path):
+    log, sampler_ = tmp_path / "log.jsonl", sampler()
+    log.write_text(
+        '{"name": "other", "step": 40, "seconds": 9}\n{"name": "toy", "step": 10, "seconds": 5}\n'
+        '{"name": "toy", "step": 20, "seconds": 7}\n{"name": "toy", "st'
+    )
+    options = {"name": "toy", "log": log, "log_every": 10, "save_every": 10}
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        train(step(), start(), sampler_, num_steps=10, checkpoints=checkpoints, name="toy")
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        train(step(), start(), sampler_, num_steps=30, checkpoints=checkpoints, **options)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["name"], line["step"]) for line in lines] == [
+        ("other", 40), ("toy", 10), ("toy", 20), ("toy", 30)
+    ]  # fmt: skip
+    assert lines[2]["seconds"] > 5

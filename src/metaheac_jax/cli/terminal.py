@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -113,7 +114,7 @@ def command(
     """Runs a command: parses its options, checks the backend, and exits.
 
     The exit code is what ``main`` returns, or 2 for an error that the user can act on, which is
-    printed in one line, or 130 for Ctrl-C.
+    printed in one line, or 130 for Ctrl-C, or 143 for SIGTERM.
 
     Args:
       options: a dataclass whose docstring and fields are the command's help, or a union of such.
@@ -126,6 +127,9 @@ def command(
     )
     set_cpu_flags()
     use_huge_pages()
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
     try:
         check_backend()
         sys.exit(main(chosen))
@@ -135,8 +139,15 @@ def command(
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_fail(f"{where}{error.strerror or error}"))
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on with what a command has saved", file=sys.stderr)
+        print("interrupted; a command that has --resume goes on where it stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _stop(number: int, frame: object) -> None:
+    """Ends the process as a shell expects, after what is half-written has been removed."""
+    del frame
+    print("stopped; a command that has --resume goes on where it stopped", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def use_huge_pages() -> None:
@@ -159,6 +170,18 @@ def check_minimum(option: str, value: int, minimum: int) -> None:
     """
     if value < minimum:
         raise InputError(f"{option}: expected {minimum} or more, got {value}")
+
+
+def check_output(option: str, path: Path) -> None:
+    """Refuses a file to write that cannot be written, before any work.
+
+    Raises:
+      InputError: it names the option.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{option}: {path.parent} is no folder; make it first")
+    if path.is_dir():
+        raise InputError(f"{option}: {path} is a folder; give a file")
 
 
 def _fail(message: str) -> int:
