@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.comparison.campaign_space import campaign_space
 from experiments.comparison.curves import CURVES, curve_campaign, fine_tuning_curve
-from experiments.comparison.run_folder import keep_settings, stored_result
+from experiments.comparison.run_folder import stored_result
 from metaheac_jax.audience.evaluation import judge_all, pool_rows
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.dataset import Dataset
@@ -29,7 +29,7 @@ from metaheac_jax.model import General, Weights
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Settings
 
-DRAWN = "metaheac"  # the method in whose general model the campaigns are drawn
+DRAWN = "metaheac"  # the method whose general model the figure of campaigns shows
 MAX_SECTIONS = 30_000  # mapped sections, before compiled programs are dropped
 
 
@@ -134,7 +134,6 @@ def _run_whole(
 ) -> dict[str, Any]:
     """A method's result, with what figures need."""
     checkpoints = directory / "checkpoints" / method.name
-    keep_settings(checkpoints, method.settings)
     try:
         result, general = run_method(
             method,

@@ -65,31 +65,16 @@ def clear_run(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-def keep_settings(directory: Path, settings: Settings) -> None:
-    """Notes the settings of a training beside its checkpoints, which do not hold them.
-
-    Args:
-      directory: of the checkpoints.
-      settings: of the training.
-
-    Raises:
-      InputError: it was begun with other settings.
-    """
-    path, used = directory.with_suffix(".json"), json.loads(json.dumps(asdict(settings)))
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, used)
-    elif json.loads(path.read_text()) != used:
-        raise InputError(f"{path}: begun with other settings; start afresh without --resume")
-
-
 def stored_result(path: Path, settings: Settings) -> dict[str, Any]:
     """A method's result in a run's folder.
 
     Raises:
       InputError: it was reached with other settings.
     """
-    result = json.loads(path.read_text())
+    try:
+        result = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged; delete it and resume") from error
     if result.get("settings") != json.loads(json.dumps(asdict(settings))):
         raise InputError(f"{path}: reached with other settings; start afresh without --resume")
     return result

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.comparison.run import forget_compiled
-from experiments.comparison.run_folder import keep_settings, stored_result
+from experiments.comparison.run_folder import stored_result
 from experiments.live_week.worlds import World, audience_size, split_candidates
 from metaheac_jax.data.batches import check_campaigns, generator
 from metaheac_jax.data.dataset import Examples, group_by_campaign
@@ -169,7 +169,6 @@ class Week:
         if name not in self._generals:
             method = self._methods[name]
             directory = self._folder / "checkpoints" / f"{self._name}-{name}"
-            keep_settings(directory, method.settings)
             self._generals[name] = method.fit(
                 self._world.dataset,
                 campaigns=self._world.split.train,

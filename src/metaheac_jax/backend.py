@@ -22,8 +22,8 @@ from metaheac_jax.errors import BackendError
 _YNN = "--xla_cpu_experimental_ynn_fusion_type"
 #: Keeps a CPU's reductions from YNNPACK.
 REDUCE_FLAG = f"{_YNN}=-reduce"
-#: LLVM's first level for a CPU's programs: a step compiles in two thirds of the time, and takes no
-#: longer. It would reach a GPU's programs as well.
+#: LLVM's first level for a CPU's programs, for a shorter compilation: higher levels do not make a
+#: step faster. It would reach a GPU's programs as well.
 LEVEL_FLAG = "--xla_backend_optimization_level=1"
 
 #: The least that each fault of `check_backend` needs, and a little more.

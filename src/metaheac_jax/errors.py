@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+from typing import Any
+
 
 class InputError(ValueError):
     """Raised for invalid input that the user can fix.
@@ -9,6 +12,17 @@ class InputError(ValueError):
     The message is one line: what is wrong, where (file, line or campaign), what was expected, and
     what to do. Commands print it and exit with code 2.
     """
+
+
+def check_whole(name: str, value: Any, minimum: int) -> None:
+    """Refuses what is not a whole number of at least ``minimum``.
+
+    Raises:
+      InputError: it names the value.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < minimum:
+        raise InputError(f"{name}: expected a whole number of {minimum} or more, got {value!r}")
 
 
 class Diverged(RuntimeError):

@@ -149,12 +149,14 @@ class Customised:
 
     Attributes:
       general: the general model.
-      campaign: the campaign, with its seeds.
+      campaign: the campaign.
+      seed_ids: user ids of its seeds, as the data has them.
       scorer: scores users for it.
     """
 
     general: General
     campaign: Campaign
+    seed_ids: np.ndarray
     scorer: Scorer
 
     def score(self, users: UserRows) -> np.ndarray:

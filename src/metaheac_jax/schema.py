@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,13 @@ class Field:
     edges: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        kinds = isinstance(self.name, str) and isinstance(self.slots, int)  # JSON may differ
+        kinds = isinstance(self.name, str) and type(self.slots) is int  # JSON may differ
         if not kinds or not self.name or self.slots < 1:
             raise InputError(f"schema: field {self.name!r} needs a name and at least one slot")
+        if self.name.startswith(".") or set(self.name) & set("/\\\0"):  # names of files
+            raise InputError(
+                f"schema: field {self.name!r}: a name must not start with a dot or have a slash"
+            )
         object.__setattr__(self, "edges", tuple(map(float, self.edges)))  # JSON has a list
         if any(a >= b for a, b in pairwise(self.edges)):
             raise InputError(f"schema: field {self.name!r}: edges do not ascend")
@@ -216,13 +221,15 @@ class Vocabulary:
                 continue
             numeric = self.values[number].dtype.kind in "iu"
             value = raw = attributes[name]
+            single = isinstance(raw, str | Real) and not isinstance(raw, bool)
             try:
                 value = int(raw) if numeric else str(raw)
-                whole = not numeric or isinstance(raw, str) or value == raw
+                single = single and (not numeric or isinstance(raw, str) or value == raw)
             except (TypeError, ValueError, OverflowError):
-                whole = False
-            if not whole:
-                raise InputError(f"campaign attributes: {name} is {raw!r}, expected a whole number")
+                single = False
+            if not single:
+                expected = "a whole number" if numeric else "text or a number"
+                raise InputError(f"campaign attributes: {name} is {raw!r}, expected {expected}")
             rows.append(self.encode(number, [value])[0])
         return np.array(rows, np.int32)
 

@@ -5,10 +5,11 @@ Where they are silent, a comment says which value stands there and why.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 
 #: Of a loss over its minibatch, and of the meta-loss over campaigns.
 Reduction = Literal["sum", "mean"]
@@ -40,7 +41,7 @@ class Settings:
         all epochs.
 
     Raises:
-      InputError: a count is not positive, or a rate or scale is negative.
+      InputError: a count, a rate, the scale or a choice is out of range.
     """
 
     width: int
@@ -62,11 +63,20 @@ class Settings:
     def __post_init__(self) -> None:
         counts = ("width", "num_experts", "num_critics", "campaigns_per_step", "batch_size")
         for name in counts:
-            if getattr(self, name) < 1:
-                raise InputError(f"settings: {name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("table_scale", "inner_learning_rate", "outer_learning_rate"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"settings: {name} must be 0 or more, got {getattr(self, name)}")
+            check_whole(f"settings: {name}", getattr(self, name), 1)
+        for name in ("offline_epochs", "online_epochs"):
+            check_whole(f"settings: {name}", getattr(self, name), 0)
+        if self.online_patience is not None:
+            check_whole("settings: online_patience", self.online_patience, 1)
+        rates = ("inner_learning_rate", "outer_learning_rate", "online_learning_rate")
+        for name in ("table_scale", *rates):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InputError(f"settings: {name}: expected a number of 0 or more, got {value!r}")
+        for name in ("mixture", "reduction"):
+            if getattr(self, name) not in ("sum", "mean"):
+                value = getattr(self, name)
+                raise InputError(f"settings: {name}: expected 'sum' or 'mean', got {value!r}")
 
 
 #: The authors' program.
@@ -97,9 +107,7 @@ PAPER = Settings(
     table_scale=1.0,  # not stated; the program's
     reduction="sum",
     inner_learning_rate=0.001,
-    # The paper tunes it in {.001, .005, .01, .02, .1}. On held-out training campaigns of the
-    # simulated world this value was best for MLP+pre-training, w/o Meta and MetaHeac.
-    outer_learning_rate=0.001,
+    outer_learning_rate=0.001,  # the paper tunes it in {.001, .005, .01, .02, .1}; the program's
     campaigns_per_step=5,  # not stated; the program's
     batch_size=512,
     disjoint=True,

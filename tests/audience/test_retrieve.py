@@ -48,7 +48,8 @@ def model(score=few_values, seeds=(3, 50, 96)):
         campaigns=(),
         seed=0,
     )
-    return Customised(general, DATA.new_campaign(DATA.user_key[list(seeds)], ATTRIBUTES), score)
+    seed_ids = DATA.user_key[list(seeds)]
+    return Customised(general, DATA.new_campaign(seed_ids, ATTRIBUTES), seed_ids, score)
 
 
 def sorted_users(score, left_out):
@@ -115,7 +116,8 @@ def test_a_percentage_is_of_all_users(percent, size):
     [
         ({}, "expand: give either size or percent"),
         ({"size": 5, "percent": 5}, "expand: give either size or percent"),
-        ({"size": 0}, "size: expected 1 or more users, got 0"),
+        ({"size": 0}, "size: expected a whole number of 1 or more, got 0"),
+        ({"size": 10.5}, "size: expected a whole number of 1 or more, got 10.5"),
         ({"percent": 0}, "percent: expected more than 0 and at most 100, got 0"),
         ({"percent": 100.5}, "percent: expected more than 0 and at most 100, got 100.5"),
         ({"percent": float("nan")}, "percent: expected more than 0 and at most 100, got nan"),
@@ -187,3 +189,29 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_older_one(tmp_path):
         broken.write_csv(path)
     assert path.read_text() == "older"
     assert contents(tmp_path) == {"audience.csv"}
+
+
+def test_seeds_are_left_out_of_any_pool():
+    """Users in another order, and fewer of them: seeds are known by their ids."""
+    customised = model()
+    order = np.random.default_rng(3).permutation(USERS)[:60]
+    stage = replace(DATA.stage1, offsets=np.zeros(4, np.int64), user=np.empty(0, np.int32))
+    stage = replace(stage, label=np.empty(0, np.int8), probability=None)
+    pool = replace(
+        DATA,
+        user_key=DATA.user_key[order],
+        user_rows=DATA.user_rows[order],
+        stage1=stage,
+        stage2=stage,
+    )
+    audience = expand(customised, pool, size=USERS)
+    left = np.setdiff1d(pool.user_key, customised.seed_ids)
+    np.testing.assert_array_equal(np.sort(audience.user_ids), left)
+    assert audience.num_candidates == len(left)
+
+
+def test_a_pool_with_several_rows_per_user_is_refused():
+    keys = np.array(DATA.user_key)
+    keys[7] = keys[11]
+    with pytest.raises(InputError, match=f"user_key: user {keys[7]} has several rows"):
+        expand(model(), replace(DATA, user_key=keys), size=5)

@@ -3,7 +3,6 @@
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from commands import contents, exit_code, refuses
 from toy import dataset
@@ -35,16 +34,22 @@ SEEDS, ATTRIBUTES = DATA.user_key[:120], {"advertiser": 2, "category": 1}
 def test_user_ids_are_read(tmp_path, text):
     path = tmp_path / "ids"
     path.write_bytes(text.encode())
-    found = read_user_ids(path)
-    assert found.tolist() == [5, -7, 9]
-    assert found.dtype == np.int64
+    assert read_user_ids(path) == [5, -7, 9]
 
 
 def test_user_ids_of_64_bits_are_read(tmp_path):
     path = tmp_path / "ids"
     ends = [2**63 - 1, -(2**63), 1234567890123456789]
     path.write_text("\n".join(map(str, ends)))
-    assert read_user_ids(path).tolist() == ends
+    assert read_user_ids(path) == ends
+
+
+def test_text_ids_are_read(tmp_path):
+    path = tmp_path / "ids"
+    path.write_text("user_id\né 1\n-7\n\n")
+    assert read_user_ids(path, text=True) == ["é 1", "-7"]
+    path.write_text("anna\nuser_id\n")
+    assert read_user_ids(path, text=True) == ["anna", "user_id"]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_the_options_suit_each_other(options, tmp_path):
     [
         ({"--percent": 5}, "expand: give either --size or --percent"),
         ({"--size": None}, "expand: give either --size or --percent"),
-        ({"--size": 0}, "size: expected 1 or more users, got 0"),
+        ({"--size": 0}, "size: expected a whole number of 1 or more, got 0"),
         ({"--size": None, "--percent": 101}, "percent: expected more than 0 and at most 100"),
         ({"--seeds": "none"}, "none: No such file"),
         ({"--attributes": "none"}, "none: No such file"),

@@ -64,13 +64,24 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
     before = all_bytes(training)
     words = (f"{training}: an interrupted training; go on with --resume, or delete the folder",)
     refuses(capsys, main, "fit", data, part, "--seed", 2, words=words)
-    words = (f"{training}/config.json: begun with other options or data",)
-    for changed in (("--seed", 3), ("--method", "alpha-0"), ("--campaigns", "paper")):
-        options = ("--seed", 2, "--resume", *changed)
+    file = training / "checkpoints.json"
+    for flag, value, what in (
+        ("--seed", 3, "seed"),
+        ("--method", "alpha-0", "method"),
+        ("--campaigns", "paper", "campaigns"),
+    ):
+        words = (f"{file}: the training was begun with another {what}; use the same, or delete",)
+        options = ("--seed", 2, "--resume", flag, value)
         refuses(capsys, main, "fit", data, part, *options, words=words)
     other = tmp_path / "data"
     write_dataset(replace(DATA, name="others"), other)
+    words = (f"{file}: the training was begun with another data",)
     refuses(capsys, main, "fit", other, part, "--seed", 2, "--resume", words=words)
+    good = file.read_bytes()
+    file.write_bytes(good[:20])
+    words = (f"{file}: damaged; delete {training} and train again",)
+    refuses(capsys, main, "fit", data, part, "--seed", 2, "--resume", words=words)
+    file.write_bytes(good)
     assert all_bytes(training) == before
 
     with monkeypatch.context() as patch:

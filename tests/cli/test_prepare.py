@@ -30,8 +30,10 @@ def test_a_schema_chooses_the_fields(tmp_path, capsys):
         (("prepare", "source", "data", "--schema", "bad.json"), "bad.json: Expecting value"),
         (("prepare", "source", "source"), "source: "),
         (("prepare", "empty", "data"), "empty/"),
-        (("simulate", "world", "--users", 0), "--users: expected 1 or more, got 0"),
-        (("simulate", "world", "--users", 1000), "examples leave 0 for stage 1"),
+        (("prepare", "source"), "prepare: give the folder to write, or --infer"),
+        (("prepare", "source", "--infer", "schema.json"), "source: has no users.parquet"),
+        (("prepare", "tables", "data"), "tables need a --schema; metaheac prepare tables"),
+        (("simulate", "world", "--users", 1000), "--users: expected 110000 or more, got 1000"),
         (("simulate", "world", "--seed", -1), "--seed: expected 0 or more, got -1"),
     ],
 )
@@ -39,6 +41,8 @@ def test_bad_options_leave_nothing(tmp_path, capsys, monkeypatch, arguments, wor
     monkeypatch.chdir(tmp_path)
     source = write(tmp_path / "source")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "users.csv").write_text("user_id,age\n1,2\n")
     (tmp_path / "bad.json").write_text('{"user": [')
     before = contents(tmp_path), contents(source)
     refuses(capsys, main, *arguments, words=(words,))

@@ -107,7 +107,7 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, said):
 
 
 def test_a_rate_of_no_non_seeds_is_refused():
-    with pytest.raises(InputError, match="non_seeds_per_seed: expected 1 or more, got 0"):
+    with pytest.raises(InputError, match="non_seeds_per_seed: expected a whole number"):
         DATA.new_campaign(ids(1), ATTRIBUTES, non_seeds_per_seed=0)
 
 

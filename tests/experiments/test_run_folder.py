@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from experiments.comparison.run_folder import keep_settings, open_run, stored_result
+from experiments.comparison.run_folder import open_run, stored_result
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.settings import OFFICIAL, PAPER
@@ -70,17 +70,12 @@ def test_somebody_elses_folders_are_not_deleted(tmp_path, name):
     assert (tmp_path / name / "thesis.tex").exists()
 
 
-def test_a_training_goes_on_with_the_settings_it_was_begun_with(tmp_path):
-    checkpoints = tmp_path / "checkpoints" / "lr"
-    keep_settings(checkpoints, PAPER)
-    keep_settings(checkpoints, PAPER)
-    with pytest.raises(InputError, match=r"lr.json: begun with other settings; start afresh"):
-        keep_settings(checkpoints, OFFICIAL)
-
-
 def test_a_result_is_taken_only_with_the_settings_it_was_reached_with(tmp_path):
     path = tmp_path / "lr.json"
     write_json(path, {"label": "LR", "settings": asdict(PAPER)})
     assert stored_result(path, PAPER)["label"] == "LR"
     with pytest.raises(InputError, match=r"lr.json: reached with other settings; start afresh"):
         stored_result(path, replace(PAPER, online_learning_rate=0.5))
+    path.write_text("")
+    with pytest.raises(InputError, match=r"lr.json: damaged; delete it and resume"):
+        stored_result(path, PAPER)

@@ -10,6 +10,7 @@ from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.campaign_graph import hubble
 from metaheac_jax.methods.fine_tuning import metaheac, mlp_pretraining
 from metaheac_jax.methods.method import Method, Run, offline_steps
+from metaheac_jax.methods.registry import method_of
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import OFFICIAL, PAPER
@@ -39,7 +40,12 @@ def test_a_general_model_says_what_it_was_trained_on(tmp_path):
     seen = []
     method = noting(seen)
     general = method.fit(
-        DATA, campaigns=[4, 1], seed=7, directory=tmp_path, log=tmp_path / "log", progress=print
+        DATA,
+        campaigns=[4, 1],
+        seed=7,
+        directory=tmp_path / "own",
+        log=tmp_path / "log",
+        progress=print,
     )
     assert (general.method, general.data, general.seed) == ("noting", "toy", 7)
     assert general.campaigns == (140, 110)  # campaign i has the id 100 + 10 i
@@ -49,7 +55,7 @@ def test_a_general_model_says_what_it_was_trained_on(tmp_path):
     assert run.dataset is DATA
     assert run.campaigns.tolist() == [4, 1]
     rest = (run.settings, run.seed, run.directory, run.log, run.progress)
-    assert rest == (PAPER, 7, tmp_path, tmp_path / "log", print)
+    assert rest == (PAPER, 7, tmp_path / "own", tmp_path / "log", print)
     method.fit(DATA)
     assert seen[1].campaigns.tolist() == [*range(6)]
 
@@ -170,3 +176,71 @@ def test_scores_that_are_not_numbers_are_no_scores(general):
     broken = replace(model, scorer=lambda users: np.array([0.0, np.nan]))
     with pytest.raises(Diverged, match="campaign 130: a score of cosine is not a number"):
         broken.score(DATA.user_rows[:2])
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path):
+    method, directory = noting([]), tmp_path / "offline-0.001"
+    method.fit(DATA, seed=1, directory=directory)
+    method.fit(DATA, seed=1, directory=directory)
+    online = method.with_settings(online_learning_rate=0.5)  # has no part in the offline stage
+    online.fit(DATA, seed=1, directory=directory)
+    method.fit(DATA, seed=2, directory=tmp_path / "offline-0.005")  # its name differs in the end
+    for other, changes, what in (
+        (method, {"seed": 2}, "seed"),
+        (method, {"campaigns": [0, 1]}, "campaigns"),
+        (method.with_settings(outer_learning_rate=0.5), {}, "settings"),
+        (replace(method, name="other"), {}, "method"),
+    ):
+        with pytest.raises(InputError, match=f"was begun with another {what}; use the same"):
+            other.fit(DATA, **({"seed": 1} | changes), directory=directory)
+
+
+def test_a_method_is_had_back_from_its_general_model():
+    method = hubble(PAPER).with_settings(online_learning_rate=0.123, width=4)
+    general = replace(noting([]).fit(DATA), method="hubble", settings=method.settings)
+    assert method_of(general).settings == method.settings
+    assert method_of(general).label == method.label
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("width", 4), ("num_experts", 2), ("num_critics", 2), ("mixture", "mean")],
+)
+def test_settings_of_another_network_are_refused(name, value):
+    method = noting([])
+    general = method.fit(DATA)
+    with pytest.raises(InputError, match=f"was trained with {name}"):
+        method.with_settings(**{name: value}).customise(general, DATA, [DATA.campaign(0)])
+
+
+def test_what_is_no_list_of_campaigns_or_no_seed_is_refused():
+    method = noting([])
+    general = method.fit(DATA)
+    for seed in (-1, 1.5, True):
+        with pytest.raises(InputError, match="seed: expected a whole number of 0 or more"):
+            method.fit(DATA, seed=seed)
+        with pytest.raises(InputError, match="seed: expected a whole number of 0 or more"):
+            method.customise(general, DATA, [DATA.campaign(0)], seed=seed)
+    with pytest.raises(InputError, match="expected a list of campaigns, it has 3"):
+        method.customise(general, DATA, [3])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 0},
+        {"width": 4.5},
+        {"width": "16"},
+        {"offline_epochs": -1},
+        {"online_patience": 0},
+        {"outer_learning_rate": float("inf")},
+        {"online_learning_rate": -1},
+        {"inner_learning_rate": float("nan")},
+        {"mixture": "product"},
+        {"reduction": "max"},
+    ],
+)
+def test_settings_out_of_range_are_refused(change):
+    [name] = change
+    with pytest.raises(InputError, match=f"settings: {name}: expected"):
+        replace(PAPER, **change)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import write_whole
 from metaheac_jax.model import Customised
 from metaheac_jax.progress import Progress, silent
@@ -32,7 +32,7 @@ class Audience:
       user_ids: (K,) int64, or text.
       scores: (K,) float32, the customised model's log-odds of converting (or another score, of a
         method that has no probabilities).
-      num_candidates: users among whom it was chosen.
+      num_candidates: number of candidates.
     """
 
     user_ids: np.ndarray
@@ -66,7 +66,7 @@ def expand(
 
     Args:
       model: customised to the campaign.
-      data: the pool; its fields and vocabulary are those of the model.
+      data: the pool, of any users with the fields and vocabulary of the model, one row per user.
       size: K; fewer are returned where there are fewer candidates.
       percent: K as a percentage of all users of the data. Give this or ``size``.
       include_seeds: whether the campaign's seeds may be in the audience.
@@ -79,16 +79,15 @@ def expand(
       Diverged: a score is not a number.
     """
     model.general.check_data(data)
+    data.check_one_row_per_user()
     count = audience_size(size, percent, data.num_users)
-    candidate = np.ones(data.num_users, bool)
+    excluded = data.checked_ids(exclude)
     if not include_seeds:
-        candidate[model.campaign.seeds] = False
-    excluded = data.find_users(exclude)
-    candidate[excluded[excluded >= 0]] = False
-    users, scores = _running_top(model.score, data, candidate, count, progress)
+        excluded = np.concatenate([excluded, model.seed_ids.astype(data.user_key.dtype)])
+    users, scores, num_candidates = _running_top(model.score, data, excluded, count, progress)
     keys = np.asarray(data.user_key[users])
     user_ids = np.char.decode(keys, "utf-8") if keys.dtype.kind == "S" else keys
-    return Audience(user_ids, scores, int(candidate.sum()))
+    return Audience(user_ids, scores, num_candidates)
 
 
 def audience_size(size: int | None, percent: float | None, num_users: int) -> int:
@@ -98,8 +97,7 @@ def audience_size(size: int | None, percent: float | None, num_users: int) -> in
       InputError: neither or both are given, or one is out of range.
     """
     if size is not None and percent is None:
-        if size < 1:
-            raise InputError(f"size: expected 1 or more users, got {size}")
+        check_whole("size", size, 1)
         return size
     if percent is not None and size is None:
         if not 0 < percent <= 100:
@@ -111,22 +109,26 @@ def audience_size(size: int | None, percent: float | None, num_users: int) -> in
 def _running_top(
     score: Callable[[Any], np.ndarray],
     data: Dataset,
-    candidate: np.ndarray,
+    excluded: np.ndarray,
     count: int,
     progress: Progress,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Index and score of the top candidates; memory holds K of them and one block."""
-    users, scores = np.empty(0, np.int64), np.empty(0, np.float32)
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Index and score of the top candidates, and the number of candidates.
+
+    Memory holds the top candidates and one block of users.
+    """
+    users, scores, num_candidates = np.empty(0, np.int64), np.empty(0, np.float32), 0
     for block in _blocks(data.num_users):
-        able = block.start + np.flatnonzero(candidate[block])
+        able = np.flatnonzero(~np.isin(data.user_key[block], excluded))
+        num_candidates += len(able)
         if len(able):
-            whole = np.asarray(data.user_rows[block])
-            own = score(whole[able - block.start]).astype(np.float32)
-            users, scores = np.concatenate([users, able]), np.concatenate([scores, own])
+            own = score(np.asarray(data.user_rows[block])[able]).astype(np.float32)
+            users = np.concatenate([users, block.start + able])
+            scores = np.concatenate([scores, own])
             best = top(scores, data.user_key[users], count)
             users, scores = users[best], scores[best]
         progress("score the pool", block.stop, data.num_users)
-    return users, scores
+    return users, scores, num_candidates
 
 
 def _blocks(count: int) -> Iterator[slice]:

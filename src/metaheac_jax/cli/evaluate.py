@@ -17,7 +17,7 @@ from metaheac_jax.data.splits import Split, small_campaigns
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json
-from metaheac_jax.methods import method_named
+from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 
 
@@ -43,8 +43,8 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
-    if options.out is not None and not options.out.parent.is_dir():
-        raise InputError(f"--out: {options.out.parent} is no folder; make it first")
+    if options.out is not None:
+        terminal.check_output("--out", options.out)
     screen = terminal.screen()
     terminal.keep_compiled()
     with terminal.progress_display(screen) as progress:
@@ -58,7 +58,7 @@ def main(options: Options) -> None:
                 f"{options.model}: was trained on every campaign that {options.data} can judge; "
                 "train with `metaheac fit --campaigns paper` to leave some out"
             )
-        method = method_named(general.method, general.settings)
+        method = method_of(general)
         campaigns = [data.campaign(c) for c in test]
         models = method.customise(general, data, campaigns, seed=options.seed, progress=progress)
         scores = []

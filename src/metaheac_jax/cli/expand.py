@@ -13,7 +13,7 @@ from metaheac_jax.audience.retrieve import audience_size, expand
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import method_named
+from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 
 MANY = 1000  # seeds, below which an audience is less reliable
@@ -58,8 +58,7 @@ def main(options: Options) -> None:
         raise InputError("expand: give either --size or --percent")
     audience_size(options.size, options.percent, 1)
     terminal.check_minimum("--seed", options.seed, 0)
-    if not options.out.parent.is_dir():
-        raise InputError(f"--out: {options.out.parent} is no folder; make it first")
+    terminal.check_output("--out", options.out)
     screen = terminal.screen()
     terminal.keep_compiled()
     attributes = read_attributes(options.attributes)
@@ -79,7 +78,7 @@ def main(options: Options) -> None:
                 f"{options.seeds}: {found} of {len(seeds)} seeds are users of the data, fewer than "
                 f"--least-seeds {options.least_seeds}; give more seeds"
             )
-        method = method_named(general.method, general.settings)
+        method = method_of(general)
         [model] = method.customise(general, data, [campaign], seed=options.seed, progress=progress)
         audience = expand(
             model,
@@ -98,6 +97,9 @@ def main(options: Options) -> None:
     ]
     if found < MANY:
         lines.append(f"note: with fewer than {MANY:,} seeds an audience is less reliable")
+    if campaign.unknown_attributes:
+        names = ", ".join(campaign.unknown_attributes)
+        lines.append(f"note: training has not seen these values of the campaign: {names}")
     lines.append(
         f"{options.out}: {len(audience):,} users of {audience.num_candidates:,} candidates"
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -16,8 +15,7 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json
-from metaheac_jax.methods import Method, method_named
+from metaheac_jax.methods import method_named
 from metaheac_jax.model import MANIFEST, save
 from metaheac_jax.settings import SETTINGS
 
@@ -60,7 +58,7 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
         method.check(data, campaigns)  # before anything is written
-        directory = _open_training(options, method, data)
+        directory = _open_training(options)
         general = method.fit(
             data,
             campaigns=campaigns,
@@ -93,30 +91,14 @@ def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
     return np.arange(data.num_campaigns)
 
 
-def _open_training(options: Options, method: Method, data: Dataset) -> Path:
+def _open_training(options: Options) -> Path:
     """The folder of a training, made or found again."""
     directory = options.out.with_name(f"{options.out.name}.training")
-    config: dict[str, Any] = {
-        "method": method.name,
-        "settings": asdict(method.settings),
-        "campaigns": options.campaigns,
-        "seed": options.seed,
-        "data": data.name,
-        "examples": len(data.stage1.user),
-    }
-    path = directory / "config.json"
-    if options.resume:
-        if not path.is_file():
-            raise InputError(f"{directory}: no training to resume; omit --resume to start one")
-        if json.loads(path.read_text()) != json.loads(json.dumps(config)):
-            raise InputError(
-                f"{path}: begun with other options or data; use the same, or delete {directory}"
-            )
-        return directory
-    if directory.exists():
+    if options.resume and not directory.is_dir():
+        raise InputError(f"{directory}: no training to resume; omit --resume to start one")
+    if not options.resume and directory.exists():
         raise InputError(
             f"{directory}: an interrupted training; go on with --resume, or delete the folder"
         )
-    directory.mkdir(parents=True)
-    write_json(path, config)
+    directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -16,6 +16,7 @@ from metaheac_jax.schema import TENCENT
 
 #: Users of a campaign's pool, at least; the other examples are seeds and non-seeds.
 POOL_EXAMPLES = 300
+MIN_USERS = {"tencent": 110_000, "wechat": 60_000}  # or there are too few examples
 WORLDS = {"tencent": TENCENT_WORLD, "wechat": WECHAT_WORLD}
 
 
@@ -41,7 +42,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    terminal.check_minimum("--users", options.users, 1)
+    terminal.check_minimum("--users", options.users, MIN_USERS[options.world])
     terminal.check_minimum("--seed", options.seed, 0)
     screen = terminal.screen()
     with terminal.progress_display(screen) as progress:

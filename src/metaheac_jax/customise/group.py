@@ -59,7 +59,7 @@ class SummedLosses(Protocol):
         """Stacked models and a (G, B, ...) batch -> (G,) summed losses in nats."""
 
 
-class Select(Protocol):
+class SelectModels(Protocol):
     """Chooses between two models of each campaign."""
 
     def __call__(self, better: np.ndarray, new: Models, old: Models) -> Models:
@@ -73,7 +73,7 @@ class GroupSteps(NamedTuple):
     adapt: AdaptStep
     current: Current
     summed_losses: SummedLosses
-    select: Select
+    select: SelectModels
 
 
 def build_group_steps(network: Network, layout: Layout, *, campaigns_at_once: int) -> GroupSteps:

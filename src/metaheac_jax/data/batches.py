@@ -109,9 +109,9 @@ def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
 
     Args:
       batch: leaves (n, ...); ids are rows of a table, or its length, the pad id.
-      layout: of the ids.
+      layout: where the fields lie among the ids.
       num_rows: R.
-      name: of the campaign, for the message.
+      name: what the message calls the campaign.
 
     Raises:
       InputError: there is no example, lengths differ, an id is outside the table, a label is not 0
@@ -200,7 +200,7 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
     """Stage-1 examples by position, padded to ``pad_to`` with weight 0; ids are table rows.
 
     Args:
-      dataset: whose examples.
+      dataset: the examples come from its stage 1.
       examples: positions in stage 1.
       campaign: (N,) table rows of their campaign, or (B, N).
       pad_to: B.

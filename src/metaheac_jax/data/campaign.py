@@ -25,7 +25,8 @@ class Campaign:
       rows: (N,) int32 table rows of its attributes.
       users: (n,) int32, index of each example's user.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
-      num_unmatched: seeds that were given and that no user is.
+      num_unmatched: number of given seed ids that are not in the data.
+      unknown_attributes: names of attributes whose values training has not seen.
     """
 
     key: int | str | None
@@ -33,6 +34,7 @@ class Campaign:
     users: np.ndarray
     labels: np.ndarray
     num_unmatched: int = 0
+    unknown_attributes: tuple[str, ...] = ()
 
     def check(self, num_users: int, num_fields: int) -> None:
         """Refuses a campaign that does not belong to data with so many users and campaign fields.

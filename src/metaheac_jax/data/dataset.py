@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from metaheac_jax.data.campaign import Campaign, check_user_ids, draw_non_seeds, plain_id
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
 
@@ -159,6 +159,9 @@ class Dataset:
         )
         if len(self.user_key) != len(self.user_rows):
             raise self._wrong("user_key", f"{len(self.user_key)} ids, {len(self.user_rows)} users")
+        for name, key in (("user_key", self.user_key), ("campaign_key", self.campaign_key)):
+            if key.dtype.kind not in "iuS":
+                raise self._wrong(name, f"{key.dtype}, expected whole numbers or bytes")
         if not (self.campaign_key[1:] > self.campaign_key[:-1]).all():
             raise self._wrong("campaign_key", "not ascending and distinct")
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
@@ -178,7 +181,9 @@ class Dataset:
             if wrong.any():
                 at = int(np.argmax(wrong.any(axis=1)))
                 value = block[wrong][0]
-                raise self._wrong(name, f"row {start + at} has {value}, which its field has not")
+                raise self._wrong(
+                    name, f"row {start + at} has {value}, which is not a value of its field"
+                )
 
     def _check_stage(self, name: str, stage: Examples) -> None:
         count, offsets = len(stage.user), stage.offsets
@@ -225,15 +230,31 @@ class Dataset:
         Raises:
           InputError: the ids are not a list of whole numbers.
         """
-        return self._positions(self._check_ids(user_ids))
+        return self._positions(self.checked_ids(user_ids))
+
+    def check_one_row_per_user(self) -> None:
+        """Refuses data in which a user has several rows.
+
+        Raises:
+          InputError: it names the first such user.
+        """
+        ordered = self._users_by_key[1]
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(again):
+            raise self._wrong("user_key", f"user {plain_id(again[0])} has several rows")
+
+    def checked_ids(self, user_ids: Any) -> np.ndarray:
+        """User ids in the form of ``user_key``.
+
+        Raises:
+          InputError: as `find_users` does.
+        """
+        return check_user_ids(user_ids, text=self.user_key.dtype.kind == "S")
 
     def _positions(self, ids: np.ndarray) -> np.ndarray:
         order, ordered = self._users_by_key
         position = np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)
         return np.where(ordered[position] == ids, order[position], -1)
-
-    def _check_ids(self, user_ids: Any) -> np.ndarray:
-        return check_user_ids(user_ids, text=self.user_key.dtype.kind == "S")
 
     @cached_property
     def _users_by_key(self) -> tuple[np.ndarray, np.ndarray]:
@@ -263,9 +284,9 @@ class Dataset:
           InputError: no seed is a user of this data set, there is no seed, all users are seeds, an
             id is not a whole number, or an attribute is missing or unknown.
         """
-        if non_seeds_per_seed < 1:
-            raise InputError(f"non_seeds_per_seed: expected 1 or more, got {non_seeds_per_seed}")
-        ids = np.unique(self._check_ids(seeds))
+        check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
+        check_whole("seed", seed, 0)
+        ids = np.unique(self.checked_ids(seeds))
         if not len(ids):
             raise InputError("new campaign: no seeds; give the ids of at least one user")
         found = self._positions(ids)
@@ -276,10 +297,13 @@ class Dataset:
                 "check that the ids are those of the prepared users"
             )
         others = draw_non_seeds(self.num_users, users, non_seeds_per_seed * len(users), seed)
+        rows = self.vocabulary.encode_attributes(self.schema, attributes)
+        pairs = zip(rows, self.schema.campaign, strict=True)
         return Campaign(
             key=None,
-            rows=self.vocabulary.encode_attributes(self.schema, attributes),
+            rows=rows,
             users=np.concatenate([users, others]).astype(np.int32),
             labels=np.repeat(np.array([1, 0], np.int8), [len(users), len(others)]),
             num_unmatched=len(ids) - len(users),
+            unknown_attributes=tuple(f.name for row, f in pairs if row == self.num_rows),
         )

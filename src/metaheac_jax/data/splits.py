@@ -40,8 +40,8 @@ def paper_split(
     large seed sets are 8:2.
 
     Args:
-      dataset: of all campaigns.
-      seed: of the division, which depends only on it, C and ``train_fraction``.
+      dataset: the campaigns to divide.
+      seed: decides the division, together with C and ``train_fraction`` alone.
       train_fraction: fraction of the campaigns to train on.
       threshold: T; by default the smallest seed count such that at least 80% of all campaigns have
         no more.

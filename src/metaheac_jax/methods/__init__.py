@@ -13,7 +13,7 @@ from metaheac_jax.methods.fine_tuning import (
 )
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.multitask import mmoe, shared_bottom
-from metaheac_jax.methods.registry import METHODS, method_named
+from metaheac_jax.methods.registry import METHODS, method_named, method_of
 from metaheac_jax.methods.seed_features import seed_aware
 from metaheac_jax.methods.shared_embeddings import mlp_embeddings
 from metaheac_jax.methods.similarity import cosine
@@ -30,6 +30,7 @@ __all__ = [
     "logistic_regression",
     "metaheac",
     "method_named",
+    "method_of",
     "mlp_embeddings",
     "mlp_one_stage",
     "mlp_pretraining",

@@ -45,7 +45,7 @@ BuildNetwork = Callable[[Settings], Network]
 
 #: The learning rates that are tuned in a method with gradient steps in both stages.
 TUNED = ("outer_learning_rate", "online_learning_rate")
-#: Epochs. A model that is trained from scratch always stops by its held-out loss.
+#: The patience, in epochs, of models that are trained from scratch.
 ONE_STAGE_PATIENCE = 3
 #: Online settings of an MLP that is trained from scratch.
 FROM_SCRATCH: dict[str, Any] = {
@@ -156,7 +156,7 @@ def _pre_trained(
     *,
     work: float,
 ) -> Method:
-    """A method that build_offline a network offline and fine-tunes all of it online.
+    """A method that trains a network offline in one of the ways and fine-tunes all of it online.
 
     ``work`` is the arithmetic of a forward pass per example, as a multiple of MetaHeac's.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,8 @@ import numpy as np
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.files import write_json
 from metaheac_jax.model import Customised, General, Scorer, State, Watch
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
@@ -123,11 +125,16 @@ class Method:
           progress: receives the number of steps done.
 
         Raises:
-          InputError: a campaign cannot be trained on (the message names it), or there are too few.
+          InputError: the data is wrong, a campaign cannot be trained on (the message names it),
+            there are too few, or the directory has another training's checkpoints.
           Diverged: a loss is not finite.
         """
         chosen = np.arange(data.num_campaigns) if campaigns is None else np.asarray(campaigns)
+        check_whole("seed", seed, 0)
+        data.check()
         self.check(data, chosen)
+        if directory is not None:
+            self._keep_config(Path(directory), data, chosen, seed)
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
         return General(
             method=self.name,
@@ -173,14 +180,67 @@ class Method:
                 "customise it with its own method"
             )
         general.check_data(data)
+        self._check_network(general.settings)
+        check_whole("seed", seed, 0)
         for campaign in campaigns:
+            if not isinstance(campaign, Campaign):
+                raise InputError(f"campaigns: expected a list of campaigns, it has {campaign!r}")
             campaign.check(data.num_users, len(data.schema.campaign))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress)
         models = self.adapt(run, general.state, campaigns, watch)
         return [
-            Customised(general, campaign, scorer)
+            Customised(general, campaign, np.asarray(data.user_key[campaign.seeds]), scorer)
             for campaign, scorer in zip(campaigns, models, strict=True)
         ]
+
+    def _check_network(self, trained: Settings) -> None:
+        """Refuses settings of another network than the general model's."""
+        for name in ("width", "num_experts", "num_critics", "mixture"):
+            own, other = getattr(self.settings, name), getattr(trained, name)
+            if own != other:
+                raise InputError(
+                    f"the general model was trained with {name} {other!r}, the method has {own!r}; "
+                    "use methods.method_of(general)"
+                )
+
+    def _keep_config(
+        self, directory: Path, data: Dataset, campaigns: np.ndarray, seed: int
+    ) -> None:
+        """Notes what a training is, beside its checkpoints, which do not hold it.
+
+        Raises:
+          InputError: the checkpoints are those of another training.
+        """
+        # What only the online stage uses may change, and a training may go on for more epochs.
+        free = ("online_learning_rate", "online_epochs", "online_patience", "offline_epochs")
+        offline = {k: v for k, v in asdict(self.settings).items() if k not in free}
+        config = json.loads(
+            json.dumps(
+                {
+                    "method": self.name,
+                    "settings": offline,
+                    "seed": seed,
+                    "data": data.name,
+                    "examples": len(data.stage1.user),
+                    "campaigns": [plain_id(key) for key in data.campaign_key[campaigns]],
+                }
+            )
+        )
+        path = directory.with_name(f"{directory.name}.json")
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, config)
+            return
+        try:
+            before = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: damaged; delete {path.parent} and train again") from error
+        changed = sorted(key for key in config if before.get(key) != config[key])
+        if changed:
+            raise InputError(
+                f"{path}: the training was begun with another {', '.join(changed)}; use the same, "
+                f"or delete {path.parent}"
+            )
 
 
 def offline_steps(run: Run) -> int:

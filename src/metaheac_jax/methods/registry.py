@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.campaign_graph import hubble
@@ -23,6 +24,7 @@ from metaheac_jax.methods.shared_embeddings import mlp_embeddings
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.methods.towers import pinterest
 from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
+from metaheac_jax.model import General
 from metaheac_jax.settings import PAPER, Settings
 
 #: Constructors of methods by name.
@@ -45,6 +47,11 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "prior": user_prior,
     "seed-aware": seed_aware,
 }
+
+
+def method_of(general: General) -> Method:
+    """The method that trained a general model, with the settings of that training."""
+    return replace(method_named(general.method), settings=general.settings)
 
 
 def method_named(name: str, settings: Settings = PAPER) -> Method:

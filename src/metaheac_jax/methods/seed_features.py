@@ -37,7 +37,7 @@ from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 
-LABEL = "MetaHeac, seed-aware"
+_LABEL = "MetaHeac, seed-aware"
 #: Q, the maximum number of seeds, and of non-seeds, in a reference set.
 MAX_REFERENCE = 256
 
@@ -46,7 +46,7 @@ def seed_aware(settings: Settings = PAPER) -> Method:
     """MetaHeac with an additional input: the similarity of a user to the campaign's seeds."""
     return Method(
         name="seed-aware",
-        label=LABEL,
+        label=_LABEL,
         # Chosen on held-out training campaigns.
         settings=replace(
             settings,
@@ -77,7 +77,7 @@ def train_general(run: Run) -> State:
     )
     weights = untrained(run, network, jax.random.key(run.seed))
     sampler = ReferenceSampler(campaign_sampler(run), size=MAX_REFERENCE)
-    return train_rows(run, weights, gradient, sampler, label=LABEL)._asdict()
+    return train_rows(run, weights, gradient, sampler, label=_LABEL)._asdict()
 
 
 def fine_tune_aware(

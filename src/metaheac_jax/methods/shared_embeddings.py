@@ -21,16 +21,16 @@ from metaheac_jax.model import Scorer, State, Watch, Weights
 from metaheac_jax.networks.mlp import MLP, OnFrozenFields
 from metaheac_jax.settings import PAPER, Settings
 
-LABEL = "MLP+emb"
+_LABEL = "MLP+emb"
 
 
 def mlp_embeddings(settings: Settings = PAPER) -> Method:
     """MLP+emb: an MLP trained from scratch on frozen shared embeddings (paper section 4.1)."""
     return Method(
         name="mlp-embeddings",
-        label=LABEL,
+        label=_LABEL,
         settings=replace(settings, **FROM_SCRATCH),
-        train=build_offline(mlp_network, "plain", LABEL),
+        train=build_offline(mlp_network, "plain", _LABEL),
         adapt=fit_new_mlp,
         tuned=TUNED,
         takes_steps=True,

@@ -32,8 +32,8 @@ def select_rows(params: Any, own: Array) -> Any:
 class RowIndex:
     """Finds the distinct rows among ids, and renumbers the ids to point at them.
 
-    A lookup as long as the table is several times faster than `numpy.unique` with its inverse. It
-    is scratch memory: give each thread its own index.
+    A lookup as long as the table saves the sort of `numpy.unique`. It is scratch memory: give each
+    thread its own index.
     """
 
     def __init__(self, num_rows: int, num_small_rows: int = 0) -> None:

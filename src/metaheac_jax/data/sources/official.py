@@ -28,7 +28,7 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
 FRAMES = ("train", "test_hot", "test_cold")  # hot: large seed sets, cold: small ones
-SMALL = 2000  # maximum number of positives of both stages of the authors' small seed sets
+_THRESHOLD = 2000  # maximum number of positives of both stages of the authors' small seed sets
 
 
 def is_source(folder: Path) -> bool:
@@ -207,7 +207,7 @@ def _split(files: dict[tuple[str, str], _CheckedFile], campaign_key: np.ndarray)
         train=np.flatnonzero(names == "train"),
         test=np.flatnonzero(names != "train"),
         small=names == "test_cold",
-        threshold=SMALL,
+        threshold=_THRESHOLD,
     )
 
 
