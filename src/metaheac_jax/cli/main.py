@@ -6,13 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from metaheac_jax.cli import evaluate, expand, fit, prepare, simulate, terminal
+from metaheac_jax.cli import curve, evaluate, expand, fit, prepare, simulate, terminal
 
 Command = (
     Annotated[simulate.Options, tyro.conf.subcommand("simulate")]
     | Annotated[prepare.Options, tyro.conf.subcommand("prepare")]
     | Annotated[fit.Options, tyro.conf.subcommand("fit")]
     | Annotated[expand.Options, tyro.conf.subcommand("expand")]
+    | Annotated[curve.Options, tyro.conf.subcommand("curve")]
     | Annotated[evaluate.Options, tyro.conf.subcommand("evaluate")]
 )
 
@@ -28,6 +29,8 @@ def dispatch(options: Command) -> None:
             fit.main(options)
         case expand.Options():
             expand.main(options)
+        case curve.Options():
+            curve.main(options)
         case evaluate.Options():
             evaluate.main(options)
 
