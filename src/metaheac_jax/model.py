@@ -72,7 +72,7 @@ def initialise(
     """Untrained weights: table entries from N(0, scale^2), layers as the network draws them.
 
     Args:
-      network: whose parameters to draw.
+      network: it draws its parameters.
       key: consumed; half for the network, half for the table.
       layout: of the ids that the network's inputs are made from.
       num_rows: R.

@@ -92,7 +92,7 @@ def size_curve(
     pool = np.ones(data.num_users, bool)
     pool[kept.seeds] = False
     ordered = np.sort(score[pool])[::-1]
-    # Of users who tie with a seed half are taken to be before it.
+    # Half of the users who tie with a seed count as being before it.
     above = np.searchsorted(-ordered, -score[held], side="left")
     equal = np.searchsorted(-ordered, -score[held], side="right") - above
     rank = above + (equal - 1) / 2

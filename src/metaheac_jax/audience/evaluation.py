@@ -30,7 +30,7 @@ def judge_all(
 
     Args:
       dataset: the pools are its stage 2.
-      split: whose test campaigns.
+      split: has the test campaigns.
       scores: (P,) of each test campaign's pool.
       label: of the method.
 

@@ -266,7 +266,8 @@ def build_meta_step(
 ) -> MetaStep:
     """One jitted step of Algorithm 1 on a batch of campaigns; it reuses the memory of the state.
 
-    The arguments are those of `build_meta_gradient`, and the optimiser of the meta-update.
+    The arguments are those of `build_meta_gradient`, and the optimiser of the meta-update. The
+    first step consumes the arrays given to ``init``, as every step consumes its state.
 
     >>> init, step = build_meta_step(loss, optax.adam(1e-3), inner_learning_rate=1e-2)
     >>> state = init(params)

@@ -191,7 +191,7 @@ def prepare(
 
 
 class _Table:
-    """A file of rows, read as a stream; what is wrong with a row is told with its number."""
+    """A file of rows, read as a stream; an error names the row."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Raises:
