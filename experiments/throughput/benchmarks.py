@@ -239,7 +239,8 @@ class Bench:
         """A pool of `POOL` users, with a customised model."""
         self._tell(f"score, {size}")
         weights = untrained(size, dataset.layout)
-        users = np.resize(dataset.user_rows, (POOL, dataset.user_rows.shape[1]))
+        everyone = np.asarray(dataset.user_rows[:])
+        users = np.resize(everyone, (POOL, everyone.shape[1]))
         rows = np.arange(min(ADAPTED_ROWS, size.table_rows), dtype=np.int32)
         adapted = AdaptedWeights(weights.network, rows, weights.table[rows])
         scorer, campaign = PoolScorer(NETWORK, dataset.layout), dataset.campaign_rows[0]

@@ -194,3 +194,16 @@ def test_a_curve_of_sizes(options, tmp_path, capsys):
     assert "held-out seeds in audiences of several sizes" in capsys.readouterr().out
     words = ("--out: ",)
     refuses(capsys, main, "curve", *words_of({**options, "--out": "none/x.csv"}), words=words)
+
+
+def test_the_traits_of_an_audience(options, tmp_path, capsys):
+    assert exit_code(main, "expand", *words_of({**options, "--size": 60})) in (None, 0)
+    traits = {"": "audience.csv", "--data": options["--data"], "--seeds": "seeds"}
+    traits |= {"--out": "traits.csv", "--min-cell": 5}
+    assert exit_code(main, "traits", *words_of(traits)) in (None, 0)
+    header, *lines = (tmp_path / "traits.csv").read_text().splitlines()
+    assert header == "field,value,audience,seeds,pool,lift"
+    assert lines
+    assert "60 users: the most and the least common values" in capsys.readouterr().out
+    words = ("seeds: not the file of an audience, with a column user_id",)
+    refuses(capsys, main, "traits", *words_of({**traits, "": "seeds"}), words=words)

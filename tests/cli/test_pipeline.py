@@ -196,7 +196,7 @@ def metaheac(*arguments):
 def test_help_names_the_subcommands():
     done = metaheac("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for name in ("simulate", "prepare", "fit", "expand", "curve", "evaluate"):
+    for name in ("simulate", "prepare", "fit", "expand", "curve", "traits", "evaluate"):
         assert f" {name} " in done.stdout
 
 
@@ -209,7 +209,9 @@ def test_a_process_ends_with_code_2_and_no_traceback(made, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["simulate", "prepare", "fit", "expand", "curve", "evaluate"])
+@pytest.mark.parametrize(
+    "name", ["simulate", "prepare", "fit", "expand", "curve", "traits", "evaluate"]
+)
 def test_a_subcommand_explains_itself(capsys, name):
     assert exit_code(main, name, "--help") == 0
     assert "usage: metaheac " in capsys.readouterr().out

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from metaheac_jax.cli import curve, evaluate, expand, fit, prepare, simulate, terminal
+from metaheac_jax.cli import curve, evaluate, expand, fit, prepare, simulate, terminal, traits
 
 Command = (
     Annotated[simulate.Options, tyro.conf.subcommand("simulate")]
@@ -14,6 +14,7 @@ Command = (
     | Annotated[fit.Options, tyro.conf.subcommand("fit")]
     | Annotated[expand.Options, tyro.conf.subcommand("expand")]
     | Annotated[curve.Options, tyro.conf.subcommand("curve")]
+    | Annotated[traits.Options, tyro.conf.subcommand("traits")]
     | Annotated[evaluate.Options, tyro.conf.subcommand("evaluate")]
 )
 
@@ -31,6 +32,8 @@ def dispatch(options: Command) -> None:
             expand.main(options)
         case curve.Options():
             curve.main(options)
+        case traits.Options():
+            traits.main(options)
         case evaluate.Options():
             evaluate.main(options)
 
