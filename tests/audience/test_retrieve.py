@@ -215,3 +215,14 @@ def test_a_pool_with_several_rows_per_user_is_refused():
     keys[7] = keys[11]
     with pytest.raises(InputError, match=f"user_key: user {keys[7]} has several rows"):
         expand(model(), replace(DATA, user_key=keys), size=5)
+
+
+def test_a_seed_with_a_long_id_does_not_leave_out_a_user_with_a_shorter_one():
+    """The pool's ids have fewer bytes: "ab" is another user than the seed "abc"."""
+    keys = np.array([f"{i:02d}" for i in range(USERS)], "S2")
+    pool = replace(DATA, user_key=keys)
+    customised = replace(model(), seed_ids=np.array([b"07x", b"09"]))
+    audience = expand(customised, pool, size=USERS)
+    assert set(audience.user_ids) == {f"{i:02d}" for i in range(USERS)} - {"09"}
+    with pytest.raises(InputError, match="has whole numbers as user ids, the seeds have text"):
+        expand(customised, DATA, size=5)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import write_whole
@@ -75,7 +76,7 @@ def expand(
 
     Raises:
       InputError: neither or both of ``size`` and ``percent``, one out of range, or data of another
-        schema.
+        schema, with another kind of user ids, or with several rows per user.
       Diverged: a score is not a number.
     """
     model.general.check_data(data)
@@ -83,7 +84,10 @@ def expand(
     count = audience_size(size, percent, data.num_users)
     excluded = data.checked_ids(exclude)
     if not include_seeds:
-        excluded = np.concatenate([excluded, model.seed_ids.astype(data.user_key.dtype)])
+        if model.seed_ids.dtype.kind == "S" and data.user_key.dtype.kind != "S":
+            raise InputError(f"{data.name}: has whole numbers as user ids, the seeds have text")
+        seeds = data.checked_ids([plain_id(key) for key in model.seed_ids])
+        excluded = np.concatenate([excluded, seeds])
     users, scores, num_candidates = _running_top(model.score, data, excluded, count, progress)
     keys = np.asarray(data.user_key[users])
     user_ids = np.char.decode(keys, "utf-8") if keys.dtype.kind == "S" else keys

@@ -50,8 +50,8 @@ def main(options: Options) -> None:
     with terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        keys = map(plain_id, data.campaign_key)
-        known = np.array([key in set(general.campaigns) for key in keys])
+        trained = set(general.campaigns)
+        known = np.array([plain_id(key) in trained for key in data.campaign_key])
         test = np.flatnonzero(~known & (data.stage2.counts > 0)).tolist()
         if not len(test):
             raise InputError(

@@ -219,6 +219,16 @@ def test_an_example_or_a_campaign_that_occurs_twice_is_named(tmp_path):
         prepare(twice, tmp_path / "data", schema=SCHEMA)
 
 
+@pytest.mark.parametrize("income", ["much", "nan", "inf", "1,5"])
+def test_text_among_numbers_is_named(tmp_path, income):
+    users, campaigns, examples = world()
+    users["income"] = [None if x is None else str(x) for x in users["income"]]
+    users["income"][4] = income
+    source = write(tmp_path / "source", users, campaigns, examples)
+    with pytest.raises(InputError, match=r"users\.csv: line 6: income is not a number"):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+
+
 def test_missing_files_and_columns_are_named(tmp_path):
     source = write(tmp_path / "source", *world())
     wrong = TableSchema((Column("age"),), SCHEMA.campaign)

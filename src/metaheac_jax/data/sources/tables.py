@@ -279,6 +279,7 @@ class _Table:
 
     def _learn_numbers(self, column: Column) -> _Learned:
         """Quantile buckets of a column of numbers, and one more row for a missing value."""
+        self._check_numbers(column.name)
         fractions = [i / column.buckets for i in range(1, column.buckets)]
         number = _number(column.name)
         edges = (
@@ -292,6 +293,15 @@ class _Table:
         bounds = tuple(sorted(set(map(float, edges))))
         field = Field(column.name, edges=bounds)
         return _Learned(column, field, np.arange(-1, len(bounds) + 1))
+
+    def _check_numbers(self, name: str) -> None:
+        """Refuses a cell that is neither empty nor a finite number."""
+        cell, finite = pl.col(name), _number(name).is_finite().fill_null(False)
+        wrong = (cell.is_not_null() & (cell.cast(pl.String) != "") & ~finite).cast(pl.UInt8)
+        found = self.scan().select(wrong.max().alias("any"), wrong.arg_max().alias("row"))
+        any_wrong, row = found.collect().row(0)
+        if any_wrong:
+            raise self.fault(row, f"{name} is not a number")
 
 
 @dataclass(frozen=True)
