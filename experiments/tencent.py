@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from experiments.comparison import report
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, check_options, run_all
-from experiments.comparison.tuning import RATES, SIZED, SIZES
+from experiments.comparison.tuning import MAX_TRIALS
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.cli.simulate import WORLDS
@@ -167,7 +167,8 @@ def plan(options: Options, settings: Settings) -> str:
     else:
         users, examples = (_num_lines(source / name) for name in ("userFeature.data", "train.csv"))
         lines.append(f"read {source}: about {users:,} users and {examples:,} stage-1 examples")
-    steps = settings.offline_epochs * math.ceil(0.6 * examples / settings.batch_size)
+    epochs = settings.offline_epochs if settings.offline_patience is None else 4
+    steps = epochs * math.ceil(0.6 * examples / settings.batch_size)
     side = jnp.ones((1024, 1024))
     product = jax.jit(lambda a: a @ a)
     product(side).block_until_ready()
@@ -184,17 +185,13 @@ def plan(options: Options, settings: Settings) -> str:
         method = method_named(name, settings)
         offline, online = method.work
         train, adapt = (work * forward / (rate / 3) for work in (offline * drawn, online * adapted))
-        sizes = 2 * len(SIZES) if options.tune == "all" and name == SIZED else 0
-        trials = sizes + (len(method.tuned) * len(RATES) if options.tune else 0)
+        trials = MAX_TRIALS if options.tune and method.tuned else 0
         # Trials use only the first run's training campaigns, and compile again for each rate.
-        # Trials of an online rate share one offline stage.
-        trained = sizes + (len(RATES) if options.tune and method.takes_steps else 0)
-        seconds += options.runs * (train + adapt)
-        seconds += 0.7 * (trained * train + trials * adapt) + 10 * trials
+        seconds += options.runs * (train + adapt) + trials * (0.8 * train + 0.1 * adapt + 10)
         lines.append(
             f"{method.label}: "
             + (f"{trials} trials, then " if trials else "")
-            + (f"{steps:,} offline steps" if method.takes_steps else "no offline steps")
+            + (f"some {steps:,} offline steps" if method.takes_steps else "no offline steps")
             + ", then every test campaign"
         )
     if options.runs > 1:

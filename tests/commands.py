@@ -64,7 +64,7 @@ def tiny_settings(compiled: Path):
       compiled: a folder for compiled programs, in the place of the user's own.
     """
     sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
-    sizes |= {"campaigns_per_step": 2, "offline_epochs": 1}
+    sizes |= {"campaigns_per_step": 2, "offline_epochs": 1, "offline_patience": None}
     options = {
         "jax_compilation_cache_dir": str(compiled),
         "jax_persistent_cache_min_compile_time_secs": 0.0,

@@ -159,7 +159,7 @@ def test_a_flipped_bit_anywhere_is_noticed(saved, name, place, bit):
         ('"seed": 7', '"seed": 8'),
         ('"name": "city"', '"name": "town"'),
         ('model 1"', 'model 2"'),
-        ("110", "111"),
+        (" 110", " 111"),
     ],
 )
 def test_an_altered_manifest_is_refused(tmp_path, old, new):

@@ -25,7 +25,7 @@ from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.fine_tuning import metaheac_network
-from metaheac_jax.model import General, Weights
+from metaheac_jax.model import Customised, General, Weights
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Settings
 
@@ -194,17 +194,45 @@ def run_method(
     campaigns = [dataset.campaign(c) for c in test]
     models = method.customise(general, dataset, campaigns, seed=seed, progress=labelled)
     adapted = time.perf_counter()
-    scores = []
-    for c, model in zip(test, models, strict=True):
-        scores.append(model.score(pool_rows(dataset, c)))
-        labelled("score", len(scores), len(models))
+    scores = _pool_scores(dataset, test, models, labelled)
     result = judge_all(dataset, data.split, scores, label=method.label)
     result["seconds"] = {
         "offline": trained - began,
         "customise": adapted - trained,
         "score": time.perf_counter() - adapted,
     }
+    if method.takes_steps:
+        result["offline"] = _offline(general)
+        untouched = method.with_settings(online_epochs=0)
+        models = untouched.customise(general, dataset, campaigns, seed=seed)
+        scores = _pool_scores(dataset, test, models, labelled)
+        before = judge_all(dataset, data.split, scores, label=method.label)
+        for own, of_general in zip(result["campaigns"], before["campaigns"], strict=True):
+            own["auc_before"] = of_general["auc"]
     return result, general
+
+
+def _offline(general: General) -> dict[str, Any]:
+    """How the offline stage went: its judgements as [step, loss, AUC], and the best step."""
+    if not general.judgements:
+        return {"curve": []}
+    best = max(general.judgements, key=lambda judged: judged.auc)
+    return {
+        "steps": general.judgements[-1].step,
+        "best_step": best.step,
+        "curve": [[judged.step, judged.loss, judged.auc] for judged in general.judgements],
+    }
+
+
+def _pool_scores(
+    dataset: Dataset, test: np.ndarray, models: Sequence[Customised], progress: Progress
+) -> list[np.ndarray]:
+    """(P,) scores of each test campaign's pool."""
+    scores = []
+    for c, model in zip(test, models, strict=True):
+        scores.append(model.score(pool_rows(dataset, c)))
+        progress("score", len(scores), len(models))
+    return scores
 
 
 def forget_compiled() -> None:

@@ -44,9 +44,10 @@ class RunOptions:
     """Folder for the results; a run there is replaced, unless --resume."""
     resume: bool = False
     """Go on with the runs in --out where they stopped."""
-    tune: Literal["rates", "all"] | None = None
-    """Choose the learning rates of every method on held-out training campaigns first; all: also the
-    numbers of experts and critics. Default: those that were chosen in this way before."""
+    tune: Literal["settings", "all"] | None = None
+    """Choose the settings of every method on held-out training campaigns first: rates of both
+    stages, scale of the table, weight decay or penalty; all: also the numbers of experts and
+    critics. Default: those that were chosen in this way before."""
 
     @property
     def seeds(self) -> list[int]:
@@ -187,13 +188,9 @@ def _tune(
 ) -> tuning.Tuning:
     """Tunes on the first run's training campaigns; OUT/tuning has the trials."""
     directory = options.out / "tuning"
-    held = tuning.hold_out(data.split, options.seed)
-    pools = tuning.with_pools(data.dataset, held.test, options.seed)
-    trials = Data(pools, held)
-    trials.check(settings)
     open_run(directory, config, resume=options.resume)
     return tuning.tune(
-        trials,
+        data,
         options.names,
         settings,
         sizes=options.tune == "all",

@@ -1,48 +1,56 @@
-"""Tuning on held-out training campaigns: learning rates of each method, n and m of MetaHeac.
+"""Tuning on held-out training campaigns, for every method with the same budget of trials.
 
-The paper tunes the learning rate in `RATES`, and n and m in [3, 10] (section 4.1). It does not
-state on which data. Here the fraction `HELD_OUT` of the first run's training campaigns is held out.
-A method is trained on the rest, customised on stage 1 of the held-out campaigns and judged by the
-mean AUC on their stage 2, or on half of stage 1 if there is none. No test campaign of the first run
-is used. All runs use the result. If several runs divide the same campaigns, later runs test some of
-the campaigns that were held out here.
+The fraction `HELD_OUT` of the first run's training campaigns is held out. A method is trained on
+the rest, with early stopping on those held out, and a trial's result is the mean AUC on them (see
+`methods.held_out`). No test campaign of the first run is used. All runs use the result. If several
+runs divide the same campaigns, later runs test some of the campaigns that were held out here.
+
+The search climbs one setting after the other: it tries the two neighbours of the best value on the
+setting's ladder, and goes on as long as it gains, so that the best value has no better neighbour or
+the trials are used up. The paper tunes the learning rate in [.001, .1], and n and m in [3, 10]
+(section 4.1).
 
 A `Tuning` is plain data: ``{"methods": {name: search}, "sizes": search or None}``. A search is
 ``{"label", "settings", "tried": [trial, ...], "chosen": {field: value}}``, with the method's
-settings before tuning. A trial is ``{"field", "fields", "auc"}``: the setting under trial, the
-values of all settings that were changed, and the result. If training diverged, ``"diverged"`` has
-the message.
+settings before tuning. A trial is ``{"fields", "auc"}``: the values of all settings that are tuned,
+and the result. If training diverged, ``"diverged"`` has the message.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from experiments.comparison.run import Data, forget_compiled, run_method
-from metaheac_jax.data.batches import generator
-from metaheac_jax.data.dataset import Dataset, group_by_campaign
-from metaheac_jax.data.splits import Split
+from experiments.comparison.run import Data, forget_compiled
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method, method_named
+from metaheac_jax.methods.held_out import hold_out_campaigns
+from metaheac_jax.model import General
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Settings
 
 Tuning = Mapping[str, Any]
-Grid = Sequence[tuple[str, Sequence[Any]]]
+Ladders = Mapping[str, Sequence[Any]]
 
-RATES = (0.001, 0.005, 0.01, 0.02, 0.1)
+_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+#: The values of each setting that is tuned, in order.
+LADDERS: Ladders = {
+    "outer_learning_rate": _RATES,
+    "online_learning_rate": _RATES,
+    "inner_learning_rate": (0.0, *_RATES, 0.3, 1.0),
+    "table_scale": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "weight_decay": (0.0, 0.01, 0.1, 1.0),
+    "penalty": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+}
 SIZES = (3, 5, 8, 10)  # of the paper's [3, 10]
-HELD_OUT = 0.2
 SIZED = "metaheac"  # n and m are chosen with this method, for all methods
+HELD_OUT = 0.2
+MAX_TRIALS = 16  # of each method
 CHANCE = 0.5  # AUC of a trial that diverged
 #: Stored tunings: a copy of tuning.json as NAME.json for the world NAME (tencent, movielens). Runs
 #: with the paper's settings and without --tune use them.
@@ -61,90 +69,58 @@ def with_sizes(settings: Settings, tuning: Tuning) -> Settings:
 
 
 def tuned_method(name: str, settings: Settings, tuning: Tuning) -> Method:
-    """A method with its chosen learning rates, if any."""
+    """A method with its chosen settings, if any."""
     chosen = tuning.get("methods", {}).get(name, {}).get("chosen", {})
     return method_named(name, settings).with_settings(**chosen)
 
 
-def hold_out(split: Split, seed: int) -> Split:
-    """Divides the training campaigns; the fraction `HELD_OUT` of them are the test campaigns.
-
-    Raises:
-      InputError: there is a single training campaign.
-    """
-    count = len(split.train)
-    num_held_out = math.ceil(HELD_OUT * count)
-    if num_held_out == count:
-        raise InputError("--tune: a single training campaign leaves none to train on")
-    order = generator(seed, 0).permutation(split.train)
-    return replace(split, train=np.sort(order[num_held_out:]), test=np.sort(order[:num_held_out]))
-
-
-def with_pools(dataset: Dataset, campaigns: np.ndarray, seed: int) -> Dataset:
-    """The dataset with a stage 2 for each of ``campaigns``.
-
-    For a campaign without one, a random half of the seeds and a random half of the non-seeds move
-    from stage 1 to stage 2.
-    """
-    stage1, stage2 = dataset.stage1, dataset.stage2
-    moved = np.zeros(len(stage1.user), bool)
-    for c in campaigns[stage2.counts[campaigns] == 0]:
-        examples, rng = stage1.of(c), generator(seed, int(c))
-        for label in (0, 1):
-            positions = np.flatnonzero(stage1.label[examples] == label)
-            drawn = rng.permutation(examples.start + positions)
-            moved[drawn[: len(drawn) // 2]] = True
-    if not moved.any():
-        return dataset
-    count = dataset.num_campaigns
-    campaign1, campaign2 = (np.repeat(np.arange(count), s.counts) for s in (stage1, stage2))
-    return replace(
-        dataset,
-        stage1=group_by_campaign(
-            campaign1[~moved], stage1.user[~moved], stage1.label[~moved], num_campaigns=count
-        ),
-        stage2=group_by_campaign(
-            np.concatenate([campaign2, campaign1[moved]]),
-            np.concatenate([stage2.user, stage1.user[moved]]),
-            np.concatenate([stage2.label, stage1.label[moved]]),
-            num_campaigns=count,
-        ),
-    )
-
-
-def search(
-    grid: Grid,
+def climb(
+    ladders: Ladders,
     start: Mapping[str, Any],
     tried: list[dict[str, Any]],
     evaluate: Callable[[dict[str, Any]], dict[str, Any]],
     keep: Callable[[], None],
+    *,
+    max_trials: int = MAX_TRIALS,
 ) -> dict[str, Any]:
-    """Coordinate search: tunes one setting after the other, with the others at their best values.
+    """Coordinate search: climbs one setting after the other, with the others at their best values.
 
     Args:
-      grid: each setting and the values to try; the first of equal trials wins.
-      start: initial values.
+      ladders: the settings in order, and the values of each.
+      start: the first trial. A value that is not on its ladder gets a place on it.
       tried: trials; existing ones are reused, new ones are appended.
       evaluate: ``evaluate(fields)`` returns the other entries of a trial.
       keep: called after each new trial.
+      max_trials: the search ends after so many.
 
     Returns:
-      The values of the best trial.
+      The values of the best trial; the first of equal ones.
     """
+
+    def trial(fields: dict[str, Any]) -> tuple[bool, float] | None:
+        known: dict[str, Any] | None = next((t for t in tried if t["fields"] == fields), None)
+        if known is None:
+            if len(tried) >= max_trials:
+                return None
+            known = {"fields": fields, **evaluate(fields)}
+            tried.append(known)
+            keep()
+        return "diverged" not in known, float(known["auc"])
+
     best = dict(start)
-    for field, values in grid:
-        trials: list[dict[str, Any]] = []
-        for value in values:
-            fields = best | {field: value}
-            same = [trial for trial in tried if trial["fields"] == fields]
-            trial = next((trial for trial in same if trial["field"] == field), None)
-            if trial is None:
-                outcome = same[0] if same else evaluate(fields)
-                trial = {**outcome, "field": field, "fields": fields}
-                tried.append(trial)
-                keep()
-            trials.append(trial)
-        best = max(trials, key=lambda trial: ("diverged" not in trial, trial["auc"]))["fields"]
+    least = trial(best)
+    for field, ladder in ladders.items():
+        rungs = sorted({*ladder, best[field]})
+        for direction in (1, -1):
+            while True:
+                at = rungs.index(best[field]) + direction
+                if not 0 <= at < len(rungs):
+                    break
+                fields = best | {field: rungs[at]}
+                result = trial(fields)
+                if result is None or (least is not None and result <= least):
+                    break
+                best, least = fields, result
     return best
 
 
@@ -158,34 +134,38 @@ def tune(
     directory: Path,
     progress: Progress,
 ) -> Tuning:
-    """Chooses the learning rates of methods, and n and m.
+    """Chooses the settings of methods, and n and m.
 
     Args:
-      data: training and held-out campaigns, from `hold_out` and `with_pools`.
-      names: of the methods whose rates are chosen, at the n and m of the settings.
+      data: of which a part of the training campaigns is held out.
+      names: of the methods, tuned at the n and m of the settings.
       settings: before tuning.
-      sizes: whether n and m are chosen too, with `SIZED` at its chosen rates.
-      seed: of all trials.
+      sizes: whether n and m are chosen too, with `SIZED` at its chosen settings.
+      seed: of the campaigns that are held out, and of all trials.
       directory: a run's folder, which stores every trial, so that an interrupted search can resume.
       progress: receives the progress of each trial.
 
     Raises:
-      InputError: no held-out campaign can be judged.
+      InputError: too few campaigns can be held out.
     """
     search = _Search(data, seed, directory, progress)
 
-    def rates(name: str) -> dict[str, Any]:
+    def best(name: str) -> dict[str, Any]:
         method = method_named(name, settings)
         start = {field: getattr(method.settings, field) for field in method.tuned}
-        return search.best(method, name, [(field, RATES) for field in method.tuned], start)
+        return search.best(method, name, {field: LADDERS[field] for field in method.tuned}, start)
 
     tuned = [name for name in names if method_named(name, settings).tuned]
-    tuning: dict[str, Any] = {"methods": {name: rates(name) for name in tuned}, "sizes": None}
+    tuning: dict[str, Any] = {"methods": {name: best(name) for name in tuned}, "sizes": None}
     if sizes:
-        start = {**rates(SIZED)["chosen"], "num_critics": settings.num_critics}
-        grid = [("num_experts", SIZES), ("num_critics", SIZES)]
+        start = {
+            **best(SIZED)["chosen"],
+            "num_experts": settings.num_experts,
+            "num_critics": settings.num_critics,
+        }
+        ladders = {"num_experts": SIZES, "num_critics": SIZES}
         method = method_named(SIZED, settings)
-        tuning["sizes"] = search.best(method, f"{SIZED}-sizes", grid, start)
+        tuning["sizes"] = search.best(method, f"{SIZED}-sizes", ladders, start)
     return tuning
 
 
@@ -193,10 +173,15 @@ class _Search:
     """Searches with common data and seed."""
 
     def __init__(self, data: Data, seed: int, directory: Path, progress: Progress) -> None:
-        self.data, self.seed, self.directory, self.progress = data, seed, directory, progress
+        self.dataset, self.seed, self.directory = data.dataset, seed, directory
+        self.progress = progress
+        self.kept, self.held = hold_out_campaigns(
+            data.dataset, data.split.train, seed, fraction=HELD_OUT
+        )
+        self.trained: tuple[Path, General] | None = None  # the last general model
 
     def best(
-        self, method: Method, file: str, grid: Grid, start: Mapping[str, Any]
+        self, method: Method, file: str, ladders: Ladders, start: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Runs or resumes the search that is stored in ``file``.
 
@@ -211,14 +196,14 @@ class _Search:
             record = json.loads(path.read_text())
             if record.get("settings") != settings:
                 raise InputError(f"{path}: has other settings; start afresh without --resume")
-        best = search(
-            grid,
+        best = climb(
+            ladders,
             start,
             record["tried"],
             lambda fields: self._trial(method, fields, checkpoints),
             lambda: write_json(path, record),
         )
-        record["chosen"] = {field: best[field] for field, _ in grid}
+        record["chosen"] = {field: best[field] for field in ladders}
         write_json(path, record)
         shutil.rmtree(checkpoints, ignore_errors=True)
         return record
@@ -229,21 +214,25 @@ class _Search:
         def labelled(what: str, done: int, total: int) -> None:
             self.progress(f"tune: {method.label}, {shown}, {what}", done, total)
 
-        # Trials that differ only in the online stage share the checkpoints of the offline stage.
+        tried = method.with_settings(**fields)
+        # Trials that differ only in the online stage share the offline stage.
         offline = [str(v) for name, v in fields.items() if not name.startswith("online_")]
+        folder = directory / "-".join(["offline", *offline])
         try:
-            result, _ = run_method(
-                method.with_settings(**fields),
-                self.data,
-                seed=self.seed,
-                checkpoints=directory / "-".join(["offline", *offline]),
-                log=self.directory / "log.jsonl",
-                progress=labelled,
-            )
+            if self.trained is None or self.trained[0] != folder:
+                general = tried.fit(
+                    self.dataset,
+                    campaigns=self.kept,
+                    held_out=self.held,
+                    seed=self.seed,
+                    directory=folder,
+                    log=self.directory / "log.jsonl",
+                    progress=labelled,
+                )
+                self.trained = folder, general
+            quality = tried.judge(self.trained[1], self.dataset, self.held, seed=self.seed)
         except Diverged as error:
             return {"auc": CHANCE, "diverged": str(error)}
         finally:
             forget_compiled()
-        if not result["campaigns"]:
-            raise InputError("--tune: no held-out training campaign can be judged; omit --tune")
-        return {"auc": float(np.mean([campaign["auc"] for campaign in result["campaigns"]]))}
+        return {"auc": quality.auc}

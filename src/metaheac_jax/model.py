@@ -97,6 +97,20 @@ class Scorer(Protocol):
 State = Mapping[str, Any]
 
 
+class Judged(NamedTuple):
+    """How good a general model was at a step of its training, after customising it.
+
+    Attributes:
+      step: number of offline steps.
+      auc: mean over held-out campaigns.
+      loss: mean logistic loss over held-out campaigns.
+    """
+
+    step: int
+    auc: float
+    loss: float
+
+
 @dataclass(frozen=True)
 class General:
     """A general model: what a method has learned from many campaigns, and of which fields.
@@ -110,6 +124,8 @@ class General:
       data: name of the data set.
       campaigns: ids of the training campaigns.
       seed: of the training.
+      judgements: on held-out campaigns, in the order of steps; the state is that of the highest
+        AUC. Empty where training had no early stopping.
     """
 
     method: str
@@ -120,6 +136,7 @@ class General:
     data: str
     campaigns: tuple[int | str, ...]
     seed: int
+    judgements: tuple[Judged, ...] = ()
 
     def check_data(self, data: Dataset) -> None:
         """Refuses data with other fields or values than the model was trained on.
@@ -209,6 +226,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
             "data": general.data,
             "campaigns": general.campaigns,
             "seed": general.seed,
+            "judgements": general.judgements,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
         }
         seal(folder, MANIFEST, content, files, progress=progress)
@@ -241,4 +259,5 @@ def load(directory: Path | str, *, progress: Progress = silent) -> General:
         data=body["data"],
         campaigns=tuple(body["campaigns"]),
         seed=body["seed"],
+        judgements=tuple(Judged(*line) for line in body["judgements"]),
     )

@@ -34,9 +34,15 @@ class Settings:
       campaigns_per_step: C, campaigns in a meta-step.
       batch_size: B, examples in a support set, in a query set and in an online minibatch.
       disjoint: whether support and query share no example.
-      offline_epochs: passes over the training examples, each of ceil(examples / B) meta-steps.
+      weight_decay: of the offline AdamW, on the network; the table has none.
+      offline_epochs: passes over the training examples, each of ceil(examples / B) meta-steps; with
+        patience, the maximum.
+      offline_patience: judgements on held-out training campaigns, four per epoch, without a better
+        one before the offline stage stops and keeps the best state. None runs all epochs on all
+        training campaigns.
       online_learning_rate: of the online Adam.
       online_epochs: passes over a campaign's examples; with patience, the maximum.
+      penalty: of the methods that fit a linear model to a campaign: L2, on its weights.
       online_patience: epochs without a lower held-out loss before the online stage stops. None runs
         all epochs.
 
@@ -55,10 +61,13 @@ class Settings:
     campaigns_per_step: int
     batch_size: int
     disjoint: bool
+    weight_decay: float
     offline_epochs: int
+    offline_patience: int | None
     online_learning_rate: float
     online_epochs: int
     online_patience: int | None
+    penalty: float
 
     def __post_init__(self) -> None:
         counts = ("width", "num_experts", "num_critics", "campaigns_per_step", "batch_size")
@@ -66,10 +75,11 @@ class Settings:
             check_whole(f"settings: {name}", getattr(self, name), 1)
         for name in ("offline_epochs", "online_epochs"):
             check_whole(f"settings: {name}", getattr(self, name), 0)
-        if self.online_patience is not None:
-            check_whole("settings: online_patience", self.online_patience, 1)
+        for name in ("offline_patience", "online_patience"):
+            if getattr(self, name) is not None:
+                check_whole(f"settings: {name}", getattr(self, name), 1)
         rates = ("inner_learning_rate", "outer_learning_rate", "online_learning_rate")
-        for name in ("table_scale", *rates):
+        for name in ("table_scale", "weight_decay", "penalty", *rates):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"settings: {name}: expected a number of 0 or more, got {value!r}")
@@ -92,10 +102,13 @@ OFFICIAL = Settings(
     campaigns_per_step=5,
     batch_size=512,
     disjoint=False,
+    weight_decay=0.0,
     offline_epochs=1,
+    offline_patience=None,
     online_learning_rate=0.001,
     online_epochs=2,
     online_patience=None,
+    penalty=10.0,
 )
 
 #: The paper's section 4.1.
@@ -111,10 +124,13 @@ PAPER = Settings(
     campaigns_per_step=5,  # not stated; the program's
     batch_size=512,
     disjoint=True,
-    offline_epochs=1,
+    weight_decay=0.0,  # not stated
+    offline_epochs=30,  # not stated: until held-out campaigns no longer improve
+    offline_patience=4,
     online_learning_rate=0.001,  # "until the loss converges", with the program's rate
     online_epochs=10,
     online_patience=3,
+    penalty=10.0,  # not stated
 )
 
 SETTINGS = {"paper": PAPER, "official": OFFICIAL}

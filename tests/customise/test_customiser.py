@@ -10,6 +10,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from linear_network import LogisticRegression
 from toy import dataset, pool
 
 from metaheac_jax.customise import customiser
@@ -19,7 +20,6 @@ from metaheac_jax.data.batches import Batch, gather, generator
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import LogisticRegression
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss
 

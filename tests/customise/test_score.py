@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from linear_network import LogisticRegression
 from toy import dataset, pool
 
 from metaheac_jax.customise.customiser import Customiser
@@ -14,7 +15,6 @@ from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import LogisticRegression
 from metaheac_jax.ranking import auc
 from metaheac_jax.table.layout import Ids
 

@@ -32,7 +32,14 @@ DATA = dataset(tastes=2, campaigns=16)
 TRAIN, NEW = np.arange(12), np.arange(12, 16)
 LAYOUT = DATA.layout
 METHOD = hubble(
-    replace(PAPER, batch_size=64, campaigns_per_step=4, offline_epochs=5, outer_learning_rate=0.005)
+    replace(
+        PAPER,
+        batch_size=64,
+        campaigns_per_step=4,
+        offline_epochs=5,
+        offline_patience=None,
+        outer_learning_rate=0.005,
+    )
 )
 
 

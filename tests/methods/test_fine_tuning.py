@@ -14,7 +14,6 @@ from metaheac_jax.data.batches import CampaignSampler, ExampleSampler, members
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.methods.fine_tuning import (
     alpha_zero,
-    logistic_regression,
     metaheac,
     mlp_one_stage,
     mlp_pretraining,
@@ -45,6 +44,8 @@ SETTINGS = replace(
     outer_learning_rate=0.01,
     campaigns_per_step=2,
     batch_size=30,
+    offline_epochs=1,
+    offline_patience=None,
     online_learning_rate=0.02,
 )
 STEPS = 3
@@ -246,13 +247,12 @@ TOY = dataset(campaigns=8, per_campaign=400)
 TRAIN, NEW = np.arange(4), np.arange(4, 8)
 
 
-@pytest.mark.parametrize(("build", "least"), [(logistic_regression, 0.65), (mlp_one_stage, 0.6)])
-def test_a_campaign_is_learned_from_its_own_examples_alone(build, least):
-    method = build(replace(PAPER, width=8, batch_size=128))
+def test_a_campaign_is_learned_from_its_own_examples_alone():
+    method = mlp_one_stage(replace(PAPER, width=8, batch_size=128))
     general = method.fit(TOY, campaigns=TRAIN)
     models = method.customise(general, TOY, [TOY.campaign(c) for c in NEW])
     found = aucs(TOY, NEW, [model.score for model in models])
-    assert found.mean() > least
+    assert found.mean() > 0.6
     assert found.min() > 0.55
 
 
@@ -262,26 +262,3 @@ def test_one_stage_mlps_start_untrained():
     table = np.asarray(general.state["table"])
     assert table.shape == (46, 8)
     assert abs(table.std() - 1) < 4 / np.sqrt(2 * table.size)
-
-
-def test_lr_adds_up_the_values_that_are_there():
-    """A list counts as the sum of its values, not their mean, which hides how many they are."""
-    method = logistic_regression()
-    general = method.fit(TOY, campaigns=TRAIN)
-    [model] = method.customise(general, TOY, [TOY.campaign(5)])
-    user, pad = TOY.user_rows[0].copy(), TOY.num_rows
-    a, b = np.unique(TOY.user_rows[TOY.user_rows[:, 2:].max(1) < pad][:, 2:])[:2]
-    lists = [(pad, pad), (a, pad), (b, pad), (a, b), (b, a)]
-    users = np.stack([np.concatenate([user[:2], pair, [pad, pad]]) for pair in lists])
-    nothing, only_a, only_b, *both = model.score(users.astype(np.int32)).astype(float)
-    np.testing.assert_allclose(both, only_a + only_b - nothing, atol=1e-5)
-    assert min(abs(only_a - nothing), abs(only_b - nothing)) > 1e-3
-
-
-def test_lr_starts_at_the_base_rate():
-    """The bias, not the values, stands for what all users have in common."""
-    general = logistic_regression().fit(TOY, campaigns=TRAIN)
-    label = np.concatenate([TOY.stage1.label[TOY.stage1.of(c)] for c in TRAIN])
-    (bias,) = jax.tree.leaves(general.state["network"])
-    np.testing.assert_allclose(1 / (1 + np.exp(-bias)), label.mean(), rtol=1e-5)
-    assert not general.state["table"].any()

@@ -9,7 +9,7 @@ from toy import dataset
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.campaign_graph import hubble
 from metaheac_jax.methods.fine_tuning import metaheac, mlp_pretraining
-from metaheac_jax.methods.method import Method, Run, offline_steps
+from metaheac_jax.methods.method import Method, Run, Trained, epoch_steps
 from metaheac_jax.methods.registry import method_of
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.schema import Field, Schema, Vocabulary
@@ -27,7 +27,7 @@ def noting(seen):
 
     def train(run):
         seen.append(run)
-        return {}
+        return Trained({})
 
     def adapt(run, state, campaigns, watch):
         seen.append((run, state, campaigns, watch))
@@ -83,10 +83,10 @@ def test_settings_are_changed_by_name():
 
 def test_an_epoch_is_as_many_steps_as_batches_of_the_examples():
     # 3 campaigns of 40 examples: 120; of B = 50, three steps, the last one begun.
-    settings = replace(PAPER, batch_size=50, offline_epochs=2)
-    assert offline_steps(Run(DATA, np.array([0, 2, 3]), settings, 0)) == 2 * 3
+    settings = replace(PAPER, batch_size=50)
+    assert epoch_steps(Run(DATA, np.array([0, 2, 3]), settings, 0)) == 3
     settings = replace(settings, batch_size=40)
-    assert offline_steps(Run(DATA, np.array([0, 2, 3]), settings, 0)) == 2 * 3
+    assert epoch_steps(Run(DATA, np.array([0, 2, 3]), settings, 0)) == 3
 
 
 # What is refused --------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ SETTINGS = replace(
     batch_size=64,
     campaigns_per_step=4,
     offline_epochs=5,
+    offline_patience=None,
     outer_learning_rate=0.01,
     online_learning_rate=0.01,
     online_epochs=20,

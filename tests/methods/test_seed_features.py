@@ -57,6 +57,7 @@ def test_seed_aware_learns():
         batch_size=64,
         campaigns_per_step=4,
         offline_epochs=5,
+        offline_patience=None,
         outer_learning_rate=0.01,
         online_learning_rate=0.01,
     )

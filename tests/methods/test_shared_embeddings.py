@@ -19,6 +19,7 @@ METHOD = mlp_embeddings(
         batch_size=64,
         campaigns_per_step=4,
         offline_epochs=5,
+        offline_patience=None,
         outer_learning_rate=0.01,
     )
 )

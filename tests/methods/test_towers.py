@@ -31,7 +31,14 @@ DATA = dataset(tastes=2, campaigns=16, per_campaign=400)
 TRAIN, NEW = np.arange(12), np.arange(12, 16)
 SLOTS = DATA.layout.user_slots
 METHOD = pinterest(
-    replace(PAPER, batch_size=64, campaigns_per_step=4, offline_epochs=3, outer_learning_rate=0.005)
+    replace(
+        PAPER,
+        batch_size=64,
+        campaigns_per_step=4,
+        offline_epochs=3,
+        offline_patience=None,
+        outer_learning_rate=0.005,
+    )
 )
 
 

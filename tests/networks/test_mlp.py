@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaheac_jax.networks.mlp import MLP, LogisticRegression, OnFrozenFields
+from metaheac_jax.networks.mlp import MLP, OnFrozenFields
 
 
 def fields(width, dtype=jnp.float64):
@@ -14,13 +14,6 @@ def fields(width, dtype=jnp.float64):
         jnp.asarray(rng.normal(size=(5, 3, width)), dtype),
         jnp.asarray(rng.normal(size=(2, width)), dtype),
     )
-
-
-def test_logistic_regression_adds_all_weights(x64):
-    user, campaign = fields(1)
-    output = LogisticRegression().apply({"params": {"bias": 0.5}}, user, campaign)
-    logit = user.sum(axis=(1, 2)) + campaign.sum() + 0.5
-    np.testing.assert_allclose(output.log_p - output.log_not_p, logit, rtol=1e-10)
 
 
 def test_mlp_is_layers_over_all_fields_in_their_order(x64):
@@ -35,6 +28,20 @@ def test_mlp_is_layers_over_all_fields_in_their_order(x64):
     np.testing.assert_allclose(output.representation, x, rtol=1e-10, atol=1e-12)
     logit = (x @ p["head_kernel"] + p["head_bias"])[:, 0]
     np.testing.assert_allclose(output.log_p - output.log_not_p, logit, rtol=1e-9)
+
+
+def test_further_numbers_join_the_first_layer(x64):
+    user, campaign = fields(4)
+    features = jnp.asarray(np.random.default_rng(1).normal(size=(5, 2)))
+    network = MLP((6, 3))
+    params = network.init(jax.random.key(0), user, campaign, features)
+    p = params["params"]
+    x = np.hstack([user.reshape(5, -1), np.tile(campaign.reshape(1, -1), (5, 1)), features])
+    first = np.vstack([p["layer_0_kernel"], p["features_kernel"]])
+    x = np.maximum(x @ first + p["layer_0_bias"], 0)
+    x = np.maximum(x @ p["layer_1_kernel"] + p["layer_1_bias"], 0)
+    output = network.apply(params, user, campaign, features)
+    np.testing.assert_allclose(output.representation, x, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -100,14 +100,6 @@ def test_users_with_any_leading_axes_and_small_fields(small):
     np.testing.assert_allclose(user.dense(), expected[None, :, None])
 
 
-def test_per_slot_leaves_lists_unaveraged():
-    layout = Layout(user_slots=(1, 2), small_fields=(2,), num_campaign_fields=2).per_slot()
-    assert layout == Layout(user_slots=(1, 1, 1), small_fields=(), num_campaign_fields=2)
-    user = layout.users(jnp.asarray(TABLE), USERS)
-    expected = [[[1, 2], [3, 4], [5, 6]], [[3, 4], [0, 0], [0, 0]], [[0, 0]] * 3]
-    np.testing.assert_array_equal(user.dense(), expected)
-
-
 def test_a_row_index_keeps_the_numbers_of_small_fields_rows():
     index = Layout(user_slots=(1, 1), small_fields=(2, 1), num_campaign_fields=1).row_index(9)
     ids = np.array([[1, 7], [9, 5]])

@@ -17,7 +17,7 @@ from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.loop import train
+from metaheac_jax.training.loop import EarlyStop, Quality, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.step import PlainInfo, RowStep, build_row_step
@@ -68,12 +68,12 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_bits(tmp_path):
 
     sampler_, options = sampler(), {"num_steps": 40, "save_every": 10}
     with Checkpoints(tmp_path / "whole") as checkpoints:
-        whole = train(step(), start(), sampler_, checkpoints=checkpoints, **options)
+        whole, _ = train(step(), start(), sampler_, checkpoints=checkpoints, **options)
     with Checkpoints(tmp_path / "cut") as checkpoints, pytest.raises(CutOff):
         train(step(), start(), cut, checkpoints=checkpoints, **options)
     with Checkpoints(tmp_path / "cut") as checkpoints:
         assert checkpoints.latest == 20
-        resumed = train(step(), start(), sampler_, checkpoints=checkpoints, **options)
+        resumed, _ = train(step(), start(), sampler_, checkpoints=checkpoints, **options)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
@@ -140,3 +140,61 @@ def test_a_resumed_log_has_every_step_once_and_all_seconds(tmp_path):
         ("other", 40), ("toy", 10), ("toy", 20), ("toy", 30)
     ]  # fmt: skip
     assert lines[2]["seconds"] > 5
+
+
+# Early stopping ---------------------------------------------------------------------------------
+
+AUCS = {3: 0.5, 6: 0.7, 9: 0.6, 12: 0.7, 15: 0.65, 18: 0.9}
+
+
+def counting():
+    """A step that counts, and a judge that gives `AUCS` of the count."""
+    step = RowStep(lambda *a: a, lambda state, number: (state + 1, PlainInfo(jnp.ones(()))))
+
+    def judge(state):
+        return Quality(AUCS[int(state)], float(state))
+
+    return step, judge
+
+
+def count_to(directory, patience, num_steps=18, cut=None, log=None):
+    step, judge = counting()
+
+    def draw(number):
+        if number == cut:
+            raise KeyboardInterrupt
+        return (number,)
+
+    early_stop = EarlyStop(judge=judge, every=3, patience=patience)
+    with Checkpoints.at(directory) as checkpoints:
+        return train(
+            step, jnp.zeros(()), draw, num_steps=num_steps, early_stop=early_stop,
+            checkpoints=checkpoints, save_every=4, log=log,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("patience", "last", "best"), [(1, 9, 6), (2, 12, 6), (4, 18, 18)])
+def test_the_best_state_is_kept_and_training_ends_without_gain(tmp_path, patience, last, best):
+    """Equal is no gain: the first of the best stays."""
+    state, judged = count_to(tmp_path / "c", patience, log=tmp_path / "log")
+    assert int(state) == best
+    np.testing.assert_allclose(judged, [[s, AUCS[s], s] for s in range(3, last + 1, 3)], rtol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = {line["step"]: line["held_out_auc"] for line in lines if "held_out_auc" in line}
+    assert told == {s: AUCS[s] for s in range(3, last + 1, 3)}
+
+
+@pytest.mark.parametrize("cut", [5, 7, 10, 11])
+def test_early_stopping_survives_an_interruption(tmp_path, cut):
+    with pytest.raises(KeyboardInterrupt):
+        count_to(tmp_path / "c", 3, cut=cut)
+    state, judged = count_to(tmp_path / "c", 3)
+    whole, judgements = count_to(None, 3)
+    assert int(state) == int(whole) == 6
+    np.testing.assert_array_equal(judged, judgements)
+
+
+def test_a_training_that_has_stopped_takes_no_further_step(tmp_path):
+    count_to(tmp_path / "c", 1)
+    state, judged = count_to(tmp_path / "c", 1, cut=9)  # a draw of another step would raise
+    assert (int(state), len(judged)) == (6, 3)

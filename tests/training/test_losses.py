@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear_network import LogisticRegression
 
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import LogisticRegression
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss, cross_entropy, masked
 

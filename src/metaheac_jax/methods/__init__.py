@@ -3,7 +3,6 @@
 from metaheac_jax.methods.campaign_graph import hubble
 from metaheac_jax.methods.fine_tuning import (
     alpha_zero,
-    logistic_regression,
     metaheac,
     mlp_one_stage,
     mlp_pretraining,
@@ -11,10 +10,11 @@ from metaheac_jax.methods.fine_tuning import (
     without_he,
     without_meta,
 )
+from metaheac_jax.methods.linear import logistic_regression
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.multitask import mmoe, shared_bottom
 from metaheac_jax.methods.registry import METHODS, method_named, method_of
-from metaheac_jax.methods.seed_features import seed_aware
+from metaheac_jax.methods.seed_features import seed_aware, seed_aware_alpha_zero, seed_aware_mlp
 from metaheac_jax.methods.shared_embeddings import mlp_embeddings
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.methods.towers import pinterest
@@ -37,6 +37,8 @@ __all__ = [
     "mmoe",
     "pinterest",
     "seed_aware",
+    "seed_aware_alpha_zero",
+    "seed_aware_mlp",
     "shared_bottom",
     "user_prior",
     "without_hc",

@@ -32,7 +32,7 @@ from metaheac_jax.methods.fine_tuning import (
     train_rows,
     untrained,
 )
-from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.methods.method import Method, Run, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.campaign_graph import CampaignGraph
 from metaheac_jax.networks.mlp import MLP, OnFrozenFields
@@ -82,7 +82,7 @@ class Graph(NamedTuple):
     campaigns: np.ndarray
 
 
-def train_graph(run: Run) -> State:
+def train_graph(run: Run) -> Trained:
     """Trains the graph network on random subgraphs, with as many examples per step as others."""
     settings = run.settings
     per_step = min(CAMPAIGNS_PER_STEP, len(run.campaigns))
@@ -97,8 +97,11 @@ def train_graph(run: Run) -> State:
     weights = untrained(run, _GRAPH, jax.random.key(run.seed))
     draw = lambda step: sampler(step).shared()  # noqa: E731
     gradient = graph_gradient(run.dataset.layout)
-    weights = train_rows(run, weights, gradient, draw, label="Hubble")
-    return Graph(*weights, training_campaigns(run, weights))._asdict()
+
+    def finish(trained: Weights) -> State:
+        return Graph(*trained, training_campaigns(run, trained))._asdict()
+
+    return train_rows(run, weights, gradient, draw, label="Hubble", finish=finish)
 
 
 def graph_gradient(layout: Layout) -> Gradient[Batch, Batch]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import optax
 from jax import Array
 
@@ -21,20 +20,21 @@ from metaheac_jax.data.batches import (
     campaign_examples,
 )
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.method import Adapt, Method, Run, Train, offline_steps
+from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths, with_lengths
+from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained, epoch_steps
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights, initialise
 from metaheac_jax.networks.base import Network
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import MLP, LogisticRegression
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.loop import train
+from metaheac_jax.training.loop import EarlyStop, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.step import Gradient, build_row_step, plain_gradient
+from metaheac_jax.training.step import Gradient, RowState, build_row_step, plain_gradient
 
 #: none: no training. plain: plain training on the examples of all campaigns. batches: the campaign
 #: batches of the meta-step without an inner step (alpha = 0). meta: Algorithm 1. All kinds but
@@ -43,8 +43,10 @@ from metaheac_jax.training.step import Gradient, build_row_step, plain_gradient
 Offline = Literal["none", "plain", "batches", "meta"]
 BuildNetwork = Callable[[Settings], Network]
 
-#: The learning rates that are tuned in a method with gradient steps in both stages.
-TUNED = ("outer_learning_rate", "online_learning_rate")
+#: What is tuned in a method with gradient steps in both stages.
+TUNED = ("outer_learning_rate", "online_learning_rate", "table_scale", "weight_decay")
+#: Judgements per epoch of the offline stage.
+_JUDGEMENTS = 4
 #: The patience, in epochs, of models that are trained from scratch.
 ONE_STAGE_PATIENCE = 3
 #: Online settings of an MLP that is trained from scratch.
@@ -70,30 +72,32 @@ def mlp_network(settings: Settings) -> MLP:
     return MLP()
 
 
-def logistic_network(settings: Settings) -> LogisticRegression:
-    """Logistic regression; it has no settings."""
-    del settings
-    return LogisticRegression()
-
-
 # The methods ------------------------------------------------------------------------------------
 
 
-def metaheac(settings: Settings = PAPER) -> Method:
+def metaheac(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
     """MetaHeac: Algorithm 1, then fine-tuning (paper section 3)."""
-    return _pre_trained("metaheac", "MetaHeac", settings, metaheac_network, "meta", work=1)
+    tuned = (*TUNED, "inner_learning_rate")
+    method = _pre_trained(
+        "metaheac", "MetaHeac", settings, metaheac_network, "meta", work=1, lengths=lengths
+    )
+    return replace(method, tuned=tuned)
 
 
-def without_meta(settings: Settings = PAPER) -> Method:
+def without_meta(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
     """MetaHeac's network with plain training offline (paper, Table 4)."""
     label = "MetaHeac w/o Meta"
-    return _pre_trained("without-meta", label, settings, metaheac_network, "plain", work=1)
+    return _pre_trained(
+        "without-meta", label, settings, metaheac_network, "plain", work=1, lengths=lengths
+    )
 
 
-def alpha_zero(settings: Settings = PAPER) -> Method:
+def alpha_zero(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
     """The batches of the meta-step without an inner step, as a control."""
     label = "MetaHeac, alpha = 0"
-    return _pre_trained("alpha-0", label, settings, metaheac_network, "batches", work=1)
+    return _pre_trained(
+        "alpha-0", label, settings, metaheac_network, "batches", work=1, lengths=lengths
+    )
 
 
 def without_hc(settings: Settings = PAPER) -> Method:
@@ -108,10 +112,12 @@ def without_he(settings: Settings = PAPER) -> Method:
     return _pre_trained("without-he", label, settings, metaheac_network, "meta", work=1 / 8)
 
 
-def mlp_pretraining(settings: Settings = PAPER) -> Method:
+def mlp_pretraining(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
     """MLP+pre-training: plain training offline, then fine-tuning (paper section 4.1)."""
     label = "MLP+pre-training"
-    return _pre_trained("mlp-pretraining", label, settings, mlp_network, "plain", work=1 / 8)
+    return _pre_trained(
+        "mlp-pretraining", label, settings, mlp_network, "plain", work=1 / 8, lengths=lengths
+    )
 
 
 def mlp_one_stage(settings: Settings = PAPER) -> Method:
@@ -127,26 +133,6 @@ def mlp_one_stage(settings: Settings = PAPER) -> Method:
     )
 
 
-def logistic_regression(settings: Settings = PAPER) -> Method:
-    """LR: logistic regression on the campaign's examples only (paper section 4.1)."""
-    return Method(
-        name="lr",
-        label="LR",
-        settings=replace(
-            settings,
-            width=1,
-            table_scale=0.0,
-            online_learning_rate=0.01,
-            online_epochs=50,
-            online_patience=ONE_STAGE_PATIENCE,
-        ),
-        train=start_at_base_rate,
-        adapt=build_fine_tuning(logistic_network, per_slot=True),  # one weight per value of a list
-        tuned=("online_learning_rate",),
-        work=(0, 0.03),
-    )
-
-
 def _pre_trained(
     name: str,
     label: str,
@@ -155,18 +141,22 @@ def _pre_trained(
     offline: Offline,
     *,
     work: float,
+    lengths: bool = False,
 ) -> Method:
     """A method that trains a network offline in one of the ways and fine-tunes all of it online.
 
-    ``work`` is the arithmetic of a forward pass per example, as a multiple of MetaHeac's.
+    ``work`` is the arithmetic of a forward pass per example, as a multiple of MetaHeac's. With
+    ``lengths``, the lengths of lists are fields too (see `data.list_lengths`).
     """
+    if lengths:
+        name, label = f"{name}-lengths", f"{label}, with list lengths"
     passes = {"plain": 3, "batches": 1.5, "meta": 6}[offline]
     return Method(
         name=name,
         label=label,
         settings=settings,
-        train=build_offline(build_network, offline, label),
-        adapt=build_fine_tuning(build_network),
+        train=build_offline(build_network, offline, label, lengths=lengths),
+        adapt=build_fine_tuning(build_network, lengths=lengths),
         tuned=TUNED,
         takes_steps=True,
         work=(passes * work, 3 * work),
@@ -176,21 +166,28 @@ def _pre_trained(
 # The offline stage ------------------------------------------------------------------------------
 
 
-def build_offline(build_network: BuildNetwork, offline: Offline, label: str) -> Train:
-    """Builds the offline stage of a network; ``label`` names it in logs."""
+def build_offline(
+    build_network: BuildNetwork, offline: Offline, label: str, *, lengths: bool = False
+) -> Train:
+    """Builds the offline stage of a network; ``label`` names it in logs.
 
-    def stage(run: Run) -> State:
-        return train_network(run, build_network(run.settings), offline, label)._asdict()
+    With ``lengths``, the lengths of lists are fields too.
+    """
+
+    def stage(run: Run) -> Trained:
+        if lengths:
+            run = replace(run, dataset=with_lengths(run.dataset)[0])
+        return train_network(run, build_network(run.settings), offline, label)
 
     return stage
 
 
-def train_network(run: Run, network: Network, offline: Offline, label: str) -> Weights:
+def train_network(run: Run, network: Network, offline: Offline, label: str) -> Trained:
     """Trains the general weights of a network; they stay untrained if ``offline`` is "none"."""
     settings, layout = run.settings, run.dataset.layout
     weights = untrained(run, network, jax.random.key(run.seed))
     if offline == "none":
-        return weights
+        return Trained(weights._asdict())
     if offline == "plain":
         gradient = plain_gradient(build_loss(network, layout))
         return train_rows(run, weights, gradient, plain_sampler(run), label=label)
@@ -202,20 +199,6 @@ def train_network(run: Run, network: Network, offline: Offline, label: str) -> W
         select=select_rows,
     )
     return train_rows(run, weights, gradient, campaign_sampler(run), label=label)
-
-
-def start_at_base_rate(run: Run) -> State:
-    """An untrained `LogisticRegression` whose bias is the log-odds of the training campaigns.
-
-    With a bias of 0 all weights would first learn the base rate and rank users by their number of
-    values.
-    """
-    seeds = run.dataset.stage1.positives[run.campaigns].sum()
-    others = run.dataset.stage1.counts[run.campaigns].sum() - seeds
-    start = untrained(run, LogisticRegression(), jax.random.key(run.seed))
-    bias = np.log(max(seeds, 1) / max(others, 1)).astype(np.float32)
-    network = jax.tree.map(lambda _: bias, start.network)  # the bias is its only parameter
-    return start._replace(network=network)._asdict()
 
 
 def campaign_sampler(run: Run) -> CampaignSampler:
@@ -256,73 +239,93 @@ def train_rows(
     sampler: Callable[[int], Any],
     *,
     label: str,
-) -> Weights:
+    finish: Callable[[Weights], State] = Weights._asdict,
+) -> Trained:
     """Trains network and table by row-local Adam steps, with the run's checkpoints and log.
 
     Args:
-      run: has the learning rate, number of steps, checkpoints, log and progress.
+      run: has the learning rate, number of steps, checkpoints, log, progress and judge.
       weights: initial values.
       gradient: see `training.step.build_row_step`.
       sampler: ``sampler(step) -> (rows, *batches)``.
       label: name in logs and progress.
+      finish: makes the method's state of trained weights.
     """
-    rate = run.settings.outer_learning_rate
+    rate, steps = run.settings.outer_learning_rate, epoch_steps(run)
     table_optimizer = table_adam(rate)
-    step = build_row_step(gradient, optax.adam(rate), table_optimizer)
+    optimizer = optax.adamw(rate, weight_decay=run.settings.weight_decay)
+    step = build_row_step(gradient, optimizer, table_optimizer)
+
+    def finished(state: RowState) -> State:
+        return finish(Weights(state.network, table_optimizer.flush(state.table).table))
+
+    judge, early_stop = run.judge, None
+    if judge is not None:
+        early_stop = EarlyStop(
+            judge=lambda state: judge(finished(state)),
+            every=max(1, steps // _JUDGEMENTS),
+            patience=run.settings.offline_patience or 1,
+        )
     with Checkpoints.at(run.directory) as checkpoints:
-        state = train(
+        state, judgements = train(
             step,
             step.init(*weights),
             sampler,
-            num_steps=offline_steps(run),
+            num_steps=run.settings.offline_epochs * steps,
+            early_stop=early_stop,
             name=label,
             checkpoints=checkpoints,
             log=run.log,
             progress=run.progress,
         )
-    return Weights(state.network, table_optimizer.flush(state.table).table)
+    return Trained(finished(state), judgements)
 
 
 # The online stage -------------------------------------------------------------------------------
 
 
-def build_fine_tuning(build_network: BuildNetwork, *, per_slot: bool = False) -> Adapt:
-    """Builds the online stage of a network.
-
-    Args:
-      build_network: ``build_network(settings)``.
-      per_slot: whether each slot is a field, so that the network's input is one vector per value.
-    """
+def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> Adapt:
+    """Builds the online stage of a network; with ``lengths``, those of lists are fields too."""
 
     def stage(
         run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
     ) -> list[Scorer]:
-        layout = run.dataset.layout
-        return fine_tune(
-            run,
-            build_network(run.settings),
-            layout.per_slot() if per_slot else layout,
-            Weights(**state),
-            campaigns,
-            watch,
-        )
+        added = None
+        if lengths:
+            run, campaigns, added = lengthened(run, campaigns)
+        network = build_network(run.settings)
+        return fine_tune(run, network, Weights(**state), campaigns, watch, lengths=added)
 
     return stage
+
+
+def lengthened(run: Run, campaigns: Sequence[Campaign]) -> tuple[Run, list[Campaign], Lengths]:
+    """A run and campaigns with the lengths of lists as fields, and what adds them to users."""
+    dataset, lengths = with_lengths(run.dataset)
+    moved = [replace(c, rows=lengths.campaigns(c.rows)) for c in campaigns]
+    return replace(run, dataset=dataset), moved, lengths
 
 
 def fine_tune(
     run: Run,
     network: Network,
-    layout: Layout,
     weights: Weights,
     campaigns: Sequence[Campaign],
     watch: Watch[Scorer] | None,
+    *,
+    lengths: Lengths | None = None,
 ) -> list[Scorer]:
-    """Adapts general weights to each campaign; see `customise.customiser.Customiser`."""
+    """Adapts general weights to each campaign; see `customise.customiser.Customiser`.
+
+    ``lengths`` are added to the users of a pool, if the network takes them.
+    """
+    layout = run.dataset.layout
     customiser, score = compiled_online(network, layout, run.settings.batch_size)
 
     def scorer(campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
-        return functools.partial(score, weights, adapted, campaign.rows)
+        if lengths is None:
+            return functools.partial(score, weights, adapted, campaign.rows)
+        return lambda users: score(weights, adapted, campaign.rows, LengthenedUsers(users, lengths))
 
     return adapt_weights(
         run,

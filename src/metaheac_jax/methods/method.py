@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import write_json
-from metaheac_jax.model import Customised, General, Scorer, State, Watch
+from metaheac_jax.methods.held_out import HeldOut, halve, hold_out_campaigns, quality
+from metaheac_jax.model import Customised, General, Judged, Scorer, State, Watch
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
+from metaheac_jax.training.loop import Quality
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Run:
       directory: for checkpoints of the offline stage; None for no checkpoints.
       log: file for JSON lines of the offline stage; None for no log.
       progress: receives the progress of each stage.
+      judge: judges a state of the offline stage on held-out campaigns; None where it runs all
+        epochs.
     """
 
     dataset: Dataset
@@ -41,12 +45,25 @@ class Run:
     directory: Path | None = None
     log: Path | None = None
     progress: Progress = silent
+    judge: Callable[[State], Quality] | None = None
+
+
+class Trained(NamedTuple):
+    """What the offline stage makes.
+
+    Attributes:
+      state: what the method learned.
+      judgements: (E, 3) step, AUC and loss of each judgement on held-out campaigns.
+    """
+
+    state: State
+    judgements: np.ndarray = np.empty((0, 3))
 
 
 class Train(Protocol):
     """The offline stage."""
 
-    def __call__(self, run: Run, /) -> State:
+    def __call__(self, run: Run, /) -> Trained:
         """Trains on stage 1 of the training campaigns; resumes from the run's checkpoints."""
 
 
@@ -109,6 +126,7 @@ class Method:
         data: Dataset,
         *,
         campaigns: Sequence[int] | np.ndarray | None = None,
+        held_out: Sequence[int] | np.ndarray | None = None,
         seed: int = 0,
         directory: Path | None = None,
         log: Path | None = None,
@@ -119,6 +137,8 @@ class Method:
         Args:
           data: its stage 1 has the examples.
           campaigns: indices of the training campaigns; all by default.
+          held_out: indices of other campaigns, which tell a method with gradient steps and an
+            offline patience when to stop. By default a tenth of ``campaigns``, drawn with the seed.
           seed: of initial values and batches.
           directory: for checkpoints, from which training resumes; None for no checkpoints.
           log: a file for JSON lines with losses and speed.
@@ -136,16 +156,55 @@ class Method:
         if directory is not None:
             self._keep_config(Path(directory), data, chosen, seed)
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
+        early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
+        if self.takes_steps and early:
+            if held_out is None:
+                chosen, held_out = hold_out_campaigns(data, chosen, seed)
+                self.check(data, chosen)
+            halves = [halve(data, int(c), seed) for c in held_out]
+            run = replace(
+                run, campaigns=chosen, judge=lambda state: self._judge(run, state, halves)
+            )
+        trained = self.train(run)
         return General(
             method=self.name,
             settings=self.settings,
             schema=data.schema,
             vocabulary=data.vocabulary,
-            state=self.train(run),
+            state=trained.state,
             data=data.name,
             campaigns=tuple(plain_id(key) for key in data.campaign_key[chosen]),
             seed=seed,
+            judgements=tuple(
+                Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
+            ),
         )
+
+    def judge(
+        self,
+        general: General,
+        data: Dataset,
+        campaigns: Sequence[int] | np.ndarray,
+        *,
+        seed: int = 0,
+    ) -> Quality:
+        """How good a general model is on campaigns that it was not trained on.
+
+        It is customised to half of each campaign's stage 1 and judged on the other half; see
+        `methods.held_out`.
+
+        Args:
+          general: trained by this method.
+          data: has the campaigns.
+          campaigns: indices; each has two seeds and two non-seeds in stage 1.
+          seed: of the halves, and of customising.
+        """
+        run = Run(data, np.empty(0, int), self.settings, seed)
+        return self._judge(run, general.state, [halve(data, int(c), seed) for c in campaigns])
+
+    def _judge(self, run: Run, state: State, halves: Sequence[HeldOut]) -> Quality:
+        quiet = replace(run, progress=silent)
+        return quality(lambda chosen: self.adapt(quiet, state, chosen, None), run.dataset, halves)
 
     def customise(
         self,
@@ -212,8 +271,12 @@ class Method:
           InputError: the checkpoints are those of another training.
         """
         # What only the online stage uses may change, and a training may go on for more epochs.
-        free = ("online_learning_rate", "online_epochs", "online_patience", "offline_epochs")
-        offline = {k: v for k, v in asdict(self.settings).items() if k not in free}
+        free = ("offline_epochs", "offline_patience", "penalty")
+        offline = {
+            key: value
+            for key, value in asdict(self.settings).items()
+            if key not in free and not key.startswith("online_")
+        }
         config = json.loads(
             json.dumps(
                 {
@@ -243,7 +306,7 @@ class Method:
             )
 
 
-def offline_steps(run: Run) -> int:
-    """Number of steps of the offline stage: epochs times ceil(training examples / batch size)."""
+def epoch_steps(run: Run) -> int:
+    """Number of steps of an epoch of the offline stage: ceil(training examples / batch size)."""
     examples = int(run.dataset.stage1.counts[run.campaigns].sum())
-    return run.settings.offline_epochs * -(-examples // run.settings.batch_size)
+    return -(-examples // run.settings.batch_size)

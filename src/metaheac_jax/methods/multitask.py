@@ -11,7 +11,7 @@ from jax import Array
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.fine_tuning import TUNED, fine_tune, plain_sampler, train_rows, untrained
-from metaheac_jax.methods.method import Adapt, Method, Run, Train
+from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained
 from metaheac_jax.model import Scorer, State, Watch, Weights
 from metaheac_jax.networks.base import Output, User
 from metaheac_jax.networks.multitask import MMoE, SharedBottom
@@ -79,7 +79,7 @@ def build_offline_heads(build_network: Callable[[Settings, int], Heads], label: 
       label: name in logs and progress.
     """
 
-    def stage(run: Run) -> State:
+    def stage(run: Run) -> Trained:
         network, layout = build_network(run.settings, len(run.campaigns)), run.dataset.layout
 
         def loss(params: Any, examples: Batch, owner: Array) -> Array:
@@ -87,7 +87,7 @@ def build_offline_heads(build_network: Callable[[Settings, int], Heads], label: 
 
         weights = untrained(run, network, jax.random.key(run.seed))
         draw = plain_sampler(run).owned
-        return train_rows(run, weights, plain_gradient(loss), draw, label=label)._asdict()
+        return train_rows(run, weights, plain_gradient(loss), draw, label=label)
 
     return stage
 
@@ -105,8 +105,7 @@ def build_new_head_tuning(build_network: Callable[[Settings], Heads]) -> Adapt:
         run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
     ) -> list[Scorer]:
         weights = Weights(mean_head(state["network"]), state["table"])
-        network, layout = build_network(run.settings), run.dataset.layout
-        return fine_tune(run, network, layout, weights, campaigns, watch)
+        return fine_tune(run, build_network(run.settings), weights, campaigns, watch)
 
     return stage
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.campaign_graph import hubble
 from metaheac_jax.methods.fine_tuning import (
     alpha_zero,
-    logistic_regression,
     metaheac,
     mlp_one_stage,
     mlp_pretraining,
@@ -17,9 +17,10 @@ from metaheac_jax.methods.fine_tuning import (
     without_he,
     without_meta,
 )
+from metaheac_jax.methods.linear import logistic_regression
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.multitask import mmoe, shared_bottom
-from metaheac_jax.methods.seed_features import seed_aware
+from metaheac_jax.methods.seed_features import seed_aware, seed_aware_alpha_zero, seed_aware_mlp
 from metaheac_jax.methods.shared_embeddings import mlp_embeddings
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.methods.towers import pinterest
@@ -46,6 +47,12 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "cosine": cosine,
     "prior": user_prior,
     "seed-aware": seed_aware,
+    "alpha-0-seeds": seed_aware_alpha_zero,
+    "mlp-seeds": seed_aware_mlp,
+    "mlp-pretraining-lengths": partial(mlp_pretraining, lengths=True),
+    "without-meta-lengths": partial(without_meta, lengths=True),
+    "alpha-0-lengths": partial(alpha_zero, lengths=True),
+    "metaheac-lengths": partial(metaheac, lengths=True),
 }
 
 

@@ -1,4 +1,4 @@
-"""MetaHeac with seed features and list lengths, which are not in the paper.
+"""Seed features and list lengths, which are not in the paper.
 
 Axes: M user fields, S slots of a user, Q reference users per label, R table rows, U adapted rows,
 k embedding width.
@@ -21,14 +21,17 @@ from metaheac_jax.data.list_lengths import LengthenedUsers, with_lengths
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
 from metaheac_jax.methods.fine_tuning import (
     TUNED,
+    BuildNetwork,
     adapt_weights,
     campaign_sampler,
     compiled_online,
+    lengthened,
     metaheac_network,
+    mlp_network,
     train_rows,
     untrained,
 )
-from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.seed_features import SeedNetwork, direction
 from metaheac_jax.settings import PAPER, Settings
@@ -37,61 +40,94 @@ from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 
-_LABEL = "MetaHeac, seed-aware"
 #: Q, the maximum number of seeds, and of non-seeds, in a reference set.
 MAX_REFERENCE = 256
+#: Chosen on held-out training campaigns.
+_CHOSEN: dict[str, Any] = {"table_scale": 0.1, "reduction": "mean", "inner_learning_rate": 0.1}
 
 
 def seed_aware(settings: Settings = PAPER) -> Method:
     """MetaHeac with an additional input: the similarity of a user to the campaign's seeds."""
+    settings = replace(settings, **_CHOSEN)
+    method = _seed_method("seed-aware", "MetaHeac, seed-aware", settings, metaheac_network)
+    return replace(method, tuned=(*TUNED, "inner_learning_rate"))
+
+
+def seed_aware_alpha_zero(settings: Settings = PAPER) -> Method:
+    """The same without an inner step, as a control."""
+    settings = replace(settings, **_CHOSEN | {"inner_learning_rate": 0.0})
+    label = "MetaHeac, seed-aware, alpha = 0"
+    return _seed_method("alpha-0-seeds", label, settings, metaheac_network)
+
+
+def seed_aware_mlp(settings: Settings = PAPER) -> Method:
+    """The MLP with the same input, in the batches of the meta-step without an inner step."""
+    settings = replace(settings, **_CHOSEN | {"inner_learning_rate": 0.0})
+    return _seed_method("mlp-seeds", "MLP, seed-aware", settings, mlp_network)
+
+
+def _seed_method(name: str, label: str, settings: Settings, build_network: BuildNetwork) -> Method:
     return Method(
-        name="seed-aware",
-        label=_LABEL,
-        # Chosen on held-out training campaigns.
-        settings=replace(
-            settings,
-            table_scale=0.1,
-            reduction="mean",
-            inner_learning_rate=0.1,
-            disjoint=True,  # a reference set must not contain query examples
-        ),
-        train=train_general,
-        adapt=fine_tune_aware,
+        name=name,
+        label=label,
+        settings=replace(settings, disjoint=True),  # no query example is in a reference set
+        train=build_seed_offline(build_network, label),
+        adapt=build_seed_fine_tuning(build_network),
         tuned=TUNED,
         takes_steps=True,
         work=(8, 4),
     )
 
 
-def train_general(run: Run) -> State:
-    """Algorithm 1 on losses with seed features; reference sets come from support sets."""
-    dataset, _ = with_lengths(run.dataset)
-    run = replace(run, dataset=dataset)
-    network, settings = SeedNetwork(metaheac_network(run.settings)), run.settings
-    gradient = build_meta_gradient(
-        build_loss(network, dataset.layout, reduction=settings.reduction),
-        inner_learning_rate=settings.inner_learning_rate,
-        inner_steps=1 if settings.inner_learning_rate else 0,
-        reduction=settings.reduction,
-        select=select_rows,
-    )
-    weights = untrained(run, network, jax.random.key(run.seed))
-    sampler = ReferenceSampler(campaign_sampler(run), size=MAX_REFERENCE)
-    return train_rows(run, weights, gradient, sampler, label=_LABEL)._asdict()
+def build_seed_offline(build_network: BuildNetwork, label: str) -> Train:
+    """Builds Algorithm 1 on losses with seed features; reference sets come from support sets.
+
+    There is no inner step where its rate is 0.
+    """
+
+    def stage(run: Run) -> Trained:
+        run = replace(run, dataset=with_lengths(run.dataset)[0])
+        network, settings = SeedNetwork(build_network(run.settings)), run.settings
+        gradient = build_meta_gradient(
+            build_loss(network, run.dataset.layout, reduction=settings.reduction),
+            inner_learning_rate=settings.inner_learning_rate,
+            inner_steps=1 if settings.inner_learning_rate else 0,
+            reduction=settings.reduction,
+            select=select_rows,
+        )
+        weights = untrained(run, network, jax.random.key(run.seed))
+        sampler = ReferenceSampler(campaign_sampler(run), size=MAX_REFERENCE)
+        return train_rows(run, weights, gradient, sampler, label=label)
+
+    return stage
+
+
+def build_seed_fine_tuning(build_network: BuildNetwork) -> Adapt:
+    """Builds the online stage of a network with seed features."""
+
+    def stage(
+        run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+    ) -> list[Scorer]:
+        network = SeedNetwork(build_network(run.settings))
+        return fine_tune_aware(run, network, Weights(**state), campaigns, watch)
+
+    return stage
 
 
 def fine_tune_aware(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+    run: Run,
+    network: SeedNetwork,
+    weights: Weights,
+    campaigns: Sequence[Campaign],
+    watch: Watch[Scorer] | None,
 ) -> list[Scorer]:
     """Customises the general model to each campaign.
 
     Half of a campaign's examples, at most `MAX_REFERENCE` per label, are the reference set of the
     other half. The reference set of a pool comes from all examples, with the same maximum.
     """
-    dataset, lengths = with_lengths(run.dataset)
-    run, weights = replace(run, dataset=dataset), Weights(**state)
-    campaigns = [replace(c, rows=lengths.campaigns(c.rows)) for c in campaigns]
-    network = SeedNetwork(metaheac_network(run.settings))
+    run, campaigns, lengths = lengthened(run, campaigns)
+    dataset = run.dataset
     customiser, score = compiled_online(network, dataset.layout, run.settings.batch_size)
     find_direction = compiled_direction(dataset.layout)
     examples = [campaign_examples(dataset, campaign) for campaign in campaigns]

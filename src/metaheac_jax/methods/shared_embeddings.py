@@ -46,4 +46,4 @@ def fit_new_mlp(
     # The key differs from that of the offline stage, whose MLP was trained with the table.
     key = jax.random.fold_in(jax.random.key(run.seed), 1)
     weights = Weights(untrained(run, network, key).network, state["table"])
-    return fine_tune(run, network, run.dataset.layout, weights, campaigns, watch)
+    return fine_tune(run, network, weights, campaigns, watch)

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
-from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.methods.method import Method, Run, Trained
 from metaheac_jax.model import Scorer, State, Watch
 from metaheac_jax.settings import PAPER, Settings
 
@@ -34,12 +34,12 @@ def indicators(users: UserRows, num_rows: int) -> csr_matrix:
     return matrix
 
 
-def inverse_frequencies(run: Run) -> State:
+def inverse_frequencies(run: Run) -> Trained:
     """``{"idf": (R,)}``, log((1 + n) / (1 + d)) + 1, where d of n training users have the row."""
     stage, dataset = run.dataset.stage1, run.dataset
     users = np.unique(np.concatenate([stage.user[stage.of(c)] for c in run.campaigns]))
     having = indicators(dataset.user_rows[users], dataset.num_rows).sum(axis=0)
-    return {"idf": np.log((1 + len(users)) / (1 + np.asarray(having).ravel())) + 1}
+    return Trained({"idf": np.log((1 + len(users)) / (1 + np.asarray(having).ravel())) + 1})
 
 
 def unit_vectors(users: UserRows, idf: np.ndarray) -> csr_matrix:

@@ -23,7 +23,7 @@ from metaheac_jax.data.batches import Batch, ExampleBatch, campaign_examples, ge
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.methods.fine_tuning import plain_sampler, train_rows, untrained
-from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.methods.method import Method, Run, Trained
 from metaheac_jax.model import Scorer, State, Watch, Weights
 from metaheac_jax.networks.towers import Towers
 from metaheac_jax.settings import PAPER, Settings
@@ -57,12 +57,12 @@ def pinterest(settings: Settings = PAPER) -> Method:
     )
 
 
-def train_space(run: Run) -> State:
+def train_space(run: Run) -> Trained:
     """Trains both embeddings by `ranking_gradient` on the seeds of plain training's batches."""
     gradient = ranking_gradient(run.dataset.layout)
     weights, examples = untrained(run, _NETWORK, jax.random.key(run.seed)), plain_sampler(run)
     draw = lambda step: seeds_only(examples(step))  # noqa: E731
-    return train_rows(run, weights, gradient, draw, label="Pinterest")._asdict()
+    return train_rows(run, weights, gradient, draw, label="Pinterest")
 
 
 def seeds_only(batch: ExampleBatch) -> ExampleBatch:

@@ -16,7 +16,7 @@ from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.methods.method import Method, Run, Trained
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.model import Scorer, State, Watch
 from metaheac_jax.settings import PAPER, Settings
@@ -105,13 +105,13 @@ def fit_campaigns(
     return models
 
 
-def fit_prior(run: Run) -> State:
+def fit_prior(run: Run) -> Trained:
     """Fits trees on the examples of all training campaigns, without campaign fields."""
     stage = run.dataset.stage1
     examples = np.concatenate([np.arange(*stage.offsets[c : c + 2]) for c in run.campaigns])
     users = run.dataset.user_rows[stage.user[examples]]
     trees = fit_trees(users, stage.label[examples], run.dataset.num_rows, PRIOR_TREES)
-    return {"trees": np.frombuffer(trees.encode(), np.uint8)}
+    return Trained({"trees": np.frombuffer(trees.encode(), np.uint8)})
 
 
 def adapt_prior(
@@ -123,9 +123,9 @@ def adapt_prior(
     return [trees_scorer(trees, run.dataset.num_rows)] * len(campaigns)
 
 
-def _no_training(run: Run) -> State:
+def _no_training(run: Run) -> Trained:
     del run
-    return {}
+    return Trained({})
 
 
 def _lightgbm() -> Any:

@@ -82,9 +82,16 @@ def dense(module: nn.Module, name: str, x: User, features: int) -> Array:
     return (x.product(kernel) if isinstance(x, UserFields) else x @ kernel) + bias
 
 
-def hidden_layers(module: nn.Module, fields: UserFields, widths: Sequence[int]) -> Array:
-    """Layers with ReLU over user fields; (..., h) the last of them."""
-    x = nn.relu(dense(module, "layer_0", fields, widths[0]))
+def hidden_layers(
+    module: nn.Module, fields: UserFields, widths: Sequence[int], features: Array | None = None
+) -> Array:
+    """Layers with ReLU over user fields, and (..., F) further numbers; (..., h) the last layer."""
+    x = dense(module, "layer_0", fields, widths[0])
+    if features is not None:
+        size = features.shape[-1]
+        init = uniform_fan_in(fields.size + size)
+        x += features @ module.param("features_kernel", init, (size, widths[0]))
+    x = nn.relu(x)
     for layer, width in enumerate(widths[1:], start=1):
         x = nn.relu(dense(module, f"layer_{layer}", x, width))
     return x

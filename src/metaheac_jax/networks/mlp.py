@@ -1,6 +1,6 @@
-"""Networks of one logit: logistic regression, and an MLP (paper section 4.1).
+"""An MLP of one logit (paper section 4.1).
 
-Axes: B examples, M user fields, N campaign fields, k embedding width.
+Axes: B examples, M user fields, N campaign fields, F further numbers, k embedding width.
 """
 
 from __future__ import annotations
@@ -16,26 +16,16 @@ from metaheac_jax.networks.base import Network, Output, User, dense, hidden_laye
 from metaheac_jax.table.pooling import UserFields
 
 
-class LogisticRegression(nn.Module):
-    """LR: one weight per feature value, that is a table of width k = 1, and a bias."""
-
-    @nn.compact
-    def __call__(self, user: User, campaign: Array) -> Output:
-        """(B, M, 1) and (N, 1) or (B, N, 1) -> `Output`; campaign weights are a shared offset."""
-        bias = self.param("bias", nn.initializers.zeros, ())
-        logit = UserFields.of(user).dense().sum(axis=(-2, -1)) + campaign.sum(axis=(-2, -1)) + bias
-        return sigmoid_output(logit)
-
-
 class MLP(nn.Module):
     """An MLP over all field vectors, user's and campaign's, concatenated: 64-64-1, ReLU."""
 
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, user: User, campaign: Array) -> Output:
-        """(B, M, k) and (N, k) or (B, N, k) -> `Output`."""
-        x = hidden_layers(self, UserFields.of(user).with_fields(campaign), self.widths)
+    def __call__(self, user: User, campaign: Array, features: Array | None = None) -> Output:
+        """(B, M, k) and (N, k) or (B, N, k), and (B, F) further numbers -> `Output`."""
+        fields = UserFields.of(user).with_fields(campaign)
+        x = hidden_layers(self, fields, self.widths, features)
         return sigmoid_output(dense(self, "head", x, 1)[..., 0], x)
 
 

@@ -7,7 +7,7 @@ reference set, k embedding width, R rows of the table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -90,10 +90,6 @@ class Layout:
     def num_slots(self) -> int:
         """S."""
         return sum(self.user_slots)
-
-    def per_slot(self) -> Layout:
-        """The same ids with every slot as a field of its own, so that no list is averaged."""
-        return replace(self, user_slots=(1,) * self.num_slots, small_fields=())
 
     def users(self, table: Array, ids: Array) -> UserFields:
         """(R, k) table and (..., S) rows -> (..., M, k) field vectors of users."""

@@ -1,15 +1,19 @@
 """The offline loop: one general model from all existing campaigns (paper section 3.3).
 
 Meta-training and plain training differ in the step and the sampler.
+
+Axes: E judgements.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +27,67 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.step import RowState, RowStep
 
+MAX_JUDGEMENTS = 1000  # of a training; a checkpoint has room for as many
+
+
+class Quality(NamedTuple):
+    """How good a general model is after customising it to campaigns that it was not trained on.
+
+    Attributes:
+      auc: mean over the campaigns.
+      loss: mean logistic loss over the campaigns.
+    """
+
+    auc: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Ends a training when it no longer improves; the best state is kept.
+
+    Attributes:
+      judge: judges a state on held-out campaigns.
+      every: steps between two judgements.
+      patience: judgements without a higher AUC after which training ends.
+    """
+
+    judge: Callable[[RowState], Quality]
+    every: int
+    patience: int
+
+
+class Progressed(NamedTuple):
+    """A training with early stopping, as a checkpoint has it.
+
+    Attributes:
+      state: after the last step.
+      best: the state with the highest held-out AUC.
+      judged: (`MAX_JUDGEMENTS`, 3) step, AUC and loss of each judgement; NaN where there is none.
+    """
+
+    state: RowState
+    best: RowState
+    judged: Array
+
+    def judgements(self) -> np.ndarray:
+        """(E, 3) of those that have been made."""
+        judged = np.asarray(self.judged)
+        return judged[~np.isnan(judged[:, 0])]
+
+    def add(self, step: int, quality: Quality) -> Progressed:
+        """With one more judgement of the state."""
+        before = self.judgements()
+        judged = self.judged.at[len(before)].set(jnp.array([step, *quality]))
+        better = not len(before) or quality.auc > before[:, 1].max()
+        best = jax.tree.map(jnp.copy, self.state) if better else self.best
+        return Progressed(self.state, best, judged)
+
+    def without_gain(self) -> int:
+        """Number of judgements since the best one."""
+        judged = self.judgements()
+        return len(judged) - 1 - int(np.argmax(judged[:, 1])) if len(judged) else 0
+
 
 def train(
     step: RowStep,
@@ -30,6 +95,7 @@ def train(
     draw: Callable[[int], Any],
     *,
     num_steps: int,
+    early_stop: EarlyStop | None = None,
     name: str = "offline",
     checkpoints: Checkpoints | None = None,
     save_every: int = 500,
@@ -37,65 +103,132 @@ def train(
     log: Path | None = None,
     log_every: int = 20,
     progress: Progress = silent,
-) -> RowState:
+) -> tuple[RowState, np.ndarray]:
     """Trains from the newest checkpoint, or from ``state``, up to step ``num_steps``.
 
     Args:
       step: from `step.build_row_step`.
       state: the initial state; it is consumed.
       draw: ``draw(step) -> (rows, *batches)``, a sampler.
-      num_steps: total number of steps.
+      num_steps: total number of steps; with ``early_stop``, the maximum.
+      early_stop: ends training earlier and returns the best state; None takes all steps.
       name: of what is trained, for the log and the progress.
       checkpoints: to save to and to resume from; the last one is of the last step.
       save_every: maximum number of steps between checkpoints.
       save_seconds: maximum time between checkpoints, in seconds.
       log: a file for one JSON line every ``log_every`` steps: name, step, mean loss since the last
-        line, steps per second, seconds.
+        line, steps per second, seconds; and one per judgement: name, step, held_out_auc,
+        held_out_loss.
       log_every: steps between log lines, where the loop waits for the device.
       progress: receives the number of steps done, and the loss.
+
+    Returns:
+      The state, and the judgements (E, 3): step, AUC, loss.
 
     Raises:
       Diverged: a loss, a parameter or a moment is not finite; no such state is saved.
     """
+    going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))
+    if early_stop is not None:  # a step consumes the state, not the best one
+        going = going._replace(best=jax.tree.map(jnp.copy, state))
     done = 0
     if checkpoints is not None and checkpoints.latest is not None:
-        state = checkpoints.restore(state)
+        going = _restored(checkpoints, going, early_stop)
         done = checkpoints.latest
-    before = 0.0 if log is None else _take_back(log, name, done)
-    began = mark = saved = time.perf_counter()
-    losses: list[Array] = []
-    progress(name, done, num_steps)
+    if _stopped(going, early_stop):
+        return going.best, going.judgements()
+    every = 0  # steps between judgements, if any
+    if early_stop is not None:
+        every = max(early_stop.every, math.ceil(num_steps / MAX_JUDGEMENTS))
+    notes = _Notes(name, num_steps, log, done, progress)
+    saved = time.perf_counter()
     for number, batch in prefetch(draw, range(done, num_steps)):
-        state, info = step.step(state, *batch)
-        losses.append(info.loss)
+        state, info = step.step(going.state, *batch)
+        going = going._replace(state=state)
+        notes.add(info.loss)
         done = number + 1
+        last = done == num_steps
+        judge = every > 0 and (done % every == 0 or last)
         due = done % save_every == 0 or time.perf_counter() - saved >= save_seconds
-        save = checkpoints is not None and (due or done == num_steps)
-        if done % log_every and done != num_steps and not save:
+        save = checkpoints is not None and (due or last)
+        if done % log_every and not (last or save or judge):
             continue
-        values = np.asarray(jnp.stack(losses))
-        if not np.isfinite(values).all():
-            first = done - len(values) + int(np.argmin(np.isfinite(values)))
-            raise Diverged(f"{name}: the loss of step {first} is {values[~np.isfinite(values)][0]}")
-        now = time.perf_counter()
-        if log is not None:
-            line = {
-                "name": name,
-                "step": done,
-                "loss": float(values.mean()),
-                "steps_per_second": len(values) / (now - mark),
-                "seconds": before + now - began,
-            }
-            with log.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        progress(f"{name}: loss {values.mean():.4g}", done, num_steps)
-        losses, mark = [], now
-        if save or done == num_steps:
+        notes.losses(done)
+        if save or judge or last:
             _check_finite(state, f"{name}: after step {done}")
-        if save and checkpoints is not None:
-            checkpoints.save(done, state)
+        if judge and early_stop is not None:
+            quality = early_stop.judge(state)
+            going = going.add(done, quality)
+            notes.quality(done, quality)
+        stopped = _stopped(going, early_stop)
+        if checkpoints is not None and (save or stopped):
+            checkpoints.save(done, going.state if early_stop is None else going)
             saved = time.perf_counter()
-    return state
+        if stopped:
+            break
+    return going.state if early_stop is None else going.best, going.judgements()
+
+
+class _Notes:
+    """Tells the log and the progress how a training goes."""
+
+    def __init__(
+        self, name: str, num_steps: int, log: Path | None, done: int, progress: Progress
+    ) -> None:
+        self._name, self._num_steps, self._log, self._progress = name, num_steps, log, progress
+        self._before = 0.0 if log is None else _take_back(log, name, done)
+        self._began = self._mark = time.perf_counter()
+        self._losses: list[Array] = []
+        progress(name, done, num_steps)
+
+    def add(self, loss: Array) -> None:
+        """Takes the loss of a step, which may still be under way."""
+        self._losses.append(loss)
+
+    def losses(self, done: int) -> None:
+        """Notes the mean loss since the last time; waits for the device.
+
+        Raises:
+          Diverged: a loss is not finite.
+        """
+        values = np.asarray(jnp.stack(self._losses))
+        wrong = values[~np.isfinite(values)]
+        if len(wrong):
+            first = done - len(values) + int(np.argmin(np.isfinite(values)))
+            raise Diverged(f"{self._name}: the loss of step {first} is {wrong[0]}")
+        now = time.perf_counter()
+        self._write(
+            done,
+            loss=float(values.mean()),
+            steps_per_second=len(values) / (now - self._mark),
+            seconds=self._before + now - self._began,
+        )
+        self._progress(f"{self._name}: loss {values.mean():.4g}", done, self._num_steps)
+        self._losses, self._mark = [], now
+
+    def quality(self, done: int, quality: Quality) -> None:
+        """Notes how good the held-out campaigns are."""
+        self._write(done, held_out_auc=quality.auc, held_out_loss=quality.loss)
+        text = f"{self._name}: held-out AUC {quality.auc:.4f}"
+        self._progress(text, done, self._num_steps)
+        self._mark = time.perf_counter()
+
+    def _write(self, done: int, **values: float) -> None:
+        if self._log is not None:
+            with self._log.open("a") as file:
+                file.write(json.dumps({"name": self._name, "step": done, **values}) + "\n")
+
+
+def _restored(
+    checkpoints: Checkpoints, like: Progressed, early_stop: EarlyStop | None
+) -> Progressed:
+    if early_stop is not None:
+        return checkpoints.restore(like)
+    return like._replace(state=checkpoints.restore(like.state))
+
+
+def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
+    return early_stop is not None and going.without_gain() >= early_stop.patience
 
 
 def _check_finite(state: Any, when: str) -> None:
@@ -128,7 +261,7 @@ def _take_back(log: Path, name: str, done: int) -> float:
             continue
         kept.append(text)
         if line["name"] == name:
-            seconds = line["seconds"]
+            seconds = line.get("seconds", seconds)
     if len(kept) < len(lines):
         write_text(log, "".join(f"{text}\n" for text in kept))
     return seconds

@@ -1,0 +1,103 @@
+"""Campaigns that are held out of training, to see when a general model stops improving.
+
+A general model is as good as what it becomes: it is customised to half of each held-out campaign's
+examples, and judged on the other half.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from metaheac_jax.data.batches import generator
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.model import Scorer
+from metaheac_jax.ranking import auc
+from metaheac_jax.training.loop import Quality
+
+FRACTION = 0.1  # of the training campaigns that is held out
+MIN_CAMPAIGNS = 3  # that are held out
+# Of a campaign, at most so many examples are customised on and judged, so that a judgement takes
+# seconds in any world.
+MAX_ADAPTED = 2048
+MAX_JUDGED = 4096
+
+
+def hold_out_campaigns(
+    data: Dataset, campaigns: np.ndarray, seed: int, *, fraction: float = FRACTION
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divides training campaigns, by index, into those to train on and those held out.
+
+    Raises:
+      InputError: too few campaigns have the two seeds and two non-seeds that can be halved.
+    """
+    seeds = data.stage1.positives[campaigns]
+    others = data.stage1.counts[campaigns] - seeds
+    able = campaigns[(seeds >= 2) & (others >= 2)]
+    count = max(MIN_CAMPAIGNS, math.ceil(fraction * len(campaigns)))
+    if len(able) < count or len(campaigns) <= count:
+        raise InputError(
+            f"{data.name}: {count} campaigns are held out, each with two seeds and two "
+            f"non-seeds, and {len(able)} of {len(campaigns)} campaigns have them; add campaigns, "
+            "or train for a fixed number of epochs"
+        )
+    held = generator(seed, 0).choice(able, count, replace=False)
+    return np.setdiff1d(campaigns, held), np.sort(held)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out campaign in two halves.
+
+    Attributes:
+      campaign: with the half that it is customised on.
+      users: index of each user of the other half.
+      labels: of these users.
+    """
+
+    campaign: Campaign
+    users: np.ndarray
+    labels: np.ndarray
+
+
+def halve(data: Dataset, index: int, seed: int) -> HeldOut:
+    """Halves the seeds and the non-seeds of a campaign at random, up to the maximum of each half.
+
+    A half above its maximum is thinned evenly, so its fraction of seeds stays; one seed and one
+    non-seed stay at least.
+    """
+    campaign, rng = data.campaign(index), generator(seed, index)
+    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    total = len(campaign.labels) / 2
+    for kind in (1, 0):
+        of_kind = rng.permutation(np.flatnonzero(campaign.labels == kind))
+        middle = len(of_kind) // 2
+        parts = of_kind[:middle], of_kind[middle:]
+        for half, part, most in zip(halves, parts, (MAX_ADAPTED, MAX_JUDGED), strict=True):
+            half.append(part[: max(1, round(len(part) * min(1.0, most / total)))])
+    adapted, judged = map(np.concatenate, halves)
+    return HeldOut(
+        replace(campaign, users=campaign.users[adapted], labels=campaign.labels[adapted]),
+        campaign.users[judged],
+        campaign.labels[judged],
+    )
+
+
+def quality(
+    customise: Callable[[Sequence[Campaign]], Sequence[Scorer]],
+    data: Dataset,
+    held_out: Sequence[HeldOut],
+) -> Quality:
+    """Customises a general model to held-out campaigns and judges it on their other halves."""
+    aucs, losses = [], []
+    models = customise([held.campaign for held in held_out])
+    for held, model in zip(held_out, models, strict=True):
+        odds = np.asarray(model(data.user_rows[held.users]), np.float64)
+        aucs.append(auc(odds, held.labels))
+        losses.append(np.mean(np.logaddexp(0, odds) - held.labels * odds))
+    return Quality(float(np.mean(aucs)), float(np.mean(losses)))

@@ -1,0 +1,83 @@
+"""LR: logistic regression on a campaign's own examples (paper section 4.1).
+
+There is one weight per table row, and an L2 penalty, so the minimum is unique. L-BFGS finds it, not
+steps of the customiser.
+
+Axes: P users, S slots of a user, R table rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
+from scipy.special import expit
+
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.methods.method import Method, Run, Trained
+from metaheac_jax.methods.similarity import indicators
+from metaheac_jax.model import Scorer, State, Watch
+from metaheac_jax.settings import PAPER, Settings
+
+
+def logistic_regression(settings: Settings = PAPER) -> Method:
+    """LR with an L2 penalty, `Settings.penalty`."""
+    return Method(
+        name="lr",
+        label="LR",
+        settings=settings,
+        train=_no_training,
+        adapt=fit_regressions,
+        tuned=("penalty",),
+    )
+
+
+def fit_regression(
+    features: csr_matrix, labels: np.ndarray, penalty: float
+) -> tuple[np.ndarray, float]:
+    """(R,) weights w and a bias b that minimise sum loss + penalty / 2 |w|^2.
+
+    Args:
+      features: (P, R).
+      labels: (P,) 1 for a seed, 0 for a non-seed.
+      penalty: above 0; the bias has none.
+    """
+    features = features.astype(np.float64)
+
+    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        weights, bias = parameters[:-1], parameters[-1]
+        odds = features @ weights + bias
+        loss = np.sum(np.logaddexp(0, odds) - labels * odds)
+        error = expit(odds) - labels
+        slope = np.append(features.T @ error + penalty * weights, error.sum())
+        return loss + penalty / 2 * weights @ weights, slope
+
+    start = np.zeros(features.shape[1] + 1)
+    rate = labels.mean().clip(0.5 / len(labels), 1 - 0.5 / len(labels))
+    start[-1] = np.log(rate / (1 - rate))
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+    return found.x[:-1], float(found.x[-1])
+
+
+def fit_regressions(
+    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+) -> list[Scorer]:
+    """Fits a regression to each campaign, on its examples only."""
+    del state, watch
+    models, num_rows = [], run.dataset.num_rows
+
+    def scorer(weights: np.ndarray, bias: float) -> Scorer:
+        return lambda users: indicators(users, num_rows) @ weights + bias
+
+    for number, campaign in enumerate(campaigns):
+        features = indicators(run.dataset.user_rows[campaign.users], num_rows)
+        models.append(scorer(*fit_regression(features, campaign.labels, run.settings.penalty)))
+        run.progress("customise", number + 1, len(campaigns))
+    return models
+
+
+def _no_training(run: Run) -> Trained:
+    del run
+    return Trained({})

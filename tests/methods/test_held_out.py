@@ -1,0 +1,138 @@
+"""Held-out campaigns: who is held out, their halves, and what a judgement is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toy import dataset
+
+from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import held_out
+from metaheac_jax.methods.held_out import HeldOut, halve, hold_out_campaigns, quality
+from metaheac_jax.methods.method import Method, Trained
+from metaheac_jax.ranking import auc
+from metaheac_jax.settings import PAPER
+
+DATA = dataset(users=200, campaigns=30, per_campaign=40, pool=40)
+
+
+def test_a_tenth_is_held_out_and_no_campaign_is_on_both_sides():
+    chosen = np.arange(5, 30)
+    kept, held = hold_out_campaigns(DATA, chosen, 0)
+    assert len(held) == 3
+    assert sorted([*kept, *held]) == chosen.tolist()
+    assert len(hold_out_campaigns(DATA, np.arange(30), 0, fraction=0.5)[1]) == 15
+    assert {tuple(hold_out_campaigns(DATA, chosen, seed)[1]) for seed in range(5)} > {tuple(held)}
+
+
+def with_one_seed(campaigns):
+    """The data with a single seed in these campaigns."""
+    stage = DATA.stage1
+    label = np.array(stage.label)
+    for c in campaigns:
+        of = stage.of(c)
+        label[of] = 0
+        label[of.start] = 1
+    owner = np.repeat(np.arange(30), stage.counts)
+    return replace(DATA, stage1=group_by_campaign(owner, stage.user, label, num_campaigns=30))
+
+
+def test_a_campaign_with_a_single_seed_is_not_held_out():
+    data = with_one_seed(range(20))
+    for seed in range(5):
+        assert hold_out_campaigns(data, np.arange(30), seed)[1].min() >= 20
+    with pytest.raises(InputError, match="2 of 30 campaigns have them; add campaigns, or train"):
+        hold_out_campaigns(with_one_seed(range(28)), np.arange(30), 0)
+    with pytest.raises(InputError, match="3 campaigns are held out"):
+        hold_out_campaigns(DATA, np.arange(3), 0)
+
+
+def test_halves_share_no_example_and_have_half_of_each_class():
+    for c in range(30):
+        own, half = DATA.campaign(c), halve(DATA, c, 0)
+        users = [*half.campaign.users, *half.users]
+        assert sorted(users) == sorted(own.users)
+        seeds = own.labels.sum()
+        assert half.campaign.labels.sum() == seeds // 2
+        assert half.labels.sum() == seeds - seeds // 2
+        label_of = dict(zip(own.users, own.labels, strict=True))
+        for user, label in zip(half.users, half.labels, strict=True):
+            assert label_of[user] == label
+
+
+def test_large_halves_are_thinned_evenly(monkeypatch):
+    monkeypatch.setattr(held_out, "MAX_ADAPTED", 10)
+    monkeypatch.setattr(held_out, "MAX_JUDGED", 5)
+    for c in range(30):
+        own, half = DATA.campaign(c), halve(DATA, c, 0)
+        assert abs(len(half.campaign.users) - 10) <= 1
+        assert abs(len(half.users) - 5) <= 1
+        assert abs(half.campaign.labels.mean() - own.labels.mean()) < 0.1
+
+
+def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
+    rng = np.random.default_rng(0)
+    halves = [halve(DATA, c, 0) for c in (3, 8)]
+    odds = [rng.normal(size=len(half.users)) for half in halves]
+    given = []
+
+    def customise(campaigns):
+        given.extend(campaigns)
+        return [lambda users, own=own: own for own in odds]
+
+    found = quality(customise, DATA, halves)
+    assert given == [half.campaign for half in halves]
+    p = [1 / (1 + np.exp(-o)) for o in odds]
+    losses = [
+        -np.mean(np.log(np.where(half.labels == 1, q, 1 - q)))
+        for q, half in zip(p, halves, strict=True)
+    ]
+    aucs = [auc(o, half.labels) for o, half in zip(odds, halves, strict=True)]
+    np.testing.assert_allclose(found, (np.mean(aucs), np.mean(losses)))
+
+
+def noting(seen, settings):
+    """A method with gradient steps that notes its run and asks for one judgement."""
+
+    def train(run):
+        seen.append(run)
+        judged = [] if run.judge is None else [[7, *run.judge({})]]
+        return Trained({}, np.array(judged).reshape(-1, 3))
+
+    def adapt(run, state, campaigns, watch):
+        seen.append([campaign.key for campaign in campaigns])
+        return [lambda users: np.arange(len(users)) for _ in campaigns]
+
+    return Method("noting", "Noting", settings, train=train, adapt=adapt, takes_steps=True)
+
+
+def test_fit_trains_on_the_rest_and_keeps_the_judgements():
+    seen = []
+    general = noting(seen, PAPER).fit(DATA, seed=3)
+    run, judged = seen
+    kept, held = hold_out_campaigns(DATA, np.arange(30), 3)
+    assert run.campaigns.tolist() == kept.tolist()
+    assert judged == DATA.campaign_key[held].tolist()
+    assert general.campaigns == tuple(DATA.campaign_key[kept].tolist())
+    [(step, area, loss)] = general.judgements
+    assert step == 7
+    assert 0 <= area < 1 < loss  # the order of the users is the score
+    given = [4, 9, 11]
+    seen.clear()
+    noting(seen, PAPER).fit(DATA, campaigns=np.arange(12, 30), held_out=given)
+    assert seen[0].campaigns.tolist() == [*range(12, 30)]
+    assert seen[1] == DATA.campaign_key[given].tolist()
+
+
+def test_without_patience_every_campaign_is_trained_on():
+    seen = []
+    general = noting(seen, replace(PAPER, offline_patience=None)).fit(DATA)
+    assert (seen[0].campaigns.tolist(), seen[0].judge) == ([*range(30)], None)
+    assert general.judgements == ()
+
+
+def test_what_a_campaign_is_judged_on_is_not_customised_on():
+    half = halve(DATA, 2, 0)
+    assert isinstance(half, HeldOut)
+    assert not set(half.campaign.users) & set(half.users)
