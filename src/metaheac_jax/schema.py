@@ -22,6 +22,8 @@ from metaheac_jax.errors import InputError
 
 #: The value of a field that stands for all rare and unseen ones.
 UNSEEN = "<unseen>"
+#: How reports show a missing value.
+MISSING = "(missing)"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,17 @@ class Field:
     def bucket(self, numbers: np.ndarray) -> np.ndarray:
         """Bucket numbers of numbers, of the same shape; -1 where one is NaN."""
         return np.where(np.isnan(numbers), -1, np.searchsorted(self.edges, numbers, side="right"))
+
+    def text(self, value: Any) -> str:
+        """A value of the field as reports show it; of a bucket, its range of numbers."""
+        if not self.edges:
+            return str(value) or MISSING
+        bucket = int(value)
+        if bucket < 0:
+            return MISSING
+        low = f"{self.edges[bucket - 1]:g}" if bucket else "-inf"
+        high = f"{self.edges[bucket]:g}" if bucket < len(self.edges) else "inf"
+        return f"{low} to {high}"
 
 
 @dataclass(frozen=True)

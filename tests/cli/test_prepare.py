@@ -22,6 +22,19 @@ def test_a_schema_chooses_the_fields(tmp_path, capsys):
     assert f"{tmp_path / 'data'}: 300 users, 12 campaigns, 960 examples to learn from" in printed
 
 
+def test_sensitive_fields_are_named(tmp_path, capsys):
+    source, schema = tmp_path / "source", tmp_path / "schema.json"
+    source.mkdir()
+    (source / "users.csv").write_text("user_id,city,gender,age\na,Rome,f,40\nb,Oslo,m,50\n")
+    (source / "campaigns.csv").write_text("campaign_id,topic\n1,sport\n")
+    (source / "examples.csv").write_text("campaign_id,user_id,label\n1,a,1\n1,b,0\n")
+    fields = [{"name": "city"}, *({"name": n, "sensitive": True} for n in ("gender", "age"))]
+    schema.write_text(json.dumps({"user": fields, "campaign": [{"name": "topic"}]}))
+    succeeds(main, "prepare", source, tmp_path / "data", "--schema", schema)
+    assert "\nsensitive, left out of the model: gender, age\n" in capsys.readouterr().out
+    assert list(open_dataset(tmp_path / "data").sensitive) == ["gender", "age"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from toy import dataset
 
-from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.data.dataset import SensitiveField, group_by_campaign
 from metaheac_jax.errors import InputError
 
 DATA = dataset(users=60, campaigns=4, per_campaign=30, pool=30)
@@ -97,3 +97,27 @@ def test_what_is_no_list_of_whole_numbers_is_refused(ids, said):
     with pytest.raises(InputError, match=f"^user ids: {said}") as error:
         DATA.find_users(ids)
     assert "\n" not in str(error.value)
+
+
+# What does not fit together ---------------------------------------------------------------------
+
+SEX = SensitiveField(np.array(["f", "m"]), np.tile(np.array([[0], [1], [2]], np.int32), (20, 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("city", {}, "is a field of the model as well"),
+        ("sex", {"values": np.array(["f", "f"])}, "values are not distinct texts"),
+        ("sex", {"values": np.array([1, 2])}, "values are not distinct texts"),
+        ("sex", {"codes": SEX.codes[:-1]}, r"codes of shape \(59, 1\), 60 users"),
+        ("sex", {"codes": SEX.codes[:, 0]}, r"codes of shape \(60,\), 60 users"),
+        ("sex", {"codes": SEX.codes * 1.0}, "codes are float64, expected whole numbers"),
+        ("sex", {"codes": SEX.codes + 1}, "a code is not in 0 to 2"),
+        ("sex", {"codes": SEX.codes - 1}, "a code is not in 0 to 2"),
+    ],
+)
+def test_a_sensitive_field_that_does_not_fit_is_named(name, change, said):
+    replace(DATA, sensitive={"sex": SEX}).check()
+    with pytest.raises(InputError, match=f"^toy: sensitive field '{name}': {said}"):
+        replace(DATA, sensitive={name: replace(SEX, **change)}).check()

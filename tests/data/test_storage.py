@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.dataset import Dataset, SensitiveField, group_by_campaign
 from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
@@ -36,6 +36,7 @@ def world() -> Dataset:
         campaign_rows=np.array([[4], [5]], np.int32),
         stage1=stage1,
         stage2=stage2,
+        sensitive={"sex": SensitiveField(np.array(["f", "m"]), np.array([[1], [2], [0]], "i4"))},
     )
 
 
@@ -48,6 +49,10 @@ def same(one, two) -> None:
         elif isinstance(a, tuple):
             for x, y in zip(a, b, strict=True):
                 np.testing.assert_array_equal(x, y)
+        elif isinstance(a, dict):
+            assert list(a) == list(b)
+            for name in a:
+                same(a[name], b[name])
         elif isinstance(a, np.ndarray):
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
@@ -60,6 +65,7 @@ def test_round_trip(tmp_path):
     data = open_dataset(tmp_path / "out")
     same(world(), data)
     assert isinstance(data.user_rows, np.memmap)
+    assert isinstance(data.sensitive["sex"].codes, np.memmap)
     assert (data.num_rows, data.num_users, data.num_campaigns) == (6, 3, 2)
     assert data.stage1.of(1) == slice(1, 3)
     assert data.stage1.counts.tolist() == [1, 2]
@@ -148,7 +154,7 @@ def test_manifest_that_is_none(tmp_path, text, words):
 def test_every_file_is_named_when_missing_short_or_altered(tmp_path):
     write_dataset(world(), tmp_path / "out")
     names = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
-    assert len(names) == 4 + 3 + 4 + 3
+    assert len(names) == 4 + 3 + 4 + 3 + 2
     for name in names:
         path = tmp_path / "out" / name
         content = path.read_bytes()

@@ -5,7 +5,6 @@ Axes: U users of the data, S slots of a user, R table rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +74,7 @@ def audience_traits(
             if min(in_audience[row], pool[row]) >= min_cell:
                 trait = Trait(
                     field=field.name,
-                    value=_value_text(value, field.edges),
+                    value=field.text(value),
                     audience=in_audience[row] / num_audience,
                     seeds=in_seeds[row] / num_seeds,
                     pool=pool[row] / data.num_users,
@@ -94,14 +93,3 @@ def _count_rows(data: Dataset, users: np.ndarray) -> np.ndarray:
         first[:, 1:] = rows[:, 1:] != rows[:, :-1]
         counts += np.bincount(rows[first], minlength=data.num_rows + 1)
     return counts
-
-
-def _value_text(value: Any, edges: Sequence[float]) -> str:
-    if not edges:
-        return str(value) or "(missing)"
-    bucket = int(value)
-    if bucket < 0:
-        return "(missing)"
-    low = f"{edges[bucket - 1]:g}" if bucket else ""
-    high = f"{edges[bucket]:g}" if bucket < len(edges) else ""
-    return f"{low or '-inf'} to {high or 'inf'}"

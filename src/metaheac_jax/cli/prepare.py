@@ -38,7 +38,9 @@ class Options:
     schema: Path | None = None
     """JSON file that names the fields to use. For tables it is required. For the other sources:
     {"user": [{"name": "age"}, {"name": "likes", "slots": 10}], "campaign": [{"name": "topic"}]},
-    by default the paper's 14 user and 6 campaign fields. A field with several slots is a list."""
+    by default the paper's 14 user and 6 campaign fields. A field with several slots is a list. In
+    tables, a user field with "sensitive": true is no input of any model; audiences are reported
+    by it."""
     infer: Path | None = None
     """JSON file for a first schema of the tables; nothing else is done."""
 
@@ -65,6 +67,9 @@ def main(options: Options) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    if data.sensitive:
+        names = ", ".join(data.sensitive)
+        screen.print(f"sensitive, left out of the model: {names}", soft_wrap=True, highlight=False)
     screen.print(f"next: metaheac fit {options.out} MODEL", soft_wrap=True)
 
 

@@ -3,13 +3,13 @@
 `storage` writes one to a directory and opens it as memory-mapped columns.
 
 Axes: U users, C campaigns, E examples of a stage, S slots of a user, N campaign fields, n examples
-of a campaign.
+of a campaign, V values and L slots of a sensitive field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -76,6 +76,19 @@ def group_by_campaign(
     )
 
 
+@dataclass(frozen=True)
+class SensitiveField:
+    """A field of users that no model sees, and by which audiences are reported.
+
+    Attributes:
+      values: (V,) distinct texts, as reports show them.
+      codes: (U, L) int32, position of each user's values in ``values``; V where a slot is empty.
+    """
+
+    values: np.ndarray
+    codes: np.ndarray
+
+
 class UserRows(Protocol):
     """(U, S) table rows of users: an array, a memory map, or rows that are computed when read."""
 
@@ -104,6 +117,7 @@ class Dataset:
       campaign_rows: (C, N) int32 table rows.
       stage1: seeds and non-seeds: training, and customising.
       stage2: the pool on which an expanded audience is judged.
+      sensitive: by name, the fields that are in neither schema nor vocabulary.
     """
 
     name: str
@@ -115,6 +129,7 @@ class Dataset:
     campaign_rows: np.ndarray
     stage1: Examples
     stage2: Examples
+    sensitive: Mapping[str, SensitiveField] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -145,10 +160,10 @@ class Dataset:
         fields = self.schema.fields
         if len(self.vocabulary.values) != len(fields):
             raise self._wrong("vocabulary", f"{len(self.vocabulary.values)} fields")
-        for field, values in zip(fields, self.vocabulary.values, strict=True):
+        for own, values in zip(fields, self.vocabulary.values, strict=True):
             if len(values) and not (values[1:] > values[:-1]).all():
-                raise self._wrong(f"values of {field.name!r}", "not ascending and distinct")
-        slots = [field.slots for field in fields]
+                raise self._wrong(f"values of {own.name!r}", "not ascending and distinct")
+        slots = [own.slots for own in fields]
         first = np.repeat(self.vocabulary.offsets, slots)
         last = first + np.repeat(self.vocabulary.sizes, slots)
         user, campaign = slice(0, self.schema.num_slots), slice(self.schema.num_slots, None)
@@ -166,6 +181,8 @@ class Dataset:
             raise self._wrong("campaign_key", "not ascending and distinct")
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
             self._check_stage(name, stage)
+        for name, own in self.sensitive.items():
+            self._check_sensitive(name, own)
 
     def _check_rows(
         self, name: str, rows: UserRows, count: int, first: np.ndarray, last: np.ndarray
@@ -201,6 +218,21 @@ class Dataset:
         chance = np.zeros(count) if stage.probability is None else stage.probability
         if len(chance) != count or not ((chance >= 0) & (chance <= 1)).all():
             raise self._wrong(f"{name} probability", "not one number from 0 to 1 per example")
+
+    def _check_sensitive(self, name: str, own: SensitiveField) -> None:
+        column = f"sensitive field {name!r}"
+        if name in [known.name for known in self.schema.fields]:
+            raise self._wrong(column, "is a field of the model as well")
+        values = np.asarray(own.values)
+        if values.dtype.kind != "U" or len(np.unique(values)) < len(values):
+            raise self._wrong(column, "values are not distinct texts")
+        if own.codes.ndim != 2 or len(own.codes) != self.num_users:
+            raise self._wrong(column, f"codes of shape {own.codes.shape}, {self.num_users} users")
+        codes = own.codes
+        if codes.dtype.kind not in "iu":
+            raise self._wrong(column, f"codes are {codes.dtype}, expected whole numbers")
+        if codes.size and (codes.min() < 0 or codes.max() > len(values)):
+            raise self._wrong(column, f"a code is not in 0 to {len(values)}")
 
     def _wrong(self, column: str, what: str) -> InputError:
         return InputError(f"{self.name}: {column}: {what}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset, Examples, UserRows
+from metaheac_jax.data.dataset import Dataset, Examples, SensitiveField, UserRows
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory, read_sealed, seal
 from metaheac_jax.progress import Progress, silent
@@ -62,6 +62,7 @@ def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = sil
         "rows": dataset.num_rows,
         "stage1": len(dataset.stage1.user),
         "stage2": len(dataset.stage2.user),
+        "sensitive": list(dataset.sensitive),
     }
     files = [directory / f"{name}.npy" for name in columns]
     seal(directory, MANIFEST, content, files, progress=progress)
@@ -110,6 +111,10 @@ def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = s
         campaign_rows=load("campaign_rows"),
         stage1=examples("stage1"),
         stage2=examples("stage2"),
+        sensitive={
+            name: SensitiveField(load(f"sensitive_values_{name}"), load(f"sensitive_codes_{name}"))
+            for name in manifest.get("sensitive", [])
+        },
     )
 
 
@@ -128,6 +133,9 @@ def _columns(dataset: Dataset) -> dict[str, UserRows]:
         columns[f"{stage}_label"] = examples.label
         if examples.probability is not None:
             columns[f"{stage}_probability"] = examples.probability
+    for name, own in dataset.sensitive.items():
+        columns[f"sensitive_values_{name}"] = own.values
+        columns[f"sensitive_codes_{name}"] = own.codes
     return columns
 
 

@@ -1,6 +1,7 @@
 """Tables of one's own: equal to a plain reading, in every format; one line for a bad row."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -124,6 +125,49 @@ def test_ids_are_whole_numbers_if_all_are(tmp_path_factory, ids, with_text):
     data = prepare(folder, folder / "data", schema=schema)
     assert data.user_key.dtype.kind == ("S" if with_text else "i")
     assert data.user_key.tolist() == ([t.encode() for t in text] if with_text else ids)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_sensitive_field_is_stored_apart_from_the_model(tmp_path, form, monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK", 7)
+    users, campaigns, examples = world()
+    source = write(tmp_path / "source", users, campaigns, examples, form)
+    separator = ";" if form == "csv" else ""
+    city, income, likes = SCHEMA.user[0], SCHEMA.user[1], Column("likes", 3, separator)
+    plain = prepare(source, tmp_path / "a", schema=TableSchema((city,), SCHEMA.campaign))
+    sensitive = (replace(income, sensitive=True), replace(likes, sensitive=True))
+    schema = TableSchema((sensitive[0], city, sensitive[1]), SCHEMA.campaign, min_count=3)
+    data = prepare(source, tmp_path / "b", schema=replace(schema, min_count=1))
+    # What a model sees is what it would be if the file did not have these columns.
+    assert data.schema == plain.schema
+    assert data.layout == plain.layout
+    assert data.num_rows == plain.num_rows
+    np.testing.assert_array_equal(data.user_rows, plain.user_rows)
+    assert list(data.sensitive) == ["income", "likes"]
+    incomes, liked = data.sensitive["income"], data.sensitive["likes"]
+    assert isinstance(liked.codes, np.memmap)
+    assert incomes.values[0] == "(missing)"
+    for u in range(80):
+        income = users["income"][u]
+        shown = incomes.values[incomes.codes[u, 0]]
+        low, high = (None, None) if income is None else map(float, shown.split(" to "))
+        assert shown == "(missing)" if income is None else low <= income < high
+        codes = liked.codes[u]
+        assert [liked.values[c] for c in codes if c < len(liked.values)] == users["likes"][u][:3]
+    # A value that is rare is reported all the same.
+    few = prepare(source, tmp_path / "c", schema=schema)
+    assert few.sensitive["likes"].values.tolist() == liked.values.tolist()
+
+
+def test_what_cannot_be_sensitive_is_named(tmp_path):
+    source = write(tmp_path / "source", *world())
+    topic = replace(SCHEMA.campaign[0], sensitive=True)
+    with pytest.raises(InputError, match="campaign field 'topic' cannot be sensitive"):
+        TableSchema(SCHEMA.user, (topic,))
+    schema = TableSchema((Column("city", sensitive=True),), SCHEMA.campaign)
+    with pytest.raises(InputError, match="at least one user field"):
+        prepare(source, tmp_path / "data", schema=schema)
+    assert not (tmp_path / "data").exists()
 
 
 def test_rare_values_share_a_row_with_unseen_ones(tmp_path):
@@ -259,6 +303,9 @@ def test_the_inferred_schema_can_be_used(tmp_path, form):
     path = tmp_path / "schema.json"
     path.write_text(json.dumps(inferred.to_json()))
     assert TableSchema.read(path) == inferred
+    edited = replace(inferred, user=(*inferred.user[:2], replace(inferred.user[2], sensitive=True)))
+    path.write_text("\ufeff" + json.dumps(edited.to_json()))
+    assert TableSchema.read(path) == edited
     assert prepare(source, tmp_path / "data", schema=inferred).num_users == 80
 
 
@@ -267,8 +314,26 @@ def test_the_inferred_schema_can_be_used(tmp_path, form):
     [
         ("[", "schema.json: "),
         ('{"user": []}', "has no 'campaign'"),
-        ('{"user": [{"nme": "a"}], "campaign": []}', "nme"),
-        ('{"user": [], "campaign": [], "uid": "a"}', "uid"),
+        ("[3]", r"expected a JSON object, got \[3\]"),
+        (
+            '{"user": [{"nme": "a"}], "campaign": []}',
+            "unknown key 'nme'; expected name, slots, separator, buckets, sensitive",
+        ),
+        ('{"user": [{"slots": 2}], "campaign": []}', "has no 'name'"),
+        ('{"user": ["city"], "campaign": []}', 'expected a JSON object, got "city"'),
+        (
+            '{"user": [{"name": "a", "slots": "3"}], "campaign": []}',
+            "field 'a': slots is \"3\", expected a whole number",
+        ),
+        (
+            '{"user": [{"name": "a", "sensitive": 1}], "campaign": []}',
+            "field 'a': sensitive is 1, expected true or false",
+        ),
+        (
+            '{"user": [], "campaign": [], "uid": "a"}',
+            "unknown key 'uid'; expected user, campaign, user_id, campaign_id, min_count",
+        ),
+        ('{"user": [{"name": "a"}], "campaign": [{"name": "a"}]}', "'a' is named twice"),
         ('{"user": [{"name": "a", "buckets": 1}], "campaign": []}', "two buckets or more"),
     ],
 )

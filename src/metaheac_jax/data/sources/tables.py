@@ -15,8 +15,8 @@ Axes: n rows of a block, U users, S slots of a user, C campaigns, N campaign fie
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES
-from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
+from metaheac_jax.data.dataset import Dataset, Examples, SensitiveField, group_by_campaign
 from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
@@ -48,12 +48,28 @@ class Column:
       slots: values kept of a list; 1 for a field with one value.
       separator: between the values of a list in text; a Parquet list column needs none.
       buckets: of a number, how many quantile buckets; 0 for a category.
+      sensitive: whether no model may see it; see `SensitiveField`.
     """
 
     name: str
     slots: int = 1
     separator: str = ""
     buckets: int = 0
+    sensitive: bool = False
+
+    @staticmethod
+    def from_json(data: Any) -> Column:
+        """A column from plain data.
+
+        Raises:
+          InputError: a key is unknown, or a value has another type; the field is named.
+        """
+        where = f"schema: field {data.get('name')!r}" if isinstance(data, dict) else "schema: field"
+        kinds = {known.name: type(known.default) for known in fields(Column)} | {"name": str}
+        _check_keys(where, data, kinds)
+        if "name" not in data:
+            raise InputError(f"{where}: has no 'name', got {json.dumps(data)[:80]}")
+        return Column(**data)
 
     def __post_init__(self) -> None:
         if self.buckets < 0 or self.buckets == 1 or (self.buckets and self.slots > 1):
@@ -79,6 +95,34 @@ class TableSchema:
     campaign_id: str = "campaign_id"
     min_count: int = 1
 
+    def __post_init__(self) -> None:
+        names = [column.name for column in (*self.user, *self.campaign)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"schema: field {twice[0]!r} is named twice")
+        sensitive = [column.name for column in self.campaign if column.sensitive]
+        if sensitive:
+            raise InputError(
+                f"schema: campaign field {sensitive[0]!r} cannot be sensitive; user fields can"
+            )
+
+    @staticmethod
+    def from_json(data: Any) -> TableSchema:
+        """A schema from plain data, as in a schema file.
+
+        Raises:
+          InputError: a key is missing or unknown, or a value is wrong; it is named.
+        """
+        kinds = {"user": list, "campaign": list, "user_id": str, "campaign_id": str}
+        kinds |= {"min_count": int}
+        _check_keys("schema", data, kinds)
+        for side in ("user", "campaign"):
+            if side not in data:
+                raise InputError(f"schema: has no {side!r}; name the fields there")
+        user, campaign = (tuple(map(Column.from_json, data[side])) for side in ("user", "campaign"))
+        others = {key: value for key, value in data.items() if key not in ("user", "campaign")}
+        return TableSchema(user, campaign, **others)
+
     @staticmethod
     def read(path: Path) -> TableSchema:
         """The schema in a JSON file.
@@ -87,30 +131,38 @@ class TableSchema:
           InputError: the file is not JSON, or has an unknown key or a wrong value; it is named.
         """
         try:
-            data = dict(json.loads(path.read_text()))
-            user, campaign = (
-                tuple(Column(**column) for column in data.pop(side))
-                for side in ("user", "campaign")
-            )
-            return TableSchema(user, campaign, **data)
-        except KeyError as error:
-            raise InputError(f"{path}: has no {error.args[0]!r}; name the fields there") from error
-        except TypeError as error:
-            raise InputError(f"{path}: {error}") from error
+            data = json.loads(path.read_text(encoding="utf-8-sig"))
+            return TableSchema.from_json(data)
         except ValueError as error:
             raise InputError(f"{path}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `read` takes, without what is at its default."""
+        plain = {known.name: known.default for known in fields(Column)}
         columns = {
             side: [
-                {k: v for k, v in vars(column).items() if k == "name" or v not in (0, 1, "")}
+                {key: value for key, value in vars(column).items() if value != plain[key]}
                 for column in getattr(self, side)
             ]
             for side in ("user", "campaign")
         }
         ids = {"user_id": self.user_id, "campaign_id": self.campaign_id}
         return {**ids, "min_count": self.min_count, **columns}
+
+
+_KINDS = {str: "text", int: "a whole number", bool: "true or false", list: "a list"}
+
+
+def _check_keys(where: str, data: Any, kinds: dict[str, type]) -> None:
+    """Refuses plain data with an unknown key, or with a value of another type."""
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected a JSON object, got {json.dumps(data)[:80]}")
+    for key, value in data.items():
+        if key not in kinds:
+            raise InputError(f"{where}: unknown key {key!r}; expected {', '.join(kinds)}")
+        if type(value) is not kinds[key]:
+            shown = json.dumps(value)[:80]
+            raise InputError(f"{where}: {key} is {shown}, expected {_KINDS[kinds[key]]}")
 
 
 def find_tables(source: Path) -> dict[str, Path]:
@@ -156,35 +208,44 @@ def prepare(
     campaign_key, order = _ascending_ids(campaigns, frame[schema.campaign_id])
     frame = frame[order]
 
-    fields = [users.learn(column, schema.min_count) for column in schema.user]
-    fields += [campaigns.learn(column, 1) for column in schema.campaign]
-    vocabulary = Vocabulary(tuple(field.values for field in fields))
+    model = [users.learn(c, schema.min_count) for c in schema.user if not c.sensitive]
+    sensitive = [users.learn(column, 1) for column in schema.user if column.sensitive]
+    attributes = [campaigns.learn(column, 1) for column in schema.campaign]
     plain = Schema(
-        tuple(field.field for field in fields[: len(schema.user)]),
-        tuple(field.field for field in fields[len(schema.user) :]),
+        tuple(learned.field for learned in model), tuple(learned.field for learned in attributes)
     )
+    vocabulary = Vocabulary(tuple(learned.values for learned in (*model, *attributes)))
     campaign_rows = np.concatenate(
         [
-            field.rows(frame[field.column.name], vocabulary, number)
-            for number, field in enumerate(fields[len(schema.user) :], start=len(schema.user))
+            learned.rows(frame[learned.column.name], vocabulary, number)
+            for number, learned in enumerate(attributes, start=len(model))
         ],
         axis=1,
     )
     with new_directory(target, marker=MANIFEST) as directory:
-        user_key = _write_users(
-            directory, users, schema.user_id, fields[: len(schema.user)], vocabulary, progress
-        )
+        columns = {"user_rows": _Encoder(model, vocabulary)}
+        for own in sensitive:
+            columns[f"sensitive_codes_{own.field.name}"] = _Encoder([own], own.vocabulary)
+        user_key = _write_users(directory, users, schema.user_id, columns, progress)
         stages = _read_examples(paths["examples"], schema, user_key, campaign_key)
+        maps = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in columns}
         dataset = Dataset(
             name=source.resolve().name,
             schema=plain,
             vocabulary=vocabulary,
             user_key=user_key,
-            user_rows=np.load(directory / "user_rows.npy", mmap_mode="r"),
+            user_rows=maps["user_rows"],
             campaign_key=campaign_key,
             campaign_rows=campaign_rows,
             stage1=stages[0],
             stage2=stages[1],
+            sensitive={
+                own.field.name: SensitiveField(
+                    np.array([own.field.text(value) for value in own.values]),
+                    maps[f"sensitive_codes_{own.field.name}"],
+                )
+                for own in sensitive
+            },
         )
         write_columns(dataset, directory, progress=progress)
     return open_dataset(target, verify=False)  # its checksums are seconds old
@@ -312,6 +373,11 @@ class _Learned:
     field: Field
     values: np.ndarray
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of this field alone, as a sensitive one has it."""
+        return Vocabulary((self.values,))
+
     def rows(self, cells: pl.Series, vocabulary: Vocabulary, number: int) -> np.ndarray:
         """(n, slots) int32 table rows of cells; the pad id where there is no value."""
         if self.field.edges:
@@ -330,6 +396,27 @@ class _Learned:
         used = np.arange(self.field.slots) < length[:, None]
         rows[used] = vocabulary.encode(number, text)
         return rows
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Fields that are stored side by side in one column of users."""
+
+    fields: Sequence[_Learned]
+    vocabulary: Vocabulary
+
+    @property
+    def num_slots(self) -> int:
+        """S."""
+        return sum(learned.field.slots for learned in self.fields)
+
+    def rows(self, frame: pl.DataFrame) -> np.ndarray:
+        """(n, S) int32 rows of the vocabulary."""
+        blocks = [
+            learned.rows(frame[learned.column.name], self.vocabulary, number)
+            for number, learned in enumerate(self.fields)
+        ]
+        return np.concatenate(blocks, axis=1)
 
 
 def _first_line(error: Exception) -> str:
@@ -375,27 +462,27 @@ def _write_users(
     directory: Path,
     table: _Table,
     user_id: str,
-    fields: Sequence[_Learned],
-    vocabulary: Vocabulary,
+    columns: Mapping[str, _Encoder],
     progress: Progress,
 ) -> np.ndarray:
-    """Streams users to ``user_rows.npy``, and returns their ids (U,)."""
+    """Streams users to a ``.npy`` file per column, and returns their ids (U,)."""
     count = int(table.scan().select(pl.len()).collect(engine="streaming").item())
     if not count:
         raise InputError(f"{table.path}: has no user")
-    num_slots = sum(field.field.slots for field in fields)
-    shape = (count, num_slots)
-    rows = np.lib.format.open_memmap(directory / "user_rows.npy", "w+", np.int32, shape)
+    maps = {
+        name: np.lib.format.open_memmap(
+            directory / f"{name}.npy", "w+", np.int32, (count, encoder.num_slots)
+        )
+        for name, encoder in columns.items()
+    }
     whole, keys = table.has_whole_ids(user_id), []
     for start, frame in table.blocks():
         keys.append(_as_ids(table, frame[user_id], start, whole=whole))
-        blocks = [
-            field.rows(frame[field.column.name], vocabulary, number)
-            for number, field in enumerate(fields)
-        ]
-        rows[start : start + len(frame)] = np.concatenate(blocks, axis=1)
+        for name, encoder in columns.items():
+            maps[name][start : start + len(frame)] = encoder.rows(frame)
         progress(f"users: {table.path.name}", start + len(frame), count)
-    rows.flush()
+    for column in maps.values():
+        column.flush()
     user_key = np.concatenate(keys)
     _check_once(table, user_key, user_id)
     return user_key
