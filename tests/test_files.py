@@ -1,17 +1,30 @@
-"""Files and directories that are written whole or not at all, and seals that notice changes."""
+"""Files and directories: written whole or not at all, by one process at a time, and sealed."""
 
 import errno
+import fcntl
 import json
 import os
+import signal
 import stat
+import threading
 
 import pytest
 from commands import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from writers import Writers, release, wait_for_end
 
+from metaheac_jax import files
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, read_sealed, seal, write_json, write_text, write_whole
+from metaheac_jax.files import (
+    locked,
+    new_directory,
+    read_sealed,
+    seal,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 # One file ---------------------------------------------------------------------------------------
 
@@ -113,6 +126,164 @@ def test_a_new_directory_is_as_open_as_any(tmp_path):
     make(tmp_path / "new")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("any", "new")}
     assert len(modes) == 1
+
+
+def test_a_directory_is_replaced_in_one_act_where_the_system_can(tmp_path, monkeypatch):
+    """Between two renames a reader would find nothing."""
+    make(tmp_path / "out", old="1")
+    renamed = []
+    monkeypatch.setattr(type(tmp_path), "rename", lambda *paths: renamed.append(paths))
+    make(tmp_path / "out", new="2")
+    assert not renamed
+    assert contents(tmp_path / "out") == {"marker", "new"}
+    assert contents(tmp_path) == {"out"}
+
+
+def test_a_directory_is_replaced_where_the_system_cannot_exchange(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    make(tmp_path / "out", old="1")
+    make(tmp_path / "out", new="2")
+    assert contents(tmp_path / "out") == {"marker", "new"}
+    assert contents(tmp_path) == {"out"}
+
+
+# Locks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def writers():
+    """Other processes; as their command line a lock shows `-c fit 'a b' 'model?'`."""
+    made = Writers("fit", "a b", "model\x07")
+    yield made
+    made.close()
+
+
+WRITERS = {
+    "lock": lambda target: locked(target).__enter__(),
+    "directory": make,
+    "file": lambda target: write_text(target, "new"),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_second_writer_is_refused_and_told_who_writes(tmp_path, writers, write):
+    with writers.of(tmp_path / "out") as process:
+        with pytest.raises(InputError) as caught:
+            write(tmp_path / "out")
+        assert str(caught.value) == (
+            f"{tmp_path / 'out'}: process {process} on {os.uname().nodename} (-c fit 'a b' "
+            "'model?') is writing it; wait for it, or choose another one"
+        )
+        assert contents(tmp_path) == {".out.lock"}
+        make(tmp_path / "other")
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path, writers):
+    with writers.of(tmp_path / "out") as process:
+        os.kill(process, signal.SIGKILL)
+        wait_for_end(process)
+        assert contents(tmp_path) == {".out.lock"}
+        make(tmp_path / "out")
+    assert contents(tmp_path) == {"out"}
+
+
+def test_a_lock_is_waited_for_with_a_line(tmp_path, writers):
+    told = []
+    with writers.of(tmp_path / "out") as process:
+
+        def tell(*call):
+            told.append(call)
+            release(process)
+
+        with locked(tmp_path / "out", wait=tell):
+            wait_for_end(process)
+    who = f"process {process} on {os.uname().nodename} ("
+    assert told[0][0].startswith(f"wait for {who}")
+    assert told[0][1:] == (0, 1)
+    assert contents(tmp_path) == set()
+
+
+def test_a_thread_may_take_what_it_holds_and_another_may_not(tmp_path):
+    refused = []
+
+    def other():
+        try:
+            make(tmp_path / "out")
+        except InputError as error:
+            refused.append(str(error))
+
+    with locked(tmp_path / "out"):
+        with locked(tmp_path / "in" / ".." / "out"):
+            make(tmp_path / "out")
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert f"process {os.getpid()} " in refused[0]
+    make(tmp_path / "out")
+
+
+def test_a_lock_file_that_its_holder_has_just_removed_is_no_lock(tmp_path, monkeypatch):
+    """Another process may get the lock of a file that is gone, while a third makes a new one."""
+    flock, times = fcntl.flock, []
+
+    def late(descriptor, how):
+        flock(descriptor, how)
+        times.append(how)
+        if len(times) == 1:
+            (tmp_path / ".out.lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(tmp_path / "out"):
+        assert len(times) == 2
+        with (tmp_path / ".out.lock").open() as file, pytest.raises(BlockingIOError):
+            flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    left = tmp_path / f".out.{'a' * 32}"
+    left.mkdir()
+    with pytest.warns(UserWarning, match=r"out: its file system has no locks \(No locks available"):
+        make(tmp_path / "out")
+    assert contents(tmp_path) == {"out", left.name}  # which another process may be writing
+
+
+def test_what_a_killed_process_left_is_removed_by_its_successor(tmp_path):
+    digits = "0123456789abcdef" * 2
+    left = {f".out.{digits}", f".out.{digits}.old", f".data.json.{digits}"}
+    others = {".out.txt", f".other.{digits}", f"out.{digits}", f".out.{digits[1:]}"}
+    for name in left | others:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("")
+    (tmp_path / f".data.json.{digits}" / "half").unlink()
+    (tmp_path / f".data.json.{digits}").rmdir()
+    (tmp_path / f".data.json.{digits}").write_text("{")
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out")
+    write_json(tmp_path / "data.json", 1)
+    assert contents(tmp_path) == others | {"out", "data.json"}
+
+
+def test_a_directory_that_lost_its_name_to_no_successor_gets_it_back(tmp_path):
+    """The process was killed between two renames, on a system that cannot exchange."""
+    make(tmp_path / "out", old="1")
+    (tmp_path / "out").rename(tmp_path / f".out.{'0' * 32}.old")
+    with locked(tmp_path / "out"):
+        assert contents(tmp_path / "out") == {"marker", "old"}
+
+
+def test_a_missing_folder_of_a_file_is_not_made(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "no" / "file", "")
+    assert contents(tmp_path) == set()
+
+
+def test_the_root_is_no_place_to_write():
+    with pytest.raises(InputError, match="the root of a file system"):
+        make("/")
 
 
 # A seal -----------------------------------------------------------------------------------------

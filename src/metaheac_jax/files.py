@@ -1,12 +1,21 @@
-"""Files and directories that are written completely or not at all."""
+"""Files and directories that are written completely or not at all, by one process at a time."""
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import hashlib
 import json
 import os
+import platform
+import re
+import shlex
 import shutil
+import sys
+import threading
+import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +25,122 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
 _BLOCK = 1 << 24  # bytes read at a time for a checksum
+_WAIT_SECONDS = 0.5  # between two attempts to get a lock
+_SHOWN = 120  # characters of a command that a lock shows
+_EXCHANGE = 2  # Linux's RENAME_EXCHANGE
+_HERE = -100  # Linux's AT_FDCWD
+_held = threading.local()  # `paths`: what the thread has locked
+
+
+@contextmanager
+def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
+    """The right to write a file or folder, which one thread of one process has at a time.
+
+    It is a lock on ``.NAME.lock`` beside the target, which names the process. The lock of a process
+    that is dead is free, and who gets it removes what the dead process has half-written. A thread
+    may take again what it holds. Readers take no lock. A file system without locks is warned of.
+
+    Args:
+      target: the file or folder; its parents are made.
+      wait: receives whom the caller waits for; None refuses at once.
+
+    Raises:
+      InputError: another process writes the target; it is named.
+    """
+    target = Path(target).resolve()
+    if not target.name:
+        raise InputError(f"{target}: the root of a file system cannot be written; choose a folder")
+    paths: set[Path] = vars(_held).setdefault("paths", set())
+    if target in paths:
+        yield
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _take_lock(target, wait)
+    paths.add(target)
+    try:
+        yield
+    finally:
+        paths.remove(target)
+        _lock_file(target).unlink(missing_ok=True)  # while it is locked
+        os.close(descriptor)
+
+
+def _lock_file(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
+
+
+def _take_lock(target: Path, wait: Progress | None) -> int:
+    """The descriptor of the locked lock file."""
+    path = _lock_file(target)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            writer = os.pread(descriptor, 4096, 0).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            if wait is None:
+                raise InputError(
+                    f"{target}: {writer} is writing it; wait for it, or choose another one"
+                ) from None
+            wait(f"wait for {writer}, which is writing {target.name}", 0, 1)
+            time.sleep(_WAIT_SECONDS)
+            continue
+        except OSError as error:
+            warnings.warn(
+                f"{target}: its file system has no locks ({error.strerror}); let only one command "
+                "at a time write it",
+                stacklevel=4,
+            )
+        else:
+            # The process that had the lock may have removed the file before this one got it.
+            if not _is_at(descriptor, path):
+                os.close(descriptor)
+                continue
+            _remove_leftovers(target)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _this_process().encode(errors="replace"), 0)
+        return descriptor
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _this_process() -> str:
+    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    shown = "".join(c if c.isprintable() else "?" for c in words[:_SHOWN])
+    more = "..." if len(words) > _SHOWN else ""
+    return f"process {os.getpid()} on {platform.node()} ({shown}{more})"
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what killed processes left beside a target that is locked.
+
+    A directory that was moved away for its successor is moved back if that never came.
+    """
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}(\.old)?")
+    for path in target.parent.iterdir():
+        if not leftover.fullmatch(path.name):
+            continue
+        if path.suffix == ".old" and not target.exists():
+            path.rename(target)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextmanager
 def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
     """A temporary directory that becomes ``target`` if the block succeeds, and is deleted if not.
 
-    An existing target is replaced on success only. Everything is flushed to disk before the rename.
-    A killed process leaves ``.NAME.<digits>`` beside the target.
+    An existing target is replaced on success only, on Linux in one act. Everything is flushed to
+    disk before. The target is `locked`. A killed process leaves ``.NAME.<digits>`` beside it, which
+    the next one that writes it removes.
 
     Args:
       target: the directory to make; its parents are made too.
@@ -34,27 +151,41 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
       InputError: the target exists and may not be replaced.
     """
     target = Path(target).resolve()
-    taken = target.exists() and not (target / marker).is_file()
-    if taken and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(
-            f"{target}: exists and has no {marker}, so it is not replaced; choose another target"
-        )
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)  # with the permissions of the umask, unlike tempfile's
-    try:
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            fsync(path)
-        if target.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
-        fsync(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with locked(target):
+        taken = target.exists() and not (target / marker).is_file()
+        if taken and not (target.is_dir() and not any(target.iterdir())):
+            raise InputError(
+                f"{target}: exists and has no {marker}, so it is not replaced; choose another "
+                "target"
+            )
+        temporary = _temporary(target)
+        temporary.mkdir()  # with the permissions of the umask, unlike tempfile's
+        try:
+            yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                fsync(path)
+            if not target.exists():
+                temporary.rename(target)
+            elif not _exchange(temporary, target):
+                old = temporary.with_name(temporary.name + ".old")
+                target.rename(old)
+                temporary.rename(target)
+                old.rename(temporary)
+            fsync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two directories in one act; whether the system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    return rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def fsync(path: Path) -> None:
@@ -70,17 +201,20 @@ def fsync(path: Path) -> None:
 def write_whole(path: Path) -> Iterator[TextIO]:
     """A text file that is created only if the block succeeds.
 
-    It is on disk when the block has ended. An existing file is replaced on success only.
+    It is on disk when the block has ended. An existing file is replaced on success only. The file
+    is `locked` meanwhile.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        fsync(temporary)
-        temporary.replace(path)
-        fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.parent.stat()  # its parents are not made
+    with locked(path):
+        temporary = _temporary(path)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            fsync(temporary)
+            temporary.replace(path)
+            fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
