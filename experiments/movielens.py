@@ -15,6 +15,7 @@ from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, check_options, run_all
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.sources.movielens import build_movielens, user_references
+from metaheac_jax.files import locked
 from metaheac_jax.settings import SETTINGS
 
 #: An epoch of a movie is about one step, so more epochs are needed to converge.
@@ -46,17 +47,18 @@ def main(options: Options) -> None:
     screen, settings = terminal.screen(), SETTINGS[options.preset]
     if options.preset == "paper":
         settings = replace(settings, online_epochs=ONLINE_EPOCHS)
-    with terminal.progress_display(screen) as progress:
-        comparison = run_all(
-            options,
-            lambda seed, _: load(options, seed),
-            world="movielens",  # tuned for "pool", used for both kinds of non-seeds
-            settings=settings,
-            more_config={"non_seeds": options.non_seeds},
-            progress=progress,
-            campaigns="movies",
-        )
-    report.write(options.out, comparison, screen)
+    with locked(options.out):
+        with terminal.progress_display(screen) as progress:
+            comparison = run_all(
+                options,
+                lambda seed, _: load(options, seed),
+                world="movielens",  # tuned for "pool", used for both kinds of non-seeds
+                settings=settings,
+                more_config={"non_seeds": options.non_seeds},
+                progress=progress,
+                campaigns="movies",
+            )
+        report.write(options.out, comparison, screen)
 
 
 def load(options: Options, seed: int) -> Data:

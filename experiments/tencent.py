@@ -29,6 +29,7 @@ from metaheac_jax.data.sources import official, tencent
 from metaheac_jax.data.splits import Split, official_split, paper_split
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import locked, make_once
 from metaheac_jax.methods import method_named
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import Schema
@@ -76,22 +77,23 @@ def main(options: Options) -> None:
     if options.dry_run:
         screen.print(plan(options, settings), highlight=False, markup=False, soft_wrap=True)
         return
-    with terminal.progress_display(screen) as progress:
-        comparison = run_all(
-            options,
-            lambda seed, progress: Data(*load(options, seed, progress)),
-            world=None if options.data_dir else options.world,
-            settings=settings,
-            more_config={
-                "world": options.world,
-                "split": options.split,
-                "data_dir": options.data_dir and str(options.data_dir.resolve()),
-                "schema": read_schema(options.schema).to_json(),
-            },
-            progress=progress,
-            published=options.world,
-        )
-    report.write(options.out, comparison, screen)
+    with locked(options.out):
+        with terminal.progress_display(screen) as progress:
+            comparison = run_all(
+                options,
+                lambda seed, progress: Data(*load(options, seed, progress)),
+                world=None if options.data_dir else options.world,
+                settings=settings,
+                more_config={
+                    "world": options.world,
+                    "split": options.split,
+                    "data_dir": options.data_dir and str(options.data_dir.resolve()),
+                    "schema": read_schema(options.schema).to_json(),
+                },
+                progress=progress,
+                published=options.world,
+            )
+        report.write(options.out, comparison, screen)
 
 
 def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Split]:
@@ -103,19 +105,25 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
     schema = read_schema(options.schema)
     source = options.data_dir
     if source is None:
-        source = simulated_world(options, seed)
-        if not source.is_dir():
-            shape = WORLDS[options.world]
-            write_world(source, users=options.users, seed=seed, shape=shape, progress=progress)
+        world, shape = simulated_world(options, seed), WORLDS[options.world]
+
+        def simulate() -> None:
+            write_world(world, users=options.users, seed=seed, shape=shape, progress=progress)
+
+        make_once(world, simulate, progress=progress)
+        source = world
     elif not source.is_dir():
         raise InputError(f"{source}: no such folder; --data-dir must contain the data files")
     target = prepared_folder(source, schema, options)
     if official.is_source(source):
-        return official.prepare(source, target, schema=schema, progress=progress)
-    if target.is_dir():
-        dataset = open_dataset(target, progress=progress)
-    else:
-        dataset = tencent.prepare(source, target, schema=schema, progress=progress)
+        with locked(target, wait=progress):
+            return official.prepare(source, target, schema=schema, progress=progress)
+
+    def prepare() -> None:
+        tencent.prepare(source, target, schema=schema, progress=progress)
+
+    make_once(target, prepare, progress=progress)
+    dataset = open_dataset(target, progress=progress)
     if options.world == "wechat":
         return dataset, wechat_split(dataset, seed)
     if (options.split or options.preset) == "official":

@@ -12,12 +12,13 @@ import pytest
 from commands import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from writers import Writers, release, wait_for_end
+from writers import release, wait_for_end
 
 from metaheac_jax import files
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import (
     locked,
+    make_once,
     new_directory,
     read_sealed,
     seal,
@@ -150,14 +151,6 @@ def test_a_directory_is_replaced_where_the_system_cannot_exchange(tmp_path, monk
 # Locks ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def writers():
-    """Other processes; as their command line a lock shows `-c fit 'a b' 'model?'`."""
-    made = Writers("fit", "a b", "model\x07")
-    yield made
-    made.close()
-
-
 WRITERS = {
     "lock": lambda target: locked(target).__enter__(),
     "directory": make,
@@ -284,6 +277,30 @@ def test_a_missing_folder_of_a_file_is_not_made(tmp_path):
 def test_the_root_is_no_place_to_write():
     with pytest.raises(InputError, match="the root of a file system"):
         make("/")
+
+
+def test_what_a_cache_has_is_made_once(tmp_path, writers):
+    target, made = tmp_path / "out", []
+
+    def make_it():
+        made.append(1)
+        make(target)
+
+    with writers.of(target) as process:
+
+        def tell(what, done, total):
+            make_by_name = tmp_path / "made elsewhere"
+            make(make_by_name)
+            make_by_name.rename(target)  # as the process that was waited for does
+            release(process)
+
+        make_once(target, make_it, progress=tell)
+    assert not made
+    with writers.of(target):  # a reader needs no lock
+        make_once(target, make_it, progress=tell)
+    assert not made
+    make_once(tmp_path / "other", lambda: made.append(2), progress=tell)
+    assert made == [2]
 
 
 # A seal -----------------------------------------------------------------------------------------

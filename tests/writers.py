@@ -45,6 +45,7 @@ class Writers:
         finally:
             if is_alive(process):
                 os.kill(process, signal.SIGKILL)
+                wait_for_end(process)
 
     def close(self):
         self._parent.communicate()

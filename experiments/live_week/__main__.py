@@ -16,6 +16,7 @@ from experiments.live_week.week import Week, prefixed
 from experiments.live_week.worlds import APPLICATIONS, load_world
 from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import locked
 from metaheac_jax.methods import Method, method_named
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import PAPER
@@ -62,6 +63,12 @@ def main(options: Options) -> None:
     """Runs the command."""
     check_options(options)
     terminal.keep_compiled()
+    with locked(options.out):
+        run_weeks(options)
+
+
+def run_weeks(options: Options) -> None:
+    """Runs what is not yet in --out, and reports."""
     screen = terminal.screen()
     config = asdict(options) | {"settings": asdict(PAPER)}
     for name in ("treatment", "control", "weeks", "out", "resume", "cache_dir"):

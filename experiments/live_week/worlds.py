@@ -24,6 +24,7 @@ from metaheac_jax.data.sources import tencent
 from metaheac_jax.data.splits import Split, paper_split
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import make_once
 from metaheac_jax.progress import Progress
 
 #: The conversion rate of each application, as a multiple of the Tencent data's rate, 1:20. The
@@ -76,20 +77,23 @@ def load_world(
     world_seed = len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
     name = f"{application}-{num_users}-users-{num_campaigns}-campaigns-seed-{world_seed}"
     source, target = cache_dir / f"simulated-{name}", cache_dir / f"prepared-simulated-{name}"
-    if not source.is_dir():
-        shape = world_shape(application, num_campaigns)
+
+    def simulate() -> None:
         write_world(
             source,
             users=num_users,
             min_pool_examples=0,
             seed=world_seed,
-            shape=shape,
+            shape=world_shape(application, num_campaigns),
             progress=progress,
         )
-    if target.is_dir():
-        dataset = open_dataset(target, progress=progress)
-    else:
-        dataset = tencent.prepare(source, target, progress=progress)
+
+    def prepare() -> None:
+        tencent.prepare(source, target, progress=progress)
+
+    make_once(source, simulate, progress=progress)
+    make_once(target, prepare, progress=progress)
+    dataset = open_dataset(target, progress=progress)
     truth = read_truth(source)
     traits = truth.traits[np.searchsorted(truth.key, dataset.user_key)]
     truth = truth._replace(key=dataset.user_key, traits=traits)

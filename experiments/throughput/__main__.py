@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.data.batches import CampaignSampler
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json, write_text
+from metaheac_jax.files import locked, write_json, write_text
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import OFFICIAL
 
@@ -68,6 +69,12 @@ def main(options: Options) -> int:
         options = quick(options)
     check(options)
     old = None if options.compare is None else read_records(options.compare)
+    with locked(options.out):
+        return measure(options, old)
+
+
+def measure(options: Options, old: list[dict[str, Any]] | None) -> int:
+    """Measures, writes the report and compares; returns the exit code."""
     options.out.mkdir(parents=True, exist_ok=True)
     with terminal.progress_display(terminal.screen()) as progress:
         records, left_out = run(options, progress)

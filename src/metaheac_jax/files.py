@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -63,6 +63,20 @@ def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
         paths.remove(target)
         _lock_file(target).unlink(missing_ok=True)  # while it is locked
         os.close(descriptor)
+
+
+def make_once(target: Path, make: Callable[[], object], *, progress: Progress) -> None:
+    """Makes what a cache does not have yet; what another process is making is waited for.
+
+    Args:
+      target: the file or folder.
+      make: writes it.
+      progress: receives whom the caller waits for.
+    """
+    if not target.exists():
+        with locked(target, wait=progress):
+            if not target.exists():
+                make()
 
 
 def _lock_file(target: Path) -> Path:

@@ -11,7 +11,8 @@ from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split
 from metaheac_jax.data.storage import write_dataset
-from metaheac_jax.methods import fine_tuning
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import fine_tuning, method_named
 from metaheac_jax.model import load
 from metaheac_jax.training.checkpoint import Checkpoints
 
@@ -90,6 +91,19 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
     assert saved[0] > 8  # none was done twice
     assert contents(tmp_path) == {"whole", "part", "data"}
     assert all_bytes(part) == all_bytes(whole)
+
+
+def test_a_second_training_of_a_model_is_refused(data, tmp_path, capsys, writers):
+    out = tmp_path / "deep" / "model"
+    with writers.of(out) as process:
+        words = (f"{out}: process {process} on ", " is writing it; wait for it")
+        refuses(capsys, main, "fit", data, out, "--method", "cosine", words=words)
+        assert contents(out.parent) == {".model.lock"}
+    directory = tmp_path / "checkpoints"  # as a program gives it
+    with writers.of(directory), pytest.raises(InputError, match="checkpoints: process "):
+        method_named("cosine").fit(DATA, directory=directory)
+    succeeds(main, "fit", data, out, "--method", "cosine")
+    assert contents(out.parent) == {"model"}
 
 
 def test_a_folder_that_is_no_model_stays(data, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +24,13 @@ from tencent_world import (
     world,
     write,
 )
+from writers import release
 
 from experiments import tencent
 from experiments.comparison import report, run, runs, tuning
 from experiments.comparison.curves import STEPS
 from experiments.comparison.runs import OUTPUTS
+from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.methods import METHODS, fine_tuning, method_named
 from metaheac_jax.training.checkpoint import Checkpoints
@@ -212,6 +215,31 @@ def test_results_reached_with_other_settings_are_refused(finished, capsys, monke
     monkeypatch.setitem(METHODS, "lr", other)
     words = ("lr.json: reached with other settings", "afresh")
     refuses(capsys, COMMAND, *finished.options, "--resume", words=words)
+
+
+def test_a_second_command_on_a_run_is_refused(finished, capsys, writers):
+    before = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")}
+    with writers.of(finished.out) as process:
+        words = (f"{finished.out}: process {process} on ", " is writing it; wait for it")
+        refuses(capsys, COMMAND, *finished.options, words=words)
+    assert {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")} == before
+
+
+def test_prepared_data_that_another_command_makes_are_waited_for(finished, tmp_path, writers):
+    """Both commands want them; the second prepares nothing when the first has finished."""
+    options = tencent.Options(data_dir=finished.source, cache_dir=tmp_path)
+    target = tencent.prepared_folder(finished.source, read_schema(None), options)
+    told = []
+    with writers.of(target) as process:
+
+        def tell(what, done, total):
+            if what.startswith(f"wait for process {process} on "):
+                shutil.copytree(next(finished.cache.iterdir()), target)
+                release(process)
+            told.append(what)
+
+        tencent.load(options, 0, tell)
+    assert {what.partition(" ")[0] for what in told} == {"wait", "checksums"}
 
 
 def test_resuming_with_other_files_is_refused(finished, tmp_path, capsys):

@@ -15,6 +15,7 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import locked
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import MANIFEST, save
 from metaheac_jax.settings import SETTINGS
@@ -54,7 +55,7 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     if options.out.exists() and not (options.out / MANIFEST).is_file():
         raise InputError(f"{options.out}: exists and is no model; choose another folder")
-    with terminal.progress_display(screen) as progress:
+    with locked(options.out), terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
         method.check(data, campaigns)  # before anything is written

@@ -13,7 +13,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources import official, tables, tencent
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json
+from metaheac_jax.files import locked, write_json
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT, Schema
 
@@ -59,7 +59,7 @@ def main(options: Options) -> None:
         )
     if options.out is None:
         return
-    with terminal.progress_display(screen) as progress:
+    with locked(options.out), terminal.progress_display(screen) as progress:
         data = _read(options.source, options.out, options.schema, progress)
     screen.print(
         f"{options.out}: {data.num_users:,} users, {data.num_campaigns} campaigns, "

@@ -11,7 +11,7 @@ import tyro
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.simulation import TENCENT_WORLD, WECHAT_WORLD, write_world
-from metaheac_jax.files import write_json, write_text
+from metaheac_jax.files import locked, write_json, write_text
 from metaheac_jax.schema import TENCENT
 
 #: Users of a campaign's pool, at least; the other examples are seeds and non-seeds.
@@ -45,7 +45,7 @@ def main(options: Options) -> None:
     terminal.check_minimum("--users", options.users, MIN_USERS[options.world])
     terminal.check_minimum("--seed", options.seed, 0)
     screen = terminal.screen()
-    with terminal.progress_display(screen) as progress:
+    with locked(options.out), terminal.progress_display(screen) as progress:
         write_world(
             options.out,
             users=options.users,
@@ -54,7 +54,7 @@ def main(options: Options) -> None:
             min_pool_examples=POOL_EXAMPLES,
             progress=progress,
         )
-    _write_example(options.out)
+        _write_example(options.out)
     screen.print(f"{options.out}: a simulated world of {options.users:,} users", soft_wrap=True)
     screen.print(f"next: metaheac prepare {options.out} DATA", soft_wrap=True)
 

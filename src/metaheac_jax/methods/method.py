@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.files import write_json
+from metaheac_jax.files import locked, write_json
 from metaheac_jax.methods.held_out import HeldOut, halve, hold_out_campaigns, quality
 from metaheac_jax.model import Customised, General, Judged, Scorer, State, Watch
 from metaheac_jax.progress import Progress, silent
@@ -146,15 +147,14 @@ class Method:
 
         Raises:
           InputError: the data is wrong, a campaign cannot be trained on (the message names it),
-            there are too few, or the directory has another training's checkpoints.
+            there are too few, or the directory has another training's checkpoints or is being
+            written by another process.
           Diverged: a loss is not finite.
         """
         chosen = np.arange(data.num_campaigns) if campaigns is None else np.asarray(campaigns)
         check_whole("seed", seed, 0)
         data.check()
         self.check(data, chosen)
-        if directory is not None:
-            self._keep_config(Path(directory), data, chosen, seed)
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
         if self.takes_steps and early:
@@ -165,7 +165,10 @@ class Method:
             run = replace(
                 run, campaigns=chosen, judge=lambda state: self._judge(run, state, halves)
             )
-        trained = self.train(run)
+        with nullcontext() if directory is None else locked(directory):
+            if directory is not None:
+                self._keep_config(directory, data, chosen, seed)
+            trained = self.train(run)
         return General(
             method=self.name,
             settings=self.settings,
