@@ -53,6 +53,21 @@ def test_every_method_scores_the_same_after_loading(tmp_path, name):
     np.testing.assert_array_equal(scores(method, loaded), scores(method, general))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_customised_model_shows_its_adapted_weights_if_it_has_any(name):
+    """Whatever is taken for them is what its scores depend on."""
+    method = method_named(name, TINY).with_settings(offline_epochs=0, online_epochs=0)
+    general = method.fit(DATA, campaigns=[0, 1, 2], seed=4)
+    [own] = method.customise(general, DATA, [DATA.campaign(5)])
+    if name in ("pinterest", "hubble", "lightgbm", "cosine", "prior"):
+        with pytest.raises(InputError, match=f"campaign 150: '{name}' adapts no network's weights"):
+            own.adapted  # noqa: B018
+        return
+    spoilt = own.adapted._replace(network=jax.tree.map(jnp.ones_like, own.adapted.network))
+    changed = replace(own, scorer=replace(own.scorer, adapted=spoilt))
+    assert (changed.score(DATA.user_rows) != own.score(DATA.user_rows)).any()
+
+
 def general_of(state, **changed):
     general = General(
         method="toy",

@@ -176,6 +176,21 @@ class Customised:
     seed_ids: np.ndarray
     scorer: Scorer
 
+    @property
+    def adapted(self) -> AdaptedWeights:
+        """What differs from the general model's weights.
+
+        Raises:
+          InputError: the method adapts no weights.
+        """
+        adapted = getattr(self.scorer, "adapted", None)
+        if not isinstance(adapted, AdaptedWeights):
+            raise InputError(
+                f"{self.campaign.name}: {self.general.method!r} adapts no network's weights; "
+                "use a method that does, such as 'metaheac'"
+            )
+        return adapted
+
     def score(self, users: UserRows) -> np.ndarray:
         """(P, S) table rows of users -> (P,) scores, higher for more likely converts.
 

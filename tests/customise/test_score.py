@@ -10,10 +10,11 @@ from linear_network import LogisticRegression
 from toy import dataset, pool
 
 from metaheac_jax.customise.customiser import Customiser
-from metaheac_jax.customise.score import PoolScorer, over_chunks
+from metaheac_jax.customise.score import AdaptedScorer, PoolScorer, over_chunks
 from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
-from metaheac_jax.model import Weights, initialise
+from metaheac_jax.model import AdaptedWeights, Weights, initialise
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.ranking import auc
 from metaheac_jax.table.layout import Ids
@@ -58,6 +59,22 @@ def test_progress_counts_the_users_done():
     tell = lambda *a: told.append(a)  # noqa: E731
     score(WEIGHTS, None, DATA.campaign_rows[0], DATA.user_rows[:40], progress=tell)
     assert told == [("score", 16, 40), ("score", 32, 40), ("score", 40, 40)]
+
+
+@pytest.mark.parametrize("lengthened", [False, True])
+def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
+    longer, lengths = with_lengths(DATA)
+    data = longer if lengthened else DATA
+    weights = WEIGHTS._replace(table=jnp.arange(float(data.num_rows))[:, None])
+    rows = np.array([0, data.num_rows], np.int32)
+    adapted = AdaptedWeights({"params": {"bias": jnp.array(0.5)}}, rows, jnp.full((2, 1), -99.0))
+    score, campaign = PoolScorer(REGRESSION, data.layout), data.campaign_rows[2]
+    scorer = AdaptedScorer(score, weights, adapted, campaign, lengths if lengthened else None)
+    expected = score(weights, adapted, campaign, data.user_rows[:30])
+    np.testing.assert_array_equal(scorer(DATA.user_rows[:30]), expected)
+    assert (
+        scorer(DATA.user_rows[:30]) != score(weights, None, campaign, data.user_rows[:30])
+    ).all()
 
 
 # What is refused --------------------------------------------------------------------------------

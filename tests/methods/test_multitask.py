@@ -98,11 +98,11 @@ def online_models(name, trained):
 
     def watch(step, models):
         if step == 0:
-            first.extend(scorer.args[1] for scorer in models())
+            first.extend(scorer.adapted for scorer in models())
 
     method = method.with_settings(online_epochs=2, online_patience=None)
     (model,) = customise(method, general, NEW[:1], watch)
-    return Weights(**general.state), first[0], model.scorer.args[1]
+    return Weights(**general.state), first[0], model.adapted
 
 
 def same(one, other):

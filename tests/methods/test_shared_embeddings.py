@@ -46,13 +46,13 @@ def test_the_table_stays_to_the_bit_and_the_mlp_is_new(general):
 
     def watch(step, models):
         if step == 0:
-            started.extend(scorer.args[1] for scorer in models())
+            started.extend(scorer.adapted for scorer in models())
 
     short = METHOD.with_settings(online_epochs=3, online_patience=None)
     # Nothing of the trained MLP goes on: there is none.
     alone = replace(general, state={**general.state, "network": None})
     (model,) = customise(short, alone, NEW[:1], watch)
-    adapted = model.scorer.args[1]
+    adapted = model.adapted
     real = adapted.rows < DATA.num_rows
     assert real.sum() > 20
     table = np.asarray(general.state["table"])

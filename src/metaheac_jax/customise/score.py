@@ -6,6 +6,7 @@ Axes: P users of a pool, S slots of a user, N campaign fields, R rows of the tab
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax import Array
 
 from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.networks.base import Network
@@ -30,7 +32,7 @@ class PoolScorer:
         layout: of the users' ids.
         chunk: users scored at once. A thousand fit a CPU's caches; an accelerator takes more.
         """
-        self._layout, self._chunk = layout, chunk
+        self.network, self.layout, self._chunk = network, layout, chunk
 
         @jax.jit
         def overlay(table: Array, rows: Array, values: Array) -> Array:
@@ -73,13 +75,13 @@ class PoolScorer:
             params = adapted.network
             table = self._overlay(table, adapted.rows, adapted.values)
         num_rows = table.shape[0]
-        check_slots(users, self._layout.num_slots)
+        check_slots(users, self.layout.num_slots)
         campaign = np.asarray(campaign)
         check_ids(campaign, num_rows, "the campaign's ids")
-        if campaign.shape != (self._layout.num_campaign_fields,):
+        if campaign.shape != (self.layout.num_campaign_fields,):
             raise InputError(
                 f"campaign ids of shape {campaign.shape}, expected "
-                f"{self._layout.num_campaign_fields} fields"
+                f"{self.layout.num_campaign_fields} fields"
             )
 
         def score(part: np.ndarray) -> Array:
@@ -87,6 +89,31 @@ class PoolScorer:
             return self._score_chunk(params, table, part, campaign)
 
         return over_chunks(score, users, chunk=self._chunk, fill=num_rows, progress=progress)
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedScorer:
+    """The scorer of a campaign: a `Scorer` that shows what it is made of.
+
+    Attributes:
+      pool: scores with its network.
+      weights: the general weights.
+      adapted: the campaign's own.
+      campaign: (N,) table rows of the campaign.
+      lengths: adds the lengths of lists to users; None if the network has no such fields.
+    """
+
+    pool: PoolScorer
+    weights: Weights
+    adapted: AdaptedWeights
+    campaign: np.ndarray
+    lengths: Lengths | None = None
+
+    def __call__(self, users: UserRows, /) -> np.ndarray:
+        """(P, S) table rows of users -> (P,) log-odds that each converts."""
+        if self.lengths is not None:
+            users = LengthenedUsers(users, self.lengths)
+        return self.pool(self.weights, self.adapted, self.campaign, users)
 
 
 def over_chunks(

@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from metaheac_jax.customise.customiser import Customiser
-from metaheac_jax.customise.score import PoolScorer
+from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import (
     Batch,
     CampaignSampler,
@@ -20,7 +20,7 @@ from metaheac_jax.data.batches import (
     campaign_examples,
 )
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths, with_lengths
+from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained, epoch_steps
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights, initialise
 from metaheac_jax.networks.base import Network
@@ -323,9 +323,7 @@ def fine_tune(
     customiser, score = compiled_online(network, layout, run.settings.batch_size)
 
     def scorer(campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
-        if lengths is None:
-            return functools.partial(score, weights, adapted, campaign.rows)
-        return lambda users: score(weights, adapted, campaign.rows, LengthenedUsers(users, lengths))
+        return AdaptedScorer(score, weights, adapted, campaign.rows, lengths)
 
     return adapt_weights(
         run,

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 from jax import Array
 
+from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.list_lengths import LengthenedUsers, with_lengths
+from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
 from metaheac_jax.methods.fine_tuning import (
     TUNED,
@@ -136,9 +137,7 @@ def fine_tune_aware(
         reference = reference_set(batch, MAX_REFERENCE, dataset.num_rows)
         towards = find_direction(weights.table, adapted.rows, adapted.values, reference)
         directed = adapted._replace(network={**adapted.network, "direction": towards})
-        return lambda users: score(
-            weights, directed, campaign.rows, LengthenedUsers(users, lengths)
-        )
+        return AdaptedScorer(score, weights, directed, campaign.rows, lengths)
 
     return adapt_weights(
         run,
