@@ -22,7 +22,6 @@ def test_a_schema_chooses_the_fields(tmp_path, capsys):
     assert f"{tmp_path / 'data'}: 300 users, 12 campaigns, 960 examples to learn from" in printed
 
 
-<<<<<<< HEAD
 def test_sensitive_fields_are_named(tmp_path, capsys):
     source, schema = tmp_path / "source", tmp_path / "schema.json"
     source.mkdir()
@@ -34,7 +33,8 @@ def test_sensitive_fields_are_named(tmp_path, capsys):
     succeeds(main, "prepare", source, tmp_path / "data", "--schema", schema)
     assert "\nsensitive, left out of the model: gender, age\n" in capsys.readouterr().out
     assert list(open_dataset(tmp_path / "data").sensitive) == ["gender", "age"]
-=======
+
+
 def test_a_second_preparation_is_refused_before_its_work(tmp_path, capsys, writers):
     source, out = write(tmp_path / "source"), tmp_path / "data"
     (source / "userFeature.data").write_text("cannot be read")
@@ -43,7 +43,6 @@ def test_a_second_preparation_is_refused_before_its_work(tmp_path, capsys, write
             words = (f"{out}: process {process} on ", " is writing it; wait for it")
             refuses(capsys, main, *arguments, words=words)
     assert contents(tmp_path) == {"source", ".data.lock"}
->>>>>>> 2ffe1b2 (Commands lock the folders that they write)
 
 
 @pytest.mark.parametrize(
