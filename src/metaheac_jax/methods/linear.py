@@ -44,21 +44,24 @@ def fit_regression(
       labels: (P,) 1 for a seed, 0 for a non-seed.
       penalty: above 0; the bias has none.
     """
-    features = features.astype(np.float64)
+    touched = np.unique(features.indices)  # the weights of the other rows stay 0
+    own = features[:, touched].astype(np.float64)
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = parameters[:-1], parameters[-1]
-        odds = features @ weights + bias
+        odds = own @ weights + bias
         loss = np.sum(np.logaddexp(0, odds) - labels * odds)
         error = expit(odds) - labels
-        slope = np.append(features.T @ error + penalty * weights, error.sum())
+        slope = np.append(own.T @ error + penalty * weights, error.sum())
         return loss + penalty / 2 * weights @ weights, slope
 
-    start = np.zeros(features.shape[1] + 1)
+    start = np.zeros(len(touched) + 1)
     rate = labels.mean().clip(0.5 / len(labels), 1 - 0.5 / len(labels))
     start[-1] = np.log(rate / (1 - rate))
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    return found.x[:-1], float(found.x[-1])
+    weights = np.zeros(features.shape[1])
+    weights[touched] = found.x[:-1]
+    return weights, float(found.x[-1])
 
 
 def fit_regressions(
