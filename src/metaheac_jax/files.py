@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import fcntl
 import hashlib
@@ -16,7 +17,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -212,23 +213,40 @@ def fsync(path: Path) -> None:
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[TextIO]:
-    """A text file that is created only if the block succeeds.
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path in whose place the block writes a file, which becomes ``path``.
 
-    It is on disk when the block has ended. An existing file is replaced on success only. The file
-    is `locked` meanwhile.
+    It is created only if the block succeeds, and is on disk when the block has ended. An existing
+    file is replaced on success only. The file is `locked` meanwhile.
     """
     path.parent.stat()  # its parents are not made
     with locked(path):
         temporary = _temporary(path)
         try:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                yield file
+            yield temporary
             fsync(temporary)
             temporary.replace(path)
             fsync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[TextIO]:
+    """A text file that is created only if the block succeeds; see `whole_file`."""
+    with (
+        whole_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        yield file
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file completely or not at all; see `write_whole`."""
+    with write_whole(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def write_text(path: Path, text: str) -> None:

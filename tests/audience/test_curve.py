@@ -1,31 +1,17 @@
-"""The curve of sizes: a plain count of held-out seeds; better models are above worse ones."""
+"""The curve of sizes: a plain count of held-out seeds, and intervals in closed form."""
+
+import math
 
 import numpy as np
 import pytest
+from fixed_scores import DATA, held_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
-from toy import dataset
+from scipy.stats import binom, binomtest
 
 from metaheac_jax.audience import curve
-from metaheac_jax.audience.curve import size_curve, wilson_interval
+from metaheac_jax.audience.curve import Estimate, size_curve, wilson_interval
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods.method import Method
-from metaheac_jax.settings import PAPER
-
-DATA = dataset(users=400, campaigns=3, per_campaign=40, pool=30)
-ATTRIBUTES = {"advertiser": 1, "category": 0}
-
-
-def method(score, seen=None):
-    """A method whose customised models score users in a fixed way."""
-
-    def adapt(run, state, campaigns, watch):
-        if seen is not None:
-            seen.extend(campaigns)
-        return [score for _ in campaigns]
-
-    return Method("fixed", "Fixed", PAPER, train=lambda run: {}, adapt=adapt)
 
 
 def tokens(users):
@@ -33,64 +19,114 @@ def tokens(users):
     return (users < DATA.num_rows).sum(axis=1).astype(np.float32)
 
 
-def points(score, seen=None, num_seeds=100, **options):
-    fixed = method(score, seen)
-    campaign = DATA.new_campaign(DATA.user_key[:num_seeds], ATTRIBUTES, non_seeds_per_seed=1)
-    return size_curve(fixed, fixed.fit(DATA), DATA, campaign, **options), campaign
+def random_scores(seed=0):
+    values = np.random.default_rng(seed).random(400).astype(np.float32)
+    value = dict(zip(map(bytes, DATA.user_rows), values, strict=True))
+    return lambda users: np.array([value[bytes(row)] for row in users])
 
 
 def test_held_out_seeds_are_counted(monkeypatch):
+    """Against a plain reading: a tied user is in the audience with the chance of the ties."""
     monkeypatch.setattr(curve, "_BLOCK", 33)
-    rng = np.random.default_rng(0)
-    value = dict(zip(map(bytes, DATA.user_rows), rng.random(400), strict=True))
-    score = lambda users: np.array([value[bytes(row)] for row in users])  # noqa: E731
-    seen = []
-    found, campaign = points(score, seen, percents=(10, 50, 100))
-    held = np.setdiff1d(campaign.seeds, seen[0].seeds)
-    assert (len(held), len(seen[0].seeds)) == (20, 80)
-    assert set(seen[0].users) == set(campaign.users) - set(held)
-    pool = np.setdiff1d(np.arange(400), seen[0].seeds)
-    ordered = np.sort(score(DATA.user_rows[pool]))[::-1]
+    held, score = held_out(tokens), tokens(DATA.user_rows)
+    pool = np.setdiff1d(np.arange(400), held.model.campaign.seeds)
+    found = size_curve(held, DATA, percents=(50, 10, 100), base_rate=0.1)
+    assert [point.percent for point in found] == [10, 50, 100]
     for point, size in zip(found, (32, 160, 320), strict=True):
-        assert point.size == size
-        assert point.edge == ordered[size - 1]
-        inside = score(DATA.user_rows[held]) >= point.edge
-        assert point.recall == pytest.approx(inside.mean(), abs=0.051)  # ties of equal users
-    assert found[-1].recall == 1
+        edge = np.sort(score[pool])[::-1][size - 1]
+        above, at = (score[pool] > edge).sum(), (score[pool] == edge).sum()
+        chance = np.where(score > edge, 1.0, np.where(score == edge, (size - above) / at, 0.0))
+        recall = chance[held.users].mean()
+        assert (point.size, point.edge.value) == (size, edge)
+        assert point.recall == pytest.approx((recall, *wilson_interval(recall, 20)))
+        assert point.lift == pytest.approx([bound * 320 / size for bound in point.recall])
+        expected = [min(size, bound * 0.1 * 320) for bound in point.recall]
+        assert point.conversions == pytest.approx(expected)
+    assert found[-1].recall.value == 1
 
 
-def test_ties_are_neither_for_nor_against_the_seeds():
-    """All scores equal: an audience of half the pool has half of the seeds, or all or none."""
-    found, _ = points(lambda users: np.zeros(len(users), np.float32), percents=(40, 60))
-    assert [point.recall for point in found] == [0, 1]
+def test_seeds_that_the_model_has_seen_are_not_in_the_pool():
+    held = held_out(random_scores())
+    score = random_scores()(DATA.user_rows)
+    score[held.model.campaign.seeds] = 2
+    [point] = size_curve(held, DATA, percents=(1,))
+    pool = np.setdiff1d(np.arange(400), held.model.campaign.seeds)
+    assert point.edge.value == np.sort(score[pool])[-3]
+
+
+@pytest.mark.parametrize("percent", [10, 40, 60])
+def test_a_model_that_tells_nobody_apart_is_a_random_audience(percent):
+    held = held_out(lambda users: np.zeros(len(users), np.float32))
+    [point] = size_curve(held, DATA, percents=(percent,))
+    assert point.recall.value == pytest.approx(percent / 100)
+    assert point.lift.value == pytest.approx(1)
 
 
 def test_a_model_that_knows_the_seeds_is_above_one_that_does_not():
     seeds = {bytes(row) for row in DATA.user_rows[:100]}
     good = lambda users: np.array([bytes(row) in seeds for row in users], np.float32)  # noqa: E731
-    better, worse = (points(score, percents=(20,))[0][0] for score in (good, tokens))
-    assert better.recall == 1
-    assert better.lift == 5
-    assert worse.recall < 0.6
+    better, worse = (size_curve(held_out(s), DATA, percents=(30,))[0] for s in (good, tokens))
+    assert better.recall.value == 1
+    assert better.lift.value == pytest.approx(10 / 3)
+    assert worse.recall.value < 0.6
+
+
+def test_as_many_convert_as_there_are_seeds_by_default():
+    """All of the pool has all converts, as far as it is not larger than the pool."""
+    held = held_out(tokens)
+    [point] = size_curve(held, DATA, percents=(100,))
+    assert point.conversions.value == pytest.approx(100 / 400 * 320)
+    [point] = size_curve(held, DATA, percents=(100,), base_rate=1)
+    assert point.conversions.value == 320
+    [point] = size_curve(held, DATA, percents=(5,), base_rate=1)
+    assert max(point.conversions) <= point.size == 16
 
 
 @settings(deadline=None)
 @given(st.integers(1, 500), st.data())
-def test_intervals_are_those_of_wilson(count, data):
+def test_intervals_of_recall_are_those_of_wilson(count, data):
     hits = data.draw(st.integers(0, count))
     expected = binomtest(hits, count).proportion_ci(method="wilson")
     np.testing.assert_allclose(wilson_interval(hits / count, count), expected, atol=1e-12)
 
 
+@settings(deadline=None)
+@given(st.integers(1, 300), st.data())
+def test_the_edges_interval_holds_the_quantile_with_95_percent(count, data):
+    """The number of users above the true quantile is binomial; scores here are ranks from below."""
+    size = data.draw(st.integers(1, count))
+    edge = curve._edge(np.arange(count, dtype=np.float32), size)
+    assert edge.value == count - size
+    # With k users above the quantile, it lies from score count - k - 1 to score count - k.
+    # The lowest and the highest score have no score beyond them.
+    bounds = [
+        (-math.inf if k == count else count - k - 1, count - k if k else math.inf)
+        for k in range(count + 1)
+    ]
+    covered = [k for k, (low, high) in enumerate(bounds) if edge.low <= low and high <= edge.high]
+    above, first, last = binom(count, size / count), min(covered), max(covered)
+    assert covered == list(range(first, last + 1))
+    assert above.pmf(covered).sum() >= 0.95 - 1e-9
+    assert max(above.cdf(first - 1), above.sf(last)) <= 0.025 + 1e-9
+    # One number fewer at either end would leave too much.
+    assert min(above.cdf(first), above.sf(last - 1)) >= 0.025 - 1e-9
+
+
+def test_an_estimate_in_another_unit():
+    assert Estimate(0.2, 0.1, 0.6).scaled(10) == Estimate(2, 1, 6)
+    assert Estimate(0.2, 0.1, 0.6).scaled(10, most=5) == Estimate(2, 1, 5)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_seeds": 49}, "new campaign: 49 seeds, too few to hold a fifth out; give 50"),
         ({"percents": (0, 5)}, "percents: expected numbers above 0"),
         ({"percents": ()}, "percents: expected numbers above 0"),
-        ({"seed": -1}, "seed: expected a whole number"),
+        ({"percents": (101,)}, "percents: expected numbers above 0"),
+        ({"base_rate": 0}, "base rate: expected more than 0 and at most 1, got 0"),
+        ({"base_rate": 1.1}, "base rate: expected more than 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, words):
     with pytest.raises(InputError, match=words):
-        points(tokens, **options)
+        size_curve(held_out(tokens), DATA, **options)

@@ -3,7 +3,6 @@
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from commands import contents, exit_code, refuses
 from toy import dataset
@@ -177,33 +176,3 @@ def test_attributes_of_other_fields(options, tmp_path, capsys, attributes, words
     (tmp_path / "attributes").write_text(json.dumps(attributes))
     refuses(capsys, main, "expand", *words_of(options), words=(words,))
     assert contents(tmp_path) == {"seeds", "attributes"}
-
-
-def test_a_curve_of_sizes(options, tmp_path, capsys):
-    del options["--size"]
-    assert exit_code(main, "curve", *words_of({**options, "--out": "curve.csv"})) in (None, 0)
-    header, *lines = (tmp_path / "curve.csv").read_text().splitlines()
-    assert header == "percent,size,edge,recall,low,high,lift"
-    rows = np.array([line.split(",") for line in lines], float)
-    percent, size, edge, recall, low, high, lift = rows.T
-    assert (np.diff(size) >= 0).all()
-    assert (np.diff(edge) <= 0).all()
-    assert (np.diff(recall) >= 0).all()
-    assert ((low <= recall) & (recall <= high)).all()
-    np.testing.assert_allclose(lift, recall / (percent / 100))
-    assert "held-out seeds in audiences of several sizes" in capsys.readouterr().out
-    words = ("--out: ",)
-    refuses(capsys, main, "curve", *words_of({**options, "--out": "none/x.csv"}), words=words)
-
-
-def test_the_traits_of_an_audience(options, tmp_path, capsys):
-    assert exit_code(main, "expand", *words_of({**options, "--size": 60})) in (None, 0)
-    traits = {"": "audience.csv", "--data": options["--data"], "--seeds": "seeds"}
-    traits |= {"--out": "traits.csv", "--min-cell": 5}
-    assert exit_code(main, "traits", *words_of(traits)) in (None, 0)
-    header, *lines = (tmp_path / "traits.csv").read_text().splitlines()
-    assert header == "field,value,audience,seeds,pool,lift"
-    assert lines
-    assert "60 users: the most and the least common values" in capsys.readouterr().out
-    words = ("seeds: not the file of an audience, with a column user_id",)
-    refuses(capsys, main, "traits", *words_of({**traits, "": "seeds"}), words=words)

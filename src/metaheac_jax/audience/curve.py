@@ -1,30 +1,40 @@
-"""How many of a campaign's seeds an audience of each size finds, measured on held-out seeds.
+"""How large an audience should be: what audiences of each size find, measured on held-out seeds.
 
-Axes: H held-out seeds, U users of the pool, K sizes.
+Axes: H held-out seeds, U users of the data, P users of the pool.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binom
 
-from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.audience.held_out import HeldOutSeeds
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.methods import Method
-from metaheac_jax.model import General
+from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
 #: Sizes of an audience, in percent of the pool.
 PERCENTS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0)
-HELD_OUT = 0.2  # of the seeds
-MIN_HELD_OUT = 10
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # of all intervals
 _BLOCK = 1 << 17  # users scored at a time
+
+
+class Estimate(NamedTuple):
+    """A figure and the bounds of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def scaled(self, factor: float, *, most: float = math.inf) -> Estimate:
+        """The figure in another unit, in which it is at most ``most``."""
+        return Estimate(*(min(factor * bound, most) for bound in self))
 
 
 @dataclass(frozen=True)
@@ -34,96 +44,96 @@ class SizePoint:
     Attributes:
       percent: of the pool.
       size: number of users.
-      edge: the score of the last user in it.
-      recall: fraction of the held-out seeds that it has.
-      low, high: bounds of the 95% interval of the recall (Wilson).
+      edge: score of the last user in it. The interval is that of this quantile of all users like
+        the pool's, between two order statistics of the pool (David and Nagaraja, Order Statistics,
+        section 7.1); infinite where the pool is too small to bound it.
+      recall: fraction of the held-out seeds that it has. The interval is Wilson's.
+      lift: the same divided by the recall of a random audience of this size.
+      conversions: number of converts among its users: recall times all converts of the pool.
     """
 
     percent: float
     size: int
-    edge: float
-    recall: float
-    low: float
-    high: float
-
-    @property
-    def lift(self) -> float:
-        """How many times as many held-out seeds as a random audience of this size."""
-        return self.recall / (self.percent / 100)
+    edge: Estimate
+    recall: Estimate
+    lift: Estimate
+    conversions: Estimate
 
 
 def size_curve(
-    method: Method,
-    general: General,
+    held_out: HeldOutSeeds,
     data: Dataset,
-    campaign: Campaign,
     *,
     percents: Sequence[float] = PERCENTS,
-    seed: int = 0,
+    base_rate: float | None = None,
     progress: Progress = silent,
 ) -> list[SizePoint]:
-    """The recall of held-out seeds over the size of the audience.
+    """What audiences of several sizes find.
 
-    A fifth of the seeds is held out. The general model is customised to the rest, and scores the
-    pool: all users but the seeds it was customised on.
+    The pool is all users but the seeds that the model was customised to. Users who tie at the edge
+    of an audience are in it with equal probability. Memory holds one float32 score per user.
 
     Args:
-      method: that trained the general model.
-      general: the general model.
-      data: the pool.
-      campaign: with its seeds and non-seeds.
+      held_out: the model, and the seeds that it has not seen.
+      data: the users.
       percents: sizes, in percent of the pool.
-      seed: of the choice of held-out seeds, and of customising.
-      progress: receives what is under way.
+      base_rate: fraction of the pool that would convert if all of it were reached; the fraction of
+        all users who are seeds by default. Only expected conversions depend on it.
+      progress: receives the number of users scored.
 
     Raises:
-      InputError: too few seeds to hold some out, or a percentage is out of range.
+      InputError: a percentage or the base rate is out of range.
     """
-    check_whole("seed", seed, 0)
     if not percents or not all(0 < percent <= 100 for percent in percents):
         raise InputError(f"percents: expected numbers above 0 and up to 100, got {percents}")
-    kept, held = _hold_out(campaign, seed)
-    [model] = method.customise(general, data, [kept], seed=seed, progress=progress)
-    scores = []
+    if base_rate is None:
+        base_rate = held_out.num_seeds / data.num_users
+    if not 0 < base_rate <= 1:
+        raise InputError(f"base rate: expected more than 0 and at most 1, got {base_rate}")
+    scores = np.empty(data.num_users, np.float32)
     for start in range(0, data.num_users, _BLOCK):
-        scores.append(model.score(np.asarray(data.user_rows[start : start + _BLOCK])))
-        progress("score the pool", min(start + _BLOCK, data.num_users), data.num_users)
-    score = np.concatenate(scores)
-    pool = np.ones(data.num_users, bool)
-    pool[kept.seeds] = False
-    ordered = np.sort(score[pool])[::-1]
-    # Half of the users who tie with a seed count as being before it.
-    above = np.searchsorted(-ordered, -score[held], side="left")
-    equal = np.searchsorted(-ordered, -score[held], side="right") - above
-    rank = above + (equal - 1) / 2
-    return [_point(percent, ordered, rank) for percent in sorted(percents)]
+        rows = np.asarray(data.user_rows[start : start + _BLOCK])
+        scores[start : start + len(rows)] = held_out.model.score(rows)
+        progress("score the pool", start + len(rows), data.num_users)
+    held, seen = scores[held_out.users], held_out.model.campaign.seeds
+    scores[seen] = -np.inf
+    scores.sort()
+    pool = scores[len(seen) :]
+    converts = base_rate * len(pool)
+    return [_point(percent, pool, held, converts) for percent in sorted(percents)]
 
 
-def _hold_out(campaign: Campaign, seed: int) -> tuple[Campaign, np.ndarray]:
-    """The campaign without some of its seeds, and these seeds (H,)."""
-    seeds = np.flatnonzero(campaign.labels == 1)
-    count = int(HELD_OUT * len(seeds))
-    if count < MIN_HELD_OUT:
-        needed = math.ceil(MIN_HELD_OUT / HELD_OUT)
-        raise InputError(
-            f"{campaign.name}: {len(seeds)} seeds, too few to hold a fifth out; give {needed}"
-        )
-    held = np.random.Generator(np.random.Philox(seed)).choice(seeds, count, replace=False)
-    rest = np.setdiff1d(np.arange(len(campaign.users)), held)
-    kept = replace(campaign, users=campaign.users[rest], labels=campaign.labels[rest])
-    return kept, campaign.users[held]
+def _point(percent: float, pool: np.ndarray, held: np.ndarray, converts: float) -> SizePoint:
+    """From (P,) ascending scores of the pool and (H,) scores of held-out seeds."""
+    size = max(1, math.floor(len(pool) * percent / 100))
+    up_to = np.searchsorted(pool, held, side="right")
+    ties = up_to - np.searchsorted(pool, held, side="left")
+    inside = np.clip((size - (len(pool) - up_to)) / ties, 0, 1)
+    fraction = float(inside.mean())
+    recall = Estimate(fraction, *wilson_interval(fraction, len(held)))
+    return SizePoint(
+        percent=percent,
+        size=size,
+        edge=_edge(pool, size),
+        recall=recall,
+        lift=recall.scaled(len(pool) / size),
+        conversions=recall.scaled(converts, most=size),
+    )
 
 
-def _point(percent: float, ordered: np.ndarray, rank: np.ndarray) -> SizePoint:
-    size = max(1, math.floor(len(ordered) * percent / 100))
-    recall = float((rank < size).mean())
-    low, high = wilson_interval(recall, len(rank))
-    return SizePoint(percent, size, float(ordered[size - 1]), recall, low, high)
+def _edge(pool: np.ndarray, size: int) -> Estimate:
+    """The score with ``size`` of (P,) ascending scores at or above it."""
+    count, tail = len(pool), (1 - CONFIDENCE) / 2
+    # So many users of a pool like this one score above the true quantile.
+    fewest, most = binom.ppf([tail, 1 - tail], count, size / count).astype(int)
+    low = float(pool[count - most - 1]) if most < count else -math.inf
+    high = float(pool[count - fewest]) if fewest else math.inf
+    return Estimate(float(pool[count - size]), low, high)
 
 
 def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
     """The 95% interval of a fraction of ``count`` independent trials (Wilson, 1927)."""
-    z = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     centre = fraction + z**2 / (2 * count)
     half = z * math.sqrt(fraction * (1 - fraction) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count

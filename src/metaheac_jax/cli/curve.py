@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.table import Table
 
 from metaheac_jax.audience.curve import SizePoint, size_curve
+from metaheac_jax.audience.figures import FORMATS, curve_figure, load_matplotlib
+from metaheac_jax.audience.tables import MEASURES, curve_table
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.expand import read_attributes, read_user_ids
+from metaheac_jax.cli.inputs import open_held_out
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.files import write_whole
-from metaheac_jax.methods import method_of
-from metaheac_jax.model import load
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import whole_file, write_csv
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Shows how many seeds an audience of each size finds, to choose its size.
+    """Shows what audiences of several sizes find, to choose a size.
 
     Holds out a fifth of the seeds, customises the model to the rest, and prints for audiences of
-    0.5% to 50% of the users which fraction of the held-out seeds they have, with its 95% interval,
-    and how many times as many as a random audience (lift).
+    0.5% to 50% of the users: their number, the score of the last one (edge), which fraction of the
+    held-out seeds they have (recall), how many times as many as a random audience (lift), and how
+    many of them can be expected to convert, each with its 95% interval.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
@@ -36,8 +38,14 @@ class Options:
     """File with one seed's user id per line, as for `metaheac expand`."""
     attributes: Path
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
+    base_rate: float | None = None
+    """Fraction of the pool that would convert if the campaign reached all of it, for example 0.01.
+    By default the fraction of the users who are seeds, as if only as many would convert again.
+    Expected conversions grow with it; nothing else depends on it."""
     out: Path | None = None
     """CSV file to write."""
+    figure: Path | None = None
+    """PNG or SVG file to write, by its suffix: recall over size. It needs Matplotlib."""
     seed: int = 0
     """Seed of the held-out seeds, the random non-seeds and fine-tuning."""
 
@@ -45,34 +53,53 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
+    if options.base_rate is not None and not 0 < options.base_rate <= 1:
+        raise InputError(
+            f"--base-rate: expected more than 0 and at most 1, got {options.base_rate:g}"
+        )
     if options.out is not None:
         terminal.check_output("--out", options.out)
+    if options.figure is not None:
+        _check_figure(options.figure)
     screen = terminal.screen()
     terminal.keep_compiled()
     attributes = read_attributes(options.attributes)
     with terminal.progress_display(screen) as progress:
-        general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        general.check_data(data)
         seeds = read_user_ids(options.seeds, text=data.user_key.dtype.kind == "S")
-        campaign = data.new_campaign(seeds, attributes, seed=options.seed)
-        method = method_of(general)
-        points = size_curve(method, general, data, campaign, seed=options.seed, progress=progress)
+        held_out = open_held_out(
+            options.model, data, seeds, attributes, seed=options.seed, progress=progress
+        )
+        points = size_curve(held_out, data, base_rate=options.base_rate, progress=progress)
     if options.out is not None:
         _write(options.out, points)
-    table = Table(title="held-out seeds in audiences of several sizes")
-    for name in ("% of users", "users", "recall", "95% interval", "lift"):
-        table.add_column(name, justify="right")
-    for point in points:
-        interval = f"{point.low:.3f} - {point.high:.3f}"
-        cells = (f"{point.percent:g}", f"{point.size:,}", f"{point.recall:.3f}", interval)
-        table.add_row(*cells, f"{point.lift:.2f}")
-    screen.print(table)
+    if options.figure is not None:
+        picture = curve_figure(points, format=_format(options.figure))
+        with whole_file(options.figure) as path:
+            path.write_bytes(picture)
+    screen.print(
+        f"{held_out.num_seeds:,} seeds, {len(held_out.users):,} of them held out", highlight=False
+    )
+    terminal.print_table(screen, curve_table(points))
 
 
-def _write(path: Path, points: list[SizePoint]) -> None:
-    with write_whole(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("percent", "size", "edge", "recall", "low", "high", "lift"))
-        for p in points:
-            writer.writerow((p.percent, p.size, p.edge, p.recall, p.low, p.high, p.lift))
+def _write(path: Path, points: Sequence[SizePoint]) -> None:
+    header = ["percent", "size"]
+    for name in MEASURES:
+        header += [name, f"{name}_low", f"{name}_high"]
+    rows = [
+        [point.percent, point.size, *(bound for name in MEASURES for bound in getattr(point, name))]
+        for point in points
+    ]
+    write_csv(path, header, rows)
+
+
+def _check_figure(path: Path) -> None:
+    terminal.check_output("--figure", path)
+    if _format(path) not in FORMATS:
+        raise InputError(f"--figure: expected a name with .png or .svg, got {path.name}")
+    load_matplotlib()
+
+
+def _format(path: Path) -> str:
+    return path.suffix[1:].lower()

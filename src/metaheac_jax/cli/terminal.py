@@ -28,7 +28,10 @@ from rich.progress import (
 from rich.progress import (
     Progress as Bar,
 )
+from rich.table import Table
+from rich.text import Text
 
+from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.backend import check_backend, set_cpu_flags
 from metaheac_jax.errors import BackendError, Diverged, InputError
 from metaheac_jax.progress import Progress
@@ -55,6 +58,16 @@ def screen() -> Console:
     """Where a command prints: the terminal, or a file or pipe with wide lines."""
     console = Console()
     return console if console.is_terminal else Console(width=140)
+
+
+def print_table(console: Console, table: TextTable) -> None:
+    """Prints a table; its text is shown as it is."""
+    printed = Table(title=Text(table.title))
+    for number, name in enumerate(table.header):
+        printed.add_column(Text(name), justify="left" if number < table.num_names else "right")
+    for row in table.rows:
+        printed.add_row(*map(Text, row))
+    console.print(printed)
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""`metaheac curve`: what it prints and writes is the library's curve."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+from commands import contents, refuses, succeeds
+
+from metaheac_jax.audience.curve import PERCENTS, size_curve
+from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.cli.main import main
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.methods import method_of
+from metaheac_jax.model import load
+
+
+@pytest.fixture
+def words(toy_campaign):
+    options = {"data": toy_campaign.data, "seeds": toy_campaign.seeds}
+    options["attributes"] = toy_campaign.attributes
+    return ["curve", toy_campaign.model, *(w for k, v in options.items() for w in (f"--{k}", v))]
+
+
+def test_the_curve_is_the_librarys(toy_campaign, words, tmp_path, capsys):
+    out = tmp_path / "curve.csv"
+    succeeds(main, *words, "--out", out, "--base-rate", 0.4, "--seed", 3)
+    printed = capsys.readouterr().out
+    data, general = open_dataset(toy_campaign.data), load(toy_campaign.model)
+    seeds = data.user_key[:120]
+    campaign = data.new_campaign(seeds, {"advertiser": 2, "category": 1}, seed=3)
+    held = hold_out_seeds(method_of(general), general, data, campaign, seed=3)
+    points = size_curve(held, data, base_rate=0.4)
+    header, *rows = csv.reader(out.read_text().splitlines())
+    names = ("edge", "recall", "lift", "conversions")
+    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    assert header == ["percent", "size", *columns]
+    expected = [
+        [point.percent, point.size, *(bound for name in names for bound in getattr(point, name))]
+        for point in points
+    ]
+    np.testing.assert_array_equal(np.array(rows, float), np.array(expected))
+    assert [point.percent for point in points] == list(PERCENTS)
+    assert "120 seeds, 24 of them held out" in printed
+    recall = points[-1].recall
+    assert f"{recall.value:.3f} ({recall.low:.3f} to {recall.high:.3f})" in printed
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG\r\n"), ("SVG", b"<?xml")])
+def test_a_figure_by_suffix(words, tmp_path, suffix, start):
+    succeeds(main, *words, "--figure", tmp_path / f"curve.{suffix}")
+    assert contents(tmp_path) == {f"curve.{suffix}"}
+    assert (tmp_path / f"curve.{suffix}").read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--out", "none/x.csv"), "--out: none is no folder"),
+        (("--figure", "none/x.png"), "--figure: none is no folder"),
+        (("--figure", "x.jpg"), "--figure: expected a name with .png or .svg, got x.jpg"),
+        (("--base-rate", 0), "--base-rate: expected more than 0 and at most 1, got 0"),
+        (("--base-rate", "nan"), "--base-rate: expected more than 0 and at most 1, got nan"),
+        (("--seed", -1), "--seed: expected 0 or more"),
+    ],
+)
+def test_options_that_make_no_sense(words, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    refuses(capsys, main, *words, *options, words=(message,))
+    assert contents(tmp_path) == set()
+
+
+def test_without_matplotlib_a_figure_is_refused_at_once(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    message = "figures need Matplotlib; install it with pip install 'metaheac-jax[figures]'"
+    refuses(capsys, main, *words, "--figure", tmp_path / "x.svg", words=(message,))
+    assert contents(tmp_path) == set()
+    succeeds(main, *words)

@@ -1,0 +1,28 @@
+"""Methods whose customised models score users in a fixed way, and what is held out for them."""
+
+from toy import dataset
+
+from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.methods.method import Method
+from metaheac_jax.settings import PAPER
+
+DATA = dataset(users=400, campaigns=3, per_campaign=40, pool=30)
+ATTRIBUTES = {"advertiser": 1, "category": 0}
+
+
+def fixed_method(score, seen=None):
+    """A method with this function as every scorer; campaigns are appended to ``seen``."""
+
+    def adapt(run, state, campaigns, watch):
+        if seen is not None:
+            seen.extend(campaigns)
+        return [score for _ in campaigns]
+
+    return Method("fixed", "Fixed", PAPER, train=lambda run: {}, adapt=adapt)
+
+
+def held_out(score, *, data=DATA, num_seeds=100, seen=None, seed=0):
+    """The first users of the data are the seeds."""
+    method = fixed_method(score, seen)
+    campaign = data.new_campaign(data.user_key[:num_seeds], ATTRIBUTES, non_seeds_per_seed=1)
+    return hold_out_seeds(method, method.fit(data), data, campaign, seed=seed)
