@@ -7,7 +7,8 @@ import pytest
 from toy import dataset
 
 from metaheac_jax.audience import traits
-from metaheac_jax.audience.traits import audience_traits
+from metaheac_jax.audience.traits import audience_traits, sensitive_shares
+from metaheac_jax.data.dataset import SensitiveField
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Schema
 
@@ -39,7 +40,7 @@ def test_equal_to_a_plain_count(monkeypatch):
         key = t.field, t.value
         assert t.num_audience == a[key]
         assert t.audience == a[key] / 120
-        assert t.seeds == s.get(key, 0) / 30
+        assert t.seeds == (s[key] / 30 if key in s else None)
         assert t.pool == p[key] / 300
     lifts = [t.lift for t in found]
     assert lifts == sorted(lifts, reverse=True)
@@ -51,6 +52,12 @@ def test_small_cells_are_left_out():
     found = audience_traits(DATA, audience, audience, min_cell=30)
     assert {(t.field, t.value) for t in found} == {k for k, n in counts.items() if n >= 30}
     assert 0 < len(found) < len(counts)
+    seeds = DATA.user_key[200:240]
+    found, of_seeds = audience_traits(DATA, audience, seeds, min_cell=15), plain(seeds)
+    for t in found:
+        count = of_seeds.get((t.field, t.value), 0)
+        assert t.seeds == (None if count < 15 else count / 40)
+    assert {t.seeds is None for t in found} == {True, False}
 
 
 def test_buckets_and_missing_values_are_named():
@@ -65,7 +72,78 @@ def test_buckets_and_missing_values_are_named():
     assert {t.value for t in found if t.field == "gender"} == {"(missing)", "-inf to 2.5"}
 
 
+# Sensitive fields -------------------------------------------------------------------------------
+
+
+def sensitive(codes, values=("men", "women"), name="sex"):
+    """The data with one sensitive field."""
+    codes = np.asarray(codes, np.int32).reshape(300, -1)
+    return replace(DATA, sensitive={name: SensitiveField(np.array(values), codes)})
+
+
+def test_sensitive_shares_are_a_plain_count(monkeypatch):
+    monkeypatch.setattr(traits, "_BLOCK", 7)
+    codes = np.random.default_rng(0).integers(0, 4, (300, 2))  # 3: an empty slot
+    data, values = sensitive(codes, ("a", "b", "c")), "abc"
+    members = np.arange(40, 160)
+    shares = sensitive_shares(data, data.user_key[members], min_cell=1)
+    assert [(s.field, s.value) for s in shares] == [("sex", value) for value in values]
+    rates = []
+    for code, s in enumerate(shares):
+        has = (codes == code).any(axis=1)
+        assert s.audience == has[members].mean()
+        assert s.pool == has.mean()
+        rates.append(has[members].sum() / has.sum())  # of selection
+        assert s.ratio == pytest.approx(rates[-1] / (120 / 300))
+    for rate, s in zip(rates, shares, strict=True):
+        assert s.impact == pytest.approx(rate / max(rates))
+
+
+@pytest.mark.parametrize(
+    ("women", "flags"),
+    [
+        (100, ["", ""]),  # as in the pool
+        (89, ["", ""]),  # selected at 89 of 150 and 111 of 150: .802
+        (88, ["", "under"]),  # .786
+        (112, ["under", ""]),
+        (74, ["over", "under"]),  # men: 126 of 150, 1.26 times all users' 200 of 300
+    ],
+)
+def test_four_fifths_of_the_highest_rate_are_enough(women, flags):
+    data = sensitive(np.arange(300) % 2)
+    ids = [*data.user_key[0::2][: 200 - women], *data.user_key[1::2][:women]]
+    assert [s.flag for s in sensitive_shares(data, ids)] == flags
+
+
+def test_a_value_that_the_audience_lacks_is_flagged_though_its_count_is_not_told():
+    data = sensitive(np.arange(300) % 2)
+    men = data.user_key[0::2]
+    for women in (0, 20, 49):
+        shares = sensitive_shares(data, [*men, *data.user_key[1::2][:women]])
+        assert shares[1].audience is None
+        # At most 49 of them, of 150.
+        assert shares[1].ratio == pytest.approx(49 / (150 + women) / 0.5)
+        assert shares[1].impact == pytest.approx(49 / 150)
+        assert [s.flag for s in shares] == ["over", "under"]
+
+
+def test_an_upper_bound_is_not_flagged_as_too_often():
+    data = sensitive(np.where(np.arange(300) < 60, 1, 0))
+    few = sensitive_shares(data, data.user_key[50:150])[1]
+    assert few.audience is None
+    assert few.ratio == pytest.approx(49 / 100 / 0.2)
+    assert few.flag == ""
+
+
+def test_values_of_few_users_of_the_pool_are_left_out():
+    data = sensitive(np.where(np.arange(300) < 49, 1, 0))
+    assert [s.value for s in sensitive_shares(data, data.user_key)] == ["men"]
+    assert sensitive_shares(DATA, DATA.user_key) == []
+
+
 @pytest.mark.parametrize(("audience", "seeds"), [([10**9], [3]), ([3], [10**9])])
 def test_ids_of_nobody_are_refused(audience, seeds):
     with pytest.raises(InputError, match="no id is a user of 'toy'"):
         audience_traits(DATA, audience, seeds)
+    with pytest.raises(InputError, match="audience: no id is a user of 'toy'"):
+        sensitive_shares(DATA, [10**9])

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metaheac_jax.audience.curve import SizePoint
+from metaheac_jax.audience.importance import Importances
+from metaheac_jax.audience.traits import SensitiveShare, Trait
 
+#: Values at either end of a table of traits.
+SHOWN = 15
 #: What a point of a curve tells with an interval: the heading, and the format of its numbers.
 MEASURES = {
     "edge": ("score at the edge", ".3f"),
@@ -44,3 +48,39 @@ def curve_table(points: Sequence[SizePoint]) -> TextTable:
         rows.append(row)
     header = ["of the pool", "users", *(heading for heading, _ in MEASURES.values())]
     return TextTable("Audiences by size, with 95% intervals", header, rows)
+
+
+def traits_table(traits: Sequence[Trait]) -> TextTable:
+    """The values that are most and least over-represented."""
+    ends = list(traits)
+    if len(ends) > 2 * SHOWN:
+        ends = [*ends[:SHOWN], *ends[-SHOWN:]]
+    rows = [
+        [t.field, t.value, *map(_fraction, (t.audience, t.seeds, t.pool)), f"{t.lift:.2f}"]
+        for t in ends
+    ]
+    title = "The most and the least common values, against all users of the pool"
+    return TextTable(title, ["field", "value", "audience", "seeds", "pool", "lift"], rows, 2)
+
+
+def importance_table(used: Importances) -> TextTable:
+    """What the model loses without each field."""
+    rows = [[f.field, f"{f.drop:.4f}", f"{f.error:.4f}"] for f in used.fields]
+    title = f"Drop of the AUC of held-out seeds ({used.auc:.4f}) without a field"
+    return TextTable(title, ["field", "drop of AUC", "standard error"], rows)
+
+
+def sensitive_table(shares: Sequence[SensitiveShare]) -> TextTable:
+    """How the audience selects users by sensitive fields."""
+    rows = []
+    for s in shares:
+        bound = "" if s.audience is not None else "at most "
+        ratios = [f"{bound}{ratio:.2f}" for ratio in (s.ratio, s.impact)]
+        shown = [_fraction(s.audience), _fraction(s.pool), *ratios, s.flag]
+        rows.append([s.field, s.value, *shown])
+    header = ["field", "value", "audience", "pool", "ratio", "adverse impact", "flag"]
+    return TextTable("Sensitive fields, which the model does not see", header, rows, 2)
+
+
+def _fraction(fraction: float | None) -> str:
+    return "few" if fraction is None else f"{fraction:.3f}"

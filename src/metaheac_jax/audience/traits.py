@@ -1,21 +1,24 @@
 """What characterises an audience: fractions of users with each value, beside seeds and pool.
 
-Axes: U users of the data, S slots of a user, R table rows.
+Axes: U users of the data, S slots of a user, V values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import InputError
 
-#: Values with fewer users than this in the audience or in the pool are left out: their fractions
-#: are uncertain, and may say something about single users.
+#: Fractions of fewer users than this are not shown: they are uncertain, and may say something about
+#: single users.
 MIN_CELL = 50
+#: Ratios outside these bounds are flagged: the four-fifths rule, and its reciprocal.
+FAIR = (0.8, 1.25)
 _BLOCK = 1 << 18  # users counted at a time
 
 
@@ -26,14 +29,14 @@ class Trait:
     Attributes:
       field: name of the field.
       value: the value; of a field with buckets, its range of numbers.
-      audience, seeds, pool: fraction of the users who have it.
+      audience, seeds, pool: fraction of the users who have it; None where too few seeds have it.
       num_audience: number of users of the audience who have it.
     """
 
     field: str
     value: str
     audience: float
-    seeds: float
+    seeds: float | None
     pool: float
     num_audience: int
 
@@ -41,6 +44,38 @@ class Trait:
     def lift(self) -> float:
         """How many times as common as in the pool."""
         return self.audience / self.pool
+
+
+@dataclass(frozen=True)
+class SensitiveShare:
+    """A value of a sensitive field, which no model sees.
+
+    A ratio is the fraction of users with the value who are in the audience (their selection rate)
+    divided by that of other users. Where too few users of the audience have the value, ratios are
+    upper bounds.
+
+    Attributes:
+      field: name of the field.
+      value: the value.
+      audience, pool: fraction of the users who have it; None where too few of the audience do.
+      ratio: against the selection rate of the whole pool, which is audience / pool.
+      impact: the adverse-impact ratio, against the field's value with the highest selection rate
+        (four-fifths rule: Uniform Guidelines on Employee Selection Procedures, 29 CFR 1607.4 D).
+    """
+
+    field: str
+    value: str
+    audience: float | None
+    pool: float
+    ratio: float
+    impact: float
+
+    @property
+    def flag(self) -> str:
+        """``under`` or ``over`` for a value that the audience has too rarely or too often."""
+        if min(self.ratio, self.impact) < FAIR[0]:
+            return "under"
+        return "over" if self.audience is not None and self.ratio > FAIR[1] else ""
 
 
 def audience_traits(
@@ -52,31 +87,27 @@ def audience_traits(
       data: the pool.
       audience: user ids of the audience.
       seeds: user ids of the campaign's seeds.
-      min_cell: values with fewer users in the audience or in the pool are left out.
+      min_cell: values with fewer users in the audience or in the pool are left out; the fraction of
+        the seeds is None for fewer seeds.
 
     Raises:
       InputError: the ids are wrong, or none is a user of the data.
     """
-    pool = _count_rows(data, np.arange(data.num_users))
-    counts = []
-    for name, ids in (("audience", audience), ("seeds", seeds)):
-        found = np.unique(data.find_users(ids))
-        found = found[found >= 0]
-        if not len(found):
-            raise InputError(f"{name}: no id is a user of {data.name!r}")
-        counts.append((_count_rows(data, found), len(found)))
-    (in_audience, num_audience), (in_seeds, num_seeds) = counts
+    members, known_seeds = _find(data, "audience", audience), _find(data, "seeds", seeds)
+    in_audience = _count(data.user_rows, _blocks(members), data.num_rows)
+    in_seeds = _count(data.user_rows, _blocks(known_seeds), data.num_rows)
+    pool = _count(data.user_rows, _slices(data.num_users), data.num_rows)
     traits = []
     for number, field in enumerate(data.schema.user):
         first = data.vocabulary.offsets[number]
-        for i, value in enumerate(data.vocabulary.values[number]):
-            row = first + i
+        for row, value in enumerate(data.vocabulary.values[number], start=first):
             if min(in_audience[row], pool[row]) >= min_cell:
+                few = in_seeds[row] < min_cell
                 trait = Trait(
                     field=field.name,
                     value=field.text(value),
-                    audience=in_audience[row] / num_audience,
-                    seeds=in_seeds[row] / num_seeds,
+                    audience=in_audience[row] / len(members),
+                    seeds=None if few else in_seeds[row] / len(known_seeds),
                     pool=pool[row] / data.num_users,
                     num_audience=int(in_audience[row]),
                 )
@@ -84,12 +115,72 @@ def audience_traits(
     return sorted(traits, key=lambda trait: -trait.lift)
 
 
-def _count_rows(data: Dataset, users: np.ndarray) -> np.ndarray:
-    """(R + 1,) number of users, by index, who have each table row; each counts once per row."""
-    counts = np.zeros(data.num_rows + 1, np.int64)
-    for start in range(0, len(users), _BLOCK):
-        rows = np.sort(data.user_rows[users[start : start + _BLOCK]], axis=1)
-        first = np.ones(rows.shape, bool)
-        first[:, 1:] = rows[:, 1:] != rows[:, :-1]
-        counts += np.bincount(rows[first], minlength=data.num_rows + 1)
+def sensitive_shares(
+    data: Dataset, audience: Any, *, min_cell: int = MIN_CELL
+) -> list[SensitiveShare]:
+    """How an audience selects users by the sensitive fields, in the order of fields and values.
+
+    Args:
+      data: the pool.
+      audience: user ids of the audience.
+      min_cell: values with fewer users in the pool are left out. Of fewer users in the audience
+        only upper bounds of the ratios are told, so that a value that is missing from the audience
+        is noticed.
+
+    Raises:
+      InputError: the ids are wrong, or none is a user of the data.
+    """
+    members, shares = _find(data, "audience", audience), []
+    for name, field in data.sensitive.items():
+        count = len(field.values)
+        in_audience = _count(field.codes, _blocks(members), count)
+        pool = _count(field.codes, _slices(data.num_users), count)
+        shown = [v for v in range(count) if pool[v] >= min_cell]
+        fraction = {v: max(in_audience[v], min_cell - 1) / len(members) for v in shown}
+        ratio = {v: fraction[v] / (pool[v] / data.num_users) for v in shown}
+        highest = max((ratio[v] for v in shown if in_audience[v] >= min_cell), default=1.0)
+        for v in shown:
+            share = SensitiveShare(
+                field=name,
+                value=str(field.values[v]),
+                audience=fraction[v] if in_audience[v] >= min_cell else None,
+                pool=pool[v] / data.num_users,
+                ratio=ratio[v],
+                impact=ratio[v] / highest,
+            )
+            shares.append(share)
+    return shares
+
+
+def _find(data: Dataset, name: str, ids: Any) -> np.ndarray:
+    """Index of the users with these ids, each once."""
+    found = np.unique(data.find_users(ids))
+    found = found[found >= 0]
+    if not len(found):
+        raise InputError(f"{name}: no id is a user of {data.name!r}")
+    return found
+
+
+def _count(rows: UserRows, blocks: Iterable[Any], num_values: int) -> np.ndarray:
+    """(V + 1,) number of users who have each value, of (U, S) values; each counts once per value.
+
+    Args:
+      rows: values of all users, V where a slot is empty.
+      blocks: indices or slices of the users to count.
+      num_values: V.
+    """
+    counts = np.zeros(num_values + 1, np.int64)
+    for block in blocks:
+        own = np.sort(rows[block], axis=1)
+        first = np.ones(own.shape, bool)
+        first[:, 1:] = own[:, 1:] != own[:, :-1]
+        counts += np.bincount(own[first], minlength=num_values + 1)
     return counts
+
+
+def _slices(count: int) -> Iterable[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+
+
+def _blocks(users: np.ndarray) -> Iterable[np.ndarray]:
+    return (users[block] for block in _slices(len(users)))

@@ -1,4 +1,4 @@
-"""What several commands read: a campaign with some of its seeds held out."""
+"""What several commands read: audiences, and a campaign with some of its seeds held out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from metaheac_jax.audience.held_out import HeldOutSeeds, hold_out_seeds
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 from metaheac_jax.progress import Progress
+
+
+def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
+    """The user ids of an audience's file, CSV (gzip too) or Parquet.
+
+    Args:
+      path: of the file; it is Parquet if the name ends in ``.parquet``.
+      text: whether ids are text.
+
+    Raises:
+      InputError: the file cannot be read, or has no column ``user_id`` with ids.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give an audience that metaheac expand has written")
+    try:
+        if path.suffix == ".parquet":
+            ids = pl.read_parquet(path, columns=["user_id"])["user_id"].cast(pl.String)
+        else:
+            ids = pl.read_csv(path, columns=["user_id"], infer_schema=False)["user_id"]
+        if ids.null_count():
+            raise InputError(f"{path}: a line has no user_id")
+        return ids.to_list() if text else ids.cast(pl.Int64).to_list()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path}: not the file of an audience, with a column user_id") from error
 
 
 def open_held_out(

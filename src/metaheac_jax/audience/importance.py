@@ -1,0 +1,107 @@
+"""Which user fields a customised model uses to find seeds.
+
+Axes: M user fields, H held-out seeds, P other users, S slots of a user.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from metaheac_jax.audience.held_out import HeldOutSeeds
+from metaheac_jax.data.batches import generator
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.progress import Progress, silent
+
+NUM_COMPARED = 10_000  # users of the pool that held-out seeds are compared with
+NUM_PERMUTATIONS = 5
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What a model loses without a user field.
+
+    Attributes:
+      field: name of the field.
+      drop: of the AUC of held-out seeds against other users, when the field's values are those of
+        other users. Close to zero for a field that the model does not use, or that another field
+        can replace.
+      error: standard error of the drop over the held-out seeds; it includes that of the
+        permutations.
+    """
+
+    field: str
+    drop: float
+    error: float
+
+
+class Importances(NamedTuple):
+    """Every user field, the largest drop first, and the AUC that they are drops of."""
+
+    auc: float
+    fields: list[Importance]
+
+
+def field_importance(
+    held_out: HeldOutSeeds,
+    data: Dataset,
+    *,
+    num_permutations: int = NUM_PERMUTATIONS,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Importances:
+    """Permutation importance of every user field (Breiman, Random Forests, 2001, section 10).
+
+    A field's slots are permuted together among the held-out seeds and `NUM_COMPARED` random users
+    who are no seeds, which keeps how common its values are and breaks what they say of a user.
+
+    Args:
+      held_out: the model, and the seeds that it has not seen.
+      data: the users.
+      num_permutations: of each field; drops are means over them.
+      seed: of the other users and of the permutations.
+      progress: receives the number of fields done.
+
+    Raises:
+      InputError: all users are seeds.
+    """
+    check_whole("num_permutations", num_permutations, 1)
+    check_whole("seed", seed, 0)
+    rng = generator(seed, 0)
+    seeds = np.concatenate([held_out.users, held_out.model.campaign.seeds])
+    drawn = rng.choice(
+        data.num_users, min(NUM_COMPARED + len(seeds), data.num_users), replace=False
+    )
+    others = drawn[~np.isin(drawn, seeds)][:NUM_COMPARED]
+    if not len(others):
+        raise InputError(f"{data.name}: all users are seeds; use a larger pool")
+    users = np.asarray(data.user_rows[np.concatenate([held_out.users, others])])
+    num_held, fields = len(held_out.users), data.schema.user
+
+    def fractions_below(rows: np.ndarray) -> np.ndarray:
+        """(H + P, S) rows -> (H,) fraction of others whom each seed is above; the mean is AUC."""
+        scores = held_out.model.score(rows)
+        return _fractions_below(scores[:num_held], np.sort(scores[num_held:]))
+
+    whole, found = fractions_below(users), []
+    for number, (field, start) in enumerate(zip(fields, data.schema.user_starts, strict=True)):
+        slots = slice(start, start + field.slots)
+        drops = np.zeros(num_held)
+        for _ in range(num_permutations):
+            permuted = users.copy()
+            permuted[:, slots] = users[rng.permutation(len(users)), slots]
+            drops += (whole - fractions_below(permuted)) / num_permutations
+        error = float(drops.std(ddof=1)) / math.sqrt(num_held)
+        found.append(Importance(field.name, float(drops.mean()), error))
+        progress("what the model uses", number + 1, len(fields))
+    return Importances(float(whole.mean()), sorted(found, key=lambda field: -field.drop))
+
+
+def _fractions_below(scores: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """The fraction of ascending scores that each score is above; ties count half."""
+    below = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    return below / (2 * len(ordered))
