@@ -196,7 +196,7 @@ def metaheac(*arguments):
 def test_help_names_the_subcommands():
     done = metaheac("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for name in ("simulate", "prepare", "fit", "expand", "curve", "traits", "evaluate"):
+    for name in ("simulate", "prepare", "fit", "expand", "curve", "traits", "overlap", "evaluate"):
         assert f" {name} " in done.stdout
 
 
@@ -210,7 +210,7 @@ def test_a_process_ends_with_code_2_and_no_traceback(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["simulate", "prepare", "fit", "expand", "curve", "traits", "evaluate"]
+    "name", ["simulate", "prepare", "fit", "expand", "curve", "traits", "overlap", "evaluate"]
 )
 def test_a_subcommand_explains_itself(capsys, name):
     assert exit_code(main, name, "--help") == 0

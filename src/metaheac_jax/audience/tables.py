@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from metaheac_jax.audience.curve import SizePoint
 from metaheac_jax.audience.importance import Importances
+from metaheac_jax.audience.overlap import Overlap
 from metaheac_jax.audience.traits import SensitiveShare, Trait
 
 #: Values at either end of a table of traits.
@@ -80,6 +83,23 @@ def sensitive_table(shares: Sequence[SensitiveShare]) -> TextTable:
         rows.append([s.field, s.value, *shown])
     header = ["field", "value", "audience", "pool", "ratio", "adverse impact", "flag"]
     return TextTable("Sensitive fields, which the model does not see", header, rows, 2)
+
+
+def overlap_tables(overlap: Overlap) -> list[TextTable]:
+    """One matrix each of counts, shares and Jaccard indices; a line and a column per audience."""
+    matrices: dict[str, tuple[np.ndarray, str]] = {
+        "Users in both": (overlap.count, ",d"),
+        "Share of the line's users who are in the column's audience": (overlap.share, ".3f"),
+        "Jaccard index: users in both of those in either": (overlap.jaccard, ".3f"),
+    }
+    tables = []
+    for title, (matrix, form) in matrices.items():
+        rows = [
+            [name, *(f"{cell:{form}}" for cell in line)]
+            for name, line in zip(overlap.names, matrix.tolist(), strict=True)
+        ]
+        tables.append(TextTable(title, ["audience", *overlap.names], rows))
+    return tables
 
 
 def _fraction(fraction: float | None) -> str:

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import tyro
 
-from metaheac_jax.cli import curve, evaluate, expand, fit, prepare, simulate, terminal, traits
+from metaheac_jax.cli import (
+    curve,
+    evaluate,
+    expand,
+    fit,
+    overlap,
+    prepare,
+    simulate,
+    terminal,
+    traits,
+)
 
 Command = (
     Annotated[simulate.Options, tyro.conf.subcommand("simulate")]
@@ -15,6 +25,7 @@ Command = (
     | Annotated[expand.Options, tyro.conf.subcommand("expand")]
     | Annotated[curve.Options, tyro.conf.subcommand("curve")]
     | Annotated[traits.Options, tyro.conf.subcommand("traits")]
+    | Annotated[overlap.Options, tyro.conf.subcommand("overlap")]
     | Annotated[evaluate.Options, tyro.conf.subcommand("evaluate")]
 )
 
@@ -34,6 +45,8 @@ def dispatch(options: Command) -> None:
             curve.main(options)
         case traits.Options():
             traits.main(options)
+        case overlap.Options():
+            overlap.main(options)
         case evaluate.Options():
             evaluate.main(options)
 

@@ -1,0 +1,61 @@
+"""How many users several audiences share.
+
+Axes: A audiences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metaheac_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The users that pairs of audiences share.
+
+    Attributes:
+      names: of the audiences.
+      count: (A, A) int64, number of users who are in both; on the diagonal, sizes.
+    """
+
+    names: tuple[str, ...]
+    count: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(A,) number of users of each audience."""
+        return self.count.diagonal()
+
+    @property
+    def share(self) -> np.ndarray:
+        """(A, A) fraction of the users of the first audience who are in the second, too."""
+        return self.count / self.sizes[:, None]
+
+    @property
+    def jaccard(self) -> np.ndarray:
+        """(A, A) users in both, divided by users in either."""
+        return self.count / (self.sizes[:, None] + self.sizes - self.count)
+
+
+def audience_overlap(
+    names: Sequence[str], audiences: Sequence[Collection[int] | Collection[str]]
+) -> Overlap:
+    """The users that each two of several audiences share.
+
+    Args:
+      names: of the audiences, for tables.
+      audiences: user ids of each; an id that is repeated counts once.
+
+    Raises:
+      InputError: an audience has no users.
+    """
+    members = [set(audience) for audience in audiences]
+    for name, own in zip(names, members, strict=True):
+        if not own:
+            raise InputError(f"{name}: no users")
+    count = [[len(one & other) for other in members] for one in members]
+    return Overlap(tuple(names), np.array(count, np.int64))
