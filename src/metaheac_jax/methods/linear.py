@@ -45,7 +45,7 @@ def fit_regression(
       penalty: above 0; the bias has none.
     """
     touched = np.unique(features.indices)  # the weights of the other rows stay 0
-    own = features[:, touched].astype(np.float64)
+    own = csr_matrix(features[:, touched], dtype=np.float64)
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = parameters[:-1], parameters[-1]
