@@ -43,7 +43,7 @@ def test_the_curve_is_the_librarys(toy_campaign, words, tmp_path, capsys):
     assert [point.percent for point in points] == list(PERCENTS)
     assert "120 seeds, 24 of them held out" in printed
     recall = points[-1].recall
-    assert f"{recall.value:.3f} ({recall.low:.3f} to {recall.high:.3f})" in printed
+    assert f"{recall.value:.1%} ({recall.low:.1%} to {recall.high:.1%})" in printed
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG\r\n"), ("SVG", b"<?xml")])

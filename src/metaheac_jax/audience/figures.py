@@ -23,20 +23,20 @@ def curve_figure(points: Sequence[SizePoint], *, format: str) -> bytes:
     Raises:
       InputError: Matplotlib is not installed.
     """
-    figure = load_matplotlib().figure.Figure(figsize=(4.6, 3.4), layout="constrained")
+    figure = load_matplotlib().figure.Figure(figsize=(4.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
     percents = [point.percent for point in points]
     recall = [100 * point.recall.value for point in points]
     low = [100 * point.recall.low for point in points]
     high = [100 * point.recall.high for point in points]
     axes.fill_between(percents, low, high, color="#cfe0f5", linewidth=0, label="95% interval")
-    axes.plot(percents, recall, "o-", color="#1f4e8c", label="this audience")
+    axes.plot(percents, recall, "o-", color="#1f4e8c", clip_on=False, label="best users")
     # Straight lines would bend on the logarithmic axis.
     fine = [percents[0] * (percents[-1] / percents[0]) ** (i / 50) for i in range(51)]
-    axes.plot(fine, fine, "--", color="#666666", label="random audience")
+    axes.plot(fine, fine, "--", color="#666666", label="random users")
     axes.set(
         xscale="log",
-        ylim=(0, 102),
+        ylim=(0, 100),
         xlabel="size of the audience, % of the pool",
         ylabel="held-out seeds found, %",
     )

@@ -5,7 +5,6 @@ Axes: H held-out seeds.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,8 @@ from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress, silent
 
 HELD_OUT = 0.2  # of the seeds
-MIN_HELD_OUT = 10
+#: Fewer cannot spare any, for 10 are held out at least.
+MIN_SEEDS = 50
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,11 @@ def hold_out_seeds(
     """
     check_whole("seed", seed, 0)
     seeds = np.flatnonzero(campaign.labels == 1)
-    count = int(HELD_OUT * len(seeds))
-    if count < MIN_HELD_OUT:
-        needed = math.ceil(MIN_HELD_OUT / HELD_OUT)
+    if len(seeds) < MIN_SEEDS:
         raise InputError(
-            f"{campaign.name}: {len(seeds)} seeds, too few to hold a fifth out; give {needed}"
+            f"{campaign.name}: {len(seeds)} seeds, too few to hold a fifth out; give {MIN_SEEDS}"
         )
+    count = int(HELD_OUT * len(seeds))
     held = np.random.Generator(np.random.Philox(seed)).choice(seeds, count, replace=False)
     rest = np.setdiff1d(np.arange(len(campaign.users)), held)
     kept = replace(campaign, users=campaign.users[rest], labels=campaign.labels[rest])

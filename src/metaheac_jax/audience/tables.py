@@ -17,7 +17,7 @@ SHOWN = 15
 #: What a point of a curve tells with an interval: the heading, and the format of its numbers.
 MEASURES = {
     "edge": ("score at the edge", ".3f"),
-    "recall": ("recall", ".3f"),
+    "recall": ("recall", ".1%"),
     "lift": ("lift", ".2f"),
     "conversions": ("expected conversions", ",.0f"),
 }
@@ -89,7 +89,7 @@ def overlap_tables(overlap: Overlap) -> list[TextTable]:
     """One matrix each of counts, shares and Jaccard indices; a line and a column per audience."""
     matrices: dict[str, tuple[np.ndarray, str]] = {
         "Users in both": (overlap.count, ",d"),
-        "Share of the line's users who are in the column's audience": (overlap.share, ".3f"),
+        "Share of the line's users who are in the column's audience": (overlap.share, ".1%"),
         "Jaccard index: users in both of those in either": (overlap.jaccard, ".3f"),
     }
     tables = []
@@ -102,5 +102,16 @@ def overlap_tables(overlap: Overlap) -> list[TextTable]:
     return tables
 
 
+def earlier_table(overlap: Overlap) -> TextTable:
+    """The overlap of the first audience with each of the others."""
+    shared = (overlap.sizes, overlap.count[0], overlap.share[0], overlap.jaccard[0])
+    rows = [
+        [name, f"{size:,}", f"{count:,}", f"{share:.1%}", f"{jaccard:.3f}"]
+        for name, size, count, share, jaccard in zip(overlap.names, *shared, strict=True)
+    ]
+    header = ["earlier audience", "its users", "in both", "share of this audience", "Jaccard index"]
+    return TextTable("Users of this audience who are in an earlier one", header, rows[1:])
+
+
 def _fraction(fraction: float | None) -> str:
-    return "few" if fraction is None else f"{fraction:.3f}"
+    return "few" if fraction is None else f"{fraction:.1%}"

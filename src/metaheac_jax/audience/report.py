@@ -1,0 +1,132 @@
+"""Everything that is known of an audience."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from metaheac_jax.audience.curve import SizePoint, size_curve
+from metaheac_jax.audience.held_out import MIN_SEEDS, hold_out_seeds
+from metaheac_jax.audience.importance import Importances, field_importance
+from metaheac_jax.audience.overlap import Overlap, audience_overlap
+from metaheac_jax.audience.retrieve import Audience
+from metaheac_jax.audience.traits import (
+    SensitiveShare,
+    Trait,
+    audience_traits,
+    sensitive_shares,
+)
+from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.methods import Method
+from metaheac_jax.model import Customised
+from metaheac_jax.progress import Progress, silent
+
+
+class SeedCounts(Protocol):
+    """The seeds check of a campaign: numbers of user ids."""
+
+    @property
+    def given(self) -> int:
+        """All of them."""
+
+    @property
+    def distinct(self) -> int:
+        """Different ones."""
+
+    @property
+    def found(self) -> int:
+        """Of these, users of the data."""
+
+    @property
+    def excluded(self) -> int:
+        """Of these, users who may not be learned from, for example who opted out."""
+
+
+@dataclass(frozen=True)
+class AudienceReport:
+    """What a report of an audience tells.
+
+    Attributes:
+      title: of the report.
+      data: name of the data set.
+      size, num_candidates: number of users in the audience, and of those who could be.
+      num_users: of the data.
+      edge: score of the last user of the audience.
+      seeds: the seeds check.
+      curve: by size; empty where there are too few seeds to hold some out.
+      used: fields by importance; None in the same case.
+      traits: values by lift.
+      sensitive: values of sensitive fields.
+      overlap: with earlier audiences, this one first; None without any.
+    """
+
+    title: str
+    data: str
+    size: int
+    num_candidates: int
+    num_users: int
+    edge: float
+    seeds: SeedCounts
+    curve: Sequence[SizePoint]
+    used: Importances | None
+    traits: Sequence[Trait]
+    sensitive: Sequence[SensitiveShare]
+    overlap: Overlap | None
+
+
+def describe_audience(
+    method: Method,
+    model: Customised,
+    data: Dataset,
+    audience: Audience,
+    *,
+    title: str,
+    seeds: SeedCounts,
+    earlier: Mapping[str, Collection[int] | Collection[str]] | None = None,
+    base_rate: float | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> AudienceReport:
+    """Measures what a report tells; the pool is scored once more, by a model without some seeds.
+
+    Args:
+      method: that customised the model.
+      model: customised to the campaign.
+      data: the pool.
+      audience: the model's.
+      title: of the report.
+      seeds: the seeds check.
+      earlier: user ids of earlier audiences, by name.
+      base_rate: as in `curve.size_curve`.
+      seed: of held-out seeds, customising and shuffling.
+      progress: receives what is under way.
+
+    Raises:
+      InputError: as `size_curve`, or an audience has no users.
+    """
+    general, campaign = model.general, model.campaign
+    curve, used = [], None
+    if len(campaign.seeds) >= MIN_SEEDS:
+        held_out = hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)
+        curve = size_curve(held_out, data, base_rate=base_rate, progress=progress)
+        used = field_importance(held_out, data, seed=seed, progress=progress)
+    ids = audience.user_ids.tolist()
+    overlap = None
+    if earlier:
+        overlap = audience_overlap(["this audience", *earlier], [ids, *earlier.values()])
+    return AudienceReport(
+        title=title,
+        data=data.name,
+        size=len(audience),
+        num_candidates=audience.num_candidates,
+        num_users=data.num_users,
+        edge=float(audience.scores[-1]),
+        seeds=seeds,
+        curve=curve,
+        used=used,
+        traits=audience_traits(data, ids, [plain_id(key) for key in model.seed_ids]),
+        sensitive=sensitive_shares(data, ids),
+        overlap=overlap,
+    )

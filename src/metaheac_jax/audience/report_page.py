@@ -1,0 +1,167 @@
+"""The report of an audience as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+
+from metaheac_jax.audience.figures import curve_figure
+from metaheac_jax.audience.held_out import MIN_SEEDS
+from metaheac_jax.audience.markup import Html, element, page, table_element
+from metaheac_jax.audience.report import AudienceReport, SeedCounts
+from metaheac_jax.audience.tables import (
+    TextTable,
+    curve_table,
+    earlier_table,
+    importance_table,
+    sensitive_table,
+    traits_table,
+)
+from metaheac_jax.audience.traits import FAIR, MIN_CELL
+
+#: With fewer seeds than this an audience is less reliable.
+MANY_SEEDS = 1000
+TOO_FEW = f"This needs {MIN_SEEDS} seeds, to hold some of them out."
+STYLE = """
+body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff }
+main { max-width: 60rem; margin: 0 auto; padding: 1rem }
+h1, h2 { line-height: 1.2; overflow-wrap: anywhere }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+figure { margin: 1rem 0 }
+img { width: 100%; max-width: 40rem }
+figcaption, .note { color: #4a4a4a; max-width: 45rem }
+.scroll { overflow-x: auto; margin: 1rem 0 }
+table { border-collapse: collapse; font-size: .9rem }
+caption { text-align: left; font-weight: 600; padding-bottom: .3rem; max-width: calc(100vw - 2rem) }
+th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd }
+th { font-weight: 400 }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+thead th { font-weight: 600; vertical-align: bottom }
+thead .number { white-space: normal }
+"""
+
+
+def html_report(report: AudienceReport) -> str:
+    """The report as an HTML page without any external resource.
+
+    Raises:
+      InputError: there is a curve to draw, and Matplotlib is not installed.
+    """
+    return page(
+        report.title,
+        STYLE,
+        element("h1", report.title),
+        element(
+            "p",
+            f"{report.size:,} users, of {report.num_candidates:,} candidates among the "
+            f"{report.num_users:,} users of {report.data}. The last one has a score of "
+            f"{report.edge:.3f}.",
+        ),
+        *_seeds_section(report.seeds),
+        *_size_section(report),
+        *_traits_section(report),
+        *_use_section(report),
+        *_sensitive_section(report),
+        *_overlap_section(report),
+    )
+
+
+def _seeds_section(seeds: SeedCounts) -> list[Html]:
+    used = seeds.found - seeds.excluded
+    rows = [
+        ["given", f"{seeds.given:,}", ""],
+        ["distinct", f"{seeds.distinct:,}", ""],
+        [
+            "users of the data",
+            f"{seeds.found:,}",
+            f"{seeds.found / seeds.distinct:.1%}",
+        ],
+        ["left out, for example opted out", f"{seeds.excluded:,}", ""],
+        ["learned from", f"{used:,}", ""],
+    ]
+    table = TextTable("User ids given as seeds", ["seeds", "number", "of distinct"], rows)
+    section = [element("h2", "Seeds"), table_element(table)]
+    if used < MANY_SEEDS:
+        section.append(_note(f"With fewer than {MANY_SEEDS:,} seeds an audience is less reliable."))
+    return section
+
+
+def _size_section(report: AudienceReport) -> list[Html]:
+    section = [element("h2", "How large it should be")]
+    if not report.curve:
+        return [*section, _note(TOO_FEW)]
+    picture = base64.b64encode(curve_figure(report.curve, format="svg")).decode()
+    found = ", ".join(f"{p.percent:g}% finds {p.recall.value:.0%}" for p in report.curve)
+    alt = (
+        "Line chart of the fraction of held-out seeds found over the size of the audience, on a "
+        f"logarithmic axis. Of the pool, {found}."
+    )
+    return [
+        *section,
+        element(
+            "figure",
+            element("img", src=f"data:image/svg+xml;base64,{picture}", alt=alt),
+            element("figcaption", "Held-out seeds found by audiences of several sizes"),
+        ),
+        table_element(curve_table(report.curve)),
+        _note(
+            "Some of the seeds were held out from learning. Recall is the fraction of them that an "
+            "audience of this size has; lift is how many times as many as a random audience. "
+            "Expected conversions are recall times all the converts that the pool is assumed to "
+            "have. Intervals are 95% intervals; those of recall, lift and conversions cover which "
+            "seeds were held out, those of the score which users are in the pool."
+        ),
+    ]
+
+
+def _traits_section(report: AudienceReport) -> list[Html]:
+    return [
+        element("h2", "What characterises it"),
+        table_element(traits_table(report.traits)),
+        _note(
+            "Fractions of the users who have a value. Lift is the audience's fraction divided by "
+            f"the pool's. Values of fewer than {MIN_CELL} users are left out; of fewer than "
+            f"{MIN_CELL} seeds only that they are few is told."
+        ),
+    ]
+
+
+def _use_section(report: AudienceReport) -> list[Html]:
+    section = [element("h2", "What the model used")]
+    if report.used is None:
+        return [*section, _note(TOO_FEW)]
+    return [
+        *section,
+        table_element(importance_table(report.used)),
+        _note(
+            "How much worse the model tells held-out seeds from other users when a field's values "
+            "are shuffled among users. A field that another one can replace has a small drop."
+        ),
+    ]
+
+
+def _sensitive_section(report: AudienceReport) -> list[Html]:
+    section = [element("h2", "Sensitive fields")]
+    if not report.sensitive:
+        return [*section, _note("The data has none, or too few users have each value.")]
+    return [
+        *section,
+        table_element(sensitive_table(report.sensitive)),
+        _note(
+            "The model does not see these fields, but others may tell of them. The ratio is the "
+            "audience's fraction divided by the pool's. The adverse impact is the fraction of the "
+            "value's users who are in the audience, divided by that of the field's most selected "
+            f"value. Below {FAIR[0]} (four-fifths rule) a value is flagged as under, with a ratio "
+            f"above {FAIR[1]} as over."
+        ),
+    ]
+
+
+def _overlap_section(report: AudienceReport) -> list[Html]:
+    section = [element("h2", "Overlap with earlier audiences")]
+    if report.overlap is None:
+        return [*section, _note("No earlier audience was given.")]
+    return [*section, table_element(earlier_table(report.overlap))]
+
+
+def _note(text: str) -> Html:
+    return element("p", text, class_="note")

@@ -1,0 +1,58 @@
+"""What a report tells is what the library's functions find."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+from fixed_scores import ATTRIBUTES, fixed_method
+from fixed_scores import DATA as PLAIN
+
+from metaheac_jax.audience.curve import size_curve
+from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.audience.importance import field_importance
+from metaheac_jax.audience.overlap import audience_overlap
+from metaheac_jax.audience.report import describe_audience
+from metaheac_jax.audience.report_page import html_report
+from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.audience.traits import audience_traits, sensitive_shares
+from metaheac_jax.data.dataset import SensitiveField
+
+SEX = SensitiveField(np.array(["men", "women"]), np.arange(400, dtype=np.int32)[:, None] % 2)
+DATA = replace(PLAIN, sensitive={"sex": SEX})
+METHOD = fixed_method(lambda users: users.sum(axis=1).astype(np.float32))
+
+
+def described(num_seeds=100, **options):
+    general = METHOD.fit(DATA)
+    seeds = DATA.user_key[:num_seeds]
+    campaign = DATA.new_campaign(seeds, ATTRIBUTES, non_seeds_per_seed=1)
+    [model] = METHOD.customise(general, DATA, [campaign])
+    audience = expand(model, DATA, size=150)
+    check = SimpleNamespace(given=110, distinct=105, found=num_seeds, excluded=0)
+    report = describe_audience(METHOD, model, DATA, audience, title="June", seeds=check, **options)
+    return report, model, audience
+
+
+def test_it_is_what_the_library_finds():
+    earlier = {"may": DATA.user_key[200:300].tolist(), "april": [1, 2]}
+    report, model, audience = described(earlier=earlier, base_rate=0.3, seed=4)
+    held = hold_out_seeds(METHOD, model.general, DATA, model.campaign, seed=4)
+    assert report.curve == size_curve(held, DATA, base_rate=0.3)
+    assert report.used == field_importance(held, DATA, seed=4)
+    assert report.traits == audience_traits(DATA, audience.user_ids, DATA.user_key[:100])
+    assert report.sensitive == sensitive_shares(DATA, audience.user_ids)
+    assert len(report.sensitive) == 2
+    names = ["this audience", "may", "april"]
+    ids = [audience.user_ids.tolist(), *earlier.values()]
+    np.testing.assert_array_equal(report.overlap.count, audience_overlap(names, ids).count)
+    assert report.overlap.names == tuple(names)
+    assert (report.size, report.num_candidates, report.num_users) == (150, 300, 400)
+    assert report.edge == audience.scores[-1]
+    assert (report.title, report.data) == ("June", "toy")
+
+
+def test_too_few_seeds_to_hold_any_out():
+    report, *_ = described(num_seeds=49)
+    assert (report.curve, report.used, report.overlap) == ([], None, None)
+    assert "This needs 50 seeds" in html_report(report)
+    assert described(num_seeds=50)[0].curve
