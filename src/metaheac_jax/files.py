@@ -18,7 +18,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -42,7 +42,7 @@ def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
     may take again what it holds. Readers take no lock. A file system without locks is warned of.
 
     Args:
-      target: the file or folder; its parents are made.
+      target: the file or folder; its parents are made, and removed again if they stay empty.
       wait: receives whom the caller waits for; None refuses at once.
 
     Raises:
@@ -55,6 +55,7 @@ def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
     if target in paths:
         yield
         return
+    made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _take_lock(target, wait)
     paths.add(target)
@@ -64,6 +65,9 @@ def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
         paths.remove(target)
         _lock_file(target).unlink(missing_ok=True)  # while it is locked
         os.close(descriptor)
+        with suppress(OSError):  # not empty
+            for parent in made:
+                parent.rmdir()
 
 
 def make_once(target: Path, make: Callable[[], object], *, progress: Progress) -> None:

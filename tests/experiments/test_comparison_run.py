@@ -15,6 +15,7 @@ from experiments.comparison.run import Data
 from experiments.comparison.run_folder import open_run
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import Method
+from metaheac_jax.methods.method import Trained
 from metaheac_jax.progress import silent
 from metaheac_jax.settings import PAPER
 
@@ -70,7 +71,7 @@ def ranker(quality):
 
         return [scorer(int(np.searchsorted(of.dataset.campaign_key, c.key))) for c in campaigns]
 
-    return Method("lr", "LR", PAPER, train=lambda of: {"quality": quality}, adapt=adapt)
+    return Method("lr", "LR", PAPER, train=lambda of: Trained({"quality": quality}), adapt=adapt)
 
 
 def run_in(directory, data, methods, **options):
