@@ -3,7 +3,7 @@
 from toy import dataset
 
 from metaheac_jax.audience.held_out import hold_out_seeds
-from metaheac_jax.methods.method import Method
+from metaheac_jax.methods.method import Method, Trained
 from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=400, campaigns=3, per_campaign=40, pool=30)
@@ -18,7 +18,7 @@ def fixed_method(score, seen=None):
             seen.extend(campaigns)
         return [score for _ in campaigns]
 
-    return Method("fixed", "Fixed", PAPER, train=lambda run: {}, adapt=adapt)
+    return Method("fixed", "Fixed", PAPER, train=lambda run: Trained({}), adapt=adapt)
 
 
 def held_out(score, *, data=DATA, num_seeds=100, seen=None, seed=0):
