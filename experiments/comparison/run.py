@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.comparison.campaign_space import campaign_space
 from experiments.comparison.curves import CURVES, curve_campaign, fine_tuning_curve
+from experiments.comparison.provenance import provenance
 from experiments.comparison.run_folder import stored_result
 from metaheac_jax.audience.evaluation import judge_all, pool_rows
 from metaheac_jax.data.batches import check_campaigns
@@ -101,7 +102,8 @@ def run_methods(
         path = directory / "methods" / f"{method.name}.json"
         if not path.is_file():
             result = _run_whole(method, data, seed, directory, progress, figures=figures)
-            write_json(path, {**result, "settings": asdict(method.settings)})
+            origin = {"settings": asdict(method.settings), "provenance": provenance()}
+            write_json(path, {**result, **origin})
             forget_compiled()
         results[method.name] = stored_result(path, method.settings)
     return results | references(data)

@@ -11,6 +11,7 @@ from judged_world import split_of, world
 
 from experiments.comparison import run
 from experiments.comparison.curves import curve_campaign
+from experiments.comparison.provenance import provenance
 from experiments.comparison.run import Data
 from experiments.comparison.run_folder import open_run
 from metaheac_jax.errors import Diverged, InputError
@@ -85,6 +86,7 @@ def test_what_a_method_gives_is_kept_with_its_settings(tmp_path):
     assert [c["auc"] for c in found["lr"]["campaigns"]] == [1.0, 1.0]
     assert set(found["lr"]["seconds"]) == {"offline", "customise", "score"}
     assert found["lr"]["settings"] == json.loads(json.dumps(dataclasses.asdict(PAPER)))
+    assert found["lr"]["provenance"] == provenance()
     # It is not run again, and not taken for a result of other settings.
     assert run_in(tmp_path, data, [ranker(0.0)]) == found
     other = ranker(2.0).with_settings(online_learning_rate=0.5)

@@ -1,0 +1,83 @@
+"""Where results come from: the command, the state of the code, the versions and the time."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from experiments.throughput.machine_limits import device_name, versions
+
+#: Options that say where files are and not what is computed.
+PLACES = ("out", "resume", "cache_dir")
+
+
+@functools.cache
+def provenance() -> dict[str, str | None]:
+    """The commit, the versions and the device of this process.
+
+    ``commit`` ends with ``-dirty`` if files were changed since, and is None outside a git checkout.
+    """
+    return {"commit": _commit(), "device": device_name(), **versions()}
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def command_of(options: Any) -> str:
+    """The command with these options, without defaults and without `PLACES`."""
+    spec = getattr(sys.modules[type(options).__module__], "__spec__", None)
+    module = (spec.name if spec else type(options).__module__).removesuffix(".__main__")
+    words = ["python", "-m", module]
+    for option in fields(options):
+        value, default = getattr(options, option.name), option.default
+        if option.default_factory is not MISSING:
+            default = option.default_factory()
+        if option.name in PLACES or value == default:
+            continue
+        words.append(f"--{option.name.replace('_', '-')}")
+        if isinstance(value, tuple):
+            words += map(str, value)
+        elif value is not True:
+            words.append(str(value))
+    return shlex.join(words)
+
+
+def describe_origin(about: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> str:
+    """One line on where results come from: command, data, versions, commit, and time.
+
+    Args:
+      about: has ``command`` and ``data``; what is missing is left out.
+      results: with their ``provenance`` and ``seconds`` by stage, if known.
+    """
+    results = list(results)
+    parts = [f"`{about['command']}`"] if "command" in about else []
+    parts += [about["data"]] if "data" in about else []
+    sources = [result["provenance"] for result in results if "provenance" in result]
+    shown = {"python": "Python ", "jax": "jax ", "commit": "commit ", "device": ""}
+    for key, prefix in shown.items():
+        found = sorted({str(source.get(key) or "unknown") for source in sources})
+        parts += [prefix + " and ".join(found)] if found else []
+    seconds = sum(sum(result.get("seconds", {}).values()) for result in results)
+    if seconds:
+        parts.append(f"{_duration(seconds)} of wall time")
+    return "; ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
