@@ -72,6 +72,7 @@ def load(options: Options, seed: int) -> Data:
             "activity (no campaign)": references.activity,
             "like-rate (no campaign)": references.like_rate,
         },
+        independent_runs=False,
     )
 
 

@@ -81,7 +81,9 @@ def main(options: Options) -> None:
         with terminal.progress_display(screen) as progress:
             comparison = run_all(
                 options,
-                lambda seed, progress: Data(*load(options, seed, progress)),
+                lambda seed, progress: Data(
+                    *load(options, seed, progress), independent_runs=options.data_dir is None
+                ),
                 world=None if options.data_dir else options.world,
                 settings=settings,
                 more_config={

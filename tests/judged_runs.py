@@ -1,6 +1,6 @@
 """Results written by hand: two runs of two methods, and a comparison of them."""
 
-from experiments.comparison.report import Comparison
+from experiments.comparison.results import Comparison
 
 
 def campaign(number, group, auc):

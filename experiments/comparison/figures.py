@@ -1,4 +1,4 @@
-"""Figures of a comparison: AUC by method and by number of seeds, and the paper's Figure 3."""
+"""Figures of a comparison: AUC by method and by number of seeds, the offline stages, Figure 3."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.ticker
 import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.comparison.results import Results
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-#: One run: ``{method: result}``, with results from `evaluation.judge_all`.
-Results = Mapping[str, Mapping[str, Any]]
-
+#: All that `draw` may write.
+FILES = ("auc.png", "auc_by_seeds.png", "training.png", "fine_tuning.png", "space.png", "gate.png")
 #: Methods with their own colour.
 SHOWN = {
     "lr": "tab:brown",
@@ -23,12 +25,14 @@ SHOWN = {
     "prior": "tab:purple",
     "mlp-pretraining": "tab:green",
     "without-meta": "tab:blue",
+    "alpha-0": "tab:cyan",
     "metaheac": "tab:orange",
     "seed-aware": "tab:red",
     "oracle": "black",
 }
 BINS = 6  # of campaigns, by number of seeds
 MIN_CAMPAIGNS = 5  # of a t-SNE of the campaigns
+ACROSS = 3  # methods beside each other in the figure of the offline stages
 
 
 def draw(
@@ -38,7 +42,7 @@ def draw(
 
     Args:
       runs: of a comparison. Curves and the campaigns' space come from the first run.
-      summary: see `report.summarise`, in the order of the figure.
+      summary: see `results.summarise`, in the order of the figure.
       directory: where to write.
       data: name of the data, for titles.
       seed: of the first run.
@@ -55,6 +59,9 @@ def draw(
 
     figure_of_methods(summary, path_of("AUC by method", "auc.png"), everything)
     figure_by_seeds(runs, path_of("AUC by number of seeds", "auc_by_seeds.png"), everything)
+    if any(result.get("offline", {}).get("curve") for result in first.values()):
+        path = path_of("Held-out loss and AUC over offline steps", "training.png")
+        figure_of_training(runs, path, everything)
     if any(result.get("curve") for result in first.values()):
         path = path_of("Loss and AUC over fine-tuning steps", "fine_tuning.png")
         figure_of_curves(first, path, title)
@@ -114,6 +121,52 @@ def binned(campaigns: Sequence[Mapping[str, Any]]) -> np.ndarray:
     points = np.array([(np.log(c["seeds"]), c["auc"]) for c in ordered]).reshape(-1, 2)
     means = [group.mean(axis=0) for group in np.array_split(points, BINS) if len(group)]
     return np.array([(np.exp(log), mean) for log, mean in means]).reshape(-1, 2)
+
+
+def figure_of_training(runs: Sequence[Results], path: Path, title: str) -> None:
+    """Loss and AUC of held-out training campaigns over offline steps, two panels per method.
+
+    A run is a line, with a dot at the step that was kept. A dashed line is the ceiling, where that
+    is no further than twice the last step.
+    """
+    names = [name for name, result in runs[0].items() if result.get("offline", {}).get("curve")]
+    height, width = -(-len(names) // ACROSS), min(len(names), ACROSS)
+    figure, grid = plt.subplots(
+        height,
+        2 * width,
+        figsize=(5 * width, 1 + 1.8 * height),
+        layout="constrained",
+        squeeze=False,
+    )
+    panels = grid.reshape(-1, 2)
+    for axes in panels[len(names) :].flat:
+        axes.set_axis_off()
+    for name, pair in zip(names, panels, strict=False):
+        offline = [run[name]["offline"] for run in runs]
+        for axes, column, measure in zip(pair, (1, 2), ("loss", "AUC"), strict=True):
+            _draw_training(axes, offline, column, SHOWN.get(name, "0.4"))
+            axes.set_title(f"{runs[0][name]['label']}: {measure}", fontsize=8)
+            axes.set_xlabel(f"ceiling {offline[0]['ceiling']:,}", fontsize=7)
+            axes.tick_params(labelsize=7)
+    figure.suptitle(
+        f"Held-out training campaigns over offline steps; dot: step kept, dashed: ceiling\n{title}",
+        fontsize=10,
+    )
+    _save(figure, path)
+
+
+def _draw_training(
+    axes: Axes, offline: Sequence[Mapping[str, Any]], column: int, color: str
+) -> None:
+    """Draws one column of the runs' curves, whose first column is the step."""
+    for of in offline:
+        curve = np.array(of["curve"], float)
+        axes.plot(curve[:, 0], curve[:, column], color=color, linewidth=1)
+        best = curve[np.abs(curve[:, 0] - of["best_step"]).argmin()]
+        axes.plot(best[0], best[column], "o", color=color, markersize=4)
+        axes.axvline(of["ceiling"], color="0.6", linestyle="--", linewidth=1)
+    last = max(of["curve"][-1][0] for of in offline)
+    axes.set_xlim(0, 1.05 * max(last, *(min(of["ceiling"], 2 * last) for of in offline)))
 
 
 def figure_of_curves(run: Results, path: Path, title: str) -> None:

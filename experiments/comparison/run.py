@@ -41,11 +41,14 @@ class Data:
     Attributes:
       dataset, split: what to train on and to judge on.
       references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
+      independent_runs: whether every run has a world of its own; if not, they divide the same
+        campaigns.
     """
 
     dataset: Dataset
     split: Split
     references: Mapping[str, np.ndarray] = field(default_factory=dict)
+    independent_runs: bool = True
 
     def check(self, settings: Settings) -> None:
         """Refuses data that methods cannot be trained on, before anything is written.

@@ -10,10 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.comparison import report, tuning
-from experiments.comparison.report import Comparison
+from experiments.comparison import tuning
+from experiments.comparison.provenance import command_of
+from experiments.comparison.report import OUTPUTS
+from experiments.comparison.results import Comparison
 from experiments.comparison.run import Data, run_methods
 from experiments.comparison.run_folder import clear_run, open_run
+from experiments.comparison.tables import title
 from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS
@@ -22,9 +25,6 @@ from metaheac_jax.settings import Settings
 
 #: Those of a command without --methods, so that it takes minutes.
 DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
-#: What a comparison leaves in OUT besides the runs' folders.
-OUTPUTS = ("results.json", "campaigns.jsonl", "report.md", "report.html", "tuning.json")
-OUTPUTS += ("auc.png", "auc_by_seeds.png", "fine_tuning.png", "space.png", "gate.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +149,15 @@ def run_all(
                 figures=seed == options.seed,
             )
         )
-    title = report.title(facts, options.preset, options.runs, campaigns=campaigns)
-    about = {**facts, "preset": options.preset}
-    shown = tuned if options.tune else None
-    return Comparison(title, options.seeds, runs, about, published, shown)
+    return Comparison(
+        title=title(facts, options.preset, options.runs, campaigns=campaigns),
+        seeds=options.seeds,
+        runs=runs,
+        about={**facts, "preset": options.preset, "command": command_of(options)},
+        published=published,
+        tuning=tuned if options.tune else None,
+        independent_runs=first.independent_runs,
+    )
 
 
 def _labelled(progress: Progress, number: int, runs: int) -> Progress:

@@ -1,104 +1,275 @@
-"""Paired t-tests over runs against the best other method (paper section 4.1).
+"""Which differences between methods are more than chance (paper section 4.1).
 
-A value is a run's mean over the campaigns of a group; NaN if the run has no such campaign.
+Methods are compared on the same campaigns, so all tests are paired and two-sided. Their unit is a
+run, or a campaign if there are too few runs (see `difference`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
 
 import numpy as np
-from scipy.stats import ttest_rel
+from scipy import stats
 
-from experiments.comparison.published import COMPETING
+from experiments.comparison.results import GROUPS, MEASURES, ORACLE, Measured, Values
 
 #: Methods that the paper and this project propose.
 FAVOURED = ("metaheac", "seed-aware")
-#: Rivals of a favoured method: published methods; and controls for the effect of meta-learning (the
-#: same batches at alpha = 0, plain training, MetaHeac).
-RIVALS = {"published": COMPETING, "control": ("alpha-0", "without-meta", "metaheac")}
-
-#: ``{method: {group: {measure: values}}}``, one value per run.
-Values = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+#: The question of the comparison, named before any result: does a favoured method have a higher
+#: mean AUC on small seed sets than the best of these? They are what an inner step can be taken
+#: away from and leave the rest: the same batches at alpha = 0, plain training of the same network,
+#: and plain training of an MLP. The rivals of seed-aware have its features as well, because a
+#: feature that one method alone is given is no merit of the method.
+PRIMARY: dict[str, tuple[str, ...]] = {
+    "metaheac": ("alpha-0", "without-meta", "mlp-pretraining"),
+    "seed-aware": (
+        "metaheac-features",
+        "alpha-0-features",
+        "without-meta-features",
+        "mlp-pretraining-features",
+    ),
+}
+PRIMARY_GROUP, PRIMARY_MEASURE = "small", "auc"
+#: The methods of the primary claims; a report has every pair of them.
+CONTROLS = tuple(dict.fromkeys([*reversed(PRIMARY), *(r for of in PRIMARY.values() for r in of)]))
+#: With two runs Student's t has one degree of freedom, and p < .05 needs a difference of 13
+#: standard errors.
+MIN_RUNS = 3
 
 
 @dataclass(frozen=True)
-class PairedTest:
-    """A favoured method against the best of its rivals, in one measure of one group.
+class Difference:
+    """A mean difference between two methods.
+
+    Attributes:
+      mean: NaN if they have no unit in common.
+      error: its standard error; None with fewer than two units.
+      p: two-sided p-value; None without a standard error, or if that is zero.
+    """
+
+    mean: float
+    error: float | None = None
+    p: float | None = None
+
+
+def over_runs(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> Difference:
+    """Paired t-test over J runs; runs in which either value is NaN are left out.
+
+    The variance of the mean is (1 / J + overlap) times that of the differences. Runs that divide
+    the same campaigns at random share campaigns, so their differences are correlated. The corrected
+    resampled t-test of Nadeau and Bengio (Inference for the generalization error, Machine Learning
+    52, 2003) then has the overlap n_test / n_train.
+
+    Args:
+      first, second: one value per run.
+      overlap: 0 for independent runs, which gives Student's paired t-test.
+    """
+    differences = np.subtract(first, second)
+    differences = differences[~np.isnan(differences)]
+    count = len(differences)
+    if count < 2:
+        return Difference(float(differences[0]) if count else np.nan)
+    variance = (1 / count + overlap) * differences.var(ddof=1)
+    return _t_test(float(differences.mean()), variance, count - 1)
+
+
+def over_campaigns(
+    first: Sequence[Mapping[Any, float]], second: Sequence[Mapping[Any, float]]
+) -> Difference:
+    """Paired t-test over the campaigns of independent runs, with these runs given.
+
+    The mean is that of the runs' means. Runs may have different variances, so the degrees of
+    freedom are those of Welch and Satterthwaite. Another training or another world would add to
+    the error.
+
+    Args:
+      first, second: per run the values of campaigns by id.
+    """
+    paired = [
+        np.array([mine[c] - other[c] for c in mine if c in other])
+        for mine, other in zip(first, second, strict=True)
+    ]
+    paired = [of for of in paired if len(of)]
+    mean = float(np.mean([of.mean() for of in paired])) if paired else np.nan
+    if not paired or min(len(of) for of in paired) < 2:
+        return Difference(mean)
+    variances = np.array([of.var(ddof=1) / len(of) for of in paired])
+    degrees = np.array([len(of) - 1 for of in paired])
+    if not variances.any():
+        return Difference(mean, 0.0)
+    freedom = variances.sum() ** 2 / (variances**2 / degrees).sum()
+    return _t_test(mean, variances.sum() / len(paired) ** 2, freedom)
+
+
+def _t_test(mean: float, variance: float, degrees: float) -> Difference:
+    error = float(np.sqrt(variance))
+    if error < 1e-12:  # all differences are equal, up to rounding
+        return Difference(mean, error)
+    return Difference(mean, error, float(2 * stats.t.sf(abs(mean) / error, degrees)))
+
+
+def by_campaign(num_runs: int, overlap: float) -> bool:
+    """Whether the unit of tests is a campaign: there are fewer than `MIN_RUNS` independent runs.
+
+    Runs that divide the same campaigns test some of them twice, so their campaigns are a unit only
+    if there is a single run.
+    """
+    return num_runs < (2 if overlap else MIN_RUNS)
+
+
+def difference(first: Measured, second: Measured, overlap: float) -> Difference:
+    """The first method's mean less the second's, over runs or over campaigns."""
+    if by_campaign(len(first.runs), overlap):
+        if first.campaigns and second.campaigns:
+            return over_campaigns(first.campaigns, second.campaigns)
+        return Difference(first.mean - second.mean)
+    return over_runs(first.runs, second.runs, overlap)
+
+
+def describe_test(num_runs: int, overlap: float) -> str:
+    """The test of `difference` in a sentence, for a report."""
+    if by_campaign(num_runs, overlap):
+        unit = "split" if overlap else "world"
+        which = f"one {unit}" if num_runs == 1 else f"{num_runs} {unit}s"
+        return f"Paired t-test over campaigns of {which}; the training's own chance comes on top."
+    if overlap:
+        return (
+            "Corrected resampled t-test (Nadeau and Bengio 2003) over the runs, which divide the "
+            "same campaigns at random."
+        )
+    return "Paired t-test over the runs, each in a world of its own."
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values after Holm's step-down correction for their number; None stays and does not count.
+
+    Scand. J. Statist. 6, 1979. The probability of any false rejection is at most the level.
+    """
+    known = sorted((p, position) for position, p in enumerate(p_values) if p is not None)
+    adjusted, largest = list(p_values), 0.0
+    for rank, (p, position) in enumerate(known):
+        largest = max(largest, (len(known) - rank) * p)
+        adjusted[position] = min(1.0, largest)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That a method is better than every one of its rivals, in one measure of one group.
 
     Attributes:
       method, group, measure: identify the value.
-      against: key of `RIVALS`.
+      rivals: names of the rivals.
       mean: over the runs.
-      rival: the rival with the highest mean.
-      rival_mean: its mean.
-      p: p-value of the two-sided paired t-test over the runs; see `paired_t`.
+      best: the rival with the highest mean.
+      best_mean: its mean.
+      difference: from the best rival.
+      p: the largest p-value over the rivals, which tests all of them at once; 1 if a rival is as
+        good; None if a p-value is unknown.
+      p_holm: p after Holm's correction over the claims of the same table.
     """
 
     method: str
     group: str
     measure: str
-    against: str
+    rivals: tuple[str, ...]
     mean: float
-    rival: str
-    rival_mean: float
+    best: str
+    best_mean: float
+    difference: Difference
     p: float | None
+    p_holm: float | None = None
 
     @property
     def improvement(self) -> float | None:
-        """Relative to the rival's mean; None if that is zero."""
-        return self.mean / self.rival_mean - 1 if self.rival_mean else None
+        """Relative to the best rival's mean; None if that is zero."""
+        return self.mean / self.best_mean - 1 if self.best_mean else None
 
     @property
     def mark(self) -> str:
-        """The paper's mark if the method is better: ** for p < .005, * for p < .05."""
-        if self.p is None or self.mean <= self.rival_mean:
+        """The paper's mark, after Holm's correction: ** for p < .005, * for p < .05."""
+        if self.p_holm is None:
             return ""
-        return "**" if self.p < 0.005 else "*" if self.p < 0.05 else ""
+        return "**" if self.p_holm < 0.005 else "*" if self.p_holm < 0.05 else ""
 
 
-def paired_t(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The two-sided p-value of a paired t-test, without pairs that contain a NaN.
+def table_claims(values: Values, names: Sequence[str], overlap: float) -> list[Claim]:
+    """The claims of a table: each favoured method beats every other row, the oracle aside."""
+    rows = [name for name in names if name != ORACLE]
+    return _corrected(
+        _claim(values, name, [row for row in rows if row != name], group, measure, overlap)
+        for name in FAVOURED
+        if name in rows
+        for group in GROUPS
+        for measure in MEASURES
+    )
 
-    None if there are fewer than two pairs, or if all differences are equal up to rounding and the
-    variance is zero.
-    """
-    pairs = np.array([first, second])
-    pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
-    if pairs.shape[1] < 2 or np.ptp(pairs[0] - pairs[1]) < 1e-12:
+
+def primary_claims(values: Values, overlap: float) -> list[Claim]:
+    """The claims of `PRIMARY` against those of their rivals that there are."""
+    return _corrected(
+        _claim(
+            values, name, [r for r in of if r in values], PRIMARY_GROUP, PRIMARY_MEASURE, overlap
+        )
+        for name, of in PRIMARY.items()
+        if name in values
+    )
+
+
+def _claim(
+    values: Values, name: str, rivals: Sequence[str], group: str, measure: str, overlap: float
+) -> Claim | None:
+    """A claim; None if the method or all of its rivals have no value."""
+    own = values[name][group][measure]
+    theirs = {rival: values[rival][group][measure] for rival in rivals}
+    theirs = {rival: of for rival, of in theirs.items() if not np.isnan(of.mean)}
+    if np.isnan(own.mean) or not theirs:
         return None
-    return float(ttest_rel(*pairs).pvalue)
+    best = max(theirs, key=lambda rival: theirs[rival].mean)
+    tests = {rival: difference(own, of, overlap) for rival, of in theirs.items()}
+    known = [test.p for test in tests.values() if test.p is not None]
+    if theirs[best].mean >= own.mean or any(test.mean <= 0 for test in tests.values()):
+        p: float | None = 1.0
+    else:
+        p = max(known) if len(known) == len(tests) else None
+    return Claim(
+        name, group, measure, tuple(theirs), own.mean, best, theirs[best].mean, tests[best], p
+    )
 
 
-def compare(values: Values, measures: Iterable[str]) -> list[PairedTest]:
-    """Compares each favoured method with the best of each kind of rivals."""
-    tests = []
-    names = [(name, kind) for name in FAVOURED if name in values for kind in RIVALS]
-    for name, kind in names:
-        rivals = [r for r in RIVALS[kind] if r in values and r != name]
-        for group in values[name]:
-            for measure in measures:
-                own = values[name][group][measure]
-                theirs = {r: values[r][group][measure] for r in rivals}
-                means = {r: float(np.nanmean(v)) for r, v in theirs.items() if _any_number(v)}
-                if not means or not _any_number(own):
-                    continue
-                best = max(means, key=lambda r: means[r])
-                tests.append(
-                    PairedTest(
-                        method=name,
-                        group=group,
-                        measure=measure,
-                        against=kind,
-                        mean=float(np.nanmean(own)),
-                        rival=best,
-                        rival_mean=means[best],
-                        p=paired_t(own, theirs[best]),
-                    )
-                )
-    return tests
+def _corrected(claims: Iterable[Claim | None]) -> list[Claim]:
+    made = [claim for claim in claims if claim is not None]
+    adjusted = holm([claim.p for claim in made])
+    return [replace(claim, p_holm=p) for claim, p in zip(made, adjusted, strict=True)]
 
 
-def _any_number(values: Sequence[float]) -> bool:
-    return not np.isnan(values).all()
+@dataclass(frozen=True)
+class Pair:
+    """Two methods of `CONTROLS` in AUC on a group.
+
+    Attributes:
+      first, second, group: identify it.
+      difference: the first method's mean less the second's.
+      p_holm: its p-value after Holm's correction over all pairs and groups.
+    """
+
+    first: str
+    second: str
+    group: str
+    difference: Difference
+    p_holm: float | None = None
+
+
+def control_pairs(values: Values, overlap: float) -> list[Pair]:
+    """Every pair of `CONTROLS` on every group."""
+    names = [name for name in CONTROLS if name in values]
+    pairs = []
+    for first, second in combinations(names, 2):
+        for group in GROUPS:
+            auc = [values[name][group]["auc"] for name in (first, second)]
+            pairs.append(Pair(first, second, group, difference(auc[0], auc[1], overlap)))
+    adjusted = holm([pair.difference.p for pair in pairs])
+    return [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments.comparison.report import markdown_table, rich_table
+from experiments.comparison.pages import markdown_table, rich_table
 from experiments.live_week.lifts import MEASURES, Experiment, lifts, mean_lifts
 from experiments.live_week.worlds import APPLICATIONS
 from metaheac_jax.files import write_json, write_text

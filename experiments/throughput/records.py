@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.comparison.report import markdown_table
+from experiments.comparison.pages import markdown_table
 from experiments.throughput.inputs import Size
 from metaheac_jax.errors import InputError
 

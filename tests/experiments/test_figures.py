@@ -2,9 +2,11 @@
 
 import numpy as np
 from judged_runs import comparison, result, runs
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.comparison import figures, report
+from experiments.comparison.results import summarise
 
 FIGURES = ("auc.png", "auc_by_seeds.png")
 
@@ -12,14 +14,16 @@ FIGURES = ("auc.png", "auc_by_seeds.png")
 def test_figures_are_drawn_if_there_is_something_to_draw(tmp_path):
     run = runs()[0]
     run["metaheac"] |= {
-        "curve": {"campaign": 2, "steps": [0, 5], "loss": [0.7, 0.6], "auc": [0.5, 0.6]}
+        "curve": {"campaign": 2, "steps": [0, 5], "loss": [0.7, 0.6], "auc": [0.5, 0.6]},
+        "offline": {"best_step": 20, "ceiling": 90, "curve": [[20, 0.7, 0.5], [40, 0.7, 0.4]]},
     }
     run["oracle"] = result("oracle", run["lr"]["campaigns"], small=0.9, large=0.9)
     empty = {"lr": result("LR", [], ((7, "3 candidates"),))}
-    drawn = figures.draw([run], report.summarise([run]), tmp_path, "toy")
-    assert [path.name for path in drawn.values()] == [*FIGURES, "fine_tuning.png"]
+    drawn = figures.draw([run], summarise([run]), tmp_path, "toy")
+    assert [path.name for path in drawn.values()] == [*FIGURES, "training.png", "fine_tuning.png"]
+    assert {path.name for path in drawn.values()} < set(figures.FILES)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.values())
-    assert len(figures.draw([empty], report.summarise([empty]), tmp_path, "toy")) == 2
+    assert len(figures.draw([empty], summarise([empty]), tmp_path, "toy")) == 2
     report.write(tmp_path, comparison([empty]), Console(quiet=True))
     assert "| LR | - | - | - | - | - | - | - | - |" in (tmp_path / "report.md").read_text()
 
@@ -34,3 +38,36 @@ def test_points_by_seeds_are_of_the_same_campaigns_for_every_method():
     # The second method's AUC is .55 less the first's in every campaign, and so in every part.
     np.testing.assert_allclose(a[:, 1] + b[:, 1], 0.55)
     assert figures.binned([]).shape == (0, 2)
+
+
+def offline(best, ceiling, *curve):
+    return {"offline": {"best_step": best, "ceiling": ceiling, "curve": list(curve)}}
+
+
+def test_offline_stages_have_a_line_per_run_their_best_step_and_the_ceiling(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    curves = [
+        offline(20, 70, [10, 0.7, 0.5], [20, 0.6, 0.6], [40, 0.65, 0.55]),
+        offline(10, 70, [10, 0.8, 0.4], [20, 0.9, 0.3]),
+    ]
+    far = offline(10, 5000, [10, 0.7, 0.5], [20, 0.6, 0.6])
+    results = [
+        {"lr": {"label": "LR"}, "mmoe": {"label": "MMoE", **far}, "alpha-0": {"label": "0", **of}}
+        for of in curves
+    ]
+    figures.figure_of_training(results, tmp_path / "training.png", "toy")
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+    assert set(panels) == {"MMoE: loss", "MMoE: AUC", "0: loss", "0: AUC"}  # LR has no stage
+    for title, column in (("0: loss", 1), ("0: AUC", 2)):
+        lines = [line.get_xydata().tolist() for line in panels[title].lines]
+        for run, of in enumerate(curves):
+            curve = of["offline"]["curve"]
+            whole, best, ceiling = lines[3 * run : 3 * run + 3]
+            assert whole == [[step[0], step[column]] for step in curve]
+            assert best == [[curve[1 - run][0], curve[1 - run][column]]]
+            assert [x for x, _ in ceiling] == [70, 70]
+    # A far ceiling is named and does not press the curve together.
+    assert panels["0: loss"].get_xlim()[1] > 70
+    assert panels["MMoE: loss"].get_xlim()[1] < 50
+    assert panels["MMoE: loss"].get_xlabel() == "ceiling 5,000"

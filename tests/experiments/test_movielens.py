@@ -63,9 +63,10 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
     succeeds(COMMAND, *options, "--resume")
     assert first.stat().st_mtime_ns == done
     assert contents(out) == {
-        *("seed-0", "seed-1", "results.json", "campaigns.jsonl"),
+        *("seed-0", "seed-1", "results.json", "methods.jsonl", "campaigns.jsonl"),
         *("report.md", "report.html", "auc.png", "auc_by_seeds.png"),
     }
+    assert not report.load(out).independent_runs  # they divide the same movies
     stored = report.load(out).runs
     assert len(stored) == 2
     assert list(stored[0]) == ["lr", "activity (no campaign)", "like-rate (no campaign)"]
@@ -73,6 +74,7 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
     assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
     assert "| like-rate (no campaign) | " in text
     assert "[paper]" not in text
+    assert f"`python -m experiments.movielens --methods lr --runs 2 --data-dir {source}`" in text
 
 
 def test_movielens_names_the_faulty_line(tmp_path, capsys):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import commands
+import jax
 import numpy as np
 import pytest
 from commands import contents, interrupted, refuses, succeeds, tiny_settings
@@ -29,6 +30,7 @@ from writers import release
 from experiments import tencent
 from experiments.comparison import report, run, runs, tuning
 from experiments.comparison.curves import STEPS
+from experiments.comparison.provenance import provenance
 from experiments.comparison.runs import OUTPUTS
 from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.data.storage import open_dataset
@@ -80,7 +82,8 @@ def without_seconds(result: dict) -> dict:
 
 def test_a_run_leaves_all_that_it_promises(finished):
     names = list(NAMES)
-    assert contents(finished.out) == {*OUTPUTS, "seed-0"} - {"tuning.json"}
+    without = {"tuning.json", "training.png"}
+    assert contents(finished.out) - without == {*OUTPUTS, "seed-0"} - without
     own = finished.out / "seed-0"
     assert contents(own) == {"config.json", "log.jsonl", "methods", "checkpoints"}
     assert contents(own / "methods") == {f"{name}.json" for name in names}
@@ -96,6 +99,11 @@ def test_a_run_leaves_all_that_it_promises(finished):
     assert results["about"]["stage1"] == SEEN * CAMPAIGNS
     assert results["about"]["train_campaigns"] == 7
     assert (results["about"]["preset"], results["seeds"]) == ("paper", [0])
+    assert results["independent_runs"] is False  # runs divide the campaigns of these files
+    command = results["about"]["command"]
+    methods = " ".join(NAMES)
+    assert command.startswith(f"python -m experiments.tencent --methods {methods} --data-dir ")
+    assert str(finished.out) not in command
     (run,) = report.load(finished.out).runs
     assert list(run) == [*names, "oracle"] == list(results["summary"])
     for name in names:
@@ -133,6 +141,8 @@ def test_the_report_names_who_cannot_be_judged_and_what_is_the_papers(finished):
     assert "(auc_by_seeds.png)" in text
     assert "(fine_tuning.png)" in text
     assert "(space.png)" in text
+    origin = f"jax {jax.__version__}; commit {provenance()['commit'] or 'unknown'}; "
+    assert text.count(origin) == text.count("\n## ")
 
 
 def test_resuming_a_finished_run_trains_nothing_and_prints_the_table(finished, capsys, monkeypatch):

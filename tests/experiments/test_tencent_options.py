@@ -42,6 +42,7 @@ def test_the_wechat_world_has_its_own_split_and_published_figures(tmp_path, monk
     name = "simulated-wechat-500-users-seed-2"
     assert written == [(500, 2, "WeChat-shaped Tencent", name)]
     stored = report.load(tmp_path / "out")
+    assert stored.independent_runs  # each has a world of its own
     assert stored.about["train_campaigns"] == 8  # 58 of 90 are 7.7 of 12
     (prepared,) = (p for p in (tmp_path / "cache").iterdir() if p.name.startswith("prepared"))
     seeds = int(open_dataset(prepared).stage1.positives.sum())

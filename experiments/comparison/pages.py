@@ -1,0 +1,103 @@
+"""Tables and figures as Markdown, as one HTML page, and on the terminal."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape as escape_html
+from pathlib import Path
+
+from rich import box
+from rich import table as rich
+from rich.markup import escape
+
+HEADING = "Look-alike audiences"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text cells; the first column is a name. The note stands under it."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def rich_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], without: str | None = None
+) -> rich.Table:
+    """A table for the terminal, without the columns with the header ``without``."""
+    shown = [i for i, cell in enumerate(header) if cell != without]
+    table = rich.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i in shown:
+        table.add_column(header[i], justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*(escape(row[i]) for i in shown))
+    return table
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in HTML."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape_html(c)}</{tag}>" for c in cells) + "</tr>\n"
+
+    return f"<table>\n{line(header, 'th')}{''.join(line(row, 'td') for row in rows)}</table>\n"
+
+
+def markdown(
+    title: str,
+    tables: Sequence[Table],
+    lines: Sequence[str],
+    drawn: Mapping[str, Path],
+    origin: str,
+) -> str:
+    """A report in Markdown.
+
+    Args:
+      title: of the report.
+      tables: in order.
+      lines: notes on all tables.
+      drawn: figures by caption; the report refers to them by file name.
+      origin: where the results come from; it stands under each table.
+    """
+    text = [f"# {HEADING}\n\n{title}\n"]
+    for table in tables:
+        text.append(f"## {table.title}\n\n{markdown_table(table.header, table.rows)}")
+        text += [f"{line}\n" for line in (table.note, origin) if line]
+    text += [f"- {line}" for line in lines]
+    text += [f"\n![{caption}]({path.name})" for caption, path in drawn.items()]
+    return "\n".join(text) + "\n"
+
+
+def html(
+    title: str,
+    tables: Sequence[Table],
+    lines: Sequence[str],
+    drawn: Mapping[str, Path],
+    origin: str,
+) -> str:
+    """A report as one HTML file that includes the figures; for the arguments see `markdown`."""
+    style = (
+        "body{font:15px sans-serif;margin:2em auto;max-width:75em}table{border-collapse:collapse}"
+        "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:right}"
+        "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+    )
+    body = [f"<h1>{HEADING}</h1>\n<p>{escape_html(title)}</p>\n"]
+    for table in tables:
+        body.append(f"<h2>{escape_html(table.title)}</h2>\n{html_table(table.header, table.rows)}")
+        body += [f"<p>{escape_html(line)}</p>\n" for line in (table.note, origin) if line]
+    body.append("<ul>\n" + "".join(f"<li>{escape_html(line)}</li>\n" for line in lines) + "</ul>\n")
+    for caption, path in drawn.items():
+        data, text = base64.b64encode(path.read_bytes()).decode(), escape_html(caption)
+        body.append(f'<h2>{text}</h2>\n<img alt="{text}" src="data:image/png;base64,{data}">\n')
+    head = f'<meta charset="utf-8"><title>{HEADING}</title><style>{style}</style>'
+    return f"<!doctype html>\n<html><head>{head}</head><body>\n{''.join(body)}</body></html>\n"

@@ -1,0 +1,294 @@
+"""Tables of a comparison: of one run, or means over several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.comparison import significance
+from experiments.comparison.pages import Table
+from experiments.comparison.published import ABLATION, ABLATION_ONLY, COMPETING, PUBLISHED
+from experiments.comparison.results import (
+    BEFORE,
+    GROUPS,
+    MEASURES,
+    ORACLE,
+    Comparison,
+    Results,
+    Values,
+    method_values,
+)
+from experiments.comparison.significance import Claim, Difference
+from metaheac_jax.methods import METHODS
+
+METHODS_TITLE, ABLATION_TITLE = "Methods", "Ablation"
+OFFLINE = ("steps", "best_step", "ceiling")  # of a result's ``offline``
+STAGES = ("offline", "customise", "score")  # of a result's ``seconds``
+
+
+def title(about: Mapping[str, Any], preset: str, runs: int, *, campaigns: str = "campaigns") -> str:
+    """Describes a comparison in one line; the counts are those of the first run."""
+    return (
+        f"{about['data']}: {about['train_campaigns']} training and {about['test_campaigns']} test "
+        f"{campaigns}, {about['stage1']:,} + {about['stage2']:,} examples, {about['rows']:,} table "
+        f"rows; small: at most {about['threshold']:,} seeds; preset {preset}"
+        + (f", {runs} runs" if runs > 1 else "")
+    )
+
+
+def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]:
+    """All tables of a report, those of the methods first.
+
+    Args:
+      comparison: its results.
+      summary: of them, from `results.summarise`.
+    """
+    values, names = method_values(comparison.runs), in_order(comparison.runs[0])
+    runs, overlap = len(comparison.runs), comparison.overlap
+    labels = {name: summary[name]["label"] for name in names}
+    test = significance.describe_test(runs, overlap)
+    printed = PUBLISHED.get(comparison.published or "", {})
+
+    def of_methods(title: str, rows: Sequence[str]) -> tuple[Table, list[Claim]]:
+        claims = significance.table_claims(values, rows, overlap)
+        header, cells = table_rows({name: summary[name] for name in rows}, runs, claims)
+        cells += paper_rows({name: labels[name] for name in rows}, printed)
+        return Table(title, header, cells, _marks_note(test) if claims else ""), claims
+
+    tables, claims = [], []
+    methods = [name for name in names if name not in ABLATION_ONLY]
+    if methods:
+        table, claims = of_methods(METHODS_TITLE, methods)
+        tables.append(table)
+    if any(name in summary for name in ABLATION_ONLY):
+        ablation = [name for name in ABLATION if name in summary]
+        tables.append(of_methods(ABLATION_TITLE, ablation)[0])
+    tables += _claim_tables(values, claims, overlap, labels, test)
+    tables += _pairs_table(significance.control_pairs(values, overlap), labels, test)
+    tables += _gain_table(values, overlap, labels, test)
+    if ORACLE in summary:
+        shares = [
+            [labels[n], *(_spread(summary[n][g].get("oracle_share"), runs) for g in GROUPS)]
+            for n in names
+        ]
+        heading = "AUC: fraction of the oracle's gain over .5"
+        tables.append(Table(heading, ["method", *GROUPS], shares))
+    tables += _training_table(comparison.runs, labels)
+    return tables + _tuning_tables(comparison.tuning or {})
+
+
+def in_order(run: Results) -> list[str]:
+    """Published methods in the paper's order, other methods, favoured methods, references."""
+    rivals = [name for name in COMPETING if name not in significance.FAVOURED]
+
+    def rank(name: str) -> tuple[int, int]:
+        if name in rivals:
+            return 0, rivals.index(name)
+        if name in significance.FAVOURED:
+            return 2, significance.FAVOURED.index(name)
+        return (1, 0) if name in METHODS else (3, 0)
+
+    return sorted(run, key=rank)
+
+
+# Methods ----------------------------------------------------------------------------------------
+
+
+def table_rows(
+    summary: Mapping[str, Any], runs: int, claims: Sequence[Claim] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a table of methods, as text, with the marks of the claims."""
+    marks = {(c.method, c.group, c.measure): c.mark for c in claims}
+    header, first_entry = ["method"], next(iter(summary.values()))
+    for group in GROUPS:
+        first, *others = MEASURES.values()
+        header += [f"{first_entry[group]['campaigns']:g} {group}: {first}", *others]
+    rows = []
+    for name, entry in summary.items():
+        cells = [
+            _spread(entry[group].get(measure), runs) + marks.get((name, group, measure), "")
+            for group in GROUPS
+            for measure in MEASURES
+        ]
+        rows.append([entry["label"], *cells])
+    return header, rows
+
+
+def paper_rows(
+    labels: Mapping[str, str], printed: Mapping[str, Sequence[float | None]]
+) -> list[list[str]]:
+    """The paper's metrics of the same methods, in the columns of `table_rows`."""
+    rows = []
+    for name, label in labels.items():
+        if name in printed:
+            cells = ["-" if v is None else f"{v:.4f}" for v in printed[name]]
+            rows.append([f"{label} [paper]", *cells[:3], "-", *cells[3:], "-"])
+    return rows
+
+
+def left_out_lines(summary: Mapping[str, Any]) -> list[str]:
+    """One line per campaign that could not be judged."""
+    entry = next(iter(summary.values()))
+    unique = {(left["campaign"], left["why"]) for left in entry["left_out"]}
+    return [f"campaign {campaign} could not be judged: {why}" for campaign, why in sorted(unique)]
+
+
+def _marks_note(test: str) -> str:
+    return (
+        "** p < .005, * p < .05, after Holm's correction over the table: better than every other "
+        f"row but the oracle and the paper's, by the largest p over these rows. {test}"
+    )
+
+
+def _spread(value: Mapping[str, Any] | None, runs: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value['mean']:.4f}" + (f" ±{value['std']:.4f}" if runs > 1 else "")
+
+
+# Tests ------------------------------------------------------------------------------------------
+
+
+def _claim_tables(
+    values: Values, claims: Sequence[Claim], overlap: float, labels: Mapping[str, str], test: str
+) -> list[Table]:
+    """The primary claims, and all claims that the table of methods marks."""
+    primary = significance.primary_claims(values, overlap)
+    tables = []
+    for heading, of in (
+        ("Primary claims: better than the best of these", primary),
+        ("Against the best other row", claims),
+    ):
+        header = ["method", "seed sets", "measure", "mean", "best rival", "its mean"]
+        header += ["improvement", "difference", "largest p", "p (Holm)"]
+        header += ["rivals"] if of is primary else []
+        rows = [
+            [
+                labels[c.method],
+                c.group,
+                MEASURES[c.measure],
+                f"{c.mean:.4f}{c.mark}",
+                labels[c.best],
+                f"{c.best_mean:.4f}",
+                "-" if c.improvement is None else f"{100 * c.improvement:+.2f}%",
+                _difference(c.difference),
+                _p(c.p),
+                _p(c.p_holm),
+                *([", ".join(labels[rival] for rival in c.rivals)] if of is primary else []),
+            ]
+            for c in of
+        ]
+        note = f"± standard error. Largest p: over all rivals, and 1 if one is as good. {test}"
+        tables += [Table(heading, header, rows, note)] if rows else []
+    return tables
+
+
+def _pairs_table(
+    pairs: Sequence[significance.Pair], labels: Mapping[str, str], test: str
+) -> list[Table]:
+    header, rows = ["method", "less"], {}
+    for group in GROUPS:
+        header += [f"{group}: difference in AUC", "p", "p (Holm)"]
+    for pair in pairs:  # one line has both groups
+        row = rows.setdefault((pair.first, pair.second), [labels[pair.first], labels[pair.second]])
+        row += [_difference(pair.difference), _p(pair.difference.p), _p(pair.p_holm)]
+    note = f"± standard error. Holm's correction is over the table. {test}"
+    return [Table("Every pair of the controls", header, list(rows.values()), note)] if rows else []
+
+
+def _gain_table(
+    values: Values, overlap: float, labels: Mapping[str, str], test: str
+) -> list[Table]:
+    """AUC before and after customising, for methods whose general model can score."""
+    found = [
+        (name, group, significance.difference(of[group]["auc"], of[group][BEFORE], overlap))
+        for name, of in values.items()
+        for group in GROUPS
+        if any(not math.isnan(of[g][BEFORE].mean) for g in GROUPS)
+    ]
+    adjusted = significance.holm([gain.p for *_, gain in found])
+    header, rows = ["method"], {}
+    for group in GROUPS:
+        header += [f"{group}: before", "after", "difference", "p (Holm)"]
+    for (name, group, gain), p in zip(found, adjusted, strict=True):
+        before, after = values[name][group][BEFORE].mean, values[name][group]["auc"].mean
+        row = rows.setdefault(name, [labels[name]])
+        row += [_number(before), _number(after), _difference(gain), _p(p)]
+    note = (
+        "Before: AUC of the general model, without the campaign's own training. ± standard error. "
+        f"Holm's correction is over the table. {test}"
+    )
+    ordered = [rows[name] for name in labels if name in rows]
+    return [Table("AUC before and after customising", header, ordered, note)] if rows else []
+
+
+def _difference(difference: Difference) -> str:
+    if math.isnan(difference.mean):
+        return "-"
+    error = "" if difference.error is None else f" ±{difference.error:.4f}"
+    return f"{difference.mean:+.4f}{error}"
+
+
+def _p(p: float | None) -> str:
+    return "-" if p is None else f"{p:.4f}" if p >= 0.0001 else "<.0001"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+def _training_table(runs: Sequence[Results], labels: Mapping[str, str]) -> list[Table]:
+    """Length of the offline stage and seconds of all stages; means over the runs."""
+    rows = []
+    for name, label in labels.items():
+        results = [run[name] for run in runs]
+        if not any("seconds" in result for result in results):
+            continue
+        steps = {key: _mean_entry(results, "offline", key) for key in OFFLINE}
+        seconds = {key: _mean_entry(results, "seconds", key) for key in STAGES}
+        length, total = steps["steps"], seconds["offline"]
+        step = f"{1000 * total / length:.1f}" if length and total is not None else "-"
+        counts = ["-" if n is None else f"{n:,.0f}" for n in steps.values()]
+        times = ["-" if s is None else f"{s:,.1f}" for s in seconds.values()]
+        rows.append([label, *counts, step, *times])
+    header = ["method", "offline steps", "best step", "ceiling", "ms per step"]
+    header += [f"{stage} s" for stage in STAGES]
+    note = (
+        "Means over the runs. Offline training stops at the ceiling, or earlier if held-out "
+        "training campaigns improve no more, and keeps the best step. Offline seconds include "
+        "compilation and the judging of held-out campaigns."
+    )
+    return [Table("Training", header, rows, note)] if rows else []
+
+
+def _mean_entry(results: Sequence[Mapping[str, Any]], part: str, key: str) -> float | None:
+    found = [result[part][key] for result in results if key in result.get(part, {})]
+    return sum(found) / len(found) if found else None
+
+
+def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
+    """AUC on held-out training campaigns of each value tried; one line per setting of a method."""
+
+    def table(title: str, searches: Sequence[Mapping[str, Any]]) -> Table:
+        trials = [(s, trial) for s in searches for trial in s["tried"]]
+        values = list(dict.fromkeys(trial["fields"][trial["field"]] for _, trial in trials))
+        rows: dict[tuple[str, str], list[str]] = {}
+        for s, trial in trials:
+            key = s["label"], trial["field"]
+            if key not in rows:
+                rows[key] = [*key, *["-"] * len(values), str(s["chosen"][trial["field"]])]
+            cell = "diverged" if "diverged" in trial else f"{trial['auc']:.4f}"
+            rows[key][2 + values.index(trial["fields"][trial["field"]])] = cell
+        return Table(title, ["method", "field", *map(str, values), "chosen"], list(rows.values()))
+
+    tables = []
+    metric = "AUC on held-out training campaigns of the first run"
+    if tuning.get("methods"):
+        tables.append(table(f"Learning rates: {metric}", list(tuning["methods"].values())))
+    if tuning.get("sizes"):
+        tables.append(table(f"Experts and critics: {metric}", [tuning["sizes"]]))
+    return tables
