@@ -1,0 +1,92 @@
+"""A figure of AUC over the size of the world, from finished comparisons.
+
+``python -m experiments.comparison.sizes DIR DIR ... --out FIGURE``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib as mpl
+import matplotlib.ticker
+import tyro
+
+from experiments.comparison.figures import SHOWN
+from experiments.comparison.results import GROUPS, Comparison, load, summarise
+from metaheac_jax.cli import terminal
+from metaheac_jax.errors import InputError
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draws the mean AUC of each method over the number of users of the world."""
+
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of finished comparisons on worlds of different sizes, at least two: each the --out of
+    a command, or a folder from `report --keep`."""
+    out: Path
+    """The figure to write; its ending (.png, .pdf, .svg) is the format."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    terminal.check_output("--out", options.out)
+    if len(options.directories) < 2:
+        raise InputError(f"expected at least two folders, got {len(options.directories)}")
+    comparisons = [load(directory) for directory in options.directories]
+    draw_sizes(comparisons, options.out)
+    terminal.screen().print(f"the figure is {options.out}", markup=False, soft_wrap=True)
+
+
+def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Draws one line per method of `figures.SHOWN`, with the deviation over the runs.
+
+    Raises:
+      InputError: a comparison has no number of users, or two of one size have a method in common.
+    """
+    for comparison in comparisons:
+        if "users" not in comparison.about:
+            raise InputError(f"{comparison.title}: its results do not say how many users it has")
+    ordered = sorted(comparisons, key=lambda comparison: comparison.about["users"])
+    users = [comparison.about["users"] for comparison in ordered]
+    summaries = [summarise(comparison.runs) for comparison in ordered]
+    figure, panels = plt.subplots(1, 2, sharey=True, figsize=(10, 4.5), layout="constrained")
+    for name, color in SHOWN.items():
+        found = [(size, of[name]) for size, of in zip(users, summaries, strict=True) if name in of]
+        sizes = [size for size, _ in found]
+        if len(set(sizes)) < len(sizes):
+            twice = next(size for size in sizes if sizes.count(size) > 1)
+            raise InputError(f"two comparisons of {twice:,} users have the method {name}; give one")
+        for axes, group in zip(panels, GROUPS, strict=True):
+            points = [(size, of[group]["auc"]) for size, of in found if "auc" in of[group]]
+            if points:
+                at, values = zip(*points, strict=True)
+                axes.errorbar(
+                    at,
+                    [value["mean"] for value in values],
+                    yerr=[value["std"] for value in values],
+                    fmt="o-",
+                    color=color,
+                    capsize=3,
+                    label=found[-1][1]["label"],
+                )
+    for axes, group in zip(panels, GROUPS, strict=True):
+        axes.set(xscale="log", xlabel="users of the world", title=f"{group} seed sets")
+        axes.set_xticks(sorted(set(users)), [f"{size:,}" for size in sorted(set(users))])
+        axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axes.grid(axis="y", color="0.9")
+    panels[0].set_ylabel("AUC on the pools of test campaigns")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    terminal.command(Options, main, prog="python -m experiments.comparison.sizes")

@@ -1,0 +1,63 @@
+"""AUC over the size of the world, as a user draws it."""
+
+import commands
+import numpy as np
+from commands import contents, refuses, succeeds
+from judged_runs import campaign, comparison, result, runs
+from matplotlib.figure import Figure
+
+from experiments.comparison import sizes
+from experiments.comparison.results import store
+
+COMMAND = commands.module(sizes)
+
+
+def world(directory, users, **aucs):
+    """A finished comparison; the AUC on large seed sets is .1 higher."""
+    run = {
+        name: result(name.upper(), [campaign(1, "small", auc), campaign(2, "large", auc + 0.1)])
+        for name, auc in aucs.items()
+    }
+    directory.mkdir()
+    store(directory, comparison([run], about={"users": users}), {})
+    return directory
+
+
+def test_a_line_has_the_worlds_by_size_in_which_a_method_is(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    large = world(tmp_path / "large", 11_400_000, lr=0.7, metaheac=0.74)
+    small = world(tmp_path / "small", 600_000, lr=0.57, mmoe=0.6, metaheac=0.64)
+    middle = world(tmp_path / "middle", 2_800_000, metaheac=0.71)
+    succeeds(COMMAND, large, small, middle, "--out", tmp_path / "sizes.png")
+    for axes, more in zip(figures[0].axes, (0.0, 0.1), strict=True):
+        assert axes.get_xscale() == "log"
+        ticks = [label.get_text() for label in axes.get_xticklabels()]
+        assert ticks == ["600,000", "2,800,000", "11,400,000"]
+        lines = {of.get_label(): of.lines[0].get_xydata() for of in axes.containers}
+        assert set(lines) == {"LR", "METAHEAC"}  # MMoE is not among those that are shown
+        expected = [(6e5, 0.64 + more), (2.8e6, 0.71 + more), (1.14e7, 0.74 + more)]
+        np.testing.assert_allclose(lines["METAHEAC"], expected)
+        np.testing.assert_allclose(lines["LR"], [(6e5, 0.57 + more), (1.14e7, 0.7 + more)])
+
+
+def test_the_figure_is_written(tmp_path):
+    folders = [world(tmp_path / str(n), n, lr=0.6) for n in (1000, 2000)]
+    succeeds(COMMAND, *folders, "--out", tmp_path / "sizes.png")
+    assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_drawn(tmp_path, capsys):
+    one = world(tmp_path / "one", 1000, lr=0.6, metaheac=0.7)
+    same = world(tmp_path / "same", 1000, metaheac=0.7)
+    out = ("--out", tmp_path / "sizes.png")
+    refuses(capsys, COMMAND, one, *out, words=("at least two folders, got 1",))
+    words = ("two comparisons of 1,000 users have the method metaheac",)
+    refuses(capsys, COMMAND, one, same, *out, words=words)
+    refuses(capsys, COMMAND, one, tmp_path / "none", *out, words=("none: no results.json",))
+    (tmp_path / "real").mkdir()
+    store(tmp_path / "real", comparison(runs()), {})
+    refuses(capsys, COMMAND, one, tmp_path / "real", *out, words=("how many users",))
+    words = ("--out", "is no folder")
+    refuses(capsys, COMMAND, one, same, "--out", tmp_path / "no" / "a.png", words=words)
+    assert "sizes.png" not in contents(tmp_path)
