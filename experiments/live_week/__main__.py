@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from experiments.comparison.provenance import PLACES, command_of, describe_origin
 from experiments.comparison.run_folder import open_run
 from experiments.comparison.tuning import tuned_before, tuned_method, with_sizes
 from experiments.live_week.lifts import Experiment
@@ -82,16 +84,15 @@ def run_weeks(options: Options) -> None:
     names = (options.treatment, *options.control)
     methods = {name: tuned_method(name, settings, tuning) for name in names}
     with terminal.progress_display(screen) as progress:
-        experiments = [
-            experiment
-            for application in APPLICATIONS
-            for experiment in run_application(options, application, methods, progress)
-        ]
+        found = [run_application(options, name, methods, progress) for name in APPLICATIONS]
+    results = [result for _, of in found for result in of]
+    about = {"command": command_of(options), "data": "simulated worlds"}
     write_report(
-        experiments,
+        [experiment for experiments, _ in found for experiment in experiments],
         options.out,
         title=report_title(options),
-        options=asdict(options) | {"out": str(options.out), "cache_dir": str(options.cache_dir)},
+        options={name: v for name, v in asdict(options).items() if name not in PLACES},
+        origin=describe_origin(about, results),
         screen=screen,
     )
 
@@ -123,9 +124,9 @@ def check_options(options: Options) -> None:
 
 def run_application(
     options: Options, application: str, methods: Mapping[str, Method], progress: Progress
-) -> list[Experiment]:
-    """Runs all weeks of an application."""
-    weeks = []
+) -> tuple[list[Experiment], list[dict[str, Any]]]:
+    """Runs all weeks of an application; its experiments, and the results of all arms."""
+    weeks, results = [], []
     for number in range(options.weeks):
         seed = options.seed + number
         prefix = f"{application}, week {number + 1} of {options.weeks}, "
@@ -150,10 +151,12 @@ def run_application(
             progress=week_progress,
         )
         weeks.append(week.totals(options.treatment, options.control))
-    return [
+        results += week.results.values()
+    experiments = [
         Experiment(application, title, np.stack([totals[title] for totals in weeks]))
         for title in weeks[0]
     ]
+    return experiments, results
 
 
 def report_title(options: Options) -> str:

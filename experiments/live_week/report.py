@@ -42,6 +42,7 @@ def write_report(
     *,
     title: str,
     options: Mapping[str, Any],
+    origin: str,
     screen: Console,
 ) -> None:
     """Prints the lifts, and writes results.json, report.md and the figure.
@@ -51,15 +52,17 @@ def write_report(
       directory: gets the files.
       title: of the report.
       options: of the command, as plain data.
+      origin: where the results come from, see `provenance.describe_origin`.
       screen: where to print.
     """
     results = [summarise(experiment) for experiment in experiments]
     table, notes = lift_table(results), [*NOTES, verdict(results)]
     draw(results, directory / "lifts.png", title)
-    write_json(directory / "results.json", {"options": options, "tests": results})
-    text = [f"# A/B tests\n\n{title}\n\n{markdown_table(*table)}"]
+    write_json(directory / "results.json", {"options": options, "origin": origin, "tests": results})
+    text = [f"# A/B tests\n\n{title}\n\n{markdown_table(*table)}\n{origin}\n"]
     text += [f"- {note}" for note in notes]
-    text += [f"\n## Totals\n\n{markdown_table(*totals_table(results))}", "![lifts](lifts.png)\n"]
+    text += [f"\n## Totals\n\n{markdown_table(*totals_table(results))}\n{origin}\n"]
+    text += ["![lifts](lifts.png)\n"]
     write_text(directory / "report.md", "\n".join(text))
     screen.print(title, highlight=False)
     screen.print(rich_table(*table))

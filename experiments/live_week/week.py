@@ -7,13 +7,15 @@ campaign on a day.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.comparison.provenance import provenance
 from experiments.comparison.run import forget_compiled
 from experiments.comparison.run_folder import stored_result
 from experiments.live_week.worlds import World, audience_size, split_candidates
@@ -87,6 +89,9 @@ class Week:
 
     The counts of an arm are written to ``methods/`` of the run folder. An arm that is there is not
     run again.
+
+    Attributes:
+      results: of the arms so far, by file name: counts, settings, seconds and provenance.
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class Week:
         )
         self._folder, self._progress = run_folder, progress
         self._generals: dict[str, General] = {}
+        self.results: dict[str, dict[str, Any]] = {}
 
     def totals(self, treatment: str, controls: Sequence[str]) -> dict[str, np.ndarray]:
         """(2, 2) exposures and conversions of the week, control first, by title of the experiment.
@@ -158,11 +164,18 @@ class Week:
         )
         path = self._folder / "methods" / f"{file}.json"
         if not path.is_file():
+            began = time.perf_counter()
             counts = run_arm(arm, self._general(name), self._schedule)
-            settings = asdict(method.settings)
-            write_json(path, {"settings": settings, "counts": counts.tolist()})
+            result = {
+                "settings": asdict(method.settings),
+                "counts": counts.tolist(),
+                "seconds": {"week": time.perf_counter() - began},
+                "provenance": provenance(),
+            }
+            write_json(path, result)
         shutil.rmtree(arm.directory, ignore_errors=True)
-        return np.array(stored_result(path, method.settings)["counts"])
+        self.results[file] = stored_result(path, method.settings)
+        return np.array(self.results[file]["counts"])
 
     def _general(self, name: str) -> General:
         """The general model of a method from before the week."""

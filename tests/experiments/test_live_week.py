@@ -5,12 +5,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
 import tyro
 from toy import dataset
 
+from experiments.comparison.provenance import describe_origin
 from experiments.live_week import week
 from experiments.live_week.__main__ import Options, main
 from experiments.live_week.lifts import lifts, mean_lifts
@@ -333,6 +335,14 @@ def test_a_test_leaves_all_that_it_promises(finished):
     assert "| article | MetaHeac [paper] | +3.18% | +9.23% | +4.64% |" in text
     assert "[paper]: the paper's own figures" in text
     assert "intervals contain 0" in text
+    # Three arms in each of two weeks.
+    arms = [json.loads((out / "methods" / f"{name}.json").read_text()) for name in names]
+    origin = describe_origin({}, arms)
+    assert f"jax {jax.__version__}; " in origin
+    assert text.count(origin) == 2  # under each table
+    command = "python -m experiments.live_week --treatment cosine --control prior --weeks 2"
+    assert f"`{command} --days 2 --users 7000 --campaigns 20 --audience 0.1`; sim" in text
+    assert str(out) not in (out / "results.json").read_text()
 
 
 def test_the_worlds_truth_is_that_of_the_data(finished):
