@@ -5,6 +5,7 @@ Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,10 +90,14 @@ def write_world(
     weights, even = np.exp(appeal(campaigns, sample)), np.ones(shape.campaigns, np.float32)
     balance = [balance_exposure(weights, quota, even, rounds=50) for quota in quotas]
 
-    estimates = np.empty((users, len(PERSONA)), np.float32)
+    directions = stream(seed, "pairs").standard_normal((2, len(PERSONA), PAIRS))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     drawn: list[list[np.ndarray]] = [[], []]
+    affinities: list[list[np.ndarray]] = [[], []]
     shown = np.zeros((2, shape.campaigns))
     with new_directory(target, marker="SIMULATED") as directory:
+        scratch, size = directory / "estimates.npy", (users, len(PERSONA))
+        estimates = np.lib.format.open_memmap(scratch, "w+", np.float32, size)
         with (directory / "userFeature.data").open("wb") as file:
             for start in range(0, users, CHUNK):
                 rng = stream(seed, "users", start)
@@ -110,11 +115,22 @@ def write_world(
                     pairs = expose(weights * balance[stage], occur, shape.examples_per_user, rng)
                     weights[pairs[0], pairs[1]] = 0  # not again in the next stage
                     shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
-                    drawn[stage].append(pairs + np.array([[start], [0]]))
+                    pairs[0] += start
+                    terms = linear_and_pairwise(estimates[pairs[0]], directions)
+                    taste = campaigns.taste[:, pairs[1]]
+                    affinities[stage].append(np.einsum("et,te->e", terms, taste))
+                    drawn[stage].append(pairs.astype(np.int32))
                 file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
                 progress("simulating users", stop, users)
-        exposed = [np.concatenate(pairs, axis=1) for pairs in drawn]
-        _write_examples(directory, shape, campaigns, key, estimates, exposed, seed)
+        stages = [
+            (*np.concatenate(pairs, axis=1), np.concatenate(terms))
+            for pairs, terms in zip(drawn, affinities, strict=True)
+        ]
+        scale, intercept = _write_examples(directory, shape, campaigns, key, stages, seed)
+        aid, taste = campaigns.attributes["aid"], scale * campaigns.taste
+        truth = Truth(key, aid, estimates, directions, taste, intercept)
+        np.savez(directory / "truth.npz", **truth._asdict())
+        scratch.unlink()
         pl.DataFrame(campaigns.attributes).write_csv(directory / "adFeature.csv")
         name = f"simulated {shape.name} twin (seed {seed}, {users:,} users)\n"
         (directory / "SIMULATED").write_text(name)
@@ -162,29 +178,28 @@ def _write_examples(
     shape: Shape,
     campaigns: Campaigns,
     key: np.ndarray,
-    estimates: np.ndarray,
-    exposed: list[np.ndarray],
+    stages: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     seed: int,
-) -> None:
-    """Writes train.csv, test1_truth.csv, the true probabilities of their lines, and truth.npz."""
-    directions = stream(seed, "pairs").standard_normal((2, len(PERSONA), PAIRS))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+) -> tuple[float, np.ndarray]:
+    """Writes train.csv, test1_truth.csv and the true probabilities of their lines.
 
-    def affinity(user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
-        terms = linear_and_pairwise(estimates[user], directions)
-        return np.einsum("et,te->e", terms, campaigns.taste[:, campaign])
+    Args:
+      directory: where to write.
+      shape: the world's recipe.
+      campaigns: of the world.
+      key: (U,) uids.
+      stages: of each stage (E,) users, campaigns and affinities.
+      seed: of labels and orders.
 
-    affinities = [affinity(*pairs) for pairs in exposed]
-    campaign = exposed[0][1]
-    scale = find_scale(affinities[0], campaign, campaigns.rate, shape.auc)
-    intercept = find_intercepts(scale * affinities[0], campaign, campaigns.rate)
-    aid, weights = campaigns.attributes["aid"], scale * campaigns.taste
-    truth = Truth(key, aid, estimates, directions, weights, intercept)
-    np.savez(directory / "truth.npz", **truth._asdict())
-    for name, pairs, unscaled in zip(("train", "test1_truth"), exposed, affinities, strict=True):
+    Returns:
+      The common factor of the affinities and each campaign's intercept (C,): the log-odds.
+    """
+    _, campaign, affinity = stages[0]
+    scale = find_scale(affinity, campaign, campaigns.rate, shape.auc)
+    intercept = find_intercepts(scale * affinity, campaign, campaigns.rate)
+    for name, (user, campaign, affinity) in zip(("train", "test1_truth"), stages, strict=True):
         rng = stream(seed, name)
-        user, campaign = pairs
-        probability = sigmoid(scale * unscaled + intercept[campaign])
+        probability = sigmoid(scale * affinity + intercept[campaign])
         label = draw_labels(probability, campaign, rng)
         order = rng.permutation(len(user))
         if name == "test1_truth":
@@ -198,6 +213,7 @@ def _write_examples(
         )
         table.write_csv(directory / f"{name}.csv", include_header=name == "train")
         np.save(directory / f"{name}_probability.npy", probability[order].astype(np.float32))
+    return scale, intercept
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
