@@ -56,8 +56,13 @@ class Options(RunOptions):
     schema: Path | None = None
     """JSON file with the user and campaign fields to use. Default: the paper's 14 + 6."""
     users: int = 600_000
-    """Number of users of the simulated world, with four examples per five users. The minimum is
-    370,000, or 180,000 for wechat."""
+    """Number of users of the simulated world. The minimum is 370,000, or 180,000 for wechat. The
+    real data has 11,420,039."""
+    examples: int | None = None
+    """Approximate number of examples of the simulated world. Default: four per five users. The real
+    data has 11,064,803."""
+    cardinality: float = 0.1
+    """Size of the large vocabularies of the simulated world, as a fraction of the real ones."""
     out: Path = Path("runs/tencent")
     """Folder for the results. An existing run in it is replaced, unless --resume is given."""
     cache_dir: Path = field(default_factory=terminal.cache_folder)
@@ -107,10 +112,18 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
     schema = read_schema(options.schema)
     source = options.data_dir
     if source is None:
-        world, shape = simulated_world(options, seed), WORLDS[options.world]
+        world = simulated_world(options, seed)
 
         def simulate() -> None:
-            write_world(world, users=options.users, seed=seed, shape=shape, progress=progress)
+            write_world(
+                world,
+                users=options.users,
+                examples=options.examples,
+                cardinality=options.cardinality,
+                seed=seed,
+                shape=WORLDS[options.world],
+                progress=progress,
+            )
 
         make_once(world, simulate, progress=progress)
         source = world
@@ -135,8 +148,13 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
 
 def simulated_world(options: Options, seed: int) -> Path:
     """Folder of the simulated world of a run, which may not exist yet."""
-    world = "" if options.world == "tencent" else f"{options.world}-"
-    return options.cache_dir / f"simulated-{world}{options.users}-users-seed-{seed}"
+    name = "simulated-" if options.world == "tencent" else f"simulated-{options.world}-"
+    name += f"{options.users}-users-"
+    if options.examples is not None:
+        name += f"{options.examples}-examples-"
+    if options.cardinality != Options.cardinality:
+        name += f"cardinality-{options.cardinality:g}-"
+    return options.cache_dir / f"{name}seed-{seed}"
 
 
 def wechat_split(dataset: Dataset, seed: int) -> Split:
@@ -165,8 +183,9 @@ def plan(options: Options, settings: Settings) -> str:
     rows = 334_494
     if source is None:
         # Stage 2 has at least the default `min_pool_examples` of each campaign.
-        users, shape, rows = options.users, WORLDS[options.world], 35_000
-        total = int(0.8 * users)
+        users, shape = options.users, WORLDS[options.world]
+        rows = int(rows * options.cardinality)
+        total = options.examples or int(0.8 * users)
         examples = total - max(shape.campaigns * 1500, int(total * shape.pool_fraction))
         lines.append(f"simulate {users:,} users in {simulated_world(options, options.seed)}")
     elif official.is_source(source):

@@ -30,8 +30,8 @@ def tiny(tmp_path_factory):
 def test_the_wechat_world_has_its_own_split_and_published_figures(tmp_path, monkeypatch):
     written = []
 
-    def write_toy(target, *, users, seed, shape, progress):
-        written.append((users, seed, shape.name, target.name))
+    def write_toy(target, *, users, examples, cardinality, seed, shape, progress):
+        written.append((users, examples, cardinality, seed, shape.name, target.name))
         write(target)
         (target / "SIMULATED").write_text("simulated toy of WeChat\n")
 
@@ -40,7 +40,7 @@ def test_the_wechat_world_has_its_own_split_and_published_figures(tmp_path, monk
     options = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out", "--methods", "lr")
     succeeds(COMMAND, *options, "--world", "wechat", "--users", 500, "--seed", 2)
     name = "simulated-wechat-500-users-seed-2"
-    assert written == [(500, 2, "WeChat-shaped Tencent", name)]
+    assert written == [(500, None, 0.1, 2, "WeChat-shaped Tencent", name)]
     stored = report.load(tmp_path / "out")
     assert stored.independent_runs  # each has a world of its own
     assert stored.about["train_campaigns"] == 8  # 58 of 90 are 7.7 of 12
