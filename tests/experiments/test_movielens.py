@@ -86,7 +86,7 @@ def test_movielens_names_the_faulty_line(tmp_path, capsys):
         capsys,
         COMMAND,
         *options,
-        words=(f"{path}:6: user_id is not a non-negative integer",),
+        words=(f"{path}:6: user_id is missing from its table",),
     )
     refuses(
         capsys,

