@@ -13,23 +13,26 @@ from metaheac_jax.audience.importance import field_importance
 from metaheac_jax.audience.overlap import audience_overlap
 from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
-from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.audience.retrieve import Audience, expand
 from metaheac_jax.audience.traits import audience_traits, sensitive_shares
 from metaheac_jax.data.dataset import SensitiveField
+from metaheac_jax.errors import InputError
 
 SEX = SensitiveField(np.array(["men", "women"]), np.arange(400, dtype=np.int32)[:, None] % 2)
 DATA = replace(PLAIN, sensitive={"sex": SEX})
 METHOD = fixed_method(lambda users: users.sum(axis=1).astype(np.float32))
 
 
-def described(num_seeds=100, **options):
+def described(num_seeds=100, size=150, **options):
     general = METHOD.fit(DATA)
     seeds = DATA.user_key[:num_seeds]
     campaign = DATA.new_campaign(seeds, ATTRIBUTES, non_seeds_per_seed=1)
     [model] = METHOD.customise(general, DATA, [campaign])
-    audience = expand(model, DATA, size=150)
+    audience = expand(model, DATA, size=size)
     check = SimpleNamespace(given=110, distinct=105, found=num_seeds, excluded=0)
-    report = describe_audience(METHOD, model, DATA, audience, title="June", seeds=check, **options)
+    report = describe_audience(
+        METHOD, general, DATA, campaign, audience, title="June", seeds=check, **options
+    )
     return report, model, audience
 
 
@@ -56,3 +59,11 @@ def test_too_few_seeds_to_hold_any_out():
     assert (report.curve, report.used, report.overlap) == ([], None, None)
     assert "This needs 50 seeds" in html_report(report)
     assert described(num_seeds=50)[0].curve
+
+
+def test_an_audience_of_nobody_is_refused():
+    campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES)
+    nobody = Audience(np.empty(0, np.int64), np.empty(0, np.float32), 300)
+    told = {"title": "June", "seeds": SimpleNamespace()}
+    with pytest.raises(InputError, match="June: it has no users"):
+        describe_audience(METHOD, METHOD.fit(DATA), DATA, campaign, nobody, **told)

@@ -17,10 +17,11 @@ from metaheac_jax.audience.traits import (
     audience_traits,
     sensitive_shares,
 )
-from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Method
-from metaheac_jax.model import Customised
+from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
 
 
@@ -78,8 +79,9 @@ class AudienceReport:
 
 def describe_audience(
     method: Method,
-    model: Customised,
+    general: General,
     data: Dataset,
+    campaign: Campaign,
     audience: Audience,
     *,
     title: str,
@@ -92,10 +94,11 @@ def describe_audience(
     """Measures what a report tells; the pool is scored once more, by a model without some seeds.
 
     Args:
-      method: that customised the model.
-      model: customised to the campaign.
+      method: that trained the general model.
+      general: the general model.
       data: the pool.
-      audience: the model's.
+      campaign: that the general model was customised to.
+      audience: the audience of that.
       title: of the report.
       seeds: the seeds check.
       earlier: user ids of earlier audiences, by name.
@@ -104,9 +107,10 @@ def describe_audience(
       progress: receives what is under way.
 
     Raises:
-      InputError: as `size_curve`, or an audience has no users.
+      InputError: as `hold_out_seeds` and `size_curve`, or an audience has no users.
     """
-    general, campaign = model.general, model.campaign
+    if not len(audience):
+        raise InputError(f"{title}: it has no users")
     curve, used = [], None
     if len(campaign.seeds) >= MIN_SEEDS:
         held_out = hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)
@@ -116,6 +120,7 @@ def describe_audience(
     overlap = None
     if earlier:
         overlap = audience_overlap(["this audience", *earlier], [ids, *earlier.values()])
+    seed_ids = [plain_id(key) for key in data.user_key[campaign.seeds]]
     return AudienceReport(
         title=title,
         data=data.name,
@@ -126,7 +131,7 @@ def describe_audience(
         seeds=seeds,
         curve=curve,
         used=used,
-        traits=audience_traits(data, ids, [plain_id(key) for key in model.seed_ids]),
+        traits=audience_traits(data, ids, seed_ids),
         sensitive=sensitive_shares(data, ids),
         overlap=overlap,
     )

@@ -20,7 +20,7 @@ from metaheac_jax.audience.traits import (
 )
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.expand import read_attributes, read_user_ids
-from metaheac_jax.cli.inputs import open_held_out, read_audience
+from metaheac_jax.cli.held_out import open_held_out, read_audience
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_csv
