@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import dataset
 
+from metaheac_jax.data.campaign import CampaignBrief
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -104,6 +105,73 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, said):
     with pytest.raises(InputError, match=said) as error:
         DATA.new_campaign(seeds, ATTRIBUTES)
     assert "\n" not in str(error.value)
+
+
+@given(
+    st.sets(st.integers(0, 599), min_size=1, max_size=40),
+    st.sets(st.integers(0, 599), max_size=590),
+    st.integers(1, 30),
+)
+def test_the_excluded_are_neither_seeds_nor_non_seeds(users, excluded, per_seed):
+    left, free = users - excluded, 600 - len(users | excluded)
+    options = {"exclude": [*ids(*excluded), -5], "non_seeds_per_seed": per_seed}
+    if not left or not free:
+        with pytest.raises(InputError, match="excluded"):
+            DATA.new_campaign(ids(*users), ATTRIBUTES, **options)
+        return
+    campaign = DATA.new_campaign(ids(*users), ATTRIBUTES, **options)
+    assert set(campaign.seeds.tolist()) == left
+    assert campaign.num_excluded == len(users) - len(left)
+    others = set(non_seeds(campaign).tolist())
+    assert not others & (users | excluded)
+    assert len(others) == len(non_seeds(campaign)) == min(per_seed * len(left), free)
+
+
+def test_non_seeds_are_drawn_alike_from_whom_is_not_excluded():
+    data = replace(DATA, user_key=np.arange(10), user_rows=DATA.user_rows[:10])
+    options = {"non_seeds_per_seed": 1, "exclude": [1, 2, 3, 4]}
+    drawn = [
+        non_seeds(data.new_campaign([0, 6], ATTRIBUTES, seed=seed, **options))
+        for seed in range(800)
+    ]
+    share = np.bincount(np.concatenate(drawn), minlength=10) / 800
+    # Two of the users 5, 7, 8 and 9: 1/2 each. A standard deviation is 0.0177; 4 of them.
+    expected = np.where(np.isin(np.arange(10), [5, 7, 8, 9]), 1 / 2, 0)
+    np.testing.assert_allclose(share, expected, atol=0.071)
+
+
+def test_several_campaigns_are_those_made_one_by_one():
+    briefs = [
+        CampaignBrief(ids(5, 17), ATTRIBUTES, "tea"),
+        CampaignBrief([*ids(3, 17, 17, 99), 4], {"advertiser": 1, "category": 0}, "golf"),
+    ]
+    exclude = ids(99, 400)
+    found = DATA.new_campaigns(briefs, exclude=exclude, seed=3, non_seeds_per_seed=7)
+    for brief, campaign in zip(briefs, found, strict=True):
+        alone = DATA.new_campaign(
+            brief.seeds, brief.attributes, exclude=exclude, seed=3, non_seeds_per_seed=7
+        )
+        assert (campaign.key, campaign.name) == (brief.name, f"campaign {brief.name}")
+        for name, value in vars(alone).items():
+            if name != "key":
+                np.testing.assert_array_equal(getattr(campaign, name), value)
+    assert DATA.new_campaigns([]) == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "attributes", "said"),
+    [
+        ([1, 2], ATTRIBUTES, "campaign golf: none of the 2 seeds is a user of 'toy'"),
+        ([], ATTRIBUTES, "campaign golf: no seeds"),
+        (ids(7), ATTRIBUTES, "campaign golf: all 1 seeds in the data are excluded"),
+        ([0.5], ATTRIBUTES, "campaign golf: user ids: expected whole numbers, got 0.5"),
+        (ids(3), {"advertiser": 1}, "campaign golf: campaign attributes: has no 'category'"),
+    ],
+)
+def test_a_campaign_that_cannot_be_made_is_named(seeds, attributes, said):
+    briefs = [CampaignBrief(ids(5), ATTRIBUTES, "tea"), CampaignBrief(seeds, attributes, "golf")]
+    with pytest.raises(InputError, match=f"^{said}"):
+        DATA.new_campaigns(briefs, exclude=ids(7))
 
 
 def test_a_rate_of_no_non_seeds_is_refused():

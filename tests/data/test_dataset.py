@@ -1,5 +1,6 @@
 """Examples grouped by campaign, campaigns with their examples, and users found by their ids."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from toy import dataset
 
+from metaheac_jax.data import dataset as module
 from metaheac_jax.data.dataset import SensitiveField, group_by_campaign
 from metaheac_jax.errors import InputError
 
@@ -56,10 +58,12 @@ def test_a_layout_says_where_the_fields_lie():
 # Users by their ids -----------------------------------------------------------------------------
 
 
-@given(st.integers(0, 99), st.lists(st.integers(-5, 500), max_size=20))
-def test_users_are_found_whatever_the_order_of_the_keys(seed, ids):
+@given(st.integers(0, 99), st.lists(st.integers(-5, 500), max_size=20), st.integers(1, 70))
+def test_users_are_found_whatever_the_order_of_the_keys(seed, ids, block):
     keys = np.random.default_rng(seed).permutation(DATA.user_key)
-    found = replace(DATA, user_key=keys).find_users(ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", block)
+        found = replace(DATA, user_key=keys).find_users(ids)
     known = keys.tolist()
     assert found.tolist() == [known.index(i) if i in known else -1 for i in ids]
 
@@ -97,6 +101,33 @@ def test_what_is_no_list_of_whole_numbers_is_refused(ids, said):
     with pytest.raises(InputError, match=f"^user ids: {said}") as error:
         DATA.find_users(ids)
     assert "\n" not in str(error.value)
+
+
+def test_finding_users_needs_no_memory_for_the_others():
+    def peak(num_users):
+        data = replace(DATA, user_key=np.arange(num_users))
+        tracemalloc.start()
+        data.find_users([5, num_users - 1])
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    blocks = 4 * module._BLOCK
+    assert peak(4 * blocks) < 1.1 * peak(blocks)
+
+
+@pytest.mark.parametrize("keys", [np.array([5, 9, 5, 7]), np.array([b"e", b"i", b"e", b"g"], "S4")])
+def test_a_user_with_several_rows(keys):
+    user_key = np.concatenate([keys, np.arange(100, 156).astype(keys.dtype)])
+    data = replace(DATA, user_key=user_key)
+    name = {"i": "5", "S": "e"}[keys.dtype.kind]
+    with pytest.raises(InputError, match=f"toy: user_key: user {name} has several rows"):
+        data.check()
+    data.check_one_row_per_user()  # only what the data says of itself
+    several = replace(data, one_row_per_user=False)
+    several.check()
+    with pytest.raises(InputError, match="toy: user_key: a user may have several rows, so no aud"):
+        several.check_one_row_per_user()
 
 
 # What does not fit together ---------------------------------------------------------------------

@@ -72,6 +72,11 @@ def test_round_trip(tmp_path):
     assert data.stage1.positives.tolist() == [0, 1]
 
 
+def test_whether_users_have_several_rows_is_kept(tmp_path):
+    write_dataset(dataclasses.replace(world(), one_row_per_user=False), tmp_path / "out")
+    assert not open_dataset(tmp_path / "out").one_row_per_user
+
+
 def test_parents_are_made_and_an_older_target_is_replaced(tmp_path):
     target = tmp_path / "a" / "b"
     write_dataset(dataclasses.replace(world(), name="old"), target)

@@ -5,6 +5,7 @@ Axes: U users of a pool, N campaign fields, n examples of a campaign.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +18,31 @@ MAX_ID_BYTES = 64
 
 
 @dataclass(frozen=True)
+class CampaignBrief:
+    """What a campaign brings that the data does not know; see `Dataset.new_campaigns`.
+
+    Attributes:
+      seeds: user ids.
+      attributes: a raw value for each campaign field of the schema.
+      name: for messages and files; None for a single new campaign.
+    """
+
+    seeds: Any
+    attributes: Mapping[str, Any]
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Campaign:
     """A campaign with its seeds and non-seeds; `Dataset.new_campaign` makes one from user ids.
 
     Attributes:
-      key: its id; None for a new campaign.
+      key: its id, or the name of its brief; None for a new campaign without one.
       rows: (N,) int32 table rows of its attributes.
       users: (n,) int32, index of each example's user.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
       num_unmatched: number of given seed ids that are not in the data.
+      num_excluded: number of given seeds in the data that are not learned from.
       unknown_attributes: names of attributes whose values training has not seen.
     """
 
@@ -34,6 +51,7 @@ class Campaign:
     users: np.ndarray
     labels: np.ndarray
     num_unmatched: int = 0
+    num_excluded: int = 0
     unknown_attributes: tuple[str, ...] = ()
 
     def check(self, num_users: int, num_fields: int) -> None:
@@ -77,7 +95,8 @@ def check_user_ids(user_ids: Any, *, text: bool = False) -> np.ndarray:
 
     Args:
       user_ids: a list.
-      text: whether the ids of the data are text. Whole numbers will then do as well.
+      text: whether the ids of the data are text. Whole numbers will then do as well, and an array
+        of bytes is returned as it is.
 
     Raises:
       InputError: they are not a list of whole numbers that fit into 64 bits, or of text of 1 to
@@ -106,6 +125,8 @@ def check_user_ids(user_ids: Any, *, text: bool = False) -> np.ndarray:
 
 
 def _text_ids(user_ids: Any) -> np.ndarray:
+    if isinstance(user_ids, np.ndarray) and user_ids.dtype.kind == "S":
+        return user_ids
     ids = []
     for user_id in user_ids:
         whole = isinstance(user_id, int | np.integer) and not isinstance(user_id, bool)
@@ -118,18 +139,18 @@ def _text_ids(user_ids: Any) -> np.ndarray:
     return np.array(ids, "S") if ids else np.empty(0, "S1")
 
 
-def draw_non_seeds(num_users: int, seeds: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Index of ``count`` users at random, none of them a seed; all others if they are fewer.
+def draw_non_seeds(
+    num_users: int, seeds: np.ndarray, excluded: np.ndarray, count: int, seed: int
+) -> np.ndarray:
+    """Index of ``count`` users at random, none of them a seed or excluded.
 
-    Raises:
-      InputError: all users are seeds.
+    All others are returned if they are fewer. ``seeds`` and ``excluded`` are distinct indices.
     """
-    count = min(count, num_users - len(seeds))
-    if count < 1:
-        raise InputError(
-            f"new campaign: all {num_users} users are seeds, so no non-seeds can be drawn; "
-            "use a larger pool"
-        )
     rng = np.random.Generator(np.random.Philox(seed))
-    drawn = rng.choice(num_users, min(count + len(seeds), num_users), replace=False)
-    return drawn[~np.isin(drawn, seeds)][:count]
+    size = min(count + len(seeds), num_users)
+    while True:
+        drawn = rng.choice(num_users, size, replace=False)
+        others = drawn[~(np.isin(drawn, seeds) | np.isin(drawn, excluded))]
+        if len(others) >= count or size == num_users:
+            return others[:count]
+        size = min(2 * size, num_users)

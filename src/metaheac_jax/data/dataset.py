@@ -8,15 +8,21 @@ of a campaign, V values and L slots of a sensitive field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
-from metaheac_jax.data.campaign import Campaign, check_user_ids, draw_non_seeds, plain_id
+from metaheac_jax.data.campaign import (
+    Campaign,
+    CampaignBrief,
+    check_user_ids,
+    draw_non_seeds,
+    plain_id,
+)
 from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
 
@@ -118,6 +124,8 @@ class Dataset:
       stage1: seeds and non-seeds: training, and customising.
       stage2: the pool on which an expanded audience is judged.
       sensitive: by name, the fields that are in neither schema nor vocabulary.
+      one_row_per_user: whether a user has one row, and an id of their own. Otherwise no audience
+        can be drawn from the data.
     """
 
     name: str
@@ -130,6 +138,7 @@ class Dataset:
     stage1: Examples
     stage2: Examples
     sensitive: Mapping[str, SensitiveField] = field(default_factory=dict)
+    one_row_per_user: bool = True
 
     @property
     def num_rows(self) -> int:
@@ -152,7 +161,7 @@ class Dataset:
         return len(self.user_key)
 
     def check(self) -> None:
-        """Refuses columns that do not fit together; reads every one once.
+        """Refuses columns that do not fit together; reads every one once, and sorts users' ids.
 
         Raises:
           InputError: a shape, an order, an id or a label is wrong; the column is named.
@@ -179,6 +188,11 @@ class Dataset:
                 raise self._wrong(name, f"{key.dtype}, expected whole numbers or bytes")
         if not (self.campaign_key[1:] > self.campaign_key[:-1]).all():
             raise self._wrong("campaign_key", "not ascending and distinct")
+        if self.one_row_per_user:
+            ordered = np.sort(self.user_key)
+            again = ordered[1:][ordered[1:] == ordered[:-1]]
+            if len(again):
+                raise self._wrong("user_key", f"user {plain_id(again[0])} has several rows")
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
             self._check_stage(name, stage)
         for name, own in self.sensitive.items():
@@ -256,24 +270,39 @@ class Dataset:
             labels=self.stage1.label[of],
         )
 
-    def find_users(self, user_ids: Any) -> np.ndarray:
+    def find_users(self, user_ids: Any, *, progress: Progress = silent) -> np.ndarray:
         """(n,) user ids -> (n,) int64 index of each user; -1 where the id is unknown.
 
+        Memory grows with ``user_ids``, not with the users.
+
+        Args:
+          user_ids: a list; one may occur several times.
+          progress: receives the number of users read.
+
         Raises:
-          InputError: the ids are not a list of whole numbers.
+          InputError: the ids are not a list of whole numbers, or of text where the data has text.
         """
-        return self._positions(self.checked_ids(user_ids))
+        wanted, place = np.unique(self.checked_ids(user_ids), return_inverse=True)
+        if not len(wanted):
+            return np.empty(0, np.int64)
+        found = np.full(len(wanted), -1, np.int64)
+        for start in range(0, self.num_users, _BLOCK):
+            keys = self.user_key[start : start + _BLOCK]
+            position = np.searchsorted(wanted, keys).clip(max=len(wanted) - 1)
+            users = np.flatnonzero(wanted[position] == keys)
+            found[position[users]] = start + users
+            progress("find users", start + len(keys), self.num_users)
+        return found[place]
 
     def check_one_row_per_user(self) -> None:
-        """Refuses data in which a user has several rows.
+        """Refuses data from which no audience can be drawn.
 
         Raises:
-          InputError: it names the first such user.
+          InputError: a user may have several rows.
         """
-        ordered = self._users_by_key[1]
-        again = ordered[1:][ordered[1:] == ordered[:-1]]
-        if len(again):
-            raise self._wrong("user_key", f"user {plain_id(again[0])} has several rows")
+        if not self.one_row_per_user:
+            what = "a user may have several rows, so no audience can be drawn from this data"
+            raise self._wrong("user_key", what)
 
     def checked_ids(self, user_ids: Any) -> np.ndarray:
         """User ids in the form of ``user_key``.
@@ -283,59 +312,110 @@ class Dataset:
         """
         return check_user_ids(user_ids, text=self.user_key.dtype.kind == "S")
 
-    def _positions(self, ids: np.ndarray) -> np.ndarray:
-        order, ordered = self._users_by_key
-        position = np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)
-        return np.where(ordered[position] == ids, order[position], -1)
-
-    @cached_property
-    def _users_by_key(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self.user_key, kind="stable")
-        return order, self.user_key[order]
-
     def new_campaign(
         self,
         seeds: Any,
         attributes: Mapping[str, Any],
         *,
         non_seeds_per_seed: int = NON_SEEDS_PER_SEED,
+        exclude: Any = (),
         seed: int = 0,
     ) -> Campaign:
-        """A campaign that the data set does not know, from its seed users.
+        """A campaign that the data set does not know; see `new_campaigns`."""
+        [campaign] = self.new_campaigns(
+            [CampaignBrief(seeds, attributes)],
+            non_seeds_per_seed=non_seeds_per_seed,
+            exclude=exclude,
+            seed=seed,
+        )
+        return campaign
+
+    def new_campaigns(
+        self,
+        briefs: Sequence[CampaignBrief],
+        *,
+        non_seeds_per_seed: int = NON_SEEDS_PER_SEED,
+        exclude: Any = (),
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> list[Campaign]:
+        """Campaigns that the data set does not know, from their seed users.
+
+        The users' ids are read once for all campaigns.
 
         Args:
-          seeds: user ids. Repeated ones count once; ids that no user has are left out and counted
-            in `Campaign.num_unmatched`.
-          attributes: a raw value for each campaign field of the schema. A value that training has
+          briefs: seeds and attributes of each. Repeated seeds count once; ids that no user has are
+            left out and counted in `Campaign.num_unmatched`. An attribute value that training has
             not seen has no embedding.
           non_seeds_per_seed: users drawn at random from the pool as non-seeds; seeds are never
             among them. Where the pool is too small it gives all its users.
-          seed: of that draw.
+          exclude: ids of users who are not learned from: they are neither seeds (and counted in
+            `Campaign.num_excluded`) nor non-seeds. Unknown ids are ignored.
+          seed: of the draw of non-seeds.
+          progress: receives the number of users read.
 
         Raises:
-          InputError: no seed is a user of this data set, there is no seed, all users are seeds, an
-            id is not a whole number, or an attribute is missing or unknown.
+          InputError: no seed of a campaign is a user of this data set, there is no seed, all users
+            are seeds or excluded, an id is not a whole number, or an attribute is missing or
+            unknown. A campaign with a name is named.
         """
         check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
         check_whole("seed", seed, 0)
-        ids = np.unique(self.checked_ids(seeds))
-        if not len(ids):
-            raise InputError("new campaign: no seeds; give the ids of at least one user")
-        found = self._positions(ids)
-        users = found[found >= 0]
-        if not len(users):
+        rows, given = [], [self.checked_ids(exclude)]
+        for brief in briefs:
+            try:
+                given.append(np.unique(self.checked_ids(brief.seeds)))
+                rows.append(self.vocabulary.encode_attributes(self.schema, brief.attributes))
+            except InputError as error:
+                if brief.name is None:
+                    raise
+                raise InputError(f"campaign {brief.name}: {error}") from error
+        found = self.find_users(np.concatenate(given), progress=progress)
+        excluded, *seeds = np.split(found, np.cumsum([len(ids) for ids in given])[:-1])
+        excluded = np.unique(excluded[excluded >= 0])
+        return [
+            self._new_campaign(brief.name, own, found, excluded, non_seeds_per_seed, seed)
+            for brief, own, found in zip(briefs, rows, seeds, strict=True)
+        ]
+
+    def _new_campaign(
+        self,
+        name: str | None,
+        rows: np.ndarray,
+        found: np.ndarray,
+        excluded: np.ndarray,
+        non_seeds_per_seed: int,
+        seed: int,
+    ) -> Campaign:
+        """A campaign from the index of each distinct seed given, -1 where it is unknown."""
+        label = "new campaign" if name is None else f"campaign {name}"
+        if not len(found):
+            raise InputError(f"{label}: no seeds; give the ids of at least one user")
+        known = found[found >= 0]
+        if not len(known):
             raise InputError(
-                f"new campaign: none of the {len(ids)} seeds is a user of {self.name!r}; "
+                f"{label}: none of the {len(found)} seeds is a user of {self.name!r}; "
                 "check that the ids are those of the prepared users"
             )
-        others = draw_non_seeds(self.num_users, users, non_seeds_per_seed * len(users), seed)
-        rows = self.vocabulary.encode_attributes(self.schema, attributes)
+        users = known[~np.isin(known, excluded)]
+        if not len(users):
+            raise InputError(f"{label}: all {len(known)} seeds in the data are excluded")
+        free = self.num_users - len(users) - len(excluded)
+        if not free:
+            who = "seeds or excluded" if len(excluded) else "seeds"
+            raise InputError(
+                f"{label}: all {self.num_users} users are {who}, so no non-seeds can be drawn; "
+                "use a larger pool"
+            )
+        count = min(non_seeds_per_seed * len(users), free)
+        others = draw_non_seeds(self.num_users, users, excluded, count, seed)
         pairs = zip(rows, self.schema.campaign, strict=True)
         return Campaign(
-            key=None,
+            key=name,
             rows=rows,
             users=np.concatenate([users, others]).astype(np.int32),
             labels=np.repeat(np.array([1, 0], np.int8), [len(users), len(others)]),
-            num_unmatched=len(ids) - len(users),
+            num_unmatched=len(found) - len(known),
+            num_excluded=len(known) - len(users),
             unknown_attributes=tuple(f.name for row, f in pairs if row == self.num_rows),
         )

@@ -63,6 +63,7 @@ def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = sil
         "stage1": len(dataset.stage1.user),
         "stage2": len(dataset.stage2.user),
         "sensitive": list(dataset.sensitive),
+        "one_row_per_user": dataset.one_row_per_user,
     }
     files = [directory / f"{name}.npy" for name in columns]
     seal(directory, MANIFEST, content, files, progress=progress)
@@ -115,6 +116,7 @@ def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = s
             name: SensitiveField(load(f"sensitive_values_{name}"), load(f"sensitive_codes_{name}"))
             for name in manifest.get("sensitive", [])
         },
+        one_row_per_user=manifest.get("one_row_per_user", True),
     )
 
 

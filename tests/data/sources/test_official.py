@@ -63,6 +63,7 @@ def test_six_files(tmp_path):
     assert data.vocabulary.sizes == (4, 10, 3)
     assert [v.tolist() for v in data.vocabulary.values] == [[*range(4)], [*range(10)], [*range(3)]]
     assert data.user_key.tolist() == list(range(12))
+    assert not data.one_row_per_user
     pad = 17
     assert data.user_rows.tolist() == [
         [0, 4 + 0, 4 + 5], [1, 4 + 1, pad], [2, 4 + 2, 4 + 5],  # train_stage1

@@ -182,6 +182,7 @@ def build_movielens(
         campaign_rows=campaign_rows,
         stage1=stage1,
         stage2=stage2,
+        one_row_per_user=False,
     )
     return dataset, split
 

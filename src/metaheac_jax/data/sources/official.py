@@ -42,8 +42,9 @@ def prepare(
     """Turns the authors' files into a dataset on disk, and returns it with their split.
 
     Reads ``{train,test_hot,test_cold}_{stage1,stage2}.pkl``; ``train_stage2.pkl`` may be missing.
-    Each example has its own user, numbered in the order of reading. The values of a field are 0 up
-    to the largest id in the files, so ids and table sizes equal those of the authors.
+    Each example has a row of its own, numbered in the order of reading: the files do not say which
+    examples are of one user, so no audience can be drawn from this data. The values of a field are
+    0 up to the largest id in the files, so ids and table sizes equal those of the authors.
     ``Split.small`` is true for the campaigns of the test_cold files and false for all others.
 
     One whole file is held in memory, with a Python object per list.
@@ -107,6 +108,7 @@ def prepare(
         campaign_rows=(campaign_ids + campaign_offsets).astype(np.int32),
         stage1=stage1,
         stage2=examples("stage2", len(stage1.user)),
+        one_row_per_user=False,
     )
     write_dataset(dataset, target, progress=progress)
     return open_dataset(target, verify=False), split
