@@ -1,0 +1,181 @@
+"""Probabilities of converting: Platt scaling on examples that a campaign holds out.
+
+Platt, "Probabilistic outputs for support vector machines", 1999; the correction to a base rate is
+that of Saerens et al., "Adjusting the outputs of a classifier to new a priori probabilities", 2002.
+
+Axes: n examples, P users, G campaigns, B bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from metaheac_jax.customise.early_stopping import hold_out
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.methods import Method
+from metaheac_jax.model import General
+from metaheac_jax.progress import Progress, silent
+
+_FRACTION = 0.2  # of the seeds, and of the non-seeds, held out
+_MIN_SEEDS = 10  # held out
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Turns the scores of a campaign's model into probabilities.
+
+    Attributes:
+      slope, intercept: the log-odds of being a seed among the held-out examples are ``slope * score
+        + intercept``. The slope is 0 or more, so a better rank never has a lower probability.
+      seed_rate: fraction of seeds among these examples.
+    """
+
+    slope: float
+    intercept: float
+    seed_rate: float
+
+    def probability(self, scores: np.ndarray, base_rate: float) -> np.ndarray:
+        """(P,) probabilities that users of these (P,) scores convert.
+
+        Suppose that a fraction ``base_rate`` of the pool converts, that converts are like the
+        campaign's seeds, and that all others are like its non-seeds. Then this fraction of the
+        users with the same score converts. Non-seeds that are drawn at random contain some
+        converts, so that high probabilities come out too low.
+
+        Raises:
+          InputError: the base rate is not between 0 and 1.
+        """
+        check_base_rate(base_rate)
+        shift = logit(base_rate) - logit(self.seed_rate)
+        return expit(self.slope * scores.astype(float) + self.intercept + shift)
+
+
+def check_base_rate(base_rate: float) -> None:
+    """Refuses a base rate that is not between 0 and 1.
+
+    Raises:
+      InputError: it names the rate.
+    """
+    if not 0 < base_rate < 1:
+        raise InputError(f"base rate: expected more than 0 and less than 1, got {base_rate}")
+
+
+def fit_platt(scores: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Fits the log-odds of labels as a linear function of scores, by maximum likelihood.
+
+    As Platt does, a label counts as the rate of a class with one more example of either label, so
+    that the slope stays finite where scores separate the labels.
+
+    Args:
+      scores: (n,).
+      labels: (n,) 1 for a seed and 0 for a non-seed; both occur.
+    """
+    seeds = int((labels == 1).sum())
+    others = len(labels) - seeds
+    target = np.where(labels == 1, (seeds + 1) / (seeds + 2), 1 / (others + 2))
+    scores = scores.astype(float)
+    centre, spread = scores.mean(), scores.std() or 1.0
+    unit = (scores - centre) / spread
+
+    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+        odds = line[0] * unit + line[1]
+        error = expit(odds) - target
+        value = (np.logaddexp(0, odds) - target * odds).mean()
+        return value, np.array([(error * unit).mean(), error.mean()])
+
+    start = np.array([1.0, logit(target.mean())])
+    bounds = [(0, None), (None, None)]
+    options = {"ftol": 1e-15, "gtol": 1e-9}
+    slope, intercept = minimize(loss, start, jac=True, bounds=bounds, options=options).x
+    slope = slope / spread
+    return Calibration(float(slope), float(intercept - slope * centre), seeds / len(labels))
+
+
+def calibrate(
+    method: Method,
+    general: General,
+    data: Dataset,
+    campaigns: Sequence[Campaign],
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[Calibration]:
+    """Calibrates each campaign's scores, on a fifth of its seeds and non-seeds.
+
+    The general model is customised once more, to the rest, and scores the fifth. What is fitted on
+    these scores is meant for the model that is customised to all examples.
+
+    Args:
+      method: that trained the general model.
+      general: the general model.
+      data: has the campaigns' users.
+      campaigns: G.
+      seed: of the choice of held-out examples, and of customising.
+      progress: receives what is under way.
+
+    Raises:
+      InputError: a campaign has too few seeds to hold some out.
+    """
+    check_whole("seed", seed, 0)
+    kept, held = [], []
+    for campaign in campaigns:
+        rng = np.random.Generator(np.random.Philox(seed))
+        fit, out = hold_out(campaign.labels, _FRACTION, rng)
+        if (campaign.labels[out] == 1).sum() < _MIN_SEEDS:
+            raise InputError(
+                f"{campaign.name}: {len(campaign.seeds)} seeds, too few to calibrate probabilities "
+                f"on a fifth of them; give {round(_MIN_SEEDS / _FRACTION)}"
+            )
+        kept.append(replace(campaign, users=campaign.users[fit], labels=campaign.labels[fit]))
+        held.append(out)
+    models = method.customise(general, data, kept, seed=seed, progress=progress)
+    return [
+        fit_platt(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out])
+        for campaign, model, out in zip(campaigns, models, held, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Users of similar probability: a row of a calibration table.
+
+    Attributes:
+      users: number of users.
+      predicted: their mean probability.
+      observed: the fraction of them who convert.
+    """
+
+    users: int
+    predicted: float
+    observed: float
+
+
+def calibration_table(
+    probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int = 10
+) -> list[CalibrationBin]:
+    """Predicted against observed rates, in B bins of equally many users, ascending.
+
+    Args:
+      probabilities: (P,).
+      labels: (P,) 1 for converts, 0 for others; or their probabilities, where they are known.
+      num_bins: B; fewer where there are fewer users.
+    """
+    order = np.argsort(probabilities, kind="stable")
+    return [
+        CalibrationBin(len(users), float(probabilities[users].mean()), float(labels[users].mean()))
+        for users in np.array_split(order, num_bins)
+        if len(users)
+    ]
+
+
+def expected_calibration_error(table: Sequence[CalibrationBin]) -> float:
+    """The mean over users of the difference between predicted and observed rate of their bin."""
+    users = sum(row.users for row in table)
+    return sum(row.users * abs(row.predicted - row.observed) for row in table) / users
