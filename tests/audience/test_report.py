@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from fixed_scores import ATTRIBUTES, fixed_method
 from fixed_scores import DATA as PLAIN
 
