@@ -40,10 +40,22 @@ def test_field_that_makes_no_sense(name, slots):
 
 
 @pytest.mark.parametrize(
-    "data", [[], {}, {"user": [{"nam": "a"}], "campaign": []}, {"user": 3, "campaign": []}, None]
+    ("data", "words"),
+    [
+        ([], r"schema: expected a JSON object, got \[\]"),
+        (None, "schema: expected a JSON object, got null"),
+        ({}, "schema: has no 'user'; name the fields there"),
+        ({"user": []}, "schema: has no 'campaign'; name the fields there"),
+        ({"user": 3, "campaign": []}, "schema: user is 3, expected a list"),
+        (
+            {"user": [{"nam": "a"}], "campaign": []},
+            "schema: field: unknown key 'nam'; expected name, slots, edges, hash_rows",
+        ),
+        ({"user": [{}], "campaign": []}, "schema: field '' needs a name"),
+    ],
 )
-def test_schema_from_other_data(data):
-    with pytest.raises(InputError, match="schema: expected"):
+def test_schema_from_other_data(data, words):
+    with pytest.raises(InputError, match=words):
         Schema.from_json(data)
 
 
@@ -66,3 +78,66 @@ def test_encode_keeps_the_shape_and_takes_strings():
     vocabulary = Vocabulary((np.array([3]), np.array(["ad", "game"])))
     raw = np.array([["game", "ad"], ["adx", "z"]])
     assert vocabulary.encode(1, raw).tolist() == [[2, 1], [3, 3]]
+
+
+# Buckets ----------------------------------------------------------------------------------------
+
+
+def test_the_hash_is_that_of_every_other_version():
+    field = Field("a", hash_rows=1000)
+    assert field.hashed(["Rome", "Köln", "", "17"]).tolist() == [324, 889, -1, 256]
+    assert field.all_buckets.tolist() == list(range(-1, 1000))
+    assert Field("a", slots=3, hash_rows=4).all_buckets.tolist() == [0, 1, 2, 3]
+
+
+def test_values_as_reports_show_them():
+    number = Field("income", edges=(1.0, 2.5))
+    assert [number.text(b) for b in number.all_buckets] == [
+        "(missing)",
+        "-inf to 1",
+        "1 to 2.5",
+        "2.5 to inf",
+    ]
+    hashed = Field("device", hash_rows=2)
+    shown = [hashed.text(b) for b in hashed.all_buckets]
+    assert shown == ["(missing)", "hash bucket 0", "hash bucket 1"]
+    assert [Field("city").text(v) for v in ("", "Rome")] == ["(missing)", "Rome"]
+
+
+@pytest.mark.parametrize("options", [{"hash_rows": -1}, {"hash_rows": 3, "edges": (1.0,)}])
+def test_hash_rows_that_make_no_sense(options):
+    with pytest.raises(InputError, match="field 'a': hash_rows must be a whole number"):
+        Field("a", **options)
+
+
+def test_attributes_of_hashed_fields_are_never_unknown():
+    schema = Schema((Field("u"),), (Field("brand", hash_rows=10), Field("topic")))
+    brand = schema.campaign[0].all_buckets
+    vocabulary = Vocabulary((np.array(["x"]), brand, np.array(["food"])))
+    for value in ("never seen", 17, ""):
+        [bucket] = schema.campaign[0].hashed([str(value)])
+        found = vocabulary.encode_attributes(schema, {"brand": value, "topic": "food"})
+        assert found.tolist() == [1 + 1 + bucket, 12]
+    with pytest.raises(InputError, match=r"brand is \[3\], expected text or a number"):
+        vocabulary.encode_attributes(schema, {"brand": [3], "topic": "food"})
+
+
+# Vocabularies that go on ------------------------------------------------------------------------
+
+
+def test_a_vocabulary_that_extends_another_has_the_values_of_both():
+    schema = Schema((Field("a"), Field("b")), (Field("c"),))
+    old = Vocabulary((np.array([1, 5]), np.array(["x", "z"]), np.array(["p"])))
+    new = Vocabulary((np.array([3, 5]), np.array(["y"]), np.array(["long", "p"])))
+    both = new.extending(schema, schema, old)
+    assert [values.tolist() for values in both.values] == [
+        [1, 3, 5],
+        ["x", "y", "z"],
+        ["long", "p"],
+    ]
+    other = Schema((Field("a"), Field("b", 2)), (Field("c"),))
+    with pytest.raises(InputError, match="differs from that of the earlier data, first in 'b'"):
+        new.extending(schema, other, old)
+    text = Vocabulary((np.array(["1"]), *old.values[1:]))
+    with pytest.raises(InputError, match="field 'a': text and whole numbers cannot be values"):
+        text.extending(schema, schema, old)

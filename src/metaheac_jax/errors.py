@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -23,6 +25,25 @@ def check_whole(name: str, value: Any, minimum: int) -> None:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < minimum:
         raise InputError(f"{name}: expected a whole number of {minimum} or more, got {value!r}")
+
+
+_KINDS = {str: "text", int: "a whole number", bool: "true or false", list: "a list"}
+
+
+def check_keys(where: str, data: Any, kinds: Mapping[str, type]) -> None:
+    """Refuses what is not a JSON object with these keys at most, and values of these types.
+
+    Raises:
+      InputError: it names the key, and what was expected.
+    """
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected a JSON object, got {json.dumps(data)[:80]}")
+    for key, value in data.items():
+        if key not in kinds:
+            raise InputError(f"{where}: unknown key {key!r}; expected {', '.join(kinds)}")
+        if type(value) is not kinds[key]:
+            shown, expected = json.dumps(value)[:80], _KINDS[kinds[key]]
+            raise InputError(f"{where}: {key} is {shown}, expected {expected}")
 
 
 class Diverged(RuntimeError):

@@ -145,11 +145,10 @@ class General:
           InputError: it names the first field that differs.
         """
         if data.schema != self.schema:
-            pairs = zip(data.schema.fields, self.schema.fields, strict=False)
-            name = next((a.name for a, b in pairs if a != b), "the number of fields")
             raise InputError(
-                f"{data.name}: of another schema than the model, first in {name!r}; use data that "
-                "was prepared with the model's schema"
+                f"{data.name}: of another schema than the model, first in "
+                f"{data.schema.first_difference(self.schema)!r}; use data that was prepared with "
+                "the model's schema"
             )
         own, other = self.vocabulary.values, data.vocabulary.values
         for field, a, b in zip(self.schema.fields, own, other, strict=True):

@@ -9,7 +9,7 @@ Axes: M user fields, N campaign fields, S slots of a user, R table rows.
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_keys
 
 #: The value of a field that stands for all rare and unseen ones.
 UNSEEN = "<unseen>"
@@ -33,19 +33,24 @@ class Field:
     A field with one slot is one-valued; a missing value has its own table row. A field with several
     slots is many-valued: its first ``slots`` values are kept, and a missing list is empty.
 
+    The values of a field with ``edges`` or ``hash_rows`` are bucket numbers from 0, and -1 where a
+    single value is missing.
+
     Attributes:
       name: of the field.
       slots: number of slots.
-      edges: of a number, the ascending bounds between its buckets; the values of such a field are
-        bucket numbers from 0, and -1 where the number is missing. Empty for a category.
+      edges: of a number, the ascending bounds between its buckets; empty for a category.
+      hash_rows: of a category with too many values to keep, how many buckets they are hashed to; 0
+        where each value has its own row.
 
     Raises:
-      InputError: the name is empty, there is no slot, or edges do not ascend.
+      InputError: the name is empty, there is no slot, edges do not ascend, or a number is hashed.
     """
 
     name: str
     slots: int = 1
     edges: tuple[float, ...] = ()
+    hash_rows: int = 0
 
     def __post_init__(self) -> None:
         kinds = isinstance(self.name, str) and type(self.slots) is int  # JSON may differ
@@ -58,18 +63,44 @@ class Field:
         object.__setattr__(self, "edges", tuple(map(float, self.edges)))  # JSON has a list
         if any(a >= b for a, b in pairwise(self.edges)):
             raise InputError(f"schema: field {self.name!r}: edges do not ascend")
+        if type(self.hash_rows) is not int or self.hash_rows < 0 or (self.hash_rows and self.edges):
+            raise InputError(
+                f"schema: field {self.name!r}: hash_rows must be a whole number, and a field of "
+                "numbers has none"
+            )
+
+    @property
+    def all_buckets(self) -> np.ndarray:
+        """The values of a field with ``edges`` or ``hash_rows``, known from the field alone."""
+        first = -1 if self.slots == 1 else 0
+        return np.arange(first, self.hash_rows or len(self.edges) + 1)
+
+    def hashed(self, texts: Sequence[str]) -> np.ndarray:
+        """(n,) buckets of texts, the same in every process and version; -1 for an empty text.
+
+        A bucket is the BLAKE2b digest of 8 bytes of the text in UTF-8, read as a little-endian
+        number, modulo ``hash_rows``.
+        """
+
+        def bucket(text: str) -> int:
+            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+            return int.from_bytes(digest, "little") % self.hash_rows
+
+        return np.array([bucket(text) if text else -1 for text in texts], np.int64)
 
     def bucket(self, numbers: np.ndarray) -> np.ndarray:
         """Bucket numbers of numbers, of the same shape; -1 where one is NaN."""
         return np.where(np.isnan(numbers), -1, np.searchsorted(self.edges, numbers, side="right"))
 
     def text(self, value: Any) -> str:
-        """A value of the field as reports show it; of a bucket, its range of numbers."""
-        if not self.edges:
+        """A value of the field as reports show it; of a bucket of numbers, its range."""
+        if not self.edges and not self.hash_rows:
             return str(value) or MISSING
         bucket = int(value)
         if bucket < 0:
             return MISSING
+        if self.hash_rows:
+            return f"hash bucket {bucket}"
         low = f"{self.edges[bucket - 1]:g}" if bucket else "-inf"
         high = f"{self.edges[bucket]:g}" if bucket < len(self.edges) else "inf"
         return f"{low} to {high}"
@@ -113,6 +144,11 @@ class Schema:
         """First slot of each of the M user fields."""
         return (0, *accumulate(field.slots for field in self.user))[:-1]
 
+    def first_difference(self, other: Schema) -> str:
+        """The name of the first field that differs from that of another schema."""
+        pairs = zip(self.fields, other.fields, strict=False)
+        return next((a.name for a, b in pairs if a != b), "the number of fields")
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for `from_json`."""
         return asdict(self)
@@ -124,16 +160,19 @@ class Schema:
         Raises:
           InputError: the data has another form.
         """
-        try:
-            return Schema(
-                user=tuple(Field(**field) for field in data["user"]),
-                campaign=tuple(Field(**field) for field in data["campaign"]),
-            )
-        except (TypeError, KeyError) as error:
-            raise InputError(
-                'schema: expected {"user": [{"name": ..., "slots": ...}, ...], "campaign": [...]}, '
-                f"got {json.dumps(data)[:80]}"
-            ) from error
+        check_keys("schema", data, {"user": list, "campaign": list})
+        kinds = {"name": str, "slots": int, "edges": list, "hash_rows": int}
+        for side in ("user", "campaign"):
+            if side not in data:
+                raise InputError(f"schema: has no {side!r}; name the fields there")
+            for field in data[side]:
+                check_keys("schema: field", field, kinds)
+        nameless: dict[str, Any] = {"name": ""}
+        user, campaign = (
+            tuple(Field(**nameless | field) for field in data[side])
+            for side in ("user", "campaign")
+        )
+        return Schema(user, campaign)
 
 
 #: The user and campaign fields of the Tencent data that the paper uses (section 4.1).
@@ -208,6 +247,34 @@ class Vocabulary:
                 unknown = place + offset
         return np.where(known, position + offset, unknown).astype(np.int32)
 
+    def extending(self, schema: Schema, earlier_schema: Schema, earlier: Vocabulary) -> Vocabulary:
+        """The values of both this vocabulary and that of earlier data, field by field.
+
+        Args:
+          schema: of this vocabulary.
+          earlier_schema: of the other; the same.
+          earlier: the other vocabulary.
+
+        Raises:
+          InputError: the schemas differ, or the values of a field are text in one vocabulary and
+            whole numbers in the other.
+        """
+        if schema != earlier_schema:
+            raise InputError(
+                "schema: differs from that of the earlier data, first in "
+                f"{schema.first_difference(earlier_schema)!r}; the fields, their order, slots and "
+                "buckets must be the same"
+            )
+        both = []
+        for field, own, old in zip(schema.fields, self.values, earlier.values, strict=True):
+            if (own.dtype.kind == "U") != (old.dtype.kind == "U"):
+                raise InputError(
+                    f"field {field.name!r}: text and whole numbers cannot be values of one field; "
+                    "prepare it from the same kind of file as the earlier data"
+                )
+            both.append(np.union1d(own, old))
+        return Vocabulary(tuple(both))
+
     def encode_attributes(self, schema: Schema, attributes: Mapping[str, Any]) -> np.ndarray:
         """(N,) int32 table rows of a campaign's raw values; R where a value is unknown.
 
@@ -232,7 +299,7 @@ class Vocabulary:
                 bucket = field.bucket(np.array([_as_number(name, attributes[name])]))
                 rows.append(self.encode(number, bucket)[0])
                 continue
-            numeric = self.values[number].dtype.kind in "iu"
+            numeric = self.values[number].dtype.kind in "iu" and not field.hash_rows
             value = raw = attributes[name]
             single = isinstance(raw, str | Real) and not isinstance(raw, bool)
             try:
@@ -243,7 +310,8 @@ class Vocabulary:
             if not single:
                 expected = "a whole number" if numeric else "text or a number"
                 raise InputError(f"campaign attributes: {name} is {raw!r}, expected {expected}")
-            rows.append(self.encode(number, [value])[0])
+            values = field.hashed([str(value)]) if field.hash_rows else [value]
+            rows.append(self.encode(number, values)[0])
         return np.array(rows, np.int32)
 
 

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import tables_world
 from commands import contents, refuses, succeeds
 from tencent_world import SMALL_SCHEMA, USERS, write
 
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.methods.similarity import cosine
+from metaheac_jax.model import save
 from metaheac_jax.schema import Schema
 
 
@@ -45,6 +48,38 @@ def test_a_second_preparation_is_refused_before_its_work(tmp_path, capsys, write
     assert contents(tmp_path) == {"source", ".data.lock"}
 
 
+def test_data_that_extend_others_or_a_model(tmp_path, capsys):
+    source, schema = tmp_path / "source", tmp_path / "schema.json"
+    write(source)
+    schema.write_text(json.dumps(SMALL_SCHEMA))
+    succeeds(main, "prepare", source, tmp_path / "first", "--schema", schema)
+    first = open_dataset(tmp_path / "first")
+    save(cosine().fit(first), tmp_path / "model")
+    users = source / "userFeature.data"
+    users.write_text(users.read_text().replace("os 2", "os 9"))
+    for number, earlier in enumerate(("first", "model")):
+        out = tmp_path / f"next{number}"
+        options = ("--schema", schema, "--extends", tmp_path / earlier)
+        succeeds(main, "prepare", source, out, *options)
+        data = open_dataset(out)
+        assert data.vocabulary.values[1].tolist() == [1, 2, 3, 9]
+        row = data.vocabulary.encode(1, [2])[0]
+        assert row not in data.user_rows
+        assert row in first.user_rows
+    words = ("schema: differs from that of the earlier data, first in 'carrier'",)
+    refuses(capsys, main, "prepare", source, out, "--extends", tmp_path / "model", words=words)
+
+
+def test_hash_rows_of_every_large_field(tmp_path, capsys):
+    source, schema = tables_world.write(tmp_path / "source", *tables_world.world()), tmp_path / "s"
+    schema.write_text(json.dumps(tables_world.SCHEMA.to_json()))
+    options = ("--schema", schema, "--hash-rows", 5)
+    succeeds(main, "prepare", source, tmp_path / "data", *options)
+    assert "\nhashed: likes\n" in capsys.readouterr().out
+    rows = [field.hash_rows for field in open_dataset(tmp_path / "data").schema.fields]
+    assert rows == [0, 0, 5, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -56,6 +91,15 @@ def test_a_second_preparation_is_refused_before_its_work(tmp_path, capsys, write
         (("prepare", "source"), "prepare: give the folder to write, or --infer"),
         (("prepare", "source", "--infer", "schema.json"), "source: has no users.parquet"),
         (("prepare", "tables", "data"), "tables need a --schema; metaheac prepare tables"),
+        (("prepare", "bad.json", "data"), "bad.json: is no .parquet, .csv or .csv.gz file"),
+        (("prepare", "source", "data", "--hash-rows", -1), "--hash-rows: expected 0 or more"),
+        (("prepare", "source", "data", "--hash-rows", 9), "--hash-rows: source has no tables"),
+        (
+            ("prepare", "tables", "data", "--hash-rows", 9, "--extends", "old"),
+            "--hash-rows: not with --extends",
+        ),
+        (("prepare", "source", "data", "--extends", "empty"), "empty: has no manifest.json"),
+        (("prepare", "source", "data", "--schema", "edges.json"), "'a': expected name and slots"),
         (("simulate", "world", "--users", 1000), "--users: expected 110000 or more, got 1000"),
         (("simulate", "world", "--seed", -1), "--seed: expected 0 or more, got -1"),
     ],
@@ -67,6 +111,8 @@ def test_bad_options_leave_nothing(tmp_path, capsys, monkeypatch, arguments, wor
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "users.csv").write_text("user_id,age\n1,2\n")
     (tmp_path / "bad.json").write_text('{"user": [')
+    field = '[{"name": "a", "edges": [1]}]'
+    (tmp_path / "edges.json").write_text(f'{{"user": {field}, "campaign": [{{"name": "b"}}]}}')
     before = contents(tmp_path), contents(source)
     refuses(capsys, main, *arguments, words=(words,))
     assert (contents(tmp_path), contents(source)) == before

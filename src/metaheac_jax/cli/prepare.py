@@ -9,30 +9,38 @@ from typing import Annotated
 
 import tyro
 
+from metaheac_jax import model
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources import official, tables, tencent
+from metaheac_jax.data.sources.table_inference import infer_schema
+from metaheac_jax.data.sources.table_schema import TableSchema
+from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, write_json
 from metaheac_jax.progress import Progress
-from metaheac_jax.schema import TENCENT, Schema
+from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
 
 @dataclass(frozen=True)
 class Options:
     """Turns source files into a data set that the other commands read.
 
-    The source is a folder with one of these:
+    The source is one of these:
 
-    - Tables of your own: users, campaigns and examples, each as .parquet, .csv or .csv.gz, and a
-      --schema. `metaheac prepare SOURCE --infer schema.json` writes a first one to edit.
-    - adFeature.csv, userFeature.data, train.csv and test1_truth.csv in the format of the Tencent
-      Ads competition 2018, as `metaheac simulate` makes them.
-    - The paper's authors' processed files {train,test_hot,test_cold}_stage{1,2}.pkl.
+    - A folder with tables of your own: users, campaigns and examples, each as .parquet, .csv or
+      .csv.gz, and a --schema. `metaheac prepare SOURCE --infer schema.json` writes a first one to
+      edit.
+    - A single such file of users, for example a survey with a row per person. The schema says which
+      answers make campaigns: "campaigns_from": [{"name": "vote"}]. The users with a value are the
+      seeds of its campaign; 30% of the users are held out to judge on.
+    - A folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv in the format of
+      the Tencent Ads competition 2018, as `metaheac simulate` makes them.
+    - A folder with the paper's authors' processed files {train,test_hot,test_cold}_stage{1,2}.pkl.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """Folder with the source files."""
+    """Folder with the source files, or a single file of users."""
     out: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder to write; a data set there is replaced."""
     schema: Path | None = None
@@ -43,24 +51,41 @@ class Options:
     by it."""
     infer: Path | None = None
     """JSON file for a first schema of the tables; nothing else is done."""
+    hash_rows: int = 0
+    """Of tables: hash every field with more than this many values to as many rows, and do not keep
+    its values. 0 keeps all values; "hash_rows" in the schema hashes a single field."""
+    extends: Path | None = None
+    """Earlier data set, or model, that this data goes on from: its values and buckets are kept, new
+    values are added, and `metaheac fit --from` trains its model on this data."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    if not options.source.is_dir():
+    if not options.source.exists():
         raise InputError(f"{options.source}: no such folder; give the one with the source files")
+    if options.source.is_file() and not tables.find_tables(options.source):
+        raise InputError(f"{options.source}: is no .parquet, .csv or .csv.gz file")
     if (options.out is None) == (options.infer is None):
         raise InputError("prepare: give the folder to write, or --infer")
+    terminal.check_minimum("--hash-rows", options.hash_rows, 0)
+    if options.hash_rows and options.extends is not None:
+        raise InputError("--hash-rows: not with --extends, which keeps the earlier rows")
     screen = terminal.screen()
     if options.infer is not None:
-        write_json(options.infer, tables.infer_schema(options.source).to_json())
+        schema = infer_schema(options.source)
+        write_json(options.infer, schema.to_json())
+        what = "edit it"
+        if not schema.campaign:
+            what = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
         screen.print(
-            f"{options.infer}: edit it, then metaheac prepare with --schema", soft_wrap=True
+            f"{options.infer}: {what}, then metaheac prepare with --schema",
+            soft_wrap=True,
+            highlight=False,
         )
     if options.out is None:
         return
     with locked(options.out), terminal.progress_display(screen) as progress:
-        data = _read(options.source, options.out, options.schema, progress)
+        data = _read(options, options.out, progress)
     screen.print(
         f"{options.out}: {data.num_users:,} users, {data.num_campaigns} campaigns, "
         f"{len(data.stage1.user):,} examples to learn from, {len(data.stage2.user):,} to judge on",
@@ -70,34 +95,63 @@ def main(options: Options) -> None:
     if data.sensitive:
         names = ", ".join(data.sensitive)
         screen.print(f"sensitive, left out of the model: {names}", soft_wrap=True, highlight=False)
+    hashed = [field.name for field in data.schema.fields if field.hash_rows]
+    if hashed:
+        screen.print(f"hashed: {', '.join(hashed)}", soft_wrap=True, highlight=False)
     screen.print(f"next: metaheac fit {options.out} MODEL", soft_wrap=True)
 
 
-def _read(source: Path, out: Path, schema: Path | None, progress: Progress) -> Dataset:
+def _read(options: Options, out: Path, progress: Progress) -> Dataset:
     """Reads whatever kind of source it is."""
+    source, extends = options.source, None
+    if options.extends is not None:
+        extends = _earlier(options.extends, progress)
     if tables.find_tables(source):
-        if schema is None:
+        if options.schema is None:
             raise InputError(
                 f"{source}: tables need a --schema; metaheac prepare {source} --infer schema.json "
                 "writes a first one"
             )
         return tables.prepare(
-            source, out, schema=tables.TableSchema.read(schema), progress=progress
+            source,
+            out,
+            schema=TableSchema.read(options.schema),
+            hash_rows=options.hash_rows,
+            extends=extends,
+            progress=progress,
         )
-    if official.is_source(source):
-        return official.prepare(source, out, schema=read_schema(schema), progress=progress)[0]
-    return tencent.prepare(source, out, schema=read_schema(schema), progress=progress)
+    schema = read_schema(options.schema)
+    if options.hash_rows:
+        raise InputError(f"--hash-rows: {source} has no tables, and all values of it are kept")
+    if not official.is_source(source):
+        return tencent.prepare(source, out, schema=schema, extends=extends, progress=progress)
+    if extends is not None:
+        raise InputError(f"--extends: not for the authors' files in {source}")
+    return official.prepare(source, out, schema=schema, progress=progress)[0]
+
+
+def _earlier(folder: Path, progress: Progress) -> tuple[Schema, Vocabulary]:
+    """The fields and values of a data set or a model."""
+    if (folder / model.MANIFEST).is_file():
+        general = model.load(folder, progress=progress)
+        return general.schema, general.vocabulary
+    data = open_dataset(folder, verify=False)
+    return data.schema, data.vocabulary
 
 
 def read_schema(path: Path | None) -> Schema:
     """The schema in a JSON file; the paper's if there is none.
 
     Raises:
-      InputError: the file is no schema.
+      InputError: the file is no schema, or has what only tables have.
     """
     if path is None:
         return TENCENT
     try:
-        return Schema.from_json(json.loads(path.read_text()))
+        schema = Schema.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+    for field in schema.fields:
+        if field.edges or field.hash_rows:
+            raise InputError(f"{path}: field {field.name!r}: expected name and slots alone")
+    return schema

@@ -1,6 +1,5 @@
 """Tables of one's own: equal to a plain reading, in every format; one line for a bad row."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,64 +7,18 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables_world import SCHEMA, world, write
 
 from metaheac_jax.audience.retrieve import expand
-from metaheac_jax.data.sources import tables
-from metaheac_jax.data.sources.tables import Column, TableSchema, infer_schema, prepare
+from metaheac_jax.audience.traits import audience_traits
+from metaheac_jax.data.sources import table_file
+from metaheac_jax.data.sources.table_schema import Column, TableSchema
+from metaheac_jax.data.sources.tables import prepare
+from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.model import load, save
 from metaheac_jax.schema import UNSEEN
-
-SCHEMA = TableSchema(
-    user=(Column("city"), Column("income", buckets=4), Column("likes", slots=3, separator=";")),
-    campaign=(Column("topic"), Column("budget", buckets=2)),
-)
-
-
-def world(num_users=80, num_campaigns=4, seed=0):
-    """Users with text ids, some of whose values are missing; each campaign has 40 examples."""
-    rng = np.random.default_rng(seed)
-    users = {
-        "user_id": [f"é{i:03d}" for i in rng.permutation(num_users)],
-        "city": [f"c{x}" if x else None for x in rng.integers(0, 5, num_users)],
-        "income": [x if x > 1 else None for x in rng.gamma(2, 2, num_users).round(2).tolist()],
-        "likes": [
-            [f"t{x}" for x in rng.choice(9, rng.integers(0, 6), replace=False)]
-            for _ in range(num_users)
-        ],
-    }
-    campaigns = {
-        "campaign_id": [f"k{i}" for i in range(num_campaigns)],
-        "topic": ["sport", "food"] * (num_campaigns // 2),
-        "budget": [float(i) for i in range(num_campaigns)],
-    }
-    examples = [
-        (f"k{c}", users["user_id"][u], int(rng.random() < 0.4), 1 if n < 25 else 2)
-        for c in range(num_campaigns)
-        for n, u in enumerate(rng.choice(num_users, 40, replace=False))
-    ]
-    return users, campaigns, examples
-
-
-def write(folder, users, campaigns, examples, form="csv"):
-    folder.mkdir(exist_ok=True)
-    frames = {
-        "users": pl.DataFrame(users),
-        "campaigns": pl.DataFrame(campaigns),
-        "examples": pl.DataFrame(
-            examples, ["campaign_id", "user_id", "label", "stage"], orient="row"
-        ),
-    }
-    for name, frame in frames.items():
-        if form == "parquet":
-            frame.write_parquet(folder / f"{name}.parquet")
-            continue
-        if name == "users":
-            frame = frame.with_columns(pl.col("likes").list.join(";"))
-        compression = "gzip" if form == "csv.gz" else "uncompressed"
-        frame.write_csv(folder / f"{name}.{form}", compression=compression)
-    return folder
 
 
 def plain(vocabulary, users, edges):
@@ -85,7 +38,7 @@ def plain(vocabulary, users, edges):
 
 @pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet"])
 def test_equal_to_a_plain_reading(tmp_path, form, monkeypatch):
-    monkeypatch.setattr(tables, "_BLOCK", 7)  # many blocks
+    monkeypatch.setattr(table_file, "ROWS_AT_A_TIME", 7)  # many blocks
     users, campaigns, examples = world()
     source = write(tmp_path / "source", users, campaigns, examples, form)
     schema = SCHEMA
@@ -129,7 +82,7 @@ def test_ids_are_whole_numbers_if_all_are(tmp_path_factory, ids, with_text):
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_sensitive_field_is_stored_apart_from_the_model(tmp_path, form, monkeypatch):
-    monkeypatch.setattr(tables, "_BLOCK", 7)
+    monkeypatch.setattr(table_file, "ROWS_AT_A_TIME", 7)
     users, campaigns, examples = world()
     source = write(tmp_path / "source", users, campaigns, examples, form)
     separator = ";" if form == "csv" else ""
@@ -159,11 +112,8 @@ def test_a_sensitive_field_is_stored_apart_from_the_model(tmp_path, form, monkey
     assert few.sensitive["likes"].values.tolist() == liked.values.tolist()
 
 
-def test_what_cannot_be_sensitive_is_named(tmp_path):
+def test_a_model_needs_a_field_that_is_not_sensitive(tmp_path):
     source = write(tmp_path / "source", *world())
-    topic = replace(SCHEMA.campaign[0], sensitive=True)
-    with pytest.raises(InputError, match="campaign field 'topic' cannot be sensitive"):
-        TableSchema(SCHEMA.user, (topic,))
     schema = TableSchema((Column("city", sensitive=True),), SCHEMA.campaign)
     with pytest.raises(InputError, match="at least one user field"):
         prepare(source, tmp_path / "data", schema=schema)
@@ -289,57 +239,104 @@ def test_missing_files_and_columns_are_named(tmp_path):
         prepare(source, tmp_path / "data", schema=SCHEMA)
 
 
+# Data that go on --------------------------------------------------------------------------------
+
+
+def day(number):
+    """Two days of one pool: users, values and campaigns that are new on the second."""
+    users, campaigns, examples = world(seed=number)
+    if number:
+        users["city"][:9] = [*["aa"] * 4, *["zz"] * 4, "once"]
+        users["likes"] = [
+            [*own[:2], "new"] if i % 7 == 0 else own for i, own in enumerate(users["likes"])
+        ]
+        campaigns["topic"] = ["travel", "food"] * 2
+    return users, campaigns, examples
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_the_inferred_schema_can_be_used(tmp_path, form):
-    source = write(tmp_path / "source", *world(), form)
-    inferred = infer_schema(source)
-    separator = ";" if form == "csv" else ""
-    assert inferred.user == (
-        Column("city"),
-        Column("income", buckets=10),
-        Column("likes", slots=5, separator=separator),
+def test_new_data_keep_the_values_and_buckets_of_earlier_ones(tmp_path, form):
+    likes = Column("likes", 3, ";" if form == "csv" else "")
+    schema = TableSchema((*SCHEMA.user[:2], likes), SCHEMA.campaign, min_count=3)
+    sources = [write(tmp_path / f"day{n}", *day(n), form) for n in (0, 1)]
+    first = prepare(sources[0], tmp_path / "first", schema=schema)
+    extends = first.schema, first.vocabulary
+    second = prepare(sources[1], tmp_path / "second", schema=schema, extends=extends)
+    assert second.schema == first.schema  # the buckets are those of the first day
+    assert prepare(sources[1], tmp_path / "own", schema=schema).schema != first.schema
+    for old, new in zip(first.vocabulary.values, second.vocabulary.values, strict=True):
+        assert set(old.tolist()) <= set(new.tolist())
+    cities = set(second.vocabulary.values[0].tolist()) - set(first.vocabulary.values[0].tolist())
+    assert cities == {"aa", "zz", UNSEEN}  # "once" is rare
+    assert "new" in second.vocabulary.values[2]
+    assert "travel" in second.vocabulary.values[3]
+    users, edges = day(1)[0], first.schema.user[1].edges
+    users["city"][8] = UNSEEN
+    np.testing.assert_array_equal(second.user_rows, plain(second.vocabulary, users, edges))
+    # The same data again adds nothing.
+    again = prepare(sources[0], tmp_path / "again", schema=schema, extends=extends)
+    assert again.num_rows == first.num_rows
+    np.testing.assert_array_equal(again.user_rows, first.user_rows)
+
+
+def test_a_value_that_was_frequent_keeps_its_row_when_it_is_rare(tmp_path):
+    schema = replace(SCHEMA, min_count=3)
+    users, campaigns, examples = world()
+    first = prepare(
+        write(tmp_path / "a", users, campaigns, examples), tmp_path / "first", schema=schema
     )
-    assert inferred.campaign == (Column("topic"), Column("budget"))
-    path = tmp_path / "schema.json"
-    path.write_text(json.dumps(inferred.to_json()))
-    assert TableSchema.read(path) == inferred
-    edited = replace(inferred, user=(*inferred.user[:2], replace(inferred.user[2], sensitive=True)))
-    path.write_text("\ufeff" + json.dumps(edited.to_json()))
-    assert TableSchema.read(path) == edited
-    assert prepare(source, tmp_path / "data", schema=inferred).num_users == 80
+    users["city"] = ["c1", *["c2"] * 79]
+    source = write(tmp_path / "b", users, campaigns, examples)
+    extends = first.schema, first.vocabulary
+    second = prepare(source, tmp_path / "second", schema=schema, extends=extends)
+    row = second.vocabulary.encode(0, ["c1"])[0]
+    assert second.user_rows[0, 0] == row != second.vocabulary.encode(0, [UNSEEN])[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("change", "first"),
     [
-        ("[", "schema.json: "),
-        ('{"user": []}', "has no 'campaign'"),
-        ("[3]", r"expected a JSON object, got \[3\]"),
-        (
-            '{"user": [{"nme": "a"}], "campaign": []}',
-            "unknown key 'nme'; expected name, slots, separator, buckets, sensitive",
-        ),
-        ('{"user": [{"slots": 2}], "campaign": []}', "has no 'name'"),
-        ('{"user": ["city"], "campaign": []}', 'expected a JSON object, got "city"'),
-        (
-            '{"user": [{"name": "a", "slots": "3"}], "campaign": []}',
-            "field 'a': slots is \"3\", expected a whole number",
-        ),
-        (
-            '{"user": [{"name": "a", "sensitive": 1}], "campaign": []}',
-            "field 'a': sensitive is 1, expected true or false",
-        ),
-        (
-            '{"user": [], "campaign": [], "uid": "a"}',
-            "unknown key 'uid'; expected user, campaign, user_id, campaign_id, min_count",
-        ),
-        ('{"user": [{"name": "a"}], "campaign": [{"name": "a"}]}', "'a' is named twice"),
-        ('{"user": [{"name": "a", "buckets": 1}], "campaign": []}', "two buckets or more"),
+        ({"user": SCHEMA.user[::-1]}, "likes"),
+        ({"user": (*SCHEMA.user[:2], replace(SCHEMA.user[2], slots=2))}, "likes"),
+        ({"user": (SCHEMA.user[0], Column("income"), SCHEMA.user[2])}, "income"),
+        ({"user": (replace(SCHEMA.user[0], hash_rows=9), *SCHEMA.user[1:])}, "city"),
+        ({"user": SCHEMA.user[1:]}, "income"),
     ],
 )
-def test_a_bad_schema_is_one_line(tmp_path, text, words):
-    path = tmp_path / "schema.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=words) as caught:
-        TableSchema.read(path)
-    assert "\n" not in str(caught.value)
+def test_data_of_another_schema_cannot_go_on(tmp_path, change, first):
+    source = write(tmp_path / "source", *world())
+    data = prepare(source, tmp_path / "data", schema=SCHEMA)
+    extends = data.schema, data.vocabulary
+    schema = replace(SCHEMA, **change)
+    with pytest.raises(InputError, match=f"from that of the earlier data, first in '{first}'"):
+        prepare(source, tmp_path / "next", schema=schema, extends=extends)
+    assert not (tmp_path / "next").exists()
+
+
+# Hashed fields ----------------------------------------------------------------------------------
+
+
+def test_hashed_fields_from_preparing_to_an_audience(tmp_path):
+    users, campaigns, examples = world()
+    users["city"] = [f"city {i}" for i in range(80)]
+    hashed = replace(SCHEMA.user[2], hash_rows=6)
+    schema = TableSchema((*SCHEMA.user[:2], hashed), SCHEMA.campaign)
+    source = write(tmp_path / "source", users, campaigns, examples)
+    data = prepare(source, tmp_path / "data", schema=schema, hash_rows=20)
+    assert [field.hash_rows for field in data.schema.fields] == [20, 0, 6, 0, 0]
+    assert open_dataset(tmp_path / "data").schema == data.schema
+    method = cosine()
+    save(method.fit(data), tmp_path / "model")
+    general = load(tmp_path / "model")
+    # A pool with values that nobody has seen needs no other model.
+    users["city"] = [f"town {i}" for i in range(80)]
+    fresh = write(tmp_path / "fresh", users, campaigns, examples)
+    extends = general.schema, general.vocabulary
+    pool = prepare(fresh, tmp_path / "pool", schema=schema, extends=extends)
+    assert pool.num_rows == data.num_rows
+    assert (np.asarray(pool.user_rows)[:, 0] != np.asarray(data.user_rows)[:, 0]).mean() > 0.5
+    campaign = pool.new_campaign(users["user_id"][:5], {"topic": "food", "budget": 2.5})
+    [model] = method.customise(general, pool, [campaign])
+    audience = expand(model, pool, size=10)
+    traits = audience_traits(pool, audience.user_ids, users["user_id"][:5], min_cell=1)
+    assert {t.value.rstrip("0123456789") for t in traits if t.field == "city"} == {"hash bucket "}

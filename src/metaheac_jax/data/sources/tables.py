@@ -5,168 +5,46 @@
     examples   a row per example: campaign id, user id, label 1 or 0, and, if wanted, stage 1 or 2
 
 Ids are whole numbers or text of up to 64 bytes. A schema file names the columns, see `TableSchema`;
-`infer_schema` writes a first one. Users are read as a stream, twice: once for the values of every
-field, once to turn them into table rows. Memory does not grow with the users, but for their ids and
-some bytes per example.
+`infer_schema` writes a first one. Instead of campaigns and examples, the schema may name columns of
+users that make campaigns, see `columns_to_campaigns`.
+
+Users are read as a stream: once per field for its values, and once to turn them into table rows.
+Memory does not grow with the users, but for their ids and some bytes per example.
 
 Axes: n rows of a block, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import MAX_ID_BYTES
 from metaheac_jax.data.dataset import Dataset, Examples, SensitiveField, group_by_campaign
+from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns
+from metaheac_jax.data.sources.table_fields import Encoder, LearnedField, learn
+from metaheac_jax.data.sources.table_file import ENDINGS, TableFile, shown
+from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import UNSEEN, Field, Schema, Vocabulary
+from metaheac_jax.schema import Field, Schema, Vocabulary
 
 FILES = ("users", "campaigns", "examples")
-ENDINGS = (".parquet", ".csv", ".csv.gz")
-_BLOCK = 200_000  # users held in memory at a time
-#: In `infer_schema`: more distinct numbers than this are cut into buckets, lists are text with one
-#: of these separators in at least this fraction of values, and have at most this many slots.
-_MAX_CATEGORIES, _SEPARATORS, _LIST_FRACTION, _MAX_SLOTS = 50, ";|", 0.1, 10
-
-
-@dataclass(frozen=True)
-class Column:
-    """How a field is read from its column.
-
-    Attributes:
-      name: of the field and its column.
-      slots: values kept of a list; 1 for a field with one value.
-      separator: between the values of a list in text; a Parquet list column needs none.
-      buckets: of a number, how many quantile buckets; 0 for a category.
-      sensitive: whether no model may see it; see `SensitiveField`.
-    """
-
-    name: str
-    slots: int = 1
-    separator: str = ""
-    buckets: int = 0
-    sensitive: bool = False
-
-    @staticmethod
-    def from_json(data: Any) -> Column:
-        """A column from plain data.
-
-        Raises:
-          InputError: a key is unknown, or a value has another type; the field is named.
-        """
-        where = f"schema: field {data.get('name')!r}" if isinstance(data, dict) else "schema: field"
-        kinds = {known.name: type(known.default) for known in fields(Column)} | {"name": str}
-        _check_keys(where, data, kinds)
-        if "name" not in data:
-            raise InputError(f"{where}: has no 'name', got {json.dumps(data)[:80]}")
-        return Column(**data)
-
-    def __post_init__(self) -> None:
-        if self.buckets < 0 or self.buckets == 1 or (self.buckets and self.slots > 1):
-            raise InputError(
-                f"schema: field {self.name!r} needs two buckets or more, and a single slot, to be "
-                "a number"
-            )
-
-
-@dataclass(frozen=True)
-class TableSchema:
-    """What a schema file of tables says.
-
-    Attributes:
-      user, campaign: the fields; those of campaigns have one slot.
-      user_id, campaign_id: names of the id columns, in all files that have them.
-      min_count: a value that fewer users have shares one table row with all unseen values.
-    """
-
-    user: tuple[Column, ...]
-    campaign: tuple[Column, ...]
-    user_id: str = "user_id"
-    campaign_id: str = "campaign_id"
-    min_count: int = 1
-
-    def __post_init__(self) -> None:
-        names = [column.name for column in (*self.user, *self.campaign)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"schema: field {twice[0]!r} is named twice")
-        sensitive = [column.name for column in self.campaign if column.sensitive]
-        if sensitive:
-            raise InputError(
-                f"schema: campaign field {sensitive[0]!r} cannot be sensitive; user fields can"
-            )
-
-    @staticmethod
-    def from_json(data: Any) -> TableSchema:
-        """A schema from plain data, as in a schema file.
-
-        Raises:
-          InputError: a key is missing or unknown, or a value is wrong; it is named.
-        """
-        kinds = {"user": list, "campaign": list, "user_id": str, "campaign_id": str}
-        kinds |= {"min_count": int}
-        _check_keys("schema", data, kinds)
-        for side in ("user", "campaign"):
-            if side not in data:
-                raise InputError(f"schema: has no {side!r}; name the fields there")
-        user, campaign = (tuple(map(Column.from_json, data[side])) for side in ("user", "campaign"))
-        others = {key: value for key, value in data.items() if key not in ("user", "campaign")}
-        return TableSchema(user, campaign, **others)
-
-    @staticmethod
-    def read(path: Path) -> TableSchema:
-        """The schema in a JSON file.
-
-        Raises:
-          InputError: the file is not JSON, or has an unknown key or a wrong value; it is named.
-        """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8-sig"))
-            return TableSchema.from_json(data)
-        except ValueError as error:
-            raise InputError(f"{path}: {error}") from error
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `read` takes, without what is at its default."""
-        plain = {known.name: known.default for known in fields(Column)}
-        columns = {
-            side: [
-                {key: value for key, value in vars(column).items() if value != plain[key]}
-                for column in getattr(self, side)
-            ]
-            for side in ("user", "campaign")
-        }
-        ids = {"user_id": self.user_id, "campaign_id": self.campaign_id}
-        return {**ids, "min_count": self.min_count, **columns}
-
-
-_KINDS = {str: "text", int: "a whole number", bool: "true or false", list: "a list"}
-
-
-def _check_keys(where: str, data: Any, kinds: dict[str, type]) -> None:
-    """Refuses plain data with an unknown key, or with a value of another type."""
-    if not isinstance(data, dict):
-        raise InputError(f"{where}: expected a JSON object, got {json.dumps(data)[:80]}")
-    for key, value in data.items():
-        if key not in kinds:
-            raise InputError(f"{where}: unknown key {key!r}; expected {', '.join(kinds)}")
-        if type(value) is not kinds[key]:
-            shown = json.dumps(value)[:80]
-            raise InputError(f"{where}: {key} is {shown}, expected {_KINDS[kinds[key]]}")
 
 
 def find_tables(source: Path) -> dict[str, Path]:
-    """The users', campaigns' and examples' files of a folder; empty if it has no such file."""
+    """The users', campaigns' and examples' files of a folder; empty if it has no such file.
+
+    A source that is a file is the one of users.
+    """
+    if source.is_file():
+        return {"users": source} if source.name.endswith(ENDINGS) else {}
     found = {}
     for name in FILES:
         paths = [source / f"{name}{ending}" for ending in ENDINGS]
@@ -179,66 +57,68 @@ def find_tables(source: Path) -> dict[str, Path]:
 
 
 def prepare(
-    source: Path, target: Path, *, schema: TableSchema, progress: Progress = silent
+    source: Path,
+    target: Path,
+    *,
+    schema: TableSchema,
+    hash_rows: int = 0,
+    extends: tuple[Schema, Vocabulary] | None = None,
+    progress: Progress = silent,
 ) -> Dataset:
     """Turns tables into a dataset on disk.
 
     Args:
       source: folder with ``users``, ``campaigns`` and ``examples``, each ``.parquet``, ``.csv`` or
-        ``.csv.gz``.
+        ``.csv.gz``; or the file of users, where the schema makes campaigns from columns.
       target: directory of the dataset; replaced if it exists, and only when all went well.
       schema: which columns to use.
+      hash_rows: fields with more values than this are hashed to as many rows, see `Field`; 0 keeps
+        all values of those for which the schema says nothing.
+      extends: fields and values of earlier data. The dataset has their buckets, all their values,
+        and those that are new.
       progress: receives the number of users read.
 
     Raises:
       InputError: a file or a column is missing, or a row is wrong: an id twice, a label that is not
         0 or 1, text in a column of numbers, an example of an unknown user or campaign, or a user of
-        a campaign with both labels. The file and row are named.
+        a campaign with both labels. The file and row are named. Or the fields are others than those
+        of the earlier data.
     """
     source, target = Path(source), Path(target).resolve()
     if source.resolve().is_relative_to(target):
         raise InputError(f"{target}: would replace the source {source}; choose another target")
     paths = find_tables(source)
-    missing = [name for name in FILES if name not in paths]
-    if missing:
-        raise InputError(f"{source}: has no {missing[0]}.parquet, .csv or .csv.gz")
-    users = _Table(paths["users"], [schema.user_id, *(c.name for c in schema.user)])
-    campaigns = _Table(paths["campaigns"], [schema.campaign_id, *(c.name for c in schema.campaign)])
-    frame = campaigns.scan().collect()
-    campaign_key, order = _ascending_ids(campaigns, frame[schema.campaign_id])
-    frame = frame[order]
-
-    model = [users.learn(c, schema.min_count) for c in schema.user if not c.sensitive]
-    sensitive = [users.learn(column, 1) for column in schema.user if column.sensitive]
-    attributes = [campaigns.learn(column, 1) for column in schema.campaign]
-    plain = Schema(
-        tuple(learned.field for learned in model), tuple(learned.field for learned in attributes)
-    )
-    vocabulary = Vocabulary(tuple(learned.values for learned in (*model, *attributes)))
-    campaign_rows = np.concatenate(
-        [
-            learned.rows(frame[learned.column.name], vocabulary, number)
-            for number, learned in enumerate(attributes, start=len(model))
-        ],
-        axis=1,
-    )
+    _check_files(source, paths, schema)
+    id_columns = [schema.user_id] if schema.user_id else []
+    wanted = [column.name for column in (*schema.user, *schema.campaigns_from)]
+    users = TableFile(paths["users"], [*id_columns, *wanted], schema.missing)
+    users.columns = [*id_columns, *(column.name for column in schema.user)]
+    options = _Options(hash_rows, extends)
+    model = options.learn(users, [c for c in schema.user if not c.sensitive], schema.min_count)
+    sensitive = [learn(users, column) for column in schema.user if column.sensitive]
+    campaigns = _read_campaigns(paths, users, schema, options)
+    plain, vocabulary = options.extended(model, campaigns.fields)
     with new_directory(target, marker=MANIFEST) as directory:
-        columns = {"user_rows": _Encoder(model, vocabulary)}
+        columns = {"user_rows": Encoder(model, vocabulary)}
         for own in sensitive:
-            columns[f"sensitive_codes_{own.field.name}"] = _Encoder([own], own.vocabulary)
+            name = f"sensitive_codes_{own.field.name}"
+            columns[name] = Encoder([own], Vocabulary((own.values,)))
         user_key = _write_users(directory, users, schema.user_id, columns, progress)
-        stages = _read_examples(paths["examples"], schema, user_key, campaign_key)
         maps = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in columns}
+        examples = campaigns.examples
+        if examples is None:
+            examples = _read_examples(paths["examples"], schema, user_key, campaigns.key)
+        stage1, stage2 = (_of_stage(examples, stage, len(campaigns.key)) for stage in (1, 2))
         dataset = Dataset(
-            name=source.resolve().name,
+            name=source.resolve().name.partition(".")[0],
             schema=plain,
             vocabulary=vocabulary,
             user_key=user_key,
             user_rows=maps["user_rows"],
-            campaign_key=campaign_key,
-            campaign_rows=campaign_rows,
-            stage1=stages[0],
-            stage2=stages[1],
+            campaign_key=campaigns.key,
+            campaign_rows=Encoder(campaigns.fields, vocabulary, len(model)).rows(campaigns.frame),
+            stage1=stage1,
+            stage2=stage2,
             sensitive={
                 own.field.name: SensitiveField(
                     np.array([own.field.text(value) for value in own.values]),
@@ -251,374 +131,195 @@ def prepare(
     return open_dataset(target, verify=False)  # its checksums are seconds old
 
 
-class _Table:
-    """A file of rows, read as a stream; an error names the row."""
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        """Raises:
-        InputError: the file cannot be read, or lacks one of these columns.
-        """
-        self.path, self._text = path, not path.name.endswith(".parquet")
-        try:
-            names = self.scan().collect_schema().names()
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"{path}: cannot be read ({_first_line(error)})") from error
-        for column in columns:
-            if column not in names:
-                raise InputError(
-                    f"{path}: has no column {column!r}; it has {', '.join(names)[:200]}"
-                )
-        self.columns = list(columns)
-
-    def scan(self) -> pl.LazyFrame:
-        """All rows; columns of text files are text."""
-        if self._text:
-            return pl.scan_csv(self.path, infer_schema=False)
-        return pl.scan_parquet(self.path)
-
-    def blocks(self) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Number of rows before a block, and the block with the columns in use."""
-        start = 0
-        frames = self.scan().select(self.columns).collect_batches(chunk_size=_BLOCK)
-        try:
-            for frame in frames:
-                if len(frame):
-                    yield start, frame
-                start += len(frame)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"{self.path}: cannot be read ({_first_line(error)})") from error
-
-    def fault(self, row: int, what: str) -> InputError:
-        """The error for a row, counted from 0; of a text file its line."""
-        where = f"line {row + 2}" if self._text else f"row {row + 1}"
-        return InputError(f"{self.path}: {where}: {what}; fix or remove it")
-
-    def has_whole_ids(self, column: str) -> bool:
-        """Whether a column's ids are all whole numbers that fit into 64 bits."""
-        whole = pl.col(column).cast(pl.Int64, strict=False)
-        if not self._text and not self.scan().collect_schema()[column].is_integer():
-            return False
-        bad = self.scan().select((whole.is_null() & pl.col(column).is_not_null()).any())
-        return not bad.collect(engine="streaming").item()
-
-    def learn(self, column: Column, min_count: int) -> _Learned:
-        """The values of a column that get a table row each.
-
-        Raises:
-          InputError: the column is empty, or not what the schema says.
-        """
-        try:
-            return self._learn(column, min_count)
-        except pl.exceptions.PolarsError as error:
-            raise InputError(
-                f"{self.path}: column {column.name!r} is not what the schema says "
-                f"({_first_line(error)})"
-            ) from error
-
-    def _learn(self, column: Column, min_count: int) -> _Learned:
-        cells = self.scan().select(pl.col(column.name))
-        if column.buckets:
-            return self._learn_numbers(column)
-        if column.slots > 1:
-            cells = cells.select(_as_list(column).alias(column.name)).explode(column.name)
-        counts = (
-            cells.select(pl.col(column.name).cast(pl.String))
-            .group_by(column.name)
-            .len()
-            .collect(engine="streaming")
-        )
-        known = counts.filter(pl.col(column.name).is_not_null() & (pl.col(column.name) != ""))
-        frequent = known.filter(pl.col("len") >= min_count)[column.name].to_list()
-        values = set(frequent)
-        if len(frequent) < len(known):
-            values.add(UNSEEN)
-        if column.slots == 1 and len(known) < len(counts):
-            values.add("")  # a missing value is a value of its own
-        if not values:
-            raise InputError(f"{self.path}: column {column.name!r} is empty; remove the field")
-        return _Learned(column, Field(column.name, column.slots), np.array(sorted(values)))
-
-    def _learn_numbers(self, column: Column) -> _Learned:
-        """Quantile buckets of a column of numbers, and one more row for a missing value."""
-        self._check_numbers(column.name)
-        fractions = [i / column.buckets for i in range(1, column.buckets)]
-        number = _number(column.name)
-        edges = (
-            self.scan()
-            .select([number.quantile(f, "linear").alias(str(i)) for i, f in enumerate(fractions)])
-            .collect(engine="streaming")
-            .row(0)
-        )
-        if None in edges:
-            raise InputError(f"{self.path}: column {column.name!r} has no numbers")
-        bounds = tuple(sorted(set(map(float, edges))))
-        field = Field(column.name, edges=bounds)
-        return _Learned(column, field, np.arange(-1, len(bounds) + 1))
-
-    def _check_numbers(self, name: str) -> None:
-        """Refuses a cell that is neither empty nor a finite number."""
-        cell, finite = pl.col(name), _number(name).is_finite().fill_null(False)
-        wrong = (cell.is_not_null() & (cell.cast(pl.String) != "") & ~finite).cast(pl.UInt8)
-        found = self.scan().select(wrong.max().alias("any"), wrong.arg_max().alias("row"))
-        any_wrong, row = found.collect().row(0)
-        if any_wrong:
-            raise self.fault(row, f"{name} is not a number")
-
-
 @dataclass(frozen=True)
-class _Learned:
-    """A column, its field, and the field's values, ascending."""
+class _Options:
+    """How fields are learned; see `prepare`."""
 
-    column: Column
-    field: Field
-    values: np.ndarray
+    hash_rows: int
+    extends: tuple[Schema, Vocabulary] | None
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Of this field alone, as a sensitive one has it."""
-        return Vocabulary((self.values,))
+    def learn(
+        self, file: TableFile, columns: Sequence[Column], min_count: int = 1
+    ) -> list[LearnedField]:
+        """The fields of columns."""
+        earlier = {field.name: field for field in self.extends[0].fields} if self.extends else {}
+        options = {"min_count": min_count, "hash_rows": self.hash_rows}
+        return [learn(file, c, **options, earlier=earlier.get(c.name)) for c in columns]
 
-    def rows(self, cells: pl.Series, vocabulary: Vocabulary, number: int) -> np.ndarray:
-        """(n, slots) int32 table rows of cells; the pad id where there is no value."""
-        if self.field.edges:
-            value = cells.to_frame().select(_number(cells.name)).to_series()
-            bucket = self.field.bucket(value.fill_null(float("nan")).to_numpy())
-            return vocabulary.encode(number, bucket)[:, None]
-        if self.field.slots == 1:
-            text = cells.cast(pl.String).fill_null("").to_numpy().astype(str)
-            return vocabulary.encode(number, text)[:, None]
-        lists = cells.to_frame().select(_as_list(self.column).alias("list"))
-        lists = lists.select(pl.col("list").list.head(self.field.slots))
-        length = lists.select(pl.col("list").list.len()).to_series().to_numpy()
-        flat = lists.select(pl.col("list").filter(pl.col("list").list.len() > 0).explode())
-        text = flat.to_series().cast(pl.String).to_numpy().astype(str)
-        rows = np.full((len(cells), self.field.slots), vocabulary.num_rows, np.int32)
-        used = np.arange(self.field.slots) < length[:, None]
-        rows[used] = vocabulary.encode(number, text)
-        return rows
+    def extended(
+        self, user: Sequence[LearnedField], campaign: Sequence[LearnedField]
+    ) -> tuple[Schema, Vocabulary]:
+        """The schema and vocabulary of fields, with the values of earlier data."""
+        schema = Schema(tuple(own.field for own in user), tuple(own.field for own in campaign))
+        vocabulary = Vocabulary(tuple(own.values for own in (*user, *campaign)))
+        if self.extends is not None:
+            vocabulary = vocabulary.extending(schema, *self.extends)
+        return schema, vocabulary
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """Fields that are stored side by side in one column of users."""
+class _Campaigns(NamedTuple):
+    """Campaigns, ascending by key (C,), and their fields, each a column of the frame.
 
-    fields: Sequence[_Learned]
-    vocabulary: Vocabulary
-
-    @property
-    def num_slots(self) -> int:
-        """S."""
-        return sum(learned.field.slots for learned in self.fields)
-
-    def rows(self, frame: pl.DataFrame) -> np.ndarray:
-        """(n, S) int32 rows of the vocabulary."""
-        blocks = [
-            learned.rows(frame[learned.column.name], self.vocabulary, number)
-            for number, learned in enumerate(self.fields)
-        ]
-        return np.concatenate(blocks, axis=1)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
-
-
-def _as_list(column: Column) -> pl.Expr:
-    """The values of a list column, without empty ones; an empty list where it is missing."""
-    cell = pl.col(column.name)
-    if column.separator:
-        cell = cell.cast(pl.String).str.split(column.separator)
-        cell = cell.list.eval(pl.element().str.strip_chars())
-        cell = cell.list.eval(pl.element().filter(pl.element() != ""))
-    return cell.fill_null([]).list.drop_nulls()
-
-
-def _number(name: str) -> pl.Expr:
-    """A column as numbers; null where it is empty or text."""
-    return pl.col(name).cast(pl.Float64, strict=False)
-
-
-def _as_ids(table: _Table, column: pl.Series, first_row: int, *, whole: bool) -> np.ndarray:
-    """(n,) int64 ids, or the UTF-8 bytes of text.
-
-    Raises:
-      InputError: an id is missing or too long; its row is named.
+    The examples are (4, E) campaign, user, label and stage; None where a file has them.
     """
-    missing = column.is_null()
-    if missing.any():
-        raise table.fault(first_row + int(missing.arg_max() or 0), f"no {column.name}")
-    if whole:
-        return column.cast(pl.Int64).to_numpy()
-    text = column.cast(pl.String)
-    length = text.str.len_bytes()
-    wrong = (length > MAX_ID_BYTES) | (length == 0)
-    if wrong.any():
-        what = f"{column.name} must have 1 to {MAX_ID_BYTES} bytes"
-        raise table.fault(first_row + int(wrong.arg_max() or 0), what)
-    return np.array([value.encode() for value in text.to_list()])
+
+    key: np.ndarray
+    fields: list[LearnedField]
+    frame: pl.DataFrame
+    examples: np.ndarray | None
+
+
+def _read_campaigns(
+    paths: Mapping[str, Path], users: TableFile, schema: TableSchema, options: _Options
+) -> _Campaigns:
+    """The campaigns of the file, or those of columns of users."""
+    if schema.campaigns_from:
+        key, frame, examples = columns_to_campaigns(users, schema)
+        return _Campaigns(key, list(map(_of_values, frame.iter_columns())), frame, examples)
+    names = [column.name for column in schema.campaign]
+    file = TableFile(paths["campaigns"], [schema.campaign_id, *names], schema.missing)
+    frame = file.collect(file.scan().select(file.columns))
+    key = file.ids(frame[schema.campaign_id], 0, whole=file.has_whole_ids(schema.campaign_id))
+    if not len(key):
+        raise InputError(f"{file.path}: has no campaign")
+    file.check_once(key, schema.campaign_id)
+    order = np.argsort(key)
+    return _Campaigns(key[order], options.learn(file, schema.campaign), frame[order], None)
+
+
+def _of_values(column: pl.Series) -> LearnedField:
+    """A category whose values are those of a column of text."""
+    values = np.array(sorted(set(column.to_list())))
+    return LearnedField(Column(column.name), Field(column.name), values)
+
+
+def _check_files(source: Path, paths: Mapping[str, Path], schema: TableSchema) -> None:
+    """Refuses files and a schema that do not belong together."""
+    needed = ("users",) if schema.campaigns_from else FILES
+    missing = [name for name in needed if name not in paths]
+    if missing:
+        hint = (
+            "" if missing[0] == "users" else '; or let the schema name columns in "campaigns_from"'
+        )
+        raise InputError(f"{source}: has no {missing[0]}.parquet, .csv or .csv.gz{hint}")
+    others = [paths[name].name for name in paths if name not in needed]
+    if others:
+        raise InputError(
+            f'{source}: has {others[0]}, but the schema makes campaigns with "campaigns_from"; '
+            "remove one of them"
+        )
+    if not schema.user_id and not schema.campaigns_from:
+        raise InputError("schema: has no 'user_id', by which examples name users")
 
 
 def _write_users(
     directory: Path,
-    table: _Table,
+    file: TableFile,
     user_id: str,
-    columns: Mapping[str, _Encoder],
+    columns: Mapping[str, Encoder],
     progress: Progress,
 ) -> np.ndarray:
     """Streams users to a ``.npy`` file per column, and returns their ids (U,)."""
-    count = int(table.scan().select(pl.len()).collect(engine="streaming").item())
+    count = file.count()
     if not count:
-        raise InputError(f"{table.path}: has no user")
+        raise InputError(f"{file.path}: has no user")
     maps = {
         name: np.lib.format.open_memmap(
             directory / f"{name}.npy", "w+", np.int32, (count, encoder.num_slots)
         )
         for name, encoder in columns.items()
     }
-    whole, keys = table.has_whole_ids(user_id), []
-    for start, frame in table.blocks():
-        keys.append(_as_ids(table, frame[user_id], start, whole=whole))
+    whole, keys = bool(user_id) and file.has_whole_ids(user_id), []
+    for start, frame in file.blocks():
+        if user_id:
+            keys.append(file.ids(frame[user_id], start, whole=whole))
         for name, encoder in columns.items():
             maps[name][start : start + len(frame)] = encoder.rows(frame)
-        progress(f"users: {table.path.name}", start + len(frame), count)
+        progress(f"users: {file.path.name}", start + len(frame), count)
     for column in maps.values():
         column.flush()
+    if not user_id:
+        return np.arange(1, count + 1)
     user_key = np.concatenate(keys)
-    _check_once(table, user_key, user_id)
+    file.check_once(user_key, user_id)
     return user_key
 
 
-def _check_once(table: _Table, keys: np.ndarray, name: str) -> None:
-    order = np.argsort(keys, kind="stable")
-    again = order[1:][keys[order][1:] == keys[order][:-1]]
-    if len(again):
-        second = int(again.min())
-        raise table.fault(second, f"{name} {_shown(keys[second])} occurs on an earlier row")
+@dataclass(frozen=True)
+class _Known:
+    """Ids that examples may name: ascending, and where each of them lies."""
 
+    ordered: np.ndarray
+    order: np.ndarray
 
-def _shown(key: Any) -> str:
-    return key.decode() if isinstance(key, bytes) else str(key)
+    @staticmethod
+    def of(keys: np.ndarray) -> _Known:
+        order = np.argsort(keys)
+        return _Known(keys[order], order)
 
-
-def _ascending_ids(table: _Table, column: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The campaigns' ids, ascending, and their order in the file."""
-    keys = _as_ids(table, column, 0, whole=table.has_whole_ids(column.name))
-    if not len(keys):
-        raise InputError(f"{table.path}: has no campaign")
-    _check_once(table, keys, column.name)
-    order = np.argsort(keys)
-    return keys[order], order
+    def positions(self, file: TableFile, column: pl.Series, start: int) -> np.ndarray:
+        """Where the ids of a block lie among the keys."""
+        whole = self.ordered.dtype.kind != "S"
+        if whole:
+            numbers = column.cast(pl.Int64, strict=False)
+            text = numbers.is_null() & column.is_not_null()
+            if text.any():
+                at = int(text.arg_max() or 0)
+                raise file.fault(start + at, f"unknown {column.name} {column[at]}")
+            column = numbers
+        ids = file.ids(column, start, whole=whole)
+        position = np.searchsorted(self.ordered, ids).clip(max=len(self.ordered) - 1)
+        unknown = self.ordered[position] != ids
+        if unknown.any():
+            at = int(np.argmax(unknown))
+            raise file.fault(start + at, f"unknown {column.name} {shown(ids[at])}")
+        return self.order[position]
 
 
 def _read_examples(
     path: Path, schema: TableSchema, user_key: np.ndarray, campaign_key: np.ndarray
-) -> tuple[Examples, Examples]:
-    """Both stages; an example without a stage is of stage 1."""
-    table = _Table(path, [schema.campaign_id, schema.user_id, "label"])
-    if "stage" in table.scan().collect_schema().names():
-        table.columns.append("stage")
-    order = np.argsort(user_key)
+) -> np.ndarray:
+    """(4, E) int32 campaign, user, label and stage; without a stage it is 1."""
+    file = TableFile(path, [schema.campaign_id, schema.user_id, "label"], schema.missing)
+    if "stage" in file.names:
+        file.columns.append("stage")
+    users, campaigns = _Known.of(user_key), _Known.of(campaign_key)
     parts: list[np.ndarray] = []
-    for start, frame in table.blocks():
-        user = _positions(table, frame[schema.user_id], start, user_key, order)
-        campaign = _positions(
-            table, frame[schema.campaign_id], start, campaign_key, np.arange(len(campaign_key))
-        )
-        label = _one_of(table, frame["label"], start, (0, 1))
+    for start, frame in file.blocks():
+        user = users.positions(file, frame[schema.user_id], start)
+        campaign = campaigns.positions(file, frame[schema.campaign_id], start)
+        label = _one_of(file, frame["label"], start, (0, 1))
         stage = np.ones(len(frame), int)
         if "stage" in frame.columns:
-            stage = _one_of(table, frame["stage"], start, (1, 2))
-        parts.append(np.stack([campaign, user, label, stage]))
+            stage = _one_of(file, frame["stage"], start, (1, 2))
+        parts.append(np.stack([campaign, user, label, stage]).astype(np.int32))
     if not parts:
         raise InputError(f"{path}: has no example")
-    campaign, user, label, stage = np.concatenate(parts, axis=1)
-    _check_pairs(table, campaign, user, len(user_key))
-
-    def of_stage(number: int) -> Examples:
-        chosen = stage == number
-        return group_by_campaign(
-            campaign[chosen], user[chosen], label[chosen], num_campaigns=len(campaign_key)
-        )
-
-    return of_stage(1), of_stage(2)
+    examples = np.concatenate(parts, axis=1)
+    _check_pairs(file, examples[0], examples[1], len(user_key))
+    return examples
 
 
-def _positions(
-    table: _Table, column: pl.Series, start: int, keys: np.ndarray, order: np.ndarray
-) -> np.ndarray:
-    """Where ids occur among the keys; ``keys[order]`` ascends."""
-    whole = keys.dtype.kind != "S"
-    if whole:
-        numbers = column.cast(pl.Int64, strict=False)
-        text = numbers.is_null() & column.is_not_null()
-        if text.any():
-            at = int(text.arg_max() or 0)
-            raise table.fault(start + at, f"unknown {column.name} {column[at]}")
-        column = numbers
-    ids = _as_ids(table, column, start, whole=whole)
-    ordered = keys[order]
-    position = np.searchsorted(ordered, ids).clip(max=len(keys) - 1)
-    unknown = ordered[position] != ids
-    if unknown.any():
-        at = int(np.argmax(unknown))
-        raise table.fault(start + at, f"unknown {column.name} {_shown(ids[at])}")
-    return order[position]
+def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
+    """(4, E) examples -> those of one stage."""
+    campaign, user, label, _ = examples[:, examples[3] == stage]
+    return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns)
 
 
-def _one_of(table: _Table, column: pl.Series, start: int, allowed: tuple[int, int]) -> np.ndarray:
+def _one_of(file: TableFile, column: pl.Series, start: int, allowed: tuple[int, int]) -> np.ndarray:
     value = column.cast(pl.Float64, strict=False)
     wrong = ~value.is_in([float(number) for number in allowed]).fill_null(False)
     if wrong.any():
         at = int(wrong.arg_max() or 0)
         what = f"{column.name} is {column[at]!r}, expected {allowed[0]} or {allowed[1]}"
-        raise table.fault(start + at, what)
+        raise file.fault(start + at, what)
     return value.to_numpy().astype(int)
 
 
-def _check_pairs(table: _Table, campaign: np.ndarray, user: np.ndarray, num_users: int) -> None:
+def _check_pairs(file: TableFile, campaign: np.ndarray, user: np.ndarray, num_users: int) -> None:
     """Refuses a user who is twice an example of a campaign, in whatever stage or with any label."""
     pair = campaign.astype(np.int64) * num_users + user
     order = np.argsort(pair, kind="stable")
     again = order[1:][pair[order][1:] == pair[order][:-1]]
     if len(again):
-        raise table.fault(int(again.min()), "the user is an example of this campaign already")
-
-
-def infer_schema(source: Path) -> TableSchema:
-    """A first schema from the tables themselves, for the user to edit.
-
-    The first column of users and of campaigns counts as their id. A column of numbers with many
-    values becomes buckets, text with separators or a Parquet list becomes a list, anything else is
-    a category.
-
-    Raises:
-      InputError: there are no tables.
-    """
-    paths = find_tables(source)
-    for name in ("users", "campaigns"):
-        if name not in paths:
-            raise InputError(f"{source}: has no {name}.parquet, .csv or .csv.gz")
-    sides = {}
-    for name in ("users", "campaigns"):
-        head = _Table(paths[name], []).scan().head(_BLOCK).collect()
-        sides[name] = head.columns[0], [_infer(head[column]) for column in head.columns[1:]]
-    user_id, user = sides["users"]
-    campaign_id, campaign = sides["campaigns"]
-    single = tuple(Column(column.name) for column in campaign)
-    return TableSchema(tuple(user), single, user_id, campaign_id)
-
-
-def _infer(column: pl.Series) -> Column:
-    if column.dtype == pl.List:
-        longest = int(column.list.len().max() or 1)  # pyrefly: ignore
-        return Column(column.name, slots=min(max(longest, 2), _MAX_SLOTS))
-    text = column.cast(pl.String).drop_nulls()
-    for separator in _SEPARATORS:
-        counts = text.str.count_matches(separator, literal=True)
-        if len(text) and (counts > 0).mean() >= _LIST_FRACTION:  # pyrefly: ignore
-            slots = min(int(counts.max()) + 1, _MAX_SLOTS)  # pyrefly: ignore
-            return Column(column.name, slots=slots, separator=separator)
-    numbers = text.cast(pl.Float64, strict=False)
-    if len(text) and not numbers.is_null().any() and text.n_unique() > _MAX_CATEGORIES:
-        return Column(column.name, buckets=10)
-    return Column(column.name)
+        raise file.fault(int(again.min()), "the user is an example of this campaign already")

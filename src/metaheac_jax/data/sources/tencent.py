@@ -43,6 +43,7 @@ def prepare(
     *,
     schema: Schema = TENCENT,
     name: str = "Tencent look-alike",
+    extends: tuple[Schema, Vocabulary] | None = None,
     progress: Progress = silent,
 ) -> Dataset:
     """Turns the competition's files into a dataset on disk (paper section 4.1).
@@ -61,11 +62,14 @@ def prepare(
       target: directory of the dataset; an existing dataset is replaced on success only.
       schema: the features to use, among those of the files.
       name: the dataset's name.
+      extends: fields and values of earlier data; the dataset has these values and those that are
+        new.
       progress: receives the bytes done of each file, and the start of other work.
 
     Raises:
       InputError: a file is missing, unreadable, empty, or has a faulty line, which the message
-        names; or the schema has a field that the files do not have.
+        names; or the schema has a field that the files do not have, or differs from that of the
+        earlier data.
     """
     source, target = Path(source), Path(target).resolve()
     if source.resolve().is_relative_to(target):
@@ -87,6 +91,8 @@ def prepare(
         stage2 = _read_examples(truth, None, aid, uid, by_uid, progress)
 
         vocabulary = Vocabulary((*user_values, *(np.unique(v) for v in campaign_values.T)))
+        if extends is not None:
+            vocabulary = vocabulary.extending(schema, *extends)
         _encode_users(directory, schema, vocabulary, len(uid), progress)
         campaign_rows = [
             vocabulary.encode(len(schema.user) + i, column)

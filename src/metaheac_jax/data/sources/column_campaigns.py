@@ -1,0 +1,102 @@
+"""Campaigns from columns of users: who answered in some way, and who answered in another.
+
+Axes: C campaigns, E examples, U users.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.campaign import MAX_ID_BYTES
+from metaheac_jax.data.dataset import NON_SEEDS_PER_SEED
+from metaheac_jax.data.sources.table_fields import as_list
+from metaheac_jax.data.sources.table_file import TableFile
+from metaheac_jax.data.sources.table_schema import Column, TableSchema
+from metaheac_jax.errors import InputError
+
+#: Fraction of the users on whom audiences are judged (stage 2).
+_HELD_OUT = 0.3
+
+
+class ColumnCampaigns(NamedTuple):
+    """Campaigns and their examples.
+
+    Attributes:
+      key: (C,) ids, ``column=value`` in UTF-8, ascending.
+      attributes: the fields ``column`` and ``value`` of each campaign.
+      examples: (4, E) campaign, user, label and stage.
+    """
+
+    key: np.ndarray
+    attributes: pl.DataFrame
+    examples: np.ndarray
+
+
+def columns_to_campaigns(file: TableFile, schema: TableSchema) -> ColumnCampaigns:
+    """Makes a campaign of each value that some columns of users have.
+
+    The seeds of a campaign are the users with the value. Its non-seeds are users with other values,
+    drawn at random where there are more than `NON_SEEDS_PER_SEED` per seed; users without a value
+    are no examples. The same 30% of the users are in stage 2 of every campaign.
+
+    Args:
+      file: of the users.
+      schema: names the columns, and the fewest seeds and non-seeds of a campaign.
+
+    Raises:
+      InputError: no value has enough seeds, or two long values begin alike.
+    """
+    held_out = np.random.Generator(np.random.Philox(0)).random(file.count()) < _HELD_OUT
+    found: dict[bytes, tuple[str, str, np.ndarray, np.ndarray]] = {}
+    for column in schema.campaigns_from:
+        pairs = _users_with_values(file, column)
+        answered = pairs["user"].unique().to_numpy()
+        for (value,), group in pairs.group_by("value", maintain_order=True):
+            seeds = group["user"].to_numpy()
+            others = np.setdiff1d(answered, seeds, assume_unique=True)
+            if min(len(seeds), len(others)) < schema.min_seeds:
+                continue
+            key = f"{column.name}={value}".encode()[:MAX_ID_BYTES].decode(errors="ignore").encode()
+            if key in found:
+                raise InputError(
+                    f"{file.path}: two values of {column.name!r} begin with {key.decode()!r}; "
+                    "shorten them"
+                )
+            rng = np.random.Generator(np.random.Philox(zlib.crc32(key)))
+            count = min(len(others), NON_SEEDS_PER_SEED * len(seeds))
+            others = np.sort(rng.choice(others, count, replace=False))
+            found[key] = column.name, str(value), seeds, others
+    if not found:
+        names = ", ".join(column.name for column in schema.campaigns_from)
+        raise InputError(
+            f"{file.path}: no value of {names} is that of {schema.min_seeds} users and not that of "
+            'as many others; lower "min_seeds" or name other columns'
+        )
+    keys = sorted(found)
+    columns, values, seeds, others = zip(*(found[key] for key in keys), strict=True)
+    parts = [np.concatenate(pair) for pair in zip(seeds, others, strict=True)]
+    user = np.concatenate(parts)
+    labels = [np.repeat([1, 0], [len(s), len(o)]) for s, o in zip(seeds, others, strict=True)]
+    campaign = np.repeat(np.arange(len(keys)), [len(part) for part in parts])
+    stage = np.where(held_out[user], 2, 1)
+    return ColumnCampaigns(
+        key=np.array(keys),
+        attributes=pl.DataFrame({"column": columns, "value": values}),
+        examples=np.stack([campaign, user, np.concatenate(labels), stage]).astype(np.int32),
+    )
+
+
+def _users_with_values(file: TableFile, column: Column) -> pl.DataFrame:
+    """Columns ``user`` (a row's number from 0) and ``value``, both ascending, each pair once."""
+    listed = column.separator or column.slots > 1
+    cell = as_list(column) if listed else pl.col(column.name)
+    cells = file.scan().select(cell.alias("value")).with_row_index("user")
+    if listed:
+        cells = cells.explode("value")
+    text = cells.with_columns(pl.col("value").cast(pl.String))
+    known = text.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
+    return file.collect(known.unique()).sort("value", "user")

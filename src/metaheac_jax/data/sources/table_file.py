@@ -1,0 +1,180 @@
+"""A Parquet or CSV file of rows, read as a stream; an error names the row.
+
+Axes: n rows of a block.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.campaign import MAX_ID_BYTES
+from metaheac_jax.errors import InputError
+
+ENDINGS = (".parquet", ".csv", ".csv.gz")
+ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
+
+
+class TableFile:
+    """A file of rows, of which some columns are used.
+
+    Attributes:
+      path: of the file.
+      names: of all its columns.
+      columns: names of those in use.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], missing: Sequence[str] = ()) -> None:
+        """Args:
+        path: ends in one of `ENDINGS`; columns of text files are text.
+        columns: names of those to use.
+        missing: what cells of a text file have, besides nothing, in the place of a missing value.
+
+        Raises:
+          InputError: the file cannot be read, names a column twice, or lacks one of these.
+        """
+        self.path, self._text = path, not path.name.endswith(".parquet")
+        self._missing = ["", *missing]
+        try:
+            self.names = self._header() if self._text else self.scan().collect_schema().names()
+        except (OSError, EOFError, ValueError, csv.Error, pl.exceptions.PolarsError) as error:
+            raise self.unreadable(error) from error
+        if not self.names:
+            raise InputError(f"{path}: is empty")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise InputError(f"{path}: has two columns {twice[0]!r}; rename or remove one")
+        for column in columns:
+            if column not in self.names:
+                hint = "; its values must be separated by commas" if len(self.names) == 1 else ""
+                raise InputError(
+                    f"{path}: has no column {column!r}; it has {', '.join(self.names)[:200]}{hint}"
+                )
+        self.columns = list(columns)
+
+    def _header(self) -> list[str]:
+        """The names of a text file's columns; polars renames those that occur twice."""
+        opened = gzip.open if self.path.name.endswith(".gz") else open
+        with opened(self.path, "rt", encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file), [])
+
+    def scan(self) -> pl.LazyFrame:
+        """All rows."""
+        if self._text:
+            return pl.scan_csv(self.path, infer_schema=False, glob=False, null_values=self._missing)
+        return pl.scan_parquet(self.path, glob=False)
+
+    def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """What a query on `scan` gives, computed as a stream.
+
+        Raises:
+          InputError: the file cannot be read.
+        """
+        try:
+            return frame.collect(engine="streaming")
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise self.unreadable(error) from error
+
+    def count(self) -> int:
+        """Number of rows."""
+        return int(self.collect(self.scan().select(pl.len())).item())
+
+    def blocks(self) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Number of rows before a block, and the block with the columns in use."""
+        start = 0
+        frames = self.scan().select(self.columns).collect_batches(chunk_size=ROWS_AT_A_TIME)
+        try:
+            for frame in frames:
+                if len(frame):
+                    yield start, frame
+                start += len(frame)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise self.unreadable(error) from error
+
+    def unreadable(self, error: Exception) -> InputError:
+        """The error for a file that cannot be read."""
+        hint = "; save it as UTF-8" if "utf-8" in str(error).lower() else ""
+        return InputError(f"{self.path}: cannot be read ({first_line(error)}){hint}")
+
+    def fault(self, row: int, what: str) -> InputError:
+        """The error for a row, counted from 0; of a text file its line."""
+        where = f"line {row + 2}" if self._text else f"row {row + 1}"
+        return InputError(f"{self.path}: {where}: {what}; fix or remove it")
+
+    def has_whole_ids(self, column: str) -> bool:
+        """Whether a column's ids are all whole numbers that fit into 64 bits."""
+        whole = pl.col(column).cast(pl.Int64, strict=False)
+        if not self._text and not self.scan().collect_schema()[column].is_integer():
+            return False
+        bad = self.scan().select((whole.is_null() & pl.col(column).is_not_null()).any())
+        return not self.collect(bad).item()
+
+    def check_numbers(self, column: str) -> None:
+        """Refuses a cell that is neither empty nor a finite number.
+
+        Raises:
+          InputError: it names the row.
+        """
+        cell, finite = pl.col(column), number(column).is_finite().fill_null(False)
+        wrong = (cell.is_not_null() & (cell.cast(pl.String) != "") & ~finite).cast(pl.UInt8)
+        found = self.scan().select(wrong.max().alias("any"), wrong.arg_max().alias("row"))
+        any_wrong, row = self.collect(found).row(0)
+        if any_wrong:
+            raise self.fault(row, f"{column} is not a number")
+
+    def ids(self, column: pl.Series, first_row: int, *, whole: bool) -> np.ndarray:
+        """(n,) int64 ids, or the UTF-8 bytes of text.
+
+        Args:
+          column: of a block.
+          first_row: number of rows before the block.
+          whole: whether they are whole numbers.
+
+        Raises:
+          InputError: an id is missing or too long; its row is named.
+        """
+        missing = column.is_null()
+        if missing.any():
+            raise self.fault(first_row + int(missing.arg_max() or 0), f"no {column.name}")
+        if whole:
+            return column.cast(pl.Int64).to_numpy()
+        text = column.cast(pl.String)
+        length = text.str.len_bytes()
+        wrong = (length > MAX_ID_BYTES) | (length == 0)
+        if wrong.any():
+            what = f"{column.name} must have 1 to {MAX_ID_BYTES} bytes"
+            raise self.fault(first_row + int(wrong.arg_max() or 0), what)
+        return np.array([value.encode() for value in text.to_list()])
+
+    def check_once(self, keys: np.ndarray, name: str) -> None:
+        """Refuses an id that occurs twice.
+
+        Raises:
+          InputError: it names the second row.
+        """
+        order = np.argsort(keys, kind="stable")
+        again = order[1:][keys[order][1:] == keys[order][:-1]]
+        if len(again):
+            second = int(again.min())
+            raise self.fault(second, f"{name} {shown(keys[second])} occurs on an earlier row")
+
+
+def number(column: str) -> pl.Expr:
+    """A column as numbers; null where it is empty or text."""
+    return pl.col(column).cast(pl.Float64, strict=False)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def shown(key: Any) -> str:
+    """An id, for a message."""
+    return key.decode() if isinstance(key, bytes) else str(key)

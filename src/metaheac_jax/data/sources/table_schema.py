@@ -1,0 +1,166 @@
+"""What a schema file of tables says: which columns to use, and how they are read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from metaheac_jax.errors import InputError, check_keys
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a field is read from its column.
+
+    Attributes:
+      name: of the field and its column.
+      slots: values kept of a list; 1 for a field with one value.
+      separator: between the values of a list in text; a Parquet list column needs none.
+      buckets: of a number, how many quantile buckets; 0 for a category.
+      hash_rows: of a category with too many values to keep, how many buckets they are hashed to; 0
+        to keep them.
+      sensitive: whether no model may see it; see `SensitiveField`.
+
+    Raises:
+      InputError: the numbers make no sense together; the field is named.
+    """
+
+    name: str
+    slots: int = 1
+    separator: str = ""
+    buckets: int = 0
+    hash_rows: int = 0
+    sensitive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise self._wrong(f"slots is {self.slots}, expected 1 or more")
+        if self.separator and self.slots == 1:
+            raise self._wrong("separator is for a list; give it slots of 2 or more")
+        if self.buckets < 0 or self.buckets == 1 or (self.buckets and self.slots > 1):
+            raise self._wrong("a number needs two buckets or more, and a single slot")
+        if self.hash_rows < 0 or (self.hash_rows and (self.buckets or self.sensitive)):
+            raise self._wrong("hash_rows is for a category that is not sensitive")
+
+    def _wrong(self, what: str) -> InputError:
+        return InputError(f"schema: field {self.name!r}: {what}")
+
+    @staticmethod
+    def from_json(data: Any) -> Column:
+        """A column from plain data.
+
+        Raises:
+          InputError: a key is unknown, or a value is wrong; the field is named.
+        """
+        name = f" {data['name']!r}" if isinstance(data, dict) and "name" in data else ""
+        where = f"schema: field{name}"
+        kinds = {known.name: type(known.default) for known in fields(Column)} | {"name": str}
+        check_keys(where, data, kinds)
+        if "name" not in data:
+            raise InputError(f"{where}: has no 'name', got {json.dumps(data)[:80]}")
+        return Column(**data)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` takes, without what is at its default."""
+        plain = {known.name: known.default for known in fields(Column)}
+        return {key: value for key, value in vars(self).items() if value != plain[key]}
+
+
+#: The lists of columns in a schema file.
+_LISTS = ("user", "campaign", "campaigns_from")
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """What a schema file of tables says.
+
+    Attributes:
+      user, campaign: the fields; those of campaigns have one slot.
+      user_id: name of the id column of users, in all files that have it. Empty where users have no
+        ids; the number of a user's row, from 1, is then the id.
+      campaign_id: name of the id column of campaigns, likewise.
+      min_count: a value that fewer users have shares one table row with all unseen values.
+      campaigns_from: columns of users of which each value makes a campaign, instead of files of
+        campaigns and examples; see `columns_to_campaigns`.
+      min_seeds: a value of such a column that fewer users have makes no campaign.
+      missing: what cells of text files have in the place of a missing value, such as ``NA``.
+
+    Raises:
+      InputError: a field is named twice or cannot be what it is; it is named.
+    """
+
+    user: tuple[Column, ...]
+    campaign: tuple[Column, ...] = ()
+    user_id: str = "user_id"
+    campaign_id: str = "campaign_id"
+    min_count: int = 1
+    campaigns_from: tuple[Column, ...] = ()
+    min_seeds: int = 50
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [column.name for side in _LISTS for column in getattr(self, side)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"schema: field {twice[0]!r} is named twice")
+        for column in self.campaign:
+            if column.sensitive:
+                raise InputError(
+                    f"schema: campaign field {column.name!r} cannot be sensitive; user fields can"
+                )
+        for column in self.campaigns_from:
+            if column.buckets or column.hash_rows or column.sensitive:
+                raise InputError(
+                    f"schema: campaigns_from {column.name!r}: a column of values has no buckets or "
+                    "hash_rows, and is not sensitive"
+                )
+        if self.campaigns_from and self.campaign:
+            raise InputError("schema: give either campaign or campaigns_from, and not both")
+
+    @staticmethod
+    def from_json(data: Any) -> TableSchema:
+        """A schema from plain data, as in a schema file.
+
+        Raises:
+          InputError: a key is missing or unknown, or a value is wrong; it is named.
+        """
+        kinds = {known.name: type(known.default) for known in fields(TableSchema)}
+        check_keys("schema", data, kinds | dict.fromkeys((*_LISTS, "missing"), list))
+        missing = tuple(data.get("missing", []))
+        if not all(isinstance(text, str) for text in missing):
+            raise InputError("schema: missing is a list of texts")
+        if "user" not in data:
+            raise InputError("schema: has no 'user'; name the fields of users there")
+        sides = {key: tuple(map(Column.from_json, data.get(key, []))) for key in _LISTS}
+        tuples: dict[str, Any] = {**sides, "missing": missing}
+        schema = TableSchema(**data | tuples)
+        if not schema.campaign and not schema.campaigns_from:
+            raise InputError(
+                "schema: has no 'campaign'; name the fields of campaigns there, or in "
+                "'campaigns_from' columns of users that make campaigns"
+            )
+        return schema
+
+    @staticmethod
+    def read(path: Path) -> TableSchema:
+        """The schema in a JSON file.
+
+        Raises:
+          InputError: the file is not JSON, or has an unknown key or a wrong value; it is named.
+        """
+        try:
+            return TableSchema.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `read` takes, without what is at its default or of no use."""
+        data = {**vars(self), "missing": list(self.missing)}
+        data |= {side: [column.to_json() for column in getattr(self, side)] for side in _LISTS}
+        for key in (
+            ("campaigns_from", "min_seeds") if self.campaign else ("campaign", "campaign_id")
+        ):
+            del data[key]
+        return data if self.missing else {key: data[key] for key in data if key != "missing"}

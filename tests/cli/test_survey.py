@@ -1,0 +1,68 @@
+"""A real survey, a row per person: from the file to an audience that may answer likewise."""
+
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+from commands import refuses, succeeds
+
+from metaheac_jax.cli.main import main
+
+SURVEY = Path(__file__).parents[1] / "data" / "sources" / "survey.csv.gz"
+#: The answers that make campaigns; one of them is asked for an audience.
+QUESTIONS = ("DatabaseWorkedWith", "PlatformWorkedWith")
+ASKED = {"column": "PlatformWorkedWith", "value": "Docker"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("survey")
+
+
+def test_from_a_survey_to_an_audience(folder, capsys):
+    schema, data, model = folder / "schema.json", folder / "data", folder / "model"
+    succeeds(main, "prepare", SURVEY, "--infer", schema)
+    words = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
+    assert words in capsys.readouterr().out
+    refuses(capsys, main, "prepare", SURVEY, data, "--schema", schema, words=("has no 'campaign'",))
+
+    edited = json.loads(schema.read_text())
+    fields = {field["name"]: field for field in edited["user"]}
+    fields["Gender"]["sensitive"] = True
+    edited["campaigns_from"] = [fields.pop(name) for name in QUESTIONS]
+    edited["user"] = list(fields.values())
+    schema.write_text(json.dumps(edited))
+    succeeds(main, "prepare", SURVEY, data, "--schema", schema)
+    printed = capsys.readouterr().out
+    assert f"{data}: 997 users, 27 campaigns, " in printed
+    assert "\nsensitive, left out of the model: Gender\n" in printed
+
+    succeeds(main, "fit", data, model, "--method", "cosine", "--campaigns", "paper")
+    succeeds(main, "evaluate", model, "--data", data)
+    aucs = re.findall(r"seeds +\S+ +(\d+) +\S+ +(0\.\d{4})", capsys.readouterr().out)
+    campaigns = [int(count) for count, _ in aucs]
+    assert sum(campaigns) == 11
+    assert sum(float(auc) * int(count) for count, auc in aucs) / 11 > 0.65
+
+    people = pl.read_csv(SURVEY, infer_schema=False)
+    answer = pl.col(ASKED["column"]).str.split(";").list.contains(ASKED["value"])
+    users = set(people.filter(answer)["Respondent"].to_list())
+    seeds = sorted(users)[:150]
+    (folder / "seeds").write_text("\n".join(["user_id", *seeds]))
+    (folder / "attributes.json").write_text(json.dumps(ASKED))
+    out = folder / "audience.csv"
+    options = ("--data", data, "--seeds", folder / "seeds")
+    attributes = ("--attributes", folder / "attributes.json")
+    succeeds(main, "expand", model, *options, *attributes, "--size", 100, "--out", out)
+    audience = pl.read_csv(out, infer_schema=False)["user_id"].to_list()
+    others = set(people["Respondent"].to_list()) - set(seeds)
+    share = len(users & set(audience)) / 100
+    assert share > 1.4 * len(users - set(seeds)) / len(others)
+
+    capsys.readouterr()
+    succeeds(main, "traits", out, *options, "--out", folder / "traits.csv")
+    traits = pl.read_csv(folder / "traits.csv")
+    assert set(QUESTIONS).isdisjoint(traits["field"])
+    assert traits.filter(field="LanguageWorkedWith")["lift"].max() > 1.3

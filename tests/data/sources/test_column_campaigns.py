@@ -1,0 +1,136 @@
+"""Campaigns from columns of users: equal to a plain reading of the cells."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from metaheac_jax.data.dataset import NON_SEEDS_PER_SEED
+from metaheac_jax.data.sources import column_campaigns
+from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns
+from metaheac_jax.data.sources.table_file import TableFile
+from metaheac_jax.data.sources.table_schema import Column, TableSchema
+from metaheac_jax.data.sources.tables import prepare
+from metaheac_jax.errors import InputError
+
+VOTE, TOOLS = Column("vote"), Column("tools", slots=2, separator=";")
+SCHEMA = TableSchema(user=(Column("city"),), campaigns_from=(VOTE, TOOLS), min_seeds=20)
+
+
+def people(num_users=400, seed=0):
+    """Some did not answer; tools are lists, of which some are longer than their slots."""
+    rng = np.random.default_rng(seed)
+    tools = [rng.choice([*"pqrs"], rng.integers(0, 4), replace=False) for _ in range(num_users)]
+    votes, often = ["left", "right", "é", None], [0.5, 0.4, 0.02, 0.08]
+    return {
+        "user_id": [f"u{i}" for i in range(num_users)],
+        "city": rng.choice(["Rome", "Oslo"], num_users).tolist(),
+        "vote": rng.choice(votes, num_users, p=often).tolist(),
+        "tools": [";".join(own) for own in tools],
+    }
+
+
+def write(folder, users):
+    path = folder / "people.csv"
+    pl.DataFrame(users).write_csv(path)
+    return path
+
+
+def plain(users):
+    """By campaign, the seeds and non-seeds."""
+    expected = {}
+    for name in ("vote", "tools"):
+        answers = [set((cell or "").split(";")) - {""} for cell in users[name]]
+        for value in set().union(*answers):
+            seeds = {u for u, own in enumerate(answers) if value in own}
+            others = {u for u, own in enumerate(answers) if own and value not in own}
+            if min(len(seeds), len(others)) >= 20:
+                expected[f"{name}={value}".encode()] = seeds, others
+    return expected
+
+
+def test_equal_to_a_plain_reading(tmp_path):
+    users = people()
+    data = prepare(write(tmp_path, users), tmp_path / "data", schema=SCHEMA)
+    expected = plain(users)
+    assert b"vote=\xc3\xa9" not in expected  # too few
+    assert data.name == "people"
+    assert data.campaign_key.tolist() == sorted(expected)
+    assert [field.name for field in data.schema.campaign] == ["column", "value"]
+    # The answers are no inputs.
+    assert [field.name for field in data.schema.user] == ["city"]
+    held_out = set(data.stage2.user.tolist())
+    assert not held_out & set(data.stage1.user.tolist())
+    assert 0.25 < len(held_out) / 400 < 0.35
+    for c, key in enumerate(data.campaign_key):
+        name, value = key.decode().split("=")
+        rows = data.vocabulary.encode_attributes(data.schema, {"column": name, "value": value})
+        assert data.campaign_rows[c].tolist() == rows.tolist()
+        seeds, others = expected[key]
+        for stage, own in ((data.stage1, seeds | others), (data.stage2, held_out)):
+            label, user = stage.label[stage.of(c)], stage.user[stage.of(c)].tolist()
+            assert len(user) == len(set(user))
+            assert set(user) <= own
+            assert {u for u, y in zip(user, label, strict=True) if y} == seeds & set(user)
+        both = [*data.stage1.user[data.stage1.of(c)], *data.stage2.user[data.stage2.of(c)]]
+        assert set(both) == seeds | others
+    again = prepare(write(tmp_path, users), tmp_path / "again", schema=SCHEMA)
+    np.testing.assert_array_equal(again.stage1.user, data.stage1.user)
+
+
+def test_rare_answers_draw_twenty_others_per_seed(tmp_path):
+    users = people()
+    users["vote"] = ["yes"] * 5 + ["no"] * 395
+    schema = TableSchema(user=(Column("city"),), campaigns_from=(VOTE,), min_seeds=5)
+    file = TableFile(write(tmp_path, users), ["vote"])
+    key, _, (campaign, user, label, _) = columns_to_campaigns(file, schema)
+    assert key.tolist() == [b"vote=no", b"vote=yes"]
+    yes = campaign == 1
+    assert label[yes].sum() == 5
+    assert yes.sum() == 5 + NON_SEEDS_PER_SEED * 5
+    assert len(set(user[yes].tolist())) == yes.sum()
+    assert user[yes].max() > 200  # drawn from all, and not the first
+
+
+def test_users_without_ids_have_numbers(tmp_path):
+    users = people(100)
+    del users["user_id"]
+    schema = TableSchema((Column("city"),), user_id="", campaigns_from=(VOTE,), min_seeds=10)
+    data = prepare(write(tmp_path, users), tmp_path / "data", schema=schema)
+    assert data.user_key.tolist() == list(range(1, 101))
+
+
+def test_what_makes_no_campaign_is_refused(tmp_path):
+    users = people()
+    path = write(tmp_path, users)
+    few = TableSchema(user=(Column("city"),), campaigns_from=(VOTE,), min_seeds=250)
+    with pytest.raises(InputError, match="no value of vote is that of 250 users and not that of"):
+        prepare(path, tmp_path / "data", schema=few)
+    wrong = TableSchema(user=(Column("city"),), campaigns_from=(Column("votes"),))
+    with pytest.raises(InputError, match="has no column 'votes'"):
+        prepare(path, tmp_path / "data", schema=wrong)
+    users["vote"] = [f"{'long ' * 20}{i % 2}" for i in range(400)]
+    with pytest.raises(InputError, match="two values of 'vote' begin with 'vote=long long"):
+        prepare(write(tmp_path, users), tmp_path / "data", schema=SCHEMA)
+    assert not (tmp_path / "data").exists()
+
+
+def test_campaigns_come_from_a_file_or_from_columns(tmp_path):
+    write(tmp_path, people()).rename(tmp_path / "users.csv")
+    (tmp_path / "campaigns.csv").write_text("campaign_id,topic\n1,sport\n")
+    with pytest.raises(InputError, match=r"has campaigns\.csv, but the schema makes campaigns"):
+        prepare(tmp_path, tmp_path / "data", schema=SCHEMA)
+    (tmp_path / "campaigns.csv").unlink()
+    assert prepare(tmp_path, tmp_path / "data", schema=SCHEMA).num_campaigns > 3
+    other = TableSchema((Column("city"),), (Column("topic"),))
+    with pytest.raises(InputError, match=r"has no campaigns\.parquet.* columns in .campaigns_from"):
+        prepare(tmp_path, tmp_path / "data", schema=other)
+
+
+def test_the_draw_does_not_depend_on_other_campaigns(tmp_path, monkeypatch):
+    """A survey with a column more keeps the examples of the others."""
+    monkeypatch.setattr(column_campaigns, "NON_SEEDS_PER_SEED", 1)
+    file = TableFile(write(tmp_path, people()), ["vote", "tools"])
+    one = TableSchema((Column("city"),), campaigns_from=(TOOLS,), min_seeds=20)
+    few, many = columns_to_campaigns(file, one), columns_to_campaigns(file, SCHEMA)
+    same = many.examples[:, np.char.startswith(many.key, b"tools")[many.examples[0]]]
+    np.testing.assert_array_equal(few.examples[1:], same[1:])

@@ -1,0 +1,110 @@
+"""Values of columns: hashed in a way that never changes, in memory that long cells do not fill."""
+
+import hashlib
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaheac_jax.data.sources import table_fields
+from metaheac_jax.data.sources.table_fields import Encoder, learn
+from metaheac_jax.data.sources.table_file import TableFile
+from metaheac_jax.data.sources.table_schema import Column
+from metaheac_jax.errors import InputError
+from metaheac_jax.schema import UNSEEN, Field, Vocabulary
+
+
+def rows_of(frame, column, folder, **options):
+    """A column written and learned: its field, the vocabulary, and the rows of its cells."""
+    pl.DataFrame(frame).write_parquet(folder / "users.parquet")
+    learned = learn(TableFile(folder / "users.parquet", [column.name]), column, **options)
+    vocabulary = Vocabulary((np.arange(7), learned.values))  # after a field of seven rows
+    return learned, vocabulary, Encoder([learned], vocabulary, first=1).rows(pl.DataFrame(frame))
+
+
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.none() | text, min_size=1, max_size=20), st.integers(1, 5), st.integers(1, 3))
+def test_hashed_cells_have_the_row_of_their_digest(tmp_path_factory, cells, rows, slots):
+    folder = tmp_path_factory.mktemp("hashed")
+    frame = {"a": pl.Series(cells, dtype=pl.String)}
+    lists = [[c] * slots if c else [] for c in cells]
+    if slots > 1:
+        frame = {"a": pl.Series(lists, dtype=pl.List(pl.String))}
+    column = Column("a", slots=slots, hash_rows=rows)
+    learned, vocabulary, found = rows_of(frame, column, folder)
+    single = slots == 1  # a missing one has a row
+    assert vocabulary.num_rows == 7 + rows + single
+    for cell, own in zip(cells, found, strict=True):
+        if not cell:
+            assert own.tolist() == [7 if single else vocabulary.num_rows] * slots
+            continue
+        digest = hashlib.blake2b(cell.encode("utf-8"), digest_size=8).digest()
+        bucket = sum(byte << (8 * i) for i, byte in enumerate(digest)) % rows
+        assert own.tolist() == [7 + bucket + single] * slots
+        assert learned.field.text(bucket) == f"hash bucket {bucket}"
+
+
+def test_more_values_than_asked_for_are_hashed(tmp_path):
+    frame = {"a": [f"v{i}" for i in range(10)], "b": [*"aabbccdde", None]}
+    assert rows_of(frame, Column("a"), tmp_path, hash_rows=10)[0].field == Field("a")
+    assert rows_of(frame, Column("a"), tmp_path, hash_rows=9)[0].field == Field("a", hash_rows=9)
+    rare = {"hash_rows": 5, "min_count": 2}  # four values, the missing and the rare ones: six
+    assert rows_of(frame, Column("b"), tmp_path, **rare)[0].field == Field("b", hash_rows=5)
+    rare["hash_rows"] = 6
+    assert rows_of(frame, Column("b"), tmp_path, **rare)[0].field == Field("b")
+
+
+def test_an_earlier_field_keeps_its_buckets(tmp_path):
+    frame = {"a": ["x", "y"], "b": [1.0, 9.0]}
+    earlier = Field("a", hash_rows=3)
+    assert rows_of(frame, Column("a"), tmp_path, earlier=earlier)[0].field == earlier
+    earlier = Field("b", edges=(2.0, 4.0, 100.0))
+    learned, _, rows = rows_of(frame, Column("b", buckets=2), tmp_path, earlier=earlier)
+    assert learned.field == earlier
+    assert rows.tolist() == [[8], [10]]  # after the row of missing numbers, buckets 0 and 2
+
+
+def test_a_long_cell_that_is_rare_takes_no_memory(tmp_path, monkeypatch):
+    """Arrays of text have the width of their longest member."""
+    widest = []
+    encode = Vocabulary.encode
+
+    def watch(self, field, raw):
+        widest.append(np.asarray(raw).dtype.itemsize)
+        return encode(self, field, raw)
+
+    monkeypatch.setattr(Vocabulary, "encode", watch)
+    frame = {"a": ["ab", "ab", "abc" * 10**6, "x"]}
+    learned, _, rows = rows_of(frame, Column("a"), tmp_path, min_count=2)
+    assert learned.values.tolist() == [UNSEEN, "ab"]
+    assert rows[:, 0].tolist() == [8, 8, 7, 7]
+    assert max(widest) <= 4 * (len(UNSEEN) + 1)
+
+
+def test_values_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_fields, "_MAX_BYTES", 4 * 3 * 20)
+    frame = {"a": ["a", "b", "x" * 20]}
+    rows_of(frame, Column("a"), tmp_path)
+    frame["a"][0] = "x" * 21
+    with pytest.raises(InputError, match='has 3 values of up to 21 characters; give the field "h'):
+        rows_of(frame, Column("a"), tmp_path)
+    rows_of(frame, Column("a", hash_rows=2), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cells", "column"),
+    [
+        ([None, None], Column("a", slots=2)),
+        ([None, None], Column("a", buckets=2)),
+        (["x", "y"], Column("a", slots=2)),
+    ],
+)
+def test_a_column_that_is_not_what_the_schema_says_is_named(tmp_path, cells, column):
+    dtype = pl.List(pl.String) if cells == [None, None] and column.slots > 1 else pl.String
+    with pytest.raises(InputError, match=r"users\.parquet: column 'a' (is|has)"):
+        rows_of({"a": pl.Series(cells, dtype=dtype)}, column, tmp_path)

@@ -1,0 +1,72 @@
+"""Files as they come: headers, encodings, and what cannot be read."""
+
+import gzip
+
+import polars as pl
+import pytest
+
+from metaheac_jax.data.sources.table_file import TableFile
+from metaheac_jax.errors import InputError
+
+TEXT = "user_id,city\n1,Rome\n2,NA\n3,\n"
+
+
+def cells(path, missing=()):
+    file = TableFile(path, ["user_id", "city"], missing)
+    file.count()
+    return [row for _, frame in file.blocks() for row in frame.rows()]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_text_is_read_whatever_its_ends_and_mark(tmp_path, mark, line, zipped):
+    content = (mark + TEXT.replace("\n", line)).encode()
+    path = tmp_path / ("users.csv.gz" if zipped else "users.csv")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    assert cells(path) == [("1", "Rome"), ("2", "NA"), ("3", None)]
+    assert cells(path, ["NA", "?"]) == [("1", "Rome"), ("2", None), ("3", None)]
+
+
+def test_a_path_is_no_pattern(tmp_path):
+    folder = tmp_path / "data[1]*"
+    folder.mkdir()
+    (folder / "users.csv").write_text(TEXT)
+    pl.DataFrame({"user_id": [5], "city": ["Oslo"]}).write_parquet(folder / "users.parquet")
+    assert len(cells(folder / "users.csv")) == 3
+    assert cells(folder / "users.parquet") == [(5, "Oslo")]
+
+
+@pytest.mark.parametrize("name", ["users.csv", "users.csv.gz"])
+def test_a_header_with_a_name_twice_is_refused(tmp_path, name):
+    content = b'user_id,"city",city\n1,Rome,Oslo\n'
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(InputError, match="has two columns 'city'; rename or remove one"):
+        TableFile(tmp_path / name, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"user_id;city\n1;Rome\n", "it has user_id;city; its values must be sepa"),
+        ("a.csv", TEXT.encode("utf-16"), r"cannot be read \('utf-8' codec.*; save it as UTF-8"),
+        (
+            "a.csv",
+            "user_id,city\n1,Köln\n".encode("latin-1"),
+            "cannot be read .*; save it as UTF-8",
+        ),
+        ("a.csv", TEXT.encode() + b"4,K\xf6ln\n" * 9999, "cannot be read .*; save it as UTF-8"),
+        ("a.csv", b"user_id,city\n1,Rome,3\n", r"cannot be read \(found more fields"),
+        ("a.csv", b'user_id,city\n1,"Rome\n', "cannot be read"),
+        ("a.csv.gz", gzip.compress(TEXT.encode())[:-12], "cannot be read"),
+        ("a.csv.gz", b"no gzip", r"cannot be read \(Not a gzipped file"),
+        ("a.parquet", b"no parquet", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        cells(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
