@@ -17,7 +17,8 @@ and `audience`. Each imports only what stands before it.
 """
 
 from metaheac_jax import methods
-from metaheac_jax.audience.retrieve import Audience, expand
+from metaheac_jax.audience.audience import Audience
+from metaheac_jax.audience.retrieve import expand, expand_all
 from metaheac_jax.backend import check_backend
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
@@ -42,6 +43,7 @@ __all__ = [
     "build_meta_step",
     "check_backend",
     "expand",
+    "expand_all",
     "load",
     "methods",
     "open_dataset",

@@ -53,13 +53,59 @@ def top(scores: np.ndarray, keys: np.ndarray, size: int) -> np.ndarray:
       keys: (P,) user ids.
       size: number of positions; P if it is larger.
     """
+    chosen = _select(scores, keys, size)
+    return chosen[np.lexsort((keys[chosen], -scores[chosen]))]
+
+
+def _select(scores: np.ndarray, keys: np.ndarray, size: int) -> np.ndarray:
+    """As `top`, in no order."""
     size = min(size, len(scores))
     if size == 0:
         return np.empty(0, np.int64)
-    # Keep all ties with the last position; the sort then breaks them.
     threshold = np.partition(scores, len(scores) - size)[len(scores) - size]
-    eligible = np.flatnonzero(scores >= threshold)
-    return eligible[np.lexsort((keys[eligible], -scores[eligible]))][:size]
+    above, ties = np.flatnonzero(scores > threshold), np.flatnonzero(scores == threshold)
+    smallest = np.argsort(keys[ties], kind="stable")[: size - len(above)]
+    return np.concatenate([above, ties[smallest]])
+
+
+class RunningTop:
+    """The ``size`` candidates with the highest scores among all that are added, as `top`.
+
+    Memory grows with ``size``, not with the candidates. What is below the current top is dropped
+    at once, and the rest is reduced to the top when a quarter more than ``size`` is held.
+    """
+
+    def __init__(self, size: int, key_type: np.dtype) -> None:
+        """Args:
+        size: maximum number of candidates.
+        key_type: of the user ids.
+        """
+        self._size, self._lowest = size, -np.inf
+        self._scores, self._keys = np.empty(0, np.float32), np.empty(0, key_type)
+        self._new: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, scores: np.ndarray, keys: np.ndarray) -> None:
+        """Adds candidates, with (P,) scores, which count as float32, and user ids."""
+        scores = np.asarray(scores, np.float32)
+        able = scores >= self._lowest
+        self._new.append((scores[able], keys[able]))
+        held = len(self._scores) + sum(len(scores) for scores, _ in self._new)
+        if held > self._size + self._size // 4:
+            self._reduce()
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """(K,) scores and user ids, best first."""
+        self._reduce()
+        order = top(self._scores, self._keys, self._size)
+        return self._scores[order], self._keys[order]
+
+    def _reduce(self) -> None:
+        scores, keys = zip((self._scores, self._keys), *self._new, strict=True)
+        scores, keys = np.concatenate(scores), np.concatenate(keys)
+        chosen = _select(scores, keys, self._size)
+        self._scores, self._keys, self._new = scores[chosen], keys[chosen], []
+        if len(chosen) == self._size:
+            self._lowest = self._scores.min()
 
 
 def judge(

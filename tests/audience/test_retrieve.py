@@ -1,18 +1,19 @@
 """The expanded audience against a sort of all scores, and against the evaluation's scores."""
 
-import csv
+import tracemalloc
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from commands import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
 
 from metaheac_jax.audience import retrieve
 from metaheac_jax.audience.evaluation import pool_rows
-from metaheac_jax.audience.retrieve import Audience, expand
+from metaheac_jax.audience.retrieve import audience_ranks, expand, expand_all
+from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import Customised, General
@@ -60,31 +61,87 @@ def sorted_users(score, left_out):
     return DATA.user_key[kept][order], scores[kept][order]
 
 
+users = st.sets(st.integers(0, USERS - 1), max_size=USERS)
+some_users = st.sets(st.integers(0, USERS - 1), min_size=1, max_size=20)
+
+
+def other_values(rows):
+    """Scores in another order, with ties."""
+    return (rows[:, 0] * 3 - rows[:, -1] % 5).astype(np.float32)
+
+
 @given(
     block=st.integers(1, USERS + 1),
     size=st.integers(1, USERS + 9),
-    seeds=st.sets(st.integers(0, USERS - 1), min_size=1, max_size=20),
-    others=st.sets(st.integers(0, USERS - 1), max_size=USERS),
+    seeds=st.tuples(some_users, some_users),
+    others=users,
     include_seeds=st.booleans(),
 )
 @settings(max_examples=80, deadline=None)
-def test_an_audience_is_the_top_of_a_sort_of_all(block, size, seeds, others, include_seeds):
+def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, others, include_seeds):
     exclude = DATA.user_key[sorted(others)]
+    scores = (few_values, other_values)
+    models = [model(score, sorted(own)) for score, own in zip(scores, seeds, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieve, "_BLOCK", block)
-        found = expand(
-            model(seeds=sorted(seeds)),
-            DATA,
-            size=size,
-            include_seeds=include_seeds,
-            exclude=exclude,
-        )
-    left_out = exclude if include_seeds else [*exclude, *DATA.user_key[sorted(seeds)]]
-    ids, scores = sorted_users(few_values, left_out)
-    np.testing.assert_array_equal(found.user_ids, ids[:size])
-    np.testing.assert_array_equal(found.scores, scores[:size])
-    assert len(found) == min(size, len(ids))
-    assert found.num_candidates == len(ids)
+        found = expand_all(models, DATA, size=size, include_seeds=include_seeds, exclude=exclude)
+    for audience, score, own in zip(found, scores, seeds, strict=True):
+        left_out = exclude if include_seeds else [*exclude, *DATA.user_key[sorted(own)]]
+        ids, ordered = sorted_users(score, left_out)
+        np.testing.assert_array_equal(audience.user_ids, ids[:size])
+        np.testing.assert_array_equal(audience.scores, ordered[:size])
+        assert len(audience) == min(size, len(ids))
+        assert audience.num_candidates == len(ids)
+        assert audience.first_rank == 1
+
+
+@given(
+    block=st.integers(1, USERS + 1),
+    edges=st.lists(st.floats(0, 100), min_size=2, max_size=5, unique=True).map(sorted),
+    others=st.sets(st.integers(0, USERS - 1), max_size=USERS // 2),
+)
+@settings(max_examples=40, deadline=None)
+def test_bands_are_parts_of_a_sort_of_all(block, edges, others):
+    exclude = DATA.user_key[sorted(others)]
+    ids, scores = sorted_users(few_values, [*exclude, *DATA.user_key[[3, 50, 96]]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieve, "_BLOCK", block)
+        for low, high in pairwise(edges):
+            first, last = (int(USERS * edge / 100) for edge in (low, high))
+            band = {"from_percent": low, "to_percent": high, "exclude": exclude}
+            if first == last:
+                with pytest.raises(InputError, match=f"holds none of {USERS} users"):
+                    expand(model(), DATA, **band)
+                continue
+            found = expand(model(), DATA, **band)
+            np.testing.assert_array_equal(found.user_ids, ids[first:last])
+            np.testing.assert_array_equal(found.scores, scores[first:last])
+            assert found.first_rank == first + 1
+
+
+@pytest.mark.parametrize("options", [{"size": 100}, {"from_percent": 0.1, "to_percent": 0.2}])
+def test_memory_does_not_grow_with_the_pool(monkeypatch, options):
+    for module in (retrieve, dataset_module):
+        monkeypatch.setattr(module, "_BLOCK", 1000)
+
+    def peak(num_users):
+        keys = np.random.default_rng(0).permutation(num_users)
+        rows = np.resize(DATA.user_rows, (num_users, DATA.user_rows.shape[1]))
+        data, models = replace(DATA, user_key=keys, user_rows=rows), [model(), model(other_values)]
+        tracemalloc.start()
+        audiences = expand_all(models, data, exclude=keys[:50], **options)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert min(map(len, audiences)) >= 100
+        return most
+
+    size = 100_000
+    if "size" not in options:  # the same number of users in both
+        small = peak(size)
+        options = {name: value / 4 for name, value in options.items()}
+        assert peak(4 * size) < 1.5 * small
+    else:
+        assert peak(4 * size) < 1.5 * peak(size)
 
 
 def test_seeds_are_left_out_unless_wanted():
@@ -114,8 +171,19 @@ def test_a_percentage_is_of_all_users(percent, size):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "expand: give either size or percent"),
-        ({"size": 5, "percent": 5}, "expand: give either size or percent"),
+        ({}, "audience: give one of size, percent, and from_percent with to_percent"),
+        ({"size": 5, "percent": 5}, "audience: give one of size, percent, and from_percent"),
+        ({"size": 5, "from_percent": 1, "to_percent": 2}, "audience: give one of size, percent"),
+        ({"percent": 5, "to_percent": 2}, "audience: give one of size, percent"),
+        ({"to_percent": 2}, "expected 0 or more, and a larger one of at most 100, got None and 2"),
+        ({"from_percent": 2}, "a larger one of at most 100, got 2 and None"),
+        ({"from_percent": 2, "to_percent": 2}, "a larger one of at most 100, got 2 and 2"),
+        ({"from_percent": -1, "to_percent": 2}, "a larger one of at most 100, got -1 and 2"),
+        ({"from_percent": 1, "to_percent": 101}, "a larger one of at most 100, got 1 and 101"),
+        (
+            {"from_percent": 1.1, "to_percent": 1.9},
+            "from_percent 1.1 to_percent 1.9: holds none of 97",
+        ),
         ({"size": 0}, "size: expected a whole number of 1 or more, got 0"),
         ({"size": 10.5}, "size: expected a whole number of 1 or more, got 10.5"),
         ({"percent": 0}, "percent: expected more than 0 and at most 100, got 0"),
@@ -148,7 +216,8 @@ def test_progress_counts_users(monkeypatch):
     monkeypatch.setattr(retrieve, "_BLOCK", 40)
     calls = []
     expand(model(), DATA, size=5, progress=lambda *call: calls.append(call))
-    assert calls == [("score the pool", done, USERS) for done in (40, 80, USERS)]
+    assert calls[0] == ("find users", USERS, USERS)
+    assert calls[1:] == [("score the pool", done, USERS) for done in (40, 80, USERS)]
 
 
 def test_scores_are_those_that_the_evaluation_judges(monkeypatch):
@@ -167,28 +236,6 @@ def test_scores_are_those_that_the_evaluation_judges(monkeypatch):
     # Nor do the other users of a block matter.
     alone = [float(own.score(DATA.user_rows[u : u + 1])[0]) for u in range(5)]
     assert [by_user[int(user)] for user in DATA.user_key[:5]] == alone
-
-
-def test_a_file_has_rank_user_and_score(tmp_path):
-    path = tmp_path / "audience.csv"
-    audience = expand(model(), DATA, size=7)
-    audience.write_csv(str(path))
-    assert path.read_bytes().startswith(b"rank,user_id,score\n1,")
-    lines = list(csv.reader(path.read_text().splitlines()))[1:]
-    assert [int(rank) for rank, _, _ in lines] == list(range(1, 8))
-    assert [int(user) for _, user, _ in lines] == audience.user_ids.tolist()
-    assert [float(score) for _, _, score in lines] == audience.scores.tolist()
-    assert contents(tmp_path) == {"audience.csv"}
-
-
-def test_a_file_that_cannot_be_written_whole_leaves_the_older_one(tmp_path):
-    path = tmp_path / "audience.csv"
-    path.write_text("older")
-    broken = Audience(np.arange(3), np.zeros(2, np.float32), 3)
-    with pytest.raises(ValueError, match="zip"):
-        broken.write_csv(path)
-    assert path.read_text() == "older"
-    assert contents(tmp_path) == {"audience.csv"}
 
 
 def test_seeds_are_left_out_of_any_pool():
@@ -213,6 +260,17 @@ def test_seeds_are_left_out_of_any_pool():
 def test_a_pool_with_several_rows_per_user_is_refused():
     with pytest.raises(InputError, match="toy: user_key: a user may have several rows, so no aud"):
         expand(model(None), replace(DATA, one_row_per_user=False), size=5)
+
+
+def test_ranks_divide_all_users():
+    assert audience_ranks(1000, percent=100) == range(1000)
+    assert audience_ranks(10, percent=0.1) == range(1)
+    assert audience_ranks(10, size=7) == range(7)
+    edges = np.linspace(0, 100, 30)
+    bands = [
+        audience_ranks(997, from_percent=low, to_percent=high) for low, high in pairwise(edges)
+    ]
+    assert [rank for band in bands for rank in band] == list(range(997))
 
 
 def test_a_seed_with_a_long_id_does_not_leave_out_a_user_with_a_shorter_one():

@@ -1,102 +1,23 @@
 """What `metaheac expand` says of seeds, attributes and sizes that it cannot work with."""
 
+import csv
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from commands import contents, exit_code, refuses
+from commands import contents, exit_code, refuses, succeeds
 from toy import dataset
 
-from metaheac_jax.cli.expand import read_attributes, read_user_ids
+from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.cli.held_out import read_audience
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import write_dataset
-from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import save
 
 DATA = dataset(users=200, campaigns=4, per_campaign=40, pool=40)
 SEEDS, ATTRIBUTES = DATA.user_key[:120], {"advertiser": 2, "category": 1}
-
-# Files ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "5\n-7\n9",
-        "5\n-7\n9\n",
-        "user_id\n5\n-7\n9\n",
-        "\n5\n\n -7 \n9\n\n",
-        "\ufeff5\n-7\n9\n",
-        "\ufeffuser_id\r\n5\r\n-7\r\n9\r\n",
-    ],
-)
-def test_user_ids_are_read(tmp_path, text):
-    path = tmp_path / "ids"
-    path.write_bytes(text.encode())
-    assert read_user_ids(path) == [5, -7, 9]
-
-
-def test_user_ids_of_64_bits_are_read(tmp_path):
-    path = tmp_path / "ids"
-    ends = [2**63 - 1, -(2**63), 1234567890123456789]
-    path.write_text("\n".join(map(str, ends)))
-    assert read_user_ids(path) == ends
-
-
-def test_text_ids_are_read(tmp_path):
-    path = tmp_path / "ids"
-    path.write_text("user_id\né 1\n-7\n\n")
-    assert read_user_ids(path, text=True) == ["é 1", "-7"]
-    path.write_text("anna\nuser_id\n")
-    assert read_user_ids(path, text=True) == ["anna", "user_id"]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "ids: no user ids; write one per line"),
-        (b"\n\n", "ids: no user ids; write one per line"),
-        (b"user_id\n", "ids: no user ids; write one per line"),
-        (b"5\nsix\n", "ids:2: expected one user id, got 'six'"),
-        (b"user_id\n5\nuser_id\n", "ids:3: expected one user id, got 'user_id'"),
-        (b"user,score\n5,0.3\n", "ids:2: expected one user id, got '5,0.3'"),
-        (b"5\n6.0\n", "ids:2: expected one user id, got '6.0'"),
-        (b"5\n9223372036854775808\n", "ids:2: expected one user id, got '9223372036854775808'"),
-        (b"5\n" + b"9" * 5000, "ids:2: expected one user id, got '" + "9" * 40 + "'"),
-        ("5\n\u0663\n".encode(), "ids:2: expected one user id, got '\u0663'"),
-        (b"5\n\xff\xfe\n", "ids: not a text file; save it as UTF-8"),
-    ],
-)
-def test_user_ids_that_are_none_are_named(tmp_path, content, words):
-    (tmp_path / "ids").write_bytes(content)
-    with pytest.raises(InputError) as caught:
-        read_user_ids(tmp_path / "ids")
-    assert str(caught.value).endswith(words)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "attributes: not valid JSON (Expecting value: line 1 column 1 (char 0))"),
-        ("{'advertiser': 2}", "attributes: not valid JSON ("),
-        ("[1, 2]", 'attributes: expected a JSON object such as {"advertiserId": 42}'),
-        ("3", "attributes: expected a JSON object"),
-    ],
-)
-def test_attributes_that_are_none_are_named(tmp_path, text, words):
-    (tmp_path / "attributes").write_text(text)
-    with pytest.raises(InputError) as caught:
-        read_attributes(tmp_path / "attributes")
-    assert words in str(caught.value)
-
-
-def test_attributes_are_read(tmp_path):
-    (tmp_path / "attributes").write_bytes("\ufeff".encode() + json.dumps(ATTRIBUTES).encode())
-    assert read_attributes(tmp_path / "attributes") == ATTRIBUTES
-
-
-# The command ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +39,18 @@ def options(made, tmp_path, monkeypatch):
 
 
 def words_of(options):
-    given = {name: value for name, value in options.items() if value is not None}
-    return [str(word) for pair in given.items() for word in pair if word != ""]
+    """Options as words; a value of several words, or of none for a flag."""
+    words = []
+    for name, value in options.items():
+        if value is not None:
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [word for word in (name, *values) if word != ""]
+    return list(map(str, words))
+
+
+def rows_of(path):
+    """The lines of an audience's file, as dictionaries."""
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def test_the_options_suit_each_other(options, tmp_path):
@@ -130,8 +61,10 @@ def test_the_options_suit_each_other(options, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"--percent": 5}, "expand: give either --size or --percent"),
-        ({"--size": None}, "expand: give either --size or --percent"),
+        ({"--percent": 5}, "audience: give one of size, percent, and from_percent with to_percent"),
+        ({"--size": None}, "audience: give one of size, percent, and from_percent with to_percent"),
+        ({"--size": None, "--from-percent": 3, "--to-percent": 2}, "from_percent and to_percent: "),
+        ({"--size": None, "--from-percent": 1, "--to-percent": 1.2}, "holds none of 200 users"),
         ({"--size": 0}, "size: expected a whole number of 1 or more, got 0"),
         ({"--size": None, "--percent": 101}, "percent: expected more than 0 and at most 100"),
         ({"--seeds": "none"}, "none: No such file"),
@@ -140,6 +73,15 @@ def test_the_options_suit_each_other(options, tmp_path):
         ({"--seeds": "attributes"}, "attributes: no user ids"),
         ({"--exclude": "attributes"}, "attributes: no user ids"),
         ({"--attributes": "seeds"}, "seeds: not valid JSON"),
+        ({"--seeds": None}, "expand: give --seeds and --attributes, or --campaigns"),
+        ({"--attributes": None}, "expand: give --seeds and --attributes, or --campaigns"),
+        ({"--campaigns": "seeds"}, "expand: give --seeds and --attributes, or --campaigns"),
+        ({"--format": "csv"}, "--format: only with --campaigns"),
+        ({"--out": "audience"}, "audience: expected a name that ends with .parquet or .csv or"),
+        ({"--previous": "none.csv"}, "none.csv: no such file; give an audience"),
+        ({"--previous": "seeds"}, "seeds: not the file of an audience"),
+        ({"--base-rate": 0.1}, "--base-rate: only with --probability"),
+        ({"--probability": "", "--base-rate": 1}, "base rate: expected more than 0 and less than"),
         ({"--least-seeds": 121}, "seeds: 120 of 120 seeds are users of the data, fewer than "),
     ],
 )
@@ -176,3 +118,171 @@ def test_attributes_of_other_fields(options, tmp_path, capsys, attributes, words
     (tmp_path / "attributes").write_text(json.dumps(attributes))
     refuses(capsys, main, "expand", *words_of(options), words=(words,))
     assert contents(tmp_path) == {"seeds", "attributes"}
+
+
+def test_excluded_users_are_neither_learned_from_nor_in_the_audience(options, tmp_path, capsys):
+    (tmp_path / "out1").write_text("\n".join(map(str, [*SEEDS[:15], 10**9])))
+    (tmp_path / "out2").write_text("\n".join(map(str, DATA.user_key[150:160])))
+    options = {**options, "--size": 200, "--exclude": ["out1", "out2"], "--include-seeds": ""}
+    succeeds(main, "expand", *words_of(options))
+    excluded = {*SEEDS[:15].tolist(), *DATA.user_key[150:160].tolist()}
+    audience = {int(row["user_id"]) for row in rows_of(tmp_path / "audience.csv")}
+    assert audience == set(DATA.user_key.tolist()) - excluded
+    printed = capsys.readouterr().out
+    assert "120 distinct, 120 of them users of the data (100%), 15 of these excluded\n" in printed
+    # The model is that of the other seeds.
+    method = method_named("cosine")
+    campaign = DATA.new_campaign(SEEDS[15:], ATTRIBUTES, exclude=sorted(excluded))
+    [model] = method.customise(method.fit(DATA, campaigns=[0, 1, 2]), DATA, [campaign])
+    own = expand(model, DATA, size=200, exclude=sorted(excluded), include_seeds=True)
+    assert [float(row["score"]) for row in rows_of(tmp_path / "audience.csv")] == pytest.approx(
+        own.scores.tolist(), rel=1e-7
+    )
+    least = {**options, "--least-seeds": 106, "--out": "other.csv"}
+    words = (
+        "seeds: 105 of 120 seeds are users of the data (15 more are excluded), fewer than --l",
+    )
+    refuses(capsys, main, "expand", *words_of(least), words=words)
+
+
+def test_bands_follow_each_other(options, tmp_path, capsys):
+    options = {**options, "--size": None, "--include-seeds": ""}
+    whole, first, second = (tmp_path / f"{name}.csv" for name in ("whole", "first", "second"))
+    succeeds(main, "expand", *words_of({**options, "--percent": 5, "--out": whole}))
+    for out, low, high in ((first, 0, 2), (second, 2, 5)):
+        band = {"--from-percent": low, "--to-percent": high, "--out": out}
+        succeeds(main, "expand", *words_of({**options, **band}))
+    assert rows_of(whole) == rows_of(first) + rows_of(second)
+    assert [row["rank"] for row in rows_of(second)] == ["5", "6", "7", "8", "9", "10"]
+    assert "ranks 5 and below, 6 users of 200 candidates\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_an_earlier_audience_is_compared_with(options, tmp_path, capsys, ending):
+    earlier = tmp_path / f"earlier.{ending}"
+    succeeds(main, "expand", *words_of({**options, "--size": 20, "--out": earlier}))
+    best = read_audience(earlier)[:4]
+    (tmp_path / "out").write_text("\n".join(map(str, best)))
+    capsys.readouterr()
+    options = {**options, "--previous": earlier, "--exclude": "out", "--size": 30}
+    succeeds(main, "expand", *words_of(options))
+    kept, new, gone = 16, 14, 4
+    line = f"{earlier}: {kept} users kept, {new} new, {gone} gone\n"
+    assert line in capsys.readouterr().out
+    now = set(read_audience(tmp_path / "audience.csv"))
+    assert len(now & set(read_audience(earlier))) == kept
+
+
+def test_probabilities_are_of_the_base_rate(options, tmp_path, capsys):
+    options = {**options, "--size": 200, "--include-seeds": ""}
+    succeeds(main, "expand", *words_of(options))
+    plain = rows_of(tmp_path / "audience.csv")
+    assert list(plain[0]) == ["rank", "user_id", "score"]
+    found = {}
+    for rate in (None, 0.01):
+        capsys.readouterr()
+        succeeds(main, "expand", *words_of({**options, "--probability": "", "--base-rate": rate}))
+        rows = rows_of(tmp_path / "audience.csv")
+        assert [{k: row[k] for k in plain[0]} for row in rows] == plain
+        found[rate] = np.array([float(row["probability"]) for row in rows])
+        assert (np.diff(found[rate]) <= 0).all()
+        shown = {None: "60.000%", 0.01: "1.000%"}[rate]
+        assert f"probability: of converting, if {shown} of all users" in capsys.readouterr().out
+    odds = {rate: p / (1 - p) for rate, p in found.items()}
+    np.testing.assert_allclose(odds[None] / odds[0.01], (0.6 / 0.4) / (0.01 / 0.99), rtol=1e-4)
+
+
+# Many campaigns ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(options, tmp_path):
+    """Two campaigns, whose seeds are in a folder beside their list."""
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "tea.csv").write_text("\n".join(map(str, SEEDS)))
+    (tmp_path / "list" / "golf.csv").write_text("\n".join(map(str, [*DATA.user_key[50:160], 4])))
+    entries = [
+        {"name": "tea", "seeds": "tea.csv", "attributes": ATTRIBUTES},
+        {"name": "golf club", "seeds": "golf.csv", "attributes": {"advertiser": 99, "category": 0}},
+    ]
+    (tmp_path / "list" / "campaigns").write_text("\n".join(map(json.dumps, entries)))
+    names = {"--seeds": None, "--attributes": None, "--campaigns": "list/campaigns"}
+    return {**options, **names, "--out": "audiences"}
+
+
+def test_many_campaigns_are_those_expanded_one_by_one(options, many, tmp_path, capsys):
+    (tmp_path / "out").write_text("\n".join(map(str, DATA.user_key[55:60])))
+    more = {"--exclude": "out", "--probability": "", "--seed": 3}
+    succeeds(main, "expand", *words_of({**many, **more}))
+    printed = capsys.readouterr().out
+    assert "audiences: 2 audiences, and what was found in audiences.json\n" in printed
+    assert contents(tmp_path / "audiences") == {"tea.csv", "golf club.csv", "audiences.json"}
+    (tmp_path / "attributes").write_text(json.dumps({"advertiser": 99, "category": 0}))
+    for name, seeds in (("tea", "tea.csv"), ("golf club", "golf.csv")):
+        values = ATTRIBUTES if name == "tea" else {"advertiser": 99, "category": 0}
+        (tmp_path / "attributes").write_text(json.dumps(values))
+        alone = {**options, **more, "--seeds": f"list/{seeds}", "--out": "alone.csv"}
+        succeeds(main, "expand", *words_of(alone))
+        assert (tmp_path / "alone.csv").read_text() == (
+            tmp_path / "audiences" / f"{name}.csv"
+        ).read_text()
+    found = json.loads((tmp_path / "audiences" / "audiences.json").read_text())["campaigns"]
+    assert [entry["file"] for entry in found] == ["tea.csv", "golf club.csv"]
+    golf = found[1]
+    assert golf["seeds"] == {"given": 111, "distinct": 111, "found": 110, "excluded": 5}
+    assert (golf["users"], golf["first_rank"], golf["candidates"]) == (5, 1, 200 - 110)
+    assert golf["unknown_attributes"] == ["advertiser"]
+    assert golf["base_rate"] == 105 / 200
+    assert golf["refresh"] is None
+
+
+def test_the_audiences_of_yesterday_are_replaced_and_compared_with(many, tmp_path):
+    out = tmp_path / "audiences"
+    succeeds(main, "expand", *words_of({**many, "--format": "parquet"}))
+    assert contents(out) == {"tea.parquet", "golf club.parquet", "audiences.json"}
+    path = tmp_path / "list" / "campaigns"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    entries[0]["previous"] = "../audiences/tea.parquet"
+    path.write_text(json.dumps(entries))  # a list will do as well
+    succeeds(main, "expand", *words_of({**many, "--size": 8, "--format": "csv.gz"}))
+    assert contents(out) == {"tea.csv.gz", "golf club.csv.gz", "audiences.json"}
+    found = json.loads((out / "audiences.json").read_text())["campaigns"]
+    assert [entry["refresh"] for entry in found] == [{"kept": 5, "new": 3, "gone": 0}, None]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"seeds": "none.csv"}, "list/none.csv: No such file"),
+        ({"seeds": "few.csv"}, "campaign golf club: list/few.csv: 2 of 3 seeds are users of the d"),
+        ({"seeds": "words.csv"}, "words.csv:2: expected one user id, got 'two'"),
+        ({"attributes": {"advertiser": 2}}, "campaign golf club: campaign attributes: has no 'cat"),
+        ({"attributes": None}, "campaign golf club: attributes: expected a JSON object"),
+        ({"previous": "words.csv"}, "words.csv: not the file of an audience"),
+        ({"name": "tea"}, "campaigns: campaign tea: occurs twice"),
+    ],
+)
+def test_a_bad_campaign_is_named_before_the_work(many, tmp_path, capsys, changed, words):
+    (tmp_path / "list" / "few.csv").write_text(f"{SEEDS[0]}\n{SEEDS[1]}\n4")
+    (tmp_path / "list" / "words.csv").write_text("1\ntwo")
+    path = tmp_path / "list" / "campaigns"
+    first, second = map(json.loads, path.read_text().splitlines())
+    path.write_text("\n".join(map(json.dumps, [first, {**second, **changed}])))
+    before = contents(tmp_path)
+    refuses(capsys, main, "expand", *words_of(many), words=(words,))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"--out": "list"}, "--out: list: exists and has no audiences.json; choose another"),
+        ({"--previous": "seeds"}, '--previous: not with --campaigns; give "previous" of each camp'),
+        ({"--campaigns": "none"}, "none: No such file"),
+        ({"--seeds": "seeds"}, "expand: give --seeds and --attributes, or --campaigns"),
+    ],
+)
+def test_options_that_do_not_suit_many_campaigns(many, tmp_path, capsys, changed, words):
+    before = contents(tmp_path)
+    refuses(capsys, main, "expand", *words_of({**many, **changed}), words=(words,))
+    assert contents(tmp_path) == before

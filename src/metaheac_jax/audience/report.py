@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from metaheac_jax.audience.audience import Audience
 from metaheac_jax.audience.curve import SizePoint, size_curve
 from metaheac_jax.audience.held_out import MIN_SEEDS, hold_out_seeds
 from metaheac_jax.audience.importance import Importances, field_importance
 from metaheac_jax.audience.overlap import Overlap, audience_overlap
-from metaheac_jax.audience.retrieve import Audience
 from metaheac_jax.audience.traits import (
     SensitiveShare,
     Trait,

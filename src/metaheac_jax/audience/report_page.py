@@ -8,6 +8,7 @@ from metaheac_jax.audience.figures import curve_figure
 from metaheac_jax.audience.held_out import MIN_SEEDS
 from metaheac_jax.audience.markup import Html, element, page, table_element
 from metaheac_jax.audience.report import AudienceReport, SeedCounts
+from metaheac_jax.audience.seed_check import MANY_SEEDS
 from metaheac_jax.audience.tables import (
     TextTable,
     curve_table,
@@ -18,8 +19,6 @@ from metaheac_jax.audience.tables import (
 )
 from metaheac_jax.audience.traits import FAIR, MIN_CELL
 
-#: With fewer seeds than this an audience is less reliable.
-MANY_SEEDS = 1000
 TOO_FEW = f"This needs {MIN_SEEDS} seeds, to hold some of them out."
 STYLE = """
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff }

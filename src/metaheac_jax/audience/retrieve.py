@@ -1,56 +1,28 @@
-"""The expanded audience: the top users of a pool by a customised model (paper section 1).
+"""Expanding: the top users of a pool by customised models (paper section 1).
 
-Axes: U users of the data, K users of an audience.
+The pool is read once, in blocks, whatever the number of campaigns. Memory grows with the audiences,
+not with the pool.
+
+Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.audience.audience import Audience
+from metaheac_jax.data.batches import prefetch
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.files import write_whole
 from metaheac_jax.model import Customised
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.ranking import top
+from metaheac_jax.ranking import RunningTop
 
-_BLOCK = 1 << 17  # users scored at a time; memory grows with it, not with the pool
-
-
-@dataclass(frozen=True)
-class Audience:
-    """An expanded audience, best first; ties are in ascending order of user ids.
-
-    Attributes:
-      user_ids: (K,) int64, or text.
-      scores: (K,) float32, the customised model's log-odds of converting (or another score, of a
-        method that has no probabilities).
-      num_candidates: number of candidates.
-    """
-
-    user_ids: np.ndarray
-    scores: np.ndarray
-    num_candidates: int
-
-    def __len__(self) -> int:
-        """K."""
-        return len(self.user_ids)
-
-    def write_csv(self, path: Path | str) -> None:
-        """Writes ``rank,user_id,score`` lines, whole or not at all."""
-        with write_whole(Path(path)) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("rank", "user_id", "score"))
-            pairs = zip(self.user_ids.tolist(), self.scores.tolist(), strict=True)
-            writer.writerows((rank, user, score) for rank, (user, score) in enumerate(pairs, 1))
+_BLOCK = 1 << 17  # users read and scored at a time
 
 
 def expand(
@@ -59,82 +31,177 @@ def expand(
     *,
     size: int | None = None,
     percent: float | None = None,
+    from_percent: float | None = None,
+    to_percent: float | None = None,
     include_seeds: bool = False,
     exclude: Sequence[int | str] | np.ndarray = (),
     progress: Progress = silent,
 ) -> Audience:
-    """The users of the data that a customised model scores highest.
+    """The users of the data that a customised model scores highest; see `expand_all`."""
+    [audience] = expand_all(
+        [model],
+        data,
+        size=size,
+        percent=percent,
+        from_percent=from_percent,
+        to_percent=to_percent,
+        include_seeds=include_seeds,
+        exclude=exclude,
+        progress=progress,
+    )
+    return audience
+
+
+def expand_all(
+    models: Sequence[Customised],
+    data: Dataset,
+    *,
+    size: int | None = None,
+    percent: float | None = None,
+    from_percent: float | None = None,
+    to_percent: float | None = None,
+    include_seeds: bool = False,
+    exclude: Sequence[int | str] | np.ndarray = (),
+    progress: Progress = silent,
+) -> list[Audience]:
+    """The users of the data that each customised model scores highest.
 
     Args:
-      model: customised to the campaign.
-      data: the pool, of any users with the fields and vocabulary of the model, one row per user.
+      models: each customised to its campaign.
+      data: the pool, of any users with the fields and vocabulary of the models, one row per user.
       size: K; fewer are returned where there are fewer candidates.
-      percent: K as a percentage of all users of the data. Give this or ``size``.
-      include_seeds: whether the campaign's seeds may be in the audience.
-      exclude: ids of users that may not be, for example who opted out; unknown ids are ignored.
-      progress: receives the number of users scored.
+      percent: K as a percentage of all users of the data.
+      from_percent, to_percent: a band: the ranks above the first percentage of all users, up to the
+        second. Give one of ``size``, ``percent`` and the band.
+      include_seeds: whether a campaign's seeds may be in its audience.
+      exclude: ids of users that may be in none, for example who opted out; unknown ids are ignored.
+      progress: receives the number of users looked at and scored.
+
+    Returns:
+      The audience of each model.
 
     Raises:
-      InputError: neither or both of ``size`` and ``percent``, one out of range, or data of another
-        schema, with another kind of user ids, or with several rows per user.
+      InputError: none or several of ``size``, ``percent`` and the band, one out of range, or data
+        of another schema, with another kind of user ids, or that may have several rows per user.
       Diverged: a score is not a number.
     """
-    model.general.check_data(data)
+    for model in models:
+        model.general.check_data(data)
     data.check_one_row_per_user()
-    count = audience_size(size, percent, data.num_users)
-    excluded = data.checked_ids(exclude)
-    if not include_seeds:
-        if model.seed_ids.dtype.kind == "S" and data.user_key.dtype.kind != "S":
-            raise InputError(f"{data.name}: has whole numbers as user ids, the seeds have text")
-        seeds = data.checked_ids([plain_id(key) for key in model.seed_ids])
-        excluded = np.concatenate([excluded, seeds])
-    users, scores, num_candidates = _running_top(model.score, data, excluded, count, progress)
-    keys = np.asarray(data.user_key[users])
-    user_ids = np.char.decode(keys, "utf-8") if keys.dtype.kind == "S" else keys
-    return Audience(user_ids, scores, num_candidates)
+    ranks = audience_ranks(
+        data.num_users,
+        size=size,
+        percent=percent,
+        from_percent=from_percent,
+        to_percent=to_percent,
+    )
+    seeds = [] if include_seeds else [_seed_ids(model, data) for model in models]
+    excluded, *left_out = _find_each([data.checked_ids(exclude), *seeds], data, progress)
+    left_out = [np.setdiff1d(users, excluded) for users in left_out]
+    left_out = left_out or [np.empty(0, np.int64)] * len(models)
+    tops = [RunningTop(ranks.stop, data.user_key.dtype) for _ in models]
+
+    def read(start: int) -> _Block:
+        return _read_block(data, start, excluded)
+
+    for start, block in prefetch(read, range(0, data.num_users, _BLOCK)):
+        if len(block.keys):
+            scores = _score_block(models, block.rows)
+            for top, users, own in zip(tops, left_out, scores, strict=True):
+                able = block.without(users)
+                top.add(own[able], block.keys[able])
+        progress("score the pool", min(start + _BLOCK, data.num_users), data.num_users)
+    audiences = []
+    for top, users in zip(tops, left_out, strict=True):
+        scores, keys = (values[ranks.start :] for values in top.best())
+        user_ids = np.char.decode(keys, "utf-8") if keys.dtype.kind == "S" else keys
+        num_candidates = data.num_users - len(excluded) - len(users)
+        audiences.append(Audience(user_ids, scores, num_candidates, ranks.start + 1))
+    return audiences
 
 
-def audience_size(size: int | None, percent: float | None, num_users: int) -> int:
-    """K, from a number of users or a percentage of all.
+def audience_ranks(
+    num_users: int,
+    *,
+    size: int | None = None,
+    percent: float | None = None,
+    from_percent: float | None = None,
+    to_percent: float | None = None,
+) -> range:
+    """The ranks of an audience, counted from 0; see `expand_all`.
 
     Raises:
-      InputError: neither or both are given, or one is out of range.
+      InputError: none or several of ``size``, ``percent`` and the band are given, or one is out of
+        range.
     """
-    if size is not None and percent is None:
+    band = from_percent is not None or to_percent is not None
+    if (size is not None) + (percent is not None) + band != 1:
+        raise InputError("audience: give one of size, percent, and from_percent with to_percent")
+    if size is not None:
         check_whole("size", size, 1)
-        return size
-    if percent is not None and size is None:
+        return range(size)
+    if percent is not None:
         if not 0 < percent <= 100:
             raise InputError(f"percent: expected more than 0 and at most 100, got {percent}")
-        return max(1, math.floor(num_users * percent / 100))
-    raise InputError("expand: give either size or percent")
+        return range(max(1, math.floor(num_users * percent / 100)))
+    if from_percent is None or to_percent is None or not 0 <= from_percent < to_percent <= 100:
+        raise InputError(
+            "from_percent and to_percent: expected 0 or more, and a larger one of at most 100, "
+            f"got {from_percent} and {to_percent}"
+        )
+    first, last = (math.floor(num_users * edge / 100) for edge in (from_percent, to_percent))
+    if first == last:
+        raise InputError(
+            f"from_percent {from_percent} to_percent {to_percent}: holds none of {num_users} users"
+        )
+    return range(first, last)
 
 
-def _running_top(
-    score: Callable[[Any], np.ndarray],
-    data: Dataset,
-    excluded: np.ndarray,
-    count: int,
-    progress: Progress,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Index and score of the top candidates, and the number of candidates.
+def _seed_ids(model: Customised, data: Dataset) -> np.ndarray:
+    """Ids of a model's seeds, in the form of the data's."""
+    if model.seed_ids.dtype.kind == "S" and data.user_key.dtype.kind != "S":
+        raise InputError(f"{data.name}: has whole numbers as user ids, the seeds have text")
+    return data.checked_ids(model.seed_ids)
 
-    Memory holds the top candidates and one block of users.
+
+def _find_each(
+    several: Sequence[np.ndarray], data: Dataset, progress: Progress
+) -> list[np.ndarray]:
+    """Ascending index of the users in each of several arrays of ids; reads the users' ids once."""
+    found = data.find_users(np.concatenate(several), progress=progress)
+    parts = np.split(found, np.cumsum([len(ids) for ids in several])[:-1])
+    return [np.unique(part[part >= 0]) for part in parts]
+
+
+class _Block(NamedTuple):
+    """Users of the pool, without the excluded.
+
+    Attributes:
+      index: (P,) ascending.
+      keys: (P,) ids.
+      rows: (P, S) table rows.
     """
-    users, scores, num_candidates = np.empty(0, np.int64), np.empty(0, np.float32), 0
-    for block in _blocks(data.num_users):
-        able = np.flatnonzero(~np.isin(data.user_key[block], excluded))
-        num_candidates += len(able)
-        if len(able):
-            own = score(np.asarray(data.user_rows[block])[able]).astype(np.float32)
-            users = np.concatenate([users, block.start + able])
-            scores = np.concatenate([scores, own])
-            best = top(scores, data.user_key[users], count)
-            users, scores = users[best], scores[best]
-        progress("score the pool", block.stop, data.num_users)
-    return users, scores, num_candidates
+
+    index: np.ndarray
+    keys: np.ndarray
+    rows: np.ndarray
+
+    def without(self, users: np.ndarray) -> np.ndarray:
+        """(P,) bool, who is not among these users, of ascending index."""
+        first, last = np.searchsorted(users, [self.index[0], self.index[-1] + 1])
+        able = np.ones(len(self.index), bool)
+        able[np.searchsorted(self.index, users[first:last])] = False
+        return able
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, _BLOCK):
-        yield slice(start, min(start + _BLOCK, count))
+def _read_block(data: Dataset, start: int, excluded: np.ndarray) -> _Block:
+    index = np.arange(start, min(start + _BLOCK, data.num_users))
+    first, last = np.searchsorted(excluded, [start, start + _BLOCK])
+    kept = np.delete(index, excluded[first:last] - start)
+    rows, keys = data.user_rows[start : start + _BLOCK], data.user_key[start : start + _BLOCK]
+    return _Block(kept, np.asarray(keys[kept - start]), np.asarray(rows[kept - start]))
+
+
+def _score_block(models: Sequence[Customised], rows: np.ndarray) -> list[np.ndarray]:
+    """(P, S) table rows of users -> (P,) scores by each of G models."""
+    return [model.score(rows) for model in models]

@@ -13,7 +13,7 @@ from metaheac_jax.audience.curve import SizePoint, size_curve
 from metaheac_jax.audience.figures import FORMATS, curve_figure, load_matplotlib
 from metaheac_jax.audience.tables import MEASURES, curve_table
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.expand import read_attributes, read_user_ids
+from metaheac_jax.cli.campaigns import read_attributes, read_user_ids
 from metaheac_jax.cli.held_out import open_held_out
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError

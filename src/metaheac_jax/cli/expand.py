@@ -1,159 +1,334 @@
-"""``metaheac expand``: from seed users to an audience."""
+"""``metaheac expand``: from seed users to audiences."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
+from rich.table import Table
 
-from metaheac_jax.audience.retrieve import audience_size, expand
+from metaheac_jax.audience.audience import (
+    Audience,
+    Refresh,
+    check_audience_file,
+)
+from metaheac_jax.audience.calibration import calibrate, check_base_rate
+from metaheac_jax.audience.retrieve import audience_ranks, expand_all
+from metaheac_jax.audience.seed_check import LEAST_SEEDS, MANY_SEEDS, SeedCheck
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.campaigns import (
+    Request,
+    read_attributes,
+    read_campaigns,
+    read_text,
+    read_user_ids,
+)
+from metaheac_jax.cli.held_out import read_audience
+from metaheac_jax.data.campaign import Campaign, CampaignBrief
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import new_directory, write_json
 from metaheac_jax.methods import method_of
-from metaheac_jax.model import load
+from metaheac_jax.model import General, load
+from metaheac_jax.progress import Progress
 
-MANY = 1000  # seeds, below which an audience is less reliable
+FORMAT = "metaheac_jax audiences 1"
+MANIFEST = "audiences.json"
+_ANY_POOL = 2**31  # users, so many that no band is empty
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Finds the users who are most like a campaign's seeds.
+    """Finds the users who are most like a campaign's seeds, for one campaign or for many.
 
-    Customises a general model to the seeds, scores every user of the data and writes the best ones
-    as rank,user_id,score. The seeds themselves are left out.
+    Customises a general model to the seeds, scores every user of the data and writes the best ones,
+    as rank, user_id and score. The seeds themselves are left out. For one campaign give --seeds and
+    --attributes. With --campaigns the users are read once for all campaigns.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
     """Folder of a general model, from `metaheac fit`."""
     data: Path
     """Folder of the data set whose users are the pool, from `metaheac prepare`."""
-    seeds: Path
+    seeds: Path | None = None
     """File with one seed's user id per line; a header line is allowed."""
-    attributes: Path
+    attributes: Path | None = None
     """JSON file with the campaign's attributes, one per campaign field of the data:
     {"advertiserId": 42, "productType": 3, ...}."""
+    campaigns: Path | None = None
+    """File with one campaign per line, as JSON: {"name": "tea", "seeds": "tea.csv", "attributes":
+    {...}}, and, if wanted, "previous": "old/tea.csv". A list of them will do as well. Paths are
+    relative to the file."""
     out: Path
-    """CSV file to write."""
+    """File to write: .parquet, .csv or .csv.gz. With --campaigns a folder, with a file per
+    campaign and audiences.json; one there is replaced."""
+    format: Literal["parquet", "csv", "csv.gz"] | None = None
+    """With --campaigns, the kind of the files; csv by default."""
     size: int | None = None
-    """Number of users in the audience. Give this or --percent."""
+    """Number of users in an audience. Give this, --percent, or --from-percent and --to-percent."""
     percent: float | None = None
-    """Size of the audience as a percentage of all users."""
+    """Size of an audience as a percentage of all users."""
+    from_percent: float | None = None
+    """A band instead of the best users: --from-percent 1 --to-percent 2 is the second percent."""
+    to_percent: float | None = None
+    """Where the band ends."""
     include_seeds: bool = False
     """Let seeds be in the audience."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who may not be in the audience, for example who opted out."""
-    least_seeds: int = 100
+    """Files with ids of users who may not be in an audience, for example who opted out. Nor is
+    anything learned from them: they are left out of the seeds."""
+    previous: Path | None = None
+    """File of an earlier audience; the command says how many users are kept, new and gone."""
+    probability: bool = False
+    """Add a column with the calibrated probability of converting. Customises twice: once without a
+    fifth of the seeds, to calibrate on them."""
+    base_rate: float | None = None
+    """With --probability: the fraction of all users expected to convert, above 0 and below 1. By
+    default the fraction who are seeds."""
+    least_seeds: int = LEAST_SEEDS
     """Refuse to work with fewer seeds than this among the data's users."""
     seed: int = 0
     """Seed of the random non-seeds and of fine-tuning."""
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What was found for a campaign."""
+
+    request: Request
+    campaign: Campaign
+    check: SeedCheck
+    audience: Audience
+    base_rate: float | None
+    refresh: Refresh | None
+
+    def notes(self) -> list[str]:
+        """What the user should know."""
+        notes = []
+        if self.check.used < MANY_SEEDS:
+            notes.append(f"with fewer than {MANY_SEEDS:,} seeds an audience is less reliable")
+        if self.campaign.unknown_attributes:
+            names = ", ".join(self.campaign.unknown_attributes)
+            notes.append(f"training has not seen these values of the campaign: {names}")
+        return notes
+
+    def facts(self) -> dict[str, Any]:
+        """What was found, as plain data."""
+        return {
+            "users": len(self.audience),
+            "first_rank": self.audience.first_rank,
+            "candidates": self.audience.num_candidates,
+            "seeds": asdict(self.check),
+            "unknown_attributes": self.campaign.unknown_attributes,
+            "base_rate": self.base_rate,
+            "refresh": None if self.refresh is None else self.refresh._asdict(),
+        }
+
+
 def main(options: Options) -> None:
     """Runs the command."""
-    if (options.size is None) == (options.percent is None):
-        raise InputError("expand: give either --size or --percent")
-    audience_size(options.size, options.percent, 1)
-    terminal.check_minimum("--seed", options.seed, 0)
-    terminal.check_output("--out", options.out)
+    _check_options(options)
     screen = terminal.screen()
     terminal.keep_compiled()
-    attributes = read_attributes(options.attributes)
-    for path in (options.seeds, *options.exclude):
-        _read_text(path)  # a file that cannot be read is reported before the work begins
+    requests = _requests(options)
+    for path in options.exclude:
+        read_text(path)  # a file that cannot be read is reported before the work begins
+    for request in requests:
+        with request.named():
+            read_text(request.seeds)
     with terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        general.check_data(data)
-        text = data.user_key.dtype.kind == "S"
-        seeds = read_user_ids(options.seeds, text=text)
-        excluded = [read_user_ids(path, text=text) for path in options.exclude]
-        campaign = data.new_campaign(seeds, attributes, seed=options.seed)
-        found = len(campaign.seeds)
-        if found < options.least_seeds:
-            raise InputError(
-                f"{options.seeds}: {found} of {len(seeds)} seeds are users of the data, fewer than "
-                f"--least-seeds {options.least_seeds}; give more seeds"
-            )
-        method = method_of(general)
-        [model] = method.customise(general, data, [campaign], seed=options.seed, progress=progress)
-        audience = expand(
-            model,
-            data,
-            size=options.size,
-            percent=options.percent,
-            include_seeds=options.include_seeds,
-            exclude=[user_id for ids in excluded for user_id in ids],
-            progress=progress,
-        )
-        audience.write_csv(options.out)
-    rate = found / (found + campaign.num_unmatched)
-    lines = [
-        f"seeds: {len(seeds):,} given, {found + campaign.num_unmatched:,} distinct, {found:,} of "
-        f"them users of the data ({rate:.0%})"
-    ]
-    if found < MANY:
-        lines.append(f"note: with fewer than {MANY:,} seeds an audience is less reliable")
-    if campaign.unknown_attributes:
-        names = ", ".join(campaign.unknown_attributes)
-        lines.append(f"note: training has not seen these values of the campaign: {names}")
-    lines.append(
-        f"{options.out}: {len(audience):,} users of {audience.num_candidates:,} candidates"
-    )
+        results = _expand(options, requests, general, data, progress)
+        if options.campaigns is None:
+            results[0].audience.write(options.out)
+        else:
+            _write_folder(options, results)
+    if options.campaigns is None:
+        lines = _describe(results[0], options.out)
+    else:
+        screen.print(_overview(results))
+        lines = [f"{options.out}: {len(results)} audiences, and what was found in {MANIFEST}"]
     for line in lines:
         screen.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
-    """User ids, one per line.
+def _check_options(options: Options) -> None:
+    """Refuses options that do not go together, before any work."""
+    one = options.seeds is not None and options.attributes is not None
+    some = options.seeds is not None or options.attributes is not None
+    if (options.campaigns is None and not one) or (options.campaigns is not None and some):
+        raise InputError("expand: give --seeds and --attributes, or --campaigns")
+    audience_ranks(_ANY_POOL, **_ranks(options))
+    if options.campaigns is None and options.format is not None:
+        raise InputError("--format: only with --campaigns; the ending of --out says it otherwise")
+    if options.campaigns is not None and options.previous is not None:
+        raise InputError('--previous: not with --campaigns; give "previous" of each campaign there')
+    if options.base_rate is not None:
+        if not options.probability:
+            raise InputError("--base-rate: only with --probability")
+        check_base_rate(options.base_rate)
+    terminal.check_minimum("--seed", options.seed, 0)
+    if options.campaigns is None:
+        terminal.check_output("--out", options.out)
+        check_audience_file(options.out)
+    elif options.out.exists() and not (options.out / MANIFEST).is_file():
+        raise InputError(f"--out: {options.out}: exists and has no {MANIFEST}; choose another")
 
-    Args:
-      path: of the file.
-      text: whether ids are text. Then a first line ``user_id`` is a header; otherwise a first line
-        that is not a number is one.
+
+def _ranks(options: Options) -> dict[str, Any]:
+    names = ("size", "percent", "from_percent", "to_percent")
+    return {name: getattr(options, name) for name in names}
+
+
+def _requests(options: Options) -> list[Request]:
+    if options.campaigns is not None:
+        return read_campaigns(options.campaigns)
+    assert options.seeds is not None  # `_check_options` has made sure
+    assert options.attributes is not None
+    attributes = read_attributes(options.attributes)
+    return [Request(options.seeds, attributes, options.previous)]
+
+
+def _expand(
+    options: Options,
+    requests: Sequence[Request],
+    general: General,
+    data: Dataset,
+    progress: Progress,
+) -> list[_Result]:
+    """The audience of every campaign; whatever can be refused is refused before the work."""
+    general.check_data(data)
+    data.check_one_row_per_user()
+    ranks = _ranks(options)
+    audience_ranks(data.num_users, **ranks)
+    text = data.user_key.dtype.kind == "S"
+    earlier = [
+        None if request.previous is None else read_audience(request.previous, text=text)
+        for request in requests
+    ]
+    excluded = data.checked_ids(
+        [user_id for path in options.exclude for user_id in read_user_ids(path, text=text)]
+    )
+    campaigns, checks = _find_campaigns(options, requests, data, excluded, progress)
+
+    method, seed = method_of(general), options.seed
+    scales = []
+    if options.probability:
+        scales = calibrate(method, general, data, campaigns, seed=seed, progress=progress)
+    models = method.customise(general, data, campaigns, seed=seed, progress=progress)
+    audiences = expand_all(
+        models,
+        data,
+        **ranks,
+        include_seeds=options.include_seeds,
+        exclude=excluded,
+        progress=progress,
+    )
+    results = []
+    for number, audience in enumerate(audiences):
+        base_rate, ids = None, earlier[number]
+        if options.probability:
+            base_rate = options.base_rate or checks[number].used / data.num_users
+            probabilities = scales[number].probability(audience.scores, base_rate)
+            audience = replace(audience, probabilities=probabilities)
+        refresh = None if ids is None else audience.compare(ids)
+        found = (requests[number], campaigns[number], checks[number])
+        results.append(_Result(*found, audience, base_rate, refresh))
+    return results
+
+
+def _find_campaigns(
+    options: Options,
+    requests: Sequence[Request],
+    data: Dataset,
+    excluded: np.ndarray,
+    progress: Progress,
+) -> tuple[list[Campaign], list[SeedCheck]]:
+    """Each campaign, and the check of its seeds."""
+    text = data.user_key.dtype.kind == "S"
+    briefs = [
+        CampaignBrief(read_user_ids(request.seeds, text=text), request.attributes, request.name)
+        for request in requests
+    ]
+    campaigns = data.new_campaigns(briefs, exclude=excluded, seed=options.seed, progress=progress)
+    checks = []
+    for request, brief, campaign in zip(requests, briefs, campaigns, strict=True):
+        checks.append(SeedCheck.of(campaign, len(brief.seeds)))
+        with request.named():
+            require_seeds(checks[-1], options.least_seeds, request.seeds)
+    return campaigns, checks
+
+
+def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
+    """Refuses too few seeds.
 
     Raises:
-      InputError: the file cannot be read, is empty, or a line is not a whole number; it is named.
+      InputError: fewer than ``least`` are used; it names the file.
     """
-    lines = [line.strip() for line in _read_text(path).splitlines()]
-    if lines and (lines[0].lower() == "user_id" if text else not _is_whole(lines[0])):
-        lines[0] = ""
-    for number, line in enumerate(lines, start=1):
-        if line and not text and not _is_whole(line):
-            raise InputError(f"{path}:{number}: expected one user id, got {line[:40]!r}")
-    ids = [line for line in lines if line]
-    if not ids:
-        raise InputError(f"{path}: no user ids; write one per line")
-    return ids if text else list(map(int, ids))
+    if check.used < least:
+        more = f" ({check.excluded} more are excluded)" if check.excluded else ""
+        raise InputError(
+            f"{path}: {check.used} of {check.given} seeds are users of the data{more}, fewer than "
+            f"--least-seeds {least}; give more seeds"
+        )
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
-    """A campaign's attributes from a JSON file.
-
-    Raises:
-      InputError: the file cannot be read or is not a JSON object.
-    """
-    try:
-        attributes = json.loads(_read_text(path))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(attributes, dict):
-        raise InputError(f'{path}: expected a JSON object such as {{"advertiserId": 42}}')
-    return attributes
+def _write_folder(options: Options, results: Sequence[_Result]) -> None:
+    """Writes an audience per campaign and what was found, all or nothing."""
+    with new_directory(options.out, marker=MANIFEST) as folder:
+        campaigns = []
+        for result in results:
+            file = f"{result.request.name}.{options.format or 'csv'}"
+            result.audience.write(folder / file)
+            campaigns.append({"name": result.request.name, "file": file, **result.facts()})
+        write_json(folder / MANIFEST, {"format": FORMAT, "campaigns": campaigns})
 
 
-def _is_whole(text: str) -> bool:
-    digits = text.strip().removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
-        return False
-    return -(2**63) <= int(text) < 2**63
+def _describe(result: _Result, out: Path) -> list[str]:
+    """The lines about a single campaign."""
+    check, audience, refresh = result.check, result.audience, result.refresh
+    lines = [
+        f"seeds: {check.given:,} given, {check.distinct:,} distinct, {check.found:,} of them users "
+        f"of the data ({check.match_rate:.0%})"
+        + (f", {check.excluded:,} of these excluded" if check.excluded else "")
+    ]
+    lines += [f"note: {note}" for note in result.notes()]
+    last = f"ranks {audience.first_rank:,} and below, " if audience.first_rank > 1 else ""
+    lines.append(f"{out}: {last}{len(audience):,} users of {audience.num_candidates:,} candidates")
+    if refresh is not None:
+        counts = f"{refresh.kept:,} users kept, {refresh.new:,} new, {refresh.gone:,} gone"
+        lines.append(f"{result.request.previous}: {counts}")
+    if result.base_rate is not None:
+        lines.append(
+            f"probability: of converting, if {result.base_rate:.3%} of all users convert "
+            "(--base-rate; by default the fraction who are seeds)"
+        )
+    return lines
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; save it as UTF-8") from error
+def _overview(results: Sequence[_Result]) -> Table:
+    """A row per campaign."""
+    table = Table(title="audiences")
+    names = ("seeds used", "match rate", "users", "edge", "kept", "new", "gone")
+    for name in ("campaign", *names, "note"):
+        table.add_column(name, justify="right" if name in names else "left")
+    for result in results:
+        check, audience, refresh = result.check, result.audience, result.refresh
+        edge = f"{audience.scores[-1]:.3f}" if len(audience) else "-"
+        changes = ["-"] * 3 if refresh is None else [f"{count:,}" for count in refresh]
+        table.add_row(
+            result.request.name,
+            f"{check.used:,}",
+            f"{check.match_rate:.0%}",
+            f"{len(audience):,}",
+            edge,
+            *changes,
+            "; ".join(result.notes()),
+        )
+    return table

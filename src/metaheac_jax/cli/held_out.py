@@ -36,7 +36,7 @@ def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
         if ids.null_count():
             raise InputError(f"{path}: a line has no user_id")
         return ids.to_list() if text else ids.cast(pl.Int64).to_list()
-    except pl.exceptions.PolarsError as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path}: not the file of an audience, with a column user_id") from error
 
 

@@ -19,7 +19,7 @@ from metaheac_jax.audience.traits import (
     sensitive_shares,
 )
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.expand import read_attributes, read_user_ids
+from metaheac_jax.cli.campaigns import read_attributes, read_user_ids
 from metaheac_jax.cli.held_out import open_held_out, read_audience
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError

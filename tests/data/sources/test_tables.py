@@ -151,7 +151,7 @@ def test_from_text_ids_to_an_audience_and_back_from_disk(tmp_path):
     [model] = method.customise(general, data, [campaign])
     audience = expand(model, data, size=10, exclude=users["user_id"][5:7])
     assert not set(audience.user_ids) & set(users["user_id"][:7])
-    audience.write_csv(tmp_path / "audience.csv")
+    audience.write(tmp_path / "audience.csv")
     assert pl.read_csv(tmp_path / "audience.csv")["user_id"].to_list() == list(audience.user_ids)
     for bad in ([1.5], ["x" * 65], [""], [None]):
         with pytest.raises(InputError, match="user ids: expected text"):

@@ -1,0 +1,45 @@
+"""Which of the seeds given for a campaign can be learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metaheac_jax.data.campaign import Campaign
+
+#: Fewer seeds than this are refused by default.
+LEAST_SEEDS = 100
+#: With fewer seeds than this an audience is less reliable.
+MANY_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class SeedCheck:
+    """The seeds check of a campaign.
+
+    Attributes:
+      given: number of user ids given.
+      distinct: of them, different ones.
+      found: of these, users of the data.
+      excluded: of these, users who may not be learned from, for example who opted out.
+    """
+
+    given: int
+    distinct: int
+    found: int
+    excluded: int
+
+    @staticmethod
+    def of(campaign: Campaign, given: int) -> SeedCheck:
+        """The check of a new campaign for which so many seeds were given."""
+        found = len(campaign.seeds) + campaign.num_excluded
+        return SeedCheck(given, found + campaign.num_unmatched, found, campaign.num_excluded)
+
+    @property
+    def used(self) -> int:
+        """Number of seeds that are learned from."""
+        return self.found - self.excluded
+
+    @property
+    def match_rate(self) -> float:
+        """Fraction of the distinct ids that are users of the data."""
+        return self.found / self.distinct

@@ -1,0 +1,152 @@
+"""Files about campaigns that commands read: seeds, attributes, and lists of campaigns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metaheac_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted for one campaign.
+
+    Attributes:
+      seeds: file of the seeds.
+      attributes: of the campaign.
+      previous: file of an earlier audience, if there is one.
+      name: of the campaign, if it is one of many.
+    """
+
+    seeds: Path
+    attributes: dict[str, Any]
+    previous: Path | None = None
+    name: str | None = None
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors inside name the campaign, if it is one of many."""
+        try:
+            yield
+        except InputError as error:
+            if self.name is None:
+                raise
+            raise InputError(f"campaign {self.name}: {error}") from error
+
+
+def read_campaigns(path: Path) -> list[Request]:
+    """The campaigns in a file: JSON objects, one per line or in a list.
+
+    Each has ``name``, ``seeds`` (a file, relative to this one), ``attributes`` and, if wanted,
+    ``previous`` (a file).
+
+    Raises:
+      InputError: the file cannot be read, or a campaign is wrong; its number or name is given.
+    """
+    entries = _json_entries(path)
+    if not entries:
+        raise InputError(f"{path}: no campaign")
+    requests = [_request(path, number, entry) for number, entry in enumerate(entries, start=1)]
+    names = [request.name for request in requests]
+    again = [name for number, name in enumerate(names) if name in names[:number]]
+    if again:
+        raise InputError(f"{path}: campaign {again[0]}: occurs twice; give each a name of its own")
+    return requests
+
+
+def _json_entries(path: Path) -> list[Any]:
+    text = read_text(path)
+    lines = [(f":{n}", line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    whole = text.lstrip().startswith("[")
+    entries = []
+    for where, part in [("", text)] if whole else lines:
+        try:
+            entries.append(json.loads(part))
+        except ValueError as error:
+            raise InputError(f"{path}{where}: not valid JSON ({error})") from error
+    return entries[0] if whole else entries
+
+
+def _request(path: Path, number: int, entry: Any) -> Request:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\\0"):
+        raise InputError(
+            f'{path}: campaign number {number}: expected a "name" that can be the name of a file'
+        )
+    where = f"{path}: campaign {name}"
+    missing = [key for key in ("seeds", "attributes") if key not in entry]
+    unknown = [key for key in entry if key not in ("name", "seeds", "attributes", "previous")]
+    if missing or unknown:
+        wrong = f"has no {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
+        raise InputError(
+            f"{where}: {wrong}; expected name, seeds, attributes and, if any, previous"
+        )
+    for key in ("seeds", "previous"):
+        if not isinstance(entry.get(key, ""), str):
+            raise InputError(f"{where}: {key}: expected the name of a file, got {entry[key]!r}")
+    if not isinstance(entry["attributes"], dict):
+        raise InputError(f"{where}: attributes: expected a JSON object")
+    previous = path.parent / entry["previous"] if "previous" in entry else None
+    return Request(path.parent / entry["seeds"], entry["attributes"], previous, name)
+
+
+def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
+    """User ids, one per line.
+
+    Args:
+      path: of the file.
+      text: whether ids are text. Then a first line ``user_id`` is a header; otherwise a first line
+        that is not a number is one.
+
+    Raises:
+      InputError: the file cannot be read, is empty, or a line is not a whole number; it is named.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    if lines and (lines[0].lower() == "user_id" if text else not _is_whole(lines[0])):
+        lines[0] = ""
+    for number, line in enumerate(lines, start=1):
+        if line and not text and not _is_whole(line):
+            raise InputError(f"{path}:{number}: expected one user id, got {line[:40]!r}")
+    ids = [line for line in lines if line]
+    if not ids:
+        raise InputError(f"{path}: no user ids; write one per line")
+    return ids if text else list(map(int, ids))
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """A campaign's attributes from a JSON file.
+
+    Raises:
+      InputError: the file cannot be read or is not a JSON object.
+    """
+    try:
+        attributes = json.loads(read_text(path))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(attributes, dict):
+        raise InputError(f'{path}: expected a JSON object such as {{"advertiserId": 42}}')
+    return attributes
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+      InputError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file; save it as UTF-8") from error
+
+
+def _is_whole(text: str) -> bool:
+    digits = text.strip().removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        return False
+    return -(2**63) <= int(text) < 2**63

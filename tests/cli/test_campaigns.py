@@ -1,0 +1,144 @@
+"""Files of seeds, attributes and lists of campaigns, right and wrong."""
+
+import json
+
+import pytest
+
+from metaheac_jax.cli.campaigns import Request, read_attributes, read_campaigns, read_user_ids
+from metaheac_jax.errors import InputError
+
+ATTRIBUTES = {"advertiser": 2, "category": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5\n-7\n9",
+        "5\n-7\n9\n",
+        "user_id\n5\n-7\n9\n",
+        "\n5\n\n -7 \n9\n\n",
+        "\ufeff5\n-7\n9\n",
+        "\ufeffuser_id\r\n5\r\n-7\r\n9\r\n",
+    ],
+)
+def test_user_ids_are_read(tmp_path, text):
+    path = tmp_path / "ids"
+    path.write_bytes(text.encode())
+    assert read_user_ids(path) == [5, -7, 9]
+
+
+def test_user_ids_of_64_bits_are_read(tmp_path):
+    path = tmp_path / "ids"
+    ends = [2**63 - 1, -(2**63), 1234567890123456789]
+    path.write_text("\n".join(map(str, ends)))
+    assert read_user_ids(path) == ends
+
+
+def test_text_ids_are_read(tmp_path):
+    path = tmp_path / "ids"
+    path.write_text("user_id\né 1\n-7\n\n")
+    assert read_user_ids(path, text=True) == ["é 1", "-7"]
+    path.write_text("anna\nuser_id\n")
+    assert read_user_ids(path, text=True) == ["anna", "user_id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "ids: no user ids; write one per line"),
+        (b"\n\n", "ids: no user ids; write one per line"),
+        (b"user_id\n", "ids: no user ids; write one per line"),
+        (b"5\nsix\n", "ids:2: expected one user id, got 'six'"),
+        (b"user_id\n5\nuser_id\n", "ids:3: expected one user id, got 'user_id'"),
+        (b"user,score\n5,0.3\n", "ids:2: expected one user id, got '5,0.3'"),
+        (b"5\n6.0\n", "ids:2: expected one user id, got '6.0'"),
+        (b"5\n9223372036854775808\n", "ids:2: expected one user id, got '9223372036854775808'"),
+        (b"5\n" + b"9" * 5000, "ids:2: expected one user id, got '" + "9" * 40 + "'"),
+        ("5\n\u0663\n".encode(), "ids:2: expected one user id, got '\u0663'"),
+        (b"5\n\xff\xfe\n", "ids: not a text file; save it as UTF-8"),
+    ],
+)
+def test_user_ids_that_are_none_are_named(tmp_path, content, words):
+    (tmp_path / "ids").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_user_ids(tmp_path / "ids")
+    assert str(caught.value).endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "attributes: not valid JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("{'advertiser': 2}", "attributes: not valid JSON ("),
+        ("[1, 2]", 'attributes: expected a JSON object such as {"advertiserId": 42}'),
+        ("3", "attributes: expected a JSON object"),
+    ],
+)
+def test_attributes_that_are_none_are_named(tmp_path, text, words):
+    (tmp_path / "attributes").write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_attributes(tmp_path / "attributes")
+    assert words in str(caught.value)
+
+
+def test_attributes_are_read(tmp_path):
+    (tmp_path / "attributes").write_bytes("\ufeff".encode() + json.dumps(ATTRIBUTES).encode())
+    assert read_attributes(tmp_path / "attributes") == ATTRIBUTES
+
+
+# Campaigns --------------------------------------------------------------------------------------
+
+TEA = {"name": "tea", "seeds": "tea.csv", "attributes": ATTRIBUTES}
+GOLF = {"name": "golf é", "seeds": "/all/golf.csv", "attributes": {}, "previous": "old/golf.csv"}
+
+
+@pytest.mark.parametrize("text", [f"{json.dumps(TEA)}\n\n{json.dumps(GOLF)}\n", [TEA, GOLF]])
+def test_campaigns_are_read(tmp_path, text):
+    path = tmp_path / "campaigns"
+    path.write_text(text if isinstance(text, str) else json.dumps(text, indent=2))
+    assert read_campaigns(path) == [
+        Request(tmp_path / "tea.csv", ATTRIBUTES, None, "tea"),
+        Request(type(path)("/all/golf.csv"), {}, tmp_path / "old" / "golf.csv", "golf é"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (3, 'campaign number 2: expected a "name" that can be the name of a file'),
+        ({**GOLF, "name": 5}, 'campaign number 2: expected a "name"'),
+        ({**GOLF, "name": ""}, 'campaign number 2: expected a "name"'),
+        ({**GOLF, "name": "../golf"}, 'campaign number 2: expected a "name"'),
+        ({**GOLF, "name": ".golf"}, 'campaign number 2: expected a "name"'),
+        ({**GOLF, "name": "tea"}, "campaign tea: occurs twice; give each a name of its own"),
+        ({"name": "golf", "seeds": "x"}, "campaign golf: has no 'attributes'; expected name, seed"),
+        ({**TEA, "name": "golf", "size": 3}, "campaign golf: has an unknown 'size'; expected name"),
+        ({**GOLF, "seeds": [1]}, "campaign golf é: seeds: expected the name of a file, got [1]"),
+        ({**GOLF, "previous": 1}, "campaign golf é: previous: expected the name of a file, got 1"),
+        ({**GOLF, "attributes": "x"}, "campaign golf é: attributes: expected a JSON object"),
+    ],
+)
+def test_a_campaign_that_is_wrong_is_named(tmp_path, entry, words):
+    path = tmp_path / "campaigns"
+    for text in (f"{json.dumps(TEA)}\n{json.dumps(entry)}", json.dumps([TEA, entry])):
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            read_campaigns(path)
+        assert str(caught.value).startswith(f"{path}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "campaigns: no campaign"),
+        ("[]", "campaigns: no campaign"),
+        (f"{json.dumps(TEA)}\n\n{{'name'}}", "campaigns:3: not valid JSON (Expecting property"),
+        ("[{}", "campaigns: not valid JSON ("),
+    ],
+)
+def test_a_file_of_no_campaigns(tmp_path, text, words):
+    path = tmp_path / "campaigns"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_campaigns(path)
+    assert words in str(caught.value)
