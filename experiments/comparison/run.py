@@ -18,7 +18,7 @@ from experiments.comparison.campaign_space import campaign_space
 from experiments.comparison.curves import CURVES, curve_campaign, fine_tuning_curve
 from experiments.comparison.provenance import provenance
 from experiments.comparison.run_folder import stored_result
-from metaheac_jax.audience.evaluation import judge_all, pool_rows
+from metaheac_jax.audience.evaluation import judge_all, score_pools
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import Split
@@ -26,7 +26,7 @@ from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.fine_tuning import metaheac_network
-from metaheac_jax.model import Customised, General, Weights
+from metaheac_jax.model import General, Weights
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Settings
 
@@ -196,22 +196,18 @@ def run_method(
         progress=progress,
     )
     trained = time.perf_counter()
-    campaigns = [dataset.campaign(c) for c in test]
-    models = method.customise(general, dataset, campaigns, seed=seed, progress=labelled)
-    adapted = time.perf_counter()
-    scores = _pool_scores(dataset, test, models, labelled)
-    result = judge_all(dataset, data.split, scores, label=method.label)
+    pools = score_pools(method, general, dataset, test, seed=seed, progress=labelled)
+    result = judge_all(dataset, data.split, pools.scores, label=method.label)
     result["seconds"] = {
         "offline": trained - began,
-        "customise": adapted - trained,
-        "score": time.perf_counter() - adapted,
+        "customise": pools.customise,
+        "score": pools.score,
     }
     if method.takes_steps:
         result["offline"] = _offline(general)
         untouched = method.with_settings(online_epochs=0)
-        models = untouched.customise(general, dataset, campaigns, seed=seed)
-        scores = _pool_scores(dataset, test, models, labelled)
-        before = judge_all(dataset, data.split, scores, label=method.label)
+        pools = score_pools(untouched, general, dataset, test, seed=seed, progress=labelled)
+        before = judge_all(dataset, data.split, pools.scores, label=method.label)
         for own, of_general in zip(result["campaigns"], before["campaigns"], strict=True):
             own["auc_before"] = of_general["auc"]
     return result, general
@@ -227,17 +223,6 @@ def _offline(general: General) -> dict[str, Any]:
         "best_step": best.step,
         "curve": [[judged.step, judged.loss, judged.auc] for judged in general.judgements],
     }
-
-
-def _pool_scores(
-    dataset: Dataset, test: np.ndarray, models: Sequence[Customised], progress: Progress
-) -> list[np.ndarray]:
-    """(P,) scores of each test campaign's pool."""
-    scores = []
-    for c, model in zip(test, models, strict=True):
-        scores.append(model.score(pool_rows(dataset, c)))
-        progress("score", len(scores), len(models))
-    return scores
 
 
 def forget_compiled() -> None:

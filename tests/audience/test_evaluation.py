@@ -4,9 +4,17 @@ import dataclasses
 import json
 
 import numpy as np
+import pytest
 from judged_world import split_of, world
 
-from metaheac_jax.audience.evaluation import judge_all, pool_rows
+from metaheac_jax.audience.evaluation import (
+    PoolScores,
+    gains_table,
+    judge_all,
+    pool_rows,
+    score_pools,
+)
+from metaheac_jax.methods import method_named
 
 
 def test_every_test_campaign_is_judged_in_its_group_or_named():
@@ -56,3 +64,39 @@ def test_pool_rows_are_those_of_the_campaigns_stage_2():
     data = world()
     np.testing.assert_array_equal(pool_rows(data, 1), data.user_rows[40:80])
     assert pool_rows(data, 3).shape == (19, data.user_rows.shape[1])
+
+
+def test_pools_are_scored_by_models_customised_to_their_campaigns():
+    data, method, calls = world(), method_named("cosine"), []
+    general = method.fit(data, campaigns=[0, 4])
+    found = score_pools(
+        method, general, data, [2, 3], seed=5, progress=lambda *call: calls.append(call)
+    )
+    assert isinstance(found, PoolScores)
+    models = method.customise(general, data, [data.campaign(2), data.campaign(3)], seed=5)
+    for model, c, scores in zip(models, (2, 3), found.scores, strict=True):
+        np.testing.assert_array_equal(scores, model.score(pool_rows(data, c)))
+    assert calls[-2:] == [("score", 1, 2), ("score", 2, 2)]
+    assert min(found.customise, found.score) > 0
+
+
+def test_a_gains_table_by_hand():
+    """Pools of 40 and 19 users: tenths of 4, and of 2 but the fifth, ninth, ... of 1 or 2."""
+    data = world()
+    labels = [data.stage2.label[data.stage2.of(c)] for c in (1, 3)]
+    # The first pool is ranked rightly, all of the second ties and stays in the order of ids.
+    gains = gains_table(data, [1, 3], [labels[0].astype(float), np.zeros(19)])
+    sizes = [4 + sum(10 * i // 19 == d for i in range(19)) for d in range(10)]
+    best = np.sort(labels[0])[::-1].reshape(10, 4).sum(axis=1)
+    tied = [sum(labels[1][i] for i in range(19) if 10 * i // 19 == d) for d in range(10)]
+    converts = best + tied
+    assert [row.decile for row in gains] == list(range(1, 11))
+    assert [row.users for row in gains] == sizes
+    assert [row.converts for row in gains] == converts.tolist()
+    rate = converts.sum() / 59
+    assert [row.rate for row in gains] == pytest.approx(converts / sizes)
+    assert [row.lift for row in gains] == pytest.approx(converts / sizes / rate)
+    assert [row.share for row in gains] == pytest.approx(np.cumsum(converts) / converts.sum())
+    # Scores of one campaign do not move users of another.
+    shifted = gains_table(data, [1, 3], [labels[0] + 100.0, np.zeros(19)])
+    assert shifted == gains

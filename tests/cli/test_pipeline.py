@@ -148,8 +148,36 @@ def test_evaluate_judges_the_campaigns_that_were_left_out(made, tmp_path, capsys
         assert members
         assert f" {np.mean(members):.4f} " in printed
     assert "cosine to the mean seed on simulated" in printed
+    assert "calibration" not in printed  # a cosine is no log-odds
+    for group, tables in result["groups"].items():
+        gains = tables["gains"]
+        members = {c["campaign"] for c in result["campaigns"] if c["group"] == group}
+        pools = np.flatnonzero(np.isin(data.campaign_key, list(members)))
+        assert sum(row["users"] for row in gains) == data.stage2.counts[pools].sum()
+        assert sum(row["converts"] for row in gains) == data.stage2.positives[pools].sum()
+        assert tables["calibration"] == []
     for left in result["left_out"]:
         assert f"campaign {left['campaign']} could not be judged: {left['why']}" in printed
+
+
+def test_evaluate_shows_gains_and_calibration(made, tmp_path, capsys):
+    model = tmp_path / "model"
+    options = ("--method", "prior", "--campaigns", "paper", "--seed", 3)
+    succeeds(main, "fit", made.data, model, *options)
+    capsys.readouterr()
+    for out in (tmp_path / "figures.json", tmp_path / "gains.csv"):
+        succeeds(main, "evaluate", model, "--data", made.data, "--out", out)
+    printed = capsys.readouterr().out
+    groups = json.loads((tmp_path / "figures.json").read_text())["groups"]
+    header, *rows = rows_of(tmp_path / "gains.csv")
+    assert header == ["seed_sets", "decile", "users", "converts", "rate", "lift", "share"]
+    for group, tables in groups.items():
+        own = [[float(cell) for cell in row] for name, *row in rows if name == group]
+        assert own == [[row[name] for name in header[1:]] for row in tables["gains"]]
+        assert sum(row["users"] for row in tables["calibration"]) == sum(row[1] for row in own)
+        error = f"{tables['calibration_error']:.4f}"
+        assert f"rates of converts, expected calibration error {error}\n" in printed
+    assert printed.count("seeds: gains by tenth of the users, best first\n") == 4
 
 
 def test_evaluate_needs_campaigns_that_were_left_out(made, tmp_path, capsys):
@@ -166,6 +194,7 @@ def test_evaluate_needs_campaigns_that_were_left_out(made, tmp_path, capsys):
         ({"--seed": -1}, "--seed: expected 0 or more, got -1"),
         ({"--data": "nowhere"}, "nowhere: has no manifest.json; prepare the data first"),
         ({"--out": "no/folder/file.csv"}, "--out: no/folder is no folder; make it first"),
+        ({"--out": "file"}, "file: expected a name that ends with ."),
     ],
 )
 def test_options_that_make_no_sense(made, tmp_path, capsys, monkeypatch, command, changed, words):

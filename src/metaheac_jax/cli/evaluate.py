@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from rich.console import Console
 from rich.table import Table
+from scipy.special import expit
 
-from metaheac_jax.audience.evaluation import PERCENT, judge_all, pool_rows
+from metaheac_jax.audience.calibration import calibration_table, expected_calibration_error
+from metaheac_jax.audience.evaluation import PERCENT, gains_table, judge_all, score_pools
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import Split, small_campaigns
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json
+from metaheac_jax.files import write_json, write_whole
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
+
+GROUPS = {"small": "at most", "large": "more than"}
 
 
 @dataclass(frozen=True)
 class Options:
     """Judges a general model on campaigns that it was not trained on.
 
-    Customises the model to each such campaign of the data, scores the campaign's pool (stage 2)
-    and prints AUC, precision and recall of the top 5%, averaged over campaigns with small and with
-    large seed sets. Train with `metaheac fit --campaigns paper` to leave campaigns out.
+    Customises the model to each such campaign of the data, and scores the campaign's pool (stage
+    2). For campaigns with small and with large seed sets it prints AUC, precision and recall of the
+    top 5%, averaged over campaigns; a gains table (converts in each tenth of the users, best
+    first); and, for methods whose scores are log-odds, predicted against observed rates of
+    converts. Train with `metaheac fit --campaigns paper` to leave campaigns out.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
@@ -35,7 +45,8 @@ class Options:
     data: Path
     """Folder of the data set, from `metaheac prepare`."""
     out: Path | None = None
-    """JSON file for the figures of every campaign."""
+    """File to write: .json for everything, and the figures of every campaign; .csv for the gains
+    tables."""
     seed: int = 0
     """Seed of fine-tuning."""
 
@@ -45,6 +56,8 @@ def main(options: Options) -> None:
     terminal.check_minimum("--seed", options.seed, 0)
     if options.out is not None:
         terminal.check_output("--out", options.out)
+        if options.out.suffix not in (".json", ".csv"):
+            raise InputError(f"--out: {options.out}: expected a name that ends with .json or .csv")
     screen = terminal.screen()
     terminal.keep_compiled()
     with terminal.progress_display(screen) as progress:
@@ -59,25 +72,93 @@ def main(options: Options) -> None:
                 "train with `metaheac fit --campaigns paper` to leave some out"
             )
         method = method_of(general)
-        campaigns = [data.campaign(c) for c in test]
-        models = method.customise(general, data, campaigns, seed=options.seed, progress=progress)
-        scores = []
-        for c, model in zip(test, models, strict=True):
-            scores.append(model.score(pool_rows(data, c)))
-            progress("score", len(scores), len(test))
+        pools = score_pools(method, general, data, test, seed=options.seed, progress=progress)
     small, threshold = small_campaigns(data)
     split = Split(np.flatnonzero(known), np.array(test), small, threshold)
-    result = judge_all(data, split, scores, label=method.label)
+    result = judge_all(data, split, pools.scores, label=method.label)
+    result["groups"] = {
+        group: _group_tables(data, result, group, test, pools.scores, log_odds=method.log_odds)
+        for group in GROUPS
+    }
     if options.out is not None:
-        write_json(options.out, result)
-    table = Table(title=f"{method.label} on {data.name}")
+        _write(options.out, result)
+    screen.print(f"\n{method.label} on {data.name}", soft_wrap=True, highlight=False)
+    screen.print(_figures(result, threshold))
+    for group, sign in GROUPS.items():
+        _print_group(screen, result["groups"][group], f"{sign} {threshold:,} seeds")
+    for left in result["left_out"]:
+        screen.print(f"campaign {left['campaign']} could not be judged: {left['why']}")
+
+
+def _group_tables(
+    data: Dataset,
+    result: dict[str, Any],
+    group: str,
+    test: Sequence[int],
+    scores: Sequence[np.ndarray],
+    *,
+    log_odds: bool,
+) -> dict[str, Any]:
+    """Gains, calibration and its error of a group's judged campaigns, as plain data."""
+    judged = {entry["campaign"] for entry in result["campaigns"] if entry["group"] == group}
+    pairs = zip(test, scores, strict=True)
+    members = [(c, own) for c, own in pairs if plain_id(data.campaign_key[c]) in judged]
+    if not members:
+        return {"gains": [], "calibration": [], "calibration_error": None}
+    campaigns, own = zip(*members, strict=True)
+    gains = gains_table(data, campaigns, own)
+    tables = {"gains": [{**asdict(row), "rate": row.rate} for row in gains]}
+    if not log_odds:
+        return {**tables, "calibration": [], "calibration_error": None}
+    labels = np.concatenate([data.stage2.label[data.stage2.of(c)] for c in campaigns])
+    bins = calibration_table(expit(np.concatenate(own).astype(float)), labels)
+    error = expected_calibration_error(bins)
+    return {**tables, "calibration": list(map(asdict, bins)), "calibration_error": error}
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    if path.suffix == ".json":
+        write_json(path, result)
+        return
+    with write_whole(path) as file:
+        names = ("decile", "users", "converts", "rate", "lift", "share")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("seed_sets", *names))
+        for group, tables in result["groups"].items():
+            writer.writerows((group, *(row[name] for name in names)) for row in tables["gains"])
+
+
+def _figures(result: dict[str, Any], threshold: int) -> Table:
+    table = Table()
     for name in ("seed sets", "campaigns", "AUC", f"P@{PERCENT:g}%", f"R@{PERCENT:g}%"):
         table.add_column(name, justify="left" if name == "seed sets" else "right")
-    for group, sign in (("small", "at most"), ("large", "more than")):
+    for group, sign in GROUPS.items():
         members = [c for c in result["campaigns"] if c["group"] == group]
         means = [np.mean([c[m] for c in members]) for m in ("auc", "precision", "recall")]
         cells = [f"{mean:.4f}" for mean in means] if members else ["-"] * 3
         table.add_row(f"{sign} {threshold:,} seeds", str(len(members)), *cells)
+    return table
+
+
+def _print_group(screen: Console, tables: dict[str, Any], title: str) -> None:
+    """Prints gains, and calibration if there is one."""
+    if not tables["gains"]:
+        return
+    screen.print(f"\n{title}: gains by tenth of the users, best first")
+    table = Table()
+    for name in ("tenth", "users", "converts", "rate", "lift", "share of all"):
+        table.add_column(name, justify="right")
+    for row in tables["gains"]:
+        cells = (f"{row['rate']:.4f}", f"{row['lift']:.2f}", f"{row['share']:.3f}")
+        table.add_row(str(row["decile"]), f"{row['users']:,}", f"{row['converts']:,}", *cells)
     screen.print(table)
-    for left in result["left_out"]:
-        screen.print(f"campaign {left['campaign']} could not be judged: {left['why']}")
+    if not tables["calibration"]:
+        return
+    error = f"{tables['calibration_error']:.4f}"
+    screen.print(f"\n{title}: rates of converts, expected calibration error {error}")
+    table = Table()
+    for name in ("users", "predicted", "observed"):
+        table.add_column(name, justify="right")
+    for row in tables["calibration"]:
+        table.add_row(f"{row['users']:,}", f"{row['predicted']:.4f}", f"{row['observed']:.4f}")
+    screen.print(table)

@@ -92,6 +92,7 @@ class Method:
       adapt: the online stage.
       tuned: names of the learning rates that are chosen on held-out training campaigns.
       takes_steps: whether the offline stage takes gradient steps.
+      log_odds: whether a score is the log-odds of converting, for users as the examples are.
       work: arithmetic per example, offline and online (per epoch), as multiples of the forward pass
         of MetaHeac's network; for estimates of time.
     """
@@ -103,6 +104,7 @@ class Method:
     adapt: Adapt
     tuned: tuple[str, ...] = ()
     takes_steps: bool = False
+    log_odds: bool = True
     work: tuple[float, float] = (0.0, 0.0)
 
     def with_settings(self, **changed: Any) -> Method:

@@ -20,8 +20,14 @@ from metaheac_jax.settings import PAPER, Settings
 
 def cosine(settings: Settings = PAPER) -> Method:
     """Cosine similarity of a user's tf-idf vector and the mean of the seeds' vectors."""
-    label = "cosine to the mean seed"
-    return Method("cosine", label, settings, train=inverse_frequencies, adapt=compare_with_seeds)
+    return Method(
+        name="cosine",
+        label="cosine to the mean seed",
+        settings=settings,
+        train=inverse_frequencies,
+        adapt=compare_with_seeds,
+        log_odds=False,
+    )
 
 
 def indicators(users: UserRows, num_rows: int) -> csr_matrix:

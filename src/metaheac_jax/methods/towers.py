@@ -53,6 +53,7 @@ def pinterest(settings: Settings = PAPER) -> Method:
         adapt=count_seeds,
         tuned=("outer_learning_rate",),
         takes_steps=True,
+        log_odds=False,
         work=(3 / 8, 0),
     )
 
