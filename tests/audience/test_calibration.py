@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fixed_scores import fixed_method
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
@@ -19,21 +20,8 @@ from metaheac_jax.audience.calibration import (
     fit_platt,
 )
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods.method import Method
-from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=20_000, campaigns=4, per_campaign=8000, pool=8000)
-
-
-def method(score, seen=None):
-    """A method whose models score users in a fixed way."""
-
-    def adapt(run, state, campaigns, watch):
-        if seen is not None:
-            seen.extend(campaigns)
-        return [score] * len(campaigns)
-
-    return Method("fixed", "Fixed", PAPER, train=lambda run: {}, adapt=adapt)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +93,7 @@ def test_probabilities_are_the_true_ones():
     campaign, seen = DATA.campaign(1), []
     kept = (campaign.labels == 1) | (np.arange(len(campaign.users)) % 5 == 0)
     campaign = replace(campaign, users=campaign.users[kept], labels=campaign.labels[kept])
-    fixed = method(score, seen)
+    fixed = fixed_method(score, seen)
     [scale] = calibrate(fixed, fixed.fit(DATA), DATA, [campaign], seed=2)
     of = DATA.stage2.of(1)
     truth, users = DATA.stage2.probability[of], DATA.stage2.user[of]
@@ -124,7 +112,7 @@ def test_probabilities_are_the_true_ones():
 
 
 def test_each_campaign_has_a_calibration_of_its_own():
-    fixed = method(lambda users: (users < DATA.num_rows).sum(axis=1).astype(float))
+    fixed = fixed_method(lambda users: (users < DATA.num_rows).sum(axis=1).astype(float))
     general, campaigns = fixed.fit(DATA), [DATA.campaign(c) for c in (0, 2)]
     both = calibrate(fixed, general, DATA, campaigns)
     alone = [calibrate(fixed, general, DATA, [campaign])[0] for campaign in campaigns]
@@ -133,7 +121,7 @@ def test_each_campaign_has_a_calibration_of_its_own():
 
 
 def test_too_few_seeds_to_calibrate_are_refused():
-    fixed = method(lambda users: np.zeros(len(users)))
+    fixed = fixed_method(lambda users: np.zeros(len(users)))
     few = DATA.new_campaign(DATA.user_key[:49], {"advertiser": 1, "category": 0})
     words = "new campaign: 49 seeds, too few to calibrate probabilities on a fifth of them; give 50"
     with pytest.raises(InputError, match=words):
