@@ -37,6 +37,29 @@ def test_group_by_campaign_keeps_every_example_in_order(data, campaigns, count):
         assert groups.positives[c] == label[campaign == c].sum()
 
 
+def test_shuffled_examples_do_not_tell_the_label_by_their_order():
+    """Campaigns list their seeds first, as the competition's test1_truth.csv does."""
+    size, campaigns = 4000, 5
+    campaign = np.repeat(np.arange(campaigns), size)
+    user = np.arange(campaigns * size)
+    label = (user % size < size // 4).astype(int)
+    listed = group_by_campaign(
+        campaign, user, label, num_campaigns=campaigns, probability=user / campaigns / size
+    )
+    examples = listed.shuffled()
+    np.testing.assert_array_equal(examples.offsets, listed.offsets)
+    for c in range(campaigns):
+        of = examples.of(c)
+        np.testing.assert_array_equal(np.sort(examples.user[of]), user[of])
+        first, second = examples.label[of].reshape(2, -1).mean(axis=1)
+        assert abs(first - second) < 5 * np.sqrt(2 * 0.25 * 0.75 / (size / 2))
+    # Columns stay together, campaigns have orders of their own, and calls agree.
+    np.testing.assert_array_equal(examples.label, label[examples.user])
+    np.testing.assert_array_equal(examples.probability, listed.probability[examples.user])
+    assert not np.array_equal(*(examples.user[examples.of(c)] % size for c in (0, 1)))
+    np.testing.assert_array_equal(listed.shuffled().user, examples.user)
+
+
 def test_a_known_campaign_has_its_stage_one_examples():
     campaign, of = DATA.campaign(2), DATA.stage1.of(2)
     assert (campaign.key, campaign.name) == (120, "campaign 120")

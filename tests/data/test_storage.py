@@ -145,9 +145,9 @@ def test_not_a_dataset(tmp_path):
     [
         ("{", "not valid JSON"),
         ("3", "not valid JSON"),
-        ("[]", "format None, expected 'metaheac_jax dataset 2'"),
-        ('{"format": "x"}', "format 'x', expected 'metaheac_jax dataset 2'"),
-        ('{"format": "metaheac_jax dataset 2"}', "altered since it was written"),
+        ("[]", "format None, expected 'metaheac_jax dataset 3'"),
+        ('{"format": "x"}', "format 'x', expected 'metaheac_jax dataset 3'"),
+        ('{"format": "metaheac_jax dataset 3"}', "altered since it was written"),
     ],
 )
 def test_manifest_that_is_none(tmp_path, text, words):

@@ -9,7 +9,7 @@ of a campaign, V values and L slots of a sensitive field.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +61,22 @@ class Examples:
         """(C,) positive examples of each campaign."""
         total = np.concatenate([[0], np.cumsum(self.label, dtype=np.int64)])
         return total[self.offsets[1:]] - total[self.offsets[:-1]]
+
+    def shuffled(self) -> Examples:
+        """The same examples, those of each campaign in a random order, equal in every call.
+
+        Files may list the seeds first, and the order of examples must not tell their labels.
+        """
+        campaign = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+        draw = np.random.Generator(np.random.Philox(0)).random(len(campaign), np.float32)
+        order = np.lexsort((draw, campaign))
+        chance = self.probability
+        return replace(
+            self,
+            user=self.user[order],
+            label=self.label[order],
+            probability=None if chance is None else chance[order],
+        )
 
 
 def group_by_campaign(

@@ -16,7 +16,7 @@ from metaheac_jax.files import new_directory, read_sealed, seal
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 
-FORMAT = "metaheac_jax dataset 2"
+FORMAT = "metaheac_jax dataset 3"
 MANIFEST = "manifest.json"
 REMEDY = "prepare the data first, or again"
 

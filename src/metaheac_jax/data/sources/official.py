@@ -95,7 +95,7 @@ def prepare(
             first_user + np.arange(len(aid)),
             np.concatenate([file.label for file in stage_files]),
             num_campaigns=len(campaign_key),
-        )
+        ).shuffled()
 
     stage1 = examples("stage1", 0)
     dataset = Dataset(

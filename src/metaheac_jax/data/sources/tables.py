@@ -303,7 +303,7 @@ def _read_examples(
 def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
     """(4, E) examples -> those of one stage."""
     campaign, user, label, _ = examples[:, examples[3] == stage]
-    return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns)
+    return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns).shuffled()
 
 
 def _one_of(file: TableFile, column: pl.Series, start: int, allowed: tuple[int, int]) -> np.ndarray:
