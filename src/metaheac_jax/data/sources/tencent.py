@@ -49,11 +49,10 @@ def prepare(
     """Turns the competition's files into a dataset on disk (paper section 4.1).
 
     Reads ``userFeature.data``, ``adFeature.csv``, ``train.csv`` (stage 1) and ``test1_truth.csv``
-    (stage 2; no header). Every user is kept, in file order. The examples of a campaign are shuffled,
-    since test1_truth.csv lists seeds first. A missing one-valued feature has the value -1 and its
-    own table row; a missing many-valued one is empty. The label of a seed is 1, that of a non-seed
-    -1 or 0. Fields outside the schema, and list values beyond those kept, are
-    not checked.
+    (stage 2; no header). Every user is kept, in file order. The examples of a campaign are
+    shuffled, since test1_truth.csv lists seeds first. A missing one-valued feature has the value -1
+    and its own table row; a missing many-valued one is empty. The label of a seed is 1, that of a
+    non-seed -1 or 0. Fields outside the schema, and list values beyond those kept, are not checked.
 
     A simulated world may add ``SIMULATED`` (the dataset's name), ``train_probability.npy`` and
     ``test1_truth_probability.npy`` (float32, one per data line).
