@@ -117,7 +117,7 @@ class AdaptedScorer:
 
 
 def over_chunks(
-    function: Callable[..., Array],
+    function: Callable[..., Array | np.ndarray],
     *arrays: UserRows,
     chunk: int = 2048,
     fill: int = 0,

@@ -34,7 +34,7 @@ from metaheac_jax.training.step import Gradient, plain_gradient
 # The paper does not state these; they are not tuned.
 MARGIN = 0.2  # of cosines, between a seed's own campaign and another one
 NUM_OTHERS = 8  # other campaigns per seed
-DRAWS = 64  # of hyperplanes; scores are averaged over them
+DRAWS = 512  # of hyperplanes; scores are averaged over them
 #: Average users per region. The users of a region must outweigh the prior users of the score.
 USERS_PER_REGION = 64
 MAX_BITS = 12
@@ -136,10 +136,11 @@ def score_regions(codes: np.ndarray, label: np.ndarray) -> np.ndarray:
     """
     users, draws = codes.shape
     bits = np.clip(int(np.log2(max(users / USERS_PER_REGION, 1))), 1, MAX_BITS)
-    region = (codes % 2**bits + 2**bits * np.arange(draws)).ravel()
-    count = functools.partial(np.bincount, region, minlength=draws * 2**bits)
-    seeds = count(weights=np.repeat(label, draws))
-    return region_score(seeds, count()).reshape(draws, 2**bits)
+    regions = np.ascontiguousarray(codes.T) % 2**bits
+    seed = np.asarray(label, np.int32)
+    both = np.stack([np.bincount(2 * own + seed, minlength=2 * 2**bits) for own in regions])
+    non_seeds, seeds = both.reshape(draws, 2**bits, 2).transpose(2, 0, 1)
+    return region_score(seeds, seeds + non_seeds)
 
 
 def mean_score(scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -188,7 +189,7 @@ def count_seeds(
         scores = score_regions(over_chunks(sides, examples.ids.user), examples.label)
 
         def score(users: UserRows) -> np.ndarray:
-            return mean_score(scores, over_chunks(sides, users))
+            return over_chunks(lambda chunk: mean_score(scores, np.asarray(sides(chunk))), users)
 
         return score
 
