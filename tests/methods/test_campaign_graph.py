@@ -1,4 +1,4 @@
-"""Hubble: who attends to whom in the graph, and the method as a whole."""
+"""Hubble-like: who attends to whom in the graph, and the method as a whole."""
 
 from dataclasses import replace
 

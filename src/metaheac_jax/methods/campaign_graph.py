@@ -58,7 +58,7 @@ def hubble(settings: Settings = PAPER) -> Method:
     """The Hubble-like method: online, the graph network is frozen (paper section 4.1)."""
     return Method(
         name="hubble",
-        label="Hubble",
+        label="Hubble-like",
         settings=replace(settings, **FROM_SCRATCH),
         train=train_graph,
         adapt=fit_heads,
@@ -101,7 +101,7 @@ def train_graph(run: Run) -> Trained:
     def finish(trained: Weights) -> State:
         return Graph(*trained, training_campaigns(run, trained))._asdict()
 
-    return train_rows(run, weights, gradient, draw, label="Hubble", finish=finish)
+    return train_rows(run, weights, gradient, draw, label="Hubble-like", finish=finish)
 
 
 def graph_gradient(layout: Layout) -> Gradient[Batch, Batch]:

@@ -1,4 +1,4 @@
-"""The graph network between campaigns and users of Hubble's method (paper section 4.1).
+"""The graph network between campaigns and users of a Hubble-like method (paper section 4.1).
 
 Axes: B users, M user fields, k embedding width, C campaigns, h hidden width.
 """
