@@ -50,7 +50,7 @@ class AdaptedWeights(NamedTuple):
     """What differs from the general model's weights after adapting to one campaign.
 
     Attributes:
-      network: parameters of the network.
+      network: parameters of the network; those that it lacks are the general model's.
       rows: (U,) table rows that adapting has touched; R for padding.
       values: (U, k) their embeddings.
     """
@@ -58,6 +58,11 @@ class AdaptedWeights(NamedTuple):
     network: Any
     rows: np.ndarray
     values: Array
+
+
+def with_own_parameters(general: Any, own: Any) -> Any:
+    """A network's parameters, nested dicts, with a campaign's own in the place of the general."""
+    return unflatten_dict(flatten_dict(general) | flatten_dict(own))
 
 
 def initialise(

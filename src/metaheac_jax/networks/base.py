@@ -10,7 +10,7 @@ h hidden width. Leading axes are written ``...`` and may be empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -44,6 +44,20 @@ class Output(NamedTuple):
 User = UserFields | Array
 
 
+class FirstLayer(NamedTuple):
+    """What the later layers of a `SplitNetwork` take of users, whatever the campaign.
+
+    Attributes:
+      sums: (B, ...) sums of the first layer, before its ReLU.
+      mean: (B, k) mean user field; None if no later layer reads it.
+      fields: (B, M, k) user fields; None if no later layer reads them.
+    """
+
+    sums: Array
+    mean: Any = None
+    fields: Any = None
+
+
 class Network(Protocol):
     """An (init, apply) pair over field vectors, such as the Flax modules here."""
 
@@ -55,6 +69,28 @@ class Network(Protocol):
 
         A network of seed features also takes the `table.layout.Reference` to compare users with.
         """
+
+
+@runtime_checkable
+class SplitNetwork(Network, Protocol):
+    """A network whose first layer does not depend on the campaign.
+
+    ``apply(params, first_layer(params, user), campaign)`` equals ``apply(params, user, campaign)``.
+    """
+
+    def apply(
+        self, params: Any, user: User | FirstLayer, campaign: Array, /, *reference: Any
+    ) -> Any:
+        """As in `Network`; takes the `FirstLayer` of users in the place of their fields."""
+
+    def first_layer(self, params: Any, user: User, /, *reference: Any) -> FirstLayer:
+        """(B, M, k) user fields -> what `apply` takes in their place.
+
+        With the reference set of a campaign, the result is for this campaign only.
+        """
+
+    def later_layers(self, params: Any, /) -> Any:
+        """The parameters without those of the first layer, in the same nested dicts."""
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -82,16 +118,15 @@ def dense(module: nn.Module, name: str, x: User, features: int) -> Array:
     return (x.product(kernel) if isinstance(x, UserFields) else x @ kernel) + bias
 
 
-def hidden_layers(
-    module: nn.Module, fields: UserFields, widths: Sequence[int], features: Array | None = None
-) -> Array:
-    """Layers with ReLU over user fields, and (..., F) further numbers; (..., h) the last layer."""
-    x = dense(module, "layer_0", fields, widths[0])
-    if features is not None:
-        size = features.shape[-1]
-        init = uniform_fan_in(fields.size + size)
-        x += features @ module.param("features_kernel", init, (size, widths[0]))
-    x = nn.relu(x)
+def hidden_layers(module: nn.Module, sums: Array, widths: Sequence[int]) -> Array:
+    """Layers with ReLU of these widths; (..., h) the last of them.
+
+    Args:
+      module: has the parameters.
+      sums: (..., a) of the first layer, ``layer_0``.
+      widths: of all layers; the first is a.
+    """
+    x = nn.relu(sums)
     for layer, width in enumerate(widths[1:], start=1):
         x = nn.relu(dense(module, f"layer_{layer}", x, width))
     return x

@@ -6,12 +6,14 @@ n experts, m critics, h hidden width. Leading axes are written ``...`` and may b
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metaheac_jax.networks.base import Output, User, dense, uniform_fan_in
+from metaheac_jax.networks.base import FirstLayer, Output, User, dense, uniform_fan_in
 from metaheac_jax.settings import Mixture
 from metaheac_jax.table.pooling import UserFields
 
@@ -43,6 +45,26 @@ def mixture_log_probabilities(
     return log_p, log_not_p
 
 
+def expert_sums(kernel: Array, bias: Array, user: User, features: Array | None = None) -> Array:
+    """The first layer of all experts, before its ReLU: one input, so a single product.
+
+    Args:
+      kernel: (M k + F, n, h).
+      bias: (n, h).
+      user: (B, M, k) user fields.
+      features: (B, F) further numbers; None if F is 0.
+
+    Returns:
+      (B, n, h).
+    """
+    user, (n, width) = UserFields.of(user), bias.shape
+    kernel = kernel.reshape(-1, n * width)
+    sums = user.product(kernel[: user.size]) + bias.reshape(-1)
+    if features is not None:
+        sums += features @ kernel[user.size :]
+    return sums.reshape(*sums.shape[:-1], n, width)
+
+
 class Experts(nn.Module):
     """n expert MLPs over the concatenated user fields, computed as one batched product."""
 
@@ -50,25 +72,29 @@ class Experts(nn.Module):
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, user: User, features: Array | None = None) -> Array:
+    def __call__(self, user: User | FirstLayer, features: Array | None = None) -> Array:
         """(B, M, k) user fields, (B, F) further numbers -> (B, n, h): ReLU after every layer."""
-        user, n, width = UserFields.of(user), self.num_experts, self.widths[0]
-        size = user.size + (0 if features is None else features.shape[-1])
-        # The first layer has one input for all experts: a single (M k, n h) product. In later
-        # layers experts are the first axis, as a batched product takes them.
-        init = uniform_fan_in(size)
-        kernel = self.param("kernel_0", init, (size, n, width)).reshape(size, n * width)
-        bias = self.param("bias_0", init, (n, width))
-        x = user.product(kernel[: user.size]) + bias.reshape(-1)
-        if features is not None:
-            x += features @ kernel[user.size :]
-        x = nn.relu(x).reshape(-1, n, width).swapaxes(0, 1)
+        n, width = self.num_experts, self.widths[0]
+        if isinstance(user, FirstLayer):
+            sums = user.sums
+            if features is not None:
+                kernel = self.get_variable("params", "kernel_0")[-features.shape[-1] :]
+                sums += jnp.einsum("...f,fnh->...nh", features, kernel)
+        else:
+            user = UserFields.of(user)
+            size = user.size + (0 if features is None else features.shape[-1])
+            init = uniform_fan_in(size)
+            kernel = self.param("kernel_0", init, (size, n, width))
+            bias = self.param("bias_0", init, (n, width))
+            sums = expert_sums(kernel, bias, user, features)
+        # In later layers experts are the first axis, as a batched product takes them.
+        x = nn.relu(sums).reshape(-1, n, width).swapaxes(0, 1)
         for layer, width in enumerate(self.widths[1:], start=1):
             init = uniform_fan_in(x.shape[-1])
             kernel = self.param(f"kernel_{layer}", init, (n, x.shape[-1], width))
             bias = self.param(f"bias_{layer}", init, (n, width))
             x = nn.relu(x @ kernel + bias[:, None])
-        return x.swapaxes(0, 1).reshape(*user.vectors.shape[:-2], n, -1)
+        return x.swapaxes(0, 1).reshape(*sums.shape[:-2], n, -1)
 
 
 class Gate(nn.Module):
@@ -81,9 +107,9 @@ class Gate(nn.Module):
     width: int = 64
 
     @nn.compact
-    def __call__(self, user: User, campaign: Array) -> Array:
+    def __call__(self, user: User | FirstLayer, campaign: Array) -> Array:
         """(B, M, k) and (N, k) or (B, N, k) -> (B, num_choices) log of the softmax weights."""
-        mean = UserFields.of(user).mean()
+        mean = user.mean if isinstance(user, FirstLayer) else UserFields.of(user).mean()
         fields = campaign.reshape(*campaign.shape[:-2], -1)
         init = uniform_fan_in(mean.shape[-1] + fields.shape[-1])
         kernel = self.param("kernel", init, (mean.shape[-1] + fields.shape[-1], self.width))
@@ -111,10 +137,13 @@ class MetaHeac(nn.Module):
     mixture: Mixture = "sum"
 
     @nn.compact
-    def __call__(self, user: User, campaign: Array, features: Array | None = None) -> Output:
+    def __call__(
+        self, user: User | FirstLayer, campaign: Array, features: Array | None = None
+    ) -> Output:
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`.
 
-        ``features``, (B, F), are further numbers of the user for the experts alone.
+        ``features``, (B, F), are further numbers of the user for the experts alone, if a
+        `FirstLayer` does not have them in its sums.
         """
         hidden = Experts(self.num_experts, self.widths, name="expert")(user, features)
         expert_log_weights = Gate(self.num_experts, self.gate_width, name="expert_gate")(
@@ -129,3 +158,15 @@ class MetaHeac(nn.Module):
         logits = dense(self, "critic", representation, self.num_critics)
         log_p, log_not_p = mixture_log_probabilities(critic_log_weights, logits, self.mixture)
         return Output(log_p, log_not_p, representation, expert_log_weights, critic_log_weights)
+
+    def first_layer(self, params: Any, user: User, features: Array | None = None) -> FirstLayer:
+        """(B, M, k) user fields, (B, F) further numbers -> sums (B, n, h) and mean (B, k)."""
+        expert = params["params"]["expert"]
+        sums = expert_sums(expert["kernel_0"], expert["bias_0"], user, features)
+        return FirstLayer(sums, UserFields.of(user).mean())
+
+    def later_layers(self, params: Any) -> Any:
+        """The parameters without those of the experts' first layer."""
+        own = dict(params["params"])
+        own["expert"] = {k: v for k, v in own["expert"].items() if k not in ("kernel_0", "bias_0")}
+        return {"params": own}

@@ -12,7 +12,17 @@ import flax.linen as nn
 import jax
 from jax import Array
 
-from metaheac_jax.networks.base import Network, Output, User, dense, hidden_layers, sigmoid_output
+from metaheac_jax.networks.base import (
+    FirstLayer,
+    Network,
+    Output,
+    User,
+    concatenated,
+    dense,
+    hidden_layers,
+    sigmoid_output,
+    uniform_fan_in,
+)
 from metaheac_jax.table.pooling import UserFields
 
 
@@ -22,11 +32,34 @@ class MLP(nn.Module):
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, user: User, campaign: Array, features: Array | None = None) -> Output:
+    def __call__(
+        self, user: User | FirstLayer, campaign: Array, features: Array | None = None
+    ) -> Output:
         """(B, M, k) and (N, k) or (B, N, k), and (B, F) further numbers -> `Output`."""
-        fields = UserFields.of(user).with_fields(campaign)
-        x = hidden_layers(self, fields, self.widths, features)
+        if isinstance(user, FirstLayer):
+            fields = concatenated(campaign)
+            kernel: Array = self.get_variable("params", "layer_0_kernel")
+            size = kernel.shape[0]
+            sums = user.sums + fields @ kernel[size - fields.shape[-1] :]
+        else:
+            fields = UserFields.of(user).with_fields(campaign)
+            size, sums = fields.size, dense(self, "layer_0", fields, self.widths[0])
+        if features is not None:
+            shape = features.shape[-1], self.widths[0]
+            sums += features @ self.param("features_kernel", uniform_fan_in(size + shape[0]), shape)
+        x = hidden_layers(self, sums, self.widths)
         return sigmoid_output(dense(self, "head", x, 1)[..., 0], x)
+
+    def first_layer(self, params: Any, user: User, features: Array | None = None) -> FirstLayer:
+        """(B, M, k) user fields, (B, F) further numbers -> their part of the sums, (B, h)."""
+        user, own = UserFields.of(user), params["params"]
+        sums = user.product(own["layer_0_kernel"][: user.size]) + own["layer_0_bias"]
+        return FirstLayer(sums if features is None else sums + features @ own["features_kernel"])
+
+    def later_layers(self, params: Any) -> Any:
+        """The parameters without those of the first layer."""
+        first = ("layer_0_kernel", "layer_0_bias", "features_kernel")
+        return {"params": {k: v for k, v in params["params"].items() if k not in first}}
 
 
 @dataclass(frozen=True)

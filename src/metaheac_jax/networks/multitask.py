@@ -14,6 +14,7 @@ from metaheac_jax.networks.base import (
     Output,
     User,
     concatenated,
+    dense,
     hidden_layers,
     sigmoid_output,
     uniform_fan_in,
@@ -70,7 +71,8 @@ class SharedBottom(nn.Module):
         ``owner`` may be omitted where there is a single head.
         """
         del campaign
-        x = hidden_layers(self, UserFields.of(user), self.widths)
+        sums = dense(self, "layer_0", UserFields.of(user), self.widths[0])
+        x = hidden_layers(self, sums, self.widths)
         if self.head_only:
             x = jax.lax.stop_gradient(x)
         return sigmoid_output(

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metaheac_jax.networks.base import Output, User
+from metaheac_jax.networks.base import FirstLayer, Output, User
 from metaheac_jax.table.layout import Reference
 from metaheac_jax.table.pooling import UserFields
 
@@ -70,11 +70,38 @@ class SeedNetwork(NamedTuple):
         return {"inside": inside, "direction": jnp.zeros(fields.shape[-2:])}
 
     def apply(
-        self, params: dict[str, Any], user: User, campaign: Array, /, *reference: Reference
+        self,
+        params: dict[str, Any],
+        user: User | FirstLayer,
+        campaign: Array,
+        /,
+        *reference: Reference,
     ) -> Output:
         """(B, M, k) user and (N, k) campaign fields -> `Output`.
 
         Without a ``reference`` the features are those of the parameters' direction.
         """
-        towards = direction(*reference) if reference else params["direction"]
-        return self.inside.apply(params["inside"], user, campaign, seed_features(user, towards))
+        fields = user.fields if isinstance(user, FirstLayer) else user
+        features = None  # of a first layer that has them in its sums
+        if fields is not None:
+            towards = direction(*reference) if reference else params["direction"]
+            features = seed_features(fields, towards)
+        return self.inside.apply(params["inside"], user, campaign, features)
+
+    def first_layer(
+        self, params: dict[str, Any], user: User, /, *reference: Reference
+    ) -> FirstLayer:
+        """(B, M, k) user fields -> sums (B, n, h), mean (B, k) and, without reference, the fields.
+
+        With a ``reference`` the sums have the seed features.
+        """
+        inside = params["inside"]
+        if reference:
+            features = seed_features(user, direction(*reference))
+            return self.inside.first_layer(inside, user, features)
+        fields = UserFields.of(user).dense()
+        return self.inside.first_layer(inside, user)._replace(fields=fields)
+
+    def later_layers(self, params: dict[str, Any], /) -> dict[str, Any]:
+        """The inner network's, and the direction."""
+        return params | {"inside": self.inside.later_layers(params["inside"])}
