@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from linear_network import LogisticRegression
 from toy import dataset, pool
 
-from metaheac_jax.customise import customiser
+from metaheac_jax.customise import online_stage
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.score import PoolScorer
 from metaheac_jax.data.batches import Batch, gather, generator
@@ -162,8 +162,8 @@ def test_an_error_in_one_campaign_reaches_the_caller(monkeypatch):
             raise ArithmeticError("in a thread")
         return hold_out(label, *rest)
 
-    hold_out = customiser.hold_out
-    monkeypatch.setattr(customiser, "hold_out", failing)
+    hold_out = online_stage.hold_out
+    monkeypatch.setattr(online_stage, "hold_out", failing)
     with pytest.raises(ArithmeticError, match="in a thread"):
         Customiser(NETWORK, LAYOUT)(GENERAL, [campaign(c, 40 - c) for c in range(3)])
 

@@ -9,40 +9,31 @@ a user, N campaign fields, U rows of a campaign.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from threading import Lock
-from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from metaheac_jax.backend import campaigns_at_once as fastest_group
-from metaheac_jax.customise.early_stopping import EarlyStopping, hold_out
-from metaheac_jax.customise.group import Models, build_group_steps, unstack
+from metaheac_jax.customise.group import GroupSteps, Models, build_group_steps, unstack
 from metaheac_jax.customise.minibatches import GrowingSize, localise, stack_minibatches
+from metaheac_jax.customise.online_stage import (
+    OnlineOptions,
+    Picks,
+    adapt_groups,
+    minibatches,
+    run_epochs,
+)
 from metaheac_jax.data.batches import Batch, check_batch, generator
 from metaheac_jax.model import AdaptedWeights, Watch, Weights
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Layout
-
-A = TypeVar("A")
-B = TypeVar("B")
+from metaheac_jax.table.rows import RowIndex
+from metaheac_jax.training.step import RowState
 
 _MAX_TOGETHER = 8  # campaigns adapted together on an accelerator
-
-
-class _Online(NamedTuple):
-    """The settings of one online stage; see `Customiser.__call__`."""
-
-    seed: int
-    learning_rate: float
-    epochs: int
-    patience: int | None
-    holdout: float
-    watch: Watch[AdaptedWeights] | None
 
 
 class Customiser:
@@ -114,7 +105,7 @@ class Customiser:
         num_rows = weights.table.shape[0]
         for number, batch in enumerate(campaigns):
             check_batch(batch, self._layout, num_rows, f"campaign {number} of {len(campaigns)}")
-        online = _Online(seed, float(learning_rate), epochs, patience, holdout, watch)
+        options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch)
         index = self._layout.row_index(num_rows)
         touched = [index.distinct(batch.ids) for batch in campaigns]
         # One size for all: the cost of a step does not depend on it.
@@ -123,11 +114,6 @@ class Customiser:
         for c, batch in enumerate(campaigns):
             some = generator(seed, c).permutation(len(batch.label))[: self._batch_size]
             self._minibatch_rows.holding(len(index.distinct(batch.pick(some).ids)))
-        by_size = sorted(range(len(campaigns)), key=lambda c: -len(campaigns[c].label))
-        groups = [
-            by_size[first : first + self._group_size]
-            for first in range(0, len(campaigns), self._group_size)
-        ]
         lock = Lock()
 
         def adapt(group: list[int]) -> list[AdaptedWeights]:
@@ -138,105 +124,85 @@ class Customiser:
                 members.append(campaigns[c]._replace(ids=ids))
                 table_rows.append(own)
             rngs = [generator(seed, c) for c in group]
-            return self._adapt_group(weights, members, table_rows, rngs, online)
+            adaptation = self._start(weights, members, table_rows, options.learning_rate)
+            labels = [member.label for member in members]
+            return run_epochs(adaptation, labels, rngs, options, batch_size=self._batch_size)
 
-        results: dict[int, AdaptedWeights] = {}
-        progress("customise", 0, len(campaigns))
-        one_by_one = self._group_size > 1 or watch is not None
-        adapted = map(adapt, groups) if one_by_one else _two_at_a_time(adapt, groups)
-        for group, models in zip(groups, adapted, strict=True):
-            results |= zip(group, models, strict=True)
-            progress("customise", len(results), len(campaigns))
-        return [results[c] for c in range(len(campaigns))]
+        return adapt_groups(
+            adapt,
+            [len(batch.label) for batch in campaigns],
+            group_size=self._group_size,
+            in_turn=self._group_size > 1 or watch is not None,
+            progress=progress,
+        )
 
-    def _adapt_group(
+    def _start(
         self,
         weights: Weights,
         members: Sequence[Batch],
         table_rows: Sequence[np.ndarray],
-        rngs: Sequence[np.random.Generator],
-        online: _Online,
-    ) -> list[AdaptedWeights]:
-        """Adapts up to G campaigns together; ids of the members point into their table rows."""
-        rate, watch, steps = online.learning_rate, online.watch, self._steps
-        size = len(table_rows[0])
-        index = self._layout.row_index(size)
-        num_idle = self._group_size - len(members)
+        learning_rate: float,
+    ) -> _Group:
+        """Up to G campaigns, whose ids point into their table rows."""
+        num_idle, size = self._group_size - len(members), len(table_rows[0])
         idle = [np.full(size, weights.table.shape[0], np.int32)] * num_idle
-        fraction = 0.0 if online.patience is None else online.holdout
-        split = [hold_out(m.label, fraction, rng) for m, rng in zip(members, rngs, strict=True)]
-        fit, held = zip(*split, strict=True)
+        return _Group(
+            self._steps,
+            self._steps.start(weights, np.stack([*table_rows, *idle])),
+            members,
+            table_rows,
+            index=self._layout.row_index(size),
+            minibatch_rows=self._minibatch_rows,
+            batch_size=self._batch_size,
+            num_idle=num_idle,
+            learning_rate=learning_rate,
+        )
 
-        def held_out_losses(models: Models) -> np.ndarray:
-            length = -(-self._batch_size // 4)  # a tenth is held out, so small batches waste little
-            batches = self._minibatches(members, held, length, num_idle, size)
-            losses = [steps.summed_losses(models, batch) for batch in batches]
-            return sum(jax.device_get(losses), np.zeros(self._group_size, np.float32))
 
-        state = steps.start(weights, np.stack([*table_rows, *idle]))
-        stopping = None
-        if online.patience is not None:
-            models = steps.current(state, rate)
-            losses = held_out_losses(models)
-            stopping = EarlyStopping(models, losses, patience=online.patience, select=steps.select)
-        number = 0
-        if watch is not None:
-            watch(0, lambda: _adapted(steps.current(state, rate), table_rows))
-        for _ in range(online.epochs):
-            going = np.ones(len(members), bool) if stopping is None else stopping.going
-            orders = [
-                rng.permutation(pick) if go else pick[:0]
-                for rng, pick, go in zip(rngs, fit, going, strict=False)
-            ]
-            for batch in self._minibatches(members, orders, self._batch_size, num_idle, size):
-                rows, local = localise(index, batch, self._minibatch_rows)
-                state = steps.adapt(state, rows, local, rate)
-                number += 1
-                if watch is not None:
-                    watch(number, lambda s=state: _adapted(steps.current(s, rate), table_rows))
-            if stopping is not None:
-                models = steps.current(state, rate)
-                stopping.update(models, held_out_losses(models))
-                if not stopping.going.any():
-                    break
-        best = steps.current(state, rate) if stopping is None else stopping.best
-        return _adapted(best, table_rows)
+class _Group:
+    """Up to G campaigns under adaptation: an `Adaptation` of networks and their rows."""
 
-    @staticmethod
-    def _minibatches(
+    def __init__(
+        self,
+        steps: GroupSteps,
+        state: RowState,
         members: Sequence[Batch],
-        picks: Sequence[np.ndarray],
-        length: int,
+        table_rows: Sequence[np.ndarray],
+        *,
+        index: RowIndex,
+        minibatch_rows: GrowingSize,
+        batch_size: int,
         num_idle: int,
-        pad: int,
-    ) -> Iterator[Batch]:
-        """The members' picked examples, ``length`` at a time."""
-        for number in range(math.ceil(max(map(len, picks)) / length)):
-            parts = [pick[number * length : (number + 1) * length] for pick in picks]
-            yield stack_minibatches(members, parts, length, num_idle, pad)
+        learning_rate: float,
+    ) -> None:
+        self._steps, self._state, self._rate = steps, state, learning_rate
+        self._members, self._table_rows, self._num_idle = members, table_rows, num_idle
+        self._index, self._minibatch_rows = index, minibatch_rows
+        self._batch_size = batch_size
+        self.select = steps.select
 
+    def step(self, picks: Picks) -> None:
+        batch = self._stack(picks, self._batch_size)
+        rows, local = localise(self._index, batch, self._minibatch_rows)
+        self._state = self._steps.adapt(self._state, rows, local, self._rate)
 
-def _adapted(models: Models, table_rows: Sequence[np.ndarray]) -> list[AdaptedWeights]:
-    """The weights of each member from stacked models; idle places are left out."""
-    return [
-        AdaptedWeights(model["network"], own, model["table"])
-        for own, model in zip(table_rows, unstack(models), strict=False)
-    ]
+    def models(self) -> Models:
+        return self._steps.current(self._state, self._rate)
 
+    def summed_losses(self, models: Models, picks: Picks) -> np.ndarray:
+        length = -(-self._batch_size // 4)  # a tenth is held out, so small batches waste little
+        batches = (self._stack(some, length) for some in minibatches(picks, length))
+        losses = [self._steps.summed_losses(models, batch) for batch in batches]
+        return sum(jax.device_get(losses), np.zeros(len(picks) + self._num_idle, np.float32))
 
-def _two_at_a_time(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
-    """As `map`, in two threads: while one waits, the other's products use a CPU's cores."""
-    names = "jax_enable_x64", "jax_default_matmul_precision", "jax_default_device"
-    x64, precision, device = (getattr(jax.config, name) for name in names)
+    def adapted(self, models: Models) -> list[AdaptedWeights]:
+        """Idle places are left out."""
+        return [
+            AdaptedWeights(model["network"], own, model["table"])
+            for own, model in zip(self._table_rows, unstack(models), strict=False)
+        ]
 
-    def call(item: A) -> B:
-        # A thread does not inherit what its caller has set for a ``with`` block.
-        with (
-            jax.enable_x64(x64),
-            jax.default_matmul_precision(precision),
-            jax.default_device(device),
-        ):
-            return function(item)
-
-    with ThreadPoolExecutor(2, "customise") as threads:
-        yield from threads.map(call, items)
+    def _stack(self, picks: Picks, length: int) -> Batch:
+        return stack_minibatches(
+            self._members, picks, length, self._num_idle, len(self._table_rows[0])
+        )
