@@ -16,6 +16,9 @@ Reduction = Literal["sum", "mean"]
 #: How experts and critics are mixed: plain weighted sums, or with the 1/n and 1/m that the paper
 #: prints.
 Mixture = Literal["sum", "mean"]
+#: What the online stage adapts: the whole network and the table rows of the examples (the paper);
+#: or "heads", what lies behind the first layer, so that campaigns share the table and that layer.
+Adapts = Literal["all", "heads"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Settings:
       penalty: of the methods that fit a linear model to a campaign: L2, on its weights.
       online_patience: epochs without a lower held-out loss before the online stage stops. None runs
         all epochs.
+      online_adapts: see `Adapts`; "heads" is for methods whose network can be split there.
 
     Raises:
       InputError: a count, a rate, the scale or a choice is out of range.
@@ -67,6 +71,7 @@ class Settings:
     online_learning_rate: float
     online_epochs: int
     online_patience: int | None
+    online_adapts: Adapts
     penalty: float
 
     def __post_init__(self) -> None:
@@ -87,6 +92,9 @@ class Settings:
             if getattr(self, name) not in ("sum", "mean"):
                 value = getattr(self, name)
                 raise InputError(f"settings: {name}: expected 'sum' or 'mean', got {value!r}")
+        if self.online_adapts not in ("all", "heads"):
+            value = self.online_adapts
+            raise InputError(f"settings: online_adapts: expected 'all' or 'heads', got {value!r}")
 
 
 #: The authors' program.
@@ -108,6 +116,7 @@ OFFICIAL = Settings(
     online_learning_rate=0.001,
     online_epochs=2,
     online_patience=None,
+    online_adapts="all",
     penalty=10.0,
 )
 
@@ -130,6 +139,7 @@ PAPER = Settings(
     online_learning_rate=0.001,  # "until the loss converges", with the program's rate
     online_epochs=10,
     online_patience=3,
+    online_adapts="all",
     penalty=10.0,  # not stated
 )
 

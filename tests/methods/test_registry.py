@@ -46,6 +46,26 @@ def test_rates_that_are_tuned_are_settings():
         assert method.takes_steps == (method.work[0] > 0)
 
 
+def test_methods_whose_networks_do_not_split_refuse_to_adapt_heads():
+    settings = replace(PAPER, online_adapts="heads")
+    whole = {
+        "lr",
+        "mlp-one-stage",
+        "mlp-embeddings",
+        "pinterest",
+        "hubble",
+        "shared-bottom",
+        "mmoe",
+    }
+    whole |= {"lightgbm", "cosine", "prior"}
+    for name, build in METHODS.items():
+        if name in whole:
+            with pytest.raises(InputError, match=f"{name}: cannot adapt heads only; choose a "):
+                build(settings)
+        else:
+            assert build(settings).settings.online_adapts == "heads"
+
+
 def test_an_unknown_name_is_answered_with_those_that_exist():
     with pytest.raises(InputError, match="unknown method 'heac'; choose from lr, mlp-one-stage,"):
         method_named("heac")

@@ -17,7 +17,7 @@ from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
 from metaheac_jax.errors import InputError
-from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.model import AdaptedWeights, Weights, with_own_parameters
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Ids, Layout
@@ -72,23 +72,58 @@ class PoolScorer:
         """
         params, table = weights
         if adapted is not None:
-            params = adapted.network
-            table = self._overlay(table, adapted.rows, adapted.values)
-        num_rows = table.shape[0]
-        check_slots(users, self.layout.num_slots)
-        campaign = np.asarray(campaign)
-        check_ids(campaign, num_rows, "the campaign's ids")
-        if campaign.shape != (self.layout.num_campaign_fields,):
+            params = with_own_parameters(params, adapted.network)
+            if len(adapted.rows):
+                table = self._overlay(table, adapted.rows, adapted.values)
+        self.check_campaign(campaign, table.shape[0])
+
+        def score(part: np.ndarray) -> Array:
+            return self._score_chunk(params, table, part, campaign)
+
+        return self.over_users(score, users, table.shape[0], progress=progress)
+
+    def check_campaign(self, campaign: np.ndarray, num_rows: int) -> None:
+        """Refuses (N,) ids of a campaign.
+
+        Raises:
+          InputError: one is outside a table of so many rows, or they are not those of N fields.
+        """
+        check_ids(np.asarray(campaign), num_rows, "the campaign's ids")
+        if np.shape(campaign) != (self.layout.num_campaign_fields,):
             raise InputError(
-                f"campaign ids of shape {campaign.shape}, expected "
+                f"campaign ids of shape {np.shape(campaign)}, expected "
                 f"{self.layout.num_campaign_fields} fields"
             )
 
-        def score(part: np.ndarray) -> Array:
-            check_ids(part, num_rows, "the users' ids")
-            return self._score_chunk(params, table, part, campaign)
+    def over_users(
+        self,
+        function: Callable[[np.ndarray], Array],
+        users: UserRows,
+        num_rows: int,
+        *,
+        progress: Progress = silent,
+    ) -> np.ndarray:
+        """Applies a function to all users, a chunk at a time.
 
-        return over_chunks(score, users, chunk=self._chunk, fill=num_rows, progress=progress)
+        Args:
+          function: (chunk, S) table rows to (chunk, ...), each row by itself.
+          users: (P, S).
+          num_rows: R.
+          progress: receives the number of users done.
+
+        Returns:
+          (P, ...).
+
+        Raises:
+          InputError: an id is outside the table, or users have another number of slots.
+        """
+        check_slots(users, self.layout.num_slots)
+
+        def checked(part: np.ndarray) -> Array:
+            check_ids(part, num_rows, "the users' ids")
+            return function(part)
+
+        return over_chunks(checked, users, chunk=self._chunk, fill=num_rows, progress=progress)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ import optax
 from jax import Array
 
 from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.customise.heads import HeadCustomiser
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import (
     Batch,
@@ -23,10 +24,10 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained, epoch_steps
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights, initialise
-from metaheac_jax.networks.base import Network
+from metaheac_jax.networks.base import Network, SplitNetwork
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
-from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.settings import PAPER, Adapts, Settings
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
@@ -159,6 +160,7 @@ def _pre_trained(
         adapt=build_fine_tuning(build_network, lengths=lengths),
         tuned=TUNED,
         takes_steps=True,
+        splits=True,
         work=(passes * work, 3 * work),
     )
 
@@ -320,7 +322,9 @@ def fine_tune(
     ``lengths`` are added to the users of a pool, if the network takes them.
     """
     layout = run.dataset.layout
-    customiser, score = compiled_online(network, layout, run.settings.batch_size)
+    customiser, score = compiled_online(
+        network, layout, run.settings.batch_size, run.settings.online_adapts
+    )
 
     def scorer(campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
         return AdaptedScorer(score, weights, adapted, campaign.rows, lengths)
@@ -337,7 +341,7 @@ def fine_tune(
 
 def adapt_weights(
     run: Run,
-    customiser: Customiser,
+    customiser: Customiser | HeadCustomiser,
     weights: Weights,
     examples: Sequence[Batch],
     scorers: Callable[[list[AdaptedWeights]], list[Scorer]],
@@ -371,9 +375,25 @@ def adapt_weights(
     return scorers(adapted)
 
 
-@functools.cache  # methods with the same network share its compiled programs
 def compiled_online(
-    network: Network, layout: Layout, batch_size: int
-) -> tuple[Customiser, PoolScorer]:
+    network: Network, layout: Layout, batch_size: int, adapts: Adapts = "all"
+) -> tuple[Customiser | HeadCustomiser, PoolScorer]:
     """The customiser and the pool scorer of a network."""
-    return Customiser(network, layout, batch_size=batch_size), PoolScorer(network, layout)
+    customiser = _compiled_customiser(network, layout, batch_size, adapts)
+    return customiser, _compiled_scorer(network, layout)
+
+
+@functools.cache  # methods with the same network share its compiled programs
+def _compiled_customiser(
+    network: Network, layout: Layout, batch_size: int, adapts: Adapts
+) -> Customiser | HeadCustomiser:
+    if adapts == "all":
+        return Customiser(network, layout, batch_size=batch_size)
+    if not isinstance(network, SplitNetwork):
+        raise TypeError(f"{network} does not split behind its first layer")
+    return HeadCustomiser(network, layout, batch_size=batch_size)
+
+
+@functools.cache
+def _compiled_scorer(network: Network, layout: Layout) -> PoolScorer:
+    return PoolScorer(network, layout)

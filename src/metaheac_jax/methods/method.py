@@ -93,8 +93,12 @@ class Method:
       tuned: names of the learning rates that are chosen on held-out training campaigns.
       takes_steps: whether the offline stage takes gradient steps.
       log_odds: whether a score is the log-odds of converting, for users as the examples are.
+      splits: whether the online stage can leave the first layer as it is, see `settings.Adapts`.
       work: arithmetic per example, offline and online (per epoch), as multiples of the forward pass
         of MetaHeac's network; for estimates of time.
+
+    Raises:
+      InputError: the settings say to adapt heads, and the method cannot.
     """
 
     name: str
@@ -105,7 +109,15 @@ class Method:
     tuned: tuple[str, ...] = ()
     takes_steps: bool = False
     log_odds: bool = True
+    splits: bool = False
     work: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.settings.online_adapts == "heads" and not self.splits:
+            raise InputError(
+                f"{self.name}: cannot adapt heads only; choose a method such as 'metaheac', or "
+                "online_adapts 'all'"
+            )
 
     def with_settings(self, **changed: Any) -> Method:
         """The method with other values of some settings."""

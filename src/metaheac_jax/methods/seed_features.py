@@ -76,6 +76,7 @@ def _seed_method(name: str, label: str, settings: Settings, build_network: Build
         adapt=build_seed_fine_tuning(build_network),
         tuned=TUNED,
         takes_steps=True,
+        splits=True,
         work=(8, 4),
     )
 
@@ -129,7 +130,9 @@ def fine_tune_aware(
     """
     run, campaigns, lengths = lengthened(run, campaigns)
     dataset = run.dataset
-    customiser, score = compiled_online(network, dataset.layout, run.settings.batch_size)
+    customiser, score = compiled_online(
+        network, dataset.layout, run.settings.batch_size, run.settings.online_adapts
+    )
     find_direction = compiled_direction(dataset.layout)
     examples = [campaign_examples(dataset, campaign) for campaign in campaigns]
 
