@@ -1,0 +1,110 @@
+"""Scores of users by many campaigns' models, with one first layer for all that share it.
+
+Models share the table and the first layer where adapting has left both as they are: see
+`customise.heads`. What is left for a campaign is the arithmetic behind the first layer.
+
+Axes: C campaigns, P users, S slots of a user, N campaign fields, k embedding width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jax import Array
+
+from metaheac_jax.backend import campaigns_at_once
+from metaheac_jax.customise.score import AdaptedScorer
+from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.list_lengths import LengthenedUsers
+from metaheac_jax.model import Scorer, Weights, with_own_parameters
+from metaheac_jax.networks.base import SplitNetwork
+from metaheac_jax.table.layout import Layout
+
+_MAX_TOGETHER = 8  # campaigns vmapped together on an accelerator
+
+#: (P, S) table rows of users -> (P,) scores of each campaign.
+BlockScorer = Callable[[UserRows], list[np.ndarray]]
+
+
+def score_jointly(scorers: Sequence[Scorer]) -> BlockScorer:
+    """Builds a function that scores users with the models of C campaigns.
+
+    Models that share the table and the first layer compute them once; others score one by one.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for number, scorer in enumerate(scorers):
+        groups.setdefault(_shared_by(scorer) or number, []).append(number)
+    parts = [
+        (group, _score_group([scorers[number] for number in group])) for group in groups.values()
+    ]
+
+    def score(users: UserRows) -> list[np.ndarray]:
+        scores: dict[int, np.ndarray] = {}
+        for group, part in parts:
+            scores |= zip(group, part(users), strict=True)
+        return [scores[number] for number in range(len(scorers))]
+
+    return score
+
+
+def _shared_by(scorer: Scorer) -> Hashable | None:
+    """Equal for scorers with the same table and first layer; None if both are not the general."""
+    if not isinstance(scorer, AdaptedScorer) or len(scorer.adapted.rows):
+        return None
+    network, general = scorer.pool.network, scorer.weights.network
+    if not isinstance(network, SplitNetwork):
+        return None
+    later, own = (flatten_dict(p) for p in (network.later_layers(general), scorer.adapted.network))
+    if set(own) != set(later):
+        return None
+    return id(scorer.pool), id(general), id(scorer.weights.table), scorer.lengths
+
+
+def _score_group(scorers: Sequence[Scorer]) -> BlockScorer:
+    """Scores with one scorer, or with several that share table and first layer."""
+    some = [scorer for scorer in scorers if isinstance(scorer, AdaptedScorer)]
+    if len(scorers) == 1 or not isinstance(some[0].pool.network, SplitNetwork):
+        return lambda users: [scorer(users) for scorer in scorers]
+    pool, weights, lengths = some[0].pool, some[0].weights, some[0].lengths
+    num_rows = len(weights.table)
+    for scorer in some:
+        pool.check_campaign(scorer.campaign, num_rows)
+    campaigns = np.stack([scorer.campaign for scorer in some])
+    own = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(s.adapted.network for s in some))
+    score_chunk = _compiled(pool.network, pool.layout)
+
+    def score(users: UserRows) -> list[np.ndarray]:
+        if lengths is not None:
+            users = LengthenedUsers(users, lengths)
+        part = functools.partial(score_chunk, weights, own, campaigns)
+        return list(np.ascontiguousarray(pool.over_users(part, users, num_rows).T))
+
+    return score
+
+
+@functools.cache
+def _compiled(network: SplitNetwork, layout: Layout) -> Callable[..., Array]:
+    """Weights, stacked later layers, (C, N) campaigns and (P, S) users -> (P, C) log-odds."""
+    together = campaigns_at_once(_MAX_TOGETHER)
+
+    @jax.jit
+    def score(weights: Weights, own: Any, campaigns: Array, users: Array) -> Array:
+        first = network.first_layer(weights.network, layout.users(weights.table, users))
+        fields = weights.table.at[campaigns].get(mode="fill", fill_value=0)
+
+        def later_layers(campaign: tuple[Any, Array]) -> Array:
+            params = with_own_parameters(weights.network, campaign[0])
+            output = network.apply(params, first, campaign[1])
+            return output.log_p - output.log_not_p
+
+        # In turn on a CPU, since a batched product misses its fast matrix kernels.
+        batch_size = together if together > 1 else None
+        return jax.lax.map(later_layers, (own, fields), batch_size=batch_size).T
+
+    return score

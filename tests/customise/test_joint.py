@@ -1,0 +1,79 @@
+"""Scores of many campaigns at once: those of each scorer, with one first layer for all."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from toy import dataset
+
+from metaheac_jax.customise.joint import score_jointly
+from metaheac_jax.customise.score import AdaptedScorer
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import method_named
+from metaheac_jax.settings import PAPER
+
+DATA = dataset(users=300, campaigns=6, per_campaign=60, pool=40)
+TINY = replace(
+    PAPER,
+    width=3,
+    num_experts=2,
+    num_critics=2,
+    batch_size=32,
+    campaigns_per_step=2,
+    offline_epochs=0,
+    online_learning_rate=0.02,
+    online_epochs=2,
+    online_patience=None,
+    online_adapts="heads",
+)
+USERS = DATA.user_rows
+
+
+def scorers_of(name, adapts="heads", campaigns=(1, 4, 5)):
+    method = method_named(name, TINY).with_settings(offline_epochs=0)
+    general = method.fit(DATA, campaigns=[0, 1, 2], seed=4)
+    chosen = [DATA.campaign(c) for c in campaigns]
+    adapting = method.with_settings(online_adapts=adapts)
+    return [model.scorer for model in adapting.customise(general, DATA, chosen)]
+
+
+def alone(scorers):
+    return np.stack([scorer(USERS) for scorer in scorers])
+
+
+@pytest.fixture
+def never_alone(monkeypatch):
+    """No scorer may score by itself."""
+
+    def refuse(scorer, users):
+        raise AssertionError("scored alone")
+
+    return lambda: monkeypatch.setattr(AdaptedScorer, "__call__", refuse)
+
+
+@pytest.mark.parametrize("name", ["metaheac", "seed-aware", "mlp-seeds"])
+def test_scores_are_those_of_each_model(name, never_alone):
+    scorers = scorers_of(name)
+    expected = alone(scorers)
+    never_alone()
+    scores = score_jointly(scorers)(USERS)
+    np.testing.assert_allclose(np.stack(scores), expected, rtol=0, atol=1e-6)
+    assert all(own.dtype == np.float32 for own in scores)
+    assert min(np.abs(a - b).max() for a, b in pairwise(expected)) > 0.01
+
+
+def test_models_of_several_kinds_keep_their_order():
+    """Heads of two general models, whole networks, and what is no network."""
+    heads, others, whole = (scorers_of("metaheac", a) for a in ("heads", "heads", "all"))
+    mixed = [whole[0], heads[1], others[2], lambda users: users[:, 0], heads[0], others[0]]
+    np.testing.assert_allclose(np.stack(score_jointly(mixed)(USERS)), alone(mixed), atol=1e-6)
+
+
+def test_few_users_no_models_and_wrong_ids():
+    assert score_jointly([])(USERS) == []
+    score = score_jointly(scorers_of("metaheac", campaigns=(0, 1)))
+    assert [len(own) for own in score(USERS[:0])] == [0, 0]
+    assert [len(own) for own in score(USERS[:1])] == [1, 1]
+    with pytest.raises(InputError, match="the users' ids have -1"):
+        score(np.full((2, 6), -1))
