@@ -30,9 +30,9 @@ def test_held_out_seeds_are_counted(monkeypatch):
     monkeypatch.setattr(curve, "_BLOCK", 33)
     held, score = held_out(tokens), tokens(DATA.user_rows)
     pool = np.setdiff1d(np.arange(400), held.model.campaign.seeds)
-    found = size_curve(held, DATA, percents=(50, 10, 100), base_rate=0.1)
-    assert [point.percent for point in found] == [10, 50, 100]
-    for point, size in zip(found, (32, 160, 320), strict=True):
+    found = size_curve(held, DATA, percents=(50, 11, 100), base_rate=0.1)
+    assert [point.percent for point in found] == [11, 50, 100]
+    for point, size in zip(found, (35, 160, 320), strict=True):
         edge = np.sort(score[pool])[::-1][size - 1]
         above, at = (score[pool] > edge).sum(), (score[pool] == edge).sum()
         chance = np.where(score > edge, 1.0, np.where(score == edge, (size - above) / at, 0.0))

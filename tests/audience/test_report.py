@@ -1,7 +1,6 @@
 """What a report tells is what the library's functions find."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from metaheac_jax.audience.overlap import audience_overlap
 from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.retrieve import Audience, expand
+from metaheac_jax.audience.seed_check import SeedCheck
 from metaheac_jax.audience.traits import audience_traits, sensitive_shares
 from metaheac_jax.data.dataset import SensitiveField
 from metaheac_jax.errors import InputError
@@ -30,7 +30,7 @@ def described(num_seeds=100, size=150, **options):
     campaign = DATA.new_campaign(seeds, ATTRIBUTES, non_seeds_per_seed=1)
     [model] = METHOD.customise(general, DATA, [campaign])
     audience = expand(model, DATA, size=size)
-    check = SimpleNamespace(given=110, distinct=105, found=num_seeds, excluded=0)
+    check = SeedCheck(given=110, distinct=105, found=num_seeds, excluded=0)
     report = describe_audience(
         METHOD, general, DATA, campaign, audience, title="June", seeds=check, **options
     )
@@ -65,6 +65,6 @@ def test_too_few_seeds_to_hold_any_out():
 def test_an_audience_of_nobody_is_refused():
     campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES)
     nobody = Audience(np.empty(0, np.int64), np.empty(0, np.float32), 300)
-    told = {"title": "June", "seeds": SimpleNamespace()}
+    told = {"title": "June", "seeds": SeedCheck(100, 100, 100, 0)}
     with pytest.raises(InputError, match="June: it has no users"):
         describe_audience(METHOD, METHOD.fit(DATA), DATA, campaign, nobody, **told)

@@ -2,7 +2,6 @@
 
 import re
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from metaheac_jax.audience.importance import Importance, Importances
 from metaheac_jax.audience.overlap import Overlap
 from metaheac_jax.audience.report import AudienceReport
 from metaheac_jax.audience.report_page import html_report
+from metaheac_jax.audience.seed_check import SeedCheck
 from metaheac_jax.audience.traits import SensitiveShare, Trait
 
 HOSTILE = "<script>alert('\"&')</script><img src=https://example.org/x onerror=alert(1)>"
@@ -44,7 +44,7 @@ def report(text="plain", *, curve=True, overlap=True):
         num_candidates=5000,
         num_users=6000,
         edge=0.25,
-        seeds=SimpleNamespace(given=900, distinct=800, found=600, excluded=20),
+        seeds=SeedCheck(given=900, distinct=800, found=600, excluded=20),
         curve=points if curve else [],
         used=Importances(0.75, [Importance(text, 0.1234, 0.01)]) if curve else None,
         traits=[Trait(text, text, 0.5, None, 0.25, 617)],

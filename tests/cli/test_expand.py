@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -286,3 +287,34 @@ def test_options_that_do_not_suit_many_campaigns(many, tmp_path, capsys, changed
     before = contents(tmp_path)
     refuses(capsys, main, "expand", *words_of({**many, **changed}), words=(words,))
     assert contents(tmp_path) == before
+
+
+def test_a_report_of_the_audience(options, tmp_path):
+    succeeds(main, "expand", *words_of({**options, "--size": 60}))
+    (tmp_path / "audience.csv").rename(tmp_path / "may.csv")
+    more = {"--size": 60, "--report": "report.html", "--compare": "may.csv", "--base-rate": 0.2}
+    succeeds(main, "expand", *words_of({**options, **more}))
+    assert contents(tmp_path) == {"seeds", "attributes", "may.csv", "audience.csv", "report.html"}
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>Audience audience.csv</h1>" in page
+    assert page.count("<table>") == 5  # the data has no sensitive field
+    row = r"may\.csv</th>\s<td.*>60</td>\s<td.*>60</td>\s<td.*>100\.0%</td>\s<td.*>1\.000<"
+    assert re.search(row, page)
+    assert 'alt="Line chart of the fraction of held-out seeds found' in page
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"--report": "none/x.html"}, "--report: none is no folder"),
+        ({"--report": "x.html", "--compare": "none.csv"}, "none.csv: no such file"),
+        ({"--compare": "seeds"}, "--compare: only with --report"),
+        (
+            {"--report": "x.html", "--campaigns": "c", "--seeds": None, "--attributes": None},
+            "--report: not with --campaigns",
+        ),
+    ],
+)
+def test_reports_that_make_no_sense(options, tmp_path, capsys, changed, words):
+    refuses(capsys, main, "expand", *words_of({**options, **changed}), words=(words,))
+    assert contents(tmp_path) == {"seeds", "attributes"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from metaheac_jax.audience.audience import Audience
 from metaheac_jax.audience.curve import SizePoint, size_curve
 from metaheac_jax.audience.held_out import MIN_SEEDS, hold_out_seeds
 from metaheac_jax.audience.importance import Importances, field_importance
 from metaheac_jax.audience.overlap import Overlap, audience_overlap
+from metaheac_jax.audience.seed_check import SeedCheck
 from metaheac_jax.audience.traits import (
     SensitiveShare,
     Trait,
@@ -23,26 +23,6 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Method
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
-
-
-class SeedCounts(Protocol):
-    """The seeds check of a campaign: numbers of user ids."""
-
-    @property
-    def given(self) -> int:
-        """All of them."""
-
-    @property
-    def distinct(self) -> int:
-        """Different ones."""
-
-    @property
-    def found(self) -> int:
-        """Of these, users of the data."""
-
-    @property
-    def excluded(self) -> int:
-        """Of these, users who may not be learned from, for example who opted out."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +49,7 @@ class AudienceReport:
     num_candidates: int
     num_users: int
     edge: float
-    seeds: SeedCounts
+    seeds: SeedCheck
     curve: Sequence[SizePoint]
     used: Importances | None
     traits: Sequence[Trait]
@@ -85,7 +65,7 @@ def describe_audience(
     audience: Audience,
     *,
     title: str,
-    seeds: SeedCounts,
+    seeds: SeedCheck,
     earlier: Mapping[str, Collection[int] | Collection[str]] | None = None,
     base_rate: float | None = None,
     seed: int = 0,

@@ -7,8 +7,8 @@ import base64
 from metaheac_jax.audience.figures import curve_figure
 from metaheac_jax.audience.held_out import MIN_SEEDS
 from metaheac_jax.audience.markup import Html, element, page, table_element
-from metaheac_jax.audience.report import AudienceReport, SeedCounts
-from metaheac_jax.audience.seed_check import MANY_SEEDS
+from metaheac_jax.audience.report import AudienceReport
+from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
 from metaheac_jax.audience.tables import (
     TextTable,
     curve_table,
@@ -64,22 +64,21 @@ def html_report(report: AudienceReport) -> str:
     )
 
 
-def _seeds_section(seeds: SeedCounts) -> list[Html]:
-    used = seeds.found - seeds.excluded
+def _seeds_section(seeds: SeedCheck) -> list[Html]:
     rows = [
         ["given", f"{seeds.given:,}", ""],
         ["distinct", f"{seeds.distinct:,}", ""],
         [
             "users of the data",
             f"{seeds.found:,}",
-            f"{seeds.found / seeds.distinct:.1%}",
+            f"{seeds.match_rate:.1%}",
         ],
         ["left out, for example opted out", f"{seeds.excluded:,}", ""],
-        ["learned from", f"{used:,}", ""],
+        ["learned from", f"{seeds.used:,}", ""],
     ]
     table = TextTable("User ids given as seeds", ["seeds", "number", "of distinct"], rows)
     section = [element("h2", "Seeds"), table_element(table)]
-    if used < MANY_SEEDS:
+    if seeds.used < MANY_SEEDS:
         section.append(_note(f"With fewer than {MANY_SEEDS:,} seeds an audience is less reliable."))
     return section
 

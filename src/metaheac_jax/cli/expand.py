@@ -17,6 +17,9 @@ from metaheac_jax.audience.audience import (
     check_audience_file,
 )
 from metaheac_jax.audience.calibration import calibrate, check_base_rate
+from metaheac_jax.audience.figures import load_matplotlib
+from metaheac_jax.audience.report import describe_audience
+from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.retrieve import audience_ranks, expand_all
 from metaheac_jax.audience.seed_check import LEAST_SEEDS, MANY_SEEDS, SeedCheck
 from metaheac_jax.cli import terminal
@@ -32,7 +35,7 @@ from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, write_json
+from metaheac_jax.files import new_directory, write_json, write_text
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import General, load
 from metaheac_jax.progress import Progress
@@ -88,8 +91,14 @@ class Options:
     """Add a column with the calibrated probability of converting. Customises twice: once without a
     fifth of the seeds, to calibrate on them."""
     base_rate: float | None = None
-    """With --probability: the fraction of all users expected to convert, above 0 and below 1. By
-    default the fraction who are seeds."""
+    """With --probability or --report: the fraction of all users expected to convert, above 0 and
+    below 1. By default the fraction who are seeds."""
+    report: Path | None = None
+    """HTML file to write about the audience: seeds, a curve of sizes, traits, what the model uses,
+    sensitive fields, overlap with --previous and --compare. Customises and scores the users once
+    more, without a fifth of the seeds. It needs Matplotlib. Not with --campaigns."""
+    compare: tuple[Path, ...] = ()
+    """With --report: files of other audiences, for their overlap with this one."""
     least_seeds: int = LEAST_SEEDS
     """Refuse to work with fewer seeds than this among the data's users."""
     seed: int = 0
@@ -138,6 +147,8 @@ def main(options: Options) -> None:
     requests = _requests(options)
     for path in options.exclude:
         read_text(path)  # a file that cannot be read is reported before the work begins
+    for path in options.compare:
+        read_audience(path, text=True)
     for request in requests:
         with request.named():
             read_text(request.seeds)
@@ -147,6 +158,8 @@ def main(options: Options) -> None:
         results = _expand(options, requests, general, data, progress)
         if options.campaigns is None:
             results[0].audience.write(options.out)
+            if options.report is not None:
+                _write_report(options.report, options, results[0], general, data, progress)
         else:
             _write_folder(options, results)
     if options.campaigns is None:
@@ -170,9 +183,16 @@ def _check_options(options: Options) -> None:
     if options.campaigns is not None and options.previous is not None:
         raise InputError('--previous: not with --campaigns; give "previous" of each campaign there')
     if options.base_rate is not None:
-        if not options.probability:
-            raise InputError("--base-rate: only with --probability")
+        if not options.probability and options.report is None:
+            raise InputError("--base-rate: only with --probability or --report")
         check_base_rate(options.base_rate)
+    if options.compare and options.report is None:
+        raise InputError("--compare: only with --report; metaheac overlap compares files")
+    if options.report is not None:
+        if options.campaigns is not None:
+            raise InputError("--report: not with --campaigns; give --seeds and --attributes")
+        terminal.check_output("--report", options.report)
+        load_matplotlib()
     terminal.check_minimum("--seed", options.seed, 0)
     if options.campaigns is None:
         terminal.check_output("--out", options.out)
@@ -277,6 +297,32 @@ def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
             f"{path}: {check.used} of {check.given} seeds are users of the data{more}, fewer than "
             f"--least-seeds {least}; give more seeds"
         )
+
+
+def _write_report(
+    path: Path,
+    options: Options,
+    result: _Result,
+    general: General,
+    data: Dataset,
+    progress: Progress,
+) -> None:
+    others = [*options.compare, *([] if options.previous is None else [options.previous])]
+    text = data.user_key.dtype.kind == "S"
+    report = describe_audience(
+        method_of(general),
+        general,
+        data,
+        result.campaign,
+        result.audience,
+        title=f"Audience {options.out.name}",
+        seeds=result.check,
+        earlier={str(other): read_audience(other, text=text) for other in others},
+        base_rate=options.base_rate,
+        seed=options.seed,
+        progress=progress,
+    )
+    write_text(path, html_report(report))
 
 
 def _write_folder(options: Options, results: Sequence[_Result]) -> None:
