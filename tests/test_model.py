@@ -59,7 +59,7 @@ def test_a_customised_model_shows_its_adapted_weights_if_it_has_any(name):
     method = method_named(name, TINY).with_settings(offline_epochs=0, online_epochs=0)
     general = method.fit(DATA, campaigns=[0, 1, 2], seed=4)
     [own] = method.customise(general, DATA, [DATA.campaign(5)])
-    if name in ("pinterest", "hubble", "lightgbm", "cosine", "prior"):
+    if name in ("lr", "pinterest", "hubble", "lightgbm", "cosine", "prior"):
         with pytest.raises(InputError, match=f"campaign 150: '{name}' adapts no network's weights"):
             own.adapted  # noqa: B018
         return

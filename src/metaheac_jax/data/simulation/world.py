@@ -72,11 +72,7 @@ def write_world(
       InputError: an argument is out of range, the examples are too few for ``min_pool_examples`` or
         too many for the users, or the target exists and is not a simulated world.
     """
-    if users < 1 or seed < 0 or min_pool_examples < 0 or not 0 < cardinality <= 1:
-        raise InputError(
-            "simulated world: expected users >= 1, seed >= 0, pool examples >= 0 and a cardinality "
-            f"in (0, 1], got {users}, {seed}, {min_pool_examples} and {cardinality}"
-        )
+    _check_arguments(users, seed, min_pool_examples, cardinality)
     examples = int(0.8 * users) if examples is None else examples
     campaigns = make_campaigns(shape, stream(seed, "campaigns"))
     quotas = expected_examples(shape, campaigns.volume, users, examples, min_pool_examples)
@@ -107,9 +103,8 @@ def write_world(
                 weights = np.exp(appeal(campaigns, chunk))
                 for stage, quota in enumerate(quotas):
                     # Targets follow the cumulative quota, so that random errors do not accumulate.
-                    due = np.maximum(
-                        quota * stop / users - shown[stage], 0.1 * quota * CHUNK / users
-                    )
+                    least = 0.1 * quota * CHUNK / users
+                    due = np.maximum(quota * stop / users - shown[stage], least)
                     balance[stage] = balance_exposure(weights, due, balance[stage], rounds=3)
                     occur = quota.sum() / shape.examples_per_user / users
                     pairs = expose(weights * balance[stage], occur, shape.examples_per_user, rng)
@@ -122,18 +117,54 @@ def write_world(
                     drawn[stage].append(pairs.astype(np.int32))
                 file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
                 progress("simulating users", stop, users)
-        stages = [
-            (*np.concatenate(pairs, axis=1), np.concatenate(terms))
-            for pairs, terms in zip(drawn, affinities, strict=True)
-        ]
-        scale, intercept = _write_examples(directory, shape, campaigns, key, stages, seed)
-        aid, taste = campaigns.attributes["aid"], scale * campaigns.taste
-        truth = Truth(key, aid, estimates, directions, taste, intercept)
-        np.savez(directory / "truth.npz", **truth._asdict())
+        made = (shape, campaigns, key, estimates, directions)
+        _write_rest(directory, *made, drawn, affinities, seed)
         scratch.unlink()
-        pl.DataFrame(campaigns.attributes).write_csv(directory / "adFeature.csv")
-        name = f"simulated {shape.name} twin (seed {seed}, {users:,} users)\n"
-        (directory / "SIMULATED").write_text(name)
+
+
+def _check_arguments(users: int, seed: int, min_pool_examples: int, cardinality: float) -> None:
+    if users < 1 or seed < 0 or min_pool_examples < 0 or not 0 < cardinality <= 1:
+        raise InputError(
+            "simulated world: expected users >= 1, seed >= 0, pool examples >= 0 and a cardinality "
+            f"in (0, 1], got {users}, {seed}, {min_pool_examples} and {cardinality}"
+        )
+
+
+def _write_rest(
+    directory: Path,
+    shape: Shape,
+    campaigns: Campaigns,
+    key: np.ndarray,
+    estimates: np.ndarray,
+    directions: np.ndarray,
+    drawn: list[list[np.ndarray]],
+    affinities: list[list[np.ndarray]],
+    seed: int,
+) -> None:
+    """Writes everything but the users: examples, truth, campaigns and the world's name.
+
+    Args:
+      directory: of the world.
+      shape: the world's recipe.
+      campaigns: of the world.
+      key: user ids.
+      estimates: of users' personas.
+      directions: of the pairwise terms.
+      drawn: of each stage and chunk, the users and campaigns of its examples.
+      affinities: of each of these examples.
+      seed: of the labels.
+    """
+    stages = [
+        (*np.concatenate(pairs, axis=1), np.concatenate(terms))
+        for pairs, terms in zip(drawn, affinities, strict=True)
+    ]
+    scale, intercept = _write_examples(directory, shape, campaigns, key, stages, seed)
+    aid, taste = campaigns.attributes["aid"], scale * campaigns.taste
+    truth = Truth(key, aid, estimates, directions, taste, intercept)
+    np.savez(directory / "truth.npz", **truth._asdict())
+    pl.DataFrame(campaigns.attributes).write_csv(directory / "adFeature.csv")
+    name = f"simulated {shape.name} twin (seed {seed}, {len(key):,} users)\n"
+    (directory / "SIMULATED").write_text(name)
 
 
 def _lines(
