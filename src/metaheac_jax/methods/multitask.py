@@ -22,7 +22,7 @@ from metaheac_jax.training.step import plain_gradient
 Heads = SharedBottom | MMoE
 
 #: Parameters whose first axis is the training campaigns.
-PER_CAMPAIGN = ("gates", "heads")
+PER_CAMPAIGN = ("gate_hidden", "gates", "heads")
 
 
 def shared_bottom(settings: Settings = PAPER) -> Method:
@@ -53,7 +53,7 @@ def mmoe(settings: Settings = PAPER) -> Method:
         adapt=build_new_head_tuning(lambda s: MMoE(s.num_experts)),
         tuned=TUNED,
         takes_steps=True,
-        work=(6, 3),  # offline, all campaigns' gates cost as much as the experts
+        work=(4, 4),
     )
 
 

@@ -1,6 +1,7 @@
 """Networks with one head per campaign: Shared-Bottom and MMoE (paper section 4.1).
 
-Axes: B examples, M user fields, k embedding width, C campaigns, n experts, h hidden width.
+Axes: B examples, M user fields, k embedding width, C campaigns, n experts, h hidden width, a inputs
+of a layer, G blocks of examples.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from metaheac_jax.networks.base import (
 from metaheac_jax.networks.metaheac import Experts
 from metaheac_jax.table.pooling import UserFields
 
+_BLOCK = 32  # examples of one campaign that go through its layer together
+
 
 class CampaignLayer(nn.Module):
     """One affine layer per campaign; an example goes through its own campaign's layer.
 
-    All C outputs are computed and one is taken: gathering one kernel per example would make the
-    backward pass a long scatter.
+    Examples are sorted into blocks that each belong to one campaign, so the cost hardly grows with
+    the number of campaigns. All campaigns have the same initial values: only then is the mean of
+    their trained layers of any use, since the hidden units of layers that started apart do not
+    correspond.
     """
 
     num_campaigns: int
@@ -35,18 +40,39 @@ class CampaignLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, owner: Array | None) -> Array:
-        """(..., a) and owner (...,), see `SharedBottom` -> (..., features)."""
+        """(B, a) and owner (B,), see `SharedBottom` -> (B, features)."""
         if owner is None and self.num_campaigns > 1 and not self.is_initializing():
             raise ValueError(
                 f"{self.num_campaigns} campaigns have a head; give each example's owner"
             )
-        init = uniform_fan_in(x.shape[-1])
-        kernel = self.param("kernel", init, (self.num_campaigns, x.shape[-1], self.features))
-        bias = self.param("bias", init, (self.num_campaigns, self.features))
-        every = jnp.einsum("...a,caf->...cf", x, kernel) + bias
+
+        def alike(key: Array, shape: tuple[int, ...]) -> Array:
+            return jnp.broadcast_to(uniform_fan_in(x.shape[-1])(key, shape[1:]), shape)
+
+        kernel = self.param("kernel", alike, (self.num_campaigns, x.shape[-1], self.features))
+        bias = self.param("bias", alike, (self.num_campaigns, self.features))
         if owner is None:
-            return every[..., 0, :]
-        return jnp.take_along_axis(every, owner[..., None, None], axis=-2)[..., 0, :]
+            return x @ kernel[0] + bias[0]
+        place, of_block = _blocks(owner, self.num_campaigns)
+        blocks = jnp.zeros((len(of_block) * _BLOCK, x.shape[-1]), x.dtype).at[place].set(x)
+        blocks = blocks.reshape(len(of_block), _BLOCK, -1)
+        result = jnp.einsum("gba,gaf->gbf", blocks, kernel[of_block]) + bias[of_block][:, None]
+        return result.reshape(-1, self.features)[place]
+
+
+def _blocks(owner: Array, num_campaigns: int) -> tuple[Array, Array]:
+    """(B,) campaigns of examples -> (B,) places in G blocks, and (G,) campaigns of the blocks."""
+    owner = jnp.asarray(owner)
+    count = jnp.bincount(owner, length=num_campaigns)
+    blocks = -(-count // _BLOCK)
+    ends = jnp.cumsum(blocks)
+    order = jnp.argsort(owner)
+    ordered = owner[order]
+    rank = jnp.arange(len(owner)) - (jnp.cumsum(count) - count)[ordered]
+    place = jnp.zeros_like(order).at[order].set((ends - blocks)[ordered] * _BLOCK + rank)
+    num_blocks = -(-len(owner) // _BLOCK) + num_campaigns  # enough for any owners
+    of_block = jnp.searchsorted(ends, jnp.arange(num_blocks), side="right")
+    return place, of_block.clip(max=num_campaigns - 1)
 
 
 class SharedBottom(nn.Module):
@@ -83,17 +109,20 @@ class SharedBottom(nn.Module):
 class MMoE(nn.Module):
     """MMoE: experts for all campaigns; one gate and one affine head per campaign (Ma et al., 2018).
 
-    As there, a gate is one affine layer over the experts' own input. Campaign fields are not read.
+    A gate reads the experts' own input and has two layers, as the paper's gates have. Campaign
+    fields are not read.
 
     Attributes:
       num_experts: n.
       num_campaigns: C, the number of gates and heads.
       widths: widths of an expert's layers.
+      gate_width: width of a gate's hidden layer.
     """
 
     num_experts: int = 8
     num_campaigns: int = 1
     widths: tuple[int, ...] = (64, 64)
+    gate_width: int = 64
 
     @nn.compact
     def __call__(self, user: User, campaign: Array, owner: Array | None = None) -> Output:
@@ -101,6 +130,9 @@ class MMoE(nn.Module):
         del campaign
         hidden = Experts(self.num_experts, self.widths, name="expert")(user)
         x = concatenated(UserFields.of(user).dense())
+        x = nn.relu(
+            CampaignLayer(self.num_campaigns, self.gate_width, name="gate_hidden")(x, owner)
+        )
         choice = CampaignLayer(self.num_campaigns, self.num_experts, name="gates")(x, owner)
         log_weights = jax.nn.log_softmax(choice)
         representation = jnp.einsum("...n,...nh->...h", jnp.exp(log_weights), hidden)
