@@ -9,6 +9,7 @@ from toy import aucs, dataset
 
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.errors import InputError
+from metaheac_jax.methods import trees
 from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
 
 DATA = dataset(campaigns=12, per_campaign=400)
@@ -40,6 +41,20 @@ def test_trees_learn_each_campaigns_taste():
     found = aucs(DATA, NEW, models(lightgbm_per_campaign, DATA))
     assert found.mean() > 0.7
     assert found.min() > 0.55
+
+
+def test_a_leaf_has_its_fraction_of_many_examples(monkeypatch):
+    users, label = DATA.user_rows[DATA.stage1.user], DATA.stage1.label
+    smallest = []
+    for fraction in (trees.MIN_LEAF_FRACTION, 0.05):
+        monkeypatch.setattr(trees, "MIN_LEAF_FRACTION", fraction)
+        text = trees.fit_trees(users, label, DATA.num_rows, trees.CAMPAIGN_TREES)
+        counts = [x.split("=")[1].split() for x in text.splitlines() if x.startswith("leaf_count=")]
+        smallest.append(min(int(count) for leaves in counts for count in leaves))
+    # LightGBM derives the counts that it prints from sums of the hessian.
+    least = 0.05 * len(label)
+    assert smallest[0] < 0.1 * least
+    assert smallest[1] > 0.9 * least
 
 
 def test_the_prior_learns_what_all_campaigns_have_in_common():

@@ -40,6 +40,9 @@ PRIOR_TREES = {
     "min_data_in_leaf": 50,
     "lambda_l2": 10.0,
 }
+#: Minimum fraction of the examples in a leaf. It bounds how many values can be split on, and so the
+#: time, where examples are many.
+MIN_LEAF_FRACTION = 1 / 2000
 #: With at least this many examples, trees are grown on all cores. With fewer, the overhead of
 #: threads exceeds the gain.
 MIN_MULTITHREADED = 50_000
@@ -69,15 +72,17 @@ def fit_trees(users: UserRows, label: np.ndarray, num_rows: int, settings: dict[
       users: (P, S) table rows.
       label: (P,) 1 for a seed, 0 for a non-seed.
       num_rows: R.
-      settings: LightGBM's parameters.
+      settings: LightGBM's parameters; ``min_data_in_leaf`` is a minimum.
 
     Raises:
       InputError: LightGBM is not installed.
     """
     lgb = _lightgbm()
     threads = {"num_threads": 1 if len(users) < MIN_MULTITHREADED else 0}  # 0: one per core
+    least = int(len(users) * MIN_LEAF_FRACTION)
+    leaf = {"min_data_in_leaf": max(settings["min_data_in_leaf"], least)}
     data = lgb.Dataset(indicators(users, num_rows), label)
-    return lgb.train({**_COMMON, **threads, **settings}, data).model_to_string()
+    return lgb.train({**_COMMON, **threads, **settings, **leaf}, data).model_to_string()
 
 
 def trees_scorer(trees: str, num_rows: int) -> Scorer:
