@@ -271,24 +271,17 @@ def _mean_entry(results: Sequence[Mapping[str, Any]], part: str, key: str) -> fl
 
 
 def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
-    """AUC on held-out training campaigns of each value tried; one line per setting of a method."""
-
-    def table(title: str, searches: Sequence[Mapping[str, Any]]) -> Table:
-        trials = [(s, trial) for s in searches for trial in s["tried"]]
-        values = list(dict.fromkeys(trial["fields"][trial["field"]] for _, trial in trials))
-        rows: dict[tuple[str, str], list[str]] = {}
-        for s, trial in trials:
-            key = s["label"], trial["field"]
-            if key not in rows:
-                rows[key] = [*key, *["-"] * len(values), str(s["chosen"][trial["field"]])]
-            cell = "diverged" if "diverged" in trial else f"{trial['auc']:.4f}"
-            rows[key][2 + values.index(trial["fields"][trial["field"]])] = cell
-        return Table(title, ["method", "field", *map(str, values), "chosen"], list(rows.values()))
-
-    tables = []
-    metric = "AUC on held-out training campaigns of the first run"
-    if tuning.get("methods"):
-        tables.append(table(f"Learning rates: {metric}", list(tuning["methods"].values())))
-    if tuning.get("sizes"):
-        tables.append(table(f"Experts and critics: {metric}", [tuning["sizes"]]))
-    return tables
+    """What was chosen and what it gained, one line per search; tuning.json has every trial."""
+    searches = [*tuning.get("methods", {}).values()]
+    searches += [tuning["sizes"]] if tuning.get("sizes") else []
+    rows = []
+    for of in searches:
+        tried, chosen = of["tried"], of["chosen"]
+        best = next(t for t in tried if chosen.items() <= t["fields"].items())
+        shown = ", ".join(f"{field} {value}" for field, value in chosen.items())
+        diverged = sum("diverged" in trial for trial in tried)
+        aucs = [f"{trial['auc']:.4f}" for trial in (tried[0], best)]
+        rows.append([of["label"], str(len(tried)), str(diverged), *aucs, shown])
+    header = ["method", "trials", "diverged", "AUC of the first", "AUC of the chosen", "chosen"]
+    note = "Mean AUC on held-out training campaigns of the first run. tuning.json has every trial."
+    return [Table("Tuning", header, rows, note)] if rows else []

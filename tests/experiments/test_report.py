@@ -79,9 +79,10 @@ def full_comparison():
             "provenance": {"commit": "abc", "jax": "0.12.0"},
         }
     tuned = {"label": "LR", "tried": [], "chosen": {"online_learning_rate": 0.02}}
-    for rate, more in ((0.02, {"auc": 0.625}), (0.1, {"auc": 0.5, "diverged": "it did"})):
+    diverged = {"auc": 0.5, "diverged": "it did"}
+    for rate, more in ((0.1, {"auc": 0.55}), (0.2, diverged), (0.02, {"auc": 0.625})):
         fields = {"online_learning_rate": rate}
-        tuned["tried"].append({"field": "online_learning_rate", "fields": fields, **more})
+        tuned["tried"].append({"fields": fields, **more})
     about = {"data": "toy", "command": "python -m toy"}
     tuning = {"methods": {"lr": tuned}, "sizes": None}
     return comparison(results, published="tencent", about=about, tuning=tuning)
@@ -102,7 +103,7 @@ def test_what_was_stored_is_drawn_again(drawn, tmp_path):
     written = {path.name: path.read_bytes() for path in drawn.iterdir()}
     assert set(written) == set(report.OUTPUTS)
     text = (drawn / "report.md").read_text()
-    assert "| LR | online_learning_rate | 0.6250 | diverged | 0.02 |" in text
+    assert "| LR | 3 | 1 | 0.5500 | 0.6250 | online_learning_rate 0.02 |" in text
     for name in ("report.md", "report.html", "auc_by_seeds.png", "training.png", "space.png"):
         (drawn / name).unlink()
     succeeds(COMMAND, drawn)
