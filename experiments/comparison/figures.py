@@ -146,7 +146,8 @@ def figure_of_training(runs: Sequence[Results], path: Path, title: str) -> None:
         for axes, column, measure in zip(pair, (1, 2), ("loss", "AUC"), strict=True):
             _draw_training(axes, offline, column, SHOWN.get(name, "0.4"))
             axes.set_title(f"{runs[0][name]['label']}: {measure}", fontsize=8)
-            axes.set_xlabel(f"ceiling {offline[0]['ceiling']:,}", fontsize=7)
+            if "ceiling" in offline[0]:
+                axes.set_xlabel(f"ceiling {offline[0]['ceiling']:,}", fontsize=7)
             axes.tick_params(labelsize=7)
     figure.suptitle(
         f"Held-out training campaigns over offline steps; dot: step kept, dashed: ceiling\n{title}",
@@ -164,9 +165,11 @@ def _draw_training(
         axes.plot(curve[:, 0], curve[:, column], color=color, linewidth=1)
         best = curve[np.abs(curve[:, 0] - of["best_step"]).argmin()]
         axes.plot(best[0], best[column], "o", color=color, markersize=4)
-        axes.axvline(of["ceiling"], color="0.6", linestyle="--", linewidth=1)
-    last = max(of["curve"][-1][0] for of in offline)
-    axes.set_xlim(0, 1.05 * max(last, *(min(of["ceiling"], 2 * last) for of in offline)))
+    ends = [of["curve"][-1][0] for of in offline]
+    for ceiling in {of["ceiling"] for of in offline if "ceiling" in of}:
+        axes.axvline(ceiling, color="0.6", linestyle="--", linewidth=1)
+        ends.append(min(ceiling, 2 * max(ends)))
+    axes.set_xlim(0, 1.05 * max(ends))
 
 
 def figure_of_curves(run: Results, path: Path, title: str) -> None:

@@ -26,6 +26,7 @@ from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.fine_tuning import metaheac_network
+from metaheac_jax.methods.method import Run, epoch_steps
 from metaheac_jax.model import General, Weights
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Settings
@@ -204,7 +205,7 @@ def run_method(
         "score": pools.score,
     }
     if method.takes_steps:
-        result["offline"] = _offline(general)
+        result["offline"] = _offline(method, general, dataset)
         untouched = method.with_settings(online_epochs=0)
         pools = score_pools(untouched, general, dataset, test, seed=seed, progress=labelled)
         before = judge_all(dataset, data.split, pools.scores, label=method.label)
@@ -213,14 +214,20 @@ def run_method(
     return result, general
 
 
-def _offline(general: General) -> dict[str, Any]:
-    """How the offline stage went: its judgements as [step, loss, AUC], and the best step."""
+def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, Any]:
+    """How the offline stage went: steps, ceiling, best step, and [step, loss, AUC] of judgements.
+
+    Without early stopping it ends at the ceiling, and there is no best step.
+    """
+    campaigns = np.searchsorted(dataset.campaign_key, general.campaigns)
+    steps = epoch_steps(Run(dataset, campaigns, method.settings, general.seed))
+    ceiling = method.settings.offline_epochs * steps
     if not general.judgements:
-        return {"curve": []}
-    best = max(general.judgements, key=lambda judged: judged.auc)
+        return {"steps": ceiling, "ceiling": ceiling, "curve": []}
     return {
         "steps": general.judgements[-1].step,
-        "best_step": best.step,
+        "best_step": max(general.judgements, key=lambda judged: judged.auc).step,
+        "ceiling": ceiling,
         "curve": [[judged.step, judged.loss, judged.auc] for judged in general.judgements],
     }
 

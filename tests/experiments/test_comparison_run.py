@@ -94,6 +94,26 @@ def test_what_a_method_gives_is_kept_with_its_settings(tmp_path):
         run_in(tmp_path, data, [other])
 
 
+@pytest.mark.parametrize("judged", [True, False])
+def test_the_offline_stage_has_its_steps_and_their_ceiling(tmp_path, judged):
+    data = Data(world(), split_of([0, 1], small=[0]))
+    judgements = np.array(
+        [[2.0, 0.5, 0.75], [4.0, 0.75, 0.625], [6.0, 0.7, 0.5]]
+    )  # step, AUC, loss
+    trained = Trained({"quality": 2.0}, *[judgements] * judged)
+    method = dataclasses.replace(ranker(2.0), takes_steps=True, train=lambda of: trained)
+    method = method.with_settings(
+        batch_size=20, campaigns_per_step=3, offline_epochs=3, offline_patience=None
+    )
+    found = run_in(tmp_path, data, [method])["lr"]["offline"]
+    ceiling = 3 * 5  # 90 examples of three training campaigns
+    if judged:
+        curve = [[2, 0.75, 0.5], [4, 0.625, 0.75], [6, 0.5, 0.7]]
+        assert found == {"steps": 6, "best_step": 4, "ceiling": ceiling, "curve": curve}
+    else:
+        assert found == {"steps": ceiling, "ceiling": ceiling, "curve": []}
+
+
 def test_a_method_that_diverges_is_named_with_advice(tmp_path):
     data = Data(world(), split_of([0, 1], small=[0]))
     with pytest.raises(Diverged, match=r"campaign 100: .* not a number; .* leave lr out of"):

@@ -63,10 +63,10 @@ def test_offline_stages_have_a_line_per_run_their_best_step_and_the_ceiling(tmp_
         lines = [line.get_xydata().tolist() for line in panels[title].lines]
         for run, of in enumerate(curves):
             curve = of["offline"]["curve"]
-            whole, best, ceiling = lines[3 * run : 3 * run + 3]
+            whole, best = lines[2 * run : 2 * run + 2]
             assert whole == [[step[0], step[column]] for step in curve]
             assert best == [[curve[1 - run][0], curve[1 - run][column]]]
-            assert [x for x, _ in ceiling] == [70, 70]
+        assert [[x for x, _ in line] for line in lines[4:]] == [[70, 70]]
     # A far ceiling is named and does not press the curve together.
     assert panels["0: loss"].get_xlim()[1] > 70
     assert panels["MMoE: loss"].get_xlim()[1] < 50
