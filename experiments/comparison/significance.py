@@ -21,15 +21,15 @@ FAVOURED = ("metaheac", "seed-aware")
 #: The question of the comparison, named before any result: does a favoured method have a higher
 #: mean AUC on small seed sets than the best of these? They are what an inner step can be taken
 #: away from and leave the rest: the same batches at alpha = 0, plain training of the same network,
-#: and plain training of an MLP. The rivals of seed-aware have its features as well, because a
-#: feature that one method alone is given is no merit of the method.
+#: and plain training of an MLP. seed-aware is given the lengths of lists, so its rivals are as
+#: well: a feature that one method alone is given is no merit of the method.
 PRIMARY: dict[str, tuple[str, ...]] = {
     "metaheac": ("alpha-0", "without-meta", "mlp-pretraining"),
     "seed-aware": (
-        "metaheac-features",
-        "alpha-0-features",
-        "without-meta-features",
-        "mlp-pretraining-features",
+        "metaheac-lengths",
+        "alpha-0-lengths",
+        "without-meta-lengths",
+        "mlp-pretraining-lengths",
     ),
 }
 PRIMARY_GROUP, PRIMARY_MEASURE = "small", "auc"

@@ -23,6 +23,7 @@ from experiments.comparison.significance import (
     primary_claims,
     table_claims,
 )
+from metaheac_jax.methods import METHODS
 
 # Tests over runs --------------------------------------------------------------------------------
 
@@ -262,12 +263,12 @@ def test_an_overlap_reaches_the_claims():
 def test_the_primary_claims_are_against_the_controls_that_there_are():
     row = (0.60, 0.65, 0.62)
     worse, better = np.subtract(row, (0.01, 0.02, 0.01)), np.add(row, (0.1, 0.11, 0.12))
-    names = ("alpha_0", "without_meta", "lr", "metaheac_features", "mlp_pretraining_features")
+    names = ("alpha_0", "without_meta", "lr", "metaheac_lengths", "mlp_pretraining_lengths")
     table = values(**dict.fromkeys(names, worse), metaheac=row, seed_aware=better)
     found = {c.method: c for c in primary_claims(table, 0.0)}
     assert found["metaheac"].rivals == ("alpha-0", "without-meta")  # neither lr nor seed-aware
     # With the same features: not MetaHeac and the controls as they are.
-    assert found["seed-aware"].rivals == ("metaheac-features", "mlp-pretraining-features")
+    assert found["seed-aware"].rivals == ("metaheac-lengths", "mlp-pretraining-lengths")
     assert {(c.group, c.measure) for c in found.values()} == {("small", "auc")}
     assert [c.p_holm for c in found.values()] == holm([c.p for c in found.values()])
     assert primary_claims(values(lr=row, metaheac=row, seed_aware=row), 0.0) == []
@@ -297,7 +298,8 @@ def test_a_group_without_campaigns_is_left_out():
     assert auc_claims(table_claims(values(lr=(0.7, 0.8), metaheac=nothing), both, 0.0)) == {}
 
 
-def test_controls_are_those_of_the_primary_claims():
+def test_controls_are_those_of_the_primary_claims_and_exist():
+    assert set(significance.CONTROLS) <= set(METHODS)
     assert set(significance.CONTROLS) == {"metaheac", "seed-aware"}.union(
         *significance.PRIMARY.values()
     )
