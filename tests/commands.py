@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def exit_code(start, *arguments):
     """What a command exits with; ``start`` parses ``sys.argv`` and never returns."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        patch.setattr(warnings, "showwarning", None)  # a command sets it
         patch.setattr(terminal, "set_cpu_flags", lambda: None)  # of the process
         patch.setattr(terminal, "use_huge_pages", lambda: None)  # starts a process anew
         patch.setattr(terminal, "check_backend", lambda: None)  # the test's own, with other flags

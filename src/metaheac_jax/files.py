@@ -301,7 +301,7 @@ def seal(
         for path, digest in checksums
     }
     body = json.loads(json.dumps({**content, "files": entries}))
-    write_json(directory / manifest, {**body, "digest": _digest_of(body)})
+    write_json(directory / manifest, {**body, "digest": digest_of(body)})
 
 
 def read_sealed(
@@ -336,7 +336,7 @@ def read_sealed(
         raise InputError(f"{path}: not valid JSON; {remedy}") from error
     if body.get("format") != format:
         raise InputError(f"{path}: format {body.get('format')!r}, expected {format!r}; {remedy}")
-    if body.pop("digest", None) != _digest_of(body):
+    if body.pop("digest", None) != digest_of(body):
         raise InputError(f"{path}: altered since it was written; {remedy}")
     files = {directory / name: entry for name, entry in body["files"].items()}
     for file, entry in files.items():
@@ -353,5 +353,6 @@ def read_sealed(
     return body
 
 
-def _digest_of(body: Mapping[str, Any]) -> str:
+def digest_of(body: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 
 import jax
@@ -68,6 +69,16 @@ def test_a_backend_that_computes_wrongly_stops_a_command(capsys, monkeypatch):
 
     assert exit_code(begin, "--rate", 1) == 2
     assert capsys.readouterr().err == "error: jaxlib computes wrongly\n"
+
+
+def test_a_warning_is_one_line(capsys):
+    def main(options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("a checkpoint\n is damaged", stacklevel=1)
+
+    assert exit_code(start(main), "--rate", 1) is None
+    assert capsys.readouterr().err == "warning: a checkpoint is damaged\n"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

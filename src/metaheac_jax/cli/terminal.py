@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,7 +129,7 @@ def command(
     """Runs a command: parses its options, checks the backend, and exits.
 
     The exit code is what ``main`` returns, or 2 for an error that the user can act on, which is
-    printed in one line, or 130 for Ctrl-C, or 143 for SIGTERM.
+    printed in one line, or 130 for Ctrl-C, or 143 for SIGTERM. A warning is one line, too.
 
     Args:
       options: a dataclass whose docstring and fields are the command's help, or a union of such.
@@ -143,6 +145,8 @@ def command(
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
+    warnings.showwarning = _warn  # pyrefly: ignore[bad-assignment]
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs what it raises
     try:
         check_backend()
         sys.exit(main(chosen))
@@ -154,6 +158,10 @@ def command(
     except KeyboardInterrupt:
         print("interrupted; a command that has --resume goes on where it stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"warning: {_one_line(str(message))}", file=sys.stderr)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -198,5 +206,9 @@ def check_output(option: str, path: Path) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {_one_line(message)}", file=sys.stderr)
     return 2
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

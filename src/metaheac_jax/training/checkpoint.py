@@ -1,34 +1,56 @@
-"""Checkpoints: complete and verified states of a run, with orbax."""
+"""Checkpoints: complete and verified states of a run, with orbax.
+
+``DIRECTORY/STEP/`` is what orbax writes, and ``checkpoint.json`` with digests of each file and each
+array. Orbax verifies its index alone, so the digests are compared before and after it reads.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import hashlib
+import shutil
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import fsync, locked, read_sealed, seal
+
+FORMAT = "metaheac_jax checkpoint 1"
+MANIFEST = "checkpoint.json"
+_KEPT = 2  # so that one is left if the newest is damaged
+_SHOWN = 160  # characters of another library's message
 
 
 class Checkpoints:
-    """The last two checkpoints of a run in a directory; use as a context manager.
+    """The last two checkpoints of a run in a directory, which is locked; use as a context manager.
 
-    A save is on disk when it returns. `restore` never sees an interrupted save.
+    A checkpoint is written in the background. It is there whole or not at all.
     """
 
     def __init__(self, directory: Path) -> None:
+        """Args:
+        directory: made if it does not exist.
+
+        Raises:
+          InputError: another process has the directory's checkpoints.
+        """
         self.directory = Path(directory).resolve()
-        policies = ocp.training.save_decision_policies, ocp.training.preservation_policies
-        self._checkpointer = ocp.training.Checkpointer(
-            str(self.directory),
-            # The caller decides when to save. (Orbax's policies do not match its annotations.)
-            save_decision_policy=policies[0].FixedIntervalPolicy(1),  # pyrefly: ignore
-            preservation_policy=policies[1].LatestN(2),  # pyrefly: ignore
-            cleanup_tmp_directories=True,
-        )
+        self._saving: Future[None] | None = None
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.directory))
+            self.directory.mkdir(exist_ok=True)
+            for half in self.directory.glob("*.orbax-checkpoint-tmp"):  # of a killed process
+                shutil.rmtree(half)
+            self._thread = stack.enter_context(ThreadPoolExecutor(1, "checkpoint"))
+            self._stack = stack.pop_all()
 
     @staticmethod
     def at(directory: Path | None) -> AbstractContextManager[Checkpoints | None]:
@@ -44,57 +66,156 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._checkpointer.close()
+        with self._stack:
+            self.wait()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, the newest first."""
+        names = [path.name for path in self.directory.iterdir()]
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest checkpoint; None if there is none."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
+        """Step of the newest checkpoint, which is on disk; None if there is none."""
+        self.wait()
+        return next(iter(self.steps), None)
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a pytree of arrays as of ``step``.
+        """Begins to save a pytree of arrays as of ``step``, which may be consumed at once.
+
+        The checkpoint before it is on disk then.
 
         Raises:
-          OSError: orbax did not save it.
+          OSError: it, or the one before, could not be saved.
         """
-        if self.latest != step and not self._checkpointer.save(step, state, force=True):
-            raise OSError(f"{self.directory}: checkpoint of step {step} was not saved")
+        if self.latest == step:
+            return
+        arrays = {name: [_kind(leaf), _digest(leaf)] for name, leaf in _leaves(state).items()}
+        with self._saving_of(step):
+            # Orbax's default waits for minutes for a directory that it has failed to make.
+            context = ocp.Context()
+            context.async_options.create_directories_asynchronously = False
+            with context:
+                saving = ocp.save_async(str(self.directory / str(step)), state)
+        self._saving = self._thread.submit(self._finish, saving, step, arrays)
+
+    def _finish(self, saving: Any, step: int, arrays: dict[str, list[str]]) -> None:
+        with self._saving_of(step):
+            saving.result()
+            folder = self.directory / str(step)
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            for path in [*files, folder, self.directory]:
+                fsync(path)
+            seal(folder, MANIFEST, {"format": FORMAT, "step": step, "arrays": arrays}, files)
+            for old in self.steps[_KEPT:]:
+                shutil.rmtree(self.directory / str(old))
+
+    def wait(self) -> None:
+        """Returns when what was to be saved is on disk.
+
+        Raises:
+          OSError: it could not be saved.
+        """
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
+
+    @contextmanager
+    def _saving_of(self, step: int) -> Iterator[None]:
+        """Turns whatever orbax raises into an error of one line."""
+        try:
+            yield
+        except Exception as error:
+            raise OSError(
+                f"{self.directory}: the checkpoint of step {step} could not be saved "
+                f"({_short(error)}); make room for it, then resume"
+            ) from error
 
     def restore(self, like: Any) -> Any:
-        """The newest checkpoint, with the structure, shapes and dtypes of ``like``.
+        """The newest checkpoint, with the structure, shapes, dtypes and devices of ``like``.
+
+        If it is damaged, a warning says so, it is set aside as ``damaged-STEP``, and the one before
+        it is the newest.
 
         Raises:
-          InputError: there is none, or it differs from ``like``; the message names the difference.
+          InputError: there is none, it differs from ``like``, or all are damaged; the message names
+            the difference or the damage.
         """
-        step = self.latest
-        if step is None:
+        self.wait()
+        damaged: dict[int, str] = {}
+        for step in self.steps:
+            try:
+                arrays = self._arrays(step)
+            except (InputError, OSError) as error:
+                damaged[step] = str(error)
+                continue
+            state = self._load(step, arrays, like)
+            for bad, fault in damaged.items():
+                aside = self.directory / f"damaged-{bad}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(bad)).rename(aside)
+                warnings.warn(
+                    f"{fault}; it was set aside as {aside.name}, and the checkpoint of step {step} "
+                    "is used",
+                    stacklevel=2,
+                )
+            return state
+        if not damaged:
             raise InputError(f"{self.directory}: no checkpoint; run without --resume first")
-        where = f"{self.directory}: checkpoint of step {step}"
-        try:
+        faults = ", and ".join(damaged.values())
+        raise InputError(f"{faults}; delete {self.directory} and train again")
+
+    def _arrays(self, step: int) -> dict[str, list[str]]:
+        """Kind and digest of each array of a checkpoint, all files of which are whole."""
+        folder, remedy = self.directory / str(step), "the checkpoint is damaged"
+        body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=remedy)
+        if body["step"] != step:
+            raise InputError(f"{folder}: is that of step {body['step']}; {remedy}")
+        return body["arrays"]
+
+    def _load(self, step: int, arrays: dict[str, list[str]], like: Any) -> Any:
+        where, wanted = f"{self.directory}: checkpoint of step {step}", _leaves(like)
+        for name in sorted({*arrays, *wanted}):
             # Orbax can silently omit or cast leaves when loading into a different tree.
-            saved, wanted = _leaves(self._checkpointer.metadata(step).metadata), _leaves(like)
-            for name in sorted({*saved, *wanted}):
-                if saved.get(name) != wanted.get(name):
-                    stored, expected = saved.get(name, "nothing"), wanted.get(name, "nothing")
-                    raise InputError(f"{where} has {stored} as {name}, this run has {expected}")
-            abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-            )
-            return self._checkpointer.load(step, abstract)
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{where} is damaged; delete it and resume: {error}") from error
+            stored = arrays[name][0] if name in arrays else "nothing"
+            expected = _kind(wanted[name]) if name in wanted else "nothing"
+            if stored != expected:
+                raise InputError(f"{where} has {stored} as {name}, this run has {expected}")
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        state = ocp.load(str(self.directory / str(step)), abstract)
+        for name, leaf in _leaves(state).items():
+            if [_kind(leaf), _digest(leaf)] != arrays[name]:
+                raise InputError(
+                    f"{where}: orbax reads {name} other than it was; resume with the versions that "
+                    f"wrote it, or delete {self.directory} and train again"
+                )
+        return state
 
 
-def _leaves(tree: Any) -> dict[str, str]:
-    """Shape and dtype of each leaf, by its path of names.
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Each leaf by its path of names.
 
     Orbax does not distinguish a field of a named tuple, a key and a position.
     """
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         names = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
-        leaves["/".join(map(str, names))] = f"{leaf.dtype}{list(leaf.shape)}"
+        leaves["/".join(map(str, names))] = leaf
     return leaves
+
+
+def _kind(leaf: Any) -> str:
+    """Dtype and shape."""
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _digest(leaf: Any) -> str:
+    """SHA-256 of an array's bytes, in the order of its elements."""
+    return hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)).hexdigest()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
