@@ -10,6 +10,7 @@ SOURCE = ROOT / "src" / "metaheac_jax"
 LAYERS = (
     ("errors", "progress"),
     ("settings", "backend", "files", "schema", "ranking"),
+    ("environment",),
     ("table",),
     ("data",),
     ("networks",),

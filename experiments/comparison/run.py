@@ -6,7 +6,7 @@ What is done stays in the run's folder (see `run_folder`), and a run that is res
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def run_methods(
     directory: Path,
     progress: Progress,
     figures: bool = True,
+    allow_changes: Collection[str] = (),
 ) -> dict[str, Any]:
     """Trains and judges methods on the test campaigns; ``{name: result}`` in the order given.
 
@@ -97,6 +98,7 @@ def run_methods(
       directory: the run's folder, from `run_folder.open_run`.
       progress: receives what is under way.
       figures: also find what Figure 3 shows of a single run: a thousand steps for each of `CURVES`.
+      allow_changes: as in `Method.fit`.
 
     Raises:
       InputError: a result in the folder was reached with other settings.
@@ -105,7 +107,9 @@ def run_methods(
     for method in methods:
         path = directory / "methods" / f"{method.name}.json"
         if not path.is_file():
-            result = _run_whole(method, data, seed, directory, progress, figures=figures)
+            result = _run_whole(
+                method, data, seed, directory, progress, allow_changes, figures=figures
+            )
             origin = {"settings": asdict(method.settings), "provenance": provenance()}
             write_json(path, {**result, **origin})
             forget_compiled()
@@ -135,6 +139,7 @@ def _run_whole(
     seed: int,
     directory: Path,
     progress: Progress,
+    allow_changes: Collection[str],
     *,
     figures: bool,
 ) -> dict[str, Any]:
@@ -147,6 +152,7 @@ def _run_whole(
             seed=seed,
             checkpoints=checkpoints,
             log=directory / "log.jsonl",
+            allow_changes=allow_changes,
             progress=progress,
         )
     except Diverged as error:
@@ -172,6 +178,7 @@ def run_method(
     seed: int,
     checkpoints: Path,
     log: Path,
+    allow_changes: Collection[str] = (),
     progress: Progress,
 ) -> tuple[dict[str, Any], General]:
     """Trains a method and judges it on the test campaigns.
@@ -194,6 +201,7 @@ def run_method(
         seed=seed,
         directory=checkpoints,
         log=log,
+        allow_changes=allow_changes,
         progress=progress,
     )
     trained = time.perf_counter()

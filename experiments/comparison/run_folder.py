@@ -8,53 +8,47 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from metaheac_jax.environment import environment, keep_config
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json
 from metaheac_jax.settings import Settings
 
 
-def open_run(directory: Path, config: dict[str, Any], *, resume: bool) -> None:
+def open_run(
+    directory: Path, config: dict[str, Any], *, resume: bool, allow_changes: Collection[str] = ()
+) -> None:
     """Makes a run's folder, or checks that the one to be resumed has the same configuration.
 
     A new run replaces what an older run left there, and nothing else.
+
+    Args:
+      directory: the run's folder.
+      config: what decides its results; what computes them is added.
+      resume: whether the run goes on.
+      allow_changes: what may have changed nevertheless, see `environment.MayChange`.
 
     Raises:
       InputError: there is nothing to resume, it was another run, or the folder is not a run's.
     """
     path = directory / "config.json"
-    config = json.loads(json.dumps(config))
-    if resume:
-        _check_same(path, config)
-    else:
+    if resume and not path.is_file():
+        raise InputError(f"{directory}: no run to resume; omit --resume to start one")
+    if not resume:
         for name in ("methods", "checkpoints"):
             if (directory / name).exists() and not path.is_file():
                 raise InputError(
                     f"{directory}: has {name} but no config.json, so it is not a run's folder; "
                     "choose another --out"
                 )
-        directory.mkdir(parents=True, exist_ok=True)
         clear_run(directory)
-        write_json(path, config)
+    restart = "start afresh without --resume"
+    config = {**config, **environment()}
+    keep_config(path, config, allow_changes=allow_changes, restart=restart)
     (directory / "methods").mkdir(exist_ok=True)
-
-
-def _check_same(path: Path, config: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise InputError(f"{path.parent}: no run to resume; omit --resume to start one")
-    try:
-        before = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a run's configuration; start afresh") from error
-    changed = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
-    if changed:
-        raise InputError(
-            f"{path}: the run had another {', '.join(changed)}; "
-            "resume with the same options, or start afresh without --resume"
-        )
 
 
 def clear_run(directory: Path) -> None:

@@ -18,6 +18,8 @@ from experiments.comparison.run import Data, run_methods
 from experiments.comparison.run_folder import clear_run, open_run
 from experiments.comparison.tables import title
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.storage import content_digest
+from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS
 from metaheac_jax.progress import Progress
@@ -43,7 +45,10 @@ class RunOptions:
     out: Path = Path("runs")
     """Folder for the results; a run there is replaced, unless --resume."""
     resume: bool = False
-    """Go on with the runs in --out where they stopped."""
+    """Go on with the runs in --out where they stopped. Data, options, the program and its libraries
+    must be what they were, or the results would be others."""
+    allow_change: tuple[MayChange, ...] = ()
+    """With --resume, what may have changed nevertheless."""
     tune: Literal["settings", "all"] | None = None
     """Choose the settings of every method on held-out training campaigns first: rates of both
     stages, scale of the table, weight decay or penalty; all: also the numbers of experts and
@@ -121,7 +126,9 @@ def run_all(
         _require(options.out / f"seed-{options.seed}")
 
     def config(seed: int, data: Data) -> dict[str, Any]:
-        return {"settings": asdict(settings), "seed": seed, **more_config, **data.describe()}
+        content = content_digest(data.dataset, progress=progress)
+        same = {"settings": asdict(settings), "seed": seed, **more_config, **data.describe()}
+        return {**same, "data": {"name": data.dataset.name, "sha256": content}}
 
     tuned: tuning.Tuning = {}
     if options.tune is not None:
@@ -138,7 +145,8 @@ def run_all(
         data.check(settings)
         directory = options.out / f"seed-{seed}"
         resume = options.resume and (directory / "config.json").is_file()
-        open_run(directory, config(seed, data), resume=resume)
+        allow = options.allow_change
+        open_run(directory, config(seed, data), resume=resume, allow_changes=allow)
         runs.append(
             run_methods(
                 data,
@@ -147,6 +155,7 @@ def run_all(
                 directory=directory,
                 progress=labelled,
                 figures=seed == options.seed,
+                allow_changes=allow,
             )
         )
     return Comparison(
@@ -193,7 +202,7 @@ def _tune(
 ) -> tuning.Tuning:
     """Tunes on the first run's training campaigns; OUT/tuning has the trials."""
     directory = options.out / "tuning"
-    open_run(directory, config, resume=options.resume)
+    open_run(directory, config, resume=options.resume, allow_changes=options.allow_change)
     return tuning.tune(
         data,
         options.names,
@@ -201,5 +210,6 @@ def _tune(
         sizes=options.tune == "all",
         seed=options.seed,
         directory=directory,
+        allow_changes=options.allow_change,
         progress=progress,
     )

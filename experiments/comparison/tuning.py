@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,7 @@ def tune(
     sizes: bool,
     seed: int,
     directory: Path,
+    allow_changes: Collection[str] = (),
     progress: Progress,
 ) -> Tuning:
     """Chooses the settings of methods, and n and m.
@@ -143,12 +144,13 @@ def tune(
       sizes: whether n and m are chosen too, with `SIZED` at its chosen settings.
       seed: of the campaigns that are held out, and of all trials.
       directory: a run's folder, which stores every trial, so that an interrupted search can resume.
+      allow_changes: as in `Method.fit`.
       progress: receives the progress of each trial.
 
     Raises:
       InputError: too few campaigns can be held out.
     """
-    search = _Search(data, seed, directory, progress)
+    search = _Search(data, seed, directory, allow_changes, progress)
 
     def best(name: str) -> dict[str, Any]:
         method = method_named(name, settings)
@@ -172,13 +174,21 @@ def tune(
 class _Search:
     """Searches with common data and seed."""
 
-    def __init__(self, data: Data, seed: int, directory: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        data: Data,
+        seed: int,
+        directory: Path,
+        allow_changes: Collection[str],
+        progress: Progress,
+    ) -> None:
         self.dataset, self.seed, self.directory = data.dataset, seed, directory
         self.progress = progress
         self.kept, self.held = hold_out_campaigns(
             data.dataset, data.split.train, seed, fraction=HELD_OUT
         )
         self.trained: tuple[Path, General] | None = None  # the last general model
+        self.allow_changes = allow_changes
 
     def best(
         self, method: Method, file: str, ladders: Ladders, start: Mapping[str, Any]
@@ -227,6 +237,7 @@ class _Search:
                     seed=self.seed,
                     directory=folder,
                     log=self.directory / "log.jsonl",
+                    allow_changes=self.allow_changes,
                     progress=labelled,
                 )
                 self.trained = folder, general

@@ -17,6 +17,7 @@ from experiments.live_week.report import OUTPUTS, write_report
 from experiments.live_week.week import Week, prefixed
 from experiments.live_week.worlds import APPLICATIONS, load_world
 from metaheac_jax.cli import terminal
+from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import Method, method_named
@@ -57,6 +58,8 @@ class Options:
     resume: bool = False
     """Continue the test in --out. Finished arms stay, so methods and weeks may be added. (Adding
     weeks until an interval excludes 0 proves nothing.)"""
+    allow_change: tuple[MayChange, ...] = ()
+    """With --resume, what may have changed nevertheless, for example a library's version."""
     cache_dir: Path = field(default_factory=terminal.cache_folder)
     """Folder for simulated worlds and prepared data, which later tests use again."""
 
@@ -73,9 +76,9 @@ def run_weeks(options: Options) -> None:
     """Runs what is not yet in --out, and reports."""
     screen = terminal.screen()
     config = asdict(options) | {"settings": asdict(PAPER)}
-    for name in ("treatment", "control", "weeks", "out", "resume", "cache_dir"):
+    for name in ("treatment", "control", "weeks", "out", "resume", "allow_change", "cache_dir"):
         del config[name]
-    open_run(options.out, config, resume=options.resume)
+    open_run(options.out, config, resume=options.resume, allow_changes=options.allow_change)
     if not options.resume:
         for name in OUTPUTS:
             (options.out / name).unlink(missing_ok=True)
@@ -148,6 +151,7 @@ def run_application(
             audience=options.audience,
             general_every=options.general_every,
             run_folder=options.out,
+            allow_changes=options.allow_change,
             progress=week_progress,
         )
         weeks.append(week.totals(options.treatment, options.control))

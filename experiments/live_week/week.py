@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +72,7 @@ class Arm:
       seed: of the models, and of who is active and converts. A user does the same in all arms.
       directory: for checkpoints of the general models that are trained during the week.
       log: JSON lines of their training; None keeps none.
+      allow_changes: as in `Method.fit`.
       progress: receives what is under way.
     """
 
@@ -81,6 +82,7 @@ class Arm:
     seed: int
     directory: Path
     log: Path | None = None
+    allow_changes: Collection[str] = ()
     progress: Progress = silent
 
 
@@ -105,6 +107,7 @@ class Week:
         audience: float,
         general_every: int,
         run_folder: Path,
+        allow_changes: Collection[str] = (),
         progress: Progress,
     ) -> None:
         """Args:
@@ -116,6 +119,7 @@ class Week:
         audience: share of its bucket that an arm takes for each campaign on each day.
         general_every: see `Schedule`.
         run_folder: from `run_folder.open_run`.
+        allow_changes: as in `Method.fit`.
         progress: receives what is under way.
 
         Raises:
@@ -130,6 +134,7 @@ class Week:
             general_every=general_every,
         )
         self._folder, self._progress = run_folder, progress
+        self._allow_changes = allow_changes
         self._generals: dict[str, General] = {}
         self.results: dict[str, dict[str, Any]] = {}
 
@@ -160,6 +165,7 @@ class Week:
             seed=self._seed,
             directory=self._folder / "checkpoints" / file,
             log=self._folder / "log.jsonl",
+            allow_changes=self._allow_changes,
             progress=prefixed(self._progress, f"{method.label}, bucket {letter}: "),
         )
         path = self._folder / "methods" / f"{file}.json"
@@ -188,6 +194,7 @@ class Week:
                 seed=self._seed,
                 directory=directory,
                 log=self._folder / "log.jsonl",
+                allow_changes=self._allow_changes,
                 progress=prefixed(self._progress, f"{method.label}: "),
             )
         return self._generals[name]
@@ -222,6 +229,7 @@ def run_arm(arm: Arm, general: General, schedule: Schedule) -> np.ndarray:
                 seed=arm.seed,
                 directory=arm.directory / f"day-{day}",
                 log=arm.log,
+                allow_changes=arm.allow_changes,
                 progress=progress,
             )
         campaigns = [data.campaign(index) for index in running]

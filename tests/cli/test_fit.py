@@ -67,20 +67,22 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
     refuses(capsys, main, "fit", data, part, "--seed", 2, words=words)
     file = training / "checkpoints.json"
     for flag, value, what in (
-        ("--seed", 3, "seed"),
-        ("--method", "alpha-0", "method"),
+        ("--seed", 3, "seed (2, now 3)"),
+        ("--method", "alpha-0", "method (metaheac, now alpha-0)"),
         ("--campaigns", "paper", "campaigns"),
     ):
-        words = (f"{file}: the training was begun with another {what}; use the same, or delete",)
+        words = (f"{file}: begun with another {what}; use the same, or delete {file} and ",)
         options = ("--seed", 2, "--resume", flag, value)
         refuses(capsys, main, "fit", data, part, *options, words=words)
-    other = tmp_path / "data"
-    write_dataset(replace(DATA, name="others"), other)
-    words = (f"{file}: the training was begun with another data",)
+    other, label = tmp_path / "data", DATA.stage1.label.copy()
+    seed, non_seed = label.argmax(), label.argmin()
+    label[[seed, non_seed]] = label[[non_seed, seed]]  # every count is the same
+    write_dataset(replace(DATA, stage1=replace(DATA.stage1, label=label)), other)
+    words = (f"{file}: begun with another data; ", "allow it with --allow-change data, or delete")
     refuses(capsys, main, "fit", other, part, "--seed", 2, "--resume", words=words)
     good = file.read_bytes()
     file.write_bytes(good[:20])
-    words = (f"{file}: damaged; delete {training} and train again",)
+    words = (f"{file}: damaged; delete {file} and {training / 'checkpoints'} to train afresh",)
     refuses(capsys, main, "fit", data, part, "--seed", 2, "--resume", words=words)
     file.write_bytes(good)
     assert all_bytes(training) == before

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from metaheac_jax.data.dataset import Dataset, SensitiveField, group_by_campaign
-from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns, write_dataset
+from metaheac_jax.data.storage import (
+    MANIFEST,
+    content_digest,
+    open_dataset,
+    write_columns,
+    write_dataset,
+)
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.schema import Field, Schema, Vocabulary
@@ -75,6 +81,24 @@ def test_round_trip(tmp_path):
 def test_whether_users_have_several_rows_is_kept(tmp_path):
     write_dataset(dataclasses.replace(world(), one_row_per_user=False), tmp_path / "out")
     assert not open_dataset(tmp_path / "out").one_row_per_user
+
+
+def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path):
+    """Wherever its columns are, and whatever it is called."""
+    write_dataset(world(), tmp_path / "out")
+    digest = content_digest(world())
+    assert content_digest(open_dataset(tmp_path / "out")) == digest
+    assert content_digest(dataclasses.replace(world(), name="other")) == digest
+    stage1 = world().stage1
+    others = [
+        dataclasses.replace(world(), user_key=np.array([30, 20, 10])),
+        dataclasses.replace(world(), user_key=np.array([30, 10, 20], np.int32)),
+        dataclasses.replace(world(), user_rows=world().user_rows.reshape(4, 3)),
+        dataclasses.replace(world(), schema=Schema(SCHEMA.user, (Field("sort"),))),
+        dataclasses.replace(world(), stage2=stage1),
+        dataclasses.replace(world(), stage1=dataclasses.replace(stage1, probability=None)),
+    ]
+    assert len({digest, *map(content_digest, others)}) == 1 + len(others)
 
 
 def test_parents_are_made_and_an_older_target_is_replaced(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from experiments.comparison import run_folder
 from experiments.comparison.run_folder import open_run, stored_result
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json
@@ -27,25 +28,41 @@ def test_a_run_of_the_same_configuration_is_resumed_as_it_stands(tmp_path):
     ("config", "what"),
     [
         (CONFIG | {"settings": asdict(OFFICIAL)}, "settings"),
-        (CONFIG | {"seed": 1}, "seed"),
+        (CONFIG | {"seed": 1}, r"seed \(0, now 1\)"),
         (CONFIG | {"sizes": (1, 3), "split": "paper"}, "sizes, split"),
-        (CONFIG | {"more": 1}, "more"),
-        ({key: value for key, value in CONFIG.items() if key != "seed"}, "seed"),
+        (CONFIG | {"more": 1}, r"more \(none, now 1\)"),
+        ({key: value for key, value in CONFIG.items() if key != "seed"}, r"seed \(0, now none\)"),
     ],
 )
 def test_a_run_of_another_configuration_is_not_resumed(tmp_path, config, what):
     open_run(tmp_path / "run", CONFIG, resume=False)
     (tmp_path / "run" / "methods" / "lr.json").write_text("{}")
-    with pytest.raises(InputError, match=f"config.json: the run had another {what}; "):
+    with pytest.raises(InputError, match=f"config.json: begun with another {what}; "):
         open_run(tmp_path / "run", config, resume=True)
     assert (tmp_path / "run" / "methods" / "lr.json").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null"])
-def test_a_damaged_configuration_is_named(tmp_path, text):
+def test_a_run_of_another_library_is_resumed_only_if_that_is_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "environment", lambda: {"jax": "1"})
     open_run(tmp_path, CONFIG, resume=False)
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"config.json: not a run's configuration"):
+    monkeypatch.setattr(run_folder, "environment", lambda: {"jax": "2"})
+    with pytest.raises(InputError, match="allow it with --allow-change jax, or start afresh"):
+        open_run(tmp_path, CONFIG, resume=True)
+    with pytest.warns(UserWarning, match=r"another jax \(1, now 2\), which was allowed"):
+        open_run(tmp_path, CONFIG, resume=True, allow_changes=["jax"])
+    open_run(tmp_path, CONFIG, resume=True)
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    with pytest.raises(InputError, match="run: no run to resume; omit --resume to start one"):
+        open_run(tmp_path / "run", CONFIG, resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_configuration_is_named(tmp_path):
+    open_run(tmp_path, CONFIG, resume=False)
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(InputError, match=r"config.json: damaged; start afresh without --resume"):
         open_run(tmp_path, CONFIG, resume=True)
 
 

@@ -14,6 +14,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import method_named
@@ -44,7 +45,10 @@ class Options:
     seed: int = 0
     """Seed of the split, initial values and batches."""
     resume: bool = False
-    """Go on with an interrupted training."""
+    """Go on with an interrupted training. Data, options, the program and its libraries must be what
+    they were, or the result would be another one."""
+    allow_change: tuple[MayChange, ...] = ()
+    """With --resume, what may have changed nevertheless."""
 
 
 def main(options: Options) -> None:
@@ -66,10 +70,11 @@ def main(options: Options) -> None:
             seed=options.seed,
             directory=directory / "checkpoints",
             log=directory / "log.jsonl",
+            allow_changes=options.allow_change,
             progress=progress,
         )
         save(general, options.out, progress=progress)
-    shutil.rmtree(directory)
+        shutil.rmtree(directory)
     screen.print(
         f"{options.out}: {method.label}, trained on {len(campaigns)} campaigns of {data.name}",
         soft_wrap=True,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,8 +13,10 @@ import numpy as np
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.storage import content_digest
+from metaheac_jax.environment import environment, keep_config
 from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.files import locked, write_json
+from metaheac_jax.files import locked
 from metaheac_jax.methods.held_out import HeldOut, halve, hold_out_campaigns, quality
 from metaheac_jax.model import Customised, General, Judged, Scorer, State, Watch
 from metaheac_jax.progress import Progress, silent
@@ -145,6 +146,7 @@ class Method:
         seed: int = 0,
         directory: Path | None = None,
         log: Path | None = None,
+        allow_changes: Collection[str] = (),
         progress: Progress = silent,
     ) -> General:
         """Trains a general model.
@@ -157,12 +159,14 @@ class Method:
           seed: of initial values and batches.
           directory: for checkpoints, from which training resumes; None for no checkpoints.
           log: a file for JSON lines with losses and speed.
+          allow_changes: what may differ from when the checkpoints were begun, for example "jax"
+            (see `environment.MayChange`). Nothing else that decides the result may.
           progress: receives the number of steps done.
 
         Raises:
           InputError: the data is wrong, a campaign cannot be trained on (the message names it),
-            there are too few, or the directory has another training's checkpoints or is being
-            written by another process.
+            there are too few, or the directory has checkpoints of another training, data, code or
+            library version, or is being written by another process.
           Diverged: a loss is not finite.
         """
         chosen = np.arange(data.num_campaigns) if campaigns is None else np.asarray(campaigns)
@@ -181,7 +185,8 @@ class Method:
             )
         with nullcontext() if directory is None else locked(directory):
             if directory is not None:
-                self._keep_config(directory, data, chosen, seed)
+                chosen_and_held = chosen, np.asarray([] if held_out is None else held_out, int)
+                self._keep_config(directory, data, chosen_and_held, seed, allow_changes, progress)
             trained = self.train(run)
         return General(
             method=self.name,
@@ -280,7 +285,13 @@ class Method:
                 )
 
     def _keep_config(
-        self, directory: Path, data: Dataset, campaigns: np.ndarray, seed: int
+        self,
+        directory: Path,
+        data: Dataset,
+        campaigns: tuple[np.ndarray, np.ndarray],
+        seed: int,
+        allow_changes: Collection[str],
+        progress: Progress,
     ) -> None:
         """Notes what a training is, beside its checkpoints, which do not hold it.
 
@@ -294,33 +305,18 @@ class Method:
             for key, value in asdict(self.settings).items()
             if key not in free and not key.startswith("online_")
         }
-        config = json.loads(
-            json.dumps(
-                {
-                    "method": self.name,
-                    "settings": offline,
-                    "seed": seed,
-                    "data": data.name,
-                    "examples": len(data.stage1.user),
-                    "campaigns": [plain_id(key) for key in data.campaign_key[campaigns]],
-                }
-            )
-        )
+        config = {
+            "method": self.name,
+            "settings": offline,
+            "seed": seed,
+            "data": {"name": data.name, "sha256": content_digest(data, progress=progress)},
+            "campaigns": [plain_id(key) for key in data.campaign_key[campaigns[0]]],
+            "held_out": [plain_id(key) for key in data.campaign_key[campaigns[1]]],
+            **environment(),
+        }
         path = directory.with_name(f"{directory.name}.json")
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, config)
-            return
-        try:
-            before = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: damaged; delete {path.parent} and train again") from error
-        changed = sorted(key for key in config if before.get(key) != config[key])
-        if changed:
-            raise InputError(
-                f"{path}: the training was begun with another {', '.join(changed)}; use the same, "
-                f"or delete {path.parent}"
-            )
+        restart = f"delete {path} and {directory} to train afresh"
+        keep_config(path, config, allow_changes=allow_changes, restart=restart)
 
 
 def epoch_steps(run: Run) -> int:

@@ -1,0 +1,92 @@
+"""What work was begun with: noted beside what it leaves, and compared when the work goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import write_json
+
+#: What a user may allow to have changed when work goes on. Its results are then not those that the
+#: work would have had without the interruption.
+MayChange = Literal["data", "code", "backend", "jax", "jaxlib", "flax", "optax", "numpy"]
+
+
+def environment() -> dict[str, str]:
+    """What computes: the package's version and code, the backend, and versions of libraries."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    libraries = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "code": f"{version('metaheac-jax')}, {digest.hexdigest()[:12]}",
+        "backend": jax.default_backend(),
+        **{name: version(name) for name in libraries},
+    }
+
+
+def keep_config(
+    path: Path, config: Mapping[str, Any], *, allow_changes: Collection[str], restart: str
+) -> None:
+    """Notes the configuration of some work, or compares it with the one that is noted.
+
+    Args:
+      path: of a JSON file.
+      config: plain data by name.
+      allow_changes: names of what may have changed, see `MayChange`. The new value is noted, and a
+        warning says so.
+      restart: how to start afresh, for messages.
+
+    Raises:
+      InputError: the file is damaged, or the work was begun with another configuration; what
+        differs is named.
+    """
+    known = get_args(MayChange)
+    unknown = sorted(set(allow_changes) - set(known))
+    if unknown:
+        raise InputError(f"no change of {unknown[0]!r} can be allowed; only of {', '.join(known)}")
+    config = json.loads(json.dumps(config))
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, config)
+        return
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged; {restart}") from error
+    changed = [name for name in sorted({*before, *config}) if before.get(name) != config.get(name)]
+    refused = [name for name in changed if name not in allow_changes]
+    if refused:
+        allowed = all(name in known for name in refused)
+        advice = f"allow it with --allow-change {' '.join(refused)}, " if allowed else ""
+        raise InputError(
+            f"{path}: begun with another {_told(refused, before, config)}; use the same, {advice}"
+            f"or {restart}"
+        )
+    if changed:
+        warnings.warn(
+            f"{path}: begun with another {_told(changed, before, config)}, which was allowed",
+            stacklevel=2,
+        )
+        write_json(path, config)
+
+
+def _told(names: Collection[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Names, with both values where these are short."""
+    told = []
+    for name in names:
+        values = [part.get(name, "none") for part in (before, now)]
+        short = all(
+            isinstance(value, str | int | float) and len(str(value)) < 40 for value in values
+        )
+        told.append(f"{name} ({values[0]}, now {values[1]})" if short else name)
+    return ", ".join(told)
