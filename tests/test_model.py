@@ -1,6 +1,7 @@
 """A general model on disk: the same scores after loading, and every damage is named."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -220,3 +221,47 @@ def test_a_save_that_fails_leaves_the_older_model(tmp_path, monkeypatch):
             save(general_of({}, seed=1), tmp_path / "model")
     same_model(load(tmp_path / "model"), small())
     assert contents(tmp_path) == {"model"}
+
+
+# The optimiser's state --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model with its optimiser's state, saved."""
+    table = {"mu": np.ones((2, 3)), "nu": np.zeros((2, 3))}
+    state = {"network": {"0": {"count": np.int32(3)}}, "table": table, "count": np.int32(3)}
+    general = replace(small(), optimizer=state)
+    save(general, tmp_path / "model")
+    return general, tmp_path / "model"
+
+
+def test_the_optimizer_is_read_only_when_it_is_asked_for(trained):
+    general, folder = trained
+    assert load(folder).optimizer is None
+    found = load(folder, optimizer=True).optimizer
+    assert jax.tree.structure(found) == jax.tree.structure(general.optimizer)
+    jax.tree.map(np.testing.assert_array_equal, found, general.optimizer)
+    path = folder / "optimizer" / "table" / "mu.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    same_model(load(folder), general)  # expanding does not depend on it
+    with pytest.raises(InputError, match=r"mu\.npy: altered .*; delete .*optimizer and"):
+        load(folder, optimizer=True)
+    shutil.rmtree(folder / "optimizer")
+    assert load(folder, optimizer=True).optimizer is None
+    same_model(load(folder), general)
+
+
+def test_the_optimizer_of_another_model_is_refused(trained, tmp_path):
+    general, folder = trained
+    save(replace(general, seed=8), tmp_path / "other")
+    shutil.rmtree(folder / "optimizer")
+    (tmp_path / "other" / "optimizer").rename(folder / "optimizer")
+    with pytest.raises(InputError, match=r"optimizer: of another model than .*model\.json; delete"):
+        load(folder, optimizer=True)
+
+
+def test_a_digest_stands_for_all_files_however_a_model_is_read(trained):
+    _, folder = trained
+    written = json.loads((folder / MANIFEST).read_text())
+    assert load(folder).origin.digest == written["digest"]

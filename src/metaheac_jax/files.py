@@ -285,7 +285,7 @@ def seal(
     files: Sequence[Path],
     *,
     progress: Progress = silent,
-) -> None:
+) -> str:
     """Writes a manifest that `read_sealed` checks the files of a directory against.
 
     Args:
@@ -294,6 +294,9 @@ def seal(
       content: plain data, to which ``files`` and ``digest`` are added.
       files: paths in the directory.
       progress: receives the bytes checksummed.
+
+    Returns:
+      The digest, which stands for all files.
     """
     checksums = zip(files, digests(files, progress), strict=True)
     entries = {
@@ -301,7 +304,9 @@ def seal(
         for path, digest in checksums
     }
     body = json.loads(json.dumps({**content, "files": entries}))
-    write_json(directory / manifest, {**body, "digest": digest_of(body)})
+    digest = digest_of(body)
+    write_json(directory / manifest, {**body, "digest": digest})
+    return digest
 
 
 def read_sealed(
@@ -323,6 +328,9 @@ def read_sealed(
       verify: also compare the SHA-256 of each file, which reads all files.
       progress: receives the bytes read.
 
+    Returns:
+      What `seal` was given, with ``files`` and ``digest``. The digest stands for all files.
+
     Raises:
       InputError: there is no manifest, it was altered or has another format, or a file is missing,
         truncated or altered; the message names it.
@@ -336,7 +344,8 @@ def read_sealed(
         raise InputError(f"{path}: not valid JSON; {remedy}") from error
     if body.get("format") != format:
         raise InputError(f"{path}: format {body.get('format')!r}, expected {format!r}; {remedy}")
-    if body.pop("digest", None) != digest_of(body):
+    digest = body.pop("digest", None)
+    if digest != digest_of(body):
         raise InputError(f"{path}: altered since it was written; {remedy}")
     files = {directory / name: entry for name, entry in body["files"].items()}
     for file, entry in files.items():
@@ -347,10 +356,10 @@ def read_sealed(
             raise InputError(f"{file}: {size} bytes, expected {entry['bytes']}; {remedy}")
     if verify:
         checksums = digests(list(files), progress)
-        for (file, entry), digest in zip(files.items(), checksums, strict=True):
-            if digest != entry["sha256"]:
+        for (file, entry), checksum in zip(files.items(), checksums, strict=True):
+            if checksum != entry["sha256"]:
                 raise InputError(f"{file}: altered since it was written; {remedy}")
-    return body
+    return {**body, "digest": digest}
 
 
 def digest_of(body: Mapping[str, Any]) -> str:

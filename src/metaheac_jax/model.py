@@ -6,7 +6,7 @@ fields, k embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -116,6 +116,18 @@ class Judged(NamedTuple):
     loss: float
 
 
+class Origin(NamedTuple):
+    """Where a model was loaded from.
+
+    Attributes:
+      folder: of the model.
+      digest: of its manifest, hence of all its files.
+    """
+
+    folder: Path
+    digest: str
+
+
 @dataclass(frozen=True)
 class General:
     """A general model: what a method has learned from many campaigns, and of which fields.
@@ -131,6 +143,12 @@ class General:
       seed: of the training.
       judgements: on held-out campaigns, in the order of steps; the state is that of the highest
         AUC. Empty where training had no early stopping.
+      origin: None if it was not loaded.
+      parent: digest of the model that training went on from; None if there was none on disk.
+      data_digest: of the data set's manifest; None if the data was not opened from disk.
+      optimizer: the state of training, from which it can go on: ``network`` has that of the
+        network's optimiser, ``table`` the moments of the table (R, k), and ``count`` is the number
+        of steps. None where there is none, or it was not loaded.
     """
 
     method: str
@@ -142,6 +160,10 @@ class General:
     campaigns: tuple[int | str, ...]
     seed: int
     judgements: tuple[Judged, ...] = ()
+    origin: Origin | None = None
+    parent: str | None = None
+    data_digest: str | None = None
+    optimizer: State | None = None
 
     def check_data(self, data: Dataset) -> None:
         """Refuses data with other fields or values than the model was trained on.
@@ -158,9 +180,12 @@ class General:
         own, other = self.vocabulary.values, data.vocabulary.values
         for field, a, b in zip(self.schema.fields, own, other, strict=True):
             if not np.array_equal(a, b):
+                remedy = "use the data that the model was trained on"
+                if all(np.isin(a, b).all() for a, b in zip(own, other, strict=True)):
+                    remedy = "train the model on this data first, with metaheac fit --from"
                 raise InputError(
                     f"{data.name}: field {field.name!r} has other values than in the model's data; "
-                    "use the data that the model was trained on"
+                    f"{remedy}"
                 )
 
 
@@ -212,6 +237,9 @@ class Customised:
 
 
 FORMAT = "metaheac_jax general model 1"
+#: The folder in that of a model with the state of its optimiser; only further training needs it.
+OPTIMIZER = "optimizer"
+_OPTIMIZER_FORMAT, _OPTIMIZER_MANIFEST = "metaheac_jax optimizer 1", "optimizer.json"
 MANIFEST = "model.json"
 _REMEDY = "give the folder that `save` or `metaheac fit` has written"
 
@@ -219,24 +247,17 @@ _REMEDY = "give the folder that `save` or `metaheac fit` has written"
 def save(general: General, directory: Path | str, *, progress: Progress = silent) -> None:
     """Writes a general model into a folder, whole or not at all.
 
-    The folder holds ``model.json`` (method, settings, schema, data, versions, checksums) and one
-    ``.npy`` file per array. An existing model is replaced.
+    The folder holds ``model.json`` (method, settings, schema, data, versions, checksums), one
+    ``.npy`` file per array, and `OPTIMIZER`, which may be deleted. An existing model is replaced.
 
     Raises:
       InputError: the folder exists and is no model.
     """
-    arrays = {
-        f"values/{f.name}": v
-        for f, v in zip(general.schema.fields, general.vocabulary.values, strict=True)
-    }
-    for path, leaf in flatten_dict(dict(general.state), sep="/").items():
-        arrays[f"state/{path}"] = np.asarray(leaf)
+    names = [field.name for field in general.schema.fields]
+    values = dict(zip(names, general.vocabulary.values, strict=True))
+    arrays = {"values": values, "state": dict(general.state)}
     with new_directory(Path(directory), marker=MANIFEST) as folder:
-        files = []
-        for name, array in arrays.items():
-            files.append(folder / f"{name}.npy")
-            files[-1].parent.mkdir(parents=True, exist_ok=True)
-            np.save(files[-1], array, allow_pickle=False)
+        files = write_arrays(folder, arrays)
         content = {
             "format": FORMAT,
             "method": general.method,
@@ -246,37 +267,77 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
             "campaigns": general.campaigns,
             "seed": general.seed,
             "judgements": general.judgements,
+            "parent": general.parent,
+            "data_digest": general.data_digest,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
         }
-        seal(folder, MANIFEST, content, files, progress=progress)
+        digest = seal(folder, MANIFEST, content, files, progress=progress)
+        if general.optimizer is not None:
+            files = write_arrays(folder / OPTIMIZER, general.optimizer)
+            content = {"format": _OPTIMIZER_FORMAT, "model": digest}
+            seal(folder / OPTIMIZER, _OPTIMIZER_MANIFEST, content, files, progress=progress)
 
 
-def load(directory: Path | str, *, progress: Progress = silent) -> General:
-    """A general model from a folder that `save` has written; every file is verified.
+def load(directory: Path | str, *, optimizer: bool = False, progress: Progress = silent) -> General:
+    """A general model from a folder that `save` has written; every file that is read is verified.
+
+    Args:
+      directory: of the model.
+      optimizer: also read the state of its optimiser, if there is one.
+      progress: receives the bytes read.
 
     Raises:
       InputError: there is no model, or a file of it is missing, short or altered; it is named.
     """
     folder = Path(directory)
     body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=_REMEDY, progress=progress)
-    arrays = {
-        name.removesuffix(".npy"): np.load(folder / name, allow_pickle=False)
-        for name in body["files"]
-    }
+    arrays = read_arrays(folder, body["files"])
     schema = Schema.from_json(body["schema"])
-    state = {
-        name.removeprefix("state/"): array
-        for name, array in arrays.items()
-        if name.startswith("state/")
-    }
     return General(
         method=body["method"],
         settings=Settings(**body["settings"]),
         schema=schema,
-        vocabulary=Vocabulary(tuple(arrays[f"values/{field.name}"] for field in schema.fields)),
-        state=unflatten_dict(jax.tree.map(jnp.asarray, state), sep="/"),
+        vocabulary=Vocabulary(tuple(arrays["values"][field.name] for field in schema.fields)),
+        state=jax.tree.map(jnp.asarray, arrays.get("state", {})),
         data=body["data"],
         campaigns=tuple(body["campaigns"]),
         seed=body["seed"],
         judgements=tuple(Judged(*line) for line in body["judgements"]),
+        origin=Origin(folder.resolve(), body["digest"]),
+        parent=body["parent"],
+        data_digest=body["data_digest"],
+        optimizer=_load_optimizer(folder, body["digest"], progress) if optimizer else None,
     )
+
+
+def _load_optimizer(model: Path, digest: str, progress: Progress) -> State | None:
+    folder = model / OPTIMIZER
+    if not folder.is_dir():
+        return None
+    remedy = f"delete {folder} and fit the model anew"
+    body = read_sealed(
+        folder, _OPTIMIZER_MANIFEST, format=_OPTIMIZER_FORMAT, remedy=remedy, progress=progress
+    )
+    if body["model"] != digest:
+        raise InputError(f"{folder}: of another model than {model / MANIFEST}; {remedy}")
+    return read_arrays(folder, body["files"])
+
+
+def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> list[Path]:
+    """Writes nested dicts of arrays as ``.npy`` files, and returns their paths."""
+    files = []
+    for name, array in flatten_dict(dict(arrays), sep="/").items():
+        files.append(directory / f"{name}.npy")
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
+        np.save(files[-1], np.asarray(array), allow_pickle=False)
+    return files
+
+
+def read_arrays(directory: Path, names: Iterable[str]) -> dict[str, Any]:
+    """The nested dicts of arrays in those of these files that `write_arrays` has written."""
+    arrays = {
+        name.removesuffix(".npy"): np.load(directory / name, allow_pickle=False)
+        for name in names
+        if name.endswith(".npy")
+    }
+    return unflatten_dict(arrays, sep="/")

@@ -1,5 +1,6 @@
 """`metaheac fit`: where it may write, and how an interrupted training goes on."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -10,9 +11,10 @@ from toy import dataset
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split
-from metaheac_jax.data.storage import write_dataset
+from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import fine_tuning, method_named
+from metaheac_jax.methods.method import steps_of
 from metaheac_jax.model import load
 from metaheac_jax.training.checkpoint import Checkpoints
 
@@ -173,3 +175,25 @@ def test_a_folder_without_data_is_named(tmp_path, capsys):
     words = (f"{tmp_path}: has no manifest.json; prepare the data first",)
     refuses(capsys, main, "fit", tmp_path, tmp_path / "model", words=words)
     assert contents(tmp_path) == set()
+
+
+# Going on ---------------------------------------------------------------------------------------
+
+
+def test_a_model_goes_on_on_new_data(data, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    succeeds(main, "fit", data, first, "--seed", 2)
+    capsys.readouterr()
+    succeeds(main, "fit", data, second, "--seed", 2, "--from", first)
+    assert f"{second}: MetaHeac, trained on 6 campaigns of toy\n" in capsys.readouterr().out
+    old, new = (load(folder, optimizer=True) for folder in (first, second))
+    assert steps_of(new) == 2 * steps_of(old) > 0
+    assert new.parent == old.origin.digest
+    assert new.data_digest == old.data_digest == open_dataset(data).digest is not None
+    shutil.rmtree(first / "optimizer")
+    words = ("the general model of 'toy' has no state of its optimiser; fit it anew",)
+    refuses(capsys, main, "fit", data, second, "--from", first, words=words)
+    for option in (("--method", "metaheac"), ("--settings", "paper")):
+        words = ("--from: the method and settings are the model's; omit these options",)
+        refuses(capsys, main, "fit", data, second, "--from", first, *option, words=words)
+    assert contents(tmp_path) == {"first", "second"}

@@ -61,6 +61,7 @@ def test_data_that_extend_others_or_a_model(tmp_path, capsys):
         out = tmp_path / f"next{number}"
         options = ("--schema", schema, "--extends", tmp_path / earlier)
         succeeds(main, "prepare", source, out, *options)
+        assert f"next: metaheac fit {out} MODEL --from EARLIER_MODEL" in capsys.readouterr().out
         data = open_dataset(out)
         assert data.vocabulary.values[1].tolist() == [1, 2, 3, 9]
         row = data.vocabulary.encode(1, [2])[0]

@@ -142,7 +142,7 @@ def test_other_data_of_the_same_fields_and_values_will_do(general):
 
 
 def test_a_general_model_of_another_method_is_refused(general):
-    with pytest.raises(InputError, match="trained by 'cosine', not by 'metaheac'; customise it"):
+    with pytest.raises(InputError, match="trained by 'cosine', not by 'metaheac'; use its own"):
         metaheac().customise(general, DATA, [DATA.campaign(0)])
 
 

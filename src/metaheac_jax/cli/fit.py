@@ -17,8 +17,8 @@ from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
-from metaheac_jax.methods import method_named
-from metaheac_jax.model import MANIFEST, save
+from metaheac_jax.methods import method_named, method_of
+from metaheac_jax.model import MANIFEST, load, save
 from metaheac_jax.settings import SETTINGS
 
 
@@ -34,11 +34,15 @@ class Options:
     """Folder of a data set, from `metaheac prepare`."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the model; a model there is replaced."""
-    method: str = "metaheac"
-    """Method by name, for example metaheac, seed-aware, mlp-pretraining or lr; an unknown name
-    lists all."""
-    settings: Literal["paper", "official"] = "paper"
-    """Settings of the paper, or of its authors' program (wider embeddings)."""
+    method: str | None = None
+    """Method by name, for example metaheac (the default), seed-aware, mlp-pretraining or lr; an
+    unknown name lists all."""
+    settings: Literal["paper", "official"] | None = None
+    """Settings of the paper (the default), or of its authors' program (wider embeddings)."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Go on from this model, as every day on new data: `metaheac prepare --extends MODEL` makes
+    such data. Method and settings are the model's. Its folder has the state of its optimiser, in
+    `optimizer`; whoever deletes that folder cannot go on from the model."""
     campaigns: Literal["all", "paper", "official"] = "all"
     """Campaigns to train on: all; a random 60% as in the paper, so that `metaheac evaluate` can
     judge the rest; or the half that the authors' program takes."""
@@ -54,18 +58,25 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
-    method = method_named(options.method, SETTINGS[options.settings])
+    if options.start is not None and (options.method or options.settings):
+        raise InputError("--from: the method and settings are the model's; omit these options")
+    method = method_named(options.method or "metaheac", SETTINGS[options.settings or "paper"])
     screen = terminal.screen()
     terminal.keep_compiled()
     if options.out.exists() and not (options.out / MANIFEST).is_file():
         raise InputError(f"{options.out}: exists and is no model; choose another folder")
     with locked(options.out), terminal.progress_display(screen) as progress:
-        data = open_dataset(options.data, progress=progress)
+        data, start = open_dataset(options.data, progress=progress), None
+        if options.start is not None:
+            start = load(options.start, optimizer=True, progress=progress)
+            method = method_of(start)
+            method.check_start(start, data)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
         method.check(data, campaigns)  # before anything is written
         directory = _open_training(options)
         general = method.fit(
             data,
+            start=start,
             campaigns=campaigns,
             seed=options.seed,
             directory=directory / "checkpoints",

@@ -98,7 +98,8 @@ def main(options: Options) -> None:
     hashed = [field.name for field in data.schema.fields if field.hash_rows]
     if hashed:
         screen.print(f"hashed: {', '.join(hashed)}", soft_wrap=True, highlight=False)
-    screen.print(f"next: metaheac fit {options.out} MODEL", soft_wrap=True)
+    start = "" if options.extends is None else " --from EARLIER_MODEL"
+    screen.print(f"next: metaheac fit {options.out} MODEL{start}", soft_wrap=True, highlight=False)
 
 
 def _read(options: Options, out: Path, progress: Progress) -> Dataset:

@@ -142,6 +142,7 @@ class Dataset:
       sensitive: by name, the fields that are in neither schema nor vocabulary.
       one_row_per_user: whether a user has one row, and an id of their own. Otherwise no audience
         can be drawn from the data.
+      digest: of the manifest that it was opened from; None if it was made in memory.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Dataset:
     stage2: Examples
     sensitive: Mapping[str, SensitiveField] = field(default_factory=dict)
     one_row_per_user: bool = True
+    digest: str | None = None
 
     @property
     def num_rows(self) -> int:

@@ -120,6 +120,7 @@ def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = s
             for name in manifest.get("sensitive", [])
         },
         one_row_per_user=manifest.get("one_row_per_user", True),
+        digest=manifest["digest"],
     )
 
 

@@ -8,7 +8,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from flax.serialization import from_state_dict, to_state_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from metaheac_jax.customise.customiser import Customiser
@@ -21,14 +25,23 @@ from metaheac_jax.data.batches import (
     campaign_examples,
 )
 from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained, epoch_steps
-from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights, initialise
+from metaheac_jax.model import (
+    AdaptedWeights,
+    General,
+    Scorer,
+    State,
+    Watch,
+    Weights,
+    initialise,
+)
 from metaheac_jax.networks.base import Network, SplitNetwork
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.settings import PAPER, Adapts, Settings
-from metaheac_jax.table.adam import table_adam
+from metaheac_jax.table.adam import TableState, table_adam
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
@@ -246,7 +259,7 @@ def train_rows(
     """Trains network and table by row-local Adam steps, with the run's checkpoints and log.
 
     Args:
-      run: has the learning rate, number of steps, checkpoints, log, progress and judge.
+      run: has the learning rate, number of steps, checkpoints, log, progress, judge and start.
       weights: initial values.
       gradient: see `training.step.build_row_step`.
       sampler: ``sampler(step) -> (rows, *batches)``.
@@ -268,19 +281,59 @@ def train_rows(
             every=max(1, steps // _JUDGEMENTS),
             patience=run.settings.offline_patience or 1,
         )
+    state = step.init(*weights)
+    if run.start is not None:
+        state = resumed(run.start, run.dataset, state)
+    first = int(state.table.count)
     with Checkpoints.at(run.directory) as checkpoints:
         state, judgements = train(
             step,
-            step.init(*weights),
+            state,
             sampler,
-            num_steps=run.settings.offline_epochs * steps,
+            num_steps=first + run.settings.offline_epochs * steps,
+            first_step=first,
             early_stop=early_stop,
             name=label,
             checkpoints=checkpoints,
             log=run.log,
             progress=run.progress,
         )
-    return Trained(finished(state), judgements)
+    table = table_optimizer.flush(state.table)
+    optimizer_state = {
+        "network": to_state_dict(state.opt_state),
+        "table": {"mu": table.mu, "nu": table.nu},
+        "count": table.count,
+    }
+    return Trained(finished(state), judgements, jax.device_get(optimizer_state))
+
+
+def resumed(start: General, data: Dataset, fresh: RowState) -> RowState:
+    """The state of a general model's training, on data that have its values and perhaps others.
+
+    Args:
+      start: a general model with its optimiser's state.
+      data: of the training that goes on; with the lengths of lists, if the network takes them.
+      fresh: an initial state on the data. The rows of new values remain as they are there.
+    """
+    # The lengths of lists are no fields of the model, and have the same values in all data.
+    known = dict(zip((f.name for f in start.schema.fields), start.vocabulary.values, strict=True))
+    places = [
+        data.vocabulary.encode(number, known.get(field.name, data.vocabulary.values[number]))
+        for number, field in enumerate(data.schema.fields)
+    ]
+    rows, optimizer = np.concatenate(places), start.optimizer or {}
+    count = jnp.array(optimizer["count"])
+    old = (start.state["table"], optimizer["table"]["mu"], optimizer["table"]["nu"])
+    new = (fresh.table.table, fresh.table.mu, fresh.table.nu)
+    moved = [mine.at[rows].set(theirs) for mine, theirs in zip(new, old, strict=True)]
+    parts = flatten_dict(to_state_dict(fresh.opt_state), keep_empty_nodes=True)
+    parts |= flatten_dict(dict(optimizer["network"]))  # on disk, empty parts are not kept
+    opt_state = from_state_dict(fresh.opt_state, unflatten_dict(parts))
+    return RowState(
+        network=jax.tree.map(jnp.copy, start.state["network"]),  # a step consumes it
+        opt_state=jax.tree.map(jnp.array, opt_state),
+        table=TableState(*moved, last=jnp.full_like(fresh.table.last, count), count=count),
+    )
 
 
 # The online stage -------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Run:
       progress: receives the progress of each stage.
       judge: judges a state of the offline stage on held-out campaigns; None where it runs all
         epochs.
+      start: the general model that the offline stage goes on from; None to begin anew.
     """
 
     dataset: Dataset
@@ -48,6 +49,7 @@ class Run:
     log: Path | None = None
     progress: Progress = silent
     judge: Callable[[State], Quality] | None = None
+    start: General | None = None
 
 
 class Trained(NamedTuple):
@@ -56,10 +58,12 @@ class Trained(NamedTuple):
     Attributes:
       state: what the method learned.
       judgements: (E, 3) step, AUC and loss of each judgement on held-out campaigns.
+      optimizer: as `General` has it; None for a method without gradient steps.
     """
 
     state: State
     judgements: np.ndarray = np.empty((0, 3))
+    optimizer: State | None = None
 
 
 class Train(Protocol):
@@ -95,6 +99,8 @@ class Method:
       takes_steps: whether the offline stage takes gradient steps.
       log_odds: whether a score is the log-odds of converting, for users as the examples are.
       splits: whether the online stage can leave the first layer as it is, see `settings.Adapts`.
+      per_campaign: whether its network has parts of their own for the training campaigns, so that
+        it cannot go on with others.
       work: arithmetic per example, offline and online (per epoch), as multiples of the forward pass
         of MetaHeac's network; for estimates of time.
 
@@ -111,6 +117,7 @@ class Method:
     takes_steps: bool = False
     log_odds: bool = True
     splits: bool = False
+    per_campaign: bool = False
     work: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
@@ -137,10 +144,34 @@ class Method:
                 f"{self.settings.campaigns_per_step}; add campaigns"
             )
 
+    def check_start(self, start: General, data: Dataset) -> None:
+        """Refuses a general model that training cannot go on from.
+
+        Raises:
+          InputError: the method cannot go on, the model is of another method or network or has no
+            optimiser's state, or the data lack fields or values of it.
+        """
+        if not self.takes_steps or self.per_campaign:
+            why = "has parts for its training campaigns" if self.takes_steps else "takes no steps"
+            raise InputError(f"{self.name} {why}, so it cannot go on from a model; fit it anew")
+        self._check_own(start)
+        if start.optimizer is None:
+            raise InputError(
+                f"the general model of {start.data!r} has no state of its optimiser; fit it anew"
+            )
+        # Raises if the data lack anything, since these values are then not all.
+        if data.vocabulary.extending(data.schema, start.schema, start.vocabulary).sizes != (
+            data.vocabulary.sizes
+        ):
+            raise InputError(
+                f"{data.name}: lacks values that the model knows; prepare it with --extends"
+            )
+
     def fit(
         self,
         data: Dataset,
         *,
+        start: General | None = None,
         campaigns: Sequence[int] | np.ndarray | None = None,
         held_out: Sequence[int] | np.ndarray | None = None,
         seed: int = 0,
@@ -153,6 +184,9 @@ class Method:
 
         Args:
           data: its stage 1 has the examples.
+          start: a model of this method to go on from, with its optimiser's state: the steps and
+            their batches are numbered on, embeddings move with their values, and values that are
+            new begin as in an untrained model. The data must have its fields and values.
           campaigns: indices of the training campaigns; all by default.
           held_out: indices of other campaigns, which tell a method with gradient steps and an
             offline patience when to stop. By default a tenth of ``campaigns``, drawn with the seed.
@@ -173,7 +207,9 @@ class Method:
         check_whole("seed", seed, 0)
         data.check()
         self.check(data, chosen)
-        run = Run(data, chosen, self.settings, seed, directory, log, progress)
+        if start is not None:
+            self.check_start(start, data)
+        run = Run(data, chosen, self.settings, seed, directory, log, progress, start=start)
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
         if self.takes_steps and early:
             if held_out is None:
@@ -185,8 +221,7 @@ class Method:
             )
         with nullcontext() if directory is None else locked(directory):
             if directory is not None:
-                chosen_and_held = chosen, np.asarray([] if held_out is None else held_out, int)
-                self._keep_config(directory, data, chosen_and_held, seed, allow_changes, progress)
+                self._keep_config(directory, run, held_out, allow_changes, progress)
             trained = self.train(run)
         return General(
             method=self.name,
@@ -195,11 +230,14 @@ class Method:
             vocabulary=data.vocabulary,
             state=trained.state,
             data=data.name,
-            campaigns=tuple(plain_id(key) for key in data.campaign_key[chosen]),
+            campaigns=_trained_on(run),
             seed=seed,
             judgements=tuple(
                 Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
             ),
+            parent=None if start is None or start.origin is None else start.origin.digest,
+            data_digest=data.digest,
+            optimizer=trained.optimizer,
         )
 
     def judge(
@@ -255,13 +293,8 @@ class Method:
           InputError: the general model has another method or another schema, or a campaign has no
             examples, or users or fields that the data does not have.
         """
-        if general.method != self.name:
-            raise InputError(
-                f"the general model was trained by {general.method!r}, not by {self.name!r}; "
-                "customise it with its own method"
-            )
+        self._check_own(general)
         general.check_data(data)
-        self._check_network(general.settings)
         check_whole("seed", seed, 0)
         for campaign in campaigns:
             if not isinstance(campaign, Campaign):
@@ -274,8 +307,14 @@ class Method:
             for campaign, scorer in zip(campaigns, models, strict=True)
         ]
 
-    def _check_network(self, trained: Settings) -> None:
-        """Refuses settings of another network than the general model's."""
+    def _check_own(self, general: General) -> None:
+        """Refuses a general model of another method or of another network."""
+        if general.method != self.name:
+            raise InputError(
+                f"the general model was trained by {general.method!r}, not by {self.name!r}; "
+                "use its own method"
+            )
+        trained = general.settings
         for name in ("width", "num_experts", "num_critics", "mixture"):
             own, other = getattr(self.settings, name), getattr(trained, name)
             if own != other:
@@ -287,9 +326,8 @@ class Method:
     def _keep_config(
         self,
         directory: Path,
-        data: Dataset,
-        campaigns: tuple[np.ndarray, np.ndarray],
-        seed: int,
+        run: Run,
+        held_out: Sequence[int] | np.ndarray | None,
         allow_changes: Collection[str],
         progress: Progress,
     ) -> None:
@@ -298,6 +336,7 @@ class Method:
         Raises:
           InputError: the checkpoints are those of another training.
         """
+        data, start = run.dataset, run.start
         # What only the online stage uses may change, and a training may go on for more epochs.
         free = ("offline_epochs", "offline_patience", "penalty")
         offline = {
@@ -305,18 +344,31 @@ class Method:
             for key, value in asdict(self.settings).items()
             if key not in free and not key.startswith("online_")
         }
+        held = [] if held_out is None else held_out
         config = {
             "method": self.name,
             "settings": offline,
-            "seed": seed,
+            "seed": run.seed,
             "data": {"name": data.name, "sha256": content_digest(data, progress=progress)},
-            "campaigns": [plain_id(key) for key in data.campaign_key[campaigns[0]]],
-            "held_out": [plain_id(key) for key in data.campaign_key[campaigns[1]]],
+            "campaigns": [plain_id(key) for key in data.campaign_key[run.campaigns]],
+            "held_out": [plain_id(data.campaign_key[int(c)]) for c in held],
+            "start": start and [start.origin and start.origin.digest, steps_of(start)],
             **environment(),
         }
         path = directory.with_name(f"{directory.name}.json")
         restart = f"delete {path} and {directory} to train afresh"
         keep_config(path, config, allow_changes=allow_changes, restart=restart)
+
+
+def _trained_on(run: Run) -> tuple[int | str, ...]:
+    """Ids of the campaigns of this training and of those that it goes on from, each once."""
+    own = [plain_id(key) for key in run.dataset.campaign_key[run.campaigns]]
+    return tuple(dict.fromkeys([*(run.start.campaigns if run.start else ()), *own]))
+
+
+def steps_of(general: General) -> int:
+    """Number of steps that a general model's optimiser has taken; 0 if it has no state."""
+    return 0 if general.optimizer is None else int(general.optimizer["count"])
 
 
 def epoch_steps(run: Run) -> int:

@@ -36,6 +36,7 @@ def shared_bottom(settings: Settings = PAPER) -> Method:
         adapt=build_new_head_tuning(lambda _: SharedBottom(head_only=True)),
         tuned=TUNED,
         takes_steps=True,
+        per_campaign=True,
         work=(3 / 8, 1 / 8),  # online, the bottom runs forward only
     )
 
@@ -53,6 +54,7 @@ def mmoe(settings: Settings = PAPER) -> Method:
         adapt=build_new_head_tuning(lambda s: MMoE(s.num_experts)),
         tuned=TUNED,
         takes_steps=True,
+        per_campaign=True,
         work=(4, 4),
     )
 

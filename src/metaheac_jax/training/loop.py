@@ -95,6 +95,7 @@ def train(
     draw: Callable[[int], Any],
     *,
     num_steps: int,
+    first_step: int = 0,
     early_stop: EarlyStop | None = None,
     name: str = "offline",
     checkpoints: Checkpoints | None = None,
@@ -111,6 +112,7 @@ def train(
       state: the initial state; it is consumed.
       draw: ``draw(step) -> (rows, *batches)``, a sampler.
       num_steps: total number of steps; with ``early_stop``, the maximum.
+      first_step: number of steps that ``state`` has taken.
       early_stop: ends training earlier and returns the best state; None takes all steps.
       name: of what is trained, for the log and the progress.
       checkpoints: to save to and to resume from; the last one is of the last step.
@@ -131,7 +133,7 @@ def train(
     going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))
     if early_stop is not None:  # a step consumes the state, not the best one
         going = going._replace(best=jax.tree.map(jnp.copy, state))
-    done = 0
+    done = first_step
     if checkpoints is not None and checkpoints.latest is not None:
         going = _restored(checkpoints, going, early_stop)
         done = checkpoints.latest
