@@ -330,6 +330,7 @@ def test_what_was_sealed_is_read(tmp_path):
     assert (body["format"], body["pair"]) == ("a seal", [1, 2])
     assert list(body["files"]) == ["empty", "in/side", "bytes"]
     assert body["files"]["in/side"]["bytes"] == 4
+    assert body["digest"] == json.loads((tmp_path / "a" / "seal.json").read_text())["digest"]
     (tmp_path / "a" / "unnamed").write_text("is of no concern")
     assert read(tmp_path / "a") == body
 

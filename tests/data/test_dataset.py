@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from toy import dataset
 
 from metaheac_jax.data import dataset as module
+from metaheac_jax.data.campaign_record import CampaignRecord
 from metaheac_jax.data.dataset import SensitiveField, group_by_campaign
 from metaheac_jax.errors import InputError
 
@@ -175,3 +176,94 @@ def test_a_sensitive_field_that_does_not_fit_is_named(name, change, said):
     replace(DATA, sensitive={"sex": SEX}).check()
     with pytest.raises(InputError, match=f"^toy: sensitive field '{name}': {said}"):
         replace(DATA, sensitive={name: replace(SEX, **change)}).check()
+
+
+# Campaigns by their records ---------------------------------------------------------------------
+
+ATTRIBUTES = {"advertiser": 4, "category": 9}  # there are categories 0 to 2
+
+
+def text_world():
+    """The same data with text as ids of users (u3, u10, ...) and campaigns (c100, ...)."""
+    users, campaigns = (
+        np.array([f"{letter}{key}".encode() for key in keys])
+        for letter, keys in (("u", DATA.user_key), ("c", DATA.campaign_key))
+    )
+    return replace(DATA, user_key=users, campaign_key=campaigns)
+
+
+def record(name="tea", users=(5, 1, 7), labels=(1, 0, 1), text=True):
+    """By user index; 99 is nobody."""
+    ids = 7 * np.array(users) + 3
+    if text:
+        ids = np.array([f"u{user_id}".encode() for user_id in ids])
+    return CampaignRecord(name, ATTRIBUTES, ids, np.array(labels, np.int8))
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_recorded_campaign_has_the_users_that_the_data_has(text):
+    data = text_world() if text else DATA
+    own = data.recorded_campaign(record(users=(5, 99, 1, 98, 7), labels=(1, 1, 0, 0, 1), text=text))
+    assert own.users.tolist() == [5, 1, 7]
+    assert own.labels.tolist() == [1, 0, 1]
+    assert own.users.dtype == own.rows.dtype == np.int32
+    assert (own.key, own.num_unmatched, own.unknown_attributes) == ("tea", 1, ("category",))
+    new = DATA.new_campaign([10], ATTRIBUTES)
+    np.testing.assert_array_equal(own.rows, new.rows)
+    assert own.attributes == new.attributes == ATTRIBUTES
+    own.check(data.num_users, 2)
+
+
+def test_a_record_without_a_seed_in_the_data_is_refused():
+    with pytest.raises(InputError, match="campaign tea: none of its 1 seeds is a user of 'toy'"):
+        text_world().recorded_campaign(record(users=(99, 5), labels=(1, 0)))
+
+
+def test_campaigns_join_the_data_and_change_nothing_else():
+    data = text_world()
+    records = [record("z"), record("c105", users=(2, 99, 3, 4), labels=(0, 1, 1, 0))]
+    joined = data.with_campaigns(records)
+    joined.check()
+    names = [b"c100", b"c105", b"c110", b"c120", b"c130", b"z"]
+    assert joined.campaign_key.tolist() == names
+    for index, name in enumerate(names):
+        if name in data.campaign_key:
+            old = data.campaign(data.campaign_key.tolist().index(name))
+        else:
+            old = data.recorded_campaign(records[name == b"c105"])
+        new = joined.campaign(index)
+        for one, other in ((old.rows, new.rows), (old.users, new.users), (old.labels, new.labels)):
+            np.testing.assert_array_equal(one, other)
+    # The pools stay with their campaigns; the new ones have none.
+    for name in names:
+        index = names.index(name)
+        of = joined.stage2.of(index)
+        if name not in data.campaign_key:
+            assert of.start == of.stop
+            continue
+        before = data.stage2.of(data.campaign_key.tolist().index(name))
+        for column in ("user", "label", "probability"):
+            one, other = (getattr(d.stage2, column) for d in (data, joined))
+            np.testing.assert_array_equal(one[before], other[of])
+    assert joined.user_rows is data.user_rows
+    assert data.num_campaigns == 4
+
+
+def test_a_campaign_of_data_with_whole_numbers_is_named_by_one():
+    joined = DATA.with_campaigns([record("115", text=False)])
+    assert joined.campaign_key.tolist() == [100, 110, 115, 120, 130]
+    assert joined.campaign_key.dtype == DATA.campaign_key.dtype
+    with pytest.raises(InputError, match="campaign tea: campaigns of 'toy' have whole numbers"):
+        DATA.with_campaigns([record("tea", text=False)])
+
+
+@pytest.mark.parametrize("names", [["c110"], ["tea", "tea"]])
+def test_a_campaign_that_is_there_already_is_refused(names):
+    with pytest.raises(InputError, match=f"campaign {names[-1]} is there already"):
+        text_world().with_campaigns([record(name) for name in names])
+
+
+def test_without_new_campaigns_nothing_changes():
+    joined = DATA.with_campaigns([])
+    np.testing.assert_array_equal(joined.campaign_key, DATA.campaign_key)
+    np.testing.assert_array_equal(joined.stage1.user, DATA.stage1.user)

@@ -44,6 +44,7 @@ class Campaign:
       num_unmatched: number of given seed ids that are not in the data.
       num_excluded: number of given seeds in the data that are not learned from.
       unknown_attributes: names of attributes whose values training has not seen.
+      attributes: the raw value of each campaign field, as given; None for a campaign of the data.
     """
 
     key: int | str | None
@@ -53,6 +54,7 @@ class Campaign:
     num_unmatched: int = 0
     num_excluded: int = 0
     unknown_attributes: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] | None = None
 
     def check(self, num_users: int, num_fields: int) -> None:
         """Refuses a campaign that does not belong to data with so many users and campaign fields.

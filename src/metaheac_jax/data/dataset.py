@@ -8,6 +8,7 @@ of a campaign, V values and L slots of a sensitive field.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from metaheac_jax.data.campaign import (
     draw_non_seeds,
     plain_id,
 )
+from metaheac_jax.data.campaign_record import CampaignRecord
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
@@ -391,10 +393,12 @@ class Dataset:
         found = self.find_users(np.concatenate(given), progress=progress)
         excluded, *seeds = np.split(found, np.cumsum([len(ids) for ids in given])[:-1])
         excluded = np.unique(excluded[excluded >= 0])
-        return [
+        new = [
             self._new_campaign(brief.name, own, found, excluded, non_seeds_per_seed, seed)
             for brief, own, found in zip(briefs, rows, seeds, strict=True)
         ]
+        pairs = zip(new, briefs, strict=True)
+        return [replace(campaign, attributes=dict(brief.attributes)) for campaign, brief in pairs]
 
     def _new_campaign(
         self,
@@ -437,3 +441,85 @@ class Dataset:
             num_excluded=len(known) - len(users),
             unknown_attributes=tuple(f.name for row, f in pairs if row == self.num_rows),
         )
+
+    def recorded_campaign(self, record: CampaignRecord) -> Campaign:
+        """A campaign that the data set does not know, from its record.
+
+        Users who are not in the data are left out; seeds among them are counted in
+        `Campaign.num_unmatched`.
+
+        Raises:
+          InputError: no seed is a user of this data set, the user ids are of another kind, or an
+            attribute is missing or unknown.
+        """
+        users, seed = self.find_users(record.user_ids), record.labels == 1
+        found = users >= 0
+        if not (found & seed).any():
+            raise InputError(
+                f"campaign {record.name}: none of its {seed.sum()} seeds is a user of "
+                f"{self.name!r}; check that the ids are those of the prepared users"
+            )
+        rows = self.vocabulary.encode_attributes(self.schema, record.attributes)
+        pairs = zip(rows, self.schema.campaign, strict=True)
+        return Campaign(
+            key=record.name,
+            rows=rows,
+            users=users[found].astype(np.int32),
+            labels=record.labels[found],
+            num_unmatched=int((seed & ~found).sum()),
+            unknown_attributes=tuple(f.name for row, f in pairs if row == self.num_rows),
+            attributes=record.attributes,
+        )
+
+    def with_campaigns(self, records: Sequence[CampaignRecord]) -> Dataset:
+        """The data set with more campaigns, whose examples are in stage 1.
+
+        Users who are not in the data are left out.
+
+        Args:
+          records: of the campaigns; a campaign's id is the name in its record.
+
+        Raises:
+          InputError: the data has such a campaign, the data's campaigns have whole numbers as ids
+            and a name is none, or as `recorded_campaign`.
+        """
+        new = [self.recorded_campaign(record) for record in records]
+        own_keys = [np.array([self._as_campaign_key(record.name)]) for record in records]
+        keys = np.concatenate([self.campaign_key, *own_keys])
+        ordered, position, times = np.unique(keys, return_inverse=True, return_counts=True)
+        if (times > 1).any():
+            raise self._wrong(
+                "campaign_key", f"campaign {plain_id(ordered[times > 1][0])} is there already"
+            )
+        rows = np.empty((len(keys), len(self.schema.campaign)), np.int32)
+        rows[position] = np.stack([*self.campaign_rows, *(c.rows for c in new)])
+        stage1, stage2 = self.stage1, self.stage2
+        return replace(
+            self,
+            campaign_key=ordered,
+            campaign_rows=rows,
+            stage1=group_by_campaign(
+                np.repeat(position, [*stage1.counts, *(len(c.users) for c in new)]),
+                np.concatenate([stage1.user, *(c.users for c in new)]),
+                np.concatenate([stage1.label, *(c.labels for c in new)]),
+                num_campaigns=len(keys),
+            ),
+            stage2=group_by_campaign(
+                np.repeat(position[: self.num_campaigns], stage2.counts),
+                stage2.user,
+                stage2.label,
+                num_campaigns=len(keys),
+                probability=stage2.probability,
+            ),
+        )
+
+    def _as_campaign_key(self, name: str) -> int | bytes:
+        """A campaign's name in the form of ``campaign_key``."""
+        if self.campaign_key.dtype.kind == "S":
+            return name.encode()
+        if not re.fullmatch(r"-?[0-9]{1,18}", name):
+            raise InputError(
+                f"campaign {name}: campaigns of {self.name!r} have whole numbers as ids; give its "
+                "folder such a number as its name"
+            )
+        return int(name)

@@ -27,7 +27,7 @@ from metaheac_jax.data.batches import (
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
-from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained, epoch_steps
+from metaheac_jax.methods.method import Adapt, Method, Restore, Run, Train, Trained, epoch_steps
 from metaheac_jax.model import (
     AdaptedWeights,
     General,
@@ -142,6 +142,7 @@ def mlp_one_stage(settings: Settings = PAPER) -> Method:
         settings=replace(settings, **FROM_SCRATCH),
         train=build_offline(mlp_network, "none", "MLP_one-stage"),
         adapt=build_fine_tuning(mlp_network),
+        restore=build_restore(mlp_network),
         tuned=("online_learning_rate",),
         work=(0, 3 / 8),
     )
@@ -171,6 +172,7 @@ def _pre_trained(
         settings=settings,
         train=build_offline(build_network, offline, label, lengths=lengths),
         adapt=build_fine_tuning(build_network, lengths=lengths),
+        restore=build_restore(build_network, lengths=lengths),
         tuned=TUNED,
         takes_steps=True,
         splits=True,
@@ -352,6 +354,20 @@ def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> 
         return fine_tune(run, network, Weights(**state), campaigns, watch, lengths=added)
 
     return stage
+
+
+def build_restore(build_network: BuildNetwork, *, lengths: bool = False) -> Restore:
+    """Builds the scorers of a network from saved weights; arguments as `build_fine_tuning`."""
+
+    def restore(run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
+        campaigns, added = [campaign], None
+        if lengths:
+            run, campaigns, added = lengthened(run, campaigns)
+        network, layout = build_network(run.settings), run.dataset.layout
+        _, score = compiled_online(network, layout, run.settings.batch_size)
+        return AdaptedScorer(score, Weights(**state), adapted, campaigns[0].rows, added)
+
+    return restore
 
 
 def lengthened(run: Run, campaigns: Sequence[Campaign]) -> tuple[Run, list[Campaign], Lengths]:

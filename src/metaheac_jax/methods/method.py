@@ -18,7 +18,7 @@ from metaheac_jax.environment import environment, keep_config
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.held_out import HeldOut, halve, hold_out_campaigns, quality
-from metaheac_jax.model import Customised, General, Judged, Scorer, State, Watch
+from metaheac_jax.model import AdaptedWeights, Customised, General, Judged, Scorer, State, Watch
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
 from metaheac_jax.training.loop import Quality
@@ -85,6 +85,18 @@ class Adapt(Protocol):
         """
 
 
+class Restore(Protocol):
+    """Makes a scorer from adapted weights that were saved."""
+
+    def __call__(
+        self, run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights, /
+    ) -> Scorer:
+        """The scorer that `Adapt` has made with these weights.
+
+        Of the campaign only its table rows are read.
+        """
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to train a general model and to customise it.
@@ -95,6 +107,7 @@ class Method:
       settings: of both stages.
       train: the offline stage.
       adapt: the online stage.
+      restore: makes its scorers from saved weights; None if it adapts no network's weights.
       tuned: names of the learning rates that are chosen on held-out training campaigns.
       takes_steps: whether the offline stage takes gradient steps.
       log_odds: whether a score is the log-odds of converting, for users as the examples are.
@@ -113,6 +126,7 @@ class Method:
     settings: Settings
     train: Train
     adapt: Adapt
+    restore: Restore | None = None
     tuned: tuple[str, ...] = ()
     takes_steps: bool = False
     log_odds: bool = True

@@ -10,7 +10,14 @@ from jax import Array
 
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.fine_tuning import TUNED, fine_tune, plain_sampler, train_rows, untrained
+from metaheac_jax.methods.fine_tuning import (
+    TUNED,
+    build_restore,
+    fine_tune,
+    plain_sampler,
+    train_rows,
+    untrained,
+)
 from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained
 from metaheac_jax.model import Scorer, State, Watch, Weights
 from metaheac_jax.networks.base import Output, User
@@ -33,7 +40,8 @@ def shared_bottom(settings: Settings = PAPER) -> Method:
         label=label,
         settings=settings,
         train=build_offline_heads(lambda _, count: SharedBottom(count), label),
-        adapt=build_new_head_tuning(lambda _: SharedBottom(head_only=True)),
+        adapt=build_new_head_tuning(_one_bottom),
+        restore=build_restore(_one_bottom),
         tuned=TUNED,
         takes_steps=True,
         per_campaign=True,
@@ -51,12 +59,24 @@ def mmoe(settings: Settings = PAPER) -> Method:
         train=build_offline_heads(
             lambda s, num_campaigns: MMoE(s.num_experts, num_campaigns), label
         ),
-        adapt=build_new_head_tuning(lambda s: MMoE(s.num_experts)),
+        adapt=build_new_head_tuning(_one_mixture),
+        restore=build_restore(_one_mixture),
         tuned=TUNED,
         takes_steps=True,
         per_campaign=True,
         work=(4, 4),
     )
+
+
+def _one_bottom(settings: Settings) -> SharedBottom:
+    """With one head; the bottom is frozen."""
+    del settings
+    return SharedBottom(head_only=True)
+
+
+def _one_mixture(settings: Settings) -> MMoE:
+    """With one head."""
+    return MMoE(settings.num_experts)
 
 
 class _WithOwners(NamedTuple):

@@ -24,6 +24,7 @@ from metaheac_jax.methods.fine_tuning import (
     TUNED,
     BuildNetwork,
     adapt_weights,
+    build_restore,
     campaign_sampler,
     compiled_online,
     lengthened,
@@ -74,6 +75,7 @@ def _seed_method(name: str, label: str, settings: Settings, build_network: Build
         settings=replace(settings, disjoint=True),  # no query example is in a reference set
         train=build_seed_offline(build_network, label),
         adapt=build_seed_fine_tuning(build_network),
+        restore=build_restore(lambda s: SeedNetwork(build_network(s)), lengths=True),
         tuned=TUNED,
         takes_steps=True,
         splits=True,

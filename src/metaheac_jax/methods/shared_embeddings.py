@@ -12,6 +12,7 @@ from metaheac_jax.methods.fine_tuning import (
     FROM_SCRATCH,
     TUNED,
     build_offline,
+    build_restore,
     fine_tune,
     mlp_network,
     untrained,
@@ -22,6 +23,7 @@ from metaheac_jax.networks.mlp import MLP, OnFrozenFields
 from metaheac_jax.settings import PAPER, Settings
 
 _LABEL = "MLP+emb"
+_NEW_MLP = OnFrozenFields(MLP())
 
 
 def mlp_embeddings(settings: Settings = PAPER) -> Method:
@@ -32,6 +34,7 @@ def mlp_embeddings(settings: Settings = PAPER) -> Method:
         settings=replace(settings, **FROM_SCRATCH),
         train=build_offline(mlp_network, "plain", _LABEL),
         adapt=fit_new_mlp,
+        restore=build_restore(lambda _: _NEW_MLP),
         tuned=TUNED,
         takes_steps=True,
         work=(3 / 8, 2 / 8),  # online, the gradient stops before the table
@@ -42,8 +45,7 @@ def fit_new_mlp(
     run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
 ) -> list[Scorer]:
     """Trains an MLP from scratch for each campaign, on the general model's embeddings."""
-    network = OnFrozenFields(MLP())
     # The key differs from that of the offline stage, whose MLP was trained with the table.
     key = jax.random.fold_in(jax.random.key(run.seed), 1)
-    weights = Weights(untrained(run, network, key).network, state["table"])
-    return fine_tune(run, network, weights, campaigns, watch)
+    weights = Weights(untrained(run, _NEW_MLP, key).network, state["table"])
+    return fine_tune(run, _NEW_MLP, weights, campaigns, watch)

@@ -152,6 +152,25 @@ class TableFile:
             raise self.fault(first_row + int(wrong.arg_max() or 0), what)
         return np.array([value.encode() for value in text.to_list()])
 
+    def one_of(self, column: pl.Series, first_row: int, allowed: tuple[int, int]) -> np.ndarray:
+        """(n,) whole numbers, each one of two.
+
+        Args:
+          column: of a block.
+          first_row: number of rows before the block.
+          allowed: the two.
+
+        Raises:
+          InputError: a cell is another; its row is named.
+        """
+        value = column.cast(pl.Float64, strict=False)
+        wrong = ~value.is_in([float(number) for number in allowed]).fill_null(False)
+        if wrong.any():
+            at = int(wrong.arg_max() or 0)
+            what = f"{column.name} is {column[at]!r}, expected {allowed[0]} or {allowed[1]}"
+            raise self.fault(first_row + at, what)
+        return value.to_numpy().astype(int)
+
     def check_once(self, keys: np.ndarray, name: str) -> None:
         """Refuses an id that occurs twice.
 

@@ -288,10 +288,10 @@ def _read_examples(
     for start, frame in file.blocks():
         user = users.positions(file, frame[schema.user_id], start)
         campaign = campaigns.positions(file, frame[schema.campaign_id], start)
-        label = _one_of(file, frame["label"], start, (0, 1))
+        label = file.one_of(frame["label"], start, (0, 1))
         stage = np.ones(len(frame), int)
         if "stage" in frame.columns:
-            stage = _one_of(file, frame["stage"], start, (1, 2))
+            stage = file.one_of(frame["stage"], start, (1, 2))
         parts.append(np.stack([campaign, user, label, stage]).astype(np.int32))
     if not parts:
         raise InputError(f"{path}: has no example")
@@ -304,16 +304,6 @@ def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
     """(4, E) examples -> those of one stage."""
     campaign, user, label, _ = examples[:, examples[3] == stage]
     return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns).shuffled()
-
-
-def _one_of(file: TableFile, column: pl.Series, start: int, allowed: tuple[int, int]) -> np.ndarray:
-    value = column.cast(pl.Float64, strict=False)
-    wrong = ~value.is_in([float(number) for number in allowed]).fill_null(False)
-    if wrong.any():
-        at = int(wrong.arg_max() or 0)
-        what = f"{column.name} is {column[at]!r}, expected {allowed[0]} or {allowed[1]}"
-        raise file.fault(start + at, what)
-    return value.to_numpy().astype(int)
 
 
 def _check_pairs(file: TableFile, campaign: np.ndarray, user: np.ndarray, num_users: int) -> None:

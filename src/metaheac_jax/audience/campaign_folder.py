@@ -1,0 +1,315 @@
+"""A campaign folder: a customised model on disk, who it was learned from, and later feedback.
+
+    campaign.json       the campaign's attributes, the general model, versions, checksums
+    examples.parquet    user_id, label: seeds (1) and non-seeds (0)
+    feedback.parquet    user_id, converted: who was shown the campaign, 1 for who converted
+    adapted/            arrays: what differs from the general model
+
+The general model stays in its own folder; both are needed to score.
+
+Axes: n examples of a campaign, F users with feedback, U rows that adapting touched.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.campaign_record import CampaignRecord, Feedback
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import locked, new_directory, read_sealed, seal
+from metaheac_jax.methods import method_of
+from metaheac_jax.methods.method import Run
+from metaheac_jax.model import (
+    AdaptedWeights,
+    Customised,
+    General,
+    Origin,
+    read_arrays,
+    write_arrays,
+)
+from metaheac_jax.progress import Progress, silent
+
+FORMAT = "metaheac_jax campaign 1"
+MANIFEST = "campaign.json"
+_REMEDY = "give the folder that `metaheac customise` has written"
+
+
+@dataclass(frozen=True)
+class SavedCampaign:
+    """What a campaign folder holds.
+
+    Attributes:
+      record: the campaign with the seeds and non-seeds that it began with.
+      feedback: on all of its audiences.
+      adapted: what differs from the general model.
+      origin: the general model's folder and digest.
+      learned: what the weights were learned from: numbers of users with feedback, and of those who
+        converted. Feedback only grows, so equal numbers are equal feedback.
+    """
+
+    record: CampaignRecord
+    feedback: Feedback
+    adapted: AdaptedWeights
+    origin: Origin
+    learned: tuple[int, int] = (0, 0)
+
+    @property
+    def examples(self) -> CampaignRecord:
+        """The campaign with the users with feedback among its examples."""
+        return self.record.with_feedback(self.feedback)
+
+    def is_of(self, general: General) -> bool:
+        """Whether the weights were adapted from this general model."""
+        return general.origin is not None and general.origin.digest == self.origin.digest
+
+    def is_up_to_date(self, general: General) -> bool:
+        """Whether `update` would learn from nothing new."""
+        return self.is_of(general) and self.learned == _counts(self.feedback)
+
+    def customised(self, general: General, data: Dataset) -> Customised:
+        """The customised model; users of the campaign who are not in the data are left out.
+
+        Raises:
+          InputError: the general model is another one, or not of this data, or no seed is a user of
+            the data.
+        """
+        if not self.is_of(general):
+            raise InputError(
+                f"campaign {self.record.name}: was customised from another general model than that "
+                f"in {self.origin.folder}; `metaheac update` customises it again"
+            )
+        general.check_data(data)
+        method, examples = method_of(general), self.examples
+        campaign = data.recorded_campaign(examples)
+        run = Run(data, np.empty(0, int), general.settings, 0)
+        if method.restore is None:
+            raise InputError(f"campaign {self.record.name}: {method.name!r} cannot be saved")
+        scorer = method.restore(run, general.state, campaign, self.adapted)
+        return Customised(general, campaign, examples.user_ids[examples.labels == 1], scorer)
+
+
+def save_customised(
+    model: Customised, data: Dataset, directory: Path | str, *, progress: Progress = silent
+) -> None:
+    """Writes a customised model into a campaign folder, whole or not at all.
+
+    An existing campaign folder is replaced. The folder's name is the campaign's.
+
+    Args:
+      model: of a campaign from `Dataset.new_campaign`, and of a general model that was loaded.
+      data: that it was customised on.
+      directory: the folder.
+      progress: receives the bytes checksummed.
+
+    Raises:
+      InputError: the method adapts no network's weights, the general model was not loaded, the data
+        is not that of the model, or the folder exists and is no campaign's.
+    """
+    general, campaign, adapted = model.general, model.campaign, model.adapted
+    if general.origin is None:
+        raise InputError(
+            "the general model is in no folder; `save` it, and customise what `load` returns"
+        )
+    if campaign.attributes is None:
+        raise InputError(
+            f"{campaign.name}: belongs to a data set, so its attributes as given are not known; "
+            "save one from `Dataset.new_campaign`"
+        )
+    ids = np.asarray(data.user_key[campaign.users])
+    if not np.array_equal(ids[campaign.labels == 1], model.seed_ids):
+        raise InputError(f"{data.name}: not the data that {campaign.name} was customised on")
+    attributes = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in campaign.attributes.items()
+    }
+    record = CampaignRecord(_name(directory), attributes, ids, campaign.labels)
+    feedback = Feedback.of(ids[:0], np.empty(0, bool))
+    kept = _changed(adapted, general)
+    write_campaign(SavedCampaign(record, feedback, kept, general.origin), directory, progress)
+
+
+def load_customised(
+    directory: Path | str, general: General, data: Dataset, *, progress: Progress = silent
+) -> Customised:
+    """A customised model from a campaign folder; see `SavedCampaign.customised`."""
+    return read_campaign(directory, progress=progress).customised(general, data)
+
+
+def add_feedback(
+    directory: Path | str, feedback: Feedback, *, progress: Progress = silent
+) -> SavedCampaign:
+    """Adds feedback to a campaign folder; neither order nor repetition matters.
+
+    The model is not changed, see `update`.
+
+    Returns:
+      What the folder holds now.
+
+    Raises:
+      InputError: there is no campaign, or the user ids are of another kind.
+    """
+    with locked(Path(directory)):
+        saved = read_campaign(directory, progress=progress)
+        saved = replace(saved, feedback=saved.feedback.merge(feedback))
+        write_campaign(saved, directory, progress)
+    return saved
+
+
+def update(
+    directory: Path | str,
+    general: General,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> SavedCampaign:
+    """Customises the model of a campaign folder again, to its seeds, non-seeds and all feedback.
+
+    It starts from the general model, so the result depends on these alone, and not on how often and
+    in which order feedback came and the model was updated. Early stopping needs that too: the
+    examples that it holds out must be new to the model. The general model may be another one than
+    before, such as that of a new day.
+
+    Args:
+      directory: the campaign folder.
+      general: the general model.
+      data: has the campaign's users; those it does not have are left out.
+      seed: of held-out examples and minibatches.
+      progress: receives the progress of customising.
+
+    Returns:
+      What the folder holds now.
+
+    Raises:
+      InputError: there is no campaign, the general model was not loaded or is not of this data, or
+        no seed is a user of the data.
+    """
+    with locked(Path(directory)):
+        saved = read_campaign(directory, progress=progress)
+        if general.origin is None:
+            raise InputError("the general model is in no folder; give one from `load`")
+        campaign = data.recorded_campaign(saved.examples)
+        [model] = method_of(general).customise(
+            general, data, [campaign], seed=seed, progress=progress
+        )
+        saved = replace(
+            saved,
+            adapted=_changed(model.adapted, general),
+            origin=general.origin,
+            learned=_counts(saved.feedback),
+        )
+        write_campaign(saved, directory, progress)
+    return saved
+
+
+def is_campaign(directory: Path) -> bool:
+    """Whether a folder is a campaign's; it may be damaged."""
+    return (directory / MANIFEST).is_file()
+
+
+def read_campaign(directory: Path | str, *, progress: Progress = silent) -> SavedCampaign:
+    """What a campaign folder holds; every file is verified.
+
+    Raises:
+      InputError: there is no campaign, or a file of it is missing, short or altered; it is named.
+    """
+    folder = Path(directory)
+    body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=_REMEDY, progress=progress)
+    examples, feedback = (
+        pl.read_parquet(folder / f"{n}.parquet") for n in ("examples", "feedback")
+    )
+    adapted = read_arrays(folder, body["files"])["adapted"]
+    return SavedCampaign(
+        record=CampaignRecord(
+            _name(folder),
+            body["attributes"],
+            _from_column(examples["user_id"]),
+            examples["label"].to_numpy(),
+        ),
+        feedback=Feedback(
+            _from_column(feedback["user_id"]), feedback["converted"].to_numpy().astype(bool)
+        ),
+        adapted=AdaptedWeights(
+            jax.tree.map(jnp.asarray, adapted["network"]),
+            adapted["rows"],
+            jnp.asarray(adapted["values"]),
+        ),
+        origin=Origin((folder / body["model"]).resolve(), body["model_digest"]),
+        learned=(body["learned"]["shown"], body["learned"]["converted"]),
+    )
+
+
+def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progress) -> None:
+    """Writes a campaign folder, whole or not at all.
+
+    Raises:
+      InputError: the folder exists and is no campaign's.
+    """
+    target = Path(directory).resolve()
+    record, feedback = saved.record, saved.feedback
+    with new_directory(target, marker=MANIFEST) as folder:
+        files = write_arrays(folder, {"adapted": saved.adapted._asdict()})
+        tables = {
+            "examples": {"user_id": _as_column(record.user_ids), "label": record.labels},
+            "feedback": {
+                "user_id": _as_column(feedback.user_ids),
+                "converted": feedback.converted.astype(np.int8),
+            },
+        }
+        for name, columns in tables.items():
+            files.append(folder / f"{name}.parquet")
+            pl.DataFrame(columns).write_parquet(files[-1])
+        content = {
+            "format": FORMAT,
+            "attributes": dict(record.attributes),
+            "model": os.path.relpath(saved.origin.folder, target),
+            "model_digest": saved.origin.digest,
+            "seeds": int((record.labels == 1).sum()),
+            "feedback": _as_dict(_counts(feedback)),
+            "learned": _as_dict(saved.learned),
+            "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
+        }
+        seal(folder, MANIFEST, content, files, progress=progress)
+
+
+def _name(directory: Path | str) -> str:
+    return Path(directory).resolve().name
+
+
+def _counts(feedback: Feedback) -> tuple[int, int]:
+    return len(feedback), int(feedback.converted.sum())
+
+
+def _changed(adapted: AdaptedWeights, general: General) -> AdaptedWeights:
+    """The adapted weights without padding, and without rows that are as in the general model."""
+    table, rows, values = (np.asarray(a) for a in (general.state["table"], *adapted[1:]))
+    real = np.flatnonzero(rows < len(table))
+    kept = real[(values[real] != table[rows[real]]).any(axis=1)]
+    return AdaptedWeights(adapted.network, rows[kept], jnp.asarray(values[kept]))
+
+
+def _as_dict(counts: tuple[int, int]) -> dict[str, int]:
+    return {"shown": counts[0], "converted": counts[1]}
+
+
+def _as_column(ids: np.ndarray) -> pl.Series:
+    """User ids for a file."""
+    if ids.dtype.kind == "S":
+        return pl.Series([user_id.decode() for user_id in ids.tolist()], dtype=pl.String)
+    return pl.Series(ids.astype(np.int64))
+
+
+def _from_column(column: pl.Series) -> np.ndarray:
+    """User ids as data sets have them."""
+    if column.dtype == pl.String:
+        return np.array([user_id.encode() for user_id in column.to_list()], dtype="S")
+    return column.to_numpy()

@@ -1,0 +1,83 @@
+"""A campaign by the ids of its users, and the feedback on its audiences.
+
+Both hold apart from any data set: users have other positions in every one.
+
+Axes: n examples of a campaign, F users with feedback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Who was shown a campaign, and who of them converted; each user once.
+
+    Attributes:
+      user_ids: (F,) int64 or UTF-8 bytes, ascending and distinct.
+      converted: (F,) bool.
+    """
+
+    user_ids: np.ndarray
+    converted: np.ndarray
+
+    @staticmethod
+    def of(user_ids: np.ndarray, converted: np.ndarray) -> Feedback:
+        """Feedback from records, of which a user may have several, in any order.
+
+        A user has converted if one of the records says so.
+
+        Args:
+          user_ids: int64 or UTF-8 bytes of each record.
+          converted: whether the user converted, by that record.
+        """
+        users, position = np.unique(user_ids, return_inverse=True)
+        return Feedback(users, np.bincount(position, converted, len(users)) > 0)
+
+    def __len__(self) -> int:
+        """F."""
+        return len(self.user_ids)
+
+    def merge(self, other: Feedback) -> Feedback:
+        """The records of both. Neither order nor repetition matters."""
+        return Feedback.of(
+            np.concatenate([self.user_ids, other.user_ids]),
+            np.concatenate([self.converted, other.converted]),
+        )
+
+
+@dataclass(frozen=True)
+class CampaignRecord:
+    """A campaign with its seeds and non-seeds, by user id.
+
+    Attributes:
+      name: its id among training campaigns.
+      attributes: a raw value for each campaign field.
+      user_ids: (n,) int64 or UTF-8 bytes of its examples, each user once.
+      labels: (n,) int8, 1 for a seed and 0 for a non-seed.
+    """
+
+    name: str
+    attributes: Mapping[str, Any]
+    user_ids: np.ndarray
+    labels: np.ndarray
+
+    def with_feedback(self, feedback: Feedback) -> CampaignRecord:
+        """The campaign with users with feedback among its examples, each user still once.
+
+        Who converted is a seed, and a seed stays one. Other users who were shown the campaign are
+        non-seeds.
+        """
+        converts = feedback.user_ids[feedback.converted]
+        new = ~np.isin(feedback.user_ids, self.user_ids)
+        labels = (self.labels == 1) | np.isin(self.user_ids, converts)
+        return replace(
+            self,
+            user_ids=np.concatenate([self.user_ids, feedback.user_ids[new]]),
+            labels=np.concatenate([labels, feedback.converted[new]]).astype(np.int8),
+        )

@@ -1,0 +1,48 @@
+"""Reads who was shown a campaign and who converted, from Parquet or CSV files.
+
+A file has a row per record, with the columns ``user_id`` and ``converted``, 1 or 0. Other columns,
+such as the id or the time of an event, are not used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.campaign_record import Feedback
+from metaheac_jax.data.sources.table_file import ENDINGS, TableFile
+from metaheac_jax.errors import InputError
+
+
+def read_feedback(path: Path, *, text: bool) -> Feedback:
+    """The feedback in a file, read as a stream.
+
+    Args:
+      path: ends in ``.parquet``, ``.csv`` or ``.csv.gz``.
+      text: whether user ids are text; otherwise they are whole numbers.
+
+    Raises:
+      InputError: the file cannot be read, lacks a column or has no row, or a row is wrong; it is
+        named.
+    """
+    if not path.name.endswith(ENDINGS):
+        raise InputError(f"{path}: expected a file that ends in {', '.join(ENDINGS)}")
+    table = TableFile(path, ["user_id", "converted"])
+    users, converted = [], []
+    for start, frame in table.blocks():
+        column = frame["user_id"]
+        if not text:
+            numbers = column.cast(pl.Int64, strict=False)
+            wrong = numbers.is_null() & column.is_not_null()
+            if wrong.any():
+                at = int(wrong.arg_max() or 0)
+                what = f"user_id is {column[at]!r}, expected a whole number"
+                raise table.fault(start + at, what)
+            column = numbers
+        users.append(table.ids(column, start, whole=not text))
+        converted.append(table.one_of(frame["converted"], start, (0, 1)))
+    if not users:
+        raise InputError(f"{path}: has no row; write a user_id and converted, 1 or 0, per row")
+    return Feedback.of(np.concatenate(users), np.concatenate(converted))

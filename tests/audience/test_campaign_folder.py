@@ -1,0 +1,343 @@
+"""A campaign folder: the same scores after loading, damage named, feedback and updates."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+from commands import contents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy import dataset
+
+from metaheac_jax.audience.campaign_folder import (
+    MANIFEST,
+    add_feedback,
+    load_customised,
+    read_campaign,
+    save_customised,
+    update,
+)
+from metaheac_jax.data.campaign_record import Feedback
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import METHODS, method_named, method_of
+from metaheac_jax.model import load, save
+from metaheac_jax.settings import PAPER
+
+TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
+ATTRIBUTES = {"advertiser": 4, "category": 2}
+#: Methods that differ in what they restore; the others are as metaheac or mlp-pretraining.
+DISTINCT = ("mlp-embeddings", "shared-bottom", "mmoe", "metaheac-lengths", "seed-aware")
+
+
+def world():
+    """With text as user ids: u3, u10, u17, ..."""
+    data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
+    return replace(data, user_key=np.array([f"u{key}".encode() for key in data.user_key]))
+
+
+DATA = world()
+SEEDS = [f"u{7 * user + 3}" for user in (5, 17, 80, 99)]
+
+
+def feedback(*converted, **others):
+    """Of users by index; the first ones converted, those ``not_converted`` did not."""
+    users = [*converted, *others.get("not_converted", ())]
+    return Feedback.of(DATA.user_key[users], np.arange(len(users)) < len(converted))
+
+
+def fitted(folder, name="metaheac", seed=4):
+    """A general model from a folder."""
+    method = method_named(name, TINY)
+    method = method.with_settings(offline_epochs=0, online_epochs=1, online_patience=None)
+    save(method.fit(DATA, campaigns=[0, 1, 2], seed=seed), folder)
+    return load(folder)
+
+
+def customised(general, data=DATA):
+    campaign = data.new_campaign(SEEDS, ATTRIBUTES, non_seeds_per_seed=8)
+    [model] = method_of(general).customise(general, data, [campaign], seed=3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a general model, a saved campaign ``tea`` and what was saved."""
+    folder = tmp_path_factory.mktemp("made")
+    general = fitted(folder / "model")
+    model = customised(general)
+    save_customised(model, DATA, folder / "tea")
+    return folder, general, model
+
+
+@pytest.fixture
+def campaign(made, tmp_path):
+    """A campaign folder of one's own."""
+    _, general, model = made
+    save_customised(model, DATA, tmp_path / "tea")
+    return tmp_path / "tea", general
+
+
+def scores(model):
+    return model.score(DATA.user_rows)
+
+
+# Saved and loaded -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_scores_are_the_same_to_the_bit_after_loading(tmp_path, name):
+    general = fitted(tmp_path / "model", name)
+    model = customised(general)
+    save_customised(model, DATA, tmp_path / "tea")
+    loaded = load_customised(tmp_path / "tea", load(tmp_path / "model"), DATA)
+    np.testing.assert_array_equal(scores(loaded), scores(model))
+    np.testing.assert_array_equal(np.sort(loaded.seed_ids), np.sort(model.seed_ids))
+    np.testing.assert_array_equal(loaded.campaign.users, model.campaign.users)
+    np.testing.assert_array_equal(loaded.campaign.labels, model.campaign.labels)
+    np.testing.assert_array_equal(loaded.campaign.rows, model.campaign.rows)
+
+
+def test_every_method_that_adapts_weights_can_be_saved():
+    without = {name for name in METHODS if method_named(name).restore is None}
+    assert without == {"lr", "pinterest", "hubble", "lightgbm", "cosine", "prior"}
+
+
+@pytest.mark.parametrize("name", ["cosine", "pinterest"])
+def test_a_method_without_adapted_weights_is_refused(tmp_path, name):
+    model = customised(fitted(tmp_path / "model", name))
+    with pytest.raises(InputError, match=f"'{name}' adapts no network's weights"):
+        save_customised(model, DATA, tmp_path / "tea")
+    assert contents(tmp_path) == {"model"}
+
+
+def test_only_rows_that_changed_are_kept(made):
+    folder, general, model = made
+    table, kept = np.asarray(general.state["table"]), read_campaign(folder / "tea").adapted
+    full, real = table.copy(), model.adapted.rows < len(table)
+    full[model.adapted.rows[real]] = np.asarray(model.adapted.values)[real]
+    changed = np.flatnonzero((full != table).any(axis=1))
+    assert 5 < len(changed) < len(table)
+    np.testing.assert_array_equal(np.sort(kept.rows), changed)
+    np.testing.assert_array_equal(kept.values, full[kept.rows])
+
+
+def test_users_and_feedback_are_plain_parquet(campaign):
+    folder, _ = campaign
+    add_feedback(folder, feedback(3, not_converted=[9]))
+    examples = pl.read_parquet(folder / "examples.parquet")
+    seeds = examples.filter(pl.col("label") == 1)["user_id"].to_list()
+    assert sorted(seeds) == sorted(SEEDS)
+    assert len(examples) == 9 * len(SEEDS)
+    rows = pl.read_parquet(folder / "feedback.parquet").rows()
+    assert rows == [("u24", 1), ("u66", 0)]
+
+
+def test_whole_numbers_stay_whole_numbers(tmp_path):
+    data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
+    general = fitted(tmp_path / "model")
+    campaign = data.new_campaign([3, 10, 17], {"advertiser": np.int64(4), "category": 2})
+    [model] = method_of(general).customise(general, data, [campaign])
+    save_customised(model, data, tmp_path / "tea")
+    saved = add_feedback(tmp_path / "tea", Feedback.of(np.array([24, 10]), np.array([1, 0])))
+    assert saved.examples.user_ids.dtype == np.int64
+    assert saved.record.attributes == {"advertiser": 4, "category": 2}
+    loaded = load_customised(tmp_path / "tea", general, data)
+    assert set(loaded.seed_ids.tolist()) == {3, 10, 17, 24}
+    np.testing.assert_array_equal(scores(loaded), scores(model))
+
+
+def test_another_general_model_is_refused(made, tmp_path):
+    folder, general, _ = made
+    other = fitted(tmp_path / "other", seed=5)
+    words = f"campaign tea: was customised from another general model than that in {folder}/model"
+    for wrong in (other, replace(general, origin=None)):
+        with pytest.raises(InputError, match=words):
+            load_customised(folder / "tea", wrong, DATA)
+
+
+def test_what_cannot_be_saved_is_refused(made, tmp_path):
+    _, general, model = made
+    [own] = method_of(general).customise(general, DATA, [DATA.campaign(5)])
+    others = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
+    for wrong, data, words in (
+        (replace(model, general=replace(general, origin=None)), DATA, "`save` it, and customise"),
+        (own, DATA, "campaign 150: belongs to a data set"),
+        (model, others, "toy: not the data that new campaign was customised on"),
+    ):
+        with pytest.raises(InputError, match=words):
+            save_customised(wrong, data, tmp_path / "tea")
+    (tmp_path / "tea").mkdir()
+    (tmp_path / "tea" / "thesis.tex").write_text("ten years")
+    with pytest.raises(InputError, match=r"tea: exists and has no campaign\.json"):
+        save_customised(model, DATA, tmp_path / "tea")
+    assert contents(tmp_path / "tea") == {"thesis.tex"}
+
+
+def test_users_who_are_gone_are_left_out(made):
+    folder, general, model = made
+    data = replace(DATA, user_key=DATA.user_key[20:], user_rows=DATA.user_rows[20:])
+    loaded = load_customised(folder / "tea", general, data)
+    assert loaded.campaign.num_unmatched == 2
+    assert len(loaded.campaign.seeds) == 2
+    assert sorted(loaded.seed_ids.tolist()) == sorted(seed.encode() for seed in SEEDS)
+    np.testing.assert_array_equal(loaded.score(data.user_rows), scores(model)[20:])
+
+
+# Damage -----------------------------------------------------------------------------------------
+
+
+def files_of(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_campaign_has_these_files(made):
+    files = files_of(made[0] / "tea")
+    plain = [name for name in files if not name.startswith("adapted/network/params/")]
+    assert plain == [
+        "adapted/rows.npy",
+        "adapted/values.npy",
+        "campaign.json",
+        "examples.parquet",
+        "feedback.parquet",
+    ]
+    assert len(files) > 10
+
+
+@given(st.data(), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+@settings(max_examples=60, deadline=None)
+def test_a_flipped_bit_anywhere_is_noticed_and_its_file_named(made, data, place, bit):
+    folder = made[0] / "tea"
+    path = folder / data.draw(st.sampled_from(files_of(folder)))
+    content = path.read_bytes()
+    spoilt = bytearray(content)
+    spoilt[int(place * len(spoilt))] ^= 1 << bit
+    path.write_bytes(spoilt)
+    try:
+        with pytest.raises(InputError) as refused:
+            read_campaign(folder)
+    finally:
+        path.write_bytes(content)
+    assert path.name in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "`metaheac customise`" in str(refused.value)
+
+
+def test_a_missing_file_is_named(campaign):
+    folder, _ = campaign
+    for name in files_of(folder):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(InputError, match=name.rpartition("/")[2]):
+            read_campaign(folder)
+        (folder / name).write_bytes(content)
+    read_campaign(folder)
+
+
+# Feedback and updates ---------------------------------------------------------------------------
+
+
+def test_feedback_changes_who_is_a_seed_and_no_score(campaign, made):
+    folder, general = campaign
+    model = made[2]
+    non_seed = int(model.campaign.users[-1])
+    seed = 5
+    told = feedback(non_seed, 3, not_converted=[seed, int(model.campaign.users[-2]), 9])
+    saved = add_feedback(folder, told)
+    assert saved.learned == (0, 0)
+    loaded = load_customised(folder, general, DATA)
+    np.testing.assert_array_equal(scores(loaded), scores(model))
+    assert set(loaded.campaign.seeds.tolist()) == {5, 17, 80, 99, 3, non_seed}
+    before = set(model.campaign.users.tolist())
+    assert sorted(loaded.campaign.users.tolist()) == sorted(before | {3, 9})
+
+
+def bytes_of(folder):
+    return {name: (folder / name).read_bytes() for name in files_of(folder)}
+
+
+def test_neither_order_nor_repetition_of_feedback_and_updates_matters(made, tmp_path):
+    """Three days of feedback, in two orders, with an update after each day or only at the end."""
+    _, general, model = made
+    days = [
+        feedback(1, 2, not_converted=[3, 4]),
+        feedback(3, not_converted=[1, 6]),
+        feedback(not_converted=[2, 7, 8]),
+    ]
+    plans = {"one": [0, 1, 2], "two": [2, 0, 0, 1, 2]}
+    for name, plan in plans.items():
+        save_customised(model, DATA, tmp_path / name / "tea")
+        for day in plan:
+            add_feedback(tmp_path / name / "tea", days[day])
+            if name == "two":
+                update(tmp_path / name / "tea", general, DATA)
+    last = [update(tmp_path / name / "tea", general, DATA) for name in plans]
+    assert last[0].learned == last[1].learned == (7, 3)
+    again = update(tmp_path / "one" / "tea", general, DATA)
+    one, two, three = (scores(saved.customised(general, DATA)) for saved in (*last, again))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, three)
+    assert np.abs(one - scores(model)).max() > 1e-4
+
+
+def test_an_update_is_the_general_model_customised_to_all_examples(campaign):
+    folder, general = campaign
+    add_feedback(folder, feedback(1, 2, not_converted=[3, 4]))
+    saved = update(folder, general, DATA, seed=6)
+    expected = DATA.recorded_campaign(saved.examples)
+    [model] = method_of(general).customise(general, DATA, [expected], seed=6)
+    np.testing.assert_array_equal(scores(load_customised(folder, general, DATA)), scores(model))
+
+
+def test_an_update_can_take_a_new_general_model(campaign, tmp_path):
+    folder, general = campaign
+    new = fitted(tmp_path / "new", seed=9)
+    saved = read_campaign(folder)
+    assert saved.is_up_to_date(general)
+    assert not saved.is_up_to_date(new)
+    updated = update(folder, new, DATA)
+    assert updated.is_up_to_date(new)
+    assert not add_feedback(folder, feedback(1)).is_up_to_date(new)
+    assert read_campaign(folder).origin == new.origin
+    expected = DATA.recorded_campaign(saved.examples)
+    [model] = method_of(new).customise(new, DATA, [expected])
+    np.testing.assert_array_equal(scores(load_customised(folder, new, DATA)), scores(model))
+    with pytest.raises(InputError, match="another general model"):
+        load_customised(folder, general, DATA)
+
+
+def test_folders_may_move_together(made, tmp_path):
+    """A workspace is found again wherever it is."""
+    _, _, model = made
+    general = fitted(tmp_path / "here" / "models" / "june")
+    save_customised(replace(model, general=general), DATA, tmp_path / "here" / "campaigns" / "tea")
+    (tmp_path / "here").rename(tmp_path / "there")
+    origin = read_campaign(tmp_path / "there" / "campaigns" / "tea").origin
+    assert origin.folder == tmp_path / "there" / "models" / "june"
+    assert origin == load(origin.folder).origin
+
+
+def test_what_fails_leaves_the_campaign_as_it_was(campaign, monkeypatch):
+    folder, general = campaign
+    add_feedback(folder, feedback(1))
+    before = bytes_of(folder)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    for write in (lambda: add_feedback(folder, feedback(2)), lambda: update(folder, general, DATA)):
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    assert bytes_of(folder) == before
+    assert contents(folder.parent) == {"tea"}
+
+
+def test_adapted_parameters_keep_their_structure(made):
+    folder, _, model = made
+    saved = read_campaign(folder / "tea")
+    assert jax.tree.structure(saved.adapted.network) == jax.tree.structure(model.adapted.network)
+    assert saved.record.name == "tea"
+    assert saved.record.attributes == ATTRIBUTES
+    assert (folder / "tea" / MANIFEST).is_file()

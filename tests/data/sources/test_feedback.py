@@ -1,0 +1,80 @@
+"""Files of feedback: Parquet and CSV, text and whole numbers; a bad row is named."""
+
+import datetime
+
+import polars as pl
+import pytest
+
+from metaheac_jax.data.sources.feedback import read_feedback
+from metaheac_jax.errors import InputError
+
+WRITE = {
+    "f.csv": lambda frame, path: frame.write_csv(path),
+    "f.parquet": lambda frame, path: frame.write_parquet(path),
+    "f.csv.gz": lambda frame, path: frame.write_csv(path, compression="gzip"),
+}
+
+
+def written(folder, name="f.csv", **columns):
+    path = folder / name
+    WRITE[name](pl.DataFrame(columns), path)
+    return path
+
+
+def plain(found):
+    return dict(zip(found.user_ids.tolist(), found.converted.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", WRITE)
+def test_columns_that_are_not_used_may_be_there(tmp_path, name):
+    when = [datetime.date(2026, 6, day) for day in (1, 2, 3)]
+    path = written(
+        tmp_path, name, time=when, converted=[0, 1, 0], event=["a", "b", "c"], user_id=[7, 3, 7]
+    )
+    assert plain(read_feedback(path, text=False)) == {3: True, 7: False}
+
+
+@pytest.mark.parametrize("name", WRITE)
+def test_text_ids(tmp_path, name):
+    path = written(tmp_path, name, user_id=["ann", "näher", "bob"], converted=[1, 0, 0])
+    users = {"ann": True, "bob": False, "näher": False}
+    assert plain(read_feedback(path, text=True)) == {k.encode(): v for k, v in users.items()}
+
+
+def test_numbers_will_do_where_ids_are_text(tmp_path):
+    path = written(tmp_path, "f.parquet", user_id=[12, 5], converted=[True, False])
+    assert plain(read_feedback(path, text=True)) == {b"12": True, b"5": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("user_id,converted\n1,1\nann,0\n", "f.csv: line 3: user_id is 'ann', expected a whole"),
+        ("user_id,converted\n1,1\n,0\n", "f.csv: line 3: no user_id"),
+        ("user_id,converted\n1,1\n2,yes\n", "f.csv: line 3: converted is 'yes', expected 0 or 1"),
+        ("user_id,converted\n1,\n2,1\n", "f.csv: line 2: converted is None, expected 0 or 1"),
+        ("user_id,converted\n1,2\n", "f.csv: line 2: converted is '2', expected 0 or 1"),
+        ("user_id,label\n1,1\n", "f.csv: has no column 'converted'; it has user_id, label"),
+        ("user_id,converted\n", "f.csv: has no row"),
+        ("", "f.csv: is empty"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, words):
+    (tmp_path / "f.csv").write_text(text)
+    with pytest.raises(InputError) as refused:
+        read_feedback(tmp_path / "f.csv", text=False)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_row_of_a_parquet_file_is_named(tmp_path):
+    path = written(tmp_path, "f.parquet", user_id=["a" * 65, "b"], converted=[1, 0])
+    with pytest.raises(InputError, match=r"f\.parquet: row 1: user_id must have 1 to 64 bytes"):
+        read_feedback(path, text=True)
+
+
+@pytest.mark.parametrize("name", ["f.txt", "f.json"])
+def test_other_files_are_refused(tmp_path, name):
+    (tmp_path / name).write_text("user_id,converted\n1,1\n")
+    with pytest.raises(InputError, match=r"expected a file that ends in \.parquet, \.csv"):
+        read_feedback(tmp_path / name, text=False)

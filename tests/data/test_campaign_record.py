@@ -1,0 +1,82 @@
+"""Feedback: neither order nor repetition matters; campaigns with it have each user once."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaheac_jax.data.campaign_record import CampaignRecord, Feedback
+
+RECORDS = st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=12)
+
+
+def ids(numbers, text):
+    return (
+        np.array([f"user-{n}".encode() for n in numbers], "S") if text else np.array(numbers, int)
+    )
+
+
+def feedback(records, text=False):
+    users = ids([user for user, _ in records], text)
+    return Feedback.of(users, np.array([converted for _, converted in records], bool))
+
+
+def plain(found):
+    return dict(zip(found.user_ids.tolist(), found.converted.tolist(), strict=True))
+
+
+def same(one, other):
+    np.testing.assert_array_equal(one.user_ids, other.user_ids)
+    np.testing.assert_array_equal(one.converted, other.converted)
+
+
+@given(RECORDS)
+def test_a_user_has_converted_if_any_record_says_so(records):
+    expected = {}
+    for user, converted in records:
+        expected[user] = expected.get(user, False) or converted
+    found = feedback(records)
+    assert plain(found) == expected
+    assert found.user_ids.tolist() == sorted(expected)
+    assert len(found) == len(expected)
+
+
+@given(RECORDS, RECORDS, RECORDS, st.booleans())
+def test_merging_is_a_union_whatever_the_order_and_repetition(one, two, three, text):
+    a, b, c = (feedback(records, text) for records in (one, two, three))
+    same(a.merge(b).merge(c), feedback([*one, *two, *three], text))
+    same(a.merge(b), b.merge(a))
+    same(a.merge(b).merge(c), a.merge(b.merge(c)))
+    same(a.merge(b).merge(b).merge(a), a.merge(b))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=9, unique_by=lambda e: e[0]),
+    RECORDS,
+    st.booleans(),
+)
+def test_a_campaign_with_feedback_has_each_user_once(examples, records, text):
+    record = CampaignRecord(
+        "tea", {"topic": 3}, ids([u for u, _ in examples], text), np.array([s for _, s in examples])
+    )
+    found = record.with_feedback(feedback(records, text))
+    expected = {}
+    for user, seed in [*examples, *records]:
+        expected[user] = expected.get(user, False) or seed
+    labels = dict(zip(found.user_ids.tolist(), found.labels.tolist(), strict=True))
+    assert labels == dict(
+        zip(ids(list(expected), text).tolist(), map(int, expected.values()), strict=True)
+    )
+    assert len(found.user_ids) == len(expected)
+    # What the campaign began with comes first, as it was.
+    np.testing.assert_array_equal(found.user_ids[: len(examples)], record.user_ids)
+    assert (found.name, found.attributes) == ("tea", {"topic": 3})
+
+
+@pytest.mark.parametrize("width", [1, 7])
+def test_ids_of_other_widths_are_not_cut(width):
+    record = CampaignRecord("tea", {}, np.array([b"ann"]), np.array([1], np.int8))
+    long = np.array([b"ann" + b"x" * width])
+    found = record.with_feedback(Feedback.of(long, np.array([False])))
+    assert found.user_ids.tolist() == [b"ann", *long.tolist()]
+    assert found.labels.tolist() == [1, 0]
