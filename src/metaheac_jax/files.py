@@ -30,6 +30,8 @@ _WAIT_SECONDS = 0.5  # between two attempts to get a lock
 _SHOWN = 120  # characters of a command that a lock shows
 _EXCHANGE = 2  # Linux's RENAME_EXCHANGE
 _HERE = -100  # Linux's AT_FDCWD
+#: The names of what a killed process leaves beside its target.
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}(\.old)?")
 _held = threading.local()  # `paths`: what the thread has locked
 
 
@@ -122,6 +124,27 @@ def _take_lock(target: Path, wait: Progress | None) -> int:
         return descriptor
 
 
+def writer_of(target: Path) -> str | None:
+    """The process that writes a file or folder, or None.
+
+    The lock is read and not taken, so that nobody is kept from writing. Of a process on another
+    machine it is not known whether it is alive; it counts as alive.
+    """
+    try:
+        writer = _lock_file(Path(target).resolve()).read_text(errors="replace")
+    except OSError:
+        return None
+    process = re.match(rf"process (\d+) on {re.escape(platform.node())} ", writer)
+    if process:
+        try:
+            os.kill(int(process[1]), 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass  # it is alive, and another user's
+    return writer or "another process"
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -141,9 +164,9 @@ def _remove_leftovers(target: Path) -> None:
 
     A directory that was moved away for its successor is moved back if that never came.
     """
-    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}(\.old)?")
     for path in target.parent.iterdir():
-        if not leftover.fullmatch(path.name):
+        leftover = LEFTOVER.fullmatch(path.name)
+        if leftover is None or leftover["name"] != target.name:
             continue
         if path.suffix == ".old" and not target.exists():
             path.rename(target)

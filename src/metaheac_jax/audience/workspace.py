@@ -1,0 +1,202 @@
+"""A workspace: a folder in which data sets, models, campaigns and audiences lie.
+
+They are found by their manifests, and there is no other record, so that each may be copied, moved
+and deleted by itself. A manifest has the digests of the manifests that its folder was made from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from metaheac_jax import model
+from metaheac_jax.audience import campaign_folder
+from metaheac_jax.data import storage
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import LEFTOVER, read_sealed, writer_of
+
+#: What the name of the folder of a training ends with.
+TRAINING = ".training"
+_AUDIENCE = {"rank", "user_id", "score"}  # columns of an audience's file
+_TABLES = (".csv", ".csv.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something in a workspace.
+
+    Attributes:
+      path: of its folder or file.
+      kind: what it is.
+      about: what is in it, in words.
+      digest: of its manifest; empty if it has none.
+      parents: digests of the manifests that it was made from.
+      modified: when it was written, in seconds since 1970.
+      size: bytes on disk.
+      trouble: what is wrong with it, or empty.
+      writer: the process that is writing it, or None.
+    """
+
+    path: Path
+    kind: str
+    about: str
+    digest: str
+    parents: tuple[str, ...]
+    modified: float
+    size: int
+    trouble: str
+    writer: str | None
+
+
+class Unfinished(NamedTuple):
+    """What a command has left that is not finished.
+
+    Attributes:
+      path: of it.
+      advice: what it is and how to go on.
+    """
+
+    path: Path
+    advice: str
+
+
+def find_items(folder: Path) -> list[Item]:
+    """The data sets, models, campaigns and audiences of a workspace, by path.
+
+    Manifests are checked, and the sizes of the files that they name; checksums of files are not.
+    """
+    items = []
+    for directory, names in _walk(folder):
+        kinds = [kind for kind in _KINDS if kind.manifest in names]
+        items += [_folder_item(directory, kind) for kind in kinds]
+        if not kinds:
+            files = (directory / name for name in names if name.endswith(_TABLES))
+            items += [_audience_item(path) for path in files if _is_audience(path)]
+    return sorted(items, key=lambda item: item.path)
+
+
+def find_unfinished(folder: Path) -> list[Unfinished]:
+    """What commands that are under way, were interrupted or killed have left in a workspace."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        leftover = LEFTOVER.fullmatch(path.name)
+        if leftover:
+            target = path.with_name(leftover["name"])
+            advice = f"left by a killed command; the next one that writes {target.name} removes it"
+        elif path.is_dir() and path.name.endswith(TRAINING):
+            target = path.with_name(path.name.removesuffix(TRAINING))
+            advice = (
+                f"an interrupted training; go on with metaheac fit DATA {target} --resume and the "
+                "options of before, or delete the folder"
+            )
+        else:
+            continue
+        writer = writer_of(target)
+        found.append(Unfinished(path, f"{writer} is at work on it" if writer else advice))
+    return found
+
+
+class _Kind(NamedTuple):
+    """A kind of folder: its manifest, the format, and what a manifest says."""
+
+    name: str
+    manifest: str
+    format: str
+    about: Callable[[Mapping[str, Any]], str]
+    parents: tuple[str, ...]  # keys of digests in the manifest
+
+
+def _about_data(body: Mapping[str, Any]) -> str:
+    return f"{body['name']}: {body['users']:,} users, {body['campaigns']:,} campaigns"
+
+
+def _about_model(body: Mapping[str, Any]) -> str:
+    width, campaigns = body["settings"]["width"], len(body["campaigns"])
+    return f"{body['method']}, k = {width}, trained on {campaigns:,} campaigns, seed {body['seed']}"
+
+
+def _about_campaign(body: Mapping[str, Any]) -> str:
+    feedback, learned = body["feedback"], body["learned"]
+    about = f"{body['seeds']:,} seeds"
+    if feedback["shown"]:
+        about += f", feedback on {feedback['shown']:,} users"
+    return about if learned == feedback else f"{about}, to be learned from: metaheac update"
+
+
+_KINDS = (
+    _Kind("data set", storage.MANIFEST, storage.FORMAT, _about_data, ()),
+    _Kind("model", model.MANIFEST, model.FORMAT, _about_model, ("data_digest", "parent")),
+    _Kind(
+        "campaign",
+        campaign_folder.MANIFEST,
+        campaign_folder.FORMAT,
+        _about_campaign,
+        ("model_digest",),
+    ),
+)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders and the names of their files; not inside of items, trainings and hidden folders."""
+    manifests = {kind.manifest for kind in _KINDS}
+    for directory, folders, names in os.walk(folder):
+        yield Path(directory), names
+        folders[:] = [
+            name
+            for name in folders
+            if not (name.startswith(".") or name.endswith(TRAINING) or manifests & set(names))
+        ]
+
+
+def _folder_item(directory: Path, kind: _Kind) -> Item:
+    about, digest, parents, trouble = "", "", (), ""
+    try:
+        body = read_sealed(
+            directory, kind.manifest, format=kind.format, remedy="make it again", verify=False
+        )
+        about, digest = kind.about(body), body["digest"]
+        parents = tuple(body[key] for key in kind.parents if body.get(key))
+    except InputError as error:
+        trouble = str(error)
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return Item(
+        path=directory,
+        kind=kind.name,
+        about=about,
+        digest=digest,
+        parents=parents,
+        modified=(directory / kind.manifest).stat().st_mtime,
+        size=sum(path.stat().st_size for path in files),
+        trouble=trouble,
+        writer=writer_of(directory),
+    )
+
+
+def _is_audience(path: Path) -> bool:
+    scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_csv
+    try:
+        return set(scan(path).collect_schema().names()) >= _AUDIENCE
+    except (OSError, pl.exceptions.PolarsError):
+        return False
+
+
+def _audience_item(path: Path) -> Item:
+    scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_csv
+    count = scan(path).select(pl.len()).collect().item()
+    status = path.stat()
+    return Item(
+        path=path,
+        kind="audience",
+        about=f"{count:,} users",
+        digest="",
+        parents=(),
+        modified=status.st_mtime,
+        size=status.st_size,
+        trouble="",
+        writer=writer_of(path),
+    )

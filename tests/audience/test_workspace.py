@@ -1,0 +1,146 @@
+"""What lies in a workspace is found by its manifests, and what is wrong with it is said."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toy import dataset
+from writers import Writers
+
+from metaheac_jax.audience.campaign_folder import add_feedback, save_customised, update
+from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.audience.workspace import find_items, find_unfinished
+from metaheac_jax.cli.status import items_table
+from metaheac_jax.data.campaign_record import Feedback
+from metaheac_jax.data.storage import open_dataset, write_dataset
+from metaheac_jax.methods import method_named
+from metaheac_jax.model import load, save
+from metaheac_jax.settings import PAPER
+
+TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
+TINY = replace(TINY, offline_epochs=0, online_epochs=1, online_patience=None)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A workspace with one of each kind; never changed."""
+    folder = tmp_path_factory.mktemp("made")
+    write_dataset(dataset(users=150, campaigns=6, per_campaign=60, pool=40), folder / "data")
+    data, method = open_dataset(folder / "data"), method_named("mlp-pretraining", TINY)
+    save(method.fit(data, campaigns=[0, 1, 2], seed=7), folder / "models" / "june")
+    general = load(folder / "models" / "june")
+    campaign = data.new_campaign([3, 10, 17], {"advertiser": 4, "category": 2})
+    [model] = method.customise(general, data, [campaign])
+    save_customised(model, data, folder / "campaigns" / "tea")
+    expand(model, data, size=9).write(folder / "audience.csv")
+    (folder / "seeds.csv").write_text("user_id\n3\n10\n")
+    (folder / "notes.parquet").write_text("not a table")
+    return folder
+
+
+@pytest.fixture
+def workspace(made, tmp_path):
+    """A copy to change."""
+    return shutil.copytree(made, tmp_path / "work")
+
+
+def by_name(folder):
+    return {str(item.path.relative_to(folder)): item for item in find_items(folder)}
+
+
+def test_everything_is_found_and_nothing_else(made):
+    items = by_name(made)
+    kinds = {name: (item.kind, item.about) for name, item in items.items()}
+    assert kinds == {
+        "audience.csv": ("audience", "9 users"),
+        "campaigns/tea": ("campaign", "3 seeds"),
+        "data": ("data set", "toy: 150 users, 6 campaigns"),
+        "models/june": ("model", "mlp-pretraining, k = 2, trained on 3 campaigns, seed 7"),
+    }
+    assert not any(item.trouble or item.writer for item in items.values())
+    assert find_unfinished(made) == []
+
+
+def test_sizes_and_times_are_those_of_the_files(made):
+    item = by_name(made)["models/june"]
+    files = [path for path in (made / "models" / "june").rglob("*") if path.is_file()]
+    assert item.size == sum(map(os.path.getsize, files)) > 1000
+    assert item.modified == (made / "models" / "june" / "model.json").stat().st_mtime
+
+
+def test_a_campaign_names_its_model(made):
+    items = by_name(made)
+    assert items["campaigns/tea"].parents == (items["models/june"].digest,)
+    assert load(made / "models" / "june").origin.digest == items["models/june"].digest
+    table = items_table(find_items(made), made)
+    cells = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert cells["campaigns/tea"]["made from"] == "models/june"
+    assert cells["data"]["made from"] == ""
+
+
+def test_a_parent_that_is_gone_is_said(workspace):
+    digest = by_name(workspace)["models/june"].digest
+    (workspace / "models" / "june" / "model.json").unlink()
+    [row] = [r for r in items_table(find_items(workspace), workspace).rows if r[1] == "campaign"]
+    assert row[3] == f"gone ({digest[:8]})"
+
+
+def test_feedback_that_is_not_learned_from_is_said(workspace):
+    folder = workspace / "campaigns" / "tea"
+    add_feedback(folder, Feedback.of(np.array([31, 38]), np.array([1, 0])))
+    about = by_name(workspace)["campaigns/tea"].about
+    assert about == "3 seeds, feedback on 2 users, to be learned from: metaheac update"
+    general = load(workspace / "models" / "june")
+    update(folder, general, open_dataset(workspace / "data"))
+    assert by_name(workspace)["campaigns/tea"].about == "3 seeds, feedback on 2 users"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other"}', None])
+@pytest.mark.parametrize("name", ["data/manifest.json", "campaigns/tea/campaign.json"])
+def test_a_damaged_manifest_is_named(workspace, name, content):
+    path = workspace / name
+    path.write_text(path.read_text().replace("toy", "joy") if content is None else content)
+    if content is None and "campaign" in name:
+        path.write_text(path.read_text().replace('"seeds": 3', '"seeds": 4'))
+    items = by_name(workspace)
+    [item] = [item for item in items.values() if item.trouble]
+    assert item.path == path.parent
+    assert str(path) in item.trouble
+    assert len(items) == 4
+
+
+def test_a_missing_file_is_named(workspace):
+    (workspace / "data" / "user_rows.npy").unlink()
+    assert "user_rows.npy: missing" in by_name(workspace)["data"].trouble
+
+
+def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
+    left = workspace / "models" / f".june.{'a' * 32}"
+    left.mkdir()
+    training = workspace / "models" / "july.training"
+    training.mkdir()
+    (training / "model.json").write_text("{}")  # checkpoints are no models
+    found = dict(find_unfinished(workspace))
+    assert set(found) == {left, training}
+    assert "the next one that writes june removes it" in found[left]
+    assert f"metaheac fit DATA {workspace}/models/july --resume" in found[training]
+    assert len(find_items(workspace)) == 4
+
+
+def test_who_writes_is_said(workspace):
+    (workspace / "models" / "july.training").mkdir()
+    writers = Writers("fit")
+    try:
+        with writers.of(workspace / "data") as one, writers.of(workspace / "models/july") as two:
+            assert by_name(workspace)["data"].writer.startswith(f"process {one} on ")
+            [(_, advice)] = find_unfinished(workspace)
+            assert advice.startswith(f"process {two} on ")
+            assert advice.endswith(" is at work on it")
+    finally:
+        writers.close()
+    # They were killed, and their locks lie there still.
+    assert (workspace / ".data.lock").exists()
+    assert by_name(workspace)["data"].writer is None
+    assert "--resume" in find_unfinished(workspace)[0].advice
