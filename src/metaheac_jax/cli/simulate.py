@@ -10,7 +10,12 @@ import polars as pl
 import tyro
 
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.simulation import TENCENT_WORLD, WECHAT_WORLD, write_world
+from metaheac_jax.data.simulation import (
+    TENCENT_WORLD,
+    WECHAT_WORLD,
+    write_table_world,
+    write_world,
+)
 from metaheac_jax.files import locked, write_json, write_text
 from metaheac_jax.schema import TENCENT
 
@@ -27,6 +32,9 @@ class Options:
     Writes userFeature.data, adFeature.csv, train.csv and test1_truth.csv in the format of the
     Tencent Ads competition 2018, which `metaheac prepare` reads, and for `metaheac expand` the
     seeds and attributes of one campaign: example_seeds.csv and example_attributes.json.
+
+    With --tables it writes Parquet tables with text ids instead, as a company would have them, and
+    ten campaigns that are new: see --tables.
     """
 
     out: Annotated[Path, tyro.conf.Positional]
@@ -36,6 +44,10 @@ class Options:
     world: Literal["tencent", "wechat"] = "tencent"
     """Shape of the world: 173 campaigns as in the Tencent data, or 90 as in the paper's WeChat
     data."""
+    tables: bool = False
+    """Write users.parquet, campaigns.parquet, examples.parquet and schema.json for `metaheac
+    prepare`, and new/CAMPAIGN/ with seeds.csv, attributes.json and truth.parquet: the true
+    probability that each user converts, to see what an audience is worth."""
     seed: int = 0
     """Seed of everything; the same options give the same bytes."""
 
@@ -45,8 +57,11 @@ def main(options: Options) -> None:
     terminal.check_minimum("--users", options.users, MIN_USERS[options.world])
     terminal.check_minimum("--seed", options.seed, 0)
     screen = terminal.screen()
+    write, schema = write_world, ""
+    if options.tables:
+        write, schema = write_table_world, f" --schema {options.out / 'schema.json'}"
     with locked(options.out), terminal.progress_display(screen) as progress:
-        write_world(
+        write(
             options.out,
             users=options.users,
             seed=options.seed,
@@ -54,9 +69,10 @@ def main(options: Options) -> None:
             min_pool_examples=POOL_EXAMPLES,
             progress=progress,
         )
-        _write_example(options.out)
+        if not options.tables:
+            _write_example(options.out)
     screen.print(f"{options.out}: a simulated world of {options.users:,} users", soft_wrap=True)
-    screen.print(f"next: metaheac prepare {options.out} DATA", soft_wrap=True)
+    screen.print(f"next: metaheac prepare {options.out} DATA{schema}", soft_wrap=True)
 
 
 def _write_example(world: Path) -> None:

@@ -1,6 +1,7 @@
 """A simulated twin of the Tencent look-alike data, for use without the competition's files.
 
-The steps, one per module (`shapes` has the constants, `world` writes the files):
+The steps, one per module (`shapes` has the constants, `world` writes the files, `tables`
+writes them as tables):
 
 1. **Users.** A user has a hidden persona z ~ N(0, I): gender, age, wealth, and so on, and six
    hobbies. A one-valued field is a mixture of z and noise, cut at the field's quantiles. The length
@@ -28,6 +29,7 @@ each statistic, at a tenth of the large vocabularies, for which the constants ar
 
 from metaheac_jax.data.simulation.conversions import Truth, read_truth
 from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, WECHAT_WORLD, Shape
+from metaheac_jax.data.simulation.tables import write_table_world
 from metaheac_jax.data.simulation.world import write_world
 
 __all__ = [
@@ -37,5 +39,6 @@ __all__ = [
     "Shape",
     "Truth",
     "read_truth",
+    "write_table_world",
     "write_world",
 ]
