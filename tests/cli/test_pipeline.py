@@ -22,6 +22,10 @@ from metaheac_jax.model import load
 from metaheac_jax.schema import TENCENT
 
 USERS = 4000
+COMMANDS = (
+    *("simulate", "prepare", "fit", "customise", "expand", "feedback", "update", "curve", "traits"),
+    *("overlap", "evaluate", "status"),
+)
 #: A world with as few campaigns and kinds of them as a simulation takes.
 FEW = dict.fromkeys(
     ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
@@ -226,7 +230,7 @@ def metaheac(*arguments):
 def test_help_names_the_subcommands():
     done = metaheac("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for name in ("simulate", "prepare", "fit", "expand", "curve", "traits", "overlap", "evaluate"):
+    for name in COMMANDS:
         assert f" {name} " in done.stdout
 
 
@@ -239,9 +243,7 @@ def test_a_process_ends_with_code_2_and_no_traceback(made, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["simulate", "prepare", "fit", "expand", "curve", "traits", "overlap", "evaluate"]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_subcommand_explains_itself(capsys, name):
     assert exit_code(main, name, "--help") == 0
     assert "usage: metaheac " in capsys.readouterr().out

@@ -17,6 +17,7 @@ from metaheac_jax.audience.audience import (
     check_audience_file,
 )
 from metaheac_jax.audience.calibration import calibrate, check_base_rate
+from metaheac_jax.audience.campaign_folder import SavedCampaign, is_campaign, read_campaign
 from metaheac_jax.audience.figures import load_matplotlib
 from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
@@ -55,7 +56,8 @@ class Options:
     """
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Folder of a general model, from `metaheac fit`."""
+    """Folder of a general model, from `metaheac fit`; or of a campaign, from `metaheac customise`,
+    which has its model, seeds and attributes."""
     data: Path
     """Folder of the data set whose users are the pool, from `metaheac prepare`."""
     seeds: Path | None = None
@@ -149,13 +151,14 @@ def main(options: Options) -> None:
         read_text(path)  # a file that cannot be read is reported before the work begins
     for path in options.compare:
         read_audience(path, text=True)
-    for request in requests:
+    saved = read_campaign(options.model) if is_campaign(options.model) else None
+    for request in requests if saved is None else []:
         with request.named():
             read_text(request.seeds)
     with terminal.progress_display(screen) as progress:
-        general = load(options.model, progress=progress)
+        general = load(saved.origin.folder if saved else options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        results = _expand(options, requests, general, data, progress)
+        results = _expand(options, requests, general, data, progress, saved)
         if options.campaigns is None:
             results[0].audience.write(options.out)
             if options.report is not None:
@@ -175,7 +178,13 @@ def _check_options(options: Options) -> None:
     """Refuses options that do not go together, before any work."""
     one = options.seeds is not None and options.attributes is not None
     some = options.seeds is not None or options.attributes is not None
-    if (options.campaigns is None and not one) or (options.campaigns is not None and some):
+    if is_campaign(options.model):
+        if some or options.campaigns is not None:
+            raise InputError(
+                f"{options.model}: is a campaign, which has its seeds and attributes; omit "
+                "--seeds, --attributes and --campaigns"
+            )
+    elif (options.campaigns is None and not one) or (options.campaigns is not None and some):
         raise InputError("expand: give --seeds and --attributes, or --campaigns")
     audience_ranks(_ANY_POOL, **_ranks(options))
     if options.campaigns is None and options.format is not None:
@@ -209,6 +218,8 @@ def _ranks(options: Options) -> dict[str, Any]:
 def _requests(options: Options) -> list[Request]:
     if options.campaigns is not None:
         return read_campaigns(options.campaigns)
+    if is_campaign(options.model):
+        return [Request(options.model, {}, options.previous)]
     assert options.seeds is not None  # `_check_options` has made sure
     assert options.attributes is not None
     attributes = read_attributes(options.attributes)
@@ -221,6 +232,7 @@ def _expand(
     general: General,
     data: Dataset,
     progress: Progress,
+    saved: SavedCampaign | None,
 ) -> list[_Result]:
     """The audience of every campaign; whatever can be refused is refused before the work."""
     general.check_data(data)
@@ -235,13 +247,21 @@ def _expand(
     excluded = data.checked_ids(
         [user_id for path in options.exclude for user_id in read_user_ids(path, text=text)]
     )
-    campaigns, checks = _find_campaigns(options, requests, data, excluded, progress)
+    models = []
+    if saved is None:
+        campaigns, checks = _find_campaigns(options, requests, data, excluded, progress)
+    else:
+        models = [saved.customised(general, data)]
+        campaigns = [model.campaign for model in models]
+        checks = [SeedCheck.of(campaigns[0], len(models[0].seed_ids))]
+        require_seeds(checks[0], options.least_seeds, options.model)
 
     method, seed = method_of(general), options.seed
     scales = []
     if options.probability:
         scales = calibrate(method, general, data, campaigns, seed=seed, progress=progress)
-    models = method.customise(general, data, campaigns, seed=seed, progress=progress)
+    if not models:
+        models = method.customise(general, data, campaigns, seed=seed, progress=progress)
     audiences = expand_all(
         models,
         data,

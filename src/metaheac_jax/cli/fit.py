@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
@@ -46,6 +48,9 @@ class Options:
     campaigns: Literal["all", "paper", "official"] = "all"
     """Campaigns to train on: all; a random 60% as in the paper, so that `metaheac evaluate` can
     judge the rest; or the half that the authors' program takes."""
+    with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
+    """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
+    and feedback. A folder's name is the campaign's id."""
     seed: int = 0
     """Seed of the split, initial values and batches."""
     resume: bool = False
@@ -72,6 +77,8 @@ def main(options: Options) -> None:
             method = method_of(start)
             method.check_start(start, data)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
+        if options.with_:
+            data, campaigns = _with_folders(data, campaigns, options.with_)
         method.check(data, campaigns)  # before anything is written
         directory = _open_training(options)
         general = method.fit(
@@ -106,6 +113,15 @@ def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
     if which == "official":
         return official_split(data).train
     return np.arange(data.num_campaigns)
+
+
+def _with_folders(
+    data: Dataset, campaigns: np.ndarray, folders: Sequence[Path]
+) -> tuple[Dataset, np.ndarray]:
+    """The data set with the campaigns of folders; the indices of all campaigns to train on."""
+    joined = data.with_campaigns([read_campaign(folder).examples for folder in folders])
+    left_out = np.delete(data.campaign_key, campaigns)
+    return joined, np.flatnonzero(~np.isin(joined.campaign_key, left_out))
 
 
 def _open_training(options: Options) -> Path:

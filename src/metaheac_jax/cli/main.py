@@ -8,25 +8,33 @@ import tyro
 
 from metaheac_jax.cli import (
     curve,
+    customise,
     evaluate,
     expand,
+    feedback,
     fit,
     overlap,
     prepare,
     simulate,
+    status,
     terminal,
     traits,
+    update,
 )
 
 Command = (
     Annotated[simulate.Options, tyro.conf.subcommand("simulate")]
     | Annotated[prepare.Options, tyro.conf.subcommand("prepare")]
     | Annotated[fit.Options, tyro.conf.subcommand("fit")]
+    | Annotated[customise.Options, tyro.conf.subcommand("customise")]
     | Annotated[expand.Options, tyro.conf.subcommand("expand")]
+    | Annotated[feedback.Options, tyro.conf.subcommand("feedback")]
+    | Annotated[update.Options, tyro.conf.subcommand("update")]
     | Annotated[curve.Options, tyro.conf.subcommand("curve")]
     | Annotated[traits.Options, tyro.conf.subcommand("traits")]
     | Annotated[overlap.Options, tyro.conf.subcommand("overlap")]
     | Annotated[evaluate.Options, tyro.conf.subcommand("evaluate")]
+    | Annotated[status.Options, tyro.conf.subcommand("status")]
 )
 
 
@@ -39,8 +47,14 @@ def dispatch(options: Command) -> None:
             prepare.main(options)
         case fit.Options():
             fit.main(options)
+        case customise.Options():
+            customise.main(options)
         case expand.Options():
             expand.main(options)
+        case feedback.Options():
+            feedback.main(options)
+        case update.Options():
+            update.main(options)
         case curve.Options():
             curve.main(options)
         case traits.Options():
@@ -49,6 +63,8 @@ def dispatch(options: Command) -> None:
             overlap.main(options)
         case evaluate.Options():
             evaluate.main(options)
+        case status.Options():
+            status.main(options)
 
 
 def main() -> None:

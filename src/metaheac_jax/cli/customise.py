@@ -1,0 +1,82 @@
+"""``metaheac customise``: from seed users to a campaign's model on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metaheac_jax.audience.campaign_folder import is_campaign, save_customised
+from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
+from metaheac_jax.cli import terminal
+from metaheac_jax.cli.campaigns import read_attributes, read_text, read_user_ids
+from metaheac_jax.cli.expand import require_seeds
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import locked
+from metaheac_jax.methods import method_of
+from metaheac_jax.model import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Customises a general model to a campaign and keeps it, to learn from feedback later.
+
+    `metaheac expand` takes the folder in place of a model, seeds and attributes, and `metaheac
+    feedback` and `metaheac update` go on with it.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """Folder of a general model, from `metaheac fit`. It stays where it is; the campaign needs
+    it."""
+    data: Path
+    """Folder of the data set with the seeds, from `metaheac prepare`."""
+    seeds: Path
+    """File with one seed's user id per line; a header line is allowed."""
+    attributes: Path
+    """JSON file with the campaign's attributes, one per campaign field of the data:
+    {"advertiserId": 42, "productType": 3, ...}."""
+    out: Path
+    """Folder of the campaign, whose name is the campaign's; a campaign there is replaced."""
+    exclude: tuple[Path, ...] = ()
+    """Files with ids of users who are not learned from, for example who opted out."""
+    least_seeds: int = LEAST_SEEDS
+    """Refuse to work with fewer seeds than this among the data's users."""
+    seed: int = 0
+    """Seed of the random non-seeds and of fine-tuning."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    terminal.check_minimum("--seed", options.seed, 0)
+    if options.out.exists() and not is_campaign(options.out):
+        raise InputError(f"--out: {options.out}: exists and is no campaign; choose another folder")
+    screen = terminal.screen()
+    terminal.keep_compiled()
+    attributes = read_attributes(options.attributes)
+    for path in (options.seeds, *options.exclude):
+        read_text(path)  # a file that cannot be read is reported before the work begins
+    with locked(options.out), terminal.progress_display(screen) as progress:
+        general = load(options.model, progress=progress)
+        data = open_dataset(options.data, progress=progress)
+        general.check_data(data)
+        text = data.user_key.dtype.kind == "S"
+        seeds = read_user_ids(options.seeds, text=text)
+        excluded = [user for path in options.exclude for user in read_user_ids(path, text=text)]
+        campaign = data.new_campaign(seeds, attributes, exclude=excluded, seed=options.seed)
+        check = SeedCheck.of(campaign, len(seeds))
+        require_seeds(check, options.least_seeds, options.seeds)
+        [model] = method_of(general).customise(
+            general, data, [campaign], seed=options.seed, progress=progress
+        )
+        save_customised(model, data, options.out, progress=progress)
+    screen.print(
+        f"{options.out}: {general.method} customised to {check.used:,} seeds", soft_wrap=True
+    )
+    screen.print(
+        f"next: metaheac expand {options.out} --data {options.data} --size N --out audience.csv",
+        soft_wrap=True,
+        highlight=False,
+    )

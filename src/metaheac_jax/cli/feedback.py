@@ -1,0 +1,50 @@
+"""``metaheac feedback``: who was shown a campaign, and who converted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metaheac_jax.audience.campaign_folder import add_feedback, read_campaign
+from metaheac_jax.cli import terminal
+from metaheac_jax.data.sources.feedback import read_feedback
+
+
+@dataclass(frozen=True)
+class Options:
+    """Adds feedback to a campaign: who was shown it, and who of them converted.
+
+    Neither order nor repetition matters: a user counts once, and has converted if any record says
+    so. `metaheac update` then learns from it.
+    """
+
+    campaign: Annotated[Path, tyro.conf.Positional]
+    """Folder of a campaign, from `metaheac customise`."""
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Files with a row per record: .parquet, .csv or .csv.gz, with columns user_id and converted, 1
+    or 0. Other columns are not used."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    screen = terminal.screen()
+    before = read_campaign(options.campaign)
+    text = before.record.user_ids.dtype.kind == "S"
+    feedback, lines = before.feedback, []
+    for path in options.files:
+        read = read_feedback(path, text=text)
+        feedback = feedback.merge(read)
+        lines.append(f"{path}: {len(read):,} users, {read.converted.sum():,} of them converted")
+    saved = add_feedback(options.campaign, feedback)
+    total = saved.feedback
+    lines.append(
+        f"{options.campaign}: now feedback on {len(total):,} users "
+        f"({len(total) - len(before.feedback):,} of them new), {total.converted.sum():,} of them "
+        "converted"
+    )
+    lines.append(f"next: metaheac update {options.campaign} --data DATA")
+    for line in lines:
+        screen.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,172 @@
+"""From a world's tables to a second audience that is better than the first, by the commands."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from commands import contents, refuses, succeeds, tiny_settings
+
+from metaheac_jax.audience.campaign_folder import read_campaign
+from metaheac_jax.cli import simulate
+from metaheac_jax.cli.main import main
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.model import load
+
+#: A world with as few campaigns and kinds of them as a simulation takes.
+FEW = dict.fromkeys(
+    ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
+)
+
+
+def truth(world, campaign):
+    """The true probability that each user converts, by user id."""
+    frame = pl.read_parquet(world / "new" / campaign / "truth.parquet")
+    return dict(zip(frame["user_id"], frame["probability"], strict=True))
+
+
+def show(world, campaign, audience, out, seed=0):
+    """Plays the market: writes who of an audience converted."""
+    chance, rng = truth(world, campaign), np.random.default_rng(seed)
+    users = pl.read_csv(audience)["user_id"].to_list()
+    converted = [int(rng.random() < chance[user]) for user in users]
+    pl.DataFrame({"user_id": users, "converted": converted}).write_csv(out)
+
+
+def mean_truth(world, campaign, audience):
+    chance = truth(world, campaign)
+    return float(np.mean([chance[user] for user in pl.read_csv(audience)["user_id"]]))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A world of 4,000 users, its data, a model, and two campaigns customised to it."""
+    folder = tmp_path_factory.mktemp("made")
+    world, data, model = folder / "world", folder / "data", folder / "model"
+    with pytest.MonkeyPatch.context() as patch, tiny_settings(folder / "compiled"):
+        shape = replace(simulate.WORLDS["wechat"], campaigns=16, **FEW)
+        patch.setitem(simulate.WORLDS, "wechat", shape)
+        patch.setattr(simulate, "POOL_EXAMPLES", 40)
+        patch.setitem(simulate.MIN_USERS, "wechat", 4000)
+        options = ("--users", 4000, "--world", "wechat", "--tables")
+        succeeds(main, "simulate", world, *options)
+        succeeds(main, "prepare", world, data, "--schema", world / "schema.json")
+        succeeds(main, "fit", data, model)
+        names = sorted(path.name for path in (world / "new").iterdir())
+        for name in names[:2]:
+            brief = world / "new" / name
+            options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
+            out = folder / "campaigns" / name
+            succeeds(main, "customise", model, "--data", data, *options, "--out", out)
+        yield SimpleNamespace(
+            folder=folder,
+            world=world,
+            data=data,
+            model=model,
+            names=names,
+            campaigns=[folder / "campaigns" / name for name in names[:2]],
+        )
+
+
+def test_a_world_of_tables_has_new_campaigns(made):
+    data, campaigns = open_dataset(made.data), pl.read_parquet(made.world / "campaigns.parquet")
+    assert (data.num_users, data.num_campaigns) == (4000, 6)
+    assert contents(made.world) == {
+        *("users.parquet", "campaigns.parquet", "examples.parquet", "schema.json"),
+        *("SIMULATED", "new"),
+    }
+    assert len(made.names) == 10
+    assert not set(made.names) & set(campaigns["campaign_id"])
+    chance = truth(made.world, made.names[0])
+    assert set(chance) == {key.decode() for key in data.user_key}
+    seeds = pl.read_csv(made.world / "new" / made.names[0] / "seeds.csv")["user_id"]
+    assert seeds.is_unique().all()
+    assert 100 < len(seeds) <= 300
+    # Who converts is likelier to, by far.
+    assert np.mean([chance[user] for user in seeds]) > 1.5 * np.mean(list(chance.values()))
+
+
+def test_the_way_to_a_second_audience(made, tmp_path, capsys):
+    for name, campaign in zip(made.names, made.campaigns, strict=False):
+        first, second = tmp_path / f"{name}-1.csv", tmp_path / f"{name}-2.csv"
+        told = tmp_path / f"{name}.csv"
+        expand = ("expand", campaign, "--data", made.data, "--size", 200)
+        succeeds(main, *expand, "--out", first)
+        show(made.world, name, first, told)
+        succeeds(main, "feedback", campaign, told)
+        succeeds(main, "update", campaign, "--data", made.data)
+        succeeds(main, *expand, "--out", second)
+
+        rows = pl.read_csv(told)
+        converts = set(rows.filter(pl.col("converted") == 1)["user_id"])
+        users = [set(pl.read_csv(path)["user_id"]) for path in (first, second)]
+        seeds = set(pl.read_csv(made.world / "new" / name / "seeds.csv")["user_id"])
+        assert converts
+        assert not users[0] & seeds
+        assert not users[1] & (seeds | converts)
+        assert len(users[0]) == len(users[1]) == 200
+        assert users[0] != users[1]
+        saved = read_campaign(campaign)
+        assert saved.learned == (200, len(converts))
+
+        capsys.readouterr()
+        succeeds(main, "feedback", campaign, told, told)
+        assert "now feedback on 200 users (0 of them new)" in capsys.readouterr().out
+        before = (campaign / "campaign.json").read_bytes()
+        succeeds(main, "update", campaign, "--data", made.data)
+        assert (
+            "there is no new feedback, and no new model; nothing to do" in capsys.readouterr().out
+        )
+        assert (campaign / "campaign.json").read_bytes() == before
+
+
+def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path):
+    options = ("--with", *made.campaigns, "--method", "cosine")
+    succeeds(main, "fit", made.data, tmp_path / "next", *options)
+    old = [key.decode() for key in open_dataset(made.data).campaign_key]
+    assert load(tmp_path / "next").campaigns == tuple(sorted([*old, *made.names[:2]]))
+
+
+def test_status_shows_where_all_came_from(made, capsys):
+    capsys.readouterr()
+    succeeds(main, "status", made.folder)
+    printed = capsys.readouterr().out
+    for word in ("data set", "4,000 users", "metaheac, k = 4", f"campaigns/{made.names[0]}"):
+        assert word in printed
+    assert "damaged" not in printed
+
+
+# What is refused --------------------------------------------------------------------------------
+
+
+def test_bad_feedback_changes_nothing(made, tmp_path, capsys):
+    campaign = made.campaigns[0]
+    before = {p: p.read_bytes() for p in campaign.rglob("*") if p.is_file()}
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    good.write_text("user_id,converted\nu1,1\n")
+    bad.write_text("user_id,converted\nu1,1\nu2,maybe\n")
+    words = (f"{bad}: line 3: converted is 'maybe', expected 0 or 1",)
+    refuses(capsys, main, "feedback", campaign, good, bad, words=words)
+    assert {p: p.read_bytes() for p in campaign.rglob("*") if p.is_file()} == before
+
+
+def test_folders_that_are_no_campaigns_are_named(made, tmp_path, capsys):
+    told = tmp_path / "told.csv"
+    told.write_text("user_id,converted\nu1,1\n")
+    words = (f"{made.model}: has no campaign.json; give the folder that `metaheac customise`",)
+    refuses(capsys, main, "feedback", made.model, told, words=words)
+    refuses(capsys, main, "update", made.model, "--data", made.data, words=words)
+    brief = made.world / "new" / made.names[0]
+    options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
+    words = (f"--out: {made.model}: exists and is no campaign",)
+    out = ("--data", made.data, "--out", made.model)
+    refuses(capsys, main, "customise", made.model, *options, *out, words=words)
+
+
+def test_a_campaign_has_its_seeds_and_takes_no_others(made, tmp_path, capsys):
+    seeds = made.world / "new" / made.names[0] / "seeds.csv"
+    options = ("--data", made.data, "--size", 5, "--out", tmp_path / "out.csv", "--seeds", seeds)
+    words = (f"{made.campaigns[0]}: is a campaign, which has its seeds and attributes",)
+    refuses(capsys, main, "expand", made.campaigns[0], *options, words=words)
+    assert contents(tmp_path) == set()
