@@ -159,13 +159,13 @@ class MetaHeac(nn.Module):
         log_p, log_not_p = mixture_log_probabilities(critic_log_weights, logits, self.mixture)
         return Output(log_p, log_not_p, representation, expert_log_weights, critic_log_weights)
 
-    def first_layer(self, params: Any, user: User, features: Array | None = None) -> FirstLayer:
-        """(B, M, k) user fields, (B, F) further numbers -> sums (B, n, h) and mean (B, k)."""
+    def first_layer(self, params: Any, user: User, /, *features: Array) -> FirstLayer:
+        """(B, M, k) user fields, any (B, F) further numbers -> sums (B, n, h) and mean (B, k)."""
         expert = params["params"]["expert"]
-        sums = expert_sums(expert["kernel_0"], expert["bias_0"], user, features)
+        sums = expert_sums(expert["kernel_0"], expert["bias_0"], user, *features)
         return FirstLayer(sums, UserFields.of(user).mean())
 
-    def later_layers(self, params: Any) -> Any:
+    def later_layers(self, params: Any, /) -> Any:
         """The parameters without those of the experts' first layer."""
         own = dict(params["params"])
         own["expert"] = {k: v for k, v in own["expert"].items() if k not in ("kernel_0", "bias_0")}

@@ -50,13 +50,13 @@ class MLP(nn.Module):
         x = hidden_layers(self, sums, self.widths)
         return sigmoid_output(dense(self, "head", x, 1)[..., 0], x)
 
-    def first_layer(self, params: Any, user: User, features: Array | None = None) -> FirstLayer:
-        """(B, M, k) user fields, (B, F) further numbers -> their part of the sums, (B, h)."""
+    def first_layer(self, params: Any, user: User, /, *features: Array) -> FirstLayer:
+        """(B, M, k) user fields, any (B, F) further numbers -> their part of the sums, (B, h)."""
         user, own = UserFields.of(user), params["params"]
         sums = user.product(own["layer_0_kernel"][: user.size]) + own["layer_0_bias"]
-        return FirstLayer(sums if features is None else sums + features @ own["features_kernel"])
+        return FirstLayer(sum((each @ own["features_kernel"] for each in features), sums))
 
-    def later_layers(self, params: Any) -> Any:
+    def later_layers(self, params: Any, /) -> Any:
         """The parameters without those of the first layer."""
         first = ("layer_0_kernel", "layer_0_bias", "features_kernel")
         return {"params": {k: v for k, v in params["params"].items() if k not in first}}
