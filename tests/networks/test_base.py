@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear_network import LogisticRegression
 
 from metaheac_jax.networks.base import Affine, concatenated, sigmoid_output
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import MLP, LogisticRegression
+from metaheac_jax.networks.mlp import MLP
 
 M, N, K, B = 14, 6, 4, 5
 NETWORKS = {

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear_network import LogisticRegression
 
 from metaheac_jax.backend import LEVEL_FLAG, REDUCE_FLAG
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.networks.campaign_graph import CampaignGraph
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import MLP, LogisticRegression, OnFrozenFields
+from metaheac_jax.networks.mlp import MLP, OnFrozenFields
 from metaheac_jax.networks.multitask import MMoE, SharedBottom
 from metaheac_jax.networks.seed_features import SeedNetwork
 from metaheac_jax.networks.towers import Towers

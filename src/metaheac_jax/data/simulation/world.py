@@ -117,8 +117,7 @@ def write_world(
                     drawn[stage].append(pairs.astype(np.int32))
                 file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
                 progress("simulating users", stop, users)
-        made = (shape, campaigns, key, estimates, directions)
-        _write_rest(directory, *made, drawn, affinities, seed)
+        _finish(directory, shape, campaigns, key, estimates, directions, drawn, affinities, seed)
         scratch.unlink()
 
 
@@ -130,7 +129,7 @@ def _check_arguments(users: int, seed: int, min_pool_examples: int, cardinality:
         )
 
 
-def _write_rest(
+def _finish(
     directory: Path,
     shape: Shape,
     campaigns: Campaigns,
