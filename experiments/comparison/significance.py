@@ -33,8 +33,17 @@ PRIMARY: dict[str, tuple[str, ...]] = {
     ),
 }
 PRIMARY_GROUP, PRIMARY_MEASURE = "small", "auc"
-#: The methods of the primary claims; a report has every pair of them.
-CONTROLS = tuple(dict.fromkeys([*reversed(PRIMARY), *(r for of in PRIMARY.values() for r in of)]))
+#: The methods of the primary claims, and seed-aware's features in simpler methods: what is left of
+#: seed-aware without an inner step, or in an MLP. A report has every pair of them.
+CONTROLS = tuple(
+    dict.fromkeys(
+        [
+            *reversed(PRIMARY),
+            *("alpha-0-seeds", "mlp-seeds"),
+            *(rival for rivals in PRIMARY.values() for rival in rivals),
+        ]
+    )
+)
 #: With two runs Student's t has one degree of freedom, and p < .05 needs a difference of 13
 #: standard errors.
 MIN_RUNS = 3
