@@ -86,6 +86,13 @@ def test_a_long_cell_that_is_rare_takes_no_memory(tmp_path, monkeypatch):
     assert max(widest) <= 4 * (len(UNSEEN) + 1)
 
 
+def test_a_cell_that_begins_like_the_longest_value_is_another(tmp_path):
+    frame = {"a": ["ninechars", "ninechars", "ninecharsX"]}
+    _, vocabulary, rows = rows_of(frame, Column("a"), tmp_path, min_count=2)
+    known, unseen = vocabulary.encode(1, ["ninechars", UNSEEN])
+    assert rows[:, 0].tolist() == [known, known, unseen]
+
+
 def test_values_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(table_fields, "_MAX_BYTES", 4 * 3 * 20)
     frame = {"a": ["a", "b", "x" * 20]}
