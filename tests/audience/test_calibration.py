@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fixed_scores import fixed_method
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
@@ -59,6 +59,7 @@ def test_scores_that_are_equal_or_separate_the_labels(scores):
     np.testing.assert_allclose(expit(odds), expected, rtol=1e-4)
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 0.999), st.floats(0.001, 0.999), st.floats(-3, 3))
 def test_a_base_rate_moves_the_log_odds(seed_rate, base_rate, score):
     scale = Calibration(slope=2.0, intercept=-1.0, seed_rate=seed_rate)

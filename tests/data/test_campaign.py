@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
 
@@ -107,6 +107,7 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, said):
     assert "\n" not in str(error.value)
 
 
+@settings(deadline=None)
 @given(
     st.sets(st.integers(0, 599), min_size=1, max_size=40),
     st.sets(st.integers(0, 599), max_size=590),

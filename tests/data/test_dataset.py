@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from toy import dataset
@@ -82,6 +82,7 @@ def test_a_layout_says_where_the_fields_lie():
 # Users by their ids -----------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(-5, 500), max_size=20), st.integers(1, 70))
 def test_users_are_found_whatever_the_order_of_the_keys(seed, ids, block):
     keys = np.random.default_rng(seed).permutation(DATA.user_key)
