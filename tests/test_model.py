@@ -174,7 +174,7 @@ def test_a_flipped_bit_anywhere_is_noticed(saved, name, place, bit):
         ('"width": 16', '"width": 61'),
         ('"seed": 7', '"seed": 8'),
         ('"name": "city"', '"name": "town"'),
-        ('model 1"', 'model 2"'),
+        ('model 2"', 'model 3"'),
         (" 110", " 111"),
     ],
 )

@@ -236,7 +236,7 @@ class Customised:
         return scores
 
 
-FORMAT = "metaheac_jax general model 1"
+FORMAT = "metaheac_jax general model 2"
 #: The folder in that of a model with the state of its optimiser; only further training needs it.
 OPTIMIZER = "optimizer"
 _OPTIMIZER_FORMAT, _OPTIMIZER_MANIFEST = "metaheac_jax optimizer 1", "optimizer.json"
