@@ -99,6 +99,20 @@ def test_scores_are_the_same_to_the_bit_after_loading(tmp_path, name):
     np.testing.assert_array_equal(loaded.campaign.rows, model.campaign.rows)
 
 
+def test_a_model_with_heads_of_its_own_is_restored_on_the_general_ones(made, tmp_path):
+    """What is not adapted is not kept, and comes from the general model."""
+    _, general, full = made
+    method = method_of(general).with_settings(online_adapts="heads")
+    campaign = DATA.new_campaign(SEEDS, ATTRIBUTES, non_seeds_per_seed=8)
+    [model] = method.customise(general, DATA, [campaign])
+    save_customised(model, DATA, tmp_path / "tea")
+    loaded = load_customised(tmp_path / "tea", general, DATA)
+    np.testing.assert_array_equal(scores(loaded), scores(model))
+    assert len(loaded.adapted.rows) == 0
+    leaves = (jax.tree.leaves(own.adapted.network) for own in (loaded, full))
+    assert len(next(leaves)) < len(next(leaves))
+
+
 def test_every_method_that_adapts_weights_can_be_saved():
     without = {name for name in METHODS if method_named(name).restore is None}
     assert without == {"lr", "pinterest", "hubble", "lightgbm", "cosine", "prior"}
