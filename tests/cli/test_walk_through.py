@@ -34,11 +34,6 @@ def show(world, campaign, audience, out, seed=0):
     pl.DataFrame({"user_id": users, "converted": converted}).write_csv(out)
 
 
-def mean_truth(world, campaign, audience):
-    chance = truth(world, campaign)
-    return float(np.mean([chance[user] for user in pl.read_csv(audience)["user_id"]]))
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A world of 4,000 users, its data, a model, and two campaigns customised to it."""
@@ -119,6 +114,13 @@ def test_the_way_to_a_second_audience(made, tmp_path, capsys):
             "there is no new feedback, and no new model; nothing to do" in capsys.readouterr().out
         )
         assert (campaign / "campaign.json").read_bytes() == before
+
+
+def test_a_curve_shows_which_size_to_take(made, tmp_path):
+    brief, out = made.world / "new" / made.names[0], tmp_path / "curve.csv"
+    options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
+    succeeds(main, "curve", made.model, "--data", made.data, *options, "--out", out)
+    assert pl.read_csv(out)["recall"].is_sorted()
 
 
 def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path):
