@@ -228,7 +228,14 @@ class Customised:
           Diverged: a score is not a number.
         """
         check_slots(users, self.general.schema.num_slots)
-        scores = self.scorer(users)
+        return self.check_scores(self.scorer(users))
+
+    def check_scores(self, scores: np.ndarray) -> np.ndarray:
+        """The scores that the scorer gave.
+
+        Raises:
+          Diverged: a score is not a number.
+        """
         if np.isnan(scores).any():
             raise Diverged(
                 f"{self.campaign.name}: a score of {self.general.method} is not a number"

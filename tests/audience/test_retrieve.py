@@ -13,6 +13,7 @@ from toy import dataset
 from metaheac_jax.audience import retrieve
 from metaheac_jax.audience.evaluation import pool_rows
 from metaheac_jax.audience.retrieve import audience_ranks, expand, expand_all
+from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import method_named
@@ -236,6 +237,40 @@ def test_scores_are_those_that_the_evaluation_judges(monkeypatch):
     # Nor do the other users of a block matter.
     alone = [float(own.score(DATA.user_rows[u : u + 1])[0]) for u in range(5)]
     assert [by_user[int(user)] for user in DATA.user_key[:5]] == alone
+
+
+def test_models_that_share_the_first_layer_compute_it_once(monkeypatch):
+    """Their audiences are those of each alone; a block has fewer users where models are many."""
+    method = method_named("metaheac").with_settings(
+        width=2,
+        num_experts=2,
+        num_critics=2,
+        offline_epochs=0,
+        online_learning_rate=0.05,
+        online_epochs=1,
+        batch_size=32,
+        campaigns_per_step=2,
+        online_adapts="heads",
+    )
+    general = method.fit(DATA, campaigns=[0, 1])
+    models = method.customise(general, DATA, [DATA.campaign(c) for c in range(3)])
+    alone = [expand(own, DATA, size=USERS) for own in models]
+
+    def refuse(scorer, users):
+        raise AssertionError("scored alone")
+
+    monkeypatch.setattr(AdaptedScorer, "__call__", refuse)
+    monkeypatch.setattr(retrieve, "_SCORES", 90)
+    done = []
+    together = expand_all(models, DATA, size=USERS, progress=lambda *call: done.append(call[1]))
+    assert done[1:] == [30, 60, 90, USERS]  # the first has found the seeds
+    for audience, expected in zip(together, alone, strict=True):
+        by_user, scores = (
+            dict(zip(a.user_ids.tolist(), a.scores.tolist(), strict=True))
+            for a in (audience, expected)
+        )
+        assert by_user == pytest.approx(scores, abs=1e-6)
+    assert np.abs(alone[0].scores[:5] - alone[1].scores[:5]).max() > 1e-3
 
 
 def test_seeds_are_left_out_of_any_pool():

@@ -1,7 +1,7 @@
 """Expanding: the top users of a pool by customised models (paper section 1).
 
-The pool is read once, in blocks, whatever the number of campaigns. Memory grows with the audiences,
-not with the pool.
+The pool is read once, in blocks, whatever the number of campaigns, and models that share the first
+layer compute it once. Memory grows with the audiences, not with the pool.
 
 Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 """
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metaheac_jax.audience.audience import Audience
+from metaheac_jax.customise.joint import score_jointly
 from metaheac_jax.data.batches import prefetch
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
@@ -23,6 +24,7 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop
 
 _BLOCK = 1 << 17  # users read and scored at a time
+_SCORES = 1 << 24  # of a block, by all models
 
 
 def expand(
@@ -101,16 +103,20 @@ def expand_all(
     left_out = left_out or [np.empty(0, np.int64)] * len(models)
     tops = [RunningTop(ranks.stop, data.user_key.dtype) for _ in models]
 
-    def read(start: int) -> _Block:
-        return _read_block(data, start, excluded)
+    size_of_block = max(1, min(_BLOCK, _SCORES // max(1, len(models))))
 
-    for start, block in prefetch(read, range(0, data.num_users, _BLOCK)):
+    def read(start: int) -> _Block:
+        return _read_block(data, start, min(start + size_of_block, data.num_users), excluded)
+
+    score = score_jointly([model.scorer for model in models])
+    for start, block in prefetch(read, range(0, data.num_users, size_of_block)):
         if len(block.keys):
-            scores = _score_block(models, block.rows)
-            for top, users, own in zip(tops, left_out, scores, strict=True):
+            for model, top, users, scores in zip(
+                models, tops, left_out, score(block.rows), strict=True
+            ):
                 able = block.without(users)
-                top.add(own[able], block.keys[able])
-        progress("score the pool", min(start + _BLOCK, data.num_users), data.num_users)
+                top.add(model.check_scores(scores)[able], block.keys[able])
+        progress("score the pool", min(start + size_of_block, data.num_users), data.num_users)
     audiences = []
     for top, users in zip(tops, left_out, strict=True):
         scores, keys = (values[ranks.start :] for values in top.best())
@@ -194,14 +200,8 @@ class _Block(NamedTuple):
         return able
 
 
-def _read_block(data: Dataset, start: int, excluded: np.ndarray) -> _Block:
-    index = np.arange(start, min(start + _BLOCK, data.num_users))
-    first, last = np.searchsorted(excluded, [start, start + _BLOCK])
-    kept = np.delete(index, excluded[first:last] - start)
-    rows, keys = data.user_rows[start : start + _BLOCK], data.user_key[start : start + _BLOCK]
+def _read_block(data: Dataset, start: int, stop: int, excluded: np.ndarray) -> _Block:
+    first, last = np.searchsorted(excluded, [start, stop])
+    kept = np.delete(np.arange(start, stop), excluded[first:last] - start)
+    rows, keys = data.user_rows[start:stop], data.user_key[start:stop]
     return _Block(kept, np.asarray(keys[kept - start]), np.asarray(rows[kept - start]))
-
-
-def _score_block(models: Sequence[Customised], rows: np.ndarray) -> list[np.ndarray]:
-    """(P, S) table rows of users -> (P,) scores by each of G models."""
-    return [model.score(rows) for model in models]
