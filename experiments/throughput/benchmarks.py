@@ -137,7 +137,7 @@ class Trial:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log.jsonl"
-            self._state = train(step, self._state, self._sampler, num_steps=NUM_INPUTS, log=log)
+            self._state, _ = train(step, self._state, self._sampler, num_steps=NUM_INPUTS, log=log)
         jax.block_until_ready(self._state)
         return [(time.perf_counter() - began) / NUM_INPUTS]
 

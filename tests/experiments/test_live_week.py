@@ -28,6 +28,7 @@ from metaheac_jax.data.simulation import Truth
 from metaheac_jax.data.splits import paper_split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import METHODS, Method, method_named
+from metaheac_jax.methods.method import Trained
 from metaheac_jax.progress import silent
 from metaheac_jax.settings import PAPER
 
@@ -57,7 +58,7 @@ WORLD = toy_world()
 RUNNING = WORLD.split.test
 
 
-def fake_method(scorer, train=lambda run: {}):
+def fake_method(scorer, train=lambda run: Trained({})):
     """A method without any cost, whose models all score with one function."""
 
     def adapt(run, state, campaigns, watch):
@@ -166,7 +167,7 @@ class Recorder:
 
         def train(run):
             self.trainings.append(run)
-            return {}
+            return Trained({})
 
         def adapt(run, state, campaigns, watch):
             self.days.append(run.dataset)
@@ -409,7 +410,7 @@ def test_feedback_goes_back_into_both_models(finished, tmp_path, monkeypatch, op
 
     def train(run):
         runs.append(run)
-        return {}
+        return Trained({})
 
     recorder = replace(fake_method(lambda users: np.zeros(len(users)), train), name="cosine")
     monkeypatch.setitem(METHODS, "cosine", lambda settings: recorder)

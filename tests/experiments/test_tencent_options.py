@@ -139,8 +139,8 @@ def test_options_that_make_no_sense(tmp_path, capsys, monkeypatch, arguments, wo
     ("text", "words"),
     [
         ('{"user": [', "schema.json: Expecting value: line 1"),
-        ("[]", 'schema.json: schema: expected {"user"'),
-        ('{"user": [{"name": 3}], "campaign": [{"name": "aid"}]}', "schema: field 3 needs a name"),
+        ("[]", "schema.json: schema: expected a JSON object"),
+        ('{"user": [{"name": 3}], "campaign": [{"name": "aid"}]}', "schema: field: name is 3"),
         ('{"user": [{"name": "a"}], "campaign": [{"name": "a"}]}', "'a' is named twice"),
     ],
 )

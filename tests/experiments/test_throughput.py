@@ -292,7 +292,10 @@ def test_a_turn_has_as_many_steps_as_the_first(monkeypatch):
     assert trial.bare() == pytest.approx([9.0] * 3)
     cost[0] = 0.1
     assert trial.bare() == pytest.approx([0.1] * 3)
-    train = lambda *_, num_steps, log: [step(0) for _ in range(num_steps)]  # noqa: E731
+
+    def train(*_, num_steps, log):
+        return [step(0) for _ in range(num_steps)], None
+
     monkeypatch.setattr(benchmarks, "train", train)
     assert trial.end_to_end() == pytest.approx([0.1])
 
