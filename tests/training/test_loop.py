@@ -198,3 +198,16 @@ def test_a_training_that_has_stopped_takes_no_further_step(tmp_path):
     count_to(tmp_path / "c", 1)
     state, judged = count_to(tmp_path / "c", 1, cut=9)  # a draw of another step would raise
     assert (int(state), len(judged)) == (6, 3)
+
+
+def test_a_start_that_nothing_improves_on_is_kept():
+    """As when training goes on from a good model: the state of step 0 is judged too."""
+    step, _ = counting()
+    aucs = {0: 0.8, 3: 0.7, 6: 0.75, 9: 0.6}
+    early_stop = EarlyStop(
+        judge=lambda state: Quality(aucs[int(state)], 0.0), every=3, patience=3, judge_start=True
+    )
+    options = {"num_steps": 18, "early_stop": early_stop}
+    state, judged = train(step, jnp.zeros(()), lambda number: (number,), **options)
+    assert int(state) == 0
+    np.testing.assert_allclose(judged[:, 0], [0, 3, 6, 9])

@@ -20,7 +20,7 @@ from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import method_named, method_of
-from metaheac_jax.model import MANIFEST, load, save
+from metaheac_jax.model import MANIFEST, General, load, save
 from metaheac_jax.settings import SETTINGS
 
 
@@ -51,6 +51,9 @@ class Options:
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
     """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
     and feedback. A folder's name is the campaign's id."""
+    epochs: int | None = None
+    """Train for so many epochs, on all these campaigns. By default a tenth of them is held out of
+    training, which ends when they no longer improve after customising."""
     seed: int = 0
     """Seed of the split, initial values and batches."""
     resume: bool = False
@@ -63,6 +66,8 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
+    if options.epochs is not None:
+        terminal.check_minimum("--epochs", options.epochs, 1)
     if options.start is not None and (options.method or options.settings):
         raise InputError("--from: the method and settings are the model's; omit these options")
     method = method_named(options.method or "metaheac", SETTINGS[options.settings or "paper"])
@@ -76,6 +81,8 @@ def main(options: Options) -> None:
             start = load(options.start, optimizer=True, progress=progress)
             method = method_of(start)
             method.check_start(start, data)
+        if options.epochs is not None:
+            method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
         if options.with_:
             data, campaigns = _with_folders(data, campaigns, options.with_)
@@ -94,7 +101,8 @@ def main(options: Options) -> None:
         save(general, options.out, progress=progress)
         shutil.rmtree(directory)
     screen.print(
-        f"{options.out}: {method.label}, trained on {len(campaigns)} campaigns of {data.name}",
+        f"{options.out}: {method.label}, trained on {len(campaigns)} campaigns of {data.name}"
+        + _judged(general),
         soft_wrap=True,
         highlight=False,
     )
@@ -104,6 +112,14 @@ def main(options: Options) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _judged(general: General) -> str:
+    """How good the model is, if training was told."""
+    if not general.judgements:
+        return ""
+    best = max(general.judgements, key=lambda judged: judged.auc)
+    return f"; AUC {best.auc:.4f} on campaigns held out of training, at step {best.step:,}"
 
 
 def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:

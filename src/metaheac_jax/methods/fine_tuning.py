@@ -282,6 +282,7 @@ def train_rows(
             judge=lambda state: judge(finished(state)),
             every=max(1, steps // _JUDGEMENTS),
             patience=run.settings.offline_patience or 1,
+            judge_start=run.start is not None,
         )
     state = step.init(*weights)
     if run.start is not None:

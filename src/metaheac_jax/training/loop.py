@@ -50,11 +50,13 @@ class EarlyStop:
       judge: judges a state on held-out campaigns.
       every: steps between two judgements.
       patience: judgements without a higher AUC after which training ends.
+      judge_start: whether the initial state may be the best one, as that of a trained model is.
     """
 
     judge: Callable[[RowState], Quality]
     every: int
     patience: int
+    judge_start: bool = False
 
 
 class Progressed(NamedTuple):
@@ -139,9 +141,9 @@ def train(
         done = checkpoints.latest
     if _stopped(going, early_stop):
         return going.best, going.judgements()
-    every = 0  # steps between judgements, if any
-    if early_stop is not None:
-        every = max(early_stop.every, math.ceil(num_steps / MAX_JUDGEMENTS))
+    if early_stop is not None and early_stop.judge_start and not len(going.judgements()):
+        going = going.add(done, early_stop.judge(going.state))
+    every = _every(early_stop, num_steps - first_step)
     notes = _Notes(name, num_steps, log, done, progress)
     saved = time.perf_counter()
     for number, batch in prefetch(draw, range(done, num_steps)):
@@ -227,6 +229,13 @@ def _restored(
     if early_stop is not None:
         return checkpoints.restore(like)
     return like._replace(state=checkpoints.restore(like.state))
+
+
+def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
+    """Steps between judgements; 0 where there are none."""
+    if early_stop is None:
+        return 0
+    return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - 1)))
 
 
 def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
