@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from metaheac_jax.audience.evaluation import pool_rows
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import Diverged
 from metaheac_jax.methods import Method
 from metaheac_jax.model import General, Scorer
 from metaheac_jax.progress import Progress
@@ -40,7 +42,8 @@ def fine_tuning_curve(
     """Loss on a campaign's examples and AUC on its pool at `STEPS` of fine-tuning.
 
     Examples are scored as users of the pool are: in training, the graph network does not let them
-    attend to themselves. None where a method does not adapt by steps of gradient descent.
+    attend to themselves. None where a method does not adapt by steps of gradient descent. The curve
+    ends where the weights are no longer finite, since early stopping does not end it before.
     """
     own = dataset.campaign(campaign)
     examples = campaign_examples(dataset, own)
@@ -53,6 +56,8 @@ def fine_tuning_curve(
         if step in STEPS:
             [model] = models()
             odds = model(examples.ids.user).astype(np.float64)
+            if not np.isfinite(odds).all():
+                raise Diverged("a score is not finite")
             curve["steps"].append(step)
             curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - examples.label * odds)))
             curve["auc"].append(auc(model(users), labels))
@@ -60,5 +65,6 @@ def fine_tuning_curve(
     per_epoch = math.ceil(len(examples.label) / method.settings.batch_size)
     epochs = math.ceil(STEPS[-1] / per_epoch)
     to_the_end = method.with_settings(online_epochs=epochs, online_patience=None)
-    to_the_end.customise(general, dataset, [own], seed=seed, watch=note)
+    with suppress(Diverged):
+        to_the_end.customise(general, dataset, [own], seed=seed, watch=note)
     return curve if curve["steps"] else None

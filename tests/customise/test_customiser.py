@@ -17,7 +17,7 @@ from metaheac_jax.customise import online_stage
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.score import PoolScorer
 from metaheac_jax.data.batches import Batch, gather, generator
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.table.layout import Ids, Layout
@@ -207,6 +207,39 @@ def test_a_campaign_with_a_single_seed_keeps_the_general_model(customise):
     network, table = whole(model)
     np.testing.assert_array_equal(table, GENERAL.table)
     jax.tree.map(np.testing.assert_array_equal, network, GENERAL.network)
+
+
+# Weights that are no numbers --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+@pytest.mark.parametrize("together", [1, 3])
+def test_weights_that_are_not_finite_are_never_the_general_model(together, patience):
+    customise = Customiser(NETWORK, LAYOUT, batch_size=64, campaigns_at_once=together)
+    examples = [campaign(0, 130), campaign(1, 130)]
+    options = {"epochs": 3, "patience": patience, "names": ["campaign 100", "campaign 110"]}
+    assert len(customise(GENERAL, examples, **options)) == 2
+    said = r"campaign 1[01]0: the adapted weights are not finite after step [2-6]; lower the online"
+    with pytest.raises(Diverged, match=said) as caught:
+        customise(GENERAL, examples, learning_rate=1e38, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_best_finite_model_of_an_earlier_epoch_is_kept(monkeypatch):
+    """From the third epoch on, weights are NaN."""
+    general, customise = zero_regression(), Customiser(REGRESSION, LAYOUT, batch_size=64)
+    options = {"learning_rate": 0.05, "patience": 4}
+    (two,) = customise(general, [campaign(0)], epochs=2, **options)
+    assert np.abs(two.values).max() > 0
+    step, count = customise._steps.adapt, []
+
+    def broken(state, rows, batch, rate):
+        count.append(1)
+        return step(state, rows, batch, rate if len(count) <= 10 else np.nan)  # 5 an epoch
+
+    monkeypatch.setattr(customise, "_steps", customise._steps._replace(adapt=broken))
+    (kept,) = customise(general, [campaign(0)], epochs=9, **options)
+    np.testing.assert_array_equal(kept.values, two.values)
 
 
 # What is refused --------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class Customiser:
         epochs: int = 2,
         patience: int | None = None,
         holdout: float = 0.1,
+        names: Sequence[str] | None = None,
         progress: Progress = silent,
         watch: Watch[AdaptedWeights] | None = None,
     ) -> list[AdaptedWeights]:
@@ -91,6 +92,7 @@ class Customiser:
             campaign with a single seed or non-seed keeps it.
           holdout: the fraction of seeds, and of non-seeds, held out if ``patience`` is given; at
             least one of each.
+          names: of the campaigns, for messages.
           progress: receives the number of campaigns done.
           watch: called before the first step and after every step; the largest campaigns come
             first, G at a time.
@@ -101,10 +103,13 @@ class Customiser:
         Raises:
           InputError: a campaign has no examples, lengths differ, an id is outside the table, or a
             label is not 0 or 1.
+          Diverged: a campaign's weights are not finite, and with ``patience`` no epoch before was
+            better than the general model.
         """
         num_rows = weights.table.shape[0]
-        for number, batch in enumerate(campaigns):
-            check_batch(batch, self._layout, num_rows, f"campaign {number} of {len(campaigns)}")
+        names = names or [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
+        for name, batch in zip(names, campaigns, strict=True):
+            check_batch(batch, self._layout, num_rows, name)
         options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch)
         index = self._layout.row_index(num_rows)
         touched = [index.distinct(batch.ids) for batch in campaigns]
@@ -126,7 +131,8 @@ class Customiser:
             rngs = [generator(seed, c) for c in group]
             adaptation = self._start(weights, members, table_rows, options.learning_rate)
             labels = [member.label for member in members]
-            return run_epochs(adaptation, labels, rngs, options, batch_size=self._batch_size)
+            told, batch_size = [names[c] for c in group], self._batch_size
+            return run_epochs(adaptation, labels, rngs, options, batch_size=batch_size, names=told)
 
         return adapt_groups(
             adapt,

@@ -52,12 +52,14 @@ class EarlyStopping:
         """
         self.best = models
         self._least, self._worse = losses, np.zeros(len(losses), int)
+        self.improved = np.zeros(len(losses), bool)  # (G,) whether an epoch beat the start
         self._patience, self._select = patience, select
 
     def update(self, models: Any, losses: np.ndarray) -> None:
         """Takes the models after one more epoch, and their held-out losses."""
         better = losses < self._least
         self.best = self._select(better, models, self.best)
+        self.improved |= better
         self._worse = np.where(better, 0, self._worse + 1)
         self._least = np.minimum(losses, self._least)
 

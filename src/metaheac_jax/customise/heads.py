@@ -86,6 +86,7 @@ class HeadCustomiser:
         epochs: int = 2,
         patience: int | None = None,
         holdout: float = 0.1,
+        names: Sequence[str] | None = None,
         progress: Progress = silent,
         watch: Watch[AdaptedWeights] | None = None,
     ) -> list[AdaptedWeights]:
@@ -94,8 +95,9 @@ class HeadCustomiser:
         The adapted weights have no table rows, and the parameters of the later layers only.
         """
         num_rows = weights.table.shape[0]
-        for number, batch in enumerate(campaigns):
-            check_batch(batch, self._layout, num_rows, f"campaign {number} of {len(campaigns)}")
+        names = names or [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
+        for name, batch in zip(names, campaigns, strict=True):
+            check_batch(batch, self._layout, num_rows, name)
         options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch)
         sizes = [len(batch.label) for batch in campaigns]
         self._num_examples.holding(max(sizes, default=0))
@@ -111,8 +113,14 @@ class HeadCustomiser:
                 batch_size=self._batch_size,
                 learning_rate=options.learning_rate,
             )
-            labels, rngs = [campaigns[c].label], [generator(seed, c)]
-            return run_epochs(adaptation, labels, rngs, options, batch_size=self._batch_size)
+            return run_epochs(
+                adaptation,
+                [campaigns[c].label],
+                [generator(seed, c)],
+                options,
+                batch_size=self._batch_size,
+                names=[names[c]],
+            )
 
         in_turn = watch is not None or jax.default_backend() != "cpu"
         return adapt_groups(adapt, sizes, group_size=1, in_turn=in_turn, progress=progress)

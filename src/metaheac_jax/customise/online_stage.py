@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.customise.early_stopping import EarlyStopping, hold_out
+from metaheac_jax.errors import Diverged
 from metaheac_jax.model import AdaptedWeights, Watch
 from metaheac_jax.progress import Progress
 
@@ -60,8 +62,11 @@ def run_epochs(
     options: OnlineOptions,
     *,
     batch_size: int,
+    names: Sequence[str],
 ) -> list[AdaptedWeights]:
     """Adapts campaigns for some epochs, or until their held-out losses stop falling.
+
+    Where weights become infinite or NaN, the best finite model of an earlier epoch is kept.
 
     Args:
       adaptation: the campaigns.
@@ -69,6 +74,10 @@ def run_epochs(
       rngs: of each campaign; decide its held-out examples and the order of its minibatches.
       options: see `customiser.Customiser`.
       batch_size: B.
+      names: of each campaign, for messages.
+
+    Raises:
+      Diverged: weights are not finite, and no epoch before was better than the start.
     """
     watch, patience = options.watch, options.patience
     fraction = 0.0 if patience is None else options.holdout
@@ -83,7 +92,7 @@ def run_epochs(
             patience=patience,
             select=adaptation.select,
         )
-    number = 0
+    number, diverged = 0, dict[int, int]()  # position of a campaign -> steps by then
     if watch is not None:
         watch(number, lambda: adaptation.adapted(adaptation.models()))
     for _ in range(options.epochs):
@@ -97,12 +106,30 @@ def run_epochs(
             number += 1
             if watch is not None:
                 watch(number, lambda: adaptation.adapted(adaptation.models()))
+        models = adaptation.models()
+        finite = np.array(jax.device_get(list(map(_finite, adaptation.adapted(models)))))
+        for place in np.flatnonzero(~finite).tolist():
+            diverged.setdefault(place, number)
         if stopping is not None:
-            models = adaptation.models()
-            stopping.update(models, adaptation.summed_losses(models, held))
+            losses = adaptation.summed_losses(models, held)
+            losses[: len(finite)][~finite] = np.inf
+            stopping.update(models, losses)
             if not stopping.going.any():
                 break
+    for place, steps in diverged.items():
+        if stopping is None or not stopping.improved[place]:
+            raise Diverged(
+                f"{names[place]}: the adapted weights are not finite after step {steps}; lower the "
+                "online learning rate"
+            )
     return adaptation.adapted(adaptation.models() if stopping is None else stopping.best)
+
+
+@jax.jit
+def _finite(adapted: AdaptedWeights) -> jax.Array:
+    """Whether all weights are finite."""
+    leaves = jax.tree.leaves((adapted.network, adapted.values))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def minibatches(picks: Picks, length: int) -> Iterator[Picks]:

@@ -259,7 +259,10 @@ def fit_heads(
 
         quiet = replace(run, progress=silent)
         batch, weights = examples._replace(ids=ids), Weights(head, table)
-        return adapt_weights(quiet, customiser, weights, [batch], scorers, watch)[0]
+        [model] = adapt_weights(
+            quiet, customiser, weights, [batch], scorers, watch, names=[campaign.name]
+        )
+        return model
 
     models: list[Scorer] = []
     run.progress("customise", 0, len(campaigns))

@@ -406,6 +406,7 @@ def fine_tune(
         [campaign_examples(run.dataset, campaign) for campaign in campaigns],
         lambda adapted: list(map(scorer, campaigns, adapted)),
         watch,
+        names=[campaign.name for campaign in campaigns],
     )
 
 
@@ -416,6 +417,8 @@ def adapt_weights(
     examples: Sequence[Batch],
     scorers: Callable[[list[AdaptedWeights]], list[Scorer]],
     watch: Watch[Scorer] | None,
+    *,
+    names: Sequence[str],
 ) -> list[Scorer]:
     """Adapts weights to each campaign's examples with the run's online settings.
 
@@ -426,6 +429,7 @@ def adapt_weights(
       examples: of each campaign.
       scorers: turns the adapted weights of all campaigns into models.
       watch: follows the fine-tuning steps.
+      names: of the campaigns, for messages.
     """
 
     def on_step(step: int, adapted: Callable[[], list[AdaptedWeights]]) -> None:
@@ -440,6 +444,7 @@ def adapt_weights(
         epochs=run.settings.online_epochs,
         patience=run.settings.online_patience,
         progress=run.progress,
+        names=names,
         watch=None if watch is None else on_step,
     )
     return scorers(adapted)

@@ -154,6 +154,7 @@ def fine_tune_aware(
         ],
         lambda adapted: list(map(scorer, campaigns, examples, adapted)),
         watch,
+        names=[campaign.name for campaign in campaigns],
     )
 
 
