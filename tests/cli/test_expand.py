@@ -83,6 +83,7 @@ def test_the_options_suit_each_other(options, tmp_path):
         ({"--previous": "seeds"}, "seeds: not the file of an audience"),
         ({"--base-rate": 0.1}, "--base-rate: only with --probability"),
         ({"--probability": "", "--base-rate": 1}, "base rate: expected more than 0 and less than"),
+        ({"--adapts": "heads"}, "cosine: cannot adapt heads only; choose a method such as "),
         ({"--least-seeds": 121}, "seeds: 120 of 120 seeds are users of the data, fewer than "),
     ],
 )

@@ -1,5 +1,6 @@
 """From a world's tables to a second audience that is better than the first, by the commands."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -121,6 +122,31 @@ def test_a_curve_shows_which_size_to_take(made, tmp_path):
     options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
     succeeds(main, "curve", made.model, "--data", made.data, *options, "--out", out)
     assert pl.read_csv(out)["recall"].is_sorted()
+
+
+def test_many_campaigns_may_share_the_first_layer(made, tmp_path, capsys):
+    entries = [
+        {
+            "name": name,
+            "seeds": str(made.world / "new" / name / "seeds.csv"),
+            "attributes": json.loads((made.world / "new" / name / "attributes.json").read_text()),
+        }
+        for name in made.names[:2]
+    ]
+    (tmp_path / "list").write_text("\n".join(map(json.dumps, entries)))
+    audiences = []
+    for adapts in ("all", "heads"):
+        out = tmp_path / adapts
+        options = ("--data", made.data, "--campaigns", tmp_path / "list", "--size", 300)
+        succeeds(main, "expand", made.model, *options, "--out", out, "--adapts", adapts)
+        paths = [out / f"{name}.csv" for name in made.names[:2]]
+        audiences.append([set(pl.read_csv(path)["user_id"]) for path in paths])
+    whole, heads = audiences
+    assert whole != heads
+    assert heads[0] != heads[1]
+    options = ("--data", made.data, "--size", 5, "--out", tmp_path / "out.csv")
+    words = (f"--adapts: {made.campaigns[0]} is a campaign, which is customised",)
+    refuses(capsys, main, "expand", made.campaigns[0], *options, "--adapts", "all", words=words)
 
 
 def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path):

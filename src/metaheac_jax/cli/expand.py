@@ -37,9 +37,10 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory, write_json, write_text
-from metaheac_jax.methods import method_of
+from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import General, load
 from metaheac_jax.progress import Progress
+from metaheac_jax.settings import Adapts
 
 FORMAT = "metaheac_jax audiences 1"
 MANIFEST = "audiences.json"
@@ -101,6 +102,10 @@ class Options:
     more, without a fifth of the seeds. It needs Matplotlib. Not with --campaigns."""
     compare: tuple[Path, ...] = ()
     """With --report: files of other audiences, for their overlap with this one."""
+    adapts: Adapts | None = None
+    """What is adapted to a campaign: all, that is the whole network and the embeddings of its
+    examples; or heads, what lies behind the network's first layer. Many campaigns then share the
+    first layer, and the users are scored several times as fast. Default: the model's settings."""
     least_seeds: int = LEAST_SEEDS
     """Refuse to work with fewer seeds than this among the data's users."""
     seed: int = 0
@@ -184,6 +189,8 @@ def _check_options(options: Options) -> None:
                 f"{options.model}: is a campaign, which has its seeds and attributes; omit "
                 "--seeds, --attributes and --campaigns"
             )
+        if options.adapts is not None:
+            raise InputError(f"--adapts: {options.model} is a campaign, which is customised")
     elif (options.campaigns is None and not one) or (options.campaigns is not None and some):
         raise InputError("expand: give --seeds and --attributes, or --campaigns")
     audience_ranks(_ANY_POOL, **_ranks(options))
@@ -256,7 +263,7 @@ def _expand(
         checks = [SeedCheck.of(campaigns[0], len(models[0].seed_ids))]
         require_seeds(checks[0], options.least_seeds, options.model)
 
-    method, seed = method_of(general), options.seed
+    method, seed = _method(options, general), options.seed
     scales = []
     if options.probability:
         scales = calibrate(method, general, data, campaigns, seed=seed, progress=progress)
@@ -281,6 +288,11 @@ def _expand(
         found = (requests[number], campaigns[number], checks[number])
         results.append(_Result(*found, audience, base_rate, refresh))
     return results
+
+
+def _method(options: Options, general: General) -> Method:
+    method = method_of(general)
+    return method.with_settings(online_adapts=options.adapts) if options.adapts else method
 
 
 def _find_campaigns(
@@ -330,7 +342,7 @@ def _write_report(
     others = [*options.compare, *([] if options.previous is None else [options.previous])]
     text = data.user_key.dtype.kind == "S"
     report = describe_audience(
-        method_of(general),
+        _method(options, general),
         general,
         data,
         result.campaign,
