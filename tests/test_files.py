@@ -21,6 +21,7 @@ from metaheac_jax.files import (
     make_once,
     new_directory,
     read_sealed,
+    read_undisturbed,
     seal,
     write_json,
     write_text,
@@ -358,6 +359,7 @@ def test_any_flipped_bit_is_noticed(tmp_path_factory, position, bit):
         ("seal.json", None, "a: has no seal.json"),
         ("seal.json", b"", "seal.json: not valid JSON"),
         ("seal.json", b"[1]", "seal.json: not valid JSON"),
+        ("seal.json", b"[" * 100_000, "seal.json: not valid JSON"),
         ("seal.json", b'{"format": "another"}', "seal.json: format 'another', expected 'a seal'"),
         ("seal.json", b'{"format": "a seal"}', "seal.json: altered since it was written"),
     ],
@@ -386,6 +388,43 @@ def test_any_change_of_the_content_is_noticed(tmp_path):
             read(directory)
     path.write_text(json.dumps(body))  # in another layout it says the same
     read(directory)
+
+
+def test_what_was_replaced_while_it_was_read_is_read_again(tmp_path):
+    """Two of three attempts are disturbed: one fails, and one mixes files of two directories."""
+    folder, seen = tmp_path / "a", []
+
+    def put(name, **body):
+        with new_directory(folder, marker="seal.json") as directory:
+            (directory / name).write_text(name)
+            seal(directory, "seal.json", {"format": "a seal", **body}, [directory / name])
+
+    def read_names():
+        body = read_sealed(folder, "seal.json", format="a seal", remedy="", verify=False)
+        seen.append(body["number"])
+        if len(seen) < 3:
+            put("other" if len(seen) == 1 else "first", number=len(seen))
+        [name] = body["files"]
+        return body["number"], (folder / name).read_text()
+
+    put("first", number=0)
+    assert read_undisturbed(folder, "seal.json", read_names) == (2, "first")
+    assert seen == [0, 1, 2]
+
+
+def test_what_is_damaged_is_not_read_for_ever(tmp_path):
+    directory, calls = sealed(tmp_path / "a"), []
+    (directory / "bytes").unlink()
+
+    def read_it():
+        calls.append(1)
+        return read(directory)
+
+    with pytest.raises(InputError, match="bytes: missing"):
+        read_undisturbed(directory, "seal.json", read_it)
+    with pytest.raises(InputError, match=r"has no seal\.json"):
+        read_undisturbed(tmp_path / "none", "seal.json", lambda: read(tmp_path / "none"))
+    assert calls == [1]
 
 
 def test_checksums_report_the_bytes_read(tmp_path):

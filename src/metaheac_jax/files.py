@@ -20,10 +20,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
+
+T = TypeVar("T")
 
 _BLOCK = 1 << 24  # bytes read at a time for a checksum
 _WAIT_SECONDS = 0.5  # between two attempts to get a lock
@@ -363,7 +365,7 @@ def read_sealed(
         raise InputError(f"{directory}: has no {manifest}; {remedy}")
     try:
         body = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON; {remedy}") from error
     if body.get("format") != format:
         raise InputError(f"{path}: format {body.get('format')!r}, expected {format!r}; {remedy}")
@@ -383,6 +385,35 @@ def read_sealed(
             if checksum != entry["sha256"]:
                 raise InputError(f"{file}: altered since it was written; {remedy}")
     return {**body, "digest": digest}
+
+
+def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T:
+    """Reads a directory that another process may be replacing; see `new_directory`.
+
+    If its manifest is another one after reading, it was replaced meanwhile, and is read again.
+
+    Args:
+      directory: what ``read`` reads.
+      manifest: its file name.
+      read: may fail, or mix the files of two directories, if it is disturbed.
+    """
+    while True:
+        before = _content(directory / manifest)
+        try:
+            result = read()
+        except (ValueError, OSError):
+            if _content(directory / manifest) == before:
+                raise
+        else:
+            if _content(directory / manifest) == before:
+                return result
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def digest_of(body: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.files import new_directory, read_sealed, seal
+from metaheac_jax.files import new_directory, read_sealed, read_undisturbed, seal
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
@@ -297,6 +297,10 @@ def load(directory: Path | str, *, optimizer: bool = False, progress: Progress =
       InputError: there is no model, or a file of it is missing, short or altered; it is named.
     """
     folder = Path(directory)
+    return read_undisturbed(folder, MANIFEST, lambda: _load(folder, optimizer, progress))
+
+
+def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
     body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=_REMEDY, progress=progress)
     arrays = read_arrays(folder, body["files"])
     schema = Schema.from_json(body["schema"])

@@ -14,7 +14,7 @@ import numpy as np
 
 from metaheac_jax.data.dataset import Dataset, Examples, SensitiveField, UserRows
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, read_sealed, seal
+from metaheac_jax.files import new_directory, read_sealed, read_undisturbed, seal
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 
@@ -75,6 +75,8 @@ def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = sil
 def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = silent) -> Dataset:
     """Opens a dataset with memory-mapped columns.
 
+    It may be replaced by another process at any time: what has been opened stays as it was.
+
     Args:
       directory: as written by `write_dataset`.
       verify: also compare the SHA-256 of each file with the manifest, which reads all files.
@@ -85,6 +87,10 @@ def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = s
         it.
     """
     directory = Path(directory)
+    return read_undisturbed(directory, MANIFEST, lambda: _open(directory, verify, progress))
+
+
+def _open(directory: Path, verify: bool, progress: Progress) -> Dataset:
     manifest = read_sealed(
         directory, MANIFEST, format=FORMAT, remedy=REMEDY, verify=verify, progress=progress
     )
