@@ -18,6 +18,7 @@ and `audience`. Each imports only what stands before it.
 
 from metaheac_jax import methods
 from metaheac_jax.audience.audience import Audience
+from metaheac_jax.audience.campaign_folder import load_customised, save_customised
 from metaheac_jax.audience.retrieve import expand, expand_all
 from metaheac_jax.backend import check_backend
 from metaheac_jax.data.campaign import Campaign
@@ -45,8 +46,10 @@ __all__ = [
     "expand",
     "expand_all",
     "load",
+    "load_customised",
     "methods",
     "open_dataset",
     "save",
+    "save_customised",
     "write_dataset",
 ]
