@@ -144,7 +144,7 @@ def content_digest(dataset: Dataset, *, progress: Progress = silent) -> str:
         for start in range(0, max(len(column), 1), _BLOCK):
             block = np.ascontiguousarray(column[start : start + _BLOCK])
             digest.update(f"{name} {block.dtype.str} {block.shape} ".encode())
-            digest.update(block.reshape(-1).view(np.uint8))
+            digest.update(block.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -214,7 +214,7 @@ def _kind(leaf: Any) -> str:
 
 def _digest(leaf: Any) -> str:
     """SHA-256 of an array's bytes, in the order of its elements."""
-    return hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _short(error: Exception) -> str:
