@@ -64,7 +64,10 @@ def test_learns_across_campaigns_and_on_new_ones(name, trained):
     rng = np.random.default_rng(0)
     shuffled = lambda a: rng.permutation(np.ravel(a)).reshape(a.shape)  # noqa: E731
     nothing = replace(general, state=jax.tree.map(shuffled, general.state))
-    assert found.mean() > found_aucs(method, nothing).mean()
+    if name == "mmoe":  # it fine-tunes everything, and would learn the campaign from nothing
+        method = method.with_settings(online_epochs=1, online_patience=None)
+        found = found_aucs(method, general)
+    assert found.mean() > found_aucs(method, nothing).mean() + 0.02
 
 
 @pytest.mark.parametrize("name", METHODS)
