@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -30,6 +31,9 @@ Loss = Callable[[Any, Any], Array]
 #: A number, a pytree of numbers that is a prefix of the parameters, or a function of the parameters
 #: that returns either. A function serves to learn the rates as part of the parameters (Meta-SGD).
 InnerLearningRate = Any
+#: Which leaves the inner steps adapt: a pytree of booleans that is a prefix of the parameters, or a
+#: function of the parameters that returns one.
+Adapt = Any
 #: ``select(params, part) -> params`` of one campaign; linear in the parameters.
 Select = Callable[[Any, Any], Any]
 
@@ -81,6 +85,7 @@ def inner_update(
     *,
     inner_learning_rate: InnerLearningRate,
     inner_steps: int = 1,
+    adapt: Adapt = True,
     first_order: bool = False,
     remat: bool = False,
 ) -> tuple[Any, Array]:
@@ -92,6 +97,8 @@ def inner_update(
       support: the batch of one campaign; every inner step uses all of it.
       inner_learning_rate: alpha; see `InnerLearningRate`.
       inner_steps: number of steps; 0 returns the parameters unchanged.
+      adapt: see `Adapt`. The support loss is differentiated by these leaves alone, so that adapting
+        a head costs less than adapting the whole. The outer derivative is by all leaves.
       first_order: treat the gradient as a constant, so that an outer derivative is first-order.
       remat: recompute each inner step in the outer backward pass instead of storing its
         intermediate values, so that memory does not grow with the number of steps.
@@ -99,20 +106,59 @@ def inner_update(
     Returns:
       The adapted parameters, and the support loss before the first step (0 if there is none).
     """
-    rate = inner_learning_rate(params) if callable(inner_learning_rate) else inner_learning_rate
-    rates = jax.tree.broadcast(rate, params)
+    loop = _InnerLoop(loss, inner_learning_rate, inner_steps, adapt, first_order, remat)
+    return loop(params, support)
 
-    def descend(theta: Any, _: None) -> tuple[Any, Array]:
-        value, gradient = jax.value_and_grad(loss)(theta, support)
-        if first_order:
-            gradient = jax.lax.stop_gradient(gradient)
-        return jax.tree.map(lambda p, a, g: p - a * g, theta, rates, gradient), value
 
-    body = jax.checkpoint(descend) if remat else descend
-    if inner_steps == 1:  # the paper's case; it needs no loop
-        return body(params, None)
-    adapted, values = jax.lax.scan(body, params, length=inner_steps)
-    return adapted, values[0] if inner_steps else jnp.zeros(())
+@dataclass(frozen=True)
+class _InnerLoop:
+    """The inner steps of one campaign; the fields are arguments of `inner_update`."""
+
+    loss: Loss
+    inner_learning_rate: InnerLearningRate
+    inner_steps: int
+    adapt: Adapt
+    first_order: bool
+    remat: bool
+
+    def __call__(self, params: Any, support: Any) -> tuple[Any, Array]:
+        rates = _prefix(self.inner_learning_rate, params)
+        flags = _prefix(self.adapt, params)
+        if not all(isinstance(flag, bool) for flag in jax.tree.leaves(flags)):
+            raise ValueError("adapt must consist of True and False")
+
+        def descend(theta: Any, _: None) -> tuple[Any, Array]:
+            support_loss = lambda theta: self.loss(_merge(theta, params), support)  # noqa: E731
+            value, gradient = jax.value_and_grad(support_loss)(theta)
+            if self.first_order:
+                gradient = jax.lax.stop_gradient(gradient)
+            step = lambda p, a, g: p - a * g  # noqa: E731
+            return jax.tree.map(step, theta, _part(rates, flags), gradient), value
+
+        body = jax.checkpoint(descend) if self.remat else descend
+        start = _part(params, flags)
+        if self.inner_steps == 1:  # the paper's case; it needs no loop
+            theta, value = body(start, None)
+        else:
+            theta, values = jax.lax.scan(body, start, length=self.inner_steps)
+            value = values[0] if self.inner_steps else jnp.zeros(())
+        return _merge(theta, params), value
+
+
+def _prefix(given: Any, params: Any) -> Any:
+    """A prefix of the parameters, or what a function of the parameters returns, for every leaf."""
+    return jax.tree.broadcast(given(params) if callable(given) else given, params)
+
+
+def _part(tree: Any, flags: Any) -> Any:
+    """The leaves whose flag is True, and None for the others."""
+    return jax.tree.map(lambda flag, leaf: leaf if flag else None, flags, tree)
+
+
+def _merge(part: Any, params: Any) -> Any:
+    """The parameters, with the leaves of a part that are not None in their place."""
+    choose = lambda own, other: other if own is None else own  # noqa: E731
+    return jax.tree.map(choose, part, params, is_leaf=lambda leaf: leaf is None)
 
 
 def _only(leaf: Array) -> Array:
@@ -125,6 +171,7 @@ def build_meta_gradient(
     *,
     inner_learning_rate: InnerLearningRate,
     inner_steps: int = 1,
+    adapt: Adapt = True,
     first_order: bool = False,
     remat: bool = False,
     campaigns_per_chunk: int | Literal["auto", "all"] = "auto",
@@ -137,6 +184,7 @@ def build_meta_gradient(
       loss: ``loss(params, batch) -> scalar``.
       inner_learning_rate: alpha; see `InnerLearningRate`.
       inner_steps: steps of the inner update; 0 is plain training on the query batches.
+      adapt: see `inner_update`; of the selected parameters, if there is ``select``.
       first_order: omit the second-order term.
       remat: see `inner_update`.
       campaigns_per_chunk: number of campaigns that are vmapped together; it must divide C. Chunks
@@ -152,19 +200,12 @@ def build_meta_gradient(
         one of a part and ``select`` is given.
     """
     _check_options(inner_steps, campaigns_per_chunk, reduction)
+    inner_loop = _InnerLoop(loss, inner_learning_rate, inner_steps, adapt, first_order, remat)
 
     def campaign_loss(params: Any, support: Any, query: Any, part: Any) -> tuple[Array, Array]:
         if select is not None:
             params = select(params, part)
-        adapted, support_loss = inner_update(
-            loss,
-            params,
-            support,
-            inner_learning_rate=inner_learning_rate,
-            inner_steps=inner_steps,
-            first_order=first_order,
-            remat=remat,
-        )
+        adapted, support_loss = inner_loop(params, support)
         return loss(adapted, query), support_loss
 
     def summed_loss(params: Any, *batches: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -259,6 +300,7 @@ def build_meta_step(
     *,
     inner_learning_rate: InnerLearningRate,
     inner_steps: int = 1,
+    adapt: Adapt = True,
     first_order: bool = False,
     remat: bool = False,
     campaigns_per_chunk: int | Literal["auto", "all"] = "auto",
@@ -277,6 +319,7 @@ def build_meta_step(
         loss,
         inner_learning_rate=inner_learning_rate,
         inner_steps=inner_steps,
+        adapt=adapt,
         first_order=first_order,
         remat=remat,
         campaigns_per_chunk=campaigns_per_chunk,
