@@ -1,6 +1,6 @@
 """The options of the inner update: against plain loops, closed forms and finite differences."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -46,17 +46,41 @@ def only(params, flags):
 HEAD = {"body": {"kernel": False, "bias": False}, "head": True}
 
 
-def plain_meta_loss(params, support, query, *, steps=1, adapt=None):
+ADAM = {"learning_rate": ALPHA, "eps_root": 1e-4}
+
+
+def descent(theta, gradient, state):
+    return jax.tree.map(lambda p, g: p - ALPHA * g, theta, gradient), state
+
+
+def momentum(theta, gradient, trace):
+    trace = gradient if trace is None else jax.tree.map(lambda g, t: g + 0.9 * t, gradient, trace)
+    return jax.tree.map(lambda p, t: p - ALPHA * t, theta, trace), trace
+
+
+def adam(theta, gradient, state):
+    """Kingma and Ba (2015), algorithm 1, with a constant under the root."""
+    count, mean, square = state or (0, *(jax.tree.map(jnp.zeros_like, theta) for _ in range(2)))
+    count += 1
+    mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
+    square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, square, gradient)
+    root = lambda v: jnp.sqrt(v / (1 - 0.999**count) + 1e-4) + 1e-8  # noqa: E731
+    theta = jax.tree.map(
+        lambda p, m, v: p - ALPHA * m / (1 - 0.9**count) / root(v), theta, mean, square
+    )
+    return theta, (count, mean, square)
+
+
+def plain_meta_loss(params, support, query, *, steps=1, adapt=None, rule=descent):
     """The meta-loss by Python loops, and no function of the package."""
     adapt = adapt or jax.tree.map(lambda _: True, params)
     total = 0.0
     for c in range(NUM_CAMPAIGNS):
-        theta = params
+        theta, state = params, None
         for _ in range(steps):
             gradient = jax.grad(loss)(theta, member(support, c))
-            theta = jax.tree.map(
-                lambda p, g, flag: p - ALPHA * g if flag else p, theta, gradient, adapt
-            )
+            moved, state = rule(theta, gradient, state)
+            theta = jax.tree.map(lambda flag, m, p: m if flag else p, adapt, moved, theta)
         total += loss(theta, member(query, c))
     return total / NUM_CAMPAIGNS
 
@@ -67,6 +91,18 @@ CASES = {
         {"inner_learning_rate": ALPHA, "inner_steps": 2, "adapt": {"body": False, "head": True}},
         {"steps": 2, "adapt": HEAD},
     ),
+    "momentum": (
+        {"inner_optimizer": optax.sgd(ALPHA, momentum=0.9), "inner_steps": 3},
+        {"steps": 3, "rule": momentum},
+    ),
+    "adam": (
+        {"inner_optimizer": optax.adam(**ADAM), "inner_steps": 2},
+        {"steps": 2, "rule": adam},
+    ),
+    "adam of the head": (
+        {"inner_optimizer": optax.adam(**ADAM), "adapt": {"body": False, "head": True}},
+        {"adapt": HEAD, "rule": adam},
+    ),
 }
 in_all_cases = pytest.mark.parametrize("case", CASES)
 
@@ -75,11 +111,23 @@ def batches(options):
     return world()
 
 
+@cache
+def of_all(case):
+    """The meta-gradient of a case, and its info, with all campaigns at once."""
+    options, _ = CASES[case]
+    gradient = build_meta_gradient(loss, **options, campaigns_per_chunk="all")
+    return jax.jit(gradient)(*batches(options))
+
+
+def assert_same(ours, expected):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), ours, expected)
+
+
 @in_all_cases
 def test_the_meta_gradient_of_a_plain_loop(x64, case):
     options, plain = CASES[case]
     params, support, query = batches(options)
-    ours, info = jax.jit(build_meta_gradient(loss, **options))(params, support, query)
+    ours, info = of_all(case)
     meta_loss = jax.jit(partial(plain_meta_loss, **plain))
     np.testing.assert_allclose(info.loss, meta_loss(params, support, query), rtol=1e-12)
 
@@ -94,35 +142,26 @@ def test_the_meta_gradient_of_a_plain_loop(x64, case):
 
 
 @in_all_cases
-@pytest.mark.parametrize(
-    "layout",
-    [{"campaigns_per_chunk": 1}, {"campaigns_per_chunk": 2}, {"remat": True}, {"select": True}],
-    ids=str,
-)
-def test_chunks_remat_and_select_change_nothing(x64, case, layout):
+def test_chunks_remat_and_select_change_nothing(x64, case):
     options, _ = CASES[case]
-    params, support, query = batches(options)
-    whole = build_meta_gradient(loss, **options, campaigns_per_chunk="all")
-    expected = jax.jit(whole)(params, support, query)
-    more = ()
-    if "select" in layout:  # each campaign has the head of its own that all have alike
-        layout = {"select": lambda params, part: params | {"head": params["head"][part]}}
-        more = (jnp.tile(jnp.arange(3), (NUM_CAMPAIGNS, 1)),)
-    ours = jax.jit(build_meta_gradient(loss, **options, **layout))(params, support, query, *more)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), ours, expected)
+    # Each campaign selects the head, which all have alike.
+    select = lambda params, part: params | {"head": params["head"][part]}  # noqa: E731
+    part = jnp.tile(jnp.arange(3), (NUM_CAMPAIGNS, 1))
+    gradient = build_meta_gradient(
+        loss, **options, remat=True, campaigns_per_chunk=2, select=select
+    )
+    assert_same(jax.jit(gradient)(*batches(options), part), of_all(case))
 
 
 @in_all_cases
 def test_a_step_takes_the_options(x64, case):
     options, _ = CASES[case]
     params, support, query = batches(options)
-    grads, info = jax.jit(build_meta_gradient(loss, **options))(params, support, query)
-    init, step = build_meta_step(loss, optax.sgd(0.1), **options)
-    state, own = step(init(jax.tree.map(jnp.copy, params)), support, query)
-    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-9), (state.params, own), (expected, info)
-    )
+    init, step = build_meta_step(loss, optax.sgd(0.1), **options, campaigns_per_chunk=1)
+    state, info = step(init(jax.tree.map(jnp.copy, params)), support, query)
+    grads, expected = of_all(case)
+    assert_same(info, expected)
+    assert_same(state.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads))
 
 
 @in_all_cases
@@ -136,7 +175,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters(x64, case):
         return jax.grad(loss)(inner_update(loss, params, support, **options)[0], query)
 
     expected = jax.tree.map(lambda leaf: leaf.sum(0), jax.vmap(at_adapted)(support, query))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), ours, expected)
+    assert_same(ours, expected)
 
 
 def test_what_is_not_adapted_stays_as_it_is(x64):
@@ -176,6 +215,26 @@ def test_a_learned_rate_needs_no_rate_of_its_own(x64):
         adapted = jax.tree.map(lambda p, g: p - ALPHA * g, params, inner)
         slopes.append(-optax.tree.vdot(inner, jax.grad(loss)(adapted, member(query, c))))
     np.testing.assert_allclose(ours["rate"], np.mean(slopes), rtol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_optimiser_of_gradient_descent_is_the_rate(steps):
+    params, support, query = world()
+    build = partial(build_meta_gradient, loss, inner_steps=steps)
+    by_rate = build(inner_learning_rate=ALPHA)(params, support, query)
+    by_optimiser = build(inner_optimizer=optax.sgd(ALPHA))(params, support, query)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), by_optimiser, by_rate)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"inner_learning_rate": ALPHA, "inner_optimizer": optax.sgd(ALPHA)}]
+)
+def test_a_rate_or_an_optimiser_is_given(options):
+    params, support, _ = world()
+    with pytest.raises(ValueError, match="give either inner_learning_rate or inner_optimizer"):
+        build_meta_gradient(loss, **options)
+    with pytest.raises(ValueError, match="give either inner_learning_rate or inner_optimizer"):
+        inner_update(loss, params, member(support, 0), **options)
 
 
 def flops(batch, **options):

@@ -83,19 +83,22 @@ def inner_update(
     params: Any,
     support: Any,
     *,
-    inner_learning_rate: InnerLearningRate,
+    inner_learning_rate: InnerLearningRate = None,
+    inner_optimizer: optax.GradientTransformation | None = None,
     inner_steps: int = 1,
     adapt: Adapt = True,
     first_order: bool = False,
     remat: bool = False,
 ) -> tuple[Any, Array]:
-    """Adapts the parameters to one campaign by gradient descent on its support set (equation 6).
+    """Adapts the parameters to one campaign by a few steps on its support set (equation 6).
 
     Args:
       loss: ``loss(params, batch) -> scalar``.
       params: any pytree of floating point arrays.
       support: the batch of one campaign; every inner step uses all of it.
-      inner_learning_rate: alpha; see `InnerLearningRate`.
+      inner_learning_rate: alpha of gradient descent; see `InnerLearningRate`.
+      inner_optimizer: takes the steps instead, from a state that starts afresh. An outer derivative
+        through `optax.adam` needs its ``eps_root`` above 0, or is NaN where a gradient is 0.
       inner_steps: number of steps; 0 returns the parameters unchanged.
       adapt: see `Adapt`. The support loss is differentiated by these leaves alone, so that adapting
         a head costs less than adapting the whole. The outer derivative is by all leaves.
@@ -105,9 +108,14 @@ def inner_update(
 
     Returns:
       The adapted parameters, and the support loss before the first step (0 if there is none).
+
+    Raises:
+      ValueError: an option is out of range, or not exactly one of a rate and an optimiser is given.
     """
-    loop = _InnerLoop(loss, inner_learning_rate, inner_steps, adapt, first_order, remat)
-    return loop(params, support)
+    inner_loop = _InnerLoop(
+        loss, inner_learning_rate, inner_optimizer, inner_steps, adapt, first_order, remat
+    )
+    return inner_loop(params, support)
 
 
 @dataclass(frozen=True)
@@ -116,31 +124,44 @@ class _InnerLoop:
 
     loss: Loss
     inner_learning_rate: InnerLearningRate
+    inner_optimizer: optax.GradientTransformation | None
     inner_steps: int
     adapt: Adapt
     first_order: bool
     remat: bool
 
+    def __post_init__(self) -> None:
+        if (self.inner_learning_rate is None) == (self.inner_optimizer is None):
+            raise ValueError("give either inner_learning_rate or inner_optimizer")
+        if self.inner_steps < 0:
+            raise ValueError(f"inner_steps must be 0 or more, got {self.inner_steps}")
+
     def __call__(self, params: Any, support: Any) -> tuple[Any, Array]:
-        rates = _prefix(self.inner_learning_rate, params)
         flags = _prefix(self.adapt, params)
         if not all(isinstance(flag, bool) for flag in jax.tree.leaves(flags)):
             raise ValueError("adapt must consist of True and False")
+        optimizer, start = self.inner_optimizer, _part(params, flags)
+        rates = None if optimizer else _part(_prefix(self.inner_learning_rate, params), flags)
 
-        def descend(theta: Any, _: None) -> tuple[Any, Array]:
+        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
+            theta, state = carry
             support_loss = lambda theta: self.loss(_merge(theta, params), support)  # noqa: E731
             value, gradient = jax.value_and_grad(support_loss)(theta)
             if self.first_order:
                 gradient = jax.lax.stop_gradient(gradient)
-            step = lambda p, a, g: p - a * g  # noqa: E731
-            return jax.tree.map(step, theta, _part(rates, flags), gradient), value
+            if optimizer is None:
+                theta = jax.tree.map(lambda p, a, g: p - a * g, theta, rates, gradient)
+            else:
+                updates, state = optimizer.update(gradient, state, theta)
+                theta = optax.apply_updates(theta, updates)
+            return (theta, state), value
 
-        body = jax.checkpoint(descend) if self.remat else descend
-        start = _part(params, flags)
+        body = jax.checkpoint(step) if self.remat else step
+        carry = start, optimizer.init(start) if optimizer else None
         if self.inner_steps == 1:  # the paper's case; it needs no loop
-            theta, value = body(start, None)
+            (theta, _), value = body(carry, None)
         else:
-            theta, values = jax.lax.scan(body, start, length=self.inner_steps)
+            (theta, _), values = jax.lax.scan(body, carry, length=self.inner_steps)
             value = values[0] if self.inner_steps else jnp.zeros(())
         return _merge(theta, params), value
 
@@ -169,7 +190,8 @@ def _only(leaf: Array) -> Array:
 def build_meta_gradient(
     loss: Loss,
     *,
-    inner_learning_rate: InnerLearningRate,
+    inner_learning_rate: InnerLearningRate = None,
+    inner_optimizer: optax.GradientTransformation | None = None,
     inner_steps: int = 1,
     adapt: Adapt = True,
     first_order: bool = False,
@@ -183,6 +205,7 @@ def build_meta_gradient(
     Args:
       loss: ``loss(params, batch) -> scalar``.
       inner_learning_rate: alpha; see `InnerLearningRate`.
+      inner_optimizer: instead of a rate; see `inner_update`.
       inner_steps: steps of the inner update; 0 is plain training on the query batches.
       adapt: see `inner_update`; of the selected parameters, if there is ``select``.
       first_order: omit the second-order term.
@@ -199,8 +222,10 @@ def build_meta_gradient(
       ValueError: an option is out of range; at the first call, the chunk does not divide C, or only
         one of a part and ``select`` is given.
     """
-    _check_options(inner_steps, campaigns_per_chunk, reduction)
-    inner_loop = _InnerLoop(loss, inner_learning_rate, inner_steps, adapt, first_order, remat)
+    _check_options(campaigns_per_chunk, reduction)
+    inner_loop = _InnerLoop(
+        loss, inner_learning_rate, inner_optimizer, inner_steps, adapt, first_order, remat
+    )
 
     def campaign_loss(params: Any, support: Any, query: Any, part: Any) -> tuple[Array, Array]:
         if select is not None:
@@ -237,9 +262,7 @@ def build_meta_gradient(
     return gradient
 
 
-def _check_options(inner_steps: int, campaigns_per_chunk: int | str, reduction: str) -> None:
-    if inner_steps < 0:
-        raise ValueError(f"inner_steps must be 0 or more, got {inner_steps}")
+def _check_options(campaigns_per_chunk: int | str, reduction: str) -> None:
     is_number = isinstance(campaigns_per_chunk, int) and campaigns_per_chunk >= 1
     if not is_number and campaigns_per_chunk not in ("auto", "all"):
         raise ValueError(
@@ -298,7 +321,8 @@ def build_meta_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
-    inner_learning_rate: InnerLearningRate,
+    inner_learning_rate: InnerLearningRate = None,
+    inner_optimizer: optax.GradientTransformation | None = None,
     inner_steps: int = 1,
     adapt: Adapt = True,
     first_order: bool = False,
@@ -318,6 +342,7 @@ def build_meta_step(
     gradient = build_meta_gradient(
         loss,
         inner_learning_rate=inner_learning_rate,
+        inner_optimizer=inner_optimizer,
         inner_steps=inner_steps,
         adapt=adapt,
         first_order=first_order,
