@@ -143,6 +143,7 @@ class General:
       seed: of the training.
       judgements: on held-out campaigns, in the order of steps; the state is that of the highest
         AUC. Empty where training had no early stopping.
+      held_out: ids of the campaigns that were held out of training, to tell when to stop.
       origin: None if it was not loaded.
       parent: digest of the model that training went on from; None if there was none on disk.
       data_digest: of the data set's manifest; None if the data was not opened from disk.
@@ -160,6 +161,7 @@ class General:
     campaigns: tuple[int | str, ...]
     seed: int
     judgements: tuple[Judged, ...] = ()
+    held_out: tuple[int | str, ...] = ()
     origin: Origin | None = None
     parent: str | None = None
     data_digest: str | None = None
@@ -274,6 +276,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
             "campaigns": general.campaigns,
             "seed": general.seed,
             "judgements": general.judgements,
+            "held_out": general.held_out,
             "parent": general.parent,
             "data_digest": general.data_digest,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
@@ -314,6 +317,7 @@ def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
         campaigns=tuple(body["campaigns"]),
         seed=body["seed"],
         judgements=tuple(Judged(*line) for line in body["judgements"]),
+        held_out=tuple(body["held_out"]),
         origin=Origin(folder.resolve(), body["digest"]),
         parent=body["parent"],
         data_digest=body["data_digest"],

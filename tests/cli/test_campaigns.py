@@ -142,3 +142,24 @@ def test_a_file_of_no_campaigns(tmp_path, text, words):
     with pytest.raises(InputError) as caught:
         read_campaigns(path)
     assert words in str(caught.value)
+
+
+def test_opt_outs_are_found_in_a_column_and_refused_where_none_is_a_user(tmp_path):
+    """An audience file will do; a file of other ids would leave nobody out in silence."""
+    data = dataset(users=40, campaigns=3, per_campaign=20, pool=20)
+    some = data.user_key[:3].tolist()
+    path = tmp_path / "out.csv"
+    path.write_text("rank,user_id,score\n" + "".join(f'1,"{user}",.5\n' for user in some))
+    assert read_excluded([path], data) == some
+    path.write_text("id\n1000001\n")
+    with pytest.raises(InputError, match=r"out.csv: none of its 1 ids is a user of toy"):
+        read_excluded([path], data)
+
+
+def test_text_ids_with_a_comma_are_no_ids(tmp_path):
+    path = tmp_path / "ids"
+    path.write_text("ann,2026-01-01\nbob,2026-01-02\n")
+    with pytest.raises(InputError, match=r"ids:1: expected one user id, got 'ann,2026-01-01'"):
+        read_user_ids(path, text=True)
+    path.write_text('id\n"ann"\nbob\n')
+    assert read_user_ids(path, text=True) == ["ann", "bob"]

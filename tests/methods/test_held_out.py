@@ -136,3 +136,11 @@ def test_what_a_campaign_is_judged_on_is_not_customised_on():
     half = halve(DATA, 2, 0)
     assert isinstance(half, HeldOut)
     assert not set(half.campaign.users) & set(half.users)
+
+
+def test_campaigns_that_a_model_knows_are_held_out_last():
+    known = DATA.campaign_key[:26].tolist()
+    _, held = hold_out_campaigns(DATA, np.arange(30), 0, known=known)
+    assert held.min() >= 26
+    _, held = hold_out_campaigns(DATA, np.arange(30), 0, fraction=0.2, known=known)
+    assert set(held) > {26, 27, 28, 29}

@@ -25,7 +25,7 @@ import polars as pl
 from metaheac_jax.data.campaign_record import CampaignRecord, Feedback
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked, new_directory, read_sealed, seal
+from metaheac_jax.files import locked, new_directory, read_sealed, read_undisturbed, seal
 from metaheac_jax.methods import method_of
 from metaheac_jax.methods.method import Run
 from metaheac_jax.model import (
@@ -223,6 +223,10 @@ def read_campaign(directory: Path | str, *, progress: Progress = silent) -> Save
       InputError: there is no campaign, or a file of it is missing, short or altered; it is named.
     """
     folder = Path(directory)
+    return read_undisturbed(folder, MANIFEST, lambda: _read(folder, progress))
+
+
+def _read(folder: Path, progress: Progress) -> SavedCampaign:
     body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=_REMEDY, progress=progress)
     examples, feedback = (
         pl.read_parquet(folder / f"{n}.parquet") for n in ("examples", "feedback")

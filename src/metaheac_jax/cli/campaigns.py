@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
+
+_HEADERS = {"user_id", "userid", "uid", "id"}
 
 
 @dataclass(frozen=True)
@@ -96,26 +100,50 @@ def _request(path: Path, number: int, entry: Any) -> Request:
 
 
 def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
-    """User ids, one per line.
+    """User ids: one per line, or the column ``user_id`` of a CSV file.
 
     Args:
-      path: of the file.
-      text: whether ids are text. Then a first line ``user_id`` is a header; otherwise a first line
-        that is not a number is one.
+      path: of the file; a first line without an id, such as ``user_id``, is a header.
+      text: whether ids are text. Then only names of `_HEADERS` are headers.
 
     Raises:
-      InputError: the file cannot be read, is empty, or a line is not a whole number; it is named.
+      InputError: the file cannot be read, has no ids, or a line is not one id; it is named.
     """
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    if lines and (lines[0].lower() == "user_id" if text else not _is_whole(lines[0])):
-        lines[0] = ""
-    for number, line in enumerate(lines, start=1):
-        if line and not text and not _is_whole(line):
-            raise InputError(f"{path}:{number}: expected one user id, got {line[:40]!r}")
-    ids = [line for line in lines if line]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path).splitlines())]
+    first = [cell.lower() for cell in rows[0]] if rows else []
+    column, header = 0, bool(first) and not (first[0] in _HEADERS or text or _is_whole(first[0]))
+    if not header and set(first) & _HEADERS:
+        header, column = True, next(i for i, name in enumerate(first) if name in _HEADERS)
+    ids = []
+    for number, row in enumerate(rows[header:], start=1 + header):
+        if not any(row):
+            continue
+        alone = len(row) == 1 or (header and column < len(row) and first[column] in _HEADERS)
+        if not alone or not row[column] or not (text or _is_whole(row[column])):
+            got = ",".join(row)[:40]
+            raise InputError(f"{path}:{number}: expected one user id, got {got!r}")
+        ids.append(row[column])
     if not ids:
         raise InputError(f"{path}: no user ids; write one per line")
     return ids if text else list(map(int, ids))
+
+
+def read_excluded(paths: Sequence[Path], data: Dataset) -> list[int] | list[str]:
+    """Ids of users of the data who may not be in an audience.
+
+    Raises:
+      InputError: as `read_user_ids` does, or no id of a file is a user of the data.
+    """
+    excluded: list[Any] = []
+    for path in paths:
+        ids = read_user_ids(path, text=data.user_key.dtype.kind == "S")
+        if not (data.find_users(ids) >= 0).any():
+            raise InputError(
+                f"{path}: none of its {len(ids)} ids is a user of {data.name}; check that the ids "
+                "are those of the prepared users"
+            )
+        excluded += ids
+    return excluded
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tyro
 from metaheac_jax.audience.campaign_folder import is_campaign, save_customised
 from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import read_attributes, read_text, read_user_ids
+from metaheac_jax.cli.campaigns import read_attributes, read_excluded, read_text, read_user_ids
 from metaheac_jax.cli.expand import require_seeds
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -53,6 +53,7 @@ def main(options: Options) -> None:
     terminal.check_minimum("--seed", options.seed, 0)
     if options.out.exists() and not is_campaign(options.out):
         raise InputError(f"--out: {options.out}: exists and is no campaign; choose another folder")
+    terminal.check_not_inside("--out", options.out)
     screen = terminal.screen()
     terminal.keep_compiled()
     attributes = read_attributes(options.attributes)
@@ -64,7 +65,7 @@ def main(options: Options) -> None:
         general.check_data(data)
         text = data.user_key.dtype.kind == "S"
         seeds = read_user_ids(options.seeds, text=text)
-        excluded = [user for path in options.exclude for user in read_user_ids(path, text=text)]
+        excluded = read_excluded(options.exclude, data)
         campaign = data.new_campaign(seeds, attributes, exclude=excluded, seed=options.seed)
         check = SeedCheck.of(campaign, len(seeds))
         require_seeds(check, options.least_seeds, options.seeds)

@@ -63,7 +63,7 @@ def main(options: Options) -> None:
     with terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        trained = set(general.campaigns)
+        trained = {*general.campaigns, *general.held_out}  # held out to tell when to stop
         known = np.array([plain_id(key) in trained for key in data.campaign_key])
         test = np.flatnonzero(~known & (data.stage2.counts > 0)).tolist()
         if not len(test):

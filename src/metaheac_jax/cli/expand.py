@@ -28,6 +28,7 @@ from metaheac_jax.cli.campaigns import (
     Request,
     read_attributes,
     read_campaigns,
+    read_excluded,
     read_text,
     read_user_ids,
 )
@@ -251,9 +252,7 @@ def _expand(
         None if request.previous is None else read_audience(request.previous, text=text)
         for request in requests
     ]
-    excluded = data.checked_ids(
-        [user_id for path in options.exclude for user_id in read_user_ids(path, text=text)]
-    )
+    excluded = data.checked_ids(read_excluded(options.exclude, data))
     models = []
     if saved is None:
         campaigns, checks = _find_campaigns(options, requests, data, excluded, progress)
@@ -262,6 +261,16 @@ def _expand(
         campaigns = [model.campaign for model in models]
         checks = [SeedCheck.of(campaigns[0], len(models[0].seed_ids))]
         require_seeds(checks[0], options.least_seeds, options.model)
+        if options.exclude and np.isin(models[0].seed_ids, excluded).any():
+            raise InputError(
+                f"--exclude: {options.model} was customised to users who are to be left out; "
+                "customise it again with --exclude"
+            )
+        if (options.probability or options.report) and not saved.is_up_to_date(general):
+            raise InputError(
+                f"{options.model}: has feedback that its model has not learned from; "
+                "metaheac update it first"
+            )
 
     method, seed = _method(options, general), options.seed
     scales = []

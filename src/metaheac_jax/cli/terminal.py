@@ -40,6 +40,9 @@ from metaheac_jax.progress import Progress
 
 O = TypeVar("O")
 
+#: Manifests of the folders that commands replace as a whole.
+_REPLACED = ("manifest.json", "model.json", "campaign.json", "audiences.json")
+
 _SECONDS = 2.0  # between two signs of life
 _COMPILED_SECONDS = 0.1  # programs that took less to compile are not kept
 
@@ -203,6 +206,21 @@ def check_output(option: str, path: Path) -> None:
         raise InputError(f"{option}: {path.parent} is no folder; make it first")
     if path.is_dir():
         raise InputError(f"{option}: {path} is a folder; give a file")
+    check_not_inside(option, path)
+
+
+def check_not_inside(option: str, path: Path) -> None:
+    """Refuses a path inside a folder that commands replace as a whole.
+
+    Raises:
+      InputError: it names the option.
+    """
+    for parent in path.resolve().parents:
+        if any((parent / name).is_file() for name in _REPLACED):
+            raise InputError(
+                f"{option}: {path} lies in {parent}, which commands replace as a whole; choose "
+                "another place"
+            )
 
 
 def _fail(message: str) -> int:

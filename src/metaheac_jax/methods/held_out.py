@@ -7,13 +7,13 @@ examples, and judged on the other half.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from metaheac_jax.data.batches import generator
-from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import Scorer
@@ -29,9 +29,17 @@ MAX_JUDGED = 4096
 
 
 def hold_out_campaigns(
-    data: Dataset, campaigns: np.ndarray, seed: int, *, fraction: float = FRACTION
+    data: Dataset,
+    campaigns: np.ndarray,
+    seed: int,
+    *,
+    fraction: float = FRACTION,
+    known: Collection[int | str] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides training campaigns, by index, into those to train on and those held out.
+
+    Campaigns whose ids are ``known``, since a model that training goes on from was trained on them,
+    are held out only where there are too few others.
 
     Raises:
       InputError: too few campaigns have the two seeds and two non-seeds that can be halved.
@@ -46,7 +54,10 @@ def hold_out_campaigns(
             f"non-seeds, and {len(able)} of {len(campaigns)} campaigns have them; add campaigns, "
             "or train for a fixed number of epochs"
         )
-    held = generator(seed, 0).choice(able, count, replace=False)
+    new = np.array([plain_id(data.campaign_key[c]) not in known for c in able], bool)
+    order = generator(seed, 0).permutation(len(able))
+    order = order[np.argsort(~new[order], kind="stable")]  # new ones first
+    held = able[order[:count]]
     return np.setdiff1d(campaigns, held), np.sort(held)
 
 

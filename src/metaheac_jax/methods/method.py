@@ -227,7 +227,8 @@ class Method:
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
         if self.takes_steps and early:
             if held_out is None:
-                chosen, held_out = hold_out_campaigns(data, chosen, seed)
+                known = start.campaigns if start is not None else ()
+                chosen, held_out = hold_out_campaigns(data, chosen, seed, known=known)
                 self.check(data, chosen)
             halves = [halve(data, int(c), seed) for c in held_out]
             run = replace(
@@ -248,6 +249,10 @@ class Method:
             seed=seed,
             judgements=tuple(
                 Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
+            ),
+            held_out=tuple(
+                plain_id(data.campaign_key[int(c)])
+                for c in (held_out if run.judge is not None and held_out is not None else ())
             ),
             parent=None if start is None or start.origin is None else start.origin.digest,
             data_digest=data.digest,

@@ -33,7 +33,7 @@ Loss = Callable[[Any, Any], Array]
 InnerLearningRate = Any
 #: Which leaves the inner steps adapt: a pytree of booleans that is a prefix of the parameters, or a
 #: function of the parameters that returns one.
-Adapt = Any
+AdaptedLeaves = Any
 #: ``select(params, part) -> params`` of one campaign; linear in the parameters.
 Select = Callable[[Any, Any], Any]
 
@@ -86,7 +86,7 @@ def inner_update(
     inner_learning_rate: InnerLearningRate = None,
     inner_optimizer: optax.GradientTransformation | None = None,
     inner_steps: int = 1,
-    adapt: Adapt = True,
+    adapt: AdaptedLeaves = True,
     first_order: bool = False,
     remat: bool = False,
 ) -> tuple[Any, Array]:
@@ -100,8 +100,8 @@ def inner_update(
       inner_optimizer: takes the steps instead, from a state that starts afresh. An outer derivative
         through `optax.adam` needs its ``eps_root`` above 0, or is NaN where a gradient is 0.
       inner_steps: number of steps; 0 returns the parameters unchanged.
-      adapt: see `Adapt`. The support loss is differentiated by these leaves alone, so that adapting
-        a head costs less than adapting the whole. The outer derivative is by all leaves.
+      adapt: see `AdaptedLeaves`. The support loss is differentiated by these leaves alone, so that
+        adapting a head costs less than adapting the whole. The outer derivative is by all leaves.
       first_order: treat the gradient as a constant, so that an outer derivative is first-order.
       remat: recompute each inner step in the outer backward pass instead of storing its
         intermediate values, so that memory does not grow with the number of steps.
@@ -126,7 +126,7 @@ class _InnerLoop:
     inner_learning_rate: InnerLearningRate
     inner_optimizer: optax.GradientTransformation | None
     inner_steps: int
-    adapt: Adapt
+    adapt: AdaptedLeaves
     first_order: bool
     remat: bool
 
@@ -193,7 +193,7 @@ def build_meta_gradient(
     inner_learning_rate: InnerLearningRate = None,
     inner_optimizer: optax.GradientTransformation | None = None,
     inner_steps: int = 1,
-    adapt: Adapt = True,
+    adapt: AdaptedLeaves = True,
     first_order: bool = False,
     remat: bool = False,
     campaigns_per_chunk: int | Literal["auto", "all"] = "auto",
@@ -324,7 +324,7 @@ def build_meta_step(
     inner_learning_rate: InnerLearningRate = None,
     inner_optimizer: optax.GradientTransformation | None = None,
     inner_steps: int = 1,
-    adapt: Adapt = True,
+    adapt: AdaptedLeaves = True,
     first_order: bool = False,
     remat: bool = False,
     campaigns_per_chunk: int | Literal["auto", "all"] = "auto",

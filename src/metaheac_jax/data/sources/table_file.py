@@ -112,7 +112,10 @@ class TableFile:
         whole = pl.col(column).cast(pl.Int64, strict=False)
         if not self._text and not self.scan().collect_schema()[column].is_integer():
             return False
-        bad = self.scan().select((whole.is_null() & pl.col(column).is_not_null()).any())
+        wrong = whole.is_null() & pl.col(column).is_not_null()
+        if self._text:  # 007 is text: as a number it would be another id
+            wrong |= whole.cast(pl.String) != pl.col(column)
+        bad = self.scan().select(wrong.any())
         return not self.collect(bad).item()
 
     def check_numbers(self, column: str) -> None:
