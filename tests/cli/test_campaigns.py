@@ -3,8 +3,15 @@
 import json
 
 import pytest
+from toy import dataset
 
-from metaheac_jax.cli.campaigns import Request, read_attributes, read_campaigns, read_user_ids
+from metaheac_jax.cli.campaigns import (
+    Request,
+    read_attributes,
+    read_campaigns,
+    read_excluded,
+    read_user_ids,
+)
 from metaheac_jax.errors import InputError
 
 ATTRIBUTES = {"advertiser": 2, "category": 1}

@@ -234,6 +234,7 @@ class Method:
             run = replace(
                 run, campaigns=chosen, judge=lambda state: self._judge(run, state, halves)
             )
+        judging = () if run.judge is None or held_out is None else held_out
         with nullcontext() if directory is None else locked(directory):
             if directory is not None:
                 self._keep_config(directory, run, held_out, allow_changes, progress)
@@ -250,10 +251,7 @@ class Method:
             judgements=tuple(
                 Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
             ),
-            held_out=tuple(
-                plain_id(data.campaign_key[int(c)])
-                for c in (held_out if run.judge is not None and held_out is not None else ())
-            ),
+            held_out=tuple(plain_id(data.campaign_key[int(c)]) for c in judging),
             parent=None if start is None or start.origin is None else start.origin.digest,
             data_digest=data.digest,
             optimizer=trained.optimizer,
