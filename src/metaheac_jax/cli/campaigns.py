@@ -111,14 +111,14 @@ def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
     """
     rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path).splitlines())]
     first = [cell.lower() for cell in rows[0]] if rows else []
-    column, header = 0, bool(first) and not (first[0] in _HEADERS or text or _is_whole(first[0]))
-    if not header and set(first) & _HEADERS:
-        header, column = True, next(i for i, name in enumerate(first) if name in _HEADERS)
+    named = [number for number, name in enumerate(first) if name in _HEADERS]
+    column = named[0] if named else 0
+    header = bool(named) or (bool(first) and not text and not _is_whole(first[0]))
     ids = []
     for number, row in enumerate(rows[header:], start=1 + header):
         if not any(row):
             continue
-        alone = len(row) == 1 or (header and column < len(row) and first[column] in _HEADERS)
+        alone = len(row) == 1 or (bool(named) and column < len(row))
         if not alone or not row[column] or not (text or _is_whole(row[column])):
             got = ",".join(row)[:40]
             raise InputError(f"{path}:{number}: expected one user id, got {got!r}")
