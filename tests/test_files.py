@@ -20,6 +20,7 @@ from metaheac_jax.files import (
     locked,
     make_once,
     new_directory,
+    read_json,
     read_sealed,
     read_undisturbed,
     seal,
@@ -59,6 +60,37 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path):
         write_json(path, {"a": 2, "b": object()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert contents(tmp_path) == {"a.json"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"[" * 100_000, "recursion"),
+        (b"9" * 5000, "4300 digits"),
+        (b'"\\ud800"', "surrogates not allowed"),
+        (b'"\xff"', "can't decode byte 0xff"),
+    ],
+)
+def test_what_is_no_json_is_named(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_json(path, remedy="write it anew")
+    assert str(caught.value).startswith(f"{path}: not valid JSON (")
+    assert str(caught.value).endswith("); write it anew")
+    assert words in str(caught.value)
+    path.write_bytes(b'\xef\xbb\xbf{"a": [1, "\xc3\xa9"]}')  # as some editors save it
+    assert read_json(path) == {"a": [1, "é"]}
+
+
+def test_a_pipe_is_no_json(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"a\.json: cannot be read, since it is no regular file"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

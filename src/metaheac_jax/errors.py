@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
+#: The largest count or seed: those of jax and of examples are 32-bit integers.
+MAX_WHOLE = 2**31 - 1
+
 
 class InputError(ValueError):
     """Raised for invalid input that the user can fix.
@@ -17,7 +20,7 @@ class InputError(ValueError):
 
 
 def check_whole(name: str, value: Any, minimum: int) -> None:
-    """Refuses what is not a whole number of at least ``minimum``.
+    """Refuses what is not a whole number from ``minimum`` to `MAX_WHOLE`.
 
     Raises:
       InputError: it names the value.
@@ -25,6 +28,8 @@ def check_whole(name: str, value: Any, minimum: int) -> None:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < minimum:
         raise InputError(f"{name}: expected a whole number of {minimum} or more, got {value!r}")
+    if int(value) > MAX_WHOLE:
+        raise InputError(f"{name}: expected a whole number of at most {MAX_WHOLE}, got {value!r}")
 
 
 _KINDS = {str: "text", int: "a whole number", bool: "true or false", list: "a list"}

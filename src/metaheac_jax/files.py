@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shlex
 import shutil
 import sys
@@ -287,6 +288,56 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Writes a JSON file completely or not at all; see `write_whole`."""
     write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def check_regular(path: Path) -> None:
+    """Refuses what is neither a regular file nor missing: reading a pipe could wait for ever.
+
+    Raises:
+      InputError: it is a folder, a pipe or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: cannot be read, since it is no regular file; give one")
+
+
+def read_json(path: Path, *, remedy: str = "fix the file") -> Any:
+    """The content of a JSON file.
+
+    Args:
+      path: of the file.
+      remedy: advice to the user, for messages.
+
+    Raises:
+      InputError: it is not a JSON file, or nested too deeply, or has half a character.
+      OSError: it cannot be read.
+    """
+    check_regular(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        json.dumps(content, ensure_ascii=False).encode()  # fails for half a character
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); {remedy}") from error
+    return content
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[None]:
+    """Lets the process take only so many more bytes; beyond, what takes them raises MemoryError.
+
+    It holds for all threads. Where the system has no such limit, nothing is limited.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        yield
+        return
+    most = taken + size if before[0] == resource.RLIM_INFINITY else min(before[0], taken + size)
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def digests(paths: Sequence[Path], progress: Progress) -> list[str]:

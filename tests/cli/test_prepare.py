@@ -86,7 +86,10 @@ def test_hash_rows_of_every_large_field(tmp_path, capsys):
     [
         (("prepare", "nowhere", "data"), "nowhere: no such folder"),
         (("prepare", "source", "data", "--schema", "none.json"), "none.json: No such file"),
-        (("prepare", "source", "data", "--schema", "bad.json"), "bad.json: Expecting value"),
+        (
+            ("prepare", "source", "data", "--schema", "bad.json"),
+            "bad.json: not valid JSON (Expecting value",
+        ),
         (("prepare", "source", "source"), "source: "),
         (("prepare", "empty", "data"), "empty/"),
         (("prepare", "source"), "prepare: give the folder to write, or --infer"),

@@ -52,6 +52,11 @@ def raises(error):
         (BackendError("jaxlib is wrong"), "error: jaxlib is wrong\n"),
         (FileNotFoundError(2, "No such file", "x/y"), "error: x/y: No such file\n"),
         (OSError("no more"), "error: no more\n"),
+        (
+            MemoryError("Unable to allocate 7 GiB"),
+            "error: not enough memory (Unable to allocate 7 GiB); work on less, or on a larger "
+            "machine\n",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_code_2(capsys, error, line):
@@ -127,6 +132,17 @@ def test_a_command_gets_its_options_and_gives_its_code(capsys):
     capsys.readouterr()
     assert exit_code(start(given.append), "--help") == 0
     assert "A command for tests." in capsys.readouterr().out
+
+
+def test_an_argument_that_is_no_text_is_refused(capsys):
+    assert exit_code(start(lambda options: None), "--rate", "\udcff") == 2
+    assert capsys.readouterr().err == "error: argument '\\udcff': is not UTF-8; rename the file\n"
+
+
+def test_a_number_that_is_too_large_is_refused():
+    terminal.check_minimum("--seed", 2**31 - 1, 0)
+    with pytest.raises(InputError, match=r"--seed: expected at most 2147483647, got 9\.223e\+18"):
+        terminal.check_minimum("--seed", 2**63, 0)
 
 
 def test_a_number_that_is_too_small_is_refused():

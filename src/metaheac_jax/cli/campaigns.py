@@ -12,6 +12,7 @@ from typing import Any
 
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import check_regular, read_json
 
 _HEADERS = {"user_id", "userid", "uid", "id"}
 
@@ -71,7 +72,7 @@ def _json_entries(path: Path) -> list[Any]:
     for where, part in [("", text)] if whole else lines:
         try:
             entries.append(json.loads(part))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}{where}: not valid JSON ({error})") from error
     return entries[0] if whole else entries
 
@@ -152,10 +153,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     Raises:
       InputError: the file cannot be read or is not a JSON object.
     """
-    try:
-        attributes = json.loads(read_text(path))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
+    attributes = read_json(path)
     if not isinstance(attributes, dict):
         raise InputError(f'{path}: expected a JSON object such as {{"advertiserId": 42}}')
     return attributes
@@ -168,6 +166,7 @@ def read_text(path: Path) -> str:
       InputError: it is not UTF-8.
     """
     try:
+        check_regular(path)
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file; save it as UTF-8") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +15,10 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources import official, tables, tencent
 from metaheac_jax.data.sources.table_inference import infer_schema
 from metaheac_jax.data.sources.table_schema import TableSchema
+from metaheac_jax.data.sources.tencent import MAX_IDS
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked, write_json
+from metaheac_jax.files import locked, read_json, write_json
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
@@ -49,6 +50,12 @@ class Options:
     by default the paper's 14 user and 6 campaign fields. A field with several slots is a list. In
     tables, a user field with "sensitive": true is no input of any model; audiences are reported
     by it."""
+    max_ids: int = MAX_IDS
+    """Of the competition's and the authors' files: refuse ids of users' fields whose maxima add up
+    to more than this; tables of this length are made of them."""
+    max_memory: float | None = None
+    """Of the authors' files: refuse a file that takes more memory than this while it is read, in
+    GiB. Default: 2 GiB and 50 times the size of the file."""
     infer: Path | None = None
     """JSON file for a first schema of the tables; nothing else is done."""
     hash_rows: int = 0
@@ -68,6 +75,9 @@ def main(options: Options) -> None:
     if (options.out is None) == (options.infer is None):
         raise InputError("prepare: give the folder to write, or --infer")
     terminal.check_minimum("--hash-rows", options.hash_rows, 0)
+    terminal.check_minimum("--max-ids", options.max_ids, 1)
+    if options.max_memory is not None and not 0 < options.max_memory < math.inf:
+        raise InputError(f"--max-memory: expected a number above 0, got {options.max_memory}")
     if options.hash_rows and options.extends is not None:
         raise InputError("--hash-rows: not with --extends, which keeps the earlier rows")
     screen = terminal.screen()
@@ -125,10 +135,24 @@ def _read(options: Options, out: Path, progress: Progress) -> Dataset:
     if options.hash_rows:
         raise InputError(f"--hash-rows: {source} has no tables, and all values of it are kept")
     if not official.is_source(source):
-        return tencent.prepare(source, out, schema=schema, extends=extends, progress=progress)
+        return tencent.prepare(
+            source,
+            out,
+            schema=schema,
+            extends=extends,
+            max_ids=options.max_ids,
+            progress=progress,
+        )
     if extends is not None:
         raise InputError(f"--extends: not for the authors' files in {source}")
-    return official.prepare(source, out, schema=schema, progress=progress)[0]
+    return official.prepare(
+        source,
+        out,
+        schema=schema,
+        max_ids=options.max_ids,
+        max_memory=options.max_memory,
+        progress=progress,
+    )[0]
 
 
 def _earlier(folder: Path, progress: Progress) -> tuple[Schema, Vocabulary]:
@@ -148,9 +172,10 @@ def read_schema(path: Path | None) -> Schema:
     """
     if path is None:
         return TENCENT
+    content = read_json(path)
     try:
-        schema = Schema.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
-    except ValueError as error:
+        schema = Schema.from_json(content)
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error
     for field in schema.fields:
         if field.edges or field.hash_rows:

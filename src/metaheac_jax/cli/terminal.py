@@ -35,7 +35,7 @@ from rich.text import Text
 
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.backend import check_backend, set_cpu_flags
-from metaheac_jax.errors import BackendError, Diverged, InputError
+from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError
 from metaheac_jax.progress import Progress
 
 O = TypeVar("O")
@@ -140,6 +140,9 @@ def command(
       prog: how the command is called, for its help.
       description: for its help; by default the docstring of the options.
     """
+    for word in sys.argv[1:]:
+        if not _is_text(word):
+            sys.exit(_fail(f"argument {word!r}: is not UTF-8; rename the file"))
     chosen = tyro.cli(
         options, prog=prog, description=description, config=(tyro.conf.FlagCreatePairsOff,)
     )
@@ -155,6 +158,9 @@ def command(
         sys.exit(main(chosen))
     except (InputError, BackendError, Diverged) as error:
         sys.exit(_fail(str(error)))
+    except MemoryError as error:
+        told = f" ({error})" if str(error) else ""
+        sys.exit(_fail(f"not enough memory{told}; work on less, or on a larger machine"))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_fail(f"{where}{error.strerror or error}"))
@@ -187,13 +193,15 @@ def use_huge_pages() -> None:
 
 
 def check_minimum(option: str, value: int, minimum: int) -> None:
-    """Refuses a number that is too small.
+    """Refuses a number that is too small, or larger than any count or seed may be.
 
     Raises:
       InputError: it names the option.
     """
     if value < minimum:
         raise InputError(f"{option}: expected {minimum} or more, got {value}")
+    if value > MAX_WHOLE:
+        raise InputError(f"{option}: expected at most {MAX_WHOLE}, got {value:.4g}")
 
 
 def check_output(option: str, path: Path) -> None:
@@ -226,6 +234,14 @@ def check_not_inside(option: str, path: Path) -> None:
 def _fail(message: str) -> int:
     print(f"error: {_one_line(message)}", file=sys.stderr)
     return 2
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _one_line(message: str) -> str:

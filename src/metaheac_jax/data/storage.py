@@ -100,7 +100,10 @@ def _open(directory: Path, verify: bool, progress: Progress) -> Dataset:
         file = f"{column}.npy"
         if file not in files:
             raise InputError(f"{directory / MANIFEST}: names no {file}; {REMEDY}")
-        return np.load(directory / file, mmap_mode="r", allow_pickle=False)
+        try:
+            return np.lib.format.open_memmap(directory / file, mode="r")
+        except (ValueError, EOFError, OverflowError) as error:
+            raise InputError(f"{directory / file}: not a .npy file ({error}); {REMEDY}") from error
 
     def examples(stage: str) -> Examples:
         probability = f"{stage}_probability"

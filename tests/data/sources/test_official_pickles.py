@@ -1,6 +1,8 @@
 """Pickles that are no data frame of the authors, most of them malicious: nothing runs."""
 
+import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,28 @@ def test_columns_must_have_one_length(tmp_path):
     path.write_bytes(dump(frame({"age": [1], "kind": [1]}, blocks=blocks)))
     with pytest.raises(InputError, match="columns of different lengths"):
         read_frame(path)
+
+
+#: A place in the unpickler's memo that takes gigabytes.
+LARGE_MEMO = b"\x80\x02K\x01r\xff\xff\xff\x1f."
+
+
+def test_a_few_bytes_that_take_gigabytes_are_refused(tmp_path):
+    path = tmp_path / "train_stage1.pkl"
+    path.write_bytes(LARGE_MEMO)
+    said = r"takes more than 0\.25 GiB of memory to read; .* raise max_memory \(--max-memory\)"
+    with pytest.raises(InputError, match=said) as caught:
+        read_frame(path, max_memory=0.25)
+    assert "\n" not in str(caught.value)
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY  # as before
+    with pytest.raises(InputError, match="takes more than 2 GiB of memory"):
+        read_frame(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "train_stage1.pkl")
+    with pytest.raises(InputError, match="it is no regular file"):
+        read_frame(tmp_path / "train_stage1.pkl")
 
 
 def test_just_nine_names():

@@ -1,5 +1,8 @@
 """RecBole's atomic files: each type becomes its column, and a faulty line is named."""
 
+import gzip
+import zlib
+
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -58,7 +61,7 @@ def test_what_was_written_is_read(tmp_path, rows):
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
-        ("", "", "expected a header"),
+        ("", "", "empty; get the file again"),
         ("a:token\n", "", "expected a header and a line of data"),
         ("a:token\tb\n1\t2\n", ":1", "header cell 'b'"),
         ("a:token\tb:int\n1\t2\n", ":1", "header cell 'b:int'"),
@@ -80,6 +83,24 @@ def test_malformed_files_are_refused_by_line(tmp_path, text, where, what):
     assert str(error.value).startswith(f"{path}{where}: ")
     assert what in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_compressed_file_is_refused_before_it_grows(tmp_path):
+    """Polars would decompress it to any size."""
+    text = b"a:token\n" + b"1\n" * 1000
+    for number, content in enumerate((zlib.compress(text), gzip.compress(text))):
+        path = tmp_path / f"{number}.inter"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"inter: compressed; decompress it first"):
+            read_atomic(path)
+
+
+def test_a_header_of_too_many_columns_is_refused(tmp_path):
+    header = "\t".join(f"c{n}:token" for n in range(4))
+    path = write(tmp_path / "a.inter", f"{header}\n1\t2\t3\t4\n")
+    assert read_atomic(path, max_columns=4).width == 4
+    with pytest.raises(InputError, match=r"inter:1: 4 columns, more than max_columns=3; give few"):
+        read_atomic(path, max_columns=3)
 
 
 def test_a_missing_file_is_named(tmp_path):

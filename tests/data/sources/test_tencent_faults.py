@@ -1,5 +1,7 @@
 """A faulty file of the competition is refused in one line that names file, line and reason."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +84,41 @@ def test_missing_empty_and_unreadable_file(tmp_path, name):
     (source / name).unlink()
     fails(source, tmp_path, [name, "cannot be read (No such file"])
     (source / name).mkdir()
-    fails(source, tmp_path, [name, "cannot be read (Is a directory"])
+    fails(source, tmp_path, [name, "cannot be read, since it is no regular file"])
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
+    source = write(tmp_path / "in")
+    (source / "train.csv").unlink()
+    os.mkfifo(source / "train.csv")
+    fails(source, tmp_path, ["train.csv", "it is no regular file"])
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\xef\xbb\xbf", ["line 1: a byte order mark; save the file as UTF-8 without one"]),
+        (b"\x1f\x8b\x08", ["compressed; decompress it first"]),
+    ],
+)
+def test_a_byte_order_mark_and_compression_are_named(tmp_path, start, words):
+    source = write(tmp_path / "in")
+    for name in ("userFeature.data", "adFeature.csv", "train.csv"):
+        whole = (source / name).read_bytes()
+        (source / name).write_bytes(start + whole)
+        fails(source, tmp_path, [name, *words])
+        (source / name).write_bytes(whole)
+
+
+def test_ids_that_would_take_too_much_memory_are_refused(tmp_path):
+    source, out = write(tmp_path / "in"), tmp_path / "out"
+    tencent.prepare(source, out, schema=SCHEMA, max_ids=100_000_000)
+    largest = re.sub(r"\|age \d+", "|age 99999998", USERS, count=1)
+    assert largest != USERS
+    source = write(tmp_path / "large", users=largest)
+    fails(source, tmp_path, ["'age' has an id of 99999998", "more than 100000000", "--max-ids"])
+    with pytest.raises(InputError, match="add up to more than 3; renumber the ids, or raise max_i"):
+        tencent.prepare(tmp_path / "in", out, schema=SCHEMA, max_ids=3)
 
 
 def test_source_that_is_missing_or_no_directory(tmp_path):

@@ -532,11 +532,15 @@ def _rarest_first(genres: list[list[str]]) -> list[list[str]]:
 
 def _age_group(age: str) -> str:
     """Lower bound of the age group; empty if the age is not a number."""
-    return str(AGES[bisect(AGES, int(age)) - 1]) if age.isdecimal() else ""
+    return str(AGES[bisect(AGES, int(age)) - 1]) if _is_number(age) else ""
 
 
 def _release(year: str) -> str:
     """The year, or its decade before 1990; empty if it is not a number."""
-    if not year.isdecimal():
+    if not _is_number(year):
         return ""
     return year if int(year) >= 1990 else f"{year[:-1]}0s"
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 4

@@ -20,10 +20,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
-from metaheac_jax.data.sources.tencent import MAX_ID
+from metaheac_jax.data.sources.tencent import MAX_ID, MAX_IDS
 from metaheac_jax.data.splits import Split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import check_regular, memory_limit
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
@@ -37,7 +38,13 @@ def is_source(folder: Path) -> bool:
 
 
 def prepare(
-    source: Path, target: Path, *, schema: Schema = TENCENT, progress: Progress = silent
+    source: Path,
+    target: Path,
+    *,
+    schema: Schema = TENCENT,
+    max_ids: int = MAX_IDS,
+    max_memory: float | None = None,
+    progress: Progress = silent,
 ) -> tuple[Dataset, Split]:
     """Turns the authors' files into a dataset on disk, and returns it with their split.
 
@@ -53,6 +60,8 @@ def prepare(
       source: directory with the files.
       target: directory of the dataset; an existing dataset is replaced on success only.
       schema: the columns to use.
+      max_ids: limit of the sum, over fields, of the largest id: memory grows with it.
+      max_memory: limit for reading a file, in GiB; see `read_frame`.
       progress: receives the bytes done of each file, then those of the checksums.
 
     Raises:
@@ -62,22 +71,11 @@ def prepare(
     source, target = Path(source), Path(target).resolve()
     if source.resolve().is_relative_to(target):
         raise InputError(f"{target}: would replace the source {source}; choose another target")
-    paths = {
-        (stage, frame): source / f"{frame}_{stage}.pkl"
-        for stage in ("stage1", "stage2")
-        for frame in FRAMES
-    }
-    if not paths["stage2", "train"].exists():
-        del paths["stage2", "train"]
-    for path in paths.values():
-        if not path.is_file():
-            raise InputError(f"{path}: missing; put the authors' file there")
-
-    files = {key: _read_file(path, schema, progress) for key, path in paths.items()}
+    paths = _paths(source)
+    files = {key: _read_file(path, schema, max_memory, progress) for key, path in paths.items()}
     campaign_key, campaign_ids = _campaigns(list(files.values()))
     split = _split(files, campaign_key)
-    sizes = np.max([file.sizes for file in files.values()], axis=0)
-    vocabulary = Vocabulary(tuple(np.arange(size) for size in sizes))
+    vocabulary = _vocabulary(list(files.values()), max_ids)
     user_offsets = np.repeat(
         vocabulary.offsets[: len(schema.user)], [field.slots for field in schema.user]
     )
@@ -114,6 +112,20 @@ def prepare(
     return open_dataset(target, verify=False), split
 
 
+def _paths(source: Path) -> dict[tuple[str, str], Path]:
+    paths = {
+        (stage, frame): source / f"{frame}_{stage}.pkl"
+        for stage in ("stage1", "stage2")
+        for frame in FRAMES
+    }
+    if not paths["stage2", "train"].exists():
+        del paths["stage2", "train"]
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError(f"{path}: missing; put the authors' file there")
+    return paths
+
+
 @dataclass(frozen=True)
 class _CheckedFile:
     """The content of one file.
@@ -135,8 +147,10 @@ class _CheckedFile:
     sizes: list[int]
 
 
-def _read_file(path: Path, schema: Schema, progress: Progress) -> _CheckedFile:
-    frame = read_frame(path, progress=progress)
+def _read_file(
+    path: Path, schema: Schema, max_memory: float | None, progress: Progress
+) -> _CheckedFile:
+    frame = read_frame(path, max_memory=max_memory, progress=progress)
 
     def column(name: str, *, axes: int = 1) -> np.ndarray:
         if name not in frame:
@@ -185,6 +199,16 @@ def _read_file(path: Path, schema: Schema, progress: Progress) -> _CheckedFile:
     return _CheckedFile(path, ids, (label == 1).astype(np.int8), aid, campaigns, sizes)
 
 
+def _vocabulary(files: list[_CheckedFile], max_ids: int) -> Vocabulary:
+    sizes = np.max([file.sizes for file in files], axis=0)
+    if sizes.sum() > max_ids:
+        raise InputError(
+            f"{files[0].path.parent}: the largest ids add up to {sizes.sum()}, more than "
+            f"{max_ids}; get the files again, or raise max_ids (--max-ids)"
+        )
+    return Vocabulary(tuple(np.arange(size) for size in sizes))
+
+
 def _campaigns(files: list[_CheckedFile]) -> tuple[np.ndarray, np.ndarray]:
     """Campaign ids (C,), ascending, and their encoded features (C, N), both int64."""
     known: dict[int, tuple[int, ...]] = {}
@@ -216,7 +240,9 @@ def _split(files: dict[tuple[str, str], _CheckedFile], campaign_key: np.ndarray)
 # The pickle ------------------------------------------------------------------------------------
 
 
-def read_frame(path: Path, *, progress: Progress = silent) -> dict[str, np.ndarray]:
+def read_frame(
+    path: Path, *, max_memory: float | None = None, progress: Progress = silent
+) -> dict[str, np.ndarray]:
     """The columns of a pickled data frame of the authors, by name.
 
     A column of numbers is (n,). A column of lists, which must all have one length, is (n, length).
@@ -224,16 +250,25 @@ def read_frame(path: Path, *, progress: Progress = silent) -> dict[str, np.ndarr
 
     Args:
       path: the pickle.
+      max_memory: how much reading may take, in GiB: a pickle of a few bytes can ask for any amount.
+        By default 2 GiB and 50 times the size of the file.
       progress: receives the bytes done.
 
     Raises:
-      InputError: the file cannot be read, or is not such a pickle.
+      InputError: the file cannot be read, is not such a pickle, or takes too much memory.
     """
     path = Path(path)
+    check_regular(path)
+    size = path.stat().st_size if path.is_file() else 0
+    limit = (2 << 30) + 50 * size if max_memory is None else int(max_memory * 2**30)
     try:
-        with path.open("rb") as file:
-            frame = _Unpickler(_Watched(file, path, progress)).load()
-        return _columns(frame)
+        with memory_limit(limit), path.open("rb") as file:
+            return _columns(_Unpickler(_Watched(file, path, progress)).load())
+    except MemoryError:
+        raise InputError(
+            f"{path}: takes more than {limit / 2**30:.3g} GiB of memory to read; if it is the "
+            "authors' file, raise max_memory (--max-memory)"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # a hostile file can raise anything

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
+from metaheac_jax.data.sources.text_blocks import check_start
 from metaheac_jax.errors import InputError
 
+MAX_COLUMNS = 1000  # default of a limit
 #: The types of a header cell, and the data type of such a column.
 TYPES: dict[str, pl.DataType] = {
     "token": pl.String(),
@@ -21,8 +23,12 @@ TYPES: dict[str, pl.DataType] = {
 }
 
 
-def read_atomic(path: Path) -> pl.DataFrame:
+def read_atomic(path: Path, *, max_columns: int = MAX_COLUMNS) -> pl.DataFrame:
     """Reads one atomic file; row i of the result is line i + 2 of the file.
+
+    Args:
+      path: of the file.
+      max_columns: limit of the header: the time to read grows with it.
 
     Returns:
       One column per header cell, without the type in its name: ``token`` as String (empty if
@@ -38,7 +44,7 @@ def read_atomic(path: Path) -> pl.DataFrame:
     lines = _read_lines(path)
     if len(lines) < 2:
         raise InputError(f"{path}: expected a header and a line of data, got {len(lines)} lines")
-    header = _parse_header(path, lines[0])
+    header = _parse_header(path, lines[0], max_columns)
 
     data = lines[1:]
     tabs = data.str.count_matches("\t", literal=True)
@@ -58,6 +64,8 @@ def _read_lines(path: Path) -> pl.Series:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected one of RecBole's atomic files")
     try:
+        with path.open("rb") as file:
+            check_start(path, file.read(4))  # polars would decompress the file
         return pl.read_lines(path, glob=False)["line"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
@@ -70,20 +78,25 @@ def _read_lines(path: Path) -> pl.Series:
         raise
 
 
-def _parse_header(path: Path, line: str) -> list[tuple[str, str]]:
+def _parse_header(path: Path, line: str, max_columns: int) -> list[tuple[str, str]]:
     """Name and type of each column."""
-    header = []
-    for cell in line.split("\t"):
+    header: dict[str, str] = {}
+    cells = line.split("\t")
+    if len(cells) > max_columns:
+        raise InputError(
+            f"{path}:1: {len(cells)} columns, more than max_columns={max_columns}; give fewer"
+        )
+    for cell in cells:
         name, _, kind = cell.rpartition(":")
         if not name or kind not in TYPES:
             raise InputError(
                 f"{path}:1: header cell {cell!r}, expected name:type with one of the types "
                 + ", ".join(TYPES)
             )
-        if name in [known for known, _ in header]:
+        if name in header:
             raise InputError(f"{path}:1: column {name!r} is named twice; rename one")
-        header.append((name, kind))
-    return header
+        header[name] = kind
+    return list(header.items())
 
 
 def _convert(path: Path, name: str, kind: str, cells: pl.Series) -> pl.Series:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metaheac_jax.errors import InputError, check_keys
+from metaheac_jax.files import read_json
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,10 @@ class TableSchema:
         Raises:
           InputError: the file is not JSON, or has an unknown key or a wrong value; it is named.
         """
+        content = read_json(path)
         try:
-            return TableSchema.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
-        except ValueError as error:
+            return TableSchema.from_json(content)
+        except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:

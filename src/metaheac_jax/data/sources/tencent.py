@@ -20,6 +20,7 @@ from metaheac_jax.data.sources.text_blocks import (
     Malformed,
     Tokens,
     ahead,
+    check_start,
     is_integer,
     line_error,
     parse_file,
@@ -27,12 +28,13 @@ from metaheac_jax.data.sources.text_blocks import (
 )
 from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory
+from metaheac_jax.files import check_regular, new_directory
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Field, Schema, Vocabulary
 
 LIST_LIMIT = 10  # a list is cut to its first 10 values, then to the field's slots
-MAX_ID = 10**8 - 1  # of a user feature; it bounds the size of lookup tables
+MAX_ID = 10**8 - 1  # of a user feature
+MAX_IDS = 10**8  # default of a limit: of the sum over user features, the length of lookup tables
 
 _RAW = "raw_ids"  # scratch file in the directory of the dataset
 
@@ -44,6 +46,7 @@ def prepare(
     schema: Schema = TENCENT,
     name: str = "Tencent look-alike",
     extends: tuple[Schema, Vocabulary] | None = None,
+    max_ids: int = MAX_IDS,
     progress: Progress = silent,
 ) -> Dataset:
     """Turns the competition's files into a dataset on disk (paper section 4.1).
@@ -64,6 +67,7 @@ def prepare(
       name: the dataset's name.
       extends: fields and values of earlier data; the dataset has these values and those that are
         new.
+      max_ids: limit of the sum, over users' fields, of the largest id: memory grows with it.
       progress: receives the bytes done of each file, and the start of other work.
 
     Raises:
@@ -83,7 +87,7 @@ def prepare(
 
     aid, campaign_values = _read_campaigns(ads, schema)
     with new_directory(target, marker=MANIFEST) as directory:
-        uid, user_values = _read_users(users, directory / _RAW, schema, progress)
+        uid, user_values = _read_users(users, directory / _RAW, schema, max_ids, progress)
         progress("sorting users", 0, len(uid))
         by_uid = np.argsort(uid, kind="stable")
         _check_no_user_twice(users, uid, by_uid)
@@ -114,10 +118,10 @@ def prepare(
 
 
 def _check_readable(path: Path) -> None:
+    check_regular(path)
     try:
         with path.open("rb") as file:
-            if not file.read(1):
-                raise InputError(f"{path}: empty; get the file again")
+            check_start(path, file.read(4))
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); put the competition's file there"
@@ -159,7 +163,7 @@ def _read_campaigns(path: Path, schema: Schema) -> tuple[np.ndarray, np.ndarray]
 
 
 def _read_users(
-    path: Path, raw: Path, schema: Schema, progress: Progress
+    path: Path, raw: Path, schema: Schema, max_ids: int, progress: Progress
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """User ids (U,) int64 and the values of each user field; writes raw ids (U, S) to ``raw``.
 
@@ -181,6 +185,13 @@ def _read_users(
             ids.tofile(file)
             for f, (start, field) in enumerate(zip(starts, schema.user, strict=True)):
                 field_ids = ids[:, start : start + field.slots]
+                largest = int(field_ids.max())
+                if max(largest - len(seen[f]), 0) + sum(map(len, seen)) > max_ids:
+                    raise InputError(
+                        f"{path}: field {field.name!r} has an id of {largest - 1}, with which the "
+                        f"largest ids add up to more than {max_ids}; renumber the ids, or raise "
+                        "max_ids (--max-ids)"
+                    )
                 seen[f] = np.pad(seen[f], (0, max(0, int(field_ids.max()) + 1 - len(seen[f]))))
                 seen[f][field_ids] = True
     for field, known in zip(schema.user, seen, strict=True):
@@ -336,8 +347,9 @@ def _example_fault(line: bytes) -> str:
 
 def _read_probability(path: Path, count: int) -> np.ndarray:
     try:
-        probability = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # A map takes no memory for what a header claims, and takes no other kind of file.
+        probability = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, OverflowError) as error:
         raise InputError(f"{path}: not a .npy file ({error}); simulate the world again") from error
     if probability.shape != (count,) or probability.dtype != np.float32:
         raise InputError(

@@ -24,6 +24,9 @@ LEAD = b"\n" * 8  # prefix of every block: reads of 8 bytes may begin in it
 BLOCK = 1 << 22  # bytes of text; less causes page faults, more causes cache misses
 _WORKERS = 2
 LINE_LIMIT = 1 << 26  # bytes
+#: How files of gzip, zstd, bzip2, xz and zlib begin.
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zX")
+COMPRESSED += (b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 _ZEROS = np.uint64(int.from_bytes(b"0" * 8))
 _SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # of 8 bytes, by bytes in use
 
@@ -99,6 +102,20 @@ def ahead(
             if len(waiting) > _WORKERS:
                 yield waiting.popleft()
         yield from waiting
+
+
+def check_start(path: Path, start: bytes) -> None:
+    """Refuses an empty file, one with a byte order mark, and compressed ones, by the first bytes.
+
+    Raises:
+      InputError: it says which.
+    """
+    if not start:
+        raise InputError(f"{path}: empty; get the file again")
+    if start.startswith(b"\xef\xbb\xbf"):
+        raise InputError(f"{path}: line 1: a byte order mark; save the file as UTF-8 without one")
+    if start.startswith(COMPRESSED):
+        raise InputError(f"{path}: compressed; decompress it first")
 
 
 def _explain(path: Path, number: int, block: bytes, fault: Callable[[bytes], str]) -> InputError:
