@@ -240,12 +240,17 @@ class Vocabulary:
             return np.full(raw.shape, self.num_rows, np.int32)
         position = np.searchsorted(values, raw).clip(max=len(values) - 1)
         known = values[position] == raw
-        offset, unknown = self.offsets[field], self.num_rows
+        rows = np.where(known, position + self.offsets[field], self.unknown_row(field))
+        return rows.astype(np.int32)
+
+    def unknown_row(self, field: int) -> int:
+        """The table row of a field's unknown values."""
+        values = self.values[field]
         if values.dtype.kind == "U":
             place = int(np.searchsorted(values, UNSEEN))
             if place < len(values) and values[place] == UNSEEN:
-                unknown = place + offset
-        return np.where(known, position + offset, unknown).astype(np.int32)
+                return place + self.offsets[field]
+        return self.num_rows
 
     def extending(self, schema: Schema, earlier_schema: Schema, earlier: Vocabulary) -> Vocabulary:
         """The values of both this vocabulary and that of earlier data, field by field.

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from commands import contents, refuses, succeeds, tiny_settings
 
+from examples.exported_scorer import ExportedScorer
 from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
@@ -147,6 +148,22 @@ def test_many_campaigns_may_share_the_first_layer(made, tmp_path, capsys):
     options = ("--data", made.data, "--size", 5, "--out", tmp_path / "out.csv")
     words = (f"--adapts: {made.campaigns[0]} is a campaign, which is customised",)
     refuses(capsys, main, "expand", made.campaigns[0], *options, "--adapts", "all", words=words)
+
+
+def test_an_exported_campaign_scores_as_expand_does(made, tmp_path, capsys):
+    campaign, out = made.campaigns[0], tmp_path / "exported"
+    succeeds(main, "export", campaign, "--data", made.data, "--out", out)
+    everyone = ("--size", 4000, "--include-seeds", "--out", tmp_path / "everyone.csv")
+    succeeds(main, "expand", campaign, "--data", made.data, *everyone)
+    users = pl.read_parquet(made.world / "users.parquet")
+    columns = {name: users[name].to_list() for name in users.columns}
+    scores = dict(zip(columns["user_id"], ExportedScorer(out)(columns).tolist(), strict=True))
+    audience = pl.read_csv(tmp_path / "everyone.csv")
+    expected = dict(zip(audience["user_id"], audience["score"], strict=True))
+    assert scores == pytest.approx(expected, abs=1e-6)
+    words = (f"--out: {made.model}: exists and is no export; choose another folder",)
+    options = ("--data", made.data, "--out", made.model)
+    refuses(capsys, main, "export", campaign, *options, words=words)
 
 
 def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path):

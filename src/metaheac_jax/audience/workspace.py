@@ -16,6 +16,7 @@ import polars as pl
 
 from metaheac_jax import model
 from metaheac_jax.audience import campaign_folder
+from metaheac_jax.customise import export
 from metaheac_jax.data import storage
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, read_sealed, writer_of
@@ -128,6 +129,10 @@ def _about_campaign(body: Mapping[str, Any]) -> str:
     return about if learned == feedback else f"{about}, to be learned from: metaheac update"
 
 
+def _about_export(body: Mapping[str, Any]) -> str:
+    return f"{body['method']}, {body['campaign']}"
+
+
 _KINDS = (
     _Kind("data set", storage.MANIFEST, storage.FORMAT, _about_data, ()),
     _Kind("model", model.MANIFEST, model.FORMAT, _about_model, ("data_digest", "parent")),
@@ -138,6 +143,7 @@ _KINDS = (
         _about_campaign,
         ("model_digest",),
     ),
+    _Kind("export", export.MANIFEST, export.FORMAT, _about_export, ("model_digest",)),
 )
 
 

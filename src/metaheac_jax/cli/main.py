@@ -11,6 +11,7 @@ from metaheac_jax.cli import (
     customise,
     evaluate,
     expand,
+    export,
     feedback,
     fit,
     overlap,
@@ -28,6 +29,7 @@ Command = (
     | Annotated[fit.Options, tyro.conf.subcommand("fit")]
     | Annotated[customise.Options, tyro.conf.subcommand("customise")]
     | Annotated[expand.Options, tyro.conf.subcommand("expand")]
+    | Annotated[export.Options, tyro.conf.subcommand("export")]
     | Annotated[feedback.Options, tyro.conf.subcommand("feedback")]
     | Annotated[update.Options, tyro.conf.subcommand("update")]
     | Annotated[curve.Options, tyro.conf.subcommand("curve")]
@@ -51,6 +53,8 @@ def dispatch(options: Command) -> None:
             customise.main(options)
         case expand.Options():
             expand.main(options)
+        case export.Options():
+            export.main(options)
         case feedback.Options():
             feedback.main(options)
         case update.Options():

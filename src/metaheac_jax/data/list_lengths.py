@@ -49,23 +49,26 @@ class Lengths:
         """Of each length's field, the classes; 0 is the empty list."""
         return [np.append(0, length_classes(field.slots)) for _, field in self.many]
 
-    def users(self, users: np.ndarray) -> np.ndarray:
-        """(U, S) table rows of users -> (U, S + L) rows of the table with the lengths."""
-        offset, lengths = self.num_user_rows, []
+    def users(self, users: Any) -> Any:
+        """(U, S) table rows of users -> (U, S + L) rows of the table with the lengths.
+
+        Arrays of numpy or of jax, also under `jax.jit`.
+        """
+        array, offset, lengths = users.__array_namespace__(), self.num_user_rows, []
         for (start, field), classes in zip(self.many, self.vocabularies, strict=True):
             count = (users[:, start : start + field.slots] < self.num_rows).sum(axis=1)
-            lengths.append(offset + np.searchsorted(classes, count, side="right") - 1)
+            lengths.append(offset + array.searchsorted(classes, count, side="right") - 1)
             offset += len(classes)
         columns = [self._moved(users), *(length[:, None] for length in lengths)]
-        return np.concatenate(columns, axis=1).astype(np.int32)
+        return array.concatenate(columns, axis=1).astype(np.int32)
 
     def campaigns(self, campaigns: np.ndarray) -> np.ndarray:
         """(..., N) table rows of campaigns -> their rows in the table with the lengths."""
         return self._moved(campaigns).astype(np.int32)
 
-    def _moved(self, ids: np.ndarray) -> np.ndarray:
+    def _moved(self, ids: Any) -> Any:
         added = sum(map(len, self.vocabularies))
-        return np.where(ids < self.num_user_rows, ids, ids + added)
+        return ids.__array_namespace__().where(ids < self.num_user_rows, ids, ids + added)
 
 
 @dataclass(frozen=True)

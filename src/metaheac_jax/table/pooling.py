@@ -198,8 +198,8 @@ def _fractions(ids: Array, fields: Sequence[tuple[range, range]], dtype: jnp.dty
     value = ids.reshape(-1, ids.shape[-1])[:, slot] - row
     present = (value >= 0) & (value < values[field])  # negative indices would wrap around
     total = present.astype(dtype) @ np.equal.outer(field, field).astype(dtype)
-    target = jnp.arange(len(value))[:, None], jnp.where(present, value + column, columns)
-    fractions = jnp.zeros((len(value), columns), dtype)
+    target = jnp.arange(value.shape[0])[:, None], jnp.where(present, value + column, columns)
+    fractions = jnp.zeros((value.shape[0], columns), dtype)
     fractions = fractions.at[target].add(1 / jnp.maximum(total, 1), mode="drop")
     return fractions.reshape(*ids.shape[:-1], columns)
 

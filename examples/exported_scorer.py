@@ -1,0 +1,67 @@
+"""Scores users with what `metaheac export` has written; needs jax, numpy and flatbuffers only.
+
+    scorer = ExportedScorer("tea")
+    scores = scorer({"city": ["Paris", None], "income": [31000, None], "likes": [["tea"], []]})
+
+A column has a cell per user, as in the files that `metaheac prepare` has read: a value, or a list
+in a field of several slots; None where it is missing.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+
+class ExportedScorer:
+    """Scores users given by their raw values."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Reads the files of a folder."""
+        folder = Path(folder)
+        self.manifest = json.loads((folder / "scorer.json").read_text())
+        program = export.deserialize(bytearray((folder / "scorer.stablehlo").read_bytes()))
+        self.program = jax.jit(program.call)
+        self.weights = jax.device_put(dict(np.load(folder / "weights.npz")))
+        self.values = dict(np.load(folder / "values.npz"))
+
+    def __call__(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
+        """Columns of P users, by field -> (P,) scores."""
+        fields = self.manifest["fields"]
+        rows = [self.rows(field, columns[field["name"]]) for field in fields]
+        return np.asarray(self.program(self.weights, np.concatenate(rows, axis=1)))
+
+    def rows(self, field: Mapping[str, Any], column: Sequence[Any]) -> np.ndarray:
+        """(P, slots) int32 table rows of a field's column."""
+        slots, known = field["slots"], self.values[f"values/{field['name']}"]
+        lists = [[cell] if slots == 1 else present(cell)[:slots] for cell in column]
+        raw = [raw_value(field, value) for values in lists for value in values]
+        rows = np.full((len(lists), slots), self.manifest["pad"], np.int32)
+        if raw and len(known):
+            raw = np.array(raw, str if known.dtype.kind == "U" else known.dtype)
+            place = np.searchsorted(known, raw).clip(max=len(known) - 1)
+            found = np.where(known[place] == raw, place + field["first"], field["unknown"])
+            rows[np.arange(slots) < np.array([[len(values)] for values in lists])] = found
+        return rows
+
+
+def present(cell: Any) -> list[Any]:
+    """The values of a list that is perhaps missing, without missing ones."""
+    return [] if cell is None else [value for value in cell if value is not None and value != ""]
+
+
+def raw_value(field: Mapping[str, Any], value: Any) -> Any:
+    """A value as the known ones are: a bucket of a number or hash, a whole number, or text."""
+    if value is None or value == "" or value != value:
+        return field["missing"]
+    if field["edges"]:
+        return np.searchsorted(field["edges"], float(value), side="right")
+    if field["hash_rows"]:
+        digest = hashlib.blake2b(str(value).encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") % field["hash_rows"]
+    return int(value) if field["missing"] == -1 else str(value)

@@ -1,0 +1,51 @@
+"""``metaheac export``: a campaign's scorer, for programs without this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metaheac_jax.audience.campaign_folder import read_campaign
+from metaheac_jax.cli import terminal
+from metaheac_jax.customise.export import MANIFEST, PLATFORMS, check_flatbuffers, export_scorer
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import locked
+from metaheac_jax.model import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Writes a campaign's model as a program and arrays that score users without this package.
+
+    For batch engines: it takes any number of users and needs jax, numpy and flatbuffers. The
+    repository's examples/exported_scorer.py shows how raw values are turned into scores, and
+    examples/ray_expand.py scores a large pool with it.
+    """
+
+    campaign: Annotated[Path, tyro.conf.Positional]
+    """Folder of a campaign, from `metaheac customise`."""
+    data: Path
+    """Folder of the data set that it was customised on."""
+    out: Path
+    """Folder to write; an export there is replaced."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    if options.out.exists() and not (options.out / MANIFEST).is_file():
+        raise InputError(f"--out: {options.out}: exists and is no export; choose another folder")
+    check_flatbuffers()
+    screen = terminal.screen()
+    with locked(options.out), terminal.progress_display(screen) as progress:
+        saved = read_campaign(options.campaign, progress=progress)
+        general = load(saved.origin.folder, progress=progress)
+        data = open_dataset(options.data, progress=progress)
+        model = saved.customised(general, data)
+        export_scorer(model, options.out, progress=progress)
+    size = sum(path.stat().st_size for path in options.out.iterdir())
+    line = f"{options.out}: {size / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}"
+    screen.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,176 @@
+"""An exported scorer: the same scores from raw values, without this package."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import contents
+from tables_world import world, write
+
+from examples.exported_scorer import ExportedScorer
+from metaheac_jax.customise import export
+from metaheac_jax.customise.export import FORMAT, MANIFEST, export_scorer
+from metaheac_jax.data.sources.table_schema import Column, TableSchema
+from metaheac_jax.data.sources.tables import prepare
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import read_sealed
+from metaheac_jax.methods import method_named
+from metaheac_jax.settings import PAPER
+
+SCHEMA = TableSchema(
+    user=(
+        Column("city"),
+        Column("income", buckets=4),
+        Column("likes", slots=3, separator=";"),
+        Column("code", hash_rows=6),
+    ),
+    campaign=(Column("topic"), Column("budget", buckets=2)),
+    min_count=12,
+)
+TINY = replace(
+    PAPER,
+    width=3,
+    num_experts=2,
+    num_critics=2,
+    batch_size=32,
+    campaigns_per_step=2,
+    offline_epochs=0,
+    online_learning_rate=0.05,
+    online_epochs=2,
+    online_patience=None,
+)
+
+
+@pytest.fixture(scope="module")
+def users():
+    """Raw values of users: text, numbers, lists, many codes; some missing, some rare."""
+    users, campaigns, examples = world()
+    users["code"] = [f"x{n % 17}" if n % 5 else None for n in range(len(users["city"]))]
+    return users, campaigns, examples
+
+
+@pytest.fixture(scope="module")
+def data(users, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    return prepare(write(folder / "source", *users), folder / "data", schema=SCHEMA)
+
+
+def customised(data, name, **changed):
+    method = method_named(name, TINY).with_settings(offline_epochs=0, **changed)
+    general = method.fit(data, campaigns=[0, 1, 2])
+    return method.customise(general, data, [data.campaign(3)])[0]
+
+
+def columns(users):
+    return {name: values for name, values in users[0].items() if name != "user_id"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("metaheac", {"online_adapts": "heads"}),
+        ("seed-aware", {}),
+        ("mlp-pretraining", {}),
+    ],
+)
+def test_scores_are_those_of_the_model(data, users, tmp_path, name, changed):
+    model = customised(data, name, **changed)
+    export_scorer(model, tmp_path / "export")
+    scores = ExportedScorer(tmp_path / "export")(columns(users))
+    expected = model.score(data.user_rows)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+    assert scores.dtype == np.float32
+    assert np.ptp(expected) > 0.1
+
+
+@pytest.fixture(scope="module")
+def exported(data, tmp_path_factory):
+    """A model, and the folder of its export."""
+    model, folder = customised(data, "metaheac"), tmp_path_factory.mktemp("exported") / "tea"
+    export_scorer(model, folder)
+    return model, folder
+
+
+def test_scores_do_not_need_this_package(data, users, exported, tmp_path):
+    """In a process in which importing it fails."""
+    model, folder = exported
+    (tmp_path / "users.json").write_text(json.dumps(columns(users)))
+    program = (
+        "import json, sys\n"
+        "sys.modules['metaheac_jax'] = None\n"
+        "import numpy as np\n"
+        "from exported_scorer import ExportedScorer\n"
+        "scores = ExportedScorer(sys.argv[1])(json.load(open(sys.argv[2])))\n"
+        "np.save(sys.argv[3], scores)\n"
+        "assert not [name for name in sys.modules if name.startswith('metaheac_jax.')]\n"
+    )
+    arguments = (folder, tmp_path / "users.json", tmp_path / "scores.npy")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "examples")}
+    environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=environment)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "scores.npy"), model.score(data.user_rows), rtol=0, atol=1e-6
+    )
+
+
+def test_raw_values_have_the_rows_of_the_data(data, users, exported):
+    scorer = ExportedScorer(exported[1])
+    fields = scorer.manifest["fields"]
+    rows = [scorer.rows(field, users[0][field["name"]]) for field in fields]
+    np.testing.assert_array_equal(np.concatenate(rows, axis=1), data.user_rows)
+    assert (data.user_rows == data.num_rows).any()  # lists shorter than their slots
+    # What the data have not seen, and other kinds of the same cell.
+    vocabulary = data.vocabulary
+    for field, cells, raw in (
+        (0, ["Atlantis", None, ""], ["Atlantis", "", ""]),
+        (
+            1,
+            [-1e9, "2.5", None, float("nan")],
+            data.schema.user[1].bucket(np.array([-1e9, 2.5, np.nan, np.nan])),
+        ),
+        (3, ["never", "x1"], data.schema.user[3].hashed(["never", "x1"])),
+    ):
+        expected = vocabulary.encode(field, raw)[:, None]
+        np.testing.assert_array_equal(scorer.rows(fields[field], cells), expected)
+    [likes] = scorer.rows(fields[2], [np.array(["t1", None, "", "Atlantis", "t2", "t3"], object)])
+    expected = vocabulary.encode(2, ["t1", "Atlantis", "t2"])
+    np.testing.assert_array_equal(likes, expected)
+    assert scorer.rows(fields[2], [None]).tolist() == [[data.num_rows] * 3]
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_any_number_of_users_is_scored(data, users, exported, count):
+    some = {name: values[:count] for name, values in columns(users).items()}
+    scores = ExportedScorer(exported[1])(some)
+    expected = exported[0].score(data.user_rows[:count])
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+
+
+def test_an_export_says_what_it_is_and_replaces_an_older_one(data, exported):
+    model, folder = exported
+    export_scorer(model, folder)
+    assert contents(folder) == {MANIFEST, "scorer.stablehlo", "weights.npz", "values.npz"}
+    body = read_sealed(folder, MANIFEST, format=FORMAT, remedy="")
+    assert (body["method"], body["campaign"]) == ("metaheac", "campaign k3")
+    assert body["platforms"] == ["cpu", "cuda", "tpu"]
+    assert (body["slots"], body["pad"]) == (6, data.num_rows)
+
+
+def test_what_cannot_be_exported(data, exported, tmp_path, monkeypatch):
+    model = customised(data, "cosine", online_patience=None)
+    with pytest.raises(InputError, match="campaign k3: 'cosine' has no network to export; use a "):
+        export_scorer(model, tmp_path / "export")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("ten years")
+    with pytest.raises(InputError, match=r"mine: exists and has no scorer\.json"):
+        export_scorer(exported[0], tmp_path / "mine")
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="an export needs flatbuffers; install it with pip"):
+        export_scorer(exported[0], tmp_path / "export")
+    assert contents(tmp_path) == {"mine"}
+    assert contents(tmp_path / "mine") == {"thesis.tex"}
