@@ -22,8 +22,7 @@ class Options:
     """Writes a campaign's model as a program and arrays that score users without this package.
 
     For batch engines: it takes any number of users and needs jax, numpy and flatbuffers. The
-    repository's examples/exported_scorer.py shows how raw values are turned into scores, and
-    examples/ray_expand.py scores a large pool with it.
+    repository's examples/exported_scorer.py shows how raw values are turned into scores.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional]
