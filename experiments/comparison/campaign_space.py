@@ -12,6 +12,7 @@ from jax import Array
 
 from metaheac_jax.customise.score import over_chunks
 from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.model import Weights
 from metaheac_jax.networks.metaheac import MetaHeac
@@ -54,7 +55,7 @@ def campaign_space(
         representation.append(mean[:width].tolist())
         gate.append(mean[width:].tolist())
     return {
-        "campaign": dataset.campaign_key[campaigns].tolist(),
+        "campaign": [plain_id(key) for key in dataset.campaign_key[campaigns]],
         "category": _categories(dataset, campaigns),
         "representation": representation,
         "gate": gate,

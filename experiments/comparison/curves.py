@@ -11,6 +11,7 @@ import numpy as np
 
 from metaheac_jax.audience.evaluation import pool_rows
 from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged
 from metaheac_jax.methods import Method
@@ -27,7 +28,7 @@ def curve_campaign(dataset: Dataset, judged: Sequence[Mapping[str, Any]]) -> int
     """The index of the campaign to draw: the median by seeds among the small ones judged."""
     able = [c for c in judged if c["group"] == "small"] or judged
     median = sorted(able, key=lambda c: c["seeds"])[len(able) // 2]
-    return int(np.searchsorted(dataset.campaign_key, median["campaign"]))
+    return [plain_id(key) for key in dataset.campaign_key].index(median["campaign"])
 
 
 def fine_tuning_curve(

@@ -1,5 +1,8 @@
 """Where campaigns lie, against one seed at a time; and the figures drawn from it."""
 
+import json
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from toy import dataset
 
 from experiments.comparison import campaign_space as space
 from experiments.comparison import figures
+from experiments.comparison.curves import curve_campaign
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.table.pooling import field_vectors
@@ -41,6 +45,16 @@ def test_means_over_seeds_equal_one_seed_at_a_time(model, found):
         np.testing.assert_allclose(found["representation"][row], r, atol=2e-5)
         np.testing.assert_allclose(found["gate"][row], gate, atol=2e-5)
     assert found["campaign"] == data.campaign_key[[1, 3, 4, 5, 6, 7]].tolist()
+
+
+def test_text_ids_are_plain_data(model):
+    data, network, weights = model
+    names = [f"movie {number} é" for number in range(8)]
+    named = replace(data, campaign_key=np.array([name.encode() for name in names]))
+    drawn = space.campaign_space(named, np.array([1, 3]), network, weights)
+    assert json.loads(json.dumps(drawn))["campaign"] == [names[1], names[3]]
+    judged = [{"campaign": name, "group": "small", "seeds": 5} for name in names]
+    assert curve_campaign(named, judged[2:3]) == 2
 
 
 def test_categories_are_raw_values(model, found, monkeypatch):
