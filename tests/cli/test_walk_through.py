@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from commands import contents, refuses, succeeds, tiny_settings
 
-from examples.exported_scorer import ExportedScorer
+from experiments.examples.exported_scorer import ExportedScorer
 from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main

@@ -12,7 +12,7 @@ import pytest
 from commands import contents
 from tables_world import world, write
 
-from examples.exported_scorer import ExportedScorer
+from experiments.examples.exported_scorer import ExportedScorer
 from metaheac_jax.customise import export
 from metaheac_jax.customise.export import FORMAT, MANIFEST, export_scorer
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
@@ -110,7 +110,9 @@ def test_scores_do_not_need_this_package(data, users, exported, tmp_path):
         "assert not [name for name in sys.modules if name.startswith('metaheac_jax.')]\n"
     )
     arguments = (folder, tmp_path / "users.json", tmp_path / "scores.npy")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "examples")}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2] / "experiments/examples")
+    }
     environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=environment)
     np.testing.assert_allclose(

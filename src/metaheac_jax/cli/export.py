@@ -21,8 +21,8 @@ from metaheac_jax.model import load
 class Options:
     """Writes a campaign's model as a program and arrays that score users without this package.
 
-    For batch engines: it takes any number of users and needs jax, numpy and flatbuffers. The
-    repository's examples/exported_scorer.py shows how raw values are turned into scores.
+    For batch engines: it takes any number of users and needs jax, numpy and flatbuffers. In the
+    repository, experiments/examples/exported_scorer.py shows how raw values become scores.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional]

@@ -6,8 +6,8 @@
     values.npz         per user field, ``values/NAME``: the known raw values, ascending
 
 The program takes the weights and (P, S) int32 table rows of users, P being any number, and gives
-(P,) scores. ``examples/exported_scorer.py`` reads the files. Both sides need flatbuffers, with
-which `jax.export` serialises: ``pip install "metaheac-jax[export]"``.
+(P,) scores. ``experiments/examples/exported_scorer.py`` reads the files. Both sides need
+flatbuffers, with which `jax.export` serialises: ``pip install "metaheac-jax[export]"``.
 
 Axes: P users, S slots of a user, R rows of the table.
 """

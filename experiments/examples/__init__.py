@@ -1,0 +1,1 @@
+"""Programs that use what the commands write, without this package."""
