@@ -28,7 +28,8 @@ def both(steps, often=OFTEN, *, scale=1.0, dtype=jnp.float64):
 
     @jax.jit
     def row_step(state, rows, gradient):
-        return ours.scatter(state, rows, ours.gather(state, rows), gradient)
+        local = ours.gather(state, rows)
+        return ours.scatter(state, rows, local, ours.move(local, gradient, state.count))
 
     @jax.jit
     def dense_step(table, opt_state, gradient):
@@ -109,7 +110,12 @@ def test_flushing_in_between_changes_nothing(gaps):
     with jax.enable_x64(True):
         ours = table_adam(RATE)
         flush = jax.jit(ours.flush)
-        step = jax.jit(lambda s, r, g: ours.scatter(s, r, ours.gather(s, r), g))
+
+        @jax.jit
+        def step(state, rows, gradient):
+            local = ours.gather(state, rows)
+            return ours.scatter(state, rows, local, ours.move(local, gradient, state.count))
+
         once = often = ours.init(jnp.ones((1, 2)))
         rows, none = jnp.array([0]), jnp.array([1])
         for gap in gaps:

@@ -16,7 +16,7 @@ from metaheac_jax.model import initialise
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
-from metaheac_jax.training.checkpoint import Checkpoints
+from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
 from metaheac_jax.training.loop import EarlyStop, Quality, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
@@ -84,7 +84,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
     step = RowStep(lambda *a: a, broken)
     options = {"num_steps": 100, "name": "toy", "save_every": 10}
     with Checkpoints(tmp_path / "c") as checkpoints:
-        with pytest.raises(Diverged, match="toy: the loss of step 33 is nan"):
+        with pytest.raises(Diverged, match="toy: step 34: the loss is nan"):
             train(step, jnp.zeros(3), lambda s: (s,), checkpoints=checkpoints, **options)
         assert checkpoints.latest == 30
 
@@ -119,9 +119,80 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_returned(tmp_path, chec
     step = RowStep(lambda *a: a, broken)
     state, options = {"w": jnp.zeros(3), "b": jnp.zeros(2)}, {"num_steps": 20, "name": "toy"}
     with Checkpoints.at(tmp_path / "c" if checkpointed else None) as checkpoints:
-        with pytest.raises(Diverged, match=r"toy: after step 20, state\['w'\] is not finite"):
+        with pytest.raises(Diverged, match="toy: after step 20, w of the state is not finite"):
             train(step, state, lambda s: (s,), checkpoints=checkpoints, save_every=10, **options)
         assert checkpoints is None or checkpoints.latest == 10
+
+
+@cache
+def checked():
+    """A step whose gradient is the parameters times factors, which the batch has."""
+
+    def gradient(params, network, table):
+        grads = {"network": params["network"] * network, "table": params["table"] * table}
+        return grads, PlainInfo(jnp.sum(params["network"] ** 2))
+
+    return build_row_step(gradient, optax.adam(0.01), table_adam(0.01), checked=True)
+
+
+def whole():
+    return checked().init(jnp.ones(3), jnp.ones((5, 2)))
+
+
+def rows_and_factors(network=1.0, table=1.0):
+    return jnp.array([1, 4]), network, table
+
+
+@pytest.mark.parametrize(
+    ("bad", "array"),
+    [({"network": np.nan}, "gradient/network"), ({"table": 1e30}, "table/nu")],
+)
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(bad, array):
+    """Its loss is finite; a gradient whose square is infinite makes a moment so."""
+    step = checked().step
+    state, info = step(whole(), *rows_and_factors())
+    assert info.taken
+    assert (state.table.count, state.table.last.tolist()) == (1, [0, 1, 0, 0, 1])
+    before = jax.device_get(state)
+    state, info = step(state, *rows_and_factors(**bad))
+    assert np.isfinite(info.loss)
+    assert not info.taken
+    jax.tree.map(np.testing.assert_array_equal, state, before)
+    assert next(name for name, finite in named_leaves(info.finite).items() if not finite) == array
+
+
+def test_steps_that_are_not_finite_are_left_out_and_told(tmp_path):
+    """As if they had not been asked for; counted over a resumption; too many end the training."""
+    bad, log = (3, 12, 27), tmp_path / "log"
+    told = "toy: step {}: the gradient/network is not finite \\(campaigns {}, t\\)"
+
+    def draw(number):
+        return rows_and_factors(network=np.nan if number in bad else float(number))
+
+    def run(num_steps, skip):
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            return train(
+                checked(), whole(), draw, num_steps=num_steps, save_every=10, log_every=5,
+                checkpoints=checkpoints, skip_nonfinite=skip, name="toy", log=log,
+                campaigns_of=lambda number: np.array([number, b"t"], object),
+            )[0]  # fmt: skip
+
+    with pytest.raises(Diverged, match=told.format(4, 3) + "; lower"):
+        run(20, 0)
+    with (
+        pytest.warns(match=told.format(4, 3) + "; the step is left out"),
+        pytest.warns(match=told.format(13, 12)),
+    ):
+        state = run(20, 2)
+    good = [number for number in range(20) if number not in bad]
+    only, _ = train(checked(), whole(), lambda n: draw(good[n]), num_steps=18)
+    jax.tree.map(np.testing.assert_array_equal, state, only)
+    with pytest.raises(Diverged, match=told.format(28, 27) + ", after 2 that were left out"):
+        run(40, 2)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    skipped = [(line["step"], line["campaigns"]) for line in lines if "skipped" in line]
+    assert skipped == [(4, [3, "t"]), (13, [12, "t"])]
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
 
 
 def test_a_resumed_log_has_every_step_once_and_all_seconds(tmp_path):

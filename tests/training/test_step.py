@@ -19,8 +19,8 @@ LOSS = build_loss(NETWORK, LAYOUT)
 META = build_meta_gradient(LOSS, inner_learning_rate=0.5)
 
 
-def row_step(gradient, rate=0.01):
-    return build_row_step(gradient, optax.adam(rate), table_adam(rate))
+def row_step(gradient, rate=0.01, **options):
+    return build_row_step(gradient, optax.adam(rate), table_adam(rate), **options)
 
 
 def test_fifty_row_local_steps_equal_fifty_whole_table_steps(x64):
@@ -65,12 +65,15 @@ def test_a_state_that_was_used_is_refused_in_one_line():
     jax.tree.map(np.testing.assert_array_equal, third, again)
 
 
-def test_a_step_reuses_the_memory_of_its_state():
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_step_reuses_the_memory_of_its_state(checked):
     """Nothing as long as the table is copied: not the table, nor the column of last steps."""
     network, table = weights()
-    init, step = row_step(META)
+    init, step = row_step(plain_gradient(LOSS) if checked else META, checked=checked)
     tall = 1_000_000
-    rows, local = localised(256, *support_and_query(rows=tall), rows=tall)
+    sides = support_and_query(rows=tall)
+    batches = members(sides[0])[:1] if checked else sides
+    rows, local = localised(256, *batches, rows=tall)
     state = jax.eval_shape(init, network, jax.ShapeDtypeStruct((tall, WIDTH), table.dtype))
     memory = step.__wrapped__.lower(state, rows, *local).compile().memory_analysis()
     column = 4 * tall

@@ -61,11 +61,15 @@ class Options:
     they were, or the result would be another one."""
     allow_change: tuple[MayChange, ...] = ()
     """With --resume, what may have changed nevertheless."""
+    skip_nonfinite: int = 0
+    """Leave out up to so many training steps whose loss, gradient or result is not finite; each is
+    told, with its campaigns. By default the first one ends the training."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
+    terminal.check_minimum("--skip-nonfinite", options.skip_nonfinite, 0)
     if options.epochs is not None:
         terminal.check_minimum("--epochs", options.epochs, 1)
     if options.start is not None and (options.method or options.settings):
@@ -96,6 +100,7 @@ def main(options: Options) -> None:
             directory=directory / "checkpoints",
             log=directory / "log.jsonl",
             allow_changes=options.allow_change,
+            skip_nonfinite=options.skip_nonfinite,
             progress=progress,
         )
         save(general, options.out, progress=progress)

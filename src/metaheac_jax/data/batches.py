@@ -284,10 +284,17 @@ class CampaignSampler:
             rows, support._replace(ids=ids[0]), query._replace(ids=ids[1]), position
         )
 
+    def campaigns_of(self, step: int) -> np.ndarray:
+        """(C,) ids of the campaigns of one step."""
+        return self._dataset.campaign_key[self._choose(generator(self._seed, step))]
+
+    def _choose(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.choice(self._campaigns, self._per_step, replace=False, p=self._weight)
+
     def _draw(self, step: int) -> tuple[Batch, Batch, np.ndarray, list[np.ndarray]]:
         """Support and query with ids into the whole table; the rows that all and each touch."""
         rng, offsets = generator(self._seed, step), self._dataset.stage1.offsets
-        chosen = rng.choice(self._campaigns, self._per_step, replace=False, p=self._weight)
+        chosen = self._choose(rng)
         sides: tuple[list[Batch], list[Batch]] = ([], [])
         for c in chosen:
             n, fields = int(offsets[c + 1] - offsets[c]), self._dataset.campaign_rows[c]

@@ -101,7 +101,15 @@ def train_graph(run: Run) -> Trained:
     def finish(trained: Weights) -> State:
         return Graph(*trained, training_campaigns(run, trained))._asdict()
 
-    return train_rows(run, weights, gradient, draw, label="Hubble-like", finish=finish)
+    return train_rows(
+        run,
+        weights,
+        gradient,
+        draw,
+        label="Hubble-like",
+        finish=finish,
+        campaigns_of=sampler.campaigns_of,
+    )
 
 
 def graph_gradient(layout: Layout) -> Gradient[Batch, Batch]:

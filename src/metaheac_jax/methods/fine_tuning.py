@@ -215,7 +215,9 @@ def train_network(run: Run, network: Network, offline: Offline, label: str) -> T
         reduction=settings.reduction,
         select=select_rows,
     )
-    return train_rows(run, weights, gradient, campaign_sampler(run), label=label)
+    sampler = campaign_sampler(run)
+    campaigns_of = sampler.campaigns_of
+    return train_rows(run, weights, gradient, sampler, label=label, campaigns_of=campaigns_of)
 
 
 def campaign_sampler(run: Run) -> CampaignSampler:
@@ -257,6 +259,7 @@ def train_rows(
     *,
     label: str,
     finish: Callable[[Weights], State] = Weights._asdict,
+    campaigns_of: Callable[[int], np.ndarray] | None = None,
 ) -> Trained:
     """Trains network and table by row-local Adam steps, with the run's checkpoints and log.
 
@@ -267,11 +270,12 @@ def train_rows(
       sampler: ``sampler(step) -> (rows, *batches)``.
       label: name in logs and progress.
       finish: makes the method's state of trained weights.
+      campaigns_of: see `training.loop.train`.
     """
     rate, steps = run.settings.outer_learning_rate, epoch_steps(run)
     table_optimizer = table_adam(rate)
     optimizer = optax.adamw(rate, weight_decay=run.settings.weight_decay)
-    step = build_row_step(gradient, optimizer, table_optimizer)
+    step = build_row_step(gradient, optimizer, table_optimizer, checked=True)
 
     def finished(state: RowState) -> State:
         return finish(Weights(state.network, table_optimizer.flush(state.table).table))
@@ -297,6 +301,8 @@ def train_rows(
             first_step=first,
             early_stop=early_stop,
             name=label,
+            campaigns_of=campaigns_of,
+            skip_nonfinite=run.skip_nonfinite,
             checkpoints=checkpoints,
             log=run.log,
             progress=run.progress,

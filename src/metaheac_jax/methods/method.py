@@ -39,6 +39,7 @@ class Run:
       judge: judges a state of the offline stage on held-out campaigns; None where it runs all
         epochs.
       start: the general model that the offline stage goes on from; None to begin anew.
+      skip_nonfinite: how many steps the offline stage may leave out that are not finite.
     """
 
     dataset: Dataset
@@ -50,6 +51,7 @@ class Run:
     progress: Progress = silent
     judge: Callable[[State], Quality] | None = None
     start: General | None = None
+    skip_nonfinite: int = 0
 
 
 class Trained(NamedTuple):
@@ -192,6 +194,7 @@ class Method:
         directory: Path | None = None,
         log: Path | None = None,
         allow_changes: Collection[str] = (),
+        skip_nonfinite: int = 0,
         progress: Progress = silent,
     ) -> General:
         """Trains a general model.
@@ -209,21 +212,25 @@ class Method:
           log: a file for JSON lines with losses and speed.
           allow_changes: what may differ from when the checkpoints were begun, for example "jax"
             (see `environment.MayChange`). Nothing else that decides the result may.
+          skip_nonfinite: how many steps may be left out, in all, since their loss, gradient or
+            result is not finite; each is warned of and logged.
           progress: receives the number of steps done.
 
         Raises:
           InputError: the data is wrong, a campaign cannot be trained on (the message names it),
             there are too few, or the directory has checkpoints of another training, data, code or
             library version, or is being written by another process.
-          Diverged: a loss is not finite.
+          Diverged: a step's loss, gradient or result is not finite.
         """
         chosen = np.arange(data.num_campaigns) if campaigns is None else np.asarray(campaigns)
         check_whole("seed", seed, 0)
+        check_whole("skip_nonfinite", skip_nonfinite, 0)
         data.check()
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
-        run = Run(data, chosen, self.settings, seed, directory, log, progress, start=start)
+        run = Run(data, chosen, self.settings, seed, directory, log, progress)
+        run = replace(run, start=start, skip_nonfinite=skip_nonfinite)
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
         if self.takes_steps and early:
             if held_out is None:

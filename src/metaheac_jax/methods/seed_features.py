@@ -100,8 +100,9 @@ def build_seed_offline(build_network: BuildNetwork, label: str) -> Train:
             select=select_rows,
         )
         weights = untrained(run, network, jax.random.key(run.seed))
-        sampler = ReferenceSampler(campaign_sampler(run), size=MAX_REFERENCE)
-        return train_rows(run, weights, gradient, sampler, label=label)
+        sampler = campaign_sampler(run)
+        draw, campaigns_of = ReferenceSampler(sampler, size=MAX_REFERENCE), sampler.campaigns_of
+        return train_rows(run, weights, gradient, draw, label=label, campaigns_of=campaigns_of)
 
     return stage
 

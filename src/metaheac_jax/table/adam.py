@@ -62,15 +62,17 @@ class TableOptimizer(NamedTuple):
     Attributes:
       init: ``init(table) -> TableState``.
       gather: ``gather(state, rows) -> LocalRows``; rows (U,) are distinct, R for padding.
-      scatter: ``scatter(state, rows, local, gradient) -> TableState``; one step with a (U, k)
-        gradient of ``local.values``.
+      move: ``move(local, gradient, count) -> LocalRows`` after a step with a (U, k) gradient of
+        ``local.values``; ``count`` is the state's.
+      scatter: ``scatter(state, rows, local, moved) -> TableState``, which has taken that step.
       flush: ``flush(state) -> TableState`` with every row up to date; required before the table is
         read as a whole.
     """
 
     init: Callable[[Array], TableState]
     gather: Callable[[TableState, Array], LocalRows]
-    scatter: Callable[[TableState, Array, LocalRows, Array], TableState]
+    move: Callable[[LocalRows, Array, Array], LocalRows]
+    scatter: Callable[[TableState, Array, LocalRows, LocalRows], TableState]
     flush: Callable[[TableState], TableState]
 
 
@@ -123,21 +125,26 @@ def table_adam(
         take = lambda array: array.at[rows].get(mode="fill", fill_value=0)  # noqa: E731
         return catch_up(LocalRows(*map(take, state[:-1])), state.count)
 
-    def scatter(state: TableState, rows: Array, local: LocalRows, gradient: Array) -> TableState:
-        count = state.count + 1
+    def move(local: LocalRows, gradient: Array, count: Array) -> LocalRows:
+        count = count + 1
         mu = b1 * local.mu + (1 - b1) * gradient
         nu = b2 * local.nu + (1 - b2) * gradient**2
         t = count.astype(gradient.dtype)
         step = mu / (1 - b1**t) / (jnp.sqrt(nu / (1 - b2**t)) + eps)
+        return LocalRows(
+            local.values - learning_rate * step, mu, nu, jnp.full_like(local.last, count)
+        )
+
+    def scatter(state: TableState, rows: Array, local: LocalRows, moved: LocalRows) -> TableState:
         put = lambda array, values: array.at[rows].set(values, mode="drop")  # noqa: E731
         return TableState(
-            table=put(state.table, local.values - learning_rate * step),
-            mu=put(state.mu, mu),
-            nu=put(state.nu, nu),
+            table=put(state.table, moved.values),
+            mu=put(state.mu, moved.mu),
+            nu=put(state.nu, moved.nu),
             # `add` rather than `set`: a `set` does not depend on the values that `gather` read, and
             # XLA would copy the whole array in every step.
-            last=state.last.at[rows].add(count - local.last, mode="drop"),
-            count=count,
+            last=state.last.at[rows].add(moved.last - local.last, mode="drop"),
+            count=state.count + 1,
         )
 
     def flush(state: TableState) -> TableState:
@@ -145,7 +152,7 @@ def table_adam(
         last = jnp.full_like(state.last, state.count)
         return TableState(local.values, local.mu, local.nu, last, state.count)
 
-    return TableOptimizer(init, gather, scatter, flush)
+    return TableOptimizer(init, gather, move, scatter, flush)
 
 
 @functools.cache  # a long loop in Python

@@ -91,7 +91,7 @@ class Checkpoints:
         """
         if self.latest == step:
             return
-        arrays = {name: [_kind(leaf), _digest(leaf)] for name, leaf in _leaves(state).items()}
+        arrays = {name: [_kind(leaf), _digest(leaf)] for name, leaf in named_leaves(state).items()}
         with self._saving_of(step):
             # Orbax's default waits for minutes for a directory that it has failed to make.
             context = ocp.Context()
@@ -175,7 +175,7 @@ class Checkpoints:
         return body["arrays"]
 
     def _load(self, step: int, arrays: dict[str, list[str]], like: Any) -> Any:
-        where, wanted = f"{self.directory}: checkpoint of step {step}", _leaves(like)
+        where, wanted = f"{self.directory}: checkpoint of step {step}", named_leaves(like)
         for name in sorted({*arrays, *wanted}):
             # Orbax can silently omit or cast leaves when loading into a different tree.
             stored = arrays[name][0] if name in arrays else "nothing"
@@ -186,7 +186,7 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
         state = ocp.load(str(self.directory / str(step)), abstract)
-        for name, leaf in _leaves(state).items():
+        for name, leaf in named_leaves(state).items():
             if [_kind(leaf), _digest(leaf)] != arrays[name]:
                 raise InputError(
                     f"{where}: orbax reads {name} other than it was; resume with the versions that "
@@ -195,8 +195,8 @@ class Checkpoints:
         return state
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
-    """Each leaf by its path of names.
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Each leaf of a tree by its path of names.
 
     Orbax does not distinguish a field of a named tuple, a key and a position.
     """

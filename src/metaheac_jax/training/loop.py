@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,12 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.data.batches import prefetch
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.errors import Diverged
 from metaheac_jax.files import write_text
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.step import RowState, RowStep
+from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
+from metaheac_jax.training.step import CheckedInfo, RowState, RowStep
 
 MAX_JUDGEMENTS = 1000  # of a training; a checkpoint has room for as many
 
@@ -100,6 +102,8 @@ def train(
     first_step: int = 0,
     early_stop: EarlyStop | None = None,
     name: str = "offline",
+    campaigns_of: Callable[[int], np.ndarray] | None = None,
+    skip_nonfinite: int = 0,
     checkpoints: Checkpoints | None = None,
     save_every: int = 500,
     save_seconds: float = 60.0,
@@ -117,6 +121,10 @@ def train(
       first_step: number of steps that ``state`` has taken.
       early_stop: ends training earlier and returns the best state; None takes all steps.
       name: of what is trained, for the log and the progress.
+      campaigns_of: ids of the campaigns of a step, as ``draw`` counts them, for messages.
+      skip_nonfinite: how many steps may be left out, in all, since they are not finite. Such a step
+        is warned of and logged: name, step, skipped (the first bad array), campaigns. ``step`` is
+        one that is checked.
       checkpoints: to save to and to resume from; the last one is of the last step.
       save_every: maximum number of steps between checkpoints.
       save_seconds: maximum time between checkpoints, in seconds.
@@ -130,7 +138,7 @@ def train(
       The state, and the judgements (E, 3): step, AUC, loss.
 
     Raises:
-      Diverged: a loss, a parameter or a moment is not finite; no such state is saved.
+      Diverged: a loss, a gradient, a parameter or a moment is not finite; no such state is saved.
     """
     going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))
     if early_stop is not None:  # a step consumes the state, not the best one
@@ -144,12 +152,12 @@ def train(
     if early_stop is not None and early_stop.judge_start and not len(going.judgements()):
         going = going.add(done, early_stop.judge(going.state))
     every = _every(early_stop, num_steps - first_step)
-    notes = _Notes(name, num_steps, log, done, progress)
+    notes = _Notes(name, num_steps, log, done, progress, skip_nonfinite, campaigns_of)
     saved = time.perf_counter()
     for number, batch in prefetch(draw, range(done, num_steps)):
         state, info = step.step(going.state, *batch)
         going = going._replace(state=state)
-        notes.add(info.loss)
+        notes.add(info)
         done = number + 1
         last = done == num_steps
         judge = every > 0 and (done % every == 0 or last)
@@ -177,38 +185,67 @@ class _Notes:
     """Tells the log and the progress how a training goes."""
 
     def __init__(
-        self, name: str, num_steps: int, log: Path | None, done: int, progress: Progress
+        self,
+        name: str,
+        num_steps: int,
+        log: Path | None,
+        done: int,
+        progress: Progress,
+        may_skip: int,
+        campaigns_of: Callable[[int], np.ndarray] | None,
     ) -> None:
         self._name, self._num_steps, self._log, self._progress = name, num_steps, log, progress
-        self._before = 0.0 if log is None else _take_back(log, name, done)
+        self._before, self._skipped = (0.0, 0) if log is None else _take_back(log, name, done)
+        self._may_skip, self._campaigns_of = may_skip, campaigns_of
         self._began = self._mark = time.perf_counter()
-        self._losses: list[Array] = []
+        self._infos: list[Any] = []
         progress(name, done, num_steps)
 
-    def add(self, loss: Array) -> None:
-        """Takes the loss of a step, which may still be under way."""
-        self._losses.append(loss)
+    def add(self, info: Any) -> None:
+        """Takes what a step tells, which may still be under way."""
+        self._infos.append(info)
 
     def losses(self, done: int) -> None:
         """Notes the mean loss since the last time; waits for the device.
 
         Raises:
-          Diverged: a loss is not finite.
+          Diverged: a step is not finite, and may not be left out.
         """
-        values = np.asarray(jnp.stack(self._losses))
-        wrong = values[~np.isfinite(values)]
-        if len(wrong):
-            first = done - len(values) + int(np.argmin(np.isfinite(values)))
-            raise Diverged(f"{self._name}: the loss of step {first} is {wrong[0]}")
+        infos, self._infos = self._infos, []
+        values = np.asarray(jnp.stack([info.loss for info in infos]))
+        good = np.isfinite(values)
+        if isinstance(infos[0], CheckedInfo):
+            good = np.asarray(jnp.stack([info.taken for info in infos]))
+        for place in np.flatnonzero(~good).tolist():
+            self._not_finite(done - len(infos) + place, infos[place])
         now = time.perf_counter()
-        self._write(
-            done,
-            loss=float(values.mean()),
-            steps_per_second=len(values) / (now - self._mark),
-            seconds=self._before + now - self._began,
-        )
-        self._progress(f"{self._name}: loss {values.mean():.4g}", done, self._num_steps)
-        self._losses, self._mark = [], now
+        loss = float(values[good].mean()) if good.any() else math.nan
+        if good.any():
+            self._write(
+                done,
+                loss=loss,
+                steps_per_second=len(values) / (now - self._mark),
+                seconds=self._before + now - self._began,
+            )
+        self._progress(f"{self._name}: loss {loss:.4g}", done, self._num_steps)
+        self._mark = now
+
+    def _not_finite(self, number: int, info: Any) -> None:
+        """Leaves out a step, counted from 0, or ends the training."""
+        array, campaigns = f"loss is {info.loss}", []
+        if np.isfinite(info.loss):
+            bad = next(name for name, finite in named_leaves(info.finite).items() if not finite)
+            array = f"{bad} is not finite"
+        if self._campaigns_of is not None:
+            campaigns = [plain_id(key) for key in self._campaigns_of(number)]
+        of = f" (campaigns {', '.join(map(str, campaigns))})" if campaigns else ""
+        what = f"{self._name}: step {number + 1}: the {array}{of}"
+        if not isinstance(info, CheckedInfo) or self._skipped >= self._may_skip:
+            before = f", after {self._skipped} that were left out" if self._skipped else ""
+            raise Diverged(f"{what}{before}; lower the learning rates, or skip-nonfinite steps")
+        self._skipped += 1
+        warnings.warn(f"{what}; the step is left out", stacklevel=2)
+        self._write(number + 1, skipped=array, campaigns=campaigns)
 
     def quality(self, done: int, quality: Quality) -> None:
         """Notes how good the held-out campaigns are."""
@@ -217,7 +254,7 @@ class _Notes:
         self._progress(text, done, self._num_steps)
         self._mark = time.perf_counter()
 
-    def _write(self, done: int, **values: float) -> None:
+    def _write(self, done: int, **values: Any) -> None:
         if self._log is not None:
             with self._log.open("a") as file:
                 file.write(json.dumps({"name": self._name, "step": done, **values}) + "\n")
@@ -244,10 +281,9 @@ def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
 
 def _check_finite(state: Any, when: str) -> None:
     """Refuses a state with an array that is not finite: a loss may be finite on bad weights."""
-    finite = jax.device_get(_finite(state))
-    for path, good in jax.tree_util.tree_leaves_with_path(finite):
+    for name, good in named_leaves(jax.device_get(_finite(state))).items():
         if not good:
-            raise Diverged(f"{when}, state{jax.tree_util.keystr(path)} is not finite")
+            raise Diverged(f"{when}, {name} of the state is not finite")
 
 
 @jax.jit
@@ -255,14 +291,14 @@ def _finite(state: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), state)
 
 
-def _take_back(log: Path, name: str, done: int) -> float:
+def _take_back(log: Path, name: str, done: int) -> tuple[float, int]:
     """Removes what an interrupted process has logged beyond its last checkpoint.
 
     Returns:
-      The seconds that the training had taken by then.
+      The seconds that the training had taken by then, and the steps that it had left out.
     """
     lines = log.read_text().splitlines() if log.is_file() else []
-    kept, seconds = [], 0.0
+    kept, seconds, skipped = [], 0.0, 0
     for text in lines:
         try:
             line = json.loads(text)
@@ -273,6 +309,7 @@ def _take_back(log: Path, name: str, done: int) -> float:
         kept.append(text)
         if line["name"] == name:
             seconds = line.get("seconds", seconds)
+            skipped += "skipped" in line
     if len(kept) < len(lines):
         write_text(log, "".join(f"{text}\n" for text in kept))
-    return seconds
+    return seconds, skipped

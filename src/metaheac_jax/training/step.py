@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -63,6 +64,20 @@ class RowStep(NamedTuple):
     step: Step
 
 
+class CheckedInfo(NamedTuple):
+    """What is told of a step that is not taken if anything of it is not finite.
+
+    Attributes:
+      loss: ().
+      taken: () bool.
+      finite: () bool of each array: the loss, the gradient, and what it would have made.
+    """
+
+    loss: Array
+    taken: Array
+    finite: Any
+
+
 class PlainInfo(NamedTuple):
     """What a report of plain training needs: the batch's mean loss, ()."""
 
@@ -87,6 +102,8 @@ def build_row_step(
     gradient: Gradient[...],
     optimizer: optax.GradientTransformation,
     table_optimizer: TableOptimizer,
+    *,
+    checked: bool = False,
 ) -> RowStep:
     """A jitted training step on a network and the table rows it touches; reuses state's memory.
 
@@ -94,6 +111,7 @@ def build_row_step(
       gradient: see `Gradient`.
       optimizer: of the network.
       table_optimizer: of the table, for example `table.adam.table_adam`.
+      checked: whether a step that is not finite leaves the state as it was; info is `CheckedInfo`.
     """
 
     def init(network: Any, table: Array) -> RowState:
@@ -104,7 +122,24 @@ def build_row_step(
         grads, info = gradient({"network": state.network, "table": local.values}, *batches)
         updates, opt_state = optimizer.update(grads["network"], state.opt_state, state.network)
         network = optax.apply_updates(state.network, updates)
-        table = table_optimizer.scatter(state.table, rows, local, grads["table"])
+        moved = table_optimizer.move(local, grads["table"], state.table.count)
+        if checked:
+            made = {"network": network, "opt_state": opt_state, "table": moved}
+            finite = _finite({"loss": info.loss, "gradient": grads, **made})
+            info = CheckedInfo(info.loss, jnp.stack(jax.tree.leaves(finite)).all(), finite)
+            keep = lambda new, old: jnp.where(info.taken, new, old)  # noqa: E731
+            network, opt_state = jax.tree.map(
+                keep, (network, opt_state), (state.network, state.opt_state)
+            )
+            rows = keep(rows, len(state.table.table))  # a scatter drops these
+            table = table_optimizer.scatter(state.table, rows, local, moved)
+            table = table._replace(count=keep(table.count, state.table.count))
+        else:
+            table = table_optimizer.scatter(state.table, rows, local, moved)
         return RowState(network, opt_state, table), info
 
     return RowStep(init, unconsumed(jax.jit(step, donate_argnums=0)))
+
+
+def _finite(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
