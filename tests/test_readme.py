@@ -1,6 +1,7 @@
 """The README's Python runs as it stands, on a toy data set; its links lead somewhere."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ def blocks():
 def test_from_prepared_data_to_an_audience(monkeypatch, tmp_path):
     data = dataset()
     monkeypatch.setattr(metaheac_jax, "open_dataset", lambda _: data)
+    short = replace(metaheac_jax.PAPER, width=4, num_experts=2, num_critics=2, offline_epochs=1)
+    monkeypatch.setattr(metaheac_jax, "PAPER", short)
     monkeypatch.chdir(tmp_path)
     seeds = data.user_key[data.campaign(3).seeds]
     names = {"user_ids": seeds.tolist(), "attributes": {"advertiser": 2, "category": 1}}
