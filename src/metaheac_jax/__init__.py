@@ -27,7 +27,8 @@ from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import BackendError, Diverged, InputError
 from metaheac_jax.model import Customised, General, load, save
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings
-from metaheac_jax.training.meta import build_meta_step
+from metaheac_jax.training.inner import inner_update
+from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 
 __all__ = [
     "OFFICIAL",
@@ -41,10 +42,12 @@ __all__ = [
     "General",
     "InputError",
     "Settings",
+    "build_meta_gradient",
     "build_meta_step",
     "check_backend",
     "expand",
     "expand_all",
+    "inner_update",
     "load",
     "load_customised",
     "methods",

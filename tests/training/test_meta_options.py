@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from metaheac_jax.training.meta import build_meta_gradient, build_meta_step, inner_update
+from metaheac_jax.training.inner import inner_update
+from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 
 ALPHA = 0.1
 NUM_CAMPAIGNS, NUM_ROWS = 4, 3
@@ -172,7 +173,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters(x64, case):
     ours, _ = jax.jit(first_order)(params, support, query)
 
     def at_adapted(support, query):
-        return jax.grad(loss)(inner_update(loss, params, support, **options)[0], query)
+        return jax.grad(loss)(inner_update(loss, params, support, **options).params, query)
 
     expected = jax.tree.map(lambda leaf: leaf.sum(0), jax.vmap(at_adapted)(support, query))
     assert_same(ours, expected)
@@ -181,7 +182,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters(x64, case):
 def test_what_is_not_adapted_stays_as_it_is(x64):
     params, support, _ = world()
     update = partial(inner_update, loss, params, member(support, 0), inner_learning_rate=ALPHA)
-    adapted, _ = update(adapt={"body": {"kernel": False, "bias": True}, "head": False})
+    adapted = update(adapt={"body": {"kernel": False, "bias": True}, "head": False}).params
     assert jax.tree.structure(adapted) == jax.tree.structure(params)
     assert adapted["body"]["kernel"] is params["body"]["kernel"]
     assert adapted["head"] is params["head"]
@@ -190,7 +191,7 @@ def test_what_is_not_adapted_stays_as_it_is(x64):
         adapted["body"]["bias"], params["body"]["bias"] - ALPHA * gradient, rtol=1e-12
     )
     by_name = update(adapt=lambda params: {name: name == "head" for name in params})[0]
-    by_prefix = update(adapt={"body": False, "head": True})[0]
+    by_prefix = update(adapt={"body": False, "head": True}).params
     jax.tree.map(np.testing.assert_array_equal, by_name, by_prefix)
     with pytest.raises(ValueError, match="adapt must consist of True and False"):
         update(adapt={"body": 0.0, "head": 1.0})

@@ -14,7 +14,7 @@ from metaheac_jax.data.batches import Batch
 from metaheac_jax.networks.base import Network
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.layout import Layout
-from metaheac_jax.training.meta import Loss
+from metaheac_jax.training.inner import Loss
 
 
 def cross_entropy(log_p: Array, log_not_p: Array, label: Array) -> Array:

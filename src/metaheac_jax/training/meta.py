@@ -6,16 +6,15 @@
 The outer derivative includes the inner step: for one inner step it is
 (I - alpha H_a(theta)) grad L_b(theta_c), with H_a the Hessian of the support loss.
 
-This module is independent of models and data. ``loss(params, batch) -> scalar`` is any
-differentiable function. Leaves of ``support`` and ``query`` have a leading axis of C campaigns.
+This module is independent of models and data. Leaves of ``support`` and ``query`` have a leading
+axis of C campaigns.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -24,192 +23,101 @@ from jax import Array
 from jax.core import Tracer
 
 from metaheac_jax.backend import campaigns_at_once
+from metaheac_jax.training.inner import AnyLoss, Evaluation, InnerLoop, InnerOptions
 
 T = TypeVar("T")
 
-Loss = Callable[[Any, Any], Array]
-#: A number, a pytree of numbers that is a prefix of the parameters, or a function of the parameters
-#: that returns either. A function serves to learn the rates as part of the parameters (Meta-SGD).
-InnerLearningRate = Any
-#: Which leaves the inner steps adapt: a pytree of booleans that is a prefix of the parameters, or a
-#: function of the parameters that returns one.
-AdaptedLeaves = Any
 #: ``select(params, part) -> params`` of one campaign; linear in the parameters.
 Select = Callable[[Any, Any], Any]
+#: How many campaigns are vmapped together.
+Chunk = int | Literal["auto", "all"]
 
 
 class MetaInfo(NamedTuple):
-    """Losses of a meta-step.
+    """What a meta-step tells.
 
     Attributes:
-      loss: () the meta-loss: mean or sum of the query losses over the campaigns.
+      loss: () the meta-loss: mean or sum over the campaigns.
       support_loss: (C,) before adaptation; zeros without inner steps.
       query_loss: (C,) after adaptation.
+      aux: of the query loss after adaptation, with leading axis C; None unless ``has_aux``.
+      model_state: for the next step, see `build_meta_gradient`; None unless ``has_state``, and
+        None from a `MetaStep`, whose state has it.
     """
 
     loss: Array
     support_loss: Array
     query_loss: Array
+    aux: Any = None
+    model_state: Any = None
 
 
 class MetaState(NamedTuple):
-    """Parameters, and the state of the outer optimiser."""
+    """Parameters, the state of the outer optimiser, and that of the model if it has one."""
 
     params: Any
     opt_state: Any
+    model_state: Any = None
 
 
 class MetaGradient(Protocol):
     """The gradient of the meta-loss."""
 
     def __call__(
-        self, params: Any, support: Any, query: Any, part: Any = None
+        self, params: Any, support: Any, query: Any, part: Any = None, model_state: Any = None
     ) -> tuple[Any, MetaInfo]:
-        """Parameters and batches with leading axis C -> the gradient, and the losses.
+        """Parameters and batches with leading axis C -> the gradient, and info.
 
         ``part``, with leading axis C, is the second argument of ``select``; None without one.
+        ``model_state`` is given if and only if ``has_state``.
         """
+
+
+class MetaInit(Protocol):
+    """Starts meta-training."""
+
+    def __call__(self, params: Any, model_state: Any = None) -> MetaState:
+        """Parameters, and the model's state if and only if ``has_state`` -> the first state."""
 
 
 class MetaStep(NamedTuple):
     """``init(params) -> state`` and ``step(state, support, query) -> (state, info)``."""
 
-    init: Callable[[Any], MetaState]
+    init: MetaInit
     step: Callable[[MetaState, Any, Any], tuple[MetaState, MetaInfo]]
 
 
-def inner_update(
-    loss: Loss,
-    params: Any,
-    support: Any,
-    *,
-    inner_learning_rate: InnerLearningRate = None,
-    inner_optimizer: optax.GradientTransformation | None = None,
-    inner_steps: int = 1,
-    adapt: AdaptedLeaves = True,
-    first_order: bool = False,
-    remat: bool = False,
-) -> tuple[Any, Array]:
-    """Adapts the parameters to one campaign by a few steps on its support set (equation 6).
+class MetaOptions(InnerOptions, total=False):
+    """`InnerOptions`, and the keyword arguments of `build_meta_gradient` without ``select``."""
 
-    Args:
-      loss: ``loss(params, batch) -> scalar``.
-      params: any pytree of floating point arrays.
-      support: the batch of one campaign; every inner step uses all of it.
-      inner_learning_rate: alpha of gradient descent; see `InnerLearningRate`.
-      inner_optimizer: takes the steps instead, from a state that starts afresh. An outer derivative
-        through `optax.adam` needs its ``eps_root`` above 0, or is NaN where a gradient is 0.
-      inner_steps: number of steps; 0 returns the parameters unchanged.
-      adapt: see `AdaptedLeaves`. The support loss is differentiated by these leaves alone, so that
-        adapting a head costs less than adapting the whole. The outer derivative is by all leaves.
-      first_order: treat the gradient as a constant, so that an outer derivative is first-order.
-      remat: recompute each inner step in the outer backward pass instead of storing its
-        intermediate values, so that memory does not grow with the number of steps.
-
-    Returns:
-      The adapted parameters, and the support loss before the first step (0 if there is none).
-
-    Raises:
-      ValueError: an option is out of range, or not exactly one of a rate and an optimiser is given.
-    """
-    inner_loop = _InnerLoop(
-        loss, inner_learning_rate, inner_optimizer, inner_steps, adapt, first_order, remat
-    )
-    return inner_loop(params, support)
-
-
-@dataclass(frozen=True)
-class _InnerLoop:
-    """The inner steps of one campaign; the fields are arguments of `inner_update`."""
-
-    loss: Loss
-    inner_learning_rate: InnerLearningRate
-    inner_optimizer: optax.GradientTransformation | None
-    inner_steps: int
-    adapt: AdaptedLeaves
-    first_order: bool
-    remat: bool
-
-    def __post_init__(self) -> None:
-        if (self.inner_learning_rate is None) == (self.inner_optimizer is None):
-            raise ValueError("give either inner_learning_rate or inner_optimizer")
-        if self.inner_steps < 0:
-            raise ValueError(f"inner_steps must be 0 or more, got {self.inner_steps}")
-
-    def __call__(self, params: Any, support: Any) -> tuple[Any, Array]:
-        flags = _prefix(self.adapt, params)
-        if not all(isinstance(flag, bool) for flag in jax.tree.leaves(flags)):
-            raise ValueError("adapt must consist of True and False")
-        optimizer, start = self.inner_optimizer, _part(params, flags)
-        rates = None if optimizer else _part(_prefix(self.inner_learning_rate, params), flags)
-
-        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
-            theta, state = carry
-            support_loss = lambda theta: self.loss(_merge(theta, params), support)  # noqa: E731
-            value, gradient = jax.value_and_grad(support_loss)(theta)
-            if self.first_order:
-                gradient = jax.lax.stop_gradient(gradient)
-            if optimizer is None:
-                theta = jax.tree.map(lambda p, a, g: p - a * g, theta, rates, gradient)
-            else:
-                updates, state = optimizer.update(gradient, state, theta)
-                theta = optax.apply_updates(theta, updates)
-            return (theta, state), value
-
-        body = jax.checkpoint(step) if self.remat else step
-        carry = start, optimizer.init(start) if optimizer else None
-        if self.inner_steps == 1:  # the paper's case; it needs no loop
-            (theta, _), value = body(carry, None)
-        else:
-            (theta, _), values = jax.lax.scan(body, carry, length=self.inner_steps)
-            value = values[0] if self.inner_steps else jnp.zeros(())
-        return _merge(theta, params), value
-
-
-def _prefix(given: Any, params: Any) -> Any:
-    """A prefix of the parameters, or what a function of the parameters returns, for every leaf."""
-    return jax.tree.broadcast(given(params) if callable(given) else given, params)
-
-
-def _part(tree: Any, flags: Any) -> Any:
-    """The leaves whose flag is True, and None for the others."""
-    return jax.tree.map(lambda flag, leaf: leaf if flag else None, flags, tree)
-
-
-def _merge(part: Any, params: Any) -> Any:
-    """The parameters, with the leaves of a part that are not None in their place."""
-    choose = lambda own, other: other if own is None else own  # noqa: E731
-    return jax.tree.map(choose, part, params, is_leaf=lambda leaf: leaf is None)
-
-
-def _only(leaf: Array) -> Array:
-    """The only member of a leading axis of length 1."""
-    return leaf[0]
+    query_loss: AnyLoss | None
+    step_weights: Sequence[float] | Array | None
+    campaigns_per_chunk: Chunk
+    reduction: Literal["mean", "sum"]
 
 
 def build_meta_gradient(
-    loss: Loss,
+    loss: AnyLoss,
     *,
-    inner_learning_rate: InnerLearningRate = None,
-    inner_optimizer: optax.GradientTransformation | None = None,
-    inner_steps: int = 1,
-    adapt: AdaptedLeaves = True,
-    first_order: bool = False,
-    remat: bool = False,
-    campaigns_per_chunk: int | Literal["auto", "all"] = "auto",
+    query_loss: AnyLoss | None = None,
+    step_weights: Sequence[float] | Array | None = None,
+    campaigns_per_chunk: Chunk = "auto",
     reduction: Literal["mean", "sum"] = "mean",
     select: Select | None = None,
+    **inner: Unpack[InnerOptions],
 ) -> MetaGradient:
     """The gradient of the meta-loss: ``gradient(params, support, query) -> (gradient, info)``.
 
+    A model's state goes through the inner steps of a campaign and then through the query loss. All
+    campaigns start from the same one. From the states after the query losses, floating point leaves
+    are averaged over the campaigns; of other leaves, such as counters, the first campaign's stay.
+
     Args:
-      loss: ``loss(params, batch) -> scalar``.
-      inner_learning_rate: alpha; see `InnerLearningRate`.
-      inner_optimizer: instead of a rate; see `inner_update`.
-      inner_steps: steps of the inner update; 0 is plain training on the query batches.
-      adapt: see `inner_update`; of the selected parameters, if there is ``select``.
-      first_order: omit the second-order term.
-      remat: see `inner_update`.
+      loss: ``loss(params, batch) -> scalar``, or what ``has_aux`` and ``has_state`` say.
+      query_loss: of the form of ``loss``, which serves unless this is given.
+      step_weights: (inner steps,) weights of the query losses after each inner step, whose sum is a
+        campaign's meta-loss (MAML++, Antoniou et al. 2019). Otherwise that after the last one. To
+        change them during training, build the gradient within the jitted function that takes them.
       campaigns_per_chunk: number of campaigns that are vmapped together; it must divide C. Chunks
         run in sequence, so memory grows with the chunk only. "auto" is a number for networks of
         the usual size on this backend (see `backend.campaigns_at_once`). "all" is required on
@@ -217,34 +125,50 @@ def build_meta_gradient(
       reduction: over the campaigns, "mean" as in the authors' program or "sum" as in the paper.
       select: ``select(params, part)`` returns the part of the parameters that a campaign uses;
         ``gradient(params, support, query, part)`` then has a further argument, with leading axis C.
+      **inner: see `InnerOptions`; without inner steps it is plain training on the query batches.
+        ``adapt`` is about the selected parameters.
 
     Raises:
-      ValueError: an option is out of range; at the first call, the chunk does not divide C, or only
-        one of a part and ``select`` is given.
+      ValueError: an option is out of range or does not go with another one; at the first call, the
+        chunk does not divide C, or an argument or what a loss returns does not fit the options.
     """
-    _check_options(campaigns_per_chunk, reduction)
-    inner_loop = _InnerLoop(
-        loss, inner_learning_rate, inner_optimizer, inner_steps, adapt, first_order, remat
-    )
+    inner_loop = InnerLoop(loss, **inner)
+    _check_options(campaigns_per_chunk, reduction, step_weights, inner_loop)
 
-    def campaign_loss(params: Any, support: Any, query: Any, part: Any) -> tuple[Array, Array]:
+    def campaign_loss(
+        params: Any, support: Any, query: Any, part: Any, model_state: Any
+    ) -> tuple[Array, tuple[Array, Evaluation]]:
+        """One campaign's meta-loss; its support loss, and the query loss after adaptation."""
         if select is not None:
             params = select(params, part)
-        adapted, support_loss = inner_loop(params, support)
-        return loss(adapted, query), support_loss
+        evaluate = lambda params, model_state: inner_loop.evaluate(  # noqa: E731
+            query_loss or loss, params, query, model_state
+        )
+        if step_weights is None:
+            adapted, _ = inner_loop(params, support, model_state)
+            last = evaluate(adapted.params, adapted.model_state)
+            return last.value, (adapted.support_loss, last)
+        adapted, each = inner_loop(params, support, model_state, evaluate)
+        last = jax.tree.map(lambda leaf: leaf[-1], each)
+        return jnp.asarray(step_weights) @ each.value, (adapted.support_loss, last)
 
-    def summed_loss(params: Any, *batches: Any) -> tuple[Array, tuple[Array, Array]]:
+    def summed_loss(params: Any, batches: Any, model_state: Any) -> tuple[Array, Any]:
         if jax.tree.leaves(batches)[0].shape[0] == 1:
             # A vmap over one campaign keeps its axis in all products, which is slower on a CPU.
-            query_loss, support_loss = campaign_loss(params, *jax.tree.map(_only, batches))
+            support, query, part = jax.tree.map(_only, batches)
+            results = campaign_loss(params, support, query, part, model_state)
+            results = jax.tree.map(lambda leaf: leaf[None], results)
         else:
-            losses = jax.vmap(campaign_loss, (None, 0, 0, 0))
-            query_loss, support_loss = losses(params, *batches)
-        return query_loss.sum(), (support_loss, query_loss)
+            support, query, part = batches
+            losses = jax.vmap(campaign_loss, (None, 0, 0, 0, None))
+            results = losses(params, support, query, part, model_state)
+        return results[0].sum(), results
 
     summed_gradient = jax.grad(summed_loss, has_aux=True)
 
-    def gradient(params: Any, support: Any, query: Any, part: Any = None) -> tuple[Any, MetaInfo]:
+    def gradient(
+        params: Any, support: Any, query: Any, part: Any = None, model_state: Any = None
+    ) -> tuple[Any, MetaInfo]:
         if (select is None) != (part is None):
             raise ValueError("give a part if and only if select is given")
         num_campaigns = jax.tree.leaves(query)[0].shape[0]
@@ -253,16 +177,26 @@ def build_meta_gradient(
             chunk = num_campaigns if chunk == "all" else campaigns_at_once(num_campaigns)
         if num_campaigns % chunk:
             raise ValueError(f"chunks of {chunk} do not divide {num_campaigns} campaigns")
-        total, losses = _sum_over_chunks(summed_gradient, params, (support, query, part), chunk)
-        support_loss, query_loss = (leaf.reshape(num_campaigns) for leaf in losses)
+        total, (losses, (support_loss, last)) = _sum_over_chunks(
+            lambda batches: summed_gradient(params, batches, model_state),
+            params,
+            (support, query, part),
+            chunk,
+        )
         scale = 1 / num_campaigns if reduction == "mean" else 1.0
         total = jax.tree.map(lambda leaf: leaf * scale, total)
-        return total, MetaInfo(query_loss.sum() * scale, support_loss, query_loss)
+        state = jax.tree.map(_over_campaigns, last.model_state)
+        return total, MetaInfo(losses.sum() * scale, support_loss, last.value, last.aux, state)
 
     return gradient
 
 
-def _check_options(campaigns_per_chunk: int | str, reduction: str) -> None:
+def _check_options(
+    campaigns_per_chunk: int | str,
+    reduction: str,
+    step_weights: Sequence[float] | Array | None,
+    inner_loop: InnerLoop,
+) -> None:
     is_number = isinstance(campaigns_per_chunk, int) and campaigns_per_chunk >= 1
     if not is_number and campaigns_per_chunk not in ("auto", "all"):
         raise ValueError(
@@ -270,31 +204,47 @@ def _check_options(campaigns_per_chunk: int | str, reduction: str) -> None:
         )
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    if step_weights is not None:
+        shape, steps = jnp.asarray(step_weights).shape, inner_loop.inner_steps
+        if shape != (steps,) or not steps:
+            raise ValueError(f"step_weights must be one a step, {steps}, got the shape {shape}")
+        if inner_loop.implicit is not None:
+            raise ValueError("implicit does not go with step_weights")
+
+
+def _only(leaf: Array) -> Array:
+    """The only member of a leading axis of length 1."""
+    return leaf[0]
+
+
+def _over_campaigns(leaf: Array) -> Array:
+    """One state from those of C campaigns: their mean, or the first of what has no mean."""
+    return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[0]
 
 
 def _sum_over_chunks(
-    summed_gradient: Callable[..., tuple[Any, tuple[Array, Array]]],
-    params: Any,
-    batches: tuple[Any, Any, Any],
-    chunk: int,
-) -> tuple[Any, tuple[Array, Array]]:
-    """The gradient summed over all campaigns; and their losses, in chunks or in one array.
+    summed_gradient: Callable[[Any], tuple[Any, T]], params: Any, batches: Any, chunk: int
+) -> tuple[Any, T]:
+    """The gradient summed over all campaigns, and what comes with it for each campaign.
 
     Args:
-      summed_gradient: of the campaigns of a chunk, with their losses.
+      summed_gradient: of the campaigns of a chunk; what comes with it has a leading axis of them.
       params: the parameters.
-      batches: support, query and part, with leading axis C.
+      batches: what it takes, with leading axis C.
       chunk: number of campaigns per chunk.
     """
-    if chunk == jax.tree.leaves(batches)[0].shape[0]:
-        return summed_gradient(params, *batches)
+    num_campaigns = jax.tree.leaves(batches)[0].shape[0]
+    if chunk == num_campaigns:
+        return summed_gradient(batches)
     chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), batches)
 
-    def add(total: Any, batches: tuple[Any, Any, Any]) -> tuple[Any, tuple[Array, Array]]:
-        gradient, losses = summed_gradient(params, *batches)
-        return jax.tree.map(jnp.add, total, gradient), losses
+    def add(total: Any, batches: Any) -> tuple[Any, T]:
+        gradient, results = summed_gradient(batches)
+        return jax.tree.map(jnp.add, total, gradient), results
 
-    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), chunks)
+    total, results = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), chunks)
+    flat = lambda leaf: leaf.reshape(num_campaigns, *leaf.shape[2:])  # noqa: E731
+    return total, jax.tree.map(flat, results)
 
 
 def unconsumed(step: Callable[..., T]) -> Callable[..., T]:
@@ -318,45 +268,28 @@ def unconsumed(step: Callable[..., T]) -> Callable[..., T]:
 
 
 def build_meta_step(
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    *,
-    inner_learning_rate: InnerLearningRate = None,
-    inner_optimizer: optax.GradientTransformation | None = None,
-    inner_steps: int = 1,
-    adapt: AdaptedLeaves = True,
-    first_order: bool = False,
-    remat: bool = False,
-    campaigns_per_chunk: int | Literal["auto", "all"] = "auto",
-    reduction: Literal["mean", "sum"] = "mean",
+    loss: AnyLoss, optimizer: optax.GradientTransformation, **options: Unpack[MetaOptions]
 ) -> MetaStep:
     """One jitted step of Algorithm 1 on a batch of campaigns; it reuses the memory of the state.
 
-    The arguments are those of `build_meta_gradient`, and the optimiser of the meta-update. The
-    first step consumes the arrays given to ``init``, as every step consumes its state.
+    The arguments are those of `build_meta_gradient` and `InnerOptions`, and the optimiser of the
+    meta-update. The first step consumes the arrays given to ``init``, as every step consumes its
+    state. With ``has_state``, the model's state is the second argument of ``init`` and a part of
+    the state.
 
     >>> init, step = build_meta_step(loss, optax.adam(1e-3), inner_learning_rate=1e-2)
     >>> state = init(params)
     >>> state, info = step(state, support, query)  # leaves (C, ...); consumes `state`
     """
-    gradient = build_meta_gradient(
-        loss,
-        inner_learning_rate=inner_learning_rate,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
-        adapt=adapt,
-        first_order=first_order,
-        remat=remat,
-        campaigns_per_chunk=campaigns_per_chunk,
-        reduction=reduction,
-    )
+    gradient = build_meta_gradient(loss, **options)
 
-    def init(params: Any) -> MetaState:
-        return MetaState(params, optimizer.init(params))
+    def init(params: Any, model_state: Any = None) -> MetaState:
+        return MetaState(params, optimizer.init(params), model_state)
 
     def step(state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
-        grads, info = gradient(state.params, support, query)
+        grads, info = gradient(state.params, support, query, model_state=state.model_state)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return MetaState(optax.apply_updates(state.params, updates), opt_state), info
+        params = optax.apply_updates(state.params, updates)
+        return MetaState(params, opt_state, info.model_state), info._replace(model_state=None)
 
     return MetaStep(init, unconsumed(jax.jit(step, donate_argnums=0)))

@@ -1,0 +1,324 @@
+"""The inner update: a few steps on the support set of one campaign (equation 6).
+
+    understanding   theta_c = theta - alpha grad L_a(theta)                      `inner_update`
+
+This module is independent of models and data. Parameters are any pytree of floating point arrays,
+a batch is any pytree, and the loss is any differentiable function of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.scipy.sparse.linalg import cg
+
+T = TypeVar("T")
+
+#: ``loss(params, batch) -> scalar``.
+Loss = Callable[[Any, Any], Array]
+#: What ``has_aux`` and ``has_state`` of `InnerOptions` say of a loss.
+AnyLoss = (
+    Loss
+    | Callable[[Any, Any], tuple[Array, Any]]
+    | Callable[[Any, Any, Any], tuple[Array, Any] | tuple[Array, Any, Any]]
+)
+#: A number, a pytree of numbers that is a prefix of the parameters, or a function of the parameters
+#: that returns either. A function serves to learn the rates as part of the parameters (Meta-SGD).
+InnerLearningRate = Any
+#: Which leaves the inner steps adapt: a pytree of booleans that is a prefix of the parameters, or a
+#: function of the parameters that returns one.
+AdaptedLeaves = Any
+#: The leaves that are adapted, the state of the inner optimiser, that of the model.
+_Carry = tuple[Any, Any, Any]
+
+
+class Implicit(NamedTuple):
+    """Implicit gradients (Rajeswaran et al. 2019, algorithm 2): memory of no inner step.
+
+    The inner steps minimise L_a(theta_c) + strength / 2 |theta_c - theta|^2. The outer derivative
+    is that of the minimum, wherever the steps end: for the query's gradient g it solves
+    (I + H_a(theta_c) / strength) x = g. So it is right as far as the steps come near the minimum.
+
+    Attributes:
+      strength: lambda, above 0. Where H_a has eigenvalues below 0 it must outweigh them.
+      num_cg_steps: iterations of conjugate gradients at most; each costs a product with H_a.
+    """
+
+    strength: float
+    num_cg_steps: int = 5
+
+
+class InnerOptions(TypedDict, total=False):
+    """Options of the inner update; exactly one of a rate and an optimiser is required.
+
+    Attributes:
+      inner_learning_rate: alpha of gradient descent; see `InnerLearningRate`.
+      inner_optimizer: takes the steps instead, from a state that starts afresh. An outer derivative
+        through `optax.adam` needs its ``eps_root`` above 0, or is NaN where a gradient is 0.
+      inner_steps: number of steps, 1 unless given; 0 returns the parameters unchanged.
+      adapt: see `AdaptedLeaves`; all unless given. The support loss is differentiated by these
+        leaves alone, so that adapting a head costs less than adapting the whole. The outer
+        derivative is by all leaves.
+      fresh_support: the leaves of a support set have a leading axis of inner steps, and each step
+        uses its own part. Otherwise every step uses all of the support set.
+      has_aux: the loss returns ``(scalar, aux)``.
+      has_state: the loss is ``loss(params, batch, model_state) -> (scalar, model_state)``, with
+        ``has_aux`` ``-> (scalar, model_state, aux)``. It is for what a model changes without a
+        gradient, such as the running averages of a BatchNorm. A step hands it to the next.
+      first_order: treat the gradient as a constant, so that an outer derivative is first-order.
+      remat: recompute each inner step in the outer backward pass instead of storing its
+        intermediate values, so that memory does not grow with the number of steps.
+      implicit: see `Implicit`; not with ``fresh_support``, ``first_order`` or ``remat``.
+    """
+
+    inner_learning_rate: InnerLearningRate
+    inner_optimizer: optax.GradientTransformation | None
+    inner_steps: int
+    adapt: AdaptedLeaves
+    fresh_support: bool
+    has_aux: bool
+    has_state: bool
+    first_order: bool
+    remat: bool
+    implicit: Implicit | None
+
+
+class Adapted(NamedTuple):
+    """What an inner update returns.
+
+    Attributes:
+      params: the adapted parameters.
+      support_loss: () before the first step; 0 if there is none.
+      model_state: after the last step; None unless ``has_state``.
+    """
+
+    params: Any
+    support_loss: Array
+    model_state: Any
+
+
+class Evaluation(NamedTuple):
+    """What a loss returns; None for what it does not have."""
+
+    value: Array
+    model_state: Any = None
+    aux: Any = None
+
+
+def inner_update(
+    loss: AnyLoss,
+    params: Any,
+    support: Any,
+    model_state: Any = None,
+    **options: Unpack[InnerOptions],
+) -> Adapted:
+    """Adapts the parameters to one campaign by a few steps on its support set.
+
+    Training uses it within the meta-step, and a new campaign by itself. For many campaigns it is
+    vmapped.
+
+    Args:
+      loss: ``loss(params, batch) -> scalar``, or what ``has_aux`` and ``has_state`` say.
+      params: any pytree of floating point arrays.
+      support: the batch of one campaign.
+      model_state: given if and only if ``has_state``.
+      **options: see `InnerOptions`.
+
+    Raises:
+      ValueError: an option is out of range or does not go with another one, or an argument or what
+        the loss returns does not fit them.
+    """
+    return InnerLoop(loss, **options)(params, support, model_state)[0]
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The inner steps of one campaign; the fields are a loss and `InnerOptions`.
+
+    Raises:
+      ValueError: as `inner_update`.
+    """
+
+    loss: AnyLoss
+    inner_learning_rate: InnerLearningRate = None
+    inner_optimizer: optax.GradientTransformation | None = None
+    inner_steps: int = 1
+    adapt: AdaptedLeaves = True
+    fresh_support: bool = False
+    has_aux: bool = False
+    has_state: bool = False
+    first_order: bool = False
+    remat: bool = False
+    implicit: Implicit | None = None
+
+    def __post_init__(self) -> None:
+        if (self.inner_learning_rate is None) == (self.inner_optimizer is None):
+            raise ValueError("give either inner_learning_rate or inner_optimizer")
+        if self.inner_steps < 0:
+            raise ValueError(f"inner_steps must be 0 or more, got {self.inner_steps}")
+        if self.implicit is not None:
+            if not (self.implicit.strength > 0 and self.implicit.num_cg_steps >= 1):
+                raise ValueError(f"implicit needs a strength above 0 and a step, {self.implicit}")
+            if self.inner_steps == 0:
+                raise ValueError("implicit needs inner_steps of 1 or more")
+            for name in ("fresh_support", "first_order", "remat"):
+                if getattr(self, name):
+                    raise ValueError(f"implicit does not go with {name}")
+
+    def evaluate(self, loss: AnyLoss, params: Any, batch: Any, model_state: Any) -> Evaluation:
+        """A loss of the form that the options say, on a batch."""
+        names = ["value", *["model_state"] * self.has_state, *["aux"] * self.has_aux]
+        result = loss(params, batch, *[model_state] * self.has_state)  # pyrefly: ignore
+        result = result if isinstance(result, tuple) else (result,)
+        if len(result) != len(names):
+            raise ValueError(f"the loss must return {', '.join(names)}, got {len(result)} values")
+        evaluation = Evaluation(**dict(zip(names, result, strict=True)))
+        if jax.tree.structure(evaluation.model_state) != jax.tree.structure(model_state):
+            raise ValueError("the loss must return a model state of the structure it is given")
+        return evaluation
+
+    def __call__(
+        self,
+        params: Any,
+        support: Any,
+        model_state: Any = None,
+        watch: Callable[[Any, Any], Any] | None = None,
+    ) -> tuple[Adapted, Any]:
+        """Adapts the parameters, and evaluates ``watch(params, model_state)`` after each step.
+
+        Returns:
+          What `inner_update` returns; what ``watch`` returns with a leading axis of steps, or None.
+        """
+        self._check(support, model_state)
+        steps = partial(self._steps, watch=watch)
+        if self.implicit is not None:
+            steps = _with_derivatives_of_root(steps, self._slope, self.implicit.num_cg_steps)
+        theta, (value, state, seen) = steps(params, support, model_state)
+        return Adapted(_merge(theta, params), value, state), seen
+
+    def _steps(
+        self, params: Any, support: Any, model_state: Any, watch: Callable[[Any, Any], Any] | None
+    ) -> tuple[Any, tuple[Array, Any, Any]]:
+        """The leaves that are adapted; the first loss, the last state, and what was watched."""
+        start, optimizer, rates = self._adapted(params), self.inner_optimizer, None
+        if optimizer is None:
+            rates = _part(_prefix(self.inner_learning_rate, params), self._flags(params))
+
+        def step(carry: _Carry, own: Any) -> tuple[_Carry, tuple[Array, Any]]:
+            theta, opt_state, state = carry
+            batch = own if self.fresh_support else support
+            gradient, (value, state) = self._slope(theta, params, batch, state)
+            if self.first_order:
+                gradient, state = jax.lax.stop_gradient((gradient, state))
+            if optimizer is None:
+                theta = jax.tree.map(lambda p, a, g: p - a * g, theta, rates, gradient)
+            else:
+                updates, opt_state = optimizer.update(gradient, opt_state, theta)
+                theta = optax.apply_updates(theta, updates)
+            seen = None if watch is None else watch(_merge(theta, params), state)
+            return (theta, opt_state, state), (value, seen)
+
+        body = jax.checkpoint(step) if self.remat else step
+        carry = start, optimizer.init(start) if optimizer else None, model_state
+        batches = support if self.fresh_support else None
+        if self.inner_steps == 1:  # the paper's case; it needs no loop
+            (theta, _, state), (value, seen) = body(carry, jax.tree.map(lambda x: x[0], batches))
+            return theta, (value, state, jax.tree.map(lambda x: x[None], seen))
+        (theta, _, state), (values, seen) = jax.lax.scan(body, carry, batches, self.inner_steps)
+        return theta, (values[0] if self.inner_steps else jnp.zeros(()), state, seen)
+
+    def _slope(
+        self, theta: Any, params: Any, batch: Any, model_state: Any
+    ) -> tuple[Any, tuple[Array, Any]]:
+        """The gradient of what the steps minimise; the support loss, and the state after it."""
+
+        def support_loss(theta: Any) -> tuple[Array, Any]:
+            return self.evaluate(self.loss, _merge(theta, params), batch, model_state)[:2]
+
+        result, gradient = jax.value_and_grad(support_loss, has_aux=True)(theta)
+        if self.implicit is not None:
+            pull = partial(_pull, self.implicit.strength)
+            gradient = jax.tree.map(pull, gradient, theta, self._adapted(params))
+        return gradient, result
+
+    def _adapted(self, params: Any) -> Any:
+        """The leaves that are adapted, and None for the others."""
+        return _part(params, self._flags(params))
+
+    def _flags(self, params: Any) -> Any:
+        flags = _prefix(self.adapt, params)
+        if not all(isinstance(flag, bool) for flag in jax.tree.leaves(flags)):
+            raise ValueError("adapt must consist of True and False")
+        return flags
+
+    def _check(self, support: Any, model_state: Any) -> None:
+        if self.has_state != (model_state is not None):
+            raise ValueError("give a model_state if and only if has_state is set")
+        if self.fresh_support:
+            lengths = {leaf.shape[0] for leaf in jax.tree.leaves(support)}
+            if lengths != {self.inner_steps}:
+                found = ", ".join(map(str, sorted(lengths)))
+                raise ValueError(
+                    f"fresh_support needs support for {self.inner_steps} inner steps, got {found}"
+                )
+
+
+def _with_derivatives_of_root(
+    steps: Callable[[Any, Any, Any], tuple[Any, T]],
+    slope: Callable[[Any, Any, Any, Any], tuple[Any, Any]],
+    num_cg_steps: int,
+) -> Callable[[Any, Any, Any], tuple[Any, T]]:
+    """``steps``, with derivatives as if it ended where the slope is 0.
+
+    By the implicit function theorem a root theta of slope(theta, x) has d theta / d x =
+    - (d slope / d theta)^-1 d slope / d x. What else ``steps`` returns has no derivative.
+
+    Args:
+      steps: ``steps(*x) -> theta, ...``.
+      slope: ``slope(theta, *x) -> gradient, ...``.
+      num_cg_steps: see `Implicit`.
+    """
+
+    def forward(*x: Any) -> tuple[tuple[Any, T], tuple[Any, Any]]:
+        result = steps(*x)
+        return result, (result[0], x)
+
+    def backward(kept: tuple[Any, Any], cotangent: tuple[Any, T]) -> Any:
+        theta, x = kept
+        _, product = jax.linearize(lambda theta: slope(theta, *x)[0], theta)
+        tolerance = jnp.finfo(jnp.result_type(*jax.tree.leaves(theta))).eps
+        solved, _ = cg(product, cotangent[0], tol=tolerance, maxiter=num_cg_steps)
+        _, pull_back = jax.vjp(lambda *x: slope(theta, *x)[0], *x)
+        return pull_back(jax.tree.map(jnp.negative, solved))
+
+    root = jax.custom_vjp(steps)
+    root.defvjp(forward, backward)
+    return root
+
+
+def _pull(strength: float, gradient: Array, theta: Array, start: Array) -> Array:
+    """The gradient of a loss plus strength / 2 |theta - start|^2, at a leaf."""
+    return gradient + strength * (theta - start)
+
+
+def _prefix(given: Any, params: Any) -> Any:
+    """A prefix of the parameters, or what a function of the parameters returns, for every leaf."""
+    return jax.tree.broadcast(given(params) if callable(given) else given, params)
+
+
+def _part(tree: Any, flags: Any) -> Any:
+    """The leaves whose flag is True, and None for the others."""
+    return jax.tree.map(lambda flag, leaf: leaf if flag else None, flags, tree)
+
+
+def _merge(part: Any, params: Any) -> Any:
+    """The parameters, with the leaves of a part that are not None in their place."""
+    choose = lambda own, other: other if own is None else own  # noqa: E731
+    return jax.tree.map(choose, part, params, is_leaf=lambda leaf: leaf is None)

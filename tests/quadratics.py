@@ -1,0 +1,39 @@
+"""Campaigns whose losses are quadratic, so that every meta-gradient has a closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ALPHA = 0.1
+
+
+def quadratic(w, batch):
+    """1/2 (w - a)' A (w - a)."""
+    matrix, centre = batch
+    return 0.5 * (w - centre) @ matrix @ (w - centre)
+
+
+def quadratic_campaigns(*shape, seed=0, size=4):
+    """Parameters; support and query with a symmetric matrix and a centre for each of ``shape``."""
+    rng = np.random.default_rng(seed)
+
+    def side():
+        root = rng.normal(size=(*shape, size, size))
+        return jnp.asarray(root @ root.swapaxes(-1, -2)), jnp.asarray(
+            rng.normal(size=(*shape, size))
+        )
+
+    return jnp.asarray(rng.normal(size=size)), side(), side()
+
+
+def member(tree, c):
+    """Campaign c of a batch of campaigns."""
+    return jax.tree.map(lambda leaf: leaf[c], tree)
+
+
+def signature(w, support, query, steps=1):
+    """(I - alpha A)^steps B (w' - b), with w' - a = (I - alpha A)^steps (w - a)."""
+    (A, a), (B, b) = support, query
+    shrink = np.linalg.matrix_power(np.eye(len(w)) - ALPHA * np.asarray(A), steps)
+    adapted = a + shrink @ (w - a)
+    return shrink.T @ B @ (adapted - b)
