@@ -1,1 +1,1 @@
-"""Programs that use what the commands write, without this package."""
+"""Programs of a few lines: a scorer without this package, and meta-learning on other networks."""
