@@ -59,7 +59,7 @@ BuildNetwork = Callable[[Settings], Network]
 
 #: What is tuned in a method with gradient steps in both stages.
 TUNED = ("outer_learning_rate", "online_learning_rate", "table_scale", "weight_decay")
-#: Judgements per epoch of the offline stage.
+#: Judgements per epoch of the offline stage, beside the early ones (see `EarlyStop`).
 _JUDGEMENTS = 4
 #: The patience, in epochs, of models that are trained from scratch.
 ONE_STAGE_PATIENCE = 3
