@@ -1,7 +1,11 @@
 """From a world's tables to a second audience that is better than the first, by the commands."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +20,7 @@ from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.model import load
 
+RAY_EXPAND = Path(__file__).parents[2] / "experiments" / "examples" / "ray_expand.py"
 #: A world with as few campaigns and kinds of them as a simulation takes.
 FEW = dict.fromkeys(
     ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
@@ -164,6 +169,37 @@ def test_an_exported_campaign_scores_as_expand_does(made, tmp_path, capsys):
     words = (f"--out: {made.model}: exists and is no export; choose another folder",)
     options = ("--data", made.data, "--out", made.model)
     refuses(capsys, main, "export", campaign, *options, words=words)
+
+
+@pytest.mark.long
+def test_workers_of_ray_find_the_audience_of_expand(made, tmp_path):
+    """Two worker processes of a local cluster, and four files of users."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'metaheac-jax[ray]'")
+    campaign, exported = made.campaigns[0], tmp_path / "exported"
+    seeds = made.world / "new" / made.names[0] / "seeds.csv"
+    succeeds(main, "export", campaign, "--data", made.data, "--out", exported)
+    users = pl.read_parquet(made.world / "users.parquet")
+    (tmp_path / "users").mkdir()
+    for number in range(4):
+        part = users.gather_every(4, number)
+        part.write_parquet(tmp_path / "users" / f"{number}.parquet")
+    for size, left_out in ((4000, ()), (300, ("--leave-out", seeds))):
+        words = [RAY_EXPAND, exported, tmp_path / "users", tmp_path / "found.parquet"]
+        words += ["--size", size, *left_out]
+        subprocess.run([sys.executable, *map(str, words)], check=True, timeout=500)
+        options = ("--size", size, *(() if left_out else ("--include-seeds",)))
+        out = tmp_path / "audience.parquet"
+        succeeds(main, "expand", campaign, "--data", made.data, *options, "--out", out)
+        found, expected = pl.read_parquet(tmp_path / "found.parquet"), pl.read_parquet(out)
+        assert found["rank"].to_list() == expected["rank"].to_list() == list(range(1, size + 1))
+        near = {"rel": 1e-6, "abs": 1e-6}
+        assert found["score"].to_list() == pytest.approx(expected["score"].to_list(), **near)
+        scores = [dict(zip(f["user_id"], f["score"], strict=True)) for f in (found, expected)]
+        both = scores[0].keys() & scores[1].keys()
+        assert len(both) >= size - 2  # two who tie but for rounding may change places at the edge
+        same = [{user: own[user] for user in both} for own in scores]
+        assert same[0] == pytest.approx(same[1], **near)
 
 
 def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path):

@@ -22,7 +22,8 @@ class Options:
     """Writes a campaign's model as a program and arrays that score users without this package.
 
     For batch engines: it takes any number of users and needs jax, numpy and flatbuffers. In the
-    repository, experiments/examples/exported_scorer.py shows how raw values become scores.
+    repository, experiments/examples/exported_scorer.py shows how raw values become scores, and
+    ray_expand.py beside it how Ray Data finds an audience with many workers.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional]
