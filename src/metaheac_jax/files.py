@@ -23,6 +23,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
@@ -338,6 +341,21 @@ def memory_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """A new ``.npy`` file as a memory map to write to, which has its place on the disk.
+
+    Writing to a map of a file that finds no place on a full disk would kill the process.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def digests(paths: Sequence[Path], progress: Progress) -> list[str]:

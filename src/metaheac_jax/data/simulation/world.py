@@ -25,7 +25,7 @@ from metaheac_jax.data.simulation.exposure import appeal, balance_exposure, expo
 from metaheac_jax.data.simulation.shapes import PAIRS, PERSONA, TENCENT_WORLD, Shape
 from metaheac_jax.data.simulation.users import TokenDistribution, Users, make_tokens, make_users
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory
+from metaheac_jax.files import new_array, new_directory
 from metaheac_jax.progress import Progress, silent
 
 CHUNK = 50_000  # users held in memory at a time
@@ -93,7 +93,7 @@ def write_world(
     shown = np.zeros((2, shape.campaigns))
     with new_directory(target, marker="SIMULATED") as directory:
         scratch, size = directory / "estimates.npy", (users, len(PERSONA))
-        estimates = np.lib.format.open_memmap(scratch, "w+", np.float32, size)
+        estimates = new_array(scratch, np.float32, size)
         with (directory / "userFeature.data").open("wb") as file:
             for start in range(0, users, CHUNK):
                 rng = stream(seed, "users", start)

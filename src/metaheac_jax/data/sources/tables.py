@@ -31,7 +31,7 @@ from metaheac_jax.data.sources.table_file import ENDINGS, TableFile, shown
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory
+from metaheac_jax.files import new_array, new_directory
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -224,9 +224,7 @@ def _write_users(
     if not count:
         raise InputError(f"{file.path}: has no user")
     maps = {
-        name: np.lib.format.open_memmap(
-            directory / f"{name}.npy", "w+", np.int32, (count, encoder.num_slots)
-        )
+        name: new_array(directory / f"{name}.npy", np.int32, (count, encoder.num_slots))
         for name, encoder in columns.items()
     }
     whole, keys = bool(user_id) and file.has_whole_ids(user_id), []
