@@ -18,6 +18,10 @@ class InputError(ValueError):
     what to do. Commands print it and exit with code 2.
     """
 
+    def __init__(self, message: str) -> None:
+        # Names and cells in a message may have line ends of their own.
+        super().__init__(" ".join(message.splitlines()))
+
 
 def check_whole(name: str, value: Any, minimum: int) -> None:
     """Refuses what is not a whole number from ``minimum`` to `MAX_WHOLE`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -100,7 +101,8 @@ def _take_lock(target: Path, wait: Progress | None) -> int:
     """The descriptor of the locked lock file."""
     path = _lock_file(target)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with _failing_as(target, path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -125,8 +127,14 @@ def _take_lock(target: Path, wait: Progress | None) -> int:
                 os.close(descriptor)
                 continue
             _remove_leftovers(target)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _this_process().encode(errors="replace"), 0)
+        try:
+            with _failing_as(target, path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, _this_process().encode(errors="replace"), 0)
+        except OSError:  # a full disk
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
         return descriptor
 
 
@@ -207,21 +215,41 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
                 "target"
             )
         temporary = _temporary(target)
-        temporary.mkdir()  # with the permissions of the umask, unlike tempfile's
         try:
-            yield temporary
-            for path in [*temporary.rglob("*"), temporary]:
-                fsync(path)
-            if not target.exists():
-                temporary.rename(target)
-            elif not _exchange(temporary, target):
-                old = temporary.with_name(temporary.name + ".old")
-                target.rename(old)
-                temporary.rename(target)
-                old.rename(temporary)
-            fsync(target.parent)
+            with _failing_as(target, temporary):
+                temporary.mkdir()  # with the permissions of the umask, unlike tempfile's
+                yield temporary
+                for path in [*temporary.rglob("*"), temporary]:
+                    fsync(path)
+                if not target.exists():
+                    temporary.rename(target)
+                elif not _exchange(temporary, target):
+                    old = temporary.with_name(temporary.name + ".old")
+                    target.rename(old)
+                    temporary.rename(target)
+                    old.rename(temporary)
+                fsync(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _failing_as(target: Path, temporary: Path) -> Iterator[None]:
+    """Lets what cannot be written name the target, which the user knows."""
+    try:
+        yield
+    except OSError as error:
+        name = None if error.filename is None else Path(os.fsdecode(error.filename))
+        if name is not None and temporary not in (name, *name.parents):
+            raise
+        # A write that was cut short has no number: numpy counts, polars quotes.
+        number = error.errno or errno.ENOSPC
+        raise OSError(
+            number,
+            f"cannot be written ({os.strerror(number)}); make room, or choose another place, and "
+            "run the command again",
+            str(target),
+        ) from error
 
 
 def _temporary(target: Path) -> Path:
@@ -256,10 +284,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     with locked(path):
         temporary = _temporary(path)
         try:
-            yield temporary
-            fsync(temporary)
-            temporary.replace(path)
-            fsync(path.parent)
+            with _failing_as(path, temporary):
+                yield temporary
+                fsync(temporary)
+                temporary.replace(path)
+                fsync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -144,7 +144,8 @@ def test_what_orbax_reads_is_compared_with_what_was_saved(copied, monkeypatch):
 
 
 def test_what_a_killed_process_has_half_written_is_no_checkpoint(copied):
-    shutil.copytree(copied / "7", copied / "9.orbax-checkpoint-tmp")
+    shutil.copytree(copied / "7", copied / "9.saving")
+    shutil.copytree(copied / "7", copied / "9.saving.orbax-checkpoint-tmp")
     assert restored(copied) == (7, [])
     assert contents(copied) == {"3", "7"}
 

@@ -153,6 +153,8 @@ def command(
             signal.signal(getattr(signal, name), _stop)
     warnings.showwarning = _warn  # pyrefly: ignore[bad-assignment]
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs what it raises
+    sys.unraisablehook = _hear  # what its callbacks raise after it has failed
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
     try:
         check_backend()
         sys.exit(main(chosen))
@@ -171,6 +173,10 @@ def command(
 
 def _warn(message: Warning | str, *_: object) -> None:
     print(f"warning: {_one_line(str(message))}", file=sys.stderr)
+
+
+def _hear(_: sys.UnraisableHookArgs) -> None:
+    """Leaves out what no program can catch."""
 
 
 def _stop(number: int, frame: object) -> None:

@@ -7,6 +7,7 @@ array. Orbax verifies its index alone, so the digests are compared before and af
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from metaheac_jax.files import fsync, locked, read_sealed, seal
 
 FORMAT = "metaheac_jax checkpoint 1"
 MANIFEST = "checkpoint.json"
+_SAVING = ".saving"
 _KEPT = 2  # so that one is left if the newest is damaged
 _SHOWN = 160  # characters of another library's message
 
@@ -47,7 +49,7 @@ class Checkpoints:
         with ExitStack() as stack:
             stack.enter_context(locked(self.directory))
             self.directory.mkdir(exist_ok=True)
-            for half in self.directory.glob("*.orbax-checkpoint-tmp"):  # of a killed process
+            for half in self.directory.glob(f"*{_SAVING}*"):  # of a killed process
                 shutil.rmtree(half)
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "checkpoint"))
             self._stack = stack.pop_all()
@@ -97,17 +99,19 @@ class Checkpoints:
             context = ocp.Context()
             context.async_options.create_directories_asynchronously = False
             with context:
-                saving = ocp.save_async(str(self.directory / str(step)), state)
+                saving = ocp.save_async(str(self.directory / f"{step}{_SAVING}"), state)
         self._saving = self._thread.submit(self._finish, saving, step, arrays)
 
     def _finish(self, saving: Any, step: int, arrays: dict[str, list[str]]) -> None:
         with self._saving_of(step):
             saving.result()
-            folder = self.directory / str(step)
+            folder = self.directory / f"{step}{_SAVING}"
             files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-            for path in [*files, folder, self.directory]:
+            for path in [*folder.rglob("*"), folder]:
                 fsync(path)
             seal(folder, MANIFEST, {"format": FORMAT, "step": step, "arrays": arrays}, files)
+            folder.rename(self.directory / str(step))
+            fsync(self.directory)
             for old in self.steps[_KEPT:]:
                 shutil.rmtree(self.directory / str(old))
 
@@ -218,4 +222,6 @@ def _digest(leaf: Any) -> str:
 
 
 def _short(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return " ".join(str(error).split())[:_SHOWN] or type(error).__name__

@@ -77,6 +77,8 @@ def _learn_category(file: TableFile, column: Column, min_count: int) -> np.ndarr
         .collect(engine="streaming")
     )
     known = counts.filter(pl.col(column.name).is_not_null() & (pl.col(column.name) != ""))
+    if known[column.name].str.contains("\0", literal=True).any():
+        raise InputError(f"{file.path}: column {column.name!r} has a zero byte; repair the file")
     frequent = known.filter(pl.col("len") >= min_count)[column.name]
     longest = int(frequent.str.len_chars().max() or 0)  # pyrefly: ignore
     if 4 * longest * len(frequent) > _MAX_BYTES:

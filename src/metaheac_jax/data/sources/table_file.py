@@ -9,7 +9,7 @@ import csv
 import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 import polars as pl
@@ -37,7 +37,8 @@ class TableFile:
         missing: what cells of a text file have, besides nothing, in the place of a missing value.
 
         Raises:
-          InputError: the file cannot be read, names a column twice, or lacks one of these.
+          InputError: the file cannot be read, names a column twice or lacks one of these, or a line
+            has another number of cells than its header.
         """
         self.path, self._text = path, not path.name.endswith(".parquet")
         self._missing = ["", *missing]
@@ -57,12 +58,47 @@ class TableFile:
                     f"{path}: has no column {column!r}; it has {', '.join(self.names)[:200]}{hint}"
                 )
         self.columns = list(columns)
+        if self._text:
+            self._check_cells()
 
     def _header(self) -> list[str]:
         """The names of a text file's columns; polars renames those that occur twice."""
-        opened = gzip.open if self.path.name.endswith(".gz") else open
-        with opened(self.path, "rt", encoding="utf-8-sig", newline="") as file:
+        with self._opened() as file:
             return next(csv.reader(file), [])
+
+    def _check_cells(self) -> None:
+        """Refuses a line with another number of cells, as if it were cut: polars fills it up."""
+        line = pl.col("line")
+        unquoted = line.str.replace_all('"[^"]*"', "")
+        wrong = unquoted.str.count_matches(",", literal=True) != len(self.names) - 1
+        over_lines = unquoted.str.contains('"', literal=True)  # a cell goes on in the next line
+        found = pl.scan_lines(self.path, glob=False).select(
+            over_lines.any().alias("over"), wrong.any().alias("any"), wrong.arg_max().alias("at")
+        )
+        over, any_wrong, at = self.collect(found).row(0)
+        if over:
+            at = self._first_other_line()
+            any_wrong = at is not None
+        if any_wrong:
+            raise InputError(
+                f"{self.path}: line {at + 1}: expected {len(self.names)} cells, as the header has; "
+                "fix or remove it"
+            )
+
+    def _first_other_line(self) -> int | None:
+        """As a plain reading finds it, counted from 0."""
+        try:
+            with self._opened() as file:
+                reader = csv.reader(file)
+                lines = (reader.line_num - 1 for row in reader if len(row) != len(self.names))
+                return next(lines, None)
+        except (OSError, EOFError, ValueError, csv.Error) as error:
+            raise self.unreadable(error) from error
+
+    def _opened(self) -> TextIO:
+        if self.path.name.endswith(".gz"):
+            return cast("TextIO", gzip.open(self.path, "rt", encoding="utf-8-sig", newline=""))
+        return self.path.open(encoding="utf-8-sig", newline="")
 
     def scan(self) -> pl.LazyFrame:
         """All rows."""
@@ -149,9 +185,9 @@ class TableFile:
             return column.cast(pl.Int64).to_numpy()
         text = column.cast(pl.String)
         length = text.str.len_bytes()
-        wrong = (length > MAX_ID_BYTES) | (length == 0)
+        wrong = (length > MAX_ID_BYTES) | (length == 0) | text.str.contains("\0", literal=True)
         if wrong.any():
-            what = f"{column.name} must have 1 to {MAX_ID_BYTES} bytes"
+            what = f"{column.name} must have 1 to {MAX_ID_BYTES} bytes, none of them zero"
             raise self.fault(first_row + int(wrong.arg_max() or 0), what)
         return np.array([value.encode() for value in text.to_list()])
 
