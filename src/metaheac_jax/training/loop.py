@@ -143,13 +143,7 @@ def train(
     Raises:
       Diverged: a loss, a gradient, a parameter or a moment is not finite; no such state is saved.
     """
-    going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))
-    if early_stop is not None:  # a step consumes the state, not the best one
-        going = going._replace(best=jax.tree.map(jnp.copy, state))
-    done = first_step
-    if checkpoints is not None and checkpoints.latest is not None:
-        going = _restored(checkpoints, going, early_stop)
-        done = checkpoints.latest
+    going, done = _begun(state, first_step, checkpoints, early_stop)
     every = _every(early_stop, num_steps - first_step)
     if _stopped(going, early_stop, every):
         return going.best, going.judgements()
@@ -263,12 +257,20 @@ class _Notes:
                 file.write(json.dumps({"name": self._name, "step": done, **values}) + "\n")
 
 
-def _restored(
-    checkpoints: Checkpoints, like: Progressed, early_stop: EarlyStop | None
-) -> Progressed:
+def _begun(
+    state: RowState, first_step: int, checkpoints: Checkpoints | None, early_stop: EarlyStop | None
+) -> tuple[Progressed, int]:
+    """What training goes on from: the newest checkpoint, or the initial state; and its step."""
+    going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))
+    if early_stop is not None:  # a step consumes the state, not the best one
+        going = going._replace(best=jax.tree.map(jnp.copy, state))
+    if checkpoints is None or checkpoints.latest is None:
+        return going, first_step
     if early_stop is not None:
-        return checkpoints.restore(like)
-    return like._replace(state=checkpoints.restore(like.state))
+        going = checkpoints.restore(going)
+    else:
+        going = going._replace(state=checkpoints.restore(going.state))
+    return going, checkpoints.latest  # which is another one if the newest was damaged
 
 
 def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
