@@ -10,6 +10,7 @@ from toy import aucs, dataset
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import trees
+from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
 
 DATA = dataset(campaigns=12, per_campaign=400)
@@ -62,6 +63,34 @@ def test_the_prior_learns_what_all_campaigns_have_in_common():
     found = aucs(data, NEW, models(user_prior, data))
     assert found.mean() > 0.7
     assert found.min() > 0.55
+
+
+def test_the_prior_grows_until_held_out_campaigns_improve_no_more(monkeypatch):
+    seen, fit = [], trees.fit_trees
+
+    def noted(users, label, num_rows, settings, held_out):
+        seen.append((len(users), len(label), len(held_out[0]), len(held_out[1])))
+        return fit(users, label, num_rows, settings, held_out)
+
+    monkeypatch.setattr(trees, "fit_trees", noted)
+    monkeypatch.setattr(trees, "MAX_PRIOR_EXAMPLES", 1500)
+    state = user_prior().fit(DATA, campaigns=TRAIN).state
+    text = state["trees"].tobytes().decode()
+    assert 0 < text.count("Tree=") < 20  # campaigns of opposite tastes have little in common
+    # Three of the eight campaigns, with 400 examples each, are held out.
+    assert seen == [(1500, 1500, 1200, 1200)]
+
+
+def test_values_too_rare_for_a_leaf_are_left_out(monkeypatch):
+    users, label = DATA.user_rows[DATA.stage1.user], DATA.stage1.label
+    most = np.bincount(users.ravel(), minlength=DATA.num_rows + 1)[:-1].max()
+    for least, splits in ((most, True), (most + 1, False)):
+        settings = trees.CAMPAIGN_TREES | {"min_data_in_leaf": int(least)}
+        kept = []
+        found = lambda users, num_rows: kept.append(users) or indicators(users, num_rows)  # noqa: E731, B023
+        monkeypatch.setattr(trees, "indicators", found)
+        trees.fit_trees(users, label, DATA.num_rows, settings)
+        assert (kept[0] < DATA.num_rows).any() == splits
 
 
 def test_the_prior_knows_no_campaign():

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.errors import InputError
+from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.methods.method import Method, Run, Trained
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.model import Scorer, State, Watch
@@ -32,16 +33,21 @@ CAMPAIGN_TREES = {
     "min_sum_hessian_in_leaf": 0.5,
     "lambda_l2": 10.0,
 }
-#: Parameters of the trees on the examples of all training campaigns.
+#: Parameters of the trees on the examples of all training campaigns. They grow until the campaigns
+#: held out of training no longer improve, at most so many.
 PRIOR_TREES = {
-    "num_iterations": 200,
+    "num_iterations": 1000,
     "learning_rate": 0.1,
     "num_leaves": 31,
     "min_data_in_leaf": 50,
     "lambda_l2": 10.0,
 }
-#: Minimum fraction of the examples in a leaf. It bounds how many values can be split on, and so the
-#: time, where examples are many.
+#: Trees without a lower loss on held-out campaigns after which no more are grown.
+PRIOR_PATIENCE = 20
+#: Maximum number of examples of the prior; they are drawn from all at random.
+MAX_PRIOR_EXAMPLES = 500_000
+#: Minimum fraction of the examples in a leaf. No tree can split on a value that fewer have, so such
+#: values are left out, which bounds the time where examples are many.
 MIN_LEAF_FRACTION = 1 / 2000
 #: With at least this many examples, trees are grown on all cores. With fewer, the overhead of
 #: threads exceeds the gain.
@@ -65,7 +71,13 @@ def user_prior(settings: Settings = PAPER) -> Method:
     return Method("prior", label, settings, train=fit_prior, adapt=adapt_prior)
 
 
-def fit_trees(users: UserRows, label: np.ndarray, num_rows: int, settings: dict[str, Any]) -> str:
+def fit_trees(
+    users: UserRows,
+    label: np.ndarray,
+    num_rows: int,
+    settings: dict[str, Any],
+    held_out: tuple[UserRows, np.ndarray] | None = None,
+) -> str:
     """Gradient-boosted trees on users' indicators, in LightGBM's text format.
 
     Args:
@@ -73,16 +85,23 @@ def fit_trees(users: UserRows, label: np.ndarray, num_rows: int, settings: dict[
       label: (P,) 1 for a seed, 0 for a non-seed.
       num_rows: R.
       settings: LightGBM's parameters; ``min_data_in_leaf`` is a minimum.
+      held_out: other users and labels; no more trees are grown when their loss has not fallen for
+        `PRIOR_PATIENCE` trees, and those up to the lowest are kept.
 
     Raises:
       InputError: LightGBM is not installed.
     """
-    lgb = _lightgbm()
+    lgb, users = _lightgbm(), np.asarray(users[:])
     threads = {"num_threads": 1 if len(users) < MIN_MULTITHREADED else 0}  # 0: one per core
-    least = int(len(users) * MIN_LEAF_FRACTION)
-    leaf = {"min_data_in_leaf": max(settings["min_data_in_leaf"], least)}
-    data = lgb.Dataset(indicators(users, num_rows), label)
-    return lgb.train({**_COMMON, **threads, **settings, **leaf}, data).model_to_string()
+    least = max(settings["min_data_in_leaf"], int(len(users) * MIN_LEAF_FRACTION))
+    rare = np.bincount(users.ravel(), minlength=num_rows + 1) < least
+    data = lgb.Dataset(indicators(np.where(rare[users], num_rows, users), num_rows), label)
+    parameters = {**_COMMON, **threads, **settings, "min_data_in_leaf": least}
+    if held_out is None:
+        return lgb.train(parameters, data).model_to_string()
+    judged = lgb.Dataset(indicators(held_out[0], num_rows), held_out[1], reference=data)
+    stop = lgb.early_stopping(PRIOR_PATIENCE, verbose=False)
+    return lgb.train(parameters, data, valid_sets=[judged], callbacks=[stop]).model_to_string()
 
 
 def trees_scorer(trees: str, num_rows: int) -> Scorer:
@@ -111,11 +130,22 @@ def fit_campaigns(
 
 
 def fit_prior(run: Run) -> Trained:
-    """Fits trees on the examples of all training campaigns, without campaign fields."""
-    stage = run.dataset.stage1
-    examples = np.concatenate([np.arange(*stage.offsets[c : c + 2]) for c in run.campaigns])
-    users = run.dataset.user_rows[stage.user[examples]]
-    trees = fit_trees(users, stage.label[examples], run.dataset.num_rows, PRIOR_TREES)
+    """Fits trees on the examples of all training campaigns, without campaign fields.
+
+    Examples beyond `MAX_PRIOR_EXAMPLES` are left out at random. A tenth of the campaigns is held
+    out and tells when to stop.
+    """
+    dataset, stage = run.dataset, run.dataset.stage1
+    rng = generator(run.seed, 0)
+
+    def drawn(campaigns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        of = np.concatenate([np.arange(*stage.offsets[c : c + 2]) for c in campaigns])
+        if len(of) > MAX_PRIOR_EXAMPLES:
+            of = np.sort(rng.choice(of, MAX_PRIOR_EXAMPLES, replace=False))
+        return np.asarray(dataset.user_rows[stage.user[of]]), np.asarray(stage.label[of])
+
+    kept, held = hold_out_campaigns(dataset, run.campaigns, run.seed)
+    trees = fit_trees(*drawn(kept), dataset.num_rows, PRIOR_TREES, held_out=drawn(held))
     return Trained({"trees": np.frombuffer(trees.encode(), np.uint8)})
 
 
