@@ -57,15 +57,15 @@ def command_of(options: Any) -> str:
 
 
 def describe_origin(about: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> str:
-    """One line on where results come from: command, data, versions, commit, and time.
+    """One line on where results come from: command, data, tuning, versions, commit, and time.
 
     Args:
-      about: has ``command`` and ``data``; what is missing is left out.
+      about: has ``command``, ``data`` and ``tuned``; what is missing is left out.
       results: with their ``provenance`` and ``seconds`` by stage, if known.
     """
     results = list(results)
     parts = [f"`{about['command']}`"] if "command" in about else []
-    parts += [about["data"]] if "data" in about else []
+    parts += [about[key] for key in ("data", "tuned") if key in about]
     sources = [result["provenance"] for result in results if "provenance" in result]
     shown = {"python": "Python ", "jax": "jax ", "commit": "commit ", "device": ""}
     for key, prefix in shown.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.comparison import tuning
-from experiments.comparison.provenance import command_of
+from experiments.comparison.provenance import command_of, describe_origin, provenance
 from experiments.comparison.report import OUTPUTS
 from experiments.comparison.results import Comparison
 from experiments.comparison.run import Data, run_methods
@@ -49,10 +49,10 @@ class RunOptions:
     must be what they were, or the results would be others."""
     allow_change: tuple[MayChange, ...] = ()
     """With --resume, what may have changed nevertheless."""
-    tune: Literal["settings", "all"] | None = None
-    """Choose the settings of every method on held-out training campaigns first: rates of both
-    stages, scale of the table, weight decay or penalty; all: also the numbers of experts and
-    critics. Default: those that were chosen in this way before."""
+    tune: int = 0
+    """Choose the settings of every method on held-out training campaigns first, with at most so
+    many trials each: rates of both stages, scale of the table, weight decay or penalty, numbers of
+    experts and critics. Default: those that were chosen in this way before."""
 
     @property
     def seeds(self) -> list[int]:
@@ -86,6 +86,7 @@ def check_options(options: RunOptions) -> None:
     assert options.names  # raises for an unknown one
     terminal.check_minimum("--runs", options.runs, 1)
     terminal.check_minimum("--seed", options.seed, 0)
+    terminal.check_minimum("--tune", options.tune, 0)
 
 
 def run_all(
@@ -121,7 +122,7 @@ def run_all(
     facts = first.describe()
     if not options.resume:
         _clear(options.out)
-    elif options.tune is None:
+    elif not options.tune:
         # What was begun first must be there to be resumed; the rest may not have begun.
         _require(options.out / f"seed-{options.seed}")
 
@@ -131,11 +132,10 @@ def run_all(
         return {**same, "data": {"name": data.dataset.name, "sha256": content}}
 
     tuned: tuning.Tuning = {}
-    if options.tune is not None:
+    if options.tune:
         tuned = _tune(options, first, settings, config(options.seed, first), progress)
     elif options.preset == "paper":
         tuned = tuning.tuned_before(world)
-    settings = tuning.with_sizes(settings, tuned)
     methods = [tuning.tuned_method(name, settings, tuned) for name in options.names]
 
     runs = []
@@ -162,7 +162,12 @@ def run_all(
         title=title(facts, options.preset, options.runs, campaigns=campaigns),
         seeds=options.seeds,
         runs=runs,
-        about={**facts, "preset": options.preset, "command": command_of(options)},
+        about={
+            **facts,
+            "preset": options.preset,
+            "command": command_of(options),
+            "tuned": tuning.describe(options.names, tuned),
+        },
         published=published,
         tuning=tuned if options.tune else None,
         independent_runs=first.independent_runs,
@@ -207,7 +212,11 @@ def _tune(
         data,
         options.names,
         settings,
-        sizes=options.tune == "all",
+        max_trials=options.tune,
+        origin=describe_origin(
+            {"command": command_of(options), "data": data.dataset.name},
+            [{"provenance": provenance()}],
+        ),
         seed=options.seed,
         directory=directory,
         allow_changes=options.allow_change,

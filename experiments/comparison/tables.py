@@ -272,10 +272,8 @@ def _mean_entry(results: Sequence[Mapping[str, Any]], part: str, key: str) -> fl
 
 def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
     """What was chosen and what it gained, one line per search; tuning.json has every trial."""
-    searches = [*tuning.get("methods", {}).values()]
-    searches += [tuning["sizes"]] if tuning.get("sizes") else []
     rows = []
-    for of in searches:
+    for of in tuning.get("methods", {}).values():
         tried, chosen = of["tried"], of["chosen"]
         best = next(t for t in tried if chosen.items() <= t["fields"].items())
         shown = ", ".join(f"{field} {value}" for field, value in chosen.items())

@@ -1,19 +1,20 @@
 """Tuning on held-out training campaigns, for every method with the same budget of trials.
 
-The fraction `HELD_OUT` of the first run's training campaigns is held out. A method is trained on
-the rest, with early stopping on those held out, and a trial's result is the mean AUC on them (see
-`methods.held_out`). No test campaign of the first run is used. All runs use the result. If several
-runs divide the same campaigns, later runs test some of the campaigns that were held out here.
+The fraction `HELD_OUT` of the first run's training campaigns, at most `MAX_HELD_OUT`, is held out.
+A method is trained on the rest, or on as many of them as `trial_campaigns` draws, with early
+stopping on those held out, and a trial's result is the mean AUC on them (see `methods.held_out`).
+No test campaign of the first run is used. All runs use the result. If several runs divide the same
+campaigns, later runs test some of the campaigns that were held out here.
 
 The search climbs one setting after the other: it tries the two neighbours of the best value on the
 setting's ladder, and goes on as long as it gains, so that the best value has no better neighbour or
 the trials are used up. The paper tunes the learning rate in [.001, .1], and n and m in [3, 10]
 (section 4.1).
 
-A `Tuning` is plain data: ``{"methods": {name: search}, "sizes": search or None}``. A search is
-``{"label", "settings", "tried": [trial, ...], "chosen": {field: value}}``, with the method's
-settings before tuning. A trial is ``{"fields", "auc"}``: the values of all settings that are tuned,
-and the result. If training diverged, ``"diverged"`` has the message.
+A `Tuning` is plain data: ``{"origin": text, "methods": {name: search}}``; the origin tells on what
+and how it was made. A search is ``{"label", "settings", "tried": [trial, ...], "chosen": {field:
+value}}``, with the method's settings before tuning. A trial is ``{"fields", "auc"}``: the values of
+all settings that are tuned, and the result. If training diverged, ``"diverged"`` has the message.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.comparison.run import Data, forget_compiled
+from metaheac_jax.data.batches import generator
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method, method_named
@@ -46,11 +51,14 @@ LADDERS: Ladders = {
     "table_scale": (0.03, 0.1, 0.3, 1.0, 3.0),
     "weight_decay": (0.0, 0.01, 0.1, 1.0),
     "penalty": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+    "num_experts": (3, 5, 8, 10),
+    "num_critics": (3, 5, 8, 10),
 }
-SIZES = (3, 5, 8, 10)  # of the paper's [3, 10]
-SIZED = "metaheac"  # n and m are chosen with this method, for all methods
 HELD_OUT = 0.2
-MAX_TRIALS = 16  # of each method
+# So that a trial takes minutes in any world.
+MAX_HELD_OUT = 24  # campaigns
+MAX_EXAMPLES = 500_000  # that a trial trains on
+MIN_CAMPAIGNS = 24  # that a trial trains on, however many examples they have
 CHANCE = 0.5  # AUC of a trial that diverged
 #: Stored tunings: a copy of tuning.json as NAME.json for the world NAME (tencent, movielens). Runs
 #: with the paper's settings and without --tune use them.
@@ -63,9 +71,13 @@ def tuned_before(world: str | None) -> Tuning:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def with_sizes(settings: Settings, tuning: Tuning) -> Settings:
-    """The settings with the chosen n and m, if any."""
-    return replace(settings, **(tuning.get("sizes") or {}).get("chosen", {}))
+def describe(names: Sequence[str], tuning: Tuning) -> str:
+    """Where the settings of methods come from, for reports."""
+    untuned = [name for name in names if name not in tuning.get("methods", {})]
+    if len(untuned) == len(names):
+        return "settings not tuned"
+    but = f"; not tuned: {', '.join(untuned)}" if untuned else ""
+    return f"settings tuned on: {tuning.get('origin', 'unknown')}{but}"
 
 
 def tuned_method(name: str, settings: Settings, tuning: Tuning) -> Method:
@@ -81,7 +93,7 @@ def climb(
     evaluate: Callable[[dict[str, Any]], dict[str, Any]],
     keep: Callable[[], None],
     *,
-    max_trials: int = MAX_TRIALS,
+    max_trials: int,
 ) -> dict[str, Any]:
     """Coordinate search: climbs one setting after the other, with the others at their best values.
 
@@ -129,19 +141,21 @@ def tune(
     names: Sequence[str],
     settings: Settings,
     *,
-    sizes: bool,
+    max_trials: int,
+    origin: str,
     seed: int,
     directory: Path,
     allow_changes: Collection[str] = (),
     progress: Progress,
 ) -> Tuning:
-    """Chooses the settings of methods, and n and m.
+    """Chooses the settings of methods.
 
     Args:
       data: of which a part of the training campaigns is held out.
-      names: of the methods, tuned at the n and m of the settings.
+      names: of the methods.
       settings: before tuning.
-      sizes: whether n and m are chosen too, with `SIZED` at its chosen settings.
+      max_trials: of each method.
+      origin: of the tuning.
       seed: of the campaigns that are held out, and of all trials.
       directory: a run's folder, which stores every trial, so that an interrupted search can resume.
       allow_changes: as in `Method.fit`.
@@ -150,7 +164,7 @@ def tune(
     Raises:
       InputError: too few campaigns can be held out.
     """
-    search = _Search(data, seed, directory, allow_changes, progress)
+    search = _Search(data, seed, directory, max_trials, allow_changes, progress)
 
     def best(name: str) -> dict[str, Any]:
         method = method_named(name, settings)
@@ -158,17 +172,21 @@ def tune(
         return search.best(method, name, {field: LADDERS[field] for field in method.tuned}, start)
 
     tuned = [name for name in names if method_named(name, settings).tuned]
-    tuning: dict[str, Any] = {"methods": {name: best(name) for name in tuned}, "sizes": None}
-    if sizes:
-        start = {
-            **best(SIZED)["chosen"],
-            "num_experts": settings.num_experts,
-            "num_critics": settings.num_critics,
-        }
-        ladders = {"num_experts": SIZES, "num_critics": SIZES}
-        method = method_named(SIZED, settings)
-        tuning["sizes"] = search.best(method, f"{SIZED}-sizes", ladders, start)
-    return tuning
+    return {"origin": origin, "methods": {name: best(name) for name in tuned}}
+
+
+def trial_campaigns(data: Dataset, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the campaigns that all trials train on, and of those that judge them.
+
+    The former are drawn at random until they have `MAX_EXAMPLES`, and are at least `MIN_CAMPAIGNS`
+    or all that there are.
+    """
+    kept, held = hold_out_campaigns(data, train, seed, fraction=HELD_OUT)
+    rng = generator(seed, 1)
+    held = rng.permutation(held)[:MAX_HELD_OUT]
+    kept = rng.permutation(kept)
+    enough = int((np.cumsum(data.stage1.counts[kept]) <= MAX_EXAMPLES).sum())
+    return np.sort(kept[: max(enough, MIN_CAMPAIGNS)]), np.sort(held)
 
 
 class _Search:
@@ -179,14 +197,13 @@ class _Search:
         data: Data,
         seed: int,
         directory: Path,
+        max_trials: int,
         allow_changes: Collection[str],
         progress: Progress,
     ) -> None:
         self.dataset, self.seed, self.directory = data.dataset, seed, directory
-        self.progress = progress
-        self.kept, self.held = hold_out_campaigns(
-            data.dataset, data.split.train, seed, fraction=HELD_OUT
-        )
+        self.max_trials, self.progress = max_trials, progress
+        self.kept, self.held = trial_campaigns(data.dataset, data.split.train, seed)
         self.trained: tuple[Path, General] | None = None  # the last general model
         self.allow_changes = allow_changes
 
@@ -212,6 +229,7 @@ class _Search:
             record["tried"],
             lambda fields: self._trial(method, fields, checkpoints),
             lambda: write_json(path, record),
+            max_trials=self.max_trials,
         )
         record["chosen"] = {field: best[field] for field in ladders}
         write_json(path, record)

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.comparison.provenance import PLACES, command_of, describe_origin
 from experiments.comparison.run_folder import open_run
-from experiments.comparison.tuning import tuned_before, tuned_method, with_sizes
+from experiments.comparison.tuning import tuned_before, tuned_method
 from experiments.live_week.lifts import Experiment
 from experiments.live_week.report import OUTPUTS, write_report
 from experiments.live_week.week import Week, prefixed
@@ -83,9 +83,8 @@ def run_weeks(options: Options) -> None:
         for name in OUTPUTS:
             (options.out / name).unlink(missing_ok=True)
     tuning = tuned_before("tencent")
-    settings = with_sizes(PAPER, tuning)
     names = (options.treatment, *options.control)
-    methods = {name: tuned_method(name, settings, tuning) for name in names}
+    methods = {name: tuned_method(name, PAPER, tuning) for name in names}
     with terminal.progress_display(screen) as progress:
         found = [run_application(options, name, methods, progress) for name in APPLICATIONS]
     results = [result for _, of in found for result in of]

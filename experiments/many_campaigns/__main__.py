@@ -12,7 +12,7 @@ import numpy as np
 from experiments import movielens, tencent
 from experiments.comparison.provenance import command_of, describe_origin, provenance
 from experiments.comparison.run import Data
-from experiments.comparison.tuning import tuned_before, tuned_method, with_sizes
+from experiments.comparison.tuning import tuned_before, tuned_method
 from experiments.many_campaigns.quality import (
     GROUPS,
     WayResult,
@@ -150,8 +150,7 @@ def load(options: Options, progress: Progress) -> tuple[Data, Method]:
             cache_dir=options.cache_dir,
         )
         data = Data(*tencent.load(simulated, options.seed, progress))
-    tuned = tuned_before(world)
-    return data, tuned_method(options.method, with_sizes(settings, tuned), tuned)
+    return data, tuned_method(options.method, settings, tuned_before(world))
 
 
 def report(options: Options, results: Results) -> list[str]:

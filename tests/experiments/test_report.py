@@ -84,7 +84,7 @@ def full_comparison():
         fields = {"online_learning_rate": rate}
         tuned["tried"].append({"fields": fields, **more})
     about = {"data": "toy", "command": "python -m toy"}
-    tuning = {"methods": {"lr": tuned}, "sizes": None}
+    tuning = {"origin": "toy", "methods": {"lr": tuned}}
     return comparison(results, published="tencent", about=about, tuning=tuning)
 
 

@@ -83,7 +83,7 @@ def full_runs():
 
 
 def given_comparison():
-    tuning = {"methods": {}, "sizes": None}
+    tuning = {"origin": "toy", "methods": {}}
     about = {"data": "toy", "train_campaigns": 3, "test_campaigns": 2}
     return comparison(
         full_runs(), published="tencent", about=about, tuning=tuning, independent_runs=False

@@ -99,7 +99,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     for more, words in (
         (("--users", 123_456), "simulate 123,456 users in "),
         (("--world", "wechat"), "simulated-wechat-600000-users-seed-0"),
-        (("--runs", 3, "--tune", "settings"), "LR: 16 trials, then no offline steps"),
+        (("--runs", 3, "--tune", 16), "LR: 16 trials, then no offline steps"),
         (("--data-dir", source), f"about {USERS} users and 961 stage-1 examples"),
         (("--data-dir", pickles), "about 10 examples, 10 of them in stage 1"),
     ):

@@ -13,11 +13,11 @@ from experiments.comparison.run import Data
 from experiments.comparison.tuning import (
     HELD_OUT,
     LADDERS,
-    MAX_TRIALS,
     climb,
+    describe,
+    trial_campaigns,
     tune,
     tuned_method,
-    with_sizes,
 )
 from metaheac_jax.data.splits import paper_split
 from metaheac_jax.errors import Diverged, InputError
@@ -29,6 +29,8 @@ from metaheac_jax.progress import silent
 from metaheac_jax.settings import PAPER
 
 RATES = LADDERS["online_learning_rate"]
+TRIALS = 16
+climb = partial(climb, max_trials=TRIALS)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,8 @@ def test_what_diverges_is_never_best():
 def test_the_budget_of_trials_is_the_limit():
     evaluate = Counted(lambda a: a)
     ladder = {"a": tuple(range(100))}
-    assert climb(ladder, {"a": 5}, [], evaluate, lambda: None) == {"a": 5 + MAX_TRIALS - 1}
-    assert len(evaluate.asked) == MAX_TRIALS
+    assert climb(ladder, {"a": 5}, [], evaluate, lambda: None) == {"a": 5 + TRIALS - 1}
+    assert len(evaluate.asked) == TRIALS
 
 
 class Fake:
@@ -149,27 +151,30 @@ def fakes(monkeypatch):
         return 0.5 - abs(settings.penalty - 30) / 1000
 
     made = {"lr": Fake(lr), "metaheac": Fake(metaheac), "prior": Fake(lambda settings: 1.0)}
-    tuned = {"lr": ("penalty",), "metaheac": ("outer_learning_rate",), "prior": ()}
+    sized = ("outer_learning_rate", "num_experts", "num_critics")
+    tuned = {"lr": ("penalty",), "metaheac": sized, "prior": ()}
     for name, fake in made.items():
         fake.register(monkeypatch, name, tuned[name], width=1)
     return made
 
 
-def tune_in(directory, data, names, **options):
+def tune_in(directory, data, names):
     (directory / "methods").mkdir(parents=True, exist_ok=True)
-    all_data = Data(data, paper_split(data, 0))
+    all_data, options = Data(data, paper_split(data, 0)), {"max_trials": TRIALS, "origin": "toy"}
     return tune(all_data, names, PAPER, seed=0, directory=directory, progress=silent, **options)
 
 
 def test_every_method_gets_its_best_settings(data, fakes, tmp_path):
     kept, held = held_out(data)
-    found = tune_in(tmp_path, data, ["lr", "metaheac", "prior"], sizes=False)
+    found = tune_in(tmp_path, data, ["lr", "metaheac", "prior"])
     assert set(found["methods"]) == {"lr", "metaheac"}  # a method without settings has no trial
-    assert found["sizes"] is None
+    assert found["origin"] == "toy"
     lr, metaheac = found["methods"]["lr"], found["methods"]["metaheac"]
     assert lr["chosen"] == {"penalty": 30.0}
     assert [t["fields"]["penalty"] for t in lr["tried"]] == [10.0, 30.0, 100.0, 3.0][:3]
-    assert metaheac["chosen"] == {"outer_learning_rate": 0.003}
+    # Each method has its own n and m.
+    best = {"outer_learning_rate": 0.003, "num_experts": 8, "num_critics": 3}
+    assert metaheac["chosen"] == best
     # A training that diverges counts as chance, and says so.
     diverged = {t["fields"]["outer_learning_rate"]: t for t in metaheac["tried"]}
     assert diverged[0.01]["diverged"] == "MetaHeac: the loss of step 7 is nan"
@@ -192,7 +197,7 @@ def test_trials_of_the_online_rate_share_the_offline_stage(data, tmp_path, monke
 
     fake = Fake(quality)
     fake.register(monkeypatch, "seed-aware", TUNED)
-    found = tune_in(tmp_path, data, ["seed-aware"], sizes=False)["methods"]["seed-aware"]
+    found = tune_in(tmp_path, data, ["seed-aware"])["methods"]["seed-aware"]
     chosen = found["chosen"]
     assert (chosen["outer_learning_rate"], chosen["online_learning_rate"]) == (0.003, 0.01)
     tried = [t["fields"] for t in found["tried"]]
@@ -200,63 +205,69 @@ def test_trials_of_the_online_rate_share_the_offline_stage(data, tmp_path, monke
     assert len(fake.directories) == len(offline) < len(tried)
 
 
-def test_experts_and_critics_are_chosen_once_with_metaheac(data, fakes, tmp_path):
-    found = tune_in(tmp_path, data, ["lr"], sizes=True)
-    assert set(found["methods"]) == {"lr"}
-    assert found["sizes"]["chosen"] == {"num_experts": 8, "num_critics": 3}
-    tried = [t["fields"] for t in found["sizes"]["tried"]]
-    assert {fields["outer_learning_rate"] for fields in tried} == {0.003}
+def test_trials_train_on_a_part_of_many_examples(data, monkeypatch):
+    train = paper_split(data, 0).train
+    kept, held = held_out(data)
+    counts = data.stage1.counts[kept]
+    for most, campaigns in ((counts.sum(), len(kept)), (counts.sum() - 1, len(kept) - 1), (1, 5)):
+        monkeypatch.setattr(tuning, "MAX_EXAMPLES", most)
+        monkeypatch.setattr(tuning, "MIN_CAMPAIGNS", 5)
+        drawn, judging = trial_campaigns(data, train, 0)
+        assert len(drawn) == campaigns
+        assert set(drawn) <= set(kept)
+        assert judging.tolist() == held.tolist()
+    monkeypatch.setattr(tuning, "MAX_HELD_OUT", 2)
+    drawn, judging = trial_campaigns(data, train, 0)
+    assert len(judging) == 2
+    assert set(judging) <= set(held)
+    assert trial_campaigns(data, train, 0)[1].tolist() == judging.tolist()
 
 
-def test_what_was_chosen_is_used():
-    found = {
-        "methods": {"lr": {"chosen": {"penalty": 0.3}}},
-        "sizes": {"chosen": {"num_experts": 8, "num_critics": 3}},
-    }
-    settings = with_sizes(PAPER, found)
-    assert settings == replace(PAPER, num_experts=8, num_critics=3)
-    lr = tuned_method("lr", settings, found)
-    assert lr.settings == replace(METHODS["lr"](settings).settings, penalty=0.3)
-    assert tuned_method("metaheac", settings, found).settings == settings
-    assert with_sizes(PAPER, {}) == PAPER
-    assert tuned_method("metaheac", PAPER, {}).settings == PAPER
+def test_what_was_chosen_is_used_and_told():
+    found = {"origin": "toy", "methods": {"lr": {"chosen": {"penalty": 0.3}}}}
+    lr = tuned_method("lr", PAPER, found)
+    assert lr.settings == replace(METHODS["lr"](PAPER).settings, penalty=0.3)
+    assert tuned_method("metaheac", PAPER, found).settings == PAPER
+    assert describe(["lr"], found) == "settings tuned on: toy"
+    assert describe(["lr", "metaheac"], found) == "settings tuned on: toy; not tuned: metaheac"
+    assert describe(["metaheac"], found) == describe(["lr"], {}) == "settings not tuned"
 
 
 def test_an_interrupted_tuning_goes_on_where_it_stopped(data, fakes, tmp_path):
     names = ["lr", "metaheac"]
-    whole = tune_in(tmp_path / "whole", data, names, sizes=True)
+    whole = tune_in(tmp_path / "whole", data, names)
     trials = {name: len(fakes[name].trained) for name in names}
     for fake in fakes.values():
         fake.trained.clear()
     fakes["metaheac"].fail_after = 3
     with pytest.raises(KeyboardInterrupt):
-        tune_in(tmp_path / "part", data, names, sizes=True)
+        tune_in(tmp_path / "part", data, names)
     fakes["metaheac"].fail_after = None
-    assert tune_in(tmp_path / "part", data, names, sizes=True) == whole
+    assert tune_in(tmp_path / "part", data, names) == whole
     assert {name: len(fakes[name].trained) for name in names} == trials
 
 
 def test_a_search_goes_on_with_the_settings_it_was_begun_with(data, fakes, tmp_path, monkeypatch):
-    tune_in(tmp_path, data, ["lr"], sizes=False)
+    tune_in(tmp_path, data, ["lr"])
     fakes["lr"].register(monkeypatch, "lr", ("penalty",), width=2)
     with pytest.raises(InputError, match=r"lr.json: has other settings; start afresh"):
-        tune_in(tmp_path, data, ["lr"], sizes=False)
+        tune_in(tmp_path, data, ["lr"])
 
 
 def test_a_world_without_a_kept_tuning_has_an_empty_one(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "TUNED", tmp_path)
     assert tuning.tuned_before("tencent") == tuning.tuned_before(None) == {}
-    kept = {"methods": {"lr": {"chosen": {"penalty": 0.3}}}, "sizes": None}
+    kept = {"origin": "toy", "methods": {"lr": {"chosen": {"penalty": 0.3}}}}
     (tmp_path / "tencent.json").write_text(json.dumps(kept))
     assert tuning.tuned_before("tencent") == kept
-    assert with_sizes(PAPER, kept) == PAPER
 
 
 @pytest.mark.parametrize("path", sorted(tuning.TUNED.glob("*.json")), ids=lambda path: path.stem)
 def test_kept_tunings_are_of_methods_that_there_are_and_chose_the_best(path):
     kept = tuning.tuned_before(path.stem)
-    assert set(kept["methods"]) <= set(METHODS)
-    for one in kept["methods"].values():
+    assert kept["origin"]
+    for name, one in kept["methods"].items():
+        assert set(one["chosen"]) <= set(METHODS[name](PAPER).tuned)
         fine = [trial for trial in one["tried"] if "diverged" not in trial]
-        best = max(fine, key=lambda trial: trial["auc"])
+        best = max(fine, key=lambda trial: trial["auc"], default={"fields": one["chosen"]})
         assert one["chosen"] == best["fields"]

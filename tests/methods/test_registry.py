@@ -39,10 +39,10 @@ def test_methods_take_the_settings_given():
         assert method_named(name).settings.batch_size == PAPER.batch_size
 
 
-def test_rates_that_are_tuned_are_settings():
+def test_what_is_tuned_are_settings():
     for name in METHODS:
         method = method_named(name)
-        assert all(isinstance(getattr(method.settings, rate), float) for rate in method.tuned)
+        assert all(isinstance(getattr(method.settings, of), float | int) for of in method.tuned)
         assert method.takes_steps == (method.work[0] > 0)
 
 

@@ -59,6 +59,8 @@ BuildNetwork = Callable[[Settings], Network]
 
 #: What is tuned in a method with gradient steps in both stages.
 TUNED = ("outer_learning_rate", "online_learning_rate", "table_scale", "weight_decay")
+#: n and m, tuned in a method with several experts and critics.
+SIZES = ("num_experts", "num_critics")
 #: Judgements per epoch of the offline stage, beside the early ones (see `EarlyStop`).
 _JUDGEMENTS = 4
 #: The patience, in epochs, of models that are trained from scratch.
@@ -91,39 +93,42 @@ def mlp_network(settings: Settings) -> MLP:
 
 def metaheac(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
     """MetaHeac: Algorithm 1, then fine-tuning (paper section 3)."""
-    tuned = (*TUNED, "inner_learning_rate")
     method = _pre_trained(
         "metaheac", "MetaHeac", settings, metaheac_network, "meta", work=1, lengths=lengths
     )
-    return replace(method, tuned=tuned)
+    return replace(method, tuned=(*TUNED, "inner_learning_rate", *SIZES))
 
 
 def without_meta(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
     """MetaHeac's network with plain training offline (paper, Table 4)."""
     label = "MetaHeac w/o Meta"
-    return _pre_trained(
+    method = _pre_trained(
         "without-meta", label, settings, metaheac_network, "plain", work=1, lengths=lengths
     )
+    return replace(method, tuned=(*TUNED, *SIZES))
 
 
 def alpha_zero(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
     """The batches of the meta-step without an inner step, as a control."""
     label = "MetaHeac, alpha = 0"
-    return _pre_trained(
+    method = _pre_trained(
         "alpha-0", label, settings, metaheac_network, "batches", work=1, lengths=lengths
     )
+    return replace(method, tuned=(*TUNED, *SIZES))
 
 
 def without_hc(settings: Settings = PAPER) -> Method:
     """MetaHeac with one critic (paper, Table 4)."""
     settings, label = replace(settings, num_critics=1), "MetaHeac w/o HC (one critic)"
-    return _pre_trained("without-hc", label, settings, metaheac_network, "meta", work=1)
+    method = _pre_trained("without-hc", label, settings, metaheac_network, "meta", work=1)
+    return replace(method, tuned=(*TUNED, "inner_learning_rate", "num_experts"))
 
 
 def without_he(settings: Settings = PAPER) -> Method:
     """MetaHeac with one expert (paper, Table 4)."""
     settings, label = replace(settings, num_experts=1), "MetaHeac w/o HE (one expert)"
-    return _pre_trained("without-he", label, settings, metaheac_network, "meta", work=1 / 8)
+    method = _pre_trained("without-he", label, settings, metaheac_network, "meta", work=1 / 8)
+    return replace(method, tuned=(*TUNED, "inner_learning_rate", "num_critics"))
 
 
 def mlp_pretraining(settings: Settings = PAPER, *, lengths: bool = False) -> Method:

@@ -110,7 +110,8 @@ class Method:
       train: the offline stage.
       adapt: the online stage.
       restore: makes its scorers from saved weights; None if it adapts no network's weights.
-      tuned: names of the learning rates that are chosen on held-out training campaigns.
+      tuned: names of the settings that are chosen on held-out training campaigns, in the order of
+        the search.
       takes_steps: whether the offline stage takes gradient steps.
       log_odds: whether a score is the log-odds of converting, for users as the examples are.
       splits: whether the online stage can leave the first layer as it is, see `settings.Adapts`.

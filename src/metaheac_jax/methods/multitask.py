@@ -61,7 +61,7 @@ def mmoe(settings: Settings = PAPER) -> Method:
         ),
         adapt=build_new_head_tuning(_one_mixture),
         restore=build_restore(_one_mixture),
-        tuned=TUNED,
+        tuned=(*TUNED, "num_experts"),
         takes_steps=True,
         per_campaign=True,
         work=(4, 4),

@@ -21,6 +21,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
 from metaheac_jax.methods.fine_tuning import (
+    SIZES,
     TUNED,
     BuildNetwork,
     adapt_weights,
@@ -52,14 +53,15 @@ def seed_aware(settings: Settings = PAPER) -> Method:
     """MetaHeac with an additional input: the similarity of a user to the campaign's seeds."""
     settings = replace(settings, **_CHOSEN)
     method = _seed_method("seed-aware", "MetaHeac, seed-aware", settings, metaheac_network)
-    return replace(method, tuned=(*TUNED, "inner_learning_rate"))
+    return replace(method, tuned=(*TUNED, "inner_learning_rate", *SIZES))
 
 
 def seed_aware_alpha_zero(settings: Settings = PAPER) -> Method:
     """The same without an inner step, as a control."""
     settings = replace(settings, **_CHOSEN | {"inner_learning_rate": 0.0})
     label = "MetaHeac, seed-aware, alpha = 0"
-    return _seed_method("alpha-0-seeds", label, settings, metaheac_network)
+    method = _seed_method("alpha-0-seeds", label, settings, metaheac_network)
+    return replace(method, tuned=(*TUNED, *SIZES))
 
 
 def seed_aware_mlp(settings: Settings = PAPER) -> Method:
