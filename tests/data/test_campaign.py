@@ -91,7 +91,7 @@ def test_a_pool_smaller_than_asked_gives_all_its_users():
     ("seeds", "said"),
     [
         ([], "no seeds; give the ids of at least one user"),
-        ([1, 2, 2], "none of the 2 seeds is a user of 'toy'"),
+        ([1, 2, 2], "none of the 2 seeds is a user of toy"),
         (ids(*range(600)), "all 600 users are seeds, so no non-seeds can be drawn"),
         ([3.5], "expected whole numbers, got 3.5"),
         ([3.0, np.nan], "expected whole numbers, got nan"),
@@ -162,7 +162,7 @@ def test_several_campaigns_are_those_made_one_by_one():
 @pytest.mark.parametrize(
     ("seeds", "attributes", "said"),
     [
-        ([1, 2], ATTRIBUTES, "campaign golf: none of the 2 seeds is a user of 'toy'"),
+        ([1, 2], ATTRIBUTES, "campaign golf: none of the 2 seeds is a user of toy"),
         ([], ATTRIBUTES, "campaign golf: no seeds"),
         (ids(7), ATTRIBUTES, "campaign golf: all 1 seeds in the data are excluded"),
         ([0.5], ATTRIBUTES, "campaign golf: user ids: expected whole numbers, got 0.5"),

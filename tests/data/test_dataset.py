@@ -216,7 +216,7 @@ def test_a_recorded_campaign_has_the_users_that_the_data_has(text):
 
 
 def test_a_record_without_a_seed_in_the_data_is_refused():
-    with pytest.raises(InputError, match="campaign tea: none of its 1 seeds is a user of 'toy'"):
+    with pytest.raises(InputError, match="campaign tea: none of its 1 seeds is a user of toy"):
         text_world().recorded_campaign(record(users=(99, 5), labels=(1, 0)))
 
 
@@ -254,7 +254,7 @@ def test_a_campaign_of_data_with_whole_numbers_is_named_by_one():
     joined = DATA.with_campaigns([record("115", text=False)])
     assert joined.campaign_key.tolist() == [100, 110, 115, 120, 130]
     assert joined.campaign_key.dtype == DATA.campaign_key.dtype
-    with pytest.raises(InputError, match="campaign tea: campaigns of 'toy' have whole numbers"):
+    with pytest.raises(InputError, match="campaign tea: campaigns of toy have whole numbers"):
         DATA.with_campaigns([record("tea", text=False)])
 
 

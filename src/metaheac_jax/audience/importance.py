@@ -78,7 +78,7 @@ def field_importance(
     )
     others = drawn[~np.isin(drawn, seeds)][:NUM_COMPARED]
     if not len(others):
-        raise InputError(f"{data.name}: all users are seeds; use a larger pool")
+        raise InputError(f"{data.where}: all users are seeds; use a larger pool")
     users = np.asarray(data.user_rows[np.concatenate([held_out.users, others])])
     num_held, fields = len(held_out.users), data.schema.user
 

@@ -183,7 +183,7 @@ def check_campaigns(
     once = chosen.ndim == 1 and len(np.unique(chosen)) == len(chosen) > 0
     if not once or chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= len(counts):
         raise InputError(
-            f"{dataset.name}: campaigns: expected one index or more from 0 to {len(counts) - 1}, "
+            f"{dataset.where}: campaigns: expected one index or more from 0 to {len(counts) - 1}, "
             "each once"
         )
     for campaign in chosen:

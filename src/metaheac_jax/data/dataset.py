@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -145,6 +146,7 @@ class Dataset:
       one_row_per_user: whether a user has one row, and an id of their own. Otherwise no audience
         can be drawn from the data.
       digest: of the manifest that it was opened from; None if it was made in memory.
+      folder: that it was opened from, likewise.
     """
 
     name: str
@@ -159,6 +161,12 @@ class Dataset:
     sensitive: Mapping[str, SensitiveField] = field(default_factory=dict)
     one_row_per_user: bool = True
     digest: str | None = None
+    folder: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """For messages: the folder that it was opened from, or its name."""
+        return self.name if self.folder is None else str(self.folder)
 
     @property
     def num_rows(self) -> int:
@@ -269,7 +277,7 @@ class Dataset:
             raise self._wrong(column, f"a code is not in 0 to {len(values)}")
 
     def _wrong(self, column: str, what: str) -> InputError:
-        return InputError(f"{self.name}: {column}: {what}")
+        return InputError(f"{self.where}: {column}: {what}")
 
     def campaign(self, index: int) -> Campaign:
         """An existing campaign with its stage-1 examples: what it is customised on.
@@ -279,7 +287,7 @@ class Dataset:
         """
         if not 0 <= index < self.num_campaigns:
             raise InputError(
-                f"{self.name}: no campaign {index}, expected an index from 0 to "
+                f"{self.where}: no campaign {index}, expected an index from 0 to "
                 f"{self.num_campaigns - 1}"
             )
         of = self.stage1.of(index)
@@ -416,7 +424,7 @@ class Dataset:
         known = found[found >= 0]
         if not len(known):
             raise InputError(
-                f"{label}: none of the {len(found)} seeds is a user of {self.name!r}; "
+                f"{label}: none of the {len(found)} seeds is a user of {self.where}; "
                 "check that the ids are those of the prepared users"
             )
         users = known[~np.isin(known, excluded)]
@@ -457,7 +465,7 @@ class Dataset:
         if not (found & seed).any():
             raise InputError(
                 f"campaign {record.name}: none of its {seed.sum()} seeds is a user of "
-                f"{self.name!r}; check that the ids are those of the prepared users"
+                f"{self.where}; check that the ids are those of the prepared users"
             )
         rows = self.vocabulary.encode_attributes(self.schema, record.attributes)
         pairs = zip(rows, self.schema.campaign, strict=True)
@@ -519,7 +527,7 @@ class Dataset:
             return name.encode()
         if not re.fullmatch(r"-?[0-9]{1,18}", name):
             raise InputError(
-                f"campaign {name}: campaigns of {self.name!r} have whole numbers as ids; give its "
+                f"campaign {name}: campaigns of {self.where} have whole numbers as ids; give its "
                 "folder such a number as its name"
             )
         return int(name)

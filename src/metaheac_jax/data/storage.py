@@ -130,6 +130,7 @@ def _open(directory: Path, verify: bool, progress: Progress) -> Dataset:
         },
         one_row_per_user=manifest.get("one_row_per_user", True),
         digest=manifest["digest"],
+        folder=directory,
     )
 
 

@@ -50,7 +50,7 @@ def hold_out_campaigns(
     count = max(MIN_CAMPAIGNS, math.ceil(fraction * len(campaigns)))
     if len(able) < count or len(campaigns) <= count:
         raise InputError(
-            f"{data.name}: {count} campaigns are held out, each with two seeds and two "
+            f"{data.where}: {count} campaigns are held out, each with two seeds and two "
             f"non-seeds, and {len(able)} of {len(campaigns)} campaigns have them; add campaigns, "
             "or train for a fixed number of epochs"
         )

@@ -157,7 +157,7 @@ class Method:
         check_campaigns(data, campaigns)
         if self.takes_steps and len(campaigns) < self.settings.campaigns_per_step:
             raise InputError(
-                f"{data.name}: {len(campaigns)} training campaigns, but a meta-step takes "
+                f"{data.where}: {len(campaigns)} training campaigns, but a meta-step takes "
                 f"{self.settings.campaigns_per_step}; add campaigns"
             )
 
@@ -181,7 +181,7 @@ class Method:
             data.vocabulary.sizes
         ):
             raise InputError(
-                f"{data.name}: lacks values that the model knows; prepare it with --extends"
+                f"{data.where}: lacks values that the model knows; prepare it with --extends"
             )
 
     def fit(
