@@ -128,6 +128,20 @@ class Origin(NamedTuple):
     digest: str
 
 
+class AddedCampaign(NamedTuple):
+    """A campaign that a general model was trained on and that its data set lacks.
+
+    Attributes:
+      name: its id.
+      digest: of the manifest of its folder.
+      attributes: a raw value for each campaign field.
+    """
+
+    name: str
+    digest: str
+    attributes: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class General:
     """A general model: what a method has learned from many campaigns, and of which fields.
@@ -144,6 +158,7 @@ class General:
       judgements: on held-out campaigns, in the order of steps; the state is that of the highest
         AUC. Empty where training had no early stopping.
       held_out: ids of the campaigns that were held out of training, to tell when to stop.
+      added: campaigns among these two from folders (`metaheac fit --with`).
       origin: None if it was not loaded.
       parent: digest of the model that training went on from; None if there was none on disk.
       data_digest: of the data set's manifest; None if the data was not opened from disk.
@@ -162,6 +177,7 @@ class General:
     seed: int
     judgements: tuple[Judged, ...] = ()
     held_out: tuple[int | str, ...] = ()
+    added: tuple[AddedCampaign, ...] = ()
     origin: Origin | None = None
     parent: str | None = None
     data_digest: str | None = None
@@ -175,7 +191,7 @@ class General:
         """
         if data.schema != self.schema:
             raise InputError(
-                f"{data.name}: of another schema than the model, first in "
+                f"{data.where}: of another schema than the model, first in "
                 f"{data.schema.first_difference(self.schema)!r}; use data that was prepared with "
                 "the model's schema"
             )
@@ -186,8 +202,8 @@ class General:
                 if all(np.isin(a, b).all() for a, b in zip(own, other, strict=True)):
                     remedy = "train the model on this data first, with metaheac fit --from"
                 raise InputError(
-                    f"{data.name}: field {field.name!r} has other values than in the model's data; "
-                    f"{remedy}"
+                    f"{data.where}: field {field.name!r} has other values than in the model's "
+                    f"data; {remedy}"
                 )
 
 
@@ -200,12 +216,14 @@ class Customised:
       campaign: the campaign.
       seed_ids: user ids of its seeds, as the data has them.
       scorer: scores users for it.
+      excluded_ids: user ids of who may be in none of its audiences, for example who opted out.
     """
 
     general: General
     campaign: Campaign
     seed_ids: np.ndarray
     scorer: Scorer
+    excluded_ids: np.ndarray | tuple[()] = ()
 
     @property
     def adapted(self) -> AdaptedWeights:
@@ -221,6 +239,18 @@ class Customised:
                 "use a method that does, such as 'metaheac'"
             )
         return adapted
+
+    @property
+    def is_general(self) -> bool:
+        """Whether its weights are the general model's, to which early stopping went back."""
+        if not isinstance(getattr(self.scorer, "adapted", None), AdaptedWeights):
+            return False
+        general, (network, rows, values) = self.general.state, self.adapted
+        known, own = flatten_dict(general["network"]), flatten_dict(network)
+        real = rows < len(general["table"])
+        pairs = [(known.get(path), leaf) for path, leaf in own.items()]
+        pairs.append((general["table"][rows[real]], np.asarray(values)[real]))
+        return all(a is not None and np.array_equal(a, b) for a, b in pairs)
 
     def score(self, users: UserRows) -> np.ndarray:
         """(P, S) table rows of users -> (P,) scores, higher for more likely converts.
@@ -277,6 +307,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
             "seed": general.seed,
             "judgements": general.judgements,
             "held_out": general.held_out,
+            "added": [campaign._asdict() for campaign in general.added],
             "parent": general.parent,
             "data_digest": general.data_digest,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
@@ -318,6 +349,7 @@ def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
         seed=body["seed"],
         judgements=tuple(Judged(*line) for line in body["judgements"]),
         held_out=tuple(body["held_out"]),
+        added=tuple(AddedCampaign(**campaign) for campaign in body.get("added", ())),
         origin=Origin(folder.resolve(), body["digest"]),
         parent=body["parent"],
         data_digest=body["data_digest"],

@@ -19,6 +19,7 @@ from metaheac_jax.audience.campaign_folder import (
     save_customised,
     update,
 )
+from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, method_named, method_of
@@ -214,6 +215,7 @@ def test_a_campaign_has_these_files(made):
         "adapted/values.npy",
         "campaign.json",
         "examples.parquet",
+        "excluded.parquet",
         "feedback.parquet",
     ]
     assert len(files) > 10
@@ -259,7 +261,7 @@ def test_feedback_changes_who_is_a_seed_and_no_score(campaign, made):
     seed = 5
     told = feedback(non_seed, 3, not_converted=[seed, int(model.campaign.users[-2]), 9])
     saved = add_feedback(folder, told)
-    assert saved.learned == (0, 0)
+    assert saved.learned == (0, 0, 0)
     loaded = load_customised(folder, general, DATA)
     np.testing.assert_array_equal(scores(loaded), scores(model))
     assert set(loaded.campaign.seeds.tolist()) == {5, 17, 80, 99, 3, non_seed}
@@ -287,12 +289,49 @@ def test_neither_order_nor_repetition_of_feedback_and_updates_matters(made, tmp_
             if name == "two":
                 update(tmp_path / name / "tea", general, DATA)
     last = [update(tmp_path / name / "tea", general, DATA) for name in plans]
-    assert last[0].learned == last[1].learned == (7, 3)
+    assert last[0].learned == last[1].learned == (7, 3, 0)
     again = update(tmp_path / "one" / "tea", general, DATA)
     one, two, three = (scores(saved.customised(general, DATA)) for saved in (*last, again))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
     assert np.abs(one - scores(model)).max() > 1e-4
+
+
+def test_who_is_excluded_stays_out_of_all_that_follows(campaign, tmp_path):
+    """Neither learned from, with or without feedback, nor in an audience, nor in later training."""
+    folder, general = campaign
+    save_customised(
+        replace(customised(general), excluded_ids=DATA.user_key[[40, 41]]), DATA, folder
+    )
+    add_feedback(folder, feedback(1, 40, not_converted=[41, 42]))
+    excluded = {5, 40, 41, 42}  # 5 is a seed, 42 has feedback
+    saved = update(folder, general, DATA, exclude=DATA.user_key[[5, 42, 42]])
+    assert saved.learned == (4, 2, 4)
+    assert saved.is_up_to_date(general)
+    assert read_campaign(folder).excluded.tolist() == sorted(DATA.user_key[sorted(excluded)])
+    model = load_customised(folder, general, DATA)
+    assert set(model.campaign.seeds.tolist()) == {17, 80, 99, 1}
+    assert not excluded & set(model.campaign.users.tolist())
+    joined = DATA.with_campaigns([replace(saved.examples, name="7")])
+    assert not excluded & set(joined.campaign(0).users.tolist())
+    for include_seeds, left in ((False, {17, 80, 99, 1} | excluded), (True, excluded)):
+        audience = expand(model, DATA, size=150, include_seeds=include_seeds)
+        users = set(DATA.find_users(audience.user_ids.tolist()).tolist())
+        assert users == set(range(150)) - left
+        assert audience.num_candidates == len(users)
+
+
+def test_a_model_that_is_still_the_general_one_says_so(made):
+    _, general, model = made
+    assert not model.is_general
+    method = method_of(general).with_settings(online_epochs=0)
+    for adapts in ("all", "heads"):
+        [kept] = method.with_settings(online_adapts=adapts).customise(
+            general, DATA, [model.campaign]
+        )
+        assert kept.is_general
+    cosine = method_named("cosine", TINY)
+    assert not cosine.customise(cosine.fit(DATA), DATA, [model.campaign])[0].is_general
 
 
 def test_an_update_is_the_general_model_customised_to_all_examples(campaign):

@@ -1,10 +1,14 @@
 """Held-out seeds: a fifth, unseen by the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from fixed_scores import ATTRIBUTES, DATA, held_out
+from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out
 
+from metaheac_jax.audience.held_out import seen_in_training
 from metaheac_jax.errors import InputError
+from metaheac_jax.model import AddedCampaign
 
 
 def tokens(users):
@@ -25,6 +29,36 @@ def test_the_model_does_not_see_them():
 def test_they_depend_on_the_seed():
     first, again, other = (set(held_out(tokens, seed=seed).users) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_a_campaign_that_the_model_was_trained_on_is_told():
+    """By its name, or by its attributes with a tenth of its seeds."""
+    general = fixed_method(tokens).fit(DATA, campaigns=[0, 1])
+    first, third = DATA.campaign(0), DATA.campaign(2)
+    others = np.setdiff1d(np.arange(DATA.num_users), first.users)
+
+    def said(campaign, general=general):
+        return seen_in_training(general, DATA, replace(campaign, key="tea"))
+
+    why = "trained on campaign 100, which has the same attributes and 1 of these seeds; what "
+    assert why in said(with_seeds(first, [first.seeds[0], *others[:9]]))
+    assert said(with_seeds(first, [first.seeds[0], *others[:10]])) is None
+    assert said(with_seeds(third, first.seeds)) is None
+    assert said(third) is None
+    held_out = replace(general, campaigns=(110,), held_out=(100,))
+    assert "trained on campaign 100, " in said(first, held_out)
+    named = replace(general, campaigns=(110, "tea"))
+    assert "trained on campaign tea, which has the same name; what " in said(third, named)
+    values = dict(zip(("advertiser", "category"), [2, 1], strict=True))
+    added = replace(general, added=(AddedCampaign("golf", "", values),))
+    new = DATA.new_campaign(DATA.user_key[:5], values)
+    assert "trained on campaign golf, which has the same attributes; " in said(new, added)
+    assert said(DATA.new_campaign(DATA.user_key[:5], {**values, "category": 0}), added) is None
+
+
+def with_seeds(campaign, users):
+    """The campaign with these seeds and no non-seeds."""
+    return replace(campaign, users=np.array(users, np.int32), labels=np.ones(len(users), np.int8))
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def test_it_is_what_the_library_finds():
     assert (report.size, report.num_candidates, report.num_users) == (150, 300, 400)
     assert report.edge == audience.scores[-1]
     assert (report.title, report.data) == ("June", "toy")
+    assert (report.base_rate, report.seen) == (0.3, None)
 
 
 def test_too_few_seeds_to_hold_any_out():

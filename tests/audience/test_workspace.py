@@ -72,7 +72,7 @@ def test_sizes_and_times_are_those_of_the_files(made):
 
 def test_a_campaign_names_its_model_and_that_its_data(made):
     items = by_name(made)
-    assert items["campaigns/tea"].parents == (items["models/june"].digest,)
+    assert items["campaigns/tea"].parents == (("", items["models/june"].digest),)
     assert load(made / "models" / "june").origin.digest == items["models/june"].digest
     table = items_table(find_items(made), made)
     cells = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}

@@ -96,7 +96,7 @@ def test_options_that_make_no_sense(options, tmp_path, capsys, changed, words):
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [
-        ([1, 2], "none of the 2 seeds is a user of 'toy'"),
+        ([1, 2], "seeds: new campaign: none of the 2 seeds is a user of "),
         ([*SEEDS[:99], 1, 2], "seeds: 99 of 101 seeds are users of the data, fewer than --least-"),
         ([*SEEDS[:99], SEEDS[0]], "seeds: 99 of 100 seeds"),
         (DATA.user_key, "all 200 users are seeds"),
@@ -157,6 +157,37 @@ def test_bands_follow_each_other(options, tmp_path, capsys):
     assert rows_of(whole) == rows_of(first) + rows_of(second)
     assert [row["rank"] for row in rows_of(second)] == ["5", "6", "7", "8", "9", "10"]
     assert "ranks 5 and below, 6 users of 200 candidates\n" in capsys.readouterr().out
+
+
+def test_what_an_audience_cannot_be_is_said(options, tmp_path, capsys):
+    """Larger than the pool; of seeds that are nearly all; of a campaign that was trained on."""
+    (tmp_path / "seeds").write_text("\n".join(map(str, DATA.user_key[:190])))
+    succeeds(main, "expand", *words_of({**options, "--size": 11}))
+    printed = capsys.readouterr().out
+    assert "note: 11 users are wanted, and there are 10 candidates\n" in printed
+    assert "note: there are only 10 other users to tell 190 seeds from; use a larger" in printed
+    assert "audience.csv: 10 users of 10 candidates\n" in printed
+    assert "the general model was trained on" not in printed
+
+    own = DATA.campaign(1)
+    values = (
+        field[row - first]
+        for field, row, first in zip(
+            DATA.vocabulary.values[3:], own.rows, DATA.vocabulary.offsets[3:], strict=True
+        )
+    )
+    attributes = dict(zip(("advertiser", "category"), map(int, values), strict=True))
+    (tmp_path / "attributes").write_text(json.dumps(attributes))
+    seeds = [*DATA.user_key[own.seeds], *np.setdiff1d(DATA.user_key, DATA.user_key[own.users])]
+    (tmp_path / "seeds").write_text("\n".join(map(str, seeds[:60])))
+    more = {"--probability": "", "--least-seeds": 50, "--size": 10}
+    succeeds(main, "expand", *words_of({**options, **more}))
+    printed = capsys.readouterr().out
+    assert "there are only" not in printed
+    note = f"which has the same attributes and {len(own.seeds)} of these seeds"
+    assert f"note: the general model was trained on campaign {own.key}, {note}; what " in printed
+    record = json.loads((tmp_path / "audience.csv.json").read_text())
+    assert any(note in entry for entry in record["notes"])
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -295,7 +326,8 @@ def test_a_report_of_the_audience(options, tmp_path):
     (tmp_path / "audience.csv").rename(tmp_path / "may.csv")
     more = {"--size": 60, "--report": "report.html", "--compare": "may.csv", "--base-rate": 0.2}
     succeeds(main, "expand", *words_of({**options, **more}))
-    assert contents(tmp_path) == {"seeds", "attributes", "may.csv", "audience.csv", "report.html"}
+    files = {"may.csv", "audience.csv", "audience.csv.json", "report.html"}
+    assert contents(tmp_path) == {"seeds", "attributes", *files}
     page = (tmp_path / "report.html").read_text()
     assert "<h1>Audience audience.csv</h1>" in page
     assert page.count("<table>") == 5  # the data has no sensitive field

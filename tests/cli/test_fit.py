@@ -1,5 +1,6 @@
 """`metaheac fit`: where it may write, and how an interrupted training goes on."""
 
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.methods import fine_tuning, method_named
 from metaheac_jax.methods.method import steps_of
 from metaheac_jax.model import load
+from metaheac_jax.settings import SETTINGS
 from metaheac_jax.training.checkpoint import Checkpoints
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
@@ -97,6 +99,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
     assert all_bytes(part) == all_bytes(whole)
 
 
+def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, monkeypatch):
+    settings = replace(SETTINGS["paper"], offline_patience=1)
+    monkeypatch.setitem(SETTINGS, "paper", settings)
+    succeeds(main, "fit", data, tmp_path / "model", "--method", "mlp-pretraining")
+    printed = capsys.readouterr().out
+    assert re.search(r"trained on 3 campaigns of toy; AUC \S+ on 3 more, held out to tell", printed)
+    assert len(load(tmp_path / "model").held_out) == 3
+
+
 def test_a_second_training_of_a_model_is_refused(data, tmp_path, capsys, writers):
     out = tmp_path / "deep" / "model"
     with writers.of(out) as process:
@@ -148,7 +159,7 @@ def one_class(data: Dataset) -> Dataset:
     ("data", "words"),
     [
         (one_class(DATA), "campaign 110: stage 1 has 60 seeds among 60 examples"),
-        (dataset(users=60, campaigns=1, per_campaign=60, pool=40), "toy: 1 training campaigns, "),
+        (dataset(users=60, campaigns=1, per_campaign=60, pool=40), "data: 1 training campaigns, "),
     ],
 )
 def test_data_that_cannot_be_trained_on_leave_nothing(tmp_path, capsys, data, words):

@@ -116,7 +116,7 @@ def test_an_audience_is_the_librarys(made, tmp_path, capsys):
     assert line in printed
     assert "note: with fewer than 1,000 seeds an audience is less reliable" in printed
     assert f"{out}: 50 users of {USERS - len(seeds):,} candidates\n" in printed
-    assert contents(tmp_path) == {"audience.csv"}
+    assert contents(tmp_path) == {"audience.csv", "audience.csv.json"}
 
 
 def test_seeds_can_be_included_and_users_excluded(made, tmp_path):

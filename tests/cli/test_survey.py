@@ -23,7 +23,11 @@ def folder(tmp_path_factory):
 
 def test_from_a_survey_to_an_audience(folder, capsys):
     schema, data, model = folder / "schema.json", folder / "data", folder / "model"
-    succeeds(main, "prepare", SURVEY, "--infer", schema)
+    schema.write_text("mine")
+    words = (f"--infer: {schema} exists; give --overwrite to replace it",)
+    refuses(capsys, main, "prepare", SURVEY, "--infer", schema, words=words)
+    assert schema.read_text() == "mine"
+    succeeds(main, "prepare", SURVEY, "--infer", schema, "--overwrite")
     words = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
     assert words in capsys.readouterr().out
     refuses(capsys, main, "prepare", SURVEY, data, "--schema", schema, words=("has no 'campaign'",))

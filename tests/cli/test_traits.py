@@ -58,6 +58,12 @@ def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, caps
         (("--attributes", "x"), "traits: give --model and --attributes together"),
     ):
         refuses(capsys, main, *words, *options, words=(message,))
+    (tmp_path / "nobody.csv").write_text("user_id\n1000001\n")
+    nobody = "nobody.csv: none of its 1 ids is a user of "
+    for place in (1, words.index("--seeds") + 1):
+        asked = [*words[:place], "nobody.csv", *words[place + 1 :]]
+        refuses(capsys, main, *asked, words=(nobody, toy_campaign.data))
+    (tmp_path / "nobody.csv").unlink()
     words[1] = toy_campaign.seeds
     message = f"{toy_campaign.seeds}: not the file of an audience, with a column user_id"
     refuses(capsys, main, *words, words=(message,))

@@ -1,6 +1,7 @@
 """From a world's tables to a second audience that is better than the first, by the commands."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,8 +16,10 @@ from commands import contents, refuses, succeeds, tiny_settings
 
 from experiments.examples.exported_scorer import ExportedScorer
 from metaheac_jax.audience.campaign_folder import read_campaign
+from metaheac_jax.audience.workspace import find_items
 from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
+from metaheac_jax.cli.status import items_table
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.model import load
 
@@ -110,7 +113,7 @@ def test_the_way_to_a_second_audience(made, tmp_path, capsys):
         assert len(users[0]) == len(users[1]) == 200
         assert users[0] != users[1]
         saved = read_campaign(campaign)
-        assert saved.learned == (200, len(converts))
+        assert saved.learned == (200, len(converts), 0)
 
         capsys.readouterr()
         succeeds(main, "feedback", campaign, told, told)
@@ -131,15 +134,7 @@ def test_a_curve_shows_which_size_to_take(made, tmp_path):
 
 
 def test_many_campaigns_may_share_the_first_layer(made, tmp_path, capsys):
-    entries = [
-        {
-            "name": name,
-            "seeds": str(made.world / "new" / name / "seeds.csv"),
-            "attributes": json.loads((made.world / "new" / name / "attributes.json").read_text()),
-        }
-        for name in made.names[:2]
-    ]
-    (tmp_path / "list").write_text("\n".join(map(json.dumps, entries)))
+    list_of(made, tmp_path / "list", made.names[:2])
     audiences = []
     for adapts in ("all", "heads"):
         out = tmp_path / adapts
@@ -202,20 +197,110 @@ def test_workers_of_ray_find_the_audience_of_expand(made, tmp_path):
         assert same[0] == pytest.approx(same[1], **near)
 
 
-def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path):
+def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path, capsys):
     options = ("--with", *made.campaigns, "--method", "cosine")
     succeeds(main, "fit", made.data, tmp_path / "next", *options)
     old = [key.decode() for key in open_dataset(made.data).campaign_key]
-    assert load(tmp_path / "next").campaigns == tuple(sorted([*old, *made.names[:2]]))
+    general = load(tmp_path / "next")
+    assert general.campaigns == tuple(sorted([*old, *made.names[:2]]))
+    saved = [read_campaign(campaign) for campaign in made.campaigns]
+    assert [own.digest for own in general.added] == [own.digest for own in saved]
+    attributes = json.loads((made.world / "new" / made.names[0] / "attributes.json").read_text())
+    assert general.added[0][::2] == (made.names[0], attributes)
 
-
-def test_status_shows_where_all_came_from(made, capsys):
+    brief = made.world / "new" / made.names[0]
+    options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
     capsys.readouterr()
-    succeeds(main, "status", made.folder)
+    succeeds(main, "curve", tmp_path / "next", "--data", made.data, *options)
+    note = f"trained on campaign {made.names[0]}, which has the same attributes; what held-out"
+    assert note in capsys.readouterr().out
+
+
+def test_status_shows_where_all_came_from(made, tmp_path, capsys):
+    """Of audiences too, and of what has changed since."""
+    work = tmp_path / "work"
+    for name in ("data", "model"):
+        shutil.copytree(made.folder / name, work / name)
+    shutil.copytree(made.campaigns[0], work / "tea")
+    manifest = json.loads((work / "tea" / "campaign.json").read_text())
+    assert manifest["model"] == "../../model"
+    shutil.move(work / "tea", work / "campaigns" / "tea")
+    tea, data = work / "campaigns" / "tea", ("--data", work / "data")
+    succeeds(main, "expand", tea, *data, "--size", 5, "--out", work / "one.csv")
+    succeeds(main, "expand", tea, *data, "--size", 6, "--out", work / "two.parquet")
+    (work / "two.parquet").write_bytes((work / "one.csv").read_bytes())
+    (work / "two.parquet").rename(work / "two.csv")
+    succeeds(main, "fit", work / "data", work / "next", "--method", "cosine", "--with", tea)
+    list_of(made, work / "list", made.names[:1])
+    options = ("--campaigns", work / "list", "--size", 5, "--out", work / "many")
+    succeeds(main, "expand", work / "next", *data, *options)
+
+    def made_from():
+        table = items_table(find_items(work), work)
+        place = table.header.index("made from")
+        return {row[0]: row[place] for row in table.rows}
+
+    expected = {
+        "campaigns/tea": "model",
+        "data": "",
+        "model": "data",
+        "next": "data, campaigns/tea",
+        "one.csv": "campaigns/tea, model, data",
+        f"many/{made.names[0]}.csv": "next, data",
+        "two.csv": "",
+    }
+    assert made_from() == expected
+    told = tmp_path / "told.csv"
+    told.write_text("user_id,converted\nu1,1\n")
+    succeeds(main, "feedback", tea, told)
+    changed = {
+        "next": "data, tea (changed or gone)",
+        "one.csv": "tea (changed or gone), model, data",
+    }
+    assert made_from() == expected | changed
+    capsys.readouterr()
+    succeeds(main, "status", work)
     printed = capsys.readouterr().out
-    for word in ("data set", "4,000 users", "metaheac, k = 4", f"campaigns/{made.names[0]}"):
+    for word in ("data set", "4,000 users", "metaheac, k = 4", "campaigns/tea", "changed or gone"):
         assert word in printed
     assert "damaged" not in printed
+
+
+def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
+    brief, data = made.world / "new" / made.names[0], ("--data", made.data)
+    options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
+    tea, out, first = tmp_path / "tea", tmp_path / "out.csv", tmp_path / "first.csv"
+    users = pl.read_parquet(made.world / "users.parquet")["user_id"].to_list()
+    seeds = pl.read_csv(brief / "seeds.csv")["user_id"].to_list()
+    users = sorted(set(users) - set(seeds))[:5]
+    out.write_text("\n".join(["user_id", *users[:3], seeds[0]]))
+    succeeds(main, "customise", made.model, *data, *options, "--out", tea, "--exclude", out)
+    assert "(100%), 1 of these excluded\nnote: with fewer than 1,000" in capsys.readouterr().out
+    succeeds(main, "expand", tea, *data, "--size", 50, "--out", first)
+    assert not {*users[:3], *seeds} & set(pl.read_csv(first)["user_id"])
+    out.write_text("\n".join(["user_id", *users[3:5], seeds[1]]))
+    words = (f"--exclude: {tea} was customised to users who are to be left out; metaheac update",)
+    options = ("--size", 50, "--out", first, "--exclude", out)
+    refuses(capsys, main, "expand", tea, *data, *options, words=words)
+    succeeds(main, "update", tea, *data, "--exclude", out)
+    assert f"{tea}: 7 users are excluded; nothing is learned" in capsys.readouterr().out
+    succeeds(main, "expand", tea, *data, "--size", 4000, "--include-seeds", "--out", first)
+    assert len(pl.read_csv(first)) == 4000 - 7
+    words = ("feedback: give the files that say who was shown it and who converted",)
+    refuses(capsys, main, "feedback", tea, words=words)
+
+
+def list_of(made, path, names):
+    """Writes a list of campaigns."""
+    entries = [
+        {
+            "name": name,
+            "seeds": str(made.world / "new" / name / "seeds.csv"),
+            "attributes": json.loads((made.world / "new" / name / "attributes.json").read_text()),
+        }
+        for name in names
+    ]
+    path.write_text("\n".join(map(json.dumps, entries)))
 
 
 # What is refused --------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
     campaign.json       the campaign's attributes, the general model, versions, checksums
     examples.parquet    user_id, label: seeds (1) and non-seeds (0)
     feedback.parquet    user_id, converted: who was shown the campaign, 1 for who converted
+    excluded.parquet    user_id: who is neither learned from nor in an audience, such as opt-outs
     adapted/            arrays: what differs from the general model
 
 The general model stays in its own folder; both are needed to score.
 
-Axes: n examples of a campaign, F users with feedback, U rows that adapting touched.
+Axes: n examples of a campaign, F users with feedback, X excluded users, U rows that adapting
+touched.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +46,20 @@ MANIFEST = "campaign.json"
 _REMEDY = "give the folder that `metaheac customise` has written"
 
 
+class Counts(NamedTuple):
+    """Numbers of users. They only grow, so equal numbers are equal users.
+
+    Attributes:
+      shown: with feedback.
+      converted: of these.
+      excluded: left out of what is learned.
+    """
+
+    shown: int
+    converted: int
+    excluded: int
+
+
 @dataclass(frozen=True)
 class SavedCampaign:
     """What a campaign folder holds.
@@ -52,20 +69,34 @@ class SavedCampaign:
       feedback: on all of its audiences.
       adapted: what differs from the general model.
       origin: the general model's folder and digest.
-      learned: what the weights were learned from: numbers of users with feedback, and of those who
-        converted. Feedback only grows, so equal numbers are equal feedback.
+      excluded: (X,) int64 or UTF-8 bytes, ascending and distinct: ids of users who are left out of
+        what is learned and of audiences.
+      learned: what the weights were learned from.
+      digest: of the manifest that it was read from; None for one that was not.
     """
 
     record: CampaignRecord
     feedback: Feedback
     adapted: AdaptedWeights
     origin: Origin
-    learned: tuple[int, int] = (0, 0)
+    excluded: np.ndarray
+    learned: Counts
+    digest: str | None = None
 
     @property
     def examples(self) -> CampaignRecord:
-        """The campaign with the users with feedback among its examples."""
-        return self.record.with_feedback(self.feedback)
+        """The campaign with the users with feedback among its examples, without the excluded."""
+        return self.record.with_feedback(self.feedback).without(self.excluded)
+
+    @property
+    def known(self) -> Counts:
+        """What the weights would be learned from now."""
+        converted = int(self.feedback.converted.sum())
+        return Counts(len(self.feedback), converted, len(self.excluded))
+
+    def with_excluded(self, user_ids: np.ndarray) -> SavedCampaign:
+        """The campaign with more excluded users."""
+        return replace(self, excluded=np.union1d(self.excluded, user_ids))
 
     def is_of(self, general: General) -> bool:
         """Whether the weights were adapted from this general model."""
@@ -73,7 +104,7 @@ class SavedCampaign:
 
     def is_up_to_date(self, general: General) -> bool:
         """Whether `update` would learn from nothing new."""
-        return self.is_of(general) and self.learned == _counts(self.feedback)
+        return self.is_of(general) and self.learned == self.known
 
     def customised(self, general: General, data: Dataset) -> Customised:
         """The customised model; users of the campaign who are not in the data are left out.
@@ -94,7 +125,8 @@ class SavedCampaign:
         if method.restore is None:
             raise InputError(f"campaign {self.record.name}: {method.name!r} cannot be saved")
         scorer = method.restore(run, general.state, campaign, self.adapted)
-        return Customised(general, campaign, examples.user_ids[examples.labels == 1], scorer)
+        seed_ids = examples.user_ids[examples.labels == 1]
+        return Customised(general, campaign, seed_ids, scorer, self.excluded)
 
 
 def save_customised(
@@ -102,7 +134,8 @@ def save_customised(
 ) -> None:
     """Writes a customised model into a campaign folder, whole or not at all.
 
-    An existing campaign folder is replaced. The folder's name is the campaign's.
+    An existing campaign folder is replaced. The folder's name is the campaign's. Who is excluded
+    from the model's audiences stays excluded from all that is learned later.
 
     Args:
       model: of a campaign from `Dataset.new_campaign`, and of a general model that was loaded.
@@ -126,15 +159,17 @@ def save_customised(
         )
     ids = np.asarray(data.user_key[campaign.users])
     if not np.array_equal(ids[campaign.labels == 1], model.seed_ids):
-        raise InputError(f"{data.name}: not the data that {campaign.name} was customised on")
+        raise InputError(f"{data.where}: not the data that {campaign.name} was customised on")
     attributes = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in campaign.attributes.items()
     }
     record = CampaignRecord(_name(directory), attributes, ids, campaign.labels)
     feedback = Feedback.of(ids[:0], np.empty(0, bool))
-    kept = _changed(adapted, general)
-    write_campaign(SavedCampaign(record, feedback, kept, general.origin), directory, progress)
+    excluded = np.unique(data.checked_ids(model.excluded_ids))
+    kept, learned = _changed(adapted, general), Counts(0, 0, len(excluded))
+    saved = SavedCampaign(record, feedback, kept, general.origin, excluded, learned)
+    write_campaign(saved, directory, progress)
 
 
 def load_customised(
@@ -169,6 +204,7 @@ def update(
     general: General,
     data: Dataset,
     *,
+    exclude: Any = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> SavedCampaign:
@@ -183,6 +219,7 @@ def update(
       directory: the campaign folder.
       general: the general model.
       data: has the campaign's users; those it does not have are left out.
+      exclude: ids of more users who are left out from now on.
       seed: of held-out examples and minibatches.
       progress: receives the progress of customising.
 
@@ -197,6 +234,7 @@ def update(
         saved = read_campaign(directory, progress=progress)
         if general.origin is None:
             raise InputError("the general model is in no folder; give one from `load`")
+        saved = saved.with_excluded(data.checked_ids(exclude))
         campaign = data.recorded_campaign(saved.examples)
         [model] = method_of(general).customise(
             general, data, [campaign], seed=seed, progress=progress
@@ -205,7 +243,7 @@ def update(
             saved,
             adapted=_changed(model.adapted, general),
             origin=general.origin,
-            learned=_counts(saved.feedback),
+            learned=saved.known,
         )
         write_campaign(saved, directory, progress)
     return saved
@@ -228,8 +266,8 @@ def read_campaign(directory: Path | str, *, progress: Progress = silent) -> Save
 
 def _read(folder: Path, progress: Progress) -> SavedCampaign:
     body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=_REMEDY, progress=progress)
-    examples, feedback = (
-        pl.read_parquet(folder / f"{n}.parquet") for n in ("examples", "feedback")
+    examples, feedback, excluded = (
+        pl.read_parquet(folder / f"{n}.parquet") for n in ("examples", "feedback", "excluded")
     )
     adapted = read_arrays(folder, body["files"])["adapted"]
     return SavedCampaign(
@@ -248,7 +286,9 @@ def _read(folder: Path, progress: Progress) -> SavedCampaign:
             jnp.asarray(adapted["values"]),
         ),
         origin=Origin((folder / body["model"]).resolve(), body["model_digest"]),
-        learned=(body["learned"]["shown"], body["learned"]["converted"]),
+        excluded=_from_column(excluded["user_id"]),
+        learned=Counts(**body["learned"]),
+        digest=body["digest"],
     )
 
 
@@ -268,6 +308,7 @@ def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progre
                 "user_id": _as_column(feedback.user_ids),
                 "converted": feedback.converted.astype(np.int8),
             },
+            "excluded": {"user_id": _as_column(saved.excluded)},
         }
         for name, columns in tables.items():
             files.append(folder / f"{name}.parquet")
@@ -278,8 +319,8 @@ def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progre
             "model": os.path.relpath(saved.origin.folder, target),
             "model_digest": saved.origin.digest,
             "seeds": int((record.labels == 1).sum()),
-            "feedback": _as_dict(_counts(feedback)),
-            "learned": _as_dict(saved.learned),
+            "known": saved.known._asdict(),
+            "learned": saved.learned._asdict(),
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
         }
         seal(folder, MANIFEST, content, files, progress=progress)
@@ -289,20 +330,12 @@ def _name(directory: Path | str) -> str:
     return Path(directory).resolve().name
 
 
-def _counts(feedback: Feedback) -> tuple[int, int]:
-    return len(feedback), int(feedback.converted.sum())
-
-
 def _changed(adapted: AdaptedWeights, general: General) -> AdaptedWeights:
     """The adapted weights without padding, and without rows that are as in the general model."""
     table, rows, values = (np.asarray(a) for a in (general.state["table"], *adapted[1:]))
     real = np.flatnonzero(rows < len(table))
     kept = real[(values[real] != table[rows[real]]).any(axis=1)]
     return AdaptedWeights(adapted.network, rows[kept], jnp.asarray(values[kept]))
-
-
-def _as_dict(counts: tuple[int, int]) -> dict[str, int]:
-    return {"shown": counts[0], "converted": counts[1]}
 
 
 def _as_column(ids: np.ndarray) -> pl.Series:

@@ -49,7 +49,8 @@ class SizePoint:
         section 7.1); infinite where the pool is too small to bound it.
       recall: fraction of the held-out seeds that it has. The interval is Wilson's.
       lift: the same divided by the recall of a random audience of this size.
-      conversions: number of converts among its users: recall times all converts of the pool.
+      conversions: number of converts among its users, if the base rate holds: recall times all
+        converts of the pool.
     """
 
     percent: float
@@ -58,6 +59,11 @@ class SizePoint:
     recall: Estimate
     lift: Estimate
     conversions: Estimate
+
+
+def seed_rate(held_out: HeldOutSeeds, data: Dataset) -> float:
+    """The base rate of `size_curve` if none is known: the fraction of all users who are seeds."""
+    return held_out.num_seeds / data.num_users
 
 
 def size_curve(
@@ -77,8 +83,8 @@ def size_curve(
       held_out: the model, and the seeds that it has not seen.
       data: the users.
       percents: sizes, in percent of the pool.
-      base_rate: fraction of the pool that would convert if all of it were reached; the fraction of
-        all users who are seeds by default. Only expected conversions depend on it.
+      base_rate: fraction of the pool that would convert if all of it were reached; `seed_rate` by
+        default. Only expected conversions depend on it.
       progress: receives the number of users scored.
 
     Raises:
@@ -87,7 +93,7 @@ def size_curve(
     if not percents or not all(0 < percent <= 100 for percent in percents):
         raise InputError(f"percents: expected numbers above 0 and up to 100, got {percents}")
     if base_rate is None:
-        base_rate = held_out.num_seeds / data.num_users
+        base_rate = seed_rate(held_out, data)
     if not 0 < base_rate <= 1:
         raise InputError(f"base rate: expected more than 0 and at most 1, got {base_rate}")
     scores = np.empty(data.num_users, np.float32)

@@ -19,6 +19,8 @@ from metaheac_jax.progress import Progress, silent
 HELD_OUT = 0.2  # of the seeds
 #: Fewer cannot spare any, for 10 are held out at least.
 MIN_SEEDS = 50
+#: A training campaign with the same attributes and this part of a campaign's seeds is the same.
+SHARED = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class HeldOutSeeds:
     Attributes:
       users: (H,) index of each.
       model: customised to the campaign's other seeds.
+      seen: see `seen_in_training`.
     """
 
     users: np.ndarray
     model: Customised
+    seen: str | None = None
 
     @property
     def num_seeds(self) -> int:
@@ -72,4 +76,39 @@ def hold_out_seeds(
     rest = np.setdiff1d(np.arange(len(campaign.users)), held)
     kept = replace(campaign, users=campaign.users[rest], labels=campaign.labels[rest])
     [model] = method.customise(general, data, [kept], seed=seed, progress=progress)
-    return HeldOutSeeds(campaign.users[held], model)
+    return HeldOutSeeds(campaign.users[held], model, seen_in_training(general, data, campaign))
+
+
+def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str | None:
+    """Why what held-out seeds of a campaign tell is too good, in words; None if nothing is known.
+
+    It is too good where the general model has been trained on these seeds, or was chosen by them.
+    The campaign is then one of the same id, one of the data with the same attributes and a
+    `SHARED` part of the campaign's seeds, or one that was added to the data with the same
+    attributes.
+
+    Args:
+      general: the general model.
+      data: with the campaigns that it was trained on, or later ones.
+      campaign: not of the data.
+    """
+    seen = {*general.campaigns, *general.held_out}
+    why = ""
+    if campaign.key is not None and str(campaign.key) in map(str, seen):
+        why = f"{campaign.key}, which has the same name"
+    alike = (data.campaign_rows == campaign.rows).all(axis=1)
+    for c in np.flatnonzero(alike).tolist():
+        own = data.campaign(c)
+        shared = int(np.isin(campaign.seeds, own.seeds).sum())
+        if own.key in seen and shared >= SHARED * len(campaign.seeds):
+            why = f"{own.key}, which has the same attributes and {shared:,} of these seeds"
+    for own in general.added:
+        rows = data.vocabulary.encode_attributes(data.schema, own.attributes)
+        if np.array_equal(rows, campaign.rows):
+            why = f"{own.name}, which has the same attributes"
+    if not why:
+        return None
+    return (
+        f"the general model was trained on campaign {why}; what held-out seeds tell of it is too "
+        "good, since they are not new to it"
+    )

@@ -38,6 +38,8 @@ class AudienceReport:
       seeds: the seeds check.
       curve: by size; empty where there are too few seeds to hold some out.
       used: fields by importance; None in the same case.
+      seen: what to know about these two, see `held_out.seen_in_training`.
+      base_rate: of the curve.
       traits: values by lift.
       sensitive: values of sensitive fields.
       overlap: with earlier audiences, this one first; None without any.
@@ -52,6 +54,8 @@ class AudienceReport:
     seeds: SeedCheck
     curve: Sequence[SizePoint]
     used: Importances | None
+    seen: str | None
+    base_rate: float
     traits: Sequence[Trait]
     sensitive: Sequence[SensitiveShare]
     overlap: Overlap | None
@@ -91,11 +95,13 @@ def describe_audience(
     """
     if not len(audience):
         raise InputError(f"{title}: it has no users")
-    curve, used = [], None
+    curve, used, seen = [], None, None
+    base_rate = base_rate or len(campaign.seeds) / data.num_users
     if len(campaign.seeds) >= MIN_SEEDS:
         held_out = hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)
         curve = size_curve(held_out, data, base_rate=base_rate, progress=progress)
         used = field_importance(held_out, data, seed=seed, progress=progress)
+        seen = held_out.seen
     ids = audience.user_ids.tolist()
     overlap = None
     if earlier:
@@ -111,6 +117,8 @@ def describe_audience(
         seeds=seeds,
         curve=curve,
         used=used,
+        seen=seen,
+        base_rate=base_rate,
         traits=audience_traits(data, ids, seed_ids),
         sensitive=sensitive_shares(data, ids),
         overlap=overlap,

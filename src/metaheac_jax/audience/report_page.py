@@ -11,6 +11,7 @@ from metaheac_jax.audience.report import AudienceReport
 from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
 from metaheac_jax.audience.tables import (
     TextTable,
+    base_rate_note,
     curve_table,
     earlier_table,
     importance_table,
@@ -104,10 +105,11 @@ def _size_section(report: AudienceReport) -> list[Html]:
         _note(
             "Some of the seeds were held out from learning. Recall is the fraction of them that an "
             "audience of this size has; lift is how many times as many as a random audience. "
-            "Expected conversions are recall times all the converts that the pool is assumed to "
-            "have. Intervals are 95% intervals; those of recall, lift and conversions cover which "
-            "seeds were held out, those of the score which users are in the pool."
+            f"{base_rate_note(report.base_rate)} Intervals are 95% intervals; those of recall, "
+            "lift and conversions cover which seeds were held out, those of the score which users "
+            "are in the pool."
         ),
+        *_seen_note(report),
     ]
 
 
@@ -134,6 +136,7 @@ def _use_section(report: AudienceReport) -> list[Html]:
             "How much worse the model tells held-out seeds from other users when a field's values "
             "are shuffled among users. A field that another one can replace has a small drop."
         ),
+        *_seen_note(report),
     ]
 
 
@@ -159,6 +162,10 @@ def _overlap_section(report: AudienceReport) -> list[Html]:
     if report.overlap is None:
         return [*section, _note("No earlier audience was given.")]
     return [*section, table_element(earlier_table(report.overlap))]
+
+
+def _seen_note(report: AudienceReport) -> list[Html]:
+    return [_note(f"Note: {report.seen}.")] if report.seen else []
 
 
 def _note(text: str) -> Html:

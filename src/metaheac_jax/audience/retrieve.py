@@ -77,6 +77,7 @@ def expand_all(
         second. Give one of ``size``, ``percent`` and the band.
       include_seeds: whether a campaign's seeds may be in its audience.
       exclude: ids of users that may be in none, for example who opted out; unknown ids are ignored.
+        A model's `Customised.excluded_ids` are left out of its audience in any case.
       progress: receives the number of users looked at and scored.
 
     Returns:
@@ -97,10 +98,9 @@ def expand_all(
         from_percent=from_percent,
         to_percent=to_percent,
     )
-    seeds = [] if include_seeds else [_seed_ids(model, data) for model in models]
-    excluded, *left_out = _find_each([data.checked_ids(exclude), *seeds], data, progress)
+    own = [_left_out(model, data, include_seeds=include_seeds) for model in models]
+    excluded, *left_out = _find_each([data.checked_ids(exclude), *own], data, progress)
     left_out = [np.setdiff1d(users, excluded) for users in left_out]
-    left_out = left_out or [np.empty(0, np.int64)] * len(models)
     tops = [RunningTop(ranks.stop, data.user_key.dtype) for _ in models]
 
     size_of_block = max(1, min(_BLOCK, _SCORES // max(1, len(models))))
@@ -163,11 +163,13 @@ def audience_ranks(
     return range(first, last)
 
 
-def _seed_ids(model: Customised, data: Dataset) -> np.ndarray:
-    """Ids of a model's seeds, in the form of the data's."""
+def _left_out(model: Customised, data: Dataset, *, include_seeds: bool) -> np.ndarray:
+    """Ids of who may not be in a model's audience, in the form of the data's."""
     if model.seed_ids.dtype.kind == "S" and data.user_key.dtype.kind != "S":
-        raise InputError(f"{data.name}: has whole numbers as user ids, the seeds have text")
-    return data.checked_ids(model.seed_ids)
+        raise InputError(f"{data.where}: has whole numbers as user ids, the seeds have text")
+    excluded = data.checked_ids(model.excluded_ids)
+    seeds = excluded[:0] if include_seeds else data.checked_ids(model.seed_ids)
+    return np.concatenate([excluded, seeds])
 
 
 def _find_each(

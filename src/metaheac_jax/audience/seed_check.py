@@ -34,6 +34,14 @@ class SeedCheck:
         found = len(campaign.seeds) + campaign.num_excluded
         return SeedCheck(given, found + campaign.num_unmatched, found, campaign.num_excluded)
 
+    def line(self) -> str:
+        """For the screen."""
+        excluded = f", {self.excluded:,} of these excluded" if self.excluded else ""
+        return (
+            f"seeds: {self.given:,} given, {self.distinct:,} distinct, {self.found:,} of them "
+            f"users of the data ({self.match_rate:.0%}){excluded}"
+        )
+
     @property
     def used(self) -> int:
         """Number of seeds that are learned from."""

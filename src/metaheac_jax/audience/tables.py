@@ -12,9 +12,9 @@ from metaheac_jax.audience.importance import Importances
 from metaheac_jax.audience.overlap import Overlap
 from metaheac_jax.audience.traits import SensitiveShare, Trait
 
-#: Values at either end of a table of traits.
+#: A table of traits shows so many values from its beginning, and as many from its end.
 SHOWN = 15
-#: What a point of a curve tells with an interval: the heading, and the format of its numbers.
+#: Fields of a `SizePoint` that have an interval: the heading, and the format of the numbers.
 MEASURES = {
     "edge": ("score at the edge", ".3f"),
     "recall": ("recall", ".1%"),
@@ -38,6 +38,14 @@ class TextTable:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     num_names: int = 1
+
+
+def base_rate_note(base_rate: float) -> str:
+    """What expected conversions assume."""
+    return (
+        f"Expected conversions assume that {base_rate:.3%} of the pool would convert if all of it "
+        "were reached."
+    )
 
 
 def curve_table(points: Sequence[SizePoint]) -> TextTable:

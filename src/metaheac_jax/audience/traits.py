@@ -50,9 +50,9 @@ class Trait:
 class SensitiveShare:
     """A value of a sensitive field, which no model sees.
 
-    A ratio is the fraction of users with the value who are in the audience (their selection rate)
-    divided by that of other users. Where too few users of the audience have the value, ratios are
-    upper bounds.
+    The selection rate of some users is the fraction of them who are in the audience. A ratio is
+    that of the users with the value, divided by the rate that it is compared with. Where too few
+    users of the audience have the value, ratios are upper bounds.
 
     Attributes:
       field: name of the field.
@@ -157,7 +157,7 @@ def _find(data: Dataset, name: str, ids: Any) -> np.ndarray:
     found = np.unique(data.find_users(ids))
     found = found[found >= 0]
     if not len(found):
-        raise InputError(f"{name}: no id is a user of {data.name!r}")
+        raise InputError(f"{name}: no id is a user of {data.where}")
     return found
 
 

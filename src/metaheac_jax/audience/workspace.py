@@ -2,12 +2,14 @@
 
 They are found by their manifests, and there is no other record, so that each may be copied, moved
 and deleted by itself. A manifest has the digests of the manifests that its folder was made from.
+An audience's is NAME.json beside the file NAME, or audiences.json of a folder with many.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +25,22 @@ from metaheac_jax.files import LEFTOVER, read_sealed, writer_of
 
 #: What the name of the folder of a training ends with.
 TRAINING = ".training"
+#: The manifest of a folder of audiences, and the format of every manifest of audiences.
+AUDIENCES, AUDIENCES_FORMAT = "audiences.json", "metaheac_jax audiences 1"
 _AUDIENCE = {"rank", "user_id", "score"}  # columns of an audience's file
 _TABLES = (".csv", ".csv.gz", ".parquet")
+
+
+class Parent(NamedTuple):
+    """What something was made from.
+
+    Attributes:
+      name: of its folder when it was; empty if that is not known.
+      digest: of its manifest.
+    """
+
+    name: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class Item:
       kind: what it is.
       about: what is in it, in words.
       digest: of its manifest; empty if it has none.
-      parents: digests of the manifests that it was made from.
+      parents: what it was made from.
       modified: when it was written, in seconds since 1970.
       size: bytes on disk.
       trouble: what is wrong with it, or empty.
@@ -47,7 +63,7 @@ class Item:
     kind: str
     about: str
     digest: str
-    parents: tuple[str, ...]
+    parents: tuple[Parent, ...]
     modified: float
     size: int
     trouble: str
@@ -109,7 +125,7 @@ class _Kind(NamedTuple):
     manifest: str
     format: str
     about: Callable[[Mapping[str, Any]], str]
-    parents: tuple[str, ...]  # keys of digests in the manifest
+    parents: tuple[str, ...]  # keys of the manifest: a digest, or a list with names and digests
 
 
 def _about_data(body: Mapping[str, Any]) -> str:
@@ -122,11 +138,12 @@ def _about_model(body: Mapping[str, Any]) -> str:
 
 
 def _about_campaign(body: Mapping[str, Any]) -> str:
-    feedback, learned = body["feedback"], body["learned"]
-    about = f"{body['seeds']:,} seeds"
-    if feedback["shown"]:
-        about += f", feedback on {feedback['shown']:,} users"
-    return about if learned == feedback else f"{about}, to be learned from: metaheac update"
+    known, about = body["known"], f"{body['seeds']:,} seeds"
+    if known["shown"]:
+        about += f", feedback on {known['shown']:,} users"
+    if known["excluded"]:
+        about += f", {known['excluded']:,} users excluded"
+    return about if body["learned"] == known else f"{about}, to be learned from: metaheac update"
 
 
 def _about_export(body: Mapping[str, Any]) -> str:
@@ -135,7 +152,7 @@ def _about_export(body: Mapping[str, Any]) -> str:
 
 _KINDS = (
     _Kind("data set", storage.MANIFEST, storage.FORMAT, _about_data, ()),
-    _Kind("model", model.MANIFEST, model.FORMAT, _about_model, ("data_digest", "parent")),
+    _Kind("model", model.MANIFEST, model.FORMAT, _about_model, ("data_digest", "parent", "added")),
     _Kind(
         "campaign",
         campaign_folder.MANIFEST,
@@ -166,7 +183,7 @@ def _folder_item(directory: Path, kind: _Kind) -> Item:
             directory, kind.manifest, format=kind.format, remedy="make it again", verify=False
         )
         about, digest = kind.about(body), body["digest"]
-        parents = tuple(body[key] for key in kind.parents if body.get(key))
+        parents = tuple(parent for key in kind.parents for parent in _parents(body.get(key)))
     except InputError as error:
         trouble = str(error)
     files = [path for path in directory.rglob("*") if path.is_file()]
@@ -183,6 +200,12 @@ def _folder_item(directory: Path, kind: _Kind) -> Item:
     )
 
 
+def _parents(entry: str | list[dict[str, Any]] | None) -> list[Parent]:
+    if isinstance(entry, str):
+        return [Parent("", entry)]
+    return [Parent(parent["name"], parent["digest"]) for parent in entry or []]
+
+
 def _is_audience(path: Path) -> bool:
     scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_csv
     try:
@@ -194,13 +217,20 @@ def _is_audience(path: Path) -> bool:
 def _audience_item(path: Path) -> Item:
     scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_csv
     count = scan(path).select(pl.len()).collect().item()
-    status = path.stat()
+    status, parents = path.stat(), ()
+    for manifest in (f"{path.name}.json", AUDIENCES):
+        with suppress(InputError):  # there is none, or the file is not that any more
+            body = read_sealed(
+                path.parent, manifest, format=AUDIENCES_FORMAT, remedy="", verify=False
+            )
+            if path.name in body["files"]:
+                parents = tuple(_parents(body["made_from"]))
     return Item(
         path=path,
         kind="audience",
         about=f"{count:,} users",
         digest="",
-        parents=(),
+        parents=parents,
         modified=status.st_mtime,
         size=status.st_size,
         trouble="",

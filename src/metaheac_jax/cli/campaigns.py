@@ -5,15 +5,22 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
+from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, read_json
+from metaheac_jax.model import Customised
 
+#: Said of a model that `Customised.is_general`.
+KEPT_GENERAL = (
+    "no epoch of customising was better on held-out examples than the general model, which is kept"
+)
 _HEADERS = {"user_id", "userid", "uid", "id"}
 
 
@@ -33,15 +40,72 @@ class Request:
     previous: Path | None = None
     name: str | None = None
 
-    @contextmanager
-    def named(self) -> Iterator[None]:
+    def named(self) -> AbstractContextManager[None]:
         """Errors inside name the campaign, if it is one of many."""
-        try:
-            yield
-        except InputError as error:
-            if self.name is None:
-                raise
-            raise InputError(f"campaign {self.name}: {error}") from error
+        return nullcontext() if self.name is None else about(f"campaign {self.name}")
+
+
+@contextmanager
+def about(what: object) -> Iterator[None]:
+    """Errors inside begin with what they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def find_campaign(
+    data: Dataset, seeds: Path, attributes: Path, *, exclude: Any = (), seed: int
+) -> tuple[Campaign, SeedCheck]:
+    """A new campaign from its files, and the check of its seeds.
+
+    Raises:
+      InputError: a file or what is in it is wrong; it is named.
+    """
+    values, ids = read_attributes(attributes), read_user_ids(seeds, text=has_text(data))
+    with about(attributes):
+        data.vocabulary.encode_attributes(data.schema, values)
+    with about(seeds):
+        campaign = data.new_campaign(ids, values, exclude=exclude, seed=seed)
+    return campaign, SeedCheck.of(campaign, len(ids))
+
+
+def has_text(data: Dataset) -> bool:
+    """Whether user ids are text."""
+    return data.user_key.dtype.kind == "S"
+
+
+def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
+    """Refuses too few seeds.
+
+    Raises:
+      InputError: fewer than ``least`` are used; it names the file.
+    """
+    if check.used < least:
+        more = f" ({check.excluded} more are excluded)" if check.excluded else ""
+        raise InputError(
+            f"{path}: {check.used} of {check.given} seeds are users of the data{more}, fewer than "
+            f"--least-seeds {least}; give more seeds"
+        )
+
+
+def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
+    """What the user should know of a customised campaign."""
+    notes, campaign = [], model.campaign
+    if check.used < MANY_SEEDS:
+        notes.append(f"with fewer than {MANY_SEEDS:,} seeds an audience is less reliable")
+    others = int((campaign.labels == 0).sum())
+    if others < check.used:
+        notes.append(
+            f"there are only {others:,} other users to tell {check.used:,} seeds from; use a "
+            "larger pool"
+        )
+    if campaign.unknown_attributes:
+        names = ", ".join(campaign.unknown_attributes)
+        notes.append(f"training has not seen these values of the campaign: {names}")
+    if model.is_general:
+        notes.append(KEPT_GENERAL)
+    return notes
 
 
 def read_campaigns(path: Path) -> list[Request]:
@@ -137,14 +201,23 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> list[int] | list[str]
     """
     excluded: list[Any] = []
     for path in paths:
-        ids = read_user_ids(path, text=data.user_key.dtype.kind == "S")
-        if not (data.find_users(ids) >= 0).any():
-            raise InputError(
-                f"{path}: none of its {len(ids)} ids is a user of {data.name}; check that the ids "
-                "are those of the prepared users"
-            )
+        ids = read_user_ids(path, text=has_text(data))
+        check_known(path, ids, data)
         excluded += ids
     return excluded
+
+
+def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> None:
+    """Refuses a file of ids none of which is a user of the data.
+
+    Raises:
+      InputError: it names the file.
+    """
+    if not (data.find_users(ids) >= 0).any():
+        raise InputError(
+            f"{path}: none of its {len(ids)} ids is a user of {data.where}; check that the ids "
+            "are those of the prepared users"
+        )
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from metaheac_jax.audience.curve import SizePoint, size_curve
+from metaheac_jax.audience.curve import SizePoint, seed_rate, size_curve
 from metaheac_jax.audience.figures import FORMATS, curve_figure, load_matplotlib
-from metaheac_jax.audience.tables import MEASURES, curve_table
+from metaheac_jax.audience.tables import MEASURES, base_rate_note, curve_table
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import read_attributes, read_user_ids
+from metaheac_jax.cli.campaigns import read_attributes
 from metaheac_jax.cli.held_out import open_held_out
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -27,7 +27,8 @@ class Options:
     Holds out a fifth of the seeds, customises the model to the rest, and prints for audiences of
     0.5% to 50% of the users: their number, the score of the last one (edge), which fraction of the
     held-out seeds they have (recall), how many times as many as a random audience (lift), and how
-    many of them can be expected to convert, each with its 95% interval.
+    many of them would convert if the fraction --base-rate of the pool did, each with its 95%
+    interval. It says so where the model was trained on this very campaign.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
@@ -39,9 +40,9 @@ class Options:
     attributes: Path
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
     base_rate: float | None = None
-    """Fraction of the pool that would convert if the campaign reached all of it, for example 0.01.
-    By default the fraction of the users who are seeds, as if only as many would convert again.
-    Expected conversions grow with it; nothing else depends on it."""
+    """Fraction of the pool that would convert if the campaign reached all of it, for example 0.01
+    from earlier campaigns. Expected conversions are in proportion to it; nothing else depends on
+    it. The default is no estimate of it, but the fraction of the users who are seeds."""
     out: Path | None = None
     """CSV file to write."""
     figure: Path | None = None
@@ -63,24 +64,33 @@ def main(options: Options) -> None:
         _check_figure(options.figure)
     screen = terminal.screen()
     terminal.keep_compiled()
-    attributes = read_attributes(options.attributes)
+    read_attributes(options.attributes)  # what is wrong is reported before the work begins
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
-        seeds = read_user_ids(options.seeds, text=data.user_key.dtype.kind == "S")
         held_out = open_held_out(
-            options.model, data, seeds, attributes, seed=options.seed, progress=progress
+            options.model,
+            data,
+            options.seeds,
+            options.attributes,
+            seed=options.seed,
+            progress=progress,
         )
-        points = size_curve(held_out, data, base_rate=options.base_rate, progress=progress)
+        base_rate = options.base_rate or seed_rate(held_out, data)
+        points = size_curve(held_out, data, base_rate=base_rate, progress=progress)
     if options.out is not None:
         _write(options.out, points)
     if options.figure is not None:
         picture = curve_figure(points, format=_format(options.figure))
         with whole_file(options.figure) as path:
             path.write_bytes(picture)
-    screen.print(
-        f"{held_out.num_seeds:,} seeds, {len(held_out.users):,} of them held out", highlight=False
+    terminal.print_lines(
+        screen,
+        f"{held_out.num_seeds:,} seeds, {len(held_out.users):,} of them held out",
+        *([f"note: {held_out.seen}"] if held_out.seen else []),
     )
     terminal.print_table(screen, curve_table(points))
+    told = "Give --base-rate; this is the fraction of the users who are seeds."
+    terminal.print_lines(screen, base_rate_note(base_rate), *([told] * (not options.base_rate)))
 
 
 def _write(path: Path, points: Sequence[SizePoint]) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from metaheac_jax.audience.campaign_folder import is_campaign, save_customised
-from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
+from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import read_attributes, read_excluded, read_text, read_user_ids
-from metaheac_jax.cli.expand import require_seeds
+from metaheac_jax.cli.campaigns import (
+    campaign_notes,
+    find_campaign,
+    read_attributes,
+    read_excluded,
+    read_text,
+    require_seeds,
+)
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
@@ -41,7 +47,8 @@ class Options:
     out: Path
     """Folder of the campaign, whose name is the campaign's; a campaign there is replaced."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who are not learned from, for example who opted out."""
+    """Files with ids of users who are left out, for example who opted out: nothing is learned from
+    them, now or in an update, and they are in no audience of the campaign."""
     least_seeds: int = LEAST_SEEDS
     """Refuse to work with fewer seeds than this among the data's users."""
     seed: int = 0
@@ -56,28 +63,27 @@ def main(options: Options) -> None:
     terminal.check_not_inside("--out", options.out)
     screen = terminal.screen()
     terminal.keep_compiled()
-    attributes = read_attributes(options.attributes)
+    read_attributes(options.attributes)
     for path in (options.seeds, *options.exclude):
         read_text(path)  # a file that cannot be read is reported before the work begins
     with locked(options.out), terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         general.check_data(data)
-        text = data.user_key.dtype.kind == "S"
-        seeds = read_user_ids(options.seeds, text=text)
         excluded = read_excluded(options.exclude, data)
-        campaign = data.new_campaign(seeds, attributes, exclude=excluded, seed=options.seed)
-        check = SeedCheck.of(campaign, len(seeds))
+        campaign, check = find_campaign(
+            data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
+        )
         require_seeds(check, options.least_seeds, options.seeds)
         [model] = method_of(general).customise(
             general, data, [campaign], seed=options.seed, progress=progress
         )
+        model = replace(model, excluded_ids=data.checked_ids(excluded))
         save_customised(model, data, options.out, progress=progress)
-    screen.print(
-        f"{options.out}: {general.method} customised to {check.used:,} seeds", soft_wrap=True
-    )
-    screen.print(
+    terminal.print_lines(
+        screen,
+        check.line(),
+        *(f"note: {note}" for note in campaign_notes(check, model)),
+        f"{options.out}: {general.method} customised to {check.used:,} seeds",
         f"next: metaheac expand {options.out} --data {options.data} --size N --out audience.csv",
-        soft_wrap=True,
-        highlight=False,
     )

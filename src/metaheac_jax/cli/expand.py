@@ -19,32 +19,38 @@ from metaheac_jax.audience.audience import (
 from metaheac_jax.audience.calibration import calibrate, check_base_rate
 from metaheac_jax.audience.campaign_folder import SavedCampaign, is_campaign, read_campaign
 from metaheac_jax.audience.figures import load_matplotlib
+from metaheac_jax.audience.held_out import seen_in_training
 from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.retrieve import audience_ranks, expand_all
-from metaheac_jax.audience.seed_check import LEAST_SEEDS, MANY_SEEDS, SeedCheck
+from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
+from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
+from metaheac_jax.audience.workspace import AUDIENCES_FORMAT as FORMAT
+from metaheac_jax.audience.workspace import Parent
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     Request,
+    campaign_notes,
+    find_campaign,
+    has_text,
     read_attributes,
     read_campaigns,
     read_excluded,
     read_text,
     read_user_ids,
+    require_seeds,
 )
 from metaheac_jax.cli.held_out import read_audience
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, write_json, write_text
+from metaheac_jax.files import new_directory, seal, write_text
 from metaheac_jax.methods import Method, method_of
-from metaheac_jax.model import General, load
+from metaheac_jax.model import Customised, General, load
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Adapts
 
-FORMAT = "metaheac_jax audiences 1"
-MANIFEST = "audiences.json"
 _ANY_POOL = 2**31  # users, so many that no band is empty
 
 
@@ -72,8 +78,9 @@ class Options:
     {...}}, and, if wanted, "previous": "old/tea.csv". A list of them will do as well. Paths are
     relative to the file."""
     out: Path
-    """File to write: .parquet, .csv or .csv.gz. With --campaigns a folder, with a file per
-    campaign and audiences.json; one there is replaced."""
+    """File to write: .parquet, .csv or .csv.gz; beside it NAME.json says what it was made from, for
+    metaheac status. With --campaigns a folder, with a file per campaign and audiences.json; one
+    there is replaced."""
     format: Literal["parquet", "csv", "csv.gz"] | None = None
     """With --campaigns, the kind of the files; csv by default."""
     size: int | None = None
@@ -87,8 +94,9 @@ class Options:
     include_seeds: bool = False
     """Let seeds be in the audience."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who may not be in an audience, for example who opted out. Nor is
-    anything learned from them: they are left out of the seeds."""
+    """Files with ids of users who may not be in this audience, for example who opted out. Nor is
+    anything learned from them: they are left out of the seeds. A campaign's folder keeps who is
+    left out of all its audiences: metaheac customise or update with --exclude."""
     previous: Path | None = None
     """File of an earlier audience; the command says how many users are kept, new and gone."""
     probability: bool = False
@@ -118,21 +126,12 @@ class _Result:
     """What was found for a campaign."""
 
     request: Request
-    campaign: Campaign
+    model: Customised
     check: SeedCheck
     audience: Audience
     base_rate: float | None
     refresh: Refresh | None
-
-    def notes(self) -> list[str]:
-        """What the user should know."""
-        notes = []
-        if self.check.used < MANY_SEEDS:
-            notes.append(f"with fewer than {MANY_SEEDS:,} seeds an audience is less reliable")
-        if self.campaign.unknown_attributes:
-            names = ", ".join(self.campaign.unknown_attributes)
-            notes.append(f"training has not seen these values of the campaign: {names}")
-        return notes
+    notes: Sequence[str]
 
     def facts(self) -> dict[str, Any]:
         """What was found, as plain data."""
@@ -141,9 +140,10 @@ class _Result:
             "first_rank": self.audience.first_rank,
             "candidates": self.audience.num_candidates,
             "seeds": asdict(self.check),
-            "unknown_attributes": self.campaign.unknown_attributes,
+            "unknown_attributes": self.model.campaign.unknown_attributes,
             "base_rate": self.base_rate,
             "refresh": None if self.refresh is None else self.refresh._asdict(),
+            "notes": list(self.notes),
         }
 
 
@@ -165,19 +165,19 @@ def main(options: Options) -> None:
         general = load(saved.origin.folder if saved else options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         results = _expand(options, requests, general, data, progress, saved)
+        made_from = _made_from(options, general, data, saved)
         if options.campaigns is None:
-            results[0].audience.write(options.out)
+            _write_file(options.out, results[0], made_from)
             if options.report is not None:
                 _write_report(options.report, options, results[0], general, data, progress)
         else:
-            _write_folder(options, results)
+            _write_folder(options, results, made_from)
     if options.campaigns is None:
         lines = _describe(results[0], options.out)
     else:
         screen.print(_overview(results))
         lines = [f"{options.out}: {len(results)} audiences, and what was found in {MANIFEST}"]
-    for line in lines:
-        screen.print(line, soft_wrap=True, highlight=False, markup=False)
+    terminal.print_lines(screen, *lines)
 
 
 def _check_options(options: Options) -> None:
@@ -247,7 +247,7 @@ def _expand(
     data.check_one_row_per_user()
     ranks = _ranks(options)
     audience_ranks(data.num_users, **ranks)
-    text = data.user_key.dtype.kind == "S"
+    text = has_text(data)
     earlier = [
         None if request.previous is None else read_audience(request.previous, text=text)
         for request in requests
@@ -258,13 +258,13 @@ def _expand(
         campaigns, checks = _find_campaigns(options, requests, data, excluded, progress)
     else:
         models = [saved.customised(general, data)]
-        campaigns = [model.campaign for model in models]
+        campaigns = [models[0].campaign]
         checks = [SeedCheck.of(campaigns[0], len(models[0].seed_ids))]
         require_seeds(checks[0], options.least_seeds, options.model)
         if options.exclude and np.isin(models[0].seed_ids, excluded).any():
             raise InputError(
                 f"--exclude: {options.model} was customised to users who are to be left out; "
-                "customise it again with --exclude"
+                "metaheac update it with --exclude"
             )
         if (options.probability or options.report) and not saved.is_up_to_date(general):
             raise InputError(
@@ -294,8 +294,17 @@ def _expand(
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)
-        found = (requests[number], campaigns[number], checks[number])
-        results.append(_Result(*found, audience, base_rate, refresh))
+        notes = campaign_notes(checks[number], models[number])
+        if options.probability or options.report:
+            seen = seen_in_training(general, data, campaigns[number])
+            notes += [seen] if seen else []
+        wanted = len(audience_ranks(data.num_users, **ranks))
+        if len(audience) < wanted:
+            notes.append(
+                f"{wanted:,} users are wanted, and there are {audience.num_candidates:,} candidates"
+            )
+        found = (requests[number], models[number], checks[number])
+        results.append(_Result(*found, audience, base_rate, refresh, notes))
     return results
 
 
@@ -312,7 +321,13 @@ def _find_campaigns(
     progress: Progress,
 ) -> tuple[list[Campaign], list[SeedCheck]]:
     """Each campaign, and the check of its seeds."""
-    text = data.user_key.dtype.kind == "S"
+    if options.seeds is not None and options.attributes is not None:
+        campaign, check = find_campaign(
+            data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
+        )
+        require_seeds(check, options.least_seeds, options.seeds)
+        return [campaign], [check]
+    text = has_text(data)
     briefs = [
         CampaignBrief(read_user_ids(request.seeds, text=text), request.attributes, request.name)
         for request in requests
@@ -326,20 +341,6 @@ def _find_campaigns(
     return campaigns, checks
 
 
-def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
-    """Refuses too few seeds.
-
-    Raises:
-      InputError: fewer than ``least`` are used; it names the file.
-    """
-    if check.used < least:
-        more = f" ({check.excluded} more are excluded)" if check.excluded else ""
-        raise InputError(
-            f"{path}: {check.used} of {check.given} seeds are users of the data{more}, fewer than "
-            f"--least-seeds {least}; give more seeds"
-        )
-
-
 def _write_report(
     path: Path,
     options: Options,
@@ -349,12 +350,12 @@ def _write_report(
     progress: Progress,
 ) -> None:
     others = [*options.compare, *([] if options.previous is None else [options.previous])]
-    text = data.user_key.dtype.kind == "S"
+    text = has_text(data)
     report = describe_audience(
         _method(options, general),
         general,
         data,
-        result.campaign,
+        result.model.campaign,
         result.audience,
         title=f"Audience {options.out.name}",
         seeds=result.check,
@@ -366,26 +367,43 @@ def _write_report(
     write_text(path, html_report(report))
 
 
-def _write_folder(options: Options, results: Sequence[_Result]) -> None:
+def _made_from(
+    options: Options, general: General, data: Dataset, saved: SavedCampaign | None
+) -> list[dict[str, str]]:
+    """Name and digest of the campaign, the model and the data."""
+    assert general.origin is not None  # it was loaded
+    parents = [(general.origin.folder, general.origin.digest), (options.data, data.digest)]
+    if saved is not None:
+        parents.insert(0, (options.model, saved.digest))
+    return [Parent(folder.resolve().name, digest or "")._asdict() for folder, digest in parents]
+
+
+def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:
+    """Writes an audience, and beside it what it was made from and what was found."""
+    result.audience.write(path)
+    content = {"format": FORMAT, "made_from": made_from, **result.facts()}
+    seal(path.parent, f"{path.name}.json", content, [path])
+
+
+def _write_folder(
+    options: Options, results: Sequence[_Result], made_from: Sequence[dict[str, str]]
+) -> None:
     """Writes an audience per campaign and what was found, all or nothing."""
     with new_directory(options.out, marker=MANIFEST) as folder:
-        campaigns = []
+        campaigns, files = [], []
         for result in results:
-            file = f"{result.request.name}.{options.format or 'csv'}"
-            result.audience.write(folder / file)
-            campaigns.append({"name": result.request.name, "file": file, **result.facts()})
-        write_json(folder / MANIFEST, {"format": FORMAT, "campaigns": campaigns})
+            files.append(folder / f"{result.request.name}.{options.format or 'csv'}")
+            result.audience.write(files[-1])
+            entry = {"name": result.request.name, "file": files[-1].name, **result.facts()}
+            campaigns.append(entry)
+        content = {"format": FORMAT, "made_from": made_from, "campaigns": campaigns}
+        seal(folder, MANIFEST, content, files)
 
 
 def _describe(result: _Result, out: Path) -> list[str]:
     """The lines about a single campaign."""
     check, audience, refresh = result.check, result.audience, result.refresh
-    lines = [
-        f"seeds: {check.given:,} given, {check.distinct:,} distinct, {check.found:,} of them users "
-        f"of the data ({check.match_rate:.0%})"
-        + (f", {check.excluded:,} of these excluded" if check.excluded else "")
-    ]
-    lines += [f"note: {note}" for note in result.notes()]
+    lines = [check.line(), *(f"note: {note}" for note in result.notes)]
     last = f"ranks {audience.first_rank:,} and below, " if audience.first_rank > 1 else ""
     lines.append(f"{out}: {last}{len(audience):,} users of {audience.num_candidates:,} candidates")
     if refresh is not None:
@@ -416,6 +434,6 @@ def _overview(results: Sequence[_Result]) -> Table:
             f"{len(audience):,}",
             edge,
             *changes,
-            "; ".join(result.notes()),
+            "; ".join(result.notes),
         )
     return table

@@ -11,6 +11,7 @@ import tyro
 from metaheac_jax.audience.campaign_folder import add_feedback, read_campaign
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.sources.feedback import read_feedback
+from metaheac_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
+    if not options.files:
+        raise InputError("feedback: give the files that say who was shown it and who converted")
     screen = terminal.screen()
     before = read_campaign(options.campaign)
     text = before.record.user_ids.dtype.kind == "S"
@@ -46,5 +49,4 @@ def main(options: Options) -> None:
         "converted"
     )
     lines.append(f"next: metaheac update {options.campaign} --data DATA")
-    for line in lines:
-        screen.print(line, soft_wrap=True, highlight=False, markup=False)
+    terminal.print_lines(screen, *lines)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 
-from metaheac_jax.audience.campaign_folder import read_campaign
+from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
@@ -20,7 +20,7 @@ from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import method_named, method_of
-from metaheac_jax.model import MANIFEST, General, load, save
+from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
 from metaheac_jax.settings import SETTINGS
 
 
@@ -88,8 +88,9 @@ def main(options: Options) -> None:
         if options.epochs is not None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
-        if options.with_:
-            data, campaigns = _with_folders(data, campaigns, options.with_)
+        folders = [read_campaign(folder) for folder in options.with_]
+        if folders:
+            data, campaigns = _with_folders(data, campaigns, folders)
         method.check(data, campaigns)  # before anything is written
         directory = _open_training(options)
         general = method.fit(
@@ -103,10 +104,12 @@ def main(options: Options) -> None:
             skip_nonfinite=options.skip_nonfinite,
             progress=progress,
         )
+        general = replace(general, added=tuple(map(_added, folders)))
         save(general, options.out, progress=progress)
         shutil.rmtree(directory)
+    num_trained = len(campaigns) - len(general.held_out)
     screen.print(
-        f"{options.out}: {method.label}, trained on {len(campaigns)} campaigns of {data.name}"
+        f"{options.out}: {method.label}, trained on {num_trained} campaigns of {data.name}"
         + _judged(general),
         soft_wrap=True,
         highlight=False,
@@ -124,7 +127,8 @@ def _judged(general: General) -> str:
     if not general.judgements:
         return ""
     best = max(general.judgements, key=lambda judged: judged.auc)
-    return f"; AUC {best.auc:.4f} on campaigns held out of training, at step {best.step:,}"
+    held_out = f"{len(general.held_out)} more, held out to tell when to stop"
+    return f"; AUC {best.auc:.4f} on {held_out}, at step {best.step:,}"
 
 
 def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
@@ -137,12 +141,17 @@ def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
 
 
 def _with_folders(
-    data: Dataset, campaigns: np.ndarray, folders: Sequence[Path]
+    data: Dataset, campaigns: np.ndarray, folders: Sequence[SavedCampaign]
 ) -> tuple[Dataset, np.ndarray]:
     """The data set with the campaigns of folders; the indices of all campaigns to train on."""
-    joined = data.with_campaigns([read_campaign(folder).examples for folder in folders])
+    joined = data.with_campaigns([folder.examples for folder in folders])
     left_out = np.delete(data.campaign_key, campaigns)
     return joined, np.flatnonzero(~np.isin(joined.campaign_key, left_out))
+
+
+def _added(saved: SavedCampaign) -> AddedCampaign:
+    record = saved.record
+    return AddedCampaign(record.name, saved.digest or "", dict(record.attributes))
 
 
 def _open_training(options: Options) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from metaheac_jax.audience.held_out import HeldOutSeeds, hold_out_seeds
+from metaheac_jax.cli.campaigns import about, find_campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
@@ -43,8 +42,8 @@ def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
 def open_held_out(
     model: Path,
     data: Dataset,
-    seeds: list[int] | list[str],
-    attributes: Mapping[str, Any],
+    seeds: Path,
+    attributes: Path,
     *,
     seed: int,
     progress: Progress,
@@ -54,16 +53,17 @@ def open_held_out(
     Args:
       model: folder of the general model.
       data: has the users.
-      seeds: user ids.
-      attributes: of the campaign.
+      seeds: file of user ids.
+      attributes: file with those of the campaign.
       seed: of the non-seeds, the held-out seeds and customising.
       progress: receives what is under way.
 
     Raises:
-      InputError: as `model.load`, `Dataset.new_campaign` and `hold_out_seeds`.
+      InputError: as `model.load`, `campaigns.find_campaign` and `hold_out_seeds`.
     """
     general = load(model, progress=progress)
     general.check_data(data)
-    campaign = data.new_campaign(seeds, attributes, seed=seed)
+    campaign, _ = find_campaign(data, seeds, attributes, seed=seed)
     method = method_of(general)
-    return hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)
+    with about(seeds):
+        return hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)

@@ -58,6 +58,8 @@ class Options:
     GiB. Default: 2 GiB and 50 times the size of the file."""
     infer: Path | None = None
     """JSON file for a first schema of the tables; nothing else is done."""
+    overwrite: bool = False
+    """With --infer, replace the file if it exists."""
     hash_rows: int = 0
     """Of tables: hash every field with more than this many values to as many rows, and do not keep
     its values. 0 keeps all values; "hash_rows" in the schema hashes a single field."""
@@ -82,6 +84,9 @@ def main(options: Options) -> None:
         raise InputError("--hash-rows: not with --extends, which keeps the earlier rows")
     screen = terminal.screen()
     if options.infer is not None:
+        terminal.check_output("--infer", options.infer)
+        if options.infer.exists() and not options.overwrite:
+            raise InputError(f"--infer: {options.infer} exists; give --overwrite to replace it")
         schema = infer_schema(options.source)
         write_json(options.infer, schema.to_json())
         what = "edit it"

@@ -65,7 +65,11 @@ def items_table(items: Sequence[Item], folder: Path) -> TextTable:
 
 
 def _lineage(item: Item, names: Mapping[str, str]) -> str:
-    return ", ".join(names.get(parent, f"gone ({parent[:8]})") for parent in item.parents)
+    """Names of what is here; of the rest, what is known of it."""
+    return ", ".join(
+        names.get(digest, f"{name} (changed or gone)" if name else f"gone ({digest[:8]})")
+        for name, digest in item.parents
+    )
 
 
 def _state(item: Item) -> str:

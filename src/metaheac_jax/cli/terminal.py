@@ -65,6 +65,12 @@ def screen() -> Console:
     return console if console.is_terminal else Console(width=140)
 
 
+def print_lines(console: Console, *lines: str) -> None:
+    """Prints lines as they are."""
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
 def print_table(console: Console, table: TextTable) -> None:
     """Prints a table; its text is shown as it is."""
     printed = Table(title=Text(table.title))

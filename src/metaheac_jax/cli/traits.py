@@ -19,7 +19,7 @@ from metaheac_jax.audience.traits import (
     sensitive_shares,
 )
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import read_attributes, read_user_ids
+from metaheac_jax.cli.campaigns import check_known, has_text, read_attributes, read_user_ids
 from metaheac_jax.cli.held_out import open_held_out, read_audience
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -69,20 +69,29 @@ def main(options: Options) -> None:
         terminal.check_output("--out", options.out)
     screen = terminal.screen()
     terminal.keep_compiled()
-    attributes = None if options.attributes is None else read_attributes(options.attributes)
-    used = None
+    if options.attributes is not None:
+        read_attributes(options.attributes)  # what is wrong is reported before the work begins
+    used = seen = None
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
-        text = data.user_key.dtype.kind == "S"
+        text = has_text(data)
         audience = read_audience(options.audience, text=text)
         seeds = read_user_ids(options.seeds, text=text)
+        check_known(options.audience, audience, data)
+        check_known(options.seeds, seeds, data)
         traits = audience_traits(data, audience, seeds, min_cell=options.min_cell)
         shares = sensitive_shares(data, audience, min_cell=options.min_cell)
-        if options.model is not None and attributes is not None:
+        if options.model is not None and options.attributes is not None:
             held_out = open_held_out(
-                options.model, data, seeds, attributes, seed=options.seed, progress=progress
+                options.model,
+                data,
+                options.seeds,
+                options.attributes,
+                seed=options.seed,
+                progress=progress,
             )
             used = field_importance(held_out, data, seed=options.seed, progress=progress)
+            seen = held_out.seen
     if options.out is not None:
         header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift")
         write_csv(options.out, header, _lines(traits, shares))
@@ -92,6 +101,8 @@ def main(options: Options) -> None:
         terminal.print_table(screen, sensitive_table(shares))
     if used is not None:
         terminal.print_table(screen, importance_table(used))
+    if seen:
+        terminal.print_lines(screen, f"note: {seen}")
 
 
 def _lines(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from metaheac_jax.audience.campaign_folder import read_campaign, update
+from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign, update
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.campaigns import KEPT_GENERAL, read_excluded
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.files import locked
-from metaheac_jax.model import load
+from metaheac_jax.model import Customised, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,9 @@ class Options:
     """Folder of the data set with the campaign's users."""
     model: Path | None = None
     """Folder of another general model, such as today's; by default the campaign's own."""
+    exclude: tuple[Path, ...] = ()
+    """Files with ids of users who are left out from now on, for example who opted out: nothing is
+    learned from them, and they are in no audience of the campaign."""
     seed: int = 0
     """Seed of fine-tuning."""
 
@@ -41,14 +47,29 @@ def main(options: Options) -> None:
     with locked(options.campaign), terminal.progress_display(screen) as progress:
         saved = read_campaign(options.campaign, progress=progress)
         general = load(options.model or saved.origin.folder, progress=progress)
-        line = "there is no new feedback, and no new model; nothing to do"
-        if not saved.is_up_to_date(general):
+        lines = ["there is no new feedback, and no new model; nothing to do"]
+        if options.exclude or not saved.is_up_to_date(general):
             data = open_dataset(options.data, progress=progress)
-            saved = update(options.campaign, general, data, seed=options.seed, progress=progress)
-            users, converted = saved.feedback.user_ids, saved.feedback.converted
-            found = data.find_users(users) >= 0
-            line = (
-                f"customised again, with feedback on {len(users):,} users: {found.sum():,} of them "
-                f"are users of the data, and {(found & converted).sum():,} of these converted"
+            saved = update(
+                options.campaign,
+                general,
+                data,
+                exclude=read_excluded(options.exclude, data),
+                seed=options.seed,
+                progress=progress,
             )
-    screen.print(f"{options.campaign}: {line}", soft_wrap=True, highlight=False, markup=False)
+            lines = list(_told(saved, saved.customised(general, data), data))
+    terminal.print_lines(screen, *(f"{options.campaign}: {line}" for line in lines))
+
+
+def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[str]:
+    users, converted = saved.feedback.user_ids, saved.feedback.converted
+    found = data.find_users(users) >= 0
+    yield (
+        f"customised again, with feedback on {len(users):,} users: {found.sum():,} of them "
+        f"are users of the data, and {(found & converted).sum():,} of these converted"
+    )
+    if len(saved.excluded):
+        yield f"{len(saved.excluded):,} users are excluded; nothing is learned from them"
+    if model.is_general:
+        yield KEPT_GENERAL

@@ -67,6 +67,11 @@ class CampaignRecord:
     user_ids: np.ndarray
     labels: np.ndarray
 
+    def without(self, user_ids: np.ndarray) -> CampaignRecord:
+        """The campaign without these users."""
+        kept = ~np.isin(self.user_ids, user_ids)
+        return replace(self, user_ids=self.user_ids[kept], labels=self.labels[kept])
+
     def with_feedback(self, feedback: Feedback) -> CampaignRecord:
         """The campaign with users with feedback among its examples, each user still once.
 
