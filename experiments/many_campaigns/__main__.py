@@ -13,6 +13,7 @@ from experiments import movielens, tencent
 from experiments.comparison.provenance import command_of, describe_origin, provenance
 from experiments.comparison.run import Data
 from experiments.comparison.tuning import tuned_before, tuned_method
+from experiments.many_campaigns.pool import PoolSpeed, time_expanding
 from experiments.many_campaigns.quality import (
     GROUPS,
     WayResult,
@@ -32,7 +33,7 @@ from metaheac_jax.methods import Method
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import SETTINGS, Adapts
 
-Part = Literal["auc", "score", "customise"]
+Part = Literal["auc", "score", "customise", "expand"]
 #: Of the extrapolation: users, and campaigns per day.
 USERS, CAMPAIGNS_PER_DAY = 1_000_000_000, 500
 
@@ -42,11 +43,12 @@ class Options:
     """What customising behind a shared first layer costs in AUC, and what it saves in time.
 
     Trains a general model, customises the test campaigns in both ways, and prints their AUC with
-    the paired difference. Times scoring for several numbers of campaigns, and customising one.
+    the paired difference. Times scoring for several numbers of campaigns, customising one (with its
+    size on disk), and expanding one over a large pool (with the memory that it takes).
     Writes results.json, report.md and checkpoints to --out.
     """
 
-    parts: tuple[Part, ...] = ("auc", "score", "customise")
+    parts: tuple[Part, ...] = ("auc", "score", "customise", "expand")
     """What to do."""
     method: str = "metaheac"
     """Method of the general model, with a network that splits behind its first layer."""
@@ -64,7 +66,10 @@ class Options:
     campaigns: tuple[int, ...] = (1, 10, 100)
     """Numbers of campaigns that scoring is timed for."""
     widths: tuple[int, ...] = (64, 16)
-    """Widths of an embedding that scoring is timed for; customising is timed with the first."""
+    """Widths of an embedding that scoring is timed for; customising and expanding are timed with
+    the first."""
+    pool: int = 20_000_000
+    """Number of users of the pool that a campaign is expanded over; 6 GB are written to --out."""
     rounds: int = 5
     """Timed rounds of scoring, in which both ways take turns."""
     out: Path = Path("runs/many_campaigns")
@@ -75,7 +80,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    for name in ("users", "rounds"):
+    for name in ("users", "rounds", "pool"):
         terminal.check_minimum(f"--{name}", getattr(options, name), 1)
     for name in ("campaigns", "widths"):
         terminal.check_minimum(f"--{name}", min(getattr(options, name), default=0), 1)
@@ -101,12 +106,14 @@ class Results:
       ways: of customising.
       scoring: per width and number of campaigns.
       customising: of one campaign.
+      expanding: of one campaign, over a small and a large pool.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
     ways: Mapping[Adapts, WayResult] = field(default_factory=dict)
     scoring: Sequence[ScoringSpeed] = ()
     customising: CustomisingSpeed | None = None
+    expanding: Sequence[PoolSpeed] = ()
 
 
 def run(options: Options, progress: Progress) -> Results:
@@ -131,6 +138,11 @@ def run(options: Options, progress: Progress) -> Results:
     if "customise" in options.parts:
         speed = time_customising(width=options.widths[0], progress=progress)
         results = replace(results, customising=speed)
+    if "expand" in options.parts:
+        expanding = time_expanding(
+            options.pool, width=options.widths[0], directory=options.out, progress=progress
+        )
+        results = replace(results, expanding=expanding)
     return results
 
 
@@ -184,7 +196,18 @@ def report(options: Options, results: Results) -> list[str]:
             "",
             f"Customising on {speed.examples:,} examples, {speed.minibatches} minibatches:",
         ]
-        lines += ["", *(f"- {way}: {seconds:.1f} s" for way, seconds in speed.seconds.items())]
+        lines += ["", "| adapted | s | of the whole table | on disk, MiB |", "|---|---:|---:|---:|"]
+        most = max(speed.seconds.values())
+        for way, seconds in speed.seconds.items():
+            size = f"{speed.size[way] / 2**20:.2f}"
+            lines.append(f"| {way} | {seconds:.1f} | {seconds / most:.3f} | {size} |")
+    if results.expanding:
+        lines += ["", "| k | users of the pool | users/s | of the formulas' rate | memory, MiB |"]
+        lines += ["|---:|---:|---:|---:|---:|"]
+        for speed in results.expanding:
+            rates = f"{speed.users / speed.seconds:,.0f} | {speed.formulas / speed.seconds:.2f}"
+            memory = f"{speed.memory / 2**20:,.0f}"
+            lines.append(f"| {speed.width} | {speed.users:,} | {rates} | {memory} |")
     return lines
 
 

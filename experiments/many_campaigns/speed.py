@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -28,7 +30,7 @@ from metaheac_jax.customise.minibatches import stack_minibatches
 from metaheac_jax.customise.online_stage import minibatches
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import Batch, generator, members
-from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.model import AdaptedWeights, Weights, write_arrays
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT
 from metaheac_jax.settings import OFFICIAL
@@ -135,11 +137,13 @@ class CustomisingSpeed:
       examples: n.
       minibatches: of all epochs.
       seconds: by way: heads only, network and touched rows, network and whole table.
+      size: bytes on disk of the customised model, likewise.
     """
 
     examples: int
     minibatches: int
     seconds: dict[str, float]
+    size: dict[str, int]
 
 
 def time_customising(
@@ -162,18 +166,32 @@ def time_customising(
     touched = Customiser(NETWORK, data.layout, batch_size=batch_size)
     whole = whole_table_adam(data.layout, batch_size)
     ways: dict[str, Callable[[int], Any]] = {
-        "heads": lambda epochs: heads(weights, [examples], epochs=epochs),
-        "touched rows": lambda epochs: touched(weights, [examples], epochs=epochs),
+        "heads": lambda epochs: heads(weights, [examples], epochs=epochs)[0],
+        "touched rows": lambda epochs: touched(weights, [examples], epochs=epochs)[0],
         "whole table": lambda epochs: whole(weights, examples, epochs),
     }
-    seconds = {}
+    seconds, sizes = {}, {}
     for number, (name, run) in enumerate(ways.items()):
         progress(f"customise: {name}", number, len(ways))
         jax.block_until_ready(run(1))
         began = time.perf_counter()
-        jax.block_until_ready(run(epochs))
+        model = jax.block_until_ready(run(epochs))
         seconds[name] = time.perf_counter() - began
-    return CustomisingSpeed(count, epochs * -(-count // batch_size), seconds)
+        sizes[name] = size_on_disk(model)
+    return CustomisingSpeed(count, epochs * -(-count // batch_size), seconds, sizes)
+
+
+def size_on_disk(model: AdaptedWeights | dict[str, Any]) -> int:
+    """Bytes of the arrays' files, without padding, as a campaign's folder has them."""
+    if isinstance(model, AdaptedWeights):
+        real = model.rows < TABLE_ROWS
+        arrays: dict[str, Any] = model._replace(
+            rows=model.rows[real], values=model.values[real]
+        )._asdict()
+    else:
+        arrays = model
+    with TemporaryDirectory() as folder:
+        return sum(path.stat().st_size for path in write_arrays(Path(folder), arrays))
 
 
 def whole_table_adam(

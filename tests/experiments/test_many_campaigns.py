@@ -10,13 +10,14 @@ from commands import contents, refuses, succeeds, tiny_settings
 from tencent_world import TEST, UNJUDGED, write
 
 from experiments.many_campaigns import __main__ as command
-from experiments.many_campaigns import quality, speed
+from experiments.many_campaigns import pool, quality, speed
 from experiments.many_campaigns.quality import WayResult, loss_of_heads
 from experiments.many_campaigns.speed import ScoringSpeed, flops_ratio, whole_table_adam
 from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
 from experiments.throughput.meta_steps import NETWORK, untrained
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.model import AdaptedWeights
 
 COMMAND = commands.module(command)
 
@@ -25,6 +26,8 @@ COMMAND = commands.module(command)
 def tiny(tmp_path_factory):
     with tiny_settings(tmp_path_factory.mktemp("compiled")), pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "TABLE_ROWS", FIXED_ROWS + 1000)
+        patch.setattr(pool, "TABLE_ROWS", FIXED_ROWS + 1000)
+        patch.setattr(pool, "_TILE", 1024)
         patch.setattr(speed, "POOL", 64)
         patch.setattr(quality, "RATES", (0.001, 0.01))
         yield
@@ -79,6 +82,20 @@ def test_speeds_are_reported_with_the_arithmetic(tmp_path, capsys):
     )
 
 
+def test_memory_and_time_of_a_pool_are_told(tmp_path, capsys):
+    options = ("--parts", "expand", "--pool", 3_000, "--widths", 4, "--out", tmp_path / "out")
+    succeeds(COMMAND, *options)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["expanding"]
+    assert [entry["users"] for entry in results] == [300 + pool.SEEDS, 3_000]
+    assert all(entry["seconds"] > 0 and entry["formulas"] > 0 for entry in results)
+    assert contents(tmp_path / "out") == {"report.md", "results.json"}
+    assert "| 4 | 3,000 | " in capsys.readouterr().out
+    before = pool._anonymous()
+    with pool._most_memory() as most:
+        held = np.ones(1 << 24)
+    assert held.nbytes / 2 < most[0] - before < 2 * held.nbytes
+
+
 def test_flops_count_the_layers():
     """k = 64: 14 fields into 8 experts of 64, and what follows."""
     first = 14 * 64 * 8 * 64
@@ -110,4 +127,11 @@ def test_customising_is_timed_in_every_way():
     assert measured.minibatches == 4  # two epochs of two
     assert list(measured.seconds) == ["heads", "touched rows", "whole table"]
     assert min(measured.seconds.values()) > 0
+    heads, touched, whole = measured.size.values()
+    table = 4 * 4 * (FIXED_ROWS + 1000)  # width 4
+    assert heads < min(touched, whole - table)  # the whole network is more
+    padded = AdaptedWeights(
+        {"a": np.zeros(10, "f4")}, np.array([1, FIXED_ROWS + 1000], "i4"), np.zeros((2, 4), "f4")
+    )
+    assert speed.size_on_disk(padded) == 3 * 128 + 40 + 4 + 16  # with the heads of .npy files
     assert len(told) == 3

@@ -1,0 +1,146 @@
+"""An audience from a pool of millions: users a second, and memory that does not grow with the pool.
+
+Axes: P users of a pool, S slots of a user, k embedding width.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from experiments.many_campaigns.speed import TABLE_ROWS
+from experiments.throughput.inputs import Size, synthetic
+from experiments.throughput.machine_limits import measure_limits, theory_flops
+from experiments.throughput.meta_steps import NETWORK, untrained
+from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.model import AdaptedWeights, Customised, General
+from metaheac_jax.progress import Progress
+from metaheac_jax.settings import OFFICIAL
+
+SEEDS = 300
+AUDIENCE = 10_000  # users
+_TILE = 1 << 16  # distinct users, which a pool repeats
+_SECONDS = 0.02  # between two looks at the memory
+
+
+@dataclass(frozen=True)
+class PoolSpeed:
+    """Expanding one campaign.
+
+    Attributes:
+      width: k.
+      users: P.
+      seconds: from a customised model to its audience.
+      formulas: the seconds of the arithmetic of the model's formulas, at the rate of a matrix
+        product that was measured just after.
+      memory: the most bytes that the process held, the model's among them, but for mapped files.
+    """
+
+    width: int
+    users: int
+    seconds: float
+    formulas: float
+    memory: int
+
+
+def time_expanding(
+    num_users: int, *, width: int, directory: Path, progress: Progress
+) -> list[PoolSpeed]:
+    """Expands a campaign over a tenth of a pool, which compiles too, and over all of it.
+
+    Args:
+      num_users: P.
+      width: k.
+      directory: for the pool's files, which are removed again.
+      progress: receives what is under way.
+    """
+    size = Size(1, OFFICIAL.batch_size, width, TABLE_ROWS)
+    tile = synthetic(size, num_users=_TILE)
+    model = _model(tile, size)
+    flops = theory_flops(
+        NETWORK, num_examples=1, num_campaigns=0, width=width, derivative="forward"
+    )
+    speeds = []
+    for count in (num_users // 10 + SEEDS, num_users):
+        with TemporaryDirectory(dir=directory) as folder:
+            data = _pool(tile, count, Path(folder), progress)
+            with _most_memory() as most:
+                began = time.perf_counter()
+                audience = expand(model, data, size=AUDIENCE, progress=progress)
+                seconds = time.perf_counter() - began
+            assert len(audience) == min(AUDIENCE, audience.num_candidates)
+            [rate] = measure_limits().matmul.values()
+        speeds.append(PoolSpeed(width, count, seconds, count * flops / rate, most[0]))
+    return speeds
+
+
+def _model(data: Dataset, size: Size) -> Customised:
+    """An untrained model, customised in name."""
+    general = General(
+        method="metaheac",
+        settings=OFFICIAL,
+        schema=data.schema,
+        vocabulary=data.vocabulary,
+        state={},
+        data=data.name,
+        campaigns=(),
+        seed=0,
+    )
+    weights = untrained(size, data.layout)
+    adapted = AdaptedWeights(weights.network, np.empty(0, np.int32), weights.table[:0])
+    pool, campaign = PoolScorer(NETWORK, data.layout), data.campaign(0)
+    scorer = AdaptedScorer(pool, weights, adapted, campaign.rows)
+    return Customised(general, campaign, data.user_key[:SEEDS], scorer)
+
+
+def _pool(tile: Dataset, count: int, folder: Path, progress: Progress) -> Dataset:
+    """So many users in mapped files, whose ids are in no order."""
+    rows = np.lib.format.open_memmap(
+        folder / "rows.npy", "w+", np.int32, (count, tile.user_rows.shape[1])
+    )
+    key = np.lib.format.open_memmap(folder / "key.npy", "w+", np.int64, (count,))
+    for start in range(0, count, _TILE):
+        part = slice(start, min(start + _TILE, count))
+        rows[part] = tile.user_rows[: part.stop - start]
+        key[part] = np.random.default_rng(start).permutation(np.arange(start, part.stop))
+        progress("write the pool", part.stop, count)
+    rows.flush()
+    key.flush()
+    mapped = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("rows", "key")]
+    return replace(tile, user_rows=mapped[0], user_key=mapped[1])
+
+
+@contextmanager
+def _most_memory() -> Iterator[list[int]]:
+    """A list that receives the most bytes of memory that the process held (Linux)."""
+    most, stop = [_anonymous()], threading.Event()
+
+    def look() -> None:
+        while not stop.wait(_SECONDS):
+            most[0] = max(most[0], _anonymous())
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        stop.set()
+        watcher.join()
+        most[0] = max(most[0], _anonymous())
+
+
+def _anonymous() -> int:
+    """Resident bytes of this process that are of no file."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return 1024 * int(line.split()[1])
+    raise OSError("/proc/self/status has no RssAnon; this needs Linux")
