@@ -7,7 +7,9 @@ import os
 import signal
 import stat
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import contents
 from hypothesis import given, settings
@@ -19,6 +21,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import (
     locked,
     make_once,
+    new_array,
     new_directory,
     read_json,
     read_sealed,
@@ -91,6 +94,23 @@ def test_a_pipe_is_no_json(tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "none.json")
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
+        with pytest.raises(InputError, match="is no regular file, so it is not replaced"):
+            write_text(path, "text")
+    assert contents(tmp_path) == {"pipe"}
+
+
+def test_a_new_array_has_its_place_on_the_disk(tmp_path):
+    """Or a full disk would kill the process that writes to its map."""
+    array = new_array(tmp_path / "a.npy", np.int32, (1000, 3))
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 12_000
+    array[:] = 7
+    array.flush()
+    assert (np.load(tmp_path / "a.npy") == 7).all()
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import jax
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json
 
+FORMAT = "metaheac_jax run 1"
 #: What a user may allow to have changed when work goes on. Its results are then not those that the
 #: work would have had without the interruption.
 MayChange = Literal["data", "code", "backend", "jax", "jaxlib", "flax", "optax", "numpy"]
@@ -54,7 +55,7 @@ def keep_config(
     unknown = sorted(set(allow_changes) - set(known))
     if unknown:
         raise InputError(f"no change of {unknown[0]!r} can be allowed; only of {', '.join(known)}")
-    config = json.loads(json.dumps(config))
+    config = json.loads(json.dumps({"format": FORMAT, **config}))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, config)

@@ -279,8 +279,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     It is created only if the block succeeds, and is on disk when the block has ended. An existing
     file is replaced on success only. The file is `locked` meanwhile.
+
+    Raises:
+      InputError: a folder, a pipe or a device is in its place.
     """
     path.parent.stat()  # its parents are not made
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no regular file, so it is not replaced; choose another place")
     with locked(path):
         temporary = _temporary(path)
         try:
