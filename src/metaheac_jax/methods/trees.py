@@ -45,18 +45,16 @@ PRIOR_TREES = {
 #: Trees without a lower loss on held-out campaigns after which no more are grown.
 PRIOR_PATIENCE = 20
 #: Maximum number of examples of the prior; they are drawn from all at random.
-MAX_PRIOR_EXAMPLES = 500_000
+MAX_PRIOR_EXAMPLES = 1_000_000
 #: Minimum fraction of the examples in a leaf. No tree can split on a value that fewer have, so such
 #: values are left out, which bounds the time where examples are many.
 MIN_LEAF_FRACTION = 1 / 2000
-#: With at least this many examples, trees are grown on all cores. With fewer, the overhead of
-#: threads exceeds the gain.
-MIN_MULTITHREADED = 50_000
 _COMMON = {
     "objective": "binary",
     "verbosity": -1,
     "deterministic": True,
     "force_row_wise": True,
+    "num_threads": 1,  # LightGBM's threads wait for each other in loops, if others use the cores
 }
 
 
@@ -92,11 +90,10 @@ def fit_trees(
       InputError: LightGBM is not installed.
     """
     lgb, users = _lightgbm(), np.asarray(users[:])
-    threads = {"num_threads": 1 if len(users) < MIN_MULTITHREADED else 0}  # 0: one per core
     least = max(settings["min_data_in_leaf"], int(len(users) * MIN_LEAF_FRACTION))
     rare = np.bincount(users.ravel(), minlength=num_rows + 1) < least
     data = lgb.Dataset(indicators(np.where(rare[users], num_rows, users), num_rows), label)
-    parameters = {**_COMMON, **threads, **settings, "min_data_in_leaf": least}
+    parameters = {**_COMMON, **settings, "min_data_in_leaf": least}
     if held_out is None:
         return lgb.train(parameters, data).model_to_string()
     judged = lgb.Dataset(indicators(held_out[0], num_rows), held_out[1], reference=data)
