@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.comparison import report
+from experiments.comparison.adapting import method_named
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, check_options, run_all
 from metaheac_jax.cli import terminal
@@ -29,7 +30,6 @@ from metaheac_jax.data.splits import Split, official_split, paper_split
 from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, make_once
-from metaheac_jax.methods import method_named
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import Schema
 from metaheac_jax.settings import SETTINGS, Settings

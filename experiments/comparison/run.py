@@ -5,6 +5,7 @@ What is done stays in the run's folder (see `run_folder`), and a run that is res
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -213,7 +214,7 @@ def run_method(
         "score": pools.score,
     }
     if method.takes_steps:
-        result["offline"] = _offline(method, general, dataset)
+        result["offline"] = _offline(method, general, dataset) | _step_time(log, method.label)
         untouched = method.with_settings(online_epochs=0)
         pools = score_pools(untouched, general, dataset, test, seed=seed, progress=labelled)
         before = judge_all(dataset, data.split, pools.scores, label=method.label)
@@ -238,6 +239,17 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
         "ceiling": ceiling,
         "curve": [[judged.step, judged.loss, judged.auc] for judged in general.judgements],
     }
+
+
+def _step_time(log: Path, label: str) -> dict[str, float]:
+    """``step_ms``, the median time of a step in milliseconds; nothing if the log tells none."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    rates = [
+        line["steps_per_second"]
+        for line in lines
+        if line["name"] == label and "steps_per_second" in line
+    ]
+    return {"step_ms": 1000 / float(np.median(rates))} if rates else {}
 
 
 def forget_compiled() -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.comparison import tuning
+from experiments.comparison import adapting, tuning
 from experiments.comparison.provenance import command_of, describe_origin, provenance
 from experiments.comparison.report import OUTPUTS
 from experiments.comparison.results import Comparison
@@ -36,7 +36,8 @@ class RunOptions:
     preset: Literal["paper", "official"] = "paper"
     """Settings: what the paper prints, or what the authors' program does."""
     methods: tuple[str, ...] = DEFAULT
-    """Which to train, by name, or all; an unknown name lists those that exist."""
+    """Which to train, by name, or all; adapting: those of the table of what adapting is worth. An
+    unknown name lists those that exist."""
     runs: int = 1
     """Number of runs; each has its own split, initial values and batches, and its own simulated
     world."""
@@ -61,20 +62,23 @@ class RunOptions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The methods of --methods, each once; ``all`` stands for every one.
+        """The methods of --methods, each once; ``all`` stands for every one of the library.
 
         Raises:
           InputError: a name that no method has, or none.
         """
         if "all" in self.methods:
             return tuple(METHODS)
-        for name in self.methods:
-            if name not in METHODS:
-                known = ", ".join(METHODS)
-                raise InputError(f"--methods: unknown {name!r}; choose from {known}, all")
-        if not self.methods:
-            raise InputError(f"--methods: name at least one of {', '.join(METHODS)}")
-        return tuple(dict.fromkeys(self.methods))
+        named, known = adapting.with_group(self.methods), adapting.names()
+        for name in named:
+            if name not in known:
+                listed = ", ".join(known)
+                raise InputError(
+                    f"--methods: unknown {name!r}; choose from {listed}, all, adapting"
+                )
+        if not named:
+            raise InputError(f"--methods: name at least one of {', '.join(known)}")
+        return tuple(dict.fromkeys(named))
 
 
 def check_options(options: RunOptions) -> None:
@@ -158,16 +162,12 @@ def run_all(
                 allow_changes=allow,
             )
         )
+    told = {"command": command_of(options), "tuned": tuning.describe(options.names, tuned)}
     return Comparison(
         title=title(facts, options.preset, options.runs, campaigns=campaigns),
         seeds=options.seeds,
         runs=runs,
-        about={
-            **facts,
-            "preset": options.preset,
-            "command": command_of(options),
-            "tuned": tuning.describe(options.names, tuned),
-        },
+        about={**facts, "preset": options.preset, **told},
         published=published,
         tuning=tuned if options.tune else None,
         independent_runs=first.independent_runs,

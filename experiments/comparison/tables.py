@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.comparison import significance
+from experiments.comparison import adapting, significance
 from experiments.comparison.pages import Table
 from experiments.comparison.published import ABLATION, ABLATION_ONLY, COMPETING, PUBLISHED
 from experiments.comparison.results import (
@@ -20,7 +20,6 @@ from experiments.comparison.results import (
     method_values,
 )
 from experiments.comparison.significance import Claim, Difference
-from metaheac_jax.methods import METHODS
 
 METHODS_TITLE, ABLATION_TITLE = "Methods", "Ablation"
 OFFLINE = ("steps", "best_step", "ceiling")  # of a result's ``offline``
@@ -67,6 +66,12 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
     tables += _claim_tables(values, claims, overlap, labels, test)
     tables += _pairs_table(significance.control_pairs(values, overlap), labels, test)
     tables += _gain_table(values, overlap, labels, test)
+    step_ms = {
+        name: ms
+        for name in names
+        if (ms := _mean_entry([run[name] for run in comparison.runs], "offline", "step_ms"))
+    }
+    tables += adapting.table(values, labels, step_ms, overlap)
     if ORACLE in summary:
         shares = [
             [labels[n], *(_spread(summary[n][g].get("oracle_share"), runs) for g in GROUPS)]
@@ -81,13 +86,14 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
 def in_order(run: Results) -> list[str]:
     """Published methods in the paper's order, other methods, favoured methods, references."""
     rivals = [name for name in COMPETING if name not in significance.FAVOURED]
+    known = adapting.names()
 
     def rank(name: str) -> tuple[int, int]:
         if name in rivals:
             return 0, rivals.index(name)
         if name in significance.FAVOURED:
             return 2, significance.FAVOURED.index(name)
-        return (1, 0) if name in METHODS else (3, 0)
+        return (1, 0) if name in known else (3, 0)
 
     return sorted(run, key=rank)
 
@@ -250,8 +256,8 @@ def _training_table(runs: Sequence[Results], labels: Mapping[str, str]) -> list[
             continue
         steps = {key: _mean_entry(results, "offline", key) for key in OFFLINE}
         seconds = {key: _mean_entry(results, "seconds", key) for key in STAGES}
-        length, total = steps["steps"], seconds["offline"]
-        step = f"{1000 * total / length:.1f}" if length and total is not None else "-"
+        ms = _mean_entry(results, "offline", "step_ms")
+        step = "-" if ms is None else f"{ms:.1f}"
         counts = ["-" if n is None else f"{n:,.0f}" for n in steps.values()]
         times = ["-" if s is None else f"{s:,.1f}" for s in seconds.values()]
         rows.append([label, *counts, step, *times])
@@ -259,8 +265,8 @@ def _training_table(runs: Sequence[Results], labels: Mapping[str, str]) -> list[
     header += [f"{stage} s" for stage in STAGES]
     note = (
         "Means over the runs. Offline training stops at the ceiling, or earlier if held-out "
-        "training campaigns improve no more, and keeps the best step. Offline seconds include "
-        "compilation and the judging of held-out campaigns."
+        "training campaigns improve no more, and keeps the best step. Time per step: median. "
+        "Offline seconds include compilation and the judging of held-out campaigns."
     )
     return [Table("Training", header, rows, note)] if rows else []
 

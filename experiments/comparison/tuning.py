@@ -28,12 +28,13 @@ from typing import Any
 
 import numpy as np
 
+from experiments.comparison.adapting import method_named
 from experiments.comparison.run import Data, forget_compiled
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
-from metaheac_jax.methods import Method, method_named
+from metaheac_jax.methods import Method
 from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress

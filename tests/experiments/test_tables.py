@@ -171,7 +171,8 @@ def test_training_has_steps_seconds_and_the_cost_of_a_step():
     for run, (steps, best) in zip(results, ((4000, 3000), (2000, 1000)), strict=True):
         run["lr"]["seconds"] = {"offline": 0.5, "customise": 2.0, "score": 1.0}
         run["metaheac"]["seconds"] = {"offline": 30.0, "customise": 1200.0, "score": 1.0}
-        run["metaheac"]["offline"] = {"steps": steps, "best_step": best, "ceiling": 9000}
+        offline = {"steps": steps, "best_step": best, "ceiling": 9000, "step_ms": steps / 300}
+        run["metaheac"]["offline"] = offline
     table = tables_of(results)["Training"]
     assert cells(table, "LR") == {
         "method": "LR",

@@ -1,0 +1,295 @@
+"""What is adapting worth? Methods of which each differs from another in one thing only.
+
+All have MetaHeac's network, the lengths of lists and the same settings before tuning. ``--methods
+adapting`` stands for all of them.
+
+Axes: N campaign fields, k embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from experiments.comparison import significance
+from experiments.comparison.pages import Table
+from experiments.comparison.results import BEFORE, GROUPS, Values
+from experiments.comparison.significance import Difference
+from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.methods import METHODS, Method
+from metaheac_jax.methods import method_named as library_method
+from metaheac_jax.methods.fine_tuning import (
+    build_offline,
+    campaign_sampler,
+    metaheac,
+    metaheac_network,
+    train_rows,
+    untrained,
+)
+from metaheac_jax.methods.method import Run, Trained
+from metaheac_jax.methods.seed_features import build_seed_offline, seed_aware
+from metaheac_jax.model import State, Weights
+from metaheac_jax.settings import OFFICIAL, PAPER, Settings
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.losses import build_loss, cross_entropy, masked
+from metaheac_jax.training.meta import MetaGradient, build_meta_gradient
+from metaheac_jax.training.step import Gradient
+
+#: Makes the gradient of a run's meta-loss.
+BuildGradient = Callable[[Run], Gradient[...]]
+
+
+class Rung(NamedTuple):
+    """A method, and what it differs from.
+
+    Attributes:
+      name: of the method.
+      base: name of the method that it differs from; None for the first.
+      what: differs.
+      build: the method; None for one of the library.
+    """
+
+    name: str
+    base: str | None
+    what: str
+    build: Callable[[Settings], Method] | None = None
+
+
+def method_named(name: str, settings: Settings = PAPER) -> Method:
+    """A method of the library or of this module.
+
+    Raises:
+      InputError: no method has this name.
+    """
+    build = next((rung.build for rung in RUNGS if rung.name == name), None)
+    return library_method(name, settings) if build is None else build(settings)
+
+
+def names() -> list[str]:
+    """Of all methods, those of the library first."""
+    return list(dict.fromkeys([*METHODS, *(rung.name for rung in RUNGS)]))
+
+
+# The methods ------------------------------------------------------------------------------------
+
+
+def program_step(settings: Settings) -> Method:
+    """The inner step of the authors' program: its alpha, on the mean loss."""
+    rate, label = OFFICIAL.inner_learning_rate, "task batches + the program's inner step"
+    method = metaheac(replace(settings, reduction="mean", inner_learning_rate=rate), lengths=True)
+    train = build_offline(metaheac_network, "meta", label, lengths=True)
+    # Its rate is what this method is, so it is not tuned.
+    tuned = tuple(name for name in method.tuned if name != "inner_learning_rate")
+    return replace(method, name="program-step", label=label, train=train, tuned=tuned)
+
+
+def learned_rates(settings: Settings, *, steps: int) -> Method:
+    """Inner steps at a learned rate per leaf (Meta-SGD, Li et al. 2017), from the paper's alpha."""
+    many = f"{steps} inner steps" if steps > 1 else "an inner step"
+    label = f"task batches + {many} at learned rates"
+
+    def train(run: Run) -> Trained:
+        run = replace(run, dataset=with_lengths(run.dataset)[0])
+        weights = untrained(run, metaheac_network(run.settings), jax.random.key(run.seed))
+        start = jnp.log(run.settings.inner_learning_rate)
+        # Arrays of their own, since a step reuses their memory.
+        rates = jax.tree.map(lambda _: jnp.copy(start), {"network": weights.network, "table": 0})
+        network = {"inside": weights.network, "log_rates": rates}
+        gradient = learned_rates_gradient(run, steps)
+        sampler = campaign_sampler(run)
+        weights = Weights(network, weights.table)
+        return train_rows(run, weights, gradient, sampler, label=label, finish=_without_rates)
+
+    name = "learned-rates" if steps == 1 else f"learned-rates-{steps}"
+    method = metaheac(settings, lengths=True)
+    return replace(method, name=name, label=label, train=train, work=(6 * steps, 3))
+
+
+def learned_rates_gradient(run: Run, steps: int) -> MetaGradient:
+    """Its parameters' network is ``{"inside", "log_rates"}``."""
+    reduction = run.settings.reduction
+    inside = build_loss(metaheac_network(run.settings), run.dataset.layout, reduction=reduction)
+
+    def loss(params: Any, batch: Any) -> Array:
+        return inside(params | {"network": params["network"]["inside"]}, batch)
+
+    def rates(params: Any) -> Any:
+        of = jax.tree.map(jnp.exp, params["network"]["log_rates"])
+        return {"network": {"inside": of["network"], "log_rates": 0.0}, "table": of["table"]}
+
+    return build_meta_gradient(
+        loss,
+        inner_learning_rate=rates,
+        inner_steps=steps,
+        adapt={"network": {"inside": True, "log_rates": False}, "table": True},
+        reduction=reduction,
+        select=select_rows,
+    )
+
+
+def _without_rates(weights: Weights) -> State:
+    return Weights(weights.network["inside"], weights.table)._asdict()
+
+
+def adapt_heads(settings: Settings) -> Method:
+    """The paper's inner step on critics and gates alone."""
+    return _adapting_a_part(
+        settings, "adapt-heads", "task batches + the paper's inner step on heads and gates", heads
+    )
+
+
+def adapt_campaign(settings: Settings) -> Method:
+    """The paper's inner step on the campaign's own table rows alone."""
+    return _adapting_a_part(
+        settings, "adapt-campaign", "task batches + the paper's inner step on campaign rows", rows
+    )
+
+
+def _adapting_a_part(settings: Settings, name: str, label: str, build: BuildGradient) -> Method:
+    def train(run: Run) -> Trained:
+        run = replace(run, dataset=with_lengths(run.dataset)[0])
+        weights = untrained(run, metaheac_network(run.settings), jax.random.key(run.seed))
+        return train_rows(run, weights, build(run), campaign_sampler(run), label=label)
+
+    return replace(metaheac(settings, lengths=True), name=name, label=label, train=train)
+
+
+def heads(run: Run) -> MetaGradient:
+    """The gradient through inner steps on critics and gates."""
+    settings = run.settings
+
+    def adapted(params: Any) -> Any:
+        parts = params["network"]["params"]
+        return {"network": {"params": {part: part != "expert" for part in parts}}, "table": False}
+
+    return build_meta_gradient(
+        build_loss(metaheac_network(settings), run.dataset.layout, reduction=settings.reduction),
+        inner_learning_rate=settings.inner_learning_rate,
+        adapt=adapted,
+        reduction=settings.reduction,
+        select=select_rows,
+    )
+
+
+def rows(run: Run) -> Gradient[...]:
+    """The gradient through inner steps on the campaign's rows.
+
+    A step moves an offset (N, k) that is added to these rows and starts at 0, which is the same.
+    """
+    settings, layout = run.settings, run.dataset.layout
+    network = metaheac_network(settings)
+
+    def loss(params: Any, batch: Any) -> Array:
+        user, campaign = layout.inputs(params["table"], batch.ids)
+        output: Any = network.apply(params["network"], user, campaign + params["offset"])
+        values = cross_entropy(output.log_p, output.log_not_p, batch.label)
+        return masked(values, batch.weight, settings.reduction)
+
+    meta_gradient = build_meta_gradient(
+        loss,
+        inner_learning_rate=settings.inner_learning_rate,
+        adapt={"network": False, "table": False, "offset": True},
+        reduction=settings.reduction,
+        select=select_rows,
+    )
+
+    def gradient(params: Any, support: Any, query: Any, part: Any) -> tuple[Any, Any]:
+        offset = jnp.zeros((layout.num_campaign_fields, params["table"].shape[1]))
+        grads, info = meta_gradient(params | {"offset": offset}, support, query, part)
+        return {name: grads[name] for name in params}, info
+
+    return gradient
+
+
+def seeds(settings: Settings, *, step: bool) -> Method:
+    """Seed features, without an inner step or with the paper's; otherwise as the other methods."""
+    label = "task batches + seed features" + (" + the paper's inner step" if step else "")
+    method = seed_aware(settings).with_settings(
+        table_scale=settings.table_scale,
+        reduction=settings.reduction,
+        inner_learning_rate=settings.inner_learning_rate if step else 0.0,
+    )
+    train = build_seed_offline(metaheac_network, label)
+    name = "seeds-step" if step else "seeds"
+    tuned = tuple(name for name in method.tuned if step or name != "inner_learning_rate")
+    return replace(method, name=name, label=label, train=train, tuned=tuned)
+
+
+RUNGS = (
+    Rung("without-meta-lengths", None, "plain batches"),
+    Rung("alpha-0-lengths", "without-meta-lengths", "task batches"),
+    Rung("metaheac-lengths", "alpha-0-lengths", "the paper's inner step"),
+    Rung("program-step", "alpha-0-lengths", "the program's inner step", program_step),
+    Rung("learned-rates", "metaheac-lengths", "learned rates", lambda s: learned_rates(s, steps=1)),
+    Rung("learned-rates-5", "learned-rates", "five steps", lambda s: learned_rates(s, steps=5)),
+    Rung("adapt-heads", "metaheac-lengths", "on heads and gates alone", adapt_heads),
+    Rung("adapt-campaign", "metaheac-lengths", "on campaign rows alone", adapt_campaign),
+    Rung("seeds", "alpha-0-lengths", "seed features", lambda s: seeds(s, step=False)),
+    Rung("seeds-step", "seeds", "the paper's inner step", lambda s: seeds(s, step=True)),
+)
+
+
+# The table --------------------------------------------------------------------------------------
+
+
+def table(
+    values: Values, labels: Mapping[str, str], step_ms: Mapping[str, float], overlap: float
+) -> list[Table]:
+    """What each method of `RUNGS` gains over the one that it differs from; none without a pair.
+
+    Args:
+      values: from `results.method_values`.
+      labels: of the methods.
+      step_ms: milliseconds of a training step.
+      overlap: see `Comparison.overlap`.
+    """
+    shown = [rung for rung in RUNGS if rung.name in values]
+    if not any(rung.base in values for rung in shown):
+        return []
+    cells = [(group, measure) for group in GROUPS for measure in (BEFORE, "auc")]
+    gains: dict[tuple[str, str, str], Difference] = {}
+    for rung in shown:
+        for group, measure in cells:
+            if rung.base in values:
+                own, other = (values[of][group][measure] for of in (rung.name, rung.base))
+                gains[rung.name, group, measure] = significance.difference(own, other, overlap)
+    adjusted = significance.holm([gain.p for gain in gains.values()])
+    p_holm = dict(zip(gains, adjusted, strict=True))
+    lines = []
+    for rung in shown:
+        line = [labels[rung.name], rung.what, labels.get(rung.base or "", "-")]
+        for group, measure in cells:
+            key = rung.name, group, measure
+            mean = values[rung.name][group][measure].mean
+            line.append("-" if np.isnan(mean) else f"{mean:.4f}")
+            line.append(_gain(gains[key], p_holm[key]) if key in gains else "-")
+        ms = step_ms.get(rung.name)
+        lines.append([*line, "-" if ms is None else f"{ms:.1f}"])
+    header = ["method", "differs in", "less"]
+    for group, measure in cells:
+        header += [f"{group}, {'before' if measure == BEFORE else 'after'}", "difference"]
+    note = (
+        "AUC before and after customising. ± standard error of the difference; * p < .05, after "
+        "Holm's correction over the table. "
+        + significance.describe_test(len(next(iter(values.values()))["small"]["auc"].runs), overlap)
+    )
+    return [Table("What adapting is worth", [*header, "ms per step"], lines, note)]
+
+
+def _gain(gain: Difference, p: float | None) -> str:
+    if np.isnan(gain.mean):
+        return "-"
+    error = "" if gain.error is None else f" ±{gain.error:.4f}"
+    return f"{gain.mean:+.4f}{error}" + ("*" if p is not None and p < 0.05 else "")
+
+
+def with_group(chosen: Sequence[str]) -> list[str]:
+    """Names of methods, with those that ``adapting`` stands for in its place."""
+    own = [rung.name for rung in RUNGS]
+    return [one for name in chosen for one in (own if name == "adapting" else [name])]
