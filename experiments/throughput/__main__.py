@@ -12,9 +12,17 @@ import numpy as np
 
 from experiments.throughput.benchmarks import BENCHMARKS, NUM_INPUTS, Bench, Input
 from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
-from experiments.throughput.machine_limits import device_name, measure_limits, versions
+from experiments.throughput.machine_limits import measure_limits
 from experiments.throughput.meta_steps import ways
-from experiments.throughput.records import Record, compare, figures, read_records, table
+from experiments.throughput.records import (
+    Record,
+    compare,
+    figures,
+    machine_lines,
+    read_records,
+    roofline_table,
+    table,
+)
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.batches import CampaignSampler
 from metaheac_jax.data.storage import open_dataset, write_dataset
@@ -41,7 +49,8 @@ class Options:
     table_rows: tuple[int, ...] = (334_494, 33_449, 3_344_940)
     """Rows of the table."""
     benchmarks: tuple[str, ...] = BENCHMARKS
-    """What to time: any of meta-step, "end to end", sample, customise, score, prepare."""
+    """What to time: any of meta-step, "end to end", sample, "to device", customise, score,
+    prepare."""
     paths: tuple[str, ...] = ()
     """Ways of the meta-step: row-local (the one that methods use), first-order, at-once or in-turn
     (campaigns grouped the other way), whole-table, "whole-table at-once" (all campaigns vmapped);
@@ -81,8 +90,10 @@ def measure(options: Options, old: list[dict[str, Any]] | None) -> int:
     if options.json is not None:
         write_json(options.json, [asdict(record) for record in records])
     figures(records, base_size(options), options.out)
-    machine = ", ".join([device_name(), *(f"{name} {v}" for name, v in versions().items())])
-    report = "\n".join([machine, "", table(records), *(f"- left out: {line}" for line in left_out)])
+    facts = [*machine_lines(records), *(f"left out: {line}" for line in left_out)]
+    report = "\n".join(
+        [*(f"- {line}" for line in facts), "", table(records), roofline_table(records)]
+    )
     drawn = "![Seconds per meta-step](step_time.png)\n![Examples per second](throughput.png)\n"
     write_text(options.out / "report.md", f"# Throughput\n\n{report}\n\n{drawn}")
     print(report)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.throughput.arithmetic import executed_flops
+from experiments.throughput.data_sheets import DATA_SHEETS, DataSheet
 from experiments.throughput.inputs import Size
 from experiments.throughput.machine_limits import (
     Derivative,
     Limits,
     device_name,
+    environment,
     forget_high_water,
     free_memory,
     high_water,
+    theory_bytes,
     theory_flops,
     versions,
 )
@@ -33,6 +37,8 @@ from experiments.throughput.meta_steps import (
     Program,
     Way,
     compile_step,
+    num_parameters,
+    quality,
     untrained,
     ways,
 )
@@ -48,12 +54,15 @@ from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import OFFICIAL
+from metaheac_jax.table.layout import Ids
 from metaheac_jax.training.loop import train
-from metaheac_jax.training.step import RowStep
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.step import RowStep, plain_gradient
 
-BENCHMARKS = ("meta-step", "end to end", "sample", "customise", "score", "prepare")
+BENCHMARKS = ("meta-step", "end to end", "sample", "to device", "customise", "score", "prepare")
 NUM_INPUTS = 8  # batches that take turns; the sampler gives its first 8 batches one shape
-POOL = 32_768  # users scored
+POOL, CHUNK = 32_768, 1024  # users scored, and scored at once
+QUALITY_STEPS = 3 * NUM_INPUTS  # of a training whose loss and AUC tell what a precision costs
 ADAPTED_ROWS = 8192  # table rows of the customised model that scores them
 WORLD_USERS = 50_000  # of the world that is prepared
 MAX_SECONDS = 10  # runs of a benchmark stop after this time
@@ -179,9 +188,11 @@ class Bench:
 
     def run(self, inputs: Sequence[Input]) -> None:
         """All benchmarks of some sizes, which differ in the table's rows alone."""
-        for size, dataset, sampler, _ in inputs:
+        for size, dataset, sampler, batches in inputs:
             if "sample" in self._benchmarks:
                 self.sample(size, sampler)
+            if "to device" in self._benchmarks:
+                self.to_device(size, batches)
             if "customise" in self._benchmarks:
                 self.customise(size, dataset)
             if "score" in self._benchmarks:
@@ -208,6 +219,12 @@ class Bench:
         _, seconds = timed(sampler, self._num_runs)
         self.add("sample", "memory-mapped", size, seconds, 2 * size.campaigns * size.batch_size)
 
+    def to_device(self, size: Size, batches: Sequence[CampaignBatch]) -> None:
+        """A drawn batch from the host to the device."""
+        self._tell(f"to device, {size}")
+        _, seconds = timed(lambda n: jax.device_put(batches[n % NUM_INPUTS]), self._num_runs)
+        self.add("to device", "batch", size, seconds, 2 * size.campaigns * size.batch_size)
+
     def customise(self, size: Size, dataset: Dataset) -> None:
         """C campaigns with the official number of epochs; the time is that of a minibatch."""
         self._tell(f"customise, {size}")
@@ -225,13 +242,22 @@ class Bench:
         num_minibatches = epochs * sum(
             math.ceil(len(batch.label) / size.batch_size) for batch in examples
         )
+        minibatch = examples[0].pick(slice(size.batch_size))
+        touched = dataset.layout.row_index(size.table_rows).distinct(minibatch.ids)
+        gradient = plain_gradient(build_loss(NETWORK, dataset.layout))
         self.add(
             "customise",
             "row-local",
             size,
             [of_all / num_minibatches for of_all in seconds],
             size.batch_size,
+            executed_flops=executed_flops(gradient, weights._asdict(), minibatch),
             theory_flops=_theory(size, size.batch_size, "gradient"),
+            theory_bytes=theory_bytes(
+                num_rows=len(touched),
+                width=size.width,
+                num_parameters=num_parameters(weights.network),
+            ),
             compile_seconds=first - float(np.median(seconds)),
         )
 
@@ -243,7 +269,13 @@ class Bench:
         users = np.resize(everyone, (POOL, everyone.shape[1]))
         rows = np.arange(min(ADAPTED_ROWS, size.table_rows), dtype=np.int32)
         adapted = AdaptedWeights(weights.network, rows, weights.table[rows])
-        scorer, campaign = PoolScorer(NETWORK, dataset.layout), dataset.campaign_rows[0]
+        layout, campaign = dataset.layout, dataset.campaign_rows[0]
+        scorer = PoolScorer(NETWORK, layout, chunk=CHUNK)
+
+        def of_chunk(network: Any, table: Any, user: Any) -> Any:
+            return NETWORK.apply(network, *layout.inputs(table, Ids(user, campaign)))
+
+        num_lookups = np.count_nonzero(users < size.table_rows)
         first, seconds = timed(lambda _: scorer(weights, adapted, campaign, users), self._num_runs)
         self.add(
             "score",
@@ -251,30 +283,49 @@ class Bench:
             size,
             seconds,
             POOL,
+            executed_flops=POOL // CHUNK * executed_flops(of_chunk, *weights, users[:CHUNK]),
             theory_flops=_theory(size, POOL, "forward"),
+            # Of each user the ids and the rows that they name, read once; and the score.
+            theory_bytes=users.nbytes + 4 * size.width * num_lookups + 4 * POOL,
             compile_seconds=first - float(np.median(seconds)),
         )
 
     def meta_steps(self, inputs: Sequence[Input]) -> None:
         """The bare meta-step in every way, and the row-local one end to end.
 
-        The inputs differ in the table's rows alone, and take turns in each way.
+        The inputs differ in the table's rows alone. All of them take turns, and with them the
+        row-local steps of these inputs, so that a ratio to them is of the same rounds.
         """
+        rivals: dict[Size, Trial] = {}
         for name, way in ways(inputs[0].size).items():
             possible = ("meta-step", "end to end") if name == "row-local" else ("meta-step",)
             wanted = [benchmark for benchmark in possible if benchmark in self._benchmarks]
             if wanted and name in (self._paths or (name,)):
-                timings = self._time_way(name, way, wanted, inputs)
-                limits = self._measure()  # after the states of the trials are freed
-                for add, seconds in timings:
-                    add(seconds=seconds, limits=limits)
+                adds, trials = self._time_way(name, way, wanted, inputs, rivals)
+                rivals = trials if name == "row-local" else rivals
+                limits = self._measure()
+                for add in adds:
+                    add(limits=limits)
 
     def _time_way(
-        self, name: str, way: Way, benchmarks: Sequence[str], inputs: Sequence[Input]
-    ) -> list[tuple[Callable[..., None], list[float]]]:
-        """For each record a function that adds it, given seconds and limits, and the seconds."""
-        turns: list[Callable[[], list[float]]] = []
+        self,
+        name: str,
+        way: Way,
+        benchmarks: Sequence[str],
+        inputs: Sequence[Input],
+        rivals: Mapping[Size, Trial],
+    ) -> tuple[list[Callable[..., None]], dict[Size, Trial]]:
+        """For each record a function that adds it, given limits; and the trials by size.
+
+        Args:
+          name, way: of the meta-step.
+          benchmarks: "meta-step", "end to end" or both.
+          inputs: of each size.
+          rivals: row-local steps that take turns with this way; none for themselves.
+        """
+        turns: list[Callable[[], list[float]]] = [trial.bare for trial in rivals.values()]
         adds: list[Callable[..., None]] = []
+        trials: dict[Size, Trial] = {}
         for size, dataset, sampler, drawn in inputs:
             self._tell(f"meta-step, {name}, {size}")
             batches = [way.place(batch, size.table_rows) for batch in drawn]
@@ -284,14 +335,24 @@ class Bench:
                 gib = f"{need / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
                 self.left_out.append(f"{name}, {size}: needs {gib}")
                 continue
-            trial = Trial(program, untrained(size, dataset.layout), batches, sampler)
             known = {"precision": way.precision, **program.figures}
+            if not way.whole_table:
+                known |= quality(program, size, batches, dataset.layout, num_steps=QUALITY_STEPS)
+            trials[size] = Trial(program, untrained(size, dataset.layout), batches, sampler)
             for benchmark in benchmarks:
-                turns.append(trial.bare if benchmark == "meta-step" else trial.end_to_end)
+                bare = benchmark == "meta-step"
+                turns.append(trials[size].bare if bare else trials[size].end_to_end)
                 examples = 2 * size.campaigns * size.batch_size
                 adds.append(partial(self.add, benchmark, name, size, examples=examples, **known))
         num_rounds = max(MIN_ROUNDS, math.ceil(self._num_runs / NUM_INPUTS))
-        return list(zip(adds, in_turns(turns, num_rounds), strict=True))
+        timed_turns = in_turns(turns, num_rounds)
+        beside = dict(zip(rivals, timed_turns, strict=False))
+        timings = timed_turns[len(rivals) :]
+        sizes = [size for size in trials for _ in benchmarks]
+        for position, (size, seconds) in enumerate(zip(sizes, timings, strict=True)):
+            ratio = _ratio(seconds, beside[size], num_rounds) if size in beside else None
+            adds[position] = partial(adds[position], seconds=seconds, of_row_local=ratio)
+        return adds, trials
 
     def add(
         self,
@@ -317,13 +378,19 @@ class Bench:
         low, median, high = np.percentile(seconds, [25, 50, 75]).tolist()
         limits = limits or self._measure()
         peak, flops = limits.matmul[precision], known.get("theory_flops")
+        executed = known.get("executed_flops")
+        sheet = DATA_SHEETS.get(jax.devices()[0].device_kind, DataSheet({}, 0, ""))
         in_program = "peak_memory_bytes" in known
         figures: dict[str, Any] = {
             "compile_seconds": None,
+            "executed_flops": None,
             "theory_flops": None,
             "theory_bytes": None,
             "counted_flops": None,
             "counted_bytes": None,
+            "of_row_local": None,
+            "loss": None,
+            "auc": None,
             "peak_memory_bytes": None if in_program else high_water(),
         }
         record = Record(
@@ -338,13 +405,19 @@ class Bench:
             examples=examples,
             steps_per_second=1 / median,
             examples_per_second=examples / median,
+            precision=precision,
+            executed_seconds=executed / peak if executed else None,
             floor_seconds=flops / peak if flops else None,
             share_of_limit=flops / peak / median if flops else None,
             memory_source="compiled program" if in_program else "process",
             matmul_flops_per_second=peak,
             copy_bytes_per_second=limits.copy,
+            gather_bytes_per_second=limits.gather,
+            sheet_flops_per_second=sheet.matmul.get(precision),
+            sheet_bytes_per_second=sheet.memory or None,
             device=device_name(),
             versions=versions(),
+            environment=environment(),
             **(figures | known),
         )
         self.records.append(record)
@@ -352,6 +425,12 @@ class Bench:
     def _tell(self, what: str) -> None:
         self._progress(f"benchmarks: {what}", self._num_done, self._num_sizes)
         forget_high_water()
+
+
+def _ratio(seconds: Sequence[float], others: Sequence[float], num_rounds: int) -> float:
+    """The median over the rounds of one program's median time over another's."""
+    ours, theirs = (np.median(np.reshape(s, (num_rounds, -1)), axis=1) for s in (seconds, others))
+    return float(np.median(ours / theirs))
 
 
 def _theory(size: Size, num_examples: int, derivative: Derivative) -> int:

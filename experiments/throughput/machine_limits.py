@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -49,14 +50,17 @@ class Limits(NamedTuple):
     Attributes:
       matmul: FLOP/s of a product of float32 matrices, by precision.
       copy: bytes/s, read and written, of an elementwise pass over an array larger than any cache.
+      gather: bytes/s, read and written, of taking rows at random from a table of the Tencent data's
+        length.
     """
 
     matmul: dict[str, float]
     copy: float
+    gather: float
 
 
 def measure_limits() -> Limits:
-    """Measures both limits: each is the best run of half a second."""
+    """Measures all limits: each is the best run of half a second."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matmul = {}
     for name, precision in precisions().items():
@@ -66,7 +70,11 @@ def measure_limits() -> Limits:
             matmul[name] = 2 * side**3 / _best(lambda p=product, a=matrix: p(a, a))
     array = jnp.ones(1 << 26)
     plus_one = jax.jit(lambda a: a + 1)
-    return Limits(matmul, 2 * array.nbytes / _best(lambda: plus_one(array)))
+    copy = 2 * array.nbytes / _best(lambda: plus_one(array))
+    table, take = jnp.ones((334_494, 64)), jax.jit(lambda table, rows: table[rows])
+    rows = jax.random.randint(jax.random.key(0), (1 << 16,), 0, len(table))
+    gather = 2 * rows.size * table[0].nbytes / _best(lambda: take(table, rows))
+    return Limits(matmul, copy, gather)
 
 
 def _best(run: Callable[[], Any]) -> float:
@@ -92,8 +100,8 @@ def theory_flops(
     Forward, a user takes n experts (M k -> h_1 -> ... -> h), two gates of width g over its mean
     field (k -> g, then g -> n and g -> m), and the mixture of n experts and m critics (h -> m). A
     campaign adds the gates' product with its N fields, once for all its users. Pooling, activations
-    and the loss are elementwise, and are not counted. The program needs fewer FLOPs: fields with
-    few values stay products (`table.pooling.UserFields`), so it may be faster than this bound.
+    and the loss are elementwise, and are not counted. The program executes fewer FLOPs, since
+    fields with few values stay products (`table.pooling.UserFields`); see `arithmetic`.
 
     Each product y = x W, whose x depends on parameters too (the embeddings), is computed
 
@@ -151,6 +159,30 @@ def versions() -> dict[str, str]:
 
     modules = {"jax": jax, "jaxlib": jaxlib, "numpy": numpy}
     return {"python": platform.python_version(), **{n: m.__version__ for n, m in modules.items()}}
+
+
+def environment() -> dict[str, str]:
+    """What else decides the speed, as far as it is known: commit, flags, driver, CUDA, clocks."""
+    known = {name: os.environ.get(name) for name in ("XLA_FLAGS", "GLIBC_TUNABLES")}
+    known["commit"] = _output("git", "describe", "--always", "--dirty", "--exclude=*")
+    if jax.default_backend() == "cpu":
+        clock = _entry("/proc/cpuinfo", "cpu MHz")
+        known["clock"] = f"{clock} MHz" if clock else None
+    else:
+        known["runtime"] = " ".join(jax.devices()[0].client.platform_version.split())
+        query = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
+        known[query] = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+    return {name: value for name, value in known.items() if value}
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints; None if it cannot be run."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def free_memory() -> int | None:

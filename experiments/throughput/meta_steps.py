@@ -15,15 +15,17 @@ import numpy as np
 import optax
 from jax import Array
 
+from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.inputs import Size
 from experiments.throughput.machine_limits import precisions, theory_bytes, theory_flops
 from metaheac_jax.backend import campaigns_at_once
 from metaheac_jax.data.batches import CampaignBatch
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.ranking import auc
 from metaheac_jax.settings import OFFICIAL
 from metaheac_jax.table.adam import table_adam
-from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import MetaState, build_meta_gradient, build_meta_step
@@ -88,6 +90,11 @@ def untrained(size: Size, layout: Layout) -> Weights:
     return initialise(
         NETWORK, jax.random.key(0), layout, num_rows=size.table_rows, width=size.width
     )
+
+
+def num_parameters(network: Any) -> int:
+    """The number of a network's parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(network))
 
 
 class Step(NamedTuple):
@@ -170,6 +177,7 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> 
         began = time.perf_counter()
         compiled = _compile(built.step, state, *batch)
         seconds = time.perf_counter() - began
+        executed = executed_flops(built.step, state, *batch)
         counted = _counted(compiled)
         num_chunks = size.campaigns // way.chunk_size(size.campaigns)
         if num_chunks > 1:
@@ -182,6 +190,7 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> 
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     figures = {
         "compile_seconds": seconds,
+        "executed_flops": executed,
         "counted_flops": counted[0].item(),
         "counted_bytes": counted[1].item(),
         "theory_flops": theory_flops(
@@ -194,11 +203,51 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> 
         "theory_bytes": theory_bytes(
             num_rows=size.table_rows if way.whole_table else len(batch[0]),
             width=size.width,
-            num_parameters=sum(leaf.size for leaf in jax.tree.leaves(weights.network)),
+            num_parameters=num_parameters(weights.network),
         ),
         "peak_memory_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes + results,
     }
     return Program(compiled, built.init, figures)
+
+
+def quality(
+    program: Program, size: Size, batches: Sequence[Any], layout: Layout, *, num_steps: int
+) -> dict[str, float]:
+    """Loss and AUC after a few row-local steps from untrained weights; see `records.Record`.
+
+    Both depend on rounding alone, so that they tell what a precision of the products costs.
+
+    Args:
+      program: a row-local step.
+      size: of the step and the table.
+      batches: drawn by the sampler; they take turns.
+      layout: of the ids.
+      num_steps: a multiple of the number of batches.
+    """
+    state, losses = program.init(*untrained(size, layout)), []
+    for number in range(num_steps):
+        state, info = program.step(state, *batches[number % len(batches)])
+        losses.append(info.loss)
+
+    @jax.jit
+    def scores(state: RowState, rows: Array, user: Array, campaign: Array) -> Array:
+        table = table_adam(OFFICIAL.outer_learning_rate).gather(state.table, rows).values
+
+        def of_campaign(user: Array, campaign: Array) -> Array:
+            inputs = layout.inputs(table, Ids(user, campaign))
+            output: Any = NETWORK.apply(state.network, *inputs)
+            return output.log_p - output.log_not_p
+
+        return jax.vmap(of_campaign)(user, campaign)
+
+    found, labels = [], []
+    for batch in batches:
+        rows, support, query = CampaignBatch(*batch).shared()
+        for side in (support, query):
+            found.append(np.asarray(scores(state, rows, *side.ids[:2])).ravel())
+            labels.append(np.asarray(side.label).ravel())
+    last = np.asarray(losses[-len(batches) :])
+    return {"loss": float(last.mean()), "auc": auc(np.concatenate(found), np.concatenate(labels))}
 
 
 def _compile(step: Callable[..., Any], *arguments: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -34,15 +35,23 @@ class Record:
       compile_seconds: of compilation alone; for customise and score, what the first run took more.
       examples: number of examples per step, batch or minibatch; of users for score and prepare.
       steps_per_second, examples_per_second: at the median.
-      theory_flops, theory_bytes: see `machine_limits`.
-      counted_flops, counted_bytes: of the compiled program, counted by XLA.
-      floor_seconds: theory_flops at the rate of the machine's matrix product. A program that omits
-        products (see `machine_limits.theory_flops`) can be faster.
+      precision: of the matrix products, a name in `machine_limits.PRECISIONS`.
+      executed_flops: see `arithmetic.executed_flops`.
+      theory_flops, theory_bytes: see `machine_limits`; the least that must be computed and moved.
+      counted_flops, counted_bytes: of the compiled program, counted by XLA. A byte counts as often
+        as an operation reads or writes it, be it from a cache.
+      executed_seconds: executed_flops at the measured rate of products of this precision.
+      floor_seconds: theory_flops at that rate. A program that omits products can be faster.
       share_of_limit: floor_seconds / median_seconds.
+      of_row_local: times of the row-local step in the same rounds; median over the rounds.
+      loss: mean loss of the last 8 of `benchmarks.QUALITY_STEPS` steps from untrained weights.
+      auc: of the scores that the general weights then give to the examples of these steps.
       peak_memory_bytes: of ``memory_source``, which is the "compiled program" (arguments, results
         and temporaries), or the whole "process" (the most resident bytes).
-      matmul_flops_per_second, copy_bytes_per_second: the machine's limits.
-      device, versions: what it ran on.
+      matmul_flops_per_second, copy_bytes_per_second, gather_bytes_per_second: measured limits of
+        the machine.
+      sheet_flops_per_second, sheet_bytes_per_second: peaks of its data sheet; see `data_sheets`.
+      device, versions, environment: what it ran on.
     """
 
     benchmark: str
@@ -60,18 +69,28 @@ class Record:
     examples: int
     steps_per_second: float
     examples_per_second: float
+    precision: str
+    executed_flops: int | None
     theory_flops: int | None
     theory_bytes: int | None
     counted_flops: float | None
     counted_bytes: float | None
+    executed_seconds: float | None
     floor_seconds: float | None
     share_of_limit: float | None
+    of_row_local: float | None
+    loss: float | None
+    auc: float | None
     peak_memory_bytes: int | None
     memory_source: str
     matmul_flops_per_second: float
     copy_bytes_per_second: float
+    gather_bytes_per_second: float
+    sheet_flops_per_second: float | None
+    sheet_bytes_per_second: float | None
     device: str
     versions: dict[str, str]
+    environment: dict[str, str]
 
 
 #: The fields that identify a record; the others are measured.
@@ -79,34 +98,114 @@ KEY = ("benchmark", "path", "campaigns", "batch_size", "width", "table_rows")
 
 
 def table(records: Sequence[Record]) -> str:
-    """The records in Markdown. "formulas' ms" is `Record.floor_seconds`."""
+    """Times in Markdown, beside those that the arithmetic alone would take."""
     header = ["benchmark: path", "campaigns x batch size", "k", "table rows"]
-    header += ["ms", "quartiles", "mean", "formulas' ms", "ms / formulas'", "examples/s"]
-    header += ["GFLOP counted / theory", "GB counted / theory", "memory", "compile s"]
+    header += ["ms", "quartiles", "mean", "executed ms", "ms / executed"]
+    header += ["formulas' ms", "ms / formulas'", "of row-local", "examples/s"]
+    header += ["GFLOP executed / counted / formulas'", "memory", "compile s"]
     lines = []
     for r in records:
-        formulas = None if r.floor_seconds is None else 1e3 * r.floor_seconds
-        ratio = None if r.share_of_limit is None else 1 / r.share_of_limit
+        flops = (r.executed_flops, r.counted_flops, r.theory_flops)
         lines.append(
             [
-                f"{r.benchmark}: {r.path}",
-                f"{r.campaigns} x {r.batch_size or '-'}",
-                str(r.width or "-"),
-                f"{r.table_rows:,}",
+                *_key(r),
                 f"{1e3 * r.median_seconds:.4g}",
                 f"{1e3 * r.low_seconds:.4g}-{1e3 * r.high_seconds:.4g}",
                 f"{1e3 * r.mean_seconds:.4g}",
-                _text(formulas, "{:.4g}"),
-                _text(ratio, "{:.2f}"),
+                _text(r.executed_seconds, "{:.4g}", 1e-3),
+                _text(_ratio(r.median_seconds, r.executed_seconds), "{:.2f}"),
+                _text(r.floor_seconds, "{:.4g}", 1e-3),
+                _text(_ratio(r.median_seconds, r.floor_seconds), "{:.2f}"),
+                _text(r.of_row_local, "{:.2f}"),
                 f"{r.examples_per_second:,.0f}",
-                f"{_text(r.counted_flops, '{:.2f}', 1e9)} / {_text(r.theory_flops, '{:.2f}', 1e9)}",
-                f"{_text(r.counted_bytes, '{:.2f}', 1e9)} / {_text(r.theory_bytes, '{:.3f}', 1e9)}",
+                " / ".join(_text(each, "{:.2f}", 1e9) for each in flops),
                 _text(r.peak_memory_bytes, "{:.2f} GiB", 2**30)
                 + ("" if r.memory_source == "compiled program" else " (process)"),
                 _text(r.compile_seconds, "{:.1f}"),
             ]
         )
     return markdown_table(header, lines)
+
+
+def roofline_table(records: Sequence[Record]) -> str:
+    """What limits each benchmark whose arithmetic is known, in Markdown.
+
+    The ridge is the machine's rate of products over that of copies, both measured: a program with
+    more FLOP per byte is limited by its products. The first FLOP/byte has the least bytes that must
+    be moved, the second the bytes that XLA counts.
+    """
+    header = ["benchmark: path", "campaigns x batch size", "k", "table rows", "products"]
+    header += ["FLOP/byte", "of XLA's bytes", "ridge", "limit"]
+    header += ["of measured peak", "of data sheet", "GB/s", "of copy", "of gathers", "loss", "AUC"]
+    lines = []
+    for r in records:
+        if r.executed_flops is None:
+            continue
+        intensity = _ratio(r.executed_flops, r.theory_bytes)
+        ridge = r.matmul_flops_per_second / r.copy_bytes_per_second
+        limit = None if intensity is None else ("products" if intensity > ridge else "memory")
+        rate = _ratio(r.theory_bytes, r.median_seconds)
+        achieved = r.executed_flops / r.median_seconds
+        lines.append(
+            [
+                *_key(r),
+                r.precision,
+                _text(intensity, "{:.1f}"),
+                _text(_ratio(r.executed_flops, r.counted_bytes), "{:.1f}"),
+                f"{ridge:.1f}",
+                limit or "-",
+                f"{achieved / r.matmul_flops_per_second:.0%}",
+                _text(_ratio(achieved, r.sheet_flops_per_second), "{:.1%}"),
+                _text(rate, "{:.2f}", 1e9),
+                _text(_ratio(rate, r.copy_bytes_per_second), "{:.1%}"),
+                _text(_ratio(rate, r.gather_bytes_per_second), "{:.1%}"),
+                _text(r.loss, "{:.6f}"),
+                _text(r.auc, "{:.4f}"),
+            ]
+        )
+    return markdown_table(header, lines)
+
+
+def machine_lines(records: Sequence[Record]) -> list[str]:
+    """What the records ran on, and the medians of the limits that were measured between them."""
+    if not records:
+        return []
+    first = records[0]
+    lines = [", ".join([first.device, *(f"{name} {v}" for name, v in first.versions.items())])]
+    lines += [f"{name}: {value}" for name, value in first.environment.items()]
+    for precision in dict.fromkeys(r.precision for r in records):
+        some = [r for r in records if r.precision == precision]
+        rate = _text(median(r.matmul_flops_per_second for r in some), "{:.4g} GFLOP/s", 1e9)
+        sheet = _text(some[0].sheet_flops_per_second, "{:.4g} GFLOP/s, dense", 1e9)
+        lines.append(f"products, precision {precision}: {rate} measured, data sheet {sheet}")
+    copy = median(r.copy_bytes_per_second for r in records)
+    gather = median(r.gather_bytes_per_second for r in records)
+    sheet = _text(first.sheet_bytes_per_second, "{:.4g} GB/s", 1e9)
+    lines.append(f"copy: {copy / 1e9:.4g} GB/s measured, data sheet {sheet}")
+    lines.append(f"gathers of table rows: {gather / 1e9:.4g} GB/s, {gather / copy:.0%} of copy")
+    return lines + [line for record in records for line in _shares(record, records)]
+
+
+def _shares(whole: Record, records: Sequence[Record]) -> list[str]:
+    """What sampling and placing on the device would take of a training step, if done in turn."""
+    of_size = [r for r in records if _key(r)[1:] == _key(whole)[1:]]
+    parts = [r for r in of_size if r.benchmark in ("sample", "to device")]
+    if whole.benchmark != "end to end" or not parts:
+        return []
+    told = [f"{r.benchmark} {r.median_seconds / whole.median_seconds:.1%}" for r in parts]
+    size = f"{whole.campaigns} x {whole.batch_size}, k {whole.width}, {whole.table_rows:,} rows"
+    most = 1 / max(r.median_seconds for r in parts)
+    return [f"of a step end to end, {size}: {', '.join(told)}; alone {most:,.0f} steps/s at most"]
+
+
+def _key(r: Record) -> list[str]:
+    """The first cells of a record's line."""
+    size = f"{r.campaigns} x {r.batch_size or '-'}"
+    return [f"{r.benchmark}: {r.path}", size, str(r.width or "-"), f"{r.table_rows:,}"]
+
+
+def _ratio(value: float | None, unit: float | None) -> float | None:
+    return None if value is None or not unit else value / unit
 
 
 def _text(value: float | None, form: str, unit: float = 1.0) -> str:
