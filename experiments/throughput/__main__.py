@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from experiments.throughput.benchmarks import BENCHMARKS, NUM_INPUTS, Bench, Input
+from experiments.throughput.breakdown import breakdown_table
 from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
 from experiments.throughput.machine_limits import measure_limits
 from experiments.throughput.meta_steps import ways
 from experiments.throughput.records import (
-    Record,
     compare,
     figures,
     machine_lines,
@@ -64,6 +64,8 @@ class Options:
     meta-step at least 24: 8 per turn, or as many as take 2 seconds."""
     json: Path | None = None
     """File for the records."""
+    profile: Path | None = None
+    """Folder that keeps the profiler's traces of the row-local meta-steps at the base size."""
     compare: Path | None = None
     """Records of an earlier --json to compare with; a loss beyond --margin exits with code 1."""
     margin: float = 0.1
@@ -86,14 +88,17 @@ def measure(options: Options, old: list[dict[str, Any]] | None) -> int:
     """Measures, writes the report and compares; returns the exit code."""
     options.out.mkdir(parents=True, exist_ok=True)
     with terminal.progress_display(terminal.screen()) as progress:
-        records, left_out = run(options, progress)
+        bench = run(options, progress)
+    records = bench.records
     if options.json is not None:
         write_json(options.json, [asdict(record) for record in records])
     figures(records, base_size(options), options.out)
-    facts = [*machine_lines(records), *(f"left out: {line}" for line in left_out)]
+    facts = [*machine_lines(records), *(f"left out: {line}" for line in bench.left_out)]
     report = "\n".join(
         [*(f"- {line}" for line in facts), "", table(records), roofline_table(records)]
     )
+    if bench.breakdowns:
+        report += "\n" + breakdown_table(bench.breakdowns)
     drawn = "![Seconds per meta-step](step_time.png)\n![Examples per second](throughput.png)\n"
     write_text(options.out / "report.md", f"# Throughput\n\n{report}\n\n{drawn}")
     print(report)
@@ -155,8 +160,8 @@ def sizes(options: Options) -> list[Size]:
     return sorted(found, key=lambda size: (size.width * size.campaigns * size.batch_size, size))
 
 
-def run(options: Options, progress: Progress) -> tuple[list[Record], list[str]]:
-    """All benchmarks of the options; their records, and what was left out for lack of memory."""
+def run(options: Options, progress: Progress) -> Bench:
+    """Runs all benchmarks of the options."""
     progress("measure the machine's limits", 0, 1)
     every = sizes(options)
     bench = Bench(
@@ -166,12 +171,14 @@ def run(options: Options, progress: Progress) -> tuple[list[Record], list[str]]:
         paths=options.paths,
         num_runs=options.steps,
         num_sizes=len(every),
+        traced=base_size(options),
+        profile=options.profile,
     )
     bench.prepare()
     for _, group in groupby(every, key=lambda size: size[:3]):
         with tempfile.TemporaryDirectory() as folder:
             bench.run([make_input(size, Path(folder)) for size in group])
-    return bench.records, bench.left_out
+    return bench
 
 
 def make_input(size: Size, folder: Path) -> Input:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.throughput.arithmetic import executed_flops
+from experiments.throughput.breakdown import step_breakdown
 from experiments.throughput.data_sheets import DATA_SHEETS, DataSheet
 from experiments.throughput.inputs import Size
 from experiments.throughput.machine_limits import (
@@ -140,6 +141,16 @@ class Trial:
         self._batches, self._first = self._batches[: len(seconds)], False
         return seconds
 
+    def breakdown(self, folder: Path | None) -> dict[str, float]:
+        """Where the time of these steps goes; see `breakdown.step_breakdown`."""
+
+        def step(number: int) -> Any:
+            batch = self._batches[number % len(self._batches)]
+            self._state, info = self._program.step(self._state, *batch)
+            return self._state, info
+
+        return step_breakdown(self._program.text(), step, NUM_INPUTS, folder)
+
     def end_to_end(self) -> list[float]:
         """As methods train: `training.loop.train`, with sampling and log; the mean of 8 steps."""
         step = RowStep(self._program.init, self._program.step)
@@ -160,6 +171,7 @@ class Bench:
     Attributes:
       records: of all benchmarks so far.
       left_out: a line for every meta-step that memory could not hold.
+      breakdowns: where the time of row-local meta-steps of one size goes, by their path.
     """
 
     def __init__(
@@ -171,6 +183,8 @@ class Bench:
         paths: Sequence[str] = (),
         num_runs: int = 20,
         num_sizes: int = 1,
+        traced: Size | None = None,
+        profile: Path | None = None,
     ) -> None:
         """Args:
         measure: gives the machine's limits.
@@ -179,12 +193,16 @@ class Bench:
         paths: which ways of the meta-step to run; all if empty.
         num_runs: timed runs of each.
         num_sizes: number of sizes in all.
+        traced: the size whose row-local meta-steps are broken down.
+        profile: a folder that keeps their traces.
         """
         self._measure, self._progress = measure, progress
         self._benchmarks, self._paths, self._num_runs = benchmarks, paths, num_runs
         self._num_sizes, self._num_done = num_sizes, 0
         self.records: list[Record] = []
         self.left_out: list[str] = []
+        self.breakdowns: dict[str, dict[str, float]] = {}
+        self._traced, self._profile = traced, profile
 
     def run(self, inputs: Sequence[Input]) -> None:
         """All benchmarks of some sizes, which differ in the table's rows alone."""
@@ -346,6 +364,9 @@ class Bench:
                 adds.append(partial(self.add, benchmark, name, size, examples=examples, **known))
         num_rounds = max(MIN_ROUNDS, math.ceil(self._num_runs / NUM_INPUTS))
         timed_turns = in_turns(turns, num_rounds)
+        if self._traced in trials and not way.whole_table:
+            folder = self._profile and self._profile / name.replace(" ", "-")
+            self.breakdowns[name] = trials[self._traced].breakdown(folder)
         beside = dict(zip(rivals, timed_turns, strict=False))
         timings = timed_turns[len(rivals) :]
         sizes = [size for size in trials for _ in benchmarks]

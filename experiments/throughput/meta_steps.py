@@ -154,11 +154,13 @@ class Program(NamedTuple):
       step: ``step(state, *batch) -> (state, info)``; it reuses the state's memory.
       init: ``init(network, table) -> state``.
       figures: those that are known before it runs, named as in `records.Record`.
+      text: ``text()`` is the compiled program, as `breakdown.kinds` reads it.
     """
 
     step: Callable[..., Any]
     init: Callable[..., Any]
     figures: dict[str, Any]
+    text: Callable[[], str] = str
 
 
 def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> Program:
@@ -207,7 +209,7 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> 
         ),
         "peak_memory_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes + results,
     }
-    return Program(compiled, built.init, figures)
+    return Program(compiled, built.init, figures, compiled.as_text)
 
 
 def quality(

@@ -47,6 +47,7 @@ def ran(tmp_path_factory):
         benchmarks=("meta-step", "end to end", "sample", "to device"),
         paths=("row-local",),
         json=folder / "records.json",
+        profile=folder / "traces",
         out=folder / "figures",
     )
     assert main(options) == 0
@@ -85,6 +86,7 @@ def test_records_have_their_form_and_agree_with_themselves(ran):
     assert records[2]["memory_source"] == "compiled program"
     # Table, moments and their last steps are arguments and results, shared by donation.
     assert 3000 * 64 * 4 * 3 < records[2]["peak_memory_bytes"] < 3000 * 64 * 4 * 3 + 100e6
+    assert list((folder / "traces" / "row-local").rglob("*.xplane.pb"))
     for name in ("step_time.png", "throughput.png"):
         assert (folder / "figures" / name).stat().st_size > 1000
     every = [Record(**r) for r in records]
@@ -352,7 +354,9 @@ def again(ran, tmp_path, monkeypatch):
 
     def exit_code(factor, margin=0.1):
         slower = [Record(**{**r, "median_seconds": factor * r["median_seconds"]}) for r in records]
-        monkeypatch.setattr(command, "run", lambda options, progress: (slower, []))
+        bench = Bench(lambda: Limits({}, 1.0, 1.0), silent)
+        bench.records = slower
+        monkeypatch.setattr(command, "run", lambda options, progress: bench)
         old = folder / "records.json"
         return main(replace(TINY, compare=old, margin=margin, out=tmp_path))
 
