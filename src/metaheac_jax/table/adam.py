@@ -20,6 +20,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -121,10 +122,12 @@ def table_adam(
             last=local.last,
         )
 
+    @jax.named_scope("adam")  # for profilers
     def gather(state: TableState, rows: Array) -> LocalRows:
         take = lambda array: array.at[rows].get(mode="fill", fill_value=0)  # noqa: E731
         return catch_up(LocalRows(*map(take, state[:-1])), state.count)
 
+    @jax.named_scope("adam")  # for profilers
     def move(local: LocalRows, gradient: Array, count: Array) -> LocalRows:
         count = count + 1
         mu = b1 * local.mu + (1 - b1) * gradient
@@ -135,6 +138,7 @@ def table_adam(
             local.values - learning_rate * step, mu, nu, jnp.full_like(local.last, count)
         )
 
+    @jax.named_scope("adam")  # for profilers
     def scatter(state: TableState, rows: Array, local: LocalRows, moved: LocalRows) -> TableState:
         put = lambda array, values: array.at[rows].set(values, mode="drop")  # noqa: E731
         return TableState(

@@ -118,13 +118,12 @@ def build_row_step(
         return RowState(network, optimizer.init(network), table_optimizer.init(table))
 
     def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        with jax.named_scope("adam"):  # for profilers
-            local = table_optimizer.gather(state.table, rows)
+        local = table_optimizer.gather(state.table, rows)
         grads, info = gradient({"network": state.network, "table": local.values}, *batches)
-        with jax.named_scope("adam"):
+        with jax.named_scope("adam"):  # for profilers
             updates, opt_state = optimizer.update(grads["network"], state.opt_state, state.network)
             network = optax.apply_updates(state.network, updates)
-            moved = table_optimizer.move(local, grads["table"], state.table.count)
+        moved = table_optimizer.move(local, grads["table"], state.table.count)
         if checked:
             made = {"network": network, "opt_state": opt_state, "table": moved}
             finite = _finite({"loss": info.loss, "gradient": grads, **made})
@@ -134,10 +133,10 @@ def build_row_step(
                 keep, (network, opt_state), (state.network, state.opt_state)
             )
             rows = keep(rows, len(state.table.table))  # a scatter drops these
-        with jax.named_scope("adam"):
             table = table_optimizer.scatter(state.table, rows, local, moved)
-        if checked:
             table = table._replace(count=keep(table.count, state.table.count))
+        else:
+            table = table_optimizer.scatter(state.table, rows, local, moved)
         return RowState(network, opt_state, table), info
 
     return RowStep(init, unconsumed(jax.jit(step, donate_argnums=0)))
