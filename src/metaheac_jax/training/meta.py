@@ -134,23 +134,7 @@ def build_meta_gradient(
     """
     inner_loop = InnerLoop(loss, **inner)
     _check_options(campaigns_per_chunk, reduction, step_weights, inner_loop)
-
-    def campaign_loss(
-        params: Any, support: Any, query: Any, part: Any, model_state: Any
-    ) -> tuple[Array, tuple[Array, Evaluation]]:
-        """One campaign's meta-loss; its support loss, and the query loss after adaptation."""
-        if select is not None:
-            params = select(params, part)
-        evaluate = lambda params, model_state: inner_loop.evaluate(  # noqa: E731
-            query_loss or loss, params, query, model_state
-        )
-        if step_weights is None:
-            adapted, _ = inner_loop(params, support, model_state)
-            last = evaluate(adapted.params, adapted.model_state)
-            return last.value, (adapted.support_loss, last)
-        adapted, each = inner_loop(params, support, model_state, evaluate)
-        last = jax.tree.map(lambda leaf: leaf[-1], each)
-        return jnp.asarray(step_weights) @ each.value, (adapted.support_loss, last)
+    campaign_loss = _build_campaign_loss(query_loss or loss, step_weights, select, inner_loop)
 
     def summed_loss(params: Any, batches: Any, model_state: Any) -> tuple[Array, Any]:
         if jax.tree.leaves(batches)[0].shape[0] == 1:
@@ -189,6 +173,33 @@ def build_meta_gradient(
         return total, MetaInfo(losses.sum() * scale, support_loss, last.value, last.aux, state)
 
     return gradient
+
+
+def _build_campaign_loss(
+    query_loss: AnyLoss,
+    step_weights: Sequence[float] | Array | None,
+    select: Select | None,
+    inner_loop: InnerLoop,
+) -> Callable[..., tuple[Array, tuple[Array, Evaluation]]]:
+    """One campaign's meta-loss; with its support loss, and the query loss after adaptation."""
+
+    def campaign_loss(
+        params: Any, support: Any, query: Any, part: Any, model_state: Any
+    ) -> tuple[Array, tuple[Array, Evaluation]]:
+        if select is not None:
+            params = select(params, part)
+        evaluate = lambda params, model_state: inner_loop.evaluate(  # noqa: E731
+            query_loss, params, query, model_state
+        )
+        if step_weights is None:
+            adapted, _ = inner_loop(params, support, model_state)
+            last = evaluate(adapted.params, adapted.model_state)
+            return last.value, (adapted.support_loss, last)
+        adapted, each = inner_loop(params, support, model_state, evaluate)
+        last = jax.tree.map(lambda leaf: leaf[-1], each)
+        return jnp.asarray(step_weights) @ each.value, (adapted.support_loss, last)
+
+    return campaign_loss
 
 
 def _check_options(
