@@ -1,0 +1,114 @@
+"""Regression of sine waves from few examples, as by Finn et al. (2017, section 5.1).
+
+``python -m experiments.examples.sine`` meta-trains on support sets of 10 examples with one inner
+step, and prints the mean squared error on new waves after 0, 1 and 10 steps on 5 and 10 examples.
+
+Axes: C tasks, N examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from metaheac_jax import build_meta_step, inner_update
+from metaheac_jax.cli import terminal
+
+ALPHA, BETA = 0.01, 0.001
+TASKS_PER_STEP, TRAINING_SHOTS = 25, 10
+SIZES = (1, 40, 40, 1)
+NUM_TEST_TASKS, NUM_TEST_EXAMPLES = 2000, 100
+
+
+@dataclass(frozen=True)
+class Options:
+    """Meta-trains on sine waves and prints the error on new ones."""
+
+    iterations: int = 70_000
+    """Meta-steps."""
+    seed: int = 0
+    """Of the initial parameters and of all waves."""
+
+
+class Examples(NamedTuple):
+    """Places (C, N) in [-5, 5], and the waves' values there."""
+
+    x: Array
+    y: Array
+
+
+def draw(key: Array, num_tasks: int, sizes: Sequence[int]) -> list[Examples]:
+    """Sets of examples of random waves: amplitude of .1 to 5, phase of 0 to pi."""
+    own, *keys = jax.random.split(key, len(sizes) + 1)
+    amplitude, phase = jax.random.uniform(own, (2, num_tasks, 1))
+    xs = [
+        jax.random.uniform(k, (num_tasks, n), minval=-5, maxval=5)
+        for k, n in zip(keys, sizes, strict=True)
+    ]
+    return [Examples(x, (0.1 + 4.9 * amplitude) * jnp.sin(x - jnp.pi * phase)) for x in xs]
+
+
+def initial(key: Array) -> list[dict[str, Array]]:
+    """Parameters of the layers, as Glorot and Bengio (2010) draw them."""
+    glorot, keys = jax.nn.initializers.glorot_normal(), jax.random.split(key, len(SIZES) - 1)
+    shapes = zip(keys, SIZES[:-1], SIZES[1:], strict=True)
+    return [{"kernel": glorot(k, (m, n)), "bias": jnp.zeros(n)} for k, m, n in shapes]
+
+
+def loss(params: Any, batch: Examples) -> Array:
+    """Mean squared error."""
+    hidden = batch.x[:, None]
+    for layer in params[:-1]:
+        hidden = jax.nn.relu(hidden @ layer["kernel"] + layer["bias"])
+    y = hidden @ params[-1]["kernel"] + params[-1]["bias"]
+    return jnp.mean((y[:, 0] - batch.y) ** 2)
+
+
+def train(options: Options) -> Any:
+    """The parameters after meta-training."""
+    keys = jax.random.split(jax.random.key(options.seed), options.iterations + 1)
+    init, step = build_meta_step(
+        loss, optax.adam(BETA), inner_learning_rate=ALPHA, campaigns_per_chunk="all"
+    )
+
+    def iteration(state: Any, key: Array) -> tuple[Any, None]:
+        return step(state, *draw(key, TASKS_PER_STEP, [TRAINING_SHOTS] * 2))[0], None
+
+    return jax.jit(lambda state, keys: jax.lax.scan(iteration, state, keys)[0])(
+        init(initial(keys[0])), keys[1:]
+    ).params
+
+
+def errors(params: Any, shots: int, steps: int, seed: int) -> tuple[float, float]:
+    """The mean squared error on new waves, and the half width of its 95% interval."""
+
+    def after(support: Examples, query: Examples) -> Array:
+        adapted = inner_update(
+            loss, params, support, inner_learning_rate=ALPHA, inner_steps=steps
+        ).params
+        return loss(adapted, query)
+
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    found = jax.vmap(after)(*draw(key, NUM_TEST_TASKS, [shots, NUM_TEST_EXAMPLES]))
+    return float(found.mean()), float(1.96 * found.std() / NUM_TEST_TASKS**0.5)
+
+
+def main(options: Options) -> int:
+    """Runs the command; returns its exit code."""
+    params = train(options)
+    print("| examples | steps | mean squared error |\n|---:|---:|---:|")
+    for shots in (5, 10):
+        for steps in (0, 1, 10):
+            mean, half = errors(params, shots, steps, options.seed)
+            print(f"| {shots} | {steps} | {mean:.2f} ± {half:.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    terminal.command(Options, main, prog="python -m experiments.examples.sine")
