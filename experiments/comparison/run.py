@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,21 @@ class Data:
       references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
       independent_runs: whether every run has a world of its own; if not, they divide the same
         campaigns.
+      without: makes the dataset again, with nothing about users from the examples of campaigns
+        (their indices); None where features of users do not come from examples.
     """
 
     dataset: Dataset
     split: Split
     references: Mapping[str, np.ndarray] = field(default_factory=dict)
     independent_runs: bool = True
+    without: Callable[[np.ndarray], Dataset] | None = None
+
+    def apart_from(self, campaigns: np.ndarray) -> Data:
+        """The same, with nothing about users from the examples of these campaigns."""
+        if self.without is None:
+            return self
+        return replace(self, dataset=self.without(campaigns), without=None)
 
     def check(self, settings: Settings) -> None:
         """Refuses data that methods cannot be trained on, before anything is written.

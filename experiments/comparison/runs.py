@@ -22,6 +22,7 @@ from metaheac_jax.data.storage import content_digest
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS
+from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Settings
 
@@ -147,6 +148,7 @@ def run_all(
         labelled = _labelled(progress, len(runs), options.runs)
         data = first if seed == options.seed else load(seed, labelled)
         data.check(settings)
+        data = apart_from_held_out(data, settings, seed)
         directory = options.out / f"seed-{seed}"
         resume = options.resume and (directory / "config.json").is_file()
         allow = options.allow_change
@@ -181,6 +183,16 @@ def _labelled(progress: Progress, number: int, runs: int) -> Progress:
         progress(f"run {number + 1} of {runs}, {what}", done, total)
 
     return progress if runs == 1 else labelled
+
+
+def apart_from_held_out(data: Data, settings: Settings, seed: int) -> Data:
+    """The data of a run, with nothing about users from the campaigns that `Method.fit` holds out.
+
+    All methods get the same data, also those that hold nothing out.
+    """
+    if data.without is None or settings.offline_patience is None:
+        return data
+    return data.apart_from(hold_out_campaigns(data.dataset, data.split.train, seed)[1])
 
 
 def _clear(out: Path) -> None:

@@ -202,9 +202,10 @@ class _Search:
         allow_changes: Collection[str],
         progress: Progress,
     ) -> None:
-        self.dataset, self.seed, self.directory = data.dataset, seed, directory
+        self.seed, self.directory = seed, directory
         self.max_trials, self.progress = max_trials, progress
         self.kept, self.held = trial_campaigns(data.dataset, data.split.train, seed)
+        self.dataset = data.apart_from(self.held).dataset
         self.trained: tuple[Path, General] | None = None  # the last general model
         self.allow_changes = allow_changes
 

@@ -60,8 +60,9 @@ def customise_both_ways(
       directory: for checkpoints, from which training resumes.
       progress: receives what is under way.
     """
+    kept, held = hold_out_campaigns(data.dataset, data.split.train, seed, fraction=HELD_OUT)
+    data = data.apart_from(held)
     dataset = data.dataset
-    kept, held = hold_out_campaigns(dataset, data.split.train, seed, fraction=HELD_OUT)
     general = method.fit(
         dataset,
         campaigns=kept,

@@ -1,6 +1,7 @@
 """The MovieLens comparison as a user runs it, on tiny files."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import commands
@@ -10,7 +11,10 @@ from commands import contents, interrupted, refuses, succeeds, tiny_settings
 from tencent_world import with_line
 
 from experiments import movielens
-from experiments.comparison import report
+from experiments.comparison import report, runs
+from metaheac_jax.methods import Method
+from metaheac_jax.methods.method import Trained
+from metaheac_jax.settings import PAPER
 
 COMMAND = commands.module(movielens)
 
@@ -75,6 +79,22 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
     assert "| like-rate (no campaign) | " in text
     assert "[paper]" not in text
     assert f"`python -m experiments.movielens --methods lr --runs 2 --data-dir {source}`" in text
+
+
+def test_what_judges_a_training_is_in_no_history(tmp_path):
+    options = movielens.Options(data_dir=write_movies(tmp_path / "data"))
+    data = movielens.load(options, 4)
+    used = runs.apart_from_held_out(data, PAPER, 4).dataset
+    small = replace(PAPER, campaigns_per_step=2)
+    noting = Method(
+        "noting", "Noting", small, takes_steps=True, train=lambda run: Trained({}), adapt=print
+    )
+    general = noting.fit(used, campaigns=data.split.train, seed=4)
+    train, shown = set(data.dataset.campaign_key[data.split.train]), used.vocabulary.values[5]
+    assert len(general.held_out) == 3
+    assert {movie.encode() for movie in shown} == train - {m.encode() for m in general.held_out}
+    fixed = replace(PAPER, offline_patience=None)  # nothing is held out
+    assert runs.apart_from_held_out(data, fixed, 4) is data
 
 
 def test_movielens_names_the_faulty_line(tmp_path, capsys):

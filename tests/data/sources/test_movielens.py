@@ -191,6 +191,32 @@ def test_no_rating_of_a_test_campaign_reaches_a_feature(tmp_path, mode, seed):
     assert rows_by_example(after, split, "stage1", "train") == before
 
 
+@pytest.mark.parametrize("mode", ["pool", "exposed"])
+def test_campaigns_apart_are_in_no_history(tmp_path, mode):
+    """They are as test campaigns are: one view per user, and no rating of theirs in a feature."""
+    ratings = toy_ratings(USERS, MOVIES, seed=5)
+    dataset, split = build_toy(tmp_path, ratings, non_seeds=mode)
+    apart = split.train[[1, 4]]
+    found, again = build_toy(tmp_path, ratings, non_seeds=mode, apart=apart)
+    np.testing.assert_array_equal(again.train, split.train)
+    movies = {str(movie) for movie in movies_of(dataset, apart)}
+    shown = [set(features(found, view)["liked_movies"]) for view in range(found.num_users)]
+    assert set().union(*shown) == {str(m) for m in movies_of(dataset, split.train)} - movies
+    for campaign in range(dataset.num_campaigns):  # the examples are the same
+        own = [
+            (
+                data.user_key[data.stage1.user[data.stage1.of(campaign)]],
+                data.stage1.label[data.stage1.of(campaign)],
+            )
+            for data in (dataset, found)
+        ]
+        for one, other in zip(*own, strict=True):
+            np.testing.assert_array_equal(one, other)
+        views = found.stage1.user[found.stage1.of(campaign)]
+        shared = campaign in split.test or campaign in apart
+        assert ((views < USERS) == shared).all()
+
+
 def flip(ratings, dataset, split, seed):
     """Turns likes of one training movie into low ratings, and as many back."""
     lower = Counter(movie for (_, movie), rating in ratings.items() if rating < 4)

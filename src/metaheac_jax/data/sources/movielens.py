@@ -7,7 +7,8 @@ directory.
 A user's features include the movies and genres that the user liked, which come from the same
 ratings that are to be predicted. Three rules prevent leakage:
 
-- histories contain *training* campaigns only: no rating of a test campaign affects any feature;
+- histories contain *training* campaigns only, and none that is held out to judge: no rating of a
+  test campaign affects any feature;
 - in the examples of a training campaign, histories omit that campaign;
 - every history omits exactly one movie that the user liked. Otherwise a user's history would be
   shorter in the campaigns of which the user is a seed than in all others, which tells the label. So
@@ -15,8 +16,8 @@ ratings that are to be predicted. Three rules prevent leakage:
   test campaign, a random liked movie is.
 
 So a user's features depend on the example. A user of the Dataset is a *view*: a MovieLens user with
-one movie left out of the history. Each example of a training campaign has a view of its own; all
-test campaigns share one view per user.
+one movie left out of the history. Each example of a campaign that is in histories has a view of its
+own; all others share one view per user.
 
 Users have an age group, a gender, an occupation, the first two digits of the zip code, and the
 liked genres and movies. A history with more movies than slots is cut in a random order that is
@@ -120,6 +121,7 @@ def build_movielens(
     non_seeds_per_seed: int = 4,
     min_likes: int | None = None,
     train_fraction: float = 0.6,
+    apart: np.ndarray | None = None,
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files of an edition in a directory.
 
@@ -141,6 +143,8 @@ def build_movielens(
       min_likes: a movie with fewer likes is neither a campaign nor part of a history; by default
         the edition's.
       train_fraction: fraction of the campaigns to train on.
+      apart: indices of training campaigns that are in no history, as test campaigns are not, since
+        models are judged on them.
 
     Raises:
       InputError: a file is missing or malformed, a column is missing, an id is missing or occurs
@@ -169,7 +173,8 @@ def build_movielens(
         test=split.test,
         seed=seed,
     )
-    history = _draw_history(liked, split.train, seed)
+    histories = np.setdiff1d(split.train, [] if apart is None else apart)
+    history = _draw_history(liked, histories, seed)
     stage1, views = _draw_views(stage1, history, campaign_key, seed)
     vocabulary, user_rows, campaign_rows = _features(users, items, genres, history, views)
     dataset = Dataset(
@@ -376,10 +381,10 @@ def _draw_examples(
 
 
 class _History(NamedTuple):
-    """The training campaigns, and which of them each user liked.
+    """The training campaigns without those apart, and which of them each user liked.
 
     Attributes:
-      campaigns: (H,) indices of the training campaigns, ascending.
+      campaigns: (H,) their indices, ascending.
       liked: (U, H) bool.
       order: (U, H) positions among the campaigns: those that the user liked, in random order, then
         the others.
@@ -413,12 +418,12 @@ class _Views(NamedTuple):
 def _draw_views(
     stage1: Examples, history: _History, campaign_key: np.ndarray, seed: int
 ) -> tuple[Examples, _Views]:
-    """Gives each example of a training campaign its own view.
+    """Gives each example of a campaign of the histories its own view.
 
     A seed's view leaves out the campaign, that of a non-seed a random movie.
 
     Returns:
-      Stage 1 over views, and the views. The first U, one per user, are for the test campaigns.
+      Stage 1 over views, and the views. The first U, one per user, are for the other campaigns.
     """
     count, place = history.liked.sum(axis=1), np.argsort(history.order, axis=1)
 
