@@ -240,7 +240,13 @@ def test_same_seed_same_bytes(tmp_path: Path, world: Path) -> None:
     assert first["adFeature.csv"] != (world / "adFeature.csv").read_bytes()
     # Attributes are drawn without arithmetic that processors round differently.
     assert hashlib.sha256(first["adFeature.csv"]).hexdigest()[:16] == "e87dba64c9e5026d"
-    assert calls == [("simulating users", done, 50_001) for done in (50_000, 50_001)]
+    assert calls[:2] == [("simulating users", done, 50_001) for done in (50_000, 50_001)]
+    # What follows takes minutes in a large world, so it is told as well.
+    later = list(dict.fromkeys(what for what, _, _ in calls[2:]))
+    assert later == [
+        *("setting the conversions", "writing train.csv", "writing test1_truth.csv"),
+        "writing the truth",
+    ]
 
 
 def test_a_world_of_the_wechat_shape(tmp_path: Path) -> None:

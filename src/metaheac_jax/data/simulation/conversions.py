@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metaheac_jax.progress import Progress, silent
+
+_HALVINGS = 16  # of the interval that has the scale
+
 
 class Truth(NamedTuple):
     """The conversion model of a world; it covers every pair of a user and a campaign.
@@ -71,7 +75,13 @@ def find_intercepts(log_odds: np.ndarray, campaign: np.ndarray, rate: np.ndarray
     return (low + high) / 2
 
 
-def find_scale(affinity: np.ndarray, campaign: np.ndarray, rate: np.ndarray, auc: float) -> float:
+def find_scale(
+    affinity: np.ndarray,
+    campaign: np.ndarray,
+    rate: np.ndarray,
+    auc: float,
+    progress: Progress = silent,
+) -> float:
     """The common factor of the affinities at which the expected AUC is ``auc``.
 
     Args:
@@ -79,6 +89,7 @@ def find_scale(affinity: np.ndarray, campaign: np.ndarray, rate: np.ndarray, auc
       campaign: (E,) campaign of each example.
       rate: (C,) mean probability of each campaign.
       auc: mean over campaigns.
+      progress: receives the number of halvings of the interval.
     """
     order = np.lexsort((affinity, campaign))
     affinity, campaign = affinity[order], campaign[order]
@@ -93,7 +104,8 @@ def find_scale(affinity: np.ndarray, campaign: np.ndarray, rate: np.ndarray, auc
         return float(np.mean(pairs[0] / (pairs[1] * pairs[2] - pairs[3])))
 
     low, high = 0.0, 5.0
-    for _ in range(16):
+    for halving in range(_HALVINGS):
+        progress("setting the conversions", halving, _HALVINGS)
         middle = (low + high) / 2
         low, high = (middle, high) if expected_auc(middle) < auc else (low, middle)
     return (low + high) / 2

@@ -66,7 +66,7 @@ def write_world(
       min_pool_examples: approximate minimum number of each campaign in stage 2.
       seed: of all draws.
       shape: the world's recipe.
-      progress: receives the number of users done.
+      progress: receives the number of users done, and what is done with all of them.
 
     Raises:
       InputError: an argument is out of range, the examples are too few for ``min_pool_examples`` or
@@ -117,7 +117,8 @@ def write_world(
                     drawn[stage].append(pairs.astype(np.int32))
                 file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
                 progress("simulating users", stop, users)
-        _finish(directory, shape, campaigns, key, estimates, directions, drawn, affinities, seed)
+        parts = (drawn, affinities)
+        _finish(directory, shape, campaigns, key, estimates, directions, *parts, seed, progress)
         scratch.unlink()
 
 
@@ -139,6 +140,7 @@ def _finish(
     drawn: list[list[np.ndarray]],
     affinities: list[list[np.ndarray]],
     seed: int,
+    progress: Progress,
 ) -> None:
     """Writes everything but the users: examples, truth, campaigns and the world's name.
 
@@ -152,12 +154,14 @@ def _finish(
       drawn: of each stage and chunk, the users and campaigns of its examples.
       affinities: of each of these examples.
       seed: of the labels.
+      progress: receives what is under way.
     """
     stages = [
         (*np.concatenate(pairs, axis=1), np.concatenate(terms))
         for pairs, terms in zip(drawn, affinities, strict=True)
     ]
-    scale, intercept = _write_examples(directory, shape, campaigns, key, stages, seed)
+    scale, intercept = _write_examples(directory, shape, campaigns, key, stages, seed, progress)
+    progress("writing the truth", 0, 1)
     aid, taste = campaigns.attributes["aid"], scale * campaigns.taste
     truth = Truth(key, aid, estimates, directions, taste, intercept)
     np.savez(directory / "truth.npz", **truth._asdict())
@@ -210,6 +214,7 @@ def _write_examples(
     key: np.ndarray,
     stages: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     seed: int,
+    progress: Progress,
 ) -> tuple[float, np.ndarray]:
     """Writes train.csv, test1_truth.csv and the true probabilities of their lines.
 
@@ -220,14 +225,16 @@ def _write_examples(
       key: (U,) uids.
       stages: of each stage (E,) users, campaigns and affinities.
       seed: of labels and orders.
+      progress: receives what is under way.
 
     Returns:
       The common factor of the affinities and each campaign's intercept (C,): the log-odds.
     """
     _, campaign, affinity = stages[0]
-    scale = find_scale(affinity, campaign, campaigns.rate, shape.auc)
+    scale = find_scale(affinity, campaign, campaigns.rate, shape.auc, progress)
     intercept = find_intercepts(scale * affinity, campaign, campaigns.rate)
     for name, (user, campaign, affinity) in zip(("train", "test1_truth"), stages, strict=True):
+        progress(f"writing {name}.csv", 0, len(user))
         rng = stream(seed, name)
         probability = sigmoid(scale * affinity + intercept[campaign])
         label = draw_labels(probability, campaign, rng)
