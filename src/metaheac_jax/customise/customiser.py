@@ -20,15 +20,16 @@ from metaheac_jax.customise.group import GroupSteps, Models, build_group_steps, 
 from metaheac_jax.customise.minibatches import GrowingSize, localise, stack_minibatches
 from metaheac_jax.customise.online_stage import (
     OnlineOptions,
+    OnlineStage,
     Picks,
     adapt_groups,
     minibatches,
     run_epochs,
 )
-from metaheac_jax.data.batches import Batch, check_batch, generator
-from metaheac_jax.model import AdaptedWeights, Watch, Weights
+from metaheac_jax.data.batches import Batch, generator
+from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.networks.base import Network
-from metaheac_jax.progress import Progress, silent
+from metaheac_jax.progress import Progress
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import RowIndex
 from metaheac_jax.training.step import RowState
@@ -36,8 +37,8 @@ from metaheac_jax.training.step import RowState
 _MAX_TOGETHER = 8  # campaigns adapted together on an accelerator
 
 
-class Customiser:
-    """Adapts general weights to campaigns; build it once and use it for every campaign.
+class Customiser(OnlineStage):
+    """Adapts the whole network and the rows that a campaign touches.
 
     The sizes of tables never shrink, so a campaign that touches fewer rows than an earlier one
     compiles nothing.
@@ -58,60 +59,21 @@ class Customiser:
         campaigns_at_once: G, vmapped together. None takes what is fastest on this backend: one on a
           CPU, where two campaigns are then under way at a time, each in a thread.
         """
-        self._layout, self._batch_size = layout, batch_size
+        super().__init__(layout, batch_size)
         self._group_size = campaigns_at_once or fastest_group(_MAX_TOGETHER)
         self._steps = build_group_steps(network, layout, campaigns_at_once=self._group_size)
         self._campaign_rows, self._minibatch_rows = GrowingSize(4096), GrowingSize(1024)
 
-    def __call__(
+    def _customise(
         self,
         weights: Weights,
         campaigns: Sequence[Batch],
-        *,
-        seed: int = 0,
-        learning_rate: float = 1e-3,
-        epochs: int = 2,
-        patience: int | None = None,
-        holdout: float = 0.1,
-        names: Sequence[str] | None = None,
-        progress: Progress = silent,
-        watch: Watch[AdaptedWeights] | None = None,
+        names: Sequence[str],
+        seed: int,
+        options: OnlineOptions,
+        progress: Progress,
     ) -> list[AdaptedWeights]:
-        """Adapts the general weights to each campaign.
-
-        Args:
-          weights: the general weights; unchanged.
-          campaigns: D_c of each: leaves (n, ...), ids are table rows, all weights 1.
-          seed: with a campaign's position in the list, decides its held-out examples and the order
-            of its minibatches.
-          learning_rate: of the Adam that adapts network and rows; it starts afresh.
-          epochs: passes over the examples; with ``patience``, the maximum.
-          patience: None runs all epochs (the authors' program). A number holds out a part of the
-            examples, keeps the model with the least held-out loss, and stops after that many epochs
-            without a lower one ("until the loss converges", the paper). The general model counts: a
-            campaign with a single seed or non-seed keeps it.
-          holdout: the fraction of seeds, and of non-seeds, held out if ``patience`` is given; at
-            least one of each.
-          names: of the campaigns, for messages.
-          progress: receives the number of campaigns done.
-          watch: called before the first step and after every step; the largest campaigns come
-            first, G at a time.
-
-        Returns:
-          The adapted weights of each campaign, in the order given.
-
-        Raises:
-          InputError: a campaign has no examples, lengths differ, an id is outside the table, or a
-            label is not 0 or 1.
-          Diverged: a campaign's weights are not finite, and with ``patience`` no epoch before was
-            better than the general model.
-        """
-        num_rows = weights.table.shape[0]
-        names = names or [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
-        for name, batch in zip(names, campaigns, strict=True):
-            check_batch(batch, self._layout, num_rows, name)
-        options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch)
-        index = self._layout.row_index(num_rows)
+        index = self._layout.row_index(weights.table.shape[0])
         touched = [index.distinct(batch.ids) for batch in campaigns]
         # One size for all: the cost of a step does not depend on it.
         size = self._campaign_rows.holding(max(map(len, touched), default=0))
@@ -138,7 +100,7 @@ class Customiser:
             adapt,
             [len(batch.label) for batch in campaigns],
             group_size=self._group_size,
-            in_turn=self._group_size > 1 or watch is not None,
+            in_turn=self._group_size > 1 or options.watch is not None,
             progress=progress,
         )
 

@@ -22,15 +22,16 @@ from jax import Array
 from metaheac_jax.customise.minibatches import GrowingSize
 from metaheac_jax.customise.online_stage import (
     OnlineOptions,
+    OnlineStage,
     Picks,
     adapt_groups,
     minibatches,
     run_epochs,
 )
-from metaheac_jax.data.batches import Batch, check_batch, generator
-from metaheac_jax.model import AdaptedWeights, Watch, Weights, with_own_parameters
+from metaheac_jax.data.batches import Batch, generator
+from metaheac_jax.model import AdaptedWeights, Weights, with_own_parameters
 from metaheac_jax.networks.base import FirstLayer, SplitNetwork
-from metaheac_jax.progress import Progress, silent
+from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import cross_entropy, masked
@@ -59,11 +60,11 @@ class _State(NamedTuple):
     opt_state: Any
 
 
-class HeadCustomiser:
-    """Adapts the later layers of a network to campaigns; build it once and use it for all.
+class HeadCustomiser(OnlineStage):
+    """Adapts the later layers of a network.
 
     The results are those of `customiser.Customiser` with a gradient of zero for the table and the
-    first layer.
+    first layer. The adapted weights have no table rows and the parameters of the later layers only.
     """
 
     def __init__(self, network: SplitNetwork, layout: Layout, *, batch_size: int = 512) -> None:
@@ -72,33 +73,20 @@ class HeadCustomiser:
         layout: of the ids in the examples.
         batch_size: B; examples are shuffled again in every epoch.
         """
-        self._network, self._layout, self._batch_size = network, layout, batch_size
+        super().__init__(layout, batch_size)
+        self._network = network
         self._steps = _build_steps(network, layout)
         self._num_examples = GrowingSize(2 * _CHUNK)
 
-    def __call__(
+    def _customise(
         self,
         weights: Weights,
         campaigns: Sequence[Batch],
-        *,
-        seed: int = 0,
-        learning_rate: float = 1e-3,
-        epochs: int = 2,
-        patience: int | None = None,
-        holdout: float = 0.1,
-        names: Sequence[str] | None = None,
-        progress: Progress = silent,
-        watch: Watch[AdaptedWeights] | None = None,
+        names: Sequence[str],
+        seed: int,
+        options: OnlineOptions,
+        progress: Progress,
     ) -> list[AdaptedWeights]:
-        """Adapts the general weights to each campaign; see `customiser.Customiser`.
-
-        The adapted weights have no table rows, and the parameters of the later layers only.
-        """
-        num_rows = weights.table.shape[0]
-        names = names or [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
-        for name, batch in zip(names, campaigns, strict=True):
-            check_batch(batch, self._layout, num_rows, name)
-        options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch)
         sizes = [len(batch.label) for batch in campaigns]
         self._num_examples.holding(max(sizes, default=0))
         start = self._steps.start(self._network.later_layers(weights.network))
@@ -122,7 +110,7 @@ class HeadCustomiser:
                 names=[names[c]],
             )
 
-        in_turn = watch is not None or jax.default_backend() != "cpu"
+        in_turn = options.watch is not None or jax.default_backend() != "cpu"
         return adapt_groups(adapt, sizes, group_size=1, in_turn=in_turn, progress=progress)
 
     def _first_layer(self, weights: Weights, batch: Batch) -> _Examples:

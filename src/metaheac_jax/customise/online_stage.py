@@ -6,6 +6,7 @@ Axes: G campaigns adapted together, n examples of a campaign, B examples of a mi
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -15,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.customise.early_stopping import EarlyStopping, hold_out
+from metaheac_jax.data.batches import Batch, check_batch
 from metaheac_jax.errors import Diverged
-from metaheac_jax.model import AdaptedWeights, Watch
-from metaheac_jax.progress import Progress
+from metaheac_jax.model import AdaptedWeights, Watch, Weights
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.table.layout import Layout
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -27,13 +30,86 @@ Picks = Sequence[np.ndarray]
 
 
 class OnlineOptions(NamedTuple):
-    """The options of one online stage; see `customiser.Customiser`."""
+    """The options of one online stage; see `OnlineStage`."""
 
     learning_rate: float
     epochs: int
     patience: int | None
     holdout: float
     watch: Watch[AdaptedWeights] | None
+
+
+class OnlineStage(ABC):
+    """Adapts general weights to campaigns; build it once and use it for every campaign."""
+
+    def __init__(self, layout: Layout, batch_size: int) -> None:
+        """Args:
+        layout: of the ids in the examples.
+        batch_size: B; examples are shuffled again in every epoch.
+        """
+        self._layout, self._batch_size = layout, batch_size
+
+    def __call__(
+        self,
+        weights: Weights,
+        campaigns: Sequence[Batch],
+        *,
+        seed: int = 0,
+        learning_rate: float = 1e-3,
+        epochs: int = 2,
+        patience: int | None = None,
+        holdout: float = 0.1,
+        names: Sequence[str] | None = None,
+        progress: Progress = silent,
+        watch: Watch[AdaptedWeights] | None = None,
+    ) -> list[AdaptedWeights]:
+        """Adapts the general weights to each campaign.
+
+        Args:
+          weights: the general weights; unchanged.
+          campaigns: D_c of each: leaves (n, ...), ids are table rows, all weights 1.
+          seed: with a campaign's position in the list, decides its held-out examples and the order
+            of its minibatches.
+          learning_rate: of the Adam that adapts network and rows; it starts afresh.
+          epochs: passes over the examples; with ``patience``, the maximum.
+          patience: None runs all epochs (the authors' program). A number holds out a part of the
+            examples, keeps the model with the least held-out loss, and stops after that many epochs
+            without a lower one ("until the loss converges", the paper). The general model counts: a
+            campaign with a single seed or non-seed keeps it.
+          holdout: the fraction of seeds, and of non-seeds, held out if ``patience`` is given; at
+            least one of each.
+          names: of the campaigns, for messages.
+          progress: receives the number of campaigns done.
+          watch: called before the first step and after every step; the largest campaigns come
+            first, G at a time.
+
+        Returns:
+          The adapted weights of each campaign, in the order given.
+
+        Raises:
+          InputError: a campaign has no examples, lengths differ, an id is outside the table, or a
+            label is not 0 or 1.
+          Diverged: a campaign's weights are not finite, and with ``patience`` no epoch before was
+            better than the general model.
+        """
+        num_rows = weights.table.shape[0]
+        names = names or [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
+        for name, batch in zip(names, campaigns, strict=True):
+            check_batch(batch, self._layout, num_rows, name)
+        options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch)
+        return self._customise(weights, campaigns, names, seed, options, progress)
+
+    @abstractmethod
+    def _customise(
+        self,
+        weights: Weights,
+        campaigns: Sequence[Batch],
+        names: Sequence[str],
+        seed: int,
+        options: OnlineOptions,
+        progress: Progress,
+    ) -> list[AdaptedWeights]:
+        """Adapts the weights to campaigns that have been checked."""
 
 
 class Adaptation(Protocol):
@@ -72,7 +148,7 @@ def run_epochs(
       adaptation: the campaigns.
       labels: (n,) of each campaign.
       rngs: of each campaign; decide its held-out examples and the order of its minibatches.
-      options: see `customiser.Customiser`.
+      options: see `OnlineStage`.
       batch_size: B.
       names: of each campaign, for messages.
 

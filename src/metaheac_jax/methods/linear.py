@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.method import Method, Run, Trained
+from metaheac_jax.methods.method import Method, Run, no_training
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.model import Scorer, State, Watch
 from metaheac_jax.settings import PAPER, Settings
@@ -28,7 +28,7 @@ def logistic_regression(settings: Settings = PAPER) -> Method:
         name="lr",
         label="LR",
         settings=settings,
-        train=_no_training,
+        train=no_training,
         adapt=fit_regressions,
         tuned=("penalty",),
     )
@@ -79,8 +79,3 @@ def fit_regressions(
         models.append(scorer(*fit_regression(features, campaign.labels, run.settings.penalty)))
         run.progress("customise", number + 1, len(campaigns))
     return models
-
-
-def _no_training(run: Run) -> Trained:
-    del run
-    return Trained({})

@@ -68,6 +68,12 @@ class Trained(NamedTuple):
     optimizer: State | None = None
 
 
+def no_training(run: Run) -> Trained:
+    """The offline stage of a method that learns nothing before a campaign."""
+    del run
+    return Trained({})
+
+
 class Train(Protocol):
     """The offline stage."""
 

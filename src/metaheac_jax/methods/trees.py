@@ -17,7 +17,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.held_out import hold_out_campaigns
-from metaheac_jax.methods.method import Method, Run, Trained
+from metaheac_jax.methods.method import Method, Run, Trained, no_training
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.model import Scorer, State, Watch
 from metaheac_jax.settings import PAPER, Settings
@@ -60,7 +60,7 @@ _COMMON = {
 
 def lightgbm_per_campaign(settings: Settings = PAPER) -> Method:
     """Trees on the examples of each campaign only."""
-    return Method("lightgbm", "LightGBM", settings, train=_no_training, adapt=fit_campaigns)
+    return Method("lightgbm", "LightGBM", settings, train=no_training, adapt=fit_campaigns)
 
 
 def user_prior(settings: Settings = PAPER) -> Method:
@@ -153,11 +153,6 @@ def adapt_prior(
     del watch
     trees = np.asarray(state["trees"]).tobytes().decode()
     return [trees_scorer(trees, run.dataset.num_rows)] * len(campaigns)
-
-
-def _no_training(run: Run) -> Trained:
-    del run
-    return Trained({})
 
 
 def _lightgbm() -> Any:
