@@ -29,8 +29,8 @@ from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import MetaState, build_meta_gradient, build_meta_step
-from metaheac_jax.training.sharding import campaign_mesh, replicate, split_campaigns
-from metaheac_jax.training.step import RowState, build_row_step
+from metaheac_jax.training.sharding import Placement, build_mesh_step, device_mesh
+from metaheac_jax.training.step import build_row_step
 
 NETWORK = MetaHeac(num_experts=OFFICIAL.num_experts, num_critics=OFFICIAL.num_critics)
 
@@ -65,13 +65,13 @@ class Way(NamedTuple):
         """What the step takes besides the state; ``pad`` is the pad id of the whole table."""
         if self.whole_table:
             return global_ids(batch, pad)
-        return split_campaigns(batch, campaign_mesh()) if self.sharded else batch
+        return _placement(len(batch.own), pad).place_batch(batch) if self.sharded else batch
 
 
 def ways(size: Size) -> dict[str, Way]:
     """The ways of this machine by name: the one that methods use, then the others."""
     in_turn = campaigns_at_once(size.campaigns) == 1
-    spread = jax.device_count() > 1 and size.campaigns % jax.device_count() == 0
+    spread = jax.device_count() > 1
     at_once, one_by_one = Way(campaigns_per_chunk="all"), Way(campaigns_per_chunk=1)
     return {
         "row-local": Way(),
@@ -114,14 +114,19 @@ class Step(NamedTuple):
     num_update_arguments: int
 
 
-def build_step(way: Way, num_campaigns: int, layout: Layout) -> Step:
+def _placement(num_campaigns: int, num_rows: int) -> Placement:
+    """All devices, each with the whole table."""
+    return Placement(device_mesh(campaign=jax.device_count()), num_campaigns, num_rows)
+
+
+def build_step(way: Way, size: Size, layout: Layout) -> Step:
     """The meta-step in one of the ways, with the official settings."""
     rate = OFFICIAL.outer_learning_rate
     loss, adam = build_loss(NETWORK, layout, reduction=OFFICIAL.reduction), optax.adam(rate)
     options: dict[str, Any] = {
         "inner_learning_rate": OFFICIAL.inner_learning_rate,
         "first_order": way.first_order,
-        "campaigns_per_chunk": way.chunk_size(num_campaigns),
+        "campaigns_per_chunk": way.chunk_size(size.campaigns),
         "reduction": OFFICIAL.reduction,
     }
     if way.whole_table:
@@ -137,14 +142,15 @@ def build_step(way: Way, num_campaigns: int, layout: Layout) -> Step:
         return Step(start, whole.step, update, 0)
 
     gradient = build_meta_gradient(loss, select=select_rows, **options)
+    if way.sharded:
+        placement = _placement(size.campaigns, size.table_rows)
+        mesh = build_mesh_step(
+            gradient, adam, table_adam(rate), placement, reduction=OFFICIAL.reduction
+        )
+        return Step(mesh.init, mesh.step, mesh.step, len(CampaignBatch._fields))
     row = build_row_step(gradient, adam, table_adam(rate))
     rest = build_row_step(lambda params: (params, None), adam, table_adam(rate))
-
-    def init(network: Any, table: Array) -> RowState:
-        state = row.init(network, table)
-        return replicate(state, campaign_mesh()) if way.sharded else state
-
-    return Step(init, row.step, rest.step, 1)
+    return Step(row.init, row.step, rest.step, 1)
 
 
 class Program(NamedTuple):
@@ -172,10 +178,12 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> 
       batch: from `Way.place`.
       layout: of the ids.
     """
-    built = build_step(way, size.campaigns, layout)
+    built = build_step(way, size, layout)
     weights = jax.eval_shape(partial(untrained, size, layout))
     with jax.default_matmul_precision(precisions()[way.precision]):
         state = jax.eval_shape(built.init, *weights)
+        if way.sharded:
+            state = _placement(size.campaigns, size.table_rows).shapes(state)
         began = time.perf_counter()
         compiled = _compile(built.step, state, *batch)
         seconds = time.perf_counter() - began

@@ -1,72 +1,113 @@
-"""Steps on several devices equal steps on one. The devices are made of one CPU, in a process apart,
-since jax must be told before it starts.
+"""Trainings on meshes of devices equal those on one; the devices are made of one CPU, in a process
+apart, since jax must be told before it starts.
 """
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import eight_devices
+import jax
 import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.data.batches import CampaignSampler
-from metaheac_jax.training.sharding import campaign_mesh, split_campaigns
+from metaheac_jax.data.batches import CampaignBatch, CampaignSampler, members
+from metaheac_jax.errors import InputError
+from metaheac_jax.training.sharding import Placement, as_part, device_mesh, parse_mesh
 
-PROGRAM = """
-import jax, numpy as np, optax
-from toy import dataset
-from metaheac_jax.data.batches import CampaignSampler
-from metaheac_jax.model import initialise
-from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.table.adam import table_adam
-from metaheac_jax.table.rows import select_rows
-from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.sharding import campaign_mesh, replicate, split_campaigns
-from metaheac_jax.training.step import build_row_step
-
-data, network = dataset(), MetaHeac(num_experts=3, num_critics=2, widths=(8, 8), gate_width=8)
-gradient = build_meta_gradient(
-    build_loss(network, data.layout), inner_learning_rate=0.05, campaigns_per_chunk="all",
-    select=select_rows,
-)
-step = build_row_step(gradient, optax.adam(1e-2), table_adam(1e-2))
-general = initialise(network, jax.random.key(0), data.layout, num_rows=data.num_rows, width=4)
-draw = CampaignSampler(data, np.arange(8), seed=0, campaigns_per_step=4, batch_size=32)
-mesh = campaign_mesh()
-assert mesh.size == 2
-one = step.init(*jax.tree.map(np.array, general))
-two = replicate(step.init(*jax.tree.map(np.array, general)), mesh)
-for number in range(3):
-    one, info = step.step(one, *draw(number))
-    batch = split_campaigns(draw(number), mesh)
-    assert batch.support.ids.user.addressable_shards[0].data.shape[0] == 2
-    two, spread = step.step(two, *batch)
-    np.testing.assert_allclose(info.query_loss, spread.query_loss, atol=1e-5)
-assert two.table.table.is_fully_replicated and len(two.table.table.devices()) == 2
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, two)
-print("equal")
-"""
+DATA = dataset()
 
 
-def test_two_devices_do_what_one_does():
-    tests = Path(__file__).parents[1]
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What `eight_devices.py` prints."""
+    script = Path(eight_devices.__file__)
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(tests)},
+        [sys.executable, script, tmp_path_factory.mktemp("checkpoints")],
+        env=os.environ
+        | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
-    assert ran.stdout == "equal\n", ran.stderr
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
 
 
-def test_devices_that_do_not_divide_the_campaigns_are_refused():
-    batch = CampaignSampler(dataset(), np.arange(8), seed=0, campaigns_per_step=3, batch_size=16)(0)
+@pytest.mark.parametrize("mesh", eight_devices.MESHES)
+def test_fifty_steps_on_eight_devices_are_those_on_one(found, mesh):
+    """Also where the devices divide neither the 5 campaigns of a step nor the table's 46 rows."""
+    assert found["moved"] > 0.1
+    assert found["meshes"][str(mesh)]["difference"] <= 1e-6
 
-    class Pair:
-        size = 2
 
-    with pytest.raises(ValueError, match="2 devices do not divide 3 campaigns"):
-        split_campaigns(batch, Pair())
-    assert campaign_mesh().size == 1
+def test_a_sum_over_campaigns_is_the_same_on_a_mesh(found):
+    assert found["summed"] <= 1e-6
+
+
+@pytest.mark.parametrize("mesh", eight_devices.MESHES)
+def test_a_device_holds_only_its_rows(found, mesh):
+    """A table that is too large for one device is held by several."""
+    assert found["meshes"][str(mesh)]["holds"] == [1 / mesh[1]] * 4
+
+
+def test_a_training_moves_from_one_device_to_eight_and_to_four(found):
+    """And its last checkpoint is restored on one."""
+    assert max(found["moved on"]) <= 1e-6
+
+
+def test_a_step_that_is_not_finite_on_one_device_is_taken_by_none(found):
+    assert found["not finite"] == [False, 0, 0, 0]
+
+
+def sampler(part=None):
+    return CampaignSampler(
+        DATA, np.arange(8), seed=0, campaigns_per_step=5, batch_size=16, part=part
+    )
+
+
+def in_table(batch):
+    """Support and query with ids that point into the whole table."""
+    rows, *sides = batch.shared()
+    table_row = np.append(rows, DATA.num_rows)
+    return [side._replace(ids=jax.tree.map(table_row.__getitem__, side.ids)) for side in sides]
+
+
+def test_parts_of_a_step_are_joined_to_the_step_whatever_they_are():
+    whole = sampler()(7)
+    parts = [sampler(part)(7) for part in (range(2), range(2, 5))]
+    # V of the second part is another one, as where its campaigns touch more rows.
+    pad, size = parts[1].own.shape[1], parts[1].own.shape[1] + 512
+    moved = [
+        side._replace(ids=jax.tree.map(lambda ids: np.where(ids == pad, size, ids), side.ids))
+        for side in parts[1][1:3]
+    ]
+    own = np.pad(parts[1].own, ((0, 0), (0, 512)), constant_values=len(parts[1].rows))
+    parts[1] = CampaignBatch(parts[1].rows, *moved, own)
+    each = [(part.rows, part.own.shape[1]) for part in parts]
+    joined = [as_part(part, each, DATA.num_rows) for part in parts]
+    np.testing.assert_array_equal(joined[0].rows, joined[1].rows)
+    touched = joined[0].rows[joined[0].rows < DATA.num_rows]
+    np.testing.assert_array_equal(touched, whole.rows[whole.rows < DATA.num_rows])
+    for side, *both in zip(in_table(whole), *map(in_table, joined), strict=True):
+        of_parts = [member for part in both for member in members(part)]
+        jax.tree.map(np.testing.assert_array_equal, members(side), of_parts)
+
+
+def test_a_process_takes_the_campaigns_of_its_devices():
+    assert Placement(device_mesh(), 5, DATA.num_rows).own_campaigns() == range(5)
+
+
+@pytest.mark.parametrize("text", ["", "4", "row=0", "row=2,row=4", "rows=2", "campaign=4, row=2"])
+def test_a_mesh_that_cannot_be_read_is_refused(text):
+    with pytest.raises(InputError, match=r"expected numbers of .* as campaign=4,row=2"):
+        parse_mesh(text)
+    assert parse_mesh("row=2,campaign=40") == {"row": 2, "campaign": 40}
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused():
+    with pytest.raises(InputError, match=r"takes 8 devices, and jax has 1 \(cpu\); .* at most 1"):
+        device_mesh(campaign=4, row=2)

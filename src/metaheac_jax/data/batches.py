@@ -244,6 +244,7 @@ class CampaignSampler:
         campaigns_per_step: int = 5,
         batch_size: int = 512,
         disjoint: bool = True,
+        part: range | None = None,
     ) -> None:
         """Args:
         dataset: examples come from its stage 1.
@@ -253,6 +254,8 @@ class CampaignSampler:
         batch_size: B, examples in a support set, and in a query set.
         disjoint: support and query share no example (the paper), or are drawn independently
           (the authors' program).
+        part: which of a step's campaigns are read, where other processes read the others; None for
+          all.
 
         Raises:
           InputError: a campaign has a single class or too few examples.
@@ -263,6 +266,7 @@ class CampaignSampler:
             raise ValueError(f"{len(campaigns)} campaigns, a step takes {campaigns_per_step}")
         self._dataset, self._campaigns, self._seed = dataset, np.asarray(campaigns), seed
         self._per_step, self._batch_size, self._disjoint = campaigns_per_step, batch_size, disjoint
+        self._part = range(campaigns_per_step) if part is None else part
         weight = dataset.stage1.counts[self._campaigns].astype(float)
         self._weight = weight / weight.sum()
         self._index = dataset.layout.row_index(dataset.num_rows)
@@ -296,7 +300,7 @@ class CampaignSampler:
         rng, offsets = generator(self._seed, step), self._dataset.stage1.offsets
         chosen = self._choose(rng)
         sides: tuple[list[Batch], list[Batch]] = ([], [])
-        for c in chosen:
+        for place, c in enumerate(chosen):
             n, fields = int(offsets[c + 1] - offsets[c]), self._dataset.campaign_rows[c]
             if self._disjoint:
                 both = rng.choice(n, min(n, 2 * self._batch_size), replace=False)
@@ -304,6 +308,8 @@ class CampaignSampler:
             else:
                 size = min(n, self._batch_size)
                 drawn = tuple(rng.choice(n, size, replace=False) for _ in range(2))
+            if place not in self._part:
+                continue
             for side, positions in zip(sides, drawn, strict=True):
                 examples = offsets[c] + positions
                 side.append(gather(self._dataset, examples, fields, self._batch_size))

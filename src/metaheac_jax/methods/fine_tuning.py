@@ -20,6 +20,7 @@ from metaheac_jax.customise.heads import HeadCustomiser
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import (
     Batch,
+    CampaignBatch,
     CampaignSampler,
     ExampleSampler,
     campaign_examples,
@@ -41,14 +42,21 @@ from metaheac_jax.networks.base import Network, SplitNetwork
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.settings import PAPER, Adapts, Settings
-from metaheac_jax.table.adam import TableState, table_adam
+from metaheac_jax.table.adam import TableOptimizer, TableState, table_adam
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import EarlyStop, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.step import Gradient, RowState, build_row_step, plain_gradient
+from metaheac_jax.training.sharding import Placement, build_mesh_step
+from metaheac_jax.training.step import (
+    Gradient,
+    RowState,
+    RowStep,
+    build_row_step,
+    plain_gradient,
+)
 
 #: none: no training. plain: plain training on the examples of all campaigns. batches: the campaign
 #: batches of the meta-step without an inner step (alpha = 0). meta: Algorithm 1. All kinds but
@@ -181,6 +189,7 @@ def _pre_trained(
         tuned=TUNED,
         takes_steps=True,
         splits=True,
+        meshes=offline != "plain",
         work=(passes * work, 3 * work),
     )
 
@@ -226,7 +235,10 @@ def train_network(run: Run, network: Network, offline: Offline, label: str) -> T
 
 
 def campaign_sampler(run: Run) -> CampaignSampler:
-    """Samples support and query sets of a few campaigns per step, with the run's settings."""
+    """Samples support and query sets of a few campaigns per step, with the run's settings.
+
+    On a mesh they are those of the campaigns that this process takes.
+    """
     settings = run.settings
     return CampaignSampler(
         run.dataset,
@@ -235,7 +247,14 @@ def campaign_sampler(run: Run) -> CampaignSampler:
         campaigns_per_step=settings.campaigns_per_step,
         batch_size=settings.batch_size,
         disjoint=settings.disjoint,
+        part=None if run.mesh is None else placement_of(run).own_campaigns(),
     )
+
+
+def placement_of(run: Run) -> Placement:
+    """Where the arrays of a training live; the run has a mesh."""
+    assert run.mesh is not None
+    return Placement(run.mesh, run.settings.campaigns_per_step, run.dataset.num_rows)
 
 
 def plain_sampler(run: Run) -> ExampleSampler:
@@ -246,14 +265,21 @@ def plain_sampler(run: Run) -> ExampleSampler:
 
 def untrained(run: Run, network: Network, key: Array) -> Weights:
     """Untrained weights for the run's data and settings; consumes the key."""
-    return initialise(
+    start = functools.partial(
+        initialise,
         network,
-        key,
-        run.dataset.layout,
+        layout=run.dataset.layout,
         num_rows=run.dataset.num_rows,
         width=run.settings.width,
         scale=run.settings.table_scale,
     )
+    if run.mesh is None:
+        return start(key)
+    # A row's values depend on its number alone, so more rows leave those before as they are.
+    placement = placement_of(run)
+    on_mesh = functools.partial(start, num_rows=placement.padded_rows)
+    lives = Weights(placement.state.network, placement.state.table.table)
+    return jax.jit(on_mesh, out_shardings=lives)(key)
 
 
 def train_rows(
@@ -277,25 +303,29 @@ def train_rows(
       finish: makes the method's state of trained weights.
       campaigns_of: see `training.loop.train`.
     """
-    rate, steps = run.settings.outer_learning_rate, epoch_steps(run)
-    table_optimizer = table_adam(rate)
-    optimizer = optax.adamw(rate, weight_decay=run.settings.weight_decay)
-    step = build_row_step(gradient, optimizer, table_optimizer, checked=True)
+    steps, table_optimizer = epoch_steps(run), table_adam(run.settings.outer_learning_rate)
+    placement = None if run.mesh is None else placement_of(run)
+    step = _build_step(run, gradient, table_optimizer, placement)
+
+    def whole(state: RowState) -> RowState:
+        if placement is None:
+            return state._replace(table=table_optimizer.flush(state.table))
+        return placement.fetch(placement.flush(state, table_optimizer))
 
     def finished(state: RowState) -> State:
-        return finish(Weights(state.network, table_optimizer.flush(state.table).table))
+        return finish(Weights(state.network, state.table.table))
 
     judge, early_stop = run.judge, None
     if judge is not None:
         early_stop = EarlyStop(
-            judge=lambda state: judge(finished(state)),
+            judge=lambda state: judge(finished(whole(state))),
             every=max(1, steps // _JUDGEMENTS),
             patience=run.settings.offline_patience or 1,
             judge_start=run.start is not None,
         )
     state = step.init(*weights)
     if run.start is not None:
-        state = resumed(run.start, run.dataset, state)
+        state = resumed(run.start, run.dataset, state, placement)
     first = int(state.table.count)
     with Checkpoints.at(run.directory) as checkpoints:
         state, judgements = train(
@@ -308,27 +338,58 @@ def train_rows(
             name=label,
             campaigns_of=campaigns_of,
             skip_nonfinite=run.skip_nonfinite,
-            checkpoints=checkpoints,
+            checkpoints=checkpoints if placement is None else placement.checkpoints(checkpoints),
             log=run.log,
             progress=run.progress,
         )
-    table = table_optimizer.flush(state.table)
+    state = whole(state)
     optimizer_state = {
         "network": to_state_dict(state.opt_state),
-        "table": {"mu": table.mu, "nu": table.nu},
-        "count": table.count,
+        "table": {"mu": state.table.mu, "nu": state.table.nu},
+        "count": state.table.count,
     }
     return Trained(finished(state), judgements, jax.device_get(optimizer_state))
 
 
-def resumed(start: General, data: Dataset, fresh: RowState) -> RowState:
+def _build_step(
+    run: Run,
+    gradient: Gradient[...],
+    table_optimizer: TableOptimizer,
+    placement: Placement | None,
+) -> RowStep:
+    """The training step, on one device or on a mesh, for the batches of the sampler."""
+    settings = run.settings
+    optimizer = optax.adamw(settings.outer_learning_rate, weight_decay=settings.weight_decay)
+    if placement is None:
+        return build_row_step(gradient, optimizer, table_optimizer, checked=True)
+    init, on_mesh = build_mesh_step(
+        gradient,
+        optimizer,
+        table_optimizer,
+        placement,
+        reduction=settings.reduction,
+        checked=True,
+    )
+
+    def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
+        return on_mesh(state, *placement.place_batch(CampaignBatch(rows, *batches)))
+
+    return RowStep(init, step)
+
+
+def resumed(
+    start: General, data: Dataset, fresh: RowState, placement: Placement | None = None
+) -> RowState:
     """The state of a general model's training, on data that have its values and perhaps others.
 
     Args:
       start: a general model with its optimiser's state.
       data: of the training that goes on; with the lengths of lists, if the network takes them.
       fresh: an initial state on the data. The rows of new values remain as they are there.
+      placement: of both states, if they are on a mesh.
     """
+    if placement is not None:
+        fresh = placement.fetch(fresh)
     # The lengths of lists are no fields of the model, and have the same values in all data.
     known = dict(zip((f.name for f in start.schema.fields), start.vocabulary.values, strict=True))
     places = [
@@ -336,18 +397,21 @@ def resumed(start: General, data: Dataset, fresh: RowState) -> RowState:
         for number, field in enumerate(data.schema.fields)
     ]
     rows, optimizer = np.concatenate(places), start.optimizer or {}
-    count = jnp.array(optimizer["count"])
+    count = np.array(optimizer["count"])
     old = (start.state["table"], optimizer["table"]["mu"], optimizer["table"]["nu"])
-    new = (fresh.table.table, fresh.table.mu, fresh.table.nu)
-    moved = [mine.at[rows].set(theirs) for mine, theirs in zip(new, old, strict=True)]
+    new = [np.array(array) for array in (fresh.table.table, fresh.table.mu, fresh.table.nu)]
+    for mine, theirs in zip(new, old, strict=True):
+        mine[rows] = theirs
     parts = flatten_dict(to_state_dict(fresh.opt_state), keep_empty_nodes=True)
     parts |= flatten_dict(dict(optimizer["network"]))  # on disk, empty parts are not kept
-    opt_state = from_state_dict(fresh.opt_state, unflatten_dict(parts))
-    return RowState(
-        network=jax.tree.map(jnp.copy, start.state["network"]),  # a step consumes it
-        opt_state=jax.tree.map(jnp.array, opt_state),
-        table=TableState(*moved, last=jnp.full_like(fresh.table.last, count), count=count),
+    table: list[Any] = [*new, np.full(fresh.table.last.shape, count), count]
+    state = RowState(
+        network=start.state["network"],
+        opt_state=from_state_dict(fresh.opt_state, unflatten_dict(parts)),
+        table=TableState(*table),
     )
+    # As copies, since a step consumes them.
+    return jax.tree.map(jnp.array, state) if placement is None else placement.place(state)
 
 
 # The online stage -------------------------------------------------------------------------------

@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.campaign import Campaign, plain_id
@@ -19,6 +22,7 @@ from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.held_out import HeldOut, halve, hold_out_campaigns, quality
 from metaheac_jax.model import AdaptedWeights, Customised, General, Judged, Scorer, State, Watch
+from metaheac_jax.processes import is_first
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
 from metaheac_jax.training.loop import Quality
@@ -40,6 +44,8 @@ class Run:
         epochs.
       start: the general model that the offline stage goes on from; None to begin anew.
       skip_nonfinite: how many steps the offline stage may leave out that are not finite.
+      mesh: of the devices that share the work; None for one device.
+      numbers: of the campaigns of the online stage, which decide their draws; None counts them.
     """
 
     dataset: Dataset
@@ -52,6 +58,8 @@ class Run:
     judge: Callable[[State], Quality] | None = None
     start: General | None = None
     skip_nonfinite: int = 0
+    mesh: Mesh | None = None
+    numbers: Sequence[int] | None = None
 
 
 class Trained(NamedTuple):
@@ -121,6 +129,7 @@ class Method:
       takes_steps: whether the offline stage takes gradient steps.
       log_odds: whether a score is the log-odds of converting, for users as the examples are.
       splits: whether the online stage can leave the first layer as it is, see `settings.Adapts`.
+      meshes: whether several devices can share the work of both stages.
       per_campaign: whether its network has parts of their own for the training campaigns, so that
         it cannot go on with others.
       work: arithmetic per example, offline and online (per epoch), as multiples of the forward pass
@@ -140,6 +149,7 @@ class Method:
     takes_steps: bool = False
     log_odds: bool = True
     splits: bool = False
+    meshes: bool = False
     per_campaign: bool = False
     work: tuple[float, float] = (0.0, 0.0)
 
@@ -198,6 +208,7 @@ class Method:
         campaigns: Sequence[int] | np.ndarray | None = None,
         held_out: Sequence[int] | np.ndarray | None = None,
         seed: int = 0,
+        mesh: Mesh | None = None,
         directory: Path | None = None,
         log: Path | None = None,
         allow_changes: Collection[str] = (),
@@ -215,6 +226,9 @@ class Method:
           held_out: indices of other campaigns, which tell a method with gradient steps and an
             offline patience when to stop. By default a tenth of ``campaigns``, drawn with the seed.
           seed: of initial values and batches.
+          mesh: of several devices, from `training.sharding.device_mesh`; the result differs from
+            that of one device by rounding alone. In several processes, all call this with the same
+            arguments and get the same model; the first writes the files.
           directory: for checkpoints, from which training resumes; None for no checkpoints.
           log: a file for JSON lines with losses and speed.
           allow_changes: what may differ from when the checkpoints were begun, for example "jax"
@@ -225,19 +239,25 @@ class Method:
 
         Raises:
           InputError: the data is wrong, a campaign cannot be trained on (the message names it),
-            there are too few, or the directory has checkpoints of another training, data, code or
-            library version, or is being written by another process.
+            there are too few, the method cannot use several devices, or the directory has
+            checkpoints of another training, data, code or library version, or is being written by
+            another process.
           Diverged: a step's loss, gradient or result is not finite.
         """
         chosen = np.arange(data.num_campaigns) if campaigns is None else np.asarray(campaigns)
         check_whole("seed", seed, 0)
         check_whole("skip_nonfinite", skip_nonfinite, 0)
-        data.check()
+        if mesh is not None:
+            self._check_mesh()
+        if mesh is None or is_first():
+            data.check()
+        else:  # the first process writes, and has looked at all of the data
+            directory, log, progress = None, None, silent
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
-        run = replace(run, start=start, skip_nonfinite=skip_nonfinite)
+        run = replace(run, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
         if self.takes_steps and early:
             if held_out is None:
@@ -248,11 +268,15 @@ class Method:
             run = replace(
                 run, campaigns=chosen, judge=lambda state: self._judge(run, state, halves)
             )
-        judging = () if run.judge is None or held_out is None else held_out
         with nullcontext() if directory is None else locked(directory):
             if directory is not None:
                 self._keep_config(directory, run, held_out, allow_changes, progress)
             trained = self.train(run)
+        judging = () if run.judge is None or held_out is None else held_out
+        return self._general(run, trained, judging)
+
+    def _general(self, run: Run, trained: Trained, held_out: Sequence[int] | np.ndarray) -> General:
+        data, start = run.dataset, run.start
         return General(
             method=self.name,
             settings=self.settings,
@@ -261,11 +285,11 @@ class Method:
             state=trained.state,
             data=data.name,
             campaigns=_trained_on(run),
-            seed=seed,
+            seed=run.seed,
             judgements=tuple(
                 Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
             ),
-            held_out=tuple(plain_id(data.campaign_key[int(c)]) for c in judging),
+            held_out=tuple(plain_id(data.campaign_key[int(c)]) for c in held_out),
             parent=None if start is None or start.origin is None else start.origin.digest,
             data_digest=data.digest,
             optimizer=trained.optimizer,
@@ -294,7 +318,7 @@ class Method:
         return self._judge(run, general.state, [halve(data, int(c), seed) for c in campaigns])
 
     def _judge(self, run: Run, state: State, halves: Sequence[HeldOut]) -> Quality:
-        quiet = replace(run, progress=silent)
+        quiet, state = replace(run, progress=silent), self._on_device(state)
         return quality(lambda chosen: self.adapt(quiet, state, chosen, None), run.dataset, halves)
 
     def customise(
@@ -332,11 +356,26 @@ class Method:
                 raise InputError(f"campaigns: expected a list of campaigns, it has {campaign!r}")
             campaign.check(data.num_users, len(data.schema.campaign))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress)
-        models = self.adapt(run, general.state, campaigns, watch)
+        models = self.adapt(run, self._on_device(general.state), campaigns, watch)
         return [
             Customised(general, campaign, np.asarray(data.user_key[campaign.seeds]), scorer)
             for campaign, scorer in zip(campaigns, models, strict=True)
         ]
+
+    def _on_device(self, state: State) -> State:
+        """A state on jax's default device; that of a mesh is in numpy's arrays."""
+        leaves = jax.tree.leaves(dict(state))
+        if not self.meshes or not any(isinstance(leaf, np.ndarray) for leaf in leaves):
+            return state
+        return jax.tree.map(jnp.asarray, dict(state))
+
+    def _check_mesh(self) -> None:
+        """Refuses several devices for a method that cannot use them."""
+        if not self.meshes:
+            raise InputError(
+                f"{self.name}: cannot use a mesh of devices, since it takes no meta-steps; choose "
+                "a method such as 'metaheac', or omit the mesh"
+            )
 
     def _check_own(self, general: General) -> None:
         """Refuses a general model of another method or of another network."""

@@ -81,6 +81,7 @@ def _seed_method(name: str, label: str, settings: Settings, build_network: Build
         tuned=TUNED,
         takes_steps=True,
         splits=True,
+        meshes=True,
         work=(8, 4),
     )
 

@@ -94,12 +94,8 @@ class Checkpoints:
         if self.latest == step:
             return
         arrays = {name: [_kind(leaf), _digest(leaf)] for name, leaf in named_leaves(state).items()}
-        with self._saving_of(step):
-            # Orbax's default waits for minutes for a directory that it has failed to make.
-            context = ocp.Context()
-            context.async_options.create_directories_asynchronously = False
-            with context:
-                saving = ocp.save_async(str(self.directory / f"{step}{_SAVING}"), state)
+        with self._saving_of(step), _alone():
+            saving = ocp.save_async(str(self.directory / f"{step}{_SAVING}"), state)
         self._saving = self._thread.submit(self._finish, saving, step, arrays)
 
     def _finish(self, saving: Any, step: int, arrays: dict[str, list[str]]) -> None:
@@ -138,6 +134,8 @@ class Checkpoints:
 
     def restore(self, like: Any) -> Any:
         """The newest checkpoint, with the structure, shapes, dtypes and devices of ``like``.
+
+        Where ``like`` has an array of numpy's, so has what is returned.
 
         If it is damaged, a warning says so, it is set aside as ``damaged-STEP``, and the one before
         it is the newest.
@@ -186,10 +184,14 @@ class Checkpoints:
             expected = _kind(wanted[name]) if name in wanted else "nothing"
             if stored != expected:
                 raise InputError(f"{where} has {stored} as {name}, this run has {expected}")
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
-        state = ocp.load(str(self.directory / str(step)), abstract)
+
+        def abstract(leaf: Any) -> Any:
+            if isinstance(leaf, np.ndarray):
+                return leaf
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+        with _alone():
+            state = ocp.load(str(self.directory / str(step)), jax.tree.map(abstract, like))
         for name, leaf in named_leaves(state).items():
             if [_kind(leaf), _digest(leaf)] != arrays[name]:
                 raise InputError(
@@ -197,6 +199,18 @@ class Checkpoints:
                     f"wrote it, or delete {self.directory} and train again"
                 )
         return state
+
+
+def _alone() -> ocp.Context:
+    """Orbax's context in which this process does not wait for others of its job."""
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"only {process}"
+    )
+    context = ocp.Context(multiprocessing_options=options if jax.process_count() > 1 else None)
+    # The default waits for minutes for a directory that could not be made.
+    context.async_options.create_directories_asynchronously = False
+    return context
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

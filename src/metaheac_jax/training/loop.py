@@ -27,6 +27,7 @@ from metaheac_jax.errors import Diverged
 from metaheac_jax.files import write_text
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
+from metaheac_jax.training.sharding import MeshCheckpoints
 from metaheac_jax.training.step import CheckedInfo, RowState, RowStep
 
 MAX_JUDGEMENTS = 1000  # of a training; a checkpoint has room for as many
@@ -107,7 +108,7 @@ def train(
     name: str = "offline",
     campaigns_of: Callable[[int], np.ndarray] | None = None,
     skip_nonfinite: int = 0,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Checkpoints | MeshCheckpoints | None = None,
     save_every: int = 500,
     save_seconds: float = 60.0,
     log: Path | None = None,
@@ -258,7 +259,10 @@ class _Notes:
 
 
 def _begun(
-    state: RowState, first_step: int, checkpoints: Checkpoints | None, early_stop: EarlyStop | None
+    state: RowState,
+    first_step: int,
+    checkpoints: Checkpoints | MeshCheckpoints | None,
+    early_stop: EarlyStop | None,
 ) -> tuple[Progressed, int]:
     """What training goes on from: the newest checkpoint, or the initial state; and its step."""
     going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))

@@ -1,48 +1,386 @@
-"""Several devices: each adapts some of a step's campaigns; all of them hold the state.
+"""Several devices: where each array of a training lives, and the step that runs there.
 
-The step is the same as on one device. Its inputs are placed on devices, and jit divides the work.
-The only communication between devices is the sum of the campaigns' gradients.
+A mesh has two axes. ``campaign`` is the number of copies of the table, ``row`` the number of pieces
+of each: a device holds a range of rows, with their moments. Every device holds the network, and the
+campaigns of a step are split over all of them. With ``campaign=4,row=2`` eight devices hold four
+copies.
 
->>> mesh = campaign_mesh()
->>> state = replicate(step.init(*general), mesh)
->>> state, info = step.step(state, *split_campaigns(batch, mesh))
+What devices send each other in a step:
 
-The gradient must take all campaigns at once (``campaigns_per_chunk="all"``).
+    rows       each gives those of the step that it holds: a sum over ``row``    (U, k)
+    gradient   each gives that of its campaigns: a sum over both axes            (U, k), network
+    update     each writes the rows that it holds                                nothing
+
+The result is that of one device, but for the order of sums.
+
+>>> general = method.fit(data, mesh=device_mesh(campaign=4, row=2))
+
+Axes: C campaigns of a step, R rows of the table, U rows that a step touches, V that one of its
+campaigns touches, k embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import optax
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
 
-from metaheac_jax.data.batches import CampaignBatch
+from metaheac_jax.data.batches import Batch, CampaignBatch
+from metaheac_jax.errors import InputError
+from metaheac_jax.processes import from_each, from_first
+from metaheac_jax.settings import Reduction
+from metaheac_jax.table.adam import TableOptimizer, TableState
+from metaheac_jax.training.checkpoint import Checkpoints
+from metaheac_jax.training.meta import unconsumed
+from metaheac_jax.training.step import Gradient, RowState, RowStep, row_step
 
-_AXIS = "campaigns"
+_CAMPAIGN, _ROW = _AXES = "campaign", "row"
+_EVERYWHERE, _ROWS, _CAMPAIGNS = Spec(), Spec(_ROW), Spec(_AXES)
+_BLOCK = 1 << 16  # rows that are sent at a time to be saved
 
 
-def campaign_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over the campaigns of a step; of all devices by default."""
-    return Mesh(np.array(devices or jax.devices()), (_AXIS,))
+def _state(everywhere: Any, rows: Any) -> RowState:
+    """A prefix of a state: what is everywhere, and what is split by rows."""
+    return RowState(everywhere, everywhere, TableState(rows, rows, rows, rows, everywhere))
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places the arrays of a tree on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+_STATE = _state(_EVERYWHERE, _ROWS)
 
 
-def split_campaigns(batch: CampaignBatch, mesh: Mesh) -> CampaignBatch:
-    """Divides a meta-step's batch: each device holds support, query and rows of its campaigns.
+def parse_mesh(text: str) -> dict[str, int]:
+    """The sizes of the axes in a text such as ``campaign=4,row=2``.
 
     Raises:
-      ValueError: the devices do not divide the campaigns.
+      InputError: the text is something else.
     """
-    num_campaigns = len(batch.own)
-    if num_campaigns % mesh.size:
-        raise ValueError(f"{mesh.size} devices do not divide {num_campaigns} campaigns")
-    _, *per_campaign = batch
-    placed = jax.device_put(per_campaign, NamedSharding(mesh, PartitionSpec(_AXIS)))
-    return CampaignBatch(replicate(batch.rows, mesh), *placed)
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        found = re.fullmatch(rf"({_CAMPAIGN}|{_ROW})=([1-9]\d{{0,5}})", part)
+        if found is None or found[1] in sizes:
+            raise InputError(f"mesh {text!r}: expected numbers of both axes, as campaign=4,row=2")
+        sizes[found[1]] = int(found[2])
+    return sizes
+
+
+def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
+    """A mesh of jax's first devices; in several processes, of all devices.
+
+    Args:
+      campaign: copies of the table.
+      row: pieces of each.
+
+    Raises:
+      InputError: there are fewer devices; or more, in several processes.
+    """
+    size, count, several = campaign * row, jax.device_count(), jax.process_count() > 1
+    if min(campaign, row) < 1 or size > count or (several and size < count):
+        raise InputError(
+            f"mesh campaign={campaign},row={row}: takes {size} devices, and jax has {count} "
+            f"({jax.default_backend()}); choose numbers with a product of "
+            f"{'exactly' if several else 'at most'} {count}"
+        )
+    types, devices = (AxisType.Auto, AxisType.Auto), jax.devices()[:size]
+    return jax.make_mesh((campaign, row), _AXES, types, devices=devices)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where each array of a training lives.
+
+    Attributes:
+      mesh: from `device_mesh`. It need not divide C or R: some devices then have less to do or to
+        hold than others.
+      num_campaigns: C.
+      num_rows: R.
+    """
+
+    mesh: Mesh
+    num_campaigns: int
+    num_rows: int
+
+    @property
+    def padded_rows(self) -> int:
+        """R, rounded up so that devices hold equally many rows. No step touches the others."""
+        return -(-self.num_rows // self.mesh.shape[_ROW]) * self.mesh.shape[_ROW]
+
+    @property
+    def state(self) -> RowState:
+        """Shardings of a state whose table has `padded_rows`: a prefix of it."""
+        return _state(*(NamedSharding(self.mesh, spec) for spec in (_EVERYWHERE, _ROWS)))
+
+    @property
+    def _campaigns(self) -> NamedSharding:
+        return NamedSharding(self.mesh, _CAMPAIGNS)
+
+    @property
+    def _campaigns_per_device(self) -> int:
+        return -(-self.num_campaigns // self.mesh.size)
+
+    def own_campaigns(self) -> range:
+        """Which of a step's C campaigns the devices of this process take.
+
+        Raises:
+          InputError: none.
+        """
+        each, size = self._campaigns_per_device, self.mesh.size
+        places = self._campaigns.addressable_devices_indices_map((each * size,))
+        starts = [index[0].start or 0 for index in places.values() if index is not None]
+        own = range(min(starts), min(max(starts) + each, self.num_campaigns))
+        if not own:
+            raise InputError(
+                f"mesh: the {self.num_campaigns} campaigns of a step are too few for {size} devices"
+                f" in {jax.process_count()} processes; take more campaigns, or fewer processes"
+            )
+        return own
+
+    def place_batch(self, batch: CampaignBatch) -> CampaignBatch:
+        """Puts the rows on every device, and each campaign's examples on one.
+
+        A device that no campaign is left for gets one without examples. In several processes, each
+        gives its `own_campaigns`, and they tell each other which rows these touch.
+        """
+        if jax.process_count() > 1:
+            batch = as_part(batch, from_each((batch.rows, batch.own.shape[1])), self.num_rows)
+        put = jax.make_array_from_process_local_data
+        num_places = self._campaigns_per_device * len(self._campaigns.addressable_devices)
+        number, last = np.arange(num_places), len(batch.own) - 1
+
+        def spread(part: Any) -> Any:
+            part = jax.tree.map(lambda leaf: leaf[np.minimum(number, last)], part)
+            if isinstance(part, Batch):
+                part = part._replace(weight=part.weight * (number <= last)[:, None])
+            return jax.tree.map(partial(put, self._campaigns), part)
+
+        rows = put(NamedSharding(self.mesh, _EVERYWHERE), batch.rows)
+        return CampaignBatch(rows, *map(spread, batch[1:]))
+
+    def place(self, tree: Any) -> Any:
+        """Puts every `RowState` of a tree, with R rows and in numpy's arrays, on the devices."""
+
+        def put(sharding: NamedSharding, leaf: np.ndarray) -> Array:
+            if sharding.spec == _ROWS:
+                missing = self.padded_rows - self.num_rows
+                leaf = np.pad(leaf, ((0, missing), *[(0, 0)] * (leaf.ndim - 1)))
+            return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+
+        return self._map_states(put, tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """A tree with every `RowState` as it is without a mesh: R rows, in numpy's arrays."""
+
+        def get(sharding: NamedSharding, leaf: Array) -> np.ndarray:
+            if sharding.spec != _ROWS:
+                return np.array(leaf)
+            if leaf.is_fully_addressable:
+                return np.array(leaf)[: self.num_rows]
+            read = _block_reader(self.mesh)
+            blocks = [np.asarray(read(leaf, i)) for i in range(0, self.num_rows, _BLOCK)]
+            return np.concatenate(blocks)[: self.num_rows]
+
+        return self._map_states(get, tree)
+
+    def like(self, tree: Any) -> Any:
+        """Arrays that show the shapes and dtypes of what `fetch` returns, and take no memory."""
+
+        def show(sharding: NamedSharding, leaf: Array) -> np.ndarray:
+            shape = leaf.shape
+            if sharding.spec == _ROWS:
+                shape = (self.num_rows, *shape[1:])
+            return np.broadcast_to(np.zeros((), leaf.dtype), shape)
+
+        return self._map_states(show, tree)
+
+    def shapes(self, state: Any) -> Any:
+        """Shapes of a state with `padded_rows`, as `jax.eval_shape` gives them, and where it lives.
+
+        A step can be compiled for them before there is a state.
+        """
+
+        def show(sharding: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        return self._map_states(show, state)
+
+    def flush(self, state: RowState, table_optimizer: TableOptimizer) -> RowState:
+        """A state with every row up to date."""
+        rows = {"in_specs": (_STATE.table,), "out_specs": _STATE.table}
+        flush = jax.shard_map(table_optimizer.flush, mesh=self.mesh, check_vma=False, **rows)
+        return state._replace(table=jax.jit(flush)(state.table))
+
+    def checkpoints(self, checkpoints: Checkpoints | None) -> MeshCheckpoints:
+        """Those of states that live so; None in all processes but the first."""
+        return MeshCheckpoints(checkpoints, self)
+
+    def _map_states(self, function: Callable[[NamedSharding, Any], Any], tree: Any) -> Any:
+        def apply(part: Any) -> Any:
+            if not isinstance(part, RowState):
+                return part
+            return jax.tree.map(function, jax.tree.broadcast(self.state, part), part)
+
+        return jax.tree.map(apply, tree, is_leaf=lambda part: isinstance(part, RowState))
+
+
+def as_part(
+    batch: CampaignBatch, each: Sequence[tuple[np.ndarray, int]], num_rows: int
+) -> CampaignBatch:
+    """The batch of some campaigns of a step, as it is in the batch of all.
+
+    Args:
+      batch: of these campaigns.
+      each: rows and V of every part of the step.
+      num_rows: R.
+    """
+    parts, sizes = zip(*each, strict=True)
+    touched = np.unique(np.concatenate(parts))
+    touched = touched[touched < num_rows]
+    quantum = max(512, 1 << (len(touched).bit_length() - 3))  # few shapes, so few compilations
+    size = -(-len(touched) // quantum) * quantum
+    rows = np.pad(touched, (0, size - len(touched)), constant_values=num_rows)
+    position = np.where(batch.rows < num_rows, np.searchsorted(touched, batch.rows), size)
+    own = np.append(position, size).astype(np.int32)[batch.own]
+    before, after = batch.own.shape[1], max(sizes)
+    own = np.pad(own, ((0, 0), (0, after - before)), constant_values=size)
+
+    def moved(side: Batch) -> Batch:
+        padded = lambda ids: np.where(ids == before, np.int32(after), ids)  # noqa: E731
+        return side._replace(ids=jax.tree.map(padded, side.ids))
+
+    return CampaignBatch(rows, moved(batch.support), moved(batch.query), own)
+
+
+def build_mesh_step(
+    gradient: Gradient[...],
+    optimizer: optax.GradientTransformation,
+    table_optimizer: TableOptimizer,
+    placement: Placement,
+    *,
+    reduction: Reduction,
+    checked: bool = False,
+) -> RowStep:
+    """`step.build_row_step` on a mesh.
+
+    ``init`` takes a table with R or `Placement.padded_rows` rows, ``step`` what
+    `Placement.place_batch` returns.
+
+    Args:
+      gradient: from `meta.build_meta_gradient`.
+      optimizer: of the network.
+      table_optimizer: of the table.
+      placement: of the arrays.
+      reduction: over the campaigns, as in the gradient.
+      checked: as in `step.build_row_step`.
+    """
+    num_rows, num_campaigns = placement.num_rows, placement.num_campaigns
+
+    def init(network: Any, table: Array) -> RowState:
+        table = jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0)))
+        return RowState(network, optimizer.init(network), table_optimizer.init(table))
+
+    def of_all(params: Any, *batches: Any) -> tuple[Any, Any]:
+        """The gradient of all campaigns by all rows, of which ``params`` has this device's."""
+        table = jax.lax.psum(params["table"], _ROW)
+        grads, info = gradient({"network": params["network"], "table": table}, *batches)
+        num_own = len(jax.tree.leaves(batches)[0])
+        scale = num_own / num_campaigns if reduction == "mean" else 1.0
+
+        def total(leaf: Array) -> Array:
+            return jax.lax.psum(leaf, _AXES) * scale
+
+        def every(leaf: Array) -> Array:
+            return jax.lax.all_gather(leaf, _AXES, tiled=True)[:num_campaigns]
+
+        info = jax.tree.map(lambda leaf: every(leaf) if leaf.ndim else total(leaf), info)
+        return jax.tree.map(total, grads), info
+
+    row = row_step(
+        of_all,
+        optimizer,
+        table_optimizer,
+        checked=checked,
+        agreed=lambda finite: jax.lax.pmin(finite.astype(int), _ROW) > 0,
+    )
+
+    def on_device(state: RowState, rows: Array, *batches: Any) -> tuple[RowState, Any]:
+        rows = jnp.where(rows < num_rows, rows, -1)
+        return row(state, _held(rows, len(state.table.last)), *batches)
+
+    def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
+        # The collectives stand outside of what is differentiated. So jax need not check what
+        # varies between devices, which it would do to differentiate them.
+        return jax.shard_map(
+            on_device,
+            mesh=placement.mesh,
+            in_specs=(_STATE, _EVERYWHERE, *[_CAMPAIGNS] * len(batches)),
+            out_specs=(_STATE, _EVERYWHERE),
+            check_vma=False,
+        )(state, rows, *batches)
+
+    return RowStep(
+        jax.jit(init, out_shardings=placement.state),
+        unconsumed(jax.jit(step, donate_argnums=0)),
+    )
+
+
+def _held(rows: Array, num_held: int) -> Array:
+    """Where a device has rows of the table among those it holds; ``num_held`` where it has not.
+
+    The latter are read as 0 and not written.
+    """
+    place = rows - jax.lax.axis_index(_ROW) * num_held
+    return jnp.where((rows >= 0) & (place >= 0) & (place < num_held), place, num_held)
+
+
+@functools.cache
+def _block_reader(mesh: Mesh) -> Callable[[Array, int], Array]:
+    """Builds ``read(array, start)``: `_BLOCK` rows of a split array, zero beyond its end."""
+
+    def read(array: Array, start: Array) -> Array:
+        held = _held(start + jnp.arange(_BLOCK), len(array))
+        return jax.lax.psum(array.at[held].get(mode="fill", fill_value=0), _ROW)
+
+    specs = {"in_specs": (_ROWS, _EVERYWHERE), "out_specs": _EVERYWHERE}
+    return jax.jit(jax.shard_map(read, mesh=mesh, check_vma=False, **specs))
+
+
+class MeshCheckpoints:
+    """`Checkpoints` of states on a mesh; on disk they are as those without one.
+
+    The first process writes and reads them, and the others get from it what it has read.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None, placement: Placement) -> None:
+        """Args:
+        checkpoints: None in the other processes.
+        placement: of the states.
+        """
+        self._checkpoints, self._placement = checkpoints, placement
+
+    @property
+    def latest(self) -> int | None:
+        """As `Checkpoints.latest`."""
+        return from_first(None if self._checkpoints is None else self._checkpoints.latest)
+
+    def save(self, step: int, state: Any) -> None:
+        """As `Checkpoints.save`."""
+        state = self._placement.fetch(state)
+        if self._checkpoints is not None:
+            self._checkpoints.save(step, state)
+
+    def restore(self, like: Any) -> Any:
+        """As `Checkpoints.restore`."""
+        state = self._placement.like(like)
+        if self._checkpoints is not None:
+            state = self._checkpoints.restore(state)
+        state = self._placement.place(jax.tree.map(from_first, state))
+        return jax.tree.map(jnp.asarray, state)

@@ -117,6 +117,23 @@ def build_row_step(
     def init(network: Any, table: Array) -> RowState:
         return RowState(network, optimizer.init(network), table_optimizer.init(table))
 
+    step = row_step(gradient, optimizer, table_optimizer, checked=checked)
+    return RowStep(init, unconsumed(jax.jit(step, donate_argnums=0)))
+
+
+def row_step(
+    gradient: Gradient[...],
+    optimizer: optax.GradientTransformation,
+    table_optimizer: TableOptimizer,
+    *,
+    checked: bool,
+    agreed: Callable[[Array], Array] = lambda finite: finite,
+) -> Step:
+    """The step of `build_row_step` before it is jitted.
+
+    ``agreed`` makes of what is finite on a device what is finite on all.
+    """
+
     def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
         local = table_optimizer.gather(state.table, rows)
         grads, info = gradient({"network": state.network, "table": local.values}, *batches)
@@ -127,6 +144,7 @@ def build_row_step(
         if checked:
             made = {"network": network, "opt_state": opt_state, "table": moved}
             finite = _finite({"loss": info.loss, "gradient": grads, **made})
+            finite = jax.tree.map(agreed, finite)
             info = CheckedInfo(info.loss, jnp.stack(jax.tree.leaves(finite)).all(), finite)
             keep = lambda new, old: jnp.where(info.taken, new, old)  # noqa: E731
             network, opt_state = jax.tree.map(
@@ -139,7 +157,7 @@ def build_row_step(
             table = table_optimizer.scatter(state.table, rows, local, moved)
         return RowState(network, opt_state, table), info
 
-    return RowStep(init, unconsumed(jax.jit(step, donate_argnums=0)))
+    return step
 
 
 def _finite(tree: Any) -> Any:

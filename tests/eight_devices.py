@@ -1,0 +1,161 @@
+"""Trainings on meshes of eight devices, which are made of one CPU before jax starts.
+
+`python tests/eight_devices.py FOLDER` prints what `training/test_sharding.py` looks at, as JSON.
+"""
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from linear_network import LogisticRegression
+from toy import dataset
+
+from metaheac_jax.data.batches import CampaignBatch, CampaignSampler
+from metaheac_jax.model import initialise
+from metaheac_jax.table.adam import table_adam
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.checkpoint import Checkpoints
+from metaheac_jax.training.loop import train
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.sharding import Placement, build_mesh_step, device_mesh
+from metaheac_jax.training.step import RowStep, build_row_step
+
+DATA, NETWORK, CAMPAIGNS, STEPS = dataset(), LogisticRegression(), 5, 50
+MESHES = ((1, 8), (2, 4), (4, 2), (8, 1))
+draw = cache(
+    CampaignSampler(DATA, np.arange(8), seed=0, campaigns_per_step=CAMPAIGNS, batch_size=16)
+)
+
+
+def weights():
+    key, rows = jax.random.key(0), DATA.num_rows
+    return jax.device_get(initialise(NETWORK, key, DATA.layout, num_rows=rows, width=1))
+
+
+def parts(reduction):
+    """Gradient and optimisers."""
+    gradient = build_meta_gradient(
+        build_loss(NETWORK, DATA.layout),
+        inner_learning_rate=0.5,
+        select=select_rows,
+        reduction=reduction,
+    )
+    return gradient, optax.adam(1e-2), table_adam(1e-2)
+
+
+@cache
+def one_device(reduction="mean"):
+    return build_row_step(*parts(reduction), checked=True)
+
+
+def placement(mesh):
+    campaign, row = mesh
+    return Placement(device_mesh(campaign=campaign, row=row), CAMPAIGNS, DATA.num_rows)
+
+
+@cache
+def on_mesh(mesh, reduction="mean"):
+    """A step that takes a sampler's batches."""
+    place = placement(mesh)
+    init, step = build_mesh_step(*parts(reduction), place, reduction=reduction, checked=True)
+    return RowStep(
+        init, lambda state, *batch: step(state, *place.place_batch(CampaignBatch(*batch)))
+    )
+
+
+def trained(step, steps=STEPS):
+    """The state, and the loss of each step."""
+    state, losses = step.init(*jax.tree.map(np.copy, weights())), []
+    for number in range(steps):
+        state, info = step.step(state, *draw(number))
+        losses.append(info.loss)
+    return state, np.array(losses)
+
+
+def difference(ours, theirs):
+    """The largest, over all arrays of two trees."""
+    gap = lambda a, b: float(np.abs(np.asarray(a, float) - np.asarray(b, float)).max())  # noqa: E731
+    return float(np.max(jax.tree.leaves(jax.tree.map(gap, ours, theirs))))
+
+
+def fractions(state):
+    """Of the bytes of each split array, what the device with the most of them holds."""
+    arrays = state.table[:-1]
+    most = [max(shard.data.nbytes for shard in array.addressable_shards) for array in arrays]
+    return [held / array.nbytes for held, array in zip(most, arrays, strict=True)]
+
+
+def meshes():
+    """Of each mesh: the difference to one device, and what a device holds."""
+    expected = trained(one_device())
+    found = {}
+    for mesh in MESHES:
+        state, losses = trained(on_mesh(mesh))
+        ours = placement(mesh).fetch(state), losses
+        found[str(mesh)] = {"difference": difference(ours, expected), "holds": fractions(state)}
+    moved = difference(expected[0].table.table, weights().table)
+    return {"meshes": found, "moved": moved}
+
+
+def summed():
+    """The difference to one device where the meta-loss is a sum over campaigns."""
+    mesh, steps = (2, 4), 5
+    state, losses = trained(on_mesh(mesh, "sum"), steps)
+    return difference((placement(mesh).fetch(state), losses), trained(one_device("sum"), steps))
+
+
+def moved_on(folder):
+    """The difference of a training that moves from one device to eight, then to four."""
+    state = None
+    for mesh, steps in ((None, 20), ((2, 4), 40), ((2, 2), 50)):
+        step = one_device() if mesh is None else on_mesh(mesh)
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            state, _ = train(
+                step,
+                step.init(*jax.tree.map(np.copy, weights())),
+                draw,
+                num_steps=steps,
+                checkpoints=checkpoints
+                if mesh is None
+                else placement(mesh).checkpoints(checkpoints),
+            )
+    like = one_device().init(*weights())
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        on_one_again = checkpoints.restore(like)
+    expected, _ = trained(one_device())
+    return [
+        difference(placement((2, 2)).fetch(state), expected),
+        difference(on_one_again, expected),
+    ]
+
+
+def not_finite():
+    """Whether a step is taken that is not finite on some devices, and by how much it moves."""
+    mesh = (2, 4)
+    place, step = placement(mesh), on_mesh(mesh)
+    before = place.fetch(step.init(*weights()))
+    before.table.nu[draw(0).rows[3]] = np.inf
+    state, info = step.step(place.place(before), *draw(0))
+    after = place.fetch(state)
+    keep = before.table.nu < np.inf
+    return [
+        bool(info.taken),
+        difference(after.table.table, before.table.table),
+        difference(after.table.nu[keep], before.table.nu[keep]),
+        int(after.table.count),
+    ]
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_disable_most_optimizations", True)
+    results = meshes() | {
+        "summed": summed(),
+        "moved on": moved_on(Path(sys.argv[1])),
+        "not finite": not_finite(),
+    }
+    print(json.dumps(results))
