@@ -92,13 +92,12 @@ def write_world(
     affinities: list[list[np.ndarray]] = [[], []]
     shown = np.zeros((2, shape.campaigns))
     with new_directory(target, marker="SIMULATED") as directory:
-        scratch, size = directory / "estimates.npy", (users, len(PERSONA))
-        estimates = new_array(scratch, np.float32, size)
+        scratch = directory / "estimates.npy"
+        estimates = new_array(scratch, np.float32, (users, len(PERSONA)))
         with (directory / "userFeature.data").open("wb") as file:
             for start in range(0, users, CHUNK):
-                rng = stream(seed, "users", start)
-                chunk = make_users(shape, tokens, min(CHUNK, users - start), rng)
-                stop = start + len(chunk.persona)
+                rng, stop = stream(seed, "users", start), min(start + CHUNK, users)
+                chunk = make_users(shape, tokens, stop - start, rng)
                 estimates[start:stop] = chunk.observed @ estimate
                 weights = np.exp(appeal(campaigns, chunk))
                 for stage, quota in enumerate(quotas):
@@ -112,8 +111,8 @@ def write_world(
                     shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
                     pairs[0] += start
                     terms = linear_and_pairwise(estimates[pairs[0]], directions)
-                    taste = campaigns.taste[:, pairs[1]]
-                    affinities[stage].append(np.einsum("et,te->e", terms, taste))
+                    affinity = np.einsum("et,te->e", terms, campaigns.taste[:, pairs[1]])
+                    affinities[stage].append(affinity)
                     drawn[stage].append(pairs.astype(np.int32))
                 file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
                 progress("simulating users", stop, users)
