@@ -30,7 +30,7 @@ from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import MetaState, build_meta_gradient, build_meta_step
 from metaheac_jax.training.sharding import Placement, build_mesh_step, device_mesh
-from metaheac_jax.training.step import build_row_step
+from metaheac_jax.training.step import RowState, build_row_step
 
 NETWORK = MetaHeac(num_experts=OFFICIAL.num_experts, num_critics=OFFICIAL.num_critics)
 
