@@ -40,10 +40,9 @@ class Settings:
       weight_decay: of the offline AdamW, on the network; the table has none.
       offline_epochs: passes over the training examples, each of ceil(examples / B) meta-steps; with
         patience, the maximum.
-      offline_patience: quarters of an epoch without a better judgement on held-out training
-        campaigns before the offline stage stops and keeps the best state. Judgements come after
-        1/32, 1/16, 1/8 and every quarter of an epoch. None runs all epochs on all training
-        campaigns.
+      offline_patience: judgements on held-out training campaigns, four per epoch, without a better
+        one before the offline stage stops and keeps the best state. None runs all epochs on all
+        training campaigns.
       online_learning_rate: of the online Adam.
       online_epochs: passes over a campaign's examples; with patience, the maximum.
       penalty: of the methods that fit a linear model to a campaign: L2, on its weights.

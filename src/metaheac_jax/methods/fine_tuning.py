@@ -69,7 +69,7 @@ BuildNetwork = Callable[[Settings], Network]
 TUNED = ("outer_learning_rate", "online_learning_rate", "table_scale", "weight_decay")
 #: n and m, tuned in a method with several experts and critics.
 SIZES = ("num_experts", "num_critics")
-#: Judgements per epoch of the offline stage, beside the early ones (see `EarlyStop`).
+#: Judgements per epoch of the offline stage.
 _JUDGEMENTS = 4
 #: The patience, in epochs, of models that are trained from scratch.
 ONE_STAGE_PATIENCE = 3

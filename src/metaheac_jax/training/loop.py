@@ -31,8 +31,6 @@ from metaheac_jax.training.sharding import MeshCheckpoints
 from metaheac_jax.training.step import CheckedInfo, RowState, RowStep
 
 MAX_JUDGEMENTS = 1000  # of a training; a checkpoint has room for as many
-#: The first judgements come after these parts of the usual interval: a method may be best early.
-_EARLY = (8, 4, 2)
 
 
 class Quality(NamedTuple):
@@ -53,9 +51,8 @@ class EarlyStop:
 
     Attributes:
       judge: judges a state on held-out campaigns.
-      every: steps between two judgements; the first ones come after an eighth, a quarter and a half
-        of it.
-      patience: training ends when so many times ``every`` steps have brought no higher AUC.
+      every: steps between two judgements.
+      patience: judgements without a higher AUC after which training ends.
       judge_start: whether the initial state may be the best one, as that of a trained model is.
     """
 
@@ -92,9 +89,9 @@ class Progressed(NamedTuple):
         return Progressed(self.state, best, judged)
 
     def without_gain(self) -> int:
-        """Number of steps from the best judgement to the last one."""
+        """Number of judgements since the best one."""
         judged = self.judgements()
-        return int(judged[-1, 0] - judged[np.argmax(judged[:, 1]), 0]) if len(judged) else 0
+        return len(judged) - 1 - int(np.argmax(judged[:, 1])) if len(judged) else 0
 
 
 def train(
@@ -145,11 +142,11 @@ def train(
       Diverged: a loss, a gradient, a parameter or a moment is not finite; no such state is saved.
     """
     going, done = _begun(state, first_step, checkpoints, early_stop)
-    every = _every(early_stop, num_steps - first_step)
-    if _stopped(going, early_stop, every):
+    if _stopped(going, early_stop):
         return going.best, going.judgements()
     if early_stop is not None and early_stop.judge_start and not len(going.judgements()):
         going = going.add(done, early_stop.judge(going.state))
+    every = _every(early_stop, num_steps - first_step)
     notes = _Notes(name, num_steps, log, done, progress, skip_nonfinite, campaigns_of)
     saved = time.perf_counter()
     for number, batch in prefetch(draw, range(done, num_steps)):
@@ -158,7 +155,7 @@ def train(
         notes.add(info)
         done = number + 1
         last = done == num_steps
-        judge = _is_judged(done - first_step, every) or (last and every > 0)
+        judge = every > 0 and (done % every == 0 or last)
         due = done % save_every == 0 or time.perf_counter() - saved >= save_seconds
         save = checkpoints is not None and (due or last)
         if done % log_every and not (last or save or judge):
@@ -170,7 +167,7 @@ def train(
             quality = early_stop.judge(state)
             going = going.add(done, quality)
             notes.quality(done, quality)
-        stopped = _stopped(going, early_stop, every)
+        stopped = _stopped(going, early_stop)
         if checkpoints is not None and (save or stopped):
             checkpoints.save(done, going.state if early_stop is None else going)
             saved = time.perf_counter()
@@ -281,17 +278,11 @@ def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
     """Steps between judgements; 0 where there are none."""
     if early_stop is None:
         return 0
-    more = len(_EARLY) + 2  # beside those at the interval: of the start, early ones, of the end
-    return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - more)))
+    return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - 1)))
 
 
-def _is_judged(taken: int, every: int) -> bool:
-    """Whether a state is judged after so many steps."""
-    return every > 0 and (taken % every == 0 or taken in [every // part for part in _EARLY])
-
-
-def _stopped(going: Progressed, early_stop: EarlyStop | None, every: int) -> bool:
-    return early_stop is not None and going.without_gain() >= early_stop.patience * every
+def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
+    return early_stop is not None and going.without_gain() >= early_stop.patience
 
 
 def _check_finite(state: Any, when: str) -> None:
