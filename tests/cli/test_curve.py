@@ -43,7 +43,7 @@ def test_the_curve_is_the_librarys(toy_campaign, words, tmp_path, capsys):
     assert [point.percent for point in points] == list(PERCENTS)
     assert "120 seeds, 24 of them held out" in printed
     assert "Expected conversions assume that 40.000% of the pool would convert" in printed
-    assert "Give --base-rate" not in printed
+    assert "give --base-rate" not in printed
     recall = points[-1].recall
     assert f"{recall.value:.1%} ({recall.low:.1%} to {recall.high:.1%})" in printed
 
@@ -54,7 +54,7 @@ def test_a_figure_by_suffix(words, tmp_path, capsys, suffix, start):
     assert contents(tmp_path) == {f"curve.{suffix}"}
     printed = capsys.readouterr().out
     assert "assume that 30.000% of the pool would convert" in printed  # 120 of 400
-    assert "Give --base-rate; this is the fraction of the users who are seeds." in printed
+    assert "That is the fraction of the users who are seeds; give --base-rate if" in printed
     assert (tmp_path / f"curve.{suffix}").read_bytes().startswith(start)
 
 

@@ -77,21 +77,32 @@ def test_they_run_as_they_stand(tmp_path, monkeypatch):
 
 @pytest.mark.long
 def test_the_second_audience_converts_better(tmp_path, monkeypatch, capsys):
-    """In the README's own world, for each of the ten new campaigns."""
+    """In the README's own world, for each of the ten new campaigns.
+
+    Who converted in the first audience is a seed and no candidate for the second one. So it is
+    compared with the audience that the model finds among the same candidates without the update.
+    """
     monkeypatch.chdir(tmp_path)
     lines = commands()
     [first] = [n for n, line in enumerate(lines) if " customise " in line]
     last = max(n for n, line in enumerate(lines) if " expand " in line)
     for line in lines[:first]:
         run(line)
-    gains = []
+    rates = []
     for campaign in new_campaigns():
         for line in lines[first : last + 1]:
+            if " update " in line:
+                run("metaheac expand tea --data data --size 2000 --out without.csv", campaign)
             run(line, campaign)
-        before, after = (true_rates(campaign, f"{name}.csv").mean() for name in ("first", "second"))
-        gains.append(after - before)
-    half = stats.t.ppf(0.975, 9) * np.std(gains, ddof=1) / np.sqrt(10)
-    with capsys.disabled():
-        print(f"\ntrue conversion rate, second - first: {np.mean(gains):+.4f} +-{half:.4f} (95%)")
-    assert len(gains) == 10
-    assert np.mean(gains) > 0
+        names = ("second", "without", "first")
+        rates.append([true_rates(campaign, f"{name}.csv").mean() for name in names])
+    second, *others = np.array(rates).T
+    assert len(second) == 10
+    means, halves = [], []
+    for name, other in zip(("without the update", "first"), others, strict=True):
+        gain = second - other
+        means.append(gain.mean())
+        halves.append(stats.t.ppf(0.975, 9) * gain.std(ddof=1) / np.sqrt(10))
+        with capsys.disabled():
+            print(f"\ntrue conversion rate, second - {name}: {means[-1]:+.4f} +-{halves[-1]:.4f}")
+    assert means[0] > halves[0]

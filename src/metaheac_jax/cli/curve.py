@@ -89,7 +89,7 @@ def main(options: Options) -> None:
         *([f"note: {held_out.seen}"] if held_out.seen else []),
     )
     terminal.print_table(screen, curve_table(points))
-    told = "Give --base-rate; this is the fraction of the users who are seeds."
+    told = "That is the fraction of the users who are seeds; give --base-rate if you know better."
     terminal.print_lines(screen, base_rate_note(base_rate), *([told] * (not options.base_rate)))
 
 
