@@ -13,6 +13,7 @@ from experiments.throughput import __main__ as command
 from experiments.throughput import benchmarks
 from experiments.throughput.__main__ import Options, check, main, run, sizes
 from experiments.throughput.benchmarks import NUM_INPUTS, Bench, Input, Trial, in_turns, timed
+from experiments.throughput.data_sheets import DATA_SHEETS, DataSheet
 from experiments.throughput.inputs import ROWS_OF_FIELDS, Size, synthetic
 from experiments.throughput.machine_limits import PRODUCTS, Limits, theory_bytes, theory_flops
 from experiments.throughput.meta_steps import NETWORK, Program, global_ids, untrained
@@ -239,6 +240,23 @@ def test_a_record_says_how_the_times_spread():
     assert (record.low_seconds, record.median_seconds, record.high_seconds) == (1.5, 2.0, 4.0)
     assert (record.mean_seconds, record.repeats, record.examples_per_second) == (3.0, 3, 5.0)
     assert (record.floor_seconds, record.share_of_limit) == (1.0, 0.5)
+
+
+def test_a_data_sheet_stands_beside_what_is_measured(monkeypatch):
+    for name, sheet in DATA_SHEETS.items():
+        rates = [sheet.matmul.get(p, math.nan) for p in ("float32", "default", "bf16")]
+        assert name.startswith("TPU") or rates == sorted(rates), name
+        assert 1e11 < sheet.memory < sheet.matmul["default"] < 1e15, name
+    kind = jax.devices()[0].device_kind
+    bench = Bench(lambda: Limits({"default": 4.0, "bf16": 4.0}, 1.0, 1.0), silent)
+    monkeypatch.setitem(DATA_SHEETS, kind, DataSheet({"default": 8.0}, 2.0, ""))
+    for precision in ("default", "bf16"):
+        bench.add("score", "customised", Size(1, 1, 1, 1), [1.0], 1, precision=precision)
+    assert [r.sheet_flops_per_second for r in bench.records] == [8.0, None]
+    assert bench.records[0].sheet_bytes_per_second == 2.0
+    told = "\n".join(machine_lines(bench.records))
+    assert "precision default: 4e-09 GFLOP/s measured, data sheet 8e-09 GFLOP/s, dense" in told
+    assert "precision bf16: 4e-09 GFLOP/s measured, data sheet -" in told
 
 
 def fake_input(num_rows):
