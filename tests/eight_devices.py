@@ -22,7 +22,12 @@ from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.sharding import Placement, build_mesh_step, device_mesh
+from metaheac_jax.training.sharding import (
+    MeshCheckpoints,
+    Placement,
+    build_mesh_step,
+    device_mesh,
+)
 from metaheac_jax.training.step import RowStep, build_row_step
 
 DATA, NETWORK, CAMPAIGNS, STEPS = dataset(), LogisticRegression(), 5, 50
@@ -114,16 +119,13 @@ def moved_on(folder):
     state = None
     for mesh, steps in ((None, 20), ((2, 4), 40), ((2, 2), 50)):
         step = one_device() if mesh is None else on_mesh(mesh)
-        with Checkpoints(folder / "checkpoints") as checkpoints:
-            state, _ = train(
-                step,
-                step.init(*jax.tree.map(np.copy, weights())),
-                draw,
-                num_steps=steps,
-                checkpoints=checkpoints
-                if mesh is None
-                else placement(mesh).checkpoints(checkpoints),
-            )
+        path = folder / "checkpoints"
+        with Checkpoints(path) as checkpoints:
+            saved = checkpoints
+            if mesh is not None:
+                saved = MeshCheckpoints(checkpoints, path, placement(mesh))
+            start = step.init(*jax.tree.map(np.copy, weights()))
+            state, _ = train(step, start, draw, num_steps=steps, checkpoints=saved)
     like = one_device().init(*weights())
     with Checkpoints(folder / "checkpoints") as checkpoints:
         on_one_again = checkpoints.restore(like)

@@ -126,7 +126,7 @@ def build_step(way: Way, size: Size, layout: Layout) -> Step:
     options: dict[str, Any] = {
         "inner_learning_rate": OFFICIAL.inner_learning_rate,
         "first_order": way.first_order,
-        "campaigns_per_chunk": way.chunk_size(size.campaigns),
+        "campaigns_per_chunk": "all" if way.sharded else way.chunk_size(size.campaigns),
         "reduction": OFFICIAL.reduction,
     }
     if way.whole_table:

@@ -6,20 +6,59 @@ All processes must call these functions, in the same order. In a single process 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from metaheac_jax.errors import InputError
+
 T = TypeVar("T")
 
+_SILENCE = 30  # seconds after which a process that is not heard counts as dead, and all end
 _CHUNK = 1 << 26  # bytes sent at a time, which each device has room for
+
+
+def join(
+    coordinator: str | None = None, process: int | None = None, count: int | None = None
+) -> None:
+    """Joins the processes of a job, before jax looks for devices.
+
+    Args:
+      coordinator: address and port of the first process. None for all three where jax finds them:
+        with Slurm, Open MPI, Kubernetes and Cloud TPUs.
+      process: the number of this one.
+      count: of all.
+
+    Raises:
+      InputError: there is nothing to be found, or the others do not come.
+    """
+    try:
+        jax.distributed.initialize(coordinator, count, process, heartbeat_timeout_seconds=_SILENCE)
+    except (ValueError, RuntimeError) as error:
+        told = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"the processes of the job could not be joined ({told}); give each the address of the "
+            "first and its own number"
+        ) from error
 
 
 def is_first() -> bool:
     """Whether this is the process that writes files and tells progress."""
     return jax.process_index() == 0
+
+
+def own_part(count: int) -> range:
+    """Which of so many things are this process's, where all share them."""
+    return range(jax.process_index(), count, jax.process_count())
+
+
+def of_all(values: Sequence[T], count: int) -> list[T]:
+    """One value of each of so many things, of which every process gives those of its `own_part`."""
+    each = from_each(list(values))
+    return [each[number % len(each)][number // len(each)] for number in range(count)]
 
 
 def from_first(value: T) -> T:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 from commands import contents, interrupted, refuses, succeeds, tiny_settings
 from toy import dataset
@@ -208,3 +209,26 @@ def test_a_model_goes_on_on_new_data(data, tmp_path, capsys):
         words = ("--from: the method and settings are the model's; omit these options",)
         refuses(capsys, main, "fit", data, second, "--from", first, *option, words=words)
     assert contents(tmp_path) == {"first", "second"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mesh", "campaign=4,row=2"], ["campaign=4,row=2", "8 devices", "jax has 1"]),
+        (["--mesh", "4x2"], ["4x2", "campaign=4,row=2"]),
+        (["--mesh", "row=1", "--method", "lr"], ["lr: cannot use a mesh of devices"]),
+        (["--coordinator", "host:1"], ["--coordinator: only with --mesh"]),
+        (["--process", "0/2"], ["--process: only with --coordinator"]),
+        (["--mesh", "row=1", "--coordinator", "host:1", "--process", "2/2"], ["0/2 or 1/2"]),
+    ],
+)
+def test_devices_that_cannot_be_used_are_refused(data, tmp_path, capsys, options, words):
+    refuses(capsys, main, "fit", data, tmp_path / "model", *options, words=words)
+    assert contents(tmp_path) == set()
+
+
+def test_a_mesh_of_one_device_makes_the_same_model(data, tmp_path):
+    succeeds(main, "fit", data, tmp_path / "one")
+    succeeds(main, "fit", data, tmp_path / "mesh", "--mesh", "campaign=1,row=1")
+    one, mesh = (load(tmp_path / name) for name in ("one", "mesh"))
+    np.testing.assert_allclose(mesh.state["table"], one.state["table"], atol=1e-5)

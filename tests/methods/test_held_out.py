@@ -9,7 +9,13 @@ from toy import dataset
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import held_out
-from metaheac_jax.methods.held_out import HeldOut, halve, hold_out_campaigns, quality
+from metaheac_jax.methods.held_out import (
+    HeldOut,
+    halve,
+    hold_out_campaigns,
+    judge_models,
+    mean_quality,
+)
 from metaheac_jax.methods.method import Method, Trained
 from metaheac_jax.ranking import auc
 from metaheac_jax.settings import PAPER
@@ -81,7 +87,7 @@ def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
         given.extend(campaigns)
         return [lambda users, own=own: own for own in odds]
 
-    found = quality(customise, DATA, halves)
+    found = mean_quality(judge_models(customise, DATA, halves))
     assert given == [half.campaign for half in halves]
     p = [1 / (1 + np.exp(-o)) for o in odds]
     losses = [

@@ -12,7 +12,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from metaheac_jax.audience.audience import Audience
 from metaheac_jax.customise.joint import score_jointly
@@ -20,6 +22,7 @@ from metaheac_jax.data.batches import prefetch
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import Customised
+from metaheac_jax.processes import from_each
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop
 
@@ -37,6 +40,7 @@ def expand(
     to_percent: float | None = None,
     include_seeds: bool = False,
     exclude: Sequence[int | str] | np.ndarray = (),
+    mesh: Mesh | None = None,
     progress: Progress = silent,
 ) -> Audience:
     """The users of the data that a customised model scores highest; see `expand_all`."""
@@ -49,6 +53,7 @@ def expand(
         to_percent=to_percent,
         include_seeds=include_seeds,
         exclude=exclude,
+        mesh=mesh,
         progress=progress,
     )
     return audience
@@ -64,6 +69,7 @@ def expand_all(
     to_percent: float | None = None,
     include_seeds: bool = False,
     exclude: Sequence[int | str] | np.ndarray = (),
+    mesh: Mesh | None = None,
     progress: Progress = silent,
 ) -> list[Audience]:
     """The users of the data that each customised model scores highest.
@@ -78,6 +84,8 @@ def expand_all(
       include_seeds: whether a campaign's seeds may be in its audience.
       exclude: ids of users that may be in none, for example who opted out; unknown ids are ignored.
         A model's `Customised.excluded_ids` are left out of its audience in any case.
+      mesh: of devices of several processes, see `methods.Method.fit`. Each reads and scores its
+        part of the users, and all get the audiences.
       progress: receives the number of users looked at and scored.
 
     Returns:
@@ -99,7 +107,8 @@ def expand_all(
         to_percent=to_percent,
     )
     own = [_left_out(model, data, include_seeds=include_seeds) for model in models]
-    excluded, *left_out = _find_each([data.checked_ids(exclude), *own], data, progress)
+    part = (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
+    excluded, *left_out = _find_each([data.checked_ids(exclude), *own], data, part, progress)
     left_out = [np.setdiff1d(users, excluded) for users in left_out]
     tops = [RunningTop(ranks.stop, data.user_key.dtype) for _ in models]
 
@@ -109,7 +118,7 @@ def expand_all(
         return _read_block(data, start, min(start + size_of_block, data.num_users), excluded)
 
     score = score_jointly([model.scorer for model in models])
-    for start, block in prefetch(read, range(0, data.num_users, size_of_block)):
+    for start, block in prefetch(read, range(0, data.num_users, size_of_block)[part[0] :: part[1]]):
         if len(block.keys):
             for model, top, users, scores in zip(
                 models, tops, left_out, score(block.rows), strict=True
@@ -117,6 +126,8 @@ def expand_all(
                 able = block.without(users)
                 top.add(model.check_scores(scores)[able], block.keys[able])
         progress("score the pool", min(start + size_of_block, data.num_users), data.num_users)
+    if part[1] > 1:
+        tops = [_merged(top, ranks.stop, data.user_key.dtype) for top in tops]
     audiences = []
     for top, users in zip(tops, left_out, strict=True):
         scores, keys = (values[ranks.start :] for values in top.best())
@@ -173,12 +184,25 @@ def _left_out(model: Customised, data: Dataset, *, include_seeds: bool) -> np.nd
 
 
 def _find_each(
-    several: Sequence[np.ndarray], data: Dataset, progress: Progress
+    several: Sequence[np.ndarray], data: Dataset, part: tuple[int, int], progress: Progress
 ) -> list[np.ndarray]:
-    """Ascending index of the users in each of several arrays of ids; reads the users' ids once."""
-    found = data.find_users(np.concatenate(several), progress=progress)
+    """Ascending index of the users in each of several arrays of ids; reads the users' ids once.
+
+    ``part`` is that of this process and of how many: each reads its own.
+    """
+    found = data.find_users(np.concatenate(several), part=part, progress=progress)
+    if part[1] > 1:
+        found = np.max(from_each(found), axis=0)
     parts = np.split(found, np.cumsum([len(ids) for ids in several])[:-1])
     return [np.unique(part[part >= 0]) for part in parts]
+
+
+def _merged(top: RunningTop, size: int, key_type: np.dtype) -> RunningTop:
+    """The top of all processes' tops."""
+    merged = RunningTop(size, key_type)
+    for scores, keys in from_each(top.best()):
+        merged.add(scores, keys)
+    return merged
 
 
 class _Block(NamedTuple):

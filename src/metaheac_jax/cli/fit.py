@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +23,9 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import method_named, method_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
+from metaheac_jax.processes import from_first, is_first, join
 from metaheac_jax.settings import SETTINGS
+from metaheac_jax.training.sharding import device_mesh, parse_mesh
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,35 @@ class Options:
     they were, or the result would be another one."""
     allow_change: tuple[MayChange, ...] = ()
     """With --resume, what may have changed nevertheless."""
+    mesh: str | None = None
+    """Use several devices, as campaign=4,row=2: four copies of the embedding table, each split by
+    rows over two devices. Campaigns are split over all eight. For methods with meta-steps."""
+    coordinator: str | None = None
+    """With --mesh, be one of several processes: HOST:PORT of the first, or auto with Slurm, Open
+    MPI, Kubernetes or Cloud TPUs. All must see DATA and OUT; the first one writes. If one ends, so
+    do the others within half a minute; start all again with --resume."""
+    process: str | None = None
+    """With --coordinator HOST:PORT, which process this is, and of how many: 0/2, 1/2."""
     skip_nonfinite: int = 0
     """Leave out up to so many training steps whose loss, gradient or result is not finite; each is
     told, with its campaigns. By default the first one ends the training."""
+
+
+def join_others(options: Options) -> None:
+    """Joins the other processes, if there are any; before jax starts."""
+    if options.coordinator is None:
+        if options.process is not None:
+            raise InputError("--process: only with --coordinator")
+        return
+    if options.mesh is None:
+        raise InputError("--coordinator: only with --mesh")
+    if options.coordinator == "auto":
+        join()
+        return
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", options.process or "")
+    if found is None or int(found[1]) >= int(found[2]):
+        raise InputError(f"--process: expected 0/2 or 1/2 of two, got {options.process!r}")
+    join(options.coordinator, int(found[1]), int(found[2]))
 
 
 def main(options: Options) -> None:
@@ -75,12 +105,17 @@ def main(options: Options) -> None:
     if options.start is not None and (options.method or options.settings):
         raise InputError("--from: the method and settings are the model's; omit these options")
     method = method_named(options.method or "metaheac", SETTINGS[options.settings or "paper"])
+    mesh = None if options.mesh is None else device_mesh(**parse_mesh(options.mesh))
     screen = terminal.screen()
     terminal.keep_compiled()
     if options.out.exists() and not (options.out / MANIFEST).is_file():
         raise InputError(f"{options.out}: exists and is no model; choose another folder")
-    with locked(options.out), terminal.progress_display(screen) as progress:
-        data, start = open_dataset(options.data, progress=progress), None
+    writes = is_first()
+    with (
+        locked(options.out) if writes else nullcontext(),
+        terminal.progress_display(screen) as progress,
+    ):
+        data, start = open_dataset(options.data, verify=writes, progress=progress), None
         if options.start is not None:
             start = load(options.start, optimizer=True, progress=progress)
             method = method_of(start)
@@ -92,21 +127,28 @@ def main(options: Options) -> None:
         if folders:
             data, campaigns = _with_folders(data, campaigns, folders)
         method.check(data, campaigns)  # before anything is written
-        directory = _open_training(options)
+        if mesh is not None:
+            method.check_mesh()
+        directory = options.out.with_name(f"{options.out.name}.training")
+        if writes:
+            _open_training(options, directory)
         general = method.fit(
             data,
             start=start,
             campaigns=campaigns,
             seed=options.seed,
+            mesh=mesh,
             directory=directory / "checkpoints",
             log=directory / "log.jsonl",
             allow_changes=options.allow_change,
             skip_nonfinite=options.skip_nonfinite,
             progress=progress,
         )
-        general = replace(general, added=tuple(map(_added, folders)))
-        save(general, options.out, progress=progress)
-        shutil.rmtree(directory)
+        if writes:
+            general = replace(general, added=tuple(map(_added, folders)))
+            save(general, options.out, progress=progress)
+            shutil.rmtree(directory)
+        from_first(None)  # the others end after it
     num_trained = len(campaigns) - len(general.held_out)
     screen.print(
         f"{options.out}: {method.label}, trained on {num_trained} campaigns of {data.name}"
@@ -154,9 +196,8 @@ def _added(saved: SavedCampaign) -> AddedCampaign:
     return AddedCampaign(record.name, saved.digest or "", dict(record.attributes))
 
 
-def _open_training(options: Options) -> Path:
-    """The folder of a training, made or found again."""
-    directory = options.out.with_name(f"{options.out.name}.training")
+def _open_training(options: Options, directory: Path) -> None:
+    """Makes the folder of a training, or finds it again."""
     if options.resume and not directory.is_dir():
         raise InputError(f"{directory}: no training to resume; omit --resume to start one")
     if not options.resume and directory.exists():
@@ -164,4 +205,3 @@ def _open_training(options: Options) -> Path:
             f"{directory}: an interrupted training; go on with --resume, or delete the folder"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    return directory

@@ -71,11 +71,18 @@ def dispatch(options: Command) -> None:
             status.main(options)
 
 
+def start(options: Command) -> None:
+    """What comes before jax starts."""
+    if isinstance(options, fit.Options):
+        fit.join_others(options)
+
+
 def main() -> None:
     """Runs ``metaheac``."""
     terminal.command(
         Command,
         dispatch,
+        start=start,
         prog="metaheac",
         description="Look-alike audiences: from a campaign's seed users to the users like them. "
         "For help on a subcommand: metaheac SUBCOMMAND --help",

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import jax
 import tyro
@@ -36,6 +36,7 @@ from rich.text import Text
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.backend import check_backend, set_cpu_flags
 from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError
+from metaheac_jax.processes import is_first
 from metaheac_jax.progress import Progress
 
 O = TypeVar("O")
@@ -60,9 +61,13 @@ def keep_compiled() -> None:
 
 
 def screen() -> Console:
-    """Where a command prints: the terminal, or a file or pipe with wide lines."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+    """Where a command prints: the terminal, or a file or pipe with wide lines.
+
+    Of several processes only the first prints.
+    """
+    quiet = not is_first()
+    console = Console(quiet=quiet)
+    return console if console.is_terminal else Console(width=140, quiet=quiet)
 
 
 def print_lines(console: Console, *lines: str) -> None:
@@ -132,6 +137,7 @@ def command(
     options: type[O],
     main: Callable[[O], int | None],
     *,
+    start: Callable[[O], None] | None = None,
     prog: str,
     description: str | None = None,
 ) -> None:
@@ -143,6 +149,7 @@ def command(
     Args:
       options: a dataclass whose docstring and fields are the command's help, or a union of such.
       main: the command.
+      start: what comes before jax starts.
       prog: how the command is called, for its help.
       description: for its help; by default the docstring of the options.
     """
@@ -162,19 +169,37 @@ def command(
     sys.unraisablehook = _hear  # what its callbacks raise after it has failed
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
     try:
+        if start is not None:
+            start(chosen)
         check_backend()
         sys.exit(main(chosen))
     except (InputError, BackendError, Diverged) as error:
-        sys.exit(_fail(str(error)))
+        _leave(_fail(str(error)))
     except MemoryError as error:
         told = f" ({error})" if str(error) else ""
-        sys.exit(_fail(f"not enough memory{told}; work on less, or on a larger machine"))
+        _leave(_fail(f"not enough memory{told}; work on less, or on a larger machine"))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_fail(f"{where}{error.strerror or error}"))
+        _leave(_fail(f"{where}{error.strerror or error}"))
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        told = " ".join(str(error).split())[:160]
+        _leave(
+            _fail(f"another process of the job has ended ({told}); see what it says, and resume")
+        )
     except KeyboardInterrupt:
         print("interrupted; a command that has --resume goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process; one of several at once, since at its exit jax would wait for the others."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _warn(message: Warning | str, *_: object) -> None:

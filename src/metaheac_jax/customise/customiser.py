@@ -14,6 +14,7 @@ from threading import Lock
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metaheac_jax.backend import campaigns_at_once as fastest_group
 from metaheac_jax.customise.group import GroupSteps, Models, build_group_steps, unstack
@@ -51,6 +52,7 @@ class Customiser(OnlineStage):
         *,
         batch_size: int = 512,
         campaigns_at_once: int | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         """Args:
         network: any of the networks here.
@@ -58,10 +60,15 @@ class Customiser(OnlineStage):
         batch_size: B; examples are shuffled again in every epoch.
         campaigns_at_once: G, vmapped together. None takes what is fastest on this backend: one on a
           CPU, where two campaigns are then under way at a time, each in a thread.
+        mesh: of one axis, over whose devices the campaigns are divided; G on each.
         """
         super().__init__(layout, batch_size)
         self._group_size = campaigns_at_once or fastest_group(_MAX_TOGETHER)
-        self._steps = build_group_steps(network, layout, campaigns_at_once=self._group_size)
+        self._everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        self._group_size *= 1 if mesh is None else mesh.size
+        self._steps = build_group_steps(
+            network, layout, campaigns_at_once=self._group_size, mesh=mesh
+        )
         self._campaign_rows, self._minibatch_rows = GrowingSize(4096), GrowingSize(1024)
 
     def _customise(
@@ -73,13 +80,15 @@ class Customiser(OnlineStage):
         options: OnlineOptions,
         progress: Progress,
     ) -> list[AdaptedWeights]:
+        if self._everywhere is not None:
+            weights = jax.device_put(weights, self._everywhere)
         index = self._layout.row_index(weights.table.shape[0])
         touched = [index.distinct(batch.ids) for batch in campaigns]
         # One size for all: the cost of a step does not depend on it.
         size = self._campaign_rows.holding(max(map(len, touched), default=0))
         # Before the first step, or a later campaign might compile a step of its own.
         for c, batch in enumerate(campaigns):
-            some = generator(seed, c).permutation(len(batch.label))[: self._batch_size]
+            some = generator(seed, options.numbers[c]).permutation(len(batch.label))[: self._batch_size]
             self._minibatch_rows.holding(len(index.distinct(batch.pick(some).ids)))
         lock = Lock()
 
@@ -90,7 +99,7 @@ class Customiser(OnlineStage):
                     own, ids = index.renumber(touched[c], size, campaigns[c].ids)
                 members.append(campaigns[c]._replace(ids=ids))
                 table_rows.append(own)
-            rngs = [generator(seed, c) for c in group]
+            rngs = [generator(seed, options.numbers[c]) for c in group]
             adaptation = self._start(weights, members, table_rows, options.learning_rate)
             labels = [member.label for member in members]
             told, batch_size = [names[c] for c in group], self._batch_size
@@ -124,6 +133,7 @@ class Customiser(OnlineStage):
             batch_size=self._batch_size,
             num_idle=num_idle,
             learning_rate=learning_rate,
+            spread=self._everywhere is not None,
         )
 
 
@@ -142,11 +152,12 @@ class _Group:
         batch_size: int,
         num_idle: int,
         learning_rate: float,
+        spread: bool,
     ) -> None:
         self._steps, self._state, self._rate = steps, state, learning_rate
         self._members, self._table_rows, self._num_idle = members, table_rows, num_idle
         self._index, self._minibatch_rows = index, minibatch_rows
-        self._batch_size = batch_size
+        self._batch_size, self._spread = batch_size, spread
         self.select = steps.select
 
     def step(self, picks: Picks) -> None:
@@ -165,6 +176,8 @@ class _Group:
 
     def adapted(self, models: Models) -> list[AdaptedWeights]:
         """Idle places are left out."""
+        if self._spread:  # to where the general weights are
+            models = jax.device_get(models)
         return [
             AdaptedWeights(model["network"], own, model["table"])
             for own, model in zip(self._table_rows, unstack(models), strict=False)

@@ -6,6 +6,7 @@ minibatch, R rows of the table, k its width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as Spec
 
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.model import Weights
@@ -76,8 +79,14 @@ class GroupSteps(NamedTuple):
     select: SelectModels
 
 
-def build_group_steps(network: Network, layout: Layout, *, campaigns_at_once: int) -> GroupSteps:
-    """The jitted steps of groups of G = ``campaigns_at_once`` campaigns, each with a fresh Adam."""
+def build_group_steps(
+    network: Network, layout: Layout, *, campaigns_at_once: int, mesh: Mesh | None = None
+) -> GroupSteps:
+    """The jitted steps of groups of G = ``campaigns_at_once`` campaigns, each with a fresh Adam.
+
+    On a mesh of one axis, whose size divides G, each device has its part of a group.
+    """
+    num_devices = 1 if mesh is None else mesh.size
     loss = build_loss(network, layout)
 
     def row(rate: Any) -> RowStep:
@@ -109,19 +118,40 @@ def build_group_steps(network: Network, layout: Layout, *, campaigns_at_once: in
     def select(better: Array, new: Any, old: Any) -> Any:
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
 
-    together = jax.vmap(adapt_masked, (0, 0, 0, None)) if campaigns_at_once > 1 else adapt_alone
+    def adapt_one(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
+        state, rows, batch = jax.tree.map(lambda leaf: leaf[0], (state, rows, batch))
+        new = adapt_masked(state, rows, batch, rate)
+        return jax.tree.map(lambda leaf: leaf[None], new)
+
+    if campaigns_at_once > num_devices:
+        together = jax.vmap(adapt_masked, (0, 0, 0, None))
+    else:
+        together = adapt_alone if mesh is None else adapt_one
+
+    def on_devices(function: Callable[..., Any], *in_axes: int | None) -> Callable[..., Any]:
+        """A function of stacked arrays, and others (None), of which each device has some."""
+        if mesh is None:
+            return function
+        specs = tuple(Spec() if axis is None else Spec(mesh.axis_names) for axis in in_axes)
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=Spec(mesh.axis_names), check_vma=False
+        )
+
+    adapt_all = on_devices(together, 0, 0, 0, None)
+
+    summed_losses = jax.vmap(build_loss(network, layout, reduction="sum"))
 
     # Only the table is donated: to write the network's moments in place, XLA would copy them first.
     @partial(jax.jit, donate_argnums=2)
     def steps(network: Any, opt_state: Any, table: TableState, *rest: Any) -> RowState:
-        return together(RowState(network, opt_state, table), *rest)
+        return adapt_all(RowState(network, opt_state, table), *rest)
 
     return GroupSteps(
-        start=jax.jit(jax.vmap(start, (None, 0))),
+        start=jax.jit(on_devices(jax.vmap(start, (None, 0)), None, 0)),
         adapt=lambda state, rows, batch, rate: steps(*state, rows, batch, rate),
-        current=jax.jit(jax.vmap(current, (0, None))),
-        summed_losses=jax.jit(jax.vmap(build_loss(network, layout, reduction="sum"))),
-        select=jax.jit(jax.vmap(select), donate_argnums=2),
+        current=jax.jit(on_devices(jax.vmap(current, (0, None)), 0, None)),
+        summed_losses=jax.jit(on_devices(summed_losses, 0, 0)),
+        select=jax.jit(on_devices(jax.vmap(select), 0, 0, 0), donate_argnums=2),
     )
 
 

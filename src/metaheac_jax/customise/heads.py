@@ -104,7 +104,7 @@ class HeadCustomiser(OnlineStage):
             return run_epochs(
                 adaptation,
                 [campaigns[c].label],
-                [generator(seed, c)],
+                [generator(seed, options.numbers[c])],
                 options,
                 batch_size=self._batch_size,
                 names=[names[c]],

@@ -37,6 +37,7 @@ class OnlineOptions(NamedTuple):
     patience: int | None
     holdout: float
     watch: Watch[AdaptedWeights] | None
+    numbers: Sequence[int]
 
 
 class OnlineStage(ABC):
@@ -60,6 +61,7 @@ class OnlineStage(ABC):
         patience: int | None = None,
         holdout: float = 0.1,
         names: Sequence[str] | None = None,
+        numbers: Sequence[int] | None = None,
         progress: Progress = silent,
         watch: Watch[AdaptedWeights] | None = None,
     ) -> list[AdaptedWeights]:
@@ -68,8 +70,8 @@ class OnlineStage(ABC):
         Args:
           weights: the general weights; unchanged.
           campaigns: D_c of each: leaves (n, ...), ids are table rows, all weights 1.
-          seed: with a campaign's position in the list, decides its held-out examples and the order
-            of its minibatches.
+          seed: with a campaign's number, decides its held-out examples and the order of its
+            minibatches.
           learning_rate: of the Adam that adapts network and rows; it starts afresh.
           epochs: passes over the examples; with ``patience``, the maximum.
           patience: None runs all epochs (the authors' program). A number holds out a part of the
@@ -79,6 +81,7 @@ class OnlineStage(ABC):
           holdout: the fraction of seeds, and of non-seeds, held out if ``patience`` is given; at
             least one of each.
           names: of the campaigns, for messages.
+          numbers: of the campaigns; by default their positions in the list.
           progress: receives the number of campaigns done.
           watch: called before the first step and after every step; the largest campaigns come
             first, G at a time.
@@ -96,7 +99,8 @@ class OnlineStage(ABC):
         names = names or [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
         for name, batch in zip(names, campaigns, strict=True):
             check_batch(batch, self._layout, num_rows, name)
-        options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch)
+        numbers = numbers or range(len(campaigns))
+        options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch, numbers)
         return self._customise(weights, campaigns, names, seed, options, progress)
 
     @abstractmethod

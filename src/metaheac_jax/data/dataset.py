@@ -298,13 +298,16 @@ class Dataset:
             labels=self.stage1.label[of],
         )
 
-    def find_users(self, user_ids: Any, *, progress: Progress = silent) -> np.ndarray:
+    def find_users(
+        self, user_ids: Any, *, part: tuple[int, int] = (0, 1), progress: Progress = silent
+    ) -> np.ndarray:
         """(n,) user ids -> (n,) int64 index of each user; -1 where the id is unknown.
 
         Memory grows with ``user_ids``, not with the users.
 
         Args:
           user_ids: a list; one may occur several times.
+          part: which of how many parts of the users are read; those of others count as unknown.
           progress: receives the number of users read.
 
         Raises:
@@ -314,7 +317,7 @@ class Dataset:
         if not len(wanted):
             return np.empty(0, np.int64)
         found = np.full(len(wanted), -1, np.int64)
-        for start in range(0, self.num_users, _BLOCK):
+        for start in range(0, self.num_users, _BLOCK)[part[0] :: part[1]]:
             keys = self.user_key[start : start + _BLOCK]
             position = np.searchsorted(wanted, keys).clip(max=len(wanted) - 1)
             users = np.flatnonzero(wanted[position] == keys)

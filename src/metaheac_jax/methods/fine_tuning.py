@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import optax
 from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from jax.sharding import Mesh
 
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.heads import HeadCustomiser
@@ -41,6 +43,7 @@ from metaheac_jax.model import (
 from metaheac_jax.networks.base import Network, SplitNetwork
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.processes import is_first
 from metaheac_jax.settings import PAPER, Adapts, Settings
 from metaheac_jax.table.adam import TableOptimizer, TableState, table_adam
 from metaheac_jax.table.layout import Layout
@@ -49,7 +52,12 @@ from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import EarlyStop, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.sharding import Placement, build_mesh_step
+from metaheac_jax.training.sharding import (
+    MeshCheckpoints,
+    Placement,
+    build_mesh_step,
+    own_devices,
+)
 from metaheac_jax.training.step import (
     Gradient,
     RowState,
@@ -327,7 +335,13 @@ def train_rows(
     if run.start is not None:
         state = resumed(run.start, run.dataset, state, placement)
     first = int(state.table.count)
-    with Checkpoints.at(run.directory) as checkpoints:
+    writes, options = run.mesh is None or is_first(), dict[str, Any]()
+    with Checkpoints.at(run.directory if writes else None) as checkpoints:
+        options["checkpoints"] = checkpoints
+        if placement is not None and run.directory is not None:
+            options["checkpoints"] = MeshCheckpoints(checkpoints, run.directory, placement)
+            if jax.process_count() > 1:  # by steps, since clocks differ
+                options |= {"save_every": 100, "save_seconds": math.inf}
         state, judgements = train(
             step,
             state,
@@ -338,9 +352,9 @@ def train_rows(
             name=label,
             campaigns_of=campaigns_of,
             skip_nonfinite=run.skip_nonfinite,
-            checkpoints=checkpoints if placement is None else placement.checkpoints(checkpoints),
             log=run.log,
             progress=run.progress,
+            **options,
         )
     state = whole(state)
     optimizer_state = {
@@ -468,7 +482,7 @@ def fine_tune(
     """
     layout = run.dataset.layout
     customiser, score = compiled_online(
-        network, layout, run.settings.batch_size, run.settings.online_adapts
+        network, layout, run.settings.batch_size, run.settings.online_adapts, run.mesh
     )
 
     def scorer(campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
@@ -520,25 +534,34 @@ def adapt_weights(
         patience=run.settings.online_patience,
         progress=run.progress,
         names=names,
+        numbers=run.numbers,
         watch=None if watch is None else on_step,
     )
     return scorers(adapted)
 
 
 def compiled_online(
-    network: Network, layout: Layout, batch_size: int, adapts: Adapts = "all"
+    network: Network,
+    layout: Layout,
+    batch_size: int,
+    adapts: Adapts = "all",
+    mesh: Mesh | None = None,
 ) -> tuple[Customiser | HeadCustomiser, PoolScorer]:
-    """The customiser and the pool scorer of a network."""
-    customiser = _compiled_customiser(network, layout, batch_size, adapts)
+    """The customiser and the pool scorer of a network.
+
+    Of a mesh, this process's devices divide the campaigns among them.
+    """
+    own = None if mesh is None else own_devices(mesh)
+    customiser = _compiled_customiser(network, layout, batch_size, adapts, own)
     return customiser, _compiled_scorer(network, layout)
 
 
 @functools.cache  # methods with the same network share its compiled programs
 def _compiled_customiser(
-    network: Network, layout: Layout, batch_size: int, adapts: Adapts
+    network: Network, layout: Layout, batch_size: int, adapts: Adapts, mesh: Mesh | None
 ) -> Customiser | HeadCustomiser:
     if adapts == "all":
-        return Customiser(network, layout, batch_size=batch_size)
+        return Customiser(network, layout, batch_size=batch_size, mesh=mesh)
     if not isinstance(network, SplitNetwork):
         raise TypeError(f"{network} does not split behind its first layer")
     return HeadCustomiser(network, layout, batch_size=batch_size)

@@ -99,16 +99,21 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
     )
 
 
-def quality(
+def judge_models(
     customise: Callable[[Sequence[Campaign]], Sequence[Scorer]],
     data: Dataset,
     held_out: Sequence[HeldOut],
-) -> Quality:
-    """Customises a general model to held-out campaigns and judges it on their other halves."""
-    aucs, losses = [], []
+) -> list[Quality]:
+    """Customises a general model to held-out campaigns and judges each on its other half."""
+    judged = []
     models = customise([held.campaign for held in held_out])
     for held, model in zip(held_out, models, strict=True):
         odds = np.asarray(model(data.user_rows[held.users]), np.float64)
-        aucs.append(auc(odds, held.labels))
-        losses.append(np.mean(np.logaddexp(0, odds) - held.labels * odds))
-    return Quality(float(np.mean(aucs)), float(np.mean(losses)))
+        loss = np.mean(np.logaddexp(0, odds) - held.labels * odds)
+        judged.append(Quality(auc(odds, held.labels), float(loss)))
+    return judged
+
+
+def mean_quality(judged: Sequence[Quality]) -> Quality:
+    """The means over campaigns."""
+    return Quality(*np.mean(judged, axis=0).tolist())

@@ -20,9 +20,15 @@ from metaheac_jax.data.storage import content_digest
 from metaheac_jax.environment import environment, keep_config
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked
-from metaheac_jax.methods.held_out import HeldOut, halve, hold_out_campaigns, quality
+from metaheac_jax.methods.held_out import (
+    HeldOut,
+    halve,
+    hold_out_campaigns,
+    judge_models,
+    mean_quality,
+)
 from metaheac_jax.model import AdaptedWeights, Customised, General, Judged, Scorer, State, Watch
-from metaheac_jax.processes import is_first
+from metaheac_jax.processes import is_first, of_all, own_part
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
 from metaheac_jax.training.loop import Quality
@@ -177,6 +183,18 @@ class Method:
                 f"{self.settings.campaigns_per_step}; add campaigns"
             )
 
+    def check_mesh(self) -> None:
+        """Refuses several devices.
+
+        Raises:
+          InputError: the method cannot use them.
+        """
+        if not self.meshes:
+            raise InputError(
+                f"{self.name}: cannot use a mesh of devices, since it takes no meta-steps; choose "
+                "a method such as 'metaheac', or omit the mesh"
+            )
+
     def check_start(self, start: General, data: Dataset) -> None:
         """Refuses a general model that training cannot go on from.
 
@@ -248,11 +266,12 @@ class Method:
         check_whole("seed", seed, 0)
         check_whole("skip_nonfinite", skip_nonfinite, 0)
         if mesh is not None:
-            self._check_mesh()
-        if mesh is None or is_first():
+            self.check_mesh()
+        writes = mesh is None or is_first()
+        if writes:  # the first process looks at all of the data for the others
             data.check()
-        else:  # the first process writes, and has looked at all of the data
-            directory, log, progress = None, None, silent
+        else:
+            log, progress = None, silent
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
@@ -268,9 +287,10 @@ class Method:
             run = replace(
                 run, campaigns=chosen, judge=lambda state: self._judge(run, state, halves)
             )
-        with nullcontext() if directory is None else locked(directory):
-            if directory is not None:
-                self._keep_config(directory, run, held_out, allow_changes, progress)
+        kept = directory if writes else None
+        with nullcontext() if kept is None else locked(kept):
+            if kept is not None:
+                self._keep_config(kept, run, held_out, allow_changes, progress)
             trained = self.train(run)
         judging = () if run.judge is None or held_out is None else held_out
         return self._general(run, trained, judging)
@@ -318,8 +338,14 @@ class Method:
         return self._judge(run, general.state, [halve(data, int(c), seed) for c in campaigns])
 
     def _judge(self, run: Run, state: State, halves: Sequence[HeldOut]) -> Quality:
-        quiet, state = replace(run, progress=silent), self._on_device(state)
-        return quality(lambda chosen: self.adapt(quiet, state, chosen, None), run.dataset, halves)
+        own = range(len(halves)) if run.mesh is None else own_part(len(halves))
+        quiet, state = replace(run, progress=silent, numbers=own), self._on_device(state)
+        judged = judge_models(
+            lambda chosen: self.adapt(quiet, state, chosen, None),
+            run.dataset,
+            [halves[number] for number in own],
+        )
+        return mean_quality(judged if run.mesh is None else of_all(judged, len(halves)))
 
     def customise(
         self,
@@ -328,6 +354,7 @@ class Method:
         campaigns: Sequence[Campaign],
         *,
         seed: int = 0,
+        mesh: Mesh | None = None,
         progress: Progress = silent,
         watch: Watch[Scorer] | None = None,
     ) -> list[Customised]:
@@ -338,6 +365,8 @@ class Method:
           data: has the campaigns' users, and the fields and vocabulary of ``general``.
           campaigns: from `Dataset.new_campaign` or `Dataset.campaign`.
           seed: of held-out examples and minibatches.
+          mesh: of several devices, which divide the campaigns; see `fit`. Its processes get all
+            models, each customised by one of them; ``watch`` follows those of its own process.
           progress: receives the number of campaigns done.
           watch: follows the online stage, if it takes gradient steps.
 
@@ -345,9 +374,12 @@ class Method:
           One model per campaign, in the same order.
 
         Raises:
-          InputError: the general model has another method or another schema, or a campaign has no
-            examples, or users or fields that the data does not have.
+          InputError: the general model has another method or another schema, a campaign has no
+            examples, or users or fields that the data does not have, or the method cannot use
+            several devices.
         """
+        if mesh is not None:
+            self.check_mesh()
         self._check_own(general)
         general.check_data(data)
         check_whole("seed", seed, 0)
@@ -355,11 +387,31 @@ class Method:
             if not isinstance(campaign, Campaign):
                 raise InputError(f"campaigns: expected a list of campaigns, it has {campaign!r}")
             campaign.check(data.num_users, len(data.schema.campaign))
-        run = Run(data, np.empty(0, int), self.settings, seed, progress=progress)
-        models = self.adapt(run, self._on_device(general.state), campaigns, watch)
+        run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
+        state = self._on_device(general.state)
+        if mesh is None:
+            models = self.adapt(run, state, campaigns, watch)
+        else:
+            models = self._adapt_together(run, state, campaigns, watch)
         return [
             Customised(general, campaign, np.asarray(data.user_key[campaign.seeds]), scorer)
             for campaign, scorer in zip(campaigns, models, strict=True)
+        ]
+
+    def _adapt_together(
+        self, run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+    ) -> list[Scorer]:
+        """As `adapt`, each campaign by one of the processes."""
+        own = own_part(len(campaigns))
+        run = replace(run, numbers=own, progress=run.progress if is_first() else silent)
+        models = self.adapt(run, state, [campaigns[number] for number in own], watch)
+        if len(own) == len(campaigns):
+            return models
+        adapted = [jax.device_get(getattr(model, "adapted", None)) for model in models]
+        assert self.restore is not None  # a method that uses meshes has it
+        return [
+            self.restore(run, state, campaign, jax.tree.map(jnp.asarray, weights))
+            for campaign, weights in zip(campaigns, of_all(adapted, len(campaigns)), strict=True)
         ]
 
     def _on_device(self, state: State) -> State:
@@ -368,14 +420,6 @@ class Method:
         if not self.meshes or not any(isinstance(leaf, np.ndarray) for leaf in leaves):
             return state
         return jax.tree.map(jnp.asarray, dict(state))
-
-    def _check_mesh(self) -> None:
-        """Refuses several devices for a method that cannot use them."""
-        if not self.meshes:
-            raise InputError(
-                f"{self.name}: cannot use a mesh of devices, since it takes no meta-steps; choose "
-                "a method such as 'metaheac', or omit the mesh"
-            )
 
     def _check_own(self, general: General) -> None:
         """Refuses a general model of another method or of another network."""

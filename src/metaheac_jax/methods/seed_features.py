@@ -137,7 +137,7 @@ def fine_tune_aware(
     run, campaigns, lengths = lengthened(run, campaigns)
     dataset = run.dataset
     customiser, score = compiled_online(
-        network, dataset.layout, run.settings.batch_size, run.settings.online_adapts
+        network, dataset.layout, run.settings.batch_size, run.settings.online_adapts, run.mesh
     )
     find_direction = compiled_direction(dataset.layout)
     examples = [campaign_examples(dataset, campaign) for campaign in campaigns]

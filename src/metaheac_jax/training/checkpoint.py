@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -51,7 +51,7 @@ class Checkpoints:
             self.directory.mkdir(exist_ok=True)
             for half in self.directory.glob(f"*{_SAVING}*"):  # of a killed process
                 shutil.rmtree(half)
-            self._thread = stack.enter_context(ThreadPoolExecutor(1, "checkpoint"))
+            self._thread = ThreadPoolExecutor(1, "checkpoint")
             self._stack = stack.pop_all()
 
     @staticmethod
@@ -68,8 +68,14 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Orbax would wait for a process that has ended.
+        lost = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
         with self._stack:
-            self.wait()
+            try:
+                if not lost:
+                    self.wait()
+            finally:
+                self._thread.shutdown(wait=not lost)
 
     @property
     def steps(self) -> list[int]:
@@ -94,7 +100,7 @@ class Checkpoints:
         if self.latest == step:
             return
         arrays = {name: [_kind(leaf), _digest(leaf)] for name, leaf in named_leaves(state).items()}
-        with self._saving_of(step), _alone():
+        with self._saving_of(step), _waiting_for_directories():
             saving = ocp.save_async(str(self.directory / f"{step}{_SAVING}"), state)
         self._saving = self._thread.submit(self._finish, saving, step, arrays)
 
@@ -132,10 +138,11 @@ class Checkpoints:
                 f"({_short(error)}); make room for it, then resume"
             ) from error
 
-    def restore(self, like: Any) -> Any:
+    def restore(self, like: Any, *, announce: Callable[[int], Any] = lambda step: step) -> Any:
         """The newest checkpoint, with the structure, shapes, dtypes and devices of ``like``.
 
-        Where ``like`` has an array of numpy's, so has what is returned.
+        Where ``like`` has an array of numpy's, so has what is returned. ``announce`` is told the
+        step before its arrays are read.
 
         If it is damaged, a warning says so, it is set aside as ``damaged-STEP``, and the one before
         it is the newest.
@@ -152,7 +159,7 @@ class Checkpoints:
             except (InputError, OSError) as error:
                 damaged[step] = str(error)
                 continue
-            state = self._load(step, arrays, like)
+            state = self._load(step, arrays, like, announce)
             for bad, fault in damaged.items():
                 aside = self.directory / f"damaged-{bad}"
                 shutil.rmtree(aside, ignore_errors=True)
@@ -176,7 +183,13 @@ class Checkpoints:
             raise InputError(f"{folder}: is that of step {body['step']}; {remedy}")
         return body["arrays"]
 
-    def _load(self, step: int, arrays: dict[str, list[str]], like: Any) -> Any:
+    def _load(
+        self,
+        step: int,
+        arrays: dict[str, list[str]],
+        like: Any,
+        announce: Callable[[int], Any],
+    ) -> Any:
         where, wanted = f"{self.directory}: checkpoint of step {step}", named_leaves(like)
         for name in sorted({*arrays, *wanted}):
             # Orbax can silently omit or cast leaves when loading into a different tree.
@@ -185,13 +198,8 @@ class Checkpoints:
             if stored != expected:
                 raise InputError(f"{where} has {stored} as {name}, this run has {expected}")
 
-        def abstract(leaf: Any) -> Any:
-            if isinstance(leaf, np.ndarray):
-                return leaf
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-        with _alone():
-            state = ocp.load(str(self.directory / str(step)), jax.tree.map(abstract, like))
+        announce(step)
+        state = ocp.load(str(self.directory / str(step)), jax.tree.map(_abstract, like))
         for name, leaf in named_leaves(state).items():
             if [_kind(leaf), _digest(leaf)] != arrays[name]:
                 raise InputError(
@@ -201,14 +209,33 @@ class Checkpoints:
         return state
 
 
-def _alone() -> ocp.Context:
-    """Orbax's context in which this process does not wait for others of its job."""
-    process = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"only {process}"
-    )
-    context = ocp.Context(multiprocessing_options=options if jax.process_count() > 1 else None)
-    # The default waits for minutes for a directory that could not be made.
+def help_to_save(directory: Path, step: int, state: Any) -> None:
+    """What the other processes of a job do while the first one saves, since orbax waits for all.
+
+    Raises:
+      OSError: the checkpoint could not be saved.
+    """
+    try:
+        with _waiting_for_directories():
+            ocp.save(str(Path(directory).resolve() / f"{step}{_SAVING}"), state)
+    except Exception as error:
+        raise OSError(f"{directory}: step {step} could not be saved ({_short(error)})") from error
+
+
+def help_to_restore(directory: Path, step: int, like: Any) -> Any:
+    """What they do while it restores: they read the same arrays."""
+    return ocp.load(str(Path(directory).resolve() / str(step)), jax.tree.map(_abstract, like))
+
+
+def _abstract(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _waiting_for_directories() -> ocp.Context:
+    """Orbax's default waits for minutes, later, for a directory that it has failed to make."""
+    context = ocp.Context()
     context.async_options.create_directories_asynchronously = False
     return context
 

@@ -120,8 +120,8 @@ def build_meta_gradient(
         change them during training, build the gradient within the jitted function that takes them.
       campaigns_per_chunk: number of campaigns that are vmapped together; it must divide C. Chunks
         run in sequence, so memory grows with the chunk only. "auto" is a number for networks of
-        the usual size on this backend (see `backend.campaigns_at_once`). "all" is required on
-        several devices, and faster for tiny networks.
+        the usual size on this backend (see `backend.campaigns_at_once`). "all" is faster for tiny
+        networks.
       reduction: over the campaigns, "mean" as in the authors' program or "sum" as in the paper.
       select: ``select(params, part)`` returns the part of the parameters that a campaign uses;
         ``gradient(params, support, query, part)`` then has a further argument, with leading axis C.

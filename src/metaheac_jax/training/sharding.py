@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,7 +42,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.processes import from_each, from_first
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.adam import TableOptimizer, TableState
-from metaheac_jax.training.checkpoint import Checkpoints
+from metaheac_jax.training.checkpoint import Checkpoints, help_to_restore, help_to_save
 from metaheac_jax.training.meta import unconsumed
 from metaheac_jax.training.step import Gradient, RowState, RowStep, row_step
 
@@ -92,6 +93,12 @@ def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
         )
     types, devices = (AxisType.Auto, AxisType.Auto), jax.devices()[:size]
     return jax.make_mesh((campaign, row), _AXES, types, devices=devices)
+
+
+def own_devices(mesh: Mesh) -> Mesh | None:
+    """Those devices of a mesh that are this process's, on one axis; None if there is only one."""
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    return Mesh(np.array(own), (_CAMPAIGN,)) if len(own) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -218,14 +225,10 @@ class Placement:
         flush = jax.shard_map(table_optimizer.flush, mesh=self.mesh, check_vma=False, **rows)
         return state._replace(table=jax.jit(flush)(state.table))
 
-    def checkpoints(self, checkpoints: Checkpoints | None) -> MeshCheckpoints:
-        """Those of states that live so; None in all processes but the first."""
-        return MeshCheckpoints(checkpoints, self)
-
     def _map_states(self, function: Callable[[NamedSharding, Any], Any], tree: Any) -> Any:
         def apply(part: Any) -> Any:
             if not isinstance(part, RowState):
-                return part
+                return np.asarray(part)
             return jax.tree.map(function, jax.tree.broadcast(self.state, part), part)
 
         return jax.tree.map(apply, tree, is_leaf=lambda part: isinstance(part, RowState))
@@ -326,10 +329,14 @@ def build_mesh_step(
             check_vma=False,
         )(state, rows, *batches)
 
-    return RowStep(
-        jax.jit(init, out_shardings=placement.state),
-        unconsumed(jax.jit(step, donate_argnums=0)),
-    )
+    jitted = unconsumed(jax.jit(step, donate_argnums=0))
+
+    def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
+        # On CPUs, what two computations send at a time may arrive in another order.
+        return jax.block_until_ready(jitted(state, rows, *batches))
+
+    wait = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    return RowStep(jax.jit(init, out_shardings=placement.state), waiting if wait else jitted)
 
 
 def _held(rows: Array, num_held: int) -> Array:
@@ -356,15 +363,18 @@ def _block_reader(mesh: Mesh) -> Callable[[Array, int], Array]:
 class MeshCheckpoints:
     """`Checkpoints` of states on a mesh; on disk they are as those without one.
 
-    The first process writes and reads them, and the others get from it what it has read.
+    The first process writes and verifies them. The others must see the same directory.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None, placement: Placement) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints | None, directory: Path, placement: Placement
+    ) -> None:
         """Args:
-        checkpoints: None in the other processes.
+        checkpoints: in the directory; None in all processes but the first.
+        directory: the same for all.
         placement: of the states.
         """
-        self._checkpoints, self._placement = checkpoints, placement
+        self._checkpoints, self._directory, self._placement = checkpoints, directory, placement
 
     @property
     def latest(self) -> int | None:
@@ -373,14 +383,19 @@ class MeshCheckpoints:
 
     def save(self, step: int, state: Any) -> None:
         """As `Checkpoints.save`."""
+        if self.latest == step:
+            return
         state = self._placement.fetch(state)
         if self._checkpoints is not None:
             self._checkpoints.save(step, state)
+        else:
+            help_to_save(self._directory, step, state)
 
     def restore(self, like: Any) -> Any:
         """As `Checkpoints.restore`."""
-        state = self._placement.like(like)
+        like = self._placement.like(like)
         if self._checkpoints is not None:
-            state = self._checkpoints.restore(state)
-        state = self._placement.place(jax.tree.map(from_first, state))
-        return jax.tree.map(jnp.asarray, state)
+            state = self._checkpoints.restore(like, announce=from_first)
+        else:
+            state = help_to_restore(self._directory, from_first(0), like)
+        return jax.tree.map(jnp.asarray, self._placement.place(state))

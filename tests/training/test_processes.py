@@ -1,0 +1,119 @@
+"""Several processes over loopback do what one does; if one is killed the others end, and resume."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy import dataset
+
+from metaheac_jax.data.storage import write_dataset
+
+FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=1"
+SCRIPT = Path(__file__).parents[1] / "several_processes.py"
+#: `metaheac` with tiny settings.
+COMMAND = """
+import sys
+from pathlib import Path
+from commands import tiny_settings
+from metaheac_jax.cli.main import main
+with tiny_settings(Path(sys.argv.pop(1))):
+    main()
+"""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(*words):
+    environment = {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": ""}
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env=os.environ | environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def results(count, folder, what):
+    """What each of so many processes has found."""
+    port = free_port()
+    jobs = [start(SCRIPT, port, number, count, folder, what) for number in range(count)]
+    told = [job.communicate() for job in jobs]
+    assert [job.returncode for job in jobs] == [0] * count, told
+    return json.loads(told[0][0].splitlines()[-1])
+
+
+def check_steps(found):
+    for own in found:
+        assert own["difference"] <= 1e-6
+        assert own["read"] == len(own["reads"])
+    assert sorted(number for own in found for number in own["reads"]) == list(range(5))
+    # 600 users without the 200 who are excluded, in blocks of 16.
+    assert sum(own["scored"] for own in found) == 600
+    assert max(own["scored"] for own in found) - min(own["scored"] for own in found) <= 32
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    """Steps, a checkpoint and what goes on from it, an audience; each reads its part."""
+    check_steps(results(2, tmp_path, "steps"))
+
+
+@pytest.mark.long
+def test_four_processes_do_what_one_does(tmp_path):
+    found = results(4, tmp_path, "steps")
+    check_steps(found)
+
+
+@pytest.mark.long
+def test_a_method_trains_and_customises_in_two_processes(tmp_path):
+    for own in results(2, tmp_path, "methods"):
+        assert own["state"] <= 1e-5
+        assert own["scores"] <= 1e-5
+
+
+def fit(folder, out, *words):
+    """Two processes of the command."""
+    port = free_port()
+    return [
+        start("-c", COMMAND, folder / "compiled", "fit", folder / "data", out, "--epochs", 3,
+              "--mesh", "campaign=2,row=2", "--coordinator", f"127.0.0.1:{port}",
+              "--process", f"{number}/2", *words)
+        for number in range(2)
+    ]  # fmt: skip
+
+
+@pytest.mark.long
+def test_if_a_process_is_killed_the_others_end_and_a_restart_resumes_exactly(tmp_path):
+    write_dataset(dataset(), tmp_path / "data")
+    jobs, log = fit(tmp_path, tmp_path / "model"), tmp_path / "model.training" / "log.jsonl"
+    while not (log.is_file() and len(log.read_text().splitlines()) > 6):  # beyond step 120
+        time.sleep(0.1)
+        assert [job.poll() for job in jobs] == [None, None]
+    jobs[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    _, error = jobs[0].communicate(timeout=60)
+    assert jobs[0].returncode != 0
+    assert time.monotonic() - killed < 60
+    assert "another process of the job has ended" in error or "another task died" in error
+    assert not (tmp_path / "model").exists()
+    jobs[1].communicate()
+
+    for job in fit(tmp_path, tmp_path / "model", "--resume"):
+        assert job.communicate()[1] is not None
+        assert job.returncode == 0
+    for job in fit(tmp_path, tmp_path / "whole"):
+        job.communicate()
+    for path in (tmp_path / "whole").rglob("*.npy"):
+        resumed = np.load(tmp_path / "model" / path.relative_to(tmp_path / "whole"))
+        np.testing.assert_array_equal(resumed, np.load(path))
