@@ -19,7 +19,7 @@ from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.data.batches import CampaignSampler
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import Customised, General
-from metaheac_jax.processes import from_each, is_first, join
+from metaheac_jax.processes import from_each, is_first, join_job
 from metaheac_jax.settings import PAPER
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import train
@@ -118,7 +118,7 @@ def methods():
 
 if __name__ == "__main__":
     port, process, count, folder, what = sys.argv[1:]
-    join(f"127.0.0.1:{port}", int(process), int(count))
+    join_job(f"127.0.0.1:{port}", int(process), int(count))
     jax.config.update("jax_disable_most_optimizations", True)
     found = training(Path(folder)) | {"scored": expanding()} if what == "steps" else methods()
     everyones = from_each(found)

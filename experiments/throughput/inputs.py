@@ -52,7 +52,7 @@ def synthetic(size: Size, num_users: int = 20_000) -> Dataset:
     counts = field_sizes(size.table_rows)
     vocabulary = Vocabulary(tuple(np.arange(count) for count in counts))
     columns = [
-        _draw_field(rng, field, count, num_users, first=offset, pad=size.table_rows)
+        draw_field(rng, field, count, num_users, first=offset, pad=size.table_rows)
         for field, count, offset in zip(TENCENT.fields, counts, vocabulary.offsets, strict=True)
     ]
     rows = np.concatenate(columns, axis=1).astype(np.int32)
@@ -86,7 +86,7 @@ def field_sizes(num_rows: int) -> list[int]:
     return counts
 
 
-def _draw_field(
+def draw_field(
     rng: np.random.Generator, field: Field, count: int, num_users: int, *, first: int, pad: int
 ) -> np.ndarray:
     """(U, slots) table rows of a field with ``count`` values, of which ``first`` is the first."""

@@ -119,14 +119,18 @@ def _placement(num_campaigns: int, num_rows: int) -> Placement:
     return Placement(device_mesh(campaign=jax.device_count()), num_campaigns, num_rows)
 
 
-def build_step(way: Way, size: Size, layout: Layout) -> Step:
-    """The meta-step in one of the ways, with the official settings."""
+def build_step(
+    way: Way, num_campaigns: int, layout: Layout, placement: Placement | None = None
+) -> Step:
+    """The meta-step in one of the ways, with the official settings; placed, on a mesh."""
     rate = OFFICIAL.outer_learning_rate
     loss, adam = build_loss(NETWORK, layout, reduction=OFFICIAL.reduction), optax.adam(rate)
     options: dict[str, Any] = {
         "inner_learning_rate": OFFICIAL.inner_learning_rate,
         "first_order": way.first_order,
-        "campaigns_per_chunk": "all" if way.sharded else way.chunk_size(size.campaigns),
+        "campaigns_per_chunk": way.campaigns_per_chunk
+        if placement
+        else way.chunk_size(num_campaigns),
         "reduction": OFFICIAL.reduction,
     }
     if way.whole_table:
@@ -142,11 +146,9 @@ def build_step(way: Way, size: Size, layout: Layout) -> Step:
         return Step(start, whole.step, update, 0)
 
     gradient = build_meta_gradient(loss, select=select_rows, **options)
-    if way.sharded:
-        placement = _placement(size.campaigns, size.table_rows)
-        mesh = build_mesh_step(
-            gradient, adam, table_adam(rate), placement, reduction=OFFICIAL.reduction
-        )
+    if placement is not None:
+        reduction = OFFICIAL.reduction
+        mesh = build_mesh_step(gradient, adam, table_adam(rate), placement, reduction=reduction)
         return Step(mesh.init, mesh.step, mesh.step, len(CampaignBatch._fields))
     row = build_row_step(gradient, adam, table_adam(rate))
     rest = build_row_step(lambda params: (params, None), adam, table_adam(rate))
@@ -178,12 +180,13 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> 
       batch: from `Way.place`.
       layout: of the ids.
     """
-    built = build_step(way, size, layout)
+    placement = _placement(size.campaigns, size.table_rows) if way.sharded else None
+    built = build_step(way, size.campaigns, layout, placement)
     weights = jax.eval_shape(partial(untrained, size, layout))
     with jax.default_matmul_precision(precisions()[way.precision]):
         state = jax.eval_shape(built.init, *weights)
-        if way.sharded:
-            state = _placement(size.campaigns, size.table_rows).shapes(state)
+        if placement is not None:
+            state = placement.shapes(state)
         began = time.perf_counter()
         compiled = _compile(built.step, state, *batch)
         seconds = time.perf_counter() - began

@@ -21,7 +21,7 @@ _SILENCE = 30  # seconds after which a process that is not heard counts as dead,
 _CHUNK = 1 << 26  # bytes sent at a time, which each device has room for
 
 
-def join(
+def join_job(
     coordinator: str | None = None, process: int | None = None, count: int | None = None
 ) -> None:
     """Joins the processes of a job, before jax looks for devices.

@@ -23,7 +23,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import method_named, method_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
-from metaheac_jax.processes import from_first, is_first, join
+from metaheac_jax.processes import from_first, is_first, join_job
 from metaheac_jax.settings import SETTINGS
 from metaheac_jax.training.sharding import device_mesh, parse_mesh
 
@@ -88,12 +88,12 @@ def join_others(options: Options) -> None:
     if options.mesh is None:
         raise InputError("--coordinator: only with --mesh")
     if options.coordinator == "auto":
-        join()
+        join_job()
         return
     found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", options.process or "")
     if found is None or int(found[1]) >= int(found[2]):
         raise InputError(f"--process: expected 0/2 or 1/2 of two, got {options.process!r}")
-    join(options.coordinator, int(found[1]), int(found[2]))
+    join_job(options.coordinator, int(found[1]), int(found[2]))
 
 
 def main(options: Options) -> None:

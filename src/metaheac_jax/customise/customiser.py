@@ -82,15 +82,15 @@ class Customiser(OnlineStage):
     ) -> list[AdaptedWeights]:
         if self._everywhere is not None:
             weights = jax.device_put(weights, self._everywhere)
-        index = self._layout.row_index(weights.table.shape[0])
+        index, lock = self._layout.row_index(weights.table.shape[0]), Lock()
         touched = [index.distinct(batch.ids) for batch in campaigns]
         # One size for all: the cost of a step does not depend on it.
         size = self._campaign_rows.holding(max(map(len, touched), default=0))
         # Before the first step, or a later campaign might compile a step of its own.
         for c, batch in enumerate(campaigns):
-            some = generator(seed, options.numbers[c]).permutation(len(batch.label))[: self._batch_size]
-            self._minibatch_rows.holding(len(index.distinct(batch.pick(some).ids)))
-        lock = Lock()
+            order = generator(seed, options.numbers[c]).permutation(len(batch.label))
+            some = batch.pick(order[: self._batch_size])
+            self._minibatch_rows.holding(len(index.distinct(some.ids)))
 
         def adapt(group: list[int]) -> list[AdaptedWeights]:
             members, table_rows = [], []
