@@ -135,17 +135,17 @@ def test_a_folder_that_is_no_model_stays(data, tmp_path, capsys):
 
 def test_a_model_is_replaced(data, tmp_path, capsys):
     out = tmp_path / "model"
-    succeeds(main, "fit", data, out, "--method", "cosine")
+    succeeds(main, "fit", data, out, "--method", "lr")
     capsys.readouterr()
-    succeeds(main, "fit", data, out, "--method", "prior", "--campaigns", "official")
+    succeeds(main, "fit", data, out, "--method", "cosine", "--campaigns", "official")
     printed = capsys.readouterr().out
-    assert f"{out}: user prior (no campaign), trained on 3 campaigns of toy\n" in printed
+    assert f"{out}: cosine to the mean seed, trained on 3 campaigns of toy\n" in printed
     assert f"next: metaheac expand {out} --data {data} --seeds FILE " in printed
     general = load(out)
-    assert general.method == "prior"
+    assert general.method == "cosine"
     train = official_split(DATA).train
     assert general.campaigns == tuple(DATA.campaign_key[train].tolist())
-    assert contents(out / "state") == {"trees.npy"}
+    assert contents(out / "state") == {"idf.npy"}
     assert contents(tmp_path) == {"model"}
 
 
