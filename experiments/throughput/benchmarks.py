@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.comparison.provenance import provenance
 from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.breakdown import step_breakdown
 from experiments.throughput.data_sheets import DATA_SHEETS, DataSheet
@@ -293,7 +294,7 @@ class Bench:
         def of_chunk(network: Any, table: Any, user: Any) -> Any:
             return NETWORK.apply(network, *layout.inputs(table, Ids(user, campaign)))
 
-        num_lookups = np.count_nonzero(users < size.table_rows)
+        num_lookups = int(np.count_nonzero(users < size.table_rows))
         first, seconds = timed(lambda _: scorer(weights, adapted, campaign, users), self._num_runs)
         self.add(
             "score",
@@ -438,7 +439,7 @@ class Bench:
             sheet_bytes_per_second=sheet.memory or None,
             device=device_name(),
             versions=versions(),
-            environment=environment(),
+            environment={"commit": provenance()["commit"] or "unknown", **environment()},
             **(figures | known),
         )
         self.records.append(record)

@@ -162,9 +162,8 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """What else decides the speed, as far as it is known: commit, flags, driver, CUDA, clocks."""
+    """What else decides the speed, as far as it is known: flags, driver, CUDA, clocks."""
     known = {name: os.environ.get(name) for name in ("XLA_FLAGS", "GLIBC_TUNABLES")}
-    known["commit"] = _output("git", "describe", "--always", "--dirty", "--exclude=*")
     if jax.default_backend() == "cpu":
         clock = _entry("/proc/cpuinfo", "cpu MHz")
         known["clock"] = f"{clock} MHz" if clock else None
@@ -177,9 +176,8 @@ def environment() -> dict[str, str]:
 
 def _output(*command: str) -> str | None:
     """What a command prints; None if it cannot be run."""
-    folder = Path(__file__).parent
     try:
-        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()

@@ -363,6 +363,21 @@ def test_customising_is_told_for_a_minibatch_of_the_authors_two_epochs(monkeypat
     assert set(asked) == {2}
     # An example takes a second.
     assert bench.records[0].median_seconds == pytest.approx(size.batch_size)
+    assert 0.8 < bench.records[0].executed_flops / bench.records[0].theory_flops < 1.2
+    assert json.loads(json.dumps(asdict(bench.records[0]))) == asdict(bench.records[0])
+
+
+def test_scoring_is_told_for_a_pool_with_the_ids_and_rows_that_it_reads(monkeypatch):
+    monkeypatch.setattr(benchmarks, "PoolScorer", lambda *_, **__: lambda *_: None)
+    size, data, *_ = fake_input(3000)
+    bench = Bench(lambda: Limits({"default": 1.0}, 1.0, 1.0), silent, num_runs=3)
+    bench.score(size, data)
+    (record,) = bench.records
+    users = np.resize(data.user_rows, (benchmarks.POOL, data.user_rows.shape[1]))
+    reads = 4 * users.size + 4 * 4 * (users < 3000).sum() + 4 * benchmarks.POOL
+    assert record.theory_bytes == reads
+    assert 0.8 < record.executed_flops / record.theory_flops < 1.2
+    assert json.loads(json.dumps(asdict(record))) == asdict(record)
 
 
 @pytest.fixture
