@@ -170,24 +170,41 @@ def test_weights_over_inner_steps(x64, weights):
     close(info.loss, np.dot(weights, each))
 
 
-def test_the_implicit_gradient_of_quadratic_campaigns(x64):
+def with_penalty(w, batch, state):
+    """Its state does not depend on the campaign, and the gradient not on its state."""
+    value = quadratic(w, batch) + state["mean"].sum()
+    return value, {"mean": 0.9 * state["mean"], "steps": state["steps"] + 1}
+
+
+@pytest.mark.parametrize("loss", [quadratic, with_penalty])
+def test_the_implicit_gradient_of_quadratic_campaigns(x64, loss):
     """lambda (A + lambda)^-1 B (w' - b), with w' = (A + lambda)^-1 (A a + lambda w)."""
     w, support, query = quadratic_campaigns(3)
-    strength = 2.0
+    strength, state = 2.0, None if loss is quadratic else MEMORY
 
     def of(w, support, query):
         (A, a), (B, b) = support, query
         inverse = np.linalg.inv(A + strength * np.eye(4))
         return strength * inverse @ B @ (inverse @ (A @ a + strength * w) - b)
 
-    gradient = build_meta_gradient(
-        quadratic, inner_steps=400, implicit=Implicit(strength, 4), **DESCENT
-    )
-    close(jax.jit(gradient)(w, support, query)[0], sums(w, support, query, of))
-    one = jax.jit(
-        build_meta_gradient(quadratic, inner_steps=400, implicit=Implicit(strength, 1), **DESCENT)
-    )(w, support, query)[0]
-    assert np.abs(one - sums(w, support, query, of)).max() > 1e-3
+    def gradient(num_cg_steps):
+        return jax.jit(
+            build_meta_gradient(
+                loss,
+                inner_steps=400,
+                has_state=state is not None,
+                implicit=Implicit(strength, num_cg_steps),
+                campaigns_per_chunk="all",
+                **DESCENT,
+            )
+        )(w, support, query, model_state=state)
+
+    ours, info = gradient(num_cg_steps=4)
+    close(ours, sums(w, support, query, of))
+    if state is None:
+        assert np.abs(gradient(num_cg_steps=1)[0] - ours).max() > 1e-3
+    else:
+        assert info.model_state["steps"] == 5 + 400 + 1
 
 
 def test_finite_differences_of_an_implicit_gradient(x64):

@@ -44,7 +44,8 @@ class Implicit(NamedTuple):
 
     The inner steps minimise L_a(theta_c) + strength / 2 |theta_c - theta|^2. The outer derivative
     is that of the minimum, wherever the steps end: for the query's gradient g it solves
-    (I + H_a(theta_c) / strength) x = g. So it is right as far as the steps come near the minimum.
+    (I + H_a(theta_c) / strength) x = g. So it is right as far as the steps come near the minimum,
+    and learned rates have none.
 
     Attributes:
       strength: lambda, above 0. Where H_a has eigenvalues below 0 it must outweigh them.
@@ -74,7 +75,7 @@ class InnerOptions(TypedDict, total=False):
         gradient, such as the running averages of a BatchNorm. A step hands it to the next.
       first_order: treat the gradient as a constant, so that an outer derivative is first-order.
       remat: recompute each inner step in the outer backward pass instead of storing its
-        intermediate values, so that memory does not grow with the number of steps.
+        intermediate values; a further step then takes the memory of the adapted leaves.
       implicit: see `Implicit`; not with ``fresh_support``, ``first_order`` or ``remat``.
     """
 
@@ -300,7 +301,12 @@ def _with_derivatives_of_root(
 
     root = jax.custom_vjp(steps)
     root.defvjp(forward, backward)
-    return root
+
+    def without_other_derivatives(*x: Any) -> tuple[Any, T]:
+        theta, other = root(*x)
+        return theta, jax.lax.stop_gradient(other)
+
+    return without_other_derivatives
 
 
 def _pull(strength: float, gradient: Array, theta: Array, start: Array) -> Array:

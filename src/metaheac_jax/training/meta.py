@@ -134,62 +134,15 @@ def build_meta_gradient(
     """
     inner_loop = InnerLoop(loss, **inner)
     _check_options(campaigns_per_chunk, reduction, step_weights, inner_loop)
-    campaign_loss = _build_campaign_loss(query_loss or loss, step_weights, select, inner_loop)
-
-    def summed_loss(params: Any, batches: Any, model_state: Any) -> tuple[Array, Any]:
-        if jax.tree.leaves(batches)[0].shape[0] == 1:
-            # A vmap over one campaign keeps its axis in all products, which is slower on a CPU.
-            support, query, part = jax.tree.map(_only, batches)
-            results = campaign_loss(params, support, query, part, model_state)
-            results = jax.tree.map(lambda leaf: leaf[None], results)
-        else:
-            support, query, part = batches
-            losses = jax.vmap(campaign_loss, (None, 0, 0, 0, None))
-            results = losses(params, support, query, part, model_state)
-        return results[0].sum(), results
-
-    summed_gradient = jax.grad(summed_loss, has_aux=True)
-
-    def gradient(
-        params: Any, support: Any, query: Any, part: Any = None, model_state: Any = None
-    ) -> tuple[Any, MetaInfo]:
-        if (select is None) != (part is None):
-            raise ValueError("give a part if and only if select is given")
-        num_campaigns = jax.tree.leaves(query)[0].shape[0]
-        chunk = campaigns_per_chunk
-        if not isinstance(chunk, int):
-            chunk = num_campaigns if chunk == "all" else campaigns_at_once(num_campaigns)
-        if num_campaigns % chunk:
-            raise ValueError(f"chunks of {chunk} do not divide {num_campaigns} campaigns")
-        total, (losses, (support_loss, last)) = _sum_over_chunks(
-            lambda batches: summed_gradient(params, batches, model_state),
-            params,
-            (support, query, part),
-            chunk,
-        )
-        scale = 1 / num_campaigns if reduction == "mean" else 1.0
-        total = jax.tree.map(lambda leaf: leaf * scale, total)
-        state = jax.tree.map(_over_campaigns, last.model_state)
-        return total, MetaInfo(losses.sum() * scale, support_loss, last.value, last.aux, state)
-
-    return gradient
-
-
-def _build_campaign_loss(
-    query_loss: AnyLoss,
-    step_weights: Sequence[float] | Array | None,
-    select: Select | None,
-    inner_loop: InnerLoop,
-) -> Callable[..., tuple[Array, tuple[Array, Evaluation]]]:
-    """One campaign's meta-loss; with its support loss, and the query loss after adaptation."""
 
     def campaign_loss(
         params: Any, support: Any, query: Any, part: Any, model_state: Any
     ) -> tuple[Array, tuple[Array, Evaluation]]:
+        """One campaign's meta-loss; its support loss, and the query loss after adaptation."""
         if select is not None:
             params = select(params, part)
         evaluate = lambda params, model_state: inner_loop.evaluate(  # noqa: E731
-            query_loss, params, query, model_state
+            query_loss or loss, params, query, model_state
         )
         if step_weights is None:
             adapted, _ = inner_loop(params, support, model_state)
@@ -199,7 +152,26 @@ def _build_campaign_loss(
         last = jax.tree.map(lambda leaf: leaf[-1], each)
         return jnp.asarray(step_weights) @ each.value, (adapted.support_loss, last)
 
-    return campaign_loss
+    summed_gradient = jax.grad(_summed(campaign_loss), has_aux=True)
+
+    def gradient(
+        params: Any, support: Any, query: Any, part: Any = None, model_state: Any = None
+    ) -> tuple[Any, MetaInfo]:
+        if (select is None) != (part is None):
+            raise ValueError("give a part if and only if select is given")
+        num_campaigns = jax.tree.leaves(query)[0].shape[0]
+        total, (losses, (support_loss, last)) = _sum_over_chunks(
+            lambda batches: summed_gradient(params, batches, model_state),
+            params,
+            (support, query, part),
+            _chunk_size(campaigns_per_chunk, num_campaigns),
+        )
+        scale = 1 / num_campaigns if reduction == "mean" else 1.0
+        total = jax.tree.map(lambda leaf: leaf * scale, total)
+        state = jax.tree.map(_over_campaigns, last.model_state)
+        return total, MetaInfo(losses.sum() * scale, support_loss, last.value, last.aux, state)
+
+    return gradient
 
 
 def _check_options(
@@ -221,6 +193,41 @@ def _check_options(
             raise ValueError(f"step_weights must be one a step, {steps}, got the shape {shape}")
         if inner_loop.implicit is not None:
             raise ValueError("implicit does not go with step_weights")
+
+
+def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
+    chunk = campaigns_per_chunk
+    if not isinstance(chunk, int):
+        chunk = num_campaigns if chunk == "all" else campaigns_at_once(num_campaigns)
+    if num_campaigns % chunk:
+        raise ValueError(f"chunks of {chunk} do not divide {num_campaigns} campaigns")
+    return chunk
+
+
+def _summed(
+    campaign_loss: Callable[[Any, Any, Any, Any, Any], tuple[Array, T]],
+) -> Callable[[Any, tuple[Any, Any, Any], Any], tuple[Array, tuple[Array, T]]]:
+    """The sum of a loss over campaigns; and what it returns, for each of them.
+
+    Args:
+      campaign_loss: ``campaign_loss(params, support, query, part, model_state)`` of one campaign.
+    """
+
+    def summed_loss(
+        params: Any, batches: tuple[Any, Any, Any], model_state: Any
+    ) -> tuple[Array, tuple[Array, T]]:
+        if jax.tree.leaves(batches)[0].shape[0] == 1:
+            # A vmap over one campaign keeps its axis in all products, which is slower on a CPU.
+            support, query, part = jax.tree.map(_only, batches)
+            results = campaign_loss(params, support, query, part, model_state)
+            results = jax.tree.map(lambda leaf: leaf[None], results)
+        else:
+            support, query, part = batches
+            losses = jax.vmap(campaign_loss, (None, 0, 0, 0, None))
+            results = losses(params, support, query, part, model_state)
+        return results[0].sum(), results
+
+    return summed_loss
 
 
 def _only(leaf: Array) -> Array:
