@@ -1,0 +1,364 @@
+"""The meta-step against PyTorch: the same network, the same tasks, in one run, taking turns.
+
+``python -m experiments.throughput.rivals_meta`` compares what is installed of learn2learn, higher,
+parallel-metalearn and plain ``torch.func`` (vmap of grad). Each program is a process of its own, so
+that its memory can be told, and runs on one core; its seconds are those of the processor, so that
+what else runs on the machine does not count. All start from the same parameters; a program whose
+loss after the first steps is another one is refused.
+
+Axes: C tasks, N examples of a support set, and of a query set.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+ALPHA, BETA = 0.01, 0.001
+NUM_CHECKED = 3  # steps whose losses are compared
+TURN_SECONDS, MAX_TURN_STEPS = 0.5, 20
+
+#: ``step(support, query) -> loss`` of one meta-step on (x, y) of numpy, which updates its state.
+Step = Callable[[Any, Any], float]
+
+
+class Size(NamedTuple):
+    """A network and its tasks: widths of its layers, C and N; this package's chunk of tasks."""
+
+    widths: tuple[int, ...]
+    num_tasks: int
+    num_examples: int
+    chunk: Literal["auto", "all"] = "auto"
+
+
+SIZES = {
+    "sine": Size((1, 40, 40, 1), 25, 10, "all"),
+    "wide": Size((64, 256, 256, 1), 16, 64),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Times a second-order meta-step of this package and of PyTorch programs, taking turns."""
+
+    sizes: tuple[str, ...] = tuple(SIZES)
+    """Networks: sine (1-40-40-1, 25 tasks of 10 examples), wide (64-256-256-1, 16 of 64)."""
+    inner_steps: tuple[int, ...] = (1, 5, 20)
+    """Numbers of inner steps."""
+    rounds: int = 5
+    """Turns of each program; a first one is left out."""
+
+
+def layers(size: Size) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Initial kernel (in, out) and bias of each layer."""
+    rng = np.random.default_rng(0)
+    shapes = zip(size.widths[:-1], size.widths[1:], strict=True)
+    draws = [rng.normal(size=(m, n), scale=(2 / (m + n)) ** 0.5) for m, n in shapes]
+    return [(kernel.astype(np.float32), np.zeros(kernel.shape[1], np.float32)) for kernel in draws]
+
+
+def tasks(size: Size) -> Any:
+    """Support and query, each x (C, N, in) and y (C, N): sine waves along a direction per task."""
+    rng = np.random.default_rng(1)
+    amplitude, phase = rng.uniform(0.1, 5, (size.num_tasks, 1)), rng.uniform(0, np.pi, (1, 1))
+    direction = rng.normal(size=(size.num_tasks, size.widths[0], 1)) / size.widths[0] ** 0.5
+
+    def side() -> tuple[np.ndarray, np.ndarray]:
+        x = rng.uniform(-5, 5, (size.num_tasks, size.num_examples, size.widths[0]))
+        y = amplitude * np.sin((x @ direction)[..., 0] - phase)
+        return x.astype(np.float32), y.astype(np.float32)
+
+    return side(), side()
+
+
+def ours(size: Size, inner_steps: int) -> Step:
+    """This package."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from metaheac_jax.backend import set_cpu_flags
+    from metaheac_jax.training.meta import build_meta_step
+
+    set_cpu_flags()
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        hidden, y = batch
+        for kernel, bias in params[:-1]:
+            hidden = jax.nn.relu(hidden @ kernel + bias)
+        kernel, bias = params[-1]
+        return jnp.mean(((hidden @ kernel + bias)[:, 0] - y) ** 2)
+
+    init, step = build_meta_step(
+        loss,
+        optax.adam(BETA),
+        inner_learning_rate=ALPHA,
+        inner_steps=inner_steps,
+        campaigns_per_chunk=size.chunk,
+    )
+    state = init(jax.tree.map(jnp.asarray, layers(size)))
+
+    def run(support: Any, query: Any) -> float:
+        nonlocal state
+        state, info = step(state, support, query)
+        return float(info.loss)
+
+    return run
+
+
+def torch_network(size: Size) -> Any:
+    """The same network in PyTorch."""
+    import torch  # pyrefly: ignore
+    from torch import nn  # pyrefly: ignore
+
+    parts: list[nn.Module] = []
+    for kernel, bias in layers(size):
+        linear = nn.Linear(*kernel.shape)
+        linear.weight.data, linear.bias.data = torch.tensor(kernel.T), torch.tensor(bias)
+        parts += [linear, nn.ReLU()]
+    return nn.Sequential(*parts[:-1], nn.Flatten(0))
+
+
+def as_tensors(side: Any) -> Any:
+    """x and y as tensors that share their memory."""
+    import torch  # pyrefly: ignore
+
+    return [torch.from_numpy(leaf) for leaf in side]
+
+
+def torch_func(size: Size, inner_steps: int) -> Step:
+    """``torch.func``: vmap over the tasks of a loss with ``grad`` within."""
+    import torch  # pyrefly: ignore
+    from torch.func import functional_call, grad, vmap  # pyrefly: ignore
+
+    network = torch_network(size)
+    params = dict(network.named_parameters())
+    optimizer = torch.optim.Adam(params.values(), BETA)
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        return torch.mean((functional_call(network, params, (x,)) - y) ** 2)
+
+    def task_loss(x: Any, y: Any, query_x: Any, query_y: Any) -> Any:
+        theta = params
+        for _ in range(inner_steps):
+            slopes = grad(loss)(theta, x, y)
+            theta = {name: p - ALPHA * slopes[name] for name, p in theta.items()}
+        return loss(theta, query_x, query_y)
+
+    def run(support: Any, query: Any) -> float:
+        optimizer.zero_grad()
+        value = vmap(task_loss)(*as_tensors(support), *as_tensors(query)).mean()
+        value.backward()
+        optimizer.step()
+        return value.item()
+
+    return run
+
+
+def learn2learn(size: Size, inner_steps: int) -> Step:
+    """learn2learn: ``MAML.clone`` and ``adapt`` for each task in turn."""
+    import torch  # pyrefly: ignore
+    from learn2learn.algorithms import MAML  # pyrefly: ignore
+
+    maml = MAML(torch_network(size), lr=ALPHA, first_order=False)
+    optimizer = torch.optim.Adam(maml.parameters(), BETA)
+
+    def run(support: Any, query: Any) -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        for x, y, query_x, query_y in zip(*as_tensors(support), *as_tensors(query), strict=True):
+            learner = maml.clone()
+            for _ in range(inner_steps):
+                learner.adapt(torch.mean((learner(x) - y) ** 2))
+            value = torch.mean((learner(query_x) - query_y) ** 2) / size.num_tasks
+            value.backward()
+            total += value.item()
+        optimizer.step()
+        return total
+
+    return run
+
+
+def higher(size: Size, inner_steps: int) -> Step:
+    """higher: an inner loop context for each task in turn."""
+    import torch  # pyrefly: ignore
+    from higher import innerloop_ctx  # pyrefly: ignore
+
+    network = torch_network(size)
+    optimizer = torch.optim.Adam(network.parameters(), BETA)
+    inner = torch.optim.SGD(network.parameters(), ALPHA)
+
+    def run(support: Any, query: Any) -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        for x, y, query_x, query_y in zip(*as_tensors(support), *as_tensors(query), strict=True):
+            with innerloop_ctx(network, inner, copy_initial_weights=False) as (learner, descent):
+                for _ in range(inner_steps):
+                    descent.step(torch.mean((learner(x) - y) ** 2))
+                value = torch.mean((learner(query_x) - query_y) ** 2) / size.num_tasks
+                value.backward()
+                total += value.item()
+        optimizer.step()
+        return total
+
+    return run
+
+
+def parallel_metalearn(size: Size, inner_steps: int) -> Step:
+    """parallel-metalearn: its ``MAML``, with vmap over all tasks."""
+    import torch  # pyrefly: ignore
+    from metalearn.algorithms import MAML  # pyrefly: ignore
+    from metalearn.inner_optimizers import InnerSGD  # pyrefly: ignore
+    from metalearn.loss.base import BaseLoss  # pyrefly: ignore
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torch_network(size)
+
+        def forward(self, x: Any, **_: Any) -> dict[str, Any]:
+            return {"logits": self.network(x), "buffers": {}}
+
+        def get_fast_weights(self) -> dict[str, Any]:
+            return dict(self.named_parameters())
+
+    class SquaredError(BaseLoss):
+        def forward(self, out_dict: Any, targets: Any, **_: Any) -> Any:
+            value = torch.mean((out_dict["logits"] - targets) ** 2)
+            return value, value
+
+    model = Model()
+    algorithm = MAML(
+        model=model,
+        optimizer=torch.optim.Adam(model.parameters(), BETA),
+        inner_optimizer=InnerSGD(model.get_fast_weights(), inner_lr=ALPHA, learn_lr=False),
+        support_loss_fn=SquaredError(),
+        inner_steps=inner_steps,
+        chunk_size=size.num_tasks,
+    )
+
+    def run(support: Any, query: Any) -> float:
+        batches: Iterator[Any] = iter([(*as_tensors(support), *as_tensors(query))])
+        return float(algorithm.step(batches)[0])
+
+    return run
+
+
+#: Name, the module that it needs, and what builds its step.
+PROGRAMS: dict[str, tuple[str, Callable[..., Step]]] = {
+    "metaheac_jax": ("jax", ours),
+    "torch.func": ("torch", torch_func),
+    "parallel-metalearn": ("metalearn", parallel_metalearn),
+    "learn2learn": ("learn2learn", learn2learn),
+    "higher": ("higher", higher),
+}
+
+
+def work(pipe: Connection, build: Callable[..., Step], size: Size, arguments: Any) -> None:
+    """A process of one program: sends its first losses, then the seconds of a step at each turn.
+
+    Sends the most memory of the turns at the end, less what the process held before the first step.
+    """
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    support, query = tasks(size)
+    step = build(size, **arguments)
+    held = resident_peak()
+    pipe.send([step(support, query) for _ in range(NUM_CHECKED)])
+    while pipe.recv():
+        seconds: list[float] = []
+        while len(seconds) < MAX_TURN_STEPS and sum(seconds) < TURN_SECONDS:
+            began = time.process_time()
+            step(support, query)
+            seconds.append(time.process_time() - began)
+        pipe.send(statistics.median(seconds))
+    pipe.send(resident_peak() - held)
+
+
+def resident_peak() -> int:
+    """The most resident bytes of this process so far (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+    return 1024 * int(kilobytes)
+
+
+class Result(NamedTuple):
+    """First losses, seconds of a step in each turn, and bytes, of a program."""
+
+    losses: list[float]
+    seconds: list[float]
+    memory: int
+
+
+def compare(
+    programs: dict[str, tuple[Callable[..., Step], Any]], size: Size, num_rounds: int
+) -> dict[str, Result]:
+    """Runs programs in processes of their own, in turns; a first round is left out.
+
+    Args:
+      programs: by name, what builds a step, and its keyword arguments besides the size.
+      size: of network and tasks.
+      num_rounds: without the first.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name, (build, arguments) in programs.items():
+        pipes[name], other = context.Pipe()
+        process = context.Process(target=work, args=(other, build, size, arguments), daemon=True)
+        process.start()
+        other.close()
+    found = {name: Result(pipe.recv(), [], 0) for name, pipe in pipes.items()}
+    for number in range(num_rounds + 1):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            seconds = pipe.recv()
+            if number:
+                found[name].seconds.append(seconds)
+    for name, pipe in pipes.items():
+        pipe.send(False)
+        found[name] = found[name]._replace(memory=pipe.recv())
+    return found
+
+
+def rows(found: dict[str, Result], first: str) -> list[str]:
+    """A line of a table for each program: milliseconds, ratio to the first one, megabytes."""
+    base = found[first].seconds
+    lines = []
+    for name, result in found.items():
+        ratio = statistics.median(a / b for a, b in zip(result.seconds, base, strict=True))
+        milliseconds, megabytes = 1000 * statistics.median(result.seconds), result.memory / 2**20
+        lines.append(f"{name} | {milliseconds:.3g} | {ratio:.2f} | {megabytes:.0f} |")
+    return lines
+
+
+def main(options: Options) -> int:
+    """Runs the command; returns its exit code."""
+    print("| network | inner steps | program | ms a step | ratio | MB |")
+    print("|---|---:|---|---:|---:|---:|")
+    known = {name: build for name, (module, build) in PROGRAMS.items() if find_spec(module)}
+    for name in options.sizes:
+        for steps in options.inner_steps:
+            programs = {n: (build, {"inner_steps": steps}) for n, build in known.items()}
+            found = compare(programs, SIZES[name], options.rounds)
+            for rival, result in found.items():
+                if not np.allclose(result.losses, found["metaheac_jax"].losses, rtol=1e-3):
+                    raise ValueError(f"{rival} has other losses: {result.losses}")
+            for line in rows(found, "metaheac_jax"):
+                print(f"| {name} | {steps} | {line}", flush=True)
+    print(f"\none core; left out: {', '.join(set(PROGRAMS) - set(known)) or 'none'}")
+    return 0
+
+
+if __name__ == "__main__":  # not in the processes of the programs, which import what they need
+    from metaheac_jax.cli import terminal
+
+    terminal.command(Options, main, prog="python -m experiments.throughput.rivals_meta")
