@@ -23,7 +23,7 @@ from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, method_named, method_of
-from metaheac_jax.model import load, save
+from metaheac_jax.model import AdaptedWeights, load, save
 from metaheac_jax.settings import PAPER
 
 TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
@@ -330,6 +330,16 @@ def test_a_model_that_is_still_the_general_one_says_so(made):
             general, DATA, [model.campaign]
         )
         assert kept.is_general
+        network, rows, values = kept.adapted
+        if adapts == "heads":
+            own = {**network["params"]}
+            name = next(iter(own))
+            own[name] = jax.tree.map(lambda leaf: leaf + 1, own[name])
+            network = {"params": own}
+        else:
+            values = values.at[0, 0].add(1)
+        scorer = replace(kept.scorer, adapted=AdaptedWeights(network, rows, values))
+        assert not replace(kept, scorer=scorer).is_general
     cosine = method_named("cosine", TINY)
     assert not cosine.customise(cosine.fit(DATA), DATA, [model.campaign])[0].is_general
 
