@@ -6,6 +6,7 @@ What is done stays in the run's folder (see `run_folder`), and a run that is res
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -122,6 +123,7 @@ def run_methods(
             )
             origin = {"settings": asdict(method.settings), "provenance": provenance()}
             write_json(path, {**result, **origin})
+            shutil.rmtree(_customised(directory / "checkpoints" / method.name), ignore_errors=True)
             forget_compiled()
         results[method.name] = stored_result(path, method.settings)
     return results | references(data)
@@ -215,7 +217,10 @@ def run_method(
         progress=progress,
     )
     trained = time.perf_counter()
-    pools = score_pools(method, general, dataset, test, seed=seed, progress=labelled)
+    kept = _customised(checkpoints)
+    pools = score_pools(
+        method, general, dataset, test, seed=seed, directory=kept, progress=labelled
+    )
     result = judge_all(dataset, data.split, pools.scores, label=method.label)
     result["seconds"] = {
         "offline": trained - began,
@@ -230,6 +235,11 @@ def run_method(
         for own, of_general in zip(result["campaigns"], before["campaigns"], strict=True):
             own["auc_before"] = of_general["auc"]
     return result, general
+
+
+def _customised(checkpoints: Path) -> Path:
+    """Where a method keeps the campaigns that it has customised, until its result is written."""
+    return checkpoints.with_name(f"{checkpoints.name}.customised")
 
 
 def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ def score_pools(
     campaigns: Sequence[int] | np.ndarray,
     *,
     seed: int = 0,
+    directory: Path | None = None,
     progress: Progress = silent,
 ) -> PoolScores:
     """Customises a general model to campaigns, and scores their pools.
@@ -58,6 +60,7 @@ def score_pools(
       dataset: has the campaigns; stage 1 to customise on, stage 2 to score.
       campaigns: (G,) their indices.
       seed: of customising.
+      directory: keeps campaigns that are customised, as `Method.customise` does.
       progress: receives the number of campaigns done.
 
     Raises:
@@ -66,7 +69,9 @@ def score_pools(
     """
     began = time.perf_counter()
     wanted = [dataset.campaign(c) for c in campaigns]
-    models = method.customise(general, dataset, wanted, seed=seed, progress=progress)
+    models = method.customise(
+        general, dataset, wanted, seed=seed, directory=directory, progress=progress
+    )
     adapted, scores = time.perf_counter(), []
     for c, model in zip(campaigns, models, strict=True):
         scores.append(model.score(pool_rows(dataset, c)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +47,7 @@ from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, seal, write_text
+from metaheac_jax.files import locked, new_directory, seal, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
 from metaheac_jax.progress import Progress
@@ -76,7 +78,8 @@ class Options:
     campaigns: Path | None = None
     """File with one campaign per line, as JSON: {"name": "tea", "seeds": "tea.csv", "attributes":
     {...}}, and, if wanted, "previous": "old/tea.csv". A list of them will do as well. Paths are
-    relative to the file."""
+    relative to the file. OUT.customised keeps what is done, until all is: after an interruption
+    the same command goes on."""
     out: Path
     """File to write: .parquet, .csv or .csv.gz; beside it NAME.json says what it was made from, for
     metaheac status. With --campaigns a folder, with a file per campaign and audiences.json; one
@@ -161,7 +164,8 @@ def main(options: Options) -> None:
     for request in requests if saved is None else []:
         with request.named():
             read_text(request.seeds)
-    with terminal.progress_display(screen) as progress:
+    many = nullcontext() if options.campaigns is None else locked(options.out)
+    with many, terminal.progress_display(screen) as progress:
         general = load(saved.origin.folder if saved else options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         results = _expand(options, requests, general, data, progress, saved)
@@ -172,6 +176,7 @@ def main(options: Options) -> None:
                 _write_report(options.report, options, results[0], general, data, progress)
         else:
             _write_folder(options, results, made_from)
+            shutil.rmtree(_customised(options.out), ignore_errors=True)
     if options.campaigns is None:
         lines = _describe(results[0], options.out)
     else:
@@ -277,7 +282,10 @@ def _expand(
     if options.probability:
         scales = calibrate(method, general, data, campaigns, seed=seed, progress=progress)
     if not models:
-        models = method.customise(general, data, campaigns, seed=seed, progress=progress)
+        kept = None if options.campaigns is None else _customised(options.out)
+        models = method.customise(
+            general, data, campaigns, seed=seed, directory=kept, progress=progress
+        )
     audiences = expand_all(
         models,
         data,
@@ -306,6 +314,11 @@ def _expand(
         found = (requests[number], models[number], checks[number])
         results.append(_Result(*found, audience, base_rate, refresh, notes))
     return results
+
+
+def _customised(out: Path) -> Path:
+    """Where campaigns are kept that are customised, until the audiences are written."""
+    return out.with_name(f"{out.name}.customised")
 
 
 def _method(options: Options, general: General) -> Method:

@@ -107,7 +107,8 @@ class Customiser(OnlineStage):
 
         return adapt_groups(
             adapt,
-            [len(batch.label) for batch in campaigns],
+            campaigns,
+            options,
             group_size=self._group_size,
             in_turn=self._group_size > 1 or options.watch is not None,
             progress=progress,

@@ -87,8 +87,7 @@ class HeadCustomiser(OnlineStage):
         options: OnlineOptions,
         progress: Progress,
     ) -> list[AdaptedWeights]:
-        sizes = [len(batch.label) for batch in campaigns]
-        self._num_examples.holding(max(sizes, default=0))
+        self._num_examples.holding(max((len(batch.label) for batch in campaigns), default=0))
         start = self._steps.start(self._network.later_layers(weights.network))
 
         def adapt(group: list[int]) -> list[AdaptedWeights]:
@@ -111,7 +110,9 @@ class HeadCustomiser(OnlineStage):
             )
 
         in_turn = options.watch is not None or jax.default_backend() != "cpu"
-        return adapt_groups(adapt, sizes, group_size=1, in_turn=in_turn, progress=progress)
+        return adapt_groups(
+            adapt, campaigns, options, group_size=1, in_turn=in_turn, progress=progress
+        )
 
     def _first_layer(self, weights: Weights, batch: Batch) -> _Examples:
         """The first layer of a campaign's examples, padded so that campaigns share programs."""

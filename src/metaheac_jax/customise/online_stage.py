@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.customise.early_stopping import EarlyStopping, hold_out
+from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.data.batches import Batch, check_batch
 from metaheac_jax.errors import Diverged
 from metaheac_jax.model import AdaptedWeights, Watch, Weights
@@ -38,6 +40,7 @@ class OnlineOptions(NamedTuple):
     holdout: float
     watch: Watch[AdaptedWeights] | None
     numbers: Sequence[int]
+    kept: KeptCampaigns | None
 
 
 class OnlineStage(ABC):
@@ -64,6 +67,7 @@ class OnlineStage(ABC):
         numbers: Sequence[int] | None = None,
         progress: Progress = silent,
         watch: Watch[AdaptedWeights] | None = None,
+        kept: KeptCampaigns | None = None,
     ) -> list[AdaptedWeights]:
         """Adapts the general weights to each campaign.
 
@@ -85,6 +89,7 @@ class OnlineStage(ABC):
           progress: receives the number of campaigns done.
           watch: called before the first step and after every step; the largest campaigns come
             first, G at a time.
+          kept: what an interrupted call has adapted, and where this one keeps each campaign.
 
         Returns:
           The adapted weights of each campaign, in the order given.
@@ -100,7 +105,8 @@ class OnlineStage(ABC):
         for name, batch in zip(names, campaigns, strict=True):
             check_batch(batch, self._layout, num_rows, name)
         numbers = numbers or range(len(campaigns))
-        options = OnlineOptions(float(learning_rate), epochs, patience, holdout, watch, numbers)
+        rate = float(learning_rate)
+        options = OnlineOptions(rate, epochs, patience, holdout, watch, numbers, kept)
         return self._customise(weights, campaigns, names, seed, options, progress)
 
     @abstractmethod
@@ -220,7 +226,8 @@ def minibatches(picks: Picks, length: int) -> Iterator[Picks]:
 
 def adapt_groups(
     adapt: Callable[[list[int]], list[AdaptedWeights]],
-    sizes: Sequence[int],
+    campaigns: Sequence[Batch],
+    options: OnlineOptions,
     *,
     group_size: int,
     in_turn: bool,
@@ -230,23 +237,33 @@ def adapt_groups(
 
     Args:
       adapt: adapts a group of campaigns, by position.
-      sizes: number of examples of each campaign.
+      campaigns: examples of each.
+      options: see `OnlineStage`.
       group_size: G.
       in_turn: whether groups wait for each other; otherwise two are under way at a time.
       progress: receives the number of campaigns done.
     """
-    by_size = sorted(range(len(sizes)), key=lambda c: -sizes[c])
-    groups = [by_size[first : first + group_size] for first in range(0, len(sizes), group_size)]
+    kept, numbers = options.kept, options.numbers
+    sizes = [len(batch.label) for batch in campaigns]
     results: dict[int, AdaptedWeights] = {}
-    progress("customise", 0, len(sizes))
-    adapted = map(adapt, groups) if in_turn else _two_at_a_time(adapt, groups)
-    for group, models in zip(groups, adapted, strict=True):
-        results |= zip(group, models, strict=True)
-        progress("customise", len(results), len(sizes))
+    if kept is not None:
+        found = {c: kept.find(numbers[c], batch) for c, batch in enumerate(campaigns)}
+        results = {c: weights for c, weights in found.items() if weights is not None}
+    by_size = sorted(set(range(len(sizes))) - set(results), key=lambda c: -sizes[c])
+    groups = [by_size[first : first + group_size] for first in range(0, len(by_size), group_size)]
+    progress("customise", len(results), len(sizes))
+    adapted = (adapt(group) for group in groups) if in_turn else _two_at_a_time(adapt, groups)
+    with closing(adapted):  # what is waiting is not begun any more if this fails
+        for group, models in zip(groups, adapted, strict=True):
+            for c, weights in zip(group, models, strict=True):
+                results[c] = weights
+                if kept is not None:
+                    kept.add(numbers[c], campaigns[c], weights)
+            progress("customise", len(results), len(sizes))
     return [results[c] for c in range(len(sizes))]
 
 
-def _two_at_a_time(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+def _two_at_a_time(function: Callable[[A], B], items: Sequence[A]) -> Generator[B]:
     """As `map`, in two threads: while one waits, the other's products use a CPU's cores."""
     names = "jax_enable_x64", "jax_default_matmul_precision", "jax_default_device"
     x64, precision, device = (getattr(jax.config, name) for name in names)

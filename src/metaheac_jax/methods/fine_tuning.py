@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.heads import HeadCustomiser
+from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import (
     Batch,
@@ -525,6 +526,9 @@ def adapt_weights(
         if watch is not None:
             watch(step, lambda: scorers(adapted()))
 
+    kept = None
+    if run.kept is not None and watch is None:
+        kept = KeptCampaigns(run.kept, weights, [asdict(run.settings), run.seed])
     adapted = customiser(
         weights,
         examples,
@@ -536,6 +540,7 @@ def adapt_weights(
         names=names,
         numbers=run.numbers,
         watch=None if watch is None else on_step,
+        kept=kept,
     )
     return scorers(adapted)
 

@@ -52,6 +52,7 @@ class Run:
       skip_nonfinite: how many steps the offline stage may leave out that are not finite.
       mesh: of the devices that share the work; None for one device.
       numbers: of the campaigns of the online stage, which decide their draws; None counts them.
+      kept: a folder for the campaigns that the online stage has customised; None for no such.
     """
 
     dataset: Dataset
@@ -66,6 +67,7 @@ class Run:
     skip_nonfinite: int = 0
     mesh: Mesh | None = None
     numbers: Sequence[int] | None = None
+    kept: Path | None = None
 
 
 class Trained(NamedTuple):
@@ -355,6 +357,7 @@ class Method:
         *,
         seed: int = 0,
         mesh: Mesh | None = None,
+        directory: Path | None = None,
         progress: Progress = silent,
         watch: Watch[Scorer] | None = None,
     ) -> list[Customised]:
@@ -367,6 +370,8 @@ class Method:
           seed: of held-out examples and minibatches.
           mesh: of several devices, which divide the campaigns; see `fit`. Its processes get all
             models, each customised by one of them; ``watch`` follows those of its own process.
+          directory: keeps each campaign that gradient descent has customised, so that the same call
+            goes on after an interruption; the caller removes it. None keeps nothing.
           progress: receives the number of campaigns done.
           watch: follows the online stage, if it takes gradient steps.
 
@@ -388,6 +393,7 @@ class Method:
                 raise InputError(f"campaigns: expected a list of campaigns, it has {campaign!r}")
             campaign.check(data.num_users, len(data.schema.campaign))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
+        run = replace(run, kept=directory)
         state = self._on_device(general.state)
         if mesh is None:
             models = self.adapt(run, state, campaigns, watch)

@@ -99,7 +99,9 @@ class Checkpoints:
         """
         if self.latest == step:
             return
-        arrays = {name: [_kind(leaf), _digest(leaf)] for name, leaf in named_leaves(state).items()}
+        arrays = {
+            name: [_kind(leaf), array_digest(leaf)] for name, leaf in named_leaves(state).items()
+        }
         with self._saving_of(step), _waiting_for_directories():
             saving = ocp.save_async(str(self.directory / f"{step}{_SAVING}"), state)
         self._saving = self._thread.submit(self._finish, saving, step, arrays)
@@ -201,7 +203,7 @@ class Checkpoints:
         announce(step)
         state = ocp.load(str(self.directory / str(step)), jax.tree.map(_abstract, like))
         for name, leaf in named_leaves(state).items():
-            if [_kind(leaf), _digest(leaf)] != arrays[name]:
+            if [_kind(leaf), array_digest(leaf)] != arrays[name]:
                 raise InputError(
                     f"{where}: orbax reads {name} other than it was; resume with the versions that "
                     f"wrote it, or delete {self.directory} and train again"
@@ -257,7 +259,7 @@ def _kind(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def _digest(leaf: Any) -> str:
+def array_digest(leaf: Any) -> str:
     """SHA-256 of an array's bytes, in the order of its elements."""
     return hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data).hexdigest()
 

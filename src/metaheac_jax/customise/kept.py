@@ -1,0 +1,69 @@
+"""What customising many campaigns has done, kept in a folder so that it need not be done again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from metaheac_jax.data.batches import Batch
+from metaheac_jax.environment import environment
+from metaheac_jax.files import digest_of, whole_file
+from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.training.checkpoint import array_digest, named_leaves
+
+
+class KeptCampaigns:
+    """Adapted weights of campaigns, each in a file ``KEY-SHA256.npz``.
+
+    The key stands for all that the weights depend on: the general weights, the campaign's examples
+    and place, the options, the program and its libraries. The other part is the file's digest, so
+    that a damaged file is as good as none.
+    """
+
+    def __init__(self, folder: Path, weights: Weights, options: Any) -> None:
+        """Args:
+        folder: made if it does not exist.
+        weights: the general weights.
+        options: plain data: what else decides the result.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        general = {name: array_digest(leaf) for name, leaf in named_leaves(weights).items()}
+        self._folder = folder
+        self._base = digest_of({"weights": general, "options": options, **environment()})
+
+    def find(self, number: int, examples: Batch) -> AdaptedWeights | None:
+        """The weights of the campaign at a place of the list, if it was adapted before."""
+        for path in self._folder.glob(f"{self._key(number, examples)}-*.npz"):
+            content = path.read_bytes()
+            if path.stem.endswith(f"-{hashlib.sha256(content).hexdigest()}"):
+                with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                    tree = unflatten_dict(dict(arrays), sep="/")
+                network = jax.tree.map(jnp.asarray, tree.get("network", {}))
+                return AdaptedWeights(network, tree["rows"], jnp.asarray(tree["values"]))
+        return None
+
+    def add(self, number: int, examples: Batch, adapted: AdaptedWeights) -> None:
+        """Keeps a campaign's weights, which are on disk then.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        tree = jax.device_get(adapted)._asdict()
+        content = io.BytesIO()
+        arrays: dict[str, Any] = flatten_dict(tree, sep="/")
+        np.savez(content, **arrays)
+        digest = hashlib.sha256(content.getvalue()).hexdigest()
+        name = f"{self._key(number, examples)}-{digest}.npz"
+        with whole_file(self._folder / name) as path:
+            path.write_bytes(content.getvalue())
+
+    def _key(self, number: int, examples: Batch) -> str:
+        own = {name: array_digest(leaf) for name, leaf in named_leaves(examples).items()}
+        return digest_of({"general": self._base, "number": number, "examples": own})[:32]

@@ -1,0 +1,64 @@
+"""Customising many campaigns goes on where it stopped, to the same bits."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from toy import dataset
+
+from metaheac_jax.methods import metaheac
+from metaheac_jax.settings import PAPER
+
+DATA = dataset(users=200, campaigns=6, per_campaign=60, pool=10)
+SETTINGS = replace(
+    PAPER, width=2, num_experts=1, num_critics=1, batch_size=32, campaigns_per_step=2,
+    offline_epochs=0, offline_patience=None, online_epochs=2, online_patience=None,
+    online_learning_rate=0.05,
+)  # fmt: skip
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("adapts", ["all", "heads"])
+def test_what_was_customised_is_not_customised_again(tmp_path, adapts):
+    method = metaheac(replace(SETTINGS, online_adapts=adapts))
+    general = method.fit(DATA)
+    campaigns = [DATA.campaign(c) for c in range(6)]
+    folder, done = tmp_path / "kept", []
+
+    def customise(stop=None, seed=0, directory=folder):
+        def progress(what, number, total):
+            done.append(number)
+            if number == stop:
+                raise Stopped
+
+        done.clear()
+        models = method.customise(
+            general, DATA, campaigns, seed=seed, directory=directory, progress=progress
+        )
+        return [jax.device_get(model.adapted) for model in models]
+
+    whole = customise(directory=None)
+    with pytest.raises(Stopped):
+        customise(stop=3)
+    assert len(list(folder.iterdir())) == 3
+    found = customise()
+    assert done == [3, 4, 5, 6]
+    jax.tree.map(np.testing.assert_array_equal, found, whole)
+
+    damaged = sorted(folder.iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert len(customise()) == 6
+    assert done == [5, 6]
+    customise(seed=1)  # another result
+    assert done[0] == 0
+
+
+def test_what_cannot_be_kept_ends_the_work(tmp_path):
+    method = metaheac(SETTINGS)
+    (tmp_path / "kept").write_text("no folder")
+    with pytest.raises(OSError, match="File exists"):
+        method.customise(method.fit(DATA), DATA, [DATA.campaign(0)], directory=tmp_path / "kept")
