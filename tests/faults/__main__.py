@@ -10,12 +10,13 @@ sys.path[:0] = [str(Path(__file__).parents[n]) for n in (1, 2)]
 
 import jax  # noqa: E402
 
-from faults import damages, disks, formats, kills, options  # noqa: E402
+from faults import damages, disks, formats, kills, options, soak  # noqa: E402
 from faults.scene import open_scene, tiny_world  # noqa: E402
 from metaheac_jax.backend import set_cpu_flags  # noqa: E402
 
 #: Trials of each kind.
 TRIALS = {"kills": 200, "checkpoints": 150, "folders": 60, "formats": 10_000, "options": 400}
+OTHERS = ("disks", "soak")
 
 
 def table(tallies):
@@ -27,10 +28,10 @@ def table(tallies):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("kinds", nargs="*", help=f"some of {', '.join([*TRIALS, 'disks'])}")
+    parser.add_argument("kinds", nargs="*", help=f"some of {', '.join([*TRIALS, *OTHERS])}")
     parser.add_argument("--trials", type=float, default=1.0, help="fraction of all trials")
     chosen = parser.parse_args()
-    kinds = chosen.kinds or [*TRIALS, "disks"]
+    kinds = chosen.kinds or [*TRIALS, *OTHERS]
     count = {kind: max(1, round(n * chosen.trials)) for kind, n in TRIALS.items()}
     set_cpu_flags()
     jax.config.update("jax_disable_most_optimizations", True)
@@ -51,6 +52,8 @@ def main():
                     tallies += formats.run(folder, list(formats.FORMATS), count[kind])
                 if kind == "options":
                     tallies.append(options.run(scene, folder, count[kind]))
+                if kind == "soak":
+                    tallies += soak.run(folder, chosen.trials)
                 if kind == "disks":
                     amounts = (0, 0.1, 0.4, 0.8, 1.3)[: max(1, round(5 * chosen.trials))]
                     tallies.append(disks.sweep(scene, folder, list(scene.tasks), amounts))
