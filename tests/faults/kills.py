@@ -25,17 +25,17 @@ from metaheac_jax.training.checkpoint import Checkpoints
 
 PROMISE = "a kill while {}: the next run gets to the same bits"
 #: Kills of a command before it may finish.
-CHAIN = 3
+CHAIN = 5
 #: Share of the trials, by what is under way.
 SHARES = {
-    "fit": 0.2,
+    "saving checkpoints": 0.25,
+    "saving models": 0.2,
+    "saving data": 0.2,
     "prepare": 0.1,
-    "customise": 0.075,
-    "expand --campaigns": 0.05,
-    "compare": 0.075,
-    "saving checkpoints": 0.2,
-    "saving models": 0.15,
-    "saving data": 0.15,
+    "fit": 0.125,
+    "customise": 0.05,
+    "expand --campaigns": 0.025,
+    "compare": 0.05,
 }
 
 
@@ -63,10 +63,10 @@ def kill(child, seconds):
 
 
 def run_task(folder, name, out, goes_on, error):
-    """Runs a task in a child; every step of a training is saved."""
+    """Runs a task in a child; every third step of a training is saved."""
     _prepare(error)
     # The training's own pace would save nothing within its seconds.
-    loop.train.__kwdefaults__.update(save_every=1, log_every=1)
+    loop.train.__kwdefaults__.update(save_every=3, log_every=3)
     with tiny_world(Path(folder).parent / "compiled"):
         code, told = Scene(Path(folder)).run(name, Path(out), goes_on=goes_on)
     sys.stderr.write(told)
@@ -218,4 +218,5 @@ def run(folder, trials, names=tuple(SHARES)):
     for name in names:
         function = kill_saving if name.startswith("saving") else kill_task
         tallies.append(function(folder, name, max(1, round(trials * SHARES[name]))))
+        print(f"  {name}: {tallies[-1].held} of {tallies[-1].trials}", flush=True)
     return tallies
