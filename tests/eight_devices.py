@@ -9,13 +9,15 @@ from functools import cache
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from linear_network import LogisticRegression
 from toy import dataset
 
-from metaheac_jax.data.batches import CampaignBatch, CampaignSampler
-from metaheac_jax.model import initialise
+from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.data.batches import CampaignBatch, CampaignSampler, campaign_examples
+from metaheac_jax.model import Weights, initialise
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
@@ -27,6 +29,7 @@ from metaheac_jax.training.sharding import (
     Placement,
     build_mesh_step,
     device_mesh,
+    own_devices,
 )
 from metaheac_jax.training.step import RowStep, build_row_step
 
@@ -153,11 +156,26 @@ def not_finite():
     ]
 
 
+def customised():
+    """The difference to one device of five campaigns, adapted by four devices."""
+    campaigns = [campaign_examples(DATA, DATA.campaign(number)) for number in range(5)]
+    options = {"epochs": 2, "patience": 1, "learning_rate": 0.05}
+    found = []
+    for devices in (None, own_devices(placement((2, 2)).mesh)):
+        customiser = Customiser(NETWORK, DATA.layout, batch_size=32, mesh=devices)
+        found.append(
+            customiser(Weights(*jax.tree.map(jnp.asarray, weights())), campaigns, **options)
+        )
+    start = weights().table[np.minimum(found[0][0].rows, DATA.num_rows - 1)]
+    return [difference(*found), difference(found[0][0].values, start)]
+
+
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     results = meshes() | {
         "summed": summed(),
         "moved on": moved_on(Path(sys.argv[1])),
         "not finite": not_finite(),
+        "customised": customised(),
     }
     print(json.dumps(results))

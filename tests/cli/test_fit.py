@@ -227,6 +227,7 @@ def test_devices_that_cannot_be_used_are_refused(data, tmp_path, capsys, options
     assert contents(tmp_path) == set()
 
 
+@pytest.mark.long
 def test_a_mesh_of_one_device_makes_the_same_model(data, tmp_path):
     succeeds(main, "fit", data, tmp_path / "one")
     succeeds(main, "fit", data, tmp_path / "mesh", "--mesh", "campaign=1,row=1")

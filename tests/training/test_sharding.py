@@ -63,6 +63,12 @@ def test_a_step_that_is_not_finite_on_one_device_is_taken_by_none(found):
     assert found["not finite"] == [False, 0, 0, 0]
 
 
+def test_devices_that_divide_campaigns_customise_as_one_does(found):
+    gap, moved = found["customised"]
+    assert gap <= 1e-6
+    assert moved > 0.01
+
+
 def sampler(part=None):
     return CampaignSampler(
         DATA, np.arange(8), seed=0, campaigns_per_step=5, batch_size=16, part=part
