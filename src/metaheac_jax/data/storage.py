@@ -75,7 +75,8 @@ def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = sil
 def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = silent) -> Dataset:
     """Opens a dataset with memory-mapped columns.
 
-    It may be replaced by another process at any time: what has been opened stays as it was.
+    It may be replaced by another process at any time: what has been opened stays as it was. A file
+    that is cut while it is mapped ends the process (SIGBUS); no command here cuts one.
 
     Args:
       directory: as written by `write_dataset`.

@@ -123,9 +123,8 @@ def train(
       early_stop: ends training earlier and returns the best state; None takes all steps.
       name: of what is trained, for the log and the progress.
       campaigns_of: ids of the campaigns of a step, as ``draw`` counts them, for messages.
-      skip_nonfinite: how many steps may be left out, in all, since they are not finite. Such a step
-        is warned of and logged: name, step, skipped (the first bad array), campaigns. ``step`` is
-        one that is checked.
+      skip_nonfinite: how many checked steps may be left out, in all, since they are not finite; each
+        is warned of and logged: name, step, skipped (the first bad array), campaigns.
       checkpoints: to save to and to resume from; the last one is of the last step.
       save_every: maximum number of steps between checkpoints.
       save_seconds: maximum time between checkpoints, in seconds.
@@ -156,7 +155,7 @@ def train(
         done = number + 1
         last = done == num_steps
         judge = every > 0 and (done % every == 0 or last)
-        due = done % save_every == 0 or time.perf_counter() - saved >= save_seconds
+        due = done % save_every == 0 or _seconds_since(saved) >= save_seconds
         save = checkpoints is not None and (due or last)
         if done % log_every and not (last or save or judge):
             continue
@@ -167,6 +166,7 @@ def train(
             quality = early_stop.judge(state)
             going = going.add(done, quality)
             notes.quality(done, quality)
+            save = save or (checkpoints is not None and _seconds_since(saved) >= save_seconds)
         stopped = _stopped(going, early_stop)
         if checkpoints is not None and (save or stopped):
             checkpoints.save(done, going.state if early_stop is None else going)
@@ -279,6 +279,10 @@ def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
     if early_stop is None:
         return 0
     return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - 1)))
+
+
+def _seconds_since(mark: float) -> float:
+    return time.perf_counter() - mark
 
 
 def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
