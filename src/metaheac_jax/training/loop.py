@@ -123,7 +123,7 @@ def train(
       early_stop: ends training earlier and returns the best state; None takes all steps.
       name: of what is trained, for the log and the progress.
       campaigns_of: ids of the campaigns of a step, as ``draw`` counts them, for messages.
-      skip_nonfinite: how many checked steps may be left out, in all, since they are not finite; each
+      skip_nonfinite: how many checked steps may be left out in all, being not finite; each
         is warned of and logged: name, step, skipped (the first bad array), campaigns.
       checkpoints: to save to and to resume from; the last one is of the last step.
       save_every: maximum number of steps between checkpoints.
