@@ -120,6 +120,11 @@ if __name__ == "__main__":
     port, process, count, folder, what = sys.argv[1:]
     join_job(f"127.0.0.1:{port}", int(process), int(count))
     jax.config.update("jax_disable_most_optimizations", True)
+    if count == "4":  # so that each has campaigns
+        one.CAMPAIGNS = 8
+        one.draw = CampaignSampler(
+            one.DATA, np.arange(8), seed=0, campaigns_per_step=8, batch_size=16
+        )
     found = training(Path(folder)) | {"scored": expanding()} if what == "steps" else methods()
     everyones = from_each(found)
     if is_first():
