@@ -22,7 +22,8 @@ from metaheac_jax.settings import PAPER
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
 #: The smallest networks, and no offline step: every array has its initial value.
 TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
-TINY = replace(TINY, offline_epochs=0, online_epochs=1, online_patience=None)
+TINY = replace(TINY, offline_epochs=0, offline_patience=None)
+TINY = replace(TINY, online_epochs=1, online_patience=None)
 
 
 def scores(method, general):

@@ -42,6 +42,8 @@ PRIOR_TREES = {
     "min_data_in_leaf": 50,
     "lambda_l2": 10.0,
 }
+#: Trees where no campaigns are held out.
+NUM_PRIOR_TREES = 200
 #: Trees without a lower loss on held-out campaigns after which no more are grown.
 PRIOR_PATIENCE = 20
 #: Maximum number of examples of the prior; they are drawn from all at random.
@@ -130,7 +132,7 @@ def fit_prior(run: Run) -> Trained:
     """Fits trees on the examples of all training campaigns, without campaign fields.
 
     Examples beyond `MAX_PRIOR_EXAMPLES` are left out at random. A tenth of the campaigns is held
-    out and tells when to stop.
+    out and tells when to stop; without ``offline_patience`` it grows `NUM_PRIOR_TREES`.
     """
     dataset, stage = run.dataset, run.dataset.stage1
     rng = generator(run.seed, 0)
@@ -141,8 +143,12 @@ def fit_prior(run: Run) -> Trained:
             of = np.sort(rng.choice(of, MAX_PRIOR_EXAMPLES, replace=False))
         return np.asarray(dataset.user_rows[stage.user[of]]), np.asarray(stage.label[of])
 
-    kept, held = hold_out_campaigns(dataset, run.campaigns, run.seed)
-    trees = fit_trees(*drawn(kept), dataset.num_rows, PRIOR_TREES, held_out=drawn(held))
+    if run.settings.offline_patience is None:
+        fixed = {**PRIOR_TREES, "num_iterations": NUM_PRIOR_TREES}
+        trees = fit_trees(*drawn(run.campaigns), dataset.num_rows, fixed)
+    else:
+        kept, held = hold_out_campaigns(dataset, run.campaigns, run.seed)
+        trees = fit_trees(*drawn(kept), dataset.num_rows, PRIOR_TREES, held_out=drawn(held))
     return Trained({"trees": np.frombuffer(trees.encode(), np.uint8)})
 
 
