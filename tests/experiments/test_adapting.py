@@ -94,11 +94,11 @@ def test_an_inner_step_on_campaign_rows_moves_these_rows_alone(run, drawn):
             inner_learning_rate={"network": 0.0, "table": rate},
             adapt={"network": False, "table": True},
         )
-        total = jax.tree.map(jnp.add, total, masked(params, *one)[0])
+        total = jax.tree.map(jnp.add, total, jax.jit(masked)(params, *one)[0])
     expected = jax.tree.map(lambda leaf: leaf / SETTINGS.campaigns_per_step, total)
-    found, info = rows(run)(params, support, query, own)
+    found, info = jax.jit(rows(run))(params, support, query, own)
     equal(found, expected)
-    plain, before = gradient_of(run, inner_steps=0, inner_learning_rate=0.1)(
+    plain, before = jax.jit(gradient_of(run, inner_steps=0, inner_learning_rate=0.1))(
         params, support, query, own
     )
     assert not np.allclose(info.query_loss, before.query_loss)
@@ -110,10 +110,10 @@ def test_learned_rates_begin_at_alpha_and_are_learned(run, drawn):
     logs = jax.tree.map(lambda _: jnp.log(0.1), {"network": params["network"], "table": 0})
     inside = {"inside": params["network"], "log_rates": logs}
     for steps in (1, 2):
-        found, _ = learned_rates_gradient(run, steps)(
+        found, _ = jax.jit(learned_rates_gradient(run, steps))(
             params | {"network": inside}, support, query, own
         )
-        expected, _ = gradient_of(run, inner_learning_rate=0.1, inner_steps=steps)(
+        expected, _ = jax.jit(gradient_of(run, inner_learning_rate=0.1, inner_steps=steps))(
             params, support, query, own
         )
         equal(found["network"]["inside"], expected["network"])
@@ -122,7 +122,13 @@ def test_learned_rates_begin_at_alpha_and_are_learned(run, drawn):
         assert (rates != 0).all()
 
 
-@pytest.mark.parametrize("name", ["adapt-heads", "learned-rates", "seeds-step"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapt-heads",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("learned-rates", "seeds-step")),
+    ],
+)
 def test_methods_train_and_are_customised(run, name):
     data = dataset(users=300, campaigns=6, per_campaign=40)
     method = method_named(name, SETTINGS)
