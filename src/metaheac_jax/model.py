@@ -246,7 +246,8 @@ class Customised:
         if not isinstance(getattr(self.scorer, "adapted", None), AdaptedWeights):
             return False
         general, (network, rows, values) = self.general.state, self.adapted
-        known, own = flatten_dict(general["network"]), flatten_dict(network)
+        known: dict[Any, Any] = flatten_dict(general["network"])
+        own: dict[Any, Any] = flatten_dict(network)
         real = rows < len(general["table"])
         pairs = [(known.get(path), leaf) for path, leaf in own.items()]
         pairs.append((general["table"][rows[real]], np.asarray(values)[real]))
