@@ -38,7 +38,7 @@ def _commit() -> str | None:
 
 
 def command_of(options: Any) -> str:
-    """The command with these options, without defaults and without `PLACES`."""
+    """The command with these options, without defaults, `PLACES`, and the folders of paths."""
     spec = getattr(sys.modules[type(options).__module__], "__spec__", None)
     module = (spec.name if spec else type(options).__module__).removesuffix(".__main__")
     words = ["python", "-m", module]
@@ -51,6 +51,8 @@ def command_of(options: Any) -> str:
         words.append(f"--{option.name.replace('_', '-')}")
         if isinstance(value, tuple):
             words += map(str, value)
+        elif isinstance(value, Path):
+            words.append(value.name)  # where it lies is the machine's own
         elif value is not True:
             words.append(str(value))
     return shlex.join(words)

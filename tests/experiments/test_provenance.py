@@ -34,7 +34,7 @@ def test_a_command_has_what_differs_from_the_defaults_and_not_where_files_are():
     assert command_of(tencent.Options()) == "python -m experiments.tencent"
     assert command_of(tencent.Options(dry_run=True)).endswith(" --dry-run")
     assert command_of(WeekOptions(weeks=3)) == "python -m experiments.live_week --weeks 3"
-    with_space = movielens.Options(data_dir=Path("my data"))
+    with_space = movielens.Options(data_dir=Path("/home/me/my data"))
     assert command_of(with_space) == "python -m experiments.movielens --data-dir 'my data'"
 
 
