@@ -120,7 +120,7 @@ def try_task(scene, name, kind, amount, disk, expected):
             return f"then, with room: exit {code}, {error[-400:]}"
     if fingerprint(out) != expected:
         return "the result is another one"
-    left = {p.name for p in out.parent.iterdir()} - {"out", "out.csv", "model"}
+    left = {p.name for p in out.parent.iterdir()} - {"out", "out.csv", "out.csv.json", "model"}
     return f"left behind: {sorted(left)}" if left else None
 
 
