@@ -78,7 +78,9 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
     assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
     assert "| like-rate (no campaign) | " in text
     assert "[paper]" not in text
-    assert f"`python -m experiments.movielens --methods lr --runs 2 --data-dir {source}`" in text
+    assert (
+        f"`python -m experiments.movielens --methods lr --runs 2 --data-dir {source.name}`" in text
+    )
 
 
 def test_what_judges_a_training_is_in_no_history(tmp_path):
