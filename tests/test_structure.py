@@ -9,7 +9,7 @@ SOURCE = ROOT / "src" / "metaheac_jax"
 #: Each layer imports only layers that stand before it; those of one line do not import each other.
 LAYERS = (
     ("errors", "progress"),
-    ("settings", "backend", "processes", "files", "schema", "ranking"),
+    ("settings", "backend", "processes", "threads", "files", "schema", "ranking"),
     ("environment",),
     ("table",),
     ("data",),

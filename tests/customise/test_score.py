@@ -1,5 +1,8 @@
 """Scores of a pool: the network's log-odds, a chunk at a time; wrong ids are refused."""
 
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,3 +145,28 @@ def test_a_function_sees_chunks_of_one_size_and_its_rows_come_back_in_order(coun
     result = over_chunks(function, a, b, chunk=chunk, fill=77)
     np.testing.assert_array_equal(result, a.sum(axis=1) + b)
     assert set(sizes) == {chunk}
+
+
+def test_two_chunks_are_under_way_at_a_time():
+    both = threading.Barrier(2, timeout=30)
+
+    def function(a):
+        both.wait()
+        return a
+
+    np.testing.assert_array_equal(over_chunks(function, np.arange(8), chunk=2), np.arange(8))
+
+
+def test_a_chunk_that_fails_keeps_others_from_beginning():
+    begun = []
+
+    def function(a):
+        begun.append(a[0])
+        if a[0] == 0:
+            raise ValueError("broken")
+        time.sleep(0.01)
+        return a
+
+    with pytest.raises(ValueError, match="broken"):
+        over_chunks(function, np.arange(1000), chunk=1)
+    assert len(begun) < 1000

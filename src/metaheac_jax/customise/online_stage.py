@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +22,7 @@ from metaheac_jax.errors import Diverged
 from metaheac_jax.model import AdaptedWeights, Watch, Weights
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Layout
-
-A = TypeVar("A")
-B = TypeVar("B")
+from metaheac_jax.threads import in_threads
 
 #: Positions among the examples of each of the G campaigns.
 Picks = Sequence[np.ndarray]
@@ -252,7 +249,9 @@ def adapt_groups(
     by_size = sorted(set(range(len(sizes))) - set(results), key=lambda c: -sizes[c])
     groups = [by_size[first : first + group_size] for first in range(0, len(by_size), group_size)]
     progress("customise", len(results), len(sizes))
-    adapted = (adapt(group) for group in groups) if in_turn else _two_at_a_time(adapt, groups)
+    adapted = (
+        (adapt(group) for group in groups) if in_turn else in_threads(adapt, groups, num_threads=2)
+    )
     with closing(adapted):  # what is waiting is not begun any more if this fails
         for group, models in zip(groups, adapted, strict=True):
             for c, weights in zip(group, models, strict=True):
@@ -261,21 +260,3 @@ def adapt_groups(
                     kept.add(numbers[c], campaigns[c], weights)
             progress("customise", len(results), len(sizes))
     return [results[c] for c in range(len(sizes))]
-
-
-def _two_at_a_time(function: Callable[[A], B], items: Sequence[A]) -> Generator[B]:
-    """As `map`, in two threads: while one waits, the other's products use a CPU's cores."""
-    names = "jax_enable_x64", "jax_default_matmul_precision", "jax_default_device"
-    x64, precision, device = (getattr(jax.config, name) for name in names)
-
-    def call(item: A) -> B:
-        # A thread does not inherit what its caller has set for a ``with`` block.
-        with (
-            jax.enable_x64(x64),
-            jax.default_matmul_precision(precision),
-            jax.default_device(device),
-        ):
-            return function(item)
-
-    with ThreadPoolExecutor(2, "customise") as threads:
-        yield from threads.map(call, items)

@@ -6,6 +6,7 @@ Axes: P users of a pool, S slots of a user, N campaign fields, R rows of the tab
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from metaheac_jax.model import AdaptedWeights, Weights, with_own_parameters
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Ids, Layout
+from metaheac_jax.threads import in_threads, num_cores
 
 
 class PoolScorer:
@@ -160,6 +162,8 @@ def over_chunks(
 ) -> np.ndarray:
     """Applies a function to rows of arrays, ``chunk`` at a time, so that it compiles once.
 
+    Several chunks are under way at a time, each in a thread.
+
     Args:
       function: of arrays (chunk, ...) to (chunk, ...), each row by itself.
       *arrays: each (P, ...).
@@ -171,12 +175,18 @@ def over_chunks(
       (P, ...).
     """
     count, parts = len(arrays[0]), []
-    for first in range(0, max(count, 1), chunk):
-        cut = [np.asarray(array[first : first + chunk]) for array in arrays]
+    starts = range(0, max(count, 1), chunk)
+
+    def apply(start: int) -> np.ndarray:
+        cut = [np.asarray(array[start : start + chunk]) for array in arrays]
         missing = chunk - len(cut[0])
         full = [
             np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)], constant_values=fill) for a in cut
         ]
-        parts.append(function(*full))
-        progress("score", min(first + chunk, count), count)
+        return np.asarray(function(*full))
+
+    with closing(in_threads(apply, starts, num_threads=max(2, num_cores()))) as results:
+        for start, part in zip(starts, results, strict=True):
+            parts.append(part)
+            progress("score", min(start + chunk, count), count)
     return np.concatenate(parts)[:count]
