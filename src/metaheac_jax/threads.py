@@ -1,10 +1,11 @@
-"""Threads of one process: what one waits for does not keep a CPU's other cores idle."""
+"""Threads of one process: while one waits, or its work leaves cores idle, others go on."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
@@ -13,13 +14,30 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def at_a_time() -> int:
+    """How many programs of jax should be under way at a time.
+
+    One per core on a CPU, and at least two. On an accelerator two: one computes while the inputs of
+    the other are sent.
+    """
+    return max(2, _num_cores()) if jax.default_backend() == "cpu" else 2
 
 
-def in_threads(function: Callable[[A], B], items: Sequence[A], *, num_threads: int) -> Generator[B]:
-    """As `map`, in so many threads. What is not begun when it is closed never begins."""
+def drawing_threads() -> int:
+    """How many threads should draw batches ahead of a training.
+
+    One on a CPU, where a step takes longer than a draw and uses the same cores. An accelerator
+    would wait for it.
+    """
+    return 1 if jax.default_backend() == "cpu" else min(4, _num_cores())
+
+
+def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: int) -> Generator[B]:
+    """The results for all items in order, as `map`; each is computed in one of so many threads.
+
+    Twice as many items are begun, or wait, ahead of the one that is asked for. When the generator
+    is closed, or the function raises, no more are begun.
+    """
     names = "jax_enable_x64", "jax_default_matmul_precision", "jax_default_device"
     x64, precision, device = (getattr(jax.config, name) for name in names)
 
@@ -32,5 +50,21 @@ def in_threads(function: Callable[[A], B], items: Sequence[A], *, num_threads: i
         ):
             return function(item)
 
+    ahead = deque[Future[B]]()
     with ThreadPoolExecutor(num_threads, "metaheac") as threads:
-        yield from threads.map(call, items)
+        try:
+            for item in items:
+                ahead.append(threads.submit(call, item))
+                if len(ahead) > 2 * num_threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -14,7 +14,6 @@ from metaheac_jax.data.batches import (
     campaign_examples,
     check_batch,
     check_campaigns,
-    prefetch,
 )
 from metaheac_jax.data.dataset import Examples
 from metaheac_jax.errors import InputError
@@ -194,12 +193,6 @@ def test_each_campaign_has_its_own_rows_and_the_step_has_all_of_them():
     for side, shared in zip((batch.support, batch.query), sides, strict=True):
         padding = side.ids.user == pads[1]
         np.testing.assert_array_equal(shared.ids.user == pads[0], padding)
-
-
-def test_prefetch_keeps_the_order_and_hands_on_errors():
-    assert list(prefetch(lambda s: s * s, range(2, 9))) == [(s, s * s) for s in range(2, 9)]
-    with pytest.raises(ZeroDivisionError):
-        list(prefetch(lambda s: 1 // (3 - s), range(6)))
 
 
 # One campaign's examples ------------------------------------------------------------------------

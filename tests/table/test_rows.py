@@ -12,6 +12,7 @@ from tiny_table import LAYOUT, NETWORK, ROWS, localised, support_and_query, weig
 
 from metaheac_jax.data.batches import members, stacked
 from metaheac_jax.table.rows import RowIndex, select_rows
+from metaheac_jax.threads import in_threads
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 
@@ -105,3 +106,19 @@ def test_meta_gradient_row_local_equals_whole_table(x64, inner_steps):
         (ours["network"], info),
         (whole["network"], whole_info),
     )
+
+
+def test_threads_share_an_index():
+    """As many calls as there are threads are inside at a time, on rows of their own."""
+    index, rng = RowIndex(2000), np.random.default_rng(0)
+    each = [rng.integers(0, 2001, (50, 40)) for _ in range(200)]
+
+    def both(ids):
+        touched = index.distinct(ids)
+        return touched, index.renumber(touched, 2000, ids)
+
+    for ids, (touched, (rows, local)) in zip(
+        each, in_threads(both, each, num_threads=4), strict=True
+    ):
+        np.testing.assert_array_equal(touched, np.setdiff1d(ids, 2000))
+        np.testing.assert_array_equal(np.append(rows, 2000)[local], ids)

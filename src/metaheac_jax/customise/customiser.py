@@ -10,7 +10,6 @@ a user, N campaign fields, U rows of a campaign.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import Lock
 
 import jax
 import numpy as np
@@ -82,7 +81,7 @@ class Customiser(OnlineStage):
     ) -> list[AdaptedWeights]:
         if self._everywhere is not None:
             weights = jax.device_put(weights, self._everywhere)
-        index, lock = self._layout.row_index(weights.table.shape[0]), Lock()
+        index = self._layout.row_index(weights.table.shape[0])
         touched = [index.distinct(batch.ids) for batch in campaigns]
         # One size for all: the cost of a step does not depend on it.
         size = self._campaign_rows.holding(max(map(len, touched), default=0))
@@ -95,8 +94,7 @@ class Customiser(OnlineStage):
         def adapt(group: list[int]) -> list[AdaptedWeights]:
             members, table_rows = [], []
             for c in group:
-                with lock:  # `index` is scratch memory
-                    own, ids = index.renumber(touched[c], size, campaigns[c].ids)
+                own, ids = index.renumber(touched[c], size, campaigns[c].ids)
                 members.append(campaigns[c]._replace(ids=ids))
                 table_rows.append(own)
             rngs = [generator(seed, options.numbers[c]) for c in group]

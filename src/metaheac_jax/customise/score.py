@@ -22,7 +22,7 @@ from metaheac_jax.model import AdaptedWeights, Weights, with_own_parameters
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Ids, Layout
-from metaheac_jax.threads import in_threads, num_cores
+from metaheac_jax.threads import at_a_time, in_threads
 
 
 class PoolScorer:
@@ -185,7 +185,7 @@ def over_chunks(
         ]
         return np.asarray(function(*full))
 
-    with closing(in_threads(apply, starts, num_threads=max(2, num_cores()))) as results:
+    with closing(in_threads(apply, starts, num_threads=at_a_time())) as results:
         for start, part in zip(starts, results, strict=True):
             parts.append(part)
             progress("score", min(start + chunk, count), count)

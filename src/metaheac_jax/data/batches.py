@@ -1,7 +1,7 @@
 """Batches as a function of (seed, step) alone, drawn from the memory-mapped columns.
 
 A counter-based generator is keyed by (seed, step), so step 1000 can be drawn without the 999 before
-it, and a resumed run draws what it would have drawn. A background thread draws ahead of the step.
+it, and a resumed run draws what it would have drawn. Several threads may draw at a time.
 
 Axes: C campaigns of a step, B examples, S slots of a user, N campaign fields, U table rows that a
 step touches, V that one of its campaigns touches.
@@ -9,8 +9,7 @@ step touches, V that one of its campaigns touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +21,6 @@ from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import InputError
 from metaheac_jax.table.layout import Ids, Layout
 
-T = TypeVar("T")
 Tree = TypeVar("Tree")
 
 _PROBED = range(8)  # steps that are drawn to see how many rows a step touches
@@ -376,14 +374,3 @@ def _padded_size(probed: int) -> Callable[[int], int]:
     """
     usual = -(-int(1.1 * probed) // _QUANTUM) * _QUANTUM
     return lambda n: usual if n <= usual else -(-n // (4 * _QUANTUM)) * 4 * _QUANTUM
-
-
-def prefetch(draw: Callable[[int], T], steps: Sequence[int]) -> Iterator[tuple[int, T]]:
-    """``(step, draw(step))`` in order, drawn by one background thread up to two steps ahead."""
-    with ThreadPoolExecutor(1, "prefetch") as thread:
-        ahead = [thread.submit(draw, step) for step in steps[:2]]
-        for position, step in enumerate(steps):
-            batch = ahead.pop(0).result()
-            if position + 2 < len(steps):
-                ahead.append(thread.submit(draw, steps[position + 2]))
-            yield step, batch

@@ -11,6 +11,7 @@ k embedding width.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypeVar
 
 import jax
@@ -29,11 +30,24 @@ def select_rows(params: Any, own: Array) -> Any:
     return params | {"table": params["table"].at[own].get(mode="fill", fill_value=0)}
 
 
+class _Scratch(threading.local):
+    """Scratch memory of a thread, made when the thread first uses it.
+
+    Attributes:
+      seen: (R + 1,) False between calls.
+      position: (R + 1,) of a row among those touched.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self.seen = np.zeros(num_rows + 1, bool)
+        self.position = np.zeros(num_rows + 1, np.int32)
+
+
 class RowIndex:
     """Finds the distinct rows among ids, and renumbers the ids to point at them.
 
-    A lookup as long as the table saves the sort of `numpy.unique`. It is scratch memory: give each
-    thread its own index.
+    A lookup as long as the table saves the sort of `numpy.unique`. It is scratch memory, of which
+    each thread that uses the index gets its own.
     """
 
     def __init__(self, num_rows: int, num_small_rows: int = 0) -> None:
@@ -43,17 +57,17 @@ class RowIndex:
           `Layout.row_index` sets it.
         """
         self.num_rows, self._num_small_rows = num_rows, num_small_rows
-        self._seen = np.zeros(num_rows + 1, bool)
-        self._position = np.zeros(num_rows + 1, np.int32)
+        self._scratch = _Scratch(num_rows)
 
     def distinct(self, *ids: Any) -> np.ndarray:
         """The rows that occur in the trees of ids, ascending; without R, the pad id."""
+        seen = self._scratch.seen
         for leaf in jax.tree.leaves(ids):
-            self._seen[np.asarray(leaf, np.intp)] = True  # native indices are the fastest
-        self._seen[: self._num_small_rows] = True
-        self._seen[self.num_rows] = False
-        touched = np.flatnonzero(self._seen)
-        self._seen[touched] = False
+            seen[np.asarray(leaf, np.intp)] = True  # native indices are the fastest
+        seen[: self._num_small_rows] = True
+        seen[self.num_rows] = False
+        touched = np.flatnonzero(seen)
+        seen[touched] = False
         return touched
 
     def renumber(self, touched: np.ndarray, size: int, ids: Tree) -> tuple[np.ndarray, Tree]:
@@ -72,8 +86,9 @@ class RowIndex:
         """
         if len(touched) > size:
             raise ValueError(f"{len(touched)} distinct rows, more than {size}")
-        self._position[touched] = np.arange(len(touched), dtype=np.int32)
-        self._position[self.num_rows] = size
+        position = self._scratch.position
+        position[touched] = np.arange(len(touched), dtype=np.int32)
+        position[self.num_rows] = size
         rows = np.full(size, self.num_rows, np.int32)
         rows[: len(touched)] = touched
-        return rows, jax.tree.map(lambda leaf: self._position[np.asarray(leaf, np.intp)], ids)
+        return rows, jax.tree.map(lambda leaf: position[np.asarray(leaf, np.intp)], ids)

@@ -11,7 +11,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.data.batches import prefetch
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.errors import Diverged
 from metaheac_jax.files import write_text
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.threads import drawing_threads, in_threads
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
 from metaheac_jax.training.sharding import MeshCheckpoints
 from metaheac_jax.training.step import CheckedInfo, RowState, RowStep
@@ -117,7 +117,7 @@ def train(
     Args:
       step: from `step.build_row_step`.
       state: the initial state; it is consumed.
-      draw: ``draw(step) -> (rows, *batches)``, a sampler.
+      draw: ``draw(step) -> (rows, *batches)``, a sampler, which several threads may call.
       num_steps: total number of steps; with ``early_stop``, the maximum.
       first_step: number of steps that ``state`` has taken.
       early_stop: ends training earlier and returns the best state; None takes all steps.
@@ -148,7 +148,7 @@ def train(
     every = _every(early_stop, num_steps - first_step)
     notes = _Notes(name, num_steps, log, done, progress, skip_nonfinite, campaigns_of)
     saved = time.perf_counter()
-    for number, batch in prefetch(draw, range(done, num_steps)):
+    for number, batch in _drawn(draw, range(done, num_steps)):
         state, info = step.step(going.state, *batch)
         going = going._replace(state=state)
         notes.add(info)
@@ -272,6 +272,11 @@ def _begun(
     else:
         going = going._replace(state=checkpoints.restore(going.state))
     return going, checkpoints.latest  # which is another one if the newest was damaged
+
+
+def _drawn(draw: Callable[[int], Any], steps: range) -> Iterator[tuple[int, Any]]:
+    """The steps with their batches, which are drawn ahead of them."""
+    return zip(steps, in_threads(draw, steps, num_threads=drawing_threads()), strict=True)
 
 
 def _every(early_stop: EarlyStop | None, num_steps: int) -> int:

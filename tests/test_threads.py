@@ -1,0 +1,48 @@
+"""Threads: results in order, as many at a time as are asked for, and an end when one fails."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from metaheac_jax.threads import in_threads
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_results_come_in_order(num_threads, count):
+    results = in_threads(lambda n: n * n, range(count), num_threads=num_threads)
+    assert list(results) == [n * n for n in range(count)]
+
+
+def test_as_many_are_under_way_at_a_time_as_there_are_threads():
+    together = threading.Barrier(3, timeout=30)
+    assert len(list(in_threads(lambda _: together.wait(), range(9), num_threads=3))) == 9
+
+
+def test_few_are_begun_ahead():
+    begun = []
+    results = in_threads(begun.append, range(1000), num_threads=2)
+    for _ in range(3):
+        next(results)
+    results.close()
+    assert len(begun) <= 3 + 2 * 2
+
+
+def test_an_error_is_handed_on_and_keeps_others_from_beginning():
+    begun = []
+
+    def function(number):
+        begun.append(number)
+        return 1 // (3 - number)
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(function, range(1000), num_threads=2))
+    assert len(begun) <= 3 + 1 + 2 * 2
+
+
+def test_a_thread_computes_with_the_precision_of_its_caller():
+    with jax.enable_x64(True):
+        results = list(in_threads(lambda n: jnp.ones(n), range(3), num_threads=2))
+    assert {result.dtype.name for result in results} == {"float64"}
