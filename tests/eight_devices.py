@@ -15,9 +15,12 @@ import optax
 from linear_network import LogisticRegression
 from toy import dataset
 
+from metaheac_jax.audience import retrieve
 from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import CampaignBatch, CampaignSampler, campaign_examples
-from metaheac_jax.model import Weights, initialise
+from metaheac_jax.model import AdaptedWeights, Customised, General, Weights, initialise
+from metaheac_jax.settings import PAPER
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
@@ -170,6 +173,46 @@ def customised():
     return [difference(*found), difference(found[0][0].values, start)]
 
 
+def expanded():
+    """Whether four devices find the audiences of one, and how many of them have scored users.
+
+    Two models share general weights and adapt no rows; the third has rows of its own.
+    """
+    retrieve._BLOCK = 16
+    general = General(
+        "toy", PAPER, DATA.schema, DATA.vocabulary, state={}, data="toy", campaigns=(), seed=0
+    )
+    seeds = DATA.user_key[[3, 50, 96]]
+    campaign = DATA.new_campaign(seeds, {"advertiser": 1, "category": 0})
+    pool, used = PoolScorer(NETWORK, DATA.layout, chunk=8), set()
+    score_chunk = pool._score_chunk
+
+    def noted(*arguments):
+        scores = score_chunk(*arguments)
+        used.update(scores.devices())
+        return scores
+
+    pool._score_chunk = noted
+    shared = Weights(*jax.tree.map(jnp.asarray, weights()))
+    models = []
+    for number, rows in enumerate(([], [], [0, 4, 20])):
+        values = shared.table[np.array(rows, int)] + 0.1
+        network = jax.tree.map(lambda leaf, by=number: leaf + by, shared.network)
+        adapted = AdaptedWeights(network, np.array(rows, np.int32), values)
+        scorer = AdaptedScorer(pool, shared, adapted, campaign.rows)
+        models.append(Customised(general, campaign, seeds, scorer))
+    found, devices = [], []
+    for options in ({}, {"mesh": device_mesh(campaign=4)}):
+        used.clear()
+        found.append(retrieve.expand_all(models, DATA, size=100, **options))
+        devices.append(len(used))
+    same = all(
+        np.array_equal(a.user_ids, b.user_ids) and np.array_equal(a.scores, b.scores)
+        for a, b in zip(*found, strict=True)
+    )
+    return [same, *devices]
+
+
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     results = meshes() | {
@@ -177,5 +220,6 @@ if __name__ == "__main__":
         "moved on": moved_on(Path(sys.argv[1])),
         "not finite": not_finite(),
         "customised": customised(),
+        "expanded": expanded(),
     }
     print(json.dumps(results))

@@ -69,6 +69,10 @@ def test_devices_that_divide_campaigns_customise_as_one_does(found):
     assert moved > 0.01
 
 
+def test_devices_that_divide_users_expand_as_one_does(found):
+    assert found["expanded"] == [True, 1, 4]
+
+
 def sampler(part=None):
     return CampaignSampler(
         DATA, np.arange(8), seed=0, campaigns_per_step=5, batch_size=16, part=part

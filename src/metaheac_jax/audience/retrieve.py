@@ -8,8 +8,11 @@ Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import jax
@@ -17,14 +20,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metaheac_jax.audience.audience import Audience
-from metaheac_jax.customise.joint import score_jointly
-from metaheac_jax.data.batches import prefetch
+from metaheac_jax.customise.joint import BlockScorer, score_jointly
+from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.model import Customised
+from metaheac_jax.model import Customised, Scorer
 from metaheac_jax.processes import from_each
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop
+from metaheac_jax.threads import in_threads
 
 _BLOCK = 1 << 17  # users read and scored at a time
 _SCORES = 1 << 24  # of a block, by all models
@@ -84,8 +88,8 @@ def expand_all(
       include_seeds: whether a campaign's seeds may be in its audience.
       exclude: ids of users that may be in none, for example who opted out; unknown ids are ignored.
         A model's `Customised.excluded_ids` are left out of its audience in any case.
-      mesh: of devices of several processes, see `methods.Method.fit`. Each reads and scores its
-        part of the users, and all get the audiences.
+      mesh: of several devices, see `methods.Method.fit`: each has the whole models, and scores its
+        part of the users. A process reads the users of its devices, and all get the audiences.
       progress: receives the number of users looked at and scored.
 
     Returns:
@@ -117,14 +121,11 @@ def expand_all(
     def read(start: int) -> _Block:
         return _read_block(data, start, min(start + size_of_block, data.num_users), excluded)
 
-    score = score_jointly([model.scorer for model in models])
-    for start, block in prefetch(read, range(0, data.num_users, size_of_block)[part[0] :: part[1]]):
-        if len(block.keys):
-            for model, top, users, scores in zip(
-                models, tops, left_out, score(block.rows), strict=True
-            ):
-                able = block.without(users)
-                top.add(model.check_scores(scores)[able], block.keys[able])
+    starts = range(0, data.num_users, size_of_block)[part[0] :: part[1]]
+    for start, (block, each) in zip(starts, _scored(models, read, starts, mesh), strict=True):
+        for model, top, users, scores in zip(models, tops, left_out, each, strict=bool(each)):
+            able = block.without(users)
+            top.add(model.check_scores(scores)[able], block.keys[able])
         progress("score the pool", min(start + size_of_block, data.num_users), data.num_users)
     if part[1] > 1:
         tops = [_merged(top, ranks.stop, data.user_key.dtype) for top in tops]
@@ -172,6 +173,46 @@ def audience_ranks(
             f"from_percent {from_percent} to_percent {to_percent}: holds none of {num_users} users"
         )
     return range(first, last)
+
+
+def _scored(
+    models: Sequence[Customised], read: Callable[[int], _Block], starts: range, mesh: Mesh | None
+) -> Iterator[tuple[_Block, list[np.ndarray]]]:
+    """Each block, and its scores by every model; none if it has no users."""
+    devices = [None] if mesh is None or len(mesh.local_devices) == 1 else mesh.local_devices
+    free = SimpleQueue[BlockScorer]()
+    for device in devices:
+        free.put(score_jointly(_on_device([model.scorer for model in models], device)))
+
+    def scored(start: int) -> tuple[_Block, list[np.ndarray]]:
+        block = read(start)
+        if not len(block.keys):
+            return block, []
+        score = free.get()
+        try:
+            return block, score(block.rows)
+        finally:
+            free.put(score)
+
+    # One more thread than devices, to read a block while others are scored.
+    return in_threads(scored, starts, num_threads=len(devices) + 1)
+
+
+def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence[Scorer]:
+    """The scorers with their weights on a device; None leaves them where they are."""
+    if device is None:
+        return scorers
+    put = functools.partial(jax.device_put, device=device)
+    # Once for all models that share them, which are then seen to.
+    general = {id(s.weights): put(s.weights) for s in scorers if isinstance(s, AdaptedScorer)}
+
+    def placed(scorer: Scorer) -> Scorer:
+        if not isinstance(scorer, AdaptedScorer):
+            return scorer
+        weights = general[id(scorer.weights)]
+        return replace(scorer, weights=weights, adapted=put(scorer.adapted))
+
+    return list(map(placed, scorers))
 
 
 def _left_out(model: Customised, data: Dataset, *, include_seeds: bool) -> np.ndarray:
