@@ -60,14 +60,16 @@ def contents(directory: Path) -> set[str]:
 
 
 @contextmanager
-def tiny_settings(compiled: Path):
+def tiny_settings(compiled: Path, *, campaigns_per_step: int = 2):
     """Settings with which a method takes seconds, nearly all of it compilation, and that once.
 
     Args:
       compiled: a folder for compiled programs, in the place of the user's own.
+      campaigns_per_step: of every method.
     """
     sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
-    sizes |= {"campaigns_per_step": 2, "offline_epochs": 1, "offline_patience": None}
+    sizes |= {"campaigns_per_step": campaigns_per_step}
+    sizes |= {"offline_epochs": 1, "offline_patience": None}
     options = {
         "jax_compilation_cache_dir": str(compiled),
         "jax_persistent_cache_min_compile_time_secs": 0.0,

@@ -84,6 +84,9 @@ def test_the_options_suit_each_other(options, tmp_path):
         ({"--base-rate": 0.1}, "--base-rate: only with --probability"),
         ({"--probability": "", "--base-rate": 1}, "base rate: expected more than 0 and less than"),
         ({"--adapts": "heads"}, "cosine: cannot adapt heads only; choose a method such as "),
+        ({"--mesh": "campaign=8"}, "takes 8 devices, and jax has 1"),
+        ({"--mesh": "campaign=1"}, "cosine: cannot use a mesh of devices"),
+        ({"--process": "0/2"}, "--process: only with --coordinator"),
         ({"--least-seeds": 121}, "seeds: 120 of 120 seeds are users of the data, fewer than "),
     ],
 )

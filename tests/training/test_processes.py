@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from commands import tiny_settings
 from metaheac_jax.cli.main import main
-with tiny_settings(Path(sys.argv.pop(1))):
+with tiny_settings(Path(sys.argv.pop(1)), campaigns_per_step=4):
     main()
 """
 
@@ -81,15 +81,54 @@ def test_a_method_trains_and_customises_in_two_processes(tmp_path):
         assert own["scores"] <= 1e-5
 
 
+def metaheac(folder, *words):
+    return start("-c", COMMAND, folder / "compiled", *words)
+
+
+def in_two(folder, *words):
+    """Two processes of a command."""
+    job = "--mesh", "campaign=2,row=2", "--coordinator", f"127.0.0.1:{free_port()}"
+    return [metaheac(folder, *words, *job, "--process", f"{number}/2") for number in range(2)]
+
+
 def fit(folder, out, *words):
-    """Two processes of the command."""
-    port = free_port()
-    return [
-        start("-c", COMMAND, folder / "compiled", "fit", folder / "data", out, "--epochs", 3,
-              "--mesh", "campaign=2,row=2", "--coordinator", f"127.0.0.1:{port}",
-              "--process", f"{number}/2", *words)
-        for number in range(2)
-    ]  # fmt: skip
+    return in_two(folder, "fit", folder / "data", out, "--epochs", 3, *words)
+
+
+def ended(*jobs):
+    """Waits for jobs that end well, and gives what each prints."""
+    told = [job.communicate() for job in jobs]
+    assert [job.returncode for job in jobs] == [0] * len(jobs), told
+    return [text for text, _ in told]
+
+
+@pytest.mark.long
+def test_two_processes_expand_many_campaigns_as_one_does(tmp_path):
+    """They keep what is customised until the audiences are written; one prints."""
+    data = dataset()
+    write_dataset(data, tmp_path / "data")
+    lines = []
+    for number in range(3):
+        seeds = tmp_path / f"seeds{number}"
+        seeds.write_text("\n".join(map(str, data.user_key[number::9])))
+        attributes = {"advertiser": number, "category": 0}
+        lines.append({"name": f"c{number}", "seeds": str(seeds), "attributes": attributes})
+    (tmp_path / "campaigns").write_text("\n".join(map(json.dumps, lines)))
+    ended(metaheac(tmp_path, "fit", tmp_path / "data", tmp_path / "model", "--epochs", 1))
+    words = ["expand", tmp_path / "model", "--data", tmp_path / "data", "--size", 50,
+             "--campaigns", tmp_path / "campaigns", "--least-seeds", 1, "--out"]  # fmt: skip
+    ended(metaheac(tmp_path, *words, tmp_path / "one"))
+    first, second = ended(*in_two(tmp_path, *words, tmp_path / "two"))
+    assert "3 audiences" in first
+    assert "audiences" not in second
+    assert sorted(path.name for path in tmp_path.glob("two*")) == ["two"]
+    for number in range(3):
+        one, two = (
+            np.loadtxt(tmp_path / out / f"c{number}.csv", delimiter=",", skiprows=1)
+            for out in ("one", "two")
+        )
+        np.testing.assert_allclose(two[:, 2], one[:, 2], atol=1e-5)
+        assert len(np.intersect1d(one[:, 1], two[:, 1])) >= 49  # ties may fall either way
 
 
 @pytest.mark.long

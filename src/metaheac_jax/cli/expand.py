@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 from rich.table import Table
 
 from metaheac_jax.audience.audience import (
@@ -42,6 +43,7 @@ from metaheac_jax.cli.campaigns import (
     read_user_ids,
     require_seeds,
 )
+from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.cli.held_out import read_audience
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.dataset import Dataset
@@ -50,6 +52,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, new_directory, seal, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
+from metaheac_jax.processes import from_first, is_first
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Adapts
 
@@ -122,6 +125,7 @@ class Options:
     """Refuse to work with fewer seeds than this among the data's users."""
     seed: int = 0
     """Seed of the random non-seeds and of fine-tuning."""
+    devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class _Result:
 def main(options: Options) -> None:
     """Runs the command."""
     _check_options(options)
+    mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
     requests = _requests(options)
@@ -164,19 +169,17 @@ def main(options: Options) -> None:
     for request in requests if saved is None else []:
         with request.named():
             read_text(request.seeds)
-    many = nullcontext() if options.campaigns is None else locked(options.out)
+    writes = is_first()
+    many = locked(options.out) if writes and options.campaigns is not None else nullcontext()
     with many, terminal.progress_display(screen) as progress:
         general = load(saved.origin.folder if saved else options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        results = _expand(options, requests, general, data, progress, saved)
-        made_from = _made_from(options, general, data, saved)
-        if options.campaigns is None:
-            _write_file(options.out, results[0], made_from)
-            if options.report is not None:
-                _write_report(options.report, options, results[0], general, data, progress)
-        else:
-            _write_folder(options, results, made_from)
-            shutil.rmtree(_customised(options.out), ignore_errors=True)
+        if mesh is not None:
+            method_of(general).check_mesh()
+        results = _expand(options, requests, general, data, progress, saved, mesh)
+        if writes:
+            _write(options, results, general, data, progress, saved)
+        from_first(None)  # the others end after it
     if options.campaigns is None:
         lines = _describe(results[0], options.out)
     else:
@@ -246,6 +249,7 @@ def _expand(
     data: Dataset,
     progress: Progress,
     saved: SavedCampaign | None,
+    mesh: Mesh | None,
 ) -> list[_Result]:
     """The audience of every campaign; whatever can be refused is refused before the work."""
     general.check_data(data)
@@ -284,7 +288,7 @@ def _expand(
     if not models:
         kept = None if options.campaigns is None else _customised(options.out)
         models = method.customise(
-            general, data, campaigns, seed=seed, directory=kept, progress=progress
+            general, data, campaigns, seed=seed, mesh=mesh, directory=kept, progress=progress
         )
     audiences = expand_all(
         models,
@@ -292,6 +296,7 @@ def _expand(
         **ranks,
         include_seeds=options.include_seeds,
         exclude=excluded,
+        mesh=mesh,
         progress=progress,
     )
     results = []
@@ -352,6 +357,25 @@ def _find_campaigns(
         with request.named():
             require_seeds(checks[-1], options.least_seeds, request.seeds)
     return campaigns, checks
+
+
+def _write(
+    options: Options,
+    results: Sequence[_Result],
+    general: General,
+    data: Dataset,
+    progress: Progress,
+    saved: SavedCampaign | None,
+) -> None:
+    """Writes all that was asked for."""
+    made_from = _made_from(options, general, data, saved)
+    if options.campaigns is not None:
+        _write_folder(options, results, made_from)
+        shutil.rmtree(_customised(options.out), ignore_errors=True)
+        return
+    _write_file(options.out, results[0], made_from)
+    if options.report is not None:
+        _write_report(options.report, options, results[0], general, data, progress)
 
 
 def _write_report(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +14,7 @@ import tyro
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset
@@ -23,9 +23,8 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import method_named, method_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
-from metaheac_jax.processes import from_first, is_first, join_job
+from metaheac_jax.processes import from_first, is_first
 from metaheac_jax.settings import SETTINGS
-from metaheac_jax.training.sharding import device_mesh, parse_mesh
 
 
 @dataclass(frozen=True)
@@ -65,35 +64,10 @@ class Options:
     they were, or the result would be another one."""
     allow_change: tuple[MayChange, ...] = ()
     """With --resume, what may have changed nevertheless."""
-    mesh: str | None = None
-    """Use several devices, as campaign=4,row=2: four copies of the embedding table, each split by
-    rows over two devices. Campaigns are split over all eight. For methods with meta-steps."""
-    coordinator: str | None = None
-    """With --mesh, be one of several processes: HOST:PORT of the first, or auto with Slurm, Open
-    MPI, Kubernetes or Cloud TPUs. All must see DATA and OUT; the first one writes. If one ends, so
-    do the others within half a minute; start all again with --resume."""
-    process: str | None = None
-    """With --coordinator HOST:PORT, which process this is, and of how many: 0/2, 1/2."""
     skip_nonfinite: int = 0
     """Leave out up to so many training steps whose loss, gradient or result is not finite; each is
     told, with its campaigns. By default the first one ends the training."""
-
-
-def join_others(options: Options) -> None:
-    """Joins the other processes, if there are any; before jax starts."""
-    if options.coordinator is None:
-        if options.process is not None:
-            raise InputError("--process: only with --coordinator")
-        return
-    if options.mesh is None:
-        raise InputError("--coordinator: only with --mesh")
-    if options.coordinator == "auto":
-        join_job()
-        return
-    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", options.process or "")
-    if found is None or int(found[1]) >= int(found[2]):
-        raise InputError(f"--process: expected 0/2 or 1/2 of two, got {options.process!r}")
-    join_job(options.coordinator, int(found[1]), int(found[2]))
+    devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
 def main(options: Options) -> None:
@@ -105,7 +79,7 @@ def main(options: Options) -> None:
     if options.start is not None and (options.method or options.settings):
         raise InputError("--from: the method and settings are the model's; omit these options")
     method = method_named(options.method or "metaheac", SETTINGS[options.settings or "paper"])
-    mesh = None if options.mesh is None else device_mesh(**parse_mesh(options.mesh))
+    mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
     if options.out.exists() and not (options.out / MANIFEST).is_file():

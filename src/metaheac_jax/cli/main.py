@@ -22,6 +22,7 @@ from metaheac_jax.cli import (
     traits,
     update,
 )
+from metaheac_jax.cli.devices import join_others
 
 Command = (
     Annotated[simulate.Options, tyro.conf.subcommand("simulate")]
@@ -73,8 +74,8 @@ def dispatch(options: Command) -> None:
 
 def start(options: Command) -> None:
     """What comes before jax starts."""
-    if isinstance(options, fit.Options):
-        fit.join_others(options)
+    if isinstance(options, fit.Options | expand.Options):
+        join_others(options.devices)
 
 
 def main() -> None:

@@ -156,9 +156,12 @@ def command(
     for word in sys.argv[1:]:
         if not _is_text(word):
             sys.exit(_fail(f"argument {word!r}: is not UTF-8; rename the file"))
-    chosen = tyro.cli(
-        options, prog=prog, description=description, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    config = (tyro.conf.FlagCreatePairsOff,)
+    try:
+        chosen = tyro.cli(options, prog=prog, description=description, config=config)
+    except BrokenPipeError:  # who reads the help has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     set_cpu_flags()
     use_huge_pages()
     for name in ("SIGTERM", "SIGHUP"):
