@@ -49,7 +49,7 @@ LADDERS: Ladders = {
     "outer_learning_rate": _RATES,
     "online_learning_rate": _RATES,
     "inner_learning_rate": (0.0, *_RATES, 0.3, 1.0),
-    "table_scale": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "table_scale": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
     "weight_decay": (0.0, 0.01, 0.1, 1.0),
     "penalty": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
     "num_experts": (3, 5, 8, 10),
