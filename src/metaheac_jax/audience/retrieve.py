@@ -178,7 +178,7 @@ def audience_ranks(
 def _scored(
     models: Sequence[Customised], read: Callable[[int], _Block], starts: range, mesh: Mesh | None
 ) -> Iterator[tuple[_Block, list[np.ndarray]]]:
-    """Each block, and its scores by every model; none if it has no users."""
+    """Each block, without rows, and its scores by every model; none if it has no users."""
     devices = [None] if mesh is None or len(mesh.local_devices) == 1 else mesh.local_devices
     free = SimpleQueue[BlockScorer]()
     for device in devices:
@@ -190,7 +190,8 @@ def _scored(
             return block, []
         score = free.get()
         try:
-            return block, score(block.rows)
+            scores = score(block.rows)
+            return block._replace(rows=block.rows[:0].copy()), scores  # no memory while it waits
         finally:
             free.put(score)
 
