@@ -83,6 +83,12 @@ def campaigns_at_once(most: int) -> int:
     return 1 if jax.default_backend() == "cpu" else most
 
 
+def has_room(num_bytes: int) -> bool:
+    """Whether an array takes at most half of a device's memory; on a CPU always."""
+    memory = jax.local_devices()[0].memory_stats()
+    return memory is None or 2 * num_bytes <= memory["bytes_limit"]
+
+
 @jax.jit
 def _reductions(product: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What `check_backend` compares with numpy: () and (rows,)."""

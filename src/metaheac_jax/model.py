@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from metaheac_jax.backend import has_room
 from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
@@ -40,7 +41,10 @@ class Watch(Protocol[M]):
 
 
 class Weights(NamedTuple):
-    """What training moves: parameters of the network, and the whole table (R, k)."""
+    """What training moves: parameters of the network, and the whole table (R, k).
+
+    A table that is numpy's array stays in host memory, and a device gets the rows that it needs.
+    """
 
     network: Any
     table: Array
@@ -100,6 +104,19 @@ class Scorer(Protocol):
 
 #: What a method's offline stage makes: nested dicts with arrays at the leaves.
 State = Mapping[str, Any]
+
+
+def on_device(state: State) -> State:
+    """A state in jax's arrays, but for a table that a device has no room for; itself if it is."""
+
+    def placed(name: str, part: Any) -> Any:
+        if name == "table" and isinstance(part, np.ndarray) and not has_room(part.nbytes):
+            return part
+        return jax.tree.map(jnp.asarray, part)
+
+    if not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(dict(state))):
+        return state
+    return {name: placed(name, part) for name, part in state.items()}
 
 
 class Judged(NamedTuple):
@@ -344,7 +361,7 @@ def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
         settings=Settings(**body["settings"]),
         schema=schema,
         vocabulary=Vocabulary(tuple(arrays["values"][field.name] for field in schema.fields)),
-        state=jax.tree.map(jnp.asarray, arrays.get("state", {})),
+        state=on_device(arrays.get("state", {})),
         data=body["data"],
         campaigns=tuple(body["campaigns"]),
         seed=body["seed"],

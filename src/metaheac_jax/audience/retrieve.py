@@ -8,12 +8,11 @@ Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -29,6 +28,8 @@ from metaheac_jax.processes import from_each
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop
 from metaheac_jax.threads import in_threads
+
+T = TypeVar("T")
 
 _BLOCK = 1 << 17  # users read and scored at a time
 _SCORES = 1 << 24  # of a block, by all models
@@ -203,7 +204,13 @@ def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence
     """The scorers with their weights on a device; None leaves them where they are."""
     if device is None:
         return scorers
-    put = functools.partial(jax.device_put, device=device)
+
+    def put(tree: T) -> T:
+        """All but a table in host memory."""
+        arrays, place = jax.tree.flatten(tree)
+        on = [jax.device_put(a, device) if isinstance(a, jax.Array) else a for a in arrays]
+        return place.unflatten(on)
+
     # Once for all models that share them, which are then seen to.
     general = {id(s.weights): put(s.weights) for s in scorers if isinstance(s, AdaptedScorer)}
 

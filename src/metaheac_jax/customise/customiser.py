@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metaheac_jax.backend import campaigns_at_once as fastest_group
 from metaheac_jax.customise.group import GroupSteps, Models, build_group_steps, unstack
+from metaheac_jax.customise.host_table import on_host, rows_of
 from metaheac_jax.customise.minibatches import GrowingSize, localise, stack_minibatches
 from metaheac_jax.customise.online_stage import (
     OnlineOptions,
@@ -80,7 +81,9 @@ class Customiser(OnlineStage):
         progress: Progress,
     ) -> list[AdaptedWeights]:
         if self._everywhere is not None:
-            weights = jax.device_put(weights, self._everywhere)
+            weights = weights._replace(network=jax.device_put(weights.network, self._everywhere))
+            if not on_host(weights.table):
+                weights = jax.device_put(weights, self._everywhere)
         index = self._layout.row_index(weights.table.shape[0])
         touched = [index.distinct(batch.ids) for batch in campaigns]
         # One size for all: the cost of a step does not depend on it.
@@ -122,9 +125,10 @@ class Customiser(OnlineStage):
         """Up to G campaigns, whose ids point into their table rows."""
         num_idle, size = self._group_size - len(members), len(table_rows[0])
         idle = [np.full(size, weights.table.shape[0], np.int32)] * num_idle
+        rows = np.stack([*table_rows, *idle])
         return _Group(
             self._steps,
-            self._steps.start(weights, np.stack([*table_rows, *idle])),
+            self._steps.start(weights.network, rows_of(weights.table, rows)),
             members,
             table_rows,
             index=self._layout.row_index(size),

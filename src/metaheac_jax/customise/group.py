@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.model import Weights
 from metaheac_jax.networks.base import Network
 from metaheac_jax.table.adam import TableState, table_adam
 from metaheac_jax.table.layout import Layout
@@ -34,8 +33,8 @@ Models = dict[str, Any]
 class Start(Protocol):
     """Starts adapting."""
 
-    def __call__(self, weights: Weights, rows: np.ndarray) -> RowState:
-        """The general weights and (G, U) table rows of each campaign -> the stacked states."""
+    def __call__(self, network: Any, values: Array | np.ndarray) -> RowState:
+        """The general network and (G, U, k) rows of each campaign -> the stacked states."""
 
 
 class AdaptStep(Protocol):
@@ -92,8 +91,8 @@ def build_group_steps(
     def row(rate: Any) -> RowStep:
         return build_row_step(plain_gradient(loss), optax.adam(rate), table_adam(rate))
 
-    def start(weights: Weights, rows: Array) -> RowState:
-        return row(0).init(weights.network, weights.table.at[rows].get(mode="fill", fill_value=0))
+    def start(network: Any, values: Array) -> RowState:
+        return row(0).init(network, values)
 
     def adapt_alone(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
         # As `adapt_masked`, without an axis of length one, which slows products down, and without

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from metaheac_jax.customise.host_table import HostRows, on_host
 from metaheac_jax.customise.minibatches import GrowingSize
 from metaheac_jax.customise.online_stage import (
     OnlineOptions,
@@ -77,6 +78,7 @@ class HeadCustomiser(OnlineStage):
         self._network = network
         self._steps = _build_steps(network, layout)
         self._num_examples = GrowingSize(2 * _CHUNK)
+        self._host_rows = HostRows(layout)
 
     def _customise(
         self,
@@ -116,6 +118,9 @@ class HeadCustomiser(OnlineStage):
 
     def _first_layer(self, weights: Weights, batch: Batch) -> _Examples:
         """The first layer of a campaign's examples, padded so that campaigns share programs."""
+        if on_host(weights.table):
+            table, ids = self._host_rows.cut(weights.table, batch.ids)
+            weights, batch = weights._replace(table=table), batch._replace(ids=ids)
         count, size = len(batch.label), self._num_examples.holding(len(batch.label))
         missing = size - count
         users = np.pad(batch.ids.user, ((0, missing), (0, 0)), constant_values=len(weights.table))

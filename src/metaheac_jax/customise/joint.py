@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from metaheac_jax.backend import campaigns_at_once
+from metaheac_jax.customise.host_table import on_host
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.data.list_lengths import LengthenedUsers
@@ -54,8 +55,13 @@ def score_jointly(scorers: Sequence[Scorer]) -> BlockScorer:
 
 
 def _shared_by(scorer: Scorer) -> Hashable | None:
-    """Equal for scorers with the same table and first layer; None if both are not the general."""
+    """Equal for scorers with the same table and first layer; None if both are not the general.
+
+    Also None where the table is in host memory.
+    """
     if not isinstance(scorer, AdaptedScorer) or len(scorer.adapted.rows):
+        return None
+    if on_host(scorer.weights.table):
         return None
     network, general = scorer.pool.network, scorer.weights.network
     if not isinstance(network, SplitNetwork):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from metaheac_jax.customise.host_table import HostRows, on_host
 from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
@@ -23,6 +24,8 @@ from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.threads import at_a_time, in_threads
+
+_HOST_BLOCK = 1 << 17  # users whose rows are sent at a time from a table in host memory
 
 
 class PoolScorer:
@@ -46,6 +49,7 @@ class PoolScorer:
             return output.log_p - output.log_not_p
 
         self._overlay, self._score_chunk = overlay, score_chunk
+        self._host_rows = HostRows(layout)
 
     def __call__(
         self,
@@ -73,16 +77,42 @@ class PoolScorer:
             campaign another number of fields.
         """
         params, table = weights
+        self.check_campaign(campaign, table.shape[0])
         if adapted is not None:
             params = with_own_parameters(params, adapted.network)
-            if len(adapted.rows):
-                table = self._overlay(table, adapted.rows, adapted.values)
-        self.check_campaign(campaign, table.shape[0])
+        if on_host(table):
+            return self._from_host(params, table, adapted, campaign, users, progress)
+        if adapted is not None and len(adapted.rows):
+            table = self._overlay(table, adapted.rows, adapted.values)
 
         def score(part: np.ndarray) -> Array:
             return self._score_chunk(params, table, part, campaign)
 
         return self.over_users(score, users, table.shape[0], progress=progress)
+
+    def _from_host(
+        self,
+        params: Any,
+        table: Array,
+        adapted: AdaptedWeights | None,
+        campaign: np.ndarray,
+        users: UserRows,
+        progress: Progress,
+    ) -> np.ndarray:
+        """As `__call__`, with the rows that a block of users names."""
+        check_slots(users, self.layout.num_slots)
+
+        def score(block: np.ndarray) -> np.ndarray:
+            check_ids(block, len(table), "the users' ids")
+            own, (users, own_campaign) = self._host_rows.cut(table, (block, campaign), adapted)
+            part = lambda some: self._score_chunk(params, own, some, own_campaign)  # noqa: E731
+            return self.over_users(part, users, len(own))
+
+        scores = []
+        for start in range(0, max(len(users), 1), _HOST_BLOCK):
+            scores.append(score(np.asarray(users[start : start + _HOST_BLOCK])))
+            progress("score", min(start + _HOST_BLOCK, len(users)), len(users))
+        return np.concatenate(scores)
 
     def check_campaign(self, campaign: np.ndarray, num_rows: int) -> None:
         """Refuses (N,) ids of a campaign.

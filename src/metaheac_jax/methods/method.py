@@ -27,7 +27,16 @@ from metaheac_jax.methods.held_out import (
     judge_models,
     mean_quality,
 )
-from metaheac_jax.model import AdaptedWeights, Customised, General, Judged, Scorer, State, Watch
+from metaheac_jax.model import (
+    AdaptedWeights,
+    Customised,
+    General,
+    Judged,
+    Scorer,
+    State,
+    Watch,
+    on_device,
+)
 from metaheac_jax.processes import is_first, of_all, own_part
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
@@ -341,7 +350,7 @@ class Method:
 
     def _judge(self, run: Run, state: State, halves: Sequence[HeldOut]) -> Quality:
         own = range(len(halves)) if run.mesh is None else own_part(len(halves))
-        quiet, state = replace(run, progress=silent, numbers=own), self._on_device(state)
+        quiet, state = replace(run, progress=silent, numbers=own), self._placed(state)
         judged = judge_models(
             lambda chosen: self.adapt(quiet, state, chosen, None),
             run.dataset,
@@ -394,7 +403,7 @@ class Method:
             campaign.check(data.num_users, len(data.schema.campaign))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
         run = replace(run, kept=directory)
-        state = self._on_device(general.state)
+        state = self._placed(general.state)
         if mesh is None:
             models = self.adapt(run, state, campaigns, watch)
         else:
@@ -420,12 +429,9 @@ class Method:
             for campaign, weights in zip(campaigns, of_all(adapted, len(campaigns)), strict=True)
         ]
 
-    def _on_device(self, state: State) -> State:
-        """A state on jax's default device; that of a mesh is in numpy's arrays."""
-        leaves = jax.tree.leaves(dict(state))
-        if not self.meshes or not any(isinstance(leaf, np.ndarray) for leaf in leaves):
-            return state
-        return jax.tree.map(jnp.asarray, dict(state))
+    def _placed(self, state: State) -> State:
+        """A state where it is used; training on a mesh leaves it in host memory."""
+        return on_device(state) if self.meshes else state
 
     def _check_own(self, general: General) -> None:
         """Refuses a general model of another method or of another network."""

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from metaheac_jax.customise.host_table import HostRows, on_host
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
@@ -139,12 +140,16 @@ def fine_tune_aware(
     customiser, score = compiled_online(
         network, dataset.layout, run.settings.batch_size, run.settings.online_adapts, run.mesh
     )
-    find_direction = compiled_direction(dataset.layout)
+    find_direction, host_rows = compiled_direction(dataset.layout), HostRows(dataset.layout)
     examples = [campaign_examples(dataset, campaign) for campaign in campaigns]
 
     def scorer(campaign: Campaign, batch: Batch, adapted: AdaptedWeights) -> Scorer:
         reference = reference_set(batch, MAX_REFERENCE, dataset.num_rows)
-        towards = find_direction(weights.table, adapted.rows, adapted.values, reference)
+        if on_host(weights.table):
+            table, reference = host_rows.cut(weights.table, reference, adapted)
+            towards = find_direction(table, adapted.rows[:0], adapted.values[:0], reference)
+        else:
+            towards = find_direction(weights.table, adapted.rows, adapted.values, reference)
         directed = adapted._replace(network={**adapted.network, "direction": towards})
         return AdaptedScorer(score, weights, directed, campaign.rows, lengths)
 
