@@ -5,6 +5,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from metaheac_jax.audience import retrieve
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import CampaignBatch, CampaignSampler, campaign_examples
+from metaheac_jax.methods import method_named
 from metaheac_jax.model import AdaptedWeights, Customised, General, Weights, initialise
 from metaheac_jax.settings import PAPER
 from metaheac_jax.table.adam import table_adam
@@ -213,6 +215,15 @@ def expanded():
     return [same, *devices]
 
 
+def plain():
+    """The difference to one device of plain training by a method; and how far it moves."""
+    sizes = {"width": 2, "batch_size": 17, "campaigns_per_step": 3, "offline_epochs": 1}
+    method = method_named("mlp-pretraining", replace(PAPER, **sizes, offline_patience=None))
+    one, four = (method.fit(DATA, mesh=mesh) for mesh in (None, device_mesh(campaign=2, row=2)))
+    ours, theirs = ((dict(made.state), made.optimizer) for made in (four, one))
+    return [difference(ours, theirs), float(np.abs(one.optimizer["table"]["mu"]).max())]
+
+
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     results = meshes() | {
@@ -221,5 +232,6 @@ if __name__ == "__main__":
         "not finite": not_finite(),
         "customised": customised(),
         "expanded": expanded(),
+        "plain": plain(),
     }
     print(json.dumps(results))

@@ -11,6 +11,7 @@ from metaheac_jax.data.batches import (
     Batch,
     CampaignSampler,
     ExampleSampler,
+    GroupSampler,
     campaign_examples,
     check_batch,
     check_campaigns,
@@ -170,6 +171,32 @@ def test_an_owned_batch_tells_each_examples_campaign():
     fields = decode(batch.rows, batch.examples.ids.campaign, DATA.num_rows)
     np.testing.assert_array_equal(fields, DATA.campaign_rows[np.array([2, 5, 9])[batch.owner]])
     assert len({tuple(f) for f in fields}) == len(set(batch.owner)) == 3
+
+
+@pytest.mark.parametrize("batch_size", [500, 501, 10_000])
+def test_groups_have_the_examples_of_a_plain_batch_in_order(batch_size):
+    draw = ExampleSampler(DATA, TRAIN[:2], seed=0, batch_size=batch_size)
+    expected, pad = draw(3), DATA.num_rows
+    plain = decode(expected.rows, expected.examples.ids.user, pad)
+    fields = decode(expected.rows, expected.examples.ids.campaign, pad)
+    parts = [range(1), range(1, 3)]
+    batches = [GroupSampler(DATA, draw, num_groups=3, part=part)(3) for part in parts]
+    for name, whole in (("user", plain), ("campaign", fields)):
+        found = []
+        for batch in batches:
+            own = [decode(batch.rows, own, pad) for own in batch.own]
+            ids = getattr(batch.query.ids, name)
+            found += [decode(*pair, pad) for pair in zip(own, ids, strict=True)]
+        found = np.concatenate(found)
+        np.testing.assert_array_equal(found[: len(whole)], whole)
+        assert (found[len(whole) :] == pad).all()
+    label, weight = (
+        np.concatenate([getattr(batch.query, name).ravel() for batch in batches])
+        for name in ("label", "weight")
+    )
+    np.testing.assert_array_equal(label[: len(plain)], expected.examples.label)
+    assert weight.sum() == len(plain) == draw.batch_size
+    assert all(batch.support.label.shape == (len(batch.own), 0) for batch in batches)
 
 
 def test_steps_of_one_shape():

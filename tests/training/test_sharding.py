@@ -69,6 +69,13 @@ def test_devices_that_divide_campaigns_customise_as_one_does(found):
     assert moved > 0.01
 
 
+def test_devices_that_divide_examples_train_plainly_as_one_does(found):
+    """Also the moments of Adam, which does not care how large a gradient is."""
+    gap, moment = found["plain"]
+    assert gap <= 1e-6
+    assert moment > 1e-4
+
+
 def test_devices_that_divide_users_expand_as_one_does(found):
     assert found["expanded"] == [True, 1, 4]
 

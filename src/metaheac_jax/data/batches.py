@@ -20,6 +20,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import InputError
 from metaheac_jax.table.layout import Ids, Layout
+from metaheac_jax.table.rows import RowIndex
 
 Tree = TypeVar("Tree")
 
@@ -275,16 +276,8 @@ class CampaignSampler:
     def __call__(self, step: int) -> CampaignBatch:
         """The batch of one step."""
         support, query, touched, own = self._draw(step)
-        size = self._own_size(max(map(len, own)))
-        sides = zip(own, members(support.ids), members(query.ids), strict=True)
-        local = [self._index.renumber(rows, size, both) for rows, *both in sides]
-        rows, position = self._index.renumber(
-            touched, self._step_size(len(touched)), np.stack([rows for rows, _ in local])
-        )
-        ids = [stacked(side) for side in zip(*(both for _, both in local), strict=True)]
-        return CampaignBatch(
-            rows, support._replace(ids=ids[0]), query._replace(ids=ids[1]), position
-        )
+        sizes = self._step_size(len(touched)), self._own_size(max(map(len, own)))
+        return _campaign_batch(self._index, support, query, touched, own, sizes)
 
     def campaigns_of(self, step: int) -> np.ndarray:
         """(C,) ids of the campaigns of one step."""
@@ -317,6 +310,30 @@ class CampaignSampler:
         return support, query, self._index.distinct(*own), own
 
 
+def _campaign_batch(
+    index: RowIndex,
+    support: Batch,
+    query: Batch,
+    touched: np.ndarray,
+    own: Sequence[np.ndarray],
+    sizes: tuple[int, int],
+) -> CampaignBatch:
+    """A step's batch, of sets with ids into the whole table.
+
+    Args:
+      index: of the table's rows.
+      support, query: leaves (C, B, ...).
+      touched: the rows that all campaigns touch.
+      own: those that each touches.
+      sizes: U and V.
+    """
+    sides = zip(own, members(support.ids), members(query.ids), strict=True)
+    local = [index.renumber(rows, sizes[1], both) for rows, *both in sides]
+    rows, position = index.renumber(touched, sizes[0], np.stack([rows for rows, _ in local]))
+    ids = [stacked(side) for side in zip(*(both for _, both in local), strict=True)]
+    return CampaignBatch(rows, support._replace(ids=ids[0]), query._replace(ids=ids[1]), position)
+
+
 class ExampleSampler:
     """Examples drawn from all training campaigns, for plain training (the w/o Meta ablation)."""
 
@@ -331,7 +348,7 @@ class ExampleSampler:
         self._examples = np.concatenate(
             [np.arange(stage.offsets[c], stage.offsets[c + 1]) for c in self._campaigns]
         )
-        self._batch_size = min(batch_size, len(self._examples))
+        self.batch_size = min(batch_size, len(self._examples))
         self._index = dataset.layout.row_index(dataset.num_rows)
         self._size = _padded_size(max(len(self._draw(step)[2]) for step in _PROBED))
 
@@ -346,14 +363,63 @@ class ExampleSampler:
         owner = np.searchsorted(self._campaigns, campaign).astype(np.int32)
         return OwnedBatch(rows, batch._replace(ids=ids), owner)
 
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(B,) positions in stage 1 of the examples of one step, and the campaign of each."""
+        rng = generator(self._seed, step)
+        examples = self._examples[rng.choice(len(self._examples), self.batch_size, replace=False)]
+        return examples, np.searchsorted(self._dataset.stage1.offsets, examples, side="right") - 1
+
     def _draw(self, step: int) -> tuple[Batch, np.ndarray, np.ndarray]:
         """Examples with ids into the whole table, their campaigns, and the rows they touch."""
-        rng = generator(self._seed, step)
-        examples = self._examples[rng.choice(len(self._examples), self._batch_size, replace=False)]
-        campaign = np.searchsorted(self._dataset.stage1.offsets, examples, side="right") - 1
+        examples, campaign = self.positions(step)
         fields = self._dataset.campaign_rows[campaign]
-        batch = gather(self._dataset, examples, fields, self._batch_size)
+        batch = gather(self._dataset, examples, fields, self.batch_size)
         return batch, campaign, self._index.distinct(batch.ids)
+
+
+class GroupSampler:
+    """The examples of `ExampleSampler` in groups, for devices that share a step of plain training.
+
+    A group is the query set of a `CampaignBatch`, in the place of a campaign's, and its support set
+    is empty.
+    """
+
+    def __init__(
+        self, dataset: Dataset, sampler: ExampleSampler, *, num_groups: int, part: range
+    ) -> None:
+        """Args:
+        dataset: of the sampler.
+        sampler: of all examples of a step.
+        num_groups: C, into which they are divided; the last ones may be smaller.
+        part: which groups are read, where other processes read the others.
+        """
+        self._dataset, self._sampler, self._part = dataset, sampler, part
+        self._group_size = -(-sampler.batch_size // num_groups)
+        self._index = dataset.layout.row_index(dataset.num_rows)
+        probed = [self._draw(step)[1:] for step in _PROBED]
+        self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
+        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
+
+    def __call__(self, step: int) -> CampaignBatch:
+        """The batch of one step."""
+        query, touched, own = self._draw(step)
+        nobody = jax.tree.map(lambda leaf: leaf[:, :0], query)
+        sizes = self._step_size(len(touched)), self._own_size(max(map(len, own)))
+        return _campaign_batch(self._index, nobody, query, touched, own, sizes)
+
+    def _draw(self, step: int) -> tuple[Batch, np.ndarray, list[np.ndarray]]:
+        """Groups with ids into the whole table; the rows that all and each touch."""
+        examples, campaign = self._sampler.positions(step)
+        groups, size = [], self._group_size
+        for group in self._part:
+            some = slice(group * size, (group + 1) * size)
+            rows = self._dataset.campaign_rows[campaign[some]]
+            fields = np.full((size, rows.shape[1]), self._dataset.num_rows, np.int32)
+            fields[: len(rows)] = rows
+            groups.append(gather(self._dataset, examples[some], fields, size))
+        query = stacked(groups)
+        own = [self._index.distinct(ids) for ids in members(query.ids)]
+        return query, self._index.distinct(*own), own
 
 
 def members(tree: Tree) -> list[Tree]:

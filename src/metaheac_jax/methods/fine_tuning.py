@@ -26,6 +26,7 @@ from metaheac_jax.data.batches import (
     CampaignBatch,
     CampaignSampler,
     ExampleSampler,
+    GroupSampler,
     campaign_examples,
 )
 from metaheac_jax.data.campaign import Campaign
@@ -45,7 +46,7 @@ from metaheac_jax.networks.base import Network, SplitNetwork
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.processes import is_first
-from metaheac_jax.settings import PAPER, Adapts, Settings
+from metaheac_jax.settings import PAPER, Adapts, Reduction, Settings
 from metaheac_jax.table.adam import TableOptimizer, TableState, table_adam
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
@@ -198,7 +199,7 @@ def _pre_trained(
         tuned=TUNED,
         takes_steps=True,
         splits=True,
-        meshes=offline != "plain",
+        meshes=True,
         work=(passes * work, 3 * work),
     )
 
@@ -228,9 +229,12 @@ def train_network(run: Run, network: Network, offline: Offline, label: str) -> T
     weights = untrained(run, network, jax.random.key(run.seed))
     if offline == "none":
         return Trained(weights._asdict())
-    if offline == "plain":
+    if offline == "plain" and run.mesh is None:
         gradient = plain_gradient(build_loss(network, layout))
         return train_rows(run, weights, gradient, plain_sampler(run), label=label)
+    if offline == "plain":
+        gradient, draw = plain_in_groups(run, network)
+        return train_rows(run, weights, gradient, draw, label=label, reduction="sum")
     gradient = build_meta_gradient(
         build_loss(network, layout, reduction=settings.reduction),
         inner_learning_rate=settings.inner_learning_rate,
@@ -241,6 +245,22 @@ def train_network(run: Run, network: Network, offline: Offline, label: str) -> T
     sampler = campaign_sampler(run)
     campaigns_of = sampler.campaigns_of
     return train_rows(run, weights, gradient, sampler, label=label, campaigns_of=campaigns_of)
+
+
+def plain_in_groups(run: Run, network: Network) -> tuple[Gradient[...], GroupSampler]:
+    """Plain training on a mesh, whose devices take groups of examples in the place of campaigns."""
+    placement, sampler = placement_of(run), plain_sampler(run)
+    total = build_loss(network, run.dataset.layout, reduction="sum")
+    gradient = build_meta_gradient(
+        lambda params, examples: total(params, examples) / sampler.batch_size,
+        inner_learning_rate=0.0,
+        inner_steps=0,
+        reduction="sum",
+        select=select_rows,
+    )
+    part = placement.own_campaigns()
+    groups = GroupSampler(run.dataset, sampler, num_groups=placement.num_campaigns, part=part)
+    return gradient, groups
 
 
 def campaign_sampler(run: Run) -> CampaignSampler:
@@ -300,6 +320,7 @@ def train_rows(
     label: str,
     finish: Callable[[Weights], State] = Weights._asdict,
     campaigns_of: Callable[[int], np.ndarray] | None = None,
+    reduction: Reduction | None = None,
 ) -> Trained:
     """Trains network and table by row-local Adam steps, with the run's checkpoints and log.
 
@@ -311,10 +332,12 @@ def train_rows(
       label: name in logs and progress.
       finish: makes the method's state of trained weights.
       campaigns_of: see `training.loop.train`.
+      reduction: of the gradient, over campaigns; that of the settings by default.
     """
+    reduction = reduction or run.settings.reduction
     steps, table_optimizer = epoch_steps(run), table_adam(run.settings.outer_learning_rate)
     placement = None if run.mesh is None else placement_of(run)
-    step = _build_step(run, gradient, table_optimizer, placement)
+    step = _build_step(run, gradient, table_optimizer, placement, reduction)
 
     def whole(state: RowState) -> RowState:
         if placement is None:
@@ -371,6 +394,7 @@ def _build_step(
     gradient: Gradient[...],
     table_optimizer: TableOptimizer,
     placement: Placement | None,
+    reduction: Reduction,
 ) -> RowStep:
     """The training step, on one device or on a mesh, for the batches of the sampler."""
     settings = run.settings
@@ -382,7 +406,7 @@ def _build_step(
         optimizer,
         table_optimizer,
         placement,
-        reduction=settings.reduction,
+        reduction=reduction,
         checked=True,
     )
 

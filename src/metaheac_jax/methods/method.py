@@ -202,8 +202,8 @@ class Method:
         """
         if not self.meshes:
             raise InputError(
-                f"{self.name}: cannot use a mesh of devices, since it takes no meta-steps; choose "
-                "a method such as 'metaheac', or omit the mesh"
+                f"{self.name}: cannot use a mesh of devices; choose a method such as 'metaheac' or "
+                "'mlp-pretraining', or omit the mesh"
             )
 
     def check_start(self, start: General, data: Dataset) -> None:
