@@ -1,16 +1,32 @@
 """Tiny worlds: a data set whose campaigns want different tokens, and tasks with closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.ranking import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.settings import PAPER
 
 SCHEMA = Schema(
     user=(Field("gender"), Field("city"), Field("tokens", 4)),
     campaign=(Field("advertiser"), Field("category")),
 )
 SIZES = (2, 5, 30, 6, 3)
+#: Settings of an untrained model that is customised in two epochs.
+UNTRAINED = replace(
+    PAPER,
+    width=3,
+    num_experts=2,
+    num_critics=2,
+    batch_size=32,
+    campaigns_per_step=2,
+    offline_epochs=0,
+    online_learning_rate=0.02,
+    online_epochs=2,
+    online_patience=None,
+)
 
 
 def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=None):

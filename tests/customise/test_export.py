@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import contents
 from tables_world import world, write
+from toy import UNTRAINED
 
 from experiments.examples.exported_scorer import ExportedScorer
 from metaheac_jax.customise import export
@@ -20,7 +21,6 @@ from metaheac_jax.data.sources.tables import prepare
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import read_sealed
 from metaheac_jax.methods import method_named
-from metaheac_jax.settings import PAPER
 
 SCHEMA = TableSchema(
     user=(
@@ -32,18 +32,7 @@ SCHEMA = TableSchema(
     campaign=(Column("topic"), Column("budget", buckets=2)),
     min_count=12,
 )
-TINY = replace(
-    PAPER,
-    width=3,
-    num_experts=2,
-    num_critics=2,
-    batch_size=32,
-    campaigns_per_step=2,
-    offline_epochs=0,
-    online_learning_rate=0.05,
-    online_epochs=2,
-    online_patience=None,
-)
+TINY = replace(UNTRAINED, online_learning_rate=0.05)
 
 
 @pytest.fixture(scope="module")

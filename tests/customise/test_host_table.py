@@ -1,11 +1,9 @@
 """A table in host memory: what is customised and scored is as with the table on a device."""
 
-from dataclasses import replace
-
 import jax
 import numpy as np
 import pytest
-from toy import dataset
+from toy import UNTRAINED, dataset
 
 from metaheac_jax import backend, model
 from metaheac_jax.audience.retrieve import expand_all
@@ -13,22 +11,9 @@ from metaheac_jax.customise import score
 from metaheac_jax.customise.host_table import HostRows
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import AdaptedWeights, load, on_device, save
-from metaheac_jax.settings import PAPER
 from metaheac_jax.table.layout import Layout
 
 DATA = dataset(users=300, campaigns=6, per_campaign=60, pool=40)
-TINY = replace(
-    PAPER,
-    width=3,
-    num_experts=2,
-    num_critics=2,
-    batch_size=32,
-    campaigns_per_step=2,
-    offline_epochs=0,
-    online_learning_rate=0.02,
-    online_epochs=2,
-    online_patience=None,
-)
 
 
 def test_ids_point_at_their_rows_with_those_of_the_campaign_in_their_place():
@@ -57,7 +42,7 @@ def test_no_ids_name_no_rows():
 )
 def test_a_method_does_the_same_with_its_table_in_host_memory(monkeypatch, tmp_path, name, adapts):
     monkeypatch.setattr(score, "_HOST_BLOCK", 128)  # several, and a part of one
-    method = method_named(name, TINY).with_settings(online_adapts=adapts)
+    method = method_named(name, UNTRAINED).with_settings(online_adapts=adapts)
     save(method.fit(DATA, campaigns=[0, 1, 2], seed=4), tmp_path / "model")
     campaigns = [DATA.campaign(c) for c in (1, 4)]
     found = []

@@ -5,28 +5,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from toy import dataset
+from toy import UNTRAINED, dataset
 
 from metaheac_jax.customise.joint import score_jointly
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
-from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=300, campaigns=6, per_campaign=60, pool=40)
-TINY = replace(
-    PAPER,
-    width=3,
-    num_experts=2,
-    num_critics=2,
-    batch_size=32,
-    campaigns_per_step=2,
-    offline_epochs=0,
-    online_learning_rate=0.02,
-    online_epochs=2,
-    online_patience=None,
-    online_adapts="heads",
-)
+TINY = replace(UNTRAINED, online_adapts="heads")
 USERS = DATA.user_rows
 
 
