@@ -17,9 +17,11 @@ from metaheac_jax.data.batches import (
     check_campaigns,
 )
 from metaheac_jax.data.dataset import Examples
+from metaheac_jax.data.reference_sets import ReferenceSampler
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.table.layout import Ids
+from metaheac_jax.threads import in_threads
 
 DATA = dataset()
 TRAIN = np.arange(8)
@@ -197,6 +199,20 @@ def test_groups_have_the_examples_of_a_plain_batch_in_order(batch_size):
     np.testing.assert_array_equal(label[: len(plain)], expected.examples.label)
     assert weight.sum() == len(plain) == draw.batch_size
     assert all(batch.support.label.shape == (len(batch.own), 0) for batch in batches)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        sampler(),
+        ExampleSampler(DATA, TRAIN, seed=0, batch_size=200),
+        ReferenceSampler(sampler(), size=8),
+    ],
+    ids=["campaigns", "examples", "references"],
+)
+def test_several_threads_draw_what_one_does(draw):
+    for step, batch in enumerate(in_threads(draw, range(40), num_threads=4)):
+        jax.tree.map(np.testing.assert_array_equal, batch, draw(step))
 
 
 def test_steps_of_one_shape():

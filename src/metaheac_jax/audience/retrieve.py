@@ -9,7 +9,8 @@ Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
@@ -123,11 +124,13 @@ def expand_all(
         return _read_block(data, start, min(start + size_of_block, data.num_users), excluded)
 
     starts = range(0, data.num_users, size_of_block)[part[0] :: part[1]]
-    for start, (block, each) in zip(starts, _scored(models, read, starts, mesh), strict=True):
-        for model, top, users, scores in zip(models, tops, left_out, each, strict=bool(each)):
-            able = block.without(users)
-            top.add(model.check_scores(scores)[able], block.keys[able])
-        progress("score the pool", min(start + size_of_block, data.num_users), data.num_users)
+    with closing(_scored(models, read, starts, mesh)) as blocks:
+        for start, (block, each) in zip(starts, blocks, strict=True):
+            for model, top, users, scores in zip(models, tops, left_out, each, strict=bool(each)):
+                able = block.without(users)
+                top.add(model.check_scores(scores)[able], block.keys[able])
+            done = min(start + size_of_block, data.num_users)
+            progress("score the pool", done, data.num_users)
     if part[1] > 1:
         tops = [_merged(top, ranks.stop, data.user_key.dtype) for top in tops]
     audiences = []
@@ -178,7 +181,7 @@ def audience_ranks(
 
 def _scored(
     models: Sequence[Customised], read: Callable[[int], _Block], starts: range, mesh: Mesh | None
-) -> Iterator[tuple[_Block, list[np.ndarray]]]:
+) -> Generator[tuple[_Block, list[np.ndarray]]]:
     """Each block, without rows, and its scores by every model; none if it has no users."""
     devices = [None] if mesh is None or len(mesh.local_devices) == 1 else mesh.local_devices
     free = SimpleQueue[BlockScorer]()
@@ -211,7 +214,7 @@ def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence
         on = [jax.device_put(a, device) if isinstance(a, jax.Array) else a for a in arrays]
         return place.unflatten(on)
 
-    # Once for all models that share them, which are then seen to.
+    # Once for models that share them, so that they are still seen to share.
     general = {id(s.weights): put(s.weights) for s in scorers if isinstance(s, AdaptedScorer)}
 
     def placed(scorer: Scorer) -> Scorer:

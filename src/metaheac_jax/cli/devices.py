@@ -24,7 +24,7 @@ class DeviceOptions:
     coordinator: str | None = None
     """With --mesh, be one of several processes: HOST:PORT of the first, or auto with Slurm, Open
     MPI, Kubernetes or Cloud TPUs. All must see the same files; the first one writes. If one ends,
-    so do the others within half a minute; start all again."""
+    so do the others within half a minute; start all again, fit with --resume."""
     process: str | None = None
     """With --coordinator HOST:PORT, which process this is, and of how many: 0/2, 1/2."""
 

@@ -81,9 +81,9 @@ class Customiser(OnlineStage):
         progress: Progress,
     ) -> list[AdaptedWeights]:
         if self._everywhere is not None:
-            weights = weights._replace(network=jax.device_put(weights.network, self._everywhere))
-            if not on_host(weights.table):
-                weights = jax.device_put(weights, self._everywhere)
+            network, table = weights
+            table = table if on_host(table) else jax.device_put(table, self._everywhere)
+            weights = Weights(jax.device_put(network, self._everywhere), table)
         index = self._layout.row_index(weights.table.shape[0])
         touched = [index.distinct(batch.ids) for batch in campaigns]
         # One size for all: the cost of a step does not depend on it.
