@@ -1,7 +1,7 @@
 """What is adapting worth? Methods of which each differs from another in one thing only.
 
-All have MetaHeac's network, the lengths of lists and the same settings before tuning. ``--methods
-adapting`` stands for all of them.
+All have the lengths of lists. All but those with a solved head have MetaHeac's network and the same
+settings before tuning. ``--methods adapting`` stands for all of them.
 
 Axes: N campaign fields, k embedding width.
 """
@@ -34,6 +34,7 @@ from metaheac_jax.methods.fine_tuning import (
 )
 from metaheac_jax.methods.method import Run, Trained
 from metaheac_jax.methods.seed_features import build_seed_offline, seed_aware
+from metaheac_jax.methods.solved_head import build_head_training, solved_head
 from metaheac_jax.model import State, Weights
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings
 from metaheac_jax.table.rows import select_rows
@@ -221,6 +222,13 @@ def seeds(settings: Settings, *, step: bool) -> Method:
     return replace(method, name=name, label=label, train=train, tuned=tuned)
 
 
+def solved_constant(settings: Settings) -> Method:
+    """The solved head, whose derivative does not go through the solution."""
+    label = "solved head, as a constant of the derivative"
+    train = build_head_training(label, first_order=True)
+    return replace(solved_head(settings), name="solved-constant", label=label, train=train)
+
+
 RUNGS = (
     Rung("without-meta-lengths", None, "plain batches"),
     Rung("alpha-0-lengths", "without-meta-lengths", "task batches"),
@@ -232,6 +240,8 @@ RUNGS = (
     Rung("adapt-campaign", "metaheac-lengths", "on campaign rows alone", adapt_campaign),
     Rung("seeds", "alpha-0-lengths", "seed features", lambda s: seeds(s, step=False)),
     Rung("seeds-step", "seeds", "the paper's inner step", lambda s: seeds(s, step=True)),
+    Rung("solved-constant", None, "the head is solved", solved_constant),
+    Rung("solved-head", "solved-constant", "the derivative goes through the solution"),
 )
 
 

@@ -27,7 +27,8 @@ SHOWN = {
     "without-meta": "tab:blue",
     "alpha-0": "tab:cyan",
     "metaheac": "tab:orange",
-    "seed-aware": "tab:red",
+    "seed-aware": "tab:pink",
+    "solved-head": "tab:red",
     "oracle": "black",
 }
 BINS = 6  # of campaigns, by number of seeds

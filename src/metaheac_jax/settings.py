@@ -49,6 +49,8 @@ class Settings:
       online_patience: epochs without a lower held-out loss before the online stage stops. None runs
         all epochs.
       online_adapts: see `Adapts`; "heads" is for methods whose network can be split there.
+      value_dropout: probability that a value of a user is left out of an offline step. General
+        models have seen each example several times, and rare values tell examples apart.
 
     Raises:
       InputError: a count, a rate, the scale or a choice is out of range.
@@ -73,6 +75,7 @@ class Settings:
     online_patience: int | None
     online_adapts: Adapts
     penalty: float
+    value_dropout: float = 0.0  # models that were saved without it have this value
 
     def __post_init__(self) -> None:
         counts = ("width", "num_experts", "num_critics", "campaigns_per_step", "batch_size")
@@ -84,10 +87,14 @@ class Settings:
             if getattr(self, name) is not None:
                 check_whole(f"settings: {name}", getattr(self, name), 1)
         rates = ("inner_learning_rate", "outer_learning_rate", "online_learning_rate")
-        for name in ("table_scale", "weight_decay", "penalty", *rates):
+        for name in ("table_scale", "weight_decay", "penalty", "value_dropout", *rates):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"settings: {name}: expected a number of 0 or more, got {value!r}")
+        if not self.value_dropout < 1:
+            raise InputError(
+                f"settings: value_dropout: expected a number below 1, got {self.value_dropout!r}"
+            )
         for name in ("mixture", "reduction"):
             if getattr(self, name) not in ("sum", "mean"):
                 value = getattr(self, name)

@@ -103,6 +103,19 @@ def generator(seed: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
 
 
+def left_out(
+    shape: tuple[int, int], probability: float, seed: int, step: int, number: int
+) -> np.ndarray:
+    """Which values of users a step leaves out, each with this probability; bool of this shape.
+
+    The draws depend on the seed, the step and the number alone, and are none of `generator`'s.
+    """
+    if not probability:
+        return np.zeros(shape, bool)
+    philox = np.random.Philox(key=np.array([seed, step], np.uint64)).jumped(1 + number)
+    return np.random.Generator(philox).random(shape, np.float32) < probability
+
+
 def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
     """Refuses examples of one campaign that would be computed on in silence.
 
@@ -243,6 +256,7 @@ class CampaignSampler:
         campaigns_per_step: int = 5,
         batch_size: int = 512,
         disjoint: bool = True,
+        value_dropout: float = 0.0,
         part: range | None = None,
     ) -> None:
         """Args:
@@ -253,6 +267,7 @@ class CampaignSampler:
         batch_size: B, examples in a support set, and in a query set.
         disjoint: support and query share no example (the paper), or are drawn independently
           (the authors' program).
+        value_dropout: see `settings.Settings`.
         part: which of a step's campaigns are read, where other processes read the others; None for
           all.
 
@@ -266,6 +281,7 @@ class CampaignSampler:
         self._dataset, self._campaigns, self._seed = dataset, np.asarray(campaigns), seed
         self._per_step, self._batch_size, self._disjoint = campaigns_per_step, batch_size, disjoint
         self._part = range(campaigns_per_step) if part is None else part
+        self._value_dropout = value_dropout
         weight = dataset.stage1.counts[self._campaigns].astype(float)
         self._weight = weight / weight.sum()
         self._index = dataset.layout.row_index(dataset.num_rows)
@@ -301,9 +317,12 @@ class CampaignSampler:
                 drawn = tuple(rng.choice(n, size, replace=False) for _ in range(2))
             if place not in self._part:
                 continue
-            for side, positions in zip(sides, drawn, strict=True):
-                examples = offsets[c] + positions
-                side.append(gather(self._dataset, examples, fields, self._batch_size))
+            for number, (side, positions) in enumerate(zip(sides, drawn, strict=True)):
+                batch = gather(self._dataset, offsets[c] + positions, fields, self._batch_size)
+                users, number = batch.ids.user, 2 * place + number
+                missing = left_out(users.shape, self._value_dropout, self._seed, step, number)
+                users[missing] = self._dataset.num_rows
+                side.append(batch)
         support, query = map(stacked, sides)
         pairs = zip(members(support.ids), members(query.ids), strict=True)
         own = [self._index.distinct(pair) for pair in pairs]
@@ -338,11 +357,17 @@ class ExampleSampler:
     """Examples drawn from all training campaigns, for plain training (the w/o Meta ablation)."""
 
     def __init__(
-        self, dataset: Dataset, campaigns: np.ndarray, *, seed: int, batch_size: int
+        self,
+        dataset: Dataset,
+        campaigns: np.ndarray,
+        *,
+        seed: int,
+        batch_size: int,
+        value_dropout: float = 0.0,
     ) -> None:
         """Args: as `CampaignSampler`; B examples are drawn without replacement within a step."""
         check_campaigns(dataset, campaigns)
-        self._dataset, self._seed = dataset, seed
+        self._dataset, self._seed, self._value_dropout = dataset, seed, value_dropout
         stage = dataset.stage1
         self._campaigns = np.sort(campaigns)
         self._examples = np.concatenate(
@@ -363,6 +388,11 @@ class ExampleSampler:
         owner = np.searchsorted(self._campaigns, campaign).astype(np.int32)
         return OwnedBatch(rows, batch._replace(ids=ids), owner)
 
+    def left_out(self, step: int) -> np.ndarray:
+        """(B, S) which values of its users a step leaves out."""
+        shape = self.batch_size, self._dataset.user_rows.shape[1]
+        return left_out(shape, self._value_dropout, self._seed, step, 0)
+
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(B,) positions in stage 1 of the examples of one step, and the campaign of each."""
         rng = generator(self._seed, step)
@@ -374,6 +404,7 @@ class ExampleSampler:
         examples, campaign = self.positions(step)
         fields = self._dataset.campaign_rows[campaign]
         batch = gather(self._dataset, examples, fields, self.batch_size)
+        batch.ids.user[self.left_out(step)] = self._dataset.num_rows
         return batch, campaign, self._index.distinct(batch.ids)
 
 
@@ -410,13 +441,14 @@ class GroupSampler:
     def _draw(self, step: int) -> tuple[Batch, np.ndarray, list[np.ndarray]]:
         """Groups with ids into the whole table; the rows that all and each touch."""
         examples, campaign = self._sampler.positions(step)
-        groups, size = [], self._group_size
+        groups, size, missing = [], self._group_size, self._sampler.left_out(step)
         for group in self._part:
             some = slice(group * size, (group + 1) * size)
             rows = self._dataset.campaign_rows[campaign[some]]
             fields = np.full((size, rows.shape[1]), self._dataset.num_rows, np.int32)
             fields[: len(rows)] = rows
             groups.append(gather(self._dataset, examples[some], fields, size))
+            groups[-1].ids.user[: len(rows)][missing[some]] = self._dataset.num_rows
         query = stacked(groups)
         own = [self._index.distinct(ids) for ids in members(query.ids)]
         return query, self._index.distinct(*own), own

@@ -93,6 +93,7 @@ def train_graph(run: Run) -> Trained:
         campaigns_per_step=per_step,
         batch_size=max(1, settings.batch_size * settings.campaigns_per_step // per_step),
         disjoint=True,  # always: no user may attend to itself
+        value_dropout=settings.value_dropout,
     )
     weights = untrained(run, _GRAPH, jax.random.key(run.seed))
     draw = lambda step: sampler(step).shared()  # noqa: E731

@@ -76,7 +76,13 @@ Offline = Literal["none", "plain", "batches", "meta"]
 BuildNetwork = Callable[[Settings], Network]
 
 #: What is tuned in a method with gradient steps in both stages.
-TUNED = ("outer_learning_rate", "online_learning_rate", "table_scale", "weight_decay")
+TUNED = (
+    "outer_learning_rate",
+    "online_learning_rate",
+    "table_scale",
+    "value_dropout",
+    "weight_decay",
+)
 #: n and m, tuned in a method with several experts and critics.
 SIZES = ("num_experts", "num_critics")
 #: Judgements per epoch of the offline stage.
@@ -276,6 +282,7 @@ def campaign_sampler(run: Run) -> CampaignSampler:
         campaigns_per_step=settings.campaigns_per_step,
         batch_size=settings.batch_size,
         disjoint=settings.disjoint,
+        value_dropout=settings.value_dropout,
         part=None if run.mesh is None else placement_of(run).own_campaigns(),
     )
 
@@ -288,8 +295,13 @@ def placement_of(run: Run) -> Placement:
 
 def plain_sampler(run: Run) -> ExampleSampler:
     """Samples batches for plain training, with as many examples as a meta-step draws."""
-    size = 2 * run.settings.batch_size * run.settings.campaigns_per_step
-    return ExampleSampler(run.dataset, run.campaigns, seed=run.seed, batch_size=size)
+    return ExampleSampler(
+        run.dataset,
+        run.campaigns,
+        seed=run.seed,
+        batch_size=2 * run.settings.batch_size * run.settings.campaigns_per_step,
+        value_dropout=run.settings.value_dropout,
+    )
 
 
 def untrained(run: Run, network: Network, key: Array) -> Weights:

@@ -23,6 +23,7 @@ from metaheac_jax.methods.multitask import mmoe, shared_bottom
 from metaheac_jax.methods.seed_features import seed_aware, seed_aware_alpha_zero, seed_aware_mlp
 from metaheac_jax.methods.shared_embeddings import mlp_embeddings
 from metaheac_jax.methods.similarity import cosine
+from metaheac_jax.methods.solved_head import solved_head
 from metaheac_jax.methods.towers import pinterest
 from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
 from metaheac_jax.model import General
@@ -46,6 +47,7 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "lightgbm": lightgbm_per_campaign,
     "cosine": cosine,
     "prior": user_prior,
+    "solved-head": solved_head,
     "seed-aware": seed_aware,
     "alpha-0-seeds": seed_aware_alpha_zero,
     "mlp-seeds": seed_aware_mlp,

@@ -1,0 +1,188 @@
+"""The solved head: a general model whose online stage is a regression, trained through its result.
+
+Algorithm 1 with another inner update: in the place of a gradient step on all weights, the head of a
+campaign is *solved* on the support set, with the rest of the network as it is. The outer derivative
+goes through the solution, so the tower learns factors on which few seeds tell much. Online there is
+one regression on D_c, which takes no steps, no rate and no held-out examples. It is not in the
+paper.
+
+Axes: P users, S slots of a user, F factors.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from metaheac_jax.customise.host_table import HostRows, on_host
+from metaheac_jax.customise.minibatches import GrowingSize
+from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
+from metaheac_jax.data.batches import Batch, campaign_examples, check_batch
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.errors import Diverged
+from metaheac_jax.methods.fine_tuning import (
+    TUNED,
+    build_restore,
+    campaign_sampler,
+    compiled_online,
+    lengthened,
+    train_rows,
+    untrained,
+)
+from metaheac_jax.methods.method import Method, Run, Train, Trained
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
+from metaheac_jax.networks.solved_head import SolvedHead
+from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.table.layout import Ids, Layout
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.losses import cross_entropy, masked
+from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.newton import solve_logistic
+from metaheac_jax.training.step import Gradient
+
+_NETWORK, _LABEL = SolvedHead(), "Solved head"
+#: Chosen on held-out training campaigns.
+_CHOSEN: dict[str, Any] = {"table_scale": 0.3, "value_dropout": 0.5, "reduction": "mean"}
+_ONLINE_STEPS = 20  # of Newton's method
+
+
+def solved_head(settings: Settings = PAPER) -> Method:
+    """A tower that all campaigns share, and a head that is solved for each."""
+    return Method(
+        name="solved-head",
+        label=_LABEL,
+        settings=replace(settings, **_CHOSEN, disjoint=True),  # no query example is solved on
+        train=build_head_training(_LABEL),
+        adapt=solve_heads,
+        restore=build_restore(lambda _: _NETWORK, lengths=True),
+        tuned=tuple(name for name in TUNED if not name.startswith("online_")),
+        takes_steps=True,
+        splits=True,  # it always leaves the tower as it is
+        meshes=True,
+        work=(1 / 2, 1 / 8),
+    )
+
+
+def build_head_training(label: str, *, first_order: bool = False) -> Train:
+    """Builds the offline stage: the query loss of heads that are solved on support sets.
+
+    Args:
+      label: name in logs and progress.
+      first_order: see `solved_gradient`.
+    """
+
+    def stage(run: Run) -> Trained:
+        run = replace(run, dataset=with_lengths(run.dataset)[0])
+        weights = untrained(run, _NETWORK, jax.random.key(run.seed))
+        gradient = solved_gradient(run.dataset.layout, first_order=first_order)
+        sampler = campaign_sampler(run)
+        campaigns_of = sampler.campaigns_of
+        return train_rows(run, weights, gradient, sampler, label=label, campaigns_of=campaigns_of)
+
+    return stage
+
+
+def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[...]:
+    """``gradient(params, support, query, own)`` of the mean query loss over campaigns.
+
+    Args:
+      layout: of the ids in the batches.
+      first_order: treat the solved head as a constant.
+    """
+
+    def loss(params: Any, sets: tuple[Batch, Batch]) -> Array:
+        support, query = sets
+        offset, factors = _of_users(params, layout, support.ids.user)
+        head = solve_logistic(factors, offset, support.label, support.weight)
+        if first_order:
+            head = jax.lax.stop_gradient(head)
+        offset, factors = _of_users(params, layout, query.ids.user)
+        logit = offset + factors @ head
+        log_p, log_not_p = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
+        return masked(cross_entropy(log_p, log_not_p, query.label), query.weight, "mean")
+
+    over_pairs = build_meta_gradient(
+        loss, inner_learning_rate=0.0, inner_steps=0, reduction="mean", select=select_rows
+    )
+
+    def gradient(params: Any, support: Batch, query: Batch, own: Array) -> tuple[Any, Any]:
+        sets = support, query
+        return over_pairs(params, sets, sets, own)
+
+    return gradient
+
+
+def _of_users(params: Any, layout: Layout, users: Any) -> tuple[Array, Array]:
+    """(P, S) table rows of users -> offset (P,) and factors (P, F)."""
+    first = _NETWORK.first_layer(params["network"], layout.users(params["table"], users))
+    return first.sums[..., 0], first.sums[..., 1:]
+
+
+def solve_heads(
+    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+) -> list[Scorer]:
+    """The online stage: solves the head of each campaign on its examples.
+
+    Raises:
+      InputError: a campaign has no examples, or wrong ones.
+      Diverged: a head is not finite.
+    """
+    del watch  # there are no steps
+    run, campaigns, lengths = lengthened(run, campaigns)
+    weights, dataset = Weights(**state), run.dataset
+    _, pool = compiled_online(_NETWORK, dataset.layout, run.settings.batch_size)
+    solve, none = compiled_solver(pool), np.empty(0, np.int32)
+    models: list[Scorer] = []
+    for number, campaign in enumerate(campaigns):
+        examples = campaign_examples(dataset, campaign)
+        check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
+        head = solve(weights, examples)
+        if not np.isfinite(head).all():
+            raise Diverged(f"{campaign.name}: the solved head is not finite")
+        adapted = AdaptedWeights({"head": head}, none, jnp.zeros((0, weights.table.shape[1])))
+        models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
+        run.progress("customise", number + 1, len(campaigns))
+    return models
+
+
+class HeadSolver:
+    """Solves the heads of campaigns; build it once, so that they share compiled programs."""
+
+    def __init__(self, pool: PoolScorer) -> None:
+        """Args:
+        pool: applies the tower to the users of examples.
+        """
+        layout, self._pool = pool.layout, pool
+        self._host_rows, self._num_examples = HostRows(layout), GrowingSize(4096)
+        self._tower = jax.jit(
+            lambda network, table, users: jnp.column_stack(
+                _of_users({"network": network, "table": table}, layout, users)
+            )
+        )
+        self._solve = jax.jit(functools.partial(solve_logistic, num_steps=_ONLINE_STEPS))
+
+    def __call__(self, weights: Weights, examples: Batch) -> Array:
+        """The general weights and a campaign's examples -> its head (F,)."""
+        (network, table), ids = weights, Ids(examples.ids.user, examples.ids.campaign)
+        if on_host(table):
+            table, ids = self._host_rows.cut(table, ids)
+        tower = functools.partial(self._tower, network, table)
+        sums = self._pool.over_users(tower, ids.user, len(table))
+        missing = self._num_examples.holding(len(sums)) - len(sums)
+        sums = np.pad(sums, ((0, missing), (0, 0)))
+        label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
+        return self._solve(sums[:, 1:], sums[:, 0], label, weight)
+
+
+@functools.cache
+def compiled_solver(pool: PoolScorer) -> HeadSolver:
+    """The solver of a pool scorer's network, which all its models share."""
+    return HeadSolver(pool)
