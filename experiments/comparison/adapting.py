@@ -34,7 +34,7 @@ from metaheac_jax.methods.fine_tuning import (
 )
 from metaheac_jax.methods.method import Run, Trained
 from metaheac_jax.methods.seed_features import build_seed_offline, seed_aware
-from metaheac_jax.methods.solved_head import build_head_training, solved_head
+from metaheac_jax.methods.solved_heads import build_head_training, solved_head
 from metaheac_jax.model import State, Weights
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings
 from metaheac_jax.table.rows import select_rows

@@ -64,6 +64,7 @@ def columns(users):
     [
         ("metaheac", {"online_adapts": "heads"}),
         ("seed-aware", {}),
+        ("solved-head", {}),
         ("mlp-pretraining", {}),
     ],
 )

@@ -175,9 +175,9 @@ def test_an_owned_batch_tells_each_examples_campaign():
     assert len({tuple(f) for f in fields}) == len(set(batch.owner)) == 3
 
 
-@pytest.mark.parametrize("batch_size", [500, 501, 10_000])
-def test_groups_have_the_examples_of_a_plain_batch_in_order(batch_size):
-    draw = ExampleSampler(DATA, TRAIN[:2], seed=0, batch_size=batch_size)
+@pytest.mark.parametrize(("batch_size", "dropout"), [(500, 0.0), (501, 0.3), (10_000, 0.0)])
+def test_groups_have_the_examples_of_a_plain_batch_in_order(batch_size, dropout):
+    draw = ExampleSampler(DATA, TRAIN[:2], seed=0, batch_size=batch_size, value_dropout=dropout)
     expected, pad = draw(3), DATA.num_rows
     plain = decode(expected.rows, expected.examples.ids.user, pad)
     fields = decode(expected.rows, expected.examples.ids.campaign, pad)
@@ -199,6 +199,46 @@ def test_groups_have_the_examples_of_a_plain_batch_in_order(batch_size):
     np.testing.assert_array_equal(label[: len(plain)], expected.examples.label)
     assert weight.sum() == len(plain) == draw.batch_size
     assert all(batch.support.label.shape == (len(batch.own), 0) for batch in batches)
+
+
+def users_of(batch, side):
+    own = [decode(rows, ids, DATA.num_rows) for rows, ids in zip(batch.own, side, strict=True)]
+    return np.stack([decode(batch.rows, ids, DATA.num_rows) for ids in own])
+
+
+def test_value_dropout_leaves_out_that_fraction_of_users_values_and_nothing_else():
+    """The same examples are drawn, on each process of a mesh the same values are left out."""
+    whole, some = sampler(), sampler(value_dropout=0.3)
+    part = sampler(value_dropout=0.3, part=range(1, 3))
+    kept = present = 0
+    for step in range(5):
+        one, other, own = whole(step), some(step), part(step)
+        masks = []
+        for side in ("support", "query"):
+            a, b, c = (getattr(batch, side) for batch in (one, other, own))
+            np.testing.assert_array_equal(a.label, b.label)
+            users, fewer, mine = (
+                users_of(batch, x.ids.user) for batch, x in ((one, a), (other, b), (own, c))
+            )
+            masks.append(fewer < DATA.num_rows)
+            np.testing.assert_array_equal(fewer[masks[-1]], users[masks[-1]])
+            np.testing.assert_array_equal(mine, fewer[1:3])
+            kept, present = kept + masks[-1].sum(), present + (users < DATA.num_rows).sum()
+            fields = [users_of(batch, x.ids.campaign) for batch, x in ((one, a), (other, b))]
+            np.testing.assert_array_equal(*fields)
+        assert (masks[0] != masks[1]).any()
+        jax.tree.map(np.testing.assert_array_equal, other, some(step))
+    assert abs(kept / present - 0.7) < 4 * np.sqrt(0.3 * 0.7 / present)
+
+
+def test_plain_batches_leave_out_values_too():
+    plain = [
+        ExampleSampler(DATA, TRAIN, seed=0, batch_size=200, value_dropout=p)(3) for p in (0, 0.5)
+    ]
+    users, fewer = (decode(b.rows, b.examples.ids.user, DATA.num_rows) for b in plain)
+    kept = fewer < DATA.num_rows
+    np.testing.assert_array_equal(fewer[kept], users[kept])
+    assert 0.4 < kept.sum() / (users < DATA.num_rows).sum() < 0.6
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from metaheac_jax.methods.registry import METHODS, method_named, method_of
 from metaheac_jax.methods.seed_features import seed_aware, seed_aware_alpha_zero, seed_aware_mlp
 from metaheac_jax.methods.shared_embeddings import mlp_embeddings
 from metaheac_jax.methods.similarity import cosine
-from metaheac_jax.methods.solved_head import solved_head
+from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.methods.towers import pinterest
 from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
 

@@ -1,0 +1,128 @@
+"""The solved head: what is solved on what, its gradient, what it learns, what a model is."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import aucs, dataset
+
+from metaheac_jax.customise.joint import score_jointly
+from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.methods import method_named
+from metaheac_jax.methods.solved_heads import solved_gradient, solved_head
+from metaheac_jax.model import initialise
+from metaheac_jax.networks.base import FirstLayer
+from metaheac_jax.networks.solved_head import SolvedHead
+from metaheac_jax.settings import OFFICIAL, PAPER
+from metaheac_jax.training.newton import solve_logistic
+
+DATA = dataset(tastes=2, campaigns=16)
+TRAIN, NEW = np.arange(12), np.arange(12, 16)
+METHOD = solved_head(replace(PAPER, width=8, batch_size=64, campaigns_per_step=4)).with_settings(
+    offline_epochs=5, offline_patience=None, outer_learning_rate=0.01, value_dropout=0.2
+)
+
+
+@pytest.fixture(scope="module")
+def general():
+    return METHOD.fit(DATA, campaigns=TRAIN)
+
+
+def test_it_learns_factors_on_which_few_seeds_tell_much(general):
+    """From 60 examples of new campaigns: better than the general model, and than LR on them."""
+    some = np.random.default_rng(0).permutation(300)[:60]
+    campaigns = [DATA.campaign(c) for c in NEW]
+    campaigns = [replace(c, users=c.users[some], labels=c.labels[some]) for c in campaigns]
+    models = METHOD.customise(general, DATA, campaigns)
+    lr = method_named("lr")
+    own = lr.customise(lr.fit(DATA, campaigns=TRAIN), DATA, campaigns)
+    zero = [
+        replace(m, scorer=replace(m.scorer, adapted=m.adapted._replace(network={}))) for m in models
+    ]
+    solved, before, regression = (
+        aucs(DATA, NEW, [model.score for model in some]).mean() for some in (models, zero, own)
+    )
+    assert solved > max(before, regression) + 0.02
+
+
+def test_a_model_is_the_head_alone(general):
+    """No table rows, and few numbers; many campaigns share all else."""
+    campaigns = [DATA.campaign(c) for c in NEW]
+    models = METHOD.customise(general, DATA, campaigns)
+    assert [len(model.adapted.rows) for model in models] == [0] * 4
+    assert [set(model.adapted.network) for model in models] == [{"head"}] * 4
+    assert models[0].adapted.network["head"].shape == (41,)
+    assert not general.state["network"]["head"].any()
+    together = score_jointly([model.scorer for model in models])(DATA.user_rows)
+    for model, scores in zip(models, together, strict=True):
+        np.testing.assert_allclose(scores, model.score(DATA.user_rows), atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 0.1
+    alone = METHOD.customise(general, DATA, campaigns[2:3])[0]
+    np.testing.assert_allclose(alone.score(DATA.user_rows), together[2], atol=1e-5)
+
+
+def test_the_head_is_solved_on_all_examples_of_a_campaign(general):
+    campaign = DATA.campaign(13)
+    [model] = METHOD.customise(general, DATA, [campaign])
+    scorer, params = model.scorer, general.state["network"]
+    users = DATA.user_rows[campaign.users]
+    rows = jnp.asarray(scorer.lengths.users(users))
+    first = SolvedHead().first_layer(params, scorer.pool.layout.users(general.state["table"], rows))
+    assert isinstance(first, FirstLayer)
+    factors, offset = first.sums[:, 1:], first.sums[:, 0]
+    labels = campaign.labels.astype(np.float32)
+    head = solve_logistic(factors, offset, labels, np.ones_like(labels), num_steps=20)
+    np.testing.assert_allclose(model.adapted.network["head"], head, atol=1e-3)
+    np.testing.assert_allclose(model.score(users), offset + factors @ head, atol=1e-3)
+
+
+def test_what_is_solved_on_is_no_query_example():
+    assert not OFFICIAL.disjoint
+    assert solved_head(OFFICIAL).settings.disjoint
+
+
+def toy_gradient(*, first_order):
+    """The gradient, its parameters, and a batch of two campaigns; call it in float64."""
+    sampler = CampaignSampler(DATA, TRAIN, seed=0, campaigns_per_step=2, batch_size=40)
+    rows, support, query, own = sampler(0)
+    weights = initialise(
+        SolvedHead(), jax.random.key(0), DATA.layout, num_rows=DATA.num_rows, width=3
+    )
+    table = weights.table.at[rows].get(mode="fill", fill_value=0)
+    params = {"network": weights.network, "table": table}
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+    gradient = solved_gradient(DATA.layout, first_order=first_order)
+    return jax.jit(lambda p: gradient(p, support, query, own)), params
+
+
+def test_the_gradient_is_that_of_the_query_loss_through_the_solution():
+    """Against finite differences along a random direction, in float64."""
+    with jax.enable_x64(True):
+        gradient, params = toy_gradient(first_order=False)
+        keys = iter(jax.random.split(jax.random.key(1), 50))
+        direction = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), params)
+        along = lambda t: jax.tree.map(lambda p, d: p + t * d, params, direction)  # noqa: E731
+        found, _ = gradient(params)
+        slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), found, direction)))
+        expected = (gradient(along(1e-5))[1].loss - gradient(along(-1e-5))[1].loss) / 2e-5
+        np.testing.assert_allclose(slope, expected, rtol=3e-4)
+        constant, _ = toy_gradient(first_order=True)
+        other, info = constant(params)
+        assert float(info.loss) == float(gradient(params)[1].loss)
+        kernel = lambda g: g["network"]["tower"]["params"]["linear_kernel"]  # noqa: E731
+        assert np.abs(kernel(found) - kernel(other)).max() > 1e-3 * np.abs(kernel(found)).max()
+
+
+def test_a_head_that_is_not_finite_is_named(general):
+    broken = replace(general, state={**general.state, "table": general.state["table"] * np.nan})
+    with pytest.raises(Diverged, match="the solved head is not finite"):
+        METHOD.customise(broken, DATA, [DATA.campaign(13)])
+
+
+def test_wrong_examples_are_refused(general):
+    campaign = replace(DATA.campaign(13), labels=np.full(300, 2))
+    with pytest.raises(InputError, match="a label is not 1 for a seed or 0"):
+        METHOD.customise(general, DATA, [campaign])

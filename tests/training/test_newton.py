@@ -1,0 +1,96 @@
+"""Logistic regression by Newton's method: its minimum, and the derivative of that."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from metaheac_jax.training.newton import solve_logistic
+
+
+def examples(count=80, factors=5, *, scale=1.0, seed=0):
+    """Factors with an intercept, offsets, labels and weights, in float64."""
+    rng = np.random.default_rng(seed)
+    f = np.column_stack([scale * rng.normal(size=(count, factors - 1)), np.ones(count)])
+    offset = rng.normal(size=count) - 1
+    label = (rng.random(count) < expit(offset + f @ rng.normal(size=factors))).astype(float)
+    return f, offset, label, np.ones(count)
+
+
+def loss(head, f, offset, label, weight):
+    odds = offset + f @ head
+    penalty = np.append(np.ones(len(head) - 1), 0.01)
+    return np.sum(weight * (np.logaddexp(0, odds) - label * odds)) + np.sum(penalty * head**2) / 2
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("shift", [-12.0, 0.0, 12.0])
+def test_it_is_the_minimum_that_scipy_finds(scale, shift):
+    """Also from offsets that are far off, where Newton's whole steps would diverge."""
+    f, offset, label, weight = examples(scale=scale)
+    offset = offset + shift
+    found = minimize(loss, np.zeros(5), (f, offset, label, weight), method="BFGS", tol=1e-9)
+    with jax.enable_x64(True):
+        head = solve_logistic(f, offset, label, weight, num_steps=40)
+    np.testing.assert_allclose(head, found.x, atol=1e-4)
+
+
+def test_an_intercept_alone_gives_the_fraction_of_seeds():
+    """Up to its penalty: the sum of p - y is -.01 w."""
+    label = np.repeat([1.0, 0.0], [30, 170])
+    head = solve_logistic(np.ones((200, 1)), np.full(200, 0.7), label, np.ones(200))
+    np.testing.assert_allclose(head, [logit(30 / 200) - 0.7], atol=1e-3)
+
+
+def test_padding_has_no_effect_and_no_examples_give_zeros():
+    f, offset, label, weight = examples()
+    padded = (np.pad(a, [(0, 9)] + [(0, 0)] * (a.ndim - 1)) for a in (f, offset, label, weight))
+    f_padded, *others = padded
+    f_padded[80:] = 100.0  # whatever padding holds
+    expected = solve_logistic(f, offset, label, weight)
+    np.testing.assert_allclose(solve_logistic(f_padded, *others), expected, atol=1e-5)
+    assert not solve_logistic(f, offset, label, 0 * weight).any()
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_examples_of_one_label_have_a_finite_head(label):
+    f, offset, _, weight = examples()
+    head = solve_logistic(f, offset, np.full(80, label), weight, num_steps=20)
+    assert np.isfinite(head).all()
+    assert (head[-1] > 0) == label
+
+
+def test_the_derivative_is_that_of_the_minimum():
+    """Against finite differences, by factors and by offsets, in float64."""
+    f, offset, label, weight = examples(count=30, factors=4)
+    towards = np.random.default_rng(1).normal(size=4)
+
+    def along(f, offset):
+        return towards @ solve_logistic(f, offset, label, weight, num_steps=12)
+
+    with jax.enable_x64(True):
+        value = jax.jit(along)
+        by_f, by_offset = jax.grad(along, (0, 1))(f, offset)
+        for place in [(0, 0), (7, 2), (29, 1)]:
+            step = np.zeros_like(f)
+            step[place] = 1e-5
+            expected = (value(f + step, offset) - value(f - step, offset)) / 2e-5
+            np.testing.assert_allclose(by_f[place], expected, rtol=1e-5)
+        step = 1e-5 * (np.arange(30) == 11)
+        expected = (value(f, offset + step) - value(f, offset - step)) / 2e-5
+        np.testing.assert_allclose(by_offset[11], expected, rtol=1e-5)
+
+
+def test_campaigns_can_be_vmapped_and_steps_do_not_count_in_the_derivative():
+    sets = [examples(seed=seed) for seed in (0, 1)]
+    stacked = [jnp.asarray(np.stack(leaves), jnp.float32) for leaves in zip(*sets, strict=True)]
+    heads = jax.vmap(solve_logistic)(*stacked)
+    for head, one in zip(heads, sets, strict=True):
+        np.testing.assert_allclose(head, solve_logistic(*one), atol=1e-4)
+    gradients = [
+        jax.grad(lambda f, n=n: solve_logistic(f, *sets[0][1:], num_steps=n).sum())(sets[0][0])
+        for n in (10, 30)
+    ]
+    np.testing.assert_allclose(*gradients, atol=1e-5)
