@@ -77,10 +77,10 @@ BuildNetwork = Callable[[Settings], Network]
 
 #: What is tuned in a method with gradient steps in both stages.
 TUNED = (
+    "value_dropout",  # first, since it decides most
     "outer_learning_rate",
     "online_learning_rate",
     "table_scale",
-    "value_dropout",
     "weight_decay",
 )
 #: n and m, tuned in a method with several experts and critics.
