@@ -247,7 +247,8 @@ class _Search:
 
         tried = method.with_settings(**fields)
         # Trials that differ only in the online stage share the offline stage.
-        offline = [str(v) for name, v in fields.items() if not name.startswith("online_")]
+        online = [name for name in fields if name.startswith("online_") or name == "penalty"]
+        offline = [str(value) for name, value in fields.items() if name not in online]
         folder = directory / "-".join(["offline", *offline])
         try:
             if self.trained is None or self.trained[0] != folder:

@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from toy import aucs, dataset
 
 from metaheac_jax.customise.joint import score_jointly
 from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import method_named
+from metaheac_jax.methods.linear import fit_regression
+from metaheac_jax.methods.similarity import fractions_of_fields
 from metaheac_jax.methods.solved_heads import solved_gradient, solved_head
 from metaheac_jax.model import initialise
 from metaheac_jax.networks.base import FirstLayer
@@ -24,6 +28,7 @@ TRAIN, NEW = np.arange(12), np.arange(12, 16)
 METHOD = solved_head(replace(PAPER, width=8, batch_size=64, campaigns_per_step=4)).with_settings(
     offline_epochs=5, offline_patience=None, outer_learning_rate=0.01, value_dropout=0.2
 )
+HEADS = METHOD.with_settings(online_adapts="heads")
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +53,10 @@ def test_it_learns_factors_on_which_few_seeds_tell_much(general):
     assert solved > max(before, regression) + 0.02
 
 
-def test_a_model_is_the_head_alone(general):
-    """No table rows, and few numbers; many campaigns share all else."""
+def test_where_only_heads_are_adapted_campaigns_share_all_else(general):
+    """No table rows, and few numbers."""
     campaigns = [DATA.campaign(c) for c in NEW]
-    models = METHOD.customise(general, DATA, campaigns)
+    models = HEADS.customise(general, DATA, campaigns)
     assert [len(model.adapted.rows) for model in models] == [0] * 4
     assert [set(model.adapted.network) for model in models] == [{"head"}] * 4
     assert models[0].adapted.network["head"].shape == (41,)
@@ -60,13 +65,13 @@ def test_a_model_is_the_head_alone(general):
     for model, scores in zip(models, together, strict=True):
         np.testing.assert_allclose(scores, model.score(DATA.user_rows), atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 0.1
-    alone = METHOD.customise(general, DATA, campaigns[2:3])[0]
+    alone = HEADS.customise(general, DATA, campaigns[2:3])[0]
     np.testing.assert_allclose(alone.score(DATA.user_rows), together[2], atol=1e-5)
 
 
 def test_the_head_is_solved_on_all_examples_of_a_campaign(general):
     campaign = DATA.campaign(13)
-    [model] = METHOD.customise(general, DATA, [campaign])
+    [model] = HEADS.customise(general, DATA, [campaign])
     scorer, params = model.scorer, general.state["network"]
     users = DATA.user_rows[campaign.users]
     rows = jnp.asarray(scorer.lengths.users(users))
@@ -77,6 +82,34 @@ def test_the_head_is_solved_on_all_examples_of_a_campaign(general):
     head = solve_logistic(factors, offset, labels, np.ones_like(labels), num_steps=20)
     np.testing.assert_allclose(model.adapted.network["head"], head, atol=1e-3)
     np.testing.assert_allclose(model.score(users), offset + factors @ head, atol=1e-3)
+
+
+def test_value_weights_are_a_regression_around_the_head(general):
+    """Its penalty decides how far they go; rows and values are the model's adapted ones."""
+    campaign, users = DATA.campaign(13), DATA.user_rows
+    [head] = HEADS.customise(general, DATA, [campaign])
+    [model] = METHOD.customise(general, DATA, [campaign])
+    rows, values = model.adapted.rows, np.asarray(model.adapted.values)
+    table = np.asarray(general.state["table"])
+    assert not table[:, -1].any()
+    np.testing.assert_array_equal(values[:, :-1], table[rows][:, :-1])
+    lengths = model.scorer.lengths
+    slots = with_lengths(DATA)[0].layout.user_slots
+    features = fractions_of_fields(lengths.users(users), slots, len(table))
+    own = np.zeros(len(table))
+    own[rows] = values[:, -1]
+    # Rows 7 to 36 are tokens, of which a user has up to four: four of one would be a full list.
+    filled = np.where((np.arange(len(table)) >= 7) & (np.arange(len(table)) < 37), 4.0, 1.0)
+    of_campaign = csr_matrix(features[campaign.users].toarray() * filled)
+    odds = head.score(users[campaign.users])
+    expected, bias = fit_regression(of_campaign, campaign.labels, 100.0, offset=odds)
+    np.testing.assert_allclose(own, expected * filled, atol=1e-5)
+    np.testing.assert_allclose(
+        model.score(users), head.score(users) + features @ own + bias, atol=1e-4
+    )
+    [stiff] = METHOD.with_settings(penalty=1e9).customise(general, DATA, [campaign])
+    np.testing.assert_allclose(stiff.score(users), head.score(users), atol=3e-2)
+    assert np.abs(model.score(users) - head.score(users)).max() > 0.1
 
 
 def test_what_is_solved_on_is_no_query_example():
@@ -105,7 +138,9 @@ def test_the_gradient_is_that_of_the_query_loss_through_the_solution():
         keys = iter(jax.random.split(jax.random.key(1), 50))
         direction = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), params)
         along = lambda t: jax.tree.map(lambda p, d: p + t * d, params, direction)  # noqa: E731
+        direction["table"] = direction["table"].at[:, -1].set(0)  # the value weights are constants
         found, _ = gradient(params)
+        assert not found["table"][:, -1].any()
         slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), found, direction)))
         expected = (gradient(along(1e-5))[1].loss - gradient(along(-1e-5))[1].loss) / 2e-5
         np.testing.assert_allclose(slope, expected, rtol=3e-4)

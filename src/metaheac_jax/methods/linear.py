@@ -9,6 +9,7 @@ Axes: P users, S slots of a user, R table rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -35,7 +36,7 @@ def logistic_regression(settings: Settings = PAPER) -> Method:
 
 
 def fit_regression(
-    features: csr_matrix, labels: np.ndarray, penalty: float
+    features: csr_matrix, labels: np.ndarray, penalty: float, *, offset: Any = 0.0
 ) -> tuple[np.ndarray, float]:
     """(R,) weights w and a bias b that minimise sum loss + penalty / 2 |w|^2.
 
@@ -43,13 +44,14 @@ def fit_regression(
       features: (P, R).
       labels: (P,) 1 for a seed, 0 for a non-seed.
       penalty: above 0; the bias has none.
+      offset: (P,) log-odds to which the regression adds.
     """
     touched = np.unique(features.indices)  # the weights of the other rows stay 0
     own = csr_matrix(features[:, touched], dtype=np.float64)
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = parameters[:-1], parameters[-1]
-        odds = own @ weights + bias
+        odds = own @ weights + bias + offset
         loss = np.sum(np.logaddexp(0, odds) - labels * odds)
         error = expit(odds) - labels
         slope = np.append(own.T @ error + penalty * weights, error.sum())
@@ -57,7 +59,7 @@ def fit_regression(
 
     start = np.zeros(len(touched) + 1)
     rate = labels.mean().clip(0.5 / len(labels), 1 - 0.5 / len(labels))
-    start[-1] = np.log(rate / (1 - rate))
+    start[-1] = np.log(rate / (1 - rate)) - np.mean(offset)
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
     weights = np.zeros(features.shape[1])
     weights[touched] = found.x[:-1]

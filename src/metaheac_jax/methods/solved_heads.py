@@ -2,11 +2,12 @@
 
 Algorithm 1 with another inner update: in the place of a gradient step on all weights, the head of a
 campaign is *solved* on the support set, with the rest of the network as it is. The outer derivative
-goes through the solution, so the tower learns factors on which few seeds tell much. Online there is
-one regression on D_c, which takes no steps, no rate and no held-out examples. It is not in the
-paper.
+goes through the solution, so the tower learns factors on which few seeds tell much. Online two
+regressions on D_c take the place of fine-tuning, without a rate or held-out examples: the head's,
+and then one on the values themselves, for what the factors do not tell of the campaign. It is not
+in the paper.
 
-Axes: P users, S slots of a user, F factors.
+Axes: P users, S slots of a user, F factors, R table rows, k embedding width.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customise.host_table import HostRows, on_host
+from metaheac_jax.customise.host_table import HostRows, on_host, rows_of
 from metaheac_jax.customise.minibatches import GrowingSize
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import Batch, campaign_examples, check_batch
@@ -37,7 +38,9 @@ from metaheac_jax.methods.fine_tuning import (
     train_rows,
     untrained,
 )
+from metaheac_jax.methods.linear import fit_regression
 from metaheac_jax.methods.method import Method, Run, Train, Trained
+from metaheac_jax.methods.similarity import fractions_of_fields
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings
@@ -50,7 +53,12 @@ from metaheac_jax.training.step import Gradient
 
 _NETWORK, _LABEL = SolvedHead(), "Solved head"
 #: Chosen on held-out training campaigns.
-_CHOSEN: dict[str, Any] = {"table_scale": 0.3, "value_dropout": 0.5, "reduction": "mean"}
+_CHOSEN: dict[str, Any] = {
+    "table_scale": 0.3,
+    "value_dropout": 0.5,
+    "reduction": "mean",
+    "penalty": 100.0,
+}
 _ONLINE_STEPS = 20  # of Newton's method
 
 
@@ -63,9 +71,9 @@ def solved_head(settings: Settings = PAPER) -> Method:
         train=build_head_training(_LABEL),
         adapt=solve_heads,
         restore=build_restore(lambda _: _NETWORK, lengths=True),
-        tuned=tuple(name for name in TUNED if not name.startswith("online_")),
+        tuned=(*(name for name in TUNED if not name.startswith("online_")), "penalty"),
         takes_steps=True,
-        splits=True,  # it always leaves the tower as it is
+        splits=True,
         meshes=True,
         work=(1 / 2, 1 / 8),
     )
@@ -82,6 +90,7 @@ def build_head_training(label: str, *, first_order: bool = False) -> Train:
     def stage(run: Run) -> Trained:
         run = replace(run, dataset=with_lengths(run.dataset)[0])
         weights = untrained(run, _NETWORK, jax.random.key(run.seed))
+        weights = weights._replace(table=weights.table.at[:, -1].set(0))  # the value weights
         gradient = solved_gradient(run.dataset.layout, first_order=first_order)
         sampler = campaign_sampler(run)
         campaigns_of = sampler.campaigns_of
@@ -129,7 +138,9 @@ def _of_users(params: Any, layout: Layout, users: Any) -> tuple[Array, Array]:
 def solve_heads(
     run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
 ) -> list[Scorer]:
-    """The online stage: solves the head of each campaign on its examples.
+    """The online stage: solves the head of each campaign, and its value weights, on its examples.
+
+    Where only heads are adapted, there are no value weights.
 
     Raises:
       InputError: a campaign has no examples, or wrong ones.
@@ -137,20 +148,55 @@ def solve_heads(
     """
     del watch  # there are no steps
     run, campaigns, lengths = lengthened(run, campaigns)
-    weights, dataset = Weights(**state), run.dataset
-    _, pool = compiled_online(_NETWORK, dataset.layout, run.settings.batch_size)
-    solve, none = compiled_solver(pool), np.empty(0, np.int32)
-    models: list[Scorer] = []
+    weights, dataset, settings = Weights(**state), run.dataset, run.settings
+    _, pool = compiled_online(_NETWORK, dataset.layout, settings.batch_size)
+    solve, models = compiled_solver(pool), list[Scorer]()
     for number, campaign in enumerate(campaigns):
         examples = campaign_examples(dataset, campaign)
         check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
-        head = solve(weights, examples)
+        head, odds = solve(weights, examples)
         if not np.isfinite(head).all():
             raise Diverged(f"{campaign.name}: the solved head is not finite")
-        adapted = AdaptedWeights({"head": head}, none, jnp.zeros((0, weights.table.shape[1])))
+        rows = np.empty(0, np.int32)
+        own = np.empty(0)
+        if settings.online_adapts == "all":
+            rows, own, bias = value_weights(
+                examples, odds, pool.layout, dataset.num_rows, settings.penalty
+            )
+            head = head.at[-1].add(bias)
+        values = jnp.asarray(rows_of(weights.table, rows)).at[:, -1].set(own)
+        adapted = AdaptedWeights({"head": head}, rows, values)
         models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
         run.progress("customise", number + 1, len(campaigns))
     return models
+
+
+def value_weights(
+    examples: Batch, odds: np.ndarray, layout: Layout, num_rows: int, penalty: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """A campaign's value weights, and what they add to its intercept.
+
+    The penalty is on a value's part of a list that fills all of its slots, so that a value of a
+    list counts as much as that of another field.
+
+    Args:
+      examples: of the campaign.
+      odds: (P,) log-odds of their users, which the weights add to.
+      layout: of the users' ids.
+      num_rows: R.
+      penalty: L2, on the weights.
+
+    Returns:
+      The rows that have weights (U,), the weights (U,), and a number.
+    """
+    users, slots = examples.ids.user, layout.user_slots
+    num_slots = np.ones(num_rows + 1)  # of each row's field
+    num_slots[users] = np.repeat(slots, slots)
+    features = fractions_of_fields(users, slots, num_rows).multiply(num_slots[:-1]).tocsr()
+    weights, bias = fit_regression(features, examples.label, penalty, offset=odds)
+    weights *= num_slots[:-1]
+    rows = np.flatnonzero(weights).astype(np.int32)
+    return rows, weights[rows], bias
 
 
 class HeadSolver:
@@ -169,17 +215,18 @@ class HeadSolver:
         )
         self._solve = jax.jit(functools.partial(solve_logistic, num_steps=_ONLINE_STEPS))
 
-    def __call__(self, weights: Weights, examples: Batch) -> Array:
-        """The general weights and a campaign's examples -> its head (F,)."""
+    def __call__(self, weights: Weights, examples: Batch) -> tuple[Array, np.ndarray]:
+        """A campaign's head (F,), and the log-odds (P,) that it gives the examples' users."""
         (network, table), ids = weights, Ids(examples.ids.user, examples.ids.campaign)
         if on_host(table):
             table, ids = self._host_rows.cut(table, ids)
         tower = functools.partial(self._tower, network, table)
         sums = self._pool.over_users(tower, ids.user, len(table))
         missing = self._num_examples.holding(len(sums)) - len(sums)
-        sums = np.pad(sums, ((0, missing), (0, 0)))
+        padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
-        return self._solve(sums[:, 1:], sums[:, 0], label, weight)
+        head = self._solve(padded[:, 1:], padded[:, 0], label, weight)
+        return head, sums[:, 0] + sums[:, 1:] @ np.asarray(head)
 
 
 @functools.cache

@@ -1,12 +1,13 @@
 """A head that is solved for: logistic regression on numbers of a user that all campaigns share.
 
-    logit(u) = o(u) + f(u) . w_c
+    logit(u) = o(u) + f(u) . w_c + sum over fields of the mean of d_c over the field's values
 
 One tower over the user fields gives the offset o, what all campaigns' users have in common, and the
-*factors* f; the last one is 1, for an intercept. Nothing else depends on the campaign than its head
-w_c, so many campaigns are scored for little more than the cost of one. It is not in the paper.
-
-Some factors lie behind hidden layers, the others are linear in the fields.
+*factors* f; the last one is 1, for an intercept. Some lie behind hidden layers, the others are
+linear in the fields. A campaign has a head w_c, and *value weights* d_c for what the factors do not
+tell of it. They are the last column of the table, which no gradient moves, and are zero in a
+general model. Campaigns without them are scored together for little more than the cost of one. It
+is not in the paper.
 
 Axes: B examples, F factors, M user fields, N campaign fields, k embedding width.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -58,6 +60,19 @@ class UserTower(nn.Module):
         return jnp.concatenate([hidden, linear, jnp.ones_like(hidden[..., :1])], axis=-1)
 
 
+def without_value_weights(user: User) -> tuple[UserFields, Array]:
+    """(B, M, k) user fields -> their first k - 1 entries, and the sum (B,) over fields of the last.
+
+    The latter is a constant of a derivative.
+    """
+    user = UserFields.of(user)
+    shared, own = (
+        UserFields(user.fractions, user.embeddings[:, part], user.vectors[..., part], user.values)
+        for part in (slice(None, -1), slice(-1, None))
+    )
+    return shared, jax.lax.stop_gradient(own.dense().sum(axis=(-2, -1)))
+
+
 class SolvedHead(NamedTuple):
     """A tower and a campaign's head, as a `SplitNetwork` whose first layer is the whole tower.
 
@@ -69,7 +84,8 @@ class SolvedHead(NamedTuple):
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
         """Parameters, drawn with the key; (B, M, k) and (N, k)."""
         del campaign
-        return {"tower": self.tower.init(key, user), "head": jnp.zeros(self.tower.num_factors)}
+        fields, _ = without_value_weights(user)
+        return {"tower": self.tower.init(key, fields), "head": jnp.zeros(self.tower.num_factors)}
 
     def apply(
         self, params: dict[str, Any], user: User | FirstLayer, campaign: Array, /, *_: Any
@@ -81,9 +97,10 @@ class SolvedHead(NamedTuple):
         return sigmoid_output(offset + factors @ params["head"], factors)
 
     def first_layer(self, params: dict[str, Any], user: User, /, *_: Any) -> FirstLayer:
-        """(B, M, k) user fields -> the tower's (B, 1 + F) as sums."""
-        sums: Any = self.tower.apply(params["tower"], user)
-        return FirstLayer(sums)
+        """(B, M, k) user fields -> sums (B, 1 + F): the offset with value weights, and factors."""
+        fields, own = without_value_weights(user)
+        sums: Any = self.tower.apply(params["tower"], fields)
+        return FirstLayer(sums.at[..., 0].add(own))
 
     def later_layers(self, params: dict[str, Any], /) -> dict[str, Any]:
         """The head."""
