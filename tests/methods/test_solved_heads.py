@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
 from toy import aucs, dataset
 
 from metaheac_jax.customise.joint import score_jointly
@@ -15,12 +14,12 @@ from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import method_named
 from metaheac_jax.methods.linear import fit_regression
-from metaheac_jax.methods.similarity import fractions_of_fields
 from metaheac_jax.methods.solved_heads import solved_gradient, solved_head
 from metaheac_jax.model import initialise
 from metaheac_jax.networks.base import FirstLayer
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import OFFICIAL, PAPER
+from metaheac_jax.table.full_lists import full_lists
 from metaheac_jax.training.newton import solve_logistic
 
 DATA = dataset(tastes=2, campaigns=16)
@@ -94,16 +93,14 @@ def test_value_weights_are_a_regression_around_the_head(general):
     assert not table[:, -1].any()
     np.testing.assert_array_equal(values[:, :-1], table[rows][:, :-1])
     lengths = model.scorer.lengths
-    slots = with_lengths(DATA)[0].layout.user_slots
-    features = fractions_of_fields(lengths.users(users), slots, len(table))
-    own = np.zeros(len(table))
-    own[rows] = values[:, -1]
+    features, _ = full_lists(with_lengths(DATA)[0].layout, lengths.users(users), len(table))
     # Rows 7 to 36 are tokens, of which a user has up to four: four of one would be a full list.
     filled = np.where((np.arange(len(table)) >= 7) & (np.arange(len(table)) < 37), 4.0, 1.0)
-    of_campaign = csr_matrix(features[campaign.users].toarray() * filled)
+    own = np.zeros(len(table))
+    own[rows] = values[:, -1] / filled
     odds = head.score(users[campaign.users])
-    expected, bias = fit_regression(of_campaign, campaign.labels, 100.0, offset=odds)
-    np.testing.assert_allclose(own, expected * filled, atol=1e-5)
+    expected, bias = fit_regression(features[campaign.users], campaign.labels, 100.0, offset=odds)
+    np.testing.assert_allclose(own, expected, atol=1e-5)
     np.testing.assert_allclose(
         model.score(users), head.score(users) + features @ own + bias, atol=1e-4
     )

@@ -40,20 +40,6 @@ def indicators(users: UserRows, num_rows: int) -> csr_matrix:
     return matrix
 
 
-def fractions_of_fields(users: UserRows, slots: Sequence[int], num_rows: int) -> csr_matrix:
-    """(P, S) table rows of users -> (P, R), the fraction that a row has of its field's values.
-
-    ``slots`` are the numbers of slots of the fields, as in `table.layout.Layout`.
-    """
-    ids = np.asarray(users[:])
-    present = ids < num_rows
-    starts = np.cumsum([0, *slots[:-1]])
-    counts = np.add.reduceat(present, starts, axis=1, dtype=np.float32)
-    user, slot = np.nonzero(present)
-    fractions = 1 / np.repeat(counts, slots, axis=1)[user, slot]
-    return csr_matrix((fractions, (user, ids[user, slot])), (len(ids), num_rows))
-
-
 def inverse_frequencies(run: Run) -> Trained:
     """``{"idf": (R,)}``, log((1 + n) / (1 + d)) + 1, where d of n training users have the row."""
     stage, dataset = run.dataset.stage1, run.dataset

@@ -40,10 +40,10 @@ from metaheac_jax.methods.fine_tuning import (
 )
 from metaheac_jax.methods.linear import fit_regression
 from metaheac_jax.methods.method import Method, Run, Train, Trained
-from metaheac_jax.methods.similarity import fractions_of_fields
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.table.full_lists import full_lists
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import cross_entropy, masked
@@ -189,12 +189,9 @@ def value_weights(
     Returns:
       The rows that have weights (U,), the weights (U,), and a number.
     """
-    users, slots = examples.ids.user, layout.user_slots
-    num_slots = np.ones(num_rows + 1)  # of each row's field
-    num_slots[users] = np.repeat(slots, slots)
-    features = fractions_of_fields(users, slots, num_rows).multiply(num_slots[:-1]).tocsr()
+    features, num_slots = full_lists(layout, examples.ids.user, num_rows)
     weights, bias = fit_regression(features, examples.label, penalty, offset=odds)
-    weights *= num_slots[:-1]
+    weights *= num_slots
     rows = np.flatnonzero(weights).astype(np.int32)
     return rows, weights[rows], bias
 
