@@ -97,7 +97,7 @@ def test_value_weights_are_a_regression_around_the_head(general):
     # Rows 7 to 36 are tokens, of which a user has up to four: four of one would be a full list.
     filled = np.where((np.arange(len(table)) >= 7) & (np.arange(len(table)) < 37), 4.0, 1.0)
     own = np.zeros(len(table))
-    own[rows] = values[:, -1] / filled
+    own[rows] = values[:, -1] / filled[rows]
     odds = head.score(users[campaign.users])
     expected, bias = fit_regression(features[campaign.users], campaign.labels, 100.0, offset=odds)
     np.testing.assert_allclose(own, expected, atol=1e-5)

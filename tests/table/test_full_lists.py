@@ -1,5 +1,6 @@
 """The values of users as numbers: by hand, and as what pooling makes of a one-wide table."""
 
+import jax.numpy as jnp
 import numpy as np
 from toy import dataset
 
@@ -20,5 +21,6 @@ def test_weights_over_slots_are_what_pooling_adds_up():
     data = dataset()
     weights = np.random.default_rng(0).normal(size=data.num_rows)
     found, num_slots = full_lists(data.layout, data.user_rows, data.num_rows)
-    pooled = data.layout.users((weights * num_slots)[:, None], data.user_rows).dense()
+    table = jnp.asarray((weights * num_slots)[:, None], jnp.float32)
+    pooled = data.layout.users(table, data.user_rows).dense()
     np.testing.assert_allclose(found @ weights, pooled.sum(axis=(1, 2)), atol=1e-5)
