@@ -140,7 +140,8 @@ def solve_heads(
 ) -> list[Scorer]:
     """The online stage: solves the head of each campaign, and its value weights, on its examples.
 
-    Where only heads are adapted, there are no value weights.
+    Where only heads are adapted, there are no value weights; with no online epochs, the models are
+    the general one.
 
     Raises:
       InputError: a campaign has no examples, or wrong ones.
@@ -151,24 +152,27 @@ def solve_heads(
     weights, dataset, settings = Weights(**state), run.dataset, run.settings
     _, pool = compiled_online(_NETWORK, dataset.layout, settings.batch_size)
     solve, models = compiled_solver(pool), list[Scorer]()
+    penalty = settings.penalty if settings.online_adapts == "all" else None
     for number, campaign in enumerate(campaigns):
         examples = campaign_examples(dataset, campaign)
         check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
-        head, odds = solve(weights, examples)
-        if not np.isfinite(head).all():
+        adapted = _adapted(weights, weights.network["head"])
+        if settings.online_epochs:
+            adapted = solve(weights, examples, penalty)
+        if not np.isfinite(adapted.network["head"]).all():
             raise Diverged(f"{campaign.name}: the solved head is not finite")
-        rows = np.empty(0, np.int32)
-        own = np.empty(0)
-        if settings.online_adapts == "all":
-            rows, own, bias = value_weights(
-                examples, odds, pool.layout, dataset.num_rows, settings.penalty
-            )
-            head = head.at[-1].add(bias)
-        values = jnp.asarray(rows_of(weights.table, rows)).at[:, -1].set(own)
-        adapted = AdaptedWeights({"head": head}, rows, values)
         models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
         run.progress("customise", number + 1, len(campaigns))
     return models
+
+
+def _adapted(
+    weights: Weights, head: Any, rows: Any = (), value_weights: Any = ()
+) -> AdaptedWeights:
+    """What is a campaign's own; its value weights are the last column of these rows."""
+    rows = np.asarray(rows, np.int32)
+    values = jnp.asarray(rows_of(weights.table, rows)).at[:, -1].set(jnp.asarray(value_weights))
+    return AdaptedWeights({"head": head}, rows, values)
 
 
 def value_weights(
@@ -196,8 +200,8 @@ def value_weights(
     return rows, weights[rows], bias
 
 
-class HeadSolver:
-    """Solves the heads of campaigns; build it once, so that they share compiled programs."""
+class Solver:
+    """Customises to campaigns; build it once, so that they share compiled programs."""
 
     def __init__(self, pool: PoolScorer) -> None:
         """Args:
@@ -212,21 +216,29 @@ class HeadSolver:
         )
         self._solve = jax.jit(functools.partial(solve_logistic, num_steps=_ONLINE_STEPS))
 
-    def __call__(self, weights: Weights, examples: Batch) -> tuple[Array, np.ndarray]:
-        """A campaign's head (F,), and the log-odds (P,) that it gives the examples' users."""
-        (network, table), ids = weights, Ids(examples.ids.user, examples.ids.campaign)
-        if on_host(table):
-            table, ids = self._host_rows.cut(table, ids)
-        tower = functools.partial(self._tower, network, table)
-        sums = self._pool.over_users(tower, ids.user, len(table))
+    def __call__(self, weights: Weights, examples: Batch, penalty: float | None) -> AdaptedWeights:
+        """The head of a campaign's examples, and their value weights unless the penalty is None."""
+        sums = self._sums(weights, examples.ids.user)
         missing = self._num_examples.holding(len(sums)) - len(sums)
         padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
         head = self._solve(padded[:, 1:], padded[:, 0], label, weight)
-        return head, sums[:, 0] + sums[:, 1:] @ np.asarray(head)
+        if penalty is None or not np.isfinite(head).all():
+            return _adapted(weights, head)
+        odds, num_rows = sums[:, 0] + sums[:, 1:] @ np.asarray(head), len(weights.table)
+        rows, own, bias = value_weights(examples, odds, self._pool.layout, num_rows, penalty)
+        return _adapted(weights, head.at[-1].add(bias), rows, own)
+
+    def _sums(self, weights: Weights, users: np.ndarray) -> np.ndarray:
+        """(P, S) table rows of users -> (P, 1 + F), see `SolvedHead`."""
+        (network, table), ids = weights, Ids(users, np.empty(0, np.int32))
+        if on_host(table):
+            table, ids = self._host_rows.cut(table, ids)
+        tower = functools.partial(self._tower, network, table)
+        return self._pool.over_users(tower, ids.user, len(table))
 
 
 @functools.cache
-def compiled_solver(pool: PoolScorer) -> HeadSolver:
+def compiled_solver(pool: PoolScorer) -> Solver:
     """The solver of a pool scorer's network, which all its models share."""
-    return HeadSolver(pool)
+    return Solver(pool)
