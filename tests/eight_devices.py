@@ -215,10 +215,12 @@ def expanded():
     return [same, *devices]
 
 
-def plain():
-    """The difference to one device of plain training by a method; and how far it moves."""
+def by_method(name):
+    """The difference to one device of training by a method; and how far it moves."""
     sizes = {"width": 2, "batch_size": 17, "campaigns_per_step": 3, "offline_epochs": 1}
-    method = method_named("mlp-pretraining", replace(PAPER, **sizes, offline_patience=None))
+    if name != "mlp-pretraining":  # plain training takes groups of examples, however many
+        sizes["campaigns_per_step"] = 4
+    method = method_named(name, replace(PAPER, **sizes, offline_patience=None))
     one, four = (method.fit(DATA, mesh=mesh) for mesh in (None, device_mesh(campaign=2, row=2)))
     ours, theirs = ((dict(made.state), made.optimizer) for made in (four, one))
     return [difference(ours, theirs), float(np.abs(one.optimizer["table"]["mu"]).max())]
@@ -232,6 +234,6 @@ if __name__ == "__main__":
         "not finite": not_finite(),
         "customised": customised(),
         "expanded": expanded(),
-        "plain": plain(),
+        "by method": {name: by_method(name) for name in ("mlp-pretraining", "solved-head")},
     }
     print(json.dumps(results))

@@ -69,9 +69,10 @@ def test_devices_that_divide_campaigns_customise_as_one_does(found):
     assert moved > 0.01
 
 
-def test_devices_that_divide_examples_train_plainly_as_one_does(found):
+@pytest.mark.parametrize("name", ["mlp-pretraining", "solved-head"])
+def test_a_method_trains_on_several_devices_as_on_one(found, name):
     """Also the moments of Adam, which does not care how large a gradient is."""
-    gap, moment = found["plain"]
+    gap, moment = found["by method"][name]
     assert gap <= 1e-6
     assert moment > 1e-4
 
