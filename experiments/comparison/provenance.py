@@ -13,8 +13,8 @@ from typing import Any
 
 from experiments.throughput.machine_limits import device_name, versions
 
-#: Options that say where files are and not what is computed.
-PLACES = ("out", "resume", "cache_dir")
+#: Options that say where files are, or that a run went on, and not what is computed.
+PLACES = ("out", "resume", "allow_change", "cache_dir")
 
 
 @functools.cache
