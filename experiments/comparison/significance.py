@@ -18,17 +18,17 @@ from experiments.comparison.results import GROUPS, MEASURES, ORACLE, Measured, V
 
 #: Methods that the paper and this project propose.
 FAVOURED = ("metaheac", "seed-aware", "solved-head")
-#: The question of the comparison, named before any result: does a favoured method have a higher
-#: mean AUC on small seed sets than the best of these? They are what an inner step can be taken
-#: away from and leave the rest: the same batches at alpha = 0, plain training of the same network,
-#: and plain training of an MLP. The last two are given the lengths of lists, so their rivals are as
-#: well: a feature that one method alone is given is no merit of the method.
 _WITH_LENGTHS = (
     "metaheac-lengths",
     "alpha-0-lengths",
     "without-meta-lengths",
     "mlp-pretraining-lengths",
 )
+#: The question of the comparison, named before any result: does a favoured method have a higher
+#: mean AUC on small seed sets than the best of these? They are what an inner step can be taken
+#: away from and leave the rest: the same batches at alpha = 0, plain training of the same network,
+#: and plain training of an MLP. seed-aware and the solved head are given the lengths of lists, so
+#: their rivals are as well: a feature that one method alone is given is no merit of the method.
 PRIMARY: dict[str, tuple[str, ...]] = {
     "metaheac": ("alpha-0", "without-meta", "mlp-pretraining"),
     "seed-aware": _WITH_LENGTHS,

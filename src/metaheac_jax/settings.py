@@ -45,7 +45,8 @@ class Settings:
         training campaigns.
       online_learning_rate: of the online Adam.
       online_epochs: passes over a campaign's examples; with patience, the maximum.
-      penalty: of the methods that fit a linear model to a campaign: L2, on its weights.
+      penalty: of the methods that fit a linear model to a campaign: L2, on its weights; of a solved
+        head, on the weights of values.
       online_patience: epochs without a lower held-out loss before the online stage stops. None runs
         all epochs.
       online_adapts: see `Adapts`; "heads" is for methods whose network can be split there.

@@ -226,7 +226,9 @@ def test_value_dropout_leaves_out_that_fraction_of_users_values_and_nothing_else
             kept, present = kept + masks[-1].sum(), present + (users < DATA.num_rows).sum()
             fields = [users_of(batch, x.ids.campaign) for batch, x in ((one, a), (other, b))]
             np.testing.assert_array_equal(*fields)
-        assert (masks[0] != masks[1]).any()
+        gender = [mask[..., 0] for mask in masks]  # which every user has
+        assert (gender[0] != gender[1]).any()
+        assert (gender[0][0] != gender[0][1]).any()
         jax.tree.map(np.testing.assert_array_equal, other, some(step))
     assert abs(kept / present - 0.7) < 4 * np.sqrt(0.3 * 0.7 / present)
 

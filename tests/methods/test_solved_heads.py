@@ -88,7 +88,8 @@ def test_value_weights_are_a_regression_around_the_head(general):
     campaign, users = DATA.campaign(13), DATA.user_rows
     [head] = HEADS.customise(general, DATA, [campaign])
     [model] = METHOD.customise(general, DATA, [campaign])
-    rows, values = model.adapted.rows, np.asarray(model.adapted.values)
+    real = model.adapted.rows < len(general.state["table"])
+    rows, values = model.adapted.rows[real], np.asarray(model.adapted.values)[real]
     table = np.asarray(general.state["table"])
     assert not table[:, -1].any()
     np.testing.assert_array_equal(values[:, :-1], table[rows][:, :-1])
@@ -158,3 +159,18 @@ def test_wrong_examples_are_refused(general):
     campaign = replace(DATA.campaign(13), labels=np.full(300, 2))
     with pytest.raises(InputError, match="a label is not 1 for a seed or 0"):
         METHOD.customise(general, DATA, [campaign])
+
+
+def test_a_campaign_of_seeds_alone_has_scores_of_usual_size(general):
+    """No regression on its values, whose intercept would have no minimum."""
+    campaign = DATA.campaign(13)
+    seeds = campaign.labels == 1
+    campaign = replace(campaign, users=campaign.users[seeds], labels=campaign.labels[seeds])
+    [model] = METHOD.customise(general, DATA, [campaign])
+    assert np.abs(model.score(DATA.user_rows)).max() < 20
+    assert not len(model.adapted.rows)
+
+
+def test_one_column_leaves_none_for_the_tower():
+    with pytest.raises(InputError, match="width: expected 2 or more"):
+        METHOD.with_settings(width=1).fit(DATA, campaigns=TRAIN)

@@ -94,3 +94,20 @@ def test_campaigns_can_be_vmapped_and_steps_do_not_count_in_the_derivative():
         for n in (10, 30)
     ]
     np.testing.assert_allclose(*gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "scale"), [(200_000, 1.0), (50_000, 30.0)])
+def test_factors_that_depend_on_each_other_have_a_finite_head(count, scale):
+    """In float32, where rounding makes the Hessian of many examples indefinite."""
+    rng = np.random.default_rng(0)
+    f = scale * rng.normal(size=(count, 6)) @ rng.normal(size=(6, 40))
+    f = np.column_stack([f, np.ones(count)]).astype(np.float32)
+    label = (rng.random(count) < expit(f[:, 0] / scale - 2)).astype(np.float32)
+    zero, one = np.zeros(count, np.float32), np.ones(count, np.float32)
+    head = solve_logistic(f, zero, label, one, num_steps=20)
+    assert np.isfinite(head).all()
+    before, after = (
+        loss(h.astype(float), f.astype(float), zero, label, one)
+        for h in (np.zeros(41), np.asarray(head))
+    )
+    assert after < 0.8 * before

@@ -28,7 +28,7 @@ from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import Batch, campaign_examples, check_batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
-from metaheac_jax.errors import Diverged
+from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.fine_tuning import (
     TUNED,
     build_restore,
@@ -88,13 +88,25 @@ def build_head_training(label: str, *, first_order: bool = False) -> Train:
     """
 
     def stage(run: Run) -> Trained:
+        if run.settings.width < 2:
+            raise InputError(
+                f"settings: width: expected 2 or more for a solved head, got {run.settings.width}"
+            )
         run = replace(run, dataset=with_lengths(run.dataset)[0])
         weights = untrained(run, _NETWORK, jax.random.key(run.seed))
         weights = weights._replace(table=weights.table.at[:, -1].set(0))  # the value weights
         gradient = solved_gradient(run.dataset.layout, first_order=first_order)
         sampler = campaign_sampler(run)
         campaigns_of = sampler.campaigns_of
-        return train_rows(run, weights, gradient, sampler, label=label, campaigns_of=campaigns_of)
+        return train_rows(
+            run,
+            weights,
+            gradient,
+            sampler,
+            label=label,
+            campaigns_of=campaigns_of,
+            reduction="mean",
+        )
 
     return stage
 
@@ -153,9 +165,10 @@ def solve_heads(
     _, pool = compiled_online(_NETWORK, dataset.layout, settings.batch_size)
     solve, models = compiled_solver(pool), list[Scorer]()
     penalty = settings.penalty if settings.online_adapts == "all" else None
-    for number, campaign in enumerate(campaigns):
-        examples = campaign_examples(dataset, campaign)
+    all_examples = [campaign_examples(dataset, campaign) for campaign in campaigns]
+    for campaign, examples in zip(campaigns, all_examples, strict=True):
         check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
+    for number, (campaign, examples) in enumerate(zip(campaigns, all_examples, strict=True)):
         adapted = _adapted(weights, weights.network["head"])
         if settings.online_epochs:
             adapted = solve(weights, examples, penalty)
@@ -175,7 +188,7 @@ def _adapted(
     return AdaptedWeights({"head": head}, rows, values)
 
 
-def value_weights(
+def fit_value_weights(
     examples: Batch, odds: np.ndarray, layout: Layout, num_rows: int, penalty: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """A campaign's value weights, and what they add to its intercept.
@@ -191,7 +204,7 @@ def value_weights(
       penalty: L2, on the weights.
 
     Returns:
-      The rows that have weights (U,), the weights (U,), and a number.
+      The rows that have weights (U,), the weights (U,), and what to add to the intercept.
     """
     features, num_slots = full_lists(layout, examples.ids.user, num_rows)
     weights, bias = fit_regression(features, examples.label, penalty, offset=odds)
@@ -208,7 +221,8 @@ class Solver:
         pool: applies the tower to the users of examples.
         """
         layout, self._pool = pool.layout, pool
-        self._host_rows, self._num_examples = HostRows(layout), GrowingSize(4096)
+        self._host_rows = HostRows(layout)
+        self._num_examples, self._num_rows = GrowingSize(4096), GrowingSize(4096)
         self._tower = jax.jit(
             lambda network, table, users: jnp.column_stack(
                 _of_users({"network": network, "table": table}, layout, users)
@@ -223,10 +237,12 @@ class Solver:
         padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
         head = self._solve(padded[:, 1:], padded[:, 0], label, weight)
-        if penalty is None or not np.isfinite(head).all():
-            return _adapted(weights, head)
+        if penalty is None or not np.isfinite(head).all() or np.ptp(examples.label) == 0:
+            return _adapted(weights, head)  # examples of one label have no regression of their own
         odds, num_rows = sums[:, 0] + sums[:, 1:] @ np.asarray(head), len(weights.table)
-        rows, own, bias = value_weights(examples, odds, self._pool.layout, num_rows, penalty)
+        rows, own, bias = fit_value_weights(examples, odds, self._pool.layout, num_rows, penalty)
+        missing = self._num_rows.holding(len(rows)) - len(rows)
+        rows, own = np.pad(rows, (0, missing), constant_values=num_rows), np.pad(own, (0, missing))
         return _adapted(weights, head.at[-1].add(bias), rows, own)
 
     def _sums(self, weights: Weights, users: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@
 
 The sum, not the mean, is over the examples, so the penalty is a Gaussian prior of unit variance and
 counts less the more examples there are. The derivative is that of the minimum (implicit function
-theorem), wherever the iterations end: with g and H the gradient and Hessian there, dw = -H^-1 dg.
-In meta-learning: Bertinetto et al. 2019, "Meta-learning with differentiable closed-form solvers".
+theorem), taken where the iterations end: with g and H the gradient and Hessian, dw = -H^-1 dg. In
+meta-learning: Bertinetto et al. 2019, "Meta-learning with differentiable closed-form solvers".
 
 Axes: B examples, F factors, the last of which is an intercept's.
 """
@@ -17,6 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve
 
+#: So many roundings of H's largest diagonal entry are added to its diagonal, so that factors which
+#: depend on each other, of however many examples, leave it positive definite.
+_ROUNDINGS = 100
 #: Of the intercept, so that a set with one label has a minimum too.
 _INTERCEPT_PENALTY = 0.01
 #: Steps along Newton's direction, of which the best is taken; the last one stays.
@@ -47,7 +50,9 @@ def solve_logistic(
 
     def hessian(factors: Array, offset: Array, head: Array) -> Array:
         p = jax.nn.sigmoid(offset + factors @ head)
-        return (factors.T * (weight * p * (1 - p))) @ factors + jnp.diag(penalty)
+        matrix = (factors.T * (weight * p * (1 - p))) @ factors + jnp.diag(penalty)
+        rounding = jnp.finfo(matrix.dtype).eps * jnp.diag(matrix).max()
+        return matrix + _ROUNDINGS * rounding * jnp.eye(len(matrix))
 
     known = jax.lax.stop_gradient((factors, offset))
 
