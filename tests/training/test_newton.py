@@ -83,17 +83,12 @@ def test_the_derivative_is_that_of_the_minimum():
         np.testing.assert_allclose(by_offset[11], expected, rtol=1e-5)
 
 
-def test_campaigns_can_be_vmapped_and_steps_do_not_count_in_the_derivative():
+def test_campaigns_can_be_vmapped():
     sets = [examples(seed=seed) for seed in (0, 1)]
     stacked = [jnp.asarray(np.stack(leaves), jnp.float32) for leaves in zip(*sets, strict=True)]
     heads = jax.vmap(solve_logistic)(*stacked)
     for head, one in zip(heads, sets, strict=True):
         np.testing.assert_allclose(head, solve_logistic(*one), atol=1e-4)
-    gradients = [
-        jax.grad(lambda f, n=n: solve_logistic(f, *sets[0][1:], num_steps=n).sum())(sets[0][0])
-        for n in (10, 30)
-    ]
-    np.testing.assert_allclose(*gradients, atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "scale"), [(200_000, 1.0), (50_000, 30.0)])

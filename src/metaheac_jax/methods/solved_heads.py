@@ -221,8 +221,7 @@ class Solver:
         pool: applies the tower to the users of examples.
         """
         layout, self._pool = pool.layout, pool
-        self._host_rows = HostRows(layout)
-        self._num_examples, self._num_rows = GrowingSize(4096), GrowingSize(4096)
+        self._host_rows, self._num_rows = HostRows(layout), GrowingSize(4096)
         self._tower = jax.jit(
             lambda network, table, users: jnp.column_stack(
                 _of_users({"network": network, "table": table}, layout, users)
@@ -233,7 +232,8 @@ class Solver:
     def __call__(self, weights: Weights, examples: Batch, penalty: float | None) -> AdaptedWeights:
         """The head of a campaign's examples, and their value weights unless the penalty is None."""
         sums = self._sums(weights, examples.ids.user)
-        missing = self._num_examples.holding(len(sums)) - len(sums)
+        # To a power of two: few programs, and a small campaign costs little after a huge one.
+        missing = max(4096, 1 << (len(sums) - 1).bit_length()) - len(sums)
         padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
         head = self._solve(padded[:, 1:], padded[:, 0], label, weight)

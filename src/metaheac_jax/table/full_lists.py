@@ -23,12 +23,11 @@ def full_lists(layout: Layout, ids: np.ndarray, num_rows: int) -> tuple[csr_matr
       (P, R): the fraction that a row is of its field's values, times the field's number of slots.
       (R,): that number, and 1 for rows that no user has.
     """
-    present, slots = ids < num_rows, layout.user_slots
-    starts, of_field = np.cumsum([0, *slots[:-1]]), np.repeat(slots, slots)
-    counts = np.add.reduceat(present, starts, axis=1, dtype=np.float64)
-    times = of_field * present / np.maximum(np.repeat(counts, slots, axis=1), 1)
-    num_slots = np.ones(num_rows + 1)
-    num_slots[ids] = of_field
+    present, slots = ids < num_rows, np.array(layout.user_slots)
+    counts = np.add.reduceat(present, np.cumsum(slots) - slots, axis=1, dtype=np.int32)
     user, slot = np.nonzero(present)
-    matrix = csr_matrix((times[user, slot], (user, ids[user, slot])), (len(ids), num_rows))
-    return matrix, num_slots[:-1]
+    row, field = ids[user, slot], np.repeat(np.arange(len(slots)), slots)[slot]
+    matrix = csr_matrix((slots[field] / counts[user, field], (user, row)), (len(ids), num_rows))
+    num_slots = np.ones(num_rows)
+    num_slots[row] = slots[field]
+    return matrix, num_slots
