@@ -22,7 +22,8 @@ from jax.scipy.linalg import cho_factor, cho_solve
 _ROUNDINGS = 100
 #: Of the intercept, so that a set with one label has a minimum too.
 _INTERCEPT_PENALTY = 0.01
-#: Steps along Newton's direction, of which the best is taken; the last one stays.
+#: Steps along Newton's direction, of which the best is taken; the last one stays. Where log-odds
+#: are far off, the Hessian is close to zero and a whole step far too long.
 _LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001, 0.0)
 
 
@@ -67,12 +68,6 @@ def solve_logistic(
         values = jax.vmap(objective, (None, None, 0))(head, direction, lengths)
         return head - lengths[jnp.nanargmin(values)] * direction
 
-    # It starts at the intercept for the fraction of seeds: where all log-odds are far off, the
-    # Hessian is close to zero and its steps are useless.
-    count = weight.sum()
-    rate = (weight @ label + 0.5) / (count + 1)
-    intercept = jnp.log(rate / (1 - rate)) - weight @ known[1] / jnp.maximum(count, 1)
-    start = jnp.zeros(factors.shape[-1]).at[-1].set(intercept)
-    head = jax.lax.fori_loop(0, num_steps, step, start)
+    head = jax.lax.fori_loop(0, num_steps, step, jnp.zeros(factors.shape[-1]))
     factor = cho_factor(hessian(*known, head))
     return head - cho_solve(factor, gradient(factors, offset, head))
