@@ -77,8 +77,8 @@ BuildNetwork = Callable[[Settings], Network]
 
 #: What is tuned in a method with gradient steps in both stages.
 TUNED = (
-    "value_dropout",  # first, since it decides most
-    "outer_learning_rate",
+    "outer_learning_rate",  # first, since slow training hides what the others are worth
+    "value_dropout",
     "online_learning_rate",
     "table_scale",
     "weight_decay",
