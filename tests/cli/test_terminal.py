@@ -86,29 +86,50 @@ def test_a_warning_is_one_line(capsys):
     assert capsys.readouterr().err == "warning: a checkpoint is damaged\n"
 
 
+#: Of a program of one command; what its `main` does comes between them.
+HEAD = """
+import os, signal, time
+from dataclasses import dataclass
+from metaheac_jax.cli import terminal
+@dataclass
+class Options:
+    'Waits.'
+def main(options):
+"""
+TAIL = """
+terminal.command(Options, main, prog='x')
+"""
+
+
+def run_alone(body, *arguments, **streams):
+    """Runs a command in a process of its own."""
+    environment = os.environ | {"GLIBC_TUNABLES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = [sys.executable, "-c", HEAD + body + TAIL, *arguments]
+    return subprocess.run(program, env=environment, stderr=subprocess.PIPE, text=True, **streams)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_stops_a_command_in_one_line(name):
-    """In a process of its own; what is half-written is removed on the way."""
-    program = (
-        "import time, os, signal\n"
-        "from dataclasses import dataclass\n"
-        "from metaheac_jax.cli import terminal\n"
-        "@dataclass\nclass Options:\n    'Waits.'\n"
-        "def main(options):\n"
-        "    try:\n"
-        f"        os.kill(os.getpid(), signal.{name})\n"
-        "        time.sleep(60)\n"
-        "    finally:\n"
-        "        print('removed')\n"
-        "terminal.command(Options, main, prog='x')\n"
-    )
-    environment = os.environ | {"GLIBC_TUNABLES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
-    ran = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
+    """What is half-written is removed on the way."""
+    body = f"""
+    try:
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(60)
+    finally:
+        print('removed')
+"""
+    ran = run_alone(body, stdout=subprocess.PIPE)
     assert ran.returncode == 128 + getattr(signal, name)
     assert ran.stderr.startswith("stopped; ")
     assert (ran.stdout, ran.stderr.count("\n")) == ("removed\n", 1)
+
+
+def test_help_that_nobody_reads_to_its_end_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = run_alone("    raise AssertionError\n", "--help", stdout=writer)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_an_interruption_is_code_130(capsys):
