@@ -60,18 +60,26 @@ def contents(directory: Path) -> set[str]:
 
 
 @contextmanager
-def tiny_settings(compiled: Path, *, campaigns_per_step: int = 2):
-    """Settings with which a method takes seconds, nearly all of it compilation, and that once.
+def tiny_settings(*, campaigns_per_step: int = 2):
+    """Settings with which a method takes seconds, nearly all of it compilation.
 
     Args:
-      compiled: a folder for compiled programs, in the place of the user's own.
       campaigns_per_step: of every method.
     """
     sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
     sizes |= {"campaigns_per_step": campaigns_per_step}
     sizes |= {"offline_epochs": 1, "offline_patience": None}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, settings in list(SETTINGS.items()):
+            patch.setitem(SETTINGS, name, dataclasses.replace(settings, **sizes))
+        yield
+
+
+@contextmanager
+def compiled_in(folder: Path):
+    """A folder for compiled programs, in the place of the session's or the user's own."""
     options = {
-        "jax_compilation_cache_dir": str(compiled),
+        "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: jax.config.values[name] for name in options}
@@ -81,9 +89,8 @@ def tiny_settings(compiled: Path, *, campaigns_per_step: int = 2):
             jax.config.update(name, value)
         compilation_cache.reset_cache()
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, settings in list(SETTINGS.items()):
-            patch.setitem(SETTINGS, name, dataclasses.replace(settings, **sizes))
-        use(options)
+    use(options)
+    try:
         yield
+    finally:
         use(before)

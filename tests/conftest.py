@@ -1,13 +1,29 @@
-import jax
-import pytest
-from writers import Writers
+import os
+import shutil
+import tempfile
 
-from metaheac_jax.backend import set_cpu_flags
+# Before jax is imported, and for the workers and all other processes that a session starts: each
+# program is compiled once. Tests make the same ones again and again.
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
+OWN = None if COMPILED in os.environ else tempfile.mkdtemp(prefix="metaheac-tests-")
+if OWN:
+    os.environ |= {COMPILED: OWN, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from writers import Writers  # noqa: E402
+
+from metaheac_jax.backend import set_cpu_flags  # noqa: E402
 
 # As the commands do, before jax initialises its backend.
 set_cpu_flags()
 # Nearly all of a test's time is compilation, and what is compiled runs once or twice.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_unconfigure():
+    if OWN:
+        shutil.rmtree(OWN, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny(tmp_path_factory):
-    with tiny_settings(tmp_path_factory.mktemp("compiled")):
+def tiny():
+    with tiny_settings():
         yield
 
 

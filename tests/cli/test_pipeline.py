@@ -37,7 +37,7 @@ def made(tmp_path_factory):
     """Everything that the commands make, and what they print."""
     folder = tmp_path_factory.mktemp("made")
     paths = {name: folder / name for name in ("world", "data", "model", "paper")}
-    with pytest.MonkeyPatch.context() as patch, tiny_settings(folder / "compiled"):
+    with pytest.MonkeyPatch.context() as patch, tiny_settings():
         shape = replace(simulate.WORLDS["wechat"], campaigns=12, **FEW)
         patch.setitem(simulate.WORLDS, "wechat", shape)
         patch.setattr(simulate, "POOL_EXAMPLES", 40)

@@ -68,7 +68,7 @@ def test_they_run_as_they_stand(tmp_path, monkeypatch):
         write_table_world(out, **options)
 
     monkeypatch.setattr(simulate, "write_table_world", small)
-    with tiny_settings(tmp_path / "compiled"):
+    with tiny_settings():
         for line in commands():
             run(line)
     assert len(pl.read_csv("first.csv")) == len(pl.read_csv("second.csv")) == 2000

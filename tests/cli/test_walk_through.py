@@ -49,7 +49,7 @@ def made(tmp_path_factory):
     """A world of 4,000 users, its data, a model, and two campaigns customised to it."""
     folder = tmp_path_factory.mktemp("made")
     world, data, model = folder / "world", folder / "data", folder / "model"
-    with pytest.MonkeyPatch.context() as patch, tiny_settings(folder / "compiled"):
+    with pytest.MonkeyPatch.context() as patch, tiny_settings():
         shape = replace(simulate.WORLDS["wechat"], campaigns=16, **FEW)
         patch.setitem(simulate.WORLDS, "wechat", shape)
         patch.setattr(simulate, "POOL_EXAMPLES", 40)

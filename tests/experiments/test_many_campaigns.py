@@ -23,8 +23,8 @@ COMMAND = commands.module(command)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny(tmp_path_factory):
-    with tiny_settings(tmp_path_factory.mktemp("compiled")), pytest.MonkeyPatch.context() as patch:
+def tiny():
+    with tiny_settings(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "TABLE_ROWS", FIXED_ROWS + 1000)
         patch.setattr(pool, "TABLE_ROWS", FIXED_ROWS + 1000)
         patch.setattr(pool, "_TILE", 1024)

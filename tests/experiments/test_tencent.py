@@ -47,8 +47,8 @@ SEEDS = [n for n, line in enumerate(FILES[TRAIN].splitlines(), 1) if line.starts
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny(tmp_path_factory):
-    with tiny_settings(tmp_path_factory.mktemp("compiled")):
+def tiny():
+    with tiny_settings():
         yield
 
 

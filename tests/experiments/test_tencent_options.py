@@ -22,8 +22,8 @@ COMMAND = commands.module(tencent)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny(tmp_path_factory):
-    with tiny_settings(tmp_path_factory.mktemp("compiled")):
+def tiny():
+    with tiny_settings():
         yield
 
 

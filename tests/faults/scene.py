@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tables_world
 import tencent_world
-from commands import exit_code, module, tiny_settings
+from commands import compiled_in, exit_code, module, tiny_settings
 
 from experiments import tencent
 from metaheac_jax.cli import simulate
@@ -199,8 +199,11 @@ def _digest(path):
 
 @contextlib.contextmanager
 def tiny_world(compiled):
-    """Settings with which every task takes a second or two."""
-    with pytest.MonkeyPatch.context() as patch, tiny_settings(compiled):
+    """Settings with which every task takes a second or two.
+
+    Compiled programs have a folder of their own, since a process may be killed while it writes one.
+    """
+    with pytest.MonkeyPatch.context() as patch, tiny_settings(), compiled_in(compiled):
         shape = dataclasses.replace(simulate.WORLDS["wechat"], campaigns=12, **FEW)
         patch.setitem(simulate.WORLDS, "wechat", shape)
         patch.setattr(simulate, "POOL_EXAMPLES", 40)

@@ -20,10 +20,9 @@ SCRIPT = Path(__file__).parents[1] / "several_processes.py"
 #: `metaheac` with tiny settings.
 COMMAND = """
 import sys
-from pathlib import Path
 from commands import tiny_settings
 from metaheac_jax.cli.main import main
-with tiny_settings(Path(sys.argv.pop(1)), campaigns_per_step=4):
+with tiny_settings(campaigns_per_step=4):
     main()
 """
 
@@ -81,18 +80,18 @@ def test_a_method_trains_and_customises_in_two_processes(tmp_path):
         assert own["scores"] <= 1e-5
 
 
-def metaheac(folder, *words):
-    return start("-c", COMMAND, folder / "compiled", *words)
+def metaheac(*words):
+    return start("-c", COMMAND, *words)
 
 
-def in_two(folder, *words):
+def in_two(*words):
     """Two processes of a command."""
     job = "--mesh", "campaign=2,row=2", "--coordinator", f"127.0.0.1:{free_port()}"
-    return [metaheac(folder, *words, *job, "--process", f"{number}/2") for number in range(2)]
+    return [metaheac(*words, *job, "--process", f"{number}/2") for number in range(2)]
 
 
 def fit(folder, out, *words):
-    return in_two(folder, "fit", folder / "data", out, "--epochs", 3, *words)
+    return in_two("fit", folder / "data", out, "--epochs", 3, *words)
 
 
 def ended(*jobs):
@@ -114,11 +113,11 @@ def test_two_processes_expand_many_campaigns_as_one_does(tmp_path):
         attributes = {"advertiser": number, "category": 0}
         lines.append({"name": f"c{number}", "seeds": str(seeds), "attributes": attributes})
     (tmp_path / "campaigns").write_text("\n".join(map(json.dumps, lines)))
-    ended(metaheac(tmp_path, "fit", tmp_path / "data", tmp_path / "model", "--epochs", 1))
+    ended(metaheac("fit", tmp_path / "data", tmp_path / "model", "--epochs", 1))
     words = ["expand", tmp_path / "model", "--data", tmp_path / "data", "--size", 50,
              "--campaigns", tmp_path / "campaigns", "--least-seeds", 1, "--out"]  # fmt: skip
-    ended(metaheac(tmp_path, *words, tmp_path / "one"))
-    first, second = ended(*in_two(tmp_path, *words, tmp_path / "two"))
+    ended(metaheac(*words, tmp_path / "one"))
+    first, second = ended(*in_two(*words, tmp_path / "two"))
     assert "3 audiences" in first
     assert "audiences" not in second
     assert sorted(path.name for path in tmp_path.glob("two*")) == ["two"]
