@@ -106,3 +106,13 @@ def test_factors_that_depend_on_each_other_have_a_finite_head(count, scale):
         for h in (np.zeros(41), np.asarray(head))
     )
     assert after < 0.8 * before
+
+
+def test_an_accelerator_computes_every_product_in_full_precision():
+    """In the value and in the derivative."""
+    f, offset, label, weight = examples()
+    derivative = jax.grad(lambda f: solve_logistic(f, offset, label, weight).sum())
+    text = str(jax.make_jaxpr(derivative)(f))
+    products = text.count(" dot_general[")
+    assert products > 10
+    assert text.count(" precision=(Precision.HIGHEST, Precision.HIGHEST)") == products

@@ -42,32 +42,34 @@ def solve_logistic(
     Returns:
       (F,); zeros if there are no examples.
     """
-    penalty = jnp.ones(factors.shape[-1]).at[-1].set(_INTERCEPT_PENALTY)
-    lengths = jnp.array(_LENGTHS)
+    # An accelerator would round the Hessian so much that it is not positive definite.
+    with jax.default_matmul_precision("highest"):
+        penalty = jnp.ones(factors.shape[-1]).at[-1].set(_INTERCEPT_PENALTY)
+        lengths = jnp.array(_LENGTHS)
 
-    def gradient(factors: Array, offset: Array, head: Array) -> Array:
-        p = jax.nn.sigmoid(offset + factors @ head)
-        return (weight * (p - label)) @ factors + penalty * head
+        def gradient(factors: Array, offset: Array, head: Array) -> Array:
+            p = jax.nn.sigmoid(offset + factors @ head)
+            return (weight * (p - label)) @ factors + penalty * head
 
-    def hessian(factors: Array, offset: Array, head: Array) -> Array:
-        p = jax.nn.sigmoid(offset + factors @ head)
-        matrix = (factors.T * (weight * p * (1 - p))) @ factors + jnp.diag(penalty)
-        rounding = jnp.finfo(matrix.dtype).eps * jnp.diag(matrix).max()
-        return matrix + _ROUNDINGS * rounding * jnp.eye(len(matrix))
+        def hessian(factors: Array, offset: Array, head: Array) -> Array:
+            p = jax.nn.sigmoid(offset + factors @ head)
+            matrix = (factors.T * (weight * p * (1 - p))) @ factors + jnp.diag(penalty)
+            rounding = jnp.finfo(matrix.dtype).eps * jnp.diag(matrix).max()
+            return matrix + _ROUNDINGS * rounding * jnp.eye(len(matrix))
 
-    known = jax.lax.stop_gradient((factors, offset))
+        known = jax.lax.stop_gradient((factors, offset))
 
-    def objective(head: Array, direction: Array, length: Array) -> Array:
-        factors, offset = known
-        logit = offset + factors @ head - length * (factors @ direction)
-        loss = jnp.sum(weight * (jnp.logaddexp(0, logit) - label * logit))
-        return loss + jnp.sum(penalty * (head - length * direction) ** 2) / 2
+        def objective(head: Array, direction: Array, length: Array) -> Array:
+            factors, offset = known
+            logit = offset + factors @ head - length * (factors @ direction)
+            loss = jnp.sum(weight * (jnp.logaddexp(0, logit) - label * logit))
+            return loss + jnp.sum(penalty * (head - length * direction) ** 2) / 2
 
-    def step(_: int, head: Array) -> Array:
-        direction = cho_solve(cho_factor(hessian(*known, head)), gradient(*known, head))
-        values = jax.vmap(objective, (None, None, 0))(head, direction, lengths)
-        return head - lengths[jnp.nanargmin(values)] * direction
+        def step(_: int, head: Array) -> Array:
+            direction = cho_solve(cho_factor(hessian(*known, head)), gradient(*known, head))
+            values = jax.vmap(objective, (None, None, 0))(head, direction, lengths)
+            return head - lengths[jnp.nanargmin(values)] * direction
 
-    head = jax.lax.fori_loop(0, num_steps, step, jnp.zeros(factors.shape[-1]))
-    factor = cho_factor(hessian(*known, head))
-    return head - cho_solve(factor, gradient(factors, offset, head))
+        head = jax.lax.fori_loop(0, num_steps, step, jnp.zeros(factors.shape[-1]))
+        factor = cho_factor(hessian(*known, head))
+        return head - cho_solve(factor, gradient(factors, offset, head))
