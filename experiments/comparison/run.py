@@ -22,6 +22,7 @@ from experiments.comparison.provenance import provenance
 from experiments.comparison.run_folder import stored_result
 from metaheac_jax.audience.evaluation import judge_all, score_pools
 from metaheac_jax.data.batches import check_campaigns
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import Diverged, InputError
@@ -247,7 +248,8 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
 
     Without early stopping it ends at the ceiling, and there is no best step.
     """
-    campaigns = np.searchsorted(dataset.campaign_key, general.campaigns)
+    trained = {*general.campaigns}
+    campaigns = np.flatnonzero([plain_id(key) in trained for key in dataset.campaign_key])
     steps = epoch_steps(Run(dataset, campaigns, method.settings, general.seed))
     ceiling = method.settings.offline_epochs * steps
     if not general.judgements:

@@ -14,6 +14,7 @@ from experiments.comparison.curves import curve_campaign
 from experiments.comparison.provenance import provenance
 from experiments.comparison.run import Data
 from experiments.comparison.run_folder import open_run
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.method import Trained
@@ -70,7 +71,8 @@ def ranker(quality):
             label = of.dataset.stage2.label[of.dataset.stage2.of(c)]
             return lambda users: state["quality"] * label + np.linspace(0, 1, len(label))
 
-        return [scorer(int(np.searchsorted(of.dataset.campaign_key, c.key))) for c in campaigns]
+        keys = [plain_id(key) for key in of.dataset.campaign_key]
+        return [scorer(keys.index(c.key)) for c in campaigns]
 
     return Method("lr", "LR", PAPER, train=lambda of: Trained({"quality": quality}), adapt=adapt)
 
@@ -94,9 +96,14 @@ def test_what_a_method_gives_is_kept_with_its_settings(tmp_path):
         run_in(tmp_path, data, [other])
 
 
+@pytest.mark.parametrize("ids", ["{}", "Misérables {}"])
 @pytest.mark.parametrize("judged", [True, False])
-def test_the_offline_stage_has_its_steps_and_their_ceiling(tmp_path, judged):
-    data = Data(world(), split_of([0, 1], small=[0]))
+def test_the_offline_stage_has_its_steps_and_their_ceiling(tmp_path, judged, ids):
+    dataset = world()
+    if ids != "{}":
+        keys = np.array([ids.format(key).encode() for key in dataset.campaign_key])
+        dataset = dataclasses.replace(dataset, campaign_key=keys)
+    data = Data(dataset, split_of([0, 1], small=[0]))
     judgements = np.array(
         [[2.0, 0.5, 0.75], [4.0, 0.75, 0.625], [6.0, 0.7, 0.5]]
     )  # step, AUC, loss
