@@ -9,6 +9,7 @@ Axes: U users, S slots of a user, L many-valued fields, R rows of the table.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,13 @@ class Lengths:
     num_rows: int
     num_user_rows: int
 
-    @property
+    @cached_property
     def many(self) -> list[tuple[int, Field]]:
         """First slot and field of each many-valued field, (L,)."""
         pairs = zip(self.schema.user_starts, self.schema.user, strict=True)
         return [(start, field) for start, field in pairs if field.slots > 1]
 
-    @property
+    @cached_property
     def vocabularies(self) -> list[np.ndarray]:
         """Of each length's field, the classes; 0 is the empty list."""
         return [np.append(0, length_classes(field.slots)) for _, field in self.many]
@@ -54,17 +55,25 @@ class Lengths:
 
         Arrays of numpy or of jax, also under `jax.jit`.
         """
-        array, offset, lengths = users.__array_namespace__(), self.num_user_rows, []
-        for (start, field), classes in zip(self.many, self.vocabularies, strict=True):
-            count = (users[:, start : start + field.slots] < self.num_rows).sum(axis=1)
-            lengths.append(offset + array.searchsorted(classes, count, side="right") - 1)
-            offset += len(classes)
-        columns = [self._moved(users), *(length[:, None] for length in lengths)]
-        return array.concatenate(columns, axis=1).astype(np.int32)
+        array, there, lengths = users.__array_namespace__(), users < self.num_rows, []
+        for (start, field), row_of in zip(self.many, self._row_of_length, strict=True):
+            length = there[:, start : start + field.slots].sum(axis=1)
+            lengths.append(array.asarray(row_of)[length][:, None])
+        return array.concatenate([self._moved(users), *lengths], axis=1).astype(np.int32)
 
     def campaigns(self, campaigns: np.ndarray) -> np.ndarray:
         """(..., N) table rows of campaigns -> their rows in the table with the lengths."""
         return self._moved(campaigns).astype(np.int32)
+
+    @cached_property
+    def _row_of_length(self) -> list[np.ndarray]:
+        """Of each length's field, the table row of each length, (slots + 1,)."""
+        rows, offset = [], self.num_user_rows
+        for (_, field), classes in zip(self.many, self.vocabularies, strict=True):
+            lengths = np.arange(field.slots + 1)
+            rows.append(offset + np.searchsorted(classes, lengths, side="right") - 1)
+            offset += len(classes)
+        return rows
 
     def _moved(self, ids: Any) -> Any:
         added = sum(map(len, self.vocabularies))
