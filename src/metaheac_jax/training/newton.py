@@ -42,7 +42,8 @@ def solve_logistic(
     Returns:
       (F,); zeros if there are no examples.
     """
-    # An accelerator rounds products by default, and a rounded Hessian need not be positive definite.
+    # An accelerator rounds products by default, and a rounded Hessian need not be positive
+    # definite.
     with jax.default_matmul_precision("highest"):
         penalty = jnp.ones(factors.shape[-1]).at[-1].set(_INTERCEPT_PENALTY)
         lengths = jnp.array(_LENGTHS)
