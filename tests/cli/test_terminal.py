@@ -104,6 +104,8 @@ terminal.command(Options, main, prog='x')
 def run_alone(body, *arguments, **streams):
     """Runs a command in a process of its own."""
     environment = os.environ | {"GLIBC_TUNABLES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    # Some versions of jaxlib log a line for each compiled program that they read.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     program = [sys.executable, "-c", HEAD + body + TAIL, *arguments]
     return subprocess.run(program, env=environment, stderr=subprocess.PIPE, text=True, **streams)
 

@@ -158,7 +158,10 @@ def command(
             sys.exit(_fail(f"argument {word!r}: is not UTF-8; rename the file"))
     config = (tyro.conf.FlagCreatePairsOff,)
     try:
-        chosen = tyro.cli(options, prog=prog, description=description, config=config)
+        try:
+            chosen = tyro.cli(options, prog=prog, description=description, config=config)
+        finally:
+            sys.stdout.flush()  # here, and not when the process has ended
     except BrokenPipeError:  # who reads the help has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
