@@ -21,7 +21,7 @@ def exit_code(start, *arguments):
         patch.setattr(warnings, "showwarning", None)  # a command sets it
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         patch.setattr(terminal, "set_cpu_flags", lambda: None)  # of the process
-        patch.setattr(terminal, "use_huge_pages", lambda: None)  # starts a process anew
+        patch.setattr(terminal, "start_again", lambda: None)
         patch.setattr(terminal, "check_backend", lambda: None)  # the test's own, with other flags
         with pytest.raises(SystemExit) as caught:
             start()

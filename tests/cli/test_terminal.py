@@ -210,19 +210,22 @@ def test_what_is_no_terminal_gets_wide_lines(monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator")
-def test_a_command_starts_again_with_huge_pages_once(monkeypatch):
+def test_a_command_starts_again_once_with_huge_pages_and_a_quiet_log(monkeypatch):
     started = []
     monkeypatch.setattr(os, "execv", lambda *words: started.append(words))
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "metaheac_jax", "fit", "a b"])
     monkeypatch.setenv("GLIBC_TUNABLES", "the user's own")
-    terminal.use_huge_pages()
+    terminal.start_again()
     assert not started
     monkeypatch.delenv("GLIBC_TUNABLES")
-    terminal.use_huge_pages()
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")  # so that it is put back
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    terminal.start_again()
     words = [sys.executable, "-m", "metaheac_jax", "fit", "a b"]
     assert started == [(sys.executable, words)]
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
-    terminal.use_huge_pages()  # as the new process does
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+    terminal.start_again()  # as the new process does
     assert len(started) == 1
 
 

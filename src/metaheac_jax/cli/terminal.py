@@ -166,7 +166,7 @@ def command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     set_cpu_flags()
-    use_huge_pages()
+    start_again()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
@@ -223,15 +223,17 @@ def _stop(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def use_huge_pages() -> None:
-    """Starts the process again with huge pages for what glibc's allocator hands out.
+def start_again() -> None:
+    """Starts the process again with what it reads from its environment before Python runs.
 
-    XLA asks for a step's memory anew every time, and the kernel clears every page again; rows of a
-    table of gigabytes are each on a page of their own. glibc reads the setting when a process
-    starts. What the user has set already stays.
+    Huge pages for what glibc's allocator hands out: XLA asks for a step's memory anew every time,
+    and the kernel clears every page again; rows of a table of gigabytes are each on a page of their
+    own. And of XLA's log only what ends the process: what fails is raised too, and some versions
+    write a page of text about each compiled program that they read. What the user has set stays.
     """
     if "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc":
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
