@@ -233,7 +233,8 @@ def start_again() -> None:
     """
     if "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc":
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # as jax sets it
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
