@@ -1,10 +1,13 @@
 """Lengths of lists as fields: right for every user, and nothing else moves."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from toy import SIZES, dataset
 
 from metaheac_jax.data.batches import campaign_examples
-from metaheac_jax.data.list_lengths import length_classes, with_lengths
+from metaheac_jax.data.list_lengths import Lengths, length_classes, with_lengths
+from metaheac_jax.schema import Field, Schema
 
 DATA = dataset(users=80, campaigns=4, per_campaign=30, pool=30)
 
@@ -43,6 +46,23 @@ def test_each_list_gets_a_field_with_its_length():
     # Campaigns' values make room.
     np.testing.assert_array_equal(longer.campaign_rows, DATA.campaign_rows + 5)
     assert longer.campaign_rows.max() < longer.num_rows
+
+
+def test_lengths_of_a_class_share_a_row_and_lists_have_rows_of_their_own():
+    schema = Schema((Field("x", 40), Field("age"), Field("y", 3)), (Field("topic"),))
+    num_rows, lengths = 12, Lengths(schema, num_rows=12, num_user_rows=10)
+    x, y = np.arange(41), np.arange(41) % 4
+    users = np.full((41, 44), num_rows)
+    for user, row in enumerate(users):
+        row[: x[user]] = 2
+        row[41 : 41 + y[user]] = 9
+    classes = length_classes(40)
+    assert len(classes) < 40
+    found = lengths.users(users)
+    # The empty list has the first row, then each class one, up to the largest that is not longer.
+    np.testing.assert_array_equal(found[:, -2], [10 + sum(classes <= length) for length in x])
+    np.testing.assert_array_equal(found[:, -1], 10 + 1 + len(classes) + y)
+    np.testing.assert_array_equal(jax.jit(lengths.users)(jnp.asarray(users)), found)
 
 
 def test_samplers_take_it():
