@@ -6,9 +6,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.settings import SETTINGS
@@ -73,24 +71,3 @@ def tiny_settings(*, campaigns_per_step: int = 2):
         for name, settings in list(SETTINGS.items()):
             patch.setitem(SETTINGS, name, dataclasses.replace(settings, **sizes))
         yield
-
-
-@contextmanager
-def compiled_in(folder: Path):
-    """A folder for compiled programs, in the place of the session's or the user's own."""
-    options = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: jax.config.values[name] for name in options}
-
-    def use(values):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-    use(options)
-    try:
-        yield
-    finally:
-        use(before)

@@ -13,11 +13,13 @@ import shutil
 import traceback
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tables_world
 import tencent_world
-from commands import compiled_in, exit_code, module, tiny_settings
+from commands import exit_code, module, tiny_settings
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import tencent
 from metaheac_jax.cli import simulate
@@ -195,6 +197,27 @@ def _digest(path):
     if path.suffix == ".stablehlo":  # its names depend on what the process has traced before
         content = content[:4]
     return hashlib.sha256(content).hexdigest()
+
+
+@contextlib.contextmanager
+def compiled_in(folder: Path):
+    """A folder for compiled programs, in the place of the session's or the user's own."""
+    options = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in options}
+
+    def use(values):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    use(options)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 @contextlib.contextmanager
