@@ -24,7 +24,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.cli.simulate import WORLDS
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.simulation import write_world
+from metaheac_jax.data.simulation import RECIPE, write_world
 from metaheac_jax.data.sources import official, tencent
 from metaheac_jax.data.splits import Split, official_split, paper_split
 from metaheac_jax.data.storage import FORMAT, open_dataset
@@ -147,7 +147,7 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
 
 def simulated_world(options: Options, seed: int) -> Path:
     """Folder of the simulated world of a run, which may not exist yet."""
-    name = "simulated-" if options.world == "tencent" else f"simulated-{options.world}-"
+    name = f"simulated-{RECIPE}-" + ("" if options.world == "tencent" else f"{options.world}-")
     name += f"{options.users}-users-"
     if options.examples is not None:
         name += f"{options.examples}-examples-"

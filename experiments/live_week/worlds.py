@@ -14,6 +14,7 @@ from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.simulation import (
     PERSONA,
+    RECIPE,
     TENCENT_WORLD,
     Shape,
     Truth,
@@ -76,7 +77,8 @@ def load_world(
     """
     world_seed = len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
     name = f"{application}-{num_users}-users-{num_campaigns}-campaigns-seed-{world_seed}"
-    source, target = cache_dir / f"simulated-{name}", cache_dir / f"prepared-simulated-{name}"
+    name = f"simulated-{RECIPE}-{name}"
+    source, target = cache_dir / name, cache_dir / f"prepared-{name}"
 
     def simulate() -> None:
         write_world(

@@ -15,6 +15,7 @@ from tencent_world import CAMPAIGNS, SMALL_SCHEMA, USERS, write
 
 from experiments import movielens, tencent
 from experiments.comparison import report
+from metaheac_jax.data.simulation import RECIPE
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.methods import METHODS, method_named
 
@@ -39,7 +40,7 @@ def test_the_wechat_world_has_its_own_split_and_published_figures(tmp_path, monk
     (tmp_path / "cache").mkdir()
     options = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out", "--methods", "lr")
     succeeds(COMMAND, *options, "--world", "wechat", "--users", 500, "--seed", 2)
-    name = "simulated-wechat-500-users-seed-2"
+    name = f"simulated-{RECIPE}-wechat-500-users-seed-2"
     assert written == [(500, None, 0.1, 2, "WeChat-shaped Tencent", name)]
     stored = report.load(tmp_path / "out")
     assert stored.independent_runs  # each has a world of its own
@@ -98,7 +99,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     options = ("--cache-dir", tmp_path / "cache", "--out", "out", "--methods", "all", "--dry-run")
     for more, words in (
         (("--users", 123_456), "simulate 123,456 users in "),
-        (("--world", "wechat"), "simulated-wechat-600000-users-seed-0"),
+        (("--world", "wechat"), f"simulated-{RECIPE}-wechat-600000-users-seed-0"),
         (("--runs", 3, "--tune", 16), "LR: 16 trials, then no offline steps"),
         (("--data-dir", source), f"about {USERS} users and 961 stage-1 examples"),
         (("--data-dir", pickles), "about 10 examples, 10 of them in stage 1"),

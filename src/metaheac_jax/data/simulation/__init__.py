@@ -30,10 +30,11 @@ each statistic, at a tenth of the large vocabularies, for which the constants ar
 from metaheac_jax.data.simulation.conversions import Truth, read_truth
 from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, WECHAT_WORLD, Shape
 from metaheac_jax.data.simulation.tables import write_table_world
-from metaheac_jax.data.simulation.world import write_world
+from metaheac_jax.data.simulation.world import RECIPE, write_world
 
 __all__ = [
     "PERSONA",
+    "RECIPE",
     "TENCENT_WORLD",
     "WECHAT_WORLD",
     "Shape",

@@ -13,9 +13,9 @@ from metaheac_jax.data.simulation.users import Users
 
 def appeal(campaigns: Campaigns, users: Users) -> np.ndarray:
     """(U, C) log-weight of showing a campaign to a user."""
-    soft = users.persona @ campaigns.tilt.astype(np.float32)
+    soft = users.persona @ campaigns.tilt
     hard = campaigns.gender[users.fields["gender"]] + campaigns.age[users.fields["age"]]
-    return soft + hard.astype(np.float32)
+    return soft + hard
 
 
 def balance_exposure(
@@ -31,7 +31,7 @@ def balance_exposure(
     """
     for _ in range(rounds):
         shown = (factor / (weights @ factor)[:, None] * weights).mean(0)
-        factor = (factor * quota / quota.sum() / np.maximum(shown, 1e-9)).astype(np.float32)
+        factor = factor * quota / quota.sum() / np.maximum(shown, 1e-9)
     return factor
 
 
@@ -49,7 +49,7 @@ def expose(
     more = examples_per_user - 1
     dart = rng.random(len(weights))
     user = np.flatnonzero(dart < occur)
-    race = rng.standard_exponential((len(user), weights.shape[1]), np.float32)
+    race = rng.standard_exponential((len(user), weights.shape[1]))
     race = weights[user] / np.maximum(race, 1e-30)
     pairs = []
     for fraction in (1.0, 0.9 * more, 0.1 * more):  # a first, second and third campaign

@@ -1,5 +1,8 @@
 """Users of a simulated world: hidden personas and observed features.
 
+What decides a draw is computed in float64: processors round differently, and in float32 some of
+the draws would differ between them, and with one of them all that come after it.
+
 Axes: U users (of a chunk), D persona dimensions, T topics, S slots,
 V values of a field, F observed features.
 """
@@ -71,14 +74,14 @@ def make_tokens(spec: List, cardinality: float, rng: np.random.Generator) -> Tok
     if np.any(pull):  # columns of equal length make topics about equally frequent
         pull *= np.linalg.norm(persona_weights(spec.pull)) / np.linalg.norm(pull, axis=0)
     raw = rng.permutation(values)[order] + 1
-    return TokenDistribution(edges, cumulative, topic[order], raw, order, pull.astype(np.float32))
+    return TokenDistribution(edges, cumulative, topic[order], raw, order, pull)
 
 
 def make_users(
     shape: Shape, tokens: dict[str, TokenDistribution], count: int, rng: np.random.Generator
 ) -> Users:
     """Draws ``count`` users."""
-    persona = rng.standard_normal((count, len(PERSONA)), dtype=np.float32)
+    persona = rng.standard_normal((count, len(PERSONA)))
 
     def score(spec: Score) -> np.ndarray:
         loading = persona_weights(spec.loadings)
@@ -117,13 +120,13 @@ def _draw(
 
     A value with no distinct replacement after 30 draws is omitted.
     """
-    mass = np.maximum(np.diff(tokens.edges), 1e-30).astype(np.float32)
+    mass = np.maximum(np.diff(tokens.edges), 1e-30)
     chance = np.exp(persona @ tokens.pull) * mass
     chance = np.cumsum(chance, axis=1)
     chance /= chance[:, -1:]
 
     def sample(user: np.ndarray) -> np.ndarray:
-        cumulative, dart = chance[user], rng.random(len(user), dtype=np.float32)
+        cumulative, dart = chance[user], rng.random(len(user))
         topic = (cumulative[:, :-1] < dart[:, None]).sum(1)
         low, high = tokens.edges[topic], tokens.edges[topic + 1]
         position = low + rng.random(len(user)) * (high - low)

@@ -28,6 +28,8 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_array, new_directory
 from metaheac_jax.progress import Progress, silent
 
+#: Raised where the same arguments give another world; names of caches have it.
+RECIPE = 2
 CHUNK = 50_000  # users held in memory at a time
 ORDERS = 8  # orders of the named fields within a chunk of lines
 
@@ -55,7 +57,8 @@ def write_world(
     Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
     (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
     (float32, the true conversion probability of each data line); ``truth.npz`` (see `read_truth`);
-    ``SIMULATED`` (one line). The same arguments give the same bytes.
+    ``SIMULATED`` (one line). The same arguments give the same users, examples and labels on every
+    processor, to the last byte; true probabilities to the last bits.
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
@@ -81,9 +84,9 @@ def write_world(
 
     # A sample of users outside the world serves to balance exposure and to estimate z linearly.
     sample = make_users(shape, tokens, 20_000, stream(seed, "sample"))
-    estimate = np.linalg.lstsq(sample.observed, sample.persona, rcond=None)[0]
+    estimate = np.linalg.lstsq(sample.observed.astype(float), sample.persona, rcond=None)[0]
     estimate /= (sample.observed @ estimate).std(0)
-    weights, even = np.exp(appeal(campaigns, sample)), np.ones(shape.campaigns, np.float32)
+    weights, even = np.exp(appeal(campaigns, sample)), np.ones(shape.campaigns)
     balance = [balance_exposure(weights, quota, even, rounds=50) for quota in quotas]
 
     directions = stream(seed, "pairs").standard_normal((2, len(PERSONA), PAIRS))
