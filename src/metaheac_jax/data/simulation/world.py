@@ -57,8 +57,7 @@ def write_world(
     Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
     (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
     (float32, the true conversion probability of each data line); ``truth.npz`` (see `read_truth`);
-    ``SIMULATED`` (one line). The same arguments give the same users, examples and labels on every
-    processor, to the last byte; true probabilities to the last bits.
+    ``SIMULATED`` (one line). The same arguments give the same bytes, but for truth.npz's last bits.
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
