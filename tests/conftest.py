@@ -9,6 +9,9 @@ OWN = None if COMPILED in os.environ else tempfile.mkdtemp(prefix="metaheac-test
 if OWN:
     os.environ |= {COMPILED: OWN, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
+# Numpy's products are small here, and the workers of a session share the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from writers import Writers  # noqa: E402

@@ -9,7 +9,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 from published_statistics import CAMPAIGNS, LISTS, ONE_VALUED, REAL, compare, read_users, statistics
 from sklearn.metrics import roc_auc_score
-from threadpoolctl import threadpool_limits
 
 from metaheac_jax.data.simulation import WECHAT_WORLD, read_truth, write_world
 from metaheac_jax.data.simulation.campaigns import make_campaigns
@@ -30,13 +28,6 @@ FILES = {
     *("adFeature.csv", "userFeature.data", "train.csv", "test1_truth.csv", "SIMULATED"),
     *("train_probability.npy", "test1_truth_probability.npy", "truth.npz"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """BLAS threads that wait for one another would slow these small products down."""
-    with threadpool_limits(1):
-        yield
 
 
 def make_world(directory: Path, seed: int) -> Path:
