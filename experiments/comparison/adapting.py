@@ -24,15 +24,9 @@ from experiments.comparison.significance import Difference
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import METHODS, Method
 from metaheac_jax.methods import method_named as library_method
-from metaheac_jax.methods.fine_tuning import (
-    build_offline,
-    campaign_sampler,
-    metaheac,
-    metaheac_network,
-    train_rows,
-    untrained,
-)
+from metaheac_jax.methods.fine_tuning import metaheac, metaheac_network
 from metaheac_jax.methods.method import Run, Trained
+from metaheac_jax.methods.offline import build_offline, campaign_sampler, train_rows, untrained
 from metaheac_jax.methods.seed_features import build_seed_offline, seed_aware
 from metaheac_jax.methods.solved_heads import build_head_training, solved_head
 from metaheac_jax.model import State, Weights

@@ -15,7 +15,7 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import fine_tuning, method_named
+from metaheac_jax.methods import method_named, offline
 from metaheac_jax.methods.method import steps_of
 from metaheac_jax.model import load
 from metaheac_jax.settings import SETTINGS
@@ -51,7 +51,7 @@ def interrupt_after(patch, saves):
         if len(saved) == saves:
             raise KeyboardInterrupt
 
-    patch.setattr(fine_tuning, "train", partial(fine_tuning.train, save_every=4))
+    patch.setattr(offline, "train", partial(offline.train, save_every=4))
     patch.setattr(Checkpoints, "save", save_some)
     return saved
 

@@ -14,8 +14,9 @@ from experiments.comparison.results import Measured
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS
-from metaheac_jax.methods.fine_tuning import campaign_sampler, metaheac_network, untrained
+from metaheac_jax.methods.fine_tuning import metaheac_network
 from metaheac_jax.methods.method import Run
+from metaheac_jax.methods.offline import campaign_sampler, untrained
 from metaheac_jax.settings import PAPER
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss

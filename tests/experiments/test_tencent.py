@@ -34,7 +34,7 @@ from experiments.comparison.provenance import provenance
 from experiments.comparison.runs import OUTPUTS
 from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.methods import METHODS, fine_tuning, method_named
+from metaheac_jax.methods import METHODS, method_named, offline
 from metaheac_jax.methods.method import Trained
 from metaheac_jax.settings import SETTINGS
 from metaheac_jax.training.checkpoint import Checkpoints
@@ -176,7 +176,7 @@ def test_a_killed_run_resumes_to_the_same_results(finished, tmp_path, capsys, mo
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fine_tuning, "train", partial(fine_tuning.train, save_every=4))
+        patch.setattr(offline, "train", partial(offline.train, save_every=4))
         patch.setattr(Checkpoints, "save", save_twice)
         interrupted(COMMAND, *options)
     assert capsys.readouterr().err.startswith("interrupted; a command that has --resume ")

@@ -9,8 +9,8 @@ import pytest
 from toy import aucs, dataset, pool
 
 from metaheac_jax.data.batches import Batch, ExampleBatch, ExampleSampler, generator
-from metaheac_jax.methods.fine_tuning import untrained
 from metaheac_jax.methods.method import Run
+from metaheac_jax.methods.offline import untrained
 from metaheac_jax.methods.towers import (
     DRAWS,
     MAX_BITS,

@@ -21,22 +21,12 @@ from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
-from metaheac_jax.methods.fine_tuning import (
-    SIZES,
-    TUNED,
-    BuildNetwork,
-    adapt_weights,
-    build_restore,
-    campaign_sampler,
-    compiled_online,
-    lengthened,
-    metaheac_network,
-    mlp_network,
-    train_rows,
-    untrained,
-)
+from metaheac_jax.methods.fine_tuning import SIZES, TUNED, metaheac_network, mlp_network
 from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained
+from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
+from metaheac_jax.methods.online import adapt_weights, build_restore, compiled_online, lengthened
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
+from metaheac_jax.networks.base import BuildNetwork
 from metaheac_jax.networks.seed_features import SeedNetwork, direction
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.table.layout import Layout

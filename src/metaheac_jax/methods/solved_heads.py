@@ -29,17 +29,11 @@ from metaheac_jax.data.batches import Batch, campaign_examples, check_batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods.fine_tuning import (
-    TUNED,
-    build_restore,
-    campaign_sampler,
-    compiled_online,
-    lengthened,
-    train_rows,
-    untrained,
-)
+from metaheac_jax.methods.fine_tuning import TUNED
 from metaheac_jax.methods.linear import fit_regression
 from metaheac_jax.methods.method import Method, Run, Train, Trained
+from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
+from metaheac_jax.methods.online import build_restore, compiled_online, lengthened
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings

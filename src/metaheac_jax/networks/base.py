@@ -9,7 +9,7 @@ h hidden width. Leading axes are written ``...`` and may be empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax import Array
 
+from metaheac_jax.settings import Settings
 from metaheac_jax.table.pooling import UserFields
 
 
@@ -69,6 +70,10 @@ class Network(Protocol):
 
         A network of seed features also takes the `table.layout.Reference` to compare users with.
         """
+
+
+#: Makes the network of a method with these settings.
+BuildNetwork = Callable[[Settings], Network]
 
 
 @runtime_checkable

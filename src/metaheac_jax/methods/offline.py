@@ -1,0 +1,314 @@
+"""The offline stage of a network: training its general weights on all campaigns."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.serialization import from_state_dict, to_state_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+
+from metaheac_jax.data.batches import (
+    CampaignBatch,
+    CampaignSampler,
+    ExampleSampler,
+    GroupSampler,
+)
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.methods.method import Run, Train, Trained, epoch_steps
+from metaheac_jax.model import (
+    General,
+    State,
+    Weights,
+    initialise,
+)
+from metaheac_jax.networks.base import BuildNetwork, Network
+from metaheac_jax.processes import is_first
+from metaheac_jax.settings import Reduction
+from metaheac_jax.table.adam import TableOptimizer, TableState, table_adam
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.checkpoint import Checkpoints
+from metaheac_jax.training.loop import EarlyStop, train
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.sharding import (
+    MeshCheckpoints,
+    Placement,
+    build_mesh_step,
+)
+from metaheac_jax.training.step import (
+    Gradient,
+    RowState,
+    RowStep,
+    build_row_step,
+    plain_gradient,
+)
+
+#: none: no training. plain: plain training on the examples of all campaigns. batches: the campaign
+#: batches of the meta-step without an inner step (alpha = 0). meta: Algorithm 1. All kinds but
+#: "none" take the same number of steps and draw the same number of examples per step. In "batches"
+#: support examples do not affect the gradient.
+Offline = Literal["none", "plain", "batches", "meta"]
+#: Judgements per epoch of the offline stage.
+_JUDGEMENTS = 4
+
+
+def build_offline(
+    build_network: BuildNetwork, offline: Offline, label: str, *, lengths: bool = False
+) -> Train:
+    """Builds the offline stage of a network; ``label`` names it in logs.
+
+    With ``lengths``, the lengths of lists are fields too.
+    """
+
+    def stage(run: Run) -> Trained:
+        if lengths:
+            run = replace(run, dataset=with_lengths(run.dataset)[0])
+        return train_network(run, build_network(run.settings), offline, label)
+
+    return stage
+
+
+def train_network(run: Run, network: Network, offline: Offline, label: str) -> Trained:
+    """Trains the general weights of a network; they stay untrained if ``offline`` is "none"."""
+    settings, layout = run.settings, run.dataset.layout
+    weights = untrained(run, network, jax.random.key(run.seed))
+    if offline == "none":
+        return Trained(weights._asdict())
+    if offline == "plain" and run.mesh is None:
+        gradient = plain_gradient(build_loss(network, layout))
+        return train_rows(run, weights, gradient, plain_sampler(run), label=label)
+    if offline == "plain":
+        gradient, draw = plain_in_groups(run, network)
+        return train_rows(run, weights, gradient, draw, label=label, reduction="sum")
+    gradient = build_meta_gradient(
+        build_loss(network, layout, reduction=settings.reduction),
+        inner_learning_rate=settings.inner_learning_rate,
+        inner_steps=1 if offline == "meta" else 0,
+        reduction=settings.reduction,
+        select=select_rows,
+    )
+    sampler = campaign_sampler(run)
+    campaigns_of = sampler.campaigns_of
+    return train_rows(run, weights, gradient, sampler, label=label, campaigns_of=campaigns_of)
+
+
+def plain_in_groups(run: Run, network: Network) -> tuple[Gradient[...], GroupSampler]:
+    """Plain training on a mesh, whose devices take groups of examples in the place of campaigns."""
+    placement, sampler = placement_of(run), plain_sampler(run)
+    total = build_loss(network, run.dataset.layout, reduction="sum")
+    gradient = build_meta_gradient(
+        lambda params, examples: total(params, examples) / sampler.batch_size,
+        inner_learning_rate=0.0,
+        inner_steps=0,
+        reduction="sum",
+        select=select_rows,
+    )
+    part = placement.own_campaigns()
+    groups = GroupSampler(run.dataset, sampler, num_groups=placement.num_campaigns, part=part)
+    return gradient, groups
+
+
+def campaign_sampler(run: Run) -> CampaignSampler:
+    """Samples support and query sets of a few campaigns per step, with the run's settings.
+
+    On a mesh they are those of the campaigns that this process takes.
+    """
+    settings = run.settings
+    return CampaignSampler(
+        run.dataset,
+        run.campaigns,
+        seed=run.seed,
+        campaigns_per_step=settings.campaigns_per_step,
+        batch_size=settings.batch_size,
+        disjoint=settings.disjoint,
+        value_dropout=settings.value_dropout,
+        part=None if run.mesh is None else placement_of(run).own_campaigns(),
+    )
+
+
+def placement_of(run: Run) -> Placement:
+    """Where the arrays of a training live; the run has a mesh."""
+    assert run.mesh is not None
+    return Placement(run.mesh, run.settings.campaigns_per_step, run.dataset.num_rows)
+
+
+def plain_sampler(run: Run) -> ExampleSampler:
+    """Samples batches for plain training, with as many examples as a meta-step draws."""
+    return ExampleSampler(
+        run.dataset,
+        run.campaigns,
+        seed=run.seed,
+        batch_size=2 * run.settings.batch_size * run.settings.campaigns_per_step,
+        value_dropout=run.settings.value_dropout,
+    )
+
+
+def untrained(run: Run, network: Network, key: Array) -> Weights:
+    """Untrained weights for the run's data and settings; consumes the key."""
+    start = functools.partial(
+        initialise,
+        network,
+        layout=run.dataset.layout,
+        num_rows=run.dataset.num_rows,
+        width=run.settings.width,
+        scale=run.settings.table_scale,
+    )
+    if run.mesh is None:
+        return start(key)
+    # A row's values depend on its number alone, so more rows leave those before as they are.
+    placement = placement_of(run)
+    on_mesh = functools.partial(start, num_rows=placement.padded_rows)
+    lives = Weights(placement.state.network, placement.state.table.table)
+    return jax.jit(on_mesh, out_shardings=lives)(key)
+
+
+def train_rows(
+    run: Run,
+    weights: Weights,
+    gradient: Gradient[...],
+    sampler: Callable[[int], Any],
+    *,
+    label: str,
+    finish: Callable[[Weights], State] = Weights._asdict,
+    campaigns_of: Callable[[int], np.ndarray] | None = None,
+    reduction: Reduction | None = None,
+) -> Trained:
+    """Trains network and table by row-local Adam steps, with the run's checkpoints and log.
+
+    Args:
+      run: has the learning rate, number of steps, checkpoints, log, progress, judge and start.
+      weights: initial values.
+      gradient: see `training.step.build_row_step`.
+      sampler: ``sampler(step) -> (rows, *batches)``.
+      label: name in logs and progress.
+      finish: makes the method's state of trained weights.
+      campaigns_of: see `training.loop.train`.
+      reduction: of the gradient, over campaigns; that of the settings by default.
+    """
+    reduction = reduction or run.settings.reduction
+    steps, table_optimizer = epoch_steps(run), table_adam(run.settings.outer_learning_rate)
+    placement = None if run.mesh is None else placement_of(run)
+    step = _build_step(run, gradient, table_optimizer, placement, reduction)
+
+    def whole(state: RowState) -> RowState:
+        if placement is None:
+            return state._replace(table=table_optimizer.flush(state.table))
+        return placement.fetch(placement.flush(state, table_optimizer))
+
+    def finished(state: RowState) -> State:
+        return finish(Weights(state.network, state.table.table))
+
+    judge, early_stop = run.judge, None
+    if judge is not None:
+        early_stop = EarlyStop(
+            judge=lambda state: judge(finished(whole(state))),
+            every=max(1, steps // _JUDGEMENTS),
+            patience=run.settings.offline_patience or 1,
+            judge_start=run.start is not None,
+        )
+    state = step.init(*weights)
+    if run.start is not None:
+        state = resumed(run.start, run.dataset, state, placement)
+    first = int(state.table.count)
+    writes, options = run.mesh is None or is_first(), dict[str, Any]()
+    with Checkpoints.at(run.directory if writes else None) as checkpoints:
+        options["checkpoints"] = checkpoints
+        if placement is not None and run.directory is not None:
+            options["checkpoints"] = MeshCheckpoints(checkpoints, run.directory, placement)
+            if jax.process_count() > 1:  # by steps, since clocks differ
+                options |= {"save_every": 100, "save_seconds": math.inf}
+        state, judgements = train(
+            step,
+            state,
+            sampler,
+            num_steps=first + run.settings.offline_epochs * steps,
+            first_step=first,
+            early_stop=early_stop,
+            name=label,
+            campaigns_of=campaigns_of,
+            skip_nonfinite=run.skip_nonfinite,
+            log=run.log,
+            progress=run.progress,
+            **options,
+        )
+    state = whole(state)
+    optimizer_state = {
+        "network": to_state_dict(state.opt_state),
+        "table": {"mu": state.table.mu, "nu": state.table.nu},
+        "count": state.table.count,
+    }
+    return Trained(finished(state), judgements, jax.device_get(optimizer_state))
+
+
+def _build_step(
+    run: Run,
+    gradient: Gradient[...],
+    table_optimizer: TableOptimizer,
+    placement: Placement | None,
+    reduction: Reduction,
+) -> RowStep:
+    """The training step, on one device or on a mesh, for the batches of the sampler."""
+    settings = run.settings
+    optimizer = optax.adamw(settings.outer_learning_rate, weight_decay=settings.weight_decay)
+    if placement is None:
+        return build_row_step(gradient, optimizer, table_optimizer, checked=True)
+    init, on_mesh = build_mesh_step(
+        gradient,
+        optimizer,
+        table_optimizer,
+        placement,
+        reduction=reduction,
+        checked=True,
+    )
+
+    def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
+        return on_mesh(state, *placement.place_batch(CampaignBatch(rows, *batches)))
+
+    return RowStep(init, step)
+
+
+def resumed(
+    start: General, data: Dataset, fresh: RowState, placement: Placement | None = None
+) -> RowState:
+    """The state of a general model's training, on data that have its values and perhaps others.
+
+    Args:
+      start: a general model with its optimiser's state.
+      data: of the training that goes on; with the lengths of lists, if the network takes them.
+      fresh: an initial state on the data. The rows of new values remain as they are there.
+      placement: of both states, if they are on a mesh.
+    """
+    if placement is not None:
+        fresh = placement.fetch(fresh)
+    # The lengths of lists are no fields of the model, and have the same values in all data.
+    known = dict(zip((f.name for f in start.schema.fields), start.vocabulary.values, strict=True))
+    places = [
+        data.vocabulary.encode(number, known.get(field.name, data.vocabulary.values[number]))
+        for number, field in enumerate(data.schema.fields)
+    ]
+    rows, optimizer = np.concatenate(places), start.optimizer or {}
+    count = np.array(optimizer["count"])
+    old = (start.state["table"], optimizer["table"]["mu"], optimizer["table"]["nu"])
+    new = [np.array(array) for array in (fresh.table.table, fresh.table.mu, fresh.table.nu)]
+    for mine, theirs in zip(new, old, strict=True):
+        mine[rows] = theirs
+    parts = flatten_dict(to_state_dict(fresh.opt_state), keep_empty_nodes=True)
+    parts |= flatten_dict(dict(optimizer["network"]))  # on disk, empty parts are not kept
+    table: list[Any] = [*new, np.full(fresh.table.last.shape, count), count]
+    state = RowState(
+        network=start.state["network"],
+        opt_state=from_state_dict(fresh.opt_state, unflatten_dict(parts)),
+        table=TableState(*table),
+    )
+    # As copies, since a step consumes them.
+    return jax.tree.map(jnp.array, state) if placement is None else placement.place(state)

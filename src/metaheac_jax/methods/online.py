@@ -1,0 +1,179 @@
+"""The online stage of a network: customising its general weights to campaigns, and scoring."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+from jax.sharding import Mesh
+
+from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.customise.heads import HeadCustomiser
+from metaheac_jax.customise.kept import KeptCampaigns
+from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
+from metaheac_jax.data.batches import (
+    Batch,
+    campaign_examples,
+)
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.list_lengths import Lengths, with_lengths
+from metaheac_jax.methods.method import Adapt, Restore, Run
+from metaheac_jax.model import (
+    AdaptedWeights,
+    Scorer,
+    State,
+    Watch,
+    Weights,
+)
+from metaheac_jax.networks.base import BuildNetwork, Network, SplitNetwork
+from metaheac_jax.settings import Adapts
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.training.sharding import (
+    own_devices,
+)
+
+
+def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> Adapt:
+    """Builds the online stage of a network; with ``lengths``, those of lists are fields too."""
+
+    def stage(
+        run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+    ) -> list[Scorer]:
+        added = None
+        if lengths:
+            run, campaigns, added = lengthened(run, campaigns)
+        network = build_network(run.settings)
+        return fine_tune(run, network, Weights(**state), campaigns, watch, lengths=added)
+
+    return stage
+
+
+def build_restore(build_network: BuildNetwork, *, lengths: bool = False) -> Restore:
+    """Builds the scorers of a network from saved weights; arguments as `build_fine_tuning`."""
+
+    def restore(run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
+        campaigns, added = [campaign], None
+        if lengths:
+            run, campaigns, added = lengthened(run, campaigns)
+        network, layout = build_network(run.settings), run.dataset.layout
+        _, score = compiled_online(network, layout, run.settings.batch_size)
+        return AdaptedScorer(score, Weights(**state), adapted, campaigns[0].rows, added)
+
+    return restore
+
+
+def lengthened(run: Run, campaigns: Sequence[Campaign]) -> tuple[Run, list[Campaign], Lengths]:
+    """A run and campaigns with the lengths of lists as fields, and what adds them to users."""
+    dataset, lengths = with_lengths(run.dataset)
+    moved = [replace(c, rows=lengths.campaigns(c.rows)) for c in campaigns]
+    return replace(run, dataset=dataset), moved, lengths
+
+
+def fine_tune(
+    run: Run,
+    network: Network,
+    weights: Weights,
+    campaigns: Sequence[Campaign],
+    watch: Watch[Scorer] | None,
+    *,
+    lengths: Lengths | None = None,
+) -> list[Scorer]:
+    """Adapts general weights to each campaign; see `customise.customiser.Customiser`.
+
+    ``lengths`` are added to the users of a pool, if the network takes them.
+    """
+    layout = run.dataset.layout
+    customiser, score = compiled_online(
+        network, layout, run.settings.batch_size, run.settings.online_adapts, run.mesh
+    )
+
+    def scorer(campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
+        return AdaptedScorer(score, weights, adapted, campaign.rows, lengths)
+
+    return adapt_weights(
+        run,
+        customiser,
+        weights,
+        [campaign_examples(run.dataset, campaign) for campaign in campaigns],
+        lambda adapted: list(map(scorer, campaigns, adapted)),
+        watch,
+        names=[campaign.name for campaign in campaigns],
+    )
+
+
+def adapt_weights(
+    run: Run,
+    customiser: Customiser | HeadCustomiser,
+    weights: Weights,
+    examples: Sequence[Batch],
+    scorers: Callable[[list[AdaptedWeights]], list[Scorer]],
+    watch: Watch[Scorer] | None,
+    *,
+    names: Sequence[str],
+) -> list[Scorer]:
+    """Adapts weights to each campaign's examples with the run's online settings.
+
+    Args:
+      run: has the settings, seed and progress.
+      customiser: of the network.
+      weights: general weights.
+      examples: of each campaign.
+      scorers: turns the adapted weights of all campaigns into models.
+      watch: follows the fine-tuning steps.
+      names: of the campaigns, for messages.
+    """
+
+    def on_step(step: int, adapted: Callable[[], list[AdaptedWeights]]) -> None:
+        if watch is not None:
+            watch(step, lambda: scorers(adapted()))
+
+    kept = None
+    if run.kept is not None and watch is None:
+        kept = KeptCampaigns(run.kept, weights, [asdict(run.settings), run.seed])
+    adapted = customiser(
+        weights,
+        examples,
+        seed=run.seed,
+        learning_rate=run.settings.online_learning_rate,
+        epochs=run.settings.online_epochs,
+        patience=run.settings.online_patience,
+        progress=run.progress,
+        names=names,
+        numbers=run.numbers,
+        watch=None if watch is None else on_step,
+        kept=kept,
+    )
+    return scorers(adapted)
+
+
+def compiled_online(
+    network: Network,
+    layout: Layout,
+    batch_size: int,
+    adapts: Adapts = "all",
+    mesh: Mesh | None = None,
+) -> tuple[Customiser | HeadCustomiser, PoolScorer]:
+    """The customiser and the pool scorer of a network.
+
+    Of a mesh, this process's devices divide the campaigns among them.
+    """
+    own = None if mesh is None else own_devices(mesh)
+    customiser = _compiled_customiser(network, layout, batch_size, adapts, own)
+    return customiser, _compiled_scorer(network, layout)
+
+
+@functools.cache  # methods with the same network share its compiled programs
+def _compiled_customiser(
+    network: Network, layout: Layout, batch_size: int, adapts: Adapts, mesh: Mesh | None
+) -> Customiser | HeadCustomiser:
+    if adapts == "all":
+        return Customiser(network, layout, batch_size=batch_size, mesh=mesh)
+    if not isinstance(network, SplitNetwork):
+        raise TypeError(f"{network} does not split behind its first layer")
+    return HeadCustomiser(network, layout, batch_size=batch_size)
+
+
+@functools.cache
+def _compiled_scorer(network: Network, layout: Layout) -> PoolScorer:
+    return PoolScorer(network, layout)
