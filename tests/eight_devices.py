@@ -19,7 +19,8 @@ from toy import dataset
 from metaheac_jax.audience import retrieve
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
-from metaheac_jax.data.batches import CampaignBatch, CampaignSampler, campaign_examples
+from metaheac_jax.data.batches import CampaignBatch, campaign_examples
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import AdaptedWeights, Customised, General, Weights, initialise
 from metaheac_jax.settings import PAPER

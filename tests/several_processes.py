@@ -16,7 +16,7 @@ from toy import dataset
 
 from metaheac_jax.audience import retrieve
 from metaheac_jax.data import dataset as dataset_module
-from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import Customised, General
 from metaheac_jax.processes import from_each, is_first, join_job

@@ -24,7 +24,7 @@ from experiments.throughput.records import (
     table,
 )
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, write_json, write_text

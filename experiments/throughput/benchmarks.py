@@ -48,8 +48,9 @@ from experiments.throughput.records import Record
 from metaheac_jax.backend import campaigns_at_once
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.score import PoolScorer
-from metaheac_jax.data.batches import CampaignBatch, CampaignSampler, campaign_examples
+from metaheac_jax.data.batches import CampaignBatch, campaign_examples
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.data.simulation import write_world
 from metaheac_jax.data.sources import tencent
 from metaheac_jax.data.storage import open_dataset

@@ -22,7 +22,7 @@ import numpy as np
 from experiments.throughput.inputs import Size, draw_field, field_sizes, synthetic
 from experiments.throughput.meta_steps import Way, build_step, num_parameters, untrained
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.schema import TENCENT
 from metaheac_jax.training.sharding import Placement, device_mesh, parse_mesh
 

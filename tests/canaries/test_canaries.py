@@ -17,7 +17,7 @@ import pytest
 from jax import lax
 from toy import dataset
 
-from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.model import initialise
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.table.adam import table_adam

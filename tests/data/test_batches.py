@@ -7,17 +7,10 @@ import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.data.batches import (
-    Batch,
-    CampaignSampler,
-    ExampleSampler,
-    GroupSampler,
-    campaign_examples,
-    check_batch,
-    check_campaigns,
-)
+from metaheac_jax.data.batches import Batch, campaign_examples, check_batch, check_campaigns
 from metaheac_jax.data.dataset import Examples
 from metaheac_jax.data.reference_sets import ReferenceSampler
+from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler, GroupSampler
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.table.layout import Ids

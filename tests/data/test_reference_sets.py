@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
 
-from metaheac_jax.data.batches import Batch, CampaignSampler, campaign_examples
+from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.table.layout import Ids
 
 DATA = dataset()

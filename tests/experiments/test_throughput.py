@@ -26,7 +26,8 @@ from experiments.throughput.records import (
     roofline_table,
     table,
 )
-from metaheac_jax.data.batches import CampaignSampler, campaign_examples
+from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import Weights
 from metaheac_jax.progress import silent

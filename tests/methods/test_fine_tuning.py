@@ -10,8 +10,9 @@ import optax
 import pytest
 from toy import aucs, dataset
 
-from metaheac_jax.data.batches import CampaignSampler, ExampleSampler, members
+from metaheac_jax.data.batches import members
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.methods.fine_tuning import (
     alpha_zero,
     metaheac,

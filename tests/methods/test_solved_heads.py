@@ -9,8 +9,8 @@ import pytest
 from toy import aucs, dataset
 
 from metaheac_jax.customise.joint import score_jointly
-from metaheac_jax.data.batches import CampaignSampler
 from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import method_named
 from metaheac_jax.methods.linear import fit_regression

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from toy import dataset
 
-from metaheac_jax.data.batches import CampaignSampler, campaign_examples
+from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.model import initialise
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.seed_features import SeedNetwork, direction, seed_features

@@ -10,7 +10,7 @@ import optax
 import pytest
 from toy import dataset
 
-from metaheac_jax.data.batches import CampaignSampler
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged
 from metaheac_jax.model import initialise
 from metaheac_jax.networks.metaheac import MetaHeac

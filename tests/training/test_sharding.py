@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.data.batches import CampaignBatch, CampaignSampler, members
+from metaheac_jax.data.batches import CampaignBatch, members
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import InputError
 from metaheac_jax.training.sharding import Placement, as_part, device_mesh, parse_mesh
 

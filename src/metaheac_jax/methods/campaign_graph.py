@@ -22,9 +22,10 @@ from jax import Array
 
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.score import over_chunks
-from metaheac_jax.data.batches import Batch, CampaignSampler, campaign_examples
+from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.methods.fine_tuning import FROM_SCRATCH, TUNED
 from metaheac_jax.methods.method import Method, Run, Trained
 from metaheac_jax.methods.offline import train_rows, untrained

@@ -16,14 +16,10 @@ from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from metaheac_jax.data.batches import (
-    CampaignBatch,
-    CampaignSampler,
-    ExampleSampler,
-    GroupSampler,
-)
+from metaheac_jax.data.batches import CampaignBatch
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler, GroupSampler
 from metaheac_jax.methods.method import Run, Train, Trained, epoch_steps
 from metaheac_jax.model import (
     General,

@@ -1,0 +1,270 @@
+"""Samplers: batches as a function of (seed, step) alone, drawn from the memory-mapped columns.
+
+A counter-based generator is keyed by (seed, step), so step 1000 can be drawn without the 999 before
+it, and a resumed run draws what it would have drawn. Several threads may draw at a time.
+
+Axes: C campaigns of a step, B examples, S slots of a user, N campaign fields, U table rows that a
+step touches, V that one of its campaigns touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from metaheac_jax.data.batches import (
+    Batch,
+    CampaignBatch,
+    ExampleBatch,
+    OwnedBatch,
+    check_campaigns,
+    gather,
+    generator,
+    members,
+    stacked,
+)
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.table.rows import RowIndex
+
+_PROBED = range(8)  # steps that are drawn to see how many rows a step touches
+_QUANTUM = 512  # table rows of a step are rounded up to a multiple of this
+
+
+class CampaignSampler:
+    """Support and query sets of a few campaigns (Algorithm 1, lines 3 to 5).
+
+    A campaign with fewer examples than a set takes gives what it has, halved between the two sets
+    where they are disjoint; the rest is padding. A campaign is drawn with a probability in
+    proportion to its number of examples.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        campaigns: np.ndarray,
+        *,
+        seed: int,
+        campaigns_per_step: int = 5,
+        batch_size: int = 512,
+        disjoint: bool = True,
+        value_dropout: float = 0.0,
+        part: range | None = None,
+    ) -> None:
+        """Args:
+        dataset: examples come from its stage 1.
+        campaigns: indices of the training campaigns.
+        seed: with the step, decides every draw.
+        campaigns_per_step: C, without replacement.
+        batch_size: B, examples in a support set, and in a query set.
+        disjoint: support and query share no example (the paper), or are drawn independently
+          (the authors' program).
+        value_dropout: see `settings.Settings`.
+        part: which of a step's campaigns are read, where other processes read the others; None for
+          all.
+
+        Raises:
+          InputError: a campaign has a single class or too few examples.
+          ValueError: fewer campaigns than a step takes.
+        """
+        check_campaigns(dataset, campaigns)
+        if len(campaigns) < campaigns_per_step:
+            raise ValueError(f"{len(campaigns)} campaigns, a step takes {campaigns_per_step}")
+        self._dataset, self._campaigns, self._seed = dataset, np.asarray(campaigns), seed
+        self._per_step, self._batch_size, self._disjoint = campaigns_per_step, batch_size, disjoint
+        self._part = range(campaigns_per_step) if part is None else part
+        self._value_dropout = value_dropout
+        weight = dataset.stage1.counts[self._campaigns].astype(float)
+        self._weight = weight / weight.sum()
+        self._index = dataset.layout.row_index(dataset.num_rows)
+        probed = [self._draw(step)[2:] for step in _PROBED]
+        self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
+        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
+
+    def __call__(self, step: int) -> CampaignBatch:
+        """The batch of one step."""
+        support, query, touched, own = self._draw(step)
+        sizes = self._step_size(len(touched)), self._own_size(max(map(len, own)))
+        return _campaign_batch(self._index, support, query, touched, own, sizes)
+
+    def campaigns_of(self, step: int) -> np.ndarray:
+        """(C,) ids of the campaigns of one step."""
+        return self._dataset.campaign_key[self._choose(generator(self._seed, step))]
+
+    def _choose(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.choice(self._campaigns, self._per_step, replace=False, p=self._weight)
+
+    def _draw(self, step: int) -> tuple[Batch, Batch, np.ndarray, list[np.ndarray]]:
+        """Support and query with ids into the whole table; the rows that all and each touch."""
+        rng, offsets = generator(self._seed, step), self._dataset.stage1.offsets
+        chosen = self._choose(rng)
+        sides: tuple[list[Batch], list[Batch]] = ([], [])
+        for place, c in enumerate(chosen):
+            n, fields = int(offsets[c + 1] - offsets[c]), self._dataset.campaign_rows[c]
+            if self._disjoint:
+                both = rng.choice(n, min(n, 2 * self._batch_size), replace=False)
+                drawn = (both[: len(both) // 2], both[len(both) // 2 :])
+            else:
+                size = min(n, self._batch_size)
+                drawn = tuple(rng.choice(n, size, replace=False) for _ in range(2))
+            if place not in self._part:
+                continue
+            for number, (side, positions) in enumerate(zip(sides, drawn, strict=True)):
+                batch = gather(self._dataset, offsets[c] + positions, fields, self._batch_size)
+                users, number = batch.ids.user, 2 * place + number
+                missing = left_out(users.shape, self._value_dropout, self._seed, step, number)
+                users[missing] = self._dataset.num_rows
+                side.append(batch)
+        support, query = map(stacked, sides)
+        pairs = zip(members(support.ids), members(query.ids), strict=True)
+        own = [self._index.distinct(pair) for pair in pairs]
+        return support, query, self._index.distinct(*own), own
+
+
+def _campaign_batch(
+    index: RowIndex,
+    support: Batch,
+    query: Batch,
+    touched: np.ndarray,
+    own: Sequence[np.ndarray],
+    sizes: tuple[int, int],
+) -> CampaignBatch:
+    """A step's batch, of sets with ids into the whole table.
+
+    Args:
+      index: of the table's rows.
+      support, query: leaves (C, B, ...).
+      touched: the rows that all campaigns touch.
+      own: those that each touches.
+      sizes: U and V.
+    """
+    sides = zip(own, members(support.ids), members(query.ids), strict=True)
+    local = [index.renumber(rows, sizes[1], both) for rows, *both in sides]
+    rows, position = index.renumber(touched, sizes[0], np.stack([rows for rows, _ in local]))
+    ids = [stacked(side) for side in zip(*(both for _, both in local), strict=True)]
+    return CampaignBatch(rows, support._replace(ids=ids[0]), query._replace(ids=ids[1]), position)
+
+
+class ExampleSampler:
+    """Examples drawn from all training campaigns, for plain training (the w/o Meta ablation)."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        campaigns: np.ndarray,
+        *,
+        seed: int,
+        batch_size: int,
+        value_dropout: float = 0.0,
+    ) -> None:
+        """Args: as `CampaignSampler`; B examples are drawn without replacement within a step."""
+        check_campaigns(dataset, campaigns)
+        self._dataset, self._seed, self._value_dropout = dataset, seed, value_dropout
+        stage = dataset.stage1
+        self._campaigns = np.sort(campaigns)
+        self._examples = np.concatenate(
+            [np.arange(stage.offsets[c], stage.offsets[c + 1]) for c in self._campaigns]
+        )
+        self.batch_size = min(batch_size, len(self._examples))
+        self._index = dataset.layout.row_index(dataset.num_rows)
+        self._size = _padded_size(max(len(self._draw(step)[2]) for step in _PROBED))
+
+    def __call__(self, step: int) -> ExampleBatch:
+        """The batch of one step."""
+        return ExampleBatch(*self.owned(step)[:2])
+
+    def owned(self, step: int) -> OwnedBatch:
+        """The same batch, and the campaign that each example belongs to."""
+        batch, campaign, touched = self._draw(step)
+        rows, ids = self._index.renumber(touched, self._size(len(touched)), batch.ids)
+        owner = np.searchsorted(self._campaigns, campaign).astype(np.int32)
+        return OwnedBatch(rows, batch._replace(ids=ids), owner)
+
+    def left_out(self, step: int) -> np.ndarray:
+        """(B, S) which values of its users a step leaves out."""
+        shape = self.batch_size, self._dataset.user_rows.shape[1]
+        return left_out(shape, self._value_dropout, self._seed, step, 0)
+
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(B,) positions in stage 1 of the examples of one step, and the campaign of each."""
+        rng = generator(self._seed, step)
+        examples = self._examples[rng.choice(len(self._examples), self.batch_size, replace=False)]
+        return examples, np.searchsorted(self._dataset.stage1.offsets, examples, side="right") - 1
+
+    def _draw(self, step: int) -> tuple[Batch, np.ndarray, np.ndarray]:
+        """Examples with ids into the whole table, their campaigns, and the rows they touch."""
+        examples, campaign = self.positions(step)
+        fields = self._dataset.campaign_rows[campaign]
+        batch = gather(self._dataset, examples, fields, self.batch_size)
+        batch.ids.user[self.left_out(step)] = self._dataset.num_rows
+        return batch, campaign, self._index.distinct(batch.ids)
+
+
+class GroupSampler:
+    """The examples of `ExampleSampler` in groups, for devices that share a step of plain training.
+
+    A group is the query set of a `CampaignBatch`, in the place of a campaign's, and its support set
+    is empty.
+    """
+
+    def __init__(
+        self, dataset: Dataset, sampler: ExampleSampler, *, num_groups: int, part: range
+    ) -> None:
+        """Args:
+        dataset: of the sampler.
+        sampler: of all examples of a step.
+        num_groups: C, into which they are divided; the last ones may be smaller.
+        part: which groups are read, where other processes read the others.
+        """
+        self._dataset, self._sampler, self._part = dataset, sampler, part
+        self._group_size = -(-sampler.batch_size // num_groups)
+        self._index = dataset.layout.row_index(dataset.num_rows)
+        probed = [self._draw(step)[1:] for step in _PROBED]
+        self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
+        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
+
+    def __call__(self, step: int) -> CampaignBatch:
+        """The batch of one step."""
+        query, touched, own = self._draw(step)
+        nobody = jax.tree.map(lambda leaf: leaf[:, :0], query)
+        sizes = self._step_size(len(touched)), self._own_size(max(map(len, own)))
+        return _campaign_batch(self._index, nobody, query, touched, own, sizes)
+
+    def _draw(self, step: int) -> tuple[Batch, np.ndarray, list[np.ndarray]]:
+        """Groups with ids into the whole table; the rows that all and each touch."""
+        examples, campaign = self._sampler.positions(step)
+        groups, size, missing = [], self._group_size, self._sampler.left_out(step)
+        for group in self._part:
+            some = slice(group * size, (group + 1) * size)
+            rows = self._dataset.campaign_rows[campaign[some]]
+            fields = np.full((size, rows.shape[1]), self._dataset.num_rows, np.int32)
+            fields[: len(rows)] = rows
+            groups.append(gather(self._dataset, examples[some], fields, size))
+            groups[-1].ids.user[: len(rows)][missing[some]] = self._dataset.num_rows
+        query = stacked(groups)
+        own = [self._index.distinct(ids) for ids in members(query.ids)]
+        return query, self._index.distinct(*own), own
+
+
+def left_out(
+    shape: tuple[int, int], probability: float, seed: int, step: int, number: int
+) -> np.ndarray:
+    """Which values of users a step leaves out, each with this probability; bool of this shape.
+
+    The draws depend on the seed, the step and the number alone, and are none of `generator`'s.
+    """
+    if not probability:
+        return np.zeros(shape, bool)
+    philox = np.random.Philox(key=np.array([seed, step], np.uint64)).jumped(1 + number)
+    return np.random.Generator(philox).random(shape, np.float32) < probability
+
+
+def _padded_size(probed: int) -> Callable[[int], int]:
+    """The size to pad a number of rows to, so that most steps share one shape.
+
+    A few steps are drawn to see how many rows they touch. A later step that touches more takes a
+    larger shape. Both depend on (seed, step) alone.
+    """
+    usual = -(-int(1.1 * probed) // _QUANTUM) * _QUANTUM
+    return lambda n: usual if n <= usual else -(-n // (4 * _QUANTUM)) * 4 * _QUANTUM
