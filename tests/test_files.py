@@ -24,13 +24,11 @@ from metaheac_jax.files import (
     new_array,
     new_directory,
     read_json,
-    read_sealed,
-    read_undisturbed,
-    seal,
     write_json,
     write_text,
     write_whole,
 )
+from metaheac_jax.sealed import read_sealed, read_undisturbed, seal
 
 # One file ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ SOURCE = ROOT / "src" / "metaheac_jax"
 LAYERS = (
     ("errors", "progress"),
     ("settings", "backend", "processes", "threads", "files", "schema", "ranking"),
-    ("environment",),
+    ("environment", "sealed"),
     ("table",),
     ("data",),
     ("networks",),

@@ -23,10 +23,11 @@ from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.files import new_directory, read_sealed, read_undisturbed, seal
+from metaheac_jax.files import new_directory
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
+from metaheac_jax.sealed import read_sealed, read_undisturbed, seal
 from metaheac_jax.settings import Settings
 from metaheac_jax.table.layout import Layout
 

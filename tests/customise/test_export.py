@@ -19,8 +19,8 @@ from metaheac_jax.customise.export import FORMAT, MANIFEST, export_scorer
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.sources.tables import prepare
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import read_sealed
 from metaheac_jax.methods import method_named
+from metaheac_jax.sealed import read_sealed
 
 SCHEMA = TableSchema(
     user=(

@@ -28,7 +28,7 @@ import polars as pl
 from metaheac_jax.data.campaign_record import CampaignRecord, Feedback
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked, new_directory, read_sealed, read_undisturbed, seal
+from metaheac_jax.files import locked, new_directory
 from metaheac_jax.methods import method_of
 from metaheac_jax.methods.method import Run
 from metaheac_jax.model import (
@@ -40,6 +40,7 @@ from metaheac_jax.model import (
     write_arrays,
 )
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.sealed import read_sealed, read_undisturbed, seal
 
 FORMAT = "metaheac_jax campaign 1"
 MANIFEST = "campaign.json"

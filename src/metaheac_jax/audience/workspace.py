@@ -21,7 +21,8 @@ from metaheac_jax.audience import campaign_folder
 from metaheac_jax.customise import export
 from metaheac_jax.data import storage
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import LEFTOVER, read_sealed, writer_of
+from metaheac_jax.files import LEFTOVER, writer_of
+from metaheac_jax.sealed import read_sealed
 
 #: What the name of the folder of a training ends with.
 TRAINING = ".training"

@@ -49,11 +49,12 @@ from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked, new_directory, seal, write_text
+from metaheac_jax.files import locked, new_directory, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
 from metaheac_jax.processes import from_first, is_first
 from metaheac_jax.progress import Progress
+from metaheac_jax.sealed import seal
 from metaheac_jax.settings import Adapts
 
 _ANY_POOL = 2**31  # users, so many that no band is empty

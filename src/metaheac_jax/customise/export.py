@@ -26,9 +26,10 @@ from jax import Array
 
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, seal
+from metaheac_jax.files import new_directory
 from metaheac_jax.model import Customised, with_own_parameters
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.sealed import seal
 from metaheac_jax.table.layout import Ids
 
 FORMAT = "metaheac_jax scorer 1"

@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.environment import environment
-from metaheac_jax.files import digest_of, whole_file
+from metaheac_jax.files import whole_file
 from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.sealed import digest_of
 from metaheac_jax.training.checkpoint import array_digest, named_leaves
 
 

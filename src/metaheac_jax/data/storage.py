@@ -14,9 +14,10 @@ import numpy as np
 
 from metaheac_jax.data.dataset import Dataset, Examples, SensitiveField, UserRows
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, read_sealed, read_undisturbed, seal
+from metaheac_jax.files import new_directory
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
+from metaheac_jax.sealed import read_sealed, read_undisturbed, seal
 
 FORMAT = "metaheac_jax dataset 3"
 MANIFEST = "manifest.json"

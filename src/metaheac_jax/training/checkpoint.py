@@ -22,7 +22,8 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import fsync, locked, read_sealed, seal
+from metaheac_jax.files import fsync, locked
+from metaheac_jax.sealed import read_sealed, seal
 
 FORMAT = "metaheac_jax checkpoint 1"
 MANIFEST = "checkpoint.json"

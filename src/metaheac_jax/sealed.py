@@ -1,0 +1,149 @@
+"""Directories with a manifest of checksums, which tells when a file was altered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import write_json
+from metaheac_jax.progress import Progress, silent
+
+T = TypeVar("T")
+
+_BLOCK = 1 << 24  # bytes read at a time for a checksum
+
+
+def digests(paths: Sequence[Path], progress: Progress) -> list[str]:
+    """SHA-256 of each file; ``progress`` receives the bytes read."""
+    results, done, total = [], 0, sum(path.stat().st_size for path in paths)
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                done += len(block)
+                progress("checksums", done, total)
+        results.append(digest.hexdigest())
+    return results
+
+
+def seal(
+    directory: Path,
+    manifest: str,
+    content: Mapping[str, Any],
+    files: Sequence[Path],
+    *,
+    progress: Progress = silent,
+) -> str:
+    """Writes a manifest that `read_sealed` checks the files of a directory against.
+
+    Args:
+      directory: contains the files.
+      manifest: its file name.
+      content: plain data, to which ``files`` and ``digest`` are added.
+      files: paths in the directory.
+      progress: receives the bytes checksummed.
+
+    Returns:
+      The digest, which stands for all files.
+    """
+    checksums = zip(files, digests(files, progress), strict=True)
+    entries = {
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in checksums
+    }
+    body = json.loads(json.dumps({**content, "files": entries}))
+    digest = digest_of(body)
+    write_json(directory / manifest, {**body, "digest": digest})
+    return digest
+
+
+def read_sealed(
+    directory: Path,
+    manifest: str,
+    *,
+    format: str,
+    remedy: str,
+    verify: bool = True,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Reads a manifest and checks the files that it names.
+
+    Args:
+      directory: as written by `seal`.
+      manifest: its file name.
+      format: required value of ``format`` in the manifest.
+      remedy: advice to the user, for messages.
+      verify: also compare the SHA-256 of each file, which reads all files.
+      progress: receives the bytes read.
+
+    Returns:
+      What `seal` was given, with ``files`` and ``digest``. The digest stands for all files.
+
+    Raises:
+      InputError: there is no manifest, it was altered or has another format, or a file is missing,
+        truncated or altered; the message names it.
+    """
+    path = directory / manifest
+    if not path.is_file():
+        raise InputError(f"{directory}: has no {manifest}; {remedy}")
+    try:
+        body = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON; {remedy}") from error
+    if body.get("format") != format:
+        raise InputError(f"{path}: format {body.get('format')!r}, expected {format!r}; {remedy}")
+    digest = body.pop("digest", None)
+    if digest != digest_of(body):
+        raise InputError(f"{path}: altered since it was written; {remedy}")
+    files = {directory / name: entry for name, entry in body["files"].items()}
+    for file, entry in files.items():
+        if not file.is_file():
+            raise InputError(f"{file}: missing, though {manifest} names it; {remedy}")
+        size = file.stat().st_size
+        if size != entry["bytes"]:
+            raise InputError(f"{file}: {size} bytes, expected {entry['bytes']}; {remedy}")
+    if verify:
+        checksums = digests(list(files), progress)
+        for (file, entry), checksum in zip(files.items(), checksums, strict=True):
+            if checksum != entry["sha256"]:
+                raise InputError(f"{file}: altered since it was written; {remedy}")
+    return {**body, "digest": digest}
+
+
+def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T:
+    """Reads a directory that another process may be replacing; see `new_directory`.
+
+    If its manifest is another one after reading, it was replaced meanwhile, and is read again.
+
+    Args:
+      directory: what ``read`` reads.
+      manifest: its file name.
+      read: may fail, or mix the files of two directories, if it is disturbed.
+    """
+    while True:
+        before = _content(directory / manifest)
+        try:
+            result = read()
+        except (ValueError, OSError):
+            if _content(directory / manifest) == before:
+                raise
+        else:
+            if _content(directory / manifest) == before:
+                return result
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def digest_of(body: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
