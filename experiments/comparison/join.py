@@ -1,4 +1,4 @@
-"""Joins finished comparisons to one, such as the runs of a command that were made apart.
+"""Joins finished comparisons into one, such as the runs of a command that were made apart.
 
 ``python -m experiments.comparison.join DIR DIR ... --out DIR``
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +20,10 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 
-#: Options of a command that say which runs and methods of a comparison it makes.
+#: Options of a command that choose the runs and methods of a comparison.
 PARTS = ("--methods", "--runs", "--seed")
+#: What the descriptions of all runs of a comparison have in common.
+ALIKE = ("preset", "campaigns", "train_campaigns", "test_campaigns")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,18 @@ def main(options: Options) -> None:
     """Runs the command."""
     if len(options.directories) < 2:
         raise InputError(f"expected at least two folders, got {len(options.directories)}")
-    found = {str(directory): load(directory) for directory in options.directories}
-    joined, screen = join(found, options.methods), terminal.screen()
+    out, found = options.out.resolve(), {}
+    for directory in options.directories:
+        place = directory.resolve()
+        if place == out or out in place.parents:
+            raise InputError(f"--out: {options.out} would replace {directory}; give another")
+        if place in found:
+            raise InputError(f"{directory}: given twice")
+        found[place] = load(directory)
+    joined, screen = (
+        join({str(at): of for at, of in found.items()}, options.methods),
+        terminal.screen(),
+    )
     with new_directory(options.out, marker="report.md") as directory:
         write_files(directory, joined, page=False, screen=screen)
     where = f"report.md, figures and results are in {options.out}; all of it may be committed"
@@ -58,107 +70,151 @@ def join(found: Mapping[str, Comparison], methods: Sequence[str] = ()) -> Compar
       methods: which to keep; all if there are none.
 
     Raises:
-      InputError: commands differ in more than `PARTS`; a run has a method twice, lacks one, or is
-        in two worlds; the settings of a method differ between runs; or a seed between others is
-        missing.
+      InputError: commands or data differ in more than `PARTS`; one has a tuning of its own; a run
+        has a method twice, lacks one, or is in two worlds; the settings of a method differ between
+        runs; or a seed between others is missing.
     """
-    commands = {where: _command(of) for where, of in found.items()}
-    (first, (_, command)), *others = commands.items()
-    for where, (_, other) in others:
-        if other != command:
-            raise InputError(
-                f"{where}: made by `{shlex.join(other)}`, but {first} by `{shlex.join(command)}`; "
-                f"only {', '.join(PARTS)} may differ"
-            )
-    runs: dict[int, dict[str, Any]] = {}
+    command = _common_command(found)
+    runs: dict[int, _Run] = {}
     for where, of in found.items():
         for seed, run in zip(of.seeds, of.runs, strict=True):
+            own = runs.setdefault(seed, _Run(seed))
             for name, result in run.items():
-                _add(runs.setdefault(seed, {}), name, result, f"{where}: run {seed}", methods)
+                if not (methods and _is_method(result) and name not in methods):
+                    own.add(name, result, where)
     seeds = sorted(runs)
     if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
-        raise InputError(
-            f"runs {', '.join(map(str, seeds))}: their seeds do not follow one another"
-        )
-    names = [name for name, result in runs[seeds[0]].items() if "settings" in result]
+        listed = ", ".join(map(str, seeds))
+        raise InputError(f"runs {listed}: their seeds do not follow one another")
+    first = runs[seeds[0]]
     for seed in seeds:
-        _check_methods(runs[seed], [*names, *methods], seed, runs[seeds[0]])
+        first.check_same(runs[seed], methods)
+    names = [name for name, result in first.results.items() if _is_method(result)]
     head = next(of for of in found.values() if of.seeds[0] == seeds[0])
     title = head.title.removesuffix(f", {len(head.runs)} runs")
-    about = {
-        "command": shlex.join(_joined(command, names, seeds)),
-        "tuned": "; ".join(dict.fromkeys(of.about.get("tuned", "") for of in found.values())),
-    }
     return Comparison(
         title=title + (f", {len(seeds)} runs" if len(seeds) > 1 else ""),
         seeds=seeds,
-        runs=[{name: runs[seed][name] for name in runs[seeds[0]]} for seed in seeds],
-        about={**head.about, **about},
+        runs=[{name: runs[seed].results[name] for name in first.results} for seed in seeds],
+        about={
+            **head.about,
+            "command": shlex.join(_with_parts(command, names, seeds)),
+            "tuned": _tuned(found, names),
+        },
         published=head.published,
         independent_runs=head.independent_runs,
     )
 
 
-def _add(
-    run: dict[str, Any], name: str, result: Mapping[str, Any], where: str, methods: Sequence[str]
-) -> None:
-    """Adds a result to a run, if it is wanted."""
-    method = "settings" in result  # others are references, which every part of a run has
-    if method and methods and name not in methods:
-        return
-    if name in run and (method or run[name]["campaigns"] != result["campaigns"]):
-        why = "is in another folder too; give one" if method else "is another; so is its world"
-        raise InputError(f"{where}: {name} {why}")
-    other = next(iter(run.values()), result)
-    if _judged(other) != _judged(result):
-        raise InputError(
-            f"{where}: {name} is judged on other campaigns or seeds than {next(iter(run))}, so it "
-            "was run in another world; run it again in this one"
-        )
-    run[name] = result
+@dataclass
+class _Run:
+    """What has been found of a run.
+
+    Attributes:
+      seed: of the run.
+      results: of methods, and of references, which are no methods.
+      places: where each was found.
+    """
+
+    seed: int
+    results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, result: Mapping[str, Any], where: str) -> None:
+        """Adds a result of the same world."""
+        for known, other in self.results.items():
+            both = f"{where}: run {self.seed}: {name}"
+            if known == name and _is_method(result):
+                raise InputError(f"{both} is in {self.places[name]} too; give one of them")
+            same = known != name or result["campaigns"] == other["campaigns"]
+            if not same or _judged(result) != _judged(other):
+                raise InputError(
+                    f"{both} does not fit {known} of {self.places[known]}: their campaigns or "
+                    "seeds differ, so these are two worlds; run one of them again"
+                )
+        self.results[name], self.places[name] = result, where
+
+    def check_same(self, other: _Run, wanted: Sequence[str]) -> None:
+        """Refuses another run that has not the same methods with the same settings."""
+        for name in dict.fromkeys([*wanted, *self.results, *other.results]):
+            for run in (self, other):
+                if name not in run.results or (
+                    name in wanted and not _is_method(run.results[name])
+                ):
+                    raise InputError(
+                        f"run {run.seed}: has no method {name}; add its results, or give --methods "
+                        "without it"
+                    )
+            ours, theirs = (run.results[name].get("settings", {}) for run in (self, other))
+            for key in {**ours, **theirs}:
+                values = [settings.get(key, "no value") for settings in (ours, theirs)]
+                if values[0] != values[1]:
+                    raise InputError(
+                        f"{name}: {key} is {values[0]} in run {self.seed} and {values[1]} in run "
+                        f"{other.seed}; run one of them again"
+                    )
+
+
+def _is_method(result: Mapping[str, Any]) -> bool:
+    """Whether it is no reference, which every part of a run has."""
+    return "settings" in result
 
 
 def _judged(result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     return [(of["campaign"], of["group"], of["seeds"]) for of in result["campaigns"]]
 
 
-def _check_methods(
-    run: Mapping[str, Any], names: Sequence[str], seed: int, first: Mapping[str, Any]
-) -> None:
-    """Refuses a run without one of the methods, with others, or with another's settings."""
-    own = [name for name, result in run.items() if "settings" in result]
-    for name in dict.fromkeys([*names, *own]):
-        for of in (run, first):
-            if name not in of:
-                which = seed if of is run else "of the least seed"
-                raise InputError(f"run {which}: no {name}; add it, or leave it out by --methods")
-        ours, theirs = (of[name]["settings"] for of in (run, first))
-        for key in ours.keys() | theirs.keys():
-            if ours.get(key) != theirs.get(key):
-                raise InputError(
-                    f"run {seed}: {name} has the {key} {ours.get(key)}, and {theirs.get(key)} in "
-                    "another run; run one of them again"
-                )
+def _common_command(found: Mapping[str, Comparison]) -> list[str]:
+    """The words of the comparisons' command without `PARTS`."""
+    first, command, facts = "", list[str](), dict[str, Any]()
+    for where, of in found.items():
+        if "command" not in of.about:
+            raise InputError(f"{where}: its results do not say which command made them")
+        if of.tuning is not None:
+            raise InputError(f"{where}: has a tuning of its own; join runs that use a stored one")
+        own = {name: of.about.get(name) for name in ALIKE}
+        own |= {"published": of.published, "independent_runs": of.independent_runs}
+        words = _without_parts(of.about["command"])
+        if not first:
+            first, command, facts = where, words, own
+        if words != command:
+            raise InputError(
+                f"{where}: made by `{shlex.join(words)}`, but {first} by `{shlex.join(command)}`; "
+                f"only {', '.join(PARTS)} may differ"
+            )
+        for name, value in own.items():
+            if value != facts[name]:
+                raise InputError(f"{where}: {name} is {value}, but {facts[name]} in {first}")
+    return command
 
 
-def _command(comparison: Comparison) -> tuple[list[str], list[str]]:
-    """The words of a comparison's command that are of `PARTS`, and the others."""
-    words = shlex.split(comparison.about.get("command", ""))
-    parts, others = [], []
+def _without_parts(command: str) -> list[str]:
+    words, others = shlex.split(command), []
     while words:
         option = words.pop(0)
         values = list(takewhile(lambda word: not word.startswith("--"), words))
         words = words[len(values) :]
-        (parts if option in PARTS else others).extend([option, *values])
-    return parts, others
+        others += [] if option in PARTS else [option, *values]
+    return others
 
 
-def _joined(others: Sequence[str], names: Sequence[str], seeds: Sequence[int]) -> list[str]:
+def _with_parts(others: Sequence[str], names: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """The command that makes these runs of these methods."""
     parts = ["--methods", *names]
     parts += ["--runs", str(len(seeds))] if len(seeds) > 1 else []
     parts += ["--seed", str(seeds[0])] if seeds[0] else []
     return [*others[:3], *parts, *others[3:]]
+
+
+def _tuned(found: Mapping[str, Comparison], names: Sequence[str]) -> str:
+    """Where the settings come from, of all methods or of each comparison's."""
+    told: dict[str, list[str]] = {}
+    for of in found.values():
+        own = told.setdefault(of.about.get("tuned", "settings of unknown origin"), [])
+        own += [name for name in names if name in of.runs[0] and name not in own]
+    if len(told) == 1:
+        return next(iter(told))
+    return "; ".join(f"{', '.join(own)}: {text}" for text, own in told.items() if own)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def read_sealed(
 
 
 def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T:
-    """Reads a directory that another process may be replacing; see `new_directory`.
+    """Reads a directory that another process may be replacing; see `files.new_directory`.
 
     If its manifest is another one after reading, it was replaced meanwhile, and is read again.
 

@@ -24,14 +24,16 @@ def reference(auc):
     return result("oracle", [campaign(1, "small", auc), campaign(2, "large", auc)])
 
 
-def made(directory, seed, methods, *, oracle=0.9, command=RUN):
+def made(directory, seed, methods, *, oracle=0.9, command=RUN, **more):
     """A finished run; the AUCs of references belong to its world."""
     names = [name for name, of in methods.items() if "settings" in of]
-    command = command.format(methods=" ".join(names), seed=seed)
-    about = {"data": f"world {seed}", "users": 1000, "command": command, "tuned": "by hand"}
-    run = {**methods, "oracle": reference(oracle)}
-    directory.mkdir()
-    store(directory, Comparison(f"world {seed}", [seed], [run], about), {})
+    kept = {name: more.pop(name) for name in ("tuning", "independent_runs") if name in more}
+    about = {"data": f"world {seed}", "preset": "paper", "tuned": "by hand", **more}
+    if command is not None:
+        about["command"] = command.format(methods=" ".join(names), seed=seed)
+    run = methods if oracle is None else {**methods, "oracle": reference(oracle)}
+    directory.mkdir(parents=True)
+    store(directory, Comparison(f"world {seed}", [seed], [run], about, **kept), {})
     return directory
 
 
@@ -51,7 +53,7 @@ def test_runs_and_methods_of_a_command_are_joined(tmp_path):
     command = "python -m experiments.tencent --methods lr mmoe --runs 2 --users 1000"
     assert joined.about == {
         "data": "world 0",
-        "users": 1000,
+        "preset": "paper",
         "command": command,
         "tuned": "by hand",
     }
@@ -69,26 +71,46 @@ def test_methods_may_be_left_out(tmp_path):
     assert joined.about["command"] == command
 
 
+def test_what_was_joined_is_joined_again(tmp_path):
+    parts = [made(tmp_path / str(n), n, {"lr": method("lr", 0.5)}) for n in range(3)]
+    succeeds(COMMAND, *parts[:2], "--out", tmp_path / "two")
+    assert load(tmp_path / "two").title == "world 0, 2 runs"
+    succeeds(COMMAND, tmp_path / "two", parts[2], "--out", tmp_path / "three")
+    joined = load(tmp_path / "three")
+    assert joined.title == "world 0, 3 runs"
+    assert joined.seeds == [0, 1, 2]
+    assert "--runs 3" in joined.about["command"]
+
+
+def test_tuning_of_parts_is_told_by_method(tmp_path):
+    first = made(tmp_path / "a", 0, {"lr": method("lr", 0.6)}, tuned="not tuned")
+    second = made(tmp_path / "b", 0, {"mmoe": method("mmoe", 0.7)})
+    succeeds(COMMAND, first, second, "--out", tmp_path / "out")
+    assert load(tmp_path / "out").about["tuned"] == "lr: not tuned; mmoe: by hand"
+
+
 LR = {"lr": method("lr", 0.6)}
-OTHER_METHOD = {"mmoe": method("mmoe", 0.6)}
+MMOE = {"mmoe": method("mmoe", 0.6)}
+ANOTHER = {"mmoe": method("mmoe", 0.6, seeds=1)}
 
 
 @pytest.mark.parametrize(
     ("seed", "methods", "more", "words"),
     [
-        (0, LR, {}, ("b: run 0: lr is in another folder too; give one",)),
-        (0, OTHER_METHOD, {"oracle": 0.8}, ("b: run 0: oracle is another; so is its world",)),
-        (
-            0,
-            {"mmoe": method("mmoe", 0.6, seeds=1)},
-            {},
-            ("b: run 0: mmoe is judged on other campaigns or seeds than lr", "in another world"),
-        ),
-        (1, OTHER_METHOD, {}, ("run 1: no lr; add it, or leave it out by --methods",)),
-        (1, LR | OTHER_METHOD, {}, ("run of the least seed: no mmoe",)),
-        (1, {"lr": method("lr", 0.6, width=8)}, {}, ("run 1: lr has the width 8, and 16 in",)),
+        (0, LR, {}, ("b: run 0: lr is in ", "a too; give one of them")),
+        (0, MMOE, {"oracle": 0.8}, ("b: run 0: oracle does not fit oracle of ", "two worlds")),
+        (0, ANOTHER, {}, ("b: run 0: mmoe does not fit lr of ", "two worlds")),
+        (1, MMOE, {}, ("run 1: has no method lr; add its results, or give --methods without",)),
+        (1, LR | MMOE, {}, ("run 0: has no method mmoe",)),
+        (1, LR, {"oracle": None}, ("run 1: has no method oracle",)),
+        (1, {"lr": method("lr", 0.6, width=8)}, {}, ("lr: width is 16 in run 0 and 8 in run 1",)),
+        (1, {"lr": method("lr", 0.6, n=8)}, {}, ("lr: width is 16 in run 0 and no value in",)),
         (2, LR, {}, ("runs 0, 2: their seeds do not follow",)),
         (1, LR, {"command": RUN + " --split paper"}, ("b: made by", "only --methods, --runs")),
+        (1, LR, {"command": None}, ("b: its results do not say which command",)),
+        (1, LR, {"preset": "official"}, ("b: preset is official, but paper in ",)),
+        (1, LR, {"independent_runs": False}, ("b: independent_runs is False, but True in",)),
+        (1, LR, {"tuning": {"methods": {}}}, ("b: has a tuning of its own",)),
     ],
 )
 def test_what_cannot_be_joined(tmp_path, capsys, seed, methods, more, words):
@@ -98,12 +120,15 @@ def test_what_cannot_be_joined(tmp_path, capsys, seed, methods, more, words):
     assert "out" not in contents(tmp_path)
 
 
-def test_what_is_no_comparison(tmp_path, capsys):
-    first = made(tmp_path / "a", 0, LR)
+def test_arguments_that_make_no_sense(tmp_path, capsys):
+    first, second = (made(tmp_path / "in" / str(n), n, LR) for n in (0, 1))
     out = ("--out", tmp_path / "out")
     refuses(capsys, COMMAND, first, *out, words=("at least two folders, got 1",))
     refuses(capsys, COMMAND, first, tmp_path / "none", *out, words=("none: no results.json",))
-    unknown = ("--methods", "lr", "mmoe")
-    second = made(tmp_path / "b", 1, LR)
-    words = ("run 0: no mmoe; add it, or leave it out",)
-    refuses(capsys, COMMAND, first, second, *out, *unknown, words=words)
+    refuses(capsys, COMMAND, first, second, first / ".", *out, words=("in/0: given twice",))
+    for place in (first, first.parent):
+        words = ("--out: ", f"would replace {first}")
+        refuses(capsys, COMMAND, first, second, "--out", place, words=words)
+    for name in ("mmoe", "oracle"):
+        words = (f"run 0: has no method {name}",)
+        refuses(capsys, COMMAND, first, second, *out, "--methods", "lr", name, words=words)

@@ -83,7 +83,7 @@ class OwnedBatch(NamedTuple):
     Attributes:
       rows: (U,) int32 table rows that the step touches; R for padding.
       examples: leaves (B, ...), ids pointing into ``rows``.
-      owner: (B,) int32 position of an example's campaign among the sampler's, in ascending order.
+      owner: (B,) int32 position of an example's campaign among its `ExampleSampler`'s, ascending.
     """
 
     rows: np.ndarray

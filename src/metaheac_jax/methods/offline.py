@@ -21,12 +21,7 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler, GroupSampler
 from metaheac_jax.methods.method import Run, Train, Trained, epoch_steps
-from metaheac_jax.model import (
-    General,
-    State,
-    Weights,
-    initialise,
-)
+from metaheac_jax.model import General, State, Weights, initialise
 from metaheac_jax.networks.base import BuildNetwork, Network
 from metaheac_jax.processes import is_first
 from metaheac_jax.settings import Reduction
@@ -36,18 +31,8 @@ from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import EarlyStop, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.sharding import (
-    MeshCheckpoints,
-    Placement,
-    build_mesh_step,
-)
-from metaheac_jax.training.step import (
-    Gradient,
-    RowState,
-    RowStep,
-    build_row_step,
-    plain_gradient,
-)
+from metaheac_jax.training.sharding import MeshCheckpoints, Placement, build_mesh_step
+from metaheac_jax.training.step import Gradient, RowState, RowStep, build_row_step, plain_gradient
 
 #: none: no training. plain: plain training on the examples of all campaigns. batches: the campaign
 #: batches of the meta-step without an inner step (alpha = 0). meta: Algorithm 1. All kinds but

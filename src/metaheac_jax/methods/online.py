@@ -12,26 +12,15 @@ from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.heads import HeadCustomiser
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
-from metaheac_jax.data.batches import (
-    Batch,
-    campaign_examples,
-)
+from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.methods.method import Adapt, Restore, Run
-from metaheac_jax.model import (
-    AdaptedWeights,
-    Scorer,
-    State,
-    Watch,
-    Weights,
-)
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.base import BuildNetwork, Network, SplitNetwork
 from metaheac_jax.settings import Adapts
 from metaheac_jax.table.layout import Layout
-from metaheac_jax.training.sharding import (
-    own_devices,
-)
+from metaheac_jax.training.sharding import own_devices
 
 
 def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> Adapt:

@@ -1,7 +1,7 @@
 """Users of a simulated world: hidden personas and observed features.
 
-What decides a draw is computed in float64: processors round differently, and in float32 some of
-the draws would differ between them, and with one of them all that come after it.
+Draws are decided in float64. Processors round differently, and in float32 a draw could differ
+between them, and with it all later draws.
 
 Axes: U users (of a chunk), D persona dimensions, T topics, S slots,
 V values of a field, F observed features.

@@ -28,7 +28,8 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_array, new_directory
 from metaheac_jax.progress import Progress, silent
 
-#: Raised where the same arguments give another world; names of caches have it.
+#: Number of the recipe. It grows where the same arguments give another world; names of caches have
+#: it.
 RECIPE = 2
 CHUNK = 50_000  # users held in memory at a time
 ORDERS = 8  # orders of the named fields within a chunk of lines
@@ -57,11 +58,11 @@ def write_world(
     Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
     (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
     (float32, the true conversion probability of each data line); ``truth.npz`` (see `read_truth`);
-    ``SIMULATED`` (one line). The same arguments give the same bytes, but for truth.npz's last bits.
+    ``SIMULATED`` (one line). All processors give the same bytes, up to rounding of probabilities.
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
-      users: number of users, all of them in userFeature.data.
+      users: number of users.
       examples: approximate number in both stages; 0.8 per user by default.
       cardinality: fraction of the real size that the large vocabularies (kw1, kw2, topic1, topic2)
         have, with at least 1,000 values each. The recipes are set for 0.1.
