@@ -1,6 +1,7 @@
 """Trainings on meshes of eight devices, which are made of one CPU before jax starts.
 
-`python tests/eight_devices.py FOLDER` prints what `training/test_sharding.py` looks at, as JSON.
+`python tests/eight_devices.py FOLDER` prints what `training/test_sharding.py` looks at, as JSON;
+`python tests/eight_devices.py FOLDER METHOD`, what it looks at in trainings by a method.
 """
 
 import json
@@ -233,12 +234,13 @@ def by_method(name):
 
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
-    results = meshes() | {
+    folder, *methods = sys.argv[1:]
+    results = {name: by_method(name) for name in methods} or meshes() | {
         "summed": summed(),
-        "moved on": moved_on(Path(sys.argv[1])),
+        "moved on": moved_on(Path(folder)),
         "not finite": not_finite(),
         "customised": customised(),
         "expanded": expanded(),
-        "by method": {name: by_method(name) for name in ("mlp-pretraining", "solved-head")},
+        "mlp-pretraining": by_method("mlp-pretraining"),
     }
     print(json.dumps(results))

@@ -1,8 +1,8 @@
 """A table of 60 rows, a network over it, and support and query sets of three campaigns."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from toy import drawn
 
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.networks.metaheac import MetaHeac
@@ -17,8 +17,7 @@ NETWORK = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=4)
 def weights(seed=0):
     """Parameters of the network, and a table."""
     table = jax.random.normal(jax.random.key(seed), (ROWS, WIDTH))
-    network = NETWORK.init(jax.random.key(1), jnp.zeros((1, 3, WIDTH)), jnp.zeros((2, WIDTH)))
-    return jax.tree.map(lambda leaf: leaf.astype(table.dtype), network), table
+    return drawn(NETWORK, np.zeros((1, 3, WIDTH)), np.zeros((2, WIDTH))), table
 
 
 def support_and_query(seed=0, rows=ROWS):

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
@@ -81,3 +83,10 @@ def aucs(data, campaigns, models):
     """The AUC of each campaign's model on its pool."""
     pools = [pool(data, c) for c in campaigns]
     return np.array([auc(m(users), label) for m, (users, label) in zip(models, pools, strict=True)])
+
+
+def drawn(network, *inputs, seed=1):
+    """Parameters at random, without compiling the network's own initial values."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape)), shapes)

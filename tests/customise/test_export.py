@@ -63,7 +63,7 @@ def columns(users):
     ("name", "changed"),
     [
         ("metaheac", {"online_adapts": "heads"}),
-        ("seed-aware", {}),
+        pytest.param("seed-aware", {}, marks=pytest.mark.long),
         ("solved-head", {}),
         ("mlp-pretraining", {}),
     ],

@@ -18,14 +18,13 @@ from metaheac_jax.data.reference_sets import with_reference
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import initialise, with_own_parameters
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.networks.seed_features import SeedNetwork
 from metaheac_jax.ranking import auc
 
 DATA = dataset()
 LAYOUT, ROWS = DATA.layout, DATA.num_rows
 HEAC = MetaHeac(num_experts=2, num_critics=2, widths=(6, 5), gate_width=6)
-NETWORKS = {"metaheac": HEAC, "mlp": MLP(widths=(6, 5)), "seed-aware": SeedNetwork(HEAC)}
+NETWORKS = {"metaheac": HEAC, "seed-aware": SeedNetwork(HEAC)}
 
 
 @dataclass(frozen=True)

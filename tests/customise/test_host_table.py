@@ -39,7 +39,12 @@ def test_no_ids_name_no_rows():
 
 @pytest.mark.parametrize(
     ("name", "adapts"),
-    [("metaheac", "all"), ("seed-aware", "all"), ("metaheac", "heads"), ("solved-head", "all")],
+    [
+        ("metaheac", "all"),
+        ("metaheac", "heads"),
+        ("solved-head", "all"),
+        pytest.param("seed-aware", "all", marks=pytest.mark.long),
+    ],
 )
 def test_a_method_does_the_same_with_its_table_in_host_memory(monkeypatch, tmp_path, name, adapts):
     monkeypatch.setattr(score, "_HOST_BLOCK", 128)  # several, and a part of one

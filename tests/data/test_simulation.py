@@ -226,12 +226,16 @@ def small(target: Path, progress: Progress = silent, **options: Any) -> dict[str
     return {path.name: path.read_bytes() for path in target.iterdir()}
 
 
-def test_same_seed_same_bytes(tmp_path: Path, world: Path) -> None:
-    calls = []
-    first = small(tmp_path / "a", lambda *call: calls.append(call), seed=3)
-    assert first.keys() == FILES
-    assert small(tmp_path / "b", seed=3) == first
-    assert first["adFeature.csv"] != (world / "adFeature.csv").read_bytes()
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
+    """A small world, and what was told of its progress."""
+    folder, calls = tmp_path_factory.mktemp("here") / "world", []
+    assert small(folder, lambda *call: calls.append(call), seed=3).keys() == FILES
+    return folder, calls
+
+
+def test_progress_is_told(here: tuple[Path, list]) -> None:
+    calls = here[1]
     assert calls[:2] == [("simulating users", done, 50_001) for done in (50_000, 50_001)]
     # What follows takes minutes in a large world, so it is told as well.
     later = list(dict.fromkeys(what for what, _, _ in calls[2:]))
@@ -247,11 +251,13 @@ def digest(world: Path) -> str:
     return hashlib.sha256(b"".join((world / name).read_bytes() for name in seen)).hexdigest()[:16]
 
 
-def test_a_seed_gives_one_world_on_all_processors(tmp_path: Path) -> None:
+def test_a_seed_gives_one_world_on_all_processors(
+    tmp_path: Path, world: Path, here: tuple[Path, list]
+) -> None:
     """Where the digest changes, so does `RECIPE`. The other process multiplies without AVX."""
-    small(tmp_path / "here")
-    assert digest(tmp_path / "here") == "f612831ad812c44b"
-    options = "users=50_001, examples=30_000, min_pool_examples=20"
+    expected = digest(here[0])
+    assert expected == "63c4f3e865899db6"
+    options = "users=50_001, examples=30_000, min_pool_examples=20, seed=3"
     script = "import pathlib, sys; from metaheac_jax.data.simulation import write_world; "
     script += f"write_world(pathlib.Path(sys.argv[1]), {options})"
     without = os.environ | {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1"}
@@ -260,7 +266,9 @@ def test_a_seed_gives_one_world_on_all_processors(tmp_path: Path) -> None:
     without |= {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script, str(tmp_path / "there")]
     subprocess.run(command, env=without, check=True)
-    assert digest(tmp_path / "there") == digest(tmp_path / "here")
+    assert digest(tmp_path / "there") == expected
+    campaigns = [(folder / "adFeature.csv").read_bytes() for folder in (here[0], world)]
+    assert campaigns[0] != campaigns[1]  # of another seed
 
 
 def test_a_world_of_the_wechat_shape(tmp_path: Path) -> None:

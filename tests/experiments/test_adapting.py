@@ -110,26 +110,20 @@ def test_learned_rates_begin_at_alpha_and_are_learned(run, drawn):
     params, (support, query, own), _ = drawn
     logs = jax.tree.map(lambda _: jnp.log(0.1), {"network": params["network"], "table": 0})
     inside = {"inside": params["network"], "log_rates": logs}
-    for steps in (1, 2):
-        found, _ = jax.jit(learned_rates_gradient(run, steps))(
-            params | {"network": inside}, support, query, own
-        )
-        expected, _ = jax.jit(gradient_of(run, inner_learning_rate=0.1, inner_steps=steps))(
-            params, support, query, own
-        )
-        equal(found["network"]["inside"], expected["network"])
-        equal(found["table"], expected["table"])
-        rates = np.stack(jax.tree.leaves(found["network"]["log_rates"]))
-        assert (rates != 0).all()
+    found, _ = jax.jit(learned_rates_gradient(run, 2))(
+        params | {"network": inside}, support, query, own
+    )
+    expected, _ = jax.jit(gradient_of(run, inner_learning_rate=0.1, inner_steps=2))(
+        params, support, query, own
+    )
+    equal(found["network"]["inside"], expected["network"])
+    equal(found["table"], expected["table"])
+    rates = np.stack(jax.tree.leaves(found["network"]["log_rates"]))
+    assert (rates != 0).all()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "adapt-heads",
-        *(pytest.param(n, marks=pytest.mark.long) for n in ("learned-rates", "seeds-step")),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["adapt-heads", "learned-rates", "seeds-step"])
 def test_methods_train_and_are_customised(run, name):
     data = dataset(users=300, campaigns=6, per_campaign=40)
     method = method_named(name, SETTINGS)

@@ -256,6 +256,7 @@ def test_a_better_method_has_a_lift():
     assert (mean_lifts(counts[:, ::-1])[2] < 0).all()
 
 
+@pytest.mark.long
 def test_nothing_comes_of_a_test_of_a_method_against_itself():
     def adapt(run, state, campaigns, watch):
         # By chance the general model likes a gender, for all campaigns of the arm alike.

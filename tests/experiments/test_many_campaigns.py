@@ -33,6 +33,7 @@ def tiny():
         yield
 
 
+@pytest.mark.long
 def test_both_ways_are_tuned_customised_and_judged(tmp_path, capsys):
     source, out = write(tmp_path / "data"), tmp_path / "out"
     options = ("--data-dir", source, "--cache-dir", tmp_path / "cache", "--out", out)

@@ -142,8 +142,8 @@ def by_hand(params, step, batches):
     state, values = optimizer.init(params), []
     for batch in batches:
         value, gradient = step(params, *batch)
-        updates, state = optimizer.update(gradient, state)
-        params = optax.apply_updates(params, updates)
+        updates, state = jax.jit(optimizer.update)(gradient, state)
+        params = jax.jit(optax.apply_updates)(params, updates)
         values.append(float(value))
     return params, np.mean(values)
 

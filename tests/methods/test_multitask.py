@@ -6,7 +6,7 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from toy import aucs, dataset, pool
+from toy import aucs, dataset, drawn, pool
 
 from metaheac_jax.customise.score import PoolScorer
 from metaheac_jax.data.batches import campaign_examples
@@ -171,13 +171,6 @@ def fields():
     return rng.normal(size=(B, M, K)), rng.normal(size=(N, K))
 
 
-def drawn(network):
-    """Parameters at random, without compiling the network's own initial values."""
-    rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), *fields())
-    return jax.tree.map(lambda leaf: 0.5 * rng.normal(size=leaf.shape), shapes)
-
-
 def naive(name, params, user, owner):
     """The logit of one user, in numpy; also the weights of the experts."""
     x = user.reshape(-1)
@@ -206,7 +199,7 @@ def naive(name, params, user, owner):
 def test_an_example_goes_through_its_own_campaigns_head(name, x64):
     user, campaign = fields()
     network = NETWORKS[name]
-    params, apply = drawn(network), jax.jit(network.apply)
+    params, apply = drawn(network, *fields()), jax.jit(network.apply)
     output = apply(params, user, campaign, OWNER)
     for b in range(B):
         logit, weights = naive(name, params["params"], user[b], OWNER[b])
@@ -223,7 +216,7 @@ def test_an_example_goes_through_its_own_campaigns_head(name, x64):
 def test_a_gradient_reaches_the_campaigns_own_head_only(name):
     user, campaign = fields()
     network = NETWORKS[name]
-    params = drawn(network)
+    params = drawn(network, *fields())
 
     @jax.jit
     @jax.grad

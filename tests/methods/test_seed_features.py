@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from toy import aucs, dataset
 
 from metaheac_jax.customise.customiser import Customiser
@@ -48,6 +49,7 @@ def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
     assert np.abs(odds - general).max() > 0.1
 
 
+@pytest.mark.long
 def test_seed_aware_learns():
     """On campaigns never trained on, before fine-tuning and after."""
     data = dataset(tastes=2, campaigns=16)

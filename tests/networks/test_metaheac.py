@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from toy import drawn
 
 from metaheac_jax.networks.metaheac import Experts, MetaHeac, mixture_log_probabilities
 from metaheac_jax.training.losses import cross_entropy
@@ -88,8 +89,8 @@ def test_equals_the_papers_formula(x64, mixture):
     """With 1/n on the representation and 1/m on the probability where the mixture is the mean."""
     network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=6, mixture=mixture)
     user, campaign = fields()
-    # Larger than the initial values, so that no gate is close to uniform and no p to 1/2.
-    params = jax.tree.map(lambda leaf: 4.0 * leaf, network.init(jax.random.key(0), user, campaign))
+    # Larger than initial values, so that no gate is close to uniform and no p to 1/2.
+    params = drawn(network, user, campaign)
     output = network.apply(params, user, campaign)
     for b in range(B):
         representation, p = by_hand(params, np.asarray(user[b]), np.asarray(campaign), mixture)
@@ -103,7 +104,7 @@ def test_further_numbers_reach_the_experts_alone(x64):
     user, campaign = fields()
     features = jnp.asarray(np.random.default_rng(1).normal(size=(B, 2)))
     network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=6)
-    params = network.init(jax.random.key(0), user, campaign, features)
+    params = drawn(network, user, campaign, features)
     output = network.apply(params, user, campaign, features)
     expert = params["params"]["expert"]
     x = np.concatenate([np.asarray(user).reshape(B, -1), features], axis=1)
@@ -120,7 +121,8 @@ def test_further_numbers_reach_the_experts_alone(x64):
 @pytest.mark.parametrize(("width", "parameters"), [(64, 551_186), (16, 164_114)])
 def test_sizes_are_the_published_ones(width, parameters):
     user, campaign = jnp.zeros((1, M, width)), jnp.zeros((N, width))
-    params = MetaHeac(num_experts=8, num_critics=5).init(jax.random.key(0), user, campaign)
+    network = MetaHeac(num_experts=8, num_critics=5)
+    params = jax.eval_shape(network.init, jax.random.key(0), user, campaign)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
 
 
@@ -152,7 +154,7 @@ def test_gates_weigh_experts_and_critics(x64):
     """With all weight on one critic and one expert, p is that critic of that expert."""
     network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4))
     user, campaign = fields()
-    params = network.init(jax.random.key(0), user, campaign)["params"]
+    params = drawn(network, user, campaign)["params"]
     sure = lambda choice, n: jnp.where(jnp.arange(n) == choice, 1e3, 0.0)  # noqa: E731
     params["expert_gate"]["choice_bias"] = sure(2, 3)
     params["critic_gate"]["choice_bias"] = sure(1, 2)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from linear_network import LogisticRegression
-from toy import dataset
+from toy import dataset, drawn
 
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.reference_sets import with_reference
-from metaheac_jax.model import initialise, with_own_parameters
+from metaheac_jax.model import Weights, with_own_parameters
 from metaheac_jax.networks.base import FirstLayer, SplitNetwork
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP, OnFrozenFields
@@ -31,9 +31,10 @@ SPLIT = {
 
 def weights_of(network, seed=0):
     """Weights without a zero, so that every parameter has an effect."""
-    weights = initialise(network, jax.random.key(seed), LAYOUT, num_rows=ROWS, width=3)
-    keys = iter(jax.random.split(jax.random.key(seed + 1), 50))
-    return jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), weights)
+    fields = LAYOUT.num_user_fields, LAYOUT.num_campaign_fields
+    params = drawn(network, *(np.zeros((1, number, 3)) for number in fields), seed=seed)
+    rng = np.random.default_rng(seed)
+    return Weights(params, jnp.asarray(rng.normal(size=(ROWS, 3)), jnp.float32))
 
 
 def odds(output):
