@@ -5,13 +5,13 @@ import numpy as np
 from toy import drawn
 
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import RowIndex
 
 ROWS, WIDTH = 60, 3
 LAYOUT = Layout(user_slots=(1, 1, 4), small_fields=(), num_campaign_fields=2)
-NETWORK = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=4)
+NETWORK = MLP(widths=(5, 4))
 
 
 def weights(seed=0):

@@ -19,14 +19,14 @@ from metaheac_jax.customise.score import PoolScorer
 from metaheac_jax.data.batches import Batch, gather, generator
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.model import Weights, initialise
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss
 
 DATA = dataset()
 LAYOUT, ROWS = DATA.layout, DATA.num_rows
 PLAIN = Layout(LAYOUT.user_slots, (), LAYOUT.num_campaign_fields)  # no small fields
-NETWORK = MetaHeac(num_experts=2, num_critics=2, widths=(6, 6), gate_width=6)
+NETWORK = MLP(widths=(6, 6))
 GENERAL = initialise(NETWORK, jax.random.key(0), LAYOUT, num_rows=ROWS, width=4)
 REGRESSION = LogisticRegression()
 

@@ -17,14 +17,14 @@ from metaheac_jax.data.batches import campaign_examples, gather
 from metaheac_jax.data.reference_sets import with_reference
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import initialise, with_own_parameters
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.networks.seed_features import SeedNetwork
 from metaheac_jax.ranking import auc
 
 DATA = dataset()
 LAYOUT, ROWS = DATA.layout, DATA.num_rows
-HEAC = MetaHeac(num_experts=2, num_critics=2, widths=(6, 5), gate_width=6)
-NETWORKS = {"metaheac": HEAC, "seed-aware": SeedNetwork(HEAC)}
+NETWORK = MLP(widths=(6, 5))
+NETWORKS = {"mlp": NETWORK, "seed-aware": SeedNetwork(NETWORK)}
 
 
 @dataclass(frozen=True)
@@ -80,45 +80,45 @@ def test_equals_adapting_all_with_the_other_gradients_zeroed(name, patience):
 
 
 def test_only_the_later_layers_are_the_campaigns_own():
-    (own,) = HeadCustomiser(HEAC, LAYOUT)(general_of(HEAC), [campaign("metaheac", 0)])
+    (own,) = HeadCustomiser(NETWORK, LAYOUT)(general_of(NETWORK), [campaign("mlp", 0)])
     assert set(flatten_dict(own.network)) == set(
-        flatten_dict(HEAC.later_layers(general_of(HEAC).network))
+        flatten_dict(NETWORK.later_layers(general_of(NETWORK).network))
     )
 
 
 def test_it_learns_the_campaign():
-    general, (users, labels) = general_of(HEAC), pool(DATA, 3)
+    general, (users, labels) = general_of(NETWORK), pool(DATA, 3)
     examples = [campaign_examples(DATA, DATA.campaign(3))]
-    customise = HeadCustomiser(HEAC, LAYOUT, batch_size=64)
+    customise = HeadCustomiser(NETWORK, LAYOUT, batch_size=64)
     (own,) = customise(general, examples, learning_rate=0.02, epochs=30)
-    score, rows = PoolScorer(HEAC, LAYOUT), DATA.campaign_rows[3]
+    score, rows = PoolScorer(NETWORK, LAYOUT), DATA.campaign_rows[3]
     before, after = (auc(score(general, each, rows, users), labels) for each in (None, own))
     assert after > before + 0.05
 
 
 def test_the_watcher_sees_every_step():
     seen = []
-    customise = HeadCustomiser(HEAC, LAYOUT, batch_size=64)
+    customise = HeadCustomiser(NETWORK, LAYOUT, batch_size=64)
 
     def watch(step, models):
         [own] = models()
-        seen.append((step, float(own.network["params"]["critic_bias"][0])))
+        seen.append((step, float(np.ravel(jax.tree.leaves(own.network)[0])[0])))
 
-    customise(general_of(HEAC), [campaign("metaheac", 0, 150)], epochs=2, watch=watch)
+    customise(general_of(NETWORK), [campaign("mlp", 0, 150)], epochs=2, watch=watch)
     assert [step for step, _ in seen] == list(range(7))
-    assert len({bias for _, bias in seen}) == 7
+    assert len({weight for _, weight in seen}) == 7
 
 
 def test_no_campaigns_give_no_models_and_wrong_ones_are_refused():
-    customise, general = HeadCustomiser(HEAC, LAYOUT), general_of(HEAC)
+    customise, general = HeadCustomiser(NETWORK, LAYOUT), general_of(NETWORK)
     assert customise(general, []) == []
-    wrong = campaign("metaheac", 0, 20)
+    wrong = campaign("mlp", 0, 20)
     wrong.ids.user[3, 1] = -1
     with pytest.raises(InputError, match="campaign 0 of 1: the ids have -1"):
         customise(general, [wrong])
 
 
 def test_precision_is_the_callers(x64):
-    general = jax.tree.map(lambda a: a.astype("float64"), general_of(HEAC))
-    (own,) = HeadCustomiser(HEAC, LAYOUT)(general, [campaign("metaheac", 0, 40)], epochs=1)
+    general = jax.tree.map(lambda a: a.astype("float64"), general_of(NETWORK))
+    (own,) = HeadCustomiser(NETWORK, LAYOUT)(general, [campaign("mlp", 0, 40)], epochs=1)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(own.network)} == {"float64"}

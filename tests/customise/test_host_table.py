@@ -40,7 +40,7 @@ def test_no_ids_name_no_rows():
 @pytest.mark.parametrize(
     ("name", "adapts"),
     [
-        ("metaheac", "all"),
+        ("mlp-pretraining", "all"),
         ("metaheac", "heads"),
         ("solved-head", "all"),
         pytest.param("seed-aware", "all", marks=pytest.mark.long),

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.methods import metaheac
+from metaheac_jax.methods import mlp_pretraining
 from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=200, campaigns=6, per_campaign=60, pool=10)
 SETTINGS = replace(
-    PAPER, width=2, num_experts=1, num_critics=1, batch_size=32, campaigns_per_step=2,
+    PAPER, width=2, batch_size=32, campaigns_per_step=2,
     offline_epochs=0, offline_patience=None, online_epochs=2, online_patience=None,
     online_learning_rate=0.05,
 )  # fmt: skip
@@ -24,7 +24,7 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("adapts", ["all", "heads"])
 def test_what_was_customised_is_not_customised_again(tmp_path, adapts):
-    method = metaheac(replace(SETTINGS, online_adapts=adapts))
+    method = mlp_pretraining(replace(SETTINGS, online_adapts=adapts))
     general = method.fit(DATA)
     campaigns = [DATA.campaign(c) for c in range(6)]
     folder, done = tmp_path / "kept", []
@@ -58,7 +58,7 @@ def test_what_was_customised_is_not_customised_again(tmp_path, adapts):
 
 
 def test_what_cannot_be_kept_ends_the_work(tmp_path):
-    method = metaheac(SETTINGS)
+    method = mlp_pretraining(SETTINGS)
     (tmp_path / "kept").write_text("no folder")
     with pytest.raises(OSError, match="File exists"):
         method.customise(method.fit(DATA), DATA, [DATA.campaign(0)], directory=tmp_path / "kept")

@@ -18,7 +18,7 @@ from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import AdaptedWeights, Weights, initialise
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.ranking import auc
 from metaheac_jax.table.layout import Ids
 
@@ -30,7 +30,7 @@ WEIGHTS = Weights({"params": {"bias": jnp.zeros(())}}, jnp.arange(float(ROWS))[:
 
 
 def test_scores_are_the_networks_log_odds():
-    network = MetaHeac(num_experts=2, num_critics=2, widths=(6, 6), gate_width=6)
+    network = MLP(widths=(6, 6))
     weights = initialise(network, jax.random.key(0), LAYOUT, num_rows=ROWS, width=4)
     users, campaign = DATA.user_rows[:50], DATA.campaign_rows[2]
     inputs = jax.jit(LAYOUT.inputs)(weights.table, Ids(users, campaign))

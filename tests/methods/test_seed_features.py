@@ -13,7 +13,7 @@ from metaheac_jax.data.reference_sets import reference_set
 from metaheac_jax.methods.fine_tuning import metaheac_network
 from metaheac_jax.methods.seed_features import compiled_direction, seed_aware
 from metaheac_jax.model import Weights, initialise
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.networks.seed_features import SeedNetwork
 from metaheac_jax.settings import OFFICIAL
 from metaheac_jax.table.layout import Ids
@@ -29,7 +29,7 @@ def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
     """The odds that the network gives its users beside the same reference set."""
     data = dataset()
     layout, pool = data.layout, data.user_rows
-    network = SeedNetwork(MetaHeac(num_experts=2, num_critics=2, widths=(5, 5), gate_width=5))
+    network = SeedNetwork(MLP(widths=(5, 5)))
     weights = initialise(network, jax.random.key(0), layout, num_rows=data.num_rows, width=3)
     examples = campaign_examples(data, data.campaign(0)).pick(np.arange(40))
     reference = reference_set(examples, 16, data.num_rows)

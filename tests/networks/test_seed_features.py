@@ -9,7 +9,7 @@ from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.model import initialise
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.networks.seed_features import SeedNetwork, direction, seed_features
 from metaheac_jax.table.layout import Reference
 from metaheac_jax.table.rows import select_rows
@@ -18,7 +18,7 @@ from metaheac_jax.training.meta import build_meta_gradient
 
 DATA = dataset()
 LAYOUT, PAD = DATA.layout, DATA.num_rows
-NETWORK = SeedNetwork(MetaHeac(num_experts=2, num_critics=2, widths=(5, 5), gate_width=5))
+NETWORK = SeedNetwork(MLP(widths=(5, 5)))
 WEIGHTS = initialise(NETWORK, jax.random.key(0), LAYOUT, num_rows=PAD, width=3)
 
 

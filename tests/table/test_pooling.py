@@ -163,7 +163,7 @@ def test_products_equal_plain_vectors_in_value_and_derivatives(x64, name, small)
 def test_campaigns_together_equal_campaigns_in_turn(x64):
     """Products under the meta-step's vmap: three campaigns at once, and one after the other."""
     table, ids = world()
-    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=4)
+    network = MLP((5, 4))
     rng = np.random.default_rng(3)
     label, weight = jnp.asarray(rng.integers(0, 2, (3, USERS))), jnp.ones((3, USERS))
     user, campaign = jnp.stack([jnp.roll(ids, c, axis=0) for c in range(3)]), jnp.arange(3)[:, None]

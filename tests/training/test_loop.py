@@ -13,7 +13,7 @@ from toy import dataset
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import Diverged
 from metaheac_jax.model import initialise
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
@@ -23,7 +23,7 @@ from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.step import PlainInfo, RowStep, build_row_step
 
 DATA = dataset()
-NETWORK = MetaHeac(num_experts=2, num_critics=2, widths=(6, 6), gate_width=6)
+NETWORK = MLP(widths=(6, 6))
 
 
 @cache

@@ -7,7 +7,7 @@ import pytest
 from linear_network import LogisticRegression
 
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss, cross_entropy, masked
 
@@ -36,7 +36,7 @@ def test_the_loss_by_hand(x64, reduction):
 
 def test_masked_examples_equal_a_shorter_batch(x64):
     rng = np.random.default_rng(0)
-    network = MetaHeac(num_experts=2, num_critics=2, widths=(3, 3), gate_width=3)
+    network = MLP(widths=(3, 3))
     params = {
         "network": network.init(jax.random.key(0), jnp.zeros((1, 2, 2)), jnp.zeros((1, 2))),
         "table": jnp.asarray(rng.normal(size=(10, 2))),
