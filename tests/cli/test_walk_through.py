@@ -57,7 +57,7 @@ def made(tmp_path_factory):
         options = ("--users", 4000, "--world", "wechat", "--tables")
         succeeds(main, "simulate", world, *options)
         succeeds(main, "prepare", world, data, "--schema", world / "schema.json")
-        succeeds(main, "fit", data, model)
+        succeeds(main, "fit", data, model, "--method", "mlp-pretraining")
         names = sorted(path.name for path in (world / "new").iterdir())
         for name in names[:2]:
             brief = world / "new" / name
@@ -261,7 +261,7 @@ def test_status_shows_where_all_came_from(made, tmp_path, capsys):
     capsys.readouterr()
     succeeds(main, "status", work)
     printed = capsys.readouterr().out
-    for word in ("data set", "4,000 users", "metaheac, k = 4", "campaigns/tea", "changed or gone"):
+    for word in ("data set", "4,000 users", "mlp-pretraining, k = 4", "campaigns/tea", "changed or gone"):
         assert word in printed
     assert "damaged" not in printed
 
