@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,18 @@ TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, camp
 TINY = replace(TINY, offline_epochs=0, offline_patience=None)
 
 
-def scores(method, general):
+@cache
+def untrained(name):
+    """A method, its general model without a step, and a campaign's model without a step."""
+    # Some methods have settings of their own.
+    method = method_named(name, TINY).with_settings(offline_epochs=0, online_epochs=0)
+    general = method.fit(DATA, campaigns=[0, 1, 2], seed=4)
+    return method, general, customised(method, general)
+
+
+def customised(method, general):
     [own] = method.customise(general, DATA, [DATA.campaign(5)], seed=3)
-    return own.score(DATA.user_rows)
+    return own
 
 
 def same_model(one, two):
@@ -44,22 +54,18 @@ def same_model(one, two):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_scores_the_same_after_loading(tmp_path, name):
-    method = method_named(name, TINY)
-    # Some methods have settings of their own.
-    method = method.with_settings(offline_epochs=0, online_epochs=0)
-    general = method.fit(DATA, campaigns=[0, 1, 2], seed=4)
+    method, general, own = untrained(name)
     save(general, tmp_path / "model")
     loaded = load(tmp_path / "model")
     same_model(loaded, general)
-    np.testing.assert_array_equal(scores(method, loaded), scores(method, general))
+    again = customised(method, loaded)
+    np.testing.assert_array_equal(again.score(DATA.user_rows), own.score(DATA.user_rows))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_customised_model_shows_its_adapted_weights_if_it_has_any(name):
     """Whatever is taken for them is what its scores depend on."""
-    method = method_named(name, TINY).with_settings(offline_epochs=0, online_epochs=0)
-    general = method.fit(DATA, campaigns=[0, 1, 2], seed=4)
-    [own] = method.customise(general, DATA, [DATA.campaign(5)])
+    _, _, own = untrained(name)
     if name in ("lr", "pinterest", "hubble", "lightgbm", "cosine", "prior"):
         with pytest.raises(InputError, match=f"campaign 150: '{name}' adapts no network's weights"):
             own.adapted  # noqa: B018

@@ -261,7 +261,13 @@ def test_status_shows_where_all_came_from(made, tmp_path, capsys):
     capsys.readouterr()
     succeeds(main, "status", work)
     printed = capsys.readouterr().out
-    for word in ("data set", "4,000 users", "mlp-pretraining, k = 4", "campaigns/tea", "changed or gone"):
+    for word in (
+        "data set",
+        "4,000 users",
+        "mlp-pretraining, k = 4",
+        "campaigns/tea",
+        "changed or gone",
+    ):
         assert word in printed
     assert "damaged" not in printed
 
