@@ -16,6 +16,7 @@ import tyro
 
 from experiments.comparison.report import write_files
 from experiments.comparison.results import Comparison, load
+from experiments.comparison.tuning import NOT_TUNED
 from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
@@ -210,7 +211,9 @@ def _tuned(found: Mapping[str, Comparison], names: Sequence[str]) -> str:
     """Where the settings come from, of all methods or of each comparison's."""
     told: dict[str, list[str]] = {}
     for of in found.values():
-        own = told.setdefault(of.about.get("tuned", "settings of unknown origin"), [])
+        text, _, untuned = of.about.get("tuned", "settings of unknown origin").partition(NOT_TUNED)
+        kept = [name for name in untuned.split(", ") if name in names]
+        own = told.setdefault(text + (NOT_TUNED + ", ".join(kept) if kept else ""), [])
         own += [name for name in names if name in of.runs[0] and name not in own]
     if len(told) == 1:
         return next(iter(told))

@@ -65,6 +65,8 @@ CHANCE = 0.5  # AUC of a trial that diverged
 #: Stored tunings: a copy of tuning.json as NAME.json for the world NAME (tencent, movielens). Runs
 #: with the paper's settings and without --tune use them.
 TUNED = Path(__file__).parents[1] / "tuned"
+#: In what `describe` says, before the methods that keep their settings.
+NOT_TUNED = "; not tuned: "
 
 
 def tuned_before(world: str | None) -> Tuning:
@@ -78,7 +80,7 @@ def describe(names: Sequence[str], tuning: Tuning) -> str:
     untuned = [name for name in names if name not in tuning.get("methods", {})]
     if len(untuned) == len(names):
         return "settings not tuned"
-    but = f"; not tuned: {', '.join(untuned)}" if untuned else ""
+    but = NOT_TUNED + ", ".join(untuned) if untuned else ""
     return f"settings tuned on: {tuning.get('origin', 'unknown')}{but}"
 
 

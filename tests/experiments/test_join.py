@@ -89,6 +89,14 @@ def test_tuning_of_parts_is_told_by_method(tmp_path):
     assert load(tmp_path / "out").about["tuned"] == "lr: not tuned; mmoe: by hand"
 
 
+def test_tuning_of_what_is_left_out_is_not_told(tmp_path):
+    both = {"lr": method("lr", 0.6), "mmoe": method("mmoe", 0.7)}
+    first = made(tmp_path / "a", 0, both, tuned="by hand; not tuned: mmoe")
+    second = made(tmp_path / "b", 1, {"lr": method("lr", 0.6)}, tuned="by hand")
+    succeeds(COMMAND, first, second, "--out", tmp_path / "out", "--methods", "lr")
+    assert load(tmp_path / "out").about["tuned"] == "by hand"
+
+
 LR = {"lr": method("lr", 0.6)}
 MMOE = {"mmoe": method("mmoe", 0.6)}
 ANOTHER = {"mmoe": method("mmoe", 0.6, seeds=1)}
