@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 
 #: All that `draw` may write.
 FILES = ("auc.png", "auc_by_seeds.png", "training.png", "fine_tuning.png", "space.png", "gate.png")
-#: Methods with their own colour.
+#: Methods with their own colour, also with the lengths of lists.
 SHOWN = {
     "lr": "tab:brown",
     "lightgbm": "tab:olive",
@@ -31,6 +31,7 @@ SHOWN = {
     "solved-head": "tab:red",
     "oracle": "black",
 }
+LENGTHS = "-lengths"  # ends the name of a method with the lengths of lists
 BINS = 6  # of campaigns, by number of seeds
 MIN_CAMPAIGNS = 5  # of a t-SNE of the campaigns
 ACROSS = 3  # methods beside each other in the figure of the offline stages
@@ -83,7 +84,7 @@ def figure_of_methods(summary: Mapping[str, Any], path: Path, title: str) -> Non
     for axes, group in zip(panels, ("small", "large"), strict=True):
         for position, (name, entry) in enumerate(summary.items()):
             if value := entry[group].get("auc"):
-                color = SHOWN.get(name, "0.5")
+                color = _color(name) or "0.5"
                 axes.errorbar(value["mean"], position, xerr=value["std"], fmt="o", color=color)
         axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
         axes.grid(axis="x", color="0.9")
@@ -97,13 +98,15 @@ def figure_of_methods(summary: Mapping[str, Any], path: Path, title: str) -> Non
 def figure_by_seeds(runs: Sequence[Results], path: Path, title: str) -> None:
     """Mean AUC of the methods of `SHOWN` over the number of seeds, on test campaigns of all runs.
 
-    A point is the mean of one of `BINS` bins of campaigns. If no method of `SHOWN` was run, all
-    methods are drawn.
+    A point is the mean of one of `BINS` bins of campaigns; dashed with the lengths of lists. If no
+    method of `SHOWN` was run, all methods are drawn.
     """
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for name in [name for name in SHOWN if name in runs[0]] or runs[0]:
+    known = [both for name in SHOWN for both in (name, name + LENGTHS) if both in runs[0]]
+    for name in known or runs[0]:
         points = binned([c for run in runs for c in run[name]["campaigns"]])
-        axes.plot(*points.T, "o-", color=SHOWN.get(name), label=runs[0][name]["label"])
+        line = "o--" if name.endswith(LENGTHS) else "o-"
+        axes.plot(*points.T, line, color=_color(name), label=runs[0][name]["label"])
     # The margins give the axis a length even for a single number of seeds.
     seeds = [c["seeds"] for run in runs for result in run.values() for c in result["campaigns"]]
     axes.set_xlim(min(seeds, default=1) / 1.5, max(seeds, default=1) * 1.5)
@@ -145,11 +148,14 @@ def figure_of_training(runs: Sequence[Results], path: Path, title: str) -> None:
     for name, pair in zip(names, panels, strict=False):
         offline = [run[name]["offline"] for run in runs]
         for axes, column, measure in zip(pair, (1, 2), ("loss", "AUC"), strict=True):
-            _draw_training(axes, offline, column, SHOWN.get(name, "0.4"))
-            axes.set_title(f"{runs[0][name]['label']}: {measure}", fontsize=8)
+            _draw_training(axes, offline, column, _color(name) or "0.4")
+            axes.set_ylabel(measure, fontsize=7)
             if "ceiling" in offline[0]:
                 axes.set_xlabel(f"ceiling {offline[0]['ceiling']:,}", fontsize=7)
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+            axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.tick_params(labelsize=7)
+        pair[0].set_title(runs[0][name]["label"], loc="left", fontsize=8)
     figure.suptitle(
         f"Held-out training campaigns over offline steps; dot: step kept, dashed: ceiling\n{title}",
         fontsize=10,
@@ -166,11 +172,11 @@ def _draw_training(
         axes.plot(curve[:, 0], curve[:, column], color=color, linewidth=1)
         best = curve[np.abs(curve[:, 0] - of["best_step"]).argmin()]
         axes.plot(best[0], best[column], "o", color=color, markersize=4)
-    ends = [of["curve"][-1][0] for of in offline]
-    for ceiling in {of["ceiling"] for of in offline if "ceiling" in of}:
+    last = max(of["curve"][-1][0] for of in offline)
+    ceilings = {of["ceiling"] for of in offline if of.get("ceiling", np.inf) <= 2 * last}
+    for ceiling in ceilings:
         axes.axvline(ceiling, color="0.6", linestyle="--", linewidth=1)
-        ends.append(min(ceiling, 2 * max(ends)))
-    axes.set_xlim(0, 1.05 * max(ends))
+    axes.set_xlim(0, 1.05 * max({last, *ceilings}))
 
 
 def figure_of_curves(run: Results, path: Path, title: str) -> None:
@@ -234,6 +240,10 @@ def figure_of_gate(space: Mapping[str, Any], path: Path, title: str) -> None:
     axes.set_yticks(range(len(gate)), [str(j + 1) for j in range(len(gate))])
     figure.colorbar(image, label="mean weight")
     _save(figure, path)
+
+
+def _color(method: str) -> str | None:
+    return SHOWN.get(method.removesuffix(LENGTHS))
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -40,6 +40,18 @@ def test_points_by_seeds_are_of_the_same_campaigns_for_every_method():
     assert figures.binned([]).shape == (0, 2)
 
 
+def test_methods_with_lengths_are_beside_those_without(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    run = runs()[0]
+    both = {"metaheac": run["metaheac"], "metaheac-lengths": run["metaheac"] | {"label": "longer"}}
+    figures.figure_by_seeds([{"mmoe": run["lr"], **both}], tmp_path / "by_seeds.png", "toy")
+    plain, longer = drawn[0].axes[0].lines
+    assert [line.get_label() for line in (plain, longer)] == ["MetaHeac", "longer"]
+    assert plain.get_color() == longer.get_color() == figures.SHOWN["metaheac"]
+    assert [line.get_linestyle() for line in (plain, longer)] == ["-", "--"]
+
+
 def offline(best, ceiling, *curve):
     return {"offline": {"best_step": best, "ceiling": ceiling, "curve": list(curve)}}
 
@@ -51,23 +63,24 @@ def test_offline_stages_have_a_line_per_run_their_best_step_and_the_ceiling(tmp_
         offline(20, 70, [10, 0.7, 0.5], [20, 0.6, 0.6], [40, 0.65, 0.55]),
         offline(10, 70, [10, 0.8, 0.4], [20, 0.9, 0.3]),
     ]
-    far = offline(10, 5000, [10, 0.7, 0.5], [20, 0.6, 0.6])
+    far = [offline(10, ceiling, [10, 0.7, 0.5], [20, 0.6, 0.6]) for ceiling in (5000, 6000)]
     results = [
-        {"lr": {"label": "LR"}, "mmoe": {"label": "MMoE", **far}, "alpha-0": {"label": "0", **of}}
-        for of in curves
+        {"lr": {"label": "LR"}, "mmoe": {"label": "MMoE", **f}, "alpha-0": {"label": "0", **of}}
+        for f, of in zip(far, curves, strict=True)
     ]
     figures.figure_of_training(results, tmp_path / "training.png", "toy")
-    panels = {axes.get_title(): axes for axes in drawn[0].axes}
-    assert set(panels) == {"MMoE: loss", "MMoE: AUC", "0: loss", "0: AUC"}  # LR has no stage
-    for title, column in (("0: loss", 1), ("0: AUC", 2)):
-        lines = [line.get_xydata().tolist() for line in panels[title].lines]
+    panels = drawn[0].axes
+    assert [axes.get_title("left") for axes in panels] == ["MMoE", "", "0", ""]  # LR has no stage
+    assert [axes.get_ylabel() for axes in panels] == ["loss", "AUC"] * 2
+    for axes, column in zip(panels[2:], (1, 2), strict=True):
+        lines = [line.get_xydata().tolist() for line in axes.lines]
         for run, of in enumerate(curves):
             curve = of["offline"]["curve"]
             whole, best = lines[2 * run : 2 * run + 2]
             assert whole == [[step[0], step[column]] for step in curve]
             assert best == [[curve[1 - run][0], curve[1 - run][column]]]
         assert [[x for x, _ in line] for line in lines[4:]] == [[70, 70]]
-    # A far ceiling is named and does not press the curve together.
-    assert panels["0: loss"].get_xlim()[1] > 70
-    assert panels["MMoE: loss"].get_xlim()[1] < 50
-    assert panels["MMoE: loss"].get_xlabel() == "ceiling 5,000"
+    # A far ceiling is named and does not press the curves together.
+    assert panels[2].get_xlim()[1] > 70
+    assert panels[0].get_xlim()[1] < 25
+    assert panels[0].get_xlabel() == "ceiling 5,000"
