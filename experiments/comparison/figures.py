@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 
 #: All that `draw` may write.
 FILES = ("auc.png", "auc_by_seeds.png", "training.png", "fine_tuning.png", "space.png", "gate.png")
-#: Methods with their own colour, also with the lengths of lists.
+#: Methods with their own colour, which they keep with the lengths of lists.
 SHOWN = {
     "lr": "tab:brown",
     "lightgbm": "tab:olive",

@@ -147,8 +147,8 @@ def test_products_equal_plain_vectors_in_value_and_derivatives(x64, name, small)
     def both(table, ids):
         def derivatives(function):
             loss = lambda table: (jnp.tanh(function(table)) * weight).sum()  # noqa: E731
-            both, (_, along) = jax.jvp(jax.value_and_grad(loss), (table,), (jnp.cos(table),))
-            return *both, along
+            first, (_, along) = jax.jvp(jax.value_and_grad(loss), (table,), (jnp.cos(table),))
+            return *first, along
 
         return (
             derivatives(lambda t: ours(user_fields(t, ids, SLOTS, small_fields=small))),
