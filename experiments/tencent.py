@@ -20,6 +20,7 @@ from experiments.comparison import report
 from experiments.comparison.adapting import method_named
 from experiments.comparison.run import Data
 from experiments.comparison.runs import RunOptions, check_options, run_all
+from experiments.comparison.tuning import searched
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.cli.simulate import WORLDS
@@ -213,7 +214,7 @@ def plan(options: Options, settings: Settings) -> str:
         method = method_named(name, settings)
         offline, online = method.work
         train, adapt = (work * forward / (rate / 3) for work in (offline * drawn, online * adapted))
-        trials = options.tune if method.tuned else 0
+        trials = options.tune if searched(method, options.tune_only) else 0
         # Trials use only the first run's training campaigns, and compile again for each rate.
         seconds += options.runs * (train + adapt) + trials * (0.8 * train + 0.1 * adapt + 10)
         lines.append(

@@ -55,6 +55,9 @@ class RunOptions:
     """Choose the settings of every method on held-out training campaigns first, with at most so
     many trials each: rates of both stages, scale of the table, weight decay or penalty, numbers of
     experts and critics. Default: those that were chosen in this way before."""
+    tune_only: tuple[str, ...] = ()
+    """With --tune, choose these settings alone, by name; the others stay as they were chosen
+    before. An unknown name lists those that exist."""
 
     @property
     def seeds(self) -> list[int]:
@@ -92,6 +95,12 @@ def check_options(options: RunOptions) -> None:
     terminal.check_minimum("--runs", options.runs, 1)
     terminal.check_minimum("--seed", options.seed, 0)
     terminal.check_minimum("--tune", options.tune, 0)
+    if options.tune_only and not options.tune:
+        raise InputError("--tune-only: needs --tune, the number of trials")
+    for name in options.tune_only:
+        if name not in tuning.LADDERS:
+            listed = ", ".join(tuning.LADDERS)
+            raise InputError(f"--tune-only: unknown {name!r}; choose from {listed}")
 
 
 def run_all(
@@ -137,10 +146,10 @@ def run_all(
         return {**same, "data": {"name": data.dataset.name, "sha256": content}}
 
     tuned: tuning.Tuning = {}
-    if options.tune:
-        tuned = _tune(options, first, settings, config(options.seed, first), progress)
-    elif options.preset == "paper":
+    if options.preset == "paper" and (options.tune_only or not options.tune):
         tuned = tuning.tuned_before(world)
+    if options.tune:
+        tuned = _tune(options, first, settings, config(options.seed, first), tuned, progress)
     methods = [tuning.tuned_method(name, settings, tuned) for name in options.names]
 
     runs = []
@@ -215,6 +224,7 @@ def _tune(
     data: Data,
     settings: Settings,
     config: dict[str, Any],
+    before: tuning.Tuning,
     progress: Progress,
 ) -> tuning.Tuning:
     """Tunes on the first run's training campaigns; OUT/tuning has the trials."""
@@ -231,6 +241,8 @@ def _tune(
         ),
         seed=options.seed,
         directory=directory,
+        only=options.tune_only,
+        before=before,
         allow_changes=options.allow_change,
         progress=progress,
     )

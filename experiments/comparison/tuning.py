@@ -14,7 +14,8 @@ the trials are used up. The paper tunes the learning rate in [.001, .1], and n a
 A `Tuning` is plain data: ``{"origin": text, "methods": {name: search}}``; the origin tells on what
 and how it was made. A search is ``{"label", "settings", "tried": [trial, ...], "chosen": {field:
 value}}``, with the method's settings before tuning. A trial is ``{"fields", "auc"}``: the values of
-all settings that are tuned, and the result. If training diverged, ``"diverged"`` has the message.
+all settings that the search tries, and the result. If training diverged, ``"diverged"`` has the
+message.
 """
 
 from __future__ import annotations
@@ -140,6 +141,11 @@ def climb(
     return best
 
 
+def searched(method: Method, only: Collection[str] = ()) -> Ladders:
+    """The ladders of a method's settings; of those in ``only``, unless it is empty."""
+    return {field: LADDERS[field] for field in method.tuned if not only or field in only}
+
+
 def tune(
     data: Data,
     names: Sequence[str],
@@ -149,6 +155,8 @@ def tune(
     origin: str,
     seed: int,
     directory: Path,
+    only: Collection[str] = (),
+    before: Tuning | None = None,
     allow_changes: Collection[str] = (),
     progress: Progress,
 ) -> Tuning:
@@ -162,6 +170,9 @@ def tune(
       origin: of the tuning.
       seed: of the campaigns that are held out, and of all trials.
       directory: a run's folder, which stores every trial, so that an interrupted search can resume.
+      only: the settings to choose; empty for all of a method.
+      before: a tuning whose choices the search starts from. A method that has none of the settings
+        in ``only`` keeps its choices.
       allow_changes: as in `Method.fit`.
       progress: receives the progress of each trial.
 
@@ -169,14 +180,13 @@ def tune(
       InputError: too few campaigns can be held out.
     """
     search = _Search(data, seed, directory, max_trials, allow_changes, progress)
-
-    def best(name: str) -> dict[str, Any]:
-        method = method_named(name, settings)
-        start = {field: getattr(method.settings, field) for field in method.tuned}
-        return search.best(method, name, {field: LADDERS[field] for field in method.tuned}, start)
-
-    tuned = [name for name in names if method_named(name, settings).tuned]
-    return {"origin": origin, "methods": {name: best(name) for name in tuned}}
+    before = before or {}
+    found = {name: of for name, of in before.get("methods", {}).items() if name in names}
+    for name in names:
+        method = tuned_method(name, settings, before)
+        if ladders := searched(method, only):
+            found[name] = search.best(method, name, ladders)
+    return {"origin": origin, "methods": {name: found[name] for name in names if name in found}}
 
 
 def trial_campaigns(data: Dataset, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -212,10 +222,8 @@ class _Search:
         self.trained: tuple[Path, General] | None = None  # the last general model
         self.allow_changes = allow_changes
 
-    def best(
-        self, method: Method, file: str, ladders: Ladders, start: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Runs or resumes the search that is stored in ``file``.
+    def best(self, method: Method, file: str, ladders: Ladders) -> dict[str, Any]:
+        """Runs or resumes the search that is stored in ``file``, from the method's settings on.
 
         Raises:
           InputError: the stored search has other settings of the method.
@@ -228,15 +236,16 @@ class _Search:
             record = json.loads(path.read_text())
             if record.get("settings") != settings:
                 raise InputError(f"{path}: has other settings; start afresh without --resume")
-        best = climb(
+        start = {field: getattr(method.settings, field) for field in method.tuned}
+        best = start | climb(
             ladders,
-            start,
+            {field: start[field] for field in ladders},
             record["tried"],
             lambda fields: self._trial(method, fields, checkpoints),
             lambda: write_json(path, record),
             max_trials=self.max_trials,
         )
-        record["chosen"] = {field: best[field] for field in ladders}
+        record["chosen"] = best
         write_json(path, record)
         shutil.rmtree(checkpoints, ignore_errors=True)
         return record

@@ -403,6 +403,12 @@ def test_rates_that_were_chosen_before_are_used(finished, tmp_path, monkeypatch)
     rates = [lr.settings.online_learning_rate for [lr] in used]
     own = method_named("lr").settings.online_learning_rate
     assert rates == [own, 0.02, own]
+    # What --tune-only leaves out is as it was chosen before; a search of its own starts afresh.
+    for only in ((), ("--tune-only", "table_scale")):
+        options = ("--cache-dir", tmp_path / "cache", "--methods", "lr", "--tune", 1, *only)
+        succeeds(COMMAND, *options, "--out", tmp_path / "searched")
+    rates = [lr.settings.online_learning_rate for [lr] in used[3:]]
+    assert rates == [own, 0.02]
 
 
 SINGLE = "\n".join(

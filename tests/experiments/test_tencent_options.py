@@ -118,6 +118,8 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     [
         (("--runs", 0), ("--runs: expected 1 or more, got 0",)),
         (("--methods", "lr", "xgboost"), ("--methods: unknown 'xgboost'", "lr, mlp-one-stage")),
+        (("--tune-only", "penalty"), ("--tune-only: needs --tune",)),
+        (("--tune", 3, "--tune-only", "width"), ("--tune-only: unknown 'width'", "penalty")),
         (("--methods",), ("--methods: name at least one of lr",)),
         (("--seed", -1), ("--seed: expected 0 or more, got -1",)),
         (("--data-dir", "nowhere"), ("nowhere: no such folder",)),

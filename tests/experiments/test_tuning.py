@@ -158,10 +158,11 @@ def fakes(monkeypatch):
     return made
 
 
-def tune_in(directory, data, names):
+def tune_in(directory, data, names, **more):
     (directory / "methods").mkdir(parents=True, exist_ok=True)
     all_data, options = Data(data, paper_split(data, 0)), {"max_trials": TRIALS, "origin": "toy"}
-    return tune(all_data, names, PAPER, seed=0, directory=directory, progress=silent, **options)
+    options |= {"seed": 0, "directory": directory, "progress": silent, **more}
+    return tune(all_data, names, PAPER, **options)
 
 
 def test_every_method_gets_its_best_settings(data, fakes, tmp_path):
@@ -187,6 +188,29 @@ def test_every_method_gets_its_best_settings(data, fakes, tmp_path):
     assert fakes["lr"].judged == set(held.tolist())
     assert not fakes["prior"].trained
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_some_settings_are_tuned_and_the_others_stay_as_chosen_before(data, fakes, tmp_path):
+    before = {
+        "origin": "earlier",
+        "methods": {
+            "lr": {"chosen": {"penalty": 3.0}, "tried": []},
+            "metaheac": {"chosen": {"outer_learning_rate": 0.001, "num_experts": 3}},
+            "mmoe": {"chosen": {}},
+        },
+    }
+    found = tune_in(
+        tmp_path, data, ["metaheac", "lr", "prior"], only=["num_experts"], before=before
+    )
+    chosen = {"outer_learning_rate": 0.001, "num_experts": 8, "num_critics": PAPER.num_critics}
+    assert found["methods"]["metaheac"]["chosen"] == chosen
+    assert {settings.outer_learning_rate for settings, _ in fakes["metaheac"].trained} == {0.001}
+    tried = [trial["fields"] for trial in found["methods"]["metaheac"]["tried"]]
+    assert tried == [{"num_experts": n} for n in (3, 5, 8, 10)]
+    # A method that has no such setting keeps what was chosen; others of the tuning are left out.
+    assert found["methods"]["lr"] == before["methods"]["lr"]
+    assert not fakes["lr"].trained
+    assert list(found["methods"]) == ["metaheac", "lr"]
 
 
 def test_trials_of_the_online_rate_share_the_offline_stage(data, tmp_path, monkeypatch):
