@@ -260,6 +260,51 @@ def test_a_step_within_a_jitted_function_takes_its_state():
     np.testing.assert_allclose(inside.params, outside.params, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["prodigy", "dog", "cocob", "mechanize"])
+def test_optimisers_that_keep_the_start_and_shared_arrays_can_be_trained(name):
+    """A step that donates its state would refuse one array in two places."""
+    w, support, query = quadratic_campaigns(2)
+    make = getattr(optax.contrib, name)
+    optimizer = make(optax.sgd(0.01)) if name == "mechanize" else make()
+    loss = lambda params, batch: quadratic(params["a"] + params["b"], batch)  # noqa: E731
+    init, step = build_meta_step(loss, optimizer, inner_learning_rate=ALPHA)
+    state = init({"a": w, "b": w})
+    for _ in range(3):
+        state, info = step(state, support, query)
+    assert jnp.isfinite(info.loss)
+    assert not w.is_deleted()  # what is given to init stays the caller's
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_array_as_the_rate_leaves_the_type_of_the_parameters(steps):
+    w, support, _ = jax.tree.map(lambda x: x.astype(jnp.bfloat16), quadratic_campaigns(1))
+    batch, options = jax.tree.map(lambda x: x[0], support), {"inner_steps": steps}
+    by_array = inner_update(quadratic, w, batch, inner_learning_rate=jnp.float32(0.125), **options)
+    by_number = inner_update(quadratic, w, batch, inner_learning_rate=0.125, **options)
+    assert by_array.params.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(by_array.params, by_number.params)
+
+
+@pytest.mark.parametrize("chunk", [1, "auto", "all"])
+@pytest.mark.parametrize("counts", [(1, 3), (3, 1), (0, 0)])
+def test_support_and_query_of_different_campaigns_are_refused(counts, chunk):
+    w, *batches = quadratic_campaigns(3)
+    support, query = (
+        jax.tree.map(lambda x, count=count: x[:count], batch)
+        for batch, count in zip(batches, counts, strict=True)
+    )
+    gradient = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, campaigns_per_chunk=chunk)
+    with pytest.raises(ValueError, match=r"the same leading axis of 1 or more campaigns, got"):
+        gradient(w, support, query)
+
+
+def test_a_scalar_among_the_batches_is_refused():
+    w, support, query = quadratic_campaigns(2)
+    gradient = build_meta_gradient(lambda w, batch: quadratic(w, batch[0]), inner_learning_rate=0.1)
+    with pytest.raises(ValueError, match="the same leading axis"):
+        gradient(w, (support, jnp.ones(())), (query, jnp.ones(())))
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

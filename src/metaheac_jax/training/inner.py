@@ -219,7 +219,7 @@ class InnerLoop:
             if self.first_order:
                 gradient, state = jax.lax.stop_gradient((gradient, state))
             if optimizer is None:
-                theta = jax.tree.map(lambda p, a, g: p - a * g, theta, rates, gradient)
+                theta = jax.tree.map(_moved, theta, rates, gradient)
             else:
                 updates, opt_state = optimizer.update(gradient, opt_state, theta)
                 theta = optax.apply_updates(theta, updates)
@@ -263,7 +263,7 @@ class InnerLoop:
         if self.has_state != (model_state is not None):
             raise ValueError("give a model_state if and only if has_state is set")
         if self.fresh_support:
-            lengths = {leaf.shape[0] for leaf in jax.tree.leaves(support)}
+            lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(support)}
             if lengths != {self.inner_steps}:
                 found = ", ".join(map(str, sorted(lengths)))
                 raise ValueError(
@@ -307,6 +307,11 @@ def _with_derivatives_of_root(
         return theta, jax.lax.stop_gradient(other)
 
     return without_other_derivatives
+
+
+def _moved(leaf: Array, rate: Any, gradient: Array) -> Array:
+    """A leaf after a step of gradient descent, of the type it had."""
+    return leaf - jnp.asarray(rate, leaf.dtype) * gradient
 
 
 def _pull(strength: float, gradient: Array, theta: Array, start: Array) -> Array:

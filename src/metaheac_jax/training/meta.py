@@ -129,8 +129,9 @@ def build_meta_gradient(
         ``adapt`` is about the selected parameters.
 
     Raises:
-      ValueError: an option is out of range or does not go with another one; at the first call, the
-        chunk does not divide C, or an argument or what a loss returns does not fit the options.
+      ValueError: an option is out of range or does not go with another one; at the first call,
+        leaves differ in C, the chunk does not divide it, or an argument or what a loss returns does
+        not fit the options.
     """
     inner_loop = InnerLoop(loss, **inner)
     _check_options(campaigns_per_chunk, reduction, step_weights, inner_loop)
@@ -159,7 +160,7 @@ def build_meta_gradient(
     ) -> tuple[Any, MetaInfo]:
         if (select is None) != (part is None):
             raise ValueError("give a part if and only if select is given")
-        num_campaigns = jax.tree.leaves(query)[0].shape[0]
+        num_campaigns = _num_campaigns((support, query, part))
         total, (losses, (support_loss, last)) = _sum_over_chunks(
             lambda batches: summed_gradient(params, batches, model_state),
             params,
@@ -193,6 +194,18 @@ def _check_options(
             raise ValueError(f"step_weights must be one a step, {steps}, got the shape {shape}")
         if inner_loop.implicit is not None:
             raise ValueError("implicit does not go with step_weights")
+
+
+def _num_campaigns(batches: Any) -> int:
+    """C, of batches whose leaves all have it as their leading axis."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batches)]
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) != 1 or not (num_campaigns := lengths.pop()):
+        raise ValueError(
+            "every leaf of support, query and part needs the same leading axis of 1 or more "
+            f"campaigns, got the shapes {', '.join(map(str, shapes))}"
+        )
+    return num_campaigns
 
 
 def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
@@ -265,6 +278,11 @@ def _sum_over_chunks(
     return total, jax.tree.map(flat, results)
 
 
+def owned(state: T) -> T:
+    """Copies of all arrays: a step may consume them, also if ``state`` has one of them twice."""
+    return jax.tree.map(jnp.copy, state)
+
+
 def unconsumed(step: Callable[..., T]) -> Callable[..., T]:
     """Wraps a jitted step that donates its first argument, to refuse a state used before.
 
@@ -291,9 +309,8 @@ def build_meta_step(
     """One jitted step of Algorithm 1 on a batch of campaigns; it reuses the memory of the state.
 
     The arguments are those of `build_meta_gradient` and `InnerOptions`, and the optimiser of the
-    meta-update. The first step consumes the arrays given to ``init``, as every step consumes its
-    state. With ``has_state``, the model's state is the second argument of ``init`` and a part of
-    the state.
+    meta-update. A step consumes its state; ``init`` copies what it is given. With ``has_state``,
+    the model's state is the second argument of ``init`` and a part of the state.
 
     >>> init, step = build_meta_step(loss, optax.adam(1e-3), inner_learning_rate=1e-2)
     >>> state = init(params)
@@ -302,7 +319,7 @@ def build_meta_step(
     gradient = build_meta_gradient(loss, **options)
 
     def init(params: Any, model_state: Any = None) -> MetaState:
-        return MetaState(params, optimizer.init(params), model_state)
+        return owned(MetaState(params, optimizer.init(params), model_state))
 
     def step(state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
         grads, info = gradient(state.params, support, query, model_state=state.model_state)

@@ -43,7 +43,7 @@ from metaheac_jax.processes import from_each, from_first
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.adam import TableOptimizer, TableState
 from metaheac_jax.training.checkpoint import Checkpoints, help_to_restore, help_to_save
-from metaheac_jax.training.meta import unconsumed
+from metaheac_jax.training.meta import owned, unconsumed
 from metaheac_jax.training.step import Gradient, RowState, RowStep, row_step
 
 _CAMPAIGN, _ROW = _AXES = "campaign", "row"
@@ -288,7 +288,8 @@ def build_mesh_step(
 
     def init(network: Any, table: Array) -> RowState:
         table = jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0)))
-        return RowState(network, optimizer.init(network), table_optimizer.init(table))
+        own = owned((network, optimizer.init(network)))
+        return RowState(*own, table_optimizer.init(table))
 
     def of_all(params: Any, *batches: Any) -> tuple[Any, Any]:
         """The gradient of all campaigns by all rows, of which ``params`` has this device's."""

@@ -14,7 +14,7 @@ import optax
 from jax import Array
 
 from metaheac_jax.table.adam import TableOptimizer, TableState
-from metaheac_jax.training.meta import unconsumed
+from metaheac_jax.training.meta import owned, unconsumed
 
 P = ParamSpec("P")
 #: ``gradient(params, *batches) -> (gradient, info)`` over the touched rows. The parameters are
@@ -41,7 +41,7 @@ class Init(Protocol):
     """Starts training."""
 
     def __call__(self, network: Any, table: Array) -> RowState:
-        """Parameters of a network and a table (R, k) -> the initial state."""
+        """Parameters of a network and a table (R, k), which steps consume -> the initial state."""
 
 
 class Step(Protocol):
@@ -115,7 +115,8 @@ def build_row_step(
     """
 
     def init(network: Any, table: Array) -> RowState:
-        return RowState(network, optimizer.init(network), table_optimizer.init(table))
+        own = owned((network, optimizer.init(network)))
+        return RowState(*own, table_optimizer.init(table))
 
     step = row_step(gradient, optimizer, table_optimizer, checked=checked)
     return RowStep(init, unconsumed(jax.jit(step, donate_argnums=0)))
