@@ -176,7 +176,8 @@ class General:
       judgements: on held-out campaigns, in the order of steps; the state is that of the highest
         AUC. Empty where training had no early stopping.
       held_out: ids of the campaigns that were held out of training, to tell when to stop.
-      added: campaigns among these two from folders (`metaheac fit --with`).
+      added: campaigns among these two from folders (`metaheac fit --with`), also of models that
+        training went on from.
       origin: None if it was not loaded.
       parent: digest of the model that training went on from; None if there was none on disk.
       data_digest: of the data set's manifest; None if the data was not opened from disk.

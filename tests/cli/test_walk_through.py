@@ -216,6 +216,15 @@ def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path, capsys):
     assert note in capsys.readouterr().out
 
 
+def test_a_model_that_goes_on_knows_the_campaigns_that_were_added_before(made, tmp_path):
+    with_one = ("--method", "mlp-pretraining", "--epochs", 1, "--with", made.campaigns[0])
+    succeeds(main, "fit", made.data, tmp_path / "one", *with_one)
+    go_on = ("--from", tmp_path / "one", "--epochs", 1, "--with", made.campaigns[1])
+    succeeds(main, "fit", made.data, tmp_path / "two", *go_on)
+    added = [campaign.name for campaign in load(tmp_path / "two").added]
+    assert added == list(made.names[:2])
+
+
 def test_status_shows_where_all_came_from(made, tmp_path, capsys):
     """Of audiences too, and of what has changed since."""
     work = tmp_path / "work"

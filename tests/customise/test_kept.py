@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.methods import mlp_pretraining
+from metaheac_jax.methods import mlp_pretraining, solved_heads
 from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=200, campaigns=6, per_campaign=60, pool=10)
@@ -55,6 +55,37 @@ def test_what_was_customised_is_not_customised_again(tmp_path, adapts):
     assert done == [5, 6]
     customise(seed=1)  # another result
     assert done[0] == 0
+
+
+def test_a_head_that_was_solved_is_not_solved_again(tmp_path, monkeypatch):
+    method = solved_heads.solved_head(SETTINGS)
+    general = method.fit(DATA)
+    campaigns = [DATA.campaign(c) for c in range(6)]
+    solved, build = [], solved_heads.compiled_solver
+
+    def stopping(pool):
+        def solve(weights, examples, penalty):
+            if len(solved) == 3:
+                raise Stopped
+            solved.append(len(examples.label))
+            return build(pool)(weights, examples, penalty)
+
+        return solve
+
+    def customise(general, directory):
+        models = method.customise(general, DATA, campaigns, directory=directory)
+        return [jax.device_get(model.adapted) for model in models]
+
+    whole = customise(general, None)
+    monkeypatch.setattr(solved_heads, "compiled_solver", stopping)
+    with pytest.raises(Stopped):
+        customise(general, tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(solved) == 3
+    solved.clear()
+    jax.tree.map(np.testing.assert_array_equal, customise(general, tmp_path), whole)
+    assert len(solved) == 3
+    with pytest.raises(Stopped):  # another result
+        customise(method.fit(DATA, seed=1), tmp_path)
 
 
 def test_what_cannot_be_kept_ends_the_work(tmp_path):

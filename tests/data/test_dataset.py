@@ -12,7 +12,7 @@ from toy import dataset
 
 from metaheac_jax.data import dataset as module
 from metaheac_jax.data.campaign_record import CampaignRecord
-from metaheac_jax.data.dataset import SensitiveField, group_by_campaign
+from metaheac_jax.data.dataset import Examples, SensitiveField, group_by_campaign
 from metaheac_jax.errors import InputError
 
 DATA = dataset(users=60, campaigns=4, per_campaign=30, pool=30)
@@ -101,6 +101,13 @@ def test_ids_may_be_any_whole_numbers():
     assert data.find_users(np.array([-1], np.int8)).tolist() == [1]
     assert data.find_users([-1.0, 7.0]).tolist() == [1, -1]  # as a table with gaps has them
     assert data.find_users([]).tolist() == []
+
+
+def test_data_without_campaigns_are_whole():
+    none = np.empty(0, np.int64)
+    stage = Examples(np.zeros(1, np.int64), none.astype(np.int32), none.astype(np.int8))
+    data = replace(DATA, campaign_key=none, campaign_rows=DATA.campaign_rows[:0])
+    replace(data, stage1=stage, stage2=stage).check()
 
 
 @pytest.mark.parametrize(

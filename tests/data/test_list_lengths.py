@@ -1,5 +1,7 @@
 """Lengths of lists as fields: right for every user, and nothing else moves."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from toy import SIZES, dataset
 
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import Lengths, length_classes, with_lengths
-from metaheac_jax.schema import Field, Schema
+from metaheac_jax.schema import Field, Schema, Vocabulary
 
 DATA = dataset(users=80, campaigns=4, per_campaign=30, pool=30)
 
@@ -46,6 +48,18 @@ def test_each_list_gets_a_field_with_its_length():
     # Campaigns' values make room.
     np.testing.assert_array_equal(longer.campaign_rows, DATA.campaign_rows + 5)
     assert longer.campaign_rows.max() < longer.num_rows
+
+
+def test_a_length_takes_no_name_of_a_field():
+    schema = Schema(
+        (Field("likes", slots=3), Field("likes_length"), Field("likes_length_", slots=2)),
+        (Field("topic"),),
+    )
+    values = [np.arange(2)] * 4
+    data = replace(DATA, schema=schema, vocabulary=Vocabulary(tuple(values)))
+    longer, _ = with_lengths(data)
+    names = [field.name for field in longer.schema.user[3:]]
+    assert names == ["likes_length__", "likes_length__length"]
 
 
 def test_lengths_of_a_class_share_a_row_and_lists_have_rows_of_their_own():

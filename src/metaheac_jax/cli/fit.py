@@ -119,7 +119,7 @@ def main(options: Options) -> None:
             progress=progress,
         )
         if writes:
-            general = replace(general, added=tuple(map(_added, folders)))
+            general = replace(general, added=(*general.added, *map(_added, folders)))
             save(general, options.out, progress=progress)
             shutil.rmtree(directory)
         from_first(None)  # the others end after it

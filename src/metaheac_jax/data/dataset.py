@@ -249,7 +249,8 @@ class Dataset:
         if len(stage.label) != count:
             raise self._wrong(name, f"{count} users and {len(stage.label)} labels")
         steps = np.diff(offsets)
-        if len(steps) != self.num_campaigns or offsets[0] or offsets[-1] != count or min(steps) < 0:
+        ends = offsets[0] == 0 and offsets[-1] == count
+        if len(steps) != self.num_campaigns or not ends or (steps < 0).any():
             raise self._wrong(f"{name} offsets", "do not divide the examples among the campaigns")
         if count and (stage.user.min() < 0 or stage.user.max() >= self.num_users):
             raise self._wrong(f"{name} users", f"an index is not in 0 to {self.num_users - 1}")

@@ -99,6 +99,14 @@ class LengthenedUsers:
         return self.lengths.users(np.asarray(self.rows[users]))
 
 
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or one that starts with it, that no other field has; it is taken then."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
     """The dataset with a field for the length of every list, and what adds them to other users.
 
@@ -107,7 +115,8 @@ def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
     schema, sizes = dataset.schema, dataset.vocabulary.sizes
     fields = len(schema.user)
     lengths = Lengths(schema, dataset.num_rows, sum(sizes[:fields]))
-    added = tuple(Field(f"{field.name}_length") for _, field in lengths.many)
+    names = {field.name for field in schema.fields}
+    added = tuple(Field(_free(f"{field.name}_length", names)) for _, field in lengths.many)
     values = dataset.vocabulary.values
     new = replace(
         dataset,

@@ -248,9 +248,10 @@ class Method:
 
         Args:
           data: its stage 1 has the examples.
-          start: a model of this method to go on from, with its optimiser's state: the steps and
-            their batches are numbered on, embeddings move with their values, and values that are
-            new begin as in an untrained model. The data must have its fields and values.
+          start: a model of this method to go on from, with its optimiser's state: the steps
+            that were taken and their batches are numbered on, embeddings move with their values,
+            and values that are new begin as in an untrained model. The data must have its
+            fields and values.
           campaigns: indices of the training campaigns; all by default.
           held_out: indices of other campaigns, which tell a method with gradient steps and an
             offline patience when to stop. By default a tenth of ``campaigns``, drawn with the seed.
@@ -261,9 +262,11 @@ class Method:
           directory: for checkpoints, from which training resumes; None for no checkpoints.
           log: a file for JSON lines with losses and speed.
           allow_changes: what may differ from when the checkpoints were begun, for example "jax"
-            (see `environment.MayChange`). Nothing else that decides the result may.
-          skip_nonfinite: how many steps may be left out, in all, since their loss, gradient or
-            result is not finite; each is warned of and logged.
+            (see `environment.MayChange`). What only the online stage uses may differ as well: later
+            judgements are then made with it. Nothing else that decides the result may.
+          skip_nonfinite: how many steps may be left out since their loss, gradient or result is not
+            finite; each is warned of and logged. A training that is resumed counts those in its
+            log.
           progress: receives the number of steps done.
 
         Raises:
@@ -324,6 +327,7 @@ class Method:
             parent=None if start is None or start.origin is None else start.origin.digest,
             data_digest=data.digest,
             optimizer=trained.optimizer,
+            added=() if start is None else start.added,
         )
 
     def judge(
@@ -379,8 +383,8 @@ class Method:
           seed: of held-out examples and minibatches.
           mesh: of several devices, which divide the campaigns; see `fit`. Its processes get all
             models, each customised by one of them; ``watch`` follows those of its own process.
-          directory: keeps each campaign that gradient descent has customised, so that the same call
-            goes on after an interruption; the caller removes it. None keeps nothing.
+          directory: keeps each campaign that a method with a network has customised, so that the
+            same call goes on after an interruption; the caller removes it. None keeps nothing.
           progress: receives the number of campaigns done.
           watch: follows the online stage, if it takes gradient steps.
 

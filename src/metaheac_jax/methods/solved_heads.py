@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.customise.host_table import HostRows, on_host, rows_of
+from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.customise.minibatches import GrowingSize
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import Batch, campaign_examples, check_batch
@@ -159,15 +160,20 @@ def solve_heads(
     _, pool = compiled_online(_NETWORK, dataset.layout, settings.batch_size)
     solve, models = compiled_solver(pool), list[Scorer]()
     penalty = settings.penalty if settings.online_adapts == "all" else None
+    kept = None if run.kept is None else KeptCampaigns(run.kept, weights, asdict(settings))
     all_examples = [campaign_examples(dataset, campaign) for campaign in campaigns]
     for campaign, examples in zip(campaigns, all_examples, strict=True):
         check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
     for number, (campaign, examples) in enumerate(zip(campaigns, all_examples, strict=True)):
-        adapted = _adapted(weights, weights.network["head"])
-        if settings.online_epochs:
+        adapted = kept.find(0, examples) if kept else None  # its place decides nothing
+        if adapted is None and not settings.online_epochs:
+            adapted = _adapted(weights, weights.network["head"])
+        elif adapted is None:
             adapted = solve(weights, examples, penalty)
-        if not np.isfinite(adapted.network["head"]).all():
-            raise Diverged(f"{campaign.name}: the solved head is not finite")
+            if not np.isfinite(adapted.network["head"]).all():
+                raise Diverged(f"{campaign.name}: the solved head is not finite")
+            if kept:
+                kept.add(0, examples, adapted)
         models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
         run.progress("customise", number + 1, len(campaigns))
     return models
