@@ -126,7 +126,7 @@ def check(options: Options) -> None:
     """Refuses options that nothing can be run with.
 
     Raises:
-      InputError: an option is out of range; it is named.
+      InputError: an option is out of range, or --json cannot be written; it is named.
     """
     for name in Size._fields:
         minimum = FIXED_ROWS + 1000 if name == "table_rows" else 1
@@ -134,6 +134,8 @@ def check(options: Options) -> None:
         for value in getattr(options, name) or (0,):
             terminal.check_minimum(flag, value, minimum)
     terminal.check_minimum("--steps", options.steps, 1)
+    if options.json is not None:
+        terminal.check_output("--json", options.json)
     if not options.margin >= 0:
         raise InputError(f"--margin: expected 0 or more, got {options.margin}")
     known = {"--benchmarks": BENCHMARKS, "--paths": tuple(ways(base_size(options)))}

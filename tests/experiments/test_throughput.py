@@ -468,6 +468,14 @@ def test_options_out_of_range_are_refused(change, said):
         check(replace(TINY, **change))
 
 
+def test_records_that_cannot_be_written_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "run", None)
+    for path in (tmp_path, tmp_path / "none" / "records.json"):
+        with pytest.raises(InputError, match="--json: "):
+            main(replace(TINY, json=path, out=tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_table_has_a_line_a_record_and_dashes_where_nothing_is_known(ran):
     _, records = ran
     lines = table([Record(**r) for r in records]).splitlines()
