@@ -1,7 +1,8 @@
 """The folder of a run, ``OUT/seed-R``: what a run that is resumed finds there.
 
 It holds ``config.json``, ``methods/NAME.json`` (one campaign's figures per entry),
-``checkpoints/NAME/`` and ``log.jsonl``.
+``checkpoints/NAME/`` and ``log.jsonl``. The trainings of a tuning, and those of a live week, have
+a log each, in ``checkpoints``.
 """
 
 from __future__ import annotations

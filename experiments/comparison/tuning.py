@@ -169,7 +169,8 @@ def tune(
       max_trials: of each method.
       origin: of the tuning.
       seed: of the campaigns that are held out, and of all trials.
-      directory: a run's folder, which stores every trial, so that an interrupted search can resume.
+      directory: a run's folder, which stores every trial, so that an interrupted search can resume,
+        and the log of every training, ``checkpoints/METHOD-offline-VALUES.jsonl``.
       only: the settings to choose; empty for all of a method.
       before: a tuning whose choices the search starts from. A method that has none of the settings
         in ``only`` keeps its choices.
@@ -269,7 +270,7 @@ class _Search:
                     held_out=self.held,
                     seed=self.seed,
                     directory=folder,
-                    log=self.directory / "log.jsonl",
+                    log=directory.with_name(f"{directory.name}-{folder.name}.jsonl"),
                     allow_changes=self.allow_changes,
                     progress=labelled,
                 )

@@ -70,8 +70,8 @@ class Arm:
       world: the application.
       bucket: (C, P) users, one row for each running campaign.
       seed: of the models, and of who is active and converts. A user does the same in all arms.
-      directory: for checkpoints of the general models that are trained during the week.
-      log: JSON lines of their training; None keeps none.
+      directory: for checkpoints of the general models that are trained during the week. The log of
+        each training lies beside it, ``NAME-day-D.jsonl``.
       allow_changes: as in `Method.fit`.
       progress: receives what is under way.
     """
@@ -81,7 +81,6 @@ class Arm:
     bucket: np.ndarray
     seed: int
     directory: Path
-    log: Path | None = None
     allow_changes: Collection[str] = ()
     progress: Progress = silent
 
@@ -164,7 +163,6 @@ class Week:
             bucket=self._buckets[bucket],
             seed=self._seed,
             directory=self._folder / "checkpoints" / file,
-            log=self._folder / "log.jsonl",
             allow_changes=self._allow_changes,
             progress=prefixed(self._progress, f"{method.label}, bucket {letter}: "),
         )
@@ -193,7 +191,7 @@ class Week:
                 campaigns=self._world.split.train,
                 seed=self._seed,
                 directory=directory,
-                log=self._folder / "log.jsonl",
+                log=directory.with_name(f"{directory.name}.jsonl"),
                 allow_changes=self._allow_changes,
                 progress=prefixed(self._progress, f"{method.label}: "),
             )
@@ -228,7 +226,7 @@ def run_arm(arm: Arm, general: General, schedule: Schedule) -> np.ndarray:
                 campaigns=all_campaigns,
                 seed=arm.seed,
                 directory=arm.directory / f"day-{day}",
-                log=arm.log,
+                log=arm.directory.with_name(f"{arm.directory.name}-day-{day}.jsonl"),
                 allow_changes=arm.allow_changes,
                 progress=progress,
             )

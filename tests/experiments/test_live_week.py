@@ -410,6 +410,7 @@ def test_feedback_goes_back_into_both_models(finished, tmp_path, monkeypatch, op
     runs = []
 
     def train(run):
+        run.log.write_text(str(len(runs)))
         runs.append(run)
         return Trained({})
 
@@ -417,6 +418,8 @@ def test_feedback_goes_back_into_both_models(finished, tmp_path, monkeypatch, op
     monkeypatch.setitem(METHODS, "cosine", lambda settings: recorder)
     words = ("--treatment", "cosine", "--control", "prior", *TINY, *option)
     command(*words, "--out", tmp_path, "--cache-dir", finished[0].parent / "cache")
+    # Each training has a log, which stays.
+    assert [run.log.read_text() for run in runs] == [*map(str, range(len(runs)))]
     # Before the week on the 12 others, then every day in both arms of A/A on all 20.
     assert [run.seed for run in runs] == [0] * len(days) + [1] * len(days)
     for of_week in (runs[: len(days)], runs[len(days) :]):

@@ -114,6 +114,7 @@ class Fake:
             raise KeyboardInterrupt
         self.trained.append((run.settings, run.campaigns.tolist()))
         run.directory.mkdir(parents=True, exist_ok=True)
+        run.log.write_text(repr(run.settings))
         self.directories.add(run.directory)
         return Trained({"quality": self.quality(run.settings)})
 
@@ -187,7 +188,10 @@ def test_every_method_gets_its_best_settings(data, fakes, tmp_path):
         assert all(campaigns == kept.tolist() for _, campaigns in fakes[name].trained)
     assert fakes["lr"].judged == set(held.tolist())
     assert not fakes["prior"].trained
-    assert not list((tmp_path / "checkpoints").iterdir())
+    # What stays of the checkpoints is a log of every training, also of one that diverged.
+    logs = [path.read_text() for path in (tmp_path / "checkpoints").iterdir()]
+    trained = [settings for fake in fakes.values() for settings, _ in fake.trained]
+    assert sorted(logs) == sorted(map(repr, trained))
 
 
 def test_some_settings_are_tuned_and_the_others_stay_as_chosen_before(data, fakes, tmp_path):
