@@ -22,6 +22,8 @@ from metaheac_jax.errors import InputError
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+FORMATS = (".png", ".pdf", ".svg")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -37,6 +39,9 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_output("--out", options.out)
+    if options.out.suffix.lower() not in FORMATS:
+        listed = ", ".join(FORMATS)
+        raise InputError(f"--out: expected a name with one of {listed}, got {options.out.name}")
     if len(options.directories) < 2:
         raise InputError(f"expected at least two folders, got {len(options.directories)}")
     comparisons = [load(directory) for directory in options.directories]

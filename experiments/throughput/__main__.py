@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.throughput.benchmarks import BENCHMARKS, NUM_INPUTS, Bench, Input
 from experiments.throughput.breakdown import breakdown_table
-from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
+from experiments.throughput.inputs import Size, check_option, synthetic
 from experiments.throughput.machine_limits import measure_limits
 from experiments.throughput.meta_steps import ways
 from experiments.throughput.records import (
@@ -129,10 +129,8 @@ def check(options: Options) -> None:
       InputError: an option is out of range, or --json cannot be written; it is named.
     """
     for name in Size._fields:
-        minimum = FIXED_ROWS + 1000 if name == "table_rows" else 1
-        flag = f"--{name.replace('_', '-')}"
         for value in getattr(options, name) or (0,):
-            terminal.check_minimum(flag, value, minimum)
+            check_option(name, value)
     terminal.check_minimum("--steps", options.steps, 1)
     if options.json is not None:
         terminal.check_output("--json", options.json)

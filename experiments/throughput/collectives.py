@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.throughput.inputs import Size, draw_field, field_sizes, synthetic
+from experiments.throughput.inputs import (
+    MIN_CAMPAIGNS,
+    Size,
+    check_option,
+    draw_field,
+    field_sizes,
+    synthetic,
+)
 from experiments.throughput.meta_steps import Way, build_step, num_parameters, untrained
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.samplers import CampaignSampler
@@ -95,6 +102,9 @@ def touched_rows(size: Size) -> int:
 def main(options: Options) -> None:
     """Prints what is sent, and what the arrays' sizes say should be."""
     size = Size(options.campaigns, options.batch_size, options.width, options.table_rows)
+    for name, value in size._asdict().items():
+        check_option(name, value)
+    terminal.check_minimum("--users", options.users, max(size.campaigns, MIN_CAMPAIGNS))
     if options.only_rows:
         print(f"{size}: {touched_rows(size):,} rows touched")
         return

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metaheac_jax.cli import terminal
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.data.simulation import TENCENT_WORLD
 from metaheac_jax.schema import TENCENT, Field, Vocabulary
@@ -41,6 +42,16 @@ class Size(NamedTuple):
             f"{self.campaigns} campaigns x {self.batch_size} examples, width {self.width}, "
             f"{self.table_rows:,} table rows"
         )
+
+
+def check_option(name: str, value: int) -> None:
+    """Refuses a value of a field of `Size`, as its option gives it, that no inputs can have.
+
+    Raises:
+      InputError: it names the option.
+    """
+    minimum = FIXED_ROWS + 1000 if name == "table_rows" else 1
+    terminal.check_minimum(f"--{name.replace('_', '-')}", value, minimum)
 
 
 def synthetic(size: Size, num_users: int = 20_000) -> Dataset:

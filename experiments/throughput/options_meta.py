@@ -20,7 +20,7 @@ import optax
 from jax import Array
 
 from experiments.throughput.machine_limits import device_name
-from experiments.throughput.rivals_meta import ALPHA, SIZES, layers, tasks
+from experiments.throughput.rivals_meta import ALPHA, SIZES, Name, layers, tasks
 from metaheac_jax.backend import set_cpu_flags
 from metaheac_jax.cli import terminal
 from metaheac_jax.training.inner import Implicit, inner_update
@@ -33,7 +33,7 @@ TURN_STEPS = 3
 class Options:
     """Times the meta-step with each of its options, taking turns."""
 
-    size: str = "wide"
+    size: Name = "wide"
     """Network: wide (64-256-256-1, 16 tasks of 64 examples) or sine (1-40-40-1, 25 of 10)."""
     inner_steps: int = 5
     """Inner steps of each."""
@@ -123,6 +123,8 @@ def cases(options: Options) -> list[Case]:
 
 def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
+    terminal.check_minimum("--inner-steps", options.inner_steps, 1)
+    terminal.check_minimum("--rounds", options.rounds, 1)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before jax makes its threads
     set_cpu_flags()
     compiled, seconds = [], []

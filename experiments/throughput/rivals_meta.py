@@ -41,7 +41,8 @@ class Size(NamedTuple):
     chunk: Literal["auto", "all"] = "auto"
 
 
-SIZES = {
+Name = Literal["sine", "wide"]
+SIZES: dict[Name, Size] = {
     "sine": Size((1, 40, 40, 1), 25, 10, "all"),
     "wide": Size((64, 256, 256, 1), 16, 64),
 }
@@ -51,7 +52,7 @@ SIZES = {
 class Options:
     """Times a second-order meta-step of this package and of PyTorch programs, taking turns."""
 
-    sizes: tuple[str, ...] = tuple(SIZES)
+    sizes: tuple[Name, ...] = tuple(SIZES)
     """Networks: sine (1-40-40-1, 25 tasks of 10 examples), wide (64-256-256-1, 16 of 64)."""
     inner_steps: tuple[int, ...] = (1, 5, 20)
     """Numbers of inner steps."""
@@ -342,6 +343,11 @@ def rows(found: dict[str, Result], first: str) -> list[str]:
 
 def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
+    from metaheac_jax.cli import terminal
+
+    for steps in options.inner_steps:
+        terminal.check_minimum("--inner-steps", steps, 1)
+    terminal.check_minimum("--rounds", options.rounds, 1)
     print("| network | inner steps | program | ms a step | ratio | MB |")
     print("|---|---:|---|---:|---:|---:|")
     known = {name: build for name, (module, build) in PROGRAMS.items() if find_spec(module)}

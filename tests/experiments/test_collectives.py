@@ -1,5 +1,9 @@
 """Bytes of collectives, as XLA's text has them."""
 
+import pytest
+from commands import module, refuses
+
+from experiments.throughput import collectives as command
 from experiments.throughput.collectives import collectives, touched_rows
 from experiments.throughput.inputs import FIXED_ROWS, Size
 
@@ -24,3 +28,18 @@ def test_few_examples_touch_few_rows_and_many_touch_most_of_the_small_fields():
     few, many = (touched_rows(Size(1, batch, 8, 20_000)) for batch in (1, 5000))
     assert few < 100
     assert FIXED_ROWS / 2 < many <= 20_000
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "minimum"),
+    [
+        ("--campaigns", 0, 1),
+        ("--batch-size", 0, 1),
+        ("--width", 0, 1),
+        ("--table-rows", 1000, FIXED_ROWS + 1000),
+        ("--users", 19, 20),
+    ],
+)
+def test_a_size_that_no_inputs_have_is_refused(capsys, option, value, minimum):
+    words = (f"{option}: expected {minimum} or more, got {value}",)
+    refuses(capsys, module(command), option, value, words=words)

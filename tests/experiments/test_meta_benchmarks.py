@@ -7,6 +7,7 @@ from multiprocessing import Pipe
 import jax
 import numpy as np
 import pytest
+from commands import exit_code, module, refuses
 
 from experiments.throughput import options_meta, rivals_meta
 from experiments.throughput.rivals_meta import Result, Size, rows
@@ -59,3 +60,14 @@ def test_the_tasks_are_the_same_at_every_call(tiny):
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(options_meta, "--size"), (rivals_meta, "--sizes")]
+)
+def test_what_nothing_can_be_timed_with_is_refused(capsys, command, option):
+    assert exit_code(module(command), option, "foo") == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in (option, "'foo'", "'sine'", "'wide'"))
+    for name in ("--inner-steps", "--rounds"):
+        refuses(capsys, module(command), name, 0, words=(f"{name}: expected 1 or more, got 0",))

@@ -60,4 +60,7 @@ def test_what_cannot_be_drawn(tmp_path, capsys):
     refuses(capsys, COMMAND, one, tmp_path / "real", *out, words=("how many users",))
     words = ("--out", "is no folder")
     refuses(capsys, COMMAND, one, same, "--out", tmp_path / "no" / "a.png", words=words)
-    assert "sizes.png" not in contents(tmp_path)
+    for name in ("sizes", "sizes.foo"):
+        words = ("--out: expected a name with one of .png, .pdf, .svg, got", name)
+        refuses(capsys, COMMAND, one, same, "--out", tmp_path / name, words=words)
+    assert contents(tmp_path) == {"one", "same", "real"}
