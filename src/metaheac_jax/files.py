@@ -333,12 +333,8 @@ def check_regular(path: Path) -> None:
         raise InputError(f"{path}: cannot be read, since it is no regular file; give one")
 
 
-def read_json(path: Path, *, remedy: str = "fix the file") -> Any:
+def read_json(path: Path) -> Any:
     """The content of a JSON file.
-
-    Args:
-      path: of the file.
-      remedy: advice to the user, for messages.
 
     Raises:
       InputError: it is not a JSON file, or nested too deeply, or has half a character.
@@ -349,7 +345,7 @@ def read_json(path: Path, *, remedy: str = "fix the file") -> Any:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         json.dumps(content, ensure_ascii=False).encode()  # fails for half a character
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); {remedy}") from error
+        raise InputError(f"{path}: not valid JSON ({error}); fix the file") from error
     return content
 
 

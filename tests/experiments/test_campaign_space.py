@@ -14,7 +14,7 @@ from experiments.comparison import figures
 from experiments.comparison.curves import curve_campaign
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.table.pooling import field_vectors
+from metaheac_jax.table.pooling import user_fields
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def found(model):
 def test_means_over_seeds_equal_one_seed_at_a_time(model, found):
     data, network, (params, table) = model
     slots = data.layout.user_slots
-    apply = jax.jit(lambda user, of: network.apply(params, field_vectors(table, user, slots), of))
+    vectors = lambda user: user_fields(table, user, slots).dense()  # noqa: E731
+    apply = jax.jit(lambda user, of: network.apply(params, vectors(user), of))
     for row, campaign in enumerate([1, 3, 4, 5, 6, 7]):
         of = data.stage1.of(campaign)
         seeds = data.stage1.user[of][data.stage1.label[of] == 1]

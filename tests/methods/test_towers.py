@@ -26,7 +26,7 @@ from metaheac_jax.model import Weights
 from metaheac_jax.networks.towers import Towers
 from metaheac_jax.settings import PAPER
 from metaheac_jax.table.layout import Ids, Layout
-from metaheac_jax.table.pooling import field_vectors
+from metaheac_jax.table.pooling import user_fields
 
 DATA = dataset(tastes=2, campaigns=16, per_campaign=400)
 TRAIN, NEW = np.arange(12), np.arange(12, 16)
@@ -67,7 +67,7 @@ def test_training_brings_seeds_nearer_to_their_campaign_than_non_seeds(general):
     @jax.jit
     def embed(params, table):
         fields = table[DATA.campaign_rows[TRAIN]][:, None]
-        return network.apply(params, field_vectors(table, users, SLOTS), fields)
+        return network.apply(params, user_fields(table, users, SLOTS).dense(), fields)
 
     def gap(params, table):
         user, campaign = map(np.asarray, embed(params, table))
@@ -158,7 +158,7 @@ def test_a_score_is_that_of_the_regions_of_the_embedding(general):
 
     @jax.jit
     def embed(rows):
-        fields = field_vectors(weights.table, rows, SLOTS)
+        fields = user_fields(weights.table, rows, SLOTS).dense()
         return Towers().apply(weights.network, fields, method="user")
 
     known = np.asarray(embed(rows)) @ normals[:, :2].reshape(-1, 64).T > 0  # 400 users: 2 bits

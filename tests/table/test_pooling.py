@@ -15,7 +15,7 @@ from metaheac_jax.networks.multitask import MMoE, SharedBottom
 from metaheac_jax.networks.seed_features import direction, seed_features
 from metaheac_jax.table import pooling as module
 from metaheac_jax.table.layout import Ids, Layout, Reference
-from metaheac_jax.table.pooling import UserFields, field_vectors, user_fields
+from metaheac_jax.table.pooling import UserFields, user_fields
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 
@@ -36,7 +36,7 @@ def world(seed=0):
 def test_field_vectors_are_means_over_the_values_present(x64):
     table = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2)))
     ids = jnp.array([[3, 0, 1, 9], [9, 9, 9, 9]])
-    ours = field_vectors(table, ids, (1, 3))
+    ours = user_fields(table, ids, (1, 3)).dense()
     np.testing.assert_allclose(ours[0], [table[3], (table[0] + table[1]) / 2])
     np.testing.assert_array_equal(ours[1], 0)
 
@@ -55,7 +55,7 @@ def test_counted_fields_equal_gathered_ones(counted, monkeypatch):
     weight = jnp.asarray(rng.normal(size=(9, len(slots), 2)), jnp.float32)
 
     def pooled(table, small):
-        vectors = field_vectors(table, jnp.asarray(ids), slots, small_fields=small)
+        vectors = user_fields(table, jnp.asarray(ids), slots, small_fields=small).dense()
         return (vectors * weight).sum(), vectors
 
     gradient = jax.value_and_grad(pooled, has_aux=True)
@@ -84,7 +84,7 @@ def test_where_all_fields_have_few_values_all_are_products(users):
     assert user.values == sizes
     assert user.vectors.shape == (users, 0, WIDTH)
     kernel = jnp.asarray(rng.normal(size=(2 * WIDTH, 3)), jnp.float32)
-    expected = field_vectors(table, ids, slots).reshape(users, 2 * WIDTH) @ kernel
+    expected = user_fields(table, ids, slots).dense().reshape(users, 2 * WIDTH) @ kernel
     np.testing.assert_allclose(user.product(kernel), expected, atol=1e-5)
 
 
@@ -152,7 +152,7 @@ def test_products_equal_plain_vectors_in_value_and_derivatives(x64, name, small)
 
         return (
             derivatives(lambda t: ours(user_fields(t, ids, SLOTS, small_fields=small))),
-            derivatives(lambda t: plain(field_vectors(t, ids, SLOTS))),
+            derivatives(lambda t: plain(user_fields(t, ids, SLOTS).dense())),
         )
 
     products, vectors = both(table, ids)

@@ -19,6 +19,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.table.layout import Ids, Layout
 
 Tree = TypeVar("Tree")
+_MIN_EXAMPLES = 20  # of a campaign that a model is trained on
 
 
 class Batch(NamedTuple):
@@ -161,14 +162,12 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
         raise InputError(f"{what} have {wrong}, expected 0 to {num_rows - 1}, or {num_rows} to pad")
 
 
-def check_campaigns(
-    dataset: Dataset, campaigns: Sequence[int] | np.ndarray, minimum: int = 20
-) -> None:
+def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> None:
     """Refuses campaigns that no model can be trained on.
 
     Raises:
       InputError: they are not distinct indices of campaigns, or stage 1 of one has fewer than
-        ``minimum`` examples, or a single class.
+        20 examples, or a single class.
     """
     counts, positives = dataset.stage1.counts, dataset.stage1.positives
     chosen = np.asarray(campaigns)
@@ -180,10 +179,10 @@ def check_campaigns(
         )
     for campaign in chosen:
         n, seeds = counts[campaign], positives[campaign]
-        if n < minimum or seeds in (0, n):
+        if n < _MIN_EXAMPLES or seeds in (0, n):
             raise InputError(
                 f"campaign {dataset.campaign_key[campaign]}: stage 1 has {seeds} seeds among {n} "
-                f"examples; expected seeds and non-seeds, {minimum} examples or more; "
+                f"examples; expected seeds and non-seeds, {_MIN_EXAMPLES} examples or more; "
                 "remove the campaign or add examples"
             )
 

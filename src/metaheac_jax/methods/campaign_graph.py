@@ -187,18 +187,17 @@ def represent(params: Any, campaigns: Array, users: Array, attended: Array) -> A
     return _apply(params, users, campaigns, attended, method="represent")
 
 
-def assign_folds(label: np.ndarray, folds: int = FOLDS) -> np.ndarray:
+def assign_folds(label: np.ndarray) -> np.ndarray:
     """(n,) fold of each example; seeds and non-seeds are each distributed over all folds.
 
-    There are at most as many folds as seeds, and at least two. A fold without a seed would reveal
-    that its members are non-seeds.
+    There are `FOLDS`, but at most as many as seeds, and at least two. A fold without a seed would
+    reveal that its members are non-seeds.
 
     Args:
       label: (n,) 1 for a seed, 0 for a non-seed.
-      folds: maximum number of folds.
     """
     seed = label == 1
-    folds = max(2, min(folds, int(seed.sum())))
+    folds = max(2, min(FOLDS, int(seed.sum())))
     return np.where(seed, np.cumsum(seed) - 1, np.cumsum(~seed) - 1) % folds
 
 

@@ -164,13 +164,6 @@ def user_fields(
     )
 
 
-def field_vectors(
-    table: Array, ids: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
-) -> Array:
-    """(..., M, k) field vectors as a plain array; see `user_fields`."""
-    return user_fields(table, ids, slots, small_fields=small_fields).dense()
-
-
 def _ranges(lengths: Sequence[int]) -> list[range]:
     """Adjacent ranges of these lengths, starting at 0."""
     ends = np.cumsum(lengths, dtype=int).tolist()

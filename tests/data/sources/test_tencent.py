@@ -70,8 +70,9 @@ def test_target_holds_the_columns_and_nothing_else(tmp_path):
 def test_relative_target_and_an_older_dataset_in_its_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(Path("in"))
-    tencent.prepare(Path("in"), Path("out"), schema=SCHEMA, name="first")
-    tencent.prepare(Path("in"), Path("out"), schema=SCHEMA, name="second")
+    tencent.prepare(Path("in"), Path("out"), schema=SCHEMA)
+    Path("in", "SIMULATED").write_text("second\n")
+    tencent.prepare(Path("in"), Path("out"), schema=SCHEMA)
     assert open_dataset(Path("out")).name == "second"
     assert decode(open_dataset(Path("out")), "age") == [[4], [-1], [0]]
 

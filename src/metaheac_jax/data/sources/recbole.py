@@ -13,7 +13,7 @@ import polars as pl
 from metaheac_jax.data.sources.text_blocks import check_start
 from metaheac_jax.errors import InputError
 
-MAX_COLUMNS = 1000  # default of a limit
+MAX_COLUMNS = 1000  # since the time to read grows with them
 #: The types of a header cell, and the data type of such a column.
 TYPES: dict[str, pl.DataType] = {
     "token": pl.String(),
@@ -23,12 +23,8 @@ TYPES: dict[str, pl.DataType] = {
 }
 
 
-def read_atomic(path: Path, *, max_columns: int = MAX_COLUMNS) -> pl.DataFrame:
+def read_atomic(path: Path) -> pl.DataFrame:
     """Reads one atomic file; row i of the result is line i + 2 of the file.
-
-    Args:
-      path: of the file.
-      max_columns: limit of the header: the time to read grows with it.
 
     Returns:
       One column per header cell, without the type in its name: ``token`` as String (empty if
@@ -44,7 +40,7 @@ def read_atomic(path: Path, *, max_columns: int = MAX_COLUMNS) -> pl.DataFrame:
     lines = _read_lines(path)
     if len(lines) < 2:
         raise InputError(f"{path}: expected a header and a line of data, got {len(lines)} lines")
-    header = _parse_header(path, lines[0], max_columns)
+    header = _parse_header(path, lines[0])
 
     data = lines[1:]
     tabs = data.str.count_matches("\t", literal=True)
@@ -78,14 +74,12 @@ def _read_lines(path: Path) -> pl.Series:
         raise
 
 
-def _parse_header(path: Path, line: str, max_columns: int) -> list[tuple[str, str]]:
+def _parse_header(path: Path, line: str) -> list[tuple[str, str]]:
     """Name and type of each column."""
     header: dict[str, str] = {}
     cells = line.split("\t")
-    if len(cells) > max_columns:
-        raise InputError(
-            f"{path}:1: {len(cells)} columns, more than max_columns={max_columns}; give fewer"
-        )
+    if len(cells) > MAX_COLUMNS:
+        raise InputError(f"{path}:1: {len(cells)} columns, more than {MAX_COLUMNS}; give fewer")
     for cell in cells:
         name, _, kind = cell.rpartition(":")
         if not name or kind not in TYPES:

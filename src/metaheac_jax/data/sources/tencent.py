@@ -44,7 +44,6 @@ def prepare(
     target: Path,
     *,
     schema: Schema = TENCENT,
-    name: str = "Tencent look-alike",
     extends: tuple[Schema, Vocabulary] | None = None,
     max_ids: int = MAX_IDS,
     progress: Progress = silent,
@@ -64,7 +63,6 @@ def prepare(
       source: directory with the files.
       target: directory of the dataset; an existing dataset is replaced on success only.
       schema: the features to use, among those of the files.
-      name: the dataset's name.
       extends: fields and values of earlier data; the dataset has these values and those that are
         new.
       max_ids: limit of the sum, over users' fields, of the largest id: memory grows with it.
@@ -82,6 +80,7 @@ def prepare(
     train, truth = source / "train.csv", source / "test1_truth.csv"
     for path in (users, ads, train, truth):
         _check_readable(path)
+    name = "Tencent look-alike"
     if (source / "SIMULATED").exists():
         name = (source / "SIMULATED").read_text(errors="replace").strip().partition("\n")[0]
 
