@@ -11,15 +11,11 @@ import numpy as np
 
 from experiments import movielens, tencent
 from experiments.comparison.provenance import command_of, describe_origin, provenance
+from experiments.comparison.results import GROUPS
 from experiments.comparison.run import Data
 from experiments.comparison.tuning import tuned_before, tuned_method
 from experiments.many_campaigns.pool import PoolSpeed, time_expanding
-from experiments.many_campaigns.quality import (
-    GROUPS,
-    WayResult,
-    customise_both_ways,
-    loss_of_heads,
-)
+from experiments.many_campaigns.quality import WayResult, customise_both_ways, loss_of_heads
 from experiments.many_campaigns.speed import (
     CustomisingSpeed,
     ScoringSpeed,

@@ -20,7 +20,6 @@ from metaheac_jax.model import General
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Adapts
 
-GROUPS = ("small", "large")
 RATES: Sequence[float] = LADDERS["online_learning_rate"]
 
 

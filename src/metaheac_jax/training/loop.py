@@ -28,7 +28,7 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.threads import drawing_threads, in_threads
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
 from metaheac_jax.training.sharding import MeshCheckpoints
-from metaheac_jax.training.step import CheckedInfo, RowState, RowStep
+from metaheac_jax.training.step import CheckedInfo, RowState, RowStep, leaves_finite
 
 MAX_JUDGEMENTS = 1000  # of a training; a checkpoint has room for as many
 
@@ -296,14 +296,9 @@ def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
 
 def _check_finite(state: Any, when: str) -> None:
     """Refuses a state with an array that is not finite: a loss may be finite on bad weights."""
-    for name, good in named_leaves(jax.device_get(_finite(state))).items():
+    for name, good in named_leaves(jax.device_get(jax.jit(leaves_finite)(state))).items():
         if not good:
             raise Diverged(f"{when}, {name} of the state is not finite")
-
-
-@jax.jit
-def _finite(state: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), state)
 
 
 def _take_back(log: Path, name: str, done: int) -> tuple[float, int]:

@@ -144,7 +144,7 @@ def row_step(
         moved = table_optimizer.move(local, grads["table"], state.table.count)
         if checked:
             made = {"network": network, "opt_state": opt_state, "table": moved}
-            finite = _finite({"loss": info.loss, "gradient": grads, **made})
+            finite = leaves_finite({"loss": info.loss, "gradient": grads, **made})
             finite = jax.tree.map(agreed, finite)
             info = CheckedInfo(info.loss, jnp.stack(jax.tree.leaves(finite)).all(), finite)
             keep = lambda new, old: jnp.where(info.taken, new, old)  # noqa: E731
@@ -161,5 +161,6 @@ def row_step(
     return step
 
 
-def _finite(tree: Any) -> Any:
+def leaves_finite(tree: Any) -> Any:
+    """Whether each leaf is finite, a tree of ()."""
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
