@@ -53,8 +53,9 @@ class RunOptions:
     """With --resume, what may have changed nevertheless."""
     tune: int = 0
     """Choose the settings of every method on held-out training campaigns first, with at most so
-    many trials each: rates of both stages, scale of the table, weight decay or penalty, numbers of
-    experts and critics. Default: those that were chosen in this way before."""
+    many trials each: rates of both stages and of the inner step, scale of the table, value dropout,
+    weight decay or penalty, numbers of experts and critics. Default: those that were chosen in this
+    way before."""
     tune_only: tuple[str, ...] = ()
     """With --tune, choose these settings alone, by name; the others stay as they were chosen
     before. An unknown name lists those that exist."""

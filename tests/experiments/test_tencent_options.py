@@ -15,6 +15,7 @@ from tencent_world import CAMPAIGNS, SMALL_SCHEMA, USERS, write
 
 from experiments import movielens, tencent
 from experiments.comparison import report
+from experiments.comparison.tuning import LADDERS
 from metaheac_jax.data.simulation import RECIPE
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.methods import METHODS, method_named
@@ -87,6 +88,10 @@ def test_help_says_what_every_option_does(module, capsys):
     for name, entry in entries.items():
         words = re.findall(r"(?<!\S)[A-Za-z][a-z]*\b", entry.partition("(default")[0])
         assert len(words) >= 5, (name, entry)
+    for setting in LADDERS:  # --tune names what it chooses: experts for num_experts
+        word = setting.split("_")[0 if setting.endswith("learning_rate") else -1]
+        known = {"outer": "both stages", "online": "both stages"}.get(word, word)
+        assert known in " ".join(entries["tune"].split()), setting
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
