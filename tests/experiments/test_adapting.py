@@ -14,9 +14,9 @@ from experiments.comparison.results import Measured
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS
-from metaheac_jax.methods.fine_tuning import metaheac_network
 from metaheac_jax.methods.method import Run
 from metaheac_jax.methods.offline import campaign_sampler, untrained
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.settings import PAPER
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
@@ -38,16 +38,20 @@ SETTINGS = replace(
 )
 
 
+NETWORK = MLP((8, 4))  # the inner step is the same for every network
+
+
 @pytest.fixture(scope="module")
 def run():
     data = with_lengths(dataset(users=300, campaigns=6, per_campaign=40))[0]
     return Run(data, np.arange(6), SETTINGS, seed=0)
 
 
-@pytest.fixture(scope="module")
-def drawn(run):
+@pytest.fixture
+def drawn(run, monkeypatch):
     """Parameters over the rows of a step, the step's batches, and its table rows."""
-    weights = untrained(run, metaheac_network(SETTINGS), jax.random.key(0))
+    monkeypatch.setattr(adapting, "metaheac_network", lambda settings: NETWORK)
+    weights = untrained(run, NETWORK, jax.random.key(0))
     touched, *batch = campaign_sampler(run)(0)
     table = weights.table.at[touched].get(mode="fill", fill_value=0)
     return {"network": weights.network, "table": table}, batch, touched
@@ -55,7 +59,7 @@ def drawn(run):
 
 def gradient_of(run, **options):
     """The gradient of the program's own meta-step, with an inner step of these options."""
-    loss = build_loss(metaheac_network(SETTINGS), run.dataset.layout, reduction="mean")
+    loss = build_loss(NETWORK, run.dataset.layout, reduction="mean")
     return build_meta_gradient(loss, reduction="mean", select=select_rows, **options)
 
 
