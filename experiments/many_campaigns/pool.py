@@ -78,7 +78,7 @@ def time_expanding(
                 audience = expand(model, data, size=AUDIENCE, progress=progress)
                 seconds = time.perf_counter() - began
             assert len(audience) == min(AUDIENCE, audience.num_candidates)
-            [rate] = measure_limits().matmul.values()
+            rate = measure_limits().matmul["default"]
         speeds.append(PoolSpeed(width, count, seconds, count * flops / rate, most[0]))
     return speeds
 

@@ -14,6 +14,7 @@ from experiments.many_campaigns import pool, quality, speed
 from experiments.many_campaigns.quality import WayResult, loss_of_heads
 from experiments.many_campaigns.speed import ScoringSpeed, flops_ratio, whole_table_adam
 from experiments.throughput.inputs import FIXED_ROWS, Size, synthetic
+from experiments.throughput.machine_limits import Limits, theory_flops
 from experiments.throughput.meta_steps import NETWORK, untrained
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.data.batches import campaign_examples
@@ -83,12 +84,18 @@ def test_speeds_are_reported_with_the_arithmetic(tmp_path, capsys):
     )
 
 
-def test_memory_and_time_of_a_pool_are_told(tmp_path, capsys):
+def test_memory_and_time_of_a_pool_are_told(tmp_path, capsys, monkeypatch):
+    limits = Limits({"default": 1e9, "float32": 1.0}, 1.0, 1.0)  # some devices have several
+    monkeypatch.setattr(pool, "measure_limits", lambda: limits)
     options = ("--parts", "expand", "--pool", 3_000, "--widths", 4, "--out", tmp_path / "out")
     succeeds(COMMAND, *options)
     results = json.loads((tmp_path / "out" / "results.json").read_text())["expanding"]
     assert [entry["users"] for entry in results] == [300 + pool.SEEDS, 3_000]
-    assert all(entry["seconds"] > 0 and entry["formulas"] > 0 for entry in results)
+    flops = {"num_examples": 1, "num_campaigns": 0, "width": 4, "derivative": "forward"}
+    of_user = theory_flops(NETWORK, **flops) / 1e9
+    for entry in results:
+        assert entry["seconds"] > 0
+        assert entry["formulas"] == pytest.approx(entry["users"] * of_user)
     assert contents(tmp_path / "out") == {"report.md", "results.json"}
     assert "| 4 | 3,000 | " in capsys.readouterr().out
     before = pool._anonymous()
