@@ -11,6 +11,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.comparison.pages import save_figure
 from experiments.comparison.results import Results
 
 mpl.use("Agg")
@@ -247,5 +248,5 @@ def _color(method: str) -> str | None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)

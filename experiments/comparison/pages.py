@@ -7,10 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich import table as rich
 from rich.markup import escape
+
+from metaheac_jax.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HEADING = "Look-alike audiences"
 
@@ -101,3 +107,13 @@ def html(
         body.append(f'<h2>{text}</h2>\n<img alt="{text}" src="data:image/png;base64,{data}">\n')
     head = f'<meta charset="utf-8"><title>{HEADING}</title><style>{style}</style>'
     return f"<!doctype html>\n<html><head>{head}</head><body>\n{''.join(body)}</body></html>\n"
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure completely or not at all, in the format that the name ends with.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=130)

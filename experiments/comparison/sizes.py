@@ -15,6 +15,7 @@ import matplotlib.ticker
 import tyro
 
 from experiments.comparison.figures import SHOWN
+from experiments.comparison.pages import save_figure
 from experiments.comparison.results import GROUPS, Comparison, load, summarise
 from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
@@ -89,7 +90,7 @@ def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
     panels[0].set_ylabel("AUC on the pools of test campaigns")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
     plt.close(figure)
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments.comparison.pages import markdown_table, rich_table
+from experiments.comparison.pages import markdown_table, rich_table, save_figure
 from experiments.live_week.lifts import MEASURES, Experiment, lifts, mean_lifts
 from experiments.live_week.worlds import APPLICATIONS
 from metaheac_jax.files import write_json, write_text
@@ -159,7 +159,7 @@ def draw(results: Sequence[Result], path: Path, title: str) -> None:
     panels[0].invert_yaxis()
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
 
 
 def _draw_measure(panel: Axes, results: Sequence[Result], number: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.comparison.pages import markdown_table
+from experiments.comparison.pages import markdown_table, save_figure
 from experiments.throughput.inputs import Size
 from metaheac_jax.errors import InputError
 
@@ -343,4 +343,4 @@ def _save(figure: Figure, records: Sequence[Record], path: Path) -> None:
         lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
         figure.legend(handles=list(lines.values()), loc="outside right upper", fontsize=8)
         figure.suptitle(records[0].device, fontsize=9)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)

@@ -2,7 +2,6 @@
 
 import numpy as np
 from judged_runs import comparison, result, runs
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.comparison import figures, report
@@ -42,7 +41,7 @@ def test_points_by_seeds_are_of_the_same_campaigns_for_every_method():
 
 def test_methods_with_lengths_are_beside_those_without(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, _: drawn.append(figure))
     run = runs()[0]
     both = {"metaheac": run["metaheac"], "metaheac-lengths": run["metaheac"] | {"label": "longer"}}
     figures.figure_by_seeds([{"mmoe": run["lr"], **both}], tmp_path / "by_seeds.png", "toy")
@@ -58,7 +57,7 @@ def offline(best, ceiling, *curve):
 
 def test_offline_stages_have_a_line_per_run_their_best_step_and_the_ceiling(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, _: drawn.append(figure))
     curves = [
         offline(20, 70, [10, 0.7, 0.5], [20, 0.6, 0.6], [40, 0.65, 0.55]),
         offline(10, 70, [10, 0.8, 0.4], [20, 0.9, 0.3]),

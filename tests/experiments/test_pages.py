@@ -1,9 +1,13 @@
 """A report's text on the page, in Markdown and on the terminal."""
 
+import errno
+from pathlib import Path
+
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments.comparison.pages import Table, html, markdown, rich_table
+from experiments.comparison.pages import Table, html, markdown, rich_table, save_figure
 
 TABLE = Table("t", ["<method>", "auc"], [["x<y", ".5"]], note="± of <i>")
 
@@ -36,3 +40,20 @@ def test_the_terminal_goes_without_a_column():
     assert ".6" in shown.get()
     assert ".5" not in shown.get()
     assert ".7" not in shown.get()
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, figure = tmp_path / "lifts.png", Figure()
+    save_figure(figure, path)
+    before = path.read_bytes()
+    assert before.startswith(b"\x89PNG")
+
+    def full(file, **_):
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_figure(figure, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -4,7 +4,6 @@ import commands
 import numpy as np
 from commands import contents, refuses, succeeds
 from judged_runs import campaign, comparison, result, runs
-from matplotlib.figure import Figure
 
 from experiments.comparison import sizes
 from experiments.comparison.results import store
@@ -25,7 +24,7 @@ def world(directory, users, **aucs):
 
 def test_a_line_has_the_worlds_by_size_in_which_a_method_is(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(sizes, "save_figure", lambda figure, _: figures.append(figure))
     large = world(tmp_path / "large", 11_400_000, lr=0.7, metaheac=0.74)
     small = world(tmp_path / "small", 600_000, lr=0.57, mmoe=0.6, metaheac=0.64)
     middle = world(tmp_path / "middle", 2_800_000, metaheac=0.71)
