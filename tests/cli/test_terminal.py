@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import jax
 import pytest
-from commands import exit_code
+from commands import contents, exit_code, refuses
 from rich.console import Console
 
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.main import main as metaheac
 from metaheac_jax.errors import BackendError, Diverged, InputError
 
 # Exit codes -------------------------------------------------------------------------------------
@@ -175,6 +176,43 @@ def test_a_number_that_is_too_small_is_refused():
     terminal.check_minimum("--runs", 1, 1)
     with pytest.raises(InputError, match="--runs: expected 1 or more, got 0"):
         terminal.check_minimum("--runs", 0, 1)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["manifest.json", "model.json", "campaign.json", "scorer.json", "audiences.json", "SIMULATED"],
+)
+def test_what_lies_in_a_folder_that_is_replaced_is_refused(tmp_path, manifest):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / manifest).touch()
+    terminal.check_not_inside("--out", tmp_path / "old")
+    terminal.check_not_inside("--out", tmp_path / "new" / "deep")
+    with pytest.raises(InputError, match=r"--out: .*new/deep lies in .*old, which commands"):
+        terminal.check_not_inside("--out", tmp_path / "old" / "new" / "deep")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("OUT", ("simulate", "old/new")),
+        ("OUT", ("prepare", "source", "old/new")),
+        ("OUT", ("fit", "old", "old/new")),
+        ("--out", ("export", "tea", "--data", "old", "--out", "old/new")),
+        ("--out", ("customise", "model", "--data", "old", "--seeds", "x", "--attributes", "x")),
+        ("--out", ("expand", "model", "--data", "old", "--campaigns", "x", "--size", "5")),
+    ],
+)
+def test_no_command_writes_into_a_folder_that_is_replaced(
+    tmp_path, capsys, monkeypatch, option, words
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "source"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "old" / "manifest.json").touch()
+    out = () if "old/new" in words else ("--out", "old/new")
+    refused = (f"{option}: old/new lies in {tmp_path / 'old'}, which commands replace as a whole",)
+    refuses(capsys, metaheac, *words, *out, words=refused)
+    assert contents(tmp_path / "old") == {"manifest.json"}
 
 
 # Progress ---------------------------------------------------------------------------------------

@@ -225,6 +225,8 @@ def _check_options(options: Options) -> None:
         check_audience_file(options.out)
     elif options.out.exists() and not (options.out / MANIFEST).is_file():
         raise InputError(f"--out: {options.out}: exists and has no {MANIFEST}; choose another")
+    else:
+        terminal.check_not_inside("--out", options.out)
 
 
 def _ranks(options: Options) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     if options.out.exists() and not (options.out / MANIFEST).is_file():
         raise InputError(f"--out: {options.out}: exists and is no export; choose another folder")
+    terminal.check_not_inside("--out", options.out)
     check_flatbuffers()
     screen = terminal.screen()
     with locked(options.out), terminal.progress_display(screen) as progress:

@@ -84,6 +84,7 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     if options.out.exists() and not (options.out / MANIFEST).is_file():
         raise InputError(f"{options.out}: exists and is no model; choose another folder")
+    terminal.check_not_inside("OUT", options.out)
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),

@@ -82,6 +82,8 @@ def main(options: Options) -> None:
         raise InputError(f"--max-memory: expected a number above 0, got {options.max_memory}")
     if options.hash_rows and options.extends is not None:
         raise InputError("--hash-rows: not with --extends, which keeps the earlier rows")
+    if options.out is not None:
+        terminal.check_not_inside("OUT", options.out)
     screen = terminal.screen()
     if options.infer is not None:
         terminal.check_output("--infer", options.infer)

@@ -42,7 +42,14 @@ from metaheac_jax.progress import Progress
 O = TypeVar("O")
 
 #: Manifests of the folders that commands replace as a whole.
-_REPLACED = ("manifest.json", "model.json", "campaign.json", "audiences.json")
+_REPLACED = (
+    "manifest.json",
+    "model.json",
+    "campaign.json",
+    "scorer.json",
+    "audiences.json",
+    "SIMULATED",
+)
 
 _SECONDS = 2.0  # between two signs of life
 _COMPILED_SECONDS = 0.1  # programs that took less to compile are not kept
