@@ -72,6 +72,30 @@ def test_user_ids_that_are_none_are_named(tmp_path, content, words):
     assert str(caught.value).endswith(words)
 
 
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('5\n"6\n7\n', "ids:2: expected one user id (unexpected end of data); fix or remove the l"),
+        ('5\n"6\n7"\n8\n', "ids:2: expected one user id, got '6\\n7'"),
+        ('5\n"6"7\n8\n', "ids:2: expected one user id (',' expected after '\"'); fix or remove"),
+        ('5\n"6\n7"8\n9\n', "ids:2: expected one user id (',' expected after '\"'); fix or re"),
+        ('user_id,age\n"5\n6",3\n', "ids:2: expected one user id, got '5\\n6,3'"),
+        ("5\n" + "9" * 140_000, "ids:2: expected one user id (field larger than field limit ("),
+    ],
+)
+def test_a_stray_quote_neither_joins_ids_nor_breaks_the_command(tmp_path, content, words, text):
+    (tmp_path / "ids").write_text(content)
+    with pytest.raises(InputError) as caught:
+        read_user_ids(tmp_path / "ids", text=text)
+    assert words in str(caught.value)
+
+
+def test_an_id_may_be_in_quotes(tmp_path):
+    (tmp_path / "ids").write_text('"5"\n"-7"\r\n9\n')
+    assert read_user_ids(tmp_path / "ids") == [5, -7, 9]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -174,23 +175,39 @@ def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
     Raises:
       InputError: the file cannot be read, has no ids, or a line is not one id; it is named.
     """
-    rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path).splitlines())]
-    first = [cell.lower() for cell in rows[0]] if rows else []
+    rows = _rows(path)
+    first = [cell.lower() for cell in rows[0][1]] if rows else []
     named = [number for number, name in enumerate(first) if name in _HEADERS]
     column = named[0] if named else 0
     header = bool(named) or (bool(first) and not text and not _is_whole(first[0]))
     ids = []
-    for number, row in enumerate(rows[header:], start=1 + header):
+    for line, row in rows[header:]:
         if not any(row):
             continue
         alone = len(row) == 1 or (bool(named) and column < len(row))
-        if not alone or not row[column] or not (text or _is_whole(row[column])):
+        one = alone and len(row[column].splitlines()) == 1
+        if not one or not (text or _is_whole(row[column])):
             got = ",".join(row)[:40]
-            raise InputError(f"{path}:{number}: expected one user id, got {got!r}")
+            raise InputError(f"{path}:{line}: expected one user id, got {got!r}")
         ids.append(row[column])
     if not ids:
         raise InputError(f"{path}: no user ids; write one per line")
     return ids if text else list(map(int, ids))
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file, each with the line where it begins."""
+    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+    rows, line = [], 1
+    try:
+        for row in reader:
+            rows.append((line, [cell.strip() for cell in row]))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}:{line}: expected one user id ({error}); fix or remove the line"
+        ) from error
+    return rows
 
 
 def read_excluded(paths: Sequence[Path], data: Dataset) -> list[int] | list[str]:
