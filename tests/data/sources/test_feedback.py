@@ -67,6 +67,34 @@ def test_what_is_wrong_is_named(tmp_path, text, words):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        (["7", "007"], "row 2: user_id is '007'"),
+        (["7", "+8"], "row 2: user_id is '+8'"),
+        (["7", "12.5"], "row 2: user_id is '12.5'"),
+        (["7", str(2**63)], f"row 2: user_id is '{2**63}'"),
+        ([12.5, 7.0], "row 1: user_id is 12.5"),
+        ([12.0, 7.0], "row 1: user_id is 12.0"),
+        ([True, False], "row 1: user_id is True"),
+    ],
+)
+def test_an_id_that_is_no_whole_number_as_written_is_nobodys(tmp_path, ids, shown):
+    for name in WRITE:
+        path = written(tmp_path, name, user_id=ids, converted=[1, 0])
+        line = shown if name.endswith("parquet") else "expected a whole number such as 12; fix"
+        with pytest.raises(InputError) as refused:
+            read_feedback(path, text=False)
+        assert line in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [pl.Int32, pl.UInt64, pl.String, pl.Categorical])
+def test_whole_numbers_of_any_kind_are_ids(tmp_path, kind):
+    ids = pl.Series([31, 8]).cast(pl.String).cast(kind)
+    path = written(tmp_path, "f.parquet", user_id=ids, converted=[1, 0])
+    assert plain(read_feedback(path, text=False)) == {31: True, 8: False}
+
+
 def test_a_row_of_a_parquet_file_is_named(tmp_path):
     path = written(tmp_path, "f.parquet", user_id=["a" * 65, "b"], converted=[1, 0])
     with pytest.raises(InputError, match=r"f\.parquet: row 1: user_id must have 1 to 64 bytes"):

@@ -202,6 +202,29 @@ def test_a_bad_example_is_named(tmp_path, changes, words):
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("users", "words"),
+    [
+        ([2.0, 1.5], "examples.parquet: row 1: user_id is 2.0, expected a whole number"),
+        (["1", "02"], "examples.parquet: row 2: user_id is '02', expected a whole number"),
+        (["1", "ann"], "examples.parquet: row 2: user_id is 'ann', expected a whole number"),
+    ],
+)
+def test_an_example_of_a_user_who_is_no_whole_number_is_named(tmp_path, users, words):
+    source = tmp_path / "source"
+    source.mkdir()
+    tables = {
+        "users": {"user_id": [1, 2], "a": ["x", "y"]},
+        "campaigns": {"campaign_id": ["k"], "b": ["z"]},
+        "examples": {"campaign_id": ["k", "k"], "user_id": users, "label": [1, 0]},
+    }
+    for name, columns in tables.items():
+        pl.DataFrame(columns).write_parquet(source / f"{name}.parquet")
+    with pytest.raises(InputError, match=words):
+        prepare(source, tmp_path / "data", schema=TableSchema((Column("a"),), (Column("b"),)))
+    assert not (tmp_path / "data").exists()
+
+
 def test_an_example_or_a_campaign_that_occurs_twice_is_named(tmp_path):
     users, campaigns, examples = world()
     campaign, user, label, _ = examples[0]

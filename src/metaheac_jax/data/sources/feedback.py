@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.data.sources.table_file import ENDINGS, TableFile
@@ -32,16 +31,7 @@ def read_feedback(path: Path, *, text: bool) -> Feedback:
     table = TableFile(path, ["user_id", "converted"])
     users, converted = [], []
     for start, frame in table.blocks():
-        column = frame["user_id"]
-        if not text:
-            numbers = column.cast(pl.Int64, strict=False)
-            wrong = numbers.is_null() & column.is_not_null()
-            if wrong.any():
-                at = int(wrong.arg_max() or 0)
-                what = f"user_id is {column[at]!r}, expected a whole number"
-                raise table.fault(start + at, what)
-            column = numbers
-        users.append(table.ids(column, start, whole=not text))
+        users.append(table.ids(frame["user_id"], start, whole=not text))
         converted.append(table.one_of(frame["converted"], start, (0, 1)))
     if not users:
         raise InputError(f"{path}: has no row; write a user_id and converted, 1 or 0, per row")

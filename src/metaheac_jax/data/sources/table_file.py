@@ -9,13 +9,15 @@ import csv
 import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO, TypeVar, cast
 
 import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES
 from metaheac_jax.errors import InputError
+
+S = TypeVar("S", pl.Series, pl.Expr)
 
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
@@ -145,13 +147,9 @@ class TableFile:
 
     def has_whole_ids(self, column: str) -> bool:
         """Whether a column's ids are all whole numbers that fit into 64 bits."""
-        whole = pl.col(column).cast(pl.Int64, strict=False)
         if not self._text and not self.scan().collect_schema()[column].is_integer():
             return False
-        wrong = whole.is_null() & pl.col(column).is_not_null()
-        if self._text:  # 007 is text: as a number it would be another id
-            wrong |= whole.cast(pl.String) != pl.col(column)
-        bad = self.scan().select(wrong.any())
+        bad = self.scan().select(_is_not_whole(pl.col(column).cast(pl.String)).any())
         return not self.collect(bad).item()
 
     def check_numbers(self, column: str) -> None:
@@ -176,13 +174,14 @@ class TableFile:
           whole: whether they are whole numbers.
 
         Raises:
-          InputError: an id is missing or too long; its row is named.
+          InputError: an id is missing, too long or not a whole number as it is written; its row is
+            named.
         """
         missing = column.is_null()
         if missing.any():
             raise self.fault(first_row + int(missing.arg_max() or 0), f"no {column.name}")
         if whole:
-            return column.cast(pl.Int64).to_numpy()
+            return self._whole_ids(column, first_row)
         text = column.cast(pl.String)
         length = text.str.len_bytes()
         wrong = (length > MAX_ID_BYTES) | (length == 0) | text.str.contains("\0", literal=True)
@@ -190,6 +189,17 @@ class TableFile:
             what = f"{column.name} must have 1 to {MAX_ID_BYTES} bytes, none of them zero"
             raise self.fault(first_row + int(wrong.arg_max() or 0), what)
         return np.array([value.encode() for value in text.to_list()])
+
+    def _whole_ids(self, column: pl.Series, first_row: int) -> np.ndarray:
+        if column.dtype == pl.Int64:
+            return column.to_numpy()
+        text = column.cast(pl.String)
+        wrong = _is_not_whole(text)
+        if wrong.any():
+            at = int(wrong.arg_max() or 0)
+            what = f"{column.name} is {column[at]!r}, expected a whole number such as 12"
+            raise self.fault(first_row + at, what)
+        return text.cast(pl.Int64).to_numpy()
 
     def one_of(self, column: pl.Series, first_row: int, allowed: tuple[int, int]) -> np.ndarray:
         """(n,) whole numbers, each one of two.
@@ -226,6 +236,14 @@ class TableFile:
 def number(column: str) -> pl.Expr:
     """A column as numbers; null where it is empty or text."""
     return pl.col(column).cast(pl.Float64, strict=False)
+
+
+def _is_not_whole(text: S) -> S:
+    """Whether a text is not a whole number of 64 bits as it is written; null counts as one.
+
+    007 and 12.0 are not: as numbers they would be other ids.
+    """
+    return text.cast(pl.Int64, strict=False).cast(pl.String).ne_missing(text)
 
 
 def first_line(error: Exception) -> str:

@@ -257,15 +257,7 @@ class _Known:
 
     def positions(self, file: TableFile, column: pl.Series, start: int) -> np.ndarray:
         """Where the ids of a block lie among the keys."""
-        whole = self.ordered.dtype.kind != "S"
-        if whole:
-            numbers = column.cast(pl.Int64, strict=False)
-            text = numbers.is_null() & column.is_not_null()
-            if text.any():
-                at = int(text.arg_max() or 0)
-                raise file.fault(start + at, f"unknown {column.name} {column[at]}")
-            column = numbers
-        ids = file.ids(column, start, whole=whole)
+        ids = file.ids(column, start, whole=self.ordered.dtype.kind != "S")
         position = np.searchsorted(self.ordered, ids).clip(max=len(self.ordered) - 1)
         unknown = self.ordered[position] != ids
         if unknown.any():
