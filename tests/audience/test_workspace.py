@@ -1,5 +1,6 @@
 """What lies in a workspace is found by its manifests, and what is wrong with it is said."""
 
+import gzip
 import os
 import shutil
 from dataclasses import replace
@@ -115,6 +116,19 @@ def test_a_damaged_manifest_is_named(workspace, name, content):
 def test_a_missing_file_is_named(workspace):
     (workspace / "data" / "user_rows.npy").unlink()
     assert "user_rows.npy: missing" in by_name(workspace)["data"].trouble
+
+
+def test_an_audience_that_is_cut_is_named_and_the_rest_is_shown(workspace):
+    rows = "".join(f"{rank},u{7919 * rank},{1 / rank}\n" for rank in range(1, 20_000))
+    whole = gzip.compress(f"rank,user_id,score\n{rows}".encode())
+    cut = workspace / "cut.csv.gz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    items = by_name(workspace)
+    assert len(items) == 5
+    assert items["audience.csv"].about == "9 users"
+    assert items["cut.csv.gz"].trouble.startswith(f"{cut}: cannot be read (unexpected end of file)")
+    [row] = [row for row in items_table(find_items(workspace), workspace).rows if "cut" in row[0]]
+    assert row[4] == "damaged"
 
 
 def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):

@@ -20,6 +20,7 @@ from metaheac_jax import model
 from metaheac_jax.audience import campaign_folder
 from metaheac_jax.customise import export
 from metaheac_jax.data import storage
+from metaheac_jax.data.sources.table_file import first_line
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, writer_of
 from metaheac_jax.sealed import read_sealed
@@ -217,7 +218,11 @@ def _is_audience(path: Path) -> bool:
 
 def _audience_item(path: Path) -> Item:
     scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_csv
-    count = scan(path).select(pl.len()).collect().item()
+    about = trouble = ""
+    try:
+        about = f"{scan(path).select(pl.len()).collect().item():,} users"
+    except (OSError, pl.exceptions.PolarsError) as error:  # it is cut, for example
+        trouble = f"{path}: cannot be read ({first_line(error)}); make it again"
     status, parents = path.stat(), ()
     for manifest in (f"{path.name}.json", AUDIENCES):
         with suppress(InputError):  # there is none, or the file is not that any more
@@ -229,11 +234,11 @@ def _audience_item(path: Path) -> Item:
     return Item(
         path=path,
         kind="audience",
-        about=f"{count:,} users",
+        about=about,
         digest="",
         parents=parents,
         modified=status.st_mtime,
         size=status.st_size,
-        trouble="",
+        trouble=trouble,
         writer=writer_of(path),
     )
