@@ -31,6 +31,12 @@ def test_what_is_written_is_read(tmp_path, schema):
         assert TableSchema.read(path) == schema
 
 
+def test_the_id_of_campaigns_may_be_a_field_of_users():
+    """It is a column of another file; and users without ids have no id column."""
+    TableSchema((Column("campaign_id"),), (Column("topic"),))
+    TableSchema((Column("user_id"),), campaigns_from=(Column("vote"),), user_id="")
+
+
 def test_what_is_of_no_use_is_not_written():
     assert FULL.to_json()["user"][3] == {"name": "gender", "sensitive": True}
     assert not {"campaigns_from", "min_seeds"} & set(FULL.to_json())
@@ -61,6 +67,13 @@ def fields(*user, **rest):
         (fields({"name": "a", "sensitive": 1}), "'a': sensitive is 1, expected true or false"),
         (fields(uid="a"), "unknown key 'uid'; expected user, campaign, user_id, campaign_id, min"),
         (fields({"name": "topic"}), "'topic' is named twice"),
+        (fields({"name": "user_id"}), "field 'user_id' is the id column, which is no"),
+        (fields({"name": "uid"}, user_id="uid"), "field 'uid' is the id column"),
+        (fields(campaign=[{"name": "campaign_id"}]), "field 'campaign_id' is the id column"),
+        (
+            fields(campaign=[], campaigns_from=[{"name": "user_id"}]),
+            "field 'user_id' is the id column",
+        ),
         (fields({"name": "a", "slots": 0}), "'a': slots is 0, expected 1 or more"),
         (fields({"name": "a", "separator": ";"}), "'a': separator is for a list; give it slots"),
         (fields({"name": "a", "buckets": 1}), "'a': a number needs two buckets or more"),

@@ -89,7 +89,7 @@ class TableSchema:
       missing: what cells of text files have in the place of a missing value, such as ``NA``.
 
     Raises:
-      InputError: a field is named twice or cannot be what it is; it is named.
+      InputError: a field is named twice, is an id column or cannot be what it is; it is named.
     """
 
     user: tuple[Column, ...]
@@ -106,6 +106,15 @@ class TableSchema:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"schema: field {twice[0]!r} is named twice")
+        for id_column, columns in (
+            (self.user_id, (*self.user, *self.campaigns_from)),
+            (self.campaign_id, self.campaign),
+        ):
+            if any(column.name == id_column for column in columns):
+                raise InputError(
+                    f"schema: field {id_column!r} is the id column, which is no field; remove it "
+                    "from the fields"
+                )
         for column in self.campaign:
             if column.sensitive:
                 raise InputError(
