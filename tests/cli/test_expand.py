@@ -272,6 +272,14 @@ def test_many_campaigns_are_those_expanded_one_by_one(options, many, tmp_path, c
     assert golf["refresh"] is None
 
 
+def test_a_campaign_with_a_name_in_brackets_is_shown(many, tmp_path, capsys):
+    path = tmp_path / "list" / "campaigns"
+    path.write_text(path.read_text().replace("golf club", "[golf]"))
+    succeeds(main, "expand", *words_of(many))
+    assert " [golf] " in capsys.readouterr().out
+    assert contents(tmp_path / "audiences") == {"tea.csv", "[golf].csv", "audiences.json"}
+
+
 def test_the_audiences_of_yesterday_are_replaced_and_compared_with(many, tmp_path):
     out = tmp_path / "audiences"
     succeeds(main, "expand", *words_of({**many, "--format": "parquet"}))

@@ -149,6 +149,14 @@ def test_a_model_is_replaced(data, tmp_path, capsys):
     assert contents(tmp_path) == {"model"}
 
 
+def test_a_name_in_brackets_is_printed(data, tmp_path, capsys):
+    out = tmp_path / "[/red]"
+    succeeds(main, "fit", data, out, "--method", "cosine")
+    printed = capsys.readouterr().out
+    assert f"{out}: cosine to the mean seed, trained on 6 campaigns of toy\n" in printed
+    assert f"next: metaheac expand {out} --data {data} " in printed
+
+
 def one_class(data: Dataset) -> Dataset:
     """The second campaign has seeds alone."""
     label = data.stage1.label.copy()

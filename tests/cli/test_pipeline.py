@@ -11,14 +11,15 @@ import numpy as np
 import polars as pl
 import pytest
 from commands import contents, exit_code, refuses, succeeds, tiny_settings
+from toy import dataset
 
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.splits import paper_split
-from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.methods import method_named
-from metaheac_jax.model import load
+from metaheac_jax.model import load, save
 from metaheac_jax.schema import TENCENT
 
 USERS = 4000
@@ -182,6 +183,14 @@ def test_evaluate_shows_gains_and_calibration(made, tmp_path, capsys):
         error = f"{tables['calibration_error']:.4f}"
         assert f"rates of converts, expected calibration error {error}\n" in printed
     assert printed.count("seeds: gains by tenth of the users, best first\n") == 4
+
+
+def test_evaluate_shows_a_name_in_brackets(tmp_path, capsys):
+    data = replace(dataset(users=200, campaigns=4, per_campaign=40, pool=40), name="[toy]")
+    write_dataset(data, tmp_path / "data")
+    save(method_named("cosine").fit(data, campaigns=[0, 1, 2]), tmp_path / "model")
+    succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
+    assert "\ncosine to the mean seed on [toy]\n" in capsys.readouterr().out
 
 
 def test_evaluate_needs_campaigns_that_were_left_out(made, tmp_path, capsys):

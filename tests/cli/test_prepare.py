@@ -7,6 +7,7 @@ import tables_world
 from commands import contents, refuses, succeeds
 from tencent_world import SMALL_SCHEMA, USERS, write
 
+from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.methods.similarity import cosine
@@ -79,6 +80,24 @@ def test_hash_rows_of_every_large_field(tmp_path, capsys):
     assert "\nhashed: likes\n" in capsys.readouterr().out
     rows = [field.hash_rows for field in open_dataset(tmp_path / "data").schema.fields]
     assert rows == [0, 0, 5, 0, 0]
+
+
+def test_names_in_brackets_are_printed(tmp_path, capsys, monkeypatch):
+    source = tables_world.write(tmp_path / "source", *tables_world.world())
+    schema, out, world = (tmp_path / name for name in ("[s].json", "[data]", "[world]"))
+    succeeds(main, "prepare", source, "--infer", schema)
+    succeeds(main, "prepare", source, out, "--schema", schema)
+    monkeypatch.setattr(simulate, "write_table_world", lambda *_, **options: None)
+    succeeds(main, "simulate", world, "--tables")
+    (tmp_path / "[empty]").mkdir()
+    succeeds(main, "status", tmp_path / "[empty]")
+    printed = capsys.readouterr().out
+    assert f"{schema}: edit it, then metaheac prepare with --schema\n" in printed
+    assert f"{out}: 80 users, 4 campaigns, " in printed
+    assert f"next: metaheac fit {out} MODEL\n" in printed
+    assert f"{world}: a simulated world of 200,000 users\n" in printed
+    assert f"next: metaheac prepare {world} DATA --schema {world / 'schema.json'}\n" in printed
+    assert f"{tmp_path / '[empty]'}: no data set, model, campaign or audience\n" in printed
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,17 @@ def test_a_terminal_gets_a_bar_for_each_piece_of_work():
     assert any("score" in line and "3/7" in line for line in shown)
 
 
+def test_a_name_in_brackets_is_shown_as_it_is():
+    line, out = "[red]a[/b] :smile:", io.StringIO()
+    terminal.print_lines(Console(file=out, width=140), line)
+    assert out.getvalue() == f"{line}\n"
+    out = io.StringIO()
+    console = Console(file=out, width=140, force_terminal=True, color_system=None)
+    with terminal.progress_display(console) as progress:
+        progress(f"users of {line}", 1, 2)
+    assert f"users of {line}" in out.getvalue()
+
+
 def test_what_is_no_terminal_gets_wide_lines(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert terminal.screen().width == 140

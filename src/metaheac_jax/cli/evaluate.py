@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 from scipy.special import expit
 
 from metaheac_jax.audience.calibration import calibration_table, expected_calibration_error
 from metaheac_jax.audience.evaluation import PERCENT, gains_table, judge_all, score_pools
+from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import Split, small_campaigns
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json, write_whole
+from metaheac_jax.files import write_csv, write_json
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 
@@ -82,12 +81,17 @@ def main(options: Options) -> None:
     }
     if options.out is not None:
         _write(options.out, result)
-    screen.print(f"\n{method.label} on {data.name}", soft_wrap=True, highlight=False)
-    screen.print(_figures(result, threshold))
+    terminal.print_lines(screen, "", f"{method.label} on {data.name}")
+    terminal.print_table(screen, _figures(result, threshold))
     for group, sign in GROUPS.items():
         _print_group(screen, result["groups"][group], f"{sign} {threshold:,} seeds")
-    for left in result["left_out"]:
-        screen.print(f"campaign {left['campaign']} could not be judged: {left['why']}")
+    terminal.print_lines(
+        screen,
+        *(
+            f"campaign {left['campaign']} could not be judged: {left['why']}"
+            for left in result["left_out"]
+        ),
+    )
 
 
 def _group_tables(
@@ -120,45 +124,46 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     if path.suffix == ".json":
         write_json(path, result)
         return
-    with write_whole(path) as file:
-        names = ("decile", "users", "converts", "rate", "lift", "share")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("seed_sets", *names))
-        for group, tables in result["groups"].items():
-            writer.writerows((group, *(row[name] for name in names)) for row in tables["gains"])
+    names = ("decile", "users", "converts", "rate", "lift", "share")
+    rows = (
+        (group, *(row[name] for name in names))
+        for group, tables in result["groups"].items()
+        for row in tables["gains"]
+    )
+    write_csv(path, ("seed_sets", *names), rows)
 
 
-def _figures(result: dict[str, Any], threshold: int) -> Table:
-    table = Table()
-    for name in ("seed sets", "campaigns", "AUC", f"P@{PERCENT:g}%", f"R@{PERCENT:g}%"):
-        table.add_column(name, justify="left" if name == "seed sets" else "right")
+def _figures(result: dict[str, Any], threshold: int) -> TextTable:
+    rows = []
     for group, sign in GROUPS.items():
         members = [c for c in result["campaigns"] if c["group"] == group]
-        means = [np.mean([c[m] for c in members]) for m in ("auc", "precision", "recall")]
-        cells = [f"{mean:.4f}" for mean in means] if members else ["-"] * 3
-        table.add_row(f"{sign} {threshold:,} seeds", str(len(members)), *cells)
-    return table
+        cells = ["-"] * 3
+        if members:
+            measures = ("auc", "precision", "recall")
+            cells = [f"{np.mean([c[m] for c in members]):.4f}" for m in measures]
+        rows.append([f"{sign} {threshold:,} seeds", str(len(members)), *cells])
+    header = ["seed sets", "campaigns", "AUC", f"P@{PERCENT:g}%", f"R@{PERCENT:g}%"]
+    return TextTable("", header, rows)
 
 
 def _print_group(screen: Console, tables: dict[str, Any], title: str) -> None:
     """Prints gains, and calibration if there is one."""
     if not tables["gains"]:
         return
-    screen.print(f"\n{title}: gains by tenth of the users, best first")
-    table = Table()
-    for name in ("tenth", "users", "converts", "rate", "lift", "share of all"):
-        table.add_column(name, justify="right")
+    terminal.print_lines(screen, "", f"{title}: gains by tenth of the users, best first")
+    rows = []
     for row in tables["gains"]:
-        cells = (f"{row['rate']:.4f}", f"{row['lift']:.2f}", f"{row['share']:.3f}")
-        table.add_row(str(row["decile"]), f"{row['users']:,}", f"{row['converts']:,}", *cells)
-    screen.print(table)
+        counts = (str(row["decile"]), f"{row['users']:,}", f"{row['converts']:,}")
+        rows.append([*counts, f"{row['rate']:.4f}", f"{row['lift']:.2f}", f"{row['share']:.3f}"])
+    header = ["tenth", "users", "converts", "rate", "lift", "share of all"]
+    terminal.print_table(screen, TextTable("", header, rows, 0))
     if not tables["calibration"]:
         return
     error = f"{tables['calibration_error']:.4f}"
-    screen.print(f"\n{title}: rates of converts, expected calibration error {error}")
-    table = Table()
-    for name in ("users", "predicted", "observed"):
-        table.add_column(name, justify="right")
-    for row in tables["calibration"]:
-        table.add_row(f"{row['users']:,}", f"{row['predicted']:.4f}", f"{row['observed']:.4f}")
-    screen.print(table)
+    line = f"{title}: rates of converts, expected calibration error {error}"
+    terminal.print_lines(screen, "", line)
+    rows = [
+        [f"{row['users']:,}", f"{row['predicted']:.4f}", f"{row['observed']:.4f}"]
+        for row in tables["calibration"]
+    ]
+    terminal.print_table(screen, TextTable("", ["users", "predicted", "observed"], rows, 0))

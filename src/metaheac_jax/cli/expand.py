@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from jax.sharding import Mesh
-from rich.table import Table
 
 from metaheac_jax.audience.audience import (
     Audience,
@@ -27,6 +26,7 @@ from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.retrieve import audience_ranks, expand_all
 from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
+from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
 from metaheac_jax.audience.workspace import AUDIENCES_FORMAT as FORMAT
 from metaheac_jax.audience.workspace import Parent
@@ -184,7 +184,7 @@ def main(options: Options) -> None:
     if options.campaigns is None:
         lines = _describe(results[0], options.out)
     else:
-        screen.print(_overview(results))
+        terminal.print_table(screen, _overview(results))
         lines = [f"{options.out}: {len(results)} audiences, and what was found in {MANIFEST}"]
     terminal.print_lines(screen, *lines)
 
@@ -457,23 +457,15 @@ def _describe(result: _Result, out: Path) -> list[str]:
     return lines
 
 
-def _overview(results: Sequence[_Result]) -> Table:
+def _overview(results: Sequence[_Result]) -> TextTable:
     """A row per campaign."""
-    table = Table(title="audiences")
-    names = ("seeds used", "match rate", "users", "edge", "kept", "new", "gone")
-    for name in ("campaign", *names, "note"):
-        table.add_column(name, justify="right" if name in names else "left")
+    rows = []
     for result in results:
         check, audience, refresh = result.check, result.audience, result.refresh
         edge = f"{audience.scores[-1]:.3f}" if len(audience) else "-"
         changes = ["-"] * 3 if refresh is None else [f"{count:,}" for count in refresh]
-        table.add_row(
-            result.request.name,
-            f"{check.used:,}",
-            f"{check.match_rate:.0%}",
-            f"{len(audience):,}",
-            edge,
-            *changes,
-            "; ".join(result.notes),
-        )
-    return table
+        counts = (f"{check.used:,}", f"{check.match_rate:.0%}", f"{len(audience):,}")
+        notes = "; ".join(result.notes)
+        rows.append([result.request.name or "", notes, *counts, edge, *changes])
+    numbers = ("seeds used", "match rate", "users", "edge", "kept", "new", "gone")
+    return TextTable("audiences", ["campaign", "note", *numbers], rows, 2)

@@ -48,5 +48,6 @@ def main(options: Options) -> None:
         model = saved.customised(general, data)
         export_scorer(model, options.out, progress=progress)
     size = sum(path.stat().st_size for path in options.out.iterdir())
-    line = f"{options.out}: {size / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}"
-    screen.print(line, soft_wrap=True, highlight=False, markup=False)
+    terminal.print_lines(
+        screen, f"{options.out}: {size / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}"
+    )

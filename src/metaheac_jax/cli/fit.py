@@ -125,17 +125,12 @@ def main(options: Options) -> None:
             shutil.rmtree(directory)
         from_first(None)  # the others end after it
     num_trained = len(campaigns) - len(general.held_out)
-    screen.print(
+    terminal.print_lines(
+        screen,
         f"{options.out}: {method.label}, trained on {num_trained} campaigns of {data.name}"
         + _judged(general),
-        soft_wrap=True,
-        highlight=False,
-    )
-    screen.print(
         f"next: metaheac expand {options.out} --data {options.data} --seeds FILE "
         "--attributes FILE --size N --out audience.csv",
-        soft_wrap=True,
-        highlight=False,
     )
 
 

@@ -94,29 +94,24 @@ def main(options: Options) -> None:
         what = "edit it"
         if not schema.campaign:
             what = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
-        screen.print(
-            f"{options.infer}: {what}, then metaheac prepare with --schema",
-            soft_wrap=True,
-            highlight=False,
+        terminal.print_lines(
+            screen, f"{options.infer}: {what}, then metaheac prepare with --schema"
         )
     if options.out is None:
         return
     with locked(options.out), terminal.progress_display(screen) as progress:
         data = _read(options, options.out, progress)
-    screen.print(
-        f"{options.out}: {data.num_users:,} users, {data.num_campaigns} campaigns, "
-        f"{len(data.stage1.user):,} examples to learn from, {len(data.stage2.user):,} to judge on",
-        soft_wrap=True,
-        highlight=False,
-    )
-    if data.sensitive:
-        names = ", ".join(data.sensitive)
-        screen.print(f"sensitive, left out of the model: {names}", soft_wrap=True, highlight=False)
     hashed = [field.name for field in data.schema.fields if field.hash_rows]
+    lines = [
+        f"{options.out}: {data.num_users:,} users, {data.num_campaigns} campaigns, "
+        f"{len(data.stage1.user):,} examples to learn from, {len(data.stage2.user):,} to judge on"
+    ]
+    if data.sensitive:
+        lines.append(f"sensitive, left out of the model: {', '.join(data.sensitive)}")
     if hashed:
-        screen.print(f"hashed: {', '.join(hashed)}", soft_wrap=True, highlight=False)
+        lines.append(f"hashed: {', '.join(hashed)}")
     start = "" if options.extends is None else " --from EARLIER_MODEL"
-    screen.print(f"next: metaheac fit {options.out} MODEL{start}", soft_wrap=True, highlight=False)
+    terminal.print_lines(screen, *lines, f"next: metaheac fit {options.out} MODEL{start}")
 
 
 def _read(options: Options, out: Path, progress: Progress) -> Dataset:

@@ -72,8 +72,11 @@ def main(options: Options) -> None:
         )
         if not options.tables:
             _write_example(options.out)
-    screen.print(f"{options.out}: a simulated world of {options.users:,} users", soft_wrap=True)
-    screen.print(f"next: metaheac prepare {options.out} DATA{schema}", soft_wrap=True)
+    terminal.print_lines(
+        screen,
+        f"{options.out}: a simulated world of {options.users:,} users",
+        f"next: metaheac prepare {options.out} DATA{schema}",
+    )
 
 
 def _write_example(world: Path) -> None:

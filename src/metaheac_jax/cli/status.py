@@ -39,10 +39,9 @@ def main(options: Options) -> None:
     if items:
         terminal.print_table(screen, items_table(items, options.folder))
     else:
-        screen.print(f"{options.folder}: no data set, model, campaign or audience", soft_wrap=True)
+        terminal.print_lines(screen, f"{options.folder}: no data set, model, campaign or audience")
     for path, advice in find_unfinished(options.folder):
-        line = f"{path.relative_to(options.folder)}: {advice}"
-        screen.print(line, soft_wrap=True, highlight=False, markup=False)
+        terminal.print_lines(screen, f"{path.relative_to(options.folder)}: {advice}")
 
 
 def items_table(items: Sequence[Item], folder: Path) -> TextTable:

@@ -80,7 +80,7 @@ def screen() -> Console:
 def print_lines(console: Console, *lines: str) -> None:
     """Prints lines as they are."""
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(Text(line), soft_wrap=True)
 
 
 def print_table(console: Console, table: TextTable) -> None:
@@ -102,7 +102,7 @@ def progress_display(console: Console) -> Iterator[Progress]:
     if console.is_terminal:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -128,8 +128,7 @@ def progress_display(console: Console) -> Iterator[Progress]:
 
     def tick() -> None:
         while not stop.wait(_SECONDS):
-            line = f"{time.perf_counter() - began:6.0f} s  {latest[0]}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            print_lines(console, f"{time.perf_counter() - began:6.0f} s  {latest[0]}")
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()

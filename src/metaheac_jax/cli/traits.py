@@ -95,7 +95,9 @@ def main(options: Options) -> None:
     if options.out is not None:
         header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift")
         write_csv(options.out, header, _lines(traits, shares))
-    screen.print(f"{len(audience):,} users in the audience, {data.num_users:,} in the pool")
+    terminal.print_lines(
+        screen, f"{len(audience):,} users in the audience, {data.num_users:,} in the pool"
+    )
     terminal.print_table(screen, traits_table(traits))
     if shares:
         terminal.print_table(screen, sensitive_table(shares))
