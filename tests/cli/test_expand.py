@@ -332,6 +332,14 @@ def test_options_that_do_not_suit_many_campaigns(many, tmp_path, capsys, changed
     assert contents(tmp_path) == before
 
 
+def test_a_report_compares_with_the_file_that_is_replaced(options, tmp_path):
+    succeeds(main, "expand", *words_of({**options, "--size": 40}))
+    more = {"--size": 60, "--report": "report.html", "--previous": "audience.csv"}
+    succeeds(main, "expand", *words_of({**options, **more}))
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(r"audience\.csv</th>\s<td.*>40</td>\s<td.*>40</td>\s<td.*>66\.7%<", page)
+
+
 def test_a_report_of_the_audience(options, tmp_path):
     succeeds(main, "expand", *words_of({**options, "--size": 60}))
     (tmp_path / "audience.csv").rename(tmp_path / "may.csv")
@@ -352,6 +360,16 @@ def test_a_report_of_the_audience(options, tmp_path):
     [
         ({"--report": "none/x.html"}, "--report: none is no folder"),
         ({"--report": "x.html", "--compare": "none.csv"}, "none.csv: no such file"),
+        (
+            {"--report": "x.html", "--compare": "words.csv"},
+            "words.csv: not the file of an audience",
+        ),
+        ({"--report": "x.html", "--compare": "nobody.csv"}, "nobody.csv: has no users to compare"),
+        ({"--report": "x.html", "--previous": "nobody.csv"}, "nobody.csv: has no users to compare"),
+        (
+            {"--report": "x.html", "--size": None, "--from-percent": 60, "--to-percent": 70},
+            "Audience audience.csv: it has no users",  # 80 of 200 users are no seeds
+        ),
         ({"--compare": "seeds"}, "--compare: only with --report"),
         (
             {"--report": "x.html", "--campaigns": "c", "--seeds": None, "--attributes": None},
@@ -360,5 +378,8 @@ def test_a_report_of_the_audience(options, tmp_path):
     ],
 )
 def test_reports_that_make_no_sense(options, tmp_path, capsys, changed, words):
+    (tmp_path / "words.csv").write_text("user_id\nann\n")
+    (tmp_path / "nobody.csv").write_text("rank,user_id,score\n")
+    before = contents(tmp_path)
     refuses(capsys, main, "expand", *words_of({**options, **changed}), words=(words,))
-    assert contents(tmp_path) == {"seeds", "attributes"}
+    assert contents(tmp_path) == before

@@ -94,7 +94,7 @@ def describe_audience(
       InputError: as `hold_out_seeds` and `size_curve`, or an audience has no users.
     """
     if not len(audience):
-        raise InputError(f"{title}: it has no users")
+        raise InputError(f"{title}: it has no users; ask for better ranks")
     curve, used, seen = [], None, None
     base_rate = base_rate or len(campaign.seeds) / data.num_users
     if len(campaign.seeds) >= MIN_SEEDS:

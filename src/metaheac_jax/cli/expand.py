@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -164,8 +164,6 @@ def main(options: Options) -> None:
     requests = _requests(options)
     for path in options.exclude:
         read_text(path)  # a file that cannot be read is reported before the work begins
-    for path in options.compare:
-        read_audience(path, text=True)
     saved = read_campaign(options.model) if is_campaign(options.model) else None
     for request in requests if saved is None else []:
         with request.named():
@@ -177,9 +175,10 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         if mesh is not None:
             method_of(general).check_mesh()
+        others = _others(options, data)
         results = _expand(options, requests, general, data, progress, saved, mesh)
         if writes:
-            _write(options, results, general, data, progress, saved)
+            _write(options, results, others, general, data, progress, saved)
         from_first(None)  # the others end after it
     if options.campaigns is None:
         lines = _describe(results[0], options.out)
@@ -243,6 +242,18 @@ def _requests(options: Options) -> list[Request]:
     assert options.attributes is not None
     attributes = read_attributes(options.attributes)
     return [Request(options.seeds, attributes, options.previous)]
+
+
+def _others(options: Options, data: Dataset) -> dict[str, list[int] | list[str]]:
+    """User ids of the audiences that a report compares with, by the names of their files."""
+    if options.report is None:
+        return {}
+    paths = [*options.compare, *([] if options.previous is None else [options.previous])]
+    others = {str(path): read_audience(path, text=has_text(data)) for path in paths}
+    for name, ids in others.items():
+        if not ids:
+            raise InputError(f"{name}: has no users to compare with; leave it out")
+    return others
 
 
 def _expand(
@@ -365,32 +376,34 @@ def _find_campaigns(
 def _write(
     options: Options,
     results: Sequence[_Result],
+    others: Mapping[str, list[int] | list[str]],
     general: General,
     data: Dataset,
     progress: Progress,
     saved: SavedCampaign | None,
 ) -> None:
-    """Writes all that was asked for."""
+    """Writes all that was asked for, once all of it is made."""
     made_from = _made_from(options, general, data, saved)
     if options.campaigns is not None:
         _write_folder(options, results, made_from)
         shutil.rmtree(_customised(options.out), ignore_errors=True)
         return
+    page = ""
+    if options.report is not None:
+        page = _report_page(options, results[0], others, general, data, progress)
     _write_file(options.out, results[0], made_from)
     if options.report is not None:
-        _write_report(options.report, options, results[0], general, data, progress)
+        write_text(options.report, page)
 
 
-def _write_report(
-    path: Path,
+def _report_page(
     options: Options,
     result: _Result,
+    others: Mapping[str, list[int] | list[str]],
     general: General,
     data: Dataset,
     progress: Progress,
-) -> None:
-    others = [*options.compare, *([] if options.previous is None else [options.previous])]
-    text = has_text(data)
+) -> str:
     report = describe_audience(
         _method(options, general),
         general,
@@ -399,12 +412,12 @@ def _write_report(
         result.audience,
         title=f"Audience {options.out.name}",
         seeds=result.check,
-        earlier={str(other): read_audience(other, text=text) for other in others},
+        earlier=others,
         base_rate=options.base_rate,
         seed=options.seed,
         progress=progress,
     )
-    write_text(path, html_report(report))
+    return html_report(report)
 
 
 def _made_from(
