@@ -137,8 +137,11 @@ def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     training = workspace / "models" / "july.training"
     training.mkdir()
     (training / "model.json").write_text("{}")  # checkpoints are no models
+    customised = workspace / "many.customised"
+    customised.mkdir()
     found = dict(find_unfinished(workspace))
-    assert set(found) == {left, training}
+    assert set(found) == {left, training, customised}
+    assert "metaheac expand, has customised; run the same command again" in found[customised]
     assert "the next one that writes june removes it" in found[left]
     assert f"metaheac fit DATA {workspace}/models/july --resume" in found[training]
     assert len(find_items(workspace)) == 4

@@ -25,8 +25,9 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, writer_of
 from metaheac_jax.sealed import read_sealed
 
-#: What the name of the folder of a training ends with.
-TRAINING = ".training"
+#: What the names of these folders end with: of a training, and of campaigns that are customised
+#: while audiences are being made of them.
+TRAINING, CUSTOMISED = ".training", ".customised"
 #: The manifest of a folder of audiences, and the format of every manifest of audiences.
 AUDIENCES, AUDIENCES_FORMAT = "audiences.json", "metaheac_jax audiences 1"
 _AUDIENCE = {"rank", "user_id", "score"}  # columns of an audience's file
@@ -112,6 +113,12 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
             advice = (
                 f"an interrupted training; go on with metaheac fit DATA {target} --resume and the "
                 "options of before, or delete the folder"
+            )
+        elif path.is_dir() and path.name.endswith(CUSTOMISED):
+            target = path.with_name(path.name.removesuffix(CUSTOMISED))
+            advice = (
+                "campaigns that an interrupted command, such as metaheac expand, has customised; "
+                "run the same command again to go on, or delete the folder"
             )
         else:
             continue

@@ -29,7 +29,7 @@ from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
 from metaheac_jax.audience.workspace import AUDIENCES_FORMAT as FORMAT
-from metaheac_jax.audience.workspace import Parent
+from metaheac_jax.audience.workspace import CUSTOMISED, Parent
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     Request,
@@ -337,7 +337,7 @@ def _expand(
 
 def _customised(out: Path) -> Path:
     """Where campaigns are kept that are customised, until the audiences are written."""
-    return out.with_name(f"{out.name}.customised")
+    return out.with_name(f"{out.name}{CUSTOMISED}")
 
 
 def _method(options: Options, general: General) -> Method:

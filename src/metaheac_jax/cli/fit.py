@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
+from metaheac_jax.audience.workspace import TRAINING
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.data.dataset import Dataset
@@ -104,7 +105,7 @@ def main(options: Options) -> None:
         method.check(data, campaigns)  # before anything is written
         if mesh is not None:
             method.check_mesh()
-        directory = options.out.with_name(f"{options.out.name}.training")
+        directory = options.out.with_name(f"{options.out.name}{TRAINING}")
         if writes:
             _open_training(options, directory)
         general = method.fit(

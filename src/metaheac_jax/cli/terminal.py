@@ -51,6 +51,7 @@ _REPLACED = (
     "SIMULATED",
 )
 
+_AGAIN = "run the same command again to go on, with --resume if it has that option"
 _SECONDS = 2.0  # between two signs of life
 _COMPILED_SECONDS = 0.1  # programs that took less to compile are not kept
 
@@ -201,7 +202,7 @@ def command(
             _fail(f"another process of the job has ended ({told}); see what it says, and resume")
         )
     except KeyboardInterrupt:
-        print("interrupted; a command that has --resume goes on where it stopped", file=sys.stderr)
+        print(f"interrupted; {_AGAIN}", file=sys.stderr)
         _leave(130)
 
 
@@ -225,7 +226,7 @@ def _hear(_: sys.UnraisableHookArgs) -> None:
 def _stop(number: int, frame: object) -> None:
     """Ends the process as a shell expects, after what is half-written has been removed."""
     del frame
-    print("stopped; a command that has --resume goes on where it stopped", file=sys.stderr)
+    print(f"stopped; {_AGAIN}", file=sys.stderr)
     sys.exit(128 + number)
 
 
