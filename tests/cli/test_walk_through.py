@@ -293,13 +293,26 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     assert "(100%), 1 of these excluded\nnote: with fewer than 1,000" in capsys.readouterr().out
     succeeds(main, "expand", tea, *data, "--size", 50, "--out", first)
     assert not {*users[:3], *seeds} & set(pl.read_csv(first)["user_id"])
+    out.write_text("\n".join(["user_id", *users[1:5]]))
+    options = ("--size", 4000, "--out", first, "--exclude", out)
+    capsys.readouterr()
+    succeeds(main, "expand", tea, *data, *options)
+    note = f"2 of the excluded users are non-seeds that {tea} learns from; metaheac update it with"
+    assert f"note: {note} " in capsys.readouterr().out
+    assert any(
+        note in told for told in json.loads((tmp_path / "first.csv.json").read_text())["notes"]
+    )
+    assert not {*users[:5], *seeds} & set(pl.read_csv(first)["user_id"])
     out.write_text("\n".join(["user_id", *users[3:5], seeds[1]]))
     words = (f"--exclude: {tea} was customised to users who are to be left out; metaheac update",)
     options = ("--size", 50, "--out", first, "--exclude", out)
     refuses(capsys, main, "expand", tea, *data, *options, words=words)
     succeeds(main, "update", tea, *data, "--exclude", out)
     assert f"{tea}: 7 users are excluded; nothing is learned" in capsys.readouterr().out
-    succeeds(main, "expand", tea, *data, "--size", 4000, "--include-seeds", "--out", first)
+    out.write_text("\n".join(["user_id", *users[3:5], seeds[1]]))
+    options = ("--size", 4000, "--include-seeds", "--out", first, "--exclude", out)
+    succeeds(main, "expand", tea, *data, *options)
+    assert "non-seeds that" not in capsys.readouterr().out
     assert len(pl.read_csv(first)) == 4000 - 7
     words = ("feedback: give the files that say who was shown it and who converted",)
     refuses(capsys, main, "feedback", tea, words=words)

@@ -101,9 +101,11 @@ class Options:
     include_seeds: bool = False
     """Let seeds be in the audience."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who may not be in this audience, for example who opted out. Nor is
-    anything learned from them: they are left out of the seeds. A campaign's folder keeps who is
-    left out of all its audiences: metaheac customise or update with --exclude."""
+    """Files with ids of users who may not be in this audience, for example who opted out. The model
+    is not customised to them either. That of a campaign's folder is customised already: users who
+    are its seeds or have converted are refused, and a note tells how many are its non-seeds.
+    metaheac customise or update with --exclude leaves users out of what a folder learns, and of all
+    its audiences."""
     previous: Path | None = None
     """File of an earlier audience; the command says how many users are kept, new and gone."""
     probability: bool = False
@@ -276,24 +278,15 @@ def _expand(
         for request in requests
     ]
     excluded = data.checked_ids(read_excluded(options.exclude, data))
-    models = []
+    models, known = [], []
     if saved is None:
         campaigns, checks = _find_campaigns(options, requests, data, excluded, progress)
     else:
         models = [saved.customised(general, data)]
         campaigns = [models[0].campaign]
         checks = [SeedCheck.of(campaigns[0], len(models[0].seed_ids))]
-        require_seeds(checks[0], options.least_seeds, options.model)
-        if options.exclude and np.isin(models[0].seed_ids, excluded).any():
-            raise InputError(
-                f"--exclude: {options.model} was customised to users who are to be left out; "
-                "metaheac update it with --exclude"
-            )
-        if (options.probability or options.report) and not saved.is_up_to_date(general):
-            raise InputError(
-                f"{options.model}: has feedback that its model has not learned from; "
-                "metaheac update it first"
-            )
+        _check_saved(options, saved, general, models[0], checks[0], excluded)
+        known = _known_non_seeds(options.model, saved, excluded)
 
     method, seed = _method(options, general), options.seed
     scales = []
@@ -321,7 +314,7 @@ def _expand(
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)
-        notes = campaign_notes(checks[number], models[number])
+        notes = [*campaign_notes(checks[number], models[number]), *known]
         if options.probability or options.report:
             seen = seen_in_training(general, data, campaigns[number])
             notes += [seen] if seen else []
@@ -333,6 +326,38 @@ def _expand(
         found = (requests[number], models[number], checks[number])
         results.append(_Result(*found, audience, base_rate, refresh, notes))
     return results
+
+
+def _check_saved(
+    options: Options,
+    saved: SavedCampaign,
+    general: General,
+    model: Customised,
+    check: SeedCheck,
+    excluded: np.ndarray,
+) -> None:
+    """Refuses a campaign's folder that does not suit the options."""
+    require_seeds(check, options.least_seeds, options.model)
+    if np.isin(model.seed_ids, excluded).any():
+        raise InputError(
+            f"--exclude: {options.model} was customised to users who are to be left out; "
+            "metaheac update it with --exclude"
+        )
+    if (options.probability or options.report) and not saved.is_up_to_date(general):
+        raise InputError(
+            f"{options.model}: has feedback that its model has not learned from; "
+            "metaheac update it first"
+        )
+
+
+def _known_non_seeds(folder: Path, saved: SavedCampaign, excluded: np.ndarray) -> list[str]:
+    """A note on excluded users whom a campaign's folder learns from; they are no seeds."""
+    count = int(np.isin(saved.examples.user_ids, excluded).sum())
+    note = (
+        f"{count:,} of the excluded users are non-seeds that {folder} learns from; metaheac update "
+        "it with --exclude to leave them out"
+    )
+    return [note] if count else []
 
 
 def _customised(out: Path) -> Path:
