@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from commands import contents, interrupted, refuses, succeeds, tiny_settings
+from commands import contents, exit_code, interrupted, refuses, succeeds, tiny_settings
 from toy import dataset
 
 from metaheac_jax.cli.main import main
@@ -17,6 +17,7 @@ from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named, offline
 from metaheac_jax.methods.method import steps_of
+from metaheac_jax.methods.registry import METHODS
 from metaheac_jax.model import load
 from metaheac_jax.settings import SETTINGS
 from metaheac_jax.training.checkpoint import Checkpoints
@@ -183,6 +184,7 @@ def test_data_that_cannot_be_trained_on_leave_nothing(tmp_path, capsys, data, wo
     [
         (("--method", "xgboost"), "unknown method 'xgboost'; choose from lr, mlp-one-stage, "),
         (("--seed", -1), "--seed: expected 0 or more, got -1"),
+        (("--allow-change", "data"), "--allow-change: only with --resume"),
         (("--resume",), "model.training: no training to resume; omit --resume to start one"),
     ],
 )
@@ -227,12 +229,26 @@ def test_a_model_goes_on_on_new_data(data, tmp_path, capsys):
         (["--mesh", "row=1", "--method", "lr"], ["lr: cannot use a mesh of devices"]),
         (["--coordinator", "host:1"], ["--coordinator: only with --mesh"]),
         (["--process", "0/2"], ["--process: only with --coordinator"]),
+        (
+            ["--mesh", "row=1", "--coordinator", "auto", "--process", "0/2"],
+            ["--process: not with --coordinator auto"],
+        ),
         (["--mesh", "row=1", "--coordinator", "host:1", "--process", "2/2"], ["0/2 or 1/2"]),
     ],
 )
 def test_devices_that_cannot_be_used_are_refused(data, tmp_path, capsys, options, words):
     refuses(capsys, main, "fit", data, tmp_path / "model", *options, words=words)
     assert contents(tmp_path) == set()
+
+
+def test_the_help_of_mesh_names_the_methods_that_can_use_one(capsys):
+    assert exit_code(main, "fit", "--help") == 0
+    shown = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert "For metaheac, mlp-pretraining, solved-head, seed-aware and their variants." in shown
+    variants = r"alpha-0.*|without-.*|.*-seeds|.*-lengths"
+    meshes = {name for name in METHODS if method_named(name).meshes}
+    named = {name for name in meshes if not re.fullmatch(variants, name)}
+    assert named == {"metaheac", "mlp-pretraining", "solved-head", "seed-aware"}
 
 
 @pytest.mark.long

@@ -19,8 +19,8 @@ class DeviceOptions:
     mesh: str | None = None
     """Use several devices, as campaign=4,row=2. Training keeps four copies of the embedding table,
     each split by rows over two devices, and splits campaigns over all eight. Customising splits
-    campaigns over all, and expanding users; each device then has a whole table. For MetaHeac,
-    seed-aware, MLP+pre-training and their variants."""
+    campaigns over all, and expanding users; each device then has a whole table. For metaheac,
+    mlp-pretraining, solved-head, seed-aware and their variants."""
     coordinator: str | None = None
     """With --mesh, be one of several processes: HOST:PORT of the first, or auto with Slurm, Open
     MPI, Kubernetes or Cloud TPUs. All must see the same files; the first one writes. If one ends,
@@ -42,6 +42,8 @@ def join_others(options: DeviceOptions) -> None:
     if options.mesh is None:
         raise InputError("--coordinator: only with --mesh")
     if options.coordinator == "auto":
+        if options.process is not None:
+            raise InputError("--process: not with --coordinator auto, which finds it; omit it")
         join_job()
         return
     found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", options.process or "")

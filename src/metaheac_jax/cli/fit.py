@@ -56,8 +56,9 @@ class Options:
     """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
     and feedback. A folder's name is the campaign's id."""
     epochs: int | None = None
-    """Train for so many epochs, on all these campaigns. By default a tenth of them is held out of
-    training, which ends when they no longer improve after customising."""
+    """Train for so many epochs, on all these campaigns. By default, with the paper's settings and a
+    method that is trained in steps, a tenth of them is held out of training, which ends when they
+    no longer improve after customising. The official settings take one epoch of all."""
     seed: int = 0
     """Seed of the split, initial values and batches."""
     resume: bool = False
@@ -79,6 +80,8 @@ def main(options: Options) -> None:
         terminal.check_minimum("--epochs", options.epochs, 1)
     if options.start is not None and (options.method or options.settings):
         raise InputError("--from: the method and settings are the model's; omit these options")
+    if options.allow_change and not options.resume:
+        raise InputError("--allow-change: only with --resume")
     method = method_named(options.method or "metaheac", SETTINGS[options.settings or "paper"])
     mesh = mesh_of(options.devices)
     screen = terminal.screen()

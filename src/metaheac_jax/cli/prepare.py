@@ -76,6 +76,13 @@ def main(options: Options) -> None:
         raise InputError(f"{options.source}: is no .parquet, .csv or .csv.gz file")
     if (options.out is None) == (options.infer is None):
         raise InputError("prepare: give the folder to write, or --infer")
+    if options.infer is None and options.overwrite:
+        raise InputError("--overwrite: only with --infer; a data set is replaced without it")
+    if options.infer is not None:
+        for name in ("schema", "hash_rows", "extends", "max_memory"):
+            if getattr(options, name):
+                option = name.replace("_", "-")
+                raise InputError(f"--{option}: not with --infer, which only writes a schema")
     terminal.check_minimum("--hash-rows", options.hash_rows, 0)
     terminal.check_minimum("--max-ids", options.max_ids, 1)
     if options.max_memory is not None and not 0 < options.max_memory < math.inf:
