@@ -248,7 +248,7 @@ def read_shown(path):
 def slow_shown(content):
     shown = {}
     for user, converted in csv_rows(content, ["user_id", "converted"]):
-        require(re.fullmatch(r"[+-]?[0-9]+", user, re.ASCII) and abs(int(user)) < 2**63)
+        require(re.fullmatch(r"0|-?[1-9][0-9]*", user) and -(2**63) <= int(user) < 2**63)
         value = finite(converted)
         require(value in (0, 1))
         shown[int(user)] = shown.get(int(user), False) or bool(value)
