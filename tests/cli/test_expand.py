@@ -359,6 +359,7 @@ def test_a_report_of_the_audience(options, tmp_path):
     ("changed", "words"),
     [
         ({"--report": "none/x.html"}, "--report: none is no folder"),
+        ({"--report": "audience.csv"}, "--report: audience.csv: expected a name that ends with"),
         ({"--report": "x.html", "--compare": "none.csv"}, "none.csv: no such file"),
         (
             {"--report": "x.html", "--compare": "words.csv"},

@@ -219,6 +219,8 @@ def _check_options(options: Options) -> None:
         if options.campaigns is not None:
             raise InputError("--report: not with --campaigns; give --seeds and --attributes")
         terminal.check_output("--report", options.report)
+        if options.report.suffix != ".html":
+            raise InputError(f"--report: {options.report}: expected a name that ends with .html")
         load_matplotlib()
     terminal.check_minimum("--seed", options.seed, 0)
     if options.campaigns is None:
