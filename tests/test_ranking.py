@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from metaheac_jax.ranking import Judgement, RunningTop, auc, judge, top
+from metaheac_jax.ranking import Judgement, RunningTop, auc, judge, percent_of, top
 
 
 @settings(max_examples=100, deadline=None)
@@ -80,6 +80,15 @@ def test_a_running_top_holds_no_more_than_a_quarter_above_its_size(tied):
         most = max(most, len(running._scores) + sum(len(scores) for scores, _ in running._new))
     assert most <= 50
     assert running.best()[1].tolist() == [-key for key in range(4999, 4959, -1)]
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "size"),
+    [(100_000, 0.29, 290), (10_000, 0.57, 57), (10_000, np.float64(0.57), 57), (999, 0.1, 0),
+     (10**9, 1e-7, 1), (20, 5, 1), (7, 100, 7)],
+)  # fmt: skip
+def test_a_percentage_is_the_decimal_number_that_is_written(count, percent, size):
+    assert percent_of(count, percent) == size
 
 
 def test_precision_and_recall_at_five_percent():

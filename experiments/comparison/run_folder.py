@@ -18,6 +18,8 @@ from metaheac_jax.environment import environment, keep_config
 from metaheac_jax.errors import InputError
 from metaheac_jax.settings import Settings
 
+EXPERIMENTS = Path(__file__).parents[1]
+
 
 def open_run(
     directory: Path, config: dict[str, Any], *, resume: bool, allow_changes: Collection[str] = ()
@@ -28,7 +30,7 @@ def open_run(
 
     Args:
       directory: the run's folder.
-      config: what decides its results; what computes them is added.
+      config: what decides its results; what computes them is added, with the code of `EXPERIMENTS`.
       resume: whether the run goes on.
       allow_changes: what may have changed nevertheless, see `environment.MayChange`.
 
@@ -47,7 +49,7 @@ def open_run(
                 )
         clear_run(directory)
     restart = "start afresh without --resume"
-    config = {**config, **environment()}
+    config = {**config, **environment(EXPERIMENTS)}
     keep_config(path, config, allow_changes=allow_changes, restart=restart)
     (directory / "methods").mkdir(exist_ok=True)
 

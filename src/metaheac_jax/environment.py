@@ -18,16 +18,19 @@ from metaheac_jax.files import write_json
 FORMAT = "metaheac_jax run 1"
 #: What a user may allow to have changed when work goes on. Its results are then not those that the
 #: work would have had without the interruption.
-MayChange = Literal["data", "code", "backend", "jax", "jaxlib", "flax", "optax", "numpy"]
+MayChange = Literal["data", "code", "backend", "jax", "jaxlib", "flax", "optax", "numpy", "scipy"]
 
 
-def environment() -> dict[str, str]:
-    """What computes: the package's version and code, the backend, and versions of libraries."""
+def environment(*more: Path) -> dict[str, str]:
+    """What computes: the package's version and code, the backend, and versions of libraries.
+
+    The code is that of the package and of the folders ``more``.
+    """
     digest = hashlib.sha256()
-    package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    libraries = ("jax", "jaxlib", "flax", "optax", "numpy")
+    for folder in (Path(__file__).parent, *more):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    libraries = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
     return {
         "code": f"{version('metaheac-jax')}, {digest.hexdigest()[:12]}",
         "backend": jax.default_backend(),

@@ -175,7 +175,8 @@ class General:
       seed: of the training.
       judgements: on held-out campaigns, in the order of steps; the state is that of the highest
         AUC. Empty where training had no early stopping.
-      held_out: ids of the campaigns that were held out of training, to tell when to stop.
+      held_out: ids of the campaigns that were held out of training, to tell when to stop; also of
+        the training that this one goes on from, unless it has trained on them.
       added: campaigns among these two from folders (`metaheac fit --with`), also of models that
         training went on from.
       origin: None if it was not loaded.

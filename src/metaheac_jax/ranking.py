@@ -5,6 +5,7 @@ Axes: P candidates of a campaign.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,11 @@ class Judgement(NamedTuple):
     auc: float
     precision: float
     recall: float
+
+
+def percent_of(count: int, percent: float) -> int:
+    """floor(count percent / 100), for the decimal number that the percentage is written as."""
+    return int(count * Fraction(str(percent)) / 100)
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -122,6 +128,6 @@ def judge(
         return f"{len(labels)} candidates, fewer than {MIN_CANDIDATES}"
     if positives in (0, len(labels)):
         return f"{positives} positives among {len(labels)} candidates"
-    best = top(scores, keys, max(1, int(len(labels) * percent / 100)))
+    best = top(scores, keys, max(1, percent_of(len(labels), percent)))
     hits = int(labels[best].sum())
     return Judgement(auc(scores, labels), hits / len(best), hits / positives)

@@ -108,6 +108,22 @@ def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, mon
     printed = capsys.readouterr().out
     assert re.search(r"trained on 3 campaigns of toy; AUC \S+ on 3 more, held out to tell", printed)
     assert len(load(tmp_path / "model").held_out) == 3
+    go_on = ("--from", tmp_path / "model", "--seed", 1)
+    succeeds(main, "fit", data, tmp_path / "next", *go_on)
+    [trained, held] = re.search(
+        r"on (\d) campaigns.* on (\d) more", capsys.readouterr().out
+    ).groups()
+    assert int(trained) + int(held) == 6
+
+
+def test_a_training_that_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch):
+    few = tmp_path / "few"
+    write_dataset(dataset(users=120, campaigns=2, per_campaign=60, pool=40), few)
+    settings = replace(SETTINGS["paper"], offline_patience=1)
+    monkeypatch.setitem(SETTINGS, "paper", settings)
+    options = ("--method", "mlp-pretraining")
+    refuses(capsys, main, "fit", few, tmp_path / "model", *options, words=("held out",))
+    assert contents(tmp_path) == {"few"}
 
 
 def test_a_second_training_of_a_model_is_refused(data, tmp_path, capsys, writers):

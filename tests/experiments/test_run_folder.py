@@ -43,14 +43,25 @@ def test_a_run_of_another_configuration_is_not_resumed(tmp_path, config, what):
 
 
 def test_a_run_of_another_library_is_resumed_only_if_that_is_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "environment", lambda: {"jax": "1"})
+    monkeypatch.setattr(run_folder, "environment", lambda _: {"jax": "1"})
     open_run(tmp_path, CONFIG, resume=False)
-    monkeypatch.setattr(run_folder, "environment", lambda: {"jax": "2"})
+    monkeypatch.setattr(run_folder, "environment", lambda _: {"jax": "2"})
     with pytest.raises(InputError, match="allow it with --allow-change jax, or start afresh"):
         open_run(tmp_path, CONFIG, resume=True)
     with pytest.warns(UserWarning, match=r"another jax \(1, now 2\), which was allowed"):
         open_run(tmp_path, CONFIG, resume=True, allow_changes=["jax"])
     open_run(tmp_path, CONFIG, resume=True)
+
+
+def test_a_run_of_other_code_of_the_experiments_is_not_resumed(tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "adapting.py").write_text("RATE = 1")
+    monkeypatch.setattr(run_folder, "EXPERIMENTS", tmp_path / "code")
+    open_run(tmp_path / "run", CONFIG, resume=False)
+    open_run(tmp_path / "run", CONFIG, resume=True)
+    (tmp_path / "code" / "adapting.py").write_text("RATE = 2")
+    with pytest.raises(InputError, match="allow it with --allow-change code"):
+        open_run(tmp_path / "run", CONFIG, resume=True)
 
 
 def test_nothing_to_resume_is_said(tmp_path):

@@ -144,6 +144,17 @@ def test_what_a_campaign_is_judged_on_is_not_customised_on():
     assert not set(half.campaign.users) & set(half.users)
 
 
+def test_what_told_an_earlier_training_when_to_stop_is_not_new_to_the_next_model():
+    method = noting([], PAPER)
+    first = method.fit(DATA, campaigns=np.arange(12), held_out=[12, 13, 14])
+    start = replace(first, optimizer={"count": np.array(1)})
+    now = [13, *range(17, 30)]
+    second = method.fit(DATA, start=start, campaigns=now, held_out=[15, 16])
+    keys = DATA.campaign_key
+    assert second.held_out == (keys[15], keys[16], keys[12], keys[14])
+    assert set(second.campaigns) == set(keys[[*range(12), *now]].tolist())
+
+
 def test_campaigns_that_a_model_knows_are_held_out_last():
     known = DATA.campaign_key[:26].tolist()
     _, held = hold_out_campaigns(DATA, np.arange(30), 0, known=known)

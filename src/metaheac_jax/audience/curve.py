@@ -18,6 +18,7 @@ from metaheac_jax.audience.held_out import HeldOutSeeds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.ranking import percent_of
 
 #: Sizes of an audience, in percent of the pool.
 PERCENTS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0)
@@ -111,7 +112,7 @@ def size_curve(
 
 def _point(percent: float, pool: np.ndarray, held: np.ndarray, converts: float) -> SizePoint:
     """From (P,) ascending scores of the pool and (H,) scores of held-out seeds."""
-    size = max(1, math.floor(len(pool) * percent / 100))
+    size = max(1, percent_of(len(pool), percent))
     up_to = np.searchsorted(pool, held, side="right")
     ties = up_to - np.searchsorted(pool, held, side="left")
     inside = np.clip((size - (len(pool) - up_to)) / ties, 0, 1)

@@ -8,7 +8,6 @@ Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -27,7 +26,7 @@ from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import Customised, Scorer
 from metaheac_jax.processes import from_each
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.ranking import RunningTop
+from metaheac_jax.ranking import RunningTop, percent_of
 from metaheac_jax.threads import in_threads
 
 T = TypeVar("T")
@@ -165,13 +164,13 @@ def audience_ranks(
     if percent is not None:
         if not 0 < percent <= 100:
             raise InputError(f"percent: expected more than 0 and at most 100, got {percent}")
-        return range(max(1, math.floor(num_users * percent / 100)))
+        return range(max(1, percent_of(num_users, percent)))
     if from_percent is None or to_percent is None or not 0 <= from_percent < to_percent <= 100:
         raise InputError(
             "from_percent and to_percent: expected 0 or more, and a larger one of at most 100, "
             f"got {from_percent} and {to_percent}"
         )
-    first, last = (math.floor(num_users * edge / 100) for edge in (from_percent, to_percent))
+    first, last = (percent_of(num_users, edge) for edge in (from_percent, to_percent))
     if first == last:
         raise InputError(
             f"from_percent {from_percent} to_percent {to_percent}: holds none of {num_users} users"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +16,7 @@ from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
 from metaheac_jax.audience.workspace import TRAINING
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset
@@ -111,39 +112,44 @@ def main(options: Options) -> None:
         directory = options.out.with_name(f"{options.out.name}{TRAINING}")
         if writes:
             _open_training(options, directory)
-        general = method.fit(
-            data,
-            start=start,
-            campaigns=campaigns,
-            seed=options.seed,
-            mesh=mesh,
-            directory=directory / "checkpoints",
-            log=directory / "log.jsonl",
-            allow_changes=options.allow_change,
-            skip_nonfinite=options.skip_nonfinite,
-            progress=progress,
-        )
+        try:
+            general = method.fit(
+                data,
+                start=start,
+                campaigns=campaigns,
+                seed=options.seed,
+                mesh=mesh,
+                directory=directory / "checkpoints",
+                log=directory / "log.jsonl",
+                allow_changes=options.allow_change,
+                skip_nonfinite=options.skip_nonfinite,
+                progress=progress,
+            )
+        except InputError:
+            with suppress(OSError):
+                directory.rmdir()  # if it is empty, no training has begun
+            raise
         if writes:
             general = replace(general, added=(*general.added, *map(_added, folders)))
             save(general, options.out, progress=progress)
             shutil.rmtree(directory)
         from_first(None)  # the others end after it
-    num_trained = len(campaigns) - len(general.held_out)
+    held_out = {plain_id(key) for key in data.campaign_key[campaigns]} & {*general.held_out}
     terminal.print_lines(
         screen,
-        f"{options.out}: {method.label}, trained on {num_trained} campaigns of {data.name}"
-        + _judged(general),
+        f"{options.out}: {method.label}, trained on {len(campaigns) - len(held_out)} campaigns of "
+        f"{data.name}{_judged(general, len(held_out))}",
         f"next: metaheac expand {options.out} --data {options.data} --seeds FILE "
         "--attributes FILE --size N --out audience.csv",
     )
 
 
-def _judged(general: General) -> str:
+def _judged(general: General, num_held_out: int) -> str:
     """How good the model is, if training was told."""
     if not general.judgements:
         return ""
     best = max(general.judgements, key=lambda judged: judged.auc)
-    held_out = f"{len(general.held_out)} more, held out to tell when to stop"
+    held_out = f"{num_held_out} more, held out to tell when to stop"
     return f"; AUC {best.auc:.4f} on {held_out}, at step {best.step:,}"
 
 

@@ -45,18 +45,19 @@ class EarlyStopping:
     ) -> None:
         """Args:
         models: the models before the first epoch, stacked over G.
-        losses: (G,) their held-out losses.
+        losses: (G,) their held-out losses; one that is not a number counts as infinite.
         patience: epochs without a lower loss after which a campaign stops.
         select: ``select(better, new, old)`` takes new models where (G,) ``better`` holds; it may
           reuse the memory of the old ones.
         """
         self.best = models
-        self._least, self._worse = losses, np.zeros(len(losses), int)
+        self._least, self._worse = _numbers(losses), np.zeros(len(losses), int)
         self.improved = np.zeros(len(losses), bool)  # (G,) whether an epoch beat the start
         self._patience, self._select = patience, select
 
     def update(self, models: Any, losses: np.ndarray) -> None:
         """Takes the models after one more epoch, and their held-out losses."""
+        losses = _numbers(losses)
         better = losses < self._least
         self.best = self._select(better, models, self.best)
         self.improved |= better
@@ -67,3 +68,7 @@ class EarlyStopping:
     def going(self) -> np.ndarray:
         """(G,) whether a campaign goes on."""
         return self._worse < self._patience
+
+
+def _numbers(losses: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(losses), np.inf, losses)

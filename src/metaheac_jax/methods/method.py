@@ -323,7 +323,7 @@ class Method:
             judgements=tuple(
                 Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
             ),
-            held_out=tuple(plain_id(data.campaign_key[int(c)]) for c in held_out),
+            held_out=_held_out(run, held_out),
             parent=None if start is None or start.origin is None else start.origin.digest,
             data_digest=data.digest,
             optimizer=trained.optimizer,
@@ -494,6 +494,13 @@ def _trained_on(run: Run) -> tuple[int | str, ...]:
     """Ids of the campaigns of this training and of those that it goes on from, each once."""
     own = [plain_id(key) for key in run.dataset.campaign_key[run.campaigns]]
     return tuple(dict.fromkeys([*(run.start.campaigns if run.start else ()), *own]))
+
+
+def _held_out(run: Run, held_out: Sequence[int] | np.ndarray) -> tuple[int | str, ...]:
+    """Ids of the campaigns that were held out here, or earlier and not trained on since."""
+    own = [plain_id(run.dataset.campaign_key[int(c)]) for c in held_out]
+    trained = {*own, *_trained_on(run)}
+    return *own, *(key for key in (run.start.held_out if run.start else ()) if key not in trained)
 
 
 def steps_of(general: General) -> int:
