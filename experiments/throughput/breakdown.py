@@ -125,7 +125,8 @@ def instruction_seconds(trace: Any) -> dict[str, float]:
             lines[-1].add(start, -end, name, stats)
         while lines[-1].stack:
             last = lines[-1].stack[-1]
-            lines[-1].close(last.start if last.end is None else last.end)
+            # Of a task that the trace does not see ending, only what ran inside it is known.
+            lines[-1].close(last.start + last.inner if last.end is None else last.end)
     makers = {task: maker for line in lines for task, maker in line.makers.items()}
     seconds: defaultdict[str, float] = defaultdict(float)
     for name, value in (item for line in lines for item in line.seconds.items()):

@@ -179,7 +179,7 @@ def test_a_killed_run_resumes_to_the_same_results(finished, tmp_path, capsys, mo
         patch.setattr(offline, "train", partial(offline.train, save_every=4))
         patch.setattr(Checkpoints, "save", save_twice)
         interrupted(COMMAND, *options)
-    assert capsys.readouterr().err.startswith("interrupted; a command that has --resume ")
+    assert capsys.readouterr().err.startswith("interrupted; run the same command again to go on")
     assert contents(tmp_path / "out") == {"seed-0"}
     own = tmp_path / "out" / "seed-0"
     assert contents(own / "methods") == {"lr.json"}

@@ -73,11 +73,13 @@ def test_time_inside_another_instruction_or_thread_counts_once():
         event(25, 25, "ThreadpoolListener::StopRegion"),
         event(30, 30, "ThreadpoolListener::StartRegion", _c=99),  # of another program
         event(39, 39, "ThreadpoolListener::StopRegion"),
+        event(40, 40, "ThreadpoolListener::StartRegion", _c=8),  # the trace ends before it
+        event(41, 43, "exp.1", hlo_op="exp.1"),
     ]
     lines = [SimpleNamespace(events=main[::-1]), SimpleNamespace(events=other)]
     trace = SimpleNamespace(planes=[SimpleNamespace(lines=lines)])
     # The loop: 10 s without 3 and 3 inside, and the 5 s of its task without 3.
-    expected = {"while.1": 4 + 2, "dot.1": 3 + 3, "add.1": 3 + 1, "exp.1": 3}
+    expected = {"while.1": 4 + 2, "dot.1": 3 + 3, "add.1": 3 + 1, "exp.1": 3 + 2}
     assert instruction_seconds(trace) == pytest.approx(expected)
 
 
