@@ -65,7 +65,9 @@ def test_what_was_written_gives_its_scores(folder):
     assert np.ptp(general) > 0.01
     assert general != customised
     np.testing.assert_allclose(scores(folder), [general, customised], rtol=0, atol=1e-5)
-    assert read_campaign(folder / "tea").record.attributes == ATTRIBUTES
+    saved = read_campaign(folder / "tea")
+    assert saved.record.attributes == ATTRIBUTES
+    assert saved.would_stay(mh.load(folder / "model"), mh.open_dataset(folder / "data"), 5)
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=[folder.name for folder in KEPT])

@@ -370,6 +370,21 @@ def test_an_update_can_take_a_new_general_model(campaign, tmp_path):
         load_customised(folder, general, DATA)
 
 
+def test_an_update_would_stay_with_the_same_data_and_seed_alone(campaign):
+    folder, general = campaign
+    today, tomorrow = (replace(DATA, digest=day) for day in ("today", "tomorrow"))
+    assert read_campaign(folder).seed is None  # what is not known counts as the same
+    assert read_campaign(folder).would_stay(general, tomorrow, 6)
+    update(folder, general, today, seed=6)
+    saved = add_feedback(folder, feedback())
+    assert (saved.data_digest, saved.seed) == ("today", 6)
+    assert saved.would_stay(general, today, 6)
+    assert not saved.would_stay(general, tomorrow, 6)
+    assert not saved.would_stay(general, today, 7)
+    assert saved.is_up_to_date(general)
+    assert not add_feedback(folder, feedback(1)).would_stay(general, today, 6)
+
+
 def test_folders_may_move_together(made, tmp_path):
     """A workspace is found again wherever it is."""
     _, _, model = made

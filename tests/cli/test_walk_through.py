@@ -20,7 +20,8 @@ from metaheac_jax.audience.workspace import find_items
 from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
 from metaheac_jax.cli.status import items_table
-from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.model import load
 
 RAY_EXPAND = Path(__file__).parents[2] / "experiments" / "examples" / "ray_expand.py"
@@ -120,10 +121,52 @@ def test_the_way_to_a_second_audience(made, tmp_path, capsys):
         assert "now feedback on 200 users (0 of them new)" in capsys.readouterr().out
         before = (campaign / "campaign.json").read_bytes()
         succeeds(main, "update", campaign, "--data", made.data)
-        assert (
-            "there is no new feedback, and no new model; nothing to do" in capsys.readouterr().out
-        )
+        words = "there is no new feedback, data, model or seed; nothing to do"
+        assert words in capsys.readouterr().out
         assert (campaign / "campaign.json").read_bytes() == before
+
+
+def test_an_update_learns_from_users_whom_the_data_lacked(made, tmp_path, capsys):
+    """Also where there is no other feedback than before, and with another seed."""
+    campaign, fewer, told = tmp_path / "tea", tmp_path / "fewer", tmp_path / "told.csv"
+    shutil.copytree(made.campaigns[1], campaign)
+    saved = read_campaign(campaign)
+    data = open_dataset(made.data)
+    known = np.isin(data.user_key, saved.examples.user_ids)
+    shown = data.user_key[np.flatnonzero(~known)[:20]]
+    kept = ~np.isin(data.user_key, shown)
+    none = group_by_campaign(*np.empty((3, 0), int), num_campaigns=data.num_campaigns)
+    write_dataset(
+        replace(
+            data,
+            user_key=data.user_key[kept],
+            user_rows=data.user_rows[kept],
+            stage1=none,
+            stage2=none,
+            sensitive={},
+        ),
+        fewer,
+    )
+    told.write_text("user_id,converted\n" + "".join(f"{user.decode()},1\n" for user in shown))
+    succeeds(main, "feedback", campaign, told)
+    lines = []
+    for options in (
+        ("--data", fewer),
+        ("--data", fewer),
+        ("--data", made.data),
+        ("--data", made.data, "--seed", 1),
+        ("--data", made.data, "--seed", 1),
+    ):
+        capsys.readouterr()
+        succeeds(main, "update", campaign, "--model", made.model, *options)
+        lines.append(capsys.readouterr().out.partition(": ")[2])
+    before = len(saved.feedback)
+    again = f"customised again, with feedback on {before + 20} users: {{}} of them are users of th"
+    same = "there is no new feedback, data, model or seed; nothing to do"
+    full = again.format(before + 20)
+    starts = (again.format(before), same, full, full, same)
+    for line, start in zip(lines, starts, strict=True):
+        assert " ".join(line.split()).startswith(start)
 
 
 def test_a_curve_shows_which_size_to_take(made, tmp_path):

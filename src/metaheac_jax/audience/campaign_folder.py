@@ -73,6 +73,8 @@ class SavedCampaign:
       excluded: (X,) int64 or UTF-8 bytes, ascending and distinct: ids of users who are left out of
         what is learned and of audiences.
       learned: what the weights were learned from.
+      data_digest: of the data set that they were learned on; None where it is not known.
+      seed: that they were learned with; None where it is not known.
       digest: of the manifest that it was read from; None for one that was not.
     """
 
@@ -82,6 +84,8 @@ class SavedCampaign:
     origin: Origin
     excluded: np.ndarray
     learned: Counts
+    data_digest: str | None = None
+    seed: int | None = None
     digest: str | None = None
 
     @property
@@ -104,8 +108,16 @@ class SavedCampaign:
         return general.origin is not None and general.origin.digest == self.origin.digest
 
     def is_up_to_date(self, general: General) -> bool:
-        """Whether `update` would learn from nothing new."""
+        """Whether the weights are of this general model, and learned with all the feedback."""
         return self.is_of(general) and self.learned == self.known
+
+    def would_stay(self, general: General, data: Dataset, seed: int) -> bool:
+        """Whether `update` would learn the same again.
+
+        What is not known of the weights, or of the data, counts as the same.
+        """
+        same_data = None in (self.data_digest, data.digest) or self.data_digest == data.digest
+        return self.is_up_to_date(general) and same_data and self.seed in (None, seed)
 
     def customised(self, general: General, data: Dataset) -> Customised:
         """The customised model; users of the campaign who are not in the data are left out.
@@ -131,7 +143,12 @@ class SavedCampaign:
 
 
 def save_customised(
-    model: Customised, data: Dataset, directory: Path | str, *, progress: Progress = silent
+    model: Customised,
+    data: Dataset,
+    directory: Path | str,
+    *,
+    seed: int | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Writes a customised model into a campaign folder, whole or not at all.
 
@@ -142,6 +159,7 @@ def save_customised(
       model: of a campaign from `Dataset.new_campaign`, and of a general model that was loaded.
       data: that it was customised on.
       directory: the folder.
+      seed: that it was customised with, if known; `metaheac update` learns again with another.
       progress: receives the bytes checksummed.
 
     Raises:
@@ -169,7 +187,9 @@ def save_customised(
     feedback = Feedback.of(ids[:0], np.empty(0, bool))
     excluded = np.unique(data.checked_ids(model.excluded_ids))
     kept, learned = _changed(adapted, general), Counts(0, 0, len(excluded))
-    saved = SavedCampaign(record, feedback, kept, general.origin, excluded, learned)
+    saved = SavedCampaign(
+        record, feedback, kept, general.origin, excluded, learned, data.digest, seed
+    )
     write_campaign(saved, directory, progress)
 
 
@@ -245,6 +265,8 @@ def update(
             adapted=_changed(model.adapted, general),
             origin=general.origin,
             learned=saved.known,
+            data_digest=data.digest,
+            seed=seed,
         )
         write_campaign(saved, directory, progress)
     return saved
@@ -289,6 +311,8 @@ def _read(folder: Path, progress: Progress) -> SavedCampaign:
         origin=Origin((folder / body["model"]).resolve(), body["model_digest"]),
         excluded=_from_column(excluded["user_id"]),
         learned=Counts(**body["learned"]),
+        data_digest=body.get("data_digest"),
+        seed=body.get("seed"),
         digest=body["digest"],
     )
 
@@ -322,6 +346,8 @@ def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progre
             "seeds": int((record.labels == 1).sum()),
             "known": saved.known._asdict(),
             "learned": saved.learned._asdict(),
+            "data_digest": saved.data_digest,
+            "seed": saved.seed,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
         }
         seal(folder, MANIFEST, content, files, progress=progress)

@@ -79,7 +79,7 @@ def main(options: Options) -> None:
             general, data, [campaign], seed=options.seed, progress=progress
         )
         model = replace(model, excluded_ids=data.checked_ids(excluded))
-        save_customised(model, data, options.out, progress=progress)
+        save_customised(model, data, options.out, seed=options.seed, progress=progress)
     terminal.print_lines(
         screen,
         check.line(),

@@ -23,7 +23,8 @@ class Options:
     """Customises a campaign's model again: to its seeds, and to all feedback so far.
 
     Users who converted count as seeds, and those who were shown the campaign and did not convert as
-    non-seeds. The result does not depend on how often this has been run before.
+    non-seeds. The result does not depend on how often this has been run before. Nothing is done
+    where feedback, data, model and seed are those that the model was learned with.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional]
@@ -47,9 +48,9 @@ def main(options: Options) -> None:
     with locked(options.campaign), terminal.progress_display(screen) as progress:
         saved = read_campaign(options.campaign, progress=progress)
         general = load(options.model or saved.origin.folder, progress=progress)
-        lines = ["there is no new feedback, and no new model; nothing to do"]
-        if options.exclude or not saved.is_up_to_date(general):
-            data = open_dataset(options.data, progress=progress)
+        data = open_dataset(options.data, progress=progress)
+        lines = ["there is no new feedback, data, model or seed; nothing to do"]
+        if options.exclude or not saved.would_stay(general, data, options.seed):
             saved = update(
                 options.campaign,
                 general,
