@@ -363,7 +363,7 @@ def test_a_report_of_the_audience(options, tmp_path):
         ({"--report": "x.html", "--compare": "none.csv"}, "none.csv: no such file"),
         (
             {"--report": "x.html", "--compare": "words.csv"},
-            "words.csv: not the file of an audience",
+            "words.csv: line 2: user_id is 'ann', expected a whole number",
         ),
         ({"--report": "x.html", "--compare": "nobody.csv"}, "nobody.csv: has no users to compare"),
         ({"--report": "x.html", "--previous": "nobody.csv"}, "nobody.csv: has no users to compare"),

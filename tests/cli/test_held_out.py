@@ -10,11 +10,14 @@ from metaheac_jax.errors import InputError
     ("name", "content", "text", "words"),
     [
         ("a.csv", b"user,score\n5,1\n", False, "not the file of an audience, with a column user_"),
-        ("a.csv", b"user_id\nfive\n", False, "not the file of an audience"),
-        ("a.csv", b"user_id,score\n5,1\n,2\n", False, "a line has no user_id"),
-        ("a.csv", b"", True, "not the file of an audience"),
-        ("a.csv.gz", b"\x1f\x8bhalf", True, "not the file of an audience"),
-        ("a.parquet", b"user_id\n5\n", True, "not the file of an audience"),
+        ("a.csv", b"user_id\nfive\n", False, "line 2: user_id is 'five', expected a whole number"),
+        ("a.csv", b"user_id\n5\n007\n", False, "line 3: user_id is '007', expected a whole number"),
+        ("a.csv", b"user_id\n+8\n", False, r"line 2: user_id is '\+8', expected a whole number"),
+        ("a.csv", b"user_id\n12.0\n", False, "line 2: user_id is '12.0', expected a whole number"),
+        ("a.csv", b"user_id,score\n5,1\n,2\n", False, "line 3: no user_id"),
+        ("a.csv", b"", True, "is empty"),
+        ("a.csv.gz", b"\x1f\x8bhalf", True, "cannot be read"),
+        ("a.parquet", b"user_id\n5\n", True, "cannot be read"),
     ],
 )
 def test_what_is_no_audience_is_named(tmp_path, name, content, text, words):

@@ -53,8 +53,8 @@ def test_what_is_wrong_is_named(folder, capsys):
         (("a.csv", "none.csv"), "none.csv: no such file"),
         (("a.csv", "none.parquet"), "none.parquet: no such file"),
         (("a.csv", "ids"), "ids: not the file of an audience, with a column user_id"),
-        (("a.csv", "false.parquet"), "false.parquet: not the file of an audience"),
-        (("a.csv", "gap.csv"), "gap.csv: a line has no user_id"),
+        (("a.csv", "false.parquet"), "false.parquet: cannot be read"),
+        (("a.csv", "gap.csv"), "gap.csv: line 3: no user_id"),
         (("a.csv", "empty.csv"), "empty.csv: no users"),
         (("a.csv", "b.parquet", "--out", "none/x"), "--out: none is no folder"),
     ):

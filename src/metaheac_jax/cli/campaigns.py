@@ -169,17 +169,18 @@ def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
     """User ids: one per line, or the column ``user_id`` of a CSV file.
 
     Args:
-      path: of the file; a first line without an id, such as ``user_id``, is a header.
+      path: of the file; a first line that begins with no digit, such as ``user_id``, is a header.
       text: whether ids are text. Then only names of `_HEADERS` are headers.
 
     Raises:
-      InputError: the file cannot be read, has no ids, or a line is not one id; it is named.
+      InputError: the file cannot be read, has no ids, or a line is not one id, for example 007 for
+        a whole number; it is named.
     """
     rows = _rows(path)
     first = [cell.lower() for cell in rows[0][1]] if rows else []
     named = [number for number, name in enumerate(first) if name in _HEADERS]
     column = named[0] if named else 0
-    header = bool(named) or (bool(first) and not text and not _is_whole(first[0]))
+    header = bool(named) or (bool(first) and not text and not _begins_as_number(first[0]))
     ids = []
     for line, row in rows[header:]:
         if not any(row):
@@ -262,8 +263,13 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not a text file; save it as UTF-8") from error
 
 
+def _begins_as_number(text: str) -> bool:
+    return text.lstrip("+-.")[:1].isdigit()
+
+
 def _is_whole(text: str) -> bool:
-    digits = text.strip().removeprefix("-")
+    """Whether a text is a whole number of 64 bits as it is written: 007 would be another id."""
+    digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
         return False
-    return -(2**63) <= int(text) < 2**63
+    return text == str(int(text)) and -(2**63) <= int(text) < 2**63

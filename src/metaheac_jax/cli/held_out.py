@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
-
 from metaheac_jax.audience.held_out import HeldOutSeeds, hold_out_seeds
 from metaheac_jax.cli.campaigns import about, find_campaign
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
@@ -23,20 +22,18 @@ def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
       text: whether ids are text.
 
     Raises:
-      InputError: the file cannot be read, or has no column ``user_id`` with ids.
+      InputError: the file cannot be read, or has no column ``user_id``, or a row has no id, for
+        example 007 for a whole number; it is named.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an audience that metaheac expand has written")
-    try:
-        if path.suffix == ".parquet":
-            ids = pl.read_parquet(path, columns=["user_id"])["user_id"].cast(pl.String)
-        else:
-            ids = pl.read_csv(path, columns=["user_id"], infer_schema=False)["user_id"]
-        if ids.null_count():
-            raise InputError(f"{path}: a line has no user_id")
-        return ids.to_list() if text else ids.cast(pl.Int64).to_list()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path}: not the file of an audience, with a column user_id") from error
+    table = TableFile(path, [])
+    if "user_id" not in table.names:
+        raise InputError(f"{path}: not the file of an audience, with a column user_id")
+    table.columns = ["user_id"]
+    blocks = [table.ids(frame["user_id"], start, whole=not text) for start, frame in table.blocks()]
+    ids = [user_id for block in blocks for user_id in block.tolist()]
+    return [user_id.decode() for user_id in ids] if text else ids
 
 
 def open_held_out(
