@@ -15,7 +15,7 @@ USERS = (
 )
 ADS = "aid,advertiserId,campaignId,productType\n20,7,1,3\n5,9,2,3\n"
 TRAIN = "aid,uid,label\n20,10,1\n5,30,-1\n20,30,-1\n5,10,1\n"
-TRUTH = "5,12345678901234,1\n20,10,0\n"
+TRUTH = "5,12345678901234,1\n20,12345678901234,0\n"
 
 
 def write(source: Path, **changes: str | bytes) -> Path:

@@ -136,8 +136,7 @@ def read_examples(path):
     tencent._check_readable(path)
     order = np.argsort(UIDS)
     found = tencent._read_examples(path, "aid,uid,label", AIDS, UIDS, order, silent)
-    campaign = np.repeat(np.arange(2), found.counts)
-    return sorted(zip(campaign.tolist(), found.user.tolist(), found.label.tolist(), strict=True))
+    return sorted(zip(*(column.tolist() for column in found), strict=True))
 
 
 def slow_examples(content):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tencent_files import ADS, SCHEMA, TRAIN, USERS, write
+from tencent_files import ADS, SCHEMA, TRAIN, TRUTH, USERS, write
 
 from metaheac_jax.data.sources import tencent, text_blocks
 from metaheac_jax.data.storage import open_dataset
@@ -53,7 +53,7 @@ def test_the_whole_of_a_small_world(tmp_path):
     assert data.campaign_rows.tolist() == [[18, 20], [18, 19]]  # offsets 18 and 19
     assert data.stage1.offsets.tolist() == [0, 2, 4]
     assert by_campaign(data.stage1) == [{(0, 0), (1, 1)}, {(1, 1), (0, 0)}]
-    assert by_campaign(data.stage2) == [{(2, 1)}, {(1, 0)}]
+    assert by_campaign(data.stage2) == [{(2, 1)}, {(2, 0)}]
     assert data.stage1.probability is None
 
 
@@ -104,6 +104,24 @@ def test_simulated_world_says_so_and_brings_probabilities(tmp_path):
     assert data.stage2.probability is None
 
 
+def test_the_first_of_the_lines_of_a_user_and_a_campaign_counts(tmp_path):
+    """Also where they are in both files, so that nobody is judged on whom a model learns from."""
+    seed, non_seed = TRUTH.splitlines()
+    truth = "\n".join(["5,10,1", seed, f"{seed.removesuffix(',1')},-1", non_seed])
+    source = write(tmp_path / "in", train=TRAIN + "20,10,-1\n5,30,-1\n", truth=truth)
+    np.save(source / "test1_truth_probability.npy", np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    with pytest.warns(UserWarning, match="has the same aid and uid") as told:
+        data = tencent.prepare(source, tmp_path / "out", schema=SCHEMA)
+    assert [str(one.message).partition("; an earlier")[0] for one in told] == [
+        f"{source}/train.csv: lines left out: 2, the first is line 6",
+        f"{source}/test1_truth.csv: lines left out: 2, the first is line 1",
+    ]
+    assert data.stage1.offsets.tolist() == [0, 2, 4]
+    assert by_campaign(data.stage1) == [{(0, 0), (1, 1)}, {(1, 1), (0, 0)}]
+    assert by_campaign(data.stage2) == [{(2, 1)}, {(2, 0)}]
+    assert data.stage2.probability.tolist() == np.float32([0.2, 0.4]).tolist()
+
+
 # Against a reading line by line ----------------------------------------------------------------
 
 
@@ -138,9 +156,10 @@ def test_many_users_over_many_blocks(tmp_path, monkeypatch):
     text = "\n".join(lines) + "\n"
     ads = "aid," + ",".join(f.name for f in TENCENT.campaign) + "\n5,1,1,1,1,1,1\n"
     expected = plain_reading(text, TENCENT)
-    examples = [(5, expected[rng.randrange(2000)][0], rng.choice([1, -1])) for _ in range(3000)]
-    rows = "".join(f"{a},{u},{y}\n" for a, u, y in examples)
-    source = write(tmp_path / "in", users=text, ads=ads, train="aid,uid,label\n" + rows, truth=rows)
+    examples = [(5, uid, rng.choice([1, -1])) for uid, _ in rng.sample(expected, 2000)]
+    rows = [f"{a},{u},{y}\n" for a, u, y in examples]
+    train, truth = "aid,uid,label\n" + "".join(rows[:1000]), "".join(rows[1000:])
+    source = write(tmp_path / "in", users=text, ads=ads, train=train, truth=truth)
     seen = []
     data = tencent.prepare(source, tmp_path / "out", progress=lambda *call: seen.append(call))
 
@@ -148,9 +167,9 @@ def test_many_users_over_many_blocks(tmp_path, monkeypatch):
     for f, field in enumerate(TENCENT.user):
         assert decode(data, field.name) == [fields[f] for _, fields in expected]
         assert (np.diff(data.vocabulary.values[f]) > 0).all()
-    for stage in (data.stage1, data.stage2):
+    for stage, own in ((data.stage1, examples[:1000]), (data.stage2, examples[1000:])):
         assert sorted(zip(data.user_key[stage.user].tolist(), stage.label, strict=True)) == sorted(
-            (u, int(y == 1)) for _, u, y in examples
+            (u, int(y == 1)) for _, u, y in own
         )
     for name in ("userFeature.data", "train.csv", "test1_truth.csv"):
         done = [call[1] for call in seen if call[0] == name]

@@ -9,8 +9,10 @@ Axes: n lines of a block, U users, S slots of a user, C campaigns, N campaign fi
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,6 +58,9 @@ def prepare(
     and its own table row; a missing many-valued one is empty. The label of a seed is 1, that of a
     non-seed -1 or 0. Fields outside the schema, and list values beyond those kept, are not checked.
 
+    A line of examples is left out, with a warning, if an earlier one of either file has the same
+    campaign and user: a user counts once, and is not judged where it was learned from.
+
     A simulated world may add ``SIMULATED`` (the dataset's name), ``train_probability.npy`` and
     ``test1_truth_probability.npy`` (float32, one per data line).
 
@@ -90,8 +95,7 @@ def prepare(
         progress("sorting users", 0, len(uid))
         by_uid = np.argsort(uid, kind="stable")
         _check_no_user_twice(users, uid, by_uid)
-        stage1 = _read_examples(train, "aid,uid,label", aid, uid, by_uid, progress)
-        stage2 = _read_examples(truth, None, aid, uid, by_uid, progress)
+        stage1, stage2 = _read_stages(source, aid, uid, by_uid, progress)
 
         vocabulary = Vocabulary((*user_values, *(np.unique(v) for v in campaign_values.T)))
         if extends is not None:
@@ -264,6 +268,60 @@ def _check_no_user_twice(path: Path, uid: np.ndarray, by_uid: np.ndarray) -> Non
         raise line_error(path, second + 1, reason)
 
 
+class _Lines(NamedTuple):
+    """The examples of a file in its order: (E,) positions of campaign and user, and label."""
+
+    campaign: np.ndarray
+    user: np.ndarray
+    label: np.ndarray
+
+
+def _read_stages(
+    source: Path, aid: np.ndarray, uid: np.ndarray, by_uid: np.ndarray, progress: Progress
+) -> list[Examples]:
+    """The examples of both stages without repeats, by campaign; ``uid[by_uid]`` ascends."""
+    train, truth = source / "train.csv", source / "test1_truth.csv"
+    first = _read_examples(train, "aid,uid,label", aid, uid, by_uid, progress)
+    second = _read_examples(truth, None, aid, uid, by_uid, progress)
+    progress("sorting examples", 0, len(first.label) + len(second.label))
+    pairs = [lines.campaign.astype(np.int64) * len(uid) + lines.user for lines in (first, second)]
+    again = np.split(_repeats(np.concatenate(pairs)), [len(first.label)])
+    stages = []
+    for path, lines, left_out, number in (
+        (train, first, again[0], 2),
+        (truth, second, again[1], 1),
+    ):
+        if left_out.any():
+            warnings.warn(
+                f"{path}: lines left out: {left_out.sum():,}, the first is line "
+                f"{number + int(left_out.argmax())}; an earlier line of train.csv or "
+                "test1_truth.csv has the same aid and uid",
+                stacklevel=3,
+            )
+        stages.append(_by_campaign(path, lines, ~left_out, len(aid)))
+    return stages
+
+
+def _repeats(pair: np.ndarray) -> np.ndarray:
+    """(E,) whether an earlier element is equal."""
+    again = np.zeros(len(pair), bool)
+    ordered = np.sort(pair)
+    if (ordered[1:] == ordered[:-1]).any():  # sorting is much faster than finding an order
+        order = np.argsort(pair, kind="stable")
+        again[order[1:]] = pair[order[1:]] == pair[order[:-1]]
+    return again
+
+
+def _by_campaign(path: Path, lines: _Lines, kept: np.ndarray, num_campaigns: int) -> Examples:
+    """The kept lines of a file, with their true probabilities if it is simulated."""
+    file = path.with_name(f"{path.stem}_probability.npy")
+    probability = _read_probability(file, len(kept))[kept] if file.exists() else None
+    campaign, user, label = (column[kept] for column in lines)
+    return group_by_campaign(
+        campaign, user, label, num_campaigns=num_campaigns, probability=probability
+    ).shuffled()
+
+
 def _read_examples(
     path: Path,
     header: str | None,
@@ -271,8 +329,8 @@ def _read_examples(
     uid: np.ndarray,
     by_uid: np.ndarray,
     progress: Progress,
-) -> Examples:
-    """The examples of one file, grouped by campaign; ``uid[by_uid]`` ascends."""
+) -> _Lines:
+    """The examples of one file; ``uid[by_uid]`` ascends."""
     ordered = uid[by_uid]
 
     def parse(block: bytes) -> tuple[np.ndarray, ...]:
@@ -291,19 +349,11 @@ def _read_examples(
             if position.min() < 0:
                 first = int(np.argmin(position))
                 raise line_error(path, number + first, message.format(raw[first]))
-        columns.append((by_uid[user].astype(np.int32), campaign.astype(np.int32), label))
+        columns.append((campaign.astype(np.int32), by_uid[user].astype(np.int32), label))
         number += len(label)
     if not columns:
         raise InputError(f"{path}: no example after the header; get the file again")
-    user, campaign, label = map(np.concatenate, zip(*columns, strict=True))
-    probability = path.with_name(f"{path.stem}_probability.npy")
-    return group_by_campaign(
-        campaign,
-        user,
-        label,
-        num_campaigns=len(aid),
-        probability=_read_probability(probability, len(label)) if probability.exists() else None,
-    ).shuffled()
+    return _Lines(*map(np.concatenate, zip(*columns, strict=True)))
 
 
 def _find(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
