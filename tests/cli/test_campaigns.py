@@ -143,6 +143,21 @@ def test_campaigns_are_read(tmp_path, text):
     ]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_ends_where_json_lines_do(tmp_path, end):
+    names = [f"tea{mark}time" for mark in "\u2028\u2029\x85\x7f"]
+    path = tmp_path / "campaigns"
+    lines = [json.dumps({**TEA, "name": name}, ensure_ascii=False) for name in names]
+    path.write_bytes("".join(line + end for line in lines).encode())
+    assert [request.name for request in read_campaigns(path)] == names
+    path.write_bytes("".join(line + end for line in [*lines, "{'name'}"]).encode())
+    with pytest.raises(InputError, match="campaigns:5: not valid JSON"):
+        read_campaigns(path)
+    ids = tmp_path / "ids"
+    ids.write_bytes("".join(name + end for name in names).encode())
+    assert read_user_ids(ids, text=True) == names
+
+
 @pytest.mark.parametrize(
     ("entry", "words"),
     [

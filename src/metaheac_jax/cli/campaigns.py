@@ -131,7 +131,8 @@ def read_campaigns(path: Path) -> list[Request]:
 
 def _json_entries(path: Path) -> list[Any]:
     text = read_text(path)
-    lines = [(f":{n}", line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # JSON allows other ends of lines, such as U+2028, inside strings.
+    lines = [(f":{n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     whole = text.lstrip().startswith("[")
     entries = []
     for where, part in [("", text)] if whole else lines:
@@ -186,7 +187,7 @@ def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
         if not any(row):
             continue
         alone = len(row) == 1 or (bool(named) and column < len(row))
-        one = alone and len(row[column].splitlines()) == 1
+        one = alone and row[column] != "" and "\n" not in row[column]
         if not one or not (text or _is_whole(row[column])):
             got = ",".join(row)[:40]
             raise InputError(f"{path}:{line}: expected one user id, got {got!r}")
