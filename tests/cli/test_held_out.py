@@ -1,5 +1,6 @@
 """Audiences that commands read, and files that are none."""
 
+import polars as pl
 import pytest
 
 from metaheac_jax.cli.held_out import read_audience
@@ -24,3 +25,10 @@ def test_what_is_no_audience_is_named(tmp_path, name, content, text, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: {words}"):
         read_audience(tmp_path / name, text=text)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_lists_are_no_ids(tmp_path, text):
+    pl.DataFrame({"user_id": [[1], [2]]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a.parquet: user_id is of type List\(Int64\), expected"):
+        read_audience(tmp_path / "a.parquet", text=text)

@@ -74,3 +74,39 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, content, words):
         cells(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("ids", "kind"),
+    [([[1], [2]], "List"), ([{"id": 1}], "Struct"), ([b"\xff"], "Binary")],
+)
+def test_a_type_that_has_no_ids_is_named(tmp_path, ids, kind, whole):
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user_id": ids}).write_parquet(path)
+    file = TableFile(path, ["user_id"])
+    assert not file.has_whole_ids("user_id")
+    [(start, frame)] = file.blocks()
+    with pytest.raises(InputError) as caught:
+        file.ids(frame["user_id"], start, whole=whole)
+    assert str(caught.value).startswith(f"{path}: user_id is of type {kind}")
+    assert str(caught.value).endswith(", expected whole numbers or text")
+    assert "\n" not in str(caught.value)
+
+
+def test_text_without_a_type_is_text(tmp_path):
+    """Some programs write text as bytes."""
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user_id": [b"ann", b"12"]}).write_parquet(path)
+    file = TableFile(path, ["user_id"])
+    [(start, frame)] = file.blocks()
+    assert file.ids(frame["user_id"], start, whole=False).tolist() == [b"ann", b"12"]
+
+
+def test_a_list_of_labels_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"label": [[1], [0]]}).write_parquet(path)
+    file = TableFile(path, ["label"])
+    [(start, frame)] = file.blocks()
+    with pytest.raises(InputError, match=r"label is of type List\(Int64\), expected 0 or 1"):
+        file.one_of(frame["label"], start, (0, 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
@@ -175,14 +176,14 @@ class TableFile:
 
         Raises:
           InputError: an id is missing, too long or not a whole number as it is written; its row is
-            named.
+            named. Or the column is of a type that has no ids, such as a list.
         """
         missing = column.is_null()
         if missing.any():
             raise self.fault(first_row + int(missing.arg_max() or 0), f"no {column.name}")
         if whole:
             return self._whole_ids(column, first_row)
-        text = column.cast(pl.String)
+        text = self._as_text(column)
         length = text.str.len_bytes()
         wrong = (length > MAX_ID_BYTES) | (length == 0) | text.str.contains("\0", literal=True)
         if wrong.any():
@@ -190,10 +191,23 @@ class TableFile:
             raise self.fault(first_row + int(wrong.arg_max() or 0), what)
         return np.array([value.encode() for value in text.to_list()])
 
+    def _as_text(self, column: pl.Series) -> pl.Series:
+        """A column of ids as text.
+
+        Raises:
+          InputError: its type has no text, such as a list.
+        """
+        if not column.dtype.is_nested():
+            with suppress(pl.exceptions.PolarsError):
+                return column.cast(pl.String)
+        raise InputError(
+            f"{self.path}: {column.name} is of type {column.dtype}, expected whole numbers or text"
+        )
+
     def _whole_ids(self, column: pl.Series, first_row: int) -> np.ndarray:
         if column.dtype == pl.Int64:
             return column.to_numpy()
-        text = column.cast(pl.String)
+        text = self._as_text(column)
         wrong = _is_not_whole(text)
         if wrong.any():
             at = int(wrong.arg_max() or 0)
@@ -210,8 +224,14 @@ class TableFile:
           allowed: the two.
 
         Raises:
-          InputError: a cell is another; its row is named.
+          InputError: a cell is another; its row is named. Or the column is of a type that has no
+            numbers, such as a list.
         """
+        if column.dtype.is_nested():
+            raise InputError(
+                f"{self.path}: {column.name} is of type {column.dtype}, expected {allowed[0]} or "
+                f"{allowed[1]}"
+            )
         value = column.cast(pl.Float64, strict=False)
         wrong = ~value.is_in([float(number) for number in allowed]).fill_null(False)
         if wrong.any():
