@@ -127,6 +127,22 @@ def test_too_few_seeds_to_calibrate_are_refused():
     words = "new campaign: 49 seeds, too few to calibrate probabilities on a fifth of them; give 50"
     with pytest.raises(InputError, match=words):
         calibrate(fixed, fixed.fit(DATA), DATA, [few])
+    more = DATA.new_campaign(DATA.user_key[:60], {"advertiser": 1, "category": 0})
+    more = replace(more, found=np.arange(11))
+    with pytest.raises(InputError, match="new campaign: 49 seeds besides those from feedback, too"):
+        calibrate(fixed, fixed.fit(DATA), DATA, [more])
+
+
+def test_who_feedback_tells_of_is_not_calibrated_on():
+    seen, whole = [], DATA.campaign(1)
+    fixed = fixed_method(lambda users: np.zeros(len(users)), seen)
+    found = whole.users[: len(whole.users) // 2]
+    calibrate(fixed, fixed.fit(DATA), DATA, [replace(whole, found=found)])
+    assert set(found) < set(seen[0].users)
+    others = whole.labels[len(found) :]
+    assert len(whole.users) - len(seen[0].users) == sum(
+        int(0.2 * (others == label).sum()) for label in (0, 1)
+    )
 
 
 def test_a_calibration_table_by_hand():

@@ -267,6 +267,10 @@ def test_feedback_changes_who_is_a_seed_and_no_score(campaign, made):
     assert set(loaded.campaign.seeds.tolist()) == {5, 17, 80, 99, 3, non_seed}
     before = set(model.campaign.users.tolist())
     assert sorted(loaded.campaign.users.tolist()) == sorted(before | {3, 9})
+    assert set(np.asarray(loaded.campaign.found).tolist()) == {3, 9, non_seed}
+    assert not len(load_customised(made[0] / "tea", general, DATA).campaign.found)
+    gone = replace(DATA, user_key=DATA.user_key[4:], user_rows=DATA.user_rows[4:])
+    assert set(load_customised(folder, general, gone).campaign.found + 4) == {9, non_seed}
 
 
 def bytes_of(folder):

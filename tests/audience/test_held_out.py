@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out
 
-from metaheac_jax.audience.held_out import seen_in_training
+from metaheac_jax.audience.held_out import hold_out_seeds, seen_in_training
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import AddedCampaign
 
@@ -24,6 +24,21 @@ def test_the_model_does_not_see_them():
     assert set(held.users) | set(kept.seeds) == set(campaign.seeds)
     assert set(kept.users) == set(campaign.users) - set(held.users)
     assert held.model.campaign is kept
+
+
+def test_who_feedback_tells_of_is_not_held_out():
+    """Their model's own audience found them, so they say nothing of what else it finds."""
+    seen = []
+    campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES, non_seeds_per_seed=1)
+    campaign = replace(campaign, found=np.arange(10, 50))
+    method = fixed_method(tokens, seen)
+    held = hold_out_seeds(method, method.fit(DATA), DATA, campaign)
+    assert len(held.users) == 12
+    assert not set(held.users) & set(range(10, 50))
+    assert set(range(10, 50)) < set(seen[0].seeds)
+    words = "new campaign: 49 seeds besides those from feedback, too few to hold a fifth out"
+    with pytest.raises(InputError, match=words):
+        hold_out_seeds(method, method.fit(DATA), DATA, replace(campaign, found=np.arange(10, 61)))
 
 
 def test_they_depend_on_the_seed():

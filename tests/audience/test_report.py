@@ -24,10 +24,11 @@ DATA = replace(PLAIN, sensitive={"sex": SEX})
 METHOD = fixed_method(lambda users: users.sum(axis=1).astype(np.float32))
 
 
-def described(num_seeds=100, size=150, **options):
+def described(num_seeds=100, size=150, found=(), **options):
     general = METHOD.fit(DATA)
     seeds = DATA.user_key[:num_seeds]
     campaign = DATA.new_campaign(seeds, ATTRIBUTES, non_seeds_per_seed=1)
+    campaign = replace(campaign, found=found)
     [model] = METHOD.customise(general, DATA, [campaign])
     audience = expand(model, DATA, size=size)
     check = SeedCheck(given=110, distinct=105, found=num_seeds, excluded=0)
@@ -61,6 +62,8 @@ def test_too_few_seeds_to_hold_any_out():
     assert (report.curve, report.used, report.overlap) == ([], None, None)
     assert "This needs 50 seeds" in html_report(report)
     assert described(num_seeds=50)[0].curve
+    assert described(found=np.arange(50))[0].curve
+    assert described(found=np.arange(51))[0].curve == []
 
 
 def test_an_audience_of_nobody_is_refused():

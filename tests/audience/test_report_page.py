@@ -164,5 +164,7 @@ def test_text_has_contrast(plain):
 
 def test_parts_that_cannot_be_measured_say_why():
     text = " ".join(Reader(html_report(report(curve=False, overlap=False))).text)
-    assert text.count("This needs 50 seeds, to hold some of them out.") == 2
+    assert (
+        text.count("This needs 50 seeds that are not from feedback, to hold some of them out.") == 2
+    )
     assert "No earlier audience was given." in text

@@ -109,8 +109,9 @@ def calibrate(
 ) -> list[Calibration]:
     """Calibrates each campaign's scores, on a fifth of its seeds and non-seeds.
 
-    The general model is customised once more, to the rest, and scores the fifth. What is fitted on
-    these scores is meant for the model that is customised to all examples.
+    Users in `Campaign.found` are not held out, for they were chosen by their scores. The general
+    model is customised once more, to the rest, and scores the fifth. What is fitted on these scores
+    is meant for the model that is customised to all examples.
 
     Args:
       method: that trained the general model.
@@ -127,12 +128,17 @@ def calibrate(
     kept, held = [], []
     for campaign in campaigns:
         rng = np.random.Generator(np.random.Philox(seed))
-        fit, out = hold_out(campaign.labels, _FRACTION, rng)
+        able = np.flatnonzero(~campaign.is_found)
+        out = able[hold_out(campaign.labels[able], _FRACTION, rng)[1]]
         if (campaign.labels[out] == 1).sum() < _MIN_SEEDS:
+            count, besides = int((campaign.labels[able] == 1).sum()), ""
+            if len(campaign.found):
+                besides = " besides those from feedback"
             raise InputError(
-                f"{campaign.name}: {len(campaign.seeds)} seeds, too few to calibrate probabilities "
-                f"on a fifth of them; give {round(_MIN_SEEDS / _FRACTION)}"
+                f"{campaign.name}: {count} seeds{besides}, too few to calibrate probabilities on a "
+                f"fifth of them; give {round(_MIN_SEEDS / _FRACTION)}"
             )
+        fit = np.setdiff1d(np.arange(len(campaign.users)), out)
         kept.append(replace(campaign, users=campaign.users[fit], labels=campaign.labels[fit]))
         held.append(out)
     models = method.customise(general, data, kept, seed=seed, progress=progress)

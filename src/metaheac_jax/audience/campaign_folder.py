@@ -94,6 +94,17 @@ class SavedCampaign:
         return self.record.with_feedback(self.feedback).without(self.excluded)
 
     @property
+    def found_ids(self) -> np.ndarray:
+        """Ids of the users whose label is from feedback, see `Campaign.found`.
+
+        A seed stays one, and a non-seed is none of them unless it converted.
+        """
+        ids, is_seed = self.record.user_ids, self.record.labels == 1
+        converts = self.feedback.user_ids[self.feedback.converted]
+        kept = is_seed | ~np.isin(ids, converts)
+        return np.setdiff1d(self.feedback.user_ids, ids[kept])
+
+    @property
     def known(self) -> Counts:
         """What the weights would be learned from now."""
         converted = int(self.feedback.converted.sum())
@@ -133,7 +144,8 @@ class SavedCampaign:
             )
         general.check_data(data)
         method, examples = method_of(general), self.examples
-        campaign = data.recorded_campaign(examples)
+        found = data.find_users(self.found_ids)
+        campaign = replace(data.recorded_campaign(examples), found=found[found >= 0])
         run = Run(data, np.empty(0, int), general.settings, 0)
         if method.restore is None:
             raise InputError(f"campaign {self.record.name}: {method.name!r} cannot be saved")

@@ -17,7 +17,7 @@ from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress, silent
 
 HELD_OUT = 0.2  # of the seeds
-#: Fewer cannot spare any, for 10 are held out at least.
+#: Fewer cannot spare any, for 10 are held out at least. Seeds from feedback do not count.
 MIN_SEEDS = 50
 #: A training campaign with the same attributes and this part of a campaign's seeds is the same.
 SHARED = 0.1
@@ -54,6 +54,8 @@ def hold_out_seeds(
 ) -> HeldOutSeeds:
     """Holds out a fifth of the seeds, at random, and customises the general model to the others.
 
+    Seeds in `Campaign.found` are never held out, and do not count towards the fifth.
+
     Args:
       method: that trained the general model.
       general: the general model.
@@ -66,10 +68,12 @@ def hold_out_seeds(
       InputError: there are too few seeds to hold some out, or as `Method.customise`.
     """
     check_whole("seed", seed, 0)
-    seeds = np.flatnonzero(campaign.labels == 1)
+    seeds = np.flatnonzero((campaign.labels == 1) & ~campaign.is_found)
     if len(seeds) < MIN_SEEDS:
+        besides = " besides those from feedback" if len(campaign.found) else ""
         raise InputError(
-            f"{campaign.name}: {len(seeds)} seeds, too few to hold a fifth out; give {MIN_SEEDS}"
+            f"{campaign.name}: {len(seeds)} seeds{besides}, too few to hold a fifth out; give "
+            f"{MIN_SEEDS}"
         )
     count = int(HELD_OUT * len(seeds))
     held = np.random.Generator(np.random.Philox(seed)).choice(seeds, count, replace=False)

@@ -36,7 +36,8 @@ class AudienceReport:
       num_users: of the data.
       edge: score of the last user of the audience.
       seeds: the seeds check.
-      curve: by size; empty where there are too few seeds to hold some out.
+      curve: by size; empty where there are too few seeds, besides those from feedback, to hold some
+        out.
       used: fields by importance; None in the same case.
       seen: what to know about these two, see `held_out.seen_in_training`.
       base_rate: of the curve.
@@ -81,7 +82,7 @@ def describe_audience(
       method: that trained the general model.
       general: the general model.
       data: the pool.
-      campaign: that the general model was customised to.
+      campaign: that the general model was customised to; seeds in its ``found`` are not held out.
       audience: the audience of that.
       title: of the report.
       seeds: the seeds check.
@@ -97,7 +98,7 @@ def describe_audience(
         raise InputError(f"{title}: it has no users; ask for better ranks")
     curve, used, seen = [], None, None
     base_rate = base_rate or len(campaign.seeds) / data.num_users
-    if len(campaign.seeds) >= MIN_SEEDS:
+    if (campaign.labels[~campaign.is_found] == 1).sum() >= MIN_SEEDS:
         held_out = hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)
         curve = size_curve(held_out, data, base_rate=base_rate, progress=progress)
         used = field_importance(held_out, data, seed=seed, progress=progress)

@@ -20,7 +20,7 @@ from metaheac_jax.audience.tables import (
 )
 from metaheac_jax.audience.traits import FAIR, MIN_CELL
 
-TOO_FEW = f"This needs {MIN_SEEDS} seeds, to hold some of them out."
+TOO_FEW = f"This needs {MIN_SEEDS} seeds that are not from feedback, to hold some of them out."
 STYLE = """
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff }
 main { max-width: 60rem; margin: 0 auto; padding: 1rem }
@@ -103,8 +103,9 @@ def _size_section(report: AudienceReport) -> list[Html]:
         ),
         table_element(curve_table(report.curve)),
         _note(
-            "Some of the seeds were held out from learning. Recall is the fraction of them that an "
-            "audience of this size has; lift is how many times as many as a random audience. "
+            "Some of the seeds were held out from learning, none of them from feedback, for an "
+            "earlier audience found those. Recall is the fraction of them that an audience of this "
+            "size has; lift is how many times as many as a random audience. "
             f"{base_rate_note(report.base_rate)} Intervals are 95% intervals; those of recall, "
             "lift and conversions cover which seeds were held out, those of the score which users "
             "are in the pool."

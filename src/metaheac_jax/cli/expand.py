@@ -110,14 +110,15 @@ class Options:
     """File of an earlier audience; the command says how many users are kept, new and gone."""
     probability: bool = False
     """Add a column with the calibrated probability of converting. Customises twice: once without a
-    fifth of the seeds, to calibrate on them."""
+    fifth of the seeds, to calibrate on them. Who is a seed by feedback is not among these."""
     base_rate: float | None = None
     """With --probability or --report: the fraction of all users expected to convert, above 0 and
     below 1. By default the fraction who are seeds."""
     report: Path | None = None
     """HTML file to write about the audience: seeds, a curve of sizes, traits, what the model uses,
     sensitive fields, overlap with --previous and --compare. Customises and scores the users once
-    more, without a fifth of the seeds. It needs Matplotlib. Not with --campaigns."""
+    more, without a fifth of the seeds; who is a seed by feedback is not among these. It needs
+    Matplotlib. Not with --campaigns."""
     compare: tuple[Path, ...] = ()
     """With --report: files of other audiences, for their overlap with this one."""
     adapts: Adapts | None = None

@@ -1,6 +1,6 @@
 """A campaign and its examples: what a general model is customised on.
 
-Axes: U users of a pool, N campaign fields, n examples of a campaign.
+Axes: U users of a pool, N campaign fields, n examples of a campaign, F users that feedback added.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Campaign:
       num_excluded: number of given seeds in the data that are not learned from.
       unknown_attributes: names of attributes whose values training has not seen.
       attributes: the raw value of each campaign field, as given; None for a campaign of the data.
+      found: (F,) index of the users whose label is from feedback. An audience of the campaign's
+        own model found them, so they do not tell how well such a model finds others.
     """
 
     key: int | str | None
@@ -55,6 +57,7 @@ class Campaign:
     num_excluded: int = 0
     unknown_attributes: tuple[str, ...] = ()
     attributes: Mapping[str, Any] | None = None
+    found: np.ndarray | tuple[()] = ()
 
     def check(self, num_users: int, num_fields: int) -> None:
         """Refuses a campaign that does not belong to data with so many users and campaign fields.
@@ -80,6 +83,11 @@ class Campaign:
     def seeds(self) -> np.ndarray:
         """Index of each seed user."""
         return self.users[self.labels == 1]
+
+    @property
+    def is_found(self) -> np.ndarray:
+        """(n,) bool, which examples are users in ``found``."""
+        return np.isin(self.users, self.found)
 
     @property
     def name(self) -> str:
