@@ -45,13 +45,18 @@ def test_held_out_seeds_are_counted(monkeypatch):
     assert found[-1].recall.value == 1
 
 
-def test_seeds_that_the_model_has_seen_are_not_in_the_pool():
-    held = held_out(random_scores())
+@pytest.mark.parametrize("excluded", [[], [*range(40), *range(150, 200)]])
+def test_seeds_that_the_model_has_seen_and_excluded_users_are_not_in_the_pool(excluded):
+    held = held_out(random_scores(), exclude=[*DATA.user_key[excluded], 10**9])
     score = random_scores()(DATA.user_rows)
-    score[held.model.campaign.seeds] = 2
-    [point] = size_curve(held, DATA, percents=(1,))
-    pool = np.setdiff1d(np.arange(400), held.model.campaign.seeds)
-    assert point.edge.value == np.sort(score[pool])[-3]
+    assert not set(held.users) & set(excluded)
+    assert len(held.users) == (12 if excluded else 20)
+    pool = np.setdiff1d(np.arange(400), [*held.model.campaign.seeds, *excluded])
+    [whole] = size_curve(held, DATA, percents=(100,), base_rate=0.1)
+    assert (whole.size, whole.edge.value) == (len(pool), score[pool].min())
+    assert whole.conversions.value == pytest.approx(0.1 * len(pool))
+    [point] = size_curve(held, DATA, percents=(10,))
+    assert point.edge.value == np.sort(score[pool])[-point.size]
 
 
 @pytest.mark.parametrize("percent", [10, 40, 60])

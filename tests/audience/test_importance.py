@@ -19,12 +19,12 @@ def gender(users):
     return users[:, GENDER].sum(axis=1).astype(np.float32)
 
 
-def women():
+def women(exclude=()):
     """A campaign whose seeds are users of one gender, and a model that knows it."""
     method = fixed_method(gender)
     seeds = DATA.user_key[DATA.user_rows[:, 0] == 1][:100]
     campaign = DATA.new_campaign(seeds, ATTRIBUTES, non_seeds_per_seed=1)
-    return hold_out_seeds(method, method.fit(DATA), DATA, campaign)
+    return hold_out_seeds(method, method.fit(DATA), DATA, campaign, exclude=exclude)
 
 
 def test_only_the_field_that_the_model_uses_counts():
@@ -39,6 +39,13 @@ def test_only_the_field_that_the_model_uses_counts():
     rest = np.setdiff1d(np.arange(400), seeds)
     same = gender(DATA.user_rows[rest]).mean()
     assert auc_ == pytest.approx(1 - same / 2)
+
+
+def test_held_out_seeds_are_not_compared_with_excluded_users():
+    men = DATA.user_key[DATA.user_rows[:, 0] != 1]
+    auc_, fields = field_importance(women(exclude=men), DATA)
+    assert auc_ == 0.5
+    assert all((field.drop, field.error) == (0, 0) for field in fields)
 
 
 def test_a_shuffled_informative_field_leaves_the_share_of_its_value(monkeypatch):

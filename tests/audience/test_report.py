@@ -57,6 +57,20 @@ def test_it_is_what_the_library_finds():
     assert (report.base_rate, report.seen) == (0.3, None)
 
 
+def test_the_pool_is_without_excluded_users():
+    exclude = DATA.user_key[250:].tolist()
+    report, model, audience = described(exclude=exclude)
+    held = hold_out_seeds(METHOD, model.general, DATA, model.campaign, exclude=exclude)
+    assert report.curve == size_curve(held, DATA)
+    assert (
+        report.curve[-1].size == 85
+    )  # 50% of 150 users besides the seeds and 20 that are held out
+    assert report.used == field_importance(held, DATA)
+    ids = audience.user_ids
+    assert report.traits == audience_traits(DATA, ids, DATA.user_key[:100], exclude=exclude)
+    assert report.sensitive == sensitive_shares(DATA, ids, exclude=exclude)
+
+
 def test_too_few_seeds_to_hold_any_out():
     report, *_ = described(num_seeds=49)
     assert (report.curve, report.used, report.overlap) == ([], None, None)

@@ -46,6 +46,16 @@ def test_equal_to_a_plain_count(monkeypatch):
     assert lifts == sorted(lifts, reverse=True)
 
 
+def test_excluded_users_are_not_of_the_pool():
+    audience, excluded = DATA.user_key[40:160], DATA.user_key[200:250]
+    found = audience_traits(DATA, audience, audience, exclude=[*excluded, 10**9], min_cell=1)
+    a, p = plain(audience), plain(np.setdiff1d(DATA.user_key, excluded))
+    assert {(t.field, t.value): t.pool for t in found} == {key: p[key] / 250 for key in a}
+    data = sensitive(np.arange(300) % 2)
+    shares = sensitive_shares(data, data.user_key[:100], exclude=data.user_key[101::2])
+    assert [(s.pool, s.ratio) for s in shares] == [(0.75, 0.5 / 0.75), (0.25, 0.5 / 0.25)]
+
+
 def test_small_cells_are_left_out():
     audience = DATA.user_key[:100]
     counts = plain(audience)

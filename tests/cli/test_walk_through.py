@@ -1,6 +1,7 @@
 """From a world's tables to a second audience that is better than the first, by the commands."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -337,7 +338,8 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     succeeds(main, "expand", tea, *data, "--size", 50, "--out", first)
     assert not {*users[:3], *seeds} & set(pl.read_csv(first)["user_id"])
     out.write_text("\n".join(["user_id", *users[1:5]]))
-    options = ("--size", 4000, "--out", first, "--exclude", out)
+    page = tmp_path / "page.html"
+    options = ("--size", 4000, "--out", first, "--exclude", out, "--report", page)
     capsys.readouterr()
     succeeds(main, "expand", tea, *data, *options)
     note = f"2 of the excluded users are non-seeds that {tea} learns from; metaheac update it with"
@@ -346,6 +348,11 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
         note in told for told in json.loads((tmp_path / "first.csv.json").read_text())["notes"]
     )
     assert not {*users[:5], *seeds} & set(pl.read_csv(first)["user_id"])
+    # Those of the folder and of the option are not in the pool of the report's curve.
+    learned = len(seeds) - 1
+    pool = 4000 - 6 - (learned - learned // 5)
+    half = re.search(r">50%</th>\s<td[^>]*>([\d,]+)<", page.read_text())[1]
+    assert abs(2 * int(half.replace(",", "")) - pool) <= 1
     out.write_text("\n".join(["user_id", *users[3:5], seeds[1]]))
     words = (f"--exclude: {tea} was customised to users who are to be left out; metaheac update",)
     options = ("--size", 50, "--out", first, "--exclude", out)

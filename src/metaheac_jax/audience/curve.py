@@ -77,8 +77,9 @@ def size_curve(
 ) -> list[SizePoint]:
     """What audiences of several sizes find.
 
-    The pool is all users but the seeds that the model was customised to. Users who tie at the edge
-    of an audience are in it with equal probability. Memory holds one float32 score per user.
+    The pool is all users but the excluded and the seeds that the model was customised to. Users who
+    tie at the edge of an audience are in it with equal probability. Memory holds one float32 score
+    per user.
 
     Args:
       held_out: the model, and the seeds that it has not seen.
@@ -102,10 +103,10 @@ def size_curve(
         rows = np.asarray(data.user_rows[start : start + _BLOCK])
         scores[start : start + len(rows)] = held_out.model.score(rows)
         progress("score the pool", start + len(rows), data.num_users)
-    held, seen = scores[held_out.users], held_out.model.campaign.seeds
-    scores[seen] = -np.inf
+    held, left_out = scores[held_out.users], held_out.left_out
+    scores[left_out] = -np.inf
     scores.sort()
-    pool = scores[len(seen) :]
+    pool = scores[len(left_out) :]
     converts = base_rate * len(pool)
     return [_point(percent, pool, held, converts) for percent in sorted(percents)]
 

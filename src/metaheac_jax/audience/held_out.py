@@ -1,11 +1,12 @@
 """Held-out seeds: what a customised model is judged on before its audience is used.
 
-Axes: H held-out seeds.
+Axes: H held-out seeds, X excluded users.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -31,11 +32,18 @@ class HeldOutSeeds:
       users: (H,) index of each.
       model: customised to the campaign's other seeds.
       seen: see `seen_in_training`.
+      excluded: (X,) index of users who may be in no audience.
     """
 
     users: np.ndarray
     model: Customised
     seen: str | None = None
+    excluded: np.ndarray | tuple[()] = ()
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """Ascending index of who is not in the pool: the other seeds, and excluded users."""
+        return np.union1d(self.model.campaign.seeds, self.excluded).astype(int)
 
     @property
     def num_seeds(self) -> int:
@@ -49,26 +57,33 @@ def hold_out_seeds(
     data: Dataset,
     campaign: Campaign,
     *,
+    exclude: Any = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> HeldOutSeeds:
     """Holds out a fifth of the seeds, at random, and customises the general model to the others.
 
-    Seeds in `Campaign.found` are never held out, and do not count towards the fifth.
+    Seeds who are in `Campaign.found` or excluded are never held out, and do not count towards the
+    fifth.
 
     Args:
       method: that trained the general model.
       general: the general model.
       data: has the campaign's users.
       campaign: with its seeds and non-seeds.
+      exclude: ids of users who may be in no audience; unknown ids are ignored.
       seed: of the choice of held-out seeds, and of customising.
       progress: receives the number of campaigns done.
 
     Raises:
-      InputError: there are too few seeds to hold some out, or as `Method.customise`.
+      InputError: there are too few seeds to hold some out, or as `Dataset.find_users` and
+        `Method.customise`.
     """
     check_whole("seed", seed, 0)
-    seeds = np.flatnonzero((campaign.labels == 1) & ~campaign.is_found)
+    excluded = data.find_users(exclude)
+    excluded = np.unique(excluded[excluded >= 0])
+    able = ~(campaign.is_found | np.isin(campaign.users, excluded))
+    seeds = np.flatnonzero((campaign.labels == 1) & able)
     if len(seeds) < MIN_SEEDS:
         besides = " besides those from feedback" if len(campaign.found) else ""
         raise InputError(
@@ -80,7 +95,8 @@ def hold_out_seeds(
     rest = np.setdiff1d(np.arange(len(campaign.users)), held)
     kept = replace(campaign, users=campaign.users[rest], labels=campaign.labels[rest])
     [model] = method.customise(general, data, [kept], seed=seed, progress=progress)
-    return HeldOutSeeds(campaign.users[held], model, seen_in_training(general, data, campaign))
+    seen = seen_in_training(general, data, campaign)
+    return HeldOutSeeds(campaign.users[held], model, seen, excluded)
 
 
 def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str | None:

@@ -57,7 +57,8 @@ def field_importance(
     """Permutation importance of every user field (Breiman, Random Forests, 2001, section 10).
 
     A field's slots are permuted together among the held-out seeds and `NUM_COMPARED` random users
-    who are no seeds, which keeps how common its values are and breaks what they say of a user.
+    who are neither seeds nor excluded, which keeps how common its values are and breaks what they
+    say of a user.
 
     Args:
       held_out: the model, and the seeds that it has not seen.
@@ -67,18 +68,18 @@ def field_importance(
       progress: receives the number of fields done.
 
     Raises:
-      InputError: all users are seeds.
+      InputError: all users are seeds or excluded.
     """
     check_whole("num_permutations", num_permutations, 1)
     check_whole("seed", seed, 0)
     rng = generator(seed, 0)
-    seeds = np.concatenate([held_out.users, held_out.model.campaign.seeds])
+    known = np.union1d(held_out.users, held_out.left_out)
     drawn = rng.choice(
-        data.num_users, min(NUM_COMPARED + len(seeds), data.num_users), replace=False
+        data.num_users, min(NUM_COMPARED + len(known), data.num_users), replace=False
     )
-    others = drawn[~np.isin(drawn, seeds)][:NUM_COMPARED]
+    others = drawn[~np.isin(drawn, known)][:NUM_COMPARED]
     if not len(others):
-        raise InputError(f"{data.where}: all users are seeds; use a larger pool")
+        raise InputError(f"{data.where}: all users are seeds or excluded; use a larger pool")
     users = np.asarray(data.user_rows[np.concatenate([held_out.users, others])])
     num_held, fields = len(held_out.users), data.schema.user
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from metaheac_jax.audience.audience import Audience
 from metaheac_jax.audience.curve import SizePoint, size_curve
@@ -71,6 +72,7 @@ def describe_audience(
     *,
     title: str,
     seeds: SeedCheck,
+    exclude: Any = (),
     earlier: Mapping[str, Collection[int] | Collection[str]] | None = None,
     base_rate: float | None = None,
     seed: int = 0,
@@ -86,6 +88,7 @@ def describe_audience(
       audience: the audience of that.
       title: of the report.
       seeds: the seeds check.
+      exclude: ids of users who could not be in the audience; the pool is without them.
       earlier: user ids of earlier audiences, by name.
       base_rate: as in `curve.size_curve`.
       seed: of held-out seeds, customising and shuffling.
@@ -99,7 +102,9 @@ def describe_audience(
     curve, used, seen = [], None, None
     base_rate = base_rate or len(campaign.seeds) / data.num_users
     if (campaign.labels[~campaign.is_found] == 1).sum() >= MIN_SEEDS:
-        held_out = hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)
+        held_out = hold_out_seeds(
+            method, general, data, campaign, exclude=exclude, seed=seed, progress=progress
+        )
         curve = size_curve(held_out, data, base_rate=base_rate, progress=progress)
         used = field_importance(held_out, data, seed=seed, progress=progress)
         seen = held_out.seen
@@ -120,7 +125,7 @@ def describe_audience(
         used=used,
         seen=seen,
         base_rate=base_rate,
-        traits=audience_traits(data, ids, seed_ids),
-        sensitive=sensitive_shares(data, ids),
+        traits=audience_traits(data, ids, seed_ids, exclude=exclude),
+        sensitive=sensitive_shares(data, ids, exclude=exclude),
         overlap=overlap,
     )

@@ -79,7 +79,7 @@ class SensitiveShare:
 
 
 def audience_traits(
-    data: Dataset, audience: Any, seeds: Any, *, min_cell: int = MIN_CELL
+    data: Dataset, audience: Any, seeds: Any, *, exclude: Any = (), min_cell: int = MIN_CELL
 ) -> list[Trait]:
     """The values that are most over-represented in an audience, then less and less.
 
@@ -87,6 +87,7 @@ def audience_traits(
       data: the pool.
       audience: user ids of the audience.
       seeds: user ids of the campaign's seeds.
+      exclude: ids of users who are not of the pool; unknown ids are ignored.
       min_cell: values with fewer users in the audience or in the pool are left out; the fraction of
         the seeds is None for fewer seeds.
 
@@ -96,7 +97,7 @@ def audience_traits(
     members, known_seeds = _find(data, "audience", audience), _find(data, "seeds", seeds)
     in_audience = _count(data.user_rows, _blocks(members), data.num_rows)
     in_seeds = _count(data.user_rows, _blocks(known_seeds), data.num_rows)
-    pool = _count(data.user_rows, _slices(data.num_users), data.num_rows)
+    pool, num_pool = _count_pool(data, data.user_rows, exclude, data.num_rows)
     traits = []
     for number, field in enumerate(data.schema.user):
         first = data.vocabulary.offsets[number]
@@ -108,7 +109,7 @@ def audience_traits(
                     value=field.text(value),
                     audience=in_audience[row] / len(members),
                     seeds=None if few else in_seeds[row] / len(known_seeds),
-                    pool=pool[row] / data.num_users,
+                    pool=pool[row] / num_pool,
                     num_audience=int(in_audience[row]),
                 )
                 traits.append(trait)
@@ -116,13 +117,14 @@ def audience_traits(
 
 
 def sensitive_shares(
-    data: Dataset, audience: Any, *, min_cell: int = MIN_CELL
+    data: Dataset, audience: Any, *, exclude: Any = (), min_cell: int = MIN_CELL
 ) -> list[SensitiveShare]:
     """How an audience selects users by the sensitive fields, in the order of fields and values.
 
     Args:
       data: the pool.
       audience: user ids of the audience.
+      exclude: ids of users who are not of the pool; unknown ids are ignored.
       min_cell: values with fewer users in the pool are left out. Of fewer users in the audience
         only upper bounds of the ratios are told, so that a value that is missing from the audience
         is noticed.
@@ -134,17 +136,17 @@ def sensitive_shares(
     for name, field in data.sensitive.items():
         count = len(field.values)
         in_audience = _count(field.codes, _blocks(members), count)
-        pool = _count(field.codes, _slices(data.num_users), count)
+        pool, num_pool = _count_pool(data, field.codes, exclude, count)
         shown = [v for v in range(count) if pool[v] >= min_cell]
         fraction = {v: max(in_audience[v], min_cell - 1) / len(members) for v in shown}
-        ratio = {v: fraction[v] / (pool[v] / data.num_users) for v in shown}
+        ratio = {v: fraction[v] / (pool[v] / num_pool) for v in shown}
         highest = max((ratio[v] for v in shown if in_audience[v] >= min_cell), default=1.0)
         for v in shown:
             share = SensitiveShare(
                 field=name,
                 value=str(field.values[v]),
                 audience=fraction[v] if in_audience[v] >= min_cell else None,
-                pool=pool[v] / data.num_users,
+                pool=pool[v] / num_pool,
                 ratio=ratio[v],
                 impact=ratio[v] / highest,
             )
@@ -159,6 +161,16 @@ def _find(data: Dataset, name: str, ids: Any) -> np.ndarray:
     if not len(found):
         raise InputError(f"{name}: no id is a user of {data.where}")
     return found
+
+
+def _count_pool(
+    data: Dataset, rows: UserRows, exclude: Any, num_values: int
+) -> tuple[np.ndarray, int]:
+    """As `_count`, of all users but those with the ids in ``exclude``; and their number."""
+    excluded = np.unique(data.find_users(exclude))
+    excluded = excluded[excluded >= 0]
+    every = _count(rows, _slices(data.num_users), num_values)
+    return every - _count(rows, _blocks(excluded), num_values), data.num_users - len(excluded)
 
 
 def _count(rows: UserRows, blocks: Iterable[Any], num_values: int) -> np.ndarray:

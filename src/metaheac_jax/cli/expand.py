@@ -134,7 +134,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Result:
-    """What was found for a campaign."""
+    """What was found for a campaign; ``excluded`` are ids that --exclude gives."""
 
     request: Request
     model: Customised
@@ -143,6 +143,7 @@ class _Result:
     base_rate: float | None
     refresh: Refresh | None
     notes: Sequence[str]
+    excluded: np.ndarray
 
     def facts(self) -> dict[str, Any]:
         """What was found, as plain data."""
@@ -327,7 +328,7 @@ def _expand(
                 f"{wanted:,} users are wanted, and there are {audience.num_candidates:,} candidates"
             )
         found = (requests[number], models[number], checks[number])
-        results.append(_Result(*found, audience, base_rate, refresh, notes))
+        results.append(_Result(*found, audience, base_rate, refresh, notes, excluded))
     return results
 
 
@@ -432,6 +433,7 @@ def _report_page(
     data: Dataset,
     progress: Progress,
 ) -> str:
+    excluded = [result.excluded, data.checked_ids(result.model.excluded_ids)]
     report = describe_audience(
         _method(options, general),
         general,
@@ -440,6 +442,7 @@ def _report_page(
         result.audience,
         title=f"Audience {options.out.name}",
         seeds=result.check,
+        exclude=np.concatenate(excluded),
         earlier=others,
         base_rate=options.base_rate,
         seed=options.seed,
