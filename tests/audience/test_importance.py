@@ -78,8 +78,12 @@ def test_equal_to_a_plain_reading():
     assert [field.drop for field in found.fields] == sorted(drops.values(), reverse=True)
 
 
-def test_the_error_is_that_of_the_held_out_seeds():
+@pytest.mark.parametrize("compared", [10_000, 5])
+def test_the_error_is_that_of_the_held_out_seeds_and_of_who_they_are_compared_with(
+    monkeypatch, compared
+):
     """The spread of drops over campaigns of the same kind is what the error says."""
+    monkeypatch.setattr(importance, "NUM_COMPARED", compared)
     rng = np.random.default_rng(1)
     weight = rng.normal(size=DATA.num_rows + 1)
     held = [held_out(lambda users: weight[users].sum(axis=1), seed=seed) for seed in range(40)]
@@ -90,7 +94,8 @@ def test_the_error_is_that_of_the_held_out_seeds():
         )
         for name in ("drop", "error")
     )
-    np.testing.assert_allclose(errors.mean(axis=0), drops.std(axis=0), rtol=0.35)
+    mean = np.sqrt((errors**2).mean(axis=0))
+    np.testing.assert_allclose(mean, drops.std(axis=0), rtol=0.35)
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ class Importance:
       drop: of the AUC of held-out seeds against other users, when the field's values are those of
         other users. Close to zero for a field that the model does not use, or that another field
         can replace.
-      error: standard error of the drop over the held-out seeds; it includes that of the
-        permutations.
+      error: standard error of the drop: over the held-out seeds, the other users and the
+        permutations of both.
     """
 
     field: str
@@ -58,7 +58,8 @@ def field_importance(
 
     A field's slots are permuted together among the held-out seeds and `NUM_COMPARED` random users
     who are neither seeds nor excluded, which keeps how common its values are and breaks what they
-    say of a user.
+    say of a user. Errors are those of a difference of AUCs of the same users (DeLong et al., 1988,
+    Biometrics 44).
 
     Args:
       held_out: the model, and the seeds that it has not seen.
@@ -83,23 +84,32 @@ def field_importance(
     users = np.asarray(data.user_rows[np.concatenate([held_out.users, others])])
     num_held, fields = len(held_out.users), data.schema.user
 
-    def fractions_below(rows: np.ndarray) -> np.ndarray:
-        """(H + P, S) rows -> (H,) fraction of others whom each seed is above; the mean is AUC."""
-        scores = held_out.model.score(rows)
-        return _fractions_below(scores[:num_held], np.sort(scores[num_held:]))
+    def placements(rows: np.ndarray) -> np.ndarray:
+        """(H + P, S) rows -> (H + P,), the mean of the first H, and of the last P, is AUC.
 
-    whole, found = fractions_below(users), []
+        They are the fraction of others whom each seed is above, and of seeds above each other.
+        """
+        held, rest = np.split(held_out.model.score(rows), [num_held])
+        above = 1 - _fractions_below(rest, np.sort(held))
+        return np.concatenate([_fractions_below(held, np.sort(rest)), above])
+
+    whole, found = placements(users), []
     for number, (field, start) in enumerate(zip(fields, data.schema.user_starts, strict=True)):
         slots = slice(start, start + field.slots)
-        drops = np.zeros(num_held)
+        drops = np.zeros(len(users))
         for _ in range(num_permutations):
             permuted = users.copy()
             permuted[:, slots] = users[rng.permutation(len(users)), slots]
-            drops += (whole - fractions_below(permuted)) / num_permutations
-        error = float(drops.std(ddof=1)) / math.sqrt(num_held)
-        found.append(Importance(field.name, float(drops.mean()), error))
+            drops += (whole - placements(permuted)) / num_permutations
+        error = math.sqrt(sum(_squared_error(part) for part in np.split(drops, [num_held])))
+        found.append(Importance(field.name, float(drops[:num_held].mean()), error))
         progress("what the model uses", number + 1, len(fields))
-    return Importances(float(whole.mean()), sorted(found, key=lambda field: -field.drop))
+    return Importances(float(whole[:num_held].mean()), sorted(found, key=lambda field: -field.drop))
+
+
+def _squared_error(values: np.ndarray) -> float:
+    """The squared standard error of the mean of values; zero for a single one."""
+    return float(values.var()) / max(1, len(values) - 1)
 
 
 def _fractions_below(scores: np.ndarray, ordered: np.ndarray) -> np.ndarray:
