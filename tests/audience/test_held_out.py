@@ -22,8 +22,11 @@ def test_the_model_does_not_see_them():
     [kept] = seen
     assert (len(held.users), len(kept.seeds), held.num_seeds) == (20, 80, 100)
     assert set(held.users) | set(kept.seeds) == set(campaign.seeds)
-    assert set(kept.users) == set(campaign.users) - set(held.users)
+    assert set(kept.users) < set(campaign.users) - set(held.users)
+    assert (kept.labels == 0).sum() == 80
     assert held.model.campaign is kept
+    assert set(held.left_out) == set(campaign.seeds)
+    assert set(held.known) == {*held.users, *kept.users}
 
 
 def test_who_feedback_tells_of_is_not_held_out():

@@ -62,9 +62,7 @@ def test_the_pool_is_without_excluded_users():
     report, model, audience = described(exclude=exclude)
     held = hold_out_seeds(METHOD, model.general, DATA, model.campaign, exclude=exclude)
     assert report.curve == size_curve(held, DATA)
-    assert (
-        report.curve[-1].size == 85
-    )  # 50% of 150 users besides the seeds and 20 that are held out
+    assert report.curve[-1].size == 75  # 50% of 150 users besides the seeds
     assert report.used == field_importance(held, DATA)
     ids = audience.user_ids
     assert report.traits == audience_traits(DATA, ids, DATA.user_key[:100], exclude=exclude)

@@ -349,8 +349,7 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     )
     assert not {*users[:5], *seeds} & set(pl.read_csv(first)["user_id"])
     # Those of the folder and of the option are not in the pool of the report's curve.
-    learned = len(seeds) - 1
-    pool = 4000 - 6 - (learned - learned // 5)
+    pool = 4000 - len(seeds) - 5
     half = re.search(r">50%</th>\s<td[^>]*>([\d,]+)<", page.read_text())[1]
     assert abs(2 * int(half.replace(",", "")) - pool) <= 1
     out.write_text("\n".join(["user_id", *users[3:5], seeds[1]]))

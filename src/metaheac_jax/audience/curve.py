@@ -1,6 +1,6 @@
 """How large an audience should be: what audiences of each size find, measured on held-out seeds.
 
-Axes: H held-out seeds, U users of the data, P users of the pool.
+Axes: H held-out seeds, U users of the data, P users of the pool that the model does not know.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binom
 
-from metaheac_jax.audience.held_out import HeldOutSeeds
+from metaheac_jax.audience.held_out import NOBODY_NEW, HeldOutSeeds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
@@ -46,8 +46,8 @@ class SizePoint:
       percent: of the pool.
       size: number of users.
       edge: score of the last user in it. The interval is that of this quantile of all users like
-        the pool's, between two order statistics of the pool (David and Nagaraja, Order Statistics,
-        section 7.1); infinite where the pool is too small to bound it.
+        the pool's, between two order statistics of P users (David and Nagaraja, Order Statistics,
+        section 7.1); infinite where they are too few to bound it.
       recall: fraction of the held-out seeds that it has. The interval is Wilson's.
       lift: the same divided by the recall of a random audience of this size.
       conversions: number of converts among its users, if the base rate holds: recall times all
@@ -77,9 +77,10 @@ def size_curve(
 ) -> list[SizePoint]:
     """What audiences of several sizes find.
 
-    The pool is all users but the excluded and the seeds that the model was customised to. Users who
-    tie at the edge of an audience are in it with equal probability. Memory holds one float32 score
-    per user.
+    The pool is all users but seeds and the excluded. Each held-out seed joins it alone, and is
+    compared with those of its users who are as new to the model, without `HeldOutSeeds.known`; they
+    stand for the whole pool. Users who tie at the edge of an audience are in it with equal
+    probability. Memory holds one float32 score per user.
 
     Args:
       held_out: the model, and the seeds that it has not seen.
@@ -90,7 +91,8 @@ def size_curve(
       progress: receives the number of users scored.
 
     Raises:
-      InputError: a percentage or the base rate is out of range.
+      InputError: a percentage or the base rate is out of range, or all users are seeds, learned
+        from or excluded.
     """
     if not percents or not all(0 < percent <= 100 for percent in percents):
         raise InputError(f"percents: expected numbers above 0 and up to 100, got {percents}")
@@ -103,40 +105,44 @@ def size_curve(
         rows = np.asarray(data.user_rows[start : start + _BLOCK])
         scores[start : start + len(rows)] = held_out.model.score(rows)
         progress("score the pool", start + len(rows), data.num_users)
-    held, left_out = scores[held_out.users], held_out.left_out
-    scores[left_out] = -np.inf
+    held, known = scores[held_out.users], held_out.known
+    if len(known) == data.num_users:
+        raise InputError(f"{data.where}: {NOBODY_NEW}")
+    scores[known] = -np.inf
     scores.sort()
-    pool = scores[len(left_out) :]
-    converts = base_rate * len(pool)
-    return [_point(percent, pool, held, converts) for percent in sorted(percents)]
+    new, num_pool = scores[len(known) :], data.num_users - len(held_out.left_out)
+    return [_point(percent, new, held, num_pool, base_rate) for percent in sorted(percents)]
 
 
-def _point(percent: float, pool: np.ndarray, held: np.ndarray, converts: float) -> SizePoint:
-    """From (P,) ascending scores of the pool and (H,) scores of held-out seeds."""
-    size = max(1, percent_of(len(pool), percent))
-    up_to = np.searchsorted(pool, held, side="right")
-    ties = up_to - np.searchsorted(pool, held, side="left")
-    inside = np.clip((size - (len(pool) - up_to)) / ties, 0, 1)
+def _point(
+    percent: float, new: np.ndarray, held: np.ndarray, num_pool: int, base_rate: float
+) -> SizePoint:
+    """From (P,) ascending scores of new users of the pool and (H,) scores of held-out seeds."""
+    size = max(1, percent_of(num_pool, percent))
+    up_to = np.searchsorted(new, held, side="right")
+    ties = 1 + up_to - np.searchsorted(new, held, side="left")
+    places = (1 + len(new)) * size / num_pool
+    inside = np.clip((places - (len(new) - up_to)) / ties, 0, 1)
     fraction = float(inside.mean())
     recall = Estimate(fraction, *wilson_interval(fraction, len(held)))
     return SizePoint(
         percent=percent,
         size=size,
-        edge=_edge(pool, size),
+        edge=_edge(new, size, num_pool),
         recall=recall,
-        lift=recall.scaled(len(pool) / size),
-        conversions=recall.scaled(converts, most=size),
+        lift=recall.scaled(num_pool / size),
+        conversions=recall.scaled(base_rate * num_pool, most=size),
     )
 
 
-def _edge(pool: np.ndarray, size: int) -> Estimate:
-    """The score with ``size`` of (P,) ascending scores at or above it."""
-    count, tail = len(pool), (1 - CONFIDENCE) / 2
+def _edge(new: np.ndarray, size: int, num_pool: int) -> Estimate:
+    """The score that ``size`` of ``num_pool`` users are at or above, by (P,) ascending scores."""
+    count, tail = len(new), (1 - CONFIDENCE) / 2
     # So many users of a pool like this one score above the true quantile.
-    fewest, most = binom.ppf([tail, 1 - tail], count, size / count).astype(int)
-    low = float(pool[count - most - 1]) if most < count else -math.inf
-    high = float(pool[count - fewest]) if fewest else math.inf
-    return Estimate(float(pool[count - size]), low, high)
+    fewest, most = binom.ppf([tail, 1 - tail], count, size / num_pool).astype(int)
+    low = float(new[count - most - 1]) if most < count else -math.inf
+    high = float(new[count - fewest]) if fewest else math.inf
+    return Estimate(float(new[count - math.ceil(size * count / num_pool)]), low, high)
 
 
 def wilson_interval(fraction: float, count: int) -> tuple[float, float]:

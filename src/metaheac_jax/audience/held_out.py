@@ -17,11 +17,13 @@ from metaheac_jax.methods import Method
 from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress, silent
 
-HELD_OUT = 0.2  # of the seeds
+HELD_OUT = 0.2  # of the seeds, and of the non-seeds
 #: Fewer cannot spare any, for 10 are held out at least. Seeds from feedback do not count.
 MIN_SEEDS = 50
 #: A training campaign with the same attributes and this part of a campaign's seeds is the same.
 SHARED = 0.1
+#: Why there is nobody to compare held-out seeds with.
+NOBODY_NEW = "all users are seeds, learned from or excluded; use a larger pool"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class HeldOutSeeds:
 
     Attributes:
       users: (H,) index of each.
-      model: customised to the campaign's other seeds.
+      model: customised to the campaign's other seeds and non-seeds.
       seen: see `seen_in_training`.
       excluded: (X,) index of users who may be in no audience.
     """
@@ -42,8 +44,21 @@ class HeldOutSeeds:
 
     @property
     def left_out(self) -> np.ndarray:
-        """Ascending index of who is not in the pool: the other seeds, and excluded users."""
-        return np.union1d(self.model.campaign.seeds, self.excluded).astype(int)
+        """Ascending index of who is not in the pool: all seeds, and excluded users."""
+        seeds = np.concatenate([self.users, self.model.campaign.seeds])
+        return np.union1d(seeds, self.excluded).astype(int)
+
+    @property
+    def known(self) -> np.ndarray:
+        """Ascending index of `left_out` and of the non-seeds that the model has learned from.
+
+        All others are new to the model, as held-out seeds are. Non-seeds in `Campaign.found` are
+        not in ``known``: they had high scores, so that without them the others would not be like
+        the pool.
+        """
+        campaign = self.model.campaign
+        learned = campaign.users[(campaign.labels == 0) & ~campaign.is_found]
+        return np.union1d(self.left_out, learned)
 
     @property
     def num_seeds(self) -> int:
@@ -63,8 +78,9 @@ def hold_out_seeds(
 ) -> HeldOutSeeds:
     """Holds out a fifth of the seeds, at random, and customises the general model to the others.
 
-    Seeds who are in `Campaign.found` or excluded are never held out, and do not count towards the
-    fifth.
+    A fifth of the non-seeds is left out too, so that there are users to compare with who are as new
+    to the model. Users who are in `Campaign.found` or excluded are never among these fifths, and do
+    not count towards them.
 
     Args:
       method: that trained the general model.
@@ -72,7 +88,7 @@ def hold_out_seeds(
       data: has the campaign's users.
       campaign: with its seeds and non-seeds.
       exclude: ids of users who may be in no audience; unknown ids are ignored.
-      seed: of the choice of held-out seeds, and of customising.
+      seed: of the choice of held-out seeds and non-seeds, and of customising.
       progress: receives the number of campaigns done.
 
     Raises:
@@ -90,9 +106,12 @@ def hold_out_seeds(
             f"{campaign.name}: {len(seeds)} seeds{besides}, too few to hold a fifth out; give "
             f"{MIN_SEEDS}"
         )
-    count = int(HELD_OUT * len(seeds))
-    held = np.random.Generator(np.random.Philox(seed)).choice(seeds, count, replace=False)
-    rest = np.setdiff1d(np.arange(len(campaign.users)), held)
+    rng = np.random.Generator(np.random.Philox(seed))
+    held, others = (
+        rng.choice(of, int(HELD_OUT * len(of)), replace=False)
+        for of in (seeds, np.flatnonzero((campaign.labels == 0) & able))
+    )
+    rest = np.setdiff1d(np.arange(len(campaign.users)), [*held, *others])
     kept = replace(campaign, users=campaign.users[rest], labels=campaign.labels[rest])
     [model] = method.customise(general, data, [kept], seed=seed, progress=progress)
     seen = seen_in_training(general, data, campaign)

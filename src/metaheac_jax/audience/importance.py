@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaheac_jax.audience.held_out import HeldOutSeeds
+from metaheac_jax.audience.held_out import NOBODY_NEW, HeldOutSeeds
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
@@ -57,9 +57,9 @@ def field_importance(
     """Permutation importance of every user field (Breiman, Random Forests, 2001, section 10).
 
     A field's slots are permuted together among the held-out seeds and `NUM_COMPARED` random users
-    who are neither seeds nor excluded, which keeps how common its values are and breaks what they
-    say of a user. Errors are those of a difference of AUCs of the same users (DeLong et al., 1988,
-    Biometrics 44).
+    who are not in `HeldOutSeeds.known`, which keeps how common its values are and breaks what they
+    say of a user. Errors are those of a difference of AUCs of the same users
+    (DeLong et al., 1988, Biometrics 44).
 
     Args:
       held_out: the model, and the seeds that it has not seen.
@@ -69,18 +69,18 @@ def field_importance(
       progress: receives the number of fields done.
 
     Raises:
-      InputError: all users are seeds or excluded.
+      InputError: all users are seeds, learned from or excluded.
     """
     check_whole("num_permutations", num_permutations, 1)
     check_whole("seed", seed, 0)
     rng = generator(seed, 0)
-    known = np.union1d(held_out.users, held_out.left_out)
+    known = held_out.known
     drawn = rng.choice(
         data.num_users, min(NUM_COMPARED + len(known), data.num_users), replace=False
     )
     others = drawn[~np.isin(drawn, known)][:NUM_COMPARED]
     if not len(others):
-        raise InputError(f"{data.where}: all users are seeds or excluded; use a larger pool")
+        raise InputError(f"{data.where}: {NOBODY_NEW}")
     users = np.asarray(data.user_rows[np.concatenate([held_out.users, others])])
     num_held, fields = len(held_out.users), data.schema.user
 

@@ -105,7 +105,8 @@ def _size_section(report: AudienceReport) -> list[Html]:
         _note(
             "Some of the seeds were held out from learning, none of them from feedback, for an "
             "earlier audience found those. Recall is the fraction of them that an audience of this "
-            "size has; lift is how many times as many as a random audience. "
+            "size has; lift is how many times as many as a random audience. They are ranked among "
+            "users of the pool that the model has not learned from. "
             f"{base_rate_note(report.base_rate)} Intervals are 95% intervals; those of recall, "
             "lift and conversions cover which seeds were held out, those of the score which users "
             "are in the pool."

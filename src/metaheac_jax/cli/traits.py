@@ -37,7 +37,8 @@ class Options:
 
     With --model and --attributes it also shows which fields the model uses: a fifth of the seeds is
     held out, the model is customised to the rest, and a field's drop is what the AUC of the
-    held-out seeds against other users loses when the field's values are shuffled among users.
+    held-out seeds against users that it has not learned from loses when the field's values are
+    shuffled among users.
     """
 
     audience: Annotated[Path, tyro.conf.Positional]
