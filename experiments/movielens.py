@@ -22,7 +22,7 @@ from metaheac_jax.settings import SETTINGS
 #: An epoch of a movie is one to five steps, so more epochs are needed to converge.
 ONLINE_EPOCHS = 20
 #: Names of the stored tunings, by the stem of the files.
-TUNINGS = {"ml-100k": "movielens", "ml-1m": "movielens-1m"}
+TUNINGS = {"ml-100k": "movielens-100k", "ml-1m": "movielens-1m"}
 
 
 @dataclass(frozen=True, kw_only=True)
