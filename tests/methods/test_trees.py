@@ -74,11 +74,14 @@ def test_the_prior_grows_until_held_out_campaigns_improve_no_more(monkeypatch):
 
     monkeypatch.setattr(trees, "fit_trees", noted)
     monkeypatch.setattr(trees, "MAX_PRIOR_EXAMPLES", 1500)
-    state = user_prior().fit(DATA, campaigns=TRAIN).state
-    text = state["trees"].tobytes().decode()
+    general = user_prior().fit(DATA, campaigns=TRAIN)
+    text = general.state["trees"].tobytes().decode()
     assert 0 < text.count("Tree=") < 20  # campaigns of opposite tastes have little in common
     # Three of the eight campaigns, with 400 examples each, are held out.
     assert seen == [(1500, 1500, 1200, 1200)]
+    assert len(general.held_out) == 3
+    known = DATA.campaign_key[TRAIN].tolist()
+    assert sorted([*general.campaigns, *general.held_out]) == known
 
 
 def test_values_too_rare_for_a_leaf_are_left_out(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -55,8 +55,9 @@ class Run:
       directory: for checkpoints of the offline stage; None for no checkpoints.
       log: file for JSON lines of the offline stage; None for no log.
       progress: receives the progress of each stage.
-      judge: judges a state of the offline stage on held-out campaigns; None where it runs all
-        epochs.
+      held_out: indices of the campaigns that tell the offline stage when to stop; none where it
+        runs all epochs.
+      judge: judges a state of the offline stage on them; None where there are none.
       start: the general model that the offline stage goes on from; None to begin anew.
       skip_nonfinite: how many steps the offline stage may leave out that are not finite.
       mesh: of the devices that share the work; None for one device.
@@ -71,6 +72,7 @@ class Run:
     directory: Path | None = None
     log: Path | None = None
     progress: Progress = silent
+    held_out: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     judge: Callable[[State], Quality] | None = None
     start: General | None = None
     skip_nonfinite: int = 0
@@ -144,6 +146,8 @@ class Method:
       tuned: names of the settings that are chosen on held-out training campaigns, in the order of
         the search.
       takes_steps: whether the offline stage takes gradient steps.
+      holds_out: whether an offline stage without gradient steps holds campaigns out as well, to
+        tell when to stop.
       log_odds: whether a score is the log-odds of converting, for users as the examples are.
       splits: whether the online stage can leave the first layer as it is, see `settings.Adapts`.
       meshes: whether several devices can share the work of both stages.
@@ -164,6 +168,7 @@ class Method:
     restore: Restore | None = None
     tuned: tuple[str, ...] = ()
     takes_steps: bool = False
+    holds_out: bool = False
     log_odds: bool = True
     splits: bool = False
     meshes: bool = False
@@ -253,8 +258,8 @@ class Method:
             and values that are new begin as in an untrained model. The data must have its
             fields and values.
           campaigns: indices of the training campaigns; all by default.
-          held_out: indices of other campaigns, which tell a method with gradient steps and an
-            offline patience when to stop. By default a tenth of ``campaigns``, drawn with the seed.
+          held_out: indices of other campaigns, which tell a method that holds some out when to
+            stop. By default a tenth of ``campaigns``, drawn with the seed.
           seed: of initial values and batches.
           mesh: of several devices, from `training.sharding.device_mesh`; the result differs from
             that of one device by rounding alone. In several processes, all call this with the same
@@ -292,24 +297,23 @@ class Method:
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
         run = replace(run, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
-        if self.takes_steps and early:
+        if early and (self.takes_steps or self.holds_out):
             if held_out is None:
                 known = start.campaigns if start is not None else ()
                 chosen, held_out = hold_out_campaigns(data, chosen, seed, known=known)
                 self.check(data, chosen)
-            halves = [halve(data, int(c), seed) for c in held_out]
-            run = replace(
-                run, campaigns=chosen, judge=lambda state: self._judge(run, state, halves)
-            )
+            held = np.asarray(held_out)
+            halves = [halve(data, int(c), seed) for c in held]
+            judge = lambda state: self._judge(run, state, halves)  # noqa: E731
+            run = replace(run, campaigns=chosen, held_out=held, judge=judge)
         kept = directory if writes else None
         with nullcontext() if kept is None else locked(kept):
             if kept is not None:
-                self._keep_config(kept, run, held_out, allow_changes, progress)
+                self._keep_config(kept, run, allow_changes, progress)
             trained = self.train(run)
-        judging = () if run.judge is None or held_out is None else held_out
-        return self._general(run, trained, judging)
+        return self._general(run, trained)
 
-    def _general(self, run: Run, trained: Trained, held_out: Sequence[int] | np.ndarray) -> General:
+    def _general(self, run: Run, trained: Trained) -> General:
         data, start = run.dataset, run.start
         return General(
             method=self.name,
@@ -323,7 +327,7 @@ class Method:
             judgements=tuple(
                 Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
             ),
-            held_out=_held_out(run, held_out),
+            held_out=_held_out(run),
             parent=None if start is None or start.origin is None else start.origin.digest,
             data_digest=data.digest,
             optimizer=trained.optimizer,
@@ -457,7 +461,6 @@ class Method:
         self,
         directory: Path,
         run: Run,
-        held_out: Sequence[int] | np.ndarray | None,
         allow_changes: Collection[str],
         progress: Progress,
     ) -> None:
@@ -474,14 +477,13 @@ class Method:
             for key, value in asdict(self.settings).items()
             if key not in free and not key.startswith("online_")
         }
-        held = [] if held_out is None else held_out
         config = {
             "method": self.name,
             "settings": offline,
             "seed": run.seed,
             "data": {"name": data.name, "sha256": content_digest(data, progress=progress)},
             "campaigns": [plain_id(key) for key in data.campaign_key[run.campaigns]],
-            "held_out": [plain_id(data.campaign_key[int(c)]) for c in held],
+            "held_out": [plain_id(key) for key in data.campaign_key[run.held_out]],
             "start": start and [start.origin and start.origin.digest, steps_of(start)],
             **environment(),
         }
@@ -496,9 +498,9 @@ def _trained_on(run: Run) -> tuple[int | str, ...]:
     return tuple(dict.fromkeys([*(run.start.campaigns if run.start else ()), *own]))
 
 
-def _held_out(run: Run, held_out: Sequence[int] | np.ndarray) -> tuple[int | str, ...]:
+def _held_out(run: Run) -> tuple[int | str, ...]:
     """Ids of the campaigns that were held out here, or earlier and not trained on since."""
-    own = [plain_id(run.dataset.campaign_key[int(c)]) for c in held_out]
+    own = [plain_id(key) for key in run.dataset.campaign_key[run.held_out]]
     trained = {*own, *_trained_on(run)}
     return *own, *(key for key in (run.start.held_out if run.start else ()) if key not in trained)
 

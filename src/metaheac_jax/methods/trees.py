@@ -16,7 +16,6 @@ from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.methods.method import Method, Run, Trained, no_training
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.model import Scorer, State, Watch
@@ -68,7 +67,7 @@ def lightgbm_per_campaign(settings: Settings = PAPER) -> Method:
 def user_prior(settings: Settings = PAPER) -> Method:
     """Trees on the examples of all training campaigns: one score per user for all campaigns."""
     label = "user prior (no campaign)"
-    return Method("prior", label, settings, train=fit_prior, adapt=adapt_prior)
+    return Method("prior", label, settings, train=fit_prior, adapt=adapt_prior, holds_out=True)
 
 
 def fit_trees(
@@ -131,8 +130,8 @@ def fit_campaigns(
 def fit_prior(run: Run) -> Trained:
     """Fits trees on the examples of all training campaigns, without campaign fields.
 
-    Examples beyond `MAX_PRIOR_EXAMPLES` are left out at random. A tenth of the campaigns is held
-    out and tells when to stop; without ``offline_patience`` it grows `NUM_PRIOR_TREES`.
+    Examples beyond `MAX_PRIOR_EXAMPLES` are left out at random. Held-out campaigns tell when to
+    stop; where there are none, it grows `NUM_PRIOR_TREES`.
     """
     dataset, stage = run.dataset, run.dataset.stage1
     rng = generator(run.seed, 0)
@@ -143,12 +142,12 @@ def fit_prior(run: Run) -> Trained:
             of = np.sort(rng.choice(of, MAX_PRIOR_EXAMPLES, replace=False))
         return np.asarray(dataset.user_rows[stage.user[of]]), np.asarray(stage.label[of])
 
-    if run.settings.offline_patience is None:
-        fixed = {**PRIOR_TREES, "num_iterations": NUM_PRIOR_TREES}
-        trees = fit_trees(*drawn(run.campaigns), dataset.num_rows, fixed)
+    own = drawn(run.campaigns)
+    if len(run.held_out):
+        trees = fit_trees(*own, dataset.num_rows, PRIOR_TREES, held_out=drawn(run.held_out))
     else:
-        kept, held = hold_out_campaigns(dataset, run.campaigns, run.seed)
-        trees = fit_trees(*drawn(kept), dataset.num_rows, PRIOR_TREES, held_out=drawn(held))
+        fixed = {**PRIOR_TREES, "num_iterations": NUM_PRIOR_TREES}
+        trees = fit_trees(*own, dataset.num_rows, fixed)
     return Trained({"trees": np.frombuffer(trees.encode(), np.uint8)})
 
 
