@@ -91,6 +91,9 @@ def test_what_computes_is_noted(tmp_path, monkeypatch):
     found = environment()
     assert set(found) | {"data"} == set(module.get_args(module.MayChange))
     assert found["jaxlib"] == jaxlib.version.__version__
+    with monkeypatch.context() as patch:  # it may be missing
+        patch.setattr(module, "find_spec", lambda name: None)
+        assert found.items() - environment().items() == {("lightgbm", found["lightgbm"])}
     assert environment() == found
     json.dumps(found)
     copy = tmp_path / "package"

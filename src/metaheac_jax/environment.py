@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,11 +19,15 @@ from metaheac_jax.files import write_json
 FORMAT = "metaheac_jax run 1"
 #: What a user may allow to have changed when work goes on. Its results are then not those that the
 #: work would have had without the interruption.
-MayChange = Literal["data", "code", "backend", "jax", "jaxlib", "flax", "optax", "numpy", "scipy"]
+MayChange = Literal[
+    "data", "code", "backend", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "lightgbm"
+]
 
 
 def environment(*more: Path) -> dict[str, str]:
     """What computes: the package's version and code, the backend, and versions of libraries.
+
+    LightGBM may be missing.
 
     The code is that of the package and of the folders ``more``.
     """
@@ -30,7 +35,8 @@ def environment(*more: Path) -> dict[str, str]:
     for folder in (Path(__file__).parent, *more):
         for path in sorted(folder.rglob("*.py")):
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    libraries = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+    libraries = ["jax", "jaxlib", "flax", "optax", "numpy", "scipy"]
+    libraries += ["lightgbm"] if find_spec("lightgbm") else []
     return {
         "code": f"{version('metaheac-jax')}, {digest.hexdigest()[:12]}",
         "backend": jax.default_backend(),
