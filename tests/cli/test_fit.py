@@ -114,6 +114,17 @@ def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, mon
         r"on (\d) campaigns.* on (\d) more", capsys.readouterr().out
     ).groups()
     assert int(trained) + int(held) == 6
+    succeeds(main, "fit", data, tmp_path / "prior", "--method", "prior")
+    printed = capsys.readouterr().out
+    assert "trained on 3 campaigns of toy; 3 more, held out to tell when to stop" in printed
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--skip-nonfinite"])
+def test_a_method_without_steps_takes_no_options_of_steps(data, tmp_path, capsys, option):
+    words = (f"{option}: prior takes no steps; omit the option",)
+    out = tmp_path / "model"
+    refuses(capsys, main, "fit", data, out, "--method", "prior", option, 1, words=words)
+    assert not contents(tmp_path)
 
 
 def test_a_training_that_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch):

@@ -100,6 +100,10 @@ def main(options: Options) -> None:
             start = load(options.start, optimizer=True, progress=progress)
             method = method_of(start)
             method.check_start(start, data)
+        for name in ("epochs", "skip_nonfinite"):
+            if getattr(options, name) and not method.takes_steps:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option}: {method.name} takes no steps; omit the option")
         if options.epochs is not None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
@@ -145,11 +149,13 @@ def main(options: Options) -> None:
 
 
 def _judged(general: General, num_held_out: int) -> str:
-    """How good the model is, if training was told."""
-    if not general.judgements:
+    """Which campaigns were held out, and how good the model is on them, where it is known."""
+    if not num_held_out:
         return ""
-    best = max(general.judgements, key=lambda judged: judged.auc)
     held_out = f"{num_held_out} more, held out to tell when to stop"
+    if not general.judgements:
+        return f"; {held_out}"
+    best = max(general.judgements, key=lambda judged: judged.auc)
     return f"; AUC {best.auc:.4f} on {held_out}, at step {best.step:,}"
 
 
