@@ -273,6 +273,15 @@ def test_feedback_changes_who_is_a_seed_and_no_score(campaign, made):
     assert set(load_customised(folder, general, gone).campaign.found + 4) == {9, non_seed}
 
 
+def test_a_campaign_with_feedback_is_not_saved_as_if_all_its_seeds_were_its_first(campaign):
+    folder, general = campaign
+    add_feedback(folder, feedback(3))
+    before = bytes_of(folder)
+    with pytest.raises(InputError, match=r"^campaign tea: has feedback, which only its own "):
+        save_customised(load_customised(folder, general, DATA), DATA, folder)
+    assert bytes_of(folder) == before
+
+
 def bytes_of(folder):
     return {name: (folder / name).read_bytes() for name in files_of(folder)}
 

@@ -175,8 +175,9 @@ def save_customised(
       progress: receives the bytes checksummed.
 
     Raises:
-      InputError: the method adapts no network's weights, the general model was not loaded, the data
-        is not that of the model, or the folder exists and is no campaign's.
+      InputError: the method adapts no network's weights, the general model was not loaded, the
+        campaign has feedback, the data is not that of the model, or the folder exists and is no
+        campaign's.
     """
     general, campaign, adapted = model.general, model.campaign, model.adapted
     if general.origin is None:
@@ -187,6 +188,11 @@ def save_customised(
         raise InputError(
             f"{campaign.name}: belongs to a data set, so its attributes as given are not known; "
             "save one from `Dataset.new_campaign`"
+        )
+    if len(campaign.found):
+        raise InputError(
+            f"{campaign.name}: has feedback, which only its own folder holds apart from the seeds "
+            "that it began with; `update` that folder, or copy it"
         )
     ids = np.asarray(data.user_key[campaign.users])
     if not np.array_equal(ids[campaign.labels == 1], model.seed_ids):
