@@ -1,6 +1,7 @@
 """Commands in this process, since starting jax costs more than the work of a tiny one."""
 
 import dataclasses
+import json
 import sys
 import warnings
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ import pytest
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.settings import SETTINGS
+
+#: Two of one slot, of few and of many values, and two of lists.
+FEW_FIELDS = ("gender", "LBS", "interest1", "kw1")
 
 
 def exit_code(start, *arguments):
@@ -57,6 +61,13 @@ def contents(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()} if directory.exists() else set()
 
 
+def write_few_fields(schema: Path, whole: dict) -> Path:
+    """Writes a schema with few of the user fields: programs of many take long to compile."""
+    user = [field for field in whole["user"] if field["name"] in FEW_FIELDS]
+    schema.write_text(json.dumps(whole | {"user": user}))
+    return schema
+
+
 @contextmanager
 def tiny_settings(*, campaigns_per_step: int = 2):
     """Settings with which a method takes seconds, nearly all of it compilation.
@@ -66,7 +77,7 @@ def tiny_settings(*, campaigns_per_step: int = 2):
     """
     sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
     sizes |= {"campaigns_per_step": campaigns_per_step}
-    sizes |= {"offline_epochs": 1, "offline_patience": None}
+    sizes |= {"offline_epochs": 1, "offline_patience": None, "online_epochs": 2}
     with pytest.MonkeyPatch.context() as patch:
         for name, settings in list(SETTINGS.items()):
             patch.setitem(SETTINGS, name, dataclasses.replace(settings, **sizes))

@@ -1,5 +1,6 @@
 """The README's way from seeds to an audience, as its commands stand."""
 
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from commands import succeeds, tiny_settings
+from commands import succeeds, tiny_settings, write_few_fields
 from scipy import stats
 
 from metaheac_jax.cli import simulate
@@ -66,6 +67,8 @@ def test_they_run_as_they_stand(tmp_path, monkeypatch):
     def small(out, **options):
         options |= {"users": 4000, "shape": shape, "min_pool_examples": 40}
         write_table_world(out, **options)
+        schema = out / "schema.json"
+        write_few_fields(schema, json.loads(schema.read_text()))
 
     monkeypatch.setattr(simulate, "write_table_world", small)
     with tiny_settings():

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from commands import contents, refuses, succeeds, tiny_settings
+from commands import contents, refuses, succeeds, tiny_settings, write_few_fields
 
 from experiments.examples.exported_scorer import ExportedScorer
 from metaheac_jax.audience.campaign_folder import read_campaign
@@ -58,6 +58,8 @@ def made(tmp_path_factory):
         patch.setitem(simulate.MIN_USERS, "wechat", 4000)
         options = ("--users", 4000, "--world", "wechat", "--tables")
         succeeds(main, "simulate", world, *options)
+        schema = json.loads((world / "schema.json").read_text())
+        write_few_fields(world / "schema.json", schema)
         succeeds(main, "prepare", world, data, "--schema", world / "schema.json")
         succeeds(main, "fit", data, model, "--method", "mlp-pretraining")
         names = sorted(path.name for path in (world / "new").iterdir())

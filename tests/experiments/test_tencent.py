@@ -11,7 +11,7 @@ import commands
 import jax
 import numpy as np
 import pytest
-from commands import contents, interrupted, refuses, succeeds, tiny_settings
+from commands import contents, interrupted, refuses, succeeds, tiny_settings, write_few_fields
 from judged_runs import FirstTwo
 from tencent_world import (
     AIDS,
@@ -36,6 +36,7 @@ from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.methods import METHODS, method_named, offline
 from metaheac_jax.methods.method import Trained
+from metaheac_jax.schema import TENCENT
 from metaheac_jax.settings import SETTINGS
 from metaheac_jax.training.checkpoint import Checkpoints
 
@@ -62,7 +63,9 @@ class Finished:
             count = lines or world()[TRUTH].count("\n")
             np.save(self.source / f"{name}_probability.npy", np.linspace(0, 1, count, dtype="f4"))
         self.cache = directory / "cache"
+        self.schema = write_few_fields(directory / "schema.json", TENCENT.to_json())
         self.files = ("--data-dir", self.source, "--cache-dir", self.cache)
+        self.files += ("--schema", self.schema)
         self.options = (*self.files, "--out", self.out, "--methods", *NAMES)
 
 
@@ -242,8 +245,8 @@ def test_a_second_command_on_a_run_is_refused(finished, capsys, writers):
 
 def test_prepared_data_that_another_command_makes_are_waited_for(finished, tmp_path, writers):
     """Both commands want them; the second prepares nothing when the first has finished."""
-    options = tencent.Options(data_dir=finished.source, cache_dir=tmp_path)
-    target = tencent.prepared_folder(finished.source, read_schema(None), options)
+    options = tencent.Options(data_dir=finished.source, cache_dir=tmp_path, schema=finished.schema)
+    target = tencent.prepared_folder(finished.source, read_schema(finished.schema), options)
     told = []
     with writers.of(target) as process:
 
