@@ -219,7 +219,7 @@ def expanded():
 
 def by_method(name):
     """The difference to one device of training by a method; and how far it moves."""
-    sizes = {"width": 2, "batch_size": 17, "campaigns_per_step": 3, "offline_epochs": 1}
+    sizes = {"width": 2, "batch_size": 171, "campaigns_per_step": 3, "offline_epochs": 1}
     if name != "mlp-pretraining":  # plain training takes groups of examples, however many
         sizes["campaigns_per_step"] = 4
     method = method_named(name, replace(PAPER, **sizes, offline_patience=None))
