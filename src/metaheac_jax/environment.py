@@ -27,9 +27,7 @@ MayChange = Literal[
 def environment(*more: Path) -> dict[str, str]:
     """What computes: the package's version and code, the backend, and versions of libraries.
 
-    LightGBM may be missing.
-
-    The code is that of the package and of the folders ``more``.
+    The code is that of the package and of the folders ``more``. LightGBM may be missing.
     """
     digest = hashlib.sha256()
     for folder in (Path(__file__).parent, *more):
