@@ -25,7 +25,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.cli.simulate import WORLDS
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.simulation import RECIPE, write_world
+from metaheac_jax.data.simulation import RECIPE, count_examples, write_world
 from metaheac_jax.data.sources import official, tencent
 from metaheac_jax.data.splits import Split, official_split, paper_split
 from metaheac_jax.data.storage import FORMAT, open_dataset
@@ -182,11 +182,13 @@ def plan(options: Options, settings: Settings) -> str:
     source, lines, schema = options.data_dir, [], read_schema(options.schema)
     rows = 334_494
     if source is None:
-        # Stage 2 has at least the default `min_pool_examples` of each campaign.
-        users, shape = options.users, WORLDS[options.world]
-        rows = int(rows * options.cardinality)
-        total = options.examples or int(0.8 * users)
-        examples = total - max(shape.campaigns * 1500, int(total * shape.pool_fraction))
+        users, rows = options.users, int(rows * options.cardinality)
+        examples, _ = count_examples(
+            users=users,
+            examples=options.examples,
+            seed=options.seed,
+            shape=WORLDS[options.world],
+        )
         lines.append(f"simulate {users:,} users in {simulated_world(options, options.seed)}")
     elif official.is_source(source):
         sizes = {f.name: f.stat().st_size // 800 for f in source.glob("*.pkl")}  # bytes per example

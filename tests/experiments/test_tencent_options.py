@@ -103,7 +103,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     options = ("--cache-dir", tmp_path / "cache", "--out", "out", "--methods", "all", "--dry-run")
     for more, words in (
-        (("--users", 123_456), "simulate 123,456 users in "),
+        (("--users", 380_000), "simulate 380,000 users in "),
         (("--world", "wechat"), f"simulated-{RECIPE}-wechat-600000-users-seed-0"),
         (("--runs", 3, "--tune", 16), "LR: 16 trials, then no offline steps"),
         (("--data-dir", source), f"about {USERS} users and 961 stage-1 examples"),
@@ -115,6 +115,8 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
         for name in METHODS:
             assert f"{method_named(name).label}: " in printed
         assert re.search(r"roughly [\d.]+ GiB of memory and \d+ minutes", printed)
+    words = ("98,764 examples leave 0 for stage 1",)  # as the run itself is refused
+    refuses(capsys, COMMAND, *options, "--users", 123_456, words=words)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

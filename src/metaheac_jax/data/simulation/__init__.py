@@ -30,7 +30,7 @@ each statistic, at a tenth of the large vocabularies, for which the constants ar
 from metaheac_jax.data.simulation.conversions import Truth, read_truth
 from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, WECHAT_WORLD, Shape
 from metaheac_jax.data.simulation.tables import write_table_world
-from metaheac_jax.data.simulation.world import RECIPE, write_world
+from metaheac_jax.data.simulation.world import RECIPE, count_examples, write_world
 
 __all__ = [
     "PERSONA",
@@ -39,6 +39,7 @@ __all__ = [
     "WECHAT_WORLD",
     "Shape",
     "Truth",
+    "count_examples",
     "read_truth",
     "write_table_world",
     "write_world",

@@ -76,9 +76,7 @@ def write_world(
         too many for the users, or the target exists and is not a simulated world.
     """
     _check_arguments(users, seed, min_pool_examples, cardinality)
-    examples = int(0.8 * users) if examples is None else examples
-    campaigns = make_campaigns(shape, stream(seed, "campaigns"))
-    quotas = expected_examples(shape, campaigns.volume, users, examples, min_pool_examples)
+    campaigns, quotas = _planned(users, examples, min_pool_examples, seed, shape)
     tokens = {n: make_tokens(s, cardinality, stream(seed, n)) for n, s in shape.lists.items()}
     key = np.cumsum(stream(seed, "keys").integers(1, 8, users))
 
@@ -122,6 +120,33 @@ def write_world(
         parts = (drawn, affinities)
         _finish(directory, shape, campaigns, key, estimates, directions, *parts, seed, progress)
         scratch.unlink()
+
+
+def count_examples(
+    *,
+    users: int,
+    examples: int | None = None,
+    min_pool_examples: int = 1500,
+    seed: int = 0,
+    shape: Shape = TENCENT_WORLD,
+) -> tuple[int, int]:
+    """About how many examples a world of `write_world` would have in stage 1 and in stage 2.
+
+    Raises:
+      InputError: as `write_world` does.
+    """
+    _check_arguments(users, seed, min_pool_examples, 1.0)
+    _, (stage1, stage2) = _planned(users, examples, min_pool_examples, seed, shape)
+    return int(stage1.sum()), int(stage2.sum())
+
+
+def _planned(
+    users: int, examples: int | None, min_pool_examples: int, seed: int, shape: Shape
+) -> tuple[Campaigns, tuple[np.ndarray, np.ndarray]]:
+    """The campaigns of a world, and how many examples each should have in each stage."""
+    total = int(0.8 * users) if examples is None else examples
+    campaigns = make_campaigns(shape, stream(seed, "campaigns"))
+    return campaigns, expected_examples(shape, campaigns.volume, users, total, min_pool_examples)
 
 
 def _check_arguments(users: int, seed: int, min_pool_examples: int, cardinality: float) -> None:
