@@ -17,7 +17,7 @@ import pytest
 from published_statistics import CAMPAIGNS, LISTS, ONE_VALUED, REAL, compare, read_users, statistics
 from sklearn.metrics import roc_auc_score
 
-from metaheac_jax.data.simulation import WECHAT_WORLD, read_truth, write_world
+from metaheac_jax.data.simulation import WECHAT_WORLD, count_examples, read_truth, write_world
 from metaheac_jax.data.simulation.campaigns import make_campaigns
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
@@ -143,6 +143,8 @@ def test_campaigns_sizes_and_rates(stages: tuple[Stage, Stage]) -> None:
     assert stage2.rows.min() > 75
     assert len(stage1.rows) == len(stage2.rows) == CAMPAIGNS
     assert stage1.rows.sum() + stage2.rows.sum() == pytest.approx(290_000, rel=0.01)
+    told = count_examples(users=240_000, examples=290_000, min_pool_examples=100)
+    assert [stage1.rows.sum(), stage2.rows.sum()] == pytest.approx(told, rel=0.01)
     for stage in stages:
         assert len(stage.uid) / len(np.unique(stage.uid)) == pytest.approx(1.12, abs=0.005)
 
