@@ -69,6 +69,16 @@ def test_the_draw_is_a_function_of_the_seed():
     assert first != other
 
 
+def test_other_seeds_have_other_non_seeds():
+    first, second, again = (
+        non_seeds(DATA.new_campaign(ids(*seeds), ATTRIBUTES, non_seeds_per_seed=2))
+        for seeds in (range(20), range(20, 40), reversed(range(20)))
+    )
+    # Of 40 users drawn twice from some 580, 3 are shared on average.
+    assert len(np.intersect1d(first, second)) < 12
+    np.testing.assert_array_equal(again, first)
+
+
 def test_repeated_ids_count_once_and_unknown_ones_are_counted():
     campaign = DATA.new_campaign([*ids(5, 17, 5), 4, 4, -1], ATTRIBUTES)
     assert sorted(campaign.seeds) == [5, 17]

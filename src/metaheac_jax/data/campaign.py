@@ -5,6 +5,7 @@ Axes: U users of a pool, N campaign fields, n examples of a campaign, F users th
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -155,8 +156,10 @@ def draw_non_seeds(
     """Index of ``count`` users at random, none of them a seed or excluded.
 
     All others are returned if they are fewer. ``seeds`` and ``excluded`` are distinct indices.
+    Other seeds get other non-seeds, so campaigns do not share the chance of one draw.
     """
-    rng = np.random.Generator(np.random.Philox(seed))
+    own = zlib.crc32(np.sort(seeds).astype("<i8").tobytes())
+    rng = np.random.Generator(np.random.Philox([seed, own]))
     size = min(count + len(seeds), num_users)
     while True:
         drawn = rng.choice(num_users, size, replace=False)
