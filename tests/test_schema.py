@@ -106,8 +106,31 @@ def test_values_as_reports_show_them():
 
 @pytest.mark.parametrize("options", [{"hash_rows": -1}, {"hash_rows": 3, "edges": (1.0,)}])
 def test_hash_rows_that_make_no_sense(options):
-    with pytest.raises(InputError, match="field 'a': hash_rows must be a whole number"):
+    with pytest.raises(InputError, match=r"field 'a': .*hash_rows"):
         Field("a", **options)
+
+
+@pytest.mark.parametrize("edges", [["a"], [None], 3, [10**400], [2, 1], [float("nan"), 1]])
+def test_edges_that_are_no_ascending_numbers(edges):
+    with pytest.raises(InputError, match=r"field 'a': edges (are not a list of numb|do not asc)"):
+        Field("a", edges=edges)
+
+
+def test_buckets_are_told_apart():
+    days = Field("born", edges=(19800101.0, 19800102.0, 19800103.5))
+    assert days.text(1) == "19800101 to 19800102"
+    near = Field("rate", edges=(0.12345678, 0.12345679, 1e300))
+    texts = [near.text(b) for b in near.all_buckets]
+    assert texts[2] == "0.12345678 to 0.12345679"
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("value", [10**400, True, "many", [1]])
+def test_an_attribute_that_is_no_number(value):
+    schema = Schema((Field("u"),), (Field("budget", edges=(1.0, 5.0)),))
+    vocabulary = Vocabulary((np.array(["x"]), schema.campaign[0].all_buckets))
+    with pytest.raises(InputError, match=r"attributes: budget is .*, expected a number"):
+        vocabulary.encode_attributes(schema, {"budget": value})
 
 
 def test_attributes_of_hashed_fields_are_never_unknown():

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from metaheac_jax.errors import InputError, check_keys
+from metaheac_jax.errors import InputError, check_keys, check_whole
 
 #: The value of a field that stands for all rare and unseen ones.
 UNSEEN = "<unseen>"
@@ -60,14 +60,18 @@ class Field:
             raise InputError(
                 f"schema: field {self.name!r}: a name must not start with a dot or have a slash"
             )
-        object.__setattr__(self, "edges", tuple(map(float, self.edges)))  # JSON has a list
-        if any(a >= b for a, b in pairwise(self.edges)):
-            raise InputError(f"schema: field {self.name!r}: edges do not ascend")
-        if type(self.hash_rows) is not int or self.hash_rows < 0 or (self.hash_rows and self.edges):
-            raise InputError(
-                f"schema: field {self.name!r}: hash_rows must be a whole number, and a field of "
-                "numbers has none"
-            )
+        where = f"schema: field {self.name!r}"
+        check_whole(f"{where}: slots", self.slots, 1)
+        check_whole(f"{where}: hash_rows", self.hash_rows, 0)
+        try:
+            edges = tuple(map(float, self.edges))  # JSON has a list
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{where}: edges are not a list of numbers") from error
+        if not all(a < b for a, b in pairwise(edges)):
+            raise InputError(f"{where}: edges do not ascend")
+        if self.hash_rows and edges:
+            raise InputError(f"{where}: a field of numbers has no hash_rows")
+        object.__setattr__(self, "edges", edges)
 
     @property
     def all_buckets(self) -> np.ndarray:
@@ -101,9 +105,8 @@ class Field:
             return MISSING
         if self.hash_rows:
             return f"hash bucket {bucket}"
-        low = f"{self.edges[bucket - 1]:g}" if bucket else "-inf"
-        high = f"{self.edges[bucket]:g}" if bucket < len(self.edges) else "inf"
-        return f"{low} to {high}"
+        edges = ["-inf", *_tell_apart(self.edges), "inf"]
+        return f"{edges[bucket]} to {edges[bucket + 1]}"
 
 
 @dataclass(frozen=True)
@@ -320,9 +323,23 @@ class Vocabulary:
         return np.array(rows, np.int32)
 
 
+def _tell_apart(numbers: Sequence[float]) -> list[str]:
+    """Distinct numbers as distinct texts: whole ones in full, others with six digits or more."""
+    texts: list[str] = []
+    for digits in range(6, 18):
+        texts = [
+            f"{n:.0f}" if abs(n) < 1e15 and n == round(n) else f"{n:.{digits}g}" for n in numbers
+        ]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
 def _as_number(name: str, raw: Any) -> float:
     """A raw value of a field with buckets; NaN for a missing one."""
     try:
+        if isinstance(raw, bool):
+            raise TypeError("true and false are no numbers")
         return float("nan") if raw is None or raw == "" else float(raw)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"campaign attributes: {name} is {raw!r}, expected a number") from error

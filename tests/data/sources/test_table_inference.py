@@ -49,6 +49,13 @@ def test_a_first_column_that_is_no_id(tmp_path, first):
     assert [column.name for column in schema.user] == ["x", "y"]
 
 
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    path = tmp_path / "people.parquet"
+    pl.DataFrame({"x": [1, 2], "hash": [b"\xff\xfe", b"\xfa"]}).write_parquet(path)
+    with pytest.raises(InputError, match="column 'hash': expected text or numbers"):
+        infer_schema(path)
+
+
 def test_examples_need_campaigns(tmp_path):
     (tmp_path / "users.csv").write_text("user_id,city\n1,Rome\n")
     (tmp_path / "examples.csv").write_text("campaign_id,user_id,label\n1,1,1\n")

@@ -74,11 +74,18 @@ def fields(*user, **rest):
             fields(campaign=[], campaigns_from=[{"name": "user_id"}]),
             "field 'user_id' is the id column",
         ),
-        (fields({"name": "a", "slots": 0}), "'a': slots is 0, expected 1 or more"),
+        (
+            fields({"name": "a", "slots": 0}),
+            "'a': slots: expected a whole number of 1 or more, got 0",
+        ),
         (fields({"name": "a", "separator": ";"}), "'a': separator is for a list; give it slots"),
         (fields({"name": "a", "buckets": 1}), "'a': a number needs two buckets or more"),
         (fields({"name": "a", "buckets": 2, "slots": 2}), "and a single slot"),
-        (fields({"name": "a", "hash_rows": -1}), "'a': hash_rows is for a category"),
+        (fields({"name": "a", "slots": 10**18}), "'a': slots: expected a whole number of at most"),
+        (fields({"name": "a", "buckets": -1}), "'a': buckets: expected a whole number of 0 or"),
+        (fields({"name": "a", "hash_rows": -1}), "'a': hash_rows: expected a whole number of 0"),
+        (fields({"name": "a", "hash_rows": 10**19}), "hash_rows: expected a whole number of at mo"),
+        (fields(min_count=10**19), "schema: min_count: expected a whole number of at most"),
         (fields({"name": "a", "hash_rows": 5, "buckets": 3}), "'a': hash_rows is for a category"),
         (fields({"name": "a", "hash_rows": 5, "sensitive": True}), "that is not sensitive"),
         (fields(missing=[3]), "missing is a list of texts"),
@@ -90,6 +97,10 @@ def fields(*user, **rest):
         (
             fields({"name": "vote"}, campaign=[], campaigns_from=[{"name": "vote"}]),
             "'vote' is named twice",  # or the answer would be an input of the model
+        ),
+        (
+            fields({"name": "value"}, campaign=[], campaigns_from=[{"name": "vote"}]),
+            "field 'value': campaigns_from makes a field of this name; rename the column",
         ),
         (
             fields(campaign=[], campaigns_from=[{"name": "a", "buckets": 3}]),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from metaheac_jax.data.sources.table_file import ROWS_AT_A_TIME, TableFile
+from metaheac_jax.data.sources.table_file import ROWS_AT_A_TIME, TableFile, first_line
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.sources.tables import find_tables
 from metaheac_jax.errors import InputError
@@ -41,12 +41,12 @@ def infer_schema(source: Path) -> TableSchema:
         first = users.to_series(0)
         has_ids = first.dtype != pl.List and first.is_unique().all() and not first.has_nulls()
         fields = users.columns[1:] if has_ids else users.columns
-        columns = tuple(_infer(users[name]) for name in fields)
+        columns = tuple(_infer(paths["users"], users[name]) for name in fields)
         user_id = users.columns[0] if has_ids else ""
         return TableSchema(columns, user_id=user_id, missing=missing)
     campaigns = _head(paths["campaigns"])
     return TableSchema(
-        user=tuple(_infer(users[name]) for name in users.columns[1:]),
+        user=tuple(_infer(paths["users"], users[name]) for name in users.columns[1:]),
         campaign=tuple(map(Column, campaigns.columns[1:])),
         user_id=users.columns[0],
         campaign_id=campaigns.columns[0],
@@ -59,11 +59,17 @@ def _head(path: Path, missing: tuple[str, ...] = ()) -> pl.DataFrame:
     return file.collect(file.scan().head(ROWS_AT_A_TIME))
 
 
-def _infer(column: pl.Series) -> Column:
+def _infer(path: Path, column: pl.Series) -> Column:
     if column.dtype == pl.List:
         longest = int(column.list.len().max() or 1)  # pyrefly: ignore
         return Column(column.name, slots=min(max(longest, 2), _MAX_SLOTS))
-    text = column.cast(pl.String).drop_nulls()
+    try:
+        text = column.cast(pl.String).drop_nulls()
+    except pl.exceptions.PolarsError as error:  # bytes that are no text, for example
+        raise InputError(
+            f"{path}: column {column.name!r}: expected text or numbers ({first_line(error)}); "
+            "leave it out"
+        ) from error
     for separator in _SEPARATORS:
         counts = text.str.count_matches(separator, literal=True)
         if len(text) and (counts > 0).mean() >= _LIST_FRACTION:  # pyrefly: ignore

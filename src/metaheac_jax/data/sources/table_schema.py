@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from metaheac_jax.errors import InputError, check_keys
+from metaheac_jax.errors import InputError, check_keys, check_whole
 from metaheac_jax.files import read_json
 
 
@@ -36,13 +36,15 @@ class Column:
     sensitive: bool = False
 
     def __post_init__(self) -> None:
-        if self.slots < 1:
-            raise self._wrong(f"slots is {self.slots}, expected 1 or more")
+        where = f"schema: field {self.name!r}"
+        check_whole(f"{where}: slots", self.slots, 1)
+        check_whole(f"{where}: buckets", self.buckets, 0)
+        check_whole(f"{where}: hash_rows", self.hash_rows, 0)
         if self.separator and self.slots == 1:
             raise self._wrong("separator is for a list; give it slots of 2 or more")
-        if self.buckets < 0 or self.buckets == 1 or (self.buckets and self.slots > 1):
+        if self.buckets == 1 or (self.buckets and self.slots > 1):
             raise self._wrong("a number needs two buckets or more, and a single slot")
-        if self.hash_rows < 0 or (self.hash_rows and (self.buckets or self.sensitive)):
+        if self.hash_rows and (self.buckets or self.sensitive):
             raise self._wrong("hash_rows is for a category that is not sensitive")
 
     def _wrong(self, what: str) -> InputError:
@@ -102,6 +104,8 @@ class TableSchema:
     missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_whole("schema: min_count", self.min_count, 0)
+        check_whole("schema: min_seeds", self.min_seeds, 0)
         names = [column.name for side in _LISTS for column in getattr(self, side)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -126,6 +130,12 @@ class TableSchema:
                     f"schema: campaigns_from {column.name!r}: a column of values has no buckets or "
                     "hash_rows, and is not sensitive"
                 )
+        taken = sorted({column.name for column in self.user} & {"column", "value"})
+        if self.campaigns_from and taken:
+            raise InputError(
+                f"schema: field {taken[0]!r}: campaigns_from makes a field of this name; rename "
+                "the column"
+            )
         if self.campaigns_from and self.campaign:
             raise InputError("schema: give either campaign or campaigns_from, and not both")
 
