@@ -57,9 +57,9 @@ def columns_to_campaigns(file: TableFile, schema: TableSchema) -> ColumnCampaign
         answered = pairs["user"].unique().to_numpy()
         for (value,), group in pairs.group_by("value", maintain_order=True):
             seeds = group["user"].to_numpy()
-            others = np.setdiff1d(answered, seeds, assume_unique=True)
-            if min(len(seeds), len(others)) < schema.min_seeds:
+            if min(len(seeds), len(answered) - len(seeds)) < schema.min_seeds:
                 continue
+            others = np.setdiff1d(answered, seeds, assume_unique=True)
             key = f"{column.name}={value}".encode()[:MAX_ID_BYTES].decode(errors="ignore").encode()
             if key in found:
                 raise InputError(
