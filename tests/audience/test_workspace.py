@@ -131,6 +131,15 @@ def test_an_audience_that_is_cut_is_named_and_the_rest_is_shown(workspace):
     assert row[4] == "damaged"
 
 
+def test_a_pipe_is_no_audience_and_a_name_is_no_pattern(workspace):
+    os.mkfifo(workspace / "pipe.csv")
+    shutil.copy(workspace / "audience.csv", workspace / "a[1].csv")
+    (workspace / "a*.csv").write_text("rank,user_id,score\n1,3,0.5\n")
+    items = by_name(workspace)
+    assert "pipe.csv" not in items
+    assert (items["a[1].csv"].about, items["a*.csv"].about) == ("9 users", "1 users")
+
+
 def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     left = workspace / "models" / f".june.{'a' * 32}"
     left.mkdir()

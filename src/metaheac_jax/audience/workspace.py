@@ -18,6 +18,7 @@ import polars as pl
 
 from metaheac_jax import model
 from metaheac_jax.audience import campaign_folder
+from metaheac_jax.audience.audience import AUDIENCE_ENDINGS
 from metaheac_jax.customise import export
 from metaheac_jax.data import storage
 from metaheac_jax.data.sources.table_file import first_line
@@ -31,7 +32,6 @@ TRAINING, CUSTOMISED = ".training", ".customised"
 #: The manifest of a folder of audiences, and the format of every manifest of audiences.
 AUDIENCES, AUDIENCES_FORMAT = "audiences.json", "metaheac_jax audiences 1"
 _AUDIENCE = {"rank", "user_id", "score"}  # columns of an audience's file
-_TABLES = (".csv", ".csv.gz", ".parquet")
 
 
 class Parent(NamedTuple):
@@ -95,8 +95,10 @@ def find_items(folder: Path) -> list[Item]:
         kinds = [kind for kind in _KINDS if kind.manifest in names]
         items += [_folder_item(directory, kind) for kind in kinds]
         if not kinds:
-            files = (directory / name for name in names if name.endswith(_TABLES))
-            items += [_audience_item(path) for path in files if _is_audience(path)]
+            files = [directory / name for name in names if name.endswith(AUDIENCE_ENDINGS)]
+            audiences = [path for path in files if _is_audience(path)]
+            of_many = _made_from(directory, AUDIENCES) if AUDIENCES in names else {}
+            items += [_audience_item(path, of_many) for path in audiences]
     return sorted(items, key=lambda item: item.path)
 
 
@@ -215,35 +217,40 @@ def _parents(entry: str | list[dict[str, Any]] | None) -> list[Parent]:
     return [Parent(parent["name"], parent["digest"]) for parent in entry or []]
 
 
-def _is_audience(path: Path) -> bool:
+def _scan(path: Path) -> pl.LazyFrame:
     scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_csv
+    return scan(path, glob=False)
+
+
+def _is_audience(path: Path) -> bool:
     try:
-        return set(scan(path).collect_schema().names()) >= _AUDIENCE
+        return path.is_file() and set(_scan(path).collect_schema().names()) >= _AUDIENCE
     except (OSError, pl.exceptions.PolarsError):
         return False
 
 
-def _audience_item(path: Path) -> Item:
-    scan = pl.scan_parquet if path.suffix == ".parquet" else pl.scan_csv
+def _made_from(directory: Path, manifest: str) -> dict[str, tuple[Parent, ...]]:
+    """What each file that a manifest names was made from; nothing where it is no manifest."""
+    with suppress(InputError):
+        body = read_sealed(directory, manifest, format=AUDIENCES_FORMAT, remedy="", verify=False)
+        return dict.fromkeys(body["files"], tuple(_parents(body["made_from"])))
+    return {}
+
+
+def _audience_item(path: Path, of_many: Mapping[str, tuple[Parent, ...]]) -> Item:
     about = trouble = ""
     try:
-        about = f"{scan(path).select(pl.len()).collect().item():,} users"
+        about = f"{_scan(path).select(pl.len()).collect().item():,} users"
     except (OSError, pl.exceptions.PolarsError) as error:  # it is cut, for example
         trouble = f"{path}: cannot be read ({first_line(error)}); make it again"
-    status, parents = path.stat(), ()
-    for manifest in (f"{path.name}.json", AUDIENCES):
-        with suppress(InputError):  # there is none, or the file is not that any more
-            body = read_sealed(
-                path.parent, manifest, format=AUDIENCES_FORMAT, remedy="", verify=False
-            )
-            if path.name in body["files"]:
-                parents = tuple(_parents(body["made_from"]))
+    status = path.stat()
+    made_from = {**_made_from(path.parent, f"{path.name}.json"), **of_many}
     return Item(
         path=path,
         kind="audience",
         about=about,
         digest="",
-        parents=parents,
+        parents=made_from.get(path.name, ()),
         modified=status.st_mtime,
         size=status.st_size,
         trouble=trouble,
