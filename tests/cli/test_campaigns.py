@@ -166,6 +166,8 @@ def test_a_line_ends_where_json_lines_do(tmp_path, end):
         ({**GOLF, "name": ""}, 'campaign number 2: expected a "name"'),
         ({**GOLF, "name": "../golf"}, 'campaign number 2: expected a "name"'),
         ({**GOLF, "name": ".golf"}, 'campaign number 2: expected a "name"'),
+        ({**GOLF, "name": "é" * 101}, 'campaign number 2: expected a "name"'),
+        ({**GOLF, "seeds": "a\0.csv"}, "campaign golf é: seeds: expected the name of a file, got"),
         ({**GOLF, "name": "tea"}, "campaign tea: occurs twice; give each a name of its own"),
         ({"name": "golf", "seeds": "x"}, "campaign golf: has no 'attributes'; expected name, seed"),
         ({**TEA, "name": "golf", "size": 3}, "campaign golf: has an unknown 'size'; expected name"),
@@ -190,6 +192,8 @@ def test_a_campaign_that_is_wrong_is_named(tmp_path, entry, words):
         ("[]", "campaigns: no campaign"),
         (f"{json.dumps(TEA)}\n\n{{'name'}}", "campaigns:3: not valid JSON (Expecting property"),
         ("[{}", "campaigns: not valid JSON ("),
+        ('{"name": "\\ud800"}', "campaigns:1: not valid JSON ("),
+        ('[{"name": "\\ud800"}]', "campaigns: not valid JSON ("),
     ],
 )
 def test_a_file_of_no_campaigns(tmp_path, text, words):

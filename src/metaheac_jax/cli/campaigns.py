@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from metaheac_jax.model import Customised
 KEPT_GENERAL = (
     "no epoch of customising was better on held-out examples than the general model, which is kept"
 )
+#: The longest name of a campaign of many, in UTF-8: files of it have longer ones.
+MAX_NAME_BYTES = 200
 _HEADERS = {"user_id", "userid", "uid", "id"}
 
 
@@ -122,10 +125,13 @@ def read_campaigns(path: Path) -> list[Request]:
     if not entries:
         raise InputError(f"{path}: no campaign")
     requests = [_request(path, number, entry) for number, entry in enumerate(entries, start=1)]
-    names = [request.name for request in requests]
-    again = [name for number, name in enumerate(names) if name in names[:number]]
-    if again:
-        raise InputError(f"{path}: campaign {again[0]}: occurs twice; give each a name of its own")
+    seen = set[str | None]()
+    for request in requests:
+        if request.name in seen:
+            raise InputError(
+                f"{path}: campaign {request.name}: occurs twice; give each a name of its own"
+            )
+        seen.add(request.name)
     return requests
 
 
@@ -138,6 +144,7 @@ def _json_entries(path: Path) -> list[Any]:
     for where, part in [("", text)] if whole else lines:
         try:
             entries.append(json.loads(part))
+            json.dumps(entries[-1], ensure_ascii=False).encode()  # fails for half a character
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}{where}: not valid JSON ({error})") from error
     return entries[0] if whole else entries
@@ -145,9 +152,11 @@ def _json_entries(path: Path) -> list[Any]:
 
 def _request(path: Path, number: int, entry: Any) -> Request:
     name = entry.get("name") if isinstance(entry, dict) else None
-    if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\\0"):
+    named = isinstance(name, str) and 1 <= len(name.encode()) <= MAX_NAME_BYTES
+    if not named or name.startswith(".") or set(name) & set("/\\\0"):
         raise InputError(
-            f'{path}: campaign number {number}: expected a "name" that can be the name of a file'
+            f'{path}: campaign number {number}: expected a "name" that can be the name of a '
+            f"file, of at most {MAX_NAME_BYTES} bytes"
         )
     where = f"{path}: campaign {name}"
     missing = [key for key in ("seeds", "attributes") if key not in entry]
@@ -158,7 +167,7 @@ def _request(path: Path, number: int, entry: Any) -> Request:
             f"{where}: {wrong}; expected name, seeds, attributes and, if any, previous"
         )
     for key in ("seeds", "previous"):
-        if not isinstance(entry.get(key, ""), str):
+        if not isinstance(entry.get(key, ""), str) or "\0" in entry.get(key, ""):
             raise InputError(f"{where}: {key}: expected the name of a file, got {entry[key]!r}")
     if not isinstance(entry["attributes"], dict):
         raise InputError(f"{where}: attributes: expected a JSON object")
@@ -178,12 +187,13 @@ def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
         a whole number; it is named.
     """
     rows = _rows(path)
-    first = [cell.lower() for cell in rows[0][1]] if rows else []
+    top = next(rows, (1, []))
+    first = [cell.lower() for cell in top[1]]
     named = [number for number, name in enumerate(first) if name in _HEADERS]
     column = named[0] if named else 0
     header = bool(named) or (bool(first) and not text and not _begins_as_number(first[0]))
-    ids = []
-    for line, row in rows[header:]:
+    ids: list[Any] = []
+    for line, row in rows if header else chain([top], rows):
         if not any(row):
             continue
         alone = len(row) == 1 or (bool(named) and column < len(row))
@@ -191,25 +201,24 @@ def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
         if not one or not (text or _is_whole(row[column])):
             got = ",".join(row)[:40]
             raise InputError(f"{path}:{line}: expected one user id, got {got!r}")
-        ids.append(row[column])
+        ids.append(row[column] if text else int(row[column]))
     if not ids:
         raise InputError(f"{path}: no user ids; write one per line")
-    return ids if text else list(map(int, ids))
+    return ids
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file, each with the line where it begins."""
     reader = csv.reader(io.StringIO(read_text(path)), strict=True)
-    rows, line = [], 1
+    line = 1
     try:
         for row in reader:
-            rows.append((line, [cell.strip() for cell in row]))
+            yield line, [cell.strip() for cell in row]
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
             f"{path}:{line}: expected one user id ({error}); fix or remove the line"
         ) from error
-    return rows
 
 
 def read_excluded(paths: Sequence[Path], data: Dataset) -> list[int] | list[str]:
