@@ -396,6 +396,42 @@ def test_bad_feedback_changes_nothing(made, tmp_path, capsys):
     assert {p: p.read_bytes() for p in campaign.rglob("*") if p.is_file()} == before
 
 
+def test_feedback_and_opt_outs_are_not_forgotten(made, tmp_path, capsys):
+    brief, tea, told = made.world / "new" / made.names[0], tmp_path / "tea", tmp_path / "told.csv"
+    options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
+    again = ("customise", made.model, "--data", made.data, *options, "--out", tea)
+    succeeds(main, *again)
+    succeeds(main, *again)
+    told.write_text("user_id,converted\nu1,1\n")
+    succeeds(main, "feedback", tea, told)
+    capsys.readouterr()
+    out = ("--size", 5, "--out", tmp_path / "out.csv")
+    succeeds(main, "expand", tea, "--data", made.data, *out)
+    words = f"note: {tea} has not learned from all its feedback; metaheac update it first"
+    assert words in capsys.readouterr().out
+    words = (f"--out: {tea}: has feedback on 1 users, and leaves out 0", "or give --overwrite")
+    refuses(capsys, main, *again, words=words)
+    (tea / "feedback.parquet").write_bytes(b"cut")
+    refuses(capsys, main, *again, words=("feedback.parquet", "or --overwrite to replace the fo"))
+    users = pl.read_parquet(made.world / "users.parquet")["user_id"].to_list()
+    seeds = pl.read_csv(brief / "seeds.csv")["user_id"].to_list()
+    told.write_text("\n".join(["user_id", *sorted(set(users) - set(seeds))[:2]]))
+    succeeds(main, *again, "--exclude", told, "--overwrite")
+    assert not len(read_campaign(tea).feedback)
+    refuses(capsys, main, *again, words=("and leaves out 2 whom --exclude does not name",))
+    succeeds(main, *again, "--exclude", told)
+
+
+def test_a_method_without_a_network_is_refused_before_the_work(made, tmp_path, capsys):
+    brief, model = made.world / "new" / made.names[0], tmp_path / "cosine"
+    succeeds(main, "fit", made.data, model, "--method", "cosine")
+    options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
+    out = ("--data", made.data, "--out", tmp_path / "tea")
+    words = ("adapts no network, so there is nothing to keep; metaheac expand makes audiences",)
+    refuses(capsys, main, "customise", model, *options, *out, words=words)
+    assert contents(tmp_path) == {"cosine"}
+
+
 def test_folders_that_are_no_campaigns_are_named(made, tmp_path, capsys):
     told = tmp_path / "told.csv"
     told.write_text("user_id,converted\nu1,1\n")

@@ -6,9 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
-from metaheac_jax.audience.campaign_folder import is_campaign, save_customised
+from metaheac_jax.audience.campaign_folder import (
+    is_campaign,
+    read_campaign,
+    save_customised,
+)
 from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
@@ -45,7 +50,9 @@ class Options:
     """JSON file with the campaign's attributes, one per campaign field of the data:
     {"advertiserId": 42, "productType": 3, ...}."""
     out: Path
-    """Folder of the campaign, whose name is the campaign's; a campaign there is replaced."""
+    """Folder of the campaign, whose name is the campaign's. A campaign there is replaced."""
+    overwrite: bool = False
+    """Replace a campaign even if that forgets feedback, or users who are left out."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who are left out, for example who opted out: nothing is learned from
     them, now or in an update, and they are in no audience of the campaign."""
@@ -68,17 +75,23 @@ def main(options: Options) -> None:
         read_text(path)  # a file that cannot be read is reported before the work begins
     with locked(options.out), terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
+        method = method_of(general)
+        if method.restore is None:
+            raise InputError(
+                f"{options.model}: {method.label} adapts no network, so there is nothing to keep; "
+                "metaheac expand makes audiences with it"
+            )
         data = open_dataset(options.data, progress=progress)
         general.check_data(data)
-        excluded = read_excluded(options.exclude, data)
+        excluded = data.checked_ids(read_excluded(options.exclude, data))
+        if options.out.exists() and not options.overwrite:
+            _check_replaceable(options.out, excluded)
         campaign, check = find_campaign(
             data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
         )
         require_seeds(check, options.least_seeds, options.seeds)
-        [model] = method_of(general).customise(
-            general, data, [campaign], seed=options.seed, progress=progress
-        )
-        model = replace(model, excluded_ids=data.checked_ids(excluded))
+        [model] = method.customise(general, data, [campaign], seed=options.seed, progress=progress)
+        model = replace(model, excluded_ids=excluded)
         save_customised(model, data, options.out, seed=options.seed, progress=progress)
     terminal.print_lines(
         screen,
@@ -87,3 +100,18 @@ def main(options: Options) -> None:
         f"{options.out}: {general.method} customised to {check.used:,} seeds",
         f"next: metaheac expand {options.out} --data {options.data} --size N --out audience.csv",
     )
+
+
+def _check_replaceable(folder: Path, excluded: np.ndarray) -> None:
+    """Refuses to forget feedback, or users who are left out."""
+    try:
+        saved = read_campaign(folder)
+    except InputError as error:
+        raise InputError(f"--out: {error}, or --overwrite to replace the folder") from error
+    forgotten = len(np.setdiff1d(saved.excluded, excluded))
+    if len(saved.feedback) or forgotten:
+        raise InputError(
+            f"--out: {folder}: has feedback on {len(saved.feedback):,} users, and leaves out "
+            f"{forgotten:,} whom --exclude does not name; go on with metaheac update, choose "
+            "another folder, or give --overwrite to forget them"
+        )

@@ -290,7 +290,7 @@ def _expand(
         campaigns = [models[0].campaign]
         checks = [SeedCheck.of(campaigns[0], len(models[0].seed_ids))]
         _check_saved(options, saved, general, models[0], checks[0], excluded)
-        known = _known_non_seeds(options.model, saved, excluded)
+        known = _saved_notes(options.model, saved, general, excluded)
 
     method, seed = _method(options, general), options.seed
     scales = []
@@ -354,14 +354,20 @@ def _check_saved(
         )
 
 
-def _known_non_seeds(folder: Path, saved: SavedCampaign, excluded: np.ndarray) -> list[str]:
-    """A note on excluded users whom a campaign's folder learns from; they are no seeds."""
+def _saved_notes(
+    folder: Path, saved: SavedCampaign, general: General, excluded: np.ndarray
+) -> list[str]:
+    """What the user should know of a campaign's folder."""
+    notes = []
+    if not saved.is_up_to_date(general):
+        notes.append(f"{folder} has not learned from all its feedback; metaheac update it first")
     count = int(np.isin(saved.examples.user_ids, excluded).sum())
-    note = (
-        f"{count:,} of the excluded users are non-seeds that {folder} learns from; metaheac update "
-        "it with --exclude to leave them out"
-    )
-    return [note] if count else []
+    if count:
+        notes.append(
+            f"{count:,} of the excluded users are non-seeds that {folder} learns from; metaheac "
+            "update it with --exclude to leave them out"
+        )
+    return notes
 
 
 def _customised(out: Path) -> Path:
