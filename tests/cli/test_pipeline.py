@@ -16,6 +16,7 @@ from toy import dataset
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
+from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.data.splits import paper_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.methods import method_named
@@ -191,6 +192,20 @@ def test_evaluate_shows_a_name_in_brackets(tmp_path, capsys):
     save(method_named("cosine").fit(data, campaigns=[0, 1, 2]), tmp_path / "model")
     succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
     assert "\ncosine to the mean seed on [toy]\n" in capsys.readouterr().out
+
+
+def test_evaluate_leaves_out_a_campaign_without_examples(tmp_path, capsys):
+    data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
+    campaign = np.repeat(np.arange(6), data.stage1.counts)
+    kept = campaign != 5
+    of = (values[kept] for values in (campaign, data.stage1.user, data.stage1.label))
+    write_dataset(replace(data, stage1=group_by_campaign(*of, num_campaigns=6)), tmp_path / "data")
+    model = method_named("cosine").fit(open_dataset(tmp_path / "data"), campaigns=[0, 1, 2])
+    save(model, tmp_path / "model")
+    succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
+    name = data.campaign_key[5]
+    words = f"campaign {name} could not be judged: it has no examples of stage 1 to customise on"
+    assert words in capsys.readouterr().out
 
 
 def test_evaluate_needs_campaigns_that_were_left_out(made, tmp_path, capsys):

@@ -64,7 +64,8 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         trained = {*general.campaigns, *general.held_out}  # held out to tell when to stop
         known = np.array([plain_id(key) in trained for key in data.campaign_key])
-        test = np.flatnonzero(~known & (data.stage2.counts > 0)).tolist()
+        new = ~known & (data.stage2.counts > 0)
+        test = np.flatnonzero(new & (data.stage1.counts > 0)).tolist()
         if not len(test):
             raise InputError(
                 f"{options.model}: was trained on every campaign that {options.data} can judge; "
@@ -75,6 +76,9 @@ def main(options: Options) -> None:
     small, threshold = small_campaigns(data)
     split = Split(np.flatnonzero(known), np.array(test), small, threshold)
     result = judge_all(data, split, pools.scores, label=method.label)
+    for key in data.campaign_key[new & (data.stage1.counts == 0)]:
+        why = "it has no examples of stage 1 to customise on"
+        result["left_out"].append({"campaign": plain_id(key), "why": why})
     result["groups"] = {
         group: _group_tables(data, result, group, test, pools.scores, log_odds=method.log_odds)
         for group in GROUPS
