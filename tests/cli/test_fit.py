@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -135,6 +136,13 @@ def test_a_training_that_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch
     options = ("--method", "mlp-pretraining")
     refuses(capsys, main, "fit", few, tmp_path / "model", *options, words=("held out",))
     assert contents(tmp_path) == {"few"}
+
+
+def test_a_missing_library_leaves_no_training(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    words = ("need LightGBM; install it with",)
+    refuses(capsys, main, "fit", data, tmp_path / "model", "--method", "prior", words=words)
+    assert contents(tmp_path) == set()
 
 
 def test_a_second_training_of_a_model_is_refused(data, tmp_path, capsys, writers):

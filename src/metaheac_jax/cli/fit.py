@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -132,8 +132,8 @@ def main(options: Options) -> None:
                 progress=progress,
             )
         except InputError:
-            with suppress(OSError):
-                directory.rmdir()  # if it is empty, no training has begun
+            if writes and not options.resume and not (directory / "checkpoints").exists():
+                shutil.rmtree(directory, ignore_errors=True)  # no training has begun
             raise
         if writes:
             general = replace(general, added=(*general.added, *map(_added, folders)))

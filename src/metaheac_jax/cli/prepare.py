@@ -50,9 +50,9 @@ class Options:
     by default the paper's 14 user and 6 campaign fields. A field with several slots is a list. In
     tables, a user field with "sensitive": true is no input of any model; audiences are reported
     by it."""
-    max_ids: int = MAX_IDS
+    max_ids: int | None = None
     """Of the competition's and the authors' files: refuse ids of users' fields whose maxima add up
-    to more than this; tables of this length are made of them."""
+    to more than this; tables of this length are made of them. Default: 100 million."""
     max_memory: float | None = None
     """Of the authors' files: refuse a file that takes more memory than this while it is read, in
     GiB. Default: 2 GiB and 50 times the size of the file."""
@@ -79,12 +79,13 @@ def main(options: Options) -> None:
     if options.infer is None and options.overwrite:
         raise InputError("--overwrite: only with --infer; a data set is replaced without it")
     if options.infer is not None:
-        for name in ("schema", "hash_rows", "extends", "max_memory"):
+        for name in ("schema", "hash_rows", "extends", "max_ids", "max_memory"):
             if getattr(options, name):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option}: not with --infer, which only writes a schema")
     terminal.check_minimum("--hash-rows", options.hash_rows, 0)
-    terminal.check_minimum("--max-ids", options.max_ids, 1)
+    if options.max_ids is not None:
+        terminal.check_minimum("--max-ids", options.max_ids, 1)
     if options.max_memory is not None and not 0 < options.max_memory < math.inf:
         raise InputError(f"--max-memory: expected a number above 0, got {options.max_memory}")
     if options.hash_rows and options.extends is not None:
@@ -126,7 +127,13 @@ def _read(options: Options, out: Path, progress: Progress) -> Dataset:
     source, extends = options.source, None
     if options.extends is not None:
         extends = _earlier(options.extends, progress)
-    if tables.find_tables(source):
+    has_tables, is_official = bool(tables.find_tables(source)), official.is_source(source)
+    if options.max_ids is not None and has_tables:
+        raise InputError(f"--max-ids: {source} has tables, whose values are numbered")
+    if options.max_memory is not None and (has_tables or not is_official):
+        raise InputError(f"--max-memory: only for the authors' files, which {source} does not have")
+    max_ids = MAX_IDS if options.max_ids is None else options.max_ids
+    if has_tables:
         if options.schema is None:
             raise InputError(
                 f"{source}: tables need a --schema; metaheac prepare {source} --infer schema.json "
@@ -143,13 +150,13 @@ def _read(options: Options, out: Path, progress: Progress) -> Dataset:
     schema = read_schema(options.schema)
     if options.hash_rows:
         raise InputError(f"--hash-rows: {source} has no tables, and all values of it are kept")
-    if not official.is_source(source):
+    if not is_official:
         return tencent.prepare(
             source,
             out,
             schema=schema,
             extends=extends,
-            max_ids=options.max_ids,
+            max_ids=max_ids,
             progress=progress,
         )
     if extends is not None:
@@ -158,7 +165,7 @@ def _read(options: Options, out: Path, progress: Progress) -> Dataset:
         source,
         out,
         schema=schema,
-        max_ids=options.max_ids,
+        max_ids=max_ids,
         max_memory=options.max_memory,
         progress=progress,
     )[0]
