@@ -7,7 +7,7 @@ import pytest
 from toy import dataset
 
 from metaheac_jax.data.dataset import group_by_campaign
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import held_out
 from metaheac_jax.methods.held_out import (
     HeldOut,
@@ -75,6 +75,13 @@ def test_large_halves_are_thinned_evenly(monkeypatch):
         assert abs(len(half.campaign.users) - 10) <= 1
         assert abs(len(half.users) - 5) <= 1
         assert abs(half.campaign.labels.mean() - own.labels.mean()) < 0.1
+
+
+def test_a_score_that_is_no_number_is_no_judgement():
+    half = halve(DATA, 3, 0)
+    odds = np.where(np.arange(len(half.users)) == 1, np.nan, 0.0)
+    with pytest.raises(Diverged, match="held out: a score is not a number"):
+        judge_models(lambda _: [lambda _: odds], DATA, [half])
 
 
 def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():

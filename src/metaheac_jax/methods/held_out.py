@@ -15,7 +15,7 @@ import numpy as np
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.model import Scorer
 from metaheac_jax.ranking import auc
 from metaheac_jax.training.loop import Quality
@@ -104,11 +104,17 @@ def judge_models(
     data: Dataset,
     held_out: Sequence[HeldOut],
 ) -> list[Quality]:
-    """Customises a general model to held-out campaigns and judges each on its other half."""
+    """Customises a general model to held-out campaigns and judges each on its other half.
+
+    Raises:
+      Diverged: a score is not a number.
+    """
     judged = []
     models = customise([held.campaign for held in held_out])
     for held, model in zip(held_out, models, strict=True):
         odds = np.asarray(model(data.user_rows[held.users]), np.float64)
+        if np.isnan(odds).any():
+            raise Diverged(f"{held.campaign.name}, held out: a score is not a number")
         loss = np.mean(np.logaddexp(0, odds) - held.labels * odds)
         judged.append(Quality(auc(odds, held.labels), float(loss)))
     return judged

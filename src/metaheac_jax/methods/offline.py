@@ -189,10 +189,18 @@ def train_rows(
     def finished(state: RowState) -> State:
         return finish(Weights(state.network, state.table.table))
 
+    # Of the table alone, so that no moments are copied.
+    values = jax.jit(lambda table: table_optimizer.flush(table).table)
+
+    def judged(state: RowState) -> State:
+        if placement is not None:
+            return finished(whole(state))
+        return finish(Weights(state.network, values(state.table)))
+
     judge, early_stop = run.judge, None
     if judge is not None:
         early_stop = EarlyStop(
-            judge=lambda state: judge(finished(whole(state))),
+            judge=lambda state: judge(judged(state)),
             every=max(1, steps // _JUDGEMENTS),
             patience=run.settings.offline_patience or 1,
             judge_start=run.start is not None,
