@@ -18,6 +18,7 @@ from jax import Array
 from metaheac_jax.customise.minibatches import GrowingSize
 from metaheac_jax.model import AdaptedWeights
 from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.rows import RowIndex
 
 Tree = TypeVar("Tree")
 
@@ -31,6 +32,7 @@ class HostRows:
         multiple: of which U is; it never shrinks, so that programs are shared.
         """
         self._layout, self._size = layout, GrowingSize(multiple)
+        self._index: RowIndex | None = None
 
     def cut(
         self, table: Array | np.ndarray, ids: Tree, adapted: AdaptedWeights | None = None
@@ -45,7 +47,9 @@ class HostRows:
         Returns:
           (U, k) on jax's default device; and the ids as its rows, with U as the pad id.
         """
-        index = self._layout.row_index(len(table))
+        index = self._index
+        if index is None or index.num_rows != len(table):
+            index = self._index = self._layout.row_index(len(table))
         touched = index.distinct(ids)
         rows, local = index.renumber(touched, self._size.holding(len(touched)), ids)
         values = rows_of(table, rows)
