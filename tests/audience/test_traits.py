@@ -137,6 +137,13 @@ def test_a_value_that_the_audience_lacks_is_flagged_though_its_count_is_not_told
         assert [s.flag for s in shares] == ["over", "under"]
 
 
+def test_no_more_users_than_the_audience_has_are_assumed():
+    data = sensitive(np.arange(300) % 2)
+    for share in sensitive_shares(data, data.user_key[:20]):
+        assert (share.audience, share.impact) == (None, 1)
+        assert share.ratio == pytest.approx(2)  # at most all of the audience, of half the pool
+
+
 def test_an_upper_bound_is_not_flagged_as_too_often():
     data = sensitive(np.where(np.arange(300) < 60, 1, 0))
     many, few = sensitive_shares(data, data.user_key[50:150])

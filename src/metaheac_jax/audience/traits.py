@@ -138,7 +138,8 @@ def sensitive_shares(
         in_audience = _count(field.codes, _blocks(members), count)
         pool, num_pool = _count_pool(data, field.codes, exclude, count)
         shown = [v for v in range(count) if pool[v] >= min_cell]
-        fraction = {v: max(in_audience[v], min_cell - 1) / len(members) for v in shown}
+        least = min(min_cell - 1, len(members))
+        fraction = {v: max(in_audience[v], least) / len(members) for v in shown}
         ratio = {v: fraction[v] / (pool[v] / num_pool) for v in shown}
         highest = max((ratio[v] for v in shown if in_audience[v] >= min_cell), default=1.0)
         for v in shown:
@@ -148,7 +149,7 @@ def sensitive_shares(
                 audience=fraction[v] if in_audience[v] >= min_cell else None,
                 pool=pool[v] / num_pool,
                 ratio=ratio[v],
-                impact=ratio[v] / highest,
+                impact=min(1.0, ratio[v] / highest),
             )
             shares.append(share)
     return shares

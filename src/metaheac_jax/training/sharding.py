@@ -247,7 +247,9 @@ def as_part(
     parts, sizes = zip(*each, strict=True)
     touched = np.unique(np.concatenate(parts))
     touched = touched[touched < num_rows]
-    quantum = max(512, 1 << (len(touched).bit_length() - 3))  # few shapes, so few compilations
+    quantum = max(
+        512, 1 << max(0, len(touched).bit_length() - 3)
+    )  # few shapes, so few compilations
     size = -(-len(touched) // quantum) * quantum
     rows = np.pad(touched, (0, size - len(touched)), constant_values=num_rows)
     position = np.where(batch.rows < num_rows, np.searchsorted(touched, batch.rows), size)
