@@ -26,10 +26,11 @@ class Options:
 
     Holds out a fifth of the seeds and of the random non-seeds, customises the model to the rest,
     compares the held-out seeds with users that it has not learned from, and prints for audiences of
-    0.5% to 50% of the users: their number, the score of the last one (edge), which fraction of the
-    held-out seeds they have (recall), how many times as many as a random audience (lift), and how
-    many of them would convert if the fraction --base-rate of the pool did, each with its 95%
-    interval. It says so where the model was trained on this very campaign.
+    0.5% to 50% of the candidates, who are all users but the seeds: their number, the score of the
+    last one (edge), which fraction of the held-out seeds they have (recall), how many times as many
+    as a random audience (lift), and how many of them would convert if the fraction --base-rate of
+    the pool did, each with its 95% interval. It says so where the model was trained on this very
+    campaign.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
