@@ -56,14 +56,6 @@ def test_scores_do_not_depend_on_the_chunk_and_learn_the_campaign():
     assert scorer(zero, model, DATA.campaign_rows[3], users[:0]).size == 0
 
 
-def test_progress_counts_the_users_done():
-    told = []
-    score = PoolScorer(REGRESSION, LAYOUT, chunk=16)
-    tell = lambda *a: told.append(a)  # noqa: E731
-    score(WEIGHTS, None, DATA.campaign_rows[0], DATA.user_rows[:40], progress=tell)
-    assert told == [("score", 16, 40), ("score", 32, 40), ("score", 40, 40)]
-
-
 @pytest.mark.parametrize("lengthened", [False, True])
 def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
     longer, lengths = with_lengths(DATA)

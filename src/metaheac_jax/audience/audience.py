@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from metaheac_jax.data.sources.table_file import ENDINGS
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import whole_file
-
-#: What the name of an audience's file ends with; it says how the file is written.
-AUDIENCE_ENDINGS = (".parquet", ".csv", ".csv.gz")
 
 
 class Refresh(NamedTuple):
@@ -60,7 +58,7 @@ class Audience:
         """Writes rank, user_id, score and, if calibrated, probability; whole or not at all.
 
         Args:
-          path: its ending, one of `AUDIENCE_ENDINGS`, says how.
+          path: its ending, one of `table_file.ENDINGS`, says how.
 
         Raises:
           InputError: the ending is another one.
@@ -87,7 +85,7 @@ def check_audience_file(path: Path) -> None:
     """Refuses the name of a file that no audience can be written to.
 
     Raises:
-      InputError: its ending is not one of `AUDIENCE_ENDINGS`.
+      InputError: its ending is not one of `table_file.ENDINGS`.
     """
-    if not path.name.endswith(AUDIENCE_ENDINGS):
-        raise InputError(f"{path}: expected a name that ends with {' or '.join(AUDIENCE_ENDINGS)}")
+    if not path.name.endswith(ENDINGS):
+        raise InputError(f"{path}: expected a name that ends with {' or '.join(ENDINGS)}")

@@ -18,10 +18,9 @@ import polars as pl
 
 from metaheac_jax import model
 from metaheac_jax.audience import campaign_folder
-from metaheac_jax.audience.audience import AUDIENCE_ENDINGS
 from metaheac_jax.customise import export
 from metaheac_jax.data import storage
-from metaheac_jax.data.sources.table_file import first_line
+from metaheac_jax.data.sources.table_file import ENDINGS, first_line
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, writer_of
 from metaheac_jax.sealed import read_sealed
@@ -95,7 +94,7 @@ def find_items(folder: Path) -> list[Item]:
         kinds = [kind for kind in _KINDS if kind.manifest in names]
         items += [_folder_item(directory, kind) for kind in kinds]
         if not kinds:
-            files = [directory / name for name in names if name.endswith(AUDIENCE_ENDINGS)]
+            files = [directory / name for name in names if name.endswith(ENDINGS)]
             audiences = [path for path in files if _is_audience(path)]
             of_many = _made_from(directory, AUDIENCES) if AUDIENCES in names else {}
             items += [_audience_item(path, of_many) for path in audiences]

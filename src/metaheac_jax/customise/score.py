@@ -21,7 +21,6 @@ from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import AdaptedWeights, Weights, with_own_parameters
 from metaheac_jax.networks.base import Network
-from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.threads import at_a_time, in_threads
 
@@ -35,7 +34,7 @@ class PoolScorer:
         """Args:
         network: of the models.
         layout: of the users' ids.
-        chunk: users scored at once. A thousand fit a CPU's caches; an accelerator takes more.
+        chunk: users scored at once. A thousand fit a CPU's caches.
         """
         self.network, self.layout, self._chunk = network, layout, chunk
 
@@ -57,8 +56,6 @@ class PoolScorer:
         adapted: AdaptedWeights | None,
         campaign: np.ndarray,
         users: UserRows,
-        *,
-        progress: Progress = silent,
     ) -> np.ndarray:
         """Log-odds that each user of a pool converts.
 
@@ -67,7 +64,6 @@ class PoolScorer:
           adapted: the campaign's own; None scores with the general ones.
           campaign: (N,) table rows of the campaign.
           users: (P, S) table rows of the users, read one chunk at a time (a memory map will do).
-          progress: receives the number of users done.
 
         Returns:
           (P,) float32.
@@ -81,14 +77,14 @@ class PoolScorer:
         if adapted is not None:
             params = with_own_parameters(params, adapted.network)
         if on_host(table):
-            return self._from_host(params, table, adapted, campaign, users, progress)
+            return self._from_host(params, table, adapted, campaign, users)
         if adapted is not None and len(adapted.rows):
             table = self._overlay(table, adapted.rows, adapted.values)
 
         def score(part: np.ndarray) -> Array:
             return self._score_chunk(params, table, part, campaign)
 
-        return self.over_users(score, users, table.shape[0], progress=progress)
+        return self.over_users(score, users, table.shape[0])
 
     def _from_host(
         self,
@@ -97,7 +93,6 @@ class PoolScorer:
         adapted: AdaptedWeights | None,
         campaign: np.ndarray,
         users: UserRows,
-        progress: Progress,
     ) -> np.ndarray:
         """As `__call__`, with the rows that a block of users names."""
         check_slots(users, self.layout.num_slots)
@@ -108,11 +103,8 @@ class PoolScorer:
             part = lambda some: self._score_chunk(params, own, some, own_campaign)  # noqa: E731
             return self.over_users(part, users, len(own))
 
-        scores = []
-        for start in range(0, max(len(users), 1), _HOST_BLOCK):
-            scores.append(score(np.asarray(users[start : start + _HOST_BLOCK])))
-            progress("score", min(start + _HOST_BLOCK, len(users)), len(users))
-        return np.concatenate(scores)
+        starts = range(0, max(len(users), 1), _HOST_BLOCK)
+        return np.concatenate([score(np.asarray(users[s : s + _HOST_BLOCK])) for s in starts])
 
     def check_campaign(self, campaign: np.ndarray, num_rows: int) -> None:
         """Refuses (N,) ids of a campaign.
@@ -132,8 +124,6 @@ class PoolScorer:
         function: Callable[[np.ndarray], Array],
         users: UserRows,
         num_rows: int,
-        *,
-        progress: Progress = silent,
     ) -> np.ndarray:
         """Applies a function to all users, a chunk at a time.
 
@@ -141,7 +131,6 @@ class PoolScorer:
           function: (chunk, S) table rows to (chunk, ...), each row by itself.
           users: (P, S).
           num_rows: R.
-          progress: receives the number of users done.
 
         Returns:
           (P, ...).
@@ -155,7 +144,7 @@ class PoolScorer:
             check_ids(part, num_rows, "the users' ids")
             return function(part)
 
-        return over_chunks(checked, users, chunk=self._chunk, fill=num_rows, progress=progress)
+        return over_chunks(checked, users, chunk=self._chunk, fill=num_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +177,6 @@ def over_chunks(
     *arrays: UserRows,
     chunk: int = 2048,
     fill: int = 0,
-    progress: Progress = silent,
 ) -> np.ndarray:
     """Applies a function to rows of arrays, ``chunk`` at a time, so that it compiles once.
 
@@ -199,12 +187,11 @@ def over_chunks(
       *arrays: each (P, ...).
       chunk: rows at a time.
       fill: what the last rows are filled up with.
-      progress: receives the number of rows done.
 
     Returns:
       (P, ...).
     """
-    count, parts = len(arrays[0]), []
+    count = len(arrays[0])
     starts = range(0, max(count, 1), chunk)
 
     def apply(start: int) -> np.ndarray:
@@ -216,7 +203,4 @@ def over_chunks(
         return np.asarray(function(*full))
 
     with closing(in_threads(apply, starts, num_threads=at_a_time())) as results:
-        for start, part in zip(starts, results, strict=True):
-            parts.append(part)
-            progress("score", min(start + chunk, count), count)
-    return np.concatenate(parts)[:count]
+        return np.concatenate(list(results))[:count]

@@ -181,26 +181,19 @@ def train_rows(
     placement = None if run.mesh is None else placement_of(run)
     step = _build_step(run, gradient, table_optimizer, placement, reduction)
 
-    def whole(state: RowState) -> RowState:
-        if placement is None:
-            return state._replace(table=table_optimizer.flush(state.table))
-        return placement.fetch(placement.flush(state, table_optimizer))
-
-    def finished(state: RowState) -> State:
-        return finish(Weights(state.network, state.table.table))
-
     # Of the table alone, so that no moments are copied.
     values = jax.jit(lambda table: table_optimizer.flush(table).table)
 
-    def judged(state: RowState) -> State:
-        if placement is not None:
-            return finished(whole(state))
-        return finish(Weights(state.network, values(state.table)))
+    def current(state: RowState) -> Weights:
+        if placement is None:
+            return Weights(state.network, values(state.table))
+        state = _flush(state, table_optimizer, placement)
+        return Weights(state.network, state.table.table)
 
     judge, early_stop = run.judge, None
     if judge is not None:
         early_stop = EarlyStop(
-            judge=lambda state: judge(judged(state)),
+            judge=lambda state: judge(finish(current(state))),
             every=max(1, steps // _JUDGEMENTS),
             patience=run.settings.offline_patience or 1,
             judge_start=run.start is not None,
@@ -230,13 +223,23 @@ def train_rows(
             progress=run.progress,
             **options,
         )
-    state = whole(state)
+    state = _flush(state, table_optimizer, placement)
     optimizer_state = {
         "network": to_state_dict(state.opt_state),
         "table": {"mu": state.table.mu, "nu": state.table.nu},
         "count": state.table.count,
     }
-    return Trained(finished(state), judgements, jax.device_get(optimizer_state))
+    weights = Weights(state.network, state.table.table)
+    return Trained(finish(weights), judgements, jax.device_get(optimizer_state))
+
+
+def _flush(
+    state: RowState, table_optimizer: TableOptimizer, placement: Placement | None
+) -> RowState:
+    """The state with all rows up to date; from a mesh, as it is without one."""
+    if placement is None:
+        return state._replace(table=table_optimizer.flush(state.table))
+    return placement.fetch(placement.flush(state, table_optimizer))
 
 
 def _build_step(

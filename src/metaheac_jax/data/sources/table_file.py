@@ -20,6 +20,7 @@ from metaheac_jax.errors import InputError
 
 S = TypeVar("S", pl.Series, pl.Expr)
 
+#: What the names of files of tables end with.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 
