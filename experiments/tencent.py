@@ -9,9 +9,9 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,9 @@ from metaheac_jax.files import locked, make_once
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import Schema
 from metaheac_jax.settings import SETTINGS, Settings
+
+#: Options that only a simulated world has.
+WORLD_OPTIONS = ("users", "examples", "cardinality")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,8 @@ def main(options: Options) -> None:
         raise InputError(
             "--world wechat: it is simulated and has its own split; omit --data-dir and --split"
         )
+    if options.data_dir is not None:
+        refuse_world_options(options)
     screen, settings = terminal.screen(), SETTINGS[options.preset]
     if options.dry_run:
         screen.print(plan(options, settings), highlight=False, markup=False, soft_wrap=True)
@@ -101,6 +106,17 @@ def main(options: Options) -> None:
                 published=options.world,
             )
         report.write(options.out, comparison, screen)
+
+
+def refuse_world_options(options: Any) -> None:
+    """Refuses what only a simulated world has, beside --data-dir.
+
+    Raises:
+      InputError: it names the option.
+    """
+    for known in fields(options):
+        if known.name in WORLD_OPTIONS and getattr(options, known.name) != known.default:
+            raise InputError(f"--{known.name}: not with --data-dir, which is no simulated world")
 
 
 def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Split]:

@@ -25,7 +25,7 @@ from experiments.many_campaigns.speed import (
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.sources.movielens import find_edition
 from metaheac_jax.files import locked, write_json, write_text
-from metaheac_jax.methods import Method
+from metaheac_jax.methods import Method, method_named
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import SETTINGS, Adapts
 
@@ -81,6 +81,10 @@ def main(options: Options) -> None:
     for name in ("campaigns", "widths"):
         terminal.check_minimum(f"--{name}", min(getattr(options, name), default=0), 1)
     terminal.check_minimum("--seed", options.seed, 0)
+    if options.data_dir is not None:
+        tencent.refuse_world_options(options)
+    if "auc" in options.parts:
+        method_named(options.method).with_settings(online_adapts="heads")  # raises if it cannot
     screen = terminal.screen()
     terminal.keep_compiled()
     with locked(options.out):
@@ -144,7 +148,8 @@ def run(options: Options, progress: Progress) -> Results:
 
 def load(options: Options, progress: Progress) -> tuple[Data, Method]:
     """The data of the options, and the method with the settings that were chosen for such data."""
-    settings, world, source = SETTINGS["paper"], "tencent", options.data_dir
+    settings, source = SETTINGS["paper"], options.data_dir
+    world = "tencent" if source is None else None
     if source is not None and any(source.glob("*.inter")):
         data = movielens.load(movielens.Options(data_dir=source), options.seed)
         settings = replace(settings, online_epochs=movielens.ONLINE_EPOCHS)

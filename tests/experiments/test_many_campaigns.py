@@ -53,8 +53,21 @@ def test_both_ways_are_tuned_customised_and_judged(tmp_path, capsys):
     assert aucs[0] != aucs[1]
     assert "| heads | " in printed
     assert "heads - all " in printed
-    refuses(capsys, COMMAND, *options, "--method", "lr", words=("lr: cannot adapt heads only",))
-    refuses(capsys, COMMAND, *options, "--campaigns", 0, words=("--campaigns: expected 1",))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--method", "lr"), "lr: cannot adapt heads only"),
+        (("--method", "xgboost"), "xgboost"),
+        (("--campaigns", 0), "--campaigns: expected 1"),
+        (("--data-dir", ".", "--users", 9), "--users: not with --data-dir"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_work(tmp_path, capsys, options, words):
+    folders = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out")
+    refuses(capsys, COMMAND, *options, *folders, words=(words,))
+    assert contents(tmp_path) == set()
 
 
 def test_the_difference_is_paired():
