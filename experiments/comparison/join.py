@@ -73,7 +73,8 @@ def join(found: Mapping[str, Comparison], methods: Sequence[str] = ()) -> Compar
     Raises:
       InputError: commands or data differ in more than `PARTS`; one has a tuning of its own; a run
         has a method twice, lacks one, or is in two worlds; the settings of a method differ between
-        runs; or a seed between others is missing.
+        runs, or the rule by which training ends between methods; or a seed between others is
+        missing.
     """
     command = _common_command(found)
     runs: dict[int, _Run] = {}
@@ -88,6 +89,7 @@ def join(found: Mapping[str, Comparison], methods: Sequence[str] = ()) -> Compar
         listed = ", ".join(map(str, seeds))
         raise InputError(f"runs {listed}: their seeds do not follow one another")
     first = runs[seeds[0]]
+    first.check_lengths()
     for seed in seeds:
         first.check_same(runs[seed], methods)
     names = [name for name, result in first.results.items() if _is_method(result)]
@@ -134,6 +136,18 @@ class _Run:
                     "seeds differ, so these are two worlds; run one of them again"
                 )
         self.results[name], self.places[name] = result, where
+
+    def check_lengths(self) -> None:
+        """Refuses methods whose trainings ended by different rules."""
+        trained = [name for name, of in self.results.items() if of.get("offline", {}).get("steps")]
+        for key in ("offline_epochs", "offline_patience"):
+            for name in trained:
+                ours, theirs = (self.results[of]["settings"].get(key) for of in (name, trained[0]))
+                if ours != theirs:
+                    raise InputError(
+                        f"{key} is {ours} of {name} and {theirs} of {trained[0]}, so their "
+                        "trainings ended by different rules; run one of them again"
+                    )
 
     def check_same(self, other: _Run, wanted: Sequence[str]) -> None:
         """Refuses another run that has not the same methods with the same settings."""

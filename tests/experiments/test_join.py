@@ -128,6 +128,19 @@ def test_what_cannot_be_joined(tmp_path, capsys, seed, methods, more, words):
     assert "out" not in contents(tmp_path)
 
 
+def test_trainings_that_ended_by_different_rules_are_not_joined(tmp_path, capsys):
+    def trained(name, patience):
+        settings = {"offline_patience": patience, "offline_epochs": 30}
+        return {name: {**method(name, 0.6, **settings), "offline": {"steps": 9}}}
+
+    early = made(tmp_path / "a", 0, trained("metaheac", 4))
+    late = made(tmp_path / "b", 0, trained("mlp-pretraining", 8))
+    words = ("offline_patience is 8 of mlp-pretraining and 4 of metaheac",)
+    refuses(capsys, COMMAND, early, late, "--out", tmp_path / "out", words=words)
+    untrained = made(tmp_path / "c", 0, {"lr": method("lr", 0.6, offline_patience=8)})
+    succeeds(COMMAND, early, untrained, "--out", tmp_path / "out")
+
+
 def test_arguments_that_make_no_sense(tmp_path, capsys):
     first, second = (made(tmp_path / "in" / str(n), n, LR) for n in (0, 1))
     out = ("--out", tmp_path / "out")
