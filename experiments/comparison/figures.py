@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.comparison.pages import save_figure
-from experiments.comparison.results import Results
+from experiments.comparison.results import ORACLE, Results
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -89,7 +89,7 @@ def figure_of_methods(summary: Mapping[str, Any], path: Path, title: str) -> Non
                 axes.errorbar(value["mean"], position, xerr=value["std"], fmt="o", color=color)
         axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
         axes.grid(axis="x", color="0.9")
-        axes.set(xlabel="AUC", title=f"{group} seed sets")
+        axes.set(xlabel="AUC, with its deviation over the runs", title=f"{group} seed sets")
     panels[0].set_yticks(positions, [entry["label"] for entry in summary.values()])
     panels[0].invert_yaxis()
     figure.suptitle(title, fontsize=10)
@@ -104,7 +104,7 @@ def figure_by_seeds(runs: Sequence[Results], path: Path, title: str) -> None:
     """
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     known = [both for name in SHOWN for both in (name, name + LENGTHS) if both in runs[0]]
-    for name in known or runs[0]:
+    for name in known if {*known} - {ORACLE} else runs[0]:
         points = binned([c for run in runs for c in run[name]["campaigns"]])
         line = "o--" if name.endswith(LENGTHS) else "o-"
         axes.plot(*points.T, line, color=_color(name), label=runs[0][name]["label"])

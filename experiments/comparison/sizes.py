@@ -12,9 +12,10 @@ from typing import Annotated
 
 import matplotlib as mpl
 import matplotlib.ticker
+import numpy as np
 import tyro
 
-from experiments.comparison.figures import SHOWN
+from experiments.comparison.figures import LENGTHS, SHOWN
 from experiments.comparison.pages import save_figure
 from experiments.comparison.results import GROUPS, Comparison, load, summarise
 from metaheac_jax.cli import terminal
@@ -53,17 +54,26 @@ def main(options: Options) -> None:
 def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
     """Draws one line per method of `figures.SHOWN`, with the deviation over the runs.
 
+    Dashed with the lengths of lists.
+
     Raises:
-      InputError: a comparison has no number of users, or two of one size have a method in common.
+      InputError: a comparison is not of a simulated world, they are of different presets, two of
+        one size have a method in common, or none has a method that is shown.
     """
     for comparison in comparisons:
-        if "users" not in comparison.about:
-            raise InputError(f"{comparison.title}: its results do not say how many users it has")
+        about, first = comparison.about, comparisons[0].about
+        if "users" not in about or not comparison.independent_runs:
+            raise InputError(f"{comparison.title}: is not of simulated worlds, which have sizes")
+        if about.get("preset") != first.get("preset"):
+            raise InputError(f"{comparison.title}: has another preset than {comparisons[0].title}")
     ordered = sorted(comparisons, key=lambda comparison: comparison.about["users"])
     users = [comparison.about["users"] for comparison in ordered]
     summaries = [summarise(comparison.runs) for comparison in ordered]
     figure, panels = plt.subplots(1, 2, sharey=True, figsize=(10, 4.5), layout="constrained")
-    for name, color in SHOWN.items():
+    shown = [name + end for name in SHOWN for end in ("", LENGTHS)]
+    if not any(name in of for name in shown for of in summaries):
+        raise InputError(f"none of the methods that are drawn was run: {', '.join(SHOWN)}")
+    for name in shown:
         found = [(size, of[name]) for size, of in zip(users, summaries, strict=True) if name in of]
         sizes = [size for size, _ in found]
         if len(set(sizes)) < len(sizes):
@@ -73,12 +83,13 @@ def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
             points = [(size, of[group]["auc"]) for size, of in found if "auc" in of[group]]
             if points:
                 at, values = zip(*points, strict=True)
+                deviations = [value["std"] or np.nan for value in values]  # none of a single run
                 axes.errorbar(
                     at,
                     [value["mean"] for value in values],
-                    yerr=[value["std"] for value in values],
-                    fmt="o-",
-                    color=color,
+                    yerr=deviations,
+                    fmt="o--" if name.endswith(LENGTHS) else "o-",
+                    color=SHOWN[name.removesuffix(LENGTHS)],
                     capsize=3,
                     label=found[-1][1]["label"],
                 )
@@ -87,7 +98,7 @@ def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
         axes.set_xticks(sorted(set(users)), [f"{size:,}" for size in sorted(set(users))])
         axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes.grid(axis="y", color="0.9")
-    panels[0].set_ylabel("AUC on the pools of test campaigns")
+    panels[0].set_ylabel("AUC on the pools, with its deviation over the runs")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
     save_figure(figure, path)

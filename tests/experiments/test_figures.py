@@ -51,6 +51,15 @@ def test_methods_with_lengths_are_beside_those_without(tmp_path, monkeypatch):
     assert [line.get_linestyle() for line in (plain, longer)] == ["-", "--"]
 
 
+def test_where_none_is_shown_all_are_drawn_beside_the_oracle(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, _: drawn.append(figure))
+    run = runs()[0]
+    references = {"mmoe": run["lr"] | {"label": "MMoE"}, "oracle": run["lr"] | {"label": "oracle"}}
+    figures.figure_by_seeds([references], tmp_path / "by_seeds.png", "toy")
+    assert [line.get_label() for line in drawn[0].axes[0].lines] == ["MMoE", "oracle"]
+
+
 def offline(best, ceiling, *curve):
     return {"offline": {"best_step": best, "ceiling": ceiling, "curve": list(curve)}}
 

@@ -1,5 +1,7 @@
 """AUC over the size of the world, as a user draws it."""
 
+import shutil
+
 import commands
 import numpy as np
 from commands import contents, refuses, succeeds
@@ -34,10 +36,24 @@ def test_a_line_has_the_worlds_by_size_in_which_a_method_is(tmp_path, monkeypatc
         ticks = [label.get_text() for label in axes.get_xticklabels()]
         assert ticks == ["600,000", "2,800,000", "11,400,000"]
         lines = {of.get_label(): of.lines[0].get_xydata() for of in axes.containers}
+        assert {of.lines[0].get_linestyle() for of in axes.containers} == {"-"}
         assert set(lines) == {"LR", "METAHEAC"}  # MMoE is not among those that are shown
         expected = [(6e5, 0.64 + more), (2.8e6, 0.71 + more), (1.14e7, 0.74 + more)]
         np.testing.assert_allclose(lines["METAHEAC"], expected)
         np.testing.assert_allclose(lines["LR"], [(6e5, 0.57 + more), (1.14e7, 0.7 + more)])
+
+
+def test_a_method_with_lengths_is_dashed_and_one_run_has_no_bar(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(sizes, "save_figure", lambda figure, _: drawn.append(figure))
+    lengths = {"lr-lengths": 0.6}
+    folders = [world(tmp_path / str(n), n, **lengths) for n in (1000, 2000)]
+    succeeds(COMMAND, *folders, "--out", tmp_path / "sizes.png")
+    [line] = drawn[0].axes[0].containers
+    assert line.lines[0].get_linestyle() == "--"
+    assert line.lines[0].get_color() == sizes.SHOWN["lr"]
+    [bars] = line.lines[2]
+    assert not np.concatenate(bars.get_segments()).size
 
 
 def test_the_figure_is_written(tmp_path):
@@ -56,7 +72,17 @@ def test_what_cannot_be_drawn(tmp_path, capsys):
     refuses(capsys, COMMAND, one, tmp_path / "none", *out, words=("none: no results.json",))
     (tmp_path / "real").mkdir()
     store(tmp_path / "real", comparison(runs()), {})
-    refuses(capsys, COMMAND, one, tmp_path / "real", *out, words=("how many users",))
+    refuses(capsys, COMMAND, one, tmp_path / "real", *out, words=("is not of simulated worlds",))
+    store(tmp_path / "real", comparison(runs(), about={"users": 9, "preset": "official"}), {})
+    refuses(capsys, COMMAND, one, tmp_path / "real", *out, words=("has another preset than",))
+    about = {"users": 9}
+    store(tmp_path / "real", comparison(runs(), about=about, independent_runs=False), {})
+    refuses(capsys, COMMAND, one, tmp_path / "real", *out, words=("is not of simulated worlds",))
+    others = [world(tmp_path / f"other{n}", n, mmoe=0.6) for n in (1, 2)]
+    words = ("none of the methods that are drawn was run: lr, ",)
+    refuses(capsys, COMMAND, *others, *out, words=words)
+    shutil.rmtree(others[0])
+    shutil.rmtree(others[1])
     words = ("--out", "is no folder")
     refuses(capsys, COMMAND, one, same, "--out", tmp_path / "no" / "a.png", words=words)
     for name in ("sizes", "sizes.foo"):
