@@ -23,7 +23,7 @@ from metaheac_jax.data.simulation import (
 )
 from metaheac_jax.data.sources import tencent
 from metaheac_jax.data.splits import Split, paper_split
-from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.data.storage import FORMAT, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import make_once
 from metaheac_jax.progress import Progress
@@ -78,7 +78,8 @@ def load_world(
     world_seed = len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
     name = f"{application}-{num_users}-users-{num_campaigns}-campaigns-seed-{world_seed}"
     name = f"simulated-{RECIPE}-{name}"
-    source, target = cache_dir / name, cache_dir / f"prepared-{name}"
+    number = FORMAT.rpartition(" ")[2]
+    source, target = cache_dir / name, cache_dir / f"prepared-{number}-{name}"
 
     def simulate() -> None:
         write_world(
