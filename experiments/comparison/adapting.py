@@ -40,6 +40,13 @@ from metaheac_jax.training.step import Gradient
 BuildGradient = Callable[[Run], Gradient[...]]
 
 
+#: Settings that tuning chooses, and that no method of the table differs in by what it is.
+_ALIKE = (
+    *("outer_learning_rate", "online_learning_rate", "table_scale", "value_dropout"),
+    *("weight_decay", "num_experts", "num_critics"),
+)
+
+
 class Rung(NamedTuple):
     """A method, and what it differs from.
 
@@ -69,6 +76,12 @@ def method_named(name: str, settings: Settings = PAPER) -> Method:
 def names() -> list[str]:
     """Of all methods, those of the library first."""
     return list(dict.fromkeys([*METHODS, *(rung.name for rung in RUNGS)]))
+
+
+def with_bases(name: str) -> list[str]:
+    """A method, the one that it differs from, the one that that differs from, and so on."""
+    base = next((rung.base for rung in RUNGS if rung.name == name), None)
+    return [name] if base is None else [name, *with_bases(base)]
 
 
 # The methods ------------------------------------------------------------------------------------
@@ -243,13 +256,18 @@ RUNGS = (
 
 
 def table(
-    values: Values, labels: Mapping[str, str], step_ms: Mapping[str, float], overlap: float
+    values: Values,
+    labels: Mapping[str, str],
+    settings: Mapping[str, Mapping[str, Any]],
+    step_ms: Mapping[str, float],
+    overlap: float,
 ) -> list[Table]:
     """What each method of `RUNGS` gains over the one that it differs from; none without a pair.
 
     Args:
       values: from `results.method_values`.
       labels: of the methods.
+      settings: of the methods.
       step_ms: milliseconds of a training step.
       overlap: see `Comparison.overlap`.
     """
@@ -267,7 +285,8 @@ def table(
     p_holm = dict(zip(gains, adjusted, strict=True))
     lines = []
     for rung in shown:
-        line = [labels[rung.name], rung.what, labels.get(rung.base or "", "-")]
+        what = [rung.what, *_also(settings[rung.name], settings.get(rung.base or "", {}))]
+        line = [labels[rung.name], "; ".join(what), labels.get(rung.base or "", "-")]
         for group, measure in cells:
             key = rung.name, group, measure
             mean = values[rung.name][group][measure].mean
@@ -284,6 +303,12 @@ def table(
         + significance.describe_test(len(next(iter(values.values()))["small"]["auc"].runs), overlap)
     )
     return [Table("What adapting is worth", [*header, "ms per step"], lines, note)]
+
+
+def _also(own: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Settings in which a method differs from another besides what it is meant to."""
+    pairs = [(name, own.get(name), other.get(name)) for name in _ALIKE if other]
+    return [f"{name} {mine} for {theirs}" for name, mine, theirs in pairs if mine != theirs]
 
 
 def _gain(gain: Difference, p: float | None) -> str:

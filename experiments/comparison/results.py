@@ -169,6 +169,8 @@ def store(directory: Path, comparison: Comparison, more: Mapping[str, Any]) -> N
     _write_lines(directory / "campaigns.jsonl", campaigns)
     if comparison.tuning is not None:
         write_json(directory / "tuning.json", comparison.tuning)
+    else:
+        (directory / "tuning.json").unlink(missing_ok=True)
     write_json(directory / "results.json", {**facts, **_rounded(more)})
 
 

@@ -229,7 +229,7 @@ def _tune(
     progress: Progress,
 ) -> tuning.Tuning:
     """Tunes on the first run's training campaigns; OUT/tuning has the trials."""
-    directory = options.out / "tuning"
+    directory, config = options.out / "tuning", {**config, "tune_only": [*options.tune_only]}
     open_run(directory, config, resume=options.resume, allow_changes=options.allow_change)
     return tuning.tune(
         data,

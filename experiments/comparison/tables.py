@@ -23,6 +23,8 @@ from experiments.comparison.significance import Claim, Difference
 
 METHODS_TITLE, ABLATION_TITLE = "Methods", "Ablation"
 OFFLINE = ("steps", "best_step", "ceiling")  # of a result's ``offline``
+#: What ± is in tables of means.
+DEVIATION = "±: standard deviation over the runs."
 STAGES = ("offline", "customise", "score")  # of a result's ``seconds``
 
 
@@ -53,7 +55,9 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
         claims = significance.table_claims(values, rows, overlap)
         header, cells = table_rows({name: summary[name] for name in rows}, runs, claims)
         cells += paper_rows({name: labels[name] for name in rows}, printed)
-        return Table(title, header, cells, _marks_note(test) if claims else ""), claims
+        notes = [_marks_note(test)] if claims else []
+        notes += [DEVIATION] if runs > 1 else []
+        return Table(title, header, cells, " ".join(notes)), claims
 
     tables, claims = [], []
     methods = [name for name in names if name not in ABLATION_ONLY]
@@ -71,14 +75,16 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
         for name in names
         if (ms := _mean_entry([run[name] for run in comparison.runs], "offline", "step_ms"))
     }
-    tables += adapting.table(values, labels, step_ms, overlap)
+    settings = {name: comparison.runs[0][name].get("settings", {}) for name in names}
+    tables += adapting.table(values, labels, settings, step_ms, overlap)
     if ORACLE in summary:
         shares = [
             [labels[n], *(_spread(summary[n][g].get("oracle_share"), runs) for g in GROUPS)]
             for n in names
         ]
         heading = "AUC: fraction of the oracle's gain over .5"
-        tables.append(Table(heading, ["method", *GROUPS], shares))
+        note = DEVIATION if runs > 1 else ""
+        tables.append(Table(heading, ["method", *GROUPS], shares, note))
     tables += _training_table(comparison.runs, labels)
     return tables + _tuning_tables(comparison.tuning or {})
 
@@ -109,7 +115,7 @@ def table_rows(
     header, first_entry = ["method"], next(iter(summary.values()))
     for group in GROUPS:
         first, *others = MEASURES.values()
-        header += [f"{first_entry[group]['campaigns']:g} {group}: {first}", *others]
+        header += [f"{round(first_entry[group]['campaigns'], 1):g} {group}: {first}", *others]
     rows = []
     for name, entry in summary.items():
         cells = [
@@ -281,7 +287,9 @@ def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
     rows = []
     for of in tuning.get("methods", {}).values():
         tried, chosen = of["tried"], of["chosen"]
-        best = next(t for t in tried if chosen.items() <= t["fields"].items())
+        # Of some settings alone, a trial has these and no others.
+        equal = [t for t in tried if t["fields"].items() <= chosen.items()]
+        best = max(equal, key=lambda trial: trial["auc"])
         shown = ", ".join(f"{field} {value}" for field, value in chosen.items())
         diverged = sum("diverged" in trial for trial in tried)
         aucs = [f"{trial['auc']:.4f}" for trial in (tried[0], best)]

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.comparison.adapting import method_named
+from experiments.comparison.adapting import method_named, with_bases
 from experiments.comparison.run import Data, forget_compiled
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset
@@ -78,7 +78,8 @@ def tuned_before(world: str | None) -> Tuning:
 
 def describe(names: Sequence[str], tuning: Tuning) -> str:
     """Where the settings of methods come from, for reports."""
-    untuned = [name for name in names if name not in tuning.get("methods", {})]
+    known = tuning.get("methods", {})
+    untuned = [name for name in names if not any(of in known for of in with_bases(name))]
     if len(untuned) == len(names):
         return "settings not tuned"
     but = NOT_TUNED + ", ".join(untuned) if untuned else ""
@@ -86,9 +87,16 @@ def describe(names: Sequence[str], tuning: Tuning) -> str:
 
 
 def tuned_method(name: str, settings: Settings, tuning: Tuning) -> Method:
-    """A method with its chosen settings, if any."""
-    chosen = tuning.get("methods", {}).get(name, {}).get("chosen", {})
-    return method_named(name, settings).with_settings(**chosen)
+    """A method with its chosen settings, if any.
+
+    A method of the table of what adapting is worth that was not tuned takes what was chosen for the
+    one that it differs from, so that it differs in one thing.
+    """
+    method, known = method_named(name, settings), tuning.get("methods", {})
+    of = next((own for own in with_bases(name) if own in known), None)
+    chosen = {} if of is None else known[of]["chosen"]
+    mine = {field: chosen[field] for field in chosen if of == name or field in method.tuned}
+    return method.with_settings(**mine)
 
 
 def climb(

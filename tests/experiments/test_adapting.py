@@ -151,12 +151,15 @@ def test_the_table_compares_each_method_with_its_base():
         "learned-rates": measured(0.5, 0.5, 0.5, 0.5),
     }
     labels = {name: name.upper() for name in values}
-    [table] = adapting.table(values, labels, {"seeds": 12.34}, 0.0)
+    settings = {"alpha-0-lengths": {"value_dropout": 0.5, "inner_learning_rate": 0.0}}
+    settings |= {"seeds": {"value_dropout": 0.7}, "learned-rates": {}}
+    [table] = adapting.table(values, labels, settings, {"seeds": 12.34}, 0.0)
     first, learned, seeds = table.rows
     assert first[:5] == ["ALPHA-0-LENGTHS", "task batches", "-", "0.6075", "-"]
     assert learned[1] == "learned rates"
-    assert seeds[:3] == ["SEEDS", "seed features", "ALPHA-0-LENGTHS"]
+    differs = "seed features; value_dropout 0.7 for 0.5"  # not the inner step's rate
+    assert seeds[:3] == ["SEEDS", differs, "ALPHA-0-LENGTHS"]
     assert seeds[3:5] == ["0.7087", "+0.1012 ±0.0005*"]
     assert seeds[-1] == "12.3"
     assert first[-1] == "-"
-    assert not adapting.table({"seeds": values["seeds"]}, labels, {}, 0.0)
+    assert not adapting.table({"seeds": values["seeds"]}, labels, settings, {}, 0.0)

@@ -1,6 +1,7 @@
 """Values of a comparison on results written by hand, and what is kept of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,13 @@ def test_what_was_stored_is_read_again(tmp_path):
     assert [(of["run"], of["method"]) for of in methods] == [
         *((0, "lr"), (0, "metaheac"), (1, "lr"), (1, "metaheac"))
     ]
+
+
+def test_a_tuning_of_before_is_not_kept(tmp_path):
+    given = given_comparison()
+    store(tmp_path, given, {})
+    store(tmp_path, replace(given, tuning=None), {})
+    assert load(tmp_path).tuning is None
 
 
 def test_floats_are_rounded_to_six_digits_and_settings_are_not(tmp_path):

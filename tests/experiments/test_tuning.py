@@ -6,10 +6,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from judged_runs import comparison, runs
 from toy import dataset
 
 from experiments.comparison import tuning
+from experiments.comparison.results import summarise
 from experiments.comparison.run import Data
+from experiments.comparison.tables import build_tables
 from experiments.comparison.tuning import (
     HELD_OUT,
     LADDERS,
@@ -215,6 +218,11 @@ def test_some_settings_are_tuned_and_the_others_stay_as_chosen_before(data, fake
     assert found["methods"]["lr"] == before["methods"]["lr"]
     assert not fakes["lr"].trained
     assert list(found["methods"]) == ["metaheac", "lr"]
+    del found["methods"]["lr"]  # its trials are not here
+    tables = build_tables(comparison(runs(), tuning=found), summarise(runs()))
+    [table] = [table for table in tables if table.title == "Tuning"]
+    aucs = [trial["auc"] for trial in found["methods"]["metaheac"]["tried"]]
+    assert table.rows[0][3:5] == [f"{aucs[0]:.4f}", f"{max(aucs):.4f}"]
 
 
 def test_trials_of_the_online_rate_share_the_offline_stage(data, tmp_path, monkeypatch):
@@ -258,6 +266,15 @@ def test_what_was_chosen_is_used_and_told():
     assert tuned_method("metaheac", PAPER, found).settings == PAPER
     assert describe(["lr"], found) == "settings tuned on: toy"
     assert describe(["lr", "metaheac"], found) == "settings tuned on: toy; not tuned: metaheac"
+    # What was not tuned is as the method that it differs from, but for what it is.
+    found = {"origin": "toy", "methods": {"alpha-0-lengths": {"chosen": {"value_dropout": 0.5}}}}
+    assert tuned_method("program-step", PAPER, found).settings.value_dropout == 0.5
+    assert tuned_method("seeds", PAPER, found).settings.value_dropout == 0.5
+    assert describe(["seeds"], found) == "settings tuned on: toy"
+    found["methods"]["metaheac-lengths"] = {"chosen": {"inner_learning_rate": 0.1}}
+    assert tuned_method("learned-rates-5", PAPER, found).settings.inner_learning_rate == 0.1
+    assert tuned_method("metaheac", PAPER, found).settings == PAPER
+    found = {"origin": "toy", "methods": {"lr": {"chosen": {"penalty": 0.3}}}}
     assert describe(["metaheac"], found) == describe(["lr"], {}) == "settings not tuned"
 
 
