@@ -229,7 +229,9 @@ def run_method(
         "score": pools.score,
     }
     if method.takes_steps:
-        result["offline"] = _offline(method, general, dataset) | _step_time(log, method.label)
+        step_time, in_all = _times(log, method.label)
+        result["seconds"]["offline"] = max(trained - began, in_all)  # where it was resumed
+        result["offline"] = _offline(method, general, dataset) | step_time
         untouched = method.with_settings(online_epochs=0)
         pools = score_pools(untouched, general, dataset, test, seed=seed, progress=labelled)
         before = judge_all(dataset, data.split, pools.scores, label=method.label)
@@ -262,15 +264,18 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
     }
 
 
-def _step_time(log: Path, label: str) -> dict[str, float]:
-    """``step_ms``, the median time of a step in milliseconds; nothing if the log tells none."""
+def _times(log: Path, label: str) -> tuple[dict[str, float], float]:
+    """What a log tells of a training.
+
+    Returns:
+      ``step_ms``, the median time of a step in milliseconds, if it is told; and the seconds that
+      the training had taken at its last step, by all processes that went on with it.
+    """
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-    rates = [
-        line["steps_per_second"]
-        for line in lines
-        if line["name"] == label and "steps_per_second" in line
-    ]
-    return {"step_ms": 1000 / float(np.median(rates))} if rates else {}
+    own = [line for line in lines if line["name"] == label and "steps_per_second" in line]
+    rates = [line["steps_per_second"] for line in own]
+    step_time = {"step_ms": 1000 / float(np.median(rates))} if rates else {}
+    return step_time, max((line["seconds"] for line in own), default=0.0)
 
 
 def forget_compiled() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.comparison.provenance import PLACES, command_of, describe_origin
 from experiments.comparison.run_folder import open_run
-from experiments.comparison.tuning import tuned_before, tuned_method
+from experiments.comparison.tuning import describe, tuned_before, tuned_method
 from experiments.live_week.lifts import Experiment
 from experiments.live_week.report import OUTPUTS, write_report
 from experiments.live_week.week import Week, prefixed
@@ -89,6 +89,7 @@ def run_weeks(options: Options) -> None:
         found = [run_application(options, name, methods, progress) for name in APPLICATIONS]
     results = [result for _, of in found for result in of]
     about = {"command": command_of(options), "data": "simulated worlds"}
+    about["tuned"] = describe(names, tuning)
     write_report(
         [experiment for experiments, _ in found for experiment in experiments],
         options.out,

@@ -113,7 +113,7 @@ def test_the_offline_stage_has_its_steps_and_their_ceiling(tmp_path, judged, ids
     def train(of):
         # The median of the method's own lines is the time of a step.
         rates = [(own.label, 10.0), (own.label, 20.0), (own.label, 900.0), ("another", 5.0)]
-        lines = [{"name": name, "steps_per_second": rate} for name, rate in rates]
+        lines = [{"name": n, "steps_per_second": rate, "seconds": rate} for n, rate in rates]
         lines.append({"name": own.label, "held_out_auc": 0.5})
         of.log.write_text("".join(json.dumps({"step": 1, **line}) + "\n" for line in lines))
         return trained
@@ -122,7 +122,9 @@ def test_the_offline_stage_has_its_steps_and_their_ceiling(tmp_path, judged, ids
     method = method.with_settings(
         batch_size=20, campaigns_per_step=3, offline_epochs=3, offline_patience=None
     )
-    found = run_in(tmp_path, data, [method])["lr"]["offline"]
+    result = run_in(tmp_path, data, [method])["lr"]
+    assert result["seconds"]["offline"] == 900  # as a training that was resumed has it
+    found = result["offline"]
     ceiling = 3 * 5  # 90 examples of three training campaigns
     if judged:
         curve = [[2, 0.75, 0.5], [4, 0.625, 0.75], [6, 0.5, 0.7]]
