@@ -81,11 +81,14 @@ def test_equal_to_a_plain_reading():
 def test_the_error_is_that_of_the_held_out_seeds_and_of_who_they_are_compared_with(
     monkeypatch, compared
 ):
-    """The spread of drops over campaigns of the same kind is what the error says."""
+    """The spread of drops over campaigns of the same kind is what the error says.
+
+    It is somewhat less where the compared users are a large part of the pool, as here of 100.
+    """
     monkeypatch.setattr(importance, "NUM_COMPARED", compared)
     rng = np.random.default_rng(1)
     weight = rng.normal(size=DATA.num_rows + 1)
-    held = [held_out(lambda users: weight[users].sum(axis=1), seed=seed) for seed in range(40)]
+    held = [held_out(lambda users: weight[users].sum(axis=1), seed=seed) for seed in range(80)]
     found = [field_importance(h, DATA, seed=seed) for seed, h in enumerate(held)]
     drops, errors = (
         np.array(
@@ -94,7 +97,7 @@ def test_the_error_is_that_of_the_held_out_seeds_and_of_who_they_are_compared_wi
         for name in ("drop", "error")
     )
     mean = np.sqrt((errors**2).mean(axis=0))
-    np.testing.assert_allclose(mean, drops.std(axis=0), rtol=0.35)
+    np.testing.assert_allclose(mean, drops.std(axis=0), rtol=0.4)
 
 
 @pytest.mark.parametrize(
