@@ -18,7 +18,7 @@ import numpy as np
 from experiments.comparison.provenance import provenance
 from experiments.comparison.run import forget_compiled
 from experiments.comparison.run_folder import stored_result
-from experiments.live_week.worlds import World, audience_size, split_candidates
+from experiments.live_week.worlds import BUCKETS, World, audience_size, split_candidates
 from metaheac_jax.data.batches import check_campaigns, generator
 from metaheac_jax.data.dataset import Examples, group_by_campaign
 from metaheac_jax.files import write_json
@@ -27,8 +27,8 @@ from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import top
 
-#: The stream of random numbers of the first day; the other days follow. 0 is `worlds.BUCKETS`.
-DAYS = 1
+#: The stream of random numbers of the first day; the other days follow.
+DAYS = BUCKETS + 1
 
 
 class Feedback(NamedTuple):

@@ -35,8 +35,9 @@ APPLICATIONS = {"video": 2.0, "advertisements": 1.0, "article": 1.5}
 #: traits `ACTIVE_TRAITS`; the mean over users is 0.4. No method has an influence on it.
 ACTIVITY = (-0.45, 1.0)
 ACTIVE_TRAITS = ("apps", "browsing")
-#: The stream of random numbers that splits candidates; `week.DAYS` are the others.
-BUCKETS = 0
+#: The stream of random numbers that splits candidates; `week.DAYS` are the others. Training and
+#: customising share the week's seed, and their streams count from 0.
+BUCKETS = 1 << 63
 
 
 @dataclass(frozen=True)

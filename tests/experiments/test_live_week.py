@@ -13,9 +13,9 @@ import tyro
 from toy import dataset
 
 from experiments.comparison.provenance import describe_origin
-from experiments.live_week import week
+from experiments.live_week import report, week
 from experiments.live_week.__main__ import Options, main
-from experiments.live_week.lifts import lifts, mean_lifts
+from experiments.live_week.lifts import Experiment, lifts, mean_lifts
 from experiments.live_week.week import Arm, Schedule
 from experiments.live_week.worlds import (
     APPLICATIONS,
@@ -250,10 +250,10 @@ def test_a_week_without_a_conversion_has_no_lift_of_conversions():
         assert np.isnan(found[:, 1:]).all()
 
 
-def test_a_better_method_has_a_lift():
-    counts = compared(BADLY, WELL, range(3))
-    assert (mean_lifts(counts)[1] > 0).all()
-    assert (mean_lifts(counts[:, ::-1])[2] < 0).all()
+def test_a_better_method_has_a_lift_of_conversions():
+    counts = compared(BADLY, WELL, range(3))  # exposures follow from who is active
+    assert (mean_lifts(counts)[1, 1:] > 0).all()
+    assert (mean_lifts(counts[:, ::-1])[2, 1:] < 0).all()
 
 
 @pytest.mark.long
@@ -377,14 +377,24 @@ def test_a_test_resumes_with_what_is_done(finished, monkeypatch, capsys):
     monkeypatch.setitem(METHODS, "cosine", idle)
     command(*options, "--resume")
     assert json.loads((out / "results.json").read_text())["tests"] == before["tests"]
-    printed = capsys.readouterr().out
-    assert "A/A: 3 of 3 intervals contain 0" in printed or "not those of" in printed
-    assert "MetaHeac [paper]" in printed
+    assert "MetaHeac [paper]" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"another days.*afresh"):
         command(*options, "--resume", "--days", 3)
     monkeypatch.setitem(METHODS, "prior", lambda settings: prior(settings).with_settings(width=3))
     with pytest.raises(InputError, match=r"seed-0-prior-A.json: reached with other"):
         command(*options, "--resume")
+
+
+def test_the_report_tells_the_lifts_the_totals_and_what_a_a_missed():
+    none, some = np.array([[[200, 10]] * 2] * 2), np.array([[[200, 10], [220, 22]]] * 2)
+    fair, off = (report.summarise(Experiment("article", "A/A: X", c)) for c in (none, some))
+    assert report.verdict([fair]).startswith("A/A: 3 of 3 intervals contain 0. ")
+    words = "A/A: 0 of 3 intervals contain 0; not those of article, exposure; article, conv"
+    assert report.verdict([off]).startswith(words)
+    off["lifts"]["exposure"] |= {"low": 0.05, "high": 0.15}
+    [row] = [row for row in report.lift_table([off])[1] if row[1] == "A/A: X"]
+    assert row[2] == "+10.0% [+5.0, +15.0]"
+    assert report.totals_table([off])[1][0][2:] == ["control", "400", "20", "0.0500"]
 
 
 def test_weeks_may_be_added(finished, tmp_path):
