@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any
 
 import jax
 import numpy as np
@@ -59,15 +58,10 @@ def stack_minibatches(
         label[place, : len(pick)] = member.label[pick]
         weight[place, : len(pick)] = 1
         if len(pick):
-            jax.tree.map(_set(place), shared, member.ids._replace(user=None))
+            own = member.ids._replace(user=None)
+            for target, leaf in zip(*map(jax.tree.leaves, (shared, own)), strict=True):
+                target[place] = leaf
     return Batch(Ids(user, shared.campaign, shared.reference), label, weight)
-
-
-def _set(place: int) -> Any:
-    def put(target: np.ndarray, leaf: np.ndarray) -> None:
-        target[place] = leaf
-
-    return put
 
 
 def localise(index: RowIndex, batch: Batch, size: GrowingSize) -> tuple[np.ndarray, Batch]:

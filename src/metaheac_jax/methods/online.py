@@ -46,8 +46,9 @@ def build_restore(build_network: BuildNetwork, *, lengths: bool = False) -> Rest
         if lengths:
             run, campaigns, added = lengthened(run, campaigns)
         network, layout = build_network(run.settings), run.dataset.layout
-        _, score = compiled_online(network, layout, run.settings.batch_size)
-        return AdaptedScorer(score, Weights(**state), adapted, campaigns[0].rows, added)
+        return AdaptedScorer(
+            compiled_scorer(network, layout), Weights(**state), adapted, campaigns[0].rows, added
+        )
 
     return restore
 
@@ -73,9 +74,7 @@ def fine_tune(
     ``lengths`` are added to the users of a pool, if the network takes them.
     """
     layout = run.dataset.layout
-    customiser, score = compiled_online(
-        network, layout, run.settings.batch_size, run.settings.online_adapts, run.mesh
-    )
+    customiser, score = compiled_customiser(network, run), compiled_scorer(network, layout)
 
     def scorer(campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
         return AdaptedScorer(score, weights, adapted, campaign.rows, lengths)
@@ -136,24 +135,18 @@ def adapt_weights(
     return scorers(adapted)
 
 
-def compiled_online(
-    network: Network,
-    layout: Layout,
-    batch_size: int,
-    adapts: Adapts = "all",
-    mesh: Mesh | None = None,
-) -> tuple[Customiser | HeadCustomiser, PoolScorer]:
-    """The customiser and the pool scorer of a network.
+def compiled_customiser(network: Network, run: Run) -> Customiser | HeadCustomiser:
+    """The customiser of a network for the run's data and settings.
 
     Of a mesh, this process's devices divide the campaigns among them.
     """
-    own = None if mesh is None else own_devices(mesh)
-    customiser = _compiled_customiser(network, layout, batch_size, adapts, own)
-    return customiser, _compiled_scorer(network, layout)
+    own, settings = None if run.mesh is None else own_devices(run.mesh), run.settings
+    layout = run.dataset.layout
+    return _customiser(network, layout, settings.batch_size, settings.online_adapts, own)
 
 
 @functools.cache  # methods with the same network share its compiled programs
-def _compiled_customiser(
+def _customiser(
     network: Network, layout: Layout, batch_size: int, adapts: Adapts, mesh: Mesh | None
 ) -> Customiser | HeadCustomiser:
     if adapts == "all":
@@ -164,5 +157,6 @@ def _compiled_customiser(
 
 
 @functools.cache
-def _compiled_scorer(network: Network, layout: Layout) -> PoolScorer:
+def compiled_scorer(network: Network, layout: Layout) -> PoolScorer:
+    """The pool scorer of a network."""
     return PoolScorer(network, layout)

@@ -24,7 +24,13 @@ from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, wi
 from metaheac_jax.methods.fine_tuning import SIZES, TUNED, metaheac_network, mlp_network
 from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained
 from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
-from metaheac_jax.methods.online import adapt_weights, build_restore, compiled_online, lengthened
+from metaheac_jax.methods.online import (
+    adapt_weights,
+    build_restore,
+    compiled_customiser,
+    compiled_scorer,
+    lengthened,
+)
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.base import BuildNetwork
 from metaheac_jax.networks.seed_features import SeedNetwork, direction
@@ -127,9 +133,7 @@ def fine_tune_aware(
     """
     run, campaigns, lengths = lengthened(run, campaigns)
     dataset = run.dataset
-    customiser, score = compiled_online(
-        network, dataset.layout, run.settings.batch_size, run.settings.online_adapts, run.mesh
-    )
+    customiser, score = compiled_customiser(network, run), compiled_scorer(network, dataset.layout)
     find_direction, host_rows = compiled_direction(dataset.layout), HostRows(dataset.layout)
     examples = [campaign_examples(dataset, campaign) for campaign in campaigns]
 

@@ -34,7 +34,7 @@ from metaheac_jax.methods.fine_tuning import TUNED
 from metaheac_jax.methods.linear import fit_regression
 from metaheac_jax.methods.method import Method, Run, Train, Trained
 from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
-from metaheac_jax.methods.online import build_restore, compiled_online, lengthened
+from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings
@@ -157,7 +157,7 @@ def solve_heads(
     del watch  # there are no steps
     run, campaigns, lengths = lengthened(run, campaigns)
     weights, dataset, settings = Weights(**state), run.dataset, run.settings
-    _, pool = compiled_online(_NETWORK, dataset.layout, settings.batch_size)
+    pool = compiled_scorer(_NETWORK, dataset.layout)
     solve, models = compiled_solver(pool), list[Scorer]()
     penalty = settings.penalty if settings.online_adapts == "all" else None
     kept = None if run.kept is None else KeptCampaigns(run.kept, weights, asdict(settings))

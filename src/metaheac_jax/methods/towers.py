@@ -109,18 +109,9 @@ def ranking_gradient(
     return plain_gradient(loss)
 
 
-def region_score(
-    seeds: np.ndarray, users: np.ndarray, *, prior_seeds: float = 1, prior_users: float = 4
-) -> np.ndarray:
-    """(s + a) / (n + b) for regions with s seeds among n users, of any shape.
-
-    Args:
-      seeds: s.
-      users: n.
-      prior_seeds: a.
-      prior_users: b; an empty region scores a / b.
-    """
-    return (seeds + prior_seeds) / (users + prior_users)
+def region_score(seeds: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """(s + 1) / (n + 4) for regions with s seeds among n users; an empty region scores 1/4."""
+    return (seeds + 1) / (users + 4)
 
 
 def score_regions(codes: np.ndarray, label: np.ndarray) -> np.ndarray:

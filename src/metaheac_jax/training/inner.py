@@ -175,8 +175,10 @@ class InnerLoop:
 
     def evaluate(self, loss: AnyLoss, params: Any, batch: Any, model_state: Any) -> Evaluation:
         """A loss of the form that the options say, on a batch."""
-        names = ["value", *["model_state"] * self.has_state, *["aux"] * self.has_aux]
-        result = loss(params, batch, *[model_state] * self.has_state)  # pyrefly: ignore
+        state = (model_state,) if self.has_state else ()
+        parts = {"value": True, "model_state": self.has_state, "aux": self.has_aux}
+        names = [name for name, told in parts.items() if told]
+        result = loss(params, batch, *state)  # pyrefly: ignore
         result = result if isinstance(result, tuple) else (result,)
         if len(result) != len(names):
             raise ValueError(f"the loss must return {', '.join(names)}, got {len(result)} values")
