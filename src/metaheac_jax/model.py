@@ -7,7 +7,7 @@ fields, k embedding width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -304,11 +304,14 @@ MANIFEST = "model.json"
 _REMEDY = "give the folder that `save` or `metaheac fit` has written"
 
 
-def save(general: General, directory: Path | str, *, progress: Progress = silent) -> None:
+def save(general: General, directory: Path | str, *, progress: Progress = silent) -> General:
     """Writes a general model into a folder, whole or not at all.
 
     The folder holds ``model.json`` (method, settings, schema, data, versions, checksums), one
     ``.npy`` file per array, and `OPTIMIZER`, which may be deleted. An existing model is replaced.
+
+    Returns:
+      The model, which now knows the folder that it is in.
 
     Raises:
       InputError: the folder exists and is no model.
@@ -338,6 +341,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
             files = write_arrays(folder / OPTIMIZER, general.optimizer)
             content = {"format": _OPTIMIZER_FORMAT, "model": digest}
             seal(folder / OPTIMIZER, _OPTIMIZER_MANIFEST, content, files, progress=progress)
+    return replace(general, origin=Origin(Path(directory).resolve(), digest))
 
 
 def load(directory: Path | str, *, optimizer: bool = False, progress: Progress = silent) -> General:

@@ -51,12 +51,12 @@ def is_first() -> bool:
 
 
 def own_part(count: int) -> range:
-    """Which of so many things are this process's, where all share them."""
+    """Which of ``count`` things are this process's, where all share them."""
     return range(jax.process_index(), count, jax.process_count())
 
 
 def of_all(values: Sequence[T], count: int) -> list[T]:
-    """One value of each of so many things, of which every process gives those of its `own_part`."""
+    """The values of all ``count`` things; every process gives those of its `own_part`."""
     each = from_each(list(values))
     return [each[number % len(each)][number // len(each)] for number in range(count)]
 

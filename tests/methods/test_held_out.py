@@ -10,7 +10,6 @@ from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import held_out
 from metaheac_jax.methods.held_out import (
-    HeldOut,
     halve,
     hold_out_campaigns,
     judge_models,
@@ -145,10 +144,18 @@ def test_without_patience_every_campaign_is_trained_on():
     assert general.judgements == ()
 
 
-def test_what_a_campaign_is_judged_on_is_not_customised_on():
-    half = halve(DATA, 2, 0)
-    assert isinstance(half, HeldOut)
-    assert not set(half.campaign.users) & set(half.users)
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_campaign_that_cannot_be_halved_is_named(kind):
+    label = DATA.stage1.label.copy()
+    of = DATA.stage1.of(2)
+    label[of] = 1 - kind
+    label[of.start] = kind
+    data = replace(DATA, stage1=replace(DATA.stage1, label=label))
+    with pytest.raises(
+        InputError, match=r"campaign 120: cannot be held out, which takes two seeds"
+    ):
+        halve(data, 2, 0)
+    halve(data, 3, 0)
 
 
 def test_what_told_an_earlier_training_when_to_stop_is_not_new_to_the_next_model():

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.sources.table_file import ENDINGS
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import whole_file
@@ -48,7 +49,7 @@ class Audience:
         """K."""
         return len(self.user_ids)
 
-    def compare(self, earlier_ids: Any) -> Refresh:
+    def compare(self, earlier_ids: UserIds) -> Refresh:
         """How the audience differs from an earlier one, of these user ids."""
         earlier = np.unique(earlier_ids)
         kept = len(np.intersect1d(self.user_ids, earlier)) if len(earlier) else 0

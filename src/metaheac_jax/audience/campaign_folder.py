@@ -18,13 +18,14 @@ import os
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.campaign_record import CampaignRecord, Feedback
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
@@ -243,7 +244,7 @@ def update(
     general: General,
     data: Dataset,
     *,
-    exclude: Any = (),
+    exclude: UserIds = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> SavedCampaign:

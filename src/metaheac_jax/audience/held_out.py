@@ -6,11 +6,10 @@ Axes: H held-out seeds, X excluded users.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.methods import Method
@@ -72,7 +71,7 @@ def hold_out_seeds(
     data: Dataset,
     campaign: Campaign,
     *,
-    exclude: Any = (),
+    exclude: UserIds = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> HeldOutSeeds:

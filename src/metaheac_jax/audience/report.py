@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from metaheac_jax.audience.audience import Audience
 from metaheac_jax.audience.curve import SizePoint, size_curve
@@ -18,7 +17,7 @@ from metaheac_jax.audience.traits import (
     audience_traits,
     sensitive_shares,
 )
-from metaheac_jax.data.campaign import Campaign, plain_id
+from metaheac_jax.data.campaign import Campaign, UserIds, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Method
@@ -72,7 +71,7 @@ def describe_audience(
     *,
     title: str,
     seeds: SeedCheck,
-    exclude: Any = (),
+    exclude: UserIds = (),
     earlier: Mapping[str, Collection[int] | Collection[str]] | None = None,
     base_rate: float | None = None,
     seed: int = 0,

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from metaheac_jax.audience.audience import Audience
 from metaheac_jax.customise.joint import BlockScorer, score_jointly
 from metaheac_jax.customise.score import AdaptedScorer
+from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import Customised, Scorer
@@ -44,7 +45,7 @@ def expand(
     from_percent: float | None = None,
     to_percent: float | None = None,
     include_seeds: bool = False,
-    exclude: Sequence[int | str] | np.ndarray = (),
+    exclude: UserIds = (),
     mesh: Mesh | None = None,
     progress: Progress = silent,
 ) -> Audience:
@@ -73,7 +74,7 @@ def expand_all(
     from_percent: float | None = None,
     to_percent: float | None = None,
     include_seeds: bool = False,
-    exclude: Sequence[int | str] | np.ndarray = (),
+    exclude: UserIds = (),
     mesh: Mesh | None = None,
     progress: Progress = silent,
 ) -> list[Audience]:

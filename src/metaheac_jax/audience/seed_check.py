@@ -30,7 +30,7 @@ class SeedCheck:
 
     @staticmethod
     def of(campaign: Campaign, given: int) -> SeedCheck:
-        """The check of a new campaign for which so many seeds were given."""
+        """The check of a new campaign for which ``given`` seeds were given."""
         found = len(campaign.seeds) + campaign.num_excluded
         return SeedCheck(given, found + campaign.num_unmatched, found, campaign.num_excluded)
 

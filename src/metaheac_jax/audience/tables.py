@@ -12,7 +12,7 @@ from metaheac_jax.audience.importance import Importances
 from metaheac_jax.audience.overlap import Overlap
 from metaheac_jax.audience.traits import SensitiveShare, Trait
 
-#: A table of traits shows so many values from its beginning, and as many from its end.
+#: A table of traits shows this many values from its beginning, and as many from its end.
 SHOWN = 15
 #: Fields of a `SizePoint` that have an interval: the heading, and the format of the numbers.
 MEASURES = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import InputError
 
@@ -79,7 +80,12 @@ class SensitiveShare:
 
 
 def audience_traits(
-    data: Dataset, audience: Any, seeds: Any, *, exclude: Any = (), min_cell: int = MIN_CELL
+    data: Dataset,
+    audience: UserIds,
+    seeds: UserIds,
+    *,
+    exclude: UserIds = (),
+    min_cell: int = MIN_CELL,
 ) -> list[Trait]:
     """The values that are most over-represented in an audience, then less and less.
 
@@ -117,7 +123,7 @@ def audience_traits(
 
 
 def sensitive_shares(
-    data: Dataset, audience: Any, *, exclude: Any = (), min_cell: int = MIN_CELL
+    data: Dataset, audience: UserIds, *, exclude: UserIds = (), min_cell: int = MIN_CELL
 ) -> list[SensitiveShare]:
     """How an audience selects users by the sensitive fields, in the order of fields and values.
 
@@ -155,7 +161,7 @@ def sensitive_shares(
     return shares
 
 
-def _find(data: Dataset, name: str, ids: Any) -> np.ndarray:
+def _find(data: Dataset, name: str, ids: UserIds) -> np.ndarray:
     """Index of the users with these ids, each once."""
     found = np.unique(data.find_users(ids))
     found = found[found >= 0]
@@ -165,7 +171,7 @@ def _find(data: Dataset, name: str, ids: Any) -> np.ndarray:
 
 
 def _count_pool(
-    data: Dataset, rows: UserRows, exclude: Any, num_values: int
+    data: Dataset, rows: UserRows, exclude: UserIds, num_values: int
 ) -> tuple[np.ndarray, int]:
     """As `_count`, of all users but those with the ids in ``exclude``; and their number."""
     excluded = np.unique(data.find_users(exclude))

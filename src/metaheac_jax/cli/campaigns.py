@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
-from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, read_json
@@ -59,7 +59,7 @@ def about(what: object) -> Iterator[None]:
 
 
 def find_campaign(
-    data: Dataset, seeds: Path, attributes: Path, *, exclude: Any = (), seed: int
+    data: Dataset, seeds: Path, attributes: Path, *, exclude: UserIds = (), seed: int
 ) -> tuple[Campaign, SeedCheck]:
     """A new campaign from its files, and the check of its seeds.
 

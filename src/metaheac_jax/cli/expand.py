@@ -395,14 +395,15 @@ def _find_campaigns(
         require_seeds(check, options.least_seeds, options.seeds)
         return [campaign], [check]
     text = has_text(data)
+    seeds = [read_user_ids(request.seeds, text=text) for request in requests]
     briefs = [
-        CampaignBrief(read_user_ids(request.seeds, text=text), request.attributes, request.name)
-        for request in requests
+        CampaignBrief(ids, request.attributes, request.name)
+        for ids, request in zip(seeds, requests, strict=True)
     ]
     campaigns = data.new_campaigns(briefs, exclude=excluded, seed=options.seed, progress=progress)
     checks = []
-    for request, brief, campaign in zip(requests, briefs, campaigns, strict=True):
-        checks.append(SeedCheck.of(campaign, len(brief.seeds)))
+    for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
+        checks.append(SeedCheck.of(campaign, len(ids)))
         with request.named():
             require_seeds(checks[-1], options.least_seeds, request.seeds)
     return campaigns, checks

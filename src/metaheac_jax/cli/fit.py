@@ -57,7 +57,7 @@ class Options:
     """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
     and feedback. A folder's name is the campaign's id."""
     epochs: int | None = None
-    """Train for so many epochs, on all these campaigns; for methods that are trained in steps. By
+    """Train for this many epochs, on all these campaigns; for methods that are trained in steps. By
     default, with the paper's settings, these hold a tenth of the campaigns out of training, which
     ends when they no longer improve after customising. The official settings take one epoch of
     all."""
@@ -69,8 +69,8 @@ class Options:
     allow_change: tuple[MayChange, ...] = ()
     """With --resume, what may have changed nevertheless."""
     skip_nonfinite: int = 0
-    """Leave out up to so many training steps whose loss, gradient or result is not finite; each is
-    told, with its campaigns. By default the first one ends the training. For methods that are
+    """Leave out up to this many training steps whose loss, gradient or result is not finite; each
+    is told, with its campaigns. By default the first one ends the training. For methods that are
     trained in steps."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from metaheac_jax.errors import InputError
 
+#: User ids as a caller has them: a list or an array of whole numbers, or of text.
+UserIds: TypeAlias = ArrayLike
 #: The longest id of a user or a campaign, in UTF-8.
 MAX_ID_BYTES = 64
 
@@ -28,7 +31,7 @@ class CampaignBrief:
       name: for messages and files; None for a single new campaign.
     """
 
-    seeds: Any
+    seeds: UserIds
     attributes: Mapping[str, Any]
     name: str | None = None
 
@@ -61,7 +64,7 @@ class Campaign:
     found: np.ndarray | tuple[()] = ()
 
     def check(self, num_users: int, num_fields: int) -> None:
-        """Refuses a campaign that does not belong to data with so many users and campaign fields.
+        """Refuses a campaign that does not belong to data with this many users and campaign fields.
 
         Raises:
           InputError: it has no examples, users without a label, unknown users, or other fields.
@@ -101,7 +104,7 @@ def plain_id(key: Any) -> int | str:
     return key.decode() if isinstance(key, bytes) else int(key)
 
 
-def check_user_ids(user_ids: Any, *, text: bool = False) -> np.ndarray:
+def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
     """(n,) int64 user ids, or UTF-8 bytes.
 
     Args:
@@ -135,11 +138,14 @@ def check_user_ids(user_ids: Any, *, text: bool = False) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _text_ids(user_ids: Any) -> np.ndarray:
+def _text_ids(user_ids: UserIds) -> np.ndarray:
     if isinstance(user_ids, np.ndarray) and user_ids.dtype.kind == "S":
         return user_ids
+    given = np.asarray(user_ids, object)
+    if given.ndim != 1:
+        raise InputError(f"user ids: expected a list, got {user_ids!r}")
     ids = []
-    for user_id in user_ids:
+    for user_id in given.tolist():
         whole = isinstance(user_id, int | np.integer) and not isinstance(user_id, bool)
         encoded = str(user_id).encode() if whole or isinstance(user_id, str) else b""
         if not 1 <= len(encoded) <= MAX_ID_BYTES:

@@ -19,6 +19,7 @@ import numpy as np
 from metaheac_jax.data.campaign import (
     Campaign,
     CampaignBrief,
+    UserIds,
     check_user_ids,
     draw_non_seeds,
     plain_id,
@@ -300,7 +301,7 @@ class Dataset:
         )
 
     def find_users(
-        self, user_ids: Any, *, part: tuple[int, int] = (0, 1), progress: Progress = silent
+        self, user_ids: UserIds, *, part: tuple[int, int] = (0, 1), progress: Progress = silent
     ) -> np.ndarray:
         """(n,) user ids -> (n,) int64 index of each user; -1 where the id is unknown.
 
@@ -336,7 +337,7 @@ class Dataset:
             what = "a user may have several rows, so no audience can be drawn from this data"
             raise self._wrong("user_key", what)
 
-    def checked_ids(self, user_ids: Any) -> np.ndarray:
+    def checked_ids(self, user_ids: UserIds) -> np.ndarray:
         """User ids in the form of ``user_key``.
 
         Raises:
@@ -346,11 +347,11 @@ class Dataset:
 
     def new_campaign(
         self,
-        seeds: Any,
+        seeds: UserIds,
         attributes: Mapping[str, Any],
         *,
         non_seeds_per_seed: int = NON_SEEDS_PER_SEED,
-        exclude: Any = (),
+        exclude: UserIds = (),
         seed: int = 0,
     ) -> Campaign:
         """A campaign that the data set does not know; see `new_campaigns`."""
@@ -367,7 +368,7 @@ class Dataset:
         briefs: Sequence[CampaignBrief],
         *,
         non_seeds_per_seed: int = NON_SEEDS_PER_SEED,
-        exclude: Any = (),
+        exclude: UserIds = (),
         seed: int = 0,
         progress: Progress = silent,
     ) -> list[Campaign]:

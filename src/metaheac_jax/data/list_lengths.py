@@ -21,7 +21,7 @@ _CLASSES = 12  # of lengths, at most, besides the empty list
 
 
 def length_classes(slots: int) -> np.ndarray:
-    """The shortest length of each class of a list of so many slots, in equal ratios."""
+    """The shortest length of each class of a list of ``slots`` slots, in equal ratios."""
     return np.unique(np.geomspace(1, slots, _CLASSES).round().astype(int))
 
 

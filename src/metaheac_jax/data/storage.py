@@ -25,7 +25,7 @@ REMEDY = "prepare the data first, or again"
 _BLOCK = 1 << 18  # rows of a column read at a time
 
 
-def write_dataset(dataset: Dataset, target: Path, *, progress: Progress = silent) -> None:
+def write_dataset(dataset: Dataset, target: Path | str, *, progress: Progress = silent) -> None:
     """Writes a dataset to a directory, completely or not at all.
 
     Args:
@@ -36,7 +36,7 @@ def write_dataset(dataset: Dataset, target: Path, *, progress: Progress = silent
     Raises:
       InputError: the target exists and is not a dataset.
     """
-    with new_directory(target, marker=MANIFEST) as directory:
+    with new_directory(Path(target), marker=MANIFEST) as directory:
         write_columns(dataset, directory, progress=progress)
 
 
@@ -73,7 +73,9 @@ def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = sil
     seal(directory, MANIFEST, content, files, progress=progress)
 
 
-def open_dataset(directory: Path, *, verify: bool = True, progress: Progress = silent) -> Dataset:
+def open_dataset(
+    directory: Path | str, *, verify: bool = True, progress: Progress = silent
+) -> Dataset:
     """Opens a dataset with memory-mapped columns.
 
     It may be replaced by another process at any time: what has been opened stays as it was. A file

@@ -22,7 +22,7 @@ from metaheac_jax.training.loop import Quality
 
 FRACTION = 0.1  # of the training campaigns that is held out
 MIN_CAMPAIGNS = 3  # that are held out
-# Of a campaign, at most so many examples are customised on and judged, so that a judgement takes
+# Of a campaign, at most this many examples are customised on and judged, so that a judgement takes
 # seconds in any world.
 MAX_ADAPTED = 2048
 MAX_JUDGED = 4096
@@ -81,12 +81,20 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
 
     A half above its maximum is thinned evenly, so its fraction of seeds stays; one seed and one
     non-seed stay at least.
+
+    Raises:
+      InputError: the campaign has fewer than two seeds or two non-seeds.
     """
     campaign, rng = data.campaign(index), generator(seed, index)
     halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     total = len(campaign.labels) / 2
     for kind in (1, 0):
         of_kind = rng.permutation(np.flatnonzero(campaign.labels == kind))
+        if len(of_kind) < 2:
+            raise InputError(
+                f"{data.where}: {campaign.name}: cannot be held out, which takes two seeds and two "
+                "non-seeds"
+            )
         middle = len(of_kind) // 2
         parts = of_kind[:middle], of_kind[middle:]
         for half, part, most in zip(halves, parts, (MAX_ADAPTED, MAX_JUDGED), strict=True):

@@ -243,8 +243,8 @@ class Method:
         held_out: Sequence[int] | np.ndarray | None = None,
         seed: int = 0,
         mesh: Mesh | None = None,
-        directory: Path | None = None,
-        log: Path | None = None,
+        directory: Path | str | None = None,
+        log: Path | str | None = None,
         allow_changes: Collection[str] = (),
         skip_nonfinite: int = 0,
         progress: Progress = silent,
@@ -264,7 +264,8 @@ class Method:
           mesh: of several devices, from `training.sharding.device_mesh`; the result differs from
             that of one device by rounding alone. In several processes, all call this with the same
             arguments and get the same model; the first writes the files.
-          directory: for checkpoints, from which training resumes; None for no checkpoints.
+          directory: for checkpoints, from which training resumes; None for no checkpoints. What the
+            training is lies beside it, in a file of its name with ``.json``.
           log: a file for JSON lines with losses and speed.
           allow_changes: what may differ from when the checkpoints were begun, for example "jax"
             (see `environment.MayChange`). What only the online stage uses may differ as well: later
@@ -275,13 +276,14 @@ class Method:
           progress: receives the number of steps done.
 
         Raises:
-          InputError: the data is wrong, a campaign cannot be trained on (the message names it),
+          InputError: the data is wrong, a campaign cannot be trained on or held out (it is named),
             there are too few, the method cannot use several devices, or the directory has
             checkpoints of another training, data, code or library version, or is being written by
             another process.
           Diverged: a step's loss, gradient or result is not finite.
         """
         chosen = np.arange(data.num_campaigns) if campaigns is None else np.asarray(campaigns)
+        directory, log = (None if path is None else Path(path) for path in (directory, log))
         check_whole("seed", seed, 0)
         check_whole("skip_nonfinite", skip_nonfinite, 0)
         if mesh is not None:
@@ -352,7 +354,14 @@ class Method:
           data: has the campaigns.
           campaigns: indices; each has two seeds and two non-seeds in stage 1.
           seed: of the halves, and of customising.
+
+        Raises:
+          InputError: the general model has another method or another schema, or a campaign has
+            fewer than two seeds or two non-seeds.
         """
+        self._check_own(general)
+        general.check_data(data)
+        check_whole("seed", seed, 0)
         run = Run(data, np.empty(0, int), self.settings, seed)
         return self._judge(run, general.state, [halve(data, int(c), seed) for c in campaigns])
 
@@ -374,7 +383,7 @@ class Method:
         *,
         seed: int = 0,
         mesh: Mesh | None = None,
-        directory: Path | None = None,
+        directory: Path | str | None = None,
         progress: Progress = silent,
         watch: Watch[Scorer] | None = None,
     ) -> list[Customised]:
@@ -410,7 +419,7 @@ class Method:
                 raise InputError(f"campaigns: expected a list of campaigns, it has {campaign!r}")
             campaign.check(data.num_users, len(data.schema.campaign))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
-        run = replace(run, kept=directory)
+        run = replace(run, kept=None if directory is None else Path(directory))
         state = self._placed(general.state)
         if mesh is None:
             models = self.adapt(run, state, campaigns, watch)

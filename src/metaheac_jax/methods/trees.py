@@ -33,7 +33,7 @@ CAMPAIGN_TREES = {
     "lambda_l2": 10.0,
 }
 #: Parameters of the trees on the examples of all training campaigns. They grow until the campaigns
-#: held out of training no longer improve, at most so many.
+#: held out of training no longer improve, at most this many.
 PRIOR_TREES = {
     "num_iterations": 1000,
     "learning_rate": 0.1,

@@ -49,7 +49,7 @@ def write_table_world(
       target: a directory; an existing one is replaced if it is a simulated world.
       users, min_pool_examples, seed, shape, progress: as `write_world` takes them.
       num_new: number of campaigns that are new: in no table.
-      num_seeds: seeds of a new campaign, at most. Users are asked at random until so many have
+      num_seeds: seeds of a new campaign, at most. Users are asked at random until this many have
         converted.
 
     Raises:
