@@ -97,8 +97,11 @@ def small():
 
 def test_loading_needs_nothing_but_the_folder(tmp_path):
     general = small()
-    save(general, tmp_path / "deep" / "model")
-    same_model(load(str(tmp_path / "deep" / "model")), general)
+    known = save(general, tmp_path / "deep" / "model")
+    loaded = load(str(tmp_path / "deep" / "model"))
+    same_model(loaded, general)
+    assert known.origin == loaded.origin
+    assert known.origin.folder == tmp_path / "deep" / "model"
     written = json.loads((tmp_path / "deep" / "model" / MANIFEST).read_text())
     assert set(written["versions"]) == {"metaheac_jax", "jax"}
     assert contents(tmp_path / "deep") == {"model"}
@@ -160,7 +163,7 @@ def saved(tmp_path_factory):
 
 @pytest.mark.parametrize("name", FILES[1:])
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_flipped_bit_anywhere_is_noticed(saved, name, place, bit):
     path = saved / name
     content = path.read_bytes()

@@ -116,7 +116,7 @@ def climb(
       tried: trials; existing ones are reused, new ones are appended.
       evaluate: ``evaluate(fields)`` returns the other entries of a trial.
       keep: called after each new trial.
-      max_trials: the search ends after so many.
+      max_trials: the search ends after this many.
 
     Returns:
       The values of the best trial; the first of equal ones.

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toy import dataset
 
@@ -117,7 +117,15 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, said):
     assert "\n" not in str(error.value)
 
 
-@settings(deadline=None)
+@pytest.mark.parametrize("seeds", ["ann", b"ann", 5, [["ann", "bob"]], {"ann"}])
+def test_what_is_no_list_of_text_ids_is_refused(seeds):
+    """A text has letters, which would be ids."""
+    data = replace(DATA, user_key=np.array([f"u{n:03d}".encode() for n in range(600)]))
+    assert data.new_campaign(["u003", "u017"], ATTRIBUTES).num_unmatched == 0
+    with pytest.raises(InputError, match="user ids: expected"):
+        data.new_campaign(seeds, ATTRIBUTES)
+
+
 @given(
     st.sets(st.integers(0, 599), min_size=1, max_size=40),
     st.sets(st.integers(0, 599), max_size=590),
