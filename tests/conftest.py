@@ -14,10 +14,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from writers import Writers  # noqa: E402
 
 from metaheac_jax.backend import set_cpu_flags  # noqa: E402
 
+# A deadline would be a test of the machine.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 # As the commands do, before jax initialises its backend.
 set_cpu_flags()
 # Nearly all of a test's time is compilation, and what is compiled runs once or twice.

@@ -387,7 +387,7 @@ def test_what_was_sealed_is_read(tmp_path):
 
 
 @given(position=st.integers(0, 255), bit=st.integers(0, 7))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_flipped_bit_is_noticed(tmp_path_factory, position, bit):
     directory = sealed(tmp_path_factory.mktemp("flipped") / "a")
     path = directory / "bytes"

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from metaheac_jax.ranking import Judgement, RunningTop, auc, judge, percent_of, top
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_auc_equals_scikit_learn_under_ties(data):
     size = data.draw(st.integers(2, 200))
@@ -49,7 +49,6 @@ def test_top_breaks_ties_by_user_id(candidates, size):
     assert [candidates[i] for i in top(scores, keys, size)] == expected
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1000)), unique_by=lambda x: x[1]),
     st.integers(1, 40),

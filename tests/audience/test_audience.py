@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from commands import contents
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metaheac_jax.audience.audience import Audience, Refresh
@@ -66,7 +66,6 @@ def test_other_endings_are_refused(tmp_path, name):
     assert contents(tmp_path) == set()
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 30)), st.lists(st.integers(0, 30)), st.booleans())
 def test_users_kept_new_and_gone(now, before, text):
     kind = str if text else int

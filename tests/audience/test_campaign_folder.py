@@ -222,7 +222,7 @@ def test_a_campaign_has_these_files(made):
 
 
 @given(st.data(), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_flipped_bit_anywhere_is_noticed_and_its_file_named(made, data, place, bit):
     folder = made[0] / "tea"
     path = folder / data.draw(st.sampled_from(files_of(folder)))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
@@ -121,7 +121,6 @@ def test_as_many_convert_as_there_are_seeds_by_default():
     assert max(point.conversions) <= point.size == 15
 
 
-@settings(deadline=None)
 @given(st.integers(1, 500), st.data())
 def test_intervals_of_recall_are_those_of_wilson(count, data):
     hits = data.draw(st.integers(0, count))
@@ -129,7 +128,6 @@ def test_intervals_of_recall_are_those_of_wilson(count, data):
     np.testing.assert_allclose(wilson_interval(hits / count, count), expected, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.data())
 def test_the_edges_interval_holds_the_quantile_with_95_percent(count, data):
     """The number of users above the true quantile is binomial; scores here are ranks from below."""

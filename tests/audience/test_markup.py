@@ -29,7 +29,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(texts, texts)
 def test_any_text_is_read_as_it_was(text, value):
     read = Reader(element("p", text, title=value, aria_label="x").removesuffix("\n"))

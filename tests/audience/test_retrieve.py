@@ -78,7 +78,7 @@ def other_values(rows):
     others=users,
     include_seeds=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, others, include_seeds):
     exclude = DATA.user_key[sorted(others)]
     scores = (few_values, other_values)
@@ -101,7 +101,7 @@ def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, others, incl
     edges=st.lists(st.floats(0, 100), min_size=2, max_size=5, unique=True).map(sorted),
     others=st.sets(st.integers(0, USERS - 1), max_size=USERS // 2),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bands_are_parts_of_a_sort_of_all(block, edges, others):
     exclude = DATA.user_key[sorted(others)]
     ids, scores = sorted_users(few_values, [*exclude, *DATA.user_key[[3, 50, 96]]])

@@ -85,7 +85,7 @@ def refusal(users=DATA.user_rows[:6], campaign=DATA.campaign_rows[0]):
     return message
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 5), st.integers(0, 5))
 @example(-1, 0, 0)
 @example(0, 5, 5)

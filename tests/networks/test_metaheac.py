@@ -17,7 +17,7 @@ LOGITS = hnp.arrays(np.float64, (3, 4), elements=st.floats(-8, 8))
 
 
 @pytest.mark.parametrize("mixture", ["sum", "mean"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(weights=LOGITS, logits=LOGITS)
 def test_the_mixture_equals_the_naive_form_where_that_is_accurate(mixture, weights, logits):
     with jax.enable_x64(True):

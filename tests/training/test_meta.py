@@ -201,7 +201,7 @@ def test_campaigns_do_not_leak_into_each_other(x64):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10), together, total)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(4)))
 def test_the_order_of_campaigns_does_not_matter(order):
     with jax.enable_x64(True):

@@ -166,9 +166,7 @@ def rows_by_example(dataset, split, stage, which):
 
 
 @pytest.mark.parametrize("mode", ["pool", "exposed"])
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
 def test_no_rating_of_a_test_campaign_reaches_a_feature(tmp_path, mode, seed):
     ratings = toy_ratings(USERS, MOVIES, seed=seed)
@@ -229,9 +227,7 @@ def flip(ratings, dataset, split, seed):
 
 
 @pytest.mark.parametrize(("users", "movies", "rate"), [(30, 14, 0.4), (12, 200, 0.75)])
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
 def test_the_answer_of_an_example_is_not_in_its_own_features(tmp_path, users, movies, rate, seed):
     """A seed and a non-seed see the same movies of the user, but for the one that a non-seed lacks.

@@ -48,9 +48,7 @@ ROW = st.tuples(
 )
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROW, min_size=1, max_size=5))
 def test_what_was_written_is_read(tmp_path, rows):
     lines = ["a:token\tb:token_seq\tc:float\td:float_seq"]

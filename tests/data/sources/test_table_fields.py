@@ -27,7 +27,7 @@ def rows_of(frame, column, folder, **options):
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.none() | text, min_size=1, max_size=20), st.integers(1, 5), st.integers(1, 3))
 def test_hashed_cells_have_the_row_of_their_digest(tmp_path_factory, cells, rows, slots):
     folder = tmp_path_factory.mktemp("hashed")

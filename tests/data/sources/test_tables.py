@@ -65,7 +65,7 @@ def test_equal_to_a_plain_reading(tmp_path, form, monkeypatch):
             assert sorted(got) == sorted(own)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=9, unique=True), st.booleans())
 def test_ids_are_whole_numbers_if_all_are(tmp_path_factory, ids, with_text):
     folder = tmp_path_factory.mktemp("ids")

@@ -30,7 +30,7 @@ def read_integers(path, progress=silent, **options):
     return [int(x) for (part,) in parse_file(path, parse, fault, progress, **options) for x in part]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     numbers=st.lists(st.integers(0, 10**16 - 1), min_size=1, max_size=30),
     block=st.integers(1, 40),
