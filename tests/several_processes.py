@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from toy import dataset
 
+from metaheac_jax import processes
 from metaheac_jax.audience import retrieve
 from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.data.samplers import CampaignSampler
@@ -21,6 +22,7 @@ from metaheac_jax.methods import method_named
 from metaheac_jax.model import Customised, General
 from metaheac_jax.processes import from_each, is_first, join_job
 from metaheac_jax.settings import PAPER
+from metaheac_jax.training import sharding
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import train
 from metaheac_jax.training.sharding import MeshCheckpoints, device_mesh
@@ -119,6 +121,7 @@ def methods():
 if __name__ == "__main__":
     port, process, count, folder, what = sys.argv[1:]
     join_job(f"127.0.0.1:{port}", int(process), int(count))
+    processes._CHUNK, sharding._BLOCK = 1 << 12, 16  # several, as a large table has them
     jax.config.update("jax_disable_most_optimizations", True)
     if count == "4":  # so that each has campaigns
         one.CAMPAIGNS = 8

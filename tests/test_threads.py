@@ -42,7 +42,12 @@ def test_an_error_is_handed_on_and_keeps_others_from_beginning():
     assert len(begun) <= 3 + 1 + 2 * 2
 
 
-def test_a_thread_computes_with_the_precision_of_its_caller():
-    with jax.enable_x64(True):
-        results = list(in_threads(lambda n: jnp.ones(n), range(3), num_threads=2))
-    assert {result.dtype.name for result in results} == {"float64"}
+def test_a_thread_computes_as_its_caller_has_set_it():
+    def told(number):
+        config = jax.config.jax_default_matmul_precision, jax.config.jax_default_device
+        return jnp.ones(number).dtype.name, *config
+
+    device = jax.devices()[0]
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(device):
+        results = set(in_threads(told, range(3), num_threads=2))
+    assert results == {("float64", "highest", device)}

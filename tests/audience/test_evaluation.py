@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from fixed_scores import fixed_method
 from judged_world import split_of, world
 
 from metaheac_jax.audience.evaluation import (
@@ -78,6 +79,10 @@ def test_pools_are_scored_by_models_customised_to_their_campaigns():
         np.testing.assert_array_equal(scores, model.score(pool_rows(data, c)))
     assert calls[-2:] == [("score", 1, 2), ("score", 2, 2)]
     assert min(found.customise, found.score) > 0
+    seeds = []
+    fixed = fixed_method(lambda users: users[:, 0], seeds=seeds)
+    score_pools(fixed, fixed.fit(data), data, [2], seed=5)
+    assert seeds == [5]
 
 
 def test_a_gains_table_by_hand():

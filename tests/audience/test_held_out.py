@@ -44,6 +44,14 @@ def test_who_feedback_tells_of_is_not_held_out():
         hold_out_seeds(method, method.fit(DATA), DATA, replace(campaign, found=np.arange(10, 61)))
 
 
+def test_the_seed_reaches_customising():
+    seeds = []
+    method = fixed_method(tokens, seeds=seeds)
+    campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES, non_seeds_per_seed=1)
+    hold_out_seeds(method, method.fit(DATA), DATA, campaign, seed=7)
+    assert seeds == [7]
+
+
 def test_they_depend_on_the_seed():
     first, again, other = (set(held_out(tokens, seed=seed).users) for seed in (0, 0, 1))
     assert first == again != other

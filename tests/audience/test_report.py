@@ -57,6 +57,12 @@ def test_it_is_what_the_library_finds():
     assert (report.base_rate, report.seen) == (0.3, None)
 
 
+def test_that_the_model_was_trained_on_the_campaign_is_told(monkeypatch):
+    told = lambda *args, **options: replace(hold_out_seeds(*args, **options), seen="it was")  # noqa: E731
+    monkeypatch.setattr("metaheac_jax.audience.report.hold_out_seeds", told)
+    assert described()[0].seen == "it was"
+
+
 def test_the_pool_is_without_excluded_users():
     exclude = DATA.user_key[250:].tolist()
     report, model, audience = described(exclude=exclude)

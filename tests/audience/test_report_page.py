@@ -12,6 +12,7 @@ from metaheac_jax.audience.overlap import Overlap
 from metaheac_jax.audience.report import AudienceReport
 from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.seed_check import SeedCheck
+from metaheac_jax.audience.tables import traits_table
 from metaheac_jax.audience.traits import SensitiveShare, Trait
 
 HOSTILE = "<script>alert('\"&')</script><img src=https://example.org/x onerror=alert(1)>"
@@ -168,3 +169,10 @@ def test_parts_that_cannot_be_measured_say_why():
         text.count("This needs 50 seeds that are not from feedback, to hold some of them out.") == 2
     )
     assert "No earlier audience was given." in text
+
+
+def test_a_long_table_of_traits_shows_both_ends():
+    traits = [Trait("f", str(n), 0.5, None, 0.25, 60) for n in range(40)]
+    shown = [row[1] for row in traits_table(traits).rows]
+    assert shown == [*map(str, range(15)), *map(str, range(25, 40))]
+    assert len(traits_table(traits[:30]).rows) == 30

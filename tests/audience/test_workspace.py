@@ -142,7 +142,7 @@ def test_a_pipe_is_no_audience_and_a_name_is_no_pattern(workspace):
 
 def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     left = workspace / "models" / f".june.{'a' * 32}"
-    left.mkdir()
+    shutil.copytree(workspace / "models" / "june", left)
     training = workspace / "models" / "july.training"
     training.mkdir()
     (training / "model.json").write_text("{}")  # checkpoints are no models

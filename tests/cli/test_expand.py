@@ -353,6 +353,7 @@ def test_a_report_of_the_audience(options, tmp_path):
     row = r"may\.csv</th>\s<td.*>60</td>\s<td.*>60</td>\s<td.*>100\.0%</td>\s<td.*>1\.000<"
     assert re.search(row, page)
     assert 'alt="Line chart of the fraction of held-out seeds found' in page
+    assert "assume that 20.000% of the pool" in page
 
 
 @pytest.mark.parametrize(

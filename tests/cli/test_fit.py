@@ -17,7 +17,7 @@ from metaheac_jax.data.splits import official_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named, offline
-from metaheac_jax.methods.method import steps_of
+from metaheac_jax.methods.method import Method, steps_of
 from metaheac_jax.methods.registry import METHODS
 from metaheac_jax.model import load
 from metaheac_jax.settings import SETTINGS
@@ -41,6 +41,25 @@ def data(tmp_path_factory):
 
 def all_bytes(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_options_reach_the_training(data, tmp_path, monkeypatch):
+    seen = []
+
+    def fit(self, data, **options):
+        seen.append((self.settings, options))
+        raise InputError("seen")
+
+    monkeypatch.setattr(Method, "fit", fit)
+    (tmp_path / "model.training").mkdir()
+    words = ("--method", "mlp-pretraining", "--settings", "official", "--epochs", 7, "--seed", 5)
+    more = ("--skip-nonfinite", 3, "--resume", "--allow-change", "data")
+    assert exit_code(main, "fit", data, tmp_path / "model", *words, *more) == 2
+    [(settings, options)] = seen
+    official = SETTINGS["official"]
+    assert settings == replace(official, offline_epochs=7, offline_patience=None)
+    assert (options["seed"], options["skip_nonfinite"]) == (5, 3)
+    assert tuple(options["allow_changes"]) == ("data",)
 
 
 def interrupt_after(patch, saves):

@@ -2,6 +2,7 @@
 
 import json
 
+import authors_pickles
 import pytest
 import tables_world
 from commands import contents, refuses, succeeds
@@ -24,6 +25,21 @@ def test_a_schema_chooses_the_fields(tmp_path, capsys):
     assert data.user_rows.shape == (USERS, 3)
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'data'}: 300 users, 12 campaigns, 960 examples to learn from" in printed
+
+
+def test_the_authors_files_are_recognised(tmp_path, capsys):
+    source, schema = authors_pickles.write(tmp_path / "source"), tmp_path / "schema.json"
+    schema.write_text(json.dumps(authors_pickles.SCHEMA.to_json()))
+    prepare, options = ("prepare", source), ("--schema", schema)
+    succeeds(main, *prepare, tmp_path / "data", *options, "--max-ids", 17)
+    assert f"{tmp_path / 'data'}: 12 users, 3 campaigns, " in capsys.readouterr().out
+    assert not open_dataset(tmp_path / "data").one_row_per_user
+    few = (*options, "--max-ids", 16)
+    refuses(capsys, main, *prepare, tmp_path / "few", *few, words=("more than 16",))
+    extends = (*options, "--extends", tmp_path / "data")
+    refuses(capsys, main, *prepare, tmp_path / "new", *extends, words=("not for the authors'",))
+    assert contents(tmp_path) >= {"source", "schema.json", "data"}
+    assert not contents(tmp_path) & {"few", "new"}
 
 
 def test_sensitive_fields_are_named(tmp_path, capsys):
@@ -121,6 +137,7 @@ def test_names_in_brackets_are_printed(tmp_path, capsys, monkeypatch):
         (("prepare", "tables", "--infer", "s", "--max-ids", 1), "--max-ids: not with --infer"),
         (("prepare", "tables", "data", "--max-ids", 1), "--max-ids: tables has tables, whose"),
         (("prepare", "tables", "data", "--max-memory", 1), "--max-memory: only for the authors'"),
+        (("prepare", "source", "data", "--max-ids", 1), "add up to more than 1"),
         (("prepare", "source", "data", "--max-memory", 1), "--max-memory: only for the authors'"),
         (("prepare", "tables", "data"), "tables need a --schema; metaheac prepare tables"),
         (("prepare", "bad.json", "data"), "bad.json: is no .parquet, .csv or .csv.gz file"),

@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy import dataset
 
+from metaheac_jax.customise.kept import KeptCampaigns
+from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.methods import mlp_pretraining, solved_heads
+from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=200, campaigns=6, per_campaign=60, pool=10)
@@ -55,6 +59,24 @@ def test_what_was_customised_is_not_customised_again(tmp_path, adapts):
     assert done == [5, 6]
     customise(seed=1)  # another result
     assert done[0] == 0
+    method = method.with_settings(online_learning_rate=0.02)
+    customise()
+    assert done[0] == 0
+
+
+def test_what_is_kept_is_found_for_the_same_work_alone(tmp_path):
+    weights = Weights({"params": {"bias": jnp.zeros(())}}, jnp.zeros((4, 2)))
+    rows, values = np.array([1], np.int32), jnp.ones((1, 2))
+    adapted = AdaptedWeights({"params": {"bias": jnp.ones(())}}, rows, values)
+    examples = campaign_examples(DATA, DATA.campaign(0))
+    kept = KeptCampaigns(tmp_path, weights, ["paper", 0])
+    kept.add(3, examples, adapted)
+    jax.tree.map(np.testing.assert_array_equal, kept.find(3, examples), adapted)
+    assert kept.find(4, examples) is None
+    assert kept.find(3, examples._replace(label=1 - examples.label)) is None
+    moved = weights._replace(table=weights.table + 1)
+    for other, options in ((moved, ["paper", 0]), (weights, ["paper", 1])):
+        assert KeptCampaigns(tmp_path, other, options).find(3, examples) is None
 
 
 def test_a_head_that_was_solved_is_not_solved_again(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from toy import dataset
 
+from metaheac_jax.data import samplers
 from metaheac_jax.data.batches import Batch, campaign_examples, check_batch, check_campaigns
 from metaheac_jax.data.dataset import Examples
 from metaheac_jax.data.reference_sets import ReferenceSampler
@@ -307,6 +308,7 @@ def small_batch(*, user=None, campaign=None, label=(1, 0), weight=(1, 1)):
         ({"user": np.zeros((2, 6))}, "it: the ids are float64, expected whole numbers"),
         ({"label": (1, -1)}, "it: label -1, expected 1 for a seed and 0 for others"),
         ({"label": (1, np.nan)}, "it: label nan, expected 1"),
+        ({"weight": (1, 0)}, "it: a weight is 0, expected 1"),
     ],
 )
 def test_examples_that_would_be_computed_on_in_silence_are_refused(changes, said):
@@ -327,3 +329,8 @@ def test_a_campaign_that_nothing_can_be_trained_on_is_named(count, positive, sai
     data = replace(DATA, stage1=Examples(offsets, np.zeros(12 * count, np.int32), label))
     with pytest.raises(InputError, match=f"campaign 120: .*{said}"):
         check_campaigns(data, [2, 3])
+
+
+def test_a_step_that_touches_more_than_was_probed_takes_a_larger_shape():
+    size = samplers._padded_size(600)  # a tenth to spare: 1024
+    assert [size(n) for n in (1, 1024, 1025, 2048, 2049)] == [1024, 1024, 2048, 2048, 4096]

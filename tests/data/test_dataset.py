@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from toy import dataset
@@ -14,6 +14,7 @@ from metaheac_jax.data import dataset as module
 from metaheac_jax.data.campaign_record import CampaignRecord
 from metaheac_jax.data.dataset import Examples, SensitiveField, group_by_campaign
 from metaheac_jax.errors import InputError
+from metaheac_jax.schema import Vocabulary
 
 DATA = dataset(users=60, campaigns=4, per_campaign=30, pool=30)
 
@@ -36,6 +37,8 @@ def test_group_by_campaign_keeps_every_example_in_order(data, campaigns, count):
         np.testing.assert_array_equal(groups.probability[mine], probability[campaign == c])
         assert groups.counts[c] == (campaign == c).sum()
         assert groups.positives[c] == label[campaign == c].sum()
+    columns = (groups.offsets, groups.user, groups.label, groups.probability)
+    assert [a.dtype for a in columns] == [np.int64, np.int32, np.int8, np.float32]
 
 
 def test_shuffled_examples_do_not_tell_the_label_by_their_order():
@@ -82,7 +85,6 @@ def test_a_layout_says_where_the_fields_lie():
 # Users by their ids -----------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(-5, 500), max_size=20), st.integers(1, 70))
 def test_users_are_found_whatever_the_order_of_the_keys(seed, ids, block):
     keys = np.random.default_rng(seed).permutation(DATA.user_key)
@@ -184,6 +186,57 @@ def test_a_sensitive_field_that_does_not_fit_is_named(name, change, said):
     replace(DATA, sensitive={"sex": SEX}).check()
     with pytest.raises(InputError, match=f"^toy: sensitive field '{name}': {said}"):
         replace(DATA, sensitive={name: replace(SEX, **change)}).check()
+
+
+def spoilt(array, at, value):
+    array = np.array(array)
+    array[at] = value
+    return array
+
+
+def stage(**change):
+    return {"stage1": replace(DATA.stage1, **change)}
+
+
+OFFSETS, VALUES = DATA.stage1.offsets, DATA.vocabulary.values
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vocabulary": Vocabulary(VALUES[:-1])}, "vocabulary: 4 fields"),
+        ({"vocabulary": Vocabulary((VALUES[0][::-1], *VALUES[1:]))}, "values of 'gender': not asc"),
+        ({"user_rows": DATA.user_rows[:, 1:]}, r"user_rows: shape \(60, 5\), expected \(60, 6\)"),
+        ({"user_rows": DATA.user_rows * 1.0}, "user_rows: float64, expected whole numbers"),
+        (
+            {"user_rows": spoilt(DATA.user_rows, (57, 0), 2)},
+            "user_rows: row 57 has 2, which",
+        ),
+        (
+            {"user_rows": spoilt(DATA.user_rows, (57, 1), 1)},
+            "user_rows: row 57 has 1, which",
+        ),
+        ({"campaign_rows": spoilt(DATA.campaign_rows, (3, 1), 42)}, "campaign_rows: row 3 has 42"),
+        ({"user_key": DATA.user_key[1:]}, "user_key: 59 ids, 60 users"),
+        ({"user_key": DATA.user_key.astype(str)}, "user_key: <U"),
+        ({"campaign_key": DATA.campaign_key[::-1]}, "campaign_key: not ascending and distinct"),
+        (stage(label=DATA.stage1.label[1:]), "stage1: 120 users and 119 labels"),
+        (stage(offsets=OFFSETS[:-1]), "stage1 offsets: do not divide"),
+        (stage(offsets=spoilt(OFFSETS, 0, 1)), "stage1 offsets: do not divide"),
+        (stage(offsets=spoilt(OFFSETS, -1, 119)), "stage1 offsets: do not divide"),
+        (stage(offsets=spoilt(OFFSETS, 1, 61)), "stage1 offsets: do not divide"),
+        (stage(user=spoilt(DATA.stage1.user, 5, 60)), "stage1 users: an index is not in 0 to 59"),
+        (stage(user=spoilt(DATA.stage1.user, 5, -1)), "stage1 users: an index is not in 0 to 59"),
+        (stage(label=spoilt(DATA.stage1.label, 5, 2)), "stage1 labels: 2, expected 1"),
+        (stage(probability=np.full(120, 1.5)), "stage1 probability: not one number"),
+        (stage(probability=np.full(119, 0.5)), "stage1 probability: not one number"),
+    ],
+)
+def test_columns_that_do_not_fit_together_are_named(change, said, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 7)  # row 57 is in the ninth block
+    DATA.check()
+    with pytest.raises(InputError, match=f"^toy: {said}"):
+        replace(DATA, **change).check()
 
 
 # Campaigns by their records ---------------------------------------------------------------------

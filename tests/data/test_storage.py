@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metaheac_jax.data import storage
 from metaheac_jax.data.dataset import Dataset, SensitiveField, group_by_campaign
 from metaheac_jax.data.storage import (
     MANIFEST,
@@ -87,8 +88,11 @@ def test_whether_users_have_several_rows_is_kept(tmp_path):
     assert not open_dataset(tmp_path / "out").one_row_per_user
 
 
-def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path):
+def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path, monkeypatch):
     """Wherever its columns are, and whatever it is called."""
+    monkeypatch.setattr(storage, "_BLOCK", 2)  # the last user is in the second block
+    last = world().user_rows.copy()
+    last[-1] = last[0]
     write_dataset(world(), tmp_path / "out")
     digest = content_digest(world())
     assert content_digest(open_dataset(tmp_path / "out")) == digest
@@ -100,6 +104,7 @@ def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path):
         dataclasses.replace(world(), user_rows=world().user_rows.reshape(4, 3)),
         dataclasses.replace(world(), schema=Schema(SCHEMA.user, (Field("sort"),))),
         dataclasses.replace(world(), stage2=stage1),
+        dataclasses.replace(world(), user_rows=last),
         dataclasses.replace(world(), stage1=dataclasses.replace(stage1, probability=None)),
     ]
     assert len({digest, *map(content_digest, others)}) == 1 + len(others)

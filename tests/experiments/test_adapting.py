@@ -13,11 +13,12 @@ from experiments.comparison.adapting import RUNGS, learned_rates_gradient, metho
 from experiments.comparison.results import Measured
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import METHODS
-from metaheac_jax.methods.method import Run
+from metaheac_jax.methods import METHODS, solved_heads
+from metaheac_jax.methods.method import Run, Trained
 from metaheac_jax.methods.offline import campaign_sampler, untrained
+from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
-from metaheac_jax.settings import PAPER
+from metaheac_jax.settings import OFFICIAL, PAPER
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
@@ -163,3 +164,37 @@ def test_the_table_compares_each_method_with_its_base():
     assert seeds[-1] == "12.3"
     assert first[-1] == "-"
     assert not adapting.table({"seeds": values["seeds"]}, labels, settings, {}, 0.0)
+
+
+def test_an_inner_step_on_heads_leaves_experts_and_table(run, monkeypatch):
+    network = MetaHeac(2, 2, (4, 4), 4)
+    monkeypatch.setattr(adapting, "metaheac_network", lambda settings: network)
+    weights = untrained(run, network, jax.random.key(0))
+    touched, *batch = campaign_sampler(run)(0)
+    table = weights.table.at[touched].get(mode="fill", fill_value=0)
+    params = {"network": weights.network, "table": table}
+    parts = {part: 0.0 if part == "expert" else 0.1 for part in weights.network["params"]}
+    expected = build_meta_gradient(
+        build_loss(network, run.dataset.layout),
+        inner_learning_rate={"network": {"params": parts}, "table": 0.0},
+        select=select_rows,
+    )
+    found, slope = (jax.jit(g)(params, *batch)[0] for g in (adapting.heads(run), expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, slope)
+
+
+def test_rungs_have_the_rates_and_derivatives_of_their_names(monkeypatch):
+    of = lambda name: method_named(name, SETTINGS).settings  # noqa: E731
+    assert (of("seeds").inner_learning_rate, of("seeds-step").inner_learning_rate) == (0.0, 0.1)
+    program = method_named("program-step", replace(SETTINGS, reduction="sum")).settings
+    assert program.reduction == "mean"
+    assert program.inner_learning_rate == OFFICIAL.inner_learning_rate
+    asked = []
+    monkeypatch.setattr(
+        solved_heads, "solved_gradient", lambda _, *, first_order: asked.append(first_order)
+    )
+    monkeypatch.setattr(solved_heads, "train_rows", lambda *_, **__: Trained({}))
+    data = dataset(users=120, campaigns=4, per_campaign=40, pool=20)
+    for name in ("solved-constant", "solved-head"):
+        method_named(name, SETTINGS).with_settings(offline_patience=None).fit(data)
+    assert asked == [True, False]

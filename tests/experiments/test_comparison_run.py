@@ -180,3 +180,18 @@ def test_compiled_programs_are_dropped_when_they_are_many(monkeypatch):
     monkeypatch.setattr(run, "MAX_SECTIONS", 10)
     run.forget_compiled()
     assert dropped
+
+
+def test_the_general_model_is_judged_without_the_online_stage(tmp_path):
+    own = ranker(2.0)
+
+    def adapt(of, state, campaigns, watch=None):
+        quality = 2.0 if of.settings.online_epochs else 0.0
+        return own.adapt(of, {"quality": quality}, campaigns)
+
+    method = dataclasses.replace(own, adapt=adapt, takes_steps=True)
+    method = method.with_settings(campaigns_per_step=3, offline_patience=None)
+    found = run_in(tmp_path, Data(world(), split_of([0, 1], small=[0])), [method])
+    for campaign in found["lr"]["campaigns"]:
+        assert campaign["auc"] == 1.0
+        assert campaign["auc_before"] < 0.6

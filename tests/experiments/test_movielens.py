@@ -13,8 +13,9 @@ from tencent_world import with_line
 from experiments import movielens
 from experiments.comparison import report, runs
 from metaheac_jax.methods import Method
+from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.methods.method import Trained
-from metaheac_jax.settings import PAPER
+from metaheac_jax.settings import PAPER, SETTINGS
 
 COMMAND = commands.module(movielens)
 
@@ -97,6 +98,19 @@ def test_what_judges_a_training_is_in_no_history(tmp_path):
     assert {movie.encode() for movie in shown} == train - {m.encode() for m in general.held_out}
     fixed = replace(PAPER, offline_patience=None)  # nothing is held out
     assert runs.apart_from_held_out(data, fixed, 4) is data
+
+
+def test_a_run_trains_on_data_apart_from_what_judges_it(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setitem(SETTINGS, "paper", replace(SETTINGS["paper"], offline_patience=8))
+    monkeypatch.setattr(runs, "run_methods", lambda data, *_, **__: used.append(data) or {})
+    monkeypatch.setattr(report, "write", lambda *_, **__: None)
+    options = ("--data-dir", write_movies(tmp_path / "data"), "--out", tmp_path / "out")
+    succeeds(COMMAND, *options, "--runs", 1, "--seed", 4, "--methods", "lr")
+    [data] = used
+    _, held = hold_out_campaigns(data.dataset, data.split.train, 4)
+    shown = {movie.encode() for movie in data.dataset.vocabulary.values[5]}
+    assert not shown & set(data.dataset.campaign_key[held])
 
 
 def test_movielens_names_the_faulty_line(tmp_path, capsys):

@@ -197,6 +197,13 @@ def test_every_method_gets_its_best_settings(data, fakes, tmp_path):
     assert sorted(logs) == sorted(map(repr, trained))
 
 
+def test_trials_know_nothing_of_the_campaigns_that_judge_them(data, tmp_path):
+    apart = []
+    known = Data(data, paper_split(data, 0), without=lambda c: apart.append(c) or data)
+    tuning._Search(known, 0, tmp_path, 1, (), silent)
+    np.testing.assert_array_equal(apart, [held_out(data)[1]])
+
+
 def test_some_settings_are_tuned_and_the_others_stay_as_chosen_before(data, fakes, tmp_path):
     before = {
         "origin": "earlier",

@@ -15,8 +15,6 @@ VALUES = (
     *("deep.json", "surrogate.json", "bom.csv", "number.json", "None", "True", "--", "-h", "paper"),
     *("x" * 300, "all", "lr", "cosine", "link", "audience.parquet", "a.csv.gz", "loop"),
 )
-#: What takes long rather than being wrong.
-SLOW = {"simulate": {"--users"}, "prepare": set(), "fit": {"--epochs"}}
 
 
 def files(folder):

@@ -13,6 +13,8 @@ from toy import aucs, dataset
 from metaheac_jax.data.batches import members
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
+from metaheac_jax.errors import Diverged
+from metaheac_jax.methods import offline
 from metaheac_jax.methods.fine_tuning import (
     alpha_zero,
     metaheac,
@@ -22,9 +24,11 @@ from metaheac_jax.methods.fine_tuning import (
     without_he,
     without_meta,
 )
+from metaheac_jax.methods.method import Run, steps_of
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import OFFICIAL, PAPER
+from metaheac_jax.training.loop import Quality
 
 # A tiny world. Field vectors are made in four ways: of few values (gender), of a list of a few
 # more (words), and, behind a large field (city), of rows read one by one (likes).
@@ -85,7 +89,7 @@ def tiny_world():
 DATA = tiny_world()
 
 
-def summed_loss(params, users, campaign, label, weight):
+def summed_loss(params, users, campaign, label, weight, network=NETWORK):
     """The cross-entropy of examples, summed: the network on means of the values' embeddings."""
     table = jnp.concatenate([params["table"], jnp.zeros_like(params["table"][:1])])
     means, first = [], 0
@@ -94,7 +98,7 @@ def summed_loss(params, users, campaign, label, weight):
         present = (ids < len(table) - 1).sum(axis=1)
         means.append(table[ids].sum(axis=1) / jnp.maximum(present, 1)[:, None])
         first += field.slots
-    output = NETWORK.apply(params["network"], jnp.stack(means, axis=1), table[campaign])
+    output = network.apply(params["network"], jnp.stack(means, axis=1), table[campaign])
     return -(weight * jnp.where(label == 1, output.log_p, output.log_not_p)).sum()
 
 
@@ -178,6 +182,113 @@ def test_the_offline_stages_equal_plain_loops_on_the_whole_table(x64, tmp_path):
         for other in states[:i]:
             assert apart(one["table"], other["table"]) > 1e-3
             assert apart(one["network"], other["network"]) > 1e-3
+
+
+def test_the_other_settings_reach_the_offline_stage(x64):
+    """Means, sets that share examples, dropout, decay of the network alone, scale, mixture."""
+    settings = replace(
+        SETTINGS,
+        reduction="mean",
+        disjoint=False,
+        value_dropout=0.3,
+        weight_decay=0.5,
+        table_scale=0.5,
+        mixture="mean",
+    )
+    plain, start = (
+        dict(metaheac(replace(s, offline_epochs=0)).fit(DATA, seed=SEED).state)
+        for s in (SETTINGS, settings)
+    )
+    np.testing.assert_allclose(start["table"], 0.5 * plain["table"], rtol=1e-12)
+    network = MetaHeac(num_experts=3, num_critics=2, mixture="mean")
+
+    def mean(params, examples):
+        return summed_loss(params, *examples, network=network) / examples[3].sum()
+
+    @jax.jit
+    @jax.grad
+    def slope(params, support, query):
+        total = 0.0
+        for own, other in zip(members(support), members(query), strict=True):
+            gradient = jax.grad(mean)(params, own)
+            total += mean(jax.tree.map(lambda p, g: p - 0.02 * g, params, gradient), other) / 2
+        return total
+
+    options = {"disjoint": False, "value_dropout": 0.3}
+    draw = CampaignSampler(
+        DATA, np.arange(3), seed=SEED, campaigns_per_step=2, batch_size=30, **options
+    )
+    adam = optax.adamw(0.01, weight_decay=0.5, mask={"network": True, "table": False})
+    params, state = start, adam.init(start)
+    for step in range(STEPS):
+        rows, *sides = draw(step).shared()
+        gradient = slope(params, *(of_the_whole_table(rows, side) for side in sides))
+        updates, state = adam.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    assert apart(dict(metaheac(settings).fit(DATA, seed=SEED).state), params) < 1e-6
+
+
+def test_value_dropout_reaches_plain_training(monkeypatch):
+    asked = []
+
+    class Asked(ExampleSampler):
+        def __init__(self, *args, **options):
+            asked.append(options["value_dropout"])
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(offline, "ExampleSampler", Asked)
+    without_meta(replace(SETTINGS, value_dropout=0.3)).fit(DATA, seed=SEED)
+    assert asked == [0.3]
+
+
+def test_judgements_are_of_states_as_training_would_end_there():
+    settings = replace(SETTINGS, batch_size=11, offline_epochs=2, offline_patience=2)
+    seen = []
+
+    def judge(state):
+        seen.append(jax.tree.map(np.array, dict(state)))
+        return Quality(0.5, 1.0)
+
+    method = mlp_pretraining(settings)
+    run = Run(DATA, np.arange(3), settings, SEED, judge=judge)
+    trained = method.train(run)
+    assert trained.judgements[:, 0].tolist() == [2, 4, 6]  # a quarter of 9 steps; equal is no gain
+    assert apart(seen[0], dict(trained.state)) < 1e-6  # rows that were behind are not
+    start = method.with_settings(offline_epochs=1, offline_patience=None).fit(DATA, seed=SEED)
+    again = method.train(replace(run, start=start)).judgements
+    assert again[0, 0] == steps_of(start) == 9
+
+
+def test_a_step_that_is_not_finite_ends_a_training_or_is_left_out(monkeypatch):
+    draw = CampaignSampler.__call__
+
+    def bad(self, step):
+        batch = draw(self, step)
+        factor = np.float32(np.nan if step == 1 else 1)
+        return batch._replace(query=batch.query._replace(weight=factor * batch.query.weight))
+
+    monkeypatch.setattr(CampaignSampler, "__call__", bad)
+    said = r"MetaHeac: step 2: the loss is nan \(campaigns \d, \d\)"
+    with pytest.raises(Diverged, match=said):
+        metaheac(SETTINGS).fit(DATA, seed=SEED)
+    with pytest.warns(UserWarning, match=said + "; the step is left out"):
+        general = metaheac(SETTINGS).fit(DATA, seed=SEED, skip_nonfinite=1)
+    assert steps_of(general) == STEPS - 1
+
+
+def test_patience_and_seed_reach_the_online_stage():
+    changed = {"offline_epochs": 0, "online_epochs": 2, "online_patience": 1}
+    method = mlp_pretraining(replace(SETTINGS, **changed))
+    general, campaign = method.fit(DATA, seed=SEED), DATA.campaign(1)
+    one_seed = (np.arange(len(campaign.labels)) == 3).astype(np.int8)
+    [model] = method.customise(general, DATA, [replace(campaign, labels=one_seed)])
+    assert model.is_general  # one seed cannot be held out
+    small = method.with_settings(online_patience=None, batch_size=8)
+    one, other = (
+        small.customise(general, DATA, [campaign], seed=seed)[0].score(DATA.user_rows)
+        for seed in (0, 1)
+    )
+    assert (one != other).any()
 
 
 def test_rows_and_campaigns_of_early_steps_are_not_all_in_the_last_one():

@@ -1,12 +1,14 @@
 """What every method has in common: what it takes, and what it refuses."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from toy import dataset
 
 from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.methods import method as module
 from metaheac_jax.methods.campaign_graph import hubble
 from metaheac_jax.methods.fine_tuning import metaheac, mlp_pretraining
 from metaheac_jax.methods.method import Method, Run, Trained, epoch_steps
@@ -181,7 +183,7 @@ def test_scores_that_are_not_numbers_are_no_scores(general):
 def test_checkpoints_of_another_training_are_refused(tmp_path):
     method, directory = noting([]), tmp_path / "offline-0.001"
     method.fit(DATA, seed=1, directory=directory)
-    method.fit(DATA, seed=1, directory=directory)
+    method.fit(DATA, seed=1, directory=str(directory))
     online = method.with_settings(online_learning_rate=0.5)  # has no part in the offline stage
     online.fit(DATA, seed=1, directory=directory)
     method.fit(DATA, seed=2, directory=tmp_path / "offline-0.005")  # its name differs in the end
@@ -193,6 +195,19 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=f"begun with another {what}.*; use the same, or"):
             other.fit(DATA, **({"seed": 1} | changes), directory=directory)
+
+
+def test_checkpoints_of_another_environment_are_gone_on_from_only_if_that_is_allowed(
+    tmp_path, monkeypatch
+):
+    fit = partial(noting([]).fit, DATA, campaigns=[0, 1, 2], directory=tmp_path / "c")
+    monkeypatch.setattr(module, "environment", lambda: {"jax": "1"})
+    fit()
+    monkeypatch.setattr(module, "environment", lambda: {"jax": "2"})
+    with pytest.raises(InputError, match=r"another jax.*--allow-change jax"):
+        fit()
+    with pytest.warns(UserWarning, match="which was allowed"):
+        fit(allow_changes=["jax"])
 
 
 def test_a_method_is_had_back_from_its_general_model():

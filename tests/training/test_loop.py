@@ -215,7 +215,7 @@ def test_a_resumed_log_has_every_step_once_and_all_seconds(tmp_path):
 
 # Early stopping ---------------------------------------------------------------------------------
 
-AUCS = {3: 0.5, 6: 0.7, 9: 0.6, 12: 0.7, 15: 0.65, 18: 0.9}
+AUCS = {3: 0.5, 6: 0.7, 9: 0.6, 12: 0.7, 15: 0.65, 17: 0.95, 18: 0.9}
 
 
 def counting():
@@ -282,3 +282,23 @@ def test_a_start_that_nothing_improves_on_is_kept():
     state, judged = train(step, jnp.zeros(()), lambda number: (number,), **options)
     assert int(state) == 0
     np.testing.assert_allclose(judged[:, 0], [0, 3, 6, 9])
+
+
+def test_the_last_state_is_judged_too_and_judgements_have_room(monkeypatch):
+    state, judged = count_to(None, 9, num_steps=17)
+    assert (int(state), judged[-1, 0]) == (17, 17)
+    monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 4)
+    assert count_to(None, 9)[1][:, 0].tolist() == [6, 12, 18]
+
+
+def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
+    draw = sampler()
+    whole, _ = train(step(), start(), draw, num_steps=40)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        train(step(), start(), draw, num_steps=20, save_every=10, checkpoints=checkpoints)
+    (tmp_path / "c" / "20" / "checkpoint.json").write_text("{")
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.warns(UserWarning, match="damaged-20"):
+        resumed, _ = train(
+            step(), start(), draw, num_steps=40, save_every=10, checkpoints=checkpoints
+        )
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)

@@ -71,6 +71,8 @@ def test_equal_to_a_plain_reading(tmp_path):
             assert len(user) == len(set(user))
             assert set(user) <= own
             assert {u for u, y in zip(user, label, strict=True) if y} == seeds & set(user)
+        for stage in (data.stage1, data.stage2):  # seeds do not stay first
+            assert (np.diff(stage.label[stage.of(c)]) > 0).any()
         both = [*data.stage1.user[data.stage1.of(c)], *data.stage2.user[data.stage2.of(c)]]
         assert set(both) == seeds | others
     again = prepare(write(tmp_path, users), tmp_path / "again", schema=SCHEMA)

@@ -196,3 +196,10 @@ def test_target_must_not_swallow_the_source(tmp_path):
     with pytest.raises(InputError, match="would replace the source"):
         prepare(source, tmp_path, schema=SCHEMA)
     assert (source / "train_stage1.pkl").exists()
+
+
+def test_seeds_that_are_listed_first_do_not_stay_first(tmp_path):
+    listed = dump(frame(rows(7, 2, [1] * 20 + [0] * 20, 0)))
+    data, _ = prepare(write(tmp_path, train_stage1=listed), tmp_path / "out", schema=SCHEMA)
+    [c] = np.flatnonzero(data.stage1.counts == 40)
+    assert (np.diff(data.stage1.label[data.stage1.of(c)]) > 0).any()

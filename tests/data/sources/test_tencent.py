@@ -29,6 +29,16 @@ def by_campaign(stage):
     return [set(pairs[stage.of(c)]) for c in range(len(stage.counts))]
 
 
+def test_seeds_that_are_listed_first_do_not_stay_first(tmp_path):
+    users = "".join(f"uid {u}|age 1|consumptionAbility 1|interest1 1|kw1 1\n" for u in range(40))
+    lines = {c: "".join(f"{c},{u},{1 if u < 20 else -1}\n" for u in range(40)) for c in (5, 20)}
+    train = "aid,uid,label\n" + lines[20]
+    source = write(tmp_path / "in", users=users, train=train, truth=lines[5])
+    data = tencent.prepare(source, tmp_path / "out", schema=SCHEMA)
+    for stage, c in ((data.stage1, 1), (data.stage2, 0)):
+        assert (np.diff(stage.label[stage.of(c)]) > 0).any()
+
+
 def test_the_whole_of_a_small_world(tmp_path):
     data = tencent.prepare(write(tmp_path / "in"), tmp_path / "out", schema=SCHEMA)
     assert data.name == "Tencent look-alike"
@@ -187,7 +197,7 @@ pieces = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.lists(pieces, max_size=4).map("|".join), min_size=1, max_size=3))
 def test_the_fast_reader_refuses_just_what_the_slow_one_explains(lines):
     block = text_blocks.LEAD + "".join(f"{line}\n" for line in lines).encode()
@@ -233,7 +243,7 @@ rows = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(rows, min_size=1, max_size=4))
 def test_the_same_for_examples(lines):
     block = text_blocks.LEAD + "".join(f"{line}\n" for line in lines).encode()
