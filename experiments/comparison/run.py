@@ -225,8 +225,8 @@ def run_method(
     result = judge_all(dataset, data.split, pools.scores, label=method.label)
     result["seconds"] = {
         "offline": trained - began,
-        "customise": pools.customise,
-        "score": pools.score,
+        "customise": pools.customise_seconds,
+        "score": pools.score_seconds,
     }
     if method.takes_steps:
         step_time, in_all = _times(log, method.label)

@@ -78,7 +78,7 @@ def test_pools_are_scored_by_models_customised_to_their_campaigns():
     for model, c, scores in zip(models, (2, 3), found.scores, strict=True):
         np.testing.assert_array_equal(scores, model.score(pool_rows(data, c)))
     assert calls[-2:] == [("score", 1, 2), ("score", 2, 2)]
-    assert min(found.customise, found.score) > 0
+    assert min(found.customise_seconds, found.score_seconds) > 0
     seeds = []
     fixed = fixed_method(lambda users: users[:, 0], seeds=seeds)
     score_pools(fixed, fixed.fit(data), data, [2], seed=5)

@@ -34,12 +34,12 @@ class PoolScores(NamedTuple):
 
     Attributes:
       scores: (P,) of each campaign.
-      customise, score: seconds taken by either.
+      customise_seconds, score_seconds: what either took.
     """
 
     scores: list[np.ndarray]
-    customise: float
-    score: float
+    customise_seconds: float
+    score_seconds: float
 
 
 def score_pools(

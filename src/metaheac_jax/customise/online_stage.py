@@ -92,8 +92,7 @@ class OnlineStage(ABC):
           The adapted weights of each campaign, in the order given.
 
         Raises:
-          InputError: a campaign has no examples, lengths differ, an id is outside the table, or a
-            label is not 0 or 1.
+          InputError: a campaign has no examples, or wrong ones; see `batches.check_batch`.
           Diverged: a campaign's weights are not finite, and with ``patience`` no epoch before was
             better than the general model.
         """

@@ -107,8 +107,9 @@ def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
       name: what the message calls the campaign.
 
     Raises:
-      InputError: there is no example, lengths differ, an id is outside the table, a label is not 0
-        or 1, or a weight is not 1.
+      InputError: there is no example, lengths differ, slots or campaign fields are not those of the
+        layout, an id is no whole number or outside the table, a label is not 0 or 1, or a weight is
+        not 1.
     """
     user, label, weight = (np.asarray(a) for a in (batch.ids.user, batch.label, batch.weight))
     if not len(label):

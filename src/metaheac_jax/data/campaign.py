@@ -67,7 +67,8 @@ class Campaign:
         """Refuses a campaign that does not belong to data with this many users and campaign fields.
 
         Raises:
-          InputError: it has no examples, users without a label, unknown users, or other fields.
+          InputError: it has no examples, users without a label, labels that are not 0 or 1, unknown
+            users, or other fields.
         """
         if not len(self.users):
             raise InputError(f"{self.name}: no examples; give it seeds and non-seeds")

@@ -10,12 +10,12 @@ import gzip
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, cast
+from typing import TextIO, TypeVar, cast
 
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import MAX_ID_BYTES
+from metaheac_jax.data.campaign import MAX_ID_BYTES, plain_id
 from metaheac_jax.errors import InputError
 
 S = TypeVar("S", pl.Series, pl.Expr)
@@ -251,7 +251,7 @@ class TableFile:
         again = order[1:][keys[order][1:] == keys[order][:-1]]
         if len(again):
             second = int(again.min())
-            raise self.fault(second, f"{name} {shown(keys[second])} occurs on an earlier row")
+            raise self.fault(second, f"{name} {plain_id(keys[second])} occurs on an earlier row")
 
 
 def number(column: str) -> pl.Expr:
@@ -270,8 +270,3 @@ def _is_not_whole(text: S) -> S:
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return str(error).strip().partition("\n")[0][:200]
-
-
-def shown(key: Any) -> str:
-    """An id, for a message."""
-    return key.decode() if isinstance(key, bytes) else str(key)

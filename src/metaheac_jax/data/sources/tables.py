@@ -24,10 +24,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset, Examples, SensitiveField, group_by_campaign
 from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns
 from metaheac_jax.data.sources.table_fields import Encoder, LearnedField, learn
-from metaheac_jax.data.sources.table_file import ENDINGS, TableFile, shown
+from metaheac_jax.data.sources.table_file import ENDINGS, TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns
 from metaheac_jax.errors import InputError
@@ -262,7 +263,7 @@ class _Known:
         unknown = self.ordered[position] != ids
         if unknown.any():
             at = int(np.argmax(unknown))
-            raise file.fault(start + at, f"unknown {column.name} {shown(ids[at])}")
+            raise file.fault(start + at, f"unknown {column.name} {plain_id(ids[at])}")
         return self.order[position]
 
 
