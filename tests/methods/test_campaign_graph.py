@@ -14,12 +14,12 @@ from metaheac_jax.methods.campaign_graph import (
     Graph,
     assign_folds,
     campaign_nodes,
-    compiled_customiser,
     graph_gradient,
     hubble,
     join,
     new_head,
     represent,
+    representation_customiser,
     user_nodes,
 )
 from metaheac_jax.model import Weights
@@ -233,7 +233,7 @@ def test_the_mlp_learns_and_the_representations_do_not():
     rows = np.arange(50, dtype=np.int32)[:, None]
     examples = Batch(Ids(rows, np.empty(0, np.int32)), label, np.ones_like(label))
     head = new_head(jax.random.key(0))
-    customiser = compiled_customiser(64)
+    customiser = representation_customiser(64)
     [model] = customiser(
         Weights(head, jnp.asarray(vectors)), [examples], learning_rate=0.003, epochs=5
     )

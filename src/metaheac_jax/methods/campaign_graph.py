@@ -249,7 +249,7 @@ def fit_heads(
     graph, layout = Graph(**state), run.dataset.layout
     # The key differs from that of the offline stage.
     head = new_head(jax.random.fold_in(jax.random.key(run.seed), 1))
-    customiser = compiled_customiser(run.settings.batch_size)
+    customiser = representation_customiser(run.settings.batch_size)
 
     def fit(campaign: Campaign) -> Scorer:
         examples = campaign_examples(run.dataset, campaign)
@@ -295,7 +295,7 @@ def new_head(key: Array) -> Any:
 
 
 @functools.cache
-def compiled_customiser(batch_size: int) -> Customiser:
+def representation_customiser(batch_size: int) -> Customiser:
     """The customiser of the MLP on a table of representations, which is frozen."""
     return Customiser(_HEAD, _REPRESENTED, batch_size=batch_size)
 
