@@ -5,13 +5,20 @@ import json
 import sys
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from metaheac_jax.cli import terminal
+from metaheac_jax.cli import simulate, terminal
+from metaheac_jax.methods import offline
 from metaheac_jax.settings import SETTINGS
+from metaheac_jax.training.checkpoint import Checkpoints
 
+#: As few kinds of campaigns as a simulation takes.
+FEW_KINDS = dict.fromkeys(
+    ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
+)
 #: Two of one slot, of few and of many values, and two of lists.
 FEW_FIELDS = ("gender", "LBS", "interest1", "kw1")
 
@@ -66,6 +73,36 @@ def write_few_fields(schema: Path, whole: dict) -> Path:
     user = [field for field in whole["user"] if field["name"] in FEW_FIELDS]
     schema.write_text(json.dumps(whole | {"user": user}))
     return schema
+
+
+def few_campaigns(campaigns):
+    """The shape of a world that takes a second to simulate."""
+    return dataclasses.replace(simulate.WORLDS["wechat"], campaigns=campaigns, **FEW_KINDS)
+
+
+@contextmanager
+def small_simulation(campaigns, users=4000):
+    """`metaheac simulate --world wechat` makes a world of few campaigns and users."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(simulate.WORLDS, "wechat", few_campaigns(campaigns))
+        patch.setattr(simulate, "POOL_EXAMPLES", 40)
+        patch.setitem(simulate.MIN_USERS, "wechat", users)
+        yield
+
+
+def interrupt_after(patch, saves):
+    """Checkpoints every four steps; the process is interrupted after some of them."""
+    save, saved = Checkpoints.save, []
+
+    def save_some(self, step, state):
+        save(self, step, state)
+        saved.append(step)
+        if len(saved) == saves:
+            raise KeyboardInterrupt
+
+    patch.setattr(offline, "train", partial(offline.train, save_every=4))
+    patch.setattr(Checkpoints, "save", save_some)
+    return saved
 
 
 @contextmanager

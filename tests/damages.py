@@ -1,5 +1,8 @@
 """What a disk, a copy or an editor does to a file."""
 
+import contextlib
+import resource
+
 
 def flip(content, rng):
     at = rng.integers(len(content))
@@ -23,3 +26,14 @@ def inflict(path, damage, rng):
     path.unlink()
     if content is not None:
         path.write_bytes(content)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """The system refuses to write more into a file, as on a full disk; this needs no rights."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

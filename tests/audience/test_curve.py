@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out
+from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out, tokens
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
@@ -14,11 +14,6 @@ from metaheac_jax.audience import curve
 from metaheac_jax.audience.curve import Estimate, size_curve, wilson_interval
 from metaheac_jax.audience.held_out import hold_out_seeds
 from metaheac_jax.errors import InputError
-
-
-def tokens(users):
-    """Scores with many ties."""
-    return (users < DATA.num_rows).sum(axis=1).astype(np.float32)
 
 
 def random_scores(seed=0):

@@ -4,15 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out
+from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out, tokens
 
 from metaheac_jax.audience.held_out import hold_out_seeds, seen_in_training
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import AddedCampaign
-
-
-def tokens(users):
-    return (users < DATA.num_rows).sum(axis=1).astype(np.float32)
 
 
 def test_the_model_does_not_see_them():

@@ -4,11 +4,18 @@ import re
 import shutil
 import sys
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
-from commands import contents, exit_code, interrupted, refuses, succeeds, tiny_settings
+from commands import (
+    contents,
+    exit_code,
+    interrupt_after,
+    interrupted,
+    refuses,
+    succeeds,
+    tiny_settings,
+)
 from toy import dataset
 
 from metaheac_jax.cli.main import main
@@ -16,12 +23,11 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import method_named, offline
+from metaheac_jax.methods import method_named
 from metaheac_jax.methods.method import Method, steps_of
 from metaheac_jax.methods.registry import METHODS
 from metaheac_jax.model import load
 from metaheac_jax.settings import SETTINGS
-from metaheac_jax.training.checkpoint import Checkpoints
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
 
@@ -60,21 +66,6 @@ def test_options_reach_the_training(data, tmp_path, monkeypatch):
     assert settings == replace(official, offline_epochs=7, offline_patience=None)
     assert (options["seed"], options["skip_nonfinite"]) == (5, 3)
     assert tuple(options["allow_changes"]) == ("data",)
-
-
-def interrupt_after(patch, saves):
-    """Checkpoints every four steps; the process is interrupted after some of them."""
-    save, saved = Checkpoints.save, []
-
-    def save_some(self, step, state):
-        save(self, step, state)
-        saved.append(step)
-        if len(saved) == saves:
-            raise KeyboardInterrupt
-
-    patch.setattr(offline, "train", partial(offline.train, save_every=4))
-    patch.setattr(Checkpoints, "save", save_some)
-    return saved
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys, monkeypatch):

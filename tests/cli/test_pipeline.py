@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from commands import contents, exit_code, refuses, succeeds, tiny_settings
+from commands import contents, exit_code, refuses, small_simulation, succeeds, tiny_settings
 from toy import dataset
 
 from metaheac_jax.audience.retrieve import expand
-from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.data.splits import paper_split
@@ -28,10 +27,6 @@ COMMANDS = (
     *("simulate", "prepare", "fit", "customise", "expand", "feedback", "update", "curve", "traits"),
     *("overlap", "evaluate", "status"),
 )
-#: A world with as few campaigns and kinds of them as a simulation takes.
-FEW = dict.fromkeys(
-    ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +34,7 @@ def made(tmp_path_factory):
     """Everything that the commands make, and what they print."""
     folder = tmp_path_factory.mktemp("made")
     paths = {name: folder / name for name in ("world", "data", "model", "paper")}
-    with pytest.MonkeyPatch.context() as patch, tiny_settings():
-        shape = replace(simulate.WORLDS["wechat"], campaigns=12, **FEW)
-        patch.setitem(simulate.WORLDS, "wechat", shape)
-        patch.setattr(simulate, "POOL_EXAMPLES", 40)
-        patch.setitem(simulate.MIN_USERS, "wechat", USERS)
+    with small_simulation(12, USERS), tiny_settings():
         succeeds(main, "simulate", paths["world"], "--users", USERS, "--world", "wechat")
     succeeds(main, "prepare", paths["world"], paths["data"])
     succeeds(main, "fit", paths["data"], paths["model"], "--method", "cosine")

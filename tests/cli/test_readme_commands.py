@@ -3,13 +3,12 @@
 import json
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from commands import succeeds, tiny_settings, write_few_fields
+from commands import few_campaigns, succeeds, tiny_settings, write_few_fields
 from scipy import stats
 
 from metaheac_jax.cli import simulate
@@ -61,11 +60,9 @@ def true_rates(campaign, audience):
 def test_they_run_as_they_stand(tmp_path, monkeypatch):
     """In a world of 4,000 users, with a network of a few numbers."""
     monkeypatch.chdir(tmp_path)
-    kinds = ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types")
-    shape = replace(simulate.WORLDS["wechat"], campaigns=16, **dict.fromkeys(kinds, 4))
 
     def small(out, **options):
-        options |= {"users": 4000, "shape": shape, "min_pool_examples": 40}
+        options |= {"users": 4000, "shape": few_campaigns(16), "min_pool_examples": 40}
         write_table_world(out, **options)
         schema = out / "schema.json"
         write_few_fields(schema, json.loads(schema.read_text()))

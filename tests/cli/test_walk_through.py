@@ -13,12 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from commands import contents, refuses, succeeds, tiny_settings, write_few_fields
+from commands import contents, refuses, small_simulation, succeeds, tiny_settings, write_few_fields
 
 from experiments.examples.exported_scorer import ExportedScorer
 from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.audience.workspace import find_items
-from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
 from metaheac_jax.cli.status import items_table
 from metaheac_jax.data.dataset import group_by_campaign
@@ -26,10 +25,6 @@ from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.model import load
 
 RAY_EXPAND = Path(__file__).parents[2] / "experiments" / "examples" / "ray_expand.py"
-#: A world with as few campaigns and kinds of them as a simulation takes.
-FEW = dict.fromkeys(
-    ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
-)
 
 
 def truth(world, campaign):
@@ -51,11 +46,7 @@ def made(tmp_path_factory):
     """A world of 4,000 users, its data, a model, and two campaigns customised to it."""
     folder = tmp_path_factory.mktemp("made")
     world, data, model = folder / "world", folder / "data", folder / "model"
-    with pytest.MonkeyPatch.context() as patch, tiny_settings():
-        shape = replace(simulate.WORLDS["wechat"], campaigns=16, **FEW)
-        patch.setitem(simulate.WORLDS, "wechat", shape)
-        patch.setattr(simulate, "POOL_EXAMPLES", 40)
-        patch.setitem(simulate.MIN_USERS, "wechat", 4000)
+    with small_simulation(16), tiny_settings():
         options = ("--users", 4000, "--world", "wechat", "--tables")
         succeeds(main, "simulate", world, *options)
         schema = json.loads((world / "schema.json").read_text())

@@ -4,14 +4,21 @@ import dataclasses
 import json
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 
 import commands
 import jax
 import numpy as np
 import pytest
-from commands import contents, interrupted, refuses, succeeds, tiny_settings, write_few_fields
+from commands import (
+    contents,
+    interrupt_after,
+    interrupted,
+    refuses,
+    succeeds,
+    tiny_settings,
+    write_few_fields,
+)
 from judged_runs import FirstTwo
 from tencent_world import (
     AIDS,
@@ -34,11 +41,10 @@ from experiments.comparison.provenance import provenance
 from experiments.comparison.runs import OUTPUTS
 from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.methods import METHODS, method_named, offline
+from metaheac_jax.methods import METHODS, method_named
 from metaheac_jax.methods.method import Trained
 from metaheac_jax.schema import TENCENT
 from metaheac_jax.settings import SETTINGS
-from metaheac_jax.training.checkpoint import Checkpoints
 
 COMMAND = commands.module(tencent)
 #: One of every network; nothing, plain training and Algorithm 1 offline.
@@ -170,17 +176,8 @@ def test_resuming_a_finished_run_trains_nothing_and_prints_the_table(finished, c
 
 def test_a_killed_run_resumes_to_the_same_results(finished, tmp_path, capsys, monkeypatch):
     options = (*finished.files, "--out", tmp_path / "out", "--methods", "lr", "mlp-pretraining")
-    save, saved = Checkpoints.save, []
-
-    def save_twice(self, step, state):
-        save(self, step, state)
-        saved.append(step)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(offline, "train", partial(offline.train, save_every=4))
-        patch.setattr(Checkpoints, "save", save_twice)
+        saved = interrupt_after(patch, 2)
         interrupted(COMMAND, *options)
     assert capsys.readouterr().err.startswith("interrupted; run the same command again to go on")
     assert contents(tmp_path / "out") == {"seed-0"}

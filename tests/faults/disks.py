@@ -5,11 +5,12 @@ Where file systems may be mounted, a small one is; elsewhere the size of files i
 
 import contextlib
 import os
-import resource
 import shutil
 import subprocess
 import threading
 import time
+
+from damages import largest_file
 
 from faults.scene import Tally, fingerprint, refusal
 
@@ -69,17 +70,6 @@ def read_only(disk, _):
 
 
 @contextlib.contextmanager
-def small_files(_, most):
-    """No file may be larger, which needs no rights."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@contextlib.contextmanager
 def vanishing(disk, delay):
     """All that lies on the disk is removed after some seconds."""
 
@@ -104,7 +94,7 @@ def try_task(scene, name, kind, amount, disk, expected):
     out = disk / "made" / "out"
     out.parent.mkdir(parents=True, exist_ok=True)
     scene.begin(name, out)
-    with KINDS.get(kind, small_files)(disk, amount):
+    with KINDS[kind](disk, amount) if kind in KINDS else largest_file(amount):
         code, error = scene.run(name, out)
     if os.environ.get("TELL"):
         print(f"    {name} {kind} {amount}: {code} {error[:300]}", end="" if error else "\n")

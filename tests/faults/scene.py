@@ -15,21 +15,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 import tables_world
 import tencent_world
-from commands import exit_code, module, tiny_settings
+from commands import exit_code, module, small_simulation, tiny_settings
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import tencent
-from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset
 
-#: A simulated world that takes a second.
-FEW = dict.fromkeys(
-    ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
-)
 USERS = 4000
 KEPT = Path(__file__).parents[1] / "fixtures" / "0.2"
 OUTPUTS = ("*.npy", "*.parquet", "*.csv", "*.data", "*.stablehlo", "*.npz", "methods/*.json")
@@ -226,11 +220,7 @@ def tiny_world(compiled):
 
     Compiled programs have a folder of their own, since a process may be killed while it writes one.
     """
-    with pytest.MonkeyPatch.context() as patch, tiny_settings(), compiled_in(compiled):
-        shape = dataclasses.replace(simulate.WORLDS["wechat"], campaigns=12, **FEW)
-        patch.setitem(simulate.WORLDS, "wechat", shape)
-        patch.setattr(simulate, "POOL_EXAMPLES", 40)
-        patch.setitem(simulate.MIN_USERS, "wechat", USERS)
+    with small_simulation(12, USERS), tiny_settings(), compiled_in(compiled):
         yield
 
 

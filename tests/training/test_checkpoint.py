@@ -1,9 +1,7 @@
 """Checkpoints: whole, verified, checked against the run, and only the last two."""
 
-import resource
 import shutil
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import contents
-from damages import DAMAGES, inflict
+from damages import DAMAGES, inflict, largest_file
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.training import checkpoint
@@ -161,17 +159,6 @@ def test_a_save_may_outlive_the_arrays(tmp_path):
                 state = step(state)
         saved = checkpoints.restore(state)
     np.testing.assert_array_equal(saved["a"], np.full((2000, 500), 5.0))
-
-
-@contextmanager
-def largest_file(size):
-    """The system refuses to write more into a file, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("stops", ["save", "wait", "__exit__"])

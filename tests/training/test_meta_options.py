@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quadratics import member
 
 from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
@@ -34,10 +35,6 @@ def world(seed=0, inputs=2, hidden=3, batch=(NUM_CAMPAIGNS, NUM_ROWS)):
         "head": draw(hidden),
     }
     return params, *((draw(*batch, inputs), draw(*batch)) for _ in range(2))
-
-
-def member(tree, c):
-    return jax.tree.map(lambda leaf: leaf[c], tree)
 
 
 def only(params, flags):

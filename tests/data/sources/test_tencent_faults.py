@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tencent_files import ADS, SCHEMA, TRAIN, TRUTH, USERS, write
+from tencent_world import with_line
 
 from metaheac_jax.data.sources import tencent, text_blocks
 from metaheac_jax.errors import InputError
@@ -23,12 +24,6 @@ def fails(source: Path, tmp_path: Path, words: list[str], schema: Schema = SCHEM
     for word in words:
         assert word in message
     assert not target.parent.exists() or not list(target.parent.iterdir())
-
-
-def replace_line(text: str, number: int, line: str) -> str:
-    lines = text.split("\n")
-    lines[number - 1] = line
-    return "\n".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +46,7 @@ def replace_line(text: str, number: int, line: str) -> str:
     ],
 )
 def test_faulty_user_line(tmp_path, line, words):
-    source = write(tmp_path / "in", users=replace_line(USERS, 2, line))
+    source = write(tmp_path / "in", users=with_line(USERS, 2, line))
     fails(source, tmp_path, ["userFeature.data: line 2: ", words])
 
 
@@ -148,7 +143,7 @@ def test_source_that_is_missing_or_no_directory(tmp_path):
 )
 def test_faulty_example(tmp_path, file, name, first, line, words):
     text = TRAIN if file == "train" else TRUTH
-    source = write(tmp_path / "in", **{file: replace_line(text, first + 1, line)})
+    source = write(tmp_path / "in", **{file: with_line(text, first + 1, line)})
     fails(source, tmp_path, [f"{name}: line {first + 1}: ", words])
 
 
@@ -183,7 +178,7 @@ def test_headers(tmp_path):
     ],
 )
 def test_faulty_campaign(tmp_path, line, words):
-    source = write(tmp_path / "in", ads=replace_line(ADS, 3, line))
+    source = write(tmp_path / "in", ads=with_line(ADS, 3, line))
     fails(source, tmp_path, ["adFeature.csv: line 3: ", words])
 
 
