@@ -28,7 +28,7 @@ from metaheac_jax.settings import PAPER
 
 TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
 ATTRIBUTES = {"advertiser": 4, "category": 2}
-#: Methods that differ in what they restore; the others are as metaheac or mlp-pretraining.
+#: Methods that differ in what they restore; the others are as mlp-pretraining.
 DISTINCT = ("mlp-embeddings", "shared-bottom", "mmoe", "metaheac-lengths", "seed-aware")
 
 
@@ -48,7 +48,7 @@ def feedback(*converted, **others):
     return Feedback.of(DATA.user_key[users], np.arange(len(users)) < len(converted))
 
 
-def fitted(folder, name="metaheac", seed=4):
+def fitted(folder, name="mlp-pretraining", seed=4):
     """A general model from a folder."""
     method = method_named(name, TINY)
     method = method.with_settings(offline_epochs=0, online_epochs=1, online_patience=None)

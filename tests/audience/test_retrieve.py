@@ -241,10 +241,8 @@ def test_scores_are_those_that_the_evaluation_judges(monkeypatch):
 
 def test_models_that_share_the_first_layer_compute_it_once(monkeypatch):
     """Their audiences are those of each alone; a block has fewer users where models are many."""
-    method = method_named("metaheac").with_settings(
+    method = method_named("mlp-pretraining").with_settings(
         width=2,
-        num_experts=2,
-        num_critics=2,
         offline_epochs=0,
         online_learning_rate=0.05,
         online_epochs=1,

@@ -81,7 +81,7 @@ def test_scores_are_those_of_the_model(data, users, tmp_path, name, changed):
 @pytest.fixture(scope="module")
 def exported(data, tmp_path_factory):
     """A model, and the folder of its export."""
-    model, folder = customised(data, "metaheac"), tmp_path_factory.mktemp("exported") / "tea"
+    model, folder = customised(data, "mlp-pretraining"), tmp_path_factory.mktemp("exported") / "tea"
     export_scorer(model, folder)
     return model, folder
 
@@ -148,7 +148,7 @@ def test_an_export_says_what_it_is_and_replaces_an_older_one(data, exported):
     export_scorer(model, folder)
     assert contents(folder) == {MANIFEST, "scorer.stablehlo", "weights.npz", "values.npz"}
     body = read_sealed(folder, MANIFEST, format=FORMAT, remedy="")
-    assert (body["method"], body["campaign"]) == ("metaheac", "campaign k3")
+    assert (body["method"], body["campaign"]) == ("mlp-pretraining", "campaign k3")
     assert body["platforms"] == ["cpu", "cuda", "tpu"]
     assert (body["slots"], body["pad"]) == (6, data.num_rows)
 
