@@ -11,17 +11,17 @@ DATA = dataset(users=400, campaigns=3, per_campaign=40, pool=30)
 ATTRIBUTES = {"advertiser": 1, "category": 0}
 
 
-def fixed_method(score, seen=None, seeds=None):
+def fixed_method(score, seen=None, random_seeds=None):
     """A method with this function as every scorer.
 
-    Campaigns are appended to ``seen``, and the seed of customising to ``seeds``.
+    Campaigns are appended to ``seen``, and the seed of customising to ``random_seeds``.
     """
 
     def adapt(run, state, campaigns, watch):
         if seen is not None:
             seen.extend(campaigns)
-        if seeds is not None:
-            seeds.append(run.seed)
+        if random_seeds is not None:
+            random_seeds.append(run.seed)
         return [score for _ in campaigns]
 
     return Method("fixed", "Fixed", PAPER, train=lambda run: Trained({}), adapt=adapt)

@@ -5,7 +5,7 @@
     data = mh.open_dataset("prepared/")
     method = mh.methods.metaheac(mh.PAPER)
     general = method.fit(data, seed=0)
-    mh.save(general, "models/june")
+    general = mh.save(general, "models/june")
 
     campaign = data.new_campaign(seeds=user_ids, attributes={"advertiserId": 42, ...})
     [model] = method.customise(general, data, [campaign])

@@ -351,7 +351,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def memory_limit(size: int) -> Iterator[None]:
-    """Lets the process take only so many more bytes; beyond, what takes them raises MemoryError.
+    """Lets the process take only ``size`` more bytes; beyond, what takes them raises MemoryError.
 
     It holds for all threads. Where the system has no such limit, nothing is limited.
     """

@@ -135,7 +135,7 @@ class Judged(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a model was loaded from.
+    """The folder that a model is in.
 
     Attributes:
       folder: of the model.
@@ -179,7 +179,7 @@ class General:
         the training that this one goes on from, unless it has trained on them.
       added: campaigns among these two from folders (`metaheac fit --with`), also of models that
         training went on from.
-      origin: None if it was not loaded.
+      origin: None if it is in no folder.
       parent: digest of the model that training went on from; None if there was none on disk.
       data_digest: of the data set's manifest; None if the data was not opened from disk.
       optimizer: the state of training, from which it can go on: ``network`` has that of the

@@ -33,7 +33,7 @@ def drawing_threads() -> int:
 
 
 def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: int) -> Generator[B]:
-    """The results for all items in order, as `map`; each is computed in one of ``num_threads``.
+    """The results for all items in order, as `map`; each is computed in one of the threads.
 
     Twice as many items are begun, or wait, ahead of the one that is asked for. When the generator
     is closed, or the function raises, no more are begun.

@@ -90,12 +90,12 @@ def test_probabilities_are_the_true_ones():
     def score(users):
         return 0.4 * logit(np.array([known[bytes(row)] for row in users])) + 3
 
-    campaign, seen, seeds = DATA.campaign(1), [], []
+    campaign, seen, random_seeds = DATA.campaign(1), [], []
     kept = (campaign.labels == 1) | (np.arange(len(campaign.users)) % 5 == 0)
     campaign = replace(campaign, users=campaign.users[kept], labels=campaign.labels[kept])
-    fixed = fixed_method(score, seen, seeds)
+    fixed = fixed_method(score, seen, random_seeds)
     [scale] = calibrate(fixed, fixed.fit(DATA), DATA, [campaign], seed=2)
-    assert seeds == [2]
+    assert random_seeds == [2]
     of = DATA.stage2.of(1)
     truth, users = DATA.stage2.probability[of], DATA.stage2.user[of]
     base_rate = DATA.stage1.label[DATA.stage1.of(1)].mean()

@@ -177,7 +177,11 @@ def test_what_cannot_be_saved_is_refused(made, tmp_path):
     [own] = method_of(general).customise(general, DATA, [DATA.campaign(5)])
     others = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
     for wrong, data, words in (
-        (replace(model, general=replace(general, origin=None)), DATA, "`save` it, and customise"),
+        (
+            replace(model, general=replace(general, origin=None)),
+            DATA,
+            "customise what `save` or `load`",
+        ),
         (own, DATA, "campaign 150: belongs to a data set"),
         (model, others, "toy: not the data that new campaign was customised on"),
     ):

@@ -79,10 +79,10 @@ def test_pools_are_scored_by_models_customised_to_their_campaigns():
         np.testing.assert_array_equal(scores, model.score(pool_rows(data, c)))
     assert calls[-2:] == [("score", 1, 2), ("score", 2, 2)]
     assert min(found.customise_seconds, found.score_seconds) > 0
-    seeds = []
-    fixed = fixed_method(lambda users: users[:, 0], seeds=seeds)
+    random_seeds = []
+    fixed = fixed_method(lambda users: users[:, 0], random_seeds=random_seeds)
     score_pools(fixed, fixed.fit(data), data, [2], seed=5)
-    assert seeds == [5]
+    assert random_seeds == [5]
 
 
 def test_a_gains_table_by_hand():

@@ -41,11 +41,11 @@ def test_who_feedback_tells_of_is_not_held_out():
 
 
 def test_the_seed_reaches_customising():
-    seeds = []
-    method = fixed_method(tokens, seeds=seeds)
+    random_seeds = []
+    method = fixed_method(tokens, random_seeds=random_seeds)
     campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES, non_seeds_per_seed=1)
     hold_out_seeds(method, method.fit(DATA), DATA, campaign, seed=7)
-    assert seeds == [7]
+    assert random_seeds == [7]
 
 
 def test_they_depend_on_the_seed():

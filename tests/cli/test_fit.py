@@ -41,7 +41,8 @@ def tiny():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "data"
-    write_dataset(DATA, folder)
+    write_dataset(DATA, str(folder))
+    assert open_dataset(str(folder)).num_users == DATA.num_users
     return folder
 
 
@@ -57,13 +58,14 @@ def test_options_reach_the_training(data, tmp_path, monkeypatch):
         raise InputError("seen")
 
     monkeypatch.setattr(Method, "fit", fit)
+    stopping = replace(SETTINGS["official"], offline_patience=4)
+    monkeypatch.setitem(SETTINGS, "official", stopping)
     (tmp_path / "model.training").mkdir()
     words = ("--method", "mlp-pretraining", "--settings", "official", "--epochs", 7, "--seed", 5)
     more = ("--skip-nonfinite", 3, "--resume", "--allow-change", "data")
     assert exit_code(main, "fit", data, tmp_path / "model", *words, *more) == 2
     [(settings, options)] = seen
-    official = SETTINGS["official"]
-    assert settings == replace(official, offline_epochs=7, offline_patience=None)
+    assert settings == replace(stopping, offline_epochs=7, offline_patience=None)
     assert (options["seed"], options["skip_nonfinite"]) == (5, 3)
     assert tuple(options["allow_changes"]) == ("data",)
 

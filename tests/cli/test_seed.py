@@ -14,10 +14,10 @@ def test_it_reaches_customising(toy_campaign, tmp_path, monkeypatch, command):
     general = method_named("mlp-pretraining").with_settings(campaigns_per_step=4, offline_epochs=0)
     model = tmp_path / "model"
     save(general.fit(toy_campaign.dataset), model)
-    seeds = []
+    random_seeds = []
 
     def stop(self, *_, seed, **__):
-        seeds.append(seed)
+        random_seeds.append(seed)
         raise InputError("seen")
 
     monkeypatch.setattr(Method, "customise", stop)
@@ -30,4 +30,4 @@ def test_it_reaches_customising(toy_campaign, tmp_path, monkeypatch, command):
     campaign = ("--seeds", toy_campaign.seeds, "--attributes", toy_campaign.attributes)
     words = (*words, "--data", toy_campaign.data, *campaign)
     assert exit_code(main, command, *words, "--seed", 7) == 2
-    assert seeds == [7]
+    assert random_seeds == [7]

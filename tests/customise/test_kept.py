@@ -41,7 +41,12 @@ def test_what_was_customised_is_not_customised_again(tmp_path, adapts):
 
         done.clear()
         models = method.customise(
-            general, DATA, campaigns, seed=seed, directory=directory, progress=progress
+            general,
+            DATA,
+            campaigns,
+            seed=seed,
+            directory=directory and str(directory),
+            progress=progress,
         )
         return [jax.device_get(model.adapted) for model in models]
 

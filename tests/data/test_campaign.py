@@ -117,13 +117,25 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("seeds", ["ann", b"ann", 5, [["ann", "bob"]], {"ann"}])
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        "ann",
+        b"ann",
+        5,
+        [["ann", "bob"]],
+        {"ann"},
+        np.array([["ann"], ["bob"]]),
+        np.array([[b"ann"]]),
+    ],
+)
 def test_what_is_no_list_of_text_ids_is_refused(seeds):
     """A text has letters, which would be ids."""
     data = replace(DATA, user_key=np.array([f"u{n:03d}".encode() for n in range(600)]))
     assert data.new_campaign(["u003", "u017"], ATTRIBUTES).num_unmatched == 0
-    with pytest.raises(InputError, match="user ids: expected"):
+    with pytest.raises(InputError, match="user ids: expected") as error:
         data.new_campaign(seeds, ATTRIBUTES)
+    assert "\n" not in str(error.value)
 
 
 @given(

@@ -331,7 +331,7 @@ def test_training_goes_on_from_its_checkpoints(tmp_path):
     once = method.fit(DATA, seed=SEED).state
     short = method.with_settings(offline_epochs=1)
     short.fit(DATA, seed=SEED, directory=tmp_path / "a")
-    on = method.fit(DATA, seed=SEED, directory=tmp_path / "a", log=tmp_path / "log").state
+    on = method.fit(DATA, seed=SEED, directory=tmp_path / "a", log=str(tmp_path / "log")).state
     jax.tree.map(np.testing.assert_array_equal, dict(once), dict(on))
     (line,) = map(json.loads, (tmp_path / "log").read_text().splitlines())
     assert line["step"] == 6

@@ -210,6 +210,25 @@ def test_checkpoints_of_another_environment_are_gone_on_from_only_if_that_is_all
         fit(allow_changes=["jax"])
 
 
+def test_judge_refuses_what_cannot_be_judged():
+    method = noting([])
+    general, label = method.fit(DATA), DATA.stage1.label.copy()
+    label[DATA.stage1.of(2)] = 0
+    single = replace(DATA, stage1=replace(DATA.stage1, label=label))
+    values = DATA.vocabulary.values
+    other = Vocabulary((values[0] + 1, *values[1:]))
+    assert method.judge(general, DATA, [2]).auc == 0.5
+    for own, data, campaigns, seed, said in (
+        (replace(method, name="other"), DATA, [2], 0, "trained by 'noting', not by 'other'"),
+        (method, replace(DATA, vocabulary=other), [2], 0, "has other values"),
+        (method, DATA, [2], -1, "seed: expected 0 or more"),
+        (method, DATA, [], 0, "judge: no campaigns"),
+        (method, single, [2], 0, "campaign 120: has 0 seeds and 40 non-seeds; a held-out"),
+    ):
+        with pytest.raises(InputError, match=said):
+            own.judge(general, data, campaigns, seed=seed)
+
+
 def test_a_method_is_had_back_from_its_general_model():
     method = hubble(PAPER).with_settings(online_learning_rate=0.123, width=4)
     general = replace(noting([]).fit(DATA), method="hubble", settings=method.settings)

@@ -297,8 +297,11 @@ def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
     with Checkpoints(tmp_path / "c") as checkpoints:
         train(step(), start(), draw, num_steps=20, save_every=10, checkpoints=checkpoints)
     (tmp_path / "c" / "20" / "checkpoint.json").write_text("{")
+    drawn = []
+    note = lambda number: drawn.append(number) or draw(number)  # noqa: E731
     with Checkpoints(tmp_path / "c") as checkpoints, pytest.warns(UserWarning, match="damaged-20"):
         resumed, _ = train(
-            step(), start(), draw, num_steps=40, save_every=10, checkpoints=checkpoints
+            step(), start(), note, num_steps=40, save_every=10, checkpoints=checkpoints
         )
+    assert sorted(drawn) == [*range(10, 40)]
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)

@@ -169,21 +169,21 @@ def save_customised(
     from the model's audiences stays excluded from all that is learned later.
 
     Args:
-      model: of a campaign from `Dataset.new_campaign`, and of a general model that was loaded.
+      model: of a campaign from `Dataset.new_campaign`, and of a general model in a folder.
       data: that it was customised on.
       directory: the folder.
       seed: that it was customised with, if known; `metaheac update` learns again with another.
       progress: receives the bytes checksummed.
 
     Raises:
-      InputError: the method adapts no network's weights, the general model was not loaded, the
+      InputError: the method adapts no network's weights, the general model is in no folder, the
         campaign has feedback, the data is not that of the model, or the folder exists and is no
         campaign's.
     """
     general, campaign, adapted = model.general, model.campaign, model.adapted
     if general.origin is None:
         raise InputError(
-            "the general model is in no folder; `save` it, and customise what `load` returns"
+            "the general model is in no folder; customise what `save` or `load` returns"
         )
     if campaign.attributes is None:
         raise InputError(
@@ -267,13 +267,13 @@ def update(
       What the folder holds now.
 
     Raises:
-      InputError: there is no campaign, the general model was not loaded or is not of this data, or
-        no seed is a user of the data.
+      InputError: there is no campaign, the general model is in no folder or not of this data, or no
+        seed is a user of the data.
     """
     with locked(Path(directory)):
         saved = read_campaign(directory, progress=progress)
         if general.origin is None:
-            raise InputError("the general model is in no folder; give one from `load`")
+            raise InputError("the general model is in no folder; give one from `save` or `load`")
         saved = saved.with_excluded(data.checked_ids(exclude))
         campaign = data.recorded_campaign(saved.examples)
         [model] = method_of(general).customise(

@@ -34,7 +34,7 @@ class PoolScores(NamedTuple):
 
     Attributes:
       scores: (P,) of each campaign.
-      customise_seconds, score_seconds: what either took.
+      customise_seconds, score_seconds: of customising and of scoring.
     """
 
     scores: list[np.ndarray]
@@ -49,7 +49,7 @@ def score_pools(
     campaigns: Sequence[int] | np.ndarray,
     *,
     seed: int = 0,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     progress: Progress = silent,
 ) -> PoolScores:
     """Customises a general model to campaigns, and scores their pools.

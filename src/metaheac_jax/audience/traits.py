@@ -30,7 +30,7 @@ class Trait:
     Attributes:
       field: name of the field.
       value: the value; of a field with buckets, its range of numbers.
-      audience, seeds, pool: fraction of the users who have it; of the seeds None where too few do.
+      audience, seeds, pool: fraction of the users who have it; ``seeds`` is None where too few do.
       num_audience: number of users of the audience who have it.
     """
 
@@ -58,7 +58,7 @@ class SensitiveShare:
     Attributes:
       field: name of the field.
       value: the value.
-      audience, pool: fraction of the users who have it; of the audience None where too few do.
+      audience, pool: fraction of the users who have it; ``audience`` is None where too few do.
       ratio: against the selection rate of the whole pool, which is audience / pool.
       impact: the adverse-impact ratio, against the field's value with the highest selection rate
         (four-fifths rule: Uniform Guidelines on Employee Selection Procedures, 29 CFR 1607.4 D).

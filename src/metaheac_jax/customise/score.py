@@ -110,7 +110,7 @@ class PoolScorer:
         """Refuses (N,) ids of a campaign.
 
         Raises:
-          InputError: one is outside a table of ``num_rows`` rows, or they are not N.
+          InputError: one is outside a table of ``num_rows`` rows, or their number is not N.
         """
         check_ids(np.asarray(campaign), num_rows, "the campaign's ids")
         if np.shape(campaign) != (self.layout.num_campaign_fields,):

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 
 from metaheac_jax.errors import InputError
 
-#: User ids as a caller has them: a list or an array of whole numbers, or of text.
+#: User ids as a caller has them: a list, an array or a column of whole numbers, or of text. (The
+#: type admits more, which `check_user_ids` refuses.)
 UserIds: TypeAlias = ArrayLike
 #: The longest id of a user or a campaign, in UTF-8.
 MAX_ID_BYTES = 64
@@ -140,11 +141,12 @@ def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
 
 
 def _text_ids(user_ids: UserIds) -> np.ndarray:
-    if isinstance(user_ids, np.ndarray) and user_ids.dtype.kind == "S":
-        return user_ids
-    given = np.asarray(user_ids, object)
+    given = user_ids if isinstance(user_ids, np.ndarray) else np.asarray(user_ids, object)
     if given.ndim != 1:
-        raise InputError(f"user ids: expected a list, got {user_ids!r}")
+        kind = type(user_ids).__name__
+        raise InputError(f"user ids: expected a list, got {kind} of shape {given.shape}")
+    if given.dtype.kind == "S":
+        return given
     ids = []
     for user_id in given.tolist():
         whole = isinstance(user_id, int | np.integer) and not isinstance(user_id, bool)

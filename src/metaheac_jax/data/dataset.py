@@ -390,7 +390,7 @@ class Dataset:
         Raises:
           InputError: no seed of a campaign is a user of this data set, there is no seed, all users
             are seeds or excluded, an id is not a whole number, an attribute is missing or unknown,
-            or a number is out of range. A campaign with a name is named.
+            or ``non_seeds_per_seed`` or ``seed`` is out of range. A campaign with a name is named.
         """
         check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
         check_whole("seed", seed, 0)

@@ -92,8 +92,9 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
         of_kind = rng.permutation(np.flatnonzero(campaign.labels == kind))
         if len(of_kind) < 2:
             raise InputError(
-                f"{data.where}: {campaign.name}: cannot be held out, which takes two seeds and two "
-                "non-seeds"
+                f"{data.where}: {campaign.name}: has {int(campaign.labels.sum())} seeds and "
+                f"{int((campaign.labels == 0).sum())} non-seeds; a held-out campaign is halved, so "
+                "it needs two of each; leave it out"
             )
         middle = len(of_kind) // 2
         parts = of_kind[:middle], of_kind[middle:]

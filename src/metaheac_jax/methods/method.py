@@ -356,9 +356,12 @@ class Method:
           seed: of the halves, and of customising.
 
         Raises:
-          InputError: the general model has another method or another schema, or a campaign has
-            fewer than two seeds or two non-seeds.
+          InputError: the general model has another method, network, schema or vocabulary, there is
+            no campaign, or one has fewer than two seeds or two non-seeds.
+          Diverged: a score is not a number.
         """
+        if not len(campaigns):
+            raise InputError("judge: no campaigns")
         self._check_own(general)
         general.check_data(data)
         check_whole("seed", seed, 0)
