@@ -221,7 +221,7 @@ def test_judge_refuses_what_cannot_be_judged():
     for own, data, campaigns, seed, said in (
         (replace(method, name="other"), DATA, [2], 0, "trained by 'noting', not by 'other'"),
         (method, replace(DATA, vocabulary=other), [2], 0, "has other values"),
-        (method, DATA, [2], -1, "seed: expected 0 or more"),
+        (method, DATA, [2], -1, "seed: expected a whole number of 0 or more"),
         (method, DATA, [], 0, "judge: no campaigns"),
         (method, single, [2], 0, "campaign 120: has 0 seeds and 40 non-seeds; a held-out"),
     ):
