@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape as escape_html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,19 @@ from rich import box
 from rich import table as rich
 from rich.markup import escape
 
+from metaheac_jax.audience.markup import element, page, table_element
+from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADING = "Look-alike audiences"
+_STYLE = (
+    "body{font:15px sans-serif;margin:2em auto;max-width:75em}table{border-collapse:collapse}"
+    "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left}"
+    ".number{text-align:right}caption{font-weight:bold;text-align:left}img{max-width:100%}"
+)
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in HTML."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape_html(c)}</{tag}>" for c in cells) + "</tr>\n"
-
-    return f"<table>\n{line(header, 'th')}{''.join(line(row, 'td') for row in rows)}</table>\n"
 
 
 def markdown(
@@ -92,21 +89,16 @@ def html(
     origin: str,
 ) -> str:
     """A report as one HTML file that includes the figures; for the arguments see `markdown`."""
-    style = (
-        "body{font:15px sans-serif;margin:2em auto;max-width:75em}table{border-collapse:collapse}"
-        "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
-    )
-    body = [f"<h1>{HEADING}</h1>\n<p>{escape_html(title)}</p>\n"]
+    body = [element("h1", HEADING), element("p", title)]
     for table in tables:
-        body.append(f"<h2>{escape_html(table.title)}</h2>\n{html_table(table.header, table.rows)}")
-        body += [f"<p>{escape_html(line)}</p>\n" for line in (table.note, origin) if line]
-    body.append("<ul>\n" + "".join(f"<li>{escape_html(line)}</li>\n" for line in lines) + "</ul>\n")
+        body.append(table_element(TextTable(table.title, table.header, table.rows)))
+        body += [element("p", line) for line in (table.note, origin) if line]
+    body.append(element("ul", *(element("li", line) for line in lines)))
     for caption, path in drawn.items():
-        data, text = base64.b64encode(path.read_bytes()).decode(), escape_html(caption)
-        body.append(f'<h2>{text}</h2>\n<img alt="{text}" src="data:image/png;base64,{data}">\n')
-    head = f'<meta charset="utf-8"><title>{HEADING}</title><style>{style}</style>'
-    return f"<!doctype html>\n<html><head>{head}</head><body>\n{''.join(body)}</body></html>\n"
+        data = base64.b64encode(path.read_bytes()).decode()
+        image = element("img", alt=caption, src=f"data:image/png;base64,{data}")
+        body.append(element("figure", image, element("figcaption", caption)))
+    return page(HEADING, _STYLE, *body)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -15,7 +15,7 @@ TABLE = Table("t", ["<method>", "auc"], [["x<y", ".5"]], note="± of <i>")
 def test_text_in_the_page_is_escaped():
     page = html("a < b & c", [TABLE], ["<i>"], {}, "jax < 1")
     for text in (
-        *("a &lt; b &amp; c", "<th>&lt;method&gt;</th>", "<td>x&lt;y</td>", "<li>&lt;i&gt;"),
+        *("a &lt; b &amp; c", ">&lt;method&gt;</th>", ">x&lt;y</th>", "<li>&lt;i&gt;</li>"),
         *("<p>± of &lt;i&gt;</p>", "<p>jax &lt; 1</p>"),
     ):
         assert text in page
