@@ -103,13 +103,15 @@ def kill_task(folder, name, trials):
     expected = fingerprint(work / "whole" / "out")
     assert child.exitcode == 0, error.read_text()
     assert expected
+    hits = 0
     for first in range(0, trials, CHAIN):
         rng, out = rng_of(name, first), work / "here" / "out"
         shutil.rmtree(out.parent, ignore_errors=True)
         out.parent.mkdir()
         kills = min(CHAIN, trials - first)
         for _ in range(kills):
-            kill(run(out, goes_on=scene.may_go_on(name, out)), seconds * rng.uniform(0.1, 1.05))
+            child = run(out, goes_on=scene.may_go_on(name, out))
+            hits += kill(child, seconds * rng.uniform(0.1, 1.05))
         for _ in range(kills - 1):
             tally.add("")
         child = run(out, goes_on=scene.may_go_on(name, out))
@@ -122,6 +124,7 @@ def kill_task(folder, name, trials):
         elif left := {p.name for p in out.parent.iterdir()} - {"out"}:
             fault = f"left behind: {sorted(left)}"
         tally.add(f"kills {first} to {first + kills}", fault)
+    print(f"  {name}: {hits} of {trials} kills came before its end", flush=True)
     return tally
 
 
