@@ -52,6 +52,7 @@ def same_model(one, two):
         assert a.dtype == b.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_scores_the_same_after_loading(tmp_path, name):
     method, general, own = untrained(name)
@@ -62,6 +63,7 @@ def test_every_method_scores_the_same_after_loading(tmp_path, name):
     np.testing.assert_array_equal(again.score(DATA.user_rows), own.score(DATA.user_rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_customised_model_shows_its_adapted_weights_if_it_has_any(name):
     """Whatever is taken for them is what its scores depend on."""

@@ -87,6 +87,7 @@ def scores(model):
 # Saved and loaded -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTINCT)
 def test_scores_are_the_same_to_the_bit_after_loading(tmp_path, name):
     general = fitted(tmp_path / "model", name)

@@ -70,6 +70,7 @@ def test_options_reach_the_training(data, tmp_path, monkeypatch):
     assert tuple(options["allow_changes"]) == ("data",)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys, monkeypatch):
     whole, part, training = (tmp_path / name for name in ("whole", "part", "part.training"))
     succeeds(main, "fit", data, whole, "--seed", 2)
@@ -114,6 +115,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
     assert all_bytes(part) == all_bytes(whole)
 
 
+@pytest.mark.slow
 def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, monkeypatch):
     settings = replace(SETTINGS["paper"], offline_patience=1)
     monkeypatch.setitem(SETTINGS, "paper", settings)
@@ -249,6 +251,7 @@ def test_a_folder_without_data_is_named(tmp_path, capsys):
 # Going on ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_goes_on_on_new_data(data, tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     succeeds(main, "fit", data, first, "--seed", 2)

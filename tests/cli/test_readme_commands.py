@@ -57,6 +57,7 @@ def true_rates(campaign, audience):
     return users.join(truth, on="user_id", maintain_order="left")["probability"].to_numpy()
 
 
+@pytest.mark.slow
 def test_they_run_as_they_stand(tmp_path, monkeypatch):
     """In a world of 4,000 users, with a network of a few numbers."""
     monkeypatch.chdir(tmp_path)

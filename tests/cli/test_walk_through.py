@@ -120,6 +120,7 @@ def test_the_way_to_a_second_audience(made, tmp_path, capsys):
         assert (campaign / "campaign.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_update_learns_from_users_whom_the_data_lacked(made, tmp_path, capsys):
     """Also where there is no other feedback than before, and with another seed."""
     campaign, fewer, told = tmp_path / "tea", tmp_path / "fewer", tmp_path / "told.csv"
@@ -170,6 +171,7 @@ def test_a_curve_shows_which_size_to_take(made, tmp_path):
     assert pl.read_csv(out)["recall"].is_sorted()
 
 
+@pytest.mark.slow
 def test_many_campaigns_may_share_the_first_layer(made, tmp_path, capsys):
     list_of(made, tmp_path / "list", made.names[:2])
     audiences = []
@@ -253,6 +255,7 @@ def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path, capsys):
     assert note in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_that_goes_on_knows_the_campaigns_that_were_added_before(made, tmp_path):
     with_one = ("--method", "mlp-pretraining", "--epochs", 1, "--with", made.campaigns[0])
     succeeds(main, "fit", made.data, tmp_path / "one", *with_one)
@@ -318,6 +321,7 @@ def test_status_shows_where_all_came_from(made, tmp_path, capsys):
     assert "damaged" not in printed
 
 
+@pytest.mark.slow
 def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     brief, data = made.world / "new" / made.names[0], ("--data", made.data)
     options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")

@@ -53,6 +53,7 @@ def customise(request):
     return Customiser(NETWORK, layout, batch_size=64, campaigns_at_once=request.param)
 
 
+@pytest.mark.slow
 def test_equals_adam_on_the_whole_table(customise):
     """The oracle: fresh dense Adam over network and whole table, the same minibatches."""
     examples = campaign(2, 150)

@@ -59,11 +59,12 @@ def columns(users):
     return {name: values for name, values in users[0].items() if name != "user_id"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
         ("metaheac", {"online_adapts": "heads"}),
-        pytest.param("seed-aware", {}, marks=pytest.mark.long),
+        ("seed-aware", {}),
         ("solved-head", {}),
         ("mlp-pretraining", {}),
     ],

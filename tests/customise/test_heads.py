@@ -57,6 +57,7 @@ def campaign(name, c, count=300):
     return examples.pick(examples.weight > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [None, 2])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equals_adapting_all_with_the_other_gradients_zeroed(name, patience):

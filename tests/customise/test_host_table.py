@@ -37,13 +37,14 @@ def test_no_ids_name_no_rows():
     assert (ids == len(cut)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "adapts"),
     [
         ("mlp-pretraining", "all"),
         ("metaheac", "heads"),
         ("solved-head", "all"),
-        pytest.param("seed-aware", "all", marks=pytest.mark.long),
+        ("seed-aware", "all"),
     ],
 )
 def test_a_method_does_the_same_with_its_table_in_host_memory(monkeypatch, tmp_path, name, adapts):

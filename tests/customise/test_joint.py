@@ -39,6 +39,7 @@ def never_alone(monkeypatch):
     return lambda: monkeypatch.setattr(AdaptedScorer, "__call__", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metaheac", "mlp-seeds", "solved-head"])
 def test_scores_are_those_of_each_model(name, never_alone):
     scorers = scorers_of(name)
@@ -50,6 +51,7 @@ def test_scores_are_those_of_each_model(name, never_alone):
     assert min(np.abs(a - b).max() for a, b in pairwise(expected)) > 0.01
 
 
+@pytest.mark.slow
 def test_models_of_several_kinds_keep_their_order():
     """Heads of two general models, whole networks, and what is no network."""
     models = (("heads", 4), ("heads", 9), ("all", 4))

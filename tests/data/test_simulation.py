@@ -22,6 +22,8 @@ from metaheac_jax.data.simulation.campaigns import make_campaigns
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
+pytestmark = pytest.mark.slow
+
 MODELLED = {*ONE_VALUED, *LISTS}
 UNUSED = {"marriageStatus", "os", "ct"}
 FILES = {

@@ -82,6 +82,7 @@ def test_every_method_is_known_and_has_its_base():
         method_named("nobody", SETTINGS)
 
 
+@pytest.mark.slow
 def test_an_inner_step_on_campaign_rows_moves_these_rows_alone(run, drawn):
     """As an inner step on the table does whose rate is 0 on the other rows."""
     params, (support, query, own), touched = drawn
@@ -111,6 +112,7 @@ def test_an_inner_step_on_campaign_rows_moves_these_rows_alone(run, drawn):
     assert not np.allclose(found["table"], plain["table"])
 
 
+@pytest.mark.slow
 def test_learned_rates_begin_at_alpha_and_are_learned(run, drawn):
     params, (support, query, own), _ = drawn
     logs = jax.tree.map(lambda _: jnp.log(0.1), {"network": params["network"], "table": 0})
@@ -166,6 +168,7 @@ def test_the_table_compares_each_method_with_its_base():
     assert not adapting.table({"seeds": values["seeds"]}, labels, settings, {}, 0.0)
 
 
+@pytest.mark.slow
 def test_an_inner_step_on_heads_leaves_experts_and_table(run, monkeypatch):
     network = MetaHeac(2, 2, (4, 4), 4)
     monkeypatch.setattr(adapting, "metaheac_network", lambda settings: network)

@@ -67,6 +67,7 @@ def test_categories_are_raw_values(model, found, monkeypatch):
     assert again["category"] == [str(row - first) for row in data.campaign_rows[:, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [None, 30])
 def test_figures_of_the_space(tmp_path, monkeypatch, kinds):
     if kinds is None:  # once in earnest

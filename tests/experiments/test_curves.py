@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from toy import dataset
 
 from experiments.comparison.curves import fine_tuning_curve
@@ -15,6 +16,7 @@ TINY = dataclasses.replace(PAPER, width=2, num_experts=2, num_critics=2, batch_s
 TINY = dataclasses.replace(TINY, offline_epochs=0, campaigns_per_step=2)
 
 
+@pytest.mark.slow
 def test_a_curve_ends_where_fine_tuning_diverges():
     method = metaheac(TINY).with_settings(online_learning_rate=1e38)
     general = method.fit(DATA)

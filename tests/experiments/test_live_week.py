@@ -303,6 +303,7 @@ def finished(one_application, tmp_path_factory):
     return directory / "out", options
 
 
+@pytest.mark.slow
 def test_a_test_leaves_all_that_it_promises(finished):
     out, _ = finished
     weeks, arms = (0, 1), ("cosine-A", "cosine-B", "prior-A")
@@ -347,6 +348,7 @@ def test_a_test_leaves_all_that_it_promises(finished):
     assert str(out) not in (out / "results.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_worlds_truth_is_that_of_the_data(finished):
     out, _ = finished
     world = load_world(
@@ -367,6 +369,7 @@ def test_the_worlds_truth_is_that_of_the_data(finished):
     assert world.activity.std() > 0.1
 
 
+@pytest.mark.slow
 def test_a_test_resumes_with_what_is_done(finished, monkeypatch, capsys):
     out, options = finished
     before = json.loads((out / "results.json").read_text())
@@ -397,6 +400,7 @@ def test_the_report_tells_the_lifts_the_totals_and_what_a_a_missed():
     assert report.totals_table([off])[1][0][2:] == ["control", "400", "20", "0.0500"]
 
 
+@pytest.mark.slow
 def test_weeks_may_be_added(finished, tmp_path):
     out, options = finished
     copy = tmp_path / "out"
@@ -415,6 +419,7 @@ def test_weeks_may_be_added(finished, tmp_path):
     assert not stray.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "days"), [((), [0, 1, 1]), (("--general-every", 2), [0])])
 def test_feedback_goes_back_into_both_models(finished, tmp_path, monkeypatch, option, days):
     runs = []

@@ -82,6 +82,7 @@ def test_the_difference_is_paired():
     assert loss.error == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
 
 
+@pytest.mark.slow
 def test_speeds_are_reported_with_the_arithmetic(tmp_path, capsys):
     options = ("--parts", "score", "--campaigns", 1, 3, "--widths", 4, "--rounds", 2)
     succeeds(COMMAND, *options, "--out", tmp_path / "out")
@@ -125,6 +126,7 @@ def test_flops_count_the_layers():
     assert flops_ratio(64, 100) == pytest.approx(100 * (first + later) / (first + 100 * later))
 
 
+@pytest.mark.slow
 def test_the_whole_table_way_adapts_as_the_customiser_does():
     size = Size(1, 32, 4, FIXED_ROWS + 1000)
     data = synthetic(size, num_users=200)
@@ -139,6 +141,7 @@ def test_the_whole_table_way_adapts_as_the_customiser_does():
     assert np.abs(table - weights.table).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_customising_is_timed_in_every_way():
     told = []
     measured = speed.time_customising(

@@ -20,6 +20,7 @@ def tiny(monkeypatch):
     return size
 
 
+@pytest.mark.slow
 def test_each_option_gives_a_gradient_of_all_parameters(tiny):
     """Without computing any."""
     cases = options_meta.cases(options_meta.Options(size="tiny", inner_steps=2))

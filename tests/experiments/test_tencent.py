@@ -46,6 +46,8 @@ from metaheac_jax.methods.method import Trained
 from metaheac_jax.schema import TENCENT
 from metaheac_jax.settings import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 COMMAND = commands.module(tencent)
 #: One of every network; nothing, plain training and Algorithm 1 offline.
 NAMES = ("lr", "mlp-pretraining", "metaheac")

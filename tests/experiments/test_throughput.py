@@ -58,6 +58,7 @@ def ran(tmp_path_factory):
     return folder, json.loads((folder / "records.json").read_text())
 
 
+@pytest.mark.slow
 def test_records_have_their_form_and_agree_with_themselves(ran):
     folder, records = ran
     assert [(r["benchmark"], r["path"]) for r in records] == [
@@ -99,6 +100,7 @@ def test_records_have_their_form_and_agree_with_themselves(ran):
         assert part in report
 
 
+@pytest.mark.slow
 def test_theory_agrees_with_the_compiled_step(ran):
     """Two campaigns: in turn on a CPU, where XLA counts the loop's body once.
 
@@ -399,6 +401,7 @@ def again(ran, tmp_path, monkeypatch):
     return exit_code
 
 
+@pytest.mark.slow
 def test_compare_exits_with_1_on_a_loss_beyond_the_margin(again, capsys):
     assert again(1.09) == 0
     assert "LOSS" not in capsys.readouterr().out
@@ -409,6 +412,7 @@ def test_compare_exits_with_1_on_a_loss_beyond_the_margin(again, capsys):
     assert "0.500 of the old time  meta-step: row-local, 2 x 64" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compare_takes_records_by_their_key_and_names_another_device(ran):
     _, records = ran
     moved = [r | {"device": "an abacus"} for r in reversed(records)]
@@ -443,6 +447,7 @@ def test_a_bad_file_to_compare_with_is_refused_at_once(tmp_path, text, said):
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0, -1.0, None, "fast", math.inf, math.nan])
 def test_a_record_without_a_time_is_refused(ran, tmp_path, seconds):
     _, records = ran
@@ -478,6 +483,7 @@ def test_records_that_cannot_be_written_are_refused_before_any_work(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_a_record_and_dashes_where_nothing_is_known(ran):
     _, records = ran
     lines = table([Record(**r) for r in records]).splitlines()
@@ -489,6 +495,7 @@ def test_the_table_has_a_line_a_record_and_dashes_where_nothing_is_known(ran):
     assert asdict(Record(**records[0])) == records[0]
 
 
+@pytest.mark.slow
 def test_a_roofline_tells_the_limit_that_holds(ran):
     record = Record(**ran[1][2])
     # 2 FLOP per byte in 10 s, on machines with a ridge of 1 and of 4 FLOP per byte.
@@ -506,6 +513,7 @@ def test_a_roofline_tells_the_limit_that_holds(ran):
         assert cells[8:11] == [share, "50.0%", "0.250000"]
 
 
+@pytest.mark.slow
 def test_the_report_tells_what_sampling_takes_of_a_step(ran):
     records = [Record(**r) for r in ran[1]]
     of_step = replace(records[3], median_seconds=0.1)

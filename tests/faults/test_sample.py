@@ -25,6 +25,7 @@ def held(tally):
     assert tally.failures == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["saving checkpoints", "saving data"])
 def test_kills(folder, kind):
     held(kills.kill_saving(folder, kind, 2))

@@ -57,6 +57,7 @@ def customise(general, campaigns, watch=None):
     return METHOD.customise(general, DATA, [DATA.campaign(c) for c in campaigns], watch=watch)
 
 
+@pytest.mark.slow
 def test_learns_across_campaigns_and_on_new_ones(general):
     found = aucs(DATA, NEW, [model.score for model in customise(general, NEW)])
     assert found.mean() > 0.65
@@ -73,6 +74,7 @@ def represented(graph, users, campaigns):
     return np.asarray(represent(graph.network, campaigns, nodes, attended))
 
 
+@pytest.mark.slow
 def test_a_user_never_seen_is_represented_and_messages_change_it(graph):
     rng = np.random.default_rng(5)
     new = DATA.user_rows[:40].copy()
@@ -207,6 +209,7 @@ def test_offline_each_half_is_predicted_by_the_seeds_of_the_other(graph):
     assert less.loss == same.loss != info.loss
 
 
+@pytest.mark.slow
 def test_the_online_stage_trains_an_mlp_and_nothing_else(general):
     before = jax.tree.map(np.array, general.state)
     users, label = pool(DATA, NEW[0])

@@ -160,6 +160,7 @@ def apart(one, other):
     )
 
 
+@pytest.mark.slow
 def test_the_offline_stages_equal_plain_loops_on_the_whole_table(x64, tmp_path):
     start = metaheac(replace(SETTINGS, offline_epochs=0)).fit(DATA, seed=SEED).state
     by_name = {
@@ -184,6 +185,7 @@ def test_the_offline_stages_equal_plain_loops_on_the_whole_table(x64, tmp_path):
             assert apart(one["network"], other["network"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_other_settings_reach_the_offline_stage(x64):
     """Means, sets that share examples, dropout, decay of the network alone, scale, mixture."""
     settings = replace(
@@ -228,6 +230,7 @@ def test_the_other_settings_reach_the_offline_stage(x64):
     assert apart(dict(metaheac(settings).fit(DATA, seed=SEED).state), params) < 1e-6
 
 
+@pytest.mark.slow
 def test_value_dropout_reaches_plain_training(monkeypatch):
     asked = []
 
@@ -241,6 +244,7 @@ def test_value_dropout_reaches_plain_training(monkeypatch):
     assert asked == [0.3]
 
 
+@pytest.mark.slow
 def test_judgements_are_of_states_as_training_would_end_there():
     settings = replace(SETTINGS, batch_size=11, offline_epochs=2, offline_patience=2)
     seen = []
@@ -259,6 +263,7 @@ def test_judgements_are_of_states_as_training_would_end_there():
     assert again[0, 0] == steps_of(start) == 9
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_ends_a_training_or_is_left_out(monkeypatch):
     draw = CampaignSampler.__call__
 
@@ -276,6 +281,7 @@ def test_a_step_that_is_not_finite_ends_a_training_or_is_left_out(monkeypatch):
     assert steps_of(general) == STEPS - 1
 
 
+@pytest.mark.slow
 def test_patience_and_seed_reach_the_online_stage():
     changed = {"offline_epochs": 0, "online_epochs": 2, "online_patience": 1}
     method = mlp_pretraining(replace(SETTINGS, **changed))
@@ -299,6 +305,7 @@ def test_rows_and_campaigns_of_early_steps_are_not_all_in_the_last_one():
     assert len({tuple(np.sort(fields.ravel())) for (_, fields, *_), *_ in batches}) == 3
 
 
+@pytest.mark.slow
 def test_the_online_stage_equals_a_plain_loop_on_the_whole_table(x64):
     # One minibatch holds all examples, so three epochs are three steps on their mean loss.
     method = metaheac(replace(SETTINGS, batch_size=90, online_epochs=3, online_patience=None))
@@ -326,6 +333,7 @@ def test_the_online_stage_equals_a_plain_loop_on_the_whole_table(x64):
         assert apart(expected, log_odds(dict(general.state), campaign.rows)) > 0.05
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_its_checkpoints(tmp_path):
     method = mlp_pretraining(replace(SETTINGS, offline_epochs=2))
     once = method.fit(DATA, seed=SEED).state
@@ -359,6 +367,7 @@ TOY = dataset(campaigns=8, per_campaign=400)
 TRAIN, NEW = np.arange(4), np.arange(4, 8)
 
 
+@pytest.mark.slow
 def test_a_campaign_is_learned_from_its_own_examples_alone():
     method = mlp_one_stage(replace(PAPER, width=8, batch_size=128))
     general = method.fit(TOY, campaigns=TRAIN)

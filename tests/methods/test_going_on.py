@@ -65,6 +65,7 @@ def scores(name, general, data):
     return model.score(data.user_rows)
 
 
+@pytest.mark.slow
 def test_an_epoch_and_another_are_two(tmp_path):
     """By way of the disk; the second training draws the batches of the steps that come next."""
     once = tiny(LENGTHS, 1).fit(DATA, seed=4)
@@ -85,6 +86,7 @@ def test_an_epoch_and_another_are_two(tmp_path):
     close((once.state, once.optimizer), before, 0)
 
 
+@pytest.mark.slow
 def test_growth_alone_changes_no_score():
     data, more = grown()
     general = tiny(LENGTHS, 1).fit(data, seed=4)
@@ -97,6 +99,7 @@ def test_growth_alone_changes_no_score():
     )
 
 
+@pytest.mark.slow
 def test_values_keep_their_embeddings_and_moments_and_new_ones_begin():
     data, more = grown()
     general = tiny("mlp-pretraining", 1).fit(data, seed=4)

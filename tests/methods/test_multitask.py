@@ -54,6 +54,7 @@ def found_aucs(method, general):
     return aucs(DATA, NEW, [model.score for model in customise(method, general, NEW)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_learns_across_campaigns_and_on_new_ones(name, trained):
     method, general = trained(name)
@@ -70,6 +71,7 @@ def test_learns_across_campaigns_and_on_new_ones(name, trained):
     assert found.mean() > found_aucs(method, nothing).mean() + 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_each_campaign_has_learned_its_own_head(name, trained):
     _, general = trained(name)
@@ -126,6 +128,7 @@ def moved(general, adapted):
     return (table != np.asarray(general.table)).any(axis=1)
 
 
+@pytest.mark.slow
 def test_online_shared_bottom_moves_its_head_and_not_a_bit_else(trained):
     general, _, adapted = online_models("shared-bottom", trained)
     shared, head = split(adapted.network)
@@ -134,6 +137,7 @@ def test_online_shared_bottom_moves_its_head_and_not_a_bit_else(trained):
     assert not any(same(head, split(mean_head(general.network))[1]))
 
 
+@pytest.mark.slow
 def test_online_mmoe_moves_all_that_it_reads(trained):
     general, _, adapted = online_models("mmoe", trained)
     assert not any(same(adapted.network, mean_head(general.network)))
@@ -143,6 +147,7 @@ def test_online_mmoe_moves_all_that_it_reads(trained):
     np.testing.assert_array_equal(rows, np.setdiff1d(users, [DATA.num_rows]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_new_campaign_starts_at_the_mean_of_the_trained_heads(name, trained):
     general, first, _ = online_models(name, trained)

@@ -25,6 +25,7 @@ def test_no_query_example_is_in_its_own_reference_set():
     assert seed_aware(OFFICIAL).settings.disjoint
 
 
+@pytest.mark.slow
 def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
     """The odds that the network gives its users beside the same reference set."""
     data = dataset()

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from toy import dataset
 
 from metaheac_jax.customise.customiser import Customiser
@@ -21,6 +22,7 @@ DATA = replace(
 )
 
 
+@pytest.mark.slow
 def test_online_an_example_is_fitted_or_compared_with_and_never_both(monkeypatch):
     """A seed that is compared with itself gives away its label."""
     fitted, call = [], Customiser.__call__

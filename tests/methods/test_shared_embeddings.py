@@ -35,12 +35,14 @@ def customise(method, general, campaigns, watch=None):
     return method.customise(general, DATA, known, watch=watch)
 
 
+@pytest.mark.slow
 def test_learns_across_campaigns_and_on_new_ones(general):
     found = aucs(DATA, NEW, [model.score for model in customise(METHOD, general, NEW)])
     assert found.mean() > 0.7
     assert found.min() > 0.55
 
 
+@pytest.mark.slow
 def test_the_table_stays_to_the_bit_and_the_mlp_is_new(general):
     started = []
 

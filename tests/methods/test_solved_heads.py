@@ -68,6 +68,7 @@ def test_where_only_heads_are_adapted_campaigns_share_all_else(general):
     np.testing.assert_allclose(alone.score(DATA.user_rows), together[2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_head_is_solved_on_all_examples_of_a_campaign(general):
     campaign = DATA.campaign(13)
     [model] = HEADS.customise(general, DATA, [campaign])
@@ -129,6 +130,7 @@ def toy_gradient(*, first_order):
     return jax.jit(lambda p: gradient(p, support, query, own)), params
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_query_loss_through_the_solution():
     """Against finite differences along a random direction, in float64."""
     with jax.enable_x64(True):

@@ -53,12 +53,14 @@ def customise(general, campaigns):
     return [model.score for model in METHOD.customise(general, DATA, known)]
 
 
+@pytest.mark.slow
 def test_learns_across_campaigns_and_on_new_ones(general):
     found = aucs(DATA, NEW, customise(general, NEW))
     assert found.mean() > 0.65
     assert found.min() > 0.55
 
 
+@pytest.mark.slow
 def test_training_brings_seeds_nearer_to_their_campaign_than_non_seeds(general):
     network, stage = Towers(), DATA.stage1
     users = DATA.user_rows[stage.user].reshape(16, 400, -1)[TRAIN]
@@ -146,6 +148,7 @@ def test_scores_equal_a_naive_loop(users, bits):
         assert score == pytest.approx(np.mean(naive))
 
 
+@pytest.mark.slow
 def test_a_score_is_that_of_the_regions_of_the_embedding(general):
     campaign, weights = NEW[1], Weights(**general.state)
     [model] = customise(general, [campaign])
@@ -168,6 +171,7 @@ def test_a_score_is_that_of_the_regions_of_the_embedding(general):
         assert score == pytest.approx(naive.mean(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_pool_of_any_size_is_scored_user_by_user(general):
     [model] = customise(general, NEW[:1])
     users, _ = pool(DATA, NEW[0])

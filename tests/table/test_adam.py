@@ -104,6 +104,7 @@ def test_equals_dense_adam_in_float32():
     np.testing.assert_allclose(flushed(state), dense, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_flushing_in_between_changes_nothing(gaps):

@@ -41,6 +41,7 @@ def test_field_vectors_are_means_over_the_values_present(x64):
     np.testing.assert_array_equal(ours[1], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counted", [0, 3, 6])  # none of the small fields, two, all three
 def test_counted_fields_equal_gathered_ones(counted, monkeypatch):
     """Values, and gradients in the table, of small fields with 1 to 3 slots and of one beyond."""
@@ -160,6 +161,7 @@ def test_products_equal_plain_vectors_in_value_and_derivatives(x64, name, small)
     assert np.abs(vectors[2]).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_campaigns_together_equal_campaigns_in_turn(x64):
     """Products under the meta-step's vmap: three campaigns at once, and one after the other."""
     table, ids = world()

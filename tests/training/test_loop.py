@@ -57,6 +57,7 @@ def test_learns_and_logs_and_tells_progress(tmp_path):
     assert told[-1][1:] == (120, 120)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_resumes_to_the_same_bits(tmp_path):
     class CutOff(Exception):
         pass
@@ -195,6 +196,7 @@ def test_steps_that_are_not_finite_are_left_out_and_told(tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
 
 
+@pytest.mark.slow
 def test_a_resumed_log_has_every_step_once_and_all_seconds(tmp_path):
     log, sampler_ = tmp_path / "log.jsonl", sampler()
     log.write_text(

@@ -91,6 +91,7 @@ def test_campaigns_can_be_vmapped():
         np.testing.assert_allclose(head, solve_logistic(*one), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "scale"), [(200_000, 1.0), (50_000, 30.0)])
 def test_factors_that_depend_on_each_other_have_a_finite_head(count, scale):
     """In float32, where rounding makes the Hessian of many examples indefinite."""

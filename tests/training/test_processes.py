@@ -63,6 +63,7 @@ def check_steps(found, num_campaigns):
     assert max(own["scored"] for own in found) - min(own["scored"] for own in found) <= 32
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path):
     """Steps, a checkpoint and what goes on from it, an audience; each reads its part."""
     check_steps(results(2, tmp_path, "steps"), 5)

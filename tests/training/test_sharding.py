@@ -42,6 +42,7 @@ def found(tmp_path_factory):
     return printed(tmp_path_factory.mktemp("checkpoints"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", eight_devices.MESHES)
 def test_fifty_steps_on_eight_devices_are_those_on_one(found, mesh):
     """Also where the devices divide neither the 5 campaigns of a step nor the table's 46 rows."""
@@ -49,25 +50,30 @@ def test_fifty_steps_on_eight_devices_are_those_on_one(found, mesh):
     assert found["meshes"][str(mesh)]["difference"] <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_sum_over_campaigns_is_the_same_on_a_mesh(found):
     assert found["summed"] <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", eight_devices.MESHES)
 def test_a_device_holds_only_its_rows(found, mesh):
     """A table that is too large for one device is held by several."""
     assert found["meshes"][str(mesh)]["holds"] == [1 / mesh[1]] * 4
 
 
+@pytest.mark.slow
 def test_a_training_moves_from_one_device_to_eight_and_to_four(found):
     """And its last checkpoint is restored on one."""
     assert max(found["moved on"]) <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_on_one_device_is_taken_by_none(found):
     assert found["not finite"] == [False, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_devices_that_divide_campaigns_customise_as_one_does(found):
     gap, moved = found["customised"]
     assert gap <= 1e-6
@@ -80,6 +86,7 @@ def alike(gap, moment):
     assert moment > 1e-4
 
 
+@pytest.mark.slow
 def test_a_method_trains_on_several_devices_as_on_one(found):
     alike(*found["mlp-pretraining"])
 
@@ -89,6 +96,7 @@ def test_the_solved_head_trains_on_several_devices_as_on_one(tmp_path):
     alike(*printed(tmp_path, "solved-head")["solved-head"])
 
 
+@pytest.mark.slow
 def test_devices_that_divide_users_expand_as_one_does(found):
     assert found["expanded"] == [True, 1, 4]
 
