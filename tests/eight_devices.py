@@ -186,7 +186,7 @@ def expanded():
     general = General(
         "toy", PAPER, DATA.schema, DATA.vocabulary, state={}, data="toy", campaigns=(), seed=0
     )
-    seeds = DATA.user_key[[3, 50, 96]]
+    seeds = DATA.user_ids[[3, 50, 96]]
     campaign = DATA.new_campaign(seeds, {"advertiser": 1, "category": 0})
     pool, used = PoolScorer(NETWORK, DATA.layout, chunk=8), set()
     score_chunk = pool._score_chunk

@@ -35,5 +35,5 @@ def tokens(users):
 def held_out(score, *, data=DATA, num_seeds=100, seen=None, exclude=(), seed=0):
     """The first users of the data are the seeds."""
     method = fixed_method(score, seen)
-    campaign = data.new_campaign(data.user_key[:num_seeds], ATTRIBUTES, non_seeds_per_seed=1)
+    campaign = data.new_campaign(data.user_ids[:num_seeds], ATTRIBUTES, non_seeds_per_seed=1)
     return hold_out_seeds(method, method.fit(data), data, campaign, exclude=exclude, seed=seed)

@@ -75,17 +75,17 @@ class Reads:
 def expanding():
     """Whether all processes get the audiences of one, and how many users each has scored."""
     retrieve._BLOCK, dataset_module._BLOCK = 16, 16
-    data = replace(one.DATA, user_key=np.random.default_rng(8).permutation(one.DATA.user_key))
+    data = replace(one.DATA, user_ids=np.random.default_rng(8).permutation(one.DATA.user_ids))
     general = General(
         "toy", PAPER, data.schema, data.vocabulary, state={}, data="toy", campaigns=(), seed=0
     )
-    seeds = data.user_key[[3, 50, 96]]
+    seeds = data.user_ids[[3, 50, 96]]
     campaign = data.new_campaign(seeds, {"advertiser": 1, "category": 0})
     models = [
         Customised(general, campaign, seeds, lambda rows, by=by: (rows.sum(1) % by).astype(float))
         for by in (7, 100)  # the first has many ties
     ]
-    options = {"size": 40, "exclude": data.user_key[100:300]}
+    options = {"size": 40, "exclude": data.user_ids[100:300]}
     reads = Reads(data.user_rows)
     ours = retrieve.expand_all(
         models,

@@ -41,7 +41,7 @@ def make(folder):
     mh.save(method.fit(data), folder / "model")
     shutil.rmtree(folder / "model" / "optimizer")
     general = mh.load(folder / "model")
-    campaign = data.new_campaign(data.user_key[:20].tolist(), ATTRIBUTES)
+    campaign = data.new_campaign(data.user_ids[:20].tolist(), ATTRIBUTES)
     [model] = method.customise(general, data, [campaign])
     save_customised(model, data, folder / "tea")
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -53,7 +53,7 @@ def scores(folder):
     """Of the general model as it is, and of the customised one."""
     data, general = mh.open_dataset(folder / "data"), mh.load(folder / "model")
     untouched = mh.methods.method_of(general).with_settings(online_epochs=0)
-    campaign = data.new_campaign(data.user_key[:20].tolist(), ATTRIBUTES)
+    campaign = data.new_campaign(data.user_ids[:20].tolist(), ATTRIBUTES)
     models = [*untouched.customise(general, data, [campaign])]
     models.append(load_customised(folder / "tea", general, data))
     return [np.asarray(model.scorer(data.user_rows[USERS])).tolist() for model in models]

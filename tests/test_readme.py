@@ -23,7 +23,7 @@ def test_from_prepared_data_to_an_audience(monkeypatch, tmp_path):
     short = replace(metaheac_jax.PAPER, width=4, num_experts=2, num_critics=2, offline_epochs=1)
     monkeypatch.setattr(metaheac_jax, "PAPER", short)
     monkeypatch.chdir(tmp_path)
-    seeds = data.user_key[data.campaign(3).seeds]
+    seeds = data.user_ids[data.campaign(3).seeds]
     names = {"user_ids": seeds.tolist(), "attributes": {"advertiser": 2, "category": 1}}
     exec(blocks()[0], names)
     audience = names["audience"]

@@ -72,10 +72,10 @@ def examples(dataset, stage):
     """{(movie, user): (label, view)}; ids as numbers."""
     stage = getattr(dataset, stage)
     found = {}
-    for campaign, movie in enumerate(dataset.campaign_key):
+    for campaign, movie in enumerate(dataset.campaign_ids):
         for e in range(stage.offsets[campaign], stage.offsets[campaign + 1]):
             view = int(stage.user[e])
-            key = (int(movie), int(dataset.user_key[view]))
+            key = (int(movie), int(dataset.user_ids[view]))
             assert key not in found
             found[key] = (int(stage.label[e]), view)
     return found

@@ -55,7 +55,7 @@ def campaign_space(
         representation.append(mean[:width].tolist())
         gate.append(mean[width:].tolist())
     return {
-        "campaign": [plain_id(key) for key in dataset.campaign_key[campaigns]],
+        "campaign": [plain_id(value) for value in dataset.campaign_ids[campaigns]],
         "category": _categories(dataset, campaigns),
         "representation": representation,
         "gate": gate,

@@ -28,7 +28,7 @@ def curve_campaign(dataset: Dataset, judged: Sequence[Mapping[str, Any]]) -> int
     """The index of the campaign to draw: the median by seeds among the small ones judged."""
     able = [c for c in judged if c["group"] == "small"] or judged
     median = sorted(able, key=lambda c: c["seeds"])[len(able) // 2]
-    return [plain_id(key) for key in dataset.campaign_key].index(median["campaign"])
+    return [plain_id(value) for value in dataset.campaign_ids].index(median["campaign"])
 
 
 def fine_tuning_curve(
@@ -49,7 +49,7 @@ def fine_tuning_curve(
     own = dataset.campaign(campaign)
     examples = campaign_examples(dataset, own)
     users, labels = pool_rows(dataset, campaign), dataset.stage2.label[dataset.stage2.of(campaign)]
-    curve: dict[str, Any] = {"campaign": own.key, "steps": [], "loss": [], "auc": []}
+    curve: dict[str, Any] = {"campaign": own.id, "steps": [], "loss": [], "auc": []}
 
     def note(step: int, models: Callable[[], list[Scorer]]) -> None:
         last = STEPS[-1]

@@ -251,7 +251,7 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
     Without early stopping it ends at the ceiling, and there is no best step.
     """
     trained = {*general.campaigns}
-    campaigns = np.flatnonzero([plain_id(key) in trained for key in dataset.campaign_key])
+    campaigns = np.flatnonzero([plain_id(value) in trained for value in dataset.campaign_ids])
     steps = epoch_steps(Run(dataset, campaigns, method.settings, general.seed))
     ceiling = method.settings.offline_epochs * steps
     if not general.judgements:

@@ -250,7 +250,7 @@ def take_audience(
 ) -> np.ndarray:
     """The ``audience`` candidates with the highest scores, best first."""
     scores = model.score(world.dataset.user_rows[candidates])
-    return candidates[top(scores, world.dataset.user_key[candidates], audience)]
+    return candidates[top(scores, world.dataset.user_ids[candidates], audience)]
 
 
 def expose(world: World, campaign: int, users: np.ndarray, rng: np.random.Generator) -> Feedback:

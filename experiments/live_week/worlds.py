@@ -99,8 +99,8 @@ def load_world(
     make_once(target, prepare, progress=progress)
     dataset = open_dataset(target, progress=progress)
     truth = read_truth(source)
-    traits = truth.traits[np.searchsorted(truth.key, dataset.user_key)]
-    truth = truth._replace(key=dataset.user_key, traits=traits)
+    traits = truth.traits[np.searchsorted(truth.key, dataset.user_ids)]
+    truth = truth._replace(key=dataset.user_ids, traits=traits)
     return World(dataset, paper_split(dataset, seed), truth, daily_activity(traits))
 
 

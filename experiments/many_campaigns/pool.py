@@ -99,7 +99,7 @@ def _model(data: Dataset, size: Size) -> Customised:
     adapted = AdaptedWeights(weights.network, np.empty(0, np.int32), weights.table[:0])
     pool, campaign = PoolScorer(NETWORK, data.layout), data.campaign(0)
     scorer = AdaptedScorer(pool, weights, adapted, campaign.rows)
-    return Customised(general, campaign, data.user_key[:SEEDS], scorer)
+    return Customised(general, campaign, data.user_ids[:SEEDS], scorer)
 
 
 def _pool(tile: Dataset, count: int, folder: Path, progress: Progress) -> Dataset:
@@ -116,7 +116,7 @@ def _pool(tile: Dataset, count: int, folder: Path, progress: Progress) -> Datase
     rows.flush()
     key.flush()
     mapped = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("rows", "key")]
-    return replace(tile, user_rows=mapped[0], user_key=mapped[1])
+    return replace(tile, user_rows=mapped[0], user_ids=mapped[1])
 
 
 @contextmanager

@@ -51,26 +51,26 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return halves / (2 * pairs)
 
 
-def top(scores: np.ndarray, keys: np.ndarray, size: int) -> np.ndarray:
-    """Positions of the ``size`` highest scores, best first; the smaller key wins a tie.
+def top(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
+    """Positions of the ``size`` highest scores, best first; the smaller id wins a tie.
 
     Args:
       scores: (P,).
-      keys: (P,) user ids.
+      ids: (P,) user ids.
       size: number of positions; P if it is larger.
     """
-    chosen = _select(scores, keys, size)
-    return chosen[np.lexsort((keys[chosen], -scores[chosen]))]
+    chosen = _select(scores, ids, size)
+    return chosen[np.lexsort((ids[chosen], -scores[chosen]))]
 
 
-def _select(scores: np.ndarray, keys: np.ndarray, size: int) -> np.ndarray:
+def _select(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
     """As `top`, in no order."""
     size = min(size, len(scores))
     if size == 0:
         return np.empty(0, np.int64)
     threshold = np.partition(scores, len(scores) - size)[len(scores) - size]
     above, ties = np.flatnonzero(scores > threshold), np.flatnonzero(scores == threshold)
-    smallest = np.argsort(keys[ties], kind="stable")[: size - len(above)]
+    smallest = np.argsort(ids[ties], kind="stable")[: size - len(above)]
     return np.concatenate([above, ties[smallest]])
 
 
@@ -81,20 +81,20 @@ class RunningTop:
     at once, and the rest is reduced to the top when a quarter more than ``size`` is held.
     """
 
-    def __init__(self, size: int, key_type: np.dtype) -> None:
+    def __init__(self, size: int, id_type: np.dtype) -> None:
         """Args:
         size: maximum number of candidates.
-        key_type: of the user ids.
+        id_type: of the user ids.
         """
         self._size, self._lowest = size, -np.inf
-        self._scores, self._keys = np.empty(0, np.float32), np.empty(0, key_type)
+        self._scores, self._ids = np.empty(0, np.float32), np.empty(0, id_type)
         self._new: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def add(self, scores: np.ndarray, keys: np.ndarray) -> None:
+    def add(self, scores: np.ndarray, ids: np.ndarray) -> None:
         """Adds candidates, with (P,) scores, which count as float32, and user ids."""
         scores = np.asarray(scores, np.float32)
         able = scores >= self._lowest
-        self._new.append((scores[able], keys[able]))
+        self._new.append((scores[able], ids[able]))
         held = len(self._scores) + sum(len(scores) for scores, _ in self._new)
         if held > self._size + self._size // 4:
             self._reduce()
@@ -102,25 +102,25 @@ class RunningTop:
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """(K,) scores and user ids, best first."""
         self._reduce()
-        order = top(self._scores, self._keys, self._size)
-        return self._scores[order], self._keys[order]
+        order = top(self._scores, self._ids, self._size)
+        return self._scores[order], self._ids[order]
 
     def _reduce(self) -> None:
-        scores, keys = zip((self._scores, self._keys), *self._new, strict=True)
-        scores, keys = np.concatenate(scores), np.concatenate(keys)
-        chosen = _select(scores, keys, self._size)
-        self._scores, self._keys, self._new = scores[chosen], keys[chosen], []
+        scores, ids = zip((self._scores, self._ids), *self._new, strict=True)
+        scores, ids = np.concatenate(scores), np.concatenate(ids)
+        chosen = _select(scores, ids, self._size)
+        self._scores, self._ids, self._new = scores[chosen], ids[chosen], []
         if len(chosen) == self._size:
             self._lowest = self._scores.min()
 
 
 def judge(
-    scores: np.ndarray, labels: np.ndarray, keys: np.ndarray, percent: float = 5.0
+    scores: np.ndarray, labels: np.ndarray, ids: np.ndarray, percent: float = 5.0
 ) -> Judgement | str:
     """Metrics of a campaign, or the reason why it cannot be judged.
 
     Args:
-      scores, labels, keys: (P,) scores, 1 or 0, user ids.
+      scores, labels, ids: (P,) scores, 1 or 0, user ids.
       percent: K; the top has floor(P K / 100) candidates, at least one.
     """
     positives = int(labels.sum())
@@ -128,6 +128,6 @@ def judge(
         return f"{len(labels)} candidates, fewer than {MIN_CANDIDATES}"
     if positives in (0, len(labels)):
         return f"{positives} positives among {len(labels)} candidates"
-    best = top(scores, keys, max(1, percent_of(len(labels), percent)))
+    best = top(scores, ids, max(1, percent_of(len(labels), percent)))
     hits = int(labels[best].sum())
     return Judgement(auc(scores, labels), hits / len(best), hits / positives)

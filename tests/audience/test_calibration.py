@@ -123,11 +123,11 @@ def test_each_campaign_has_a_calibration_of_its_own():
 
 def test_too_few_seeds_to_calibrate_are_refused():
     fixed = fixed_method(lambda users: np.zeros(len(users)))
-    few = DATA.new_campaign(DATA.user_key[:49], {"advertiser": 1, "category": 0})
+    few = DATA.new_campaign(DATA.user_ids[:49], {"advertiser": 1, "category": 0})
     words = "new campaign: 49 seeds, too few to calibrate probabilities on a fifth of them; give 50"
     with pytest.raises(InputError, match=words):
         calibrate(fixed, fixed.fit(DATA), DATA, [few])
-    more = DATA.new_campaign(DATA.user_key[:60], {"advertiser": 1, "category": 0})
+    more = DATA.new_campaign(DATA.user_ids[:60], {"advertiser": 1, "category": 0})
     more = replace(more, found=np.arange(11))
     with pytest.raises(InputError, match="new campaign: 49 seeds besides those from feedback, too"):
         calibrate(fixed, fixed.fit(DATA), DATA, [more])

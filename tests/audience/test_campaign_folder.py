@@ -35,7 +35,7 @@ DISTINCT = ("mlp-embeddings", "shared-bottom", "mmoe", "metaheac-lengths", "seed
 def world():
     """With text as user ids: u3, u10, u17, ..."""
     data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
-    return replace(data, user_key=np.array([f"u{key}".encode() for key in data.user_key]))
+    return replace(data, user_ids=np.array([f"u{key}".encode() for key in data.user_ids]))
 
 
 DATA = world()
@@ -45,7 +45,7 @@ SEEDS = [f"u{7 * user + 3}" for user in (5, 17, 80, 99)]
 def feedback(*converted, **others):
     """Of users by index; the first ones converted, those ``not_converted`` did not."""
     users = [*converted, *others.get("not_converted", ())]
-    return Feedback.of(DATA.user_key[users], np.arange(len(users)) < len(converted))
+    return Feedback.of(DATA.user_ids[users], np.arange(len(users)) < len(converted))
 
 
 def fitted(folder, name="mlp-pretraining", seed=4):
@@ -197,7 +197,7 @@ def test_what_cannot_be_saved_is_refused(made, tmp_path):
 
 def test_users_who_are_gone_are_left_out(made):
     folder, general, model = made
-    data = replace(DATA, user_key=DATA.user_key[20:], user_rows=DATA.user_rows[20:])
+    data = replace(DATA, user_ids=DATA.user_ids[20:], user_rows=DATA.user_rows[20:])
     loaded = load_customised(folder / "tea", general, data)
     assert loaded.campaign.num_unmatched == 2
     assert len(loaded.campaign.seeds) == 2
@@ -274,7 +274,7 @@ def test_feedback_changes_who_is_a_seed_and_no_score(campaign, made):
     assert sorted(loaded.campaign.users.tolist()) == sorted(before | {3, 9})
     assert set(np.asarray(loaded.campaign.found).tolist()) == {3, 9, non_seed}
     assert not len(load_customised(made[0] / "tea", general, DATA).campaign.found)
-    gone = replace(DATA, user_key=DATA.user_key[4:], user_rows=DATA.user_rows[4:])
+    gone = replace(DATA, user_ids=DATA.user_ids[4:], user_rows=DATA.user_rows[4:])
     assert set(load_customised(folder, general, gone).campaign.found + 4) == {9, non_seed}
 
 
@@ -319,14 +319,14 @@ def test_who_is_excluded_stays_out_of_all_that_follows(campaign, tmp_path):
     """Neither learned from, with or without feedback, nor in an audience, nor in later training."""
     folder, general = campaign
     save_customised(
-        replace(customised(general), excluded_ids=DATA.user_key[[40, 41]]), DATA, folder
+        replace(customised(general), excluded_ids=DATA.user_ids[[40, 41]]), DATA, folder
     )
     add_feedback(folder, feedback(1, 40, not_converted=[41, 42]))
     excluded = {5, 40, 41, 42}  # 5 is a seed, 42 has feedback
-    saved = update(folder, general, DATA, exclude=DATA.user_key[[5, 42, 42]])
+    saved = update(folder, general, DATA, exclude=DATA.user_ids[[5, 42, 42]])
     assert saved.learned == (4, 2, 4)
     assert saved.is_up_to_date(general)
-    assert read_campaign(folder).excluded.tolist() == sorted(DATA.user_key[sorted(excluded)])
+    assert read_campaign(folder).excluded.tolist() == sorted(DATA.user_ids[sorted(excluded)])
     model = load_customised(folder, general, DATA)
     assert set(model.campaign.seeds.tolist()) == {17, 80, 99, 1}
     assert not excluded & set(model.campaign.users.tolist())

@@ -51,7 +51,7 @@ def test_held_out_seeds_are_counted(monkeypatch):
 
 @pytest.mark.parametrize("excluded", [[], [*range(40), *range(150, 200)]])
 def test_seeds_that_the_model_has_seen_and_excluded_users_are_not_in_the_pool(excluded):
-    held = held_out(random_scores(), exclude=[*DATA.user_key[excluded], 10**9])
+    held = held_out(random_scores(), exclude=[*DATA.user_ids[excluded], 10**9])
     score = random_scores()(DATA.user_rows)
     assert not set(held.users) & set(excluded)
     assert len(held.users) == (12 if excluded else 20)
@@ -88,7 +88,7 @@ def test_a_model_that_only_knows_its_own_non_seeds_is_a_random_audience():
 
 def test_who_feedback_tells_of_stays_in_the_pool():
     """Non-seeds at the top, where an earlier audience was: without them seeds would be there."""
-    campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES, non_seeds_per_seed=1)
+    campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES, non_seeds_per_seed=1)
     shown = campaign.users[campaign.labels == 0][:50]
     method = fixed_method(lambda users: np.isin(np.arange(len(users)), shown).astype(np.float32))
     held = hold_out_seeds(method, method.fit(DATA), DATA, replace(campaign, found=shown))
@@ -145,7 +145,7 @@ def test_the_edges_interval_holds_the_quantile_with_95_percent(count, data):
 
 
 def test_users_who_are_new_to_the_model_are_needed():
-    held = held_out(tokens, exclude=DATA.user_key[100:])
+    held = held_out(tokens, exclude=DATA.user_ids[100:])
     with pytest.raises(InputError, match="toy: all users are seeds, learned from or excluded"):
         size_curve(held, DATA)
 

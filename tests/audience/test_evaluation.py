@@ -52,12 +52,12 @@ def test_pooled_auc_compares_across_campaigns():
 
 def test_ties_go_to_the_smaller_user_id():
     data, split = world(), split_of([0], small=[])
-    key = data.user_key.copy()
+    key = data.user_ids.copy()
     key[:40] = key[:40][::-1]
     flat = [np.zeros(40)]
     # Label 1 stands at 0, 4, ..., 36: the first two users hold one, the last two (38, 39) none.
     assert judge_all(data, split, flat, label="")["campaigns"][0]["precision"] == 0.5
-    other = dataclasses.replace(data, user_key=key)
+    other = dataclasses.replace(data, user_ids=key)
     assert judge_all(other, split, flat, label="")["campaigns"][0]["precision"] == 0.0
 
 

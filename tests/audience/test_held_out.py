@@ -14,7 +14,7 @@ from metaheac_jax.model import AddedCampaign
 def test_the_model_does_not_see_them():
     seen = []
     held = held_out(tokens, seen=seen)
-    campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES, non_seeds_per_seed=1)
+    campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES, non_seeds_per_seed=1)
     [kept] = seen
     assert (len(held.users), len(kept.seeds), held.num_seeds) == (20, 80, 100)
     assert set(held.users) | set(kept.seeds) == set(campaign.seeds)
@@ -28,7 +28,7 @@ def test_the_model_does_not_see_them():
 def test_who_feedback_tells_of_is_not_held_out():
     """Their model's own audience found them, so they say nothing of what else it finds."""
     seen = []
-    campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES, non_seeds_per_seed=1)
+    campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES, non_seeds_per_seed=1)
     campaign = replace(campaign, found=np.arange(10, 50))
     method = fixed_method(tokens, seen)
     held = hold_out_seeds(method, method.fit(DATA), DATA, campaign)
@@ -43,7 +43,7 @@ def test_who_feedback_tells_of_is_not_held_out():
 def test_the_seed_reaches_customising():
     random_seeds = []
     method = fixed_method(tokens, random_seeds=random_seeds)
-    campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES, non_seeds_per_seed=1)
+    campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES, non_seeds_per_seed=1)
     hold_out_seeds(method, method.fit(DATA), DATA, campaign, seed=7)
     assert random_seeds == [7]
 
@@ -60,7 +60,7 @@ def test_a_campaign_that_the_model_was_trained_on_is_told():
     others = np.setdiff1d(np.arange(DATA.num_users), first.users)
 
     def said(campaign, general=general):
-        return seen_in_training(general, DATA, replace(campaign, key="tea"))
+        return seen_in_training(general, DATA, replace(campaign, id="tea"))
 
     why = "trained on campaign 100, which has the same attributes and 1 of these seeds; what "
     assert why in said(with_seeds(first, [first.seeds[0], *others[:9]]))
@@ -73,9 +73,9 @@ def test_a_campaign_that_the_model_was_trained_on_is_told():
     assert "trained on campaign tea, which has the same name; what " in said(third, named)
     values = dict(zip(("advertiser", "category"), [2, 1], strict=True))
     added = replace(general, added=(AddedCampaign("golf", "", values),))
-    new = DATA.new_campaign(DATA.user_key[:5], values)
+    new = DATA.new_campaign(DATA.user_ids[:5], values)
     assert "trained on campaign golf, which has the same attributes; " in said(new, added)
-    assert said(DATA.new_campaign(DATA.user_key[:5], {**values, "category": 0}), added) is None
+    assert said(DATA.new_campaign(DATA.user_ids[:5], {**values, "category": 0}), added) is None
 
 
 def with_seeds(campaign, users):

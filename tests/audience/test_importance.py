@@ -22,7 +22,7 @@ def gender(users):
 def women(exclude=()):
     """A campaign whose seeds are users of one gender, and a model that knows it."""
     method = fixed_method(gender)
-    seeds = DATA.user_key[DATA.user_rows[:, 0] == 1][:100]
+    seeds = DATA.user_ids[DATA.user_rows[:, 0] == 1][:100]
     campaign = DATA.new_campaign(seeds, ATTRIBUTES, non_seeds_per_seed=1)
     return hold_out_seeds(method, method.fit(DATA), DATA, campaign, exclude=exclude)
 
@@ -41,7 +41,7 @@ def test_only_the_field_that_the_model_uses_counts():
 
 
 def test_held_out_seeds_are_not_compared_with_excluded_users():
-    men = DATA.user_key[DATA.user_rows[:, 0] != 1]
+    men = DATA.user_ids[DATA.user_rows[:, 0] != 1]
     auc_, fields = field_importance(women(exclude=men), DATA)
     assert auc_ == 0.5
     assert all((field.drop, field.error) == (0, 0) for field in fields)
@@ -115,7 +115,7 @@ def test_what_makes_no_sense_is_refused(options, words):
 def test_users_who_are_no_seeds_are_needed():
     held = held_out(gender)
     users = np.concatenate([held.users, held.model.campaign.seeds])
-    own = replace(DATA, user_key=DATA.user_key[:100], user_rows=DATA.user_rows[:100])
+    own = replace(DATA, user_ids=DATA.user_ids[:100], user_rows=DATA.user_rows[:100])
     assert set(users) == set(range(100))
     with pytest.raises(InputError, match="all users are seeds, learned from or excluded"):
         field_importance(held, own)

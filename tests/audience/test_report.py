@@ -26,7 +26,7 @@ METHOD = fixed_method(lambda users: users.sum(axis=1).astype(np.float32))
 
 def described(num_seeds=100, size=150, found=(), **options):
     general = METHOD.fit(DATA)
-    seeds = DATA.user_key[:num_seeds]
+    seeds = DATA.user_ids[:num_seeds]
     campaign = DATA.new_campaign(seeds, ATTRIBUTES, non_seeds_per_seed=1)
     campaign = replace(campaign, found=found)
     [model] = METHOD.customise(general, DATA, [campaign])
@@ -39,12 +39,12 @@ def described(num_seeds=100, size=150, found=(), **options):
 
 
 def test_it_is_what_the_library_finds():
-    earlier = {"may": DATA.user_key[200:300].tolist(), "april": [1, 2]}
+    earlier = {"may": DATA.user_ids[200:300].tolist(), "april": [1, 2]}
     report, model, audience = described(earlier=earlier, base_rate=0.3, seed=4)
     held = hold_out_seeds(METHOD, model.general, DATA, model.campaign, seed=4)
     assert report.curve == size_curve(held, DATA, base_rate=0.3)
     assert report.used == field_importance(held, DATA, seed=4)
-    assert report.traits == audience_traits(DATA, audience.user_ids, DATA.user_key[:100])
+    assert report.traits == audience_traits(DATA, audience.user_ids, DATA.user_ids[:100])
     assert report.sensitive == sensitive_shares(DATA, audience.user_ids)
     assert len(report.sensitive) == 2
     names = ["this audience", "may", "april"]
@@ -64,14 +64,14 @@ def test_that_the_model_was_trained_on_the_campaign_is_told(monkeypatch):
 
 
 def test_the_pool_is_without_excluded_users():
-    exclude = DATA.user_key[250:].tolist()
+    exclude = DATA.user_ids[250:].tolist()
     report, model, audience = described(exclude=exclude)
     held = hold_out_seeds(METHOD, model.general, DATA, model.campaign, exclude=exclude)
     assert report.curve == size_curve(held, DATA)
     assert report.curve[-1].size == 75  # 50% of 150 users besides the seeds
     assert report.used == field_importance(held, DATA)
     ids = audience.user_ids
-    assert report.traits == audience_traits(DATA, ids, DATA.user_key[:100], exclude=exclude)
+    assert report.traits == audience_traits(DATA, ids, DATA.user_ids[:100], exclude=exclude)
     assert report.sensitive == sensitive_shares(DATA, ids, exclude=exclude)
 
 
@@ -85,7 +85,7 @@ def test_too_few_seeds_to_hold_any_out():
 
 
 def test_an_audience_of_nobody_is_refused():
-    campaign = DATA.new_campaign(DATA.user_key[:100], ATTRIBUTES)
+    campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES)
     nobody = Audience(np.empty(0, np.int64), np.empty(0, np.float32), 300)
     told = {"title": "June", "seeds": SeedCheck(100, 100, 100, 0)}
     with pytest.raises(InputError, match="June: it has no users"):

@@ -28,7 +28,7 @@ ATTRIBUTES = {"advertiser": 1, "category": 0}
 def world():
     """Users whose ids are in no order."""
     data = dataset(users=USERS, campaigns=3, per_campaign=40, pool=30)
-    return replace(data, user_key=np.random.default_rng(8).permutation(data.user_key))
+    return replace(data, user_ids=np.random.default_rng(8).permutation(data.user_ids))
 
 
 DATA = world()
@@ -50,16 +50,16 @@ def model(score=few_values, seeds=(3, 50, 96)):
         campaigns=(),
         seed=0,
     )
-    seed_ids = DATA.user_key[list(seeds)]
+    seed_ids = DATA.user_ids[list(seeds)]
     return Customised(general, DATA.new_campaign(seed_ids, ATTRIBUTES), seed_ids, score)
 
 
 def sorted_users(score, left_out):
     """Ids and scores of all users but some, best first, ties by id."""
     scores = score(DATA.user_rows)
-    kept = ~np.isin(DATA.user_key, left_out)
-    order = np.lexsort((DATA.user_key[kept], -scores[kept]))
-    return DATA.user_key[kept][order], scores[kept][order]
+    kept = ~np.isin(DATA.user_ids, left_out)
+    order = np.lexsort((DATA.user_ids[kept], -scores[kept]))
+    return DATA.user_ids[kept][order], scores[kept][order]
 
 
 users = st.sets(st.integers(0, USERS - 1), max_size=USERS)
@@ -80,14 +80,14 @@ def other_values(rows):
 )
 @settings(max_examples=80)
 def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, others, include_seeds):
-    exclude = DATA.user_key[sorted(others)]
+    exclude = DATA.user_ids[sorted(others)]
     scores = (few_values, other_values)
     models = [model(score, sorted(own)) for score, own in zip(scores, seeds, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieve, "_BLOCK", block)
         found = expand_all(models, DATA, size=size, include_seeds=include_seeds, exclude=exclude)
     for audience, score, own in zip(found, scores, seeds, strict=True):
-        left_out = exclude if include_seeds else [*exclude, *DATA.user_key[sorted(own)]]
+        left_out = exclude if include_seeds else [*exclude, *DATA.user_ids[sorted(own)]]
         ids, ordered = sorted_users(score, left_out)
         np.testing.assert_array_equal(audience.user_ids, ids[:size])
         np.testing.assert_array_equal(audience.scores, ordered[:size])
@@ -103,8 +103,8 @@ def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, others, incl
 )
 @settings(max_examples=40)
 def test_bands_are_parts_of_a_sort_of_all(block, edges, others):
-    exclude = DATA.user_key[sorted(others)]
-    ids, scores = sorted_users(few_values, [*exclude, *DATA.user_key[[3, 50, 96]]])
+    exclude = DATA.user_ids[sorted(others)]
+    ids, scores = sorted_users(few_values, [*exclude, *DATA.user_ids[[3, 50, 96]]])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieve, "_BLOCK", block)
         for low, high in pairwise(edges):
@@ -128,7 +128,7 @@ def test_memory_does_not_grow_with_the_pool(monkeypatch, options):
     def peak(num_users):
         keys = np.random.default_rng(0).permutation(num_users)
         rows = np.resize(DATA.user_rows, (num_users, DATA.user_rows.shape[1]))
-        data, models = replace(DATA, user_key=keys, user_rows=rows), [model(), model(other_values)]
+        data, models = replace(DATA, user_ids=keys, user_rows=rows), [model(), model(other_values)]
         tracemalloc.start()
         audiences = expand_all(models, data, exclude=keys[:50], **options)
         _, most = tracemalloc.get_traced_memory()
@@ -146,7 +146,7 @@ def test_memory_does_not_grow_with_the_pool(monkeypatch, options):
 
 
 def test_seeds_are_left_out_unless_wanted():
-    seeds = DATA.user_key[[3, 50, 96]]
+    seeds = DATA.user_ids[[3, 50, 96]]
     without, within = (expand(model(), DATA, size=USERS, include_seeds=i) for i in (False, True))
     assert (len(without), len(within)) == (USERS - 3, USERS)
     assert not np.isin(seeds, without.user_ids).any()
@@ -209,7 +209,7 @@ def test_a_score_that_is_not_a_number_gives_no_audience():
 
 
 def test_nobody_left_is_an_empty_audience():
-    found = expand(model(None), DATA, size=5, exclude=DATA.user_key)
+    found = expand(model(None), DATA, size=5, exclude=DATA.user_ids)
     assert (len(found), found.num_candidates) == (0, 0)
 
 
@@ -231,12 +231,12 @@ def test_scores_are_those_that_the_evaluation_judges(monkeypatch):
     audience = expand(own, DATA, size=USERS, include_seeds=True)
     assert audience.scores.dtype == np.float32
     by_user = dict(zip(audience.user_ids.tolist(), audience.scores.tolist(), strict=True))
-    pool = DATA.user_key[DATA.stage2.user[DATA.stage2.of(2)]]
+    pool = DATA.user_ids[DATA.stage2.user[DATA.stage2.of(2)]]
     judged = own.score(pool_rows(DATA, 2)).tolist()
     assert [by_user[user] for user in pool.tolist()] == judged
     # Nor do the other users of a block matter.
     alone = [float(own.score(DATA.user_rows[u : u + 1])[0]) for u in range(5)]
-    assert [by_user[int(user)] for user in DATA.user_key[:5]] == alone
+    assert [by_user[int(user)] for user in DATA.user_ids[:5]] == alone
 
 
 def test_models_that_share_the_first_layer_compute_it_once(monkeypatch):
@@ -279,19 +279,19 @@ def test_seeds_are_left_out_of_any_pool():
     stage = replace(stage, label=np.empty(0, np.int8), probability=None)
     pool = replace(
         DATA,
-        user_key=DATA.user_key[order],
+        user_ids=DATA.user_ids[order],
         user_rows=DATA.user_rows[order],
         stage1=stage,
         stage2=stage,
     )
     audience = expand(customised, pool, size=USERS)
-    left = np.setdiff1d(pool.user_key, customised.seed_ids)
+    left = np.setdiff1d(pool.user_ids, customised.seed_ids)
     np.testing.assert_array_equal(np.sort(audience.user_ids), left)
     assert audience.num_candidates == len(left)
 
 
 def test_a_pool_with_several_rows_per_user_is_refused():
-    with pytest.raises(InputError, match="toy: user_key: a user may have several rows, so no aud"):
+    with pytest.raises(InputError, match="toy: user_ids: a user may have several rows, so no aud"):
         expand(model(None), replace(DATA, one_row_per_user=False), size=5)
 
 
@@ -309,7 +309,7 @@ def test_ranks_divide_all_users():
 def test_a_seed_with_a_long_id_does_not_leave_out_a_user_with_a_shorter_one():
     """The pool's ids have fewer bytes: "ab" is another user than the seed "abc"."""
     keys = np.array([f"{i:02d}" for i in range(USERS)], "S2")
-    pool = replace(DATA, user_key=keys)
+    pool = replace(DATA, user_ids=keys)
     customised = replace(model(), seed_ids=np.array([b"07x", b"09"]))
     audience = expand(customised, pool, size=USERS)
     assert set(audience.user_ids) == {f"{i:02d}" for i in range(USERS)} - {"09"}

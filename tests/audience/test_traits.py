@@ -18,7 +18,7 @@ DATA = dataset(users=300, campaigns=3, per_campaign=40, pool=30)
 def plain(ids):
     """For each field and value, how many of these users have it."""
     counts = {}
-    for user in np.flatnonzero(np.isin(DATA.user_key, ids)):
+    for user in np.flatnonzero(np.isin(DATA.user_ids, ids)):
         for number, (field, start) in enumerate(
             zip(DATA.schema.user, DATA.schema.user_starts, strict=True)
         ):
@@ -32,9 +32,9 @@ def plain(ids):
 
 def test_equal_to_a_plain_count(monkeypatch):
     monkeypatch.setattr(traits, "_BLOCK", 7)
-    audience, seeds = DATA.user_key[40:160], DATA.user_key[:30]
+    audience, seeds = DATA.user_ids[40:160], DATA.user_ids[:30]
     found = audience_traits(DATA, [*audience, 10**9], seeds, min_cell=1)
-    a, s, p = plain(audience), plain(seeds), plain(DATA.user_key)
+    a, s, p = plain(audience), plain(seeds), plain(DATA.user_ids)
     assert {(t.field, t.value) for t in found} == set(a)
     for t in found:
         key = t.field, t.value
@@ -47,22 +47,22 @@ def test_equal_to_a_plain_count(monkeypatch):
 
 
 def test_excluded_users_are_not_of_the_pool():
-    audience, excluded = DATA.user_key[40:160], DATA.user_key[200:250]
+    audience, excluded = DATA.user_ids[40:160], DATA.user_ids[200:250]
     found = audience_traits(DATA, audience, audience, exclude=[*excluded, 10**9], min_cell=1)
-    a, p = plain(audience), plain(np.setdiff1d(DATA.user_key, excluded))
+    a, p = plain(audience), plain(np.setdiff1d(DATA.user_ids, excluded))
     assert {(t.field, t.value): t.pool for t in found} == {key: p[key] / 250 for key in a}
     data = sensitive(np.arange(300) % 2)
-    shares = sensitive_shares(data, data.user_key[:100], exclude=data.user_key[101::2])
+    shares = sensitive_shares(data, data.user_ids[:100], exclude=data.user_ids[101::2])
     assert [(s.pool, s.ratio) for s in shares] == [(0.75, 0.5 / 0.75), (0.25, 0.5 / 0.25)]
 
 
 def test_small_cells_are_left_out():
-    audience = DATA.user_key[:100]
+    audience = DATA.user_ids[:100]
     counts = plain(audience)
     found = audience_traits(DATA, audience, audience, min_cell=30)
     assert {(t.field, t.value) for t in found} == {k for k, n in counts.items() if n >= 30}
     assert 0 < len(found) < len(counts)
-    seeds = DATA.user_key[200:240]
+    seeds = DATA.user_ids[200:240]
     found, of_seeds = audience_traits(DATA, audience, seeds, min_cell=15), plain(seeds)
     for t in found:
         count = of_seeds.get((t.field, t.value), 0)
@@ -78,7 +78,7 @@ def test_buckets_and_missing_values_are_named():
         schema=Schema(tuple(fields), DATA.schema.campaign),
         vocabulary=replace(DATA.vocabulary, values=values),
     )
-    found = audience_traits(data, DATA.user_key, DATA.user_key, min_cell=1)
+    found = audience_traits(data, DATA.user_ids, DATA.user_ids, min_cell=1)
     assert {t.value for t in found if t.field == "gender"} == {"(missing)", "-inf to 2.5"}
 
 
@@ -96,7 +96,7 @@ def test_sensitive_shares_are_a_plain_count(monkeypatch):
     codes = np.random.default_rng(0).integers(0, 4, (300, 2))  # 3: an empty slot
     data, values = sensitive(codes, ("a", "b", "c")), "abc"
     members = np.arange(40, 160)
-    shares = sensitive_shares(data, data.user_key[members], min_cell=1)
+    shares = sensitive_shares(data, data.user_ids[members], min_cell=1)
     assert [(s.field, s.value) for s in shares] == [("sex", value) for value in values]
     rates = []
     for code, s in enumerate(shares):
@@ -121,15 +121,15 @@ def test_sensitive_shares_are_a_plain_count(monkeypatch):
 )
 def test_four_fifths_of_the_highest_rate_are_enough(women, flags):
     data = sensitive(np.arange(300) % 2)
-    ids = [*data.user_key[0::2][: 200 - women], *data.user_key[1::2][:women]]
+    ids = [*data.user_ids[0::2][: 200 - women], *data.user_ids[1::2][:women]]
     assert [s.flag for s in sensitive_shares(data, ids)] == flags
 
 
 def test_a_value_that_the_audience_lacks_is_flagged_though_its_count_is_not_told():
     data = sensitive(np.arange(300) % 2)
-    men = data.user_key[0::2]
+    men = data.user_ids[0::2]
     for women in (0, 20, 49):
-        shares = sensitive_shares(data, [*men, *data.user_key[1::2][:women]])
+        shares = sensitive_shares(data, [*men, *data.user_ids[1::2][:women]])
         assert shares[1].audience is None
         # At most 49 of them, of 150.
         assert shares[1].ratio == pytest.approx(49 / (150 + women) / 0.5)
@@ -139,14 +139,14 @@ def test_a_value_that_the_audience_lacks_is_flagged_though_its_count_is_not_told
 
 def test_no_more_users_than_the_audience_has_are_assumed():
     data = sensitive(np.arange(300) % 2)
-    for share in sensitive_shares(data, data.user_key[:20]):
+    for share in sensitive_shares(data, data.user_ids[:20]):
         assert (share.audience, share.impact) == (None, 1)
         assert share.ratio == pytest.approx(2)  # at most all of the audience, of half the pool
 
 
 def test_an_upper_bound_is_not_flagged_as_too_often():
     data = sensitive(np.where(np.arange(300) < 60, 1, 0))
-    many, few = sensitive_shares(data, data.user_key[50:150])
+    many, few = sensitive_shares(data, data.user_ids[50:150])
     assert few.audience is None
     assert many.impact == 1  # no bound is the highest rate
     assert few.ratio == pytest.approx(49 / 100 / 0.2)
@@ -155,8 +155,8 @@ def test_an_upper_bound_is_not_flagged_as_too_often():
 
 def test_values_of_few_users_of_the_pool_are_left_out():
     data = sensitive(np.where(np.arange(300) < 49, 1, 0))
-    assert [s.value for s in sensitive_shares(data, data.user_key)] == ["men"]
-    assert sensitive_shares(DATA, DATA.user_key) == []
+    assert [s.value for s in sensitive_shares(data, data.user_ids)] == ["men"]
+    assert sensitive_shares(DATA, DATA.user_ids) == []
 
 
 @pytest.mark.parametrize(("audience", "seeds"), [([10**9], [3]), ([3], [10**9])])

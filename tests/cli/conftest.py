@@ -25,10 +25,10 @@ def toy_campaign(tmp_path_factory):
     data = replace(data, sensitive={"sex": SensitiveField(np.array(["[men]", "women"]), codes)})
     write_dataset(data, folder / "data")
     save(method_named("cosine").fit(data, campaigns=[0, 1, 2]), folder / "model")
-    (folder / "seeds").write_text("\n".join(map(str, data.user_key[:120])))
+    (folder / "seeds").write_text("\n".join(map(str, data.user_ids[:120])))
     (folder / "attributes").write_text(json.dumps(ATTRIBUTES))
     for name, own in (("first", slice(120, 260)), ("second", slice(200, 300))):
-        ids = "\n".join(map(str, data.user_key[own]))
+        ids = "\n".join(map(str, data.user_ids[own]))
         (folder / f"{name}.csv").write_text(f"user_id\n{ids}\n")
     names = ("model", "seeds", "attributes", "first.csv", "second.csv")
     paths = {name.split(".")[0]: folder / name for name in names}

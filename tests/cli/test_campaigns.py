@@ -207,7 +207,7 @@ def test_a_file_of_no_campaigns(tmp_path, text, words):
 def test_opt_outs_are_found_in_a_column_and_refused_where_none_is_a_user(tmp_path):
     """An audience file will do; a file of other ids would leave nobody out in silence."""
     data = dataset(users=40, campaigns=3, per_campaign=20, pool=20)
-    some = data.user_key[:3].tolist()
+    some = data.user_ids[:3].tolist()
     path = tmp_path / "out.csv"
     path.write_text("rank,user_id,score\n" + "".join(f'1,"{user}",.5\n' for user in some))
     assert read_excluded([path], data) == some

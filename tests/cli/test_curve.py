@@ -27,7 +27,7 @@ def test_the_curve_is_the_librarys(toy_campaign, words, tmp_path, capsys):
     succeeds(main, *words, "--out", out, "--base-rate", 0.4, "--seed", 3)
     printed = capsys.readouterr().out
     data, general = open_dataset(toy_campaign.data), load(toy_campaign.model)
-    seeds = data.user_key[:120]
+    seeds = data.user_ids[:120]
     campaign = data.new_campaign(seeds, {"advertiser": 2, "category": 1}, seed=3)
     held = hold_out_seeds(method_of(general), general, data, campaign, seed=3)
     points = size_curve(held, data, base_rate=0.4)

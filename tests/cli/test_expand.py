@@ -18,7 +18,7 @@ from metaheac_jax.methods import method_named
 from metaheac_jax.model import save
 
 DATA = dataset(users=200, campaigns=4, per_campaign=40, pool=40)
-SEEDS, ATTRIBUTES = DATA.user_key[:120], {"advertiser": 2, "category": 1}
+SEEDS, ATTRIBUTES = DATA.user_ids[:120], {"advertiser": 2, "category": 1}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_options_that_make_no_sense(options, tmp_path, capsys, changed, words):
         ([1, 2], "seeds: new campaign: none of the 2 seeds is a user of "),
         ([*SEEDS[:99], 1, 2], "seeds: 99 of 101 seeds are users of the data, fewer than --least-"),
         ([*SEEDS[:99], SEEDS[0]], "seeds: 99 of 100 seeds"),
-        (DATA.user_key, "all 200 users are seeds"),
+        (DATA.user_ids, "all 200 users are seeds"),
     ],
 )
 def test_seeds_that_are_too_few_or_too_many(options, tmp_path, capsys, seeds, words):
@@ -127,12 +127,12 @@ def test_attributes_of_other_fields(options, tmp_path, capsys, attributes, words
 
 def test_excluded_users_are_neither_learned_from_nor_in_the_audience(options, tmp_path, capsys):
     (tmp_path / "out1").write_text("\n".join(map(str, [*SEEDS[:15], 10**9])))
-    (tmp_path / "out2").write_text("\n".join(map(str, DATA.user_key[150:160])))
+    (tmp_path / "out2").write_text("\n".join(map(str, DATA.user_ids[150:160])))
     options = {**options, "--size": 200, "--exclude": ["out1", "out2"], "--include-seeds": ""}
     succeeds(main, "expand", *words_of(options))
-    excluded = {*SEEDS[:15].tolist(), *DATA.user_key[150:160].tolist()}
+    excluded = {*SEEDS[:15].tolist(), *DATA.user_ids[150:160].tolist()}
     audience = {int(row["user_id"]) for row in rows_of(tmp_path / "audience.csv")}
-    assert audience == set(DATA.user_key.tolist()) - excluded
+    assert audience == set(DATA.user_ids.tolist()) - excluded
     printed = capsys.readouterr().out
     assert "120 distinct, 120 of them users of the data (100%), 15 of these excluded\n" in printed
     # The model is that of the other seeds.
@@ -164,7 +164,7 @@ def test_bands_follow_each_other(options, tmp_path, capsys):
 
 def test_what_an_audience_cannot_be_is_said(options, tmp_path, capsys):
     """Larger than the pool; of seeds that are nearly all; of a campaign that was trained on."""
-    (tmp_path / "seeds").write_text("\n".join(map(str, DATA.user_key[:190])))
+    (tmp_path / "seeds").write_text("\n".join(map(str, DATA.user_ids[:190])))
     succeeds(main, "expand", *words_of({**options, "--size": 11}))
     printed = capsys.readouterr().out
     assert "note: 11 users are wanted, and there are 10 candidates\n" in printed
@@ -181,14 +181,14 @@ def test_what_an_audience_cannot_be_is_said(options, tmp_path, capsys):
     )
     attributes = dict(zip(("advertiser", "category"), map(int, values), strict=True))
     (tmp_path / "attributes").write_text(json.dumps(attributes))
-    seeds = [*DATA.user_key[own.seeds], *np.setdiff1d(DATA.user_key, DATA.user_key[own.users])]
+    seeds = [*DATA.user_ids[own.seeds], *np.setdiff1d(DATA.user_ids, DATA.user_ids[own.users])]
     (tmp_path / "seeds").write_text("\n".join(map(str, seeds[:60])))
     more = {"--probability": "", "--least-seeds": 50, "--size": 10}
     succeeds(main, "expand", *words_of({**options, **more}))
     printed = capsys.readouterr().out
     assert "there are only" not in printed
     note = f"which has the same attributes and {len(own.seeds)} of these seeds"
-    assert f"note: the general model was trained on campaign {own.key}, {note}; what " in printed
+    assert f"note: the general model was trained on campaign {own.id}, {note}; what " in printed
     record = json.loads((tmp_path / "audience.csv.json").read_text())
     assert any(note in entry for entry in record["notes"])
 
@@ -236,7 +236,7 @@ def many(options, tmp_path):
     """Two campaigns, whose seeds are in a folder beside their list."""
     (tmp_path / "list").mkdir()
     (tmp_path / "list" / "tea.csv").write_text("\n".join(map(str, SEEDS)))
-    (tmp_path / "list" / "golf.csv").write_text("\n".join(map(str, [*DATA.user_key[50:160], 4])))
+    (tmp_path / "list" / "golf.csv").write_text("\n".join(map(str, [*DATA.user_ids[50:160], 4])))
     entries = [
         {"name": "tea", "seeds": "tea.csv", "attributes": ATTRIBUTES},
         {"name": "golf club", "seeds": "golf.csv", "attributes": {"advertiser": 99, "category": 0}},
@@ -247,7 +247,7 @@ def many(options, tmp_path):
 
 
 def test_many_campaigns_are_those_expanded_one_by_one(options, many, tmp_path, capsys):
-    (tmp_path / "out").write_text("\n".join(map(str, DATA.user_key[55:60])))
+    (tmp_path / "out").write_text("\n".join(map(str, DATA.user_ids[55:60])))
     more = {"--exclude": "out", "--probability": "", "--seed": 3}
     succeeds(main, "expand", *words_of({**many, **more}))
     printed = capsys.readouterr().out

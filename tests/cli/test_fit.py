@@ -194,7 +194,7 @@ def test_a_model_is_replaced(data, tmp_path, capsys):
     general = load(out)
     assert general.method == "cosine"
     train = official_split(DATA).train
-    assert general.campaigns == tuple(DATA.campaign_key[train].tolist())
+    assert general.campaigns == tuple(DATA.campaign_ids[train].tolist())
     assert contents(out / "state") == {"idf.npy"}
     assert contents(tmp_path) == {"model"}
 

@@ -76,9 +76,9 @@ def test_prepared_data_and_models_are_those_of_the_library(made):
     assert (data.num_users, data.num_campaigns) == (USERS, 12)
     everything, paper = load(made.model), load(made.paper)
     assert everything.method == paper.method == "cosine"
-    assert everything.campaigns == tuple(data.campaign_key.tolist())
+    assert everything.campaigns == tuple(data.campaign_ids.tolist())
     train = paper_split(data, 3).train
-    assert paper.campaigns == tuple(data.campaign_key[train].tolist())
+    assert paper.campaigns == tuple(data.campaign_ids[train].tolist())
     assert paper.seed == 3
     assert not [name for name in contents(made.data.parent) if name.endswith(".training")]
 
@@ -137,7 +137,7 @@ def test_evaluate_judges_the_campaigns_that_were_left_out(made, tmp_path, capsys
     result, data = json.loads(out.read_text()), open_dataset(made.data)
     judged = [campaign["campaign"] for campaign in result["campaigns"]]
     left_out = [left["campaign"] for left in result["left_out"]]
-    test = data.campaign_key[paper_split(data, 3).test].tolist()
+    test = data.campaign_ids[paper_split(data, 3).test].tolist()
     assert sorted(judged + left_out) == test
     assert judged
     for group in ("small", "large"):
@@ -149,7 +149,7 @@ def test_evaluate_judges_the_campaigns_that_were_left_out(made, tmp_path, capsys
     for group, tables in result["groups"].items():
         gains = tables["gains"]
         members = {c["campaign"] for c in result["campaigns"] if c["group"] == group}
-        pools = np.flatnonzero(np.isin(data.campaign_key, list(members)))
+        pools = np.flatnonzero(np.isin(data.campaign_ids, list(members)))
         assert sum(row["users"] for row in gains) == data.stage2.counts[pools].sum()
         assert sum(row["converts"] for row in gains) == data.stage2.positives[pools].sum()
         assert tables["calibration"] == []
@@ -194,7 +194,7 @@ def test_evaluate_leaves_out_a_campaign_without_examples(tmp_path, capsys):
     model = method_named("cosine").fit(open_dataset(tmp_path / "data"), campaigns=[0, 1, 2])
     save(model, tmp_path / "model")
     succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
-    name = data.campaign_key[5]
+    name = data.campaign_ids[5]
     words = f"campaign {name} could not be judged: it has no examples of stage 1 to customise on"
     assert words in capsys.readouterr().out
 

@@ -21,7 +21,7 @@ def test_values_are_the_librarys(toy_campaign, words, tmp_path, capsys):
     succeeds(main, *words, "--out", tmp_path / "traits.csv")
     printed = capsys.readouterr().out
     data = toy_campaign.dataset
-    ids, seeds = data.user_key[120:260], data.user_key[:120]
+    ids, seeds = data.user_ids[120:260], data.user_ids[:120]
     traits = audience_traits(data, ids, seeds, min_cell=20)
     shares = sensitive_shares(data, ids, min_cell=20)
     header, *rows = csv.reader((tmp_path / "traits.csv").read_text().splitlines())

@@ -79,7 +79,7 @@ def test_a_world_of_tables_has_new_campaigns(made):
     assert len(made.names) == 10
     assert not set(made.names) & set(campaigns["campaign_id"])
     chance = truth(made.world, made.names[0])
-    assert set(chance) == {key.decode() for key in data.user_key}
+    assert set(chance) == {key.decode() for key in data.user_ids}
     seeds = pl.read_csv(made.world / "new" / made.names[0] / "seeds.csv")["user_id"]
     assert seeds.is_unique().all()
     assert 100 < len(seeds) <= 300
@@ -127,14 +127,14 @@ def test_an_update_learns_from_users_whom_the_data_lacked(made, tmp_path, capsys
     shutil.copytree(made.campaigns[1], campaign)
     saved = read_campaign(campaign)
     data = open_dataset(made.data)
-    known = np.isin(data.user_key, saved.examples.user_ids)
-    shown = data.user_key[np.flatnonzero(~known)[:20]]
-    kept = ~np.isin(data.user_key, shown)
+    known = np.isin(data.user_ids, saved.examples.user_ids)
+    shown = data.user_ids[np.flatnonzero(~known)[:20]]
+    kept = ~np.isin(data.user_ids, shown)
     none = group_by_campaign(*np.empty((3, 0), int), num_campaigns=data.num_campaigns)
     write_dataset(
         replace(
             data,
-            user_key=data.user_key[kept],
+            user_ids=data.user_ids[kept],
             user_rows=data.user_rows[kept],
             stage1=none,
             stage2=none,
@@ -239,7 +239,7 @@ def test_workers_of_ray_find_the_audience_of_expand(made, tmp_path):
 def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path, capsys):
     options = ("--with", *made.campaigns, "--method", "cosine")
     succeeds(main, "fit", made.data, tmp_path / "next", *options)
-    old = [key.decode() for key in open_dataset(made.data).campaign_key]
+    old = [key.decode() for key in open_dataset(made.data).campaign_ids]
     general = load(tmp_path / "next")
     assert general.campaigns == tuple(sorted([*old, *made.names[:2]]))
     saved = [read_campaign(campaign) for campaign in made.campaigns]

@@ -43,13 +43,13 @@ def test_no_seed_is_among_the_non_seeds(users, per_seed, seed):
 def test_twenty_non_seeds_are_drawn_for_a_seed():
     campaign = DATA.new_campaign(ids(5, 17, 99), ATTRIBUTES)
     assert campaign.labels.tolist() == [1] * 3 + [0] * 60
-    assert (campaign.key, campaign.name, campaign.num_unmatched) == (None, "new campaign", 0)
+    assert (campaign.id, campaign.name, campaign.num_unmatched) == (None, "new campaign", 0)
     assert campaign.users.dtype == campaign.rows.dtype == np.int32
     assert campaign.labels.dtype == np.int8
 
 
 def test_non_seeds_are_drawn_from_all_other_users_alike():
-    data = replace(DATA, user_key=np.arange(10), user_rows=DATA.user_rows[:10])
+    data = replace(DATA, user_ids=np.arange(10), user_rows=DATA.user_rows[:10])
     drawn = [
         non_seeds(data.new_campaign([0, 6], ATTRIBUTES, non_seeds_per_seed=1, seed=seed))
         for seed in range(800)
@@ -87,8 +87,8 @@ def test_repeated_ids_count_once_and_unknown_ones_are_counted():
 
 
 def test_seeds_are_found_whatever_the_order_of_the_users():
-    key = np.random.default_rng(0).permutation(DATA.user_key)
-    campaign = replace(DATA, user_key=key).new_campaign(ids(5, 17), ATTRIBUTES)
+    key = np.random.default_rng(0).permutation(DATA.user_ids)
+    campaign = replace(DATA, user_ids=key).new_campaign(ids(5, 17), ATTRIBUTES)
     assert sorted(key[campaign.seeds]) == ids(5, 17)
 
 
@@ -131,7 +131,7 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, said):
 )
 def test_what_is_no_list_of_text_ids_is_refused(seeds):
     """A text has letters, which would be ids."""
-    data = replace(DATA, user_key=np.array([f"u{n:03d}".encode() for n in range(600)]))
+    data = replace(DATA, user_ids=np.array([f"u{n:03d}".encode() for n in range(600)]))
     assert data.new_campaign(["u003", "u017"], ATTRIBUTES).num_unmatched == 0
     with pytest.raises(InputError, match="user ids: expected") as error:
         data.new_campaign(seeds, ATTRIBUTES)
@@ -159,7 +159,7 @@ def test_the_excluded_are_neither_seeds_nor_non_seeds(users, excluded, per_seed)
 
 
 def test_non_seeds_are_drawn_alike_from_whom_is_not_excluded():
-    data = replace(DATA, user_key=np.arange(10), user_rows=DATA.user_rows[:10])
+    data = replace(DATA, user_ids=np.arange(10), user_rows=DATA.user_rows[:10])
     options = {"non_seeds_per_seed": 1, "exclude": [1, 2, 3, 4]}
     drawn = [
         non_seeds(data.new_campaign([0, 6], ATTRIBUTES, seed=seed, **options))
@@ -182,9 +182,9 @@ def test_several_campaigns_are_those_made_one_by_one():
         alone = DATA.new_campaign(
             brief.seeds, brief.attributes, exclude=exclude, seed=3, non_seeds_per_seed=7
         )
-        assert (campaign.key, campaign.name) == (brief.name, f"campaign {brief.name}")
+        assert (campaign.id, campaign.name) == (brief.name, f"campaign {brief.name}")
         for name, value in vars(alone).items():
-            if name != "key":
+            if name != "id":
                 np.testing.assert_array_equal(getattr(campaign, name), value)
     assert DATA.new_campaigns([]) == []
 

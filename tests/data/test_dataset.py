@@ -66,7 +66,7 @@ def test_shuffled_examples_do_not_tell_the_label_by_their_order():
 
 def test_a_known_campaign_has_its_stage_one_examples():
     campaign, of = DATA.campaign(2), DATA.stage1.of(2)
-    assert (campaign.key, campaign.name) == (120, "campaign 120")
+    assert (campaign.id, campaign.name) == (120, "campaign 120")
     np.testing.assert_array_equal(campaign.rows, DATA.campaign_rows[2])
     np.testing.assert_array_equal(campaign.users, DATA.stage1.user[of])
     np.testing.assert_array_equal(campaign.labels, DATA.stage1.label[of])
@@ -87,17 +87,17 @@ def test_a_layout_says_where_the_fields_lie():
 
 @given(st.integers(0, 99), st.lists(st.integers(-5, 500), max_size=20), st.integers(1, 70))
 def test_users_are_found_whatever_the_order_of_the_keys(seed, ids, block):
-    keys = np.random.default_rng(seed).permutation(DATA.user_key)
+    keys = np.random.default_rng(seed).permutation(DATA.user_ids)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLOCK", block)
-        found = replace(DATA, user_key=keys).find_users(ids)
+        found = replace(DATA, user_ids=keys).find_users(ids)
     known = keys.tolist()
     assert found.tolist() == [known.index(i) if i in known else -1 for i in ids]
 
 
 def test_ids_may_be_any_whole_numbers():
     key = np.array([-(2**63), -1, 2**60 + 1, 2**63 - 1])
-    data = replace(DATA, user_key=key, user_rows=DATA.user_rows[:4])
+    data = replace(DATA, user_ids=key, user_rows=DATA.user_rows[:4])
     assert data.find_users(key[::-1].tolist()).tolist() == [3, 2, 1, 0]
     assert data.find_users(np.array([2**63 - 1], np.uint64)).tolist() == [3]
     assert data.find_users(np.array([-1], np.int8)).tolist() == [1]
@@ -108,7 +108,7 @@ def test_ids_may_be_any_whole_numbers():
 def test_data_without_campaigns_are_whole():
     none = np.empty(0, np.int64)
     stage = Examples(np.zeros(1, np.int64), none.astype(np.int32), none.astype(np.int8))
-    data = replace(DATA, campaign_key=none, campaign_rows=DATA.campaign_rows[:0])
+    data = replace(DATA, campaign_ids=none, campaign_rows=DATA.campaign_rows[:0])
     replace(data, stage1=stage, stage2=stage).check()
 
 
@@ -139,7 +139,7 @@ def test_what_is_no_list_of_whole_numbers_is_refused(ids, said):
 
 def test_finding_users_needs_no_memory_for_the_others():
     def peak(num_users):
-        data = replace(DATA, user_key=np.arange(num_users))
+        data = replace(DATA, user_ids=np.arange(num_users))
         tracemalloc.start()
         data.find_users([5, num_users - 1])
         _, most = tracemalloc.get_traced_memory()
@@ -152,15 +152,15 @@ def test_finding_users_needs_no_memory_for_the_others():
 
 @pytest.mark.parametrize("keys", [np.array([5, 9, 5, 7]), np.array([b"e", b"i", b"e", b"g"], "S4")])
 def test_a_user_with_several_rows(keys):
-    user_key = np.concatenate([keys, np.arange(100, 156).astype(keys.dtype)])
-    data = replace(DATA, user_key=user_key)
+    user_ids = np.concatenate([keys, np.arange(100, 156).astype(keys.dtype)])
+    data = replace(DATA, user_ids=user_ids)
     name = {"i": "5", "S": "e"}[keys.dtype.kind]
-    with pytest.raises(InputError, match=f"toy: user_key: user {name} has several rows"):
+    with pytest.raises(InputError, match=f"toy: user_ids: user {name} has several rows"):
         data.check()
     data.check_one_row_per_user()  # only what the data says of itself
     several = replace(data, one_row_per_user=False)
     several.check()
-    with pytest.raises(InputError, match="toy: user_key: a user may have several rows, so no aud"):
+    with pytest.raises(InputError, match="toy: user_ids: a user may have several rows, so no aud"):
         several.check_one_row_per_user()
 
 
@@ -217,9 +217,9 @@ OFFSETS, VALUES = DATA.stage1.offsets, DATA.vocabulary.values
             "user_rows: row 57 has 1, which",
         ),
         ({"campaign_rows": spoilt(DATA.campaign_rows, (3, 1), 42)}, "campaign_rows: row 3 has 42"),
-        ({"user_key": DATA.user_key[1:]}, "user_key: 59 ids, 60 users"),
-        ({"user_key": DATA.user_key.astype(str)}, "user_key: <U"),
-        ({"campaign_key": DATA.campaign_key[::-1]}, "campaign_key: not ascending and distinct"),
+        ({"user_ids": DATA.user_ids[1:]}, "user_ids: 59 ids, 60 users"),
+        ({"user_ids": DATA.user_ids.astype(str)}, "user_ids: <U"),
+        ({"campaign_ids": DATA.campaign_ids[::-1]}, "campaign_ids: not ascending and distinct"),
         (stage(label=DATA.stage1.label[1:]), "stage1: 120 users and 119 labels"),
         (stage(offsets=OFFSETS[:-1]), "stage1 offsets: do not divide"),
         (stage(offsets=spoilt(OFFSETS, 0, 1)), "stage1 offsets: do not divide"),
@@ -248,9 +248,9 @@ def text_world():
     """The same data with text as ids of users (u3, u10, ...) and campaigns (c100, ...)."""
     users, campaigns = (
         np.array([f"{letter}{key}".encode() for key in keys])
-        for letter, keys in (("u", DATA.user_key), ("c", DATA.campaign_key))
+        for letter, keys in (("u", DATA.user_ids), ("c", DATA.campaign_ids))
     )
-    return replace(DATA, user_key=users, campaign_key=campaigns)
+    return replace(DATA, user_ids=users, campaign_ids=campaigns)
 
 
 def record(name="tea", users=(5, 1, 7), labels=(1, 0, 1), text=True):
@@ -268,7 +268,7 @@ def test_a_recorded_campaign_has_the_users_that_the_data_has(text):
     assert own.users.tolist() == [5, 1, 7]
     assert own.labels.tolist() == [1, 0, 1]
     assert own.users.dtype == own.rows.dtype == np.int32
-    assert (own.key, own.num_unmatched, own.unknown_attributes) == ("tea", 1, ("category",))
+    assert (own.id, own.num_unmatched, own.unknown_attributes) == ("tea", 1, ("category",))
     new = DATA.new_campaign([10], ATTRIBUTES)
     np.testing.assert_array_equal(own.rows, new.rows)
     assert own.attributes == new.attributes == ATTRIBUTES
@@ -286,10 +286,10 @@ def test_campaigns_join_the_data_and_change_nothing_else():
     joined = data.with_campaigns(records)
     joined.check()
     names = [b"c100", b"c105", b"c110", b"c120", b"c130", b"z"]
-    assert joined.campaign_key.tolist() == names
+    assert joined.campaign_ids.tolist() == names
     for index, name in enumerate(names):
-        if name in data.campaign_key:
-            old = data.campaign(data.campaign_key.tolist().index(name))
+        if name in data.campaign_ids:
+            old = data.campaign(data.campaign_ids.tolist().index(name))
         else:
             old = data.recorded_campaign(records[name == b"c105"])
         new = joined.campaign(index)
@@ -299,10 +299,10 @@ def test_campaigns_join_the_data_and_change_nothing_else():
     for name in names:
         index = names.index(name)
         of = joined.stage2.of(index)
-        if name not in data.campaign_key:
+        if name not in data.campaign_ids:
             assert of.start == of.stop
             continue
-        before = data.stage2.of(data.campaign_key.tolist().index(name))
+        before = data.stage2.of(data.campaign_ids.tolist().index(name))
         for column in ("user", "label", "probability"):
             one, other = (getattr(d.stage2, column) for d in (data, joined))
             np.testing.assert_array_equal(one[before], other[of])
@@ -312,8 +312,8 @@ def test_campaigns_join_the_data_and_change_nothing_else():
 
 def test_a_campaign_of_data_with_whole_numbers_is_named_by_one():
     joined = DATA.with_campaigns([record("115", text=False)])
-    assert joined.campaign_key.tolist() == [100, 110, 115, 120, 130]
-    assert joined.campaign_key.dtype == DATA.campaign_key.dtype
+    assert joined.campaign_ids.tolist() == [100, 110, 115, 120, 130]
+    assert joined.campaign_ids.dtype == DATA.campaign_ids.dtype
     with pytest.raises(InputError, match="campaign tea: campaigns of toy have whole numbers"):
         DATA.with_campaigns([record("tea", text=False)])
 
@@ -326,5 +326,5 @@ def test_a_campaign_that_is_there_already_is_refused(names):
 
 def test_without_new_campaigns_nothing_changes():
     joined = DATA.with_campaigns([])
-    np.testing.assert_array_equal(joined.campaign_key, DATA.campaign_key)
+    np.testing.assert_array_equal(joined.campaign_ids, DATA.campaign_ids)
     np.testing.assert_array_equal(joined.stage1.user, DATA.stage1.user)

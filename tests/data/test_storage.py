@@ -37,9 +37,9 @@ def world() -> Dataset:
         name="toy",
         schema=SCHEMA,
         vocabulary=Vocabulary((np.array([-1, 4]), np.array([7, 9]), np.array(["ad", "game"]))),
-        user_key=np.array([30, 10, 20]),
+        user_ids=np.array([30, 10, 20]),
         user_rows=np.array([[0, 2, 3, 6], [1, 6, 6, 6], [1, 3, 6, 6]], np.int32),
-        campaign_key=np.array([5, 8]),
+        campaign_ids=np.array([5, 8]),
         campaign_rows=np.array([[4], [5]], np.int32),
         stage1=stage1,
         stage2=stage2,
@@ -99,8 +99,8 @@ def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path, monkeypatch)
     assert content_digest(dataclasses.replace(world(), name="other")) == digest
     stage1 = world().stage1
     others = [
-        dataclasses.replace(world(), user_key=np.array([30, 20, 10])),
-        dataclasses.replace(world(), user_key=np.array([30, 10, 20], np.int32)),
+        dataclasses.replace(world(), user_ids=np.array([30, 20, 10])),
+        dataclasses.replace(world(), user_ids=np.array([30, 10, 20], np.int32)),
         dataclasses.replace(world(), user_rows=world().user_rows.reshape(4, 3)),
         dataclasses.replace(world(), schema=Schema(SCHEMA.user, (Field("sort"),))),
         dataclasses.replace(world(), stage2=stage1),
@@ -161,9 +161,9 @@ def test_column_mapped_from_elsewhere_is_copied(tmp_path):
 def test_column_computed_from_a_map_is_written(tmp_path):
     write_dataset(world(), tmp_path / "out")
     data = open_dataset(tmp_path / "out")
-    changed = dataclasses.replace(data, user_key=data.user_key + 1)
+    changed = dataclasses.replace(data, user_ids=data.user_ids + 1)
     write_dataset(changed, tmp_path / "out")  # over the very files that are mapped
-    assert open_dataset(tmp_path / "out").user_key.tolist() == [31, 11, 21]
+    assert open_dataset(tmp_path / "out").user_ids.tolist() == [31, 11, 21]
 
 
 def test_not_a_dataset(tmp_path):

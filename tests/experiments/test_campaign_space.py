@@ -45,13 +45,13 @@ def test_means_over_seeds_equal_one_seed_at_a_time(model, found):
         gate = np.mean([np.exp(output.critic_log_weights[0]) for output in outputs], axis=0)
         np.testing.assert_allclose(found["representation"][row], r, atol=2e-5)
         np.testing.assert_allclose(found["gate"][row], gate, atol=2e-5)
-    assert found["campaign"] == data.campaign_key[[1, 3, 4, 5, 6, 7]].tolist()
+    assert found["campaign"] == data.campaign_ids[[1, 3, 4, 5, 6, 7]].tolist()
 
 
 def test_text_ids_are_plain_data(model):
     data, network, weights = model
     names = [f"movie {number} é" for number in range(8)]
-    named = replace(data, campaign_key=np.array([name.encode() for name in names]))
+    named = replace(data, campaign_ids=np.array([name.encode() for name in names]))
     drawn = space.campaign_space(named, np.array([1, 3]), network, weights)
     assert json.loads(json.dumps(drawn))["campaign"] == [names[1], names[3]]
     judged = [{"campaign": name, "group": "small", "seeds": 5} for name in names]

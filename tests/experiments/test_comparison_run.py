@@ -71,8 +71,8 @@ def ranker(quality):
             label = of.dataset.stage2.label[of.dataset.stage2.of(c)]
             return lambda users: state["quality"] * label + np.linspace(0, 1, len(label))
 
-        keys = [plain_id(key) for key in of.dataset.campaign_key]
-        return [scorer(keys.index(c.key)) for c in campaigns]
+        keys = [plain_id(value) for value in of.dataset.campaign_ids]
+        return [scorer(keys.index(c.id)) for c in campaigns]
 
     return Method("lr", "LR", PAPER, train=lambda of: Trained({"quality": quality}), adapt=adapt)
 
@@ -101,8 +101,8 @@ def test_what_a_method_gives_is_kept_with_its_settings(tmp_path):
 def test_the_offline_stage_has_its_steps_and_their_ceiling(tmp_path, judged, ids):
     dataset = world()
     if ids != "{}":
-        keys = np.array([ids.format(key).encode() for key in dataset.campaign_key])
-        dataset = dataclasses.replace(dataset, campaign_key=keys)
+        keys = np.array([ids.format(key).encode() for key in dataset.campaign_ids])
+        dataset = dataclasses.replace(dataset, campaign_ids=keys)
     data = Data(dataset, split_of([0, 1], small=[0]))
     judgements = np.array(
         [[2.0, 0.5, 0.75], [4.0, 0.75, 0.625], [6.0, 0.7, 0.5]]

@@ -43,8 +43,8 @@ def toy_world():
     liking = ROWS[data.user_rows].sum(axis=1, keepdims=True)
     own = np.random.default_rng(1).normal(size=(1, NUM_CAMPAIGNS))
     truth = Truth(
-        key=data.user_key,
-        aid=data.campaign_key,
+        key=data.user_ids,
+        aid=data.campaign_ids,
         traits=liking.astype(np.float32),
         pairs=np.zeros((2, 1, 0)),
         weights=0.8 + 0.2 * own,
@@ -130,7 +130,7 @@ def test_the_top_users_of_the_bucket_are_taken_and_only_who_is_active_is_exposed
     seen = Recorder()
     run_arm(seen.method, bucket, world=everybody, num_days=4, audience=20)
     score = ROWS[WORLD.dataset.user_rows].sum(axis=1)
-    key = WORLD.dataset.user_key
+    key = WORLD.dataset.user_ids
     for place, campaign in enumerate(RUNNING):
         best = sorted(bucket[place], key=lambda u: (-score[u], key[u]))
         for day in range(4):
@@ -172,7 +172,7 @@ class Recorder:
         def adapt(run, state, campaigns, watch):
             self.days.append(run.dataset)
             for campaign in campaigns:
-                index = int(np.searchsorted(run.dataset.campaign_key, campaign.key))
+                index = int(np.searchsorted(run.dataset.campaign_ids, campaign.id))
                 of = run.dataset.stage1.of(index)
                 np.testing.assert_array_equal(campaign.users, run.dataset.stage1.user[of])
             return [lambda users: ROWS[users].sum(axis=1)] * len(campaigns)

@@ -93,7 +93,7 @@ def test_what_judges_a_training_is_in_no_history(tmp_path):
         "noting", "Noting", small, takes_steps=True, train=lambda run: Trained({}), adapt=print
     )
     general = noting.fit(used, campaigns=data.split.train, seed=4)
-    train, shown = set(data.dataset.campaign_key[data.split.train]), used.vocabulary.values[5]
+    train, shown = set(data.dataset.campaign_ids[data.split.train]), used.vocabulary.values[5]
     assert len(general.held_out) == 3
     assert {movie.encode() for movie in shown} == train - {m.encode() for m in general.held_out}
     fixed = replace(PAPER, offline_patience=None)  # nothing is held out
@@ -110,7 +110,7 @@ def test_a_run_trains_on_data_apart_from_what_judges_it(tmp_path, monkeypatch):
     [data] = used
     _, held = hold_out_campaigns(data.dataset, data.split.train, 4)
     shown = {movie.encode() for movie in data.dataset.vocabulary.values[5]}
-    assert not shown & set(data.dataset.campaign_key[held])
+    assert not shown & set(data.dataset.campaign_ids[held])
 
 
 def test_movielens_names_the_faulty_line(tmp_path, capsys):

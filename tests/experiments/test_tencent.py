@@ -339,7 +339,7 @@ class Ranker:
         user_of = {row.tobytes(): user for user, row in enumerate(data.user_rows)}
 
         def scorer(campaign):
-            index = int(np.searchsorted(data.campaign_key, campaign.key))
+            index = int(np.searchsorted(data.campaign_ids, campaign.id))
             label = np.zeros(data.num_users)
             for stage in (data.stage1, data.stage2):
                 label[stage.user[stage.of(index)]] = stage.label[stage.of(index)]

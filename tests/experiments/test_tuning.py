@@ -129,8 +129,8 @@ class Fake:
             noise = np.random.default_rng(int(c)).random(len(label))
             return lambda users: quality * label + noise
 
-        keys = [campaign.key for campaign in campaigns]
-        indices = np.searchsorted(run.dataset.campaign_key, keys)
+        keys = [campaign.id for campaign in campaigns]
+        indices = np.searchsorted(run.dataset.campaign_ids, keys)
         self.judged |= set(indices.tolist())
         return [scorer(c) for c in indices]
 

@@ -105,18 +105,18 @@ class Scene:
         (folder / "schema.json").write_text(schema)
         tencent_world.write(folder / "competition")
         (folder / "small.json").write_text(json.dumps(tencent_world.SMALL_SCHEMA))
-        seeds, attributes = data.user_key[:20].tolist(), {"advertiser": 2, "category": 1}
+        seeds, attributes = data.user_ids[:20].tolist(), {"advertiser": 2, "category": 1}
         (folder / "seeds.csv").write_text("\n".join(map(str, seeds)) + "\n")
-        enough = data.user_key[:60].tolist()  # to hold some out
+        enough = data.user_ids[:60].tolist()  # to hold some out
         (folder / "many_seeds.csv").write_text("\n".join(map(str, enough)) + "\n")
         (folder / "attributes.json").write_text(json.dumps(attributes))
         entry = {"seeds": "seeds.csv", "attributes": attributes}
         lines = [json.dumps({"name": name, **entry}) for name in ("a", "b")]
         (folder / "two.jsonl").write_text("\n".join(lines))
-        shown = [f"{key},{number % 3 == 0:d}" for number, key in enumerate(data.user_key[20:60])]
+        shown = [f"{key},{number % 3 == 0:d}" for number, key in enumerate(data.user_ids[20:60])]
         (folder / "shown.csv").write_text("user_id,converted\n" + "\n".join(shown) + "\n")
         for name, users in (("audience", slice(20, 60)), ("other", slice(40, 80))):
-            ids = "\n".join(map(str, data.user_key[users]))
+            ids = "\n".join(map(str, data.user_ids[users]))
             (folder / f"{name}.csv").write_text(f"user_id\n{ids}\n")
         shutil.copytree(folder / "tea", folder / "fed")
         self.must("feedback", folder / "fed")

@@ -85,7 +85,7 @@ def campaigns(count):
     general, rng = method.fit(data), np.random.default_rng(0)
     some = [
         data.new_campaign(
-            rng.choice(data.user_key, 40, replace=False).tolist(),
+            rng.choice(data.user_ids, 40, replace=False).tolist(),
             {"advertiser": 1, "category": 1},
             seed=seed,
         )
@@ -128,7 +128,7 @@ def pool(folder, users):
     data = toy.dataset(users=3000, campaigns=4, per_campaign=200, pool=10)
     method = metaheac(replace(TINY, offline_epochs=1, batch_size=64))
     general = method.fit(data)
-    campaign = data.new_campaign(data.user_key[:60].tolist(), {"advertiser": 1, "category": 1})
+    campaign = data.new_campaign(data.user_ids[:60].tolist(), {"advertiser": 1, "category": 1})
     [model] = method.customise(general, data, [campaign])
     most = {}
     for count in (users // 10, users):
@@ -161,7 +161,7 @@ def _large(data, folder, count):
         last = min(count, first + (1 << 18))
         rows[first:last] = users[np.arange(first, last) % len(users)]
         keys[first:last] = np.arange(first, last) * 7 + 3
-    write_dataset(replace(data, user_rows=rows, user_key=keys), folder)
+    write_dataset(replace(data, user_rows=rows, user_ids=keys), folder)
     shutil.rmtree(scratch)
     return folder
 

@@ -113,7 +113,7 @@ def noting(seen, settings):
         return Trained({}, np.array(judged).reshape(-1, 3))
 
     def adapt(run, state, campaigns, watch):
-        seen.append([campaign.key for campaign in campaigns])
+        seen.append([campaign.id for campaign in campaigns])
         return [lambda users: np.arange(len(users)) for _ in campaigns]
 
     return Method("noting", "Noting", settings, train=train, adapt=adapt, takes_steps=True)
@@ -125,8 +125,8 @@ def test_fit_trains_on_the_rest_and_keeps_the_judgements():
     run, judged = seen
     kept, held = hold_out_campaigns(DATA, np.arange(30), 3)
     assert run.campaigns.tolist() == kept.tolist()
-    assert judged == DATA.campaign_key[held].tolist()
-    assert general.campaigns == tuple(DATA.campaign_key[kept].tolist())
+    assert judged == DATA.campaign_ids[held].tolist()
+    assert general.campaigns == tuple(DATA.campaign_ids[kept].tolist())
     [(step, area, loss)] = general.judgements
     assert step == 7
     assert 0 <= area < 1 < loss  # the order of the users is the score
@@ -134,7 +134,7 @@ def test_fit_trains_on_the_rest_and_keeps_the_judgements():
     seen.clear()
     noting(seen, PAPER).fit(DATA, campaigns=np.arange(12, 30), held_out=given)
     assert seen[0].campaigns.tolist() == [*range(12, 30)]
-    assert seen[1] == DATA.campaign_key[given].tolist()
+    assert seen[1] == DATA.campaign_ids[given].tolist()
 
 
 def test_without_patience_every_campaign_is_trained_on():
@@ -162,13 +162,13 @@ def test_what_told_an_earlier_training_when_to_stop_is_not_new_to_the_next_model
     start = replace(first, optimizer={"count": np.array(1)})
     now = [13, *range(17, 30)]
     second = method.fit(DATA, start=start, campaigns=now, held_out=[15, 16])
-    keys = DATA.campaign_key
+    keys = DATA.campaign_ids
     assert second.held_out == (keys[15], keys[16], keys[12], keys[14])
     assert set(second.campaigns) == set(keys[[*range(12), *now]].tolist())
 
 
 def test_campaigns_that_a_model_knows_are_held_out_last():
-    known = DATA.campaign_key[:26].tolist()
+    known = DATA.campaign_ids[:26].tolist()
     _, held = hold_out_campaigns(DATA, np.arange(30), 0, known=known)
     assert held.min() >= 26
     _, held = hold_out_campaigns(DATA, np.arange(30), 0, fraction=0.2, known=known)

@@ -80,7 +80,7 @@ def test_the_prior_grows_until_held_out_campaigns_improve_no_more(monkeypatch):
     # Three of the eight campaigns, with 400 examples each, are held out.
     assert seen == [(1500, 1500, 1200, 1200)]
     assert len(general.held_out) == 3
-    known = DATA.campaign_key[TRAIN].tolist()
+    known = DATA.campaign_ids[TRAIN].tolist()
     assert sorted([*general.campaigns, *general.held_out]) == known
 
 

@@ -110,7 +110,7 @@ def test_two_processes_expand_many_campaigns_as_one_does(tmp_path):
     lines = []
     for number in range(3):
         seeds = tmp_path / f"seeds{number}"
-        seeds.write_text("\n".join(map(str, data.user_key[number::9])))
+        seeds.write_text("\n".join(map(str, data.user_ids[number::9])))
         attributes = {"advertiser": number, "category": 0}
         lines.append({"name": f"c{number}", "seeds": str(seeds), "attributes": attributes})
     (tmp_path / "campaigns").write_text("\n".join(map(json.dumps, lines)))

@@ -195,7 +195,7 @@ def save_customised(
             f"{campaign.name}: has feedback, which only its own folder holds apart from the seeds "
             "that it began with; `update` that folder, or copy it"
         )
-    ids = np.asarray(data.user_key[campaign.users])
+    ids = np.asarray(data.user_ids[campaign.users])
     if not np.array_equal(ids[campaign.labels == 1], model.seed_ids):
         raise InputError(f"{data.where}: not the data that {campaign.name} was customised on")
     attributes = {

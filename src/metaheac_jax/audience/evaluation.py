@@ -99,15 +99,15 @@ def judge_all(
     seeds = dataset.stage1.positives
     for c, values in zip(split.test, scores, strict=True):
         of = dataset.stage2.of(c)
-        labels, key = dataset.stage2.label[of], plain_id(dataset.campaign_key[c])
-        verdict = judge(values, labels, dataset.user_key[dataset.stage2.user[of]], PERCENT)
+        labels, own = dataset.stage2.label[of], plain_id(dataset.campaign_ids[c])
+        verdict = judge(values, labels, dataset.user_ids[dataset.stage2.user[of]], PERCENT)
         if isinstance(verdict, str):
-            left_out.append({"campaign": key, "why": verdict})
+            left_out.append({"campaign": own, "why": verdict})
             continue
         group = "small" if split.small[c] else "large"
         pooled[group].append((values, labels))
         campaigns.append(
-            {"campaign": key, "seeds": int(seeds[c]), "group": group, **verdict._asdict()}
+            {"campaign": own, "seeds": int(seeds[c]), "group": group, **verdict._asdict()}
         )
     return {
         "label": label,
@@ -161,7 +161,7 @@ def gains_table(
     users, converts = np.zeros(10, int), np.zeros(10, int)
     for c, values in zip(campaigns, scores, strict=True):
         of = dataset.stage2.of(c)
-        order = top(values, dataset.user_key[dataset.stage2.user[of]], len(values))
+        order = top(values, dataset.user_ids[dataset.stage2.user[of]], len(values))
         decile = 10 * np.arange(len(order)) // len(order)
         users += np.bincount(decile, minlength=10)
         converts += np.bincount(decile, dataset.stage2.label[of][order], minlength=10).astype(int)

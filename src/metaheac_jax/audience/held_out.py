@@ -132,14 +132,14 @@ def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str
     """
     seen = {*general.campaigns, *general.held_out}
     why = ""
-    if campaign.key is not None and str(campaign.key) in map(str, seen):
-        why = f"{campaign.key}, which has the same name"
+    if campaign.id is not None and str(campaign.id) in map(str, seen):
+        why = f"{campaign.id}, which has the same name"
     alike = (data.campaign_rows == campaign.rows).all(axis=1)
     for c in np.flatnonzero(alike).tolist():
         own = data.campaign(c)
         shared = int(np.isin(campaign.seeds, own.seeds).sum())
-        if own.key in seen and shared >= SHARED * len(campaign.seeds):
-            why = f"{own.key}, which has the same attributes and {shared:,} of these seeds"
+        if own.id in seen and shared >= SHARED * len(campaign.seeds):
+            why = f"{own.id}, which has the same attributes and {shared:,} of these seeds"
     for own in general.added:
         rows = data.vocabulary.encode_attributes(data.schema, own.attributes)
         if np.array_equal(rows, campaign.rows):

@@ -111,7 +111,7 @@ def describe_audience(
     overlap = None
     if earlier:
         overlap = audience_overlap(["this audience", *earlier], [ids, *earlier.values()])
-    seed_ids = [plain_id(key) for key in data.user_key[campaign.seeds]]
+    seed_ids = [plain_id(user_id) for user_id in data.user_ids[campaign.seeds]]
     return AudienceReport(
         title=title,
         data=data.name,

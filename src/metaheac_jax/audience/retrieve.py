@@ -116,7 +116,7 @@ def expand_all(
     part = (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
     excluded, *left_out = _find_each([data.checked_ids(exclude), *own], data, part, progress)
     left_out = [np.setdiff1d(users, excluded) for users in left_out]
-    tops = [RunningTop(ranks.stop, data.user_key.dtype) for _ in models]
+    tops = [RunningTop(ranks.stop, data.user_ids.dtype) for _ in models]
 
     size_of_block = max(1, min(_BLOCK, _SCORES // max(1, len(models))))
 
@@ -128,15 +128,15 @@ def expand_all(
         for start, (block, each) in zip(starts, blocks, strict=True):
             for model, top, users, scores in zip(models, tops, left_out, each, strict=bool(each)):
                 able = block.without(users)
-                top.add(model.check_scores(scores)[able], block.keys[able])
+                top.add(model.check_scores(scores)[able], block.ids[able])
             done = min(start + size_of_block, data.num_users)
             progress("score the pool", done, data.num_users)
     if part[1] > 1:
-        tops = [_merged(top, ranks.stop, data.user_key.dtype) for top in tops]
+        tops = [_merged(top, ranks.stop, data.user_ids.dtype) for top in tops]
     audiences = []
     for top, users in zip(tops, left_out, strict=True):
-        scores, keys = (values[ranks.start :] for values in top.best())
-        user_ids = np.char.decode(keys, "utf-8") if keys.dtype.kind == "S" else keys
+        scores, ids = (values[ranks.start :] for values in top.best())
+        user_ids = np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
         num_candidates = data.num_users - len(excluded) - len(users)
         audiences.append(Audience(user_ids, scores, num_candidates, ranks.start + 1))
     return audiences
@@ -190,7 +190,7 @@ def _scored(
 
     def scored(start: int) -> tuple[_Block, list[np.ndarray]]:
         block = read(start)
-        if not len(block.keys):
+        if not len(block.ids):
             return block, []
         score = free.get()
         try:
@@ -228,7 +228,7 @@ def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence
 
 def _left_out(model: Customised, data: Dataset, *, include_seeds: bool) -> np.ndarray:
     """Ids of who may not be in a model's audience, in the form of the data's."""
-    if model.seed_ids.dtype.kind == "S" and data.user_key.dtype.kind != "S":
+    if model.seed_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
         raise InputError(f"{data.where}: has whole numbers as user ids, the seeds have text")
     excluded = data.checked_ids(model.excluded_ids)
     seeds = excluded[:0] if include_seeds else data.checked_ids(model.seed_ids)
@@ -249,11 +249,11 @@ def _find_each(
     return [np.unique(part[part >= 0]) for part in parts]
 
 
-def _merged(top: RunningTop, size: int, key_type: np.dtype) -> RunningTop:
+def _merged(top: RunningTop, size: int, id_type: np.dtype) -> RunningTop:
     """The top of all processes' tops."""
-    merged = RunningTop(size, key_type)
-    for scores, keys in from_each(top.best()):
-        merged.add(scores, keys)
+    merged = RunningTop(size, id_type)
+    for scores, ids in from_each(top.best()):
+        merged.add(scores, ids)
     return merged
 
 
@@ -262,12 +262,12 @@ class _Block(NamedTuple):
 
     Attributes:
       index: (P,) ascending.
-      keys: (P,) ids.
+      ids: (P,) ids.
       rows: (P, S) table rows.
     """
 
     index: np.ndarray
-    keys: np.ndarray
+    ids: np.ndarray
     rows: np.ndarray
 
     def without(self, users: np.ndarray) -> np.ndarray:
@@ -281,5 +281,5 @@ class _Block(NamedTuple):
 def _read_block(data: Dataset, start: int, stop: int, excluded: np.ndarray) -> _Block:
     first, last = np.searchsorted(excluded, [start, stop])
     kept = np.delete(np.arange(start, stop), excluded[first:last] - start)
-    rows, keys = data.user_rows[start:stop], data.user_key[start:stop]
-    return _Block(kept, np.asarray(keys[kept - start]), np.asarray(rows[kept - start]))
+    rows, ids = data.user_rows[start:stop], data.user_ids[start:stop]
+    return _Block(kept, np.asarray(ids[kept - start]), np.asarray(rows[kept - start]))

@@ -76,7 +76,7 @@ def find_campaign(
 
 def has_text(data: Dataset) -> bool:
     """Whether user ids are text."""
-    return data.user_key.dtype.kind == "S"
+    return data.user_ids.dtype.kind == "S"
 
 
 def require_seeds(check: SeedCheck, least: int, path: Path) -> None:

@@ -63,7 +63,7 @@ def main(options: Options) -> None:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         trained = {*general.campaigns, *general.held_out}  # held out to tell when to stop
-        known = np.array([plain_id(key) in trained for key in data.campaign_key])
+        known = np.array([plain_id(value) in trained for value in data.campaign_ids])
         new = ~known & (data.stage2.counts > 0)
         test = np.flatnonzero(new & (data.stage1.counts > 0)).tolist()
         if not len(test):
@@ -76,9 +76,9 @@ def main(options: Options) -> None:
     small, threshold = small_campaigns(data)
     split = Split(np.flatnonzero(known), np.array(test), small, threshold)
     result = judge_all(data, split, pools.scores, label=method.label)
-    for key in data.campaign_key[new & (data.stage1.counts == 0)]:
+    for campaign_id in data.campaign_ids[new & (data.stage1.counts == 0)]:
         why = "it has no examples of stage 1 to customise on"
-        result["left_out"].append({"campaign": plain_id(key), "why": why})
+        result["left_out"].append({"campaign": plain_id(campaign_id), "why": why})
     result["groups"] = {
         group: _group_tables(data, result, group, test, pools.scores, log_odds=method.log_odds)
         for group in GROUPS
@@ -110,7 +110,7 @@ def _group_tables(
     """Gains, calibration and its error of a group's judged campaigns, as plain data."""
     judged = {entry["campaign"] for entry in result["campaigns"] if entry["group"] == group}
     pairs = zip(test, scores, strict=True)
-    members = [(c, own) for c, own in pairs if plain_id(data.campaign_key[c]) in judged]
+    members = [(c, own) for c, own in pairs if plain_id(data.campaign_ids[c]) in judged]
     if not members:
         return {"gains": [], "calibration": [], "calibration_error": None}
     campaigns, own = zip(*members, strict=True)

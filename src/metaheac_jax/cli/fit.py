@@ -140,7 +140,7 @@ def main(options: Options) -> None:
             save(general, options.out, progress=progress)
             shutil.rmtree(directory)
         from_first(None)  # the others end after it
-    held_out = {plain_id(key) for key in data.campaign_key[campaigns]} & {*general.held_out}
+    held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
     terminal.print_lines(
         screen,
         f"{options.out}: {method.label}, trained on {len(campaigns) - len(held_out)} campaigns of "
@@ -175,8 +175,8 @@ def _with_folders(
 ) -> tuple[Dataset, np.ndarray]:
     """The data set with the campaigns of folders; the indices of all campaigns to train on."""
     joined = data.with_campaigns([folder.examples for folder in folders])
-    left_out = np.delete(data.campaign_key, campaigns)
-    return joined, np.flatnonzero(~np.isin(joined.campaign_key, left_out))
+    left_out = np.delete(data.campaign_ids, campaigns)
+    return joined, np.flatnonzero(~np.isin(joined.campaign_ids, left_out))
 
 
 def _added(saved: SavedCampaign) -> AddedCampaign:

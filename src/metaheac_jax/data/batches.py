@@ -182,7 +182,7 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
         n, seeds = counts[campaign], positives[campaign]
         if n < _MIN_EXAMPLES or seeds in (0, n):
             raise InputError(
-                f"campaign {dataset.campaign_key[campaign]}: stage 1 has {seeds} seeds among {n} "
+                f"campaign {dataset.campaign_ids[campaign]}: stage 1 has {seeds} seeds among {n} "
                 f"examples; expected seeds and non-seeds, {_MIN_EXAMPLES} examples or more; "
                 "remove the campaign or add examples"
             )

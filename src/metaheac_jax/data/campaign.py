@@ -42,7 +42,7 @@ class Campaign:
     """A campaign with its seeds and non-seeds; `Dataset.new_campaign` makes one from user ids.
 
     Attributes:
-      key: its id, or the name of its brief; None for a new campaign without one.
+      id: as the data has it, or the name of its brief; None for a new campaign without one.
       rows: (N,) int32 table rows of its attributes.
       users: (n,) int32, index of each example's user.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
@@ -54,7 +54,7 @@ class Campaign:
         own model found them, so they do not tell how well such a model finds others.
     """
 
-    key: int | str | None
+    id: int | str | None
     rows: np.ndarray
     users: np.ndarray
     labels: np.ndarray
@@ -98,12 +98,12 @@ class Campaign:
     @property
     def name(self) -> str:
         """For messages."""
-        return "new campaign" if self.key is None else f"campaign {self.key}"
+        return "new campaign" if self.id is None else f"campaign {self.id}"
 
 
-def plain_id(key: Any) -> int | str:
+def plain_id(value: Any) -> int | str:
     """An id of a user or a campaign as plain data."""
-    return key.decode() if isinstance(key, bytes) else int(key)
+    return value.decode() if isinstance(value, bytes) else int(value)
 
 
 def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:

@@ -137,9 +137,9 @@ class Dataset:
       name: what the data is, for titles; a simulated world says so here.
       schema: the fields in use.
       vocabulary: their values.
-      user_key: (U,) user ids, int64 or UTF-8 bytes; ties in a ranking are broken by them.
+      user_ids: (U,) user ids, int64 or UTF-8 bytes; ties in a ranking are broken by them.
       user_rows: (U, S) int32 table rows; the pad id R fills slots that are not used.
-      campaign_key: (C,) campaign ids, int64 or UTF-8 bytes, ascending.
+      campaign_ids: (C,) campaign ids, int64 or UTF-8 bytes, ascending.
       campaign_rows: (C, N) int32 table rows.
       stage1: seeds and non-seeds: training, and customising.
       stage2: the pool on which an expanded audience is judged.
@@ -153,9 +153,9 @@ class Dataset:
     name: str
     schema: Schema
     vocabulary: Vocabulary
-    user_key: np.ndarray
+    user_ids: np.ndarray
     user_rows: UserRows
-    campaign_key: np.ndarray
+    campaign_ids: np.ndarray
     campaign_rows: np.ndarray
     stage1: Examples
     stage2: Examples
@@ -182,12 +182,12 @@ class Dataset:
     @property
     def num_campaigns(self) -> int:
         """C."""
-        return len(self.campaign_key)
+        return len(self.campaign_ids)
 
     @property
     def num_users(self) -> int:
         """U."""
-        return len(self.user_key)
+        return len(self.user_ids)
 
     def check(self) -> None:
         """Refuses columns that do not fit together; reads every one once, and sorts users' ids.
@@ -210,18 +210,18 @@ class Dataset:
         self._check_rows(
             "campaign_rows", self.campaign_rows, self.num_campaigns, first[campaign], last[campaign]
         )
-        if len(self.user_key) != len(self.user_rows):
-            raise self._wrong("user_key", f"{len(self.user_key)} ids, {len(self.user_rows)} users")
-        for name, key in (("user_key", self.user_key), ("campaign_key", self.campaign_key)):
-            if key.dtype.kind not in "iuS":
-                raise self._wrong(name, f"{key.dtype}, expected whole numbers or bytes")
-        if not (self.campaign_key[1:] > self.campaign_key[:-1]).all():
-            raise self._wrong("campaign_key", "not ascending and distinct")
+        if len(self.user_ids) != len(self.user_rows):
+            raise self._wrong("user_ids", f"{len(self.user_ids)} ids, {len(self.user_rows)} users")
+        for name, ids in (("user_ids", self.user_ids), ("campaign_ids", self.campaign_ids)):
+            if ids.dtype.kind not in "iuS":
+                raise self._wrong(name, f"{ids.dtype}, expected whole numbers or bytes")
+        if not (self.campaign_ids[1:] > self.campaign_ids[:-1]).all():
+            raise self._wrong("campaign_ids", "not ascending and distinct")
         if self.one_row_per_user:
-            ordered = np.sort(self.user_key)
+            ordered = np.sort(self.user_ids)
             again = ordered[1:][ordered[1:] == ordered[:-1]]
             if len(again):
-                raise self._wrong("user_key", f"user {plain_id(again[0])} has several rows")
+                raise self._wrong("user_ids", f"user {plain_id(again[0])} has several rows")
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
             self._check_stage(name, stage)
         for name, own in self.sensitive.items():
@@ -294,7 +294,7 @@ class Dataset:
             )
         of = self.stage1.of(index)
         return Campaign(
-            key=plain_id(self.campaign_key[index]),
+            id=plain_id(self.campaign_ids[index]),
             rows=self.campaign_rows[index],
             users=self.stage1.user[of],
             labels=self.stage1.label[of],
@@ -320,11 +320,11 @@ class Dataset:
             return np.empty(0, np.int64)
         found = np.full(len(wanted), -1, np.int64)
         for start in range(0, self.num_users, _BLOCK)[part[0] :: part[1]]:
-            keys = self.user_key[start : start + _BLOCK]
-            position = np.searchsorted(wanted, keys).clip(max=len(wanted) - 1)
-            users = np.flatnonzero(wanted[position] == keys)
+            ids = self.user_ids[start : start + _BLOCK]
+            position = np.searchsorted(wanted, ids).clip(max=len(wanted) - 1)
+            users = np.flatnonzero(wanted[position] == ids)
             found[position[users]] = start + users
-            progress("find users", start + len(keys), self.num_users)
+            progress("find users", start + len(ids), self.num_users)
         return found[place]
 
     def check_one_row_per_user(self) -> None:
@@ -335,15 +335,15 @@ class Dataset:
         """
         if not self.one_row_per_user:
             what = "a user may have several rows, so no audience can be drawn from this data"
-            raise self._wrong("user_key", what)
+            raise self._wrong("user_ids", what)
 
     def checked_ids(self, user_ids: UserIds) -> np.ndarray:
-        """User ids in the form of ``user_key``.
+        """User ids in the form of those of the data.
 
         Raises:
           InputError: as `find_users` does.
         """
-        return check_user_ids(user_ids, text=self.user_key.dtype.kind == "S")
+        return check_user_ids(user_ids, text=self.user_ids.dtype.kind == "S")
 
     def new_campaign(
         self,
@@ -446,7 +446,7 @@ class Dataset:
         others = draw_non_seeds(self.num_users, users, excluded, count, seed)
         pairs = zip(rows, self.schema.campaign, strict=True)
         return Campaign(
-            key=name,
+            id=name,
             rows=rows,
             users=np.concatenate([users, others]).astype(np.int32),
             labels=np.repeat(np.array([1, 0], np.int8), [len(users), len(others)]),
@@ -475,7 +475,7 @@ class Dataset:
         rows = self.vocabulary.encode_attributes(self.schema, record.attributes)
         pairs = zip(rows, self.schema.campaign, strict=True)
         return Campaign(
-            key=record.name,
+            id=record.name,
             rows=rows,
             users=users[found].astype(np.int32),
             labels=record.labels[found],
@@ -497,38 +497,38 @@ class Dataset:
             and a name is none, or as `recorded_campaign`.
         """
         new = [self.recorded_campaign(record) for record in records]
-        own_keys = [np.array([self._as_campaign_key(record.name)]) for record in records]
-        keys = np.concatenate([self.campaign_key, *own_keys])
-        ordered, position, times = np.unique(keys, return_inverse=True, return_counts=True)
+        own_ids = [np.array([self._as_campaign_id(record.name)]) for record in records]
+        ids = np.concatenate([self.campaign_ids, *own_ids])
+        ordered, position, times = np.unique(ids, return_inverse=True, return_counts=True)
         if (times > 1).any():
             raise self._wrong(
-                "campaign_key", f"campaign {plain_id(ordered[times > 1][0])} is there already"
+                "campaign_ids", f"campaign {plain_id(ordered[times > 1][0])} is there already"
             )
-        rows = np.empty((len(keys), len(self.schema.campaign)), np.int32)
+        rows = np.empty((len(ids), len(self.schema.campaign)), np.int32)
         rows[position] = np.stack([*self.campaign_rows, *(c.rows for c in new)])
         stage1, stage2 = self.stage1, self.stage2
         return replace(
             self,
-            campaign_key=ordered,
+            campaign_ids=ordered,
             campaign_rows=rows,
             stage1=group_by_campaign(
                 np.repeat(position, [*stage1.counts, *(len(c.users) for c in new)]),
                 np.concatenate([stage1.user, *(c.users for c in new)]),
                 np.concatenate([stage1.label, *(c.labels for c in new)]),
-                num_campaigns=len(keys),
+                num_campaigns=len(ids),
             ),
             stage2=group_by_campaign(
                 np.repeat(position[: self.num_campaigns], stage2.counts),
                 stage2.user,
                 stage2.label,
-                num_campaigns=len(keys),
+                num_campaigns=len(ids),
                 probability=stage2.probability,
             ),
         )
 
-    def _as_campaign_key(self, name: str) -> int | bytes:
-        """A campaign's name in the form of ``campaign_key``."""
-        if self.campaign_key.dtype.kind == "S":
+    def _as_campaign_id(self, name: str) -> int | bytes:
+        """A campaign's name in the form of ``campaign_ids``."""
+        if self.campaign_ids.dtype.kind == "S":
             return name.encode()
         if not re.fullmatch(r"-?[0-9]{1,18}", name):
             raise InputError(

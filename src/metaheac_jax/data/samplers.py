@@ -90,7 +90,7 @@ class CampaignSampler:
 
     def campaigns_of(self, step: int) -> np.ndarray:
         """(C,) ids of the campaigns of one step."""
-        return self._dataset.campaign_key[self._choose(generator(self._seed, step))]
+        return self._dataset.campaign_ids[self._choose(generator(self._seed, step))]
 
     def _choose(self, rng: np.random.Generator) -> np.ndarray:
         return rng.choice(self._campaigns, self._per_step, replace=False, p=self._weight)

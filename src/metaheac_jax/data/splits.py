@@ -1,6 +1,6 @@
 """Divisions of the campaigns into training and test campaigns, and by size of the seed set.
 
-Axis: C campaigns, in the order of ``Dataset.campaign_key`` (raw ids, ascending).
+Axis: C campaigns, in the order of ``Dataset.campaign_ids`` (raw ids, ascending).
 """
 
 from __future__ import annotations

@@ -122,9 +122,9 @@ def _open(directory: Path, verify: bool, progress: Progress) -> Dataset:
         name=manifest["name"],
         schema=schema,
         vocabulary=Vocabulary(tuple(load(f"values_{field.name}") for field in schema.fields)),
-        user_key=load("user_key"),
+        user_ids=load("user_key"),
         user_rows=load("user_rows"),
-        campaign_key=load("campaign_key"),
+        campaign_ids=load("campaign_key"),
         campaign_rows=load("campaign_rows"),
         stage1=examples("stage1"),
         stage2=examples("stage2"),
@@ -157,10 +157,11 @@ def content_digest(dataset: Dataset, *, progress: Progress = silent) -> str:
 
 
 def _columns(dataset: Dataset) -> dict[str, UserRows]:
+    """Columns by the names of their files, in the order of the digest."""
     columns: dict[str, UserRows] = {
-        "user_key": dataset.user_key,
+        "user_key": dataset.user_ids,
         "user_rows": dataset.user_rows,
-        "campaign_key": dataset.campaign_key,
+        "campaign_key": dataset.campaign_ids,
         "campaign_rows": dataset.campaign_rows,
     }
     for field, values in zip(dataset.schema.fields, dataset.vocabulary.values, strict=True):

@@ -54,7 +54,7 @@ def hold_out_campaigns(
             f"non-seeds, and {len(able)} of {len(campaigns)} campaigns have them; add campaigns, "
             "or train for a fixed number of epochs"
         )
-    new = np.array([plain_id(data.campaign_key[c]) not in known for c in able], bool)
+    new = np.array([plain_id(data.campaign_ids[c]) not in known for c in able], bool)
     order = generator(seed, 0).permutation(len(able))
     order = order[np.argsort(~new[order], kind="stable")]  # new ones first
     held = able[order[:count]]

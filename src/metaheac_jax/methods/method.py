@@ -429,7 +429,7 @@ class Method:
         else:
             models = self._adapt_together(run, state, campaigns, watch)
         return [
-            Customised(general, campaign, np.asarray(data.user_key[campaign.seeds]), scorer)
+            Customised(general, campaign, np.asarray(data.user_ids[campaign.seeds]), scorer)
             for campaign, scorer in zip(campaigns, models, strict=True)
         ]
 
@@ -494,8 +494,8 @@ class Method:
             "settings": offline,
             "seed": run.seed,
             "data": {"name": data.name, "sha256": content_digest(data, progress=progress)},
-            "campaigns": [plain_id(key) for key in data.campaign_key[run.campaigns]],
-            "held_out": [plain_id(key) for key in data.campaign_key[run.held_out]],
+            "campaigns": [plain_id(value) for value in data.campaign_ids[run.campaigns]],
+            "held_out": [plain_id(value) for value in data.campaign_ids[run.held_out]],
             "start": start and [start.origin and start.origin.digest, steps_of(start)],
             **environment(),
         }
@@ -506,13 +506,13 @@ class Method:
 
 def _trained_on(run: Run) -> tuple[int | str, ...]:
     """Ids of the campaigns of this training and of those that it goes on from, each once."""
-    own = [plain_id(key) for key in run.dataset.campaign_key[run.campaigns]]
+    own = [plain_id(value) for value in run.dataset.campaign_ids[run.campaigns]]
     return tuple(dict.fromkeys([*(run.start.campaigns if run.start else ()), *own]))
 
 
 def _held_out(run: Run) -> tuple[int | str, ...]:
     """Ids of the campaigns that were held out here, or earlier and not trained on since."""
-    own = [plain_id(key) for key in run.dataset.campaign_key[run.held_out]]
+    own = [plain_id(value) for value in run.dataset.campaign_ids[run.held_out]]
     trained = {*own, *_trained_on(run)}
     return *own, *(key for key in (run.start.held_out if run.start else ()) if key not in trained)
 

@@ -232,7 +232,7 @@ class _Notes:
             bad = next(name for name, finite in named_leaves(info.finite).items() if not finite)
             array = f"{bad} is not finite"
         if self._campaigns_of is not None:
-            campaigns = [plain_id(key) for key in self._campaigns_of(number)]
+            campaigns = [plain_id(value) for value in self._campaigns_of(number)]
         of = f" (campaigns {', '.join(map(str, campaigns))})" if campaigns else ""
         what = f"{self._name}: step {number + 1}: the {array}{of}"
         if not isinstance(info, CheckedInfo) or self._skipped >= self._may_skip:

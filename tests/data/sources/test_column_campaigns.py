@@ -54,14 +54,14 @@ def test_equal_to_a_plain_reading(tmp_path):
     expected = plain(users)
     assert b"vote=\xc3\xa9" not in expected  # too few
     assert data.name == "people"
-    assert data.campaign_key.tolist() == sorted(expected)
+    assert data.campaign_ids.tolist() == sorted(expected)
     assert [field.name for field in data.schema.campaign] == ["column", "value"]
     # The answers are no inputs.
     assert [field.name for field in data.schema.user] == ["city"]
     held_out = set(data.stage2.user.tolist())
     assert not held_out & set(data.stage1.user.tolist())
     assert 0.25 < len(held_out) / 400 < 0.35
-    for c, key in enumerate(data.campaign_key):
+    for c, key in enumerate(data.campaign_ids):
         name, value = key.decode().split("=")
         rows = data.vocabulary.encode_attributes(data.schema, {"column": name, "value": value})
         assert data.campaign_rows[c].tolist() == rows.tolist()
@@ -98,7 +98,7 @@ def test_users_without_ids_have_numbers(tmp_path):
     del users["user_id"]
     schema = TableSchema((Column("city"),), user_id="", campaigns_from=(VOTE,), min_seeds=10)
     data = prepare(write(tmp_path, users), tmp_path / "data", schema=schema)
-    assert data.user_key.tolist() == list(range(1, 101))
+    assert data.user_ids.tolist() == list(range(1, 101))
 
 
 def test_what_makes_no_campaign_is_refused(tmp_path):
@@ -134,5 +134,5 @@ def test_the_draw_does_not_depend_on_other_campaigns(tmp_path, monkeypatch):
     file = TableFile(write(tmp_path, people()), ["vote", "tools"])
     one = TableSchema((Column("city"),), campaigns_from=(TOOLS,), min_seeds=20)
     few, many = columns_to_campaigns(file, one), columns_to_campaigns(file, SCHEMA)
-    same = many.examples[:, np.char.startswith(many.key, b"tools")[many.examples[0]]]
+    same = many.examples[:, np.char.startswith(many.ids, b"tools")[many.examples[0]]]
     np.testing.assert_array_equal(few.examples[1:], same[1:])

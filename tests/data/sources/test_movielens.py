@@ -32,7 +32,7 @@ from metaheac_jax.errors import InputError
 
 def movies_of(dataset, campaigns=slice(None)):
     """Ids of campaigns as numbers."""
-    return [int(key) for key in dataset.campaign_key[campaigns]]
+    return [int(key) for key in dataset.campaign_ids[campaigns]]
 
 
 @pytest.fixture(scope="module", params=["pool", "exposed"])
@@ -74,7 +74,7 @@ def test_the_order_of_examples_does_not_tell_the_label(toy):
     _, _, dataset, _ = toy
     for stage in (dataset.stage1, dataset.stage2):
         for campaign in range(dataset.num_campaigns):
-            keys = dataset.user_key[stage.user[stage.of(campaign)]]
+            keys = dataset.user_ids[stage.user[stage.of(campaign)]]
             assert (keys[1:] > keys[:-1]).all()
 
 
@@ -117,7 +117,7 @@ def test_the_length_of_a_history_does_not_tell_the_label(tmp_path, users, movies
     )
     for user in range(8, 8 + users):
         liked = sum(ratings.get((user, m), 0) >= 4 for m in train)
-        of_user = lengths[dataset.user_key.astype(int) == user]
+        of_user = lengths[dataset.user_ids.astype(int) == user]
         assert set(of_user) == {min(max(liked - 1, 0), 80)}
 
 
@@ -139,7 +139,7 @@ def test_the_vocabulary_keeps_the_contract(toy):
     for field, values in zip(dataset.schema.fields, dataset.vocabulary.values, strict=True):
         assert (values[:-1] < values[1:]).all()
         assert ("" in values) == (field.slots == 1)
-    train = dataset.campaign_key[split.train].astype(str)
+    train = dataset.campaign_ids[split.train].astype(str)
     assert sorted(dataset.vocabulary.values[5]) == sorted(train)
     assert dataset.user_rows.dtype == dataset.campaign_rows.dtype == np.int32
 
@@ -184,7 +184,7 @@ def test_no_rating_of_a_test_campaign_reaches_a_feature(tmp_path, mode, seed):
     assert examples(after, "stage2") != examples(dataset, "stage2")
     np.testing.assert_array_equal(split_after.train, split.train)
     np.testing.assert_array_equal(after.user_rows, dataset.user_rows)
-    np.testing.assert_array_equal(after.user_key, dataset.user_key)
+    np.testing.assert_array_equal(after.user_ids, dataset.user_ids)
     before = rows_by_example(dataset, split, "stage1", "train")
     assert rows_by_example(after, split, "stage1", "train") == before
 
@@ -203,7 +203,7 @@ def test_campaigns_apart_are_in_no_history(tmp_path, mode):
     for campaign in range(dataset.num_campaigns):  # the examples are the same
         own = [
             (
-                data.user_key[data.stage1.user[data.stage1.of(campaign)]],
+                data.user_ids[data.stage1.user[data.stage1.of(campaign)]],
                 data.stage1.label[data.stage1.of(campaign)],
             )
             for data in (dataset, found)
@@ -269,7 +269,7 @@ def test_a_long_history_is_cut_in_an_order_of_its_own(tmp_path):
     for history in kept:
         assert len(history) == len(set(history)) == 80 < len(train)
         assert set(history) < train
-    shared = dict(zip(map(int, dataset.user_key), kept, strict=False))
+    shared = dict(zip(map(int, dataset.user_ids), kept, strict=False))
     # All like the same movies, yet each keeps its own choice of them.
     assert len({frozenset(history) for history in kept}) == 12
     # All views of a user have one order: without one movie the next moves up.
@@ -329,7 +329,7 @@ def test_references_count_training_campaigns_less_the_own_one(toy):
         columns = getattr(dataset, stage)
         scores = user_references(dataset, split.train, columns)
         movies = np.repeat(movies_of(dataset), columns.counts).tolist()
-        users = dataset.user_key[columns.user].astype(int).tolist()
+        users = dataset.user_ids[columns.user].astype(int).tolist()
         for e, (movie, user) in enumerate(zip(movies, users, strict=True)):
             rest = [lab for (m, u), lab in known.items() if u == user and m != movie]
             assert scores.activity[e] == sum(rest)
@@ -346,7 +346,7 @@ def test_missing_values_have_a_row_of_their_own(tmp_path):
     dataset, _ = build_movielens(tmp_path, seed=0, min_likes=2)
     fields = ("age", "gender", "occupation", "zip")
     found = [[features(dataset, view)[name][0] for name in fields] for view in range(3)]
-    assert dataset.user_key[:3].tolist() == [b"10", b"8", b"9"]
+    assert dataset.user_ids[:3].tolist() == [b"10", b"8", b"9"]
     assert found == [["", "F", "job", "V1"], ["0", "M", "job", "12"], ["", "", "", ""]]
     assert (dataset.campaign_rows < dataset.num_rows).all()
     assert dataset.vocabulary.values[6].tolist() == ["", "1930s", "1940s"]
@@ -444,7 +444,7 @@ def test_ids_may_be_text_and_many(tmp_path):
             row[at] = f"{row[at]}, La Ciénaga (2001)"
         path.write_text("\n".join("\t".join(row) for row in [header, *rows]) + "\n")
     dataset, split = build_movielens(tmp_path, seed=0, min_likes=4)
-    names = [key.decode() for key in dataset.campaign_key]
+    names = [key.decode() for key in dataset.campaign_ids]
     assert names == sorted(names)
     assert all(name.endswith(", La Ciénaga (2001)") for name in names)
     shown = {name for view in range(USERS) for name in features(dataset, view)["liked_movies"]}
@@ -485,10 +485,10 @@ def test_the_real_files(stem, mode):
     # All views of a user have as many movies, and none that of a training campaign has it.
     first = dataset.schema.user_starts[5]
     lengths = (dataset.user_rows[:, first:] < dataset.num_rows).sum(axis=1)
-    user = np.unique(dataset.user_key, return_inverse=True)[1]
+    user = np.unique(dataset.user_ids, return_inverse=True)[1]
     assert (lengths == lengths[np.unique(user, return_index=True)[1]][user]).all()
     own = dataset.stage1.user >= users
-    movies = np.repeat(dataset.campaign_key, dataset.stage1.counts)[own]
+    movies = np.repeat(dataset.campaign_ids, dataset.stage1.counts)[own]
     rows = dataset.vocabulary.encode(5, np.char.decode(movies))
     assert (rows < dataset.num_rows).all()
     for column in range(first, first + 80):

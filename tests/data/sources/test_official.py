@@ -67,7 +67,7 @@ def test_six_files(tmp_path):
     # The largest ids are age 3, likes 9 (a pad: the authors' tables have a row for it) and kind 2.
     assert data.vocabulary.sizes == (4, 10, 3)
     assert [v.tolist() for v in data.vocabulary.values] == [[*range(4)], [*range(10)], [*range(3)]]
-    assert data.user_key.tolist() == list(range(12))
+    assert data.user_ids.tolist() == list(range(12))
     assert not data.one_row_per_user
     pad = 17
     assert data.user_rows.tolist() == [
@@ -78,7 +78,7 @@ def test_six_files(tmp_path):
         [0, 4 + 0, 4 + 5],  # test_hot_stage2
         [2, 4 + 2, 4 + 5], [3, 4 + 3, pad],  # test_cold_stage2
     ]  # fmt: skip
-    assert data.campaign_key.tolist() == [3, 5, 7]
+    assert data.campaign_ids.tolist() == [3, 5, 7]
     assert data.campaign_rows.tolist() == [[14 + 0], [14 + 1], [14 + 2]]
     assert data.stage1.offsets.tolist() == [0, 2, 4, 7]
     assert pairs(data.stage1) == [(0, 1), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 0)]

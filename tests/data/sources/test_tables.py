@@ -52,8 +52,8 @@ def test_equal_to_a_plain_reading(tmp_path, form, monkeypatch):
     np.testing.assert_allclose(edges, np.quantile(known, [0.25, 0.5, 0.75]))
     expected = plain(data.vocabulary, users, edges)
     np.testing.assert_array_equal(data.user_rows, expected)
-    assert [key.decode() for key in data.user_key] == users["user_id"]
-    assert [key.decode() for key in data.campaign_key] == campaigns["campaign_id"]
+    assert [key.decode() for key in data.user_ids] == users["user_id"]
+    assert [key.decode() for key in data.campaign_ids] == campaigns["campaign_id"]
     for c, key in enumerate(campaigns["campaign_id"]):
         for stage, number in ((data.stage1, 1), (data.stage2, 2)):
             of = stage.of(c)
@@ -77,8 +77,8 @@ def test_ids_are_whole_numbers_if_all_are(tmp_path_factory, ids, with_text):
     )
     schema = TableSchema((Column("a"),), (Column("b"),))
     data = prepare(folder, folder / "data", schema=schema)
-    assert data.user_key.dtype.kind == ("S" if with_text else "i")
-    assert data.user_key.tolist() == ([t.encode() for t in text] if with_text else ids)
+    assert data.user_ids.dtype.kind == ("S" if with_text else "i")
+    assert data.user_ids.tolist() == ([t.encode() for t in text] if with_text else ids)
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])

@@ -42,7 +42,7 @@ def test_seeds_that_are_listed_first_do_not_stay_first(tmp_path):
 def test_the_whole_of_a_small_world(tmp_path):
     data = tencent.prepare(write(tmp_path / "in"), tmp_path / "out", schema=SCHEMA)
     assert data.name == "Tencent look-alike"
-    assert data.user_key.tolist() == [30, 10, 12345678901234]  # file order
+    assert data.user_ids.tolist() == [30, 10, 12345678901234]  # file order
     # One-valued fields: missing is the value -1, only where it occurs.
     assert [v.tolist() for v in data.vocabulary.values] == [
         [-1, 0, 4],
@@ -59,7 +59,7 @@ def test_the_whole_of_a_small_world(tmp_path):
     assert data.user_rows.shape == (3, 16)
     assert data.user_rows.dtype == np.int32
 
-    assert data.campaign_key.tolist() == [5, 20]
+    assert data.campaign_ids.tolist() == [5, 20]
     assert data.campaign_rows.tolist() == [[18, 20], [18, 19]]  # offsets 18 and 19
     assert data.stage1.offsets.tolist() == [0, 2, 4]
     assert by_campaign(data.stage1) == [{(0, 0), (1, 1)}, {(1, 1), (0, 0)}]
@@ -173,12 +173,12 @@ def test_many_users_over_many_blocks(tmp_path, monkeypatch):
     seen = []
     data = tencent.prepare(source, tmp_path / "out", progress=lambda *call: seen.append(call))
 
-    assert data.user_key.tolist() == [uid for uid, _ in expected]
+    assert data.user_ids.tolist() == [uid for uid, _ in expected]
     for f, field in enumerate(TENCENT.user):
         assert decode(data, field.name) == [fields[f] for _, fields in expected]
         assert (np.diff(data.vocabulary.values[f]) > 0).all()
     for stage, own in ((data.stage1, examples[:1000]), (data.stage2, examples[1000:])):
-        assert sorted(zip(data.user_key[stage.user].tolist(), stage.label, strict=True)) == sorted(
+        assert sorted(zip(data.user_ids[stage.user].tolist(), stage.label, strict=True)) == sorted(
             (u, int(y == 1)) for _, u, y in own
         )
     for name in ("userFeature.data", "train.csv", "test1_truth.csv"):

@@ -74,7 +74,7 @@ def write_table_world(
         chosen = stream(seed, "new campaigns").choice(data.num_campaigns, num_new, replace=False)
         _write_tables(data, directory, np.setdiff1d(np.arange(data.num_campaigns), chosen))
         truth = read_truth(world)
-        position = np.searchsorted(truth.key, data.user_key)
+        position = np.searchsorted(truth.key, data.user_ids)
         for campaign in np.sort(chosen):
             folder = directory / "new" / str(_campaign_ids(data)[campaign])
             chance = truth.probability(position, np.full(data.num_users, campaign))
@@ -86,11 +86,11 @@ def write_table_world(
 
 
 def _user_ids(data: Dataset) -> pl.Series:
-    return pl.select(pl.format("u{}", pl.Series(data.user_key))).to_series().alias("user_id")
+    return pl.select(pl.format("u{}", pl.Series(data.user_ids))).to_series().alias("user_id")
 
 
 def _campaign_ids(data: Dataset) -> np.ndarray:
-    return np.array([f"c{key}" for key in data.campaign_key])
+    return np.array([f"c{campaign_id}" for campaign_id in data.campaign_ids])
 
 
 def _write_tables(data: Dataset, directory: Path, campaigns: np.ndarray) -> None:

@@ -26,12 +26,12 @@ class ColumnCampaigns(NamedTuple):
     """Campaigns and their examples.
 
     Attributes:
-      key: (C,) ids, ``column=value`` in UTF-8, ascending.
+      ids: (C,) ``column=value`` in UTF-8, ascending.
       attributes: the fields ``column`` and ``value`` of each campaign.
       examples: (4, E) campaign, user, label and stage.
     """
 
-    key: np.ndarray
+    ids: np.ndarray
     attributes: pl.DataFrame
     examples: np.ndarray
 
@@ -60,31 +60,31 @@ def columns_to_campaigns(file: TableFile, schema: TableSchema) -> ColumnCampaign
             if min(len(seeds), len(answered) - len(seeds)) < schema.min_seeds:
                 continue
             others = np.setdiff1d(answered, seeds, assume_unique=True)
-            key = f"{column.name}={value}".encode()[:MAX_ID_BYTES].decode(errors="ignore").encode()
-            if key in found:
+            own = f"{column.name}={value}".encode()[:MAX_ID_BYTES].decode(errors="ignore").encode()
+            if own in found:
                 raise InputError(
-                    f"{file.path}: two values of {column.name!r} begin with {key.decode()!r}; "
+                    f"{file.path}: two values of {column.name!r} begin with {own.decode()!r}; "
                     "shorten them"
                 )
-            rng = np.random.Generator(np.random.Philox(zlib.crc32(key)))
+            rng = np.random.Generator(np.random.Philox(zlib.crc32(own)))
             count = min(len(others), NON_SEEDS_PER_SEED * len(seeds))
             others = np.sort(rng.choice(others, count, replace=False))
-            found[key] = column.name, str(value), seeds, others
+            found[own] = column.name, str(value), seeds, others
     if not found:
         names = ", ".join(column.name for column in schema.campaigns_from)
         raise InputError(
             f"{file.path}: no value of {names} is that of {schema.min_seeds} users and not that of "
             'as many others; lower "min_seeds" or name other columns'
         )
-    keys = sorted(found)
-    columns, values, seeds, others = zip(*(found[key] for key in keys), strict=True)
+    ids = sorted(found)
+    columns, values, seeds, others = zip(*(found[own] for own in ids), strict=True)
     parts = [np.concatenate(pair) for pair in zip(seeds, others, strict=True)]
     user = np.concatenate(parts)
     labels = [np.repeat([1, 0], [len(s), len(o)]) for s, o in zip(seeds, others, strict=True)]
-    campaign = np.repeat(np.arange(len(keys)), [len(part) for part in parts])
+    campaign = np.repeat(np.arange(len(ids)), [len(part) for part in parts])
     stage = np.where(held_out[user], 2, 1)
     return ColumnCampaigns(
-        key=np.array(keys),
+        ids=np.array(ids),
         attributes=pl.DataFrame({"column": columns, "value": values}),
         examples=np.stack([campaign, user, np.concatenate(labels), stage]).astype(np.int32),
     )

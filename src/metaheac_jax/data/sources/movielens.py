@@ -162,28 +162,28 @@ def build_movielens(
     chosen = np.flatnonzero(liked.sum(axis=0) >= min_likes)
     items, genres = items[chosen], [genres[item] for item in chosen]
     rated, liked = rated[:, chosen], liked[:, chosen]
-    campaign_key = _as_keys(items["item_id"])
+    campaign_ids = _as_bytes(items["item_id"])
     split = _split(liked.sum(axis=0), seed, train_fraction, source)
 
     stage1, stage2 = _draw_examples(
         liked,
         others=~rated if non_seeds == "pool" else rated & ~liked,
         others_per_seed=non_seeds_per_seed if non_seeds == "pool" else None,
-        campaign_key=campaign_key,
+        campaign_ids=campaign_ids,
         test=split.test,
         seed=seed,
     )
     histories = np.setdiff1d(split.train, [] if apart is None else apart)
     history = _draw_history(liked, histories, seed)
-    stage1, views = _draw_views(stage1, history, campaign_key, seed)
+    stage1, views = _draw_views(stage1, history, campaign_ids, seed)
     vocabulary, user_rows, campaign_rows = _features(users, items, genres, history, views)
     dataset = Dataset(
         name=f"{edition.name}, non-seeds: {non_seeds}",
         schema=SCHEMA,
         vocabulary=vocabulary,
-        user_key=_as_keys(users["user_id"])[views.user],
+        user_ids=_as_bytes(users["user_id"])[views.user],
         user_rows=user_rows,
-        campaign_key=campaign_key,
+        campaign_ids=campaign_ids,
         campaign_rows=campaign_rows,
         stage1=stage1,
         stage2=stage2,
@@ -208,7 +208,7 @@ class References(NamedTuple):
 def user_references(dataset: Dataset, train: np.ndarray, examples: Examples) -> References:
     """Scores that ignore the campaign, for each of ``examples``: baselines for a model.
 
-    They count the stage-1 examples of the training campaigns by ``dataset.user_key``, without the
+    They count the stage-1 examples of the training campaigns by ``dataset.user_ids``, without the
     example's own campaign. With non-seeds ``exposed`` the like rate is the fraction of a user's
     ratings that are at least 4.
 
@@ -217,15 +217,15 @@ def user_references(dataset: Dataset, train: np.ndarray, examples: Examples) -> 
       train: (H,) indices of the training campaigns.
       examples: E examples, of either stage of ``dataset``.
     """
-    keys = np.unique(dataset.user_key)
+    ids = np.unique(dataset.user_ids)
 
     def locate(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        user = np.searchsorted(keys, dataset.user_key[examples.user])
+        user = np.searchsorted(ids, dataset.user_ids[examples.user])
         return user, np.repeat(np.arange(dataset.num_campaigns), examples.counts)
 
     user, campaign = locate(dataset.stage1)
     in_training = np.isin(campaign, train)
-    seen = np.zeros((len(keys), dataset.num_campaigns), np.int32)
+    seen = np.zeros((len(ids), dataset.num_campaigns), np.int32)
     seen[user[in_training], campaign[in_training]] = 1
     seeds = np.zeros_like(seen)
     seeds[user[in_training], campaign[in_training]] = dataset.stage1.label[in_training]
@@ -298,7 +298,7 @@ def _as_text(column: pl.Series) -> pl.Series:
     return column.cast(pl.String).fill_null("")
 
 
-def _as_keys(ids: pl.Series) -> np.ndarray:
+def _as_bytes(ids: pl.Series) -> np.ndarray:
     """Ids as UTF-8 bytes."""
     return np.array([text.encode() for text in ids])
 
@@ -342,7 +342,7 @@ def _draw_examples(
     *,
     others: np.ndarray,
     others_per_seed: int | None,
-    campaign_key: np.ndarray,
+    campaign_ids: np.ndarray,
     test: np.ndarray,
     seed: int,
 ) -> tuple[Examples, Examples]:
@@ -352,13 +352,13 @@ def _draw_examples(
       seeds: (U, C) bool.
       others: (U, C) bool, candidates for non-seeds.
       others_per_seed: non-seeds to draw per seed; all if None.
-      campaign_key: (C,) ids; a campaign's draws depend on its id and ``seed`` alone.
+      campaign_ids: (C,) ids; a campaign's draws depend on its id and ``seed`` alone.
       test: campaigns of which half the examples of either label are stage 2.
       seed: of the draws.
     """
     stages: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for campaign, key in enumerate(campaign_key):
-        rng = np.random.default_rng([seed, _EXAMPLES, *key])
+    for campaign, own in enumerate(campaign_ids):
+        rng = np.random.default_rng([seed, _EXAMPLES, *own])
         positive = rng.permutation(np.flatnonzero(seeds[:, campaign]))
         negative = rng.permutation(np.flatnonzero(others[:, campaign]))
         if others_per_seed is not None:
@@ -374,7 +374,7 @@ def _draw_examples(
         campaign, user, label = np.concatenate(parts, axis=1)
         by_user = np.argsort(user)  # the order of examples must not reveal the label
         return group_by_campaign(
-            campaign[by_user], user[by_user], label[by_user], num_campaigns=len(campaign_key)
+            campaign[by_user], user[by_user], label[by_user], num_campaigns=len(campaign_ids)
         )
 
     return grouped(stages[0]), grouped(stages[1])
@@ -416,7 +416,7 @@ class _Views(NamedTuple):
 
 
 def _draw_views(
-    stage1: Examples, history: _History, campaign_key: np.ndarray, seed: int
+    stage1: Examples, history: _History, campaign_ids: np.ndarray, seed: int
 ) -> tuple[Examples, _Views]:
     """Gives each example of a campaign of the histories its own view.
 
@@ -437,7 +437,7 @@ def _draw_views(
     for position, campaign in enumerate(history.campaigns):
         of = stage1.of(campaign)
         user, seed_here = stage1.user[of], stage1.label[of] == 1
-        at_random = draw(*campaign_key[campaign])
+        at_random = draw(*campaign_ids[campaign])
         users.append(user)
         left_out.append(np.where(seed_here, place[user, position], at_random[user]))
         view[of] = first + np.arange(len(user))

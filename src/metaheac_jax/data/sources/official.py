@@ -73,8 +73,8 @@ def prepare(
         raise InputError(f"{target}: would replace the source {source}; choose another target")
     paths = _paths(source)
     files = {key: _read_file(path, schema, max_memory, progress) for key, path in paths.items()}
-    campaign_key, campaign_ids = _campaigns(list(files.values()))
-    split = _split(files, campaign_key)
+    campaign_ids, campaign_values = _campaigns(list(files.values()))
+    split = _split(files, campaign_ids)
     vocabulary = _vocabulary(list(files.values()), max_ids)
     user_offsets = np.repeat(
         vocabulary.offsets[: len(schema.user)], [field.slots for field in schema.user]
@@ -89,10 +89,10 @@ def prepare(
         stage_files = [file for key, file in files.items() if key[0] == stage]
         aid = np.concatenate([file.aid for file in stage_files])
         return group_by_campaign(
-            np.searchsorted(campaign_key, aid),
+            np.searchsorted(campaign_ids, aid),
             first_user + np.arange(len(aid)),
             np.concatenate([file.label for file in stage_files]),
-            num_campaigns=len(campaign_key),
+            num_campaigns=len(campaign_ids),
         ).shuffled()
 
     stage1 = examples("stage1", 0)
@@ -100,10 +100,10 @@ def prepare(
         name="Tencent look-alike, the authors' files",
         schema=schema,
         vocabulary=vocabulary,
-        user_key=np.arange(len(user_rows)),
+        user_ids=np.arange(len(user_rows)),
         user_rows=user_rows,
-        campaign_key=campaign_key,
-        campaign_rows=(campaign_ids + campaign_offsets).astype(np.int32),
+        campaign_ids=campaign_ids,
+        campaign_rows=(campaign_values + campaign_offsets).astype(np.int32),
         stage1=stage1,
         stage2=examples("stage2", len(stage1.user)),
         one_row_per_user=False,
@@ -192,10 +192,10 @@ def _read_file(
 
     campaign = np.stack([encoded(field.name) for field in schema.campaign], axis=1)
     sizes += [int(values.max(initial=-1)) + 1 for values in campaign.T]
-    keys, first, inverse = np.unique(aid, return_index=True, return_inverse=True)
+    aids, first, inverse = np.unique(aid, return_index=True, return_inverse=True)
     same = (campaign == campaign[first][inverse]).all(axis=1)
     check(same, "a campaign field", "the same as in earlier rows of this aid")
-    campaigns = dict(zip(keys.tolist(), map(tuple, campaign[first].tolist()), strict=True))
+    campaigns = dict(zip(aids.tolist(), map(tuple, campaign[first].tolist()), strict=True))
     return _CheckedFile(path, ids, (label == 1).astype(np.int8), aid, campaigns, sizes)
 
 
@@ -216,19 +216,19 @@ def _campaigns(files: list[_CheckedFile]) -> tuple[np.ndarray, np.ndarray]:
         for aid, ids in file.campaigns.items():
             if known.setdefault(aid, ids) != ids:
                 raise InputError(f"{file.path}: campaign {aid} has other features in another file")
-    keys = sorted(known)
-    if not keys:
+    ordered = sorted(known)
+    if not ordered:
         raise InputError(f"{files[0].path.parent}: no file has a row; get the files again")
-    return np.array(keys, np.int64), np.array([known[key] for key in keys], np.int64)
+    return np.array(ordered, np.int64), np.array([known[aid] for aid in ordered], np.int64)
 
 
-def _split(files: dict[tuple[str, str], _CheckedFile], campaign_key: np.ndarray) -> Split:
+def _split(files: dict[tuple[str, str], _CheckedFile], campaign_ids: np.ndarray) -> Split:
     group: dict[int, str] = {}
     for (_, frame), file in files.items():
         for aid in file.campaigns:
             if group.setdefault(aid, frame) != frame:
                 raise InputError(f"{file.path}: campaign {aid} is also in a {group[aid]} file")
-    names = np.array([group[aid] for aid in campaign_key.tolist()])
+    names = np.array([group[aid] for aid in campaign_ids.tolist()])
     return Split(
         train=np.flatnonzero(names == "train"),
         test=np.flatnonzero(names != "train"),

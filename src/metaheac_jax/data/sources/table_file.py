@@ -241,17 +241,17 @@ class TableFile:
             raise self.fault(first_row + at, what)
         return value.to_numpy().astype(int)
 
-    def check_once(self, keys: np.ndarray, name: str) -> None:
+    def check_once(self, ids: np.ndarray, name: str) -> None:
         """Refuses an id that occurs twice.
 
         Raises:
           InputError: it names the second row.
         """
-        order = np.argsort(keys, kind="stable")
-        again = order[1:][keys[order][1:] == keys[order][:-1]]
+        order = np.argsort(ids, kind="stable")
+        again = order[1:][ids[order][1:] == ids[order][:-1]]
         if len(again):
             second = int(again.min())
-            raise self.fault(second, f"{name} {plain_id(keys[second])} occurs on an earlier row")
+            raise self.fault(second, f"{name} {plain_id(ids[second])} occurs on an earlier row")
 
 
 def number(column: str) -> pl.Expr:

@@ -104,19 +104,19 @@ def prepare(
         for own in sensitive:
             name = f"sensitive_codes_{own.field.name}"
             columns[name] = Encoder([own], Vocabulary((own.values,)))
-        user_key = _write_users(directory, users, schema.user_id, columns, progress)
+        user_ids = _write_users(directory, users, schema.user_id, columns, progress)
         maps = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in columns}
         examples = campaigns.examples
         if examples is None:
-            examples = _read_examples(paths["examples"], schema, user_key, campaigns.key)
-        stage1, stage2 = (_of_stage(examples, stage, len(campaigns.key)) for stage in (1, 2))
+            examples = _read_examples(paths["examples"], schema, user_ids, campaigns.ids)
+        stage1, stage2 = (_of_stage(examples, stage, len(campaigns.ids)) for stage in (1, 2))
         dataset = Dataset(
             name=source.resolve().name.partition(".")[0],
             schema=plain,
             vocabulary=vocabulary,
-            user_key=user_key,
+            user_ids=user_ids,
             user_rows=maps["user_rows"],
-            campaign_key=campaigns.key,
+            campaign_ids=campaigns.ids,
             campaign_rows=Encoder(campaigns.fields, vocabulary, len(model)).rows(campaigns.frame),
             stage1=stage1,
             stage2=stage2,
@@ -159,12 +159,12 @@ class _Options:
 
 
 class _Campaigns(NamedTuple):
-    """Campaigns, ascending by key (C,), and their fields, each a column of the frame.
+    """Campaigns, ascending by their ids (C,), and their fields, each a column of the frame.
 
     The examples are (4, E) campaign, user, label and stage; None where a file has them.
     """
 
-    key: np.ndarray
+    ids: np.ndarray
     fields: list[LearnedField]
     frame: pl.DataFrame
     examples: np.ndarray | None
@@ -175,17 +175,17 @@ def _read_campaigns(
 ) -> _Campaigns:
     """The campaigns of the file, or those of columns of users."""
     if schema.campaigns_from:
-        key, frame, examples = columns_to_campaigns(users, schema)
-        return _Campaigns(key, list(map(_of_values, frame.iter_columns())), frame, examples)
+        ids, frame, examples = columns_to_campaigns(users, schema)
+        return _Campaigns(ids, list(map(_of_values, frame.iter_columns())), frame, examples)
     names = [column.name for column in schema.campaign]
     file = TableFile(paths["campaigns"], [schema.campaign_id, *names], schema.missing)
     frame = file.collect(file.scan().select(file.columns))
-    key = file.ids(frame[schema.campaign_id], 0, whole=file.has_whole_ids(schema.campaign_id))
-    if not len(key):
+    ids = file.ids(frame[schema.campaign_id], 0, whole=file.has_whole_ids(schema.campaign_id))
+    if not len(ids):
         raise InputError(f"{file.path}: has no campaign")
-    file.check_once(key, schema.campaign_id)
-    order = np.argsort(key)
-    return _Campaigns(key[order], options.learn(file, schema.campaign), frame[order], None)
+    file.check_once(ids, schema.campaign_id)
+    order = np.argsort(ids)
+    return _Campaigns(ids[order], options.learn(file, schema.campaign), frame[order], None)
 
 
 def _of_values(column: pl.Series) -> LearnedField:
@@ -228,10 +228,10 @@ def _write_users(
         name: new_array(directory / f"{name}.npy", np.int32, (count, encoder.num_slots))
         for name, encoder in columns.items()
     }
-    whole, keys = bool(user_id) and file.has_whole_ids(user_id), []
+    whole, blocks = bool(user_id) and file.has_whole_ids(user_id), []
     for start, frame in file.blocks():
         if user_id:
-            keys.append(file.ids(frame[user_id], start, whole=whole))
+            blocks.append(file.ids(frame[user_id], start, whole=whole))
         for name, encoder in columns.items():
             maps[name][start : start + len(frame)] = encoder.rows(frame)
         progress(f"users: {file.path.name}", start + len(frame), count)
@@ -239,9 +239,9 @@ def _write_users(
         column.flush()
     if not user_id:
         return np.arange(1, count + 1)
-    user_key = np.concatenate(keys)
-    file.check_once(user_key, user_id)
-    return user_key
+    user_ids = np.concatenate(blocks)
+    file.check_once(user_ids, user_id)
+    return user_ids
 
 
 @dataclass(frozen=True)
@@ -252,12 +252,12 @@ class _Known:
     order: np.ndarray
 
     @staticmethod
-    def of(keys: np.ndarray) -> _Known:
-        order = np.argsort(keys)
-        return _Known(keys[order], order)
+    def of(ids: np.ndarray) -> _Known:
+        order = np.argsort(ids)
+        return _Known(ids[order], order)
 
     def positions(self, file: TableFile, column: pl.Series, start: int) -> np.ndarray:
-        """Where the ids of a block lie among the keys."""
+        """Where the ids of a block lie among the known ones."""
         ids = file.ids(column, start, whole=self.ordered.dtype.kind != "S")
         position = np.searchsorted(self.ordered, ids).clip(max=len(self.ordered) - 1)
         unknown = self.ordered[position] != ids
@@ -268,13 +268,13 @@ class _Known:
 
 
 def _read_examples(
-    path: Path, schema: TableSchema, user_key: np.ndarray, campaign_key: np.ndarray
+    path: Path, schema: TableSchema, user_ids: np.ndarray, campaign_ids: np.ndarray
 ) -> np.ndarray:
     """(4, E) int32 campaign, user, label and stage; without a stage it is 1."""
     file = TableFile(path, [schema.campaign_id, schema.user_id, "label"], schema.missing)
     if "stage" in file.names:
         file.columns.append("stage")
-    users, campaigns = _Known.of(user_key), _Known.of(campaign_key)
+    users, campaigns = _Known.of(user_ids), _Known.of(campaign_ids)
     parts: list[np.ndarray] = []
     for start, frame in file.blocks():
         user = users.positions(file, frame[schema.user_id], start)
@@ -287,7 +287,7 @@ def _read_examples(
     if not parts:
         raise InputError(f"{path}: has no example")
     examples = np.concatenate(parts, axis=1)
-    _check_pairs(file, examples[0], examples[1], len(user_key))
+    _check_pairs(file, examples[0], examples[1], len(user_ids))
     return examples
 
 

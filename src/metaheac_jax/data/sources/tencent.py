@@ -109,9 +109,9 @@ def prepare(
             name=name,
             schema=schema,
             vocabulary=vocabulary,
-            user_key=uid,
+            user_ids=uid,
             user_rows=np.load(directory / "user_rows.npy", mmap_mode="r"),
-            campaign_key=aid,
+            campaign_ids=aid,
             campaign_rows=np.stack(campaign_rows, axis=1),
             stage1=stage1,
             stage2=stage2,
@@ -356,13 +356,13 @@ def _read_examples(
     return _Lines(*map(np.concatenate, zip(*columns, strict=True)))
 
 
-def _find(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Positions of ``keys`` in an ascending array; -1 where absent."""
-    order = np.argsort(keys)  # ascending keys keep the search in the cache
-    keys = keys[order]
-    candidate = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
-    position = np.empty(len(keys), np.int64)
-    position[order] = np.where(ordered[candidate] == keys, candidate, -1)
+def _find(ordered: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Positions of ``ids`` in an ascending array; -1 where absent."""
+    order = np.argsort(ids)  # ascending ids keep the search in the cache
+    ids = ids[order]
+    candidate = np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)
+    position = np.empty(len(ids), np.int64)
+    position[order] = np.where(ordered[candidate] == ids, candidate, -1)
     return position
 
 
