@@ -239,6 +239,7 @@ def test_scores_are_those_that_the_evaluation_judges(monkeypatch):
     assert [by_user[int(user)] for user in DATA.user_ids[:5]] == alone
 
 
+@pytest.mark.slow
 def test_models_that_share_the_first_layer_compute_it_once(monkeypatch):
     """Their audiences are those of each alone; a block has fewer users where models are many."""
     method = method_named("mlp-pretraining").with_settings(

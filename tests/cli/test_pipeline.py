@@ -242,6 +242,7 @@ def metaheac(*arguments):
     return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_help_names_the_subcommands():
     done = metaheac("--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -130,6 +130,7 @@ def test_a_signal_stops_a_command_in_one_line(name):
     assert (ran.stdout, ran.stderr.count("\n")) == ("removed\n", 1)
 
 
+@pytest.mark.slow
 def test_help_that_nobody_reads_to_its_end_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
@@ -281,6 +282,7 @@ def test_a_command_starts_again_with_huge_pages_once(monkeypatch):
     assert len(started) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator")
 def test_a_command_has_a_quiet_log_although_jax_sets_one():
     body = "    print(os.environ['TF_CPP_MIN_LOG_LEVEL'], os.environ['GLIBC_TUNABLES'])\n"

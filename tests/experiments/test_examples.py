@@ -7,6 +7,7 @@ import pytest
 from experiments.examples import sine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["with_dicts", "with_linen", "with_nnx", "with_equinox", "reptile"]
 )

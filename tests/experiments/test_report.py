@@ -98,6 +98,7 @@ def drawn(tmp_path_factory):
         yield directory
 
 
+@pytest.mark.slow
 def test_what_was_stored_is_drawn_again(drawn, tmp_path):
     drawn = Path(shutil.copytree(drawn, tmp_path / "copy"))
     written = {path.name: path.read_bytes() for path in drawn.iterdir()}

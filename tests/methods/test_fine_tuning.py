@@ -352,6 +352,7 @@ def test_settings_of_the_ablations():
         assert build(OFFICIAL).settings == OFFICIAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "experts", "critics"), [(metaheac, 3, 2), (without_hc, 3, 1), (without_he, 1, 2)]
 )

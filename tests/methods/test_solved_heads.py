@@ -35,6 +35,7 @@ def general():
     return METHOD.fit(DATA, campaigns=TRAIN)
 
 
+@pytest.mark.slow
 def test_it_learns_factors_on_which_few_seeds_tell_much(general):
     """From 60 examples of new campaigns: better than the general model, and than LR on them."""
     some = np.random.default_rng(0).permutation(300)[:60]
@@ -52,6 +53,7 @@ def test_it_learns_factors_on_which_few_seeds_tell_much(general):
     assert solved > max(before, regression) + 0.02
 
 
+@pytest.mark.slow
 def test_where_only_heads_are_adapted_campaigns_share_all_else(general):
     """No table rows, and few numbers."""
     campaigns = [DATA.campaign(c) for c in NEW]
@@ -84,6 +86,7 @@ def test_the_head_is_solved_on_all_examples_of_a_campaign(general):
     np.testing.assert_allclose(model.score(users), offset + factors @ head, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_value_weights_are_a_regression_around_the_head(general):
     """Its penalty decides how far they go; rows and values are the model's adapted ones."""
     campaign, users = DATA.campaign(13), DATA.user_rows
@@ -151,18 +154,21 @@ def test_the_gradient_is_that_of_the_query_loss_through_the_solution():
         assert np.abs(kernel(found) - kernel(other)).max() > 1e-3 * np.abs(kernel(found)).max()
 
 
+@pytest.mark.slow
 def test_a_head_that_is_not_finite_is_named(general):
     broken = replace(general, state={**general.state, "table": general.state["table"] * np.nan})
     with pytest.raises(Diverged, match="the solved head is not finite"):
         METHOD.customise(broken, DATA, [DATA.campaign(13)])
 
 
+@pytest.mark.slow
 def test_wrong_examples_are_refused(general):
     campaign = replace(DATA.campaign(13), labels=np.full(300, 2))
     with pytest.raises(InputError, match="a label is not 1 for a seed or 0"):
         METHOD.customise(general, DATA, [campaign])
 
 
+@pytest.mark.slow
 def test_a_campaign_of_seeds_alone_has_scores_of_usual_size(general):
     """No regression on its values, whose intercept would have no minimum."""
     campaign = DATA.campaign(13)

@@ -126,6 +126,7 @@ def test_sizes_are_the_published_ones(width, parameters):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
 
 
+@pytest.mark.slow
 def test_initial_values_fill_the_uniform_range():
     user, campaign = jnp.zeros((1, M, 64)), jnp.zeros((N, 64))
     params = MetaHeac().init(jax.random.key(0), user, campaign)["params"]

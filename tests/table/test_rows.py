@@ -66,6 +66,7 @@ def test_selected_rows_are_zero_where_padded():
     np.testing.assert_array_equal(selected["table"], [[5, 6], [0, 0]])
 
 
+@pytest.mark.slow
 def test_each_campaign_on_its_own_rows_equals_all_on_the_steps_rows(x64):
     network, table = weights()
     rows, (support, query) = localised(ROWS + 4, *support_and_query())
