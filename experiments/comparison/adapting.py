@@ -249,6 +249,7 @@ RUNGS = (
     Rung("seeds-step", "seeds", "the paper's inner step", lambda s: seeds(s, step=True)),
     Rung("solved-constant", None, "the head is solved", solved_constant),
     Rung("solved-head", "solved-constant", "the derivative goes through the solution"),
+    Rung("ensemble", "without-meta-lengths", "the mean with a solved head"),
 )
 
 

@@ -30,6 +30,7 @@ SHOWN = {
     "metaheac": "tab:orange",
     "seed-aware": "tab:pink",
     "solved-head": "tab:red",
+    "ensemble": "tab:gray",
     "oracle": "black",
 }
 LENGTHS = "-lengths"  # ends the name of a method with the lengths of lists

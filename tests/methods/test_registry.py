@@ -57,7 +57,7 @@ def test_methods_whose_networks_do_not_split_refuse_to_adapt_heads():
         "shared-bottom",
         "mmoe",
     }
-    whole |= {"lightgbm", "cosine", "prior"}
+    whole |= {"lightgbm", "cosine", "prior", "ensemble"}
     for name, build in METHODS.items():
         if name in whole:
             with pytest.raises(InputError, match=f"{name}: cannot adapt heads only; choose a "):

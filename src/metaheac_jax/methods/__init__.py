@@ -1,6 +1,7 @@
 """Methods: each trains a general model on many campaigns and customises it to new ones."""
 
 from metaheac_jax.methods.campaign_graph import hubble
+from metaheac_jax.methods.ensemble import ensemble
 from metaheac_jax.methods.fine_tuning import (
     alpha_zero,
     metaheac,
@@ -26,6 +27,7 @@ __all__ = [
     "Method",
     "alpha_zero",
     "cosine",
+    "ensemble",
     "hubble",
     "lightgbm_per_campaign",
     "logistic_regression",

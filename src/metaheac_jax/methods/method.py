@@ -306,7 +306,7 @@ class Method:
                 self.check(data, chosen)
             held = np.asarray(held_out)
             halves = [halve(data, int(c), seed) for c in held]
-            judge = lambda state: self._judge(run, state, halves)  # noqa: E731
+            judge = lambda state: self.judge_state(run, state, halves)  # noqa: E731
             run = replace(run, campaigns=chosen, held_out=held, judge=judge)
         kept = directory if writes else None
         with nullcontext() if kept is None else locked(kept):
@@ -366,9 +366,10 @@ class Method:
         general.check_data(data)
         check_whole("seed", seed, 0)
         run = Run(data, np.empty(0, int), self.settings, seed)
-        return self._judge(run, general.state, [halve(data, int(c), seed) for c in campaigns])
+        return self.judge_state(run, general.state, [halve(data, int(c), seed) for c in campaigns])
 
-    def _judge(self, run: Run, state: State, halves: Sequence[HeldOut]) -> Quality:
+    def judge_state(self, run: Run, state: State, halves: Sequence[HeldOut]) -> Quality:
+        """How good a state of the offline stage is on held-out campaigns; see `judge`."""
         own = range(len(halves)) if run.mesh is None else own_part(len(halves))
         quiet, state = replace(run, progress=silent, numbers=own), self._placed(state)
         judged = judge_models(

@@ -8,6 +8,7 @@ from functools import partial
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.campaign_graph import hubble
+from metaheac_jax.methods.ensemble import ensemble
 from metaheac_jax.methods.fine_tuning import (
     alpha_zero,
     metaheac,
@@ -48,6 +49,7 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "cosine": cosine,
     "prior": user_prior,
     "solved-head": solved_head,
+    "ensemble": ensemble,
     "seed-aware": seed_aware,
     "alpha-0-seeds": seed_aware_alpha_zero,
     "mlp-seeds": seed_aware_mlp,

@@ -66,10 +66,7 @@ def without_value_weights(user: User) -> tuple[UserFields, Array]:
     The latter is a constant of a derivative.
     """
     user = UserFields.of(user)
-    shared, own = (
-        UserFields(user.fractions, user.embeddings[:, part], user.vectors[..., part], user.values)
-        for part in (slice(None, -1), slice(-1, None))
-    )
+    shared, own = user.columns(slice(None, -1)), user.columns(slice(-1, None))
     return shared, jax.lax.stop_gradient(own.dense().sum(axis=(-2, -1)))
 
 

@@ -70,6 +70,11 @@ class UserFields:
         values = self.values + (0,) * fields.shape[-2]
         return UserFields(self.fractions, self.embeddings, vectors, values)
 
+    def columns(self, which: slice) -> UserFields:
+        """(..., M, k) -> (..., M, k'): some of the entries of each field."""
+        embeddings, vectors = self.embeddings[:, which], self.vectors[..., which]
+        return UserFields(self.fractions, embeddings, vectors, self.values)
+
     def dense(self) -> Array:
         """(..., M, k) field vectors, with all products evaluated."""
         fields, start, other = [], 0, 0

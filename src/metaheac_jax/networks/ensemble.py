@@ -1,0 +1,60 @@
+"""An ensemble: networks side by side, whose log-odds are averaged.
+
+Each reads columns of its own of the embedding table, so that weights, adapted weights and scorers
+are those of one network. It is not in the paper.
+
+Axes: B examples, M user fields, N campaign fields, k embedding width of all members together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from metaheac_jax.networks.base import Network, Output, User, sigmoid_output
+from metaheac_jax.table.pooling import UserFields
+
+
+class Ensemble(NamedTuple):
+    """A `Network` of several.
+
+    Attributes:
+      members: the name of each, under which its parameters are, and the network.
+    """
+
+    members: tuple[tuple[str, Network], ...]
+
+    def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
+        """Parameters, drawn with the key; (B, M, k) and (N, k)."""
+        keys = jax.random.split(key, len(self.members))
+        inputs = self._inputs(user, campaign)
+        return {
+            name: network.init(own, *fields)
+            for own, (name, network, fields) in zip(keys, inputs, strict=True)
+        }
+
+    def apply(self, params: dict[str, Any], user: User, campaign: Array, /, *_: Any) -> Output:
+        """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
+        outputs = [
+            network.apply(params[name], *fields)
+            for name, network, fields in self._inputs(user, campaign)
+        ]
+        log_odds = [output.log_p - output.log_not_p for output in outputs]
+        return sigmoid_output(sum(log_odds[1:], log_odds[0]) / len(log_odds))
+
+    def _inputs(
+        self, user: User, campaign: Array
+    ) -> Iterator[tuple[str, Network, tuple[UserFields, Array]]]:
+        """Each member's name, network, and user and campaign fields."""
+        user, width = UserFields.of(user), campaign.shape[-1] // len(self.members)
+        for number, (name, network) in enumerate(self.members):
+            own = columns(number, width)
+            yield name, network, (user.columns(own), campaign[..., own])
+
+
+def columns(number: int, width: int) -> slice:
+    """The columns of the table that a member reads, with k = ``width`` for each."""
+    return slice(number * width, (number + 1) * width)
