@@ -74,6 +74,21 @@ def test_the_support_loss_is_that_before_the_first_inner_step(x64, steps, chunk)
     np.testing.assert_allclose(alone.support_loss, expected[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, "all"])
+def test_without_inner_steps_support_sets_may_be_empty(x64, chunk):
+    """As in plain training on a mesh."""
+    query = jnp.arange(12.0).reshape(4, 3)
+    gradient = build_meta_gradient(
+        lambda w, x: w**2 * x.sum(),
+        inner_learning_rate=ALPHA,
+        inner_steps=0,
+        campaigns_per_chunk=chunk,
+        reduction="sum",
+    )
+    ours, _ = gradient(jnp.asarray(3.0), jnp.zeros((4, 0)), query)
+    assert ours == 2 * 3 * query.sum()
+
+
 def test_without_inner_steps_the_support_loss_is_zero(x64):
     w, support, query = quadratic_campaigns(2)
     gradient = build_meta_gradient(quadratic, inner_learning_rate=ALPHA, inner_steps=0)

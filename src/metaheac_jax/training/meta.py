@@ -267,7 +267,9 @@ def _sum_over_chunks(
     num_campaigns = jax.tree.leaves(batches)[0].shape[0]
     if chunk == num_campaigns:
         return summed_gradient(batches)
-    chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), batches)
+    # Both numbers, since a leaf may be empty.
+    shape = num_campaigns // chunk, chunk
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), batches)
 
     def add(total: Any, batches: Any) -> tuple[Any, T]:
         gradient, results = summed_gradient(batches)
