@@ -29,7 +29,7 @@ from metaheac_jax.settings import PAPER
 TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
 ATTRIBUTES = {"advertiser": 4, "category": 2}
 #: Methods that differ in what they restore; the others are as mlp-pretraining.
-DISTINCT = ("mlp-embeddings", "shared-bottom", "mmoe", "metaheac-lengths", "seed-aware")
+DISTINCT = ("mlp-embeddings", "shared-bottom", "mmoe", "metaheac-lengths", "seed-aware", "ensemble")
 
 
 def world():

@@ -294,11 +294,11 @@ def test_devices_that_cannot_be_used_are_refused(data, tmp_path, capsys, options
 def test_the_help_of_mesh_names_the_methods_that_can_use_one(capsys):
     assert exit_code(main, "fit", "--help") == 0
     shown = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
-    assert "For metaheac, mlp-pretraining, solved-head, seed-aware and their variants." in shown
+    assert "For metaheac, mlp-pretraining, solved-head, ensemble, seed-aware and their" in shown
     variants = r"alpha-0.*|without-.*|.*-seeds|.*-lengths"
     meshes = {name for name in METHODS if method_named(name).meshes}
     named = {name for name in meshes if not re.fullmatch(variants, name)}
-    assert named == {"metaheac", "mlp-pretraining", "solved-head", "seed-aware"}
+    assert named == {"metaheac", "mlp-pretraining", "solved-head", "ensemble", "seed-aware"}
 
 
 @pytest.mark.long

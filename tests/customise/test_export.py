@@ -66,6 +66,7 @@ def columns(users):
         ("metaheac", {"online_adapts": "heads"}),
         ("seed-aware", {}),
         ("solved-head", {}),
+        ("ensemble", {}),
         ("mlp-pretraining", {}),
     ],
 )

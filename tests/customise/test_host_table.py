@@ -45,6 +45,7 @@ def test_no_ids_name_no_rows():
         ("metaheac", "heads"),
         ("solved-head", "all"),
         ("seed-aware", "all"),
+        ("ensemble", "all"),
     ],
 )
 def test_a_method_does_the_same_with_its_table_in_host_memory(monkeypatch, tmp_path, name, adapts):

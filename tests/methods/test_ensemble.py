@@ -9,6 +9,7 @@ from toy import UNTRAINED, dataset
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.ensemble import ensemble, member_methods
+from metaheac_jax.training.sharding import device_mesh
 
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
 TRAIN, NEW = np.arange(9), np.arange(9, 12)
@@ -76,6 +77,18 @@ def test_what_was_customised_is_kept_for_each_member(tmp_path, general):
     second = METHOD.customise(general, DATA, CAMPAIGNS, seed=5, directory=folder)
     assert {path.name for path in folder.glob("*/*.npz")} == files
     np.testing.assert_array_equal(scores(first), scores(second))
+
+
+def test_a_mesh_of_one_device_makes_the_same_model(general):
+    mesh = device_mesh(campaign=1, row=1)
+    made = METHOD.fit(DATA, campaigns=TRAIN, seed=3, mesh=mesh)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        dict(made.state),
+        dict(general.state),
+    )
+    models, alone = (METHOD.customise(made, DATA, CAMPAIGNS, mesh=m) for m in (mesh, None))
+    np.testing.assert_allclose(scores(models), scores(alone), atol=1e-5)
 
 
 def test_it_does_not_adapt_heads_nor_go_on_from_a_model(general):

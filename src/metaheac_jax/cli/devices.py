@@ -20,7 +20,7 @@ class DeviceOptions:
     """Use several devices, as campaign=4,row=2. Training keeps four copies of the embedding table,
     each split by rows over two devices, and splits campaigns over all eight. Customising splits
     campaigns over all, and expanding users; each device then has a whole table. For metaheac,
-    mlp-pretraining, solved-head, seed-aware and their variants."""
+    mlp-pretraining, solved-head, ensemble, seed-aware and their variants."""
     coordinator: str | None = None
     """With --mesh, be one of several processes: HOST:PORT of the first, or auto with Slurm, Open
     MPI, Kubernetes or Cloud TPUs. All must see the same files; the first one writes. If one ends,

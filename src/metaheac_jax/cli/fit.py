@@ -42,8 +42,8 @@ class Options:
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the model; a model there is replaced."""
     method: str | None = None
-    """Method by name, for example metaheac (the default), solved-head, mlp-pretraining or lr; an
-    unknown name lists all."""
+    """Method by name, for example metaheac (the default), solved-head, ensemble, mlp-pretraining or
+    lr; an unknown name lists all."""
     settings: Literal["paper", "official"] | None = None
     """Settings of the paper (the default), or of its authors' program (wider embeddings)."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None

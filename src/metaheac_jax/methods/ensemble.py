@@ -65,7 +65,7 @@ def ensemble_network(settings: Settings) -> Ensemble:
 def train_members(run: Run) -> Trained:
     """The offline stage: trains each, and judges both together where campaigns are held out."""
     halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
-    states, num_steps = dict[str, State](), 0
+    states, num_steps = dict[str, State](), 0.0
     for member in member_methods(run.settings):
         directory = run.directory and run.directory / member.name
         own = replace(run, settings=member.settings, directory=directory)
@@ -73,7 +73,7 @@ def train_members(run: Run) -> Trained:
             own = replace(own, judge=_judge_of(member, own, halves))
         trained = member.train(own)
         states[member.name] = trained.state
-        num_steps += int((trained.optimizer or {"count": 0})["count"])
+        num_steps += trained.judgements[-1:, 0].sum()
     tables = [state["table"] for state in states.values()]
     join = np.concatenate if any(map(on_host, tables)) else jnp.concatenate
     networks = {name: state["network"] for name, state in states.items()}

@@ -211,6 +211,8 @@ class InnerLoop:
     ) -> tuple[Any, tuple[Array, Any, Any]]:
         """The leaves that are adapted; the first loss, the last state, and what was watched."""
         start, optimizer, rates = self._adapted(params), self.inner_optimizer, None
+        if not self.inner_steps:  # the support sets may be empty
+            return start, (jnp.zeros(()), model_state, None)
         if optimizer is None:
             rates = _part(_prefix(self.inner_learning_rate, params), self._flags(params))
 
@@ -235,7 +237,7 @@ class InnerLoop:
             (theta, _, state), (value, seen) = body(carry, jax.tree.map(lambda x: x[0], batches))
             return theta, (value, state, jax.tree.map(lambda x: x[None], seen))
         (theta, _, state), (values, seen) = jax.lax.scan(body, carry, batches, self.inner_steps)
-        return theta, (values[0] if self.inner_steps else jnp.zeros(()), state, seen)
+        return theta, (values[0], state, seen)
 
     def _slope(
         self, theta: Any, params: Any, batch: Any, model_state: Any
