@@ -269,13 +269,18 @@ def _times(log: Path, label: str) -> tuple[dict[str, float], float]:
 
     Returns:
       ``step_ms``, the median time of a step in milliseconds, if it is told; and the seconds that
-      the training had taken at its last step, by all processes that went on with it.
+      the training, or those of an ensemble's members, had taken at the last step, by all processes
+      that went on with it.
     """
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-    own = [line for line in lines if line["name"] == label and "steps_per_second" in line]
-    rates = [line["steps_per_second"] for line in own]
-    step_time = {"step_ms": 1000 / float(np.median(rates))} if rates else {}
-    return step_time, max((line["seconds"] for line in own), default=0.0)
+    rates, seconds = dict[str, list[float]](), dict[str, float]()
+    for line in lines:
+        name = line["name"]
+        if (name == label or name.startswith(f"{label}: ")) and "steps_per_second" in line:
+            rates.setdefault(name, []).append(line["steps_per_second"])
+            seconds[name] = max(line["seconds"], seconds.get(name, 0.0))
+    step_time = {"step_ms": 1000 / float(np.median(rates[label]))} if label in rates else {}
+    return step_time, sum(seconds.values())
 
 
 def forget_compiled() -> None:

@@ -25,11 +25,12 @@ _WITH_LENGTHS = (
     "mlp-pretraining-lengths",
 )
 #: The question of the comparison, named before any result: does a favoured method have a higher
-#: mean AUC on small seed sets than the best of these? They are what an inner step can be taken
-#: away from and leave the rest: the same batches at alpha = 0, plain training of the same network,
+#: mean AUC on small seed sets than the best of these? They are, in the first place, what is left
+#: without an inner step: the same batches at alpha = 0, plain training of the same network,
 #: and plain training of an MLP. seed-aware, the solved head and the ensemble are given the lengths
 #: of lists, so their rivals are as well: a feature that one method alone is given is no merit of
-#: the method. The ensemble's rivals include both of its members.
+#: the method. The ensemble's rivals include both of its members; its claim was named after their
+#: results and before its own.
 PRIMARY: dict[str, tuple[str, ...]] = {
     "metaheac": ("alpha-0", "without-meta", "mlp-pretraining"),
     "seed-aware": _WITH_LENGTHS,

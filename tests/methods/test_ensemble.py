@@ -1,5 +1,6 @@
 """The ensemble: the mean of two methods that are trained and customised as they are alone."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -7,8 +8,12 @@ import numpy as np
 import pytest
 from toy import UNTRAINED, dataset
 
+from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.ensemble import ensemble, member_methods
+from metaheac_jax.methods.method import steps_of
+from metaheac_jax.methods.solved_heads import solved_head
+from metaheac_jax.settings import PAPER
 from metaheac_jax.training.sharding import device_mesh
 
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
@@ -44,11 +49,36 @@ def test_a_score_is_the_mean_of_those_of_its_members_alone(general, alone):
     assert np.abs(each[0] - each[1]).max() > 0.1
 
 
+def test_before_customising_it_is_the_general_model(general, alone):
+    untouched = METHOD.with_settings(online_epochs=0).customise(general, DATA, CAMPAIGNS)
+    assert all(model.is_general for model in untouched)
+    each = [
+        scores(own.with_settings(online_epochs=0).customise(of, DATA, CAMPAIGNS))
+        for own, of in alone
+    ]
+    np.testing.assert_allclose(scores(untouched), np.mean(each, axis=0), atol=1e-5)
+    assert not any(model.is_general for model in METHOD.customise(general, DATA, CAMPAIGNS))
+
+
+def test_a_campaign_of_seeds_alone_is_customised(general):
+    campaign = DATA.campaign(10)
+    seeds = campaign.labels == 1
+    campaign = replace(campaign, users=campaign.users[seeds], labels=campaign.labels[seeds])
+    [model] = METHOD.customise(general, DATA, [campaign])
+    assert np.abs(model.score(DATA.user_rows)).max() < 30
+
+
+def test_the_penalty_is_that_of_the_solved_head(general):
+    """A saved model keeps it."""
+    assert METHOD.settings.penalty == solved_head().settings.penalty != PAPER.penalty
+    stiff = METHOD.with_settings(penalty=1e9).customise(general, DATA, CAMPAIGNS)
+    assert np.abs(scores(stiff) - scores(METHOD.customise(general, DATA, CAMPAIGNS))).max() > 0.01
+
+
 def test_its_judgement_is_of_both_together(general, alone):
-    """After the steps of both; the campaigns that tell when to stop are those of the members."""
+    """At the steps of both kept states; held out are the campaigns of the members."""
     [judged] = general.judgements
-    ends = [of.judgements[-1].step for _, of in alone]
-    assert judged.step == sum(ends)
+    assert judged.step == sum(steps_of(of) for _, of in alone)
     assert general.held_out == alone[0][1].held_out == alone[1][1].held_out
     held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
     assert METHOD.judge(general, DATA, held, seed=3).auc == pytest.approx(judged.auc, abs=1e-6)
@@ -65,17 +95,33 @@ def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(
     fit = {"campaigns": TRAIN, "seed": 3, "directory": tmp_path / "e"}
     with pytest.raises(Stopped):
         METHOD.fit(DATA, **fit, progress=stop)
-    again = METHOD.fit(DATA, **fit)
+    seen = []
+    again = METHOD.fit(DATA, **fit, progress=lambda *args: seen.append(args))
+    steps = [(what, done) for what, done, _ in seen if "Solved head" in what]
+    assert all(what.startswith("Ensemble: ") and done for what, done in steps)
     jax.tree.map(np.testing.assert_array_equal, dict(again.state), dict(general.state))
 
 
-def test_what_was_customised_is_kept_for_each_member(tmp_path, general):
+def test_its_log_leaves_that_of_a_member_alone(tmp_path, alone):
+    """Of a log that several trainings share."""
+    log, method = tmp_path / "log.jsonl", METHOD.with_settings(offline_epochs=1)
+    method = method.with_settings(offline_patience=None)
+    head, _ = member_methods(method.settings)
+    head.fit(DATA, campaigns=TRAIN, log=log)
+    before = log.read_text()
+    method.fit(DATA, campaigns=TRAIN, log=log)
+    after = log.read_text()
+    assert after.startswith(before)
+    names = {json.loads(line)["name"] for line in after[len(before) :].splitlines()}
+    assert names == {"Ensemble: Solved head", "Ensemble: MetaHeac w/o Meta, with list lengths"}
+
+
+def test_what_was_customised_is_kept_for_each_member(tmp_path, general, monkeypatch):
     folder = tmp_path / "kept"
     first = METHOD.customise(general, DATA, CAMPAIGNS, seed=5, directory=folder)
-    files = {path.name for path in folder.glob("*/*.npz")}
-    assert len(files) == 2 * len(CAMPAIGNS)
+    assert len(list(folder.glob("*/*.npz"))) == 2 * len(CAMPAIGNS)
+    monkeypatch.setattr(KeptCampaigns, "add", None)  # what is not found is customised, and added
     second = METHOD.customise(general, DATA, CAMPAIGNS, seed=5, directory=folder)
-    assert {path.name for path in folder.glob("*/*.npz")} == files
     np.testing.assert_array_equal(scores(first), scores(second))
 
 
@@ -91,8 +137,6 @@ def test_a_mesh_of_one_device_makes_the_same_model(general):
     np.testing.assert_allclose(scores(models), scores(alone), atol=1e-5)
 
 
-def test_it_does_not_adapt_heads_nor_go_on_from_a_model(general):
+def test_it_does_not_adapt_heads():
     with pytest.raises(InputError, match="ensemble: cannot adapt heads only"):
         METHOD.with_settings(online_adapts="heads")
-    with pytest.raises(InputError, match="has no state of its optimiser; fit it anew"):
-        METHOD.fit(DATA, start=general)

@@ -163,6 +163,10 @@ def test_methods_with_a_head_per_campaign_do_not_go_on(general, name):
     refused(name, general, DATA, f"{name} has parts for its training campaigns, so it cannot go on")
 
 
+def test_an_ensemble_does_not_go_on(general):
+    refused("ensemble", general, DATA, "ensemble keeps no state of its optimisers, so it cannot go")
+
+
 def test_models_that_do_not_fit_are_refused(general):
     refused("metaheac", general, DATA, "trained by 'mlp-pretraining', not by 'metaheac'; use its")
     bare = replace(general, optimizer=None)

@@ -76,10 +76,15 @@ def test_the_support_loss_is_that_before_the_first_inner_step(x64, steps, chunk)
 
 @pytest.mark.parametrize("chunk", [1, 2, "all"])
 def test_without_inner_steps_support_sets_may_be_empty(x64, chunk):
-    """As in plain training on a mesh."""
+    """As in plain training on a mesh; a network may have no result for nobody."""
+
+    def loss(w, x):
+        assert len(x)
+        return w**2 * x.sum()
+
     query = jnp.arange(12.0).reshape(4, 3)
     gradient = build_meta_gradient(
-        lambda w, x: w**2 * x.sum(),
+        loss,
         inner_learning_rate=ALPHA,
         inner_steps=0,
         campaigns_per_chunk=chunk,

@@ -1,22 +1,24 @@
 """An ensemble of a solved head and MetaHeac's network with plain training.
 
 A head of few numbers, solved on the seeds, is steady where there are few of them; a whole network
-moves further where there are many. The mean of their log-odds is better than both. The members are
-trained and customised apart, as they are alone. It is not in the paper.
+moves further where there are many. The two err differently, and the mean of their log-odds was
+better than both on held-out training campaigns (experiments/results/tried.md). It is not in the
+paper.
 
-Axes: R table rows, k embedding width of a member, U rows that a campaign has adapted.
+Axes: R table rows, k embedding width of a member, K = 2 k of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaheac_jax.customise.host_table import on_host, rows_of
+from metaheac_jax.customise.host_table import rows_of
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.fine_tuning import metaheac_network, without_meta
@@ -27,33 +29,38 @@ from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.ensemble import Ensemble, columns
 from metaheac_jax.networks.solved_head import SolvedHead
+from metaheac_jax.progress import Progress
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.training.loop import Quality
 
+_LABEL = "Ensemble"
+
 
 def ensemble(settings: Settings = PAPER) -> Method:
-    """A solved head and MetaHeac w/o Meta, both with the lengths of lists.
+    """The mean log-odds of a solved head and MetaHeac w/o Meta, both with the lengths of lists.
 
-    The solved head has its own value dropout, table scale and penalty, see `solved_head`.
+    The solved head has its own value dropout and scale of the table, see `solved_head`.
     """
     head, network = member_methods(settings)
     return Method(
         name="ensemble",
-        label="Ensemble of solved head and MetaHeac w/o Meta",
-        settings=settings,
+        label=_LABEL,
+        settings=replace(settings, penalty=solved_head(settings).settings.penalty),
         train=train_members,
         adapt=adapt_members,
         restore=build_restore(ensemble_network, lengths=True),
-        tuned=network.tuned,
+        tuned=(*network.tuned, "penalty"),
         takes_steps=True,
         meshes=True,
+        no_start="keeps no state of its optimisers",
         work=(head.work[0] + network.work[0], head.work[1] + network.work[1]),
     )
 
 
 def member_methods(settings: Settings) -> tuple[Method, Method]:
     """The methods whose models are averaged."""
-    return solved_head(settings), without_meta(settings, lengths=True)
+    head = solved_head(settings).with_settings(penalty=settings.penalty)
+    return head, without_meta(settings, lengths=True)
 
 
 def ensemble_network(settings: Settings) -> Ensemble:
@@ -63,21 +70,31 @@ def ensemble_network(settings: Settings) -> Ensemble:
 
 
 def train_members(run: Run) -> Trained:
-    """The offline stage: trains each, and judges both together where campaigns are held out."""
+    """The offline stage: trains each, and judges both together where campaigns are held out.
+
+    The step of that judgement is the sum of theirs.
+
+    Raises:
+      InputError: a solved head has no column left, see `solved_head`.
+    """
     halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
-    states, num_steps = dict[str, State](), 0.0
+    states, num_steps = dict[str, State](), 0
     for member in member_methods(run.settings):
-        directory = run.directory and run.directory / member.name
-        own = replace(run, settings=member.settings, directory=directory)
+        own = replace(
+            run,
+            settings=member.settings,
+            directory=run.directory and run.directory / member.name,
+            prefix=f"{_LABEL}: ",
+        )
         if run.judge is not None:
             own = replace(own, judge=_judge_of(member, own, halves))
-        trained = member.train(own)
-        states[member.name] = trained.state
-        num_steps += trained.judgements[-1:, 0].sum()
-    tables = [state["table"] for state in states.values()]
-    join = np.concatenate if any(map(on_host, tables)) else jnp.concatenate
-    networks = {name: state["network"] for name, state in states.items()}
-    state = {"network": networks, "table": join(tables, axis=1)}
+        state, _, optimizer = member.train(own)
+        states[member.name] = jax.device_get(state)  # room for the next
+        num_steps += int((optimizer or {})["count"])
+    state = {
+        "network": {name: state["network"] for name, state in states.items()},
+        "table": np.concatenate([state["table"] for state in states.values()], axis=1),
+    }
     if run.judge is None:
         return Trained(state)
     return Trained(state, np.array([[num_steps, *run.judge(state)]]))
@@ -92,44 +109,48 @@ def adapt_members(
 ) -> list[Scorer]:
     """The online stage: customises each to all campaigns."""
     del watch  # the members have no steps in common
-    each: dict[str, list[AdaptedWeights]] = {}
-    for member, own_state in _apart(state, run.settings):
-        kept = run.kept and run.kept / member.name
-        own = replace(run, settings=member.settings, kept=kept)
-        scorers = member.adapt(own, own_state, campaigns, None)
-        each[member.name] = [s.adapted for s in scorers if isinstance(s, AdaptedScorer)]
+    adapted: dict[str, list[AdaptedWeights]] = {}
+    for number, member in enumerate(member_methods(run.settings)):
+        own = replace(
+            run,
+            settings=member.settings,
+            kept=run.kept and run.kept / member.name,
+            progress=_progress_of(member, run.progress),
+        )
+        table = state["table"][:, columns(number, run.settings.width)]
+        own_state = {"network": state["network"][member.name], "table": table}
+        scorers = cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns, None))
+        adapted[member.name] = [scorer.adapted for scorer in scorers]
     run, campaigns, lengths = lengthened(run, campaigns)
     weights, network = Weights(**state), ensemble_network(run.settings)
-    pool, scorers = compiled_scorer(network, run.dataset.layout), list[Scorer]()
-    for campaign, own in zip(campaigns, zip(*each.values(), strict=True), strict=True):
-        adapted = _together(weights.table, dict(zip(each, own, strict=True)))
-        scorers.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
-    return scorers
+    pool, models = compiled_scorer(network, run.dataset.layout), list[Scorer]()
+    for campaign, own in zip(campaigns, zip(*adapted.values(), strict=True), strict=True):
+        together = _together(weights.table, dict(zip(adapted, own, strict=True)))
+        models.append(AdaptedScorer(pool, weights, together, campaign.rows, lengths))
+    return models
 
 
-def _apart(state: State, settings: Settings) -> Iterator[tuple[Method, State]]:
-    """Each member and its state."""
-    for number, member in enumerate(member_methods(settings)):
-        table = state["table"][:, columns(number, settings.width)]
-        yield member, {"network": state["network"][member.name], "table": table}
+def _progress_of(member: Method, progress: Progress) -> Progress:
+    return lambda what, done, total: progress(f"{member.label} {what}", done, total)
 
 
 def _together(table: Any, parts: Mapping[str, AdaptedWeights]) -> AdaptedWeights:
     """A campaign's weights of all members as those of one network.
 
     Args:
-      table: (R, ...) of the general model.
+      table: (R, K) of the general model.
       parts: of each member, in their order.
     """
     real = [part.rows < len(table) for part in parts.values()]
-    rows = np.unique(np.concatenate([p.rows[r] for p, r in zip(parts.values(), real, strict=True)]))
-    values = np.array(rows_of(table, rows))
+    owned = [part.rows[own] for part, own in zip(parts.values(), real, strict=True)]
+    rows = np.unique(np.concatenate(owned)).astype(np.int32)
+    # To a power of two, so that few programs read and overlay them.
+    size = max(4096, 1 << (len(rows) - 1).bit_length())
+    padded = np.pad(rows, (0, size - len(rows)), constant_values=len(table))
+    values = np.array(rows_of(table, padded))
     width = values.shape[1] // len(parts)
     for number, (part, own) in enumerate(zip(parts.values(), real, strict=True)):
         places = np.searchsorted(rows, part.rows[own])
         values[places, columns(number, width)] = np.asarray(part.values)[own]
-    # To a power of two, so that few programs overlay them.
-    missing = max(4096, 1 << max(len(rows) - 1, 0).bit_length()) - len(rows)
-    rows = np.pad(rows, (0, missing), constant_values=len(table)).astype(np.int32)
-    values = jnp.asarray(np.pad(values, ((0, missing), (0, 0))))
-    return AdaptedWeights({name: part.network for name, part in parts.items()}, rows, values)
+    networks = {name: part.network for name, part in parts.items()}
+    return AdaptedWeights(networks, padded, jnp.asarray(values))

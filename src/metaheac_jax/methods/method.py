@@ -60,6 +60,7 @@ class Run:
       judge: judges a state of the offline stage on them; None where there are none.
       start: the general model that the offline stage goes on from; None to begin anew.
       skip_nonfinite: how many steps the offline stage may leave out that are not finite.
+      prefix: of the training's name in logs and progress.
       mesh: of the devices that share the work; None for one device.
       numbers: of the campaigns of the online stage, which decide their draws; None counts them.
       kept: a folder for the campaigns that the online stage has customised; None for no such.
@@ -76,6 +77,7 @@ class Run:
     judge: Callable[[State], Quality] | None = None
     start: General | None = None
     skip_nonfinite: int = 0
+    prefix: str = ""
     mesh: Mesh | None = None
     numbers: Sequence[int] | None = None
     kept: Path | None = None
@@ -87,7 +89,7 @@ class Trained(NamedTuple):
     Attributes:
       state: what the method learned.
       judgements: (E, 3) step, AUC and loss of each judgement on held-out campaigns.
-      optimizer: as `General` has it; None for a method without gradient steps.
+      optimizer: as `General` has it; None for a method that cannot go on from a model.
     """
 
     state: State
@@ -151,8 +153,7 @@ class Method:
       log_odds: whether a score is the log-odds of converting, for users as the examples are.
       splits: whether the online stage can leave the first layer as it is, see `settings.Adapts`.
       meshes: whether several devices can share the work of both stages.
-      per_campaign: whether its network has parts of their own for the training campaigns, so that
-        it cannot go on with others.
+      no_start: why it takes steps and yet cannot go on from a model; empty if it can.
       work: arithmetic per example, offline and online (per epoch), as multiples of the forward pass
         of MetaHeac's network; for estimates of time.
 
@@ -172,7 +173,7 @@ class Method:
     log_odds: bool = True
     splits: bool = False
     meshes: bool = False
-    per_campaign: bool = False
+    no_start: str = ""
     work: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
@@ -218,8 +219,8 @@ class Method:
           InputError: the method cannot go on, the model is of another method or network or has no
             optimiser's state, or the data lack fields or values of it.
         """
-        if not self.takes_steps or self.per_campaign:
-            why = "has parts for its training campaigns" if self.takes_steps else "takes no steps"
+        if not self.takes_steps or self.no_start:
+            why = self.no_start or "takes no steps"
             raise InputError(f"{self.name} {why}, so it cannot go on from a model; fit it anew")
         self._check_own(start)
         if start.optimizer is None:
@@ -272,7 +273,7 @@ class Method:
             judgements are then made with it. Nothing else that decides the result may.
           skip_nonfinite: how many steps may be left out since their loss, gradient or result is not
             finite; each is warned of and logged. A training that is resumed counts those in its
-            log.
+            log. Each member of an ensemble may leave out so many.
           progress: receives the number of steps done.
 
         Raises:
@@ -369,7 +370,11 @@ class Method:
         return self.judge_state(run, general.state, [halve(data, int(c), seed) for c in campaigns])
 
     def judge_state(self, run: Run, state: State, halves: Sequence[HeldOut]) -> Quality:
-        """How good a state of the offline stage is on held-out campaigns; see `judge`."""
+        """How good a state of the offline stage is on held-out campaigns; see `judge`.
+
+        Raises:
+          Diverged: a score is not a number.
+        """
         own = range(len(halves)) if run.mesh is None else own_part(len(halves))
         quiet, state = replace(run, progress=silent, numbers=own), self._placed(state)
         judged = judge_models(
@@ -403,7 +408,7 @@ class Method:
           directory: keeps each campaign that a method with a network has customised, so that the
             same call goes on after an interruption; the caller removes it. None keeps nothing.
           progress: receives the number of campaigns done.
-          watch: follows the online stage, if it takes gradient steps.
+          watch: follows the online stage, if it takes gradient steps; not that of an ensemble.
 
         Returns:
           One model per campaign, in the same order.

@@ -39,7 +39,7 @@ def shared_bottom(settings: Settings = PAPER) -> Method:
         restore=build_restore(_one_bottom),
         tuned=TUNED,
         takes_steps=True,
-        per_campaign=True,
+        no_start="has parts for its training campaigns",
         work=(3 / 8, 1 / 8),  # online, the bottom runs forward only
     )
 
@@ -58,7 +58,7 @@ def mmoe(settings: Settings = PAPER) -> Method:
         restore=build_restore(_one_mixture),
         tuned=(*TUNED, "num_experts"),
         takes_steps=True,
-        per_campaign=True,
+        no_start="has parts for its training campaigns",
         work=(4, 4),
     )
 

@@ -216,7 +216,7 @@ def train_rows(
             num_steps=first + run.settings.offline_epochs * steps,
             first_step=first,
             early_stop=early_stop,
-            name=label,
+            name=run.prefix + label,
             campaigns_of=campaigns_of,
             skip_nonfinite=run.skip_nonfinite,
             log=run.log,

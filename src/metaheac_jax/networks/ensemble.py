@@ -3,7 +3,7 @@
 Each reads columns of its own of the embedding table, so that weights, adapted weights and scorers
 are those of one network. It is not in the paper.
 
-Axes: B examples, M user fields, N campaign fields, k embedding width of all members together.
+Axes: B examples, M user fields, N campaign fields, k embedding width of a member, K of all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Ensemble(NamedTuple):
     members: tuple[tuple[str, Network], ...]
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
-        """Parameters, drawn with the key; (B, M, k) and (N, k)."""
+        """Parameters, drawn with the key; (B, M, K) and (N, K)."""
         keys = jax.random.split(key, len(self.members))
         inputs = self._inputs(user, campaign)
         return {
@@ -37,7 +37,7 @@ class Ensemble(NamedTuple):
         }
 
     def apply(self, params: dict[str, Any], user: User, campaign: Array, /, *_: Any) -> Output:
-        """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`."""
+        """(B, M, K) user fields and (N, K) or (B, N, K) campaign fields -> `Output`."""
         outputs = [
             network.apply(params[name], *fields)
             for name, network, fields in self._inputs(user, campaign)
@@ -56,5 +56,5 @@ class Ensemble(NamedTuple):
 
 
 def columns(number: int, width: int) -> slice:
-    """The columns of the table that a member reads, with k = ``width`` for each."""
+    """The k = ``width`` columns of the table that a member reads."""
     return slice(number * width, (number + 1) * width)
