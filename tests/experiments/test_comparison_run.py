@@ -195,3 +195,28 @@ def test_the_general_model_is_judged_without_the_online_stage(tmp_path):
     for campaign in found["lr"]["campaigns"]:
         assert campaign["auc"] == 1.0
         assert campaign["auc_before"] < 0.6
+
+
+def test_an_ensemble_has_taken_the_time_of_its_members(tmp_path):
+    """As its log tells, also where most of it was before the training was resumed."""
+    own = ranker(2.0)
+
+    def train(of):
+        of.log.write_text(
+            "".join(
+                json.dumps({"name": name, "seconds": seconds, "steps_per_second": 9.0}) + "\n"
+                for name, seconds in [
+                    (f"{own.label}: head", 100.0),
+                    (f"{own.label}: head", 300.0),
+                    (f"{own.label}: network", 5000.0),
+                    (f"{own.label} of others", 70000.0),
+                ]
+            )
+        )
+        return own.train(of)
+
+    method = dataclasses.replace(own, train=train, takes_steps=True)
+    method = method.with_settings(campaigns_per_step=3, offline_patience=None)
+    found = run_in(tmp_path, Data(world(), split_of([0, 1], small=[0])), [method])
+    assert found["lr"]["seconds"]["offline"] == 5300.0
+    assert "step_ms" not in found["lr"]["offline"]
