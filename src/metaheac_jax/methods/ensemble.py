@@ -90,7 +90,8 @@ def train_members(run: Run) -> Trained:
             own = replace(own, judge=_judge_of(member, own, halves))
         state, _, optimizer = member.train(own)
         states[member.name] = jax.device_get(state)  # room for the next
-        num_steps += int((optimizer or {})["count"])
+        assert optimizer is not None  # both take steps
+        num_steps += int(optimizer["count"])
     state = {
         "network": {name: state["network"] for name, state in states.items()},
         "table": np.concatenate([state["table"] for state in states.values()], axis=1),
