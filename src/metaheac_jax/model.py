@@ -184,7 +184,8 @@ class General:
       data_digest: of the data set's manifest; None if the data was not opened from disk.
       optimizer: the state of training, from which it can go on: ``network`` has that of the
         network's optimiser, ``table`` the moments of the table (R, k), and ``count`` is the number
-        of steps. None where there is none, or it was not loaded.
+        of steps. An ensemble has these three of each member, under its name, and ``count`` of all.
+        None where there is none, or it was not loaded.
     """
 
     method: str

@@ -59,6 +59,13 @@ def close(one, two, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), one, two)
 
 
+def networks_of(optimizer):
+    """The part of the networks; each member of an ensemble has its own."""
+    if "network" in optimizer:
+        return optimizer["network"]
+    return {name: own["network"] for name, own in optimizer.items() if name != "count"}
+
+
 def scores(name, general, data):
     method = tiny(name, 0)
     [model] = method.customise(general, data, [data.campaign(5)], seed=3)
@@ -66,36 +73,38 @@ def scores(name, general, data):
 
 
 @pytest.mark.slow
-def test_an_epoch_and_another_are_two(tmp_path):
+@pytest.mark.parametrize("name", [LENGTHS, "ensemble"])
+def test_an_epoch_and_another_are_two(name, tmp_path):
     """By way of the disk; the second training draws the batches of the steps that come next."""
-    once = tiny(LENGTHS, 1).fit(DATA, seed=4)
+    once = tiny(name, 1).fit(DATA, seed=4)
     before = jax.tree.map(np.array, (once.state, once.optimizer))
     save(once, tmp_path / "model")
     start = load(tmp_path / "model", optimizer=True)
-    twice = tiny(LENGTHS, 1).fit(DATA, seed=4, start=start)
-    both = tiny(LENGTHS, 2).fit(DATA, seed=4)
+    twice = tiny(name, 1).fit(DATA, seed=4, start=start)
+    both = tiny(name, 2).fit(DATA, seed=4)
     assert steps_of(twice) == steps_of(both) == 2 * steps_of(once) > 0
     # Rows that no step has touched of late are brought up to date in between, which rounds.
     close(twice.state, both.state, 2e-5)
-    close(twice.optimizer["network"], both.optimizer["network"], 2e-5)
+    close(*(networks_of(general.optimizer) for general in (twice, both)), 2e-5)
     moved = np.abs(np.asarray(twice.state["table"]) - np.asarray(once.state["table"]))
     assert moved.max() > 1e-2
     # What was given is as it was.
-    again = tiny(LENGTHS, 1).fit(DATA, seed=4, start=once)
+    again = tiny(name, 1).fit(DATA, seed=4, start=once)
     close(again.state, twice.state, 0)
     close((once.state, once.optimizer), before, 0)
 
 
 @pytest.mark.slow
-def test_growth_alone_changes_no_score():
+@pytest.mark.parametrize("name", [LENGTHS, "ensemble"])
+def test_growth_alone_changes_no_score(name):
     data, more = grown()
-    general = tiny(LENGTHS, 1).fit(data, seed=4)
-    still = tiny(LENGTHS, 0).fit(data, seed=4, start=general)
+    general = tiny(name, 1).fit(data, seed=4)
+    still = tiny(name, 0).fit(data, seed=4, start=general)
     close(still.state, general.state, 1e-7)
-    larger = tiny(LENGTHS, 0).fit(more, seed=4, start=general)
+    larger = tiny(name, 0).fit(more, seed=4, start=general)
     assert larger.vocabulary is more.vocabulary
     np.testing.assert_allclose(
-        scores(LENGTHS, larger, more), scores(LENGTHS, general, data), rtol=0, atol=1e-6
+        scores(name, larger, more), scores(name, general, data), rtol=0, atol=1e-6
     )
 
 
@@ -161,10 +170,6 @@ def test_methods_without_steps_do_not_go_on(general, name):
 @pytest.mark.parametrize("name", ["shared-bottom", "mmoe"])
 def test_methods_with_a_head_per_campaign_do_not_go_on(general, name):
     refused(name, general, DATA, f"{name} has parts for its training campaigns, so it cannot go on")
-
-
-def test_an_ensemble_does_not_go_on(general):
-    refused("ensemble", general, DATA, "ensemble keeps no state of its optimisers, so it cannot go")
 
 
 def test_models_that_do_not_fit_are_refused(general):

@@ -26,7 +26,7 @@ from metaheac_jax.methods.held_out import HeldOut, halve
 from metaheac_jax.methods.method import Method, Run, Trained
 from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.solved_heads import solved_head
-from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
+from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Watch, Weights
 from metaheac_jax.networks.ensemble import Ensemble, columns
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.progress import Progress
@@ -52,7 +52,6 @@ def ensemble(settings: Settings = PAPER) -> Method:
         tuned=(*network.tuned, "penalty"),
         takes_steps=True,
         meshes=True,
-        no_start="keeps no state of its optimisers",
         work=(head.work[0] + network.work[0], head.work[1] + network.work[1]),
     )
 
@@ -72,33 +71,51 @@ def ensemble_network(settings: Settings) -> Ensemble:
 def train_members(run: Run) -> Trained:
     """The offline stage: trains each, and judges both together where campaigns are held out.
 
-    The step of that judgement is the sum of theirs.
+    The optimiser's state is that of each, and the number of steps the sum of theirs.
 
     Raises:
       InputError: a solved head has no column left, see `solved_head`.
     """
     halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
-    states, num_steps = dict[str, State](), 0
-    for member in member_methods(run.settings):
+    states, optimizers = dict[str, State](), dict[str, State]()
+    for number, member in enumerate(member_methods(run.settings)):
         own = replace(
             run,
             settings=member.settings,
             directory=run.directory and run.directory / member.name,
             prefix=f"{_LABEL}: ",
+            start=run.start and _start_of(number, member, run.start),
         )
         if run.judge is not None:
             own = replace(own, judge=_judge_of(member, own, halves))
         state, _, optimizer = member.train(own)
         states[member.name] = jax.device_get(state)  # room for the next
         assert optimizer is not None  # both take steps
-        num_steps += int(optimizer["count"])
-    state = {
-        "network": {name: state["network"] for name, state in states.items()},
-        "table": np.concatenate([state["table"] for state in states.values()], axis=1),
-    }
+        optimizers[member.name] = optimizer
+    num_steps = sum(int(optimizer["count"]) for optimizer in optimizers.values())
+    trained = Trained(
+        {
+            "network": {name: state["network"] for name, state in states.items()},
+            "table": np.concatenate([state["table"] for state in states.values()], axis=1),
+        },
+        optimizer={**optimizers, "count": np.array(num_steps)},
+    )
     if run.judge is None:
-        return Trained(state)
-    return Trained(state, np.array([[num_steps, *run.judge(state)]]))
+        return trained
+    return trained._replace(judgements=np.array([[num_steps, *run.judge(trained.state)]]))
+
+
+def _start_of(number: int, member: Method, start: General) -> General:
+    """A member's part of the model that training goes on from."""
+    assert start.optimizer is not None  # `Method.check_start`
+    state = _state_of(number, member, start.state)
+    return replace(start, state=state, optimizer=start.optimizer[member.name])
+
+
+def _state_of(number: int, member: Method, state: State) -> State:
+    """A member's part of the state of all."""
+    table = state["table"][:, columns(number, member.settings.width)]
+    return {"network": state["network"][member.name], "table": table}
 
 
 def _judge_of(member: Method, run: Run, halves: Sequence[HeldOut]) -> Callable[[State], Quality]:
@@ -118,8 +135,7 @@ def adapt_members(
             kept=run.kept and run.kept / member.name,
             progress=_progress_of(member, run.progress),
         )
-        table = state["table"][:, columns(number, run.settings.width)]
-        own_state = {"network": state["network"][member.name], "table": table}
+        own_state = _state_of(number, member, state)
         scorers = cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns, None))
         adapted[member.name] = [scorer.adapted for scorer in scorers]
     run, campaigns, lengths = lengthened(run, campaigns)
