@@ -160,7 +160,7 @@ class AddedCampaign(NamedTuple):
     attributes: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class General:
     """A general model: what a method has learned from many campaigns, and of which fields.
 
@@ -228,7 +228,7 @@ class General:
                 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Customised:
     """A general model customised to one campaign.
 

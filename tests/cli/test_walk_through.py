@@ -20,8 +20,11 @@ from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.audience.workspace import find_items
 from metaheac_jax.cli.main import main
 from metaheac_jax.cli.status import items_table
+from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.data.storage import open_dataset, write_dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods.method import Method
 from metaheac_jax.model import load
 
 RAY_EXPAND = Path(__file__).parents[2] / "experiments" / "examples" / "ray_expand.py"
@@ -263,6 +266,16 @@ def test_a_model_that_goes_on_knows_the_campaigns_that_were_added_before(made, t
     succeeds(main, "fit", made.data, tmp_path / "two", *go_on)
     added = [campaign.name for campaign in load(tmp_path / "two").added]
     assert added == list(made.names[:2])
+
+
+def test_a_campaign_of_a_folder_is_never_held_out(made, tmp_path, capsys, monkeypatch):
+    def fit(method, data, *, keep, **options):
+        raise InputError(f"kept: {[plain_id(key) for key in data.campaign_ids[keep]]}")
+
+    monkeypatch.setattr(Method, "fit", fit)
+    options = ("--with", made.campaigns[0])
+    words = (f"kept: {[made.names[0]]}",)
+    refuses(capsys, main, "fit", made.data, tmp_path / "model", *options, words=words)
 
 
 def test_status_shows_where_all_came_from(made, tmp_path, capsys):

@@ -167,9 +167,55 @@ def test_what_told_an_earlier_training_when_to_stop_is_not_new_to_the_next_model
     assert set(second.campaigns) == set(keys[[*range(12), *now]].tolist())
 
 
-def test_campaigns_that_a_model_knows_are_held_out_last():
-    known = DATA.campaign_ids[:26].tolist()
-    _, held = hold_out_campaigns(DATA, np.arange(30), 0, known=known)
-    assert held.min() >= 26
-    _, held = hold_out_campaigns(DATA, np.arange(30), 0, fraction=0.2, known=known)
-    assert set(held) > {26, 27, 28, 29}
+def trained(campaigns, held_out=()):
+    """A model of these campaigns, by index."""
+    general = noting([], replace(PAPER, offline_patience=None)).fit(DATA, campaigns=[*campaigns])
+    return replace(general, held_out=tuple(DATA.campaign_ids[[*held_out]].tolist()))
+
+
+def as_text(data):
+    """The data with text as ids of campaigns, in the same order."""
+    return replace(data, campaign_ids=data.campaign_ids.astype("S"))
+
+
+@pytest.mark.parametrize("data", [DATA, as_text(DATA)])
+def test_what_was_held_out_is_held_out_again_and_a_new_campaign_is_trained_on(data):
+    start, every = trained(range(26), held_out=[26, 27, 28]), np.arange(30)
+    for seed in range(5):
+        _, held = hold_out_campaigns(data, every, seed, start=start)
+        assert held.tolist() == [26, 27, 28]
+
+
+def test_a_tenth_of_many_new_campaigns_is_held_out_besides():
+    start = trained(range(5), held_out=[5, 6, 7])
+    drawn = {tuple(hold_out_campaigns(DATA, np.arange(30), s, start=start)[1]) for s in range(5)}
+    assert {held[:3] for held in drawn} == {(5, 6, 7)}
+    assert {len(held) for held in drawn} == {3 + 2}
+    assert len(drawn) > 1
+
+
+def test_without_any_half_of_the_new_ones_are_held_out_at_most():
+    for new, expected in ((1, 0), (2, 1), (4, 2), (12, 3)):
+        start = trained(range(30 - new))
+        _, held = hold_out_campaigns(DATA, np.arange(30), 0, start=start)
+        assert len(held) == 3
+        assert (held >= 30 - new).sum() == expected
+
+
+def test_campaigns_that_must_be_trained_on_are_not_held_out():
+    seen = []
+    noting(seen, PAPER).fit(DATA, keep=[*range(2, 27), 29])
+    held = seen[0].held_out.tolist()
+    assert len(held) == 3
+    assert set(held) < {0, 1, 27, 28}
+
+
+def test_campaigns_that_are_given_to_be_held_out_are_not_trained_on():
+    seen, method = [], noting([], PAPER)
+    noting(seen, PAPER).fit(DATA, held_out=[1, 2, 3])
+    assert seen[0].campaigns.tolist() == [0, *range(4, 30)]
+    with pytest.raises(InputError, match="campaign 120 is to be trained on and held out; leave"):
+        method.fit(DATA, campaigns=np.arange(3), held_out=[2, 5])
+    for wrong in ([3, 3], [], [30], [-1], np.arange(30) < 4, [[1, 2]]):
+        with pytest.raises(InputError, match="expected one index or more from 0 to 29, each once"):
+            method.fit(DATA, held_out=wrong)

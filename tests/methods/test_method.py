@@ -197,6 +197,50 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
             other.fit(DATA, **({"seed": 1} | changes), directory=directory)
 
 
+def test_checkpoints_that_nothing_describes_are_refused(tmp_path):
+    """As those of a folder that was renamed without the file beside it."""
+    method, directory = noting([]), tmp_path / "c"
+    method.fit(DATA, seed=1, directory=directory)
+    directory.mkdir()
+    (directory / "20").mkdir()
+    directory.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"moved.json is to describe.*; move both together, or"):
+        method.fit(DATA, seed=1, directory=tmp_path / "moved")
+    (tmp_path / "c.json").rename(tmp_path / "moved.json")
+    method.fit(DATA, seed=1, directory=tmp_path / "moved")
+
+
+def test_checkpoints_after_another_model_in_memory_are_refused(tmp_path):
+    """It has taken as many steps."""
+
+    def train(run):
+        state = {"weights": np.full(3, float(run.seed))}
+        return Trained(state, optimizer={"count": np.array(7)})
+
+    method = replace(noting([]), train=train, takes_steps=True)
+    one, two = (method.fit(DATA, campaigns=[0, 1, 2, 3, 4], held_out=[5], seed=s) for s in (1, 2))
+    fit = partial(method.fit, DATA, campaigns=range(5), held_out=[5], directory=tmp_path / "c")
+    fit(start=one)
+    fit(start=one)
+    with pytest.raises(InputError, match=r"begun with another start; use the same, or"):
+        fit(start=two)
+
+
+def test_the_working_directory_may_have_the_checkpoints(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    noting([]).fit(DATA, directory=".")
+    assert (tmp_path / "here.json").is_file()
+
+
+def test_data_and_models_are_compared_by_identity(general):
+    """Arrays have no single truth value."""
+    for own in (DATA, DATA.stage1, DATA.campaign(3), general):
+        assert own == own
+        assert own != replace(own)
+        hash(own)
+
+
 def test_checkpoints_of_another_environment_are_gone_on_from_only_if_that_is_allowed(
     tmp_path, monkeypatch
 ):

@@ -11,15 +11,17 @@ import pytest
 from toy import dataset
 
 from metaheac_jax.data.samplers import CampaignSampler
-from metaheac_jax.errors import Diverged
+from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.model import initialise
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training import loop
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
 from metaheac_jax.training.loop import EarlyStop, Quality, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.sharding import MeshCheckpoints
 from metaheac_jax.training.step import PlainInfo, RowStep, build_row_step
 
 DATA = dataset()
@@ -271,6 +273,36 @@ def test_a_training_that_has_stopped_takes_no_further_step(tmp_path):
     count_to(tmp_path / "c", 1)
     state, judged = count_to(tmp_path / "c", 1, cut=9)  # a draw of another step would raise
     assert (int(state), len(judged)) == (6, 3)
+
+
+@pytest.mark.parametrize("patience", [1, 9])
+def test_a_training_of_fewer_steps_does_not_get_the_result_of_more(tmp_path, patience):
+    count_to(tmp_path / "c", patience)
+    last = {1: 9, 9: 18}[patience]
+    count_to(tmp_path / "c", patience, num_steps=last)
+    with pytest.raises(InputError, match=f"of step {last}, and {last - 1} steps are to be taken"):
+        count_to(tmp_path / "c", patience, num_steps=last - 1)
+
+
+def test_processes_leave_out_as_many_steps_as_the_first(monkeypatch):
+    """Which alone has the log."""
+
+    class Nothing(MeshCheckpoints):
+        latest = None
+
+        def __init__(self): ...
+
+        def save(self, step, state): ...
+
+    def draw(number):
+        return rows_and_factors(network=np.nan if number == 3 else float(number))
+
+    options = {"num_steps": 5, "checkpoints": Nothing(), "skip_nonfinite": 1}
+    with pytest.warns(match="the step is left out"):
+        train(checked(), whole(), draw, **options)
+    monkeypatch.setattr(loop, "from_first", lambda before: (9.0, 1))
+    with pytest.raises(Diverged, match="after 1 that were left out"):
+        train(checked(), whole(), draw, **options)
 
 
 def test_a_start_that_nothing_improves_on_is_kept():

@@ -55,7 +55,7 @@ class Options:
     judge the rest; or the half that the authors' program takes."""
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
     """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
-    and feedback. A folder's name is the campaign's id."""
+    and feedback. They are not held out. A folder's name is the campaign's id."""
     epochs: int | None = None
     """Train for this many epochs, on all these campaigns; for methods that are trained in steps. By
     default, with the paper's settings, these hold a tenth of the campaigns out of training, which
@@ -110,8 +110,9 @@ def main(options: Options) -> None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
         folders = [read_campaign(folder) for folder in options.with_]
+        added = np.empty(0, int)
         if folders:
-            data, campaigns = _with_folders(data, campaigns, folders)
+            data, campaigns, added = _with_folders(data, campaigns, folders)
         method.check(data, campaigns)  # before anything is written
         if mesh is not None:
             method.check_mesh()
@@ -123,6 +124,7 @@ def main(options: Options) -> None:
                 data,
                 start=start,
                 campaigns=campaigns,
+                keep=added,
                 seed=options.seed,
                 mesh=mesh,
                 directory=directory / "checkpoints",
@@ -172,11 +174,15 @@ def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
 
 def _with_folders(
     data: Dataset, campaigns: np.ndarray, folders: Sequence[SavedCampaign]
-) -> tuple[Dataset, np.ndarray]:
-    """The data set with the campaigns of folders; the indices of all campaigns to train on."""
+) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """The data set with the campaigns of folders.
+
+    Also the indices of all campaigns to train on, and of those of the folders.
+    """
     joined = data.with_campaigns([folder.examples for folder in folders])
     left_out = np.delete(data.campaign_ids, campaigns)
-    return joined, np.flatnonzero(~np.isin(joined.campaign_ids, left_out))
+    chosen = np.flatnonzero(~np.isin(joined.campaign_ids, left_out))
+    return joined, chosen, np.flatnonzero(~np.isin(joined.campaign_ids, data.campaign_ids))
 
 
 def _added(saved: SavedCampaign) -> AddedCampaign:

@@ -163,6 +163,25 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
         raise InputError(f"{what} have {wrong}, expected 0 to {num_rows - 1}, or {num_rows} to pad")
 
 
+def check_indices(dataset: Dataset, campaigns: np.ndarray) -> None:
+    """Refuses what is not one or more distinct indices of campaigns.
+
+    Raises:
+      InputError: it is not.
+    """
+    most = dataset.num_campaigns - 1
+    once = campaigns.ndim == 1 and len(np.unique(campaigns)) == len(campaigns) > 0
+    if (
+        not once
+        or campaigns.dtype.kind not in "iu"
+        or campaigns.min() < 0
+        or campaigns.max() > most
+    ):
+        raise InputError(
+            f"{dataset.where}: campaigns: expected one index or more from 0 to {most}, each once"
+        )
+
+
 def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> None:
     """Refuses campaigns that no model can be trained on.
 
@@ -172,12 +191,7 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
     """
     counts, positives = dataset.stage1.counts, dataset.stage1.positives
     chosen = np.asarray(campaigns)
-    once = chosen.ndim == 1 and len(np.unique(chosen)) == len(chosen) > 0
-    if not once or chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= len(counts):
-        raise InputError(
-            f"{dataset.where}: campaigns: expected one index or more from 0 to {len(counts) - 1}, "
-            "each once"
-        )
+    check_indices(dataset, chosen)
     for campaign in chosen:
         n, seeds = counts[campaign], positives[campaign]
         if n < _MIN_EXAMPLES or seeds in (0, n):

@@ -37,7 +37,7 @@ class CampaignBrief:
     name: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Campaign:
     """A campaign with its seeds and non-seeds; `Dataset.new_campaign` makes one from user ids.
 

@@ -35,7 +35,7 @@ NON_SEEDS_PER_SEED = 20
 _BLOCK = 1 << 18  # users checked at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
     """The examples of one stage, grouped by campaign.
 
@@ -102,7 +102,7 @@ def group_by_campaign(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SensitiveField:
     """A field of users that no model sees, and by which audiences are reported.
 
@@ -129,7 +129,7 @@ class UserRows(Protocol):
         """The rows of these users, by index array or slice."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Everything known about a pool of users and a set of campaigns.
 

@@ -7,7 +7,7 @@ examples, and judged on the other half.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.model import Scorer
+from metaheac_jax.model import General, Scorer
 from metaheac_jax.ranking import auc
 from metaheac_jax.training.loop import Quality
 
@@ -34,31 +34,57 @@ def hold_out_campaigns(
     seed: int,
     *,
     fraction: float = FRACTION,
-    known: Collection[int | str] = (),
+    start: General | None = None,
+    keep: Sequence[int] | np.ndarray = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides training campaigns, by index, into those to train on and those held out.
 
-    Campaigns whose ids are ``known``, since a model that training goes on from was trained on them,
-    are held out only where there are too few others.
+    A fraction is held out. If training goes on from a model, those that were held out of its
+    training are held out again, with a fraction of the campaigns that are new to it. Where these
+    are too few, at most half of the new ones are added before campaigns that the model was trained
+    on.
+
+    Args:
+      data: has the campaigns.
+      campaigns: their indices.
+      seed: of the draw.
+      fraction: of the campaigns that is held out.
+      start: the model that training goes on from.
+      keep: indices of campaigns that are not held out in any case.
 
     Raises:
       InputError: too few campaigns have the two seeds and two non-seeds that can be halved.
     """
     seeds = data.stage1.positives[campaigns]
     others = data.stage1.counts[campaigns] - seeds
-    able = campaigns[(seeds >= 2) & (others >= 2)]
+    able = campaigns[(seeds >= 2) & (others >= 2) & ~np.isin(campaigns, [*keep])]
+    able = generator(seed, 0).permutation(able)
     count = max(MIN_CAMPAIGNS, math.ceil(fraction * len(campaigns)))
+    if start is not None:
+        able, count = _going_on(data, able, start, fraction)
     if len(able) < count or len(campaigns) <= count:
         raise InputError(
             f"{data.where}: {count} campaigns are held out, each with two seeds and two "
             f"non-seeds, and {len(able)} of {len(campaigns)} campaigns have them; add campaigns, "
             "or train for a fixed number of epochs"
         )
-    new = np.array([plain_id(data.campaign_ids[c]) not in known for c in able], bool)
-    order = generator(seed, 0).permutation(len(able))
-    order = order[np.argsort(~new[order], kind="stable")]  # new ones first
-    held = able[order[:count]]
+    held = able[:count]
     return np.setdiff1d(campaigns, held), np.sort(held)
+
+
+def _going_on(
+    data: Dataset, able: np.ndarray, start: General, fraction: float
+) -> tuple[np.ndarray, int]:
+    """Campaigns in the order in which they are held out after a model, and how many of them."""
+    # As text, since ids become text when one of them is no number.
+    ids = [str(plain_id(data.campaign_ids[c])) for c in able]
+    before, trained = ({str(key) for key in keys} for keys in (start.held_out, start.campaigns))
+    again = np.array([key in before for key in ids], bool)
+    known = np.array([key in trained for key in ids], bool) & ~again
+    new = able[~again & ~known]
+    half = len(new) // 2
+    order = np.concatenate([able[again], new[:half], able[known], new[half:]])
+    return order, max(MIN_CAMPAIGNS, int(again.sum()) + int(fraction * len(new)))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from metaheac_jax.data.batches import check_campaigns
+from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import content_digest
@@ -40,6 +41,7 @@ from metaheac_jax.model import (
 from metaheac_jax.processes import is_first, of_all, own_part
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
+from metaheac_jax.training.checkpoint import array_digest
 from metaheac_jax.training.loop import Quality
 
 
@@ -242,6 +244,7 @@ class Method:
         start: General | None = None,
         campaigns: Sequence[int] | np.ndarray | None = None,
         held_out: Sequence[int] | np.ndarray | None = None,
+        keep: Sequence[int] | np.ndarray = (),
         seed: int = 0,
         mesh: Mesh | None = None,
         directory: Path | str | None = None,
@@ -258,9 +261,10 @@ class Method:
             that were taken and their batches are numbered on, embeddings move with their values,
             and values that are new begin as in an untrained model. The data must have its
             fields and values.
-          campaigns: indices of the training campaigns; all by default.
+          campaigns: indices of the training campaigns; by default all that are not ``held_out``.
           held_out: indices of other campaigns, which tell a method that holds some out when to
-            stop. By default a tenth of ``campaigns``, drawn with the seed.
+            stop. By default see `methods.held_out.hold_out_campaigns`.
+          keep: indices of campaigns that are not held out in any case.
           seed: of initial values and batches.
           mesh: of several devices, from `training.sharding.device_mesh`; the result differs from
             that of one device by rounding alone. In several processes, all call this with the same
@@ -283,7 +287,7 @@ class Method:
             another process.
           Diverged: a step's loss, gradient or result is not finite.
         """
-        chosen = np.arange(data.num_campaigns) if campaigns is None else np.asarray(campaigns)
+        chosen, held_out = self._chosen(data, campaigns, held_out)
         directory, log = (None if path is None else Path(path) for path in (directory, log))
         check_whole("seed", seed, 0)
         check_whole("skip_nonfinite", skip_nonfinite, 0)
@@ -302,19 +306,38 @@ class Method:
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
         if early and (self.takes_steps or self.holds_out):
             if held_out is None:
-                known = start.campaigns if start is not None else ()
-                chosen, held_out = hold_out_campaigns(data, chosen, seed, known=known)
+                chosen, held_out = hold_out_campaigns(data, chosen, seed, start=start, keep=keep)
                 self.check(data, chosen)
-            held = np.asarray(held_out)
-            halves = [halve(data, int(c), seed) for c in held]
+            halves = [halve(data, int(c), seed) for c in held_out]
             judge = lambda state: self.judge_state(run, state, halves)  # noqa: E731
-            run = replace(run, campaigns=chosen, held_out=held, judge=judge)
+            run = replace(run, campaigns=chosen, held_out=held_out, judge=judge)
         kept = directory if writes else None
         with nullcontext() if kept is None else locked(kept):
             if kept is not None:
                 self._keep_config(kept, run, allow_changes, progress)
             trained = self.train(run)
         return self._general(run, trained)
+
+    def _chosen(
+        self,
+        data: Dataset,
+        campaigns: Sequence[int] | np.ndarray | None,
+        held_out: Sequence[int] | np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The campaigns to train on, and those held out where they are given."""
+        every = np.arange(data.num_campaigns)
+        if held_out is None:
+            return every if campaigns is None else np.asarray(campaigns), None
+        held = np.asarray(held_out)
+        check_indices(data, held)
+        chosen = np.setdiff1d(every, held) if campaigns is None else np.asarray(campaigns)
+        both = np.intersect1d(chosen, held)
+        if len(both):
+            raise InputError(
+                f"{data.where}: campaign {plain_id(data.campaign_ids[both[0]])} is to be trained "
+                "on and held out; leave it out of one"
+            )
+        return chosen, held
 
     def _general(self, run: Run, trained: Trained) -> General:
         data, start = run.dataset, run.start
@@ -502,25 +525,45 @@ class Method:
             "data": {"name": data.name, "sha256": content_digest(data, progress=progress)},
             "campaigns": [plain_id(value) for value in data.campaign_ids[run.campaigns]],
             "held_out": [plain_id(value) for value in data.campaign_ids[run.held_out]],
-            "start": start and [start.origin and start.origin.digest, steps_of(start)],
+            "start": start and [_digest_of(start), steps_of(start)],
             **environment(),
         }
+        directory = directory.resolve()  # the working directory has no name
         path = directory.with_name(f"{directory.name}.json")
         restart = f"delete {path} and {directory} to train afresh"
+        if directory.is_dir() and any(directory.iterdir()) and not path.is_file():
+            raise InputError(
+                f"{directory}: has checkpoints of a training that {path.name} is to describe, and "
+                f"there is no such file beside it; move both together, or {restart}"
+            )
         keep_config(path, config, allow_changes=allow_changes, restart=restart)
+
+
+def _digest_of(start: General) -> str:
+    """Tells the model that training goes on from; of its arrays, if it was not saved."""
+    if start.origin is not None:
+        return start.origin.digest
+    leaves = jax.tree.leaves((dict(start.state), start.optimizer))
+    return hashlib.sha256("".join(map(array_digest, leaves)).encode()).hexdigest()
 
 
 def _trained_on(run: Run) -> tuple[int | str, ...]:
     """Ids of the campaigns of this training and of those that it goes on from, each once."""
     own = [plain_id(value) for value in run.dataset.campaign_ids[run.campaigns]]
-    return tuple(dict.fromkeys([*(run.start.campaigns if run.start else ()), *own]))
+    return tuple(dict.fromkeys([*_ids(run, run.start.campaigns if run.start else ()), *own]))
 
 
 def _held_out(run: Run) -> tuple[int | str, ...]:
     """Ids of the campaigns that were held out here, or earlier and not trained on since."""
     own = [plain_id(value) for value in run.dataset.campaign_ids[run.held_out]]
-    trained = {*own, *_trained_on(run)}
-    return *own, *(key for key in (run.start.held_out if run.start else ()) if key not in trained)
+    trained, before = {*own, *_trained_on(run)}, run.start.held_out if run.start else ()
+    return *own, *(key for key in _ids(run, before) if key not in trained)
+
+
+def _ids(run: Run, keys: Sequence[int | str]) -> list[int | str]:
+    """Ids of an earlier training, as text if those of the data are."""
+    text = run.dataset.campaign_ids.dtype.kind == "S"
+    return [str(key) if text else key for key in keys]
 
 
 def steps_of(general: General) -> int:

@@ -22,8 +22,9 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.data.campaign import plain_id
-from metaheac_jax.errors import Diverged
+from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_text
+from metaheac_jax.processes import from_first
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.threads import drawing_threads, in_threads
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
@@ -138,15 +139,15 @@ def train(
       The state, and the judgements (E, 3): step, AUC, loss.
 
     Raises:
+      InputError: the checkpoint has taken more steps than ``num_steps``.
       Diverged: a loss, a gradient, a parameter or a moment is not finite; no such state is saved.
     """
-    going, done = _begun(state, first_step, checkpoints, early_stop)
+    going, done = _begun(name, state, first_step, num_steps, checkpoints, early_stop)
     if _stopped(going, early_stop):
         return going.best, going.judgements()
-    if early_stop is not None and early_stop.judge_start and not len(going.judgements()):
-        going = going.add(done, early_stop.judge(going.state))
     every = _every(early_stop, num_steps - first_step)
-    notes = _Notes(name, num_steps, log, done, progress, skip_nonfinite, campaigns_of)
+    before = _before(log, name, done, checkpoints)
+    notes = _Notes(name, num_steps, log, done, before, progress, skip_nonfinite, campaigns_of)
     saved = time.perf_counter()
     for number, batch in _drawn(draw, range(done, num_steps)):
         state, info = step.step(going.state, *batch)
@@ -185,12 +186,13 @@ class _Notes:
         num_steps: int,
         log: Path | None,
         done: int,
+        before: tuple[float, int],
         progress: Progress,
         may_skip: int,
         campaigns_of: Callable[[int], np.ndarray] | None,
     ) -> None:
         self._name, self._num_steps, self._log, self._progress = name, num_steps, log, progress
-        self._before, self._skipped = (0.0, 0) if log is None else _take_back(log, name, done)
+        self._before, self._skipped = before
         self._may_skip, self._campaigns_of = may_skip, campaigns_of
         self._began = self._mark = time.perf_counter()
         self._infos: list[Any] = []
@@ -256,22 +258,38 @@ class _Notes:
 
 
 def _begun(
+    name: str,
     state: RowState,
     first_step: int,
+    num_steps: int,
     checkpoints: Checkpoints | MeshCheckpoints | None,
     early_stop: EarlyStop | None,
 ) -> tuple[Progressed, int]:
-    """What training goes on from: the newest checkpoint, or the initial state; and its step."""
+    """What training goes on from: the newest checkpoint, or the initial state; and its step.
+
+    An initial state that may be the best one is judged.
+
+    Raises:
+      InputError: the checkpoint is of a longer training, whose result is another one.
+    """
     going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))
     if early_stop is not None:  # a step consumes the state, not the best one
         going = going._replace(best=jax.tree.map(jnp.copy, state))
     if checkpoints is None or checkpoints.latest is None:
+        if early_stop is not None and early_stop.judge_start:
+            going = going.add(first_step, early_stop.judge(state))
         return going, first_step
     if early_stop is not None:
         going = checkpoints.restore(going)
     else:
         going = going._replace(state=checkpoints.restore(going.state))
-    return going, checkpoints.latest  # which is another one if the newest was damaged
+    done = checkpoints.latest  # another one than before if the newest was damaged
+    if done > num_steps:
+        raise InputError(
+            f"{name}: its checkpoint is of step {done:,}, and {num_steps:,} steps are to be taken; "
+            "take at least as many, or delete the checkpoints to train afresh"
+        )
+    return going, done
 
 
 def _drawn(draw: Callable[[int], Any], steps: range) -> Iterator[tuple[int, Any]]:
@@ -299,6 +317,17 @@ def _check_finite(state: Any, when: str) -> None:
     for name, good in named_leaves(jax.device_get(jax.jit(leaves_finite)(state))).items():
         if not good:
             raise Diverged(f"{when}, {name} of the state is not finite")
+
+
+def _before(
+    log: Path | None, name: str, done: int, checkpoints: Checkpoints | MeshCheckpoints | None
+) -> tuple[float, int]:
+    """The seconds that a training has taken, and the steps that it has left out, by step ``done``.
+
+    Of several processes the first has the log, and tells the others.
+    """
+    before = (0.0, 0) if log is None else _take_back(log, name, done)
+    return from_first(before) if isinstance(checkpoints, MeshCheckpoints) else before
 
 
 def _take_back(log: Path, name: str, done: int) -> tuple[float, int]:
