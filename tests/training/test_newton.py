@@ -37,6 +37,19 @@ def test_it_is_the_minimum_that_scipy_finds(scale, shift):
     np.testing.assert_allclose(head, found.x, atol=1e-4)
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(100.0, 20.0), (30.0, 20.0), (3.0, 60.0)])
+@pytest.mark.parametrize("num_steps", [8, 20])
+def test_no_step_leads_further_off_than_none(scale, shift, num_steps):
+    """In float32, from offsets so far off that few steps do not find the minimum."""
+    for seed in range(5):
+        f, offset, label, weight = examples(count=64, factors=41, scale=scale, seed=seed)
+        offset = offset + shift * np.random.default_rng(seed).normal(size=64)
+        given = [a.astype(np.float32) for a in (f, offset, label, weight)]
+        head = np.asarray(solve_logistic(*given, num_steps=num_steps), float)
+        none = loss(0 * head, f, offset, label, weight)
+        assert loss(head, f, offset, label, weight) < 1.001 * none
+
+
 def test_an_intercept_alone_gives_the_fraction_of_seeds():
     """Up to its penalty: the sum of p - y is -.01 w."""
     label = np.repeat([1.0, 0.0], [30, 170])
