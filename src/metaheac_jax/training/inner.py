@@ -235,7 +235,7 @@ class InnerLoop:
         batches = support if self.fresh_support else None
         if self.inner_steps == 1:  # the paper's case; it needs no loop
             (theta, _, state), (value, seen) = body(carry, jax.tree.map(lambda x: x[0], batches))
-            return theta, (value, state, jax.tree.map(lambda x: x[None], seen))
+            return theta, (value, state, jax.tree.map(lambda x: jnp.expand_dims(x, 0), seen))
         (theta, _, state), (values, seen) = jax.lax.scan(body, carry, batches, self.inner_steps)
         return theta, (values[0], state, seen)
 

@@ -233,7 +233,7 @@ def _summed(
             # A vmap over one campaign keeps its axis in all products, which is slower on a CPU.
             support, query, part = jax.tree.map(_only, batches)
             results = campaign_loss(params, support, query, part, model_state)
-            results = jax.tree.map(lambda leaf: leaf[None], results)
+            results = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), results)
         else:
             support, query, part = batches
             losses = jax.vmap(campaign_loss, (None, 0, 0, 0, None))
