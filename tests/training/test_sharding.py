@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import eight_devices
 import jax
@@ -17,6 +18,7 @@ from toy import dataset
 from metaheac_jax.data.batches import CampaignBatch, members
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import InputError
+from metaheac_jax.training import sharding
 from metaheac_jax.training.sharding import Placement, as_part, device_mesh, parse_mesh
 
 DATA = dataset()
@@ -137,6 +139,28 @@ def test_parts_of_a_step_are_joined_to_the_step_whatever_they_are():
 
 def test_a_process_takes_the_campaigns_of_its_devices():
     assert Placement(device_mesh(), 5, DATA.num_rows).own_campaigns() == range(5)
+
+
+def test_campaigns_of_devices_that_do_not_follow_each_other_are_refused(monkeypatch):
+    """A process would take campaigns of others' devices too."""
+
+    class Scattered:
+        def addressable_devices_indices_map(self, shape):
+            return {"one": (slice(0, 1),), "two": (slice(2, 3),)}
+
+    monkeypatch.setattr(Placement, "_campaigns", Scattered())
+    with pytest.raises(InputError, match="do not follow each other in it; make it with training"):
+        Placement(device_mesh(), 4, DATA.num_rows).own_campaigns()
+
+
+def test_a_mesh_has_the_devices_of_a_process_side_by_side(monkeypatch):
+    places = [(0, 0), (1, 1), (0, 2), (1, 3)]
+    found = [SimpleNamespace(process_index=process, id=own) for process, own in places]
+    monkeypatch.setattr(jax, "devices", lambda: found)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    monkeypatch.setattr(sharding, "Mesh", lambda devices, *_, **__: devices)
+    made = device_mesh(campaign=2, row=2)
+    assert [[own.id for own in row] for row in made] == [[0, 2], [1, 3]]
 
 
 @pytest.mark.parametrize("text", ["", "4", "row=0", "row=2,row=4", "rows=2", "campaign=4, row=2"])

@@ -91,8 +91,10 @@ def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
             f"({jax.default_backend()}); choose numbers with a product of "
             f"{'exactly' if several else 'at most'} {count}"
         )
-    types, devices = (AxisType.Auto, AxisType.Auto), jax.devices()[:size]
-    return jax.make_mesh((campaign, row), _AXES, types, devices=devices)
+    # By process, so that each takes campaigns that follow each other, wherever its devices lie.
+    devices = sorted(jax.devices()[:size], key=lambda device: (device.process_index, device.id))
+    types = (AxisType.Auto, AxisType.Auto)
+    return Mesh(np.array(devices).reshape(campaign, row), _AXES, axis_types=types)
 
 
 def own_devices(mesh: Mesh) -> Mesh | None:
@@ -138,12 +140,17 @@ class Placement:
         """Which of a step's C campaigns the devices of this process take.
 
         Raises:
-          InputError: none.
+          InputError: none; or its devices do not follow each other in the mesh.
         """
         each, size = self._campaigns_per_device, self.mesh.size
         places = self._campaigns.addressable_devices_indices_map((each * size,))
-        starts = [index[0].start or 0 for index in places.values() if index is not None]
-        own = range(min(starts), min(max(starts) + each, self.num_campaigns))
+        starts = sorted(index[0].start or 0 for index in places.values() if index is not None)
+        if starts != [*range(starts[0], starts[0] + each * len(starts), each)]:
+            raise InputError(
+                "mesh: the devices of a process do not follow each other in it; make it with "
+                "training.sharding.device_mesh"
+            )
+        own = range(starts[0], min(starts[-1] + each, self.num_campaigns))
         if not own:
             raise InputError(
                 f"mesh: the {self.num_campaigns} campaigns of a step are too few for {size} devices"
