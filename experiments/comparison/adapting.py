@@ -116,7 +116,10 @@ def learned_rates(settings: Settings, *, steps: int) -> Method:
 
     name = "learned-rates" if steps == 1 else f"learned-rates-{steps}"
     method = metaheac(settings, lengths=True)
-    return replace(method, name=name, label=label, train=train, work=(6 * steps, 3))
+    # Decay would draw the logarithms of the rates to zero.
+    tuned = tuple(name for name in method.tuned if name != "weight_decay")
+    method = replace(method, name=name, label=label, train=train, tuned=tuned)
+    return replace(method.with_settings(weight_decay=0.0), work=(6 * steps, 3))
 
 
 def learned_rates_gradient(run: Run, steps: int) -> MetaGradient:

@@ -248,7 +248,8 @@ def _customised(checkpoints: Path) -> Path:
 def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, Any]:
     """How the offline stage went: steps, ceiling, best step, and [step, loss, AUC] of judgements.
 
-    Without early stopping it ends at the ceiling, and there is no best step.
+    Without early stopping it ends at the ceiling, and there is no best step. A training that is
+    judged once, after trainings of its own, tells which steps were kept alone.
     """
     trained = {*general.campaigns}
     campaigns = np.flatnonzero([plain_id(value) in trained for value in dataset.campaign_ids])
@@ -256,12 +257,11 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
     ceiling = method.settings.offline_epochs * steps
     if not general.judgements:
         return {"steps": ceiling, "ceiling": ceiling, "curve": []}
-    return {
-        "steps": general.judgements[-1].step,
-        "best_step": max(general.judgements, key=lambda judged: judged.auc).step,
-        "ceiling": ceiling,
-        "curve": [[judged.step, judged.loss, judged.auc] for judged in general.judgements],
-    }
+    curve = [[judged.step, judged.loss, judged.auc] for judged in general.judgements]
+    best = max(general.judgements, key=lambda judged: judged.auc).step
+    if len(curve) == 1:
+        return {"best_step": best, "curve": curve}
+    return {"steps": curve[-1][0], "best_step": best, "ceiling": ceiling, "curve": curve}
 
 
 def _times(log: Path, label: str) -> tuple[dict[str, float], float]:
