@@ -39,7 +39,8 @@ _LABEL = "Ensemble"
 def ensemble(settings: Settings = PAPER) -> Method:
     """The mean log-odds of a solved head and MetaHeac w/o Meta, both with the lengths of lists.
 
-    The solved head has its own value dropout and scale of the table, see `solved_head`.
+    The solved head has its own value dropout and scale of the table, see `solved_head`. Both start
+    from the same draws of the seed.
     """
     head, network = member_methods(settings)
     return Method(
