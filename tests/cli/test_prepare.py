@@ -1,6 +1,7 @@
 """`metaheac prepare` and `metaheac simulate`: folders, schemas and options that make no sense."""
 
 import json
+from dataclasses import replace
 
 import authors_pickles
 import pytest
@@ -10,6 +11,7 @@ from tencent_world import SMALL_SCHEMA, USERS, write
 
 from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
+from metaheac_jax.data.sources.table_schema import Column
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.model import save
@@ -86,6 +88,32 @@ def test_data_that_extend_others_or_a_model(tmp_path, capsys):
         assert row in first.user_rows
     words = ("schema: differs from that of the earlier data, first in 'carrier'",)
     refuses(capsys, main, "prepare", source, out, "--extends", tmp_path / "model", words=words)
+
+
+def test_a_field_whose_values_are_all_new_is_told(tmp_path, capsys):
+    users, campaigns, examples = tables_world.world()
+    users["age"] = ["1", "2"] * 40
+    fields = (*tables_world.SCHEMA.user, Column("age"))
+    schema = tmp_path / "s.json"
+    schema.write_text(json.dumps(replace(tables_world.SCHEMA, user=fields).to_json()))
+    source = tables_world.write(tmp_path / "source", users, campaigns, examples)
+    succeeds(main, "prepare", source, tmp_path / "first", "--schema", schema)
+    save(cosine().fit(open_dataset(tmp_path / "first")), tmp_path / "model")
+    options = ("--schema", schema, "--extends", tmp_path / "model")
+    users["age"] = ["1", *["2.0", "1.0", None] * 26, "2.0"]
+    tables_world.write(source, users, campaigns, examples)
+    succeeds(main, "prepare", source, tmp_path / "some", *options)
+    assert "note" not in capsys.readouterr().out
+    users["age"][0] = ""
+    tables_world.write(source, users, campaigns, examples)
+    succeeds(main, "prepare", source, tmp_path / "none", *options)
+    told = (
+        f"\nnote: field age: its 2 values are all new to {tmp_path / 'model'}; is '1.0' spelled as "
+        "'1' is there?\n"
+    )
+    printed = capsys.readouterr().out
+    assert told in printed
+    assert printed.count("note") == 1
 
 
 def test_hash_rows_of_every_large_field(tmp_path, capsys):

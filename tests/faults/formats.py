@@ -278,6 +278,7 @@ def slow_table(content):
     users = []
     for user, city, income, likes in rows:
         require(0 < len(user.encode()) <= 64 and "\0" not in user + city + likes)
+        require(user == user.strip())
         bucket = -1 if not income else sum(float(income) >= edge for edge in edges)
         kept = [own for like in likes.split(";") if (own := like.strip(SPACE))][:3]
         users.append((user, [city, str(bucket), *kept]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from metaheac_jax import model
@@ -20,7 +21,9 @@ from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, read_json, write_json
 from metaheac_jax.progress import Progress
-from metaheac_jax.schema import TENCENT, Schema, Vocabulary
+from metaheac_jax.schema import TENCENT, UNSEEN, Schema, Vocabulary
+
+_BLOCK = 1 << 18  # users read at a time
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def main(options: Options) -> None:
     if options.out is None:
         return
     with locked(options.out), terminal.progress_display(screen) as progress:
-        data = _read(options, options.out, progress)
+        extends = None if options.extends is None else _earlier(options.extends, progress)
+        data = _read(options, options.out, extends, progress)
     hashed = [field.name for field in data.schema.fields if field.hash_rows]
     lines = [
         f"{options.out}: {data.num_users:,} users, {data.num_campaigns} campaigns, "
@@ -118,15 +122,18 @@ def main(options: Options) -> None:
         lines.append(f"sensitive, left out of the model: {', '.join(data.sensitive)}")
     if hashed:
         lines.append(f"hashed: {', '.join(hashed)}")
-    start = "" if options.extends is None else " --from EARLIER_MODEL"
+    start = ""
+    if extends is not None:
+        start = " --from EARLIER_MODEL"
+        lines += [f"note: {what}" for what in _all_new(data, extends[1], options.extends)]
     terminal.print_lines(screen, *lines, f"next: metaheac fit {options.out} MODEL{start}")
 
 
-def _read(options: Options, out: Path, progress: Progress) -> Dataset:
+def _read(
+    options: Options, out: Path, extends: tuple[Schema, Vocabulary] | None, progress: Progress
+) -> Dataset:
     """Reads whatever kind of source it is."""
-    source, extends = options.source, None
-    if options.extends is not None:
-        extends = _earlier(options.extends, progress)
+    source = options.source
     has_tables, is_official = bool(tables.find_tables(source)), official.is_source(source)
     if options.max_ids is not None and has_tables:
         raise InputError(f"--max-ids: {source} has tables, whose values are numbered")
@@ -169,6 +176,28 @@ def _read(options: Options, out: Path, progress: Progress) -> Dataset:
         max_memory=options.max_memory,
         progress=progress,
     )[0]
+
+
+def _all_new(data: Dataset, earlier: Vocabulary, where: Path | None) -> list[str]:
+    """Of each field whose values in the data are none of the earlier ones, a line."""
+    used = np.zeros(data.num_rows + 1, bool)
+    for start in range(0, data.num_users, _BLOCK):
+        used[data.user_rows[start : start + _BLOCK]] = True
+    used[data.campaign_rows] = True
+    lines, vocabulary = [], data.vocabulary
+    for field, values, first, known in zip(
+        data.schema.fields, vocabulary.values, vocabulary.offsets, earlier.values, strict=True
+    ):
+        own, old = (
+            [value for value in some.tolist() if value not in ("", UNSEEN, -1)]
+            for some in (values[used[first : first + len(values)]], known)
+        )
+        if own and old and set(own).isdisjoint(old) and not field.edges and not field.hash_rows:
+            lines.append(
+                f"field {field.name}: its {len(own):,} values are all new to {where}; is "
+                f"{str(own[0])[:40]!r} spelled as {str(old[0])[:40]!r} is there?"
+            )
+    return lines
 
 
 def _earlier(folder: Path, progress: Progress) -> tuple[Schema, Vocabulary]:

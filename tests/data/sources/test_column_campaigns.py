@@ -79,6 +79,16 @@ def test_equal_to_a_plain_reading(tmp_path):
     np.testing.assert_array_equal(again.stage1.user, data.stage1.user)
 
 
+@pytest.mark.parametrize("kind", [pl.Int64, pl.Float64])
+def test_whole_numbers_make_the_same_campaigns_as_floats(tmp_path, kind):
+    users = pl.DataFrame(people()).with_columns(pl.Series("vote", [1, 2] * 200, dtype=kind))
+    users.write_parquet(tmp_path / "people.parquet")
+    schema = TableSchema((Column("city"),), campaigns_from=(VOTE,))
+    data = prepare(tmp_path / "people.parquet", tmp_path / "data", schema=schema)
+    assert data.campaign_ids.tolist() == [b"vote=1", b"vote=2"]
+    assert data.vocabulary.values[2].tolist() == ["1", "2"]
+
+
 def test_rare_answers_draw_twenty_others_per_seed(tmp_path):
     users = people()
     users["vote"] = ["yes"] * 5 + ["no"] * 395

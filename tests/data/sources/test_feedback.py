@@ -47,6 +47,30 @@ def test_numbers_will_do_where_ids_are_text(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("ids", "kind"),
+    [
+        ([123.0, 5.0], "Float64"),
+        ([True, False], "Boolean"),
+        ([datetime.date(2026, 6, 1), datetime.date(2026, 6, 2)], "Date"),
+        (pl.Series(["12.00", "5.00"]).cast(pl.Decimal(10, 2)), "Decimal"),
+    ],
+)
+def test_a_type_that_no_text_id_has_is_named(tmp_path, ids, kind):
+    path = written(tmp_path, "f.parquet", user_id=ids, converted=[1, 0])
+    with pytest.raises(
+        InputError, match=rf"f\.parquet: user_id is of type {kind}.*, expected whole"
+    ):
+        read_feedback(path, text=True)
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["12", "5"]), pl.Decimal(38, 0)])
+def test_text_ids_of_other_types(tmp_path, kind):
+    ids = pl.Series(["12", "5"]).cast(kind)
+    path = written(tmp_path, "f.parquet", user_id=ids, converted=[1, 0])
+    assert plain(read_feedback(path, text=True)) == {b"12": True, b"5": False}
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("user_id,converted\n1,1\nann,0\n", "f.csv: line 3: user_id is 'ann', expected a whole"),

@@ -1,6 +1,7 @@
 """Values of columns: hashed in a way that never changes, in memory that long cells do not fill."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -101,6 +102,87 @@ def test_values_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match='has 3 values of up to 21 characters; give the field "h'):
         rows_of(frame, Column("a"), tmp_path)
     rows_of(frame, Column("a", hash_rows=2), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        (Column("a"), [1, 2, -7, 2, None]),
+        (Column("a", hash_rows=50), [1, 2, -7, 2, None]),
+        (Column("a", slots=2, separator=";"), [1, 2, -7, 2, None]),
+        (Column("a", slots=2), [[1, 2], [2**24], [], None]),
+    ],
+)
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Float32])
+def test_whole_numbers_are_the_same_values_as_floats(tmp_path, column, cells, kind):
+    """With the first missing cell, pandas makes a column of floats."""
+    kind = pl.List(kind) if isinstance(cells[0], list) else kind
+    whole, _, rows = rows_of({"a": cells}, column, tmp_path)
+    learned, _, found = rows_of({"a": pl.Series(cells, dtype=kind)}, column, tmp_path)
+    np.testing.assert_array_equal(learned.values, whole.values)
+    np.testing.assert_array_equal(found, rows)
+    assert len(set(map(tuple, found.tolist()))) > 2
+
+
+@pytest.mark.parametrize(
+    ("cells", "known", "values"),
+    [
+        ([1.0, 2.5], [], ["1.0", "2.5"]),
+        ([1.0, float("nan")], [], ["1.0", "NaN"]),
+        ([1.0, 2.0**53], [], ["1.0", "9007199254740992.0"]),
+        ([-0.0, 7.0], [], ["0", "7"]),
+        ([1.0, 2.0], ["", "3.0"], ["1.0", "2.0"]),
+        ([1.0, 2.5], ["1.0"], ["1.0", "2.5"]),
+        ([1.0, 2.0], ["1.0", "1"], ["1", "2"]),
+        ([1.0, 2.5], ["1.0", "1"], ["1.0", "2.5"]),
+        ([1.0, 2.5], ["", "4"], ["1", "2.5"]),
+        ([1.0, 2.0], ["Rome", "4.5"], ["1", "2"]),
+    ],
+)
+def test_floats_are_spelled_as_earlier_values_are(tmp_path, cells, known, values):
+    options = {"known": np.array(known, str)}
+    learned, vocabulary, rows = rows_of({"a": cells}, Column("a"), tmp_path, **options)
+    assert learned.values.tolist() == values
+    assert [vocabulary.values[1][row - 7] for row in rows[:, 0]] == values
+
+
+def test_an_empty_text_in_a_list_takes_no_slot(tmp_path):
+    frame = {"a": [["", "x", None, "y"], ["y"], [""], None]}
+    learned, vocabulary, rows = rows_of(frame, Column("a", slots=2), tmp_path)
+    assert learned.values.tolist() == ["x", "y"]
+    pad = vocabulary.num_rows
+    assert rows.tolist() == [[7, 8], [8, pad], [pad, pad], [pad, pad]]
+
+
+BYTES = pl.Series([b"\xff", b"a"])
+
+
+@pytest.mark.parametrize(
+    ("cells", "column"),
+    [
+        (pl.Series([[1], [2]]), Column("a")),
+        (pl.Series(["x", "y"]), Column("a", slots=3)),
+        (BYTES, Column("a")),
+        (BYTES, Column("a", slots=3, separator=";")),
+    ],
+)
+def test_a_hashed_column_is_refused_as_others_are(tmp_path, cells, column):
+    with pytest.raises(InputError, match=r"users\.parquet: column 'a' is not what") as refused:
+        rows_of({"a": cells}, column, tmp_path)
+    hashed, earlier = replace(column, hash_rows=9), Field("a", column.slots, hash_rows=9)
+    for own, options in ((hashed, {}), (column, {"earlier": earlier}), (column, {"hash_rows": 9})):
+        with pytest.raises(InputError) as also:
+            rows_of({"a": cells}, own, tmp_path, **options)
+        assert str(also.value) == str(refused.value)
+
+
+def test_a_sensitive_value_that_looks_missing_is_refused(tmp_path):
+    frame = {"a": ["(missing)", "x", None]}
+    rows_of(frame, Column("a"), tmp_path)
+    rows_of({"a": frame["a"][:2]}, Column("a", sensitive=True), tmp_path)
+    words = r"users\.parquet: sensitive column 'a' has empty cells and cells '\(missing\)', which"
+    with pytest.raises(InputError, match=words):
+        rows_of(frame, Column("a", sensitive=True), tmp_path)
 
 
 @pytest.mark.parametrize(

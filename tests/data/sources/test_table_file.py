@@ -1,5 +1,6 @@
 """Files as they come: headers, encodings, and what cannot be read."""
 
+import datetime
 import gzip
 
 import polars as pl
@@ -103,10 +104,46 @@ def test_text_without_a_type_is_text(tmp_path):
     assert file.ids(frame["user_id"], start, whole=False).tolist() == [b"ann", b"12"]
 
 
-def test_a_list_of_labels_is_named(tmp_path):
-    path = tmp_path / "a.parquet"
-    pl.DataFrame({"label": [[1], [0]]}).write_parquet(path)
+def labels(path, cells):
+    """A column of labels as it is read."""
+    pl.DataFrame({"label": cells}).write_parquet(path)
     file = TableFile(path, ["label"])
     [(start, frame)] = file.blocks()
-    with pytest.raises(InputError, match=r"label is of type List\(Int64\), expected 0 or 1"):
-        file.one_of(frame["label"], start, (0, 1))
+    return file.one_of(frame["label"], start, (0, 1)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([[1], [0]], r"List\(Int64\)"),
+        ([b"1", b"0"], "Binary"),
+        ([datetime.date(1970, 1, 2)], "Date"),
+        ([datetime.timedelta(microseconds=1)], r"Duration\(.*\)"),
+    ],
+)
+def test_a_type_that_has_no_labels_is_named(tmp_path, cells, kind):
+    words = rf"a\.parquet: label is of type {kind}, expected 0 or 1 as numbers or text$"
+    with pytest.raises(InputError, match=words):
+        labels(tmp_path / "a.parquet", cells)
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["0", "1", "yes"]), pl.String])
+def test_labels_may_be_text_of_any_kind(tmp_path, kind):
+    path = tmp_path / "a.parquet"
+    assert labels(path, pl.Series(["1", "0"], dtype=kind)) == [1, 0]
+    with pytest.raises(InputError, match="row 2: label is 'yes', expected 0 or 1; fix"):
+        labels(path, pl.Series(["1", "yes"], dtype=kind))
+
+
+@pytest.mark.parametrize("own", ["ann  ", "\tann", "ann\u00a0", "ann\x1f"])
+def test_an_id_with_white_space_around_it_is_named(tmp_path, own):
+    """Lists of users in the commands have none."""
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user_id": ["jo ann", own]}).write_parquet(path)
+    file = TableFile(path, ["user_id"])
+    [(start, frame)] = file.blocks()
+    assert file.ids(frame["user_id"][:1], start, whole=False).tolist() == [b"jo ann"]
+    with pytest.raises(InputError) as caught:
+        file.ids(frame["user_id"], start, whole=False)
+    what = f"user_id is {own!r}, expected no white space before or after it; fix or remove it"
+    assert str(caught.value) == f"{path}: row 2: {what}"

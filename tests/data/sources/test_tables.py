@@ -174,6 +174,7 @@ def replaced(rows, number, **changes):
         ("again", "line 6: user_id é... occurs on an earlier row"),
         ("x" * 65, "line 6: user_id must have 1 to 64 bytes"),
         (None, "line 6: no user_id"),
+        ("ann ", "line 6: user_id is 'ann ', expected no white space before or after it; fix"),
     ],
 )
 def test_a_bad_user_is_named(tmp_path, user_id, words):
@@ -315,6 +316,28 @@ def test_a_value_that_was_frequent_keeps_its_row_when_it_is_rare(tmp_path):
     second = prepare(source, tmp_path / "second", schema=schema, extends=extends)
     row = second.vocabulary.encode(0, ["c1"])[0]
     assert second.user_rows[0, 0] == row != second.vocabulary.encode(0, [UNSEEN])[0]
+
+
+@pytest.mark.parametrize("earlier", ["1", "1.0"])
+def test_whole_numbers_that_become_floats_keep_their_rows(tmp_path, earlier):
+    """As pandas writes a column with its first missing cell."""
+    schema = TableSchema((Column("x"),), (Column("topic"), Column("tier")))
+    users, campaigns, examples = world()
+    del users["city"], users["income"]
+    x = np.arange(80) % 2 + 1
+    users["x"], campaigns["tier"] = x, [1, 1, 2, 2]
+    if earlier == "1.0":
+        users["x"], campaigns["tier"] = [f"{n}.0" for n in x], ["1.0", "1.0", "2.0", "2.0"]
+    sources = [write(tmp_path / "a", users, campaigns, examples, "parquet")]
+    users["x"], campaigns["tier"] = [None, *map(float, x[1:])], [1.0, 1.0, 2.0, None]
+    sources.append(write(tmp_path / "b", users, campaigns, examples, "parquet"))
+    first = prepare(sources[0], tmp_path / "first", schema=schema)
+    extends = first.schema, first.vocabulary
+    second = prepare(sources[1], tmp_path / "second", schema=schema, extends=extends)
+    for old, new in zip(first.vocabulary.values, second.vocabulary.values, strict=True):
+        assert set(new.tolist()) - {""} == set(old.tolist())
+    values = second.vocabulary.values[0][second.user_rows[:, 0]].tolist()
+    assert values == ["", *(earlier.replace("1", str(n)) for n in x[1:])]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import polars as pl
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES
 from metaheac_jax.data.dataset import NON_SEEDS_PER_SEED
-from metaheac_jax.data.sources.table_fields import as_list
+from metaheac_jax.data.sources.table_fields import as_text, spells_whole
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.errors import InputError
@@ -92,11 +92,9 @@ def columns_to_campaigns(file: TableFile, schema: TableSchema) -> ColumnCampaign
 
 def _users_with_values(file: TableFile, column: Column) -> pl.DataFrame:
     """Columns ``user`` (a row's number from 0) and ``value``, both ascending, each pair once."""
-    listed = column.separator or column.slots > 1
-    cell = as_list(column) if listed else pl.col(column.name)
+    cell = as_text(column, whole=spells_whole(file, column))
     cells = file.scan().select(cell.alias("value")).with_row_index("user")
-    if listed:
+    if column.slots > 1:
         cells = cells.explode("value")
-    text = cells.with_columns(pl.col("value").cast(pl.String))
-    known = text.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
+    known = cells.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
     return file.collect(known.unique()).sort("value", "user")

@@ -5,6 +5,7 @@ Axes: n rows of a block, S slots of some fields side by side.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,19 +15,26 @@ import polars as pl
 from metaheac_jax.data.sources.table_file import TableFile, first_line, number
 from metaheac_jax.data.sources.table_schema import Column
 from metaheac_jax.errors import InputError
-from metaheac_jax.schema import UNSEEN, Field, Vocabulary
+from metaheac_jax.schema import MISSING, UNSEEN, Field, Vocabulary
 
 #: Bytes that the values of a field may take in memory, all as long as the longest.
 _MAX_BYTES = 1 << 30
+#: Floats of a smaller size are exact whole numbers if they have no fraction.
+_EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
 class LearnedField:
-    """A column, its field, and the field's values, ascending."""
+    """A column, its field, and the field's values, ascending.
+
+    Attributes:
+      whole: see `spells_whole`.
+    """
 
     column: Column
     field: Field
     values: np.ndarray
+    whole: bool = False
 
 
 def learn(
@@ -36,6 +44,7 @@ def learn(
     min_count: int = 1,
     hash_rows: int = 0,
     earlier: Field | None = None,
+    known: np.ndarray | tuple[()] = (),
 ) -> LearnedField:
     """The values of a column that get a table row each.
 
@@ -45,6 +54,7 @@ def learn(
       min_count: values with fewer cells share one row with unseen ones.
       hash_rows: a category with more values than this is hashed to as many rows; 0 keeps all.
       earlier: the field in data that are extended; it keeps its buckets.
+      known: the texts that are values of that field; they stay spelled as they are.
 
     Raises:
       InputError: the column is empty, is not what the schema says, or has too many values.
@@ -52,30 +62,30 @@ def learn(
     try:
         if column.buckets:
             return _learn_number(file, column, earlier)
+        whole = spells_whole(file, column, known)
+        cells = file.scan().select(as_text(column, whole=whole))
+        if column.slots > 1:
+            cells = cells.explode(column.name)
         rows = column.hash_rows or (earlier.hash_rows if earlier else 0)
-        if not rows:
-            values = _learn_category(file, column, min_count)
+        if rows:  # no values are needed, but all cells must be text
+            cells.select(pl.col(column.name).str.len_bytes().max()).collect(engine="streaming")
+        else:
+            values = _learn_category(file, column, cells, min_count)
             rows = hash_rows if hash_rows and len(values) > hash_rows else 0
             if not rows:
-                return LearnedField(column, Field(column.name, column.slots), values)
+                return LearnedField(column, Field(column.name, column.slots), values, whole)
         field = Field(column.name, column.slots, hash_rows=rows)
-        return LearnedField(column, field, field.all_buckets)
+        return LearnedField(column, field, field.all_buckets, whole)
     except pl.exceptions.PolarsError as error:
         raise InputError(
             f"{file.path}: column {column.name!r} is not what the schema says ({first_line(error)})"
         ) from error
 
 
-def _learn_category(file: TableFile, column: Column, min_count: int) -> np.ndarray:
-    cells = file.scan().select(pl.col(column.name))
-    if column.slots > 1:
-        cells = cells.select(as_list(column).alias(column.name)).explode(column.name)
-    counts = (
-        cells.select(pl.col(column.name).cast(pl.String))
-        .group_by(column.name)
-        .len()
-        .collect(engine="streaming")
-    )
+def _learn_category(
+    file: TableFile, column: Column, cells: pl.LazyFrame, min_count: int
+) -> np.ndarray:
+    counts = cells.group_by(column.name).len().collect(engine="streaming")
     known = counts.filter(pl.col(column.name).is_not_null() & (pl.col(column.name) != ""))
     if known[column.name].str.contains("\0", literal=True).any():
         raise InputError(f"{file.path}: column {column.name!r} has a zero byte; repair the file")
@@ -93,6 +103,11 @@ def _learn_category(file: TableFile, column: Column, min_count: int) -> np.ndarr
         values.add("")  # a missing value is a value of its own
     if not values:
         raise InputError(f"{file.path}: column {column.name!r} is empty; remove the field")
+    if column.sensitive and {"", MISSING} <= values:
+        raise InputError(
+            f"{file.path}: sensitive column {column.name!r} has empty cells and cells {MISSING!r}, "
+            "which reports show alike; write one of them in another way"
+        )
     return np.array(sorted(values))
 
 
@@ -144,15 +159,15 @@ class Encoder:
             value = cells.to_frame().select(number(cells.name)).to_series()
             bucket = field.bucket(value.fill_null(float("nan")).to_numpy())
             return self.vocabulary.encode(place, bucket)[:, None]
+        texts = cells.to_frame().select(as_text(learned.column, whole=learned.whole).alias("text"))
         if field.slots == 1:
-            return self._encode(cells.cast(pl.String).fill_null(""), field, place)[:, None]
-        lists = cells.to_frame().select(as_list(learned.column).alias("list"))
-        lists = lists.select(pl.col("list").list.head(field.slots))
-        length = lists.select(pl.col("list").list.len()).to_series().to_numpy()
-        flat = lists.select(pl.col("list").filter(pl.col("list").list.len() > 0).explode())
+            return self._encode(texts.to_series().fill_null(""), field, place)[:, None]
+        lists = texts.select(pl.col("text").list.head(field.slots))
+        length = lists.select(pl.col("text").list.len()).to_series().to_numpy()
+        flat = lists.select(pl.col("text").filter(pl.col("text").list.len() > 0).explode())
         rows = np.full((len(cells), field.slots), self.vocabulary.num_rows, np.int32)
         used = np.arange(field.slots) < length[:, None]
-        rows[used] = self._encode(flat.to_series().cast(pl.String), field, place)
+        rows[used] = self._encode(flat.to_series(), field, place)
         return rows
 
     def _encode(self, texts: pl.Series, field: Field, place: int) -> np.ndarray:
@@ -166,11 +181,58 @@ class Encoder:
         return texts.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()
 
 
-def as_list(column: Column) -> pl.Expr:
-    """The values of a list column, without empty ones; an empty list where it is missing."""
+def spells_whole(file: TableFile, column: Column, known: np.ndarray | tuple[()] = ()) -> bool:
+    """Whether a category's floats without a fraction are values such as 1, and not 1.0.
+
+    A column of whole numbers becomes one of floats as soon as a cell is missing. All are spelled as
+    the known values are; if that does not tell, 1.0 is for columns with fractions.
+    """
+    kind = file.kind(column.name)
+    listed = isinstance(kind, pl.List)
+    if not (kind.inner if listed else kind).is_float():
+        return False
+    whole = spelled_whole(known)
+    if whole is not None:
+        return whole
+    cell = pl.col(column.name).explode() if listed else pl.col(column.name)
+    return bool(file.collect(file.scan().select(_is_whole(cell.drop_nulls()).all())).item())
+
+
+def spelled_whole(known: np.ndarray | tuple[()]) -> bool | None:
+    """Whether texts have 1 and not 1.0, or not, for any such numbers; None if both or neither."""
+    patterns = (re.compile("-?[0-9]+"), re.compile(r"-?[0-9]+\.0"))
+    whole, pointed = (any(map(pattern.fullmatch, known)) for pattern in patterns)
+    return None if whole == pointed else whole
+
+
+def as_text(column: Column, *, whole: bool) -> pl.Expr:
+    """A category's cells as text, or as lists of text without empty ones.
+
+    A missing list is empty.
+
+    Args:
+      column: how to read it.
+      whole: see `spells_whole`.
+    """
     cell = pl.col(column.name)
+    if column.slots == 1:
+        return _as_text(cell, whole)
     if column.separator:
-        cell = cell.cast(pl.String).str.split(column.separator)
-        cell = cell.list.eval(pl.element().str.strip_chars())
-        cell = cell.list.eval(pl.element().filter(pl.element() != ""))
-    return cell.fill_null([]).list.drop_nulls()
+        lists = _as_text(cell, whole).str.split(column.separator)
+        value = pl.element().str.strip_chars()
+    else:
+        lists, value = cell, _as_text(pl.element(), whole)
+    lists = lists.list.eval(pl.when(value != "").then(value))
+    return lists.fill_null([]).list.drop_nulls()
+
+
+def _as_text(cell: pl.Expr, whole: bool) -> pl.Expr:
+    if not whole:
+        return cell.cast(pl.String)
+    text = cell.cast(pl.Int64, strict=False).cast(pl.String)
+    return pl.when(_is_whole(cell)).then(text).otherwise(cell.cast(pl.String))
+
+
+def _is_whole(cell: pl.Expr) -> pl.Expr:
+    """Of floats, whether they are exact whole numbers."""
+    return (cell.abs() < _EXACT) & (cell == cell.floor())

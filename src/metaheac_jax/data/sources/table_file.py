@@ -23,6 +23,8 @@ S = TypeVar("S", pl.Series, pl.Expr)
 #: What the names of files of tables end with.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
+#: White space before or after a text, as Python's ``strip`` removes it.
+_PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
 
 
 class TableFile:
@@ -147,9 +149,13 @@ class TableFile:
         where = f"line {row + 2}" if self._text else f"row {row + 1}"
         return InputError(f"{self.path}: {where}: {what}; fix or remove it")
 
+    def kind(self, column: str) -> pl.DataType:
+        """The type of a column; in a text file it is text."""
+        return pl.String() if self._text else self.scan().collect_schema()[column]
+
     def has_whole_ids(self, column: str) -> bool:
         """Whether a column's ids are all whole numbers that fit into 64 bits."""
-        if not self._text and not self.scan().collect_schema()[column].is_integer():
+        if not self._text and not self.kind(column).is_integer():
             return False
         bad = self.scan().select(_is_not_whole(pl.col(column).cast(pl.String)).any())
         return not self.collect(bad).item()
@@ -176,20 +182,28 @@ class TableFile:
           whole: whether they are whole numbers.
 
         Raises:
-          InputError: an id is missing, too long or not a whole number as it is written; its row is
-            named. Or the column is of a type that has no ids, such as a list.
+          InputError: an id is missing, too long, not a whole number as it is written, or has white
+            space before or after it; its row is named. Or the column is of a type that has no ids,
+            such as a list or dates.
         """
         missing = column.is_null()
         if missing.any():
             raise self.fault(first_row + int(missing.arg_max() or 0), f"no {column.name}")
         if whole:
             return self._whole_ids(column, first_row)
+        if not _has_ids(column.dtype):
+            raise self._no_ids(column)
         text = self._as_text(column)
         length = text.str.len_bytes()
         wrong = (length > MAX_ID_BYTES) | (length == 0) | text.str.contains("\0", literal=True)
         if wrong.any():
             what = f"{column.name} must have 1 to {MAX_ID_BYTES} bytes, none of them zero"
             raise self.fault(first_row + int(wrong.arg_max() or 0), what)
+        padded = text.str.contains(_PADDED)
+        if padded.any():
+            at = int(padded.arg_max() or 0)
+            what = f"{column.name} is {text[at]!r}, expected no white space before or after it"
+            raise self.fault(first_row + at, what)
         return np.array([value.encode() for value in text.to_list()])
 
     def _as_text(self, column: pl.Series) -> pl.Series:
@@ -201,7 +215,10 @@ class TableFile:
         if not column.dtype.is_nested():
             with suppress(pl.exceptions.PolarsError):
                 return column.cast(pl.String)
-        raise InputError(
+        raise self._no_ids(column)
+
+    def _no_ids(self, column: pl.Series) -> InputError:
+        return InputError(
             f"{self.path}: {column.name} is of type {column.dtype}, expected whole numbers or text"
         )
 
@@ -226,12 +243,15 @@ class TableFile:
 
         Raises:
           InputError: a cell is another; its row is named. Or the column is of a type that has no
-            numbers, such as a list.
+            numbers, such as a list or dates.
         """
-        if column.dtype.is_nested():
+        kind = column.dtype
+        if kind in (pl.Categorical, pl.Enum):
+            column = column.cast(pl.String)
+        elif not (kind.is_numeric() or kind in (pl.Boolean, pl.String, pl.Null)):
             raise InputError(
-                f"{self.path}: {column.name} is of type {column.dtype}, expected {allowed[0]} or "
-                f"{allowed[1]}"
+                f"{self.path}: {column.name} is of type {kind}, expected {allowed[0]} or "
+                f"{allowed[1]} as numbers or text"
             )
         value = column.cast(pl.Float64, strict=False)
         wrong = ~value.is_in([float(number) for number in allowed]).fill_null(False)
@@ -257,6 +277,12 @@ class TableFile:
 def number(column: str) -> pl.Expr:
     """A column as numbers; null where it is empty or text."""
     return pl.col(column).cast(pl.Float64, strict=False)
+
+
+def _has_ids(kind: pl.DataType) -> bool:
+    """Whether cells of a type are whole numbers or text, which some programs write as bytes."""
+    whole = kind.is_integer() or (isinstance(kind, pl.Decimal) and kind.scale == 0)
+    return whole or kind in (pl.String, pl.Categorical, pl.Enum, pl.Binary)
 
 
 def _is_not_whole(text: S) -> S:

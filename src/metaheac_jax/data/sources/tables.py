@@ -143,9 +143,17 @@ class _Options:
         self, file: TableFile, columns: Sequence[Column], min_count: int = 1
     ) -> list[LearnedField]:
         """The fields of columns."""
-        earlier = {field.name: field for field in self.extends[0].fields} if self.extends else {}
+        earlier, known = {}, {}
+        if self.extends is not None:
+            schema, vocabulary = self.extends
+            earlier = {field.name: field for field in schema.fields}
+            pairs = zip(earlier, vocabulary.values, strict=True)
+            known = {name: values for name, values in pairs if values.dtype.kind == "U"}
         options = {"min_count": min_count, "hash_rows": self.hash_rows}
-        return [learn(file, c, **options, earlier=earlier.get(c.name)) for c in columns]
+        return [
+            learn(file, c, **options, earlier=earlier.get(c.name), known=known.get(c.name, ()))
+            for c in columns
+        ]
 
     def extended(
         self, user: Sequence[LearnedField], campaign: Sequence[LearnedField]
