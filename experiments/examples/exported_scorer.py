@@ -4,12 +4,14 @@
     scores = scorer({"city": ["Paris", None], "income": [31000, None], "likes": [["tea"], []]})
 
 A column has a cell per user, as in the files that `metaheac prepare` has read: a value, or a list
-in a field of several slots; None where it is missing.
+in a field of several slots; None where it is missing. A value that `metaheac prepare` may have
+spelled in another way, such as a date, is a ValueError; give it as text.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ class ExportedScorer:
     def rows(self, field: Mapping[str, Any], column: Sequence[Any]) -> np.ndarray:
         """(P, slots) int32 table rows of a field's column."""
         slots, known = field["slots"], self.values[f"values/{field['name']}"]
-        lists = [[cell] if slots == 1 else present(cell)[:slots] for cell in column]
+        lists = [[cell] if slots == 1 else present(field, cell)[:slots] for cell in column]
         raw = [raw_value(field, value) for values in lists for value in values]
         rows = np.full((len(lists), slots), self.manifest["pad"], np.int32)
         if raw and len(known):
@@ -50,9 +52,13 @@ class ExportedScorer:
         return rows
 
 
-def present(cell: Any) -> list[Any]:
+def present(field: Mapping[str, Any], cell: Any) -> list[Any]:
     """The values of a list that is perhaps missing, without missing ones."""
-    return [] if cell is None else [value for value in cell if value is not None and value != ""]
+    if isinstance(cell, str | bytes) or not isinstance(cell, Iterable):
+        if cell is None or cell == "" or cell != cell:
+            return []
+        raise refused(field, cell, "a list; split text at the separator in the schema")
+    return [value for value in cell if value is not None and value != ""]
 
 
 def raw_value(field: Mapping[str, Any], value: Any) -> Any:
@@ -60,8 +66,42 @@ def raw_value(field: Mapping[str, Any], value: Any) -> Any:
     if value is None or value == "" or value != value:
         return field["missing"]
     if field["edges"]:
-        return np.searchsorted(field["edges"], float(value), side="right")
+        number = float(value if isinstance(value, Decimal) else as_plain(field, value))
+        return np.searchsorted(field["edges"], number, side="right")
+    text = as_text(field, value)
     if field["hash_rows"]:
-        digest = hashlib.blake2b(str(value).encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") % field["hash_rows"]
-    return int(value) if field["missing"] == -1 else str(value)
+    return int(text.removesuffix(".0")) if field["missing"] == -1 else text
+
+
+def as_text(field: Mapping[str, Any], value: Any) -> str:
+    """The text that `metaheac prepare` makes of a value."""
+    value = as_plain(field, value)
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    text = str(value)
+    if float(value).is_integer() and abs(value) < 2**53:
+        return str(int(value)) if field.get("whole") else text
+    # A hash does not tell how others are spelled; an exponent or 32 bits are spelled in other ways.
+    hashed = field["hash_rows"] and field.get("whole")
+    if hashed or "e" in text or (np.float32(value) == value and str(np.float32(value)) != text):
+        raise refused(field, value, "its text, since that of a float varies")
+    return text
+
+
+def as_plain(field: Mapping[str, Any], value: Any) -> Any:
+    """The value, if it is text, a number, or true or false."""
+    if isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return value
+    raise refused(field, value, "text, a number, or true or false")
+
+
+def refused(field: Mapping[str, Any], value: Any, expected: str) -> ValueError:
+    """The error for a cell whose text is not known."""
+    shown = " ".join(repr(value).split())[:80]
+    return ValueError(f"field {field['name']!r}: {shown}: expected {expected}")

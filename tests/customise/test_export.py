@@ -1,13 +1,16 @@
 """An exported scorer: the same scores from raw values, without this package."""
 
+import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from commands import contents
 from tables_world import world, write
@@ -137,6 +140,102 @@ def test_raw_values_have_the_rows_of_the_data(data, users, exported):
     assert scorer.rows(fields[2], [None]).tolist() == [[data.num_rows] * 3]
 
 
+CELLS = {
+    "premium": [n % 2 == 0 if n % 5 else None for n in range(80)],
+    "hashed": [n % 2 == 0 for n in range(80)],
+    "zip": pl.Series([n % 3 if n % 7 else None for n in range(80)], dtype=pl.Float64),
+    "rating": [n % 4 / 2 for n in range(80)],
+    "account": pl.Series([n % 9 for n in range(80)], dtype=pl.Float64),
+    "liked": [" tea; jazz;;golf"] * 40 + ["jazz", "", None, ";"] * 10,
+    "visits": pl.Series([n % 4 if n % 6 else None for n in range(80)], dtype=pl.Float64),
+    "tags": [["", "a", None, "b"], ["b"], None, []] * 20,
+    "since": [datetime.datetime(2026, 1, n % 28 + 1) for n in range(80)],
+}
+
+
+@pytest.fixture(scope="module")
+def typed(users, exported, tmp_path_factory):
+    """Data from a Parquet file with columns of many types, and what is exported of their fields."""
+    schema = TableSchema(
+        user=(
+            Column("premium"),
+            Column("hashed", hash_rows=50),
+            Column("zip"),
+            Column("rating"),
+            Column("account", hash_rows=50),
+            Column("liked", slots=3, separator=";"),
+            Column("visits", slots=2, separator=";"),
+            Column("tags", slots=2),
+            Column("since"),
+        ),
+        campaign=SCHEMA.campaign,
+    )
+    folder = tmp_path_factory.mktemp("typed")
+    table = {"user_id": users[0]["user_id"], **CELLS}
+    source = write(folder / "source", table, *users[1:], form="parquet")
+    data = prepare(source, folder / "data", schema=schema)
+    model, other = exported
+    general = replace(model.general, schema=data.schema, vocabulary=data.vocabulary)
+    with pytest.MonkeyPatch.context() as patch:  # a program of other fields: it is not called
+        patch.setattr(export, "_program", lambda *_: (other / "scorer.stablehlo").read_bytes())
+        export_scorer(replace(model, general=general), folder / "tea")
+    return data, ExportedScorer(folder / "tea")
+
+
+def test_cells_of_any_type_have_the_rows_of_the_data(typed):
+    data, scorer = typed
+    first = 0
+    for field in scorer.manifest["fields"]:
+        cells = pl.Series(CELLS[field["name"]]).to_list()
+        expected = data.user_rows[:, first : first + field["slots"]]
+        first += field["slots"]
+        if field["name"] == "since":
+            for cell in (cells[0], np.datetime64(cells[0], "ns"), cells[0].date()):
+                with pytest.raises(ValueError, match=r"field 'since': .*: expected text, a number"):
+                    scorer.rows(field, [cell])
+            cells = [f"{cell}.000000" for cell in cells]
+        if field["name"] == "liked":  # with a separator in the file
+            cells = [cell and [value.strip() for value in cell.split(";")] for cell in cells]
+        if field["name"] == "visits":
+            cells = [[cell] for cell in cells]
+        np.testing.assert_array_equal(scorer.rows(field, cells), expected)
+        numpy = [cell if isinstance(cell, list | None) else np.array([cell])[0] for cell in cells]
+        np.testing.assert_array_equal(scorer.rows(field, numpy), expected)
+    assert first == data.user_rows.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "expected"),
+    [
+        ("premium", b"true", "text, a number"),
+        ("premium", [True], "text, a number"),
+        ("hashed", datetime.date(2026, 1, 1), "text, a number"),
+        ("account", 1.5, "its text, since that of a float varies"),  # 2.0 would be spelled 2.0
+        ("rating", 1e-9, "its text"),
+        ("rating", float(np.float32(0.1)), "its text"),
+        ("tags", "a;b", "a list; split text at the separator in the schema"),
+        ("tags", 5, "a list"),
+        ("liked", ["tea", datetime.date(2026, 1, 1)], "text, a number"),
+    ],
+)
+def test_a_cell_whose_text_is_not_known_is_refused(typed, name, cell, expected):
+    scorer = typed[1]
+    [field] = [field for field in scorer.manifest["fields"] if field["name"] == name]
+    with pytest.raises(ValueError, match=f"^field '{name}': .*: expected {expected}") as refused:
+        scorer.rows(field, [cell])
+    assert "\n" not in str(refused.value)
+
+
+def test_an_export_of_before_does_not_tell_how_floats_are_spelled(data, users, exported, tmp_path):
+    shutil.copytree(exported[1], tmp_path / "tea")
+    manifest = json.loads((tmp_path / "tea" / MANIFEST).read_text())
+    for field in manifest["fields"]:
+        del field["whole"]
+    (tmp_path / "tea" / MANIFEST).write_text(json.dumps(manifest))
+    scores = ExportedScorer(tmp_path / "tea")(columns(users))
+    np.testing.assert_array_equal(scores, ExportedScorer(exported[1])(columns(users)))
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_any_number_of_users_is_scored(data, users, exported, count):
     some = {name: values[:count] for name, values in columns(users).items()}
@@ -148,7 +247,13 @@ def test_any_number_of_users_is_scored(data, users, exported, count):
 def test_an_export_says_what_it_is_and_replaces_an_older_one(data, exported):
     model, folder = exported
     export_scorer(model, folder)
-    assert contents(folder) == {MANIFEST, "scorer.stablehlo", "weights.npz", "values.npz"}
+    assert contents(folder) == {
+        MANIFEST,
+        "scorer.stablehlo",
+        "weights.npz",
+        "values.npz",
+        "excluded.csv",
+    }
     body = read_sealed(folder, MANIFEST, format=FORMAT, remedy="")
     assert (body["method"], body["campaign"]) == ("mlp-pretraining", "campaign k3")
     assert body["platforms"] == ["cpu", "cuda", "tpu"]

@@ -10,7 +10,14 @@ import tyro
 
 from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.cli import terminal
-from metaheac_jax.customise.export import MANIFEST, PLATFORMS, check_flatbuffers, export_scorer
+from metaheac_jax.cli.campaigns import feedback_notes
+from metaheac_jax.customise.export import (
+    EXCLUDED,
+    MANIFEST,
+    PLATFORMS,
+    check_flatbuffers,
+    export_scorer,
+)
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
@@ -23,7 +30,8 @@ class Options:
 
     For batch engines: it takes any number of users and needs jax, numpy and flatbuffers. In the
     repository, experiments/examples/exported_scorer.py shows how raw values become scores, and
-    ray_expand.py beside it how Ray Data finds an audience with many workers.
+    ray_expand.py beside it how Ray Data finds an audience with many workers. The program scores
+    users who are left out of the campaign's audiences, too; their ids are in excluded.csv.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional]
@@ -47,7 +55,15 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         model = saved.customised(general, data)
         export_scorer(model, options.out, progress=progress)
+    notes = feedback_notes(options.campaign, saved, general)
+    if len(model.excluded_ids):
+        notes.append(
+            f"{len(model.excluded_ids):,} users are excluded from the campaign's audiences, which "
+            f"the program does not know; leave out the ids in {options.out / EXCLUDED}"
+        )
     size = sum(path.stat().st_size for path in options.out.iterdir())
     terminal.print_lines(
-        screen, f"{options.out}: {size / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}"
+        screen,
+        *(f"note: {note}" for note in notes),
+        f"{options.out}: {size / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}",
     )

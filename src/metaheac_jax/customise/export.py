@@ -25,8 +25,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from metaheac_jax.customise.score import AdaptedScorer
+from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.data.sources.table_fields import spelled_whole
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory
+from metaheac_jax.files import new_directory, write_csv
 from metaheac_jax.model import Customised, with_own_parameters
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.sealed import seal
@@ -34,6 +36,8 @@ from metaheac_jax.table.layout import Ids
 
 FORMAT = "metaheac_jax scorer 1"
 MANIFEST = "scorer.json"
+#: The file of an export with the ids of who may be in no audience of the campaign.
+EXCLUDED = "excluded.csv"
 #: Backends that the program is lowered for.
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -41,7 +45,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export_scorer(model: Customised, directory: Path | str, *, progress: Progress = silent) -> None:
     """Writes the scorer of a customised model into a folder, whole or not at all.
 
-    An existing export is replaced.
+    An existing export is replaced. The program scores any user; those who may be in no audience of
+    the campaign are in `EXCLUDED`.
 
     Args:
       model: of a method that adapts a network.
@@ -61,10 +66,13 @@ def export_scorer(model: Customised, directory: Path | str, *, progress: Progres
         )
     weights = _weights(scorer)
     with new_directory(Path(directory), marker=MANIFEST) as folder:
-        files = [folder / name for name in ("scorer.stablehlo", "weights.npz", "values.npz")]
+        names = ("scorer.stablehlo", "weights.npz", "values.npz", EXCLUDED)
+        files = [folder / name for name in names]
         files[0].write_bytes(_program(scorer, weights, model.general.schema.num_slots))
         np.savez(files[1], **weights)
         np.savez(files[2], **_values(model))
+        excluded = np.asarray(model.excluded_ids).tolist()
+        write_csv(files[3], ("user_id",), ([plain_id(own)] for own in excluded))
         content = {
             "format": FORMAT,
             "method": model.general.method,
@@ -123,14 +131,17 @@ def _fields(model: Customised) -> list[dict[str, Any]]:
     """Of each user field, what maps its raw values to table rows.
 
     A value at position i of the known ones has the row ``first + i``, an unknown one ``unknown``.
+    Where ``whole`` is true, the text of 1.0 is 1; otherwise it is 1.0.
     """
     vocabulary, fields = model.general.vocabulary, []
     for number, field in enumerate(model.general.schema.user):
-        numeric = vocabulary.values[number].dtype.kind in "iu"
+        values = vocabulary.values[number]
+        numeric = values.dtype.kind in "iu"
         fields.append(
             {
                 "name": field.name,
                 "slots": field.slots,
+                "whole": numeric or spelled_whole(values) is not False,
                 "edges": field.edges,
                 "hash_rows": field.hash_rows,
                 "first": vocabulary.offsets[number],
