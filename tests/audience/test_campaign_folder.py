@@ -164,6 +164,42 @@ def test_whole_numbers_stay_whole_numbers(tmp_path):
     np.testing.assert_array_equal(scores(loaded), scores(model))
 
 
+def test_user_ids_that_became_text_are_found(tmp_path):
+    """Who is excluded and who has feedback, by whole numbers, are users of data with text."""
+    data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
+    general = fitted(tmp_path / "model")
+    campaign = data.new_campaign([3, 10, 17, 24], ATTRIBUTES, non_seeds_per_seed=8)
+    [model] = method_of(general).customise(general, data, [campaign])
+    folder = tmp_path / "tea"
+    save_customised(replace(model, excluded_ids=np.array([10, 31])), data, folder)
+    add_feedback(folder, Feedback.of(np.array([38, 45]), np.array([1, 0])))
+    text = replace(data, user_ids=data.user_ids.astype("S"))
+    loaded, same = (load_customised(folder, general, own) for own in (text, data))
+    np.testing.assert_array_equal(loaded.excluded_ids, [b"10", b"31"])
+    assert set(loaded.seed_ids.tolist()) == {b"3", b"17", b"24", b"38"}
+    np.testing.assert_array_equal(loaded.campaign.users, same.campaign.users)
+    np.testing.assert_array_equal(loaded.campaign.found, same.campaign.found)
+    saved = update(folder, general, text, exclude=["45", "A17"])
+    assert saved.excluded.tolist() == [b"10", b"31", b"45", b"A17"]
+    assert not {b"10", b"31", b"45"} & set(saved.examples.user_ids.tolist())
+    assert read_campaign(folder).is_up_to_date(general)
+    words = "campaign tea: has text as user ids, and toy has whole numbers; use data with ids of"
+    with pytest.raises(InputError, match=words):
+        update(folder, general, data)
+
+
+def test_user_ids_of_another_kind_are_refused(campaign):
+    """They would be taken for users whom the campaign does not know."""
+    folder, _ = campaign
+    before, numbers = bytes_of(folder), np.array([3, 10, 17])
+    words = "user ids: expected text in UTF-8 bytes, as the campaign has, got whole numbers; give"
+    with pytest.raises(InputError, match=words):
+        add_feedback(folder, Feedback.of(numbers, np.array([1, 0, 0])))
+    with pytest.raises(InputError, match=words):
+        read_campaign(folder).with_excluded(numbers)
+    assert bytes_of(folder) == before
+
+
 def test_another_general_model_is_refused(made, tmp_path):
     folder, general, _ = made
     other = fitted(tmp_path / "other", seed=5)

@@ -78,6 +78,33 @@ def test_a_campaign_that_the_model_was_trained_on_is_told():
     assert said(DATA.new_campaign(DATA.user_ids[:5], {**values, "category": 0}), added) is None
 
 
+def test_campaigns_are_the_same_by_their_ids_as_text():
+    """Ids become text as soon as one of them is no number."""
+    general = fixed_method(tokens).fit(DATA, campaigns=[0, 1])
+    later = replace(DATA, campaign_ids=DATA.campaign_ids.astype("S"))
+    said = seen_in_training(general, later, replace(later.campaign(0), id="tea"))
+    assert "trained on campaign 100, which has the same attributes" in said
+    assert seen_in_training(general, later, replace(later.campaign(2), id="tea")) is None
+
+
+def test_attributes_that_share_a_row_are_not_the_same():
+    """Training has seen neither value, so they have one row."""
+    general = fixed_method(tokens).fit(DATA, campaigns=[0, 1])
+    values = {"advertiser": 77, "category": 1}
+    general = replace(general, added=(AddedCampaign("golf", "", values),))
+
+    def said(advertiser):
+        changed = {**values, "advertiser": advertiser}
+        campaign = DATA.new_campaign(DATA.user_ids[:5], changed)
+        return seen_in_training(general, DATA, campaign)
+
+    assert said(88) is None
+    for same in (77, "77", 77.0):
+        assert "trained on campaign golf, which has the same attributes; " in said(same)
+    unknown = replace(DATA.new_campaign(DATA.user_ids[:5], values), attributes=None)
+    assert "trained on campaign golf, " in seen_in_training(general, DATA, unknown)
+
+
 def with_seeds(campaign, users):
     """The campaign with these seeds and no non-seeds."""
     return replace(campaign, users=np.array(users, np.int32), labels=np.ones(len(users), np.int8))

@@ -44,8 +44,9 @@ def test_it_is_what_the_library_finds():
     held = hold_out_seeds(METHOD, model.general, DATA, model.campaign, seed=4)
     assert report.curve == size_curve(held, DATA, base_rate=0.3)
     assert report.used == field_importance(held, DATA, seed=4)
-    assert report.traits == audience_traits(DATA, audience.user_ids, DATA.user_ids[:100])
-    assert report.sensitive == sensitive_shares(DATA, audience.user_ids)
+    ids, seeds = audience.user_ids, DATA.user_ids[:100]
+    assert report.traits == audience_traits(DATA, ids, seeds, exclude=seeds)
+    assert report.sensitive == sensitive_shares(DATA, ids, exclude=seeds)
     assert len(report.sensitive) == 2
     names = ["this audience", "may", "april"]
     ids = [audience.user_ids.tolist(), *earlier.values()]
@@ -70,9 +71,22 @@ def test_the_pool_is_without_excluded_users():
     assert report.curve == size_curve(held, DATA)
     assert report.curve[-1].size == 75  # 50% of 150 users besides the seeds
     assert report.used == field_importance(held, DATA)
-    ids = audience.user_ids
-    assert report.traits == audience_traits(DATA, ids, DATA.user_ids[:100], exclude=exclude)
-    assert report.sensitive == sensitive_shares(DATA, ids, exclude=exclude)
+    ids, seeds = audience.user_ids, DATA.user_ids[:100]
+    left_out = [*exclude, *seeds]
+    assert report.traits == audience_traits(DATA, ids, seeds, exclude=left_out)
+    assert report.sensitive == sensitive_shares(DATA, ids, exclude=left_out)
+
+
+@pytest.mark.parametrize("include_seeds", [False, True])
+def test_seeds_are_of_the_pool_only_if_they_could_be_selected(include_seeds, monkeypatch):
+    """All seeds are men; of the candidates, 100 are men and 200 women."""
+    codes = (np.arange(400) >= 200).astype(np.int32)[:, None]
+    data = replace(DATA, sensitive={"sex": SensitiveField(SEX.values, codes)})
+    monkeypatch.setitem(globals(), "DATA", data)
+    report, *_ = described(include_seeds=include_seeds)
+    assert [share.pool for share in report.sensitive] == (
+        [1 / 2, 1 / 2] if include_seeds else [1 / 3, 2 / 3]
+    )
 
 
 def test_too_few_seeds_to_hold_any_out():

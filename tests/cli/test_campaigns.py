@@ -45,6 +45,8 @@ def test_text_ids_are_read(tmp_path):
     path = tmp_path / "ids"
     path.write_text("user_id\né 1\n-7\n\n")
     assert read_user_ids(path, text=True) == ["é 1", "-7"]
+    path.write_text(" user_id \n u3\nu4   \n   \n")  # no id of the data has blanks around it
+    assert read_user_ids(path, text=True) == ["u3", "u4"]
     path.write_text("anna\nuser_id\n")
     assert read_user_ids(path, text=True) == ["anna", "user_id"]
 
@@ -210,7 +212,13 @@ def test_opt_outs_are_found_in_a_column_and_refused_where_none_is_a_user(tmp_pat
     some = data.user_ids[:3].tolist()
     path = tmp_path / "out.csv"
     path.write_text("rank,user_id,score\n" + "".join(f'1,"{user}",.5\n' for user in some))
-    assert read_excluded([path], data) == some
+    excluded, notes = read_excluded([path], data)
+    assert (excluded.tolist(), notes) == (some, [])
+    more = tmp_path / "more"
+    more.write_text(f"{some[0]}\n1000001\n")
+    excluded, notes = read_excluded([path, more], data)
+    assert excluded.tolist() == [*some, some[0], 1000001]
+    assert notes == [f"{more}: 1 of 2 ids to leave out are users of the data"]
     path.write_text("id\n1000001\n")
     with pytest.raises(InputError, match=r"out.csv: none of its 1 ids is a user of toy"):
         read_excluded([path], data)

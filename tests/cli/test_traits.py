@@ -1,7 +1,9 @@
 """`metaheac traits`: values, sensitive values and what the model uses."""
 
 import csv
+import re
 
+import numpy as np
 import pytest
 from commands import contents, refuses, succeeds
 
@@ -22,8 +24,8 @@ def test_values_are_the_librarys(toy_campaign, words, tmp_path, capsys):
     printed = capsys.readouterr().out
     data = toy_campaign.dataset
     ids, seeds = data.user_ids[120:260], data.user_ids[:120]
-    traits = audience_traits(data, ids, seeds, min_cell=20)
-    shares = sensitive_shares(data, ids, min_cell=20)
+    traits = audience_traits(data, ids, seeds, exclude=seeds, min_cell=20)
+    shares = sensitive_shares(data, ids, exclude=seeds, min_cell=20)
     header, *rows = csv.reader((tmp_path / "traits.csv").read_text().splitlines())
     assert header == ["field", "value", "sensitive", "audience", "seeds", "pool", "lift"]
 
@@ -33,10 +35,36 @@ def test_values_are_the_librarys(toy_campaign, words, tmp_path, capsys):
     expected = [text(t.field, t.value, "", t.audience, t.seeds, t.pool, t.lift) for t in traits]
     expected += [text("sex", s.value, "ok", s.audience, None, s.pool, s.ratio) for s in shares]
     assert rows == expected
-    assert "140 users in the audience, 400 in the pool" in printed
+    assert "140 users in the audience, 280 in the pool" in printed
     assert "Sensitive fields, which the model does not see" in printed
     assert " [men] " in printed  # text of the data is no markup of the screen's
     assert "Drop of the AUC" not in printed
+
+
+@pytest.mark.parametrize("has_seeds", [False, True])
+def test_the_pool_is_who_could_be_in_the_audience(toy_campaign, words, tmp_path, capsys, has_seeds):
+    """Not opt-outs, nor the seeds where the audience has none of them."""
+    data = toy_campaign.dataset
+    ids, out = data.user_ids[100 if has_seeds else 120 : 260], tmp_path / "traits.csv"
+    words[1], excluded = tmp_path / "audience.csv", data.user_ids[110:150:2]
+    words[1].write_text("\n".join(["user_id", *map(str, ids)]))
+    (tmp_path / "optouts").write_text("\n".join(map(str, [*excluded, 1000001])))
+    succeeds(main, *words, "--exclude", tmp_path / "optouts", "--out", out)
+    printed = capsys.readouterr().out
+    left_out = excluded if has_seeds else np.union1d(data.user_ids[:120], excluded)
+    assert f"users in the audience, {400 - len(left_out)} in the pool\n" in printed
+    assert f"note: {tmp_path / 'optouts'}: 20 of 21 ids to leave out are users of" in printed
+    lines = out.read_text().splitlines()
+    pools = {row["value"]: row["pool"] for row in csv.DictReader(lines) if row["sensitive"]}
+    shares = sensitive_shares(data, ids, exclude=left_out, min_cell=20)
+    assert pools == {share.value: str(share.pool) for share in shares}
+
+
+def test_opt_outs_are_not_learned_from(toy_campaign, words, tmp_path, capsys):
+    (tmp_path / "optouts").write_text("\n".join(map(str, toy_campaign.dataset.user_ids[:71])))
+    model = ("--model", toy_campaign.model, "--attributes", toy_campaign.attributes)
+    message = "49 seeds, too few to hold a fifth out"
+    refuses(capsys, main, *words, *model, "--exclude", tmp_path / "optouts", words=(message,))
 
 
 def test_what_the_model_uses(toy_campaign, words, capsys):
@@ -68,3 +96,18 @@ def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, caps
     message = f"{toy_campaign.seeds}: not the file of an audience, with a column user_id"
     refuses(capsys, main, *words, words=(message,))
     assert contents(tmp_path) == set()
+
+
+@pytest.mark.parametrize("include_seeds", [False, True])
+def test_a_report_has_the_pool_of_its_audience(toy_campaign, tmp_path, include_seeds):
+    """All 120 seeds are men, and 134 of 400 users are women."""
+    men = np.flatnonzero(np.arange(400) % 3 != 0)[:120]
+    (tmp_path / "seeds").write_text("\n".join(map(str, toy_campaign.dataset.user_ids[men])))
+    page, out = tmp_path / "page.html", tmp_path / "out.csv"
+    options = ("--seeds", tmp_path / "seeds", "--attributes", toy_campaign.attributes)
+    options += ("--size", 200, "--out", out, "--report", page)
+    flag = ("--include-seeds",) if include_seeds else ()
+    succeeds(main, "expand", toy_campaign.model, "--data", toy_campaign.data, *options, *flag)
+    row = re.search(r">women<(.*?)</tr>", page.read_text(), re.DOTALL)[1]
+    _, pool, *_ = re.findall(r">([^<>]+)</td>", row)
+    assert pool == (f"{134 / 400:.1%}" if include_seeds else f"{134 / 280:.1%}")

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaheac_jax.data.campaign_record import CampaignRecord, Feedback
+from metaheac_jax.errors import InputError
 
 RECORDS = st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=12)
 
@@ -80,3 +81,17 @@ def test_ids_of_other_widths_are_not_cut(width):
     found = record.with_feedback(Feedback.of(long, np.array([False])))
     assert found.user_ids.tolist() == [b"ann", *long.tolist()]
     assert found.labels.tolist() == [1, 0]
+
+
+def test_user_ids_of_another_kind_are_refused():
+    record = CampaignRecord("tea", {}, np.arange(5), np.ones(5, np.int8))
+    text = np.array([b"1", b"2", b"3"])
+    told, own = (Feedback.of(ids, np.array([1, 0, 1])) for ids in (text, np.arange(3)))
+    words = "user ids: expected whole numbers, as the campaign has, got text in UTF-8 bytes; give"
+    for combine in (
+        lambda: record.without(text),
+        lambda: record.with_feedback(told),
+        lambda: own.merge(told),
+    ):
+        with pytest.raises(InputError, match=words):
+            combine()

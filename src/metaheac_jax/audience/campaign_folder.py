@@ -26,7 +26,12 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import UserIds
-from metaheac_jax.data.campaign_record import CampaignRecord, Feedback
+from metaheac_jax.data.campaign_record import (
+    CampaignRecord,
+    Feedback,
+    check_same_kind,
+    is_among,
+)
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, new_directory
@@ -102,7 +107,7 @@ class SavedCampaign:
         """
         ids, is_seed = self.record.user_ids, self.record.labels == 1
         converts = self.feedback.user_ids[self.feedback.converted]
-        kept = is_seed | ~np.isin(ids, converts)
+        kept = is_seed | ~is_among(ids, converts)
         return np.setdiff1d(self.feedback.user_ids, ids[kept])
 
     @property
@@ -112,8 +117,34 @@ class SavedCampaign:
         return Counts(len(self.feedback), converted, len(self.excluded))
 
     def with_excluded(self, user_ids: np.ndarray) -> SavedCampaign:
-        """The campaign with more excluded users."""
+        """The campaign with more excluded users.
+
+        Raises:
+          InputError: the user ids are of another kind.
+        """
+        check_same_kind(self.excluded, user_ids)
         return replace(self, excluded=np.union1d(self.excluded, user_ids))
+
+    def with_ids_of(self, data: Dataset) -> SavedCampaign:
+        """The campaign with user ids in the form of those of the data.
+
+        Data has text as ids as soon as one of them is no whole number; 7 is the text "7" then.
+
+        Raises:
+          InputError: the campaign has text, and the data whole numbers.
+        """
+        record, feedback = self.record, self.feedback
+        if record.user_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
+            raise InputError(
+                f"campaign {record.name}: has text as user ids, and {data.where} has whole "
+                "numbers; use data with ids of the same kind"
+            )
+        return replace(
+            self,
+            record=replace(record, user_ids=data.checked_ids(record.user_ids)),
+            feedback=Feedback.of(data.checked_ids(feedback.user_ids), feedback.converted),
+            excluded=np.unique(data.checked_ids(self.excluded)),
+        )
 
     def is_of(self, general: General) -> bool:
         """Whether the weights were adapted from this general model."""
@@ -135,8 +166,8 @@ class SavedCampaign:
         """The customised model; users of the campaign who are not in the data are left out.
 
         Raises:
-          InputError: the general model is another one, or not of this data, or no seed is a user of
-            the data.
+          InputError: the general model is another one, or not of this data, no seed is a user of
+            the data, or as `with_ids_of`.
         """
         if not self.is_of(general):
             raise InputError(
@@ -144,15 +175,16 @@ class SavedCampaign:
                 f"in {self.origin.folder}; `metaheac update` customises it again"
             )
         general.check_data(data)
-        method, examples = method_of(general), self.examples
-        found = data.find_users(self.found_ids)
+        saved = self.with_ids_of(data)
+        method, examples = method_of(general), saved.examples
+        found = data.find_users(saved.found_ids)
         campaign = replace(data.recorded_campaign(examples), found=found[found >= 0])
         run = Run(data, np.empty(0, int), general.settings, 0)
         if method.restore is None:
             raise InputError(f"campaign {self.record.name}: {method.name!r} cannot be saved")
         scorer = method.restore(run, general.state, campaign, self.adapted)
         seed_ids = examples.user_ids[examples.labels == 1]
-        return Customised(general, campaign, seed_ids, scorer, self.excluded)
+        return Customised(general, campaign, seed_ids, scorer, saved.excluded)
 
 
 def save_customised(
@@ -258,7 +290,8 @@ def update(
     Args:
       directory: the campaign folder.
       general: the general model.
-      data: has the campaign's users; those it does not have are left out.
+      data: has the campaign's users; those it does not have are left out. The folder's user ids
+        take the form of its ids.
       exclude: ids of more users who are left out from now on.
       seed: of held-out examples and minibatches.
       progress: receives the progress of customising.
@@ -267,14 +300,14 @@ def update(
       What the folder holds now.
 
     Raises:
-      InputError: there is no campaign, the general model is in no folder or not of this data, or no
-        seed is a user of the data.
+      InputError: there is no campaign, the general model is in no folder or not of this data, no
+        seed is a user of the data, or as `SavedCampaign.with_ids_of`.
     """
     with locked(Path(directory)):
         saved = read_campaign(directory, progress=progress)
         if general.origin is None:
             raise InputError("the general model is in no folder; give one from `save` or `load`")
-        saved = saved.with_excluded(data.checked_ids(exclude))
+        saved = saved.with_ids_of(data).with_excluded(data.checked_ids(exclude))
         campaign = data.recorded_campaign(saved.examples)
         [model] = method_of(general).customise(
             general, data, [campaign], seed=seed, progress=progress

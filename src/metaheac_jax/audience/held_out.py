@@ -5,7 +5,9 @@ Axes: H held-out seeds, X excluded users.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -123,30 +125,41 @@ def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str
     It is too good where the general model has been trained on these seeds, or was chosen by them.
     The campaign is then one of the same id, one of the data with the same attributes and a
     `SHARED` part of the campaign's seeds, or one that was added to the data with the same
-    attributes.
+    attributes. Ids are compared as text.
 
     Args:
       general: the general model.
       data: with the campaigns that it was trained on, or later ones.
       campaign: not of the data.
     """
-    seen = {*general.campaigns, *general.held_out}
+    seen = {str(own) for own in (*general.campaigns, *general.held_out)}
     why = ""
-    if campaign.id is not None and str(campaign.id) in map(str, seen):
+    if campaign.id is not None and str(campaign.id) in seen:
         why = f"{campaign.id}, which has the same name"
     alike = (data.campaign_rows == campaign.rows).all(axis=1)
     for c in np.flatnonzero(alike).tolist():
         own = data.campaign(c)
         shared = int(np.isin(campaign.seeds, own.seeds).sum())
-        if own.id in seen and shared >= SHARED * len(campaign.seeds):
+        if str(own.id) in seen and shared >= SHARED * len(campaign.seeds):
             why = f"{own.id}, which has the same attributes and {shared:,} of these seeds"
     for own in general.added:
         rows = data.vocabulary.encode_attributes(data.schema, own.attributes)
-        if np.array_equal(rows, campaign.rows):
+        if np.array_equal(rows, campaign.rows) and _same_values(own.attributes, campaign):
             why = f"{own.name}, which has the same attributes"
     if not why:
         return None
     return (
         f"the general model was trained on campaign {why}; what held-out seeds tell of it is too "
         "good, since they are not new to it"
+    )
+
+
+def _same_values(attributes: Mapping[str, Any], campaign: Campaign) -> bool:
+    """Whether a campaign has these raw values as well, or its own are not known.
+
+    Several values may have one table row: those in a bucket, with a hash, or unknown.
+    """
+    own = campaign.attributes
+    return own is None or all(
+        value == own[name] or str(value) == str(own[name]) for name, value in attributes.items()
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from metaheac_jax.audience.audience import Audience
 from metaheac_jax.audience.curve import SizePoint, size_curve
 from metaheac_jax.audience.held_out import MIN_SEEDS, hold_out_seeds
@@ -17,7 +19,7 @@ from metaheac_jax.audience.traits import (
     audience_traits,
     sensitive_shares,
 )
-from metaheac_jax.data.campaign import Campaign, UserIds, plain_id
+from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import Method
@@ -72,6 +74,7 @@ def describe_audience(
     title: str,
     seeds: SeedCheck,
     exclude: UserIds = (),
+    include_seeds: bool = False,
     earlier: Mapping[str, Collection[int] | Collection[str]] | None = None,
     base_rate: float | None = None,
     seed: int = 0,
@@ -88,6 +91,8 @@ def describe_audience(
       title: of the report.
       seeds: the seeds check.
       exclude: ids of users who could not be in the audience; the pool is without them.
+      include_seeds: whether seeds could; otherwise traits and sensitive fields are compared with a
+        pool without them.
       earlier: user ids of earlier audiences, by name.
       base_rate: as in `curve.size_curve`.
       seed: of held-out seeds, customising and shuffling.
@@ -111,7 +116,10 @@ def describe_audience(
     overlap = None
     if earlier:
         overlap = audience_overlap(["this audience", *earlier], [ids, *earlier.values()])
-    seed_ids = [plain_id(user_id) for user_id in data.user_ids[campaign.seeds]]
+    seed_ids = data.user_ids[campaign.seeds]
+    left_out = data.checked_ids(exclude)
+    if not include_seeds:
+        left_out = np.concatenate([left_out, data.checked_ids(seed_ids)])
     return AudienceReport(
         title=title,
         data=data.name,
@@ -124,7 +132,7 @@ def describe_audience(
         used=used,
         seen=seen,
         base_rate=base_rate,
-        traits=audience_traits(data, ids, seed_ids, exclude=exclude),
-        sensitive=sensitive_shares(data, ids, exclude=exclude),
+        traits=audience_traits(data, ids, seed_ids, exclude=left_out),
+        sensitive=sensitive_shares(data, ids, exclude=left_out),
         overlap=overlap,
     )

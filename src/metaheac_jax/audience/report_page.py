@@ -120,9 +120,9 @@ def _traits_section(report: AudienceReport) -> list[Html]:
         element("h2", "What characterises it"),
         table_element(traits_table(report.traits)),
         _note(
-            "Fractions of the users who have a value. Lift is the audience's fraction divided by "
-            f"the pool's. Values of fewer than {MIN_CELL} users are left out; of fewer than "
-            f"{MIN_CELL} seeds only that they are few is told."
+            "Fractions of the users who have a value. The pool is the candidates. Lift is the "
+            f"audience's fraction divided by the pool's. Values of fewer than {MIN_CELL} users are "
+            f"left out; of fewer than {MIN_CELL} seeds only that they are few is told."
         ),
     ]
 
@@ -150,11 +150,11 @@ def _sensitive_section(report: AudienceReport) -> list[Html]:
         *section,
         table_element(sensitive_table(report.sensitive)),
         _note(
-            "The model does not see these fields, but others may tell of them. The ratio is the "
-            "audience's fraction divided by the pool's. The adverse impact is the fraction of the "
-            "value's users who are in the audience, divided by that of the field's most selected "
-            f"value. Below {FAIR[0]} (four-fifths rule) a value is flagged as under, with a ratio "
-            f"above {FAIR[1]} as over."
+            "The model does not see these fields, but others may tell of them. The pool is the "
+            "candidates. The ratio is the audience's fraction divided by the pool's. The adverse "
+            "impact is the fraction of the value's candidates who are in the audience, divided by "
+            f"that of the field's most selected value. Below {FAIR[0]} (four-fifths rule) a value "
+            f"is flagged as under, with a ratio above {FAIR[1]} as over."
         ),
     ]
 

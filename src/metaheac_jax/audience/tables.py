@@ -70,7 +70,7 @@ def traits_table(traits: Sequence[Trait]) -> TextTable:
         [t.field, t.value, *map(_fraction, (t.audience, t.seeds, t.pool)), f"{t.lift:.2f}"]
         for t in ends
     ]
-    title = "The most and the least common values, against all users of the pool"
+    title = "The most and the least common values, against the pool"
     return TextTable(title, ["field", "value", "audience", "seeds", "pool", "lift"], rows, 2)
 
 

@@ -1,5 +1,8 @@
 """What characterises an audience: fractions of users with each value, beside seeds and pool.
 
+The pool is who could be in the audience: all users but the excluded, and but the seeds if these
+were left out.
+
 Axes: U users of the data, S slots of a user, V values.
 """
 
@@ -51,9 +54,9 @@ class Trait:
 class SensitiveShare:
     """A value of a sensitive field, which no model sees.
 
-    The selection rate of some users is the fraction of them who are in the audience. A ratio is
-    that of the users with the value, divided by the rate that it is compared with. Where too few
-    users of the audience have the value, ratios are upper bounds.
+    The selection rate of some users of the pool is the fraction of them who are in the audience. A
+    ratio is that of the users with the value, divided by the rate that it is compared with. Where
+    too few users of the audience have the value, ratios are upper bounds.
 
     Attributes:
       field: name of the field.
@@ -90,10 +93,11 @@ def audience_traits(
     """The values that are most over-represented in an audience, then less and less.
 
     Args:
-      data: the pool.
+      data: has the users.
       audience: user ids of the audience.
       seeds: user ids of the campaign's seeds.
-      exclude: ids of users who are not of the pool; unknown ids are ignored.
+      exclude: ids of users who are not of the pool, with those of the seeds if they were left out
+        of the audience; unknown ids are ignored.
       min_cell: values with fewer users in the audience or in the pool are left out; the fraction of
         the seeds is None for fewer seeds.
 
@@ -128,9 +132,9 @@ def sensitive_shares(
     """How an audience selects users by the sensitive fields, in the order of fields and values.
 
     Args:
-      data: the pool.
+      data: has the users.
       audience: user ids of the audience.
-      exclude: ids of users who are not of the pool; unknown ids are ignored.
+      exclude: as in `audience_traits`.
       min_cell: values with fewer users in the pool are left out. Of fewer users in the audience
         only upper bounds of the ratios are told, so that a value that is missing from the audience
         is noticed.

@@ -12,12 +12,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from metaheac_jax.audience.campaign_folder import SavedCampaign
 from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
 from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, read_json
-from metaheac_jax.model import Customised
+from metaheac_jax.model import Customised, General
 
 #: Said of a model that `Customised.is_general`.
 KEPT_GENERAL = (
@@ -110,6 +113,13 @@ def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
     if model.is_general:
         notes.append(KEPT_GENERAL)
     return notes
+
+
+def feedback_notes(folder: Path, saved: SavedCampaign, general: General) -> list[str]:
+    """That a campaign's folder has feedback that its model has not learned from."""
+    if saved.is_up_to_date(general):
+        return []
+    return [f"{folder} has not learned from all its feedback; metaheac update it first"]
 
 
 def read_campaigns(path: Path) -> list[Request]:
@@ -221,31 +231,40 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
-def read_excluded(paths: Sequence[Path], data: Dataset) -> list[int] | list[str]:
-    """Ids of users of the data who may not be in an audience.
+def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, list[str]]:
+    """Ids of who may not be in an audience, in the form of the data's.
+
+    Also, for the user, of which files some ids are no users of the data.
 
     Raises:
       InputError: as `read_user_ids` does, or no id of a file is a user of the data.
     """
     excluded: list[Any] = []
+    notes = []
     for path in paths:
         ids = read_user_ids(path, text=has_text(data))
-        check_known(path, ids, data)
+        known = check_known(path, ids, data)
+        if known < len(ids):
+            notes.append(
+                f"{path}: {known:,} of {len(ids):,} ids to leave out are users of the data"
+            )
         excluded += ids
-    return excluded
+    return data.checked_ids(excluded), notes
 
 
-def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> None:
-    """Refuses a file of ids none of which is a user of the data.
+def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> int:
+    """How many ids of a file are users of the data; refuses a file without any.
 
     Raises:
       InputError: it names the file.
     """
-    if not (data.find_users(ids) >= 0).any():
+    known = int((data.find_users(ids) >= 0).sum())
+    if not known:
         raise InputError(
             f"{path}: none of its {len(ids)} ids is a user of {data.where}; check that the ids "
             "are those of the prepared users"
         )
+    return known
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

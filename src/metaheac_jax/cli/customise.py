@@ -24,6 +24,7 @@ from metaheac_jax.cli.campaigns import (
     read_text,
     require_seeds,
 )
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
@@ -83,9 +84,9 @@ def main(options: Options) -> None:
             )
         data = open_dataset(options.data, progress=progress)
         general.check_data(data)
-        excluded = data.checked_ids(read_excluded(options.exclude, data))
+        excluded, told = read_excluded(options.exclude, data)
         if options.out.exists() and not options.overwrite:
-            _check_replaceable(options.out, excluded)
+            _check_replaceable(options.out, data, excluded)
         campaign, check = find_campaign(
             data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
         )
@@ -96,16 +97,16 @@ def main(options: Options) -> None:
     terminal.print_lines(
         screen,
         check.line(),
-        *(f"note: {note}" for note in campaign_notes(check, model)),
+        *(f"note: {note}" for note in [*campaign_notes(check, model), *told]),
         f"{options.out}: {general.method} customised to {check.used:,} seeds",
         f"next: metaheac expand {options.out} --data {options.data} --size N --out audience.csv",
     )
 
 
-def _check_replaceable(folder: Path, excluded: np.ndarray) -> None:
+def _check_replaceable(folder: Path, data: Dataset, excluded: np.ndarray) -> None:
     """Refuses to forget feedback, or users who are left out."""
     try:
-        saved = read_campaign(folder)
+        saved = read_campaign(folder).with_ids_of(data)
     except InputError as error:
         raise InputError(f"--out: {error}, or --overwrite to replace the folder") from error
     forgotten = len(np.setdiff1d(saved.excluded, excluded))

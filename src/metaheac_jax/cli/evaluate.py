@@ -62,8 +62,10 @@ def main(options: Options) -> None:
     with terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        trained = {*general.campaigns, *general.held_out}  # held out to tell when to stop
-        known = np.array([plain_id(value) in trained for value in data.campaign_ids])
+        # As text, since ids become text when one of them is no number. Those that were held out
+        # told when to stop.
+        trained = {str(own) for own in (*general.campaigns, *general.held_out)}
+        known = np.array([str(plain_id(value)) in trained for value in data.campaign_ids])
         new = ~known & (data.stage2.counts > 0)
         test = np.flatnonzero(new & (data.stage1.counts > 0)).tolist()
         if not len(test):

@@ -34,6 +34,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     Request,
     campaign_notes,
+    feedback_notes,
     find_campaign,
     has_text,
     read_attributes,
@@ -46,6 +47,7 @@ from metaheac_jax.cli.campaigns import (
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.cli.held_out import read_audience
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
+from metaheac_jax.data.campaign_record import is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -281,16 +283,17 @@ def _expand(
         None if request.previous is None else read_audience(request.previous, text=text)
         for request in requests
     ]
-    excluded = data.checked_ids(read_excluded(options.exclude, data))
-    models, known = [], []
+    excluded, known = read_excluded(options.exclude, data)
+    models = []
     if saved is None:
         campaigns, checks = _find_campaigns(options, requests, data, excluded, progress)
     else:
+        saved = saved.with_ids_of(data)
         models = [saved.customised(general, data)]
         campaigns = [models[0].campaign]
         checks = [SeedCheck.of(campaigns[0], len(models[0].seed_ids))]
         _check_saved(options, saved, general, models[0], checks[0], excluded)
-        known = _saved_notes(options.model, saved, general, excluded)
+        known += _saved_notes(options.model, saved, general, excluded)
 
     method, seed = _method(options, general), options.seed
     scales = []
@@ -342,7 +345,7 @@ def _check_saved(
 ) -> None:
     """Refuses a campaign's folder that does not suit the options."""
     require_seeds(check, options.least_seeds, options.model)
-    if np.isin(model.seed_ids, excluded).any():
+    if is_among(model.seed_ids, excluded).any():
         raise InputError(
             f"--exclude: {options.model} was customised to users who are to be left out; "
             "metaheac update it with --exclude"
@@ -358,10 +361,8 @@ def _saved_notes(
     folder: Path, saved: SavedCampaign, general: General, excluded: np.ndarray
 ) -> list[str]:
     """What the user should know of a campaign's folder."""
-    notes = []
-    if not saved.is_up_to_date(general):
-        notes.append(f"{folder} has not learned from all its feedback; metaheac update it first")
-    count = int(np.isin(saved.examples.user_ids, excluded).sum())
+    notes = feedback_notes(folder, saved, general)
+    count = int(is_among(saved.examples.user_ids, excluded).sum())
     if count:
         notes.append(
             f"{count:,} of the excluded users are non-seeds that {folder} learns from; metaheac "
@@ -450,6 +451,7 @@ def _report_page(
         title=f"Audience {options.out.name}",
         seeds=result.check,
         exclude=np.concatenate(excluded),
+        include_seeds=options.include_seeds,
         earlier=others,
         base_rate=options.base_rate,
         seed=options.seed,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from metaheac_jax.audience.held_out import HeldOutSeeds, hold_out_seeds
 from metaheac_jax.cli.campaigns import about, find_campaign
+from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.errors import InputError
@@ -42,6 +43,7 @@ def open_held_out(
     seeds: Path,
     attributes: Path,
     *,
+    exclude: UserIds = (),
     seed: int,
     progress: Progress,
 ) -> HeldOutSeeds:
@@ -52,6 +54,7 @@ def open_held_out(
       data: has the users.
       seeds: file of user ids.
       attributes: file with those of the campaign.
+      exclude: ids of users who are not learned from and not in the pool.
       seed: of the non-seeds, the held-out seeds and customising.
       progress: receives what is under way.
 
@@ -60,7 +63,9 @@ def open_held_out(
     """
     general = load(model, progress=progress)
     general.check_data(data)
-    campaign, _ = find_campaign(data, seeds, attributes, seed=seed)
+    campaign, _ = find_campaign(data, seeds, attributes, exclude=exclude, seed=seed)
     method = method_of(general)
     with about(seeds):
-        return hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)
+        return hold_out_seeds(
+            method, general, data, campaign, exclude=exclude, seed=seed, progress=progress
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from metaheac_jax.audience.importance import field_importance
@@ -19,8 +20,15 @@ from metaheac_jax.audience.traits import (
     sensitive_shares,
 )
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import check_known, has_text, read_attributes, read_user_ids
+from metaheac_jax.cli.campaigns import (
+    check_known,
+    has_text,
+    read_attributes,
+    read_excluded,
+    read_user_ids,
+)
 from metaheac_jax.cli.held_out import open_held_out, read_audience
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_csv
@@ -28,12 +36,14 @@ from metaheac_jax.files import write_csv
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Shows which values of users are more common in an audience than among all users.
+    """Shows which values of users are more common in an audience than in the pool.
 
-    Prints the values with the highest and the lowest lift: the fraction of the audience that has
-    the value, divided by that of all users. Seeds stand beside them. Sensitive fields of the data
-    follow: their values' ratio of these fractions, and that ratio against the field's most selected
-    value (adverse impact); below 0.8 is flagged as under, a ratio above 1.25 as over.
+    The pool is who could be in the audience: all users but those of --exclude, and but the seeds,
+    unless one of them is in the audience. Prints the values with the highest and the lowest lift:
+    the fraction of the audience that has the value, divided by that of the pool. Seeds stand beside
+    them. Sensitive fields of the data follow: their values' ratio of these fractions, and that
+    ratio against the field's most selected value (adverse impact); below 0.8 is flagged as under, a
+    ratio above 1.25 as over.
 
     With --model and --attributes it also shows which fields the model uses: a fifth of the seeds is
     held out, the model is customised to the rest, and a field's drop is what the AUC of the
@@ -47,6 +57,9 @@ class Options:
     """Folder of the data set, from `metaheac prepare`."""
     seeds: Path
     """File with one seed's user id per line, as for `metaheac expand`."""
+    exclude: tuple[Path, ...] = ()
+    """Files with ids of users who could not be in the audience, for example who opted out, as for
+    `metaheac expand`. With --model nothing is learned from them."""
     model: Path | None = None
     """Folder of the general model that the audience comes from. Give it with --attributes."""
     attributes: Path | None = None
@@ -72,7 +85,7 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     if options.attributes is not None:
         read_attributes(options.attributes)  # what is wrong is reported before the work begins
-    used = seen = None
+    used = None
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
         text = has_text(data)
@@ -80,32 +93,50 @@ def main(options: Options) -> None:
         seeds = read_user_ids(options.seeds, text=text)
         check_known(options.audience, audience, data)
         check_known(options.seeds, seeds, data)
-        traits = audience_traits(data, audience, seeds, min_cell=options.min_cell)
-        shares = sensitive_shares(data, audience, min_cell=options.min_cell)
+        excluded, told = read_excluded(options.exclude, data)
+        left_out = _left_out(data, audience, seeds, excluded)
+        least = options.min_cell
+        traits = audience_traits(data, audience, seeds, exclude=left_out, min_cell=least)
+        shares = sensitive_shares(data, audience, exclude=left_out, min_cell=least)
         if options.model is not None and options.attributes is not None:
             held_out = open_held_out(
                 options.model,
                 data,
                 options.seeds,
                 options.attributes,
+                exclude=excluded,
                 seed=options.seed,
                 progress=progress,
             )
             used = field_importance(held_out, data, seed=options.seed, progress=progress)
-            seen = held_out.seen
+            told += [held_out.seen] if held_out.seen else []
     if options.out is not None:
         header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift")
         write_csv(options.out, header, _lines(traits, shares))
+    num_pool = data.num_users - len(left_out)
     terminal.print_lines(
-        screen, f"{len(audience):,} users in the audience, {data.num_users:,} in the pool"
+        screen, f"{len(audience):,} users in the audience, {num_pool:,} in the pool"
     )
     terminal.print_table(screen, traits_table(traits))
     if shares:
         terminal.print_table(screen, sensitive_table(shares))
     if used is not None:
         terminal.print_table(screen, importance_table(used))
-    if seen:
-        terminal.print_lines(screen, f"note: {seen}")
+    terminal.print_lines(screen, *(f"note: {note}" for note in told))
+
+
+def _left_out(
+    data: Dataset,
+    audience: list[int] | list[str],
+    seeds: list[int] | list[str],
+    excluded: np.ndarray,
+) -> np.ndarray:
+    """Ids of the users not in the pool: the excluded, and the seeds if the audience has none."""
+    ids = [excluded, data.checked_ids(seeds)]
+    if np.isin(ids[1], data.checked_ids(audience)).any():
+        ids.pop()
+    left_out = np.unique(np.concatenate(ids))
+    return left_out[data.find_users(left_out) >= 0]
 
 
 def _lines(

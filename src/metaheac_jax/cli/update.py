@@ -50,17 +50,22 @@ def main(options: Options) -> None:
         general = load(options.model or saved.origin.folder, progress=progress)
         data = open_dataset(options.data, progress=progress)
         lines = ["there is no new feedback, data, model or seed; nothing to do"]
+        excluded, told = read_excluded(options.exclude, data)
         if options.exclude or not saved.would_stay(general, data, options.seed):
             saved = update(
                 options.campaign,
                 general,
                 data,
-                exclude=read_excluded(options.exclude, data),
+                exclude=excluded,
                 seed=options.seed,
                 progress=progress,
             )
             lines = list(_told(saved, saved.customised(general, data), data))
-    terminal.print_lines(screen, *(f"{options.campaign}: {line}" for line in lines))
+    terminal.print_lines(
+        screen,
+        *(f"note: {note}" for note in told),
+        *(f"{options.campaign}: {line}" for line in lines),
+    )
 
 
 def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[str]:

@@ -13,6 +13,34 @@ from typing import Any
 
 import numpy as np
 
+from metaheac_jax.errors import InputError
+
+_KINDS = {"i": "whole numbers", "S": "text in UTF-8 bytes"}
+
+
+def check_same_kind(own: np.ndarray, others: np.ndarray) -> None:
+    """Refuses user ids of another kind than those of a campaign: none would be found among them.
+
+    Raises:
+      InputError: one are whole numbers, and the others text.
+    """
+    if own.dtype.kind != others.dtype.kind:
+        expected, got = (_KINDS.get(ids.dtype.kind, str(ids.dtype)) for ids in (own, others))
+        raise InputError(
+            f"user ids: expected {expected}, as the campaign has, got {got}; give ids of the same "
+            "kind"
+        )
+
+
+def is_among(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n,) bool, which of a campaign's user ids are among others.
+
+    Raises:
+      InputError: as `check_same_kind` does.
+    """
+    check_same_kind(own, others)
+    return np.isin(own, others)
+
 
 @dataclass(frozen=True)
 class Feedback:
@@ -44,7 +72,12 @@ class Feedback:
         return len(self.user_ids)
 
     def merge(self, other: Feedback) -> Feedback:
-        """The records of both. Neither order nor repetition matters."""
+        """The records of both. Neither order nor repetition matters.
+
+        Raises:
+          InputError: the user ids are of another kind.
+        """
+        check_same_kind(self.user_ids, other.user_ids)
         return Feedback.of(
             np.concatenate([self.user_ids, other.user_ids]),
             np.concatenate([self.converted, other.converted]),
@@ -68,8 +101,12 @@ class CampaignRecord:
     labels: np.ndarray
 
     def without(self, user_ids: np.ndarray) -> CampaignRecord:
-        """The campaign without these users."""
-        kept = ~np.isin(self.user_ids, user_ids)
+        """The campaign without these users.
+
+        Raises:
+          InputError: the user ids are of another kind.
+        """
+        kept = ~is_among(self.user_ids, user_ids)
         return replace(self, user_ids=self.user_ids[kept], labels=self.labels[kept])
 
     def with_feedback(self, feedback: Feedback) -> CampaignRecord:
@@ -77,10 +114,13 @@ class CampaignRecord:
 
         Who converted is a seed, and a seed stays one. Other users who were shown the campaign are
         non-seeds.
+
+        Raises:
+          InputError: the user ids are of another kind.
         """
         converts = feedback.user_ids[feedback.converted]
+        labels = (self.labels == 1) | is_among(self.user_ids, converts)
         new = ~np.isin(feedback.user_ids, self.user_ids)
-        labels = (self.labels == 1) | np.isin(self.user_ids, converts)
         return replace(
             self,
             user_ids=np.concatenate([self.user_ids, feedback.user_ids[new]]),

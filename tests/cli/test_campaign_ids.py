@@ -1,0 +1,124 @@
+"""Ids that opt-outs, campaigns and data have in different forms, by the commands."""
+
+import csv
+import json
+
+import pytest
+from commands import contents, refuses, succeeds
+
+from metaheac_jax.audience.campaign_folder import read_campaign
+from metaheac_jax.cli.main import main
+
+
+def opt_outs(path, user_ids):
+    """Writes ids of whom to leave out."""
+    path.write_text("\n".join(["user_id", *map(str, user_ids)]))
+    return path
+
+
+def users_of(path):
+    return {row["user_id"] for row in csv.DictReader(path.read_text().splitlines())}
+
+
+def test_an_update_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, capsys):
+    """Two seeds and a non-seed; a folder of whole numbers, and data of text."""
+    left = tea.user_ids[[*tea.seeds[:2], tea.non_seeds[0]]]
+    options = ("--data", tea.later, "--exclude", opt_outs(tmp_path / "optouts.csv", left))
+    succeeds(main, "update", tea.folder, *options)
+    printed = capsys.readouterr().out
+    assert "3 users are excluded; nothing is learned from them" in printed
+    assert "note" not in printed
+    saved, gone = read_campaign(tea.folder), {str(user).encode() for user in left}
+    assert set(saved.excluded.tolist()) == gone
+    assert not set(saved.examples.user_ids.tolist()) & gone
+    assert (saved.examples.labels == 1).sum() == 118
+
+    out = tmp_path / "audience.csv"
+    options = ("--data", tea.later, "--size", 400, "--include-seeds", "--out", out)
+    succeeds(main, "expand", tea.folder, *options)
+    expected = {*map(str, tea.user_ids[:-1]), "A17"} - set(map(str, left))
+    assert users_of(out) == expected
+    words = (f"campaign tea: has text as user ids, and {tea.data} has whole numbers; use data",)
+    refuses(capsys, main, "update", tea.folder, "--data", tea.data, words=words)
+
+
+def test_expand_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, capsys):
+    path, out = tmp_path / "optouts.csv", tmp_path / "audience.csv"
+    left = tea.user_ids[tea.non_seeds[:3]]
+    options = ("--data", tea.later, "--size", 400, "--out", out, "--exclude", path)
+    opt_outs(path, left)
+    succeeds(main, "expand", tea.folder, *options)
+    assert "note: 3 of the excluded users are non-seeds that" in capsys.readouterr().out
+    assert users_of(out) == {*map(str, tea.user_ids[120:-1]), "A17"} - set(map(str, left))
+    opt_outs(path, tea.user_ids[[*tea.non_seeds[:2], tea.seeds[0]]])
+    words = (f"--exclude: {tea.folder} was customised to users who are to be left out; metaheac",)
+    refuses(capsys, main, "expand", tea.folder, *options, words=words)
+
+
+@pytest.fixture
+def customise(tea, tmp_path):
+    """Words that customise the campaign again."""
+    (tmp_path / "seeds").write_text("\n".join(map(str, tea.user_ids[:120])))
+    (tmp_path / "attributes").write_text(json.dumps({"advertiser": 2, "category": 1}))
+    options = ("--seeds", tmp_path / "seeds", "--attributes", tmp_path / "attributes")
+    return ("customise", tea.model, *options, "--out", tea.folder)
+
+
+def test_opt_outs_that_became_text_are_not_taken_for_forgotten(tea, customise, tmp_path, capsys):
+    path = opt_outs(tmp_path / "optouts.csv", tea.user_ids[130:133])
+    succeeds(main, "update", tea.folder, "--data", tea.data, "--exclude", path)
+    again = (*customise, "--data", tea.later, "--exclude", path)
+    succeeds(main, *again)
+    opt_outs(path, tea.user_ids[131:133])
+    refuses(capsys, main, *again, words=("and leaves out 1 whom --exclude does not name",))
+
+
+def test_how_many_opt_outs_are_users_of_the_data_is_told(tea, customise, tmp_path, capsys):
+    """Nothing is said where all are users."""
+    path = tmp_path / "optouts.csv"
+    expand = ("expand", tea.folder, "--size", 5, "--out", tmp_path / "audience.csv")
+    left = [str(user) for user in tea.user_ids[tea.non_seeds[:3]]]
+    for command in ((*customise, "--overwrite"), expand, ("update", tea.folder)):
+        words = (*command, "--data", tea.later, "--exclude", path)
+        opt_outs(path, [*left[:2], "", "nobody", "  "])
+        succeeds(main, *words)
+        told = f"note: {path}: 2 of 3 ids to leave out are users of the data\n"
+        assert told in capsys.readouterr().out
+        opt_outs(path, left)
+        succeeds(main, *words)
+        assert "ids to leave out" not in capsys.readouterr().out
+
+
+def test_campaigns_whose_ids_became_text_are_not_judged_as_new(tea, tmp_path):
+    found = []
+    for data in (tea.data, tea.later):
+        out = tmp_path / "figures.json"
+        succeeds(main, "evaluate", tea.model, "--data", data, "--out", out)
+        found.append(json.loads(out.read_text())["campaigns"])
+    assert [entry["campaign"] for entry in found[0]] == [130]
+    assert [entry["campaign"] for entry in found[1]] == ["130"]
+
+
+def test_an_export_tells_what_it_does_not_know(tea, tmp_path, capsys):
+    """Feedback that its model has not learned from, and who is excluded."""
+    out, path = tmp_path / "exported", tmp_path / "told.csv"
+    export = ("export", tea.folder, "--data", tea.later, "--out", out)
+    succeeds(main, *export)
+    assert "note" not in capsys.readouterr().out
+    files = {"scorer.json", "scorer.stablehlo", "weights.npz", "values.npz", "excluded.csv"}
+    assert contents(out) == files
+    assert (out / "excluded.csv").read_text() == "user_id\n"
+    left = tea.user_ids[[*tea.seeds[:2], tea.non_seeds[0]]].tolist()
+    options = ("--data", tea.data, "--exclude", opt_outs(path, left))
+    succeeds(main, "update", tea.folder, *options)
+    path.write_text(f"user_id,converted\n{tea.user_ids[5]},1\n")
+    succeeds(main, "feedback", tea.folder, path)
+    capsys.readouterr()
+    succeeds(main, *export)
+    printed = capsys.readouterr().out
+    assert f"note: {tea.folder} has not learned from all its feedback; metaheac update" in printed
+    assert (
+        "note: 3 users are excluded from the campaign's audiences, which the program does not "
+        f"know; leave out the ids in {out / 'excluded.csv'}\n"
+    ) in printed
+    assert users_of(out / "excluded.csv") == set(map(str, left))
