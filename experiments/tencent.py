@@ -83,6 +83,7 @@ def main(options: Options) -> None:
         )
     if options.data_dir is not None:
         refuse_world_options(options)
+        refuse_runs_of_one_split(options)
     screen, settings = terminal.screen(), SETTINGS[options.preset]
     if options.dry_run:
         screen.print(plan(options, settings), highlight=False, markup=False, soft_wrap=True)
@@ -117,6 +118,23 @@ def refuse_world_options(options: Any) -> None:
     for known in fields(options):
         if known.name in WORLD_OPTIONS and getattr(options, known.name) != known.default:
             raise InputError(f"--{known.name}: not with --data-dir, which is no simulated world")
+
+
+def refuse_runs_of_one_split(options: Options) -> None:
+    """Refuses several runs of files whose campaigns are always divided in the same way.
+
+    Runs are tested as random splits, or as independent worlds.
+
+    Raises:
+      InputError: there are several.
+    """
+    assert options.data_dir is not None
+    fixed = official.is_source(options.data_dir) or (options.split or options.preset) == "official"
+    if options.runs > 1 and fixed:
+        raise InputError(
+            f"--runs: these files have one split, so {options.runs} runs would not be independent; "
+            "give --runs 1, or for the competition's files --split paper"
+        )
 
 
 def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Split]:

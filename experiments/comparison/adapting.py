@@ -78,8 +78,21 @@ def names() -> list[str]:
     return list(dict.fromkeys([*METHODS, *(rung.name for rung in RUNGS)]))
 
 
+#: Controls, whose settings are those of the method that they are compared with.
+_CONTROL_OF = {
+    "solved-constant": "solved-head",
+    "alpha-0-seeds": "seed-aware",
+    "mlp-seeds": "seed-aware",
+}
+
+
 def with_bases(name: str) -> list[str]:
-    """A method, the one that it differs from, the one that that differs from, and so on."""
+    """A method, and those whose settings it takes if it has none of its own, one after the other.
+
+    A control takes those of its method, others those of the one that they differ from.
+    """
+    if name in _CONTROL_OF:
+        return [name, _CONTROL_OF[name]]
     base = next((rung.base for rung in RUNGS if rung.name == name), None)
     return [name] if base is None else [name, *with_bases(base)]
 

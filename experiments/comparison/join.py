@@ -139,7 +139,7 @@ class _Run:
 
     def check_lengths(self) -> None:
         """Refuses methods whose trainings ended by different rules."""
-        trained = [name for name, of in self.results.items() if of.get("offline", {}).get("steps")]
+        trained = [name for name, of in self.results.items() if of.get("offline")]
         for key in ("offline_epochs", "offline_patience"):
             for name in trained:
                 ours, theirs = (self.results[of]["settings"].get(key) for of in (name, trained[0]))
@@ -216,7 +216,7 @@ def _without_parts(command: str) -> list[str]:
 def _with_parts(others: Sequence[str], names: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """The command that makes these runs of these methods."""
     parts = ["--methods", *names]
-    parts += ["--runs", str(len(seeds))] if len(seeds) > 1 else []
+    parts += ["--runs", str(len(seeds))]
     parts += ["--seed", str(seeds[0])] if seeds[0] else []
     return [*others[:3], *parts, *others[3:]]
 

@@ -232,6 +232,7 @@ def run_method(
         step_time, in_all = _times(log, method.label)
         result["seconds"]["offline"] = max(trained - began, in_all)  # where it was resumed
         result["offline"] = _offline(method, general, dataset) | step_time
+    if method.takes_steps and method.general_scores:
         untouched = method.with_settings(online_epochs=0)
         pools = score_pools(untouched, general, dataset, test, seed=seed, progress=labelled)
         before = judge_all(dataset, data.split, pools.scores, label=method.label)

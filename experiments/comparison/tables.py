@@ -286,6 +286,8 @@ def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
     """What was chosen and what it gained, one line per search; tuning.json has every trial."""
     rows = []
     for of in tuning.get("methods", {}).values():
+        if "origin" in of:  # of an earlier tuning, whose trials these are
+            continue
         tried, chosen = of["tried"], of["chosen"]
         # Of some settings alone, a trial has these and no others.
         equal = [t for t in tried if t["fields"].items() <= chosen.items()]

@@ -78,19 +78,26 @@ def tuned_before(world: str | None) -> Tuning:
 
 def describe(names: Sequence[str], tuning: Tuning) -> str:
     """Where the settings of methods come from, for reports."""
-    known = tuning.get("methods", {})
-    untuned = [name for name in names if not any(of in known for of in with_bases(name))]
-    if len(untuned) == len(names):
+    known, origin = tuning.get("methods", {}), tuning.get("origin", "unknown")
+    untuned, tuned = list[str](), dict[str, list[str]]()
+    for name in names:
+        own = next((own for own in with_bases(name) if own in known), None)
+        if own is None:
+            untuned.append(name)
+        else:
+            tuned.setdefault(known[own].get("origin", origin), []).append(name)
+    if not tuned:
         return "settings not tuned"
+    told = [f"{', '.join(own)}: {where}" for where, own in tuned.items()]
     but = NOT_TUNED + ", ".join(untuned) if untuned else ""
-    return f"settings tuned on: {tuning.get('origin', 'unknown')}{but}"
+    return f"settings tuned on: {'; '.join(told) if len(told) > 1 else next(iter(tuned))}{but}"
 
 
 def tuned_method(name: str, settings: Settings, tuning: Tuning) -> Method:
     """A method with its chosen settings, if any.
 
-    A method of the table of what adapting is worth that was not tuned takes what was chosen for the
-    one that it differs from, so that it differs in one thing.
+    A method that was not tuned takes what was chosen for the one that it differs from, so that it
+    differs in one thing; see `adapting.with_bases`.
     """
     method, known = method_named(name, settings), tuning.get("methods", {})
     of = next((own for own in with_bases(name) if own in known), None)
@@ -181,7 +188,7 @@ def tune(
         and the log of every training, ``checkpoints/METHOD-offline-VALUES.jsonl``.
       only: the settings to choose; empty for all of a method.
       before: a tuning whose choices the search starts from. A method that has none of the settings
-        in ``only`` keeps its choices.
+        in ``only`` keeps its choices, which then say their own origin.
       allow_changes: as in `Method.fit`.
       progress: receives the progress of each trial.
 
@@ -190,12 +197,17 @@ def tune(
     """
     search = _Search(data, seed, directory, max_trials, allow_changes, progress)
     before = before or {}
-    found = {name: of for name, of in before.get("methods", {}).items() if name in names}
+    kept = dict.fromkeys(own for name in names for own in with_bases(name))
+    found = {
+        name: {"origin": before.get("origin", "unknown"), **of}
+        for name, of in before.get("methods", {}).items()
+        if name in kept
+    }
     for name in names:
         method = tuned_method(name, settings, before)
         if ladders := searched(method, only):
             found[name] = search.best(method, name, ladders)
-    return {"origin": origin, "methods": {name: found[name] for name in names if name in found}}
+    return {"origin": origin, "methods": {name: found[name] for name in kept if name in found}}
 
 
 def trial_campaigns(data: Dataset, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -195,6 +195,10 @@ def test_the_general_model_is_judged_without_the_online_stage(tmp_path):
     for campaign in found["lr"]["campaigns"]:
         assert campaign["auc"] == 1.0
         assert campaign["auc_before"] < 0.6
+    method = dataclasses.replace(method, general_scores=False)
+    data = Data(world(), split_of([0, 1], small=[0]))
+    found = run_in(tmp_path / "none", data, [method])
+    assert not any("auc_before" in campaign for campaign in found["lr"]["campaigns"])
 
 
 def test_an_ensemble_has_taken_the_time_of_its_members(tmp_path):

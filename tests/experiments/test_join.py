@@ -129,13 +129,16 @@ def test_what_cannot_be_joined(tmp_path, capsys, seed, methods, more, words):
 
 
 def test_trainings_that_ended_by_different_rules_are_not_joined(tmp_path, capsys):
-    def trained(name, patience):
+    def trained(name, patience, told="steps"):
         settings = {"offline_patience": patience, "offline_epochs": 30}
-        return {name: {**method(name, 0.6, **settings), "offline": {"steps": 9}}}
+        return {name: {**method(name, 0.6, **settings), "offline": {told: 9}}}
 
     early = made(tmp_path / "a", 0, trained("metaheac", 4))
     late = made(tmp_path / "b", 0, trained("mlp-pretraining", 8))
     words = ("offline_patience is 8 of mlp-pretraining and 4 of metaheac",)
+    refuses(capsys, COMMAND, early, late, "--out", tmp_path / "out", words=words)
+    late = made(tmp_path / "d", 0, trained("ensemble", 8, "best_step"))
+    words = ("offline_patience is 8 of ensemble and 4 of metaheac",)
     refuses(capsys, COMMAND, early, late, "--out", tmp_path / "out", words=words)
     untrained = made(tmp_path / "c", 0, {"lr": method("lr", 0.6, offline_patience=8)})
     succeeds(COMMAND, early, untrained, "--out", tmp_path / "out")

@@ -135,6 +135,8 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
         (("--data-dir", ".", "--users", 400_000), ("--users: not with --data-dir",)),
         (("--data-dir", ".", "--examples", 9, "--dry-run"), ("--examples: not with --data-dir",)),
         (("--data-dir", ".", "--cardinality", 1), ("--cardinality: not with --data-dir",)),
+        (("--data-dir", ".", "--runs", 2, "--split", "official"), ("--runs: these files have",)),
+        (("--data-dir", ".", "--runs", 2, "--preset", "official"), ("--runs: these files have",)),
         (("--world", "wechat", "--data-dir", "."), ("--world wechat: it is simulated",)),
         (("--world", "wechat", "--split", "official"), ("--world wechat: ", "its own split")),
         (("--schema", "none.json"), ("none.json: No such file",)),

@@ -211,24 +211,28 @@ def test_some_settings_are_tuned_and_the_others_stay_as_chosen_before(data, fake
             "lr": {"chosen": {"penalty": 3.0}, "tried": []},
             "metaheac": {"chosen": {"outer_learning_rate": 0.001, "num_experts": 3}},
             "mmoe": {"chosen": {}},
+            "solved-head": {"chosen": {"value_dropout": 0.9}},
         },
     }
-    found = tune_in(
-        tmp_path, data, ["metaheac", "lr", "prior"], only=["num_experts"], before=before
-    )
+    names = ["metaheac", "lr", "prior", "solved-constant"]
+    found = tune_in(tmp_path, data, names, only=["num_experts"], before=before)
     chosen = {"outer_learning_rate": 0.001, "num_experts": 8, "num_critics": PAPER.num_critics}
     assert found["methods"]["metaheac"]["chosen"] == chosen
     assert {settings.outer_learning_rate for settings, _ in fakes["metaheac"].trained} == {0.001}
     tried = [trial["fields"] for trial in found["methods"]["metaheac"]["tried"]]
     assert tried == [{"num_experts": n} for n in (3, 5, 8, 10)]
-    # A method that has no such setting keeps what was chosen; others of the tuning are left out.
-    assert found["methods"]["lr"] == before["methods"]["lr"]
+    # A method that has no such setting keeps what was chosen, of itself or of its base; others of
+    # the tuning are left out.
+    assert found["methods"]["lr"] == {"origin": "earlier"} | before["methods"]["lr"]
     assert not fakes["lr"].trained
-    assert list(found["methods"]) == ["metaheac", "lr"]
-    del found["methods"]["lr"]  # its trials are not here
+    assert set(found["methods"]) == {"metaheac", "lr", "solved-head"}
+    assert tuned_method("solved-constant", PAPER, found).settings.value_dropout == 0.9
+    told = "settings tuned on: metaheac: toy; lr, solved-constant: earlier; not tuned: prior"
+    assert describe(names, found) == told
     tables = build_tables(comparison(runs(), tuning=found), summarise(runs()))
     [table] = [table for table in tables if table.title == "Tuning"]
     aucs = [trial["auc"] for trial in found["methods"]["metaheac"]["tried"]]
+    assert len(table.rows) == 1  # the trials of the others are not of this tuning
     assert table.rows[0][3:5] == [f"{aucs[0]:.4f}", f"{max(aucs):.4f}"]
 
 
@@ -281,6 +285,12 @@ def test_what_was_chosen_is_used_and_told():
     found["methods"]["metaheac-lengths"] = {"chosen": {"inner_learning_rate": 0.1}}
     assert tuned_method("learned-rates-5", PAPER, found).settings.inner_learning_rate == 0.1
     assert tuned_method("metaheac", PAPER, found).settings == PAPER
+    # And a control as the method that it is compared with.
+    found["methods"] = {"solved-head": {"chosen": {"value_dropout": 0.7}}}
+    assert tuned_method("solved-constant", PAPER, found).settings.value_dropout == 0.7
+    found["methods"] = {"seed-aware": {"chosen": {"table_scale": 0.03}}}
+    for control in ("alpha-0-seeds", "mlp-seeds"):
+        assert tuned_method(control, PAPER, found).settings.table_scale == 0.03
     found = {"origin": "toy", "methods": {"lr": {"chosen": {"penalty": 0.3}}}}
     assert describe(["metaheac"], found) == describe(["lr"], {}) == "settings not tuned"
 

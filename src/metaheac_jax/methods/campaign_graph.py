@@ -61,6 +61,7 @@ def hubble(settings: Settings = PAPER) -> Method:
         adapt=fit_heads,
         tuned=TUNED,
         takes_steps=True,
+        general_scores=False,
         work=(5 / 8, 1 / 16),  # online, only the MLP runs
     )
 

@@ -155,6 +155,7 @@ class Method:
       log_odds: whether a score is the log-odds of converting, for users as the examples are.
       splits: whether the online stage can leave the first layer as it is, see `settings.Adapts`.
       meshes: whether several devices can share the work of both stages.
+      general_scores: whether the general model ranks users for a campaign without its seeds.
       no_start: why it takes steps and yet cannot go on from a model; empty if it can.
       work: arithmetic per example, offline and online (per epoch), as multiples of the forward pass
         of MetaHeac's network; for estimates of time.
@@ -175,6 +176,7 @@ class Method:
     log_odds: bool = True
     splits: bool = False
     meshes: bool = False
+    general_scores: bool = True
     no_start: str = ""
     work: tuple[float, float] = (0.0, 0.0)
 

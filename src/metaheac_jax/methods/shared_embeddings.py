@@ -31,6 +31,7 @@ def mlp_embeddings(settings: Settings = PAPER) -> Method:
         restore=build_restore(lambda _: _NEW_MLP),
         tuned=TUNED,
         takes_steps=True,
+        general_scores=False,
         work=(3 / 8, 2 / 8),  # online, the gradient stops before the table
     )
 

@@ -54,6 +54,7 @@ def pinterest(settings: Settings = PAPER) -> Method:
         tuned=("outer_learning_rate",),
         takes_steps=True,
         log_odds=False,
+        general_scores=False,
         work=(3 / 8, 0),
     )
 

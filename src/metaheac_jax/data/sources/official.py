@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
 from metaheac_jax.data.sources.tencent import MAX_ID, MAX_IDS
 from metaheac_jax.data.splits import Split
@@ -100,7 +101,8 @@ def prepare(
         name="Tencent look-alike, the authors' files",
         schema=schema,
         vocabulary=vocabulary,
-        user_ids=np.arange(len(user_rows)),
+        # Ties in a ranking are broken by them, and in the files seeds come first.
+        user_ids=generator(0, 0).permutation(len(user_rows)),
         user_rows=user_rows,
         campaign_ids=campaign_ids,
         campaign_rows=(campaign_values + campaign_offsets).astype(np.int32),
