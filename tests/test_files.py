@@ -199,6 +199,24 @@ def test_a_directory_is_replaced_where_the_system_cannot_exchange(tmp_path, monk
     assert contents(tmp_path) == {"out"}
 
 
+def test_a_stop_between_two_renames_leaves_the_older_directory(tmp_path, monkeypatch):
+    """As of a signal, where the system cannot exchange."""
+    make(tmp_path / "out", old="1")
+    rename = Path.rename
+
+    def stop(path, target):
+        rename(path, target)
+        if path.name == "out":
+            raise SystemExit(143)
+
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(SystemExit):
+        make(tmp_path / "out", new="2")
+    assert contents(tmp_path / "out") == {"marker", "old"}
+    assert contents(tmp_path) == {"out"}
+
+
 # Locks ------------------------------------------------------------------------------------------
 
 
@@ -309,6 +327,35 @@ def test_what_a_killed_process_left_is_removed_by_its_successor(tmp_path):
     make(tmp_path / "out")
     write_json(tmp_path / "data.json", 1)
     assert contents(tmp_path) == others | {"out", "data.json"}
+
+
+def test_what_cannot_be_removed_keeps_nobody_from_writing(tmp_path, monkeypatch):
+    """As a folder of which a reader has a file open, on a network's file system."""
+    digits = "0123456789abcdef" * 2
+    (tmp_path / f".out.{digits}").mkdir()
+    (tmp_path / f".data.json.{digits}").write_text("{")
+
+    def refuse(*_, dir_fd=None):
+        raise OSError(errno.EBUSY, "busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", refuse)
+        patch.setattr(Path, "unlink", refuse)
+        files._remove_leftovers(tmp_path / "out")
+        files._remove_leftovers(tmp_path / "data.json")
+    make(tmp_path / "out")
+    write_json(tmp_path / "data.json", 1)
+
+
+def test_a_lock_whose_leftovers_fail_is_given_back(tmp_path, monkeypatch):
+    def fail(target):
+        raise OSError(errno.EIO, "no folder")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_remove_leftovers", fail)
+        with pytest.raises(OSError, match="no folder"):
+            make(tmp_path / "out")
+    make(tmp_path / "out")
 
 
 def test_a_directory_that_lost_its_name_to_no_successor_gets_it_back(tmp_path):

@@ -122,7 +122,11 @@ def _take_lock(target: Path, wait: Progress | None) -> int:
             if not _is_at(descriptor, path):
                 os.close(descriptor)
                 continue
-            _remove_leftovers(target)
+            try:
+                _remove_leftovers(target)
+            except OSError:
+                os.close(descriptor)
+                raise
         try:
             with _failing_as(target, path):
                 os.ftruncate(descriptor, 0)
@@ -181,9 +185,10 @@ def _remove_leftovers(target: Path) -> None:
         if path.suffix == ".old" and not target.exists():
             path.rename(target)
         elif path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # a reader may still have it open
         else:
-            path.unlink()
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager
@@ -211,6 +216,7 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
                 "target"
             )
         temporary = _temporary(target)
+        old = temporary.with_name(temporary.name + ".old")
         try:
             with _failing_as(target, temporary):
                 temporary.mkdir()  # with the permissions of the umask, unlike tempfile's
@@ -220,12 +226,13 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
                 if not target.exists():
                     temporary.rename(target)
                 elif not _exchange(temporary, target):
-                    old = temporary.with_name(temporary.name + ".old")
                     target.rename(old)
                     temporary.rename(target)
                     old.rename(temporary)
                 fsync(target.parent)
         finally:
+            if old.exists() and not target.exists():  # stopped between the two
+                old.rename(target)
             shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -35,6 +35,8 @@ def join_job(
     Raises:
       InputError: there is nothing to be found, or the others do not come.
     """
+    # Its handler of SIGTERM would take the place of the program's.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, count, process, heartbeat_timeout_seconds=_SILENCE)
     except (ValueError, RuntimeError) as error:
@@ -43,6 +45,8 @@ def join_job(
             f"the processes of the job could not be joined ({told}); give each the address of the "
             "first and its own number"
         ) from error
+    # Opens their connection, which some backends do only if all come within seconds.
+    from_first(None)
 
 
 def is_first() -> bool:
@@ -66,7 +70,7 @@ def from_first(value: T) -> T:
     if jax.process_count() == 1:
         return value
     content = np.frombuffer(pickle.dumps(value) if is_first() else b"", np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
+    [size] = multihost_utils.broadcast_one_to_all(_as_bytes(len(content))).view(np.int64)
     received = np.empty(size, np.uint8)
     for start in range(0, size, _CHUNK):
         stop = min(start + _CHUNK, size)
@@ -75,12 +79,31 @@ def from_first(value: T) -> T:
     return pickle.loads(received.data)
 
 
+def _as_bytes(size: int) -> np.ndarray:
+    """(8,) uint8 of a number, which jax would send with 32 bits."""
+    return np.frombuffer(np.int64(size).tobytes(), np.uint8)
+
+
+def check_same(what: str, value: Any) -> None:
+    """Refuses to go on where the processes have different values.
+
+    Raises:
+      InputError: it names what differs.
+    """
+    if any(other != value for other in from_each(value)):
+        raise InputError(
+            f"{what}: not the same in all processes of the job; give all the same files, and let "
+            "nothing replace them meanwhile"
+        )
+
+
 def from_each(value: T) -> list[T]:
     """The values of all processes, in their order."""
     if jax.process_count() == 1:
         return [value]
     content = np.frombuffer(pickle.dumps(value), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.int64(len(content)))).tolist()
+    lengths = np.asarray(multihost_utils.process_allgather(_as_bytes(len(content))))
+    sizes = lengths.view(np.int64).ravel().tolist()
     padded = np.zeros(max(sizes), np.uint8)
     padded[: len(content)] = content
     parts = [np.empty(size, np.uint8) for size in sizes]

@@ -4,11 +4,12 @@ import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import dataset
+from toy import UNTRAINED, dataset
 
 from metaheac_jax.audience import retrieve
 from metaheac_jax.audience.evaluation import pool_rows
@@ -17,7 +18,7 @@ from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import method_named
-from metaheac_jax.model import Customised, General
+from metaheac_jax.model import Customised, General, Weights
 from metaheac_jax.schema import Vocabulary
 from metaheac_jax.settings import PAPER
 
@@ -52,6 +53,21 @@ def model(score=few_values, seeds=(3, 50, 96)):
     )
     seed_ids = DATA.user_ids[list(seeds)]
     return Customised(general, DATA.new_campaign(seed_ids, ATTRIBUTES), seed_ids, score)
+
+
+def test_models_of_one_table_share_it_on_another_device():
+    """Also those that other processes have customised, each with a general model of its own."""
+    method = method_named("mlp-pretraining", UNTRAINED)
+    general = method.fit(DATA, campaigns=[0, 1])
+    scorers = [
+        m.scorer for m in method.customise(general, DATA, [DATA.campaign(c) for c in (1, 2)])
+    ]
+    apart = [replace(scorer, weights=Weights(*scorer.weights)) for scorer in scorers]
+    one, two = retrieve._on_device(apart, jax.devices()[0])
+    assert one.weights.table is two.weights.table
+    other = replace(scorers[0], weights=Weights(scorers[0].weights.network, np.zeros((3, 2))))
+    one, two = retrieve._on_device([scorers[0], other], jax.devices()[0])
+    assert one.weights.table is not two.weights.table
 
 
 def sorted_users(score, left_out):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -9,11 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from toy import dataset
 
+from metaheac_jax import processes
 from metaheac_jax.data.storage import write_dataset
+from metaheac_jax.errors import InputError
 
 FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=1"
 SCRIPT = Path(__file__).parents[1] / "several_processes.py"
@@ -129,6 +133,71 @@ def test_two_processes_expand_many_campaigns_as_one_does(tmp_path):
         )
         np.testing.assert_allclose(two[:, 2], one[:, 2], atol=1e-5)
         assert len(np.intersect1d(one[:, 1], two[:, 1])) >= 49  # ties may fall either way
+
+
+LATE = """
+import sys, time
+from metaheac_jax.processes import from_each, join_job
+join_job(sys.argv[1], int(sys.argv[2]), 2)
+if sys.argv[2] == "1":
+    time.sleep(40)
+print(from_each(sys.argv[2]))
+"""
+
+
+@pytest.mark.long
+def test_a_process_waits_for_one_that_is_late():
+    address = f"127.0.0.1:{free_port()}"
+    jobs = [start("-c", LATE, address, number) for number in range(2)]
+    assert [text.splitlines()[-1] for text in ended(*jobs)] == ["['0', '1']"] * 2
+
+
+@pytest.mark.long
+def test_a_process_that_is_told_to_stop_ends_and_so_do_the_others(tmp_path):
+    write_dataset(dataset(), tmp_path / "data")
+    jobs = in_two("fit", tmp_path / "data", tmp_path / "model", "--epochs", 500)
+    log = tmp_path / "model.training" / "log.jsonl"
+    while not (log.is_file() and log.read_text()):
+        time.sleep(0.1)
+        assert [job.poll() for job in jobs] == [None, None]
+    jobs[1].send_signal(signal.SIGTERM)
+    _, error = jobs[1].communicate(timeout=60)
+    assert (jobs[1].returncode, "stopped; run the same" in error) == (128 + signal.SIGTERM, True)
+    jobs[0].communicate(timeout=120)
+    assert jobs[0].returncode != 0
+
+
+def two_processes(monkeypatch, theirs):
+    """Lets this be one of two processes, of which the other has a value."""
+    sent = pickle.dumps(theirs)
+
+    def gather(array):
+        other = np.frombuffer(sent, np.uint8)
+        if len(array) == 8 and not sizes:
+            sizes.append(array.view(np.int64)[0])
+            other = np.frombuffer(np.int64(len(sent)).tobytes(), np.uint8)
+        else:
+            other = np.pad(other, (0, len(array) - len(other)))
+        assert array.dtype == np.uint8  # which jax sends as they are
+        return np.stack([array, other])
+
+    sizes = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
+
+
+def test_what_each_sends_is_received(monkeypatch):
+    two_processes(monkeypatch, {"theirs": 2})
+    assert processes.from_each("ours") == ["ours", {"theirs": 2}]
+    assert processes._as_bytes(3 * 10**9).view(np.int64).tolist() == [3 * 10**9]
+
+
+def test_processes_with_different_files_are_refused(monkeypatch):
+    two_processes(monkeypatch, ("a", 5))
+    processes.check_same("data", ("a", 5))
+    two_processes(monkeypatch, ("b", 5))
+    with pytest.raises(InputError, match="data: not the same in all processes"):
+        processes.check_same("data", ("a", 5))
 
 
 @pytest.mark.long

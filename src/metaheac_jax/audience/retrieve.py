@@ -24,7 +24,7 @@ from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.model import Customised, Scorer
+from metaheac_jax.model import Customised, Scorer, Weights
 from metaheac_jax.processes import from_each
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop, percent_of
@@ -214,13 +214,17 @@ def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence
         on = [jax.device_put(a, device) if isinstance(a, jax.Array) else a for a in arrays]
         return place.unflatten(on)
 
+    def of(weights: Weights) -> tuple[int, int]:
+        return id(weights.network), id(weights.table)
+
     # Once for models that share them, so that they are still seen to share.
-    general = {id(s.weights): put(s.weights) for s in scorers if isinstance(s, AdaptedScorer)}
+    general = {of(s.weights): s.weights for s in scorers if isinstance(s, AdaptedScorer)}
+    general = {own: put(weights) for own, weights in general.items()}
 
     def placed(scorer: Scorer) -> Scorer:
         if not isinstance(scorer, AdaptedScorer):
             return scorer
-        weights = general[id(scorer.weights)]
+        weights = general[of(scorer.weights)]
         return replace(scorer, weights=weights, adapted=put(scorer.adapted))
 
     return list(map(placed, scorers))

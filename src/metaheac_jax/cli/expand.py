@@ -54,7 +54,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, new_directory, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
-from metaheac_jax.processes import from_first, is_first
+from metaheac_jax.processes import check_same, from_first, is_first
 from metaheac_jax.progress import Progress
 from metaheac_jax.sealed import seal
 from metaheac_jax.settings import Adapts
@@ -181,6 +181,7 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         if mesh is not None:
             method_of(general).check_mesh()
+            check_same("data and model", (data.digest, general.origin and general.origin.digest))
         others = _others(options, data)
         results = _expand(options, requests, general, data, progress, saved, mesh)
         if writes:

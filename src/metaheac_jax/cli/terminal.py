@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -204,6 +205,15 @@ def command(
     except KeyboardInterrupt:
         print(f"interrupted; {_AGAIN}", file=sys.stderr)
         _leave(130)
+    except SystemExit as ended:
+        if isinstance(ended.code, int) and ended.code:
+            _leave(ended.code)
+        raise
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        _leave(1)
 
 
 def _leave(code: int) -> NoReturn:

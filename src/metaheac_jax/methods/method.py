@@ -38,7 +38,7 @@ from metaheac_jax.model import (
     Watch,
     on_device,
 )
-from metaheac_jax.processes import is_first, of_all, own_part
+from metaheac_jax.processes import check_same, is_first, of_all, own_part
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
 from metaheac_jax.training.checkpoint import array_digest
@@ -259,10 +259,9 @@ class Method:
 
         Args:
           data: its stage 1 has the examples.
-          start: a model of this method to go on from, with its optimiser's state: the steps
-            that were taken and their batches are numbered on, embeddings move with their values,
-            and values that are new begin as in an untrained model. The data must have its
-            fields and values.
+          start: a model of this method to go on from, with its optimiser's state: steps and their
+            batches are numbered on, embeddings move with their values, and values that are new
+            begin as in an untrained model. The data must have its fields and values.
           campaigns: indices of the training campaigns; by default all that are not ``held_out``.
           held_out: indices of other campaigns, which tell a method that holds some out when to
             stop. By default see `methods.held_out.hold_out_campaigns`.
@@ -300,13 +299,14 @@ class Method:
             data.check()
         else:
             log, progress = None, silent
+        if mesh is not None:
+            check_same("data and model", (data.digest, data.num_users, start and _digest_of(start)))
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
         run = replace(run, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
-        early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
-        if early and (self.takes_steps or self.holds_out):
+        if self._judges:
             if held_out is None:
                 chosen, held_out = hold_out_campaigns(data, chosen, seed, start=start, keep=keep)
                 self.check(data, chosen)
@@ -319,6 +319,12 @@ class Method:
                 self._keep_config(kept, run, allow_changes, progress)
             trained = self.train(run)
         return self._general(run, trained)
+
+    @property
+    def _judges(self) -> bool:
+        """Whether held-out campaigns tell the offline stage when to stop."""
+        early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
+        return early and (self.takes_steps or self.holds_out)
 
     def _chosen(
         self,
