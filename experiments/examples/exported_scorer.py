@@ -85,9 +85,8 @@ def as_text(field: Mapping[str, Any], value: Any) -> str:
     text = str(value)
     if float(value).is_integer() and abs(value) < 2**53:
         return str(int(value)) if field.get("whole") else text
-    # A hash does not tell how others are spelled; an exponent or 32 bits are spelled in other ways.
-    hashed = field["hash_rows"] and field.get("whole")
-    if hashed or "e" in text or (np.float32(value) == value and str(np.float32(value)) != text):
+    # An exponent or 32 bits are spelled in other ways.
+    if "e" in text or (np.float32(value) == value and str(np.float32(value)) != text):
         raise refused(field, value, "its text, since that of a float varies")
     return text
 

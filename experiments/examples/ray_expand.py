@@ -3,7 +3,8 @@
     python ray_expand.py EXPORT USERS audience.parquet --size 10000 --leave-out seeds.csv
 
 Workers score the Parquet files of a folder, each a batch at a time, and hand on the best of every
-batch. The best of these are the audience of `metaheac expand`: best first, ties by user id.
+batch. The best of these are the audience of `metaheac expand`: best first, ties by user id. Who may
+be in no audience of the campaign is left out as well.
 """
 
 import argparse
@@ -86,7 +87,12 @@ def main() -> None:
     parser.add_argument("--id-column", default="user_id", help="of the users' ids")
     parser.add_argument("--workers", type=int, default=2, help="processes that score")
     options = parser.parse_args()
-    left_out = [pa.csv.read_csv(path)["user_id"].cast(pa.string()) for path in options.leave_out]
+    excluded = options.export.glob("excluded.csv")  # which an older export does not have
+    text = pa.csv.ConvertOptions(column_types={"user_id": pa.string()})
+    left_out = [
+        pa.csv.read_csv(path, convert_options=text)["user_id"]
+        for path in (*options.leave_out, *excluded)
+    ]
     ids = np.array([user for column in left_out for user in column.to_pylist()], str)
     if "RAY_ADDRESS" in os.environ:  # a cluster, as `ray job submit --working-dir .` sets it
         ray.init()

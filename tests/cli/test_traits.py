@@ -60,6 +60,19 @@ def test_the_pool_is_who_could_be_in_the_audience(toy_campaign, words, tmp_path,
     assert pools == {share.value: str(share.pool) for share in shares}
 
 
+def test_who_is_excluded_is_not_in_the_audience_either(toy_campaign, words, tmp_path, capsys):
+    """As where the list is newer than the audience."""
+    audience = [row["user_id"] for row in csv.DictReader(words[1].read_text().splitlines())]
+    (tmp_path / "optouts").write_text("\n".join(audience[:9]))
+    succeeds(main, *words, "--exclude", tmp_path / "optouts")
+    printed = capsys.readouterr().out
+    assert f"{len(audience) - 9:,} users in the audience" in printed
+    assert "note: 9 users of the audience are excluded, and left out of it" in printed
+    (tmp_path / "optouts").write_text("\n".join(audience))
+    message = "--exclude: names all users of the audience; give another audience"
+    refuses(capsys, main, *words, "--exclude", tmp_path / "optouts", words=(message,))
+
+
 def test_opt_outs_are_not_learned_from(toy_campaign, words, tmp_path, capsys):
     (tmp_path / "optouts").write_text("\n".join(map(str, toy_campaign.dataset.user_ids[:71])))
     model = ("--model", toy_campaign.model, "--attributes", toy_campaign.attributes)

@@ -95,3 +95,8 @@ def test_user_ids_of_another_kind_are_refused():
     ):
         with pytest.raises(InputError, match=words):
             combine()
+    # Whole numbers of any type are, and so is nobody.
+    few = Feedback.of(np.array([3], np.uint32), np.array([1]))
+    assert own.merge(few).user_ids.tolist() == [0, 1, 2, 3]
+    assert record.without(np.array([1, 2], np.uint64)).user_ids.tolist() == [0, 3, 4]
+    assert record.without(np.array([])).user_ids.tolist() == [0, 1, 2, 3, 4]

@@ -186,20 +186,28 @@ def test_what_was_held_out_is_held_out_again_and_a_new_campaign_is_trained_on(da
         assert held.tolist() == [26, 27, 28]
 
 
-def test_a_tenth_of_many_new_campaigns_is_held_out_besides():
+def test_a_part_of_many_new_campaigns_is_held_out_besides():
     start = trained(range(5), held_out=[5, 6, 7])
-    drawn = {tuple(hold_out_campaigns(DATA, np.arange(30), s, start=start)[1]) for s in range(5)}
+    options = {"fraction": 0.2, "start": start}
+    drawn = {tuple(hold_out_campaigns(DATA, np.arange(30), s, **options)[1]) for s in range(5)}
     assert {held[:3] for held in drawn} == {(5, 6, 7)}
-    assert {len(held) for held in drawn} == {3 + 2}
+    assert {len(held) for held in drawn} == {3 + 3}
     assert len(drawn) > 1
 
 
 def test_without_any_half_of_the_new_ones_are_held_out_at_most():
-    for new, expected in ((1, 0), (2, 1), (4, 2), (12, 3)):
+    """Of a tenth of all, as of a model that was trained for a fixed number of epochs."""
+    for new, expected in ((1, 0), (2, 1), (4, 2), (12, 5)):
         start = trained(range(30 - new))
-        _, held = hold_out_campaigns(DATA, np.arange(30), 0, start=start)
-        assert len(held) == 3
+        _, held = hold_out_campaigns(DATA, np.arange(30), 0, fraction=1 / 6, start=start)
+        assert len(held) == 5
         assert (held >= 30 - new).sum() == expected
+
+
+def test_no_more_than_a_tenth_is_held_out_again():
+    start = trained(range(5), held_out=range(5, 30))
+    kept, held = hold_out_campaigns(DATA, np.arange(5, 30), 0, start=start)
+    assert (len(kept), len(held)) == (22, 3)
 
 
 def test_campaigns_that_must_be_trained_on_are_not_held_out():
@@ -219,3 +227,6 @@ def test_campaigns_that_are_given_to_be_held_out_are_not_trained_on():
     for wrong in ([3, 3], [], [30], [-1], np.arange(30) < 4, [[1, 2]]):
         with pytest.raises(InputError, match="expected one index or more from 0 to 29, each once"):
             method.fit(DATA, held_out=wrong)
+    for wrong in ({"keep": [30]}, {"campaigns": {0, 1}, "held_out": [2]}):
+        with pytest.raises(InputError, match="expected one index or more from 0 to 29, each once"):
+            method.fit(DATA, **wrong)

@@ -201,8 +201,8 @@ def test_checkpoints_that_nothing_describes_are_refused(tmp_path):
     """As those of a folder that was renamed without the file beside it."""
     method, directory = noting([]), tmp_path / "c"
     method.fit(DATA, seed=1, directory=directory)
-    directory.mkdir()
-    (directory / "20").mkdir()
+    (directory / "member" / "20").mkdir(parents=True)
+    (directory / "member" / "20" / "checkpoint.json").write_text("{}")
     directory.rename(tmp_path / "moved")
     with pytest.raises(InputError, match=r"moved.json is to describe.*; move both together, or"):
         method.fit(DATA, seed=1, directory=tmp_path / "moved")
@@ -228,6 +228,7 @@ def test_checkpoints_after_another_model_in_memory_are_refused(tmp_path):
 
 def test_the_working_directory_may_have_the_checkpoints(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "own.py").write_text("")
     monkeypatch.chdir(tmp_path / "here")
     noting([]).fit(DATA, directory=".")
     assert (tmp_path / "here.json").is_file()

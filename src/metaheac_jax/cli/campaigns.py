@@ -232,9 +232,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Ids of who may not be in an audience, in the form of the data's.
+    """Ids of who may not be in an audience, in the form of the data's, and notes for the user.
 
-    Also, for the user, of which files some ids are no users of the data.
+    A note names a file of which some ids are no users of the data.
 
     Raises:
       InputError: as `read_user_ids` does, or no id of a file is a user of the data.

@@ -179,7 +179,7 @@ def _read(
 
 
 def _all_new(data: Dataset, earlier: Vocabulary, where: Path | None) -> list[str]:
-    """Of each field whose values in the data are none of the earlier ones, a line."""
+    """A line for each field that has none of its earlier values in the data."""
     used = np.zeros(data.num_rows + 1, bool)
     for start in range(0, data.num_users, _BLOCK):
         used[data.user_rows[start : start + _BLOCK]] = True

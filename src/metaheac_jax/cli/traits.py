@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -94,6 +94,8 @@ def main(options: Options) -> None:
         check_known(options.audience, audience, data)
         check_known(options.seeds, seeds, data)
         excluded, told = read_excluded(options.exclude, data)
+        audience, gone = _without(data, audience, excluded)
+        told += [f"{gone:,} users of the audience are excluded, and left out of it"] if gone else []
         left_out = _left_out(data, audience, seeds, excluded)
         least = options.min_cell
         traits = audience_traits(data, audience, seeds, exclude=left_out, min_cell=least)
@@ -123,6 +125,17 @@ def main(options: Options) -> None:
     if used is not None:
         terminal.print_table(screen, importance_table(used))
     terminal.print_lines(screen, *(f"note: {note}" for note in told))
+
+
+def _without(
+    data: Dataset, audience: list[int] | list[str], excluded: np.ndarray
+) -> tuple[list[int] | list[str], int]:
+    """The audience without the excluded, and how many of them it had."""
+    gone = np.isin(data.checked_ids(audience), excluded)
+    kept: list[Any] = [user for user, out in zip(audience, gone, strict=True) if not out]
+    if not kept:
+        raise InputError("--exclude: names all users of the audience; give another audience")
+    return kept, int(gone.sum())
 
 
 def _left_out(

@@ -15,8 +15,6 @@ import numpy as np
 
 from metaheac_jax.errors import InputError
 
-_KINDS = {"i": "whole numbers", "S": "text in UTF-8 bytes"}
-
 
 def check_same_kind(own: np.ndarray, others: np.ndarray) -> None:
     """Refuses user ids of another kind than those of a campaign: none would be found among them.
@@ -24,8 +22,10 @@ def check_same_kind(own: np.ndarray, others: np.ndarray) -> None:
     Raises:
       InputError: one are whole numbers, and the others text.
     """
-    if own.dtype.kind != others.dtype.kind:
-        expected, got = (_KINDS.get(ids.dtype.kind, str(ids.dtype)) for ids in (own, others))
+    text, other = (ids.dtype.kind == "S" for ids in (own, others))
+    if text != other and len(own) and len(others):
+        kinds = ("text in UTF-8 bytes", "whole numbers")
+        expected, got = kinds if text else kinds[::-1]
         raise InputError(
             f"user ids: expected {expected}, as the campaign has, got {got}; give ids of the same "
             "kind"

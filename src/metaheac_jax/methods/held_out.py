@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from metaheac_jax.data.batches import generator
+from metaheac_jax.data.batches import check_indices, generator
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError
@@ -40,8 +40,8 @@ def hold_out_campaigns(
     """Divides training campaigns, by index, into those to train on and those held out.
 
     A fraction is held out. If training goes on from a model, those that were held out of its
-    training are held out again, with a fraction of the campaigns that are new to it. Where these
-    are too few, at most half of the new ones are added before campaigns that the model was trained
+    training come first, and then no more than that fraction of the campaigns that are new to it.
+    Where it held out none, at most half of the new ones come before campaigns that it was trained
     on.
 
     Args:
@@ -57,11 +57,14 @@ def hold_out_campaigns(
     """
     seeds = data.stage1.positives[campaigns]
     others = data.stage1.counts[campaigns] - seeds
-    able = campaigns[(seeds >= 2) & (others >= 2) & ~np.isin(campaigns, [*keep])]
+    able = campaigns[(seeds >= 2) & (others >= 2) & ~np.isin(campaigns, keep)]
     able = generator(seed, 0).permutation(able)
     count = max(MIN_CAMPAIGNS, math.ceil(fraction * len(campaigns)))
+    if len(keep):
+        check_indices(data, np.asarray(keep))
     if start is not None:
-        able, count = _going_on(data, able, start, fraction)
+        able, again, new = _going_on(data, able, start)
+        count = min(count, max(MIN_CAMPAIGNS, again + int(fraction * new))) if again else count
     if len(able) < count or len(campaigns) <= count:
         raise InputError(
             f"{data.where}: {count} campaigns are held out, each with two seeds and two "
@@ -72,10 +75,11 @@ def hold_out_campaigns(
     return np.setdiff1d(campaigns, held), np.sort(held)
 
 
-def _going_on(
-    data: Dataset, able: np.ndarray, start: General, fraction: float
-) -> tuple[np.ndarray, int]:
-    """Campaigns in the order in which they are held out after a model, and how many of them."""
+def _going_on(data: Dataset, able: np.ndarray, start: General) -> tuple[np.ndarray, int, int]:
+    """Campaigns in the order in which they are held out after a model.
+
+    Also how many of them were held out of its training, and how many are new.
+    """
     # As text, since ids become text when one of them is no number.
     ids = [str(plain_id(data.campaign_ids[c])) for c in able]
     before, trained = ({str(key) for key in keys} for keys in (start.held_out, start.campaigns))
@@ -84,7 +88,7 @@ def _going_on(
     new = able[~again & ~known]
     half = len(new) // 2
     order = np.concatenate([able[again], new[:half], able[known], new[half:]])
-    return order, max(MIN_CAMPAIGNS, int(again.sum()) + int(fraction * len(new)))
+    return order, int(again.sum()), len(new)
 
 
 @dataclass(frozen=True)

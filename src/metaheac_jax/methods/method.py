@@ -41,6 +41,7 @@ from metaheac_jax.model import (
 from metaheac_jax.processes import check_same, is_first, of_all, own_part
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
+from metaheac_jax.training.checkpoint import MANIFEST as CHECKPOINT
 from metaheac_jax.training.checkpoint import array_digest
 from metaheac_jax.training.loop import Quality
 
@@ -339,6 +340,7 @@ class Method:
         held = np.asarray(held_out)
         check_indices(data, held)
         chosen = np.setdiff1d(every, held) if campaigns is None else np.asarray(campaigns)
+        check_indices(data, chosen)
         both = np.intersect1d(chosen, held)
         if len(both):
             raise InputError(
@@ -536,10 +538,11 @@ class Method:
             "start": start and [_digest_of(start), steps_of(start)],
             **environment(),
         }
-        directory = directory.resolve()  # the working directory has no name
+        directory = directory if directory.name else directory.resolve()
         path = directory.with_name(f"{directory.name}.json")
         restart = f"delete {path} and {directory} to train afresh"
-        if directory.is_dir() and any(directory.iterdir()) and not path.is_file():
+        found = [*directory.glob(f"*/{CHECKPOINT}"), *directory.glob(f"*/*/{CHECKPOINT}")]
+        if found and not path.is_file():  # the latter are those of an ensemble's members
             raise InputError(
                 f"{directory}: has checkpoints of a training that {path.name} is to describe, and "
                 f"there is no such file beside it; move both together, or {restart}"

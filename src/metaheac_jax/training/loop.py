@@ -146,7 +146,7 @@ def train(
     if _stopped(going, early_stop):
         return going.best, going.judgements()
     every = _every(early_stop, num_steps - first_step)
-    before = _before(log, name, done, checkpoints)
+    before = _time_and_skips(log, name, done, checkpoints)
     notes = _Notes(name, num_steps, log, done, before, progress, skip_nonfinite, campaigns_of)
     saved = time.perf_counter()
     for number, batch in _drawn(draw, range(done, num_steps)):
@@ -319,7 +319,7 @@ def _check_finite(state: Any, when: str) -> None:
             raise Diverged(f"{when}, {name} of the state is not finite")
 
 
-def _before(
+def _time_and_skips(
     log: Path | None, name: str, done: int, checkpoints: Checkpoints | MeshCheckpoints | None
 ) -> tuple[float, int]:
     """The seconds that a training has taken, and the steps that it has left out, by step ``done``.

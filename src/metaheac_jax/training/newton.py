@@ -80,4 +80,4 @@ def solve_logistic(
         # such a step the derivative alone is taken.
         whole = jax.lax.stop_gradient(moved)
         before, after = (objective(head, whole, length) for length in (0.0, 1.0))
-        return head - moved + jnp.where(after <= (1 + _RISE) * before, 0.0, whole)
+        return head - (moved - jnp.where(after <= (1 + _RISE) * before, 0.0, whole))

@@ -11,6 +11,7 @@ from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.sources.tables import prepare
 from metaheac_jax.errors import InputError
+from metaheac_jax.schema import Vocabulary
 
 VOTE, TOOLS = Column("vote"), Column("tools", slots=2, separator=";")
 SCHEMA = TableSchema(user=(Column("city"),), campaigns_from=(VOTE, TOOLS), min_seeds=20)
@@ -46,6 +47,23 @@ def plain(users):
             if min(len(seeds), len(others)) >= 20:
                 expected[f"{name}={value}".encode()] = seeds, others
     return expected
+
+
+def test_campaigns_keep_the_spelling_of_earlier_data(tmp_path):
+    """Votes 1 to 3 in a column of floats, of which an earlier version wrote 1.0."""
+    votes = [float(n % 3 + 1) for n in range(400)]
+    users = people() | {"vote": pl.Series(votes, dtype=pl.Float64)}
+    source = tmp_path / "people.parquet"
+    pl.DataFrame(users).write_parquet(source)
+    now = prepare(source, tmp_path / "now", schema=SCHEMA)
+    assert {b"vote=1", b"vote=2", b"vote=3"} < set(now.campaign_ids.tolist())
+    [field] = [n for n, own in enumerate(now.schema.fields) if own.name == "value"]
+    values = list(now.vocabulary.values)
+    pointed = [f"{own}.0" if own.isdecimal() else own for own in values[field].tolist()]
+    values[field] = np.array(sorted(pointed))
+    extends = (now.schema, Vocabulary(tuple(values)))
+    later = prepare(source, tmp_path / "later", schema=SCHEMA, extends=extends)
+    assert {b"vote=1.0", b"vote=2.0", b"vote=3.0"} < set(later.campaign_ids.tolist())
 
 
 def test_equal_to_a_plain_reading(tmp_path):

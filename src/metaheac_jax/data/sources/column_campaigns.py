@@ -36,7 +36,9 @@ class ColumnCampaigns(NamedTuple):
     examples: np.ndarray
 
 
-def columns_to_campaigns(file: TableFile, schema: TableSchema) -> ColumnCampaigns:
+def columns_to_campaigns(
+    file: TableFile, schema: TableSchema, known: np.ndarray | tuple[()] = ()
+) -> ColumnCampaigns:
     """Makes a campaign of each value that some columns of users have.
 
     The seeds of a campaign are the users with the value. Its non-seeds are users with other values,
@@ -46,6 +48,7 @@ def columns_to_campaigns(file: TableFile, schema: TableSchema) -> ColumnCampaign
     Args:
       file: of the users.
       schema: names the columns, and the fewest seeds and non-seeds of a campaign.
+      known: values of earlier data, which stay spelled as they are.
 
     Raises:
       InputError: no value has enough seeds, or two long values begin alike.
@@ -53,7 +56,7 @@ def columns_to_campaigns(file: TableFile, schema: TableSchema) -> ColumnCampaign
     held_out = np.random.Generator(np.random.Philox(0)).random(file.count()) < _HELD_OUT
     found: dict[bytes, tuple[str, str, np.ndarray, np.ndarray]] = {}
     for column in schema.campaigns_from:
-        pairs = _users_with_values(file, column)
+        pairs = _users_with_values(file, column, known)
         answered = pairs["user"].unique().to_numpy()
         for (value,), group in pairs.group_by("value", maintain_order=True):
             seeds = group["user"].to_numpy()
@@ -90,11 +93,13 @@ def columns_to_campaigns(file: TableFile, schema: TableSchema) -> ColumnCampaign
     )
 
 
-def _users_with_values(file: TableFile, column: Column) -> pl.DataFrame:
+def _users_with_values(
+    file: TableFile, column: Column, known: np.ndarray | tuple[()]
+) -> pl.DataFrame:
     """Columns ``user`` (a row's number from 0) and ``value``, both ascending, each pair once."""
-    cell = as_text(column, whole=spells_whole(file, column))
+    cell = as_text(column, whole=spells_whole(file, column, known))
     cells = file.scan().select(cell.alias("value")).with_row_index("user")
     if column.slots > 1:
         cells = cells.explode("value")
-    known = cells.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
-    return file.collect(known.unique()).sort("value", "user")
+    present = cells.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
+    return file.collect(present.unique()).sort("value", "user")

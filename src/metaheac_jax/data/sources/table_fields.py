@@ -184,22 +184,17 @@ class Encoder:
 def spells_whole(file: TableFile, column: Column, known: np.ndarray | tuple[()] = ()) -> bool:
     """Whether a category's floats without a fraction are values such as 1, and not 1.0.
 
-    A column of whole numbers becomes one of floats as soon as a cell is missing. All are spelled as
-    the known values are; if that does not tell, 1.0 is for columns with fractions.
+    A column of whole numbers becomes one of floats as soon as a cell is missing. Earlier values
+    that are spelled 1.0 alone stay so.
     """
     kind = file.kind(column.name)
-    listed = isinstance(kind, pl.List)
-    if not (kind.inner if listed else kind).is_float():
+    if not (kind.inner if isinstance(kind, pl.List) else kind).is_float():
         return False
-    whole = spelled_whole(known)
-    if whole is not None:
-        return whole
-    cell = pl.col(column.name).explode() if listed else pl.col(column.name)
-    return bool(file.collect(file.scan().select(_is_whole(cell.drop_nulls()).all())).item())
+    return spelled_whole(known) is not False
 
 
 def spelled_whole(known: np.ndarray | tuple[()]) -> bool | None:
-    """Whether texts have 1 and not 1.0, or not, for any such numbers; None if both or neither."""
+    """Whether texts spell whole numbers as 1 (True) or as 1.0 (False); None if both or neither."""
     patterns = (re.compile("-?[0-9]+"), re.compile(r"-?[0-9]+\.0"))
     whole, pointed = (any(map(pattern.fullmatch, known)) for pattern in patterns)
     return None if whole == pointed else whole
@@ -234,5 +229,5 @@ def _as_text(cell: pl.Expr, whole: bool) -> pl.Expr:
 
 
 def _is_whole(cell: pl.Expr) -> pl.Expr:
-    """Of floats, whether they are exact whole numbers."""
+    """Whether floats are exact whole numbers."""
     return (cell.abs() < _EXACT) & (cell == cell.floor())

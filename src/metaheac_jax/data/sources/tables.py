@@ -143,17 +143,21 @@ class _Options:
         self, file: TableFile, columns: Sequence[Column], min_count: int = 1
     ) -> list[LearnedField]:
         """The fields of columns."""
-        earlier, known = {}, {}
-        if self.extends is not None:
-            schema, vocabulary = self.extends
-            earlier = {field.name: field for field in schema.fields}
-            pairs = zip(earlier, vocabulary.values, strict=True)
-            known = {name: values for name, values in pairs if values.dtype.kind == "U"}
+        earlier = {field.name: field for field in self.extends[0].fields} if self.extends else {}
         options = {"min_count": min_count, "hash_rows": self.hash_rows}
         return [
-            learn(file, c, **options, earlier=earlier.get(c.name), known=known.get(c.name, ()))
+            learn(file, c, **options, earlier=earlier.get(c.name), known=self.known(c.name))
             for c in columns
         ]
+
+    def known(self, name: str) -> np.ndarray | tuple[()]:
+        """The texts that are values of a field of earlier data."""
+        if self.extends is None:
+            return ()
+        schema, vocabulary = self.extends
+        pairs = zip(schema.fields, vocabulary.values, strict=True)
+        of = {field.name: values for field, values in pairs if values.dtype.kind == "U"}
+        return of.get(name, ())
 
     def extended(
         self, user: Sequence[LearnedField], campaign: Sequence[LearnedField]
@@ -183,7 +187,7 @@ def _read_campaigns(
 ) -> _Campaigns:
     """The campaigns of the file, or those of columns of users."""
     if schema.campaigns_from:
-        ids, frame, examples = columns_to_campaigns(users, schema)
+        ids, frame, examples = columns_to_campaigns(users, schema, options.known("value"))
         return _Campaigns(ids, list(map(_of_values, frame.iter_columns())), frame, examples)
     names = [column.name for column in schema.campaign]
     file = TableFile(paths["campaigns"], [schema.campaign_id, *names], schema.missing)
