@@ -23,7 +23,7 @@ def check_same_kind(own: np.ndarray, others: np.ndarray) -> None:
       InputError: one are whole numbers, and the others text.
     """
     text, other = (ids.dtype.kind == "S" for ids in (own, others))
-    if text != other and len(own) and len(others):
+    if text != other and len(others):
         kinds = ("text in UTF-8 bytes", "whole numbers")
         expected, got = kinds if text else kinds[::-1]
         raise InputError(
