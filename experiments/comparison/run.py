@@ -249,8 +249,8 @@ def _customised(checkpoints: Path) -> Path:
 def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, Any]:
     """How the offline stage went: steps, ceiling, best step, and [step, loss, AUC] of judgements.
 
-    Without early stopping it ends at the ceiling, and there is no best step. A training that is
-    judged once, after trainings of its own, tells which steps were kept alone.
+    Without early stopping it ends at the ceiling, and there is no best step. Of a training
+    that is judged once, after those of its members, only the kept steps are known.
     """
     trained = {*general.campaigns}
     campaigns = np.flatnonzero([plain_id(value) in trained for value in dataset.campaign_ids])

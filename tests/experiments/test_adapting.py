@@ -11,6 +11,7 @@ from toy import dataset
 from experiments.comparison import adapting
 from experiments.comparison.adapting import RUNGS, learned_rates_gradient, method_named, rows
 from experiments.comparison.results import Measured
+from experiments.comparison.tuning import tuned_method
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, solved_heads
@@ -130,6 +131,15 @@ def test_learned_rates_begin_at_alpha_and_are_learned(run, drawn):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", ["learned-rates", "learned-rates-5"])
+def test_learned_rates_are_not_decayed(name):
+    """Decay would draw their logarithms to zero, whatever was chosen for other methods."""
+    decayed = {"origin": "toy", "methods": {"metaheac-lengths": {"chosen": {"weight_decay": 0.1}}}}
+    assert tuned_method("metaheac-lengths", PAPER, decayed).settings.weight_decay == 0.1
+    settings = replace(PAPER, weight_decay=0.1)
+    assert tuned_method(name, settings, decayed).settings.weight_decay == 0
+
+
 @pytest.mark.parametrize("name", ["adapt-heads", "learned-rates", "seeds-step"])
 def test_methods_train_and_are_customised(run, name):
     data = dataset(users=300, campaigns=6, per_campaign=40)

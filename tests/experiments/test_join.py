@@ -71,6 +71,13 @@ def test_methods_may_be_left_out(tmp_path):
     assert joined.about["command"] == command
 
 
+def test_the_command_of_a_single_run_says_so(tmp_path):
+    """Some commands make several without being asked."""
+    parts = [made(tmp_path / name, 0, {name: method(name, 0.5)}) for name in ("lr", "mmoe")]
+    succeeds(COMMAND, *parts, "--out", tmp_path / "out")
+    assert " --methods lr mmoe --runs 1 " in load(tmp_path / "out").about["command"]
+
+
 def test_what_was_joined_is_joined_again(tmp_path):
     parts = [made(tmp_path / str(n), n, {"lr": method("lr", 0.5)}) for n in range(3)]
     succeeds(COMMAND, *parts[:2], "--out", tmp_path / "two")

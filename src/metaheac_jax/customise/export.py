@@ -26,7 +26,7 @@ from jax import Array
 
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import plain_id
-from metaheac_jax.data.sources.table_fields import spelled_whole
+from metaheac_jax.data.sources.table_fields import has_pointed
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory, write_csv
 from metaheac_jax.model import Customised, with_own_parameters
@@ -141,7 +141,7 @@ def _fields(model: Customised) -> list[dict[str, Any]]:
             {
                 "name": field.name,
                 "slots": field.slots,
-                "whole": numeric or spelled_whole(values) is not False,
+                "whole": numeric or not has_pointed(values),
                 "edges": field.edges,
                 "hash_rows": field.hash_rows,
                 "first": vocabulary.offsets[number],

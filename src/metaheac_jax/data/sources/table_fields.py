@@ -190,14 +190,14 @@ def spells_whole(file: TableFile, column: Column, known: np.ndarray | tuple[()] 
     kind = file.kind(column.name)
     if not (kind.inner if isinstance(kind, pl.List) else kind).is_float():
         return False
-    return spelled_whole(known) is not False
+    return not has_pointed(known)
 
 
-def spelled_whole(known: np.ndarray | tuple[()]) -> bool | None:
-    """Whether texts spell whole numbers as 1 (True) or as 1.0 (False); None if both or neither."""
+def has_pointed(texts: np.ndarray | tuple[()]) -> bool:
+    """Whether texts have whole numbers such as 1.0, and none such as 1."""
     patterns = (re.compile("-?[0-9]+"), re.compile(r"-?[0-9]+\.0"))
-    whole, pointed = (any(map(pattern.fullmatch, known)) for pattern in patterns)
-    return None if whole == pointed else whole
+    whole, pointed = (any(map(pattern.fullmatch, texts)) for pattern in patterns)
+    return pointed and not whole
 
 
 def as_text(column: Column, *, whole: bool) -> pl.Expr:
