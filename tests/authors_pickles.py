@@ -1,6 +1,6 @@
 """Pickles of data frames as the authors of the paper wrote them, opcode by opcode.
 
-Neither their pandas nor the numpy of that time is here to write them.
+The pandas and numpy versions that wrote the originals are not installed here.
 """
 
 import pickle
@@ -15,14 +15,14 @@ SCHEMA = Schema(user=(Field("age"), Field("likes", 2)), campaign=(Field("kind"),
 
 
 class Name(NamedTuple):
-    """A global."""
+    """A global name of a module."""
 
     module: str
     name: str
 
 
 class Make(NamedTuple):
-    """``function(*args)``, or a new object of a class; then its state."""
+    """``function(*args)``, or a new object of that class; then its state."""
 
     function: Any
     args: tuple
@@ -44,7 +44,7 @@ def opcodes(x: Any) -> bytes:
         case dict():
             return b"(" + b"".join(opcodes(k) + opcodes(v) for k, v in x.items()) + b"d"
         case _:
-            return pickle.dumps(x, protocol=3)[2:-1]  # less PROTO and STOP; no frames yet
+            return pickle.dumps(x, protocol=3)[2:-1]  # without PROTO and STOP; it has no frames
 
 
 def dump(x: Any) -> bytes:
@@ -80,7 +80,7 @@ def objects(items: list) -> np.ndarray:
 
 
 def frame(columns: dict[str, list], **changes: Any) -> Make:
-    """A data frame as the authors' pandas pickled it: a block of numbers, a block of lists."""
+    """A data frame as the authors' pandas pickled it: a block of numbers and a block of lists."""
     numbers = [name for name, values in columns.items() if not isinstance(values[0], list)]
     lists = [name for name in columns if name not in numbers]
     rows = len(next(iter(columns.values())))
@@ -110,7 +110,7 @@ def frame(columns: dict[str, list], **changes: Any) -> Make:
 
 
 def rows(aid: int, kind: int, labels: list[int], first: int) -> dict[str, list]:
-    """Columns of rows of one campaign; values differ from row to row, pads are 9."""
+    """Columns of one campaign's rows; values differ from row to row, and pads are 9."""
     n = len(labels)
     return {
         "label": labels,
@@ -123,7 +123,7 @@ def rows(aid: int, kind: int, labels: list[int], first: int) -> dict[str, list]:
 
 
 def write(source: Path, **changes: bytes | None) -> Path:
-    """A directory with the six files, some of them changed or left out."""
+    """Writes the six files to a directory; ``changes`` replaces some, or omits them if None."""
     files = {
         "train_stage1": dump(frame(rows(7, 2, [1, 0, 0], 0))),
         "train_stage2": dump(frame(rows(7, 2, [1, 0], 3))),

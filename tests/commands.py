@@ -1,4 +1,4 @@
-"""Commands in this process, since starting jax costs more than the work of a tiny one."""
+"""Runs commands in this process, since starting jax takes longer than a tiny command."""
 
 import dataclasses
 import json
@@ -15,45 +15,45 @@ from metaheac_jax.methods import offline
 from metaheac_jax.settings import SETTINGS
 from metaheac_jax.training.checkpoint import Checkpoints
 
-#: As few kinds of campaigns as a simulation takes.
+#: The fewest kinds of campaigns that a simulation accepts.
 FEW_KINDS = dict.fromkeys(
     ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types"), 4
 )
-#: Two of one slot, of few and of many values, and two of lists.
+#: Two fields of one slot, with few and with many values, and two fields of lists.
 FEW_FIELDS = ("gender", "LBS", "interest1", "kw1")
 
 
 def exit_code(start, *arguments):
-    """What a command exits with; ``start`` parses ``sys.argv`` and never returns."""
+    """The exit code of a command; ``start`` parses ``sys.argv`` and never returns."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["command", *map(str, arguments)])
         patch.setattr(warnings, "showwarning", None)  # a command sets it
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
-        patch.setattr(terminal, "set_cpu_flags", lambda: None)  # of the process
+        patch.setattr(terminal, "set_cpu_flags", lambda: None)  # they belong to the process
         patch.setattr(terminal, "start_again", lambda: None)
-        patch.setattr(terminal, "check_backend", lambda: None)  # the test's own, with other flags
+        patch.setattr(terminal, "check_backend", lambda: None)  # the tests' backend has other flags
         with pytest.raises(SystemExit) as caught:
             start()
     return caught.value.code
 
 
 def module(module):
-    """The start of ``python -m`` of a module with Options and main."""
+    """A function that starts a module with Options and main, as ``python -m`` does."""
     return lambda: terminal.command(module.Options, module.main, prog=module.__name__)
 
 
 def succeeds(start, *arguments):
-    """Runs a command that ends well."""
+    """Runs a command that must succeed."""
     assert exit_code(start, *arguments) in (None, 0)
 
 
 def interrupted(start, *arguments):
-    """Runs a command that is interrupted."""
+    """Runs a command that must exit as interrupted."""
     assert exit_code(start, *arguments) == 130
 
 
 def refuses(capsys, start, *arguments, words):
-    """Runs a command that ends with exit code 2 and one line that has all the words."""
+    """Runs a command that must exit with code 2 and print one line with all the words."""
     capsys.readouterr()
     assert exit_code(start, *arguments) == 2
     error = capsys.readouterr().err
@@ -64,12 +64,12 @@ def refuses(capsys, start, *arguments, words):
 
 
 def contents(directory: Path) -> set[str]:
-    """Names in a folder; none where it does not exist."""
+    """Names in a folder; empty if it does not exist."""
     return {path.name for path in directory.iterdir()} if directory.exists() else set()
 
 
 def write_few_fields(schema: Path, whole: dict) -> Path:
-    """Writes a schema with few of the user fields: programs of many take long to compile."""
+    """Writes a schema with few user fields, since programs with many take long to compile."""
     user = [field for field in whole["user"] if field["name"] in FEW_FIELDS]
     schema.write_text(json.dumps(whole | {"user": user}))
     return schema
@@ -82,7 +82,7 @@ def few_campaigns(campaigns):
 
 @contextmanager
 def small_simulation(campaigns, users=4000):
-    """`metaheac simulate --world wechat` makes a world of few campaigns and users."""
+    """Lets `metaheac simulate --world wechat` make a world of few campaigns and users."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(simulate.WORLDS, "wechat", few_campaigns(campaigns))
         patch.setattr(simulate, "POOL_EXAMPLES", 40)
@@ -91,7 +91,7 @@ def small_simulation(campaigns, users=4000):
 
 
 def interrupt_after(patch, saves):
-    """Checkpoints every four steps; the process is interrupted after some of them."""
+    """Saves a checkpoint every four steps; interrupts the process after ``saves`` of them."""
     save, saved = Checkpoints.save, []
 
     def save_some(self, step, state):
@@ -110,7 +110,7 @@ def tiny_settings(*, campaigns_per_step: int = 2):
     """Settings with which a method takes seconds, nearly all of it compilation.
 
     Args:
-      campaigns_per_step: of every method.
+      campaigns_per_step: the same for every method.
     """
     sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
     sizes |= {"campaigns_per_step": campaigns_per_step}

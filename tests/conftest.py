@@ -2,8 +2,8 @@ import os
 import shutil
 import tempfile
 
-# Before jax is imported, and for the workers and all other processes that a session starts: each
-# program is compiled once. Tests make the same ones again and again.
+# Set before jax is imported, for the workers and all other processes that a session starts: tests
+# need the same programs many times, and each is compiled once.
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
 OWN = None if COMPILED in os.environ else tempfile.mkdtemp(prefix="metaheac-tests-")
 if OWN:
@@ -19,12 +19,12 @@ from writers import Writers  # noqa: E402
 
 from metaheac_jax.backend import set_cpu_flags  # noqa: E402
 
-# A deadline would be a test of the machine.
+# A deadline would test the machine.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 # As the commands do, before jax initialises its backend.
 set_cpu_flags()
-# Nearly all of a test's time is compilation, and what is compiled runs once or twice.
+# Nearly all of a test's time is compilation, and a compiled program runs once or twice.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
@@ -35,7 +35,7 @@ def pytest_unconfigure():
 
 @pytest.fixture(scope="session")
 def writers():
-    """Other processes; as their command line a lock shows `-c fit 'a b' 'model?'`."""
+    """Other processes; a lock shows their command line as `-c fit 'a b' 'model?'`."""
     made = Writers("fit", "a b", "model\x07")
     yield made
     made.close()

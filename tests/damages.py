@@ -1,4 +1,4 @@
-"""What a disk, a copy or an editor does to a file."""
+"""Damages that a disk, a copy or an editor does to a file."""
 
 import contextlib
 import resource
@@ -30,7 +30,7 @@ def inflict(path, damage, rng):
 
 @contextlib.contextmanager
 def largest_file(size):
-    """The system refuses to write more into a file, as on a full disk; this needs no rights."""
+    """Limits the size of files, so that writes fail as on a full disk; needs no privileges."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:

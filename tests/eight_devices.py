@@ -1,7 +1,7 @@
-"""Trainings on meshes of eight devices, which are made of one CPU before jax starts.
+"""Trainings on meshes of eight devices, into which one CPU is split before jax starts.
 
-`python tests/eight_devices.py FOLDER` prints what `training/test_sharding.py` looks at, as JSON;
-`python tests/eight_devices.py FOLDER METHOD`, what it looks at in trainings by a method.
+`python tests/eight_devices.py FOLDER` prints the results that `training/test_sharding.py` checks,
+as JSON; `python tests/eight_devices.py FOLDER METHOD` prints those of trainings by a method.
 """
 
 import json
@@ -75,7 +75,7 @@ def placement(mesh):
 
 @cache
 def on_mesh(mesh, reduction="mean"):
-    """A step that takes a sampler's batches."""
+    """A step on a mesh that takes a sampler's batches."""
     place = placement(mesh)
     init, step = build_mesh_step(*parts(reduction), place, reduction=reduction, checked=True)
     return RowStep(
@@ -93,20 +93,20 @@ def trained(step, steps=STEPS):
 
 
 def difference(ours, theirs):
-    """The largest, over all arrays of two trees."""
+    """The largest absolute difference, over all arrays of two trees."""
     gap = lambda a, b: float(np.abs(np.asarray(a, float) - np.asarray(b, float)).max())  # noqa: E731
     return float(np.max(jax.tree.leaves(jax.tree.map(gap, ours, theirs))))
 
 
 def fractions(state):
-    """Of the bytes of each split array, what the device with the most of them holds."""
+    """The largest fraction of each split array's bytes that one device holds."""
     arrays = state.table[:-1]
     most = [max(shard.data.nbytes for shard in array.addressable_shards) for array in arrays]
     return [held / array.nbytes for held, array in zip(most, arrays, strict=True)]
 
 
 def meshes():
-    """Of each mesh: the difference to one device, and what a device holds."""
+    """Per mesh: the difference to one device, and the largest fractions that a device holds."""
     expected = trained(one_device())
     found = {}
     for mesh in MESHES:
@@ -118,14 +118,14 @@ def meshes():
 
 
 def summed():
-    """The difference to one device where the meta-loss is a sum over campaigns."""
+    """The difference to one device if the meta-loss is a sum over campaigns."""
     mesh, steps = (2, 4), 5
     state, losses = trained(on_mesh(mesh, "sum"), steps)
     return difference((placement(mesh).fetch(state), losses), trained(one_device("sum"), steps))
 
 
 def moved_on(folder):
-    """The difference of a training that moves from one device to eight, then to four."""
+    """Differences of a training that moves from one device to eight, to four, and back to one."""
     state = None
     for mesh, steps in ((None, 20), ((2, 4), 40), ((2, 2), 50)):
         step = one_device() if mesh is None else on_mesh(mesh)
@@ -147,7 +147,7 @@ def moved_on(folder):
 
 
 def not_finite():
-    """Whether a step is taken that is not finite on some devices, and by how much it moves."""
+    """Whether a step that is not finite on some devices is taken, and how much it changes."""
     mesh = (2, 4)
     place, step = placement(mesh), on_mesh(mesh)
     before = place.fetch(step.init(*weights()))
@@ -164,7 +164,7 @@ def not_finite():
 
 
 def customised():
-    """The difference to one device of five campaigns, adapted by four devices."""
+    """The difference to one device if four devices customise five campaigns; how far rows move."""
     campaigns = [campaign_examples(DATA, DATA.campaign(number)) for number in range(5)]
     options = {"epochs": 2, "patience": 1, "learning_rate": 0.05}
     found = []
@@ -178,9 +178,9 @@ def customised():
 
 
 def expanded():
-    """Whether four devices find the audiences of one, and how many of them have scored users.
+    """Whether four devices find the audiences of one, and how many devices score users each time.
 
-    Two models share general weights and adapt no rows; the third has rows of its own.
+    Two models share general weights and adapt no rows; the third adapts rows.
     """
     retrieve._BLOCK = 16
     general = General(
@@ -218,14 +218,14 @@ def expanded():
 
 
 def by_method(name):
-    """The difference to one device of training by a method; and how far it moves."""
+    """The difference to one device of training by a method, and the table's largest moment."""
     sizes = {"width": 2, "batch_size": 171, "campaigns_per_step": 3, "offline_epochs": 1}
-    if name != "mlp-pretraining":  # plain training takes groups of examples, however many
+    if name != "mlp-pretraining":  # plain training takes any number of groups of examples
         sizes["campaigns_per_step"] = 4
     method = method_named(name, replace(PAPER, **sizes, offline_patience=None))
     if name == "solved-head":
-        # Its weights do not move, and the moments of Adam tell what the gradients were: where they
-        # are as small as rounding, Adam makes steps of it.
+        # The weights must not move: where gradients are as small as rounding, Adam would make full
+        # steps of it. The moments of Adam show what the gradients were.
         method = method.with_settings(outer_learning_rate=0.0)
     one, four = (method.fit(DATA, mesh=mesh) for mesh in (None, device_mesh(campaign=2, row=2)))
     ours, theirs = ((dict(made.state), made.optimizer) for made in (four, one))

@@ -1,4 +1,4 @@
-"""Methods whose customised models score users in a fixed way, and what is held out for them."""
+"""Methods whose customised models score users in a fixed way, and held-out seeds for them."""
 
 import numpy as np
 from toy import dataset
@@ -12,9 +12,9 @@ ATTRIBUTES = {"advertiser": 1, "category": 0}
 
 
 def fixed_method(score, seen=None, random_seeds=None):
-    """A method with this function as every scorer.
+    """A method whose scorers are all ``score``.
 
-    Campaigns are appended to ``seen``, and the seed of customising to ``random_seeds``.
+    It appends campaigns to ``seen``, and the random seed of customising to ``random_seeds``.
     """
 
     def adapt(run, state, campaigns, watch):
@@ -33,7 +33,7 @@ def tokens(users):
 
 
 def held_out(score, *, data=DATA, num_seeds=100, seen=None, exclude=(), seed=0):
-    """The first users of the data are the seeds."""
+    """Holds out some seeds of a campaign whose seeds are the first users of the data."""
     method = fixed_method(score, seen)
     campaign = data.new_campaign(data.user_ids[:num_seeds], ATTRIBUTES, non_seeds_per_seed=1)
     return hold_out_seeds(method, method.fit(data), data, campaign, exclude=exclude, seed=seed)

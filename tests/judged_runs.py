@@ -4,7 +4,7 @@ from experiments.comparison.results import Comparison
 
 
 def campaign(number, group, auc):
-    """A judged campaign; precision and recall are other numbers than its AUC."""
+    """A judged campaign; precision and recall differ from its AUC."""
     return {
         "campaign": number,
         "seeds": 10 * number,
@@ -47,10 +47,10 @@ def comparison(results, **more):
 
 
 class FirstTwo:
-    """In the place of t-SNE, which takes seconds: the first two numbers of each campaign."""
+    """Replaces t-SNE, which takes seconds: takes the first two numbers of each campaign."""
 
     def __init__(self, *, random_state, **_):
-        assert isinstance(random_state, int)  # or a figure would not be drawn again the same
+        assert isinstance(random_state, int)  # else figures would not be reproducible
 
     def fit_transform(self, points):
         return points[:, :2]

@@ -1,9 +1,9 @@
 """The real data's published statistics, and the same figures of a simulated world.
 
 The published figures are of 5,000 positive users of the 86 training campaigns of the official
-split; MI is in nats and permutation-corrected. How they were computed is not told in more detail;
-here lists are permuted whole, and campaigns are told apart by scikit-learn's logistic regression
-as it comes (C = 1) on one-hot fields and tokens, trained on 4 in 5 users.
+split; MI is in nats and permutation-corrected. The source gives no further details. Here whole
+lists are permuted, and campaigns are told apart by scikit-learn's logistic regression with its
+default C = 1 on one-hot fields and tokens, trained on 4 of 5 users.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ LISTS = ("kw2", "topic2", "interest2", "interest1", "topic1", "kw1", "interest3"
 CAMPAIGNS = 173
 OFFICIAL = random.Random(2021).sample(range(CAMPAIGNS), 86)
 
-# (figure, real value, tolerance relative to it, absolute tolerance). What tells campaigns apart by
-# tokens holds to 20%; that by lists' lengths to 25% (worlds of other seeds differ by 15%; their
-# mean is within 10%), and that by single fields to 40% (half of it hangs on a few large campaigns).
+# (figure, real value, tolerance relative to it, absolute tolerance). Figures that tell campaigns
+# apart by tokens hold to 20%, those by list lengths to 25% (they vary with the seed of the world),
+# and those by single fields to 40% (they depend largely on a few large campaigns).
 REAL = [
     *[("MI gender", 0.380, 0.2, 0), ("MI age", 0.278, 0.2, 0)],
     *[("MI consumptionAbility", 0.100, 0.4, 0), ("MI education", 0.089, 0.4, 0)],
@@ -55,7 +55,7 @@ REAL = [
             (0.037, 0.211, 0.077, 0.129, 0.081, 0.078, 0.066, 0.053, 0.045, 0.223), 1
         )
     ],
-    # topic1 and topic2 have 1,000 values at a tenth of the real size: no figure for their top 1000.
+    # topic1 and topic2 have 1,000 values at a tenth of the real size, so there is no top 1000.
     *[("top 1 of kw1", 0.016, 0, 0.01), ("top 10 of kw1", 0.091, 0.2, 0)],
     *[("top 100 of kw1", 0.279, 0.1, 0), ("top 1000 of kw1", 0.561, 0.1, 0)],
     *[("top 1 of kw2", 0.015, 0, 0.01), ("top 10 of kw2", 0.111, 0.2, 0)],
@@ -81,10 +81,10 @@ REAL = [
         (f"education = {i}", x, 0, 0.05)
         for i, x in enumerate((0.01, 0.13, 0.30, 0.05, 0.01, 0.02, 0.17, 0.31))
     ],
-    # Which campaigns are the 86 moves the share of men: worlds of other seeds have .62 to .76.
+    # The fraction of men depends on which campaigns are the 86, and so on the seed of the world.
     *[(f"gender = {i}", x, 0, 0.1) for i, x in enumerate((0.00, 0.68, 0.32))],
     *[(f"house = {i}", x, 0, 0.05) for i, x in enumerate((0.82, 0.18))],
-    # For an AUC, 20% of what it is above .5.
+    # The tolerance of an AUC is 20% of its excess over .5.
     *[("AUC gender from tokens", 0.87, 0, 0.074), ("AUC age 2 from tokens", 0.80, 0, 0.06)],
     *[("AUC campaign from fields", 0.811, 0, 0.062), ("AUC campaign from tokens", 0.714, 0, 0.043)],
     ("AUC campaign from all", 0.814, 0, 0.063),
@@ -92,7 +92,7 @@ REAL = [
 
 
 def read_users(path: Path, wanted: set[int]) -> dict[int, dict[str, list[int]]]:
-    """Features of some users, read as a stranger would: named, optional, in any order."""
+    """Features of some users, read independently: named, optional, in any order."""
     users = {}
     with path.open() as file:
         for line in file:
@@ -117,7 +117,7 @@ def plain_information(a: np.ndarray, b: np.ndarray) -> float:
 def information(value: np.ndarray, of: np.ndarray, row: np.ndarray | None = None) -> float:
     """MI in nats, less its mean when users are permuted; ``row``: the user of each value.
 
-    Whole lists move, for values of one user are never the same; users without a list stay out.
+    Whole lists move, since the values of a user are distinct; users without a list are left out.
     """
     rng = np.random.default_rng(0)
     value = np.unique(value, return_inverse=True)[1]
@@ -132,7 +132,7 @@ def one_hot(value: np.ndarray, row: np.ndarray, rows: int) -> csr_matrix:
 
 
 def told_apart(features: csr_matrix, kind: np.ndarray, kinds: Iterable[int]) -> float:
-    """Mean AUC of logistic regressions that tell a kind from the rest, trained on 4 in 5 rows."""
+    """Mean AUC of logistic regressions that tell a kind from the rest, trained on 4 of 5 rows."""
     train = np.random.default_rng(0).random(len(kind)) < 0.8
     aucs = []
     for one in kinds:

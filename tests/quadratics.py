@@ -14,7 +14,7 @@ def quadratic(w, batch):
 
 
 def quadratic_campaigns(*shape, seed=0, size=4):
-    """Parameters; support and query with a symmetric matrix and a centre for each of ``shape``."""
+    """Parameters, and support and query: a symmetric matrix and a centre per entry of ``shape``."""
     rng = np.random.default_rng(seed)
 
     def side():

@@ -1,7 +1,7 @@
-"""One of several processes of a job over loopback, each with two devices made of one CPU.
+"""One of several processes of a job over loopback, each with one CPU split into two devices.
 
-`python tests/several_processes.py PORT PROCESS COUNT FOLDER WHAT` prints what
-`training/test_processes.py` looks at, as JSON; WHAT is "steps" or "methods".
+`python tests/several_processes.py PORT PROCESS COUNT FOLDER WHAT` prints the results that
+`training/test_processes.py` checks, as JSON; WHAT is "steps" or "methods".
 """
 
 import json
@@ -29,7 +29,7 @@ from metaheac_jax.training.sharding import MeshCheckpoints, device_mesh
 
 
 def training(folder):
-    """A training that saves after 20 steps, and goes on from there: its difference to one device.
+    """The difference to one device of a training that saves after 20 steps and resumes from there.
 
     Also the campaigns of a step that this process reads.
     """
@@ -59,7 +59,7 @@ def training(folder):
 
 
 class Reads:
-    """Rows of users that note which of them are read."""
+    """Rows of users; records which of them are read."""
 
     def __init__(self, rows):
         self.rows, self.shape, self.dtype, self.read = rows, rows.shape, rows.dtype, set()
@@ -73,7 +73,7 @@ class Reads:
 
 
 def expanding():
-    """Whether all processes get the audiences of one, and how many users each has scored."""
+    """Checks that all processes get the audiences of one; returns how many users this one read."""
     retrieve._BLOCK, dataset_module._BLOCK = 16, 16
     data = replace(one.DATA, user_ids=np.random.default_rng(8).permutation(one.DATA.user_ids))
     general = General(
@@ -121,9 +121,9 @@ def methods():
 if __name__ == "__main__":
     port, process, count, folder, what = sys.argv[1:]
     join_job(f"127.0.0.1:{port}", int(process), int(count))
-    processes._CHUNK, sharding._BLOCK = 1 << 12, 16  # several, as a large table has them
+    processes._CHUNK, sharding._BLOCK = 1 << 12, 16  # several of each, as for a large table
     jax.config.update("jax_disable_most_optimizations", True)
-    if count == "4":  # so that each has campaigns
+    if count == "4":  # so that each process has campaigns
         one.CAMPAIGNS = 8
         one.draw = CampaignSampler(
             one.DATA, np.arange(8), seed=0, campaigns_per_step=8, batch_size=16

@@ -1,4 +1,4 @@
-"""The competition's four files, small."""
+"""Small versions of the competition's four files."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TRUTH = "5,12345678901234,1\n20,12345678901234,0\n"
 
 
 def write(source: Path, **changes: str | bytes) -> Path:
-    """A source directory with the four files, some of them changed."""
+    """Writes the four files to a directory; ``changes`` replaces the content of some."""
     names = {
         "users": "userFeature.data",
         "ads": "adFeature.csv",

@@ -10,9 +10,9 @@ from metaheac_jax.schema import TENCENT
 
 CAMPAIGNS, USERS, SEEN, POOL = 12, 300, 80, 40
 AIDS = [100 + 7 * c for c in range(CAMPAIGNS)]
-#: The test campaigns of seed 0, which depend on nothing but their number.
+#: The test campaigns of seed 0, which depend only on the number of campaigns.
 TEST = [AIDS[c] for c in paper_split(toy.dataset(campaigns=CAMPAIGNS), 0).test]
-#: Those that cannot be judged in the world below, and why.
+#: Test campaigns that cannot be judged in the world below, and why.
 UNJUDGED = {
     TEST[0]: f"0 positives among {POOL} candidates",
     TEST[1]: "7 candidates, fewer than 20",
@@ -26,7 +26,7 @@ SMALL_SCHEMA = {
 
 
 def world() -> dict[str, str]:
-    """The four files: a campaign is liked by one gender more than by the other."""
+    """The four files; one gender likes a campaign more than the other does."""
     rng = np.random.default_rng(5)
     gender = rng.integers(1, 3, USERS)
     lines = []
@@ -54,7 +54,7 @@ def world() -> dict[str, str]:
 
 
 def write(source: Path, **changes: str | None) -> Path:
-    """The four files in a folder, some of them changed, or left out if None."""
+    """Writes the four files to a folder; ``changes`` replaces some, or omits them if None."""
     source.mkdir()
     for name, text in (world() | changes).items():
         if text is not None:
@@ -63,7 +63,7 @@ def write(source: Path, **changes: str | None) -> Path:
 
 
 def with_line(text: str, number: int, line: str) -> str:
-    """Another line in the place of line ``number``, which counts from 1."""
+    """Replaces line ``number``, which counts from 1."""
     lines = text.split("\n")
     lines[number - 1] = line
     return "\n".join(lines)

@@ -21,7 +21,7 @@ def weights(seed=0):
 
 
 def support_and_query(seed=0, rows=ROWS):
-    """Over the whole table; lists hold padding, as do the last examples of a campaign."""
+    """Batches over the whole table; lists have padding, and so has the end of one campaign."""
     rng, campaigns, examples = np.random.default_rng(seed), 3, 7
 
     def side():

@@ -1,4 +1,4 @@
-"""Tiny worlds: a data set whose campaigns want different tokens, and tasks with closed forms."""
+"""A tiny data set whose campaigns convert different users, and AUCs and parameters for tests."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ UNTRAINED = replace(
 
 
 def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=None):
-    """Conversion follows a campaign's own gender and tokens; about a quarter converts.
+    """Conversion follows a campaign's taste for users' values; about a quarter converts.
 
     A campaign's taste is its own, or a mixture of a few ``tastes`` that all campaigns share.
     """
@@ -86,7 +86,7 @@ def aucs(data, campaigns, models):
 
 
 def drawn(network, *inputs, seed=1):
-    """Parameters at random, without compiling the network's own initial values."""
+    """Random parameters, without compiling the network's own initial values."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape)), shapes)

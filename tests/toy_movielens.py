@@ -1,4 +1,4 @@
-"""A small MovieLens: its files, the problem built from them, and what its examples show."""
+"""A small MovieLens: its files, the data set built from them, and its decoded examples."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ GENRES = ("Action", "Drama", "Horror", "War")
 
 
 def toy_ratings(users, movies, seed, liked=0.4, lower=0.25):
-    """{(user, movie): rating}; ids are chosen so that the order of strings is another one."""
+    """{(user, movie): rating}; the ids have another order as strings than as numbers."""
     rng = np.random.default_rng(seed)
     draw = rng.random((users, movies))
     rating = np.where(draw < liked, rng.integers(4, 6, draw.shape), rng.integers(1, 4, draw.shape))
@@ -20,7 +20,7 @@ def toy_genres(movie):
 
 
 def write_toy(directory, ratings, users, movies, user_lines=None):
-    """The files of MovieLens-100K."""
+    """Writes the files of MovieLens-100K."""
     directory.mkdir(exist_ok=True)
     if user_lines is None:
         user_lines = [

@@ -24,7 +24,7 @@ for line in sys.stdin:
 
 
 class Writers:
-    """Starts them by forking one process, which is ready in a second."""
+    """Starts these processes by forking one process, which is ready in a second."""
 
     def __init__(self, *arguments):
         words = [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments]
@@ -36,7 +36,7 @@ class Writers:
 
     @contextmanager
     def of(self, target):
-        """The process id of one that has locked the target; it is killed at the end."""
+        """Yields the id of a process that has locked the target; kills it at the end."""
         self._parent.stdin.write(f"{target}\n")
         self._parent.stdin.flush()
         process = int(self._parent.stdout.readline())
@@ -52,7 +52,7 @@ class Writers:
 
 
 def release(process):
-    """Lets it go on to its end."""
+    """Lets a process go on to its end."""
     os.kill(process, signal.SIGUSR1)
 
 

@@ -1,6 +1,6 @@
-"""What is adapting worth? Methods of which each differs from another in one thing only.
+"""What adapting is worth: methods, each of which differs from another in one thing only.
 
-All have the lengths of lists. All but those with a solved head have MetaHeac's network and the same
+All have list lengths. All but those with a solved head have MetaHeac's network and the same
 settings before tuning. ``--methods adapting`` stands for all of them.
 
 Axes: N campaign fields, k embedding width.
@@ -36,11 +36,11 @@ from metaheac_jax.training.losses import build_loss, cross_entropy, masked
 from metaheac_jax.training.meta import MetaGradient, build_meta_gradient
 from metaheac_jax.training.step import Gradient
 
-#: Makes the gradient of a run's meta-loss.
+#: Builds the gradient of a run's meta-loss.
 BuildGradient = Callable[[Run], Gradient[...]]
 
 
-#: Settings that tuning chooses, and that no method of the table differs in by what it is.
+#: Settings that tuning chooses, and in which no two methods of the table differ by definition.
 _ALIKE = (
     *("outer_learning_rate", "online_learning_rate", "table_scale", "value_dropout"),
     *("weight_decay", "num_experts", "num_critics"),
@@ -48,13 +48,13 @@ _ALIKE = (
 
 
 class Rung(NamedTuple):
-    """A method, and what it differs from.
+    """A method, and how it differs from another one.
 
     Attributes:
-      name: of the method.
-      base: name of the method that it differs from; None for the first.
-      what: differs.
-      build: the method; None for one of the library.
+      name: name of the method.
+      base: name of the method that it differs from; None without one.
+      what: the difference.
+      build: builds the method; None for a method of the library.
     """
 
     name: str
@@ -74,11 +74,11 @@ def method_named(name: str, settings: Settings = PAPER) -> Method:
 
 
 def names() -> list[str]:
-    """Of all methods, those of the library first."""
+    """Names of all methods, those of the library first."""
     return list(dict.fromkeys([*METHODS, *(rung.name for rung in RUNGS)]))
 
 
-#: Controls, whose settings are those of the method that they are compared with.
+#: Controls, and for each the method that it is compared with, whose settings it takes.
 _CONTROL_OF = {
     "solved-constant": "solved-head",
     "alpha-0-seeds": "seed-aware",
@@ -87,9 +87,9 @@ _CONTROL_OF = {
 
 
 def with_bases(name: str) -> list[str]:
-    """A method, and those whose settings it takes if it has none of its own, one after the other.
+    """A method, then the methods whose settings it takes if it has none of its own, in order.
 
-    A control takes those of its method, others those of the one that they differ from.
+    A control takes the settings of its method, and other methods take those of their base.
     """
     if name in _CONTROL_OF:
         return [name, _CONTROL_OF[name]]
@@ -105,7 +105,7 @@ def program_step(settings: Settings) -> Method:
     rate, label = OFFICIAL.inner_learning_rate, "task batches + the program's inner step"
     method = metaheac(replace(settings, reduction="mean", inner_learning_rate=rate), lengths=True)
     train = build_offline(metaheac_network, "meta", label, lengths=True)
-    # Its rate is what this method is, so it is not tuned.
+    # The rate defines this method, so it is not tuned.
     tuned = tuple(name for name in method.tuned if name != "inner_learning_rate")
     return replace(method, name="program-step", label=label, train=train, tuned=tuned)
 
@@ -119,7 +119,7 @@ def learned_rates(settings: Settings, *, steps: int) -> Method:
         run = replace(run, dataset=with_lengths(run.dataset)[0])
         weights = untrained(run, metaheac_network(run.settings), jax.random.key(run.seed))
         start = jnp.log(run.settings.inner_learning_rate)
-        # Arrays of their own, since a step reuses their memory.
+        # One array for each, since a step reuses their memory.
         rates = jax.tree.map(lambda _: jnp.copy(start), {"network": weights.network, "table": 0})
         network = {"inside": weights.network, "log_rates": rates}
         gradient = learned_rates_gradient(run, steps)
@@ -129,14 +129,14 @@ def learned_rates(settings: Settings, *, steps: int) -> Method:
 
     name = "learned-rates" if steps == 1 else f"learned-rates-{steps}"
     method = metaheac(settings, lengths=True)
-    # Decay would draw the logarithms of the rates to zero.
+    # Weight decay would pull the logarithms of the rates towards zero.
     tuned = tuple(name for name in method.tuned if name != "weight_decay")
     method = replace(method, name=name, label=label, train=train, tuned=tuned)
     return replace(method.with_settings(weight_decay=0.0), work=(6 * steps, 3))
 
 
 def learned_rates_gradient(run: Run, steps: int) -> MetaGradient:
-    """Its parameters' network is ``{"inside", "log_rates"}``."""
+    """The gradient of `learned_rates`; its network parameters are ``{"inside", "log_rates"}``."""
     reduction = run.settings.reduction
     inside = build_loss(metaheac_network(run.settings), run.dataset.layout, reduction=reduction)
 
@@ -162,14 +162,14 @@ def _without_rates(weights: Weights) -> State:
 
 
 def adapt_heads(settings: Settings) -> Method:
-    """The paper's inner step on critics and gates alone."""
+    """The paper's inner step on critics and gates only."""
     return _adapting_a_part(
         settings, "adapt-heads", "task batches + the paper's inner step on heads and gates", heads
     )
 
 
 def adapt_campaign(settings: Settings) -> Method:
-    """The paper's inner step on the campaign's own table rows alone."""
+    """The paper's inner step on the campaign's own table rows only."""
     return _adapting_a_part(
         settings, "adapt-campaign", "task batches + the paper's inner step on campaign rows", rows
     )
@@ -204,7 +204,7 @@ def heads(run: Run) -> MetaGradient:
 def rows(run: Run) -> Gradient[...]:
     """The gradient through inner steps on the campaign's rows.
 
-    A step moves an offset (N, k) that is added to these rows and starts at 0, which is the same.
+    A step moves an offset (N, k), which is added to these rows and starts at 0. This is equivalent.
     """
     settings, layout = run.settings, run.dataset.layout
     network = metaheac_network(settings)
@@ -232,7 +232,7 @@ def rows(run: Run) -> Gradient[...]:
 
 
 def seeds(settings: Settings, *, step: bool) -> Method:
-    """Seed features, without an inner step or with the paper's; otherwise as the other methods."""
+    """Seed features, without an inner step or with the paper's; the rest is as in other methods."""
     label = "task batches + seed features" + (" + the paper's inner step" if step else "")
     method = seed_aware(settings).with_settings(
         table_scale=settings.table_scale,
@@ -246,7 +246,7 @@ def seeds(settings: Settings, *, step: bool) -> Method:
 
 
 def solved_constant(settings: Settings) -> Method:
-    """The solved head, whose derivative does not go through the solution."""
+    """The solved head, with a derivative that does not go through the solution."""
     label = "solved head, as a constant of the derivative"
     train = build_head_training(label, first_order=True)
     return replace(solved_head(settings), name="solved-constant", label=label, train=train)
@@ -279,13 +279,13 @@ def table(
     step_ms: Mapping[str, float],
     overlap: float,
 ) -> list[Table]:
-    """What each method of `RUNGS` gains over the one that it differs from; none without a pair.
+    """A table of what each method of `RUNGS` gains over its base; no table without such a pair.
 
     Args:
       values: from `results.method_values`.
-      labels: of the methods.
-      settings: of the methods.
-      step_ms: milliseconds of a training step.
+      labels: label per method.
+      settings: settings per method.
+      step_ms: milliseconds per training step, by method.
       overlap: see `Comparison.overlap`.
     """
     shown = [rung for rung in RUNGS if rung.name in values]
@@ -323,7 +323,7 @@ def table(
 
 
 def _also(own: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Settings in which a method differs from another besides what it is meant to."""
+    """Settings in which a method differs from another besides the intended difference."""
     pairs = [(name, own.get(name), other.get(name)) for name in _ALIKE if other]
     return [f"{name} {mine} for {theirs}" for name, mine, theirs in pairs if mine != theirs]
 
@@ -336,6 +336,6 @@ def _gain(gain: Difference, p: float | None) -> str:
 
 
 def with_group(chosen: Sequence[str]) -> list[str]:
-    """Names of methods, with those that ``adapting`` stands for in its place."""
+    """Names of methods, where ``adapting`` is replaced by the methods that it stands for."""
     own = [rung.name for rung in RUNGS]
     return [one for name in chosen for one in (own if name == "adapting" else [name])]

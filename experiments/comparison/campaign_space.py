@@ -34,7 +34,7 @@ def campaign_space(
       weights: of the general model.
 
     Returns:
-      Plain data with one entry per campaign: ``campaign`` (keys), ``category`` (None if the schema
+      Plain data with one entry per campaign: ``campaign`` (ids), ``category`` (None if the schema
       has none of `CATEGORIES`), ``representation`` (C, h) and ``gate`` (C, m).
     """
     layout = dataset.layout

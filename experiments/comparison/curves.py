@@ -25,7 +25,7 @@ STEPS = (*range(0, 100, 10), *range(100, 1001, 50))
 
 
 def curve_campaign(dataset: Dataset, judged: Sequence[Mapping[str, Any]]) -> int:
-    """The index of the campaign to draw: the median by seeds among the small ones judged."""
+    """The index of the campaign to draw: the median by seeds among the small judged ones."""
     able = [c for c in judged if c["group"] == "small"] or judged
     median = sorted(able, key=lambda c: c["seeds"])[len(able) // 2]
     return [plain_id(value) for value in dataset.campaign_ids].index(median["campaign"])
@@ -42,9 +42,9 @@ def fine_tuning_curve(
 ) -> dict[str, Any] | None:
     """Loss on a campaign's examples and AUC on its pool at `STEPS` of fine-tuning.
 
-    Examples are scored as users of the pool are: in training, the graph network does not let them
-    attend to themselves. None where a method does not adapt by steps of gradient descent. The curve
-    ends where the weights are no longer finite, since early stopping does not end it before.
+    Examples are scored in the same way as users of the pool; in training, the graph network would
+    not let them attend to themselves. Returns None if a method does not adapt by gradient descent.
+    The curve ends where weights or scores are no longer finite, since early stopping is off.
     """
     own = dataset.campaign(campaign)
     examples = campaign_examples(dataset, own)

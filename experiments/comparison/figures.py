@@ -17,9 +17,9 @@ from experiments.comparison.results import ORACLE, Results
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-#: All that `draw` may write.
+#: All files that `draw` may write.
 FILES = ("auc.png", "auc_by_seeds.png", "training.png", "fine_tuning.png", "space.png", "gate.png")
-#: Methods with their own colour, which they keep with the lengths of lists.
+#: Methods with their own colour, which their variants with list lengths share.
 SHOWN = {
     "lr": "tab:brown",
     "lightgbm": "tab:olive",
@@ -33,10 +33,10 @@ SHOWN = {
     "ensemble": "tab:gray",
     "oracle": "black",
 }
-LENGTHS = "-lengths"  # ends the name of a method with the lengths of lists
+LENGTHS = "-lengths"  # suffix of the names of methods with list lengths
 BINS = 6  # of campaigns, by number of seeds
-MIN_CAMPAIGNS = 5  # of a t-SNE of the campaigns
-ACROSS = 3  # methods beside each other in the figure of the offline stages
+MIN_CAMPAIGNS = 5  # for a t-SNE of the campaigns
+ACROSS = 3  # methods side by side in the figure of the offline stages
 
 
 def draw(
@@ -45,11 +45,11 @@ def draw(
     """Draws the figures for which there is data.
 
     Args:
-      runs: of a comparison. Curves and the campaigns' space come from the first run.
+      runs: results of a comparison. Curves and the campaigns' space come from the first run.
       summary: see `results.summarise`, in the order of the figure.
       directory: where to write.
       data: name of the data, for titles.
-      seed: of the first run.
+      seed: seed of the first run.
 
     Returns:
       Paths of the figures by caption.
@@ -100,8 +100,8 @@ def figure_of_methods(summary: Mapping[str, Any], path: Path, title: str) -> Non
 def figure_by_seeds(runs: Sequence[Results], path: Path, title: str) -> None:
     """Mean AUC of the methods of `SHOWN` over the number of seeds, on test campaigns of all runs.
 
-    A point is the mean of one of `BINS` bins of campaigns; dashed with the lengths of lists. If no
-    method of `SHOWN` was run, all methods are drawn.
+    A point is the mean of one of `BINS` bins of campaigns. Methods with list lengths are dashed. If
+    no method of `SHOWN` was run, all methods are drawn.
     """
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     known = [both for name in SHOWN for both in (name, name + LENGTHS) if both in runs[0]]
@@ -132,8 +132,8 @@ def binned(campaigns: Sequence[Mapping[str, Any]]) -> np.ndarray:
 def figure_of_training(runs: Sequence[Results], path: Path, title: str) -> None:
     """Loss and AUC of held-out training campaigns over offline steps, two panels per method.
 
-    A run is a line, with a dot at the step that was kept. A dashed line is the ceiling, where that
-    is no further than twice the last step.
+    Each run is a line, with a dot at the step that was kept. A dashed line marks the ceiling if it
+    is at most twice the last step.
     """
     names = [name for name, result in runs[0].items() if result.get("offline", {}).get("curve")]
     height, width = -(-len(names) // ACROSS), min(len(names), ACROSS)
@@ -203,7 +203,7 @@ def figure_of_space(space: Mapping[str, Any], path: Path, title: str) -> None:
 
     Args:
       space: see `campaign_space.campaign_space`.
-      path, title: of the figure.
+      path, title: path and title of the figure.
     """
     from sklearn.manifold import TSNE  # slow to import
 
@@ -232,7 +232,7 @@ def figure_of_gate(space: Mapping[str, Any], path: Path, title: str) -> None:
 
     Args:
       space: see `campaign_space.campaign_space`.
-      path, title: of the figure.
+      path, title: path and title of the figure.
     """
     gate = np.array(space["gate"]).T
     order = np.lexsort((-gate.max(axis=0), gate.argmax(axis=0)))

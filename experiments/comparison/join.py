@@ -1,4 +1,4 @@
-"""Joins finished comparisons into one, such as the runs of a command that were made apart.
+"""Joins finished comparisons into one, such as runs of a command that were done separately.
 
 ``python -m experiments.comparison.join DIR DIR ... --out DIR``
 """
@@ -23,13 +23,13 @@ from metaheac_jax.files import new_directory
 
 #: Options of a command that choose the runs and methods of a comparison.
 PARTS = ("--methods", "--runs", "--seed")
-#: What the descriptions of all runs of a comparison have in common.
+#: Facts that must be the same in the descriptions of all comparisons.
 ALIKE = ("preset", "campaigns", "train_campaigns", "test_campaigns")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Joins comparisons that differ in their seeds or methods alone, without training."""
+    """Joins comparisons that differ only in their seeds or methods, without training."""
 
     directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of finished comparisons, at least two: each the --out of a command, or a folder from
@@ -64,17 +64,17 @@ def main(options: Options) -> None:
 
 
 def join(found: Mapping[str, Comparison], methods: Sequence[str] = ()) -> Comparison:
-    """One comparison of the runs and methods of several.
+    """One comparison with the runs and methods of several.
 
     Args:
-      found: comparisons by where they are, for messages.
-      methods: which to keep; all if there are none.
+      found: comparisons by folder, which messages name.
+      methods: names of the methods to keep; empty keeps all.
 
     Raises:
-      InputError: commands or data differ in more than `PARTS`; one has a tuning of its own; a run
-        has a method twice, lacks one, or is in two worlds; the settings of a method differ between
-        runs, or the rule by which training ends between methods; or a seed between others is
-        missing.
+      InputError: commands or data differ in more than `PARTS`; a comparison has its own tuning; a
+        run has a method twice, lacks one, or is in two worlds; the settings of a method differ
+        between runs, or the rule by which training ends differs between methods; or a seed between
+        others is missing.
     """
     command = _common_command(found)
     runs: dict[int, _Run] = {}
@@ -111,12 +111,12 @@ def join(found: Mapping[str, Comparison], methods: Sequence[str] = ()) -> Compar
 
 @dataclass
 class _Run:
-    """What has been found of a run.
+    """The results that were found for a run.
 
     Attributes:
-      seed: of the run.
-      results: of methods, and of references, which are no methods.
-      places: where each was found.
+      seed: seed of the run.
+      results: results of methods and of references, by name.
+      places: where each result was found.
     """
 
     seed: int
@@ -124,7 +124,7 @@ class _Run:
     places: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, result: Mapping[str, Any], where: str) -> None:
-        """Adds a result of the same world."""
+        """Adds a result, and refuses one of another world or a method that is there already."""
         for known, other in self.results.items():
             both = f"{where}: run {self.seed}: {name}"
             if known == name and _is_method(result):
@@ -150,7 +150,7 @@ class _Run:
                     )
 
     def check_same(self, other: _Run, wanted: Sequence[str]) -> None:
-        """Refuses another run that has not the same methods with the same settings."""
+        """Refuses another run unless it has the same methods with the same settings."""
         for name in dict.fromkeys([*wanted, *self.results, *other.results]):
             for run in (self, other):
                 if name not in run.results or (
@@ -171,7 +171,7 @@ class _Run:
 
 
 def _is_method(result: Mapping[str, Any]) -> bool:
-    """Whether it is no reference, which every part of a run has."""
+    """Whether a result is a method's; every part of a run also has the references'."""
     return "settings" in result
 
 
@@ -222,7 +222,7 @@ def _with_parts(others: Sequence[str], names: Sequence[str], seeds: Sequence[int
 
 
 def _tuned(found: Mapping[str, Comparison], names: Sequence[str]) -> str:
-    """Where the settings come from, of all methods or of each comparison's."""
+    """Where the settings come from: once for all methods, or for the methods of each origin."""
     told: dict[str, list[str]] = {}
     for of in found.values():
         text, _, untuned = of.about.get("tuned", "settings of unknown origin").partition(NOT_TUNED)

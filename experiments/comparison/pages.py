@@ -29,7 +29,7 @@ _STYLE = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells; the first column is a name. The note stands under it."""
+    """A table of text cells; the first column is a name. The note is printed under the table."""
 
     title: str
     header: list[str]
@@ -66,11 +66,11 @@ def markdown(
     """A report in Markdown.
 
     Args:
-      title: of the report.
-      tables: in order.
+      title: title of the report.
+      tables: tables in order.
       lines: notes on all tables.
       drawn: figures by caption; the report refers to them by file name.
-      origin: where the results come from; it stands under each table.
+      origin: where the results come from; it is printed under each table.
     """
     text = [f"# {HEADING}\n\n{title}\n"]
     for table in tables:
@@ -102,7 +102,7 @@ def html(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure completely or not at all, in the format that the name ends with.
+    """Writes a figure completely or not at all, in the format of the name's suffix.
 
     Raises:
       OSError: it cannot be written.

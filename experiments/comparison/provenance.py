@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.throughput.machine_limits import device_name, versions
 
-#: Options that say where files are, or that a run went on, and not what is computed.
+#: Options about places of files or about resuming, which do not change what is computed.
 PLACES = ("out", "resume", "allow_change", "cache_dir")
 
 
@@ -38,7 +38,7 @@ def _commit() -> str | None:
 
 
 def command_of(options: Any) -> str:
-    """The command with these options, without defaults, `PLACES`, and the folders of paths."""
+    """The command line with these options, but without defaults, `PLACES` and paths' folders."""
     spec = getattr(sys.modules[type(options).__module__], "__spec__", None)
     module = (spec.name if spec else type(options).__module__).removesuffix(".__main__")
     words = ["python", "-m", module]
@@ -52,14 +52,14 @@ def command_of(options: Any) -> str:
         if isinstance(value, tuple):
             words += map(str, value)
         elif isinstance(value, Path):
-            words.append(value.name)  # where it lies is the machine's own
+            words.append(value.name)  # its folder depends on the machine
         elif value is not True:
             words.append(str(value))
     return shlex.join(words)
 
 
 def describe_origin(about: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> str:
-    """One line on where results come from: command, data, tuning, versions, commit, and time.
+    """One line on the origin of results: command, data, tuning, versions, commit, and time.
 
     Args:
       about: has ``command``, ``data`` and ``tuned``; what is missing is left out.

@@ -20,7 +20,7 @@ BEFORE = "auc_before"
 #: Measures of a single campaign; the pooled AUC is one of all campaigns of a group together.
 PER_CAMPAIGN = ("auc", "precision", "recall", BEFORE)
 ORACLE = "oracle"  # the true probability of a simulated world
-DIGITS = 6  # of what is written; settings are written as they are
+DIGITS = 6  # decimals of written numbers; settings are not rounded
 
 #: One run: ``{method: result}``, with results from `run.run_methods`.
 Results = Mapping[str, Mapping[str, Any]]
@@ -32,10 +32,10 @@ class Comparison:
 
     Attributes:
       title: describes the data.
-      seeds: of the runs.
+      seeds: seed of each run.
       runs: the results of each run.
       about: describes the first run and the command.
-      published: key of `published.PUBLISHED` whose metrics are shown for comparison; None for none.
+      published: key of `published.PUBLISHED` whose metrics are shown too; None to show none.
       tuning: from `tuning.tune` for these runs; None without tuning.
       independent_runs: see `run.Data`.
     """
@@ -50,7 +50,7 @@ class Comparison:
 
     @property
     def overlap(self) -> float:
-        """Test campaigns per training campaign if runs divide the same campaigns; 0 if not."""
+        """Test campaigns per training campaign if runs divide the same campaigns; otherwise 0."""
         if self.independent_runs:
             return 0.0
         return self.about["test_campaigns"] / self.about["train_campaigns"]
@@ -62,7 +62,7 @@ class Measured:
 
     Attributes:
       runs: one value per run; NaN for a run without campaigns.
-      campaigns: per run the campaigns' values by id; empty where a campaign has no value.
+      campaigns: per run, the campaigns' values by id; empty for measures of whole groups.
     """
 
     runs: tuple[float, ...]
@@ -70,7 +70,7 @@ class Measured:
 
     @property
     def mean(self) -> float:
-        """Over the runs that have a value; NaN if none has."""
+        """Mean over the runs that have a value; NaN if none has one."""
         return _mean([value for value in self.runs if not np.isnan(value)])
 
 
@@ -118,7 +118,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def summarise(runs: Sequence[Results]) -> dict[str, dict[str, Any]]:
-    """Each method's values: of each run, their mean and standard deviation.
+    """Each method's values per run, with their mean and standard deviation.
 
     Returns:
       Per method: ``label``, ``left_out``, and per group ``campaigns``, the mean number of
@@ -151,7 +151,8 @@ def store(directory: Path, comparison: Comparison, more: Mapping[str, Any]) -> N
     """Writes the files that `load` reads.
 
     They are results.json (the facts of the comparison and ``more``), methods.jsonl (one line per
-    run and method), campaigns.jsonl (one line per judged campaign of each), and any tuning.json.
+    run and method), campaigns.jsonl (one line per judged campaign of each), and, after a tuning,
+    tuning.json.
     """
     methods, campaigns = [], []
     for seed, run in zip(comparison.seeds, comparison.runs, strict=True):
@@ -179,7 +180,7 @@ def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Plain data with its floats rounded to `DIGITS` digits, and None for what is no number."""
+    """Plain data with floats rounded to `DIGITS` decimals, and None for those not finite."""
     if isinstance(value, float):
         return round(value, DIGITS) if np.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
 """One run: every method is trained, customised to the test campaigns and judged.
 
-What is done stays in the run's folder (see `run_folder`), and a run that is resumed skips it.
+Finished results stay in the run's folder (see `run_folder`), and a resumed run skips them.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Settings
 
 DRAWN = "metaheac"  # the method whose general model the figure of campaigns shows
-MAX_SECTIONS = 30_000  # mapped sections, before compiled programs are dropped
+MAX_SECTIONS = 30_000  # mapped sections above which compiled programs are dropped
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run works on.
+    """The data of a run.
 
     Attributes:
       dataset, split: what to train on and to judge on.
-      references: by label, scores of all stage-2 examples that ignore the campaign, (E,).
-      independent_runs: whether every run has a world of its own; if not, they divide the same
+      references: (E,) scores of all stage-2 examples that ignore the campaign, by label.
+      independent_runs: whether every run has its own world; otherwise, all runs divide the same
         campaigns.
-      without: makes the dataset again, with nothing about users from the examples of campaigns
-        (their indices); None where features of users do not come from examples.
+      without: makes the dataset again, with nothing about users from the examples of the given
+        campaigns (indices); None if features of users do not come from examples.
     """
 
     dataset: Dataset
@@ -58,7 +58,7 @@ class Data:
     without: Callable[[np.ndarray], Dataset] | None = None
 
     def apart_from(self, campaigns: np.ndarray) -> Data:
-        """The same, with nothing about users from the examples of these campaigns."""
+        """The same data, with nothing about users from the examples of these campaigns."""
         if self.without is None:
             return self
         return replace(self, dataset=self.without(campaigns), without=None)
@@ -77,7 +77,7 @@ class Data:
             )
 
     def describe(self) -> dict[str, Any]:
-        """What a run is about, for reports and for distinguishing runs."""
+        """Describes the data, for reports and to distinguish runs."""
         return {
             "data": self.dataset.name,
             "users": self.dataset.num_users,
@@ -105,11 +105,11 @@ def run_methods(
 
     Args:
       data: what to train on and to judge on.
-      methods: with their settings.
-      seed: decides initial values, batches and orders.
+      methods: methods with their settings.
+      seed: determines initial values, batches and orders.
       directory: the run's folder, from `run_folder.open_run`.
       progress: receives what is under way.
-      figures: also find what Figure 3 shows of a single run: a thousand steps for each of `CURVES`.
+      figures: also compute the data of Figure 3, with a thousand steps for each of `CURVES`.
       allow_changes: as in `Method.fit`.
 
     Raises:
@@ -131,7 +131,7 @@ def run_methods(
 
 
 def references(data: Data) -> dict[str, Any]:
-    """Results of what is no method: scores that ignore the campaign, and the true probability."""
+    """Results of the references: scores that ignore the campaign, and the true probability."""
     dataset, split = data.dataset, data.split
     scores = dict(data.references)
     names = {label: label for label in scores}
@@ -156,7 +156,7 @@ def _run_whole(
     *,
     figures: bool,
 ) -> dict[str, Any]:
-    """A method's result, with what figures need."""
+    """A method's result, with the data for figures."""
     checkpoints = directory / "checkpoints" / method.name
     try:
         result, general = run_method(
@@ -230,7 +230,7 @@ def run_method(
     }
     if method.takes_steps:
         step_time, in_all = _times(log, method.label)
-        result["seconds"]["offline"] = max(trained - began, in_all)  # where it was resumed
+        result["seconds"]["offline"] = max(trained - began, in_all)  # differs if it was resumed
         result["offline"] = _offline(method, general, dataset) | step_time
     if method.takes_steps and method.general_scores:
         untouched = method.with_settings(online_epochs=0)
@@ -242,15 +242,15 @@ def run_method(
 
 
 def _customised(checkpoints: Path) -> Path:
-    """Where a method keeps the campaigns that it has customised, until its result is written."""
+    """Folder for the customised campaigns of a method, until its result is written."""
     return checkpoints.with_name(f"{checkpoints.name}.customised")
 
 
 def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, Any]:
-    """How the offline stage went: steps, ceiling, best step, and [step, loss, AUC] of judgements.
+    """Summary of the offline stage: steps, ceiling, best step, [step, loss, AUC] of judgements.
 
-    Without early stopping it ends at the ceiling, and there is no best step. Of a training
-    that is judged once, after those of its members, only the kept steps are known.
+    Without early stopping, it ends at the ceiling, and there is no best step. If training is judged
+    only once, after the trainings of its members, only the kept steps are known.
     """
     trained = {*general.campaigns}
     campaigns = np.flatnonzero([plain_id(value) in trained for value in dataset.campaign_ids])
@@ -266,12 +266,12 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
 
 
 def _times(log: Path, label: str) -> tuple[dict[str, float], float]:
-    """What a log tells of a training.
+    """Reads the times of a training from a log.
 
     Returns:
-      ``step_ms``, the median time of a step in milliseconds, if it is told; and the seconds that
-      the training, or those of an ensemble's members, had taken at the last step, by all processes
-      that went on with it.
+      ``step_ms``, the median time of a step in milliseconds, if the log has it; and the seconds
+      that the training, or the trainings of an ensemble's members, took until the last step, over
+      all processes that worked on it.
     """
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     rates, seconds = dict[str, list[float]](), dict[str, float]()
@@ -285,10 +285,10 @@ def _times(log: Path, label: str) -> tuple[dict[str, float], float]:
 
 
 def forget_compiled() -> None:
-    """Drops compiled programs from memory if they are many.
+    """Drops compiled programs from memory if there are many.
 
-    Each has mapped sections of its own, of which Linux limits the number per process, and LLVM
-    aborts at that limit. Programs that took long to compile are kept on disk.
+    Each maps its own sections of memory. Linux limits their number per process, and LLVM aborts at
+    that limit. Programs that took long to compile are kept on disk.
     """
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") > MAX_SECTIONS:

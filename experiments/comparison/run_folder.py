@@ -1,8 +1,8 @@
-"""The folder of a run, ``OUT/seed-R``: what a run that is resumed finds there.
+"""The folder of a run, ``OUT/seed-R``, from which the run can be resumed.
 
 It holds ``config.json``, ``methods/NAME.json`` (one campaign's figures per entry),
-``checkpoints/NAME/`` and ``log.jsonl``. The trainings of a tuning, and those of a live week, have
-a log each, in ``checkpoints``.
+``checkpoints/NAME/`` and ``log.jsonl``. Each training of a tuning or of a live week has its own log
+in ``checkpoints``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ def open_run(
 ) -> None:
     """Makes a run's folder, or checks that the one to be resumed has the same configuration.
 
-    A new run replaces what an older run left there, and nothing else.
+    A new run removes the files that an older run left there, and no others.
 
     Args:
       directory: the run's folder.
-      config: what decides its results; what computes them is added, with the code of `EXPERIMENTS`.
-      resume: whether the run goes on.
-      allow_changes: what may have changed nevertheless, see `environment.MayChange`.
+      config: what determines the results. The environment is added, with the code of `EXPERIMENTS`.
+      resume: whether to resume the run.
+      allow_changes: names of what may have changed, see `environment.MayChange`.
 
     Raises:
-      InputError: there is nothing to resume, it was another run, or the folder is not a run's.
+      InputError: there is nothing to resume, the run in the folder has another configuration, or
+        the folder is not a run's.
     """
     path = directory / "config.json"
     if resume and not path.is_file():
@@ -55,7 +56,7 @@ def open_run(
 
 
 def clear_run(directory: Path) -> None:
-    """Removes what a run has left in its folder, and nothing else."""
+    """Removes the files that a run left in its folder, and no others."""
     for name in ("methods", "checkpoints"):
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in ("log.jsonl", "config.json"):
@@ -66,7 +67,7 @@ def stored_result(path: Path, settings: Settings) -> dict[str, Any]:
     """A method's result in a run's folder.
 
     Raises:
-      InputError: it was reached with other settings.
+      InputError: it is damaged, or it was reached with other settings.
     """
     try:
         result = dict(json.loads(path.read_text()))

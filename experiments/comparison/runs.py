@@ -1,6 +1,6 @@
-"""All runs of a comparison: load, tune or read what was tuned, run each seed, report.
+"""All runs of a comparison: loads the data, tunes or reads a stored tuning, and runs each seed.
 
-OUT holds a folder per run (see `run_folder`), one of the tuning's trials, and the report.
+OUT holds one folder per run (see `run_folder`), one for the tuning's trials, and the report.
 """
 
 from __future__ import annotations
@@ -26,51 +26,51 @@ from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Settings
 
-#: Those of a command without --methods, so that it takes minutes.
+#: The methods of a command without --methods; few, so that it takes minutes.
 DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options that every command has that compares methods."""
+    """The options that all commands which compare methods have."""
 
     preset: Literal["paper", "official"] = "paper"
     """Settings: what the paper prints, or what the authors' program does."""
     methods: tuple[str, ...] = DEFAULT
-    """Which to train, by name, or all; adapting: those of the table of what adapting is worth. An
-    unknown name lists those that exist."""
+    """Methods to train, by name, or all; adapting stands for the methods of the table on what
+    adapting is worth. An unknown name prints the list."""
     runs: int = 1
     """Number of runs; each has its own split, initial values and batches, and its own simulated
     world."""
     seed: int = 0
     """Seed of the first run; the others follow."""
     out: Path = Path("runs")
-    """Folder for the results; a run there is replaced, unless --resume."""
+    """Folder for the results. An existing run in it is replaced, unless --resume is given."""
     resume: bool = False
-    """Go on with the runs in --out where they stopped. Data, options, the program and its libraries
-    must be what they were, or the results would be others."""
+    """Continue the runs in --out where they stopped. Data, options, the program and its libraries
+    must be unchanged, since the results would differ otherwise."""
     allow_change: tuple[MayChange, ...] = ()
-    """With --resume, what may have changed nevertheless."""
+    """With --resume, what may have changed since the runs began."""
     tune: int = 0
-    """Choose the settings of every method on held-out training campaigns first, with at most so
-    many trials each: rates of both stages and of the inner step, scale of the table, value dropout,
-    weight decay or penalty, numbers of experts and critics. Default: those that were chosen in this
-    way before."""
+    """First choose the settings of every method on held-out training campaigns, with at most this
+    many trials per method: rates of both stages and of the inner step, scale of the table, value
+    dropout, weight decay or penalty, numbers of experts and critics. Default: the stored settings,
+    which were chosen in this way before."""
     tune_only: tuple[str, ...] = ()
-    """With --tune, choose these settings alone, by name; the others stay as they were chosen
-    before. An unknown name lists those that exist."""
+    """With --tune, choose only these settings, by name; the others keep their stored values. An
+    unknown name prints the list."""
 
     @property
     def seeds(self) -> list[int]:
-        """One per run."""
+        """The seed of each run."""
         return list(range(self.seed, self.seed + self.runs))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The methods of --methods, each once; ``all`` stands for every one of the library.
+        """The methods of --methods, each once; ``all`` stands for all methods of the library.
 
         Raises:
-          InputError: a name that no method has, or none.
+          InputError: a name is unknown, or there is none.
         """
         if "all" in self.methods:
             return tuple(METHODS)
@@ -90,7 +90,7 @@ def check_options(options: RunOptions) -> None:
     """Refuses options that no run can have.
 
     Raises:
-      InputError: it names the option.
+      InputError: there is one; the message names it.
     """
     assert options.names  # raises for an unknown one
     terminal.check_minimum("--runs", options.runs, 1)
@@ -115,21 +115,21 @@ def run_all(
     published: str | None = None,
     campaigns: str = "campaigns",
 ) -> Comparison:
-    """Every run of a command, each in its own folder, ``OUT/seed-R``; before them the tuning.
+    """Tunes if asked to, and does every run of a command, each in its folder ``OUT/seed-R``.
 
     Args:
-      options: of the command.
-      load: ``load(seed, progress)`` gives what a run works on.
-      world: whose tuning is used without --tune, see `tuning.tuned_before`; None for none. The
-        official settings stand as they are.
-      settings: of all methods, before their own.
+      options: options of the command.
+      load: ``load(seed, progress)`` returns the data of a run.
+      world: the world whose stored tuning is used without --tune or with --tune-only, see
+        `tuning.tuned_before`; None for none. The official preset uses no stored tuning.
+      settings: settings that all methods start from.
       more_config: whatever else must not change between a run and its resumption.
       progress: receives what is under way.
-      published: whose figures of the paper belong beside the results.
-      campaigns: what a title calls them.
+      published: as in `Comparison`.
+      campaigns: what the title calls campaigns.
 
     Raises:
-      InputError: the data cannot be trained on, or --resume does not fit what is in OUT.
+      InputError: the data cannot be trained on, or --resume does not fit the contents of OUT.
     """
     terminal.keep_compiled()
     first = load(options.seed, progress)
@@ -138,7 +138,7 @@ def run_all(
     if not options.resume:
         _clear(options.out)
     elif not options.tune:
-        # What was begun first must be there to be resumed; the rest may not have begun.
+        # The first run must exist to be resumed; the others may not have begun.
         _require(options.out / f"seed-{options.seed}")
 
     def config(seed: int, data: Data) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _labelled(progress: Progress, number: int, runs: int) -> Progress:
 def apart_from_held_out(data: Data, settings: Settings, seed: int) -> Data:
     """The data of a run, with nothing about users from the campaigns that `Method.fit` holds out.
 
-    All methods get the same data, also those that hold nothing out.
+    All methods get the same data, even those that hold nothing out.
     """
     if data.without is None or settings.offline_patience is None:
         return data
@@ -206,12 +206,12 @@ def apart_from_held_out(data: Data, settings: Settings, seed: int) -> Data:
 
 
 def _clear(out: Path) -> None:
-    """Removes an older comparison, so that none of its runs is taken for one of the new."""
+    """Removes an older comparison, so that none of its runs is taken for a new one."""
     runs = [config.parent for config in out.glob("*/config.json")]
     runs = [run for run in runs if run.name == "tuning" or run.name.startswith("seed-")]
     for run in runs:
         clear_run(run)
-    for name in OUTPUTS if runs else ():  # elsewhere a results.json may be somebody else's
+    for name in OUTPUTS if runs else ():  # elsewhere, a results.json may belong to something else
         (out / name).unlink(missing_ok=True)
 
 
@@ -228,7 +228,7 @@ def _tune(
     before: tuning.Tuning,
     progress: Progress,
 ) -> tuning.Tuning:
-    """Tunes on the first run's training campaigns; OUT/tuning has the trials."""
+    """Tunes on the first run's training campaigns; OUT/tuning stores the trials."""
     directory, config = options.out / "tuning", {**config, "tune_only": [*options.tune_only]}
     open_run(directory, config, resume=options.resume, allow_changes=options.allow_change)
     return tuning.tune(

@@ -24,13 +24,13 @@ _WITH_LENGTHS = (
     "without-meta-lengths",
     "mlp-pretraining-lengths",
 )
-#: The question of the comparison, named before any result: does a favoured method have a higher
-#: mean AUC on small seed sets than the best of these? They are, in the first place, what is left
-#: without an inner step: the same batches at alpha = 0, plain training of the same network,
-#: and plain training of an MLP. seed-aware, the solved head and the ensemble are given the lengths
-#: of lists, so their rivals are as well: a feature that one method alone is given is no merit of
-#: the method. The ensemble's rivals include both of its members; its claim was named after their
-#: results and before its own.
+#: The question of the comparison, fixed before any result: does a favoured method have a higher
+#: mean AUC on small seed sets than the best of these rivals? They are mainly what is left without
+#: an inner step: the same batches at alpha = 0, plain training of the same network, and plain
+#: training of an MLP. seed-aware, the solved head and the ensemble have list lengths, so their
+#: rivals have them too: a feature that only one method gets is no merit of the method. The
+#: ensemble's rivals include both of its members; its claim was fixed after their results and before
+#: its own.
 PRIMARY: dict[str, tuple[str, ...]] = {
     "metaheac": ("alpha-0", "without-meta", "mlp-pretraining"),
     "seed-aware": _WITH_LENGTHS,
@@ -39,7 +39,7 @@ PRIMARY: dict[str, tuple[str, ...]] = {
 }
 PRIMARY_GROUP, PRIMARY_MEASURE = "small", "auc"
 #: The methods of the primary claims, and seed-aware's features in simpler methods: what is left of
-#: seed-aware without an inner step, or in an MLP. A report has every pair of them.
+#: seed-aware without an inner step, or in an MLP. A report compares every pair of them.
 CONTROLS = tuple(
     dict.fromkeys(
         [
@@ -59,7 +59,7 @@ class Difference:
     """A mean difference between two methods.
 
     Attributes:
-      mean: NaN if they have no unit in common.
+      mean: the mean difference; NaN if they have no unit in common.
       error: its standard error; None with fewer than two units.
       p: two-sided p-value; None without a standard error, or if that is zero.
     """
@@ -93,14 +93,14 @@ def over_runs(first: Sequence[float], second: Sequence[float], overlap: float = 
 def over_campaigns(
     first: Sequence[Mapping[Any, float]], second: Sequence[Mapping[Any, float]]
 ) -> Difference:
-    """Paired t-test over the campaigns of independent runs, with these runs given.
+    """Paired t-test over the campaigns of independent runs, conditional on these runs.
 
     The mean is that of the runs' means. Runs may have different variances, so the degrees of
-    freedom are those of Welch and Satterthwaite. Another training or another world would add to
-    the error.
+    freedom are those of Welch and Satterthwaite. The error does not include the variation between
+    trainings or between worlds.
 
     Args:
-      first, second: per run the values of campaigns by id.
+      first, second: per run, the values of campaigns by id.
     """
     paired = [
         np.array([mine[c] - other[c] for c in mine if c in other])
@@ -135,7 +135,7 @@ def by_campaign(num_runs: int, overlap: float) -> bool:
 
 
 def difference(first: Measured, second: Measured, overlap: float) -> Difference:
-    """The first method's mean less the second's, over runs or over campaigns."""
+    """The first method's mean minus the second's, over runs or over campaigns."""
     if by_campaign(len(first.runs), overlap):
         if first.campaigns and second.campaigns:
             return over_campaigns(first.campaigns, second.campaigns)
@@ -172,15 +172,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Claim:
-    """That a method is better than every one of its rivals, in one measure of one group.
+    """The claim that a method is better than each of its rivals, in one measure of one group.
 
     Attributes:
       method, group, measure: identify the value.
       rivals: names of the rivals.
-      mean: over the runs.
+      mean: the method's mean over the runs.
       best: the rival with the highest mean.
       best_mean: its mean.
-      difference: from the best rival.
+      difference: the method's difference from the best rival.
       p: the largest p-value over the rivals, which tests all of them at once; 1 if a rival is as
         good; None if a p-value is unknown.
       p_holm: p after Holm's correction over the claims of the same table.
@@ -211,7 +211,7 @@ class Claim:
 
 
 def table_claims(values: Values, names: Sequence[str], overlap: float) -> list[Claim]:
-    """The claims of a table: each favoured method beats every other row, the oracle aside."""
+    """The claims of a table: each favoured method beats every other row except the oracle."""
     rows = [name for name in names if name != ORACLE]
     return _corrected(
         _claim(values, name, [row for row in rows if row != name], group, measure, overlap)
@@ -223,7 +223,7 @@ def table_claims(values: Values, names: Sequence[str], overlap: float) -> list[C
 
 
 def primary_claims(values: Values, overlap: float) -> list[Claim]:
-    """The claims of `PRIMARY` against those of their rivals that there are."""
+    """The claims of `PRIMARY` against those of their rivals that have results."""
     return _corrected(
         _claim(
             values, name, [r for r in of if r in values], PRIMARY_GROUP, PRIMARY_MEASURE, overlap
@@ -262,11 +262,11 @@ def _corrected(claims: Iterable[Claim | None]) -> list[Claim]:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods of `CONTROLS` in AUC on a group.
+    """The comparison of two methods of `CONTROLS` in AUC on a group.
 
     Attributes:
-      first, second, group: identify it.
-      difference: the first method's mean less the second's.
+      first, second, group: identify the pair.
+      difference: the first method's mean minus the second's.
       p_holm: its p-value after Holm's correction over all pairs and groups.
     """
 

@@ -54,10 +54,10 @@ def main(options: Options) -> None:
 def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
     """Draws one line per method of `figures.SHOWN`, with the deviation over the runs.
 
-    Dashed with the lengths of lists.
+    The lines of methods with list lengths are dashed.
 
     Raises:
-      InputError: a comparison is not of a simulated world, they are of different presets, two of
+      InputError: a comparison is not of simulated worlds, the presets differ, two comparisons of
         one size have a method in common, or none has a method that is shown.
     """
     for comparison in comparisons:
@@ -83,7 +83,7 @@ def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
             points = [(size, of[group]["auc"]) for size, of in found if "auc" in of[group]]
             if points:
                 at, values = zip(*points, strict=True)
-                deviations = [value["std"] or np.nan for value in values]  # none of a single run
+                deviations = [value["std"] or np.nan for value in values]  # a single run has none
                 axes.errorbar(
                     at,
                     [value["mean"] for value in values],

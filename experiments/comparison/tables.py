@@ -22,10 +22,10 @@ from experiments.comparison.results import (
 from experiments.comparison.significance import Claim, Difference
 
 METHODS_TITLE, ABLATION_TITLE = "Methods", "Ablation"
-OFFLINE = ("steps", "best_step", "ceiling")  # of a result's ``offline``
-#: What ± is in tables of means.
+OFFLINE = ("steps", "best_step", "ceiling")  # keys of a result's ``offline``
+#: The meaning of ± in tables of means.
 DEVIATION = "±: standard deviation over the runs."
-STAGES = ("offline", "customise", "score")  # of a result's ``seconds``
+STAGES = ("offline", "customise", "score")  # keys of a result's ``seconds``
 
 
 def title(about: Mapping[str, Any], preset: str, runs: int, *, campaigns: str = "campaigns") -> str:
@@ -42,8 +42,8 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
     """All tables of a report, those of the methods first.
 
     Args:
-      comparison: its results.
-      summary: of them, from `results.summarise`.
+      comparison: the results.
+      summary: their summary, from `results.summarise`.
     """
     values, names = method_values(comparison.runs), in_order(comparison.runs[0])
     runs, overlap = len(comparison.runs), comparison.overlap
@@ -110,7 +110,7 @@ def in_order(run: Results) -> list[str]:
 def table_rows(
     summary: Mapping[str, Any], runs: int, claims: Sequence[Claim] = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a table of methods, as text, with the marks of the claims."""
+    """Header and rows of a table of methods, as text, with the marks of the claims."""
     marks = {(c.method, c.group, c.measure): c.mark for c in claims}
     header, first_entry = ["method"], next(iter(summary.values()))
     for group in GROUPS:
@@ -286,10 +286,10 @@ def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
     """What was chosen and what it gained, one line per search; tuning.json has every trial."""
     rows = []
     for of in tuning.get("methods", {}).values():
-        if "origin" in of:  # of an earlier tuning, whose trials these are
+        if "origin" in of:  # from an earlier tuning, which has its trials
             continue
         tried, chosen = of["tried"], of["chosen"]
-        # Of some settings alone, a trial has these and no others.
+        # With --tune-only, the fields of a trial are only a part of the chosen ones.
         equal = [t for t in tried if t["fields"].items() <= chosen.items()]
         best = max(equal, key=lambda trial: trial["auc"])
         shown = ", ".join(f"{field} {value}" for field, value in chosen.items())

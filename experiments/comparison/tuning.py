@@ -7,15 +7,15 @@ No test campaign of the first run is used. All runs use the result. If several r
 campaigns, later runs test some of the campaigns that were held out here.
 
 The search climbs one setting after the other: it tries the two neighbours of the best value on the
-setting's ladder, and goes on as long as it gains, so that the best value has no better neighbour or
-the trials are used up. The paper tunes the learning rate in [.001, .1], and n and m in [3, 10]
-(section 4.1).
+setting's ladder, and continues while the result improves, until the best value has no better
+neighbour or the trials are used up. The paper tunes the learning rate in [.001, .1], and n and m in
+[3, 10] (section 4.1).
 
-A `Tuning` is plain data: ``{"origin": text, "methods": {name: search}}``; the origin tells on what
-and how it was made. A search is ``{"label", "settings", "tried": [trial, ...], "chosen": {field:
-value}}``, with the method's settings before tuning. A trial is ``{"fields", "auc"}``: the values of
-all settings that the search tries, and the result. If training diverged, ``"diverged"`` has the
-message.
+A `Tuning` is plain data: ``{"origin": text, "methods": {name: search}}``; the origin says how it
+was made and from which data. A search is ``{"label", "settings", "tried": [trial, ...], "chosen":
+{field: value}}``, with the method's settings before tuning. A trial is ``{"fields", "auc"}``: the
+values of all settings that the search tries, and the result. If training diverged, ``"diverged"``
+has the message.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LADDERS: Ladders = {
     "online_learning_rate": _RATES,
     "inner_learning_rate": (0.0, *_RATES, 0.3, 1.0),
     "table_scale": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-    "value_dropout": (0.0, 0.5, 0.7, 0.9),  # far apart: a trial's chance hides small steps
+    "value_dropout": (0.0, 0.5, 0.7, 0.9),  # far apart: the noise of trials hides small steps
     "weight_decay": (0.0, 0.01, 0.1, 1.0),
     "penalty": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
     "num_experts": (3, 5, 8, 10),
@@ -66,7 +66,7 @@ CHANCE = 0.5  # AUC of a trial that diverged
 #: Stored tunings: a copy of tuning.json as NAME.json for the world NAME (tencent, movielens). Runs
 #: with the paper's settings and without --tune use them.
 TUNED = Path(__file__).parents[1] / "tuned"
-#: In what `describe` says, before the methods that keep their settings.
+#: In the text of `describe`, this precedes the methods that keep their settings.
 NOT_TUNED = "; not tuned: "
 
 
@@ -96,8 +96,8 @@ def describe(names: Sequence[str], tuning: Tuning) -> str:
 def tuned_method(name: str, settings: Settings, tuning: Tuning) -> Method:
     """A method with its chosen settings, if any.
 
-    A method that was not tuned takes what was chosen for the one that it differs from, so that it
-    differs in one thing; see `adapting.with_bases`.
+    A method that was not tuned takes the settings chosen for the method that it differs from, so
+    that it differs in one thing only; see `adapting.with_bases`.
     """
     method, known = method_named(name, settings), tuning.get("methods", {})
     of = next((own for own in with_bases(name) if own in known), None)
@@ -119,14 +119,14 @@ def climb(
 
     Args:
       ladders: the settings in order, and the values of each.
-      start: the first trial. A value that is not on its ladder gets a place on it.
+      start: the first trial. A value that is not on its ladder is inserted.
       tried: trials; existing ones are reused, new ones are appended.
       evaluate: ``evaluate(fields)`` returns the other entries of a trial.
       keep: called after each new trial.
       max_trials: the search ends after this many.
 
     Returns:
-      The values of the best trial; the first of equal ones.
+      The values of the best trial; of equal trials, the first.
     """
 
     def trial(fields: dict[str, Any]) -> tuple[bool, float] | None:
@@ -157,7 +157,7 @@ def climb(
 
 
 def searched(method: Method, only: Collection[str] = ()) -> Ladders:
-    """The ladders of a method's settings; of those in ``only``, unless it is empty."""
+    """The ladders of a method's settings; only of those in ``only``, unless it is empty."""
     return {field: LADDERS[field] for field in method.tuned if not only or field in only}
 
 
@@ -178,17 +178,17 @@ def tune(
     """Chooses the settings of methods.
 
     Args:
-      data: of which a part of the training campaigns is held out.
-      names: of the methods.
-      settings: before tuning.
-      max_trials: of each method.
-      origin: of the tuning.
-      seed: of the campaigns that are held out, and of all trials.
+      data: the data; a part of its training campaigns is held out.
+      names: names of the methods.
+      settings: settings before tuning.
+      max_trials: maximum number of trials per method.
+      origin: origin of the tuning.
+      seed: seed of the draw of held-out campaigns, and of all trials.
       directory: a run's folder, which stores every trial, so that an interrupted search can resume,
         and the log of every training, ``checkpoints/METHOD-offline-VALUES.jsonl``.
       only: the settings to choose; empty for all of a method.
-      before: a tuning whose choices the search starts from. A method that has none of the settings
-        in ``only`` keeps its choices, which then say their own origin.
+      before: an earlier tuning, from whose choices the search starts. A method with none of the
+        settings in ``only`` keeps its choices, together with their origin.
       allow_changes: as in `Method.fit`.
       progress: receives the progress of each trial.
 
@@ -213,8 +213,8 @@ def tune(
 def trial_campaigns(data: Dataset, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the campaigns that all trials train on, and of those that judge them.
 
-    The former are drawn at random until they have `MAX_EXAMPLES`, and are at least `MIN_CAMPAIGNS`
-    or all that there are.
+    The former are drawn at random while they have at most `MAX_EXAMPLES` examples in total, but at
+    least `MIN_CAMPAIGNS` are drawn, or all if there are fewer.
     """
     kept, held = hold_out_campaigns(data, train, seed, fraction=HELD_OUT)
     rng = generator(seed, 1)
@@ -225,7 +225,7 @@ def trial_campaigns(data: Dataset, train: np.ndarray, seed: int) -> tuple[np.nda
 
 
 class _Search:
-    """Searches with common data and seed."""
+    """Searches that share the data and the seed."""
 
     def __init__(
         self,
@@ -244,10 +244,10 @@ class _Search:
         self.allow_changes = allow_changes
 
     def best(self, method: Method, file: str, ladders: Ladders) -> dict[str, Any]:
-        """Runs or resumes the search that is stored in ``file``, from the method's settings on.
+        """Runs or resumes the search stored in ``file``, which starts from the method's settings.
 
         Raises:
-          InputError: the stored search has other settings of the method.
+          InputError: the stored search started from other settings.
         """
         path = self.directory / "methods" / f"{file}.json"
         checkpoints = self.directory / "checkpoints" / file

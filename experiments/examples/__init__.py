@@ -1,1 +1,1 @@
-"""Programs of a few lines: a scorer without this package, and meta-learning on other networks."""
+"""Short programs: scorers without this package, and meta-learning on other networks."""

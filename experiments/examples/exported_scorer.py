@@ -1,11 +1,11 @@
-"""Scores users with what `metaheac export` has written; needs jax, numpy and flatbuffers only.
+"""Scores users with the files of `metaheac export`; needs only jax, numpy and flatbuffers.
 
     scorer = ExportedScorer("tea")
     scores = scorer({"city": ["Paris", None], "income": [31000, None], "likes": [["tea"], []]})
 
-A column has a cell per user, as in the files that `metaheac prepare` has read: a value, or a list
-in a field of several slots; None where it is missing. A value that `metaheac prepare` may have
-spelled in another way, such as a date, is a ValueError; give it as text.
+A column has one cell per user, as in the files that `metaheac prepare` has read: a value, or a list
+for a field with several slots; None if it is missing. A value that `metaheac prepare` may have
+spelled in another way, such as a date, raises a ValueError; give it as text.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ class ExportedScorer:
     """Scores users given by their raw values."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Reads the files of a folder."""
+        """Reads the files of an exported folder."""
         folder = Path(folder)
         self.manifest = json.loads((folder / "scorer.json").read_text())
         program = export.deserialize(bytearray((folder / "scorer.stablehlo").read_bytes()))
@@ -33,7 +33,7 @@ class ExportedScorer:
         self.values = dict(np.load(folder / "values.npz"))
 
     def __call__(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
-        """Columns of P users, by field -> (P,) scores."""
+        """Maps columns of P users, by field name, to (P,) scores."""
         fields = self.manifest["fields"]
         rows = [self.rows(field, columns[field["name"]]) for field in fields]
         return np.asarray(self.program(self.weights, np.concatenate(rows, axis=1)))
@@ -53,7 +53,7 @@ class ExportedScorer:
 
 
 def present(field: Mapping[str, Any], cell: Any) -> list[Any]:
-    """The values of a list that is perhaps missing, without missing ones."""
+    """The values of a list, without missing ones; none if the list itself is missing."""
     if isinstance(cell, str | bytes) or not isinstance(cell, Iterable):
         if cell is None or cell == "" or cell != cell:
             return []
@@ -62,7 +62,7 @@ def present(field: Mapping[str, Any], cell: Any) -> list[Any]:
 
 
 def raw_value(field: Mapping[str, Any], value: Any) -> Any:
-    """A value as the known ones are: a bucket of a number or hash, a whole number, or text."""
+    """A value in the form of the known ones: a number's or hash's bucket, an integer, or text."""
     if value is None or value == "" or value != value:
         return field["missing"]
     if field["edges"]:
@@ -85,7 +85,7 @@ def as_text(field: Mapping[str, Any], value: Any) -> str:
     text = str(value)
     if float(value).is_integer() and abs(value) < 2**53:
         return str(int(value)) if field.get("whole") else text
-    # An exponent or 32 bits are spelled in other ways.
+    # Floats with an exponent or of 32 bits have several spellings.
     if "e" in text or (np.float32(value) == value and str(np.float32(value)) != text):
         raise refused(field, value, "its text, since that of a float varies")
     return text

@@ -1,10 +1,10 @@
-"""Finds an audience with Ray Data, by what `metaheac export` has written; needs ray[data] as well.
+"""Finds an audience with Ray Data and the files of `metaheac export`; needs ray[data] as well.
 
     python ray_expand.py EXPORT USERS audience.parquet --size 10000 --leave-out seeds.csv
 
-Workers score the Parquet files of a folder, each a batch at a time, and hand on the best of every
-batch. The best of these are the audience of `metaheac expand`: best first, ties by user id. Who may
-be in no audience of the campaign is left out as well.
+Workers score the Parquet files of a folder in batches, and return the best users of every batch.
+The best of these are the audience of `metaheac expand`: best first, ties by user id. Users who may
+not be in any audience of the campaign are left out as well.
 """
 
 import argparse
@@ -23,15 +23,15 @@ BATCH = 8192  # users; all batches have this length, so a worker compiles once
 
 
 class BestOfBatch:
-    """What a worker does: keeps the scorer, and finds the best users of batches."""
+    """A worker: keeps the scorer, and finds the best users of each batch."""
 
     def __init__(self, export: str, id_column: str, left_out: np.ndarray, size: int) -> None:
-        """Reads the scorer; ids that are left out are text."""
+        """Reads the scorer; ``left_out`` holds ids as text."""
         self.scorer, self.id_column = ExportedScorer(export), id_column
         self.left_out, self.size = left_out, size
 
     def __call__(self, users: pa.Table) -> dict[str, np.ndarray]:
-        """Rows of a users' table -> ids and scores of the best of them."""
+        """Maps rows of the users' table to the ids and scores of the best users."""
         fill = [None] * (BATCH - len(users))
         names = [field["name"] for field in self.scorer.manifest["fields"]]
         scores = self.scorer({name: users[name].to_pylist() + fill for name in names})
@@ -69,7 +69,7 @@ def expand(
 
 
 def merged(parts: list[dict[str, np.ndarray]], size: int) -> dict[str, np.ndarray]:
-    """The best of several."""
+    """The best users of several parts."""
     ids, scores = (np.concatenate([part[name] for part in parts]) for name in ("user_id", "score"))
     return best(ids, scores, size)
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--id-column", default="user_id", help="of the users' ids")
     parser.add_argument("--workers", type=int, default=2, help="processes that score")
     options = parser.parse_args()
-    excluded = options.export.glob("excluded.csv")  # which an older export does not have
+    excluded = options.export.glob("excluded.csv")  # older exports do not have it
     text = pa.csv.ConvertOptions(column_types={"user_id": pa.string()})
     left_out = [
         pa.csv.read_csv(path, convert_options=text)["user_id"]
@@ -96,7 +96,7 @@ def main() -> None:
     ids = np.array([user for column in left_out for user in column.to_pylist()], str)
     if "RAY_ADDRESS" in os.environ:  # a cluster, as `ray job submit --working-dir .` sets it
         ray.init()
-    else:  # this machine, with one process more for the tasks that read
+    else:  # this machine, with one more process for the tasks that read
         ray.init(num_cpus=options.workers + 1, include_dashboard=False)
     audience = expand(
         options.export,

@@ -1,4 +1,4 @@
-"""Reptile (Nichol et al. 2018) from `inner_update`; the query tells how good it is."""
+"""Reptile (Nichol et al. 2018) built on `inner_update`; the query sets evaluate it."""
 
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ adapt = partial(inner_update, loss, inner_learning_rate=0.1, inner_steps=5)
 
 @jax.jit
 def step(params: Any, opt_state: Any, support: Any, query: Any) -> tuple[Any, Any, Array]:
-    """Moves the parameters towards the mean of what the tasks adapt them to."""
+    """Moves the parameters towards the mean of the tasks' adapted parameters."""
     adapted = jax.vmap(adapt, (None, 0))(params, support).params
     gradient = jax.tree.map(lambda own, theirs: own - theirs.mean(0), params, adapted)
     updates, opt_state = optimizer.update(gradient, opt_state)

@@ -1,4 +1,4 @@
-"""Regression of sine waves from few examples, as by Finn et al. (2017, section 5.1).
+"""Regression of sine waves from few examples, as in Finn et al. (2017, section 5.1).
 
 ``python -m experiments.examples.sine`` meta-trains on support sets of 10 examples with one inner
 step, and prints the mean squared error on new waves after 0, 1 and 10 steps on 5 and 10 examples.
@@ -31,20 +31,20 @@ class Options:
     """Meta-trains on sine waves and prints the error on new ones."""
 
     iterations: int = 70_000
-    """Meta-steps."""
+    """Number of meta-steps."""
     seed: int = 0
-    """Of the initial parameters and of all waves."""
+    """Seed of the initial parameters and of all waves."""
 
 
 class Examples(NamedTuple):
-    """Places (C, N) in [-5, 5], and the waves' values there."""
+    """Positions (C, N) in [-5, 5], and the waves' values there."""
 
     x: Array
     y: Array
 
 
 def draw(key: Array, num_tasks: int, sizes: Sequence[int]) -> list[Examples]:
-    """Sets of examples of random waves: amplitude of .1 to 5, phase of 0 to pi."""
+    """Sets of examples of random waves, with amplitudes of .1 to 5 and phases of 0 to pi."""
     own, *keys = jax.random.split(key, len(sizes) + 1)
     amplitude, phase = jax.random.uniform(own, (2, num_tasks, 1))
     xs = [
@@ -55,7 +55,7 @@ def draw(key: Array, num_tasks: int, sizes: Sequence[int]) -> list[Examples]:
 
 
 def initial(key: Array) -> list[dict[str, Array]]:
-    """Parameters of the layers, as Glorot and Bengio (2010) draw them."""
+    """Initial parameters of the layers, drawn as by Glorot and Bengio (2010)."""
     glorot, keys = jax.nn.initializers.glorot_normal(), jax.random.split(key, len(SIZES) - 1)
     shapes = zip(keys, SIZES[:-1], SIZES[1:], strict=True)
     return [{"kernel": glorot(k, (m, n)), "bias": jnp.zeros(n)} for k, m, n in shapes]

@@ -1,4 +1,4 @@
-"""Tasks for the examples: each wants another linear function of four numbers."""
+"""Tasks for the examples: each is a different linear function of four numbers."""
 
 import jax
 import jax.numpy as jnp

@@ -17,7 +17,7 @@ graph, params, model_state = nnx.split(model, nnx.Param, ...)
 
 
 def loss(params: Any, batch: Any, model_state: Any) -> tuple[Array, Any]:
-    """Mean squared error, and what the batch has changed in the model."""
+    """Mean squared error, and the model's state after the batch."""
     model = nnx.merge(graph, params, model_state, copy=True)
     value = jnp.mean((model(batch["x"])[:, 0] - batch["y"]) ** 2)
     return value, nnx.split(model, nnx.Param, ...)[2]

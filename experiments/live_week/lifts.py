@@ -19,7 +19,7 @@ class Experiment:
     """A treatment arm against a control arm in one application.
 
     Attributes:
-      application: its name.
+      application: name of the application.
       title: the two methods, or A/A and the method of both arms.
       counts: (W, 2, 2) exposures and conversions of all campaigns in a week, control first.
     """

@@ -1,4 +1,4 @@
-"""What a test leaves: results.json, report.md, a figure, and a table on the terminal."""
+"""The report of a test: results.json, report.md, a figure, and a table on the terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOTES = (
     "[paper]: the paper's own figures, of a production system, not of this simulation.",
 )
 
-#: An experiment as results.json has it, from `summarise`.
+#: An experiment as in results.json, from `summarise`.
 Result = Mapping[str, Any]
 #: A header and rows.
 Table = tuple[list[str], list[list[str]]]
@@ -48,10 +48,10 @@ def write_report(
     """Prints the lifts, and writes results.json, report.md and the figure.
 
     Args:
-      experiments: of all applications.
-      directory: gets the files.
-      title: of the report.
-      options: of the command, as plain data.
+      experiments: the experiments of all applications.
+      directory: folder for the files.
+      title: title of the report.
+      options: options of the command, as plain data.
       origin: where the results come from, see `provenance.describe_origin`.
       screen: where to print.
     """

@@ -47,7 +47,7 @@ class Feedback(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What an arm does in a week.
+    """The schedule of an arm's week.
 
     Attributes:
       num_days: D.
@@ -69,9 +69,9 @@ class Arm:
       method: trains and customises its models.
       world: the application.
       bucket: (C, P) users, one row for each running campaign.
-      seed: of the models, and of who is active and converts. A user does the same in all arms.
-      directory: for checkpoints of the general models that are trained during the week. The log of
-        each training lies beside it, ``NAME-day-D.jsonl``.
+      seed: seed of the models and of the users' actions. A user acts in the same way in all arms.
+      directory: folder for checkpoints of the general models that are trained during the week. The
+        log of each training is next to it, ``NAME-day-D.jsonl``.
       allow_changes: as in `Method.fit`.
       progress: receives what is under way.
     """
@@ -88,11 +88,11 @@ class Arm:
 class Week:
     """All arms of an application's week. Arms of one method start from one general model.
 
-    The counts of an arm are written to ``methods/`` of the run folder. An arm that is there is not
-    run again.
+    The counts of an arm are written to ``methods/`` in the run folder. An arm whose counts are
+    there is not run again.
 
     Attributes:
-      results: of the arms so far, by file name: counts, settings, seconds and provenance.
+      results: results of the arms so far, by file name: counts, settings, seconds and provenance.
     """
 
     def __init__(
@@ -110,19 +110,19 @@ class Week:
         progress: Progress,
     ) -> None:
         """Args:
-        name: of the application and the week; file names begin with it.
+        name: name of the application and the week; file names begin with it.
         world: the application.
-        methods: by name.
-        seed: of the week.
+        methods: methods by name.
+        seed: seed of the week.
         num_days: D.
-        audience: share of its bucket that an arm takes for each campaign on each day.
+        audience: fraction of its bucket that an arm takes for each campaign on each day.
         general_every: see `Schedule`.
-        run_folder: from `run_folder.open_run`.
+        run_folder: the folder that `run_folder.open_run` opened.
         allow_changes: as in `Method.fit`.
         progress: receives what is under way.
 
         Raises:
-          InputError: a campaign cannot be learned from, or the audience is nobody.
+          InputError: a campaign cannot be trained on, or the audience has no user.
         """
         check_campaigns(world.dataset, np.concatenate([world.split.train, world.split.test]))
         self._name, self._world, self._methods, self._seed = name, world, methods, seed
@@ -154,7 +154,7 @@ class Week:
         return found
 
     def _arm_counts(self, name: str, bucket: int) -> np.ndarray:
-        """(D, C, 2) exposures and conversions of an arm; runs it unless its counts are there."""
+        """(D, C, 2) exposures and conversions of an arm; runs it unless its counts are stored."""
         method, letter = self._methods[name], "AB"[bucket]
         file = f"{self._name}-{name}-{letter}"
         arm = Arm(
@@ -182,7 +182,7 @@ class Week:
         return np.array(self.results[file]["counts"])
 
     def _general(self, name: str) -> General:
-        """The general model of a method from before the week."""
+        """A method's general model from before the week."""
         if name not in self._generals:
             method = self._methods[name]
             directory = self._folder / "checkpoints" / f"{self._name}-{name}"
@@ -265,7 +265,7 @@ def expose(world: World, campaign: int, users: np.ndarray, rng: np.random.Genera
 
 
 def with_feedback(stage: Examples, feedback: Sequence[Feedback]) -> Examples:
-    """The (E,) examples of a stage, followed by the feedback."""
+    """The (E,) examples of a stage and its feedback, by campaign; the feedback comes last."""
     num_campaigns = len(stage.offsets) - 1
     owner = np.repeat(np.arange(num_campaigns), stage.counts)
     parts = [Feedback(owner, stage.user, stage.label), *feedback]

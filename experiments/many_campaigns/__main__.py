@@ -30,22 +30,22 @@ from metaheac_jax.progress import Progress
 from metaheac_jax.settings import SETTINGS, Adapts
 
 Part = Literal["auc", "score", "customise", "expand"]
-#: Of the extrapolation: users, and campaigns per day.
+#: The users and the campaigns per day of the extrapolation.
 USERS, CAMPAIGNS_PER_DAY = 1_000_000_000, 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What customising behind a shared first layer costs in AUC, and what it saves in time.
+    """Measures what customising behind a shared first layer costs in AUC, and what time it saves.
 
     Trains a general model, customises the test campaigns in both ways, and prints their AUC with
-    the paired difference. Times scoring for several numbers of campaigns, customising one (with its
-    size on disk), and expanding one over a large pool (with the memory that it takes).
+    the paired difference. Times scoring for several numbers of campaigns, customising one campaign
+    (with its size on disk), and expanding one over a large pool (with the memory that it takes).
     Writes results.json, report.md and checkpoints to --out.
     """
 
     parts: tuple[Part, ...] = ("auc", "score", "customise", "expand")
-    """What to do."""
+    """Parts to run."""
     method: str = "metaheac"
     """Method of the general model, with a network that splits behind its first layer."""
     data_dir: Path | None = None
@@ -58,14 +58,13 @@ class Options:
     cardinality: float = 0.1
     """Size of the large vocabularies of the simulated world, as a fraction of the real ones."""
     seed: int = 0
-    """Of the world, the split and all stages."""
+    """Seed of the world, the split and all stages."""
     campaigns: tuple[int, ...] = (1, 10, 100)
-    """Numbers of campaigns that scoring is timed for."""
+    """Numbers of campaigns to time scoring for."""
     widths: tuple[int, ...] = (64, 16)
-    """Widths of an embedding that scoring is timed for; customising and expanding are timed with
-    the first."""
+    """Embedding widths to time scoring for; customising and expanding are timed with the first."""
     pool: int = 20_000_000
-    """Number of users of the pool that a campaign is expanded over; 6 GB are written to --out."""
+    """Number of users in the pool of a campaign; the default writes 6 GB to --out."""
     rounds: int = 5
     """Timed rounds of scoring, in which both ways take turns."""
     out: Path = Path("runs/many_campaigns")
@@ -99,14 +98,14 @@ def main(options: Options) -> None:
 
 @dataclass(frozen=True)
 class Results:
-    """What a run found; what it was not asked for is empty.
+    """The results of a run; parts that were not requested are empty.
 
     Attributes:
       data: what the general model was trained on.
-      ways: of customising.
-      scoring: per width and number of campaigns.
-      customising: of one campaign.
-      expanding: of one campaign, over a small and a large pool.
+      ways: result of each way of customising.
+      scoring: speed per width and number of campaigns.
+      customising: speed for one campaign.
+      expanding: speed for one campaign, over a small and a large pool.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -117,7 +116,7 @@ class Results:
 
 
 def run(options: Options, progress: Progress) -> Results:
-    """All parts of the options."""
+    """Runs all parts that the options select."""
     results = Results()
     if "auc" in options.parts:
         data, method = load(options, progress)
@@ -147,7 +146,7 @@ def run(options: Options, progress: Progress) -> Results:
 
 
 def load(options: Options, progress: Progress) -> tuple[Data, Method]:
-    """The data of the options, and the method with the settings that were chosen for such data."""
+    """The data of the options, and the method with the settings that were tuned on such data."""
     settings, source = SETTINGS["paper"], options.data_dir
     world = "tencent" if source is None else None
     if source is not None and any(source.glob("*.inter")):
@@ -213,13 +212,13 @@ def report(options: Options, results: Results) -> list[str]:
 
 
 def widest_of_each(scoring: Sequence[ScoringSpeed]) -> list[ScoringSpeed]:
-    """The speed with the most campaigns of each width."""
+    """For each width, the speed with the most campaigns."""
     most = max(speed.campaigns for speed in scoring)
     return [speed for speed in scoring if speed.campaigns == most]
 
 
 def extrapolation(speed: ScoringSpeed) -> str:
-    """How many machines as this one score all users for a day's campaigns, with the arithmetic."""
+    """How many machines like this score all users for a day's campaigns, with the arithmetic."""
     scores = USERS * CAMPAIGNS_PER_DAY
     shared, full = (scores / rate / 86_400 for rate in (speed.shared, speed.full))
     return (

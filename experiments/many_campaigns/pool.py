@@ -1,4 +1,4 @@
-"""An audience from a pool of millions: users a second, and memory that does not grow with the pool.
+"""An audience from a pool of millions: users per second, and memory independent of the pool.
 
 Axes: P users of a pool, S slots of a user, k embedding width.
 """
@@ -29,20 +29,20 @@ from metaheac_jax.settings import OFFICIAL
 SEEDS = 300
 AUDIENCE = 10_000  # users
 _TILE = 1 << 16  # distinct users, which a pool repeats
-_SECONDS = 0.02  # between two looks at the memory
+_SECONDS = 0.02  # between two readings of the memory
 
 
 @dataclass(frozen=True)
 class PoolSpeed:
-    """Expanding one campaign.
+    """The speed of expanding one campaign.
 
     Attributes:
       width: k.
       users: P.
       seconds: from a customised model to its audience.
-      formulas: the seconds of the arithmetic of the model's formulas, at the rate of a matrix
-        product that was measured just after.
-      memory: the most bytes that the process held, the model's among them, but for mapped files.
+      formulas: the seconds that the arithmetic of the model's formulas takes at the rate of a
+        matrix product, which is measured just afterwards.
+      memory: peak bytes of the process, including the model but not mapped files.
     """
 
     width: int
@@ -55,12 +55,12 @@ class PoolSpeed:
 def time_expanding(
     num_users: int, *, width: int, directory: Path, progress: Progress
 ) -> list[PoolSpeed]:
-    """Expands a campaign over a tenth of a pool, which compiles too, and over all of it.
+    """Expands a campaign over a tenth of a pool, which includes compilation, and over all of it.
 
     Args:
       num_users: P.
       width: k.
-      directory: for the pool's files, which are removed again.
+      directory: folder for the pool's files, which are removed afterwards.
       progress: receives what is under way.
     """
     size = Size(1, OFFICIAL.batch_size, width, TABLE_ROWS)
@@ -84,7 +84,7 @@ def time_expanding(
 
 
 def _model(data: Dataset, size: Size) -> Customised:
-    """An untrained model, customised in name."""
+    """An untrained model, customised in name only."""
     general = General(
         method="metaheac",
         settings=OFFICIAL,
@@ -103,7 +103,7 @@ def _model(data: Dataset, size: Size) -> Customised:
 
 
 def _pool(tile: Dataset, count: int, folder: Path, progress: Progress) -> Dataset:
-    """So many users in mapped files, whose ids are in no order."""
+    """A pool of ``count`` users in mapped files, with shuffled ids."""
     rows = np.lib.format.open_memmap(
         folder / "rows.npy", "w+", np.int32, (count, tile.user_rows.shape[1])
     )
@@ -121,7 +121,7 @@ def _pool(tile: Dataset, count: int, folder: Path, progress: Progress) -> Datase
 
 @contextmanager
 def _most_memory() -> Iterator[list[int]]:
-    """A list that receives the most bytes of memory that the process held (Linux)."""
+    """Yields a list of one number, the peak bytes of memory of the process (Linux)."""
     most, stop = [_anonymous()], threading.Event()
 
     def look() -> None:
@@ -139,7 +139,7 @@ def _most_memory() -> Iterator[list[int]]:
 
 
 def _anonymous() -> int:
-    """Resident bytes of this process that are of no file."""
+    """Resident bytes of this process that belong to no file."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])

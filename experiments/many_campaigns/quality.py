@@ -1,4 +1,4 @@
-"""The AUC of customising everything and of customising heads only, from one general model."""
+"""The AUC of customising everything and of customising only heads, from one general model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ RATES: Sequence[float] = LADDERS["online_learning_rate"]
 
 @dataclass(frozen=True)
 class WayResult:
-    """What one way of customising brings.
+    """The result of one way of customising.
 
     Attributes:
       tried: AUC on held-out training campaigns by online learning rate.
-      rate: the best of them, with which the test campaigns are customised.
-      seconds: of customising all test campaigns.
-      result: of the test campaigns; see `audience.evaluation.judge_all`.
+      rate: the best rate, with which the test campaigns are customised.
+      seconds: time to customise all test campaigns.
+      result: figures of the test campaigns; see `audience.evaluation.judge_all`.
     """
 
     tried: Mapping[float, float]
@@ -49,14 +49,14 @@ def customise_both_ways(
 ) -> dict[Adapts, WayResult]:
     """Trains a general model once, and customises it to the test campaigns in each way.
 
-    The training campaigns that are held out say when to stop training, and choose the online
-    learning rate of each way.
+    Held-out training campaigns decide when training stops, and choose the online learning rate of
+    each way.
 
     Args:
       data: what to train on and to judge on.
-      method: with its settings.
-      seed: of the held-out campaigns and of all stages.
-      directory: for checkpoints, from which training resumes.
+      method: the method with its settings.
+      seed: seed of the held-out campaigns and of all stages.
+      directory: folder for checkpoints, from which training resumes.
       progress: receives what is under way.
     """
     kept, held = hold_out_campaigns(data.dataset, data.split.train, seed, fraction=HELD_OUT)
@@ -101,5 +101,5 @@ def _customise(
 
 
 def loss_of_heads(ways: Mapping[Adapts, WayResult], group: str) -> Difference:
-    """The mean AUC of heads less that of everything over the campaigns of a group, paired."""
+    """The mean AUC of heads minus that of everything, paired over the campaigns of a group."""
     return over_campaigns([ways["heads"].aucs(group)], [ways["all"].aucs(group)])

@@ -1,4 +1,4 @@
-"""The time of scoring and customising with a shared first layer, beside that without.
+"""The time of scoring and customising with a shared first layer, and without one.
 
 Axes: C campaigns, P users of a pool, k embedding width, R table rows, n examples of a campaign, B
 examples of a minibatch.
@@ -44,14 +44,14 @@ SEEDS, NON_SEEDS = 4_000, 80_000  # of the campaign that is customised
 
 @dataclass(frozen=True)
 class ScoringSpeed:
-    """Scoring a pool for many campaigns.
+    """The speed of scoring a pool for many campaigns.
 
     Attributes:
       width: k.
       campaigns: C.
       shared: user-campaign scores per second with one first layer for all campaigns.
       full: the same with a full pass of the network for each campaign.
-      flops: the arithmetic of a full pass, as a multiple of what is left for a campaign.
+      flops: the FLOPs of full passes, as a multiple of those with a shared first layer.
     """
 
     width: int
@@ -69,7 +69,7 @@ class ScoringSpeed:
 def time_scoring(
     width: int, campaigns: Sequence[int], *, num_rounds: int, progress: Progress
 ) -> list[ScoringSpeed]:
-    """Times both ways for each number of campaigns, in turns; medians over the rounds."""
+    """Times both ways in turns, for each number of campaigns; takes medians over the rounds."""
     size = Size(max(campaigns), OFFICIAL.batch_size, width, TABLE_ROWS)
     data = synthetic(size, num_users=POOL)
     weights, users = untrained(size, data.layout), np.asarray(data.user_rows[:])
@@ -111,7 +111,7 @@ def time_scoring(
 
 
 def flops_ratio(width: int, campaigns: int) -> float:
-    """FLOPs of C full passes, over those of one first layer and C times the later layers."""
+    """FLOPs of C full passes, divided by those of one first layer and C times the later layers."""
     full = theory_flops(NETWORK, num_examples=1, num_campaigns=0, width=width, derivative="forward")
     first = 2 * len(TENCENT.user) * width * NETWORK.num_experts * NETWORK.widths[0]
     return campaigns * full / (first + campaigns * (full - first))
@@ -122,7 +122,7 @@ def _score_each(scorers: Sequence[AdaptedScorer], users: np.ndarray) -> list[np.
 
 
 def _perturbed(params: Any, seed: int) -> Any:
-    """Parameters of a campaign, for the benchmark: the same with noise."""
+    """Parameters of a campaign, for the benchmark: the given ones with noise."""
     rng = generator(seed, 0)
     return jax.tree.map(
         lambda leaf: leaf + 0.01 * rng.normal(size=leaf.shape).astype(np.float32), params
@@ -131,13 +131,13 @@ def _perturbed(params: Any, seed: int) -> Any:
 
 @dataclass(frozen=True)
 class CustomisingSpeed:
-    """Customising one campaign.
+    """The speed of customising one campaign.
 
     Attributes:
       examples: n.
-      minibatches: of all epochs.
-      seconds: by way: heads only, network and touched rows, network and whole table.
-      size: bytes on disk of the customised model, likewise.
+      minibatches: number of minibatches in all epochs.
+      seconds: by way: only heads, network and touched rows, network and whole table.
+      size: bytes on disk of the customised model, by way.
     """
 
     examples: int
@@ -151,7 +151,7 @@ def time_customising(
 ) -> CustomisingSpeed:
     """Customises a campaign with the official settings in three ways, one after the other.
 
-    Each way has compiled before its time is taken.
+    Each way is compiled before it is timed.
     """
     epochs, batch_size = OFFICIAL.online_epochs, OFFICIAL.batch_size
     count = num_seeds + num_others
@@ -182,7 +182,7 @@ def time_customising(
 
 
 def size_on_disk(model: AdaptedWeights | dict[str, Any]) -> int:
-    """Bytes of the arrays' files, without padding, as a campaign's folder has them."""
+    """Bytes of the arrays' files, without padding, as in a campaign's folder."""
     if isinstance(model, AdaptedWeights):
         real = model.rows < TABLE_ROWS
         arrays: dict[str, Any] = model._replace(
@@ -200,7 +200,7 @@ def whole_table_adam(
     """Builds the plain way to customise: `optax.adam` over the network and the whole table.
 
     Returns:
-      A function of general weights, examples and a number of epochs that gives the parameters.
+      A function of general weights, examples and a number of epochs that returns the parameters.
     """
     loss, adam = build_loss(NETWORK, layout), optax.adam(OFFICIAL.online_learning_rate)
 

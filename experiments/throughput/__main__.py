@@ -34,10 +34,10 @@ from metaheac_jax.settings import OFFICIAL
 
 @dataclass(frozen=True)
 class Options:
-    """Times each part of the work at several sizes; writes a table and two figures into --out.
+    """Times each stage of the pipeline at several sizes; writes a report and two figures to --out.
 
-    The first value of --campaigns, --batch-size, --width and --table-rows together is the base
-    size. The other values of each are tried with the rest at the base.
+    The first values of --campaigns, --batch-size, --width and --table-rows form the base size. Each
+    of their other values is tried with the rest at the base.
     """
 
     campaigns: tuple[int, ...] = (5, 1, 20)
@@ -52,16 +52,16 @@ class Options:
     """What to time: any of meta-step, "end to end", sample, "to device", customise, score,
     prepare."""
     paths: tuple[str, ...] = ()
-    """Ways of the meta-step: row-local (the one that methods use), first-order, at-once or in-turn
+    """Ways of the meta-step: row-local (used by the methods), first-order, at-once or in-turn
     (campaigns grouped the other way), whole-table, "whole-table at-once" (all campaigns vmapped);
-    with several devices also "row-local sharded", on an accelerator row-local with another
-    precision. Default: all."""
+    with several devices also "row-local sharded", on an accelerator also row-local in other
+    precisions. Default: all."""
     quick: bool = False
     """Only the meta-step at the official size, row-local and whole-table, with 334,494 and
     3,344,940 rows; the size flags are ignored."""
     steps: int = 20
-    """Timed runs of each; fewer, but at least 3, where they take more than 10 seconds. Of the
-    meta-step at least 24: 8 per turn, or as many as take 2 seconds."""
+    """Timed runs per benchmark; at least 3 if they take more than 10 seconds. The meta-step has at
+    least 24: 8 per turn, or as many as fit into 2 seconds."""
     json: Path | None = None
     """File for the records."""
     profile: Path | None = None
@@ -123,10 +123,10 @@ def quick(options: Options) -> Options:
 
 
 def check(options: Options) -> None:
-    """Refuses options that nothing can be run with.
+    """Refuses options that cannot be run.
 
     Raises:
-      InputError: an option is out of range, or --json cannot be written; it is named.
+      InputError: an option is out of range, or --json cannot be written; the message names it.
     """
     for name in Size._fields:
         for value in getattr(options, name) or (0,):
@@ -149,9 +149,9 @@ def base_size(options: Options) -> Size:
 
 
 def sizes(options: Options) -> list[Size]:
-    """The base size and those that differ from it in one value, small steps first.
+    """The base size and the sizes that differ from it in one value, smallest steps first.
 
-    Sizes that differ in the table's rows alone are neighbours.
+    Sizes that differ only in the table's rows are adjacent.
     """
     base = base_size(options)
     found = {
@@ -161,7 +161,7 @@ def sizes(options: Options) -> list[Size]:
 
 
 def run(options: Options, progress: Progress) -> Bench:
-    """Runs all benchmarks of the options."""
+    """Runs all benchmarks that the options select."""
     progress("measure the machine's limits", 0, 1)
     every = sizes(options)
     bench = Bench(
@@ -182,7 +182,7 @@ def run(options: Options, progress: Progress) -> Bench:
 
 
 def make_input(size: Size, folder: Path) -> Input:
-    """Synthetic inputs of a size, whose columns are written to the folder and memory-mapped."""
+    """Synthetic inputs of a size; their columns are written to the folder and memory-mapped."""
     directory = folder / str(size.table_rows)
     write_dataset(synthetic(size), directory)
     dataset = open_dataset(directory)

@@ -1,8 +1,8 @@
 """FLOPs of the matrix products that a program executes, counted in its traced form.
 
 The count does not depend on the backend. XLA may still merge a few small products. (XLA's own
-count, ``cost_analysis``, takes a loop's body once, includes what is elementwise, and on GPUs misses
-the products that a library computes.)
+count, ``cost_analysis``, counts a loop's body once, includes elementwise operations, and on GPUs
+misses the products that a library computes.)
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import jax
 def executed_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """FLOPs of the matrix products of ``function(*arguments)``; a multiply-add counts as 2.
 
-    The body of a scan counts as often as it runs. Of the branches of a condition the most costly
-    one counts.
+    The body of a scan counts once per iteration. Of the branches of a condition only the most
+    costly one counts.
 
     Args:
-      function: whatever jax can trace.
+      function: any function that jax can trace.
       *arguments: arrays, or their shapes.
 
     Raises:
-      ValueError: there are products in a loop whose number of rounds is known only when it runs.
+      ValueError: a loop with products has a number of iterations that is known only at run time.
     """
     return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 

@@ -1,4 +1,4 @@
-"""The benchmarks: what is run, how often, and the record of each.
+"""The benchmarks: what each runs, how often, and its record.
 
 Axes: C campaigns of a step, P users of a pool.
 """
@@ -64,23 +64,23 @@ from metaheac_jax.training.step import RowStep, plain_gradient
 
 BENCHMARKS = ("meta-step", "end to end", "sample", "to device", "customise", "score", "prepare")
 NUM_INPUTS = 8  # batches that take turns; the sampler gives its first 8 batches one shape
-POOL, CHUNK = 32_768, 1024  # users scored, and scored at once
-QUALITY_STEPS = 3 * NUM_INPUTS  # of a training whose loss and AUC tell what a precision costs
-ADAPTED_ROWS = 8192  # table rows of the customised model that scores them
-WORLD_USERS = 50_000  # of the world that is prepared
+POOL, CHUNK = 32_768, 1024  # users to score, and users per chunk
+QUALITY_STEPS = 3 * NUM_INPUTS  # steps of the training whose loss and AUC show a precision's cost
+ADAPTED_ROWS = 8192  # adapted table rows of the customised model that scores the users
+WORLD_USERS = 50_000  # users of the world that is prepared
 MAX_SECONDS = 10  # runs of a benchmark stop after this time
 MAX_TURN_SECONDS = 2  # a turn of the meta-step stops after this time
 MIN_RUNS, MIN_ROUNDS = 3, 3
 
 
 def timed(run: Callable[[int], Any], num_runs: int) -> tuple[float, list[float]]:
-    """Seconds of the first run, and of ``num_runs`` further ones.
+    """Seconds of the first run, and of up to ``num_runs`` further runs.
 
-    The further ones stop after `MAX_SECONDS`, but not before `MIN_RUNS`.
+    The further runs stop after `MAX_SECONDS`, but not before `MIN_RUNS` of them.
 
     Args:
-      run: ``run(number)``; its result is waited for.
-      num_runs: without the first run.
+      run: called as ``run(number)``; the time includes the wait for its result.
+      num_runs: number of runs after the first.
     """
     seconds: list[float] = []
     while len(seconds) <= num_runs and (len(seconds) <= MIN_RUNS or sum(seconds[1:]) < MAX_SECONDS):
@@ -91,9 +91,9 @@ def timed(run: Callable[[int], Any], num_runs: int) -> tuple[float, list[float]]
 
 
 def in_turns(runs: Sequence[Callable[[], list[float]]], num_rounds: int) -> list[list[float]]:
-    """What each run returns, joined over the rounds; a first round is left out.
+    """The results of each run, concatenated over the rounds; an extra first round is left out.
 
-    The pace of a shared machine changes. A slow turn then slows all runs of the round.
+    The pace of a shared machine changes. With turns, a slow period slows all runs of a round.
     """
     results = [[run() for run in runs] for _ in range(num_rounds + 1)][1:]
     return [[value for turn in turns for value in turn] for turns in zip(*results, strict=True)]
@@ -109,7 +109,7 @@ class Input(NamedTuple):
 
 
 class Trial:
-    """A compiled meta-step with its state; a turn returns the seconds of steps."""
+    """A compiled meta-step with its state. A turn returns the seconds per step."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Trial:
         """Args:
         program: the step.
         weights: initial values; consumed.
-        batches: what the step takes besides the state, `NUM_INPUTS` times.
+        batches: `NUM_INPUTS` batches, each the arguments of the step after the state.
         sampler: draws the batches of `end_to_end`.
         """
         self._program, self._sampler, self._first = program, sampler, True
@@ -130,7 +130,7 @@ class Trial:
         self._batches = [jax.tree.map(jnp.asarray, batch) for batch in batches]
 
     def bare(self) -> list[float]:
-        """A step on each batch; only on those that the first turn does in `MAX_TURN_SECONDS`."""
+        """Takes one step per batch, or as many as the first turn takes in `MAX_TURN_SECONDS`."""
         seconds: list[float] = []
         for batch in self._batches:
             began = time.perf_counter()
@@ -139,7 +139,7 @@ class Trial:
             seconds.append(time.perf_counter() - began)
             if self._first and sum(seconds) > MAX_TURN_SECONDS:
                 break
-        # Every turn has as many steps, or slow turns would count for less.
+        # All turns have the same number of steps; otherwise slow turns would count for less.
         self._batches, self._first = self._batches[: len(seconds)], False
         return seconds
 
@@ -154,7 +154,7 @@ class Trial:
         return step_breakdown(self._program.text(), step, NUM_INPUTS, folder)
 
     def end_to_end(self) -> list[float]:
-        """As methods train: `training.loop.train`, with sampling and log; the mean of 8 steps."""
+        """Trains as methods do (`training.loop.train`), with sampling and log; mean of 8 steps."""
         step = RowStep(self._program.init, self._program.step)
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
@@ -171,9 +171,9 @@ class Bench:
     since the pace of a shared machine changes.
 
     Attributes:
-      records: of all benchmarks so far.
-      left_out: a line for every meta-step that memory could not hold.
-      breakdowns: where the time of row-local meta-steps of one size goes, by their path.
+      records: records of all benchmarks so far.
+      left_out: one line per meta-step that does not fit in memory.
+      breakdowns: where the time of the row-local meta-steps of one size goes, by path.
     """
 
     def __init__(
@@ -189,14 +189,14 @@ class Bench:
         profile: Path | None = None,
     ) -> None:
         """Args:
-        measure: gives the machine's limits.
+        measure: returns the machine's limits.
         progress: receives the benchmark and the number of sizes done.
         benchmarks: which of `BENCHMARKS` to run.
         paths: which ways of the meta-step to run; all if empty.
-        num_runs: timed runs of each.
-        num_sizes: number of sizes in all.
+        num_runs: timed runs per benchmark.
+        num_sizes: total number of sizes.
         traced: the size whose row-local meta-steps are broken down.
-        profile: a folder that keeps their traces.
+        profile: a folder for their traces.
         """
         self._measure, self._progress = measure, progress
         self._benchmarks, self._paths, self._num_runs = benchmarks, paths, num_runs
@@ -207,7 +207,7 @@ class Bench:
         self._traced, self._profile = traced, profile
 
     def run(self, inputs: Sequence[Input]) -> None:
-        """All benchmarks of some sizes, which differ in the table's rows alone."""
+        """Runs all benchmarks for sizes that differ only in the table's rows."""
         for size, dataset, sampler, batches in inputs:
             if "sample" in self._benchmarks:
                 self.sample(size, sampler)
@@ -221,7 +221,7 @@ class Bench:
         self._num_done += len(inputs)
 
     def prepare(self) -> None:
-        """The competition's files to a dataset on disk, from a small simulated world."""
+        """Times preparing a dataset on disk from the files of a small simulated competition."""
         if "prepare" not in self._benchmarks:
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -234,19 +234,19 @@ class Bench:
             self.add("prepare", "tencent", size, seconds, dataset.num_users)
 
     def sample(self, size: Size, sampler: CampaignSampler) -> None:
-        """The sampler alone, from memory-mapped columns."""
+        """Times the sampler alone, on memory-mapped columns."""
         self._tell(f"sample, {size}")
         _, seconds = timed(sampler, self._num_runs)
         self.add("sample", "memory-mapped", size, seconds, 2 * size.campaigns * size.batch_size)
 
     def to_device(self, size: Size, batches: Sequence[CampaignBatch]) -> None:
-        """A drawn batch from the host to the device."""
+        """Times the transfer of a sampled batch from the host to the device."""
         self._tell(f"to device, {size}")
         _, seconds = timed(lambda n: jax.device_put(batches[n % NUM_INPUTS]), self._num_runs)
         self.add("to device", "batch", size, seconds, 2 * size.campaigns * size.batch_size)
 
     def customise(self, size: Size, dataset: Dataset) -> None:
-        """C campaigns with the official number of epochs; the time is that of a minibatch."""
+        """Times customising C campaigns for the official number of epochs, per minibatch."""
         self._tell(f"customise, {size}")
         weights, epochs = untrained(size, dataset.layout), OFFICIAL.online_epochs
         examples = [campaign_examples(dataset, dataset.campaign(c)) for c in range(size.campaigns)]
@@ -282,7 +282,7 @@ class Bench:
         )
 
     def score(self, size: Size, dataset: Dataset) -> None:
-        """A pool of `POOL` users, with a customised model."""
+        """Times scoring a pool of `POOL` users with a customised model."""
         self._tell(f"score, {size}")
         weights = untrained(size, dataset.layout)
         everyone = np.asarray(dataset.user_rows[:])
@@ -305,16 +305,16 @@ class Bench:
             POOL,
             executed_flops=POOL // CHUNK * executed_flops(of_chunk, *weights, users[:CHUNK]),
             theory_flops=_theory(size, POOL, "forward"),
-            # Of each user the ids and the rows that they name, read once; and the score.
+            # Per user: the ids and the table rows that they name, each read once, and the score.
             theory_bytes=users.nbytes + 4 * size.width * num_lookups + 4 * POOL,
             compile_seconds=first - float(np.median(seconds)),
         )
 
     def meta_steps(self, inputs: Sequence[Input]) -> None:
-        """The bare meta-step in every way, and the row-local one end to end.
+        """Times the bare meta-step in every way, and the row-local one end to end.
 
-        The inputs differ in the table's rows alone. All of them take turns, and with them the
-        row-local steps of these inputs, so that a ratio to them is of the same rounds.
+        The inputs differ only in the table's rows. They take turns with each other and with the
+        row-local steps of the same inputs, so that a ratio compares times of the same rounds.
         """
         rivals: dict[Size, Trial] = {}
         for name, way in ways(inputs[0].size).items():
@@ -335,13 +335,13 @@ class Bench:
         inputs: Sequence[Input],
         rivals: Mapping[Size, Trial],
     ) -> tuple[list[Callable[..., None]], dict[Size, Trial]]:
-        """For each record a function that adds it, given limits; and the trials by size.
+        """Returns one function per record, which adds it given limits, and the trials by size.
 
         Args:
-          name, way: of the meta-step.
+          name, way: how the meta-step is computed.
           benchmarks: "meta-step", "end to end" or both.
-          inputs: of each size.
-          rivals: row-local steps that take turns with this way; none for themselves.
+          inputs: one per size.
+          rivals: row-local steps that take turns with this way; empty for the row-local way itself.
         """
         turns: list[Callable[[], list[float]]] = [trial.bare for trial in rivals.values()]
         adds: list[Callable[..., None]] = []
@@ -393,9 +393,9 @@ class Bench:
 
         Args:
           benchmark, path, size, examples: as in the record.
-          seconds: of each run.
-          precision: of the matrix products, whose limit counts.
-          limits: the machine's; None measures them.
+          seconds: time of each run.
+          precision: precision of the matrix products; it selects the limit of the machine.
+          limits: limits of the machine; None measures them.
           **known: further figures of the record.
         """
         low, median, high = np.percentile(seconds, [25, 50, 75]).tolist()
@@ -451,7 +451,7 @@ class Bench:
 
 
 def _ratio(seconds: Sequence[float], others: Sequence[float], num_rounds: int) -> float:
-    """The median over the rounds of one program's median time over another's."""
+    """The median over the rounds of the ratio of two programs' median times."""
     ours, theirs = (np.median(np.reshape(s, (num_rounds, -1)), axis=1) for s in (seconds, others))
     return float(np.median(ours / theirs))
 

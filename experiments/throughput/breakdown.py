@@ -1,7 +1,7 @@
-"""Where a step's time goes: the profiler's trace of some steps, summed over kinds of operations.
+"""Where a step's time goes: the profiler's trace of some steps, summed by kind of operation.
 
-The trace has the instructions of the compiled program by name, and the program's text tells what
-each computes. On a CPU, the parts of an instruction that other threads compute count for it.
+The trace names the instructions of the compiled program, and the program's text says what each
+computes. On a CPU, time that other threads spend on parts of an instruction counts towards it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _SCOPE = re.compile(rf'op_name="[^"]*\b{ADAM}\b')
 
 
 def kinds(text: str) -> dict[str, str]:
-    """The kind of each instruction of a compiled program, by its name.
+    """The kind of each instruction of a compiled program, by instruction name.
 
-    A fusion or call is of the first kind in `KINDS` of which it has an instruction. What belongs to
-    the optimiser, its gathers of rows and moments included, is a kind of its own.
+    A fusion or call has the first kind in `KINDS` that any of its instructions has. The optimiser,
+    including its gathers of rows and moments, is a separate kind.
 
     Args:
-      text: of ``compiled.as_text()``.
+      text: the result of ``compiled.as_text()``.
     """
     opcodes: dict[str, set[str]] = {}  # by computation
     found: list[tuple[str, set[str], list[str], bool]] = []
@@ -71,7 +71,7 @@ def kinds(text: str) -> dict[str, str]:
 
 @dataclass
 class _Running:
-    """An instruction, or a task on a thread, and the time of what runs inside it."""
+    """An instruction, or a task on a thread, and the time of everything that runs inside it."""
 
     name: Any
     start: float
@@ -84,7 +84,7 @@ class _Line:
     """The times of one thread or stream, from its events in order."""
 
     seconds: defaultdict[Any, float] = field(default_factory=lambda: defaultdict(float))
-    makers: dict[int, Any] = field(default_factory=dict)  # what started a task
+    makers: dict[int, Any] = field(default_factory=dict)  # by task, what started it
     stack: list[_Running] = field(default_factory=list)
 
     def add(self, start: float, end: float, event: str, stats: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ class _Line:
 
 
 def instruction_seconds(trace: Any) -> dict[str, float]:
-    """Seconds of each instruction, summed over threads, without what runs inside it.
+    """Seconds of each instruction, summed over threads, without instructions that run inside it.
 
     Args:
       trace: a `jax.profiler.ProfileData`.
@@ -118,19 +118,19 @@ def instruction_seconds(trace: Any) -> dict[str, float]:
     lines = []
     for line in (line for plane in trace.planes for line in plane.lines):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of the type of an event's stats
+            warnings.simplefilter("ignore", DeprecationWarning)  # on the type of an event's stats
             events = [(e.start_ns, -e.end_ns, e.name, dict(e.stats)) for e in line.events]
         lines.append(_Line())
         for start, end, name, stats in sorted(events, key=lambda event: event[:2]):
             lines[-1].add(start, -end, name, stats)
         while lines[-1].stack:
             last = lines[-1].stack[-1]
-            # Of a task that the trace does not see ending, only what ran inside it is known.
+            # For a task whose end is not in the trace, only the time inside it is known.
             lines[-1].close(last.start + last.inner if last.end is None else last.end)
     makers = {task: maker for line in lines for task, maker in line.makers.items()}
     seconds: defaultdict[str, float] = defaultdict(float)
     for name, value in (item for line in lines for item in line.seconds.items()):
-        while isinstance(name, int):  # a task, for what started it
+        while isinstance(name, int):  # a task: counts for what started it
             name = makers.get(name)
         if name is not None:
             seconds[name] += value
@@ -140,15 +140,15 @@ def instruction_seconds(trace: Any) -> dict[str, float]:
 def step_breakdown(
     text: str, step: Callable[[int], Any], num_steps: int, folder: Path | None = None
 ) -> dict[str, float]:
-    """Processor seconds per step by kind; together they are the processors' whole time.
+    """Processor seconds per step by kind; they add up to the total time of the processors.
 
     The processors are the cores of a CPU, or the one device.
 
     Args:
-      text: of the compiled program.
-      step: ``step(number)``; its result is waited for.
-      num_steps: how many to trace.
-      folder: keeps the trace, for TensorBoard or Perfetto; None keeps nothing.
+      text: text of the compiled program.
+      step: called as ``step(number)``; the time includes the wait for its result.
+      num_steps: number of steps to trace.
+      folder: a folder for the trace, for TensorBoard or Perfetto; None keeps no trace.
     """
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) if folder is None else folder
@@ -168,7 +168,7 @@ def step_breakdown(
 
 
 def breakdown_table(parts: dict[str, dict[str, float]]) -> str:
-    """Breakdowns by the name of what was traced, in Markdown: processor ms, and its share."""
+    """Markdown table of breakdowns by name of the traced step: processor ms, and fractions."""
     kinds_of = list(next(iter(parts.values()), {}))
     lines = []
     for name, seconds in parts.items():

@@ -1,9 +1,9 @@
-"""What the devices of a mesh send each other in a meta-step, counted in the compiled program.
+"""Bytes that the devices of a mesh exchange in a meta-step, counted in the compiled program.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu \\
       python -m experiments.throughput.collectives --mesh campaign=4,row=2 --campaigns 8
 
-Devices may be made of one CPU: what is sent does not depend on how fast they are.
+One CPU may simulate the devices, since the number of bytes does not depend on their speed.
 
 Axes: C campaigns of a step, U table rows that it touches, k embedding width.
 """
@@ -45,28 +45,28 @@ class Options:
     """Counts the bytes of each collective of a meta-step on a mesh."""
 
     mesh: str = "campaign=4,row=2"
-    """As `metaheac fit --mesh` takes it."""
+    """Mesh, as for `metaheac fit --mesh`."""
     campaigns: int = 8
-    """C."""
+    """Campaigns per step."""
     batch_size: int = 512
     """Examples of a support set, and of a query set."""
     width: int = 64
-    """k."""
+    """Embedding width."""
     table_rows: int = 334_494
     """Rows of the table."""
     users: int = 20_000
-    """Users whom examples are drawn from."""
+    """Number of users from whom examples are drawn."""
     only_rows: bool = False
-    """Compile nothing: say how many rows a step touches, each of its examples another user's."""
+    """Compile nothing; print how many rows a step touches if each example has a different user."""
 
 
 class Collective(NamedTuple):
-    """An operation in which devices send each other something.
+    """An operation in which devices exchange data.
 
     Attributes:
-      kind: such as "all-reduce".
-      groups: the devices that take part in it, as XLA writes them.
-      num_bytes: of its result, on one device.
+      kind: name of the operation, such as "all-reduce".
+      groups: the devices that take part, as XLA writes them.
+      num_bytes: size of the result on one device.
     """
 
     kind: str
@@ -75,7 +75,7 @@ class Collective(NamedTuple):
 
 
 def collectives(program: str) -> list[Collective]:
-    """The collectives in the text of a compiled program, each as often as it stands there."""
+    """The collectives in the text of a compiled program, one entry per occurrence."""
     found = []
     for line in program.splitlines():
         match = _COLLECTIVE.search(line)
@@ -90,7 +90,7 @@ def collectives(program: str) -> list[Collective]:
 
 
 def touched_rows(size: Size) -> int:
-    """Rows that a step touches whose examples are all of different users."""
+    """Number of rows that a step touches if each of its examples has a different user."""
     rng, users = np.random.default_rng(0), 2 * size.campaigns * size.batch_size
     fields = zip(TENCENT.fields, field_sizes(size.table_rows), strict=True)
     return sum(
@@ -100,7 +100,7 @@ def touched_rows(size: Size) -> int:
 
 
 def main(options: Options) -> None:
-    """Prints what is sent, and what the arrays' sizes say should be."""
+    """Prints the bytes that are sent, and the bytes that the sizes of the arrays predict."""
     size = Size(options.campaigns, options.batch_size, options.width, options.table_rows)
     for name, value in size._asdict().items():
         check_option(name, value)

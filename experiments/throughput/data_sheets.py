@@ -1,7 +1,7 @@
-"""Peaks of accelerators as their vendors print them, to stand beside what is measured.
+"""Peak rates of accelerators from their vendors' data sheets, to compare with measured rates.
 
-NVIDIA prints the rates of its tensor cores for matrices with structured sparsity: 2 of 4 entries
-are zero. Here matrices are dense, whose rate is half of that.
+NVIDIA states the rates of its tensor cores for matrices with structured sparsity: 2 of 4 entries
+are zero. Matrices here are dense, and their rate is half of that.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 
 class DataSheet(NamedTuple):
-    """Peaks of one device.
+    """Peak rates of one device.
 
     Attributes:
-      matmul: FLOP/s of dense matrix products, by a name in `machine_limits.PRECISIONS`.
+      matmul: FLOP/s of dense matrix products, by name in `machine_limits.PRECISIONS`.
       memory: bytes/s, read and written.
       source: the page or file with these numbers.
     """
@@ -31,12 +31,12 @@ _H200 = "NVIDIA H200 Tensor Core GPU, data sheet"
 _A100 = "NVIDIA A100 Tensor Core GPU, data sheet"
 _V5E, _V5P = "https://cloud.google.com/tpu/docs/v5e", "https://cloud.google.com/tpu/docs/v5p"
 
-# "default" is TF32 on these GPUs and bf16 on TPUs. Where a number is halved, the sheet is sparse.
+# "default" is TF32 on these GPUs and bf16 on TPUs. The sheet's rate is sparse where it is halved.
 _HOPPER = {"default": 989e12 / 2, "float32": 67e12, "bf16": 1979e12 / 2}
 _HOPPER_PCIE = {"default": 756e12 / 2, "float32": 51e12, "bf16": 1513e12 / 2}
 _AMPERE = {"default": 156e12, "float32": 19.5e12, "bf16": 312e12}
 
-#: By `jax.Device.device_kind`.
+#: Data sheets by `jax.Device.device_kind`.
 DATA_SHEETS: dict[str, DataSheet] = {
     "NVIDIA H100 80GB HBM3": DataSheet(_HOPPER, 3.35e12, f"{_H100} (SXM)"),
     "NVIDIA H100 PCIe": DataSheet(_HOPPER_PCIE, 2.0e12, f"{_H100} (PCIe)"),

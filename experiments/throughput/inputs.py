@@ -14,12 +14,12 @@ from metaheac_jax.schema import TENCENT, Field, Vocabulary
 #: Table rows of each field, user fields first (paper section 4.1).
 ROWS_OF_FIELDS = (4, 3, 856, 6, 8, 3, 2, 125, 83, 13, 263_313, 49_781, 10_003, 9_985)
 ROWS_OF_FIELDS += (79, 138, 15, 40, 33, 4)
-#: A field with at least this many rows is scaled to the length of the table.
+#: A field with at least this many rows is scaled with the length of the table.
 SCALED_FROM = 2000
 #: Rows of all fields that keep their size.
 FIXED_ROWS = sum(rows for rows in ROWS_OF_FIELDS if rows < SCALED_FROM)
 MIN_CAMPAIGNS = 20
-MINIBATCHES = 4  # of each campaign's examples
+MINIBATCHES = 4  # minibatches in the examples of a campaign
 
 
 class Size(NamedTuple):
@@ -28,8 +28,8 @@ class Size(NamedTuple):
     Attributes:
       campaigns: C, campaigns of a meta-step.
       batch_size: B, examples of a support set, of a query set and of an online minibatch.
-      width: k, of an embedding.
-      table_rows: R.
+      width: k, embedding width.
+      table_rows: R, rows of the table.
     """
 
     campaigns: int
@@ -45,10 +45,10 @@ class Size(NamedTuple):
 
 
 def check_option(name: str, value: int) -> None:
-    """Refuses a value of a field of `Size`, as its option gives it, that no inputs can have.
+    """Refuses a value of a `Size` option for which there are no inputs.
 
     Raises:
-      InputError: it names the option.
+      InputError: the value is too small; the message names the option.
     """
     minimum = FIXED_ROWS + 1000 if name == "table_rows" else 1
     terminal.check_minimum(f"--{name.replace('_', '-')}", value, minimum)
@@ -89,7 +89,7 @@ def synthetic(size: Size, num_users: int = 20_000) -> Dataset:
 
 
 def field_sizes(num_rows: int) -> list[int]:
-    """Values of each field in a table with ``num_rows`` rows; the largest field takes the rest."""
+    """Number of values per field in a table of ``num_rows``; the largest field takes the rest."""
     large = [rows for rows in ROWS_OF_FIELDS if rows >= SCALED_FROM]
     scale = (num_rows - FIXED_ROWS) / sum(large)
     counts = [rows if rows < SCALED_FROM else max(1, int(rows * scale)) for rows in ROWS_OF_FIELDS]
@@ -100,12 +100,12 @@ def field_sizes(num_rows: int) -> list[int]:
 def draw_field(
     rng: np.random.Generator, field: Field, count: int, num_users: int, *, first: int, pad: int
 ) -> np.ndarray:
-    """(U, slots) table rows of a field with ``count`` values, of which ``first`` is the first."""
+    """(U, slots) random table rows of a field whose ``count`` rows begin at row ``first``."""
     if field.slots == 1:
         return first + rng.integers(0, count, (num_users, 1))
     shape = TENCENT_WORLD.lists[field.name]
-    # The cumulative share of the 1, 10, 100, ... most popular values, inverted: a piecewise power
-    # law.
+    # A piecewise power law: the inverse of the cumulative fraction of the 1, 10, 100, ... most
+    # popular values.
     known = [(10.0**i, share) for i, share in enumerate(shape.covered) if 10**i < count]
     rank, share = np.array([*known, (count, 1.0)]).T
     draw = np.log(rng.random((num_users, field.slots)))

@@ -1,4 +1,4 @@
-"""The most that a machine can do, the least that a step must do, and the memory there is.
+"""The peak rates of a machine, the least work of a step, and the available memory.
 
 Axes: C campaigns, B examples of a support or query set, M user fields, N campaign fields,
 k embedding width, n experts, m critics, h hidden width, R rows of the table.
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.schema import TENCENT
 
-#: The number of matrix products of an example, as a multiple of its forward products.
+#: The number of matrix products per example, as a multiple of its forward products.
 Derivative = Literal["forward", "gradient", "first-order", "second-order"]
 PRODUCTS: dict[Derivative, int] = {
     "forward": 1,
@@ -30,7 +30,7 @@ PRODUCTS: dict[Derivative, int] = {
     "second-order": 12,
 }
 
-#: Values of `jax.default_matmul_precision` by backend and name. ``default`` does not set it, so
+#: Values of `jax.default_matmul_precision` by backend and name. ``default`` leaves it unset, so
 #: products are float32 on a CPU, TF32 on NVIDIA cards since Ampere, and bf16 on a TPU.
 PRECISIONS: dict[str, dict[str, str | None]] = {
     "cpu": {"default": None},
@@ -50,8 +50,8 @@ class Limits(NamedTuple):
     Attributes:
       matmul: FLOP/s of a product of float32 matrices, by precision.
       copy: bytes/s, read and written, of an elementwise pass over an array larger than any cache.
-      gather: bytes/s, read and written, of taking rows at random from a table of the Tencent data's
-        length.
+      gather: bytes/s, read and written, of gathering random rows from a table as long as that of
+        the Tencent data.
     """
 
     matmul: dict[str, float]
@@ -60,7 +60,7 @@ class Limits(NamedTuple):
 
 
 def measure_limits() -> Limits:
-    """Measures all limits: each is the best run of half a second."""
+    """Measures all limits; each is the best of the runs in half a second."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matmul = {}
     for name, precision in precisions().items():
@@ -69,7 +69,7 @@ def measure_limits() -> Limits:
             product = jax.jit(jnp.matmul)
             matmul[name] = 2 * side**3 / _best(lambda p=product, a=matrix: p(a, a))
     array = jnp.ones(1 << 26)
-    plus_one = jax.jit(lambda a: a + 1, donate_argnums=0)  # new memory costs more than a copy
+    plus_one = jax.jit(lambda a: a + 1, donate_argnums=0)  # allocation costs more than a copy
 
     def in_place() -> jax.Array:
         nonlocal array
@@ -79,7 +79,7 @@ def measure_limits() -> Limits:
     copy = 2 * array.nbytes / _best(in_place)
     table, take = jnp.ones((334_494, 64)), jax.jit(lambda table, rows: table[rows])
     rows = jax.random.randint(jax.random.key(0), (8, 1 << 16), 0, len(table))
-    some = cycle(list(rows))  # other rows in each run, which no cache has
+    some = cycle(list(rows))  # different rows in each run, which no cache holds
     gather = 2 * rows[0].size * table[0].nbytes / _best(lambda: take(table, next(some)))
     return Limits(matmul, copy, gather)
 
@@ -104,13 +104,14 @@ def theory_flops(
 ) -> int:
     """FLOPs of the matrix products in the model's formulas; a multiply-add counts as 2.
 
-    Forward, a user takes n experts (M k -> h_1 -> ... -> h), two gates of width g over its mean
-    field (k -> g, then g -> n and g -> m), and the mixture of n experts and m critics (h -> m). A
-    campaign adds the gates' product with its N fields, once for all its users. Pooling, activations
-    and the loss are elementwise, and are not counted. The program executes fewer FLOPs, since
-    fields with few values stay products (`table.pooling.UserFields`); see `arithmetic`.
+    The forward pass of a user has n experts (M k -> h_1 -> ... -> h), two gates of width g on the
+    mean of the user's fields (k -> g, then g -> n and g -> m), and the mixture of n experts and m
+    critics (h -> m). A campaign adds the gates' product with its N fields, once for all its users.
+    Pooling, activations and the loss are elementwise and are not counted. The program executes
+    fewer FLOPs, since fields with few values stay products (`table.pooling.UserFields`); see
+    `arithmetic`.
 
-    Each product y = x W, whose x depends on parameters too (the embeddings), is computed
+    Each product y = x W, where x depends on parameters too (the embeddings), is computed
 
       once forward;
       3 times for a gradient: also dx = dy W' and dW = x' dy;
@@ -118,11 +119,11 @@ def theory_flops(
       12 times in second-order meta-learning: these 6, and (Hessian of the support loss) times
       (query gradient), a directional derivative of the three products of a gradient. Each is
       bilinear, so its derivative has two products. The differentiated forward pass and gradient
-      are kept, not computed again.
+      are stored, not recomputed.
 
     Args:
-      network: gives n, m, h and g.
-      num_examples: users; in meta-learning C B, those of all support sets or of all query sets.
+      network: defines n, m, h and g.
+      num_examples: users; in meta-learning C B, the users of all support sets or of all query sets.
       num_campaigns: campaigns of the examples.
       width: k.
       derivative: see `PRODUCTS`.
@@ -143,15 +144,15 @@ def theory_bytes(*, num_rows: int, width: int, num_parameters: int) -> int:
     Activations may stay in a cache, and ids are few, so neither is counted.
 
     Args:
-      num_rows: table rows that the step moves: those it touches, or all R of a whole-table step.
+      num_rows: table rows that the step moves: those it touches, or all R in a whole-table step.
       width: k.
-      num_parameters: of the network.
+      num_parameters: number of parameters of the network.
     """
     return 3 * 2 * 4 * (num_rows * width + num_parameters)
 
 
 def device_name() -> str:
-    """The device's name; of a CPU, its model and number of cores."""
+    """The device's name; for a CPU, its model and number of cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{device.device_kind} (1 of {len(jax.devices())})"
@@ -160,7 +161,7 @@ def device_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide the speed."""
+    """Versions of Python and of the libraries that determine the speed."""
     import jaxlib
     import numpy
 
@@ -169,7 +170,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """What else decides the speed, as far as it is known: flags, driver, CUDA, clocks."""
+    """Other known settings that affect the speed: flags, driver, CUDA, clocks."""
     known = {name: os.environ.get(name) for name in ("XLA_FLAGS", "GLIBC_TUNABLES")}
     if jax.default_backend() == "cpu":
         clock = _entry("/proc/cpuinfo", "cpu MHz")
@@ -182,7 +183,7 @@ def environment() -> dict[str, str]:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; None if it cannot be run."""
+    """The standard output of a command; None if it fails."""
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -199,14 +200,14 @@ def free_memory() -> int | None:
 
 
 def forget_high_water() -> None:
-    """Resets `high_water` to what the process holds now (Linux)."""
+    """Resets `high_water` to the memory that the process holds now (Linux)."""
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         reset.write_text("5")
 
 
 def high_water() -> int | None:
-    """The most resident bytes of this process since the last reset; None if not on Linux."""
+    """Peak resident bytes of this process since the last reset; None if not on Linux."""
     return _kilobytes("/proc/self/status", "VmHWM")
 
 

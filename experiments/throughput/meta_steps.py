@@ -1,4 +1,4 @@
-"""The ways to compute a meta-step, compiled, with the figures that a compiled program has.
+"""The ways to compute a meta-step, compiled, with the figures of the compiled programs.
 
 Axes: C campaigns, U table rows that a step touches, R rows of the table, k embedding width.
 """
@@ -41,9 +41,9 @@ class Way(NamedTuple):
     Attributes:
       whole_table: ids point into the whole table, gradients are as large as the table, and Adam is
         dense.
-      first_order: without the second-order term.
+      first_order: omits the second-order term.
       campaigns_per_chunk: campaigns that are vmapped together; see `build_meta_gradient`.
-      precision: of the matrix products, a name in `machine_limits.PRECISIONS`.
+      precision: precision of the matrix products, a name in `machine_limits.PRECISIONS`.
       sharded: campaigns are spread over all devices.
     """
 
@@ -62,14 +62,14 @@ class Way(NamedTuple):
         return campaigns_at_once(num_campaigns)
 
     def place(self, batch: CampaignBatch, pad: int) -> Sequence[Any]:
-        """What the step takes besides the state; ``pad`` is the pad id of the whole table."""
+        """The step's arguments after the state; ``pad`` is the pad id of the whole table."""
         if self.whole_table:
             return global_ids(batch, pad)
         return _placement(len(batch.own), pad).place_batch(batch) if self.sharded else batch
 
 
 def ways(size: Size) -> dict[str, Way]:
-    """The ways of this machine by name: the one that methods use, then the others."""
+    """The ways that this machine supports, by name; the one that methods use is the first."""
     in_turn = campaigns_at_once(size.campaigns) == 1
     spread = jax.device_count() > 1
     at_once, one_by_one = Way(campaigns_per_chunk="all"), Way(campaigns_per_chunk=1)
@@ -80,7 +80,7 @@ def ways(size: Size) -> dict[str, Way]:
         **({"row-local sharded": at_once._replace(sharded=True)} if spread else {}),
         **{f"row-local {p}": Way(precision=p) for p in precisions() if p != "default"},
         "whole-table": Way(whole_table=True),
-        # Last: second-order gradients of whole tables, vmapped, may need all the memory there is.
+        # Last, since vmapped second-order gradients of whole tables may take all the memory.
         "whole-table at-once": at_once._replace(whole_table=True),
     }
 
@@ -103,9 +103,9 @@ class Step(NamedTuple):
     Attributes:
       init: ``init(network, table) -> state``.
       step: ``step(state, *batch) -> (state, info)``.
-      update: ``update(state, *first) -> ...``, the part of the step that follows the gradient, with
-        its arguments besides the state from the front of the batch.
-      num_update_arguments: the number of these arguments.
+      update: ``update(state, *first) -> ...``, the part of the step that follows the gradient;
+        ``first`` are the leading elements of the batch.
+      num_update_arguments: the number of elements in ``first``.
     """
 
     init: Callable[..., Any]
@@ -115,14 +115,14 @@ class Step(NamedTuple):
 
 
 def _placement(num_campaigns: int, num_rows: int) -> Placement:
-    """All devices, each with the whole table."""
+    """A placement on all devices, each of which holds the whole table."""
     return Placement(device_mesh(campaign=jax.device_count()), num_campaigns, num_rows)
 
 
 def build_step(
     way: Way, num_campaigns: int, layout: Layout, placement: Placement | None = None
 ) -> Step:
-    """The meta-step in one of the ways, with the official settings; placed, on a mesh."""
+    """The meta-step in one of the ways, with the official settings; with a placement, on a mesh."""
     rate = OFFICIAL.outer_learning_rate
     loss, adam = build_loss(NETWORK, layout, reduction=OFFICIAL.reduction), optax.adam(rate)
     options: dict[str, Any] = {
@@ -161,8 +161,8 @@ class Program(NamedTuple):
     Attributes:
       step: ``step(state, *batch) -> (state, info)``; it reuses the state's memory.
       init: ``init(network, table) -> state``.
-      figures: those that are known before it runs, named as in `records.Record`.
-      text: ``text()`` is the compiled program, as `breakdown.kinds` reads it.
+      figures: the figures that are known before it runs, named as in `records.Record`.
+      text: ``text()`` returns the text of the compiled program, which `breakdown.kinds` reads.
     """
 
     step: Callable[..., Any]
@@ -176,9 +176,9 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> 
 
     Args:
       way: how the step is computed.
-      size: of the step and the table.
-      batch: from `Way.place`.
-      layout: of the ids.
+      size: size of the step and the table.
+      batch: a result of `Way.place`.
+      layout: layout of the ids.
     """
     placement = _placement(size.campaigns, size.table_rows) if way.sharded else None
     built = build_step(way, size.campaigns, layout, placement)
@@ -195,7 +195,7 @@ def compile_step(way: Way, size: Size, batch: Sequence[Any], layout: Layout) -> 
         num_chunks = size.campaigns // way.chunk_size(size.campaigns)
         if num_chunks > 1:
             # XLA counts the body of a loop once, though it runs for every chunk. The body is the
-            # gradient, so what the step has beyond the update is multiplied.
+            # gradient, so everything in the step except the update is multiplied.
             first = batch[: built.num_update_arguments]
             outside = _counted(_compile(built.update, state, *first))
             counted = outside + num_chunks * (counted - outside)
@@ -228,13 +228,13 @@ def quality(
 ) -> dict[str, float]:
     """Loss and AUC after a few row-local steps from untrained weights; see `records.Record`.
 
-    Both depend on rounding alone, so that they tell what a precision of the products costs.
+    Between precisions both differ by rounding alone, so they show what a precision costs.
 
     Args:
       program: a row-local step.
-      size: of the step and the table.
-      batches: drawn by the sampler; they take turns.
-      layout: of the ids.
+      size: size of the step and the table.
+      batches: batches from the sampler, used in turn.
+      layout: layout of the ids.
       num_steps: a multiple of the number of batches.
     """
     state, losses = program.init(*untrained(size, layout)), []

@@ -1,8 +1,8 @@
-"""What each option of the meta-step costs: seconds and memory, against the step without it.
+"""The cost of each option of the meta-step: seconds and memory, relative to the step without it.
 
 ``python -m experiments.throughput.options_meta`` times meta-gradients of one network in turns, in
-one process on one core; its seconds are those of the processor, the least of all turns. Memory is
-the temporary memory of the compiled program.
+one process on one core. Times are processor time, the minimum over all turns. Memory is the
+temporary memory of the compiled program.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Options:
     size: Name = "wide"
     """Network: wide (64-256-256-1, 16 tasks of 64 examples) or sine (1-40-40-1, 25 of 10)."""
     inner_steps: int = 5
-    """Inner steps of each."""
+    """Inner steps per case."""
     rounds: int = 7
-    """Turns of each; a first one is left out."""
+    """Timed turns per case, after an untimed first one."""
 
 
 def predict(params: Any, x: Array) -> Array:
-    """(N, in) -> (N,)."""
+    """Applies the network: (N, in) -> (N,)."""
     for kernel, bias in params[:-1]:
         x = jax.nn.relu(x @ kernel + bias)
     kernel, bias = params[-1]
@@ -61,7 +61,7 @@ def loss_with_aux(params: Any, batch: Any) -> tuple[Array, Array]:
 
 
 def loss_with_state(params: Any, batch: Any, model_state: Array) -> tuple[Array, Array]:
-    """The error on inputs less their mean of the batch, and a running mean of that."""
+    """The error on inputs centred by their batch mean, and the running mean of batch means."""
     mean = batch[0].mean(0)
     return loss(params, (batch[0] - mean, batch[1])), 0.9 * model_state + 0.1 * mean
 
@@ -125,7 +125,7 @@ def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
     terminal.check_minimum("--inner-steps", options.inner_steps, 1)
     terminal.check_minimum("--rounds", options.rounds, 1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before jax makes its threads
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before jax starts its threads
     set_cpu_flags()
     compiled, seconds = [], []
     for case in cases(options):

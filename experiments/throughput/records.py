@@ -1,4 +1,4 @@
-"""Records of benchmarks: as a table, as two figures, and compared with earlier records."""
+"""Records of benchmarks: tables, two figures, and a comparison with earlier records."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from metaheac_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Record:
-    """One timing. A figure that is unknown is None.
+    """One timing. Unknown figures are None.
 
     Attributes:
       benchmark: what was timed, one of `benchmarks.BENCHMARKS`.
       path: how it was computed; for a meta-step one of `meta_steps.ways`.
       campaigns, batch_size, width, table_rows: the size; 0 where a number has no meaning.
-      median_seconds: of a step, a batch, a minibatch, a pool or a preparation.
-      low_seconds, high_seconds: quartiles.
-      mean_seconds: of the same. "end to end" is timed 8 steps at a time, so its mean is the figure
-        to compare with the mean of the bare step.
+      median_seconds: median time of a step, a batch, a minibatch, a pool or a preparation.
+      low_seconds, high_seconds: quartiles of this time.
+      mean_seconds: mean of this time. "end to end" is timed 8 steps at a time, so compare its mean,
+        not its median, with the bare step.
       repeats: number of timed runs.
-      compile_seconds: of compilation alone; for customise and score, what the first run took more.
-      examples: number of examples per step, batch or minibatch; of users for score and prepare.
-      steps_per_second, examples_per_second: at the median.
-      precision: of the matrix products, a name in `machine_limits.PRECISIONS`.
+      compile_seconds: compilation alone; for customise and score, the extra time of the first run.
+      examples: number of examples per step, batch or minibatch; users for score and prepare.
+      steps_per_second, examples_per_second: rates at the median.
+      precision: precision of the matrix products, a name in `machine_limits.PRECISIONS`.
       executed_flops: see `arithmetic.executed_flops`.
-      theory_flops, theory_bytes: see `machine_limits`; the least that must be computed and moved.
-      counted_flops, counted_bytes: of the compiled program, counted by XLA. A byte counts as often
-        as an operation reads or writes it, be it from a cache.
+      theory_flops, theory_bytes: FLOPs of the formulas, least bytes to move; see `machine_limits`.
+      counted_flops, counted_bytes: XLA's counts for the compiled program. Every read or write of a
+        byte by an operation counts, even if it comes from a cache.
       executed_seconds: executed_flops at the measured rate of products of this precision.
       floor_seconds: theory_flops at that rate. A program that omits products can be faster.
       share_of_limit: floor_seconds / median_seconds.
-      of_row_local: times of the row-local step in the same rounds; median over the rounds.
+      of_row_local: time over that of the row-local step in the same rounds; median over the rounds.
       loss: mean loss of the last 8 of `benchmarks.QUALITY_STEPS` steps from untrained weights.
-      auc: of the scores that the general weights then give to the examples of these steps.
-      peak_memory_bytes: of ``memory_source``, which is the "compiled program" (arguments, results
-        and temporaries), or the whole "process" (the most resident bytes).
+      auc: AUC of the scores that the general weights then give to the examples of these steps.
+      peak_memory_bytes: peak memory of ``memory_source``, which is the "compiled program"
+        (arguments, results and temporaries) or the whole "process" (resident bytes).
       matmul_flops_per_second, copy_bytes_per_second, gather_bytes_per_second: measured limits of
         the machine.
       sheet_flops_per_second, sheet_bytes_per_second: peaks of its data sheet; see `data_sheets`.
-      device, versions, environment: what it ran on.
+      device, versions, environment: hardware and software of the run.
     """
 
     benchmark: str
@@ -98,7 +98,7 @@ KEY = ("benchmark", "path", "campaigns", "batch_size", "width", "table_rows")
 
 
 def table(records: Sequence[Record]) -> str:
-    """Times in Markdown, beside those that the arithmetic alone would take."""
+    """Markdown table of the times, next to those that the arithmetic alone would take."""
     header = ["benchmark: path", "campaigns x batch size", "k", "table rows"]
     header += ["ms", "quartiles", "mean", "executed ms", "ms / executed"]
     header += ["formulas' ms", "ms / formulas'", "of row-local", "examples/s"]
@@ -128,11 +128,11 @@ def table(records: Sequence[Record]) -> str:
 
 
 def roofline_table(records: Sequence[Record]) -> str:
-    """What limits each benchmark whose arithmetic is known, in Markdown.
+    """Markdown table of what limits each benchmark whose arithmetic is known.
 
     The ridge is the machine's rate of products over that of copies, both measured: a program with
-    more FLOP per byte is limited by its products. The first FLOP/byte has the least bytes that must
-    be moved, the second the bytes that XLA counts.
+    more FLOP per byte is limited by its products. The first FLOP/byte uses the least bytes that
+    must be moved, the second the bytes that XLA counts.
     """
     header = ["benchmark: path", "campaigns x batch size", "k", "table rows", "products"]
     header += ["FLOP/byte", "of XLA's bytes", "ridge", "limit"]
@@ -167,7 +167,7 @@ def roofline_table(records: Sequence[Record]) -> str:
 
 
 def machine_lines(records: Sequence[Record]) -> list[str]:
-    """What the records ran on, and the medians of the limits that were measured between them."""
+    """Lines on the machine of the records, and the medians of the limits measured between them."""
     if not records:
         return []
     first = records[0]
@@ -187,7 +187,7 @@ def machine_lines(records: Sequence[Record]) -> list[str]:
 
 
 def _shares(whole: Record, records: Sequence[Record]) -> list[str]:
-    """What sampling and placing on the device would take of a training step, if done in turn."""
+    """Fractions of a step that sampling and placing on the device would take if done in turn."""
     of_size = [r for r in records if _key(r)[1:] == _key(whole)[1:]]
     parts = [r for r in of_size if r.benchmark in ("sample", "to device")]
     if whole.benchmark != "end to end" or not parts:
@@ -213,10 +213,10 @@ def _text(value: float | None, form: str, unit: float = 1.0) -> str:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records as `--json` wrote them.
+    """Reads records that `--json` wrote.
 
     Raises:
-      InputError: the file is missing or no list of records; the first faulty one is named.
+      InputError: the file is missing or is not a list of records; the first faulty one is named.
     """
     remedy = "give a file that --json wrote"
     try:
@@ -244,10 +244,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def compare(
     old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], margin: float
 ) -> tuple[list[str], bool]:
-    """New medians over old ones, one line for each record in both; and whether there is a loss.
+    """New medians over old ones, one line per record in both, and whether there is a loss.
 
     Args:
-      old, new: records as plain data.
+      old, new: records as dictionaries.
       margin: a ratio above 1 + margin is a loss.
 
     Raises:
@@ -278,9 +278,9 @@ def figures(records: Sequence[Record], base: Size, directory: Path) -> None:
     """Draws the meta-steps around the base size: step_time.png and throughput.png.
 
     Args:
-      records: those of other benchmarks are left out.
+      records: any records; those of other benchmarks are left out.
       base: the base size.
-      directory: gets the figures.
+      directory: where the figures are written.
     """
     steps = [r for r in records if r.benchmark == "meta-step" and r.width == base.width]
     colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(r.path for r in steps))}
@@ -328,7 +328,7 @@ def _lines(
     point: Callable[[Record], tuple[float, float]],
     **labels: str,
 ) -> None:
-    """Draws a line for each path."""
+    """Draws one line per path."""
     for name in dict.fromkeys(r.path for r in records):
         line = sorted(point(r) for r in records if r.path == name)
         axes.plot(*zip(*line, strict=True), marker="o", color=colors[name], label=name)

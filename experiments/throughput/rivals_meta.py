@@ -1,10 +1,10 @@
-"""The meta-step against PyTorch: the same network, the same tasks, in one run, taking turns.
+"""The meta-step against PyTorch: the same network and tasks, in one run, taking turns.
 
-``python -m experiments.throughput.rivals_meta`` compares what is installed of learn2learn, higher,
-parallel-metalearn and plain ``torch.func`` (vmap of grad). Each program is a process of its own, so
-that its memory can be told, and runs on one core; its seconds are those of the processor, so that
-what else runs on the machine does not count. All start from the same parameters; a program whose
-loss after the first steps is another one is refused.
+``python -m experiments.throughput.rivals_meta`` compares learn2learn, higher, parallel-metalearn
+and plain ``torch.func`` (vmap of grad), where installed. Each program runs on one core in a process
+of its own, so that its memory can be measured. Times are processor time, so that other work on the
+machine does not count. All programs start from the same parameters; a program is refused if its
+losses in the first steps differ.
 
 Axes: C tasks, N examples of a support set, and of a query set.
 """
@@ -28,12 +28,12 @@ ALPHA, BETA = 0.01, 0.001
 NUM_CHECKED = 3  # steps whose losses are compared
 TURN_SECONDS, MAX_TURN_STEPS = 0.5, 20
 
-#: ``step(support, query) -> loss`` of one meta-step on (x, y) of numpy, which updates its state.
+#: ``step(support, query) -> loss``: one meta-step on numpy pairs (x, y), which updates its state.
 Step = Callable[[Any, Any], float]
 
 
 class Size(NamedTuple):
-    """A network and its tasks: widths of its layers, C and N; this package's chunk of tasks."""
+    """A network and its tasks: layer widths, C, N, and the ``campaigns_per_chunk`` of `ours`."""
 
     widths: tuple[int, ...]
     num_tasks: int
@@ -57,7 +57,7 @@ class Options:
     inner_steps: tuple[int, ...] = (1, 5, 20)
     """Numbers of inner steps."""
     rounds: int = 5
-    """Turns of each program; a first one is left out."""
+    """Timed turns per program, after an untimed first one."""
 
 
 def layers(size: Size) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -83,7 +83,7 @@ def tasks(size: Size) -> Any:
 
 
 def ours(size: Size, inner_steps: int) -> Step:
-    """This package."""
+    """The meta-step of this package."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -138,7 +138,7 @@ def as_tensors(side: Any) -> Any:
 
 
 def torch_func(size: Size, inner_steps: int) -> Step:
-    """``torch.func``: vmap over the tasks of a loss with ``grad`` within."""
+    """``torch.func``: vmap over the tasks of a loss that uses ``grad`` inside."""
     import torch  # pyrefly: ignore
     from torch.func import functional_call, grad, vmap  # pyrefly: ignore
 
@@ -255,7 +255,7 @@ def parallel_metalearn(size: Size, inner_steps: int) -> Step:
     return run
 
 
-#: Name, the module that it needs, and what builds its step.
+#: By name: the module that a program needs, and the function that builds its step.
 PROGRAMS: dict[str, tuple[str, Callable[..., Step]]] = {
     "metaheac_jax": ("jax", ours),
     "torch.func": ("torch", torch_func),
@@ -266,9 +266,9 @@ PROGRAMS: dict[str, tuple[str, Callable[..., Step]]] = {
 
 
 def work(pipe: Connection, build: Callable[..., Step], size: Size, arguments: Any) -> None:
-    """A process of one program: sends its first losses, then the seconds of a step at each turn.
+    """The process of one program: sends its first losses, then the seconds of a step in each turn.
 
-    Sends the most memory of the turns at the end, less what the process held before the first step.
+    At the end it sends how far its peak memory has risen since before the first step.
     """
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     support, query = tasks(size)
@@ -286,14 +286,14 @@ def work(pipe: Connection, build: Callable[..., Step], size: Size, arguments: An
 
 
 def resident_peak() -> int:
-    """The most resident bytes of this process so far (Linux)."""
+    """Peak resident bytes of this process so far (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmHWM")]
     return 1024 * int(kilobytes)
 
 
 class Result(NamedTuple):
-    """First losses, seconds of a step in each turn, and bytes, of a program."""
+    """A program's first losses, its seconds of a step in each turn, and its memory in bytes."""
 
     losses: list[float]
     seconds: list[float]
@@ -303,12 +303,12 @@ class Result(NamedTuple):
 def compare(
     programs: dict[str, tuple[Callable[..., Step], Any]], size: Size, num_rounds: int
 ) -> dict[str, Result]:
-    """Runs programs in processes of their own, in turns; a first round is left out.
+    """Runs each program in a separate process, in turns; an extra first round is left out.
 
     Args:
-      programs: by name, what builds a step, and its keyword arguments besides the size.
-      size: of network and tasks.
-      num_rounds: without the first.
+      programs: by name, the function that builds a step, and its keyword arguments after the size.
+      size: size of the network and the tasks.
+      num_rounds: number of rounds without the first.
     """
     context = multiprocessing.get_context("spawn")
     pipes = {}
@@ -331,7 +331,7 @@ def compare(
 
 
 def rows(found: dict[str, Result], first: str) -> list[str]:
-    """A line of a table for each program: milliseconds, ratio to the first one, megabytes."""
+    """One table line per program: milliseconds, ratio to the program ``first``, megabytes."""
     base = found[first].seconds
     lines = []
     for name, result in found.items():

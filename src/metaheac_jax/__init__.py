@@ -11,9 +11,9 @@
     [model] = method.customise(general, data, [campaign])
     audience = mh.expand(model, data, size=10_000)
 
-The researcher's level is in the packages: `table` (the embedding table), `data`, `networks`,
-`training` (the meta-step, for any loss and any pytree, is `training.meta`), `customise`, `methods`
-and `audience`. Each imports only what stands before it.
+Researchers work with the subpackages: `table` (the embedding table), `data`, `networks`, `training`
+(`training.meta` has the meta-step for any loss and any pytree), `customise`, `methods` and
+`audience`. Each imports only those listed before it.
 """
 
 from metaheac_jax import methods

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
-#: The largest count or seed: those of jax and of examples are 32-bit integers.
+#: The largest count or seed, since jax and the examples use 32-bit integers.
 MAX_WHOLE = 2**31 - 1
 
 
@@ -19,15 +19,15 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        # Names and cells in a message may have line ends of their own.
+        # Names and cells in a message may contain line ends.
         super().__init__(" ".join(message.splitlines()))
 
 
 def check_whole(name: str, value: Any, minimum: int) -> None:
-    """Refuses what is not a whole number from ``minimum`` to `MAX_WHOLE`.
+    """Refuses anything but a whole number from ``minimum`` to `MAX_WHOLE`.
 
     Raises:
-      InputError: it names the value.
+      InputError: the value is something else; the message names it.
     """
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < minimum:
@@ -40,10 +40,10 @@ _KINDS = {str: "text", int: "a whole number", bool: "true or false", list: "a li
 
 
 def check_keys(where: str, data: Any, kinds: Mapping[str, type]) -> None:
-    """Refuses what is not a JSON object with these keys at most, and values of these types.
+    """Refuses anything but a JSON object with keys of ``kinds`` and values of their types.
 
     Raises:
-      InputError: it names the key, and what was expected.
+      InputError: the data is something else; the message names the key and what was expected.
     """
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected a JSON object, got {json.dumps(data)[:80]}")
@@ -62,5 +62,5 @@ class Diverged(RuntimeError):
 class BackendError(RuntimeError):
     """Raised when jax computes wrong numbers on this machine.
 
-    The message is one line: the version, the fault and what to do. Commands exit with code 2.
+    The message is one line: the version, the fault and the remedy. Commands exit with code 2.
     """

@@ -1,4 +1,4 @@
-"""General and customised models, and how a general model is saved and loaded.
+"""General and customised models, and saving and loading of general models.
 
 Axes: R rows of the table, U rows that adapting touched, P users, S slots of a user, N campaign
 fields, k embedding width.
@@ -38,13 +38,13 @@ class Watch(Protocol[M]):
     """Follows an online stage."""
 
     def __call__(self, step: int, models: Callable[[], list[M]], /) -> None:
-        """Called before the first step and after every step; ``models()`` gives the models."""
+        """Called before the first step and after every step; ``models()`` returns the models."""
 
 
 class Weights(NamedTuple):
-    """What training moves: parameters of the network, and the whole table (R, k).
+    """The weights that training changes: the network's parameters, and the whole table (R, k).
 
-    A table that is numpy's array stays in host memory, and a device gets the rows that it needs.
+    A table that is a numpy array stays in host memory, and a device gets only the rows it needs.
     """
 
     network: Any
@@ -52,12 +52,12 @@ class Weights(NamedTuple):
 
 
 class AdaptedWeights(NamedTuple):
-    """What differs from the general model's weights after adapting to one campaign.
+    """The weights that differ from the general model's after adapting to one campaign.
 
     Attributes:
-      network: parameters of the network; those that it lacks are the general model's.
-      rows: (U,) table rows that adapting has touched; R for padding.
-      values: (U, k) their embeddings.
+      network: parameters of the network; missing ones are the general model's.
+      rows: (U,) table rows that adapting touched; R for padding.
+      values: (U, k) embeddings of these rows.
     """
 
     network: Any
@@ -66,7 +66,7 @@ class AdaptedWeights(NamedTuple):
 
 
 def with_own_parameters(general: Any, own: Any) -> Any:
-    """A network's parameters, nested dicts, with a campaign's own in the place of the general."""
+    """A network's parameters (nested dicts): the campaign's own ones replace the general ones."""
     return unflatten_dict(flatten_dict(general) | flatten_dict(own))
 
 
@@ -82,9 +82,9 @@ def initialise(
     """Untrained weights: table entries from N(0, scale^2), layers as the network draws them.
 
     Args:
-      network: it draws its parameters.
-      key: consumed; half for the network, half for the table.
-      layout: of the ids that the network's inputs are made from.
+      network: the network, which draws its own parameters.
+      key: consumed; split between the network and the table.
+      layout: layout of the ids that the network's inputs are made from.
       num_rows: R.
       width: k.
       scale: standard deviation of the table's entries.
@@ -103,12 +103,12 @@ class Scorer(Protocol):
         """(P, S) table rows of users -> (P,) scores, higher for more likely converts."""
 
 
-#: What a method's offline stage makes: nested dicts with arrays at the leaves.
+#: The result of a method's offline stage: nested dicts with arrays at the leaves.
 State = Mapping[str, Any]
 
 
 def on_device(state: State) -> State:
-    """A state in jax's arrays, but for a table that a device has no room for; itself if it is."""
+    """Converts a state's numpy arrays to jax's, except a table that a device has no room for."""
 
     def placed(name: str, part: Any) -> Any:
         if name == "table" and isinstance(part, np.ndarray) and not has_room(part.nbytes):
@@ -121,11 +121,11 @@ def on_device(state: State) -> State:
 
 
 class Judged(NamedTuple):
-    """How good a general model was at a step of its training, after customising it.
+    """The quality of a general model at one step of its training, measured after customising it.
 
     Attributes:
       step: number of offline steps.
-      auc: mean over held-out campaigns.
+      auc: mean AUC over held-out campaigns.
       loss: mean logistic loss over held-out campaigns.
     """
 
@@ -138,8 +138,8 @@ class Origin(NamedTuple):
     """The folder that a model is in.
 
     Attributes:
-      folder: of the model.
-      digest: of its manifest, hence of all its files.
+      folder: the model's folder.
+      digest: digest of its manifest, hence of all its files.
     """
 
     folder: Path
@@ -147,12 +147,12 @@ class Origin(NamedTuple):
 
 
 class AddedCampaign(NamedTuple):
-    """A campaign that a general model was trained on and that its data set lacks.
+    """A campaign that a general model was trained on and that is not in its data set.
 
     Attributes:
-      name: its id.
-      digest: of the manifest of its folder.
-      attributes: a raw value for each campaign field.
+      name: the campaign's id.
+      digest: digest of the manifest of its folder.
+      attributes: a raw value per campaign field.
     """
 
     name: str
@@ -162,30 +162,30 @@ class AddedCampaign(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class General:
-    """A general model: what a method has learned from many campaigns, and of which fields.
+    """A general model: what a method has learned from many campaigns, and from which fields.
 
     Attributes:
       method: name of the method that trained it.
-      settings: of that method.
+      settings: settings of that method.
       schema: the fields.
-      vocabulary: their values, hence the table's rows.
+      vocabulary: values of the fields, hence the table's rows.
       state: what the method learned.
       data: name of the data set.
       campaigns: ids of the training campaigns.
-      seed: of the training.
-      judgements: on held-out campaigns, in the order of steps; the state is that of the highest
-        AUC. Empty where training had no early stopping.
-      held_out: ids of the campaigns that were held out of training, to tell when to stop; also of
-        the training that this one goes on from, unless it has trained on them.
-      added: campaigns among these two from folders (`metaheac fit --with`), also of models that
-        training went on from.
-      origin: None if it is in no folder.
-      parent: digest of the model that training went on from; None if there was none on disk.
-      data_digest: of the data set's manifest; None if the data was not opened from disk.
-      optimizer: the state of training, from which it can go on: ``network`` has that of the
-        network's optimiser, ``table`` the moments of the table (R, k), and ``count`` is the number
-        of steps. An ensemble has these three of each member, under its name, and ``count`` of all.
-        None where there is none, or it was not loaded.
+      seed: seed of the training.
+      judgements: judgements on held-out campaigns, in the order of steps; ``state`` is the one with
+        the highest AUC. Empty if training had no early stopping.
+      held_out: ids of the campaigns that were held out of training to decide when to stop,
+        including those of the training that this one continued, unless this one trained on them.
+      added: campaigns of ``campaigns`` and ``held_out`` that came from folders (`metaheac fit
+        --with`), including those of models that training continued from.
+      origin: the folder that the model is in; None if it is in no folder.
+      parent: digest of the model that training continued from; None if there was none on disk.
+      data_digest: digest of the data set's manifest; None if the data was not opened from disk.
+      optimizer: the state from which training can continue: ``network`` has the state of the
+        network's optimiser, ``table`` the moments of the table (R, k), and ``count`` the number of
+        steps. An ensemble has these three per member, under the member's name, and the total
+        ``count``. None if there is no such state, or it was not loaded.
     """
 
     method: str
@@ -205,10 +205,10 @@ class General:
     optimizer: State | None = None
 
     def check_data(self, data: Dataset) -> None:
-        """Refuses data with other fields or values than the model was trained on.
+        """Refuses data with other fields or values than those that the model was trained on.
 
         Raises:
-          InputError: it names the first field that differs.
+          InputError: a field differs; the message names the first one.
         """
         if data.schema != self.schema:
             raise InputError(
@@ -235,9 +235,9 @@ class Customised:
     Attributes:
       general: the general model.
       campaign: the campaign.
-      seed_ids: user ids of its seeds, as the data has them.
+      seed_ids: user ids of its seeds, in the form of the data's ids.
       scorer: scores users for it.
-      excluded_ids: user ids of who may be in none of its audiences, for example who opted out.
+      excluded_ids: ids of users who may be in none of its audiences, such as users who opted out.
     """
 
     general: General
@@ -248,7 +248,7 @@ class Customised:
 
     @property
     def adapted(self) -> AdaptedWeights:
-        """What differs from the general model's weights.
+        """The weights that differ from the general model's.
 
         Raises:
           InputError: the method adapts no weights.
@@ -263,7 +263,7 @@ class Customised:
 
     @property
     def is_general(self) -> bool:
-        """Whether its weights are the general model's, to which early stopping went back."""
+        """Whether its weights are the general model's, because early stopping went back to it."""
         if not isinstance(getattr(self.scorer, "adapted", None), AdaptedWeights):
             return False
         general, (network, rows, values) = self.general.state, self.adapted
@@ -278,14 +278,14 @@ class Customised:
         """(P, S) table rows of users -> (P,) scores, higher for more likely converts.
 
         Raises:
-          InputError: users have another number of slots than the model's schema.
+          InputError: users do not have the number of slots of the model's schema.
           Diverged: a score is not a number.
         """
         check_slots(users, self.general.schema.num_slots)
         return self.check_scores(self.scorer(users))
 
     def check_scores(self, scores: np.ndarray) -> np.ndarray:
-        """The scores that the scorer gave.
+        """Returns the scorer's scores after checking them.
 
         Raises:
           Diverged: a score is not a number.
@@ -298,7 +298,7 @@ class Customised:
 
 
 FORMAT = "metaheac_jax general model 2"
-#: The folder in that of a model with the state of its optimiser; only further training needs it.
+#: The subfolder of a model that has the state of its optimiser; only further training needs it.
 OPTIMIZER = "optimizer"
 _OPTIMIZER_FORMAT, _OPTIMIZER_MANIFEST = "metaheac_jax optimizer 1", "optimizer.json"
 MANIFEST = "model.json"
@@ -306,16 +306,16 @@ _REMEDY = "give the folder that `save` or `metaheac fit` has written"
 
 
 def save(general: General, directory: Path | str, *, progress: Progress = silent) -> General:
-    """Writes a general model into a folder, whole or not at all.
+    """Writes a general model into a folder, completely or not at all.
 
     The folder holds ``model.json`` (method, settings, schema, data, versions, checksums), one
     ``.npy`` file per array, and `OPTIMIZER`, which may be deleted. An existing model is replaced.
 
     Returns:
-      The model, which now knows the folder that it is in.
+      The model, with the folder as its ``origin``.
 
     Raises:
-      InputError: the folder exists and is no model.
+      InputError: the folder exists and is not a model.
     """
     names = [field.name for field in general.schema.fields]
     values = dict(zip(names, general.vocabulary.values, strict=True))
@@ -346,15 +346,16 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
 
 
 def load(directory: Path | str, *, optimizer: bool = False, progress: Progress = silent) -> General:
-    """A general model from a folder that `save` has written; every file that is read is verified.
+    """Reads a general model from a folder that `save` has written; verifies every file it reads.
 
     Args:
-      directory: of the model.
+      directory: the model's folder.
       optimizer: also read the state of its optimiser, if there is one.
       progress: receives the bytes read.
 
     Raises:
-      InputError: there is no model, or a file of it is missing, short or altered; it is named.
+      InputError: there is no model, or a file is missing, truncated or altered; the message names
+        the file.
     """
     folder = Path(directory)
     return read_undisturbed(folder, MANIFEST, lambda: _load(folder, optimizer, progress))
@@ -407,7 +408,7 @@ def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> list[Path]:
 
 
 def read_arrays(directory: Path, names: Iterable[str]) -> dict[str, Any]:
-    """The nested dicts of arrays in those of these files that `write_arrays` has written."""
+    """Reads the nested dicts of arrays that `write_arrays` has written; skips other files."""
     arrays = {
         name.removesuffix(".npy"): np.load(directory / name, allow_pickle=False)
         for name in names

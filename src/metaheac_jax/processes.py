@@ -1,4 +1,4 @@
-"""Several processes of one job, which jax joins: what each tells the others.
+"""Values that the processes of one job, joined by jax, exchange with each other.
 
 All processes must call these functions, in the same order. In a single process they return at once.
 """
@@ -17,8 +17,8 @@ from metaheac_jax.errors import InputError
 
 T = TypeVar("T")
 
-_SILENCE = 30  # seconds after which a process that is not heard counts as dead, and all end
-_CHUNK = 1 << 26  # bytes sent at a time, which each device has room for
+_SILENCE = 30  # seconds after which a silent process counts as dead and all processes end
+_CHUNK = 1 << 26  # bytes sent at a time; every device has room for them
 
 
 def join_job(
@@ -27,15 +27,15 @@ def join_job(
     """Joins the processes of a job, before jax looks for devices.
 
     Args:
-      coordinator: address and port of the first process. None for all three where jax finds them:
-        with Slurm, Open MPI, Kubernetes and Cloud TPUs.
-      process: the number of this one.
-      count: of all.
+      coordinator: address and port of the first process. Give None for all three arguments where
+        jax finds them itself: with Slurm, Open MPI, Kubernetes and Cloud TPUs.
+      process: number of this process.
+      count: number of processes.
 
     Raises:
-      InputError: there is nothing to be found, or the others do not come.
+      InputError: jax does not find the arguments, or the other processes do not join.
     """
-    # Its handler of SIGTERM would take the place of the program's.
+    # The service's handler of SIGTERM would replace the program's.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, count, process, heartbeat_timeout_seconds=_SILENCE)
@@ -45,28 +45,28 @@ def join_job(
             f"the processes of the job could not be joined ({told}); give each the address of the "
             "first and its own number"
         ) from error
-    # Opens their connection, which some backends do only if all come within seconds.
+    # Opens the connection, which some backends do only if all processes ask within seconds.
     from_first(None)
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and tells progress."""
+    """Whether this is the process that writes files and reports progress."""
     return jax.process_index() == 0
 
 
 def own_part(count: int) -> range:
-    """Which of ``count`` things are this process's, where all share them."""
+    """This process's share of ``count`` items, by index."""
     return range(jax.process_index(), count, jax.process_count())
 
 
 def of_all(values: Sequence[T], count: int) -> list[T]:
-    """The values of all ``count`` things; every process gives those of its `own_part`."""
+    """The values of all ``count`` items; every process passes those of its `own_part`."""
     each = from_each(list(values))
     return [each[number % len(each)][number // len(each)] for number in range(count)]
 
 
 def from_first(value: T) -> T:
-    """The first process's value; arrays are numpy's."""
+    """The first process's value, whose arrays are numpy's."""
     if jax.process_count() == 1:
         return value
     content = np.frombuffer(pickle.dumps(value) if is_first() else b"", np.uint8)
@@ -80,15 +80,15 @@ def from_first(value: T) -> T:
 
 
 def _as_bytes(size: int) -> np.ndarray:
-    """(8,) uint8 of a number, which jax would send with 32 bits."""
+    """A number as (8,) uint8, since jax would send it with 32 bits."""
     return np.frombuffer(np.int64(size).tobytes(), np.uint8)
 
 
 def check_same(what: str, value: Any) -> None:
-    """Refuses to go on where the processes have different values.
+    """Refuses to continue if the processes have different values.
 
     Raises:
-      InputError: it names what differs.
+      InputError: the values differ; the message begins with ``what``.
     """
     if any(other != value for other in from_each(value)):
         raise InputError(
@@ -98,7 +98,7 @@ def check_same(what: str, value: Any) -> None:
 
 
 def from_each(value: T) -> list[T]:
-    """The values of all processes, in their order."""
+    """The values of all processes, in the order of the processes."""
     if jax.process_count() == 1:
         return [value]
     content = np.frombuffer(pickle.dumps(value), np.uint8)

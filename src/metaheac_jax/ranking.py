@@ -23,7 +23,7 @@ class Judgement(NamedTuple):
 
 
 def percent_of(count: int, percent: float) -> int:
-    """floor(count percent / 100), for the decimal number that the percentage is written as."""
+    """floor(count percent / 100), exact for the decimal number that ``percent`` is written as."""
     return int(count * Fraction(str(percent)) / 100)
 
 
@@ -31,7 +31,7 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve: P(positive above negative) + P(tie) / 2.
 
     Args:
-      scores: (P,) any order-preserving score.
+      scores: (P,) scores, of which only the order matters.
       labels: (P,) 1 or 0; both must occur.
 
     Raises:
@@ -57,14 +57,14 @@ def top(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
     Args:
       scores: (P,).
       ids: (P,) user ids.
-      size: number of positions; P if it is larger.
+      size: number of positions; all P if it is larger.
     """
     chosen = _select(scores, ids, size)
     return chosen[np.lexsort((ids[chosen], -scores[chosen]))]
 
 
 def _select(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
-    """As `top`, in no order."""
+    """Like `top`, but in no particular order."""
     size = min(size, len(scores))
     if size == 0:
         return np.empty(0, np.int64)
@@ -75,23 +75,23 @@ def _select(scores: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
 
 
 class RunningTop:
-    """The ``size`` candidates with the highest scores among all that are added, as `top`.
+    """The ``size`` candidates with the highest scores among all that were added, as in `top`.
 
-    Memory grows with ``size``, not with the candidates. What is below the current top is dropped
-    at once, and the rest is reduced to the top when a quarter more than ``size`` is held.
+    Memory grows with ``size``, not with the number of candidates. Candidates below the current top
+    are dropped at once, and the rest are reduced to the top when more than 1.25 ``size`` are held.
     """
 
     def __init__(self, size: int, id_type: np.dtype) -> None:
         """Args:
         size: maximum number of candidates.
-        id_type: of the user ids.
+        id_type: dtype of the user ids.
         """
         self._size, self._lowest = size, -np.inf
         self._scores, self._ids = np.empty(0, np.float32), np.empty(0, id_type)
         self._new: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, scores: np.ndarray, ids: np.ndarray) -> None:
-        """Adds candidates, with (P,) scores, which count as float32, and user ids."""
+        """Adds candidates by (P,) scores, which are rounded to float32, and (P,) user ids."""
         scores = np.asarray(scores, np.float32)
         able = scores >= self._lowest
         self._new.append((scores[able], ids[able]))

@@ -1,8 +1,8 @@
 """Fields of users and campaigns, and their table rows.
 
-All fields share one table of R rows. A field has a contiguous block of rows, so an id in memory is
-a table row. The pad id is R, one past the end: a gather with ``mode="fill"`` reads zeros there and
-a scatter with ``mode="drop"`` ignores it, so no mask is needed.
+All fields share one table of R rows. Each field has a contiguous block of rows, so an id in memory
+is a table row. The pad id is R, one past the end: a gather with ``mode="fill"`` reads zeros there
+and a scatter with ``mode="drop"`` ignores it, so no mask is needed.
 
 Axes: M user fields, N campaign fields, S slots of a user, R table rows.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from metaheac_jax.errors import InputError, check_keys, check_whole
 
-#: The value of a field that stands for all rare and unseen ones.
+#: The value that stands for all rare and unseen values of a field.
 UNSEEN = "<unseen>"
 #: How reports show a missing value.
 MISSING = "(missing)"
@@ -28,23 +28,24 @@ MISSING = "(missing)"
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical feature, or a number in buckets.
+    """A categorical feature, or a number divided into buckets.
 
     A field with one slot is one-valued; a missing value has its own table row. A field with several
     slots is many-valued: its first ``slots`` values are kept, and a missing list is empty.
 
-    The values of a field with ``edges`` or ``hash_rows`` are bucket numbers from 0, and -1 where a
-    single value is missing.
+    The values of a field with ``edges`` or ``hash_rows`` are bucket numbers from 0, and -1 for the
+    missing value of a one-valued field.
 
     Attributes:
-      name: of the field.
+      name: name of the field.
       slots: number of slots.
-      edges: of a number, the ascending bounds between its buckets; empty for a category.
-      hash_rows: of a category with too many values to keep, how many buckets they are hashed to; 0
-        where each value has its own row.
+      edges: ascending bounds between the buckets of a number; empty for a category.
+      hash_rows: number of buckets that the values of a category are hashed to, if they are too many
+        to keep; 0 if each value has its own row.
 
     Raises:
-      InputError: the name is empty, there is no slot, edges do not ascend, or a number is hashed.
+      InputError: the name is empty or cannot be that of a file, there is no slot, edges do not
+        ascend, or a number is hashed.
     """
 
     name: str
@@ -53,10 +54,10 @@ class Field:
     hash_rows: int = 0
 
     def __post_init__(self) -> None:
-        kinds = isinstance(self.name, str) and type(self.slots) is int  # JSON may differ
+        kinds = isinstance(self.name, str) and type(self.slots) is int  # JSON may have other types
         if not kinds or not self.name or self.slots < 1:
             raise InputError(f"schema: field {self.name!r} needs a name and at least one slot")
-        if self.name.startswith(".") or set(self.name) & set("/\\\0"):  # names of files
+        if self.name.startswith(".") or set(self.name) & set("/\\\0"):  # it names files
             raise InputError(
                 f"schema: field {self.name!r}: a name must not start with a dot or have a slash"
             )
@@ -82,8 +83,8 @@ class Field:
     def hashed(self, texts: Sequence[str]) -> np.ndarray:
         """(n,) buckets of texts, the same in every process and version; -1 for an empty text.
 
-        A bucket is the BLAKE2b digest of 8 bytes of the text in UTF-8, read as a little-endian
-        number, modulo ``hash_rows``.
+        A bucket is the 8-byte BLAKE2b digest of the text in UTF-8, read as a little-endian number,
+        modulo ``hash_rows``.
         """
 
         def bucket(text: str) -> int:
@@ -93,11 +94,11 @@ class Field:
         return np.array([bucket(text) if text else -1 for text in texts], np.int64)
 
     def bucket(self, numbers: np.ndarray) -> np.ndarray:
-        """Bucket numbers of numbers, of the same shape; -1 where one is NaN."""
+        """Bucket numbers of an array of numbers, of the same shape; -1 for NaN."""
         return np.where(np.isnan(numbers), -1, np.searchsorted(self.edges, numbers, side="right"))
 
     def text(self, value: Any) -> str:
-        """A value of the field as reports show it; of a bucket of numbers, its range."""
+        """A value of the field as reports show it; a bucket of numbers is shown as its range."""
         if not self.edges and not self.hash_rows:
             return str(value) or MISSING
         bucket = int(value)
@@ -148,7 +149,7 @@ class Schema:
         return (0, *accumulate(field.slots for field in self.user))[:-1]
 
     def first_difference(self, other: Schema) -> str:
-        """The name of the first field that differs from that of another schema."""
+        """The name of the first field that differs from the one in another schema."""
         pairs = zip(self.fields, other.fields, strict=False)
         return next((a.name for a, b in pairs if a != b), "the number of fields")
 
@@ -161,7 +162,7 @@ class Schema:
         """A schema from plain data: ``{"user": [{"name": ..., "slots": ...}], "campaign": [...]}``.
 
         Raises:
-          InputError: the data has another form.
+          InputError: the data has a different form.
         """
         check_keys("schema", data, {"user": list, "campaign": list})
         kinds = {"name": str, "slots": int, "edges": list, "hash_rows": int}
@@ -212,8 +213,8 @@ class Vocabulary:
     """The known raw values of each field, and their table rows.
 
     Attributes:
-      values: per field of ``schema.fields``, its distinct raw values in ascending order; integers,
-        or strings. The value at position i of field f has table row ``offsets[f] + i``.
+      values: distinct raw values per field of ``schema.fields``, in ascending order; integers or
+        strings. The value at position i of field f has table row ``offsets[f] + i``.
     """
 
     values: tuple[np.ndarray, ...]
@@ -236,7 +237,7 @@ class Vocabulary:
     def encode(self, field: int, raw: np.ndarray | Sequence[Any]) -> np.ndarray:
         """Table rows (int32, the shape of ``raw``) of one field's raw values.
 
-        An unknown value has the row of `UNSEEN` where the field has one, and R elsewhere.
+        An unknown value has the row of `UNSEEN` if the field has that value, and R otherwise.
         """
         values, raw = self.values[field], np.asarray(raw)
         if not len(values):
@@ -256,11 +257,11 @@ class Vocabulary:
         return self.num_rows
 
     def extending(self, schema: Schema, earlier_schema: Schema, earlier: Vocabulary) -> Vocabulary:
-        """The values of both this vocabulary and that of earlier data, field by field.
+        """The union of this vocabulary and that of earlier data, field by field.
 
         Args:
-          schema: of this vocabulary.
-          earlier_schema: of the other; the same.
+          schema: schema of this vocabulary.
+          earlier_schema: schema of the other vocabulary; must be the same.
           earlier: the other vocabulary.
 
         Raises:
@@ -284,15 +285,15 @@ class Vocabulary:
         return Vocabulary(tuple(both))
 
     def encode_attributes(self, schema: Schema, attributes: Mapping[str, Any]) -> np.ndarray:
-        """(N,) int32 table rows of a campaign's raw values; R where a value is unknown.
+        """(N,) int32 table rows of a campaign's raw values; unknown values are as in `encode`.
 
         Args:
           schema: has the campaign fields.
           attributes: a raw value for each of these fields, by name.
 
         Raises:
-          InputError: a field is missing or unknown, or a value has another type than the field's
-            values.
+          InputError: a field is missing or unknown, or the type of a value is not that of the
+            field's values.
         """
         names = [field.name for field in schema.campaign]
         missing = [name for name in names if name not in attributes]
@@ -324,7 +325,7 @@ class Vocabulary:
 
 
 def _tell_apart(numbers: Sequence[float]) -> list[str]:
-    """Distinct numbers as distinct texts: whole ones in full, others with six digits or more."""
+    """Distinct numbers as distinct texts: whole ones in full, others with at least six digits."""
     texts: list[str] = []
     for digits in range(6, 18):
         texts = [
@@ -336,7 +337,7 @@ def _tell_apart(numbers: Sequence[float]) -> list[str]:
 
 
 def _as_number(name: str, raw: Any) -> float:
-    """A raw value of a field with buckets; NaN for a missing one."""
+    """A raw value of a field with ``edges``, as a float; NaN if it is missing."""
     try:
         if isinstance(raw, bool):
             raise TypeError("true and false are no numbers")

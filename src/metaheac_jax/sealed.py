@@ -1,4 +1,4 @@
-"""Directories with a manifest of checksums, which tells when a file was altered."""
+"""Directories with a manifest of checksums, which shows whether a file was altered."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def seal(
     *,
     progress: Progress = silent,
 ) -> str:
-    """Writes a manifest that `read_sealed` checks the files of a directory against.
+    """Writes a manifest against which `read_sealed` checks the files of a directory.
 
     Args:
       directory: contains the files.
-      manifest: its file name.
+      manifest: file name of the manifest.
       content: plain data, to which ``files`` and ``digest`` are added.
       files: paths in the directory.
       progress: receives the bytes checksummed.
 
     Returns:
-      The digest, which stands for all files.
+      The digest, which covers all files.
     """
     checksums = zip(files, digests(files, progress), strict=True)
     entries = {
@@ -74,15 +74,15 @@ def read_sealed(
     """Reads a manifest and checks the files that it names.
 
     Args:
-      directory: as written by `seal`.
-      manifest: its file name.
+      directory: a directory with a manifest that `seal` wrote.
+      manifest: file name of the manifest.
       format: required value of ``format`` in the manifest.
       remedy: advice to the user, for messages.
-      verify: also compare the SHA-256 of each file, which reads all files.
+      verify: also compare the SHA-256 of each file, which requires reading all files.
       progress: receives the bytes read.
 
     Returns:
-      What `seal` was given, with ``files`` and ``digest``. The digest stands for all files.
+      The content given to `seal`, with ``files`` and ``digest``. The digest covers all files.
 
     Raises:
       InputError: there is no manifest, it was altered or has another format, or a file is missing,
@@ -118,12 +118,12 @@ def read_sealed(
 def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T:
     """Reads a directory that another process may be replacing; see `files.new_directory`.
 
-    If its manifest is another one after reading, it was replaced meanwhile, and is read again.
+    If the manifest has changed after reading, the directory was replaced, and is read again.
 
     Args:
-      directory: what ``read`` reads.
-      manifest: its file name.
-      read: may fail, or mix the files of two directories, if it is disturbed.
+      directory: the directory that ``read`` reads.
+      manifest: file name of the manifest.
+      read: may fail, or mix files of two directories, if the directory is replaced meanwhile.
     """
     while True:
         before = _content(directory / manifest)
@@ -145,5 +145,5 @@ def _content(path: Path) -> bytes | None:
 
 
 def digest_of(body: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data, whatever the order of its keys."""
+    """SHA-256 of plain data, which does not depend on the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

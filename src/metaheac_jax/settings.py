@@ -1,6 +1,6 @@
-"""Named settings: what the paper prints, and what the authors' program does.
+"""Named settings: those that the paper prints, and those of the authors' program.
 
-Where they are silent, a comment says which value stands there and why.
+If a source does not state a value, a comment says where the value comes from.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Literal
 
 from metaheac_jax.errors import InputError, check_whole
 
-#: Of a loss over its minibatch, and of the meta-loss over campaigns.
+#: Reduction of a loss over its minibatch, and of the meta-loss over campaigns.
 Reduction = Literal["sum", "mean"]
-#: How experts and critics are mixed: plain weighted sums, or with the 1/n and 1/m that the paper
-#: prints.
+#: How experts and critics are mixed: by plain weighted sums, or with the factors 1/n and 1/m that
+#: the paper prints.
 Mixture = Literal["sum", "mean"]
-#: What the online stage adapts: the whole network and the table rows of the examples (the paper);
-#: or "heads", what lies behind the first layer, so that campaigns share the table and that layer.
+#: Which weights the online stage adapts: "all", the whole network and the examples' table rows (the
+#: paper); or "heads", the layers after the first, so that campaigns share that layer and the table.
 Adapts = Literal["all", "heads"]
 
 
@@ -27,31 +27,31 @@ class Settings:
 
     Attributes:
       width: k, the width of an embedding.
-      num_experts: n.
-      num_critics: m.
+      num_experts: n, the number of experts.
+      num_critics: m, the number of critics.
       mixture: see `Mixture`.
       table_scale: standard deviation of the table's initial values.
       reduction: see `Reduction`.
-      inner_learning_rate: alpha, for a loss reduced in that way.
-      outer_learning_rate: beta, of the offline Adam.
-      campaigns_per_step: C, campaigns in a meta-step.
-      batch_size: B, examples in a support set, in a query set and in an online minibatch.
+      inner_learning_rate: alpha, for a loss with this reduction.
+      outer_learning_rate: beta, the learning rate of the offline Adam.
+      campaigns_per_step: C, the number of campaigns in a meta-step.
+      batch_size: B, the number of examples in a support set, a query set and an online minibatch.
       disjoint: whether support and query share no example.
-      weight_decay: of the offline AdamW, on the network; the table has none.
+      weight_decay: weight decay of the offline AdamW on the network; the table has none.
       offline_epochs: passes over the training examples, each of ceil(examples / B) meta-steps; with
         patience, the maximum.
-      offline_patience: judgements on held-out training campaigns, four per epoch, without a better
-        one before the offline stage stops and keeps the best state. None runs all epochs on all
-        training campaigns.
-      online_learning_rate: of the online Adam.
+      offline_patience: number of judgements on held-out training campaigns, four per epoch, without
+        a better one before the offline stage stops and keeps the best state. None runs all epochs
+        on all training campaigns.
+      online_learning_rate: learning rate of the online Adam.
       online_epochs: passes over a campaign's examples; with patience, the maximum.
-      penalty: of the methods that fit a linear model to a campaign: L2, on its weights; of a solved
-        head, on the weights of values.
-      online_patience: epochs without a lower held-out loss before the online stage stops. None runs
-        all epochs.
+      penalty: L2 penalty of methods that fit a linear model to a campaign, on the model's weights;
+        for a solved head, on the weights of values.
+      online_patience: number of epochs without a lower held-out loss before the online stage stops.
+        None runs all epochs.
       online_adapts: see `Adapts`; "heads" is for methods whose network can be split there.
-      value_dropout: probability that a value of a user is left out of an offline step. General
-        models have seen each example several times, and rare values tell examples apart.
+      value_dropout: probability that a value of a user is left out of an offline step. Training
+        sees each example several times, and could otherwise recognise it by its rare values.
 
     Raises:
       InputError: a count, a rate, the scale or a choice is out of range.
@@ -76,7 +76,7 @@ class Settings:
     online_patience: int | None
     online_adapts: Adapts
     penalty: float
-    value_dropout: float = 0.0  # models that were saved without it have this value
+    value_dropout: float = 0.0  # models that were saved without this setting have this value
 
     def __post_init__(self) -> None:
         counts = ("width", "num_experts", "num_critics", "campaigns_per_step", "batch_size")
@@ -105,7 +105,7 @@ class Settings:
             raise InputError(f"settings: online_adapts: expected 'all' or 'heads', got {value!r}")
 
 
-#: The authors' program.
+#: Settings of the authors' program.
 OFFICIAL = Settings(
     width=64,
     num_experts=8,
@@ -128,7 +128,7 @@ OFFICIAL = Settings(
     penalty=10.0,
 )
 
-#: The paper's section 4.1.
+#: Settings of the paper's section 4.1.
 PAPER = Settings(
     width=16,
     num_experts=8,  # the paper tunes n and m in [3, 10]; these are the program's
@@ -142,9 +142,9 @@ PAPER = Settings(
     batch_size=512,
     disjoint=True,
     weight_decay=0.0,  # not stated
-    offline_epochs=30,  # not stated: until held-out campaigns no longer improve
+    offline_epochs=30,  # not stated; training ends when held-out campaigns no longer improve
     offline_patience=8,  # two epochs: the held-out mean varies between judgements
-    online_learning_rate=0.001,  # "until the loss converges", with the program's rate
+    online_learning_rate=0.001,  # "until the loss converges"; the program's rate
     online_epochs=10,
     online_patience=3,
     online_adapts="all",

@@ -1,4 +1,4 @@
-"""Threads of one process: while one waits, or its work leaves cores idle, others go on."""
+"""Threads of one process: while one waits or leaves cores idle, others continue."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ B = TypeVar("B")
 
 
 def at_a_time() -> int:
-    """How many programs of jax should be under way at a time.
+    """How many jax programs should be in progress at a time.
 
-    One per core on a CPU, and at least two. On an accelerator two: one computes while the inputs of
-    the other are sent.
+    On a CPU, one per core, and at least two. On an accelerator, two: one computes while the inputs
+    of the other are sent.
     """
     return max(2, _num_cores()) if jax.default_backend() == "cpu" else 2
 
 
 def drawing_threads() -> int:
-    """How many threads should draw batches ahead of a training.
+    """How many threads should draw batches ahead of training.
 
     One on a CPU, where a step takes longer than a draw and uses the same cores. An accelerator
-    would wait for it.
+    would have to wait for a single thread.
     """
     return 1 if jax.default_backend() == "cpu" else min(4, _num_cores())
 
 
 def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: int) -> Generator[B]:
-    """The results for all items in order, as `map`; each is computed in one of the threads.
+    """The results for all items in order, like `map`; each is computed in one of the threads.
 
-    Twice as many items are begun, or wait, ahead of the one that is asked for. When the generator
-    is closed, or the function raises, no more are begun.
+    Up to 2 ``num_threads`` items are begun or queued ahead of the requested one. When the generator
+    is closed, or the function raises, no more items are begun.
     """
     names = "jax_enable_x64", "jax_default_matmul_precision", "jax_default_device"
     x64, precision, device = (getattr(jax.config, name) for name in names)
 
     def call(item: A) -> B:
-        # A thread does not inherit what its caller has set for a ``with`` block.
+        # A thread does not inherit settings that its caller has made for a ``with`` block.
         with (
             jax.enable_x64(x64),
             jax.default_matmul_precision(precision),
@@ -65,6 +65,6 @@ def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: i
 
 
 def _num_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""``python -m tests.faults``: every trial of what is promised, and a table of what held."""
+"""``python -m tests.faults`` runs every trial of the promises; a table shows how many held."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ OTHERS = ("disks", "soak")
 
 
 def table(tallies):
-    """Promise, trials, held."""
+    """Markdown table: promise, trials, held."""
     lines = ["| promise | trials | held |", "|---|---:|---:|"]
     lines += [f"| {t.promise} | {t.trials:,} | {t.held:,} |" for t in tallies]
     return "\n".join(lines)

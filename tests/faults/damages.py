@@ -1,4 +1,4 @@
-"""Damages to checkpoints of real size, data, models and campaigns: never taken for whole ones."""
+"""Damaged checkpoints (of real size), data, models and campaigns: never taken for intact ones."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ DATA = "damaged {}: refused in one line"
 
 
 def state_of(step):
-    """7.4 MB in arrays of many sizes, as of a training."""
+    """7.4 MB in arrays of many sizes, like the state of a training."""
     rng = np.random.default_rng(step)
     sizes = {"table": (38_000, 16), "mu": (38_000, 16), "nu": (38_000, 16)}
     sizes |= {f"kernel{i}": (64, 64) for i in range(8)} | {f"bias{i}": (64,) for i in range(8)}
@@ -29,13 +29,13 @@ def state_of(step):
 
 
 def linked(source, target):
-    """A copy whose files are links: a damage replaces its file."""
+    """A copy whose files are hard links; a damage replaces the file, not the original."""
     shutil.rmtree(target, ignore_errors=True)
     return shutil.copytree(source, target, copy_function=os.link)
 
 
 def victim(folder, rng):
-    """A file of a folder, and a damage that changes it."""
+    """A random file of a folder, and a random damage."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
     # Half of all damages hit a large file.
     if rng.random() < 0.5:
@@ -45,7 +45,7 @@ def victim(folder, rng):
 
 
 def hurt(folder, rng):
-    """Damages a file; says which and how, or None if the bytes are as before."""
+    """Damages a file; returns which and how, or None if the bytes are unchanged."""
     path, damage = victim(folder, rng)
     before = path.read_bytes()
     inflict(path, damage, rng)
@@ -54,7 +54,7 @@ def hurt(folder, rng):
 
 
 def checkpoints(folder, trials):
-    """The newest of two checkpoints is damaged; now and then both."""
+    """Damages the newer of two checkpoints, and sometimes both."""
     tally, whole = Tally(CHECKPOINTS), folder / "checkpoints"
     shutil.rmtree(whole, ignore_errors=True)
     states = {step: state_of(step) for step in (3, 7)}
@@ -92,7 +92,7 @@ READERS = {"data": open_dataset, "model": load, "campaign": read_campaign}
 
 
 def folders(scene, folder, trials):
-    """Prepared data, models and campaigns."""
+    """Damages prepared data, models and campaigns."""
     tallies = []
     for what, read in READERS.items():
         tally, source, trial = Tally(DATA.format(what)), {"campaign": "tea"}.get(what, what), 0
@@ -100,7 +100,7 @@ def folders(scene, folder, trials):
             trial, rng = trial + 1, rng_of(what, trial)
             hit = linked(scene.folder / source, folder / "hit")
             if what == "model":
-                shutil.rmtree(hit / "optimizer", ignore_errors=True)  # read when asked for only
+                shutil.rmtree(hit / "optimizer", ignore_errors=True)  # read only on request
             told = hurt(hit, rng)
             if told is None:
                 continue

@@ -1,6 +1,6 @@
-"""Mutated files against slow readers that are the obvious program, and pickles that run nothing.
+"""Mutated files, compared with slow readers that are obviously right; pickles must run nothing.
 
-A file is read as the slow reader reads it, or refused in one line where that finds a fault.
+A file must be read as the slow reader reads it, or refused in one line where that finds a fault.
 """
 
 import json
@@ -26,9 +26,9 @@ from metaheac_jax.schema import Vocabulary
 
 PROMISE = "a mutated file: read as a slow reader reads it, or refused in one line"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-#: Quotes stand around a whole cell, and two of them for one; within others they are characters.
+#: Quotes enclose a whole cell, where two stand for one; in other cells they are plain characters.
 CELL = re.compile(r'("(?:[^"]|"")*"|(?!")[^,\n]*?)(,|\r?\n)')
-#: What a list's value is stripped of.
+#: Characters that are stripped from the values of a list.
 SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 TOKENS = (
     *(b"", b"0", b"-1", b"7", b"99999999", b"100000000", b"9999999999999999", b"12345678901234567"),
@@ -73,7 +73,7 @@ class Fault(Exception):
 
 
 def lines_of(content):
-    """Lines of a file; the last one may lack its end."""
+    """Lines of a file; the last one may lack its line end."""
     if content.startswith((b"\xef\xbb\xbf", b"\x1f\x8b", b"BZh", b"\x78\x01", b"\x78\x9c")):
         raise Fault
     lines = content.split(b"\n")
@@ -173,7 +173,7 @@ def slow_campaigns(content):
     return sorted(rows.items())
 
 
-# RecBole's, and tables -------------------------------------------------------------------------
+# RecBole's files, and tables -------------------------------------------------------------------
 
 
 def finite(text):
@@ -227,7 +227,7 @@ def csv_rows(content, columns):
         cell = CELL.match(text, at)
         require(cell)
         at = cell.end()
-        plain = cell[1].removesuffix("\r")  # of a line whose end is two characters, or not
+        plain = cell[1].removesuffix("\r")  # in case the line end is \r\n
         row.append(cell[1][1:-1].replace('""', '"') if cell[1].startswith('"') else plain)
         if cell[2] != ",":
             rows, row = [*rows, row], []
@@ -256,7 +256,7 @@ def slow_shown(content):
 
 
 def read_table(path):
-    """The values of users: bucket of income and likes."""
+    """Each user's id and values, with incomes as buckets; and the edges of the buckets."""
     columns = tables_world.SCHEMA.user
     file = TableFile(path, ["user_id", *(column.name for column in columns)])
     learned = [learn(file, column) for column in columns]
@@ -285,7 +285,7 @@ def slow_table(content):
     return users, edges
 
 
-# What has no slow reader -----------------------------------------------------------------------
+# Formats without a slow reader -----------------------------------------------------------------
 
 RAN = []
 WATCH = {"os.system", "subprocess.Popen", "exec", "os.exec", "os.posix_spawn", "import"}
@@ -300,7 +300,7 @@ _listening: list = []
 
 
 def read_pickle(path):
-    """A frame's columns; whatever is run meanwhile is a failure."""
+    """The lengths of a frame's columns; fails if reading runs anything."""
     _listening.append(True)
     try:
         return {name: len(column) for name, column in official.read_frame(path).items()}
@@ -333,7 +333,7 @@ def table_text():
     return "\n".join(map(",".join, [names, *rows])).encode() + b"\n"
 
 
-#: Name: file name, content, reader, slow reader (None: refused in one line or read).
+#: By name: file name, content, reader, slow reader (None: may be read, or refused in one line).
 FORMATS = {
     "users": ("userFeature.data", USERS.encode(), read_users, slow_users),
     "examples": ("train.csv", TRAIN.encode(), read_examples, slow_examples),
@@ -349,7 +349,7 @@ FORMATS = {
 
 
 def try_file(path, content, read, slow):
-    """What is wrong with how a file is read; None if nothing."""
+    """What is wrong with how a file is read, or None."""
     path.write_bytes(content)
     try:
         found = read(path)
@@ -367,7 +367,7 @@ def try_file(path, content, read, slow):
         expected = slow(content)
     except Fault:
         expected = None
-    if found is None and b'"' in content:  # a quote that stands for itself may be refused
+    if found is None and b'"' in content:  # a quote as a plain character may be refused
         return None
     if (found is None) != (expected is None):
         return f"{'refused' if found is None else 'read'}, unlike the slow reader"
@@ -375,7 +375,7 @@ def try_file(path, content, read, slow):
 
 
 def run(folder, names, trials):
-    """So many mutated files of each format, every one different from the original."""
+    """Tries ``trials`` mutated files of each format."""
     sys.addaudithook(_hear)
     tallies = []
     for name in names:

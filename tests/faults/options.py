@@ -1,4 +1,4 @@
-"""Options with any value: a command ends well, or with exit 2 and without a traceback."""
+"""Options with arbitrary values: a command succeeds, or exits with 2 and without a traceback."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ VALUES = (
 
 
 def files(folder):
-    """Hostile files in the commands' own folder."""
+    """Hostile files in the folder where commands run."""
     folder.mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "folder").mkdir()
@@ -34,7 +34,7 @@ def files(folder):
 
 
 def fuzzed(words, rng):
-    """One or two values replaced, or a word left out, repeated or added."""
+    """Makes one or two changes: a word replaced, removed or repeated, or an option added."""
     words = list(words)
     for _ in range(rng.integers(1, 3)):
         at = rng.integers(1, len(words))
@@ -62,7 +62,7 @@ def fuzzed(words, rng):
 
 @contextlib.contextmanager
 def inside(folder, home):
-    """The current folder, and where the user's own files are; None for nowhere."""
+    """Sets the current folder, and the user's home folder unless ``home`` is empty."""
     before, own = Path.cwd(), {name: os.environ.get(name) for name in ("HOME", "XDG_CACHE_HOME")}
     os.chdir(folder)
     try:
@@ -78,7 +78,7 @@ def inside(folder, home):
 
 
 def run(scene, folder, trials):
-    """So many commands with wrong options, each in a folder of its own."""
+    """Runs ``trials`` commands with fuzzed options, each in a new folder."""
     tally, names = Tally(PROMISE), list(scene.tasks)
     for trial in range(trials):
         rng = rng_of("options", trial)
@@ -97,7 +97,7 @@ def run(scene, folder, trials):
 
 
 def fault(code, error):
-    """What is wrong with how a command has ended."""
+    """What is wrong with how a command ended, or None."""
     if "Traceback" in error or code not in (None, 0, 2):
         return f"exit {code}: {error[-700:]}"
     lines = [line for line in error.splitlines() if not line.startswith("warning: ")]

@@ -1,7 +1,7 @@
-"""A tiny world with everything that commands read, and the commands that write.
+"""A tiny world with all files that commands read, and the commands that write files.
 
-A `Task` is a command whose result is known: whatever happens to it, it must get there, or say in
-one line what is wrong.
+A `Task` is a command with a known result: whatever happens to it, it must reach that result or
+report in one line what is wrong.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ OUTPUTS = ("*.npy", "*.parquet", "*.csv", "*.data", "*.stablehlo", "*.npz", "met
 
 
 class Tally:
-    """Trials of one promise: how many there were, how many held, and what the others did."""
+    """Trials of one promise: their number, how many held, and the failures of the others."""
 
     def __init__(self, promise):
         self.promise, self.trials, self.failures = promise, 0, []
 
     def add(self, trial, failure=None):
-        """``failure`` is None if the promise held."""
+        """Counts a trial; ``failure`` is None if the promise held."""
         self.trials += 1
         if failure is not None:
             self.failures.append(f"{trial}: {failure}")
@@ -52,9 +52,9 @@ class Task:
     """A command that writes ``out``.
 
     Attributes:
-      words: its arguments; "OUT" stands for what it writes.
-      goes_on: what is added to go on with it after an interruption.
-      needs: what must be in the place of OUT before, by name in the scene.
+      words: its arguments; "OUT" stands for the path of its output.
+      goes_on: further arguments that resume it after an interruption.
+      needs: name in the scene of a folder that is first copied to OUT.
     """
 
     words: tuple[str, ...]
@@ -123,20 +123,20 @@ class Scene:
         return self
 
     def begin(self, name, out):
-        """Puts what a task needs in its place."""
+        """Copies the files that a task needs to their place."""
         needs = self.tasks[name].needs
         if needs:
             shutil.copytree(self.folder / needs, out)
             shutil.copytree(self.folder / "model", out.with_name("model"))  # by a relative path
 
     def run(self, name, out, *, goes_on=False):
-        """Runs a task; its exit code and what it prints to stderr."""
+        """Runs a task; returns its exit code and stderr."""
         task = self.tasks[name]
         words = task.words + (task.goes_on if goes_on else ())
         return quietly(task.start, *(word.replace("OUT", str(out)) for word in words))
 
     def must(self, name, out):
-        """Runs a task that nothing disturbs."""
+        """Runs a task undisturbed; it must succeed."""
         if not out.exists():
             self.begin(name, out)
         code, error = self.run(name, out)
@@ -144,7 +144,7 @@ class Scene:
         return self
 
     def finish(self, name, out):
-        """Goes on with a task that was disturbed, or starts it again; exit code and stderr."""
+        """Resumes a disturbed task, or starts it again; returns its exit code and stderr."""
         return self.run(name, out, goes_on=self.may_go_on(name, out))
 
     def may_go_on(self, name, out):
@@ -154,7 +154,7 @@ class Scene:
 
 
 def quietly(start, *words):
-    """Exit code and stderr of a command in this process; a traceback is a code of 1."""
+    """Exit code and stderr of a command in this process; the code is 1 if it raises."""
     error = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
         try:
@@ -168,7 +168,7 @@ def quietly(start, *words):
 
 
 def refusal(code, error):
-    """What is wrong with how a command has refused: None if it exits with 2 and one line."""
+    """What is wrong with a command's refusal; None if it exits with 2 and prints one line."""
     lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
     if code == 2 and len(lines) == 1 and lines[0].startswith("error: "):
         return None
@@ -176,7 +176,7 @@ def refusal(code, error):
 
 
 def fingerprint(out):
-    """Digests of what a task has made, by name; empty if there is nothing."""
+    """Digests of a task's output files, by name; empty if there are none."""
     if out.with_suffix(".csv").is_file():
         out = out.with_suffix(".csv")
     files = [out] if out.is_file() else sorted(p for s in OUTPUTS for p in out.rglob(s))
@@ -186,16 +186,16 @@ def fingerprint(out):
 
 def _digest(path):
     content = path.read_bytes()
-    if path.suffix == ".json":  # of a method: without seconds and versions
+    if path.suffix == ".json":  # of a method: omits seconds and versions
         content = json.dumps(json.loads(content)["campaigns"]).encode()
-    if path.suffix == ".stablehlo":  # its names depend on what the process has traced before
+    if path.suffix == ".stablehlo":  # its names depend on what the process traced before
         content = content[:4]
     return hashlib.sha256(content).hexdigest()
 
 
 @contextlib.contextmanager
 def compiled_in(folder: Path):
-    """A folder for compiled programs, in the place of the session's or the user's own."""
+    """Uses a folder for compiled programs instead of the one that is configured."""
     options = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -218,19 +218,19 @@ def compiled_in(folder: Path):
 def tiny_world(compiled):
     """Settings with which every task takes a second or two.
 
-    Compiled programs have a folder of their own, since a process may be killed while it writes one.
+    Compiled programs go to a separate folder, since a process may be killed while it writes one.
     """
     with small_simulation(12, USERS), tiny_settings(), compiled_in(compiled):
         yield
 
 
 def open_scene(folder):
-    """The scene in a folder, made if it is not there."""
+    """Opens the scene in a folder, or makes it if there is none."""
     scene = Scene(Path(folder))
     return scene if (scene.folder / "fed" / "campaign.json").is_file() else scene.make()
 
 
 def rng_of(*key):
-    """Random numbers of a trial, the same in every run."""
+    """A random generator per trial, the same in every run."""
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8])
     return np.random.default_rng(seed)

@@ -1,6 +1,6 @@
-"""Long runs: 20,000 meta-steps, 500 customised campaigns, 20 million users, three at once.
+"""Long runs: 20,000 meta-steps, 500 customised campaigns, 20 million users, three processes.
 
-Neither memory nor the time of a step grows, and processes share a data set without harm.
+Neither memory nor the time of a step may grow, and processes must share a data set without harm.
 """
 
 import shutil
@@ -28,12 +28,12 @@ TINY = replace(
     offline_patience=None, online_patience=None, online_epochs=1,
 )  # fmt: skip
 MOST_GROWTH = 0.05  # of memory, from the second quarter to the last
-MOST_SLOWING = 1.25  # of the processor's time of a step
+MOST_SLOWING = 1.25  # ratio of the processor time of a step, likewise
 MOST_MORE = 128  # MiB
 
 
 def memory():
-    """Bytes of this process that no file backs."""
+    """Resident bytes of this process that no file backs."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
@@ -41,7 +41,7 @@ def memory():
 
 
 class Watch:
-    """A progress callback that notes memory and the processor's time."""
+    """A progress callback that notes memory and processor time."""
 
     def __init__(self, name):
         self.name, self.notes = name, []
@@ -51,7 +51,7 @@ class Watch:
             self.notes.append((done, memory(), time.process_time()))
 
     def judge(self, what):
-        """Compares the last quarter with the second; prints the figures."""
+        """Compares the last quarter of the notes with the second, and prints the figures."""
         notes = np.array(self.notes, float)
         quarters = np.array_split(notes, 4)
         sizes = [quarter[:, 1].mean() for quarter in quarters]
@@ -69,7 +69,7 @@ class Watch:
 
 
 def steps(folder, count):
-    """Meta-steps with checkpoints."""
+    """Takes ``count`` meta-steps, with checkpoints."""
     data = toy.dataset(users=300, campaigns=6, per_campaign=64, pool=10)
     epochs = -(-count * TINY.batch_size // (6 * 64))
     watch = Watch("MetaHeac")
@@ -79,7 +79,7 @@ def steps(folder, count):
 
 
 def campaigns(count):
-    """Customised campaigns, in one call."""
+    """Customises ``count`` campaigns in one call."""
     data = toy.dataset(users=300, campaigns=6, per_campaign=64, pool=10)
     method = metaheac(replace(TINY, offline_epochs=1))
     general, rng = method.fit(data), np.random.default_rng(0)
@@ -97,7 +97,7 @@ def campaigns(count):
 
 
 def shared(folder):
-    """Two trainings and an expansion, each beside the others."""
+    """Runs two trainings and an expansion at the same time."""
     scene, tally = open_scene(folder / "scene"), Tally(SHARED)
     folder = folder / "shared"
     shutil.rmtree(folder, ignore_errors=True)
@@ -124,7 +124,7 @@ def shared(folder):
 
 
 def pool(folder, users):
-    """Audiences of a large pool and of a tenth of it, on disk."""
+    """Retrieves audiences from pools on disk: a large one, and one of a tenth of its size."""
     data = toy.dataset(users=3000, campaigns=4, per_campaign=200, pool=10)
     method = metaheac(replace(TINY, offline_epochs=1, batch_size=64))
     general = method.fit(data)
@@ -151,7 +151,7 @@ def pool(folder, users):
 
 
 def _large(data, folder, count):
-    """The data set with so many users, who repeat those that it has."""
+    """The data set with ``count`` users, who repeat its own users."""
     scratch = folder.with_name("columns")
     scratch.mkdir(exist_ok=True)
     rows = new_array(scratch / "rows.npy", np.int32, (count, data.user_rows.shape[1]))
@@ -167,7 +167,7 @@ def _large(data, folder, count):
 
 
 def run(folder, fraction):
-    """All of it, or a fraction of each."""
+    """Runs all trials, at a fraction of their full size."""
     return [
         steps(folder, round(20_000 * fraction)),
         campaigns(round(500 * fraction)),

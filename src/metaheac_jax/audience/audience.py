@@ -1,4 +1,4 @@
-"""An expanded audience, and its files.
+"""An expanded audience and its files.
 
 Axis: K users of an audience.
 """
@@ -19,7 +19,7 @@ from metaheac_jax.files import whole_file
 
 
 class Refresh(NamedTuple):
-    """How an audience differs from an earlier one: numbers of users."""
+    """Numbers of users kept, gained and lost, compared with an earlier audience."""
 
     kept: int
     new: int
@@ -28,15 +28,16 @@ class Refresh(NamedTuple):
 
 @dataclass(frozen=True)
 class Audience:
-    """An expanded audience, best first; ties are in ascending order of user ids.
+    """An expanded audience, best user first; ties are ordered by ascending user id.
 
     Attributes:
-      user_ids: (K,) int64, or text.
-      scores: (K,) float32, the customised model's log-odds of converting (or another score, of a
-        method that has no probabilities).
+      user_ids: (K,) int64 or text.
+      scores: (K,) float32, the customised model's log-odds of converting, or another score for a
+        method that has no probabilities.
       num_candidates: number of candidates.
-      first_rank: rank of the first user, more than 1 in a band.
-      probabilities: (K,) of converting, see `calibration.Calibration`; None if not calibrated.
+      first_rank: rank of the first user; more than 1 for a band.
+      probabilities: (K,) probabilities of converting, see `calibration.Calibration`; None if not
+        calibrated.
     """
 
     user_ids: np.ndarray
@@ -50,19 +51,19 @@ class Audience:
         return len(self.user_ids)
 
     def compare(self, earlier_ids: UserIds) -> Refresh:
-        """How the audience differs from an earlier one, of these user ids."""
+        """Compares the audience with an earlier one, given by its user ids."""
         earlier = np.unique(earlier_ids)
         kept = len(np.intersect1d(self.user_ids, earlier)) if len(earlier) else 0
         return Refresh(kept, len(self) - kept, len(earlier) - kept)
 
     def write(self, path: Path | str) -> None:
-        """Writes rank, user_id, score and, if calibrated, probability; whole or not at all.
+        """Writes rank, user_id, score and, if calibrated, probability; completely or not at all.
 
         Args:
-          path: its ending, one of `table_file.ENDINGS`, says how.
+          path: the file; its ending, one of `table_file.ENDINGS`, selects the format.
 
         Raises:
-          InputError: the ending is another one.
+          InputError: the file has another ending.
         """
         path = Path(path)
         check_audience_file(path)
@@ -83,10 +84,10 @@ class Audience:
 
 
 def check_audience_file(path: Path) -> None:
-    """Refuses the name of a file that no audience can be written to.
+    """Refuses a file name that an audience cannot be written to.
 
     Raises:
-      InputError: its ending is not one of `table_file.ENDINGS`.
+      InputError: the ending is not one of `table_file.ENDINGS`.
     """
     if not path.name.endswith(ENDINGS):
         raise InputError(f"{path}: expected a name that ends with {' or '.join(ENDINGS)}")

@@ -23,8 +23,8 @@ from metaheac_jax.methods import Method
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
 
-_FRACTION = 0.2  # of the seeds, and of the non-seeds, held out
-_MIN_SEEDS = 10  # held out
+_FRACTION = 0.2  # fraction of the seeds, and of the non-seeds, held out
+_MIN_SEEDS = 10  # least number of held-out seeds
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Calibration:
 
     Attributes:
       slope, intercept: the log-odds of being a seed among the held-out examples are ``slope * score
-        + intercept``. The slope is 0 or more, so a better rank never has a lower probability.
+        + intercept``. The slope is not negative, so a better rank never has a lower probability.
       seed_rate: fraction of seeds among these examples.
     """
 
@@ -42,12 +42,12 @@ class Calibration:
     seed_rate: float
 
     def probability(self, scores: np.ndarray, base_rate: float) -> np.ndarray:
-        """(P,) probabilities that users of these (P,) scores convert.
+        """(P,) probabilities that users with these (P,) scores convert.
 
         Suppose that a fraction ``base_rate`` of the pool converts, that converts are like the
-        campaign's seeds, and that all others are like its non-seeds. Then this fraction of the
-        users with the same score converts. Non-seeds that are drawn at random contain some
-        converts, so that high probabilities come out too low.
+        campaign's seeds, and that all others are like its non-seeds. Then a user's probability is
+        the fraction of the users with the same score who convert. Non-seeds that are drawn at
+        random contain some converts, so high probabilities come out too low.
 
         Raises:
           InputError: the base rate is not between 0 and 1.
@@ -61,7 +61,7 @@ def check_base_rate(base_rate: float) -> None:
     """Refuses a base rate that is not between 0 and 1.
 
     Raises:
-      InputError: it names the rate.
+      InputError: the rate is out of range; the message names it.
     """
     if not 0 < base_rate < 1:
         raise InputError(f"base rate: expected more than 0 and less than 1, got {base_rate}")
@@ -70,11 +70,11 @@ def check_base_rate(base_rate: float) -> None:
 def fit_platt(scores: np.ndarray, labels: np.ndarray) -> Calibration:
     """Fits the log-odds of labels as a linear function of scores, by maximum likelihood.
 
-    As Platt does, a label counts as the rate of a class with one more example of either label, so
-    that the slope stays finite where scores separate the labels.
+    As in Platt's paper, the target of a label is the fraction of seeds in its class after adding
+    one example of each label, so the slope stays finite if the scores separate the labels.
 
     Args:
-      scores: (n,).
+      scores: (n,) scores.
       labels: (n,) 1 for a seed and 0 for a non-seed; both occur.
     """
     seeds = int((labels == 1).sum())
@@ -107,19 +107,19 @@ def calibrate(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Calibration]:
-    """Calibrates each campaign's scores, on a fifth of its seeds and non-seeds.
+    """Calibrates each campaign's scores on a fifth of its seeds and non-seeds.
 
-    Users in `Campaign.found` are not held out, for they were chosen by their scores. The general
-    model is customised once more, to the rest, and scores the fifth. What is fitted on these scores
-    is meant for the model that is customised to all examples.
+    Users in `Campaign.found` are not held out, since they were chosen by their scores. The general
+    model is customised once more, to the rest, and scores the held-out fifth. The calibration is
+    fitted on these scores and meant for the model that is customised to all examples.
 
     Args:
-      method: that trained the general model.
+      method: the method that trained the general model.
       general: the general model.
-      data: has the campaigns' users.
-      campaigns: G.
-      seed: of the choice of held-out examples, and of customising.
-      progress: receives what is under way.
+      data: the data with the campaigns' users.
+      campaigns: G campaigns.
+      seed: random seed for the choice of held-out examples and for customising.
+      progress: receives the progress of customising.
 
     Raises:
       InputError: a campaign has too few seeds to hold some out.
@@ -166,12 +166,12 @@ class CalibrationBin:
 def calibration_table(
     probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int = 10
 ) -> list[CalibrationBin]:
-    """Predicted against observed rates, in B bins of equally many users, ascending.
+    """Predicted and observed rates in B bins of equally many users, in ascending order.
 
     Args:
-      probabilities: (P,).
-      labels: (P,) 1 for converts, 0 for others; or their probabilities, where they are known.
-      num_bins: B; fewer where there are fewer users.
+      probabilities: (P,) predicted probabilities.
+      labels: (P,) 1 for converts and 0 for others, or true probabilities where they are known.
+      num_bins: B; there are fewer bins if there are fewer users.
     """
     order = np.argsort(probabilities, kind="stable")
     return [
@@ -182,6 +182,6 @@ def calibration_table(
 
 
 def expected_calibration_error(table: Sequence[CalibrationBin]) -> float:
-    """The mean over users of the difference between predicted and observed rate of their bin."""
+    """The mean over users of |predicted - observed| of their bin."""
     users = sum(row.users for row in table)
     return sum(row.users * abs(row.predicted - row.observed) for row in table) / users

@@ -1,4 +1,4 @@
-"""How large an audience should be: what audiences of each size find, measured on held-out seeds.
+"""How large an audience should be: the recall of each size, measured on held-out seeds.
 
 Axes: H held-out seeds, U users of the data, P users of the pool that the model does not know.
 """
@@ -22,19 +22,19 @@ from metaheac_jax.ranking import percent_of
 
 #: Sizes of an audience, in percent of the pool.
 PERCENTS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0)
-CONFIDENCE = 0.95  # of all intervals
+CONFIDENCE = 0.95  # level of all intervals
 _BLOCK = 1 << 17  # users scored at a time
 
 
 class Estimate(NamedTuple):
-    """A figure and the bounds of its 95% interval."""
+    """An estimate and the bounds of its 95% interval."""
 
     value: float
     low: float
     high: float
 
     def scaled(self, factor: float, *, most: float = math.inf) -> Estimate:
-        """The figure in another unit, in which it is at most ``most``."""
+        """The estimate and its bounds times ``factor``, each at most ``most``."""
         return Estimate(*(min(factor * bound, most) for bound in self))
 
 
@@ -43,15 +43,15 @@ class SizePoint:
     """An audience of one size.
 
     Attributes:
-      percent: of the pool.
+      percent: size in percent of the pool.
       size: number of users.
-      edge: score of the last user in it. The interval is that of this quantile of all users like
-        the pool's, between two order statistics of P users (David and Nagaraja, Order Statistics,
-        section 7.1); infinite where they are too few to bound it.
-      recall: fraction of the held-out seeds that it has. The interval is Wilson's.
-      lift: the same divided by the recall of a random audience of this size.
-      conversions: number of converts among its users, if the base rate holds: recall times all
-        converts of the pool.
+      edge: score of its last user. The interval is for this quantile of all users like the pool's,
+        between two order statistics of P users (David and Nagaraja, Order Statistics, section 7.1).
+        A bound is infinite if P is too small for it.
+      recall: fraction of the held-out seeds that are in it. The interval is Wilson's.
+      lift: recall divided by that of a random audience of this size.
+      conversions: expected number of converts in it if the base rate holds: recall times the
+        number of converts in the pool, at most ``size``.
     """
 
     percent: float
@@ -63,7 +63,7 @@ class SizePoint:
 
 
 def seed_rate(held_out: HeldOutSeeds, data: Dataset) -> float:
-    """The base rate of `size_curve` if none is known: the fraction of all users who are seeds."""
+    """The default base rate of `size_curve`: the fraction of all users who are seeds."""
     return held_out.num_seeds / data.num_users
 
 
@@ -75,16 +75,16 @@ def size_curve(
     base_rate: float | None = None,
     progress: Progress = silent,
 ) -> list[SizePoint]:
-    """What audiences of several sizes find.
+    """Estimates the recall of audiences of several sizes.
 
-    The pool is all users but seeds and the excluded. Each held-out seed joins it alone, and is
-    compared with those of its users who are as new to the model, without `HeldOutSeeds.known`; they
-    stand for the whole pool. Users who tie at the edge of an audience are in it with equal
-    probability. Memory holds one float32 score per user.
+    The pool consists of all users without seeds and excluded users. Each held-out seed is added to
+    it alone, and compared with its users who are not in `HeldOutSeeds.known`. They are as new to
+    the model as the seed, and represent the whole pool. Users who tie at the edge of an audience
+    are in it with equal probability. Memory holds one float32 score per user.
 
     Args:
-      held_out: the model, and the seeds that it has not seen.
-      data: the users.
+      held_out: the model and the seeds that it has not seen.
+      data: the data with the users.
       percents: sizes, in percent of the pool.
       base_rate: fraction of the pool that would convert if all of it were reached; `seed_rate` by
         default. Only expected conversions depend on it.
@@ -117,7 +117,7 @@ def size_curve(
 def _point(
     percent: float, new: np.ndarray, held: np.ndarray, num_pool: int, base_rate: float
 ) -> SizePoint:
-    """From (P,) ascending scores of new users of the pool and (H,) scores of held-out seeds."""
+    """The point, from (P,) ascending scores of new users and (H,) scores of held-out seeds."""
     size = max(1, percent_of(num_pool, percent))
     up_to = np.searchsorted(new, held, side="right")
     ties = 1 + up_to - np.searchsorted(new, held, side="left")
@@ -136,9 +136,9 @@ def _point(
 
 
 def _edge(new: np.ndarray, size: int, num_pool: int) -> Estimate:
-    """The score that ``size`` of ``num_pool`` users are at or above, by (P,) ascending scores."""
+    """The score that ``size`` of ``num_pool`` users reach, from (P,) ascending scores."""
     count, tail = len(new), (1 - CONFIDENCE) / 2
-    # So many users of a pool like this one score above the true quantile.
+    # Bounds of the number of users, in a pool like this one, who score above the true quantile.
     fewest, most = binom.ppf([tail, 1 - tail], count, size / num_pool).astype(int)
     low = float(new[count - most - 1]) if most < count else -math.inf
     high = float(new[count - fewest]) if fewest else math.inf

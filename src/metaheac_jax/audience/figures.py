@@ -14,7 +14,7 @@ FORMATS = ("png", "svg")
 
 
 def curve_figure(points: Sequence[SizePoint], *, format: str) -> bytes:
-    """The recall of held-out seeds over the size of the audience, whose axis is logarithmic.
+    """Plots the recall of held-out seeds against the audience size, on a logarithmic axis.
 
     Args:
       points: from `curve.size_curve`.
@@ -32,7 +32,7 @@ def curve_figure(points: Sequence[SizePoint], *, format: str) -> bytes:
     high = [100 * point.recall.high for point in points]
     axes.fill_between(percents, low, high, color="#cfe0f5", linewidth=0, label="95% interval")
     axes.plot(percents, recall, "o-", color="#1f4e8c", clip_on=False, label="best users")
-    # Straight lines would bend on the logarithmic axis.
+    # Recall equal to size is a curve on the logarithmic axis, so it takes many points.
     fine = [percents[0] * (percents[-1] / percents[0]) ** (i / 50) for i in range(51)]
     axes.plot(fine, fine, "--", color="#666666", label="random users")
     axes.set(
@@ -46,7 +46,7 @@ def curve_figure(points: Sequence[SizePoint], *, format: str) -> bytes:
     axes.grid(color="#e3e3e3")
     axes.legend(loc="upper left", fontsize=9)
     out = BytesIO()
-    # Without dates and random names, equal points are equal bytes.
+    # Without dates and random names, equal points give equal bytes.
     metadata = {"Date": None} if format == "svg" else {}
     with matplotlib.rc_context({"svg.hashsalt": "metaheac_jax"}):
         figure.savefig(out, format=format, dpi=200, metadata=metadata)
@@ -54,10 +54,10 @@ def curve_figure(points: Sequence[SizePoint], *, format: str) -> bytes:
 
 
 def load_matplotlib() -> Any:
-    """The package with its figures.
+    """Imports Matplotlib with its figures.
 
     Raises:
-      InputError: it is not installed.
+      InputError: Matplotlib is not installed.
     """
     try:
         import matplotlib.figure

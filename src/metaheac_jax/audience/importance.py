@@ -23,14 +23,14 @@ NUM_PERMUTATIONS = 5
 
 @dataclass(frozen=True)
 class Importance:
-    """What a model loses without a user field.
+    """How much a model loses without a user field.
 
     Attributes:
       field: name of the field.
-      drop: of the AUC of held-out seeds against other users, when the field's values are those of
-        other users. Close to zero for a field that the model does not use, or that another field
-        can replace.
-      error: standard error of the drop: over the held-out seeds, the other users and the
+      drop: drop of the AUC of held-out seeds against other users when the field's values are
+        permuted among users. It is close to zero for a field that the model does not use, or that
+        another field can replace.
+      error: standard error of the drop, over the held-out seeds, the other users and the
         permutations of both.
     """
 
@@ -40,7 +40,7 @@ class Importance:
 
 
 class Importances(NamedTuple):
-    """Every user field, the largest drop first, and the AUC that they are drops of."""
+    """Every user field, largest drop first, and the AUC with all fields intact."""
 
     auc: float
     fields: list[Importance]
@@ -57,15 +57,15 @@ def field_importance(
     """Permutation importance of every user field (Breiman, Random Forests, 2001, section 10).
 
     A field's slots are permuted together among the held-out seeds and `NUM_COMPARED` random users
-    who are not in `HeldOutSeeds.known`, which keeps how common its values are and breaks what they
-    say of a user. Errors are those of a difference of AUCs of the same users
+    who are not in `HeldOutSeeds.known`. This keeps the frequencies of its values and breaks their
+    relation to the user. Errors are those of a difference between AUCs of the same users
     (DeLong et al., 1988, Biometrics 44).
 
     Args:
-      held_out: the model, and the seeds that it has not seen.
-      data: the users.
-      num_permutations: of each field; drops are means over them.
-      seed: of the other users and of the permutations.
+      held_out: the model and the seeds that it has not seen.
+      data: the data with the users.
+      num_permutations: number of permutations per field; drops are means over them.
+      seed: random seed for the other users and the permutations.
       progress: receives the number of fields done.
 
     Raises:
@@ -85,9 +85,9 @@ def field_importance(
     num_held, fields = len(held_out.users), data.schema.user
 
     def placements(rows: np.ndarray) -> np.ndarray:
-        """(H + P, S) rows -> (H + P,), the mean of the first H, and of the last P, is AUC.
+        """(H + P, S) rows -> (H + P,); the mean of the first H, and that of the last P, is the AUC.
 
-        They are the fraction of others whom each seed is above, and of seeds above each other.
+        They are the fraction of other users below each seed, and of seeds above each other user.
         """
         held, rest = np.split(held_out.model.score(rows), [num_held])
         above = 1 - _fractions_below(rest, np.sort(held))
@@ -108,11 +108,11 @@ def field_importance(
 
 
 def _squared_error(values: np.ndarray) -> float:
-    """The squared standard error of the mean of values; zero for a single one."""
+    """The squared standard error of the mean of values; zero for a single value."""
     return float(values.var()) / max(1, len(values) - 1)
 
 
 def _fractions_below(scores: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """The fraction of ascending scores that each score is above; ties count half."""
+    """The fraction of the ascending scores ``ordered`` below each score; ties count half."""
     below = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
     return below / (2 * len(ordered))

@@ -6,11 +6,11 @@ from html import escape
 
 from metaheac_jax.audience.tables import TextTable
 
-_VOID = frozenset({"img", "meta"})  # elements without content and end
+_VOID = frozenset({"img", "meta"})  # elements without content and end tag
 
 
 class Html(str):
-    """Text that is HTML already; all other text is escaped when it becomes part of an element."""
+    """Text that is already HTML; all other text is escaped when it becomes part of an element."""
 
     __slots__ = ()
 
@@ -19,9 +19,9 @@ def element(tag: str, *content: str, **attributes: str) -> Html:
     """An HTML element.
 
     Args:
-      tag: its name.
+      tag: name of the element.
       *content: text, which is escaped, or `Html`.
-      **attributes: values, which are escaped; an underscore at the end of a name is dropped, and
+      **attributes: values, which are escaped; underscores at the end of a name are dropped, and
         others become hyphens (``class_``, ``aria_label``).
     """
     given = "".join(
@@ -57,19 +57,19 @@ def table_element(table: TextTable) -> Html:
         element("thead", line(head)),
         element("tbody", *body),
     )
-    # The keyboard can scroll what has the focus.
+    # The keyboard can scroll an element that has the focus.
     return element(
         "div", whole, class_="scroll", role="region", aria_label=table.title, tabindex="0"
     )
 
 
 def page(title: str, style: str, *content: Html) -> str:
-    """A whole page, which may load nothing and run nothing.
+    """A complete page, which is not allowed to load or run anything.
 
     Args:
-      title: of the page.
+      title: title of the page.
       style: trusted CSS.
-      *content: of its main part.
+      *content: content of its main element.
     """
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     head = element(

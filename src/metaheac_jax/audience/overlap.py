@@ -18,8 +18,8 @@ class Overlap:
     """The users that pairs of audiences share.
 
     Attributes:
-      names: of the audiences.
-      count: (A, A) int64, number of users who are in both; on the diagonal, sizes.
+      names: names of the audiences.
+      count: (A, A) int64, number of users in both audiences; the diagonal holds the sizes.
     """
 
     names: tuple[str, ...]
@@ -27,28 +27,28 @@ class Overlap:
 
     @property
     def sizes(self) -> np.ndarray:
-        """(A,) number of users of each audience."""
+        """(A,) number of users in each audience."""
         return self.count.diagonal()
 
     @property
     def share(self) -> np.ndarray:
-        """(A, A) fraction of the users of the first audience who are in the second, too."""
+        """(A, A) fraction of the users of the first audience who are also in the second."""
         return self.count / self.sizes[:, None]
 
     @property
     def jaccard(self) -> np.ndarray:
-        """(A, A) users in both, divided by users in either."""
+        """(A, A) number of users in both audiences, divided by the number in either."""
         return self.count / (self.sizes[:, None] + self.sizes - self.count)
 
 
 def audience_overlap(
     names: Sequence[str], audiences: Sequence[Collection[int] | Collection[str]]
 ) -> Overlap:
-    """The users that each two of several audiences share.
+    """Counts the users that each pair of audiences shares.
 
     Args:
-      names: of the audiences, for tables.
-      audiences: user ids of each; an id that is repeated counts once.
+      names: names of the audiences, for tables.
+      audiences: user ids of each audience; a repeated id counts once.
 
     Raises:
       InputError: an audience has no users.

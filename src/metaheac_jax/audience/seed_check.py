@@ -1,4 +1,4 @@
-"""Which of the seeds given for a campaign can be learned from."""
+"""How many of the seeds given for a campaign can be learned from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from metaheac_jax.data.campaign import Campaign
 
 #: Fewer seeds than this are refused by default.
 LEAST_SEEDS = 100
-#: With fewer seeds than this an audience is less reliable.
+#: With fewer seeds than this, an audience is less reliable.
 MANY_SEEDS = 1000
 
 
@@ -18,9 +18,9 @@ class SeedCheck:
 
     Attributes:
       given: number of user ids given.
-      distinct: of them, different ones.
-      found: of these, users of the data.
-      excluded: of these, users who may not be learned from, for example who opted out.
+      distinct: number of distinct ids among them.
+      found: number of these that are users of the data.
+      excluded: number of these that may not be learned from, for example opt-outs.
     """
 
     given: int
@@ -35,7 +35,7 @@ class SeedCheck:
         return SeedCheck(given, found + campaign.num_unmatched, found, campaign.num_excluded)
 
     def line(self) -> str:
-        """For the screen."""
+        """The check as a line for the screen."""
         excluded = f", {self.excluded:,} of these excluded" if self.excluded else ""
         return (
             f"seeds: {self.given:,} given, {self.distinct:,} distinct, {self.found:,} of them "

@@ -1,4 +1,4 @@
-"""What is known of an audience as tables of text, for the screen and for the report."""
+"""Results about an audience as tables of text, for the screen and for the report."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from metaheac_jax.audience.importance import Importances
 from metaheac_jax.audience.overlap import Overlap
 from metaheac_jax.audience.traits import SensitiveShare, Trait
 
-#: A table of traits shows this many values from its beginning, and as many from its end.
+#: A table of traits shows this many of the first values, and as many of the last.
 SHOWN = 15
-#: Fields of a `SizePoint` that have an interval: the heading, and the format of the numbers.
+#: Heading and number format of each field of a `SizePoint` that has an interval.
 MEASURES = {
     "edge": ("score at the edge", ".3f"),
     "recall": ("recall", ".1%"),
@@ -28,10 +28,10 @@ class TextTable:
     """A table of text.
 
     Attributes:
-      title: of the table.
+      title: title of the table.
       header: names of the columns.
-      rows: cells of each line.
-      num_names: number of first columns that are names; the others are numbers.
+      rows: cells of each row.
+      num_names: number of leading columns that hold names; the others hold numbers.
     """
 
     title: str
@@ -41,7 +41,7 @@ class TextTable:
 
 
 def base_rate_note(base_rate: float) -> str:
-    """What expected conversions assume."""
+    """A note on the assumption behind expected conversions."""
     return (
         f"Expected conversions assume that {base_rate:.3%} of the pool would convert if all of it "
         "were reached."
@@ -75,7 +75,7 @@ def traits_table(traits: Sequence[Trait]) -> TextTable:
 
 
 def importance_table(used: Importances) -> TextTable:
-    """What the model loses without each field."""
+    """How much the model loses without each field."""
     rows = [[f.field, f"{f.drop:.4f}", f"{f.error:.4f}"] for f in used.fields]
     title = f"Drop of the AUC of held-out seeds ({used.auc:.4f}) without a field"
     return TextTable(title, ["field", "drop of AUC", "standard error"], rows)
@@ -94,7 +94,7 @@ def sensitive_table(shares: Sequence[SensitiveShare]) -> TextTable:
 
 
 def overlap_tables(overlap: Overlap) -> list[TextTable]:
-    """One matrix each of counts, shares and Jaccard indices; a line and a column per audience."""
+    """Matrices of counts, shares and Jaccard indices, with a row and a column per audience."""
     matrices: dict[str, tuple[np.ndarray, str]] = {
         "Users in both": (overlap.count, ",d"),
         "Share of the line's users who are in the column's audience": (overlap.share, ".1%"),

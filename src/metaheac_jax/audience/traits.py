@@ -1,7 +1,7 @@
-"""What characterises an audience: fractions of users with each value, beside seeds and pool.
+"""What characterises an audience: fractions of users with each value, against seeds and pool.
 
-The pool is who could be in the audience: all users but the excluded, and but the seeds if these
-were left out.
+The pool consists of the users who could be in the audience: all users without the excluded ones,
+and without the seeds if these were left out.
 
 Axes: U users of the data, S slots of a user, V values.
 """
@@ -18,8 +18,8 @@ from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import InputError
 
-#: Fractions of fewer users than this are not shown: they are uncertain, and may say something about
-#: single users.
+#: Fractions of fewer users than this are not shown: they are uncertain, and may reveal something
+#: about individual users.
 MIN_CELL = 50
 #: Ratios outside these bounds are flagged: the four-fifths rule, and its reciprocal.
 FAIR = (0.8, 1.25)
@@ -32,9 +32,9 @@ class Trait:
 
     Attributes:
       field: name of the field.
-      value: the value; of a field with buckets, its range of numbers.
-      audience, seeds, pool: fraction of the users who have it; ``seeds`` is None where too few do.
-      num_audience: number of users of the audience who have it.
+      value: the value; for a field with buckets, the bucket's range of numbers.
+      audience, seeds, pool: fraction of the users who have it; ``seeds`` is None if too few do.
+      num_audience: number of users in the audience who have it.
     """
 
     field: str
@@ -46,7 +46,7 @@ class Trait:
 
     @property
     def lift(self) -> float:
-        """How many times as common as in the pool."""
+        """How many times as common the value is in the audience as in the pool."""
         return self.audience / self.pool
 
 
@@ -54,16 +54,16 @@ class Trait:
 class SensitiveShare:
     """A value of a sensitive field, which no model sees.
 
-    The selection rate of some users of the pool is the fraction of them who are in the audience. A
-    ratio is that of the users with the value, divided by the rate that it is compared with. Where
-    too few users of the audience have the value, ratios are upper bounds.
+    The selection rate of a group of users of the pool is the fraction of them who are in the
+    audience. A ratio is the selection rate of the users with the value, divided by the rate that it
+    is compared with. If too few users of the audience have the value, ratios are upper bounds.
 
     Attributes:
       field: name of the field.
       value: the value.
-      audience, pool: fraction of the users who have it; ``audience`` is None where too few do.
-      ratio: against the selection rate of the whole pool, which is audience / pool.
-      impact: the adverse-impact ratio, against the field's value with the highest selection rate
+      audience, pool: fraction of the users who have it; ``audience`` is None if too few do.
+      ratio: ratio to the selection rate of the whole pool; it equals audience / pool.
+      impact: the adverse-impact ratio, to the highest selection rate among the field's values
         (four-fifths rule: Uniform Guidelines on Employee Selection Procedures, 29 CFR 1607.4 D).
     """
 
@@ -76,7 +76,7 @@ class SensitiveShare:
 
     @property
     def flag(self) -> str:
-        """``under`` or ``over`` for a value that the audience has too rarely or too often."""
+        """``under`` or ``over`` if the audience has the value too rarely or too often."""
         if min(self.ratio, self.impact) < FAIR[0]:
             return "under"
         return "over" if self.audience is not None and self.ratio > FAIR[1] else ""
@@ -90,19 +90,19 @@ def audience_traits(
     exclude: UserIds = (),
     min_cell: int = MIN_CELL,
 ) -> list[Trait]:
-    """The values that are most over-represented in an audience, then less and less.
+    """The values of user fields, from the most to the least over-represented in an audience.
 
     Args:
-      data: has the users.
+      data: the data with the users.
       audience: user ids of the audience.
       seeds: user ids of the campaign's seeds.
-      exclude: ids of users who are not of the pool, with those of the seeds if they were left out
-        of the audience; unknown ids are ignored.
-      min_cell: values with fewer users in the audience or in the pool are left out; the fraction of
-        the seeds is None for fewer seeds.
+      exclude: ids of users who are not in the pool, including the seeds if they were left out of
+        the audience; unknown ids are ignored.
+      min_cell: values with fewer users in the audience or in the pool are left out; `Trait.seeds`
+        is None for values with fewer seeds.
 
     Raises:
-      InputError: the ids are wrong, or none is a user of the data.
+      InputError: the ids are invalid, or none of them is a user of the data.
     """
     members, known_seeds = _find(data, "audience", audience), _find(data, "seeds", seeds)
     in_audience = _count(data.user_rows, _blocks(members), data.num_rows)
@@ -129,18 +129,18 @@ def audience_traits(
 def sensitive_shares(
     data: Dataset, audience: UserIds, *, exclude: UserIds = (), min_cell: int = MIN_CELL
 ) -> list[SensitiveShare]:
-    """How an audience selects users by the sensitive fields, in the order of fields and values.
+    """How an audience selects users by sensitive fields, in the order of fields and values.
 
     Args:
-      data: has the users.
+      data: the data with the users.
       audience: user ids of the audience.
       exclude: as in `audience_traits`.
-      min_cell: values with fewer users in the pool are left out. Of fewer users in the audience
-        only upper bounds of the ratios are told, so that a value that is missing from the audience
-        is noticed.
+      min_cell: values with fewer users in the pool are left out. For values with fewer users in the
+        audience, ratios are upper bounds, so a value that is missing from the audience is still
+        reported.
 
     Raises:
-      InputError: the ids are wrong, or none is a user of the data.
+      InputError: the ids are invalid, or none of them is a user of the data.
     """
     members, shares = _find(data, "audience", audience), []
     for name, field in data.sensitive.items():
@@ -166,7 +166,7 @@ def sensitive_shares(
 
 
 def _find(data: Dataset, name: str, ids: UserIds) -> np.ndarray:
-    """Index of the users with these ids, each once."""
+    """Indices of the users with these ids, without duplicates."""
     found = np.unique(data.find_users(ids))
     found = found[found >= 0]
     if not len(found):
@@ -177,7 +177,7 @@ def _find(data: Dataset, name: str, ids: UserIds) -> np.ndarray:
 def _count_pool(
     data: Dataset, rows: UserRows, exclude: UserIds, num_values: int
 ) -> tuple[np.ndarray, int]:
-    """As `_count`, of all users but those with the ids in ``exclude``; and their number."""
+    """As `_count`, for the pool of all users not in ``exclude``; and the size of that pool."""
     excluded = np.unique(data.find_users(exclude))
     excluded = excluded[excluded >= 0]
     every = _count(rows, _slices(data.num_users), num_values)
@@ -185,10 +185,10 @@ def _count_pool(
 
 
 def _count(rows: UserRows, blocks: Iterable[Any], num_values: int) -> np.ndarray:
-    """(V + 1,) number of users who have each value, of (U, S) values; each counts once per value.
+    """(V + 1,) number of users who have each value; a user counts once per value.
 
     Args:
-      rows: values of all users, V where a slot is empty.
+      rows: (U, S) values of all users; V where a slot is empty.
       blocks: indices or slices of the users to count.
       num_values: V.
     """

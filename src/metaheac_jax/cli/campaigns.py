@@ -22,24 +22,24 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, read_json
 from metaheac_jax.model import Customised, General
 
-#: Said of a model that `Customised.is_general`.
+#: Note about a model for which `Customised.is_general` is true.
 KEPT_GENERAL = (
     "no epoch of customising was better on held-out examples than the general model, which is kept"
 )
-#: The longest name of a campaign of many, in UTF-8: files of it have longer ones.
+#: The longest name in a file of campaigns, in UTF-8; names of a campaign's files are longer.
 MAX_NAME_BYTES = 200
 _HEADERS = {"user_id", "userid", "uid", "id"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted for one campaign.
+    """The inputs for one campaign.
 
     Attributes:
-      seeds: file of the seeds.
-      attributes: of the campaign.
+      seeds: file of the seeds, or the campaign folder that has them.
+      attributes: the campaign's attributes; empty for a campaign folder.
       previous: file of an earlier audience, if there is one.
-      name: of the campaign, if it is one of many.
+      name: name of the campaign, if it is one of many.
     """
 
     seeds: Path
@@ -48,13 +48,13 @@ class Request:
     name: str | None = None
 
     def named(self) -> AbstractContextManager[None]:
-        """Errors inside name the campaign, if it is one of many."""
+        """A context in which errors name the campaign, if it is one of many."""
         return nullcontext() if self.name is None else about(f"campaign {self.name}")
 
 
 @contextmanager
 def about(what: object) -> Iterator[None]:
-    """Errors inside begin with what they are about."""
+    """A context in which errors begin with what they are about."""
     try:
         yield
     except InputError as error:
@@ -67,7 +67,7 @@ def find_campaign(
     """A new campaign from its files, and the check of its seeds.
 
     Raises:
-      InputError: a file or what is in it is wrong; it is named.
+      InputError: a file or its content is wrong; the message names the file.
     """
     values, ids = read_attributes(attributes), read_user_ids(seeds, text=has_text(data))
     with about(attributes):
@@ -86,7 +86,7 @@ def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
     """Refuses too few seeds.
 
     Raises:
-      InputError: fewer than ``least`` are used; it names the file.
+      InputError: fewer than ``least`` are used; the message names the file.
     """
     if check.used < least:
         more = f" ({check.excluded} more are excluded)" if check.excluded else ""
@@ -97,7 +97,7 @@ def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
 
 
 def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
-    """What the user should know of a customised campaign."""
+    """What the user should know about a customised campaign."""
     notes, campaign = [], model.campaign
     if check.used < MANY_SEEDS:
         notes.append(f"with fewer than {MANY_SEEDS:,} seeds an audience is less reliable")
@@ -116,7 +116,7 @@ def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
 
 
 def feedback_notes(folder: Path, saved: SavedCampaign, general: General) -> list[str]:
-    """That a campaign's folder has feedback that its model has not learned from."""
+    """A note if a campaign folder has feedback that its model has not learned from."""
     if saved.is_up_to_date(general):
         return []
     return [f"{folder} has not learned from all its feedback; metaheac update it first"]
@@ -125,11 +125,12 @@ def feedback_notes(folder: Path, saved: SavedCampaign, general: General) -> list
 def read_campaigns(path: Path) -> list[Request]:
     """The campaigns in a file: JSON objects, one per line or in a list.
 
-    Each has ``name``, ``seeds`` (a file, relative to this one), ``attributes`` and, if wanted,
+    Each has ``name``, ``seeds`` (a file, relative to this one), ``attributes`` and optionally
     ``previous`` (a file).
 
     Raises:
-      InputError: the file cannot be read, or a campaign is wrong; its number or name is given.
+      InputError: the file cannot be read, or a campaign is wrong; the message has its number or
+        name.
     """
     entries = _json_entries(path)
     if not entries:
@@ -147,14 +148,14 @@ def read_campaigns(path: Path) -> list[Request]:
 
 def _json_entries(path: Path) -> list[Any]:
     text = read_text(path)
-    # JSON allows other ends of lines, such as U+2028, inside strings.
+    # JSON allows other line ends, such as U+2028, inside strings.
     lines = [(f":{n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     whole = text.lstrip().startswith("[")
     entries = []
     for where, part in [("", text)] if whole else lines:
         try:
             entries.append(json.loads(part))
-            json.dumps(entries[-1], ensure_ascii=False).encode()  # fails for half a character
+            json.dumps(entries[-1], ensure_ascii=False).encode()  # fails for half a surrogate pair
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}{where}: not valid JSON ({error})") from error
     return entries[0] if whole else entries
@@ -189,12 +190,13 @@ def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
     """User ids: one per line, or the column ``user_id`` of a CSV file.
 
     Args:
-      path: of the file; a first line that begins with no digit, such as ``user_id``, is a header.
-      text: whether ids are text. Then only names of `_HEADERS` are headers.
+      path: the file; a first line that does not begin with a number, such as ``user_id``, is a
+        header.
+      text: whether ids are text. If so, only the names in `_HEADERS` are headers.
 
     Raises:
-      InputError: the file cannot be read, has no ids, or a line is not one id, for example 007 for
-        a whole number; it is named.
+      InputError: the file cannot be read, has no ids, or has a line that is not one id, such as 007
+        if ids are whole numbers; the message names the line.
     """
     rows = _rows(path)
     top = next(rows, (1, []))
@@ -218,7 +220,7 @@ def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file, each with the line where it begins."""
+    """The rows of a CSV file, each with the number of the line where it begins."""
     reader = csv.reader(io.StringIO(read_text(path)), strict=True)
     line = 1
     try:
@@ -232,9 +234,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Ids of who may not be in an audience, in the form of the data's, and notes for the user.
+    """Ids of users who may not be in an audience, in the data's form, and notes for the user.
 
-    A note names a file of which some ids are no users of the data.
+    A note names a file in which some ids are not users of the data.
 
     Raises:
       InputError: as `read_user_ids` does, or no id of a file is a user of the data.
@@ -256,7 +258,7 @@ def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> int:
     """How many ids of a file are users of the data; refuses a file without any.
 
     Raises:
-      InputError: it names the file.
+      InputError: no id is a user of the data; the message names the file.
     """
     known = int((data.find_users(ids) >= 0).sum())
     if not known:
@@ -283,7 +285,7 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-      InputError: it is not UTF-8.
+      InputError: the file is not UTF-8, or not a regular file.
     """
     try:
         check_regular(path)
@@ -297,7 +299,7 @@ def _begins_as_number(text: str) -> bool:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether a text is a whole number of 64 bits as it is written: 007 would be another id."""
+    """Whether a text is a 64-bit whole number in its usual spelling; 007 would be another id."""
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
         return False

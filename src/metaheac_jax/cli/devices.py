@@ -1,4 +1,4 @@
-"""The options of commands that use several devices, and several processes."""
+"""Options of commands that use several devices and several processes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from metaheac_jax.training.sharding import device_mesh, parse_mesh
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """Several devices."""
+    """Options for several devices."""
 
     mesh: str | None = None
-    """Use several devices, as campaign=4,row=2. Training keeps four copies of the embedding table,
-    each split by rows over two devices, and splits campaigns over all eight. Customising splits
-    campaigns over all, and expanding users; each device then has a whole table. For metaheac,
-    mlp-pretraining, solved-head, ensemble, seed-aware and their variants."""
+    """Use several devices, for example campaign=4,row=2: training then keeps four copies of the
+    embedding table, each split by rows over two devices, and splits campaigns over all eight.
+    Customising splits campaigns over all devices, and expanding splits users; each device then has
+    a whole table. For metaheac, mlp-pretraining, solved-head, ensemble, seed-aware and their
+    variants."""
     coordinator: str | None = None
-    """With --mesh, be one of several processes: HOST:PORT of the first, or auto with Slurm, Open
-    MPI, Kubernetes or Cloud TPUs. All must see the same files; the first one writes. If one ends,
-    so do the others within half a minute; start all again, fit with --resume."""
+    """With --mesh, run as one of several processes: give HOST:PORT of the first one, or auto with
+    Slurm, Open MPI, Kubernetes or Cloud TPUs. All processes must see the same files; the first one
+    writes. If one ends, the others end within half a minute; start all again, fit with --resume."""
     process: str | None = None
-    """With --coordinator HOST:PORT, which process this is, and of how many: 0/2, 1/2."""
+    """With --coordinator HOST:PORT, the number of this process and of all: 0/2 or 1/2 of two."""
 
 
 def join_others(options: DeviceOptions) -> None:
-    """Joins the other processes, if there are any; before jax starts.
+    """Joins the other processes, if there are any, before jax starts.
 
     Raises:
       InputError: the options do not go together, or the others cannot be joined.
@@ -53,9 +54,9 @@ def join_others(options: DeviceOptions) -> None:
 
 
 def mesh_of(options: DeviceOptions) -> Mesh | None:
-    """The mesh that was asked for.
+    """The requested mesh; None for a single device.
 
     Raises:
-      InputError: there are other devices than it takes.
+      InputError: the option is not a mesh, or does not fit the number of devices.
     """
     return None if options.mesh is None else device_mesh(**parse_mesh(options.mesh))

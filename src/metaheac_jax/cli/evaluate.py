@@ -1,4 +1,4 @@
-"""``metaheac evaluate``: how good the audiences of a general model are on held-out campaigns."""
+"""``metaheac evaluate``: how good a general model's audiences are for campaigns new to it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ GROUPS = {"small": "at most", "large": "more than"}
 class Options:
     """Judges a general model on campaigns that it was not trained on.
 
-    Customises the model to each such campaign of the data, and scores the campaign's pool (stage
-    2). For campaigns with small and with large seed sets it prints AUC, precision and recall of the
-    top 5%, averaged over campaigns; a gains table (converts in each tenth of the users, best
-    first); and, for methods whose scores are log-odds, predicted against observed rates of
-    converts. Train with `metaheac fit --campaigns paper` to leave campaigns out.
+    Customises the model to each such campaign of the data, and scores the campaign's pool (its
+    examples of stage 2). For campaigns with small and with large seed sets it prints AUC, and
+    precision and recall of the top 5%, averaged over campaigns; a gains table (users who converted
+    in each tenth of the users, best first); and, for methods whose scores are log-odds, predicted
+    and observed conversion rates. Use `metaheac fit --campaigns paper` to leave campaigns out of
+    training.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
@@ -44,10 +45,10 @@ class Options:
     data: Path
     """Folder of the data set, from `metaheac prepare`."""
     out: Path | None = None
-    """File to write: .json for everything, and the figures of every campaign; .csv for the gains
-    tables."""
+    """File to write: .json for all results, with the metrics of every campaign; .csv for the gains
+    tables alone."""
     seed: int = 0
-    """Seed of fine-tuning."""
+    """Random seed for fine-tuning."""
 
 
 def main(options: Options) -> None:
@@ -62,8 +63,8 @@ def main(options: Options) -> None:
     with terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        # As text, since ids become text when one of them is no number. Those that were held out
-        # told when to stop.
+        # Compared as text, since ids become text when one of them is not a number. Held-out
+        # campaigns are not new either, since they decided when training stopped.
         trained = {str(own) for own in (*general.campaigns, *general.held_out)}
         known = np.array([str(plain_id(value)) in trained for value in data.campaign_ids])
         new = ~known & (data.stage2.counts > 0)
@@ -109,7 +110,7 @@ def _group_tables(
     *,
     log_odds: bool,
 ) -> dict[str, Any]:
-    """Gains, calibration and its error of a group's judged campaigns, as plain data."""
+    """Gains, calibration and calibration error of a group's judged campaigns, as plain data."""
     judged = {entry["campaign"] for entry in result["campaigns"] if entry["group"] == group}
     pairs = zip(test, scores, strict=True)
     members = [(c, own) for c, own in pairs if plain_id(data.campaign_ids[c]) in judged]
@@ -153,7 +154,7 @@ def _figures(result: dict[str, Any], threshold: int) -> TextTable:
 
 
 def _print_group(screen: Console, tables: dict[str, Any], title: str) -> None:
-    """Prints gains, and calibration if there is one."""
+    """Prints the gains table, and the calibration table if there is one."""
     if not tables["gains"]:
         return
     terminal.print_lines(screen, "", f"{title}: gains by tenth of the users, best first")

@@ -1,4 +1,4 @@
-"""``metaheac feedback``: who was shown a campaign, and who converted."""
+"""``metaheac feedback``: which users were shown a campaign, and which of them converted."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from metaheac_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Options:
-    """Adds feedback to a campaign: who was shown it, and who of them converted.
+    """Adds feedback to a campaign: which users were shown it, and which of them converted.
 
     Neither order nor repetition matters: a user counts once, and has converted if any record says
-    so. `metaheac update` then learns from it.
+    so. `metaheac update` then learns from the feedback.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional]
     """Folder of a campaign, from `metaheac customise`."""
     files: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Files with a row per record: .parquet, .csv or .csv.gz, with columns user_id and converted, 1
-    or 0. Other columns are not used."""
+    """Files with a row per record: .parquet, .csv or .csv.gz, with the columns user_id and
+    converted (1 or 0). Other columns are ignored."""
 
 
 def main(options: Options) -> None:

@@ -1,4 +1,4 @@
-"""What several commands read: audiences, and a campaign with some of its seeds held out."""
+"""Inputs of several commands: audiences, and a campaign with some of its seeds held out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from metaheac_jax.progress import Progress
 
 
 def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
-    """The user ids of an audience's file, CSV (gzip too) or Parquet.
+    """The user ids in an audience's file, CSV (also with gzip) or Parquet.
 
     Args:
-      path: of the file; it is Parquet if the name ends in ``.parquet``.
+      path: the file; it is Parquet if its name ends in ``.parquet``.
       text: whether ids are text.
 
     Raises:
-      InputError: the file cannot be read, or has no column ``user_id``, or a row has no id, for
-        example 007 for a whole number; it is named.
+      InputError: the file cannot be read, has no column ``user_id``, or has a row without an id,
+        such as 007 if ids are whole numbers; the message names it.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an audience that metaheac expand has written")
@@ -47,16 +47,16 @@ def open_held_out(
     seed: int,
     progress: Progress,
 ) -> HeldOutSeeds:
-    """A new campaign's general model customised without some of its seeds, and these.
+    """Customises a general model to a new campaign without some of its seeds, which are held out.
 
     Args:
       model: folder of the general model.
       data: has the users.
-      seeds: file of user ids.
-      attributes: file with those of the campaign.
+      seeds: file with the seeds' user ids.
+      attributes: file with the campaign's attributes.
       exclude: ids of users who are not learned from and not in the pool.
-      seed: of the non-seeds, the held-out seeds and customising.
-      progress: receives what is under way.
+      seed: seed of the non-seeds, the held-out seeds and customising.
+      progress: receives the progress of loading and customising.
 
     Raises:
       InputError: as `model.load`, `campaigns.find_campaign` and `hold_out_seeds`.

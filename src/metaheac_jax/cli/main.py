@@ -73,7 +73,7 @@ def dispatch(options: Command) -> None:
 
 
 def start(options: Command) -> None:
-    """What comes before jax starts."""
+    """Joins the job's other processes, if there are any, before jax starts."""
     if isinstance(options, fit.Options | expand.Options):
         join_others(options.devices)
 

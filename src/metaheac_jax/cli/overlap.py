@@ -1,4 +1,4 @@
-"""``metaheac overlap``: how many users audiences share."""
+"""``metaheac overlap``: how many users several audiences share."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from metaheac_jax.files import write_csv
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Shows how many users each two of several audiences share.
+    """Shows how many users each pair of audiences shares.
 
-    Prints three tables with a line and a column for each audience: users in both, the share of the
-    line's users who are in the column's audience, and the Jaccard index (users in both, divided by
-    users in either).
+    Prints three tables with a line and a column for each audience: the number of users in both; the
+    share of the line's users who are in the column's audience; and the Jaccard index (users in
+    both, divided by users in either).
     """
 
     audiences: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """CSV or Parquet files of audiences, two or more, from `metaheac expand`."""
+    """CSV or Parquet files of two or more audiences, from `metaheac expand`."""
     out: Path | None = None
     """CSV file to write, with a line for each ordered pair of audiences."""
 

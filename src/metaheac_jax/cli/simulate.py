@@ -19,9 +19,9 @@ from metaheac_jax.data.simulation import (
 from metaheac_jax.files import locked, write_json, write_text
 from metaheac_jax.schema import TENCENT
 
-#: Users of a campaign's pool, at least; the other examples are seeds and non-seeds.
+#: Minimum number of users in a campaign's pool; the other examples are seeds and non-seeds.
 POOL_EXAMPLES = 300
-MIN_USERS = {"tencent": 110_000, "wechat": 60_000}  # or there are too few examples
+MIN_USERS = {"tencent": 110_000, "wechat": 60_000}  # with fewer users, there are too few examples
 WORLDS = {"tencent": TENCENT_WORLD, "wechat": WECHAT_WORLD}
 
 
@@ -30,11 +30,11 @@ class Options:
     """Makes a simulated world of users, campaigns and conversions, for trying things out.
 
     Writes userFeature.data, adFeature.csv, train.csv and test1_truth.csv in the format of the
-    Tencent Ads competition 2018, which `metaheac prepare` reads, and for `metaheac expand` the
-    seeds and attributes of one campaign: example_seeds.csv and example_attributes.json.
+    Tencent Ads competition 2018, which `metaheac prepare` reads. For `metaheac expand` it writes
+    the seeds and attributes of one campaign: example_seeds.csv and example_attributes.json.
 
     With --tables it writes Parquet tables with text ids instead, as a company would have them, and
-    ten campaigns that are new: see --tables.
+    ten new campaigns.
     """
 
     out: Annotated[Path, tyro.conf.Positional]
@@ -42,14 +42,14 @@ class Options:
     users: int = 200_000
     """Number of users. There are four examples for every five users."""
     world: Literal["tencent", "wechat"] = "tencent"
-    """Shape of the world: 173 campaigns as in the Tencent data, or 90 as in the paper's WeChat
-    data."""
+    """Shape of the world: tencent has 173 campaigns as in the Tencent data, wechat 90 as in the
+    paper's WeChat data."""
     tables: bool = False
     """Write users.parquet, campaigns.parquet, examples.parquet and schema.json for `metaheac
-    prepare`, and new/CAMPAIGN/ with seeds.csv, attributes.json and truth.parquet: the true
-    probability that each user converts, to see what an audience is worth."""
+    prepare`, and for each new campaign a folder new/CAMPAIGN with seeds.csv, attributes.json and
+    truth.parquet, which has every user's true probability of converting, to judge audiences by."""
     seed: int = 0
-    """Seed of everything; the same options give the same bytes."""
+    """Random seed; the same options give the same files, byte for byte."""
 
 
 def main(options: Options) -> None:
@@ -80,7 +80,7 @@ def main(options: Options) -> None:
 
 
 def _write_example(world: Path) -> None:
-    """The seeds and attributes of the campaign with the most seeds."""
+    """Writes the seeds and attributes of the campaign with the most seeds."""
     examples = pl.read_csv(world / "train.csv").filter(pl.col("label") == 1)
     aid = examples["aid"].value_counts(sort=True)["aid"][0]
     seeds = examples.filter(pl.col("aid") == aid)["uid"].to_list()

@@ -20,14 +20,14 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 @dataclass(frozen=True)
 class Options:
-    """Shows the data sets, models, campaigns and audiences in a folder, and their lineage.
+    """Shows the data sets, models, campaigns, exports and audiences in a folder, and their lineage.
 
-    Also what is being written, what is damaged, and what an interrupted command has left. Checksums
-    are not compared; a command that reads something compares those of what it reads.
+    Also shows what is being written, what is damaged, and what interrupted commands have left
+    behind. Checksums are not verified here; each command verifies those of the files it reads.
     """
 
     folder: Annotated[Path, tyro.conf.Positional] = Path()
-    """The folder; by default the current one."""
+    """Folder to look in, with its subfolders; by default the current one."""
 
 
 def main(options: Options) -> None:
@@ -45,7 +45,7 @@ def main(options: Options) -> None:
 
 
 def items_table(items: Sequence[Item], folder: Path) -> TextTable:
-    """A row per item; paths are relative to the folder."""
+    """A table with a row per item; paths are relative to the folder."""
     names = {item.digest: str(item.path.relative_to(folder)) for item in items if item.digest}
     rows = [
         [
@@ -64,7 +64,7 @@ def items_table(items: Sequence[Item], folder: Path) -> TextTable:
 
 
 def _lineage(item: Item, names: Mapping[str, str]) -> str:
-    """Names of what is here; of the rest, what is known of it."""
+    """Names of the parents that are in the folder; for the others, what is known about them."""
     return ", ".join(
         names.get(digest, f"{name} (changed or gone)" if name else f"gone ({digest[:8]})")
         for name, digest in item.parents

@@ -20,11 +20,11 @@ from metaheac_jax.model import Customised, load
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Customises a campaign's model again: to its seeds, and to all feedback so far.
+    """Customises a campaign's model again, to its seeds and to all feedback so far.
 
-    Users who converted count as seeds, and those who were shown the campaign and did not convert as
-    non-seeds. The result does not depend on how often this has been run before. Nothing is done
-    where feedback, data, model and seed are those that the model was learned with.
+    Users who converted count as seeds, and users who were shown the campaign and did not convert as
+    non-seeds. The result does not depend on how often this has been run before. Without --exclude,
+    nothing is done if feedback, data, general model and seed are the same as last time.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional]
@@ -34,10 +34,10 @@ class Options:
     model: Path | None = None
     """Folder of another general model, such as today's; by default the campaign's own."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who are left out from now on, for example who opted out: nothing is
+    """Files with ids of users to leave out from now on, for example users who opted out: nothing is
     learned from them, and they are in no audience of the campaign."""
     seed: int = 0
-    """Seed of fine-tuning."""
+    """Random seed for fine-tuning."""
 
 
 def main(options: Options) -> None:

@@ -1,7 +1,7 @@
-"""Customising: a model of its own for each new campaign (paper section 3.3).
+"""Customising: a separate model for each new campaign (paper section 3.3).
 
-Adapting starts from a fresh Adam, so rows that the campaign's examples never touch keep their
-general values: a customised model is the network's parameters and the touched rows.
+Adapting starts with a fresh Adam, so rows that the campaign's examples never touch keep their
+general values. A customised model consists of the network's parameters and the touched rows.
 
 Axes: G campaigns adapted together, n examples of a campaign, B examples of a minibatch, S slots of
 a user, N campaign fields, U rows of a campaign.
@@ -55,12 +55,12 @@ class Customiser(OnlineStage):
         mesh: Mesh | None = None,
     ) -> None:
         """Args:
-        network: any of the networks here.
-        layout: of the ids in the examples.
+        network: any network of this package.
+        layout: layout of the ids in the examples.
         batch_size: B; examples are shuffled again in every epoch.
         campaigns_at_once: G, vmapped together. None takes what is fastest on this backend: one on a
-          CPU, where two campaigns are then under way at a time, each in a thread.
-        mesh: of one axis, over whose devices the campaigns are divided; G on each.
+          CPU, where two campaigns are then adapted at a time, each in a thread.
+        mesh: mesh of one axis, whose devices divide the campaigns; each adapts G together.
         """
         super().__init__(layout, batch_size)
         self._group_size = campaigns_at_once or fastest_group(_MAX_TOGETHER)
@@ -86,9 +86,9 @@ class Customiser(OnlineStage):
             weights = Weights(jax.device_put(network, self._everywhere), table)
         index = self._layout.row_index(weights.table.shape[0])
         touched = [index.distinct(batch.ids) for batch in campaigns]
-        # One size for all: the cost of a step does not depend on it.
+        # One size for all campaigns: the cost of a step does not depend on it.
         size = self._campaign_rows.holding(max(map(len, touched), default=0))
-        # Before the first step, or a later campaign might compile a step of its own.
+        # Set the size before the first step, or a later campaign might compile another step.
         for c, batch in enumerate(campaigns):
             order = generator(seed, options.numbers[c]).permutation(len(batch.label))
             some = batch.pick(order[: self._batch_size])
@@ -122,7 +122,7 @@ class Customiser(OnlineStage):
         table_rows: Sequence[np.ndarray],
         learning_rate: float,
     ) -> _Group:
-        """Up to G campaigns, whose ids point into their table rows."""
+        """Starts up to G campaigns, whose ids point into their table rows."""
         num_idle, size = self._group_size - len(members), len(table_rows[0])
         idle = [np.full(size, weights.table.shape[0], np.int32)] * num_idle
         rows = np.stack([*table_rows, *idle])
@@ -141,7 +141,7 @@ class Customiser(OnlineStage):
 
 
 class _Group:
-    """Up to G campaigns under adaptation: an `Adaptation` of networks and their rows."""
+    """Up to G campaigns that are being adapted: an `Adaptation` of networks and their rows."""
 
     def __init__(
         self,
@@ -172,14 +172,14 @@ class _Group:
         return self._steps.current(self._state, self._rate)
 
     def summed_losses(self, models: Models, picks: Picks) -> np.ndarray:
-        length = -(-self._batch_size // 4)  # a tenth is held out, so small batches waste little
+        length = -(-self._batch_size // 4)  # few examples are held out, so small batches waste less
         batches = (self._stack(some, length) for some in minibatches(picks, length))
         losses = [self._steps.summed_losses(models, batch) for batch in batches]
         return sum(jax.device_get(losses), np.zeros(len(picks) + self._num_idle, np.float32))
 
     def adapted(self, models: Models) -> list[AdaptedWeights]:
-        """Idle places are left out."""
-        if self._spread:  # to where the general weights are
+        """The adapted weights of each campaign; idle places are left out."""
+        if self._spread:  # so that they end up where the general weights are
             models = jax.device_get(models)
         return [
             AdaptedWeights(model["network"], own, model["table"])

@@ -1,4 +1,4 @@
-"""Early stopping: the model with the least held-out loss of each campaign of a group.
+"""Early stopping: the model with the lowest held-out loss for each campaign of a group.
 
 Axes: G campaigns adapted together, n examples of a campaign.
 """
@@ -14,15 +14,15 @@ import numpy as np
 def hold_out(
     label: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to fit and positions held out: the fraction of each class, one at least of both.
+    """Positions to fit and positions held out: a fraction of each class, at least one of each.
 
-    Without a held-out seed, the model with the smallest predictions would have the least held-out
+    Without a held-out seed, the model with the smallest predictions would have the lowest held-out
     loss. So if a class has a single example, nothing is held out.
 
     Args:
-      label: (n,).
-      fraction: of seeds, and of non-seeds.
-      rng: draws them.
+      label: (n,) labels.
+      fraction: fraction of the seeds, and of the non-seeds; 0 holds nothing out.
+      rng: draws the held-out examples.
     """
     classes = [np.flatnonzero(label == kind) for kind in (0, 1)]
     if not fraction or min(map(len, classes)) < 2:
@@ -33,7 +33,7 @@ def hold_out(
 
 
 class EarlyStopping:
-    """Keeps the best models of a group, and says which campaigns go on."""
+    """Keeps the best models of a group and decides which campaigns go on."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class EarlyStopping:
     ) -> None:
         """Args:
         models: the models before the first epoch, stacked over G.
-        losses: (G,) their held-out losses; one that is not a number counts as infinite.
-        patience: epochs without a lower loss after which a campaign stops.
+        losses: (G,) their held-out losses; NaN counts as infinite.
+        patience: number of epochs without a lower loss after which a campaign stops.
         select: ``select(better, new, old)`` takes new models where (G,) ``better`` holds; it may
           reuse the memory of the old ones.
         """
@@ -56,7 +56,7 @@ class EarlyStopping:
         self._patience, self._select = patience, select
 
     def update(self, models: Any, losses: np.ndarray) -> None:
-        """Takes the models after one more epoch, and their held-out losses."""
+        """Takes the models and their held-out losses after one more epoch."""
         losses = _numbers(losses)
         better = losses < self._least
         self.best = self._select(better, models, self.best)
@@ -66,7 +66,7 @@ class EarlyStopping:
 
     @property
     def going(self) -> np.ndarray:
-        """(G,) whether a campaign goes on."""
+        """(G,) bool, which campaigns go on."""
         return self._worse < self._patience
 
 

@@ -1,13 +1,13 @@
-"""A customised scorer as files that score users without this package, with jax and numpy only.
+"""A customised scorer as files that score users with jax and numpy only, without this package.
 
     scorer.json        the user fields, how their raw values become table rows, versions, checksums
-    scorer.stablehlo   the program: what `jax.export` serialises
-    weights.npz        its first argument, a dictionary of arrays with the table among them
+    scorer.stablehlo   the program, serialised by `jax.export`
+    weights.npz        its first argument, a dictionary of arrays that includes the table
     values.npz         per user field, ``values/NAME``: the known raw values, ascending
 
-The program takes the weights and (P, S) int32 table rows of users, P being any number, and gives
-(P,) scores. ``experiments/examples/exported_scorer.py`` reads the files. Both sides need
-flatbuffers, with which `jax.export` serialises: ``pip install "metaheac-jax[export]"``.
+The program takes the weights and (P, S) int32 table rows of users, for any P, and returns (P,)
+scores. ``experiments/examples/exported_scorer.py`` reads the files. Both sides need
+flatbuffers, which `jax.export` serialises with: ``pip install "metaheac-jax[export]"``.
 
 Axes: P users, S slots of a user, R rows of the table.
 """
@@ -36,7 +36,7 @@ from metaheac_jax.table.layout import Ids
 
 FORMAT = "metaheac_jax scorer 1"
 MANIFEST = "scorer.json"
-#: The file of an export with the ids of who may be in no audience of the campaign.
+#: The file of an export with the ids of users who may be in no audience of the campaign.
 EXCLUDED = "excluded.csv"
 #: Backends that the program is lowered for.
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -45,16 +45,16 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export_scorer(model: Customised, directory: Path | str, *, progress: Progress = silent) -> None:
     """Writes the scorer of a customised model into a folder, whole or not at all.
 
-    An existing export is replaced. The program scores any user; those who may be in no audience of
-    the campaign are in `EXCLUDED`.
+    An existing export is replaced. The program scores any user; `EXCLUDED` lists the users who may
+    be in no audience of the campaign.
 
     Args:
-      model: of a method that adapts a network.
+      model: customised model of a method that adapts a network.
       directory: the folder.
-      progress: receives the bytes checksummed.
+      progress: receives the number of bytes checksummed.
 
     Raises:
-      InputError: the method adapts no network's weights, the folder exists and is no export, or
+      InputError: the method adapts no network's weights, the folder exists and is not an export, or
         flatbuffers is not installed.
     """
     check_flatbuffers()
@@ -88,10 +88,10 @@ def export_scorer(model: Customised, directory: Path | str, *, progress: Progres
 
 
 def check_flatbuffers() -> None:
-    """Refuses to go on without flatbuffers.
+    """Refuses to continue without flatbuffers.
 
     Raises:
-      InputError: it is not installed.
+      InputError: flatbuffers is not installed.
     """
     if find_spec("flatbuffers") is None:
         raise InputError(
@@ -100,7 +100,7 @@ def check_flatbuffers() -> None:
 
 
 def _weights(scorer: AdaptedScorer) -> dict[str, Any]:
-    """The campaign's network and table, flat."""
+    """The campaign's network parameters and table, as a flat dictionary."""
     general, adapted = scorer.weights, scorer.adapted
     table, rows = np.array(general.table), adapted.rows
     table[rows[rows < len(table)]] = np.asarray(adapted.values)[rows < len(table)]
@@ -128,10 +128,10 @@ def _program(scorer: AdaptedScorer, weights: dict[str, Any], num_slots: int) -> 
 
 
 def _fields(model: Customised) -> list[dict[str, Any]]:
-    """Of each user field, what maps its raw values to table rows.
+    """Per user field, the data that maps its raw values to table rows.
 
-    A value at position i of the known ones has the row ``first + i``, an unknown one ``unknown``.
-    Where ``whole`` is true, the text of 1.0 is 1; otherwise it is 1.0.
+    The known value at position i has the row ``first + i``; an unknown value has ``unknown``.
+    If ``whole`` is true, the text of 1.0 is 1; otherwise it is 1.0.
     """
     vocabulary, fields = model.general.vocabulary, []
     for number, field in enumerate(model.general.schema.user):

@@ -38,24 +38,24 @@ class Start(Protocol):
 
 
 class AdaptStep(Protocol):
-    """Adapts by one minibatch of each campaign."""
+    """Adapts with one minibatch per campaign."""
 
     def __call__(self, state: RowState, rows: np.ndarray, batch: Batch, rate: float) -> RowState:
-        """Stacked states, (G, U') rows of the minibatches, (G, B, ...) batch, learning rate.
+        """Stacked states, (G, U') minibatch rows, (G, B, ...) batch, learning rate -> new states.
 
-        The table's memory is reused. Campaigns with an empty minibatch do not move.
+        The table's memory is reused. A campaign with an empty minibatch does not change.
         """
 
 
 class Current(Protocol):
-    """The models as they are."""
+    """Returns the current models."""
 
     def __call__(self, state: RowState, rate: float) -> Models:
         """Stacked states and the learning rate -> stacked models, every row up to date."""
 
 
 class SummedLosses(Protocol):
-    """Held-out losses."""
+    """Computes held-out losses."""
 
     def __call__(self, models: Models, batch: Batch) -> Array:
         """Stacked models and a (G, B, ...) batch -> (G,) summed losses in nats."""
@@ -69,7 +69,7 @@ class SelectModels(Protocol):
 
 
 class GroupSteps(NamedTuple):
-    """What adapting a group consists of."""
+    """The functions that adapt a group."""
 
     start: Start
     adapt: AdaptStep
@@ -81,9 +81,10 @@ class GroupSteps(NamedTuple):
 def build_group_steps(
     network: Network, layout: Layout, *, campaigns_at_once: int, mesh: Mesh | None = None
 ) -> GroupSteps:
-    """The jitted steps of groups of G = ``campaigns_at_once`` campaigns, each with a fresh Adam.
+    """Builds the jitted steps for groups of G = ``campaigns_at_once`` campaigns.
 
-    On a mesh of one axis, whose size divides G, each device has its part of a group.
+    Each starts with a fresh Adam. On a mesh of one axis, whose size must divide G, each device has
+    a part of the group.
     """
     num_devices = 1 if mesh is None else mesh.size
     loss = build_loss(network, layout)
@@ -95,14 +96,14 @@ def build_group_steps(
         return row(0).init(network, values)
 
     def adapt_alone(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
-        # As `adapt_masked`, without an axis of length one, which slows products down, and without
-        # masks, since a campaign alone gets no empty minibatch.
+        # As `adapt_masked`, but without a group axis of length one, which slows products down, and
+        # without masks, since a campaign alone gets no empty minibatch.
         new, _ = row(rate).step(*jax.tree.map(lambda leaf: leaf[0], (state, rows, batch)))
         return jax.tree.map(lambda leaf: leaf[None], new)
 
     def adapt_masked(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
-        # A campaign that is done gets empty minibatches and must not move. No row of its table
-        # does: all its rows become padding, which a scatter drops.
+        # A campaign that is done gets empty minibatches and must not change. Its table does not:
+        # all its rows become padding, which a scatter drops.
         keep = lambda a, b: jnp.where(batch.weight.any(), a, b)  # noqa: E731
         new, _ = row(rate).step(state, keep(rows, len(state.table.table)), batch)
         return RowState(
@@ -128,7 +129,7 @@ def build_group_steps(
         together = adapt_alone if mesh is None else adapt_one
 
     def on_devices(function: Callable[..., Any], *in_axes: int | None) -> Callable[..., Any]:
-        """A function of stacked arrays, and others (None), of which each device has some."""
+        """Makes a function divide its arrays among the devices, except those with axis None."""
         if mesh is None:
             return function
         specs = tuple(Spec() if axis is None else Spec(mesh.axis_names) for axis in in_axes)
@@ -156,5 +157,5 @@ def build_group_steps(
 
 @jax.jit  # all at once: slicing leaf by leaf would dispatch one program per leaf
 def unstack(models: Models) -> list[Models]:
-    """The stacked models one by one."""
+    """The stacked models as a list."""
     return [jax.tree.map(itemgetter(g), models) for g in range(len(models["table"]))]

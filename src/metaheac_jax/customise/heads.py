@@ -1,7 +1,7 @@
-"""Customising what lies behind the first layer, so that many campaigns share the rest.
+"""Customising only the layers after the first, so that many campaigns share the rest.
 
 The table and the first layer stay those of the general model. The first layer of a campaign's
-examples is computed once, and a minibatch differentiates the later layers only.
+examples is computed once, and a minibatch differentiates only the later layers.
 
 Axes: n examples of a campaign (padded), B examples of a minibatch, S slots of a user, N campaign
 fields, k embedding width.
@@ -44,9 +44,9 @@ class _Examples(NamedTuple):
     """A campaign's examples.
 
     Attributes:
-      first: leaves (n, ...), zero where padded.
-      campaign: (N, k) fields.
-      label: (n,).
+      first: output of the first layer; leaves (n, ...), zero where padded.
+      campaign: (N, k) campaign fields.
+      label: (n,) labels.
     """
 
     first: FirstLayer
@@ -65,13 +65,13 @@ class HeadCustomiser(OnlineStage):
     """Adapts the later layers of a network.
 
     The results are those of `customiser.Customiser` with a gradient of zero for the table and the
-    first layer. The adapted weights have no table rows and the parameters of the later layers only.
+    first layer. The adapted weights have no table rows, and only the later layers' parameters.
     """
 
     def __init__(self, network: SplitNetwork, layout: Layout, *, batch_size: int = 512) -> None:
         """Args:
-        network: of the models.
-        layout: of the ids in the examples.
+        network: network of the models.
+        layout: layout of the ids in the examples.
         batch_size: B; examples are shuffled again in every epoch.
         """
         super().__init__(layout, batch_size)
@@ -136,7 +136,7 @@ class HeadCustomiser(OnlineStage):
 
 
 class _Campaign:
-    """A campaign under adaptation: an `Adaptation` of later layers."""
+    """A campaign that is being adapted: an `Adaptation` of later layers."""
 
     def __init__(
         self,
@@ -185,15 +185,15 @@ class _Campaign:
 
 
 class _Steps(NamedTuple):
-    """The jitted parts.
+    """The functions of the online stage; all but ``first_layer`` are jitted.
 
     Attributes:
       start: parameters of the later layers -> the state before the first step.
-      first_layer: weights and `Ids` -> `FirstLayer` of the users, (N, k) campaign fields.
-      fill: ``fill(first, weights, ids, start)`` writes `first_layer` into rows ``start`` and on of
-        an array, which is consumed.
-      step: ``step(state, general, examples, picks, rate)``; (B,) picks, n for padding.
-      summed_loss: ``summed_loss(later, general, examples, picks)`` in nats.
+      first_layer: weights and `Ids` -> `FirstLayer` of the users, and (N, k) campaign fields.
+      fill: ``fill(first, weights, ids, start)`` writes the output of ``first_layer`` into the rows
+        of ``first`` from ``start`` on; ``first`` is consumed.
+      step: ``step(state, general, examples, picks, rate)``; picks are (B,), n for padding.
+      summed_loss: ``summed_loss(later, general, examples, picks)``, in nats.
     """
 
     start: Callable[[Any], _State]

@@ -1,7 +1,7 @@
 """A table that stays in host memory, since no device has room for it.
 
-Only the rows that some ids name are sent to a device: a table of their own, for ids that point into
-it.
+Only the rows that some ids name are sent to a device, as a small table; the ids are renumbered to
+point into it.
 
 Axes: U rows that the ids name (padded), R rows of the table, k embedding width.
 """
@@ -28,8 +28,8 @@ class HostRows:
 
     def __init__(self, layout: Layout, *, multiple: int = 4096) -> None:
         """Args:
-        layout: of the ids.
-        multiple: of which U is; it never shrinks, so that programs are shared.
+        layout: layout of the ids.
+        multiple: U is a multiple of it, and never shrinks, so that programs are shared.
         """
         self._layout, self._size = layout, GrowingSize(multiple)
         self._index: RowIndex | None = None
@@ -37,15 +37,15 @@ class HostRows:
     def cut(
         self, table: Array | np.ndarray, ids: Tree, adapted: AdaptedWeights | None = None
     ) -> tuple[Array, Tree]:
-        """The rows that ids name, as a table of their own.
+        """Cuts the rows that ids name out of a table, as a small table.
 
         Args:
           table: (R, k) in host memory.
           ids: a tree of rows of the table; R is the pad id.
-          adapted: replaces rows of the table by those of a campaign.
+          adapted: weights of a campaign, whose rows replace those of the table.
 
         Returns:
-          (U, k) on jax's default device; and the ids as its rows, with U as the pad id.
+          (U, k) table on jax's default device, and the ids as its rows, with U as the pad id.
         """
         index = self._index
         if index is None or index.num_rows != len(table):
@@ -61,7 +61,7 @@ class HostRows:
 
 
 def rows_of(table: Array | np.ndarray, rows: np.ndarray) -> Any:
-    """(..., k) rows of a table (R, k), where the table is; zeros for the pad id R."""
+    """(..., k) rows of a table (R, k), in the memory that holds it; zeros for the pad id R."""
     if not on_host(table):
         return _gather(table, rows)
     values = np.asarray(table).take(rows, axis=0, mode="clip")
@@ -75,5 +75,5 @@ def _gather(table: Array, rows: Array) -> Array:
 
 
 def on_host(table: Array | np.ndarray) -> bool:
-    """Whether a table stays in host memory, see `model.on_device`."""
+    """Whether a table stays in host memory; see `model.on_device`."""
     return isinstance(table, np.ndarray)

@@ -1,7 +1,7 @@
-"""Scores of users by many campaigns' models, with one first layer for all that share it.
+"""Scores of users by the models of many campaigns, with one first layer for all that share it.
 
-Models share the table and the first layer where adapting has left both as they are: see
-`customise.heads`. What is left for a campaign is the arithmetic behind the first layer.
+Models share the table and the first layer if adapting has left both unchanged; see
+`customise.heads`. Only the arithmetic after the first layer is then done per campaign.
 
 Axes: C campaigns, P users, S slots of a user, N campaign fields, k embedding width.
 """
@@ -36,7 +36,7 @@ BlockScorer = Callable[[UserRows], list[np.ndarray]]
 def score_jointly(scorers: Sequence[Scorer]) -> BlockScorer:
     """Builds a function that scores users with the models of C campaigns.
 
-    Models that share the table and the first layer compute them once; others score one by one.
+    Models that share the table and the first layer compute them together; others score one by one.
     """
     groups: dict[Hashable, list[int]] = {}
     for number, scorer in enumerate(scorers):
@@ -55,9 +55,9 @@ def score_jointly(scorers: Sequence[Scorer]) -> BlockScorer:
 
 
 def _shared_by(scorer: Scorer) -> Hashable | None:
-    """Equal for scorers with the same table and first layer; None if both are not the general.
+    """A key that is equal for scorers with the same table and first layer.
 
-    Also None where the table is in host memory.
+    None if either is not the general model's, or if the table is in host memory.
     """
     if not isinstance(scorer, AdaptedScorer) or len(scorer.adapted.rows):
         return None
@@ -73,7 +73,7 @@ def _shared_by(scorer: Scorer) -> Hashable | None:
 
 
 def _score_group(scorers: Sequence[Scorer]) -> BlockScorer:
-    """Scores with one scorer, or with several that share table and first layer."""
+    """Scores with one scorer, or with several that share the table and the first layer."""
     some = [scorer for scorer in scorers if isinstance(scorer, AdaptedScorer)]
     if len(scorers) == 1 or not isinstance(some[0].pool.network, SplitNetwork):
         return lambda users: [scorer(users) for scorer in scorers]
@@ -109,7 +109,7 @@ def _compiled(network: SplitNetwork, layout: Layout) -> Callable[..., Array]:
             output = network.apply(params, first, campaign[1])
             return output.log_p - output.log_not_p
 
-        # In turn on a CPU, since a batched product misses its fast matrix kernels.
+        # One by one on a CPU, since a batched product does not use its fast matrix kernels.
         batch_size = together if together > 1 else None
         return jax.lax.map(later_layers, (own, fields), batch_size=batch_size).T
 

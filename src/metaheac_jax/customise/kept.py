@@ -1,4 +1,4 @@
-"""What customising many campaigns has done, kept in a folder so that it need not be done again."""
+"""A folder of adapted campaigns, kept so that they need not be adapted again."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from metaheac_jax.training.checkpoint import array_digest, named_leaves
 class KeptCampaigns:
     """Adapted weights of campaigns, each in a file ``KEY-SHA256.npz``.
 
-    The key stands for all that the weights depend on: the general weights, the campaign's examples
-    and place, the options, the program and its libraries. The other part is the file's digest, so
-    that a damaged file is as good as none.
+    KEY is a digest of all that the weights depend on: the general weights, the campaign's examples
+    and number, the options, the program and its libraries. SHA256 is the digest of the file, so a
+    damaged file counts as missing.
     """
 
     def __init__(self, folder: Path, weights: Weights, options: Any) -> None:
         """Args:
-        folder: made if it does not exist.
+        folder: the folder, created if it does not exist.
         weights: the general weights.
-        options: plain data: what else decides the result.
+        options: everything else that determines the result, as plain data.
         """
         folder.mkdir(parents=True, exist_ok=True)
         general = {name: array_digest(leaf) for name, leaf in named_leaves(weights).items()}
@@ -40,7 +40,7 @@ class KeptCampaigns:
         self._base = digest_of({"weights": general, "options": options, **environment()})
 
     def find(self, number: int, examples: Batch) -> AdaptedWeights | None:
-        """The weights of the campaign at a place of the list, if it was adapted before."""
+        """The weights of the campaign with this number and these examples, if there are any."""
         for path in self._folder.glob(f"{self._key(number, examples)}-*.npz"):
             content = path.read_bytes()
             if path.stem.endswith(f"-{hashlib.sha256(content).hexdigest()}"):
@@ -51,10 +51,10 @@ class KeptCampaigns:
         return None
 
     def add(self, number: int, examples: Batch, adapted: AdaptedWeights) -> None:
-        """Keeps a campaign's weights, which are on disk then.
+        """Keeps a campaign's weights; they are on disk when the call returns.
 
         Raises:
-          OSError: they cannot be written.
+          OSError: the weights cannot be written.
         """
         tree = jax.device_get(adapted)._asdict()
         content = io.BytesIO()

@@ -22,13 +22,13 @@ class GrowingSize:
 
     def __init__(self, multiple: int) -> None:
         """Args:
-        multiple: of which the size is.
+        multiple: the size is a multiple of it.
         """
         self._multiple, self._size, self._lock = multiple, 0, Lock()
 
     def holding(self, count: int) -> int:
-        """A size of at least ``count``: the present one, or one with a sixteenth to spare."""
-        with self._lock:  # otherwise two threads that begin could each set a size
+        """A size of at least ``count``: the current one, or one with a sixteenth to spare."""
+        with self._lock:  # otherwise two threads that start could each set a size
             if count > self._size:
                 self._size = -(-(count + count // 16) // self._multiple) * self._multiple
             return self._size
@@ -37,13 +37,13 @@ class GrowingSize:
 def stack_minibatches(
     examples: Sequence[Batch], picks: Sequence[np.ndarray], size: int, num_idle: int, pad: int
 ) -> Batch:
-    """Picked examples of each member as one batch (G, B, ...), padded with weight 0.
+    """Stacks picked examples of each campaign into one batch (G, B, ...), padded with weight 0.
 
     Args:
-      examples: of each campaign: users (n, S), campaign (N,).
-      picks: of each campaign, positions of at most B examples; none for a campaign that is done.
+      examples: examples of each campaign: users (n, S), campaign (N,).
+      picks: positions of at most B examples per campaign; none for a campaign that is done.
       size: B.
-      num_idle: places without a campaign, up to G.
+      num_idle: number of places without a campaign, which make up G.
       pad: the pad id.
     """
     places = len(examples) + num_idle
@@ -65,7 +65,7 @@ def stack_minibatches(
 
 
 def localise(index: RowIndex, batch: Batch, size: GrowingSize) -> tuple[np.ndarray, Batch]:
-    """The rows that each campaign's minibatch touches, (G, U), and ids that point into them."""
+    """(G, U) rows that each campaign's minibatch touches, and the batch with ids into them."""
     each = members(batch.ids)
     touched = [index.distinct(ids) for ids in each]
     fixed = size.holding(max(map(len, touched)))

@@ -1,4 +1,4 @@
-"""The online stage of many campaigns: groups of them, and the epochs of a group.
+"""The online stage for many campaigns: their groups, and the epochs of a group.
 
 Axes: G campaigns adapted together, n examples of a campaign, B examples of a minibatch.
 """
@@ -45,7 +45,7 @@ class OnlineStage(ABC):
 
     def __init__(self, layout: Layout, batch_size: int) -> None:
         """Args:
-        layout: of the ids in the examples.
+        layout: layout of the ids in the examples.
         batch_size: B; examples are shuffled again in every epoch.
         """
         self._layout, self._batch_size = layout, batch_size
@@ -70,30 +70,30 @@ class OnlineStage(ABC):
 
         Args:
           weights: the general weights; unchanged.
-          campaigns: D_c of each: leaves (n, ...), ids are table rows, all weights 1.
-          seed: with a campaign's number, decides its held-out examples and the order of its
-            minibatches.
-          learning_rate: of the Adam that adapts network and rows; it starts afresh.
+          campaigns: examples D_c per campaign: leaves (n, ...), ids are table rows, all weights 1.
+          seed: random seed; with a campaign's number, it determines the campaign's held-out
+            examples and the order of its minibatches.
+          learning_rate: learning rate of Adam, which starts afresh for each campaign.
           epochs: passes over the examples; with ``patience``, the maximum.
-          patience: None runs all epochs (the authors' program). A number holds out a part of the
-            examples, keeps the model with the least held-out loss, and stops after that many epochs
-            without a lower one ("until the loss converges", the paper). The general model counts: a
-            campaign with a single seed or non-seed keeps it.
-          holdout: the fraction of seeds, and of non-seeds, held out if ``patience`` is given; at
-            least one of each.
-          names: of the campaigns, for messages.
-          numbers: of the campaigns; by default their positions in the list.
+          patience: None runs all epochs, as the authors' program does. A number holds out part of
+            the examples, keeps the model with the lowest held-out loss, and stops after that
+            many epochs without a lower one (the paper: "until the loss converges"). The general
+            model counts too: a campaign with a single seed or non-seed keeps it.
+          holdout: fraction of the seeds, and of the non-seeds, to hold out if ``patience`` is
+            given; at least one of each.
+          names: names of the campaigns, for messages.
+          numbers: numbers of the campaigns; by default their positions in the list.
           progress: receives the number of campaigns done.
           watch: called before the first step and after every step; the largest campaigns come
             first, G at a time.
-          kept: what an interrupted call has adapted, and where this one keeps each campaign.
+          kept: campaigns that an interrupted call has adapted; this call adds its own.
 
         Returns:
           The adapted weights of each campaign, in the order given.
 
         Raises:
-          InputError: a campaign has no examples, or wrong ones; see `batches.check_batch`.
-          Diverged: a campaign's weights are not finite, and with ``patience`` no epoch before was
+          InputError: a campaign has no examples, or invalid ones; see `batches.check_batch`.
+          Diverged: a campaign's weights are not finite and, with ``patience``, no earlier epoch was
             better than the general model.
         """
         num_rows = weights.table.shape[0]
@@ -119,22 +119,22 @@ class OnlineStage(ABC):
 
 
 class Adaptation(Protocol):
-    """Campaigns under adaptation, with the state of their optimisers."""
+    """Campaigns that are being adapted, with the state of their optimisers."""
 
     def step(self, picks: Picks) -> None:
-        """Adapts by a minibatch of each campaign: at most B examples, none if it is done."""
+        """Adapts with one minibatch per campaign: at most B examples, none if it is done."""
 
     def models(self) -> Any:
-        """The models as they are, stacked."""
+        """The current models, stacked."""
 
     def summed_losses(self, models: Any, picks: Picks) -> np.ndarray:
-        """(G,) losses of models, summed over these examples of each campaign."""
+        """(G,) losses of the models, summed over the picked examples of each campaign."""
 
     def select(self, better: np.ndarray, new: Any, old: Any) -> Any:
         """The new models where (G,) ``better`` holds, the old ones elsewhere; old is consumed."""
 
     def adapted(self, models: Any) -> list[AdaptedWeights]:
-        """The weights of each campaign."""
+        """The adapted weights of each campaign."""
 
 
 def run_epochs(
@@ -148,18 +148,18 @@ def run_epochs(
 ) -> list[AdaptedWeights]:
     """Adapts campaigns for some epochs, or until their held-out losses stop falling.
 
-    Where weights become infinite or NaN, the best finite model of an earlier epoch is kept.
+    If weights become infinite or NaN, early stopping keeps the best finite model.
 
     Args:
       adaptation: the campaigns.
-      labels: (n,) of each campaign.
-      rngs: of each campaign; decide its held-out examples and the order of its minibatches.
+      labels: (n,) labels of each campaign.
+      rngs: one generator per campaign, for its held-out examples and the order of its minibatches.
       options: see `OnlineStage`.
       batch_size: B.
-      names: of each campaign, for messages.
+      names: names of the campaigns, for messages.
 
     Raises:
-      Diverged: weights are not finite, and no epoch before was better than the start.
+      Diverged: weights are not finite, and no earlier epoch was better than the start.
     """
     watch, patience = options.watch, options.patience
     fraction = 0.0 if patience is None else options.holdout
@@ -174,7 +174,7 @@ def run_epochs(
             patience=patience,
             select=adaptation.select,
         )
-    number, diverged = 0, dict[int, int]()  # position of a campaign -> steps by then
+    number, diverged = 0, dict[int, int]()  # position of a campaign -> steps until then
     if watch is not None:
         watch(number, lambda: adaptation.adapted(adaptation.models()))
     for _ in range(options.epochs):
@@ -215,7 +215,7 @@ def _finite(adapted: AdaptedWeights) -> jax.Array:
 
 
 def minibatches(picks: Picks, length: int) -> Iterator[Picks]:
-    """The picked examples of each campaign, ``length`` at a time; none where there are no more."""
+    """Yields the picked examples of each campaign, ``length`` at a time, until none are left."""
     for number in range(math.ceil(max(map(len, picks)) / length)):
         yield [pick[number * length : (number + 1) * length] for pick in picks]
 
@@ -233,10 +233,10 @@ def adapt_groups(
 
     Args:
       adapt: adapts a group of campaigns, by position.
-      campaigns: examples of each.
+      campaigns: examples of each campaign.
       options: see `OnlineStage`.
       group_size: G.
-      in_turn: whether groups wait for each other; otherwise two are under way at a time.
+      in_turn: whether groups are adapted one after another; otherwise two are adapted at a time.
       progress: receives the number of campaigns done.
     """
     kept, numbers = options.kept, options.numbers
@@ -251,7 +251,7 @@ def adapt_groups(
     adapted = (
         (adapt(group) for group in groups) if in_turn else in_threads(adapt, groups, num_threads=2)
     )
-    with closing(adapted):  # what is waiting is not begun any more if this fails
+    with closing(adapted):  # if this fails, waiting groups are not started
         for group, models in zip(groups, adapted, strict=True):
             for c, weights in zip(group, models, strict=True):
                 results[c] = weights

@@ -32,9 +32,9 @@ class PoolScorer:
 
     def __init__(self, network: Network, layout: Layout, *, chunk: int = 1024) -> None:
         """Args:
-        network: of the models.
-        layout: of the users' ids.
-        chunk: users scored at once. A thousand fit a CPU's caches.
+        network: network of the models.
+        layout: layout of the users' ids.
+        chunk: number of users scored at once. A thousand fit into the caches of a CPU.
         """
         self.network, self.layout, self._chunk = network, layout, chunk
 
@@ -61,16 +61,16 @@ class PoolScorer:
 
         Args:
           weights: the general weights.
-          adapted: the campaign's own; None scores with the general ones.
+          adapted: the campaign's adapted weights; None scores with the general weights.
           campaign: (N,) table rows of the campaign.
-          users: (P, S) table rows of the users, read one chunk at a time (a memory map will do).
+          users: (P, S) table rows of the users, read in chunks, so it may be a memory map.
 
         Returns:
           (P,) float32.
 
         Raises:
-          InputError: an id is outside the table, or users have another number of slots or the
-            campaign another number of fields.
+          InputError: an id is outside the table, or the number of slots of the users or of fields
+            of the campaign is wrong.
         """
         params, table = weights
         self.check_campaign(campaign, table.shape[0])
@@ -94,7 +94,7 @@ class PoolScorer:
         campaign: np.ndarray,
         users: UserRows,
     ) -> np.ndarray:
-        """As `__call__`, with the rows that a block of users names."""
+        """As `__call__`, but sends a device only the rows that a block of users names."""
         check_slots(users, self.layout.num_slots)
 
         def score(block: np.ndarray) -> np.ndarray:
@@ -107,10 +107,10 @@ class PoolScorer:
         return np.concatenate([score(np.asarray(users[s : s + _HOST_BLOCK])) for s in starts])
 
     def check_campaign(self, campaign: np.ndarray, num_rows: int) -> None:
-        """Refuses (N,) ids of a campaign.
+        """Refuses invalid ids of a campaign.
 
         Raises:
-          InputError: one is outside a table of ``num_rows`` rows, or their number is not N.
+          InputError: an id is outside a table of ``num_rows`` rows, or the shape is not (N,).
         """
         check_ids(np.asarray(campaign), num_rows, "the campaign's ids")
         if np.shape(campaign) != (self.layout.num_campaign_fields,):
@@ -125,18 +125,18 @@ class PoolScorer:
         users: UserRows,
         num_rows: int,
     ) -> np.ndarray:
-        """Applies a function to all users, a chunk at a time.
+        """Applies a function to all users, one chunk at a time.
 
         Args:
-          function: (chunk, S) table rows to (chunk, ...), each row by itself.
-          users: (P, S).
+          function: maps (chunk, S) table rows to (chunk, ...), each row independently.
+          users: (P, S) table rows of the users.
           num_rows: R.
 
         Returns:
           (P, ...).
 
         Raises:
-          InputError: an id is outside the table, or users have another number of slots.
+          InputError: an id is outside the table, or the number of slots of the users is wrong.
         """
         check_slots(users, self.layout.num_slots)
 
@@ -149,14 +149,14 @@ class PoolScorer:
 
 @dataclass(frozen=True, eq=False)
 class AdaptedScorer:
-    """The scorer of a campaign: a `Scorer` that shows what it is made of.
+    """The scorer of a campaign: a `Scorer` that exposes its parts.
 
     Attributes:
       pool: scores with its network.
       weights: the general weights.
-      adapted: the campaign's own.
+      adapted: the campaign's adapted weights.
       campaign: (N,) table rows of the campaign.
-      lengths: adds the lengths of lists to users; None if the network has no such fields.
+      lengths: adds list lengths to users; None if the network has no fields for them.
     """
 
     pool: PoolScorer
@@ -180,13 +180,13 @@ def over_chunks(
 ) -> np.ndarray:
     """Applies a function to rows of arrays, ``chunk`` at a time, so that it compiles once.
 
-    Several chunks are under way at a time, each in a thread.
+    Several chunks are computed at a time, each in a thread.
 
     Args:
-      function: of arrays (chunk, ...) to (chunk, ...), each row by itself.
-      *arrays: each (P, ...).
-      chunk: rows at a time.
-      fill: what the last rows are filled up with.
+      function: maps arrays (chunk, ...) to (chunk, ...), each row independently.
+      *arrays: arrays (P, ...).
+      chunk: number of rows at a time.
+      fill: value that pads the last chunk.
 
     Returns:
       (P, ...).

@@ -1,6 +1,6 @@
-"""A campaign by the ids of its users, and the feedback on its audiences.
+"""A campaign with its users by id, and the feedback on its audiences.
 
-Both hold apart from any data set: users have other positions in every one.
+Neither depends on a data set, since a user's position differs between data sets.
 
 Axes: n examples of a campaign, F users with feedback.
 """
@@ -17,10 +17,10 @@ from metaheac_jax.errors import InputError
 
 
 def check_same_kind(own: np.ndarray, others: np.ndarray) -> None:
-    """Refuses user ids of another kind than those of a campaign: none would be found among them.
+    """Refuses user ids of a different kind from a campaign's, since none of them could match.
 
     Raises:
-      InputError: one are whole numbers, and the others text.
+      InputError: one array has whole numbers, and the other has text.
     """
     text, other = (ids.dtype.kind == "S" for ids in (own, others))
     if text != other and len(others):
@@ -33,7 +33,7 @@ def check_same_kind(own: np.ndarray, others: np.ndarray) -> None:
 
 
 def is_among(own: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(n,) bool, which of a campaign's user ids are among others.
+    """(n,) bool, whether each of a campaign's user ids is among ``others``.
 
     Raises:
       InputError: as `check_same_kind` does.
@@ -44,7 +44,7 @@ def is_among(own: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Feedback:
-    """Who was shown a campaign, and who of them converted; each user once.
+    """The users who were shown a campaign, and whether they converted; each user occurs once.
 
     Attributes:
       user_ids: (F,) int64 or UTF-8 bytes, ascending and distinct.
@@ -56,13 +56,13 @@ class Feedback:
 
     @staticmethod
     def of(user_ids: np.ndarray, converted: np.ndarray) -> Feedback:
-        """Feedback from records, of which a user may have several, in any order.
+        """Feedback from records in any order; a user may have several.
 
-        A user has converted if one of the records says so.
+        A user has converted if at least one of their records says so.
 
         Args:
-          user_ids: int64 or UTF-8 bytes of each record.
-          converted: whether the user converted, by that record.
+          user_ids: user id of each record, int64 or UTF-8 bytes.
+          converted: whether the user converted according to the record.
         """
         users, position = np.unique(user_ids, return_inverse=True)
         return Feedback(users, np.bincount(position, converted, len(users)) > 0)
@@ -72,10 +72,10 @@ class Feedback:
         return len(self.user_ids)
 
     def merge(self, other: Feedback) -> Feedback:
-        """The records of both. Neither order nor repetition matters.
+        """Combines the records of both. Neither order nor repetition matters.
 
         Raises:
-          InputError: the user ids are of another kind.
+          InputError: the user ids are of different kinds.
         """
         check_same_kind(self.user_ids, other.user_ids)
         return Feedback.of(
@@ -90,8 +90,8 @@ class CampaignRecord:
 
     Attributes:
       name: its id among training campaigns.
-      attributes: a raw value for each campaign field.
-      user_ids: (n,) int64 or UTF-8 bytes of its examples, each user once.
+      attributes: a raw value per campaign field.
+      user_ids: (n,) int64 or UTF-8 bytes, the user of each example; each user occurs once.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
     """
 
@@ -104,19 +104,19 @@ class CampaignRecord:
         """The campaign without these users.
 
         Raises:
-          InputError: the user ids are of another kind.
+          InputError: the user ids are of a different kind.
         """
         kept = ~is_among(self.user_ids, user_ids)
         return replace(self, user_ids=self.user_ids[kept], labels=self.labels[kept])
 
     def with_feedback(self, feedback: Feedback) -> CampaignRecord:
-        """The campaign with users with feedback among its examples, each user still once.
+        """Adds the users of the feedback to the examples; each user still occurs once.
 
-        Who converted is a seed, and a seed stays one. Other users who were shown the campaign are
-        non-seeds.
+        Users who converted become seeds, and seeds remain seeds. All other users who were shown the
+        campaign are non-seeds.
 
         Raises:
-          InputError: the user ids are of another kind.
+          InputError: the user ids are of a different kind.
         """
         converts = feedback.user_ids[feedback.converted]
         labels = (self.labels == 1) | is_among(self.user_ids, converts)

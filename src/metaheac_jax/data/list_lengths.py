@@ -1,7 +1,7 @@
-"""Lengths of lists as fields of their own.
+"""List lengths as additional user fields.
 
-A many-valued field is the mean of its values' embeddings, which loses how many there are. The
-length of a user's lists says how active it is. This is not in the paper.
+A many-valued field enters as the mean of its values' embeddings, which loses the number of values.
+The lengths of a user's lists show how active the user is. This is not in the paper.
 
 Axes: U users, S slots of a user, L many-valued fields, R rows of the table.
 """
@@ -17,22 +17,22 @@ import numpy as np
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
-_CLASSES = 12  # of lengths, at most, besides the empty list
+_CLASSES = 12  # maximum number of length classes, besides the empty list
 
 
 def length_classes(slots: int) -> np.ndarray:
-    """The shortest length of each class of a list of ``slots`` slots, in equal ratios."""
+    """The shortest length in each class, spaced geometrically from 1 to ``slots``."""
     return np.unique(np.geomspace(1, slots, _CLASSES).round().astype(int))
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Adds the lengths to a schema's users.
+    """Adds list lengths to the users of a schema.
 
     Attributes:
-      schema: without the lengths.
-      num_rows: R, of the table without them.
-      num_user_rows: rows of the user fields, which come first in that table.
+      schema: the schema without the lengths.
+      num_rows: R, the number of rows of the table without the lengths.
+      num_user_rows: number of rows of the user fields, which come first in that table.
     """
 
     schema: Schema
@@ -47,13 +47,13 @@ class Lengths:
 
     @cached_property
     def vocabularies(self) -> list[np.ndarray]:
-        """Of each length's field, the classes; 0 is the empty list."""
+        """The classes of each length field; 0 is the empty list."""
         return [np.append(0, length_classes(field.slots)) for _, field in self.many]
 
     def users(self, users: Any) -> Any:
         """(U, S) table rows of users -> (U, S + L) rows of the table with the lengths.
 
-        Arrays of numpy or of jax, also under `jax.jit`.
+        Takes NumPy or JAX arrays, also under `jax.jit`.
         """
         array, there, lengths = users.__array_namespace__(), users < self.num_rows, []
         for (start, field), row_of in zip(self.many, self._row_of_length, strict=True):
@@ -67,7 +67,7 @@ class Lengths:
 
     @cached_property
     def _row_of_length(self) -> list[np.ndarray]:
-        """Of each length's field, the table row of each length, (slots + 1,)."""
+        """Per length field, the table row of each length, (slots + 1,)."""
         rows, offset = [], self.num_user_rows
         for (_, field), classes in zip(self.many, self.vocabularies, strict=True):
             lengths = np.arange(field.slots + 1)
@@ -82,7 +82,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class LengthenedUsers:
-    """Users' rows with the lengths, computed for those that are read: the rest stays on disk."""
+    """User rows with list lengths, computed only for rows that are read; the rest stay on disk."""
 
     rows: UserRows
     lengths: Lengths
@@ -100,7 +100,7 @@ class LengthenedUsers:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """The name, or one that starts with it, that no other field has; it is taken then."""
+    """An unused name: ``name``, with underscores appended if taken. Adds it to ``taken``."""
     while name in taken:
         name += "_"
     taken.add(name)
@@ -108,9 +108,9 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
-    """The dataset with a field for the length of every list, and what adds them to other users.
+    """The dataset with a length field per list, and the `Lengths` that adds them to other users.
 
-    Its ``user_rows`` are computed when they are read.
+    The new ``user_rows`` are computed when they are read.
     """
     schema, sizes = dataset.schema, dataset.vocabulary.sizes
     fields = len(schema.user)

@@ -1,11 +1,11 @@
 """Reference sets: seeds and non-seeds that users are compared with (`networks.seed_features`).
 
-No member of a reference set may be an example of the loss. (Leaving each user out of its own means
-is not enough: of two equal users, the seed's feature lacks itself, which gives away its label.) So
-half of a campaign's examples, or as many as there is room for, are the reference set of the other
-half: of the support set in meta-training, of D_c online. The users of a query set or a pool are
-compared with all of them. A campaign with a single seed thus adapts with features of 0, and has
-features in its pool.
+No member of a reference set may be an example in the loss. (Leaving each user out of the means for
+that user is not enough: of two equal users, only the seed misses itself among the seeds, which
+reveals its label.) Therefore half of the examples, or as many as there is room for, are the
+reference set of the other half. The examples are the support set in meta-training and D_c online.
+The users of a query set or a pool are compared with all of these examples. A campaign with a single
+seed thus adapts with features of 0, but has features in its pool.
 
 Axes: C campaigns, B examples, Q seeds (and as many non-seeds) of a reference set, S slots of a
 user, R rows of the table.
@@ -21,11 +21,11 @@ from metaheac_jax.data.batches import Batch, CampaignBatch, members, stacked
 
 
 def reference_set(examples: Batch, size: int, pad: int) -> np.ndarray:
-    """(2, Q, S) int32 rows of a campaign's seeds, and of its non-seeds.
+    """(2, Q, S) int32 rows of a campaign's seeds and of its non-seeds.
 
     Args:
-      examples: of one campaign; leaves (B, ...). Those of weight 0 are not taken.
-      size: Q. Where there are more seeds or non-seeds, evenly spaced ones are taken.
+      examples: examples of one campaign; leaves (B, ...). Those with weight 0 are not taken.
+      size: Q. If there are more seeds or non-seeds, evenly spaced ones are taken.
       pad: the pad id.
     """
     sides = []
@@ -45,15 +45,15 @@ def _evenly_spaced(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def with_reference(examples: Batch, size: int, pad: int) -> Batch:
-    """One campaign's examples, some of them made the reference set of the others.
+    """One campaign's examples, some of which become the reference set of the others.
 
     Args:
       examples: leaves (B, ...).
-      size: Q. Every second seed, and every second non-seed, is taken, up to Q of each.
+      size: Q. Every second seed and every second non-seed is taken, up to Q of each.
       pad: the pad id.
 
     Returns:
-      The same with ``ids.reference`` (2, Q, S), and weight 0 for members of the reference set.
+      The same examples with ``ids.reference`` (2, Q, S), and weight 0 for its members.
     """
     taken = np.zeros(len(examples.label), bool)
     for kind in (1, 0):
@@ -66,12 +66,12 @@ def with_reference(examples: Batch, size: int, pad: int) -> Batch:
 
 
 class ReferenceSampler:
-    """Support and query sets with reference sets: half of the support set, and all of it."""
+    """Adds reference sets: half of the support set for itself, all of it for the query set."""
 
     def __init__(self, sampler: Callable[[int], CampaignBatch], *, size: int) -> None:
         """Args:
-        sampler: of support and query sets that share no user, for example `CampaignSampler`.
-        size: Q, see `reference_set`.
+        sampler: draws support and query sets that share no user, for example `CampaignSampler`.
+        size: Q; see `reference_set`.
         """
         self._sampler, self._size = sampler, size
 

@@ -1,7 +1,7 @@
 """Samplers: batches as a function of (seed, step) alone, drawn from the memory-mapped columns.
 
 A counter-based generator is keyed by (seed, step), so step 1000 can be drawn without the 999 before
-it, and a resumed run draws what it would have drawn. Several threads may draw at a time.
+it, and a resumed run draws the same batches. Several threads may draw at the same time.
 
 Axes: C campaigns of a step, B examples, S slots of a user, N campaign fields, U table rows that a
 step touches, V that one of its campaigns touches.
@@ -28,16 +28,16 @@ from metaheac_jax.data.batches import (
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.table.rows import RowIndex
 
-_PROBED = range(8)  # steps that are drawn to see how many rows a step touches
-_QUANTUM = 512  # table rows of a step are rounded up to a multiple of this
+_PROBED = range(8)  # steps drawn in advance, to see how many rows a step touches
+_QUANTUM = 512  # the number of table rows of a step is rounded up to a multiple of this
 
 
 class CampaignSampler:
     """Support and query sets of a few campaigns (Algorithm 1, lines 3 to 5).
 
-    A campaign with fewer examples than a set takes gives what it has, halved between the two sets
-    where they are disjoint; the rest is padding. A campaign is drawn with a probability in
-    proportion to its number of examples.
+    A campaign with too few examples gives all that it has, halved between the two sets if they are
+    disjoint; the rest is padding. Campaigns are drawn with probability proportional to their number
+    of examples.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class CampaignSampler:
         """Args:
         dataset: examples come from its stage 1.
         campaigns: indices of the training campaigns.
-        seed: with the step, decides every draw.
-        campaigns_per_step: C, without replacement.
-        batch_size: B, examples in a support set, and in a query set.
-        disjoint: support and query share no example (the paper), or are drawn independently
+        seed: determines every draw, together with the step.
+        campaigns_per_step: C, drawn without replacement.
+        batch_size: B, the number of examples in a support set, and in a query set.
+        disjoint: whether support and query share no example (the paper) or are drawn independently
           (the authors' program).
         value_dropout: see `settings.Settings`.
-        part: which of a step's campaigns are read, where other processes read the others; None for
-          all.
+        part: which of a step's campaigns this process reads, by position, if other processes read
+          the others; None for all.
 
         Raises:
-          InputError: a campaign has a single class or too few examples.
-          ValueError: fewer campaigns than a step takes.
+          InputError: as `check_campaigns`.
+          ValueError: there are fewer campaigns than a step takes.
         """
         check_campaigns(dataset, campaigns)
         if len(campaigns) < campaigns_per_step:
@@ -96,7 +96,7 @@ class CampaignSampler:
         return rng.choice(self._campaigns, self._per_step, replace=False, p=self._weight)
 
     def _draw(self, step: int) -> tuple[Batch, Batch, np.ndarray, list[np.ndarray]]:
-        """Support and query with ids into the whole table; the rows that all and each touch."""
+        """Support and query with ids into the whole table; the rows touched by all, and by each."""
         rng, offsets = generator(self._seed, step), self._dataset.stage1.offsets
         chosen = self._choose(rng)
         sides: tuple[list[Batch], list[Batch]] = ([], [])
@@ -130,13 +130,13 @@ def _campaign_batch(
     own: Sequence[np.ndarray],
     sizes: tuple[int, int],
 ) -> CampaignBatch:
-    """A step's batch, of sets with ids into the whole table.
+    """The batch of a step, from sets with ids into the whole table.
 
     Args:
-      index: of the table's rows.
+      index: index of the table's rows.
       support, query: leaves (C, B, ...).
-      touched: the rows that all campaigns touch.
-      own: those that each touches.
+      touched: the rows that all campaigns together touch.
+      own: the rows that each campaign touches.
       sizes: U and V.
     """
     sides = zip(own, members(support.ids), members(query.ids), strict=True)
@@ -175,19 +175,19 @@ class ExampleSampler:
         return ExampleBatch(*self.owned(step)[:2])
 
     def owned(self, step: int) -> OwnedBatch:
-        """The same batch, and the campaign that each example belongs to."""
+        """The same batch, with the campaign of each example."""
         batch, campaign, touched = self._draw(step)
         rows, ids = self._index.renumber(touched, self._size(len(touched)), batch.ids)
         owner = np.searchsorted(self._campaigns, campaign).astype(np.int32)
         return OwnedBatch(rows, batch._replace(ids=ids), owner)
 
     def left_out(self, step: int) -> np.ndarray:
-        """(B, S) which values of its users a step leaves out."""
+        """(B, S) bool, which values of its users a step leaves out."""
         shape = self.batch_size, self._dataset.user_rows.shape[1]
         return left_out(shape, self._value_dropout, self._seed, step, 0)
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) positions in stage 1 of the examples of one step, and the campaign of each."""
+        """(B,) stage-1 positions of the examples of one step, and (B,) the campaign of each."""
         rng = generator(self._seed, step)
         examples = self._examples[rng.choice(len(self._examples), self.batch_size, replace=False)]
         return examples, np.searchsorted(self._dataset.stage1.offsets, examples, side="right") - 1
@@ -204,18 +204,18 @@ class ExampleSampler:
 class GroupSampler:
     """The examples of `ExampleSampler` in groups, for devices that share a step of plain training.
 
-    A group is the query set of a `CampaignBatch`, in the place of a campaign's, and its support set
-    is empty.
+    A group takes the place of a campaign in a `CampaignBatch`: it is a query set, and the support
+    set is empty.
     """
 
     def __init__(
         self, dataset: Dataset, sampler: ExampleSampler, *, num_groups: int, part: range
     ) -> None:
         """Args:
-        dataset: of the sampler.
-        sampler: of all examples of a step.
-        num_groups: C, into which they are divided; the last ones may be smaller.
-        part: which groups are read, where other processes read the others.
+        dataset: the sampler's dataset.
+        sampler: draws all examples of a step.
+        num_groups: C, the number of groups; the last ones may be smaller.
+        part: the groups that this process reads; other processes read the others.
         """
         self._dataset, self._sampler, self._part = dataset, sampler, part
         self._group_size = -(-sampler.batch_size // num_groups)
@@ -232,7 +232,7 @@ class GroupSampler:
         return _campaign_batch(self._index, nobody, query, touched, own, sizes)
 
     def _draw(self, step: int) -> tuple[Batch, np.ndarray, list[np.ndarray]]:
-        """Groups with ids into the whole table; the rows that all and each touch."""
+        """Groups with ids into the whole table; the rows touched by all, and by each."""
         examples, campaign = self._sampler.positions(step)
         groups, size, missing = [], self._group_size, self._sampler.left_out(step)
         for group in self._part:
@@ -250,9 +250,9 @@ class GroupSampler:
 def left_out(
     shape: tuple[int, int], probability: float, seed: int, step: int, number: int
 ) -> np.ndarray:
-    """Which values of users a step leaves out, each with this probability; bool of this shape.
+    """Bool of this shape: which user values a step leaves out, each with this probability.
 
-    The draws depend on the seed, the step and the number alone, and are none of `generator`'s.
+    The draws depend only on the seed, the step and the number, and do not overlap `generator`'s.
     """
     if not probability:
         return np.zeros(shape, bool)
@@ -261,10 +261,10 @@ def left_out(
 
 
 def _padded_size(probed: int) -> Callable[[int], int]:
-    """The size to pad a number of rows to, so that most steps share one shape.
+    """A function from a number of rows to its padded size, so that most steps share one shape.
 
-    A few steps are drawn to see how many rows they touch. A later step that touches more takes a
-    larger shape. Both depend on (seed, step) alone.
+    ``probed`` is the largest number in a few steps drawn in advance. A later step that touches more
+    rows may get a larger shape. Both depend only on (seed, step) and the part that is read.
     """
     usual = -(-int(1.1 * probed) // _QUANTUM) * _QUANTUM
     return lambda n: usual if n <= usual else -(-n // (4 * _QUANTUM)) * 4 * _QUANTUM

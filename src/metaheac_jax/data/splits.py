@@ -1,4 +1,4 @@
-"""Divisions of the campaigns into training and test campaigns, and by size of the seed set.
+"""Splits of the campaigns into training and test campaigns, and by size of the seed set.
 
 Axis: C campaigns, in the order of ``Dataset.campaign_ids`` (raw ids, ascending).
 """
@@ -36,15 +36,15 @@ def paper_split(
 ) -> Split:
     """The paper's split (section 4.1): campaigns divided 60:40 at random.
 
-    A seed set is small if it has at most T seeds (positives of stage 1). In the paper, small and
-    large seed sets are 8:2.
+    A seed set is small if it has at most T seeds (positives of stage 1). In the paper, the ratio of
+    small to large seed sets is 8:2.
 
     Args:
       dataset: the campaigns to divide.
-      seed: decides the division, together with C and ``train_fraction`` alone.
+      seed: random seed; it determines the division together with C and ``train_fraction`` only.
       train_fraction: fraction of the campaigns to train on.
-      threshold: T; by default the smallest seed count such that at least 80% of all campaigns have
-        no more.
+      threshold: T; by default the smallest number of seeds that at least 80% of all campaigns do
+        not exceed.
 
     Raises:
       InputError: there would be no training or no test campaign.
@@ -62,7 +62,7 @@ def paper_split(
 
 
 def small_campaigns(dataset: Dataset, threshold: int | None = None) -> tuple[np.ndarray, int]:
-    """(C,) bool, whether a seed set is small, and T; see `paper_split`."""
+    """(C,) bool, whether each seed set is small, and T; see `paper_split`."""
     seeds = dataset.stage1.positives
     if threshold is None:
         # ceil(0.8 C) in integers, since 0.8 C is not exact in floating point.
@@ -71,9 +71,9 @@ def small_campaigns(dataset: Dataset, threshold: int | None = None) -> tuple[np.
 
 
 def official_split(dataset: Dataset, *, threshold: int = 2000) -> Split:
-    """The split of the authors' program: half of the campaigns, drawn with Python's seed 2021.
+    """The split of the authors' program: half of the campaigns, drawn by `random` with seed 2021.
 
-    On the Tencent data the training campaigns are those of the authors' program. A seed set is
+    On the Tencent data, the training campaigns are those of the authors' program. A seed set is
     small if both stages together have at most ``threshold`` positives.
 
     Raises:

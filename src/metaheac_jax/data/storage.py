@@ -31,7 +31,7 @@ def write_dataset(dataset: Dataset, target: Path | str, *, progress: Progress = 
     Args:
       dataset: what to write.
       target: a directory; an existing dataset is replaced.
-      progress: receives the bytes checksummed.
+      progress: receives the number of bytes checksummed.
 
     Raises:
       InputError: the target exists and is not a dataset.
@@ -44,12 +44,12 @@ def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = sil
     """Writes columns and manifest into an existing directory.
 
     A column that is a memory map of its own file in the directory is not written again, so a source
-    can stream a large column to this file.
+    can stream a large column to that file.
 
     Args:
       dataset: what to write.
       directory: where to write.
-      progress: receives the bytes checksummed.
+      progress: receives the number of bytes checksummed.
     """
     dataset.check()
     columns = _columns(dataset)
@@ -78,13 +78,13 @@ def open_dataset(
 ) -> Dataset:
     """Opens a dataset with memory-mapped columns.
 
-    It may be replaced by another process at any time: what has been opened stays as it was. A file
-    that is cut while it is mapped ends the process (SIGBUS); no command here cuts one.
+    Another process may replace the directory at any time; an open dataset stays as it was. If a
+    mapped file is truncated, the process ends (SIGBUS); no command of this library truncates one.
 
     Args:
-      directory: as written by `write_dataset`.
+      directory: a directory written by `write_dataset`.
       verify: also compare the SHA-256 of each file with the manifest, which reads all files.
-      progress: receives the bytes verified.
+      progress: receives the number of bytes verified.
 
     Raises:
       InputError: there is no dataset, or a file is missing, truncated or altered; the message names
@@ -139,10 +139,10 @@ def _open(directory: Path, verify: bool, progress: Progress) -> Dataset:
 
 
 def content_digest(dataset: Dataset, *, progress: Progress = silent) -> str:
-    """SHA-256 of all that is in a dataset but its name, wherever its columns are.
+    """SHA-256 of the schema and columns of a dataset, wherever the columns are stored.
 
     Args:
-      dataset: it is read once.
+      dataset: the dataset, which is read once.
       progress: receives the number of columns done.
     """
     digest, columns = hashlib.sha256(), _columns(dataset)
@@ -157,7 +157,7 @@ def content_digest(dataset: Dataset, *, progress: Progress = silent) -> str:
 
 
 def _columns(dataset: Dataset) -> dict[str, UserRows]:
-    """Columns by the names of their files, in the order of the digest."""
+    """Columns by file name without suffix, in the order of the digest."""
     columns: dict[str, UserRows] = {
         "user_key": dataset.user_ids,
         "user_rows": dataset.user_rows,
@@ -179,8 +179,8 @@ def _columns(dataset: Dataset) -> dict[str, UserRows]:
 
 
 def _is_map_of(column: UserRows, path: Path) -> bool:
-    # Paths are compared as files, since numpy makes the file name of a map absolute. To save a
-    # column over the file that it is mapped from would destroy it.
+    # Paths are compared as files, since numpy makes the file name of a map absolute. Saving a
+    # column over the file from which it is mapped would destroy it.
     if not isinstance(column, np.memmap) or column.filename is None:
         return False
     source = Path(column.filename)

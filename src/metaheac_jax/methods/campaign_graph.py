@@ -1,7 +1,7 @@
-"""Hubble-like: a graph network on campaigns and users, and a new MLP on it for a new campaign.
+"""Hubble-like: a graph network over campaigns and users, and a new MLP for each new campaign.
 
-This follows the paper's section 4.1 after Zhuang et al., *Hubble* (KDD 2020), without the adaptive
-and disentangled components and without distillation. The graph is inductive; see
+This follows section 4.1 of the paper, after Zhuang et al., *Hubble* (KDD 2020), but omits the
+adaptive and disentangled components and the distillation. The graph is inductive; see
 `networks.campaign_graph`.
 
 Axes: B examples, P users of a pool, n examples of a campaign, s seeds of a campaign, S slots of
@@ -46,9 +46,9 @@ FOLDS = 5  # an example's user attends to the new campaign without the seeds of 
 _GRAPH = CampaignGraph()
 _apply: Callable[..., Any] = _GRAPH.apply
 _HEAD = OnFrozenFields(MLP())
-#: A user of a table of representations: one field in one slot.
+#: Layout of a user in a table of representations: one field in one slot.
 _REPRESENTED = Layout.one_field()
-TABLE_MULTIPLE = 4096  # tables of representations are padded to it, so that steps rarely compile
+TABLE_MULTIPLE = 4096  # tables of representations are padded to it, so steps rarely recompile
 
 
 def hubble(settings: Settings = PAPER) -> Method:
@@ -71,7 +71,7 @@ class Graph(NamedTuple):
 
     Attributes:
       network: parameters of the graph network.
-      table: (R, k).
+      table: (R, k) embedding table.
       campaigns: (C, h) representations of the training campaigns, each from all its seeds.
     """
 
@@ -81,7 +81,7 @@ class Graph(NamedTuple):
 
 
 def train_graph(run: Run) -> Trained:
-    """Trains the graph network on random subgraphs, with as many examples per step as others."""
+    """Trains the graph network on random subgraphs; steps draw as many examples as a meta-step."""
     settings = run.settings
     per_step = min(CAMPAIGNS_PER_STEP, len(run.campaigns))
     sampler = CampaignSampler(
@@ -115,8 +115,8 @@ def graph_gradient(layout: Layout) -> Gradient[Batch, Batch]:
     """``gradient(params, support, query)`` of the cross-entropy of both sets.
 
     Query examples are predicted from campaigns that consist of the support set's seeds, and vice
-    versa. So no user attends to itself, and the campaigns that a user attends to do not depend on
-    the user's label. To leave out only the user itself would reveal the label, since only seeds can
+    versa. Thus no user attends to itself, and the campaigns that a user attends to do not depend on
+    the user's label. Leaving out only the user itself would reveal the label, since only seeds can
     be left out.
     """
 
@@ -143,7 +143,7 @@ def graph_gradient(layout: Layout) -> Gradient[Batch, Batch]:
 
 
 def training_campaigns(run: Run, weights: Weights) -> np.ndarray:
-    """(C, h) representations of the training campaigns, each from all its seeds, ascending."""
+    """(C, h) representations of the training campaigns in ascending order, each from all seeds."""
     dataset = run.dataset
     node = functools.partial(user_nodes, *weights, layout=dataset.layout)
     representations = []
@@ -163,16 +163,16 @@ def user_nodes(params: Any, table: Array, users: Array, *, layout: Layout) -> Ar
 
 
 def campaign_nodes(params: Any, seeds: np.ndarray, fold: np.ndarray, folds: int) -> np.ndarray:
-    """(s, h) seeds -> (F, h), the campaign without the seeds of each fold.
+    """(s, h) seeds -> (F, h) representations of the campaign, each without the seeds of one fold.
 
     Args:
-      params: of the graph network.
+      params: parameters of the graph network.
       seeds: (s, h) from `user_nodes`.
       fold: (s,) fold of each seed.
       folds: F; 1 for the campaign with all its seeds.
     """
     kept = fold != np.arange(folds)[:, None] if folds > 1 else np.ones((1, len(seeds)), bool)
-    # Means are computed on the host, since each number of seeds would compile again.
+    # Means are computed on the host, since each new number of seeds would recompile.
     means = kept @ seeds / np.maximum(kept.sum(axis=1, keepdims=True), 1)
     return np.asarray(_campaign_from_mean(params, np.asarray(means, np.float32)))
 
@@ -191,8 +191,8 @@ def represent(params: Any, campaigns: Array, users: Array, attended: Array) -> A
 def assign_folds(label: np.ndarray) -> np.ndarray:
     """(n,) fold of each example; seeds and non-seeds are each distributed over all folds.
 
-    There are `FOLDS`, but at most as many as seeds, and at least two. A fold without a seed would
-    reveal that its members are non-seeds.
+    There are `FOLDS` folds, but no more than there are seeds, and at least two. A fold without a
+    seed would reveal that its members are non-seeds.
 
     Args:
       label: (n,) 1 for a seed, 0 for a non-seed.
@@ -218,13 +218,13 @@ class NewCampaign(NamedTuple):
 def join(graph: Graph, examples: Batch, layout: Layout) -> NewCampaign:
     """Adds a new campaign and its examples to the graph.
 
-    An example's user attends to the training campaigns, and to the new one without the seeds of the
-    user's fold.
+    The user of an example attends to the training campaigns, and to the new one without the seeds
+    of the user's fold.
 
     Args:
       graph: the general model.
       examples: D_c of the campaign; ids are table rows.
-      layout: of the ids.
+      layout: layout of the ids.
     """
     fold, seed = assign_folds(examples.label), examples.label == 1
     node = functools.partial(user_nodes, graph.network, graph.table, layout=layout)
@@ -297,7 +297,7 @@ def new_head(key: Array) -> Any:
 
 @functools.cache
 def representation_customiser(batch_size: int) -> Customiser:
-    """The customiser of the MLP on a table of representations, which is frozen."""
+    """The customiser of the MLP on a frozen table of representations."""
     return Customiser(_HEAD, _REPRESENTED, batch_size=batch_size)
 
 

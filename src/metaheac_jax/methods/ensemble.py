@@ -1,11 +1,11 @@
 """An ensemble of a solved head and MetaHeac's network with plain training.
 
-A head of few numbers, solved on the seeds, is steady where there are few of them; a whole network
-moves further where there are many. The two err differently, and the mean of their log-odds was
-better than both on held-out training campaigns (experiments/results/tried.md). It is not in the
-paper.
+A solved head has few parameters, so it is stable if a campaign has few seeds; a whole network
+adapts further if there are many. Their errors differ, and the mean of their log-odds was better
+than either on held-out training campaigns (experiments/results/tried.md). The ensemble is not in
+the paper.
 
-Axes: R table rows, k embedding width of a member, K = 2 k of both.
+Axes: R table rows, k embedding width of a member, K = 2 k embedding width of both members together.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _LABEL = "Ensemble"
 
 
 def ensemble(settings: Settings = PAPER) -> Method:
-    """The mean log-odds of a solved head and MetaHeac w/o Meta, both with the lengths of lists.
+    """The mean log-odds of a solved head and MetaHeac w/o Meta, both with list lengths.
 
-    The solved head has its own value dropout and scale of the table, see `solved_head`. Both start
-    from the same draws of the seed.
+    The solved head has its own value dropout and table scale; see `solved_head`. Both members use
+    the same random seed.
     """
     head, network = member_methods(settings)
     return Method(
@@ -64,18 +64,18 @@ def member_methods(settings: Settings) -> tuple[Method, Method]:
 
 
 def ensemble_network(settings: Settings) -> Ensemble:
-    """Their networks."""
+    """The ensemble's network, which contains the members' networks."""
     head, network = (member.name for member in member_methods(settings))
     return Ensemble(((head, SolvedHead()), (network, metaheac_network(settings))))
 
 
 def train_members(run: Run) -> Trained:
-    """The offline stage: trains each, and judges both together where campaigns are held out.
+    """The offline stage: trains each member, then judges the ensemble if campaigns are held out.
 
-    The optimiser's state is that of each, and the number of steps the sum of theirs.
+    The optimiser's state contains that of each member, and its number of steps is their sum.
 
     Raises:
-      InputError: a solved head has no column left, see `solved_head`.
+      InputError: the width is below 2, which is too small for a solved head.
     """
     halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
     states, optimizers = dict[str, State](), dict[str, State]()
@@ -90,7 +90,7 @@ def train_members(run: Run) -> Trained:
         if run.judge is not None:
             own = replace(own, judge=_judge_of(member, own, halves))
         state, _, optimizer = member.train(own)
-        states[member.name] = jax.device_get(state)  # room for the next
+        states[member.name] = jax.device_get(state)  # frees device memory for the next member
         assert optimizer is not None  # both take steps
         optimizers[member.name] = optimizer
     num_steps = sum(int(optimizer["count"]) for optimizer in optimizers.values())
@@ -107,14 +107,14 @@ def train_members(run: Run) -> Trained:
 
 
 def _start_of(number: int, member: Method, start: General) -> General:
-    """A member's part of the model that training goes on from."""
-    assert start.optimizer is not None  # `Method.check_start`
+    """A member's part of the model that training continues from."""
+    assert start.optimizer is not None  # checked by `Method.check_start`
     state = _state_of(number, member, start.state)
     return replace(start, state=state, optimizer=start.optimizer[member.name])
 
 
 def _state_of(number: int, member: Method, state: State) -> State:
-    """A member's part of the state of all."""
+    """A member's part of the ensemble's state."""
     table = state["table"][:, columns(number, member.settings.width)]
     return {"network": state["network"][member.name], "table": table}
 
@@ -126,7 +126,7 @@ def _judge_of(member: Method, run: Run, halves: Sequence[HeldOut]) -> Callable[[
 def adapt_members(
     run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
 ) -> list[Scorer]:
-    """The online stage: customises each to all campaigns."""
+    """The online stage: customises each member to all campaigns."""
     del watch  # the members have no steps in common
     adapted: dict[str, list[AdaptedWeights]] = {}
     for number, member in enumerate(member_methods(run.settings)):
@@ -153,16 +153,16 @@ def _progress_of(member: Method, progress: Progress) -> Progress:
 
 
 def _together(table: Any, parts: Mapping[str, AdaptedWeights]) -> AdaptedWeights:
-    """A campaign's weights of all members as those of one network.
+    """Combines the weights of all members for one campaign into those of one network.
 
     Args:
-      table: (R, K) of the general model.
-      parts: of each member, in their order.
+      table: (R, K) table of the general model.
+      parts: the adapted weights by member name, in the order of the members.
     """
     real = [part.rows < len(table) for part in parts.values()]
     owned = [part.rows[own] for part, own in zip(parts.values(), real, strict=True)]
     rows = np.unique(np.concatenate(owned)).astype(np.int32)
-    # To a power of two, so that few programs read and overlay them.
+    # Padded to a power of two, so that few programs are compiled to read and overlay the rows.
     size = max(4096, 1 << (len(rows) - 1).bit_length())
     padded = np.pad(rows, (0, size - len(rows)), constant_values=len(table))
     values = np.array(rows_of(table, padded))

@@ -13,17 +13,17 @@ from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.settings import PAPER, Settings
 
-#: What is tuned in a method with gradient steps in both stages.
+#: Settings to tune in a method with gradient steps in both stages.
 TUNED = (
-    "outer_learning_rate",  # first, since slow training hides what the others are worth
+    "outer_learning_rate",  # first, since slow training hides the effect of the others
     "value_dropout",
     "online_learning_rate",
     "table_scale",
     "weight_decay",
 )
-#: n and m, tuned in a method with several experts and critics.
+#: n and m, to tune in a method with several experts and critics.
 SIZES = ("num_experts", "num_critics")
-#: The patience, in epochs, of models that are trained from scratch.
+#: Patience, in epochs, of models that are trained from scratch.
 ONE_STAGE_PATIENCE = 3
 #: Online settings of an MLP that is trained from scratch.
 FROM_SCRATCH: dict[str, Any] = {
@@ -43,7 +43,7 @@ def metaheac_network(settings: Settings) -> MetaHeac:
 
 
 def mlp_network(settings: Settings) -> MLP:
-    """The MLP; it has no settings."""
+    """The MLP, which has no settings."""
     del settings
     return MLP()
 
@@ -66,7 +66,7 @@ def without_meta(settings: Settings = PAPER, *, lengths: bool = False) -> Method
 
 
 def alpha_zero(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
-    """The batches of the meta-step without an inner step, as a control."""
+    """MetaHeac with the batches of the meta-step but without an inner step, as a control."""
     label = "MetaHeac, alpha = 0"
     method = _pre_trained(
         "alpha-0", label, settings, metaheac_network, "batches", work=1, lengths=lengths
@@ -120,10 +120,10 @@ def _pre_trained(
     work: float,
     lengths: bool = False,
 ) -> Method:
-    """A method that trains a network offline in one of the ways and fine-tunes all of it online.
+    """A method that trains a network offline in the given way and fine-tunes all of it online.
 
-    ``work`` is the arithmetic of a forward pass per example, as a multiple of MetaHeac's. With
-    ``lengths``, the lengths of lists are fields too (see `data.list_lengths`).
+    ``work`` is the arithmetic cost of a forward pass per example, as a multiple of MetaHeac's. With
+    ``lengths``, list lengths are fields too (see `data.list_lengths`).
     """
     if lengths:
         name, label = f"{name}-lengths", f"{label}, with list lengths"

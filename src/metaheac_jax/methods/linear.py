@@ -1,7 +1,7 @@
 """LR: logistic regression on a campaign's own examples (paper section 4.1).
 
-There is one weight per table row, and an L2 penalty, so the minimum is unique. L-BFGS finds it, not
-steps of the customiser.
+There is one weight per table row and an L2 penalty, so the minimum is unique. L-BFGS finds it,
+instead of steps of the customiser.
 
 Axes: P users, S slots of a user, R table rows.
 """
@@ -38,13 +38,13 @@ def logistic_regression(settings: Settings = PAPER) -> Method:
 def fit_regression(
     features: csr_matrix, labels: np.ndarray, penalty: float, *, offset: Any = 0.0
 ) -> tuple[np.ndarray, float]:
-    """(R,) weights w and a bias b that minimise sum loss + penalty / 2 |w|^2.
+    """(R,) weights w and a bias b that minimise the summed loss + penalty / 2 |w|^2.
 
     Args:
       features: (P, R).
       labels: (P,) 1 for a seed, 0 for a non-seed.
-      penalty: above 0; the bias has none.
-      offset: (P,) log-odds to which the regression adds.
+      penalty: above 0; it does not apply to the bias.
+      offset: (P,) log-odds that the regression is added to.
     """
     touched = np.unique(features.indices)  # the weights of the other rows stay 0
     own = csr_matrix(features[:, touched], dtype=np.float64)

@@ -36,7 +36,7 @@ from metaheac_jax.training.step import Gradient, RowState, RowStep, build_row_st
 
 #: none: no training. plain: plain training on the examples of all campaigns. batches: the campaign
 #: batches of the meta-step without an inner step (alpha = 0). meta: Algorithm 1. All kinds but
-#: "none" take the same number of steps and draw the same number of examples per step. In "batches"
+#: "none" take the same number of steps and draw the same number of examples per step. In "batches",
 #: support examples do not affect the gradient.
 Offline = Literal["none", "plain", "batches", "meta"]
 #: Judgements per epoch of the offline stage.
@@ -48,7 +48,7 @@ def build_offline(
 ) -> Train:
     """Builds the offline stage of a network; ``label`` names it in logs.
 
-    With ``lengths``, the lengths of lists are fields too.
+    With ``lengths``, list lengths are fields too.
     """
 
     def stage(run: Run) -> Trained:
@@ -84,7 +84,7 @@ def train_network(run: Run, network: Network, offline: Offline, label: str) -> T
 
 
 def plain_in_groups(run: Run, network: Network) -> tuple[Gradient[...], GroupSampler]:
-    """Plain training on a mesh, whose devices take groups of examples in the place of campaigns."""
+    """Plain training on a mesh, whose devices take groups of examples instead of campaigns."""
     placement, sampler = placement_of(run), plain_sampler(run)
     total = build_loss(network, run.dataset.layout, reduction="sum")
     gradient = build_meta_gradient(
@@ -102,7 +102,7 @@ def plain_in_groups(run: Run, network: Network) -> tuple[Gradient[...], GroupSam
 def campaign_sampler(run: Run) -> CampaignSampler:
     """Samples support and query sets of a few campaigns per step, with the run's settings.
 
-    On a mesh they are those of the campaigns that this process takes.
+    On a mesh, it samples only those of the campaigns that this process takes.
     """
     settings = run.settings
     return CampaignSampler(
@@ -118,7 +118,7 @@ def campaign_sampler(run: Run) -> CampaignSampler:
 
 
 def placement_of(run: Run) -> Placement:
-    """Where the arrays of a training live; the run has a mesh."""
+    """The placement of a training's arrays; the run has a mesh."""
     assert run.mesh is not None
     return Placement(run.mesh, run.settings.campaigns_per_step, run.dataset.num_rows)
 
@@ -146,7 +146,7 @@ def untrained(run: Run, network: Network, key: Array) -> Weights:
     )
     if run.mesh is None:
         return start(key)
-    # A row's values depend on its number alone, so more rows leave those before as they are.
+    # A row's values depend only on its number, so the padding rows do not change the others.
     placement = placement_of(run)
     on_mesh = functools.partial(start, num_rows=placement.padded_rows)
     lives = Weights(placement.state.network, placement.state.table.table)
@@ -164,7 +164,7 @@ def train_rows(
     campaigns_of: Callable[[int], np.ndarray] | None = None,
     reduction: Reduction | None = None,
 ) -> Trained:
-    """Trains network and table by row-local Adam steps, with the run's checkpoints and log.
+    """Trains network and table with row-local Adam steps, with the run's checkpoints and log.
 
     Args:
       run: has the learning rate, number of steps, checkpoints, log, progress, judge and start.
@@ -172,16 +172,16 @@ def train_rows(
       gradient: see `training.step.build_row_step`.
       sampler: ``sampler(step) -> (rows, *batches)``.
       label: name in logs and progress.
-      finish: makes the method's state of trained weights.
+      finish: converts trained weights to the method's state.
       campaigns_of: see `training.loop.train`.
-      reduction: of the gradient, over campaigns; that of the settings by default.
+      reduction: reduction of the gradient over campaigns; by default that of the settings.
     """
     reduction = reduction or run.settings.reduction
     steps, table_optimizer = epoch_steps(run), table_adam(run.settings.outer_learning_rate)
     placement = None if run.mesh is None else placement_of(run)
     step = _build_step(run, gradient, table_optimizer, placement, reduction)
 
-    # Of the table alone, so that no moments are copied.
+    # Returns only the table's values, so that no moments are copied.
     values = jax.jit(lambda table: table_optimizer.flush(table).table)
 
     def current(state: RowState) -> Weights:
@@ -207,7 +207,7 @@ def train_rows(
         options["checkpoints"] = checkpoints
         if placement is not None and run.directory is not None:
             options["checkpoints"] = MeshCheckpoints(checkpoints, run.directory, placement)
-            if jax.process_count() > 1:  # by steps, since clocks differ
+            if jax.process_count() > 1:  # save by steps only, since clocks differ
                 options |= {"save_every": 100, "save_seconds": math.inf}
         state, judgements = train(
             step,
@@ -236,7 +236,7 @@ def train_rows(
 def _flush(
     state: RowState, table_optimizer: TableOptimizer, placement: Placement | None
 ) -> RowState:
-    """The state with all rows up to date; from a mesh, as it is without one."""
+    """The state with all rows up to date, in the form that it has without a mesh."""
     if placement is None:
         return state._replace(table=table_optimizer.flush(state.table))
     return placement.fetch(placement.flush(state, table_optimizer))
@@ -272,17 +272,17 @@ def _build_step(
 def resumed(
     start: General, data: Dataset, fresh: RowState, placement: Placement | None = None
 ) -> RowState:
-    """The state of a general model's training, on data that have its values and perhaps others.
+    """The state of a general model's training, on data that has its values and possibly more.
 
     Args:
       start: a general model with its optimiser's state.
-      data: of the training that goes on; with the lengths of lists, if the network takes them.
-      fresh: an initial state on the data. The rows of new values remain as they are there.
-      placement: of both states, if they are on a mesh.
+      data: data of the new training; with list lengths, if the network takes them.
+      fresh: an initial state on the data, from which the rows of new values are taken.
+      placement: placement of both states, if they are on a mesh.
     """
     if placement is not None:
         fresh = placement.fetch(fresh)
-    # The lengths of lists are no fields of the model, and have the same values in all data.
+    # List lengths are not fields of the model, and have the same values in all data sets.
     known = dict(zip((f.name for f in start.schema.fields), start.vocabulary.values, strict=True))
     places = [
         data.vocabulary.encode(number, known.get(field.name, data.vocabulary.values[number]))
@@ -295,12 +295,12 @@ def resumed(
     for mine, theirs in zip(new, old, strict=True):
         mine[rows] = theirs
     parts = flatten_dict(to_state_dict(fresh.opt_state), keep_empty_nodes=True)
-    parts |= flatten_dict(dict(optimizer["network"]))  # on disk, empty parts are not kept
+    parts |= flatten_dict(dict(optimizer["network"]))  # empty parts are not saved to disk
     table: list[Any] = [*new, np.full(fresh.table.last.shape, count), count]
     state = RowState(
         network=start.state["network"],
         opt_state=from_state_dict(fresh.opt_state, unflatten_dict(parts)),
         table=TableState(*table),
     )
-    # As copies, since a step consumes them.
+    # Copies, since a step consumes its state.
     return jax.tree.map(jnp.array, state) if placement is None else placement.place(state)

@@ -1,4 +1,4 @@
-"""Seed features and list lengths, which are not in the paper.
+"""Methods with seed features and list lengths, which are not in the paper.
 
 Axes: M user fields, S slots of a user, Q reference users per label, R table rows, U adapted rows,
 k embedding width.
@@ -42,7 +42,7 @@ from metaheac_jax.training.meta import build_meta_gradient
 
 #: Q, the maximum number of seeds, and of non-seeds, in a reference set.
 MAX_REFERENCE = 256
-#: Chosen on held-out training campaigns.
+#: Settings that were chosen on held-out training campaigns.
 _CHOSEN: dict[str, Any] = {"table_scale": 0.1, "reduction": "mean", "inner_learning_rate": 0.1}
 
 
@@ -54,7 +54,7 @@ def seed_aware(settings: Settings = PAPER) -> Method:
 
 
 def seed_aware_alpha_zero(settings: Settings = PAPER) -> Method:
-    """The same without an inner step, as a control."""
+    """The method `seed_aware` without an inner step, as a control."""
     settings = replace(settings, **_CHOSEN | {"inner_learning_rate": 0.0})
     label = "MetaHeac, seed-aware, alpha = 0"
     method = _seed_method("alpha-0-seeds", label, settings, metaheac_network)
@@ -86,7 +86,7 @@ def _seed_method(name: str, label: str, settings: Settings, build_network: Build
 def build_seed_offline(build_network: BuildNetwork, label: str) -> Train:
     """Builds Algorithm 1 on losses with seed features; reference sets come from support sets.
 
-    There is no inner step where its rate is 0.
+    There is no inner step if its learning rate is 0.
     """
 
     def stage(run: Run) -> Trained:
@@ -175,7 +175,7 @@ class FindDirection(Protocol):
 
 @functools.cache
 def compiled_direction(layout: Layout) -> FindDirection:
-    """The jitted direction in an adapted table; see `networks.seed_features.direction`."""
+    """The jitted `networks.seed_features.direction`, computed in an adapted table."""
 
     @jax.jit
     def find(table: Array, rows: Array, values: Array, reference: Array) -> Array:

@@ -1,4 +1,4 @@
-"""MLP+emb: embeddings shared by all campaigns, and a new MLP on them for a new campaign."""
+"""MLP+emb: embeddings shared by all campaigns, and a new MLP on them for each new campaign."""
 
 from __future__ import annotations
 

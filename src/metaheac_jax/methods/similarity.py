@@ -19,7 +19,7 @@ from metaheac_jax.settings import PAPER, Settings
 
 
 def cosine(settings: Settings = PAPER) -> Method:
-    """Cosine similarity of a user's tf-idf vector and the mean of the seeds' vectors."""
+    """Cosine similarity between a user's tf-idf vector and the mean of the seeds' vectors."""
     return Method(
         name="cosine",
         label="cosine to the mean seed",
@@ -36,7 +36,7 @@ def indicators(users: UserRows, num_rows: int) -> csr_matrix:
     user, slot = np.nonzero(ids < num_rows)
     shape = (len(ids), num_rows)
     matrix = csr_matrix((np.ones(len(user), np.float32), (user, ids[user, slot])), shape)
-    matrix.data[:] = 1  # values that occur twice were summed
+    matrix.data[:] = 1  # values that occur twice have been summed
     return matrix
 
 
@@ -49,7 +49,7 @@ def inverse_frequencies(run: Run) -> Trained:
 
 
 def unit_vectors(users: UserRows, idf: np.ndarray) -> csr_matrix:
-    """(P, S) users, (R,) idf -> (P, R) tf-idf vectors of length 1, or 0 without any value."""
+    """(P, S) users, (R,) idf -> (P, R) tf-idf vectors of length 1; 0 for users without values."""
     matrix = indicators(users, len(idf)).multiply(idf).tocsr()
     length = np.sqrt(matrix.multiply(matrix).sum(axis=1))
     return matrix.multiply(1 / np.maximum(length, 1e-12)).tocsr()
@@ -58,7 +58,7 @@ def unit_vectors(users: UserRows, idf: np.ndarray) -> csr_matrix:
 def compare_with_seeds(
     run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
 ) -> list[Scorer]:
-    """Scores users by the cosine similarity to the mean of the seeds' unit vectors."""
+    """Scores users by their cosine similarity to the mean of the seeds' unit vectors."""
     del watch
     idf = np.asarray(state["idf"])
 

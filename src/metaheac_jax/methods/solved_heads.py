@@ -1,11 +1,11 @@
 """The solved head: a general model whose online stage is a regression, trained through its result.
 
-Algorithm 1 with another inner update: in the place of a gradient step on all weights, the head of a
-campaign is *solved* on the support set, with the rest of the network as it is. The outer derivative
-goes through the solution, so the tower learns factors on which few seeds tell much. Online two
-regressions on D_c take the place of fine-tuning, without a rate or held-out examples: the head's,
-and then one on the values themselves, for what the factors do not tell of the campaign. It is not
-in the paper.
+This is Algorithm 1 with another inner update: instead of a gradient step on all weights, the head
+of a campaign is *solved* on the support set, with the rest of the network fixed. The outer
+derivative goes through the solution, so the tower learns factors that make few seeds informative.
+Online, two regressions on D_c replace fine-tuning; they need no learning rate and no held-out
+examples. The first gives the head; the second is on the values themselves, for what the factors do
+not explain. The method is not in the paper.
 
 Axes: P users, S slots of a user, F factors, R table rows, k embedding width.
 """
@@ -47,22 +47,22 @@ from metaheac_jax.training.newton import solve_logistic
 from metaheac_jax.training.step import Gradient
 
 _NETWORK, _LABEL = SolvedHead(), "Solved head"
-#: Chosen on held-out training campaigns.
+#: Settings that were chosen on held-out training campaigns.
 _CHOSEN: dict[str, Any] = {
     "table_scale": 0.3,
     "value_dropout": 0.5,
     "reduction": "mean",
     "penalty": 100.0,
 }
-_ONLINE_STEPS = 20  # of Newton's method
+_ONLINE_STEPS = 20  # steps of Newton's method
 
 
 def solved_head(settings: Settings = PAPER) -> Method:
-    """A tower that all campaigns share, and a head that is solved for each."""
+    """A tower that all campaigns share, and a head that is solved for each campaign."""
     return Method(
         name="solved-head",
         label=_LABEL,
-        settings=replace(settings, **_CHOSEN, disjoint=True),  # no query example is solved on
+        settings=replace(settings, **_CHOSEN, disjoint=True),  # no head is solved on query examples
         train=build_head_training(_LABEL),
         adapt=solve_heads,
         restore=build_restore(lambda _: _NETWORK, lengths=True),
@@ -75,7 +75,7 @@ def solved_head(settings: Settings = PAPER) -> Method:
 
 
 def build_head_training(label: str, *, first_order: bool = False) -> Train:
-    """Builds the offline stage: the query loss of heads that are solved on support sets.
+    """Builds the offline stage, on the query loss of heads that are solved on support sets.
 
     Args:
       label: name in logs and progress.
@@ -110,8 +110,8 @@ def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[..
     """``gradient(params, support, query, own)`` of the mean query loss over campaigns.
 
     Args:
-      layout: of the ids in the batches.
-      first_order: treat the solved head as a constant.
+      layout: layout of the ids in the batches.
+      first_order: whether the derivative treats the solved head as a constant.
     """
 
     def loss(params: Any, sets: tuple[Batch, Batch]) -> Array:
@@ -145,13 +145,13 @@ def _of_users(params: Any, layout: Layout, users: Any) -> tuple[Array, Array]:
 def solve_heads(
     run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
 ) -> list[Scorer]:
-    """The online stage: solves the head of each campaign, and its value weights, on its examples.
+    """The online stage: solves each campaign's head and value weights on its examples.
 
-    Where only heads are adapted, there are no value weights; with no online epochs, the models are
-    the general one.
+    If only heads are adapted, there are no value weights. With 0 online epochs, all models equal
+    the general model.
 
     Raises:
-      InputError: a campaign has no examples, or wrong ones.
+      InputError: a campaign has no examples, or invalid ones.
       Diverged: a head is not finite.
     """
     del watch  # there are no steps
@@ -165,7 +165,7 @@ def solve_heads(
     for campaign, examples in zip(campaigns, all_examples, strict=True):
         check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
     for number, (campaign, examples) in enumerate(zip(campaigns, all_examples, strict=True)):
-        adapted = kept.find(0, examples) if kept else None  # its place decides nothing
+        adapted = kept.find(0, examples) if kept else None  # its number has no effect
         if adapted is None and not settings.online_epochs:
             adapted = _adapted(weights, weights.network["head"])
         elif adapted is None:
@@ -182,7 +182,7 @@ def solve_heads(
 def _adapted(
     weights: Weights, head: Any, rows: Any = (), value_weights: Any = ()
 ) -> AdaptedWeights:
-    """What is a campaign's own; its value weights are the last column of these rows."""
+    """A campaign's own weights; its value weights are the last column of these rows."""
     rows = np.asarray(rows, np.int32)
     values = jnp.asarray(rows_of(weights.table, rows)).at[:, -1].set(jnp.asarray(value_weights))
     return AdaptedWeights({"head": head}, rows, values)
@@ -191,20 +191,20 @@ def _adapted(
 def fit_value_weights(
     examples: Batch, odds: np.ndarray, layout: Layout, num_rows: int, penalty: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """A campaign's value weights, and what they add to its intercept.
+    """A campaign's value weights, and the number to add to its intercept.
 
-    The penalty is on a value's part of a list that fills all of its slots, so that a value of a
-    list counts as much as that of another field.
+    The penalty applies to a value's share of a full list: its weight / number of slots. So a value
+    in a list is penalised like a value of any other field.
 
     Args:
-      examples: of the campaign.
-      odds: (P,) log-odds of their users, which the weights add to.
-      layout: of the users' ids.
+      examples: the examples of the campaign.
+      odds: (P,) log-odds of their users, which the weights are added to.
+      layout: layout of the users' ids.
       num_rows: R.
-      penalty: L2, on the weights.
+      penalty: L2 penalty on the weights.
 
     Returns:
-      The rows that have weights (U,), the weights (U,), and what to add to the intercept.
+      The rows that have weights (U,), the weights (U,), and the number to add to the intercept.
     """
     features, num_slots = full_lists(layout, examples.ids.user, num_rows)
     weights, bias = fit_regression(features, examples.label, penalty, offset=odds)
@@ -214,7 +214,7 @@ def fit_value_weights(
 
 
 class Solver:
-    """Customises to campaigns; build it once, so that they share compiled programs."""
+    """Customises to campaigns; build it once, so that all campaigns share compiled programs."""
 
     def __init__(self, pool: PoolScorer) -> None:
         """Args:
@@ -230,15 +230,15 @@ class Solver:
         self._solve = jax.jit(functools.partial(solve_logistic, num_steps=_ONLINE_STEPS))
 
     def __call__(self, weights: Weights, examples: Batch, penalty: float | None) -> AdaptedWeights:
-        """The head of a campaign's examples, and their value weights unless the penalty is None."""
+        """Solves a campaign's head, and its value weights unless the penalty is None."""
         sums = self._sums(weights, examples.ids.user)
-        # To a power of two: few programs, and a small campaign costs little after a huge one.
+        # Padded to a power of two: few programs are compiled, and small campaigns stay cheap.
         missing = max(4096, 1 << (len(sums) - 1).bit_length()) - len(sums)
         padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
         head = self._solve(padded[:, 1:], padded[:, 0], label, weight)
         if penalty is None or not np.isfinite(head).all() or np.ptp(examples.label) == 0:
-            return _adapted(weights, head)  # examples of one label have no regression of their own
+            return _adapted(weights, head)  # examples of one label determine no value weights
         odds, num_rows = sums[:, 0] + sums[:, 1:] @ np.asarray(head), len(weights.table)
         rows, own, bias = fit_value_weights(examples, odds, self._pool.layout, num_rows, penalty)
         missing = self._num_rows.holding(len(rows)) - len(rows)
@@ -246,7 +246,7 @@ class Solver:
         return _adapted(weights, head.at[-1].add(bias), rows, own)
 
     def _sums(self, weights: Weights, users: np.ndarray) -> np.ndarray:
-        """(P, S) table rows of users -> (P, 1 + F), see `SolvedHead`."""
+        """(P, S) table rows of users -> (P, 1 + F) sums; see `SolvedHead`."""
         (network, table), ids = weights, Ids(users, np.empty(0, np.int32))
         if on_host(table):
             table, ids = self._host_rows.cut(table, ids)

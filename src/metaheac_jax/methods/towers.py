@@ -32,14 +32,14 @@ from metaheac_jax.training.losses import masked
 from metaheac_jax.training.step import Gradient, plain_gradient
 
 # The paper does not state these; they are not tuned.
-MARGIN = 0.2  # of cosines, between a seed's own campaign and another one
+MARGIN = 0.2  # between the cosines to a seed's own campaign and to another one
 NUM_OTHERS = 8  # other campaigns per seed
-DRAWS = 512  # of hyperplanes; scores are averaged over them
-#: Average users per region. The users of a region must outweigh the prior users of the score.
+DRAWS = 512  # draws of hyperplanes; scores are averaged over them
+#: Average users per region. They must outweigh the prior users that `region_score` adds.
 USERS_PER_REGION = 64
 MAX_BITS = 12
 
-_QUANTUM = 512  # seeds of a step are padded to a multiple, so that steps rarely compile
+_QUANTUM = 512  # seeds of a step are padded to a multiple of it, so steps rarely recompile
 _NETWORK = Towers()
 
 
@@ -60,7 +60,7 @@ def pinterest(settings: Settings = PAPER) -> Method:
 
 
 def train_space(run: Run) -> Trained:
-    """Trains both embeddings by `ranking_gradient` on the seeds of plain training's batches."""
+    """Trains both embeddings with `ranking_gradient` on the seeds in batches of plain training."""
     gradient = ranking_gradient(run.dataset.layout)
     weights, examples = untrained(run, _NETWORK, jax.random.key(run.seed)), plain_sampler(run)
     draw = lambda step: seeds_only(examples(step))  # noqa: E731
@@ -68,7 +68,7 @@ def train_space(run: Run) -> Trained:
 
 
 def seeds_only(batch: ExampleBatch) -> ExampleBatch:
-    """The seeds of a batch, in its order, padded to a multiple of `_QUANTUM` with weight 0.
+    """The seeds of a batch, in the same order, padded to a multiple of `_QUANTUM` with weight 0.
 
     The padding repeats seeds, so that every neighbour of an example is a seed.
     """
@@ -90,8 +90,8 @@ def ranking_gradient(
     are not used, since the campaigns close to them are unknown.
 
     Args:
-      layout: of the ids.
-      margin: of the cosines.
+      layout: layout of the ids.
+      margin: margin between the cosines.
       num_others: number of campaigns c' per seed.
     """
 
@@ -123,8 +123,8 @@ def score_regions(codes: np.ndarray, label: np.ndarray) -> np.ndarray:
       label: (n,) 1 for a seed.
 
     Returns:
-      (D, 2^b) scores. A region is the lowest b bits of a code, and b the largest number, from 1 to
-      `MAX_BITS`, that leaves `USERS_PER_REGION` users per region.
+      (D, 2^b) scores. A region is the lowest b bits of a code, and b is the largest number, from 1
+      to `MAX_BITS`, that leaves `USERS_PER_REGION` users per region on average.
     """
     users, draws = codes.shape
     bits = np.clip(int(np.log2(max(users / USERS_PER_REGION, 1))), 1, MAX_BITS)
@@ -143,14 +143,14 @@ def mean_score(scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="layout")
 def user_codes(params: Any, table: Array, normals: Array, users: Array, *, layout: Layout) -> Array:
-    """Sides of hyperplanes through the origin on which users lie.
+    """Codes of the sides of hyperplanes through the origin on which users lie.
 
     Args:
-      params: of the network.
+      params: parameters of the network.
       table: (R, k).
       normals: (D, b, h) normals of the hyperplanes.
       users: (B, S) table rows.
-      layout: of the users.
+      layout: layout of the users' table rows.
 
     Returns:
       (B, D) int32, one bit per hyperplane.

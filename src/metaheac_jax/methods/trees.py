@@ -1,6 +1,6 @@
 """Gradient-boosted trees: per campaign, or for all campaigns. They are not in the paper.
 
-This needs LightGBM (``pip install 'metaheac-jax[trees]'``).
+They need LightGBM (``pip install 'metaheac-jax[trees]'``).
 
 Axes: P users, S slots of a user, R table rows.
 """
@@ -32,8 +32,8 @@ CAMPAIGN_TREES = {
     "min_sum_hessian_in_leaf": 0.5,
     "lambda_l2": 10.0,
 }
-#: Parameters of the trees on the examples of all training campaigns. They grow until the campaigns
-#: held out of training no longer improve, at most this many.
+#: Parameters of the trees on the examples of all training campaigns. Trees are added until the
+#: held-out campaigns no longer improve, or to this number of iterations.
 PRIOR_TREES = {
     "num_iterations": 1000,
     "learning_rate": 0.1,
@@ -41,21 +41,21 @@ PRIOR_TREES = {
     "min_data_in_leaf": 50,
     "lambda_l2": 10.0,
 }
-#: Trees where no campaigns are held out.
+#: Number of trees if no campaigns are held out.
 NUM_PRIOR_TREES = 200
-#: Trees without a lower loss on held-out campaigns after which no more are grown.
+#: Number of trees without a lower loss on held-out campaigns after which training stops.
 PRIOR_PATIENCE = 20
-#: Maximum number of examples of the prior; they are drawn from all at random.
+#: Maximum number of examples of the prior, which are drawn at random.
 MAX_PRIOR_EXAMPLES = 1_000_000
-#: Minimum fraction of the examples in a leaf. No tree can split on a value that fewer have, so such
-#: values are left out, which bounds the time where examples are many.
+#: Minimum fraction of the examples in a leaf. No tree can split on a value that fewer examples
+#: have, so these values are left out, which bounds the time if there are many examples.
 MIN_LEAF_FRACTION = 1 / 2000
 _COMMON = {
     "objective": "binary",
     "verbosity": -1,
     "deterministic": True,
     "force_row_wise": True,
-    "num_threads": 1,  # LightGBM's threads wait for each other in loops, if others use the cores
+    "num_threads": 1,  # LightGBM's threads spin while they wait, which is slow on busy cores
 }
 
 
@@ -77,15 +77,15 @@ def fit_trees(
     settings: dict[str, Any],
     held_out: tuple[UserRows, np.ndarray] | None = None,
 ) -> str:
-    """Gradient-boosted trees on users' indicators, in LightGBM's text format.
+    """Fits gradient-boosted trees to users' indicators; returns them in LightGBM's text format.
 
     Args:
       users: (P, S) table rows.
       label: (P,) 1 for a seed, 0 for a non-seed.
       num_rows: R.
-      settings: LightGBM's parameters; ``min_data_in_leaf`` is a minimum.
-      held_out: other users and labels; no more trees are grown when their loss has not fallen for
-        `PRIOR_PATIENCE` trees, and those up to the lowest are kept.
+      settings: LightGBM's parameters; `MIN_LEAF_FRACTION` may raise ``min_data_in_leaf``.
+      held_out: other users and labels; training stops when their loss has not fallen for
+        `PRIOR_PATIENCE` trees, and the trees up to the lowest loss are kept.
 
     Raises:
       InputError: LightGBM is not installed.
@@ -130,8 +130,8 @@ def fit_campaigns(
 def fit_prior(run: Run) -> Trained:
     """Fits trees on the examples of all training campaigns, without campaign fields.
 
-    Examples beyond `MAX_PRIOR_EXAMPLES` are left out at random. Held-out campaigns tell when to
-    stop; where there are none, it grows `NUM_PRIOR_TREES`.
+    Examples beyond `MAX_PRIOR_EXAMPLES` are left out at random. Held-out campaigns determine when
+    to stop; without them, there are `NUM_PRIOR_TREES` trees.
     """
     dataset, stage = run.dataset, run.dataset.stage1
     rng = generator(run.seed, 0)

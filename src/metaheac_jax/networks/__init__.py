@@ -1,1 +1,1 @@
-"""The networks: pure (init, apply) pairs over field vectors, which do not know the table."""
+"""Networks: pure (init, apply) pairs over field vectors, independent of the table."""

@@ -1,7 +1,7 @@
-"""What every network is and returns, and the layers that several of them share.
+"""The interface and the output of all networks, and the layers that several of them share.
 
 A network takes *field vectors*: it does not know how the rows of the embedding table are stored.
-Where one takes a user, both `UserFields` and a plain (B, M, k) array will do.
+Networks accept users both as `UserFields` and as a plain (B, M, k) array.
 
 Axes: B examples, M user fields, N campaign fields, k embedding width, n experts, m critics,
 h hidden width. Leading axes are written ``...`` and may be empty.
@@ -23,14 +23,14 @@ from metaheac_jax.table.pooling import UserFields
 
 
 class Output(NamedTuple):
-    """What every network returns.
+    """The output of every network.
 
     Attributes:
       log_p: (B,) log-probability that the user converts.
-      log_not_p: (B,) log-probability that the user does not.
-      representation: (B, h) the last hidden vector, r in the paper; None where there is none.
-      expert_log_weights: (B, n) log of the experts' gate; None where there is none.
-      critic_log_weights: (B, m) log of the critics' gate; None where there is none.
+      log_not_p: (B,) log-probability that the user does not convert.
+      representation: (B, h) the last hidden vector, r in the paper; None if there is none.
+      expert_log_weights: (B, n) log of the experts' gate; None if there is none.
+      critic_log_weights: (B, m) log of the critics' gate; None if there is none.
     """
 
     log_p: Array
@@ -40,13 +40,13 @@ class Output(NamedTuple):
     critic_log_weights: Array | None = None
 
 
-#: User fields: a plain (B, M, k) array, or what `Layout.inputs` makes, `UserFields`, of which
-#: ``UserFields.of(user).dense()`` makes that array.
+#: User fields: a plain (B, M, k) array, or the `UserFields` that `Layout.inputs` returns.
+#: ``UserFields.of(user).dense()`` converts either to the plain array.
 User = UserFields | Array
 
 
 class FirstLayer(NamedTuple):
-    """What the later layers of a `SplitNetwork` take of users, whatever the campaign.
+    """What the later layers of a `SplitNetwork` need about users, for any campaign.
 
     Attributes:
       sums: (B, ...) sums of the first layer, before its ReLU.
@@ -68,11 +68,11 @@ class Network(Protocol):
     def apply(self, params: Any, user: User, campaign: Array, /, *reference: Any) -> Any:
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`.
 
-        A network of seed features also takes the `table.layout.Reference` to compare users with.
+        A network with seed features also takes the `table.layout.Reference` to compare users with.
         """
 
 
-#: Makes the network of a method with these settings.
+#: Builds a method's network with these settings.
 BuildNetwork = Callable[[Settings], Network]
 
 
@@ -86,10 +86,10 @@ class SplitNetwork(Network, Protocol):
     def apply(
         self, params: Any, user: User | FirstLayer, campaign: Array, /, *reference: Any
     ) -> Any:
-        """As in `Network`; takes the `FirstLayer` of users in the place of their fields."""
+        """As in `Network`; also takes the `FirstLayer` of users instead of their fields."""
 
     def first_layer(self, params: Any, user: User, /, *reference: Any) -> FirstLayer:
-        """(B, M, k) user fields -> what `apply` takes in their place.
+        """(B, M, k) user fields -> what `apply` takes instead of them.
 
         With the reference set of a campaign, the result is for this campaign only.
         """
@@ -124,12 +124,12 @@ def dense(module: nn.Module, name: str, x: User, features: int) -> Array:
 
 
 def hidden_layers(module: nn.Module, sums: Array, widths: Sequence[int]) -> Array:
-    """Layers with ReLU of these widths; (..., h) the last of them.
+    """Layers of these widths, with ReLU; returns the last of them, (..., h).
 
     Args:
       module: has the parameters.
-      sums: (..., a) of the first layer, ``layer_0``.
-      widths: of all layers; the first is a.
+      sums: (..., a) sums of the first layer, ``layer_0``, before its ReLU.
+      widths: widths of all layers; the first is a.
     """
     x = nn.relu(sums)
     for layer, width in enumerate(widths[1:], start=1):

@@ -1,9 +1,9 @@
 """An ensemble: networks side by side, whose log-odds are averaged.
 
-Each reads columns of its own of the embedding table, so that weights, adapted weights and scorers
-are those of one network. It is not in the paper.
+Each network reads its own columns of the embedding table, so weights, adapted weights and scorers
+have the same form as those of one network. The ensemble is not in the paper.
 
-Axes: B examples, M user fields, N campaign fields, k embedding width of a member, K of all.
+Axes: B examples, M user fields, N campaign fields, k embedding width of a member, K of all members.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from metaheac_jax.table.pooling import UserFields
 
 
 class Ensemble(NamedTuple):
-    """A `Network` of several.
+    """A `Network` of several networks.
 
     Attributes:
-      members: the name of each, under which its parameters are, and the network.
+      members: name and network of each member; the name is the key of its parameters.
     """
 
     members: tuple[tuple[str, Network], ...]
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
-        """Parameters, drawn with the key; (B, M, K) and (N, K)."""
+        """Parameters, drawn with the key, for (B, M, K) user and (N, K) campaign fields."""
         keys = jax.random.split(key, len(self.members))
         inputs = self._inputs(user, campaign)
         return {

@@ -1,6 +1,6 @@
 """MetaHeac's network: hybrid experts and critics behind task-driven gates (paper section 3.2).
 
-Axes: B examples, M user fields, N campaign fields, F further numbers of a user, k embedding width,
+Axes: B examples, M user fields, N campaign fields, F additional features, k embedding width,
 n experts, m critics, h hidden width. Leading axes are written ``...`` and may be empty.
 """
 
@@ -46,13 +46,13 @@ def mixture_log_probabilities(
 
 
 def expert_sums(kernel: Array, bias: Array, user: User, features: Array | None = None) -> Array:
-    """The first layer of all experts, before its ReLU: one input, so a single product.
+    """The first layer of all experts, before its ReLU: the input is shared, so it is one product.
 
     Args:
       kernel: (M k + F, n, h).
       bias: (n, h).
       user: (B, M, k) user fields.
-      features: (B, F) further numbers; None if F is 0.
+      features: (B, F) additional features; None if F is 0.
 
     Returns:
       (B, n, h).
@@ -73,7 +73,7 @@ class Experts(nn.Module):
 
     @nn.compact
     def __call__(self, user: User | FirstLayer, features: Array | None = None) -> Array:
-        """(B, M, k) user fields, (B, F) further numbers -> (B, n, h): ReLU after every layer."""
+        """(B, M, k) user fields, (B, F) features -> (B, n, h), with ReLU after every layer."""
         n, width = self.num_experts, self.widths[0]
         if isinstance(user, FirstLayer):
             sums = user.sums
@@ -87,7 +87,7 @@ class Experts(nn.Module):
             kernel = self.param("kernel_0", init, (size, n, width))
             bias = self.param("bias_0", init, (n, width))
             sums = expert_sums(kernel, bias, user, features)
-        # In later layers experts are the first axis, as a batched product takes them.
+        # In later layers experts are the first axis, as a batched product needs them.
         x = nn.relu(sums).reshape(-1, n, width).swapaxes(0, 1)
         for layer, width in enumerate(self.widths[1:], start=1):
             init = uniform_fan_in(x.shape[-1])
@@ -114,13 +114,13 @@ class Gate(nn.Module):
         init = uniform_fan_in(mean.shape[-1] + fields.shape[-1])
         kernel = self.param("kernel", init, (mean.shape[-1] + fields.shape[-1], self.width))
         bias = self.param("bias", init, (self.width,))
-        # The campaign's part of the product is the same for all its users: computed once.
+        # The campaign's part of the product is the same for all its users, so compute it once.
         hidden = mean @ kernel[: mean.shape[-1]] + (fields @ kernel[mean.shape[-1] :] + bias)
         return jax.nn.log_softmax(dense(self, "choice", nn.relu(hidden), self.num_choices))
 
 
 class MetaHeac(nn.Module):
-    """p = sum_j v_j sigmoid(t_j(sum_i w_i h_i(u))), w and v from two separate gates.
+    """p = sum_j v_j sigmoid(t_j(sum_i w_i h_i(u))), with w and v from two separate gates.
 
     Attributes:
       num_experts: n.
@@ -142,8 +142,8 @@ class MetaHeac(nn.Module):
     ) -> Output:
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`.
 
-        ``features``, (B, F), are further numbers of the user for the experts alone, if a
-        `FirstLayer` does not have them in its sums.
+        ``features``, (B, F), are additional features of the user, for the experts only. A
+        `FirstLayer` may have them in its sums already; they are then None.
         """
         hidden = Experts(self.num_experts, self.widths, name="expert")(user, features)
         expert_log_weights = Gate(self.num_experts, self.gate_width, name="expert_gate")(
@@ -160,7 +160,7 @@ class MetaHeac(nn.Module):
         return Output(log_p, log_not_p, representation, expert_log_weights, critic_log_weights)
 
     def first_layer(self, params: Any, user: User, /, *features: Array) -> FirstLayer:
-        """(B, M, k) user fields, any (B, F) further numbers -> sums (B, n, h) and mean (B, k)."""
+        """(B, M, k) user fields, optional (B, F) features -> sums (B, n, h) and mean (B, k)."""
         expert = params["params"]["expert"]
         sums = expert_sums(expert["kernel_0"], expert["bias_0"], user, *features)
         return FirstLayer(sums, UserFields.of(user).mean())

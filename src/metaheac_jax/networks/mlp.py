@@ -1,6 +1,6 @@
-"""An MLP of one logit (paper section 4.1).
+"""An MLP with one logit (paper section 4.1).
 
-Axes: B examples, M user fields, N campaign fields, F further numbers, k embedding width.
+Axes: B examples, M user fields, N campaign fields, F additional features, k embedding width.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from metaheac_jax.table.pooling import UserFields
 
 
 class MLP(nn.Module):
-    """An MLP over all field vectors, user's and campaign's, concatenated: 64-64-1, ReLU."""
+    """An MLP over the concatenated user and campaign field vectors: 64-64-1, ReLU."""
 
     widths: tuple[int, ...] = (64, 64)
 
@@ -35,7 +35,7 @@ class MLP(nn.Module):
     def __call__(
         self, user: User | FirstLayer, campaign: Array, features: Array | None = None
     ) -> Output:
-        """(B, M, k) and (N, k) or (B, N, k), and (B, F) further numbers -> `Output`."""
+        """(B, M, k) and (N, k) or (B, N, k) fields, optional (B, F) features -> `Output`."""
         if isinstance(user, FirstLayer):
             fields = concatenated(campaign)
             kernel: Array = self.get_variable("params", "layer_0_kernel")
@@ -51,7 +51,7 @@ class MLP(nn.Module):
         return sigmoid_output(dense(self, "head", x, 1)[..., 0], x)
 
     def first_layer(self, params: Any, user: User, /, *features: Array) -> FirstLayer:
-        """(B, M, k) user fields, any (B, F) further numbers -> their part of the sums, (B, h)."""
+        """(B, M, k) user fields, optional (B, F) features -> their part of the sums, (B, h)."""
         user, own = UserFields.of(user), params["params"]
         sums = user.product(own["layer_0_kernel"][: user.size]) + own["layer_0_bias"]
         return FirstLayer(sum((each @ own["features_kernel"] for each in features), sums))
@@ -64,7 +64,7 @@ class MLP(nn.Module):
 
 @dataclass(frozen=True)
 class OnFrozenFields:
-    """A network whose field vectors get no gradient, so that training leaves the table alone."""
+    """A network whose field vectors get no gradient, so that training does not change the table."""
 
     network: Network
 

@@ -19,9 +19,9 @@ def from_official(state: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]
       state: the official ``state_dict()`` as arrays (``{name: tensor.numpy()}``).
 
     Returns:
-      Parameters for `networks.metaheac.MetaHeac` with as many experts and critics, and the table
-      (R, k): one-valued user fields, many-valued user fields, campaign fields, in the official
-      order. The input of both gates is the mean user field, then the campaign's fields.
+      Parameters for `networks.metaheac.MetaHeac` with the same numbers of experts and critics, and
+      the table (R, k): one-valued user fields, many-valued user fields, campaign fields, in the
+      official order. The input of both gates is the mean user field, then the campaign's fields.
 
     Raises:
       InputError: a weight is missing.

@@ -3,15 +3,15 @@
     s_f(u) = x_f(u) . d_f / |d_f|,    f = 1..M
     d_f = mean of x_f over the seeds - mean of x_f over the non-seeds
 
-x_f is the vector of user field f, and |d_f| counts as a constant. The experts take these numbers
-beside the user, so that much of what fine-tuning would have to learn about a campaign is known
-before it starts. They are not in the paper.
+x_f is the vector of user field f, and derivatives treat |d_f| as a constant. The experts take these
+features together with the user fields, so that much of what fine-tuning would have to learn about a
+campaign is known before it starts. Seed features are not in the paper.
 
-The means are over a *reference set*, see `data.reference_sets`. They are differentiated through.
+The means are over a *reference set* (see `data.reference_sets`), and gradients flow through them.
 After customising, d / |d| is a fixed (M, k) *direction* in the model, so scoring a pool costs M
 more dot products per user.
 
-Axes: B examples, Q users on each side of a reference set, M user fields, N campaign fields,
+Axes: B examples, Q users per label of a reference set, M user fields, N campaign fields,
 k embedding width.
 """
 
@@ -32,10 +32,10 @@ _MIN_LENGTH = 1e-3
 
 
 def direction(reference: Reference) -> Array:
-    """d / |d|, (M, k); 0 where there is no seed, or no non-seed, to compare with.
+    """d / |d|, (M, k); 0 if there is no seed, or no non-seed, to compare with.
 
-    The lengths are constants in a derivative. Without them features would be as small as the square
-    of the table's scale, and ignored.
+    Derivatives treat the lengths as constants. Without the division, features would be as small as
+    the square of the table's scale and would be ignored.
     """
     count = reference.present.sum(axis=-1)
     total = UserFields.of(reference.users).sum_over_users()
@@ -46,7 +46,7 @@ def direction(reference: Reference) -> Array:
 
 
 def seed_features(user: User, direction: Array) -> Array:
-    """(B, M, k) field vectors of users and (M, k) -> (B, M)."""
+    """(B, M, k) field vectors of users and (M, k) direction -> (B, M) features."""
     return jnp.einsum("bmk,mk->bm", UserFields.of(user).dense(), direction)
 
 
@@ -57,14 +57,14 @@ class SeedNetwork(NamedTuple):
     zero in a general model, which belongs to no campaign.
 
     Attributes:
-      inside: its ``init`` and ``apply`` take ``features``, (B, M), as the last argument, as
-        `metaheac.MetaHeac` does.
+      inside: the inner network. Its ``init`` and ``apply`` take ``features``, (B, M), as the last
+        argument, like those of `metaheac.MetaHeac`.
     """
 
     inside: Any
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
-        """Parameters, drawn with the key; (B, M, k) and (N, k)."""
+        """Parameters, drawn with the key, for (B, M, k) user and (N, k) campaign fields."""
         fields = UserFields.of(user).dense()
         inside = self.inside.init(key, user, campaign, jnp.zeros(fields.shape[:-1]))
         return {"inside": inside, "direction": jnp.zeros(fields.shape[-2:])}
@@ -79,10 +79,10 @@ class SeedNetwork(NamedTuple):
     ) -> Output:
         """(B, M, k) user and (N, k) campaign fields -> `Output`.
 
-        Without a ``reference`` the features are those of the parameters' direction.
+        Without a ``reference``, the features use the direction in the parameters.
         """
         fields = user.fields if isinstance(user, FirstLayer) else user
-        features = None  # of a first layer that has them in its sums
+        features = None  # None if a first layer has them in its sums
         if fields is not None:
             towards = direction(*reference) if reference else params["direction"]
             features = seed_features(fields, towards)
@@ -93,7 +93,7 @@ class SeedNetwork(NamedTuple):
     ) -> FirstLayer:
         """(B, M, k) user fields -> sums (B, n, h), mean (B, k) and, without reference, the fields.
 
-        With a ``reference`` the sums have the seed features.
+        With a ``reference``, the sums include the seed features.
         """
         inside = params["inside"]
         if reference:
@@ -103,5 +103,5 @@ class SeedNetwork(NamedTuple):
         return self.inside.first_layer(inside, user)._replace(fields=fields)
 
     def later_layers(self, params: dict[str, Any], /) -> dict[str, Any]:
-        """The inner network's, and the direction."""
+        """The later layers of the inner network, and the direction."""
         return params | {"inside": self.inside.later_layers(params["inside"])}

@@ -1,13 +1,13 @@
-"""A head that is solved for: logistic regression on numbers of a user that all campaigns share.
+"""A solved head: logistic regression on factors of a user that all campaigns share.
 
     logit(u) = o(u) + f(u) . w_c + sum over fields of the mean of d_c over the field's values
 
-One tower over the user fields gives the offset o, what all campaigns' users have in common, and the
-*factors* f; the last one is 1, for an intercept. Some lie behind hidden layers, the others are
-linear in the fields. A campaign has a head w_c, and *value weights* d_c for what the factors do not
-tell of it. They are the last column of the table, which no gradient moves, and are zero in a
-general model. Campaigns without them are scored together for little more than the cost of one. It
-is not in the paper.
+One tower over the user fields gives the offset o, which is common to all campaigns, and the
+*factors* f; the last factor is 1, for the intercept. Some factors come from hidden layers; the
+others are linear in the fields. A campaign has a head w_c, and *value weights* d_c for what the
+factors do not explain. Value weights are the last column of the table, which gets no gradient, and
+are zero in a general model. Campaigns without value weights are scored together for little more
+than the cost of one. The solved head is not in the paper.
 
 Axes: B examples, F factors, M user fields, N campaign fields, k embedding width.
 """
@@ -36,9 +36,9 @@ class UserTower(nn.Module):
     """The offset and the factors of users.
 
     Attributes:
-      widths: of the hidden layers.
-      num_hidden: number of factors behind the hidden layers.
-      num_linear: number of those that are linear in the fields.
+      widths: widths of the hidden layers.
+      num_hidden: number of factors from the hidden layers.
+      num_linear: number of factors that are linear in the fields.
     """
 
     widths: tuple[int, ...] = (64, 64)
@@ -47,12 +47,12 @@ class UserTower(nn.Module):
 
     @property
     def num_factors(self) -> int:
-        """F, with the intercept's."""
+        """F, including the intercept's factor."""
         return self.num_hidden + self.num_linear + 1
 
     @nn.compact
     def __call__(self, user: User) -> Array:
-        """(B, M, k) user fields -> (B, 1 + F): the offset, and the factors."""
+        """(B, M, k) user fields -> (B, 1 + F): the offset and the factors."""
         fields = UserFields.of(user)
         x = hidden_layers(self, dense(self, "layer_0", fields, self.widths[0]), self.widths)
         hidden = dense(self, "hidden", x, 1 + self.num_hidden)
@@ -63,7 +63,7 @@ class UserTower(nn.Module):
 def without_value_weights(user: User) -> tuple[UserFields, Array]:
     """(B, M, k) user fields -> their first k - 1 entries, and the sum (B,) over fields of the last.
 
-    The latter is a constant of a derivative.
+    Derivatives treat the sum as a constant.
     """
     user = UserFields.of(user)
     shared, own = user.columns(slice(None, -1)), user.columns(slice(-1, None))
@@ -79,7 +79,7 @@ class SolvedHead(NamedTuple):
     tower: UserTower = UserTower()
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
-        """Parameters, drawn with the key; (B, M, k) and (N, k)."""
+        """Parameters, drawn with the key, for (B, M, k) user and (N, k) campaign fields."""
         del campaign
         fields, _ = without_value_weights(user)
         return {"tower": self.tower.init(key, fields), "head": jnp.zeros(self.tower.num_factors)}
@@ -87,14 +87,14 @@ class SolvedHead(NamedTuple):
     def apply(
         self, params: dict[str, Any], user: User | FirstLayer, campaign: Array, /, *_: Any
     ) -> Output:
-        """(B, M, k) user fields or their `FirstLayer` -> `Output`; campaign fields do not count."""
+        """(B, M, k) user fields or their `FirstLayer` -> `Output`; campaign fields are not read."""
         del campaign
         first = user if isinstance(user, FirstLayer) else self.first_layer(params, user)
         offset, factors = first.sums[..., 0], first.sums[..., 1:]
         return sigmoid_output(offset + factors @ params["head"], factors)
 
     def first_layer(self, params: dict[str, Any], user: User, /, *_: Any) -> FirstLayer:
-        """(B, M, k) user fields -> sums (B, 1 + F): the offset with value weights, and factors."""
+        """(B, M, k) user fields -> sums (B, 1 + F): the offset plus value weights, and factors."""
         fields, own = without_value_weights(user)
         sums: Any = self.tower.apply(params["tower"], fields)
         return FirstLayer(sums.at[..., 0].add(own))

@@ -1,4 +1,4 @@
-"""Two towers: users and campaigns in one space, as Pinterest's method has them (section 4.1).
+"""Two towers that embed users and campaigns in one space, for Pinterest's method (section 4.1).
 
 Axes: M user fields, N campaign fields, k embedding width. Leading axes ``...`` may be empty.
 """
@@ -21,7 +21,7 @@ class Towers(nn.Module):
     features: int = 64
 
     def setup(self) -> None:
-        """Names the layers."""
+        """Defines the layers."""
         self.users, self.campaigns = Affine(self.features), Affine(self.features)
 
     def __call__(self, user: Array, campaign: Array) -> tuple[Array, Array]:

@@ -1,1 +1,1 @@
-"""The one embedding table: where fields lie, how they are pooled, row-local access and Adam."""
+"""The single embedding table: the layout of fields, pooling, row-local access and Adam."""

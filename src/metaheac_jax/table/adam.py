@@ -1,15 +1,15 @@
 """Adam on a table: the results of dense Adam, computed on the touched rows only.
 
 Dense Adam moves every row at every step. A row untouched since step s, with moments m and v at
-s, moves at step s + i by
+step s, moves at step s + i by
 
     -lr a_i m / (sqrt(v) + eps e_i),   e_i = sqrt(1 - b2^(s+i)) / sqrt(b2)^i,
                                        a_i = e_i b1^i / (1 - b1^(s+i)).
 
-For eps = 0 the sum over i = 1..j is -lr m / sqrt(v) sum a_i. The sum of a_i depends on s and j
-only: G(s) - r^j G(s + j), with G(s) the sum over all i and r = b1 / sqrt(b2). It is applied
-when the row is next gathered. For eps > 0 each e_i is replaced by the a-weighted mean E of all.
-The relative error of the movement is at most the weighted variance of e_i / E.
+For eps = 0 the sum over i = 1..j is -lr m / sqrt(v) sum a_i. The sum of a_i depends only on s and
+j: it is G(s) - r^j G(s + j), where G(s) is the sum over all i and r = b1 / sqrt(b2). The movement
+is applied when the row is next gathered. For eps > 0 each e_i is replaced by their a-weighted mean
+E. The relative error of the movement is at most the weighted variance of e_i / E.
 
 Axes: R table rows, U rows touched by a step (padded), k embedding width.
 """
@@ -27,12 +27,12 @@ from jax import Array
 
 
 class TableState(NamedTuple):
-    """A table and the state of its Adam.
+    """A table and the state of its Adam optimiser.
 
     Attributes:
       table: (R, k).
-      mu, nu: (R, k) first and second moments, each row as of its own step ``last``.
-      last: (R,) int32, the step as of which a row is up to date.
+      mu, nu: (R, k) first and second moments, each row at its own step ``last``.
+      last: (R,) int32, the last step that is applied to each row.
       count: () int32, number of steps taken.
     """
 
@@ -48,7 +48,7 @@ class LocalRows(NamedTuple):
 
     Attributes:
       values, mu, nu: (U, k).
-      last: (U,) the step as of which the table had them.
+      last: (U,) their ``last`` in the state; after `TableOptimizer.move`, the number of that step.
     """
 
     values: Array
@@ -63,9 +63,9 @@ class TableOptimizer(NamedTuple):
     Attributes:
       init: ``init(table) -> TableState``.
       gather: ``gather(state, rows) -> LocalRows``; rows (U,) are distinct, R for padding.
-      move: ``move(local, gradient, count) -> LocalRows`` after a step with a (U, k) gradient of
-        ``local.values``; ``count`` is the state's.
-      scatter: ``scatter(state, rows, local, moved) -> TableState``, which has taken that step.
+      move: ``move(local, gradient, count) -> LocalRows``, the rows after a step with a (U, k)
+        gradient of ``local.values``; ``count`` is that of the state before the step.
+      scatter: ``scatter(state, rows, local, moved) -> TableState``, the state after that step.
       flush: ``flush(state) -> TableState`` with every row up to date; required before the table is
         read as a whole.
     """
@@ -84,10 +84,10 @@ def table_adam(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> TableOptimizer:
-    """Dense Adam on a table, computed on the touched rows; see the module.
+    """Dense Adam on a table, computed on the touched rows only; see the module.
 
     Args:
-      learning_rate: beta, constant; a number, or a scalar array.
+      learning_rate: beta, a constant number or scalar array.
       b1, b2, eps: as in `optax.adam`.
     """
     tails = _tails(b1, b2)
@@ -161,7 +161,7 @@ def table_adam(
 
 @functools.cache  # a long loop in Python
 def _tails(b1: float, b2: float) -> tuple[np.ndarray, np.ndarray]:
-    """G(s) = sum_i a_i and sum_i a_i e_i, for s up to where b2^s is negligible."""
+    """G(s) = sum_i a_i and sum_i a_i e_i, for s from 0 until b2^s is negligible."""
     steps = int(np.ceil(np.log(1e-9) / np.log(b2)))
     s = np.arange(1, steps + 1, dtype=np.float64)
     a = np.sqrt(1 - b2**s) / (1 - b1**s)

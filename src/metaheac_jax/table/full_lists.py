@@ -1,4 +1,4 @@
-"""The values of users as numbers, for a linear model of what `pooling` makes of them.
+"""Values of users as a sparse matrix, for a linear model of the fields that `pooling` pools.
 
 Axes: P users, S slots of a user, R rows of the table.
 """
@@ -12,16 +12,16 @@ from metaheac_jax.table.layout import Layout
 
 
 def full_lists(layout: Layout, ids: np.ndarray, num_rows: int) -> tuple[csr_matrix, np.ndarray]:
-    """How often each row would be in the lists of users, if all lists were full.
+    """How often each row would occur in the lists of users if all lists were full.
 
     Args:
-      layout: of the ids.
+      layout: layout of the ids.
       ids: (P, S) table rows of users.
       num_rows: R.
 
     Returns:
-      (P, R): the fraction that a row is of its field's values, times the field's number of slots.
-      (R,): that number, and 1 for rows that no user has.
+      (P, R): each row's fraction of its field's values, times the field's number of slots.
+      (R,): that number of slots; 1 for rows that no user has.
     """
     present, slots = ids < num_rows, np.array(layout.user_slots)
     counts = np.add.reduceat(present, np.cumsum(slots) - slots, axis=1, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Where each field lies: among the ids of an example, and in the table.
+"""Where each field lies in the ids of an example and in the table.
 
 Axes: B examples, S slots of a user, M user fields, N campaign fields, Q users on each side of a
 reference set, k embedding width, R rows of the table.
@@ -22,13 +22,13 @@ SMALL = 1024
 
 
 class Ids(NamedTuple):
-    """Rows of a table (the whole one, or the few rows of a step); its length is the pad id.
+    """Rows of a table (the whole table, or the few rows of a step); its length is the pad id.
 
     Attributes:
       user: (B, S) int32, the values of the users.
-      campaign: (N,) int32, those of the campaign that all examples share, or (B, N).
-      reference: (2, Q, S) int32, seeds and non-seeds of the campaign whose fields are compared with
-        the users'. None where the network compares with nobody.
+      campaign: (N,) int32, the values of the campaign that all examples share; or (B, N).
+      reference: (2, Q, S) int32, the values of seeds and non-seeds of the campaign, with which the
+        users are compared. None if the network uses no reference set.
     """
 
     user: Any
@@ -40,8 +40,8 @@ class Reference(NamedTuple):
     """The users of a reference set.
 
     Attributes:
-      users: (2, Q, M, k) field vectors of seeds and of non-seeds, zero where padded.
-      present: (2, Q), 1 for a user and 0 for padding.
+      users: (2, Q, M, k) field vectors of seeds and of non-seeds, zero for padding.
+      present: (2, Q) bool, True for a user and False for padding.
     """
 
     users: UserFields
@@ -50,15 +50,15 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The fields of a data set, as the network's inputs are made from them.
+    """How the network's inputs are made from the fields of a data set.
 
-    It does not hold R, so data sets with equal fields share compiled programs.
+    It does not hold R, so data sets with equal layouts share compiled programs.
 
     Attributes:
       user_slots: number of slots of each of the M user fields.
-      small_fields: number of values of the first user fields, up to the first one that is not
-        `SMALL`. Their rows come first in the table, in this order, and keep their numbers in a
-        step: see `pooling.user_fields`.
+      small_fields: number of values of each leading user field, up to the first with more than
+        `SMALL` values. The rows of these fields come first in the table, in this order, and keep
+        their numbers in a step; see `pooling.user_fields`.
       num_campaign_fields: N.
     """
 
@@ -68,7 +68,7 @@ class Layout:
 
     @staticmethod
     def of(schema: Schema, vocabulary: Vocabulary) -> Layout:
-        """The layout of a schema whose fields have these values."""
+        """The layout for a schema and the values of its fields."""
         sizes = vocabulary.sizes[: len(schema.user)]
         return Layout(
             user_slots=tuple(field.slots for field in schema.user),
@@ -78,7 +78,7 @@ class Layout:
 
     @staticmethod
     def one_field() -> Layout:
-        """Users of a single field with one slot, and campaigns without fields."""
+        """The layout of users with a single field of one slot, and campaigns without fields."""
         return Layout(user_slots=(1,), small_fields=(), num_campaign_fields=0)
 
     @property
@@ -96,15 +96,15 @@ class Layout:
         return user_fields(table, ids, self.user_slots, small_fields=self.small_fields)
 
     def inputs(self, table: Array, ids: Ids) -> Sequence[Any]:
-        """What `networks.base.Network.apply` takes after the parameters.
+        """The arguments of `networks.base.Network.apply` after the parameters.
 
         Args:
           table: (R, k).
           ids: rows of that table. If the layout has small fields, the table starts with their rows.
 
         Returns:
-          `UserFields` (B, M, k) and campaign fields (N, k) or (B, N, k); where the ids have a
-          reference set, also its `Reference`.
+          `UserFields` (B, M, k) and campaign fields (N, k) or (B, N, k); also a `Reference` if the
+          ids have a reference set.
         """
         user = self.users(table, ids.user)
         campaign = table.at[ids.campaign].get(mode="fill", fill_value=0)
@@ -118,5 +118,5 @@ class Layout:
         return Reference(self.users(table, ids), present)
 
     def row_index(self, num_rows: int) -> RowIndex:
-        """An index of a table with R rows that keeps the numbers of the small fields' rows."""
+        """An index of a table with R rows that does not renumber the small fields' rows."""
         return RowIndex(num_rows, sum(self.small_fields))

@@ -2,7 +2,7 @@
 
 The vector of a field is the mean of its values' embeddings. A field with fewer values than the
 embedding width is kept as an unevaluated product: fractions of the values (per user) times their
-embeddings (common to all users). The next operation is linear in the vector, so it can multiply the
+embeddings (shared by all users). The next operation is linear in the vector, so it can multiply the
 few embeddings instead of the vectors of all users.
 
 Axes: ... users (any leading axes), S slots of a user, M user fields, M' of them kept as vectors,
@@ -34,14 +34,14 @@ MAX_PRODUCT_VALUES = 256
 class UserFields:
     """(..., M, k) field vectors of users, some of them as products.
 
-    `dense` evaluates it. The leaves have no common axis of users, so it cannot be vmapped or sliced
-    over users.
+    `dense` evaluates the products. The leaves have no common axis of users, so `UserFields` cannot
+    be vmapped or sliced over users.
 
     Attributes:
       fractions: (..., V) the count of each value in the user's field over the field's total count.
-      embeddings: (V, k) of these values.
-      vectors: (..., M', k) of the M' other fields.
-      values: number of the V values of each of the M fields; 0 for the M' fields kept as vectors.
+      embeddings: (V, k) embeddings of these values.
+      vectors: (..., M', k) field vectors of the M' other fields.
+      values: number of values, out of V, of each of the M fields; 0 for the M' kept as vectors.
     """
 
     fractions: Array
@@ -71,7 +71,7 @@ class UserFields:
         return UserFields(self.fractions, self.embeddings, vectors, values)
 
     def columns(self, which: slice) -> UserFields:
-        """(..., M, k) -> (..., M, k'): some of the entries of each field."""
+        """(..., M, k) -> (..., M, k'): some of the entries of each field vector."""
         embeddings, vectors = self.embeddings[:, which], self.vectors[..., which]
         return UserFields(self.fractions, embeddings, vectors, self.values)
 
@@ -125,15 +125,15 @@ class UserFields:
 def user_fields(
     table: Array, ids: Array, slots: Sequence[int], *, small_fields: Sequence[int] = ()
 ) -> UserFields:
-    """Pools the embeddings of users: the mean over a field's values, zero if it has none.
+    """Pools the embeddings of users: the mean over a field's values, or zero if it has none.
 
     Args:
       table: (R, k).
       ids: (..., S) table rows; the pad id R is ignored.
       slots: number of slots of each field, summing to S.
-      small_fields: number of values of each of the first fields, whose rows are the first of the
-        table, in this order. A product with (..., values) fractions replaces gathers and, in the
-        derivative, scatters with many equal ids, which are slower.
+      small_fields: number of values of each of the first fields, whose rows come first in the
+        table, in this order. Up to `MAX_PRODUCT_VALUES`, a product with (..., values) fractions
+        replaces gathers and, in the derivative, slower scatters with many equal ids.
     """
     width, small = table.shape[-1], _ranges(small_fields)
     of_slots = _ranges(slots)
@@ -176,18 +176,18 @@ def _ranges(lengths: Sequence[int]) -> list[range]:
 
 
 def _fractions(ids: Array, fields: Sequence[tuple[range, range]], dtype: jnp.dtype) -> Array:
-    """(..., values of these fields) the count of each value over the field's total count.
+    """(..., values of these fields): the count of each value over the field's total count.
 
     One scatter for all fields compiles faster than one per field.
 
     Args:
       ids: (..., S) table rows.
       fields: slots and table rows of each field.
-      dtype: of the fractions.
+      dtype: data type of the fractions.
     """
     values = np.array([len(rows) for _, rows in fields], int)
     columns = values.sum()
-    # Of each slot: its index, its field, and the first row and first column of that field.
+    # For each slot: its index, its field, and the first row and first column of that field.
     slot = np.array([index for slots, _ in fields for index in slots], int)
     field = np.repeat(np.arange(len(fields)), [len(slots) for slots, _ in fields])
     row = np.array([rows.start for _, rows in fields], int)[field]

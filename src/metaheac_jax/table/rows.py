@@ -2,8 +2,8 @@
 
 A minibatch touches a few thousand of a few hundred thousand rows. `RowIndex` finds them and
 renumbers the ids, `adam.TableOptimizer.gather` brings these rows up to date, the step runs on that
-small table, and `adam.TableOptimizer.scatter` writes it back once. Rows outside have zero gradient,
-so this *equals* working on the whole table.
+small table, and `adam.TableOptimizer.scatter` writes it back once. All other rows have zero
+gradient, so this *equals* a step on the whole table.
 
 Axes: R rows of the table, U rows touched by a step and V by one of its campaigns (both padded),
 k embedding width.
@@ -24,18 +24,18 @@ Tree = TypeVar("Tree")
 def select_rows(params: Any, own: Array) -> Any:
     """The parameters with ``params["table"]`` cut down to the rows ``own`` (V,); zeros for padding.
 
-    What `training.meta.build_meta_gradient` takes as ``select``: a campaign touches a part of the
-    step's rows, and its inner steps and derivatives then cost what that part costs.
+    It is the ``select`` argument of `training.meta.build_meta_gradient`. A campaign touches a part
+    of the step's rows, and its inner steps and derivatives then cost only what that part costs.
     """
     return params | {"table": params["table"].at[own].get(mode="fill", fill_value=0)}
 
 
 class _Scratch(threading.local):
-    """Scratch memory of a thread, made when the thread first uses it.
+    """Scratch memory of a thread, allocated when the thread first uses it.
 
     Attributes:
-      seen: (R + 1,) False between calls.
-      position: (R + 1,) of a row among those touched.
+      seen: (R + 1,) whether each row is touched; all False between calls.
+      position: (R + 1,) position of each touched row among all touched rows.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -46,21 +46,21 @@ class _Scratch(threading.local):
 class RowIndex:
     """Finds the distinct rows among ids, and renumbers the ids to point at them.
 
-    A lookup as long as the table saves the sort of `numpy.unique`. It is scratch memory, of which
-    each thread that uses the index gets its own.
+    A lookup array as long as the table replaces the sort of `numpy.unique`. Each thread that uses
+    the index has its own array.
     """
 
     def __init__(self, num_rows: int, num_small_rows: int = 0) -> None:
         """Args:
         num_rows: R.
-        num_small_rows: this many first rows always count as touched, so they keep their numbers.
-          `Layout.row_index` sets it.
+        num_small_rows: number of first rows that always count as touched, so that they keep their
+          numbers. `Layout.row_index` sets it.
         """
         self.num_rows, self._num_small_rows = num_rows, num_small_rows
         self._scratch = _Scratch(num_rows)
 
     def distinct(self, *ids: Any) -> np.ndarray:
-        """The rows that occur in the trees of ids, ascending; without R, the pad id."""
+        """The rows that occur in the trees of ids, ascending, without the pad id R."""
         seen = self._scratch.seen
         for leaf in jax.tree.leaves(ids):
             seen[np.asarray(leaf, np.intp)] = True  # native indices are the fastest
@@ -74,15 +74,15 @@ class RowIndex:
         """Makes ids point into ``touched`` rather than into the table.
 
         Args:
-          touched: from `distinct` on the same ids.
-          size: U, to which ``touched`` is padded, so that many batches have one shape.
+          touched: result of `distinct` for the same ids.
+          size: U, to which ``touched`` is padded, so that many batches have the same shape.
           ids: a tree of integer arrays of rows, with R as the pad id.
 
         Returns:
           (U,) int32 rows, padded with R; and the tree of ids, int32, with U as the pad id.
 
         Raises:
-          ValueError: more distinct rows than ``size``.
+          ValueError: there are more distinct rows than ``size``.
         """
         if len(touched) > size:
             raise ValueError(f"{len(touched)} distinct rows, more than {size}")

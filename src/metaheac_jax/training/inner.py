@@ -23,33 +23,33 @@ T = TypeVar("T")
 
 #: ``loss(params, batch) -> scalar``.
 Loss = Callable[[Any, Any], Array]
-#: What ``has_aux`` and ``has_state`` of `InnerOptions` say of a loss.
+#: A loss of the form that ``has_aux`` and ``has_state`` of `InnerOptions` give.
 AnyLoss = (
     Loss
     | Callable[[Any, Any], tuple[Array, Any]]
     | Callable[[Any, Any, Any], tuple[Array, Any] | tuple[Array, Any, Any]]
 )
 #: A number, a pytree of numbers that is a prefix of the parameters, or a function of the parameters
-#: that returns either. A function serves to learn the rates as part of the parameters (Meta-SGD).
+#: that returns either. Use a function to learn the rates as part of the parameters (Meta-SGD).
 InnerLearningRate = Any
 #: Which leaves the inner steps adapt: a pytree of booleans that is a prefix of the parameters, or a
 #: function of the parameters that returns one.
 AdaptedLeaves = Any
-#: The leaves that are adapted, the state of the inner optimiser, that of the model.
+#: The adapted leaves, the state of the inner optimiser, and the model's state.
 _Carry = tuple[Any, Any, Any]
 
 
 class Implicit(NamedTuple):
-    """Implicit gradients (Rajeswaran et al. 2019, algorithm 2): memory of no inner step.
+    """Implicit gradients (Rajeswaran et al. 2019, algorithm 2), which store no inner step.
 
     The inner steps minimise L_a(theta_c) + strength / 2 |theta_c - theta|^2. The outer derivative
-    is that of the minimum, wherever the steps end: for the query's gradient g it solves
-    (I + H_a(theta_c) / strength) x = g. So it is right as far as the steps come near the minimum,
-    and learned rates have none.
+    is that of the minimum, wherever the steps end: for the query gradient g it solves
+    (I + H_a(theta_c) / strength) x = g. It is accurate only if the steps end close to the minimum,
+    and learned rates have no derivative.
 
     Attributes:
-      strength: lambda, above 0. Where H_a has eigenvalues below 0 it must outweigh them.
-      num_cg_steps: iterations of conjugate gradients at most; each costs a product with H_a.
+      strength: lambda, above 0. If H_a has negative eigenvalues, it must outweigh them.
+      num_cg_steps: maximum number of conjugate gradient steps; each costs a product with H_a.
     """
 
     strength: float
@@ -61,21 +61,21 @@ class InnerOptions(TypedDict, total=False):
 
     Attributes:
       inner_learning_rate: alpha of gradient descent; see `InnerLearningRate`.
-      inner_optimizer: takes the steps instead, from a state that starts afresh. An outer derivative
-        through `optax.adam` needs its ``eps_root`` above 0, or is NaN where a gradient is 0.
-      inner_steps: number of steps, 1 unless given; 0 returns the parameters unchanged.
-      adapt: see `AdaptedLeaves`; all unless given. The support loss is differentiated by these
-        leaves alone, so that adapting a head costs less than adapting the whole. The outer
-        derivative is by all leaves.
+      inner_optimizer: takes the steps instead, from a new state each time. An outer derivative
+        through `optax.adam` needs ``eps_root`` above 0; otherwise it is NaN where a gradient is 0.
+      inner_steps: number of steps, by default 1; 0 returns the parameters unchanged.
+      adapt: see `AdaptedLeaves`; by default all. The support loss is differentiated with respect to
+        these leaves only, so adapting a head costs less than adapting everything. The outer
+        derivative is with respect to all leaves.
       fresh_support: the leaves of a support set have a leading axis of inner steps, and each step
         uses its own part. Otherwise every step uses all of the support set.
       has_aux: the loss returns ``(scalar, aux)``.
-      has_state: the loss is ``loss(params, batch, model_state) -> (scalar, model_state)``, with
-        ``has_aux`` ``-> (scalar, model_state, aux)``. It is for what a model changes without a
-        gradient, such as the running averages of a BatchNorm. A step hands it to the next.
+      has_state: the loss is ``loss(params, batch, model_state) -> (scalar, model_state)``, and with
+        ``has_aux`` it returns ``(scalar, model_state, aux)``. The state is for values that change
+        without a gradient, such as the running averages of a BatchNorm. Each step passes it on.
       first_order: treat the gradient as a constant, so that an outer derivative is first-order.
       remat: recompute each inner step in the outer backward pass instead of storing its
-        intermediate values; a further step then takes the memory of the adapted leaves.
+        intermediate values; a further step then takes only the memory of the adapted leaves.
       implicit: see `Implicit`; not with ``fresh_support``, ``first_order`` or ``remat``.
     """
 
@@ -96,8 +96,8 @@ class Adapted(NamedTuple):
 
     Attributes:
       params: the adapted parameters.
-      support_loss: () before the first step; 0 if there is none.
-      model_state: after the last step; None unless ``has_state``.
+      support_loss: () the loss before the first step; 0 without inner steps.
+      model_state: the model's state after the last step; None unless ``has_state``.
     """
 
     params: Any
@@ -106,7 +106,7 @@ class Adapted(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What a loss returns; None for what it does not have."""
+    """What a loss returns; None for values that it does not have."""
 
     value: Array
     model_state: Any = None
@@ -122,19 +122,19 @@ def inner_update(
 ) -> Adapted:
     """Adapts the parameters to one campaign by a few steps on its support set.
 
-    Training uses it within the meta-step, and a new campaign by itself. For many campaigns it is
-    vmapped.
+    Training uses it within the meta-step; a new campaign uses it alone. To adapt to many campaigns,
+    vmap it.
 
     Args:
-      loss: ``loss(params, batch) -> scalar``, or what ``has_aux`` and ``has_state`` say.
+      loss: ``loss(params, batch) -> scalar``, or the form that ``has_aux`` and ``has_state`` give.
       params: any pytree of floating point arrays.
       support: the batch of one campaign.
       model_state: given if and only if ``has_state``.
       **options: see `InnerOptions`.
 
     Raises:
-      ValueError: an option is out of range or does not go with another one, or an argument or what
-        the loss returns does not fit them.
+      ValueError: an option is out of range or conflicts with another one, or an argument or the
+        return value of the loss does not fit the options.
     """
     return InnerLoop(loss, **options)(params, support, model_state)[0]
 
@@ -174,7 +174,7 @@ class InnerLoop:
                     raise ValueError(f"implicit does not go with {name}")
 
     def evaluate(self, loss: AnyLoss, params: Any, batch: Any, model_state: Any) -> Evaluation:
-        """A loss of the form that the options say, on a batch."""
+        """Evaluates a loss, of the form that the options give, on a batch."""
         state = (model_state,) if self.has_state else ()
         parts = {"value": True, "model_state": self.has_state, "aux": self.has_aux}
         names = [name for name, told in parts.items() if told]
@@ -197,7 +197,7 @@ class InnerLoop:
         """Adapts the parameters, and evaluates ``watch(params, model_state)`` after each step.
 
         Returns:
-          What `inner_update` returns; what ``watch`` returns with a leading axis of steps, or None.
+          What `inner_update` returns; and what ``watch`` returned, by step, or None.
         """
         self._check(support, model_state)
         steps = partial(self._steps, watch=watch)
@@ -209,7 +209,7 @@ class InnerLoop:
     def _steps(
         self, params: Any, support: Any, model_state: Any, watch: Callable[[Any, Any], Any] | None
     ) -> tuple[Any, tuple[Array, Any, Any]]:
-        """The leaves that are adapted; the first loss, the last state, and what was watched."""
+        """Returns the adapted leaves; the first loss, the last state and what ``watch`` returns."""
         start, optimizer, rates = self._adapted(params), self.inner_optimizer, None
         if not self.inner_steps:  # the support sets may be empty
             return start, (jnp.zeros(()), model_state, None)
@@ -242,7 +242,7 @@ class InnerLoop:
     def _slope(
         self, theta: Any, params: Any, batch: Any, model_state: Any
     ) -> tuple[Any, tuple[Array, Any]]:
-        """The gradient of what the steps minimise; the support loss, and the state after it."""
+        """The gradient of the steps' objective; the support loss, and the model state after it."""
 
         def support_loss(theta: Any) -> tuple[Array, Any]:
             return self.evaluate(self.loss, _merge(theta, params), batch, model_state)[:2]
@@ -254,7 +254,7 @@ class InnerLoop:
         return gradient, result
 
     def _adapted(self, params: Any) -> Any:
-        """The leaves that are adapted, and None for the others."""
+        """The leaves to adapt, and None for the others."""
         return _part(params, self._flags(params))
 
     def _flags(self, params: Any) -> Any:
@@ -283,7 +283,7 @@ def _with_derivatives_of_root(
     """``steps``, with derivatives as if it ended where the slope is 0.
 
     By the implicit function theorem a root theta of slope(theta, x) has d theta / d x =
-    - (d slope / d theta)^-1 d slope / d x. What else ``steps`` returns has no derivative.
+    - (d slope / d theta)^-1 d slope / d x. The other results of ``steps`` have no derivative.
 
     Args:
       steps: ``steps(*x) -> theta, ...``.
@@ -314,7 +314,7 @@ def _with_derivatives_of_root(
 
 
 def _moved(leaf: Array, rate: Any, gradient: Array) -> Array:
-    """A leaf after a step of gradient descent, of the type it had."""
+    """A leaf after a step of gradient descent, with its dtype unchanged."""
     return leaf - jnp.asarray(rate, leaf.dtype) * gradient
 
 
@@ -324,7 +324,7 @@ def _pull(strength: float, gradient: Array, theta: Array, start: Array) -> Array
 
 
 def _prefix(given: Any, params: Any) -> Any:
-    """A prefix of the parameters, or what a function of the parameters returns, for every leaf."""
+    """Broadcasts a prefix of the parameters, or one that a function returns, to every leaf."""
     return jax.tree.broadcast(given(params) if callable(given) else given, params)
 
 
@@ -334,6 +334,6 @@ def _part(tree: Any, flags: Any) -> Any:
 
 
 def _merge(part: Any, params: Any) -> Any:
-    """The parameters, with the leaves of a part that are not None in their place."""
+    """The parameters, where the leaves of ``part`` that are not None replace their own."""
     choose = lambda own, other: other if own is None else own  # noqa: E731
     return jax.tree.map(choose, part, params, is_leaf=lambda leaf: leaf is None)

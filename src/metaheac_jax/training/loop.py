@@ -31,14 +31,14 @@ from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
 from metaheac_jax.training.sharding import MeshCheckpoints
 from metaheac_jax.training.step import CheckedInfo, RowState, RowStep, leaves_finite
 
-MAX_JUDGEMENTS = 1000  # of a training; a checkpoint has room for as many
+MAX_JUDGEMENTS = 1000  # in one training; a checkpoint has room for this many
 
 
 class Quality(NamedTuple):
     """How good a general model is after customising it to campaigns that it was not trained on.
 
     Attributes:
-      auc: mean over the campaigns.
+      auc: mean AUC over the campaigns.
       loss: mean logistic loss over the campaigns.
     """
 
@@ -48,13 +48,13 @@ class Quality(NamedTuple):
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Ends a training when it no longer improves; the best state is kept.
+    """Ends training when it no longer improves, and keeps the best state.
 
     Attributes:
       judge: judges a state on held-out campaigns.
-      every: steps between two judgements.
-      patience: judgements without a higher AUC after which training ends.
-      judge_start: whether the initial state may be the best one, as that of a trained model is.
+      every: number of steps between two judgements.
+      patience: number of judgements without a higher AUC after which training ends.
+      judge_start: whether to judge the initial state, which may be the best if it is trained.
     """
 
     judge: Callable[[RowState], Quality]
@@ -64,10 +64,10 @@ class EarlyStop:
 
 
 class Progressed(NamedTuple):
-    """A training with early stopping, as a checkpoint has it.
+    """The progress of training with early stopping, as a checkpoint stores it.
 
     Attributes:
-      state: after the last step.
+      state: the state after the last step.
       best: the state with the highest held-out AUC.
       judged: (`MAX_JUDGEMENTS`, 3) step, AUC and loss of each judgement; NaN where there is none.
     """
@@ -77,12 +77,12 @@ class Progressed(NamedTuple):
     judged: Array
 
     def judgements(self) -> np.ndarray:
-        """(E, 3) of those that have been made."""
+        """(E, 3) step, AUC and loss of the judgements made so far."""
         judged = np.asarray(self.judged)
         return judged[~np.isnan(judged[:, 0])]
 
     def add(self, step: int, quality: Quality) -> Progressed:
-        """With one more judgement of the state."""
+        """Returns the progress with one more judgement, that of the state."""
         before = self.judgements()
         judged = self.judged.at[len(before)].set(jnp.array([step, *quality]))
         better = not len(before) or quality.auc > before[:, 1].max()
@@ -118,29 +118,29 @@ def train(
     Args:
       step: from `step.build_row_step`.
       state: the initial state; it is consumed.
-      draw: ``draw(step) -> (rows, *batches)``, a sampler, which several threads may call.
+      draw: ``draw(step) -> (rows, *batches)``, a thread-safe sampler.
       num_steps: total number of steps; with ``early_stop``, the maximum.
       first_step: number of steps that ``state`` has taken.
       early_stop: ends training earlier and returns the best state; None takes all steps.
-      name: of what is trained, for the log and the progress.
-      campaigns_of: ids of the campaigns of a step, as ``draw`` counts them, for messages.
-      skip_nonfinite: how many checked steps may be left out in all, being not finite; each
-        is warned of and logged: name, step, skipped (the first bad array), campaigns.
-      checkpoints: to save to and to resume from; the last one is of the last step.
+      name: name of what is trained, for the log and the progress.
+      campaigns_of: maps a step, counted as by ``draw``, to its campaigns' ids, for messages.
+      skip_nonfinite: how many non-finite checked steps may be skipped in total; each causes a
+        warning and a log line: name, step, skipped (the first bad array), campaigns.
+      checkpoints: where to save and to resume from; the last checkpoint is of the last step.
       save_every: maximum number of steps between checkpoints.
       save_seconds: maximum time between checkpoints, in seconds.
       log: a file for one JSON line every ``log_every`` steps: name, step, mean loss since the last
         line, steps per second, seconds; and one per judgement: name, step, held_out_auc,
         held_out_loss.
-      log_every: steps between log lines, where the loop waits for the device.
+      log_every: number of steps between log lines, for which the loop waits for the device.
       progress: receives the number of steps done, and the loss.
 
     Returns:
       The state, and the judgements (E, 3): step, AUC, loss.
 
     Raises:
-      InputError: the checkpoint has taken more steps than ``num_steps``.
-      Diverged: a loss, a gradient, a parameter or a moment is not finite; no such state is saved.
+      InputError: the checkpoint is of a later step than ``num_steps``.
+      Diverged: a loss, a gradient, a parameter or a moment is not finite; that state is not saved.
     """
     going, done = _begun(name, state, first_step, num_steps, checkpoints, early_stop)
     if _stopped(going, early_stop):
@@ -178,7 +178,7 @@ def train(
 
 
 class _Notes:
-    """Tells the log and the progress how a training goes."""
+    """Reports how training goes to the log and to ``progress``."""
 
     def __init__(
         self,
@@ -199,14 +199,14 @@ class _Notes:
         progress(name, done, num_steps)
 
     def add(self, info: Any) -> None:
-        """Takes what a step tells, which may still be under way."""
+        """Adds the info of a step, which may still be running."""
         self._infos.append(info)
 
     def losses(self, done: int) -> None:
-        """Notes the mean loss since the last time; waits for the device.
+        """Reports the mean loss since the last call; waits for the device.
 
         Raises:
-          Diverged: a step is not finite, and may not be left out.
+          Diverged: a step is not finite and may not be skipped.
         """
         infos, self._infos = self._infos, []
         values = np.asarray(jnp.stack([info.loss for info in infos]))
@@ -228,7 +228,7 @@ class _Notes:
         self._mark = now
 
     def _not_finite(self, number: int, info: Any) -> None:
-        """Leaves out a step, counted from 0, or ends the training."""
+        """Reports that a step, counted from 0, was skipped, or ends training."""
         array, campaigns = f"loss is {info.loss}", []
         if np.isfinite(info.loss):
             bad = next(name for name, finite in named_leaves(info.finite).items() if not finite)
@@ -245,7 +245,7 @@ class _Notes:
         self._write(number + 1, skipped=array, campaigns=campaigns)
 
     def quality(self, done: int, quality: Quality) -> None:
-        """Notes how good the held-out campaigns are."""
+        """Reports the quality on the held-out campaigns."""
         self._write(done, held_out_auc=quality.auc, held_out_loss=quality.loss)
         text = f"{self._name}: held-out AUC {quality.auc:.4f}"
         self._progress(text, done, self._num_steps)
@@ -265,15 +265,15 @@ def _begun(
     checkpoints: Checkpoints | MeshCheckpoints | None,
     early_stop: EarlyStop | None,
 ) -> tuple[Progressed, int]:
-    """What training goes on from: the newest checkpoint, or the initial state; and its step.
+    """Returns the newest checkpoint or the initial state, and the number of steps it has taken.
 
-    An initial state that may be the best one is judged.
+    Judges an initial state that may be the best one.
 
     Raises:
-      InputError: the checkpoint is of a longer training, whose result is another one.
+      InputError: the checkpoint is of a longer training, which would have another result.
     """
     going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))
-    if early_stop is not None:  # a step consumes the state, not the best one
+    if early_stop is not None:  # a step consumes the state, but not its copy
         going = going._replace(best=jax.tree.map(jnp.copy, state))
     if checkpoints is None or checkpoints.latest is None:
         if early_stop is not None and early_stop.judge_start:
@@ -283,7 +283,7 @@ def _begun(
         going = checkpoints.restore(going)
     else:
         going = going._replace(state=checkpoints.restore(going.state))
-    done = checkpoints.latest  # another one than before if the newest was damaged
+    done = checkpoints.latest  # an earlier step than before if the newest was damaged
     if done > num_steps:
         raise InputError(
             f"{name}: its checkpoint is of step {done:,}, and {num_steps:,} steps are to be taken; "
@@ -293,12 +293,12 @@ def _begun(
 
 
 def _drawn(draw: Callable[[int], Any], steps: range) -> Iterator[tuple[int, Any]]:
-    """The steps with their batches, which are drawn ahead of them."""
+    """Yields the steps with their batches, which are drawn ahead of time."""
     return zip(steps, in_threads(draw, steps, num_threads=drawing_threads()), strict=True)
 
 
 def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
-    """Steps between judgements; 0 where there are none."""
+    """Number of steps between judgements; 0 without early stopping."""
     if early_stop is None:
         return 0
     return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - 1)))
@@ -313,7 +313,7 @@ def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
 
 
 def _check_finite(state: Any, when: str) -> None:
-    """Refuses a state with an array that is not finite: a loss may be finite on bad weights."""
+    """Refuses a state with a non-finite array: a loss may be finite even if weights are not."""
     for name, good in named_leaves(jax.device_get(jax.jit(leaves_finite)(state))).items():
         if not good:
             raise Diverged(f"{when}, {name} of the state is not finite")
@@ -322,19 +322,19 @@ def _check_finite(state: Any, when: str) -> None:
 def _time_and_skips(
     log: Path | None, name: str, done: int, checkpoints: Checkpoints | MeshCheckpoints | None
 ) -> tuple[float, int]:
-    """The seconds that a training has taken, and the steps that it has left out, by step ``done``.
+    """The seconds that training has taken and the steps that it has skipped by step ``done``.
 
-    Of several processes the first has the log, and tells the others.
+    With several processes, the first one has the log and sends these values to the others.
     """
     before = (0.0, 0) if log is None else _take_back(log, name, done)
     return from_first(before) if isinstance(checkpoints, MeshCheckpoints) else before
 
 
 def _take_back(log: Path, name: str, done: int) -> tuple[float, int]:
-    """Removes what an interrupted process has logged beyond its last checkpoint.
+    """Removes log lines that an interrupted process wrote after its last checkpoint.
 
     Returns:
-      The seconds that the training had taken by then, and the steps that it had left out.
+      The seconds that training had taken by that checkpoint, and the steps that it had skipped.
     """
     lines = log.read_text().splitlines() if log.is_file() else []
     kept, seconds, skipped = [], 0.0, 0

@@ -33,8 +33,8 @@ def build_loss(network: Network, layout: Layout, *, reduction: Reduction = "mean
 
     Args:
       network: its output has ``log_p`` and ``log_not_p``, each (B,).
-      layout: of the ids in the batches.
-      reduction: over the minibatch, "mean" as the authors' program or "sum" as the paper prints.
+      layout: layout of the ids in the batches.
+      reduction: over the minibatch, "mean" as in the authors' program or "sum" as in the paper.
 
     Returns:
       A function of ``params = {"network": ..., "table": (R, k)}`` and a `Batch`.

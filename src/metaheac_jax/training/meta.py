@@ -27,22 +27,22 @@ from metaheac_jax.training.inner import AnyLoss, Evaluation, InnerLoop, InnerOpt
 
 T = TypeVar("T")
 
-#: ``select(params, part) -> params`` of one campaign; linear in the parameters.
+#: ``select(params, part) -> params`` for one campaign; linear in the parameters.
 Select = Callable[[Any, Any], Any]
 #: How many campaigns are vmapped together.
 Chunk = int | Literal["auto", "all"]
 
 
 class MetaInfo(NamedTuple):
-    """What a meta-step tells.
+    """What a meta-step reports.
 
     Attributes:
       loss: () the meta-loss: mean or sum over the campaigns.
-      support_loss: (C,) before adaptation; zeros without inner steps.
-      query_loss: (C,) after adaptation.
-      aux: of the query loss after adaptation, with leading axis C; None unless ``has_aux``.
-      model_state: for the next step, see `build_meta_gradient`; None unless ``has_state``, and
-        None from a `MetaStep`, whose state has it.
+      support_loss: (C,) losses before adaptation; zeros without inner steps.
+      query_loss: (C,) losses after adaptation.
+      aux: ``aux`` of the query losses after adaptation, leading axis C; None unless ``has_aux``.
+      model_state: the model state for the next step, see `build_meta_gradient`; None unless
+        ``has_state``. A `MetaStep` keeps it in its state and returns None here.
     """
 
     loss: Array
@@ -53,7 +53,7 @@ class MetaInfo(NamedTuple):
 
 
 class MetaState(NamedTuple):
-    """Parameters, the state of the outer optimiser, and that of the model if it has one."""
+    """Parameters, the state of the outer optimiser, and the model's state if it has one."""
 
     params: Any
     opt_state: Any
@@ -66,9 +66,9 @@ class MetaGradient(Protocol):
     def __call__(
         self, params: Any, support: Any, query: Any, part: Any = None, model_state: Any = None
     ) -> tuple[Any, MetaInfo]:
-        """Parameters and batches with leading axis C -> the gradient, and info.
+        """Maps parameters and batches with leading axis C to the gradient and its info.
 
-        ``part``, with leading axis C, is the second argument of ``select``; None without one.
+        ``part``, with leading axis C, is the second argument of ``select``, or None without it.
         ``model_state`` is given if and only if ``has_state``.
         """
 
@@ -77,7 +77,7 @@ class MetaInit(Protocol):
     """Starts meta-training."""
 
     def __call__(self, params: Any, model_state: Any = None) -> MetaState:
-        """Parameters, and the model's state if and only if ``has_state`` -> the first state."""
+        """Makes the initial state; the model's state is given if and only if ``has_state``."""
 
 
 class MetaStep(NamedTuple):
@@ -108,30 +108,31 @@ def build_meta_gradient(
 ) -> MetaGradient:
     """The gradient of the meta-loss: ``gradient(params, support, query) -> (gradient, info)``.
 
-    A model's state goes through the inner steps of a campaign and then through the query loss. All
-    campaigns start from the same one. From the states after the query losses, floating point leaves
-    are averaged over the campaigns; of other leaves, such as counters, the first campaign's stay.
+    The inner steps of a campaign update the model's state, and then its query loss does. All
+    campaigns start from the same state. The states after the query losses are merged: floating
+    point leaves are averaged over the campaigns; others, such as counters, are those of the first.
 
     Args:
-      loss: ``loss(params, batch) -> scalar``, or what ``has_aux`` and ``has_state`` say.
-      query_loss: of the form of ``loss``, which serves unless this is given.
-      step_weights: (inner steps,) weights of the query losses after each inner step, whose sum is a
-        campaign's meta-loss (MAML++, Antoniou et al. 2019). Otherwise that after the last one. To
-        change them during training, build the gradient within the jitted function that takes them.
+      loss: ``loss(params, batch) -> scalar``, or the form that ``has_aux`` and ``has_state`` give.
+      query_loss: the loss on query sets, of the same form; by default ``loss``.
+      step_weights: (inner steps,) weights of the query losses after each inner step; a campaign's
+        meta-loss is the weighted sum (MAML++, Antoniou et al. 2019). By default, it is the query
+        loss after the last step. To change the weights during training, build the gradient within
+        the jitted function that takes them.
       campaigns_per_chunk: number of campaigns that are vmapped together; it must divide C. Chunks
-        run in sequence, so memory grows with the chunk only. "auto" is a number for networks of
-        the usual size on this backend (see `backend.campaigns_at_once`). "all" is faster for tiny
-        networks.
+        run in sequence, so memory grows with the chunk only. "auto" chooses a number that suits
+        networks of the usual size on this backend (see `backend.campaigns_at_once`). "all" is
+        faster for tiny networks.
       reduction: over the campaigns, "mean" as in the authors' program or "sum" as in the paper.
       select: ``select(params, part)`` returns the part of the parameters that a campaign uses;
-        ``gradient(params, support, query, part)`` then has a further argument, with leading axis C.
-      **inner: see `InnerOptions`; without inner steps it is plain training on the query batches.
-        ``adapt`` is about the selected parameters.
+        ``gradient(params, support, query, part)`` then takes a fourth argument, leading axis C.
+      **inner: see `InnerOptions`. Without inner steps, this is plain training on the query batches.
+        ``adapt`` refers to the selected parameters.
 
     Raises:
-      ValueError: an option is out of range or does not go with another one; at the first call,
-        leaves differ in C, the chunk does not divide it, or an argument or what a loss returns does
-        not fit the options.
+      ValueError: an option is out of range or conflicts with another one; at the first call, leaves
+        differ in C, the chunk size does not divide C, or an argument or the return value of a loss
+        does not fit the options.
     """
     inner_loop = InnerLoop(loss, **inner)
     _check_options(campaigns_per_chunk, reduction, step_weights, inner_loop)
@@ -139,7 +140,7 @@ def build_meta_gradient(
     def campaign_loss(
         params: Any, support: Any, query: Any, part: Any, model_state: Any
     ) -> tuple[Array, tuple[Array, Evaluation]]:
-        """One campaign's meta-loss; its support loss, and the query loss after adaptation."""
+        """Returns a campaign's meta-loss, its support loss, and its query loss once adapted."""
         if select is not None:
             params = select(params, part)
         evaluate = lambda params, model_state: inner_loop.evaluate(  # noqa: E731
@@ -197,7 +198,7 @@ def _check_options(
 
 
 def _num_campaigns(batches: Any) -> int:
-    """C, of batches whose leaves all have it as their leading axis."""
+    """Returns C, the leading axis of all leaves of the batches."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batches)]
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or not (num_campaigns := lengths.pop()):
@@ -220,10 +221,10 @@ def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
 def _summed(
     campaign_loss: Callable[[Any, Any, Any, Any, Any], tuple[Array, T]],
 ) -> Callable[[Any, tuple[Any, Any, Any], Any], tuple[Array, tuple[Array, T]]]:
-    """The sum of a loss over campaigns; and what it returns, for each of them.
+    """Builds the sum of a loss over campaigns, which also returns the results of each campaign.
 
     Args:
-      campaign_loss: ``campaign_loss(params, support, query, part, model_state)`` of one campaign.
+      campaign_loss: ``campaign_loss(params, support, query, part, model_state)`` for one campaign.
     """
 
     def summed_loss(
@@ -249,25 +250,25 @@ def _only(leaf: Array) -> Array:
 
 
 def _over_campaigns(leaf: Array) -> Array:
-    """One state from those of C campaigns: their mean, or the first of what has no mean."""
+    """Merges a state's leaf over C campaigns: the mean if it is floating point, else the first."""
     return leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[0]
 
 
 def _sum_over_chunks(
     summed_gradient: Callable[[Any], tuple[Any, T]], params: Any, batches: Any, chunk: int
 ) -> tuple[Any, T]:
-    """The gradient summed over all campaigns, and what comes with it for each campaign.
+    """Sums the gradient over all campaigns; also returns the results of each campaign.
 
     Args:
-      summed_gradient: of the campaigns of a chunk; what comes with it has a leading axis of them.
+      summed_gradient: sums the gradient over a chunk; its results have a leading campaign axis.
       params: the parameters.
-      batches: what it takes, with leading axis C.
+      batches: the batches of all campaigns, with leading axis C.
       chunk: number of campaigns per chunk.
     """
     num_campaigns = jax.tree.leaves(batches)[0].shape[0]
     if chunk == num_campaigns:
         return summed_gradient(batches)
-    # Both numbers, since a leaf may be empty.
+    # Not -1 for one of them, since a leaf may be empty.
     shape = num_campaigns // chunk, chunk
     chunks = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), batches)
 
@@ -281,12 +282,12 @@ def _sum_over_chunks(
 
 
 def owned(state: T) -> T:
-    """Copies of all arrays: a step may consume them, also if ``state`` has one of them twice."""
+    """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``."""
     return jax.tree.map(jnp.copy, state)
 
 
 def unconsumed(step: Callable[..., T]) -> Callable[..., T]:
-    """Wraps a jitted step that donates its first argument, to refuse a state used before.
+    """Wraps a jitted step that donates its first argument, so that it refuses a consumed state.
 
     Raises:
       ValueError: at a call, if an earlier step consumed the state.
@@ -310,9 +311,9 @@ def build_meta_step(
 ) -> MetaStep:
     """One jitted step of Algorithm 1 on a batch of campaigns; it reuses the memory of the state.
 
-    The arguments are those of `build_meta_gradient` and `InnerOptions`, and the optimiser of the
-    meta-update. A step consumes its state; ``init`` copies what it is given. With ``has_state``,
-    the model's state is the second argument of ``init`` and a part of the state.
+    ``optimizer`` takes the meta-update. The options are those of `build_meta_gradient` without
+    ``select``. A step consumes its state; ``init`` copies its arguments. With ``has_state``, the
+    model's state is the second argument of ``init`` and a part of the state.
 
     >>> init, step = build_meta_step(loss, optax.adam(1e-3), inner_learning_rate=1e-2)
     >>> state = init(params)

@@ -2,12 +2,13 @@
 
     w = argmin_w  sum_i s_i CE(o_i + f_i . w, y_i) + (|w_1..F-1|^2 + .01 w_F^2) / 2
 
-The sum, not the mean, is over the examples, so the penalty is a Gaussian prior of unit variance and
-counts less the more examples there are. The derivative is that of the minimum (implicit function
-theorem), taken where the iterations end: with g and H the gradient and Hessian, dw = -H^-1 dg. In
-meta-learning: Bertinetto et al. 2019, "Meta-learning with differentiable closed-form solvers".
+The loss is summed over the examples, not averaged, so the penalty is a Gaussian prior of unit
+variance and matters less the more examples there are. The derivative is that of the minimum
+(implicit function theorem), taken where the iterations end: with g and H the gradient and Hessian,
+dw = -H^-1 dg. For its use in meta-learning see Bertinetto et al. 2019, "Meta-learning with
+differentiable closed-form solvers".
 
-Axes: B examples, F factors, the last of which is an intercept's.
+Axes: B examples, F factors, the last of which is the constant 1 of the intercept.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve
 
-#: So many roundings of H's largest diagonal entry are added to its diagonal, so that factors which
-#: depend on each other, of however many examples, leave it positive definite.
+#: This many rounding errors of H's largest diagonal entry are added to its diagonal. So H remains
+#: positive definite if factors are linearly dependent, however many examples there are.
 _ROUNDINGS = 100
-#: Of the intercept, so that a set with one label has a minimum too.
+#: Penalty of the intercept, so that a set with a single label has a minimum too.
 _INTERCEPT_PENALTY = 0.01
-#: Steps along Newton's direction, of which the best is taken; the last one stays. Where log-odds
-#: are far off, the Hessian is close to zero and a whole step far too long.
+#: Step lengths along Newton's direction, of which the best is taken; the last one stands still.
+#: Where log-odds are far off, the Hessian is close to zero and a full step is far too long.
 _LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001, 0.0)
-#: A fraction of the objective, by which the last step may raise it; rounding does.
+#: Fraction of the objective by which the last step may raise it, because of rounding.
 _RISE = 1e-3
 
 
 def solve_logistic(
     factors: Array, offset: Array, label: Array, weight: Array, *, num_steps: int = 8
 ) -> Array:
-    """The head of a campaign's examples.
+    """Fits the head of a campaign to its examples.
 
     Args:
-      factors: (B, F), the last of them 1.
+      factors: (B, F), the last column 1.
       offset: (B,) log-odds to which the head adds.
       label: (B,) 1 for a seed, 0 for a non-seed.
       weight: (B,) 1 for an example, 0 for padding.
-      num_steps: of Newton's method. From log-odds that are about right, four are enough.
+      num_steps: number of Newton steps. From log-odds that are about right, four are enough.
 
     Returns:
       (F,); zeros if there are no examples.
@@ -76,8 +77,8 @@ def solve_logistic(
         head = jax.lax.fori_loop(0, num_steps, step, jnp.zeros(factors.shape[-1]))
         factor = cho_factor(hessian(*known, head))
         moved = cho_solve(factor, gradient(factors, offset, head))
-        # A whole step finds the minimum to more digits than a search, unless it is far off; of
-        # such a step the derivative alone is taken.
+        # A full step finds the minimum to more digits than a search, unless it is far off. In that
+        # case, only the step's derivative is used.
         whole = jax.lax.stop_gradient(moved)
         before, after = (objective(head, whole, length) for length in (0.0, 1.0))
         return head - (moved - jnp.where(after <= (1 + _RISE) * before, 0.0, whole))

@@ -19,7 +19,7 @@ from metaheac_jax.training.meta import owned, unconsumed
 P = ParamSpec("P")
 #: ``gradient(params, *batches) -> (gradient, info)`` over the touched rows. The parameters are
 #: ``{"network": ..., "table": (U, k)}``, ids in the batches point into the U rows, the gradient has
-#: the form of the parameters, and info has a field ``loss``.
+#: the structure of the parameters, and info has a field ``loss``.
 Gradient = Callable[Concatenate[Any, P], tuple[Any, Any]]
 
 
@@ -41,14 +41,14 @@ class Init(Protocol):
     """Starts training."""
 
     def __call__(self, network: Any, table: Array) -> RowState:
-        """Parameters of a network and a table (R, k), which steps consume -> the initial state."""
+        """Makes the initial state; the first step consumes the table (R, k), not the network."""
 
 
 class Step(Protocol):
     """Trains by one step."""
 
     def __call__(self, state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        """A state and what a sampler draws -> the next state, and info.
+        """Maps a state and what a sampler draws to the next state and info.
 
         Args:
           state: consumed; its memory is reused.
@@ -65,12 +65,12 @@ class RowStep(NamedTuple):
 
 
 class CheckedInfo(NamedTuple):
-    """What is told of a step that is not taken if anything of it is not finite.
+    """Info of a checked step, which is taken only if all of its arrays are finite.
 
     Attributes:
       loss: ().
       taken: () bool.
-      finite: () bool of each array: the loss, the gradient, and what it would have made.
+      finite: () bool for each array: the loss, the gradient, and the arrays of the next state.
     """
 
     loss: Array
@@ -79,7 +79,7 @@ class CheckedInfo(NamedTuple):
 
 
 class PlainInfo(NamedTuple):
-    """What a report of plain training needs: the batch's mean loss, ()."""
+    """Info of a step of plain training: the loss of the batch, ()."""
 
     loss: Array
 
@@ -105,13 +105,13 @@ def build_row_step(
     *,
     checked: bool = False,
 ) -> RowStep:
-    """A jitted training step on a network and the table rows it touches; reuses state's memory.
+    """Builds a jitted step on a network and the table rows it touches; it reuses state's memory.
 
     Args:
       gradient: see `Gradient`.
-      optimizer: of the network.
-      table_optimizer: of the table, for example `table.adam.table_adam`.
-      checked: whether a step that is not finite leaves the state as it was; info is `CheckedInfo`.
+      optimizer: the network's optimiser.
+      table_optimizer: the table's optimiser, for example `table.adam.table_adam`.
+      checked: whether a non-finite step leaves the state unchanged; info is then `CheckedInfo`.
     """
 
     def init(network: Any, table: Array) -> RowState:
@@ -132,7 +132,7 @@ def row_step(
 ) -> Step:
     """The step of `build_row_step` before it is jitted.
 
-    ``agreed`` makes of what is finite on a device what is finite on all.
+    ``agreed`` maps whether an array is finite on this device to whether it is on all devices.
     """
 
     def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
@@ -151,7 +151,7 @@ def row_step(
             network, opt_state = jax.tree.map(
                 keep, (network, opt_state), (state.network, state.opt_state)
             )
-            rows = keep(rows, len(state.table.table))  # a scatter drops these
+            rows = keep(rows, len(state.table.table))  # past the end, so the scatter drops them
             table = table_optimizer.scatter(state.table, rows, local, moved)
             table = table._replace(count=keep(table.count, state.table.count))
         else:
@@ -162,5 +162,5 @@ def row_step(
 
 
 def leaves_finite(tree: Any) -> Any:
-    """Whether each leaf is finite, a tree of ()."""
+    """Whether each leaf is finite: a tree of () bools."""
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)

@@ -1,18 +1,18 @@
 """A simulated twin of the Tencent look-alike data, for use without the competition's files.
 
-The steps, one per module (`shapes` has the constants, `world` writes the files, `tables`
-writes them as tables):
+The steps, in the modules `users`, `campaigns`, `exposure` and `conversions` (`shapes` has the
+constants, `world` writes the files, and `tables` writes a world as tables):
 
 1. **Users.** A user has a hidden persona z ~ N(0, I): gender, age, wealth, and so on, and six
    hobbies. A one-valued field is a mixture of z and noise, cut at the field's quantiles. The length
-   of a list is cut from such a mixture too. Its values are distinct; each is drawn from a topic by
-   popularity. The topic is drawn from a softmax of the field's ``pull`` times z.
-2. **Campaigns.** Attributes depend on an advertiser, most of which have one category. The exposure
-   weight is hard targeting (one gender, a range of ages) times soft targeting exp(tilt . z). A
-   campaign's taste decides who converts. Tilts and tastes are sums of terms of the category, the
-   advertiser and the campaign, so a campaign's attributes are informative about both.
-3. **Exposures.** A user who occurs in a stage is shown campaigns by weight. Weights are balanced so
-   that each campaign gets its quota of examples. No pair occurs in both stages.
+   of a list is cut from a mixture in the same way. Its values are distinct; each is drawn from a
+   topic by popularity. The topic is drawn from a softmax of the field's ``pull`` times z.
+2. **Campaigns.** Attributes depend on the advertiser; most advertisers have one category. The
+   exposure weight is hard targeting (one gender, a range of ages) times soft targeting
+   exp(tilt . z). A campaign's taste decides who converts. Tilts and tastes are sums of terms of the
+   category, the advertiser and the campaign, so a campaign's attributes are informative about both.
+3. **Exposures.** A user who occurs in a stage is shown campaigns, drawn by weight. Weights are
+   balanced so that each campaign gets its quota of examples. No pair occurs in both stages.
 4. **Conversions.** The log-odds are linear and pairwise in x, the best linear estimate of z from
    the observed features (one-valued fields and mean topics of lists). One scale for all campaigns
    sets the AUC of the true probability; one intercept per campaign sets its positive rate.
@@ -20,11 +20,11 @@ writes them as tables):
    example, and a campaign's number of positives is the sum of its probabilities, up to rounding.
 
 The constants are set from published statistics of the real data, never from the results of methods.
-Pool marginals are as published; loadings follow from the mutual information (MI) between fields;
-targeting from the MI of fields and list lengths with the campaign; pulls from the MI of tokens and
-from how well tokens predict gender and age; the taste that all campaigns share from the fractions
-of missing lists among all users and among positive ones. ``tests/data/test_simulation.py`` compares
-each statistic, at a tenth of the large vocabularies, for which the constants are set.
+Pool marginals are as published. Loadings follow from the mutual information (MI) between fields,
+targeting from the MI of fields and list lengths with the campaign, pulls from the MI of tokens and
+from how well tokens predict gender and age, and the taste that all campaigns share from the
+fractions of missing lists among all users and among positive ones. The constants are set for large
+vocabularies at a tenth of their size; ``tests/data/test_simulation.py`` compares each statistic.
 """
 
 from metaheac_jax.data.simulation.conversions import Truth, read_truth

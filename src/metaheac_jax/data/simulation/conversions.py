@@ -12,7 +12,7 @@ import numpy as np
 
 from metaheac_jax.progress import Progress, silent
 
-_HALVINGS = 16  # of the interval that has the scale
+_HALVINGS = 16  # of the interval that contains the scale
 
 
 class Truth(NamedTuple):
@@ -22,7 +22,7 @@ class Truth(NamedTuple):
       key: (U,) uids, ascending; ``aid``: (C,) campaign ids, ascending.
       traits: (U, D) float32, x of each user, in the order of `PERSONA`.
       pairs: (2, D, PAIRS) directions of x whose products are the pairwise terms.
-      weights: (D + PAIRS, C) of the linear and pairwise terms.
+      weights: (D + PAIRS, C) weights of the linear and pairwise terms.
       intercept: (C,) log-odds.
     """
 
@@ -41,7 +41,7 @@ class Truth(NamedTuple):
 
 
 def read_truth(directory: Path) -> Truth:
-    """Reads the conversion model of a world that `write_world` has written."""
+    """Reads the conversion model of a world written by `write_world`."""
     with np.load(directory / "truth.npz", allow_pickle=False) as file:
         return Truth(**file)
 
@@ -59,10 +59,10 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def find_intercepts(log_odds: np.ndarray, campaign: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """(C,) intercepts at which each campaign has its mean probability, by bisection.
+    """(C,) intercepts that give each campaign its mean probability, by bisection.
 
     Args:
-      log_odds: (E,) without intercepts.
+      log_odds: (E,) log-odds without intercepts.
       campaign: (E,) campaign of each example.
       rate: (C,) mean probability to reach.
     """
@@ -88,8 +88,8 @@ def find_scale(
       affinity: (E,) log-odds before scaling, without intercepts.
       campaign: (E,) campaign of each example.
       rate: (C,) mean probability of each campaign.
-      auc: mean over campaigns.
-      progress: receives the number of halvings of the interval.
+      auc: the AUC to reach, as a mean over campaigns.
+      progress: receives the number of halvings done.
     """
     order = np.lexsort((affinity, campaign))
     affinity, campaign = affinity[order], campaign[order]
@@ -116,13 +116,13 @@ def draw_labels(
 ) -> np.ndarray:
     """(E,) labels, 1 or -1, by systematic sampling.
 
-    In a random order, an example is positive where the running sum of probabilities, from a random
-    offset per campaign, passes a whole number.
+    The probabilities are summed in a random order, from a random offset per campaign. An example is
+    positive if the running sum passes a whole number there.
 
     Args:
       probability: (E,).
       campaign: (E,) campaign of each example.
-      rng: of order and offsets.
+      rng: draws the order and the offsets.
     """
     order = np.lexsort((rng.random(len(campaign)), campaign))
     passed = np.cumsum(probability[order])

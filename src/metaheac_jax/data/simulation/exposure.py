@@ -24,10 +24,10 @@ def balance_exposure(
     """(C,) factors of the weights at which expected exposures are proportional to the quota.
 
     Args:
-      weights: (U, C) of showing a campaign to a user.
+      weights: (U, C) weights of showing a campaign to a user.
       quota: (C,) number of exposures.
       factor: (C,) initial factors.
-      rounds: of the fixed-point iteration.
+      rounds: number of fixed-point iterations.
     """
     for _ in range(rounds):
         shown = (factor / (weights @ factor)[:, None] * weights).mean(0)
@@ -38,13 +38,13 @@ def balance_exposure(
 def expose(
     weights: np.ndarray, occur: float, examples_per_user: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(2, E) pairs of users and campaigns, at random.
+    """(2, E) random pairs of users and campaigns.
 
     Args:
-      weights: (U, C) of showing a campaign to a user.
-      occur: fraction of the users who occur.
+      weights: (U, C) weights of showing a campaign to a user.
+      occur: fraction of users who occur.
       examples_per_user: mean number of distinct campaigns, 1 to 3, of a user who occurs.
-      rng: of all draws.
+      rng: makes all draws.
     """
     more = examples_per_user - 1
     dart = rng.random(len(weights))

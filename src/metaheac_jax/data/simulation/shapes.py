@@ -1,4 +1,4 @@
-"""Two recipes of simulated worlds, set from published statistics.
+"""Two recipes for simulated worlds, set from published statistics.
 
 Axes: D persona dimensions.
 """
@@ -23,7 +23,7 @@ class Score:
     """A mixture of persona dimensions and noise, of unit variance, cut at quantiles.
 
     Attributes:
-      fractions: of each outcome, from the lowest scores; empty if lists cut the score.
+      fractions: fraction of each outcome, from the lowest scores; empty if lists cut the score.
       loadings: weights of persona dimensions; their squares sum to at most 1.
       codes: values of the outcomes in the file; empty for 0, 1, 2, ...
     """
@@ -39,7 +39,7 @@ class List:
 
     Attributes:
       source: the score that decides the length; lists of one source are missing together.
-      lengths: fractions of 0, 1, 2, ... values.
+      lengths: fractions of lists with 0, 1, 2, ... values.
       values: number of distinct values at full cardinality.
       covered: probability that a draw gives one of the 1, 10, 100, 1000 most popular values.
         Since lists have no duplicates, popular values are less frequent in long lists.
@@ -56,31 +56,32 @@ class List:
 
 
 def _present(missing: float, *fractions: float) -> tuple[float, ...]:
-    """Fractions of the lengths 0, 1, 2, ...; those after the first are given up to a factor."""
+    """Fractions of the lengths 0, 1, 2, ...; all but the first are given up to a factor."""
     scale = (1 - missing) / sum(fractions)
     return (missing, *(fraction * scale for fraction in fractions))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A recipe of a world, without its size. In mappings, ``hobby`` stands for each hobby.
+    """A recipe for a world, without its size. In mappings, ``hobby`` stands for each hobby.
 
     Attributes:
-      name: for titles.
+      name: name in titles.
       campaigns, advertisers, campaign_ids, sizes, categories, products, product_types: counts.
       one_category: fraction of advertisers with a single category.
       spread: shape parameter of the Weibull distribution of campaigns' numbers of examples.
       min_examples: minimum expected number of examples of a campaign in stage 1.
       pool_fraction: fraction of all examples that are in stage 2.
-      examples_per_user: mean number in a stage, over the users who occur in it.
-      rate_min, rate_mean, rate_sd, rate_max: of campaigns' fractions of positives in stage 1.
-      one_gender, age_range: fraction of exposures under hard targeting by gender and by age.
+      examples_per_user: mean number of examples in a stage, over the users who occur in it.
+      rate_min, rate_mean, rate_sd, rate_max: minimum, mean, standard deviation and maximum of the
+        campaigns' fractions of positives in stage 1.
+      one_gender, age_range: fractions of exposures under hard targeting by gender and by age.
       leak: log-weight of users outside a hard target.
       tilt: standard deviation over campaigns of the soft targeting.
       common: fraction of the taste's variance that all campaigns share.
       common_taste: direction of the shared taste.
-      pairwise: fraction of the variance of a campaign's own taste in pairwise terms.
-      auc: of the true probability against labels, mean over campaigns.
+      pairwise: fraction of the variance of a campaign's own taste that is in pairwise terms.
+      auc: AUC of the true probability against labels, as a mean over campaigns.
       fields: the one-valued features.
       sources: the scores that decide the lengths of lists.
       lists: the many-valued features; LBS is a list with one value.
@@ -229,8 +230,8 @@ TENCENT_WORLD = Shape(
 )
 
 #: The Tencent twin with the counts of the paper's WeChat data, which is not public: 90 campaigns,
-#: ten negatives per positive, and as many examples in stage 2 as in stage 1. Nothing else of that
-#: data is known. Users, targeting, tastes, the AUC of the true probability, attribute values per
+#: ten negatives per positive, and as many examples in stage 2 as in stage 1. Nothing else is known
+#: of that data. Users, targeting, tastes, the AUC of the true probability, attribute values per
 #: campaign and the relative spread of rates are those of the Tencent twin. Seed counts have a wider
 #: distribution, so that enough campaigns exceed T = 10,000 seeds at the real size.
 WECHAT_WORLD = replace(

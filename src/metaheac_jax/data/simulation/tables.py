@@ -1,8 +1,8 @@
 """A simulated world as Parquet tables with text ids, and new campaigns whose truth is known.
 
     users.parquet, campaigns.parquet, examples.parquet, schema.json
-                          what `metaheac prepare` reads: the old campaigns
-    new/CAMPAIGN/         a campaign that the tables do not know:
+                          the input of `metaheac prepare`, with the old campaigns
+    new/CAMPAIGN/         a campaign that is not in the tables:
       seeds.csv           its seeds
       attributes.json     its attributes
       truth.parquet       user_id, probability: the true probability that each user converts
@@ -47,13 +47,13 @@ def write_table_world(
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
-      users, min_pool_examples, seed, shape, progress: as `write_world` takes them.
-      num_new: number of campaigns that are new: in no table.
-      num_seeds: seeds of a new campaign, at most. Users are asked at random until this many have
-        converted.
+      users, min_pool_examples, seed, shape, progress: as in `write_world`.
+      num_new: number of new campaigns, which are in no table.
+      num_seeds: maximum number of seeds of a new campaign. Users are tried in a random order until
+        this many have converted.
 
     Raises:
-      InputError: as `write_world`, or there are not more campaigns than new ones.
+      InputError: as `write_world`, or ``num_new`` or ``num_seeds`` is out of range.
     """
     if not 0 < num_new < shape.campaigns or num_seeds < 1:
         raise InputError(

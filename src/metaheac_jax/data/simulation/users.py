@@ -1,7 +1,7 @@
 """Users of a simulated world: hidden personas and observed features.
 
-Draws are decided in float64. Processors round differently, and in float32 a draw could differ
-between them, and with it all later draws.
+Draws are decided in float64. Processors round differently; in float32 a draw could differ between
+them, and all later draws with it.
 
 Axes: U users (of a chunk), D persona dimensions, T topics, S slots,
 V values of a field, F observed features.
@@ -16,7 +16,7 @@ import numpy as np
 
 from metaheac_jax.data.simulation.shapes import PERSONA, List, Score, Shape, persona_weights
 
-TOPICS = 24  # of each list field
+TOPICS = 24  # per list field
 
 
 class TokenDistribution(NamedTuple):
@@ -25,8 +25,8 @@ class TokenDistribution(NamedTuple):
     Attributes:
       edges: (T + 1,) bounds of the topics in the cumulative distribution of values.
       cumulative: (V,) distribution of values.
-      topic: (V,) of each value.
-      raw: (V,) raw value in the file; ``rank``: (V,) by popularity, 0 the highest.
+      topic: (V,) topic of each value.
+      raw: (V,) raw value in the file; ``rank``: (V,) rank by popularity, 0 is the most popular.
       pull: (D, T) topic logits per unit of persona.
     """
 
@@ -45,7 +45,7 @@ class Users(NamedTuple):
       persona: (U, D) z, hidden.
       fields: name -> (U,) outcome of a one-valued field.
       lists: name -> (U, S) positions among a field's values, -1 in empty slots.
-      observed: (U, F) inputs of the conversion model: one-hot fields, mean topics of lists.
+      observed: (U, F) inputs of the conversion model: one-hot fields and mean topics of lists.
     """
 
     persona: np.ndarray
@@ -63,7 +63,7 @@ def make_tokens(spec: List, cardinality: float, rng: np.random.Generator) -> Tok
     rank, chance = np.array([*known, (values, 1.0)]).T
     covered = np.exp(np.interp(np.log(np.arange(1, values + 1)), np.log(rank), np.log(chance)))
     popularity = np.sort(np.diff(covered, prepend=0))[::-1]
-    # Topics take turns in random order; each turn takes the most popular value left.
+    # Topics take turns in random order; each turn takes the most popular remaining value.
     turns = np.tile(np.arange(TOPICS), (-(-values // TOPICS), 1))
     topic = rng.permuted(turns, axis=1).ravel()[:values]
     order = np.argsort(topic, kind="stable")

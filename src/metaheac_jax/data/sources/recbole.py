@@ -13,8 +13,8 @@ import polars as pl
 from metaheac_jax.data.sources.text_blocks import check_start
 from metaheac_jax.errors import InputError
 
-MAX_COLUMNS = 1000  # since the time to read grows with them
-#: The types of a header cell, and the data type of such a column.
+MAX_COLUMNS = 1000  # the time to read grows with the number of columns
+#: Types in header cells, and the data types of their columns.
 TYPES: dict[str, pl.DataType] = {
     "token": pl.String(),
     "token_seq": pl.List(pl.String()),
@@ -32,9 +32,9 @@ def read_atomic(path: Path) -> pl.DataFrame:
       missing) and ``float_seq`` as List(Float64) (empty if missing).
 
     Raises:
-      InputError: the file is missing, is not UTF-8 or has no data, a header cell has no known type
-        or a repeated name, a line has another number of cells than the header, or a number is not
-        finite; the message names file and line.
+      InputError: the file is missing, is not UTF-8 or has no data, a header cell has an unknown
+        type or a repeated name, a line and the header differ in their number of cells, or a number
+        is not finite; the message names the file and, where there is one, the line.
     """
     path = Path(path)
     lines = _read_lines(path)

@@ -1,4 +1,4 @@
-"""A first schema from tables themselves, for the user to edit."""
+"""Infers a first schema from the tables, for the user to edit."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.sources.tables import find_tables
 from metaheac_jax.errors import InputError
 
-#: More distinct numbers than this are cut into buckets, lists are text with one of these separators
-#: in at least this fraction of values, and have at most this many slots.
+#: A column of more distinct numbers than this is cut into buckets. Lists are text with one of these
+#: separators in at least this fraction of the values, and have at most this many slots.
 _MAX_CATEGORIES, _SEPARATORS, _LIST_FRACTION, _MAX_SLOTS = 50, ";|", 0.1, 10
 _NA = "NA"  # as R and pandas write a missing value
 
 
 def infer_schema(source: Path) -> TableSchema:
-    """A first schema of tables.
+    """Infers a first schema of tables.
 
-    The first column of users and of campaigns counts as their id; users whose first column has a
-    value twice have no ids. A column of numbers with many values becomes buckets, text with
-    separators or a Parquet list becomes a list, anything else is a category. Where a cell of users
-    is NA, NA counts as missing. Where there are no campaigns, the user has to name columns that
-    make them.
+    The first column of users and of campaigns counts as their id. Of the other user
+    columns, numbers with many values become buckets, text with separators and Parquet lists become
+    lists, and all else categories. If a cell of users is NA, NA counts as missing. Without a file
+    of campaigns, the schema lacks the columns that make campaigns, which the user has to add, and
+    it has no id column if the first column of users is a list, repeats a value or lacks one.
 
     Raises:
-      InputError: there are no tables, or no campaigns for the examples.
+      InputError: there are no users, there are examples without campaigns, or a file is unreadable.
     """
     paths = find_tables(source)
     for name in ("users", *(["campaigns"] if "examples" in paths else [])):
@@ -65,7 +65,7 @@ def _infer(path: Path, column: pl.Series) -> Column:
         return Column(column.name, slots=min(max(longest, 2), _MAX_SLOTS))
     try:
         text = column.cast(pl.String).drop_nulls()
-    except pl.exceptions.PolarsError as error:  # bytes that are no text, for example
+    except pl.exceptions.PolarsError as error:  # for example, bytes that are not text
         raise InputError(
             f"{path}: column {column.name!r}: expected text or numbers ({first_line(error)}); "
             "leave it out"

@@ -1,8 +1,8 @@
 """Reads the files of the Tencent Ads competition 2018 (look-alike, preliminary round).
 
 ``userFeature.data`` is read as a stream of blocks. Raw ids go to a scratch file; once all values
-are known, a second pass turns them into table rows. Memory use per user and per example is a few
-numbers.
+are known, a second pass turns them into table rows. Memory holds a few numbers per user and per
+example.
 
 Axes: n lines of a block, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """
@@ -35,8 +35,8 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Field, Schema, Vocabulary
 
 LIST_LIMIT = 10  # a list is cut to its first 10 values, then to the field's slots
-MAX_ID = 10**8 - 1  # of a user feature
-MAX_IDS = 10**8  # default of a limit: of the sum over user features, the length of lookup tables
+MAX_ID = 10**8 - 1  # largest id of a user feature
+MAX_IDS = 10**8  # default limit of the sum of the largest ids, the total size of lookup tables
 
 _RAW = "raw_ids"  # scratch file in the directory of the dataset
 
@@ -55,28 +55,29 @@ def prepare(
     Reads ``userFeature.data``, ``adFeature.csv``, ``train.csv`` (stage 1) and ``test1_truth.csv``
     (stage 2; no header). Every user is kept, in file order. The examples of a campaign are
     shuffled, since test1_truth.csv lists seeds first. A missing one-valued feature has the value -1
-    and its own table row; a missing many-valued one is empty. The label of a seed is 1, that of a
-    non-seed -1 or 0. Fields outside the schema, and list values beyond those kept, are not checked.
+    and its own table row; a missing many-valued one is empty. In the files, the label of a seed is
+    1 and that of a non-seed -1 or 0. Fields outside the schema, and list values beyond those kept,
+    are not checked.
 
-    A line of examples is left out, with a warning, if an earlier one of either file has the same
-    campaign and user: a user counts once, and is not judged where it was learned from.
+    An example line is left out, with a warning, if an earlier line of either file has the same
+    campaign and user. So a user counts once per campaign, and no model is judged on an example that
+    it learned from.
 
     A simulated world may add ``SIMULATED`` (the dataset's name), ``train_probability.npy`` and
-    ``test1_truth_probability.npy`` (float32, one per data line).
+    ``test1_truth_probability.npy`` (float32, one value per data line).
 
     Args:
       source: directory with the files.
       target: directory of the dataset; an existing dataset is replaced on success only.
-      schema: the features to use, among those of the files.
-      extends: fields and values of earlier data; the dataset has these values and those that are
-        new.
-      max_ids: limit of the sum, over users' fields, of the largest id: memory grows with it.
+      schema: the features to use.
+      extends: fields and values of earlier data; the dataset keeps their values and adds new ones.
+      max_ids: limit of the sum of the user fields' largest ids, with which memory grows.
       progress: receives the bytes done of each file, and the start of other work.
 
     Raises:
-      InputError: a file is missing, unreadable, empty, or has a faulty line, which the message
-        names; or the schema has a field that the files do not have, or differs from that of the
-        earlier data.
+      InputError: a file is missing, unreadable or empty, or has a faulty line, which the message
+        names; or the schema has a field that the files lack, or differs from that of the earlier
+        data.
     """
     source, target = Path(source), Path(target).resolve()
     if source.resolve().is_relative_to(target):
@@ -170,7 +171,7 @@ def _read_users(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """User ids (U,) int64 and the values of each user field; writes raw ids (U, S) to ``raw``.
 
-    That file has int32 values: id + 1, or 0 for no value.
+    The values in that file are int32: the id plus 1, or 0 for no value.
     """
     starts = schema.user_starts
     seen = [np.zeros(1, bool) for _ in schema.user]
@@ -208,7 +209,7 @@ def _read_users(
 
 
 def _parse_users(block: bytes, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
-    """User ids (n,) int64 and raw ids plus 1, (n, S) int32, of a block of user lines."""
+    """User ids (n,) int64 and raw ids plus 1 (n, S) int32 of a block of user lines."""
     tokens = Tokens.of(block, b" |\n")
     names = np.flatnonzero(tokens.before != ord(" "))
     counts = np.diff(names, append=len(tokens.end)) - 1
@@ -235,7 +236,7 @@ def _parse_users(block: bytes, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _user_fault(line: bytes, schema: Schema) -> str:
-    """What is wrong with a line of userFeature.data; empty if nothing."""
+    """The fault of a line of userFeature.data; empty if there is none."""
     kept = {field.name.encode(): _kept(field) for field in schema.user}
     values_of: dict[bytes, list[bytes]] = {}
     for entry in line.split(b"|"):
@@ -269,7 +270,7 @@ def _check_no_user_twice(path: Path, uid: np.ndarray, by_uid: np.ndarray) -> Non
 
 
 class _Lines(NamedTuple):
-    """The examples of a file in its order: (E,) positions of campaign and user, and label."""
+    """The examples of a file, in file order: (E,) positions of campaign and user, and labels."""
 
     campaign: np.ndarray
     user: np.ndarray
@@ -279,7 +280,7 @@ class _Lines(NamedTuple):
 def _read_stages(
     source: Path, aid: np.ndarray, uid: np.ndarray, by_uid: np.ndarray, progress: Progress
 ) -> list[Examples]:
-    """The examples of both stages without repeats, by campaign; ``uid[by_uid]`` ascends."""
+    """The examples of both stages, without repeats, by campaign; ``uid[by_uid]`` ascends."""
     train, truth = source / "train.csv", source / "test1_truth.csv"
     first = _read_examples(train, "aid,uid,label", aid, uid, by_uid, progress)
     second = _read_examples(truth, None, aid, uid, by_uid, progress)
@@ -303,17 +304,17 @@ def _read_stages(
 
 
 def _repeats(pair: np.ndarray) -> np.ndarray:
-    """(E,) whether an earlier element is equal."""
+    """(E,) whether each element equals an earlier one."""
     again = np.zeros(len(pair), bool)
     ordered = np.sort(pair)
-    if (ordered[1:] == ordered[:-1]).any():  # sorting is much faster than finding an order
+    if (ordered[1:] == ordered[:-1]).any():  # `sort` is much faster than `argsort`
         order = np.argsort(pair, kind="stable")
         again[order[1:]] = pair[order[1:]] == pair[order[:-1]]
     return again
 
 
 def _by_campaign(path: Path, lines: _Lines, kept: np.ndarray, num_campaigns: int) -> Examples:
-    """The kept lines of a file, with their true probabilities if it is simulated."""
+    """The kept examples of a file, with their true probabilities if they are simulated."""
     file = path.with_name(f"{path.stem}_probability.npy")
     probability = _read_probability(file, len(kept))[kept] if file.exists() else None
     campaign, user, label = (column[kept] for column in lines)
@@ -358,7 +359,7 @@ def _read_examples(
 
 def _find(ordered: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Positions of ``ids`` in an ascending array; -1 where absent."""
-    order = np.argsort(ids)  # ascending ids keep the search in the cache
+    order = np.argsort(ids)  # searching for ascending ids is cache-friendly
     ids = ids[order]
     candidate = np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)
     position = np.empty(len(ids), np.int64)
@@ -382,7 +383,7 @@ def _parse_examples(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _example_fault(line: bytes) -> str:
-    """What is wrong with a line of examples; empty if nothing."""
+    """The fault of a line of examples; empty if there is none."""
     cells = line.split(b",")
     if len(cells) != 3:
         return f"expected 3 columns, aid,uid,label, got {show(line)}"
@@ -396,7 +397,7 @@ def _example_fault(line: bytes) -> str:
 
 def _read_probability(path: Path, count: int) -> np.ndarray:
     try:
-        # A map takes no memory for what a header claims, and takes no other kind of file.
+        # A memory map allocates nothing for a false header, and accepts `.npy` files only.
         probability = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, OverflowError) as error:
         raise InputError(f"{path}: not a .npy file ({error}); simulate the world again") from error
@@ -414,7 +415,7 @@ def _encode_users(
     directory: Path, schema: Schema, vocabulary: Vocabulary, users: int, progress: Progress
 ) -> None:
     """Turns the scratch file of raw ids + 1 into ``user_rows.npy``, (U, S) int32 table rows."""
-    # One lookup table for all fields: value x of slot s has table row lookup[x + base[s]].
+    # One lookup table serves all fields: value x of slot s has table row lookup[x + base[s]].
     sizes = [int(values[-1]) + 2 for values in vocabulary.values[: len(schema.user)]]
     starts = np.cumsum([0, *sizes])[:-1]
     lookup = np.full(sum(sizes), vocabulary.num_rows, np.int32)

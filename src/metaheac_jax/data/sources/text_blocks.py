@@ -1,4 +1,4 @@
-"""Large text files, parsed with numpy in blocks of whole lines, on two threads.
+"""Parses large text files with numpy, in blocks of whole lines, on two threads.
 
 Parsing only detects that a block has a faulty line; a second, slow pass finds the line and reason.
 
@@ -19,16 +19,16 @@ import numpy as np
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress
 
-MAX_DIGITS = 16  # of any integer
-LEAD = b"\n" * 8  # prefix of every block: reads of 8 bytes may begin in it
+MAX_DIGITS = 16  # limit for any integer
+LEAD = b"\n" * 8  # prefix of every block, since reads of 8 bytes may begin before its text
 BLOCK = 1 << 22  # bytes of text; less causes page faults, more causes cache misses
 _WORKERS = 2
 LINE_LIMIT = 1 << 26  # bytes
-#: How files of gzip, zstd, bzip2, xz and zlib begin.
+#: First bytes of gzip, zstd, bzip2, xz and zlib files.
 COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zX")
 COMPRESSED += (b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 _ZEROS = np.uint64(int.from_bytes(b"0" * 8))
-_SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # of 8 bytes, by bytes in use
+_SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # unused bits of a word, by bytes in use
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,7 +47,7 @@ def parse_file(
     Args:
       path: the file.
       parse: turns a block, which begins with `LEAD`, into arrays; the first has n entries.
-      fault: returns what is wrong with a line, empty if nothing.
+      fault: returns the fault of a line; empty if there is none.
       progress: receives the bytes done.
       header: expected first line, which is skipped; None if there is none.
 
@@ -55,7 +55,7 @@ def parse_file(
       InputError: the header differs, or ``parse`` raised `Malformed`; the message names the line.
     """
     total = path.stat().st_size
-    number = 1  # of the first line of the block
+    number = 1  # line number of the first line in the block
     with path.open("rb") as file:
         if header is not None:
             first = file.readline(200)
@@ -75,7 +75,7 @@ def parse_file(
 
 
 def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """Blocks of whole lines: `LEAD`, then lines that each end in a newline."""
+    """Yields blocks of whole lines: `LEAD`, then lines that each end in a newline."""
     remainder = b""
     while text := file.read(BLOCK):
         text = remainder + text
@@ -94,7 +94,7 @@ def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[tuple[Item, Future[Result]]]:
-    """Runs ``work`` on the items in threads, a few items ahead; yields results in order."""
+    """Runs ``work`` on items in threads, a few items ahead; yields items and results in order."""
     with ThreadPoolExecutor(_WORKERS) as pool:
         waiting: deque[tuple[Item, Future[Result]]] = deque()
         for item in items:
@@ -105,10 +105,10 @@ def ahead(
 
 
 def check_start(path: Path, start: bytes) -> None:
-    """Refuses an empty file, one with a byte order mark, and compressed ones, by the first bytes.
+    """Refuses a file that is empty, compressed or has a byte order mark, by its first bytes.
 
     Raises:
-      InputError: it says which.
+      InputError: the file is refused; the message gives the reason.
     """
     if not start:
         raise InputError(f"{path}: empty; get the file again")
@@ -119,7 +119,7 @@ def check_start(path: Path, start: bytes) -> None:
 
 
 def _explain(path: Path, number: int, block: bytes, fault: Callable[[bytes], str]) -> InputError:
-    """The error for the first faulty line of a block whose first line is line ``number``."""
+    """The error for the first faulty line of a block that starts at line ``number``."""
     lines = block[len(LEAD) : -1].split(b"\n")
     for line_number, line in enumerate(lines, start=number):
         if reason := fault(line):
@@ -128,12 +128,12 @@ def _explain(path: Path, number: int, block: bytes, fault: Callable[[bytes], str
 
 
 def line_error(path: Path, number: int, reason: str) -> InputError:
-    """The error for a faulty line, counted from 1."""
+    """The error for a faulty line; line numbers start at 1."""
     return InputError(f"{path}: line {number}: {reason}; fix the line or get the file again")
 
 
 def show(text: bytes) -> str:
-    """Bytes from a file, as printable text for a message."""
+    """Bytes from a file as printable text for a message."""
     return repr(text[:40].decode(errors="replace")) + ("..." if len(text) > 40 else "")
 
 
@@ -155,7 +155,7 @@ class Tokens:
       end: (T,) position after the last byte of each token.
       length: (T,) number of bytes, at least 1.
       before: (T,) uint8, the separator before each token.
-      last: (T,) uint64, each token's last 8 bytes, see `_last_bytes`.
+      last: (T,) uint64, the last 8 bytes of each token, see `_last_bytes`.
     """
 
     words: np.ndarray
@@ -183,7 +183,7 @@ class Tokens:
         return Tokens(words, end, length, text[stop[:-1]], _last_bytes(words, end, length))
 
     def integers(self, at: np.ndarray) -> np.ndarray:
-        """The values of the tokens ``at``, int64.
+        """The values of the tokens ``at``, as int64.
 
         Raises:
           Malformed: a token is not a number of at most `MAX_DIGITS` digits.
@@ -212,7 +212,7 @@ class Tokens:
 
 
 def _last_bytes(words: np.ndarray, end: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """The last 8 bytes of tokens, xor "0": a digit is its value; 0 before the token."""
+    """The last 8 bytes of tokens, xor "0": digits become their values, bytes before a token 0."""
     bits = _SPARE_BITS.take(length, mode="clip")
     return ((words[end - 8] ^ _ZEROS) >> bits) << bits
 
@@ -223,7 +223,7 @@ def _key(text: bytes) -> np.uint64:
 
 
 def _decimal(digits: np.ndarray) -> np.ndarray:
-    """The numbers whose 8 digits are the bytes of uint64 words, the first digit lowest."""
+    """The numbers whose 8 digits are the bytes of uint64 words, the first digit in the lowest."""
     u = np.uint64
     # A digit above 9 carries into the highest bit of its byte.
     if (((digits + u(0x7676767676767676)) | digits) & u(0x8080808080808080)).any():
