@@ -1,4 +1,4 @@
-"""What all commands share: progress, one-line errors, exit codes, and how a process starts."""
+"""Parts that all commands share: progress, one-line errors, exit codes, and start-up."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from rich.text import Text
 
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.backend import check_backend, set_cpu_flags
+from metaheac_jax.cli.help_text import join_lines
 from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError
 from metaheac_jax.processes import is_first
 from metaheac_jax.progress import Progress
@@ -52,13 +53,13 @@ _REPLACED = (
     "SIMULATED",
 )
 
-_AGAIN = "run the same command again to go on, with --resume if it has that option"
-_SECONDS = 2.0  # between two signs of life
-_COMPILED_SECONDS = 0.1  # programs that took less to compile are not kept
+_AGAIN = "run the same command again to continue, with --resume if it has that option"
+_SECONDS = 2.0  # between two lines of progress
+_COMPILED_SECONDS = 0.1  # programs that compile faster are not kept
 
 
 def cache_folder() -> Path:
-    """Where commands keep what later ones reuse."""
+    """The folder of files that later commands reuse."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metaheac_jax"
 
 
@@ -70,9 +71,9 @@ def keep_compiled() -> None:
 
 
 def screen() -> Console:
-    """Where a command prints: the terminal, or a file or pipe with wide lines.
+    """The console that a command prints to: the terminal, or a file or pipe with wide lines.
 
-    Of several processes only the first prints.
+    If there are several processes, only the first one prints.
     """
     quiet = not is_first()
     console = Console(quiet=quiet)
@@ -80,13 +81,13 @@ def screen() -> Console:
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Prints lines as they are."""
+    """Prints lines verbatim."""
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 
 
 def print_table(console: Console, table: TextTable) -> None:
-    """Prints a table; its text is shown as it is."""
+    """Prints a table, with its text verbatim."""
     printed = Table(title=Text(table.title))
     for number, name in enumerate(table.header):
         printed.add_column(Text(name), justify="left" if number < table.num_names else "right")
@@ -99,7 +100,7 @@ def print_table(console: Console, table: TextTable) -> None:
 def progress_display(console: Console) -> Iterator[Progress]:
     """A progress callback: bars on a terminal, and elsewhere one line every two seconds.
 
-    The text before the first colon names the work; what follows is its current state.
+    The text before the first colon names the work; the text after it is the current state.
     """
     if console.is_terminal:
         columns = (
@@ -151,15 +152,15 @@ def command(
 ) -> None:
     """Runs a command: parses its options, checks the backend, and exits.
 
-    The exit code is what ``main`` returns, or 2 for an error that the user can act on, which is
-    printed in one line, or 130 for Ctrl-C, or 143 for SIGTERM. A warning is one line, too.
+    The exit code is the value of ``main``; 2 for an error that the user can act on, which is
+    printed in one line; 130 for Ctrl-C; or 143 for SIGTERM. A warning is one line, too.
 
     Args:
-      options: a dataclass whose docstring and fields are the command's help, or a union of such.
+      options: a dataclass whose docstring and fields are the command's help, or a union of these.
       main: the command.
-      start: what comes before jax starts.
-      prog: how the command is called, for its help.
-      description: for its help; by default the docstring of the options.
+      start: called before jax starts.
+      prog: name of the command in its help.
+      description: description in its help; by default the docstring of the options.
     """
     for word in sys.argv[1:]:
         if not _is_text(word):
@@ -167,10 +168,11 @@ def command(
     config = (tyro.conf.FlagCreatePairsOff,)
     try:
         try:
+            join_lines(options)
             chosen = tyro.cli(options, prog=prog, description=description, config=config)
         finally:
-            sys.stdout.flush()  # here, and not when the process has ended
-    except BrokenPipeError:  # who reads the help has seen enough
+            sys.stdout.flush()  # so that an error is raised here, and not at exit
+    except BrokenPipeError:  # the reader of the help closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     set_cpu_flags()
@@ -179,8 +181,8 @@ def command(
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
     warnings.showwarning = _warn  # pyrefly: ignore[bad-assignment]
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs what it raises
-    sys.unraisablehook = _hear  # what its callbacks raise after it has failed
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs errors that it raises
+    sys.unraisablehook = _hear  # for errors of its callbacks after it has failed
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
     try:
         if start is not None:
@@ -199,9 +201,7 @@ def command(
         if not jax.distributed.is_initialized():
             raise
         told = " ".join(str(error).split())[:160]
-        _leave(
-            _fail(f"another process of the job has ended ({told}); see what it says, and resume")
-        )
+        _leave(_fail(f"another process of the job has ended ({told}); see its output, then resume"))
     except KeyboardInterrupt:
         print(f"interrupted; {_AGAIN}", file=sys.stderr)
         _leave(130)
@@ -217,7 +217,7 @@ def command(
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process; one of several at once, since at its exit jax would wait for the others."""
+    """Ends the process; without clean-up if there are others, which jax would wait for at exit."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -230,23 +230,23 @@ def _warn(message: Warning | str, *_: object) -> None:
 
 
 def _hear(_: sys.UnraisableHookArgs) -> None:
-    """Leaves out what no program can catch."""
+    """Ignores errors that no program can catch."""
 
 
 def _stop(number: int, frame: object) -> None:
-    """Ends the process as a shell expects, after what is half-written has been removed."""
+    """Exits with the code that a shell expects; half-written files are removed on the way."""
     del frame
     print(f"stopped; {_AGAIN}", file=sys.stderr)
     sys.exit(128 + number)
 
 
 def start_again() -> None:
-    """Starts the process again with what it reads from its environment before Python runs.
+    """Restarts the process with variables that it reads from its environment before Python runs.
 
-    Huge pages for what glibc's allocator hands out: XLA asks for a step's memory anew every time,
-    and the kernel clears every page again; rows of a table of gigabytes are each on a page of their
-    own. And of XLA's log only what ends the process: what fails is raised too, and some versions
-    write a page of text about each compiled program that they read. What the user has set stays.
+    One makes glibc's allocator use huge pages: XLA allocates a step's memory anew every time, and
+    the kernel clears every page again; the rows of a table of gigabytes lie on separate pages. The
+    other limits XLA's log to errors that end the process: other errors are raised as well, and some
+    versions log a page of text per compiled program that they read. What the user has set is kept.
     """
     if "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc":
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
@@ -259,7 +259,7 @@ def check_minimum(option: str, value: int, minimum: int) -> None:
     """Refuses a number that is too small, or larger than any count or seed may be.
 
     Raises:
-      InputError: it names the option.
+      InputError: the number is out of range; the message names the option.
     """
     if value < minimum:
         raise InputError(f"{option}: expected {minimum} or more, got {value}")
@@ -268,13 +268,13 @@ def check_minimum(option: str, value: int, minimum: int) -> None:
 
 
 def check_output(option: str, path: Path) -> None:
-    """Refuses a file to write that cannot be written, before any work.
+    """Refuses an output file that cannot be written, before any work.
 
     Raises:
-      InputError: it names the option.
+      InputError: the file cannot be written; the message names the option.
     """
     if not path.parent.is_dir():
-        raise InputError(f"{option}: {path.parent} is no folder; make it first")
+        raise InputError(f"{option}: {path.parent} is not a folder; make it first")
     if path.is_dir():
         raise InputError(f"{option}: {path} is a folder; give a file")
     check_not_inside(option, path)
@@ -284,7 +284,7 @@ def check_not_inside(option: str, path: Path) -> None:
     """Refuses a path inside a folder that commands replace as a whole.
 
     Raises:
-      InputError: it names the option.
+      InputError: the path is inside such a folder; the message names the option.
     """
     for parent in path.resolve().parents:
         if any((parent / name).is_file() for name in _REPLACED):
