@@ -110,23 +110,25 @@ def main(options: Options) -> None:
 
 
 def refuse_world_options(options: Any) -> None:
-    """Refuses what only a simulated world has, beside --data-dir.
+    """Refuses options of a simulated world if --data-dir is given.
 
     Raises:
-      InputError: it names the option.
+      InputError: there is one; the message names it.
     """
     for known in fields(options):
         if known.name in WORLD_OPTIONS and getattr(options, known.name) != known.default:
-            raise InputError(f"--{known.name}: not with --data-dir, which is no simulated world")
+            raise InputError(
+                f"--{known.name}: cannot be used with --data-dir, which is not a simulated world"
+            )
 
 
 def refuse_runs_of_one_split(options: Options) -> None:
-    """Refuses several runs of files whose campaigns are always divided in the same way.
+    """Refuses several runs on files whose campaigns are always divided in the same way.
 
-    Runs are tested as random splits, or as independent worlds.
+    The significance tests assume that runs are random splits or independent worlds.
 
     Raises:
-      InputError: there are several.
+      InputError: there are several runs.
     """
     assert options.data_dir is not None
     fixed = official.is_source(options.data_dir) or (options.split or options.preset) == "official"
@@ -138,7 +140,7 @@ def refuse_runs_of_one_split(options: Options) -> None:
 
 
 def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Split]:
-    """The dataset of a run, prepared or from the cache, and its split.
+    """The dataset of a run, prepared now or taken from the cache, and its split.
 
     Raises:
       InputError: --data-dir is not a folder, or its files cannot be read.
@@ -181,7 +183,7 @@ def load(options: Options, seed: int, progress: Progress) -> tuple[Dataset, Spli
 
 
 def simulated_world(options: Options, seed: int) -> Path:
-    """Folder of the simulated world of a run, which may not exist yet."""
+    """Folder of a run's simulated world; it may not exist yet."""
     name = f"simulated-{RECIPE}-" + ("" if options.world == "tencent" else f"{options.world}-")
     name += f"{options.users}-users-"
     if options.examples is not None:
@@ -192,7 +194,7 @@ def simulated_world(options: Options, seed: int) -> Path:
 
 
 def wechat_split(dataset: Dataset, seed: int) -> Split:
-    """The 58:32 split of the WeChat data, at random.
+    """A random split, 58:32 as in the WeChat data.
 
     The paper's T is 10,000, for 286,036 seeds in total. In a world with fewer seeds, T is reduced
     in proportion.
@@ -203,7 +205,7 @@ def wechat_split(dataset: Dataset, seed: int) -> Split:
 
 
 def prepared_folder(source: Path, schema: Schema, options: Options) -> Path:
-    """Folder of the prepared dataset, which may not exist yet; it depends on the source files."""
+    """Folder of the prepared dataset, which depends on the source files and may not exist yet."""
     stats = ((f.name, f.stat()) for f in source.iterdir() if f.is_file())
     files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
     text = json.dumps([FORMAT, str(source.resolve()), files, schema.to_json()])

@@ -1,4 +1,4 @@
-"""Five campaigns of known pools, for what judges them."""
+"""Five campaigns with known pools, for tests of judging."""
 
 import dataclasses
 
@@ -14,10 +14,9 @@ def split_of(test, small, campaigns=5):
     return Split(train, np.array(test), np.isin(np.arange(campaigns), small), threshold=9)
 
 
-def world():
-    """Five campaigns, keys 100 to 140; pools of 40, 40, 40, 19 and 40, the last all negative."""
+def world(sizes=(40, 40, 40, 19, 40)):
+    """Five campaigns, ids 100 to 140, with pools of these sizes, the last all negative."""
     data = dataset(users=200, campaigns=5, per_campaign=30, pool=40)
-    sizes = (40, 40, 40, 19, 40)
     campaign = np.repeat(np.arange(5), sizes)
     label = np.arange(len(campaign)) % 4 == 0
     label[campaign == 4] = False

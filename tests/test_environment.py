@@ -51,7 +51,7 @@ def test_what_changed_is_named(tmp_path, changes, line):
     before = path.read_bytes()
     with pytest.raises(InputError) as caught:
         keep(path, CONFIG | changes)
-    assert str(caught.value).startswith(f"{path}: begun with ")
+    assert str(caught.value).startswith(f"{path}: started with ")
     assert line in str(caught.value)
     assert path.read_bytes() == before
 
@@ -66,9 +66,9 @@ def test_a_change_that_is_allowed_is_said_and_noted(tmp_path):
     path = tmp_path / "config.json"
     keep(path, CONFIG)
     changed = CONFIG | {"jax": "0.11.1", "data": {"name": "toy", "sha256": "bb"}}
-    with pytest.raises(InputError, match=r"begun with another data; use the same, allow it with"):
+    with pytest.raises(InputError, match=r"started with another data; use the same, allow it with"):
         keep(path, changed, "jax")
-    line = r"begun with another data, jax \(0.10.1, now 0.11.1\), which was allowed"
+    line = r"started with another data, jax \(0.10.1, now 0.11.1\), which was allowed"
     with pytest.warns(UserWarning, match=line):
         keep(path, changed, "jax", "data")
     keep(path, changed)
@@ -76,7 +76,9 @@ def test_a_change_that_is_allowed_is_said_and_noted(tmp_path):
 
 @pytest.mark.parametrize("name", ["seed", "settings", "JAX", ""])
 def test_other_changes_cannot_be_allowed(tmp_path, name):
-    with pytest.raises(InputError, match=f"no change of '{name}' can be allowed; only of data, "):
+    with pytest.raises(
+        InputError, match=f"'{name}' cannot be allowed to change; only these can: data, "
+    ):
         keep(tmp_path / "config.json", CONFIG, name)
 
 

@@ -88,7 +88,7 @@ def test_what_is_no_json_is_named(tmp_path, content, words):
 
 def test_a_pipe_is_no_json(tmp_path):
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(InputError, match=r"a\.json: cannot be read, since it is no regular file"):
+    with pytest.raises(InputError, match=r"a\.json: is not a regular file, so it cannot be read"):
         read_json(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "none.json")
@@ -97,7 +97,7 @@ def test_a_pipe_is_no_json(tmp_path):
 def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
-        with pytest.raises(InputError, match="is no regular file, so it is not replaced"):
+        with pytest.raises(InputError, match="is not a regular file, so it is not replaced"):
             write_text(path, "text")
     assert contents(tmp_path) == {"pipe"}
 

@@ -1,7 +1,7 @@
 """The report of a comparison.
 
 ``python -m experiments.comparison.report DIR`` draws it again from the stored results. With
-``--keep`` it makes a copy of the results for a repository.
+``--keep``, it makes a copy of the results for a repository.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory, write_text
 
-#: What `write` leaves in a folder.
+#: Files that `write` may leave in a folder.
 OUTPUTS = ("results.json", "methods.jsonl", "campaigns.jsonl", "tuning.json")
 OUTPUTS += ("report.md", "report.html", *figures.FILES)
 
@@ -58,9 +58,9 @@ def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str,
 def write_files(
     directory: Path, comparison: Comparison, *, page: bool, screen: Console
 ) -> dict[str, dict[str, Any]]:
-    """As `write`; report.html only with ``page``."""
+    """As `write`, but report.html is written only with ``page``."""
     store(directory, comparison, _derived(comparison))
-    comparison = load(directory)  # rounded, so that the report is that of the files
+    comparison = load(directory)  # rounded, so that the report agrees with the files
     summary = summarise(comparison.runs)
     tables, lines = build_tables(comparison, summary), left_out_lines(summary)
     if comparison.published is not None:
@@ -89,7 +89,7 @@ def _results(comparison: Comparison) -> list[Mapping[str, Any]]:
 
 
 def _derived(comparison: Comparison) -> dict[str, Any]:
-    """What results.json has besides the facts, for those who read no table."""
+    """What results.json has besides the facts, for readers of the file alone."""
     values, overlap = method_values(comparison.runs), comparison.overlap
     claims = significance.primary_claims(values, overlap)
     return {
@@ -119,8 +119,9 @@ def main(options: Options) -> None:
     if options.keep is None:
         write(options.directory, comparison, screen)
         return
-    if options.keep.resolve() == options.directory.resolve():
-        raise InputError(f"--keep: {options.keep} is the folder itself; give another")
+    kept, place = options.keep.resolve(), options.directory.resolve()
+    if kept in (place, *place.parents):
+        raise InputError(f"--keep: {options.keep} would replace {options.directory}; give another")
     with new_directory(options.keep, marker="report.md") as directory:
         write_files(directory, comparison, page=False, screen=screen)
     where = f"report.md, figures and results are in {options.keep}; all of it may be committed"

@@ -27,21 +27,21 @@ from metaheac_jax.settings import PAPER
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Simulated weeks of MetaHeac against control methods in three applications, and an A/A test.
+    """Simulates weeks of MetaHeac against control methods in three applications, and an A/A test.
 
-    Writes results.json, report.md and a figure into --out, and prints the lifts of exposure,
+    Writes results.json, report.md and a figure to --out, and prints the lifts of exposure,
     conversion and conversion rate with 95% intervals.
     """
 
     treatment: str = "metaheac"
-    """Method of the treatment arm, and of both arms of the A/A test; any method there is."""
+    """Method of the treatment arm, and of both arms of the A/A test; any method of the library."""
     control: tuple[str, ...] = ("mlp-one-stage", "mlp-pretraining")
     """Methods of the control arms. Each is tested against the treatment."""
     weeks: int = 5
     """Repetitions of the test, at least two. Each has its own worlds, splits, buckets, outcomes and
     models. The intervals are over weeks."""
     days: int = 7
-    """Days of a week."""
+    """Number of days in a week."""
     users: int = 60_000
     """Users of each application's simulated world; there are four examples for five users."""
     campaigns: int = 60
@@ -49,17 +49,17 @@ class Options:
     audience: float = 0.02
     """Share of its bucket that an arm takes for each campaign on each day."""
     general_every: int = 1
-    """Days between trainings of the general model with the feedback; the value of --days trains it
-    before the week only. Models are customised again every day in any case."""
+    """Days between trainings of the general model with the feedback; with the value of --days, it
+    is trained only before the week. Models are customised again every day in any case."""
     seed: int = 0
     """Seed of the first week; the other weeks follow."""
     out: Path = Path("runs/live_week")
-    """Folder for the results; a test there is replaced, unless --resume."""
+    """Folder for the results. An existing test in it is replaced, unless --resume is given."""
     resume: bool = False
     """Continue the test in --out. Finished arms stay, so methods and weeks may be added. (Adding
     weeks until an interval excludes 0 proves nothing.)"""
     allow_change: tuple[MayChange, ...] = ()
-    """With --resume, what may have changed nevertheless, for example a library's version."""
+    """With --resume, what may have changed since the test began, such as a library's version."""
     cache_dir: Path = field(default_factory=terminal.cache_folder)
     """Folder for simulated worlds and prepared data, which later tests use again."""
 
@@ -73,7 +73,7 @@ def main(options: Options) -> None:
 
 
 def run_weeks(options: Options) -> None:
-    """Runs what is not yet in --out, and reports."""
+    """Runs what is not yet in --out, and writes the report."""
     screen = terminal.screen()
     config = asdict(options) | {"settings": asdict(PAPER)}
     for name in ("treatment", "control", "weeks", "out", "resume", "allow_change", "cache_dir"):
@@ -104,12 +104,15 @@ def check_options(options: Options) -> None:
     """Refuses options that no test can have.
 
     Raises:
-      InputError: it names the option.
+      InputError: there is one; the message names it.
     """
     for name in (options.treatment, *options.control):
         method_named(name)
     if options.treatment in options.control:
-        raise InputError(f"--control: {options.treatment} is the treatment, which A/A tests anyway")
+        raise InputError(
+            f"--control: {options.treatment} is the treatment, which the A/A test compares with "
+            "itself anyway"
+        )
     for option, value, minimum in (
         ("--weeks", options.weeks, 2),
         ("--days", options.days, 1),
@@ -128,7 +131,7 @@ def check_options(options: Options) -> None:
 def run_application(
     options: Options, application: str, methods: Mapping[str, Method], progress: Progress
 ) -> tuple[list[Experiment], list[dict[str, Any]]]:
-    """Runs all weeks of an application; its experiments, and the results of all arms."""
+    """Runs all weeks of an application; returns its experiments, and the results of all arms."""
     weeks, results = [], []
     for number in range(options.weeks):
         seed = options.seed + number

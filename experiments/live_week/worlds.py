@@ -32,10 +32,10 @@ from metaheac_jax.progress import Progress
 #: paper does not state these rates. Besides the seed, nothing else differs between applications.
 APPLICATIONS = {"video": 2.0, "advertisements": 1.0, "article": 1.5}
 #: A user is active on a day with probability sigmoid(a + b t), where t is the mean of the user's
-#: traits `ACTIVE_TRAITS`; the mean over users is 0.4. No method has an influence on it.
+#: traits `ACTIVE_TRAITS`; the mean over users is 0.4. Methods do not influence it.
 ACTIVITY = (-0.45, 1.0)
 ACTIVE_TRAITS = ("apps", "browsing")
-#: The stream of random numbers that splits candidates; `week.DAYS` are the others. Training and
+#: The stream of random numbers that splits candidates; `week.DAYS` starts the others. Training and
 #: customising share the week's seed, and their streams count from 0.
 BUCKETS = 1 << 63
 
@@ -47,7 +47,7 @@ class World:
     Attributes:
       dataset: all campaigns, without any feedback.
       split: its test campaigns are the running ones.
-      truth: users and campaigns by their index in the dataset.
+      truth: the true probabilities; users and campaigns by their index in the dataset.
       activity: (U,) probability that a user is active on a day.
     """
 
@@ -72,8 +72,8 @@ def load_world(
       application: name, one of `APPLICATIONS`.
       num_users: U.
       num_campaigns: all campaigns, running or not.
-      seed: of the week; every application draws from a stream of its own.
-      cache_dir: for the simulated files and the prepared dataset.
+      seed: seed of the week; every application derives a different seed from it.
+      cache_dir: folder for the simulated files and the prepared dataset.
       progress: receives what is under way.
     """
     world_seed = len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
@@ -151,7 +151,7 @@ def audience_size(share: float, buckets: np.ndarray) -> int:
     """The number of users that an arm takes for a campaign on a day.
 
     Args:
-      share: of a bucket.
+      share: fraction of a bucket.
       buckets: (2, C, P), from `split_candidates`.
 
     Raises:
@@ -160,7 +160,7 @@ def audience_size(share: float, buckets: np.ndarray) -> int:
     size = round(share * buckets.shape[2])
     if size < 1:
         raise InputError(
-            f"--audience: {share} of {buckets.shape[2]} users is nobody; "
+            f"--audience: {share} of {buckets.shape[2]} users is less than one user; "
             "raise --audience or --users"
         )
     return size

@@ -1,4 +1,4 @@
-"""What work was begun with: noted beside what it leaves, and compared when the work goes on."""
+"""The configuration that work began with: recorded in a file, and compared on resuming."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json
 
 FORMAT = "metaheac_jax run 1"
-#: What a user may allow to have changed when work goes on. Its results are then not those that the
-#: work would have had without the interruption.
+#: What a user may allow to have changed when work is resumed. The results then differ from those of
+#: uninterrupted work.
 MayChange = Literal[
     "data", "code", "backend", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "lightgbm"
 ]
 
 
 def environment(*more: Path) -> dict[str, str]:
-    """What computes: the package's version and code, the backend, and versions of libraries.
+    """The version and code of the package, the backend, and the versions of libraries.
 
-    The code is that of the package and of the folders ``more``. LightGBM may be missing.
+    A digest stands for the code of the package and of the folders ``more``. LightGBM is optional.
     """
     digest = hashlib.sha256()
     for folder in (Path(__file__).parent, *more):
@@ -45,23 +45,25 @@ def environment(*more: Path) -> dict[str, str]:
 def keep_config(
     path: Path, config: Mapping[str, Any], *, allow_changes: Collection[str], restart: str
 ) -> None:
-    """Notes the configuration of some work, or compares it with the one that is noted.
+    """Records the configuration of some work, or compares it with the recorded one.
 
     Args:
-      path: of a JSON file.
+      path: a JSON file.
       config: plain data by name.
-      allow_changes: names of what may have changed, see `MayChange`. The new value is noted, and a
-        warning says so.
+      allow_changes: names of values that may have changed, see `MayChange`. The new value is
+        recorded, and a warning is issued.
       restart: how to start afresh, for messages.
 
     Raises:
-      InputError: the file is damaged, or the work was begun with another configuration; what
-        differs is named.
+      InputError: an allowed name is unknown, the file is damaged, or the work began with another
+        configuration; the message names the differences.
     """
     known = get_args(MayChange)
     unknown = sorted(set(allow_changes) - set(known))
     if unknown:
-        raise InputError(f"no change of {unknown[0]!r} can be allowed; only of {', '.join(known)}")
+        raise InputError(
+            f"{unknown[0]!r} cannot be allowed to change; only these can: {', '.join(known)}"
+        )
     config = json.loads(json.dumps({"format": FORMAT, **config}))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,19 +79,19 @@ def keep_config(
         allowed = all(name in known for name in refused)
         advice = f"allow it with --allow-change {' '.join(refused)}, " if allowed else ""
         raise InputError(
-            f"{path}: begun with another {_told(refused, before, config)}; use the same, {advice}"
+            f"{path}: started with another {_told(refused, before, config)}; use the same, {advice}"
             f"or {restart}"
         )
     if changed:
         warnings.warn(
-            f"{path}: begun with another {_told(changed, before, config)}, which was allowed",
+            f"{path}: started with another {_told(changed, before, config)}, which was allowed",
             stacklevel=2,
         )
         write_json(path, config)
 
 
 def _told(names: Collection[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Names, with both values where these are short."""
+    """Names, each with both values if these are short."""
     told = []
     for name in names:
         values = [part.get(name, "none") for part in (before, now)]

@@ -30,28 +30,29 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress
 
 _WAIT_SECONDS = 0.5  # between two attempts to get a lock
-_SHOWN = 120  # characters of a command that a lock shows
+_SHOWN = 120  # characters of a command that are recorded in a lock file
 _EXCHANGE = 2  # Linux's RENAME_EXCHANGE
 _HERE = -100  # Linux's AT_FDCWD
-#: The names of what a killed process leaves beside its target.
+#: Names of files and directories that a killed process leaves beside its target.
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}(\.old)?")
-_held = threading.local()  # `paths`: what the thread has locked
+_held = threading.local()  # `paths`: the targets that the thread has locked
 
 
 @contextmanager
 def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
-    """The right to write a file or folder, which one thread of one process has at a time.
+    """Gives the block the sole right to write a file or folder, in this thread of this process.
 
-    It is a lock on ``.NAME.lock`` beside the target, which names the process. The lock of a process
-    that is dead is free, and who gets it removes what the dead process has half-written. A thread
-    may take again what it holds. Readers take no lock. A file system without locks is warned of.
+    The file ``.NAME.lock`` beside the target is locked, and names the process. The lock of a dead
+    process is free, and the next process to take it removes the half-written files of the dead one.
+    A thread may lock a target again. Readers take no lock. If the file system does not support
+    locks, a warning is issued and nothing is locked.
 
     Args:
       target: the file or folder; its parents are made, and removed again if they stay empty.
-      wait: receives whom the caller waits for; None refuses at once.
+      wait: called with a line that names the process that the caller waits for; None does not wait.
 
     Raises:
-      InputError: another process writes the target; it is named.
+      InputError: another process is writing the target, and ``wait`` is None; the message names it.
     """
     target = Path(target).resolve()
     if not target.name:
@@ -68,7 +69,7 @@ def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
         yield
     finally:
         paths.remove(target)
-        _lock_file(target).unlink(missing_ok=True)  # while it is locked
+        _lock_file(target).unlink(missing_ok=True)  # while it is still locked
         os.close(descriptor)
         with suppress(OSError):  # not empty
             for parent in made:
@@ -76,12 +77,12 @@ def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
 
 
 def make_once(target: Path, make: Callable[[], object], *, progress: Progress) -> None:
-    """Makes what a cache does not have yet; what another process is making is waited for.
+    """Makes a file or folder of a cache if it is missing, or waits while another process makes it.
 
     Args:
       target: the file or folder.
       make: writes it.
-      progress: receives whom the caller waits for.
+      progress: called with a line that names the process that the caller waits for.
     """
     if not target.exists():
         with locked(target, wait=progress):
@@ -94,7 +95,7 @@ def _lock_file(target: Path) -> Path:
 
 
 def _take_lock(target: Path, wait: Progress | None) -> int:
-    """The descriptor of the locked lock file."""
+    """Locks the lock file and returns its descriptor."""
     path = _lock_file(target)
     while True:
         with _failing_as(target, path):
@@ -139,10 +140,10 @@ def _take_lock(target: Path, wait: Progress | None) -> int:
 
 
 def writer_of(target: Path) -> str | None:
-    """The process that writes a file or folder, or None.
+    """The process that is writing a file or folder, or None.
 
-    The lock is read and not taken, so that nobody is kept from writing. Of a process on another
-    machine it is not known whether it is alive; it counts as alive.
+    The lock is read but not taken, so that no process is kept from writing. A process on another
+    machine counts as alive, since it cannot be checked.
     """
     try:
         writer = _lock_file(Path(target).resolve()).read_text(errors="replace")
@@ -155,7 +156,7 @@ def writer_of(target: Path) -> str | None:
         except ProcessLookupError:
             return None
         except PermissionError:
-            pass  # it is alive, and another user's
+            pass  # it is alive and belongs to another user
     return writer or "another process"
 
 
@@ -174,9 +175,9 @@ def _this_process() -> str:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Removes what killed processes left beside a target that is locked.
+    """Removes files and directories that killed processes left beside a locked target.
 
-    A directory that was moved away for its successor is moved back if that never came.
+    A directory that was moved away for its successor is moved back if it was never replaced.
     """
     for path in target.parent.iterdir():
         leftover = LEFTOVER.fullmatch(path.name)
@@ -195,9 +196,9 @@ def _remove_leftovers(target: Path) -> None:
 def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
     """A temporary directory that becomes ``target`` if the block succeeds, and is deleted if not.
 
-    An existing target is replaced on success only, on Linux in one act. Everything is flushed to
-    disk before. The target is `locked`. A killed process leaves ``.NAME.<digits>`` beside it, which
-    the next one that writes it removes.
+    An existing target is replaced only on success, on Linux atomically. Everything is flushed to
+    disk first. The target is `locked` meanwhile. A killed process leaves ``.NAME.<digits>`` beside
+    the target, and the next process that writes the target removes it.
 
     Args:
       target: the directory to make; its parents are made too.
@@ -205,7 +206,7 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
         replaced, unless it is empty.
 
     Raises:
-      InputError: the target exists and may not be replaced.
+      InputError: the target exists and may not be replaced, or another process is writing it.
     """
     target = Path(target).resolve()
     with locked(target):
@@ -219,7 +220,7 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
         old = temporary.with_name(temporary.name + ".old")
         try:
             with _failing_as(target, temporary):
-                temporary.mkdir()  # with the permissions of the umask, unlike tempfile's
+                temporary.mkdir()  # with the permissions of the umask, unlike tempfile
                 yield temporary
                 for path in [*temporary.rglob("*"), temporary]:
                     fsync(path)
@@ -231,21 +232,21 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
                     old.rename(temporary)
                 fsync(target.parent)
         finally:
-            if old.exists() and not target.exists():  # stopped between the two
+            if old.exists() and not target.exists():  # stopped between two renames
                 old.rename(target)
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
 def _failing_as(target: Path, temporary: Path) -> Iterator[None]:
-    """Lets what cannot be written name the target, which the user knows."""
+    """Makes a write error name the target, which the user knows, and not the temporary path."""
     try:
         yield
     except OSError as error:
         name = None if error.filename is None else Path(os.fsdecode(error.filename))
         if name is not None and temporary not in (name, *name.parents):
             raise
-        # A write that was cut short has no number: numpy counts, polars quotes.
+        # The error of a write that was cut short has no number: numpy and polars give only a text.
         number = error.errno or errno.ENOSPC
         raise OSError(
             number,
@@ -260,7 +261,7 @@ def _temporary(target: Path) -> Path:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two directories in one act; whether the system can."""
+    """Exchanges two directories atomically; returns whether it did, since not all systems can."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False
@@ -278,17 +279,19 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path in whose place the block writes a file, which becomes ``path``.
+    """A temporary path to which the block writes a file, which becomes ``path`` if it succeeds.
 
-    It is created only if the block succeeds, and is on disk when the block has ended. An existing
-    file is replaced on success only. The file is `locked` meanwhile.
+    The file is flushed to disk before the block ends. An existing file is replaced only on success.
+    The path is `locked` meanwhile.
 
     Raises:
-      InputError: a folder, a pipe or a device is in its place.
+      InputError: the path is a folder, a pipe or a device, or another process is writing it.
     """
-    path.parent.stat()  # its parents are not made
+    path.parent.stat()  # fails for a missing parent, which is not made
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no regular file, so it is not replaced; choose another place")
+        raise InputError(
+            f"{path}: is not a regular file, so it is not replaced; choose another place"
+        )
     with locked(path):
         temporary = _temporary(path)
         try:
@@ -331,26 +334,28 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """Refuses what is neither a regular file nor missing: reading a pipe could wait for ever.
+    """Refuses a path to anything but a regular file: reading from a pipe could block for ever.
 
     Raises:
-      InputError: it is a folder, a pipe or a device.
+      InputError: the path is a folder, a pipe or a device; a missing file is not refused.
     """
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: cannot be read, since it is no regular file; give one")
+        raise InputError(
+            f"{path}: is not a regular file, so it cannot be read; give a regular file"
+        )
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-      InputError: it is not a JSON file, or nested too deeply, or has half a character.
-      OSError: it cannot be read.
+      InputError: the file is not valid JSON, is nested too deeply, or has half a surrogate pair.
+      OSError: the file cannot be read.
     """
     check_regular(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        json.dumps(content, ensure_ascii=False).encode()  # fails for half a character
+        json.dumps(content, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fix the file") from error
     return content
@@ -358,9 +363,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def memory_limit(size: int) -> Iterator[None]:
-    """Lets the process take only ``size`` more bytes; beyond, what takes them raises MemoryError.
+    """Limits the process to ``size`` more bytes; an allocation beyond raises MemoryError.
 
-    It holds for all threads. Where the system has no such limit, nothing is limited.
+    The limit holds for all threads. On a system without ``/proc/self/statm`` nothing is limited.
     """
     before = resource.getrlimit(resource.RLIMIT_AS)
     try:
@@ -377,9 +382,9 @@ def memory_limit(size: int) -> Iterator[None]:
 
 
 def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """A new ``.npy`` file as a memory map to write to, which has its place on the disk.
+    """A new ``.npy`` file as a writable memory map, with its space on the disk allocated.
 
-    Writing to a map of a file that finds no place on a full disk would kill the process.
+    Without that space, writing to the map on a full disk would kill the process.
 
     Raises:
       OSError: the disk is full.

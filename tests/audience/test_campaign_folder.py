@@ -203,8 +203,12 @@ def test_user_ids_of_another_kind_are_refused(campaign):
 def test_another_general_model_is_refused(made, tmp_path):
     folder, general, _ = made
     other = fitted(tmp_path / "other", seed=5)
-    words = f"campaign tea: was customised from another general model than that in {folder}/model"
-    for wrong in (other, replace(general, origin=None)):
+    assert other.origin is not None
+    for wrong, where in (
+        (other, f"in {other.origin.folder}"),
+        (replace(general, origin=None), "in memory"),
+    ):
+        words = f"campaign tea: was customised from another general model than that {where}; "
         with pytest.raises(InputError, match=words):
             load_customised(folder / "tea", wrong, DATA)
 

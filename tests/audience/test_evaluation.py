@@ -105,3 +105,12 @@ def test_a_gains_table_by_hand():
     # Scores of one campaign do not move users of another.
     shifted = gains_table(data, [1, 3], [labels[0] + 100.0, np.zeros(19)])
     assert shifted == gains
+
+
+def test_a_gains_table_of_small_pools_has_only_deciles_with_users():
+    data = world(sizes=(40, 40, 40, 4, 40))
+    assert len(data.stage2.label[data.stage2.of(3)]) == 4
+    gains = gains_table(data, [3], [np.arange(4.0)])
+    assert [row.decile for row in gains] == [1, 3, 6, 8]
+    assert [row.users for row in gains] == [1, 1, 1, 1]
+    assert gains[-1].share == 1

@@ -62,7 +62,9 @@ def test_a_campaign_that_the_model_was_trained_on_is_told():
     def said(campaign, general=general):
         return seen_in_training(general, DATA, replace(campaign, id="tea"))
 
-    why = "trained on campaign 100, which has the same attributes and 1 of these seeds; what "
+    why = (
+        "trained on campaign 100, which has the same attributes and 1 of these seeds; its results "
+    )
     assert why in said(with_seeds(first, [first.seeds[0], *others[:9]]))
     assert said(with_seeds(first, [first.seeds[0], *others[:10]])) is None
     assert said(with_seeds(third, first.seeds)) is None
@@ -70,7 +72,7 @@ def test_a_campaign_that_the_model_was_trained_on_is_told():
     held_out = replace(general, campaigns=(110,), held_out=(100,))
     assert "trained on campaign 100, " in said(first, held_out)
     named = replace(general, campaigns=(110, "tea"))
-    assert "trained on campaign tea, which has the same name; what " in said(third, named)
+    assert "trained on campaign tea, which has the same name; its results " in said(third, named)
     values = dict(zip(("advertiser", "category"), [2, 1], strict=True))
     added = replace(general, added=(AddedCampaign("golf", "", values),))
     new = DATA.new_campaign(DATA.user_ids[:5], values)

@@ -102,5 +102,5 @@ def test_an_audience_of_nobody_is_refused():
     campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES)
     nobody = Audience(np.empty(0, np.int64), np.empty(0, np.float32), 300)
     told = {"title": "June", "seeds": SeedCheck(100, 100, 100, 0)}
-    with pytest.raises(InputError, match="June: it has no users"):
+    with pytest.raises(InputError, match="June: the audience has no users"):
         describe_audience(METHOD, METHOD.fit(DATA), DATA, campaign, nobody, **told)

@@ -192,11 +192,11 @@ def test_a_percentage_is_of_all_users(percent, size):
         ({"size": 5, "percent": 5}, "audience: give one of size, percent, and from_percent"),
         ({"size": 5, "from_percent": 1, "to_percent": 2}, "audience: give one of size, percent"),
         ({"percent": 5, "to_percent": 2}, "audience: give one of size, percent"),
-        ({"to_percent": 2}, "expected 0 or more, and a larger one of at most 100, got None and 2"),
-        ({"from_percent": 2}, "a larger one of at most 100, got 2 and None"),
-        ({"from_percent": 2, "to_percent": 2}, "a larger one of at most 100, got 2 and 2"),
-        ({"from_percent": -1, "to_percent": 2}, "a larger one of at most 100, got -1 and 2"),
-        ({"from_percent": 1, "to_percent": 101}, "a larger one of at most 100, got 1 and 101"),
+        ({"to_percent": 2}, "expected 0 <= from_percent < to_percent <= 100, got None and 2"),
+        ({"from_percent": 2}, "from_percent < to_percent <= 100, got 2 and None"),
+        ({"from_percent": 2, "to_percent": 2}, "from_percent < to_percent <= 100, got 2 and 2"),
+        ({"from_percent": -1, "to_percent": 2}, "from_percent < to_percent <= 100, got -1 and 2"),
+        ({"from_percent": 1, "to_percent": 101}, "from_percent < to_percent <= 100, got 1 and 101"),
         (
             {"from_percent": 1.1, "to_percent": 1.9},
             "from_percent 1.1 to_percent 1.9: holds none of 97",
@@ -330,5 +330,5 @@ def test_a_seed_with_a_long_id_does_not_leave_out_a_user_with_a_shorter_one():
     customised = replace(model(), seed_ids=np.array([b"07x", b"09"]))
     audience = expand(customised, pool, size=USERS)
     assert set(audience.user_ids) == {f"{i:02d}" for i in range(USERS)} - {"09"}
-    with pytest.raises(InputError, match="has whole numbers as user ids, the seeds have text"):
+    with pytest.raises(InputError, match="has whole numbers as user ids, but the seeds are text"):
         expand(customised, DATA, size=5)

@@ -148,6 +148,9 @@ def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     (training / "model.json").write_text("{}")  # checkpoints are no models
     customised = workspace / "many.customised"
     customised.mkdir()
+    # What lies in hidden folders, leftovers included, belongs to other programs or to a command.
+    (left / f".state.{'b' * 32}").mkdir()
+    (workspace / ".cache" / f".june.{'c' * 32}").mkdir(parents=True)
     found = dict(find_unfinished(workspace))
     assert set(found) == {left, training, customised}
     assert "metaheac expand, has customised; run the same command again" in found[customised]
@@ -164,7 +167,7 @@ def test_who_writes_is_said(workspace):
             assert by_name(workspace)["data"].writer.startswith(f"process {one} on ")
             [(_, advice)] = find_unfinished(workspace)
             assert advice.startswith(f"process {two} on ")
-            assert advice.endswith(" is at work on it")
+            assert advice.endswith(" is writing it")
     finally:
         writers.close()
     # They were killed, and their locks lie there still.

@@ -54,15 +54,15 @@ def test_a_figure_by_suffix(words, tmp_path, capsys, suffix, start):
     assert contents(tmp_path) == {f"curve.{suffix}"}
     printed = capsys.readouterr().out
     assert "assume that 30.000% of the pool would convert" in printed  # 120 of 400
-    assert "That is the fraction of the users who are seeds; give --base-rate if" in printed
+    assert "That is the fraction of users who are seeds; give --base-rate if" in printed
     assert (tmp_path / f"curve.{suffix}").read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--out", "none/x.csv"), "--out: none is no folder"),
-        (("--figure", "none/x.png"), "--figure: none is no folder"),
+        (("--out", "none/x.csv"), "--out: none is not a folder"),
+        (("--figure", "none/x.png"), "--figure: none is not a folder"),
         (("--figure", "x.jpg"), "--figure: expected a name with .png or .svg, got x.jpg"),
         (("--base-rate", 0), "--base-rate: expected more than 0 and at most 1, got 0"),
         (("--base-rate", "nan"), "--base-rate: expected more than 0 and at most 1, got nan"),

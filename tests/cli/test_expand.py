@@ -167,7 +167,7 @@ def test_what_an_audience_cannot_be_is_said(options, tmp_path, capsys):
     (tmp_path / "seeds").write_text("\n".join(map(str, DATA.user_ids[:190])))
     succeeds(main, "expand", *words_of({**options, "--size": 11}))
     printed = capsys.readouterr().out
-    assert "note: 11 users are wanted, and there are 10 candidates\n" in printed
+    assert "note: 11 users were requested, but there are only 10 candidates\n" in printed
     assert "note: there are only 10 other users to tell 190 seeds from; use a larger" in printed
     assert "audience.csv: 10 users of 10 candidates\n" in printed
     assert "the general model was trained on" not in printed
@@ -188,7 +188,7 @@ def test_what_an_audience_cannot_be_is_said(options, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "there are only" not in printed
     note = f"which has the same attributes and {len(own.seeds)} of these seeds"
-    assert f"note: the general model was trained on campaign {own.id}, {note}; what " in printed
+    assert f"note: the general model was trained on campaign {own.id}, {note}; its " in printed
     record = json.loads((tmp_path / "audience.csv.json").read_text())
     assert any(note in entry for entry in record["notes"])
 
@@ -251,7 +251,7 @@ def test_many_campaigns_are_those_expanded_one_by_one(options, many, tmp_path, c
     more = {"--exclude": "out", "--probability": "", "--seed": 3}
     succeeds(main, "expand", *words_of({**many, **more}))
     printed = capsys.readouterr().out
-    assert "audiences: 2 audiences, and what was found in audiences.json\n" in printed
+    assert "audiences: 2 audiences; audiences.json has the details\n" in printed
     assert contents(tmp_path / "audiences") == {"tea.csv", "golf club.csv", "audiences.json"}
     (tmp_path / "attributes").write_text(json.dumps({"advertiser": 99, "category": 0}))
     for name, seeds in (("tea", "tea.csv"), ("golf club", "golf.csv")):
@@ -359,7 +359,7 @@ def test_a_report_of_the_audience(options, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"--report": "none/x.html"}, "--report: none is no folder"),
+        ({"--report": "none/x.html"}, "--report: none is not a folder"),
         ({"--report": "audience.csv"}, "--report: audience.csv: expected a name that ends with"),
         ({"--report": "x.html", "--compare": "none.csv"}, "none.csv: no such file"),
         (
@@ -370,7 +370,7 @@ def test_a_report_of_the_audience(options, tmp_path):
         ({"--report": "x.html", "--previous": "nobody.csv"}, "nobody.csv: has no users to compare"),
         (
             {"--report": "x.html", "--size": None, "--from-percent": 60, "--to-percent": 70},
-            "Audience audience.csv: it has no users",  # 80 of 200 users are no seeds
+            "Audience audience.csv: the audience has no users",  # 80 of 200 users are no seeds
         ),
         ({"--compare": "seeds"}, "--compare: only with --report"),
         (

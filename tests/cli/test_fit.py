@@ -83,7 +83,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
     assert contents(tmp_path) == {"whole", "part.training"}
 
     before = all_bytes(training)
-    words = (f"{training}: an interrupted training; go on with --resume, or delete the folder",)
+    words = (f"{training}: an interrupted training; continue with --resume, or delete the folder",)
     refuses(capsys, main, "fit", data, part, "--seed", 2, words=words)
     file = training / "checkpoints.json"
     for flag, value, what in (
@@ -91,14 +91,14 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
         ("--method", "alpha-0", "method (metaheac, now alpha-0)"),
         ("--campaigns", "paper", "campaigns"),
     ):
-        words = (f"{file}: begun with another {what}; use the same, or delete {file} and ",)
+        words = (f"{file}: started with another {what}; use the same, or delete {file} and ",)
         options = ("--seed", 2, "--resume", flag, value)
         refuses(capsys, main, "fit", data, part, *options, words=words)
     other, label = tmp_path / "data", DATA.stage1.label.copy()
     seed, non_seed = label.argmax(), label.argmin()
     label[[seed, non_seed]] = label[[non_seed, seed]]  # every count is the same
     write_dataset(replace(DATA, stage1=replace(DATA.stage1, label=label)), other)
-    words = (f"{file}: begun with another data; ", "allow it with --allow-change data, or delete")
+    words = (f"{file}: started with another data; ", "allow it with --allow-change data, or delete")
     refuses(capsys, main, "fit", other, part, "--seed", 2, "--resume", words=words)
     good = file.read_bytes()
     file.write_bytes(good[:20])
@@ -131,7 +131,7 @@ def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, mon
     assert int(trained) + int(held) == 6
     succeeds(main, "fit", data, tmp_path / "prior", "--method", "prior")
     printed = capsys.readouterr().out
-    assert "trained on 3 campaigns of toy; 3 more, held out to tell when to stop" in printed
+    assert "trained on 3 campaigns of toy; 3 more, held out to decide when to stop" in printed
 
 
 @pytest.mark.parametrize("option", ["--epochs", "--skip-nonfinite"])
@@ -177,7 +177,7 @@ def test_a_folder_that_is_no_model_stays(data, tmp_path, capsys):
     (tmp_path / "mine" / "thesis.tex").write_text("ten years")
     (tmp_path / "file").write_text("mine")
     for name in ("mine", "file"):
-        words = (f"{tmp_path / name}: exists and is no model; choose another folder",)
+        words = (f"{tmp_path / name}: exists and is not a model; choose another folder",)
         refuses(capsys, main, "fit", data, tmp_path / name, "--method", "cosine", words=words)
     assert contents(tmp_path) == {"mine", "file"}
     assert contents(tmp_path / "mine") == {"thesis.tex"}
@@ -263,7 +263,7 @@ def test_a_model_goes_on_on_new_data(data, tmp_path, capsys):
     assert new.parent == old.origin.digest
     assert new.data_digest == old.data_digest == open_dataset(data).digest is not None
     shutil.rmtree(first / "optimizer")
-    words = ("the general model of 'toy' has no state of its optimiser; fit it anew",)
+    words = ("the general model of 'toy' has no optimiser state; fit it from scratch",)
     refuses(capsys, main, "fit", data, second, "--from", first, words=words)
     for option in (("--method", "metaheac"), ("--settings", "paper")):
         words = ("--from: the method and settings are the model's; omit these options",)

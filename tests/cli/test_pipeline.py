@@ -212,7 +212,7 @@ def test_evaluate_needs_campaigns_that_were_left_out(made, tmp_path, capsys):
     [
         ({"--seed": -1}, "--seed: expected 0 or more, got -1"),
         ({"--data": "nowhere"}, "nowhere: has no manifest.json; prepare the data first"),
-        ({"--out": "no/folder/file.csv"}, "--out: no/folder is no folder; make it first"),
+        ({"--out": "no/folder/file.csv"}, "--out: no/folder is not a folder; make it first"),
         ({"--out": "file"}, "file: expected a name that ends with ."),
     ],
 )

@@ -168,7 +168,7 @@ def test_names_in_brackets_are_printed(tmp_path, capsys, monkeypatch):
         (("prepare", "source", "data", "--max-ids", 1), "add up to more than 1"),
         (("prepare", "source", "data", "--max-memory", 1), "--max-memory: only for the authors'"),
         (("prepare", "tables", "data"), "tables need a --schema; metaheac prepare tables"),
-        (("prepare", "bad.json", "data"), "bad.json: is no .parquet, .csv or .csv.gz file"),
+        (("prepare", "bad.json", "data"), "bad.json: is not a .parquet, .csv or .csv.gz file"),
         (("prepare", "source", "data", "--hash-rows", -1), "--hash-rows: expected 0 or more"),
         (("prepare", "source", "data", "--hash-rows", 9), "--hash-rows: source has no tables"),
         (

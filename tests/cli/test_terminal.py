@@ -141,7 +141,9 @@ def test_help_that_nobody_reads_to_its_end_is_no_error():
 
 def test_an_interruption_is_code_130(capsys):
     assert exit_code(raises(KeyboardInterrupt()), "--rate", 1) == 130
-    line = "interrupted; run the same command again to go on, with --resume if it has that option\n"
+    line = (
+        "interrupted; run the same command again to continue, with --resume if it has that option\n"
+    )
     assert capsys.readouterr().err == line
 
 

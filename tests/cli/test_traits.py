@@ -67,7 +67,7 @@ def test_who_is_excluded_is_not_in_the_audience_either(toy_campaign, words, tmp_
     succeeds(main, *words, "--exclude", tmp_path / "optouts")
     printed = capsys.readouterr().out
     assert f"{len(audience) - 9:,} users in the audience" in printed
-    assert "note: 9 users of the audience are excluded, and left out of it" in printed
+    assert "note: 9 users of the audience are excluded and were removed from it" in printed
     (tmp_path / "optouts").write_text("\n".join(audience))
     message = "--exclude: names all users of the audience; give another audience"
     refuses(capsys, main, *words, "--exclude", tmp_path / "optouts", words=(message,))
@@ -92,7 +92,7 @@ def test_what_the_model_uses(toy_campaign, words, capsys):
 def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for options, message in (
-        (("--out", "none/x.csv"), "--out: none is no folder"),
+        (("--out", "none/x.csv"), "--out: none is not a folder"),
         (("--min-cell", 0), "--min-cell: expected 1 or more, got 0"),
         (("--seed", -1), "--seed: expected 0 or more, got -1"),
         (("--model", toy_campaign.model), "traits: give --model and --attributes together"),

@@ -203,7 +203,7 @@ def test_an_exported_campaign_scores_as_expand_does(made, tmp_path, capsys):
     audience = pl.read_csv(tmp_path / "everyone.csv")
     expected = dict(zip(audience["user_id"], audience["score"], strict=True))
     assert scores == pytest.approx(expected, abs=1e-6)
-    words = (f"--out: {made.model}: exists and is no export; choose another folder",)
+    words = (f"--out: {made.model}: exists and is not an export; choose another folder",)
     options = ("--data", made.data, "--out", made.model)
     refuses(capsys, main, "export", campaign, *options, words=words)
 
@@ -254,7 +254,7 @@ def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path, capsys):
     options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
     capsys.readouterr()
     succeeds(main, "curve", tmp_path / "next", "--data", made.data, *options)
-    note = f"trained on campaign {made.names[0]}, which has the same attributes; what held-out"
+    note = f"trained on campaign {made.names[0]}, which has the same attributes; its results on "
     assert note in capsys.readouterr().out
 
 
@@ -448,7 +448,7 @@ def test_folders_that_are_no_campaigns_are_named(made, tmp_path, capsys):
     refuses(capsys, main, "update", made.model, "--data", made.data, words=words)
     brief = made.world / "new" / made.names[0]
     options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
-    words = (f"--out: {made.model}: exists and is no campaign",)
+    words = (f"--out: {made.model}: exists and is not a campaign",)
     out = ("--data", made.data, "--out", made.model)
     refuses(capsys, main, "customise", made.model, *options, *out, words=words)
 

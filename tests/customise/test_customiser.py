@@ -268,7 +268,7 @@ OUTSIDE = st.integers(-(2**31), -1) | st.integers(ROWS + 1, 2**31 - 1)
 def test_users_ids_outside_the_table_are_refused(wrong, user, slot):
     examples = campaign(0, 20)
     examples.ids.user[user, slot] = wrong
-    expected = f"the ids have {wrong}, expected 0 to {ROWS - 1}, or {ROWS} to pad"
+    expected = f"the ids include {wrong}, expected 0 to {ROWS - 1}, or {ROWS} to pad"
     assert expected in refusal(examples, campaign(1, 20))
 
 
@@ -276,9 +276,9 @@ def test_users_ids_outside_the_table_are_refused(wrong, user, slot):
 def test_other_ids_outside_the_table_are_refused(wrong):
     examples = campaign(0, 20)
     rows = np.array([0, wrong], np.int32)
-    assert f"the ids have {wrong}" in refusal(with_ids(examples, campaign=rows))
+    assert f"the ids include {wrong}" in refusal(with_ids(examples, campaign=rows))
     reference = np.full((2, 3, 6), wrong, np.int32)
-    assert f"the ids have {wrong}" in refusal(with_ids(examples, reference=reference))
+    assert f"the ids include {wrong}" in refusal(with_ids(examples, reference=reference))
 
 
 @pytest.mark.parametrize("dtype", [float, bool, str])
@@ -295,7 +295,7 @@ def test_labels_other_than_0_and_1_are_refused(wrong, at):
     examples = campaign(0, 20)
     examples.label[at] = wrong
     message = refusal(examples)
-    assert message.endswith(f"label {float(wrong)}, expected 1 for a seed and 0 for others")
+    assert message.endswith(f"label {float(wrong)}, expected 1 for a seed or 0 for a non-seed")
 
 
 def test_labels_that_are_text_are_refused():
@@ -308,7 +308,9 @@ def test_unequal_lengths_are_refused(lengths):
     examples = campaign(0, 20)
     ids = examples.ids._replace(user=examples.ids.user[:users])
     message = refusal(Batch(ids, examples.label[:labels], examples.weight[:weights]))
-    assert f"{users} users, {labels} labels and {weights} weights; expected as many" in message
+    assert (
+        f"{users} users, {labels} labels and {weights} weights; expected equal numbers" in message
+    )
 
 
 def test_a_campaign_without_examples_is_refused():

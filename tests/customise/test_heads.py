@@ -115,7 +115,7 @@ def test_no_campaigns_give_no_models_and_wrong_ones_are_refused():
     assert customise(general, []) == []
     wrong = campaign("mlp", 0, 20)
     wrong.ids.user[3, 1] = -1
-    with pytest.raises(InputError, match="campaign 0 of 1: the ids have -1"):
+    with pytest.raises(InputError, match="campaign 0 of 1: the ids include -1"):
         customise(general, [wrong])
 
 

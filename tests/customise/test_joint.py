@@ -66,5 +66,5 @@ def test_few_users_no_models_and_wrong_ids():
     score = score_jointly(scorers_of("mlp-pretraining", campaigns=(0, 1)))
     assert [len(own) for own in score(USERS[:0])] == [0, 0]
     assert [len(own) for own in score(USERS[:1])] == [1, 1]
-    with pytest.raises(InputError, match="the users' ids have -1"):
+    with pytest.raises(InputError, match="the users' ids include -1"):
         score(np.full((2, 6), -1))

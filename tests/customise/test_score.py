@@ -99,14 +99,14 @@ def test_users_ids_outside_the_table_are_refused_and_no_others(wrong, user, slot
         assert np.isfinite(SCORE(WEIGHTS, None, DATA.campaign_rows[0], users)).all()
     else:
         assert refusal(users) == (
-            f"the users' ids have {wrong}, expected 0 to {ROWS - 1}, or {ROWS} to pad"
+            f"the users' ids include {wrong}, expected 0 to {ROWS - 1}, or {ROWS} to pad"
         )
 
 
 @pytest.mark.parametrize("wrong", [-1, ROWS + 1])
 def test_a_campaigns_ids_outside_the_table_are_refused(wrong):
     message = refusal(campaign=np.array([wrong, 0], np.int32))
-    assert message.startswith(f"the campaign's ids have {wrong}, expected 0 to")
+    assert message.startswith(f"the campaign's ids include {wrong}, expected 0 to")
 
 
 @pytest.mark.parametrize("dtype", [float, bool, str])

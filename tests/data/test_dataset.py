@@ -120,7 +120,7 @@ def test_data_without_campaigns_are_whole():
         ([np.inf], "expected whole numbers, got inf"),
         ([2.0**53], "expected whole numbers, got 9007199254740992.0"),  # or 2**53 + 1, rounded
         ([[3], [10]], r"expected a list, got an array of shape \(2, 1\)"),
-        ([[3], [10, 17]], "expected a list, got lists of several lengths"),
+        ([[3], [10, 17]], "expected a list, got lists of different lengths"),
         (3, r"expected a list, got an array of shape \(\)"),
         (["3"], "expected whole numbers, got '3'"),
         (["3\n4"], "expected whole numbers"),
@@ -175,8 +175,16 @@ SEX = SensitiveField(np.array(["f", "m"]), np.tile(np.array([[0], [1], [2]], np.
         ("city", {}, "is a field of the model as well"),
         ("sex", {"values": np.array(["f", "f"])}, "values are not distinct texts"),
         ("sex", {"values": np.array([1, 2])}, "values are not distinct texts"),
-        ("sex", {"codes": SEX.codes[:-1]}, r"codes of shape \(59, 1\), 60 users"),
-        ("sex", {"codes": SEX.codes[:, 0]}, r"codes of shape \(60,\), 60 users"),
+        (
+            "sex",
+            {"codes": SEX.codes[:-1]},
+            r"codes of shape \(59, 1\), expected one row for each of 60 users",
+        ),
+        (
+            "sex",
+            {"codes": SEX.codes[:, 0]},
+            r"codes of shape \(60,\), expected one row for each of 60 users",
+        ),
         ("sex", {"codes": SEX.codes * 1.0}, "codes are float64, expected whole numbers"),
         ("sex", {"codes": SEX.codes + 1}, "a code is not in 0 to 2"),
         ("sex", {"codes": SEX.codes - 1}, "a code is not in 0 to 2"),
@@ -204,7 +212,7 @@ OFFSETS, VALUES = DATA.stage1.offsets, DATA.vocabulary.values
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"vocabulary": Vocabulary(VALUES[:-1])}, "vocabulary: 4 fields"),
+        ({"vocabulary": Vocabulary(VALUES[:-1])}, "vocabulary: 4 fields, expected 5"),
         ({"vocabulary": Vocabulary((VALUES[0][::-1], *VALUES[1:]))}, "values of 'gender': not asc"),
         ({"user_rows": DATA.user_rows[:, 1:]}, r"user_rows: shape \(60, 5\), expected \(60, 6\)"),
         ({"user_rows": DATA.user_rows * 1.0}, "user_rows: float64, expected whole numbers"),
@@ -314,13 +322,13 @@ def test_a_campaign_of_data_with_whole_numbers_is_named_by_one():
     joined = DATA.with_campaigns([record("115", text=False)])
     assert joined.campaign_ids.tolist() == [100, 110, 115, 120, 130]
     assert joined.campaign_ids.dtype == DATA.campaign_ids.dtype
-    with pytest.raises(InputError, match="campaign tea: campaigns of toy have whole numbers"):
+    with pytest.raises(InputError, match="campaign tea: the campaign ids of toy are whole numbers"):
         DATA.with_campaigns([record("tea", text=False)])
 
 
 @pytest.mark.parametrize("names", [["c110"], ["tea", "tea"]])
 def test_a_campaign_that_is_there_already_is_refused(names):
-    with pytest.raises(InputError, match=f"campaign {names[-1]} is there already"):
+    with pytest.raises(InputError, match=f"campaign {names[-1]} already exists"):
         text_world().with_campaigns([record(name) for name in names])
 
 

@@ -462,5 +462,5 @@ def test_options_that_no_test_can_have_are_refused(tmp_path, options, said):
 
 
 def test_an_audience_of_nobody_is_refused():
-    with pytest.raises(InputError, match=r"--audience: .* is nobody"):
+    with pytest.raises(InputError, match=r"--audience: .* is less than one user"):
         audience_size(1e-6, split_candidates(WORLD, 0))

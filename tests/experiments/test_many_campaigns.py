@@ -61,7 +61,7 @@ def test_both_ways_are_tuned_customised_and_judged(tmp_path, capsys):
         (("--method", "lr"), "lr: cannot adapt heads only"),
         (("--method", "xgboost"), "xgboost"),
         (("--campaigns", 0), "--campaigns: expected 1"),
-        (("--data-dir", ".", "--users", 9), "--users: not with --data-dir"),
+        (("--data-dir", ".", "--users", 9), "--users: cannot be used with --data-dir"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_work(tmp_path, capsys, options, words):

@@ -149,7 +149,11 @@ def test_what_is_kept_is_small_and_can_be_drawn_again(drawn, tmp_path, capsys):
 
 
 def test_what_must_not_be_kept_over(drawn, tmp_path, capsys):
-    refuses(capsys, COMMAND, drawn, "--keep", drawn, words=("--keep", "give another"))
+    (drawn.parent / "report.md").write_text("of another comparison")
+    for kept in (drawn, drawn.parent):
+        words = (f"--keep: {kept} would replace {drawn}; give another",)
+        refuses(capsys, COMMAND, drawn, "--keep", kept, words=words)
+    (drawn.parent / "report.md").unlink()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     words = ("mine: exists and has no report.md",)

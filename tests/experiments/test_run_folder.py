@@ -37,7 +37,7 @@ def test_a_run_of_the_same_configuration_is_resumed_as_it_stands(tmp_path):
 def test_a_run_of_another_configuration_is_not_resumed(tmp_path, config, what):
     open_run(tmp_path / "run", CONFIG, resume=False)
     (tmp_path / "run" / "methods" / "lr.json").write_text("{}")
-    with pytest.raises(InputError, match=f"config.json: begun with another {what}; "):
+    with pytest.raises(InputError, match=f"config.json: started with another {what}; "):
         open_run(tmp_path / "run", config, resume=True)
     assert (tmp_path / "run" / "methods" / "lr.json").exists()
 

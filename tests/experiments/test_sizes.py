@@ -83,7 +83,7 @@ def test_what_cannot_be_drawn(tmp_path, capsys):
     refuses(capsys, COMMAND, *others, *out, words=words)
     shutil.rmtree(others[0])
     shutil.rmtree(others[1])
-    words = ("--out", "is no folder")
+    words = ("--out", "is not a folder")
     refuses(capsys, COMMAND, one, same, "--out", tmp_path / "no" / "a.png", words=words)
     for name in ("sizes", "sizes.foo"):
         words = ("--out: expected a name with one of .png, .pdf, .svg, got", name)

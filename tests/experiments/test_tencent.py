@@ -220,7 +220,7 @@ def test_resuming_with_other_options_is_refused(
         capsys,
         COMMAND,
         *options,
-        words=("config.json: begun with another ", what, "afresh"),
+        words=("config.json: started with another ", what, "afresh"),
     )
     assert (finished.out / "seed-0" / "config.json").read_bytes() == before
     assert (finished.out / "report.md").exists()
@@ -261,7 +261,7 @@ def test_prepared_data_that_another_command_makes_are_waited_for(finished, tmp_p
 
 def test_resuming_with_other_files_is_refused(finished, tmp_path, capsys):
     options = ("--data-dir", write(tmp_path / "data"), "--cache-dir", tmp_path / "cache")
-    words = ("begun with another data", "data_dir")
+    words = ("started with another data", "data_dir")
     refuses(capsys, COMMAND, *options, "--out", finished.out, "--resume", words=words)
 
 

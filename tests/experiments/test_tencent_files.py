@@ -143,7 +143,7 @@ def test_a_folder_in_the_place_of_a_file(tmp_path, capsys):
         capsys,
         COMMAND,
         *options,
-        words=(f"{source / TRAIN}: cannot be read, since it is no regular file",),
+        words=(f"{source / TRAIN}: is not a regular file, so it cannot be read",),
     )
     assert contents(tmp_path) <= {"data", "cache"}
 

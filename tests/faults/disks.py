@@ -1,6 +1,6 @@
-"""Disks that are full, without inodes, or read-only, and folders that vanish, at every write.
+"""Disks that are full, out of inodes or read-only, and folders that vanish, at every write.
 
-Where file systems may be mounted, a small one is; elsewhere the size of files is limited.
+Where file systems may be mounted, a small one is used; elsewhere the size of files is limited.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from damages import largest_file
 
 from faults.scene import Tally, fingerprint, refusal
 
-PROMISE = "a disk that is full, read-only or gone: one line, exit 2; done after there is room"
+PROMISE = "a disk that is full, read-only or gone: one line, exit 2; completed once there is room"
 _LARGE = 1 << 28
 
 
@@ -29,7 +29,7 @@ def can_mount(folder):
 
 @contextlib.contextmanager
 def mounted(at, options="size=64m"):
-    """A file system in memory at a folder."""
+    """Mounts a file system in memory on a folder."""
     at.mkdir(parents=True, exist_ok=True)
     words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)]
     subprocess.run(words, check=True, capture_output=True)
@@ -46,7 +46,7 @@ def remount(at, options):
 
 @contextlib.contextmanager
 def full(disk, free):
-    """So many bytes are free, whatever lies there."""
+    """Leaves ``free`` bytes free, whatever the disk holds."""
     used = shutil.disk_usage(disk).used
     page = os.sysconf("SC_PAGE_SIZE")
     remount(disk, f"size={max(page, (used + free) // page * page)}")
@@ -71,7 +71,7 @@ def read_only(disk, _):
 
 @contextlib.contextmanager
 def vanishing(disk, delay):
-    """All that lies on the disk is removed after some seconds."""
+    """Removes everything on the disk after ``delay`` seconds."""
 
     def remove():
         if not stop.wait(delay):
@@ -90,7 +90,7 @@ KINDS = {"full": full, "inodes": without_inodes, "read-only": read_only, "vanish
 
 
 def try_task(scene, name, kind, amount, disk, expected):
-    """Disturbs a task, then lets it finish; what went wrong, or None."""
+    """Disturbs a task, then lets it finish; returns what went wrong, or None."""
     out = disk / "made" / "out"
     out.parent.mkdir(parents=True, exist_ok=True)
     scene.begin(name, out)
@@ -100,7 +100,7 @@ def try_task(scene, name, kind, amount, disk, expected):
         print(f"    {name} {kind} {amount}: {code} {error[:300]}", end="" if error else "\n")
     if code not in (None, 0) and (fault := refusal(code, error)):
         return fault
-    if kind == "vanishing":  # what the task needs is gone too
+    if kind == "vanishing":  # the task's inputs are gone too
         shutil.rmtree(out.parent, ignore_errors=True)
         out.parent.mkdir(parents=True)
         scene.begin(name, out)
@@ -115,7 +115,7 @@ def try_task(scene, name, kind, amount, disk, expected):
 
 
 def sweep(scene, folder, names, amounts, *, kinds=tuple(KINDS)):
-    """Tries tasks with several amounts of what is short, between nothing and what they take."""
+    """Tries tasks with several fractions of the bytes, inodes or seconds that they take."""
     tally = Tally(PROMISE)
     for name in names:
         with mounted(folder / "disk") as disk:

@@ -1,4 +1,4 @@
-"""Kills at random times: what a command was doing is done by the next run, to the same bits.
+"""Kills at random times: the next run completes a command's work, to the same bits.
 
 Children are forked from a process that has imported everything, run a command, and are killed.
 """
@@ -24,10 +24,10 @@ from metaheac_jax.model import load, save
 from metaheac_jax.training import loop
 from metaheac_jax.training.checkpoint import Checkpoints
 
-PROMISE = "a kill while {}: the next run gets to the same bits"
+PROMISE = "a kill while {}: the next run reaches the same bits"
 #: Kills of a command before it may finish.
 CHAIN = 5
-#: Share of the trials, by what is under way.
+#: Fraction of the trials, by the work that is killed.
 SHARES = {
     "saving checkpoints": 0.25,
     "saving models": 0.2,
@@ -41,12 +41,12 @@ SHARES = {
 
 
 def start(function, *arguments):
-    """A child that runs a function of this module."""
+    """Starts a child process that runs a function of this module."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults.kills"])
     child = context.Process(target=function, args=arguments, daemon=True)
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the process that is forked
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the process that forks
     child.start()
     os.environ.pop("PYTHONPATH")
     if before is not None:
@@ -55,7 +55,7 @@ def start(function, *arguments):
 
 
 def kill(child, seconds):
-    """Kills a child after some time; whether it was still running."""
+    """Kills a child after some seconds; returns whether it was still running."""
     child.join(seconds)
     running = child.is_alive()
     child.kill()
@@ -64,9 +64,9 @@ def kill(child, seconds):
 
 
 def run_task(folder, name, out, goes_on, error):
-    """Runs a task in a child; every third step of a training is saved."""
+    """Runs a task in a child; a training saves every third step."""
     _prepare(error)
-    # The training's own pace would save nothing within its seconds.
+    # At its usual interval, a training of a few seconds would save nothing.
     loop.train.__kwdefaults__.update(save_every=3, log_every=3)
     with tiny_world(Path(folder).parent / "compiled"):
         code, told = Scene(Path(folder)).run(name, Path(out), goes_on=goes_on)
@@ -137,7 +137,7 @@ def state_of(number):
 
 
 def general_of(number):
-    """A model that differs from number to number."""
+    """A model that is different for each number."""
     data = toy.dataset(users=100, campaigns=3, per_campaign=30, pool=5)
     general = method_named("cosine").fit(data)
     return replace(general, seed=number, state={"values": np.arange(9000.0) * number})
@@ -148,7 +148,7 @@ def data_of(number):
 
 
 def save_for_ever(kind, folder, done, error):
-    """Saves states with numbers that grow; ``done`` is the last that is on disk."""
+    """Saves states with increasing numbers; ``done`` is the number of the last one on disk."""
     _prepare(error)
     with contextlib.ExitStack() as stack:
         if kind == "saving checkpoints":
@@ -168,7 +168,7 @@ def save_for_ever(kind, folder, done, error):
 
 
 def kill_saving(folder, kind, trials):
-    """Kills a process that saves; the newest state is whole, and is the last said or the next."""
+    """Kills a process that saves; the newest state must be whole, the last noted or the next."""
     tally = Tally(PROMISE.format(kind))
     target = folder / kind.replace(" ", "-")
     shutil.rmtree(target, ignore_errors=True)
@@ -192,7 +192,7 @@ def kill_saving(folder, kind, trials):
 
 
 def _newest(kind, target):
-    """The number of the newest state, and what is wrong with it."""
+    """The number of the newest state, and what is wrong with it, or None."""
     try:
         match kind:
             case "saving checkpoints":
@@ -213,7 +213,7 @@ def _newest(kind, target):
 
 
 def run(folder, trials, names=tuple(SHARES)):
-    """So many kills in all, shared out."""
+    """Makes ``trials`` kills in all, distributed by `SHARES`."""
     with tiny_world(folder / "compiled"):
         open_scene(folder / "scene")
     tallies = []

@@ -164,18 +164,22 @@ def refused(name, start, data, words):
 
 @pytest.mark.parametrize("name", ["cosine", "lr", "prior", "mlp-one-stage"])
 def test_methods_without_steps_do_not_go_on(general, name):
-    refused(name, general, DATA, f"{name} takes no steps, so it cannot go on from a model; fit it")
+    refused(
+        name, general, DATA, f"{name} takes no steps, so it cannot continue from a model; fit it"
+    )
 
 
 @pytest.mark.parametrize("name", ["shared-bottom", "mmoe"])
 def test_methods_with_a_head_per_campaign_do_not_go_on(general, name):
-    refused(name, general, DATA, f"{name} has parts for its training campaigns, so it cannot go on")
+    refused(
+        name, general, DATA, f"{name} has one head per training campaign, so it cannot continue"
+    )
 
 
 def test_models_that_do_not_fit_are_refused(general):
     refused("metaheac", general, DATA, "trained by 'mlp-pretraining', not by 'metaheac'; use its")
     bare = replace(general, optimizer=None)
-    refused("mlp-pretraining", bare, DATA, "model of 'toy' has no state of its optimiser; fit it")
+    refused("mlp-pretraining", bare, DATA, "model of 'toy' has no optimiser state; fit it")
     wide = replace(general, settings=replace(TINY, width=5))
     refused("mlp-pretraining", wide, DATA, "was trained with width 5, the method has 4")
 
@@ -183,7 +187,12 @@ def test_models_that_do_not_fit_are_refused(general):
 def test_data_that_lack_fields_or_values_are_refused(general):
     values = DATA.vocabulary.values
     less = replace(general, vocabulary=Vocabulary((*values[:2], np.arange(31), *values[3:])))
-    refused("mlp-pretraining", less, DATA, "toy: lacks values that the model knows; prepare it")
+    refused(
+        "mlp-pretraining",
+        less,
+        DATA,
+        "toy: lacks values that the model was trained on; prepare the data",
+    )
     other = Schema((Field("sex"), *DATA.schema.user[1:]), DATA.schema.campaign)
     schema = replace(general, schema=other)
     refused("mlp-pretraining", schema, DATA, "from that of the earlier data, first in 'gender'")

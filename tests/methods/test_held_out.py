@@ -47,9 +47,9 @@ def test_a_campaign_with_a_single_seed_is_not_held_out():
     data = with_one_seed(range(20))
     for seed in range(5):
         assert hold_out_campaigns(data, np.arange(30), seed)[1].min() >= 20
-    with pytest.raises(InputError, match="2 of 30 campaigns have them; add campaigns, or train"):
+    with pytest.raises(InputError, match="2 of 30 campaigns have these; add campaigns, or train"):
         hold_out_campaigns(with_one_seed(range(28)), np.arange(30), 0)
-    with pytest.raises(InputError, match="3 campaigns are held out"):
+    with pytest.raises(InputError, match="3 campaigns have to be held out"):
         hold_out_campaigns(DATA, np.arange(3), 0)
 
 
@@ -222,11 +222,11 @@ def test_campaigns_that_are_given_to_be_held_out_are_not_trained_on():
     seen, method = [], noting([], PAPER)
     noting(seen, PAPER).fit(DATA, held_out=[1, 2, 3])
     assert seen[0].campaigns.tolist() == [0, *range(4, 30)]
-    with pytest.raises(InputError, match="campaign 120 is to be trained on and held out; leave"):
+    with pytest.raises(InputError, match="campaign 120 is both a training and a held-out campaign"):
         method.fit(DATA, campaigns=np.arange(3), held_out=[2, 5])
     for wrong in ([3, 3], [], [30], [-1], np.arange(30) < 4, [[1, 2]]):
-        with pytest.raises(InputError, match="expected one index or more from 0 to 29, each once"):
+        with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 29"):
             method.fit(DATA, held_out=wrong)
     for wrong in ({"keep": [30]}, {"campaigns": {0, 1}, "held_out": [2]}):
-        with pytest.raises(InputError, match="expected one index or more from 0 to 29, each once"):
+        with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 29"):
             method.fit(DATA, **wrong)

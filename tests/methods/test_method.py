@@ -150,7 +150,7 @@ def test_a_general_model_of_another_method_is_refused(general):
 
 @pytest.mark.parametrize("chosen", [[], [6], [-1], [1, 1], [0.0, 1.0], [True, False], [[0, 1]], 0])
 def test_campaigns_that_are_no_indices_are_refused(chosen):
-    said = "toy: campaigns: expected one index or more from 0 to 5, each once"
+    said = "toy: campaigns: expected one or more distinct indices from 0 to 5"
     with pytest.raises(InputError, match=said):
         cosine().fit(DATA, campaigns=chosen)
 
@@ -193,7 +193,7 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
         (method.with_settings(outer_learning_rate=0.5), {}, "settings"),
         (replace(method, name="other"), {}, "method"),
     ):
-        with pytest.raises(InputError, match=f"begun with another {what}.*; use the same, or"):
+        with pytest.raises(InputError, match=f"started with another {what}.*; use the same, or"):
             other.fit(DATA, **({"seed": 1} | changes), directory=directory)
 
 
@@ -204,7 +204,7 @@ def test_checkpoints_that_nothing_describes_are_refused(tmp_path):
     (directory / "member" / "20").mkdir(parents=True)
     (directory / "member" / "20" / "checkpoint.json").write_text("{}")
     directory.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"moved.json is to describe.*; move both together, or"):
+    with pytest.raises(InputError, match=r"moved.json, which describes.*; move both together, or"):
         method.fit(DATA, seed=1, directory=tmp_path / "moved")
     (tmp_path / "c.json").rename(tmp_path / "moved.json")
     method.fit(DATA, seed=1, directory=tmp_path / "moved")
@@ -222,7 +222,7 @@ def test_checkpoints_after_another_model_in_memory_are_refused(tmp_path):
     fit = partial(method.fit, DATA, campaigns=range(5), held_out=[5], directory=tmp_path / "c")
     fit(start=one)
     fit(start=one)
-    with pytest.raises(InputError, match=r"begun with another start; use the same, or"):
+    with pytest.raises(InputError, match=r"started with another start; use the same, or"):
         fit(start=two)
 
 
@@ -300,7 +300,7 @@ def test_what_is_no_list_of_campaigns_or_no_seed_is_refused():
             method.fit(DATA, seed=seed)
         with pytest.raises(InputError, match="seed: expected a whole number of 0 or more"):
             method.customise(general, DATA, [DATA.campaign(0)], seed=seed)
-    with pytest.raises(InputError, match="expected a list of campaigns, it has 3"):
+    with pytest.raises(InputError, match="expected a list of campaigns, but it contains 3"):
         method.customise(general, DATA, [3])
 
 

@@ -213,7 +213,7 @@ def test_an_example_goes_through_its_own_campaigns_head(name, x64):
             np.testing.assert_allclose(np.exp(output.expert_log_weights[b]), weights, rtol=1e-9)
     # Campaigns are told apart by nothing but their heads.
     np.testing.assert_array_equal(apply(params, user, campaign + 1, OWNER).log_p, output.log_p)
-    with pytest.raises(ValueError, match="5 campaigns have a head"):
+    with pytest.raises(ValueError, match="there are 5 campaign heads; pass the owner"):
         apply(params, user, campaign)
 
 

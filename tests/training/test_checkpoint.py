@@ -114,7 +114,9 @@ def test_a_checkpoint_under_another_step_is_damaged(copied):
     shutil.copytree(copied / "7", copied / "9")
     found, [line] = restored(copied)
     assert found == 7
-    assert line.startswith(f"{copied / '9'}: is that of step 7; the checkpoint is damaged; it was")
+    assert line.startswith(
+        f"{copied / '9'}: contains the checkpoint of step 7; the checkpoint is damaged; it was"
+    )
 
 
 def test_damaged_checkpoints_without_a_whole_one_are_named_and_stay(copied):
@@ -136,7 +138,9 @@ def test_what_orbax_reads_is_compared_with_what_was_saved(copied, monkeypatch):
     monkeypatch.setattr(checkpoint.ocp, "load", other)
     with (
         Checkpoints(copied) as checkpoints,
-        pytest.raises(InputError, match="step 7: orbax reads network/bias other than it was"),
+        pytest.raises(
+            InputError, match="step 7: orbax does not restore network/bias as it was saved"
+        ),
     ):
         checkpoints.restore(state_of(0))
 

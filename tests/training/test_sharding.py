@@ -165,7 +165,7 @@ def test_a_mesh_has_the_devices_of_a_process_side_by_side(monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "4", "row=0", "row=2,row=4", "rows=2", "campaign=4, row=2"])
 def test_a_mesh_that_cannot_be_read_is_refused(text):
-    with pytest.raises(InputError, match=r"expected numbers of .* as campaign=4,row=2"):
+    with pytest.raises(InputError, match=r"expected the sizes of .* such as campaign=4,row=2"):
         parse_mesh(text)
     assert parse_mesh("row=2,campaign=40") == {"row": 2, "campaign": 40}
 

@@ -1,12 +1,12 @@
-"""A campaign folder: a customised model on disk, who it was learned from, and later feedback.
+"""A campaign folder: a customised model on disk, its examples, and later feedback.
 
     campaign.json       the campaign's attributes, the general model, versions, checksums
     examples.parquet    user_id, label: seeds (1) and non-seeds (0)
-    feedback.parquet    user_id, converted: who was shown the campaign, 1 for who converted
-    excluded.parquet    user_id: who is neither learned from nor in an audience, such as opt-outs
-    adapted/            arrays: what differs from the general model
+    feedback.parquet    user_id, converted: users who were shown the campaign, 1 for converts
+    excluded.parquet    user_id: users neither learned from nor in an audience, such as opt-outs
+    adapted/            arrays: the weights that differ from the general model
 
-The general model stays in its own folder; both are needed to score.
+The general model stays in its own folder; both folders are needed to score.
 
 Axes: n examples of a campaign, F users with feedback, X excluded users, U rows that adapting
 touched.
@@ -54,12 +54,12 @@ _REMEDY = "give the folder that `metaheac customise` has written"
 
 
 class Counts(NamedTuple):
-    """Numbers of users. They only grow, so equal numbers are equal users.
+    """Numbers of users. They never decrease, so equal numbers mean equal users.
 
     Attributes:
-      shown: with feedback.
-      converted: of these.
-      excluded: left out of what is learned.
+      shown: number of users with feedback.
+      converted: number of these who converted.
+      excluded: number of users left out of learning.
     """
 
     shown: int
@@ -69,19 +69,19 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class SavedCampaign:
-    """What a campaign folder holds.
+    """The content of a campaign folder.
 
     Attributes:
-      record: the campaign with the seeds and non-seeds that it began with.
-      feedback: on all of its audiences.
-      adapted: what differs from the general model.
+      record: the campaign with its original seeds and non-seeds.
+      feedback: feedback on all of its audiences.
+      adapted: the weights that differ from the general model.
       origin: the general model's folder and digest.
       excluded: (X,) int64 or UTF-8 bytes, ascending and distinct: ids of users who are left out of
-        what is learned and of audiences.
-      learned: what the weights were learned from.
-      data_digest: of the data set that they were learned on; None where it is not known.
-      seed: that they were learned with; None where it is not known.
-      digest: of the manifest that it was read from; None for one that was not.
+        learning and of audiences.
+      learned: counts of the users when the weights were learned.
+      data_digest: digest of the data set that they were learned on; None if not known.
+      seed: random seed that they were learned with; None if not known.
+      digest: digest of the manifest that this was read from; None if it was not read.
     """
 
     record: CampaignRecord
@@ -96,14 +96,14 @@ class SavedCampaign:
 
     @property
     def examples(self) -> CampaignRecord:
-        """The campaign with the users with feedback among its examples, without the excluded."""
+        """The campaign with users with feedback among its examples, without excluded users."""
         return self.record.with_feedback(self.feedback).without(self.excluded)
 
     @property
     def found_ids(self) -> np.ndarray:
         """Ids of the users whose label is from feedback, see `Campaign.found`.
 
-        A seed stays one, and a non-seed is none of them unless it converted.
+        They include no original seeds, and only those original non-seeds that converted.
         """
         ids, is_seed = self.record.user_ids, self.record.labels == 1
         converts = self.feedback.user_ids[self.feedback.converted]
@@ -112,7 +112,7 @@ class SavedCampaign:
 
     @property
     def known(self) -> Counts:
-        """What the weights would be learned from now."""
+        """Counts of the users that the weights would be learned from now."""
         converted = int(self.feedback.converted.sum())
         return Counts(len(self.feedback), converted, len(self.excluded))
 
@@ -126,12 +126,12 @@ class SavedCampaign:
         return replace(self, excluded=np.union1d(self.excluded, user_ids))
 
     def with_ids_of(self, data: Dataset) -> SavedCampaign:
-        """The campaign with user ids in the form of those of the data.
+        """The campaign with user ids in the form that the data uses.
 
-        Data has text as ids as soon as one of them is no whole number; 7 is the text "7" then.
+        All ids of a data set are text if one of them is not a whole number; 7 is then the text "7".
 
         Raises:
-          InputError: the campaign has text, and the data whole numbers.
+          InputError: the campaign has text as ids, and the data has whole numbers.
         """
         record, feedback = self.record, self.feedback
         if record.user_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
@@ -151,13 +151,13 @@ class SavedCampaign:
         return general.origin is not None and general.origin.digest == self.origin.digest
 
     def is_up_to_date(self, general: General) -> bool:
-        """Whether the weights are of this general model, and learned with all the feedback."""
+        """Whether the weights are from this general model and all feedback and exclusions."""
         return self.is_of(general) and self.learned == self.known
 
     def would_stay(self, general: General, data: Dataset, seed: int) -> bool:
-        """Whether `update` would learn the same again.
+        """Whether `update` would learn the same weights again.
 
-        What is not known of the weights, or of the data, counts as the same.
+        A digest or a random seed that is not known counts as the same.
         """
         same_data = None in (self.data_digest, data.digest) or self.data_digest == data.digest
         return self.is_up_to_date(general) and same_data and self.seed in (None, seed)
@@ -166,13 +166,14 @@ class SavedCampaign:
         """The customised model; users of the campaign who are not in the data are left out.
 
         Raises:
-          InputError: the general model is another one, or not of this data, no seed is a user of
-            the data, or as `with_ids_of`.
+          InputError: the general model is another one or does not fit the data, no seed is a user
+            of the data, the method cannot be saved, or as in `with_ids_of`.
         """
         if not self.is_of(general):
+            where = "in memory" if general.origin is None else f"in {general.origin.folder}"
             raise InputError(
                 f"campaign {self.record.name}: was customised from another general model than that "
-                f"in {self.origin.folder}; `metaheac update` customises it again"
+                f"{where}; `metaheac update` customises it again"
             )
         general.check_data(data)
         saved = self.with_ids_of(data)
@@ -195,27 +196,28 @@ def save_customised(
     seed: int | None = None,
     progress: Progress = silent,
 ) -> None:
-    """Writes a customised model into a campaign folder, whole or not at all.
+    """Writes a customised model into a campaign folder, completely or not at all.
 
-    An existing campaign folder is replaced. The folder's name is the campaign's. Who is excluded
-    from the model's audiences stays excluded from all that is learned later.
+    An existing campaign folder is replaced. The campaign takes the name of the folder. Users who
+    are excluded from the model's audiences are also excluded from all later learning.
 
     Args:
-      model: of a campaign from `Dataset.new_campaign`, and of a general model in a folder.
-      data: that it was customised on.
+      model: customised to a campaign from `Dataset.new_campaign`, from a general model in a folder.
+      data: the data that it was customised on.
       directory: the folder.
-      seed: that it was customised with, if known; `metaheac update` learns again with another.
-      progress: receives the bytes checksummed.
+      seed: random seed of customising, if known; `metaheac update` with another one learns again.
+      progress: receives the number of bytes checksummed.
 
     Raises:
       InputError: the method adapts no network's weights, the general model is in no folder, the
-        campaign has feedback, the data is not that of the model, or the folder exists and is no
-        campaign's.
+        campaign has feedback or belongs to a data set, the data is not that of the model, or the
+        folder exists and is not a campaign folder.
     """
     general, campaign, adapted = model.general, model.campaign, model.adapted
     if general.origin is None:
         raise InputError(
-            "the general model is in no folder; customise what `save` or `load` returns"
+            "the general model has not been saved to a folder; customise what `save` or `load` "
+            "returns"
         )
     if campaign.attributes is None:
         raise InputError(
@@ -247,22 +249,22 @@ def save_customised(
 def load_customised(
     directory: Path | str, general: General, data: Dataset, *, progress: Progress = silent
 ) -> Customised:
-    """A customised model from a campaign folder; see `SavedCampaign.customised`."""
+    """Loads a customised model from a campaign folder; see `SavedCampaign.customised`."""
     return read_campaign(directory, progress=progress).customised(general, data)
 
 
 def add_feedback(
     directory: Path | str, feedback: Feedback, *, progress: Progress = silent
 ) -> SavedCampaign:
-    """Adds feedback to a campaign folder; neither order nor repetition matters.
+    """Adds feedback to a campaign folder; its order and repetitions do not matter.
 
-    The model is not changed, see `update`.
+    The model does not change; see `update`.
 
     Returns:
-      What the folder holds now.
+      The new content of the folder.
 
     Raises:
-      InputError: there is no campaign, or the user ids are of another kind.
+      InputError: the folder has no campaign, or the user ids are of another kind.
     """
     with locked(Path(directory)):
         saved = read_campaign(directory, progress=progress)
@@ -282,26 +284,26 @@ def update(
 ) -> SavedCampaign:
     """Customises the model of a campaign folder again, to its seeds, non-seeds and all feedback.
 
-    It starts from the general model, so the result depends on these alone, and not on how often and
-    in which order feedback came and the model was updated. Early stopping needs that too: the
-    examples that it holds out must be new to the model. The general model may be another one than
-    before, such as that of a new day.
+    It starts from the general model, so the result depends on these alone, and not on the number
+    and order of earlier updates and additions of feedback. Early stopping needs this too: the
+    examples that it holds out must be new to the model. The general model may differ from the
+    previous one, for example if a new one is trained every day.
 
     Args:
       directory: the campaign folder.
       general: the general model.
-      data: has the campaign's users; those it does not have are left out. The folder's user ids
-        take the form of its ids.
-      exclude: ids of more users who are left out from now on.
-      seed: of held-out examples and minibatches.
+      data: the data with the campaign's users; users that it lacks are left out. The folder's user
+        ids take the form of the data's ids.
+      exclude: ids of further users who are left out from now on.
+      seed: random seed for held-out examples and minibatches.
       progress: receives the progress of customising.
 
     Returns:
-      What the folder holds now.
+      The new content of the folder.
 
     Raises:
-      InputError: there is no campaign, the general model is in no folder or not of this data, no
-        seed is a user of the data, or as `SavedCampaign.with_ids_of`.
+      InputError: the folder has no campaign, the general model is in no folder or does not fit the
+        data, no seed is a user of the data, or as in `SavedCampaign.with_ids_of`.
     """
     with locked(Path(directory)):
         saved = read_campaign(directory, progress=progress)
@@ -325,15 +327,16 @@ def update(
 
 
 def is_campaign(directory: Path) -> bool:
-    """Whether a folder is a campaign's; it may be damaged."""
+    """Whether a folder is a campaign folder, possibly a damaged one."""
     return (directory / MANIFEST).is_file()
 
 
 def read_campaign(directory: Path | str, *, progress: Progress = silent) -> SavedCampaign:
-    """What a campaign folder holds; every file is verified.
+    """Reads a campaign folder and verifies every file.
 
     Raises:
-      InputError: there is no campaign, or a file of it is missing, short or altered; it is named.
+      InputError: the folder has no campaign, or one of its files is missing, truncated or altered;
+        the message names it.
     """
     folder = Path(directory)
     return read_undisturbed(folder, MANIFEST, lambda: _read(folder, progress))
@@ -370,10 +373,10 @@ def _read(folder: Path, progress: Progress) -> SavedCampaign:
 
 
 def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progress) -> None:
-    """Writes a campaign folder, whole or not at all.
+    """Writes a campaign folder, completely or not at all.
 
     Raises:
-      InputError: the folder exists and is no campaign's.
+      InputError: the folder exists and is not a campaign folder.
     """
     target = Path(directory).resolve()
     record, feedback = saved.record, saved.feedback
@@ -410,7 +413,7 @@ def _name(directory: Path | str) -> str:
 
 
 def _changed(adapted: AdaptedWeights, general: General) -> AdaptedWeights:
-    """The adapted weights without padding, and without rows that are as in the general model."""
+    """The adapted weights without padding and without rows that equal the general model's."""
     table, rows, values = (np.asarray(a) for a in (general.state["table"], *adapted[1:]))
     real = np.flatnonzero(rows < len(table))
     kept = real[(values[real] != table[rows[real]]).any(axis=1)]
@@ -418,14 +421,14 @@ def _changed(adapted: AdaptedWeights, general: General) -> AdaptedWeights:
 
 
 def _as_column(ids: np.ndarray) -> pl.Series:
-    """User ids for a file."""
+    """User ids as a column of a file."""
     if ids.dtype.kind == "S":
         return pl.Series([user_id.decode() for user_id in ids.tolist()], dtype=pl.String)
     return pl.Series(ids.astype(np.int64))
 
 
 def _from_column(column: pl.Series) -> np.ndarray:
-    """User ids as data sets have them."""
+    """User ids of a file in the form that data sets use."""
     if column.dtype == pl.String:
         return np.array([user_id.encode() for user_id in column.to_list()], dtype="S")
     return column.to_numpy()

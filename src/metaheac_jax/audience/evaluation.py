@@ -1,4 +1,4 @@
-"""Figures of the test campaigns from the scores of their pools (paper section 4.1).
+"""Metrics of the test campaigns, from the scores of their pools (paper section 4.1).
 
 Axes: P users of a campaign's pool, S slots of a user, G campaigns.
 """
@@ -25,16 +25,16 @@ PERCENT = 5.0  # K of P@K% and R@K%
 
 
 def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
-    """(P, S) table rows of the users in a campaign's pool, its stage 2."""
+    """(P, S) table rows of the users in a campaign's pool, which is its stage 2."""
     return dataset.user_rows[dataset.stage2.user[dataset.stage2.of(campaign)]]
 
 
 class PoolScores(NamedTuple):
-    """Scores of campaigns' pools.
+    """Scores of the pools of several campaigns.
 
     Attributes:
-      scores: (P,) of each campaign.
-      customise_seconds, score_seconds: of customising and of scoring.
+      scores: (P,) scores per campaign.
+      customise_seconds, score_seconds: time spent on customising and on scoring.
     """
 
     scores: list[np.ndarray]
@@ -52,19 +52,19 @@ def score_pools(
     directory: Path | str | None = None,
     progress: Progress = silent,
 ) -> PoolScores:
-    """Customises a general model to campaigns, and scores their pools.
+    """Customises a general model to campaigns and scores their pools.
 
     Args:
-      method: that trained the general model.
+      method: the method that trained the general model.
       general: the general model.
-      dataset: has the campaigns; stage 1 to customise on, stage 2 to score.
-      campaigns: (G,) their indices.
-      seed: of customising.
-      directory: keeps campaigns that are customised, as `Method.customise` does.
+      dataset: the data with the campaigns; stage 1 is for customising, stage 2 for scoring.
+      campaigns: (G,) campaign indices.
+      seed: random seed for customising.
+      directory: folder that keeps customised campaigns, as in `Method.customise`.
       progress: receives the number of campaigns done.
 
     Raises:
-      InputError: a campaign has no examples of stage 1, or the data does not fit the model.
+      InputError: a campaign has no stage-1 examples, or the data does not fit the model.
       Diverged: a score is not a number.
     """
     began = time.perf_counter()
@@ -82,17 +82,17 @@ def score_pools(
 def judge_all(
     dataset: Dataset, split: Split, scores: Sequence[np.ndarray], *, label: str
 ) -> dict[str, Any]:
-    """Figures of every test campaign from the scores of its pool.
+    """Metrics of every test campaign, from the scores of its pool.
 
     Args:
-      dataset: the pools are its stage 2.
-      split: has the test campaigns.
-      scores: (P,) of each test campaign's pool.
-      label: of the method.
+      dataset: the data; its stage 2 has the pools.
+      split: the split with the test campaigns.
+      scores: (P,) scores of each test campaign's pool.
+      label: label of the method.
 
     Returns:
       ``label``, ``campaigns`` (one entry per judged campaign), ``left_out`` (the campaigns that
-      cannot be judged, and why), and ``pooled_auc`` per group.
+      cannot be judged, with the reason), and ``pooled_auc`` per group.
     """
     campaigns, left_out = [], []
     pooled: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"small": [], "large": []}
@@ -123,14 +123,14 @@ def judge_all(
 
 @dataclass(frozen=True)
 class Gain:
-    """A row of a gains table: a tenth of the users of each pool, best first.
+    """A row of a gains table: one tenth of the users of each pool, by score.
 
     Attributes:
-      decile: from 1, the best.
+      decile: 1 to 10, where 1 has the highest scores.
       users: number of users.
-      converts: number of them who convert.
-      lift: their rate of converts over that of all users.
-      share: fraction of all converts in this decile and the better ones.
+      converts: number of these users who convert.
+      lift: their conversion rate, divided by that of all users.
+      share: fraction of all converts that are in this decile or a better one.
     """
 
     decile: int
@@ -150,13 +150,14 @@ def gains_table(
 ) -> list[Gain]:
     """Users and converts by decile of score, summed over campaigns.
 
-    Each pool is divided by itself, since scores of different campaigns do not compare. Ties are in
-    ascending order of user ids.
+    Each pool is divided separately, since scores of different campaigns are not comparable. Ties
+    are ordered by ascending user id. Pools of fewer than 10 users leave deciles without users,
+    which are not returned.
 
     Args:
-      dataset: the pools are its stage 2.
-      campaigns: indices of G campaigns, whose pools have a convert or more.
-      scores: (P,) of each campaign's pool.
+      dataset: the data; its stage 2 has the pools.
+      campaigns: indices of G campaigns, each with at least one convert in its pool.
+      scores: (P,) scores of each campaign's pool.
     """
     users, converts = np.zeros(10, int), np.zeros(10, int)
     for c, values in zip(campaigns, scores, strict=True):
@@ -170,4 +171,5 @@ def gains_table(
     return [
         Gain(d + 1, int(n), int(hits), float(hits / n / overall), float(share))
         for d, (n, hits, share) in enumerate(zip(users, converts, shares, strict=True))
+        if n
     ]

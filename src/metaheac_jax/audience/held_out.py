@@ -1,4 +1,4 @@
-"""Held-out seeds: what a customised model is judged on before its audience is used.
+"""Held-out seeds, on which a customised model is judged before its audience is used.
 
 Axes: H held-out seeds, X excluded users.
 """
@@ -18,12 +18,12 @@ from metaheac_jax.methods import Method
 from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress, silent
 
-HELD_OUT = 0.2  # of the seeds, and of the non-seeds
-#: Fewer cannot spare any, for 10 are held out at least. Seeds from feedback do not count.
+HELD_OUT = 0.2  # fraction of the seeds, and of the non-seeds
+#: Number of seeds needed to hold 10 of them out. Seeds from feedback do not count.
 MIN_SEEDS = 50
-#: A training campaign with the same attributes and this part of a campaign's seeds is the same.
+#: A training campaign with equal attributes and this fraction of a campaign's seeds is the same.
 SHARED = 0.1
-#: Why there is nobody to compare held-out seeds with.
+#: The reason why there are no users to compare held-out seeds with.
 NOBODY_NEW = "all users are seeds, learned from or excluded; use a larger pool"
 
 
@@ -32,10 +32,10 @@ class HeldOutSeeds:
     """Seeds that a customised model has not seen.
 
     Attributes:
-      users: (H,) index of each.
-      model: customised to the campaign's other seeds and non-seeds.
+      users: (H,) user indices.
+      model: model customised to the campaign's remaining seeds and non-seeds.
       seen: see `seen_in_training`.
-      excluded: (X,) index of users who may be in no audience.
+      excluded: (X,) indices of users who may be in no audience.
     """
 
     users: np.ndarray
@@ -45,17 +45,17 @@ class HeldOutSeeds:
 
     @property
     def left_out(self) -> np.ndarray:
-        """Ascending index of who is not in the pool: all seeds, and excluded users."""
+        """Ascending indices of the users who are not in the pool: all seeds and excluded users."""
         seeds = np.concatenate([self.users, self.model.campaign.seeds])
         return np.union1d(seeds, self.excluded).astype(int)
 
     @property
     def known(self) -> np.ndarray:
-        """Ascending index of `left_out` and of the non-seeds that the model has learned from.
+        """Ascending indices of `left_out` and of the non-seeds that the model has learned from.
 
-        All others are new to the model, as held-out seeds are. Non-seeds in `Campaign.found` are
-        not in ``known``: they had high scores, so that without them the others would not be like
-        the pool.
+        All other users count as new to the model, as held-out seeds are. Non-seeds in
+        `Campaign.found` are not in ``known``: they had high scores, so without them the other users
+        would not represent the pool.
         """
         campaign = self.model.campaign
         learned = campaign.users[(campaign.labels == 0) & ~campaign.is_found]
@@ -63,7 +63,7 @@ class HeldOutSeeds:
 
     @property
     def num_seeds(self) -> int:
-        """All seeds of the campaign, held out or not."""
+        """Number of seeds of the campaign, held out or not."""
         return len(self.users) + len(self.model.campaign.seeds)
 
 
@@ -77,23 +77,23 @@ def hold_out_seeds(
     seed: int = 0,
     progress: Progress = silent,
 ) -> HeldOutSeeds:
-    """Holds out a fifth of the seeds, at random, and customises the general model to the others.
+    """Holds out a random fifth of the seeds and customises the general model to the rest.
 
-    A fifth of the non-seeds is left out too, so that there are users to compare with who are as new
-    to the model. Users who are in `Campaign.found` or excluded are never among these fifths, and do
-    not count towards them.
+    A fifth of the non-seeds is held out too, so that there are users to compare with who are
+    equally new to the model. Users who are in `Campaign.found` or excluded are never held out, and
+    do not count towards these fifths.
 
     Args:
-      method: that trained the general model.
+      method: the method that trained the general model.
       general: the general model.
-      data: has the campaign's users.
-      campaign: with its seeds and non-seeds.
+      data: the data with the campaign's users.
+      campaign: the campaign with its seeds and non-seeds.
       exclude: ids of users who may be in no audience; unknown ids are ignored.
-      seed: of the choice of held-out seeds and non-seeds, and of customising.
+      seed: random seed for the choice of held-out seeds and non-seeds, and for customising.
       progress: receives the number of campaigns done.
 
     Raises:
-      InputError: there are too few seeds to hold some out, or as `Dataset.find_users` and
+      InputError: there are too few seeds to hold some out, or as in `Dataset.find_users` and
         `Method.customise`.
     """
     check_whole("seed", seed, 0)
@@ -120,17 +120,17 @@ def hold_out_seeds(
 
 
 def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str | None:
-    """Why what held-out seeds of a campaign tell is too good, in words; None if nothing is known.
+    """Why results on held-out seeds of a campaign are too good, in words; None for no known reason.
 
-    It is too good where the general model has been trained on these seeds, or was chosen by them.
-    The campaign is then one of the same id, one of the data with the same attributes and a
-    `SHARED` part of the campaign's seeds, or one that was added to the data with the same
-    attributes. Ids are compared as text.
+    They are too good if the general model was trained on these seeds or selected by them. This is
+    assumed if a campaign of the model has the same id, is in the data with the same attributes and
+    a fraction `SHARED` of the campaign's seeds, or was added to the data with the same attributes.
+    Ids are compared as text.
 
     Args:
       general: the general model.
-      data: with the campaigns that it was trained on, or later ones.
-      campaign: not of the data.
+      data: the data that it was trained on, or later data.
+      campaign: a campaign that is not in the data.
     """
     seen = {str(own) for own in (*general.campaigns, *general.held_out)}
     why = ""
@@ -149,15 +149,15 @@ def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str
     if not why:
         return None
     return (
-        f"the general model was trained on campaign {why}; what held-out seeds tell of it is too "
-        "good, since they are not new to it"
+        f"the general model was trained on campaign {why}; its results on held-out seeds are too "
+        "good, since these seeds are not new to it"
     )
 
 
 def _same_values(attributes: Mapping[str, Any], campaign: Campaign) -> bool:
-    """Whether a campaign has these raw values as well, or its own are not known.
+    """Whether a campaign has these raw values too, or its raw values are not known.
 
-    Several values may have one table row: those in a bucket, with a hash, or unknown.
+    Several values may share a table row: those in one bucket, with one hash, or unknown.
     """
     own = campaign.attributes
     return own is None or all(

@@ -1,4 +1,4 @@
-"""Everything that is known of an audience."""
+"""A report on an audience: everything that is known about it."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from metaheac_jax.progress import Progress, silent
 
 @dataclass(frozen=True)
 class AudienceReport:
-    """What a report of an audience tells.
+    """The content of a report on an audience.
 
     Attributes:
-      title: of the report.
+      title: title of the report.
       data: name of the data set.
-      size, num_candidates: number of users in the audience, and of those who could be.
-      num_users: of the data.
+      size, num_candidates: number of users in the audience, and of candidates for it.
+      num_users: number of users of the data.
       edge: score of the last user of the audience.
       seeds: the seeds check.
-      curve: by size; empty where there are too few seeds, besides those from feedback, to hold some
-        out.
+      curve: one point per size; empty if there are too few seeds, without those from feedback, to
+        hold some out.
       used: fields by importance; None in the same case.
-      seen: what to know about these two, see `held_out.seen_in_training`.
-      base_rate: of the curve.
-      traits: values by lift.
+      seen: why these two are too good, or None; see `held_out.seen_in_training`.
+      base_rate: base rate that the curve assumes.
+      traits: values of fields by lift.
       sensitive: values of sensitive fields.
-      overlap: with earlier audiences, this one first; None without any.
+      overlap: overlap with earlier audiences, this one first; None if none was given.
     """
 
     title: str
@@ -80,31 +80,32 @@ def describe_audience(
     seed: int = 0,
     progress: Progress = silent,
 ) -> AudienceReport:
-    """Measures what a report tells; the pool is scored once more, by a model without some seeds.
+    """Measures the content of a report; scores the pool again, by a model without some seeds.
 
     Args:
-      method: that trained the general model.
+      method: the method that trained the general model.
       general: the general model.
       data: the pool.
-      campaign: that the general model was customised to; seeds in its ``found`` are not held out.
-      audience: the audience of that.
-      title: of the report.
+      campaign: the campaign of the audience; seeds in its ``found`` are not held out.
+      audience: the audience.
+      title: title of the report.
       seeds: the seeds check.
-      exclude: ids of users who could not be in the audience; the pool is without them.
-      include_seeds: whether seeds could; otherwise traits and sensitive fields are compared with a
-        pool without them.
+      exclude: ids of users who could not be in the audience; they are not in the pool.
+      include_seeds: whether seeds could be in the audience; otherwise traits and sensitive fields
+        are compared with a pool without seeds.
       earlier: user ids of earlier audiences, by name.
       base_rate: as in `curve.size_curve`.
-      seed: of held-out seeds, customising and shuffling.
-      progress: receives what is under way.
+      seed: random seed for held-out seeds, customising and shuffling.
+      progress: receives the progress of each part.
 
     Raises:
-      InputError: as `hold_out_seeds` and `size_curve`, or an audience has no users.
+      InputError: as in `hold_out_seeds` and `size_curve`, or an audience has no users.
     """
     if not len(audience):
-        raise InputError(f"{title}: it has no users; ask for better ranks")
+        raise InputError(f"{title}: the audience has no users; choose better ranks")
     curve, used, seen = [], None, None
-    base_rate = base_rate or len(campaign.seeds) / data.num_users
+    if base_rate is None:
+        base_rate = len(campaign.seeds) / data.num_users
     if (campaign.labels[~campaign.is_found] == 1).sum() >= MIN_SEEDS:
         held_out = hold_out_seeds(
             method, general, data, campaign, exclude=exclude, seed=seed, progress=progress

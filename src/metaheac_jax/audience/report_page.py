@@ -1,4 +1,4 @@
-"""The report of an audience as one HTML file that needs nothing else."""
+"""The report on an audience as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ thead .number { white-space: normal }
 
 
 def html_report(report: AudienceReport) -> str:
-    """The report as an HTML page without any external resource.
+    """The report as an HTML page without external resources.
 
     Raises:
       InputError: there is a curve to draw, and Matplotlib is not installed.
@@ -74,7 +74,7 @@ def _seeds_section(seeds: SeedCheck) -> list[Html]:
             f"{seeds.found:,}",
             f"{seeds.match_rate:.1%}",
         ],
-        ["left out, for example opted out", f"{seeds.excluded:,}", ""],
+        ["left out, such as opt-outs", f"{seeds.excluded:,}", ""],
         ["learned from", f"{seeds.used:,}", ""],
     ]
     table = TextTable("User ids given as seeds", ["seeds", "number", "of distinct"], rows)
@@ -85,7 +85,7 @@ def _seeds_section(seeds: SeedCheck) -> list[Html]:
 
 
 def _size_section(report: AudienceReport) -> list[Html]:
-    section = [element("h2", "How large it should be")]
+    section = [element("h2", "Audience size")]
     if not report.curve:
         return [*section, _note(TOO_FEW)]
     picture = base64.b64encode(curve_figure(report.curve, format="svg")).decode()
@@ -103,10 +103,10 @@ def _size_section(report: AudienceReport) -> list[Html]:
         ),
         table_element(curve_table(report.curve)),
         _note(
-            "Some of the seeds were held out from learning, none of them from feedback, for an "
-            "earlier audience found those. Recall is the fraction of them that an audience of this "
-            "size has; lift is how many times as many as a random audience. They are ranked among "
-            "users of the pool that the model has not learned from. "
+            "Some of the seeds were held out of learning. Seeds from feedback were not, since an "
+            "earlier audience found them. Recall is the fraction of the held-out seeds that are in "
+            "an audience of this size; lift is recall divided by that of a random audience. Held-"
+            "out seeds are ranked among users of the pool that the model has not learned from. "
             f"{base_rate_note(report.base_rate)} Intervals are 95% intervals; those of recall, "
             "lift and conversions cover which seeds were held out, those of the score which users "
             "are in the pool."
@@ -122,7 +122,7 @@ def _traits_section(report: AudienceReport) -> list[Html]:
         _note(
             "Fractions of the users who have a value. The pool is the candidates. Lift is the "
             f"audience's fraction divided by the pool's. Values of fewer than {MIN_CELL} users are "
-            f"left out; of fewer than {MIN_CELL} seeds only that they are few is told."
+            f"left out; for fewer than {MIN_CELL} seeds the table says only that they are few."
         ),
     ]
 
@@ -135,8 +135,9 @@ def _use_section(report: AudienceReport) -> list[Html]:
         *section,
         table_element(importance_table(report.used)),
         _note(
-            "How much worse the model tells held-out seeds from other users when a field's values "
-            "are shuffled among users. A field that another one can replace has a small drop."
+            "How much less well the model distinguishes held-out seeds from other users when a "
+            "field's values are shuffled among users. A field that another one can replace has a "
+            "small drop."
         ),
         *_seen_note(report),
     ]
@@ -150,11 +151,12 @@ def _sensitive_section(report: AudienceReport) -> list[Html]:
         *section,
         table_element(sensitive_table(report.sensitive)),
         _note(
-            "The model does not see these fields, but others may tell of them. The pool is the "
-            "candidates. The ratio is the audience's fraction divided by the pool's. The adverse "
-            "impact is the fraction of the value's candidates who are in the audience, divided by "
-            f"that of the field's most selected value. Below {FAIR[0]} (four-fifths rule) a value "
-            f"is flagged as under, with a ratio above {FAIR[1]} as over."
+            "The model does not see these fields, but other fields may be correlated with them. "
+            "The pool is the candidates. The ratio is the audience's fraction divided by the "
+            "pool's. The adverse impact is the fraction of the value's candidates who are in the "
+            "audience, divided by that of the field's most selected value. Below "
+            f"{FAIR[0]} (four-fifths rule) a value is flagged as under, with a ratio above "
+            f"{FAIR[1]} as over."
         ),
     ]
 

@@ -1,7 +1,7 @@
-"""Expanding: the top users of a pool by customised models (paper section 1).
+"""Expanding: the top users of a pool according to customised models (paper section 1).
 
-The pool is read once, in blocks, whatever the number of campaigns, and models that share the first
-layer compute it once. Memory grows with the audiences, not with the pool.
+The pool is read once, in blocks, for any number of campaigns. Models that share the first layer
+compute it once. Memory grows with the audiences, not with the pool.
 
 Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 """
@@ -33,7 +33,7 @@ from metaheac_jax.threads import in_threads
 T = TypeVar("T")
 
 _BLOCK = 1 << 17  # users read and scored at a time
-_SCORES = 1 << 24  # of a block, by all models
+_SCORES = 1 << 24  # scores of a block, over all models
 
 
 def expand(
@@ -82,24 +82,24 @@ def expand_all(
 
     Args:
       models: each customised to its campaign.
-      data: the pool, of any users with the fields and vocabulary of the models, one row per user.
-      size: K; fewer are returned where there are fewer candidates.
+      data: the pool: any users with the fields and vocabulary of the models, one row per user.
+      size: K; fewer users are returned if there are fewer candidates.
       percent: K as a percentage of all users of the data.
-      from_percent, to_percent: a band: the ranks above the first percentage of all users, up to the
-        second. Give one of ``size``, ``percent`` and the band.
+      from_percent, to_percent: a band: the ranks after the first percentage of all users, up to the
+        second. Give exactly one of ``size``, ``percent`` and the band.
       include_seeds: whether a campaign's seeds may be in its audience.
-      exclude: ids of users that may be in none, for example who opted out; unknown ids are ignored.
+      exclude: ids of users that may be in no audience, such as opt-outs; unknown ids are ignored.
         A model's `Customised.excluded_ids` are left out of its audience in any case.
-      mesh: of several devices, see `methods.Method.fit`: each has the whole models, and scores its
-        part of the users. A process reads the users of its devices, and all get the audiences.
-      progress: receives the number of users looked at and scored.
+      mesh: several devices, see `methods.Method.fit`. Each has the whole models and scores its part
+        of the users. A process reads the users of its devices; all processes get the audiences.
+      progress: receives the number of users looked up and scored.
 
     Returns:
       The audience of each model.
 
     Raises:
-      InputError: none or several of ``size``, ``percent`` and the band, one out of range, or data
-        of another schema, with another kind of user ids, or that may have several rows per user.
+      InputError: none or several of ``size``, ``percent`` and the band are given, one is out of
+        range, or the data has another schema or kind of ids, or may have several rows per user.
       Diverged: a score is not a number.
     """
     for model in models:
@@ -168,7 +168,7 @@ def audience_ranks(
         return range(max(1, percent_of(num_users, percent)))
     if from_percent is None or to_percent is None or not 0 <= from_percent < to_percent <= 100:
         raise InputError(
-            "from_percent and to_percent: expected 0 or more, and a larger one of at most 100, "
+            "from_percent and to_percent: expected 0 <= from_percent < to_percent <= 100, "
             f"got {from_percent} and {to_percent}"
         )
     first, last = (percent_of(num_users, edge) for edge in (from_percent, to_percent))
@@ -182,7 +182,7 @@ def audience_ranks(
 def _scored(
     models: Sequence[Customised], read: Callable[[int], _Block], starts: range, mesh: Mesh | None
 ) -> Generator[tuple[_Block, list[np.ndarray]]]:
-    """Each block, without rows, and its scores by every model; none if it has no users."""
+    """Yields each block without its rows, and its scores by every model; an empty one has none."""
     devices = [None] if mesh is None or len(mesh.local_devices) == 1 else mesh.local_devices
     free = SimpleQueue[BlockScorer]()
     for device in devices:
@@ -195,7 +195,7 @@ def _scored(
         score = free.get()
         try:
             scores = score(block.rows)
-            return block._replace(rows=block.rows[:0].copy()), scores  # no memory while it waits
+            return block._replace(rows=block.rows[:0].copy()), scores  # rows are freed meanwhile
         finally:
             free.put(score)
 
@@ -209,7 +209,7 @@ def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence
         return scorers
 
     def put(tree: T) -> T:
-        """All but a table in host memory."""
+        """Moves all arrays except a table in host memory."""
         arrays, place = jax.tree.flatten(tree)
         on = [jax.device_put(a, device) if isinstance(a, jax.Array) else a for a in arrays]
         return place.unflatten(on)
@@ -217,7 +217,7 @@ def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence
     def of(weights: Weights) -> tuple[int, int]:
         return id(weights.network), id(weights.table)
 
-    # Once for models that share them, so that they are still seen to share.
+    # Shared weights are moved once, so that the models are still recognised as sharing them.
     general = {of(s.weights): s.weights for s in scorers if isinstance(s, AdaptedScorer)}
     general = {own: put(weights) for own, weights in general.items()}
 
@@ -231,9 +231,9 @@ def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence
 
 
 def _left_out(model: Customised, data: Dataset, *, include_seeds: bool) -> np.ndarray:
-    """Ids of who may not be in a model's audience, in the form of the data's."""
+    """Ids of users who may not be in a model's audience, in the form that the data uses."""
     if model.seed_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
-        raise InputError(f"{data.where}: has whole numbers as user ids, the seeds have text")
+        raise InputError(f"{data.where}: has whole numbers as user ids, but the seeds are text")
     excluded = data.checked_ids(model.excluded_ids)
     seeds = excluded[:0] if include_seeds else data.checked_ids(model.seed_ids)
     return np.concatenate([excluded, seeds])
@@ -242,9 +242,9 @@ def _left_out(model: Customised, data: Dataset, *, include_seeds: bool) -> np.nd
 def _find_each(
     several: Sequence[np.ndarray], data: Dataset, part: tuple[int, int], progress: Progress
 ) -> list[np.ndarray]:
-    """Ascending index of the users in each of several arrays of ids; reads the users' ids once.
+    """Ascending indices of the users in each of several arrays of ids; reads the users' ids once.
 
-    ``part`` is that of this process and of how many: each reads its own.
+    ``part`` is the index of this process and the number of processes; each reads its own part.
     """
     found = data.find_users(np.concatenate(several), part=part, progress=progress)
     if part[1] > 1:
@@ -254,7 +254,7 @@ def _find_each(
 
 
 def _merged(top: RunningTop, size: int, id_type: np.dtype) -> RunningTop:
-    """The top of all processes' tops."""
+    """Merges the tops of all processes."""
     merged = RunningTop(size, id_type)
     for scores, ids in from_each(top.best()):
         merged.add(scores, ids)
@@ -262,11 +262,11 @@ def _merged(top: RunningTop, size: int, id_type: np.dtype) -> RunningTop:
 
 
 class _Block(NamedTuple):
-    """Users of the pool, without the excluded.
+    """A block of the pool, without excluded users.
 
     Attributes:
-      index: (P,) ascending.
-      ids: (P,) ids.
+      index: (P,) ascending user indices.
+      ids: (P,) user ids.
       rows: (P, S) table rows.
     """
 
@@ -275,7 +275,7 @@ class _Block(NamedTuple):
     rows: np.ndarray
 
     def without(self, users: np.ndarray) -> np.ndarray:
-        """(P,) bool, who is not among these users, of ascending index."""
+        """(P,) bool, which users are not among ``users``, which are ascending indices."""
         first, last = np.searchsorted(users, [self.index[0], self.index[-1] + 1])
         able = np.ones(len(self.index), bool)
         able[np.searchsorted(self.index, users[first:last])] = False

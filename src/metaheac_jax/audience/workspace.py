@@ -1,8 +1,8 @@
-"""A workspace: a folder in which data sets, models, campaigns and audiences lie.
+"""A workspace: a folder with data sets, models, campaigns and audiences.
 
-They are found by their manifests, and there is no other record, so that each may be copied, moved
-and deleted by itself. A manifest has the digests of the manifests that its folder was made from.
-An audience's is NAME.json beside the file NAME, or audiences.json of a folder with many.
+They are found by their manifests. There is no other record, so each may be copied, moved or deleted
+separately. A manifest holds the digests of the manifests that its folder was made from. The
+manifest of an audience is NAME.json next to the file NAME, or audiences.json in a folder of many.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, writer_of
 from metaheac_jax.sealed import read_sealed
 
-#: What the names of these folders end with: of a training, and of campaigns that are customised
-#: while audiences are being made of them.
+#: Endings of the names of two folders: that of a training, and that of campaigns which a command
+#: customises while it makes their audiences.
 TRAINING, CUSTOMISED = ".training", ".customised"
 #: The manifest of a folder of audiences, and the format of every manifest of audiences.
 AUDIENCES, AUDIENCES_FORMAT = "audiences.json", "metaheac_jax audiences 1"
@@ -34,11 +34,11 @@ _AUDIENCE = {"rank", "user_id", "score"}  # columns of an audience's file
 
 
 class Parent(NamedTuple):
-    """What something was made from.
+    """Something that an item was made from.
 
     Attributes:
-      name: of its folder when it was; empty if that is not known.
-      digest: of its manifest.
+      name: name of its folder at that time; empty if not known.
+      digest: digest of its manifest.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Item:
     """Something in a workspace.
 
     Attributes:
-      path: of its folder or file.
-      kind: what it is.
-      about: what is in it, in words.
-      digest: of its manifest; empty if it has none.
+      path: path of its folder or file.
+      kind: name of its kind.
+      about: description of its content.
+      digest: digest of its manifest; empty if it has none.
       parents: what it was made from.
-      modified: when it was written, in seconds since 1970.
-      size: bytes on disk.
-      trouble: what is wrong with it, or empty.
+      modified: time when it was written, in seconds since 1970.
+      size: number of bytes on disk.
+      trouble: what is wrong with it; empty if nothing is.
       writer: the process that is writing it, or None.
     """
 
@@ -73,11 +73,11 @@ class Item:
 
 
 class Unfinished(NamedTuple):
-    """What a command has left that is not finished.
+    """A file or folder of a command that has not finished.
 
     Attributes:
-      path: of it.
-      advice: what it is and how to go on.
+      path: its path.
+      advice: what it is and how to continue.
     """
 
     path: Path
@@ -87,7 +87,7 @@ class Unfinished(NamedTuple):
 def find_items(folder: Path) -> list[Item]:
     """The data sets, models, campaigns and audiences of a workspace, by path.
 
-    Manifests are checked, and the sizes of the files that they name; checksums of files are not.
+    Manifests and the sizes of the files that they name are checked; checksums of files are not.
     """
     items = []
     for directory, names in _walk(folder):
@@ -102,40 +102,54 @@ def find_items(folder: Path) -> list[Item]:
 
 
 def find_unfinished(folder: Path) -> list[Unfinished]:
-    """What commands that are under way, were interrupted or killed have left in a workspace."""
+    """Files and folders that running, interrupted or killed commands have left in a workspace."""
     found = []
-    for path in sorted(folder.rglob("*")):
-        leftover = LEFTOVER.fullmatch(path.name)
-        if leftover:
-            target = path.with_name(leftover["name"])
-            advice = f"left by a killed command; the next one that writes {target.name} removes it"
-        elif path.is_dir() and path.name.endswith(TRAINING):
-            target = path.with_name(path.name.removesuffix(TRAINING))
-            advice = (
-                f"an interrupted training; go on with metaheac fit DATA {target} --resume and the "
-                "options of before, or delete the folder"
-            )
-        elif path.is_dir() and path.name.endswith(CUSTOMISED):
-            target = path.with_name(path.name.removesuffix(CUSTOMISED))
-            advice = (
-                "campaigns that an interrupted command, such as metaheac expand, has customised; "
-                "run the same command again to go on, or delete the folder"
-            )
-        else:
-            continue
-        writer = writer_of(target)
-        found.append(Unfinished(path, f"{writer} is at work on it" if writer else advice))
-    return found
+    for directory, folders, names in os.walk(folder):
+        for name in folders:
+            if name.endswith(TRAINING):
+                target = Path(directory, name.removesuffix(TRAINING))
+                advice = (
+                    f"an interrupted training; continue with metaheac fit DATA {target} --resume "
+                    "and the same options as before, or delete the folder"
+                )
+            elif name.endswith(CUSTOMISED):
+                target = Path(directory, name.removesuffix(CUSTOMISED))
+                advice = (
+                    "campaigns that an interrupted command, such as metaheac expand, has "
+                    "customised; run the same command again to continue, or delete the folder"
+                )
+            else:
+                continue
+            found.append(_unfinished(Path(directory, name), target, advice))
+        for name in [*folders, *names]:
+            if leftover := LEFTOVER.fullmatch(name):
+                target = Path(directory, leftover["name"])
+                advice = (
+                    f"left by a killed command; the next one that writes {target.name} removes it"
+                )
+                found.append(_unfinished(Path(directory, name), target, advice))
+        folders[:] = [name for name in folders if not _is_passed_over(name)]
+    return sorted(found)
+
+
+def _unfinished(path: Path, target: Path, advice: str) -> Unfinished:
+    writer = writer_of(target)
+    return Unfinished(path, f"{writer} is writing it" if writer else advice)
+
+
+def _is_passed_over(name: str) -> bool:
+    """Whether a folder is hidden, or belongs to a command that has not finished."""
+    return name.startswith(".") or name.endswith((TRAINING, CUSTOMISED))
 
 
 class _Kind(NamedTuple):
-    """A kind of folder: its manifest, the format, and what a manifest says."""
+    """A kind of folder: its manifest, the format, and what to read from a manifest."""
 
     name: str
     manifest: str
     format: str
     about: Callable[[Mapping[str, Any]], str]
-    parents: tuple[str, ...]  # keys of the manifest: a digest, or a list with names and digests
+    parents: tuple[str, ...]  # manifest keys of a digest, or of a list of names and digests
 
 
 def _about_data(body: Mapping[str, Any]) -> str:
@@ -175,15 +189,12 @@ _KINDS = (
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders and the names of their files; not inside of items, trainings and hidden folders."""
+    """Yields folders and their file names; does not enter items, hidden and unfinished folders."""
     manifests = {kind.manifest for kind in _KINDS}
     for directory, folders, names in os.walk(folder):
         yield Path(directory), names
-        folders[:] = [
-            name
-            for name in folders
-            if not (name.startswith(".") or name.endswith(TRAINING) or manifests & set(names))
-        ]
+        entered = not manifests & set(names)
+        folders[:] = [name for name in folders if entered and not _is_passed_over(name)]
 
 
 def _folder_item(directory: Path, kind: _Kind) -> Item:
@@ -229,7 +240,7 @@ def _is_audience(path: Path) -> bool:
 
 
 def _made_from(directory: Path, manifest: str) -> dict[str, tuple[Parent, ...]]:
-    """What each file that a manifest names was made from; nothing where it is no manifest."""
+    """What each file that a manifest names was made from; empty if it is not a valid manifest."""
     with suppress(InputError):
         body = read_sealed(directory, manifest, format=AUDIENCES_FORMAT, remedy="", verify=False)
         return dict.fromkeys(body["files"], tuple(_parents(body["made_from"])))
@@ -240,7 +251,7 @@ def _audience_item(path: Path, of_many: Mapping[str, tuple[Parent, ...]]) -> Ite
     about = trouble = ""
     try:
         about = f"{_scan(path).select(pl.len()).collect().item():,} users"
-    except (OSError, pl.exceptions.PolarsError) as error:  # it is cut, for example
+    except (OSError, pl.exceptions.PolarsError) as error:  # for example, the file is truncated
         trouble = f"{path}: cannot be read ({first_line(error)}); make it again"
     status = path.stat()
     made_from = {**_made_from(path.parent, f"{path.name}.json"), **of_many}

@@ -22,15 +22,15 @@ from metaheac_jax.files import whole_file, write_csv
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Shows what audiences of several sizes find, to choose a size.
+    """Shows how good audiences of several sizes are, to help choose a size.
 
-    Holds out a fifth of the seeds and of the random non-seeds, customises the model to the rest,
-    compares the held-out seeds with users that it has not learned from, and prints for audiences of
-    0.5% to 50% of the candidates, who are all users but the seeds: their number, the score of the
-    last one (edge), which fraction of the held-out seeds they have (recall), how many times as many
-    as a random audience (lift), and how many of them would convert if the fraction --base-rate of
-    the pool did, each with its 95% interval. It says so where the model was trained on this very
-    campaign.
+    Holds out a fifth of the seeds and of the random non-seeds, and customises the model to the
+    rest. Then compares the held-out seeds with users whom the model has not learned from. For
+    audiences of 0.5% to 50% of the candidates (all users except the seeds) it prints the number of
+    users and, each with a 95% interval: the score of the last user (edge), the fraction of the
+    held-out seeds in the audience (recall), the recall divided by that of a random audience (lift),
+    and how many users would convert if the fraction --base-rate of the pool did. A note says so if
+    the model was trained on this very campaign.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
@@ -38,19 +38,19 @@ class Options:
     data: Path
     """Folder of the data set whose users are the pool, from `metaheac prepare`."""
     seeds: Path
-    """File with one seed's user id per line, as for `metaheac expand`."""
+    """File with the seeds' user ids, one per line, as for `metaheac expand`."""
     attributes: Path
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
     base_rate: float | None = None
     """Fraction of the pool that would convert if the campaign reached all of it, for example 0.01
-    from earlier campaigns. Expected conversions are in proportion to it; nothing else depends on
-    it. The default is no estimate of it, but the fraction of the users who are seeds."""
+    from earlier campaigns. Expected conversions are proportional to it; nothing else depends on it.
+    The default is the fraction of the users who are seeds, which is not an estimate of it."""
     out: Path | None = None
     """CSV file to write."""
     figure: Path | None = None
-    """PNG or SVG file to write, by its suffix: recall over size. It needs Matplotlib."""
+    """File to write a plot of recall against size to, .png or .svg. Needs Matplotlib."""
     seed: int = 0
-    """Seed of the held-out seeds, the random non-seeds and fine-tuning."""
+    """Random seed for the held-out seeds, the random non-seeds and fine-tuning."""
 
 
 def main(options: Options) -> None:
@@ -66,7 +66,7 @@ def main(options: Options) -> None:
         _check_figure(options.figure)
     screen = terminal.screen()
     terminal.keep_compiled()
-    read_attributes(options.attributes)  # what is wrong is reported before the work begins
+    read_attributes(options.attributes)  # errors in it are reported before the work begins
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
         held_out = open_held_out(
@@ -91,7 +91,7 @@ def main(options: Options) -> None:
         *([f"note: {held_out.seen}"] if held_out.seen else []),
     )
     terminal.print_table(screen, curve_table(points))
-    told = "That is the fraction of the users who are seeds; give --base-rate if you know better."
+    told = "That is the fraction of users who are seeds; give --base-rate if you have an estimate."
     terminal.print_lines(screen, base_rate_note(base_rate), *([told] * (not options.base_rate)))
 
 

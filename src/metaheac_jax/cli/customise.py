@@ -34,40 +34,43 @@ from metaheac_jax.model import load
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Customises a general model to a campaign and keeps it, to learn from feedback later.
+    """Customises a general model to a campaign and saves it, to learn from feedback later.
 
-    `metaheac expand` takes the folder in place of a model, seeds and attributes, and `metaheac
-    feedback` and `metaheac update` go on with it.
+    Afterwards, `metaheac expand` takes the campaign's folder instead of a model, seeds and
+    attributes. Use `metaheac feedback` to add feedback to it, and `metaheac update` to learn from
+    the feedback.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Folder of a general model, from `metaheac fit`. It stays where it is; the campaign needs
-    it."""
+    """Folder of a general model, from `metaheac fit`. Keep it where it is: the campaign needs it
+    later."""
     data: Path
     """Folder of the data set with the seeds, from `metaheac prepare`."""
     seeds: Path
-    """File with one seed's user id per line; a header line is allowed."""
+    """File with the seeds' user ids, one per line; a header line is allowed."""
     attributes: Path
     """JSON file with the campaign's attributes, one per campaign field of the data:
     {"advertiserId": 42, "productType": 3, ...}."""
     out: Path
-    """Folder of the campaign, whose name is the campaign's. A campaign there is replaced."""
+    """Folder to write; its name becomes the campaign's name. A campaign there is replaced."""
     overwrite: bool = False
-    """Replace a campaign even if that forgets feedback, or users who are left out."""
+    """Replace a campaign even if its feedback, or its list of users to leave out, is then lost."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who are left out, for example who opted out: nothing is learned from
-    them, now or in an update, and they are in no audience of the campaign."""
+    """Files with ids of users to leave out, for example users who opted out: nothing is learned
+    from them, now or in an update, and they are in no audience of the campaign."""
     least_seeds: int = LEAST_SEEDS
-    """Refuse to work with fewer seeds than this among the data's users."""
+    """Stop with an error if fewer seeds than this are users of the data."""
     seed: int = 0
-    """Seed of the random non-seeds and of fine-tuning."""
+    """Random seed for the random non-seeds and for fine-tuning."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
     if options.out.exists() and not is_campaign(options.out):
-        raise InputError(f"--out: {options.out}: exists and is no campaign; choose another folder")
+        raise InputError(
+            f"--out: {options.out}: exists and is not a campaign; choose another folder"
+        )
     terminal.check_not_inside("--out", options.out)
     screen = terminal.screen()
     terminal.keep_compiled()
@@ -104,7 +107,7 @@ def main(options: Options) -> None:
 
 
 def _check_replaceable(folder: Path, data: Dataset, excluded: np.ndarray) -> None:
-    """Refuses to forget feedback, or users who are left out."""
+    """Refuses to replace a campaign if feedback or excluded users would be lost."""
     try:
         saved = read_campaign(folder).with_ids_of(data)
     except InputError as error:
@@ -113,6 +116,6 @@ def _check_replaceable(folder: Path, data: Dataset, excluded: np.ndarray) -> Non
     if len(saved.feedback) or forgotten:
         raise InputError(
             f"--out: {folder}: has feedback on {len(saved.feedback):,} users, and leaves out "
-            f"{forgotten:,} whom --exclude does not name; go on with metaheac update, choose "
+            f"{forgotten:,} whom --exclude does not name; continue with metaheac update, choose "
             "another folder, or give --overwrite to forget them"
         )

@@ -59,7 +59,7 @@ from metaheac_jax.progress import Progress
 from metaheac_jax.sealed import seal
 from metaheac_jax.settings import Adapts
 
-_ANY_POOL = 2**31  # users, so many that no band is empty
+_ANY_POOL = 2**31  # users; so many that no band is empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,31 +67,31 @@ class Options:
     """Finds the users who are most like a campaign's seeds, for one campaign or for many.
 
     Customises a general model to the seeds, scores every user of the data and writes the best ones,
-    as rank, user_id and score. The seeds themselves are left out. For one campaign give --seeds and
-    --attributes. With --campaigns the users are read once for all campaigns.
+    with rank, user_id and score. The seeds themselves are left out. For one campaign, give --seeds
+    and --attributes. With --campaigns, the users are read only once for all campaigns.
     """
 
     model: Annotated[Path, tyro.conf.Positional]
     """Folder of a general model, from `metaheac fit`; or of a campaign, from `metaheac customise`,
-    which has its model, seeds and attributes."""
+    which already has a model, seeds and attributes."""
     data: Path
     """Folder of the data set whose users are the pool, from `metaheac prepare`."""
     seeds: Path | None = None
-    """File with one seed's user id per line; a header line is allowed."""
+    """File with the seeds' user ids, one per line; a header line is allowed."""
     attributes: Path | None = None
     """JSON file with the campaign's attributes, one per campaign field of the data:
     {"advertiserId": 42, "productType": 3, ...}."""
     campaigns: Path | None = None
     """File with one campaign per line, as JSON: {"name": "tea", "seeds": "tea.csv", "attributes":
-    {...}}, and, if wanted, "previous": "old/tea.csv". A list of them will do as well. Paths are
-    relative to the file. OUT.customised keeps what is done, until all is: after an interruption
-    the same command goes on."""
+    {...}}, and optionally "previous": "old/tea.csv". A JSON list of campaigns works as well. Paths
+    are relative to the file. Customised campaigns are kept in OUT.customised until all are done, so
+    that after an interruption the same command continues."""
     out: Path
-    """File to write: .parquet, .csv or .csv.gz; beside it NAME.json says what it was made from, for
-    metaheac status. With --campaigns a folder, with a file per campaign and audiences.json; one
-    there is replaced."""
+    """File to write: .parquet, .csv or .csv.gz. A file NAME.json beside it records what it was made
+    from, for metaheac status. With --campaigns, a folder with a file per campaign and
+    audiences.json; an existing one is replaced."""
     format: Literal["parquet", "csv", "csv.gz"] | None = None
-    """With --campaigns, the kind of the files; csv by default."""
+    """With --campaigns, the format of the files; csv by default."""
     size: int | None = None
     """Number of users in an audience. Give this, --percent, or --from-percent and --to-percent."""
     percent: float | None = None
@@ -99,44 +99,45 @@ class Options:
     from_percent: float | None = None
     """A band instead of the best users: --from-percent 1 --to-percent 2 is the second percent."""
     to_percent: float | None = None
-    """Where the band ends."""
+    """End of the band, as a percentage of all users."""
     include_seeds: bool = False
-    """Let seeds be in the audience."""
+    """Allow seeds in the audience."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who may not be in this audience, for example who opted out. The model
-    is not customised to them either. That of a campaign's folder is customised already: users who
-    are its seeds or have converted are refused, and a note tells how many are its non-seeds.
-    metaheac customise or update with --exclude leaves users out of what a folder learns, and of all
-    its audiences."""
+    """Files with ids of users who may not be in this audience, for example users who opted out. The
+    model is not customised to them either. The model of a campaign's folder is customised already:
+    the command refuses users who are its seeds or have converted, and a note says how many are its
+    non-seeds. To leave users out of what a folder learns and of all its audiences, use --exclude
+    with metaheac customise or metaheac update."""
     previous: Path | None = None
-    """File of an earlier audience; the command says how many users are kept, new and gone."""
+    """File of an earlier audience; the command prints how many users are kept, new and gone."""
     probability: bool = False
-    """Add a column with the calibrated probability of converting. Customises twice: once without a
-    fifth of the seeds, to calibrate on them. Who is a seed by feedback is not among these."""
+    """Add a column with the calibrated probability of converting. Customises the model a second
+    time, without a fifth of the seeds, to calibrate on these; seeds from feedback are not among
+    them."""
     base_rate: float | None = None
     """With --probability or --report: the fraction of all users expected to convert, above 0 and
-    below 1. By default the fraction who are seeds."""
+    below 1. By default, the fraction of all users who are seeds."""
     report: Path | None = None
-    """HTML file to write about the audience: seeds, a curve of sizes, traits, what the model uses,
-    sensitive fields, overlap with --previous and --compare. Customises and scores the users once
-    more, without a fifth of the seeds; who is a seed by feedback is not among these. It needs
-    Matplotlib. Not with --campaigns."""
+    """HTML file for a report on the audience: seeds, a curve of sizes, traits, fields that the
+    model uses, sensitive fields, overlap with --previous and --compare. Customises the model and
+    scores the users once more, without a fifth of the seeds; seeds from feedback are not among
+    these. Needs Matplotlib. Not with --campaigns."""
     compare: tuple[Path, ...] = ()
-    """With --report: files of other audiences, for their overlap with this one."""
+    """With --report: files of other audiences, to show their overlap with this one."""
     adapts: Adapts | None = None
-    """What is adapted to a campaign: all, that is the whole network and the embeddings of its
-    examples; or heads, what lies behind the network's first layer. Many campaigns then share the
-    first layer, and the users are scored several times as fast. Default: the model's settings."""
+    """Which weights are adapted to a campaign: all, the whole network and the embeddings of its
+    examples; or heads, the layers after the network's first. With heads, many campaigns share the
+    first layer, and users are scored several times as fast. Default: the model's settings."""
     least_seeds: int = LEAST_SEEDS
-    """Refuse to work with fewer seeds than this among the data's users."""
+    """Stop with an error if fewer seeds than this are users of the data."""
     seed: int = 0
-    """Seed of the random non-seeds and of fine-tuning."""
+    """Random seed for the random non-seeds and for fine-tuning."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
 @dataclass(frozen=True)
 class _Result:
-    """What was found for a campaign; ``excluded`` are ids that --exclude gives."""
+    """The result for a campaign; ``excluded`` has the ids from --exclude."""
 
     request: Request
     model: Customised
@@ -148,7 +149,7 @@ class _Result:
     excluded: np.ndarray
 
     def facts(self) -> dict[str, Any]:
-        """What was found, as plain data."""
+        """The result as plain data."""
         return {
             "users": len(self.audience),
             "first_rank": self.audience.first_rank,
@@ -186,12 +187,12 @@ def main(options: Options) -> None:
         results = _expand(options, requests, general, data, progress, saved, mesh)
         if writes:
             _write(options, results, others, general, data, progress, saved)
-        from_first(None)  # the others end after it
+        from_first(None)  # the other processes end after the first
     if options.campaigns is None:
         lines = _describe(results[0], options.out)
     else:
         terminal.print_table(screen, _overview(results))
-        lines = [f"{options.out}: {len(results)} audiences, and what was found in {MANIFEST}"]
+        lines = [f"{options.out}: {len(results)} audiences; {MANIFEST} has the details"]
     terminal.print_lines(screen, *lines)
 
 
@@ -206,12 +207,17 @@ def _check_options(options: Options) -> None:
                 "--seeds, --attributes and --campaigns"
             )
         if options.adapts is not None:
-            raise InputError(f"--adapts: {options.model} is a campaign, which is customised")
+            raise InputError(
+                f"--adapts: {options.model} is a campaign, which is customised already; omit "
+                "--adapts"
+            )
     elif (options.campaigns is None and not one) or (options.campaigns is not None and some):
         raise InputError("expand: give --seeds and --attributes, or --campaigns")
     audience_ranks(_ANY_POOL, **_ranks(options))
     if options.campaigns is None and options.format is not None:
-        raise InputError("--format: only with --campaigns; the ending of --out says it otherwise")
+        raise InputError(
+            "--format: only with --campaigns; otherwise the ending of --out decides the format"
+        )
     if options.campaigns is not None and options.previous is not None:
         raise InputError('--previous: not with --campaigns; give "previous" of each campaign there')
     if options.base_rate is not None:
@@ -247,14 +253,14 @@ def _requests(options: Options) -> list[Request]:
         return read_campaigns(options.campaigns)
     if is_campaign(options.model):
         return [Request(options.model, {}, options.previous)]
-    assert options.seeds is not None  # `_check_options` has made sure
+    assert options.seeds is not None  # checked by `_check_options`
     assert options.attributes is not None
     attributes = read_attributes(options.attributes)
     return [Request(options.seeds, attributes, options.previous)]
 
 
 def _others(options: Options, data: Dataset) -> dict[str, list[int] | list[str]]:
-    """User ids of the audiences that a report compares with, by the names of their files."""
+    """User ids of the audiences that the report compares with this one, by file name."""
     if options.report is None:
         return {}
     paths = [*options.compare, *([] if options.previous is None else [options.previous])]
@@ -274,7 +280,7 @@ def _expand(
     saved: SavedCampaign | None,
     mesh: Mesh | None,
 ) -> list[_Result]:
-    """The audience of every campaign; whatever can be refused is refused before the work."""
+    """The audience of every campaign; bad input is refused before the work begins."""
     general.check_data(data)
     data.check_one_row_per_user()
     ranks = _ranks(options)
@@ -329,7 +335,8 @@ def _expand(
         wanted = len(audience_ranks(data.num_users, **ranks))
         if len(audience) < wanted:
             notes.append(
-                f"{wanted:,} users are wanted, and there are {audience.num_candidates:,} candidates"
+                f"{wanted:,} users were requested, but there are only "
+                f"{audience.num_candidates:,} candidates"
             )
         found = (requests[number], models[number], checks[number])
         results.append(_Result(*found, audience, base_rate, refresh, notes, excluded))
@@ -344,7 +351,7 @@ def _check_saved(
     check: SeedCheck,
     excluded: np.ndarray,
 ) -> None:
-    """Refuses a campaign's folder that does not suit the options."""
+    """Refuses a campaign folder that does not fit the options."""
     require_seeds(check, options.least_seeds, options.model)
     if is_among(model.seed_ids, excluded).any():
         raise InputError(
@@ -361,7 +368,7 @@ def _check_saved(
 def _saved_notes(
     folder: Path, saved: SavedCampaign, general: General, excluded: np.ndarray
 ) -> list[str]:
-    """What the user should know of a campaign's folder."""
+    """What the user should know about a campaign folder."""
     notes = feedback_notes(folder, saved, general)
     count = int(is_among(saved.examples.user_ids, excluded).sum())
     if count:
@@ -373,7 +380,7 @@ def _saved_notes(
 
 
 def _customised(out: Path) -> Path:
-    """Where campaigns are kept that are customised, until the audiences are written."""
+    """The folder that keeps customised campaigns until the audiences are written."""
     return out.with_name(f"{out.name}{CUSTOMISED}")
 
 
@@ -389,7 +396,7 @@ def _find_campaigns(
     excluded: np.ndarray,
     progress: Progress,
 ) -> tuple[list[Campaign], list[SeedCheck]]:
-    """Each campaign, and the check of its seeds."""
+    """The campaigns, and the checks of their seeds."""
     if options.seeds is not None and options.attributes is not None:
         campaign, check = find_campaign(
             data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
@@ -420,7 +427,7 @@ def _write(
     progress: Progress,
     saved: SavedCampaign | None,
 ) -> None:
-    """Writes all that was asked for, once all of it is made."""
+    """Writes all requested files, once the content of all of them is ready."""
     made_from = _made_from(options, general, data, saved)
     if options.campaigns is not None:
         _write_folder(options, results, made_from)
@@ -464,7 +471,7 @@ def _report_page(
 def _made_from(
     options: Options, general: General, data: Dataset, saved: SavedCampaign | None
 ) -> list[dict[str, str]]:
-    """Name and digest of the campaign, the model and the data."""
+    """Names and digests of the campaign, the model and the data."""
     assert general.origin is not None  # it was loaded
     parents = [(general.origin.folder, general.origin.digest), (options.data, data.digest)]
     if saved is not None:
@@ -473,7 +480,7 @@ def _made_from(
 
 
 def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:
-    """Writes an audience, and beside it what it was made from and what was found."""
+    """Writes an audience, and beside it a file with its origin and the result's facts."""
     result.audience.write(path)
     content = {"format": FORMAT, "made_from": made_from, **result.facts()}
     seal(path.parent, f"{path.name}.json", content, [path])
@@ -482,7 +489,7 @@ def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]
 def _write_folder(
     options: Options, results: Sequence[_Result], made_from: Sequence[dict[str, str]]
 ) -> None:
-    """Writes an audience per campaign and what was found, all or nothing."""
+    """Writes an audience per campaign and a file with all facts, completely or not at all."""
     with new_directory(options.out, marker=MANIFEST) as folder:
         campaigns, files = [], []
         for result in results:
@@ -495,7 +502,7 @@ def _write_folder(
 
 
 def _describe(result: _Result, out: Path) -> list[str]:
-    """The lines about a single campaign."""
+    """The lines to print about a single campaign."""
     check, audience, refresh = result.check, result.audience, result.refresh
     lines = [check.line(), *(f"note: {note}" for note in result.notes)]
     last = f"ranks {audience.first_rank:,} and below, " if audience.first_rank > 1 else ""
@@ -512,7 +519,7 @@ def _describe(result: _Result, out: Path) -> list[str]:
 
 
 def _overview(results: Sequence[_Result]) -> TextTable:
-    """A row per campaign."""
+    """A table with a row per campaign."""
     rows = []
     for result in results:
         check, audience, refresh = result.check, result.audience, result.refresh

@@ -28,16 +28,17 @@ from metaheac_jax.model import load
 class Options:
     """Writes a campaign's model as a program and arrays that score users without this package.
 
-    For batch engines: it takes any number of users and needs jax, numpy and flatbuffers. In the
-    repository, experiments/examples/exported_scorer.py shows how raw values become scores, and
-    ray_expand.py beside it how Ray Data finds an audience with many workers. The program scores
-    users who are left out of the campaign's audiences, too; their ids are in excluded.csv.
+    For batch engines: the program takes any number of users and needs jax, numpy and flatbuffers.
+    In the repository, experiments/examples/exported_scorer.py shows how to turn raw values into
+    scores, and ray_expand.py beside it shows how to find an audience with many Ray Data workers.
+    The program also scores users who are left out of the campaign's audiences; excluded.csv has
+    their ids.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional]
     """Folder of a campaign, from `metaheac customise`."""
     data: Path
-    """Folder of the data set that it was customised on."""
+    """Folder of the data set that the campaign was customised on."""
     out: Path
     """Folder to write; an export there is replaced."""
 
@@ -45,7 +46,9 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     if options.out.exists() and not (options.out / MANIFEST).is_file():
-        raise InputError(f"--out: {options.out}: exists and is no export; choose another folder")
+        raise InputError(
+            f"--out: {options.out}: exists and is not an export; choose another folder"
+        )
     terminal.check_not_inside("--out", options.out)
     check_flatbuffers()
     screen = terminal.screen()

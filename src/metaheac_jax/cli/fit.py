@@ -1,4 +1,4 @@
-"""``metaheac fit``: a general model from the campaigns of a data set."""
+"""``metaheac fit``: trains a general model on the campaigns of a data set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Options:
     """Trains one general model on many campaigns; `metaheac expand` customises it to a new one.
 
     Checkpoints go to OUT.training, which is removed at the end. After an interruption, the same
-    command with --resume goes on from the last one.
+    command with --resume continues from the last checkpoint.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -42,35 +42,35 @@ class Options:
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the model; a model there is replaced."""
     method: str | None = None
-    """Method by name, for example metaheac (the default), solved-head, ensemble, mlp-pretraining or
-    lr; an unknown name lists all."""
+    """Name of the method, for example metaheac (the default), solved-head, ensemble,
+    mlp-pretraining or lr; an unknown name lists all methods."""
     settings: Literal["paper", "official"] | None = None
     """Settings of the paper (the default), or of its authors' program (wider embeddings)."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Go on from this model, as every day on new data: `metaheac prepare --extends MODEL` makes
-    such data. Method and settings are the model's. Its folder has the state of its optimiser, in
-    `optimizer`; whoever deletes that folder cannot go on from the model."""
+    """Continue training from this model, for example every day on new data. Use `metaheac prepare
+    --extends MODEL` to make such data. Method and settings are the model's. Do not delete the
+    folder `optimizer` in the model's folder: its state of the optimiser is needed to continue."""
     campaigns: Literal["all", "paper", "official"] = "all"
-    """Campaigns to train on: all; a random 60% as in the paper, so that `metaheac evaluate` can
-    judge the rest; or the half that the authors' program takes."""
+    """Campaigns to train on: all; paper, a random 60% as in the paper, so that `metaheac evaluate`
+    can judge the rest; or official, the half that the authors' program takes."""
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
     """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
     and feedback. They are not held out. A folder's name is the campaign's id."""
     epochs: int | None = None
     """Train for this many epochs, on all these campaigns; for methods that are trained in steps. By
-    default, with the paper's settings, these hold a tenth of the campaigns out of training, which
-    ends when they no longer improve after customising. The official settings take one epoch of
-    all."""
+    default, the paper's settings hold a tenth of the campaigns out, and end training when results
+    on these, after customising, no longer improve. The official settings train on all for one
+    epoch."""
     seed: int = 0
-    """Seed of the split, initial values and batches."""
+    """Random seed for the split, initial values and batches."""
     resume: bool = False
-    """Go on with an interrupted training. Data, options, the program and its libraries must be what
-    they were, or the result would be another one."""
+    """Continue an interrupted training. Data, options, the program and its libraries must be the
+    same as before, or the result would be different."""
     allow_change: tuple[MayChange, ...] = ()
-    """With --resume, what may have changed nevertheless."""
+    """With --resume, parts that may have changed nevertheless."""
     skip_nonfinite: int = 0
-    """Leave out up to this many training steps whose loss, gradient or result is not finite; each
-    is told, with its campaigns. By default the first one ends the training. For methods that are
+    """Skip up to this many training steps whose loss, gradient or result is not finite; each is
+    reported, with its campaigns. By default, the first one ends the training. For methods that are
     trained in steps."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
@@ -90,7 +90,7 @@ def main(options: Options) -> None:
     screen = terminal.screen()
     terminal.keep_compiled()
     if options.out.exists() and not (options.out / MANIFEST).is_file():
-        raise InputError(f"{options.out}: exists and is no model; choose another folder")
+        raise InputError(f"{options.out}: exists and is not a model; choose another folder")
     terminal.check_not_inside("OUT", options.out)
     writes = is_first()
     with (
@@ -141,7 +141,7 @@ def main(options: Options) -> None:
             general = replace(general, added=(*general.added, *map(_added, folders)))
             save(general, options.out, progress=progress)
             shutil.rmtree(directory)
-        from_first(None)  # the others end after it
+        from_first(None)  # the other processes end after the first
     held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
     terminal.print_lines(
         screen,
@@ -153,10 +153,10 @@ def main(options: Options) -> None:
 
 
 def _judged(general: General, num_held_out: int) -> str:
-    """Which campaigns were held out, and how good the model is on them, where it is known."""
+    """How many campaigns were held out, and how good the model is on them, if it is known."""
     if not num_held_out:
         return ""
-    held_out = f"{num_held_out} more, held out to tell when to stop"
+    held_out = f"{num_held_out} more, held out to decide when to stop"
     if not general.judgements:
         return f"; {held_out}"
     best = max(general.judgements, key=lambda judged: judged.auc)
@@ -175,9 +175,9 @@ def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
 def _with_folders(
     data: Dataset, campaigns: np.ndarray, folders: Sequence[SavedCampaign]
 ) -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """The data set with the campaigns of folders.
+    """Adds the campaigns of folders to a data set.
 
-    Also the indices of all campaigns to train on, and of those of the folders.
+    Returns the data set, the indices of all campaigns to train on, and those of the folders.
     """
     joined = data.with_campaigns([folder.examples for folder in folders])
     left_out = np.delete(data.campaign_ids, campaigns)
@@ -191,11 +191,11 @@ def _added(saved: SavedCampaign) -> AddedCampaign:
 
 
 def _open_training(options: Options, directory: Path) -> None:
-    """Makes the folder of a training, or finds it again."""
+    """Makes the folder of a training; with --resume, checks that it is there."""
     if options.resume and not directory.is_dir():
         raise InputError(f"{directory}: no training to resume; omit --resume to start one")
     if not options.resume and directory.exists():
         raise InputError(
-            f"{directory}: an interrupted training; go on with --resume, or delete the folder"
+            f"{directory}: an interrupted training; continue with --resume, or delete the folder"
         )
     directory.mkdir(parents=True, exist_ok=True)

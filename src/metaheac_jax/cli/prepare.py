@@ -1,4 +1,4 @@
-"""``metaheac prepare``: files of users, campaigns and examples to a data set on disk."""
+"""``metaheac prepare``: turns files of users, campaigns and examples into a data set on disk."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ class Options:
     The source is one of these:
 
     - A folder with tables of your own: users, campaigns and examples, each as .parquet, .csv or
-      .csv.gz, and a --schema. `metaheac prepare SOURCE --infer schema.json` writes a first one to
-      edit.
-    - A single such file of users, for example a survey with a row per person. The schema says which
-      answers make campaigns: "campaigns_from": [{"name": "vote"}]. The users with a value are the
-      seeds of its campaign; 30% of the users are held out to judge on.
+      .csv.gz. They need a --schema; `metaheac prepare SOURCE --infer schema.json` writes a first
+      one to edit.
+    - A single file of users in such a format, for example a survey with a row per person. The
+      schema names the columns that make campaigns: "campaigns_from": [{"name": "vote"}]. Each value
+      makes a campaign, whose seeds are the users with this value; 30% of the users are held out to
+      judge on.
     - A folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv in the format of
       the Tencent Ads competition 2018, as `metaheac simulate` makes them.
-    - A folder with the paper's authors' processed files {train,test_hot,test_cold}_stage{1,2}.pkl.
+    - A folder with the processed files of the paper's authors,
+      {train,test_hot,test_cold}_stage{1,2}.pkl.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -48,27 +50,27 @@ class Options:
     out: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder to write; a data set there is replaced."""
     schema: Path | None = None
-    """JSON file that names the fields to use. For tables it is required. For the other sources:
-    {"user": [{"name": "age"}, {"name": "likes", "slots": 10}], "campaign": [{"name": "topic"}]},
-    by default the paper's 14 user and 6 campaign fields. A field with several slots is a list. In
-    tables, a user field with "sensitive": true is no input of any model; audiences are reported
-    by it."""
+    """JSON file that names the fields to use. Tables require it. For the other sources, an example:
+    {"user": [{"name": "age"}, {"name": "likes", "slots": 10}], "campaign": [{"name": "topic"}]};
+    the default is the paper's 14 user and 6 campaign fields. A field with several slots is a list.
+    In tables, a user field with "sensitive": true is not an input of any model; reports show how
+    audiences differ by it."""
     max_ids: int | None = None
-    """Of the competition's and the authors' files: refuse ids of users' fields whose maxima add up
-    to more than this; tables of this length are made of them. Default: 100 million."""
+    """For the competition's and the authors' files: refuse them if the largest ids of the fields
+    add up to more than this, since memory grows with that sum. Default: 100 million."""
     max_memory: float | None = None
-    """Of the authors' files: refuse a file that takes more memory than this while it is read, in
-    GiB. Default: 2 GiB and 50 times the size of the file."""
+    """For the authors' files: refuse a file that takes more GiB of memory than this to read.
+    Default: 2 GiB plus 50 times the size of the file."""
     infer: Path | None = None
-    """JSON file for a first schema of the tables; nothing else is done."""
+    """JSON file to write a first schema of the tables to; nothing else is done."""
     overwrite: bool = False
     """With --infer, replace the file if it exists."""
     hash_rows: int = 0
-    """Of tables: hash every field with more than this many values to as many rows, and do not keep
-    its values. 0 keeps all values; "hash_rows" in the schema hashes a single field."""
+    """For tables: hash every field with more than this many values to this many rows, and do not
+    keep its values. 0 keeps all values; "hash_rows" in the schema hashes a single field."""
     extends: Path | None = None
-    """Earlier data set, or model, that this data goes on from: its values and buckets are kept, new
-    values are added, and `metaheac fit --from` trains its model on this data."""
+    """Earlier data set, or model, that this data continues: its values and buckets are kept, new
+    values are added, and `metaheac fit --from` can continue training its model on this data."""
 
 
 def main(options: Options) -> None:
@@ -76,7 +78,7 @@ def main(options: Options) -> None:
     if not options.source.exists():
         raise InputError(f"{options.source}: no such folder; give the one with the source files")
     if options.source.is_file() and not tables.find_tables(options.source):
-        raise InputError(f"{options.source}: is no .parquet, .csv or .csv.gz file")
+        raise InputError(f"{options.source}: is not a .parquet, .csv or .csv.gz file")
     if (options.out is None) == (options.infer is None):
         raise InputError("prepare: give the folder to write, or --infer")
     if options.infer is None and options.overwrite:
@@ -132,7 +134,7 @@ def main(options: Options) -> None:
 def _read(
     options: Options, out: Path, extends: tuple[Schema, Vocabulary] | None, progress: Progress
 ) -> Dataset:
-    """Reads whatever kind of source it is."""
+    """Reads a source of any kind."""
     source = options.source
     has_tables, is_official = bool(tables.find_tables(source)), official.is_source(source)
     if options.max_ids is not None and has_tables:
@@ -179,7 +181,7 @@ def _read(
 
 
 def _all_new(data: Dataset, earlier: Vocabulary, where: Path | None) -> list[str]:
-    """A line for each field that has none of its earlier values in the data."""
+    """A line for each field none of whose earlier values is in the data."""
     used = np.zeros(data.num_rows + 1, bool)
     for start in range(0, data.num_users, _BLOCK):
         used[data.user_rows[start : start + _BLOCK]] = True
@@ -213,7 +215,7 @@ def read_schema(path: Path | None) -> Schema:
     """The schema in a JSON file; the paper's if there is none.
 
     Raises:
-      InputError: the file is no schema, or has what only tables have.
+      InputError: the file is not a schema, or has keys that only tables allow.
     """
     if path is None:
         return TENCENT

@@ -38,17 +38,18 @@ from metaheac_jax.files import write_csv
 class Options:
     """Shows which values of users are more common in an audience than in the pool.
 
-    The pool is who could be in the audience: all users but those of --exclude, and but the seeds,
-    unless one of them is in the audience. Prints the values with the highest and the lowest lift:
-    the fraction of the audience that has the value, divided by that of the pool. Seeds stand beside
-    them. Sensitive fields of the data follow: their values' ratio of these fractions, and that
-    ratio against the field's most selected value (adverse impact); below 0.8 is flagged as under, a
-    ratio above 1.25 as over.
+    The pool is all users who could be in the audience: all except those of --exclude and the seeds;
+    if a seed is in the audience, seeds are in the pool too. Prints the values with the highest and
+    the lowest lift: the fraction of the audience that has the value, divided by that of the pool.
+    The fraction of the seeds is shown beside them. Sensitive fields of the data follow: the ratio
+    of the same two fractions per value, and that ratio divided by the one of the field's most
+    selected value (adverse impact). A value is flagged as under if either is below 0.8, and as over
+    if the ratio is above 1.25.
 
-    With --model and --attributes it also shows which fields the model uses: a fifth of the seeds is
-    held out, the model is customised to the rest, and a field's drop is what the AUC of the
-    held-out seeds against users that it has not learned from loses when the field's values are
-    shuffled among users.
+    With --model and --attributes it also shows which fields the model uses. A fifth of the seeds is
+    held out, and the model is customised to the rest. The AUC then says how well it tells held-out
+    seeds from users whom it has not learned from. A field's drop is the loss of AUC when the
+    field's values are shuffled among users.
     """
 
     audience: Annotated[Path, tyro.conf.Positional]
@@ -56,21 +57,21 @@ class Options:
     data: Path
     """Folder of the data set, from `metaheac prepare`."""
     seeds: Path
-    """File with one seed's user id per line, as for `metaheac expand`."""
+    """File with the seeds' user ids, one per line, as for `metaheac expand`."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who could not be in the audience, for example who opted out, as for
-    `metaheac expand`. With --model nothing is learned from them."""
+    """Files with ids of users who could not be in the audience, for example users who opted out, as
+    for `metaheac expand`. With --model, nothing is learned from them."""
     model: Path | None = None
     """Folder of the general model that the audience comes from. Give it with --attributes."""
     attributes: Path | None = None
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
     out: Path | None = None
-    """CSV file for all values, sensitive ones last."""
+    """CSV file to write with all values, sensitive ones last."""
     min_cell: int = MIN_CELL
-    """Leave out values that fewer users have; of the seeds and of sensitive values in the audience,
-    say "few"."""
+    """Leave out values that fewer users than this have. For seeds, and for sensitive values in the
+    audience, print "few" instead of the fraction."""
     seed: int = 0
-    """Seed of the held-out seeds, of fine-tuning and of shuffling, for --model."""
+    """With --model, random seed for the held-out seeds, fine-tuning and shuffling."""
 
 
 def main(options: Options) -> None:
@@ -84,7 +85,7 @@ def main(options: Options) -> None:
     screen = terminal.screen()
     terminal.keep_compiled()
     if options.attributes is not None:
-        read_attributes(options.attributes)  # what is wrong is reported before the work begins
+        read_attributes(options.attributes)  # errors in it are reported before the work begins
     used = None
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
@@ -95,7 +96,8 @@ def main(options: Options) -> None:
         check_known(options.seeds, seeds, data)
         excluded, told = read_excluded(options.exclude, data)
         audience, gone = _without(data, audience, excluded)
-        told += [f"{gone:,} users of the audience are excluded, and left out of it"] if gone else []
+        if gone:
+            told.append(f"{gone:,} users of the audience are excluded and were removed from it")
         left_out = _left_out(data, audience, seeds, excluded)
         least = options.min_cell
         traits = audience_traits(data, audience, seeds, exclude=left_out, min_cell=least)
@@ -130,7 +132,7 @@ def main(options: Options) -> None:
 def _without(
     data: Dataset, audience: list[int] | list[str], excluded: np.ndarray
 ) -> tuple[list[int] | list[str], int]:
-    """The audience without the excluded, and how many of them it had."""
+    """The audience without the excluded users, and how many of them it had."""
     gone = np.isin(data.checked_ids(audience), excluded)
     kept: list[Any] = [user for user, out in zip(audience, gone, strict=True) if not out]
     if not kept:
@@ -144,7 +146,7 @@ def _left_out(
     seeds: list[int] | list[str],
     excluded: np.ndarray,
 ) -> np.ndarray:
-    """Ids of the users not in the pool: the excluded, and the seeds if the audience has none."""
+    """Ids of users not in the pool: the excluded, and the seeds if none is in the audience."""
     ids = [excluded, data.checked_ids(seeds)]
     if np.isin(ids[1], data.checked_ids(audience)).any():
         ids.pop()

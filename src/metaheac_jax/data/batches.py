@@ -19,14 +19,14 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.table.layout import Ids, Layout
 
 Tree = TypeVar("Tree")
-_MIN_EXAMPLES = 20  # of a campaign that a model is trained on
+_MIN_EXAMPLES = 20  # per training campaign
 
 
 class Batch(NamedTuple):
     """Examples whose ids point into a table (the whole one, or the few rows of a step).
 
     Attributes:
-      ids: of users and campaigns.
+      ids: ids of users and campaigns.
       label: (B,) float32, 1 for a seed and 0 for a non-seed.
       weight: (B,) float32, 1 for an example and 0 for padding.
     """
@@ -36,20 +36,20 @@ class Batch(NamedTuple):
     weight: Any
 
     def pick(self, examples: Any) -> Batch:
-        """These examples, by position or mask, of a campaign that all examples share."""
+        """Selects examples by position or mask; all examples must share one campaign."""
         ids = self.ids._replace(user=self.ids.user[examples])
         return Batch(ids, self.label[examples], self.weight[examples])
 
 
 class CampaignBatch(NamedTuple):
-    """What a row-local meta-step takes: ``step(state, *batch)``.
+    """The arguments of a row-local meta-step, ``step(state, *batch)``.
 
     Attributes:
-      rows: (U,) int32 table rows that the step touches; R for padding.
-      support: leaves (C, B, ...), ids pointing into the campaign's ``own``.
-      query: likewise; disjoint from the support set, or drawn independently.
-      own: (C, V) int32, the positions in ``rows`` of each campaign's rows; U for padding. What
-        `table.rows.select_rows` selects by.
+      rows: (U,) int32 table rows that the step touches, padded with R.
+      support: leaves (C, B, ...), with ids that point into the campaign's ``own``.
+      query: likewise; disjoint from the support set, or drawn independently of it.
+      own: (C, V) int32 positions in ``rows`` of the rows that each campaign touches, padded with U;
+        `table.rows.select_rows` takes them.
     """
 
     rows: np.ndarray
@@ -58,7 +58,7 @@ class CampaignBatch(NamedTuple):
     own: np.ndarray
 
     def shared(self) -> tuple[np.ndarray, Batch, Batch]:
-        """Rows, support and query with ids that point into ``rows``, whatever the campaign."""
+        """Rows, support and query, with ids that point into ``rows`` instead of ``own``."""
         pad = np.full((len(self.own), 1), len(self.rows), np.int32)
         position, campaign = np.hstack([self.own, pad]), np.arange(len(self.own))
 
@@ -72,19 +72,19 @@ class CampaignBatch(NamedTuple):
 
 
 class ExampleBatch(NamedTuple):
-    """What a row-local step of plain training takes; leaves of ``examples`` are (B, ...)."""
+    """The arguments of a row-local step of plain training; ``examples`` has leaves (B, ...)."""
 
     rows: np.ndarray
     examples: Batch
 
 
 class OwnedBatch(NamedTuple):
-    """An `ExampleBatch` with the campaign of each example, for networks with campaigns' heads.
+    """An `ExampleBatch` with the campaign of each example, for networks with one head per campaign.
 
     Attributes:
-      rows: (U,) int32 table rows that the step touches; R for padding.
-      examples: leaves (B, ...), ids pointing into ``rows``.
-      owner: (B,) int32 position of an example's campaign among its `ExampleSampler`'s, ascending.
+      rows: (U,) int32 table rows that the step touches, padded with R.
+      examples: leaves (B, ...), with ids that point into ``rows``.
+      owner: (B,) int32 position of each example's campaign among the sampler's, in ascending order.
     """
 
     rows: np.ndarray
@@ -93,23 +93,23 @@ class OwnedBatch(NamedTuple):
 
 
 def generator(seed: int, step: int) -> np.random.Generator:
-    """The generator of one step: a function of (seed, step) and nothing else."""
+    """The random generator of one step, which depends only on (seed, step)."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
 
 
 def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
-    """Refuses examples of one campaign that would be computed on in silence.
+    """Refuses invalid examples of one campaign, which would otherwise be used silently.
 
     Args:
-      batch: leaves (n, ...); ids are rows of a table, or its length, the pad id.
+      batch: leaves (n, ...); ids are rows of a table, or its length R, the pad id.
       layout: where the fields lie among the ids.
       num_rows: R.
-      name: what the message calls the campaign.
+      name: name of the campaign in messages.
 
     Raises:
-      InputError: there is no example, lengths differ, slots or campaign fields are not those of the
-        layout, an id is no whole number or outside the table, a label is not 0 or 1, or a weight is
-        not 1.
+      InputError: there are no examples, lengths differ, the slots or campaign fields are not those
+        of the layout, an id is not a whole number or is outside the table, a label is not 0 or 1,
+        or a weight is not 1.
     """
     user, label, weight = (np.asarray(a) for a in (batch.ids.user, batch.label, batch.weight))
     if not len(label):
@@ -117,7 +117,7 @@ def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
     if not len(user) == len(label) == len(weight):
         raise InputError(
             f"{name}: {len(user)} users, {len(label)} labels and {len(weight)} weights; expected "
-            "as many of each"
+            "equal numbers"
         )
     check_slots(user, layout.num_slots)
     fields = np.shape(batch.ids.campaign)
@@ -129,7 +129,9 @@ def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
         check_ids(np.asarray(ids), num_rows, f"{name}: the ids")
     wrong = ~np.isin(label, (0, 1))
     if wrong.any():
-        raise InputError(f"{name}: label {label[wrong][0]}, expected 1 for a seed and 0 for others")
+        raise InputError(
+            f"{name}: label {label[wrong][0]}, expected 1 for a seed or 0 for a non-seed"
+        )
     if not (weight == 1).all():
         raise InputError(
             f"{name}: a weight is {weight[weight != 1][0]}, expected 1; take the examples to "
@@ -138,15 +140,15 @@ def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
 
 
 def check_slots(users: UserRows, num_slots: int) -> None:
-    """Refuses (P, S) rows of users with another number of slots.
+    """Refuses rows of users whose shape is not (P, ``num_slots``).
 
     Raises:
-      InputError: it names both numbers.
+      InputError: the shape is wrong; the message gives it and ``num_slots``.
     """
     if len(users.shape) != 2 or users.shape[1] != num_slots:
         raise InputError(
             f"users: ids of shape {users.shape}, expected {num_slots} slots per user; they "
-            "come from data of another schema"
+            "come from data with another schema"
         )
 
 
@@ -154,20 +156,22 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
     """Refuses ids outside the table: a gather would wrap a negative one and drop a large one.
 
     Raises:
-      InputError: it names the first such id.
+      InputError: the ids are not whole numbers, or one is outside; the message gives the first.
     """
     if ids.dtype.kind not in "iu":
         raise InputError(f"{what} are {ids.dtype}, expected whole numbers")
     if ids.size and (ids.min() < 0 or ids.max() > num_rows):
         wrong = ids[(ids < 0) | (ids > num_rows)].ravel()[0]
-        raise InputError(f"{what} have {wrong}, expected 0 to {num_rows - 1}, or {num_rows} to pad")
+        raise InputError(
+            f"{what} include {wrong}, expected 0 to {num_rows - 1}, or {num_rows} to pad"
+        )
 
 
 def check_indices(dataset: Dataset, campaigns: np.ndarray) -> None:
-    """Refuses what is not one or more distinct indices of campaigns.
+    """Refuses an array that is not one or more distinct campaign indices.
 
     Raises:
-      InputError: it is not.
+      InputError: it is empty, or an index is repeated, out of range or not a whole number.
     """
     most = dataset.num_campaigns - 1
     once = campaigns.ndim == 1 and len(np.unique(campaigns)) == len(campaigns) > 0
@@ -178,7 +182,7 @@ def check_indices(dataset: Dataset, campaigns: np.ndarray) -> None:
         or campaigns.max() > most
     ):
         raise InputError(
-            f"{dataset.where}: campaigns: expected one index or more from 0 to {most}, each once"
+            f"{dataset.where}: campaigns: expected one or more distinct indices from 0 to {most}"
         )
 
 
@@ -186,8 +190,8 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
     """Refuses campaigns that no model can be trained on.
 
     Raises:
-      InputError: they are not distinct indices of campaigns, or stage 1 of one has fewer than
-        20 examples, or a single class.
+      InputError: they are not distinct campaign indices, or a campaign has fewer than 20 examples
+        or a single class in stage 1.
     """
     counts, positives = dataset.stage1.counts, dataset.stage1.positives
     chosen = np.asarray(campaigns)
@@ -208,7 +212,7 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
     Args:
       dataset: the examples come from its stage 1.
       examples: positions in stage 1.
-      campaign: (N,) table rows of their campaign, or (B, N).
+      campaign: table rows, (N,) of the campaign that all examples share, or (B, N).
       pad_to: B.
     """
     stage = dataset.stage1
@@ -218,7 +222,7 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
 def as_batch(
     dataset: Dataset, users: np.ndarray, label: np.ndarray, campaign: np.ndarray, pad_to: int
 ) -> Batch:
-    """Users by index, with labels (n,), as a `Batch`; see `gather`."""
+    """A `Batch` of users, given by index, with labels (n,); see `gather`."""
     n = len(users)
     user = np.full((pad_to, dataset.user_rows.shape[1]), dataset.num_rows, np.int32)
     user[:n] = dataset.user_rows[users]
@@ -228,16 +232,16 @@ def as_batch(
 
 
 def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
-    """D_c, the examples that a campaign is customised on; ids are table rows."""
+    """D_c, the examples on which a campaign's model is customised; ids are table rows."""
     users, labels = campaign.users, campaign.labels
     return as_batch(dataset, users, labels, campaign.rows, len(users))
 
 
 def members(tree: Tree) -> list[Tree]:
-    """The members of a tree of arrays along their leading axis."""
+    """Splits a tree of arrays along the leading axis into a list of trees."""
     return [jax.tree.map(itemgetter(i), tree) for i in range(len(jax.tree.leaves(tree)[0]))]
 
 
 def stacked(trees: Sequence[Tree]) -> Tree:
-    """Trees of arrays as one, with a leading axis."""
+    """Stacks trees of arrays along a new leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

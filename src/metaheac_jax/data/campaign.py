@@ -1,4 +1,4 @@
-"""A campaign and its examples: what a general model is customised on.
+"""A campaign and its examples, on which a general model is customised.
 
 Axes: U users of a pool, N campaign fields, n examples of a campaign, F users that feedback added.
 """
@@ -15,21 +15,21 @@ from numpy.typing import ArrayLike
 
 from metaheac_jax.errors import InputError
 
-#: User ids as a caller has them: a list, an array or a column of whole numbers, or of text. (The
-#: type admits more, which `check_user_ids` refuses.)
+#: User ids as a caller gives them: a list, an array or a column of whole numbers or of text. (The
+#: type admits more; `check_user_ids` refuses the rest.)
 UserIds: TypeAlias = ArrayLike
-#: The longest id of a user or a campaign, in UTF-8.
+#: Maximum length of a user or campaign id, in UTF-8 bytes.
 MAX_ID_BYTES = 64
 
 
 @dataclass(frozen=True)
 class CampaignBrief:
-    """What a campaign brings that the data does not know; see `Dataset.new_campaigns`.
+    """The description of a campaign that is not in the data; see `Dataset.new_campaigns`.
 
     Attributes:
       seeds: user ids.
-      attributes: a raw value for each campaign field of the schema.
-      name: for messages and files; None for a single new campaign.
+      attributes: a raw value per campaign field of the schema.
+      name: name in messages and files; None for a single new campaign.
     """
 
     seeds: UserIds
@@ -42,16 +42,16 @@ class Campaign:
     """A campaign with its seeds and non-seeds; `Dataset.new_campaign` makes one from user ids.
 
     Attributes:
-      id: as the data has it, or the name of its brief; None for a new campaign without one.
+      id: its id in the data, or its name in the brief or record; None if it has no name.
       rows: (N,) int32 table rows of its attributes.
       users: (n,) int32, index of each example's user.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
       num_unmatched: number of given seed ids that are not in the data.
-      num_excluded: number of given seeds in the data that are not learned from.
+      num_excluded: number of given seeds that are in the data but excluded from learning.
       unknown_attributes: names of attributes whose values training has not seen.
       attributes: the raw value of each campaign field, as given; None for a campaign of the data.
-      found: (F,) index of the users whose label is from feedback. An audience of the campaign's
-        own model found them, so they do not tell how well such a model finds others.
+      found: (F,) index of each user whose label comes from feedback. The campaign's own model found
+        these users, so they do not show how well such a model finds others.
     """
 
     id: int | str | None
@@ -68,22 +68,22 @@ class Campaign:
         """Refuses a campaign that does not belong to data with this many users and campaign fields.
 
         Raises:
-          InputError: it has no examples, users without a label, labels that are not 0 or 1, unknown
-            users, or other fields.
+          InputError: it has no examples, a user without a label, a label that is not 0 or 1, an
+            unknown user, or another number of campaign fields.
         """
         if not len(self.users):
             raise InputError(f"{self.name}: no examples; give it seeds and non-seeds")
         if len(self.users) != len(self.labels):
             raise InputError(
-                f"{self.name}: {len(self.users)} users and {len(self.labels)} labels; expected as "
-                "many of each"
+                f"{self.name}: {len(self.users)} users and {len(self.labels)} labels; expected "
+                "equal numbers"
             )
         if self.users.min() < 0 or self.users.max() >= num_users:
             raise InputError(f"{self.name}: a user's index is not in 0 to {num_users - 1}")
         if np.shape(self.rows) != (num_fields,):
             raise InputError(f"{self.name}: {len(self.rows)} attributes, expected {num_fields}")
         if not np.isin(self.labels, (0, 1)).all():
-            raise InputError(f"{self.name}: a label is not 1 for a seed or 0 for a non-seed")
+            raise InputError(f"{self.name}: a label is neither 1 (a seed) nor 0 (a non-seed)")
 
     @property
     def seeds(self) -> np.ndarray:
@@ -92,30 +92,30 @@ class Campaign:
 
     @property
     def is_found(self) -> np.ndarray:
-        """(n,) bool, which examples are users in ``found``."""
+        """(n,) bool, whether each example's user is in ``found``."""
         return np.isin(self.users, self.found)
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The campaign's name in messages."""
         return "new campaign" if self.id is None else f"campaign {self.id}"
 
 
 def plain_id(value: Any) -> int | str:
-    """An id of a user or a campaign as plain data."""
+    """A user or campaign id as a plain int or str."""
     return value.decode() if isinstance(value, bytes) else int(value)
 
 
 def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
-    """(n,) int64 user ids, or UTF-8 bytes.
+    """Checks user ids, and returns them as (n,) int64 or UTF-8 bytes.
 
     Args:
       user_ids: a list.
-      text: whether the ids of the data are text. Whole numbers will then do as well, and an array
-        of bytes is returned as it is.
+      text: whether the ids in the data are text. Whole numbers are then accepted as well, and an
+        array of bytes is returned as it is.
 
     Raises:
-      InputError: they are not a list of whole numbers that fit into 64 bits, or of text of 1 to
+      InputError: they are not a list of whole numbers that fit into 64 bits, or of texts of 1 to
         `MAX_ID_BYTES` bytes.
     """
     if text:
@@ -123,13 +123,13 @@ def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
     try:
         ids = np.asarray(user_ids)
     except ValueError as error:
-        raise InputError("user ids: expected a list, got lists of several lengths") from error
+        raise InputError("user ids: expected a list, got lists of different lengths") from error
     if ids.ndim != 1:
         raise InputError(f"user ids: expected a list, got an array of shape {ids.shape}")
     if not len(ids):
         return np.empty(0, np.int64)
     if ids.dtype.kind == "f":
-        # From 2**53 on a float may be another whole number, rounded. NaN fails every comparison.
+        # From 2**53 on, a float may stand for another whole number. NaN fails every comparison.
         wrong = ~((ids == np.floor(ids)) & (np.abs(ids) < 2**53))
     else:
         wrong = np.full(len(ids), ids.dtype.kind not in "iu")
@@ -162,10 +162,10 @@ def _text_ids(user_ids: UserIds) -> np.ndarray:
 def draw_non_seeds(
     num_users: int, seeds: np.ndarray, excluded: np.ndarray, count: int, seed: int
 ) -> np.ndarray:
-    """Index of ``count`` users at random, none of them a seed or excluded.
+    """Draws the indices of ``count`` random users who are neither seeds nor excluded.
 
-    All others are returned if they are fewer. ``seeds`` and ``excluded`` are distinct indices.
-    Other seeds get other non-seeds, so campaigns do not share the chance of one draw.
+    If there are fewer such users, all are returned. ``seeds`` and ``excluded`` are distinct
+    indices. The draw depends on the seeds, so campaigns do not share the randomness of one draw.
     """
     own = zlib.crc32(np.sort(seeds).astype("<i8").tobytes())
     rng = np.random.Generator(np.random.Philox([seed, own]))

@@ -30,9 +30,9 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
 
-#: Non-seeds that a new campaign draws for each seed: the real data's rate (paper section 4.1).
+#: Non-seeds drawn per seed of a new campaign; the ratio in the real data (paper section 4.1).
 NON_SEEDS_PER_SEED = 20
-_BLOCK = 1 << 18  # users checked at a time
+_BLOCK = 1 << 18  # users read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,24 +52,24 @@ class Examples:
     probability: np.ndarray | None = None
 
     def of(self, campaign: int) -> slice:
-        """The examples of one campaign."""
+        """The slice of one campaign's examples."""
         return slice(int(self.offsets[campaign]), int(self.offsets[campaign + 1]))
 
     @property
     def counts(self) -> np.ndarray:
-        """(C,) examples of each campaign."""
+        """(C,) number of examples per campaign."""
         return np.diff(self.offsets)
 
     @property
     def positives(self) -> np.ndarray:
-        """(C,) positive examples of each campaign."""
+        """(C,) number of positive examples per campaign."""
         total = np.concatenate([[0], np.cumsum(self.label, dtype=np.int64)])
         return total[self.offsets[1:]] - total[self.offsets[:-1]]
 
     def shuffled(self) -> Examples:
-        """The same examples, those of each campaign in a random order, equal in every call.
+        """The same examples, shuffled within each campaign; every call gives the same order.
 
-        Files may list the seeds first, and the order of examples must not tell their labels.
+        Files may list the seeds first, but the order of examples must not reveal their labels.
         """
         campaign = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
         draw = np.random.Generator(np.random.Philox(0)).random(len(campaign), np.float32)
@@ -91,7 +91,7 @@ def group_by_campaign(
     num_campaigns: int,
     probability: np.ndarray | None = None,
 ) -> Examples:
-    """Groups examples by campaign index; within a campaign the given order is kept."""
+    """Groups examples by campaign index, and keeps the given order within a campaign."""
     order = np.argsort(campaign, kind="stable")
     counts = np.bincount(campaign, minlength=num_campaigns)
     return Examples(
@@ -104,7 +104,7 @@ def group_by_campaign(
 
 @dataclass(frozen=True, eq=False)
 class SensitiveField:
-    """A field of users that no model sees, and by which audiences are reported.
+    """A user field that no model sees; reports describe audiences by its values.
 
     Attributes:
       values: (V,) distinct texts, as reports show them.
@@ -134,20 +134,20 @@ class Dataset:
     """Everything known about a pool of users and a set of campaigns.
 
     Attributes:
-      name: what the data is, for titles; a simulated world says so here.
+      name: title of the data; that of a simulated world says that it is simulated.
       schema: the fields in use.
-      vocabulary: their values.
-      user_ids: (U,) user ids, int64 or UTF-8 bytes; ties in a ranking are broken by them.
-      user_rows: (U, S) int32 table rows; the pad id R fills slots that are not used.
-      campaign_ids: (C,) campaign ids, int64 or UTF-8 bytes, ascending.
+      vocabulary: the values of these fields.
+      user_ids: (U,) int64 or UTF-8 bytes; they break ties in a ranking.
+      user_rows: (U, S) int32 table rows; unused slots have the pad id R.
+      campaign_ids: (C,) int64 or UTF-8 bytes, ascending.
       campaign_rows: (C, N) int32 table rows.
-      stage1: seeds and non-seeds: training, and customising.
-      stage2: the pool on which an expanded audience is judged.
-      sensitive: by name, the fields that are in neither schema nor vocabulary.
-      one_row_per_user: whether a user has one row, and an id of their own. Otherwise no audience
-        can be drawn from the data.
-      digest: of the manifest that it was opened from; None if it was made in memory.
-      folder: that it was opened from, likewise.
+      stage1: seeds and non-seeds for training and customising.
+      stage2: the pool on which an expanded audience is evaluated.
+      sensitive: sensitive fields by name; they are in neither the schema nor the vocabulary.
+      one_row_per_user: whether each user has one row and a unique id. Otherwise no audience can be
+        drawn from the data.
+      digest: digest of the manifest from which it was opened; None if it was made in memory.
+      folder: folder from which it was opened; None likewise.
     """
 
     name: str
@@ -166,12 +166,12 @@ class Dataset:
 
     @property
     def where(self) -> str:
-        """For messages: the folder that it was opened from, or its name."""
+        """The folder from which it was opened, or its name; for messages."""
         return self.name if self.folder is None else str(self.folder)
 
     @property
     def num_rows(self) -> int:
-        """R, the rows of the embedding table; also the pad id."""
+        """R, the number of rows of the embedding table; also the pad id."""
         return self.vocabulary.num_rows
 
     @property
@@ -190,14 +190,16 @@ class Dataset:
         return len(self.user_ids)
 
     def check(self) -> None:
-        """Refuses columns that do not fit together; reads every one once, and sorts users' ids.
+        """Refuses inconsistent columns; reads every column once, and sorts the user ids.
 
         Raises:
-          InputError: a shape, an order, an id or a label is wrong; the column is named.
+          InputError: a shape, an order, an id or a label is wrong; the message names the column.
         """
         fields = self.schema.fields
         if len(self.vocabulary.values) != len(fields):
-            raise self._wrong("vocabulary", f"{len(self.vocabulary.values)} fields")
+            raise self._wrong(
+                "vocabulary", f"{len(self.vocabulary.values)} fields, expected {len(fields)}"
+            )
         for own, values in zip(fields, self.vocabulary.values, strict=True):
             if len(values) and not (values[1:] > values[:-1]).all():
                 raise self._wrong(f"values of {own.name!r}", "not ascending and distinct")
@@ -258,7 +260,7 @@ class Dataset:
         labels = np.asarray(stage.label)
         if not np.isin(labels, (0, 1)).all():
             bad = labels[~np.isin(labels, (0, 1))][0]
-            raise self._wrong(f"{name} labels", f"{bad}, expected 1 for a seed and 0 for others")
+            raise self._wrong(f"{name} labels", f"{bad}, expected 1 for a seed or 0 for a non-seed")
         chance = np.zeros(count) if stage.probability is None else stage.probability
         if len(chance) != count or not ((chance >= 0) & (chance <= 1)).all():
             raise self._wrong(f"{name} probability", "not one number from 0 to 1 per example")
@@ -271,7 +273,11 @@ class Dataset:
         if values.dtype.kind != "U" or len(np.unique(values)) < len(values):
             raise self._wrong(column, "values are not distinct texts")
         if own.codes.ndim != 2 or len(own.codes) != self.num_users:
-            raise self._wrong(column, f"codes of shape {own.codes.shape}, {self.num_users} users")
+            raise self._wrong(
+                column,
+                f"codes of shape {own.codes.shape}, expected one row for each of "
+                f"{self.num_users} users",
+            )
         codes = own.codes
         if codes.dtype.kind not in "iu":
             raise self._wrong(column, f"codes are {codes.dtype}, expected whole numbers")
@@ -282,7 +288,7 @@ class Dataset:
         return InputError(f"{self.where}: {column}: {what}")
 
     def campaign(self, index: int) -> Campaign:
-        """An existing campaign with its stage-1 examples: what it is customised on.
+        """An existing campaign with its stage-1 examples, on which a model is customised.
 
         Raises:
           InputError: there is no such campaign.
@@ -305,15 +311,15 @@ class Dataset:
     ) -> np.ndarray:
         """(n,) user ids -> (n,) int64 index of each user; -1 where the id is unknown.
 
-        Memory grows with ``user_ids``, not with the users.
+        Memory grows with the length of ``user_ids``, not with U.
 
         Args:
-          user_ids: a list; one may occur several times.
-          part: which of how many parts of the users are read; those of others count as unknown.
+          user_ids: a list; an id may occur several times.
+          part: (i, k) reads only part i of k of the users; users in other parts count as unknown.
           progress: receives the number of users read.
 
         Raises:
-          InputError: the ids are not a list of whole numbers, or of text where the data has text.
+          InputError: the ids are not a list of whole numbers, or of text if the data has text ids.
         """
         wanted, place = np.unique(self.checked_ids(user_ids), return_inverse=True)
         if not len(wanted):
@@ -338,7 +344,7 @@ class Dataset:
             raise self._wrong("user_ids", what)
 
     def checked_ids(self, user_ids: UserIds) -> np.ndarray:
-        """User ids in the form of those of the data.
+        """User ids in the form that the data has.
 
         Raises:
           InputError: as `find_users` does.
@@ -354,7 +360,7 @@ class Dataset:
         exclude: UserIds = (),
         seed: int = 0,
     ) -> Campaign:
-        """A campaign that the data set does not know; see `new_campaigns`."""
+        """A campaign that is not in the data set; see `new_campaigns`."""
         [campaign] = self.new_campaigns(
             [CampaignBrief(seeds, attributes)],
             non_seeds_per_seed=non_seeds_per_seed,
@@ -372,25 +378,26 @@ class Dataset:
         seed: int = 0,
         progress: Progress = silent,
     ) -> list[Campaign]:
-        """Campaigns that the data set does not know, from their seed users.
+        """Campaigns that are not in the data set, from their seed users.
 
-        The users' ids are read once for all campaigns.
+        The user ids are read once for all campaigns.
 
         Args:
-          briefs: seeds and attributes of each. Repeated seeds count once; ids that no user has are
-            left out and counted in `Campaign.num_unmatched`. An attribute value that training has
-            not seen has no embedding.
-          non_seeds_per_seed: users drawn at random from the pool as non-seeds; seeds are never
-            among them. Where the pool is too small it gives all its users.
-          exclude: ids of users who are not learned from: they are neither seeds (and counted in
-            `Campaign.num_excluded`) nor non-seeds. Unknown ids are ignored.
-          seed: of the draw of non-seeds.
+          briefs: seeds and attributes per campaign. Repeated seeds count once; ids that match no
+            user are left out and counted in `Campaign.num_unmatched`. An attribute value that
+            training has not seen has no embedding.
+          non_seeds_per_seed: number of users drawn at random from the pool as non-seeds, per seed.
+            Seeds are never drawn. If the pool is too small, all its other users are taken.
+          exclude: ids of users who are excluded from learning. They are neither seeds (those are
+            counted in `Campaign.num_excluded`) nor non-seeds. Unknown ids are ignored.
+          seed: random seed of the draw of non-seeds.
           progress: receives the number of users read.
 
         Raises:
-          InputError: no seed of a campaign is a user of this data set, there is no seed, all users
-            are seeds or excluded, an id is not a whole number, an attribute is missing or unknown,
-            or ``non_seeds_per_seed`` or ``seed`` is out of range. A campaign with a name is named.
+          InputError: a campaign has no seeds, none of them is a user of this data set, all of them
+            are excluded, all users are seeds or excluded, an id is invalid (see `find_users`), an
+            attribute is missing, unknown or invalid, or ``non_seeds_per_seed`` or ``seed`` is out
+            of range. The message names the campaign if it has a name.
         """
         check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
         check_whole("seed", seed, 0)
@@ -422,7 +429,7 @@ class Dataset:
         non_seeds_per_seed: int,
         seed: int,
     ) -> Campaign:
-        """A campaign from the index of each distinct seed given, -1 where it is unknown."""
+        """A campaign from ``found``, the index of each distinct given seed, or -1 if unknown."""
         label = "new campaign" if name is None else f"campaign {name}"
         if not len(found):
             raise InputError(f"{label}: no seeds; give the ids of at least one user")
@@ -456,14 +463,14 @@ class Dataset:
         )
 
     def recorded_campaign(self, record: CampaignRecord) -> Campaign:
-        """A campaign that the data set does not know, from its record.
+        """A campaign that is not in the data set, from its record.
 
         Users who are not in the data are left out; seeds among them are counted in
         `Campaign.num_unmatched`.
 
         Raises:
-          InputError: no seed is a user of this data set, the user ids are of another kind, or an
-            attribute is missing or unknown.
+          InputError: no seed is a user of this data set, the user ids are of a different kind, or
+            an attribute is missing, unknown or invalid.
         """
         users, seed = self.find_users(record.user_ids), record.labels == 1
         found = users >= 0
@@ -485,16 +492,16 @@ class Dataset:
         )
 
     def with_campaigns(self, records: Sequence[CampaignRecord]) -> Dataset:
-        """The data set with more campaigns, whose examples are in stage 1.
+        """The data set with added campaigns, whose examples are in stage 1.
 
         Users who are not in the data are left out.
 
         Args:
-          records: of the campaigns; a campaign's id is the name in its record.
+          records: one per campaign, whose id is the name in the record.
 
         Raises:
-          InputError: the data has such a campaign, the data's campaigns have whole numbers as ids
-            and a name is none, or as `recorded_campaign`.
+          InputError: a campaign id is already in use, a name is not a whole number although the
+            campaign ids in the data are, or as `recorded_campaign`.
         """
         new = [self.recorded_campaign(record) for record in records]
         own_ids = [np.array([self._as_campaign_id(record.name)]) for record in records]
@@ -502,7 +509,7 @@ class Dataset:
         ordered, position, times = np.unique(ids, return_inverse=True, return_counts=True)
         if (times > 1).any():
             raise self._wrong(
-                "campaign_ids", f"campaign {plain_id(ordered[times > 1][0])} is there already"
+                "campaign_ids", f"campaign {plain_id(ordered[times > 1][0])} already exists"
             )
         rows = np.empty((len(ids), len(self.schema.campaign)), np.int32)
         rows[position] = np.stack([*self.campaign_rows, *(c.rows for c in new)])
@@ -527,12 +534,12 @@ class Dataset:
         )
 
     def _as_campaign_id(self, name: str) -> int | bytes:
-        """A campaign's name in the form of ``campaign_ids``."""
+        """A campaign name in the form of ``campaign_ids``."""
         if self.campaign_ids.dtype.kind == "S":
             return name.encode()
-        if not re.fullmatch(r"-?[0-9]{1,18}", name):
+        if not re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name):
             raise InputError(
-                f"campaign {name}: campaigns of {self.where} have whole numbers as ids; give its "
-                "folder such a number as its name"
+                f"campaign {name}: the campaign ids of {self.where} are whole numbers; rename the "
+                "campaign folder to a whole number"
             )
         return int(name)

@@ -1,7 +1,7 @@
-"""Campaigns that are held out of training, to see when a general model stops improving.
+"""Held-out campaigns, which show when a general model stops improving in training.
 
-A general model is as good as what it becomes: it is customised to half of each held-out campaign's
-examples, and judged on the other half.
+A general model is only as good as the models that are customised from it. So it is customised to
+half of each held-out campaign's examples and judged on the other half.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from metaheac_jax.model import General, Scorer
 from metaheac_jax.ranking import auc
 from metaheac_jax.training.loop import Quality
 
-FRACTION = 0.1  # of the training campaigns that is held out
-MIN_CAMPAIGNS = 3  # that are held out
-# Of a campaign, at most this many examples are customised on and judged, so that a judgement takes
-# seconds in any world.
+FRACTION = 0.1  # fraction of the training campaigns to hold out
+MIN_CAMPAIGNS = 3  # minimum number of held-out campaigns
+# Maximum numbers of examples to customise on and to judge per campaign, so that a judgement takes
+# seconds on any data set.
 MAX_ADAPTED = 2048
 MAX_JUDGED = 4096
 
@@ -37,23 +37,23 @@ def hold_out_campaigns(
     start: General | None = None,
     keep: Sequence[int] | np.ndarray = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divides training campaigns, by index, into those to train on and those held out.
+    """Divides training campaigns (by index) into those to train on and those to hold out.
 
-    A fraction is held out. If training goes on from a model, those that were held out of its
-    training come first, and then no more than that fraction of the campaigns that are new to it.
-    Where it held out none, at most half of the new ones come before campaigns that it was trained
-    on.
+    A fraction is held out. If training continues from a model, the campaigns that were held out of
+    the model's training come first, and then at most that fraction of the campaigns that are new to
+    the model. If the model held out none, half of the new campaigns come before those that it was
+    trained on.
 
     Args:
-      data: has the campaigns.
-      campaigns: their indices.
-      seed: of the draw.
-      fraction: of the campaigns that is held out.
-      start: the model that training goes on from.
-      keep: indices of campaigns that are not held out in any case.
+      data: the data set with the campaigns.
+      campaigns: indices of the training campaigns.
+      seed: seed of the random draw.
+      fraction: fraction of the campaigns to hold out.
+      start: the model that training continues from.
+      keep: indices of campaigns that are never held out.
 
     Raises:
-      InputError: too few campaigns have the two seeds and two non-seeds that can be halved.
+      InputError: too few campaigns have two seeds and two non-seeds, so that they can be halved.
     """
     seeds = data.stage1.positives[campaigns]
     others = data.stage1.counts[campaigns] - seeds
@@ -67,20 +67,20 @@ def hold_out_campaigns(
         count = min(count, max(MIN_CAMPAIGNS, again + int(fraction * new))) if again else count
     if len(able) < count or len(campaigns) <= count:
         raise InputError(
-            f"{data.where}: {count} campaigns are held out, each with two seeds and two "
-            f"non-seeds, and {len(able)} of {len(campaigns)} campaigns have them; add campaigns, "
-            "or train for a fixed number of epochs"
+            f"{data.where}: {count} campaigns have to be held out, each with at least two seeds "
+            f"and two non-seeds; {len(able)} of {len(campaigns)} campaigns have these; add "
+            "campaigns, or train for a fixed number of epochs"
         )
     held = able[:count]
     return np.setdiff1d(campaigns, held), np.sort(held)
 
 
 def _going_on(data: Dataset, able: np.ndarray, start: General) -> tuple[np.ndarray, int, int]:
-    """Campaigns in the order in which they are held out after a model.
+    """The order in which campaigns are held out when training continues from a model.
 
-    Also how many of them were held out of its training, and how many are new.
+    Also returns how many of them were held out of the model's training, and how many are new.
     """
-    # As text, since ids become text when one of them is no number.
+    # As text, since all ids become text when one of them is not a number.
     ids = [str(plain_id(data.campaign_ids[c])) for c in able]
     before, trained = ({str(key) for key in keys} for keys in (start.held_out, start.campaigns))
     again = np.array([key in before for key in ids], bool)
@@ -96,9 +96,9 @@ class HeldOut:
     """A held-out campaign in two halves.
 
     Attributes:
-      campaign: with the half that it is customised on.
-      users: index of each user of the other half.
-      labels: of these users.
+      campaign: the campaign with the half of its examples to customise on.
+      users: indices of the users of the other half.
+      labels: labels of these users.
     """
 
     campaign: Campaign
@@ -109,8 +109,8 @@ class HeldOut:
 def halve(data: Dataset, index: int, seed: int) -> HeldOut:
     """Halves the seeds and the non-seeds of a campaign at random, up to the maximum of each half.
 
-    A half above its maximum is thinned evenly, so its fraction of seeds stays; one seed and one
-    non-seed stay at least.
+    A half above its maximum is thinned evenly, which keeps its fraction of seeds, but at least one
+    seed and one non-seed remain.
 
     Raises:
       InputError: the campaign has fewer than two seeds or two non-seeds.
@@ -124,7 +124,7 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
             raise InputError(
                 f"{data.where}: {campaign.name}: has {int(campaign.labels.sum())} seeds and "
                 f"{int((campaign.labels == 0).sum())} non-seeds; a held-out campaign is halved, so "
-                "it needs two of each; leave it out"
+                "it needs at least two of each; do not hold it out"
             )
         middle = len(of_kind) // 2
         parts = of_kind[:middle], of_kind[middle:]
@@ -143,7 +143,7 @@ def judge_models(
     data: Dataset,
     held_out: Sequence[HeldOut],
 ) -> list[Quality]:
-    """Customises a general model to held-out campaigns and judges each on its other half.
+    """Customises a general model to held-out campaigns and judges it on the other half of each.
 
     Raises:
       Diverged: a score is not a number.
@@ -160,5 +160,5 @@ def judge_models(
 
 
 def mean_quality(judged: Sequence[Quality]) -> Quality:
-    """The means over campaigns."""
+    """The mean over campaigns."""
     return Quality(*np.mean(judged, axis=0).tolist())

@@ -53,20 +53,21 @@ class Run:
     Attributes:
       dataset: users, campaigns and examples.
       campaigns: indices of the training campaigns.
-      settings: of the method.
-      seed: of initial values, batches and orders.
-      directory: for checkpoints of the offline stage; None for no checkpoints.
+      settings: settings of the method.
+      seed: random seed of initial values, batches and orders.
+      directory: folder for checkpoints of the offline stage; None for no checkpoints.
       log: file for JSON lines of the offline stage; None for no log.
       progress: receives the progress of each stage.
-      held_out: indices of the campaigns that tell the offline stage when to stop; none where it
-        runs all epochs.
-      judge: judges a state of the offline stage on them; None where there are none.
-      start: the general model that the offline stage goes on from; None to begin anew.
-      skip_nonfinite: how many steps the offline stage may leave out that are not finite.
-      prefix: of the training's name in logs and progress.
-      mesh: of the devices that share the work; None for one device.
-      numbers: of the campaigns of the online stage, which decide their draws; None counts them.
-      kept: a folder for the campaigns that the online stage has customised; None for no such.
+      held_out: indices of the held-out campaigns, which determine when the offline stage stops;
+        empty if it runs all epochs.
+      judge: judges a state of the offline stage on these campaigns; None if there are none.
+      start: the general model that the offline stage continues from; None to start afresh.
+      skip_nonfinite: maximum number of non-finite steps that the offline stage may skip.
+      prefix: prefix of the training's name in logs and progress.
+      mesh: the devices that share the work; None for one device.
+      numbers: a number per campaign of the online stage, which seeds its random draws; None for
+        0, 1, 2, ...
+      kept: folder in which the online stage keeps customised campaigns; None to keep none.
     """
 
     dataset: Dataset
@@ -87,12 +88,12 @@ class Run:
 
 
 class Trained(NamedTuple):
-    """What the offline stage makes.
+    """The result of the offline stage.
 
     Attributes:
       state: what the method learned.
       judgements: (E, 3) step, AUC and loss of each judgement on held-out campaigns.
-      optimizer: as `General` has it; None for a method that cannot go on from a model.
+      optimizer: the optimiser's state, as in `General`; None for a method that takes no steps.
     """
 
     state: State
@@ -101,7 +102,7 @@ class Trained(NamedTuple):
 
 
 def no_training(run: Run) -> Trained:
-    """The offline stage of a method that learns nothing before a campaign."""
+    """The offline stage of a method that learns nothing offline."""
     del run
     return Trained({})
 
@@ -126,14 +127,14 @@ class Adapt(Protocol):
 
 
 class Restore(Protocol):
-    """Makes a scorer from adapted weights that were saved."""
+    """Makes a scorer from saved adapted weights."""
 
     def __call__(
         self, run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights, /
     ) -> Scorer:
-        """The scorer that `Adapt` has made with these weights.
+        """The scorer that `Adapt` made with these weights.
 
-        Of the campaign only its table rows are read.
+        Only the table rows of the campaign are read.
         """
 
 
@@ -142,27 +143,27 @@ class Method:
     """A way to train a general model and to customise it.
 
     Attributes:
-      name: for commands.
-      label: for tables.
-      settings: of both stages.
+      name: name for commands.
+      label: name for tables.
+      settings: settings of both stages.
       train: the offline stage.
       adapt: the online stage.
-      restore: makes its scorers from saved weights; None if it adapts no network's weights.
+      restore: makes scorers from saved weights; None if its scorers have no `AdaptedWeights`.
       tuned: names of the settings that are chosen on held-out training campaigns, in the order of
         the search.
       takes_steps: whether the offline stage takes gradient steps.
-      holds_out: whether an offline stage without gradient steps holds campaigns out as well, to
-        tell when to stop.
-      log_odds: whether a score is the log-odds of converting, for users as the examples are.
-      splits: whether the online stage can leave the first layer as it is, see `settings.Adapts`.
+      holds_out: whether an offline stage without gradient steps also holds out campaigns, to
+        determine when to stop.
+      log_odds: whether a score is the log-odds of converting, for users like those of the examples.
+      splits: whether the online stage can keep the first layer fixed; see `settings.Adapts`.
       meshes: whether several devices can share the work of both stages.
       general_scores: whether the general model ranks users for a campaign without its seeds.
-      no_start: why it takes steps and yet cannot go on from a model; empty if it can.
-      work: arithmetic per example, offline and online (per epoch), as multiples of the forward pass
-        of MetaHeac's network; for estimates of time.
+      no_start: why a method that takes steps cannot continue from a model; empty if it can.
+      work: arithmetic cost per example, offline and online (per epoch), as multiples of a forward
+        pass of MetaHeac's network; for time estimates.
 
     Raises:
-      InputError: the settings say to adapt heads, and the method cannot.
+      InputError: the settings adapt heads only, which the method cannot do.
     """
 
     name: str
@@ -189,14 +190,15 @@ class Method:
             )
 
     def with_settings(self, **changed: Any) -> Method:
-        """The method with other values of some settings."""
+        """The method with other values for some settings."""
         return replace(self, settings=replace(self.settings, **changed))
 
     def check(self, data: Dataset, campaigns: Sequence[int] | np.ndarray) -> None:
-        """Refuses training campaigns, by index, that the method cannot be trained on.
+        """Checks that the method can be trained on these campaigns (by index).
 
         Raises:
-          InputError: one has too few examples or a single class, or they are too few.
+          InputError: a campaign has too few examples or a single class, or there are too few
+            campaigns.
         """
         check_campaigns(data, campaigns)
         if self.takes_steps and len(campaigns) < self.settings.campaigns_per_step:
@@ -206,10 +208,10 @@ class Method:
             )
 
     def check_mesh(self) -> None:
-        """Refuses several devices.
+        """Checks that the method can use several devices.
 
         Raises:
-          InputError: the method cannot use them.
+          InputError: it cannot.
         """
         if not self.meshes:
             raise InputError(
@@ -218,26 +220,29 @@ class Method:
             )
 
     def check_start(self, start: General, data: Dataset) -> None:
-        """Refuses a general model that training cannot go on from.
+        """Checks that training can continue from a general model.
 
         Raises:
-          InputError: the method cannot go on, the model is of another method or network or has no
-            optimiser's state, or the data lack fields or values of it.
+          InputError: the method cannot continue from a model, the model is of another method or
+            network or has no optimiser state, or the data lacks fields or values of the model.
         """
         if not self.takes_steps or self.no_start:
             why = self.no_start or "takes no steps"
-            raise InputError(f"{self.name} {why}, so it cannot go on from a model; fit it anew")
+            raise InputError(
+                f"{self.name} {why}, so it cannot continue from a model; fit it from scratch"
+            )
         self._check_own(start)
         if start.optimizer is None:
             raise InputError(
-                f"the general model of {start.data!r} has no state of its optimiser; fit it anew"
+                f"the general model of {start.data!r} has no optimiser state; fit it from scratch"
             )
-        # Raises if the data lack anything, since these values are then not all.
+        # The sizes differ if the data lacks a value of the model.
         if data.vocabulary.extending(data.schema, start.schema, start.vocabulary).sizes != (
             data.vocabulary.sizes
         ):
             raise InputError(
-                f"{data.where}: lacks values that the model knows; prepare it with --extends"
+                f"{data.where}: lacks values that the model was trained on; prepare the data "
+                "with --extends"
             )
 
     def fit(
@@ -259,35 +264,35 @@ class Method:
         """Trains a general model.
 
         Args:
-          data: its stage 1 has the examples.
-          start: a model of this method to go on from, with its optimiser's state: steps and their
-            batches are numbered on, embeddings move with their values, and values that are new
-            begin as in an untrained model. The data must have its fields and values.
+          data: the data set; its stage 1 has the examples.
+          start: a model of this method to continue from, with its optimiser's state. The step
+            numbers, which determine the batches, continue; embeddings move with their values; new
+            values start as in an untrained model. The data must have the model's fields and values.
           campaigns: indices of the training campaigns; by default all that are not ``held_out``.
-          held_out: indices of other campaigns, which tell a method that holds some out when to
-            stop. By default see `methods.held_out.hold_out_campaigns`.
-          keep: indices of campaigns that are not held out in any case.
-          seed: of initial values and batches.
-          mesh: of several devices, from `training.sharding.device_mesh`; the result differs from
-            that of one device by rounding alone. In several processes, all call this with the same
-            arguments and get the same model; the first writes the files.
-          directory: for checkpoints, from which training resumes; None for no checkpoints. What the
-            training is lies beside it, in a file of its name with ``.json``.
+          held_out: indices of other campaigns, which determine when a method that holds out
+            campaigns stops. For the default see `methods.held_out.hold_out_campaigns`.
+          keep: indices of campaigns that are never held out.
+          seed: random seed of initial values and batches.
+          mesh: several devices, from `training.sharding.device_mesh`; the result differs from that
+            of one device only by rounding. If there are several processes, all call this with the
+            same arguments and get the same model; the first one writes the files.
+          directory: folder for checkpoints, from which training resumes; None for no checkpoints.
+            The configuration is in a file beside the folder, with the same name and ``.json``.
           log: a file for JSON lines with losses and speed.
-          allow_changes: what may differ from when the checkpoints were begun, for example "jax"
-            (see `environment.MayChange`). What only the online stage uses may differ as well: later
-            judgements are then made with it. Nothing else that decides the result may.
-          skip_nonfinite: how many steps may be left out since their loss, gradient or result is not
-            finite; each is warned of and logged. A training that is resumed counts those in its
-            log. Each member of an ensemble may leave out so many.
+          allow_changes: what may have changed since the checkpoints were started, for example "jax"
+            (see `environment.MayChange`). Epochs, patience and settings of the online stage may
+            always change; later judgements use the new ones. Nothing else in the settings may.
+          skip_nonfinite: maximum number of steps that may be skipped because their loss, gradient
+            or result is not finite; each gives a warning and a log line. A resumed training counts
+            those in its log. The maximum applies to each member of an ensemble.
           progress: receives the number of steps done.
 
         Raises:
-          InputError: the data is wrong, a campaign cannot be trained on or held out (it is named),
-            there are too few, the method cannot use several devices, or the directory has
-            checkpoints of another training, data, code or library version, or is being written by
-            another process.
-          Diverged: a step's loss, gradient or result is not finite.
+          InputError: the data is invalid, a campaign cannot be trained on or held out (it is
+            named), there are too few, the method cannot use several devices, or the directory has
+            checkpoints of another training, data, code or library version, or another process is
+            writing to it.
+          Diverged: the loss, gradient or result of a step is not finite, and it may not be skipped.
         """
         chosen, held_out = self._chosen(data, campaigns, held_out)
         directory, log = (None if path is None else Path(path) for path in (directory, log))
@@ -296,7 +301,7 @@ class Method:
         if mesh is not None:
             self.check_mesh()
         writes = mesh is None or is_first()
-        if writes:  # the first process looks at all of the data for the others
+        if writes:  # the first process checks all of the data for the others
             data.check()
         else:
             log, progress = None, silent
@@ -323,7 +328,7 @@ class Method:
 
     @property
     def _judges(self) -> bool:
-        """Whether held-out campaigns tell the offline stage when to stop."""
+        """Whether held-out campaigns determine when the offline stage stops."""
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
         return early and (self.takes_steps or self.holds_out)
 
@@ -333,7 +338,7 @@ class Method:
         campaigns: Sequence[int] | np.ndarray | None,
         held_out: Sequence[int] | np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The campaigns to train on, and those held out where they are given."""
+        """The campaigns to train on, and the held-out ones if they are given."""
         every = np.arange(data.num_campaigns)
         if held_out is None:
             return every if campaigns is None else np.asarray(campaigns), None
@@ -344,8 +349,8 @@ class Method:
         both = np.intersect1d(chosen, held)
         if len(both):
             raise InputError(
-                f"{data.where}: campaign {plain_id(data.campaign_ids[both[0]])} is to be trained "
-                "on and held out; leave it out of one"
+                f"{data.where}: campaign {plain_id(data.campaign_ids[both[0]])} is both a "
+                "training and a held-out campaign; leave it out of one"
             )
         return chosen, held
 
@@ -378,20 +383,20 @@ class Method:
         *,
         seed: int = 0,
     ) -> Quality:
-        """How good a general model is on campaigns that it was not trained on.
+        """Judges a general model on campaigns that it was not trained on.
 
         It is customised to half of each campaign's stage 1 and judged on the other half; see
         `methods.held_out`.
 
         Args:
-          general: trained by this method.
-          data: has the campaigns.
-          campaigns: indices; each has two seeds and two non-seeds in stage 1.
-          seed: of the halves, and of customising.
+          general: a model trained by this method.
+          data: the data set with the campaigns.
+          campaigns: their indices; each needs two seeds and two non-seeds in stage 1.
+          seed: random seed of the halves and of customising.
 
         Raises:
-          InputError: the general model has another method, network, schema or vocabulary, there is
-            no campaign, or one has fewer than two seeds or two non-seeds.
+          InputError: the general model has another method, network, schema or vocabulary, there are
+            no campaigns, or one has fewer than two seeds or two non-seeds.
           Diverged: a score is not a number.
         """
         if not len(campaigns):
@@ -403,7 +408,7 @@ class Method:
         return self.judge_state(run, general.state, [halve(data, int(c), seed) for c in campaigns])
 
     def judge_state(self, run: Run, state: State, halves: Sequence[HeldOut]) -> Quality:
-        """How good a state of the offline stage is on held-out campaigns; see `judge`.
+        """Judges a state of the offline stage on held-out campaigns; see `judge`.
 
         Raises:
           Diverged: a score is not a number.
@@ -432,24 +437,24 @@ class Method:
         """Customises a general model to campaigns.
 
         Args:
-          general: trained by this method.
+          general: a model trained by this method.
           data: has the campaigns' users, and the fields and vocabulary of ``general``.
           campaigns: from `Dataset.new_campaign` or `Dataset.campaign`.
-          seed: of held-out examples and minibatches.
-          mesh: of several devices, which divide the campaigns; see `fit`. Its processes get all
-            models, each customised by one of them; ``watch`` follows those of its own process.
-          directory: keeps each campaign that a method with a network has customised, so that the
-            same call goes on after an interruption; the caller removes it. None keeps nothing.
+          seed: random seed of held-out examples and minibatches.
+          mesh: several devices, which divide the campaigns; see `fit`. Every process gets all
+            models, each customised by one process; ``watch`` follows those of its own process.
+          directory: folder in which a method with a network keeps each customised campaign, so that
+            an interrupted call can resume; the caller removes the folder. None keeps nothing.
           progress: receives the number of campaigns done.
-          watch: follows the online stage, if it takes gradient steps; not that of an ensemble.
+          watch: follows an online stage that takes gradient steps, except an ensemble's.
 
         Returns:
           One model per campaign, in the same order.
 
         Raises:
           InputError: the general model has another method or another schema, a campaign has no
-            examples, or users or fields that the data does not have, or the method cannot use
-            several devices.
+            examples, or has users or fields that the data lacks, or the method cannot use several
+            devices.
         """
         if mesh is not None:
             self.check_mesh()
@@ -458,7 +463,9 @@ class Method:
         check_whole("seed", seed, 0)
         for campaign in campaigns:
             if not isinstance(campaign, Campaign):
-                raise InputError(f"campaigns: expected a list of campaigns, it has {campaign!r}")
+                raise InputError(
+                    f"campaigns: expected a list of campaigns, but it contains {campaign!r}"
+                )
             campaign.check(data.num_users, len(data.schema.campaign))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
         run = replace(run, kept=None if directory is None else Path(directory))
@@ -475,7 +482,7 @@ class Method:
     def _adapt_together(
         self, run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
     ) -> list[Scorer]:
-        """As `adapt`, each campaign by one of the processes."""
+        """As `adapt`, with each campaign customised by one of the processes."""
         own = own_part(len(campaigns))
         run = replace(run, numbers=own, progress=run.progress if is_first() else silent)
         models = self.adapt(run, state, [campaigns[number] for number in own], watch)
@@ -489,11 +496,11 @@ class Method:
         ]
 
     def _placed(self, state: State) -> State:
-        """A state where it is used; training on a mesh leaves it in host memory."""
+        """The state on the device, if it fits; training on a mesh leaves it in host memory."""
         return on_device(state) if self.meshes else state
 
     def _check_own(self, general: General) -> None:
-        """Refuses a general model of another method or of another network."""
+        """Checks that a general model has this method and the same network."""
         if general.method != self.name:
             raise InputError(
                 f"the general model was trained by {general.method!r}, not by {self.name!r}; "
@@ -515,13 +522,13 @@ class Method:
         allow_changes: Collection[str],
         progress: Progress,
     ) -> None:
-        """Notes what a training is, beside its checkpoints, which do not hold it.
+        """Writes a training's configuration beside its checkpoints, or compares it with that file.
 
         Raises:
           InputError: the checkpoints are those of another training.
         """
         data, start = run.dataset, run.start
-        # What only the online stage uses may change, and a training may go on for more epochs.
+        # Settings that only the online stage uses may change, and so may the number of epochs.
         free = ("offline_epochs", "offline_patience", "penalty")
         offline = {
             key: value
@@ -542,16 +549,16 @@ class Method:
         path = directory.with_name(f"{directory.name}.json")
         restart = f"delete {path} and {directory} to train afresh"
         found = [*directory.glob(f"*/{CHECKPOINT}"), *directory.glob(f"*/*/{CHECKPOINT}")]
-        if found and not path.is_file():  # the latter are those of an ensemble's members
+        if found and not path.is_file():  # the second pattern is for an ensemble's members
             raise InputError(
-                f"{directory}: has checkpoints of a training that {path.name} is to describe, and "
-                f"there is no such file beside it; move both together, or {restart}"
+                f"{directory}: has checkpoints, but {path.name}, which describes their training, "
+                f"is not beside it; move both together, or {restart}"
             )
         keep_config(path, config, allow_changes=allow_changes, restart=restart)
 
 
 def _digest_of(start: General) -> str:
-    """Tells the model that training goes on from; of its arrays, if it was not saved."""
+    """Digest of the model that training continues from; of its arrays, if it was not saved."""
     if start.origin is not None:
         return start.origin.digest
     leaves = jax.tree.leaves((dict(start.state), start.optimizer))
@@ -559,20 +566,20 @@ def _digest_of(start: General) -> str:
 
 
 def _trained_on(run: Run) -> tuple[int | str, ...]:
-    """Ids of the campaigns of this training and of those that it goes on from, each once."""
+    """Ids of the campaigns of this training and of earlier ones that it continues, each once."""
     own = [plain_id(value) for value in run.dataset.campaign_ids[run.campaigns]]
     return tuple(dict.fromkeys([*_ids(run, run.start.campaigns if run.start else ()), *own]))
 
 
 def _held_out(run: Run) -> tuple[int | str, ...]:
-    """Ids of the campaigns that were held out here, or earlier and not trained on since."""
+    """Ids of the campaigns held out here, or held out earlier and not trained on since."""
     own = [plain_id(value) for value in run.dataset.campaign_ids[run.held_out]]
     trained, before = {*own, *_trained_on(run)}, run.start.held_out if run.start else ()
     return *own, *(key for key in _ids(run, before) if key not in trained)
 
 
 def _ids(run: Run, keys: Sequence[int | str]) -> list[int | str]:
-    """Ids of an earlier training, as text if those of the data are."""
+    """Campaign ids of an earlier training, as text if those of the data are text."""
     text = run.dataset.campaign_ids.dtype.kind == "S"
     return [str(key) if text else key for key in keys]
 
@@ -583,6 +590,6 @@ def steps_of(general: General) -> int:
 
 
 def epoch_steps(run: Run) -> int:
-    """Number of steps of an epoch of the offline stage: ceil(training examples / batch size)."""
+    """Number of steps per epoch of the offline stage: ceil(training examples / batch size)."""
     examples = int(run.dataset.stage1.counts[run.campaigns].sum())
     return -(-examples // run.settings.batch_size)

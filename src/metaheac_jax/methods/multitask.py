@@ -23,7 +23,7 @@ from metaheac_jax.training.step import plain_gradient
 
 Heads = SharedBottom | MMoE
 
-#: Parameters whose first axis is the training campaigns.
+#: Parameters whose first axis runs over the training campaigns.
 PER_CAMPAIGN = ("gate_hidden", "gates", "heads")
 
 
@@ -39,7 +39,7 @@ def shared_bottom(settings: Settings = PAPER) -> Method:
         restore=build_restore(_one_bottom),
         tuned=TUNED,
         takes_steps=True,
-        no_start="has parts for its training campaigns",
+        no_start="has one head per training campaign",
         work=(3 / 8, 1 / 8),  # online, the bottom runs forward only
     )
 
@@ -58,19 +58,19 @@ def mmoe(settings: Settings = PAPER) -> Method:
         restore=build_restore(_one_mixture),
         tuned=(*TUNED, "num_experts"),
         takes_steps=True,
-        no_start="has parts for its training campaigns",
+        no_start="has one head per training campaign",
         work=(4, 4),
     )
 
 
 def _one_bottom(settings: Settings) -> SharedBottom:
-    """With one head; the bottom is frozen."""
+    """The network with one head and a frozen bottom."""
     del settings
     return SharedBottom(head_only=True)
 
 
 def _one_mixture(settings: Settings) -> MMoE:
-    """With one head."""
+    """The network with one gate and one head."""
     return MMoE(settings.num_experts)
 
 
@@ -84,7 +84,7 @@ class _WithOwners(NamedTuple):
         return self.network.init(key, user, campaign)
 
     def apply(self, params: Any, user: User, campaign: Array, /, *reference: Any) -> Output:
-        del reference  # these networks compare with nobody
+        del reference  # these networks have no seed features
         return self.network.apply(params, user, campaign, self.owner)  # pyrefly: ignore
 
 
@@ -112,10 +112,10 @@ def build_offline_heads(build_network: Callable[[Settings, int], Heads], label: 
 def build_new_head_tuning(build_network: Callable[[Settings], Heads]) -> Adapt:
     """Builds fine-tuning with a new head (and gate) for each campaign.
 
-    The new head starts at the mean of the trained heads; the paper does not state its start.
+    The new head starts at the mean of the trained heads; the paper does not state how it starts.
 
     Args:
-      build_network: ``build_network(settings)``, with one head.
+      build_network: ``build_network(settings)`` of a network with one head.
     """
 
     def stage(

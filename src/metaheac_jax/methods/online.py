@@ -24,7 +24,7 @@ from metaheac_jax.training.sharding import own_devices
 
 
 def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> Adapt:
-    """Builds the online stage of a network; with ``lengths``, those of lists are fields too."""
+    """Builds the online stage of a network; with ``lengths``, list lengths are fields too."""
 
     def stage(
         run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
@@ -39,7 +39,7 @@ def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> 
 
 
 def build_restore(build_network: BuildNetwork, *, lengths: bool = False) -> Restore:
-    """Builds the scorers of a network from saved weights; arguments as `build_fine_tuning`."""
+    """Builds the `Restore` of a network; for the arguments see `build_fine_tuning`."""
 
     def restore(run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
         campaigns, added = [campaign], None
@@ -54,7 +54,7 @@ def build_restore(build_network: BuildNetwork, *, lengths: bool = False) -> Rest
 
 
 def lengthened(run: Run, campaigns: Sequence[Campaign]) -> tuple[Run, list[Campaign], Lengths]:
-    """A run and campaigns with the lengths of lists as fields, and what adds them to users."""
+    """A run and campaigns with list lengths as fields, and the object that adds them to users."""
     dataset, lengths = with_lengths(run.dataset)
     moved = [replace(c, rows=lengths.campaigns(c.rows)) for c in campaigns]
     return replace(run, dataset=dataset), moved, lengths
@@ -71,7 +71,7 @@ def fine_tune(
 ) -> list[Scorer]:
     """Adapts general weights to each campaign; see `customise.customiser.Customiser`.
 
-    ``lengths`` are added to the users of a pool, if the network takes them.
+    ``lengths`` adds list lengths to the users of a pool, if the network takes them.
     """
     layout = run.dataset.layout
     customiser, score = compiled_customiser(network, run), compiled_scorer(network, layout)
@@ -104,12 +104,12 @@ def adapt_weights(
 
     Args:
       run: has the settings, seed and progress.
-      customiser: of the network.
+      customiser: the customiser of the network.
       weights: general weights.
-      examples: of each campaign.
+      examples: the examples of each campaign.
       scorers: turns the adapted weights of all campaigns into models.
       watch: follows the fine-tuning steps.
-      names: of the campaigns, for messages.
+      names: names of the campaigns, for messages.
     """
 
     def on_step(step: int, adapted: Callable[[], list[AdaptedWeights]]) -> None:
@@ -138,7 +138,7 @@ def adapt_weights(
 def compiled_customiser(network: Network, run: Run) -> Customiser | HeadCustomiser:
     """The customiser of a network for the run's data and settings.
 
-    Of a mesh, this process's devices divide the campaigns among them.
+    On a mesh, the devices of this process divide its campaigns among them.
     """
     own, settings = None if run.mesh is None else own_devices(run.mesh), run.settings
     layout = run.dataset.layout
@@ -152,7 +152,7 @@ def _customiser(
     if adapts == "all":
         return Customiser(network, layout, batch_size=batch_size, mesh=mesh)
     if not isinstance(network, SplitNetwork):
-        raise TypeError(f"{network} does not split behind its first layer")
+        raise TypeError(f"{network} cannot be split after its first layer")
     return HeadCustomiser(network, layout, batch_size=batch_size)
 
 

@@ -30,9 +30,9 @@ class CampaignLayer(nn.Module):
     """One affine layer per campaign; an example goes through its own campaign's layer.
 
     Examples are sorted into blocks that each belong to one campaign, so the cost hardly grows with
-    the number of campaigns. All campaigns have the same initial values: only then is the mean of
-    their trained layers of any use, since the hidden units of layers that started apart do not
-    correspond.
+    the number of campaigns. All campaigns have the same initial values. Only then is the mean of
+    their trained layers useful, since the hidden units of layers with different initial values do
+    not correspond.
     """
 
     num_campaigns: int
@@ -43,7 +43,7 @@ class CampaignLayer(nn.Module):
         """(B, a) and owner (B,), see `SharedBottom` -> (B, features)."""
         if owner is None and self.num_campaigns > 1 and not self.is_initializing():
             raise ValueError(
-                f"{self.num_campaigns} campaigns have a head; give each example's owner"
+                f"there are {self.num_campaigns} campaign heads; pass the owner of each example"
             )
 
         def alike(key: Array, shape: tuple[int, ...]) -> Array:
@@ -70,7 +70,7 @@ def _blocks(owner: Array, num_campaigns: int) -> tuple[Array, Array]:
     ordered = owner[order]
     rank = jnp.arange(len(owner)) - (jnp.cumsum(count) - count)[ordered]
     place = jnp.zeros_like(order).at[order].set((ends - blocks)[ordered] * _BLOCK + rank)
-    num_blocks = -(-len(owner) // _BLOCK) + num_campaigns  # enough for any owners
+    num_blocks = -(-len(owner) // _BLOCK) + num_campaigns  # enough for all possible owners
     of_block = jnp.searchsorted(ends, jnp.arange(num_blocks), side="right")
     return place, of_block.clip(max=num_campaigns - 1)
 
@@ -82,7 +82,7 @@ class SharedBottom(nn.Module):
 
     Attributes:
       num_campaigns: C, the number of heads.
-      head_only: only the heads get a gradient, so training moves neither bottom nor table.
+      head_only: whether only the heads get a gradient, so that bottom and table do not change.
       widths: widths of the bottom's layers.
     """
 
@@ -94,7 +94,7 @@ class SharedBottom(nn.Module):
     def __call__(self, user: User, campaign: Array, owner: Array | None = None) -> Output:
         """(B, M, k), campaign fields (not read), and (B,) the head of each example -> `Output`.
 
-        ``owner`` may be omitted where there is a single head.
+        ``owner`` may be omitted if there is a single head.
         """
         del campaign
         sums = dense(self, "layer_0", UserFields.of(user), self.widths[0])
@@ -109,7 +109,7 @@ class SharedBottom(nn.Module):
 class MMoE(nn.Module):
     """MMoE: experts for all campaigns; one gate and one affine head per campaign (Ma et al., 2018).
 
-    A gate reads the experts' own input and has two layers, as the paper's gates have. Campaign
+    A gate reads the same input as the experts and has two layers, like the paper's gates. Campaign
     fields are not read.
 
     Attributes:
@@ -126,7 +126,7 @@ class MMoE(nn.Module):
 
     @nn.compact
     def __call__(self, user: User, campaign: Array, owner: Array | None = None) -> Output:
-        """As `SharedBottom`."""
+        """As in `SharedBottom`."""
         del campaign
         hidden = Experts(self.num_experts, self.widths, name="expert")(user)
         x = concatenated(UserFields.of(user).dense())

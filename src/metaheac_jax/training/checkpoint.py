@@ -1,7 +1,7 @@
 """Checkpoints: complete and verified states of a run, with orbax.
 
-``DIRECTORY/STEP/`` is what orbax writes, and ``checkpoint.json`` with digests of each file and each
-array. Orbax verifies its index alone, so the digests are compared before and after it reads.
+``DIRECTORY/STEP/`` holds the files of orbax, and ``checkpoint.json`` with a digest of each file and
+each array. Orbax verifies only its index, so digests are compared before and after it reads.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ FORMAT = "metaheac_jax checkpoint 1"
 MANIFEST = "checkpoint.json"
 _SAVING = ".saving"
 _KEPT = 2  # so that one is left if the newest is damaged
-_SHOWN = 160  # characters of another library's message
+_SHOWN = 160  # characters of another library's error message
 
 
 class Checkpoints:
     """The last two checkpoints of a run in a directory, which is locked; use as a context manager.
 
-    A checkpoint is written in the background. It is there whole or not at all.
+    A checkpoint is written in the background. It appears complete or not at all.
     """
 
     def __init__(self, directory: Path) -> None:
         """Args:
-        directory: made if it does not exist.
+        directory: created if it does not exist.
 
         Raises:
-          InputError: another process has the directory's checkpoints.
+          InputError: another process has locked the directory.
         """
         self.directory = Path(directory).resolve()
         self._saving: Future[None] | None = None
         with ExitStack() as stack:
             stack.enter_context(locked(self.directory))
             self.directory.mkdir(exist_ok=True)
-            for half in self.directory.glob(f"*{_SAVING}*"):  # of a killed process
+            for half in self.directory.glob(f"*{_SAVING}*"):  # left by a killed process
                 shutil.rmtree(half)
             self._thread = ThreadPoolExecutor(1, "checkpoint")
             self._stack = stack.pop_all()
 
     @staticmethod
     def at(directory: Path | None) -> AbstractContextManager[Checkpoints | None]:
-        """A context of the checkpoints in a directory; of None if the directory is None."""
+        """A context of the checkpoints in a directory, or of None if the directory is None."""
         return nullcontext() if directory is None else Checkpoints(directory)
 
     def __enter__(self) -> Checkpoints:
@@ -86,17 +86,17 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, which is on disk; None if there is none."""
+        """Step of the newest checkpoint, once it is on disk; None if there is no checkpoint."""
         self.wait()
         return next(iter(self.steps), None)
 
     def save(self, step: int, state: Any) -> None:
-        """Begins to save a pytree of arrays as of ``step``, which may be consumed at once.
+        """Starts to save the pytree of arrays of ``step``, which may then be consumed at once.
 
-        The checkpoint before it is on disk then.
+        By then, the checkpoint before it is on disk.
 
         Raises:
-          OSError: it, or the one before, could not be saved.
+          OSError: this checkpoint or the one before could not be saved.
         """
         if self.latest == step:
             return
@@ -121,7 +121,7 @@ class Checkpoints:
                 shutil.rmtree(self.directory / str(old))
 
     def wait(self) -> None:
-        """Returns when what was to be saved is on disk.
+        """Waits until the checkpoint being saved, if any, is on disk.
 
         Raises:
           OSError: it could not be saved.
@@ -132,7 +132,7 @@ class Checkpoints:
 
     @contextmanager
     def _saving_of(self, step: int) -> Iterator[None]:
-        """Turns whatever orbax raises into an error of one line."""
+        """Turns whatever orbax raises into a one-line error."""
         try:
             yield
         except Exception as error:
@@ -144,15 +144,15 @@ class Checkpoints:
     def restore(self, like: Any, *, announce: Callable[[int], Any] = lambda step: step) -> Any:
         """The newest checkpoint, with the structure, shapes, dtypes and devices of ``like``.
 
-        Where ``like`` has an array of numpy's, so has what is returned. ``announce`` is told the
+        Where ``like`` has a numpy array, the result has one too. ``announce`` is called with the
         step before its arrays are read.
 
-        If it is damaged, a warning says so, it is set aside as ``damaged-STEP``, and the one before
-        it is the newest.
+        If the newest checkpoint is damaged, it is renamed to ``damaged-STEP`` with a warning, and
+        the one before it is the newest.
 
         Raises:
-          InputError: there is none, it differs from ``like``, or all are damaged; the message names
-            the difference or the damage.
+          InputError: there is no checkpoint, it differs from ``like``, or all are damaged; the
+            message names the difference or the damage.
         """
         self.wait()
         damaged: dict[int, str] = {}
@@ -179,11 +179,11 @@ class Checkpoints:
         raise InputError(f"{faults}; delete {self.directory} and train again")
 
     def _arrays(self, step: int) -> dict[str, list[str]]:
-        """Kind and digest of each array of a checkpoint, all files of which are whole."""
+        """Kind and digest of each array of a checkpoint, whose files are verified first."""
         folder, remedy = self.directory / str(step), "the checkpoint is damaged"
         body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=remedy)
         if body["step"] != step:
-            raise InputError(f"{folder}: is that of step {body['step']}; {remedy}")
+            raise InputError(f"{folder}: contains the checkpoint of step {body['step']}; {remedy}")
         return body["arrays"]
 
     def _load(
@@ -206,14 +206,14 @@ class Checkpoints:
         for name, leaf in named_leaves(state).items():
             if [_kind(leaf), array_digest(leaf)] != arrays[name]:
                 raise InputError(
-                    f"{where}: orbax reads {name} other than it was; resume with the versions that "
-                    f"wrote it, or delete {self.directory} and train again"
+                    f"{where}: orbax does not restore {name} as it was saved; resume with the "
+                    f"versions that wrote it, or delete {self.directory} and train again"
                 )
         return state
 
 
 def help_to_save(directory: Path, step: int, state: Any) -> None:
-    """What the other processes of a job do while the first one saves, since orbax waits for all.
+    """Takes part while the first process of a job saves, since orbax waits for all processes.
 
     Raises:
       OSError: the checkpoint could not be saved.
@@ -226,7 +226,7 @@ def help_to_save(directory: Path, step: int, state: Any) -> None:
 
 
 def help_to_restore(directory: Path, step: int, like: Any) -> Any:
-    """What they do while it restores: they read the same arrays."""
+    """Takes part while the first process of a job restores, by reading the same arrays."""
     return ocp.load(str(Path(directory).resolve() / str(step)), jax.tree.map(_abstract, like))
 
 
@@ -237,7 +237,7 @@ def _abstract(leaf: Any) -> Any:
 
 
 def _waiting_for_directories() -> ocp.Context:
-    """Orbax's default waits for minutes, later, for a directory that it has failed to make."""
+    """A context in which orbax creates directories at once; else a failure shows minutes later."""
     context = ocp.Context()
     context.async_options.create_directories_asynchronously = False
     return context
@@ -246,7 +246,7 @@ def _waiting_for_directories() -> ocp.Context:
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Each leaf of a tree by its path of names.
 
-    Orbax does not distinguish a field of a named tuple, a key and a position.
+    Orbax does not distinguish between a field of a named tuple, a key and a position.
     """
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -256,7 +256,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _kind(leaf: Any) -> str:
-    """Dtype and shape."""
+    """Dtype and shape of an array."""
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 

@@ -1,17 +1,17 @@
-"""Several devices: where each array of a training lives, and the step that runs there.
+"""Training on several devices: where each array lives, and the step that runs there.
 
-A mesh has two axes. ``campaign`` is the number of copies of the table, ``row`` the number of pieces
-of each: a device holds a range of rows, with their moments. Every device holds the network, and the
-campaigns of a step are split over all of them. With ``campaign=4,row=2`` eight devices hold four
-copies.
+A mesh has two axes. ``campaign`` is the number of copies of the table, and ``row`` the number of
+pieces of each copy: a device holds a range of rows, with their moments. Every device holds the
+network, and the campaigns of a step are split over all devices. With ``campaign=4,row=2``, eight
+devices hold four copies.
 
-What devices send each other in a step:
+What the devices exchange in a step:
 
-    rows       each gives those of the step that it holds: a sum over ``row``    (U, k)
-    gradient   each gives that of its campaigns: a sum over both axes            (U, k), network
+    rows       each sends the step's rows that it holds: a sum over ``row``      (U, k)
+    gradient   each sends that of its own campaigns: a sum over both axes        (U, k), network
     update     each writes the rows that it holds                                nothing
 
-The result is that of one device, but for the order of sums.
+The result is the same as on one device, up to the order of sums.
 
 >>> general = method.fit(data, mesh=device_mesh(campaign=4, row=2))
 
@@ -48,11 +48,11 @@ from metaheac_jax.training.step import Gradient, RowState, RowStep, row_step
 
 _CAMPAIGN, _ROW = _AXES = "campaign", "row"
 _EVERYWHERE, _ROWS, _CAMPAIGNS = Spec(), Spec(_ROW), Spec(_AXES)
-_BLOCK = 1 << 16  # rows that are sent at a time to be saved
+_BLOCK = 1 << 16  # rows sent at a time when a state is saved
 
 
 def _state(everywhere: Any, rows: Any) -> RowState:
-    """A prefix of a state: what is everywhere, and what is split by rows."""
+    """A prefix of a state: one value for replicated leaves, one for those split by rows."""
     return RowState(everywhere, everywhere, TableState(rows, rows, rows, rows, everywhere))
 
 
@@ -63,13 +63,15 @@ def parse_mesh(text: str) -> dict[str, int]:
     """The sizes of the axes in a text such as ``campaign=4,row=2``.
 
     Raises:
-      InputError: the text is something else.
+      InputError: the text has another form.
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
         found = re.fullmatch(rf"({_CAMPAIGN}|{_ROW})=([1-9]\d{{0,5}})", part)
         if found is None or found[1] in sizes:
-            raise InputError(f"mesh {text!r}: expected numbers of both axes, as campaign=4,row=2")
+            raise InputError(
+                f"mesh {text!r}: expected the sizes of both axes, such as campaign=4,row=2"
+            )
         sizes[found[1]] = int(found[2])
     return sizes
 
@@ -78,11 +80,11 @@ def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
     """A mesh of jax's first devices; in several processes, of all devices.
 
     Args:
-      campaign: copies of the table.
-      row: pieces of each.
+      campaign: number of copies of the table.
+      row: number of pieces of each copy.
 
     Raises:
-      InputError: there are fewer devices; or more, in several processes.
+      InputError: a number is below 1, or there are fewer devices (in several processes, also more).
     """
     size, count, several = campaign * row, jax.device_count(), jax.process_count() > 1
     if min(campaign, row) < 1 or size > count or (several and size < count):
@@ -91,25 +93,25 @@ def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
             f"({jax.default_backend()}); choose numbers with a product of "
             f"{'exactly' if several else 'at most'} {count}"
         )
-    # By process, so that each takes campaigns that follow each other, wherever its devices lie.
+    # Sorted by process, so that each process takes consecutive campaigns.
     devices = sorted(jax.devices()[:size], key=lambda device: (device.process_index, device.id))
     types = (AxisType.Auto, AxisType.Auto)
     return Mesh(np.array(devices).reshape(campaign, row), _AXES, axis_types=types)
 
 
 def own_devices(mesh: Mesh) -> Mesh | None:
-    """Those devices of a mesh that are this process's, on one axis; None if there is only one."""
+    """This process's devices of a mesh, on one axis; None if there is only one."""
     own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     return Mesh(np.array(own), (_CAMPAIGN,)) if len(own) > 1 else None
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each array of a training lives.
+    """Where each array lives in training.
 
     Attributes:
-      mesh: from `device_mesh`. It need not divide C or R: some devices then have less to do or to
-        hold than others.
+      mesh: from `device_mesh`. Its sizes need not divide C or R; some devices then do or hold less
+        than others.
       num_campaigns: C.
       num_rows: R.
     """
@@ -120,12 +122,12 @@ class Placement:
 
     @property
     def padded_rows(self) -> int:
-        """R, rounded up so that devices hold equally many rows. No step touches the others."""
+        """R, rounded up so that all devices hold equally many rows. No step touches the padding."""
         return -(-self.num_rows // self.mesh.shape[_ROW]) * self.mesh.shape[_ROW]
 
     @property
     def state(self) -> RowState:
-        """Shardings of a state whose table has `padded_rows`: a prefix of it."""
+        """Shardings of a state whose table has `padded_rows` rows, as a prefix of the state."""
         return _state(*(NamedSharding(self.mesh, spec) for spec in (_EVERYWHERE, _ROWS)))
 
     @property
@@ -140,7 +142,7 @@ class Placement:
         """Which of a step's C campaigns the devices of this process take.
 
         Raises:
-          InputError: none; or its devices do not follow each other in the mesh.
+          InputError: they take none, or they do not follow each other in the mesh.
         """
         each, size = self._campaigns_per_device, self.mesh.size
         places = self._campaigns.addressable_devices_indices_map((each * size,))
@@ -161,8 +163,8 @@ class Placement:
     def place_batch(self, batch: CampaignBatch) -> CampaignBatch:
         """Puts the rows on every device, and each campaign's examples on one.
 
-        A device that no campaign is left for gets one without examples. In several processes, each
-        gives its `own_campaigns`, and they tell each other which rows these touch.
+        A device that no campaign is left for gets one of padding only. With several processes, each
+        passes its `own_campaigns`, and the processes exchange which rows these touch.
         """
         if jax.process_count() > 1:
             batch = as_part(batch, from_each((batch.rows, batch.own.shape[1])), self.num_rows)
@@ -180,7 +182,7 @@ class Placement:
         return CampaignBatch(rows, *map(spread, batch[1:]))
 
     def place(self, tree: Any) -> Any:
-        """Puts every `RowState` of a tree, with R rows and in numpy's arrays, on the devices."""
+        """Puts every `RowState` of a tree, given as numpy arrays with R rows, on the devices."""
 
         def put(sharding: NamedSharding, leaf: np.ndarray) -> Array:
             if sharding.spec == _ROWS:
@@ -191,7 +193,7 @@ class Placement:
         return self._map_states(put, tree)
 
     def fetch(self, tree: Any) -> Any:
-        """A tree with every `RowState` as it is without a mesh: R rows, in numpy's arrays."""
+        """Returns a tree with every `RowState` as it is without a mesh: numpy arrays of R rows."""
 
         def get(sharding: NamedSharding, leaf: Array) -> np.ndarray:
             if sharding.spec != _ROWS:
@@ -205,7 +207,7 @@ class Placement:
         return self._map_states(get, tree)
 
     def like(self, tree: Any) -> Any:
-        """Arrays that show the shapes and dtypes of what `fetch` returns, and take no memory."""
+        """Arrays with the shapes and dtypes of what `fetch` returns, which take no memory."""
 
         def show(sharding: NamedSharding, leaf: Array) -> np.ndarray:
             shape = leaf.shape
@@ -216,9 +218,9 @@ class Placement:
         return self._map_states(show, tree)
 
     def shapes(self, state: Any) -> Any:
-        """Shapes of a state with `padded_rows`, as `jax.eval_shape` gives them, and where it lives.
+        """Adds shardings to the shapes of a state with `padded_rows` (from `jax.eval_shape`).
 
-        A step can be compiled for them before there is a state.
+        A step can be compiled for them before the state exists.
         """
 
         def show(sharding: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:
@@ -227,7 +229,7 @@ class Placement:
         return self._map_states(show, state)
 
     def flush(self, state: RowState, table_optimizer: TableOptimizer) -> RowState:
-        """A state with every row up to date."""
+        """Returns the state with every row up to date."""
         rows = {"in_specs": (_STATE.table,), "out_specs": _STATE.table}
         flush = jax.shard_map(table_optimizer.flush, mesh=self.mesh, check_vma=False, **rows)
         return state._replace(table=jax.jit(flush)(state.table))
@@ -244,19 +246,18 @@ class Placement:
 def as_part(
     batch: CampaignBatch, each: Sequence[tuple[np.ndarray, int]], num_rows: int
 ) -> CampaignBatch:
-    """The batch of some campaigns of a step, as it is in the batch of all.
+    """Converts the batch of some campaigns to its part of the batch of the whole step.
 
     Args:
-      batch: of these campaigns.
-      each: rows and V of every part of the step.
+      batch: the batch of these campaigns.
+      each: ``rows`` and V of every part of the step.
       num_rows: R.
     """
     parts, sizes = zip(*each, strict=True)
     touched = np.unique(np.concatenate(parts))
     touched = touched[touched < num_rows]
-    quantum = max(
-        512, 1 << max(0, len(touched).bit_length() - 3)
-    )  # few shapes, so few compilations
+    # Few shapes need few compilations.
+    quantum = max(512, 1 << max(0, len(touched).bit_length() - 3))
     size = -(-len(touched) // quantum) * quantum
     rows = np.pad(touched, (0, size - len(touched)), constant_values=num_rows)
     position = np.where(batch.rows < num_rows, np.searchsorted(touched, batch.rows), size)
@@ -282,14 +283,14 @@ def build_mesh_step(
 ) -> RowStep:
     """`step.build_row_step` on a mesh.
 
-    ``init`` takes a table with R or `Placement.padded_rows` rows, ``step`` what
+    ``init`` takes a table with R or `Placement.padded_rows` rows, and ``step`` takes what
     `Placement.place_batch` returns.
 
     Args:
       gradient: from `meta.build_meta_gradient`.
-      optimizer: of the network.
-      table_optimizer: of the table.
-      placement: of the arrays.
+      optimizer: the network's optimiser.
+      table_optimizer: the table's optimiser.
+      placement: where the arrays live.
       reduction: over the campaigns, as in the gradient.
       checked: as in `step.build_row_step`.
     """
@@ -301,7 +302,7 @@ def build_mesh_step(
         return RowState(*own, table_optimizer.init(table))
 
     def of_all(params: Any, *batches: Any) -> tuple[Any, Any]:
-        """The gradient of all campaigns by all rows, of which ``params`` has this device's."""
+        """The gradient over all campaigns and rows; ``params`` has the rows of this device only."""
         table = jax.lax.psum(params["table"], _ROW)
         grads, info = gradient({"network": params["network"], "table": table}, *batches)
         num_own = len(jax.tree.leaves(batches)[0])
@@ -329,8 +330,7 @@ def build_mesh_step(
         return row(state, _held(rows, len(state.table.last)), *batches)
 
     def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        # The collectives stand outside of what is differentiated. So jax need not check what
-        # varies between devices, which it would do to differentiate them.
+        # No collective is differentiated, so jax need not check what varies between devices.
         return jax.shard_map(
             on_device,
             mesh=placement.mesh,
@@ -342,7 +342,7 @@ def build_mesh_step(
     jitted = unconsumed(jax.jit(step, donate_argnums=0))
 
     def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        # On CPUs, what two computations send at a time may arrive in another order.
+        # On CPUs, messages of two concurrent computations may arrive in another order.
         return jax.block_until_ready(jitted(state, rows, *batches))
 
     wait = jax.process_count() > 1 and jax.default_backend() == "cpu"
@@ -350,9 +350,9 @@ def build_mesh_step(
 
 
 def _held(rows: Array, num_held: int) -> Array:
-    """Where a device has rows of the table among those it holds; ``num_held`` where it has not.
+    """Positions of table rows among those that a device holds; ``num_held`` for all others.
 
-    The latter are read as 0 and not written.
+    The others are read as 0 and not written.
     """
     place = rows - jax.lax.axis_index(_ROW) * num_held
     return jnp.where((rows >= 0) & (place >= 0) & (place < num_held), place, num_held)
@@ -371,7 +371,7 @@ def _block_reader(mesh: Mesh) -> Callable[[Array, int], Array]:
 
 
 class MeshCheckpoints:
-    """`Checkpoints` of states on a mesh; on disk they are as those without one.
+    """`Checkpoints` of states on a mesh; on disk they are the same as without a mesh.
 
     The first process writes and verifies them. The others must see the same directory.
     """
@@ -380,9 +380,9 @@ class MeshCheckpoints:
         self, checkpoints: Checkpoints | None, directory: Path, placement: Placement
     ) -> None:
         """Args:
-        checkpoints: in the directory; None in all processes but the first.
-        directory: the same for all.
-        placement: of the states.
+        checkpoints: those in the directory; None in all processes but the first.
+        directory: the same in all processes.
+        placement: where the arrays of states live.
         """
         self._checkpoints, self._directory, self._placement = checkpoints, directory, placement
 

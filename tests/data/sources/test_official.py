@@ -184,7 +184,7 @@ def test_truncated_and_other_files(tmp_path):
     whole = dump(frame(rows(7, 2, [1, 0], 0)))
     for content in (whole[:-1], whole[: len(whole) // 2], b"", b"PK\3\4", pickle.dumps([1, 2])):
         source = write(tmp_path / "in", train_stage1=content)
-        fails(source, tmp_path, "train_stage1.pkl: not a data frame as the authors pickled it")
+        fails(source, tmp_path, "train_stage1.pkl: not a data frame pickled by the authors")
 
 
 def test_directory_in_place_of_a_file(tmp_path):

@@ -77,6 +77,18 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, content, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("header", ["user_id,city", '"user_id","\ncity"'])
+def test_a_row_after_a_cell_of_several_lines_is_named_by_its_line(tmp_path, header):
+    path = tmp_path / "users.csv"
+    path.write_text(f'{header}\n1,"Rome\n(Italy)"\n2,Oslo\n3,"a\nb\nc"\n')
+    file = TableFile(path, ["user_id"])
+    more = header.count("\n")
+    for row, line in enumerate((2, 4, 5)):
+        assert str(file.fault(row, "is bad")) == (
+            f"{path}: line {line + more}: is bad; fix or remove it"
+        )
+
+
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(
     ("ids", "kind"),

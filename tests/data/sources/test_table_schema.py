@@ -67,7 +67,7 @@ def fields(*user, **rest):
         (fields({"name": "a", "sensitive": 1}), "'a': sensitive is 1, expected true or false"),
         (fields(uid="a"), "unknown key 'uid'; expected user, campaign, user_id, campaign_id, min"),
         (fields({"name": "topic"}), "'topic' is named twice"),
-        (fields({"name": "user_id"}), "field 'user_id' is the id column, which is no"),
+        (fields({"name": "user_id"}), "field 'user_id' is the id column and not a field"),
         (fields({"name": "uid"}, user_id="uid"), "field 'uid' is the id column"),
         (fields(campaign=[{"name": "campaign_id"}]), "field 'campaign_id' is the id column"),
         (
@@ -78,7 +78,7 @@ def fields(*user, **rest):
             fields({"name": "a", "slots": 0}),
             "'a': slots: expected a whole number of 1 or more, got 0",
         ),
-        (fields({"name": "a", "separator": ";"}), "'a': separator is for a list; give it slots"),
+        (fields({"name": "a", "separator": ";"}), "'a': only a list has a separator; set slots"),
         (fields({"name": "a", "buckets": 1}), "'a': a number needs two buckets or more"),
         (fields({"name": "a", "buckets": 2, "slots": 2}), "and a single slot"),
         (fields({"name": "a", "slots": 10**18}), "'a': slots: expected a whole number of at most"),
@@ -86,9 +86,12 @@ def fields(*user, **rest):
         (fields({"name": "a", "hash_rows": -1}), "'a': hash_rows: expected a whole number of 0"),
         (fields({"name": "a", "hash_rows": 10**19}), "hash_rows: expected a whole number of at mo"),
         (fields(min_count=10**19), "schema: min_count: expected a whole number of at most"),
-        (fields({"name": "a", "hash_rows": 5, "buckets": 3}), "'a': hash_rows is for a category"),
+        (
+            fields({"name": "a", "hash_rows": 5, "buckets": 3}),
+            "'a': only a category that is not sensitive",
+        ),
         (fields({"name": "a", "hash_rows": 5, "sensitive": True}), "that is not sensitive"),
-        (fields(missing=[3]), "missing is a list of texts"),
+        (fields(missing=[3]), "missing must be a list of strings"),
         (fields(campaigns_from=[{"name": "vote"}]), "either campaign or campaigns_from"),
         (
             fields(campaign=[{"name": "a", "sensitive": True}]),

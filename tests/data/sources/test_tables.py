@@ -230,7 +230,9 @@ def test_an_example_or_a_campaign_that_occurs_twice_is_named(tmp_path):
     users, campaigns, examples = world()
     campaign, user, label, _ = examples[0]
     again = write(tmp_path / "a", users, campaigns, [*examples, (campaign, user, 1 - label, 2)])
-    with pytest.raises(InputError, match="line 162: the user is an example of this campaign"):
+    with pytest.raises(
+        InputError, match="line 162: the user is already an example of this campaign"
+    ):
         prepare(again, tmp_path / "data", schema=SCHEMA)
     campaigns["campaign_id"][1] = "k0"
     twice = write(tmp_path / "b", users, campaigns, examples)

@@ -79,14 +79,14 @@ def test_missing_empty_and_unreadable_file(tmp_path, name):
     (source / name).unlink()
     fails(source, tmp_path, [name, "cannot be read (No such file"])
     (source / name).mkdir()
-    fails(source, tmp_path, [name, "cannot be read, since it is no regular file"])
+    fails(source, tmp_path, [name, "is not a regular file, so it cannot be read"])
 
 
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
     source = write(tmp_path / "in")
     (source / "train.csv").unlink()
     os.mkfifo(source / "train.csv")
-    fails(source, tmp_path, ["train.csv", "it is no regular file"])
+    fails(source, tmp_path, ["train.csv", "is not a regular file"])
 
 
 @pytest.mark.parametrize(

@@ -150,21 +150,21 @@ def _hard_targeting(
 def expected_examples(
     shape: Shape, volume: np.ndarray, users: int, examples: int, min_pool_examples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) expected examples of each campaign in stage 1, and in stage 2.
+    """(C,) expected number of examples per campaign in stage 1, and (C,) in stage 2.
 
     Args:
       shape: the world's recipe.
       volume: (C,) relative number of examples.
-      users: of the world.
-      examples: of both stages.
-      min_pool_examples: of each campaign in stage 2.
+      users: number of users of the world.
+      examples: number of examples in both stages together.
+      min_pool_examples: minimum expected number of examples of each campaign in stage 2.
 
     Raises:
       InputError: the examples are too few for stage 1, or too many for the users.
     """
 
     def fit(total: float, minimum: int) -> np.ndarray:
-        low, high = 0.0, total  # of the factor at which volumes, with the minimum, sum to the total
+        low, high = 0.0, total  # bounds of the factor that gives the total
         for _ in range(60):
             factor = (low + high) / 2
             above = np.maximum(minimum, factor * volume).sum() > total
@@ -178,7 +178,7 @@ def expected_examples(
     if left < shape.min_examples * count:
         raise InputError(
             f"simulated world: {examples:,} examples leave {max(int(left), 0):,} for stage 1 "
-            f"beside {min_pool_examples} pool examples for each of {count} campaigns; ask for at "
+            f"after {min_pool_examples} pool examples for each of {count} campaigns; ask for at "
             f"least {(min_pool_examples + 2 * shape.min_examples) * count:,} examples, or fewer "
             "pool examples"
         )

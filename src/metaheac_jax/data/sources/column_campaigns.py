@@ -1,4 +1,4 @@
-"""Campaigns from columns of users: who answered in some way, and who answered in another.
+"""Makes campaigns from columns of users: the users with one value against those with others.
 
 Axes: C campaigns, E examples, U users.
 """
@@ -18,7 +18,7 @@ from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.errors import InputError
 
-#: Fraction of the users on whom audiences are judged (stage 2).
+#: Fraction of the users in stage 2, on whom audiences are judged.
 _HELD_OUT = 0.3
 
 
@@ -27,7 +27,7 @@ class ColumnCampaigns(NamedTuple):
 
     Attributes:
       ids: (C,) ``column=value`` in UTF-8, ascending.
-      attributes: the fields ``column`` and ``value`` of each campaign.
+      attributes: the fields ``column`` and ``value``, one row per campaign.
       examples: (4, E) campaign, user, label and stage.
     """
 
@@ -39,19 +39,19 @@ class ColumnCampaigns(NamedTuple):
 def columns_to_campaigns(
     file: TableFile, schema: TableSchema, known: np.ndarray | tuple[()] = ()
 ) -> ColumnCampaigns:
-    """Makes a campaign of each value that some columns of users have.
+    """Makes one campaign per value of the columns that the schema names.
 
     The seeds of a campaign are the users with the value. Its non-seeds are users with other values,
-    drawn at random where there are more than `NON_SEEDS_PER_SEED` per seed; users without a value
-    are no examples. The same 30% of the users are in stage 2 of every campaign.
+    drawn at random if there are more than `NON_SEEDS_PER_SEED` per seed. Users without a value are
+    not examples. The same random 30% of the users are in stage 2 of every campaign.
 
     Args:
-      file: of the users.
-      schema: names the columns, and the fewest seeds and non-seeds of a campaign.
-      known: values of earlier data, which stay spelled as they are.
+      file: the file of users.
+      schema: names the columns and sets the least number of seeds and of non-seeds per campaign.
+      known: values of earlier data, which keep their spelling.
 
     Raises:
-      InputError: no value has enough seeds, or two long values begin alike.
+      InputError: no value has enough seeds and non-seeds, or two long values share a beginning.
     """
     held_out = np.random.Generator(np.random.Philox(0)).random(file.count()) < _HELD_OUT
     found: dict[bytes, tuple[str, str, np.ndarray, np.ndarray]] = {}
@@ -76,8 +76,8 @@ def columns_to_campaigns(
     if not found:
         names = ", ".join(column.name for column in schema.campaigns_from)
         raise InputError(
-            f"{file.path}: no value of {names} is that of {schema.min_seeds} users and not that of "
-            'as many others; lower "min_seeds" or name other columns'
+            f"{file.path}: no value of {names} is shared by {schema.min_seeds} users or more and "
+            'not shared by as many; lower "min_seeds" or name other columns'
         )
     ids = sorted(found)
     columns, values, seeds, others = zip(*(found[own] for own in ids), strict=True)
@@ -96,7 +96,7 @@ def columns_to_campaigns(
 def _users_with_values(
     file: TableFile, column: Column, known: np.ndarray | tuple[()]
 ) -> pl.DataFrame:
-    """Columns ``user`` (a row's number from 0) and ``value``, both ascending, each pair once."""
+    """Distinct pairs in columns ``user`` (row number from 0) and ``value``, by value, then user."""
     cell = as_text(column, whole=spells_whole(file, column, known))
     cells = file.scan().select(cell.alias("value")).with_row_index("user")
     if column.slots > 1:

@@ -1,7 +1,7 @@
-"""Reads who was shown a campaign and who converted, from Parquet or CSV files.
+"""Reads feedback, the users shown a campaign and whether they converted, from Parquet or CSV.
 
-A file has a row per record, with the columns ``user_id`` and ``converted``, 1 or 0. Other columns,
-such as the id or the time of an event, are not used.
+A file has one row per record, with the columns ``user_id`` and ``converted`` (1 or 0). Other
+columns, such as the id or the time of an event, are ignored.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def read_feedback(path: Path, *, text: bool) -> Feedback:
       text: whether user ids are text; otherwise they are whole numbers.
 
     Raises:
-      InputError: the file cannot be read, lacks a column or has no row, or a row is wrong; it is
-        named.
+      InputError: the file cannot be read, lacks a column or has no rows, or a row is wrong; the
+        message names the row.
     """
     if not path.name.endswith(ENDINGS):
         raise InputError(f"{path}: expected a file that ends in {', '.join(ENDINGS)}")
@@ -34,5 +34,5 @@ def read_feedback(path: Path, *, text: bool) -> Feedback:
         users.append(table.ids(frame["user_id"], start, whole=not text))
         converted.append(table.one_of(frame["converted"], start, (0, 1)))
     if not users:
-        raise InputError(f"{path}: has no row; write a user_id and converted, 1 or 0, per row")
+        raise InputError(f"{path}: has no rows; write a user_id and converted (1 or 0) in each row")
     return Feedback.of(np.concatenate(users), np.concatenate(converted))

@@ -1,10 +1,11 @@
 """Reads the processed files of the paper's authors: pickled pandas data frames, without pandas.
 
-A pickle can call anything that it names. This reader maps the nine names of these files to records
+A pickle can call anything that it names. This reader maps the nine names in these files to records
 that only store their arguments, and refuses every other name. The records are interpreted and
 checked after loading.
 
-Each line of a frame is an example with its user's features and no user id. Ids are already encoded.
+Each line of a frame is an example with the features of its user, but without a user id. Feature ids
+are already encoded.
 
 Axes: n lines of a frame, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """
@@ -29,8 +30,8 @@ from metaheac_jax.files import check_regular, memory_limit
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
-FRAMES = ("train", "test_hot", "test_cold")  # hot: large seed sets, cold: small ones
-_THRESHOLD = 2000  # maximum number of positives of both stages of the authors' small seed sets
+FRAMES = ("train", "test_hot", "test_cold")  # hot: large seed sets, cold: small seed sets
+_THRESHOLD = 2000  # limit of the positives, over both stages, of the authors' small seed sets
 
 
 def is_source(folder: Path) -> bool:
@@ -50,24 +51,24 @@ def prepare(
     """Turns the authors' files into a dataset on disk, and returns it with their split.
 
     Reads ``{train,test_hot,test_cold}_{stage1,stage2}.pkl``; ``train_stage2.pkl`` may be missing.
-    Each example has a row of its own, numbered in the order of reading: the files do not say which
-    examples are of one user, so no audience can be drawn from this data. The values of a field are
-    0 up to the largest id in the files, so ids and table sizes equal those of the authors.
-    ``Split.small`` is true for the campaigns of the test_cold files and false for all others.
+    Each example has its own user row, numbered in the order of reading: the files do not say which
+    examples belong to the same user, so no audience can be drawn from this data. The values of a
+    field range from 0 to the largest id in the files, so ids and table sizes equal those of the
+    authors. ``Split.small`` is true for the campaigns of the test_cold files and false for others.
 
-    One whole file is held in memory, with a Python object per list.
+    Reading holds one whole file in memory, with a Python object per list.
 
     Args:
       source: directory with the files.
       target: directory of the dataset; an existing dataset is replaced on success only.
       schema: the columns to use.
-      max_ids: limit of the sum, over fields, of the largest id: memory grows with it.
+      max_ids: limit of the sum of the fields' largest ids, with which memory grows.
       max_memory: limit for reading a file, in GiB; see `read_frame`.
       progress: receives the bytes done of each file, then those of the checksums.
 
     Raises:
-      InputError: a file is missing, is not such a pickle, or its content is inconsistent; the
-        message names it.
+      InputError: a file is missing, is not such a pickle, or has inconsistent content; the message
+        names the file.
     """
     source, target = Path(source), Path(target).resolve()
     if source.resolve().is_relative_to(target):
@@ -101,7 +102,7 @@ def prepare(
         name="Tencent look-alike, the authors' files",
         schema=schema,
         vocabulary=vocabulary,
-        # Ties in a ranking are broken by them, and in the files seeds come first.
+        # Random, since rankings break ties by user id and the files list seeds first.
         user_ids=generator(0, 0).permutation(len(user_rows)),
         user_rows=user_rows,
         campaign_ids=campaign_ids,
@@ -137,7 +138,7 @@ class _CheckedFile:
       ids: (n, S) int32 encoded ids of users; -1 in unused slots.
       label: (n,) int8, 1 for a seed, else 0.
       aid: (n,) int64 campaign ids.
-      campaigns: campaign id -> its N encoded ids.
+      campaigns: N encoded ids per campaign id.
       sizes: per field, user fields first, the largest id in the file (padding included) plus 1.
     """
 
@@ -156,7 +157,7 @@ def _read_file(
 
     def column(name: str, *, axes: int = 1) -> np.ndarray:
         if name not in frame:
-            raise InputError(f"{path}: no column {name!r}; take the authors' file as it is")
+            raise InputError(f"{path}: no column {name!r}; use the authors' file unchanged")
         values = frame[name]
         if values.dtype.kind not in "iu" or values.ndim != axes:
             what = "one whole number" if axes == 1 else "one list of whole numbers"
@@ -245,15 +246,15 @@ def _split(files: dict[tuple[str, str], _CheckedFile], campaign_ids: np.ndarray)
 def read_frame(
     path: Path, *, max_memory: float | None = None, progress: Progress = silent
 ) -> dict[str, np.ndarray]:
-    """The columns of a pickled data frame of the authors, by name.
+    """The columns of one of the authors' pickled data frames, by name.
 
-    A column of numbers is (n,). A column of lists, which must all have one length, is (n, length).
+    A column of numbers is (n,). A column of lists, which must have equal lengths, is (n, length).
     Nothing that the file names is imported or called, so a malicious file is harmless.
 
     Args:
       path: the pickle.
-      max_memory: how much reading may take, in GiB: a pickle of a few bytes can ask for any amount.
-        By default 2 GiB and 50 times the size of the file.
+      max_memory: memory limit for reading, in GiB, since a pickle of a few bytes can ask for any
+        amount; by default 2 GiB plus 50 times the size of the file.
       progress: receives the bytes done.
 
     Raises:
@@ -276,12 +277,12 @@ def read_frame(
     except Exception as error:  # a hostile file can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise InputError(
-            f"{path}: not a data frame as the authors pickled it ({reason}); get the file again"
+            f"{path}: not a data frame pickled by the authors ({reason}); get the file again"
         ) from error
 
 
 class _Record:
-    """Stands for an object of a pickle and stores its arguments and state."""
+    """A stand-in for an object in a pickle, which stores its arguments and state."""
 
     __slots__ = ("args", "state")
     args: tuple[Any, ...]
@@ -352,14 +353,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Watched:
-    """A file that reports how far it has been read."""
+    """A file that reports how many bytes have been read."""
 
     def __init__(self, file: BinaryIO, path: Path, progress: Progress) -> None:
         self._file, self._path, self._progress = file, path, progress
         self._total = path.stat().st_size
 
     def read(self, size: int) -> bytes:
-        """Reads, and reports the progress."""
+        """Reads bytes and reports the progress."""
         data = self._file.read(size)
         self._progress(self._path.name, self._file.tell(), self._total)
         return data
@@ -370,7 +371,7 @@ class _Watched:
 
 
 def _columns(frame: Any) -> dict[str, np.ndarray]:
-    """The columns of a data frame's records; raises any exception if they are not as expected."""
+    """The columns of a data frame's record. Malformed records can raise any exception."""
     manager = _expect(_expect(frame, _DataFrame).state["_mgr"], _BlockManager)
     content = manager.state[3]["0.14.1"]  # the layout of pandas 0.14.1, which later versions keep
     names = _array(_expect(content["axes"][0], _NewIndex).args[1]["data"]).tolist()

@@ -1,6 +1,6 @@
-"""The fields of tables: the values that their columns have, and the table rows of cells.
+"""Learns the values of fields from columns of tables, and turns cells into table rows.
 
-Axes: n rows of a block, S slots of some fields side by side.
+Axes: n rows of a block, S slots of adjacent fields.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from metaheac_jax.data.sources.table_schema import Column
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import MISSING, UNSEEN, Field, Vocabulary
 
-#: Bytes that the values of a field may take in memory, all as long as the longest.
+#: Limit of the memory for the values of a field, in bytes; each takes as much as the longest.
 _MAX_BYTES = 1 << 30
-#: Floats of a smaller size are exact whole numbers if they have no fraction.
+#: Floats below this magnitude are exact whole numbers if they have no fractional part.
 _EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
 class LearnedField:
-    """A column, its field, and the field's values, ascending.
+    """A column, its field, and the ascending values of the field.
 
     Attributes:
       whole: see `spells_whole`.
@@ -46,18 +46,18 @@ def learn(
     earlier: Field | None = None,
     known: np.ndarray | tuple[()] = (),
 ) -> LearnedField:
-    """The values of a column that get a table row each.
+    """Learns the field of a column: the values that each get a table row.
 
     Args:
-      file: has the column.
+      file: table that contains the column.
       column: how to read it.
-      min_count: values with fewer cells share one row with unseen ones.
-      hash_rows: a category with more values than this is hashed to as many rows; 0 keeps all.
-      earlier: the field in data that are extended; it keeps its buckets.
-      known: the texts that are values of that field; they stay spelled as they are.
+      min_count: values in fewer cells share one table row with all unseen values.
+      hash_rows: a category with more values than this is hashed to this many rows; 0 keeps all.
+      earlier: the field in earlier data that are extended; its buckets are kept.
+      known: the values of that field if they are text; they keep their spelling.
 
     Raises:
-      InputError: the column is empty, is not what the schema says, or has too many values.
+      InputError: the column is empty, does not fit the schema, or has too many values.
     """
     try:
         if column.buckets:
@@ -67,7 +67,7 @@ def learn(
         if column.slots > 1:
             cells = cells.explode(column.name)
         rows = column.hash_rows or (earlier.hash_rows if earlier else 0)
-        if rows:  # no values are needed, but all cells must be text
+        if rows:  # no values are needed; this only checks that all cells are text
             cells.select(pl.col(column.name).str.len_bytes().max()).collect(engine="streaming")
         else:
             values = _learn_category(file, column, cells, min_count)
@@ -100,19 +100,19 @@ def _learn_category(
     if len(frequent) < len(known):
         values.add(UNSEEN)
     if column.slots == 1 and len(known) < len(counts):
-        values.add("")  # a missing value is a value of its own
+        values.add("")  # a missing value has its own table row
     if not values:
         raise InputError(f"{file.path}: column {column.name!r} is empty; remove the field")
     if column.sensitive and {"", MISSING} <= values:
         raise InputError(
             f"{file.path}: sensitive column {column.name!r} has empty cells and cells {MISSING!r}, "
-            "which reports show alike; write one of them in another way"
+            "which look the same in reports; rename one of them"
         )
     return np.array(sorted(values))
 
 
 def _learn_number(file: TableFile, column: Column, earlier: Field | None) -> LearnedField:
-    """Quantile buckets of a column of numbers, and one more row for a missing value."""
+    """Quantile buckets of a column of numbers, and one more row for missing values."""
     file.check_numbers(column.name)
     if earlier is not None and earlier.edges:
         bounds = earlier.edges
@@ -131,9 +131,9 @@ class Encoder:
     """Turns cells into the table rows of fields that are stored side by side.
 
     Attributes:
-      fields: in this order.
-      vocabulary: theirs, or one that begins or goes on with others.
-      first: number of the first of these fields in the vocabulary.
+      fields: the fields, in the order of their slots.
+      vocabulary: values of these fields, and possibly of others before and after them.
+      first: position of the first of these fields in the vocabulary.
     """
 
     fields: Sequence[LearnedField]
@@ -146,7 +146,7 @@ class Encoder:
         return sum(learned.field.slots for learned in self.fields)
 
     def rows(self, frame: pl.DataFrame) -> np.ndarray:
-        """(n, S) int32 rows of the vocabulary; the pad id where there is no value."""
+        """(n, S) int32 table rows of the cells in a block; the pad id where there is no value."""
         blocks = [
             self._rows(frame[learned.column.name], learned, number)
             for number, learned in enumerate(self.fields, start=self.first)
@@ -171,8 +171,8 @@ class Encoder:
         return rows
 
     def _encode(self, texts: pl.Series, field: Field, place: int) -> np.ndarray:
-        """(n,) table rows of texts, each distinct one looked up once."""
-        if not field.hash_rows:  # one that is longer than all values need not be kept whole
+        """(n,) table rows of texts; each distinct text is looked up once."""
+        if not field.hash_rows:  # a text longer than all values is unknown, even if truncated
             longest = self.vocabulary.values[place].dtype.itemsize // 4
             texts = texts.str.head(longest + 1)
         distinct = texts.unique()
@@ -182,10 +182,10 @@ class Encoder:
 
 
 def spells_whole(file: TableFile, column: Column, known: np.ndarray | tuple[()] = ()) -> bool:
-    """Whether a category's floats without a fraction are values such as 1, and not 1.0.
+    """Whether a category's floats without a fractional part are spelled 1 rather than 1.0.
 
-    A column of whole numbers becomes one of floats as soon as a cell is missing. Earlier values
-    that are spelled 1.0 alone stay so.
+    A column of whole numbers becomes a column of floats as soon as a cell is missing. If earlier
+    values spell whole numbers only as 1.0, new values do too.
     """
     kind = file.kind(column.name)
     if not (kind.inner if isinstance(kind, pl.List) else kind).is_float():
@@ -194,19 +194,19 @@ def spells_whole(file: TableFile, column: Column, known: np.ndarray | tuple[()] 
 
 
 def has_pointed(texts: np.ndarray | tuple[()]) -> bool:
-    """Whether texts have whole numbers such as 1.0, and none such as 1."""
+    """Whether texts include whole numbers spelled 1.0, and none spelled 1."""
     patterns = (re.compile("-?[0-9]+"), re.compile(r"-?[0-9]+\.0"))
     whole, pointed = (any(map(pattern.fullmatch, texts)) for pattern in patterns)
     return pointed and not whole
 
 
 def as_text(column: Column, *, whole: bool) -> pl.Expr:
-    """A category's cells as text, or as lists of text without empty ones.
+    """A category's cells as text, or as lists of text without empty texts.
 
-    A missing list is empty.
+    A missing list becomes an empty one.
 
     Args:
-      column: how to read it.
+      column: how to read the cells.
       whole: see `spells_whole`.
     """
     cell = pl.col(column.name)

@@ -1,4 +1,4 @@
-"""A Parquet or CSV file of rows, read as a stream; an error names the row.
+"""Reads Parquet and CSV files of rows as a stream; errors name the row.
 
 Axes: n rows of a block.
 """
@@ -9,6 +9,7 @@ import csv
 import gzip
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TextIO, TypeVar, cast
 
@@ -20,31 +21,31 @@ from metaheac_jax.errors import InputError
 
 S = TypeVar("S", pl.Series, pl.Expr)
 
-#: What the names of files of tables end with.
+#: Endings of the names of table files.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
-#: White space before or after a text, as Python's ``strip`` removes it.
+#: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
 
 
 class TableFile:
-    """A file of rows, of which some columns are used.
+    """A file of rows, some of whose columns are used.
 
     Attributes:
-      path: of the file.
-      names: of all its columns.
-      columns: names of those in use.
+      path: path of the file.
+      names: names of all its columns.
+      columns: names of the columns in use.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], missing: Sequence[str] = ()) -> None:
         """Args:
-        path: ends in one of `ENDINGS`; columns of text files are text.
-        columns: names of those to use.
-        missing: what cells of a text file have, besides nothing, in the place of a missing value.
+        path: path that ends in one of `ENDINGS`; columns of CSV files are text.
+        columns: names of the columns to use.
+        missing: cells of a CSV file that stand for a missing value, besides empty ones.
 
         Raises:
-          InputError: the file cannot be read, names a column twice or lacks one of these, or a line
-            has another number of cells than its header.
+          InputError: the file cannot be read, names a column twice or lacks one of ``columns``, or
+            a line and the header differ in their number of cells.
         """
         self.path, self._text = path, not path.name.endswith(".parquet")
         self._missing = ["", *missing]
@@ -64,20 +65,23 @@ class TableFile:
                     f"{path}: has no column {column!r}; it has {', '.join(self.names)[:200]}{hint}"
                 )
         self.columns = list(columns)
-        if self._text:
-            self._check_cells()
+        self._over_lines = self._text and self._check_cells()
 
     def _header(self) -> list[str]:
-        """The names of a text file's columns; polars renames those that occur twice."""
+        """The names of a CSV file's columns, which polars would rename if repeated."""
         with self._opened() as file:
             return next(csv.reader(file), [])
 
-    def _check_cells(self) -> None:
-        """Refuses a line with another number of cells, as if it were cut: polars fills it up."""
+    def _check_cells(self) -> bool:
+        """Refuses a line with the wrong number of cells; polars would pad a truncated line.
+
+        Returns:
+          Whether a quoted cell continues on the next line.
+        """
         line = pl.col("line")
         unquoted = line.str.replace_all('"[^"]*"', "")
         wrong = unquoted.str.count_matches(",", literal=True) != len(self.names) - 1
-        over_lines = unquoted.str.contains('"', literal=True)  # a cell goes on in the next line
+        over_lines = unquoted.str.contains('"', literal=True)  # a cell continues on the next line
         found = pl.scan_lines(self.path, glob=False).select(
             over_lines.any().alias("over"), wrong.any().alias("any"), wrong.arg_max().alias("at")
         )
@@ -90,9 +94,10 @@ class TableFile:
                 f"{self.path}: line {at + 1}: expected {len(self.names)} cells, as the header has; "
                 "fix or remove it"
             )
+        return bool(over)
 
     def _first_other_line(self) -> int | None:
-        """As a plain reading finds it, counted from 0."""
+        """The first line with the wrong number of cells, counted from 0, as `csv` reads them."""
         try:
             with self._opened() as file:
                 reader = csv.reader(file)
@@ -113,7 +118,7 @@ class TableFile:
         return pl.scan_parquet(self.path, glob=False)
 
     def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        """What a query on `scan` gives, computed as a stream.
+        """The result of a query on `scan`, computed as a stream.
 
         Raises:
           InputError: the file cannot be read.
@@ -128,7 +133,7 @@ class TableFile:
         return int(self.collect(self.scan().select(pl.len())).item())
 
     def blocks(self) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Number of rows before a block, and the block with the columns in use."""
+        """Yields blocks with the columns in use, each with the number of rows before it."""
         start = 0
         frames = self.scan().select(self.columns).collect_batches(chunk_size=ROWS_AT_A_TIME)
         try:
@@ -145,12 +150,21 @@ class TableFile:
         return InputError(f"{self.path}: cannot be read ({first_line(error)}){hint}")
 
     def fault(self, row: int, what: str) -> InputError:
-        """The error for a row, counted from 0; of a text file its line."""
-        where = f"line {row + 2}" if self._text else f"row {row + 1}"
+        """The error for a row, counted from 0; it names the line if the file is CSV."""
+        where = f"line {self._line(row)}" if self._text else f"row {row + 1}"
         return InputError(f"{self.path}: {where}: {what}; fix or remove it")
 
+    def _line(self, row: int) -> int:
+        """The line of a CSV file on which a row begins."""
+        if not self._over_lines:
+            return row + 2
+        with self._opened() as file:
+            reader = csv.reader(file)
+            next(islice(reader, row + 1, row + 1), None)  # the header too
+            return reader.line_num + 1
+
     def kind(self, column: str) -> pl.DataType:
-        """The type of a column; in a text file it is text."""
+        """The type of a column; in a CSV file it is text."""
         return pl.String() if self._text else self.scan().collect_schema()[column]
 
     def has_whole_ids(self, column: str) -> bool:
@@ -164,7 +178,7 @@ class TableFile:
         """Refuses a cell that is neither empty nor a finite number.
 
         Raises:
-          InputError: it names the row.
+          InputError: there is such a cell; the message names its row.
         """
         cell, finite = pl.col(column), number(column).is_finite().fill_null(False)
         wrong = (cell.is_not_null() & (cell.cast(pl.String) != "") & ~finite).cast(pl.UInt8)
@@ -177,14 +191,14 @@ class TableFile:
         """(n,) int64 ids, or the UTF-8 bytes of text.
 
         Args:
-          column: of a block.
+          column: column of a block.
           first_row: number of rows before the block.
-          whole: whether they are whole numbers.
+          whole: whether ids are whole numbers.
 
         Raises:
-          InputError: an id is missing, too long, not a whole number as it is written, or has white
-            space before or after it; its row is named. Or the column is of a type that has no ids,
-            such as a list or dates.
+          InputError: an id is missing, has the wrong length or a zero byte, is not written as a
+            whole number, or has white space before or after it (the message names the row); or ids
+            cannot have the column's type, such as lists or dates.
         """
         missing = column.is_null()
         if missing.any():
@@ -210,7 +224,7 @@ class TableFile:
         """A column of ids as text.
 
         Raises:
-          InputError: its type has no text, such as a list.
+          InputError: its type cannot be written as text, such as a list.
         """
         if not column.dtype.is_nested():
             with suppress(pl.exceptions.PolarsError):
@@ -234,16 +248,16 @@ class TableFile:
         return text.cast(pl.Int64).to_numpy()
 
     def one_of(self, column: pl.Series, first_row: int, allowed: tuple[int, int]) -> np.ndarray:
-        """(n,) whole numbers, each one of two.
+        """(n,) whole numbers, each equal to one of two.
 
         Args:
-          column: of a block.
+          column: column of a block.
           first_row: number of rows before the block.
-          allowed: the two.
+          allowed: the two numbers.
 
         Raises:
-          InputError: a cell is another; its row is named. Or the column is of a type that has no
-            numbers, such as a list or dates.
+          InputError: a cell is neither of them (the message names the row), or numbers cannot have
+            the column's type, such as lists or dates.
         """
         kind = column.dtype
         if kind in (pl.Categorical, pl.Enum):
@@ -265,7 +279,7 @@ class TableFile:
         """Refuses an id that occurs twice.
 
         Raises:
-          InputError: it names the second row.
+          InputError: there is such an id; the message names its second row.
         """
         order = np.argsort(ids, kind="stable")
         again = order[1:][ids[order][1:] == ids[order][:-1]]
@@ -275,20 +289,20 @@ class TableFile:
 
 
 def number(column: str) -> pl.Expr:
-    """A column as numbers; null where it is empty or text."""
+    """A column as numbers; null where a cell is empty or other text."""
     return pl.col(column).cast(pl.Float64, strict=False)
 
 
 def _has_ids(kind: pl.DataType) -> bool:
-    """Whether cells of a type are whole numbers or text, which some programs write as bytes."""
+    """Whether a type holds whole numbers or text; some programs write text as bytes."""
     whole = kind.is_integer() or (isinstance(kind, pl.Decimal) and kind.scale == 0)
     return whole or kind in (pl.String, pl.Categorical, pl.Enum, pl.Binary)
 
 
 def _is_not_whole(text: S) -> S:
-    """Whether a text is not a whole number of 64 bits as it is written; null counts as one.
+    """Whether a text is not the plain spelling of a 64-bit whole number; false for null.
 
-    007 and 12.0 are not: as numbers they would be other ids.
+    007 and 12.0 are not plain: as numbers they would be other ids.
     """
     return text.cast(pl.Int64, strict=False).cast(pl.String).ne_missing(text)
 

@@ -1,4 +1,4 @@
-"""What a schema file of tables says: which columns to use, and how they are read."""
+"""Schema files of tables, which say which columns to use and how to read them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Column:
     """How a field is read from its column.
 
     Attributes:
-      name: of the field and its column.
-      slots: values kept of a list; 1 for a field with one value.
-      separator: between the values of a list in text; a Parquet list column needs none.
-      buckets: of a number, how many quantile buckets; 0 for a category.
-      hash_rows: of a category with too many values to keep, how many buckets they are hashed to; 0
-        to keep them.
-      sensitive: whether no model may see it; see `SensitiveField`.
+      name: name of the field and its column.
+      slots: number of values kept of a list; 1 for a field with one value.
+      separator: separator of the values of a list in text; a Parquet list column needs none.
+      buckets: number of quantile buckets of a numeric field; 0 for a category.
+      hash_rows: number of buckets to which the values of a category are hashed if there are too
+        many to keep; 0 keeps them.
+      sensitive: whether the field is hidden from all models; see `SensitiveField`.
 
     Raises:
-      InputError: the numbers make no sense together; the field is named.
+      InputError: a value is invalid or does not go with another; the message names the field.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Column:
         check_whole(f"{where}: buckets", self.buckets, 0)
         check_whole(f"{where}: hash_rows", self.hash_rows, 0)
         if self.separator and self.slots == 1:
-            raise self._wrong("separator is for a list; give it slots of 2 or more")
+            raise self._wrong("only a list has a separator; set slots to 2 or more")
         if self.buckets == 1 or (self.buckets and self.slots > 1):
             raise self._wrong("a number needs two buckets or more, and a single slot")
         if self.hash_rows and (self.buckets or self.sensitive):
-            raise self._wrong("hash_rows is for a category that is not sensitive")
+            raise self._wrong("only a category that is not sensitive can have hash_rows")
 
     def _wrong(self, what: str) -> InputError:
         return InputError(f"schema: field {self.name!r}: {what}")
@@ -55,7 +55,7 @@ class Column:
         """A column from plain data.
 
         Raises:
-          InputError: a key is unknown, or a value is wrong; the field is named.
+          InputError: a key is missing or unknown, or a value is wrong; the message names the field.
         """
         name = f" {data['name']!r}" if isinstance(data, dict) and "name" in data else ""
         where = f"schema: field{name}"
@@ -66,7 +66,7 @@ class Column:
         return Column(**data)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` takes, without what is at its default."""
+        """Plain data that `from_json` accepts, without default values."""
         plain = {known.name: known.default for known in fields(Column)}
         return {key: value for key, value in vars(self).items() if value != plain[key]}
 
@@ -77,21 +77,22 @@ _LISTS = ("user", "campaign", "campaigns_from")
 
 @dataclass(frozen=True)
 class TableSchema:
-    """What a schema file of tables says.
+    """The content of a schema file of tables.
 
     Attributes:
-      user, campaign: the fields; those of campaigns have one slot.
-      user_id: name of the id column of users, in all files that have it. Empty where users have no
-        ids; the number of a user's row, from 1, is then the id.
-      campaign_id: name of the id column of campaigns, likewise.
+      user, campaign: fields of users and of campaigns; campaign fields have one slot.
+      user_id: name of the id column of users, in all files that have it. If empty, users have no
+        id column, and the number of a user's row, from 1, is the id.
+      campaign_id: name of the id column of campaigns, in all files that have it.
       min_count: a value that fewer users have shares one table row with all unseen values.
-      campaigns_from: columns of users of which each value makes a campaign, instead of files of
+      campaigns_from: columns of users whose values each make a campaign, instead of files of
         campaigns and examples; see `columns_to_campaigns`.
-      min_seeds: a value of such a column that fewer users have makes no campaign.
-      missing: what cells of text files have in the place of a missing value, such as ``NA``.
+      min_seeds: a value of such a column makes no campaign if fewer users have it.
+      missing: cells of CSV files that stand for a missing value, such as ``NA``.
 
     Raises:
-      InputError: a field is named twice, is an id column or cannot be what it is; it is named.
+      InputError: a field is named twice, is an id column or has an option that it cannot have; the
+        message names it.
     """
 
     user: tuple[Column, ...]
@@ -116,7 +117,7 @@ class TableSchema:
         ):
             if any(column.name == id_column for column in columns):
                 raise InputError(
-                    f"schema: field {id_column!r} is the id column, which is no field; remove it "
+                    f"schema: field {id_column!r} is the id column and not a field; remove it "
                     "from the fields"
                 )
         for column in self.campaign:
@@ -144,13 +145,13 @@ class TableSchema:
         """A schema from plain data, as in a schema file.
 
         Raises:
-          InputError: a key is missing or unknown, or a value is wrong; it is named.
+          InputError: a key is missing or unknown, or a value is wrong; the message names it.
         """
         kinds = {known.name: type(known.default) for known in fields(TableSchema)}
         check_keys("schema", data, kinds | dict.fromkeys((*_LISTS, "missing"), list))
         missing = tuple(data.get("missing", []))
         if not all(isinstance(text, str) for text in missing):
-            raise InputError("schema: missing is a list of texts")
+            raise InputError("schema: missing must be a list of strings")
         if "user" not in data:
             raise InputError("schema: has no 'user'; name the fields of users there")
         sides = {key: tuple(map(Column.from_json, data.get(key, []))) for key in _LISTS}
@@ -168,7 +169,8 @@ class TableSchema:
         """The schema in a JSON file.
 
         Raises:
-          InputError: the file is not JSON, or has an unknown key or a wrong value; it is named.
+          InputError: the file is not JSON, a key is missing or unknown, or a value is wrong; the
+            message names it.
         """
         content = read_json(path)
         try:
@@ -177,7 +179,7 @@ class TableSchema:
             raise InputError(f"{path}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that `read` takes, without what is at its default or of no use."""
+        """Plain data that `from_json` accepts, without keys that have no effect."""
         data = {**vars(self), "missing": list(self.missing)}
         data |= {side: [column.to_json() for column in getattr(self, side)] for side in _LISTS}
         for key in (

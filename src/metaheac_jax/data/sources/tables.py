@@ -2,14 +2,14 @@
 
     users      a row per user: its id, and a column per field
     campaigns  a row per campaign: its id, and a column per field
-    examples   a row per example: campaign id, user id, label 1 or 0, and, if wanted, stage 1 or 2
+    examples   a row per example: campaign id, user id, label 1 or 0, and optionally stage 1 or 2
 
 Ids are whole numbers or text of up to 64 bytes. A schema file names the columns, see `TableSchema`;
-`infer_schema` writes a first one. Instead of campaigns and examples, the schema may name columns of
-users that make campaigns, see `columns_to_campaigns`.
+`infer_schema` makes a first one. Instead of files of campaigns and examples, the schema may name
+columns of users that make campaigns, see `columns_to_campaigns`.
 
-Users are read as a stream: once per field for its values, and once to turn them into table rows.
-Memory does not grow with the users, but for their ids and some bytes per example.
+Users are read as a stream: once per field for its values, and once to turn cells into table rows.
+Memory grows only with the user ids and by some bytes per example.
 
 Axes: n rows of a block, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """
@@ -40,9 +40,9 @@ FILES = ("users", "campaigns", "examples")
 
 
 def find_tables(source: Path) -> dict[str, Path]:
-    """The users', campaigns' and examples' files of a folder; empty if it has no such file.
+    """The files of users, campaigns and examples in a folder, by name, as far as they exist.
 
-    A source that is a file is the one of users.
+    A source that is a file is the file of users.
     """
     if source.is_file():
         return {"users": source} if source.name.endswith(ENDINGS) else {}
@@ -70,20 +70,20 @@ def prepare(
 
     Args:
       source: folder with ``users``, ``campaigns`` and ``examples``, each ``.parquet``, ``.csv`` or
-        ``.csv.gz``; or the file of users, where the schema makes campaigns from columns.
-      target: directory of the dataset; replaced if it exists, and only when all went well.
-      schema: which columns to use.
-      hash_rows: fields with more values than this are hashed to as many rows, see `Field`; 0 keeps
-        all values of those for which the schema says nothing.
-      extends: fields and values of earlier data. The dataset has their buckets, all their values,
-        and those that are new.
-      progress: receives the number of users read.
+        ``.csv.gz``; or the file of users, if the schema makes campaigns from columns.
+      target: directory of the dataset; an existing dataset is replaced on success only.
+      schema: the columns to use.
+      hash_rows: categories with more values than this are hashed to this many rows, see `Field`; 0
+        keeps all values of fields for which the schema has no ``hash_rows``.
+      extends: fields and values of earlier data; the dataset keeps their buckets and values and
+        adds the new values.
+      progress: receives the number of users read, then the bytes of the checksums.
 
     Raises:
-      InputError: a file or a column is missing, or a row is wrong: an id twice, a label that is not
-        0 or 1, text in a column of numbers, an example of an unknown user or campaign, or a user of
-        a campaign with both labels. The file and row are named. Or the fields are others than those
-        of the earlier data.
+      InputError: a file or a column is missing; or a row is wrong: a repeated id, a label other
+        than 0 or 1, text in a column of numbers, an example of an unknown user or campaign, or a
+        user who is twice an example of a campaign (the message names the file and row); or the
+        fields differ from those of the earlier data.
     """
     source, target = Path(source), Path(target).resolve()
     if source.resolve().is_relative_to(target):
@@ -129,7 +129,7 @@ def prepare(
             },
         )
         write_columns(dataset, directory, progress=progress)
-    return open_dataset(target, verify=False)  # its checksums are seconds old
+    return open_dataset(target, verify=False)  # the checksums were just computed
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Options:
     def learn(
         self, file: TableFile, columns: Sequence[Column], min_count: int = 1
     ) -> list[LearnedField]:
-        """The fields of columns."""
+        """Learns the fields of columns."""
         earlier = {field.name: field for field in self.extends[0].fields} if self.extends else {}
         options = {"min_count": min_count, "hash_rows": self.hash_rows}
         return [
@@ -151,7 +151,7 @@ class _Options:
         ]
 
     def known(self, name: str) -> np.ndarray | tuple[()]:
-        """The texts that are values of a field of earlier data."""
+        """The values of a field in earlier data if they are text, else empty."""
         if self.extends is None:
             return ()
         schema, vocabulary = self.extends
@@ -162,7 +162,7 @@ class _Options:
     def extended(
         self, user: Sequence[LearnedField], campaign: Sequence[LearnedField]
     ) -> tuple[Schema, Vocabulary]:
-        """The schema and vocabulary of fields, with the values of earlier data."""
+        """The schema and vocabulary of these fields, including the values of earlier data."""
         schema = Schema(tuple(own.field for own in user), tuple(own.field for own in campaign))
         vocabulary = Vocabulary(tuple(own.values for own in (*user, *campaign)))
         if self.extends is not None:
@@ -171,9 +171,9 @@ class _Options:
 
 
 class _Campaigns(NamedTuple):
-    """Campaigns, ascending by their ids (C,), and their fields, each a column of the frame.
+    """Campaigns in ascending order of their ids (C,), and their fields, each a column of the frame.
 
-    The examples are (4, E) campaign, user, label and stage; None where a file has them.
+    The examples are (4, E) campaign, user, label and stage; None if they are in a file.
     """
 
     ids: np.ndarray
@@ -185,7 +185,7 @@ class _Campaigns(NamedTuple):
 def _read_campaigns(
     paths: Mapping[str, Path], users: TableFile, schema: TableSchema, options: _Options
 ) -> _Campaigns:
-    """The campaigns of the file, or those of columns of users."""
+    """The campaigns from the file of campaigns or from columns of users."""
     if schema.campaigns_from:
         ids, frame, examples = columns_to_campaigns(users, schema, options.known("value"))
         return _Campaigns(ids, list(map(_of_values, frame.iter_columns())), frame, examples)
@@ -194,20 +194,20 @@ def _read_campaigns(
     frame = file.collect(file.scan().select(file.columns))
     ids = file.ids(frame[schema.campaign_id], 0, whole=file.has_whole_ids(schema.campaign_id))
     if not len(ids):
-        raise InputError(f"{file.path}: has no campaign")
+        raise InputError(f"{file.path}: has no campaigns")
     file.check_once(ids, schema.campaign_id)
     order = np.argsort(ids)
     return _Campaigns(ids[order], options.learn(file, schema.campaign), frame[order], None)
 
 
 def _of_values(column: pl.Series) -> LearnedField:
-    """A category whose values are those of a column of text."""
+    """A category with the values of a column of text."""
     values = np.array(sorted(set(column.to_list())))
     return LearnedField(Column(column.name), Field(column.name), values)
 
 
 def _check_files(source: Path, paths: Mapping[str, Path], schema: TableSchema) -> None:
-    """Refuses files and a schema that do not belong together."""
+    """Refuses files that do not fit the schema."""
     needed = ("users",) if schema.campaigns_from else FILES
     missing = [name for name in needed if name not in paths]
     if missing:
@@ -222,7 +222,7 @@ def _check_files(source: Path, paths: Mapping[str, Path], schema: TableSchema) -
             "remove one of them"
         )
     if not schema.user_id and not schema.campaigns_from:
-        raise InputError("schema: has no 'user_id', by which examples name users")
+        raise InputError("schema: has no 'user_id'; examples need it to refer to users")
 
 
 def _write_users(
@@ -232,10 +232,10 @@ def _write_users(
     columns: Mapping[str, Encoder],
     progress: Progress,
 ) -> np.ndarray:
-    """Streams users to a ``.npy`` file per column, and returns their ids (U,)."""
+    """Streams users to one ``.npy`` file per column and returns their ids (U,)."""
     count = file.count()
     if not count:
-        raise InputError(f"{file.path}: has no user")
+        raise InputError(f"{file.path}: has no users")
     maps = {
         name: new_array(directory / f"{name}.npy", np.int32, (count, encoder.num_slots))
         for name, encoder in columns.items()
@@ -258,7 +258,7 @@ def _write_users(
 
 @dataclass(frozen=True)
 class _Known:
-    """Ids that examples may name: ascending, and where each of them lies."""
+    """Ids that examples may name, in ascending order, and the original position of each."""
 
     ordered: np.ndarray
     order: np.ndarray
@@ -269,7 +269,7 @@ class _Known:
         return _Known(ids[order], order)
 
     def positions(self, file: TableFile, column: pl.Series, start: int) -> np.ndarray:
-        """Where the ids of a block lie among the known ones."""
+        """Original positions of a block's ids, which must be known."""
         ids = file.ids(column, start, whole=self.ordered.dtype.kind != "S")
         position = np.searchsorted(self.ordered, ids).clip(max=len(self.ordered) - 1)
         unknown = self.ordered[position] != ids
@@ -282,7 +282,7 @@ class _Known:
 def _read_examples(
     path: Path, schema: TableSchema, user_ids: np.ndarray, campaign_ids: np.ndarray
 ) -> np.ndarray:
-    """(4, E) int32 campaign, user, label and stage; without a stage it is 1."""
+    """(4, E) int32 campaign, user, label and stage; the stage is 1 without such a column."""
     file = TableFile(path, [schema.campaign_id, schema.user_id, "label"], schema.missing)
     if "stage" in file.names:
         file.columns.append("stage")
@@ -297,22 +297,22 @@ def _read_examples(
             stage = file.one_of(frame["stage"], start, (1, 2))
         parts.append(np.stack([campaign, user, label, stage]).astype(np.int32))
     if not parts:
-        raise InputError(f"{path}: has no example")
+        raise InputError(f"{path}: has no examples")
     examples = np.concatenate(parts, axis=1)
     _check_pairs(file, examples[0], examples[1], len(user_ids))
     return examples
 
 
 def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
-    """(4, E) examples -> those of one stage."""
+    """(4, E) examples of both stages -> the examples of one stage."""
     campaign, user, label, _ = examples[:, examples[3] == stage]
     return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns).shuffled()
 
 
 def _check_pairs(file: TableFile, campaign: np.ndarray, user: np.ndarray, num_users: int) -> None:
-    """Refuses a user who is twice an example of a campaign, in whatever stage or with any label."""
+    """Refuses a user who is twice an example of a campaign, whatever the stages and labels."""
     pair = campaign.astype(np.int64) * num_users + user
     order = np.argsort(pair, kind="stable")
     again = order[1:][pair[order][1:] == pair[order][:-1]]
     if len(again):
-        raise file.fault(int(again.min()), "the user is an example of this campaign already")
+        raise file.fault(int(again.min()), "the user is already an example of this campaign")
