@@ -26,7 +26,7 @@ from metaheac_jax.methods import METHODS, Method
 from metaheac_jax.methods import method_named as library_method
 from metaheac_jax.methods.fine_tuning import metaheac, metaheac_network
 from metaheac_jax.methods.method import Run, Trained
-from metaheac_jax.methods.offline import build_offline, campaign_sampler, train_rows, untrained
+from metaheac_jax.methods.offline import build_offline, train_on_campaigns, untrained
 from metaheac_jax.methods.seed_features import build_seed_offline, seed_aware
 from metaheac_jax.methods.solved_heads import build_head_training, solved_head
 from metaheac_jax.model import State, Weights
@@ -117,15 +117,14 @@ def learned_rates(settings: Settings, *, steps: int) -> Method:
 
     def train(run: Run) -> Trained:
         run = replace(run, dataset=with_lengths(run.dataset)[0])
-        weights = untrained(run, metaheac_network(run.settings), jax.random.key(run.seed))
+        weights = untrained(run, metaheac_network(run.settings))
         start = jnp.log(run.settings.inner_learning_rate)
         # One array for each, since a step reuses their memory.
         rates = jax.tree.map(lambda _: jnp.copy(start), {"network": weights.network, "table": 0})
         network = {"inside": weights.network, "log_rates": rates}
         gradient = learned_rates_gradient(run, steps)
-        sampler = campaign_sampler(run)
         weights = Weights(network, weights.table)
-        return train_rows(run, weights, gradient, sampler, label=label, finish=_without_rates)
+        return train_on_campaigns(run, weights, gradient, label=label, finish=_without_rates)
 
     name = "learned-rates" if steps == 1 else f"learned-rates-{steps}"
     method = metaheac(settings, lengths=True)
@@ -178,8 +177,8 @@ def adapt_campaign(settings: Settings) -> Method:
 def _adapting_a_part(settings: Settings, name: str, label: str, build: BuildGradient) -> Method:
     def train(run: Run) -> Trained:
         run = replace(run, dataset=with_lengths(run.dataset)[0])
-        weights = untrained(run, metaheac_network(run.settings), jax.random.key(run.seed))
-        return train_rows(run, weights, build(run), campaign_sampler(run), label=label)
+        weights = untrained(run, metaheac_network(run.settings))
+        return train_on_campaigns(run, weights, build(run), label=label)
 
     return replace(metaheac(settings, lengths=True), name=name, label=label, train=train)
 

@@ -31,7 +31,7 @@ from metaheac_jax.methods import Method
 from metaheac_jax.methods.fine_tuning import metaheac_network
 from metaheac_jax.methods.method import Run, epoch_steps
 from metaheac_jax.model import General, Weights
-from metaheac_jax.progress import Progress
+from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import Settings
 
 DRAWN = "metaheac"  # the method whose general model the figure of campaigns shows
@@ -203,10 +203,7 @@ def run_method(
       Diverged: a loss or a score is not a number.
     """
     dataset, test = data.dataset, data.split.test
-
-    def labelled(what: str, done: int, total: int) -> None:
-        progress(f"{method.label} {what}", done, total)
-
+    labelled = prefixed(progress, f"{method.label} ")
     began = time.perf_counter()
     general = method.fit(
         dataset,

@@ -23,7 +23,7 @@ from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS
 from metaheac_jax.methods.held_out import hold_out_campaigns
-from metaheac_jax.progress import Progress
+from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import Settings
 
 #: The methods of a command without --methods; few, so that it takes minutes.
@@ -188,11 +188,7 @@ def run_all(
 
 def _labelled(progress: Progress, number: int, runs: int) -> Progress:
     """Progress of one of several runs."""
-
-    def labelled(what: str, done: int, total: int) -> None:
-        progress(f"run {number + 1} of {runs}, {what}", done, total)
-
-    return progress if runs == 1 else labelled
+    return progress if runs == 1 else prefixed(progress, f"run {number + 1} of {runs}, ")
 
 
 def apart_from_held_out(data: Data, settings: Settings, seed: int) -> Data:

@@ -38,7 +38,7 @@ from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.model import General
-from metaheac_jax.progress import Progress
+from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import Settings
 
 Tuning = Mapping[str, Any]
@@ -273,10 +273,7 @@ class _Search:
 
     def _trial(self, method: Method, fields: dict[str, Any], directory: Path) -> dict[str, Any]:
         shown = ", ".join(f"{name} {value}" for name, value in fields.items())
-
-        def labelled(what: str, done: int, total: int) -> None:
-            self.progress(f"tune: {method.label}, {shown}, {what}", done, total)
-
+        labelled = prefixed(self.progress, f"tune: {method.label}, {shown}, ")
         tried = method.with_settings(**fields)
         # Trials that differ only in the online stage share the offline stage.
         online = [name for name in fields if name.startswith("online_") or name == "penalty"]

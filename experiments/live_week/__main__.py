@@ -14,14 +14,14 @@ from experiments.comparison.run_folder import open_run
 from experiments.comparison.tuning import describe, tuned_before, tuned_method
 from experiments.live_week.lifts import Experiment
 from experiments.live_week.report import OUTPUTS, write_report
-from experiments.live_week.week import Week, prefixed
+from experiments.live_week.week import Week
 from experiments.live_week.worlds import APPLICATIONS, load_world
 from metaheac_jax.cli import terminal
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import Method, method_named
-from metaheac_jax.progress import Progress
+from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import PAPER
 
 

@@ -24,7 +24,7 @@ from metaheac_jax.data.dataset import Examples, group_by_campaign
 from metaheac_jax.files import write_json
 from metaheac_jax.methods.method import Method
 from metaheac_jax.model import Customised, General
-from metaheac_jax.progress import Progress, silent
+from metaheac_jax.progress import Progress, prefixed, silent
 from metaheac_jax.ranking import top
 
 #: The stream of random numbers of the first day; the other days follow.
@@ -271,8 +271,3 @@ def with_feedback(stage: Examples, feedback: Sequence[Feedback]) -> Examples:
     parts = [Feedback(owner, stage.user, stage.label), *feedback]
     campaign, user, label = (np.concatenate(column) for column in zip(*parts, strict=True))
     return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns)
-
-
-def prefixed(progress: Progress, prefix: str) -> Progress:
-    """A progress callback that puts ``prefix`` before what is under way."""
-    return lambda what, done, total: progress(prefix + what, done, total)

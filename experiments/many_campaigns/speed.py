@@ -29,7 +29,7 @@ from metaheac_jax.customise.joint import score_jointly
 from metaheac_jax.customise.minibatches import stack_minibatches
 from metaheac_jax.customise.online_stage import minibatches
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
-from metaheac_jax.data.batches import Batch, generator, members
+from metaheac_jax.data.batches import Batch, generator, unstacked
 from metaheac_jax.model import AdaptedWeights, Weights, write_arrays
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT
@@ -215,7 +215,7 @@ def whole_table_adam(
         for _ in range(epochs):
             order = rng.permutation(len(examples.label))
             for [some] in minibatches([order], batch_size):
-                [batch] = members(stack_minibatches([examples], [some], batch_size, 0, pad))
+                [batch] = unstacked(stack_minibatches([examples], [some], batch_size, 0, pad))
                 params, opt_state = step(params, opt_state, batch)
         return params
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -30,7 +31,7 @@ from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import MetaState, build_meta_gradient, build_meta_step
 from metaheac_jax.training.sharding import Placement, build_mesh_step, device_mesh
-from metaheac_jax.training.step import RowState, build_row_step
+from metaheac_jax.training.step import PlainInfo, RowState, build_row_step
 
 NETWORK = MetaHeac(num_experts=OFFICIAL.num_experts, num_critics=OFFICIAL.num_critics)
 
@@ -148,10 +149,13 @@ def build_step(
     gradient = build_meta_gradient(loss, select=select_rows, **options)
     if placement is not None:
         reduction = OFFICIAL.reduction
-        mesh = build_mesh_step(gradient, adam, table_adam(rate), placement, reduction=reduction)
+        mesh = build_mesh_step(
+            gradient, adam, table_adam(rate), placement, reduction=reduction, checked=True
+        )
         return Step(mesh.init, mesh.step, mesh.step, len(CampaignBatch._fields))
-    row = build_row_step(gradient, adam, table_adam(rate))
-    rest = build_row_step(lambda params: (params, None), adam, table_adam(rate))
+    row = build_row_step(gradient, adam, table_adam(rate), checked=True)  # as methods train
+    no_gradient = lambda params: (params, PlainInfo(jnp.zeros(())))  # noqa: E731
+    rest = build_row_step(no_gradient, adam, table_adam(rate), checked=True)
     return Step(row.init, row.step, rest.step, 1)
 
 

@@ -8,5 +8,10 @@ from collections.abc import Callable
 Progress = Callable[[str, int, int], None]
 
 
+def prefixed(progress: Progress, prefix: str) -> Progress:
+    """A callback that puts ``prefix`` before what is being done."""
+    return lambda what, done, total: progress(prefix + what, done, total)
+
+
 def silent(what: str, done: int, total: int) -> None:
     """Ignores all progress."""

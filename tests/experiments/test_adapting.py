@@ -207,7 +207,7 @@ def test_rungs_have_the_rates_and_derivatives_of_their_names(monkeypatch):
     monkeypatch.setattr(
         solved_heads, "solved_gradient", lambda _, *, first_order: asked.append(first_order)
     )
-    monkeypatch.setattr(solved_heads, "train_rows", lambda *_, **__: Trained({}))
+    monkeypatch.setattr(solved_heads, "train_on_campaigns", lambda *_, **__: Trained({}))
     data = dataset(users=120, campaigns=4, per_campaign=40, pool=20)
     for name in ("solved-constant", "solved-head"):
         method_named(name, SETTINGS).with_settings(offline_patience=None).fit(data)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from toy import aucs, dataset
 
-from metaheac_jax.data.batches import members
+from metaheac_jax.data.batches import unstacked
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.errors import Diverged
@@ -122,7 +122,7 @@ def plain_batches():
 def meta_loss(params, support, query, inner_rate):
     """Of a meta-step: sums over examples, summed over campaigns."""
     total = 0.0
-    for own_support, own_query in zip(members(support), members(query), strict=True):
+    for own_support, own_query in zip(unstacked(support), unstacked(query), strict=True):
         gradient = jax.grad(summed_loss)(params, *own_support)
         adapted = jax.tree.map(lambda p, g: p - inner_rate * g, params, gradient)
         total += summed_loss(adapted, *own_query)
@@ -211,7 +211,7 @@ def test_the_other_settings_reach_the_offline_stage(x64):
     @jax.grad
     def slope(params, support, query):
         total = 0.0
-        for own, other in zip(members(support), members(query), strict=True):
+        for own, other in zip(unstacked(support), unstacked(query), strict=True):
             gradient = jax.grad(mean)(params, own)
             total += mean(jax.tree.map(lambda p, g: p - 0.02 * g, params, gradient), other) / 2
         return total

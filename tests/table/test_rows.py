@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny_table import LAYOUT, NETWORK, ROWS, localised, support_and_query, weights
 
-from metaheac_jax.data.batches import members, stacked
+from metaheac_jax.data.batches import stacked, unstacked
 from metaheac_jax.table.rows import RowIndex, select_rows
 from metaheac_jax.threads import in_threads
 from metaheac_jax.training.losses import build_loss
@@ -75,7 +75,7 @@ def test_each_campaign_on_its_own_rows_equals_all_on_the_steps_rows(x64):
     shared, _ = jax.jit(build_meta_gradient(LOSS, **options))(params, support, query)
 
     index, own, both = RowIndex(len(rows)), [], []
-    for ids in zip(members(support.ids), members(query.ids), strict=True):
+    for ids in zip(unstacked(support.ids), unstacked(query.ids), strict=True):
         found, local = index.renumber(index.distinct(ids), 50, ids)
         own.append(found)
         both.append(local)

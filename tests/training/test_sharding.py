@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.data.batches import CampaignBatch, members
+from metaheac_jax.data.batches import CampaignBatch, unstacked
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import InputError
 from metaheac_jax.training import sharding
@@ -133,8 +133,8 @@ def test_parts_of_a_step_are_joined_to_the_step_whatever_they_are():
     touched = joined[0].rows[joined[0].rows < DATA.num_rows]
     np.testing.assert_array_equal(touched, whole.rows[whole.rows < DATA.num_rows])
     for side, *both in zip(in_table(whole), *map(in_table, joined), strict=True):
-        of_parts = [member for part in both for member in members(part)]
-        jax.tree.map(np.testing.assert_array_equal, members(side), of_parts)
+        of_parts = [member for part in both for member in unstacked(part)]
+        jax.tree.map(np.testing.assert_array_equal, unstacked(side), of_parts)
 
 
 def test_a_process_takes_the_campaigns_of_its_devices():

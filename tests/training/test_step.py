@@ -9,7 +9,7 @@ import optax
 import pytest
 from tiny_table import LAYOUT, NETWORK, ROWS, WIDTH, localised, support_and_query, weights
 
-from metaheac_jax.data.batches import members
+from metaheac_jax.data.batches import unstacked
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
@@ -48,7 +48,7 @@ def test_fifty_row_local_steps_equal_fifty_whole_table_steps(x64):
 
 def test_a_plain_gradient_is_that_of_the_batch_and_reports_its_loss(x64):
     network, table = weights()
-    params, batch = {"network": network, "table": table}, members(support_and_query()[0])[0]
+    params, batch = {"network": network, "table": table}, unstacked(support_and_query()[0])[0]
     grads, info = jax.jit(plain_gradient(LOSS))(params, batch)
     np.testing.assert_allclose(info.loss, jax.jit(LOSS)(params, batch), rtol=1e-12)
     expected = jax.jit(jax.grad(LOSS))(params, batch)
@@ -58,7 +58,7 @@ def test_a_plain_gradient_is_that_of_the_batch_and_reports_its_loss(x64):
 def test_a_state_that_was_used_is_refused_in_one_line():
     init, step = row_step(plain_gradient(LOSS))
     first = init(*weights())
-    rows, local = localised(ROWS, members(support_and_query()[0])[0])
+    rows, local = localised(ROWS, unstacked(support_and_query()[0])[0])
     second, _ = step(first, rows, *local)
     with pytest.raises(ValueError, match="the state was consumed by an earlier step") as refused:
         step(first, rows, *local)
@@ -76,7 +76,7 @@ def test_a_step_reuses_the_memory_of_its_state(checked):
     init, step = row_step(plain_gradient(LOSS) if checked else META, checked=checked)
     tall = 1_000_000
     sides = support_and_query(rows=tall)
-    batches = members(sides[0])[:1] if checked else sides
+    batches = unstacked(sides[0])[:1] if checked else sides
     rows, local = localised(256, *batches, rows=tall)
     state = jax.eval_shape(init, network, jax.ShapeDtypeStruct((tall, WIDTH), table.dtype))
     memory = step.__wrapped__.lower(state, rows, *local).compile().memory_analysis()

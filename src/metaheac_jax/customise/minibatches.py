@@ -12,7 +12,7 @@ from threading import Lock
 import jax
 import numpy as np
 
-from metaheac_jax.data.batches import Batch, members, stacked
+from metaheac_jax.data.batches import Batch, stacked, unstacked
 from metaheac_jax.table.layout import Ids
 from metaheac_jax.table.rows import RowIndex
 
@@ -66,7 +66,7 @@ def stack_minibatches(
 
 def localise(index: RowIndex, batch: Batch, size: GrowingSize) -> tuple[np.ndarray, Batch]:
     """(G, U) rows that each campaign's minibatch touches, and the batch with ids into them."""
-    each = members(batch.ids)
+    each = unstacked(batch.ids)
     touched = [index.distinct(ids) for ids in each]
     fixed = size.holding(max(map(len, touched)))
     pairs = zip(touched, each, strict=True)

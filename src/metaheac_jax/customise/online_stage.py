@@ -24,6 +24,8 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.threads import in_threads
 
+_HELD_OUT = 0.1  # fraction of the seeds, and of the non-seeds, that decide when to stop
+
 #: Positions among the examples of each of the G campaigns.
 Picks = Sequence[np.ndarray]
 
@@ -34,7 +36,6 @@ class OnlineOptions(NamedTuple):
     learning_rate: float
     epochs: int
     patience: int | None
-    holdout: float
     watch: Watch[AdaptedWeights] | None
     numbers: Sequence[int]
     kept: KeptCampaigns | None
@@ -59,7 +60,6 @@ class OnlineStage(ABC):
         learning_rate: float = 1e-3,
         epochs: int = 2,
         patience: int | None = None,
-        holdout: float = 0.1,
         names: Sequence[str] | None = None,
         numbers: Sequence[int] | None = None,
         progress: Progress = silent,
@@ -75,12 +75,11 @@ class OnlineStage(ABC):
             examples and the order of its minibatches.
           learning_rate: learning rate of Adam, which starts afresh for each campaign.
           epochs: passes over the examples; with ``patience``, the maximum.
-          patience: None runs all epochs, as the authors' program does. A number holds out part of
-            the examples, keeps the model with the lowest held-out loss, and stops after that
-            many epochs without a lower one (the paper: "until the loss converges"). The general
-            model counts too: a campaign with a single seed or non-seed keeps it.
-          holdout: fraction of the seeds, and of the non-seeds, to hold out if ``patience`` is
-            given; at least one of each.
+          patience: None runs all epochs, as the authors' program does. A number holds out a tenth
+            of the seeds and of the non-seeds, at least one of each. It keeps the model with the
+            lowest held-out loss, and stops after that many epochs without a lower one (the paper:
+            "until the loss converges"). The general model counts too: a campaign with a single seed
+            or non-seed keeps it.
           names: names of the campaigns, for messages.
           numbers: numbers of the campaigns; by default their positions in the list.
           progress: receives the number of campaigns done.
@@ -102,7 +101,7 @@ class OnlineStage(ABC):
             check_batch(batch, self._layout, num_rows, name)
         numbers = numbers or range(len(campaigns))
         rate = float(learning_rate)
-        options = OnlineOptions(rate, epochs, patience, holdout, watch, numbers, kept)
+        options = OnlineOptions(rate, epochs, patience, watch, numbers, kept)
         return self._customise(weights, campaigns, names, seed, options, progress)
 
     @abstractmethod
@@ -162,7 +161,7 @@ def run_epochs(
       Diverged: weights are not finite, and no earlier epoch was better than the start.
     """
     watch, patience = options.watch, options.patience
-    fraction = 0.0 if patience is None else options.holdout
+    fraction = 0.0 if patience is None else _HELD_OUT
     split = [hold_out(label, fraction, rng) for label, rng in zip(labels, rngs, strict=True)]
     fit, held = zip(*split, strict=True)
     stopping = None

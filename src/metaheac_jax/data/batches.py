@@ -237,7 +237,7 @@ def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
     return as_batch(dataset, users, labels, campaign.rows, len(users))
 
 
-def members(tree: Tree) -> list[Tree]:
+def unstacked(tree: Tree) -> list[Tree]:
     """Splits a tree of arrays along the leading axis into a list of trees."""
     return [jax.tree.map(itemgetter(i), tree) for i in range(len(jax.tree.leaves(tree)[0]))]
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from metaheac_jax.data.batches import Batch, CampaignBatch, members, stacked
+from metaheac_jax.data.batches import Batch, CampaignBatch, stacked, unstacked
 
 
 def reference_set(examples: Batch, size: int, pad: int) -> np.ndarray:
@@ -79,7 +79,7 @@ class ReferenceSampler:
         """The batch of one step; ``ids.reference`` of its sets is (C, 2, Q, S)."""
         batch = self._sampler(step)
         pad, size = batch.own.shape[1], self._size
-        each = members(batch.support)
+        each = unstacked(batch.support)
         split = [with_reference(examples, size, pad) for examples in each]
         everyone = np.stack([reference_set(examples, size, pad) for examples in each])
         query = batch.query

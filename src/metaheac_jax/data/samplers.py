@@ -22,8 +22,8 @@ from metaheac_jax.data.batches import (
     check_campaigns,
     gather,
     generator,
-    members,
     stacked,
+    unstacked,
 )
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.table.rows import RowIndex
@@ -117,7 +117,7 @@ class CampaignSampler:
                 users[missing] = self._dataset.num_rows
                 side.append(batch)
         support, query = map(stacked, sides)
-        pairs = zip(members(support.ids), members(query.ids), strict=True)
+        pairs = zip(unstacked(support.ids), unstacked(query.ids), strict=True)
         own = [self._index.distinct(pair) for pair in pairs]
         return support, query, self._index.distinct(*own), own
 
@@ -139,7 +139,7 @@ def _campaign_batch(
       own: the rows that each campaign touches.
       sizes: U and V.
     """
-    sides = zip(own, members(support.ids), members(query.ids), strict=True)
+    sides = zip(own, unstacked(support.ids), unstacked(query.ids), strict=True)
     local = [index.renumber(rows, sizes[1], both) for rows, *both in sides]
     rows, position = index.renumber(touched, sizes[0], np.stack([rows for rows, _ in local]))
     ids = [stacked(side) for side in zip(*(both for _, both in local), strict=True)]
@@ -243,7 +243,7 @@ class GroupSampler:
             groups.append(gather(self._dataset, examples[some], fields, size))
             groups[-1].ids.user[: len(rows)][missing[some]] = self._dataset.num_rows
         query = stacked(groups)
-        own = [self._index.distinct(ids) for ids in members(query.ids)]
+        own = [self._index.distinct(ids) for ids in unstacked(query.ids)]
         return query, self._index.distinct(*own), own
 
 

@@ -25,6 +25,18 @@ REMEDY = "prepare the data first, or again"
 _BLOCK = 1 << 18  # rows of a column read at a time
 
 
+def check_target(target: Path | str, source: Path | str) -> Path:
+    """The absolute path of a folder to write from files in another one.
+
+    Raises:
+      InputError: the folder has the source in it, which writing would delete.
+    """
+    target = Path(target).resolve()
+    if Path(source).resolve().is_relative_to(target):
+        raise InputError(f"{target}: would replace the source {source}; choose another target")
+    return target
+
+
 def write_dataset(dataset: Dataset, target: Path | str, *, progress: Progress = silent) -> None:
     """Writes a dataset to a directory, completely or not at all.
 

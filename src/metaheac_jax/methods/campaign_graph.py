@@ -93,7 +93,7 @@ def train_graph(run: Run) -> Trained:
         disjoint=True,  # always: no user may attend to itself
         value_dropout=settings.value_dropout,
     )
-    weights = untrained(run, _GRAPH, jax.random.key(run.seed))
+    weights = untrained(run, _GRAPH)
     draw = lambda step: sampler(step).shared()  # noqa: E731
     gradient = graph_gradient(run.dataset.layout)
 

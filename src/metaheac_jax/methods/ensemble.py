@@ -29,7 +29,7 @@ from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Watch, Weights
 from metaheac_jax.networks.ensemble import Ensemble, columns
 from metaheac_jax.networks.solved_head import SolvedHead
-from metaheac_jax.progress import Progress
+from metaheac_jax.progress import prefixed
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.training.loop import Quality
 
@@ -134,7 +134,7 @@ def adapt_members(
             run,
             settings=member.settings,
             kept=run.kept and run.kept / member.name,
-            progress=_progress_of(member, run.progress),
+            progress=prefixed(run.progress, f"{member.label} "),
         )
         own_state = _state_of(number, member, state)
         scorers = cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns, None))
@@ -146,10 +146,6 @@ def adapt_members(
         together = _together(weights.table, dict(zip(adapted, own, strict=True)))
         models.append(AdaptedScorer(pool, weights, together, campaign.rows, lengths))
     return models
-
-
-def _progress_of(member: Method, progress: Progress) -> Progress:
-    return lambda what, done, total: progress(f"{member.label} {what}", done, total)
 
 
 def _together(table: Any, parts: Mapping[str, AdaptedWeights]) -> AdaptedWeights:

@@ -102,7 +102,7 @@ def build_offline_heads(build_network: Callable[[Settings, int], Heads], label: 
         def loss(params: Any, examples: Batch, owner: Array) -> Array:
             return build_loss(_WithOwners(network, owner), layout)(params, examples)
 
-        weights = untrained(run, network, jax.random.key(run.seed))
+        weights = untrained(run, network)
         draw = plain_sampler(run).owned
         return train_rows(run, weights, plain_gradient(loss), draw, label=label)
 

@@ -62,7 +62,7 @@ def build_offline(
 def train_network(run: Run, network: Network, offline: Offline, label: str) -> Trained:
     """Trains the general weights of a network; they stay untrained if ``offline`` is "none"."""
     settings, layout = run.settings, run.dataset.layout
-    weights = untrained(run, network, jax.random.key(run.seed))
+    weights = untrained(run, network)
     if offline == "none":
         return Trained(weights._asdict())
     if offline == "plain" and run.mesh is None:
@@ -78,9 +78,7 @@ def train_network(run: Run, network: Network, offline: Offline, label: str) -> T
         reduction=settings.reduction,
         select=select_rows,
     )
-    sampler = campaign_sampler(run)
-    campaigns_of = sampler.campaigns_of
-    return train_rows(run, weights, gradient, sampler, label=label, campaigns_of=campaigns_of)
+    return train_on_campaigns(run, weights, gradient, label=label)
 
 
 def plain_in_groups(run: Run, network: Network) -> tuple[Gradient[...], GroupSampler]:
@@ -134,8 +132,8 @@ def plain_sampler(run: Run) -> ExampleSampler:
     )
 
 
-def untrained(run: Run, network: Network, key: Array) -> Weights:
-    """Untrained weights for the run's data and settings; consumes the key."""
+def untrained(run: Run, network: Network, key: Array | None = None) -> Weights:
+    """Untrained weights for the run's data and settings; by default the key is of its seed."""
     start = functools.partial(
         initialise,
         network,
@@ -144,6 +142,7 @@ def untrained(run: Run, network: Network, key: Array) -> Weights:
         width=run.settings.width,
         scale=run.settings.table_scale,
     )
+    key = jax.random.key(run.seed) if key is None else key
     if run.mesh is None:
         return start(key)
     # A row's values depend only on its number, so the padding rows do not change the others.
@@ -151,6 +150,29 @@ def untrained(run: Run, network: Network, key: Array) -> Weights:
     on_mesh = functools.partial(start, num_rows=placement.padded_rows)
     lives = Weights(placement.state.network, placement.state.table.table)
     return jax.jit(on_mesh, out_shardings=lives)(key)
+
+
+def train_on_campaigns(
+    run: Run,
+    weights: Weights,
+    gradient: Gradient[...],
+    *,
+    label: str,
+    finish: Callable[[Weights], State] = Weights._asdict,
+    reduction: Reduction | None = None,
+) -> Trained:
+    """Trains by `train_rows` on support and query sets of the training campaigns."""
+    sampler = campaign_sampler(run)
+    return train_rows(
+        run,
+        weights,
+        gradient,
+        sampler,
+        label=label,
+        finish=finish,
+        campaigns_of=sampler.campaigns_of,
+        reduction=reduction,
+    )
 
 
 def train_rows(

@@ -99,7 +99,7 @@ def build_seed_offline(build_network: BuildNetwork, label: str) -> Train:
             reduction=settings.reduction,
             select=select_rows,
         )
-        weights = untrained(run, network, jax.random.key(run.seed))
+        weights = untrained(run, network)
         sampler = campaign_sampler(run)
         draw, campaigns_of = ReferenceSampler(sampler, size=MAX_REFERENCE), sampler.campaigns_of
         return train_rows(run, weights, gradient, draw, label=label, campaigns_of=campaigns_of)

@@ -33,7 +33,7 @@ from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.fine_tuning import TUNED
 from metaheac_jax.methods.linear import fit_regression
 from metaheac_jax.methods.method import Method, Run, Train, Trained
-from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
+from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.solved_head import SolvedHead
@@ -88,20 +88,10 @@ def build_head_training(label: str, *, first_order: bool = False) -> Train:
                 f"settings: width: expected 2 or more for a solved head, got {run.settings.width}"
             )
         run = replace(run, dataset=with_lengths(run.dataset)[0])
-        weights = untrained(run, _NETWORK, jax.random.key(run.seed))
+        weights = untrained(run, _NETWORK)
         weights = weights._replace(table=weights.table.at[:, -1].set(0))  # the value weights
         gradient = solved_gradient(run.dataset.layout, first_order=first_order)
-        sampler = campaign_sampler(run)
-        campaigns_of = sampler.campaigns_of
-        return train_rows(
-            run,
-            weights,
-            gradient,
-            sampler,
-            label=label,
-            campaigns_of=campaigns_of,
-            reduction="mean",
-        )
+        return train_on_campaigns(run, weights, gradient, label=label, reduction="mean")
 
     return stage
 

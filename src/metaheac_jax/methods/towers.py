@@ -62,7 +62,7 @@ def pinterest(settings: Settings = PAPER) -> Method:
 def train_space(run: Run) -> Trained:
     """Trains both embeddings with `ranking_gradient` on the seeds in batches of plain training."""
     gradient = ranking_gradient(run.dataset.layout)
-    weights, examples = untrained(run, _NETWORK, jax.random.key(run.seed)), plain_sampler(run)
+    weights, examples = untrained(run, _NETWORK), plain_sampler(run)
     draw = lambda step: seeds_only(examples(step))  # noqa: E731
     return train_rows(run, weights, gradient, draw, label="Pinterest")
 

@@ -24,7 +24,7 @@ from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
 from metaheac_jax.data.sources.tencent import MAX_ID, MAX_IDS
 from metaheac_jax.data.splits import Split
-from metaheac_jax.data.storage import open_dataset, write_dataset
+from metaheac_jax.data.storage import check_target, open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, memory_limit
 from metaheac_jax.progress import Progress, silent
@@ -70,9 +70,7 @@ def prepare(
       InputError: a file is missing, is not such a pickle, or has inconsistent content; the message
         names the file.
     """
-    source, target = Path(source), Path(target).resolve()
-    if source.resolve().is_relative_to(target):
-        raise InputError(f"{target}: would replace the source {source}; choose another target")
+    source, target = Path(source), check_target(target, source)
     paths = _paths(source)
     files = {key: _read_file(path, schema, max_memory, progress) for key, path in paths.items()}
     campaign_ids, campaign_values = _campaigns(list(files.values()))

@@ -30,7 +30,7 @@ from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns
 from metaheac_jax.data.sources.table_fields import Encoder, LearnedField, learn
 from metaheac_jax.data.sources.table_file import ENDINGS, TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
-from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns
+from metaheac_jax.data.storage import MANIFEST, check_target, open_dataset, write_columns
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_array, new_directory
 from metaheac_jax.progress import Progress, silent
@@ -85,9 +85,7 @@ def prepare(
         user who is twice an example of a campaign (the message names the file and row); or the
         fields differ from those of the earlier data.
     """
-    source, target = Path(source), Path(target).resolve()
-    if source.resolve().is_relative_to(target):
-        raise InputError(f"{target}: would replace the source {source}; choose another target")
+    source, target = Path(source), check_target(target, source)
     paths = find_tables(source)
     _check_files(source, paths, schema)
     id_columns = [schema.user_id] if schema.user_id else []

@@ -28,7 +28,7 @@ from metaheac_jax.data.sources.text_blocks import (
     parse_file,
     show,
 )
-from metaheac_jax.data.storage import MANIFEST, open_dataset, write_columns
+from metaheac_jax.data.storage import MANIFEST, check_target, open_dataset, write_columns
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, new_directory
 from metaheac_jax.progress import Progress, silent
@@ -79,9 +79,7 @@ def prepare(
         names; or the schema has a field that the files lack, or differs from that of the earlier
         data.
     """
-    source, target = Path(source), Path(target).resolve()
-    if source.resolve().is_relative_to(target):
-        raise InputError(f"{target}: would replace the source {source}; choose another target")
+    source, target = Path(source), check_target(target, source)
     users, ads = source / "userFeature.data", source / "adFeature.csv"
     train, truth = source / "train.csv", source / "test1_truth.csv"
     for path in (users, ads, train, truth):
