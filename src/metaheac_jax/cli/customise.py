@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from metaheac_jax.audience.campaign_folder import (
-    is_campaign,
+    MANIFEST,
     read_campaign,
     save_customised,
 )
@@ -67,11 +67,7 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
-    if options.out.exists() and not is_campaign(options.out):
-        raise InputError(
-            f"--out: {options.out}: exists and is not a campaign; choose another folder"
-        )
-    terminal.check_not_inside("--out", options.out)
+    terminal.check_output_folder("--out", options.out, MANIFEST, "a campaign")
     screen = terminal.screen()
     terminal.keep_compiled()
     read_attributes(options.attributes)

@@ -237,10 +237,8 @@ def _check_options(options: Options) -> None:
     if options.campaigns is None:
         terminal.check_output("--out", options.out)
         check_audience_file(options.out)
-    elif options.out.exists() and not (options.out / MANIFEST).is_file():
-        raise InputError(f"--out: {options.out}: exists and has no {MANIFEST}; choose another")
     else:
-        terminal.check_not_inside("--out", options.out)
+        terminal.check_output_folder("--out", options.out, MANIFEST, "a folder of audiences")
 
 
 def _ranks(options: Options) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from metaheac_jax.customise.export import (
     export_scorer,
 )
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.model import load
 
@@ -45,11 +44,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    if options.out.exists() and not (options.out / MANIFEST).is_file():
-        raise InputError(
-            f"--out: {options.out}: exists and is not an export; choose another folder"
-        )
-    terminal.check_not_inside("--out", options.out)
+    terminal.check_output_folder("--out", options.out, MANIFEST, "an export")
     check_flatbuffers()
     screen = terminal.screen()
     with locked(options.out), terminal.progress_display(screen) as progress:

@@ -89,9 +89,7 @@ def main(options: Options) -> None:
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
-    if options.out.exists() and not (options.out / MANIFEST).is_file():
-        raise InputError(f"{options.out}: exists and is not a model; choose another folder")
-    terminal.check_not_inside("OUT", options.out)
+    terminal.check_output_folder("OUT", options.out, MANIFEST, "a model")
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),

@@ -34,9 +34,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from metaheac_jax import model
+from metaheac_jax.audience import campaign_folder
 from metaheac_jax.audience.tables import TextTable
+from metaheac_jax.audience.workspace import AUDIENCES
 from metaheac_jax.backend import check_backend, set_cpu_flags
 from metaheac_jax.cli.help_text import join_lines
+from metaheac_jax.customise import export
+from metaheac_jax.data import storage
 from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError
 from metaheac_jax.processes import is_first
 from metaheac_jax.progress import Progress
@@ -45,11 +50,11 @@ O = TypeVar("O")
 
 #: Manifests of the folders that commands replace as a whole.
 _REPLACED = (
-    "manifest.json",
-    "model.json",
-    "campaign.json",
-    "scorer.json",
-    "audiences.json",
+    storage.MANIFEST,
+    model.MANIFEST,
+    campaign_folder.MANIFEST,
+    export.MANIFEST,
+    AUDIENCES,
     "SIMULATED",
 )
 
@@ -277,6 +282,17 @@ def check_output(option: str, path: Path) -> None:
         raise InputError(f"{option}: {path.parent} is not a folder; make it first")
     if path.is_dir():
         raise InputError(f"{option}: {path} is a folder; give a file")
+    check_not_inside(option, path)
+
+
+def check_output_folder(option: str, path: Path, manifest: str, kind: str) -> None:
+    """Refuses an output folder that exists and is of another kind, before any work.
+
+    Raises:
+      InputError: the folder cannot be replaced; the message names the option.
+    """
+    if path.exists() and not (path / manifest).is_file():
+        raise InputError(f"{option}: {path}: exists and is not {kind}; choose another folder")
     check_not_inside(option, path)
 
 
