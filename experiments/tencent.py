@@ -86,7 +86,7 @@ def main(options: Options) -> None:
         refuse_runs_of_one_split(options)
     screen, settings = terminal.screen(), SETTINGS[options.preset]
     if options.dry_run:
-        screen.print(plan(options, settings), highlight=False, markup=False, soft_wrap=True)
+        terminal.print_lines(screen, plan(options, settings))
         return
     with locked(options.out):
         with terminal.progress_display(screen) as progress:

@@ -14,12 +14,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.comparison.report import write_files
+from experiments.comparison.report import keep
 from experiments.comparison.results import Comparison, load
 from experiments.comparison.tuning import NOT_TUNED
 from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory
 
 #: Options of a command that choose the runs and methods of a comparison.
 PARTS = ("--methods", "--runs", "--seed")
@@ -57,10 +56,7 @@ def main(options: Options) -> None:
         join({str(at): of for at, of in found.items()}, options.methods),
         terminal.screen(),
     )
-    with new_directory(options.out, marker="report.md") as directory:
-        write_files(directory, joined, page=False, screen=screen)
-    where = f"report.md, figures and results are in {options.out}; all of it may be committed"
-    screen.print(where, markup=False, soft_wrap=True)
+    keep(options.out, joined, screen)
 
 
 def join(found: Mapping[str, Comparison], methods: Sequence[str] = ()) -> Comparison:

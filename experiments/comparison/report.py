@@ -51,7 +51,7 @@ def write(directory: Path, comparison: Comparison, screen: Console) -> dict[str,
     """
     summary = write_files(directory, comparison, page=True, screen=screen)
     location = f"report.md, report.html, figures, results and the runs are in {directory}"
-    screen.print(location, markup=False, soft_wrap=True)
+    terminal.print_lines(screen, location)
     return summary
 
 
@@ -101,6 +101,14 @@ def _derived(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def keep(target: Path, comparison: Comparison, screen: Console) -> None:
+    """Writes the files that a repository keeps into a folder; an earlier report is replaced."""
+    with new_directory(target, marker="report.md") as directory:
+        write_files(directory, comparison, page=False, screen=screen)
+    where = f"report.md, figures and results are in {target}; all of it may be committed"
+    terminal.print_lines(screen, where)
+
+
 @dataclass(frozen=True)
 class Options:
     """Draws a comparison's tables and figures again, without training."""
@@ -122,10 +130,7 @@ def main(options: Options) -> None:
     kept, place = options.keep.resolve(), options.directory.resolve()
     if kept in (place, *place.parents):
         raise InputError(f"--keep: {options.keep} would replace {options.directory}; give another")
-    with new_directory(options.keep, marker="report.md") as directory:
-        write_files(directory, comparison, page=False, screen=screen)
-    where = f"report.md, figures and results are in {options.keep}; all of it may be committed"
-    screen.print(where, markup=False, soft_wrap=True)
+    keep(options.keep, comparison, screen)
 
 
 if __name__ == "__main__":

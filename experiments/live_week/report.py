@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments.comparison.pages import markdown_table, rich_table, save_figure
 from experiments.live_week.lifts import MEASURES, Experiment, lifts, mean_lifts
 from experiments.live_week.worlds import APPLICATIONS
+from metaheac_jax.cli import terminal
 from metaheac_jax.files import write_json, write_text
 
 #: Lifts of `MEASURES` as the paper's Table 3 prints them. The printed lift of CVR does not follow
@@ -69,7 +70,7 @@ def write_report(
     for note in notes:
         screen.print(note, highlight=False, markup=False)
     where = f"report.md, results.json and the figure are in {directory}"
-    screen.print(where, markup=False, soft_wrap=True)
+    terminal.print_lines(screen, where)
 
 
 def summarise(experiment: Experiment) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_probabilities_are_the_true_ones():
 
     campaign, seen, random_seeds = DATA.campaign(1), [], []
     kept = (campaign.labels == 1) | (np.arange(len(campaign.users)) % 5 == 0)
-    campaign = replace(campaign, users=campaign.users[kept], labels=campaign.labels[kept])
+    campaign = campaign.pick(kept)
     fixed = fixed_method(score, seen, random_seeds)
     [scale] = calibrate(fixed, fixed.fit(DATA), DATA, [campaign], seed=2)
     assert random_seeds == [2]

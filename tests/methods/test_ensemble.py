@@ -63,7 +63,7 @@ def test_before_customising_it_is_the_general_model(general, alone):
 def test_a_campaign_of_seeds_alone_is_customised(general):
     campaign = DATA.campaign(10)
     seeds = campaign.labels == 1
-    campaign = replace(campaign, users=campaign.users[seeds], labels=campaign.labels[seeds])
+    campaign = campaign.pick(seeds)
     [model] = METHOD.customise(general, DATA, [campaign])
     assert np.abs(model.score(DATA.user_rows)).max() < 30
 

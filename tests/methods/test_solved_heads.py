@@ -173,7 +173,7 @@ def test_a_campaign_of_seeds_alone_has_scores_of_usual_size(general):
     """No regression on its values, whose intercept would have no minimum."""
     campaign = DATA.campaign(13)
     seeds = campaign.labels == 1
-    campaign = replace(campaign, users=campaign.users[seeds], labels=campaign.labels[seeds])
+    campaign = campaign.pick(seeds)
     [model] = METHOD.customise(general, DATA, [campaign])
     assert np.abs(model.score(DATA.user_rows)).max() < 20
     assert not len(model.adapted.rows)

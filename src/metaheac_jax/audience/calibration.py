@@ -9,7 +9,7 @@ Axes: n examples, P users, G campaigns, B bins.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
@@ -139,7 +139,7 @@ def calibrate(
                 f"fifth of them; give {round(_MIN_SEEDS / _FRACTION)}"
             )
         fit = np.setdiff1d(np.arange(len(campaign.users)), out)
-        kept.append(replace(campaign, users=campaign.users[fit], labels=campaign.labels[fit]))
+        kept.append(campaign.pick(fit))
         held.append(out)
     models = method.customise(general, data, kept, seed=seed, progress=progress)
     return [

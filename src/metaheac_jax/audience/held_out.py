@@ -6,7 +6,7 @@ Axes: H held-out seeds, X excluded users.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def hold_out_seeds(
         for of in (seeds, np.flatnonzero((campaign.labels == 0) & able))
     )
     rest = np.setdiff1d(np.arange(len(campaign.users)), [*held, *others])
-    kept = replace(campaign, users=campaign.users[rest], labels=campaign.labels[rest])
+    kept = campaign.pick(rest)
     [model] = method.customise(general, data, [kept], seed=seed, progress=progress)
     seen = seen_in_training(general, data, campaign)
     return HeldOutSeeds(campaign.users[held], model, seen, excluded)

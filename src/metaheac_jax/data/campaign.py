@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -81,9 +81,15 @@ class Campaign:
         if self.users.min() < 0 or self.users.max() >= num_users:
             raise InputError(f"{self.name}: a user's index is not in 0 to {num_users - 1}")
         if np.shape(self.rows) != (num_fields,):
-            raise InputError(f"{self.name}: {len(self.rows)} attributes, expected {num_fields}")
+            raise InputError(
+                f"{self.name}: attributes of shape {np.shape(self.rows)}, expected ({num_fields},)"
+            )
         if not np.isin(self.labels, (0, 1)).all():
             raise InputError(f"{self.name}: a label is neither 1 (a seed) nor 0 (a non-seed)")
+
+    def pick(self, examples: np.ndarray) -> Campaign:
+        """The campaign with some of its examples, by position or mask."""
+        return replace(self, users=self.users[examples], labels=self.labels[examples])
 
     @property
     def seeds(self) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -131,11 +131,7 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
         for half, part, most in zip(halves, parts, (MAX_ADAPTED, MAX_JUDGED), strict=True):
             half.append(part[: max(1, round(len(part) * min(1.0, most / total)))])
     adapted, judged = map(np.concatenate, halves)
-    return HeldOut(
-        replace(campaign, users=campaign.users[adapted], labels=campaign.labels[adapted]),
-        campaign.users[judged],
-        campaign.labels[judged],
-    )
+    return HeldOut(campaign.pick(adapted), campaign.users[judged], campaign.labels[judged])
 
 
 def judge_models(
