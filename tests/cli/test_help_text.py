@@ -22,8 +22,18 @@ class Devices:
     2 of them."""
 
 
-@dataclasses.dataclass
-class Brew:
+@dataclasses.dataclass(kw_only=True)
+class Timed:
+    """Takes
+    time."""
+
+    minutes: int = 3
+    """How long,
+    3 or more."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Brew(Timed):
     """Makes tea.
 
     In one of these
@@ -73,6 +83,7 @@ def test_lines_of_one_sentence_are_one_line(capsys, monkeypatch):
         "- Hot, with water.",
         "- Cold: with 3 cubes.",
         "--cups INT How many: at least 2 for guests, --strong or not. (required)",
+        "--minutes INT How long, 3 or more. (default: 3)",
         "--plain INT One line. (default: 1)",
         "Of several devices.",
         "--devices.mesh STR Which devices, `campaign=4` or 2 of them. (default: campaign=4)",

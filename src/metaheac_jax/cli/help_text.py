@@ -23,7 +23,8 @@ def join_lines(options: Any) -> None:
     for part in get_args(options):
         join_lines(part)
     if isinstance(options, type) and dataclasses.is_dataclass(options):
-        _rewrite(options)
+        for kind in filter(dataclasses.is_dataclass, options.__mro__):
+            _rewrite(kind)
         for hint in get_type_hints(options, include_extras=True).values():
             join_lines(hint)
 
