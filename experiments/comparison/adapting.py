@@ -203,7 +203,8 @@ def heads(run: Run) -> MetaGradient:
 def rows(run: Run) -> Gradient[...]:
     """The gradient through inner steps on the campaign's rows.
 
-    A step moves an offset (N, k), which is added to these rows and starts at 0. This is equivalent.
+    A step moves an offset (N, k), which is added to these rows and starts at 0. This is equivalent
+    to a step on the rows.
     """
     settings, layout = run.settings, run.dataset.layout
     network = metaheac_network(settings)

@@ -108,7 +108,7 @@ def run_methods(
       methods: methods with their settings.
       seed: determines initial values, batches and orders.
       directory: the run's folder, from `run_folder.open_run`.
-      progress: receives what is under way.
+      progress: receives what is being done.
       figures: also compute the data of Figure 3, with a thousand steps for each of `CURVES`.
       allow_changes: as in `Method.fit`.
 
@@ -227,7 +227,9 @@ def run_method(
     }
     if method.takes_steps:
         step_time, in_all = _times(log, method.label)
-        result["seconds"]["offline"] = max(trained - began, in_all)  # differs if it was resumed
+        result["seconds"]["offline"] = max(
+            trained - began, in_all
+        )  # the log's is larger after a resumption
         result["offline"] = _offline(method, general, dataset) | step_time
     if method.takes_steps and method.general_scores:
         untouched = method.with_settings(online_epochs=0)

@@ -32,7 +32,7 @@ DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options that all commands which compare methods have."""
+    """The common options of the commands that compare methods."""
 
     preset: Literal["paper", "official"] = "paper"
     """Settings: what the paper prints, or what the authors' program does."""
@@ -124,7 +124,7 @@ def run_all(
         `tuning.tuned_before`; None for none. The official preset uses no stored tuning.
       settings: settings that all methods start from.
       more_config: whatever else must not change between a run and its resumption.
-      progress: receives what is under way.
+      progress: receives what is being done.
       published: as in `Comparison`.
       campaigns: what the title calls campaigns.
 
@@ -138,7 +138,7 @@ def run_all(
     if not options.resume:
         _clear(options.out)
     elif not options.tune:
-        # The first run must exist to be resumed; the others may not have begun.
+        # The first run must exist to be resumed; the others need not have begun.
         _require(options.out / f"seed-{options.seed}")
 
     def config(seed: int, data: Data) -> dict[str, Any]:

@@ -10,9 +10,9 @@ applications and each week, and every week has its own campaigns, users and mode
   random into two buckets of equal size, one for each arm. Every campaign has its own split, because
   with a single split all campaigns that seek the same users would share their luck.
 - **Each day** the models of an arm score its bucket, and the arm takes the top-scored users, as
-  many as the other arm. Those who are active on that day see the campaign (*exposure*) and convert
-  with the true probability (*conversion*). A user who saw the campaign leaves the bucket. *CVR* is
-  conversions over exposures.
+  many as the other arm. Those of them who are active on that day see the campaign (*exposure*)
+  and convert with the true probability (*conversion*). A user who saw the campaign leaves the
+  bucket. *CVR* is conversions over exposures.
 - **Feedback.** Every exposed user becomes an example of the campaign, labelled with the outcome.
   As in the deployed system, both models learn from these examples: every day the general model of
   an arm is trained again on all campaigns, and the models of the running campaigns are customised

@@ -73,7 +73,7 @@ class Arm:
       directory: folder for checkpoints of the general models that are trained during the week. The
         log of each training is next to it, ``NAME-day-D.jsonl``.
       allow_changes: as in `Method.fit`.
-      progress: receives what is under way.
+      progress: receives what is being done.
     """
 
     method: Method
@@ -119,7 +119,7 @@ class Week:
         general_every: see `Schedule`.
         run_folder: the folder that `run_folder.open_run` opened.
         allow_changes: as in `Method.fit`.
-        progress: receives what is under way.
+        progress: receives what is being done.
 
         Raises:
           InputError: a campaign cannot be trained on, or the audience has no user.

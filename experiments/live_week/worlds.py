@@ -74,7 +74,7 @@ def load_world(
       num_campaigns: all campaigns, running or not.
       seed: seed of the week; every application derives a different seed from it.
       cache_dir: folder for the simulated files and the prepared dataset.
-      progress: receives what is under way.
+      progress: receives what is being done.
     """
     world_seed = len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
     name = f"{application}-{num_users}-users-{num_campaigns}-campaigns-seed-{world_seed}"

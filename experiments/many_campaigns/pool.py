@@ -61,7 +61,7 @@ def time_expanding(
       num_users: P.
       width: k.
       directory: folder for the pool's files, which are removed afterwards.
-      progress: receives what is under way.
+      progress: receives what is being done.
     """
     size = Size(1, OFFICIAL.batch_size, width, TABLE_ROWS)
     tile = synthetic(size, num_users=_TILE)

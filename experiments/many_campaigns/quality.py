@@ -31,7 +31,7 @@ class WayResult:
       tried: AUC on held-out training campaigns by online learning rate.
       rate: the best rate, with which the test campaigns are customised.
       seconds: time to customise all test campaigns.
-      result: figures of the test campaigns; see `audience.evaluation.judge_all`.
+      result: metrics of the test campaigns; see `audience.evaluation.judge_all`.
     """
 
     tried: Mapping[float, float]
@@ -57,7 +57,7 @@ def customise_both_ways(
       method: the method with its settings.
       seed: seed of the held-out campaigns and of all stages.
       directory: folder for checkpoints, from which training resumes.
-      progress: receives what is under way.
+      progress: receives what is being done.
     """
     kept, held = hold_out_campaigns(data.dataset, data.split.train, seed, fraction=HELD_OUT)
     data = data.apart_from(held)

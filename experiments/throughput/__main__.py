@@ -60,8 +60,8 @@ class Options:
     """Only the meta-step at the official size, row-local and whole-table, with 334,494 and
     3,344,940 rows; the size flags are ignored."""
     steps: int = 20
-    """Timed runs per benchmark; at least 3 if they take more than 10 seconds. The meta-step has at
-    least 24: 8 per turn, or as many as fit into 2 seconds."""
+    """Timed runs per benchmark; fewer, but at least 3, if they take more than 10 seconds. The
+    meta-step has at least 24: 8 per turn, or as many as fit into 2 seconds."""
     json: Path | None = None
     """File for the records."""
     profile: Path | None = None

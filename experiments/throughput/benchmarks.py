@@ -221,7 +221,7 @@ class Bench:
         self._num_done += len(inputs)
 
     def prepare(self) -> None:
-        """Times preparing a dataset on disk from the files of a small simulated competition."""
+        """Times preparing a dataset on disk from a small world in the competition's format."""
         if "prepare" not in self._benchmarks:
             return
         with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ _H200 = "NVIDIA H200 Tensor Core GPU, data sheet"
 _A100 = "NVIDIA A100 Tensor Core GPU, data sheet"
 _V5E, _V5P = "https://cloud.google.com/tpu/docs/v5e", "https://cloud.google.com/tpu/docs/v5p"
 
-# "default" is TF32 on these GPUs and bf16 on TPUs. The sheet's rate is sparse where it is halved.
+# "default" is TF32 on these GPUs and bf16 on TPUs. Sheets give halved numbers for sparse matrices.
 _HOPPER = {"default": 989e12 / 2, "float32": 67e12, "bf16": 1979e12 / 2}
 _HOPPER_PCIE = {"default": 756e12 / 2, "float32": 51e12, "bf16": 1513e12 / 2}
 _AMPERE = {"default": 156e12, "float32": 19.5e12, "bf16": 312e12}

@@ -123,7 +123,11 @@ def _placement(num_campaigns: int, num_rows: int) -> Placement:
 def build_step(
     way: Way, num_campaigns: int, layout: Layout, placement: Placement | None = None
 ) -> Step:
-    """The meta-step in one of the ways, with the official settings; with a placement, on a mesh."""
+    """The meta-step in one of the ways, with the official settings; with a placement, on a mesh.
+
+    The row-local steps also check that they are finite, as methods do; the whole-table step does
+    not.
+    """
     rate = OFFICIAL.outer_learning_rate
     loss, adam = build_loss(NETWORK, layout, reduction=OFFICIAL.reduction), optax.adam(rate)
     options: dict[str, Any] = {
@@ -153,7 +157,7 @@ def build_step(
             gradient, adam, table_adam(rate), placement, reduction=reduction, checked=True
         )
         return Step(mesh.init, mesh.step, mesh.step, len(CampaignBatch._fields))
-    row = build_row_step(gradient, adam, table_adam(rate), checked=True)  # as methods train
+    row = build_row_step(gradient, adam, table_adam(rate), checked=True)
     no_gradient = lambda params: (params, PlainInfo(jnp.zeros(())))  # noqa: E731
     rest = build_row_step(no_gradient, adam, table_adam(rate), checked=True)
     return Step(row.init, row.step, rest.step, 1)

@@ -22,11 +22,11 @@ from metaheac_jax.errors import BackendError
 _YNN = "--xla_cpu_experimental_ynn_fusion_type"
 #: Keeps reductions on a CPU away from YNNPACK.
 REDUCE_FLAG = f"{_YNN}=-reduce"
-#: Shortens compilation for a CPU by LLVM's lowest level of optimisation; higher levels do not make
-#: a step faster. The flag would affect a GPU's programs as well.
+#: Compiles for a CPU at LLVM's optimisation level 1, which is shorter; higher levels do not make a
+#: step faster. The flag would affect a GPU's programs as well.
 LEVEL_FLAG = "--xla_backend_optimization_level=1"
 
-#: Shapes a little larger than each fault that `check_backend` looks for needs.
+#: Shapes a little larger than the smallest that show the faults `check_backend` looks for.
 _PRODUCT, _ROWS = (2048, 4), (40_000, 3)
 _RIGHT_VERSION = "0.10.1"  # of jaxlib; correct on a CPU without flags
 

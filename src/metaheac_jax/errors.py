@@ -40,7 +40,7 @@ _KINDS = {str: "text", int: "a whole number", bool: "true or false", list: "a li
 
 
 def check_keys(where: str, data: Any, kinds: Mapping[str, type]) -> None:
-    """Refuses anything but a JSON object with keys of ``kinds`` and values of their types.
+    """Refuses anything but a JSON object with keys from ``kinds`` and values of their types.
 
     Raises:
       InputError: the data is something else; the message names the key and what was expected.

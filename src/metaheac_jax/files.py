@@ -281,8 +281,8 @@ def fsync(path: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path to which the block writes a file, which becomes ``path`` if it succeeds.
 
-    The file is flushed to disk before the block ends. An existing file is replaced only on success.
-    The path is `locked` meanwhile.
+    The file is on disk once the `with` statement has ended. An existing file is replaced only on
+    success. The path is `locked` meanwhile.
 
     Raises:
       InputError: the path is a folder, a pipe or a device, or another process is writing it.

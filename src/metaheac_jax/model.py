@@ -388,7 +388,7 @@ def _load_optimizer(model: Path, digest: str, progress: Progress) -> State | Non
     folder = model / OPTIMIZER
     if not folder.is_dir():
         return None
-    remedy = f"delete {folder} and fit the model anew"
+    remedy = f"delete {folder} and fit the model from scratch"
     body = read_sealed(
         folder, _OPTIMIZER_MANIFEST, format=_OPTIMIZER_FORMAT, remedy=remedy, progress=progress
     )

@@ -340,7 +340,7 @@ def _as_number(name: str, raw: Any) -> float:
     """A raw value of a field with ``edges``, as a float; NaN if it is missing."""
     try:
         if isinstance(raw, bool):
-            raise TypeError("true and false are no numbers")
+            raise TypeError("true and false are not numbers")
         return float("nan") if raw is None or raw == "" else float(raw)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"campaign attributes: {name} is {raw!r}, expected a number") from error

@@ -33,7 +33,7 @@ def test_csv_and_parquet_are_compared(folder, capsys):
         ["c.csv.gz", "b.parquet", "1", "2", "0", "0.0", "0.0"],
     ]
     printed = capsys.readouterr().out
-    for title in ("Users in both", "Share of the line's users", "Jaccard index"):
+    for title in ("Users in both", "Share of the row's users", "Jaccard index"):
         assert title in printed
 
 

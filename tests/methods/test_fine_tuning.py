@@ -276,7 +276,7 @@ def test_a_step_that_is_not_finite_ends_a_training_or_is_left_out(monkeypatch):
     said = r"MetaHeac: step 2: the loss is nan \(campaigns \d, \d\)"
     with pytest.raises(Diverged, match=said):
         metaheac(SETTINGS).fit(DATA, seed=SEED)
-    with pytest.warns(UserWarning, match=said + "; the step is left out"):
+    with pytest.warns(UserWarning, match=said + "; the step is skipped"):
         general = metaheac(SETTINGS).fit(DATA, seed=SEED, skip_nonfinite=1)
     assert steps_of(general) == STEPS - 1
 

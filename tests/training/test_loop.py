@@ -183,14 +183,14 @@ def test_steps_that_are_not_finite_are_left_out_and_told(tmp_path):
     with pytest.raises(Diverged, match=told.format(4, 3) + "; lower"):
         run(20, 0)
     with (
-        pytest.warns(match=told.format(4, 3) + "; the step is left out"),
+        pytest.warns(match=told.format(4, 3) + "; the step is skipped"),
         pytest.warns(match=told.format(13, 12)),
     ):
         state = run(20, 2)
     good = [number for number in range(20) if number not in bad]
     only, _ = train(checked(), whole(), lambda n: draw(good[n]), num_steps=18)
     jax.tree.map(np.testing.assert_array_equal, state, only)
-    with pytest.raises(Diverged, match=told.format(28, 27) + ", after 2 that were left out"):
+    with pytest.raises(Diverged, match=told.format(28, 27) + ", after 2 that were skipped"):
         run(40, 2)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     skipped = [(line["step"], line["campaigns"]) for line in lines if "skipped" in line]
@@ -298,10 +298,10 @@ def test_processes_leave_out_as_many_steps_as_the_first(monkeypatch):
         return rows_and_factors(network=np.nan if number == 3 else float(number))
 
     options = {"num_steps": 5, "checkpoints": Nothing(), "skip_nonfinite": 1}
-    with pytest.warns(match="the step is left out"):
+    with pytest.warns(match="the step is skipped"):
         train(checked(), whole(), draw, **options)
     monkeypatch.setattr(loop, "from_first", lambda before: (9.0, 1))
-    with pytest.raises(Diverged, match="after 1 that were left out"):
+    with pytest.raises(Diverged, match="after 1 that were skipped"):
         train(checked(), whole(), draw, **options)
 
 

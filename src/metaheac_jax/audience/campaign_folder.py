@@ -151,7 +151,7 @@ class SavedCampaign:
         return general.origin is not None and general.origin.digest == self.origin.digest
 
     def is_up_to_date(self, general: General) -> bool:
-        """Whether the weights are from this general model and all feedback and exclusions."""
+        """Whether they were adapted from this general model with all feedback and exclusions."""
         return self.is_of(general) and self.learned == self.known
 
     def would_stay(self, general: General, data: Dataset, seed: int) -> bool:

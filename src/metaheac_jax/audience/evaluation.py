@@ -151,8 +151,8 @@ def gains_table(
     """Users and converts by decile of score, summed over campaigns.
 
     Each pool is divided separately, since scores of different campaigns are not comparable. Ties
-    are ordered by ascending user id. Pools of fewer than 10 users leave deciles without users,
-    which are not returned.
+    are ordered by ascending user id. A decile without users (if every pool has fewer than 10) is
+    not returned.
 
     Args:
       dataset: the data; its stage 2 has the pools.

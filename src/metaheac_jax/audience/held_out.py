@@ -21,7 +21,7 @@ from metaheac_jax.progress import Progress, silent
 HELD_OUT = 0.2  # fraction of the seeds, and of the non-seeds
 #: Number of seeds needed to hold 10 of them out. Seeds from feedback do not count.
 MIN_SEEDS = 50
-#: A training campaign with equal attributes and this fraction of a campaign's seeds is the same.
+#: A training campaign with equal attributes and this fraction of a campaign's seeds counts as it.
 SHARED = 0.1
 #: The reason why there are no users to compare held-out seeds with.
 NOBODY_NEW = "all users are seeds, learned from or excluded; use a larger pool"

@@ -80,7 +80,7 @@ def describe_audience(
     seed: int = 0,
     progress: Progress = silent,
 ) -> AudienceReport:
-    """Measures the content of a report; scores the pool again, by a model without some seeds.
+    """Measures what a report shows; scores the pool again with a model that lacks some seeds.
 
     Args:
       method: the method that trained the general model.

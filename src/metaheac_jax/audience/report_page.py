@@ -135,7 +135,7 @@ def _use_section(report: AudienceReport) -> list[Html]:
         *section,
         table_element(importance_table(report.used)),
         _note(
-            "How much less well the model distinguishes held-out seeds from other users when a "
+            "How much worse the model distinguishes held-out seeds from other users when a "
             "field's values are shuffled among users. A field that another one can replace has a "
             "small drop."
         ),

@@ -97,7 +97,7 @@ def overlap_tables(overlap: Overlap) -> list[TextTable]:
     """Matrices of counts, shares and Jaccard indices, with a row and a column per audience."""
     matrices: dict[str, tuple[np.ndarray, str]] = {
         "Users in both": (overlap.count, ",d"),
-        "Share of the line's users who are in the column's audience": (overlap.share, ".1%"),
+        "Share of the row's users who are in the column's audience": (overlap.share, ".1%"),
         "Jaccard index: users in both of those in either": (overlap.jaccard, ".3f"),
     }
     tables = []

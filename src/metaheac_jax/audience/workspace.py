@@ -25,8 +25,8 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, writer_of
 from metaheac_jax.sealed import read_sealed
 
-#: Endings of the names of two folders: that of a training, and that of campaigns which a command
-#: customises while it makes their audiences.
+#: Suffixes of folder names: of a training, and of the campaigns that a command customises while it
+#: makes their audiences.
 TRAINING, CUSTOMISED = ".training", ".customised"
 #: The manifest of a folder of audiences, and the format of every manifest of audiences.
 AUDIENCES, AUDIENCES_FORMAT = "audiences.json", "metaheac_jax audiences 1"
@@ -102,7 +102,10 @@ def find_items(folder: Path) -> list[Item]:
 
 
 def find_unfinished(folder: Path) -> list[Unfinished]:
-    """Files and folders that running, interrupted or killed commands have left in a workspace."""
+    """Files and folders that running, interrupted or killed commands have left in a workspace.
+
+    Hidden and unfinished folders are not entered.
+    """
     found = []
     for directory, folders, names in os.walk(folder):
         for name in folders:

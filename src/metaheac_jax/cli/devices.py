@@ -27,7 +27,8 @@ class DeviceOptions:
     Slurm, Open MPI, Kubernetes or Cloud TPUs. All processes must see the same files; the first one
     writes. If one ends, the others end within half a minute; start all again, fit with --resume."""
     process: str | None = None
-    """With --coordinator HOST:PORT, the number of this process and of all: 0/2 or 1/2 of two."""
+    """With --coordinator HOST:PORT, the number of this process, from 0, and the number of
+    processes: 0/2 and 1/2 for two processes."""
 
 
 def join_others(options: DeviceOptions) -> None:
@@ -54,7 +55,7 @@ def join_others(options: DeviceOptions) -> None:
 
 
 def mesh_of(options: DeviceOptions) -> Mesh | None:
-    """The requested mesh; None for a single device.
+    """The requested mesh; None without --mesh.
 
     Raises:
       InputError: the option is not a mesh, or does not fit the number of devices.

@@ -84,12 +84,12 @@ class Options:
     campaigns: Path | None = None
     """File with one campaign per line, as JSON: {"name": "tea", "seeds": "tea.csv", "attributes":
     {...}}, and optionally "previous": "old/tea.csv". A JSON list of campaigns works as well. Paths
-    are relative to the file. Customised campaigns are kept in OUT.customised until all are done, so
-    that after an interruption the same command continues."""
+    are relative to the file. Customised campaigns are kept in OUT.customised until all audiences
+    are written, so that after an interruption the same command continues."""
     out: Path
     """File to write: .parquet, .csv or .csv.gz. A file NAME.json beside it records what it was made
     from, for metaheac status. With --campaigns, a folder with a file per campaign and
-    audiences.json; an existing one is replaced."""
+    audiences.json; an existing folder of audiences is replaced."""
     format: Literal["parquet", "csv", "csv.gz"] | None = None
     """With --campaigns, the format of the files; csv by default."""
     size: int | None = None

@@ -48,8 +48,8 @@ class Options:
     """Settings of the paper (the default), or of its authors' program (wider embeddings)."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Continue training from this model, for example every day on new data. Use `metaheac prepare
-    --extends MODEL` to make such data. Method and settings are the model's. Do not delete the
-    folder `optimizer` in the model's folder: its state of the optimiser is needed to continue."""
+    --extends MODEL` to make such data. Method and settings are the model's. This needs the
+    model's subfolder `optimizer`, which holds the state of its optimiser."""
     campaigns: Literal["all", "paper", "official"] = "all"
     """Campaigns to train on: all; paper, a random 60% as in the paper, so that `metaheac evaluate`
     can judge the rest; or official, the half that the authors' program takes."""

@@ -23,8 +23,8 @@ def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
       text: whether ids are text.
 
     Raises:
-      InputError: the file cannot be read, has no column ``user_id``, or has a row without an id,
-        such as 007 if ids are whole numbers; the message names it.
+      InputError: the file cannot be read, has no column ``user_id``, or has a row without a
+        valid id, such as 007 if ids are whole numbers; the message names it.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an audience that metaheac expand has written")

@@ -13,12 +13,13 @@ import docstring_parser
 def join_lines(options: Any) -> None:
     """Joins the lines of each paragraph in the docstrings of option classes.
 
-    tyro breaks a text before each line that does not begin with a letter, which continued lines of
-    attribute docstrings never do. Attribute docstrings move into the ``Attributes:`` section of the
-    class docstring, where tyro looks first.
+    tyro breaks a text before each line that does not begin with a letter. Continued lines of
+    attribute docstrings begin with spaces. These docstrings move into the ``Attributes:`` section
+    of the class docstring, where tyro looks first.
 
     Args:
-      options: a dataclass, or a union of annotated ones; classes of their fields are included.
+      options: a dataclass with a docstring, or a union of annotated ones; their base classes and
+        the classes of their fields are included.
     """
     for part in get_args(options):
         join_lines(part)

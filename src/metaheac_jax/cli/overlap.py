@@ -22,8 +22,8 @@ from metaheac_jax.files import write_csv
 class Options:
     """Shows how many users each pair of audiences shares.
 
-    Prints three tables with a line and a column for each audience: the number of users in both; the
-    share of the line's users who are in the column's audience; and the Jaccard index (users in
+    Prints three tables with a row and a column for each audience: the number of users in both; the
+    share of the row's users who are in the column's audience; and the Jaccard index (users in
     both, divided by users in either).
     """
 

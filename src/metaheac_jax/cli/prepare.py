@@ -36,9 +36,9 @@ class Options:
       .csv.gz. They need a --schema; `metaheac prepare SOURCE --infer schema.json` writes a first
       one to edit.
     - A single file of users in such a format, for example a survey with a row per person. The
-      schema names the columns that make campaigns: "campaigns_from": [{"name": "vote"}]. Each value
-      makes a campaign, whose seeds are the users with this value; 30% of the users are held out to
-      judge on.
+      schema names the columns that make campaigns: "campaigns_from": [{"name": "vote"}]. A
+      value that enough users have and enough lack ("min_seeds") makes a campaign, whose seeds are
+      the users with this value; 30% of the users are held out to judge on.
     - A folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv in the format of
       the Tencent Ads competition 2018, as `metaheac simulate` makes them.
     - A folder with the processed files of the paper's authors,
@@ -56,8 +56,9 @@ class Options:
     In tables, a user field with "sensitive": true is not an input of any model; reports show how
     audiences differ by it."""
     max_ids: int | None = None
-    """For the competition's and the authors' files: refuse them if the largest ids of the fields
-    add up to more than this, since memory grows with that sum. Default: 100 million."""
+    """For the competition's and the authors' files: refuse them if the largest ids of the user
+    fields (in the authors' files, of all fields) add up to more than this, since memory grows with
+    that sum. Default: 100 million."""
     max_memory: float | None = None
     """For the authors' files: refuse a file that takes more GiB of memory than this to read.
     Default: 2 GiB plus 50 times the size of the file."""

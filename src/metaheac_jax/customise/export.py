@@ -43,7 +43,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_scorer(model: Customised, directory: Path | str, *, progress: Progress = silent) -> None:
-    """Writes the scorer of a customised model into a folder, whole or not at all.
+    """Writes the scorer of a customised model into a folder, completely or not at all.
 
     An existing export is replaced. The program scores any user; `EXCLUDED` lists the users who may
     be in no audience of the campaign.

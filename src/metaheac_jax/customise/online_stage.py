@@ -75,11 +75,11 @@ class OnlineStage(ABC):
             examples and the order of its minibatches.
           learning_rate: learning rate of Adam, which starts afresh for each campaign.
           epochs: passes over the examples; with ``patience``, the maximum.
-          patience: None runs all epochs, as the authors' program does. A number holds out a tenth
-            of the seeds and of the non-seeds, at least one of each. It keeps the model with the
-            lowest held-out loss, and stops after that many epochs without a lower one (the paper:
-            "until the loss converges"). The general model counts too: a campaign with a single seed
-            or non-seed keeps it.
+          patience: None runs all epochs, as the authors' program does. With a number, a
+            tenth of the seeds and of the non-seeds (at least one of each) is held out, the model
+            with the lowest held-out loss is kept, and adapting stops after that many epochs without
+            a lower one (the paper: "until the loss converges"). The general model counts too: a
+            campaign with a single seed or non-seed keeps it.
           names: names of the campaigns, for messages.
           numbers: numbers of the campaigns; by default their positions in the list.
           progress: receives the number of campaigns done.

@@ -84,7 +84,7 @@ class OwnedBatch(NamedTuple):
     Attributes:
       rows: (U,) int32 table rows that the step touches, padded with R.
       examples: leaves (B, ...), with ids that point into ``rows``.
-      owner: (B,) int32 position of each example's campaign among the sampler's, in ascending order.
+      owner: (B,) int32 position of each example's campaign in the sampler's ascending campaigns.
     """
 
     rows: np.ndarray

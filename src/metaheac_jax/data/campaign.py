@@ -171,7 +171,7 @@ def draw_non_seeds(
     """Draws the indices of ``count`` random users who are neither seeds nor excluded.
 
     If there are fewer such users, all are returned. ``seeds`` and ``excluded`` are distinct
-    indices. The draw depends on the seeds, so campaigns do not share the randomness of one draw.
+    indices. The draw depends on the seed users too, so campaigns have independent non-seeds.
     """
     own = zlib.crc32(np.sort(seeds).astype("<i8").tobytes())
     rng = np.random.Generator(np.random.Philox([seed, own]))

@@ -1,6 +1,6 @@
 """A campaign with its users by id, and the feedback on its audiences.
 
-Neither depends on a data set, since a user's position differs between data sets.
+Neither depends on a data set: users are given by id, since their positions differ between sets.
 
 Axes: n examples of a campaign, F users with feedback.
 """

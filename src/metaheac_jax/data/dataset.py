@@ -394,10 +394,10 @@ class Dataset:
           progress: receives the number of users read.
 
         Raises:
-          InputError: a campaign has no seeds, none of them is a user of this data set, all of them
-            are excluded, all users are seeds or excluded, an id is invalid (see `find_users`), an
-            attribute is missing, unknown or invalid, or ``non_seeds_per_seed`` or ``seed`` is out
-            of range. The message names the campaign if it has a name.
+          InputError: a campaign has no seeds, none of its seeds is a user of this data set, all of
+            them are excluded, all users are seeds or excluded, an id is invalid (see `find_users`),
+            an attribute is missing, unknown or invalid, or ``non_seeds_per_seed`` or ``seed`` is
+            out of range. The message names the campaign if it has a name.
         """
         check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
         check_whole("seed", seed, 0)
@@ -540,6 +540,6 @@ class Dataset:
         if not re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name):
             raise InputError(
                 f"campaign {name}: the campaign ids of {self.where} are whole numbers; rename the "
-                "campaign folder to a whole number"
+                "campaign folder to one in its usual spelling, such as 12"
             )
         return int(name)

@@ -26,10 +26,10 @@ _BLOCK = 1 << 18  # rows of a column read at a time
 
 
 def check_target(target: Path | str, source: Path | str) -> Path:
-    """The absolute path of a folder to write from files in another one.
+    """Checks a folder that is to be written from a source, and returns its absolute path.
 
     Raises:
-      InputError: the folder has the source in it, which writing would delete.
+      InputError: the folder is the source or contains it, so writing would delete the source.
     """
     target = Path(target).resolve()
     if Path(source).resolve().is_relative_to(target):

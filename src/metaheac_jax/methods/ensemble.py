@@ -72,7 +72,8 @@ def ensemble_network(settings: Settings) -> Ensemble:
 def train_members(run: Run) -> Trained:
     """The offline stage: trains each member, then judges the ensemble if campaigns are held out.
 
-    The optimiser's state contains that of each member, and its number of steps is their sum.
+    The optimiser's state contains that of each member, and its number of steps is the sum of
+    theirs.
 
     Raises:
       InputError: the width is below 2, which is too small for a solved head.

@@ -41,8 +41,8 @@ def hold_out_campaigns(
 
     A fraction is held out. If training continues from a model, the campaigns that were held out of
     the model's training come first, and then at most that fraction of the campaigns that are new to
-    the model. If the model held out none, half of the new campaigns come before those that it was
-    trained on.
+    the model. If the model held out none, at most half of the new campaigns come before those that
+    it was trained on.
 
     Args:
       data: the data set with the campaigns.
@@ -53,7 +53,7 @@ def hold_out_campaigns(
       keep: indices of campaigns that are never held out.
 
     Raises:
-      InputError: too few campaigns have two seeds and two non-seeds, so that they can be halved.
+      InputError: too few campaigns have the two seeds and two non-seeds that halving needs.
     """
     seeds = data.stage1.positives[campaigns]
     others = data.stage1.counts[campaigns] - seeds
@@ -124,7 +124,7 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
             raise InputError(
                 f"{data.where}: {campaign.name}: has {int(campaign.labels.sum())} seeds and "
                 f"{int((campaign.labels == 0).sum())} non-seeds; a held-out campaign is halved, so "
-                "it needs at least two of each; do not hold it out"
+                "it needs at least two of each; leave it out"
             )
         middle = len(of_kind) // 2
         parts = of_kind[:middle], of_kind[middle:]

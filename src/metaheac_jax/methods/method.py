@@ -280,8 +280,8 @@ class Method:
             The configuration is in a file beside the folder, with the same name and ``.json``.
           log: a file for JSON lines with losses and speed.
           allow_changes: what may have changed since the checkpoints were started, for example "jax"
-            (see `environment.MayChange`). Epochs, patience and settings of the online stage may
-            always change; later judgements use the new ones. Nothing else in the settings may.
+            (see `environment.MayChange`). Of the settings, only the offline epochs, the offline
+            patience and those that only the online stage uses may change.
           skip_nonfinite: maximum number of steps that may be skipped because their loss, gradient
             or result is not finite; each gives a warning and a log line. A resumed training counts
             those in its log. The maximum applies to each member of an ensemble.
@@ -292,7 +292,7 @@ class Method:
             named), there are too few, the method cannot use several devices, or the directory has
             checkpoints of another training, data, code or library version, or another process is
             writing to it.
-          Diverged: the loss, gradient or result of a step is not finite, and it may not be skipped.
+          Diverged: the loss, gradient or result of a step that may not be skipped is not finite.
         """
         chosen, held_out = self._chosen(data, campaigns, held_out)
         directory, log = (None if path is None else Path(path) for path in (directory, log))
@@ -496,7 +496,7 @@ class Method:
         ]
 
     def _placed(self, state: State) -> State:
-        """The state on the device, if it fits; training on a mesh leaves it in host memory."""
+        """The state on the device (see `on_device`), where training on a mesh does not leave it."""
         return on_device(state) if self.meshes else state
 
     def _check_own(self, general: General) -> None:

@@ -133,7 +133,10 @@ def plain_sampler(run: Run) -> ExampleSampler:
 
 
 def untrained(run: Run, network: Network, key: Array | None = None) -> Weights:
-    """Untrained weights for the run's data and settings; by default the key is of its seed."""
+    """Untrained weights for the run's data and settings.
+
+    Consumes the key, by default that of the run's seed.
+    """
     start = functools.partial(
         initialise,
         network,

@@ -1,4 +1,4 @@
-"""A solved head: logistic regression on factors of a user that all campaigns share.
+"""A solved head: logistic regression on user factors that all campaigns share.
 
     logit(u) = o(u) + f(u) . w_c + sum over fields of the mean of d_c over the field's values
 

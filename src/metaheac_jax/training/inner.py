@@ -61,8 +61,9 @@ class InnerOptions(TypedDict, total=False):
 
     Attributes:
       inner_learning_rate: alpha of gradient descent; see `InnerLearningRate`.
-      inner_optimizer: takes the steps instead, from a new state each time. An outer derivative
-        through `optax.adam` needs ``eps_root`` above 0; otherwise it is NaN where a gradient is 0.
+      inner_optimizer: takes the steps instead, from a new state for each campaign. An outer
+        derivative through `optax.adam` needs ``eps_root`` above 0; otherwise it is NaN where a
+        gradient is 0.
       inner_steps: number of steps, by default 1; 0 returns the parameters unchanged.
       adapt: see `AdaptedLeaves`; by default all. The support loss is differentiated with respect to
         these leaves only, so adapting a head costs less than adapting everything. The outer
@@ -122,8 +123,8 @@ def inner_update(
 ) -> Adapted:
     """Adapts the parameters to one campaign by a few steps on its support set.
 
-    Training uses it within the meta-step; a new campaign uses it alone. To adapt to many campaigns,
-    vmap it.
+    Training uses it within the meta-step; to adapt to a new campaign, call it by itself. To adapt
+    to many campaigns, vmap it.
 
     Args:
       loss: ``loss(params, batch) -> scalar``, or the form that ``has_aux`` and ``has_state`` give.

@@ -238,10 +238,10 @@ class _Notes:
         of = f" (campaigns {', '.join(map(str, campaigns))})" if campaigns else ""
         what = f"{self._name}: step {number + 1}: the {array}{of}"
         if not isinstance(info, CheckedInfo) or self._skipped >= self._may_skip:
-            before = f", after {self._skipped} that were left out" if self._skipped else ""
+            before = f", after {self._skipped} that were skipped" if self._skipped else ""
             raise Diverged(f"{what}{before}; lower the learning rates, or skip-nonfinite steps")
         self._skipped += 1
-        warnings.warn(f"{what}; the step is left out", stacklevel=2)
+        warnings.warn(f"{what}; the step is skipped", stacklevel=2)
         self._write(number + 1, skipped=array, campaigns=campaigns)
 
     def quality(self, done: int, quality: Quality) -> None:

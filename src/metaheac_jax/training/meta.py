@@ -198,7 +198,7 @@ def _check_options(
 
 
 def _num_campaigns(batches: Any) -> int:
-    """Returns C, the leading axis of all leaves of the batches."""
+    """Returns C, the length of the leading axis of all leaves of the batches."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batches)]
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or not (num_campaigns := lengths.pop()):
@@ -311,7 +311,7 @@ def build_meta_step(
 ) -> MetaStep:
     """One jitted step of Algorithm 1 on a batch of campaigns; it reuses the memory of the state.
 
-    ``optimizer`` takes the meta-update. The options are those of `build_meta_gradient` without
+    ``optimizer`` makes the meta-update. The options are those of `build_meta_gradient` without
     ``select``. A step consumes its state; ``init`` copies its arguments. With ``has_state``, the
     model's state is the second argument of ``init`` and a part of the state.
 

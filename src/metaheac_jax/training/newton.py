@@ -23,7 +23,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 _ROUNDINGS = 100
 #: Penalty of the intercept, so that a set with a single label has a minimum too.
 _INTERCEPT_PENALTY = 0.01
-#: Step lengths along Newton's direction, of which the best is taken; the last one stands still.
+#: Step lengths along Newton's direction, of which the best is taken; the last, 0, makes no step.
 #: Where log-odds are far off, the Hessian is close to zero and a full step is far too long.
 _LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001, 0.0)
 #: Fraction of the objective by which the last step may raise it, because of rounding.

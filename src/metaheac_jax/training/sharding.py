@@ -163,8 +163,9 @@ class Placement:
     def place_batch(self, batch: CampaignBatch) -> CampaignBatch:
         """Puts the rows on every device, and each campaign's examples on one.
 
-        A device that no campaign is left for gets one of padding only. With several processes, each
-        passes its `own_campaigns`, and the processes exchange which rows these touch.
+        A device that no campaign is left for gets a campaign of padding only. With several
+        processes, each passes its `own_campaigns`, and the processes exchange which rows these
+        touch.
         """
         if jax.process_count() > 1:
             batch = as_part(batch, from_each((batch.rows, batch.own.shape[1])), self.num_rows)
@@ -302,7 +303,7 @@ def build_mesh_step(
         return RowState(*own, table_optimizer.init(table))
 
     def of_all(params: Any, *batches: Any) -> tuple[Any, Any]:
-        """The gradient over all campaigns and rows; ``params`` has the rows of this device only."""
+        """The gradient over all campaigns, by all rows; ``params`` has this device's rows."""
         table = jax.lax.psum(params["table"], _ROW)
         grads, info = gradient({"network": params["network"], "table": table}, *batches)
         num_own = len(jax.tree.leaves(batches)[0])

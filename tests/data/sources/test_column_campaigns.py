@@ -133,7 +133,9 @@ def test_what_makes_no_campaign_is_refused(tmp_path):
     users = people()
     path = write(tmp_path, users)
     few = TableSchema(user=(Column("city"),), campaigns_from=(VOTE,), min_seeds=250)
-    with pytest.raises(InputError, match="no value of vote is shared by 250 users or more and not"):
+    with pytest.raises(
+        InputError, match="no value of vote has at least 250 users with it and as many"
+    ):
         prepare(path, tmp_path / "data", schema=few)
     wrong = TableSchema(user=(Column("city"),), campaigns_from=(Column("votes"),))
     with pytest.raises(InputError, match="has no column 'votes'"):

@@ -62,6 +62,7 @@ def test_a_header_with_a_name_twice_is_refused(tmp_path, name):
         ("a.csv", TEXT.encode() + b"4", "line 5: expected 2 cells"),
         ("a.csv", TEXT.encode() + b'"4,5"\n6,7', "line 5: expected 2 cells"),
         ("a.csv", b'user_id,city\n1,"Rome\n,it,"\n2', "line 4: expected 2 cells"),
+        ("a.csv", b'user_id,city\n1,"Rome\n,it,",3\n2,"x\ny"', "line 2: expected 2 cells"),
         ("a.csv.gz", gzip.compress(TEXT.encode() + b"4", mtime=0), "line 5: expected 2 cells"),
         ("a.csv", b'user_id,city\n1,"Rome\n', "cannot be read"),
         ("a.csv.gz", gzip.compress(TEXT.encode(), mtime=0)[:-12], "cannot be read"),

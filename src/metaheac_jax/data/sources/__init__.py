@@ -1,1 +1,1 @@
-"""Readers of source files: the modules of each format, and shared helpers."""
+"""Readers of source files: one or more modules per format, and shared helpers."""

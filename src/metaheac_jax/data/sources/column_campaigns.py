@@ -76,8 +76,8 @@ def columns_to_campaigns(
     if not found:
         names = ", ".join(column.name for column in schema.campaigns_from)
         raise InputError(
-            f"{file.path}: no value of {names} is shared by {schema.min_seeds} users or more and "
-            'not shared by as many; lower "min_seeds" or name other columns'
+            f"{file.path}: no value of {names} has at least {schema.min_seeds} users with it and "
+            'as many with other values; lower "min_seeds" or name other columns'
         )
     ids = sorted(found)
     columns, values, seeds, others = zip(*(found[own] for own in ids), strict=True)

@@ -192,7 +192,7 @@ def build_movielens(
 
 
 class References(NamedTuple):
-    """Scores of each example's user that ignore the campaign; a higher score means more likely.
+    """Scores of each example's user that ignore the campaign; seeds have higher ones.
 
     Attributes:
       activity: (E,) float32, number of training campaigns of which the user is a seed.

@@ -97,12 +97,15 @@ class TableFile:
         return bool(over)
 
     def _first_other_line(self) -> int | None:
-        """The first line with the wrong number of cells, counted from 0, as `csv` reads them."""
+        """The line, from 0, on which the first row with the wrong number of cells begins."""
         try:
             with self._opened() as file:
-                reader = csv.reader(file)
-                lines = (reader.line_num - 1 for row in reader if len(row) != len(self.names))
-                return next(lines, None)
+                reader, begin = csv.reader(file), 0
+                for row in reader:
+                    if len(row) != len(self.names):
+                        return begin
+                    begin = reader.line_num
+                return None
         except (OSError, EOFError, ValueError, csv.Error) as error:
             raise self.unreadable(error) from error
 

@@ -87,7 +87,8 @@ class TableSchema:
       min_count: a value that fewer users have shares one table row with all unseen values.
       campaigns_from: columns of users whose values each make a campaign, instead of files of
         campaigns and examples; see `columns_to_campaigns`.
-      min_seeds: a value of such a column makes no campaign if fewer users have it.
+      min_seeds: a value of such a column makes no campaign if fewer users have it, or fewer have
+        others only.
       missing: cells of CSV files that stand for a missing value, such as ``NA``.
 
     Raises:

@@ -9,7 +9,7 @@ Ids are whole numbers or text of up to 64 bytes. A schema file names the columns
 columns of users that make campaigns, see `columns_to_campaigns`.
 
 Users are read as a stream: once per field for its values, and once to turn cells into table rows.
-Memory grows only with the user ids and by some bytes per example.
+Memory holds only the user ids and some bytes per example.
 
 Axes: n rows of a block, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """

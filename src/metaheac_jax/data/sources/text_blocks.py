@@ -47,7 +47,7 @@ def parse_file(
     Args:
       path: the file.
       parse: turns a block, which begins with `LEAD`, into arrays; the first has n entries.
-      fault: returns the fault of a line; empty if there is none.
+      fault: returns the error in a line; empty if there is none.
       progress: receives the bytes done.
       header: expected first line, which is skipped; None if there is none.
 
@@ -223,7 +223,7 @@ def _key(text: bytes) -> np.uint64:
 
 
 def _decimal(digits: np.ndarray) -> np.ndarray:
-    """The numbers whose 8 digits are the bytes of uint64 words, the first digit in the lowest."""
+    """The numbers whose 8 digits are the bytes of uint64 words, from the lowest byte."""
     u = np.uint64
     # A digit above 9 carries into the highest bit of its byte.
     if (((digits + u(0x7676767676767676)) | digits) & u(0x8080808080808080)).any():
