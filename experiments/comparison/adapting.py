@@ -311,7 +311,7 @@ def table(
             line.append(_gain(gains[key], p_holm[key]) if key in gains else "-")
         ms = step_ms.get(rung.name)
         lines.append([*line, "-" if ms is None else f"{ms:.1f}"])
-    header = ["method", "differs in", "less"]
+    header = ["method", "differs in", "minus"]
     for group, measure in cells:
         header += [f"{group}, {'before' if measure == BEFORE else 'after'}", "difference"]
     note = (

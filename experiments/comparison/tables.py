@@ -199,7 +199,7 @@ def _claim_tables(
 def _pairs_table(
     pairs: Sequence[significance.Pair], labels: Mapping[str, str], test: str
 ) -> list[Table]:
-    header, rows = ["method", "less"], {}
+    header, rows = ["method", "minus"], {}
     for group in GROUPS:
         header += [f"{group}: difference in AUC", "p", "p (Holm)"]
     for pair in pairs:  # one line has both groups

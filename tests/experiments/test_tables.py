@@ -148,7 +148,7 @@ def test_the_primary_claims_and_every_pair_of_the_controls_are_printed():
     pairs = tables["Every pair of the controls"]
     assert len(pairs.rows) == 6
     first = dict(zip(pairs.header, pairs.rows[0], strict=True))
-    assert (first["method"], first["less"]) == ("METAHEAC", "ALPHA_0")
+    assert (first["method"], first["minus"]) == ("METAHEAC", "ALPHA_0")
     assert first["small: difference in AUC"].startswith("+0.1")
     assert first["large: difference in AUC"] == "-"
 
