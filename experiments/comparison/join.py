@@ -30,7 +30,9 @@ ALIKE = ("preset", "campaigns", "train_campaigns", "test_campaigns")
 class Options:
     """Joins comparisons that differ only in their seeds or methods, without training."""
 
-    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    directories: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY DIRECTORY ...")
+    ]
     """Folders of finished comparisons, at least two: each the --out of a command, or a folder from
     `report --keep`."""
     out: Path

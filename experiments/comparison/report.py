@@ -113,7 +113,7 @@ def keep(target: Path, comparison: Comparison, screen: Console) -> None:
 class Options:
     """Draws a comparison's tables and figures again, without training."""
 
-    directory: Annotated[Path, tyro.conf.Positional]
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY")]
     """The --out of a finished command, or a folder from --keep."""
     keep: Path | None = None
     """Folder for a copy of results and report to keep in a repository, such as

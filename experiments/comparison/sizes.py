@@ -31,7 +31,9 @@ FORMATS = (".png", ".pdf", ".svg")
 class Options:
     """Draws the mean AUC of each method over the number of users of the world."""
 
-    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    directories: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY DIRECTORY ...")
+    ]
     """Folders of finished comparisons on worlds of different sizes, at least two: each the --out of
     a command, or a folder from `report --keep`."""
     out: Path

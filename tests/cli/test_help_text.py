@@ -67,6 +67,7 @@ Command = (
 
 
 def help_of(capsys, monkeypatch, *words):
+    """The lines of a help text, in a wide terminal, without frames."""
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         tyro.cli(Command, args=[*words, "--help"], prog="tea")
@@ -92,3 +93,16 @@ def test_lines_of_one_sentence_are_one_line(capsys, monkeypatch):
         assert brew.count(text) == 1, text
     assert not any("Attributes" in line for line in brew)
     assert "Cleans (a lot)." in help_of(capsys, monkeypatch, "wash")
+
+
+def test_a_list_of_subcommands_has_a_line_for_each(capsys, monkeypatch):
+    join_lines(Command, brief=True)
+    listed = help_of(capsys, monkeypatch)
+    assert [line for line in listed if line.startswith("•")] == [
+        "• brew Makes tea.",
+        "• wash Cleans (a lot).",
+    ]
+    assert not any("In one of these" in line for line in listed)
+    join_lines(Command)
+    assert Brew.__doc__ is not None
+    assert "In one of these" in Brew.__doc__

@@ -199,7 +199,7 @@ def test_what_lies_in_a_folder_that_is_replaced_is_refused(tmp_path, manifest):
     ("option", "words"),
     [
         ("OUT", ("simulate", "old/new")),
-        ("OUT", ("prepare", "source", "old/new")),
+        ("DATA", ("prepare", "source", "old/new")),
         ("OUT", ("fit", "old", "old/new")),
         ("--out", ("export", "tea", "--data", "old", "--out", "old/new")),
         ("--out", ("customise", "model", "--data", "old", "--seeds", "x", "--attributes", "x")),

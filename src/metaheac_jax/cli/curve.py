@@ -33,7 +33,7 @@ class Options:
     the model was trained on this very campaign.
     """
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder of a general model, from `metaheac fit`."""
     data: Path
     """Folder of the data set whose users are the pool, from `metaheac prepare`."""

@@ -41,7 +41,7 @@ class Options:
     the feedback.
     """
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder of a general model, from `metaheac fit`. Keep it where it is: the campaign needs it
     later."""
     data: Path

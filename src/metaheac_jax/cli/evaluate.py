@@ -40,7 +40,7 @@ class Options:
     training.
     """
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder of a general model, from `metaheac fit`."""
     data: Path
     """Folder of the data set, from `metaheac prepare`."""

@@ -71,7 +71,7 @@ class Options:
     and --attributes. With --campaigns, the users are read only once for all campaigns.
     """
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|CAMPAIGN")]
     """Folder of a general model, from `metaheac fit`; or of a campaign, from `metaheac customise`,
     which already has a model, seeds and attributes."""
     data: Path

@@ -34,7 +34,7 @@ class Options:
     their ids.
     """
 
-    campaign: Annotated[Path, tyro.conf.Positional]
+    campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
     """Folder of a campaign, from `metaheac customise`."""
     data: Path
     """Folder of the data set that the campaign was customised on."""

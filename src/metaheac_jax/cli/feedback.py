@@ -22,9 +22,9 @@ class Options:
     so. `metaheac update` then learns from the feedback.
     """
 
-    campaign: Annotated[Path, tyro.conf.Positional]
+    campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
     """Folder of a campaign, from `metaheac customise`."""
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
     """Files with a row per record: .parquet, .csv or .csv.gz, with the columns user_id and
     converted (1 or 0). Other columns are ignored."""
 

@@ -37,9 +37,9 @@ class Options:
     command with --resume continues from the last checkpoint.
     """
 
-    data: Annotated[Path, tyro.conf.Positional]
+    data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Folder of a data set, from `metaheac prepare`."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder for the model; a model there is replaced."""
     method: str | None = None
     """Name of the method, for example metaheac (the default), solved-head, ensemble,

@@ -27,7 +27,9 @@ class Options:
     both, divided by users in either).
     """
 
-    audiences: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    audiences: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIENCE AUDIENCE ...")
+    ]
     """CSV or Parquet files of two or more audiences, from `metaheac expand`."""
     out: Path | None = None
     """CSV file to write, with a line for each ordered pair of audiences."""

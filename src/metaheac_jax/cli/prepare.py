@@ -45,9 +45,9 @@ class Options:
       {train,test_hot,test_cold}_stage{1,2}.pkl.
     """
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Folder with the source files, or a single file of users."""
-    out: Annotated[Path | None, tyro.conf.Positional] = None
+    out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DATA]")] = None
     """Folder to write; a data set there is replaced."""
     schema: Path | None = None
     """JSON file that names the fields to use. Tables require it. For the other sources, an example:
@@ -97,7 +97,7 @@ def main(options: Options) -> None:
     if options.hash_rows and options.extends is not None:
         raise InputError("--hash-rows: not with --extends, which keeps the earlier rows")
     if options.out is not None:
-        terminal.check_not_inside("OUT", options.out)
+        terminal.check_not_inside("DATA", options.out)
     screen = terminal.screen()
     if options.infer is not None:
         terminal.check_output("--infer", options.infer)

@@ -37,7 +37,7 @@ class Options:
     ten new campaigns.
     """
 
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; a simulated world there is replaced."""
     users: int = 200_000
     """Number of users. There are four examples for every five users."""

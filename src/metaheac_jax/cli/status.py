@@ -26,7 +26,7 @@ class Options:
     behind. Checksums are not verified here; each command verifies those of the files it reads.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional] = Path()
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")] = Path()
     """Folder to look in, with its subfolders; by default the current one."""
 
 

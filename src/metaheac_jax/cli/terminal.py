@@ -173,7 +173,8 @@ def command(
     config = (tyro.conf.FlagCreatePairsOff,)
     try:
         try:
-            join_lines(options)
+            named = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
+            join_lines(options, brief=not named and not isinstance(options, type))
             chosen = tyro.cli(options, prog=prog, description=description, config=config)
         finally:
             sys.stdout.flush()  # so that an error is raised here, and not at exit

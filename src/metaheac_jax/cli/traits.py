@@ -52,7 +52,7 @@ class Options:
     field's values are shuffled among users.
     """
 
-    audience: Annotated[Path, tyro.conf.Positional]
+    audience: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="AUDIENCE")]
     """CSV or Parquet file of an audience, from `metaheac expand`."""
     data: Path
     """Folder of the data set, from `metaheac prepare`."""

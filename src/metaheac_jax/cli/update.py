@@ -27,7 +27,7 @@ class Options:
     nothing is done if feedback, data, general model and seed are the same as last time.
     """
 
-    campaign: Annotated[Path, tyro.conf.Positional]
+    campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
     """Folder of a campaign, from `metaheac customise`."""
     data: Path
     """Folder of the data set with the campaign's users."""
