@@ -95,6 +95,14 @@ def test_a_step_takes_distinct_campaigns():
         assert len({tuple(own) for own in fields}) == 4
 
 
+def test_a_step_tells_the_campaigns_of_its_batch_in_order():
+    data = told_apart(DATA)
+    draw = sampler(data)
+    fields, _ = examples_of(draw(7), "support", data)
+    drawn = np.concatenate(fields) - data.num_users
+    assert draw.campaigns_of(7).tolist() == data.campaign_ids[drawn].tolist()
+
+
 def test_a_short_campaign_gives_what_it_has():
     data = told_apart(dataset(per_campaign=31))
     batch = sampler(data, campaigns_per_step=2)(0)
