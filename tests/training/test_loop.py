@@ -59,6 +59,23 @@ def test_learns_and_logs_and_tells_progress(tmp_path):
     assert told[-1][1:] == (120, 120)
 
 
+def test_a_log_line_has_the_mean_loss_and_the_speed_since_the_last_one(tmp_path, monkeypatch):
+    """The loss is the number of the step; the first 20 steps take half a second, the others one."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def timed(state, number):
+        now[0] += 0.5 if number < 20 else 1.0
+        return state, PlainInfo(jnp.float32(number))
+
+    options = {"num_steps": 50, "log": tmp_path / "log", "log_every": 20}
+    train(RowStep(lambda *a: a, timed), jnp.zeros(()), lambda number: (number,), **options)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(20, 9.5), (40, 29.5), (50, 44.5)]
+    assert [line["steps_per_second"] for line in lines] == [2, 1, 1]
+    assert [line["seconds"] for line in lines] == [10, 30, 40]
+
+
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_resumes_to_the_same_bits(tmp_path):
     class CutOff(Exception):
@@ -93,7 +110,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
 
 
 def test_time_between_checkpoints_is_bounded(tmp_path, monkeypatch):
-    """Two steps a minute: a checkpoint every second step, however many steps are asked for."""
+    """And no step is saved before that time has passed, except the last one."""
     now = iter(range(0, 10**6, 10))  # each look at the clock takes ten seconds
     monkeypatch.setattr("metaheac_jax.training.loop.time.perf_counter", lambda: float(next(now)))
     saved = []
@@ -109,6 +126,7 @@ def test_time_between_checkpoints_is_bounded(tmp_path, monkeypatch):
     train(still, jnp.zeros(3), lambda s: (s,), checkpoints=Notes(), **options)
     assert saved[-1] == 20
     assert max(np.diff([0, *saved])) <= 6
+    assert min(np.diff(saved[:-1])) > 1
 
 
 @pytest.mark.parametrize("checkpointed", [True, False])
