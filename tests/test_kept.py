@@ -16,11 +16,16 @@ import pytest
 import toy
 
 import metaheac_jax as mh
+from metaheac_jax import model
+from metaheac_jax.audience import campaign_folder
 from metaheac_jax.audience.campaign_folder import load_customised, read_campaign, save_customised
+from metaheac_jax.data import storage
 from metaheac_jax.data.storage import write_dataset
+from metaheac_jax.training import checkpoint
 from metaheac_jax.training.checkpoint import Checkpoints
 
-KEPT = sorted((Path(__file__).parent / "fixtures").iterdir())
+FIXTURES = Path(__file__).parent / "fixtures"
+KEPT = sorted(FIXTURES.iterdir())
 ATTRIBUTES = {"advertiser": 2, "category": 1}
 USERS = slice(0, 24)
 
@@ -57,6 +62,15 @@ def scores(folder):
     models = [*untouched.customise(general, data, [campaign])]
     models.append(load_customised(folder / "tea", general, data))
     return [np.asarray(model.scorer(data.user_rows[USERS])).tolist() for model in models]
+
+
+def test_every_format_is_kept():
+    """A folder of version 0.2, and one that has each format as it is now."""
+    assert "0.2" in {folder.name for folder in KEPT}
+    modules = storage, model, campaign_folder, checkpoint
+    manifests = [path for of in modules for path in FIXTURES.rglob(of.MANIFEST)]
+    kept = {json.loads(path.read_text())["format"] for path in manifests}
+    assert {of.FORMAT for of in modules} <= kept
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=[folder.name for folder in KEPT])
