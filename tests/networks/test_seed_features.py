@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from toy import dataset
 
 from metaheac_jax.data.batches import campaign_examples
@@ -100,9 +101,11 @@ def test_without_a_reference_set_the_direction_of_the_parameters_counts():
     np.testing.assert_allclose(general.log_p, none.log_p, rtol=1e-6)
 
 
-def test_nothing_to_compare_with_is_zero():
-    """A lone seed is an example, and nobody is compared with it; in a pool everybody is."""
-    examples = distinct_users(60)._replace(label=np.eye(60)[3].astype(np.float32))
+@pytest.mark.parametrize("kind", [1, 0])
+def test_nothing_to_compare_with_is_zero(kind):
+    """A lone seed, or non-seed, is an example, so only a pool is compared with it."""
+    label = np.where(np.arange(60) == 3, kind, 1 - kind).astype(np.float32)
+    examples = distinct_users(60)._replace(label=label)
     alone = with_reference(examples, 50, PAD)
     assert alone.weight[3] == 1
     np.testing.assert_array_equal(features_of(alone.ids), 0)
