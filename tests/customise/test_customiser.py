@@ -20,6 +20,7 @@ from metaheac_jax.data.batches import Batch, gather, generator
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.progress import silent
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss
 
@@ -155,6 +156,22 @@ def test_campaigns_of_all_sizes_compile_once():
     varied, alike = examples(500, 1500), examples(600, 10)  # the larger comes first
     programs(varied)  # compiles what all calls share
     assert programs(alike, alike, varied) == programs(varied, varied, varied) > 0
+
+
+def test_the_largest_campaigns_come_first_and_models_keep_their_order():
+    groups = []
+
+    def adapt(group):
+        groups.append(group)
+        return [f"model {c}" for c in group]
+
+    options = online_stage.OnlineOptions(0.1, 1, None, None, range(3), None)
+    models = online_stage.adapt_groups(
+        adapt, [campaign(0, 90), campaign(1, 150), campaign(2, 70)], options,
+        group_size=2, in_turn=True, progress=silent,
+    )  # fmt: skip
+    assert groups == [[1, 0], [2]]
+    assert models == ["model 0", "model 1", "model 2"]
 
 
 def test_an_error_in_one_campaign_reaches_the_caller(monkeypatch):
