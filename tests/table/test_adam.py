@@ -15,7 +15,7 @@ RATE = 0.01
 OFTEN = np.repeat([1.0, 0.5, 0.1, 0.02, 0.004, 0.0], 8)
 
 
-def both(steps, often=OFTEN, *, scale=1.0, dtype=jnp.float64):
+def both(steps, often=OFTEN, *, scale=1.0, dtype=jnp.float64, **options):
     """Both optimisers on gradients in which row r is touched with probability ``often[r]``.
 
     Returns:
@@ -23,7 +23,7 @@ def both(steps, often=OFTEN, *, scale=1.0, dtype=jnp.float64):
     """
     rng, rows = np.random.default_rng(0), len(often)
     start = jnp.asarray(rng.normal(size=(rows, 2)), dtype)
-    ours, dense = table_adam(RATE), optax.adam(RATE)
+    ours, dense = table_adam(RATE, **options), optax.adam(RATE, **options)
     state, table, opt_state = ours.init(start), start, dense.init(start)
 
     @jax.jit
@@ -45,8 +45,8 @@ def both(steps, often=OFTEN, *, scale=1.0, dtype=jnp.float64):
     return state, (table, opt_state), np.asarray(start)
 
 
-def flushed(state):
-    return np.asarray(table_adam(RATE).flush(state).table)
+def flushed(state, **options):
+    return np.asarray(table_adam(RATE, **options).flush(state).table)
 
 
 def test_equals_dense_adam_over_a_thousand_steps(x64):
@@ -97,6 +97,15 @@ def test_where_eps_matters_the_error_is_small_against_the_movement(x64, scale):
     moved = np.abs(dense - start).max()
     assert moved > 0.01
     np.testing.assert_allclose(flushed(state), dense, rtol=0, atol=2e-3 * moved)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-6])
+def test_other_decays_and_another_eps_are_those_of_dense_adam(x64, scale):
+    options = {"b1": 0.8, "b2": 0.99, "eps": 1e-6}
+    state, (dense, _), start = both(200, scale=scale, **options)
+    moved = np.abs(dense - start).max()
+    assert moved > 0.1
+    np.testing.assert_allclose(flushed(state, **options), dense, rtol=0, atol=2e-3 * moved)
 
 
 def test_equals_dense_adam_in_float32():
