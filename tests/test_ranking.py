@@ -100,12 +100,19 @@ def test_precision_and_recall_at_five_percent():
     assert judgement == Judgement(auc(scores, labels), 2 / 5, 2 / 4)
 
 
+def test_twenty_candidates_are_enough_and_the_top_has_at_least_one():
+    for count, percent in ((20, 5.0), (30, 1.0)):
+        labels = np.arange(count) < 2
+        scores = -np.arange(float(count))
+        assert judge(scores, labels, np.arange(count), percent) == Judgement(1.0, 1.0, 0.5)
+
+
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
         ([0] * 30, "0 positives among 30"),
         ([1] * 30, "30 positives among 30"),
-        ([0, 1] * 9, "18 candidates, fewer than 20"),
+        ([0, 1] * 9 + [0], "19 candidates, fewer than 20"),
     ],
 )
 def test_a_campaign_that_cannot_be_judged_says_why(labels, why):
