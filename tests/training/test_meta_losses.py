@@ -266,6 +266,7 @@ STRONG = Implicit(1.0)
         ({"implicit": STRONG, "step_weights": [1.0]}, "implicit does not go with step_weights"),
         ({"implicit": STRONG, "inner_steps": 0}, "implicit needs inner_steps of 1 or more"),
         ({"implicit": Implicit(0.0)}, "implicit needs a strength above 0"),
+        ({"implicit": Implicit(1.0, 0)}, "implicit needs a strength above 0 and a step"),
         ({"step_weights": [1.0, 2.0]}, r"step_weights must be one a step, 1, got the shape \(2,\)"),
         ({"step_weights": [], "inner_steps": 0}, "step_weights must be one a step"),
     ],
