@@ -54,7 +54,7 @@ def test_a_failing_block_leaves_the_old_file_and_nothing_else(tmp_path):
     assert contents(tmp_path) == {"a.txt"}
 
 
-def test_what_is_no_json_leaves_the_old_file(tmp_path):
+def test_data_that_json_cannot_hold_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
@@ -74,7 +74,7 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path):
         (b'"\xff"', "can't decode byte 0xff"),
     ],
 )
-def test_what_is_no_json_is_named(tmp_path, content, words):
+def test_invalid_json_is_named(tmp_path, content, words):
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
@@ -86,7 +86,7 @@ def test_what_is_no_json_is_named(tmp_path, content, words):
     assert read_json(path) == {"a": [1, "é"]}
 
 
-def test_a_pipe_is_no_json(tmp_path):
+def test_a_pipe_is_not_read_as_json(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(InputError, match=r"a\.json: is not a regular file, so it cannot be read"):
         read_json(tmp_path / "a.json")
@@ -156,6 +156,21 @@ def test_a_failing_block_leaves_the_older_directory(tmp_path):
         fail()
     assert contents(tmp_path) == {"out"}
     assert contents(tmp_path / "out") == {"marker", "old"}
+
+
+@pytest.mark.parametrize("name", ["none", "before"])
+def test_a_failing_block_leaves_no_parents_that_were_made_for_it(tmp_path, name):
+    """A parent that was there before stays, even if it is empty."""
+    (tmp_path / "before").mkdir()
+
+    def fail():
+        with new_directory(tmp_path / name / "a" / "b" / "out", marker="marker"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert contents(tmp_path) == {"before"}
+    assert contents(tmp_path / "before") == set()
 
 
 def test_a_target_that_is_something_else_stays(tmp_path):
