@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from authors_pickles import SCHEMA, dump, frame, rows, write
+from authors_pickles import SCHEMA, array, dump, frame, rows, write
 
-from metaheac_jax.data.sources.official import prepare, read_frame
+from metaheac_jax.data.sources.official import FRAMES, prepare, read_frame
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import TENCENT
@@ -62,7 +62,7 @@ def test_sample_against_the_bytes_in_the_pickle():
 # Dataset ---------------------------------------------------------------------------------------
 
 
-def test_six_files(tmp_path):
+def test_six_files_become_a_dataset_and_a_split(tmp_path):
     data, split = prepare(write(tmp_path / "in"), tmp_path / "out", schema=SCHEMA)
     # The largest ids are age 3, likes 9 (a pad: the authors' tables have a row for it) and kind 2.
     assert data.vocabulary.sizes == (4, 10, 3)
@@ -134,9 +134,9 @@ def test_sample_as_a_dataset(tmp_path):
 # Errors ----------------------------------------------------------------------------------------
 
 
-def fails(source: Path, tmp_path: Path, *words: str) -> None:
+def fails(source: Path, tmp_path: Path, *words: str, **options: int) -> None:
     with pytest.raises(InputError) as caught:
-        prepare(source, tmp_path / "target" / "out", schema=SCHEMA)
+        prepare(source, tmp_path / "target" / "out", schema=SCHEMA, **options)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -178,6 +178,24 @@ def test_column_that_is_not_there(tmp_path, name):
     del columns[name]
     spoilt = dump(frame(columns))
     fails(write(tmp_path / "in", train_stage1=spoilt), tmp_path, f"no column {name!r}")
+
+
+def test_the_largest_ids_have_a_limit(tmp_path):
+    source = write(tmp_path / "in")
+    fails(source, tmp_path, "in: the largest ids add up to 17, more than 16;", max_ids=16)
+    prepare(source, tmp_path / "out", schema=SCHEMA, max_ids=17)
+
+
+def test_files_without_a_row_are_refused(tmp_path):
+    numbers, lists = np.zeros((5, 0), np.int64), np.empty((1, 0), object)
+    blocks = [
+        {"values": array(numbers), "mgr_locs": array(np.arange(5))},
+        {"values": array(lists), "mgr_locs": array(np.array([5]))},
+    ]
+    nothing = dump(frame(rows(7, 2, [1], 0), blocks=blocks))
+    names = [f"{name}_{stage}" for name in FRAMES for stage in ("stage1", "stage2")]
+    source = write(tmp_path / "in", **dict.fromkeys(names, nothing))
+    fails(source, tmp_path, "in: no file has a row; get the files again")
 
 
 def test_truncated_and_other_files(tmp_path):
