@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import jaxlib
@@ -89,13 +91,14 @@ def test_a_damaged_configuration_is_named(tmp_path, text):
         keep(tmp_path / "config.json", CONFIG)
 
 
-def test_what_computes_is_noted(tmp_path, monkeypatch):
+def test_the_environment_has_the_code_digest_and_library_versions(tmp_path, monkeypatch):
     found = environment()
-    assert set(found) | {"data"} == set(module.get_args(module.MayChange))
+    optional = {"lightgbm"} if find_spec("lightgbm") else set()
+    assert {*found, "data", "lightgbm"} == set(module.get_args(module.MayChange))
     assert found["jaxlib"] == jaxlib.version.__version__
     with monkeypatch.context() as patch:  # it may be missing
         patch.setattr(module, "find_spec", lambda name: None)
-        assert found.items() - environment().items() == {("lightgbm", found["lightgbm"])}
+        assert found.items() - environment().items() == {(name, version(name)) for name in optional}
     assert environment() == found
     json.dumps(found)
     copy = tmp_path / "package"

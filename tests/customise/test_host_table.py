@@ -1,5 +1,7 @@
 """A table in host memory: what is customised and scored is as with the table on a device."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -72,11 +74,11 @@ def test_a_state_that_is_on_a_device_is_left_there():
 
 
 def test_an_array_has_room_if_half_of_the_memory_is_left(monkeypatch):
-    class Device:
-        def memory_stats(self):
-            return {"bytes_limit": 1000}
+    def has_room(num_bytes, stats):
+        device = SimpleNamespace(memory_stats=lambda: stats)
+        monkeypatch.setattr(backend.jax, "local_devices", lambda: [device])
+        return backend.has_room(num_bytes)
 
-    assert backend.has_room(1 << 60)  # a CPU
-    monkeypatch.setattr(backend.jax, "local_devices", lambda: [Device()])
-    assert backend.has_room(500)
-    assert not backend.has_room(501)
+    assert has_room(1 << 60, None)  # a CPU
+    assert has_room(500, {"bytes_limit": 1000})
+    assert not has_room(501, {"bytes_limit": 1000})

@@ -21,6 +21,8 @@ from metaheac_jax.errors import InputError
 
 FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=1"
 SCRIPT = Path(__file__).parents[1] / "several_processes.py"
+#: Sockets of the ports that have been used.
+BOUND: list[socket.socket] = []
 #: `metaheac` with tiny settings.
 COMMAND = """
 import sys
@@ -32,9 +34,12 @@ with tiny_settings(campaigns_per_step=4):
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A port that stays bound, so that no other test gets it; the coordinator may share it."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.bind(("127.0.0.1", 0))
+    BOUND.append(found)
+    return found.getsockname()[1]
 
 
 def start(*words):

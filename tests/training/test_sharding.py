@@ -170,6 +170,8 @@ def test_a_mesh_that_cannot_be_read_is_refused(text):
     assert parse_mesh("row=2,campaign=40") == {"row": 2, "campaign": 40}
 
 
-def test_a_mesh_of_more_devices_than_there_are_is_refused():
+def test_a_mesh_of_more_devices_than_there_are_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     with pytest.raises(InputError, match=r"takes 8 devices, and jax has 1 \(cpu\); .* at most 1"):
         device_mesh(campaign=4, row=2)
