@@ -28,13 +28,13 @@ def test_the_fields_of_the_paper():
         ((Field("a"),), (Field("b", 2),), "'b' must have one slot"),
     ],
 )
-def test_schema_that_makes_no_sense(user, campaign, words):
+def test_an_invalid_schema_is_refused(user, campaign, words):
     with pytest.raises(InputError, match=words):
         Schema(user, campaign)
 
 
 @pytest.mark.parametrize(("name", "slots"), [("", 1), ("a", 0)])
-def test_field_that_makes_no_sense(name, slots):
+def test_a_field_needs_a_name_and_a_slot(name, slots):
     with pytest.raises(InputError, match="needs a name and at least one slot"):
         Field(name, slots)
 

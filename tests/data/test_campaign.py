@@ -129,7 +129,7 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, said):
         np.array([[b"ann"]]),
     ],
 )
-def test_what_is_no_list_of_text_ids_is_refused(seeds):
+def test_seeds_that_are_not_a_list_of_text_ids_are_refused(seeds):
     """A text has letters, which would be ids."""
     data = replace(DATA, user_ids=np.array([f"u{n:03d}".encode() for n in range(600)]))
     assert data.new_campaign(["u003", "u017"], ATTRIBUTES).num_unmatched == 0

@@ -166,7 +166,7 @@ def test_column_computed_from_a_map_is_written(tmp_path):
     assert open_dataset(tmp_path / "out").user_ids.tolist() == [31, 11, 21]
 
 
-def test_not_a_dataset(tmp_path):
+def test_a_folder_without_a_manifest_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has no manifest\.json; prepare the data first"):
         open_dataset(tmp_path)
     with pytest.raises(InputError, match=r"has no manifest\.json; prepare the data first"):
@@ -183,7 +183,7 @@ def test_not_a_dataset(tmp_path):
         ('{"format": "metaheac_jax dataset 3"}', "altered since it was written"),
     ],
 )
-def test_manifest_that_is_none(tmp_path, text, words):
+def test_an_invalid_manifest_is_refused(tmp_path, text, words):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=f"manifest.json: {words}"):
         open_dataset(tmp_path)

@@ -245,7 +245,7 @@ rows = st.sampled_from(
 
 @settings(max_examples=200)
 @given(st.lists(rows, min_size=1, max_size=4))
-def test_the_same_for_examples(lines):
+def test_examples_are_read_as_line_by_line_or_refused(lines):
     block = text_blocks.LEAD + "".join(f"{line}\n" for line in lines).encode()
     if any(tencent._example_fault(line.encode()) for line in lines):
         with pytest.raises(text_blocks.Malformed):

@@ -158,7 +158,7 @@ def test_truncated_last_example(tmp_path):
     fails(source, tmp_path, ["train.csv: line 5: ", "expected 3 columns"])
 
 
-def test_headers(tmp_path):
+def test_a_missing_header_and_missing_columns_are_named(tmp_path):
     source = write(tmp_path / "in", train=TRAIN.partition("\n")[2])
     fails(source, tmp_path, ["train.csv: line 1: expected the header 'aid,uid,label', got '20,10"])
     source = write(tmp_path / "in", train="aid,uid,label\n")

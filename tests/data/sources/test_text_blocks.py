@@ -48,7 +48,7 @@ def test_lines_are_read_whole_and_in_order_whatever_the_blocks(tmp_path, numbers
     assert [call[1] for call in seen] == sorted(call[1] for call in seen)
 
 
-def test_the_first_faulty_line_is_named_in_whatever_block(tmp_path, monkeypatch):
+def test_the_first_faulty_line_is_named_whatever_the_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(text_blocks, "BLOCK", 16)
     path = tmp_path / "x"
     path.write_text("count\n" + "12\n" * 20 + "a\nb\n")
