@@ -1,5 +1,6 @@
 """Several processes over loopback do what one does; if one is killed the others end, and resume."""
 
+import atexit
 import json
 import os
 import pickle
@@ -21,8 +22,6 @@ from metaheac_jax.errors import InputError
 
 FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=1"
 SCRIPT = Path(__file__).parents[1] / "several_processes.py"
-#: Sockets of the ports that have been used.
-BOUND: list[socket.socket] = []
 #: `metaheac` with tiny settings.
 COMMAND = """
 import sys
@@ -34,11 +33,11 @@ with tiny_settings(campaigns_per_step=4):
 
 
 def free_port():
-    """A port that stays bound, so that no other test gets it; the coordinator may share it."""
+    """A port that stays bound, so that no other process gets it; the coordinator may share it."""
     found = socket.socket()
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     found.bind(("127.0.0.1", 0))
-    BOUND.append(found)
+    atexit.register(found.close)
     return found.getsockname()[1]
 
 
