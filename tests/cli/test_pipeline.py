@@ -4,21 +4,24 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 from commands import contents, exit_code, refuses, small_simulation, succeeds, tiny_settings
+from scipy.special import expit
 from toy import dataset
 
+from metaheac_jax.audience.calibration import calibration_table
+from metaheac_jax.audience.evaluation import gains_table, score_pools
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.data.splits import paper_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
-from metaheac_jax.methods import method_named
+from metaheac_jax.methods import method_named, method_of
 from metaheac_jax.model import load, save
 from metaheac_jax.schema import TENCENT
 
@@ -157,7 +160,25 @@ def test_evaluate_judges_the_campaigns_that_were_left_out(made, tmp_path, capsys
         assert f"campaign {left['campaign']} could not be judged: {left['why']}" in printed
 
 
+def library_tables(model, dataset, result):
+    """The gains and calibration rows of each group's judged campaigns of the paper's split."""
+    general, test = load(model), paper_split(dataset, 3).test
+    scores = score_pools(method_of(general), general, dataset, test, seed=0).scores
+    tables = {}
+    for group in ("small", "large"):
+        judged = {c["campaign"] for c in result["campaigns"] if c["group"] == group}
+        pairs = zip(test, scores, strict=True)
+        members = [(c, own) for c, own in pairs if dataset.campaign_ids[c] in judged]
+        campaigns, own = zip(*members, strict=True)
+        labels = np.concatenate([dataset.stage2.label[dataset.stage2.of(c)] for c in campaigns])
+        bins = calibration_table(expit(np.concatenate(own).astype(float)), labels)
+        gains = gains_table(dataset, campaigns, own)
+        tables[group] = [{**asdict(r), "rate": r.rate} for r in gains], [asdict(r) for r in bins]
+    return tables
+
+
 def test_evaluate_shows_gains_and_calibration(made, tmp_path, capsys):
+    """Campaigns that were held out in training are not judged."""
     model = tmp_path / "model"
     options = ("--method", "prior", "--campaigns", "paper", "--seed", 3)
     succeeds(main, "fit", made.data, model, *options)
@@ -165,7 +186,14 @@ def test_evaluate_shows_gains_and_calibration(made, tmp_path, capsys):
     for out in (tmp_path / "figures.json", tmp_path / "gains.csv"):
         succeeds(main, "evaluate", model, "--data", made.data, "--out", out)
     printed = capsys.readouterr().out
-    groups = json.loads((tmp_path / "figures.json").read_text())["groups"]
+    result, data = json.loads((tmp_path / "figures.json").read_text()), open_dataset(made.data)
+    assert load(model).held_out
+    found = [campaign["campaign"] for campaign in result["campaigns"] + result["left_out"]]
+    assert sorted(found) == data.campaign_ids[paper_split(data, 3).test].tolist()
+    groups = result["groups"]
+    for group, (gains, calibration) in library_tables(model, data, result).items():
+        assert groups[group]["gains"] == gains
+        assert groups[group]["calibration"] == calibration
     header, *rows = rows_of(tmp_path / "gains.csv")
     assert header == ["seed_sets", "decile", "users", "converts", "rate", "lift", "share"]
     for group, tables in groups.items():
