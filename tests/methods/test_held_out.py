@@ -27,6 +27,8 @@ def test_a_tenth_is_held_out_and_no_campaign_is_on_both_sides():
     kept, held = hold_out_campaigns(DATA, chosen, 0)
     assert len(held) == 3
     assert sorted([*kept, *held]) == chosen.tolist()
+    more = dataset(users=200, campaigns=45, per_campaign=40, pool=40)
+    assert len(hold_out_campaigns(more, np.arange(45), 0)[1]) == 5  # a tenth, rounded up
     assert len(hold_out_campaigns(DATA, np.arange(30), 0, fraction=0.5)[1]) == 15
     assert {tuple(hold_out_campaigns(DATA, chosen, seed)[1]) for seed in range(5)} > {tuple(held)}
 
