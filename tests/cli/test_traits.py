@@ -41,6 +41,24 @@ def test_values_are_the_librarys(toy_campaign, words, tmp_path, capsys):
     assert "Drop of the AUC" not in printed
 
 
+def test_values_that_an_audience_has_too_rarely_or_too_often_are_flagged(
+    toy_campaign, words, tmp_path
+):
+    """An audience without women: their ratio is only known to be low, so it is not written."""
+    men = toy_campaign.dataset.user_ids[[user for user in range(120, 260) if user % 3]]
+    words[1], out = tmp_path / "men.csv", tmp_path / "traits.csv"
+    words[1].write_text("\n".join(["user_id", *map(str, men)]))
+    succeeds(main, *words, "--out", out)
+    rows = csv.DictReader(out.read_text().splitlines())
+    found = {row["value"]: row for row in rows if row["field"] == "sex"}
+    assert {value: row["sensitive"] for value, row in found.items()} == {
+        "[men]": "over",
+        "women": "under",
+    }
+    assert (found["women"]["audience"], found["women"]["lift"]) == ("", "")
+    assert float(found["[men]"]["lift"]) > 1
+
+
 @pytest.mark.parametrize("has_seeds", [False, True])
 def test_the_pool_is_who_could_be_in_the_audience(toy_campaign, words, tmp_path, capsys, has_seeds):
     """Not opt-outs, nor the seeds where the audience has none of them."""
