@@ -274,6 +274,18 @@ def test_the_primary_claims_are_against_the_controls_that_there_are():
     assert primary_claims(values(lr=row, metaheac=row, seed_aware=row), 0.0) == []
 
 
+def test_the_rivals_of_a_primary_claim_have_the_features_of_its_method():
+    """The ensemble's rivals include both of its members."""
+    controls = ("alpha-0", "without-meta", "mlp-pretraining")
+    lengths = tuple(f"{name}-lengths" for name in ("metaheac", *controls))
+    favoured = ("metaheac", "seed-aware", "solved-head", "ensemble")
+    names = [name.replace("-", "_") for name in (*controls, *lengths, "lr", *favoured)]
+    rows = np.random.default_rng(4).random((len(names), 3))
+    claims = primary_claims(values(**dict(zip(names, rows, strict=True))), 0.0)
+    rivals = (controls, lengths, lengths, (*lengths, "solved-head"))
+    assert {c.method: c.rivals for c in claims} == dict(zip(favoured, rivals, strict=True))
+
+
 def test_every_pair_of_the_controls_is_tested_once():
     rng = np.random.default_rng(3)
     names = ("lr", "alpha_0", "without_meta", "mlp_pretraining", "metaheac", "seed_aware")
@@ -301,7 +313,8 @@ def test_a_group_without_campaigns_is_left_out():
 def test_controls_are_those_of_the_primary_claims_and_exist():
     assert set(significance.CONTROLS) <= set(METHODS)
     rivals = set().union(*significance.PRIMARY.values())
-    assert rivals | {"metaheac", "seed-aware"} <= set(significance.CONTROLS)
+    seeds = {"seed-aware", "alpha-0-seeds", "mlp-seeds"}
+    assert set(significance.CONTROLS) == rivals | seeds | {"metaheac", "ensemble"}
 
 
 @pytest.mark.parametrize(
