@@ -1,5 +1,7 @@
 """The seed-aware method: reference sets apart from examples, directions in pools; it learns."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,12 @@ from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import reference_set
 from metaheac_jax.methods.fine_tuning import metaheac_network
-from metaheac_jax.methods.seed_features import compiled_direction, seed_aware
+from metaheac_jax.methods.seed_features import (
+    compiled_direction,
+    seed_aware,
+    seed_aware_alpha_zero,
+    seed_aware_mlp,
+)
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.networks.seed_features import SeedNetwork
@@ -23,6 +30,14 @@ def test_no_query_example_is_in_its_own_reference_set():
     """Whatever the settings: the official ones let support and query share examples."""
     assert not OFFICIAL.disjoint
     assert seed_aware(OFFICIAL).settings.disjoint
+
+
+def test_the_controls_take_no_inner_step():
+    """Whatever the rate of the settings."""
+    settings = replace(OFFICIAL, inner_learning_rate=0.3)
+    assert seed_aware(settings).settings.inner_learning_rate > 0
+    for control in (seed_aware_alpha_zero, seed_aware_mlp):
+        assert control(settings).settings.inner_learning_rate == 0
 
 
 @pytest.mark.slow
