@@ -156,6 +156,16 @@ def test_conversions_follow_the_truth():
     assert abs(counts[..., 1].sum() - p.sum()) < 4 * error
 
 
+def test_a_user_acts_in_the_same_way_whoever_else_is_exposed():
+    first, second = np.arange(0, 2000), np.arange(1000, 3000)[::-1]
+    one, other = (
+        week.expose(WORLD, RUNNING[0], users, np.random.default_rng(3)) for users in (first, second)
+    )
+    outcomes = dict(zip(other.user, other.converted, strict=True))
+    assert one.converted[1000:].tolist() == [outcomes[user] for user in first[1000:]]
+    assert 0 < one.converted[1000:].sum() < 1000
+
+
 # Feedback ---------------------------------------------------------------------------------------
 
 
