@@ -14,7 +14,7 @@ from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli.held_out import read_audience
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import write_dataset
-from metaheac_jax.methods import method_named
+from metaheac_jax.methods import Method, method_named
 from metaheac_jax.model import save
 
 DATA = dataset(users=200, campaigns=4, per_campaign=40, pool=40)
@@ -270,6 +270,20 @@ def test_many_campaigns_are_those_expanded_one_by_one(options, many, tmp_path, c
     assert golf["unknown_attributes"] == ["advertiser"]
     assert golf["base_rate"] == 105 / 200
     assert golf["refresh"] is None
+
+
+def test_customised_campaigns_are_kept_until_the_audiences_are_written(many, tmp_path, monkeypatch):
+    customise, kept = Method.customise, []
+
+    def keep(self, *inputs, directory, **options):
+        kept.append(directory)
+        directory.mkdir()
+        return customise(self, *inputs, directory=directory, **options)
+
+    monkeypatch.setattr(Method, "customise", keep)
+    succeeds(main, "expand", *words_of(many))
+    assert [path.name for path in kept] == ["audiences.customised"]
+    assert contents(tmp_path) == {"list", "seeds", "attributes", "audiences"}
 
 
 def test_a_campaign_with_a_name_in_brackets_is_shown(many, tmp_path, capsys):
