@@ -417,6 +417,9 @@ def test_feedback_and_opt_outs_are_not_forgotten(made, tmp_path, capsys):
     succeeds(main, "expand", tea, "--data", made.data, *out)
     words = f"note: {tea} has not learned from all its feedback; metaheac update it first"
     assert words in capsys.readouterr().out
+    words = (f"{tea}: has feedback that its model has not learned from; metaheac update it first",)
+    for more in (("--probability",), ("--report", tmp_path / "page.html")):
+        refuses(capsys, main, "expand", tea, "--data", made.data, *out, *more, words=words)
     words = (f"--out: {tea}: has feedback on 1 users, and leaves out 0", "or give --overwrite")
     refuses(capsys, main, *again, words=words)
     (tea / "feedback.parquet").write_bytes(b"cut")
@@ -438,6 +441,16 @@ def test_a_method_without_a_network_is_refused_before_the_work(made, tmp_path, c
     words = ("adapts no network, so there is nothing to keep; metaheac expand makes audiences",)
     refuses(capsys, main, "customise", model, *options, *out, words=words)
     assert contents(tmp_path) == {"cosine"}
+
+
+def test_too_few_seeds_are_refused_of_a_campaign_and_of_its_folder(made, tmp_path, capsys):
+    brief, campaign = made.world / "new" / made.names[0], made.campaigns[0]
+    options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
+    least = ("--data", made.data, "--least-seeds", 9999, "--out", tmp_path / "out.csv")
+    words = ("seeds are users of the data, fewer than --least-seeds 9999",)
+    refuses(capsys, main, "customise", made.model, *options, *least, words=words)
+    refuses(capsys, main, "expand", campaign, "--size", 5, *least, words=(f"{campaign}: ", *words))
+    assert not contents(tmp_path)
 
 
 def test_folders_that_are_no_campaigns_are_named(made, tmp_path, capsys):
