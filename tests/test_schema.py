@@ -39,6 +39,12 @@ def test_a_field_needs_a_name_and_a_slot(name, slots):
         Field(name, slots)
 
 
+@pytest.mark.parametrize("name", [".a", "..", "/a", "a/b", "a\\b", "a\0"])
+def test_a_name_that_cannot_be_that_of_a_file_is_refused(name):
+    with pytest.raises(InputError, match="a name must not start with a dot or have a slash"):
+        Field(name)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
