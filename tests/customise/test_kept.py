@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from toy import dataset
 
+from metaheac_jax.customise import kept as module
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.methods import mlp_pretraining, solved_heads
@@ -69,7 +70,7 @@ def test_what_was_customised_is_not_customised_again(tmp_path, adapts):
     assert done[0] == 0
 
 
-def test_what_is_kept_is_found_for_the_same_work_alone(tmp_path):
+def test_what_is_kept_is_found_for_the_same_work_alone(tmp_path, monkeypatch):
     weights = Weights({"params": {"bias": jnp.zeros(())}}, jnp.zeros((4, 2)))
     rows, values = np.array([1], np.int32), jnp.ones((1, 2))
     adapted = AdaptedWeights({"params": {"bias": jnp.ones(())}}, rows, values)
@@ -82,6 +83,9 @@ def test_what_is_kept_is_found_for_the_same_work_alone(tmp_path):
     moved = weights._replace(table=weights.table + 1)
     for other, options in ((moved, ["paper", 0]), (weights, ["paper", 1])):
         assert KeptCampaigns(tmp_path, other, options).find(3, examples) is None
+    assert KeptCampaigns(tmp_path, weights, ["paper", 0]).find(3, examples) is not None
+    monkeypatch.setattr(module, "environment", lambda: {"program": "another version"})
+    assert KeptCampaigns(tmp_path, weights, ["paper", 0]).find(3, examples) is None
 
 
 def test_a_head_that_was_solved_is_not_solved_again(tmp_path, monkeypatch):
