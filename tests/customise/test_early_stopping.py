@@ -18,6 +18,17 @@ def test_a_tenth_of_both_classes_is_held_out_and_one_at_least(seeds, held_seeds)
     assert len(held) - held_seeds == int(0.1 * (100 - seeds))
 
 
+@pytest.mark.parametrize("kind", [0, 1])
+def test_what_is_held_out_of_each_class_is_drawn_at_random(kind):
+    label = np.arange(100) % 2
+
+    def drawn(seed):
+        _, held = hold_out(label, 0.1, np.random.default_rng(seed))
+        return set(held[label[held] == kind])
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
 @pytest.mark.parametrize("label", [[1, 0, 0, 0], [0, 1, 1, 1], [0, 0], [1]])
 def test_nothing_is_held_out_where_a_class_has_a_single_example_or_none(label):
     fit, held = hold_out(np.array(label), 0.5, np.random.default_rng(0))
