@@ -43,13 +43,19 @@ def sampler(data=DATA, **options):
     )
 
 
-def test_a_step_can_be_drawn_without_those_before_it():
-    one, two = sampler(), sampler()
+def plain(seed=3):
+    return ExampleSampler(DATA, TRAIN, seed=seed, batch_size=40)
+
+
+@pytest.mark.parametrize("made", [sampler, plain])
+def test_a_step_can_be_drawn_without_those_before_it(made):
+    one, two = made(), made()
     for step in range(5):
         one(step)
     jax.tree.map(np.testing.assert_array_equal, one(7), two(7))
-    assert not np.array_equal(one(7).support.label, one(8).support.label)
-    assert not np.array_equal(one(7).support.label, sampler(seed=4)(7).support.label)
+    labels = [batch[1].label for batch in (one(7), one(8), made(seed=4)(7))]
+    assert not np.array_equal(labels[0], labels[1])
+    assert not np.array_equal(labels[0], labels[2])
 
 
 def examples_of(batch, side, data=DATA):
