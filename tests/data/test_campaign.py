@@ -205,6 +205,31 @@ def test_a_campaign_that_cannot_be_made_is_named(seeds, attributes, said):
         DATA.new_campaigns(briefs, exclude=ids(7))
 
 
+def spoilt(array, value):
+    """The array with another value at its end."""
+    return np.append(array[:-1], np.array(value, array.dtype))
+
+
+OWN = DATA.new_campaign(ids(5, 17), ATTRIBUTES)  # 2 seeds and 40 non-seeds
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"users": OWN.users[:0], "labels": OWN.labels[:0]}, "no examples; give it seeds and"),
+        ({"labels": OWN.labels[1:]}, "42 users and 41 labels; expected equal numbers"),
+        ({"users": spoilt(OWN.users, -1)}, "a user's index is not in 0 to 599"),
+        ({"users": spoilt(OWN.users, 600)}, "a user's index is not in 0 to 599"),
+        ({"rows": OWN.rows[:1]}, r"attributes of shape \(1,\), expected \(2,\)"),
+        ({"labels": spoilt(OWN.labels, 2)}, "a label is neither 1"),
+    ],
+)
+def test_a_campaign_that_does_not_belong_to_the_data_is_refused(change, said):
+    OWN.check(600, 2)
+    with pytest.raises(InputError, match=f"^new campaign: {said}"):
+        replace(OWN, **change).check(600, 2)
+
+
 def test_a_rate_of_no_non_seeds_is_refused():
     with pytest.raises(InputError, match="non_seeds_per_seed: expected a whole number"):
         DATA.new_campaign(ids(1), ATTRIBUTES, non_seeds_per_seed=0)

@@ -238,6 +238,10 @@ OFFSETS, VALUES = DATA.stage1.offsets, DATA.vocabulary.values
         (stage(label=spoilt(DATA.stage1.label, 5, 2)), "stage1 labels: 2, expected 1"),
         (stage(probability=np.full(120, 1.5)), "stage1 probability: not one number"),
         (stage(probability=np.full(119, 0.5)), "stage1 probability: not one number"),
+        (
+            {"stage2": replace(DATA.stage2, user=spoilt(DATA.stage2.user, 5, 60))},
+            "stage2 users: an index is not in 0 to 59",
+        ),
     ],
 )
 def test_columns_that_do_not_fit_together_are_named(change, said, monkeypatch):
