@@ -111,13 +111,13 @@ def test_a_new_array_has_its_place_on_the_disk(tmp_path):
     assert (np.load(tmp_path / "a.npy") == 7).all()
 
 
+def full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
@@ -171,6 +171,31 @@ def test_a_failing_block_leaves_no_parents_that_were_made_for_it(tmp_path, name)
         fail()
     assert contents(tmp_path) == {"before"}
     assert contents(tmp_path / "before") == set()
+
+
+def test_a_directory_is_on_disk_before_it_replaces_the_older_one(tmp_path, monkeypatch):
+    target, flushed = tmp_path / "out", {}
+    make(target, old="1")
+
+    def note(path):
+        flushed[path.name] = contents(target)
+
+    monkeypatch.setattr(files, "fsync", note)
+    make(target, new="2")
+    assert flushed.pop(tmp_path.name) == {"marker", "new"}
+    assert len(flushed) == 3  # the two files, and the folder under the name it had before
+    assert {"marker", "new"} < set(flushed)
+    assert all(there == {"marker", "old"} for there in flushed.values())
+
+
+def test_a_full_disk_leaves_the_older_directory(tmp_path, monkeypatch):
+    make(tmp_path / "out", old="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            make(tmp_path / "out", new="2")
+    assert contents(tmp_path) == {"out"}
+    assert contents(tmp_path / "out") == {"marker", "old"}
 
 
 def test_a_target_that_is_something_else_stays(tmp_path):

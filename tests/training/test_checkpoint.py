@@ -216,6 +216,27 @@ def test_only_the_last_two_checkpoints_stay(tmp_path):
         assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.name.isdigit()) == ["2", "3"]
 
 
+def test_a_checkpoint_is_on_disk_before_an_older_one_is_deleted(tmp_path, monkeypatch):
+    flushed = []
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, state_of(1))
+        checkpoints.save(2, state_of(2))
+        checkpoints.wait()
+        folder = checkpoints.directory
+        note = lambda path: flushed.append((path, contents(folder)))  # noqa: E731
+        monkeypatch.setattr(checkpoint, "fsync", note)
+        checkpoints.save(3, state_of(3))
+    *parts, last = flushed
+    assert last == (folder, {"1", "2", "3"})
+    assert contents(folder) == {"2", "3"}
+    assert all(there == {"1", "2", "3.saving"} for _, there in parts)
+    saved = {path.relative_to(folder / "3") for path in (folder / "3").rglob("*")}
+    # The manifest is written, and flushed, after the rest.
+    assert {path.relative_to(folder / "3.saving") for path, _ in parts} == {
+        Path(), *saved
+    } - {Path(checkpoint.MANIFEST)}  # fmt: skip
+
+
 def test_nothing_to_restore_is_said(tmp_path):
     with (
         Checkpoints(tmp_path / "c") as checkpoints,
