@@ -58,6 +58,17 @@ def test_chunks_and_reductions_equal_a_loop_over_campaigns(x64, chunk, reduction
     np.testing.assert_allclose(info.loss, sum(query_losses) / divisor, rtol=1e-12)
 
 
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("chunk", [1, 2, 4, "all"])
+def test_a_program_recomputes_and_loops_over_chunks_only_if_asked_to(remat, chunk):
+    gradient = build_meta_gradient(
+        quadratic, inner_learning_rate=ALPHA, remat=remat, campaigns_per_chunk=chunk
+    )
+    program = str(jax.make_jaxpr(gradient)(*quadratic_campaigns(4)))
+    assert ("remat" in program) == remat
+    assert ("scan[" in program) == (chunk in (1, 2))
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("chunk", [1, "all"])
 def test_the_support_loss_is_that_before_the_first_inner_step(x64, steps, chunk):
