@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import jax
@@ -17,7 +17,7 @@ from toy import dataset
 from metaheac_jax import model as module
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, method_named
-from metaheac_jax.model import MANIFEST, General, load, save
+from metaheac_jax.model import MANIFEST, AddedCampaign, General, Judged, load, save
 from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
@@ -41,7 +41,8 @@ def customised(method, general):
 
 
 def same_model(one, two):
-    for name in ("method", "settings", "schema", "data", "campaigns", "seed"):
+    arrays = {"state", "vocabulary", "optimizer"}
+    for name in {field.name for field in fields(General)} - arrays - {"origin"}:
         assert getattr(one, name) == getattr(two, name)
     for a, b in zip(one.vocabulary.values, two.vocabulary.values, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -85,8 +86,13 @@ def general_of(state, **changed):
         vocabulary=DATA.vocabulary,
         state=state,
         data="toy",
-        campaigns=(100, 110),
+        campaigns=(100, 110, "tea"),
         seed=7,
+        judgements=(Judged(4, 0.625, 0.5), Judged(8, 0.75, 0.375)),
+        held_out=(120, 130),
+        added=(AddedCampaign("tea", "digest of its folder", {"advertiser": 4, "category": "x"}),),
+        parent="digest of another model",
+        data_digest="digest of the data",
     )
     return replace(general, **changed)
 
