@@ -146,37 +146,46 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_returned(tmp_path, chec
 
 
 @cache
-def checked():
-    """A step whose gradient is the parameters times factors, which the batch has."""
+def checked(optimizer=optax.adam, rate=0.01):
+    """A step whose gradient is the parameters times factors, which the batch has.
 
-    def gradient(params, network, table):
+    The batch also has a number that is added to the loss.
+    """
+
+    def gradient(params, network, table, added):
         grads = {"network": params["network"] * network, "table": params["table"] * table}
-        return grads, PlainInfo(jnp.sum(params["network"] ** 2))
+        return grads, PlainInfo(jnp.sum(params["network"] ** 2) + added)
 
-    return build_row_step(gradient, optax.adam(0.01), table_adam(0.01), checked=True)
-
-
-def whole():
-    return checked().init(jnp.ones(3), jnp.ones((5, 2)))
+    return build_row_step(gradient, optimizer(rate), table_adam(0.01), checked=True)
 
 
-def rows_and_factors(network=1.0, table=1.0):
-    return jnp.array([1, 4]), network, table
+def whole(**options):
+    return checked(**options).init(jnp.ones(3), jnp.ones((5, 2)))
+
+
+def rows_and_factors(network=1.0, table=1.0, added=0.0):
+    return jnp.array([1, 4]), network, table, added
 
 
 @pytest.mark.parametrize(
     ("bad", "array"),
-    [({"network": np.nan}, "gradient/network"), ({"table": 1e30}, "table/nu")],
+    [
+        ({"network": np.nan}, "gradient/network"),
+        ({"table": 1e30}, "table/nu"),
+        ({"added": np.nan}, "loss"),
+        ({"network": 1e37}, "network"),
+    ],
 )
 def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(bad, array):
-    """Its loss is finite; a gradient whose square is infinite makes a moment so."""
-    step = checked().step
-    state, info = step(whole(), *rows_and_factors())
+    """A gradient whose square is infinite makes a moment so, and a wild rate the parameters."""
+    options = {"optimizer": optax.sgd, "rate": 10.0} if array == "network" else {}
+    step = checked(**options).step
+    state, info = step(whole(**options), *rows_and_factors())
     assert info.taken
     assert (state.table.count, state.table.last.tolist()) == (1, [0, 1, 0, 0, 1])
     before = jax.device_get(state)
     state, info = step(state, *rows_and_factors(**bad))
-    assert np.isfinite(info.loss)
+    assert np.isfinite(info.loss) == (array != "loss")
     assert not info.taken
     jax.tree.map(np.testing.assert_array_equal, state, before)
     assert next(name for name, finite in named_leaves(info.finite).items() if not finite) == array
