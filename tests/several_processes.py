@@ -31,7 +31,7 @@ from metaheac_jax.training.sharding import MeshCheckpoints, device_mesh
 def training(folder):
     """The difference to one device of a training that saves after 20 steps and resumes from there.
 
-    Also the campaigns of a step that this process reads.
+    Also the first step drawn each time, and the campaigns of a step that this process reads.
     """
     mesh = (2, jax.process_count())
     place, step, state = one.placement(mesh), one.on_mesh(mesh), None
@@ -39,20 +39,24 @@ def training(folder):
     draw = CampaignSampler(
         one.DATA, np.arange(8), seed=0, campaigns_per_step=one.CAMPAIGNS, batch_size=16, part=own
     )
+    first = []
     for steps in (20, one.STEPS):
+        drawn, draw_noted = one.noted(draw)
         path = folder / "checkpoints"
         with Checkpoints.at(path if is_first() else None) as checkpoints:
             state, _ = train(
                 step,
                 step.init(*jax.tree.map(np.copy, one.weights())),
-                draw,
+                draw_noted,
                 num_steps=steps,
                 checkpoints=MeshCheckpoints(checkpoints, path, place),
             )
+        first.append(min(drawn))
     state = place.fetch(state)
     expected = one.trained(one.one_device())[0] if is_first() else state
     return {
         "difference": one.difference(state, expected),
+        "first": first,
         "reads": list(own),
         "read": len(draw(0).own),
     }

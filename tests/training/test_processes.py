@@ -64,6 +64,7 @@ def results(count, folder, what):
 def check_steps(found, num_campaigns):
     for own in found:
         assert own["difference"] <= 1e-6
+        assert own["first"] == [0, 20]
         assert own["read"] == len(own["reads"])
     assert sorted(number for own in found for number in own["reads"]) == list(range(num_campaigns))
     # 600 users without the 200 who are excluded, in blocks of 16.
