@@ -74,11 +74,16 @@ def test_equals_adam_on_the_whole_table(customise):
 
 
 def test_campaigns_do_not_leak_into_each_other(customise):
-    """A campaign is what it is whether it has to wait for longer ones, or has none beside it."""
+    """A campaign is what it is whether it has to wait for longer ones, or has none beside it.
+
+    Alone, it has to be given its number.
+    """
     together = customise(GENERAL, [campaign(0), campaign(1, 70), campaign(2, 130)], seed=1)
     others = customise(GENERAL, [campaign(3, 90), campaign(1, 70), campaign(4, 80)], seed=1)
-    a, b = whole(together[1]), whole(others[1])
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), a, b)
+    (alone,) = customise(GENERAL, [campaign(1, 70)], seed=1, numbers=[1])
+    a = whole(together[1])
+    for b in (whole(others[1]), whole(alone)):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), a, b)
     assert np.abs(whole(together[0])[1] - a[1]).max() > 1e-4
 
 

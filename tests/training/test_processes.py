@@ -205,6 +205,18 @@ def test_processes_with_different_files_are_refused(monkeypatch):
         processes.check_same("data", ("a", 5))
 
 
+def test_each_process_takes_its_part_and_all_get_the_whole_in_order(monkeypatch):
+    parts = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for number in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda number=number: number)
+        parts.append([f"item {item}" for item in processes.own_part(5)])
+    assert sorted(map(len, parts)) == [2, 3]
+    monkeypatch.setattr(processes, "from_each", lambda own: parts)
+    whole = [f"item {item}" for item in range(5)]
+    assert processes.of_all(parts[1], 5) == whole
+
+
 @pytest.mark.long
 def test_if_a_process_is_killed_the_others_end_and_a_restart_resumes_exactly(tmp_path):
     write_dataset(dataset(), tmp_path / "data")
