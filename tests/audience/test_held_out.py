@@ -25,7 +25,7 @@ def test_the_model_does_not_see_them():
     assert set(held.known) == {*held.users, *kept.users}
 
 
-def test_who_feedback_tells_of_is_not_held_out():
+def test_users_with_feedback_are_not_held_out():
     """Their model's own audience found them, so they say nothing of what else it finds."""
     seen = []
     campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES, non_seeds_per_seed=1)

@@ -112,7 +112,7 @@ def test_what_makes_no_sense_is_refused(options, words):
         field_importance(held_out(gender), DATA, **options)
 
 
-def test_users_who_are_no_seeds_are_needed():
+def test_a_pool_without_other_users_is_refused():
     held = held_out(gender)
     users = np.concatenate([held.users, held.model.campaign.seeds])
     own = replace(DATA, user_ids=DATA.user_ids[:100], user_rows=DATA.user_rows[:100])

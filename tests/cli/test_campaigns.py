@@ -77,7 +77,7 @@ def test_text_ids_are_read(tmp_path):
         (b"5\n\xff\xfe\n", "ids: not a text file; save it as UTF-8"),
     ],
 )
-def test_user_ids_that_are_none_are_named(tmp_path, content, words):
+def test_invalid_user_ids_are_named(tmp_path, content, words):
     (tmp_path / "ids").write_bytes(content)
     with pytest.raises(InputError) as caught:
         read_user_ids(tmp_path / "ids")
@@ -117,7 +117,7 @@ def test_an_id_may_be_in_quotes(tmp_path):
         ("3", "attributes: expected a JSON object"),
     ],
 )
-def test_attributes_that_are_none_are_named(tmp_path, text, words):
+def test_invalid_attributes_are_named(tmp_path, text, words):
     (tmp_path / "attributes").write_text(text)
     with pytest.raises(InputError) as caught:
         read_attributes(tmp_path / "attributes")

@@ -162,7 +162,7 @@ def test_bands_follow_each_other(options, tmp_path, capsys):
     assert "ranks 5 and below, 6 users of 200 candidates\n" in capsys.readouterr().out
 
 
-def test_what_an_audience_cannot_be_is_said(options, tmp_path, capsys):
+def test_what_limits_an_audience_is_noted(options, tmp_path, capsys):
     """Larger than the pool; of seeds that are nearly all; of a campaign that was trained on."""
     (tmp_path / "seeds").write_text("\n".join(map(str, DATA.user_ids[:190])))
     succeeds(main, "expand", *words_of({**options, "--size": 11}))

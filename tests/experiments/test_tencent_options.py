@@ -159,7 +159,7 @@ def test_options_that_make_no_sense(tmp_path, capsys, monkeypatch, arguments, wo
         ('{"user": [{"name": "a"}], "campaign": [{"name": "a"}]}', "'a' is named twice"),
     ],
 )
-def test_a_schema_that_is_none(tmp_path, capsys, text, words):
+def test_an_invalid_schema_is_refused(tmp_path, capsys, text, words):
     path = tmp_path / "schema.json"
     path.write_text(text)
     options = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out", "--schema", path)

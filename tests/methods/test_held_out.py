@@ -158,7 +158,7 @@ def test_a_campaign_that_cannot_be_halved_is_named(kind):
     halve(data, 3, 0)
 
 
-def test_what_told_an_earlier_training_when_to_stop_is_not_new_to_the_next_model():
+def test_earlier_held_out_campaigns_stay_held_out_in_the_record():
     method = noting([], PAPER)
     first = method.fit(DATA, campaigns=np.arange(12), held_out=[12, 13, 14])
     start = replace(first, optimizer={"count": np.array(1)})
