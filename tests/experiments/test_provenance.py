@@ -1,5 +1,6 @@
 """Where results come from: commands that can be repeated, and one line that says it all."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -55,6 +56,8 @@ def git(directory, *arguments):
 
 
 def test_the_commit_says_whether_files_were_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     file = tmp_path / "a.py"
     file.write_text("a = 1\n")
     monkeypatch.setattr(module, "__file__", str(file))
