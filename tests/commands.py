@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import re
 import sys
 import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -66,6 +68,32 @@ def refuses(capsys, start, *arguments, words):
 def contents(directory: Path) -> set[str]:
     """Names in a folder; empty if it does not exist."""
     return {path.name for path in directory.iterdir()} if directory.exists() else set()
+
+
+def explanations(capsys, start, options, *arguments):
+    """What the help of a command says on each option and positional argument, by name.
+
+    Each field of the dataclass ``options`` must have an entry of at least four words.
+    """
+    assert exit_code(start, *arguments, "--help") == 0
+    text = capsys.readouterr().out.replace("│", " ")
+    name = r"--?[a-z][a-z-]*|\[?[A-Z|]+\]?"
+    found = re.findall(rf"^  ({name})(?=[\s,])(.*?)(?=^  (?:{name})\s|^ ?\S|\Z)", text, re.S | re.M)
+    entries = {option: entry for option, entry in found if option != "-h"}
+    assert len(entries) == num_fields(options)
+    for option, entry in entries.items():
+        words = re.findall(r"(?<!\S)[A-Za-z]+\b", entry.partition("(default")[0])
+        assert len(words) >= 4, (option, entry)
+    return entries
+
+
+def num_fields(options):
+    """Number of fields of a dataclass, with those of its fields that are dataclasses."""
+    kinds = get_type_hints(options)
+    return sum(
+        num_fields(kinds[field.name]) if dataclasses.is_dataclass(kinds[field.name]) else 1
+        for field in dataclasses.fields(options)
+    )
 
 
 def write_few_fields(schema: Path, whole: dict) -> Path:
