@@ -46,6 +46,13 @@ def test_what_is_tuned_are_settings():
         assert method.takes_steps == (method.work[0] > 0)
 
 
+def test_what_scores_mean_without_seeds_and_as_probabilities():
+    methods = [method_named(name) for name in METHODS]
+    assert {m.name for m in methods if not m.log_odds} == {"cosine", "pinterest"}
+    seedless = {m.name for m in methods if not m.general_scores}
+    assert seedless == {"hubble", "pinterest", "mlp-embeddings"}
+
+
 def test_methods_whose_networks_do_not_split_refuse_to_adapt_heads():
     settings = replace(PAPER, online_adapts="heads")
     whole = {
