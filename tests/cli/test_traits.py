@@ -1,14 +1,24 @@
 """`metaheac traits`: values, sensitive values and what the model uses."""
 
 import csv
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from commands import contents, refuses, succeeds
+from toy import SCHEMA
 
+from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.audience.importance import field_importance
 from metaheac_jax.audience.traits import audience_traits, sensitive_shares
 from metaheac_jax.cli.main import main
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.methods import method_of
+from metaheac_jax.model import AddedCampaign, load, save
+
+FIELDS = {field.name for field in SCHEMA.user}
 
 
 @pytest.fixture
@@ -98,13 +108,27 @@ def test_opt_outs_are_not_learned_from(toy_campaign, words, tmp_path, capsys):
     refuses(capsys, main, *words, *model, "--exclude", tmp_path / "optouts", words=(message,))
 
 
-def test_what_the_model_uses(toy_campaign, words, capsys):
-    model = ("--model", toy_campaign.model, "--attributes", toy_campaign.attributes)
-    succeeds(main, *words, *model)
-    printed = capsys.readouterr().out
-    assert "Drop of the AUC of held-out seeds" in printed
-    table = printed[printed.index("Drop of the AUC") :]
-    assert all(f" {field.name} " in table for field in toy_campaign.dataset.schema.user)
+def test_what_the_model_uses(toy_campaign, words, tmp_path, capsys):
+    """The table is the library's; that the model has seen the campaign is noted."""
+    data, general = open_dataset(toy_campaign.data), load(toy_campaign.model)
+    attributes = json.loads(toy_campaign.attributes.read_text())
+    trained = replace(general, added=(AddedCampaign("tea", "", attributes),))
+    save(trained, tmp_path / "trained")
+    for model, seed in ((toy_campaign.model, 0), (tmp_path / "trained", 3)):
+        more = ("--model", model, "--attributes", toy_campaign.attributes, "--seed", seed)
+        succeeds(main, *words, *more)
+        printed, general = capsys.readouterr().out, load(model)
+        campaign = data.new_campaign(data.user_ids[:120], attributes, seed=seed)
+        held = hold_out_seeds(method_of(general), general, data, campaign, seed=seed)
+        used = field_importance(held, data, seed=seed)
+        start = "Drop of the AUC of held-out seeds"
+        shown = printed[printed.index(start) :]
+        rows = [[f.field, f"{f.drop:.4f}", f"{f.error:.4f}"] for f in used.fields]
+        assert " ".join(shown.split()).startswith(f"{start} ({used.auc:.4f}) ")
+        cells = [re.findall(r"[^\s│|]+", line) for line in shown.splitlines()]
+        assert [row for row in cells if row and row[0] in FIELDS] == rows
+        assert (held.seen is None) == (seed == 0)
+        assert (f"note: {held.seen}\n" in printed) == (seed == 3)
 
 
 def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, capsys):
