@@ -14,10 +14,12 @@ from metaheac_jax.audience.campaign_folder import add_feedback, save_customised,
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.audience.workspace import find_items, find_unfinished
 from metaheac_jax.cli.status import items_table
+from metaheac_jax.customise import export
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import load, save
+from metaheac_jax.sealed import seal
 from metaheac_jax.settings import PAPER
 
 TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
@@ -82,6 +84,27 @@ def test_a_campaign_names_its_model_and_that_its_data(made):
     assert cells["data"]["made from"] == ""
 
 
+def test_exports_and_models_name_the_model_that_they_come_from(workspace):
+    june = load(workspace / "models" / "june")
+    save(replace(june, parent=june.origin.digest), workspace / "models" / "july")
+    (workspace / "scorer").mkdir()
+    content = {"format": export.FORMAT, "method": june.method, "campaign": "campaign tea"}
+    content["model_digest"] = june.origin.digest
+    seal(workspace / "scorer", export.MANIFEST, content, [])
+    rows = {name: cells for name, *cells in items_table(find_items(workspace), workspace).rows}
+    assert rows["scorer"][:3] == ["export", "mlp-pretraining, campaign tea", "models/june"]
+    assert rows["models/july"][2] == "data, models/june"
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(1023, "1023 B"), (1024, "1 KiB"), (1024**2 - 1024, "1023 KiB"), (1024**2, "1 MiB")],
+)
+def test_sizes_are_shown_in_powers_of_1024(made, size, shown):
+    items = [replace(item, size=size) for item in find_items(made)]
+    assert {row[-1] for row in items_table(items, made).rows} == {shown}
+
+
 def test_a_parent_that_is_gone_is_said(workspace):
     digest = by_name(workspace)["models/june"].digest
     (workspace / "models" / "june" / "model.json").unlink()
@@ -97,6 +120,9 @@ def test_feedback_that_is_not_learned_from_is_said(workspace):
     general = load(workspace / "models" / "june")
     update(folder, general, open_dataset(workspace / "data"))
     assert by_name(workspace)["campaigns/tea"].about == "3 seeds, feedback on 2 users"
+    update(folder, general, open_dataset(workspace / "data"), exclude=[45, 52])
+    about = by_name(workspace)["campaigns/tea"].about
+    assert about == "3 seeds, feedback on 2 users, 2 users excluded"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other"}', None])
