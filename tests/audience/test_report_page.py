@@ -1,6 +1,7 @@
 """The report: balanced, self-contained, accessible; nothing in it is anybody else's markup."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -107,6 +108,13 @@ def test_all_parts_are_there(plain):
         "plain 400 200 16.2% 0.139",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(("found", "is_noted"), [(1019, True), (1020, False)])
+def test_seeds_that_are_few_are_noted(found, is_noted):
+    seeds = SeedCheck(given=1100, distinct=1050, found=found, excluded=20)
+    text = html_report(replace(report(curve=False), seeds=seeds))
+    assert ("With fewer than 1,000 seeds" in text) == is_noted
 
 
 def test_text_of_users_is_never_markup(plain):

@@ -7,7 +7,9 @@ import pytest
 from commands import contents, refuses, succeeds
 
 from metaheac_jax.audience.campaign_folder import read_campaign
+from metaheac_jax.cli.campaigns import KEPT_GENERAL
 from metaheac_jax.cli.main import main
+from metaheac_jax.model import Customised
 
 
 def opt_outs(path, user_ids):
@@ -40,6 +42,18 @@ def test_an_update_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, 
     assert users_of(out) == expected
     words = (f"campaign tea: has text as user ids, and {tea.data} has whole numbers; use data",)
     refuses(capsys, main, "update", tea.folder, "--data", tea.data, words=words)
+
+
+@pytest.mark.parametrize("is_general", [False, True])
+def test_an_update_says_whether_the_general_model_is_kept(
+    tea, tmp_path, capsys, monkeypatch, is_general
+):
+    monkeypatch.setattr(Customised, "is_general", is_general)
+    left = opt_outs(tmp_path / "optouts.csv", tea.user_ids[tea.non_seeds[:1]])
+    succeeds(main, "update", tea.folder, "--data", tea.data, "--exclude", left)
+    printed = capsys.readouterr().out
+    assert f"{tea.folder}: customised again" in printed
+    assert (f"{tea.folder}: {KEPT_GENERAL}\n" in printed) == is_general
 
 
 def test_expand_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, capsys):

@@ -1,17 +1,23 @@
 """Files of seeds, attributes and lists of campaigns, right and wrong."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from toy import dataset
 
+from metaheac_jax.audience.seed_check import SeedCheck
 from metaheac_jax.cli.campaigns import (
+    KEPT_GENERAL,
     Request,
+    campaign_notes,
     read_attributes,
     read_campaigns,
     read_excluded,
     read_user_ids,
 )
+from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.errors import InputError
 
 ATTRIBUTES = {"advertiser": 2, "category": 1}
@@ -231,3 +237,35 @@ def test_text_ids_with_a_comma_are_no_ids(tmp_path):
         read_user_ids(path, text=True)
     path.write_text('id\n"ann"\nbob\n')
     assert read_user_ids(path, text=True) == ["ann", "bob"]
+
+
+# Notes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("used", "others", "unknown", "is_general", "notes"),
+    [
+        (1000, 1000, (), False, []),
+        (999, 999, (), False, ["with fewer than 1,000 seeds an audience is less reliable"]),
+        (
+            1000,
+            999,
+            (),
+            False,
+            ["there are only 999 other users to tell 1,000 seeds from; use a larger pool"],
+        ),
+        (
+            1000,
+            1000,
+            ("advertiser", "category"),
+            False,
+            ["training has not seen these values of the campaign: advertiser, category"],
+        ),
+        (1000, 1000, (), True, [KEPT_GENERAL]),
+    ],
+)
+def test_a_customised_campaign_has_these_notes(used, others, unknown, is_general, notes):
+    users, labels = np.arange(used + others), np.repeat([1, 0], [used, others])
+    campaign = Campaign("tea", np.zeros(2, int), users, labels, unknown_attributes=unknown)
+    model = SimpleNamespace(campaign=campaign, is_general=is_general)
+    assert campaign_notes(SeedCheck(1200, 1100, used + 5, 5), model) == notes
