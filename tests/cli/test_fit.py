@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from commands import (
 )
 from toy import dataset
 
+from metaheac_jax.cli.fit import _judged
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split
@@ -26,7 +28,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
 from metaheac_jax.methods.method import Method, steps_of
 from metaheac_jax.methods.registry import METHODS
-from metaheac_jax.model import load
+from metaheac_jax.model import Judged, load
 from metaheac_jax.settings import SETTINGS
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
@@ -121,7 +123,9 @@ def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, mon
     monkeypatch.setitem(SETTINGS, "paper", settings)
     succeeds(main, "fit", data, tmp_path / "model", "--method", "mlp-pretraining")
     printed = capsys.readouterr().out
-    assert re.search(r"trained on 3 campaigns of toy; AUC \S+ on 3 more, held out to tell", printed)
+    assert re.search(
+        r"trained on 3 campaigns of toy; AUC \S+ on 3 more, held out to decide", printed
+    )
     assert len(load(tmp_path / "model").held_out) == 3
     go_on = ("--from", tmp_path / "model", "--seed", 1)
     succeeds(main, "fit", data, tmp_path / "next", *go_on)
@@ -132,6 +136,12 @@ def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, mon
     succeeds(main, "fit", data, tmp_path / "prior", "--method", "prior")
     printed = capsys.readouterr().out
     assert "trained on 3 campaigns of toy; 3 more, held out to decide when to stop" in printed
+
+
+def test_the_best_judgement_is_printed():
+    judged = (Judged(4, 0.6, 0.5), Judged(8, 0.71234, 0.4), Judged(12, 0.65, 0.3))
+    what = "on 3 more, held out to decide when to stop, at step 8"
+    assert _judged(SimpleNamespace(judgements=judged), 3) == f"; AUC 0.7123 {what}"
 
 
 @pytest.mark.parametrize("option", ["--epochs", "--skip-nonfinite"])
