@@ -12,6 +12,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.methods import trees
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
+from metaheac_jax.settings import PAPER
 
 DATA = dataset(campaigns=12, per_campaign=400)
 TRAIN, NEW = np.arange(8), np.arange(8, 12)
@@ -82,6 +83,13 @@ def test_the_prior_grows_until_held_out_campaigns_improve_no_more(monkeypatch):
     assert len(general.held_out) == 3
     known = DATA.campaign_ids[TRAIN].tolist()
     assert sorted([*general.campaigns, *general.held_out]) == known
+
+
+def test_the_prior_has_a_fixed_number_of_trees_without_held_out_campaigns(monkeypatch):
+    monkeypatch.setattr(trees, "NUM_PRIOR_TREES", 5)
+    general = user_prior(replace(PAPER, offline_patience=None)).fit(DATA, campaigns=TRAIN)
+    assert general.held_out == ()
+    assert general.state["trees"].tobytes().decode().count("Tree=") == 5
 
 
 def test_values_too_rare_for_a_leaf_are_left_out(monkeypatch):
