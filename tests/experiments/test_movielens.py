@@ -84,6 +84,39 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
     )
 
 
+def test_options_reach_the_data(tmp_path, monkeypatch):
+    build, built = movielens.build_movielens, []
+
+    def noted(source, **options):
+        built.append(options)
+        return build(source, **options)
+
+    monkeypatch.setattr(movielens, "build_movielens", noted)
+    source = write_movies(tmp_path / "data")
+    options = movielens.Options(data_dir=source, non_seeds="pool", min_likes=50)
+    movielens.load(options, 4).without([1])
+    expected = {"seed": 4, "non_seeds": "pool", "min_likes": 50}
+    assert built == [expected, expected | {"apart": [1]}]
+
+
+@pytest.mark.parametrize(
+    ("stem", "world"), [("ml-100k", "movielens-100k"), ("ml-1m", "movielens-1m")]
+)
+def test_an_edition_has_its_tuning_and_the_papers_preset_more_epochs(
+    tmp_path, monkeypatch, stem, world
+):
+    seen = []
+    monkeypatch.setattr(movielens, "run_all", lambda *_, **more: seen.append(more))
+    monkeypatch.setattr(report, "write", lambda *_: None)
+    (tmp_path / f"{stem}.inter").touch()
+    options = ("--data-dir", tmp_path, "--out", tmp_path / "out")
+    for preset in ("paper", "official"):
+        succeeds(COMMAND, *options, "--preset", preset)
+    assert [own["world"] for own in seen] == [world, world]
+    paper = replace(SETTINGS["paper"], online_epochs=20)
+    assert [own["settings"] for own in seen] == [paper, SETTINGS["official"]]
+
+
 def test_what_judges_a_training_is_in_no_history(tmp_path):
     options = movielens.Options(data_dir=write_movies(tmp_path / "data"))
     data = movielens.load(options, 4)
