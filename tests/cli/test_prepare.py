@@ -41,6 +41,10 @@ def test_the_authors_files_are_recognised(tmp_path, capsys):
     extends = (*options, "--extends", tmp_path / "data")
     refuses(capsys, main, *prepare, tmp_path / "new", *extends, words=("not for the authors'",))
     assert contents(tmp_path) >= {"source", "schema.json", "data"}
+    (source / "train_stage1.pkl").write_bytes(authors_pickles.LARGE_MEMO)
+    little = (*options, "--max-memory", 0.25)
+    words = ("takes more than 0.25 GiB of memory to read", "raise max_memory (--max-memory)")
+    refuses(capsys, main, *prepare, tmp_path / "new", *little, words=words)
     assert not contents(tmp_path) & {"few", "new"}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from authors_pickles import (
+    LARGE_MEMO,
     NDARRAY,
     RECONSTRUCT,
     Make,
@@ -170,10 +171,6 @@ def test_columns_must_have_one_length(tmp_path):
     path.write_bytes(dump(frame({"age": [1], "kind": [1]}, blocks=blocks)))
     with pytest.raises(InputError, match="columns of different lengths"):
         read_frame(path)
-
-
-#: A place in the unpickler's memo that takes gigabytes.
-LARGE_MEMO = b"\x80\x02K\x01r\xff\xff\xff\x1f."
 
 
 def test_a_few_bytes_that_take_gigabytes_are_refused(tmp_path):
