@@ -428,6 +428,14 @@ def test_an_update_can_take_a_new_general_model(campaign, tmp_path):
         load_customised(folder, general, DATA)
 
 
+def test_an_update_needs_a_general_model_in_a_folder(campaign):
+    folder, general = campaign
+    before = bytes_of(folder)
+    with pytest.raises(InputError, match="the general model is in no folder; give one from `save`"):
+        update(folder, replace(general, origin=None), DATA)
+    assert bytes_of(folder) == before
+
+
 def test_an_update_would_stay_with_the_same_data_and_seed_alone(campaign):
     folder, general = campaign
     today, tomorrow = (replace(DATA, digest=day) for day in ("today", "tomorrow"))
