@@ -73,7 +73,7 @@ def contents(directory: Path) -> set[str]:
 def explanations(capsys, start, options, *arguments):
     """What the help of a command says on each option and positional argument, by name.
 
-    Each field of the dataclass ``options`` must have an entry of at least four words.
+    Each field of the dataclass ``options`` must have an entry of at least five words.
     """
     assert exit_code(start, *arguments, "--help") == 0
     text = capsys.readouterr().out.replace("│", " ")
@@ -83,7 +83,7 @@ def explanations(capsys, start, options, *arguments):
     assert len(entries) == num_fields(options)
     for option, entry in entries.items():
         words = re.findall(r"(?<!\S)[A-Za-z]+\b", entry.partition("(default")[0])
-        assert len(words) >= 4, (option, entry)
+        assert len(words) >= 5, (option, entry)
     return entries
 
 

@@ -46,7 +46,7 @@ class Options:
     from earlier campaigns. Expected conversions are proportional to it; nothing else depends on it.
     The default is the fraction of the users who are seeds, which is not an estimate of it."""
     out: Path | None = None
-    """CSV file to write."""
+    """CSV file to write the table to."""
     figure: Path | None = None
     """File to write a plot of recall against size to, .png or .svg. Needs Matplotlib."""
     seed: int = 0
