@@ -281,7 +281,7 @@ def fsync(path: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path to which the block writes a file, which becomes ``path`` if it succeeds.
 
-    The file is on disk once the `with` statement has ended. An existing file is replaced only on
+    The file is on disk once the ``with`` statement has ended. An existing file is replaced only on
     success. The path is `locked` meanwhile.
 
     Raises:
