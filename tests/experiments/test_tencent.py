@@ -181,7 +181,7 @@ def test_a_killed_run_resumes_to_the_same_results(finished, tmp_path, capsys, mo
     with monkeypatch.context() as patch:
         saved = interrupt_after(patch, 2)
         interrupted(COMMAND, *options)
-    assert capsys.readouterr().err.startswith("interrupted; run the same command again to go on")
+    assert capsys.readouterr().err.startswith("interrupted; run the same command again to continue")
     assert contents(tmp_path / "out") == {"seed-0"}
     own = tmp_path / "out" / "seed-0"
     assert contents(own / "methods") == {"lr.json"}
