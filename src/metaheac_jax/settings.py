@@ -96,6 +96,8 @@ class Settings:
             raise InputError(
                 f"settings: value_dropout: expected a number below 1, got {self.value_dropout!r}"
             )
+        if not isinstance(self.disjoint, bool):
+            raise InputError(f"settings: disjoint: expected true or false, got {self.disjoint!r}")
         for name in ("mixture", "reduction"):
             if getattr(self, name) not in ("sum", "mean"):
                 value = getattr(self, name)

@@ -26,6 +26,7 @@ from metaheac_jax.data.splits import official_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
+from metaheac_jax.methods.ensemble import member_methods
 from metaheac_jax.methods.method import Method, steps_of
 from metaheac_jax.methods.registry import METHODS
 from metaheac_jax.model import Judged, load
@@ -65,9 +66,13 @@ def test_options_reach_the_training(data, tmp_path, monkeypatch):
     (tmp_path / "model.training").mkdir()
     words = ("--method", "mlp-pretraining", "--settings", "official", "--epochs", 7, "--seed", 5)
     more = ("--skip-nonfinite", 3, "--resume", "--allow-change", "data")
+    more += ("--set", "value_dropout=.5", "width=32", "mixture=mean", "disjoint=true")
+    more += ("online_patience=none",)
     assert exit_code(main, "fit", data, tmp_path / "model", *words, *more) == 2
     [(settings, options)] = seen
-    assert settings == replace(stopping, offline_epochs=7, offline_patience=None)
+    set_ = {"value_dropout": 0.5, "width": 32, "mixture": "mean", "disjoint": True}
+    chosen = replace(stopping, **set_, online_patience=None)
+    assert settings == replace(chosen, offline_epochs=7, offline_patience=None)
     assert (options["seed"], options["skip_nonfinite"]) == (5, 3)
     assert tuple(options["allow_changes"]) == ("data",)
 
@@ -142,6 +147,31 @@ def test_the_best_judgement_is_printed():
     judged = (Judged(4, 0.6, 0.5), Judged(8, 0.71234, 0.4), Judged(12, 0.65, 0.3))
     what = "on 3 more, held out to decide when to stop, at step 8"
     assert _judged(SimpleNamespace(judgements=judged), 3) == f"; AUC 0.7123 {what}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["width"], "--set: expected NAME=VALUE, got 'width'; the names are width, num_experts,"),
+        (["dropout=.5"], "--set: expected NAME=VALUE, got 'dropout=.5'; the names are width,"),
+        (["width=8", "width=16"], "--set: width has two values; give one"),
+        (["value_dropout=1"], "settings: value_dropout: expected a number below 1, got 1"),
+        (["value_dropout=half"], "settings: value_dropout: expected a number of 0 or more"),
+        (["width=8.5"], "settings: width: expected a whole number of 1 or more, got 8.5"),
+        (["width=none"], "settings: width: expected a whole number of 1 or more, got None"),
+        (["disjoint=1"], "settings: disjoint: expected true or false, got 1"),
+        (["value_dropout=.5", "--from", "x"], "--from: the method and settings are the model's"),
+    ],
+)
+def test_settings_that_cannot_be_set_are_refused(data, tmp_path, capsys, words, message):
+    refuses(capsys, main, "fit", data, tmp_path / "model", "--set", *words, words=(message,))
+    assert not contents(tmp_path)
+
+
+def test_an_ensemble_sets_the_value_dropout_of_its_network_alone():
+    method = method_named("ensemble").with_settings(value_dropout=0.9)
+    head, network = member_methods(method.settings)
+    assert (head.settings.value_dropout, network.settings.value_dropout) == (0.5, 0.9)
 
 
 @pytest.mark.parametrize("option", ["--epochs", "--skip-nonfinite"])

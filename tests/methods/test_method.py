@@ -317,6 +317,7 @@ def test_what_is_no_list_of_campaigns_or_no_seed_is_refused():
         {"inner_learning_rate": float("nan")},
         {"mixture": "product"},
         {"reduction": "max"},
+        {"disjoint": 1},
     ],
 )
 def test_settings_out_of_range_are_refused(change):
