@@ -235,7 +235,8 @@ class Customised:
     Attributes:
       general: the general model.
       campaign: the campaign.
-      seed_ids: user ids of its seeds, in the form of the data's ids.
+      seed_ids: user ids of its seeds, in the form of the data's ids, including those of seeds that
+        are not in the data.
       scorer: scores users for it.
       excluded_ids: ids of users who may be in none of its audiences, such as users who opted out.
     """

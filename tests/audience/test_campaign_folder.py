@@ -245,6 +245,22 @@ def test_users_who_are_gone_are_left_out(made):
     np.testing.assert_array_equal(loaded.score(data.user_rows), scores(model)[20:])
 
 
+def test_seeds_whom_the_data_lacked_are_seeds_where_it_has_them(made, tmp_path):
+    _, general, _ = made
+    earlier = replace(DATA, user_ids=DATA.user_ids[:90], user_rows=DATA.user_rows[:90])
+    model = customised(general, earlier)
+    assert len(model.campaign.seeds) == 3
+    save_customised(model, earlier, tmp_path / "tea")
+    loaded = load_customised(tmp_path / "tea", general, DATA)
+    assert set(loaded.campaign.seeds.tolist()) == {5, 17, 80, 99}
+    for own in (model, loaded, load_customised(tmp_path / "tea", general, earlier)):
+        audience = expand(own, DATA, size=150)
+        assert not set(audience.user_ids.tolist()) & set(SEEDS)
+        assert len(audience) == 146
+    save_customised(own, earlier, tmp_path / "tea")
+    assert read_campaign(tmp_path / "tea").examples.labels.sum() == 4
+
+
 # Damage -----------------------------------------------------------------------------------------
 
 

@@ -82,7 +82,8 @@ def test_other_seeds_have_other_non_seeds():
 def test_repeated_ids_count_once_and_unknown_ones_are_counted():
     campaign = DATA.new_campaign([*ids(5, 17, 5), 4, 4, -1], ATTRIBUTES)
     assert sorted(campaign.seeds) == [5, 17]
-    assert campaign.num_unmatched == 2  # 4, which was given twice, and -1
+    assert campaign.num_unmatched == 2
+    assert campaign.unmatched.tolist() == [-1, 4]
     assert len(non_seeds(campaign)) == 40
 
 

@@ -184,8 +184,7 @@ class SavedCampaign:
         if method.restore is None:
             raise InputError(f"campaign {self.record.name}: {method.name!r} cannot be saved")
         scorer = method.restore(run, general.state, campaign, self.adapted)
-        seed_ids = examples.user_ids[examples.labels == 1]
-        return Customised(general, campaign, seed_ids, scorer, saved.excluded)
+        return Customised(general, campaign, data.ids_of_seeds(campaign), scorer, saved.excluded)
 
 
 def save_customised(
@@ -229,14 +228,17 @@ def save_customised(
             f"{campaign.name}: has feedback, which only its own folder holds apart from the seeds "
             "that it began with; `update` that folder, or copy it"
         )
-    ids = np.asarray(data.user_ids[campaign.users])
-    if not np.array_equal(ids[campaign.labels == 1], model.seed_ids):
+    if not np.array_equal(data.ids_of_seeds(campaign), model.seed_ids):
         raise InputError(f"{data.where}: not the data that {campaign.name} was customised on")
     attributes = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in campaign.attributes.items()
     }
-    record = CampaignRecord(_name(directory), attributes, ids, campaign.labels)
+    # Seeds that are not in the data are kept: later data may have them.
+    absent = data.checked_ids(campaign.unmatched)
+    ids = np.concatenate([data.user_ids[campaign.users], absent])
+    labels = np.concatenate([campaign.labels, np.ones(len(absent), np.int8)])
+    record = CampaignRecord(_name(directory), attributes, ids, labels)
     feedback = Feedback.of(ids[:0], np.empty(0, bool))
     excluded = np.unique(data.checked_ids(model.excluded_ids))
     kept, learned = _changed(adapted, general), Counts(0, 0, len(excluded))

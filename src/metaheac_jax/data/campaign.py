@@ -1,6 +1,7 @@
 """A campaign and its examples, on which a general model is customised.
 
-Axes: U users of a pool, N campaign fields, n examples of a campaign, F users that feedback added.
+Axes: U users of a pool, N campaign fields, n examples of a campaign, F users that feedback added,
+M seeds who are not in the data.
 """
 
 from __future__ import annotations
@@ -46,23 +47,24 @@ class Campaign:
       rows: (N,) int32 table rows of its attributes.
       users: (n,) int32, index of each example's user.
       labels: (n,) int8, 1 for a seed and 0 for a non-seed.
-      num_unmatched: number of given seed ids that are not in the data.
       num_excluded: number of given seeds that are in the data but excluded from learning.
       unknown_attributes: names of attributes whose values training has not seen.
       attributes: the raw value of each campaign field, as given; None for a campaign of the data.
       found: (F,) index of each user whose label comes from feedback. The campaign's own model found
         these users, so they do not show how well such a model finds others.
+      unmatched: (M,) user ids of given seeds that are not in the data, in the form of the data's
+        ids.
     """
 
     id: int | str | None
     rows: np.ndarray
     users: np.ndarray
     labels: np.ndarray
-    num_unmatched: int = 0
     num_excluded: int = 0
     unknown_attributes: tuple[str, ...] = ()
     attributes: Mapping[str, Any] | None = None
     found: np.ndarray | tuple[()] = ()
+    unmatched: np.ndarray | tuple[()] = ()
 
     def check(self, num_users: int, num_fields: int) -> None:
         """Refuses a campaign that does not belong to data with this many users and campaign fields.
@@ -95,6 +97,11 @@ class Campaign:
     def seeds(self) -> np.ndarray:
         """Index of each seed user."""
         return self.users[self.labels == 1]
+
+    @property
+    def num_unmatched(self) -> int:
+        """M."""
+        return len(self.unmatched)
 
     @property
     def is_found(self) -> np.ndarray:

@@ -384,8 +384,8 @@ class Dataset:
 
         Args:
           briefs: seeds and attributes per campaign. Repeated seeds count once; ids that match no
-            user are left out and counted in `Campaign.num_unmatched`. An attribute value that
-            training has not seen has no embedding.
+            user are in `Campaign.unmatched`. An attribute value that training has not seen has no
+            embedding.
           non_seeds_per_seed: number of users drawn at random from the pool as non-seeds, per seed.
             Seeds are never drawn. If the pool is too small, all its other users are taken.
           exclude: ids of users who are excluded from learning. They are neither seeds (those are
@@ -413,12 +413,14 @@ class Dataset:
         found = self.find_users(np.concatenate(given), progress=progress)
         excluded, *seeds = np.split(found, np.cumsum([len(ids) for ids in given])[:-1])
         excluded = np.unique(excluded[excluded >= 0])
-        new = [
-            self._new_campaign(brief.name, own, found, excluded, non_seeds_per_seed, seed)
-            for brief, own, found in zip(briefs, rows, seeds, strict=True)
-        ]
-        pairs = zip(new, briefs, strict=True)
-        return [replace(campaign, attributes=dict(brief.attributes)) for campaign, brief in pairs]
+        new = []
+        for brief, own, ids, found in zip(briefs, rows, given[1:], seeds, strict=True):
+            campaign = self._new_campaign(
+                brief.name, own, found, excluded, non_seeds_per_seed, seed
+            )
+            attributes = dict(brief.attributes)
+            new.append(replace(campaign, attributes=attributes, unmatched=ids[found < 0]))
+        return new
 
     def _new_campaign(
         self,
@@ -457,7 +459,6 @@ class Dataset:
             rows=rows,
             users=np.concatenate([users, others]).astype(np.int32),
             labels=np.repeat(np.array([1, 0], np.int8), [len(users), len(others)]),
-            num_unmatched=len(found) - len(known),
             num_excluded=len(known) - len(users),
             unknown_attributes=tuple(f.name for row, f in pairs if row == self.num_rows),
         )
@@ -465,8 +466,7 @@ class Dataset:
     def recorded_campaign(self, record: CampaignRecord) -> Campaign:
         """A campaign that is not in the data set, from its record.
 
-        Users who are not in the data are left out; seeds among them are counted in
-        `Campaign.num_unmatched`.
+        Users who are not in the data are left out; seeds among them are in `Campaign.unmatched`.
 
         Raises:
           InputError: no seed is a user of this data set, the user ids are of a different kind, or
@@ -486,10 +486,19 @@ class Dataset:
             rows=rows,
             users=users[found].astype(np.int32),
             labels=record.labels[found],
-            num_unmatched=int((seed & ~found).sum()),
             unknown_attributes=tuple(f.name for row, f in pairs if row == self.num_rows),
             attributes=record.attributes,
+            unmatched=self.checked_ids(record.user_ids[seed & ~found]),
         )
+
+    def ids_of_seeds(self, campaign: Campaign) -> np.ndarray:
+        """User ids of a campaign's seeds, including those who are not in the data.
+
+        Raises:
+          InputError: the ids of `Campaign.unmatched` are of another kind than the data's.
+        """
+        own, others = self.user_ids[campaign.seeds], self.checked_ids(campaign.unmatched)
+        return np.concatenate([own, others])
 
     def with_campaigns(self, records: Sequence[CampaignRecord]) -> Dataset:
         """The data set with added campaigns, whose examples are in stage 1.

@@ -475,7 +475,7 @@ class Method:
         else:
             models = self._adapt_together(run, state, campaigns, watch)
         return [
-            Customised(general, campaign, np.asarray(data.user_ids[campaign.seeds]), scorer)
+            Customised(general, campaign, data.ids_of_seeds(campaign), scorer)
             for campaign, scorer in zip(campaigns, models, strict=True)
         ]
 
