@@ -238,14 +238,17 @@ class Customised:
       seed_ids: user ids of its seeds, in the form of the data's ids, including those of seeds that
         are not in the data.
       scorer: scores users for it.
-      excluded_ids: ids of users who may be in none of its audiences, such as users who opted out.
     """
 
     general: General
     campaign: Campaign
     seed_ids: np.ndarray
     scorer: Scorer
-    excluded_ids: np.ndarray | tuple[()] = ()
+
+    @property
+    def excluded_ids(self) -> np.ndarray | tuple[()]:
+        """Ids of users who may be in none of its audiences; see `Campaign.excluded_ids`."""
+        return self.campaign.excluded_ids
 
     @property
     def adapted(self) -> AdaptedWeights:

@@ -56,8 +56,8 @@ def fitted(folder, name="mlp-pretraining", seed=4):
     return load(folder)
 
 
-def customised(general, data=DATA):
-    campaign = data.new_campaign(SEEDS, ATTRIBUTES, non_seeds_per_seed=8)
+def customised(general, data=DATA, exclude=()):
+    campaign = data.new_campaign(SEEDS, ATTRIBUTES, non_seeds_per_seed=8, exclude=exclude)
     [model] = method_of(general).customise(general, data, [campaign], seed=3)
     return model
 
@@ -168,10 +168,11 @@ def test_user_ids_that_became_text_are_found(tmp_path):
     """Who is excluded and who has feedback, by whole numbers, are users of data with text."""
     data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
     general = fitted(tmp_path / "model")
-    campaign = data.new_campaign([3, 10, 17, 24], ATTRIBUTES, non_seeds_per_seed=8)
+    options = {"non_seeds_per_seed": 8, "exclude": [10, 31]}
+    campaign = data.new_campaign([3, 10, 17, 24], ATTRIBUTES, **options)
     [model] = method_of(general).customise(general, data, [campaign])
     folder = tmp_path / "tea"
-    save_customised(replace(model, excluded_ids=np.array([10, 31])), data, folder)
+    save_customised(model, data, folder)
     add_feedback(folder, Feedback.of(np.array([38, 45]), np.array([1, 0])))
     text = replace(data, user_ids=data.user_ids.astype("S"))
     loaded, same = (load_customised(folder, general, own) for own in (text, data))
@@ -374,15 +375,18 @@ def test_neither_order_nor_repetition_of_feedback_and_updates_matters(made, tmp_
 def test_who_is_excluded_stays_out_of_all_that_follows(campaign, tmp_path):
     """Neither learned from, with or without feedback, nor in an audience, nor in later training."""
     folder, general = campaign
-    save_customised(
-        replace(customised(general), excluded_ids=DATA.user_ids[[40, 41]]), DATA, folder
-    )
+    model = customised(general, exclude=[*DATA.user_ids[[40, 41]].astype(str), "nobody"])
+    audience = expand(model, DATA, size=150)
+    assert not {*DATA.user_ids[[40, 41]].astype(str)} & {*audience.user_ids.tolist()}
+    assert audience.num_candidates == len(audience) == 150 - len(SEEDS) - 2
+    save_customised(model, DATA, folder)
     add_feedback(folder, feedback(1, 40, not_converted=[41, 42]))
     excluded = {5, 40, 41, 42}  # 5 is a seed, 42 has feedback
     saved = update(folder, general, DATA, exclude=DATA.user_ids[[5, 42, 42]])
-    assert saved.learned == (4, 2, 4)
+    assert saved.learned == (4, 2, 5)
     assert saved.is_up_to_date(general)
-    assert read_campaign(folder).excluded.tolist() == sorted(DATA.user_ids[sorted(excluded)])
+    ids = {b"nobody", *DATA.user_ids[sorted(excluded)].tolist()}
+    assert read_campaign(folder).excluded.tolist() == sorted(ids)
     model = load_customised(folder, general, DATA)
     assert set(model.campaign.seeds.tolist()) == {17, 80, 99, 1}
     assert not excluded & set(model.campaign.users.tolist())

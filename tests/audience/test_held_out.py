@@ -40,6 +40,13 @@ def test_users_with_feedback_are_not_held_out():
         hold_out_seeds(method, method.fit(DATA), DATA, replace(campaign, found=np.arange(10, 61)))
 
 
+def test_users_whom_the_campaign_or_a_call_excludes_are_not_in_the_pool():
+    campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES, exclude=DATA.user_ids[[5, 300]])
+    method = fixed_method(tokens)
+    held = hold_out_seeds(method, method.fit(DATA), DATA, campaign, exclude=DATA.user_ids[300:302])
+    assert held.left_out.tolist() == [*range(100), 300, 301]
+
+
 def test_the_seed_reaches_customising():
     random_seeds = []
     method = fixed_method(tokens, random_seeds=random_seeds)

@@ -40,7 +40,7 @@ def few_values(rows):
     return (rows.sum(axis=1) % 7).astype(np.float32)
 
 
-def model(score=few_values, seeds=(3, 50, 96)):
+def model(score=few_values, seeds=(3, 50, 96), exclude=()):
     general = General(
         method="toy",
         settings=PAPER,
@@ -52,7 +52,8 @@ def model(score=few_values, seeds=(3, 50, 96)):
         seed=0,
     )
     seed_ids = DATA.user_ids[list(seeds)]
-    return Customised(general, DATA.new_campaign(seed_ids, ATTRIBUTES), seed_ids, score)
+    campaign = DATA.new_campaign(seed_ids, ATTRIBUTES, exclude=exclude)
+    return Customised(general, campaign, seed_ids, score)
 
 
 def test_models_of_one_table_share_it_on_another_device():
@@ -167,6 +168,28 @@ def test_seeds_are_left_out_unless_wanted():
     assert (len(without), len(within)) == (USERS - 3, USERS)
     assert not np.isin(seeds, without.user_ids).any()
     assert np.isin(seeds, within.user_ids).all()
+
+
+def test_who_is_excluded_from_a_campaign_is_in_none_of_its_audiences(monkeypatch):
+    """Users whom all models exclude are looked up once."""
+    find, looked_up = dataset_module.Dataset.find_users, []
+
+    def find_users(self, user_ids, **options):
+        looked_up.append(len(user_ids))
+        return find(self, user_ids, **options)
+
+    first, other = DATA.user_ids[[7, 8, 9]], DATA.user_ids[[9, 10]]
+    one, two = model(exclude=first), model(exclude=other)
+    same = replace(one, scorer=other_values)
+    monkeypatch.setattr(dataset_module.Dataset, "find_users", find_users)
+    for models, excluded in (([one, same], [first, first]), ([one, two], [first, other])):
+        for exclude in ((), DATA.user_ids[[8, 20]]):
+            found = expand_all(models, DATA, size=USERS, exclude=exclude)
+            for own, audience, ids in zip(models, found, excluded, strict=True):
+                expected, _ = sorted_users(own.scorer, [*own.seed_ids, *ids, *exclude])
+                np.testing.assert_array_equal(audience.user_ids, expected)
+                assert audience.num_candidates == len(expected)
+    assert looked_up == [3 + 6, 2 + 3 + 6, 5 + 6, 2 + 5 + 6]
 
 
 def test_excluded_ids_that_nobody_has_are_ignored():

@@ -153,6 +153,7 @@ def test_the_excluded_are_neither_seeds_nor_non_seeds(users, excluded, per_seed)
         return
     campaign = DATA.new_campaign(ids(*users), ATTRIBUTES, **options)
     assert set(campaign.seeds.tolist()) == left
+    assert campaign.excluded_ids.tolist() == [-5, *sorted(ids(*excluded))]
     assert campaign.num_excluded == len(users) - len(left)
     others = set(non_seeds(campaign).tolist())
     assert not others & (users | excluded)
@@ -179,6 +180,7 @@ def test_several_campaigns_are_those_made_one_by_one():
     ]
     exclude = ids(99, 400)
     found = DATA.new_campaigns(briefs, exclude=exclude, seed=3, non_seeds_per_seed=7)
+    assert found[0].excluded_ids is found[1].excluded_ids  # not a copy for each
     for brief, campaign in zip(briefs, found, strict=True):
         alone = DATA.new_campaign(
             brief.seeds, brief.attributes, exclude=exclude, seed=3, non_seeds_per_seed=7

@@ -179,12 +179,14 @@ class SavedCampaign:
         saved = self.with_ids_of(data)
         method, examples = method_of(general), saved.examples
         found = data.find_users(saved.found_ids)
-        campaign = replace(data.recorded_campaign(examples), found=found[found >= 0])
+        campaign = replace(
+            data.recorded_campaign(examples), found=found[found >= 0], excluded_ids=saved.excluded
+        )
         run = Run(data, np.empty(0, int), general.settings, 0)
         if method.restore is None:
             raise InputError(f"campaign {self.record.name}: {method.name!r} cannot be saved")
         scorer = method.restore(run, general.state, campaign, self.adapted)
-        return Customised(general, campaign, data.ids_of_seeds(campaign), scorer, saved.excluded)
+        return Customised(general, campaign, data.ids_of_seeds(campaign), scorer)
 
 
 def save_customised(
@@ -240,7 +242,7 @@ def save_customised(
     labels = np.concatenate([campaign.labels, np.ones(len(absent), np.int8)])
     record = CampaignRecord(_name(directory), attributes, ids, labels)
     feedback = Feedback.of(ids[:0], np.empty(0, bool))
-    excluded = np.unique(data.checked_ids(model.excluded_ids))
+    excluded = np.unique(data.checked_ids(campaign.excluded_ids))
     kept, learned = _changed(adapted, general), Counts(0, 0, len(excluded))
     saved = SavedCampaign(
         record, feedback, kept, general.origin, excluded, learned, data.digest, seed

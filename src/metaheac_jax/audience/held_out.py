@@ -88,7 +88,8 @@ def hold_out_seeds(
       general: the general model.
       data: the data with the campaign's users.
       campaign: the campaign with its seeds and non-seeds.
-      exclude: ids of users who may be in no audience; unknown ids are ignored.
+      exclude: ids of users who may be in no audience, besides `Campaign.excluded_ids`; unknown ids
+        are ignored.
       seed: random seed for the choice of held-out seeds and non-seeds, and for customising.
       progress: receives the number of campaigns done.
 
@@ -97,7 +98,8 @@ def hold_out_seeds(
         `Method.customise`.
     """
     check_whole("seed", seed, 0)
-    excluded = data.find_users(exclude)
+    several = [data.checked_ids(ids) for ids in (exclude, campaign.excluded_ids)]
+    excluded = data.find_users(np.concatenate(several))
     excluded = np.unique(excluded[excluded >= 0])
     able = ~(campaign.is_found | np.isin(campaign.users, excluded))
     seeds = np.flatnonzero((campaign.labels == 1) & able)

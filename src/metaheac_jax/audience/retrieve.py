@@ -112,9 +112,9 @@ def expand_all(
         from_percent=from_percent,
         to_percent=to_percent,
     )
-    own = [_left_out(model, data, include_seeds=include_seeds) for model in models]
+    left_out = _left_out(models, data, exclude, include_seeds=include_seeds)
     part = (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
-    excluded, *left_out = _find_each([data.checked_ids(exclude), *own], data, part, progress)
+    excluded, *left_out = _find_each(left_out, data, part, progress)
     left_out = [np.setdiff1d(users, excluded) for users in left_out]
     tops = [RunningTop(ranks.stop, data.user_ids.dtype) for _ in models]
 
@@ -230,13 +230,24 @@ def _on_device(scorers: Sequence[Scorer], device: jax.Device | None) -> Sequence
     return list(map(placed, scorers))
 
 
-def _left_out(model: Customised, data: Dataset, *, include_seeds: bool) -> np.ndarray:
-    """Ids of users who may not be in a model's audience, in the form that the data uses."""
-    if model.seed_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
-        raise InputError(f"{data.where}: has whole numbers as user ids, but the seeds are text")
-    excluded = data.checked_ids(model.excluded_ids)
-    seeds = excluded[:0] if include_seeds else data.checked_ids(model.seed_ids)
-    return np.concatenate([excluded, seeds])
+def _left_out(
+    models: Sequence[Customised], data: Dataset, exclude: UserIds, *, include_seeds: bool
+) -> list[np.ndarray]:
+    """Ids of users who may be in no audience; then, per model, of others who may not be in its own.
+
+    They are in the form that the data uses.
+    """
+    shared, own = [data.checked_ids(exclude)], []
+    # Campaigns from one call of `Dataset.new_campaigns` have one array, which may be long.
+    alike = len({id(model.excluded_ids) for model in models}) == 1
+    if alike:
+        shared.append(data.checked_ids(models[0].excluded_ids))
+    for model in models:
+        if model.seed_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
+            raise InputError(f"{data.where}: has whole numbers as user ids, but the seeds are text")
+        several = [() if alike else model.excluded_ids, () if include_seeds else model.seed_ids]
+        own.append(np.concatenate([data.checked_ids(ids) for ids in several]))
+    return [np.concatenate(shared), *own]
 
 
 def _find_each(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +91,6 @@ def main(options: Options) -> None:
         )
         require_seeds(check, options.least_seeds, options.seeds)
         [model] = method.customise(general, data, [campaign], seed=options.seed, progress=progress)
-        model = replace(model, excluded_ids=excluded)
         save_customised(model, data, options.out, seed=options.seed, progress=progress)
     terminal.print_lines(
         screen,

@@ -1,7 +1,7 @@
 """A campaign and its examples, on which a general model is customised.
 
 Axes: U users of a pool, N campaign fields, n examples of a campaign, F users that feedback added,
-M seeds who are not in the data.
+M seeds who are not in the data, X excluded users.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Campaign:
         these users, so they do not show how well such a model finds others.
       unmatched: (M,) user ids of given seeds that are not in the data, in the form of the data's
         ids.
+      excluded_ids: (X,) user ids, ascending and distinct, of users who are excluded from learning
+        and from the audiences of the campaign's models.
     """
 
     id: int | str | None
@@ -65,6 +67,7 @@ class Campaign:
     attributes: Mapping[str, Any] | None = None
     found: np.ndarray | tuple[()] = ()
     unmatched: np.ndarray | tuple[()] = ()
+    excluded_ids: np.ndarray | tuple[()] = ()
 
     def check(self, num_users: int, num_fields: int) -> None:
         """Refuses a campaign that does not belong to data with this many users and campaign fields.

@@ -388,8 +388,9 @@ class Dataset:
             embedding.
           non_seeds_per_seed: number of users drawn at random from the pool as non-seeds, per seed.
             Seeds are never drawn. If the pool is too small, all its other users are taken.
-          exclude: ids of users who are excluded from learning. They are neither seeds (those are
-            counted in `Campaign.num_excluded`) nor non-seeds. Unknown ids are ignored.
+          exclude: ids of users who are excluded from learning and from audiences, such as opt-outs.
+            They are neither seeds (those are counted in `Campaign.num_excluded`) nor non-seeds, and
+            they are in `Campaign.excluded_ids`, with those that match no user.
           seed: random seed of the draw of non-seeds.
           progress: receives the number of users read.
 
@@ -412,14 +413,19 @@ class Dataset:
                 raise InputError(f"campaign {brief.name}: {error}") from error
         found = self.find_users(np.concatenate(given), progress=progress)
         excluded, *seeds = np.split(found, np.cumsum([len(ids) for ids in given])[:-1])
-        excluded = np.unique(excluded[excluded >= 0])
+        excluded, excluded_ids = np.unique(excluded[excluded >= 0]), np.unique(given[0])
         new = []
         for brief, own, ids, found in zip(briefs, rows, given[1:], seeds, strict=True):
             campaign = self._new_campaign(
                 brief.name, own, found, excluded, non_seeds_per_seed, seed
             )
-            attributes = dict(brief.attributes)
-            new.append(replace(campaign, attributes=attributes, unmatched=ids[found < 0]))
+            campaign = replace(
+                campaign,
+                attributes=dict(brief.attributes),
+                unmatched=ids[found < 0],
+                excluded_ids=excluded_ids,
+            )
+            new.append(campaign)
         return new
 
     def _new_campaign(
