@@ -456,7 +456,7 @@ def test_an_update_needs_a_general_model_in_a_folder(campaign):
     assert bytes_of(folder) == before
 
 
-def test_an_update_would_stay_with_the_same_data_and_seed_alone(campaign):
+def test_an_update_would_stay_with_the_same_model_data_and_seed_alone(campaign, tmp_path):
     folder, general = campaign
     today, tomorrow = (replace(DATA, digest=day) for day in ("today", "tomorrow"))
     assert read_campaign(folder).seed is None  # what is not known counts as the same
@@ -467,6 +467,7 @@ def test_an_update_would_stay_with_the_same_data_and_seed_alone(campaign):
     assert saved.would_stay(general, today, 6)
     assert not saved.would_stay(general, tomorrow, 6)
     assert not saved.would_stay(general, today, 7)
+    assert not saved.would_stay(save(general, tmp_path / "copy"), today, 6)
     assert saved.is_up_to_date(general)
     assert not add_feedback(folder, feedback(1)).would_stay(general, today, 6)
 

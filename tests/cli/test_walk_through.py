@@ -462,6 +462,20 @@ def test_folders_that_are_no_campaigns_are_named(made, tmp_path, capsys):
     refuses(capsys, main, "customise", made.model, *options, *out, words=words)
 
 
+def test_a_campaign_whose_general_model_has_moved_needs_an_update(tea, tmp_path, capsys):
+    new, data = tea.model.with_name("june"), ("--data", tea.data)
+    expand = ("--size", 5, "--out", tmp_path / "out.csv")
+    tea.model.rename(new)
+    words = (
+        f"campaign tea: its general model is not in {tea.model}; move it back, or use `metaheac "
+        "update CAMPAIGN --data DATA --model FOLDER`",
+    )
+    for name, more in (("expand", expand), ("export", ("--out", tmp_path / "out")), ("update", ())):
+        refuses(capsys, main, name, tea.folder, *data, *more, words=words)
+    succeeds(main, "update", tea.folder, *data, "--model", new)
+    succeeds(main, "expand", tea.folder, *data, *expand)
+
+
 def test_a_campaign_has_its_seeds_and_takes_no_others(made, tmp_path, capsys):
     seeds = made.world / "new" / made.names[0] / "seeds.csv"
     options = ("--data", made.data, "--size", 5, "--out", tmp_path / "out.csv", "--seeds", seeds)

@@ -37,11 +37,13 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, new_directory
 from metaheac_jax.methods import method_of
 from metaheac_jax.methods.method import Run
+from metaheac_jax.model import MANIFEST as GENERAL
 from metaheac_jax.model import (
     AdaptedWeights,
     Customised,
     General,
     Origin,
+    load,
     read_arrays,
     write_arrays,
 )
@@ -157,10 +159,26 @@ class SavedCampaign:
     def would_stay(self, general: General, data: Dataset, seed: int) -> bool:
         """Whether `update` would learn the same weights again.
 
+        It would not if the general model is in another folder, which the campaign must then name.
         A digest or a random seed that is not known counts as the same.
         """
         same_data = None in (self.data_digest, data.digest) or self.data_digest == data.digest
-        return self.is_up_to_date(general) and same_data and self.seed in (None, seed)
+        same = same_data and general.origin == self.origin and self.learned == self.known
+        return same and self.seed in (None, seed)
+
+    def load_general(self, progress: Progress = silent) -> General:
+        """Loads the general model.
+
+        Raises:
+          InputError: it is not in its folder, or as in `model.load`.
+        """
+        folder = self.origin.folder
+        if not (folder / GENERAL).is_file():
+            raise InputError(
+                f"campaign {self.record.name}: its general model is not in {folder}; move it back, "
+                "or use `metaheac update CAMPAIGN --data DATA --model FOLDER`"
+            )
+        return load(folder, progress=progress)
 
     def customised(self, general: General, data: Dataset) -> Customised:
         """The customised model; users of the campaign who are not in the data are left out.

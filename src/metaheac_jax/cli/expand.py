@@ -178,7 +178,7 @@ def main(options: Options) -> None:
     writes = is_first()
     many = locked(options.out) if writes and options.campaigns is not None else nullcontext()
     with many, terminal.progress_display(screen) as progress:
-        general = load(saved.origin.folder if saved else options.model, progress=progress)
+        general = saved.load_general(progress) if saved else load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         if mesh is not None:
             method_of(general).check_mesh()

@@ -20,7 +20,6 @@ from metaheac_jax.customise.export import (
 )
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.files import locked
-from metaheac_jax.model import load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ def main(options: Options) -> None:
     screen = terminal.screen()
     with locked(options.out), terminal.progress_display(screen) as progress:
         saved = read_campaign(options.campaign, progress=progress)
-        general = load(saved.origin.folder, progress=progress)
+        general = saved.load_general(progress)
         data = open_dataset(options.data, progress=progress)
         model = saved.customised(general, data)
         export_scorer(model, options.out, progress=progress)

@@ -47,7 +47,10 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     with locked(options.campaign), terminal.progress_display(screen) as progress:
         saved = read_campaign(options.campaign, progress=progress)
-        general = load(options.model or saved.origin.folder, progress=progress)
+        if options.model is None:
+            general = saved.load_general(progress)
+        else:
+            general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         lines = ["there is no new feedback, data, model or seed; nothing to do"]
         excluded, told = read_excluded(options.exclude, data)
