@@ -178,7 +178,8 @@ class General:
       held_out: ids of the campaigns that were held out of training to decide when to stop,
         including those of the training that this one continued, unless this one trained on them.
       added: campaigns of ``campaigns`` and ``held_out`` that came from folders (`metaheac fit
-        --with`), including those of models that training continued from.
+        --with`), including those of models that training continued from. A campaign occurs again
+        only with other attributes.
       origin: the folder that the model is in; None if it is in no folder.
       parent: digest of the model that training continued from; None if there was none on disk.
       data_digest: digest of the data set's manifest; None if the data was not opened from disk.

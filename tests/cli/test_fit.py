@@ -19,7 +19,7 @@ from commands import (
 )
 from toy import dataset
 
-from metaheac_jax.cli.fit import _judged
+from metaheac_jax.cli.fit import _judged, _with_added
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split
@@ -29,7 +29,7 @@ from metaheac_jax.methods import method_named
 from metaheac_jax.methods.ensemble import member_methods
 from metaheac_jax.methods.method import Method, steps_of
 from metaheac_jax.methods.registry import METHODS
-from metaheac_jax.model import Judged, load
+from metaheac_jax.model import AddedCampaign, Judged, load
 from metaheac_jax.settings import SETTINGS
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
@@ -75,6 +75,14 @@ def test_options_reach_the_training(data, tmp_path, monkeypatch):
     assert settings == replace(chosen, offline_epochs=7, offline_patience=None)
     assert (options["seed"], options["skip_nonfinite"]) == (5, 3)
     assert tuple(options["allow_changes"]) == ("data",)
+
+
+def test_a_campaign_that_is_added_every_day_is_recorded_once():
+    tea, jazz = AddedCampaign("tea", "1", {"topic": 4}), AddedCampaign("jazz", "2", {"topic": 4})
+    today, other = tea._replace(digest="3"), tea._replace(digest="4", attributes={"topic": 5})
+    assert _with_added((tea, jazz), [today]) == (jazz, today)
+    assert _with_added((tea, jazz), [other]) == (tea, jazz, other)
+    assert _with_added((tea, jazz), []) == (tea, jazz)
 
 
 @pytest.mark.slow

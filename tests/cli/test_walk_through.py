@@ -256,8 +256,8 @@ def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_model_that_goes_on_knows_the_campaigns_that_were_added_before(made, tmp_path):
-    with_one = ("--method", "mlp-pretraining", "--epochs", 1, "--with", made.campaigns[0])
-    succeeds(main, "fit", made.data, tmp_path / "one", *with_one)
+    with_both = ("--method", "mlp-pretraining", "--epochs", 1, "--with", *made.campaigns)
+    succeeds(main, "fit", made.data, tmp_path / "one", *with_both)
     go_on = ("--from", tmp_path / "one", "--epochs", 1, "--with", made.campaigns[1])
     succeeds(main, "fit", made.data, tmp_path / "two", *go_on)
     added = [campaign.name for campaign in load(tmp_path / "two").added]

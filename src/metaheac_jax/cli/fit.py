@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -141,7 +141,7 @@ def main(options: Options) -> None:
                 shutil.rmtree(directory, ignore_errors=True)  # no training has begun
             raise
         if writes:
-            general = replace(general, added=(*general.added, *map(_added, folders)))
+            general = replace(general, added=_with_added(general.added, map(_added, folders)))
             save(general, options.out, progress=progress)
             shutil.rmtree(directory)
         from_first(None)  # the other processes end after the first
@@ -220,6 +220,15 @@ def _with_folders(
 def _added(saved: SavedCampaign) -> AddedCampaign:
     record = saved.record
     return AddedCampaign(record.name, saved.digest or "", dict(record.attributes))
+
+
+def _with_added(
+    earlier: Sequence[AddedCampaign], new: Iterable[AddedCampaign]
+) -> tuple[AddedCampaign, ...]:
+    """Adds campaigns; each replaces earlier ones with its name and attributes."""
+    new = tuple(new)
+    again = [own._replace(digest="") for own in new]
+    return *(own for own in earlier if own._replace(digest="") not in again), *new
 
 
 def _open_training(options: Options, directory: Path) -> None:
