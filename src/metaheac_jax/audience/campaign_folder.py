@@ -26,12 +26,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import UserIds
-from metaheac_jax.data.campaign_record import (
-    CampaignRecord,
-    Feedback,
-    check_same_kind,
-    is_among,
-)
+from metaheac_jax.data.campaign_record import CampaignRecord, Feedback, is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, new_directory
@@ -117,15 +112,6 @@ class SavedCampaign:
         """Counts of the users that the weights would be learned from now."""
         converted = int(self.feedback.converted.sum())
         return Counts(len(self.feedback), converted, len(self.excluded))
-
-    def with_excluded(self, user_ids: np.ndarray) -> SavedCampaign:
-        """The campaign with more excluded users.
-
-        Raises:
-          InputError: the user ids are of another kind.
-        """
-        check_same_kind(self.excluded, user_ids)
-        return replace(self, excluded=np.union1d(self.excluded, user_ids))
 
     def with_ids_of(self, data: Dataset) -> SavedCampaign:
         """The campaign with user ids in the form that the data uses.
@@ -331,7 +317,9 @@ def update(
         saved = read_campaign(directory, progress=progress)
         if general.origin is None:
             raise InputError("the general model is in no folder; give one from `save` or `load`")
-        saved = saved.with_ids_of(data).with_excluded(data.checked_ids(exclude))
+        saved = saved.with_ids_of(data)
+        excluded = np.union1d(saved.excluded, data.checked_ids(exclude))
+        saved = replace(saved, excluded=excluded)
         campaign = data.recorded_campaign(saved.examples)
         [model] = method_of(general).customise(
             general, data, [campaign], seed=seed, progress=progress
