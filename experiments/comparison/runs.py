@@ -70,7 +70,7 @@ class RunOptions:
         """The methods of --methods, each once; ``all`` stands for all methods of the library.
 
         Raises:
-          InputError: a name is unknown, or there is none.
+          InputError: a name is unknown.
         """
         if "all" in self.methods:
             return tuple(METHODS)
@@ -81,8 +81,6 @@ class RunOptions:
                 raise InputError(
                     f"--methods: unknown {name!r}; choose from {listed}, all, adapting"
                 )
-        if not named:
-            raise InputError(f"--methods: name at least one of {', '.join(known)}")
         return tuple(dict.fromkeys(named))
 
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,8 +108,8 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
         ("--campaigns", "paper", "campaigns"),
     ):
         words = (f"{file}: started with another {what}; use the same, or delete {file} and ",)
-        options = ("--seed", 2, "--resume", flag, value)
-        refuses(capsys, main, "fit", data, part, *options, words=words)
+        options = chain(*({"--seed": 2} | {flag: value}).items())
+        refuses(capsys, main, "fit", data, part, *options, "--resume", words=words)
     other, label = tmp_path / "data", DATA.stage1.label.copy()
     seed, non_seed = label.argmax(), label.argmin()
     label[[seed, non_seed]] = label[[non_seed, seed]]  # every count is the same

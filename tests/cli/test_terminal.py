@@ -31,6 +31,8 @@ class Options:
     """Any number."""
     deep: bool = False
     """A switch."""
+    file_names: tuple[str, ...] = ()
+    """Any files."""
 
 
 def start(main):
@@ -154,8 +156,8 @@ def test_a_fault_of_the_program_is_shown():
 
 def test_a_command_gets_its_options_and_gives_its_code(capsys):
     given = []
-    assert exit_code(start(given.append), "--rate", 0.5, "--deep") is None
-    assert given == [Options(0.5, deep=True)]
+    assert exit_code(start(given.append), "--rate", 0.5, "--deep", "--file-names", "a", "b") is None
+    assert given == [Options(0.5, deep=True, file_names=("a", "b"))]
     assert exit_code(start(lambda options: 3), "--rate", 1) == 3
     assert exit_code(start(given.append)) == 2  # without --rate
     assert exit_code(start(given.append), "--rate", 1, "--no-deep") == 2
@@ -163,6 +165,20 @@ def test_a_command_gets_its_options_and_gives_its_code(capsys):
     capsys.readouterr()
     assert exit_code(start(given.append), "--help") == 0
     assert "A command for tests." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--file-names", "a", "--file-names", "b"), "--file-names: is given twice; give it once"),
+        (("--file-names", "a", "--file_names=b"), "--file-names: is given twice; give it once"),
+        (("--rate", 2), "--rate: is given twice; give it once, with all its values"),
+        (("--file-names", "--deep"), "--file-names: has no value; give one, or omit the option"),
+        (("--deep", "--file_names"), "--file-names: has no value; give one, or omit the option"),
+    ],
+)
+def test_no_value_of_an_option_is_dropped_in_silence(capsys, words, message):
+    refuses(capsys, start(lambda options: None), "--rate", 1, *words, words=(message,))
 
 
 def test_an_argument_that_is_no_text_is_refused(capsys):

@@ -140,7 +140,7 @@ def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, caps
         (("--model", toy_campaign.model), "traits: give --model and --attributes together"),
         (("--attributes", "x"), "traits: give --model and --attributes together"),
     ):
-        refuses(capsys, main, *words, *options, words=(message,))
+        refuses(capsys, main, *words[:-2], *options, words=(message,))  # without --min-cell
     (tmp_path / "nobody.csv").write_text("user_id\n1000001\n")
     nobody = "nobody.csv: none of its 1 ids is a user of "
     for place in (1, words.index("--seeds") + 1):

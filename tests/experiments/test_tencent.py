@@ -215,7 +215,11 @@ def test_resuming_with_other_options_is_refused(
     monkeypatch.chdir(tmp_path)
     Path("schema.json").write_text(json.dumps(SMALL_SCHEMA))
     before = (finished.out / "seed-0" / "config.json").read_bytes()
-    options = (*finished.options, "--resume", *more)
+    options = [*finished.options, "--resume"]
+    if more[0] in options:
+        options[options.index(more[0]) + 1] = more[1]
+    else:
+        options += more
     refuses(
         capsys,
         COMMAND,
@@ -304,8 +308,8 @@ def test_runs_follow_each_other_and_resume(finished, tmp_path, capsys, monkeypat
     assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
     assert "preset paper, 2 runs" in text
     # Bad input leaves it alone; a new run replaces all of it, and nothing else.
-    broken = ("--data-dir", tmp_path / "nowhere")
-    refuses(capsys, COMMAND, *options, *broken, words=("nowhere: no such folder",))
+    broken = ("--data-dir", tmp_path / "nowhere", *options[2:])
+    refuses(capsys, COMMAND, *broken, words=("nowhere: no such folder",))
     assert report.load(tmp_path / "out") == stored
     (tmp_path / "out" / "seed-4" / "notes.txt").write_text("mine")
     with monkeypatch.context() as patch:

@@ -122,7 +122,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
         (("--methods", "lr", "xgboost"), ("--methods: unknown 'xgboost'", "lr, mlp-one-stage")),
         (("--tune-only", "penalty"), ("--tune-only: needs --tune",)),
         (("--tune", 3, "--tune-only", "width"), ("--tune-only: unknown 'width'", "penalty")),
-        (("--methods",), ("--methods: name at least one of lr",)),
+        (("--methods",), ("--methods: has no value; give one",)),
         (("--seed", -1), ("--seed: expected 0 or more, got -1",)),
         (("--data-dir", "nowhere"), ("nowhere: no such folder",)),
         (("--data-dir", "nowhere", "--dry-run"), ("nowhere/userFeature.data: missing",)),

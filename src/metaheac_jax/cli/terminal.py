@@ -11,8 +11,9 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -167,20 +168,7 @@ def command(
       prog: name of the command in its help.
       description: description in its help; by default the docstring of the options.
     """
-    for word in sys.argv[1:]:
-        if not _is_text(word):
-            sys.exit(_fail(f"argument {word!r}: is not UTF-8; rename the file"))
-    config = (tyro.conf.FlagCreatePairsOff,)
-    try:
-        try:
-            named = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
-            join_lines(options, brief=not named and not isinstance(options, type))
-            chosen = tyro.cli(options, prog=prog, description=description, config=config)
-        finally:
-            sys.stdout.flush()  # so that an error is raised here, and not at exit
-    except BrokenPipeError:  # the reader of the help closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    chosen = _parse(options, prog, description)
     set_cpu_flags()
     start_again()
     for name in ("SIGTERM", "SIGHUP"):
@@ -220,6 +208,50 @@ def command(
             raise
         traceback.print_exc()
         _leave(1)
+
+
+def _parse(options: type[O], prog: str, description: str | None) -> O:
+    """The options in ``sys.argv``; exits if they are wrong, or after the help."""
+    try:
+        bare = _bare_options(sys.argv[1:])
+        named = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
+        join_lines(options, brief=not named and not isinstance(options, type))
+        config = (tyro.conf.FlagCreatePairsOff,)
+        try:
+            chosen = tyro.cli(options, prog=prog, description=description, config=config)
+        finally:
+            sys.stdout.flush()  # so that an error is raised here, and not at exit
+        for name in bare:  # of those that tyro accepts, only switches need no value
+            if not isinstance(getattr(chosen, name.replace("-", "_"), None), bool):
+                raise InputError(f"--{name}: has no value; give one, or omit the option")
+    except InputError as error:
+        sys.exit(_fail(str(error)))
+    except BrokenPipeError:  # the reader of the help closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    return chosen
+
+
+def _bare_options(words: Sequence[str]) -> list[str]:
+    """Names of the options that no value follows; tyro accepts these if they are lists.
+
+    Raises:
+      InputError: an option is given twice, since tyro would drop its first values; or a word is not
+        UTF-8.
+    """
+    bare, seen = [], set[str]()
+    for word, following in pairwise([*words, "--"]):
+        if not _is_text(word):
+            raise InputError(f"argument {word!r}: is not UTF-8; rename the file")
+        if not word.startswith("--"):
+            continue
+        name, separator, _ = word[2:].replace("_", "-").partition("=")
+        if name in seen:
+            raise InputError(f"--{name}: is given twice; give it once, with all its values")
+        seen.add(name)
+        if not separator and following.startswith("--"):
+            bare.append(name)
+    return bare
 
 
 def _leave(code: int) -> NoReturn:
