@@ -60,6 +60,11 @@ def raises(error):
             "error: not enough memory (Unable to allocate 7 GiB); work on less, or on a larger "
             "machine\n",
         ),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes."),
+            "error: not enough memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.); "
+            "work on less, or on a larger machine\n",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_code_2(capsys, error, line):
@@ -149,9 +154,10 @@ def test_an_interruption_is_code_130(capsys):
     assert capsys.readouterr().err == line
 
 
-def test_a_fault_of_the_program_is_shown():
-    with pytest.raises(ZeroDivisionError):
-        exit_code(raises(ZeroDivisionError()), "--rate", 1)
+@pytest.mark.parametrize("error", [ZeroDivisionError(), jax.errors.JaxRuntimeError("INTERNAL: x")])
+def test_a_fault_of_the_program_is_shown(error):
+    with pytest.raises(type(error)):
+        exit_code(raises(error), "--rate", 1)
 
 
 def test_a_command_gets_its_options_and_gives_its_code(capsys):

@@ -186,15 +186,16 @@ def command(
     except (InputError, BackendError, Diverged) as error:
         _leave(_fail(str(error)))
     except MemoryError as error:
-        told = f" ({error})" if str(error) else ""
-        _leave(_fail(f"not enough memory{told}; work on less, or on a larger machine"))
+        _leave(_fail(_too_large(str(error))))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _leave(_fail(f"{where}{error.strerror or error}"))
     except jax.errors.JaxRuntimeError as error:
+        told = _one_line(str(error))[:160]
+        if told.startswith("RESOURCE_EXHAUSTED"):
+            _leave(_fail(_too_large(told)))
         if not jax.distributed.is_initialized():
             raise
-        told = " ".join(str(error).split())[:160]
         _leave(_fail(f"another process of the job has ended ({told}); see its output, then resume"))
     except KeyboardInterrupt:
         print(f"interrupted; {_AGAIN}", file=sys.stderr)
@@ -261,6 +262,10 @@ def _leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _too_large(told: str) -> str:
+    return f"not enough memory{told and f' ({told})'}; work on less, or on a larger machine"
 
 
 def _warn(message: Warning | str, *_: object) -> None:
