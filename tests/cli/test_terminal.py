@@ -336,3 +336,17 @@ def test_the_cache_is_where_the_user_says(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert terminal.cache_folder() == tmp_path / ".cache" / "metaheac_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert terminal.cache_folder() == tmp_path / ".cache" / "metaheac_jax"
+
+
+def test_a_cache_needs_no_home_unless_it_lies_there(tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(terminal.Path, "home", homeless)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert terminal.cache_folder() == tmp_path / "metaheac_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(InputError, match="no home folder for the cache; set XDG_CACHE_HOME to a"):
+        terminal.cache_folder()

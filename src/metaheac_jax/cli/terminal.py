@@ -65,8 +65,16 @@ _COMPILED_SECONDS = 0.1  # programs that compile faster are not kept
 
 
 def cache_folder() -> Path:
-    """The folder of files that later commands reuse."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metaheac_jax"
+    """The folder of files that later commands reuse.
+
+    Raises:
+      InputError: the user has no home folder, and ``XDG_CACHE_HOME`` does not name another.
+    """
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise InputError("no home folder for the cache; set XDG_CACHE_HOME to a folder") from error
+    return Path(cache) / "metaheac_jax"
 
 
 def keep_compiled() -> None:
