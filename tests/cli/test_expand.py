@@ -81,6 +81,8 @@ def test_the_options_suit_each_other(options, tmp_path):
         ({"--out": "audience"}, "audience: expected a name that ends with .parquet or .csv or"),
         ({"--previous": "none.csv"}, "none.csv: no such file; give an audience"),
         ({"--previous": "seeds"}, "seeds: not the file of an audience"),
+        ({"--seeds": "seeds.csv", "--out": "./seeds.csv"}, "--out: seeds.csv would replace a file"),
+        ({"--exclude": "seeds.csv", "--out": "seeds.csv"}, "--out: seeds.csv would replace a file"),
         ({"--base-rate": 0.1}, "--base-rate: only with --probability"),
         ({"--probability": "", "--base-rate": 1}, "base rate: expected more than 0 and less than"),
         ({"--adapts": "heads"}, "cosine: cannot adapt heads only; choose a method such as "),

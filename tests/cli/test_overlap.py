@@ -56,6 +56,7 @@ def test_what_is_wrong_is_named(folder, capsys):
         (("a.csv", "false.parquet"), "false.parquet: cannot be read"),
         (("a.csv", "gap.csv"), "gap.csv: line 3: no user_id"),
         (("a.csv", "empty.csv"), "empty.csv: no users"),
+        (("a.csv", "b.parquet", "--out", "a.csv"), "--out: a.csv would replace a file"),
         (("a.csv", "b.parquet", "--out", "none/x"), "--out: none is not a folder"),
     ):
         before = contents(folder)

@@ -241,6 +241,25 @@ def test_no_command_writes_into_a_folder_that_is_replaced(
     assert contents(tmp_path / "old") == {"manifest.json"}
 
 
+def test_no_output_replaces_an_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.csv").symlink_to("seeds.csv")
+    terminal.check_output("--out", tmp_path / "new.csv", tmp_path / "seeds.csv", None)
+    with pytest.raises(InputError, match=r"--out: .*seeds.csv would replace a file that is read"):
+        terminal.check_output("--out", tmp_path / "seeds.csv", None, terminal.Path("link.csv"))
+
+
+def test_a_folder_is_replaced_if_it_is_of_the_kind_or_empty(tmp_path):
+    terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+    (tmp_path / "tea").mkdir()
+    terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+    (tmp_path / "tea" / "thesis").touch()
+    with pytest.raises(InputError, match=r"--out: .*tea: exists and is not a campaign; choose"):
+        terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+    (tmp_path / "tea" / "campaign.json").touch()
+    terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+
+
 # Progress ---------------------------------------------------------------------------------------
 
 

@@ -134,6 +134,7 @@ def test_what_the_model_uses(toy_campaign, words, tmp_path, capsys):
 def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for options, message in (
+        (("--out", words[1]), f"--out: {words[1]} would replace a file that is read"),
         (("--out", "none/x.csv"), "--out: none is not a folder"),
         (("--min-cell", 0), "--min-cell: expected 1 or more, got 0"),
         (("--seed", -1), "--seed: expected 0 or more, got -1"),

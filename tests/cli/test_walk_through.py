@@ -404,6 +404,7 @@ def test_feedback_and_opt_outs_are_not_forgotten(made, tmp_path, capsys):
     brief, tea, told = made.world / "new" / made.names[0], tmp_path / "tea", tmp_path / "told.csv"
     options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
     again = ("customise", made.model, "--data", made.data, *options, "--out", tea)
+    tea.mkdir()  # an empty folder is replaced
     succeeds(main, *again)
     succeeds(main, *again)
     told.write_text("user_id,converted\nu1,1\n")

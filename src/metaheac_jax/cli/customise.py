@@ -84,7 +84,7 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         general.check_data(data)
         excluded, told = read_excluded(options.exclude, data)
-        if options.out.exists() and not options.overwrite:
+        if (options.out / MANIFEST).exists() and not options.overwrite:
             _check_replaceable(options.out, data, excluded)
         campaign, check = find_campaign(
             data, options.seeds, options.attributes, exclude=excluded, seed=options.seed

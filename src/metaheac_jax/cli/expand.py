@@ -226,16 +226,17 @@ def _check_options(options: Options) -> None:
         check_base_rate(options.base_rate)
     if options.compare and options.report is None:
         raise InputError("--compare: only with --report; metaheac overlap compares files")
+    inputs = (options.seeds, options.attributes, *options.exclude)
     if options.report is not None:
         if options.campaigns is not None:
             raise InputError("--report: not with --campaigns; give --seeds and --attributes")
-        terminal.check_output("--report", options.report)
+        terminal.check_output("--report", options.report, *inputs)
         if options.report.suffix != ".html":
             raise InputError(f"--report: {options.report}: expected a name that ends with .html")
         load_matplotlib()
     terminal.check_minimum("--seed", options.seed, 0)
     if options.campaigns is None:
-        terminal.check_output("--out", options.out)
+        terminal.check_output("--out", options.out, *inputs)
         check_audience_file(options.out)
     else:
         terminal.check_output_folder("--out", options.out, MANIFEST, "a folder of audiences")

@@ -318,12 +318,14 @@ def check_minimum(option: str, value: int, minimum: int) -> None:
         raise InputError(f"{option}: expected at most {MAX_WHOLE}, got {value:.4g}")
 
 
-def check_output(option: str, path: Path) -> None:
-    """Refuses an output file that cannot be written, before any work.
+def check_output(option: str, path: Path, *inputs: Path | None) -> None:
+    """Refuses an output file that cannot be written or is an input, before any work.
 
     Raises:
-      InputError: the file cannot be written; the message names the option.
+      InputError: the file cannot be written, or is one of ``inputs``; the message names the option.
     """
+    if os.path.realpath(path) in [os.path.realpath(known) for known in inputs if known is not None]:
+        raise InputError(f"{option}: {path} would replace a file that is read; give another")
     if not path.parent.is_dir():
         raise InputError(f"{option}: {path.parent} is not a folder; make it first")
     if path.is_dir():
@@ -332,12 +334,13 @@ def check_output(option: str, path: Path) -> None:
 
 
 def check_output_folder(option: str, path: Path, manifest: str, kind: str) -> None:
-    """Refuses an output folder that exists and is of another kind, before any work.
+    """Refuses an output folder that exists, is not empty and is of another kind, before any work.
 
     Raises:
       InputError: the folder cannot be replaced; the message names the option.
     """
-    if path.exists() and not (path / manifest).is_file():
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not is_empty and not (path / manifest).is_file():
         raise InputError(f"{option}: {path}: exists and is not {kind}; choose another folder")
     check_not_inside(option, path)
 

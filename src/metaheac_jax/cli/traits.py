@@ -81,7 +81,8 @@ def main(options: Options) -> None:
     if (options.model is None) != (options.attributes is None):
         raise InputError("traits: give --model and --attributes together, or neither")
     if options.out is not None:
-        terminal.check_output("--out", options.out)
+        inputs = (options.audience, options.seeds, options.attributes, *options.exclude)
+        terminal.check_output("--out", options.out, *inputs)
     screen = terminal.screen()
     terminal.keep_compiled()
     if options.attributes is not None:
