@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaheac_jax.audience.audience import Audience, Refresh
-from metaheac_jax.cli.held_out import read_audience
+from metaheac_jax.cli.campaigns import read_audience
 from metaheac_jax.errors import InputError
 
 SCORES = np.array([1 / 3, 1e-9, -2.5], np.float32)

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 from toy import dataset
 
@@ -12,7 +13,9 @@ from metaheac_jax.cli.campaigns import (
     KEPT_GENERAL,
     Request,
     campaign_notes,
+    check_readable,
     read_attributes,
+    read_audience,
     read_campaigns,
     read_excluded,
     read_user_ids,
@@ -65,7 +68,7 @@ def test_text_ids_are_read(tmp_path):
         (b"user_id\n", "ids: no user ids; write one per line"),
         (b"5\nsix\n", "ids:2: expected one user id, got 'six'"),
         (b"user_id\n5\nuser_id\n", "ids:3: expected one user id, got 'user_id'"),
-        (b"user,score\n5,0.3\n", "ids:2: expected one user id, got '5,0.3'"),
+        (b"user,score\n5,0.3\n", "'5,0.3'; name the column of the ids user_id in the first line"),
         (b"5\n6.0\n", "ids:2: expected one user id, got '6.0'"),
         (b"5\n007\n", "ids:2: expected one user id, got '007'"),
         (b"5\n-0\n", "ids:2: expected one user id, got '-0'"),
@@ -133,6 +136,36 @@ def test_invalid_attributes_are_named(tmp_path, text, words):
 def test_attributes_are_read(tmp_path):
     (tmp_path / "attributes").write_bytes("\ufeff".encode() + json.dumps(ATTRIBUTES).encode())
     assert read_attributes(tmp_path / "attributes") == ATTRIBUTES
+
+
+# Audiences ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text", "words"),
+    [
+        ("a.csv", b"user,score\n5,1\n", False, "not the file of an audience, with a column user_"),
+        ("a.csv", b"user_id\nfive\n", False, "line 2: user_id is 'five', expected a whole number"),
+        ("a.csv", b"user_id\n5\n007\n", False, "line 3: user_id is '007', expected a whole number"),
+        ("a.csv", b"user_id\n+8\n", False, r"line 2: user_id is '\+8', expected a whole number"),
+        ("a.csv", b"user_id\n12.0\n", False, "line 2: user_id is '12.0', expected a whole number"),
+        ("a.csv", b"user_id,score\n5,1\n,2\n", False, "line 3: no user_id"),
+        ("a.csv", b"", True, "is empty"),
+        ("a.csv.gz", b"\x1f\x8bhalf", True, "cannot be read"),
+        ("a.parquet", b"user_id\n5\n", True, "cannot be read"),
+    ],
+)
+def test_what_is_no_audience_is_named(tmp_path, name, content, text, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: {words}"):
+        read_audience(tmp_path / name, text=text)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_lists_are_no_ids(tmp_path, text):
+    pl.DataFrame({"user_id": [[1], [2]]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a.parquet: user_id is of type List\(Int64\), expected"):
+        read_audience(tmp_path / "a.parquet", text=text)
 
 
 # Campaigns --------------------------------------------------------------------------------------
@@ -228,6 +261,44 @@ def test_opt_outs_are_found_in_a_column_and_refused_where_none_is_a_user(tmp_pat
     path.write_text("id\n1000001\n")
     with pytest.raises(InputError, match=r"out.csv: none of its 1 ids is a user of toy"):
         read_excluded([path], data)
+
+
+def test_the_column_of_ids_is_the_one_with_the_plainest_name(tmp_path):
+    path = tmp_path / "ids"
+    path.write_text("id,uid,User_ID\n1,2,3\n")
+    assert read_user_ids(path) == [3]
+    path.write_text("id,uid\n1,2\n")
+    assert read_user_ids(path, text=True) == ["2"]
+
+
+@pytest.mark.parametrize(("text", "ids"), [(False, [5, -7]), (True, ["5", "-7"])])
+def test_user_ids_are_read_from_tables(tmp_path, text, ids):
+    frame = pl.DataFrame({"id": [1, 2], "user_id": [5, -7]})
+    frame.write_parquet(tmp_path / "ids.parquet")
+    frame.write_csv(tmp_path / "ids.csv.gz", compression="gzip")
+    for name in ("ids.parquet", "ids.csv.gz"):
+        check_readable(tmp_path / name)
+        assert read_user_ids(tmp_path / name, text=text) == ids
+    frame.select("id").write_parquet(tmp_path / "ids.parquet")
+    for read in (check_readable, read_user_ids):
+        with pytest.raises(InputError, match=r"ids.parquet: has no column 'user_id'; it has id"):
+            read(tmp_path / "ids.parquet")
+
+
+def test_nobody_may_have_opted_out(tmp_path):
+    data = dataset(users=40, campaigns=3, per_campaign=20, pool=20)
+    path, table = tmp_path / "out.csv", tmp_path / "out.parquet"
+    path.write_text("user_id,name\n")
+    pl.DataFrame({"user_id": []}, {"user_id": pl.Int64}).write_parquet(table)
+    excluded, notes = read_excluded([path, table], data)
+    assert not len(excluded)
+    assert notes == [f"{path}: has no users to leave out", f"{table}: has no users to leave out"]
+    for content in ("", "\n", "name\n"):
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"out.csv: no user ids"):
+            read_excluded([path], data)
+    with pytest.raises(InputError, match=r"out.parquet: no user ids"):
+        read_user_ids(table)
 
 
 def test_text_ids_with_a_comma_are_no_ids(tmp_path):

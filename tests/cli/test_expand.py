@@ -11,7 +11,7 @@ from commands import contents, exit_code, refuses, succeeds
 from toy import dataset
 
 from metaheac_jax.audience.retrieve import expand
-from metaheac_jax.cli.held_out import read_audience
+from metaheac_jax.cli.campaigns import read_audience
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import write_dataset
 from metaheac_jax.methods import Method, method_named

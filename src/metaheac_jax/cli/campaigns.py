@@ -1,4 +1,4 @@
-"""Files about campaigns that commands read: seeds, attributes, and lists of campaigns."""
+"""Files about campaigns that commands read: user ids, attributes, and lists of campaigns."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from metaheac_jax.audience.campaign_folder import SavedCampaign
 from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
 from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, read_json
 from metaheac_jax.model import Customised, General
@@ -28,7 +29,8 @@ KEPT_GENERAL = (
 )
 #: The longest name in a file of campaigns, in UTF-8; names of a campaign's files are longer.
 MAX_NAME_BYTES = 200
-_HEADERS = {"user_id", "userid", "uid", "id"}
+_HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
+_TABLES = (".parquet", ".csv.gz")  # endings of files of user ids that are not text
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def read_campaigns(path: Path) -> list[Request]:
 
 
 def _json_entries(path: Path) -> list[Any]:
-    text = read_text(path)
+    text = _read_text(path)
     # JSON allows other line ends, such as U+2028, inside strings.
     lines = [(f":{n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     whole = text.lstrip().startswith("[")
@@ -186,42 +188,100 @@ def _request(path: Path, number: int, entry: Any) -> Request:
     return Request(path.parent / entry["seeds"], entry["attributes"], previous, name)
 
 
-def read_user_ids(path: Path, *, text: bool = False) -> list[int] | list[str]:
-    """User ids: one per line, or the column ``user_id`` of a CSV file.
+def read_user_ids(
+    path: Path, *, text: bool = False, may_be_empty: bool = False
+) -> list[int] | list[str]:
+    """User ids: one per line, or the column ``user_id`` of a CSV (also with gzip) or Parquet file.
 
     Args:
       path: the file; a first line that does not begin with a number, such as ``user_id``, is a
-        header.
+        header. If it has several names of `_HEADERS`, the column of the first of these is read.
       text: whether ids are text. If so, only the names in `_HEADERS` are headers.
+      may_be_empty: whether the file may have no ids below a name of their column.
 
     Raises:
       InputError: the file cannot be read, has no ids, or has a line that is not one id, such as 007
         if ids are whole numbers; the message names the line.
     """
-    rows = _rows(path)
-    top = next(rows, (1, []))
-    first = [cell.lower() for cell in top[1]]
-    named = [number for number, name in enumerate(first) if name in _HEADERS]
-    column = named[0] if named else 0
-    header = bool(named) or (bool(first) and not text and not _begins_as_number(first[0]))
-    ids: list[Any] = []
-    for line, row in rows if header else chain([top], rows):
-        if not any(row):
-            continue
-        alone = len(row) == 1 or (bool(named) and column < len(row))
-        one = alone and row[column] != "" and "\n" not in row[column]
-        if not one or not (text or _is_whole(row[column])):
-            got = ",".join(row)[:40]
-            raise InputError(f"{path}:{line}: expected one user id, got {got!r}")
-        ids.append(row[column] if text else int(row[column]))
-    if not ids:
+    if path.name.endswith(_TABLES):
+        ids, has_name = _column(_id_table(path), text=text), True
+    else:
+        ids, has_name = _read_lines(path, text=text)
+    if not ids and not (has_name and may_be_empty):
         raise InputError(f"{path}: no user ids; write one per line")
     return ids
 
 
+def _read_lines(path: Path, *, text: bool) -> tuple[list[Any], bool]:
+    """The user ids in a text file, and whether it begins with a name of their column."""
+    rows = _rows(path)
+    top = next(rows, (1, []))
+    first = [cell.lower() for cell in top[1]]
+    name = next((name for name in _HEADERS if name in first), None)
+    column = first.index(name) if name else 0
+    header = bool(name) or (bool(first) and not text and not _begins_as_number(first[0]))
+    ids: list[Any] = []
+    for line, row in rows if header else chain([top], rows):
+        if not any(row):
+            continue
+        alone = len(row) == 1 or (bool(name) and column < len(row))
+        one = alone and row[column] != "" and "\n" not in row[column]
+        if not one or not (text or _is_whole(row[column])):
+            got = ",".join(row)[:40]
+            hint = "" if alone or name else "; name the column of the ids user_id in the first line"
+            raise InputError(f"{path}:{line}: expected one user id, got {got!r}{hint}")
+        ids.append(row[column] if text else int(row[column]))
+    return ids, name is not None
+
+
+def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
+    """The user ids in an audience's file, CSV (also with gzip) or Parquet.
+
+    Args:
+      path: the file; it is Parquet if its name ends in ``.parquet``.
+      text: whether ids are text.
+
+    Raises:
+      InputError: the file cannot be read, has no column ``user_id``, or has a row without a
+        valid id, such as 007 if ids are whole numbers; the message names it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give an audience that metaheac expand has written")
+    table = TableFile(path, [])
+    if "user_id" not in table.names:
+        raise InputError(f"{path}: not the file of an audience, with a column user_id")
+    table.columns = ["user_id"]
+    return _column(table, text=text)
+
+
+def _id_table(path: Path) -> TableFile:
+    check_regular(path)
+    return TableFile(path, ["user_id"])
+
+
+def _column(table: TableFile, *, text: bool) -> list[Any]:
+    """The ids in the only column in use."""
+    [name] = table.columns
+    blocks = [table.ids(frame[name], start, whole=not text) for start, frame in table.blocks()]
+    ids = [user_id for block in blocks for user_id in block.tolist()]
+    return [user_id.decode() for user_id in ids] if text else ids
+
+
+def check_readable(path: Path) -> None:
+    """Refuses a file of user ids that cannot be read, before any work.
+
+    Raises:
+      InputError: it is not UTF-8, or not a regular file, or a table without a column ``user_id``.
+    """
+    if path.name.endswith(_TABLES):
+        _id_table(path)
+    else:
+        _read_text(path)
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file, each with the number of the line where it begins."""
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+    reader = csv.reader(io.StringIO(_read_text(path)), strict=True)
     line = 1
     try:
         for row in reader:
@@ -236,7 +296,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, list[str]]:
     """Ids of users who may not be in an audience, in the data's form, and notes for the user.
 
-    A note names a file in which some ids are not users of the data.
+    A note names a file in which some ids are not users of the data, or which has only a header.
 
     Raises:
       InputError: as `read_user_ids` does, or no id of a file is a user of the data.
@@ -244,7 +304,10 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
     excluded: list[Any] = []
     notes = []
     for path in paths:
-        ids = read_user_ids(path, text=has_text(data))
+        ids = read_user_ids(path, text=has_text(data), may_be_empty=True)
+        if not ids:
+            notes.append(f"{path}: has no users to leave out")
+            continue
         known = check_known(path, ids, data)
         if known < len(ids):
             notes.append(
@@ -281,12 +344,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return attributes
 
 
-def read_text(path: Path) -> str:
-    """The text of a file.
-
-    Raises:
-      InputError: the file is not UTF-8, or not a regular file.
-    """
+def _read_text(path: Path) -> str:
     try:
         check_regular(path)
         return path.read_text(encoding="utf-8-sig")

@@ -38,7 +38,7 @@ class Options:
     data: Path
     """Folder of the data set whose users are the pool, from `metaheac prepare`."""
     seeds: Path
-    """File with the seeds' user ids, one per line, as for `metaheac expand`."""
+    """File with the seeds' user ids, as for `metaheac expand`."""
     attributes: Path
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
     base_rate: float | None = None

@@ -18,10 +18,10 @@ from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     campaign_notes,
+    check_readable,
     find_campaign,
     read_attributes,
     read_excluded,
-    read_text,
     require_seeds,
 )
 from metaheac_jax.data.dataset import Dataset
@@ -47,7 +47,8 @@ class Options:
     data: Path
     """Folder of the data set with the seeds, from `metaheac prepare`."""
     seeds: Path
-    """File with the seeds' user ids, one per line; a header line is allowed."""
+    """File with the seeds' user ids: one per line, or a .csv, .csv.gz or .parquet file with a
+    column user_id."""
     attributes: Path
     """JSON file with the campaign's attributes, one per campaign field of the data:
     {"advertiserId": 42, "productType": 3, ...}."""
@@ -56,8 +57,9 @@ class Options:
     overwrite: bool = False
     """Replace a campaign even if its feedback, or its list of users to leave out, is then lost."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users to leave out, for example users who opted out: nothing is learned
-    from them, now or in an update, and they are in no audience of the campaign."""
+    """Files with ids of users to leave out, as for --seeds, for example users who opted out:
+    nothing is learned from them, now or in an update, and they are in no audience of the
+    campaign. A file may have only a header."""
     least_seeds: int = LEAST_SEEDS
     """Stop with an error if fewer seeds than this are users of the data."""
     seed: int = 0
@@ -72,7 +74,7 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     read_attributes(options.attributes)
     for path in (options.seeds, *options.exclude):
-        read_text(path)  # a file that cannot be read is reported before the work begins
+        check_readable(path)  # a file that cannot be read is reported before the work begins
     with locked(options.out), terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         method = method_of(general)

@@ -34,18 +34,18 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     Request,
     campaign_notes,
+    check_readable,
     feedback_notes,
     find_campaign,
     has_text,
     read_attributes,
+    read_audience,
     read_campaigns,
     read_excluded,
-    read_text,
     read_user_ids,
     require_seeds,
 )
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
-from metaheac_jax.cli.held_out import read_audience
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.campaign_record import is_among
 from metaheac_jax.data.dataset import Dataset
@@ -77,7 +77,8 @@ class Options:
     data: Path
     """Folder of the data set whose users are the pool, from `metaheac prepare`."""
     seeds: Path | None = None
-    """File with the seeds' user ids, one per line; a header line is allowed."""
+    """File with the seeds' user ids: one per line, or a .csv, .csv.gz or .parquet file with a
+    column user_id."""
     attributes: Path | None = None
     """JSON file with the campaign's attributes, one per campaign field of the data:
     {"advertiserId": 42, "productType": 3, ...}."""
@@ -103,11 +104,12 @@ class Options:
     include_seeds: bool = False
     """Allow seeds in the audience."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who may not be in this audience, for example users who opted out. The
-    model is not customised to them either. The model of a campaign's folder is customised already:
-    the command refuses users who are its seeds or have converted, and a note says how many are its
-    non-seeds. To leave users out of what a folder learns and of all its audiences, use --exclude
-    with metaheac customise or metaheac update."""
+    """Files with ids of users who may not be in this audience, for example users who opted out, as
+    for --seeds; a file may have only a header. The model is not customised to them either. The
+    model of a campaign's folder is customised already: the command refuses users who are its seeds
+    or have converted, and a note says how many are its non-seeds. To leave users out of what a
+    folder learns and of all its audiences, use --exclude with metaheac customise or metaheac
+    update."""
     previous: Path | None = None
     """File of an earlier audience; the command prints how many users are kept, new and gone."""
     probability: bool = False
@@ -170,11 +172,11 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     requests = _requests(options)
     for path in options.exclude:
-        read_text(path)  # a file that cannot be read is reported before the work begins
+        check_readable(path)  # a file that cannot be read is reported before the work begins
     saved = read_campaign(options.model) if is_campaign(options.model) else None
     for request in requests if saved is None else []:
         with request.named():
-            read_text(request.seeds)
+            check_readable(request.seeds)
     writes = is_first()
     many = locked(options.out) if writes and options.campaigns is not None else nullcontext()
     with many, terminal.progress_display(screen) as progress:

@@ -1,4 +1,4 @@
-"""Inputs of several commands: audiences, and a campaign with some of its seeds held out."""
+"""A campaign with some of its seeds held out, as several commands need it."""
 
 from __future__ import annotations
 
@@ -8,33 +8,9 @@ from metaheac_jax.audience.held_out import HeldOutSeeds, hold_out_seeds
 from metaheac_jax.cli.campaigns import about, find_campaign
 from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.sources.table_file import TableFile
-from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 from metaheac_jax.progress import Progress
-
-
-def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
-    """The user ids in an audience's file, CSV (also with gzip) or Parquet.
-
-    Args:
-      path: the file; it is Parquet if its name ends in ``.parquet``.
-      text: whether ids are text.
-
-    Raises:
-      InputError: the file cannot be read, has no column ``user_id``, or has a row without a
-        valid id, such as 007 if ids are whole numbers; the message names it.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give an audience that metaheac expand has written")
-    table = TableFile(path, [])
-    if "user_id" not in table.names:
-        raise InputError(f"{path}: not the file of an audience, with a column user_id")
-    table.columns = ["user_id"]
-    blocks = [table.ids(frame["user_id"], start, whole=not text) for start, frame in table.blocks()]
-    ids = [user_id for block in blocks for user_id in block.tolist()]
-    return [user_id.decode() for user_id in ids] if text else ids
 
 
 def open_held_out(

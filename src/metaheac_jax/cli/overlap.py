@@ -13,7 +13,7 @@ import tyro
 from metaheac_jax.audience.overlap import Overlap, audience_overlap
 from metaheac_jax.audience.tables import overlap_tables
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.held_out import read_audience
+from metaheac_jax.cli.campaigns import read_audience
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_csv
 

@@ -24,10 +24,11 @@ from metaheac_jax.cli.campaigns import (
     check_known,
     has_text,
     read_attributes,
+    read_audience,
     read_excluded,
     read_user_ids,
 )
-from metaheac_jax.cli.held_out import open_held_out, read_audience
+from metaheac_jax.cli.held_out import open_held_out
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -57,7 +58,7 @@ class Options:
     data: Path
     """Folder of the data set, from `metaheac prepare`."""
     seeds: Path
-    """File with the seeds' user ids, one per line, as for `metaheac expand`."""
+    """File with the seeds' user ids, as for `metaheac expand`."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who could not be in the audience, for example users who opted out, as
     for `metaheac expand`. With --model, nothing is learned from them."""

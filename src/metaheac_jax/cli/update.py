@@ -34,8 +34,9 @@ class Options:
     model: Path | None = None
     """Folder of another general model, such as today's; by default the campaign's own."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users to leave out from now on, for example users who opted out: nothing is
-    learned from them, and they are in no audience of the campaign."""
+    """Files with ids of users to leave out from now on, as for `metaheac customise`, for example
+    users who opted out: nothing is learned from them, and they are in no audience of the
+    campaign."""
     seed: int = 0
     """Random seed for fine-tuning."""
 
