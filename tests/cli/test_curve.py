@@ -24,12 +24,15 @@ def words(toy_campaign):
 
 def test_the_curve_is_the_librarys(toy_campaign, words, tmp_path, capsys):
     out = tmp_path / "curve.csv"
-    succeeds(main, *words, "--out", out, "--base-rate", 0.4, "--seed", 3)
+    excluded = toy_campaign.dataset.user_ids[115:140].tolist()
+    (tmp_path / "optouts").write_text("\n".join(map(str, [*excluded, 10**9])))
+    more = ("--exclude", tmp_path / "optouts", "--base-rate", 0.4, "--seed", 3)
+    succeeds(main, *words, "--out", out, *more)
     printed = capsys.readouterr().out
     data, general = open_dataset(toy_campaign.data), load(toy_campaign.model)
     seeds = data.user_ids[:120]
-    campaign = data.new_campaign(seeds, {"advertiser": 2, "category": 1}, seed=3)
-    held = hold_out_seeds(method_of(general), general, data, campaign, seed=3)
+    campaign = data.new_campaign(seeds, {"advertiser": 2, "category": 1}, exclude=excluded, seed=3)
+    held = hold_out_seeds(method_of(general), general, data, campaign, exclude=excluded, seed=3)
     points = size_curve(held, data, base_rate=0.4)
     header, *rows = csv.reader(out.read_text().splitlines())
     names = ("edge", "recall", "lift", "conversions")
@@ -41,7 +44,9 @@ def test_the_curve_is_the_librarys(toy_campaign, words, tmp_path, capsys):
     ]
     np.testing.assert_array_equal(np.array(rows, float), np.array(expected))
     assert [point.percent for point in points] == list(PERCENTS)
-    assert "120 seeds, 24 of them held out" in printed
+    assert "120 of them users of the data (100%), 5 of these excluded\n" in printed
+    assert "115 seeds, 23 of them held out" in printed
+    assert "optouts: 25 of 26 ids to leave out are users of the data\n" in printed
     assert "Expected conversions assume that 40.000% of the pool would convert" in printed
     assert "give --base-rate" not in printed
     recall = points[-1].recall
@@ -61,6 +66,7 @@ def test_a_figure_by_suffix(words, tmp_path, capsys, suffix, start):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--exclude", "x.csv", "--out", "./x.csv"), "--out: x.csv would replace a file that is"),
         (("--out", "none/x.csv"), "--out: none is not a folder"),
         (("--figure", "none/x.png"), "--figure: none is not a folder"),
         (("--figure", "x.jpg"), "--figure: expected a name with .png or .svg, got x.jpg"),

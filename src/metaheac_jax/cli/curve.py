@@ -13,7 +13,7 @@ from metaheac_jax.audience.curve import SizePoint, seed_rate, size_curve
 from metaheac_jax.audience.figures import FORMATS, curve_figure, load_matplotlib
 from metaheac_jax.audience.tables import MEASURES, base_rate_note, curve_table
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import read_attributes
+from metaheac_jax.cli.campaigns import read_attributes, read_excluded
 from metaheac_jax.cli.held_out import open_held_out
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -26,7 +26,8 @@ class Options:
 
     Holds out a fifth of the seeds and of the random non-seeds, and customises the model to the
     rest. Then compares the held-out seeds with users whom the model has not learned from. For
-    audiences of 0.5% to 50% of the candidates (all users except the seeds) it prints the number of
+    audiences of 0.5% to 50% of the candidates (all users except those of
+    --exclude and the seeds) it prints the number of
     users and, each with a 95% interval: the score of the last user (edge), the fraction of the
     held-out seeds in the audience (recall), the recall divided by that of a random audience (lift),
     and how many users would convert if the fraction --base-rate of the pool did. A note says so if
@@ -41,6 +42,9 @@ class Options:
     """File with the seeds' user ids, as for `metaheac expand`."""
     attributes: Path
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
+    exclude: tuple[Path, ...] = ()
+    """Files with ids of users who may not be in an audience, for example users who opted out, as
+    for `metaheac expand`. They are not in the pool, and nothing is learned from them."""
     base_rate: float | None = None
     """Fraction of the pool that would convert if the campaign reached all of it, for example 0.01
     from earlier campaigns. Expected conversions are proportional to it; nothing else depends on it.
@@ -61,7 +65,9 @@ def main(options: Options) -> None:
             f"--base-rate: expected more than 0 and at most 1, got {options.base_rate:g}"
         )
     if options.out is not None:
-        terminal.check_output("--out", options.out)
+        terminal.check_output(
+            "--out", options.out, options.seeds, options.attributes, *options.exclude
+        )
     if options.figure is not None:
         _check_figure(options.figure)
     screen = terminal.screen()
@@ -69,11 +75,13 @@ def main(options: Options) -> None:
     read_attributes(options.attributes)  # errors in it are reported before the work begins
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
-        held_out = open_held_out(
+        excluded, told = read_excluded(options.exclude, data)
+        held_out, check = open_held_out(
             options.model,
             data,
             options.seeds,
             options.attributes,
+            exclude=excluded,
             seed=options.seed,
             progress=progress,
         )
@@ -85,10 +93,12 @@ def main(options: Options) -> None:
         picture = curve_figure(points, format=_format(options.figure))
         with whole_file(options.figure) as path:
             path.write_bytes(picture)
+    told += [held_out.seen] if held_out.seen else []
     terminal.print_lines(
         screen,
+        check.line(),
         f"{held_out.num_seeds:,} seeds, {len(held_out.users):,} of them held out",
-        *([f"note: {held_out.seen}"] if held_out.seen else []),
+        *(f"note: {note}" for note in told),
     )
     terminal.print_table(screen, curve_table(points))
     told = "That is the fraction of users who are seeds; give --base-rate if you have an estimate."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaheac_jax.audience.held_out import HeldOutSeeds, hold_out_seeds
+from metaheac_jax.audience.seed_check import SeedCheck
 from metaheac_jax.cli.campaigns import about, find_campaign
 from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset
@@ -22,7 +23,7 @@ def open_held_out(
     exclude: UserIds = (),
     seed: int,
     progress: Progress,
-) -> HeldOutSeeds:
+) -> tuple[HeldOutSeeds, SeedCheck]:
     """Customises a general model to a new campaign without some of its seeds, which are held out.
 
     Args:
@@ -34,14 +35,18 @@ def open_held_out(
       seed: seed of the non-seeds, the held-out seeds and customising.
       progress: receives the progress of loading and customising.
 
+    Returns:
+      The model with the held-out seeds, and the check of all seeds.
+
     Raises:
       InputError: as `model.load`, `campaigns.find_campaign` and `hold_out_seeds`.
     """
     general = load(model, progress=progress)
     general.check_data(data)
-    campaign, _ = find_campaign(data, seeds, attributes, exclude=exclude, seed=seed)
+    campaign, check = find_campaign(data, seeds, attributes, exclude=exclude, seed=seed)
     method = method_of(general)
     with about(seeds):
-        return hold_out_seeds(
+        held_out = hold_out_seeds(
             method, general, data, campaign, exclude=exclude, seed=seed, progress=progress
         )
+    return held_out, check

@@ -105,7 +105,7 @@ def main(options: Options) -> None:
         traits = audience_traits(data, audience, seeds, exclude=left_out, min_cell=least)
         shares = sensitive_shares(data, audience, exclude=left_out, min_cell=least)
         if options.model is not None and options.attributes is not None:
-            held_out = open_held_out(
+            held_out, _ = open_held_out(
                 options.model,
                 data,
                 options.seeds,
