@@ -450,6 +450,18 @@ def test_too_few_seeds_are_refused_of_a_campaign_and_of_its_folder(made, tmp_pat
     assert not contents(tmp_path)
 
 
+def test_few_seeds_that_customise_accepts_will_do_to_expand(made, tmp_path, capsys):
+    brief = made.world / "new" / made.names[0]
+    seeds = (brief / "seeds.csv").read_text().splitlines()[:51]
+    (tmp_path / "seeds.csv").write_text("\n".join(seeds))
+    options = ("--seeds", tmp_path / "seeds.csv", "--attributes", brief / "attributes.json")
+    options += ("--data", made.data, "--least-seeds", 50, "--out", tmp_path / "tea")
+    succeeds(main, "customise", made.model, *options)
+    last = capsys.readouterr().out.splitlines()[-1].removeprefix("next: metaheac ")
+    words = last.replace("--size N --out audience.csv", f"--size 5 --out {tmp_path}/a.csv").split()
+    succeeds(main, *words)
+
+
 def test_folders_that_are_no_campaigns_are_named(made, tmp_path, capsys):
     told = tmp_path / "told.csv"
     told.write_text("user_id,converted\nu1,1\n")

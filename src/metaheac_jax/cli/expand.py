@@ -130,8 +130,9 @@ class Options:
     """Which weights are adapted to a campaign: all, the whole network and the embeddings of its
     examples; or heads, the layers after the network's first. With heads, many campaigns share the
     first layer, and users are scored several times as fast. Default: the model's settings."""
-    least_seeds: int = LEAST_SEEDS
-    """Stop with an error if fewer seeds than this are users of the data."""
+    least_seeds: int | None = None
+    """Stop with an error if fewer seeds than this are users of the data. By default 100; for a
+    campaign's folder there is no default, since `metaheac customise` has checked its seeds."""
     seed: int = 0
     """Random seed for the random non-seeds and for fine-tuning."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
@@ -353,7 +354,7 @@ def _check_saved(
     excluded: np.ndarray,
 ) -> None:
     """Refuses a campaign folder that does not fit the options."""
-    require_seeds(check, options.least_seeds, options.model)
+    require_seeds(check, options.least_seeds or 0, options.model)
     if is_among(model.seed_ids, excluded).any():
         raise InputError(
             f"--exclude: {options.model} was customised to users who are to be left out; "
@@ -398,11 +399,12 @@ def _find_campaigns(
     progress: Progress,
 ) -> tuple[list[Campaign], list[SeedCheck]]:
     """The campaigns, and the checks of their seeds."""
+    least = LEAST_SEEDS if options.least_seeds is None else options.least_seeds
     if options.seeds is not None and options.attributes is not None:
         campaign, check = find_campaign(
             data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
         )
-        require_seeds(check, options.least_seeds, options.seeds)
+        require_seeds(check, least, options.seeds)
         return [campaign], [check]
     text = has_text(data)
     seeds = [read_user_ids(request.seeds, text=text) for request in requests]
@@ -415,7 +417,7 @@ def _find_campaigns(
     for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
         checks.append(SeedCheck.of(campaign, len(ids)))
         with request.named():
-            require_seeds(checks[-1], options.least_seeds, request.seeds)
+            require_seeds(checks[-1], least, request.seeds)
     return campaigns, checks
 
 
