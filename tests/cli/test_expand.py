@@ -66,6 +66,10 @@ def test_the_options_suit_each_other(options, tmp_path):
         ({"--size": None}, "audience: give one of size, percent, and from_percent with to_percent"),
         ({"--size": None, "--from-percent": 3, "--to-percent": 2}, "from_percent and to_percent: "),
         ({"--size": None, "--from-percent": 1, "--to-percent": 1.2}, "holds none of 200 users"),
+        (
+            {"--size": None, "--from-percent": 40, "--to-percent": 45},  # 80 of 200 are no seeds
+            "only 80 candidates, and the first rank requested is 81; choose a better rank",
+        ),
         ({"--size": 0}, "size: expected a whole number of 1 or more, got 0"),
         ({"--size": None, "--percent": 101}, "percent: expected more than 0 and at most 100"),
         ({"--seeds": "none"}, "none: No such file"),
@@ -173,6 +177,11 @@ def test_what_limits_an_audience_is_noted(options, tmp_path, capsys):
     assert "note: there are only 10 other users to tell 190 seeds from; use a larger" in printed
     assert "audience.csv: 10 users of 10 candidates\n" in printed
     assert "the general model was trained on" not in printed
+    band = {"--size": None, "--from-percent": 4, "--to-percent": 50}
+    succeeds(main, "expand", *words_of({**options, **band}))
+    printed = capsys.readouterr().out
+    assert "note: ranks up to 100 were requested, but there are only 10 candidates\n" in printed
+    assert "audience.csv: ranks 9 and below, 2 users of 10 candidates\n" in printed
 
     own = DATA.campaign(1)
     values = (
@@ -386,7 +395,7 @@ def test_a_report_of_the_audience(options, tmp_path):
         ({"--report": "x.html", "--previous": "nobody.csv"}, "nobody.csv: has no users to compare"),
         (
             {"--report": "x.html", "--size": None, "--from-percent": 60, "--to-percent": 70},
-            "Audience audience.csv: the audience has no users",  # 80 of 200 users are no seeds
+            "audience: has no users, since there are only 80 candidates, and the first rank r",
         ),
         ({"--compare": "seeds"}, "--compare: only with --report"),
         (

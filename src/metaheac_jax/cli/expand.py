@@ -322,6 +322,12 @@ def _expand(
         mesh=mesh,
         progress=progress,
     )
+    wanted, most = audience_ranks(data.num_users, **ranks), max(a.num_candidates for a in audiences)
+    if most <= wanted.start:
+        raise InputError(
+            f"audience: has no users, since there are only {most:,} candidates, and the first rank "
+            f"requested is {wanted.start + 1:,}; choose a better rank"
+        )
     results = []
     for number, audience in enumerate(audiences):
         base_rate, ids = None, earlier[number]
@@ -334,11 +340,10 @@ def _expand(
         if options.probability or options.report:
             seen = seen_in_training(general, data, campaigns[number])
             notes += [seen] if seen else []
-        wanted = len(audience_ranks(data.num_users, **ranks))
-        if len(audience) < wanted:
+        if len(audience) < len(wanted):
+            asked = f"ranks up to {wanted.stop:,}" if wanted.start else f"{wanted.stop:,} users"
             notes.append(
-                f"{wanted:,} users were requested, but there are only "
-                f"{audience.num_candidates:,} candidates"
+                f"{asked} were requested, but there are only {audience.num_candidates:,} candidates"
             )
         found = (requests[number], models[number], checks[number])
         results.append(_Result(*found, audience, base_rate, refresh, notes, excluded))
