@@ -62,9 +62,9 @@ class SizePoint:
     conversions: Estimate
 
 
-def seed_rate(held_out: HeldOutSeeds, data: Dataset) -> float:
-    """The default base rate of `size_curve`: the fraction of all users who are seeds."""
-    return held_out.num_seeds / data.num_users
+def seed_rate(num_seeds: int, data: Dataset) -> float:
+    """The default base rate of a campaign: the fraction of all users who are its seeds."""
+    return num_seeds / data.num_users
 
 
 def size_curve(
@@ -97,7 +97,7 @@ def size_curve(
     if not percents or not all(0 < percent <= 100 for percent in percents):
         raise InputError(f"percents: expected numbers above 0 and up to 100, got {percents}")
     if base_rate is None:
-        base_rate = seed_rate(held_out, data)
+        base_rate = seed_rate(held_out.num_seeds, data)
     if not 0 < base_rate <= 1:
         raise InputError(f"base rate: expected more than 0 and at most 1, got {base_rate}")
     scores = np.empty(data.num_users, np.float32)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaheac_jax.audience.audience import Audience
-from metaheac_jax.audience.curve import SizePoint, size_curve
+from metaheac_jax.audience.curve import SizePoint, seed_rate, size_curve
 from metaheac_jax.audience.held_out import MIN_SEEDS, hold_out_seeds
 from metaheac_jax.audience.importance import Importances, field_importance
 from metaheac_jax.audience.overlap import Overlap, audience_overlap
@@ -105,7 +105,7 @@ def describe_audience(
         raise InputError(f"{title}: the audience has no users; choose better ranks")
     curve, used, seen = [], None, None
     if base_rate is None:
-        base_rate = len(campaign.seeds) / data.num_users
+        base_rate = seed_rate(len(campaign.seeds), data)
     if (campaign.labels[~campaign.is_found] == 1).sum() >= MIN_SEEDS:
         held_out = hold_out_seeds(
             method, general, data, campaign, exclude=exclude, seed=seed, progress=progress

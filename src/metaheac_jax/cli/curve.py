@@ -85,7 +85,7 @@ def main(options: Options) -> None:
             seed=options.seed,
             progress=progress,
         )
-        base_rate = options.base_rate or seed_rate(held_out, data)
+        base_rate = options.base_rate or seed_rate(held_out.num_seeds, data)
         points = size_curve(held_out, data, base_rate=base_rate, progress=progress)
     if options.out is not None:
         _write(options.out, points)
@@ -101,8 +101,10 @@ def main(options: Options) -> None:
         *(f"note: {note}" for note in told),
     )
     terminal.print_table(screen, curve_table(points))
-    told = "That is the fraction of users who are seeds; give --base-rate if you have an estimate."
-    terminal.print_lines(screen, base_rate_note(base_rate), *([told] * (not options.base_rate)))
+    terminal.print_lines(screen, base_rate_note(base_rate))
+    if not options.base_rate:
+        told = "the fraction of users who are seeds; give --base-rate if you have an estimate."
+        terminal.print_lines(screen, f"That is {told}")
 
 
 def _write(path: Path, points: Sequence[SizePoint]) -> None:

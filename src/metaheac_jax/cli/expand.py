@@ -20,6 +20,7 @@ from metaheac_jax.audience.audience import (
 )
 from metaheac_jax.audience.calibration import calibrate, check_base_rate
 from metaheac_jax.audience.campaign_folder import SavedCampaign, is_campaign, read_campaign
+from metaheac_jax.audience.curve import seed_rate
 from metaheac_jax.audience.figures import load_matplotlib
 from metaheac_jax.audience.held_out import seen_in_training
 from metaheac_jax.audience.report import describe_audience
@@ -332,7 +333,7 @@ def _expand(
     for number, audience in enumerate(audiences):
         base_rate, ids = None, earlier[number]
         if options.probability:
-            base_rate = options.base_rate or checks[number].used / data.num_users
+            base_rate = options.base_rate or seed_rate(checks[number].used, data)
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)

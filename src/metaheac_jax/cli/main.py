@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import tyro
 
@@ -41,35 +42,16 @@ Command = (
 )
 
 
+_COMMANDS = (
+    *(simulate, prepare, fit, customise, expand, export, feedback),
+    *(update, curve, traits, overlap, evaluate, status),
+)
+_MAINS: dict[type, Callable[[Any], None]] = {own.Options: own.main for own in _COMMANDS}
+
+
 def dispatch(options: Command) -> None:
     """Runs the subcommand that was chosen."""
-    match options:
-        case simulate.Options():
-            simulate.main(options)
-        case prepare.Options():
-            prepare.main(options)
-        case fit.Options():
-            fit.main(options)
-        case customise.Options():
-            customise.main(options)
-        case expand.Options():
-            expand.main(options)
-        case export.Options():
-            export.main(options)
-        case feedback.Options():
-            feedback.main(options)
-        case update.Options():
-            update.main(options)
-        case curve.Options():
-            curve.main(options)
-        case traits.Options():
-            traits.main(options)
-        case overlap.Options():
-            overlap.main(options)
-        case evaluate.Options():
-            evaluate.main(options)
-        case status.Options():
-            status.main(options)
+    _MAINS[type(options)](options)
 
 
 def start(options: Command) -> None:
