@@ -107,6 +107,16 @@ def test_whole_numbers_make_the_same_campaigns_as_floats(tmp_path, kind):
     assert data.vocabulary.values[2].tolist() == ["1", "2"]
 
 
+def test_nan_is_no_answer(tmp_path):
+    votes = [float("nan"), 1.0, 2.0, 2.5] * 100
+    pl.DataFrame(people() | {"vote": votes}).write_parquet(tmp_path / "people.parquet")
+    schema = TableSchema((Column("city"),), campaigns_from=(VOTE,))
+    data = prepare(tmp_path / "people.parquet", tmp_path / "data", schema=schema)
+    assert data.campaign_ids.tolist() == [b"vote=1", b"vote=2", b"vote=2.5"]
+    for stage in (data.stage1, data.stage2):
+        assert (stage.user % 4 != 0).all()
+
+
 def test_rare_answers_draw_twenty_others_per_seed(tmp_path):
     users = people()
     users["vote"] = ["yes"] * 5 + ["no"] * 395

@@ -128,7 +128,8 @@ def test_whole_numbers_are_the_same_values_as_floats(tmp_path, column, cells, ki
     ("cells", "known", "values"),
     [
         ([1.0, 2.5], [], ["1", "2.5"]),
-        ([1.0, float("nan")], [], ["1", "NaN"]),
+        ([float("nan"), 1.0], [], ["", "1"]),
+        ([float("nan"), 1.0], ["1.0", "NaN"], ["", "1.0"]),
         ([1.0, 2.0**53], [], ["1", "9007199254740992.0"]),
         ([-0.0, 7.0], [], ["0", "7"]),
         ([1.0, 2.0], ["", "3.0"], ["1.0", "2.0"]),
@@ -144,6 +145,15 @@ def test_floats_are_spelled_as_earlier_values_are(tmp_path, cells, known, values
     learned, vocabulary, rows = rows_of({"a": cells}, Column("a"), tmp_path, **options)
     assert learned.values.tolist() == values
     assert [vocabulary.values[1][row - 7] for row in rows[:, 0]] == values
+
+
+def test_a_list_has_no_nan(tmp_path):
+    learned, vocabulary, rows = rows_of(
+        {"a": [[float("nan"), 2.5], [float("nan")]]}, Column("a", slots=2), tmp_path
+    )
+    assert learned.values.tolist() == ["2.5"]
+    pad = vocabulary.num_rows
+    assert rows.tolist() == [[7, pad], [pad, pad]]
 
 
 def test_an_empty_text_in_a_list_takes_no_slot(tmp_path):

@@ -34,7 +34,7 @@ class LearnedField:
     column: Column
     field: Field
     values: np.ndarray
-    whole: bool = False
+    whole: bool | None = None
 
 
 def learn(
@@ -181,15 +181,17 @@ class Encoder:
         return texts.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()
 
 
-def spells_whole(file: TableFile, column: Column, known: np.ndarray | tuple[()] = ()) -> bool:
+def spells_whole(
+    file: TableFile, column: Column, known: np.ndarray | tuple[()] = ()
+) -> bool | None:
     """Whether a category's floats without a fractional part are spelled 1 rather than 1.0.
 
     A column of whole numbers becomes a column of floats as soon as a cell is missing. If earlier
-    values spell whole numbers only as 1.0, new values do too.
+    values spell whole numbers only as 1.0, new values do too. None if the cells are not floats.
     """
     kind = file.kind(column.name)
     if not (kind.inner if isinstance(kind, pl.List) else kind).is_float():
-        return False
+        return None
     return not has_pointed(known)
 
 
@@ -200,10 +202,10 @@ def has_pointed(texts: np.ndarray | tuple[()]) -> bool:
     return pointed and not whole
 
 
-def as_text(column: Column, *, whole: bool) -> pl.Expr:
+def as_text(column: Column, *, whole: bool | None) -> pl.Expr:
     """A category's cells as text, or as lists of text without empty texts.
 
-    A missing list becomes an empty one.
+    A missing list becomes an empty one, and NaN is missing.
 
     Args:
       column: how to read the cells.
@@ -221,7 +223,9 @@ def as_text(column: Column, *, whole: bool) -> pl.Expr:
     return lists.fill_null([]).list.drop_nulls()
 
 
-def _as_text(cell: pl.Expr, whole: bool) -> pl.Expr:
+def _as_text(cell: pl.Expr, whole: bool | None) -> pl.Expr:
+    if whole is not None:
+        cell = cell.fill_nan(None)
     if not whole:
         return cell.cast(pl.String)
     text = cell.cast(pl.Int64, strict=False).cast(pl.String)
