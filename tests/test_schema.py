@@ -151,6 +151,16 @@ def test_attributes_of_hashed_fields_are_never_unknown():
         vocabulary.encode_attributes(schema, {"brand": [3], "topic": "food"})
 
 
+@pytest.mark.parametrize(
+    ("known", "raw", "place"),
+    [(["1", "2.5"], 1.0, 0), (["1.0", "2.5"], 1.0, 0), (["1", "2.5"], 2.5, 1), (["1"], "1.0", 1)],
+)
+def test_a_whole_float_is_spelled_as_the_known_values_are(known, raw, place):
+    schema = Schema((Field("u"),), (Field("price"),))
+    vocabulary = Vocabulary((np.array([]), np.array(known)))
+    assert vocabulary.encode_attributes(schema, {"price": raw}).tolist() == [place]
+
+
 # Vocabularies that go on ------------------------------------------------------------------------
 
 

@@ -10,7 +10,9 @@ Axes: M user fields, N campaign fields, S slots of a user, R table rows.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from numbers import Real
@@ -24,6 +26,8 @@ from metaheac_jax.errors import InputError, check_keys, check_whole
 UNSEEN = "<unseen>"
 #: How reports show a missing value.
 MISSING = "(missing)"
+#: Floats below this magnitude are exact whole numbers if they have no fractional part.
+EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -289,7 +293,8 @@ class Vocabulary:
 
         Args:
           schema: has the campaign fields.
-          attributes: a raw value for each of these fields, by name.
+          attributes: a raw value for each of these fields, by name; None, NaN and empty text are
+            missing values, except in fields whose values are whole numbers.
 
         Raises:
           InputError: a field is missing or unknown, or the type of a value is not that of the
@@ -308,20 +313,44 @@ class Vocabulary:
                 bucket = field.bucket(np.array([_as_number(name, attributes[name])]))
                 rows.append(self.encode(number, bucket)[0])
                 continue
-            numeric = self.values[number].dtype.kind in "iu" and not field.hash_rows
-            value = raw = attributes[name]
-            single = isinstance(raw, str | Real) and not isinstance(raw, bool)
-            try:
-                value = int(raw) if numeric else str(raw)
-                single = single and (not numeric or isinstance(raw, str) or value == raw)
-            except (TypeError, ValueError, OverflowError):
-                single = False
-            if not single:
-                expected = "a whole number" if numeric else "text or a number"
-                raise InputError(f"campaign attributes: {name} is {raw!r}, expected {expected}")
-            values = field.hashed([str(value)]) if field.hash_rows else [value]
-            rows.append(self.encode(number, values)[0])
+            raw, known = attributes[name], self.values[number]
+            if field.hash_rows:
+                value = field.hashed([_as_text(name, raw, ())])[0]
+            elif known.dtype.kind in "iu":
+                value = _as_whole(name, raw)
+            else:
+                value = _as_text(name, raw, known)
+            rows.append(self.encode(number, [value])[0])
         return np.array(rows, np.int32)
+
+
+def has_pointed(texts: np.ndarray | tuple[()]) -> bool:
+    """Whether texts include whole numbers spelled 1.0, and none spelled 1."""
+    patterns = (re.compile("-?[0-9]+"), re.compile(r"-?[0-9]+\.0"))
+    whole, pointed = (any(map(pattern.fullmatch, texts)) for pattern in patterns)
+    return pointed and not whole
+
+
+def _as_text(name: str, raw: Any, known: np.ndarray | tuple[()]) -> str:
+    """A raw value of a category, spelled as in tables; empty if it is missing."""
+    if raw is None or (isinstance(raw, Real) and raw != raw):
+        return ""
+    if isinstance(raw, bool | np.bool_):
+        return str(raw).lower()
+    if not isinstance(raw, str | Real):
+        raise InputError(f"campaign attributes: {name} is {raw!r}, expected text or a number")
+    is_whole = isinstance(raw, float | np.floating) and raw.is_integer() and abs(raw) < EXACT
+    return str(int(raw) if is_whole and not has_pointed(known) else raw)
+
+
+def _as_whole(name: str, raw: Any) -> int:
+    """A raw value of a category whose values are whole numbers."""
+    single = isinstance(raw, str | Real) and not isinstance(raw, bool)
+    with suppress(TypeError, ValueError, OverflowError):
+        value = int(raw)
+        if single and (isinstance(raw, str) or value == raw):
+            return value
+    raise InputError(f"campaign attributes: {name} is {raw!r}, expected a whole number")
 
 
 def _tell_apart(numbers: Sequence[float]) -> list[str]:

@@ -161,6 +161,19 @@ def test_from_text_ids_to_an_audience_and_back_from_disk(tmp_path):
         data.new_campaign(seeds, {"topic": "food", "budget": "much"})
 
 
+def test_the_attributes_of_a_campaign_in_the_table_give_its_rows(tmp_path):
+    users, campaigns, examples = world()
+    campaigns["price"] = campaigns["brand"] = [1.0, 2.5, None, float("nan")]
+    campaigns["live"] = [True, False, None, True]
+    source = write(tmp_path / "source", users, campaigns, examples, "parquet")
+    names = Column("price"), Column("brand", hash_rows=1000), Column("live")
+    schema = TableSchema((SCHEMA.user[0],), names)
+    data = prepare(source, tmp_path / "data", schema=schema)
+    for c, rows in enumerate(data.campaign_rows.tolist()):
+        attributes = {column.name: campaigns[column.name][c] for column in names}
+        assert data.vocabulary.encode_attributes(data.schema, attributes).tolist() == rows
+
+
 def replaced(rows, number, **changes):
     """Rows of examples with one changed."""
     names = ("campaign_id", "user_id", "label", "stage")
