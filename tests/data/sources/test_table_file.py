@@ -78,6 +78,24 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, content, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_the_first_row_that_is_no_number_is_named(tmp_path, form):
+    path, numbers = tmp_path / f"users.{form}", pl.Series("n", range(500_000)).cast(pl.String)
+    frame = numbers.scatter([10, 250_000, 499_000], "bad").to_frame()
+    frame.write_csv(path) if form == "csv" else frame.write_parquet(path, row_group_size=50_000)
+    place = "line 12" if form == "csv" else "row 11"
+    with pytest.raises(InputError, match=rf"users\.{form}: {place}: n is not a number; fix"):
+        TableFile(path, ["n"]).check_numbers("n")
+
+
+def test_the_first_line_with_other_cells_is_named(tmp_path):
+    lines = ["a,b", *["1,2"] * 400_000]
+    lines[5] = lines[300_000] = "1"
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"a\.csv: line 6: expected 2 cells"):
+        TableFile(tmp_path / "a.csv", [])
+
+
 @pytest.mark.parametrize("header", ["user_id,city", '"user_id","\ncity"'])
 def test_a_row_after_a_cell_of_several_lines_is_named_by_its_line(tmp_path, header):
     path = tmp_path / "users.csv"

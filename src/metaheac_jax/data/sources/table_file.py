@@ -82,14 +82,13 @@ class TableFile:
         unquoted = line.str.replace_all('"[^"]*"', "")
         wrong = unquoted.str.count_matches(",", literal=True) != len(self.names) - 1
         over_lines = unquoted.str.contains('"', literal=True)  # a cell continues on the next line
-        found = pl.scan_lines(self.path, glob=False).select(
-            over_lines.any().alias("over"), wrong.any().alias("any"), wrong.arg_max().alias("at")
-        )
-        over, any_wrong, at = self.collect(found).row(0)
+        lines = pl.scan_lines(self.path, glob=False).select(over=over_lines, wrong=wrong)
+        first_wrong = pl.col("at").filter("wrong").min()
+        found = lines.with_row_index("at").select(pl.col("over").any(), first_wrong)
+        over, at = self.collect(found).row(0)
         if over:
             at = self._first_other_line()
-            any_wrong = at is not None
-        if any_wrong:
+        if at is not None:
             raise InputError(
                 f"{self.path}: line {at + 1}: expected {len(self.names)} cells, as the header has; "
                 "fix or remove it"
@@ -181,13 +180,13 @@ class TableFile:
         """Refuses a cell that is neither empty nor a finite number.
 
         Raises:
-          InputError: there is such a cell; the message names its row.
+          InputError: there is such a cell; the message names the first row with one.
         """
         cell, finite = pl.col(column), number(column).is_finite().fill_null(False)
-        wrong = (cell.is_not_null() & (cell.cast(pl.String) != "") & ~finite).cast(pl.UInt8)
-        found = self.scan().select(wrong.max().alias("any"), wrong.arg_max().alias("row"))
-        any_wrong, row = self.collect(found).row(0)
-        if any_wrong:
+        wrong = cell.is_not_null() & (cell.cast(pl.String) != "") & ~finite
+        rows = self.scan().select(wrong=wrong).with_row_index("row")
+        row = self.collect(rows.select(pl.col("row").filter("wrong").min())).item()
+        if row is not None:
             raise self.fault(row, f"{column} is not a number")
 
     def ids(self, column: pl.Series, first_row: int, *, whole: bool) -> np.ndarray:
