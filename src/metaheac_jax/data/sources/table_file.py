@@ -181,11 +181,12 @@ class TableFile:
 
         Raises:
           InputError: there is such a cell; the message names the first row with one.
+          PolarsError: the column has a type that no number has, such as a list.
         """
         cell, finite = pl.col(column), number(column).is_finite().fill_null(False)
         wrong = cell.is_not_null() & (cell.cast(pl.String) != "") & ~finite
         rows = self.scan().select(wrong=wrong).with_row_index("row")
-        row = self.collect(rows.select(pl.col("row").filter("wrong").min())).item()
+        row = rows.select(pl.col("row").filter("wrong").min()).collect(engine="streaming").item()
         if row is not None:
             raise self.fault(row, f"{column} is not a number")
 
