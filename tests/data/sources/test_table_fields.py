@@ -208,3 +208,12 @@ def test_a_sensitive_value_that_looks_missing_is_refused(tmp_path):
 def test_a_column_that_is_not_what_the_schema_says_is_named(tmp_path, cells, column):
     with pytest.raises(InputError, match=r"users\.parquet: column 'a' (is|has)"):
         rows_of({"a": cells}, column, tmp_path)
+
+
+def test_a_quote_inside_a_cell_is_named(tmp_path):
+    path = tmp_path / "users.csv"
+    path.write_text('user_id,a\n1,5" pipe\n2,x\n')
+    with pytest.raises(
+        InputError, match=r"users\.csv: line 2: a quote inside a cell; put the cell"
+    ):
+        learn(TableFile(path, ["a"]), Column("a"))

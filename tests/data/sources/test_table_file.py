@@ -1,10 +1,13 @@
 """Files as they come: headers, encodings, and what cannot be read."""
 
+import csv
 import datetime
 import gzip
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.errors import InputError
@@ -65,7 +68,21 @@ def test_a_header_with_a_name_twice_is_refused(tmp_path, name):
         ("a.csv", b'user_id,city\n1,"Rome\n,it,",3\n2,"x\ny"', "line 2: expected 2 cells"),
         ("a.csv.gz", gzip.compress(TEXT.encode() + b"4", mtime=0), "line 5: expected 2 cells"),
         ("a.csv", b'user_id,city\n1,"Rome\n', "cannot be read"),
+        ("a.csv", b'user_id,city\n1,Rome\n2,5" pipe\n3,x\n', "line 3: a quote inside a cell; put"),
+        ("a.csv", b'user_id,city,x\n1,5" pipe,6" pipe\n', "line 2: a quote inside a cell"),
+        ("a.csv", b'user_id,city\n1,"a ""x""\n,b"\n2,"Rome"s\n', "line 4: a quote inside a cell"),
+        ("a.csv", b'user_id,city\n1\n2,5" pipe\n', "line 2: expected 2 cells"),
+        (
+            "a.csv.gz",
+            gzip.compress(b'user_id,city\n1,5" pipe\n', mtime=0),
+            "line 2: a quote inside a cell",
+        ),
         ("a.csv.gz", gzip.compress(TEXT.encode(), mtime=0)[:-12], "cannot be read"),
+        (
+            "a.csv.gz",
+            gzip.compress(b'user_id,city\n1,5" pipe\n' + TEXT.encode() * 9999, mtime=0)[:-12],
+            "cannot be read",
+        ),
         ("a.csv.gz", b"no gzip", r"cannot be read \(Not a gzipped file"),
         ("a.parquet", b"no parquet", "cannot be read"),
     ],
@@ -76,6 +93,15 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, content, words):
         cells(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(*[st.text('a", \n', max_size=6)] * 2)))
+def test_quotes_as_they_should_be_are_accepted(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("quotes") / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("user_id", "city"), *rows])
+    TableFile(path, []).check_quotes()
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])

@@ -74,6 +74,7 @@ def learn(
         field = Field(column.name, column.slots, hash_rows=rows)
         return LearnedField(column, field, field.all_buckets, whole)
     except pl.exceptions.PolarsError as error:
+        file.check_quotes()
         raise InputError(
             f"{file.path}: column {column.name!r} is not what the schema says ({first_line(error)})"
         ) from error

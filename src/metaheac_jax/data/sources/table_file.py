@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
+import re
+import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -26,6 +30,8 @@ ENDINGS = (".parquet", ".csv", ".csv.gz")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 #: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
+#: A CSV cell in quotes, or its part on one line; "end" is its last quote.
+_QUOTED = re.compile(r'(?:^|(?<=,))"[^"]*(?:""[^"]*)*(?P<end>"(?=[,\r\n]|\Z)|\Z)')
 
 
 class TableFile:
@@ -89,6 +95,7 @@ class TableFile:
         if over:
             at = self._first_other_line()
         if at is not None:
+            self.check_quotes(at + 1)
             raise InputError(
                 f"{self.path}: line {at + 1}: expected {len(self.names)} cells, as the header has; "
                 "fix or remove it"
@@ -107,6 +114,31 @@ class TableFile:
                 return None
         except (OSError, EOFError, ValueError, csv.Error) as error:
             raise self.unreadable(error) from error
+
+    def check_quotes(self, last: float = math.inf) -> None:
+        """Refuses a quote inside a CSV cell that is not in quotes, on lines up to ``last``.
+
+        To be called when polars has failed, since its message names no line.
+
+        Raises:
+          InputError: there is such a quote; the message names its line.
+        """
+        if not self._text:
+            return
+        inside = False
+        with suppress(OSError, EOFError, UnicodeError, zlib.error), self._opened() as file:
+            for number, line in enumerate(file, start=1):
+                if number > last:
+                    return
+                if inside or '"' in line:
+                    whole = '"' + line if inside else line
+                    if '"' in _QUOTED.sub("", whole):
+                        deque(file, 0)  # a damaged file has other faults
+                        raise InputError(
+                            f"{self.path}: line {number}: a quote inside a cell; put the cell in "
+                            "quotes and double the quote"
+                        )
+                    inside = any(not cell["end"] for cell in _QUOTED.finditer(whole))
 
     def _opened(self) -> TextIO:
         if self.path.name.endswith(".gz"):
@@ -147,7 +179,12 @@ class TableFile:
             raise self.unreadable(error) from error
 
     def unreadable(self, error: Exception) -> InputError:
-        """The error for a file that cannot be read."""
+        """The error for a file that cannot be read.
+
+        Raises:
+          InputError: a quote is the reason; see `check_quotes`.
+        """
+        self.check_quotes()
         hint = "; save it as UTF-8" if "utf-8" in str(error).lower() else ""
         return InputError(f"{self.path}: cannot be read ({first_line(error)}){hint}")
 
