@@ -158,7 +158,10 @@ def test_names_in_brackets_are_printed(tmp_path, capsys, monkeypatch):
             "bad.json: not valid JSON (Expecting value",
         ),
         (("prepare", "source", "source"), "source: "),
-        (("prepare", "empty", "data"), "empty/"),
+        (
+            ("prepare", "misnamed", "data", "--schema", "edges.json"),
+            "misnamed: has none of users, campaigns, examples (.parquet, .csv, .csv.gz), nor the",
+        ),
         (("prepare", "source"), "prepare: give the folder to write, or --infer"),
         (("prepare", "source", "--infer", "schema.json"), "source: has no users.parquet"),
         (("prepare", "tables", "data", "--overwrite"), "--overwrite: only with --infer"),
@@ -189,7 +192,9 @@ def test_bad_options_leave_nothing(tmp_path, capsys, monkeypatch, arguments, wor
     monkeypatch.chdir(tmp_path)
     source = write(tmp_path / "source")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "tables").mkdir()
+    for name in ("tables", "misnamed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "misnamed" / "user.csv").write_text("user_id,age\n1,2\n")
     (tmp_path / "tables" / "users.csv").write_text("user_id,age\n1,2\n")
     (tmp_path / "bad.json").write_text('{"user": [')
     field = '[{"name": "a", "edges": [1]}]'

@@ -138,6 +138,12 @@ def _read(
     """Reads a source of any kind."""
     source = options.source
     has_tables, is_official = bool(tables.find_tables(source)), official.is_source(source)
+    competition = any((source / name).exists() for name in ("userFeature.data", "adFeature.csv"))
+    if not has_tables and not is_official and not competition:
+        raise InputError(
+            f"{source}: has none of users, campaigns, examples (.parquet, .csv, .csv.gz), nor the "
+            "competition's or the authors' files"
+        )
     if options.max_ids is not None and has_tables:
         raise InputError(f"--max-ids: {source} has tables, whose values are numbered")
     if options.max_memory is not None and (has_tables or not is_official):
