@@ -45,6 +45,14 @@ def test_a_name_that_cannot_be_that_of_a_file_is_refused(name):
         Field(name)
 
 
+def test_a_name_that_is_too_long_for_a_file_is_refused():
+    Field("é" * 100)
+    with pytest.raises(
+        InputError, match=r"field 'é+\.\.\.': a name must not have more than 200 bytes"
+    ):
+        Field("é" * 100 + "a")
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

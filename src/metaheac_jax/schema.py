@@ -28,6 +28,8 @@ UNSEEN = "<unseen>"
 MISSING = "(missing)"
 #: Floats below this magnitude are exact whole numbers if they have no fractional part.
 EXACT = 2.0**53
+#: Maximum length of a field's name, in UTF-8 bytes.
+_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Field:
         if self.name.startswith(".") or set(self.name) & set("/\\\0"):  # it names files
             raise InputError(
                 f"schema: field {self.name!r}: a name must not start with a dot or have a slash"
+            )
+        if len(self.name.encode(errors="replace")) > _NAME_BYTES:
+            raise InputError(
+                f"schema: field {self.name[:20] + '...'!r}: a name must not have more than "
+                f"{_NAME_BYTES} bytes, since it names files; shorten the column's name"
             )
         where = f"schema: field {self.name!r}"
         check_whole(f"{where}: slots", self.slots, 1)
