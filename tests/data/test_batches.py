@@ -337,10 +337,12 @@ def test_examples_that_would_be_computed_on_in_silence_are_refused(changes, said
     ("count", "positive", "said"), [(3, 1, "1 seeds among 3"), (50, 0, "0 seeds among 50"),
                                     (50, 50, "50 seeds among 50")],
 )  # fmt: skip
-def test_a_campaign_that_nothing_can_be_trained_on_is_named(count, positive, said):
+@pytest.mark.parametrize("kind", [int, "S"])
+def test_a_campaign_that_nothing_can_be_trained_on_is_named(count, positive, said, kind):
     offsets = np.arange(13) * count
     label = np.tile(np.arange(count) < positive, 12).astype(np.int8)
     data = replace(DATA, stage1=Examples(offsets, np.zeros(12 * count, np.int32), label))
+    data = replace(data, campaign_ids=data.campaign_ids.astype(kind))
     with pytest.raises(InputError, match=f"campaign 120: .*{said}"):
         check_campaigns(data, [2, 3])
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import InputError
 from metaheac_jax.table.layout import Ids, Layout
@@ -200,9 +200,9 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
         n, seeds = counts[campaign], positives[campaign]
         if n < _MIN_EXAMPLES or seeds in (0, n):
             raise InputError(
-                f"campaign {dataset.campaign_ids[campaign]}: stage 1 has {seeds} seeds among {n} "
-                f"examples; expected seeds and non-seeds, {_MIN_EXAMPLES} examples or more; "
-                "remove the campaign or add examples"
+                f"campaign {plain_id(dataset.campaign_ids[campaign])}: stage 1 has {seeds} seeds "
+                f"among {n} examples; expected seeds and non-seeds, {_MIN_EXAMPLES} examples or "
+                "more; remove the campaign or add examples"
             )
 
 
