@@ -56,6 +56,25 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
         infer_schema(path)
 
 
+@pytest.mark.parametrize(
+    ("users", "campaigns", "words"),
+    [
+        ("user_id,city", "campaign_id", r"campaigns\.csv: has no column besides the id; add one"),
+        ("user_id", "campaign_id,topic", r"users\.csv: has no column besides the id; add one"),
+        (
+            "user_id,age,city",
+            "campaign_id,city",
+            r"users\.csv and .*campaigns\.csv: both have a column 'city'; rename one of them",
+        ),
+    ],
+)
+def test_columns_from_which_no_schema_can_be_made(tmp_path, users, campaigns, words):
+    for name, header in (("users", users), ("campaigns", campaigns)):
+        (tmp_path / f"{name}.csv").write_text(f"{header}\n{header}\n")
+    with pytest.raises(InputError, match=words):
+        infer_schema(tmp_path)
+
+
 def test_examples_need_campaigns(tmp_path):
     (tmp_path / "users.csv").write_text("user_id,city\n1,Rome\n")
     (tmp_path / "examples.csv").write_text("campaign_id,user_id,label\n1,1,1\n")

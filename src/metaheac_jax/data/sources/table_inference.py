@@ -27,7 +27,8 @@ def infer_schema(source: Path) -> TableSchema:
     it has no id column if the first column of users is a list, repeats a value or lacks one.
 
     Raises:
-      InputError: there are no users, there are examples without campaigns, or a file is unreadable.
+      InputError: there are no users, there are examples without campaigns, a file is unreadable or
+        has no column besides the id, or users and campaigns share a column.
     """
     paths = find_tables(source)
     for name in ("users", *(["campaigns"] if "examples" in paths else [])):
@@ -45,6 +46,15 @@ def infer_schema(source: Path) -> TableSchema:
         user_id = users.columns[0] if has_ids else ""
         return TableSchema(columns, user_id=user_id, missing=missing)
     campaigns = _head(paths["campaigns"])
+    for name, frame in (("users", users), ("campaigns", campaigns)):
+        if frame.width == 1:
+            raise InputError(f"{paths[name]}: has no column besides the id; add one")
+    both = [name for name in users.columns[1:] if name in campaigns.columns[1:]]
+    if both:
+        raise InputError(
+            f"{paths['users']} and {paths['campaigns']}: both have a column {both[0]!r}; rename "
+            "one of them"
+        )
     return TableSchema(
         user=tuple(_infer(paths["users"], users[name]) for name in users.columns[1:]),
         campaign=tuple(map(Column, campaigns.columns[1:])),
