@@ -176,3 +176,13 @@ def test_the_draw_does_not_depend_on_other_campaigns(tmp_path, monkeypatch):
     few, many = columns_to_campaigns(file, one), columns_to_campaigns(file, SCHEMA)
     same = many.examples[:, np.char.startswith(many.ids, b"tools")[many.examples[0]]]
     np.testing.assert_array_equal(few.examples[1:], same[1:])
+
+
+def test_the_draw_does_not_depend_on_the_order_of_unique_values(tmp_path, monkeypatch):
+    """Polars promises none."""
+    monkeypatch.setattr(column_campaigns, "NON_SEEDS_PER_SEED", 1)
+    file = TableFile(write(tmp_path, people()), ["vote", "tools"])
+    expected = columns_to_campaigns(file, SCHEMA).examples
+    unique = pl.Series.unique
+    monkeypatch.setattr(pl.Series, "unique", lambda series: unique(series).reverse())
+    np.testing.assert_array_equal(columns_to_campaigns(file, SCHEMA).examples, expected)

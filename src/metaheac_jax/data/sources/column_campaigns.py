@@ -57,7 +57,7 @@ def columns_to_campaigns(
     found: dict[bytes, tuple[str, str, np.ndarray, np.ndarray]] = {}
     for column in schema.campaigns_from:
         pairs = _users_with_values(file, column, known)
-        answered = pairs["user"].unique().to_numpy()
+        answered = np.unique(pairs["user"].to_numpy())
         for (value,), group in pairs.group_by("value", maintain_order=True):
             seeds = group["user"].to_numpy()
             if min(len(seeds), len(answered) - len(seeds)) < schema.min_seeds:
