@@ -1,14 +1,12 @@
 """Text in blocks: whole lines in order, and tokens read eight bytes at a time as by one."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metaheac_jax.data.sources import text_blocks
-from metaheac_jax.data.sources.text_blocks import LEAD, Malformed, Tokens, ahead, parse_file
+from metaheac_jax.data.sources.text_blocks import LEAD, Malformed, Tokens, parse_file
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import silent
 
@@ -96,12 +94,3 @@ def test_separators_stand_before_their_tokens():
     found = Tokens.of(LEAD + b"uid 7|age 30\nx\n", b" |\n")
     assert bytes(found.before) == b"\n | \n"
     assert found.length.tolist() == [3, 1, 3, 2, 1]
-
-
-def test_work_ahead_comes_back_in_order():
-    def slow(item):
-        time.sleep(0.01 if item % 2 else 0)
-        return 10 * item
-
-    pairs = [(item, result.result()) for item, result in ahead(slow, range(9))]
-    assert pairs == [(item, 10 * item) for item in range(9)]

@@ -21,7 +21,6 @@ from metaheac_jax.data.sources import text_blocks as blocks
 from metaheac_jax.data.sources.text_blocks import (
     Malformed,
     Tokens,
-    ahead,
     check_start,
     is_integer,
     line_error,
@@ -33,6 +32,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, new_directory
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Field, Schema, Vocabulary
+from metaheac_jax.threads import in_threads
 
 LIST_LIMIT = 10  # a list is cut to its first 10 values, then to the field's slots
 MAX_ID = 10**8 - 1  # largest id of a user feature
@@ -431,7 +431,7 @@ def _encode_users(
         header = {"descr": "<i4", "fortran_order": False, "shape": (users, num_slots)}
         np.lib.format.write_array_header_1_0(out, header)
         chunks = iter(partial(source.read, max(1, blocks.BLOCK // user_bytes) * user_bytes), b"")
-        for _, rows in ahead(encode, chunks):
-            rows.result().tofile(out)
+        for rows in in_threads(encode, chunks, num_threads=blocks.WORKERS):
+            rows.tofile(out)
             progress("encoding users", out.tell(), users * user_bytes)
     raw.unlink()

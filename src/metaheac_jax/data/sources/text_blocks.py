@@ -7,31 +7,27 @@ Axes: n lines of a block, T tokens of a block.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress
+from metaheac_jax.threads import in_threads
 
 MAX_DIGITS = 16  # limit for any integer
 LEAD = b"\n" * 8  # prefix of every block, since reads of 8 bytes may begin before its text
 BLOCK = 1 << 22  # bytes of text; less causes page faults, more causes cache misses
-_WORKERS = 2
+WORKERS = 2  # threads
 LINE_LIMIT = 1 << 26  # bytes
 #: First bytes of gzip, zstd, bzip2, xz and zlib files.
 COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zX")
 COMPRESSED += (b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 _ZEROS = np.uint64(int.from_bytes(b"0" * 8))
 _SPARE_BITS = np.arange(64, -1, -8).astype(np.uint64)  # unused bits of a word, by bytes in use
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def parse_file(
@@ -54,6 +50,13 @@ def parse_file(
     Raises:
       InputError: the header differs, or ``parse`` raised `Malformed`; the message names the line.
     """
+
+    def parsed(block: bytes) -> tuple[bytes, tuple[np.ndarray, ...] | None]:
+        try:
+            return block, parse(block)
+        except Malformed:
+            return block, None
+
     total = path.stat().st_size
     number = 1  # line number of the first line in the block
     with path.open("rb") as file:
@@ -63,11 +66,9 @@ def parse_file(
                 raise line_error(path, 1, f"expected the header {header!r}, got {show(first)}")
             number = 2
         done = file.tell()
-        for block, result in ahead(parse, _blocks(path, file)):
-            try:
-                arrays = result.result()
-            except Malformed:
-                raise _explain(path, number, block, fault) from None
+        for block, arrays in in_threads(parsed, _blocks(path, file), num_threads=WORKERS):
+            if arrays is None:
+                raise _explain(path, number, block, fault)
             yield arrays
             number += len(arrays[0])
             done += len(block) - len(LEAD)
@@ -89,19 +90,6 @@ def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
             yield LEAD + text[:end]
     if remainder:
         yield LEAD + remainder + b"\n"
-
-
-def ahead(
-    work: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[tuple[Item, Future[Result]]]:
-    """Runs ``work`` on items in threads, a few items ahead; yields items and results in order."""
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) > _WORKERS:
-                yield waiting.popleft()
-        yield from waiting
 
 
 def check_start(path: Path, start: bytes) -> None:
