@@ -13,6 +13,9 @@ import numpy as np
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 
+#: Largest number of positives, over both stages, of the authors' small seed sets.
+OFFICIAL_THRESHOLD = 2000
+
 
 @dataclass(frozen=True)
 class Split:
@@ -65,16 +68,25 @@ def small_campaigns(dataset: Dataset, threshold: int | None = None) -> tuple[np.
     """(C,) bool, whether each seed set is small, and T; see `paper_split`."""
     seeds = dataset.stage1.positives
     if threshold is None:
-        # ceil(0.8 C) in integers, since 0.8 C is not exact in floating point.
-        threshold = int(np.sort(seeds)[-(-4 * len(seeds) // 5) - 1])
+        threshold = smallest_threshold(seeds)
     return seeds <= threshold, threshold
 
 
-def official_split(dataset: Dataset, *, threshold: int = 2000) -> Split:
+def smallest_threshold(seeds: np.ndarray) -> int:
+    """The smallest number of seeds that at least 80% of the campaigns do not exceed.
+
+    Args:
+      seeds: (C,) number of seeds of each campaign.
+    """
+    # ceil(0.8 C) in integers, since 0.8 C is not exact in floating point.
+    return int(np.sort(seeds)[-(-4 * len(seeds) // 5) - 1])
+
+
+def official_split(dataset: Dataset) -> Split:
     """The split of the authors' program: half of the campaigns, drawn by `random` with seed 2021.
 
     On the Tencent data, the training campaigns are those of the authors' program. A seed set is
-    small if both stages together have at most ``threshold`` positives.
+    small if both stages together have at most `OFFICIAL_THRESHOLD` positives.
 
     Raises:
       InputError: there are fewer than two campaigns.
@@ -85,4 +97,4 @@ def official_split(dataset: Dataset, *, threshold: int = 2000) -> Split:
     train = np.sort(random.Random(2021).sample(range(count), count // 2))
     test = np.setdiff1d(np.arange(count), train)
     positives = dataset.stage1.positives + dataset.stage2.positives
-    return Split(train, test, positives <= threshold, threshold)
+    return Split(train, test, positives <= OFFICIAL_THRESHOLD, OFFICIAL_THRESHOLD)

@@ -44,7 +44,7 @@ import polars as pl
 
 from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
 from metaheac_jax.data.sources.recbole import TYPES, read_atomic
-from metaheac_jax.data.splits import Split
+from metaheac_jax.data.splits import Split, smallest_threshold
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -327,7 +327,7 @@ def _split(positives: np.ndarray, seed: int, train_fraction: float, source: Path
         )
     order = np.random.default_rng([seed, _SPLIT]).permutation(num_campaigns)
     in_stage1 = -(-positives // 2)
-    threshold = int(np.sort(in_stage1)[-(-num_campaigns * 8 // 10) - 1])
+    threshold = smallest_threshold(in_stage1)
     return Split(
         train=np.sort(order[:num_train]),
         test=np.sort(order[num_train:]),

@@ -23,7 +23,7 @@ import numpy as np
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
 from metaheac_jax.data.sources.tencent import MAX_ID, MAX_IDS
-from metaheac_jax.data.splits import Split
+from metaheac_jax.data.splits import OFFICIAL_THRESHOLD, Split
 from metaheac_jax.data.storage import check_target, open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, memory_limit
@@ -31,7 +31,6 @@ from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
 FRAMES = ("train", "test_hot", "test_cold")  # hot: large seed sets, cold: small seed sets
-_THRESHOLD = 2000  # limit of the positives, over both stages, of the authors' small seed sets
 
 
 def is_source(folder: Path) -> bool:
@@ -234,7 +233,7 @@ def _split(files: dict[tuple[str, str], _CheckedFile], campaign_ids: np.ndarray)
         train=np.flatnonzero(names == "train"),
         test=np.flatnonzero(names != "train"),
         small=names == "test_cold",
-        threshold=_THRESHOLD,
+        threshold=OFFICIAL_THRESHOLD,
     )
 
 
