@@ -102,7 +102,7 @@ class RunningTop:
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """(K,) scores and user ids, best first."""
         self._reduce()
-        order = top(self._scores, self._ids, self._size)
+        order = np.lexsort((self._ids, -self._scores))
         return self._scores[order], self._ids[order]
 
     def _reduce(self) -> None:
