@@ -97,14 +97,14 @@ def _convert(path: Path, name: str, kind: str, cells: pl.Series) -> pl.Series:
     """Parses the cells of a column."""
     if kind == "token":
         return cells.alias(name)
-    parts = cells.str.extract_all("[^ ]+").alias(name)
-    if kind == "token_seq":
-        return parts
     if kind == "float":
-        parts = cells.replace("", None).alias(name)
-        values = parts.cast(pl.Float64, strict=False)
-        bad = ~values.is_finite().fill_null(False) & parts.is_not_null()
+        cells = cells.replace("", None).alias(name)
+        values = cells.cast(pl.Float64, strict=False)
+        bad = ~values.is_finite().fill_null(False) & cells.is_not_null()
     else:
+        parts = cells.str.extract_all("[^ ]+").alias(name)
+        if kind == "token_seq":
+            return parts
         values = parts.list.eval(pl.element().cast(pl.Float64, strict=False))
         bad = ~values.list.eval(pl.element().is_finite().fill_null(False)).list.all()
     faulty = _first(bad)
