@@ -12,7 +12,7 @@ from toy import dataset
 
 from metaheac_jax.data import dataset as module
 from metaheac_jax.data.campaign_record import CampaignRecord
-from metaheac_jax.data.dataset import Examples, SensitiveField, group_by_campaign
+from metaheac_jax.data.dataset import Examples, SensitiveField, group_by_campaign, is_repeat
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Vocabulary
 
@@ -148,6 +148,12 @@ def test_finding_users_needs_no_memory_for_the_others():
 
     blocks = 4 * module._BLOCK
     assert peak(4 * blocks) < 1.1 * peak(blocks)
+
+
+@given(st.lists(st.integers(0, 9)), st.sampled_from(["i8", "S1"]))
+def test_a_repeat_equals_an_earlier_value(values, kind):
+    expected = [value in values[:place] for place, value in enumerate(values)]
+    assert is_repeat(np.array(values, kind)).tolist() == expected
 
 
 @pytest.mark.parametrize("keys", [np.array([5, 9, 5, 7]), np.array([b"e", b"i", b"e", b"g"], "S4")])

@@ -102,6 +102,16 @@ def group_by_campaign(
     )
 
 
+def is_repeat(values: np.ndarray) -> np.ndarray:
+    """(n,) bool, whether each of n values equals an earlier one."""
+    again = np.zeros(len(values), bool)
+    ordered = np.sort(values)
+    if (ordered[1:] == ordered[:-1]).any():  # `sort` is much faster than `argsort`
+        order = np.argsort(values, kind="stable")
+        again[order[1:]] = values[order[1:]] == values[order[:-1]]
+    return again
+
+
 @dataclass(frozen=True, eq=False)
 class SensitiveField:
     """A user field that no model sees; reports describe audiences by its values.
@@ -220,10 +230,9 @@ class Dataset:
         if not (self.campaign_ids[1:] > self.campaign_ids[:-1]).all():
             raise self._wrong("campaign_ids", "not ascending and distinct")
         if self.one_row_per_user:
-            ordered = np.sort(self.user_ids)
-            again = ordered[1:][ordered[1:] == ordered[:-1]]
+            again = self.user_ids[is_repeat(self.user_ids)]
             if len(again):
-                raise self._wrong("user_ids", f"user {plain_id(again[0])} has several rows")
+                raise self._wrong("user_ids", f"user {plain_id(min(again))} has several rows")
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
             self._check_stage(name, stage)
         for name, own in self.sensitive.items():

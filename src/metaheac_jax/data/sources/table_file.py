@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES, plain_id
+from metaheac_jax.data.dataset import is_repeat
 from metaheac_jax.errors import InputError
 
 S = TypeVar("S", pl.Series, pl.Expr)
@@ -321,10 +322,9 @@ class TableFile:
         Raises:
           InputError: there is such an id; the message names its second row.
         """
-        order = np.argsort(ids, kind="stable")
-        again = order[1:][ids[order][1:] == ids[order][:-1]]
-        if len(again):
-            second = int(again.min())
+        again = is_repeat(ids)
+        if again.any():
+            second = int(again.argmax())
             raise self.fault(second, f"{name} {plain_id(ids[second])} occurs on an earlier row")
 
 

@@ -25,7 +25,13 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import plain_id
-from metaheac_jax.data.dataset import Dataset, Examples, SensitiveField, group_by_campaign
+from metaheac_jax.data.dataset import (
+    Dataset,
+    Examples,
+    SensitiveField,
+    group_by_campaign,
+    is_repeat,
+)
 from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns
 from metaheac_jax.data.sources.table_fields import Encoder, LearnedField, learn
 from metaheac_jax.data.sources.table_file import ENDINGS, TableFile
@@ -309,8 +315,6 @@ def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
 
 def _check_pairs(file: TableFile, campaign: np.ndarray, user: np.ndarray, num_users: int) -> None:
     """Refuses a user who is twice an example of a campaign, whatever the stages and labels."""
-    pair = campaign.astype(np.int64) * num_users + user
-    order = np.argsort(pair, kind="stable")
-    again = order[1:][pair[order][1:] == pair[order][:-1]]
-    if len(again):
-        raise file.fault(int(again.min()), "the user is already an example of this campaign")
+    again = is_repeat(campaign.astype(np.int64) * num_users + user)
+    if again.any():
+        raise file.fault(int(again.argmax()), "the user is already an example of this campaign")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
+from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign, is_repeat
 from metaheac_jax.data.sources import text_blocks as blocks
 from metaheac_jax.data.sources.text_blocks import (
     Malformed,
@@ -93,7 +93,7 @@ def prepare(
         uid, user_values = _read_users(users, directory / _RAW, schema, max_ids, progress)
         progress("sorting users", 0, len(uid))
         by_uid = np.argsort(uid, kind="stable")
-        _check_no_user_twice(users, uid, by_uid)
+        _check_no_user_twice(users, uid)
         stage1, stage2 = _read_stages(source, aid, uid, by_uid, progress)
 
         vocabulary = Vocabulary((*user_values, *(np.unique(v) for v in campaign_values.T)))
@@ -257,11 +257,10 @@ def _kept(field: Field) -> int:
     return min(field.slots, LIST_LIMIT)
 
 
-def _check_no_user_twice(path: Path, uid: np.ndarray, by_uid: np.ndarray) -> None:
-    ordered = uid[by_uid]
-    repeated = by_uid[1:][ordered[1:] == ordered[:-1]]
-    if len(repeated):
-        second = int(repeated.min())
+def _check_no_user_twice(path: Path, uid: np.ndarray) -> None:
+    again = is_repeat(uid)
+    if again.any():
+        second = int(again.argmax())
         first = int(np.argmax(uid == uid[second]))
         reason = f"uid {uid[second]} is already on line {first + 1}"
         raise line_error(path, second + 1, reason)
@@ -284,7 +283,7 @@ def _read_stages(
     second = _read_examples(truth, None, aid, uid, by_uid, progress)
     progress("sorting examples", 0, len(first.label) + len(second.label))
     pairs = [lines.campaign.astype(np.int64) * len(uid) + lines.user for lines in (first, second)]
-    again = np.split(_repeats(np.concatenate(pairs)), [len(first.label)])
+    again = np.split(is_repeat(np.concatenate(pairs)), [len(first.label)])
     stages = []
     for path, lines, left_out, number in (
         (train, first, again[0], 2),
@@ -299,16 +298,6 @@ def _read_stages(
             )
         stages.append(_by_campaign(path, lines, ~left_out, len(aid)))
     return stages
-
-
-def _repeats(pair: np.ndarray) -> np.ndarray:
-    """(E,) whether each element equals an earlier one."""
-    again = np.zeros(len(pair), bool)
-    ordered = np.sort(pair)
-    if (ordered[1:] == ordered[:-1]).any():  # `sort` is much faster than `argsort`
-        order = np.argsort(pair, kind="stable")
-        again[order[1:]] = pair[order[1:]] == pair[order[:-1]]
-    return again
 
 
 def _by_campaign(path: Path, lines: _Lines, kept: np.ndarray, num_campaigns: int) -> Examples:
