@@ -83,6 +83,7 @@ def test_a_header_with_a_name_twice_is_refused(tmp_path, name):
             gzip.compress(b'user_id,city\n1,5" pipe\n' + TEXT.encode() * 9999, mtime=0)[:-12],
             "cannot be read",
         ),
+        ("a.csv.gz", gzip.compress(TEXT.encode(), mtime=0)[:10] + b"\xff" * 9, "cannot be read"),
         ("a.csv.gz", b"no gzip", r"cannot be read \(Not a gzipped file"),
         ("a.parquet", b"no parquet", "cannot be read"),
     ],

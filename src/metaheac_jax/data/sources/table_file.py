@@ -31,6 +31,8 @@ ENDINGS = (".parquet", ".csv", ".csv.gz")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 #: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
+#: What Python raises for a file that it cannot read as CSV.
+_ERRORS = (OSError, EOFError, ValueError, csv.Error, zlib.error)
 #: A CSV cell in quotes, or its part on one line; "end" is its last quote.
 _QUOTED = re.compile(r'(?:^|(?<=,))"[^"]*(?:""[^"]*)*(?P<end>"(?=[,\r\n]|\Z)|\Z)')
 
@@ -58,7 +60,7 @@ class TableFile:
         self._missing = ["", *missing]
         try:
             self.names = self._header() if self._text else self.scan().collect_schema().names()
-        except (OSError, EOFError, ValueError, csv.Error, pl.exceptions.PolarsError) as error:
+        except (*_ERRORS, pl.exceptions.PolarsError) as error:
             raise self.unreadable(error) from error
         if not self.names:
             raise InputError(f"{path}: is empty")
@@ -113,7 +115,7 @@ class TableFile:
                         return begin
                     begin = reader.line_num
                 return None
-        except (OSError, EOFError, ValueError, csv.Error) as error:
+        except _ERRORS as error:
             raise self.unreadable(error) from error
 
     def check_quotes(self, last: float = math.inf) -> None:
