@@ -277,6 +277,10 @@ def test_options_that_do_not_go_together_are_refused_at_once(options, line):
     assert "\n" not in str(refused.value)
 
 
+def by_entry(w, batch):
+    return w - batch[1]
+
+
 def state_only(w, batch, state):
     return quadratic(w, batch), {"mean": state["mean"]}
 
@@ -285,6 +289,8 @@ def state_only(w, batch, state):
     ("loss", "options", "state", "line"),
     [
         (quadratic, {"has_aux": True}, None, "must return value, aux, got 1 values"),
+        (by_entry, {}, None, r"the loss must be a scalar, got the shape \(4,\)"),
+        (quadratic, {"query_loss": by_entry}, None, "the loss must be a scalar"),
         (with_distance, {}, None, "must return value, got 2 values"),
         (with_memory, {"has_state": True}, MEMORY, "return value, model_state, got 3 values"),
         (state_only, {"has_state": True}, MEMORY, "a model state of the structure it is given"),

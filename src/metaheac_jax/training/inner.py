@@ -184,6 +184,8 @@ class InnerLoop:
         if len(result) != len(names):
             raise ValueError(f"the loss must return {', '.join(names)}, got {len(result)} values")
         evaluation = Evaluation(**dict(zip(names, result, strict=True)))
+        if shape := jnp.shape(evaluation.value):
+            raise ValueError(f"the loss must be a scalar, got the shape {shape}")
         if jax.tree.structure(evaluation.model_state) != jax.tree.structure(model_state):
             raise ValueError("the loss must return a model state of the structure it is given")
         return evaluation
