@@ -1,6 +1,8 @@
 """The options of the inner update: against plain loops, closed forms and finite differences."""
 
+from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -192,6 +194,27 @@ def test_what_is_not_adapted_stays_as_it_is(x64):
     jax.tree.map(np.testing.assert_array_equal, by_name, by_prefix)
     with pytest.raises(ValueError, match="adapt must consist of True and False"):
         update(adapt={"body": 0.0, "head": 1.0})
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Module:
+    """Parameters that can be called, as Equinox modules can."""
+
+    kernel: Any
+    bias: Any
+
+    def __call__(self, x):
+        return x @ self.kernel + self.bias
+
+
+def test_a_prefix_may_be_a_pytree_that_can_be_called():
+    params, (_, support, _) = Module(jnp.ones(2), jnp.zeros(())), world()
+    fit = lambda module, batch: jnp.mean((module(batch[0]) - batch[1]) ** 2)  # noqa: E731
+    update = partial(inner_update, fit, params, member(support, 0))
+    given = {"adapt": Module(False, True), "inner_learning_rate": Module(0.1, 0.2)}
+    returned = {name: lambda _, value=value: value for name, value in given.items()}
+    jax.tree.map(np.testing.assert_array_equal, update(**given), update(**returned))
 
 
 def test_a_learned_rate_needs_no_rate_of_its_own(x64):

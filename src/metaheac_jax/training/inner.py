@@ -328,7 +328,9 @@ def _pull(strength: float, gradient: Array, theta: Array, start: Array) -> Array
 
 def _prefix(given: Any, params: Any) -> Any:
     """Broadcasts a prefix of the parameters, or one that a function returns, to every leaf."""
-    return jax.tree.broadcast(given(params) if callable(given) else given, params)
+    # Pytrees of some types, such as Equinox modules, can be called; a prefix has the same type.
+    is_function = callable(given) and type(given) is not type(params)
+    return jax.tree.broadcast(given(params) if is_function else given, params)
 
 
 def _part(tree: Any, flags: Any) -> Any:
