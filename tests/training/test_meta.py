@@ -122,6 +122,27 @@ def test_first_order_leaves_out_exactly_the_hessian_factor(x64):
     assert np.abs(ours - signature(w, (A, a), (B, b))).max() > 0.1
 
 
+def test_first_order_needs_no_derivative_of_the_inner_gradient(x64):
+    """As of a kernel that brings its own backward pass."""
+
+    @jax.custom_vjp
+    def loss(w, batch):
+        return quadratic(w, batch)
+
+    def backward(kept, cotangent):
+        w, (A, a) = kept
+        slope = lambda w, A, a: A @ (w - a)  # noqa: E731
+        return cotangent * jax.pure_callback(slope, w, w, A, a, vmap_method="sequential"), None
+
+    loss.defvjp(lambda w, batch: (quadratic(w, batch), (w, batch)), backward)
+    options = {"inner_learning_rate": ALPHA, "inner_steps": 2, "first_order": True}
+    ours, expected = (
+        build_meta_gradient(each, **options)(*quadratic_campaigns(2))[0]
+        for each in (loss, quadratic)
+    )
+    np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
 def test_a_campaign_adapts_the_part_that_is_selected(x64):
     """Campaign c sees two of six parameters: the signature there, and nothing elsewhere."""
     _, support, query = quadratic_campaigns(3, size=2)

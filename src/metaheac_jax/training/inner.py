@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.lax import stop_gradient
 from jax.scipy.sparse.linalg import cg
 
 T = TypeVar("T")
@@ -74,7 +75,8 @@ class InnerOptions(TypedDict, total=False):
       has_state: the loss is ``loss(params, batch, model_state) -> (scalar, model_state)``, and with
         ``has_aux`` it returns ``(scalar, model_state, aux)``. The state is for values that change
         without a gradient, such as the running averages of a BatchNorm. Each step passes it on.
-      first_order: treat the gradient as a constant, so that an outer derivative is first-order.
+      first_order: treat the gradient as a constant, so that an outer derivative is first-order. The
+        support loss and the state after it have no derivative, and a loss needs a first one only.
       remat: recompute each inner step in the outer backward pass instead of storing its
         intermediate values; a further step then takes only the memory of the adapted leaves.
       implicit: see `Implicit`; not with ``fresh_support``, ``first_order`` or ``remat``.
@@ -222,9 +224,8 @@ class InnerLoop:
         def step(carry: _Carry, own: Any) -> tuple[_Carry, tuple[Array, Any]]:
             theta, opt_state, state = carry
             batch = own if self.fresh_support else support
-            gradient, (value, state) = self._slope(theta, params, batch, state)
-            if self.first_order:
-                gradient, state = jax.lax.stop_gradient((gradient, state))
+            at = theta, params, batch, state
+            gradient, (value, state) = self._slope(*(stop_gradient(at) if self.first_order else at))
             if optimizer is None:
                 theta = jax.tree.map(_moved, theta, rates, gradient)
             else:
@@ -311,7 +312,8 @@ def _with_derivatives_of_root(
 
     def without_other_derivatives(*x: Any) -> tuple[Any, T]:
         theta, other = root(*x)
-        return theta, jax.lax.stop_gradient(other)
+        # Without this, a vmap refuses a cotangent of what all campaigns have alike.
+        return theta, stop_gradient(other)
 
     return without_other_derivatives
 
