@@ -337,6 +337,17 @@ def test_an_array_as_the_rate_leaves_the_type_of_the_parameters(steps):
     np.testing.assert_array_equal(by_array.params, by_number.params)
 
 
+@pytest.mark.parametrize("chunk", [1, "all"])
+def test_gradients_of_16_bits_lose_none_of_many_campaigns(chunk):
+    ones = jnp.ones(512, jnp.bfloat16)
+    gradient = build_meta_gradient(
+        lambda w, x: w * x, inner_learning_rate=ALPHA, reduction="sum", campaigns_per_chunk=chunk
+    )
+    ours, _ = jax.jit(gradient)(ones[0], ones, ones)
+    assert ours == 512
+    assert ours.dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("chunk", [1, "auto", "all"])
 @pytest.mark.parametrize("counts", [(1, 3), (3, 1), (0, 0)])
 def test_support_and_query_of_different_campaigns_are_refused(counts, chunk):

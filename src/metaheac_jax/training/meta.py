@@ -276,9 +276,15 @@ def _sum_over_chunks(
         gradient, results = summed_gradient(batches)
         return jax.tree.map(jnp.add, total, gradient), results
 
-    total, results = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), chunks)
+    total, results = jax.lax.scan(add, jax.tree.map(_wide_zeros, params), chunks)
+    total = jax.tree.map(lambda leaf, like: leaf.astype(jnp.result_type(like)), total, params)
     flat = lambda leaf: leaf.reshape(num_campaigns, *leaf.shape[2:])  # noqa: E731
     return total, jax.tree.map(flat, results)
+
+
+def _wide_zeros(leaf: Array) -> Array:
+    """Zeros to add values like those of a leaf to, of 32 bits or more."""
+    return jnp.zeros_like(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
 
 def owned(state: T) -> T:
