@@ -290,6 +290,15 @@ def test_step_applies_the_optimiser_consumes_its_state_and_compiles_once(x64):
     assert after.loss < info.loss
 
 
+def test_weakly_typed_parameters_compile_once():
+    _, support, query = quadratic_campaigns(2)
+    init, step = build_meta_step(quadratic, optax.adam(0.01), inner_learning_rate=ALPHA)
+    state = init(jnp.full(4, 0.1))
+    for _ in range(3):
+        state, _ = step(state, support, query)
+    assert step.__wrapped__._cache_size() == 1
+
+
 def test_a_state_that_was_used_is_refused_in_one_line():
     w, support, query = quadratic_campaigns(2)
     init, step = build_meta_step(quadratic, optax.adam(0.01), inner_learning_rate=ALPHA)

@@ -288,8 +288,11 @@ def _wide_zeros(leaf: Array) -> Array:
 
 
 def owned(state: T) -> T:
-    """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``."""
-    return jax.tree.map(jnp.copy, state)
+    """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``.
+
+    The copies have no weak types; a step returns none either, so it is compiled once.
+    """
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)
 
 
 def unconsumed(step: Callable[..., T]) -> Callable[..., T]:
