@@ -321,6 +321,15 @@ def test_a_step_within_a_jitted_function_takes_its_state():
     np.testing.assert_allclose(inside.params, outside.params, rtol=1e-5)
 
 
+def test_a_step_takes_keywords_and_can_be_lowered():
+    w, support, query = quadratic_campaigns(2)
+    init, step = build_meta_step(quadratic, optax.sgd(0.01), inner_learning_rate=ALPHA)
+    compiled = step.lower(init(w), support, query).compile()
+    expected = compiled(init(w), support, query)
+    ours = step(init(w), query=query, support=support)
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
 @pytest.mark.parametrize("name", ["prodigy", "dog", "cocob", "mechanize"])
 def test_optimisers_that_keep_the_start_and_shared_arrays_can_be_trained(name):
     """A step that donates its state would refuse one array in two places."""

@@ -79,7 +79,7 @@ def test_a_step_reuses_the_memory_of_its_state(checked):
     batches = unstacked(sides[0])[:1] if checked else sides
     rows, local = localised(256, *batches, rows=tall)
     state = jax.eval_shape(init, network, jax.ShapeDtypeStruct((tall, WIDTH), table.dtype))
-    memory = step.__wrapped__.lower(state, rows, *local).compile().memory_analysis()
+    memory = step.lower(state, rows, *local).compile().memory_analysis()
     column = 4 * tall
     assert memory.alias_size_in_bytes >= (3 * WIDTH + 1) * column
     assert memory.temp_size_in_bytes < column

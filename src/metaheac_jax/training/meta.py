@@ -80,11 +80,21 @@ class MetaInit(Protocol):
         """Makes the initial state; the model's state is given if and only if ``has_state``."""
 
 
+class MetaUpdate(Protocol):
+    """Trains by one jitted step."""
+
+    def __call__(self, state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
+        """Maps a state, which it consumes, and batches with leading axis C to state and info."""
+
+    def lower(self, state: MetaState, support: Any, query: Any) -> jax.stages.Lowered:
+        """Lowers the step for its arguments or their shapes, and consumes nothing."""
+
+
 class MetaStep(NamedTuple):
     """``init(params) -> state`` and ``step(state, support, query) -> (state, info)``."""
 
     init: MetaInit
-    step: Callable[[MetaState, Any, Any], tuple[MetaState, MetaInfo]]
+    step: MetaUpdate
 
 
 class MetaOptions(InnerOptions, total=False):
@@ -295,23 +305,26 @@ def owned(state: T) -> T:
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)
 
 
-def unconsumed(step: Callable[..., T]) -> Callable[..., T]:
+def unconsumed(step: jax.stages.Wrapped) -> Any:
     """Wraps a jitted step that donates its first argument, so that it refuses a consumed state.
+
+    The result can be called and has ``lower``, as what ``jax.jit`` returns.
 
     Raises:
       ValueError: at a call, if an earlier step consumed the state.
     """
 
     @functools.wraps(step)
-    def checked(state: Any, *batches: Any) -> T:
+    def checked(state: Any, *batches: Any, **named: Any) -> Any:
         for leaf in jax.tree.leaves(state):
             if isinstance(leaf, Array) and not isinstance(leaf, Tracer) and leaf.is_deleted():
                 raise ValueError(
                     "the state was consumed by an earlier step; continue from the state that step "
                     "returned, or copy it first with jax.tree.map(jax.numpy.copy, state)"
                 )
-        return step(state, *batches)
+        return step(state, *batches, **named)
 
+    checked.lower = step.lower  # pyrefly: ignore
     return checked
 
 
