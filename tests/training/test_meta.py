@@ -345,6 +345,16 @@ def test_optimisers_that_keep_the_start_and_shared_arrays_can_be_trained(name):
     assert not w.is_deleted()  # what is given to init stays the caller's
 
 
+def test_the_optimiser_receives_the_loss():
+    w, support, query = quadratic_campaigns(2)
+    keeps_loss = optax.GradientTransformationExtraArgs(
+        lambda _: jnp.zeros(()), lambda updates, state, _, *, value: (updates, value)
+    )
+    init, step = build_meta_step(quadratic, keeps_loss, inner_learning_rate=ALPHA)
+    state, info = step(init(w), support, query)
+    assert state.opt_state == info.loss
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_array_as_the_rate_leaves_the_type_of_the_parameters(steps):
     w, support, _ = jax.tree.map(lambda x: x.astype(jnp.bfloat16), quadratic_campaigns(1))

@@ -49,16 +49,16 @@ HEAD = {"body": {"kernel": False, "bias": False}, "head": True}
 ADAM = {"learning_rate": ALPHA, "eps_root": 1e-4}
 
 
-def descent(theta, gradient, state):
+def descent(theta, gradient, state, _):
     return jax.tree.map(lambda p, g: p - ALPHA * g, theta, gradient), state
 
 
-def momentum(theta, gradient, trace):
+def momentum(theta, gradient, trace, _):
     trace = gradient if trace is None else jax.tree.map(lambda g, t: g + 0.9 * t, gradient, trace)
     return jax.tree.map(lambda p, t: p - ALPHA * t, theta, trace), trace
 
 
-def adam(theta, gradient, state):
+def adam(theta, gradient, state, _):
     """Kingma and Ba (2015), algorithm 1, with a constant under the root."""
     count, mean, square = state or (0, *(jax.tree.map(jnp.zeros_like, theta) for _ in range(2)))
     count += 1
@@ -71,6 +71,12 @@ def adam(theta, gradient, state):
     return theta, (count, mean, square)
 
 
+def polyak(theta, gradient, state, value):
+    """Polyak's step, for a least loss of 0."""
+    rate = value / optax.tree.vdot(gradient, gradient)
+    return jax.tree.map(lambda p, g: p - rate * g, theta, gradient), state
+
+
 def plain_meta_loss(params, support, query, *, steps=1, adapt=None, rule=descent):
     """The meta-loss by Python loops, and no function of the package."""
     adapt = adapt or jax.tree.map(lambda _: True, params)
@@ -78,8 +84,8 @@ def plain_meta_loss(params, support, query, *, steps=1, adapt=None, rule=descent
     for c in range(NUM_CAMPAIGNS):
         theta, state = params, None
         for _ in range(steps):
-            gradient = jax.grad(loss)(theta, member(support, c))
-            moved, state = rule(theta, gradient, state)
+            value, gradient = jax.value_and_grad(loss)(theta, member(support, c))
+            moved, state = rule(theta, gradient, state, value)
             theta = jax.tree.map(lambda flag, m, p: m if flag else p, adapt, moved, theta)
         total += loss(theta, member(query, c))
     return total / NUM_CAMPAIGNS
@@ -98,6 +104,10 @@ CASES = {
     "adam": (
         {"inner_optimizer": optax.adam(**ADAM), "inner_steps": 2},
         {"steps": 2, "rule": adam},
+    ),
+    "an optimiser that needs the loss": (
+        {"inner_optimizer": optax.polyak_sgd(max_learning_rate=100.0), "inner_steps": 2},
+        {"steps": 2, "rule": polyak},
     ),
     "adam of the head": (
         {"inner_optimizer": optax.adam(**ADAM), "adapt": {"body": False, "head": True}},

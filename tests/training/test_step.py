@@ -69,6 +69,16 @@ def test_a_state_that_was_used_is_refused_in_one_line():
     jax.tree.map(np.testing.assert_array_equal, third, again)
 
 
+def test_the_optimiser_receives_the_loss():
+    keeps_loss = optax.GradientTransformationExtraArgs(
+        lambda _: jnp.zeros(()), lambda updates, state, _, *, value: (updates, value)
+    )
+    init, step = build_row_step(plain_gradient(LOSS), keeps_loss, table_adam(0.01))
+    rows, local = localised(ROWS, unstacked(support_and_query()[0])[0])
+    state, info = step(init(*weights()), rows, *local)
+    assert state.opt_state == info.loss
+
+
 @pytest.mark.parametrize("checked", [False, True])
 def test_a_step_reuses_the_memory_of_its_state(checked):
     """Nothing as long as the table is copied: not the table, nor the column of last steps."""

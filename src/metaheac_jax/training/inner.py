@@ -62,9 +62,9 @@ class InnerOptions(TypedDict, total=False):
 
     Attributes:
       inner_learning_rate: alpha of gradient descent; see `InnerLearningRate`.
-      inner_optimizer: takes the steps instead, from a new state for each campaign. An outer
-        derivative through `optax.adam` needs ``eps_root`` above 0; otherwise it is NaN where a
-        gradient is 0.
+      inner_optimizer: takes the steps instead, from a new state for each campaign, and receives the
+        support loss as ``value``. An outer derivative through `optax.adam` needs ``eps_root`` above
+        0; otherwise it is NaN where a gradient is 0.
       inner_steps: number of steps, by default 1; 0 returns the parameters unchanged.
       adapt: see `AdaptedLeaves`; by default all. The support loss is differentiated with respect to
         these leaves only, so adapting a head costs less than adapting everything. The outer
@@ -229,7 +229,8 @@ class InnerLoop:
             if optimizer is None:
                 theta = jax.tree.map(_moved, theta, rates, gradient)
             else:
-                updates, opt_state = optimizer.update(gradient, opt_state, theta)
+                update = optax.with_extra_args_support(optimizer).update
+                updates, opt_state = update(gradient, opt_state, theta, value=value)
                 theta = optax.apply_updates(theta, updates)
             seen = None if watch is None else watch(_merge(theta, params), state)
             return (theta, opt_state, state), (value, seen)

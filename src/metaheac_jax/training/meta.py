@@ -333,9 +333,10 @@ def build_meta_step(
 ) -> MetaStep:
     """One jitted step of Algorithm 1 on a batch of campaigns; it reuses the memory of the state.
 
-    ``optimizer`` makes the meta-update. The options are those of `build_meta_gradient` without
-    ``select``. A step consumes its state; ``init`` copies its arguments. With ``has_state``, the
-    model's state is the second argument of ``init`` and a part of the state.
+    ``optimizer`` makes the meta-update; it receives the meta-loss as ``value``. The options are
+    those of `build_meta_gradient` without ``select``. A step consumes its state; ``init`` copies
+    its arguments. With ``has_state``, the model's state is the second argument of ``init`` and a
+    part of the state.
 
     >>> init, step = build_meta_step(loss, optax.adam(1e-3), inner_learning_rate=1e-2)
     >>> state = init(params)
@@ -348,7 +349,8 @@ def build_meta_step(
 
     def step(state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
         grads, info = gradient(state.params, support, query, model_state=state.model_state)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        update = optax.with_extra_args_support(optimizer).update
+        updates, opt_state = update(grads, state.opt_state, state.params, value=info.loss)
         params = optax.apply_updates(state.params, updates)
         return MetaState(params, opt_state, info.model_state), info._replace(model_state=None)
 

@@ -109,7 +109,7 @@ def build_row_step(
 
     Args:
       gradient: see `Gradient`.
-      optimizer: the network's optimiser.
+      optimizer: the network's optimiser; it receives the loss as ``value``.
       table_optimizer: the table's optimiser, for example `table.adam.table_adam`.
       checked: whether a non-finite step leaves the state unchanged; info is then `CheckedInfo`.
     """
@@ -139,7 +139,10 @@ def row_step(
         local = table_optimizer.gather(state.table, rows)
         grads, info = gradient({"network": state.network, "table": local.values}, *batches)
         with jax.named_scope("adam"):  # for profilers
-            updates, opt_state = optimizer.update(grads["network"], state.opt_state, state.network)
+            update = optax.with_extra_args_support(optimizer).update
+            updates, opt_state = update(
+                grads["network"], state.opt_state, state.network, value=info.loss
+            )
             network = optax.apply_updates(state.network, updates)
         moved = table_optimizer.move(local, grads["table"], state.table.count)
         if checked:
