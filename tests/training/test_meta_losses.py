@@ -185,6 +185,12 @@ def test_weights_over_inner_steps(x64, weights):
     close(info.loss, np.dot(weights, each))
 
 
+def test_weighted_losses_are_no_product_which_a_tpu_would_round(x64):
+    gradient = build_meta_gradient(lambda w, a: (w - a) ** 2, step_weights=[1.0], **DESCENT)
+    program = jax.make_jaxpr(gradient)(jnp.ones(()), jnp.ones(2), jnp.ones(2))
+    assert "dot_general" not in str(program)
+
+
 def with_penalty(w, batch, state):
     """Its state does not depend on the campaign, and the gradient not on its state."""
     value = quadratic(w, batch) + state["mean"].sum()

@@ -162,7 +162,8 @@ def build_meta_gradient(
             return last.value, (adapted.support_loss, last)
         adapted, each = inner_loop(params, support, model_state, evaluate)
         last = jax.tree.map(lambda leaf: leaf[-1], each)
-        return jnp.asarray(step_weights) @ each.value, (adapted.support_loss, last)
+        # Not a product of vectors, which a TPU computes in bfloat16.
+        return jnp.sum(jnp.asarray(step_weights) * each.value), (adapted.support_loss, last)
 
     summed_gradient = jax.grad(_summed(campaign_loss), has_aux=True)
 
