@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import eight_devices
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy import dataset
@@ -18,8 +19,10 @@ from toy import dataset
 from metaheac_jax.data.batches import CampaignBatch, unstacked
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.errors import InputError
+from metaheac_jax.table.adam import table_adam
 from metaheac_jax.training import sharding
 from metaheac_jax.training.sharding import Placement, as_part, device_mesh, parse_mesh
+from metaheac_jax.training.step import RowState
 
 DATA = dataset()
 
@@ -163,6 +166,16 @@ def test_a_mesh_has_the_devices_of_a_process_side_by_side(monkeypatch):
     monkeypatch.setattr(sharding, "Mesh", lambda devices, *_, **__: devices)
     made = device_mesh(campaign=2, row=2)
     assert [[own.id for own in row] for row in made] == [[0, 2], [1, 3]]
+
+
+def test_bringing_rows_up_to_date_compiles_once():
+    traces = []
+    optimizer = table_adam(0.1)
+    counted = optimizer._replace(flush=lambda state: traces.append(1) or optimizer.flush(state))
+    state = RowState({}, (), optimizer.init(jnp.ones((8, 2))))
+    for _ in range(3):
+        Placement(device_mesh(), 5, 8).flush(state, counted)
+    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("text", ["", "4", "row=0", "row=2,row=4", "rows=2", "campaign=4, row=2"])

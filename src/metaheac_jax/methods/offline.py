@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -206,13 +206,15 @@ def train_rows(
     placement = None if run.mesh is None else placement_of(run)
     step = _build_step(run, gradient, table_optimizer, placement, reduction)
 
-    # Returns only the table's values, so that no moments are copied.
+    # The moments are neither copied nor fetched.
     values = jax.jit(lambda table: table_optimizer.flush(table).table)
 
     def current(state: RowState) -> Weights:
         if placement is None:
             return Weights(state.network, values(state.table))
-        state = _flush(state, table_optimizer, placement)
+        state, absent = placement.flush(state, table_optimizer), cast(Any, None)
+        table = state.table._replace(mu=absent, nu=absent, last=absent)
+        state = placement.fetch(state._replace(opt_state=None, table=table))
         return Weights(state.network, state.table.table)
 
     judge, early_stop = run.judge, None

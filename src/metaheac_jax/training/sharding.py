@@ -231,9 +231,7 @@ class Placement:
 
     def flush(self, state: RowState, table_optimizer: TableOptimizer) -> RowState:
         """Returns the state with every row up to date."""
-        rows = {"in_specs": (_STATE.table,), "out_specs": _STATE.table}
-        flush = jax.shard_map(table_optimizer.flush, mesh=self.mesh, check_vma=False, **rows)
-        return state._replace(table=jax.jit(flush)(state.table))
+        return state._replace(table=_flusher(self.mesh, table_optimizer)(state.table))
 
     def _map_states(self, function: Callable[[NamedSharding, Any], Any], tree: Any) -> Any:
         def apply(part: Any) -> Any:
@@ -369,6 +367,13 @@ def _block_reader(mesh: Mesh) -> Callable[[Array, int], Array]:
 
     specs = {"in_specs": (_ROWS, _EVERYWHERE), "out_specs": _EVERYWHERE}
     return jax.jit(jax.shard_map(read, mesh=mesh, check_vma=False, **specs))
+
+
+@functools.lru_cache(maxsize=1)
+def _flusher(mesh: Mesh, table_optimizer: TableOptimizer) -> Callable[[TableState], TableState]:
+    """Builds the ``flush`` of an optimiser for a table that is split by rows."""
+    specs = {"in_specs": (_STATE.table,), "out_specs": _STATE.table}
+    return jax.jit(jax.shard_map(table_optimizer.flush, mesh=mesh, check_vma=False, **specs))
 
 
 class MeshCheckpoints:
