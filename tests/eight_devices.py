@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from linear_network import LogisticRegression
+from quadratics import quadratic, quadratic_campaigns
 from toy import dataset
 
 from metaheac_jax.audience import retrieve
@@ -226,6 +228,19 @@ def expanded():
     return [same, *devices]
 
 
+def mapped():
+    """The relative difference to one device if ``jax.shard_map`` divides the campaigns."""
+    w, *sides = quadratic_campaigns(8)
+    gradient = build_meta_gradient(
+        quadratic, inner_learning_rate=0.01, inner_steps=2, reduction="sum"
+    )
+    mesh = placement((8, 1)).mesh
+    specs = {"in_specs": (P(), P("campaign"), P("campaign")), "out_specs": P()}
+    of_all = jax.shard_map(lambda *x: gradient(*x)[0], mesh=mesh, **specs)
+    expected = jax.jit(gradient)(w, *sides)[0]
+    return difference(jax.jit(of_all)(w, *sides) / expected, jnp.ones(len(w)))
+
+
 def by_method(name):
     """The difference to one device of training by a method, and the table's largest moment."""
     sizes = {"width": 2, "batch_size": 171, "campaigns_per_step": 3, "offline_epochs": 1}
@@ -248,6 +263,7 @@ if __name__ == "__main__":
         "summed": summed(),
         "moved on": moved_on(Path(folder)),
         "not finite": not_finite(),
+        "mapped": mapped(),
         "customised": customised(),
         "expanded": expanded(),
         "mlp-pretraining": by_method("mlp-pretraining"),

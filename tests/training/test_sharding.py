@@ -81,6 +81,11 @@ def test_a_step_that_is_not_finite_on_one_device_is_taken_by_none(found):
 
 
 @pytest.mark.slow
+def test_campaigns_adapt_apart_within_a_users_shard_map(found):
+    assert found["mapped"] <= 1e-4
+
+
+@pytest.mark.slow
 def test_devices_that_divide_campaigns_customise_as_one_does(found):
     gap, moved = found["customised"]
     assert gap <= 1e-6

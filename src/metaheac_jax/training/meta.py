@@ -61,7 +61,12 @@ class MetaState(NamedTuple):
 
 
 class MetaGradient(Protocol):
-    """The gradient of the meta-loss."""
+    """The gradient of the meta-loss.
+
+    Jit it: outside of a jitted function, each call compiles. Within ``jax.shard_map`` the meta-loss
+    is that of a device's own campaigns. With ``check_vma``, the gradient with respect to parameters
+    that the devices share is summed over the devices, as jax does for any loss.
+    """
 
     def __call__(
         self, params: Any, support: Any, query: Any, part: Any = None, model_state: Any = None
