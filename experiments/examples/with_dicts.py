@@ -1,5 +1,6 @@
 """The meta-step on a bare dict of arrays, and a new task at test time."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,4 +26,5 @@ for _ in range(20):
     losses.append(info.loss)
 
 new_task = jax.tree.map(lambda leaf: leaf[0], support)
-adapted = inner_update(loss, state.params, new_task, inner_learning_rate=0.1, inner_steps=5).params
+adapt = jax.jit(partial(inner_update, loss, inner_learning_rate=0.1, inner_steps=5))
+adapted = adapt(state.params, new_task).params

@@ -1,4 +1,8 @@
-"""The meta-step on a Flax NNX network with a BatchNorm and dropout, which have state."""
+"""The meta-step on a Flax NNX network with a BatchNorm and dropout, which have state.
+
+The key of the dropout is part of the state, so all campaigns of a step leave out the same units.
+For masks of their own, put a key per campaign into the batches.
+"""
 
 from typing import Any
 

@@ -126,7 +126,7 @@ def inner_update(
     """Adapts the parameters to one campaign by a few steps on its support set.
 
     Training uses it within the meta-step; to adapt to a new campaign, call it by itself. To adapt
-    to many campaigns, vmap it.
+    to many campaigns, vmap it. Jit it: outside of a jitted function, each call compiles.
 
     Args:
       loss: ``loss(params, batch) -> scalar``, or the form that ``has_aux`` and ``has_state`` give.

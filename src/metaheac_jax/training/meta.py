@@ -126,6 +126,7 @@ def build_meta_gradient(
     The inner steps of a campaign update the model's state, and then its query loss does. All
     campaigns start from the same state. The states after the query losses are merged: floating
     point leaves are averaged over the campaigns; others, such as counters, are those of the first.
+    Campaigns share a random key in the state; for noise of their own, put keys into the batches.
 
     Args:
       loss: ``loss(params, batch) -> scalar``, or the form that ``has_aux`` and ``has_state`` give.
@@ -137,7 +138,7 @@ def build_meta_gradient(
       campaigns_per_chunk: number of campaigns that are vmapped together; it must divide C. Chunks
         run in sequence, so memory grows with the chunk only. "auto" chooses a number that suits
         networks of the usual size on this backend (see `backend.campaigns_at_once`). "all" is
-        faster for tiny networks.
+        faster for tiny networks, and required if an explicit mesh axis divides the campaigns.
       reduction: over the campaigns, "mean" as in the authors' program or "sum" as in the paper.
       select: ``select(params, part)`` returns the part of the parameters that a campaign uses;
         ``gradient(params, support, query, part)`` then takes a fourth argument, leading axis C.
