@@ -157,13 +157,23 @@ def test_attributes_of_hashed_fields_are_never_unknown():
         assert found.tolist() == [1 + 1 + bucket, 12]
     with pytest.raises(InputError, match=r"brand is \[3\], expected text or a number"):
         vocabulary.encode_attributes(schema, {"brand": [3], "topic": "food"})
+    with pytest.raises(InputError, match=r"brand is 1.0, but its field is hashed; give it as text"):
+        vocabulary.encode_attributes(schema, {"brand": 1.0, "topic": "food"})
 
 
 @pytest.mark.parametrize(
     ("known", "raw", "place"),
-    [(["1", "2.5"], 1.0, 0), (["1.0", "2.5"], 1.0, 0), (["1", "2.5"], 2.5, 1), (["1"], "1.0", 1)],
+    [
+        (["1", "2.5"], 1.0, 0),
+        (["1.0", "6"], 1.0, 0),
+        (["0.00001", "1"], 1e-5, 0),
+        (["0.1", "1"], np.float32(0.1), 0),
+        (["1", "2.5"], 2.5, 1),
+        (["1"], "1.0", 1),
+        (["1"], 3.0, 1),
+    ],
 )
-def test_a_whole_float_is_spelled_as_the_known_values_are(known, raw, place):
+def test_a_float_is_the_known_value_that_equals_it(known, raw, place):
     schema = Schema((Field("u"),), (Field("price"),))
     vocabulary = Vocabulary((np.array([]), np.array(known)))
     assert vocabulary.encode_attributes(schema, {"price": raw}).tolist() == [place]

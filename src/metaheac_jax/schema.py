@@ -10,7 +10,6 @@ Axes: M user fields, N campaign fields, S slots of a user, R table rows.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,8 +25,6 @@ from metaheac_jax.errors import InputError, check_keys, check_whole
 UNSEEN = "<unseen>"
 #: How reports show a missing value.
 MISSING = "(missing)"
-#: Floats below this magnitude are exact whole numbers if they have no fractional part.
-EXACT = 2.0**53
 #: Maximum length of a field's name, in UTF-8 bytes.
 _NAME_BYTES = 200
 
@@ -301,11 +298,12 @@ class Vocabulary:
         Args:
           schema: has the campaign fields.
           attributes: a raw value for each of these fields, by name; None, NaN and empty text are
-            missing values, except in fields whose values are whole numbers.
+            missing values, except in fields whose values are whole numbers. A float is the value
+            that is equal to it.
 
         Raises:
-          InputError: a field is missing or unknown, or the type of a value is not that of the
-            field's values.
+          InputError: a field is missing or unknown, the type of a value is not that of the field's
+            values, or a hashed field has a float, whose spelling in the data is not known.
         """
         names = [field.name for field in schema.campaign]
         missing = [name for name in names if name not in attributes]
@@ -322,7 +320,7 @@ class Vocabulary:
                 continue
             raw, known = attributes[name], self.values[number]
             if field.hash_rows:
-                value = field.hashed([_as_text(name, raw, ())])[0]
+                value = field.hashed([_as_text(name, raw)])[0]
             elif known.dtype.kind in "iu":
                 value = _as_whole(name, raw)
             else:
@@ -331,23 +329,34 @@ class Vocabulary:
         return np.array(rows, np.int32)
 
 
-def has_pointed(texts: np.ndarray | tuple[()]) -> bool:
-    """Whether texts include whole numbers spelled 1.0, and none spelled 1."""
-    patterns = (re.compile("-?[0-9]+"), re.compile(r"-?[0-9]+\.0"))
-    whole, pointed = (any(map(pattern.fullmatch, texts)) for pattern in patterns)
-    return pointed and not whole
+def _as_text(name: str, raw: Any, known: np.ndarray | None = None) -> str:
+    """A raw value of a category as text, empty if it is missing.
 
-
-def _as_text(name: str, raw: Any, known: np.ndarray | tuple[()]) -> str:
-    """A raw value of a category, spelled as in tables; empty if it is missing."""
+    A number with a fractional part or a point may be spelled in several ways (1, 1.0; 0.00001,
+    1e-05). Its spelling is that of ``known``; without these, only text tells it.
+    """
     if raw is None or (isinstance(raw, Real) and raw != raw):
         return ""
     if isinstance(raw, bool | np.bool_):
         return str(raw).lower()
     if not isinstance(raw, str | Real):
         raise InputError(f"campaign attributes: {name} is {raw!r}, expected text or a number")
-    is_whole = isinstance(raw, float | np.floating) and raw.is_integer() and abs(raw) < EXACT
-    return str(int(raw) if is_whole and not has_pointed(known) else raw)
+    if not isinstance(raw, float | np.floating):
+        return str(raw)
+    if known is None:
+        raise InputError(
+            f"campaign attributes: {name} is {raw!r}, but its field is hashed; give it as text, "
+            "spelled as in the data"
+        )
+    spelled = str(raw)
+    equal = () if spelled in known else (text for text in known if _is_number(text, raw))
+    return str(next(iter(equal), spelled))
+
+
+def _is_number(text: str, number: float | np.floating) -> bool:
+    with suppress(ValueError):
+        return type(number)(text) == number
+    return False
 
 
 def _as_whole(name: str, raw: Any) -> int:

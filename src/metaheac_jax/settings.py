@@ -90,7 +90,8 @@ class Settings:
         rates = ("inner_learning_rate", "outer_learning_rate", "online_learning_rate")
         for name in ("table_scale", "weight_decay", "penalty", "value_dropout", *rates):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:
                 raise InputError(f"settings: {name}: expected a number of 0 or more, got {value!r}")
         if not self.value_dropout < 1:
             raise InputError(

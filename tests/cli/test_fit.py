@@ -84,6 +84,8 @@ def test_a_campaign_that_is_added_every_day_is_recorded_once():
     assert _with_added((tea, jazz), [today]) == (jazz, today)
     assert _with_added((tea, jazz), [other]) == (tea, jazz, other)
     assert _with_added((tea, jazz), []) == (tea, jazz)
+    missing = tea._replace(attributes={"topic": float("nan")})
+    assert len(_with_added((missing,), [tea._replace(attributes={"topic": float("nan")})])) == 1
 
 
 @pytest.mark.slow
@@ -169,6 +171,8 @@ def test_the_best_judgement_is_printed():
         (["width=8.5"], "settings: width: expected a whole number of 1 or more, got 8.5"),
         (["width=none"], "settings: width: expected a whole number of 1 or more, got None"),
         (["disjoint=1"], "settings: disjoint: expected true or false, got 1"),
+        (["table_scale=true"], "settings: table_scale: expected a number of 0 or more, got True"),
+        (["offline_epochs=3", "--epochs", "1"], "--epochs: --set says how long to train; omit"),
         (["value_dropout=.5", "--from", "x"], "--from: the method and settings are the model's"),
     ],
 )

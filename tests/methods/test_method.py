@@ -195,6 +195,12 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=f"started with another {what}.*; use the same, or"):
             other.fit(DATA, **({"seed": 1} | changes), directory=directory)
+    # It has a part if customised models tell when training stops.
+    judging = replace(method.with_settings(offline_patience=1, offline_epochs=1), holds_out=True)
+    judging.fit(DATA, seed=1, directory=tmp_path / "judged")
+    online = judging.with_settings(online_learning_rate=0.5)
+    with pytest.raises(InputError, match="started with another settings"):
+        online.fit(DATA, seed=1, directory=tmp_path / "judged")
 
 
 def test_checkpoints_that_nothing_describes_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -48,8 +49,9 @@ class Options:
     """Settings of the paper (the default), or of its authors' program (wider embeddings)."""
     changed: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE")] = ()
     """Other values for some of the method's settings, for example value_dropout=.7 width=64; an
-    unknown name lists all. A value_dropout of .5 to .9 trains longer, and gives a higher AUC where
-    training would otherwise remember users by their rare values."""
+    unknown name lists all. A setting that the method does not use has no effect. A value_dropout of
+    .5 to .9 trains longer, and gives a higher AUC where training would otherwise remember users by
+    their rare values; that of an ensemble is for its network."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Continue training from this model, for example every day on new data. Use `metaheac prepare
     --extends MODEL` to make such data. Method and settings are the model's. This needs the
@@ -87,10 +89,13 @@ def main(options: Options) -> None:
         terminal.check_minimum("--epochs", options.epochs, 1)
     if options.start is not None and (options.method or options.settings or options.changed):
         raise InputError("--from: the method and settings are the model's; omit these options")
+    changes = _changes(options.changed)
+    if options.epochs is not None and {"offline_epochs", "offline_patience"} & {*changes}:
+        raise InputError("--epochs: --set says how long to train; omit one of them")
     if options.allow_change and not options.resume:
         raise InputError("--allow-change: only with --resume")
     method = method_named(options.method or "metaheac", SETTINGS[options.settings or "paper"])
-    method = method.with_settings(**_changes(options.changed))
+    method = method.with_settings(**changes)
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
@@ -227,8 +232,12 @@ def _with_added(
 ) -> tuple[AddedCampaign, ...]:
     """Adds campaigns; each replaces earlier ones with its name and attributes."""
     new = tuple(new)
-    again = [own._replace(digest="") for own in new]
-    return *(own for own in earlier if own._replace(digest="") not in again), *new
+    again = [_as_key(own) for own in new]
+    return *(own for own in earlier if _as_key(own) not in again), *new
+
+
+def _as_key(added: AddedCampaign) -> str:
+    return json.dumps([added.name, dict(added.attributes)], sort_keys=True)  # NaN equals itself
 
 
 def _open_training(options: Options, directory: Path) -> None:

@@ -26,11 +26,11 @@ from jax import Array
 
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.data.sources.table_fields import has_pointed
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory, write_csv
 from metaheac_jax.model import Customised, with_own_parameters
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import has_pointed
 from metaheac_jax.sealed import seal
 from metaheac_jax.table.layout import Ids
 

@@ -528,13 +528,15 @@ class Method:
           InputError: the checkpoints are those of another training.
         """
         data, start = run.dataset, run.start
-        # Settings that only the online stage uses may change, and so may the number of epochs.
-        free = ("offline_epochs", "offline_patience", "penalty")
-        offline = {
-            key: value
-            for key, value in asdict(self.settings).items()
-            if key not in free and not key.startswith("online_")
-        }
+        # The number of epochs may change. So may settings that only the online stage uses, unless
+        # models are customised to tell when training stops.
+        free = {"offline_epochs", "offline_patience"}
+        if run.judge is None:
+            free |= {
+                "penalty",
+                *(key for key in asdict(self.settings) if key.startswith("online_")),
+            }
+        offline = {key: value for key, value in asdict(self.settings).items() if key not in free}
         config = {
             "method": self.name,
             "settings": offline,

@@ -163,7 +163,7 @@ def test_from_text_ids_to_an_audience_and_back_from_disk(tmp_path):
 
 def test_the_attributes_of_a_campaign_in_the_table_give_its_rows(tmp_path):
     users, campaigns, examples = world()
-    campaigns["price"] = campaigns["brand"] = [1.0, 2.5, None, float("nan")]
+    campaigns["price"], campaigns["brand"] = [1.0, 1e-5, None, float("nan")], ["a", "1.0", None, ""]
     campaigns["live"] = [True, False, None, True]
     source = write(tmp_path / "source", users, campaigns, examples, "parquet")
     names = Column("price"), Column("brand", hash_rows=1000), Column("live")

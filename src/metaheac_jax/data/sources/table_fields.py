@@ -5,6 +5,7 @@ Axes: n rows of a block, S slots of adjacent fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,12 @@ import polars as pl
 from metaheac_jax.data.sources.table_file import TableFile, first_line, number
 from metaheac_jax.data.sources.table_schema import Column
 from metaheac_jax.errors import InputError
-from metaheac_jax.schema import EXACT, MISSING, UNSEEN, Field, Vocabulary, has_pointed
+from metaheac_jax.schema import MISSING, UNSEEN, Field, Vocabulary
 
 #: Limit of the memory for the values of a field, in bytes; each takes as much as the longest.
 _MAX_BYTES = 1 << 30
+#: Floats below this magnitude are exact whole numbers if they have no fractional part.
+_EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,13 @@ def spells_whole(
     return not has_pointed(known)
 
 
+def has_pointed(texts: np.ndarray | tuple[()]) -> bool:
+    """Whether texts include whole numbers spelled 1.0, and none spelled 1."""
+    patterns = (re.compile("-?[0-9]+"), re.compile(r"-?[0-9]+\.0"))
+    whole, pointed = (any(map(pattern.fullmatch, texts)) for pattern in patterns)
+    return pointed and not whole
+
+
 def as_text(column: Column, *, whole: bool | None) -> pl.Expr:
     """A category's cells as text, or as lists of text without empty texts.
 
@@ -225,4 +235,4 @@ def _as_text(cell: pl.Expr, whole: bool | None) -> pl.Expr:
 
 def _is_whole(cell: pl.Expr) -> pl.Expr:
     """Whether floats are exact whole numbers."""
-    return (cell.abs() < EXACT) & (cell == cell.floor())
+    return (cell.abs() < _EXACT) & (cell == cell.floor())
