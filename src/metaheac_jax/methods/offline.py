@@ -206,7 +206,7 @@ def train_rows(
     placement = None if run.mesh is None else placement_of(run)
     step = _build_step(run, gradient, table_optimizer, placement, reduction)
 
-    # The moments are neither copied nor fetched.
+    # The moments are not copied, nor fetched from a mesh.
     values = jax.jit(lambda table: table_optimizer.flush(table).table)
 
     def current(state: RowState) -> Weights:
