@@ -8,9 +8,9 @@ DATA = dataset(users=60, campaigns=3, per_campaign=40, pool=30)  # user i has th
 
 
 def test_seeds_are_counted():
-    given = [3, 10, 10, 17, 24, 4, 5, 4]  # four users, one of them twice, and two unknown ids
+    given = [3, 10, 10, 17, 24, 4, 5, 4]  # four users, one twice, and two unknown ids
     campaign = DATA.new_campaign(given, {"advertiser": 1, "category": 0}, exclude=[24, 31, 5])
-    check = SeedCheck.of(campaign, len(given))
+    check = SeedCheck.of(campaign, given)
     assert check == SeedCheck(given=8, distinct=6, found=4, excluded=1)
     assert check.used == len(campaign.seeds) == 3
     assert check.match_rate == 4 / 6

@@ -78,6 +78,23 @@ def customise(tea, tmp_path):
     return ("customise", tea.model, *options, "--out", tea.folder)
 
 
+def test_a_seed_whom_the_data_lacks_may_opt_out_before_and_after(tea, customise, tmp_path, capsys):
+    """Nothing was learned from either."""
+    seeds, before, after = tmp_path / "seeds", tmp_path / "before", tmp_path / "after"
+    opt_outs(seeds, [*tea.user_ids[:120], "z1", "z2"])
+    opt_outs(before, [tea.user_ids[3], "z1"])
+    succeeds(main, *customise, "--data", tea.later, "--exclude", before)
+    line = "seeds: 122 given, 122 distinct, 120 of them users of the data (98%), 1 of these excl"
+    assert line in capsys.readouterr().out
+    record = read_campaign(tea.folder).record
+    expected = {*tea.user_ids[:120].astype("S").tolist(), b"z2"} - {str(tea.user_ids[3]).encode()}
+    assert set(record.user_ids[record.labels == 1].tolist()) == expected
+    opt_outs(after, [tea.user_ids[130], "z2"])
+    options = ("--size", 5, "--out", tmp_path / "audience.csv", "--exclude", after)
+    succeeds(main, "expand", tea.folder, "--data", tea.later, *options)
+    assert "note: 1 of the excluded users are non-seeds that" in capsys.readouterr().out
+
+
 def test_opt_outs_that_became_text_are_not_taken_for_forgotten(tea, customise, tmp_path, capsys):
     path = opt_outs(tmp_path / "optouts.csv", tea.user_ids[130:133])
     succeeds(main, "update", tea.folder, "--data", tea.data, "--exclude", path)

@@ -85,6 +85,8 @@ def test_repeated_ids_count_once_and_unknown_ones_are_counted():
     assert campaign.num_unmatched == 2
     assert campaign.unmatched.tolist() == [-1, 4]
     assert len(non_seeds(campaign)) == 40
+    campaign = DATA.new_campaign([*ids(5, 17), 4, -1], ATTRIBUTES, exclude=[4, *ids(17)])
+    assert campaign.unmatched.tolist() == [-1]
 
 
 def test_seeds_are_found_whatever_the_order_of_the_users():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from metaheac_jax.data.campaign import Campaign
 
@@ -29,10 +32,10 @@ class SeedCheck:
     excluded: int
 
     @staticmethod
-    def of(campaign: Campaign, given: int) -> SeedCheck:
-        """The check of a new campaign for which ``given`` seeds were given."""
+    def of(campaign: Campaign, user_ids: Sequence[int] | Sequence[str] | np.ndarray) -> SeedCheck:
+        """The check of a campaign for which these seeds were given, as ids of one type."""
         found = len(campaign.seeds) + campaign.num_excluded
-        return SeedCheck(given, found + campaign.num_unmatched, found, campaign.num_excluded)
+        return SeedCheck(len(user_ids), len(np.unique(user_ids)), found, campaign.num_excluded)
 
     def line(self) -> str:
         """The check as a line for the screen."""

@@ -76,7 +76,7 @@ def find_campaign(
         data.vocabulary.encode_attributes(data.schema, values)
     with about(seeds):
         campaign = data.new_campaign(ids, values, exclude=exclude, seed=seed)
-    return campaign, SeedCheck.of(campaign, len(ids))
+    return campaign, SeedCheck.of(campaign, ids)
 
 
 def has_text(data: Dataset) -> bool:

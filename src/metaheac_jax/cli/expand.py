@@ -301,9 +301,11 @@ def _expand(
         saved = saved.with_ids_of(data)
         models = [saved.customised(general, data)]
         campaigns = [models[0].campaign]
-        checks = [SeedCheck.of(campaigns[0], len(models[0].seed_ids))]
-        _check_saved(options, saved, general, models[0], checks[0], excluded)
-        known += _saved_notes(options.model, saved, general, excluded)
+        checks = [SeedCheck.of(campaigns[0], models[0].seed_ids)]
+        learned = data.user_ids[campaigns[0].users]
+        left_out, is_seed = is_among(learned, excluded), campaigns[0].labels == 1
+        _check_saved(options, saved, general, checks[0], bool((left_out & is_seed).any()))
+        known += _saved_notes(options.model, saved, general, int(left_out.sum()))
 
     method, seed = _method(options, general), options.seed
     scales = []
@@ -355,13 +357,12 @@ def _check_saved(
     options: Options,
     saved: SavedCampaign,
     general: General,
-    model: Customised,
     check: SeedCheck,
-    excluded: np.ndarray,
+    seeds_left_out: bool,
 ) -> None:
     """Refuses a campaign folder that does not fit the options."""
     require_seeds(check, options.least_seeds or 0, options.model)
-    if is_among(model.seed_ids, excluded).any():
+    if seeds_left_out:
         raise InputError(
             f"--exclude: {options.model} was customised to users who are to be left out; "
             "metaheac update it with --exclude"
@@ -373,12 +374,9 @@ def _check_saved(
         )
 
 
-def _saved_notes(
-    folder: Path, saved: SavedCampaign, general: General, excluded: np.ndarray
-) -> list[str]:
-    """What the user should know about a campaign folder."""
+def _saved_notes(folder: Path, saved: SavedCampaign, general: General, count: int) -> list[str]:
+    """What the user should know about a campaign folder, ``count`` of whose users are excluded."""
     notes = feedback_notes(folder, saved, general)
-    count = int(is_among(saved.examples.user_ids, excluded).sum())
     if count:
         notes.append(
             f"{count:,} of the excluded users are non-seeds that {folder} learns from; metaheac "
@@ -421,7 +419,7 @@ def _find_campaigns(
     campaigns = data.new_campaigns(briefs, exclude=excluded, seed=options.seed, progress=progress)
     checks = []
     for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
-        checks.append(SeedCheck.of(campaign, len(ids)))
+        checks.append(SeedCheck.of(campaign, ids))
         with request.named():
             require_seeds(checks[-1], least, request.seeds)
     return campaigns, checks

@@ -52,8 +52,8 @@ class Campaign:
       attributes: the raw value of each campaign field, as given; None for a campaign of the data.
       found: (F,) index of each user whose label comes from feedback. The campaign's own model found
         these users, so they do not show how well such a model finds others.
-      unmatched: (M,) user ids of given seeds that are not in the data, in the form of the data's
-        ids.
+      unmatched: (M,) user ids of given seeds that are neither in the data nor excluded, in the form
+        of the data's ids.
       excluded_ids: (X,) user ids, ascending and distinct, of users who are excluded from learning
         and from the audiences of the campaign's models.
     """

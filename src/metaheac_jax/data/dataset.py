@@ -393,8 +393,8 @@ class Dataset:
 
         Args:
           briefs: seeds and attributes per campaign. Repeated seeds count once; ids that match no
-            user are in `Campaign.unmatched`. An attribute value that training has not seen has no
-            embedding.
+            user and are not excluded are in `Campaign.unmatched`. An attribute value that training
+            has not seen has no embedding.
           non_seeds_per_seed: number of users drawn at random from the pool as non-seeds, per seed.
             Seeds are never drawn. If the pool is too small, all its other users are taken.
           exclude: ids of users who are excluded from learning and from audiences, such as opt-outs.
@@ -431,7 +431,7 @@ class Dataset:
             campaign = replace(
                 campaign,
                 attributes=dict(brief.attributes),
-                unmatched=ids[found < 0],
+                unmatched=np.setdiff1d(ids[found < 0], excluded_ids),
                 excluded_ids=excluded_ids,
             )
             new.append(campaign)
