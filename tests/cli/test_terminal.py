@@ -187,6 +187,12 @@ def test_no_value_of_an_option_is_dropped_in_silence(capsys, words, message):
     refuses(capsys, start(lambda options: None), "--rate", 1, *words, words=(message,))
 
 
+def test_two_hyphens_end_the_options():
+    given = []
+    assert exit_code(start(given.append), "--rate", 1, "--file-names", "a", "--") is None
+    assert given == [Options(1, file_names=("a",))]
+
+
 def test_an_argument_that_is_no_text_is_refused(capsys):
     assert exit_code(start(lambda options: None), "--rate", "\udcff") == 2
     assert capsys.readouterr().err == "error: argument '\\udcff': is not UTF-8; rename the file\n"

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -248,10 +248,12 @@ def _bare_options(words: Sequence[str]) -> list[str]:
       InputError: an option is given twice, since tyro would drop its first values; or a word is not
         UTF-8.
     """
-    bare, seen = [], set[str]()
-    for word, following in pairwise([*words, "--"]):
+    for word in words:
         if not _is_text(word):
             raise InputError(f"argument {word!r}: is not UTF-8; rename the file")
+    bare, seen = [], set[str]()
+    options = takewhile(lambda word: word != "--", words)  # what follows it has no options
+    for word, following in pairwise([*options, "--"]):
         if not word.startswith("--"):
             continue
         name, separator, _ = word[2:].replace("_", "-").partition("=")
