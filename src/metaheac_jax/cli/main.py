@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+import sys
+from typing import Annotated
 
 import tyro
 
@@ -42,16 +42,9 @@ Command = (
 )
 
 
-_COMMANDS = (
-    *(simulate, prepare, fit, customise, expand, export, feedback),
-    *(update, curve, traits, overlap, evaluate, status),
-)
-_MAINS: dict[type, Callable[[Any], None]] = {own.Options: own.main for own in _COMMANDS}
-
-
 def dispatch(options: Command) -> None:
-    """Runs the subcommand that was chosen."""
-    _MAINS[type(options)](options)
+    """Runs the subcommand that was chosen: the ``main`` in the module of its options."""
+    sys.modules[type(options).__module__].main(options)
 
 
 def start(options: Command) -> None:
