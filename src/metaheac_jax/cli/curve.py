@@ -26,12 +26,11 @@ class Options:
 
     Holds out a fifth of the seeds and of the random non-seeds, and customises the model to the
     rest. Then compares the held-out seeds with users whom the model has not learned from. For
-    audiences of 0.5% to 50% of the candidates (all users except those of
-    --exclude and the seeds) it prints the number of
-    users and, each with a 95% interval: the score of the last user (edge), the fraction of the
-    held-out seeds in the audience (recall), the recall divided by that of a random audience (lift),
-    and how many users would convert if the fraction --base-rate of the pool did. A note says so if
-    the model was trained on this very campaign.
+    audiences of 0.5% to 50% of the candidates (all users except those of --exclude and the seeds)
+    it prints the number of users and, each with a 95% interval: the score of the last user (edge),
+    the fraction of the held-out seeds in the audience (recall), the recall divided by that of a
+    random audience (lift), and how many users would convert if the fraction --base-rate of the pool
+    did. A note says so if the model was trained on this very campaign.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -103,8 +102,8 @@ def main(options: Options) -> None:
     terminal.print_table(screen, curve_table(points))
     terminal.print_lines(screen, base_rate_note(base_rate))
     if not options.base_rate:
-        told = "the fraction of users who are seeds; give --base-rate if you have an estimate."
-        terminal.print_lines(screen, f"That is {told}")
+        source = "the fraction of users who are seeds; give --base-rate if you have an estimate."
+        terminal.print_lines(screen, f"That is {source}")
 
 
 def _write(path: Path, points: Sequence[SizePoint]) -> None:
