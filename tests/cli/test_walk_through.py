@@ -481,7 +481,7 @@ def test_a_campaign_whose_general_model_has_moved_needs_an_update(tea, tmp_path,
     tea.model.rename(new)
     words = (
         f"campaign tea: its general model is not in {tea.model}; move it back, or use `metaheac "
-        "update CAMPAIGN --data DATA --model FOLDER`",
+        f"update {tea.folder} --data DATA --model FOLDER`",
     )
     for name, more in (("expand", expand), ("export", ("--out", tmp_path / "out")), ("update", ())):
         refuses(capsys, main, name, tea.folder, *data, *more, words=words)

@@ -15,6 +15,7 @@ touched.
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -79,6 +80,7 @@ class SavedCampaign:
       data_digest: digest of the data set that they were learned on; None if not known.
       seed: random seed that they were learned with; None if not known.
       digest: digest of the manifest that this was read from; None if it was not read.
+      folder: the campaign folder that this was read from; None if it was not read.
     """
 
     record: CampaignRecord
@@ -90,6 +92,7 @@ class SavedCampaign:
     data_digest: str | None = None
     seed: int | None = None
     digest: str | None = None
+    folder: Path | None = None
 
     @property
     def examples(self) -> CampaignRecord:
@@ -158,13 +161,13 @@ class SavedCampaign:
         Raises:
           InputError: it is not in its folder, or as in `model.load`.
         """
-        folder = self.origin.folder
-        if not (folder / GENERAL).is_file():
+        place, own = self.origin.folder, self.folder or self.record.name
+        if not (place / GENERAL).is_file():
             raise InputError(
-                f"campaign {self.record.name}: its general model is not in {folder}; move it back, "
-                "or use `metaheac update CAMPAIGN --data DATA --model FOLDER`"
+                f"campaign {self.record.name}: its general model is not in {place}; move it back, "
+                f"or use `metaheac update {shlex.quote(str(own))} --data DATA --model FOLDER`"
             )
-        return load(folder, progress=progress)
+        return load(place, progress=progress)
 
     def customised(self, general: General, data: Dataset) -> Customised:
         """The customised model; users of the campaign who are not in the data are left out.
@@ -379,6 +382,7 @@ def _read(folder: Path, progress: Progress) -> SavedCampaign:
         data_digest=body.get("data_digest"),
         seed=body.get("seed"),
         digest=body["digest"],
+        folder=folder,
     )
 
 
