@@ -1,5 +1,6 @@
 """Files of seeds, attributes and lists of campaigns, right and wrong."""
 
+import gzip
 import json
 from types import SimpleNamespace
 
@@ -273,16 +274,36 @@ def test_the_column_of_ids_is_the_one_with_the_plainest_name(tmp_path):
 
 @pytest.mark.parametrize(("text", "ids"), [(False, [5, -7]), (True, ["5", "-7"])])
 def test_user_ids_are_read_from_tables(tmp_path, text, ids):
-    frame = pl.DataFrame({"id": [1, 2], "user_id": [5, -7]})
-    frame.write_parquet(tmp_path / "ids.parquet")
-    frame.write_csv(tmp_path / "ids.csv.gz", compression="gzip")
-    for name in ("ids.parquet", "ids.csv.gz"):
-        check_readable(tmp_path / name)
-        assert read_user_ids(tmp_path / name, text=text) == ids
-    frame.select("id").write_parquet(tmp_path / "ids.parquet")
+    path = tmp_path / "ids.parquet"
+    for columns in ({"id": [1, 2], "user_id": [5, -7]}, {"age": [1, 2], "ID": [5, -7]}):
+        pl.DataFrame(columns).write_parquet(path)
+        check_readable(path)
+        assert read_user_ids(path, text=text) == ids
+    pl.DataFrame({"age": [1, 2]}).write_parquet(path)
     for read in (check_readable, read_user_ids):
-        with pytest.raises(InputError, match=r"ids.parquet: has no column 'user_id'; it has id"):
-            read(tmp_path / "ids.parquet")
+        with pytest.raises(InputError, match=r"ids.parquet: has no column 'user_id'; it has age"):
+            read(path)
+
+
+@pytest.mark.parametrize("content", ["user_id\n5\n-7\n\n", " 5\n-7\n", "age,id\n1,5\n2, -7\n"])
+def test_compressed_user_ids_are_those_of_the_file(tmp_path, content):
+    plain, packed = tmp_path / "ids.csv", tmp_path / "ids.csv.gz"
+    plain.write_text(content)
+    packed.write_bytes(gzip.compress(content.encode()))
+    check_readable(packed)
+    assert read_user_ids(packed) == read_user_ids(plain) == [5, -7]
+
+
+PACKED = gzip.compress(b"5\n")
+
+
+@pytest.mark.parametrize("content", [b"5\n", PACKED[:-9], PACKED[:10] + b"\xff" + PACKED[11:]])
+def test_a_damaged_compressed_file_is_named(tmp_path, content):
+    path = tmp_path / "ids.csv.gz"
+    path.write_bytes(content)
+    for read in (check_readable, read_user_ids):
+        with pytest.raises(InputError, match=r"ids.csv.gz: cannot be read \(.*\); write"):
+            read(path)
 
 
 def test_nobody_may_have_opted_out(tmp_path):
@@ -297,7 +318,7 @@ def test_nobody_may_have_opted_out(tmp_path):
         path.write_text(content)
         with pytest.raises(InputError, match=r"out.csv: no user ids"):
             read_excluded([path], data)
-    with pytest.raises(InputError, match=r"out.parquet: no user ids"):
+    with pytest.raises(InputError, match=r"out.parquet: no user ids; write one per row"):
         read_user_ids(table)
 
 

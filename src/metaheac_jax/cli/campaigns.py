@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,7 +32,6 @@ KEPT_GENERAL = (
 #: The longest name in a file of campaigns, in UTF-8; names of a campaign's files are longer.
 MAX_NAME_BYTES = 200
 _HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
-_TABLES = (".parquet", ".csv.gz")  # endings of files of user ids that are not text
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def read_user_ids(
 
     Args:
       path: the file; a first line that does not begin with a number, such as ``user_id``, is a
-        header. If it has several names of `_HEADERS`, the column of the first of these is read.
+        header. If there are several names of `_HEADERS`, the column of the first of these is read.
       text: whether ids are text. If so, only the names in `_HEADERS` are headers.
       may_be_empty: whether the file may have no ids below a name of their column.
 
@@ -203,12 +204,12 @@ def read_user_ids(
       InputError: the file cannot be read, has no ids, or has a line that is not one id, such as 007
         if ids are whole numbers; the message names the line.
     """
-    if path.name.endswith(_TABLES):
-        ids, has_name = _column(_id_table(path), text=text), True
+    if _is_table(path):
+        ids, has_name, place = _column(_id_table(path), text=text), True, "row"
     else:
-        ids, has_name = _read_lines(path, text=text)
+        (ids, has_name), place = _read_lines(path, text=text), "line"
     if not ids and not (has_name and may_be_empty):
-        raise InputError(f"{path}: no user ids; write one per line")
+        raise InputError(f"{path}: no user ids; write one per {place}")
     return ids
 
 
@@ -216,22 +217,29 @@ def _read_lines(path: Path, *, text: bool) -> tuple[list[Any], bool]:
     """The user ids in a text file, and whether it begins with a name of their column."""
     rows = _rows(path)
     top = next(rows, (1, []))
-    first = [cell.lower() for cell in top[1]]
-    name = next((name for name in _HEADERS if name in first), None)
-    column = first.index(name) if name else 0
-    header = bool(name) or (bool(first) and not text and not _begins_as_number(first[0]))
+    named = _named_column(top[1])
+    column = named or 0
+    has_name = named is not None
+    header = has_name or (bool(top[1]) and not text and not _begins_as_number(top[1][0]))
     ids: list[Any] = []
     for line, row in rows if header else chain([top], rows):
         if not any(row):
             continue
-        alone = len(row) == 1 or (bool(name) and column < len(row))
+        alone = len(row) == 1 or (has_name and column < len(row))
         one = alone and row[column] != "" and "\n" not in row[column]
         if not one or not (text or _is_whole(row[column])):
             got = ",".join(row)[:40]
-            hint = "" if alone or name else "; name the column of the ids user_id in the first line"
+            name = "; name the column of the ids user_id in the first line"
+            hint = "" if alone or has_name else name
             raise InputError(f"{path}:{line}: expected one user id, got {got!r}{hint}")
         ids.append(row[column] if text else int(row[column]))
-    return ids, name is not None
+    return ids, has_name
+
+
+def _named_column(names: Sequence[str]) -> int | None:
+    """The position of the column of user ids; None if no column has such a name."""
+    lower = [name.lower() for name in names]
+    return next((lower.index(name) for name in _HEADERS if name in lower), None)
 
 
 def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
@@ -254,9 +262,16 @@ def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
     return _column(table, text=text)
 
 
+def _is_table(path: Path) -> bool:
+    return path.suffix == ".parquet"
+
+
 def _id_table(path: Path) -> TableFile:
+    """A Parquet file with its column of user ids in use."""
     check_regular(path)
-    return TableFile(path, ["user_id"])
+    names = TableFile(path, []).names
+    named = _named_column(names)
+    return TableFile(path, [_HEADERS[0] if named is None else names[named]])
 
 
 def _column(table: TableFile, *, text: bool) -> list[Any]:
@@ -271,9 +286,10 @@ def check_readable(path: Path) -> None:
     """Refuses a file of user ids that cannot be read, before any work.
 
     Raises:
-      InputError: it is not UTF-8, or not a regular file, or a table without a column ``user_id``.
+      InputError: it is not UTF-8, or not a regular file, or a damaged gzip file, or a Parquet file
+        without a column of user ids.
     """
-    if path.name.endswith(_TABLES):
+    if _is_table(path):
         _id_table(path)
     else:
         _read_text(path)
@@ -345,11 +361,16 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 
 def _read_text(path: Path) -> str:
+    """The text of a file, which may be compressed with gzip."""
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
         check_regular(path)
-        return path.read_text(encoding="utf-8-sig")
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            return str(file.read())
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file; save it as UTF-8") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write the file again") from error
 
 
 def _begins_as_number(text: str) -> bool:
