@@ -67,6 +67,9 @@ def test_expand_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, cap
     opt_outs(path, tea.user_ids[[*tea.non_seeds[:2], tea.seeds[0]]])
     words = (f"--exclude: {tea.folder} was customised to users who are to be left out; metaheac",)
     refuses(capsys, main, "expand", tea.folder, *options, words=words)
+    opt_outs(path, [*tea.user_ids[120:-1], "A17"])
+    words = ("audience: has no users, since all 400 users of the data are seeds or excluded; use",)
+    refuses(capsys, main, "expand", tea.folder, *options, words=words)
 
 
 @pytest.fixture

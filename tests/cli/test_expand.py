@@ -102,6 +102,17 @@ def test_options_that_make_no_sense(options, tmp_path, capsys, changed, words):
     assert contents(tmp_path) == before
 
 
+def test_ranks_without_candidates_are_refused_before_the_work(
+    options, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Method, "customise", None)
+    (tmp_path / "out").write_text("\n".join(map(str, DATA.user_ids[100:150])))
+    band = {"--size": None, "--from-percent": 75, "--to-percent": 80, "--exclude": "out"}
+    for more, candidates in (({}, 50), ({"--include-seeds": ""}, 150)):
+        words = (f"only {candidates} candidates, and the first rank requested is 151; choose a",)
+        refuses(capsys, main, "expand", *words_of({**options, **band, **more}), words=words)
+
+
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [

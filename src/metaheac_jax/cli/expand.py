@@ -287,7 +287,7 @@ def _expand(
     general.check_data(data)
     data.check_one_row_per_user()
     ranks = _ranks(options)
-    audience_ranks(data.num_users, **ranks)
+    wanted = audience_ranks(data.num_users, **ranks)
     text = has_text(data)
     earlier = [
         None if request.previous is None else read_audience(request.previous, text=text)
@@ -306,6 +306,7 @@ def _expand(
         left_out, is_seed = is_among(learned, excluded), campaigns[0].labels == 1
         _check_saved(options, saved, general, checks[0], bool((left_out & is_seed).any()))
         known += _saved_notes(options.model, saved, general, int(left_out.sum()))
+    _check_candidates(options, data, campaigns, excluded, wanted)
 
     method, seed = _method(options, general), options.seed
     scales = []
@@ -325,12 +326,6 @@ def _expand(
         mesh=mesh,
         progress=progress,
     )
-    wanted, most = audience_ranks(data.num_users, **ranks), max(a.num_candidates for a in audiences)
-    if most <= wanted.start:
-        raise InputError(
-            f"audience: has no users, since there are only {most:,} candidates, and the first rank "
-            f"requested is {wanted.start + 1:,}; choose a better rank"
-        )
     results = []
     for number, audience in enumerate(audiences):
         base_rate, ids = None, earlier[number]
@@ -371,6 +366,31 @@ def _check_saved(
         raise InputError(
             f"{options.model}: has feedback that its model has not learned from; "
             "metaheac update it first"
+        )
+
+
+def _check_candidates(
+    options: Options,
+    data: Dataset,
+    campaigns: Sequence[Campaign],
+    excluded: np.ndarray,
+    wanted: range,
+) -> None:
+    """Refuses ranks that no candidate of any campaign has."""
+    # All campaigns have the same excluded users.
+    left_out = data.find_users(np.union1d(excluded, data.checked_ids(campaigns[0].excluded_ids)))
+    seeds = 0 if options.include_seeds else min(len(campaign.seeds) for campaign in campaigns)
+    most = data.num_users - int((left_out >= 0).sum()) - seeds
+    if not most:
+        who = "excluded" if options.include_seeds else "seeds or excluded"
+        raise InputError(
+            f"audience: has no users, since all {data.num_users:,} users of the data are {who}; "
+            "use a larger pool"
+        )
+    if most <= wanted.start:
+        raise InputError(
+            f"audience: has no users, since there are only {most:,} candidates, and the first rank "
+            f"requested is {wanted.start + 1:,}; choose a better rank"
         )
 
 
