@@ -99,8 +99,8 @@ def hold_out_seeds(
     """
     check_whole("seed", seed, 0)
     several = [data.checked_ids(ids) for ids in (exclude, campaign.excluded_ids)]
-    excluded = data.find_users(np.concatenate(several))
-    excluded = np.unique(excluded[excluded >= 0])
+    excluded = data.find_users(np.union1d(*several))
+    excluded = np.sort(excluded[excluded >= 0])
     able = ~(campaign.is_found | np.isin(campaign.users, excluded))
     seeds = np.flatnonzero((campaign.labels == 1) & able)
     if len(seeds) < MIN_SEEDS:

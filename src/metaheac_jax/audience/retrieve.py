@@ -247,7 +247,7 @@ def _left_out(
             raise InputError(f"{data.where}: has whole numbers as user ids, but the seeds are text")
         several = [() if alike else model.excluded_ids, () if include_seeds else model.seed_ids]
         own.append(np.concatenate([data.checked_ids(ids) for ids in several]))
-    return [np.concatenate(shared), *own]
+    return [np.unique(np.concatenate(shared)), *own]
 
 
 def _find_each(

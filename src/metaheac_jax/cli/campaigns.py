@@ -312,7 +312,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, list[str]]:
     """Ids of users who may not be in an audience, in the data's form, and notes for the user.
 
-    A note names a file in which some ids are not users of the data, or which has only a header.
+    The ids are ascending and distinct. A note names a file in which some ids are not users of the
+    data, or which has only a header.
 
     Raises:
       InputError: as `read_user_ids` does, or no id of a file is a user of the data.
@@ -330,7 +331,7 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
                 f"{path}: {known:,} of {len(ids):,} ids to leave out are users of the data"
             )
         excluded += ids
-    return data.checked_ids(excluded), notes
+    return np.unique(data.checked_ids(excluded)), notes
 
 
 def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> int:

@@ -485,7 +485,7 @@ def _report_page(
         result.audience,
         title=f"Audience {options.out.name}",
         seeds=result.check,
-        exclude=np.concatenate(excluded),
+        exclude=np.union1d(*excluded),
         include_seeds=options.include_seeds,
         earlier=others,
         base_rate=options.base_rate,

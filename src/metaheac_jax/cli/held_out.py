@@ -46,7 +46,5 @@ def open_held_out(
     campaign, check = find_campaign(data, seeds, attributes, exclude=exclude, seed=seed)
     method = method_of(general)
     with about(seeds):
-        held_out = hold_out_seeds(
-            method, general, data, campaign, exclude=exclude, seed=seed, progress=progress
-        )
+        held_out = hold_out_seeds(method, general, data, campaign, seed=seed, progress=progress)
     return held_out, check
