@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import pytest
@@ -241,6 +242,7 @@ def test_no_command_writes_into_a_folder_that_is_replaced(
     for name in ("old", "source"):
         (tmp_path / name).mkdir()
     (tmp_path / "old" / "manifest.json").touch()
+    (tmp_path / "x").write_text('{"name": "tea", "seeds": "x", "attributes": {}}')
     out = () if "old/new" in words else ("--out", "old/new")
     refused = (f"{option}: old/new lies in {tmp_path / 'old'}, which commands replace as a whole",)
     refuses(capsys, metaheac, *words, *out, words=refused)
@@ -252,7 +254,7 @@ def test_no_output_replaces_an_input(tmp_path, monkeypatch):
     (tmp_path / "link.csv").symlink_to("seeds.csv")
     terminal.check_output("--out", tmp_path / "new.csv", tmp_path / "seeds.csv", None)
     with pytest.raises(InputError, match=r"--out: .*seeds.csv would replace a file that is read"):
-        terminal.check_output("--out", tmp_path / "seeds.csv", None, terminal.Path("link.csv"))
+        terminal.check_output("--out", tmp_path / "seeds.csv", None, Path("link.csv"))
 
 
 def test_a_folder_is_replaced_if_it_is_of_the_kind_or_empty(tmp_path):
@@ -264,6 +266,16 @@ def test_a_folder_is_replaced_if_it_is_of_the_kind_or_empty(tmp_path):
         terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
     (tmp_path / "tea" / "campaign.json").touch()
     terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+
+
+def test_no_folder_is_replaced_with_an_input_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = ("--out", tmp_path / "tea", "campaign.json", "a campaign")
+    terminal.check_output_folder(*place, None, Path("tea"), Path("tea.csv"))
+    (tmp_path / "link").symlink_to("tea")
+    for name in ("tea/seeds.csv", "link/deep/seeds.csv"):
+        with pytest.raises(InputError, match=rf"tea would be replaced as a whole, and {name} in"):
+            terminal.check_output_folder(*place, Path("seeds.csv"), Path(name))
 
 
 # Progress ---------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
-    terminal.check_output_folder("--out", options.out, MANIFEST, "a campaign")
+    inputs = (options.model, options.data, options.seeds, options.attributes, *options.exclude)
+    terminal.check_output_folder("--out", options.out, MANIFEST, "a campaign", *inputs)
     screen = terminal.screen()
     terminal.keep_compiled()
     read_attributes(options.attributes)

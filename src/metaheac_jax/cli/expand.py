@@ -169,10 +169,11 @@ class _Result:
 def main(options: Options) -> None:
     """Runs the command."""
     _check_options(options)
+    requests = _requests(options)
+    _check_outputs(options, requests)
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
-    requests = _requests(options)
     for path in options.exclude:
         check_readable(path)  # a file that cannot be read is reported before the work begins
     saved = read_campaign(options.model) if is_campaign(options.model) else None
@@ -230,20 +231,27 @@ def _check_options(options: Options) -> None:
         check_base_rate(options.base_rate)
     if options.compare and options.report is None:
         raise InputError("--compare: only with --report; metaheac overlap compares files")
+    if options.report is not None and options.campaigns is not None:
+        raise InputError("--report: not with --campaigns; give --seeds and --attributes")
+    terminal.check_minimum("--seed", options.seed, 0)
+
+
+def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
+    """Refuses outputs that cannot be written or would replace an input, before any work."""
     inputs = (options.seeds, options.attributes, *options.exclude)
     if options.report is not None:
-        if options.campaigns is not None:
-            raise InputError("--report: not with --campaigns; give --seeds and --attributes")
         terminal.check_output("--report", options.report, *inputs)
         if options.report.suffix != ".html":
             raise InputError(f"--report: {options.report}: expected a name that ends with .html")
         load_matplotlib()
-    terminal.check_minimum("--seed", options.seed, 0)
     if options.campaigns is None:
         terminal.check_output("--out", options.out, *inputs)
         check_audience_file(options.out)
     else:
-        terminal.check_output_folder("--out", options.out, MANIFEST, "a folder of audiences")
+        seeds = [request.seeds for request in requests]
+        inputs = (options.campaigns, options.model, options.data, *seeds, *options.exclude)
+        kind = "a folder of audiences"
+        terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
 
 
 def _ranks(options: Options) -> dict[str, Any]:
@@ -364,8 +372,8 @@ def _check_saved(
         )
     if (options.probability or options.report) and not saved.is_up_to_date(general):
         raise InputError(
-            f"{options.model}: has feedback that its model has not learned from; "
-            "metaheac update it first"
+            f"{options.model}: its feedback has changed since its model learned from it; metaheac "
+            "update it first"
         )
 
 

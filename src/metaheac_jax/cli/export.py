@@ -43,7 +43,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    terminal.check_output_folder("--out", options.out, MANIFEST, "an export")
+    inputs = (options.campaign, options.data)
+    terminal.check_output_folder("--out", options.out, MANIFEST, "an export", *inputs)
     check_flatbuffers()
     screen = terminal.screen()
     with locked(options.out), terminal.progress_display(screen) as progress:

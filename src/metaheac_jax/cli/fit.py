@@ -99,7 +99,8 @@ def main(options: Options) -> None:
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
-    terminal.check_output_folder("OUT", options.out, MANIFEST, "a model")
+    inputs = (options.data, *options.with_)
+    terminal.check_output_folder("OUT", options.out, MANIFEST, "a model", *inputs)
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),

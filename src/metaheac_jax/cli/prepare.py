@@ -17,7 +17,7 @@ from metaheac_jax.data.sources import official, tables, tencent
 from metaheac_jax.data.sources.table_inference import infer_schema
 from metaheac_jax.data.sources.table_schema import TableSchema
 from metaheac_jax.data.sources.tencent import MAX_IDS
-from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.data.storage import MANIFEST, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, read_json, write_json
 from metaheac_jax.progress import Progress
@@ -97,7 +97,8 @@ def main(options: Options) -> None:
     if options.hash_rows and options.extends is not None:
         raise InputError("--hash-rows: not with --extends, which keeps the earlier rows")
     if options.out is not None:
-        terminal.check_not_inside("DATA", options.out)
+        inputs = (options.source, options.schema, options.extends)
+        terminal.check_output_folder("DATA", options.out, MANIFEST, "a data set", *inputs)
     screen = terminal.screen()
     if options.infer is not None:
         terminal.check_output("--infer", options.infer)

@@ -335,15 +335,25 @@ def check_output(option: str, path: Path, *inputs: Path | None) -> None:
     check_not_inside(option, path)
 
 
-def check_output_folder(option: str, path: Path, manifest: str, kind: str) -> None:
-    """Refuses an output folder that exists, is not empty and is of another kind, before any work.
+def check_output_folder(
+    option: str, path: Path, manifest: str, kind: str, *inputs: Path | None
+) -> None:
+    """Refuses an output folder that cannot be replaced, before any work.
 
     Raises:
-      InputError: the folder cannot be replaced; the message names the option.
+      InputError: the folder exists, is not empty and is of another kind, or it has one of
+        ``inputs`` in it; the message names the option.
     """
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty and not (path / manifest).is_file():
         raise InputError(f"{option}: {path}: exists and is not {kind}; choose another folder")
+    whole = path.resolve()
+    for known in inputs:
+        if known is not None and whole in known.resolve().parents:
+            raise InputError(
+                f"{option}: {path} would be replaced as a whole, and {known} in it is read; choose "
+                "another folder"
+            )
     check_not_inside(option, path)
 
 
