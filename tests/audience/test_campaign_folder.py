@@ -16,6 +16,7 @@ from metaheac_jax.audience.campaign_folder import (
     add_feedback,
     load_customised,
     read_campaign,
+    replace_feedback,
     save_customised,
     update,
 )
@@ -331,6 +332,25 @@ def test_feedback_changes_who_is_a_seed_and_no_score(campaign, made):
     assert not len(load_customised(made[0] / "tea", general, DATA).campaign.found)
     gone = replace(DATA, user_ids=DATA.user_ids[4:], user_rows=DATA.user_rows[4:])
     assert set(load_customised(folder, general, gone).campaign.found + 4) == {9, non_seed}
+
+
+def test_replaced_feedback_is_forgotten_by_the_next_update(campaign, made):
+    folder, general = campaign
+    first = update(folder, general, DATA)
+    add_feedback(folder, feedback(1, 2, 3, not_converted=[4]))
+    update(folder, general, DATA)
+    saved = replace_feedback(folder, feedback())
+    assert (len(saved.feedback), saved.learned) == (0, None)
+    saved = read_campaign(folder)
+    assert (len(saved.feedback), saved.learned) == (0, None)
+    assert not saved.is_up_to_date(general)
+    assert not saved.would_stay(general, DATA, 0)
+    saved = update(folder, general, DATA)
+    assert saved.is_up_to_date(general)
+    ours, theirs = (scores(one.customised(general, DATA)) for one in (saved, first))
+    np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(InputError, match=r"user ids: expected text in UTF-8 bytes"):
+        replace_feedback(folder, Feedback.of(np.array([7]), np.array([True])))
 
 
 def test_a_campaign_with_feedback_is_not_saved_as_if_all_its_seeds_were_its_first(campaign):

@@ -150,7 +150,9 @@ def test_an_export_tells_what_it_does_not_know(tea, tmp_path, capsys):
     capsys.readouterr()
     succeeds(main, *export)
     printed = capsys.readouterr().out
-    assert f"note: {tea.folder} has not learned from all its feedback; metaheac update" in printed
+    assert (
+        f"note: feedback has changed since {tea.folder} learned from it; metaheac update" in printed
+    )
     assert (
         "note: 3 users are excluded from the campaign's audiences, which the program does not "
         f"know; leave out the ids in {out / 'excluded.csv'}\n"

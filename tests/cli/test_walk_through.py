@@ -412,12 +412,19 @@ def test_feedback_and_opt_outs_are_not_forgotten(made, tmp_path, capsys):
     capsys.readouterr()
     out = ("--size", 5, "--out", tmp_path / "out.csv")
     succeeds(main, "expand", tea, "--data", made.data, *out)
-    words = f"note: {tea} has not learned from all its feedback; metaheac update it first"
+    words = f"note: feedback has changed since {tea} learned from it; metaheac update it first"
     assert words in capsys.readouterr().out
-    words = (f"{tea}: has feedback that its model has not learned from; metaheac update it first",)
+    words = (f"{tea}: its feedback has changed since its model learned from it; metaheac update",)
     for more in (("--probability",), ("--report", tmp_path / "page.html")):
         refuses(capsys, main, "expand", tea, "--data", made.data, *out, *more, words=words)
-    words = (f"--out: {tea}: has feedback on 1 users, and leaves out 0", "or give --overwrite")
+    told.write_text("user_id,converted\nu2,0\nu3,0\n")
+    succeeds(main, "feedback", tea, told, "--replace")
+    assert "now feedback on 2 users (2 of them new), 0 of them" in capsys.readouterr().out
+    succeeds(main, "feedback", tea, "--replace")
+    assert "now feedback on 0 users (0 of them new), 0 of them" in capsys.readouterr().out
+    refuses(capsys, main, "expand", tea, "--data", made.data, *out, "--probability", words=words)
+    succeeds(main, "feedback", tea, told)
+    words = (f"--out: {tea}: has feedback on 2 users, and leaves out 0", "or give --overwrite")
     refuses(capsys, main, *again, words=words)
     (tea / "feedback.parquet").write_bytes(b"cut")
     refuses(capsys, main, *again, words=("feedback.parquet", "or --overwrite to replace the fo"))

@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import UserIds
-from metaheac_jax.data.campaign_record import CampaignRecord, Feedback, is_among
+from metaheac_jax.data.campaign_record import CampaignRecord, Feedback, check_same_kind, is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, new_directory
@@ -52,7 +52,7 @@ _REMEDY = "give the folder that `metaheac customise` has written"
 
 
 class Counts(NamedTuple):
-    """Numbers of users. They never decrease, so equal numbers mean equal users.
+    """Numbers of users. While feedback is only added, equal numbers mean equal users.
 
     Attributes:
       shown: number of users with feedback.
@@ -76,7 +76,8 @@ class SavedCampaign:
       origin: the general model's folder and digest.
       excluded: (X,) int64 or UTF-8 bytes, ascending and distinct: ids of users who are left out of
         learning and of audiences.
-      learned: counts of the users when the weights were learned.
+      learned: counts of the users when the weights were learned; None if feedback was replaced
+        since, see `replace_feedback`.
       data_digest: digest of the data set that they were learned on; None if not known.
       seed: random seed that they were learned with; None if not known.
       digest: digest of the manifest that this was read from; None if it was not read.
@@ -88,7 +89,7 @@ class SavedCampaign:
     adapted: AdaptedWeights
     origin: Origin
     excluded: np.ndarray
-    learned: Counts
+    learned: Counts | None
     data_digest: str | None = None
     seed: int | None = None
     digest: str | None = None
@@ -284,6 +285,28 @@ def add_feedback(
     return saved
 
 
+def replace_feedback(
+    directory: Path | str, feedback: Feedback, *, progress: Progress = silent
+) -> SavedCampaign:
+    """Replaces all feedback of a campaign folder, for example after a wrong file.
+
+    The model does not change. It counts as not up to date until `update`, since it may have learned
+    from the earlier feedback.
+
+    Returns:
+      The new content of the folder.
+
+    Raises:
+      InputError: the folder has no campaign, or the user ids are of another kind.
+    """
+    with locked(Path(directory)):
+        saved = read_campaign(directory, progress=progress)
+        check_same_kind(saved.record.user_ids, feedback.user_ids)
+        saved = replace(saved, feedback=feedback, learned=None)
+        write_campaign(saved, directory, progress)
+    return saved
+
+
 def update(
     directory: Path | str,
     general: General,
@@ -378,7 +401,7 @@ def _read(folder: Path, progress: Progress) -> SavedCampaign:
         ),
         origin=Origin((folder / body["model"]).resolve(), body["model_digest"]),
         excluded=_from_column(excluded["user_id"]),
-        learned=Counts(**body["learned"]),
+        learned=body["learned"] and Counts(**body["learned"]),
         data_digest=body.get("data_digest"),
         seed=body.get("seed"),
         digest=body["digest"],
@@ -414,7 +437,7 @@ def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progre
             "model_digest": saved.origin.digest,
             "seeds": int((record.labels == 1).sum()),
             "known": saved.known._asdict(),
-            "learned": saved.learned._asdict(),
+            "learned": saved.learned and saved.learned._asdict(),
             "data_digest": saved.data_digest,
             "seed": saved.seed,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},

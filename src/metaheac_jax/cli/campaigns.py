@@ -119,10 +119,10 @@ def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
 
 
 def feedback_notes(folder: Path, saved: SavedCampaign, general: General) -> list[str]:
-    """A note if a campaign folder has feedback that its model has not learned from."""
+    """A note if a campaign folder's feedback has changed since its model learned from it."""
     if saved.is_up_to_date(general):
         return []
-    return [f"{folder} has not learned from all its feedback; metaheac update it first"]
+    return [f"feedback has changed since {folder} learned from it; metaheac update it first"]
 
 
 def read_campaigns(path: Path) -> list[Request]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
-from metaheac_jax.audience.campaign_folder import add_feedback, read_campaign
+from metaheac_jax.audience.campaign_folder import add_feedback, read_campaign, replace_feedback
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.data.sources.feedback import read_feedback
 from metaheac_jax.errors import InputError
 
@@ -27,26 +29,29 @@ class Options:
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
     """Files with a row per record: .parquet, .csv or .csv.gz, with the columns user_id and
     converted (1 or 0). Other columns are ignored."""
+    replace: bool = False
+    """Replace all feedback so far, for example after a wrong file, instead of adding to it. Without
+    a FILE, all feedback is taken back."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    if not options.files:
+    if not options.files and not options.replace:
         raise InputError("feedback: give the files that say who was shown it and who converted")
     screen = terminal.screen()
     before = read_campaign(options.campaign)
     text = before.record.user_ids.dtype.kind == "S"
-    feedback, lines = before.feedback, []
+    added, lines = Feedback.of(before.record.user_ids[:0], np.empty(0, bool)), []
     for path in options.files:
         read = read_feedback(path, text=text)
-        feedback = feedback.merge(read)
+        added = added.merge(read)
         lines.append(f"{path}: {len(read):,} users, {read.converted.sum():,} of them converted")
-    saved = add_feedback(options.campaign, feedback)
-    total = saved.feedback
+    save = replace_feedback if options.replace else add_feedback
+    total = save(options.campaign, added).feedback
+    new = len(np.setdiff1d(total.user_ids, before.feedback.user_ids))
     lines.append(
-        f"{options.campaign}: now feedback on {len(total):,} users "
-        f"({len(total) - len(before.feedback):,} of them new), {total.converted.sum():,} of them "
-        "converted"
+        f"{options.campaign}: now feedback on {len(total):,} users ({new:,} of them new), "
+        f"{total.converted.sum():,} of them converted"
     )
     lines.append(f"next: metaheac update {options.campaign} --data DATA")
     terminal.print_lines(screen, *lines)
