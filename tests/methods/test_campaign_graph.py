@@ -119,6 +119,9 @@ def test_messages_equal_a_naive_loop():
         expected = np.maximum(layer("joined", np.concatenate([user, message])), 0)
         np.testing.assert_allclose(own, expected, atol=1e-5)
 
+    padding = apply(params, users, campaigns, np.zeros_like(attended), method="represent")
+    assert np.isfinite(padding).all()
+
     seed = np.array([1.0, 0, 1, 0, 0])
     made = apply(params, users, seed, method="campaign")
     expected = np.maximum(layer("seeds", (users[0] + users[2]) / 2), 0)

@@ -108,6 +108,12 @@ def test_other_decays_and_another_eps_are_those_of_dense_adam(x64, scale):
     np.testing.assert_allclose(flushed(state, **options), dense, rtol=0, atol=2e-3 * moved)
 
 
+@pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.9), (0.9, 0.81), (0.9, 1.0), (-0.1, 0.9)])
+def test_decays_without_finite_sums_are_refused(b1, b2):
+    with pytest.raises(ValueError, match=f"b1 {b1} and b2 {b2}: expected 0 <= b1 < b2 < 1"):
+        table_adam(0.1, b1=b1, b2=b2)
+
+
 def test_equals_dense_adam_in_float32():
     state, (dense, _), _ = both(1000, dtype=jnp.float32)
     np.testing.assert_allclose(flushed(state), dense, rtol=0, atol=2e-5)

@@ -41,6 +41,12 @@ def test_field_vectors_are_means_over_the_values_present(x64):
     np.testing.assert_array_equal(ours[1], 0)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_field_vectors_have_the_type_of_the_table(x64, dtype):
+    table, ids = world()
+    assert user_fields(table.astype(dtype), ids, SLOTS).dense().dtype == dtype
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("counted", [0, 3, 6])  # none of the small fields, two, all three
 def test_counted_fields_equal_gathered_ones(counted, monkeypatch):

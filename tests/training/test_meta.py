@@ -330,6 +330,16 @@ def test_a_step_takes_keywords_and_can_be_lowered():
     jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
+def test_a_step_can_be_exported():
+    w, support, query = quadratic_campaigns(2)
+    init, step = build_meta_step(quadratic, optax.sgd(0.01), inner_learning_rate=ALPHA)
+    exported = jax.export.export(step)(init(w), support, query)
+    state, info = step(init(w), support, query)
+    again = exported.call(init(w), support, query)
+    jax.tree.map(np.testing.assert_array_equal, again, (state, info))
+    assert step.eval_shape(init(w), support, query)[1].loss.shape == info.loss.shape
+
+
 @pytest.mark.parametrize("name", ["prodigy", "dog", "cocob", "mechanize"])
 def test_optimisers_that_keep_the_start_and_shared_arrays_can_be_trained(name):
     """A step that donates its state would refuse one array in two places."""

@@ -79,6 +79,17 @@ def test_the_optimiser_receives_the_loss():
     assert state.opt_state == info.loss
 
 
+def test_an_optimiser_may_begin_with_an_infinite_value():
+    plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(accumulation_size=3))
+    init, step = build_row_step(plain_gradient(LOSS), plateau, table_adam(0.01), checked=True)
+    rows, local = localised(ROWS, unstacked(support_and_query()[0])[0])
+    state = init(*weights())
+    for _ in range(4):
+        state, info = step(state, rows, *local)
+        assert info.taken
+    assert np.isfinite(state.opt_state[1].best_value)
+
+
 @pytest.mark.parametrize("checked", [False, True])
 def test_a_step_reuses_the_memory_of_its_state(checked):
     """Nothing as long as the table is copied: not the table, nor the column of last steps."""

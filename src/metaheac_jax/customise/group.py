@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -19,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 
-from metaheac_jax.data.batches import Batch
+from metaheac_jax.data.batches import Batch, unstacked
 from metaheac_jax.networks.base import Network
 from metaheac_jax.table.adam import TableState, table_adam
 from metaheac_jax.table.layout import Layout
@@ -95,11 +94,8 @@ def build_group_steps(
     def start(network: Any, values: Array) -> RowState:
         return row(0).init(network, values)
 
-    def adapt_alone(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
-        # As `adapt_masked`, but without a group axis of length one, which slows products down, and
-        # without masks, since a campaign alone gets no empty minibatch.
-        new, _ = row(rate).step(*jax.tree.map(lambda leaf: leaf[0], (state, rows, batch)))
-        return jax.tree.map(lambda leaf: leaf[None], new)
+    def adapt_plain(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
+        return row(rate).step(state, rows, batch)[0]
 
     def adapt_masked(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
         # A campaign that is done gets empty minibatches and must not change. Its table does not:
@@ -118,15 +114,17 @@ def build_group_steps(
     def select(better: Array, new: Any, old: Any) -> Any:
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
 
-    def adapt_one(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
+    # A group axis of length one would slow products down. One campaign without a mesh gets no empty
+    # minibatch.
+    adapt_one = adapt_plain if mesh is None else adapt_masked
+
+    def adapt_alone(state: RowState, rows: Array, batch: Batch, rate: Array) -> RowState:
         state, rows, batch = jax.tree.map(lambda leaf: leaf[0], (state, rows, batch))
-        new = adapt_masked(state, rows, batch, rate)
+        new = adapt_one(state, rows, batch, rate)
         return jax.tree.map(lambda leaf: leaf[None], new)
 
-    if campaigns_at_once > num_devices:
-        together = jax.vmap(adapt_masked, (0, 0, 0, None))
-    else:
-        together = adapt_alone if mesh is None else adapt_one
+    alone = campaigns_at_once <= num_devices
+    together = adapt_alone if alone else jax.vmap(adapt_masked, (0, 0, 0, None))
 
     def on_devices(function: Callable[..., Any], *in_axes: int | None) -> Callable[..., Any]:
         """Makes a function divide its arrays among the devices, except those with axis None."""
@@ -155,7 +153,5 @@ def build_group_steps(
     )
 
 
-@jax.jit  # all at once: slicing leaf by leaf would dispatch one program per leaf
-def unstack(models: Models) -> list[Models]:
-    """The stacked models as a list."""
-    return [jax.tree.map(itemgetter(g), models) for g in range(len(models["table"]))]
+#: Splits stacked models; jitted, since slicing leaf by leaf would dispatch a program per leaf.
+unstack = jax.jit(unstacked)

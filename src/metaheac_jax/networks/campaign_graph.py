@@ -49,7 +49,7 @@ class CampaignGraph(nn.Module):
     def represent(self, users: Array, campaigns: Array, attended: Array) -> Array:
         """(B, h) users, (C, h) campaigns and a (B, C) attention mask -> (B, h)."""
         scores = self.queries(users) @ self.keys(campaigns).T / self.features**0.5
-        weights = jax.nn.softmax(jnp.where(attended, scores, -jnp.inf))
+        weights = jax.nn.softmax(jnp.where(attended, scores, jnp.finfo(scores.dtype).min))
         return nn.relu(self.joined(jnp.concatenate([users, weights @ campaigns], axis=-1)))
 
     def predict(self, representations: Array, campaign: Array) -> Output:

@@ -88,8 +88,13 @@ def table_adam(
 
     Args:
       learning_rate: beta, a constant number or scalar array.
-      b1, b2, eps: as in `optax.adam`.
+      b1, b2, eps: as in `optax.adam`, with b1 below b2, as the sums of the skipped steps need.
+
+    Raises:
+      ValueError: b1 and b2 are not in that order between 0 and 1.
     """
+    if not 0 <= b1 < b2 < 1:
+        raise ValueError(f"b1 {b1} and b2 {b2}: expected 0 <= b1 < b2 < 1")
     tails = _tails(b1, b2)
 
     def init(table: Array) -> TableState:

@@ -208,4 +208,4 @@ def _means(table: Array, ids: Array) -> Array:
     if ids.shape[-1] == 1:
         return total
     present = (ids < len(table)).sum(axis=-1, keepdims=True)
-    return total * (1 / jnp.maximum(present, 1))
+    return total * (1 / jnp.maximum(present, 1).astype(total.dtype))

@@ -331,7 +331,8 @@ def unconsumed(step: jax.stages.Wrapped) -> Any:
                 )
         return step(state, *batches, **named)
 
-    checked.lower = step.lower  # pyrefly: ignore
+    for name in ("lower", "trace", "eval_shape"):
+        setattr(checked, name, getattr(step, name))
     return checked
 
 

@@ -148,6 +148,11 @@ def row_step(
         if checked:
             made = {"network": network, "opt_state": opt_state, "table": moved}
             finite = leaves_finite({"loss": info.loss, "gradient": grads, **made})
+            # Some optimisers begin with a best value of infinity.
+            before = leaves_finite(state.opt_state)
+            finite["opt_state"] = jax.tree.map(
+                lambda new, old: new | ~old, finite["opt_state"], before
+            )
             finite = jax.tree.map(agreed, finite)
             info = CheckedInfo(info.loss, jnp.stack(jax.tree.leaves(finite)).all(), finite)
             keep = lambda new, old: jnp.where(info.taken, new, old)  # noqa: E731
