@@ -69,12 +69,11 @@ def test_halves_share_no_example_and_have_half_of_each_class():
 
 
 def test_large_halves_are_thinned_evenly(monkeypatch):
-    monkeypatch.setattr(held_out, "MAX_ADAPTED", 10)
-    monkeypatch.setattr(held_out, "MAX_JUDGED", 5)
+    monkeypatch.setattr(held_out, "MAX_HALF", 10)
     for c in range(30):
         own, half = DATA.campaign(c), halve(DATA, c, 0)
         assert abs(len(half.campaign.users) - 10) <= 1
-        assert abs(len(half.users) - 5) <= 1
+        assert abs(len(half.users) - 10) <= 1
         assert abs(half.campaign.labels.mean() - own.labels.mean()) < 0.1
 
 
@@ -95,7 +94,7 @@ def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
         given.extend(campaigns)
         return [lambda users, own=own: own for own in odds]
 
-    found = mean_quality(judge_models(customise, DATA, halves))
+    found = mean_quality(judge_models(customise, DATA, halves), halves)
     assert given == [half.campaign for half in halves]
     p = [1 / (1 + np.exp(-o)) for o in odds]
     losses = [
@@ -103,7 +102,17 @@ def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
         for q, half in zip(p, halves, strict=True)
     ]
     aucs = [auc(o, half.labels) for o, half in zip(odds, halves, strict=True)]
-    np.testing.assert_allclose(found, (np.mean(aucs), np.mean(losses)))
+    weights = [min(sum(half.labels), sum(half.labels == 0)) for half in halves]
+    assert weights[0] != weights[1]
+    expected = [np.dot(weights, values) / sum(weights) for values in (aucs, losses)]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_beyond_a_thousand_seeds_a_campaign_weighs_no_more():
+    half = halve(DATA, 3, 0)
+    for seeds, others, weight in ((7, 50, 7), (50, 7, 7), (1001, 2000, 1000)):
+        labels = np.repeat([1, 0], [seeds, others])
+        assert replace(half, labels=labels).weight == weight
 
 
 def noting(seen, settings):

@@ -22,10 +22,11 @@ from metaheac_jax.training.loop import Quality
 
 FRACTION = 0.1  # fraction of the training campaigns to hold out
 MIN_CAMPAIGNS = 3  # minimum number of held-out campaigns
-# Maximum numbers of examples to customise on and to judge per campaign, so that a judgement takes
-# seconds on any data set.
-MAX_ADAPTED = 2048
-MAX_JUDGED = 4096
+# Maximum number of examples in a half, so that a judgement takes little time on any data set. It
+# must not be much less than the examples of new campaigns: the longer a general model is trained,
+# the more examples its customised models need to gain from that.
+MAX_HALF = 65_536
+MAX_WEIGHT = 1000  # of a campaign in the mean over campaigns
 
 
 def hold_out_campaigns(
@@ -105,11 +106,21 @@ class HeldOut:
     users: np.ndarray
     labels: np.ndarray
 
+    @property
+    def weight(self) -> int:
+        """Weight in the mean over campaigns: its judged seeds or non-seeds, whichever are fewer.
+
+        The AUC of a handful of seeds changes more by chance than by training, and one such campaign
+        would decide when training stops.
+        """
+        seeds = int(self.labels.sum())
+        return min(seeds, len(self.labels) - seeds, MAX_WEIGHT)
+
 
 def halve(data: Dataset, index: int, seed: int) -> HeldOut:
-    """Halves the seeds and the non-seeds of a campaign at random, up to the maximum of each half.
+    """Halves the seeds and the non-seeds of a campaign at random, up to the maximum of a half.
 
-    A half above its maximum is thinned evenly, which keeps its fraction of seeds, but at least one
+    A half above the maximum is thinned evenly, which keeps its fraction of seeds, but at least one
     seed and one non-seed remain.
 
     Raises:
@@ -117,7 +128,7 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
     """
     campaign, rng = data.campaign(index), generator(seed, index)
     halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    total = len(campaign.labels) / 2
+    kept = min(1.0, 2 * MAX_HALF / len(campaign.labels))
     for kind in (1, 0):
         of_kind = rng.permutation(np.flatnonzero(campaign.labels == kind))
         if len(of_kind) < 2:
@@ -127,9 +138,8 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
                 "it needs at least two of each; leave it out"
             )
         middle = len(of_kind) // 2
-        parts = of_kind[:middle], of_kind[middle:]
-        for half, part, most in zip(halves, parts, (MAX_ADAPTED, MAX_JUDGED), strict=True):
-            half.append(part[: max(1, round(len(part) * min(1.0, most / total)))])
+        for half, part in zip(halves, (of_kind[:middle], of_kind[middle:]), strict=True):
+            half.append(part[: max(1, round(len(part) * kept))])
     adapted, judged = map(np.concatenate, halves)
     return HeldOut(campaign.pick(adapted), campaign.users[judged], campaign.labels[judged])
 
@@ -155,6 +165,7 @@ def judge_models(
     return judged
 
 
-def mean_quality(judged: Sequence[Quality]) -> Quality:
-    """The mean over campaigns."""
-    return Quality(*np.mean(judged, axis=0).tolist())
+def mean_quality(judged: Sequence[Quality], held_out: Sequence[HeldOut]) -> Quality:
+    """The mean over campaigns, weighted as in `HeldOut`."""
+    weights = [held.weight for held in held_out]
+    return Quality(*np.average(judged, axis=0, weights=weights).tolist())

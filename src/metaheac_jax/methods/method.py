@@ -420,7 +420,8 @@ class Method:
             run.dataset,
             [halves[number] for number in own],
         )
-        return mean_quality(judged if run.mesh is None else of_all(judged, len(halves)))
+        judged = judged if run.mesh is None else of_all(judged, len(halves))
+        return mean_quality(judged, halves)
 
     def customise(
         self,

@@ -38,7 +38,7 @@ class Quality(NamedTuple):
     """How good a general model is after customising it to campaigns that it was not trained on.
 
     Attributes:
-      auc: mean AUC over the campaigns.
+      auc: weighted mean of the AUC over the campaigns.
       loss: mean logistic loss over the campaigns.
     """
 
