@@ -36,8 +36,8 @@ from metaheac_jax.training.step import Gradient, RowState, RowStep, build_row_st
 
 #: none: no training. plain: plain training on the examples of all campaigns. batches: the campaign
 #: batches of the meta-step without an inner step (alpha = 0). meta: Algorithm 1. All kinds but
-#: "none" take the same number of steps and draw the same number of examples per step. In "batches",
-#: support examples do not affect the gradient.
+#: "none" take the same number of steps, and draw the same number of examples per step if campaigns
+#: have enough. In "batches", support examples do not affect the gradient.
 Offline = Literal["none", "plain", "batches", "meta"]
 #: Judgements per epoch of the offline stage.
 _JUDGEMENTS = 4
