@@ -138,6 +138,17 @@ def test_a_signal_stops_a_command_in_one_line(name):
     assert (ran.stdout, ran.stderr.count("\n")) == ("removed\n", 1)
 
 
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored():
+    """As ``nohup`` ignores SIGHUP."""
+    body = """
+    os.kill(os.getpid(), signal.SIGHUP)
+    print('goes on')
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+"""
+    ran = run_alone(body, stdout=subprocess.PIPE)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "goes on\n", "")
+
+
 @pytest.mark.slow
 def test_help_that_nobody_reads_to_its_end_is_no_error():
     reader, writer = os.pipe()

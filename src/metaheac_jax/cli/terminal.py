@@ -167,7 +167,8 @@ def command(
     """Runs a command: parses its options, checks the backend, and exits.
 
     The exit code is the value of ``main``; 2 for an error that the user can act on, which is
-    printed in one line; 130 for Ctrl-C; or 143 for SIGTERM. A warning is one line, too.
+    printed in one line; 130 for Ctrl-C; or 143 for SIGTERM. A warning is one line, too. A SIGTERM
+    or SIGHUP that is ignored at the start stays ignored.
 
     Args:
       options: a dataclass whose docstring and fields are the command's help, or a union of these.
@@ -180,8 +181,9 @@ def command(
     set_cpu_flags()
     start_again()
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     warnings.showwarning = _warn  # pyrefly: ignore[bad-assignment]
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs errors that it raises
     sys.unraisablehook = _hear  # for errors of its callbacks after it has failed
