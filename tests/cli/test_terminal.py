@@ -17,6 +17,7 @@ import pytest
 from commands import contents, exit_code, refuses
 from rich.console import Console
 
+from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import main as metaheac
 from metaheac_jax.errors import BackendError, Diverged, InputError
@@ -327,9 +328,25 @@ def test_a_name_in_brackets_is_shown_as_it_is():
     assert f"users of {line}" in out.getvalue()
 
 
-def test_what_is_no_terminal_gets_wide_lines(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert terminal.screen().width == 140
+def test_a_narrow_terminal_folds_names_and_cuts_no_number():
+    names = [f"june/{i}/first.csv" for i in range(6)]
+    cells = [f"{i},000,000" for i in range(6)]
+    table = TextTable("", ["audience", *names], [[name, *cells] for name in names])
+    out = io.StringIO()
+    terminal.print_table(Console(file=out, width=80), table)
+    lines = out.getvalue().splitlines()
+    assert sum(all(cell in line for cell in cells) for line in lines) == len(names)
+    assert max(map(len, lines)) == 80
+    folded = [[part.strip() for part in line.split("│")] for line in lines if "│" in line]
+    assert "".join(parts[1] for parts in folded) == "".join(names)
+
+
+def test_what_is_no_terminal_gets_lines_of_any_width(monkeypatch):
+    out, name = io.StringIO(), "a name " * 100
+    monkeypatch.setattr(sys, "stdout", out)
+    terminal.print_table(terminal.screen(), TextTable("", ["name", "users"], [[name, "1,000"]]))
+    assert any(name in line and "1,000" in line for line in out.getvalue().splitlines())
+    assert len(out.getvalue()) < 10_000
 
 
 # The process ------------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ _REPLACED = (
 
 _AGAIN = "run the same command again to continue, with --resume if it has that option"
 _SECONDS = 2.0  # between two lines of progress
+_ANY_WIDTH = 1_000_000  # characters of a line in a file or pipe: none is folded
+_LEAST_NAME = 4  # characters of a name in a line of a narrow table
 _COMPILED_SECONDS = 0.1  # programs that compile faster are not kept
 
 
@@ -85,13 +87,13 @@ def keep_compiled() -> None:
 
 
 def screen() -> Console:
-    """The console that a command prints to: the terminal, or a file or pipe with wide lines.
+    """The console of a command: the terminal, or a file or pipe with lines of any width.
 
     If there are several processes, only the first one prints.
     """
     quiet = not is_first()
     console = Console(quiet=quiet)
-    return console if console.is_terminal else Console(width=140, quiet=quiet)
+    return console if console.is_terminal else Console(width=_ANY_WIDTH, quiet=quiet)
 
 
 def print_lines(console: Console, *lines: str) -> None:
@@ -101,13 +103,18 @@ def print_lines(console: Console, *lines: str) -> None:
 
 
 def print_table(console: Console, table: TextTable) -> None:
-    """Prints a table, with its text verbatim."""
-    printed = Table(title=Text(table.title))
-    for number, name in enumerate(table.header):
-        printed.add_column(Text(name), justify="left" if number < table.num_names else "right")
+    """Prints a table, with its text verbatim: long names are folded, and no number is cut."""
+    printed, count = Table(title=Text(table.title)), table.num_names
+    numbers = ([row[i] for row in table.rows] for i in range(count, len(table.header)))
+    widths = [max(map(len, " ".join(cells).split()), default=0) for cells in numbers]
+    room = max(console.width - 3 * len(table.header) - 1 - sum(widths), _LEAST_NAME)
+    for name in table.header[:count]:
+        printed.add_column(Text(name), overflow="fold", max_width=room)
+    for name, width in zip(table.header[count:], widths, strict=True):
+        printed.add_column(Text(name), justify="right", overflow="fold", min_width=width)
     for row in table.rows:
         printed.add_row(*map(Text, row))
-    console.print(printed)
+    console.print(printed, crop=False)
 
 
 @contextmanager
