@@ -102,6 +102,16 @@ def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
     assert contents(tmp_path) == {"pipe"}
 
 
+def test_a_link_to_a_file_stays_a_link(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link.csv").symlink_to("deep/a.csv")
+    for text in ("new", "replaced"):
+        write_text(tmp_path / "link.csv", text)
+        assert (tmp_path / "deep" / "a.csv").read_text() == text
+    assert (tmp_path / "link.csv").is_symlink()
+    assert contents(tmp_path / "deep") == {"a.csv"}
+
+
 def test_a_new_array_has_its_place_on_the_disk(tmp_path):
     """Or a full disk would kill the process that writes to its map."""
     array = new_array(tmp_path / "a.npy", np.int32, (1000, 3))

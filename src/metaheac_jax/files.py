@@ -282,11 +282,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path to which the block writes a file, which becomes ``path`` if it succeeds.
 
     The file is on disk once the ``with`` statement has ended. An existing file is replaced only on
-    success. The path is `locked` meanwhile.
+    success; if the path is a symbolic link, the file that it points to. It is `locked` meanwhile.
 
     Raises:
       InputError: the path is a folder, a pipe or a device, or another process is writing it.
     """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     path.parent.stat()  # fails for a missing parent, which is not made
     if path.exists() and not path.is_file():
         raise InputError(
