@@ -150,6 +150,24 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "goes on\n", "")
 
 
+def test_output_that_is_closed_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    printed = start(lambda options: print("done", file=sys.stderr))
+    assert exit_code(printed, "--rate", 1) is None
+    sys.stdout.close()
+    sys.stderr.close()
+
+
+def test_a_letter_that_the_output_does_not_have_is_escaped(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", out)
+    printed = start(lambda options: terminal.print_lines(terminal.screen(), "thé 茶"))
+    assert exit_code(printed, "--rate", 1) is None
+    out.flush()
+    assert out.buffer.getvalue() == b"th\xe9 \\u8336\n"
+
+
 @pytest.mark.slow
 def test_help_that_nobody_reads_to_its_end_is_no_error():
     reader, writer = os.pipe()

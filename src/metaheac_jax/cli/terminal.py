@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import platform
@@ -184,6 +185,7 @@ def command(
       prog: name of the command in its help.
       description: description in its help; by default the docstring of the options.
     """
+    _open_streams()
     chosen = _parse(options, prog, description)
     set_cpu_flags()
     start_again()
@@ -226,6 +228,15 @@ def command(
             raise
         traceback.print_exc()
         _leave(1)
+
+
+def _open_streams() -> None:
+    """Makes printing safe: closed streams discard text; letters not in the encoding are escaped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _parse(options: type[O], prog: str, description: str | None) -> O:
