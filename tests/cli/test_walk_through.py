@@ -400,6 +400,16 @@ def test_bad_feedback_changes_nothing(made, tmp_path, capsys):
     assert {p: p.read_bytes() for p in campaign.rglob("*") if p.is_file()} == before
 
 
+def test_a_day_without_feedback_is_no_error(made, tmp_path, capsys):
+    campaign, told = made.campaigns[0], tmp_path / "told.csv"
+    before = read_campaign(campaign).feedback
+    told.write_text("user_id,converted\n")
+    succeeds(main, "feedback", campaign, told)
+    printed = capsys.readouterr().out
+    assert f"{told}: has no records\n" in printed
+    assert f"now feedback on {len(before):,} users (0 of them new)" in printed
+
+
 def test_feedback_and_opt_outs_are_not_forgotten(made, tmp_path, capsys):
     brief, tea, told = made.world / "new" / made.names[0], tmp_path / "tea", tmp_path / "told.csv"
     options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")

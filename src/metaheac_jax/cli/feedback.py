@@ -28,7 +28,7 @@ class Options:
     """Folder of a campaign, from `metaheac customise`."""
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
     """Files with a row per record: .parquet, .csv or .csv.gz, with the columns user_id and
-    converted (1 or 0). Other columns are ignored."""
+    converted (1 or 0). Other columns are ignored. A file may have only a header."""
     replace: bool = False
     """Replace all feedback so far, for example after a wrong file, instead of adding to it. Without
     a FILE, all feedback is taken back."""
@@ -45,7 +45,8 @@ def main(options: Options) -> None:
     for path in options.files:
         read = read_feedback(path, text=text)
         added = added.merge(read)
-        lines.append(f"{path}: {len(read):,} users, {read.converted.sum():,} of them converted")
+        counts = f"{len(read):,} users, {read.converted.sum():,} of them converted"
+        lines.append(f"{path}: {counts if len(read) else 'has no records'}")
     save = replace_feedback if options.replace else add_feedback
     total = save(options.campaign, added).feedback
     new = len(np.setdiff1d(total.user_ids, before.feedback.user_ids))

@@ -23,16 +23,14 @@ def read_feedback(path: Path, *, text: bool) -> Feedback:
       text: whether user ids are text; otherwise they are whole numbers.
 
     Raises:
-      InputError: the file cannot be read, lacks a column or has no rows, or a row is wrong; the
-        message names the row.
+      InputError: the file cannot be read or lacks a column, or a row is wrong; the message names
+        the row.
     """
     if not path.name.endswith(ENDINGS):
         raise InputError(f"{path}: expected a file that ends in {', '.join(ENDINGS)}")
     table = TableFile(path, ["user_id", "converted"])
-    users, converted = [], []
+    users, converted = [np.empty(0, "S1" if text else np.int64)], [np.empty(0, bool)]
     for start, frame in table.blocks():
         users.append(table.ids(frame["user_id"], start, whole=not text))
         converted.append(table.one_of(frame["converted"], start, (0, 1)))
-    if not users:
-        raise InputError(f"{path}: has no rows; write a user_id and converted (1 or 0) in each row")
     return Feedback.of(np.concatenate(users), np.concatenate(converted))
