@@ -37,6 +37,8 @@ from metaheac_jax.settings import SETTINGS, Settings
 
 #: Options that only a simulated world has.
 WORLD_OPTIONS = ("users", "examples", "cardinality")
+#: With fewer users, the default number of examples is too small for the pools.
+MIN_USERS = {"tencent": 370_000, "wechat": 180_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,8 @@ class Options(RunOptions):
     schema: Path | None = None
     """JSON file with the user and campaign fields to use. Default: the paper's 14 + 6."""
     users: int = 600_000
-    """Number of users of the simulated world. The minimum is 370,000, or 180,000 for wechat. The
-    real data has 11,420,039."""
+    """Number of users of the simulated world. Without --examples the minimum is 370,000, or 180,000
+    for wechat. The real data has 11,420,039."""
     examples: int | None = None
     """Approximate number of examples of the simulated world. Default: four per five users. The real
     data has 11,064,803."""
@@ -84,6 +86,8 @@ def main(options: Options) -> None:
     if options.data_dir is not None:
         refuse_world_options(options)
         refuse_runs_of_one_split(options)
+    elif options.examples is None:
+        terminal.check_minimum("--users", options.users, MIN_USERS[options.world])
     screen, settings = terminal.screen(), SETTINGS[options.preset]
     if options.dry_run:
         terminal.print_lines(screen, plan(options, settings))

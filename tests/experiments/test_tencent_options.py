@@ -38,6 +38,7 @@ def test_the_wechat_world_has_its_own_split_and_published_figures(tmp_path, monk
         (target / "SIMULATED").write_text("simulated toy of WeChat\n")
 
     monkeypatch.setattr(tencent, "write_world", write_toy)
+    monkeypatch.setitem(tencent.MIN_USERS, "wechat", 500)
     (tmp_path / "cache").mkdir()
     options = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out", "--methods", "lr")
     succeeds(COMMAND, *options, "--world", "wechat", "--users", 500, "--seed", 2)
@@ -111,7 +112,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
             assert f"{method_named(name).label}: " in printed
         assert re.search(r"roughly [\d.]+ GiB of memory and \d+ minutes", printed)
     words = ("98,764 examples leave 0 for stage 1",)  # as the run itself is refused
-    refuses(capsys, COMMAND, *options, "--users", 123_456, words=words)
+    refuses(capsys, COMMAND, *options, "--examples", 98_764, words=words)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -126,7 +127,8 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
         (("--seed", -1), ("--seed: expected 0 or more, got -1",)),
         (("--data-dir", "nowhere"), ("nowhere: no such folder",)),
         (("--data-dir", "nowhere", "--dry-run"), ("nowhere/userFeature.data: missing",)),
-        (("--users", 0), ("expected users >= 1",)),
+        (("--users", 369_999), ("--users: expected 370000 or more, got 369999",)),
+        (("--users", 9, "--world", "wechat"), ("--users: expected 180000 or more, got 9",)),
         (("--data-dir", ".", "--users", 400_000), ("--users: cannot be used with",)),
         (("--data-dir", ".", "--examples", 9, "--dry-run"), ("--examples: cannot be used with",)),
         (("--data-dir", ".", "--cardinality", 1), ("--cardinality: cannot be used with",)),
