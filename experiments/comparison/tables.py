@@ -191,7 +191,10 @@ def _claim_tables(
             ]
             for c in of
         ]
-        note = f"± standard error. Largest p: over all rivals, and 1 if one is as good. {test}"
+        note = (
+            "± standard error. Largest p: over all rivals, so it may be another's than the best "
+            f"one's; 1 if one is as good. {test}"
+        )
         tables += [Table(heading, header, rows, note)] if rows else []
     return tables
 
