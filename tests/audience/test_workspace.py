@@ -170,8 +170,8 @@ def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     left = workspace / "models" / f".june.{'a' * 32}"
     shutil.copytree(workspace / "models" / "june", left)
     training = workspace / "models" / "july.training"
-    training.mkdir()
-    (training / "model.json").write_text("{}")  # checkpoints are no models
+    (training / "checkpoints").mkdir(parents=True)
+    (training / "checkpoints" / "model.json").write_text("{}")  # checkpoints are no models
     customised = workspace / "many.customised"
     customised.mkdir()
     # What lies in hidden folders, leftovers included, belongs to other programs or to a command.
@@ -183,6 +183,13 @@ def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     assert "the next one that writes june removes it" in found[left]
     assert f"metaheac fit DATA {workspace}/models/july --resume" in found[training]
     assert len(find_items(workspace)) == 4
+
+
+@pytest.mark.parametrize("ending", [".training", ".customised"])
+def test_a_data_set_is_one_whatever_its_name(workspace, ending):
+    (workspace / "data").rename(workspace / f"june{ending}")
+    assert by_name(workspace)[f"june{ending}"].kind == "data set"
+    assert find_unfinished(workspace) == []
 
 
 def test_who_writes_is_said(workspace):

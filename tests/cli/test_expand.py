@@ -13,7 +13,7 @@ from toy import dataset
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli.campaigns import read_audience
 from metaheac_jax.cli.main import main
-from metaheac_jax.data.storage import write_dataset
+from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.methods import Method, method_named
 from metaheac_jax.model import save
 
@@ -306,6 +306,14 @@ def test_customised_campaigns_are_kept_until_the_audiences_are_written(many, tmp
     succeeds(main, "expand", *words_of(many))
     assert [path.name for path in kept] == ["audiences.customised"]
     assert contents(tmp_path) == {"list", "seeds", "attributes", "audiences"}
+
+
+def test_a_data_set_in_the_place_of_customised_campaigns_stays(many, tmp_path, capsys):
+    write_dataset(DATA, tmp_path / "audiences.customised")
+    words = ("--out: audiences.customised has something else in it than the work on audiences, ",)
+    refuses(capsys, main, "expand", *words_of(many), words=words)
+    assert contents(tmp_path) == {"list", "seeds", "attributes", "audiences.customised"}
+    assert open_dataset(tmp_path / "audiences.customised").num_users == DATA.num_users
 
 
 def test_a_campaign_with_a_name_in_brackets_is_shown(many, tmp_path, capsys):

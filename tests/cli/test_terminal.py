@@ -248,10 +248,37 @@ def test_a_number_that_is_too_small_is_refused():
 def test_what_lies_in_a_folder_that_is_replaced_is_refused(tmp_path, manifest):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / manifest).touch()
-    terminal.check_not_inside("--out", tmp_path / "old")
-    terminal.check_not_inside("--out", tmp_path / "new" / "deep")
+    terminal.check_place("--out", tmp_path / "old")
+    terminal.check_place("--out", tmp_path / "new" / "deep")
     with pytest.raises(InputError, match=r"--out: .*new/deep lies in .*old, which commands"):
-        terminal.check_not_inside("--out", tmp_path / "old" / "new" / "deep")
+        terminal.check_place("--out", tmp_path / "old" / "new" / "deep")
+
+
+@pytest.mark.parametrize("ending", [".training", ".customised"])
+def test_names_and_folders_of_work_are_for_no_output(tmp_path, ending):
+    (tmp_path / f"june{ending}").mkdir()
+    with pytest.raises(InputError, match=rf"--out: .* has the ending {ending}, which is for the w"):
+        terminal.check_place("--out", tmp_path / f"june{ending}")
+    with pytest.raises(InputError, match=rf"--out: .*tea lies in .*june{ending}, which commands"):
+        terminal.check_place("--out", tmp_path / f"june{ending}" / "tea")
+
+
+@pytest.mark.parametrize("ending", [".training", ".customised"])
+def test_only_work_is_in_a_folder_of_work(tmp_path, ending):
+    folder = tmp_path / f"june.1{ending}"
+    names = {
+        ".training": ("checkpoints", "checkpoints.json", "log.jsonl", ".checkpoints.lock"),
+        ".customised": (f"{'a' * 32}-{'b' * 64}.npz", f".x.npz.{'c' * 32}", "solved-head"),
+    }
+    assert terminal.work_folder("OUT", tmp_path / "june.1", ending) == folder
+    folder.mkdir()
+    for name in names[ending]:
+        (folder / name).touch()
+    (folder / f".log.{'c' * 32}").touch()
+    assert terminal.work_folder("OUT", tmp_path / "june.1", ending) == folder
+    (folder / "campaign.json").touch()
+    with pytest.raises(InputError, match=rf"OUT: .*june.1{ending} has something else in it than"):
+        terminal.work_folder("OUT", tmp_path / "june.1", ending)
 
 
 @pytest.mark.parametrize(

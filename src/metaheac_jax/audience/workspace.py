@@ -8,6 +8,7 @@ manifest of an audience is NAME.json next to the file NAME, or audiences.json in
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,11 +24,18 @@ from metaheac_jax.data import storage
 from metaheac_jax.data.sources.table_file import ENDINGS, first_line
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, writer_of
+from metaheac_jax.methods import METHODS
 from metaheac_jax.sealed import read_sealed
 
 #: Suffixes of folder names: of a training, and of the campaigns that a command customises while it
 #: makes their audiences.
 TRAINING, CUSTOMISED = ".training", ".customised"
+#: Names in such folders. Each network of an ensemble has a folder in that of its campaigns.
+_OF_WORK = {
+    TRAINING: re.compile(r"checkpoints(\.json)?|log\.jsonl"),
+    CUSTOMISED: re.compile("|".join([r"[0-9a-f]{32}-[0-9a-f]{64}\.npz", *METHODS])),
+}
+_OF_WRITERS = re.compile(rf"\..*\.lock|{LEFTOVER.pattern}")
 #: The manifest of a folder of audiences, and the format of every manifest of audiences.
 AUDIENCES, AUDIENCES_FORMAT = "audiences.json", "metaheac_jax audiences 1"
 _AUDIENCE = {"rank", "user_id", "score"}  # columns of an audience's file
@@ -84,6 +92,18 @@ class Unfinished(NamedTuple):
     advice: str
 
 
+def is_work(folder: Path) -> bool:
+    """Whether a command keeps its work in a folder: by the names of the folder and of all in it."""
+    own = _OF_WORK.get(folder.suffix)
+    if own is None:
+        return False
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:  # it is no folder, or is gone by now
+        return False
+    return all(own.fullmatch(name) or _OF_WRITERS.fullmatch(name) for name in names)
+
+
 def find_items(folder: Path) -> list[Item]:
     """The data sets, models, campaigns and audiences of a workspace, by path.
 
@@ -108,22 +128,19 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
     """
     found = []
     for directory, folders, names in os.walk(folder):
-        for name in folders:
-            if name.endswith(TRAINING):
-                target = Path(directory, name.removesuffix(TRAINING))
+        for path in filter(is_work, (Path(directory, name) for name in folders)):
+            target = path.with_suffix("")
+            if path.suffix == TRAINING:
                 advice = (
                     f"an interrupted training; continue with metaheac fit DATA {target} --resume "
                     "and the same options as before, or delete the folder"
                 )
-            elif name.endswith(CUSTOMISED):
-                target = Path(directory, name.removesuffix(CUSTOMISED))
+            else:
                 advice = (
                     "campaigns that an interrupted command, such as metaheac expand, has "
                     "customised; run the same command again to continue, or delete the folder"
                 )
-            else:
-                continue
-            found.append(_unfinished(Path(directory, name), target, advice))
+            found.append(_unfinished(path, target, advice))
         for name in [*folders, *names]:
             if leftover := LEFTOVER.fullmatch(name):
                 target = Path(directory, leftover["name"])
@@ -131,7 +148,7 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
                     f"left by a killed command; the next one that writes {target.name} removes it"
                 )
                 found.append(_unfinished(Path(directory, name), target, advice))
-        folders[:] = [name for name in folders if not _is_passed_over(name)]
+        folders[:] = [name for name in folders if not _is_passed_over(Path(directory, name))]
     return sorted(found)
 
 
@@ -140,9 +157,9 @@ def _unfinished(path: Path, target: Path, advice: str) -> Unfinished:
     return Unfinished(path, f"{writer} is writing it" if writer else advice)
 
 
-def _is_passed_over(name: str) -> bool:
+def _is_passed_over(folder: Path) -> bool:
     """Whether a folder is hidden, or belongs to a command that has not finished."""
-    return name.startswith(".") or name.endswith((TRAINING, CUSTOMISED))
+    return folder.name.startswith(".") or is_work(folder)
 
 
 class _Kind(NamedTuple):
@@ -197,7 +214,9 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     for directory, folders, names in os.walk(folder):
         yield Path(directory), names
         entered = not manifests & set(names)
-        folders[:] = [name for name in folders if entered and not _is_passed_over(name)]
+        folders[:] = [
+            name for name in folders if entered and not _is_passed_over(Path(directory, name))
+        ]
 
 
 def _folder_item(directory: Path, kind: _Kind) -> Item:

@@ -252,6 +252,7 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
         inputs = (options.campaigns, options.model, options.data, *seeds, *options.exclude)
         kind = "a folder of audiences"
         terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
+        _customised(options.out)
 
 
 def _ranks(options: Options) -> dict[str, Any]:
@@ -415,7 +416,7 @@ def _saved_notes(folder: Path, saved: SavedCampaign, general: General, count: in
 
 def _customised(out: Path) -> Path:
     """The folder that keeps customised campaigns until the audiences are written."""
-    return out.with_name(f"{out.name}{CUSTOMISED}")
+    return terminal.work_folder("--out", out, CUSTOMISED)
 
 
 def _method(options: Options, general: General) -> Method:

@@ -101,6 +101,7 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     inputs = (options.data, *options.with_)
     terminal.check_output_folder("OUT", options.out, MANIFEST, "a model", *inputs)
+    directory = terminal.work_folder("OUT", options.out, TRAINING)
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),
@@ -125,7 +126,6 @@ def main(options: Options) -> None:
         method.check(data, campaigns)  # before anything is written
         if mesh is not None:
             method.check_mesh()
-        directory = options.out.with_name(f"{options.out.name}{TRAINING}")
         if writes:
             _open_training(options, directory)
         try:

@@ -39,7 +39,7 @@ from rich.text import Text
 from metaheac_jax import model
 from metaheac_jax.audience import campaign_folder
 from metaheac_jax.audience.tables import TextTable
-from metaheac_jax.audience.workspace import AUDIENCES
+from metaheac_jax.audience.workspace import AUDIENCES, CUSTOMISED, TRAINING, is_work
 from metaheac_jax.backend import check_backend, set_cpu_flags
 from metaheac_jax.cli.help_text import join_lines
 from metaheac_jax.customise import export
@@ -352,7 +352,7 @@ def check_output(option: str, path: Path, *inputs: Path | None) -> None:
         raise InputError(f"{option}: {path.parent} is not a folder; make it first")
     if path.is_dir():
         raise InputError(f"{option}: {path} is a folder; give a file")
-    check_not_inside(option, path)
+    check_place(option, path)
 
 
 def check_output_folder(
@@ -374,21 +374,42 @@ def check_output_folder(
                 f"{option}: {path} would be replaced as a whole, and {known} in it is read; choose "
                 "another folder"
             )
-    check_not_inside(option, path)
+    check_place(option, path)
 
 
-def check_not_inside(option: str, path: Path) -> None:
-    """Refuses a path inside a folder that commands replace as a whole.
+def check_place(option: str, path: Path) -> None:
+    """Refuses an output that is named as a command's work, or inside what commands replace.
 
     Raises:
-      InputError: the path is inside such a folder; the message names the option.
+      InputError: the path ends as the folder of a command's work does, or is inside a folder that
+        commands replace or remove as a whole; the message names the option.
     """
+    if path.name.endswith((TRAINING, CUSTOMISED)):
+        raise InputError(
+            f"{option}: {path} has the ending {path.suffix}, which is for the work of a command "
+            "that has not finished; choose another name"
+        )
     for parent in path.resolve().parents:
-        if any((parent / name).is_file() for name in _REPLACED):
+        if is_work(parent) or any((parent / name).is_file() for name in _REPLACED):
             raise InputError(
                 f"{option}: {path} lies in {parent}, which commands replace as a whole; choose "
                 "another place"
             )
+
+
+def work_folder(option: str, out: Path, ending: str) -> Path:
+    """The folder beside an output in which a command keeps its work until the output is written.
+
+    Raises:
+      InputError: the folder is there, and not for such work; the message names the option.
+    """
+    folder = out.with_name(f"{out.name}{ending}")
+    if folder.exists() and not is_work(folder):
+        raise InputError(
+            f"{option}: {folder} has something else in it than the work on {out.name}, which would "
+            "be kept there; rename it, or choose another output"
+        )
+    return folder
 
 
 def _fail(message: str) -> int:
