@@ -185,6 +185,19 @@ def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     assert len(find_items(workspace)) == 4
 
 
+def test_what_lies_elsewhere_is_found_through_a_link(workspace, tmp_path):
+    shutil.move(workspace / "data", tmp_path / "disk")
+    (workspace / "data").symlink_to(tmp_path / "disk")
+    (workspace / "models" / "loop").symlink_to(workspace)
+    (workspace / "nowhere").symlink_to(tmp_path / "gone")
+    found = by_name(workspace)
+    assert {"data", "models/june"} < {*found}
+    assert (found["data"].kind, found["data"].trouble) == ("data set", "")
+    assert found["data"].size > 1000
+    rows = {name: cells for name, *cells in items_table([*found.values()], workspace).rows}
+    assert rows["models/june"][2] == "data"
+
+
 @pytest.mark.parametrize("ending", [".training", ".customised"])
 def test_a_data_set_is_one_whatever_its_name(workspace, ending):
     (workspace / "data").rename(workspace / f"june{ending}")

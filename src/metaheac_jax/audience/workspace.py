@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,7 +210,10 @@ _KINDS = (
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yields folders and their file names; does not enter items, hidden and unfinished folders."""
+    """Yields folders and their file names; does not enter items, hidden and unfinished folders.
+
+    A folder that is a link is yielded, but not entered, since links may form a loop.
+    """
     manifests = {kind.manifest for kind in _KINDS}
     for directory, folders, names in os.walk(folder):
         yield Path(directory), names
@@ -217,6 +221,9 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         folders[:] = [
             name for name in folders if entered and not _is_passed_over(Path(directory, name))
         ]
+        for link in filter(os.path.islink, (Path(directory, name) for name in folders)):
+            for _, _, linked in islice(os.walk(link), 1):
+                yield link, linked
 
 
 def _folder_item(directory: Path, kind: _Kind) -> Item:
