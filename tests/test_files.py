@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from metaheac_jax.files import (
     write_json,
     write_text,
     write_whole,
+    writer_of,
 )
 from metaheac_jax.sealed import read_sealed, read_undisturbed, seal
 
@@ -349,6 +351,23 @@ def test_a_lock_file_that_its_holder_has_just_removed_is_no_lock(tmp_path, monke
         assert len(times) == 2
         with (tmp_path / ".out.lock").open() as file, pytest.raises(BlockingIOError):
             flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_that_no_process_has_names_no_writer(tmp_path, writers):
+    here = f"process {os.getpid()} on {os.uname().nodename} (fit)"  # the number is used again
+    for told in (here, "process 7 on elsewhere (fit)", ""):
+        (tmp_path / ".out.lock").write_text(told)
+        assert writer_of(tmp_path / "out") is None
+    with writers.of(tmp_path / "out") as process:
+        assert writer_of(tmp_path / "out").startswith(f"process {process} on ")
+
+
+def test_a_look_at_the_lock_keeps_no_process_from_writing(tmp_path, monkeypatch):
+    with (tmp_path / ".out.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as `writer_of` does
+        monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(file, fcntl.LOCK_UN))
+        make(tmp_path / "out")
+    assert contents(tmp_path) == {"out"}
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress
 
 _WAIT_SECONDS = 0.5  # between two attempts to get a lock
+_LOOK_SECONDS = 0.02  # more than `writer_of` takes
 _SHOWN = 120  # characters of a command that are recorded in a lock file
 _EXCHANGE = 2  # Linux's RENAME_EXCHANGE
 _HERE = -100  # Linux's AT_FDCWD
@@ -96,7 +97,7 @@ def _lock_file(target: Path) -> Path:
 
 def _take_lock(target: Path, wait: Progress | None) -> int:
     """Locks the lock file and returns its descriptor."""
-    path = _lock_file(target)
+    path, looked = _lock_file(target), False
     while True:
         with _failing_as(target, path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -105,6 +106,10 @@ def _take_lock(target: Path, wait: Progress | None) -> int:
         except BlockingIOError:
             writer = os.pread(descriptor, 4096, 0).decode(errors="replace") or "another process"
             os.close(descriptor)
+            if not looked:  # perhaps by `writer_of`, for a moment
+                looked = True
+                time.sleep(_LOOK_SECONDS)
+                continue
             if wait is None:
                 raise InputError(
                     f"{target}: {writer} is writing it; wait for it, or choose another one"
@@ -142,22 +147,19 @@ def _take_lock(target: Path, wait: Progress | None) -> int:
 def writer_of(target: Path) -> str | None:
     """The process that is writing a file or folder, or None.
 
-    The lock is read but not taken, so that no process is kept from writing. A process on another
-    machine counts as alive, since it cannot be checked.
+    The lock is shared for a moment, which fails if a process has it. A lock file that a killed
+    process has left, here or on another machine, is free. If the file system does not support
+    locks, a file that is left counts as that of a writer.
     """
     try:
-        writer = _lock_file(Path(target).resolve()).read_text(errors="replace")
+        with _lock_file(Path(target).resolve()).open(errors="replace") as file:
+            writer = file.read() or "another process"
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
     except OSError:
         return None
-    process = re.match(rf"process (\d+) on {re.escape(platform.node())} ", writer)
-    if process:
-        try:
-            os.kill(int(process[1]), 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass  # it is alive and belongs to another user
-    return writer or "another process"
+    return writer
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
