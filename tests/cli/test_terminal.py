@@ -254,6 +254,15 @@ def test_what_lies_in_a_folder_that_is_replaced_is_refused(tmp_path, manifest):
         terminal.check_place("--out", tmp_path / "old" / "new" / "deep")
 
 
+def test_an_output_has_a_name_of_its_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("OUT: . has no name of its own; give a folder by its name",)
+    refuses(capsys, metaheac, "fit", "../data", ".", words=words)
+    for path in ("..", "june/..", "/"):
+        with pytest.raises(InputError, match=rf"--out: {path} has no name of its own"):
+            terminal.check_place("--out", Path(path))
+
+
 @pytest.mark.parametrize("ending", [".training", ".customised"])
 def test_names_and_folders_of_work_are_for_no_output(tmp_path, ending):
     (tmp_path / f"june{ending}").mkdir()

@@ -378,12 +378,14 @@ def check_output_folder(
 
 
 def check_place(option: str, path: Path) -> None:
-    """Refuses an output that is named as a command's work, or inside what commands replace.
+    """Refuses an output without a name of its own, or inside what commands replace.
 
     Raises:
-      InputError: the path ends as the folder of a command's work does, or is inside a folder that
-        commands replace or remove as a whole; the message names the option.
+      InputError: the path has no name, ends as the folder of a command's work does, or is inside a
+        folder that commands replace or remove as a whole; the message names the option.
     """
+    if path.name in ("", ".."):
+        raise InputError(f"{option}: {path} has no name of its own; give a folder by its name")
     if path.name.endswith((TRAINING, CUSTOMISED)):
         raise InputError(
             f"{option}: {path} has the ending {path.suffix}, which is for the work of a command "
