@@ -195,12 +195,13 @@ def test_a_method_without_steps_takes_no_options_of_steps(data, tmp_path, capsys
     assert not contents(tmp_path)
 
 
-def test_a_training_that_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_a_training_that_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch, more):
     few = tmp_path / "few"
     write_dataset(dataset(users=120, campaigns=2, per_campaign=60, pool=40), few)
     settings = replace(SETTINGS["paper"], offline_patience=1)
     monkeypatch.setitem(SETTINGS, "paper", settings)
-    options = ("--method", "mlp-pretraining")
+    options = ("--method", "mlp-pretraining", *more)
     refuses(capsys, main, "fit", few, tmp_path / "model", *options, words=("held out",))
     assert contents(tmp_path) == {"few"}
 
@@ -296,12 +297,22 @@ def test_data_that_cannot_be_trained_on_leave_nothing(tmp_path, capsys, data, wo
         (("--method", "xgboost"), "unknown method 'xgboost'; choose from lr, mlp-one-stage, "),
         (("--seed", -1), "--seed: expected 0 or more, got -1"),
         (("--allow-change", "data"), "--allow-change: only with --resume"),
-        (("--resume",), "model.training: no training to resume; omit --resume to start one"),
     ],
 )
 def test_options_that_make_no_sense(data, tmp_path, capsys, options, words):
     refuses(capsys, main, "fit", data, tmp_path / "model", *options, words=(words,))
     assert contents(tmp_path) == set()
+
+
+def test_with_nothing_to_resume_a_training_starts(data, tmp_path, capsys):
+    out, options = tmp_path / "model", ("--method", "cosine", "--resume")
+    succeeds(main, "fit", data, out, *options)
+    line = f"{out}.training: no training to resume; a new one starts\n"
+    assert line in capsys.readouterr().out
+    assert contents(tmp_path) == {"model"}
+    (tmp_path / "model.training").mkdir()
+    succeeds(main, "fit", data, out, *options)
+    assert line not in capsys.readouterr().out
 
 
 def test_a_folder_without_data_is_named(tmp_path, capsys):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from rich.console import Console
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
 from metaheac_jax.audience.workspace import TRAINING
@@ -35,7 +36,8 @@ class Options:
     """Trains one general model on many campaigns; `metaheac expand` customises it to a new one.
 
     Checkpoints go to OUT.training, which is removed at the end. After an interruption, the same
-    command with --resume continues from the last checkpoint.
+    command with --resume continues from the last checkpoint. With --resume from the start, one line
+    serves both, for example every night.
     """
 
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -70,8 +72,8 @@ class Options:
     seed: int = 0
     """Random seed for the split, initial values and batches."""
     resume: bool = False
-    """Continue an interrupted training. Data, options, the program and its libraries must be the
-    same as before, or the result would be different."""
+    """Continue an interrupted training; if there is none, start one. Data, options, the program and
+    its libraries must be the same as before, or the result would be different."""
     allow_change: tuple[MayChange, ...] = ()
     """With --resume, parts that may have changed nevertheless."""
     skip_nonfinite: int = 0
@@ -126,8 +128,7 @@ def main(options: Options) -> None:
         method.check(data, campaigns)  # before anything is written
         if mesh is not None:
             method.check_mesh()
-        if writes:
-            _open_training(options, directory)
+        is_new = writes and _open_training(options, directory, screen)
         try:
             general = method.fit(
                 data,
@@ -143,7 +144,7 @@ def main(options: Options) -> None:
                 progress=progress,
             )
         except InputError:
-            if writes and not options.resume and not (directory / "checkpoints").exists():
+            if is_new and not (directory / "checkpoints").exists():
                 shutil.rmtree(directory, ignore_errors=True)  # no training has begun
             raise
         if writes:
@@ -241,12 +242,14 @@ def _as_key(added: AddedCampaign) -> str:
     return json.dumps([added.name, dict(added.attributes)], sort_keys=True)  # NaN equals itself
 
 
-def _open_training(options: Options, directory: Path) -> None:
-    """Makes the folder of a training; with --resume, checks that it is there."""
-    if options.resume and not directory.is_dir():
-        raise InputError(f"{directory}: no training to resume; omit --resume to start one")
-    if not options.resume and directory.exists():
+def _open_training(options: Options, directory: Path, screen: Console) -> bool:
+    """Makes the folder of a training, or with --resume takes one; returns whether it is new."""
+    is_new = not directory.exists()
+    if is_new and options.resume:
+        terminal.print_lines(screen, f"{directory}: no training to resume; a new one starts")
+    if not is_new and not options.resume:
         raise InputError(
             f"{directory}: an interrupted training; continue with --resume, or delete the folder"
         )
     directory.mkdir(parents=True, exist_ok=True)
+    return is_new
