@@ -67,6 +67,8 @@ def raw_value(field: Mapping[str, Any], value: Any) -> Any:
         return field["missing"]
     if field["edges"]:
         number = float(value if isinstance(value, Decimal) else as_plain(field, value))
+        if number != number:  # the text "nan"
+            return field["missing"]
         return np.searchsorted(field["edges"], number, side="right")
     text = as_text(field, value)
     if field["hash_rows"]:

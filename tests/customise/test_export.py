@@ -127,8 +127,8 @@ def test_raw_values_have_the_rows_of_the_data(data, users, exported):
         (0, ["Atlantis", None, ""], ["Atlantis", "", ""]),
         (
             1,
-            [-1e9, "2.5", None, float("nan")],
-            data.schema.user[1].bucket(np.array([-1e9, 2.5, np.nan, np.nan])),
+            [-1e9, "2.5", None, float("nan"), "nan"],
+            data.schema.user[1].bucket(np.array([-1e9, 2.5, *[np.nan] * 3])),
         ),
         (3, ["never", "x1"], data.schema.user[3].hashed(["never", "x1"])),
     ):

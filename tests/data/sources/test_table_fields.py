@@ -70,6 +70,23 @@ def test_an_earlier_field_keeps_its_buckets(tmp_path):
     assert rows.tolist() == [[8], [10]]  # after the row of missing numbers, buckets 0 and 2
 
 
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["1", "9", "nan", "2"]), pl.Binary])
+def test_buckets_of_numbers_in_text_of_any_kind(tmp_path, kind):
+    texts = pl.Series("a", ["1", None, "nan", "9", "2"])
+    _, _, expected = rows_of({"a": [1.0, None, None, 9.0, 2.0]}, Column("a", buckets=2), tmp_path)
+    _, _, rows = rows_of({"a": texts.cast(kind)}, Column("a", buckets=2), tmp_path)
+    np.testing.assert_array_equal(rows, expected)
+    assert rows[:, 0].tolist() == [8, 7, 7, 9, 9]
+
+
+@pytest.mark.parametrize("kind", [pl.String, pl.Float32])
+def test_nan_among_numbers_is_missing(tmp_path, kind):
+    cells = pl.Series("a", ["nan", "1", "3", None]).cast(kind)
+    learned, _, rows = rows_of({"a": cells}, Column("a", buckets=2), tmp_path)
+    assert learned.field.edges == (2.0,)
+    assert rows[:, 0].tolist() == [7, 8, 9, 7]
+
+
 def test_a_long_cell_that_is_rare_takes_no_memory(tmp_path, monkeypatch):
     """Arrays of text have the width of their longest member."""
     widest = []
@@ -200,6 +217,7 @@ def test_a_sensitive_value_that_looks_missing_is_refused(tmp_path):
     [
         (pl.Series([None, None], dtype=pl.List(pl.String)), Column("a", slots=2)),
         (pl.Series([None, None], dtype=pl.String), Column("a", buckets=2)),
+        (pl.Series([float("nan"), None]), Column("a", buckets=2)),
         (pl.Series([[1], [2]]), Column("a", buckets=2)),
         (BYTES, Column("a", buckets=2)),
         (pl.Series(["x", "y"]), Column("a", slots=2)),

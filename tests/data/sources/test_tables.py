@@ -253,7 +253,7 @@ def test_an_example_or_a_campaign_that_occurs_twice_is_named(tmp_path):
         prepare(twice, tmp_path / "data", schema=SCHEMA)
 
 
-@pytest.mark.parametrize("income", ["much", "nan", "inf", "1,5"])
+@pytest.mark.parametrize("income", ["much", "inf", "1,5"])
 def test_text_among_numbers_is_named(tmp_path, income):
     users, campaigns, examples = world()
     users["income"] = [None if x is None else str(x) for x in users["income"]]

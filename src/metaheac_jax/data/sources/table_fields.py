@@ -113,12 +113,13 @@ def _learn_category(
 
 
 def _learn_number(file: TableFile, column: Column, earlier: Field | None) -> LearnedField:
-    """Quantile buckets of a column of numbers, and one more row for missing values."""
+    """Quantile buckets of a column of numbers, and one more row for missing values and NaN."""
     file.check_numbers(column.name)
     if earlier is not None and earlier.edges:
         bounds = earlier.edges
     else:
-        numbers = file.collect(file.scan().select(number(column.name).drop_nulls())).to_series()
+        cells = number(column.name, file.kind(column.name)).drop_nulls().drop_nans()
+        numbers = file.collect(file.scan().select(cells)).to_series()
         if not len(numbers):
             raise InputError(f"{file.path}: column {column.name!r} has no numbers")
         fractions = np.arange(1, column.buckets) / column.buckets
@@ -157,7 +158,7 @@ class Encoder:
     def _rows(self, cells: pl.Series, learned: LearnedField, place: int) -> np.ndarray:
         field = learned.field
         if field.edges:
-            value = cells.to_frame().select(number(cells.name)).to_series()
+            value = cells.to_frame().select(number(cells.name, cells.dtype)).to_series()
             bucket = field.bucket(value.fill_null(float("nan")).to_numpy())
             return self.vocabulary.encode(place, bucket)[:, None]
         texts = cells.to_frame().select(as_text(learned.column, whole=learned.whole).alias("text"))

@@ -217,14 +217,15 @@ class TableFile:
         return not self.collect(bad).item()
 
     def check_numbers(self, column: str) -> None:
-        """Refuses a cell that is neither empty nor a finite number.
+        """Refuses a cell that is neither empty, nor NaN, nor a finite number.
 
         Raises:
           InputError: there is such a cell; the message names the first row with one.
           PolarsError: the column has a type that no number has, such as a list.
         """
-        cell, finite = pl.col(column), number(column).is_finite().fill_null(False)
-        wrong = cell.is_not_null() & (cell.cast(pl.String) != "") & ~finite
+        cell, value = pl.col(column), number(column, self.kind(column))
+        bad = value.is_null() | value.is_infinite()
+        wrong = cell.is_not_null() & (cell.cast(pl.String) != "") & bad
         rows = self.scan().select(wrong=wrong).with_row_index("row")
         row = rows.select(pl.col("row").filter("wrong").min()).collect(engine="streaming").item()
         if row is not None:
@@ -330,9 +331,12 @@ class TableFile:
             raise self.fault(second, f"{name} {plain_id(ids[second])} occurs on an earlier row")
 
 
-def number(column: str) -> pl.Expr:
-    """A column as numbers; null where a cell is empty or other text."""
-    return pl.col(column).cast(pl.Float64, strict=False)
+def number(column: str, kind: pl.DataType) -> pl.Expr:
+    """A column of a type as numbers; null where a cell is empty or other text."""
+    cell = pl.col(column)
+    if kind in (pl.Categorical, pl.Enum, pl.Binary):
+        cell = cell.cast(pl.String)
+    return cell.cast(pl.Float64, strict=False)
 
 
 def _has_ids(kind: pl.DataType) -> bool:
