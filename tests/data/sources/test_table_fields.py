@@ -70,6 +70,13 @@ def test_an_earlier_field_keeps_its_buckets(tmp_path):
     assert rows.tolist() == [[8], [10]]  # after the row of missing numbers, buckets 0 and 2
 
 
+def test_a_list_counts_once_per_value(tmp_path):
+    frame = {"a": [["x", "x", "y"], ["y"], ["z", "z", "z"]]}
+    learned, _, rows = rows_of(frame, Column("a", slots=2), tmp_path, min_count=2)
+    assert learned.values.tolist() == [UNSEEN, "y"]
+    assert rows[0].tolist() == [7, 7]
+
+
 @pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["1", "9", "nan", "2"]), pl.Binary])
 def test_buckets_of_numbers_in_text_of_any_kind(tmp_path, kind):
     texts = pl.Series("a", ["1", None, "nan", "9", "2"])

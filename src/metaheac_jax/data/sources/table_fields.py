@@ -51,7 +51,7 @@ def learn(
     Args:
       file: table that contains the column.
       column: how to read it.
-      min_count: values in fewer cells share one table row with all unseen values.
+      min_count: values in fewer cells share one table row with all unseen values; a list is a cell.
       hash_rows: a category with more values than this is hashed to this many rows; 0 keeps all.
       earlier: the field in earlier data that are extended; its buckets are kept.
       known: the values of that field if they are text; they keep their spelling.
@@ -64,8 +64,8 @@ def learn(
             return _learn_number(file, column, earlier)
         whole = spells_whole(file, column, known)
         cells = file.scan().select(as_text(column, whole=whole))
-        if column.slots > 1:
-            cells = cells.explode(column.name)
+        if column.slots > 1:  # a user counts once per value
+            cells = cells.select(pl.col(column.name).list.unique()).explode(column.name)
         rows = column.hash_rows or (earlier.hash_rows if earlier else 0)
         if rows:  # no values are needed; this only checks that all cells are text
             cells.select(pl.col(column.name).str.len_bytes().max()).collect(engine="streaming")
