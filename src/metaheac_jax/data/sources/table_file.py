@@ -28,6 +28,8 @@ S = TypeVar("S", pl.Series, pl.Expr)
 
 #: Endings of the names of table files.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
+#: The columns of text; those of a Parquet file may be dictionaries.
+TEXT = pl.col(pl.String, pl.Categorical, pl.Enum)
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 #: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
@@ -50,14 +52,14 @@ class TableFile:
         """Args:
         path: path that ends in one of `ENDINGS`; columns of CSV files are text.
         columns: names of the columns to use.
-        missing: cells of a CSV file that stand for a missing value, besides empty ones.
+        missing: text that stands for a missing value, besides empty cells of a CSV file.
 
         Raises:
           InputError: the file cannot be read, names a column twice or lacks one of ``columns``, or
             a line and the header differ in their number of cells.
         """
         self.path, self._text = path, not path.name.endswith(".parquet")
-        self._missing = ["", *missing]
+        self._missing = list(missing)
         try:
             self.names = self._header() if self._text else self.scan().collect_schema().names()
         except (*_ERRORS, pl.exceptions.PolarsError) as error:
@@ -151,8 +153,12 @@ class TableFile:
     def scan(self) -> pl.LazyFrame:
         """All rows."""
         if self._text:
-            return pl.scan_csv(self.path, infer_schema=False, glob=False, null_values=self._missing)
-        return pl.scan_parquet(self.path, glob=False)
+            nulls = ["", *self._missing]
+            return pl.scan_csv(self.path, infer_schema=False, glob=False, null_values=nulls)
+        rows = pl.scan_parquet(self.path, glob=False)
+        if not self._missing:
+            return rows
+        return rows.with_columns(pl.when(~TEXT.cast(pl.String).is_in(self._missing)).then(TEXT))
 
     def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """The result of a query on `scan`, computed as a stream.

@@ -89,7 +89,7 @@ class TableSchema:
         campaigns and examples; see `columns_to_campaigns`.
       min_seeds: a value of such a column makes no campaign if fewer users have it, or fewer have
         others only.
-      missing: cells of CSV files that stand for a missing value, such as ``NA``.
+      missing: texts that are a missing value if a cell consists of one, such as ``NA``.
 
     Raises:
       InputError: a field is named twice, is an id column or has an option that it cannot have; the
