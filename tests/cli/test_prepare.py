@@ -130,6 +130,12 @@ def test_hash_rows_of_every_large_field(tmp_path, capsys):
     assert rows == [0, 0, 5, 0, 0]
 
 
+def test_columns_that_a_first_schema_lacks_are_named(tmp_path, capsys):
+    (tmp_path / "users.csv").write_text("user_id,a/b,.c,d\n1,2,3,4\n")
+    succeeds(main, "prepare", tmp_path, "--infer", tmp_path / "schema.json")
+    assert "\nnote: left out, since they cannot be fields: a/b, .c\n" in capsys.readouterr().out
+
+
 def test_names_in_brackets_are_printed(tmp_path, capsys, monkeypatch):
     source = tables_world.write(tmp_path / "source", *tables_world.world())
     schema, out, world = (tmp_path / name for name in ("[s].json", "[data]", "[world]"))

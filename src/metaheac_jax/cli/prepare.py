@@ -104,14 +104,15 @@ def main(options: Options) -> None:
         terminal.check_output("--infer", options.infer)
         if options.infer.exists() and not options.overwrite:
             raise InputError(f"--infer: {options.infer} exists; give --overwrite to replace it")
-        schema = infer_schema(options.source)
+        schema, left_out = infer_schema(options.source)
         write_json(options.infer, schema.to_json())
         what = "edit it"
         if not schema.campaign:
             what = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
-        terminal.print_lines(
-            screen, f"{options.infer}: {what}, then metaheac prepare with --schema"
-        )
+        lines = [f"{options.infer}: {what}, then metaheac prepare with --schema"]
+        if left_out:
+            lines.append(f"note: left out, since they cannot be fields: {', '.join(left_out)}")
+        terminal.print_lines(screen, *lines)
     if options.out is None:
         return
     with locked(options.out), terminal.progress_display(screen) as progress:

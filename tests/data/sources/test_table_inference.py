@@ -1,10 +1,11 @@
 """A first schema, from the files themselves."""
 
+import datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
-from tables_world import world, write
+from tables_world import SCHEMA, world, write
 
 from metaheac_jax.data.sources.table_inference import infer_schema
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
@@ -17,7 +18,8 @@ SURVEY = Path(__file__).parent / "survey.csv.gz"
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_the_inferred_schema_can_be_used(tmp_path, form):
     source = write(tmp_path / "source", *world(), form)
-    inferred = infer_schema(source)
+    inferred, left_out = infer_schema(source)
+    assert not left_out
     separator = ";" if form == "csv" else ""
     assert inferred == TableSchema(
         user=(
@@ -31,7 +33,7 @@ def test_the_inferred_schema_can_be_used(tmp_path, form):
 
 
 def test_a_survey():
-    schema = infer_schema(SURVEY)
+    schema, _ = infer_schema(SURVEY)
     assert (schema.user_id, schema.missing, schema.campaign) == ("Respondent", ("NA",), ())
     fields = {column.name: column for column in schema.user}
     assert fields["Hobbyist"] == Column("Hobbyist")
@@ -40,27 +42,73 @@ def test_a_survey():
     assert "Respondent" not in fields
 
 
-@pytest.mark.parametrize("first", [["a", "b", "b"], ["a", None, "b"], [["a"], ["b"], ["c"]]])
+@pytest.mark.parametrize(
+    "first", [["a", "b", "b"], ["a", None, "b"], [["a"], ["b"], ["c"]], [1.5, 2, 3]]
+)
 def test_a_first_column_that_is_no_id(tmp_path, first):
     path = tmp_path / "people.parquet"
     pl.DataFrame({"x": first, "y": [1, 2, 3]}).write_parquet(path)
-    schema = infer_schema(path)
+    schema, _ = infer_schema(path)
     assert schema.user_id == ""
     assert [column.name for column in schema.user] == ["x", "y"]
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path):
-    path = tmp_path / "people.parquet"
-    pl.DataFrame({"x": [1, 2], "hash": [b"\xff\xfe", b"\xfa"]}).write_parquet(path)
-    with pytest.raises(InputError, match="column 'hash': expected text or numbers"):
-        infer_schema(path)
+def test_columns_that_cannot_be_fields_are_left_out(tmp_path):
+    users, campaigns, examples = world()
+    no_fields = {
+        "photo": [b"\xff\xfe"] * 80,
+        "place": pl.Series([[1.0, 2.0]] * 80, dtype=pl.Array(pl.Float64, 2)),
+        "stay": [datetime.timedelta(days=1)] * 80,
+        "pairs": [[[1, 2]]] * 80,
+        "nothing": pl.Series([[]] * 80, dtype=pl.List(pl.String)),
+        "income/month": list(range(80)),
+    }
+    tags = {"tags": [["a"]] * 4}
+    source = write(tmp_path / "a", users | no_fields, campaigns | tags, examples, "parquet")
+    schema, left_out = infer_schema(source)
+    assert left_out == [*no_fields, *tags]
+    assert schema == infer_schema(write(tmp_path / "b", users, campaigns, examples, "parquet"))[0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "column"),
+    [
+        (pl.Series(map(str, range(80)), dtype=pl.Categorical), Column("x", buckets=10)),
+        (pl.Series([str(n).encode() for n in range(80)]), Column("x", buckets=10)),
+        ([float("nan"), *range(79)], Column("x", buckets=10)),
+        ([float("inf"), *range(79)], Column("x")),
+        ([None, *["NA"] * 9, *map(str, range(70))], Column("x", buckets=10)),
+        (
+            pl.Series(["NA"] * 9 + list(map(str, range(71))), dtype=pl.Categorical),
+            Column("x", buckets=10),
+        ),
+        ([[], [None, 1.5, 2]] * 40, Column("x", slots=2)),
+    ],
+)
+def test_what_is_inferred_of_any_type_can_be_used(tmp_path, cells, column):
+    users, campaigns, examples = world()
+    users["x"] = pl.Series(cells, strict=False)
+    source = write(tmp_path / "source", users, campaigns, examples, "parquet")
+    schema, _ = infer_schema(source)
+    assert schema.user[-1] == column
+    prepare(source, tmp_path / "data", schema=schema)
+
+
+def test_a_column_without_a_name_is_no_id(tmp_path):
+    """As pandas writes its index."""
+    users, campaigns, examples = world()
+    source = write(tmp_path / "source", users, campaigns, examples)
+    pl.read_csv(source / "users.csv").with_row_index("").write_csv(source / "users.csv")
+    with pytest.raises(InputError, match=r"users\.csv: column 1 has no name; .*index=False"):
+        infer_schema(source)
+    assert prepare(source, tmp_path / "data", schema=SCHEMA).num_users == 80
 
 
 @pytest.mark.parametrize(
     ("users", "campaigns", "words"),
     [
-        ("user_id,city", "campaign_id", r"campaigns\.csv: has no column besides the id; add one"),
-        ("user_id", "campaign_id,topic", r"users\.csv: has no column besides the id; add one"),
+        ("user_id,city", "campaign_id", r"campaigns\.csv: has no field besides the id; add a c"),
+        ("user_id", "campaign_id,topic", r"users\.csv: has no field besides the id; add a c"),
         (
             "user_id,age,city",
             "campaign_id,city",

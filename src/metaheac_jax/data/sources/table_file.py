@@ -255,7 +255,7 @@ class TableFile:
             raise self.fault(first_row + int(missing.arg_max() or 0), f"no {column.name}")
         if whole:
             return self._whole_ids(column, first_row)
-        if not _has_ids(column.dtype):
+        if not may_have_ids(column.dtype):
             raise self._no_ids(column)
         text = self._as_text(column)
         length = text.str.len_bytes()
@@ -345,7 +345,7 @@ def number(column: str, kind: pl.DataType) -> pl.Expr:
     return cell.cast(pl.Float64, strict=False)
 
 
-def _has_ids(kind: pl.DataType) -> bool:
+def may_have_ids(kind: pl.DataType) -> bool:
     """Whether a type holds whole numbers or text; some programs write text as bytes."""
     whole = kind.is_integer() or (isinstance(kind, pl.Decimal) and kind.scale == 0)
     return whole or kind in (pl.String, pl.Categorical, pl.Enum, pl.Binary)
