@@ -171,9 +171,16 @@ def test_attributes_of_hashed_fields_are_never_unknown():
         (["1", "2.5"], 2.5, 1),
         (["1"], "1.0", 1),
         (["1"], 3.0, 1),
+        (["1.0", "2.0"], 2, 1),
+        (["1", "1.0"], 1, 0),
+        (["1.0", "x"], 2, 2),
+        (["9007199254740992.0"], 2**53 + 1, 1),
+        (["False", "True"], True, 1),
+        (["FALSE", "TRUE", "false"], False, 2),
+        (["1", "no"], True, 2),
     ],
 )
-def test_a_float_is_the_known_value_that_equals_it(known, raw, place):
+def test_a_number_or_truth_is_the_known_value_that_equals_it(known, raw, place):
     schema = Schema((Field("u"),), (Field("price"),))
     vocabulary = Vocabulary((np.array([]), np.array(known)))
     assert vocabulary.encode_attributes(schema, {"price": raw}).tolist() == [place]

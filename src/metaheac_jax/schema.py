@@ -298,8 +298,8 @@ class Vocabulary:
         Args:
           schema: has the campaign fields.
           attributes: a raw value for each of these fields, by name; None, NaN and empty text are
-            missing values, except in fields whose values are whole numbers. A float is the value
-            that is equal to it.
+            missing values, except in fields whose values are whole numbers. A number, true or
+            false is the value that is equal to it, whatever its spelling (1.0, True).
 
         Raises:
           InputError: a field is missing or unknown, the type of a value is not that of the field's
@@ -332,30 +332,33 @@ class Vocabulary:
 def _as_text(name: str, raw: Any, known: np.ndarray | None = None) -> str:
     """A raw value of a category as text, empty if it is missing.
 
-    A number with a fractional part or a point may be spelled in several ways (1, 1.0; 0.00001,
-    1e-05). Its spelling is that of ``known``; without these, only text tells it.
+    Numbers, true and false may be spelled in several ways (1, 1.0; 0.00001, 1e-05; true, True).
+    Their spelling is that of ``known``; without these, only text tells that of a float.
     """
     if raw is None or (isinstance(raw, Real) and raw != raw):
         return ""
-    if isinstance(raw, bool | np.bool_):
-        return str(raw).lower()
-    if not isinstance(raw, str | Real):
+    if isinstance(raw, str):
+        return raw
+    truth = isinstance(raw, bool | np.bool_)
+    if not truth and not isinstance(raw, Real):
         raise InputError(f"campaign attributes: {name} is {raw!r}, expected text or a number")
-    if not isinstance(raw, float | np.floating):
-        return str(raw)
-    if known is None:
+    if known is None and isinstance(raw, float | np.floating):
         raise InputError(
             f"campaign attributes: {name} is {raw!r}, but its field is hashed; give it as text, "
             "spelled as in the data"
         )
-    spelled = str(raw)
-    equal = () if spelled in known else (text for text in known if _is_number(text, raw))
-    return str(next(iter(equal), spelled))
+    usual = str(raw).lower() if truth else str(raw)
+    if known is None or usual in known:
+        return usual
+    equal = (text for text in known if (text.lower() == usual if truth else _is(text, raw)))
+    return str(next(equal, usual))
 
 
-def _is_number(text: str, number: float | np.floating) -> bool:
-    with suppress(ValueError):
-        return type(number)(text) == number
+def _is(text: str, number: Real) -> bool:
+    """Whether a text is a number; floats are compared in their own precision."""
+    kind = type(number) if isinstance(number, float | np.floating) else float
+    with suppress(ValueError, OverflowError):
+        return bool(kind(text) == number)
     return False
 
 
