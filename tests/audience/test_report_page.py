@@ -34,9 +34,9 @@ def report(text="plain", *, curve=True, overlap=True):
         for p in (1, 5, 40)
     ]
     shares = [
-        SensitiveShare(text, text, 0.2, 0.4, 0.5, 0.4),
-        SensitiveShare(text, text, None, 0.1, 0.9, 0.72),
-        SensitiveShare(text, text, 0.7, 0.5, 1.4, 1.0),
+        SensitiveShare(text, text, 0.2, 0.4, 0.5, 0.4, bounded=True),
+        SensitiveShare(text, text, None, 0.1, 0.9, 0.72, bounded=True),
+        SensitiveShare(text, text, 0.7, 0.5, 1.4, 1.0, bounded=False),
     ]
     earlier = Overlap(("this audience", text), np.array([[1234, 200], [200, 400]]))
     return AudienceReport(
@@ -102,7 +102,7 @@ def test_all_parts_are_there(plain):
         "plain plain 50.0% few 25.0% 2.00",
         "(0.7500)",
         "plain 0.1234 0.0100",
-        "plain plain 20.0% 40.0% 0.50 0.40 under",
+        "plain plain 20.0% 40.0% 0.50 at most 0.40 under",
         "plain plain few 10.0% at most 0.90 at most 0.72 under",
         "plain plain 70.0% 50.0% 1.40 1.00 over",
         "plain 400 200 16.2% 0.139",

@@ -153,6 +153,14 @@ def test_an_upper_bound_is_not_flagged_as_too_often():
     assert few.flag == ""
 
 
+@pytest.mark.parametrize(("others", "bounded"), [(50, True), (150, False)])
+def test_impact_is_a_bound_if_the_most_selected_value_may_be_a_rare_one(others, bounded):
+    """Most of the few women may have been selected, but of many, 49 are a small rate."""
+    data = sensitive(np.repeat([0, 1], [300 - others, others]))
+    men, women = sensitive_shares(data, data.user_ids[: 300 - others : 2])
+    assert (men.impact, men.bounded, women.bounded) == (1, bounded, True)
+
+
 def test_values_of_few_users_of_the_pool_are_left_out():
     data = sensitive(np.where(np.arange(300) < 49, 1, 0))
     assert [s.value for s in sensitive_shares(data, data.user_ids)] == ["men"]

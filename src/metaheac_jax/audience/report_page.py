@@ -156,7 +156,8 @@ def _sensitive_section(report: AudienceReport) -> list[Html]:
             "pool's. The adverse impact is the fraction of the value's candidates who are in the "
             "audience, divided by that of the field's most selected value. Below "
             f"{FAIR[0]} (four-fifths rule) a value is flagged as under, with a ratio above "
-            f"{FAIR[1]} as over."
+            f"{FAIR[1]} as over. At most: few users of the audience have the value, or the value "
+            "that may be the most selected."
         ),
     ]
 

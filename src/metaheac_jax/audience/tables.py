@@ -85,8 +85,8 @@ def sensitive_table(shares: Sequence[SensitiveShare]) -> TextTable:
     """How the audience selects users by sensitive fields."""
     rows = []
     for s in shares:
-        bound = "" if s.audience is not None else "at most "
-        ratios = [f"{bound}{ratio:.2f}" for ratio in (s.ratio, s.impact)]
+        bounds = (s.ratio, s.audience is None), (s.impact, s.bounded)
+        ratios = [f"{'at most ' if bounded else ''}{ratio:.2f}" for ratio, bounded in bounds]
         shown = [_fraction(s.audience), _fraction(s.pool), *ratios, s.flag]
         rows.append([s.field, s.value, *shown])
     header = ["field", "value", "audience", "pool", "ratio", "adverse impact", "flag"]

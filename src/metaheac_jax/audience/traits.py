@@ -57,6 +57,7 @@ class SensitiveShare:
     The selection rate of a group of users of the pool is the fraction of them who are in the
     audience. A ratio is the selection rate of the users with the value, divided by the rate that it
     is compared with. If too few users of the audience have the value, ratios are upper bounds.
+    Values with too few users in the pool count neither as groups nor for the highest rate.
 
     Attributes:
       field: name of the field.
@@ -65,6 +66,8 @@ class SensitiveShare:
       ratio: ratio to the selection rate of the whole pool; it equals audience / pool.
       impact: the adverse-impact ratio, to the highest selection rate among the field's values
         (four-fifths rule: Uniform Guidelines on Employee Selection Procedures, 29 CFR 1607.4 D).
+      bounded: whether ``impact`` is an upper bound, since too few users of the audience have the
+        value, or another one whose rate may be the highest.
     """
 
     field: str
@@ -73,6 +76,7 @@ class SensitiveShare:
     pool: float
     ratio: float
     impact: float
+    bounded: bool
 
     @property
     def flag(self) -> str:
@@ -151,15 +155,18 @@ def sensitive_shares(
         least = min(min_cell - 1, len(members))
         fraction = {v: max(in_audience[v], least) / len(members) for v in shown}
         ratio = {v: fraction[v] / (pool[v] / num_pool) for v in shown}
-        highest = max((ratio[v] for v in shown if in_audience[v] >= min_cell), default=1.0)
+        enough = [v for v in shown if in_audience[v] >= min_cell]
+        highest = max((ratio[v] for v in enough), default=1.0)
+        unsure = any(ratio[v] > highest for v in shown if v not in enough)
         for v in shown:
             share = SensitiveShare(
                 field=name,
                 value=str(field.values[v]),
-                audience=fraction[v] if in_audience[v] >= min_cell else None,
+                audience=fraction[v] if v in enough else None,
                 pool=pool[v] / num_pool,
                 ratio=ratio[v],
                 impact=min(1.0, ratio[v] / highest),
+                bounded=unsure or v not in enough,
             )
             shares.append(share)
     return shares
