@@ -272,14 +272,16 @@ def read_table(path):
 
 def slow_table(content):
     rows = csv_rows(content, ["user_id", "city", "income", "likes"])
-    incomes = [finite(row[2]) for row in rows if row[2]]
+    missing = ["", *(sign + "nan" for sign in ("", "+", "-"))]
+    incomes = [finite(row[2]) for row in rows if row[2].lower() not in missing]
     require(incomes and any(row[3].strip(";" + SPACE) for row in rows))
     edges = tuple(np.unique(np.quantile(incomes, [0.25, 0.5, 0.75])).tolist())
     users = []
     for user, city, income, likes in rows:
         require(0 < len(user.encode()) <= 64 and "\0" not in user + city + likes)
         require(user == user.strip())
-        bucket = -1 if not income else sum(float(income) >= edge for edge in edges)
+        missed = income.lower() in missing
+        bucket = -1 if missed else sum(float(income) >= edge for edge in edges)
         kept = [own for like in likes.split(";") if (own := like.strip(SPACE))][:3]
         users.append((user, [city, str(bucket), *kept]))
     return users, edges
