@@ -69,6 +69,16 @@ def test_a_header_with_a_name_twice_is_refused(tmp_path, name):
             "cannot be read .*; save it as UTF-8",
         ),
         ("a.csv", TEXT.encode() + b"4,K\xf6ln\n" * 9999, "cannot be read .*; save it as UTF-8"),
+        (
+            "a.csv",
+            gzip.compress(TEXT.encode(), mtime=0),
+            r"; it is compressed, so rename it to end",
+        ),
+        (
+            "a.csv",
+            TEXT.encode().replace(b"\n", b"\r"),
+            "its lines end in CR alone; save it with LF",
+        ),
         ("a.csv", b"user_id,city\n1,Rome,3\n", "line 2: expected 2 cells, as the header has"),
         ("a.csv", TEXT.encode() + b"4", "line 5: expected 2 cells"),
         ("a.csv", TEXT.encode() + b'"4,5"\n6,7', "line 5: expected 2 cells"),

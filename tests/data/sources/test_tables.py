@@ -279,6 +279,13 @@ def test_missing_files_and_columns_are_named(tmp_path):
         prepare(source, tmp_path / "data", schema=SCHEMA)
 
 
+def test_a_file_without_users_is_named(tmp_path):
+    source = write(tmp_path / "source", *world())
+    (source / "users.csv").write_text("user_id,city,income,likes\n")
+    with pytest.raises(InputError, match=r"users\.csv: has no users; add a row per user"):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+
+
 # Data that go on --------------------------------------------------------------------------------
 
 

@@ -101,6 +101,10 @@ class TableFile:
             at = self._first_other_line()
         if at is not None:
             self.check_quotes(at + 1)
+            if at == 0:  # the header itself, whose cells were counted up to its end
+                raise InputError(
+                    f"{self.path}: its lines end in CR alone; save it with LF or CRLF line ends"
+                )
             raise InputError(
                 f"{self.path}: line {at + 1}: expected {len(self.names)} cells, as the header has; "
                 "fix or remove it"
@@ -195,7 +199,14 @@ class TableFile:
         """
         self.check_quotes()
         hint = "; save it as UTF-8" if "utf-8" in str(error).lower() else ""
+        if self._text and not self.path.name.endswith(".gz") and self._is_gzip():
+            hint = "; it is compressed, so rename it to end in .csv.gz"
         return InputError(f"{self.path}: cannot be read ({first_line(error)}){hint}")
+
+    def _is_gzip(self) -> bool:
+        with suppress(OSError), self.path.open("rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+        return False
 
     def fault(self, row: int, what: str) -> InputError:
         """The error for a row, counted from 0; it names the line if the file is CSV."""

@@ -98,6 +98,9 @@ def prepare(
     wanted = [column.name for column in (*schema.user, *schema.campaigns_from)]
     users = TableFile(paths["users"], [*id_columns, *wanted], schema.missing)
     users.columns = [*id_columns, *(column.name for column in schema.user)]
+    num_users = users.count()
+    if not num_users:
+        raise InputError(f"{users.path}: has no users; add a row per user")
     options = _Options(hash_rows, extends)
     model = options.learn(users, [c for c in schema.user if not c.sensitive], schema.min_count)
     sensitive = [learn(users, column) for column in schema.user if column.sensitive]
@@ -108,7 +111,7 @@ def prepare(
         for own in sensitive:
             name = f"sensitive_codes_{own.field.name}"
             columns[name] = Encoder([own], Vocabulary((own.values,)))
-        user_ids = _write_users(directory, users, schema.user_id, columns, progress)
+        user_ids = _write_users(directory, users, num_users, schema.user_id, columns, progress)
         maps = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in columns}
         examples = campaigns.examples
         if examples is None:
@@ -232,14 +235,12 @@ def _check_files(source: Path, paths: Mapping[str, Path], schema: TableSchema) -
 def _write_users(
     directory: Path,
     file: TableFile,
+    count: int,
     user_id: str,
     columns: Mapping[str, Encoder],
     progress: Progress,
 ) -> np.ndarray:
     """Streams users to one ``.npy`` file per column and returns their ids (U,)."""
-    count = file.count()
-    if not count:
-        raise InputError(f"{file.path}: has no users")
     maps = {
         name: new_array(directory / f"{name}.npy", np.int32, (count, encoder.num_slots))
         for name, encoder in columns.items()
