@@ -78,11 +78,7 @@ class TableOptimizer(NamedTuple):
 
 
 def table_adam(
-    learning_rate: Any,
-    *,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    learning_rate: Any, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> TableOptimizer:
     """Dense Adam on a table, computed on the touched rows only; see the module.
 
@@ -98,12 +94,11 @@ def table_adam(
     tails = _tails(b1, b2)
 
     def init(table: Array) -> TableState:
-        rows = table.shape[0]
         return TableState(
             table=table,
             mu=jnp.zeros_like(table),
             nu=jnp.zeros_like(table),
-            last=jnp.zeros(rows, jnp.int32),
+            last=jnp.zeros(len(table), jnp.int32),
             count=jnp.zeros((), jnp.int32),
         )
 
