@@ -38,7 +38,7 @@ from metaheac_jax.settings import SETTINGS, Settings
 #: Options that only a simulated world has.
 WORLD_OPTIONS = ("users", "examples", "cardinality")
 #: With fewer users, the default number of examples is too small for the pools.
-MIN_USERS = {"tencent": 370_000, "wechat": 180_000}
+MIN_USERS_BY_DEFAULT = {"tencent": 370_000, "wechat": 180_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def main(options: Options) -> None:
         refuse_world_options(options)
         refuse_runs_of_one_split(options)
     elif options.examples is None:
-        terminal.check_minimum("--users", options.users, MIN_USERS[options.world])
+        terminal.check_minimum("--users", options.users, MIN_USERS_BY_DEFAULT[options.world])
     screen, settings = terminal.screen(), SETTINGS[options.preset]
     if options.dry_run:
         terminal.print_lines(screen, plan(options, settings))

@@ -21,6 +21,7 @@ from experiments.comparison.curves import CURVES, curve_campaign, fine_tuning_cu
 from experiments.comparison.provenance import provenance
 from experiments.comparison.run_folder import stored_result
 from metaheac_jax.audience.evaluation import judge_all, score_pools
+from metaheac_jax.audience.workspace import CUSTOMISED
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
@@ -242,7 +243,7 @@ def run_method(
 
 def _customised(checkpoints: Path) -> Path:
     """Folder for the customised campaigns of a method, until its result is written."""
-    return checkpoints.with_name(f"{checkpoints.name}.customised")
+    return checkpoints.with_name(f"{checkpoints.name}{CUSTOMISED}")
 
 
 def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, Any]:

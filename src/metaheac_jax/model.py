@@ -125,8 +125,8 @@ class Judged(NamedTuple):
 
     Attributes:
       step: number of offline steps.
-      auc: mean AUC over held-out campaigns.
-      loss: mean logistic loss over held-out campaigns.
+      auc: weighted mean of the AUC over held-out campaigns.
+      loss: weighted mean of the logistic loss over held-out campaigns.
     """
 
     step: int

@@ -116,7 +116,7 @@ def test_feedback_that_is_not_learned_from_is_said(workspace):
     folder = workspace / "campaigns" / "tea"
     add_feedback(folder, Feedback.of(np.array([31, 38]), np.array([1, 0])))
     about = by_name(workspace)["campaigns/tea"].about
-    assert about == "3 seeds, feedback on 2 users, to be learned from: metaheac update"
+    assert about == "3 seeds, feedback on 2 users, not up to date: metaheac update"
     general = load(workspace / "models" / "june")
     update(folder, general, open_dataset(workspace / "data"))
     assert by_name(workspace)["campaigns/tea"].about == "3 seeds, feedback on 2 users"
@@ -172,6 +172,7 @@ def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     training = workspace / "models" / "july.training"
     (training / "checkpoints").mkdir(parents=True)
     (training / "checkpoints" / "model.json").write_text("{}")  # checkpoints are no models
+    (training / "checkpoints.json").write_text("{}")
     customised = workspace / "many.customised"
     customised.mkdir()
     # What lies in hidden folders, leftovers included, belongs to other programs or to a command.
@@ -190,8 +191,10 @@ def test_what_lies_elsewhere_is_found_through_a_link(workspace, tmp_path):
     (workspace / "data").symlink_to(tmp_path / "disk")
     (workspace / "models" / "loop").symlink_to(workspace)
     (workspace / "nowhere").symlink_to(tmp_path / "gone")
+    (workspace / "latest").symlink_to(workspace / "models" / "june")  # is there already
     found = by_name(workspace)
     assert {"data", "models/june"} < {*found}
+    assert not {"latest", "models/loop"} & {*found}
     assert (found["data"].kind, found["data"].trouble) == ("data set", "")
     assert found["data"].size > 1000
     rows = {name: cells for name, *cells in items_table([*found.values()], workspace).rows}

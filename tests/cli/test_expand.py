@@ -310,7 +310,7 @@ def test_customised_campaigns_are_kept_until_the_audiences_are_written(many, tmp
 
 def test_a_data_set_in_the_place_of_customised_campaigns_stays(many, tmp_path, capsys):
     write_dataset(DATA, tmp_path / "audiences.customised")
-    words = ("--out: audiences.customised has something else in it than the work on audiences, ",)
+    words = ("--out: audiences.customised/", "is not of the work on audiences, which is kept in")
     refuses(capsys, main, "expand", *words_of(many), words=words)
     assert contents(tmp_path) == {"list", "seeds", "attributes", "audiences.customised"}
     assert open_dataset(tmp_path / "audiences.customised").num_users == DATA.num_users

@@ -18,6 +18,7 @@ from commands import contents, exit_code, refuses
 from rich.console import Console
 
 from metaheac_jax.audience.tables import TextTable
+from metaheac_jax.audience.workspace import is_work_folder, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import main as metaheac
 from metaheac_jax.errors import BackendError, Diverged, InputError
@@ -100,6 +101,7 @@ def test_a_warning_is_one_line(capsys):
 HEAD = """
 import os, signal, time
 from dataclasses import dataclass
+from metaheac_jax.audience.workspace import is_work_folder, remove_work
 from metaheac_jax.cli import terminal
 @dataclass
 class Options:
@@ -266,7 +268,9 @@ def test_an_output_has_a_name_of_its_own(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("ending", [".training", ".customised"])
 def test_names_and_folders_of_work_are_for_no_output(tmp_path, ending):
     (tmp_path / f"june{ending}").mkdir()
-    with pytest.raises(InputError, match=rf"--out: .* has the ending {ending}, which is for the w"):
+    with pytest.raises(
+        InputError, match=rf"--out: .*june{ending}: names that end in .training or "
+    ):
         terminal.check_place("--out", tmp_path / f"june{ending}")
     with pytest.raises(InputError, match=rf"--out: .*tea lies in .*june{ending}, which commands"):
         terminal.check_place("--out", tmp_path / f"june{ending}" / "tea")
@@ -282,11 +286,11 @@ def test_only_work_is_in_a_folder_of_work(tmp_path, ending):
     assert terminal.work_folder("OUT", tmp_path / "june.1", ending) == folder
     folder.mkdir()
     for name in names[ending]:
-        (folder / name).touch()
+        (folder / name).mkdir() if name == "checkpoints" else (folder / name).touch()
     (folder / f".log.{'c' * 32}").touch()
     assert terminal.work_folder("OUT", tmp_path / "june.1", ending) == folder
     (folder / "campaign.json").touch()
-    with pytest.raises(InputError, match=rf"OUT: .*june.1{ending} has something else in it than"):
+    with pytest.raises(InputError, match=rf"OUT: .*june.1{ending}/campaign.json is not of the"):
         terminal.work_folder("OUT", tmp_path / "june.1", ending)
 
 
@@ -332,6 +336,41 @@ def test_a_folder_is_replaced_if_it_is_of_the_kind_or_empty(tmp_path):
         terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
     (tmp_path / "tea" / "campaign.json").touch()
     terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+
+
+def test_checkpoints_of_another_program_are_not_of_a_training(tmp_path):
+    folder = tmp_path / "june.training"
+    (folder / "checkpoints").mkdir(parents=True)
+    assert is_work_folder(folder)
+    (folder / "checkpoints" / "mine.pt").touch()
+    assert not is_work_folder(folder)
+    remove_work(folder)
+    assert (folder / "checkpoints" / "mine.pt").exists()
+    (folder / "checkpoints.json").touch()
+    remove_work(folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("feedback", "tea", "told.csv", "tea/told.csv"),
+        ("update", "tea", "--data", "data", "--exclude", "tea/out.csv"),
+        ("update", "tea", "--data", "tea/data"),
+        ("fit", "data", "tea", "--from", "tea/old"),
+        ("fit", "data", "tea", "--with", "tea/old"),
+        ("export", "old", "--data", "tea/data", "--out", "tea"),
+        ("prepare", "tea/source", "tea"),
+    ],
+)
+def test_no_command_replaces_its_input(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tea" / "source").mkdir(parents=True)
+    for name in ("model.json", "manifest.json", "scorer.json"):
+        (tmp_path / "tea" / name).touch()
+    before = contents(tmp_path / "tea")
+    refuses(capsys, metaheac, *words, words=("tea would be replaced as a whole, and tea/",))
+    assert contents(tmp_path / "tea") == before
 
 
 def test_no_folder_is_replaced_with_an_input_in_it(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def test_the_wechat_world_has_its_own_split_and_published_figures(tmp_path, monk
         (target / "SIMULATED").write_text("simulated toy of WeChat\n")
 
     monkeypatch.setattr(tencent, "write_world", write_toy)
-    monkeypatch.setitem(tencent.MIN_USERS, "wechat", 500)
+    monkeypatch.setitem(tencent.MIN_USERS_BY_DEFAULT, "wechat", 500)
     (tmp_path / "cache").mkdir()
     options = ("--cache-dir", tmp_path / "cache", "--out", tmp_path / "out", "--methods", "lr")
     succeeds(COMMAND, *options, "--world", "wechat", "--users", 500, "--seed", 2)

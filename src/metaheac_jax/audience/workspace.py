@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,16 +94,35 @@ class Unfinished(NamedTuple):
     advice: str
 
 
-def is_work(folder: Path) -> bool:
+def is_work_folder(folder: Path) -> bool:
     """Whether a command keeps its work in a folder: by the names of the folder and of all in it."""
+    return foreign_in(folder) is None
+
+
+def foreign_in(folder: Path) -> Path | None:
+    """Something in a folder that is not of a command's work; the folder itself if it is for none.
+
+    A training writes ``checkpoints.json`` before any checkpoint, so ``checkpoints`` without it are
+    foreign.
+    """
     own = _OF_WORK.get(folder.suffix)
-    if own is None:
-        return False
     try:
-        names = [path.name for path in folder.iterdir()]
-    except OSError:  # it is no folder, or is gone by now
-        return False
-    return all(own.fullmatch(name) or _OF_WRITERS.fullmatch(name) for name in names)
+        names = sorted(path.name for path in folder.iterdir()) if own else []
+        checkpoints = any((folder / "checkpoints").iterdir()) if "checkpoints" in names else False
+    except OSError:  # it is no folder, cannot be read, or is gone by now
+        return folder
+    if own is None:
+        return folder
+    if checkpoints and "checkpoints.json" not in names:
+        return folder / "checkpoints"
+    others = (n for n in names if not own.fullmatch(n) and not _OF_WRITERS.fullmatch(n))
+    return next((folder / name for name in others), None)
+
+
+def remove_work(folder: Path) -> None:
+    """Removes a folder of a command's work, unless something else has come into it."""
+    if is_work_folder(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_items(folder: Path) -> list[Item]:
@@ -129,7 +149,7 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
     """
     found = []
     for directory, folders, names in os.walk(folder):
-        for path in filter(is_work, (Path(directory, name) for name in folders)):
+        for path in filter(is_work_folder, (Path(directory, name) for name in folders)):
             target = path.with_suffix("")
             if path.suffix == TRAINING:
                 advice = (
@@ -160,7 +180,7 @@ def _unfinished(path: Path, target: Path, advice: str) -> Unfinished:
 
 def _is_passed_over(folder: Path) -> bool:
     """Whether a folder is hidden, or belongs to a command that has not finished."""
-    return folder.name.startswith(".") or is_work(folder)
+    return folder.name.startswith(".") or is_work_folder(folder)
 
 
 class _Kind(NamedTuple):
@@ -188,7 +208,7 @@ def _about_campaign(body: Mapping[str, Any]) -> str:
         about += f", feedback on {known['shown']:,} users"
     if known["excluded"]:
         about += f", {known['excluded']:,} users excluded"
-    return about if body["learned"] == known else f"{about}, to be learned from: metaheac update"
+    return about if body["learned"] == known else f"{about}, not up to date: metaheac update"
 
 
 def _about_export(body: Mapping[str, Any]) -> str:
@@ -212,9 +232,10 @@ _KINDS = (
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yields folders and their file names; does not enter items, hidden and unfinished folders.
 
-    A folder that is a link is yielded, but not entered, since links may form a loop.
+    A folder that is a link out of the workspace is yielded, but not entered, since links may form a
+    loop.
     """
-    manifests = {kind.manifest for kind in _KINDS}
+    manifests, root = {kind.manifest for kind in _KINDS}, folder.resolve()
     for directory, folders, names in os.walk(folder):
         yield Path(directory), names
         entered = not manifests & set(names)
@@ -222,7 +243,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             name for name in folders if entered and not _is_passed_over(Path(directory, name))
         ]
         for link in filter(os.path.islink, (Path(directory, name) for name in folders)):
-            for _, _, linked in islice(os.walk(link), 1):
+            outside = root not in link.resolve().parents
+            for _, _, linked in islice(os.walk(link), int(outside)):
                 yield link, linked
 
 

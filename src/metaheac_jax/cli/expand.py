@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +29,7 @@ from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
 from metaheac_jax.audience.workspace import AUDIENCES_FORMAT as FORMAT
-from metaheac_jax.audience.workspace import CUSTOMISED, Parent
+from metaheac_jax.audience.workspace import CUSTOMISED, Parent, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     Request,
@@ -237,7 +236,13 @@ def _check_options(options: Options) -> None:
 
 
 def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
-    """Refuses outputs that cannot be written or would replace an input, before any work."""
+    """Refuses outputs that cannot be written or would replace an input, before any work.
+
+    Earlier audiences may be in the folder that is replaced: they are read before.
+
+    Raises:
+      InputError: as `terminal.check_output` and `terminal.check_output_folder` do.
+    """
     inputs = (options.seeds, options.attributes, *options.exclude)
     if options.report is not None:
         terminal.check_output("--report", options.report, *inputs)
@@ -252,7 +257,7 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
         inputs = (options.campaigns, options.model, options.data, *seeds, *options.exclude)
         kind = "a folder of audiences"
         terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
-        _customised(options.out)
+        terminal.work_folder("--out", options.out, CUSTOMISED)
 
 
 def _ranks(options: Options) -> dict[str, Any]:
@@ -416,7 +421,7 @@ def _saved_notes(folder: Path, saved: SavedCampaign, general: General, count: in
 
 def _customised(out: Path) -> Path:
     """The folder that keeps customised campaigns until the audiences are written."""
-    return terminal.work_folder("--out", out, CUSTOMISED)
+    return out.with_name(f"{out.name}{CUSTOMISED}")
 
 
 def _method(options: Options, general: General) -> Method:
@@ -467,7 +472,7 @@ def _write(
     made_from = _made_from(options, general, data, saved)
     if options.campaigns is not None:
         _write_folder(options, results, made_from)
-        shutil.rmtree(_customised(options.out), ignore_errors=True)
+        remove_work(_customised(options.out))
         return
     page = ""
     if options.report is not None:

@@ -38,6 +38,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     if not options.files and not options.replace:
         raise InputError("feedback: give the files that say who was shown it and who converted")
+    terminal.check_not_in("CAMPAIGN", options.campaign, *options.files)
     screen = terminal.screen()
     before = read_campaign(options.campaign)
     text = before.record.user_ids.dtype.kind == "S"

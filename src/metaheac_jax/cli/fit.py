@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -15,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
-from metaheac_jax.audience.workspace import TRAINING
+from metaheac_jax.audience.workspace import TRAINING, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.data.campaign import plain_id
@@ -37,7 +36,7 @@ class Options:
 
     Checkpoints go to OUT.training, which is removed at the end. After an interruption, the same
     command with --resume continues from the last checkpoint. With --resume from the start, one line
-    serves both, for example every night.
+    serves both, while the data and the options stay the same.
     """
 
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -101,7 +100,7 @@ def main(options: Options) -> None:
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
-    inputs = (options.data, *options.with_)
+    inputs = (options.data, options.start, *options.with_)
     terminal.check_output_folder("OUT", options.out, MANIFEST, "a model", *inputs)
     directory = terminal.work_folder("OUT", options.out, TRAINING)
     writes = is_first()
@@ -145,12 +144,12 @@ def main(options: Options) -> None:
             )
         except InputError:
             if is_new and not (directory / "checkpoints").exists():
-                shutil.rmtree(directory, ignore_errors=True)  # no training has begun
+                remove_work(directory)  # no training has begun
             raise
         if writes:
             general = replace(general, added=_with_added(general.added, map(_added, folders)))
             save(general, options.out, progress=progress)
-            shutil.rmtree(directory)
+            remove_work(directory)
         from_first(None)  # the other processes end after the first
     held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
     terminal.print_lines(
@@ -243,7 +242,11 @@ def _as_key(added: AddedCampaign) -> str:
 
 
 def _open_training(options: Options, directory: Path, screen: Console) -> bool:
-    """Makes the folder of a training, or with --resume takes one; returns whether it is new."""
+    """Makes the folder of a training, or with --resume takes one; returns whether it is new.
+
+    Raises:
+      InputError: there is one, without --resume.
+    """
     is_new = not directory.exists()
     if is_new and options.resume:
         terminal.print_lines(screen, f"{directory}: no training to resume; a new one starts")

@@ -56,7 +56,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--users", options.users, MIN_USERS[options.world])
     terminal.check_minimum("--seed", options.seed, 0)
-    terminal.check_place("OUT", options.out)
+    terminal.check_output_folder("OUT", options.out, "SIMULATED", "a simulated world")
     screen = terminal.screen()
     write, schema = write_world, ""
     if options.tables:

@@ -39,7 +39,13 @@ from rich.text import Text
 from metaheac_jax import model
 from metaheac_jax.audience import campaign_folder
 from metaheac_jax.audience.tables import TextTable
-from metaheac_jax.audience.workspace import AUDIENCES, CUSTOMISED, TRAINING, is_work
+from metaheac_jax.audience.workspace import (
+    AUDIENCES,
+    CUSTOMISED,
+    TRAINING,
+    foreign_in,
+    is_work_folder,
+)
 from metaheac_jax.backend import check_backend, set_cpu_flags
 from metaheac_jax.cli.help_text import join_lines
 from metaheac_jax.customise import export
@@ -367,14 +373,23 @@ def check_output_folder(
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty and not (path / manifest).is_file():
         raise InputError(f"{option}: {path}: exists and is not {kind}; choose another folder")
+    check_not_in(option, path, *inputs)
+    check_place(option, path)
+
+
+def check_not_in(option: str, path: Path, *inputs: Path | None) -> None:
+    """Refuses to replace a folder that has an input in it, which would be lost.
+
+    Raises:
+      InputError: one of ``inputs`` is in the folder; the message names the option.
+    """
     whole = path.resolve()
     for known in inputs:
         if known is not None and whole in known.resolve().parents:
             raise InputError(
-                f"{option}: {path} would be replaced as a whole, and {known} in it is read; choose "
-                "another folder"
+                f"{option}: {path} would be replaced as a whole, and {known} in it is read; move "
+                f"{known.name} out of it"
             )
-    check_place(option, path)
 
 
 def check_place(option: str, path: Path) -> None:
@@ -388,11 +403,11 @@ def check_place(option: str, path: Path) -> None:
         raise InputError(f"{option}: {path} has no name of its own; give a folder by its name")
     if path.name.endswith((TRAINING, CUSTOMISED)):
         raise InputError(
-            f"{option}: {path} has the ending {path.suffix}, which is for the work of a command "
-            "that has not finished; choose another name"
+            f"{option}: {path}: names that end in {TRAINING} or {CUSTOMISED} are for the work of "
+            "commands that have not finished; choose another name"
         )
     for parent in path.resolve().parents:
-        if is_work(parent) or any((parent / name).is_file() for name in _REPLACED):
+        if is_work_folder(parent) or any((parent / name).is_file() for name in _REPLACED):
             raise InputError(
                 f"{option}: {path} lies in {parent}, which commands replace as a whole; choose "
                 "another place"
@@ -406,10 +421,11 @@ def work_folder(option: str, out: Path, ending: str) -> Path:
       InputError: the folder is there, and not for such work; the message names the option.
     """
     folder = out.with_name(f"{out.name}{ending}")
-    if folder.exists() and not is_work(folder):
+    foreign = foreign_in(folder) if folder.exists() else None
+    if foreign is not None:
         raise InputError(
-            f"{option}: {folder} has something else in it than the work on {out.name}, which would "
-            "be kept there; rename it, or choose another output"
+            f"{option}: {foreign} is not of the work on {out.name}, which is kept in {folder} and "
+            "removed when it is done; move it away, or choose another output"
         )
     return folder
 

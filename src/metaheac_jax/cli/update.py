@@ -44,6 +44,8 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
+    inputs = (options.data, options.model, *options.exclude)
+    terminal.check_not_in("CAMPAIGN", options.campaign, *inputs)
     screen = terminal.screen()
     terminal.keep_compiled()
     with locked(options.campaign), terminal.progress_display(screen) as progress:

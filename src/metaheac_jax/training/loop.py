@@ -39,7 +39,7 @@ class Quality(NamedTuple):
 
     Attributes:
       auc: weighted mean of the AUC over the campaigns.
-      loss: mean logistic loss over the campaigns.
+      loss: weighted mean of the logistic loss over the campaigns.
     """
 
     auc: float
