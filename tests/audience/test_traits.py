@@ -144,6 +144,14 @@ def test_no_more_users_than_the_audience_has_are_assumed():
         assert share.ratio == pytest.approx(2)  # at most all of the audience, of half the pool
 
 
+def test_impact_has_no_bound_below_1_if_no_rate_is_known():
+    """Both values have a user of the audience, whose other users have rare values."""
+    data = sensitive(np.r_[np.repeat([0, 1], [80, 120]), 2:102], np.arange(102).astype(str))
+    for share in sensitive_shares(data, data.user_ids[[0, 80, *range(200, 300)]], min_cell=5):
+        assert share.ratio < 0.2
+        assert (share.impact, share.bounded) == (1, True)
+
+
 def test_an_upper_bound_is_not_flagged_as_too_often():
     data = sensitive(np.where(np.arange(300) < 60, 1, 0))
     many, few = sensitive_shares(data, data.user_ids[50:150])

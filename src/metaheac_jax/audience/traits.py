@@ -156,7 +156,7 @@ def sensitive_shares(
         fraction = {v: max(in_audience[v], least) / len(members) for v in shown}
         ratio = {v: fraction[v] / (pool[v] / num_pool) for v in shown}
         enough = [v for v in shown if in_audience[v] >= min_cell]
-        highest = max((ratio[v] for v in enough), default=1.0)
+        highest = max((ratio[v] for v in enough), default=0.0)  # 0: it is not known
         unsure = any(ratio[v] > highest for v in shown if v not in enough)
         for v in shown:
             share = SensitiveShare(
@@ -165,7 +165,7 @@ def sensitive_shares(
                 audience=fraction[v] if v in enough else None,
                 pool=pool[v] / num_pool,
                 ratio=ratio[v],
-                impact=min(1.0, ratio[v] / highest),
+                impact=min(1.0, ratio[v] / highest) if highest else 1.0,
                 bounded=unsure or v not in enough,
             )
             shares.append(share)

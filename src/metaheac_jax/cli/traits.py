@@ -46,7 +46,7 @@ class Options:
     of the same two fractions per value, and that ratio divided by the one of the field's most
     selected value (adverse impact). A value is flagged as under if either is below 0.8, and as over
     if the ratio is above 1.25. Adverse impact is "at most" a number if too few users of the
-    audience have the value that may be the most selected.
+    audience have the value, or the value that may be the most selected.
 
     With --model and --attributes it also shows which fields the model uses. A fifth of the seeds is
     held out, and the model is customised to the rest. The AUC then says how well it tells held-out
