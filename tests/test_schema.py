@@ -157,8 +157,9 @@ def test_attributes_of_hashed_fields_are_never_unknown():
         assert found.tolist() == [1 + 1 + bucket, 12]
     with pytest.raises(InputError, match=r"brand is \[3\], expected text or a number"):
         vocabulary.encode_attributes(schema, {"brand": [3], "topic": "food"})
-    with pytest.raises(InputError, match=r"brand is 1.0, but its field is hashed; give it as text"):
-        vocabulary.encode_attributes(schema, {"brand": 1.0, "topic": "food"})
+    for value in (1.0, True, np.True_):
+        with pytest.raises(InputError, match=r"brand is .*, but its field is hashed; give it as t"):
+            vocabulary.encode_attributes(schema, {"brand": value, "topic": "food"})
 
 
 @pytest.mark.parametrize(
@@ -178,6 +179,8 @@ def test_attributes_of_hashed_fields_are_never_unknown():
         (["False", "True"], True, 1),
         (["FALSE", "TRUE", "false"], False, 2),
         (["1", "no"], True, 2),
+        (["18_24"], 1824, 1),
+        ([" 7", "7 "], 7, 2),
     ],
 )
 def test_a_number_or_truth_is_the_known_value_that_equals_it(known, raw, place):

@@ -303,7 +303,8 @@ class Vocabulary:
 
         Raises:
           InputError: a field is missing or unknown, the type of a value is not that of the field's
-            values, or a hashed field has a float, whose spelling in the data is not known.
+            values, or a hashed field has a float, true or false, whose spelling in the data is not
+            known.
         """
         names = [field.name for field in schema.campaign]
         missing = [name for name in names if name not in attributes]
@@ -333,7 +334,7 @@ def _as_text(name: str, raw: Any, known: np.ndarray | None = None) -> str:
     """A raw value of a category as text, empty if it is missing.
 
     Numbers, true and false may be spelled in several ways (1, 1.0; 0.00001, 1e-05; true, True).
-    Their spelling is that of ``known``; without these, only text tells that of a float.
+    Their spelling is that of ``known``; without these, that of a float, true or false is unknown.
     """
     if raw is None or (isinstance(raw, Real) and raw != raw):
         return ""
@@ -342,7 +343,7 @@ def _as_text(name: str, raw: Any, known: np.ndarray | None = None) -> str:
     truth = isinstance(raw, bool | np.bool_)
     if not truth and not isinstance(raw, Real):
         raise InputError(f"campaign attributes: {name} is {raw!r}, expected text or a number")
-    if known is None and isinstance(raw, float | np.floating):
+    if known is None and (truth or isinstance(raw, float | np.floating)):
         raise InputError(
             f"campaign attributes: {name} is {raw!r}, but its field is hashed; give it as text, "
             "spelled as in the data"
@@ -350,12 +351,17 @@ def _as_text(name: str, raw: Any, known: np.ndarray | None = None) -> str:
     usual = str(raw).lower() if truth else str(raw)
     if known is None or usual in known:
         return usual
-    equal = (text for text in known if (text.lower() == usual if truth else _is(text, raw)))
+    equal = (text for text in known if (text.lower() == usual if truth else _equals(text, raw)))
     return str(next(equal, usual))
 
 
-def _is(text: str, number: Real) -> bool:
-    """Whether a text is a number; floats are compared in their own precision."""
+def _equals(text: str, number: Real) -> bool:
+    """Whether a text spells a number; floats are compared in their own precision.
+
+    Python would also read " 7" and 18_24, which are other texts.
+    """
+    if "_" in text or text != text.strip():
+        return False
     kind = type(number) if isinstance(number, float | np.floating) else float
     with suppress(ValueError, OverflowError):
         return bool(kind(text) == number)
