@@ -77,8 +77,10 @@ def test_a_header_with_a_name_twice_is_refused(tmp_path, name):
         (
             "a.csv",
             TEXT.encode().replace(b"\n", b"\r"),
-            "its lines end in CR alone; save it with LF",
+            "line 1 ends in CR alone; save it with LF",
         ),
+        ("a.csv", b"user_id\r1\r2\r", "line 1 ends in CR alone; save it with LF"),
+        ("a.csv", b"user_id,city\r1\r\n2,Rome\r\n", "line 1 ends in CR alone; save it with LF"),
         ("a.csv", b"user_id,city\n1,Rome,3\n", "line 2: expected 2 cells, as the header has"),
         ("a.csv", TEXT.encode() + b"4", "line 5: expected 2 cells"),
         ("a.csv", TEXT.encode() + b'"4,5"\n6,7', "line 5: expected 2 cells"),

@@ -62,6 +62,8 @@ class TableFile:
         self._missing = list(missing)
         try:
             self.names = self._header() if self._text else self.scan().collect_schema().names()
+        except InputError:
+            raise
         except (*_ERRORS, pl.exceptions.PolarsError) as error:
             raise self.unreadable(error) from error
         if not self.names:
@@ -79,9 +81,18 @@ class TableFile:
         self._over_lines = self._text and self._check_cells()
 
     def _header(self) -> list[str]:
-        """The names of a CSV file's columns, which polars would rename if repeated."""
+        """The names of a CSV file's columns, which polars would rename if repeated.
+
+        Polars does not know lines that end in CR alone, which are refused.
+        """
+        line = ""
         with self._opened() as file:
-            return next(csv.reader(file), [])
+            names = next(csv.reader(line := text for text in file), [])
+        if line.endswith("\r"):
+            raise InputError(
+                f"{self.path}: line 1 ends in CR alone; save it with LF or CRLF line ends"
+            )
+        return names
 
     def _check_cells(self) -> bool:
         """Refuses a line with the wrong number of cells; polars would pad a truncated line.
@@ -101,10 +112,6 @@ class TableFile:
             at = self._first_other_line()
         if at is not None:
             self.check_quotes(at + 1)
-            if at == 0:  # the header itself, whose cells were counted up to its end
-                raise InputError(
-                    f"{self.path}: its lines end in CR alone; save it with LF or CRLF line ends"
-                )
             raise InputError(
                 f"{self.path}: line {at + 1}: expected {len(self.names)} cells, as the header has; "
                 "fix or remove it"
