@@ -32,12 +32,19 @@ def test_text_is_read_whatever_its_ends_and_mark(tmp_path, mark, line, zipped):
     assert cells(path, ["NA", "?"]) == [("1", "Rome"), ("2", None), ("3", None)]
 
 
-@pytest.mark.parametrize("kind", [pl.String, pl.Categorical, pl.Enum(["Rome", "NA"])])
+@pytest.mark.parametrize("kind", [pl.String, pl.Categorical, pl.Enum(["Rome", "NA"]), pl.Binary])
 def test_missing_text_of_a_parquet_file(tmp_path, kind):
-    path, city = tmp_path / "users.parquet", pl.Series(["Rome", "NA", None], dtype=kind)
+    path, city = tmp_path / "users.parquet", pl.Series(["Rome", "NA", None]).cast(kind)
     pl.DataFrame({"user_id": [1, 2, 3], "city": city}).write_parquet(path)
-    assert cells(path) == [(1, "Rome"), (2, "NA"), (3, None)]
-    assert cells(path, ["NA", "?"]) == [(1, "Rome"), (2, None), (3, None)]
+    rome, na = (b"Rome", b"NA") if kind == pl.Binary else ("Rome", "NA")
+    assert cells(path) == [(1, rome), (2, na), (3, None)]
+    assert cells(path, ["NA", "?"]) == [(1, rome), (2, None), (3, None)]
+
+
+def test_bytes_that_are_not_text_are_not_missing(tmp_path):
+    path = tmp_path / "users.parquet"
+    pl.DataFrame({"user_id": [1], "city": [b"\xff"]}).write_parquet(path)
+    assert cells(path, ["NA"]) == [(1, b"\xff")]
 
 
 def test_a_path_is_no_pattern(tmp_path):

@@ -82,6 +82,10 @@ def test_columns_that_cannot_be_fields_are_left_out(tmp_path):
             pl.Series(["NA"] * 9 + list(map(str, range(71))), dtype=pl.Categorical),
             Column("x", buckets=10),
         ),
+        (
+            pl.Series(["NA"] * 9 + list(map(str, range(71)))).cast(pl.Binary),
+            Column("x", buckets=10),
+        ),
         ([[], [None, 1.5, 2]] * 40, Column("x", slots=2)),
     ],
 )

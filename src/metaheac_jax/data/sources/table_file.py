@@ -28,8 +28,8 @@ S = TypeVar("S", pl.Series, pl.Expr)
 
 #: Endings of the names of table files.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
-#: The columns of text; those of a Parquet file may be dictionaries.
-TEXT = pl.col(pl.String, pl.Categorical, pl.Enum)
+#: The columns of text, which may be dictionaries or bytes in a Parquet file.
+TEXT_COLUMNS, BYTES_COLUMNS = pl.col(pl.String, pl.Categorical, pl.Enum), pl.col(pl.Binary)
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 #: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
@@ -169,7 +169,11 @@ class TableFile:
         rows = pl.scan_parquet(self.path, glob=False)
         if not self._missing:
             return rows
-        return rows.with_columns(pl.when(~TEXT.cast(pl.String).is_in(self._missing)).then(TEXT))
+        as_bytes = [text.encode() for text in self._missing]
+        return rows.with_columns(
+            pl.when(~TEXT_COLUMNS.cast(pl.String).is_in(self._missing)).then(TEXT_COLUMNS),
+            pl.when(~BYTES_COLUMNS.is_in(as_bytes)).then(BYTES_COLUMNS),
+        )
 
     def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """The result of a query on `scan`, computed as a stream.

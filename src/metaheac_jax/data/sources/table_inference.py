@@ -8,7 +8,13 @@ from pathlib import Path
 import polars as pl
 
 from metaheac_jax.data.sources.table_fields import as_text
-from metaheac_jax.data.sources.table_file import ROWS_AT_A_TIME, TEXT, TableFile, may_have_ids
+from metaheac_jax.data.sources.table_file import (
+    BYTES_COLUMNS,
+    ROWS_AT_A_TIME,
+    TEXT_COLUMNS,
+    TableFile,
+    may_have_ids,
+)
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.sources.tables import find_tables
 from metaheac_jax.errors import InputError
@@ -43,8 +49,9 @@ def infer_schema(source: Path) -> tuple[TableSchema, list[str]]:
         if name not in paths:
             raise InputError(f"{source}: has no {name}.parquet, .csv or .csv.gz")
     users, missing = _head(paths["users"]), ()
-    text = users.select(TEXT.cast(pl.String))
-    if any((column == _NA).any() for column in text.iter_columns()):
+    as_bytes = BYTES_COLUMNS.is_in([_NA.encode()])
+    is_na = users.select(TEXT_COLUMNS.cast(pl.String) == _NA, as_bytes)
+    if any(column.any() for column in is_na.iter_columns()):
         missing = (_NA,)
         users = _head(paths["users"], missing)
     if "campaigns" not in paths:
