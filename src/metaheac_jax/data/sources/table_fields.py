@@ -51,7 +51,7 @@ def learn(
     Args:
       file: table that contains the column.
       column: how to read it.
-      min_count: values in fewer cells share one table row with all unseen values; a list is a cell.
+      min_count: values that fewer rows have share one table row with all unseen values.
       hash_rows: a category with more values than this is hashed to this many rows; 0 keeps all.
       earlier: the field in earlier data that are extended; its buckets are kept.
       known: the values of that field if they are text; they keep their spelling.
