@@ -61,6 +61,7 @@ def test_columns_that_cannot_be_fields_are_left_out(tmp_path):
         "stay": [datetime.timedelta(days=1)] * 80,
         "pairs": [[[1, 2]]] * 80,
         "nothing": pl.Series([[]] * 80, dtype=pl.List(pl.String)),
+        "separators": ["; ;"] * 80,
         "income/month": list(range(80)),
     }
     tags = {"tags": [["a"]] * 4}
@@ -125,6 +126,26 @@ def test_columns_from_which_no_schema_can_be_made(tmp_path, users, campaigns, wo
         (tmp_path / f"{name}.csv").write_text(f"{header}\n{header}\n")
     with pytest.raises(InputError, match=words):
         infer_schema(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["user_id\n1\n2\n", "user_id,a/b\n1,2\n", "a/b,tags\n1,;\n1,;\n"]
+)
+def test_users_alone_need_a_field(tmp_path, content):
+    (tmp_path / "users.csv").write_text(content)
+    with pytest.raises(InputError, match=r"users\.csv: has no field besides the id; add a column"):
+        infer_schema(tmp_path)
+
+
+@pytest.mark.parametrize("ids", [["k1"] * 4, ["k1", None, "k2", "k3"], [0.5, 1.0, 2.0, 3.0]])
+@pytest.mark.parametrize("name", ["users", "campaigns"])
+def test_a_first_column_that_no_example_can_refer_to(tmp_path, name, ids):
+    users, campaigns, examples = world()
+    first = {"x": ids * (20 if name == "users" else 1)}
+    tables = (first | users, campaigns) if name == "users" else (users, first | campaigns)
+    source = write(tmp_path / "source", *tables, examples, "parquet")
+    with pytest.raises(InputError, match=rf"{name}\.parquet: the first column, 'x', cannot be the"):
+        infer_schema(source)
 
 
 def test_examples_need_campaigns(tmp_path):

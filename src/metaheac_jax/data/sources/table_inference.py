@@ -41,8 +41,8 @@ def infer_schema(source: Path) -> tuple[TableSchema, list[str]]:
 
     Raises:
       InputError: there are no users, there are examples without campaigns, a file is unreadable,
-        has a column without a name, or no field besides the id, or users and campaigns share a
-        field.
+        has a column without a name, or no field besides the id; or, with campaigns, a first
+        column cannot be an id, or users and campaigns share a field.
     """
     paths = find_tables(source)
     for name in ("users", *(["campaigns"] if "examples" in paths else [])):
@@ -55,19 +55,21 @@ def infer_schema(source: Path) -> tuple[TableSchema, list[str]]:
         missing = (_NA,)
         users = _head(paths["users"], missing)
     if "campaigns" not in paths:
-        first = users.to_series(0)
-        has_ids = may_have_ids(first.dtype) and first.is_unique().all() and not first.has_nulls()
-        fields, left_out = _fields(users[:, int(has_ids) :])
+        has_ids = _has_ids(users)
+        of_users, left_out = _fields(paths["users"], users[:, int(has_ids) :])
         user_id = users.columns[0] if has_ids else ""
-        return TableSchema(fields, user_id=user_id, missing=missing), left_out
-    campaigns = _head(paths["campaigns"])
-    of_users, left_out = _fields(users[:, 1:])
-    of_campaigns, also_out = _fields(campaigns[:, 1:], lists=False)
-    for name, fields in (("users", of_users), ("campaigns", of_campaigns)):
-        if not fields:
-            raise InputError(f"{paths[name]}: has no field besides the id; add a column")
-    campaign = tuple(Column(column.name) for column in of_campaigns)
-    both = [column.name for column in of_users if Column(column.name) in campaign]
+        return TableSchema(of_users, user_id=user_id, missing=missing), left_out
+    campaigns = _head(paths["campaigns"], missing)
+    for name, frame in (("users", users), ("campaigns", campaigns)):
+        if not _has_ids(frame):
+            raise InputError(
+                f"{paths[name]}: the first column, {frame.columns[0]!r}, cannot be the id; put a "
+                "column first that has a different whole number or text in each row"
+            )
+    of_users, left_out = _fields(paths["users"], users[:, 1:])
+    of_campaigns, also_out = _fields(paths["campaigns"], campaigns[:, 1:], lists=False)
+    names = {column.name for column in of_campaigns}
+    both = [column.name for column in of_users if column.name in names]
     if both:
         raise InputError(
             f"{paths['users']} and {paths['campaigns']}: both have a column {both[0]!r}; rename "
@@ -75,7 +77,7 @@ def infer_schema(source: Path) -> tuple[TableSchema, list[str]]:
         )
     schema = TableSchema(
         user=of_users,
-        campaign=campaign,
+        campaign=tuple(Column(column.name) for column in of_campaigns),
         user_id=users.columns[0],
         campaign_id=campaigns.columns[0],
         missing=missing,
@@ -84,6 +86,11 @@ def infer_schema(source: Path) -> tuple[TableSchema, list[str]]:
 
 
 def _head(path: Path, missing: tuple[str, ...] = ()) -> pl.DataFrame:
+    """The first rows of a table.
+
+    Raises:
+      InputError: the file cannot be read, or a column has no name.
+    """
     file = TableFile(path, [], missing)
     if "" in file.names:
         raise InputError(
@@ -93,14 +100,29 @@ def _head(path: Path, missing: tuple[str, ...] = ()) -> pl.DataFrame:
     return file.collect(file.scan().head(ROWS_AT_A_TIME))
 
 
-def _fields(frame: pl.DataFrame, *, lists: bool = True) -> tuple[tuple[Column, ...], list[str]]:
-    """The columns that can be fields, and the names of the others."""
+def _has_ids(frame: pl.DataFrame) -> bool:
+    """Whether the first column can be an id."""
+    first = frame.to_series(0)
+    return may_have_ids(first.dtype) and first.is_unique().all() and not first.has_nulls()
+
+
+def _fields(
+    path: Path, frame: pl.DataFrame, *, lists: bool = True
+) -> tuple[tuple[Column, ...], list[str]]:
+    """The columns that can be fields, and the names of the others.
+
+    Raises:
+      InputError: there is no such column.
+    """
     found = {
         cells.name: _infer(cells) if lists or cells.dtype != pl.List else None
         for cells in frame.iter_columns()
     }
     left_out = [name for name, column in found.items() if column is None]
-    return tuple(column for column in found.values() if column is not None), left_out
+    fields = tuple(column for column in found.values() if column is not None)
+    if not fields:
+        raise InputError(f"{path}: has no field besides the id; add a column")
+    return fields, left_out
 
 
 def _infer(cells: pl.Series) -> Column | None:
@@ -117,6 +139,9 @@ def _infer(cells: pl.Series) -> Column | None:
     for separator in _SEPARATORS:
         counts = text.str.count_matches(separator, literal=True)
         if len(text) and (counts > 0).mean() >= _LIST_FRACTION:  # pyrefly: ignore
+            values = text.str.replace_all(separator, "", literal=True).str.strip_chars()
+            if not (values != "").any():
+                return None
             slots = min(int(counts.max()) + 1, _MAX_SLOTS)  # pyrefly: ignore
             return replace(column, slots=slots, separator=separator)
     numbers = text.cast(pl.Float64, strict=False)
