@@ -16,7 +16,6 @@ from metaheac_jax.audience.campaign_folder import (
     add_feedback,
     load_customised,
     read_campaign,
-    replace_feedback,
     save_customised,
     update,
 )
@@ -339,7 +338,7 @@ def test_replaced_feedback_is_forgotten_by_the_next_update(campaign, made):
     first = update(folder, general, DATA)
     add_feedback(folder, feedback(1, 2, 3, not_converted=[4]))
     update(folder, general, DATA)
-    saved = replace_feedback(folder, feedback())
+    saved = add_feedback(folder, feedback(), replace_all=True)
     assert (len(saved.feedback), saved.learned) == (0, None)
     saved = read_campaign(folder)
     assert (len(saved.feedback), saved.learned) == (0, None)
@@ -350,7 +349,7 @@ def test_replaced_feedback_is_forgotten_by_the_next_update(campaign, made):
     ours, theirs = (scores(one.customised(general, DATA)) for one in (saved, first))
     np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(InputError, match=r"user ids: expected text in UTF-8 bytes"):
-        replace_feedback(folder, Feedback.of(np.array([7]), np.array([True])))
+        add_feedback(folder, Feedback.of(np.array([7]), np.array([True])), replace_all=True)
 
 
 def test_a_campaign_with_feedback_is_not_saved_as_if_all_its_seeds_were_its_first(campaign):

@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import UserIds
-from metaheac_jax.data.campaign_record import CampaignRecord, Feedback, check_same_kind, is_among
+from metaheac_jax.data.campaign_record import CampaignRecord, Feedback, is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, new_directory
@@ -77,7 +77,7 @@ class SavedCampaign:
       excluded: (X,) int64 or UTF-8 bytes, ascending and distinct: ids of users who are left out of
         learning and of audiences.
       learned: counts of the users when the weights were learned; None if feedback was replaced
-        since, see `replace_feedback`.
+        since, see `add_feedback`.
       data_digest: digest of the data set that they were learned on; None if not known.
       seed: random seed that they were learned with; None if not known.
       digest: digest of the manifest that this was read from; None if it was not read.
@@ -266,32 +266,22 @@ def load_customised(
 
 
 def add_feedback(
-    directory: Path | str, feedback: Feedback, *, progress: Progress = silent
+    directory: Path | str,
+    feedback: Feedback,
+    *,
+    replace_all: bool = False,
+    progress: Progress = silent,
 ) -> SavedCampaign:
     """Adds feedback to a campaign folder; its order and repetitions do not matter.
 
     The model does not change; see `update`.
 
-    Returns:
-      The new content of the folder.
-
-    Raises:
-      InputError: the folder has no campaign, or the user ids are of another kind.
-    """
-    with locked(Path(directory)):
-        saved = read_campaign(directory, progress=progress)
-        saved = replace(saved, feedback=saved.feedback.merge(feedback))
-        write_campaign(saved, directory, progress)
-    return saved
-
-
-def replace_feedback(
-    directory: Path | str, feedback: Feedback, *, progress: Progress = silent
-) -> SavedCampaign:
-    """Replaces all feedback of a campaign folder, for example after a wrong file.
-
-    The model does not change. It counts as not up to date until `update`, since it may have learned
-    from the earlier feedback.
+    Args:
+      directory: the campaign folder.
+      feedback: the feedback.
+      replace_all: replace all earlier feedback, for example after a wrong file. The model counts as
+        not up to date until `update`, since it may have learned from what is replaced.
+      progress: receives the number of bytes checksummed.
 
     Returns:
       The new content of the folder.
@@ -301,8 +291,11 @@ def replace_feedback(
     """
     with locked(Path(directory)):
         saved = read_campaign(directory, progress=progress)
-        check_same_kind(saved.record.user_ids, feedback.user_ids)
-        saved = replace(saved, feedback=feedback, learned=None)
+        merged = saved.feedback.merge(feedback)
+        if replace_all:
+            saved = replace(saved, feedback=feedback, learned=None)
+        else:
+            saved = replace(saved, feedback=merged)
         write_campaign(saved, directory, progress)
     return saved
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from metaheac_jax.audience.campaign_folder import add_feedback, read_campaign, replace_feedback
+from metaheac_jax.audience.campaign_folder import add_feedback, read_campaign
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.data.sources.feedback import read_feedback
@@ -48,8 +48,7 @@ def main(options: Options) -> None:
         added = added.merge(read)
         counts = f"{len(read):,} users, {read.converted.sum():,} of them converted"
         lines.append(f"{path}: {counts if len(read) else 'has no records'}")
-    save = replace_feedback if options.replace else add_feedback
-    total = save(options.campaign, added).feedback
+    total = add_feedback(options.campaign, added, replace_all=options.replace).feedback
     new = len(np.setdiff1d(total.user_ids, before.feedback.user_ids))
     lines.append(
         f"{options.campaign}: now feedback on {len(total):,} users ({new:,} of them new), "
