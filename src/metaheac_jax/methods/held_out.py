@@ -23,8 +23,7 @@ from metaheac_jax.training.loop import Quality
 FRACTION = 0.1  # fraction of the training campaigns to hold out
 MIN_CAMPAIGNS = 3  # minimum number of held-out campaigns
 # Maximum number of examples in a half, so that a judgement takes little time on any data set. It
-# must not be much less than the examples of new campaigns: the longer a general model is trained,
-# the more examples its customised models need to gain from that.
+# is large, so that held-out campaigns are customised on about as many examples as new ones.
 MAX_HALF = 65_536
 MAX_WEIGHT = 1000  # of a campaign in the mean over campaigns
 
