@@ -6,7 +6,6 @@ import numpy as np
 from toy import aucs, dataset
 
 from metaheac_jax.methods.similarity import cosine, indicators
-from metaheac_jax.model import load, save
 
 DATA = dataset(campaigns=12, per_campaign=400)
 TRAIN, NEW = np.arange(8), np.arange(8, 12)
@@ -18,17 +17,6 @@ def models(data=DATA):
     return [
         model.score for model in method.customise(general, data, [data.campaign(c) for c in NEW])
     ]
-
-
-def test_a_loaded_model_scores_the_same_to_the_bit(tmp_path):
-    method, campaigns = cosine(), [DATA.campaign(c) for c in NEW]
-    general = method.fit(DATA, campaigns=TRAIN)
-    save(general, tmp_path / "model")
-    kept, loaded = (
-        [model.score(DATA.user_rows) for model in method.customise(one, DATA, campaigns)]
-        for one in (general, load(tmp_path / "model"))
-    )
-    np.testing.assert_array_equal(kept, loaded)
 
 
 def test_similarity_finds_converts():

@@ -45,8 +45,7 @@ def inverse_frequencies(run: Run) -> Trained:
     stage, dataset = run.dataset.stage1, run.dataset
     users = np.unique(np.concatenate([stage.user[stage.of(c)] for c in run.campaigns]))
     having = indicators(dataset.user_rows[users], dataset.num_rows).sum(axis=0)
-    idf = np.log((1 + len(users)) / (1 + np.asarray(having).ravel())) + 1
-    return Trained({"idf": idf.astype(np.float32)})  # as it is loaded again
+    return Trained({"idf": np.log((1 + len(users)) / (1 + np.asarray(having).ravel())) + 1})
 
 
 def unit_vectors(users: UserRows, idf: np.ndarray) -> csr_matrix:
