@@ -173,15 +173,20 @@ def test_lists_are_no_ids(tmp_path, text):
 
 TEA = {"name": "tea", "seeds": "tea.csv", "attributes": ATTRIBUTES}
 GOLF = {"name": "golf é", "seeds": "/all/golf.csv", "attributes": {}, "previous": "old/golf.csv"}
+SAVED = {"name": "saved", "folder": "campaigns/saved"}
 
 
-@pytest.mark.parametrize("text", [f"{json.dumps(TEA)}\n\n{json.dumps(GOLF)}\n", [TEA, GOLF]])
+@pytest.mark.parametrize(
+    "text",
+    [f"{json.dumps(TEA)}\n\n{json.dumps(GOLF)}\n{json.dumps(SAVED)}\n", [TEA, GOLF, SAVED]],
+)
 def test_campaigns_are_read(tmp_path, text):
     path = tmp_path / "campaigns"
     path.write_text(text if isinstance(text, str) else json.dumps(text, indent=2))
     assert read_campaigns(path) == [
         Request(tmp_path / "tea.csv", ATTRIBUTES, None, "tea"),
         Request(type(path)("/all/golf.csv"), {}, tmp_path / "old" / "golf.csv", "golf é"),
+        Request(tmp_path / "campaigns" / "saved", None, None, "saved"),
     ]
 
 
@@ -211,11 +216,14 @@ def test_a_line_ends_where_json_lines_do(tmp_path, end):
         ({**GOLF, "name": "é" * 101}, 'campaign number 2: expected a "name"'),
         ({**GOLF, "seeds": "a\0.csv"}, "campaign golf é: seeds: expected the name of a file, got"),
         ({**GOLF, "name": "tea"}, "campaign tea: occurs twice; give each a name of its own"),
-        ({"name": "golf", "seeds": "x"}, "campaign golf: has no 'attributes'; expected name, seed"),
+        ({"name": "golf", "seeds": "x"}, "campaign golf: has no 'attributes'; expected name, eith"),
         ({**TEA, "name": "golf", "size": 3}, "campaign golf: has an unknown 'size'; expected name"),
         ({**GOLF, "seeds": [1]}, "campaign golf é: seeds: expected the name of a file, got [1]"),
         ({**GOLF, "previous": 1}, "campaign golf é: previous: expected the name of a file, got 1"),
         ({**GOLF, "attributes": "x"}, "campaign golf é: attributes: expected a JSON object"),
+        ({**GOLF, "folder": "x"}, "campaign golf é: has an unknown 'seeds'; expected name, either"),
+        ({**SAVED, "folder": 3}, "campaign saved: folder: expected the name of a file, got 3"),
+        ({"name": "golf"}, "campaign golf: has no 'seeds'; expected name, either seeds and attri"),
     ],
 )
 def test_a_campaign_that_is_wrong_is_named(tmp_path, entry, words):

@@ -1,6 +1,7 @@
 """From a world's tables to a second audience that is better than the first, by the commands."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -168,6 +169,62 @@ def test_an_update_learns_from_users_whom_the_data_lacked(made, tmp_path, capsys
     starts = (again.format(before), same, full, full, same)
     for line, start in zip(lines, starts, strict=True):
         assert " ".join(line.split()).startswith(start)
+
+
+def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
+    """Each audience is that of the campaign alone."""
+    new, folder = made.names[1], os.path.relpath(made.campaigns[0], tmp_path)
+    old = tmp_path / folder
+    out, brief = tmp_path / "audiences", made.world / "new" / new
+    attributes = json.loads((brief / "attributes.json").read_text())
+    entries = [
+        {"name": "new", "seeds": str(brief / "seeds.csv"), "attributes": attributes},
+        {"name": "old", "folder": folder},
+    ]
+    (tmp_path / "list").write_text("\n".join(map(json.dumps, entries)))
+    saved = read_campaign(old)
+    others = saved.record.user_ids[saved.record.labels == 0]
+    (tmp_path / "out.csv").write_text(others[0].decode())
+    options = ("--data", made.data, "--size", 300, "--exclude", tmp_path / "out.csv")
+    of_list = ("expand", made.model, *options, "--campaigns", tmp_path / "list", "--out", out)
+    succeeds(main, *of_list)
+    for name, of in (
+        (
+            "new",
+            (made.model, "--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json"),
+        ),
+        ("old", (old,)),
+    ):
+        succeeds(main, "expand", *of, *options, "--out", tmp_path / f"{name}.csv")
+        assert (out / f"{name}.csv").read_text() == (tmp_path / f"{name}.csv").read_text()
+    facts = json.loads((out / "audiences.json").read_text())["campaigns"]
+    notes = [" ".join(entry["notes"]) for entry in facts]
+    update = f"1 of the excluded users are non-seeds that {old} learns from"
+    assert [update in text for text in notes] == [False, True]
+    parents = {item.path.name: len(item.parents) for item in find_items(out)}
+    assert parents == {"new.csv": 2, "old.csv": 3}  # model and data, and the folder
+
+    (tmp_path / "out.csv").write_text(saved.record.user_ids[saved.record.labels == 1][0].decode())
+    words = ("campaign old: --exclude: ", "customised to users who are to be left out; metaheac")
+    refuses(capsys, main, *of_list, words=words)
+    words = (f"campaign old: --adapts: {old} is a campaign, which is customised",)
+    refuses(capsys, main, *of_list, "--adapts", "heads", words=words)
+    entries[1]["folder"] = str(made.model)
+    (tmp_path / "list").write_text(json.dumps(entries))
+    words = (f"campaign old: {made.model}", "give the folder that `metaheac customise` has written")
+    refuses(capsys, main, *of_list, words=words)
+
+
+def test_a_folder_of_another_model_is_named(made, tmp_path, capsys):
+    """Where a list has the folder."""
+    model, folder = tmp_path / "model", os.path.relpath(made.campaigns[0], tmp_path)
+    with tiny_settings():
+        succeeds(main, "fit", made.data, model, "--method", "mlp-pretraining", "--seed", 1)
+    (tmp_path / "list").write_text(json.dumps({"name": "old", "folder": folder}))
+    options = ("--data", made.data, "--campaigns", tmp_path / "list", "--size", 5)
+    words = ("campaign old: ", "was customised from another general model than that in")
+    refuses(capsys, main, "expand", model, *options, "--out", tmp_path / "out", words=words)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -294,7 +294,10 @@ def _made_from(directory: Path, manifest: str) -> dict[str, tuple[Parent, ...]]:
     """What each file that a manifest names was made from; empty if it is not a valid manifest."""
     with suppress(InputError):
         body = read_sealed(directory, manifest, format=AUDIENCES_FORMAT, remedy="", verify=False)
-        return dict.fromkeys(body["files"], tuple(_parents(body["made_from"])))
+        shared, own = body["made_from"], {}
+        for entry in body.get("campaigns", ()):
+            own[entry["file"]] = entry.get("made_from", [])
+        return {name: tuple(_parents([*own.get(name, ()), *shared])) for name in body["files"]}
     return {}
 
 

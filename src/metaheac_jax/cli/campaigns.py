@@ -39,14 +39,14 @@ class Request:
     """The inputs for one campaign.
 
     Attributes:
-      seeds: file of the seeds, or the campaign folder that has them.
-      attributes: the campaign's attributes; empty for a campaign folder.
+      source: file of the seeds, or the campaign folder that has them.
+      attributes: the campaign's attributes; None for a campaign folder, which has them.
       previous: file of an earlier audience, if there is one.
       name: name of the campaign, if it is one of many.
     """
 
-    seeds: Path
-    attributes: dict[str, Any]
+    source: Path
+    attributes: dict[str, Any] | None
     previous: Path | None = None
     name: str | None = None
 
@@ -128,8 +128,8 @@ def feedback_notes(folder: Path, saved: SavedCampaign, general: General) -> list
 def read_campaigns(path: Path) -> list[Request]:
     """The campaigns in a file: JSON objects, one per line or in a list.
 
-    Each has ``name``, ``seeds`` (a file, relative to this one), ``attributes`` and optionally
-    ``previous`` (a file).
+    Each has ``name``; ``seeds`` (a file) and ``attributes``, or ``folder`` (of a campaign); and
+    optionally ``previous`` (a file). Paths are relative to the file of campaigns.
 
     Raises:
       InputError: the file cannot be read, or a campaign is wrong; the message has its number or
@@ -173,20 +173,23 @@ def _request(path: Path, number: int, entry: Any) -> Request:
             f"file, of at most {MAX_NAME_BYTES} bytes"
         )
     where = f"{path}: campaign {name}"
-    missing = [key for key in ("seeds", "attributes") if key not in entry]
-    unknown = [key for key in entry if key not in ("name", "seeds", "attributes", "previous")]
+    needed = ("folder",) if "folder" in entry else ("seeds", "attributes")
+    missing = [key for key in needed if key not in entry]
+    unknown = [key for key in entry if key not in ("name", *needed, "previous")]
     if missing or unknown:
         wrong = f"has no {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
         raise InputError(
-            f"{where}: {wrong}; expected name, seeds, attributes and, if any, previous"
+            f"{where}: {wrong}; expected name, either seeds and attributes or folder, and, if any, "
+            "previous"
         )
-    for key in ("seeds", "previous"):
+    for key in ("seeds", "folder", "previous"):
         if not isinstance(entry.get(key, ""), str) or "\0" in entry.get(key, ""):
             raise InputError(f"{where}: {key}: expected the name of a file, got {entry[key]!r}")
-    if not isinstance(entry["attributes"], dict):
+    attributes = entry.get("attributes")
+    if "attributes" in needed and not isinstance(attributes, dict):
         raise InputError(f"{where}: attributes: expected a JSON object")
     previous = path.parent / entry["previous"] if "previous" in entry else None
-    return Request(path.parent / entry["seeds"], entry["attributes"], previous, name)
+    return Request(path.parent / entry[needed[0]], attributes, previous, name)
 
 
 def read_user_ids(

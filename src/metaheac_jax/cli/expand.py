@@ -35,19 +35,17 @@ from metaheac_jax.cli.campaigns import (
     Request,
     campaign_notes,
     check_readable,
-    feedback_notes,
     find_campaign,
     has_text,
     read_attributes,
     read_audience,
     read_campaigns,
     read_excluded,
-    read_user_ids,
     require_seeds,
 )
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
-from metaheac_jax.data.campaign import Campaign, CampaignBrief
-from metaheac_jax.data.campaign_record import is_among
+from metaheac_jax.cli.expanded_campaigns import Expanded, find_new, of_folder
+from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -84,9 +82,11 @@ class Options:
     {"advertiserId": 42, "productType": 3, ...}."""
     campaigns: Path | None = None
     """File with one campaign per line, as JSON: {"name": "tea", "seeds": "tea.csv", "attributes":
-    {...}}, and optionally "previous": "old/tea.csv". A JSON list of campaigns works as well. Paths
-    are relative to the file. Customised campaigns are kept in OUT.customised until all audiences
-    are written, so that after an interruption the same command continues."""
+    {...}} for a new campaign, {"name": "tea", "folder": "campaigns/tea"} for one from `metaheac
+    customise` that has MODEL as its general model, and optionally "previous": "old/tea.csv". A JSON
+    list of campaigns works as well. Paths are relative to the file. Customised campaigns are kept
+    in OUT.customised until all audiences are written, so that after an interruption the same
+    command continues."""
     out: Path
     """File to write: .parquet, .csv or .csv.gz. A file NAME.json beside it records what it was made
     from, for metaheac status. With --campaigns, a folder with a file per campaign and
@@ -131,8 +131,9 @@ class Options:
     examples; or heads, the layers after the network's first. With heads, many campaigns share the
     first layer, and users are scored several times as fast. Default: the model's settings."""
     least_seeds: int | None = None
-    """Stop with an error if fewer seeds than this are users of the data. By default 100; for a
-    campaign's folder there is no default, since `metaheac customise` has checked its seeds."""
+    """Stop with an error if a campaign has fewer seeds than this that are users of the data. By
+    default 100; for a campaign's folder there is no default, since `metaheac customise` has checked
+    its seeds."""
     seed: int = 0
     """Random seed for the random non-seeds and for fine-tuning."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
@@ -143,6 +144,7 @@ class _Result:
     """The result for a campaign; ``excluded`` has the ids from --exclude."""
 
     request: Request
+    saved: SavedCampaign | None
     model: Customised
     check: SeedCheck
     audience: Audience
@@ -150,6 +152,12 @@ class _Result:
     refresh: Refresh | None
     notes: Sequence[str]
     excluded: np.ndarray
+
+    def folder(self) -> list[dict[str, str]]:
+        """Name and digest of the campaign folder that the model is from, if there is one."""
+        if self.saved is None:
+            return []
+        return [_parent(self.request.source, self.saved.digest)]
 
     def facts(self) -> dict[str, Any]:
         """The result as plain data."""
@@ -175,22 +183,20 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     for path in options.exclude:
         check_readable(path)  # a file that cannot be read is reported before the work begins
-    saved = read_campaign(options.model) if is_campaign(options.model) else None
-    for request in requests if saved is None else []:
-        with request.named():
-            check_readable(request.seeds)
+    saved = [_read_source(request, options) for request in requests]
     writes = is_first()
     many = locked(options.out) if writes and options.campaigns is not None else nullcontext()
     with many, terminal.progress_display(screen) as progress:
-        general = saved.load_general(progress) if saved else load(options.model, progress=progress)
+        own = saved[0] if is_campaign(options.model) else None
+        general = own.load_general(progress) if own else load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         if mesh is not None:
             method_of(general).check_mesh()
             check_same("data and model", (data.digest, general.origin and general.origin.digest))
         others = _others(options, data)
-        results = _expand(options, requests, general, data, progress, saved, mesh)
+        results = _expand(options, requests, saved, general, data, mesh, progress)
         if writes:
-            _write(options, results, others, general, data, progress, saved)
+            _write(options, results, others, general, data, progress)
         from_first(None)  # the other processes end after the first
     if options.campaigns is None:
         lines = _describe(results[0], options.out)
@@ -209,11 +215,6 @@ def _check_options(options: Options) -> None:
             raise InputError(
                 f"{options.model}: is a campaign, which has its seeds and attributes; omit "
                 "--seeds, --attributes and --campaigns"
-            )
-        if options.adapts is not None:
-            raise InputError(
-                f"--adapts: {options.model} is a campaign, which is customised already; omit "
-                "--adapts"
             )
     elif (options.campaigns is None and not one) or (options.campaigns is not None and some):
         raise InputError("expand: give --seeds and --attributes, or --campaigns")
@@ -253,8 +254,8 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
         terminal.check_output("--out", options.out, *inputs)
         check_audience_file(options.out)
     else:
-        seeds = [request.seeds for request in requests]
-        inputs = (options.campaigns, options.model, options.data, *seeds, *options.exclude)
+        sources = [request.source for request in requests]
+        inputs = (options.campaigns, options.model, options.data, *sources, *options.exclude)
         kind = "a folder of audiences"
         terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
         terminal.work_folder("--out", options.out, CUSTOMISED)
@@ -269,11 +270,25 @@ def _requests(options: Options) -> list[Request]:
     if options.campaigns is not None:
         return read_campaigns(options.campaigns)
     if is_campaign(options.model):
-        return [Request(options.model, {}, options.previous)]
+        return [Request(options.model, None, options.previous)]
     assert options.seeds is not None  # checked by `_check_options`
     assert options.attributes is not None
     attributes = read_attributes(options.attributes)
     return [Request(options.seeds, attributes, options.previous)]
+
+
+def _read_source(request: Request, options: Options) -> SavedCampaign | None:
+    """The content of a campaign folder; a file of seeds is only checked, before any work."""
+    with request.named():
+        if request.attributes is not None:
+            check_readable(request.source)
+            return None
+        if options.adapts is not None:
+            raise InputError(
+                f"--adapts: {request.source} is a campaign, which is customised already; omit "
+                "--adapts"
+            )
+        return read_campaign(request.source)
 
 
 def _others(options: Options, data: Dataset) -> dict[str, list[int] | list[str]]:
@@ -291,11 +306,11 @@ def _others(options: Options, data: Dataset) -> dict[str, list[int] | list[str]]
 def _expand(
     options: Options,
     requests: Sequence[Request],
+    saved: Sequence[SavedCampaign | None],
     general: General,
     data: Dataset,
-    progress: Progress,
-    saved: SavedCampaign | None,
     mesh: Mesh | None,
+    progress: Progress,
 ) -> list[_Result]:
     """The audience of every campaign; bad input is refused before the work begins."""
     general.check_data(data)
@@ -308,29 +323,22 @@ def _expand(
         for request in requests
     ]
     excluded, known = read_excluded(options.exclude, data)
-    models = []
-    if saved is None:
-        campaigns, checks = _find_campaigns(options, requests, data, excluded, progress)
-    else:
-        saved = saved.with_ids_of(data)
-        models = [saved.customised(general, data)]
-        campaigns = [models[0].campaign]
-        checks = [SeedCheck.of(campaigns[0], models[0].seed_ids)]
-        learned = data.user_ids[campaigns[0].users]
-        left_out, is_seed = is_among(learned, excluded), campaigns[0].labels == 1
-        _check_saved(options, saved, general, checks[0], bool((left_out & is_seed).any()))
-        known += _saved_notes(options.model, saved, general, int(left_out.sum()))
+    found = _find_campaigns(options, requests, saved, general, data, excluded, progress)
+    campaigns = [each.campaign for each in found]
     _check_candidates(options, data, campaigns, excluded, wanted)
 
     method, seed = _method(options, general), options.seed
     scales = []
     if options.probability:
         scales = calibrate(method, general, data, campaigns, seed=seed, progress=progress)
-    if not models:
-        kept = None if options.campaigns is None else _customised(options.out)
-        models = method.customise(
-            general, data, campaigns, seed=seed, mesh=mesh, directory=kept, progress=progress
+    new = [each.campaign for each in found if each.model is None]
+    kept = None if options.campaigns is None else _customised(options.out)
+    customised = iter(
+        method.customise(
+            general, data, new, seed=seed, mesh=mesh, directory=kept, progress=progress
         )
+    )
+    models = [each.model or next(customised) for each in found]
     audiences = expand_all(
         models,
         data,
@@ -344,11 +352,12 @@ def _expand(
     for number, audience in enumerate(audiences):
         base_rate, ids = None, earlier[number]
         if options.probability:
-            base_rate = options.base_rate or seed_rate(checks[number].used, data)
+            base_rate = options.base_rate or seed_rate(found[number].check.used, data)
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)
-        notes = [*campaign_notes(checks[number], models[number]), *known]
+        own = found[number]
+        notes = [*campaign_notes(own.check, models[number]), *known, *own.notes]
         if options.probability or options.report:
             seen = seen_in_training(general, data, campaigns[number])
             notes += [seen] if seen else []
@@ -357,30 +366,9 @@ def _expand(
             notes.append(
                 f"{asked} were requested, but there are only {audience.num_candidates:,} candidates"
             )
-        found = (requests[number], models[number], checks[number])
-        results.append(_Result(*found, audience, base_rate, refresh, notes, excluded))
+        of = (own.request, saved[number], models[number], own.check)
+        results.append(_Result(*of, audience, base_rate, refresh, notes, excluded))
     return results
-
-
-def _check_saved(
-    options: Options,
-    saved: SavedCampaign,
-    general: General,
-    check: SeedCheck,
-    seeds_left_out: bool,
-) -> None:
-    """Refuses a campaign folder that does not fit the options."""
-    require_seeds(check, options.least_seeds or 0, options.model)
-    if seeds_left_out:
-        raise InputError(
-            f"--exclude: {options.model} was customised to users who are to be left out; "
-            "metaheac update it with --exclude"
-        )
-    if (options.probability or options.report) and not saved.is_up_to_date(general):
-        raise InputError(
-            f"{options.model}: its feedback has changed since its model learned from it; metaheac "
-            "update it first"
-        )
 
 
 def _check_candidates(
@@ -391,32 +379,24 @@ def _check_candidates(
     wanted: range,
 ) -> None:
     """Refuses ranks that no candidate of any campaign has."""
-    # All campaigns have the same excluded users.
-    left_out = data.find_users(np.union1d(excluded, data.checked_ids(campaigns[0].excluded_ids)))
-    seeds = 0 if options.include_seeds else min(len(campaign.seeds) for campaign in campaigns)
-    most = data.num_users - int((left_out >= 0).sum()) - seeds
+    most = 0
+    for campaign in campaigns:
+        ids = np.union1d(excluded, data.checked_ids(campaign.excluded_ids))
+        left_out = np.count_nonzero(data.find_users(ids) >= 0)
+        seeds = 0 if options.include_seeds else len(campaign.seeds)
+        most = max(most, data.num_users - left_out - seeds)
+        if most > wanted.start:
+            return
     if not most:
         who = "excluded" if options.include_seeds else "seeds or excluded"
         raise InputError(
             f"audience: has no users, since all {data.num_users:,} users of the data are {who}; "
             "use a larger pool"
         )
-    if most <= wanted.start:
-        raise InputError(
-            f"audience: has no users, since there are only {most:,} candidates, and the first rank "
-            f"requested is {wanted.start + 1:,}; choose a better rank"
-        )
-
-
-def _saved_notes(folder: Path, saved: SavedCampaign, general: General, count: int) -> list[str]:
-    """What the user should know about a campaign folder, ``count`` of whose users are excluded."""
-    notes = feedback_notes(folder, saved, general)
-    if count:
-        notes.append(
-            f"{count:,} of the excluded users are non-seeds that {folder} learns from; metaheac "
-            "update it with --exclude to leave them out"
-        )
-    return notes
+    raise InputError(
+        f"audience: has no users, since there are only {most:,} candidates, and the first rank "
+        f"requested is {wanted.start + 1:,}; choose a better rank"
+    )
 
 
 def _customised(out: Path) -> Path:
@@ -432,31 +412,49 @@ def _method(options: Options, general: General) -> Method:
 def _find_campaigns(
     options: Options,
     requests: Sequence[Request],
+    saved: Sequence[SavedCampaign | None],
+    general: General,
     data: Dataset,
     excluded: np.ndarray,
     progress: Progress,
-) -> tuple[list[Campaign], list[SeedCheck]]:
-    """The campaigns, and the checks of their seeds."""
+) -> list[Expanded]:
+    """The campaigns, new ones and those of folders, in the order of the requests."""
     least = LEAST_SEEDS if options.least_seeds is None else options.least_seeds
     if options.seeds is not None and options.attributes is not None:
         campaign, check = find_campaign(
             data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
         )
         require_seeds(check, least, options.seeds)
-        return [campaign], [check]
-    text = has_text(data)
-    seeds = [read_user_ids(request.seeds, text=text) for request in requests]
-    briefs = [
-        CampaignBrief(ids, request.attributes, request.name)
-        for ids, request in zip(seeds, requests, strict=True)
-    ]
-    campaigns = data.new_campaigns(briefs, exclude=excluded, seed=options.seed, progress=progress)
-    checks = []
-    for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
-        checks.append(SeedCheck.of(campaign, ids))
+        return [Expanded(requests[0], campaign, check)]
+    pairs = list(zip(requests, saved, strict=True))
+    new = iter(
+        find_new(
+            [request for request, folder in pairs if folder is None],
+            data,
+            exclude=excluded,
+            least_seeds=least,
+            seed=options.seed,
+            progress=progress,
+        )
+    )
+    found = []
+    for request, folder in pairs:
+        if folder is None:
+            found.append(next(new))
+            continue
         with request.named():
-            require_seeds(checks[-1], least, request.seeds)
-    return campaigns, checks
+            found.append(
+                of_folder(
+                    request,
+                    folder,
+                    general,
+                    data,
+                    exclude=excluded,
+                    least_seeds=options.least_seeds or 0,
+                    must_be_current=options.probability or options.report is not None,
+                )
+            )
+    return found
 
 
 def _write(
@@ -466,10 +464,9 @@ def _write(
     general: General,
     data: Dataset,
     progress: Progress,
-    saved: SavedCampaign | None,
 ) -> None:
     """Writes all requested files, once the content of all of them is ready."""
-    made_from = _made_from(options, general, data, saved)
+    made_from = _made_from(options, general, data)
     if options.campaigns is not None:
         _write_folder(options, results, made_from)
         remove_work(_customised(options.out))
@@ -509,21 +506,21 @@ def _report_page(
     return html_report(report)
 
 
-def _made_from(
-    options: Options, general: General, data: Dataset, saved: SavedCampaign | None
-) -> list[dict[str, str]]:
-    """Names and digests of the campaign, the model and the data."""
+def _made_from(options: Options, general: General, data: Dataset) -> list[dict[str, str]]:
+    """Names and digests of the model and the data."""
     assert general.origin is not None  # it was loaded
     parents = [(general.origin.folder, general.origin.digest), (options.data, data.digest)]
-    if saved is not None:
-        parents.insert(0, (options.model, saved.digest))
-    return [Parent(folder.resolve().name, digest or "")._asdict() for folder, digest in parents]
+    return [_parent(folder, digest) for folder, digest in parents]
+
+
+def _parent(folder: Path, digest: str | None) -> dict[str, str]:
+    return Parent(folder.resolve().name, digest or "")._asdict()
 
 
 def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:
     """Writes an audience, and beside it a file with its origin and the result's facts."""
     result.audience.write(path)
-    content = {"format": FORMAT, "made_from": made_from, **result.facts()}
+    content = {"format": FORMAT, "made_from": [*result.folder(), *made_from], **result.facts()}
     seal(path.parent, f"{path.name}.json", content, [path])
 
 
@@ -536,8 +533,8 @@ def _write_folder(
         for result in results:
             files.append(folder / f"{result.request.name}.{options.format or 'csv'}")
             result.audience.write(files[-1])
-            entry = {"name": result.request.name, "file": files[-1].name, **result.facts()}
-            campaigns.append(entry)
+            of = {"name": result.request.name, "file": files[-1].name, "made_from": result.folder()}
+            campaigns.append({**of, **result.facts()})
         content = {"format": FORMAT, "made_from": made_from, "campaigns": campaigns}
         seal(folder, MANIFEST, content, files)
 
