@@ -130,6 +130,19 @@ def test_hash_rows_of_every_large_field(tmp_path, capsys):
     assert rows == [0, 0, 5, 0, 0]
 
 
+@pytest.mark.filterwarnings("default:.* who are not in the file of users")
+def test_examples_of_deleted_users_are_left_out_if_asked(tmp_path, capsys):
+    users, campaigns, examples = tables_world.world()
+    examples[2] = ("k1", "deleted", 0, 1)
+    source, schema = tables_world.write(tmp_path / "s", users, campaigns, examples), tmp_path / "js"
+    schema.write_text(json.dumps(tables_world.SCHEMA.to_json()))
+    command = ("prepare", source, tmp_path / "data", "--schema", schema)
+    refuses(capsys, main, *command, words=("line 4: unknown user_id deleted", "fix or remove it"))
+    succeeds(main, *command, "--skip-unknown-users")
+    told = f"1 of {len(examples)} examples are of users who are not in the file of users"
+    assert f"warning: {source / 'examples.csv'}: {told}" in capsys.readouterr().err
+
+
 def test_columns_that_a_first_schema_lacks_are_named(tmp_path, capsys):
     (tmp_path / "users.csv").write_text("user_id,a/b,.c,d\n1,2,3,4\n")
     succeeds(main, "prepare", tmp_path, "--infer", tmp_path / "schema.json")
@@ -174,6 +187,14 @@ def test_names_in_brackets_are_printed(tmp_path, capsys, monkeypatch):
         (("prepare", "tables", "--infer", "s", "--schema", "x"), "--schema: not with --infer"),
         (("prepare", "tables", "--infer", "s", "--hash-rows", 5), "--hash-rows: not with --infer"),
         (("prepare", "tables", "--infer", "s", "--extends", "x"), "--extends: not with --infer"),
+        (
+            ("prepare", "tables", "--infer", "s", "--skip-unknown-users"),
+            "--skip-unknown-users: not with --infer",
+        ),
+        (
+            ("prepare", "source", "data", "--skip-unknown-users"),
+            "--skip-unknown-users: only for tables, which source does not have",
+        ),
         (("prepare", "tables", "--infer", "s", "--max-memory", 1), "--max-memory: not with --inf"),
         (("prepare", "tables", "--infer", "s", "--max-ids", 1), "--max-ids: not with --infer"),
         (("prepare", "tables", "data", "--max-ids", 1), "--max-ids: tables has tables, whose"),

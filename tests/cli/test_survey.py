@@ -38,6 +38,9 @@ def test_from_a_survey_to_an_audience(folder, capsys):
     edited["campaigns_from"] = [fields.pop(name) for name in QUESTIONS]
     edited["user"] = list(fields.values())
     schema.write_text(json.dumps(edited))
+    options = ("--schema", schema, "--skip-unknown-users")
+    words = (f'--skip-unknown-users: {schema} makes campaigns with "campaigns_from"',)
+    refuses(capsys, main, "prepare", SURVEY, data, *options, words=words)
     succeeds(main, "prepare", SURVEY, data, "--schema", schema)
     printed = capsys.readouterr().out
     assert f"{data}: 997 users, 27 campaigns, " in printed

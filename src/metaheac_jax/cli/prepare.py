@@ -23,6 +23,8 @@ from metaheac_jax.files import locked, read_json, write_json
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT, UNSEEN, Schema, Vocabulary
 
+#: Options that say how data is read, which --infer does not do.
+_OF_DATA = ("schema", "hash_rows", "skip_unknown_users", "extends", "max_ids", "max_memory")
 _BLOCK = 1 << 18  # users read at a time
 
 
@@ -69,6 +71,9 @@ class Options:
     hash_rows: int = 0
     """For tables: hash every field with more than this many values to this many rows, and do not
     keep its values. 0 keeps all values; "hash_rows" in the schema hashes a single field."""
+    skip_unknown_users: bool = False
+    """For tables: leave out examples of users who are not in the file of users, such as deleted
+    accounts, and say how many there are. By default, such an example is an error."""
     extends: Path | None = None
     """Earlier data set, or model, that this data continues: its values and buckets are kept, new
     values are added, and `metaheac fit --from` can continue training its model on this data."""
@@ -85,7 +90,7 @@ def main(options: Options) -> None:
     if options.infer is None and options.overwrite:
         raise InputError("--overwrite: only with --infer; a data set is replaced without it")
     if options.infer is not None:
-        for name in ("schema", "hash_rows", "extends", "max_ids", "max_memory"):
+        for name in _OF_DATA:
             if getattr(options, name):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option}: not with --infer, which only writes a schema")
@@ -157,22 +162,31 @@ def _read(
                 f"{source}: tables need a --schema; metaheac prepare {source} --infer schema.json "
                 "writes a first one"
             )
+        schema = TableSchema.read(options.schema)
+        if options.skip_unknown_users and schema.campaigns_from:
+            raise InputError(
+                f'--skip-unknown-users: {options.schema} makes campaigns with "campaigns_from", so '
+                "there is no file of examples"
+            )
         return tables.prepare(
             source,
             out,
-            schema=TableSchema.read(options.schema),
+            schema=schema,
             hash_rows=options.hash_rows,
             extends=extends,
+            skip_unknown_users=options.skip_unknown_users,
             progress=progress,
         )
-    schema = read_schema(options.schema)
+    fields = read_schema(options.schema)
     if options.hash_rows:
         raise InputError(f"--hash-rows: {source} has no tables, and all values of it are kept")
+    if options.skip_unknown_users:
+        raise InputError(f"--skip-unknown-users: only for tables, which {source} does not have")
     if not is_official:
         return tencent.prepare(
             source,
             out,
-            schema=schema,
+            schema=fields,
             extends=extends,
             max_ids=max_ids,
             progress=progress,
@@ -182,7 +196,7 @@ def _read(
     return official.prepare(
         source,
         out,
-        schema=schema,
+        schema=fields,
         max_ids=max_ids,
         max_memory=options.max_memory,
         progress=progress,

@@ -199,6 +199,36 @@ def test_a_bad_user_is_named(tmp_path, user_id, words):
     assert not (tmp_path / "data").exists()
 
 
+def test_examples_of_unknown_users_are_left_out_if_asked(tmp_path, monkeypatch):
+    """As if their rows were not in the file; other faults keep their lines."""
+    monkeypatch.setattr(table_file, "ROWS_AT_A_TIME", 7)
+    users, campaigns, examples = world()
+    without = write(tmp_path / "without", users, campaigns, [*examples[:2], *examples[3:]])
+    expected = prepare(without, tmp_path / "expected", schema=SCHEMA)
+    gone = replaced(examples, 2, user_id="zz")
+    source = write(tmp_path / "source", users, campaigns, gone)
+    words = f"examples.csv: 1 of {len(examples)} examples are of users who are not in the file of"
+    with pytest.warns(UserWarning, match=words):
+        data = prepare(source, tmp_path / "data", schema=SCHEMA, skip_unknown_users=True)
+    for own, other in ((data.stage1, expected.stage1), (data.stage2, expected.stage2)):
+        np.testing.assert_array_equal(own.user, other.user)
+        np.testing.assert_array_equal(own.label, other.label)
+        np.testing.assert_array_equal(own.offsets, other.offsets)
+
+    source = write(tmp_path / "twice", users, campaigns, [*gone, gone[5]])
+    words = f"line {len(gone) + 2}: the user is already an example of this campaign"
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(InputError, match=words):
+        prepare(source, tmp_path / "data", schema=SCHEMA, skip_unknown_users=True)
+    source = write(
+        tmp_path / "all",
+        users,
+        campaigns,
+        [replaced([row], 0, user_id="zz")[0] for row in examples],
+    )
+    with pytest.raises(InputError, match="file of users; check that both have the same ids"):
+        prepare(source, tmp_path / "data", schema=SCHEMA, skip_unknown_users=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

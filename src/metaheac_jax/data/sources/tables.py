@@ -16,6 +16,7 @@ Axes: n rows of a block, U users, S slots of a user, C campaigns, N campaign fie
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def prepare(
     schema: TableSchema,
     hash_rows: int = 0,
     extends: tuple[Schema, Vocabulary] | None = None,
+    skip_unknown_users: bool = False,
     progress: Progress = silent,
 ) -> Dataset:
     """Turns tables into a dataset on disk.
@@ -83,13 +85,15 @@ def prepare(
         keeps all values of fields for which the schema has no ``hash_rows``.
       extends: fields and values of earlier data; the dataset keeps their buckets and values and
         adds the new values.
+      skip_unknown_users: leave out examples of users who are not in the file of users, with a
+        warning that has their number.
       progress: receives the number of users read, then the bytes of the checksums.
 
     Raises:
       InputError: a file or a column is missing; or a row is wrong: a repeated id, a label other
         than 0 or 1, text in a column of numbers, an example of an unknown user or campaign, or a
-        user who is twice an example of a campaign (the message names the file and row); or the
-        fields differ from those of the earlier data.
+        user who is twice an example of a campaign (the message names the file and row); or all
+        examples are of unknown users; or the fields differ from those of the earlier data.
     """
     source, target = Path(source), check_target(target, source)
     paths = find_tables(source)
@@ -115,7 +119,9 @@ def prepare(
         maps = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in columns}
         examples = campaigns.examples
         if examples is None:
-            examples = _read_examples(paths["examples"], schema, user_ids, campaigns.ids)
+            examples = _read_examples(
+                paths["examples"], schema, user_ids, campaigns.ids, skip_unknown_users
+            )
         stage1, stage2 = (_of_stage(examples, stage, len(campaigns.ids)) for stage in (1, 2))
         dataset = Dataset(
             name=source.resolve().name.partition(".")[0],
@@ -273,19 +279,25 @@ class _Known:
         order = np.argsort(ids)
         return _Known(ids[order], order)
 
-    def positions(self, file: TableFile, column: pl.Series, start: int) -> np.ndarray:
-        """Original positions of a block's ids, which must be known."""
+    def positions(
+        self, file: TableFile, column: pl.Series, start: int, *, skip_unknown: bool = False
+    ) -> np.ndarray:
+        """Original positions of a block's ids; -1 for unknown ones, which are refused otherwise."""
         ids = file.ids(column, start, whole=self.ordered.dtype.kind != "S")
         position = np.searchsorted(self.ordered, ids).clip(max=len(self.ordered) - 1)
         unknown = self.ordered[position] != ids
-        if unknown.any():
+        if unknown.any() and not skip_unknown:
             at = int(np.argmax(unknown))
             raise file.fault(start + at, f"unknown {column.name} {plain_id(ids[at])}")
-        return self.order[position]
+        return np.where(unknown, -1, self.order[position])
 
 
 def _read_examples(
-    path: Path, schema: TableSchema, user_ids: np.ndarray, campaign_ids: np.ndarray
+    path: Path,
+    schema: TableSchema,
+    user_ids: np.ndarray,
+    campaign_ids: np.ndarray,
+    skip_unknown_users: bool,
 ) -> np.ndarray:
     """(4, E) int32 campaign, user, label and stage; the stage is 1 without such a column."""
     file = TableFile(path, [schema.campaign_id, schema.user_id, "label"], schema.missing)
@@ -294,7 +306,7 @@ def _read_examples(
     users, campaigns = _Known.of(user_ids), _Known.of(campaign_ids)
     parts: list[np.ndarray] = []
     for start, frame in file.blocks():
-        user = users.positions(file, frame[schema.user_id], start)
+        user = users.positions(file, frame[schema.user_id], start, skip_unknown=skip_unknown_users)
         campaign = campaigns.positions(file, frame[schema.campaign_id], start)
         label = file.one_of(frame["label"], start, (0, 1))
         stage = np.ones(len(frame), int)
@@ -304,7 +316,15 @@ def _read_examples(
     if not parts:
         raise InputError(f"{path}: has no examples")
     examples = np.concatenate(parts, axis=1)
-    _check_pairs(file, examples[0], examples[1], len(user_ids))
+    known = examples[1] >= 0
+    if not known.all():
+        what = f"{(~known).sum():,} of {len(known):,} examples are of users who are not in the file"
+        if not known.any():
+            raise InputError(f"{path}: {what} of users; check that both have the same ids")
+        warnings.warn(f"{path}: {what} of users; they are left out", stacklevel=3)
+    rows = np.flatnonzero(known)
+    examples = examples[:, rows]
+    _check_pairs(file, rows, examples, len(user_ids))
     return examples
 
 
@@ -314,8 +334,13 @@ def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
     return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns).shuffled()
 
 
-def _check_pairs(file: TableFile, campaign: np.ndarray, user: np.ndarray, num_users: int) -> None:
-    """Refuses a user who is twice an example of a campaign, whatever the stages and labels."""
+def _check_pairs(file: TableFile, rows: np.ndarray, examples: np.ndarray, num_users: int) -> None:
+    """Refuses a user who is twice an example of a campaign, whatever the stages and labels.
+
+    The examples are on these rows of the file.
+    """
+    campaign, user, _, _ = examples
     again = is_repeat(campaign.astype(np.int64) * num_users + user)
     if again.any():
-        raise file.fault(int(again.argmax()), "the user is already an example of this campaign")
+        row = int(rows[again.argmax()])
+        raise file.fault(row, "the user is already an example of this campaign")
