@@ -171,7 +171,7 @@ def test_seeds_are_left_out_unless_wanted():
 
 
 def test_who_is_excluded_from_a_campaign_is_in_none_of_its_audiences(monkeypatch):
-    """Users whom all models exclude are looked up once."""
+    """Users whom all models exclude, or who are given, are looked up once."""
     find, looked_up = dataset_module.Dataset.find_users, []
 
     def find_users(self, user_ids, **options):
@@ -189,7 +189,7 @@ def test_who_is_excluded_from_a_campaign_is_in_none_of_its_audiences(monkeypatch
                 expected, _ = sorted_users(own.scorer, [*own.seed_ids, *ids, *exclude])
                 np.testing.assert_array_equal(audience.user_ids, expected)
                 assert audience.num_candidates == len(expected)
-    assert looked_up == [3 + 6, 4 + 6, 5 + 6, 2 + 5 + 6]  # 8 is among both of the second call
+    assert looked_up == [3 + 6, 4 + 6, 5 + 6, 2 + 4 + 6]  # 8 is looked up once in a call
 
 
 def test_excluded_ids_that_nobody_has_are_ignored():

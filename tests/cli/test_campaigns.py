@@ -216,14 +216,17 @@ def test_a_line_ends_where_json_lines_do(tmp_path, end):
         ({**GOLF, "name": "é" * 101}, 'campaign number 2: expected a "name"'),
         ({**GOLF, "seeds": "a\0.csv"}, "campaign golf é: seeds: expected the name of a file, got"),
         ({**GOLF, "name": "tea"}, "campaign tea: occurs twice; give each a name of its own"),
-        ({"name": "golf", "seeds": "x"}, "campaign golf: has no 'attributes'; expected name, eith"),
+        ({"name": "golf", "seeds": "x"}, "campaign golf: has no 'attributes'; expected name, seed"),
         ({**TEA, "name": "golf", "size": 3}, "campaign golf: has an unknown 'size'; expected name"),
         ({**GOLF, "seeds": [1]}, "campaign golf é: seeds: expected the name of a file, got [1]"),
         ({**GOLF, "previous": 1}, "campaign golf é: previous: expected the name of a file, got 1"),
         ({**GOLF, "attributes": "x"}, "campaign golf é: attributes: expected a JSON object"),
-        ({**GOLF, "folder": "x"}, "campaign golf é: has an unknown 'seeds'; expected name, either"),
-        ({**SAVED, "folder": 3}, "campaign saved: folder: expected the name of a file, got 3"),
-        ({"name": "golf"}, "campaign golf: has no 'seeds'; expected name, either seeds and attri"),
+        (
+            {**GOLF, "folder": "x"},
+            "campaign golf é: has an unknown 'seeds'; expected name, seeds a",
+        ),
+        ({**SAVED, "folder": 3}, "campaign saved: folder: expected the name of a folder, got 3"),
+        ({"name": "golf"}, "campaign golf: has no 'seeds'; expected name, seeds and attributes, "),
     ],
 )
 def test_a_campaign_that_is_wrong_is_named(tmp_path, entry, words):

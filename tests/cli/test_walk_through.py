@@ -172,7 +172,7 @@ def test_an_update_learns_from_users_whom_the_data_lacked(made, tmp_path, capsys
 
 
 def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
-    """Each audience is that of the campaign alone."""
+    """The audience of a folder, and of the first new campaign, is that of the campaign alone."""
     new, folder = made.names[1], os.path.relpath(made.campaigns[0], tmp_path)
     old = tmp_path / folder
     out, brief = tmp_path / "audiences", made.world / "new" / new
@@ -215,16 +215,23 @@ def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
     refuses(capsys, main, *of_list, words=words)
 
 
-def test_a_folder_of_another_model_is_named(made, tmp_path, capsys):
-    """Where a list has the folder."""
-    model, folder = tmp_path / "model", os.path.relpath(made.campaigns[0], tmp_path)
+def test_a_folder_of_yesterdays_model_is_updated_first(made, tmp_path, capsys):
+    """Where a list has the folder: the error names the command, after which the list expands."""
+    model = tmp_path / "model"
+    shutil.copytree(made.campaigns[0], tmp_path / "tea")
     with tiny_settings():
         succeeds(main, "fit", made.data, model, "--method", "mlp-pretraining", "--seed", 1)
-    (tmp_path / "list").write_text(json.dumps({"name": "old", "folder": folder}))
+    (tmp_path / "list").write_text(json.dumps({"name": "old", "folder": "tea"}))
     options = ("--data", made.data, "--campaigns", tmp_path / "list", "--size", 5)
-    words = ("campaign old: ", "was customised from another general model than that in")
-    refuses(capsys, main, "expand", model, *options, "--out", tmp_path / "out", words=words)
-    assert not (tmp_path / "out").exists()
+    expand = ("expand", model, *options, "--out", tmp_path / "out")
+    update = ("update", tmp_path / "tea", "--data", made.data, "--model", model)
+    printed = " ".join(map(str, update)).replace(str(made.data), "DATA")
+    words = ("was customised from another general model than that in", f"`metaheac {printed}`")
+    refuses(capsys, main, *expand, words=words)
+    assert contents(tmp_path) == {"model", "tea", "list"}
+    succeeds(main, *update)
+    succeeds(main, *expand)
+    assert contents(tmp_path) == {"model", "tea", "list", "out"}
 
 
 @pytest.mark.slow

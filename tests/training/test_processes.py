@@ -139,6 +139,16 @@ def test_two_processes_expand_many_campaigns_as_one_does(tmp_path):
         np.testing.assert_allclose(two[:, 2], one[:, 2], atol=1e-5)
         assert len(np.intersect1d(one[:, 1], two[:, 1])) >= 49  # ties may fall either way
 
+    # One campaign: a process without one to customise waits for the other.
+    (tmp_path / "campaigns").write_text(json.dumps(lines[0]))
+    first, _ = ended(*in_two(*words, tmp_path / "single"))
+    assert "1 audiences" in first
+    one, two = (
+        np.loadtxt(tmp_path / out / "c0.csv", delimiter=",", skiprows=1)
+        for out in ("one", "single")
+    )
+    np.testing.assert_allclose(two[:, 2], one[:, 2], atol=1e-5)
+
 
 LATE = """
 import sys, time

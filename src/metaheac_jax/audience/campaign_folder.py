@@ -178,18 +178,23 @@ class SavedCampaign:
             of the data, the method cannot be saved, or as in `with_ids_of`.
         """
         if not self.is_of(general):
-            where = "in memory" if general.origin is None else f"in {general.origin.folder}"
+            where, advice = "in memory", "`update` customises it again"
+            if general.origin is not None:
+                where = f"in {general.origin.folder}"
+                own, new = (
+                    shlex.quote(str(path))
+                    for path in (self.folder or self.record.name, general.origin.folder)
+                )
+                advice = f"`metaheac update {own} --data DATA --model {new}` customises it again"
             raise InputError(
                 f"campaign {self.record.name}: was customised from another general model than that "
-                f"{where}; `metaheac update` customises it again"
+                f"{where}; {advice}"
             )
         general.check_data(data)
         saved = self.with_ids_of(data)
-        method, examples = method_of(general), saved.examples
-        found = data.find_users(saved.found_ids)
-        campaign = replace(
-            data.recorded_campaign(examples), found=found[found >= 0], excluded_ids=saved.excluded
-        )
+        method, campaign = method_of(general), data.recorded_campaign(saved.examples)
+        found = is_among(data.user_ids[campaign.users], saved.found_ids)
+        campaign = replace(campaign, found=campaign.users[found], excluded_ids=saved.excluded)
         run = Run(data, np.empty(0, int), general.settings, 0)
         if method.restore is None:
             raise InputError(f"campaign {self.record.name}: {method.name!r} cannot be saved")

@@ -237,17 +237,18 @@ def _left_out(
 
     They are in the form that the data uses.
     """
-    shared, own = [data.checked_ids(exclude)], []
     # Campaigns from one call of `Dataset.new_campaigns` have one array, which may be long.
-    alike = len({id(model.excluded_ids) for model in models}) == 1
-    if alike:
-        shared.append(data.checked_ids(models[0].excluded_ids))
+    excluded = {id(model.excluded_ids): model.excluded_ids for model in models}
+    several = [exclude, *(excluded.values() if len(excluded) == 1 else ())]
+    shared = np.unique(np.concatenate([data.checked_ids(ids) for ids in several]))
+    rest = {key: np.setdiff1d(data.checked_ids(ids), shared) for key, ids in excluded.items()}
+    own = []
     for model in models:
         if model.seed_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
             raise InputError(f"{data.where}: has whole numbers as user ids, but the seeds are text")
-        several = [() if alike else model.excluded_ids, () if include_seeds else model.seed_ids]
-        own.append(np.concatenate([data.checked_ids(ids) for ids in several]))
-    return [np.unique(np.concatenate(shared)), *own]
+        seeds = data.checked_ids(() if include_seeds else model.seed_ids)
+        own.append(np.concatenate([rest[id(model.excluded_ids)], seeds]))
+    return [shared, *own]
 
 
 def _find_each(

@@ -50,6 +50,11 @@ class Request:
     previous: Path | None = None
     name: str | None = None
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the source is a campaign folder."""
+        return self.attributes is None
+
     def named(self) -> AbstractContextManager[None]:
         """A context in which errors name the campaign, if it is one of many."""
         return nullcontext() if self.name is None else about(f"campaign {self.name}")
@@ -179,12 +184,13 @@ def _request(path: Path, number: int, entry: Any) -> Request:
     if missing or unknown:
         wrong = f"has no {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
         raise InputError(
-            f"{where}: {wrong}; expected name, either seeds and attributes or folder, and, if any, "
-            "previous"
+            f"{where}: {wrong}; expected name, seeds and attributes, or name and folder; previous "
+            "is optional"
         )
     for key in ("seeds", "folder", "previous"):
         if not isinstance(entry.get(key, ""), str) or "\0" in entry.get(key, ""):
-            raise InputError(f"{where}: {key}: expected the name of a file, got {entry[key]!r}")
+            kind = "folder" if key == "folder" else "file"
+            raise InputError(f"{where}: {key}: expected the name of a {kind}, got {entry[key]!r}")
     attributes = entry.get("attributes")
     if "attributes" in needed and not isinstance(attributes, dict):
         raise InputError(f"{where}: attributes: expected a JSON object")

@@ -25,7 +25,7 @@ from metaheac_jax.audience.held_out import seen_in_training
 from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.retrieve import audience_ranks, expand_all
-from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
+from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
 from metaheac_jax.audience.workspace import AUDIENCES_FORMAT as FORMAT
@@ -44,7 +44,7 @@ from metaheac_jax.cli.campaigns import (
     require_seeds,
 )
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
-from metaheac_jax.cli.expanded_campaigns import Expanded, find_new, of_folder
+from metaheac_jax.cli.found_campaigns import Found, find_campaigns
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
@@ -66,7 +66,7 @@ class Options:
 
     Customises a general model to the seeds, scores every user of the data and writes the best ones,
     with rank, user_id and score. The seeds themselves are left out. For one campaign, give --seeds
-    and --attributes. With --campaigns, the users are read only once for all campaigns.
+    and --attributes. With --campaigns, the users are scored in one pass for all campaigns.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|CAMPAIGN")]
@@ -81,12 +81,12 @@ class Options:
     """JSON file with the campaign's attributes, one per campaign field of the data:
     {"advertiserId": 42, "productType": 3, ...}."""
     campaigns: Path | None = None
-    """File with one campaign per line, as JSON: {"name": "tea", "seeds": "tea.csv", "attributes":
-    {...}} for a new campaign, {"name": "tea", "folder": "campaigns/tea"} for one from `metaheac
-    customise` that has MODEL as its general model, and optionally "previous": "old/tea.csv". A JSON
-    list of campaigns works as well. Paths are relative to the file. Customised campaigns are kept
-    in OUT.customised until all audiences are written, so that after an interruption the same
-    command continues."""
+    """File with one campaign per line, as JSON. A new campaign: {"name": "tea", "seeds": "tea.csv",
+    "attributes": {...}}. One with a folder from `metaheac customise`, whose general model must be
+    MODEL: {"name": "tea", "folder": "campaigns/tea"}. Either may have "previous": "old/tea.csv". A
+    JSON list of campaigns works as well. Paths are relative to the file. Once customised, new
+    campaigns are kept in OUT.customised until all audiences are written, so that after an
+    interruption the same command continues."""
     out: Path
     """File to write: .parquet, .csv or .csv.gz. A file NAME.json beside it records what it was made
     from, for metaheac status. With --campaigns, a folder with a file per campaign and
@@ -129,13 +129,15 @@ class Options:
     adapts: Adapts | None = None
     """Which weights are adapted to a campaign: all, the whole network and the embeddings of its
     examples; or heads, the layers after the network's first. With heads, many campaigns share the
-    first layer, and users are scored several times as fast. Default: the model's settings."""
+    first layer, and users are scored several times as fast. Default: the model's settings. Not for
+    campaign folders, which are customised already."""
     least_seeds: int | None = None
     """Stop with an error if a campaign has fewer seeds than this that are users of the data. By
     default 100; for a campaign's folder there is no default, since `metaheac customise` has checked
     its seeds."""
     seed: int = 0
-    """Random seed for the random non-seeds and for fine-tuning."""
+    """Random seed for the random non-seeds, for fine-tuning and for --probability. With
+    --campaigns, these also vary with a campaign's place in the list."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
@@ -143,21 +145,18 @@ class Options:
 class _Result:
     """The result for a campaign; ``excluded`` has the ids from --exclude."""
 
-    request: Request
-    saved: SavedCampaign | None
+    found: Found
     model: Customised
-    check: SeedCheck
     audience: Audience
     base_rate: float | None
     refresh: Refresh | None
     notes: Sequence[str]
     excluded: np.ndarray
 
-    def folder(self) -> list[dict[str, str]]:
+    def own_parents(self) -> list[dict[str, str]]:
         """Name and digest of the campaign folder that the model is from, if there is one."""
-        if self.saved is None:
-            return []
-        return [_parent(self.request.source, self.saved.digest)]
+        saved = self.found.saved
+        return [] if saved is None else [_parent(self.found.request.source, saved.digest)]
 
     def facts(self) -> dict[str, Any]:
         """The result as plain data."""
@@ -165,7 +164,7 @@ class _Result:
             "users": len(self.audience),
             "first_rank": self.audience.first_rank,
             "candidates": self.audience.num_candidates,
-            "seeds": asdict(self.check),
+            "seeds": asdict(self.found.check),
             "unknown_attributes": self.model.campaign.unknown_attributes,
             "base_rate": self.base_rate,
             "refresh": None if self.refresh is None else self.refresh._asdict(),
@@ -187,7 +186,7 @@ def main(options: Options) -> None:
     writes = is_first()
     many = locked(options.out) if writes and options.campaigns is not None else nullcontext()
     with many, terminal.progress_display(screen) as progress:
-        own = saved[0] if is_campaign(options.model) else None
+        own = saved[0] if options.campaigns is None else None
         general = own.load_general(progress) if own else load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         if mesh is not None:
@@ -280,7 +279,7 @@ def _requests(options: Options) -> list[Request]:
 def _read_source(request: Request, options: Options) -> SavedCampaign | None:
     """The content of a campaign folder; a file of seeds is only checked, before any work."""
     with request.named():
-        if request.attributes is not None:
+        if not request.is_folder:
             check_readable(request.source)
             return None
         if options.adapts is not None:
@@ -324,23 +323,29 @@ def _expand(
     ]
     excluded, known = read_excluded(options.exclude, data)
     found = _find_campaigns(options, requests, saved, general, data, excluded, progress)
-    campaigns = [each.campaign for each in found]
+    campaigns = [own.campaign for own in found]
     _check_candidates(options, data, campaigns, excluded, wanted)
 
     method, seed = _method(options, general), options.seed
     scales = []
     if options.probability:
         scales = calibrate(method, general, data, campaigns, seed=seed, progress=progress)
-    new = [each.campaign for each in found if each.model is None]
-    kept = None if options.campaigns is None else _customised(options.out)
-    customised = iter(
-        method.customise(
-            general, data, new, seed=seed, mesh=mesh, directory=kept, progress=progress
+    models = {n: own.model for n, own in enumerate(found) if own.model is not None}
+    new = [n for n in range(len(found)) if n not in models]
+    if new:
+        kept = None if options.campaigns is None else _customised(options.out)
+        customised = method.customise(
+            general,
+            data,
+            [campaigns[n] for n in new],
+            seed=seed,
+            mesh=mesh,
+            directory=kept,
+            progress=progress,
         )
-    )
-    models = [each.model or next(customised) for each in found]
+        models |= dict(zip(new, customised, strict=True))
     audiences = expand_all(
-        models,
+        [models[n] for n in range(len(found))],
         data,
         **ranks,
         include_seeds=options.include_seeds,
@@ -349,25 +354,23 @@ def _expand(
         progress=progress,
     )
     results = []
-    for number, audience in enumerate(audiences):
+    for number, (own, audience) in enumerate(zip(found, audiences, strict=True)):
         base_rate, ids = None, earlier[number]
         if options.probability:
-            base_rate = options.base_rate or seed_rate(found[number].check.used, data)
+            base_rate = options.base_rate or seed_rate(own.check.used, data)
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)
-        own = found[number]
         notes = [*campaign_notes(own.check, models[number]), *known, *own.notes]
         if options.probability or options.report:
-            seen = seen_in_training(general, data, campaigns[number])
+            seen = seen_in_training(general, data, own.campaign)
             notes += [seen] if seen else []
         if len(audience) < len(wanted):
             asked = f"ranks up to {wanted.stop:,}" if wanted.start else f"{wanted.stop:,} users"
             notes.append(
                 f"{asked} were requested, but there are only {audience.num_candidates:,} candidates"
             )
-        of = (own.request, saved[number], models[number], own.check)
-        results.append(_Result(*of, audience, base_rate, refresh, notes, excluded))
+        results.append(_Result(own, models[number], audience, base_rate, refresh, notes, excluded))
     return results
 
 
@@ -417,44 +420,26 @@ def _find_campaigns(
     data: Dataset,
     excluded: np.ndarray,
     progress: Progress,
-) -> list[Expanded]:
-    """The campaigns, new ones and those of folders, in the order of the requests."""
-    least = LEAST_SEEDS if options.least_seeds is None else options.least_seeds
+) -> list[Found]:
+    """The campaigns, in the order of the requests."""
     if options.seeds is not None and options.attributes is not None:
         campaign, check = find_campaign(
             data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
         )
+        least = LEAST_SEEDS if options.least_seeds is None else options.least_seeds
         require_seeds(check, least, options.seeds)
-        return [Expanded(requests[0], campaign, check)]
-    pairs = list(zip(requests, saved, strict=True))
-    new = iter(
-        find_new(
-            [request for request, folder in pairs if folder is None],
-            data,
-            exclude=excluded,
-            least_seeds=least,
-            seed=options.seed,
-            progress=progress,
-        )
+        return [Found(requests[0], campaign, check)]
+    return find_campaigns(
+        requests,
+        saved,
+        general,
+        data,
+        exclude=excluded,
+        least_seeds=options.least_seeds,
+        must_be_current=options.probability or options.report is not None,
+        seed=options.seed,
+        progress=progress,
     )
-    found = []
-    for request, folder in pairs:
-        if folder is None:
-            found.append(next(new))
-            continue
-        with request.named():
-            found.append(
-                of_folder(
-                    request,
-                    folder,
-                    general,
-                    data,
-                    exclude=excluded,
-                    least_seeds=options.least_seeds or 0,
-                    must_be_current=options.probability or options.report is not None,
-                )
-            )
-    return found
 
 
 def _write(
@@ -495,7 +480,7 @@ def _report_page(
         result.model.campaign,
         result.audience,
         title=f"Audience {options.out.name}",
-        seeds=result.check,
+        seeds=result.found.check,
         exclude=np.union1d(*excluded),
         include_seeds=options.include_seeds,
         earlier=others,
@@ -520,7 +505,8 @@ def _parent(folder: Path, digest: str | None) -> dict[str, str]:
 def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:
     """Writes an audience, and beside it a file with its origin and the result's facts."""
     result.audience.write(path)
-    content = {"format": FORMAT, "made_from": [*result.folder(), *made_from], **result.facts()}
+    parents = [*result.own_parents(), *made_from]
+    content = {"format": FORMAT, "made_from": parents, **result.facts()}
     seal(path.parent, f"{path.name}.json", content, [path])
 
 
@@ -531,23 +517,30 @@ def _write_folder(
     with new_directory(options.out, marker=MANIFEST) as folder:
         campaigns, files = [], []
         for result in results:
-            files.append(folder / f"{result.request.name}.{options.format or 'csv'}")
+            name = result.found.request.name
+            files.append(folder / f"{name}.{options.format or 'csv'}")
             result.audience.write(files[-1])
-            of = {"name": result.request.name, "file": files[-1].name, "made_from": result.folder()}
-            campaigns.append({**of, **result.facts()})
+            campaigns.append(
+                {
+                    "name": name,
+                    "file": files[-1].name,
+                    "made_from": result.own_parents(),
+                    **result.facts(),
+                }
+            )
         content = {"format": FORMAT, "made_from": made_from, "campaigns": campaigns}
         seal(folder, MANIFEST, content, files)
 
 
 def _describe(result: _Result, out: Path) -> list[str]:
     """The lines to print about a single campaign."""
-    check, audience, refresh = result.check, result.audience, result.refresh
+    check, audience, refresh = result.found.check, result.audience, result.refresh
     lines = [check.line(), *(f"note: {note}" for note in result.notes)]
     last = f"ranks {audience.first_rank:,} and below, " if audience.first_rank > 1 else ""
     lines.append(f"{out}: {last}{len(audience):,} users of {audience.num_candidates:,} candidates")
     if refresh is not None:
         counts = f"{refresh.kept:,} users kept, {refresh.new:,} new, {refresh.gone:,} gone"
-        lines.append(f"{result.request.previous}: {counts}")
+        lines.append(f"{result.found.request.previous}: {counts}")
     if result.base_rate is not None:
         lines.append(
             f"probability: of converting, if {result.base_rate:.3%} of all users convert "
@@ -560,11 +553,11 @@ def _overview(results: Sequence[_Result]) -> TextTable:
     """A table with a row per campaign."""
     rows = []
     for result in results:
-        check, audience, refresh = result.check, result.audience, result.refresh
+        check, audience, refresh = result.found.check, result.audience, result.refresh
         edge = f"{audience.scores[-1]:.3f}" if len(audience) else "-"
         changes = ["-"] * 3 if refresh is None else [f"{count:,}" for count in refresh]
         counts = (f"{check.used:,}", f"{check.match_rate:.0%}", f"{len(audience):,}")
         notes = "; ".join(result.notes)
-        rows.append([result.request.name or "", notes, *counts, edge, *changes])
+        rows.append([result.found.request.name or "", notes, *counts, edge, *changes])
     numbers = ("seeds used", "match rate", "users", "edge", "kept", "new", "gone")
     return TextTable("audiences", ["campaign", "note", *numbers], rows, 2)

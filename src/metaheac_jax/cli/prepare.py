@@ -73,7 +73,8 @@ class Options:
     keep its values. 0 keeps all values; "hash_rows" in the schema hashes a single field."""
     skip_unknown_users: bool = False
     """For tables: leave out examples of users who are not in the file of users, such as deleted
-    accounts, and say how many there are. By default, such an example is an error."""
+    accounts, and say how many there are. By default, such an example is an error. If the users'
+    ids are whole numbers, other ids in the examples must be, too."""
     extends: Path | None = None
     """Earlier data set, or model, that this data continues: its values and buckets are kept, new
     values are added, and `metaheac fit --from` can continue training its model on this data."""

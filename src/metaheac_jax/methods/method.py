@@ -487,7 +487,7 @@ class Method:
         own = own_part(len(campaigns))
         run = replace(run, numbers=own, progress=run.progress if is_first() else silent)
         models = self.adapt(run, state, [campaigns[number] for number in own], watch)
-        if len(own) == len(campaigns):
+        if jax.process_count() == 1:
             return models
         adapted = [jax.device_get(getattr(model, "adapted", None)) for model in models]
         assert self.restore is not None  # a method that uses meshes has it

@@ -86,7 +86,7 @@ def prepare(
       extends: fields and values of earlier data; the dataset keeps their buckets and values and
         adds the new values.
       skip_unknown_users: leave out examples of users who are not in the file of users, with a
-        warning that has their number.
+        warning that has their number. Their ids must still be of the form of the users' ids.
       progress: receives the number of users read, then the bytes of the checksums.
 
     Raises:
@@ -282,14 +282,18 @@ class _Known:
     def positions(
         self, file: TableFile, column: pl.Series, start: int, *, skip_unknown: bool = False
     ) -> np.ndarray:
-        """Original positions of a block's ids; -1 for unknown ones, which are refused otherwise."""
+        """Original positions of a block's ids.
+
+        An unknown id is refused or, with ``skip_unknown``, has position -1.
+        """
         ids = file.ids(column, start, whole=self.ordered.dtype.kind != "S")
         position = np.searchsorted(self.ordered, ids).clip(max=len(self.ordered) - 1)
         unknown = self.ordered[position] != ids
         if unknown.any() and not skip_unknown:
             at = int(np.argmax(unknown))
             raise file.fault(start + at, f"unknown {column.name} {plain_id(ids[at])}")
-        return np.where(unknown, -1, self.order[position])
+        found = self.order[position]
+        return np.where(unknown, -1, found) if unknown.any() else found
 
 
 def _read_examples(
@@ -322,9 +326,8 @@ def _read_examples(
         if not known.any():
             raise InputError(f"{path}: {what} of users; check that both have the same ids")
         warnings.warn(f"{path}: {what} of users; they are left out", stacklevel=3)
-    rows = np.flatnonzero(known)
-    examples = examples[:, rows]
-    _check_pairs(file, rows, examples, len(user_ids))
+        examples = examples[:, known]
+    _check_pairs(file, known, examples, len(user_ids))
     return examples
 
 
@@ -334,13 +337,13 @@ def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
     return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns).shuffled()
 
 
-def _check_pairs(file: TableFile, rows: np.ndarray, examples: np.ndarray, num_users: int) -> None:
+def _check_pairs(file: TableFile, kept: np.ndarray, examples: np.ndarray, num_users: int) -> None:
     """Refuses a user who is twice an example of a campaign, whatever the stages and labels.
 
-    The examples are on these rows of the file.
+    ``kept`` tells which rows of the file are the examples.
     """
     campaign, user, _, _ = examples
     again = is_repeat(campaign.astype(np.int64) * num_users + user)
     if again.any():
-        row = int(rows[again.argmax()])
+        row = int(np.flatnonzero(kept)[again.argmax()])
         raise file.fault(row, "the user is already an example of this campaign")

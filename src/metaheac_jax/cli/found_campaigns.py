@@ -1,0 +1,137 @@
+"""Requested campaigns with their users found in the data: new ones, and campaign folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from metaheac_jax.audience.campaign_folder import SavedCampaign
+from metaheac_jax.audience.seed_check import LEAST_SEEDS, SeedCheck
+from metaheac_jax.cli.campaigns import (
+    Request,
+    feedback_notes,
+    has_text,
+    read_user_ids,
+    require_seeds,
+)
+from metaheac_jax.data.campaign import Campaign, CampaignBrief
+from metaheac_jax.data.campaign_record import is_among
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
+from metaheac_jax.model import Customised, General
+from metaheac_jax.progress import Progress
+
+
+class Found(NamedTuple):
+    """A requested campaign with its users found in the data.
+
+    Attributes:
+      request: what was given for it.
+      campaign: its examples and attributes.
+      check: the check of its seeds.
+      saved: the content of its folder; None for a new campaign.
+      model: the model of its folder; None for a new campaign.
+      notes: what the user should know about its folder.
+    """
+
+    request: Request
+    campaign: Campaign
+    check: SeedCheck
+    saved: SavedCampaign | None = None
+    model: Customised | None = None
+    notes: Sequence[str] = ()
+
+
+def find_campaigns(
+    requests: Sequence[Request],
+    saved: Sequence[SavedCampaign | None],
+    general: General,
+    data: Dataset,
+    *,
+    exclude: np.ndarray,
+    least_seeds: int | None,
+    must_be_current: bool,
+    seed: int,
+    progress: Progress,
+) -> list[Found]:
+    """Finds the campaigns of requests in the data.
+
+    Args:
+      requests: one per campaign.
+      saved: the content of each campaign folder; None for a new campaign.
+      general: the model that those in folders were customised from.
+      data: the data with the campaigns' users.
+      exclude: ids of users who may not be in an audience, and of whom new campaigns do not learn.
+      least_seeds: minimum number of seeds that are users of the data; None means `LEAST_SEEDS` for
+        new campaigns, and no minimum for folders.
+      must_be_current: refuse a folder whose model has not learned from all feedback.
+      seed: random seed for the random non-seeds of new campaigns.
+      progress: receives the progress of finding the users of new campaigns.
+
+    Raises:
+      InputError: a file or its content is wrong, or a folder does not suit ``general``, ``data`` or
+        the options; the message names the campaign.
+    """
+    new = [request for request in requests if not request.is_folder]
+    least = LEAST_SEEDS if least_seeds is None else least_seeds
+    found = iter(_find_new(new, data, exclude, least, seed, progress))
+    campaigns = []
+    for request, content in zip(requests, saved, strict=True):
+        if content is None:
+            campaigns.append(next(found))
+            continue
+        with request.named():
+            campaigns.append(_find_saved(request, content, general, data, exclude))
+            require_seeds(campaigns[-1].check, least_seeds or 0, request.source)
+            if must_be_current and not content.is_up_to_date(general):
+                raise InputError(
+                    f"{request.source}: its feedback has changed since its model learned from it; "
+                    "metaheac update it first"
+                )
+    return campaigns
+
+
+def _find_new(
+    requests: Sequence[Request],
+    data: Dataset,
+    exclude: np.ndarray,
+    least_seeds: int,
+    seed: int,
+    progress: Progress,
+) -> list[Found]:
+    """Finds new campaigns, all in one pass over the user ids."""
+    seeds = [read_user_ids(request.source, text=has_text(data)) for request in requests]
+    briefs = [
+        CampaignBrief(ids, request.attributes or {}, request.name)
+        for ids, request in zip(seeds, requests, strict=True)
+    ]
+    campaigns = data.new_campaigns(briefs, exclude=exclude, seed=seed, progress=progress)
+    found = []
+    for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
+        found.append(Found(request, campaign, SeedCheck.of(campaign, ids)))
+        with request.named():
+            require_seeds(found[-1].check, least_seeds, request.source)
+    return found
+
+
+def _find_saved(
+    request: Request, saved: SavedCampaign, general: General, data: Dataset, exclude: np.ndarray
+) -> Found:
+    """Finds the campaign of a folder; refuses one whose seeds or converts are to be left out."""
+    folder, model = request.source, saved.customised(general, data)
+    campaign = model.campaign
+    left_out = is_among(data.user_ids[campaign.users], exclude)
+    if (left_out & (campaign.labels == 1)).any():
+        raise InputError(
+            f"--exclude: {folder} was customised to users who are to be left out; "
+            "metaheac update it with --exclude"
+        )
+    notes = feedback_notes(folder, saved, general)
+    if left_out.any():
+        notes.append(
+            f"{left_out.sum():,} of the excluded users are non-seeds that {folder} learns from; "
+            "metaheac update it with --exclude to leave them out"
+        )
+    return Found(request, campaign, SeedCheck.of(campaign, model.seed_ids), saved, model, notes)
