@@ -180,11 +180,9 @@ class SavedCampaign:
         if not self.is_of(general):
             where, advice = "in memory", "`update` customises it again"
             if general.origin is not None:
+                own = shlex.quote(str(self.folder or self.record.name))
+                new = shlex.quote(str(general.origin.folder))
                 where = f"in {general.origin.folder}"
-                own, new = (
-                    shlex.quote(str(path))
-                    for path in (self.folder or self.record.name, general.origin.folder)
-                )
                 advice = f"`metaheac update {own} --data DATA --model {new}` customises it again"
             raise InputError(
                 f"campaign {self.record.name}: was customised from another general model than that "
