@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.data import samplers
+from metaheac_jax.data import batches, samplers
 from metaheac_jax.data.batches import Batch, campaign_examples, check_batch, check_campaigns
 from metaheac_jax.data.dataset import Examples
 from metaheac_jax.data.reference_sets import ReferenceSampler
@@ -343,8 +343,26 @@ def test_a_campaign_that_nothing_can_be_trained_on_is_named(count, positive, sai
     label = np.tile(np.arange(count) < positive, 12).astype(np.int8)
     data = replace(DATA, stage1=Examples(offsets, np.zeros(12 * count, np.int32), label))
     data = replace(data, campaign_ids=data.campaign_ids.astype(kind))
-    with pytest.raises(InputError, match=f"campaign 120: .*{said}"):
+    with pytest.raises(InputError, match=f"campaign 120: .*{said}.* for 1 more: 130$"):
         check_campaigns(data, [2, 3])
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ([4], "or add examples$"),
+        ([4, 5, 7], "examples; the same holds for 2 more: 150, 170$"),
+        (range(4, 11), "; the same holds for 6 more: 150, 160, 170, [.]{3}$"),
+    ],
+)
+def test_all_campaigns_that_nothing_can_be_trained_on_are_named_at_once(monkeypatch, bad, said):
+    monkeypatch.setattr(batches, "_SHOWN", 3)
+    label = np.tile(np.arange(40) < 9, 12).reshape(12, 40).astype(np.int8)
+    label[list(bad)] = 1
+    stage1 = Examples(np.arange(13) * 40, np.zeros(480, np.int32), label.ravel())
+    with pytest.raises(InputError, match=f"^campaign 140: stage 1 has 40 seeds among 40.*{said}"):
+        check_campaigns(replace(DATA, stage1=stage1), np.arange(12))
+    check_campaigns(replace(DATA, stage1=stage1), [0, 1, 3])
 
 
 def test_a_step_that_touches_more_than_was_probed_takes_a_larger_shape():

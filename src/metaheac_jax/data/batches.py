@@ -20,6 +20,7 @@ from metaheac_jax.table.layout import Ids, Layout
 
 Tree = TypeVar("Tree")
 _MIN_EXAMPLES = 20  # per training campaign
+_SHOWN = 50  # campaigns that a message names
 
 
 class Batch(NamedTuple):
@@ -191,19 +192,21 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
 
     Raises:
       InputError: they are not distinct campaign indices, or a campaign has fewer than 20 examples
-        or a single class in stage 1.
+        or a single class in stage 1; the message names all such campaigns, up to a number.
     """
-    counts, positives = dataset.stage1.counts, dataset.stage1.positives
     chosen = np.asarray(campaigns)
     check_indices(dataset, chosen)
-    for campaign in chosen:
-        n, seeds = counts[campaign], positives[campaign]
-        if n < _MIN_EXAMPLES or seeds in (0, n):
-            raise InputError(
-                f"campaign {plain_id(dataset.campaign_ids[campaign])}: stage 1 has {seeds} seeds "
-                f"among {n} examples; expected seeds and non-seeds, {_MIN_EXAMPLES} examples or "
-                "more; remove the campaign or add examples"
-            )
+    counts, positives = dataset.stage1.counts[chosen], dataset.stage1.positives[chosen]
+    bad = (counts < _MIN_EXAMPLES) | (positives == 0) | (positives == counts)
+    if not bad.any():
+        return
+    first, *others = [plain_id(name) for name in dataset.campaign_ids[chosen[bad]]]
+    also = ", ".join(map(str, others[:_SHOWN])) + (", ..." if len(others) > _SHOWN else "")
+    raise InputError(
+        f"campaign {first}: stage 1 has {positives[bad][0]} seeds among {counts[bad][0]} examples; "
+        f"expected seeds and non-seeds, {_MIN_EXAMPLES} examples or more; remove the campaign or "
+        "add examples" + (f"; the same holds for {len(others)} more: {also}" if others else "")
+    )
 
 
 def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to: int) -> Batch:
