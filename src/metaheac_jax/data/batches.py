@@ -20,7 +20,7 @@ from metaheac_jax.table.layout import Ids, Layout
 
 Tree = TypeVar("Tree")
 _MIN_EXAMPLES = 20  # per training campaign
-_SHOWN = 50  # campaigns that a message names
+_SHOWN = 50  # campaigns that a message names besides the first
 
 
 class Batch(NamedTuple):
@@ -192,7 +192,7 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
 
     Raises:
       InputError: they are not distinct campaign indices, or a campaign has fewer than 20 examples
-        or a single class in stage 1; the message names all such campaigns, up to a number.
+        or a single class in stage 1; the message names up to 51 such campaigns.
     """
     chosen = np.asarray(campaigns)
     check_indices(dataset, chosen)
