@@ -71,14 +71,16 @@ def test_offline_stages_have_a_line_per_run_their_best_step_and_the_ceiling(tmp_
         offline(20, 70, [10, 0.7, 0.5], [20, 0.6, 0.6], [40, 0.65, 0.55]),
         offline(10, 70, [10, 0.8, 0.4], [20, 0.9, 0.3]),
     ]
+    once = {"label": "Ensemble", "offline": {"best_step": 40, "curve": [[40, 0.7, 0.5]]}}
     far = [offline(10, ceiling, [10, 0.7, 0.5], [20, 0.6, 0.6]) for ceiling in (5000, 6000)]
     results = [
         {"lr": {"label": "LR"}, "mmoe": {"label": "MMoE", **f}, "alpha-0": {"label": "0", **of}}
+        | {"ensemble": once}
         for f, of in zip(far, curves, strict=True)
     ]
     figures.figure_of_training(results, tmp_path / "training.png", "toy")
-    panels = drawn[0].axes
-    assert [axes.get_title("left") for axes in panels] == ["MMoE", "", "0", ""]  # LR has no stage
+    panels = drawn[0].axes  # LR has no offline stage, and the ensemble was judged only once
+    assert [axes.get_title("left") for axes in panels] == ["MMoE", "", "0", ""]
     assert [axes.get_ylabel() for axes in panels] == ["loss", "AUC"] * 2
     for axes, column in zip(panels[2:], (1, 2), strict=True):
         lines = [line.get_xydata().tolist() for line in axes.lines]
