@@ -14,7 +14,7 @@ import numpy as np
 MIN_CANDIDATES = 20
 
 
-class Judgement(NamedTuple):
+class Metrics(NamedTuple):
     """Metrics of one campaign: AUC, and precision and recall of its top K% of candidates."""
 
     auc: float
@@ -116,7 +116,7 @@ class RunningTop:
 
 def judge(
     scores: np.ndarray, labels: np.ndarray, ids: np.ndarray, percent: float = 5.0
-) -> Judgement | str:
+) -> Metrics | str:
     """Metrics of a campaign, or the reason why it cannot be judged.
 
     Args:
@@ -130,4 +130,4 @@ def judge(
         return f"{positives} positives among {len(labels)} candidates"
     best = top(scores, ids, max(1, percent_of(len(labels), percent)))
     hits = int(labels[best].sum())
-    return Judgement(auc(scores, labels), hits / len(best), hits / positives)
+    return Metrics(auc(scores, labels), hits / len(best), hits / positives)

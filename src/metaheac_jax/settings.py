@@ -38,8 +38,8 @@ class Settings:
       batch_size: B, the number of examples in a support set, a query set and an online minibatch.
       disjoint: whether support and query share no example.
       weight_decay: weight decay of the offline AdamW on the network; the table has none.
-      offline_epochs: passes over the training examples, each of ceil(examples / B) meta-steps; with
-        patience, the maximum.
+      offline_epochs: epochs of ceil(training examples / B) steps each; with patience, the maximum.
+        A step draws up to 2 B C examples, so an epoch draws an example about 2 C times.
       offline_patience: number of judgements on held-out training campaigns, four per epoch, without
         a better one before the offline stage stops and keeps the best state. None runs all epochs
         on all training campaigns.

@@ -77,7 +77,9 @@ def test_the_head_is_solved_on_all_examples_of_a_campaign(general):
     scorer, params = model.scorer, general.state["network"]
     users = DATA.user_rows[campaign.users]
     rows = jnp.asarray(scorer.lengths.users(users))
-    first = SolvedHead().first_layer(params, scorer.pool.layout.users(general.state["table"], rows))
+    first = SolvedHead().first_layer(
+        params, scorer.pool_scorer.layout.users(general.state["table"], rows)
+    )
     assert isinstance(first, FirstLayer)
     factors, offset = first.sums[:, 1:], first.sums[:, 0]
     labels = campaign.labels.astype(np.float32)

@@ -55,7 +55,7 @@ class Customiser(OnlineStage):
         mesh: Mesh | None = None,
     ) -> None:
         """Args:
-        network: any network of this package.
+        network: a network with the interface `networks.base.Network`.
         layout: layout of the ids in the examples.
         batch_size: B; examples are shuffled again in every epoch.
         campaigns_at_once: G, vmapped together. None takes what is fastest on this backend: one on a

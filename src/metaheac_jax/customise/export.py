@@ -110,7 +110,7 @@ def _weights(scorer: AdaptedScorer) -> dict[str, Any]:
 
 def _program(scorer: AdaptedScorer, weights: dict[str, Any], num_slots: int) -> bytes:
     """The serialised program, for any number of users."""
-    network, layout, lengths = scorer.pool.network, scorer.pool.layout, scorer.lengths
+    network, layout, lengths = scorer.pool_scorer.network, scorer.pool_scorer.layout, scorer.lengths
     campaign = np.asarray(scorer.campaign)
 
     @jax.jit

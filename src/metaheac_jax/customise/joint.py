@@ -63,33 +63,33 @@ def _shared_by(scorer: Scorer) -> Hashable | None:
         return None
     if on_host(scorer.weights.table):
         return None
-    network, general = scorer.pool.network, scorer.weights.network
+    network, general = scorer.pool_scorer.network, scorer.weights.network
     if not isinstance(network, SplitNetwork):
         return None
     later, own = (flatten_dict(p) for p in (network.later_layers(general), scorer.adapted.network))
     if set(own) != set(later):
         return None
-    return id(scorer.pool), id(general), id(scorer.weights.table), scorer.lengths
+    return id(scorer.pool_scorer), id(general), id(scorer.weights.table), scorer.lengths
 
 
 def _score_group(scorers: Sequence[Scorer]) -> BlockScorer:
     """Scores with one scorer, or with several that share the table and the first layer."""
     some = [scorer for scorer in scorers if isinstance(scorer, AdaptedScorer)]
-    if len(scorers) == 1 or not isinstance(some[0].pool.network, SplitNetwork):
+    if len(scorers) == 1:
         return lambda users: [scorer(users) for scorer in scorers]
-    pool, weights, lengths = some[0].pool, some[0].weights, some[0].lengths
+    pool_scorer, weights, lengths = some[0].pool_scorer, some[0].weights, some[0].lengths
     num_rows = len(weights.table)
     for scorer in some:
-        pool.check_campaign(scorer.campaign, num_rows)
+        pool_scorer.check_campaign(scorer.campaign, num_rows)
     campaigns = np.stack([scorer.campaign for scorer in some])
     own = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(s.adapted.network for s in some))
-    score_chunk = _compiled(pool.network, pool.layout)
+    score_chunk = _compiled(pool_scorer.network, pool_scorer.layout)
 
     def score(users: UserRows) -> list[np.ndarray]:
         if lengths is not None:
             users = LengthenedUsers(users, lengths)
         part = functools.partial(score_chunk, weights, own, campaigns)
-        return list(np.ascontiguousarray(pool.over_users(part, users, num_rows).T))
+        return list(np.ascontiguousarray(pool_scorer.over_users(part, users, num_rows).T))
 
     return score
 

@@ -152,14 +152,14 @@ class AdaptedScorer:
     """The scorer of a campaign: a `Scorer` that exposes its parts.
 
     Attributes:
-      pool: scores with its network.
+      pool_scorer: scores with its network.
       weights: the general weights.
       adapted: the campaign's adapted weights.
       campaign: (N,) table rows of the campaign.
       lengths: adds list lengths to users; None if the network has no fields for them.
     """
 
-    pool: PoolScorer
+    pool_scorer: PoolScorer
     weights: Weights
     adapted: AdaptedWeights
     campaign: np.ndarray
@@ -169,7 +169,7 @@ class AdaptedScorer:
         """(P, S) table rows of users -> (P,) log-odds that each converts."""
         if self.lengths is not None:
             users = LengthenedUsers(users, self.lengths)
-        return self.pool(self.weights, self.adapted, self.campaign, users)
+        return self.pool_scorer(self.weights, self.adapted, self.campaign, users)
 
 
 def over_chunks(

@@ -52,7 +52,11 @@ TABLE_MULTIPLE = 4096  # tables of representations are padded to it, so steps ra
 
 
 def hubble(settings: Settings = PAPER) -> Method:
-    """The Hubble-like method: online, the graph network is frozen (paper section 4.1)."""
+    """The Hubble-like method: online, the graph network is frozen (paper section 4.1).
+
+    It has the online settings `FROM_SCRATCH`, whatever the settings say; `Method.with_settings`
+    changes them.
+    """
     return Method(
         name="hubble",
         label="Hubble-like",

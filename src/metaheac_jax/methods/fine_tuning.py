@@ -97,7 +97,11 @@ def mlp_pretraining(settings: Settings = PAPER, *, lengths: bool = False) -> Met
 
 
 def mlp_one_stage(settings: Settings = PAPER) -> Method:
-    """MLP_one-stage: an MLP trained from scratch on the campaign's examples (paper section 4.1)."""
+    """MLP_one-stage: an MLP trained from scratch on the campaign's examples (paper section 4.1).
+
+    It has the online settings `FROM_SCRATCH`, whatever the settings say; `Method.with_settings`
+    changes them.
+    """
     return Method(
         name="mlp-one-stage",
         label="MLP_one-stage",

@@ -47,9 +47,14 @@ _CHOSEN: dict[str, Any] = {"table_scale": 0.1, "reduction": "mean", "inner_learn
 
 
 def seed_aware(settings: Settings = PAPER) -> Method:
-    """MetaHeac with an additional input: the similarity of a user to the campaign's seeds."""
+    """MetaHeac with an additional input: the similarity of a user to the campaign's seeds.
+
+    It has its own table scale, reduction and inner learning rate, whatever the settings say;
+    `Method.with_settings` changes them. So do `seed_aware_alpha_zero` and `seed_aware_mlp`.
+    """
     settings = replace(settings, **_CHOSEN)
-    method = _seed_method("seed-aware", "MetaHeac, seed-aware", settings, metaheac_network)
+    label = "MetaHeac, seed-aware"
+    method = _seed_method("seed-aware", label, settings, metaheac_network, work=(8, 4))
     return replace(method, tuned=(*TUNED, "inner_learning_rate", *SIZES))
 
 
@@ -57,17 +62,24 @@ def seed_aware_alpha_zero(settings: Settings = PAPER) -> Method:
     """The method `seed_aware` without an inner step, as a control."""
     settings = replace(settings, **_CHOSEN | {"inner_learning_rate": 0.0})
     label = "MetaHeac, seed-aware, alpha = 0"
-    method = _seed_method("alpha-0-seeds", label, settings, metaheac_network)
+    method = _seed_method("alpha-0-seeds", label, settings, metaheac_network, work=(2, 4))
     return replace(method, tuned=(*TUNED, *SIZES))
 
 
 def seed_aware_mlp(settings: Settings = PAPER) -> Method:
     """The MLP with the same input, in the batches of the meta-step without an inner step."""
     settings = replace(settings, **_CHOSEN | {"inner_learning_rate": 0.0})
-    return _seed_method("mlp-seeds", "MLP, seed-aware", settings, mlp_network)
+    return _seed_method("mlp-seeds", "MLP, seed-aware", settings, mlp_network, work=(1 / 4, 1 / 2))
 
 
-def _seed_method(name: str, label: str, settings: Settings, build_network: BuildNetwork) -> Method:
+def _seed_method(
+    name: str,
+    label: str,
+    settings: Settings,
+    build_network: BuildNetwork,
+    *,
+    work: tuple[float, float],
+) -> Method:
     return Method(
         name=name,
         label=label,
@@ -79,7 +91,7 @@ def _seed_method(name: str, label: str, settings: Settings, build_network: Build
         takes_steps=True,
         splits=True,
         meshes=True,
-        work=(8, 4),
+        work=work,
     )
 
 

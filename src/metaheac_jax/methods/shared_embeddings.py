@@ -21,7 +21,11 @@ _NEW_MLP = OnFrozenFields(MLP())
 
 
 def mlp_embeddings(settings: Settings = PAPER) -> Method:
-    """MLP+emb: an MLP trained from scratch on frozen shared embeddings (paper section 4.1)."""
+    """MLP+emb: an MLP trained from scratch on frozen shared embeddings (paper section 4.1).
+
+    It has the online settings `FROM_SCRATCH`, whatever the settings say; `Method.with_settings`
+    changes them.
+    """
     return Method(
         name="mlp-embeddings",
         label=_LABEL,

@@ -58,7 +58,11 @@ _ONLINE_STEPS = 20  # steps of Newton's method
 
 
 def solved_head(settings: Settings = PAPER) -> Method:
-    """A tower that all campaigns share, and a head that is solved for each campaign."""
+    """A tower that all campaigns share, and a head that is solved for each campaign.
+
+    It has its own table scale, value dropout, reduction and penalty, whatever the settings say;
+    `Method.with_settings` changes them.
+    """
     return Method(
         name="solved-head",
         label=_LABEL,
@@ -206,11 +210,11 @@ def fit_value_weights(
 class Solver:
     """Customises to campaigns; build it once, so that all campaigns share compiled programs."""
 
-    def __init__(self, pool: PoolScorer) -> None:
+    def __init__(self, pool_scorer: PoolScorer) -> None:
         """Args:
-        pool: applies the tower to the users of examples.
+        pool_scorer: applies the tower to the users of examples.
         """
-        layout, self._pool = pool.layout, pool
+        layout, self._pool_scorer = pool_scorer.layout, pool_scorer
         self._host_rows, self._num_rows = HostRows(layout), GrowingSize(4096)
         self._tower = jax.jit(
             lambda network, table, users: jnp.column_stack(
@@ -230,7 +234,9 @@ class Solver:
         if penalty is None or not np.isfinite(head).all() or np.ptp(examples.label) == 0:
             return _adapted(weights, head)  # examples of one label determine no value weights
         odds, num_rows = sums[:, 0] + sums[:, 1:] @ np.asarray(head), len(weights.table)
-        rows, own, bias = fit_value_weights(examples, odds, self._pool.layout, num_rows, penalty)
+        rows, own, bias = fit_value_weights(
+            examples, odds, self._pool_scorer.layout, num_rows, penalty
+        )
         missing = self._num_rows.holding(len(rows)) - len(rows)
         rows, own = np.pad(rows, (0, missing), constant_values=num_rows), np.pad(own, (0, missing))
         return _adapted(weights, head.at[-1].add(bias), rows, own)
@@ -241,7 +247,7 @@ class Solver:
         if on_host(table):
             table, ids = self._host_rows.cut(table, ids)
         tower = functools.partial(self._tower, network, table)
-        return self._pool.over_users(tower, ids.user, len(table))
+        return self._pool_scorer.over_users(tower, ids.user, len(table))
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from metaheac_jax.table.pooling import UserFields
 
 
 class Output(NamedTuple):
-    """The output of every network.
+    """The output of a `Network`.
 
     Attributes:
       log_p: (B,) log-probability that the user converts.
@@ -49,7 +49,8 @@ class FirstLayer(NamedTuple):
     """What the later layers of a `SplitNetwork` need about users, for any campaign.
 
     Attributes:
-      sums: (B, ...) sums of the first layer, before its ReLU.
+      sums: (B, ...) sums of the first layer, before its ReLU; for a solved head, the offset and the
+        factors.
       mean: (B, k) mean user field; None if no later layer reads it.
       fields: (B, M, k) user fields; None if no later layer reads them.
     """

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metaheac_jax.networks.base import FirstLayer, Output, User, dense, uniform_fan_in
+from metaheac_jax.networks.base import FirstLayer, Output, User, concatenated, dense, uniform_fan_in
 from metaheac_jax.settings import Mixture
 from metaheac_jax.table.pooling import UserFields
 
@@ -110,7 +110,7 @@ class Gate(nn.Module):
     def __call__(self, user: User | FirstLayer, campaign: Array) -> Array:
         """(B, M, k) and (N, k) or (B, N, k) -> (B, num_choices) log of the softmax weights."""
         mean = user.mean if isinstance(user, FirstLayer) else UserFields.of(user).mean()
-        fields = campaign.reshape(*campaign.shape[:-2], -1)
+        fields = concatenated(campaign)
         init = uniform_fan_in(mean.shape[-1] + fields.shape[-1])
         kernel = self.param("kernel", init, (mean.shape[-1] + fields.shape[-1], self.width))
         bias = self.param("bias", init, (self.width,))
