@@ -236,6 +236,13 @@ def test_a_size_that_makes_no_sense_is_refused(options, words):
         expand(model(None), DATA, **options)
 
 
+def test_what_is_no_customised_model_is_refused():
+    with pytest.raises(InputError, match="expected a customised model, got a list"):
+        expand([model()], DATA, size=5)
+    with pytest.raises(InputError, match=r"expected a list of customised models, got one; write"):
+        expand_all(model(), DATA, size=5)
+
+
 def test_data_of_other_values_are_refused():
     values = (*DATA.vocabulary.values[:-1], np.arange(5, 8))
     with pytest.raises(InputError, match="field 'category' has other values"):

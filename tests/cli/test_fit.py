@@ -336,7 +336,7 @@ def test_a_model_goes_on_on_new_data(data, tmp_path, capsys):
     assert new.parent == old.origin.digest
     assert new.data_digest == old.data_digest == open_dataset(data).digest is not None
     shutil.rmtree(first / "optimizer")
-    words = ("the general model of 'toy' has no optimiser state; fit it from scratch",)
+    words = ("the general model of 'toy' has no optimiser state;", "fit it from scratch")
     refuses(capsys, main, "fit", data, second, "--from", first, words=words)
     for option in (("--method", "metaheac"), ("--settings", "paper")):
         words = ("--from: the method and settings are the model's; omit these options",)

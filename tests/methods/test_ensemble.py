@@ -42,6 +42,10 @@ def scores(models):
     return np.array([model.score(DATA.user_rows) for model in models])
 
 
+def test_its_arrays_are_on_the_device(general):
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(dict(general.state)))
+
+
 def test_a_score_is_the_mean_of_those_of_its_members_alone(general, alone):
     models = METHOD.customise(general, DATA, CAMPAIGNS, seed=5)
     each = [scores(own.customise(of, DATA, CAMPAIGNS, seed=5)) for own, of in alone]

@@ -179,7 +179,12 @@ def test_methods_with_a_head_per_campaign_do_not_go_on(general, name):
 def test_models_that_do_not_fit_are_refused(general):
     refused("metaheac", general, DATA, "trained by 'mlp-pretraining', not by 'metaheac'; use its")
     bare = replace(general, optimizer=None)
-    refused("mlp-pretraining", bare, DATA, "model of 'toy' has no optimiser state; fit it")
+    refused(
+        "mlp-pretraining",
+        bare,
+        DATA,
+        "model of 'toy' has no optimiser state; in Python load it with",
+    )
     wide = replace(general, settings=replace(TINY, width=5))
     refused("mlp-pretraining", wide, DATA, "was trained with width 5, the method has 4")
 

@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from toy import aucs, dataset
 
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods.linear import fit_regression, logistic_regression
 from metaheac_jax.settings import PAPER
 
@@ -24,6 +25,11 @@ def test_the_fit_is_the_minimum_that_scikit_learn_finds(penalty):
     model = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=10_000).fit(features, labels)
     np.testing.assert_allclose(weights, model.coef_[0], atol=1e-3)
     np.testing.assert_allclose(bias, model.intercept_[0], atol=1e-3)
+
+
+def test_a_regression_without_a_penalty_may_have_no_minimum():
+    with pytest.raises(InputError, match=r"penalty: expected above 0 for a regression, got 0\.0"):
+        fit_regression(csr_matrix(np.eye(2)), np.array([0, 1]), 0.0)
 
 
 def test_a_campaign_of_one_class_has_finite_scores():

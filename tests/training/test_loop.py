@@ -225,6 +225,13 @@ def test_steps_that_are_not_finite_are_left_out_and_told(tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
 
 
+def test_a_log_keeps_the_lines_of_trainings_before(tmp_path):
+    log = tmp_path / "log.jsonl"
+    for _ in range(2):
+        train(step(), start(), sampler(), num_steps=20, name="toy", log=log)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [20, 20]
+
+
 @pytest.mark.slow
 def test_a_resumed_log_has_every_step_once_and_all_seconds(tmp_path):
     log, sampler_ = tmp_path / "log.jsonl", sampler()
@@ -348,8 +355,25 @@ def test_a_start_that_nothing_improves_on_is_kept():
 def test_the_last_state_is_judged_too_and_judgements_have_room(monkeypatch):
     state, judged = count_to(None, 9, num_steps=17)
     assert (int(state), judged[-1, 0]) == (17, 17)
-    monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 4)
+    monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 5)
     assert count_to(None, 9)[1][:, 0].tolist() == [6, 12, 18]
+
+
+def test_a_training_that_goes_on_has_room_for_its_start_and_its_last_state(monkeypatch):
+    monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 5)
+    step, aucs = counting()[0], iter([0.5, 0.1, 0.2, 0.3, 0.9, 0.4])
+    early_stop = EarlyStop(lambda state: Quality(next(aucs), 0.0), 3, 9, judge_start=True)
+    options = {"first_step": 2, "num_steps": 17, "early_stop": early_stop}
+    state, judged = train(step, jnp.array(2.0), lambda number: (number,), **options)
+    assert judged[:, 0].tolist() == [2, 5, 10, 15, 17]
+    assert int(state) == 17
+
+
+def test_a_longer_training_than_its_checkpoint_has_room_for_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 8)
+    count_to(tmp_path / "c", 9)
+    with pytest.raises(InputError, match="checkpoint has 6 judgements, and 36 steps would make"):
+        count_to(tmp_path / "c", 9, num_steps=36)
 
 
 def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):

@@ -272,9 +272,10 @@ STRONG = Implicit(1.0)
         ({"implicit": STRONG, "step_weights": [1.0]}, "implicit does not go with step_weights"),
         ({"implicit": STRONG, "inner_steps": 0}, "implicit needs inner_steps of 1 or more"),
         ({"implicit": Implicit(0.0)}, "implicit needs a strength above 0"),
-        ({"implicit": Implicit(1.0, 0)}, "implicit needs a strength above 0 and a step"),
-        ({"step_weights": [1.0, 2.0]}, r"step_weights must be one a step, 1, got the shape \(2,\)"),
-        ({"step_weights": [], "inner_steps": 0}, "step_weights must be one a step"),
+        ({"implicit": Implicit(1.0, 0)}, "implicit needs a strength above 0 and num_cg"),
+        ({"step_weights": [1.0, 2.0]}, r"one weight per inner step, shape \(1,\), got \(2,\)"),
+        ({"step_weights": [], "inner_steps": 0}, "step_weights needs one weight per inner"),
+        ({"inner_steps": 1.5}, "inner_steps must be 0, 1, 2, ..., got 1.5"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_at_once(options, line):

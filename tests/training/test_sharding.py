@@ -185,7 +185,7 @@ def test_bringing_rows_up_to_date_compiles_once():
 
 @pytest.mark.parametrize("text", ["", "4", "row=0", "row=2,row=4", "rows=2", "campaign=4, row=2"])
 def test_a_mesh_that_cannot_be_read_is_refused(text):
-    with pytest.raises(InputError, match=r"expected the sizes of .* such as campaign=4,row=2"):
+    with pytest.raises(InputError, match=r"expected the size of .* such as campaign=4,row=2"):
         parse_mesh(text)
     assert parse_mesh("row=2,campaign=40") == {"row": 2, "campaign": 40}
 
@@ -195,3 +195,6 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     with pytest.raises(InputError, match=r"takes 8 devices, and jax has 1 \(cpu\); .* at most 1"):
         device_mesh(campaign=4, row=2)
+    for size in (0, "2"):
+        with pytest.raises(InputError, match="mesh: row: expected a whole number of 1 or more"):
+            device_mesh(row=size)

@@ -102,7 +102,11 @@ def expand_all(
         range, or the data has another schema or kind of ids, or may have several rows per user.
       Diverged: a score is not a number.
     """
+    if isinstance(models, Customised):
+        raise InputError("models: expected a list of customised models, got one; write [model]")
     for model in models:
+        if not isinstance(model, Customised):
+            raise InputError(f"expected a customised model, got a {type(model).__name__}")
         model.general.check_data(data)
     data.check_one_row_per_user()
     ranks = audience_ranks(

@@ -234,7 +234,8 @@ class Method:
         self._check_own(start)
         if start.optimizer is None:
             raise InputError(
-                f"the general model of {start.data!r} has no optimiser state; fit it from scratch"
+                f"the general model of {start.data!r} has no optimiser state; in Python load it "
+                "with optimizer=True; if it was saved without one, fit it from scratch"
             )
         # The sizes differ if the data lacks a value of the model.
         if data.vocabulary.extending(data.schema, start.schema, start.vocabulary).sizes != (
@@ -278,7 +279,9 @@ class Method:
             same arguments and get the same model; the first one writes the files.
           directory: folder for checkpoints, from which training resumes; None for no checkpoints.
             The configuration is in a file beside the folder, with the same name and ``.json``.
-          log: a file for JSON lines with losses and speed.
+          log: a file for JSON lines with losses and speed, which are appended. A resumed training
+            first removes the lines that it wrote after its checkpoint, so with ``directory`` every
+            training needs a log of its own.
           allow_changes: what may have changed since the checkpoints were started, for example "jax"
             (see `environment.MayChange`). Of the settings, only the offline epochs, the offline
             patience and those that only the online stage uses may change.
@@ -298,6 +301,8 @@ class Method:
         directory, log = (None if path is None else Path(path) for path in (directory, log))
         check_whole("seed", seed, 0)
         check_whole("skip_nonfinite", skip_nonfinite, 0)
+        if log is not None and not log.parent.is_dir():
+            raise InputError(f"log: {log.parent} is not a folder; make it")
         if mesh is not None:
             self.check_mesh()
         writes = mesh is None or is_first()
@@ -361,7 +366,7 @@ class Method:
             settings=self.settings,
             schema=data.schema,
             vocabulary=data.vocabulary,
-            state=trained.state,
+            state=self._placed(trained.state),  # once, not at every use
             data=data.name,
             campaigns=_trained_on(run),
             seed=run.seed,
@@ -462,6 +467,8 @@ class Method:
         self._check_own(general)
         general.check_data(data)
         check_whole("seed", seed, 0)
+        if isinstance(campaigns, Campaign):
+            raise InputError("campaigns: expected a list of campaigns, got one; write [campaign]")
         for campaign in campaigns:
             if not isinstance(campaign, Campaign):
                 raise InputError(

@@ -76,7 +76,8 @@ class InnerOptions(TypedDict, total=False):
         ``has_aux`` it returns ``(scalar, model_state, aux)``. The state is for values that change
         without a gradient, such as the running averages of a BatchNorm. Each step passes it on.
       first_order: treat the gradient as a constant, so that an outer derivative is first-order. The
-        support loss and the state after it have no derivative, and a loss needs a first one only.
+        support loss and the state after it have no derivative, and the loss is differentiated only
+        once.
       remat: recompute each inner step in the outer backward pass instead of storing its
         intermediate values; a further step then takes only the memory of the adapted leaves.
       implicit: see `Implicit`; not with ``fresh_support``, ``first_order`` or ``remat``.
@@ -165,11 +166,14 @@ class InnerLoop:
     def __post_init__(self) -> None:
         if (self.inner_learning_rate is None) == (self.inner_optimizer is None):
             raise ValueError("give either inner_learning_rate or inner_optimizer")
-        if self.inner_steps < 0:
-            raise ValueError(f"inner_steps must be 0 or more, got {self.inner_steps}")
+        if not isinstance(self.inner_steps, int) or self.inner_steps < 0:
+            raise ValueError(f"inner_steps must be 0, 1, 2, ..., got {self.inner_steps}")
         if self.implicit is not None:
             if not (self.implicit.strength > 0 and self.implicit.num_cg_steps >= 1):
-                raise ValueError(f"implicit needs a strength above 0 and a step, {self.implicit}")
+                raise ValueError(
+                    "implicit needs a strength above 0 and num_cg_steps of 1 or more, got "
+                    f"{self.implicit}"
+                )
             if self.inner_steps == 0:
                 raise ValueError("implicit needs inner_steps of 1 or more")
             for name in ("fresh_support", "first_order", "remat"):
@@ -273,7 +277,8 @@ class InnerLoop:
         if self.has_state != (model_state is not None):
             raise ValueError("give a model_state if and only if has_state is set")
         if self.fresh_support:
-            lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(support)}
+            shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(support)]
+            lengths = {shape[0] if shape else 0 for shape in shapes}
             if lengths != {self.inner_steps}:
                 found = ", ".join(map(str, sorted(lengths)))
                 raise ValueError(
@@ -314,7 +319,7 @@ def _with_derivatives_of_root(
 
     def without_other_derivatives(*x: Any) -> tuple[Any, T]:
         theta, other = root(*x)
-        # Without this, a vmap refuses a cotangent of what all campaigns have alike.
+        # Without this, vmap refuses a batched cotangent for a result that is not batched.
         return theta, stop_gradient(other)
 
     return without_other_derivatives

@@ -139,13 +139,20 @@ def train(
       The state, and the judgements (E, 3): step, AUC, loss.
 
     Raises:
-      InputError: the checkpoint is of a later step than ``num_steps``.
+      InputError: the checkpoint is of a later step than ``num_steps``, or has no room for the
+        judgements of so many steps.
       Diverged: a loss, a gradient, a parameter or a moment is not finite; that state is not saved.
     """
     going, done = _begun(name, state, first_step, num_steps, checkpoints, early_stop)
     if _stopped(going, early_stop):
         return going.best, going.judgements()
     every = _every(early_stop, num_steps - first_step)
+    if every and len(going.judgements()) + (num_steps - done) // every + 1 > MAX_JUDGEMENTS:
+        raise InputError(
+            f"{name}: its checkpoint has {len(going.judgements()):,} judgements, and {num_steps:,} "
+            f"steps would make more than {MAX_JUDGEMENTS:,}; take fewer, or delete the checkpoints "
+            "to train afresh"
+        )
     before = _time_and_skips(log, name, done, checkpoints)
     notes = _Notes(name, num_steps, log, done, before, progress, skip_nonfinite, campaigns_of)
     saved = time.perf_counter()
@@ -239,7 +246,10 @@ class _Notes:
         what = f"{self._name}: step {number + 1}: the {array}{of}"
         if not isinstance(info, CheckedInfo) or self._skipped >= self._may_skip:
             before = f", after {self._skipped} that were skipped" if self._skipped else ""
-            raise Diverged(f"{what}{before}; lower the learning rates, or skip-nonfinite steps")
+            raise Diverged(
+                f"{what}{before}; lower the learning rates, or allow some steps to be skipped "
+                "(skip-nonfinite)"
+            )
         self._skipped += 1
         warnings.warn(f"{what}; the step is skipped", stacklevel=2)
         self._write(number + 1, skipped=array, campaigns=campaigns)
@@ -301,7 +311,7 @@ def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
     """Number of steps between judgements; 0 without early stopping."""
     if early_stop is None:
         return 0
-    return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - 1)))
+    return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - 2)))
 
 
 def _seconds_since(mark: float) -> float:
@@ -326,6 +336,8 @@ def _time_and_skips(
 
     With several processes, the first one has the log and sends these values to the others.
     """
+    if checkpoints is None:  # nothing to resume, so all lines of the log are other trainings'
+        return 0.0, 0
     before = (0.0, 0) if log is None else _take_back(log, name, done)
     return from_first(before) if isinstance(checkpoints, MeshCheckpoints) else before
 

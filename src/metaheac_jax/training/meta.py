@@ -209,7 +209,9 @@ def _check_options(
     if step_weights is not None:
         shape, steps = jnp.asarray(step_weights).shape, inner_loop.inner_steps
         if shape != (steps,) or not steps:
-            raise ValueError(f"step_weights must be one a step, {steps}, got the shape {shape}")
+            raise ValueError(
+                f"step_weights needs one weight per inner step, shape ({steps},), got {shape}"
+            )
         if inner_loop.implicit is not None:
             raise ValueError("implicit does not go with step_weights")
 

@@ -38,7 +38,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from metaheac_jax.data.batches import Batch, CampaignBatch
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.processes import from_each, from_first
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.adam import TableOptimizer, TableState
@@ -70,7 +70,7 @@ def parse_mesh(text: str) -> dict[str, int]:
         found = re.fullmatch(rf"({_CAMPAIGN}|{_ROW})=([1-9]\d{{0,5}})", part)
         if found is None or found[1] in sizes:
             raise InputError(
-                f"mesh {text!r}: expected the sizes of both axes, such as campaign=4,row=2"
+                f"mesh {text!r}: expected the size of one axis or both, such as campaign=4,row=2"
             )
         sizes[found[1]] = int(found[2])
     return sizes
@@ -86,8 +86,10 @@ def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
     Raises:
       InputError: a number is below 1, or there are fewer devices (in several processes, also more).
     """
+    check_whole("mesh: campaign", campaign, 1)
+    check_whole("mesh: row", row, 1)
     size, count, several = campaign * row, jax.device_count(), jax.process_count() > 1
-    if min(campaign, row) < 1 or size > count or (several and size < count):
+    if size > count or (several and size < count):
         raise InputError(
             f"mesh campaign={campaign},row={row}: takes {size} devices, and jax has {count} "
             f"({jax.default_backend()}); choose numbers with a product of "
