@@ -215,7 +215,7 @@ def test_a_target_that_is_something_else_stays(tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("ten years")
     (tmp_path / "file").write_text("mine")
     for name in ("mine", "file"):
-        with pytest.raises(InputError, match=f"{name}: exists and has no marker, so it is not "):
+        with pytest.raises(InputError, match=f"{name}: exists and has no marker of this pac"):
             make(tmp_path / name)
     assert contents(tmp_path) == {"mine", "file"}
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "ten years"
@@ -563,10 +563,12 @@ def test_what_was_replaced_while_it_was_read_is_read_again(tmp_path):
     def put(name, **body):
         with new_directory(folder, marker="seal.json") as directory:
             (directory / name).write_text(name)
-            seal(directory, "seal.json", {"format": "a seal", **body}, [directory / name])
+            seal(
+                directory, "seal.json", {"format": "metaheac_jax seal", **body}, [directory / name]
+            )
 
     def read_names():
-        body = read_sealed(folder, "seal.json", format="a seal", remedy="", verify=False)
+        body = read_sealed(folder, "seal.json", format="metaheac_jax seal", remedy="", verify=False)
         seen.append(body["number"])
         if len(seen) < 3:
             put("other" if len(seen) == 1 else "first", number=len(seen))

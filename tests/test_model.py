@@ -215,7 +215,22 @@ def test_a_folder_that_is_no_model_is_not_overwritten(tmp_path):
     with pytest.raises(InputError, match=r"mine: exists and has no model\.json"):
         save(small(), tmp_path / "mine")
     assert contents(tmp_path / "mine") == {"thesis.tex"}
+    (tmp_path / "mine" / "model.json").write_text('{"learner": {"name": "gbtree"}}')
+    with pytest.raises(InputError, match=r"mine: exists and has no model\.json of this package"):
+        save(small(), tmp_path / "mine")
+    assert contents(tmp_path / "mine") == {"thesis.tex", "model.json"}
     assert contents(tmp_path) == {"mine"}
+
+
+def test_a_model_is_not_replaced_with_somebodys_file_in_its_folder(tmp_path):
+    save(small(), tmp_path / "june")
+    (tmp_path / "june" / "notes.md").write_text("the best so far")
+    before = contents(tmp_path / "june")
+    with pytest.raises(InputError, match=r"notes\.md: would be lost, since .*june is replaced"):
+        save(small(), tmp_path / "june")
+    assert contents(tmp_path / "june") == before
+    (tmp_path / "june" / "notes.md").unlink()
+    save(small(), tmp_path / "june")
 
 
 def test_a_model_replaces_an_older_one_whole(tmp_path):

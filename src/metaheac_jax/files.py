@@ -34,6 +34,7 @@ _LOOK_SECONDS = 0.02  # more than `writer_of` takes
 _SHOWN = 120  # characters of a command that are recorded in a lock file
 _EXCHANGE = 2  # Linux's RENAME_EXCHANGE
 _HERE = -100  # Linux's AT_FDCWD
+_PACKAGE = b'"metaheac_jax '  # begins the format in every manifest
 #: Names of files and directories that a killed process leaves beside its target.
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}(\.old)?")
 _held = threading.local()  # `paths`: the targets that the thread has locked
@@ -194,6 +195,33 @@ def _remove_leftovers(target: Path) -> None:
                 path.unlink()
 
 
+def is_marked(directory: Path, marker: str) -> bool:
+    """Whether a directory has a marker of this package; others also name files model.json."""
+    path = directory / marker
+    return path.is_file() and (path.suffix != ".json" or _PACKAGE in path.read_bytes())
+
+
+def foreign_file(directory: Path, marker: str) -> Path | None:
+    """A file that would be lost if a marked directory were replaced, since it is not of its kind.
+
+    None if there is none or if the marker does not list the files. Hidden files do not count, nor
+    do subfolders with a manifest of their own.
+    """
+    try:
+        known = {marker, *json.loads((directory / marker).read_bytes())["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    for folder, folders, names in os.walk(directory):
+        here = Path(folder).relative_to(directory)
+        others = [n for n in names if not n.startswith(".") and str(here / n) not in known]
+        if any(is_marked(directory / here, name) for name in others if name.endswith(".json")):
+            folders.clear()
+        elif others:
+            return directory / here / min(others)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return None
+
+
 @contextmanager
 def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
     """A temporary directory that becomes ``target`` if the block succeeds, and is deleted if not.
@@ -205,19 +233,22 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
     Args:
       target: the directory to make; its parents are made too.
       marker: a file that every directory of this kind has. An existing target without it is not
-        replaced, unless it is empty.
+        replaced, unless it is empty; nor is one with a `foreign_file`.
 
     Raises:
       InputError: the target exists and may not be replaced, or another process is writing it.
     """
     target = Path(target).resolve()
     with locked(target):
-        taken = target.exists() and not (target / marker).is_file()
+        taken = target.exists() and not is_marked(target, marker)
         if taken and not (target.is_dir() and not any(target.iterdir())):
             raise InputError(
-                f"{target}: exists and has no {marker}, so it is not replaced; choose another "
-                "target"
+                f"{target}: exists and has no {marker} of this package, so it is not replaced; "
+                "choose another target"
             )
+        foreign = foreign_file(target, marker)
+        if foreign is not None:
+            raise InputError(f"{foreign}: would be lost, since {target} is replaced; move it away")
         temporary = _temporary(target)
         old = temporary.with_name(temporary.name + ".old")
         try:

@@ -23,6 +23,8 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import main as metaheac
 from metaheac_jax.errors import BackendError, Diverged, InputError
 
+OURS = '{"format": "metaheac_jax toy 1"}'  # a manifest, as far as it is read
+
 # Exit codes -------------------------------------------------------------------------------------
 
 
@@ -249,7 +251,7 @@ def test_a_number_that_is_too_small_is_refused():
 )
 def test_what_lies_in_a_folder_that_is_replaced_is_refused(tmp_path, manifest):
     (tmp_path / "old").mkdir()
-    (tmp_path / "old" / manifest).touch()
+    (tmp_path / "old" / manifest).write_text(OURS)
     terminal.check_place("--out", tmp_path / "old")
     terminal.check_place("--out", tmp_path / "new" / "deep")
     with pytest.raises(InputError, match=r"--out: .*new/deep lies in .*old, which commands"):
@@ -311,7 +313,7 @@ def test_no_command_writes_into_a_folder_that_is_replaced(
     monkeypatch.chdir(tmp_path)
     for name in ("old", "source"):
         (tmp_path / name).mkdir()
-    (tmp_path / "old" / "manifest.json").touch()
+    (tmp_path / "old" / "manifest.json").write_text(OURS)
     (tmp_path / "x").write_text('{"name": "tea", "seeds": "x", "attributes": {}}')
     out = () if "old/new" in words else ("--out", "old/new")
     refused = (f"{option}: old/new lies in {tmp_path / 'old'}, which commands replace as a whole",)
@@ -334,8 +336,33 @@ def test_a_folder_is_replaced_if_it_is_of_the_kind_or_empty(tmp_path):
     (tmp_path / "tea" / "thesis").touch()
     with pytest.raises(InputError, match=r"--out: .*tea: exists and is not a campaign; choose"):
         terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
-    (tmp_path / "tea" / "campaign.json").touch()
+    manifest = tmp_path / "tea" / "campaign.json"
+    manifest.write_text('{"format": "another program\'s", "files": {}}')
+    with pytest.raises(InputError, match=r"--out: .*tea: exists and is not a campaign; choose"):
+        terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+    manifest.write_text(OURS)
     terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+
+
+def test_a_folder_is_not_replaced_with_somebodys_file_in_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    place = ("--out", Path("tea"), "campaign.json", "a campaign")
+    for folder in ("tea/adapted", "tea/optimizer", "tea/.cache"):
+        Path(folder).mkdir(parents=True)
+    own = '{"format": "metaheac_jax campaign 1", "files": {"a.npy": {}, "adapted/b.npy": {}}}'
+    Path("tea", "campaign.json").write_text(own)
+    Path("tea", "optimizer", "optimizer.json").write_text(OURS)
+    for name in ("a.npy", "adapted/b.npy", "optimizer/c.npy", ".DS_Store", ".cache/d"):
+        Path("tea", name).touch()
+    terminal.check_output_folder(*place)
+    for name in ("brief.txt", "adapted/notes"):
+        Path("tea", name).touch()
+        lost = f"tea is replaced as a whole, and {name} in it would be lost; move it away"
+        with pytest.raises(InputError, match=f"--out: {lost}"):
+            terminal.check_output_folder(*place)
+        Path("shown.csv").write_text("user_id,converted\n1,1\n")
+        refuses(capsys, metaheac, "feedback", "tea", "shown.csv", words=(f"CAMPAIGN: {lost}",))
+        Path("tea", name).unlink()
 
 
 def test_checkpoints_of_another_program_are_not_of_a_training(tmp_path):
@@ -367,7 +394,7 @@ def test_no_command_replaces_its_input(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tea" / "source").mkdir(parents=True)
     for name in ("model.json", "manifest.json", "scorer.json"):
-        (tmp_path / "tea" / name).touch()
+        (tmp_path / "tea" / name).write_text(OURS)
     before = contents(tmp_path / "tea")
     refuses(capsys, metaheac, *words, words=("tea would be replaced as a whole, and tea/",))
     assert contents(tmp_path / "tea") == before

@@ -51,6 +51,7 @@ from metaheac_jax.cli.help_text import join_lines
 from metaheac_jax.customise import export
 from metaheac_jax.data import storage
 from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError
+from metaheac_jax.files import foreign_file, is_marked
 from metaheac_jax.processes import is_first
 from metaheac_jax.progress import Progress
 
@@ -371,17 +372,18 @@ def check_output_folder(
         ``inputs`` in it; the message names the option.
     """
     is_empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not is_empty and not (path / manifest).is_file():
+    if path.exists() and not is_empty and not is_marked(path, manifest):
         raise InputError(f"{option}: {path}: exists and is not {kind}; choose another folder")
     check_not_in(option, path, *inputs)
     check_place(option, path)
 
 
 def check_not_in(option: str, path: Path, *inputs: Path | None) -> None:
-    """Refuses to replace a folder that has an input in it, which would be lost.
+    """Refuses to replace a folder that has an input or a foreign file in it, which would be lost.
 
     Raises:
-      InputError: one of ``inputs`` is in the folder; the message names the option.
+      InputError: one of ``inputs`` is in the folder, or a file that is not of the folder's kind;
+        the message names the option.
     """
     whole = path.resolve()
     for known in inputs:
@@ -390,6 +392,12 @@ def check_not_in(option: str, path: Path, *inputs: Path | None) -> None:
                 f"{option}: {path} would be replaced as a whole, and {known} in it is read; move "
                 f"{known.name} out of it"
             )
+    found = (foreign_file(whole, marker) for marker in _REPLACED if is_marked(whole, marker))
+    for foreign in filter(None, found):
+        raise InputError(
+            f"{option}: {path} is replaced as a whole, and {foreign.relative_to(whole)} in it "
+            "would be lost; move it away"
+        )
 
 
 def check_place(option: str, path: Path) -> None:
@@ -407,7 +415,7 @@ def check_place(option: str, path: Path) -> None:
             "commands that have not finished; choose another name"
         )
     for parent in path.resolve().parents:
-        if is_work_folder(parent) or any((parent / name).is_file() for name in _REPLACED):
+        if is_work_folder(parent) or any(is_marked(parent, name) for name in _REPLACED):
             raise InputError(
                 f"{option}: {path} lies in {parent}, which commands replace as a whole; choose "
                 "another place"
