@@ -121,6 +121,14 @@ def test_each_campaign_has_a_calibration_of_its_own():
     assert both[0] != both[1]
 
 
+def test_a_campaign_of_seeds_alone_has_nothing_to_calibrate_on():
+    fixed = fixed_method(lambda users: np.zeros(len(users)))
+    campaign = DATA.new_campaign(DATA.user_ids[:60], {"advertiser": 1, "category": 0})
+    seeds = campaign.pick(campaign.labels == 1)
+    with pytest.raises(InputError, match="fewer than two non-seeds; use a larger pool"):
+        calibrate(fixed, fixed.fit(DATA), DATA, [seeds])
+
+
 def test_too_few_seeds_to_calibrate_are_refused():
     fixed = fixed_method(lambda users: np.zeros(len(users)))
     few = DATA.new_campaign(DATA.user_ids[:49], {"advertiser": 1, "category": 0})

@@ -238,7 +238,7 @@ def test_users_who_are_gone_are_left_out(made):
     folder, general, model = made
     data = replace(DATA, user_ids=DATA.user_ids[20:], user_rows=DATA.user_rows[20:])
     loaded = load_customised(folder / "tea", general, data)
-    assert loaded.campaign.num_unmatched == 2
+    assert len(loaded.campaign.unmatched) == 2
     assert len(loaded.campaign.seeds) == 2
     assert sorted(loaded.seed_ids.tolist()) == sorted(seed.encode() for seed in SEEDS)
     np.testing.assert_array_equal(loaded.score(data.user_rows), scores(model)[20:])

@@ -40,7 +40,7 @@ def described(num_seeds=100, size=150, found=(), **options):
 
 def test_it_is_what_the_library_finds():
     earlier = {"may": DATA.user_ids[200:300].tolist(), "april": [1, 2]}
-    report, model, audience = described(earlier=earlier, base_rate=0.3, seed=4)
+    report, model, audience = described(others=earlier, base_rate=0.3, seed=4)
     held = hold_out_seeds(METHOD, model.general, DATA, model.campaign, seed=4)
     assert report.curve == size_curve(held, DATA, base_rate=0.3)
     assert report.used == field_importance(held, DATA, seed=4)

@@ -176,7 +176,7 @@ def test_parts_that_cannot_be_measured_say_why():
     assert (
         text.count("This needs 50 seeds that are not from feedback, to hold some of them out.") == 2
     )
-    assert "No earlier audience was given." in text
+    assert "No other audience was given." in text
 
 
 def test_a_long_table_of_traits_shows_both_ends():

@@ -120,6 +120,38 @@ def test_a_field_whose_values_are_all_new_is_told(tmp_path, capsys):
     assert printed.count("note") == 1
 
 
+def test_fields_without_a_value_that_day_are_told(tmp_path, capsys):
+    users, campaigns, examples = tables_world.world()
+    schema = tmp_path / "s.json"
+    schema.write_text(json.dumps(tables_world.SCHEMA.to_json()))
+    source = tables_world.write(tmp_path / "source", users, campaigns, examples)
+    succeeds(main, "prepare", source, tmp_path / "first", "--schema", schema)
+    first = open_dataset(tmp_path / "first")
+    empty = {"city": [None] * 80, "income": [None] * 80, "likes": [[""]] * 80}
+    for name, cells in empty.items():
+        tables_world.write(source, users | {name: cells}, campaigns, examples)
+        capsys.readouterr()
+        options = ("--schema", schema, "--extends", tmp_path / "first")
+        succeeds(main, "prepare", source, tmp_path / "next", *options)
+        told = f"field {name}: no cell has a value, unlike in {tmp_path / 'first'}; is it right?"
+        printed = capsys.readouterr().out
+        assert f"note: {told}\n" in printed
+        assert printed.count("note") == 1
+        data = open_dataset(tmp_path / "next")
+        for field in (0, 1, 2, 3, 4):
+            own, old = (of.vocabulary.values[field].tolist() for of in (data, first))
+            assert own[: len(old)] == old
+
+
+def test_a_schema_does_not_replace_the_table_it_is_of(tmp_path, capsys):
+    source = tables_world.write(tmp_path / "source", *tables_world.world())
+    before = (source / "users.csv").read_bytes()
+    words = (f"--infer: {source / 'users.csv'} would replace a file that is read",)
+    given = ("prepare", source, "--infer", source / "users.csv", "--overwrite")
+    refuses(capsys, main, *given, words=words)
+    assert (source / "users.csv").read_bytes() == before
+
+
 def test_hash_rows_of_every_large_field(tmp_path, capsys):
     source, schema = tables_world.write(tmp_path / "source", *tables_world.world()), tmp_path / "s"
     schema.write_text(json.dumps(tables_world.SCHEMA.to_json()))

@@ -88,6 +88,18 @@ def test_the_pool_is_who_could_be_in_the_audience(toy_campaign, words, tmp_path,
     assert pools == {share.value: str(share.pool) for share in shares}
 
 
+def test_ids_of_no_user_do_not_count(toy_campaign, words, tmp_path, capsys):
+    """As where users have left since the audience was found."""
+    ids = [row["user_id"] for row in csv.DictReader(words[1].read_text().splitlines())]
+    succeeds(main, *words)
+    printed = capsys.readouterr().out
+    words[1] = tmp_path / "more.csv"
+    words[1].write_text("\n".join(["user_id", *ids, ids[0], "1000001", "1000002"]))
+    succeeds(main, *words)
+    told = f"note: {len(ids)} of {len(ids) + 2} ids of the audience are users of the data\n"
+    assert capsys.readouterr().out == printed + told
+
+
 def test_who_is_excluded_is_not_in_the_audience_either(toy_campaign, words, tmp_path, capsys):
     """As where the list is newer than the audience."""
     audience = [row["user_id"] for row in csv.DictReader(words[1].read_text().splitlines())]

@@ -43,7 +43,7 @@ def test_no_seed_is_among_the_non_seeds(users, per_seed, seed):
 def test_twenty_non_seeds_are_drawn_for_a_seed():
     campaign = DATA.new_campaign(ids(5, 17, 99), ATTRIBUTES)
     assert campaign.labels.tolist() == [1] * 3 + [0] * 60
-    assert (campaign.id, campaign.name, campaign.num_unmatched) == (None, "new campaign", 0)
+    assert (campaign.id, campaign.name, len(campaign.unmatched)) == (None, "new campaign", 0)
     assert campaign.users.dtype == campaign.rows.dtype == np.int32
     assert campaign.labels.dtype == np.int8
 
@@ -82,7 +82,7 @@ def test_other_seeds_have_other_non_seeds():
 def test_repeated_ids_count_once_and_unknown_ones_are_counted():
     campaign = DATA.new_campaign([*ids(5, 17, 5), 4, 4, -1], ATTRIBUTES)
     assert sorted(campaign.seeds) == [5, 17]
-    assert campaign.num_unmatched == 2
+    assert len(campaign.unmatched) == 2
     assert campaign.unmatched.tolist() == [-1, 4]
     assert len(non_seeds(campaign)) == 40
     campaign = DATA.new_campaign([*ids(5, 17), 4, -1], ATTRIBUTES, exclude=[4, *ids(17)])
@@ -135,7 +135,7 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, said):
 def test_seeds_that_are_not_a_list_of_text_ids_are_refused(seeds):
     """A text has letters, which would be ids."""
     data = replace(DATA, user_ids=np.array([f"u{n:03d}".encode() for n in range(600)]))
-    assert data.new_campaign(["u003", "u017"], ATTRIBUTES).num_unmatched == 0
+    assert not len(data.new_campaign(["u003", "u017"], ATTRIBUTES).unmatched)
     with pytest.raises(InputError, match="user ids: expected") as error:
         data.new_campaign(seeds, ATTRIBUTES)
     assert "\n" not in str(error.value)

@@ -71,7 +71,7 @@ def test_a_known_campaign_has_its_stage_one_examples():
     np.testing.assert_array_equal(campaign.users, DATA.stage1.user[of])
     np.testing.assert_array_equal(campaign.labels, DATA.stage1.label[of])
     np.testing.assert_array_equal(campaign.seeds, DATA.stage1.user[of][DATA.stage1.label[of] == 1])
-    assert campaign.num_unmatched == 0
+    assert not len(campaign.unmatched)
 
 
 def test_a_layout_says_where_the_fields_lie():

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from metaheac_jax.audience.held_out import HELD_OUT, MIN_SEEDS
 from metaheac_jax.customise.early_stopping import hold_out
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
@@ -22,9 +23,6 @@ from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.methods import Method
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
-
-_FRACTION = 0.2  # fraction of the seeds, and of the non-seeds, held out
-_MIN_SEEDS = 10  # least number of held-out seeds
 
 
 @dataclass(frozen=True)
@@ -122,22 +120,23 @@ def calibrate(
       progress: receives the progress of customising.
 
     Raises:
-      InputError: a campaign has too few seeds to hold some out.
+      InputError: a campaign has too few seeds or non-seeds to hold some out.
     """
     check_whole("seed", seed, 0)
     kept, held = [], []
     for campaign in campaigns:
         rng = np.random.Generator(np.random.Philox(seed))
         able = np.flatnonzero(~campaign.is_found)
-        out = able[hold_out(campaign.labels[able], _FRACTION, rng)[1]]
-        if (campaign.labels[out] == 1).sum() < _MIN_SEEDS:
-            count, besides = int((campaign.labels[able] == 1).sum()), ""
-            if len(campaign.found):
-                besides = " besides those from feedback"
+        out = able[hold_out(campaign.labels[able], HELD_OUT, rng)[1]]
+        count = int((campaign.labels[able] == 1).sum())
+        if count < MIN_SEEDS:
+            besides = " besides those from feedback" if len(campaign.found) else ""
             raise InputError(
                 f"{campaign.name}: {count} seeds{besides}, too few to calibrate probabilities on a "
-                f"fifth of them; give {round(_MIN_SEEDS / _FRACTION)}"
+                f"fifth of them; give {MIN_SEEDS}"
             )
+        if not len(out):
+            raise InputError(f"{campaign.name}: has fewer than two non-seeds; use a larger pool")
         fit = np.setdiff1d(np.arange(len(campaign.users)), out)
         kept.append(campaign.pick(fit))
         held.append(out)

@@ -45,7 +45,7 @@ class AudienceReport:
       base_rate: base rate that the curve assumes.
       traits: values of fields by lift.
       sensitive: values of sensitive fields.
-      overlap: overlap with earlier audiences, this one first; None if none was given.
+      overlap: overlap with other audiences, this one first; None if none was given.
     """
 
     title: str
@@ -75,7 +75,7 @@ def describe_audience(
     seeds: SeedCheck,
     exclude: UserIds = (),
     include_seeds: bool = False,
-    earlier: Mapping[str, Collection[int] | Collection[str]] | None = None,
+    others: Mapping[str, Collection[int] | Collection[str]] | None = None,
     base_rate: float | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -93,7 +93,7 @@ def describe_audience(
       exclude: ids of users who could not be in the audience; they are not in the pool.
       include_seeds: whether seeds could be in the audience; otherwise traits and sensitive fields
         are compared with a pool without seeds.
-      earlier: user ids of earlier audiences, by name.
+      others: user ids of other audiences, by name.
       base_rate: as in `curve.size_curve`.
       seed: random seed for held-out seeds, customising and shuffling.
       progress: receives the progress of each part.
@@ -115,8 +115,8 @@ def describe_audience(
         seen = held_out.seen
     ids = audience.user_ids.tolist()
     overlap = None
-    if earlier:
-        overlap = audience_overlap(["this audience", *earlier], [ids, *earlier.values()])
+    if others:
+        overlap = audience_overlap(["this audience", *others], [ids, *others.values()])
     seed_ids = data.user_ids[campaign.seeds]
     left_out = data.checked_ids(exclude)
     if not include_seeds:

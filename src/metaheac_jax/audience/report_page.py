@@ -13,8 +13,8 @@ from metaheac_jax.audience.tables import (
     TextTable,
     base_rate_note,
     curve_table,
-    earlier_table,
     importance_table,
+    others_table,
     sensitive_table,
     traits_table,
 )
@@ -163,10 +163,10 @@ def _sensitive_section(report: AudienceReport) -> list[Html]:
 
 
 def _overlap_section(report: AudienceReport) -> list[Html]:
-    section = [element("h2", "Overlap with earlier audiences")]
+    section = [element("h2", "Overlap with other audiences")]
     if report.overlap is None:
-        return [*section, _note("No earlier audience was given.")]
-    return [*section, table_element(earlier_table(report.overlap))]
+        return [*section, _note("No other audience was given.")]
+    return [*section, table_element(others_table(report.overlap))]
 
 
 def _seen_note(report: AudienceReport) -> list[Html]:

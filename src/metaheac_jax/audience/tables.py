@@ -110,15 +110,15 @@ def overlap_tables(overlap: Overlap) -> list[TextTable]:
     return tables
 
 
-def earlier_table(overlap: Overlap) -> TextTable:
+def others_table(overlap: Overlap) -> TextTable:
     """The overlap of the first audience with each of the others."""
     shared = (overlap.sizes, overlap.count[0], overlap.share[0], overlap.jaccard[0])
     rows = [
         [name, f"{size:,}", f"{count:,}", f"{share:.1%}", f"{jaccard:.3f}"]
         for name, size, count, share, jaccard in zip(overlap.names, *shared, strict=True)
     ]
-    header = ["earlier audience", "its users", "in both", "share of this audience", "Jaccard index"]
-    return TextTable("Users of this audience who are in an earlier one", header, rows[1:])
+    header = ["other audience", "its users", "in both", "share of this audience", "Jaccard index"]
+    return TextTable("Users of this audience who are in another one", header, rows[1:])
 
 
 def _fraction(fraction: float | None) -> str:

@@ -29,23 +29,25 @@ class Options:
     audiences of 0.5% to 50% of the candidates (all users except those of --exclude and the seeds)
     it prints the number of users and, each with a 95% interval: the score of the last user (edge),
     the fraction of the held-out seeds in the audience (recall), the recall divided by that of a
-    random audience (lift), and how many users would convert if the fraction --base-rate of the pool
-    did. A note says so if the model was trained on this very campaign.
+    random audience (lift), and how many users would convert if the fraction --base-rate of the
+    candidates did. Give the number of users to `metaheac expand --size`; the percentages of
+    `metaheac expand` are of all users. A note says so if the model was trained on this very
+    campaign.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder of a general model, from `metaheac fit`."""
     data: Path
-    """Folder of the data set whose users are the pool, from `metaheac prepare`."""
+    """Folder of the data set whose users may be in an audience, from `metaheac prepare`."""
     seeds: Path
     """File with the seeds' user ids, as for `metaheac expand`."""
     attributes: Path
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who may not be in an audience, for example users who opted out, as
-    for `metaheac expand`. They are not in the pool, and nothing is learned from them."""
+    for `metaheac expand`. They are not candidates, and nothing is learned from them."""
     base_rate: float | None = None
-    """Fraction of the pool that would convert if the campaign reached all of it, for example 0.01
+    """Fraction of the candidates who would convert if the campaign reached all, for example 0.01
     from earlier campaigns. Expected conversions are proportional to it; nothing else depends on it.
     The default is the fraction of the users who are seeds, which is not an estimate of it."""
     out: Path | None = None

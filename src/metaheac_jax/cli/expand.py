@@ -96,7 +96,8 @@ class Options:
     size: int | None = None
     """Number of users in an audience. Give this, --percent, or --from-percent and --to-percent."""
     percent: float | None = None
-    """Size of an audience as a percentage of all users."""
+    """Size of an audience as a percentage of all users; those of metaheac curve are of the
+    candidates."""
     from_percent: float | None = None
     """A band instead of the best users: --from-percent 1 --to-percent 2 is the second percent."""
     to_percent: float | None = None
@@ -137,7 +138,7 @@ class Options:
     its seeds."""
     seed: int = 0
     """Random seed for the random non-seeds, for fine-tuning and for --probability. With
-    --campaigns, these also vary with a campaign's place in the list."""
+    --campaigns, fine-tuning also varies with a campaign's place among the new ones."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
@@ -483,7 +484,7 @@ def _report_page(
         seeds=result.found.check,
         exclude=np.union1d(*excluded),
         include_seeds=options.include_seeds,
-        earlier=others,
+        others=others,
         base_rate=options.base_rate,
         seed=options.seed,
         progress=progress,

@@ -107,7 +107,9 @@ def main(options: Options) -> None:
         terminal.check_output_folder("DATA", options.out, MANIFEST, "a data set", *inputs)
     screen = terminal.screen()
     if options.infer is not None:
-        terminal.check_output("--infer", options.infer)
+        terminal.check_output(
+            "--infer", options.infer, *tables.find_tables(options.source).values()
+        )
         if options.infer.exists() and not options.overwrite:
             raise InputError(f"--infer: {options.infer} exists; give --overwrite to replace it")
         schema, left_out = infer_schema(options.source)
@@ -205,7 +207,7 @@ def _read(
 
 
 def _all_new(data: Dataset, earlier: Vocabulary, where: Path | None) -> list[str]:
-    """A line for each field none of whose earlier values is in the data."""
+    """A line for each field none of whose earlier values is in the data, or that has no value."""
     used = np.zeros(data.num_rows + 1, bool)
     for start in range(0, data.num_users, _BLOCK):
         used[data.user_rows[start : start + _BLOCK]] = True
@@ -218,7 +220,11 @@ def _all_new(data: Dataset, earlier: Vocabulary, where: Path | None) -> list[str
             [value for value in some.tolist() if value not in ("", UNSEEN, -1)]
             for some in (values[used[first : first + len(values)]], known)
         )
-        if own and old and set(own).isdisjoint(old) and not field.edges and not field.hash_rows:
+        if old and not own:
+            lines.append(
+                f"field {field.name}: no cell has a value, unlike in {where}; is it right?"
+            )
+        elif own and old and set(own).isdisjoint(old) and not field.edges and not field.hash_rows:
             lines.append(
                 f"field {field.name}: its {len(own):,} values are all new to {where}; is "
                 f"{str(own[0])[:40]!r} spelled as {str(old[0])[:40]!r} is there?"

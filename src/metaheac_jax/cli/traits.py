@@ -121,9 +121,12 @@ def main(options: Options) -> None:
         header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift")
         write_csv(options.out, header, _lines(traits, shares))
     num_pool = data.num_users - len(left_out)
-    terminal.print_lines(
-        screen, f"{len(audience):,} users in the audience, {num_pool:,} in the pool"
-    )
+    found = np.unique(data.find_users(audience))
+    num_users = int((found >= 0).sum())
+    num_ids = len(set(audience))
+    if num_users < num_ids:
+        told.append(f"{num_users:,} of {num_ids:,} ids of the audience are users of the data")
+    terminal.print_lines(screen, f"{num_users:,} users in the audience, {num_pool:,} in the pool")
     terminal.print_table(screen, traits_table(traits))
     if shares:
         terminal.print_table(screen, sensitive_table(shares))

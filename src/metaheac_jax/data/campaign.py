@@ -102,11 +102,6 @@ class Campaign:
         return self.users[self.labels == 1]
 
     @property
-    def num_unmatched(self) -> int:
-        """M."""
-        return len(self.unmatched)
-
-    @property
     def is_found(self) -> np.ndarray:
         """(n,) bool, whether each example's user is in ``found``."""
         return np.isin(self.users, self.found)

@@ -68,6 +68,7 @@ def fields(*user, **rest):
         (fields(uid="a"), "unknown key 'uid'; expected user, campaign, user_id, campaign_id, min"),
         (fields({"name": "topic"}), "'topic' is named twice"),
         (fields({"name": "user_id"}), "field 'user_id' is the id column and not a field"),
+        (fields(user_id="id", campaign_id="id"), "user_id and campaign_id are both 'id', but exam"),
         (fields({"name": "uid"}, user_id="uid"), "field 'uid' is the id column"),
         (fields(campaign=[{"name": "campaign_id"}]), "field 'campaign_id' is the id column"),
         (

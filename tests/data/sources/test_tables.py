@@ -147,7 +147,7 @@ def test_from_text_ids_to_an_audience_and_back_from_disk(tmp_path):
     assert general.campaigns == ("k0", "k1", "k2", "k3")
     seeds = users["user_id"][:5]
     campaign = data.new_campaign([*seeds, "nobody"], {"topic": "food", "budget": 2.5})
-    assert campaign.num_unmatched == 1
+    assert len(campaign.unmatched) == 1
     assert campaign.rows.tolist() == data.campaign_rows[3].tolist()  # food, and the same bucket
     [model] = method.customise(general, data, [campaign])
     audience = expand(model, data, size=10, exclude=users["user_id"][5:7])

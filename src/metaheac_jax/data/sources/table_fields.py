@@ -70,7 +70,9 @@ def learn(
         if rows:  # no values are needed; this only checks that all cells are text
             cells.select(pl.col(column.name).str.len_bytes().max()).collect(engine="streaming")
         else:
-            values = _learn_category(file, column, cells, min_count)
+            values = _learn_category(
+                file, column, cells, min_count, may_be_empty=earlier is not None
+            )
             rows = hash_rows if hash_rows and len(values) > hash_rows else 0
             if not rows:
                 return LearnedField(column, Field(column.name, column.slots), values, whole)
@@ -84,7 +86,12 @@ def learn(
 
 
 def _learn_category(
-    file: TableFile, column: Column, cells: pl.LazyFrame, min_count: int
+    file: TableFile,
+    column: Column,
+    cells: pl.LazyFrame,
+    min_count: int,
+    *,
+    may_be_empty: bool,
 ) -> np.ndarray:
     counts = cells.group_by(column.name).len().collect(engine="streaming")
     known = counts.filter(pl.col(column.name).is_not_null() & (pl.col(column.name) != ""))
@@ -102,14 +109,14 @@ def _learn_category(
         values.add(UNSEEN)
     if column.slots == 1 and len(known) < len(counts):
         values.add("")  # a missing value has its own table row
-    if not values:
+    if not values and not may_be_empty:
         raise InputError(f"{file.path}: column {column.name!r} is empty; remove the field")
     if column.sensitive and {"", MISSING} <= values:
         raise InputError(
             f"{file.path}: sensitive column {column.name!r} has empty cells and cells {MISSING!r}, "
             "which look the same in reports; rename one of them"
         )
-    return np.array(sorted(values))
+    return np.array(sorted(values), dtype=str)
 
 
 def _learn_number(file: TableFile, column: Column, earlier: Field | None) -> LearnedField:

@@ -113,6 +113,11 @@ class TableSchema:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"schema: field {twice[0]!r} is named twice")
+        if self.user_id == self.campaign_id:
+            raise InputError(
+                f"schema: user_id and campaign_id are both {self.user_id!r}, but examples have "
+                "both columns; rename one of them in all files"
+            )
         for id_column, columns in (
             (self.user_id, (*self.user, *self.campaigns_from)),
             (self.campaign_id, self.campaign),
