@@ -88,9 +88,28 @@ def read_sealed(
       InputError: there is no manifest, it was altered or has another format, or a file is missing,
         truncated or altered; the message names it.
     """
-    path = directory / manifest
+    body = read_manifest(directory / manifest, format=format, remedy=remedy)
+    files = {directory / name: entry for name, entry in body["files"].items()}
+    for file, entry in files.items():
+        if not file.is_file():
+            raise InputError(f"{file}: missing, though {manifest} names it; {remedy}")
+        check_size(file, entry, remedy=remedy)
+    if verify:
+        checksums = digests(list(files), progress)
+        for (file, entry), checksum in zip(files.items(), checksums, strict=True):
+            if checksum != entry["sha256"]:
+                raise InputError(f"{file}: altered since it was written; {remedy}")
+    return body
+
+
+def read_manifest(path: Path, *, format: str, remedy: str) -> dict[str, Any]:
+    """Reads a manifest, but not the files that it names; see `read_sealed`.
+
+    Raises:
+      InputError: there is no manifest, it was altered or has another format.
+    """
     if not path.is_file():
-        raise InputError(f"{directory}: has no {manifest}; {remedy}")
+        raise InputError(f"{path.parent}: has no {path.name}; {remedy}")
     try:
         body = dict(json.loads(path.read_text()))
     except (ValueError, TypeError, RecursionError) as error:
@@ -100,19 +119,18 @@ def read_sealed(
     digest = body.pop("digest", None)
     if digest != digest_of(body):
         raise InputError(f"{path}: altered since it was written; {remedy}")
-    files = {directory / name: entry for name, entry in body["files"].items()}
-    for file, entry in files.items():
-        if not file.is_file():
-            raise InputError(f"{file}: missing, though {manifest} names it; {remedy}")
-        size = file.stat().st_size
-        if size != entry["bytes"]:
-            raise InputError(f"{file}: {size} bytes, expected {entry['bytes']}; {remedy}")
-    if verify:
-        checksums = digests(list(files), progress)
-        for (file, entry), checksum in zip(files.items(), checksums, strict=True):
-            if checksum != entry["sha256"]:
-                raise InputError(f"{file}: altered since it was written; {remedy}")
     return {**body, "digest": digest}
+
+
+def check_size(file: Path, entry: Mapping[str, Any], *, remedy: str) -> None:
+    """Refuses a file whose size is not that of its entry in ``files`` of a manifest.
+
+    Raises:
+      InputError: it has another size.
+    """
+    size = file.stat().st_size
+    if size != entry["bytes"]:
+        raise InputError(f"{file}: {size} bytes, expected {entry['bytes']}; {remedy}")
 
 
 def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T:

@@ -6,13 +6,19 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from toy import dataset
 from writers import Writers
 
 from metaheac_jax.audience.campaign_folder import add_feedback, save_customised, update
 from metaheac_jax.audience.retrieve import expand
-from metaheac_jax.audience.workspace import find_items, find_unfinished
+from metaheac_jax.audience.workspace import (
+    AUDIENCES,
+    AUDIENCES_FORMAT,
+    find_items,
+    find_unfinished,
+)
 from metaheac_jax.cli.status import items_table
 from metaheac_jax.customise import export
 from metaheac_jax.data.campaign_record import Feedback
@@ -155,6 +161,77 @@ def test_an_audience_that_is_cut_is_named_and_the_rest_is_shown(workspace):
     assert items["cut.csv.gz"].trouble.startswith(f"{cut}: cannot be read (unexpected end of file)")
     [row] = [row for row in items_table(find_items(workspace), workspace).rows if "cut" in row[0]]
     assert row[4] == "damaged"
+
+
+@pytest.fixture
+def audiences(workspace):
+    """A single audience and a folder of two, with their manifests; the model made all of them."""
+    june, tea = (by_name(workspace)[name].digest for name in ("models/june", "campaigns/tea"))
+    content = {"format": AUDIENCES_FORMAT, "made_from": [{"name": "june", "digest": june}]}
+    many, single = workspace / "many", workspace / "audience.csv"
+    many.mkdir()
+    files = [many / "one.csv", many / "two.parquet"]
+    for path in files:
+        frame = pl.read_csv(single)
+        frame.write_csv(path) if path.suffix == ".csv" else frame.write_parquet(path)
+    own = {"name": "one", "file": "one.csv", "made_from": [{"name": "tea", "digest": tea}]}
+    seal(many, AUDIENCES, {**content, "campaigns": [own]}, files)
+    seal(workspace, "audience.csv.json", content, [single])
+    expected = {"audience.csv": "models/june", "many/one.csv": "campaigns/tea, models/june"}
+    expected["many/two.parquet"] = "models/june"
+    return workspace, expected
+
+
+def lineage(folder, names):
+    table = items_table(find_items(folder), folder)
+    place = table.header.index("made from")
+    return {row[0]: row[place] for row in table.rows if row[0] in names}
+
+
+def test_audiences_have_no_trouble_when_nothing_is_wrong(audiences):
+    workspace, expected = audiences
+    assert lineage(workspace, expected) == expected
+    assert not any(item.trouble for item in find_items(workspace))
+
+
+@pytest.mark.parametrize("name", ["audience.csv", "many/one.csv", "many/two.parquet"])
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_an_audience_whose_size_has_changed_is_damaged_and_no_other(audiences, name, kept):
+    """A cut file may have lost the columns by which an audience is known."""
+    workspace, expected = audiences
+    path = workspace / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    troubles = {name: item.trouble for name, item in by_name(workspace).items() if item.trouble}
+    size = path.stat().st_size
+    assert troubles == {name: f"{path}: {size} bytes, expected {len(whole)}; make it again"}
+    assert lineage(workspace, expected) == expected
+    [row] = [row for row in items_table(find_items(workspace), workspace).rows if row[0] == name]
+    assert row[4] == "damaged"
+
+
+def test_an_audience_that_is_deleted_takes_nothing_from_the_others(audiences):
+    workspace, expected = audiences
+    (workspace / "many" / "two.parquet").unlink()
+    del expected["many/two.parquet"]
+    assert lineage(workspace, {**expected, "many/two.parquet": ""}) == expected
+    assert not any(item.trouble for item in find_items(workspace))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "names"),
+    [
+        ("audience.csv.json", {"audience.csv"}),
+        ("many/audiences.json", {"many/one.csv", "many/two.parquet"}),
+    ],
+)
+@pytest.mark.parametrize("content", ["{", None])
+def test_a_damaged_manifest_of_audiences_is_named(audiences, manifest, names, content):
+    path = audiences[0] / manifest
+    path.write_text(path.read_text().replace("june", "july") if content is None else content)
+    found = {name: item for name, item in by_name(audiences[0]).items() if item.trouble}
+    assert set(found) == names
+    assert all(item.trouble.startswith(f"{path}: ") for item in found.values())
 
 
 def test_a_pipe_is_no_audience_and_a_name_is_no_pattern(workspace):

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,7 +26,7 @@ from metaheac_jax.data.sources.table_file import ENDINGS, first_line
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, writer_of
 from metaheac_jax.methods import METHODS
-from metaheac_jax.sealed import read_sealed
+from metaheac_jax.sealed import check_size, read_manifest, read_sealed
 
 #: Suffixes of folder names: of a training, and of the campaigns that a command customises while it
 #: makes their audiences.
@@ -41,6 +40,7 @@ _OF_WRITERS = re.compile(rf"\..*\.lock|{LEFTOVER.pattern}")
 #: The manifest of a folder of audiences, and the format of every manifest of audiences.
 AUDIENCES, AUDIENCES_FORMAT = "audiences.json", "metaheac_jax audiences 1"
 _AUDIENCE = {"rank", "user_id", "score"}  # columns of an audience's file
+_REMEDY = "make it again"
 
 
 class Parent(NamedTuple):
@@ -135,10 +135,7 @@ def find_items(folder: Path) -> list[Item]:
         kinds = [kind for kind in _KINDS if kind.manifest in names]
         items += [_folder_item(directory, kind) for kind in kinds]
         if not kinds:
-            files = [directory / name for name in names if name.endswith(ENDINGS)]
-            audiences = [path for path in files if _is_audience(path)]
-            of_many = _made_from(directory, AUDIENCES) if AUDIENCES in names else {}
-            items += [_audience_item(path, of_many) for path in audiences]
+            items += _audience_items(directory, {*names})
     return sorted(items, key=lambda item: item.path)
 
 
@@ -252,7 +249,7 @@ def _folder_item(directory: Path, kind: _Kind) -> Item:
     about, digest, parents, trouble = "", "", (), ""
     try:
         body = read_sealed(
-            directory, kind.manifest, format=kind.format, remedy="make it again", verify=False
+            directory, kind.manifest, format=kind.format, remedy=_REMEDY, verify=False
         )
         about, digest = kind.about(body), body["digest"]
         parents = tuple(parent for key in kind.parents for parent in _parents(body.get(key)))
@@ -283,38 +280,69 @@ def _scan(path: Path) -> pl.LazyFrame:
     return scan(path, glob=False)
 
 
-def _is_audience(path: Path) -> bool:
+def _has_columns(path: Path) -> bool:
+    """Whether a file has the columns of an audience."""
     try:
-        return path.is_file() and set(_scan(path).collect_schema().names()) >= _AUDIENCE
+        return set(_scan(path).collect_schema().names()) >= _AUDIENCE
     except (OSError, pl.exceptions.PolarsError):
         return False
 
 
-def _made_from(directory: Path, manifest: str) -> dict[str, tuple[Parent, ...]]:
-    """What each file that a manifest names was made from; empty if it is not a valid manifest."""
-    with suppress(InputError):
-        body = read_sealed(directory, manifest, format=AUDIENCES_FORMAT, remedy="", verify=False)
-        shared, own = body["made_from"], {}
-        for entry in body.get("campaigns", ()):
-            own[entry["file"]] = entry.get("made_from", [])
-        return {name: tuple(_parents([*own.get(name, ()), *shared])) for name in body["files"]}
-    return {}
+class _Record(NamedTuple):
+    """What a manifest says about the files of audiences that it names.
+
+    Attributes:
+      files: entry of each file, as in `sealed.seal`.
+      parents: what each file was made from.
+      trouble: what is wrong with the manifest; empty if nothing is.
+    """
+
+    files: Mapping[str, Mapping[str, Any]] = {}
+    parents: Mapping[str, tuple[Parent, ...]] = {}
+    trouble: str = ""
 
 
-def _audience_item(path: Path, of_many: Mapping[str, tuple[Parent, ...]]) -> Item:
-    about = trouble = ""
+def _read_record(path: Path) -> _Record:
     try:
+        body = read_manifest(path, format=AUDIENCES_FORMAT, remedy=_REMEDY)
+    except InputError as error:
+        return _Record(trouble=str(error))
+    shared, files = body["made_from"], body["files"]
+    own = {entry["file"]: entry.get("made_from", []) for entry in body.get("campaigns", ())}
+    parents = {name: tuple(_parents([*own.get(name, ()), *shared])) for name in files}
+    return _Record(files, parents)
+
+
+def _audience_items(directory: Path, names: set[str]) -> list[Item]:
+    """The audiences of a folder: files that a manifest names or that have an audience's columns."""
+    items, of_many = [], _Record()
+    if AUDIENCES in names:
+        of_many = _read_record(directory / AUDIENCES)
+    for path in (directory / name for name in names if name.endswith(ENDINGS)):
+        own = path.with_name(f"{path.name}.json")
+        record = _read_record(own) if own.name in names else of_many
+        if path.is_file() and (path.name in record.files or _has_columns(path)):
+            items.append(_audience_item(path, record))
+    return items
+
+
+def _audience_item(path: Path, record: _Record) -> Item:
+    about, trouble = "", record.trouble
+    try:
+        if path.name in record.files:
+            check_size(path, record.files[path.name], remedy=_REMEDY)
         about = f"{_scan(path).select(pl.len()).collect().item():,} users"
+    except InputError as error:
+        trouble = str(error)
     except (OSError, pl.exceptions.PolarsError) as error:  # for example, the file is truncated
-        trouble = f"{path}: cannot be read ({first_line(error)}); make it again"
+        trouble = f"{path}: cannot be read ({first_line(error)}); {_REMEDY}"
     status = path.stat()
-    made_from = {**_made_from(path.parent, f"{path.name}.json"), **of_many}
     return Item(
         path=path,
         kind="audience",
         about=about,
         digest="",
-        parents=made_from.get(path.name, ()),
+        parents=record.parents.get(path.name, ()),
         modified=status.st_mtime,
         size=status.st_size,
         trouble=trouble,
