@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json
@@ -15,6 +15,23 @@ from metaheac_jax.progress import Progress, silent
 T = TypeVar("T")
 
 _BLOCK = 1 << 24  # bytes read at a time for a checksum
+
+
+class Parent(NamedTuple):
+    """Something that a directory or file was made from.
+
+    Attributes:
+      name: name of its folder at that time; empty if not known.
+      digest: digest of its manifest; empty if not known.
+    """
+
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, folder: Path, digest: str | None) -> Parent:
+        """The content of a folder."""
+        return cls(folder.resolve().name, digest or "")
 
 
 def digests(paths: Sequence[Path], progress: Progress) -> list[str]:

@@ -91,6 +91,7 @@ def test_a_campaign_names_its_model_and_that_its_data(made):
 
 
 def test_exports_and_models_name_the_model_that_they_come_from(workspace):
+    """Exports of before name no campaign."""
     june = load(workspace / "models" / "june")
     save(replace(june, parent=june.origin.digest), workspace / "models" / "july")
     (workspace / "scorer").mkdir()

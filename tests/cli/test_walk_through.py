@@ -339,7 +339,7 @@ def test_a_campaign_of_a_folder_is_never_held_out(made, tmp_path, capsys, monkey
 
 
 def test_status_shows_where_all_came_from(made, tmp_path, capsys):
-    """Of audiences too, and of what has changed since."""
+    """Of audiences and exports too, and of what has changed since."""
     work = tmp_path / "work"
     for name in ("data", "model"):
         shutil.copytree(made.folder / name, work / name)
@@ -352,6 +352,7 @@ def test_status_shows_where_all_came_from(made, tmp_path, capsys):
     succeeds(main, "expand", tea, *data, "--size", 6, "--out", work / "two.parquet")
     (work / "two.parquet").write_bytes((work / "one.csv").read_bytes())
     (work / "two.parquet").rename(work / "two.csv")
+    succeeds(main, "export", tea, *data, "--out", work / "scorer")
     succeeds(main, "fit", work / "data", work / "next", "--method", "cosine", "--with", tea)
     list_of(made, work / "list", made.names[:1])
     options = ("--campaigns", work / "list", "--size", 5, "--out", work / "many")
@@ -368,6 +369,7 @@ def test_status_shows_where_all_came_from(made, tmp_path, capsys):
         "model": "data",
         "next": "data, campaigns/tea",
         "one.csv": "campaigns/tea, model, data",
+        "scorer": "campaigns/tea, model",
         f"many/{made.names[0]}.csv": "next, data",
         "two.csv": "",
     }
@@ -378,6 +380,7 @@ def test_status_shows_where_all_came_from(made, tmp_path, capsys):
     changed = {
         "next": "data, tea (changed or gone)",
         "one.csv": "tea (changed or gone), model, data",
+        "scorer": "tea (changed or gone), model",
     }
     assert made_from() == expected | changed
     capsys.readouterr()

@@ -255,6 +255,7 @@ def test_an_export_says_what_it_is_and_replaces_an_older_one(data, exported):
     }
     body = read_sealed(folder, MANIFEST, format=FORMAT, remedy="")
     assert (body["method"], body["campaign"]) == ("mlp-pretraining", "campaign k3")
+    assert body["made_from"] == []  # besides the general model: no campaign folder
     assert body["platforms"] == ["cpu", "cuda", "tpu"]
     assert (body["slots"], body["pad"]) == (6, data.num_rows)
 

@@ -26,7 +26,7 @@ from metaheac_jax.data.sources.table_file import ENDINGS, first_line
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, writer_of
 from metaheac_jax.methods import METHODS
-from metaheac_jax.sealed import check_size, read_manifest, read_sealed
+from metaheac_jax.sealed import Parent, check_size, read_manifest, read_sealed
 
 #: Suffixes of folder names: of a training, and of the campaigns that a command customises while it
 #: makes their audiences.
@@ -41,18 +41,6 @@ _OF_WRITERS = re.compile(rf"\..*\.lock|{LEFTOVER.pattern}")
 AUDIENCES, AUDIENCES_FORMAT = "audiences.json", "metaheac_jax audiences 1"
 _AUDIENCE = {"rank", "user_id", "score"}  # columns of an audience's file
 _REMEDY = "make it again"
-
-
-class Parent(NamedTuple):
-    """Something that an item was made from.
-
-    Attributes:
-      name: name of its folder at that time; empty if not known.
-      digest: digest of its manifest.
-    """
-
-    name: str
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -222,7 +210,7 @@ _KINDS = (
         _about_campaign,
         ("model_digest",),
     ),
-    _Kind("export", export.MANIFEST, export.FORMAT, _about_export, ("model_digest",)),
+    _Kind("export", export.MANIFEST, export.FORMAT, _about_export, ("made_from", "model_digest")),
 )
 
 

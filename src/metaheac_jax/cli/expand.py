@@ -29,7 +29,7 @@ from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
 from metaheac_jax.audience.workspace import AUDIENCES_FORMAT as FORMAT
-from metaheac_jax.audience.workspace import CUSTOMISED, Parent, remove_work
+from metaheac_jax.audience.workspace import CUSTOMISED, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     Request,
@@ -54,7 +54,7 @@ from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
 from metaheac_jax.processes import check_same, from_first, is_first
 from metaheac_jax.progress import Progress
-from metaheac_jax.sealed import seal
+from metaheac_jax.sealed import Parent, seal
 from metaheac_jax.settings import Adapts
 
 _ANY_POOL = 2**31  # users; so many that no band is empty
@@ -157,7 +157,9 @@ class _Result:
     def own_parents(self) -> list[dict[str, str]]:
         """Name and digest of the campaign folder that the model is from, if there is one."""
         saved = self.found.saved
-        return [] if saved is None else [_parent(self.found.request.source, saved.digest)]
+        if saved is None:
+            return []
+        return [Parent.of(self.found.request.source, saved.digest)._asdict()]
 
     def facts(self) -> dict[str, Any]:
         """The result as plain data."""
@@ -496,11 +498,7 @@ def _made_from(options: Options, general: General, data: Dataset) -> list[dict[s
     """Names and digests of the model and the data."""
     assert general.origin is not None  # it was loaded
     parents = [(general.origin.folder, general.origin.digest), (options.data, data.digest)]
-    return [_parent(folder, digest) for folder, digest in parents]
-
-
-def _parent(folder: Path, digest: str | None) -> dict[str, str]:
-    return Parent(folder.resolve().name, digest or "")._asdict()
+    return [Parent.of(folder, digest)._asdict() for folder, digest in parents]
 
 
 def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:

@@ -20,6 +20,7 @@ from metaheac_jax.customise.export import (
 )
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.files import locked
+from metaheac_jax.sealed import Parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ def main(options: Options) -> None:
         general = saved.load_general(progress)
         data = open_dataset(options.data, progress=progress)
         model = saved.customised(general, data)
-        export_scorer(model, options.out, progress=progress)
+        made_from = [Parent.of(options.campaign, saved.digest)]
+        export_scorer(model, options.out, made_from=made_from, progress=progress)
     notes = feedback_notes(options.campaign, saved, general)
     if len(model.excluded_ids):
         notes.append(

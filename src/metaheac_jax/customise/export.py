@@ -14,6 +14,7 @@ Axes: P users, S slots of a user, R rows of the table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory, write_csv
 from metaheac_jax.model import Customised, with_own_parameters
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.sealed import seal
+from metaheac_jax.sealed import Parent, seal
 from metaheac_jax.table.layout import Ids
 
 FORMAT = "metaheac_jax scorer 1"
@@ -42,7 +43,13 @@ EXCLUDED = "excluded.csv"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_scorer(model: Customised, directory: Path | str, *, progress: Progress = silent) -> None:
+def export_scorer(
+    model: Customised,
+    directory: Path | str,
+    *,
+    made_from: Sequence[Parent] = (),
+    progress: Progress = silent,
+) -> None:
     """Writes the scorer of a customised model into a folder, completely or not at all.
 
     An existing export is replaced. The program scores any user; `EXCLUDED` lists the users who may
@@ -51,6 +58,7 @@ def export_scorer(model: Customised, directory: Path | str, *, progress: Progres
     Args:
       model: customised model of a method that adapts a network.
       directory: the folder.
+      made_from: what it was made from besides the general model, such as a campaign folder.
       progress: receives the number of bytes checksummed.
 
     Raises:
@@ -78,6 +86,7 @@ def export_scorer(model: Customised, directory: Path | str, *, progress: Progres
             "method": model.general.method,
             "campaign": model.campaign.name,
             "model_digest": None if model.general.origin is None else model.general.origin.digest,
+            "made_from": [parent._asdict() for parent in made_from],
             "slots": model.general.schema.num_slots,
             "pad": model.general.vocabulary.num_rows,
             "fields": _fields(model),
