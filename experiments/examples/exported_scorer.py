@@ -5,7 +5,8 @@
 
 A column has one cell per user, as in the files that `metaheac prepare` has read: a value, or a list
 for a field with several slots; None if it is missing. A value that `metaheac prepare` may have
-spelled in another way, such as a date, raises a ValueError; give it as text.
+spelled in another way, such as a date, raises a ValueError; give it as text. All users are scored.
+excluded.csv lists those whom `metaheac expand` leaves out: the seeds and the excluded users.
 """
 
 import hashlib

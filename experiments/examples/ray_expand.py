@@ -1,10 +1,10 @@
 """Finds an audience with Ray Data and the files of `metaheac export`; needs ray[data] as well.
 
-    python ray_expand.py EXPORT USERS audience.parquet --size 10000 --leave-out seeds.csv
+    python ray_expand.py EXPORT USERS audience.parquet --size 10000
 
 Workers score the Parquet files of a folder in batches, and return the best users of every batch.
-The best of these are the audience of `metaheac expand`: best first, ties by user id. Users who may
-not be in any audience of the campaign are left out as well.
+The best of these are the audience of `metaheac expand`: best first, ties by user id. The seeds and
+excluded users of the campaign, whom the export lists, are left out.
 """
 
 import argparse
@@ -81,13 +81,12 @@ def main() -> None:
     parser.add_argument("users", type=Path, help="folder with Parquet files, or one file")
     parser.add_argument("out", type=Path, help="Parquet file to write")
     parser.add_argument("--size", type=int, required=True, help="number of users")
-    parser.add_argument(
-        "--leave-out", type=Path, nargs="*", default=[], help="CSV files with a column user_id"
-    )
+    further = "CSV files with a column user_id, of further users to leave out"
+    parser.add_argument("--leave-out", type=Path, nargs="*", default=[], help=further)
     parser.add_argument("--id-column", default="user_id", help="of the users' ids")
     parser.add_argument("--workers", type=int, default=2, help="processes that score")
     options = parser.parse_args()
-    excluded = options.export.glob("excluded.csv")  # older exports do not have it
+    excluded = options.export.glob("excluded.csv")  # the oldest exports do not have it
     text = pa.csv.ConvertOptions(column_types={"user_id": pa.string()})
     left_out = [
         pa.csv.read_csv(path, convert_options=text)["user_id"]

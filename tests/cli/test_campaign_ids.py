@@ -134,18 +134,18 @@ def test_campaigns_whose_ids_became_text_are_not_judged_as_new(tea, tmp_path):
 
 
 def test_an_export_tells_what_it_does_not_know(tea, tmp_path, capsys):
-    """Feedback that its model has not learned from, and who is excluded."""
+    """Feedback that its model has not learned from, and whom `expand` leaves out."""
     out, path = tmp_path / "exported", tmp_path / "told.csv"
     export = ("export", tea.folder, "--data", tea.later, "--out", out)
     succeeds(main, *export)
-    assert "note" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("note") == 1
     files = {"scorer.json", "scorer.stablehlo", "weights.npz", "values.npz", "excluded.csv"}
     assert contents(out) == files
-    assert (out / "excluded.csv").read_text() == "user_id\n"
+    assert users_of(out / "excluded.csv") == set(map(str, tea.user_ids[tea.seeds]))
     left = tea.user_ids[[*tea.seeds[:2], tea.non_seeds[0]]].tolist()
     options = ("--data", tea.data, "--exclude", opt_outs(path, left))
     succeeds(main, "update", tea.folder, *options)
-    path.write_text(f"user_id,converted\n{tea.user_ids[5]},1\n")
+    path.write_text(f"user_id,converted\n{tea.user_ids[130]},1\n")
     succeeds(main, "feedback", tea.folder, path)
     capsys.readouterr()
     succeeds(main, *export)
@@ -154,7 +154,11 @@ def test_an_export_tells_what_it_does_not_know(tea, tmp_path, capsys):
         f"note: feedback has changed since {tea.folder} learned from it; metaheac update" in printed
     )
     assert (
-        "note: 3 users are excluded from the campaign's audiences, which the program does not "
-        f"know; leave out the ids in {out / 'excluded.csv'}\n"
+        "note: the program also scores the campaign's 119 seeds and 3 excluded users; leave out "
+        f"the ids in {out / 'excluded.csv'}\n"
     ) in printed
-    assert users_of(out / "excluded.csv") == set(map(str, left))
+    left_out, audience = users_of(out / "excluded.csv"), tmp_path / "audience.csv"
+    assert left_out == set(map(str, [*tea.user_ids[tea.seeds], tea.user_ids[130], *left]))
+    options = ("--data", tea.later, "--size", 400, "--out", audience)
+    succeeds(main, "expand", tea.folder, *options)
+    assert users_of(audience) == {*map(str, tea.user_ids[:-1]), "A17"} - left_out

@@ -274,18 +274,20 @@ def test_workers_of_ray_find_the_audience_of_expand(made, tmp_path):
     if find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install 'metaheac-jax[ray]'")
     campaign, exported = made.campaigns[0], tmp_path / "exported"
-    seeds = made.world / "new" / made.names[0] / "seeds.csv"
     succeeds(main, "export", campaign, "--data", made.data, "--out", exported)
     users = pl.read_parquet(made.world / "users.parquet")
     (tmp_path / "users").mkdir()
     for number in range(4):
         part = users.gather_every(4, number)
         part.write_parquet(tmp_path / "users" / f"{number}.parquet")
-    for size, left_out in ((4000, ()), (300, ("--leave-out", seeds))):
+    seeds = pl.read_csv(exported / "excluded.csv")["user_id"]
+    left, count = tmp_path / "left.csv", len(users) - len(seeds)
+    users.filter(~pl.col("user_id").is_in(seeds)).gather_every(7).select("user_id").write_csv(left)
+    for size, further in ((count, False), (300, True)):
         words = [RAY_EXPAND, exported, tmp_path / "users", tmp_path / "found.parquet"]
-        words += ["--size", size, *left_out]
+        words += ["--size", size, *(("--leave-out", left) if further else ())]
         subprocess.run([sys.executable, *map(str, words)], check=True, timeout=500)
-        options = ("--size", size, *(() if left_out else ("--include-seeds",)))
+        options = ("--size", size, *(("--exclude", left) if further else ()))
         out = tmp_path / "audience.parquet"
         succeeds(main, "expand", campaign, "--data", made.data, *options, "--out", out)
         found, expected = pl.read_parquet(tmp_path / "found.parquet"), pl.read_parquet(out)

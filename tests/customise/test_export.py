@@ -260,6 +260,18 @@ def test_an_export_says_what_it_is_and_replaces_an_older_one(data, exported):
     assert (body["slots"], body["pad"]) == (6, data.num_rows)
 
 
+def test_seeds_and_excluded_users_are_listed_once_and_in_order(exported, tmp_path, monkeypatch):
+    model, folder = exported
+    monkeypatch.setattr(export, "_program", lambda *_: (folder / "scorer.stablehlo").read_bytes())
+    seeds = [user_id.decode() for user_id in model.seed_ids]
+    for more in ([], [seeds[0], "an id that is longer than any seed's"]):
+        excluded = np.array([user_id.encode() for user_id in more]) if more else ()
+        campaign = replace(model.campaign, excluded_ids=excluded)
+        export_scorer(replace(model, campaign=campaign), tmp_path / "tea")
+        lines = (tmp_path / "tea" / "excluded.csv").read_text().splitlines()
+        assert lines == ["user_id", *sorted({*seeds, *more})]
+
+
 def test_what_cannot_be_exported(data, exported, tmp_path, monkeypatch):
     model = customised(data, "cosine", online_patience=None)
     with pytest.raises(InputError, match="campaign k3: 'cosine' has no network to export; use a "):

@@ -30,8 +30,8 @@ class Options:
     For batch engines: the program takes any number of users and needs jax, numpy and flatbuffers.
     In the repository, experiments/examples/exported_scorer.py shows how to turn raw values into
     scores, and ray_expand.py beside it shows how to find an audience with many Ray Data workers.
-    The program also scores users who are left out of the campaign's audiences; excluded.csv has
-    their ids.
+    The program also scores users whom `metaheac expand` leaves out of the campaign's audiences: its
+    seeds, including users who converted, and excluded users. excluded.csv has their ids.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
@@ -56,11 +56,10 @@ def main(options: Options) -> None:
         made_from = [Parent.of(options.campaign, saved.digest)]
         export_scorer(model, options.out, made_from=made_from, progress=progress)
     notes = feedback_notes(options.campaign, saved, general)
-    if len(model.excluded_ids):
-        notes.append(
-            f"{len(model.excluded_ids):,} users are excluded from the campaign's audiences, which "
-            f"the program does not know; leave out the ids in {options.out / EXCLUDED}"
-        )
+    notes.append(
+        f"the program also scores the campaign's {len(model.seed_ids):,} seeds and "
+        f"{len(model.excluded_ids):,} excluded users; leave out the ids in {options.out / EXCLUDED}"
+    )
     size = sum(path.stat().st_size for path in options.out.iterdir())
     terminal.print_lines(
         screen,

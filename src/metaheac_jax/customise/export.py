@@ -4,6 +4,7 @@
     scorer.stablehlo   the program, serialised by `jax.export`
     weights.npz        its first argument, a dictionary of arrays that includes the table
     values.npz         per user field, ``values/NAME``: the known raw values, ascending
+    excluded.csv       user_id: the campaign's seeds and excluded users, whom `expand` leaves out
 
 The program takes the weights and (P, S) int32 table rows of users, for any P, and returns (P,)
 scores. ``experiments/examples/exported_scorer.py`` reads the files. Both sides need
@@ -37,7 +38,7 @@ from metaheac_jax.table.layout import Ids
 
 FORMAT = "metaheac_jax scorer 1"
 MANIFEST = "scorer.json"
-#: The file of an export with the ids of users who may be in no audience of the campaign.
+#: The file of an export with the ids of users whom the campaign's audiences leave out.
 EXCLUDED = "excluded.csv"
 #: Backends that the program is lowered for.
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -52,8 +53,8 @@ def export_scorer(
 ) -> None:
     """Writes the scorer of a customised model into a folder, completely or not at all.
 
-    An existing export is replaced. The program scores any user; `EXCLUDED` lists the users who may
-    be in no audience of the campaign.
+    An existing export is replaced. The program scores any user. `EXCLUDED` lists those whom
+    `expand` leaves out: the seeds and `Customised.excluded_ids`, in ascending order.
 
     Args:
       model: customised model of a method that adapts a network.
@@ -79,8 +80,7 @@ def export_scorer(
         files[0].write_bytes(_program(scorer, weights, model.general.schema.num_slots))
         np.savez(files[1], **weights)
         np.savez(files[2], **_values(model))
-        excluded = np.asarray(model.excluded_ids).tolist()
-        write_csv(files[3], ("user_id",), ([plain_id(own)] for own in excluded))
+        write_csv(files[3], ("user_id",), ([plain_id(own)] for own in _left_out(model)))
         content = {
             "format": FORMAT,
             "method": model.general.method,
@@ -106,6 +106,12 @@ def check_flatbuffers() -> None:
         raise InputError(
             "an export needs flatbuffers; install it with pip install 'metaheac-jax[export]'"
         )
+
+
+def _left_out(model: Customised) -> list[Any]:
+    """Ids of the seeds and of the excluded users, ascending and distinct."""
+    seeds, excluded = model.seed_ids, model.excluded_ids
+    return np.union1d(seeds, excluded if len(excluded) else seeds[:0]).tolist()
 
 
 def _weights(scorer: AdaptedScorer) -> dict[str, Any]:
