@@ -132,7 +132,7 @@ def test_feedback_that_is_not_learned_from_is_said(workspace):
     assert about == "3 seeds, feedback on 2 users, 2 users excluded"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other"}', None])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "metaheac_jax other"}', None])
 @pytest.mark.parametrize("name", ["data/manifest.json", "campaigns/tea/campaign.json"])
 def test_a_damaged_manifest_is_named(workspace, name, content):
     path = workspace / name
@@ -144,6 +144,14 @@ def test_a_damaged_manifest_is_named(workspace, name, content):
     assert item.path == path.parent
     assert str(path) in item.trouble
     assert len(items) == 4
+
+
+def test_a_manifest_of_another_program_is_none_and_hides_nothing(workspace):
+    items = by_name(workspace)
+    (workspace / "manifest.json").write_text('{"name": "an app", "icons": []}')
+    (workspace / "campaigns" / "model.json").write_text('{"format": "layers-model"}')
+    (workspace / "audience.csv.json").write_text("{}")
+    assert by_name(workspace) == items
 
 
 def test_a_missing_file_is_named(workspace):

@@ -7,6 +7,7 @@ manifest of an audience is NAME.json next to the file NAME, or audiences.json in
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -120,7 +121,7 @@ def find_items(folder: Path) -> list[Item]:
     """
     items = []
     for directory, names in _walk(folder):
-        kinds = [kind for kind in _KINDS if kind.manifest in names]
+        kinds = [kind for kind in _KINDS if _is_manifest(directory / kind.manifest)]
         items += [_folder_item(directory, kind) for kind in kinds]
         if not kinds:
             items += _audience_items(directory, {*names})
@@ -220,10 +221,10 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     A folder that is a link out of the workspace is yielded, but not entered, since links may form a
     loop.
     """
-    manifests, root = {kind.manifest for kind in _KINDS}, folder.resolve()
+    root = folder.resolve()
     for directory, folders, names in os.walk(folder):
         yield Path(directory), names
-        entered = not manifests & set(names)
+        entered = not any(_is_manifest(Path(directory, kind.manifest)) for kind in _KINDS)
         folders[:] = [
             name for name in folders if entered and not _is_passed_over(Path(directory, name))
         ]
@@ -231,6 +232,17 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             outside = root not in link.resolve().parents
             for _, _, linked in islice(os.walk(link), int(outside)):
                 yield link, linked
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest of this package, damaged or not; others use such names too."""
+    if not path.is_file():
+        return False
+    try:
+        body = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(body, dict) or str(body.get("format")).startswith("metaheac_jax ")
 
 
 def _folder_item(directory: Path, kind: _Kind) -> Item:
@@ -304,11 +316,11 @@ def _read_record(path: Path) -> _Record:
 def _audience_items(directory: Path, names: set[str]) -> list[Item]:
     """The audiences of a folder: files that a manifest names or that have an audience's columns."""
     items, of_many = [], _Record()
-    if AUDIENCES in names:
+    if _is_manifest(directory / AUDIENCES):
         of_many = _read_record(directory / AUDIENCES)
     for path in (directory / name for name in names if name.endswith(ENDINGS)):
         own = path.with_name(f"{path.name}.json")
-        record = _read_record(own) if own.name in names else of_many
+        record = _read_record(own) if _is_manifest(own) else of_many
         if path.is_file() and (path.name in record.files or _has_columns(path)):
             items.append(_audience_item(path, record))
     return items

@@ -139,20 +139,13 @@ def train(
       The state, and the judgements (E, 3): step, AUC, loss.
 
     Raises:
-      InputError: the checkpoint is of a later step than ``num_steps``, or has no room for the
-        judgements of so many steps.
+      InputError: the checkpoint is of a later step, or has no room for so many judgements.
       Diverged: a loss, a gradient, a parameter or a moment is not finite; that state is not saved.
     """
     going, done = _begun(name, state, first_step, num_steps, checkpoints, early_stop)
     if _stopped(going, early_stop):
         return going.best, going.judgements()
     every = _every(early_stop, num_steps - first_step)
-    if every and len(going.judgements()) + (num_steps - done) // every + 1 > MAX_JUDGEMENTS:
-        raise InputError(
-            f"{name}: its checkpoint has {len(going.judgements()):,} judgements, and {num_steps:,} "
-            f"steps would make more than {MAX_JUDGEMENTS:,}; take fewer, or delete the checkpoints "
-            "to train afresh"
-        )
     before = _time_and_skips(log, name, done, checkpoints)
     notes = _Notes(name, num_steps, log, done, before, progress, skip_nonfinite, campaigns_of)
     saved = time.perf_counter()
@@ -280,7 +273,8 @@ def _begun(
     Judges an initial state that may be the best one.
 
     Raises:
-      InputError: the checkpoint is of a longer training, which would have another result.
+      InputError: the checkpoint is of a longer training, which would have another result, or has
+        no room for the judgements of this one.
     """
     going = Progressed(state, state, jnp.full((MAX_JUDGEMENTS, 3), jnp.nan))
     if early_stop is not None:  # a step consumes the state, but not its copy
@@ -299,6 +293,8 @@ def _begun(
             f"{name}: its checkpoint is of step {done:,}, and {num_steps:,} steps are to be taken; "
             "take at least as many, or delete the checkpoints to train afresh"
         )
+    every = _every(early_stop, num_steps - first_step)
+    _check_room(name, len(going.judgements()), done, num_steps, every)
     return going, done
 
 
@@ -312,6 +308,18 @@ def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
     if early_stop is None:
         return 0
     return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - 2)))
+
+
+def _check_room(name: str, judged: int, done: int, num_steps: int, every: int) -> None:
+    """Refuses a lengthened training whose checkpoint has no room for all judgements."""
+    if not every:
+        return
+    further = num_steps // every - done // every + (num_steps % every > 0)
+    if judged + further > MAX_JUDGEMENTS:
+        raise InputError(
+            f"{name}: its checkpoint has {judged:,} judgements, and {num_steps:,} steps would make "
+            f"more than {MAX_JUDGEMENTS:,}; take fewer, or delete the checkpoints to train afresh"
+        )
 
 
 def _seconds_since(mark: float) -> float:
