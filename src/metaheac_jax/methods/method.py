@@ -318,12 +318,7 @@ class Method:
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
         run = replace(run, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
         if self._judges:
-            if held_out is None:
-                chosen, held_out = hold_out_campaigns(data, chosen, seed, start=start, keep=keep)
-                self.check(data, chosen)
-            halves = [halve(data, int(c), seed) for c in held_out]
-            judge = lambda state: self.judge_state(run, state, halves)  # noqa: E731
-            run = replace(run, campaigns=chosen, held_out=held_out, judge=judge)
+            run = self._judged(run, held_out, keep)
         kept = directory if writes else None
         with nullcontext() if kept is None else locked(kept):
             if kept is not None:
@@ -336,6 +331,18 @@ class Method:
         """Whether held-out campaigns determine when the offline stage stops."""
         early = self.settings.offline_patience is not None and self.settings.offline_epochs > 0
         return early and (self.takes_steps or self.holds_out)
+
+    def _judged(
+        self, run: Run, held_out: np.ndarray | None, keep: Sequence[int] | np.ndarray
+    ) -> Run:
+        """A run that held-out campaigns judge; by default they come from its campaigns."""
+        data, chosen, seed = run.dataset, run.campaigns, run.seed
+        if held_out is None:
+            chosen, held_out = hold_out_campaigns(data, chosen, seed, start=run.start, keep=keep)
+            self.check(data, chosen)
+        halves = [halve(data, int(c), seed) for c in held_out]
+        judge = lambda state: self.judge_state(run, state, halves)  # noqa: E731
+        return replace(run, campaigns=chosen, held_out=held_out, judge=judge)
 
     def _chosen(
         self,
