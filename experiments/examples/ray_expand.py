@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--id-column", default="user_id", help="of the users' ids")
     parser.add_argument("--workers", type=int, default=2, help="processes that score")
     options = parser.parse_args()
-    excluded = options.export.glob("excluded.csv")  # the oldest exports do not have it
+    excluded = options.export.glob("excluded.csv")  # older exports lack it, or the seeds in it
     text = pa.csv.ConvertOptions(column_types={"user_id": pa.string()})
     left_out = [
         pa.csv.read_csv(path, convert_options=text)["user_id"]

@@ -196,30 +196,44 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def is_marked(directory: Path, marker: str) -> bool:
-    """Whether a directory has a marker of this package; others also name files model.json."""
+    """Whether a directory has a marker of this package; others also name files model.json.
+
+    A damaged one does not count unless its beginning is whole.
+    """
     path = directory / marker
-    return path.is_file() and (path.suffix != ".json" or _PACKAGE in path.read_bytes())
+    if path.suffix != ".json" or not path.is_file():
+        return path.is_file()
+    with path.open("rb") as file:
+        return _PACKAGE in file.read(4096)
 
 
 def foreign_file(directory: Path, marker: str) -> Path | None:
     """A file that would be lost if a marked directory were replaced, since it is not of its kind.
 
-    None if there is none or if the marker does not list the files. Hidden files do not count, nor
-    do subfolders with a manifest of their own.
+    None if there is none or if the marker does not list the files. Hidden files do not count. A
+    subfolder may have a manifest of its own, with the subfolder's name.
     """
-    try:
-        known = {marker, *json.loads((directory / marker).read_bytes())["files"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    known = _listed(directory, marker)
+    if not known:
         return None
     for folder, folders, names in os.walk(directory):
-        here = Path(folder).relative_to(directory)
-        others = [n for n in names if not n.startswith(".") and str(here / n) not in known]
-        if any(is_marked(directory / here, name) for name in others if name.endswith(".json")):
-            folders.clear()
-        elif others:
-            return directory / here / min(others)
+        here = Path(folder)
+        place, own = here.relative_to(directory), f"{here.name}.json"
+        if here != directory and is_marked(here, own):
+            known |= {str(place / name) for name in _listed(here, own)}
+        others = [n for n in names if not n.startswith(".") and str(place / n) not in known]
+        if others:
+            return here / min(others)
         folders[:] = [name for name in folders if not name.startswith(".")]
     return None
+
+
+def _listed(directory: Path, manifest: str) -> set[str]:
+    """A manifest and the files that it lists; empty if it lists none."""
+    try:
+        return {manifest, *json.loads((directory / manifest).read_bytes())["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
 
 
 @contextmanager
@@ -243,8 +257,8 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
         taken = target.exists() and not is_marked(target, marker)
         if taken and not (target.is_dir() and not any(target.iterdir())):
             raise InputError(
-                f"{target}: exists and has no {marker} of this package, so it is not replaced; "
-                "choose another target"
+                f"{target}: exists and has no {marker} of this package, or a damaged one, so it is "
+                "not replaced; remove it, or choose another target"
             )
         foreign = foreign_file(target, marker)
         if foreign is not None:

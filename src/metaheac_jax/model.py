@@ -320,7 +320,7 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
       The model, with the folder as its ``origin``.
 
     Raises:
-      InputError: the folder exists and is not a model.
+      InputError: the folder exists and is not a model, or has a foreign file in it.
     """
     names = [field.name for field in general.schema.fields]
     values = dict(zip(names, general.vocabulary.values, strict=True))

@@ -364,7 +364,10 @@ def test_a_bad_campaign_is_named_before_the_work(many, tmp_path, capsys, changed
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"--out": "list"}, "--out: list: exists and is not a folder of audiences; choose another"),
+        (
+            {"--out": "list"},
+            "--out: list: exists and is not a folder of audiences, or has a damaged",
+        ),
         ({"--previous": "seeds"}, '--previous: not with --campaigns; give "previous" of each camp'),
         ({"--campaigns": "none"}, "none: No such file"),
         ({"--seeds": "seeds"}, "expand: give --seeds and --attributes, or --campaigns"),

@@ -231,7 +231,7 @@ def test_a_folder_that_is_no_model_stays(data, tmp_path, capsys):
     (tmp_path / "mine" / "thesis.tex").write_text("ten years")
     (tmp_path / "file").write_text("mine")
     for name in ("mine", "file"):
-        words = (f"{tmp_path / name}: exists and is not a model; choose another folder",)
+        words = (f"{tmp_path / name}: exists and is not a model, or has a damaged",)
         refuses(capsys, main, "fit", data, tmp_path / name, "--method", "cosine", words=words)
     assert contents(tmp_path) == {"mine", "file"}
     assert contents(tmp_path / "mine") == {"thesis.tex"}

@@ -120,6 +120,19 @@ def test_a_field_whose_values_are_all_new_is_told(tmp_path, capsys):
     assert printed.count("note") == 1
 
 
+def test_a_field_of_rare_new_values_has_values(tmp_path, capsys):
+    users, campaigns, examples = tables_world.world()
+    schema = tmp_path / "s.json"
+    schema.write_text(json.dumps(replace(tables_world.SCHEMA, min_count=3).to_json()))
+    source = tables_world.write(tmp_path / "source", users, campaigns, examples)
+    succeeds(main, "prepare", source, tmp_path / "first", "--schema", schema)
+    tables_world.write(source, users | {"city": [f"x{n}" for n in range(80)]}, campaigns, examples)
+    capsys.readouterr()
+    options = ("--schema", schema, "--extends", tmp_path / "first")
+    succeeds(main, "prepare", source, tmp_path / "next", *options)
+    assert "note: field city" not in capsys.readouterr().out
+
+
 def test_fields_without_a_value_that_day_are_told(tmp_path, capsys):
     users, campaigns, examples = tables_world.world()
     schema = tmp_path / "s.json"

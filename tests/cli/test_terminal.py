@@ -334,11 +334,11 @@ def test_a_folder_is_replaced_if_it_is_of_the_kind_or_empty(tmp_path):
     (tmp_path / "tea").mkdir()
     terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
     (tmp_path / "tea" / "thesis").touch()
-    with pytest.raises(InputError, match=r"--out: .*tea: exists and is not a campaign; choose"):
+    with pytest.raises(InputError, match=r"--out: .*tea: exists and is not a campaign, or has"):
         terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
     manifest = tmp_path / "tea" / "campaign.json"
     manifest.write_text('{"format": "another program\'s", "files": {}}')
-    with pytest.raises(InputError, match=r"--out: .*tea: exists and is not a campaign; choose"):
+    with pytest.raises(InputError, match=r"--out: .*tea: exists and is not a campaign, or has"):
         terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
     manifest.write_text(OURS)
     terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
@@ -347,16 +347,23 @@ def test_a_folder_is_replaced_if_it_is_of_the_kind_or_empty(tmp_path):
 def test_a_folder_is_not_replaced_with_somebodys_file_in_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     place = ("--out", Path("tea"), "campaign.json", "a campaign")
-    for folder in ("tea/adapted", "tea/optimizer", "tea/.cache"):
+    for folder in ("tea/adapted", "tea/optimizer", "tea/.cache", "tea/mine"):
         Path(folder).mkdir(parents=True)
     own = '{"format": "metaheac_jax campaign 1", "files": {"a.npy": {}, "adapted/b.npy": {}}}'
     Path("tea", "campaign.json").write_text(own)
-    Path("tea", "optimizer", "optimizer.json").write_text(OURS)
+    Path("tea", "optimizer", "optimizer.json").write_text(
+        OURS.replace("}", ', "files": {"c.npy": 1}}')
+    )
     for name in ("a.npy", "adapted/b.npy", "optimizer/c.npy", ".DS_Store", ".cache/d"):
         Path("tea", name).touch()
     terminal.check_output_folder(*place)
-    for name in ("brief.txt", "adapted/notes"):
-        Path("tea", name).touch()
+    Path("tea", "audience.csv.json").write_text(OURS)
+    lost = r"audience\.csv\.json in it would be lost"
+    with pytest.raises(InputError, match=lost):
+        terminal.check_output_folder(*place)
+    Path("tea", "audience.csv.json").unlink()
+    for name in ("brief.txt", "adapted/notes", "optimizer/notes", "mine/campaign.json"):
+        Path("tea", name).write_text(OURS)
         lost = f"tea is replaced as a whole, and {name} in it would be lost; move it away"
         with pytest.raises(InputError, match=f"--out: {lost}"):
             terminal.check_output_folder(*place)

@@ -263,7 +263,7 @@ def test_an_exported_campaign_scores_as_expand_does(made, tmp_path, capsys):
     audience = pl.read_csv(tmp_path / "everyone.csv")
     expected = dict(zip(audience["user_id"], audience["score"], strict=True))
     assert scores == pytest.approx(expected, abs=1e-6)
-    words = (f"--out: {made.model}: exists and is not an export; choose another folder",)
+    words = (f"--out: {made.model}: exists and is not an export, or has a damaged",)
     options = ("--data", made.data, "--out", made.model)
     refuses(capsys, main, "export", campaign, *options, words=words)
 

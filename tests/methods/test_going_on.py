@@ -16,6 +16,7 @@ from metaheac_jax.model import load, save
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import PAPER
+from metaheac_jax.training.sharding import device_mesh
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
 TINY = replace(PAPER, width=4, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
@@ -174,6 +175,14 @@ def test_methods_with_a_head_per_campaign_do_not_go_on(general, name):
     refused(
         name, general, DATA, f"{name} has one head per training campaign, so it cannot continue"
     )
+
+
+def test_the_model_that_a_mesh_goes_on_from_stays_whole():
+    method, mesh = tiny("mlp-pretraining", 1), device_mesh()
+    general = method.fit(DATA, mesh=mesh)
+    before = jax.tree.map(np.array, dict(general.state))
+    method.fit(DATA, start=general, mesh=mesh)
+    close(dict(general.state), before, 0)
 
 
 def test_models_that_do_not_fit_are_refused(general):

@@ -10,6 +10,7 @@ from toy import aucs, dataset
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.linear import fit_regression, logistic_regression
+from metaheac_jax.methods.registry import method_named
 from metaheac_jax.settings import PAPER
 
 TOY = dataset(campaigns=8, per_campaign=400)
@@ -27,9 +28,11 @@ def test_the_fit_is_the_minimum_that_scikit_learn_finds(penalty):
     np.testing.assert_allclose(bias, model.intercept_[0], atol=1e-3)
 
 
-def test_a_regression_without_a_penalty_may_have_no_minimum():
-    with pytest.raises(InputError, match=r"penalty: expected above 0 for a regression, got 0\.0"):
-        fit_regression(csr_matrix(np.eye(2)), np.array([0, 1]), 0.0)
+@pytest.mark.parametrize("name", ["lr", "solved-head", "ensemble"])
+def test_a_regression_without_a_penalty_may_have_no_minimum(name):
+    with pytest.raises(InputError, match=f"{name}: settings: penalty: expected a number above 0"):
+        method_named(name).with_settings(penalty=0.0)
+    assert method_named("metaheac").with_settings(penalty=0.0).settings.penalty == 0
 
 
 def test_a_campaign_of_one_class_has_finite_scores():

@@ -312,11 +312,6 @@ def test_what_is_no_list_of_campaigns_or_no_seed_is_refused():
         method.customise(general, DATA, DATA.campaign(0))
 
 
-def test_a_log_needs_a_folder(tmp_path):
-    with pytest.raises(InputError, match=r"log: .*none is not a folder; make it"):
-        noting([]).fit(DATA, log=tmp_path / "none" / "log.jsonl")
-
-
 @pytest.mark.parametrize(
     "change",
     [

@@ -359,14 +359,19 @@ def test_the_last_state_is_judged_too_and_judgements_have_room(monkeypatch):
     assert count_to(None, 9)[1][:, 0].tolist() == [6, 12, 18]
 
 
-def test_a_training_that_goes_on_has_room_for_its_start_and_its_last_state(monkeypatch):
+def test_a_training_that_goes_on_has_room_for_its_start_and_its_last_state(tmp_path, monkeypatch):
+    """Also if it is resumed after its last step, as after a kill at the end of a command."""
     monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 5)
     step, aucs = counting()[0], iter([0.5, 0.1, 0.2, 0.3, 0.9, 0.4])
     early_stop = EarlyStop(lambda state: Quality(next(aucs), 0.0), 3, 9, judge_start=True)
     options = {"first_step": 2, "num_steps": 17, "early_stop": early_stop}
-    state, judged = train(step, jnp.array(2.0), lambda number: (number,), **options)
-    assert judged[:, 0].tolist() == [2, 5, 10, 15, 17]
-    assert int(state) == 17
+    for _ in range(2):
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            state, judged = train(
+                step, jnp.array(2.0), lambda n: (n,), checkpoints=checkpoints, **options
+            )
+        assert judged[:, 0].tolist() == [2, 5, 10, 15, 17]
+        assert int(state) == 17
 
 
 def test_a_longer_training_than_its_checkpoint_has_room_for_is_refused(tmp_path, monkeypatch):

@@ -275,7 +275,7 @@ STRONG = Implicit(1.0)
         ({"implicit": Implicit(1.0, 0)}, "implicit needs a strength above 0 and num_cg"),
         ({"step_weights": [1.0, 2.0]}, r"one weight per inner step, shape \(1,\), got \(2,\)"),
         ({"step_weights": [], "inner_steps": 0}, "step_weights needs one weight per inner"),
-        ({"inner_steps": 1.5}, "inner_steps must be 0, 1, 2, ..., got 1.5"),
+        ({"inner_steps": 1.5}, r"inner_steps must be 0, 1, 2, ..., got 1\.5"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_at_once(options, line):

@@ -223,7 +223,7 @@ def save_customised(
     Raises:
       InputError: the method adapts no network's weights, the general model is in no folder, the
         campaign has feedback or belongs to a data set, the data is not that of the model, or the
-        folder exists and is not a campaign folder.
+        folder exists and is not a campaign folder, or has a foreign file in it.
     """
     general, campaign, adapted = model.general, model.campaign, model.adapted
     if general.origin is None:
@@ -409,7 +409,7 @@ def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progre
     """Writes a campaign folder, completely or not at all.
 
     Raises:
-      InputError: the folder exists and is not a campaign folder.
+      InputError: the folder exists and is not a campaign folder, or has a foreign file in it.
     """
     target = Path(directory).resolve()
     record, feedback = saved.record, saved.feedback

@@ -503,10 +503,12 @@ def _made_from(options: Options, general: General, data: Dataset) -> list[dict[s
 
 def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:
     """Writes an audience, and beside it a file with its origin and the result's facts."""
+    manifest = path.with_name(f"{path.name}.json")
+    manifest.unlink(missing_ok=True)  # it is not of the new audience
     result.audience.write(path)
     parents = [*result.own_parents(), *made_from]
     content = {"format": FORMAT, "made_from": parents, **result.facts()}
-    seal(path.parent, f"{path.name}.json", content, [path])
+    seal(path.parent, manifest.name, content, [path])
 
 
 def _write_folder(

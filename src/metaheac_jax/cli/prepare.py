@@ -216,11 +216,12 @@ def _all_new(data: Dataset, earlier: Vocabulary, where: Path | None) -> list[str
     for field, values, first, known in zip(
         data.schema.fields, vocabulary.values, vocabulary.offsets, earlier.values, strict=True
     ):
-        own, old = (
-            [value for value in some.tolist() if value not in ("", UNSEEN, -1)]
+        found, before = (
+            [value for value in some.tolist() if value not in ("", -1)]
             for some in (values[used[first : first + len(values)]], known)
         )
-        if old and not own:
+        own, old = ([value for value in some if value != UNSEEN] for some in (found, before))
+        if old and not found:
             lines.append(
                 f"field {field.name}: no cell has a value, unlike in {where}; is it right?"
             )

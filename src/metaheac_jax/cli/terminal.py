@@ -369,11 +369,14 @@ def check_output_folder(
 
     Raises:
       InputError: the folder exists, is not empty and is of another kind, or it has one of
-        ``inputs`` in it; the message names the option.
+        ``inputs`` or a foreign file in it; the message names the option.
     """
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty and not is_marked(path, manifest):
-        raise InputError(f"{option}: {path}: exists and is not {kind}; choose another folder")
+        raise InputError(
+            f"{option}: {path}: exists and is not {kind}, or has a damaged {manifest}; remove it, "
+            "or choose another folder"
+        )
     check_not_in(option, path, *inputs)
     check_place(option, path)
 

@@ -63,8 +63,8 @@ def export_scorer(
       progress: receives the number of bytes checksummed.
 
     Raises:
-      InputError: the method adapts no network's weights, the folder exists and is not an export, or
-        flatbuffers is not installed.
+      InputError: the method adapts no network's weights, the folder exists and is not an export or
+        has a foreign file in it, or flatbuffers is not installed.
     """
     check_flatbuffers()
     scorer = model.scorer

@@ -46,7 +46,7 @@ def write_dataset(dataset: Dataset, target: Path | str, *, progress: Progress = 
       progress: receives the number of bytes checksummed.
 
     Raises:
-      InputError: the target exists and is not a dataset.
+      InputError: the target exists and is not a dataset, or has a foreign file in it.
     """
     with new_directory(Path(target), marker=MANIFEST) as directory:
         write_columns(dataset, directory, progress=progress)

@@ -39,9 +39,8 @@ _LABEL = "Ensemble"
 def ensemble(settings: Settings = PAPER) -> Method:
     """The mean log-odds of a solved head and MetaHeac w/o Meta, both with list lengths.
 
-    The solved head has its own table scale, value dropout and penalty, whatever the settings say
-    (see `solved_head`); `Method.with_settings` changes the penalty. Both members use the same
-    random seed.
+    The solved head has its own settings, whatever the settings here say (see `solved_head`); of
+    these, `Method.with_settings` changes the penalty alone. Both members use the same random seed.
     """
     head, network = member_methods(settings)
     return Method(

@@ -17,7 +17,6 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.errors import InputError
 from metaheac_jax.methods.method import Method, Run, no_training
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.model import Scorer, State, Watch
@@ -46,12 +45,7 @@ def fit_regression(
       labels: (P,) 1 for a seed, 0 for a non-seed.
       penalty: above 0; it does not apply to the bias.
       offset: (P,) log-odds that the regression is added to.
-
-    Raises:
-      InputError: the penalty is 0, with which there may be no minimum.
     """
-    if not penalty > 0:
-        raise InputError(f"settings: penalty: expected above 0 for a regression, got {penalty!r}")
     touched = np.unique(features.indices)  # the weights of the other rows stay 0
     own = csr_matrix(features[:, touched], dtype=np.float64)
 

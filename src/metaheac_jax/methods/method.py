@@ -163,7 +163,8 @@ class Method:
         pass of MetaHeac's network; for time estimates.
 
     Raises:
-      InputError: the settings adapt heads only, which the method cannot do.
+      InputError: the settings adapt heads only, which the method cannot do, or have a penalty of 0,
+        with which a regression may have no minimum.
     """
 
     name: str
@@ -188,6 +189,8 @@ class Method:
                 f"{self.name}: cannot adapt heads only; choose a method such as 'metaheac', or "
                 "online_adapts 'all'"
             )
+        if "penalty" in self.tuned and not self.settings.penalty:
+            raise InputError(f"{self.name}: settings: penalty: expected a number above 0, got 0")
 
     def with_settings(self, **changed: Any) -> Method:
         """The method with other values for some settings."""
@@ -279,8 +282,8 @@ class Method:
             same arguments and get the same model; the first one writes the files.
           directory: folder for checkpoints, from which training resumes; None for no checkpoints.
             The configuration is in a file beside the folder, with the same name and ``.json``.
-          log: a file for JSON lines with losses and speed, which are appended. A resumed training
-            first removes the lines that it wrote after its checkpoint, so with ``directory`` every
+          log: a file to which JSON lines with losses and speed are appended; its folder is made. A
+            resumed training first removes those after its checkpoint, so with ``directory`` every
             training needs a log of its own.
           allow_changes: what may have changed since the checkpoints were started, for example "jax"
             (see `environment.MayChange`). Of the settings, only the offline epochs, the offline
@@ -301,8 +304,6 @@ class Method:
         directory, log = (None if path is None else Path(path) for path in (directory, log))
         check_whole("seed", seed, 0)
         check_whole("skip_nonfinite", skip_nonfinite, 0)
-        if log is not None and not log.parent.is_dir():
-            raise InputError(f"log: {log.parent} is not a folder; make it")
         if mesh is not None:
             self.check_mesh()
         writes = mesh is None or is_first()
@@ -323,6 +324,8 @@ class Method:
         with nullcontext() if kept is None else locked(kept):
             if kept is not None:
                 self._keep_config(kept, run, allow_changes, progress)
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
             trained = self.train(run)
         return self._general(run, trained)
 

@@ -68,8 +68,8 @@ def method_of(general: General) -> Method:
 def method_named(name: str, settings: Settings = PAPER) -> Method:
     """The method with this name.
 
-    A method may have its own values for some settings, which replace those given here; its
-    constructor says which. `Method.with_settings` changes them.
+    A method may have its own values for some settings, which replace those given here. Its
+    constructor says which they are, and `Method.with_settings` changes them.
 
     Raises:
       InputError: no method has this name; the message lists all names.

@@ -49,8 +49,9 @@ _CHOSEN: dict[str, Any] = {"table_scale": 0.1, "reduction": "mean", "inner_learn
 def seed_aware(settings: Settings = PAPER) -> Method:
     """MetaHeac with an additional input: the similarity of a user to the campaign's seeds.
 
-    It has its own table scale, reduction and inner learning rate, whatever the settings say;
-    `Method.with_settings` changes them. So do `seed_aware_alpha_zero` and `seed_aware_mlp`.
+    It has its own table scale, reduction and inner learning rate, and disjoint sets, whatever the
+    settings say; `Method.with_settings` changes them. The same holds for `seed_aware_alpha_zero`
+    and `seed_aware_mlp`, whose inner learning rate is 0.
     """
     settings = replace(settings, **_CHOSEN)
     label = "MetaHeac, seed-aware"

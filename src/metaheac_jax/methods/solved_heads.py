@@ -60,8 +60,8 @@ _ONLINE_STEPS = 20  # steps of Newton's method
 def solved_head(settings: Settings = PAPER) -> Method:
     """A tower that all campaigns share, and a head that is solved for each campaign.
 
-    It has its own table scale, value dropout, reduction and penalty, whatever the settings say;
-    `Method.with_settings` changes them.
+    It has its own table scale, value dropout, reduction and penalty, and disjoint sets, whatever
+    the settings say; `Method.with_settings` changes them.
     """
     return Method(
         name="solved-head",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax
@@ -166,7 +167,7 @@ class InnerLoop:
     def __post_init__(self) -> None:
         if (self.inner_learning_rate is None) == (self.inner_optimizer is None):
             raise ValueError("give either inner_learning_rate or inner_optimizer")
-        if not isinstance(self.inner_steps, int) or self.inner_steps < 0:
+        if not isinstance(self.inner_steps, Integral) or self.inner_steps < 0:
             raise ValueError(f"inner_steps must be 0, 1, 2, ..., got {self.inner_steps}")
         if self.implicit is not None:
             if not (self.implicit.strength > 0 and self.implicit.num_cg_steps >= 1):

@@ -312,7 +312,7 @@ def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
 
 def _check_room(name: str, judged: int, done: int, num_steps: int, every: int) -> None:
     """Refuses a lengthened training whose checkpoint has no room for all judgements."""
-    if not every:
+    if not every or done == num_steps:
         return
     further = num_steps // every - done // every + (num_steps % every > 0)
     if judged + further > MAX_JUDGEMENTS:

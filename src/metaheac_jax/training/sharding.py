@@ -185,9 +185,11 @@ class Placement:
         return CampaignBatch(rows, *map(spread, batch[1:]))
 
     def place(self, tree: Any) -> Any:
-        """Puts every `RowState` of a tree, given as numpy arrays with R rows, on the devices."""
+        """Puts every `RowState` of a tree, given as arrays with R rows, on the devices."""
 
-        def put(sharding: NamedSharding, leaf: np.ndarray) -> Array:
+        def put(sharding: NamedSharding, leaf: np.ndarray | Array) -> Array:
+            if isinstance(leaf, Array):  # steps consume what they get, and this stays the caller's
+                leaf = np.array(leaf)
             if sharding.spec == _ROWS:
                 missing = self.padded_rows - self.num_rows
                 leaf = np.pad(leaf, ((0, missing), *[(0, 0)] * (leaf.ndim - 1)))
