@@ -74,7 +74,12 @@ def full_comparison():
         run["without-he"] = run["lr"] | {"label": "w/o HE"}
         run["metaheac"] |= {
             "curve": {"campaign": 1, "steps": [0, 5], "loss": [0.7, 0.6], "auc": [0.5, 0.6]},
-            "offline": {"steps": 40, "best_step": 20, "ceiling": 90, "curve": [[20, 0.7, 0.5]]},
+            "offline": {
+                "steps": 40,
+                "best_step": 20,
+                "ceiling": 90,
+                "curve": [[20, 0.7, 0.5], [40, 0.7, 0.4]],
+            },
             "seconds": {"offline": 3.0, "customise": 2.0, "score": 1.0},
             "provenance": {"commit": "abc", "jax": "0.12.0"},
         }
