@@ -63,7 +63,7 @@ def draw(
 
     figure_of_methods(summary, path_of("AUC by method", "auc.png"), everything)
     figure_by_seeds(runs, path_of("AUC by number of seeds", "auc_by_seeds.png"), everything)
-    if judged_often(first):
+    if _judged_often(first):
         path = path_of("Held-out loss and AUC over offline steps", "training.png")
         figure_of_training(runs, path, everything)
     if any(result.get("curve") for result in first.values()):
@@ -129,7 +129,7 @@ def binned(campaigns: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([(np.exp(log), mean) for log, mean in means]).reshape(-1, 2)
 
 
-def judged_often(run: Results) -> list[str]:
+def _judged_often(run: Results) -> list[str]:
     """Methods whose training was judged more than once, which an ensemble's is not."""
     return [name for name, of in run.items() if len(of.get("offline", {}).get("curve", ())) > 1]
 
@@ -140,7 +140,7 @@ def figure_of_training(runs: Sequence[Results], path: Path, title: str) -> None:
     Each run is a line, with a dot at the step that was kept. A dashed line marks the ceiling if it
     is at most twice the last step.
     """
-    names = judged_often(runs[0])
+    names = _judged_often(runs[0])
     height, width = -(-len(names) // ACROSS), min(len(names), ACROSS)
     figure, grid = plt.subplots(
         height,

@@ -1,6 +1,7 @@
 """What `metaheac expand` says of seeds, attributes and sizes that it cannot work with."""
 
 import csv
+import errno
 import json
 import re
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from commands import contents, exit_code, refuses, succeeds
 from toy import dataset
 
 from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.audience.workspace import find_items
 from metaheac_jax.cli.campaigns import read_audience
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset, write_dataset
@@ -100,6 +102,32 @@ def test_options_that_make_no_sense(options, tmp_path, capsys, changed, words):
     before = contents(tmp_path)
     refuses(capsys, main, "expand", *words_of({**options, **changed}), words=(words,))
     assert contents(tmp_path) == before
+
+
+def test_a_file_of_somebody_else_beside_an_audience_is_not_replaced(options, tmp_path, capsys):
+    mine = tmp_path / "mine.csv.json"
+    mine.write_text('{"source": "a survey"}')
+    given = words_of({**options, "--out": tmp_path / "mine.csv"})
+    words = (f"--out: {mine} would be replaced, and is not of an audience; move it away, or",)
+    refuses(capsys, main, "expand", *given, words=words)
+    assert mine.read_text() == '{"source": "a survey"}'
+    assert not (tmp_path / "mine.csv").exists()
+
+
+def test_an_audience_never_lies_beside_the_manifest_of_another(options, tmp_path, monkeypatch):
+    """As after a kill between the two, or on a disk that is full: status reports no damage."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    succeeds(main, "expand", *words_of(options))
+    with monkeypatch.context() as patch:
+        patch.setattr("metaheac_jax.cli.expand.seal", full)
+        assert exit_code(main, "expand", *words_of({**options, "--size": 7})) == 2
+    [audience] = [item for item in find_items(tmp_path) if item.kind == "audience"]
+    assert (audience.about, audience.trouble) == ("7 users", "")
+    succeeds(main, "expand", *words_of(options))
+    assert (tmp_path / "audience.csv.json").exists()
 
 
 def test_ranks_without_candidates_are_refused_before_the_work(

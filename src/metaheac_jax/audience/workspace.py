@@ -120,11 +120,10 @@ def find_items(folder: Path) -> list[Item]:
     Manifests and the sizes of the files that they name are checked; checksums of files are not.
     """
     items = []
-    for directory, names in _walk(folder):
-        kinds = [kind for kind in _KINDS if _is_manifest(directory / kind.manifest)]
+    for directory, names, kinds in _walk(folder):
         items += [_folder_item(directory, kind) for kind in kinds]
         if not kinds:
-            items += _audience_items(directory, {*names})
+            items += _audience_items(directory, names)
     return sorted(items, key=lambda item: item.path)
 
 
@@ -215,23 +214,30 @@ _KINDS = (
 )
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yields folders and their file names; does not enter items, hidden and unfinished folders.
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[_Kind]]]:
+    """Yields folders, their file names and what items they are.
+
+    It does not enter items, hidden and unfinished folders.
 
     A folder that is a link out of the workspace is yielded, but not entered, since links may form a
     loop.
     """
     root = folder.resolve()
     for directory, folders, names in os.walk(folder):
-        yield Path(directory), names
-        entered = not any(_is_manifest(Path(directory, kind.manifest)) for kind in _KINDS)
+        kinds = _kinds_of(Path(directory))
+        yield Path(directory), names, kinds
         folders[:] = [
-            name for name in folders if entered and not _is_passed_over(Path(directory, name))
+            name for name in folders if not kinds and not _is_passed_over(Path(directory, name))
         ]
         for link in filter(os.path.islink, (Path(directory, name) for name in folders)):
             outside = root not in link.resolve().parents
             for _, _, linked in islice(os.walk(link), int(outside)):
-                yield link, linked
+                yield link, linked, _kinds_of(link)
+
+
+def _kinds_of(directory: Path) -> list[_Kind]:
+    """The kinds of items that a folder is, by its manifests."""
+    return [kind for kind in _KINDS if _is_manifest(directory / kind.manifest)]
 
 
 def _is_manifest(path: Path) -> bool:
@@ -313,7 +319,7 @@ def _read_record(path: Path) -> _Record:
     return _Record(files, parents)
 
 
-def _audience_items(directory: Path, names: set[str]) -> list[Item]:
+def _audience_items(directory: Path, names: list[str]) -> list[Item]:
     """The audiences of a folder: files that a manifest names or that have an audience's columns."""
     items, of_many = [], _Record()
     if _is_manifest(directory / AUDIENCES):

@@ -49,7 +49,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked, new_directory, write_text
+from metaheac_jax.files import is_marked, locked, new_directory, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
 from metaheac_jax.processes import check_same, from_first, is_first
@@ -255,6 +255,12 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
     if options.campaigns is None:
         terminal.check_output("--out", options.out, *inputs)
         check_audience_file(options.out)
+        manifest = _manifest_of(options.out)
+        if manifest.exists() and not is_marked(manifest.parent, manifest.name):
+            raise InputError(
+                f"--out: {manifest} would be replaced, and is not of an audience; move it away, or "
+                "give another file"
+            )
     else:
         sources = [request.source for request in requests]
         inputs = (options.campaigns, options.model, options.data, *sources, *options.exclude)
@@ -501,9 +507,14 @@ def _made_from(options: Options, general: General, data: Dataset) -> list[dict[s
     return [Parent.of(folder, digest)._asdict() for folder, digest in parents]
 
 
+def _manifest_of(audience: Path) -> Path:
+    """The file beside an audience that says what it was made from."""
+    return audience.with_name(f"{audience.name}.json")
+
+
 def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:
     """Writes an audience, and beside it a file with its origin and the result's facts."""
-    manifest = path.with_name(f"{path.name}.json")
+    manifest = _manifest_of(path)
     manifest.unlink(missing_ok=True)  # it is not of the new audience
     result.audience.write(path)
     parents = [*result.own_parents(), *made_from]

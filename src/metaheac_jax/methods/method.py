@@ -189,7 +189,7 @@ class Method:
                 f"{self.name}: cannot adapt heads only; choose a method such as 'metaheac', or "
                 "online_adapts 'all'"
             )
-        if "penalty" in self.tuned and not self.settings.penalty:
+        if "penalty" in self.tuned and not self.settings.penalty:  # it fits regressions
             raise InputError(f"{self.name}: settings: penalty: expected a number above 0, got 0")
 
     def with_settings(self, **changed: Any) -> Method:

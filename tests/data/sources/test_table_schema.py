@@ -35,6 +35,7 @@ def test_the_id_of_campaigns_may_be_a_field_of_users():
     """It is a column of another file; and users without ids have no id column."""
     TableSchema((Column("campaign_id"),), (Column("topic"),))
     TableSchema((Column("user_id"),), campaigns_from=(Column("vote"),), user_id="")
+    TableSchema((Column("city"),), campaigns_from=(Column("vote"),), user_id="campaign_id")
 
 
 def test_what_is_of_no_use_is_not_written():

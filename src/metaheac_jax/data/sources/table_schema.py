@@ -113,7 +113,7 @@ class TableSchema:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"schema: field {twice[0]!r} is named twice")
-        if self.user_id == self.campaign_id:
+        if self.campaign and self.user_id == self.campaign_id:
             raise InputError(
                 f"schema: user_id and campaign_id are both {self.user_id!r}, but examples have "
                 "both columns; rename one of them in all files"
