@@ -2,7 +2,8 @@
 
 The fraction `HELD_OUT` of the first run's training campaigns, at most `MAX_HELD_OUT`, is held out.
 A method is trained on the rest, or on as many of them as `trial_campaigns` draws, with early
-stopping on those held out, and a trial's result is the mean AUC on them (see `methods.held_out`).
+stopping on those held out, and a trial's result is the weighted mean AUC on them (see
+`methods.held_out`).
 No test campaign of the first run is used. All runs use the result. If several runs divide the same
 campaigns, later runs test some of the campaigns that were held out here.
 
@@ -274,14 +275,17 @@ class _Search:
     def _trial(self, method: Method, fields: dict[str, Any], directory: Path) -> dict[str, Any]:
         shown = ", ".join(f"{name} {value}" for name, value in fields.items())
         labelled = prefixed(self.progress, f"tune: {method.label}, {shown}, ")
-        tried = method.with_settings(**fields)
-        # Trials that differ only in the online stage share the offline stage.
-        online = [name for name in fields if name.startswith("online_") or name == "penalty"]
-        offline = [str(value) for name, value in fields.items() if name not in online]
-        folder = directory / "-".join(["offline", *offline])
+        # Trials that differ only in the online stage share the offline stage, which judges models
+        # with the online settings from before the search.
+        offline = {
+            name: value
+            for name, value in fields.items()
+            if not (name.startswith("online_") or name == "penalty")
+        }
+        folder = directory / "-".join(["offline", *map(str, offline.values())])
         try:
             if self.trained is None or self.trained[0] != folder:
-                general = tried.fit(
+                general = method.with_settings(**offline).fit(
                     self.dataset,
                     campaigns=self.kept,
                     held_out=self.held,
@@ -292,6 +296,7 @@ class _Search:
                     progress=labelled,
                 )
                 self.trained = folder, general
+            tried = method.with_settings(**fields)
             quality = tried.judge(self.trained[1], self.dataset, self.held, seed=self.seed)
         except Diverged as error:
             return {"auc": CHANCE, "diverged": str(error)}

@@ -134,9 +134,10 @@ class Fake:
         self.judged |= set(indices.tolist())
         return [scorer(c) for c in indices]
 
-    def register(self, patch, name, tuned, **own):
+    def register(self, patch, name, tuned, *, takes_steps=False, **own):
         """Puts the method into the registry; ``own`` are settings that it has of its own."""
         build = partial(Method, name, name.upper(), train=self.train, adapt=self.adapt, tuned=tuned)
+        build = partial(build, takes_steps=takes_steps)
         patch.setitem(METHODS, name, lambda settings: build(settings=replace(settings, **own)))
 
 
@@ -243,13 +244,17 @@ def test_trials_of_the_online_rate_share_the_offline_stage(data, tmp_path, monke
         return 0.7 / (1 + 100 * far)
 
     fake = Fake(quality)
-    fake.register(monkeypatch, "seed-aware", TUNED)
+    fake.register(monkeypatch, "seed-aware", TUNED, takes_steps=True)
     found = tune_in(tmp_path, data, ["seed-aware"])["methods"]["seed-aware"]
     chosen = found["chosen"]
     assert (chosen["outer_learning_rate"], chosen["online_learning_rate"]) == (0.003, 0.01)
     tried = [t["fields"] for t in found["tried"]]
     offline = {tuple(v for k, v in f.items() if not k.startswith("online_")) for f in tried}
     assert len(fake.directories) == len(offline) < len(tried)
+    # Models that tell when training stops have the same online settings in every trial.
+    online = {settings.online_learning_rate for settings, _ in fake.trained}
+    assert online == {PAPER.online_learning_rate}
+    assert len(fake.trained) > len(offline)  # one was trained again, in the same folder
 
 
 def test_trials_train_on_a_part_of_many_examples(data, monkeypatch):
