@@ -15,9 +15,10 @@ applications and each week, and every week has its own campaigns, users and mode
   bucket. *CVR* is conversions over exposures.
 - **Feedback.** Every exposed user becomes an example of the campaign, labelled with the outcome.
   As in the deployed system, both models learn from these examples: every day the general model of
-  an arm is trained again on all campaigns, and the models of the running campaigns are customised
-  again from it. The general model has then seen the examples that early stopping holds out, which
-  the general model from before the week has not.
+  an arm is trained again, and the models of the running campaigns are customised again from it. It
+  is trained on all campaigns but those that tell when training stops, none of which is running. The
+  general model has then seen the examples that early stopping of customising holds out, which the
+  general model from before the week has not.
 - **Lifts** are ratios of a week's totals over campaigns. A report has the geometric mean over the
   weeks, with the 95% interval of Student's t. Weeks are independent. Campaigns of an arm are not:
   they share the arm's general model, which learns from the arm's own feedback. In the A/A test both

@@ -226,6 +226,16 @@ def test_the_general_model_learns_from_feedback_when_it_is_asked_to(tmp_path):
         assert run.dataset is seen.days[day]
 
 
+def test_campaigns_that_run_are_not_held_out_of_the_training(tmp_path, monkeypatch):
+    seen, bucket, kept = Recorder(), split_candidates(WORLD, 0)[1], []
+    fit = Method.fit
+    monkeypatch.setattr(
+        Method, "fit", lambda *args, keep=(), **more: kept.append(keep) or fit(*args, **more)
+    )
+    run_arm(seen.method, bucket, num_days=3, general_every=1, directory=tmp_path / "arm")
+    assert [list(keep) for keep in kept] == [[], [*RUNNING], [*RUNNING]]
+
+
 def test_a_score_that_is_not_a_number_is_named():
     bucket = split_candidates(WORLD, 0)[0]
     with pytest.raises(Diverged, match=r"campaign \d+: a score of fake is not a number"):
