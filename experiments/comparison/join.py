@@ -71,7 +71,7 @@ def join(found: Mapping[str, Comparison], methods: Sequence[str] = ()) -> Compar
     Raises:
       InputError: commands or data differ in more than `PARTS`; a comparison has its own tuning; a
         run has a method twice, lacks one, or is in two worlds; the settings of a method differ
-        between runs, or the rule by which training ends differs between methods; or a seed between
+        between runs, or the ceiling or patience of training between methods; or a seed between
         others is missing.
     """
     command = _common_command(found)
@@ -136,7 +136,7 @@ class _Run:
         self.results[name], self.places[name] = result, where
 
     def check_lengths(self) -> None:
-        """Refuses methods whose trainings ended by different rules."""
+        """Refuses methods whose trainings had different ceilings or a different patience."""
         trained = [name for name, of in self.results.items() if of.get("offline")]
         for key in ("offline_epochs", "offline_patience"):
             for name in trained:

@@ -97,7 +97,7 @@ def _derived(comparison: Comparison) -> dict[str, Any]:
         "test": significance.describe_test(len(comparison.runs), overlap),
         "summary": summarise(comparison.runs),
         "primary_claims": [asdict(claim) for claim in claims],
-        "control_pairs": [asdict(pair) for pair in significance.control_pairs(values, overlap)],
+        "pairs": [asdict(pair) for pair in significance.every_pair(values, overlap)],
     }
 
 

@@ -39,8 +39,9 @@ PRIMARY: dict[str, tuple[str, ...]] = {
 }
 PRIMARY_GROUP, PRIMARY_MEASURE = "small", "auc"
 #: The methods of the primary claims, and seed-aware's features in simpler methods: what is left of
-#: seed-aware without an inner step, or in an MLP. A report compares every pair of them.
-CONTROLS = tuple(
+#: seed-aware without an inner step, or in an MLP. A report compares every pair of them; it leaves
+#: out methods that none of them is meant to explain, such as LR.
+PAIRED = tuple(
     dict.fromkeys(
         [
             *reversed(PRIMARY),
@@ -183,7 +184,8 @@ class Claim:
       difference: the method's difference from the best rival.
       p: the largest p-value over the rivals, which tests all of them at once; 1 if a rival is as
         good; None if a p-value is unknown.
-      p_holm: p after Holm's correction over the claims of the same table.
+      p_holm: p after Holm's correction over the claims of the same table; of a primary claim, over
+        all of `PRIMARY`, whether their methods have results or not.
     """
 
     method: str
@@ -223,13 +225,25 @@ def table_claims(values: Values, names: Sequence[str], overlap: float) -> list[C
 
 
 def primary_claims(values: Values, overlap: float) -> list[Claim]:
-    """The claims of `PRIMARY` against those of their rivals that have results."""
+    """The claims of `PRIMARY` against those of their rivals that have results.
+
+    Holm's correction is over all of `PRIMARY`, so that a claim does not depend on which other
+    methods were run.
+    """
     return _corrected(
-        _claim(
-            values, name, [r for r in of if r in values], PRIMARY_GROUP, PRIMARY_MEASURE, overlap
-        )
-        for name, of in PRIMARY.items()
-        if name in values
+        [
+            _claim(
+                values,
+                name,
+                [rival for rival in rivals if rival in values],
+                PRIMARY_GROUP,
+                PRIMARY_MEASURE,
+                overlap,
+            )
+            for name, rivals in PRIMARY.items()
+            if name in values
+        ],
+        least=len(PRIMARY),
     )
 
 
@@ -245,8 +259,10 @@ def _claim(
     best = max(theirs, key=lambda rival: theirs[rival].mean)
     tests = {rival: difference(own, of, overlap) for rival, of in theirs.items()}
     known = [test.p for test in tests.values() if test.p is not None]
-    if theirs[best].mean >= own.mean or any(test.mean <= 0 for test in tests.values()):
-        p: float | None = 1.0
+    if all(test.error is None for test in tests.values()):
+        p: float | None = None  # whoever is ahead, so that Holm's number does not depend on it
+    elif theirs[best].mean >= own.mean or any(test.mean <= 0 for test in tests.values()):
+        p = 1.0
     else:
         p = max(known) if len(known) == len(tests) else None
     return Claim(
@@ -254,15 +270,17 @@ def _claim(
     )
 
 
-def _corrected(claims: Iterable[Claim | None]) -> list[Claim]:
+def _corrected(claims: Iterable[Claim | None], least: int = 0) -> list[Claim]:
+    """Claims after Holm's correction for their number, or for ``least`` if that is more."""
     made = [claim for claim in claims if claim is not None]
-    adjusted = holm([claim.p for claim in made])
+    untested = [1.0] * (least - sum(claim.p is not None for claim in made))
+    adjusted = holm([*(claim.p for claim in made), *untested])[: len(made)]
     return [replace(claim, p_holm=p) for claim, p in zip(made, adjusted, strict=True)]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The comparison of two methods of `CONTROLS` in AUC on a group.
+    """The comparison of two methods of `PAIRED` in AUC on a group.
 
     Attributes:
       first, second, group: identify the pair.
@@ -277,9 +295,9 @@ class Pair:
     p_holm: float | None = None
 
 
-def control_pairs(values: Values, overlap: float) -> list[Pair]:
-    """Every pair of `CONTROLS` on every group."""
-    names = [name for name in CONTROLS if name in values]
+def every_pair(values: Values, overlap: float) -> list[Pair]:
+    """Every pair of `PAIRED` on every group."""
+    names = [name for name in PAIRED if name in values]
     pairs = []
     for first, second in combinations(names, 2):
         for group in GROUPS:

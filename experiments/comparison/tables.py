@@ -68,7 +68,7 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
         ablation = [name for name in ABLATION if name in summary]
         tables.append(of_methods(ABLATION_TITLE, ablation)[0])
     tables += _claim_tables(values, claims, overlap, labels, test)
-    tables += _pairs_table(significance.control_pairs(values, overlap), labels, test)
+    tables += _pairs_table(significance.every_pair(values, overlap), labels, test)
     tables += _gain_table(values, overlap, labels, test)
     step_ms = {
         name: ms
@@ -209,7 +209,7 @@ def _pairs_table(
         row = rows.setdefault((pair.first, pair.second), [labels[pair.first], labels[pair.second]])
         row += [_difference(pair.difference), _p(pair.difference.p), _p(pair.p_holm)]
     note = f"± standard error. Holm's correction is over the table. {test}"
-    return [Table("Every pair of the controls", header, list(rows.values()), note)] if rows else []
+    return [Table("Every pair of the networks", header, list(rows.values()), note)] if rows else []
 
 
 def _gain_table(
@@ -263,7 +263,9 @@ def _training_table(runs: Sequence[Results], labels: Mapping[str, str]) -> list[
         results = [run[name] for run in runs]
         if not any("seconds" in result for result in results):
             continue
-        steps = {key: _mean_entry(results, "offline", key) for key in OFFLINE}
+        # An ensemble has no steps of its own; its best step would be a sum over its members.
+        trained = [result for result in results if "steps" in result.get("offline", {})]
+        steps = {key: _mean_entry(trained, "offline", key) for key in OFFLINE}
         seconds = {key: _mean_entry(results, "seconds", key) for key in STAGES}
         ms = _mean_entry(results, "offline", "step_ms")
         step = "-" if ms is None else f"{ms:.1f}"
@@ -300,5 +302,6 @@ def _tuning_tables(tuning: Mapping[str, Any]) -> list[Table]:
         aucs = [f"{trial['auc']:.4f}" for trial in (tried[0], best)]
         rows.append([of["label"], str(len(tried)), str(diverged), *aucs, shown])
     header = ["method", "trials", "diverged", "AUC of the first", "AUC of the chosen", "chosen"]
-    note = "Mean AUC on held-out training campaigns of the first run. tuning.json has every trial."
+    note = "AUC on held-out training campaigns of the first run, weighted as in early stopping. "
+    note += "tuning.json has every trial."
     return [Table("Tuning", header, rows, note)] if rows else []

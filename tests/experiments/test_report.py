@@ -135,7 +135,7 @@ def test_results_json_has_values_of_runs_and_the_tests(drawn):
     assert data["summary"]["lr"]["small"]["auc"]["runs"] == [0.6, 0.8]
     assert data["test"].startswith("Paired t-test over campaigns of 2 worlds")
     assert data["primary_claims"] == []
-    assert data["control_pairs"] == []
+    assert data["pairs"] == []
 
 
 def test_what_is_kept_is_small_and_can_be_drawn_again(drawn, tmp_path, capsys):

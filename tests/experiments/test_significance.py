@@ -14,9 +14,9 @@ from experiments.comparison.results import Measured, method_values
 from experiments.comparison.significance import (
     Claim,
     Difference,
-    control_pairs,
     describe_test,
     difference,
+    every_pair,
     holm,
     over_campaigns,
     over_runs,
@@ -246,6 +246,20 @@ def test_no_star_where_a_row_is_higher():
     assert auc_claims(table_claims(table, list(table), 0.0))["metaheac"].p == 1.0
 
 
+@pytest.mark.parametrize("ahead", [0.61, 0.59])
+def test_a_measure_without_a_test_is_no_claim_whoever_is_ahead(ahead):
+    row = {"auc": Measured((0.6,), ({1: 0.5, 2: 0.7},)), "pooled_auc": Measured((ahead,))}
+    rival = {"auc": Measured((0.5,), ({1: 0.4, 2: 0.61},)), "pooled_auc": Measured((0.6,))}
+    nothing = dict.fromkeys(("precision", "recall"), Measured((np.nan,)))
+    table = {
+        name: dict.fromkeys(("small", "large"), of | nothing)
+        for name, of in (("metaheac", row), ("lr", rival))
+    }
+    auc, pooled = (c for c in table_claims(table, list(table), 0.0) if c.group == "small")
+    assert pooled.p is None
+    assert auc.p_holm == pytest.approx(2 * auc.p)  # AUC on both sizes
+
+
 def test_no_star_without_a_test():
     table = values(mmoe=(0.7, 0.7, 0.7), metaheac=(0.8, 0.8, 0.8))  # no variance
     claim = auc_claims(table_claims(table, list(table), 0.0))["metaheac"]
@@ -260,7 +274,7 @@ def test_an_overlap_reaches_the_claims():
     assert corrected.difference.error > plain.difference.error
 
 
-def test_the_primary_claims_are_against_the_controls_that_there_are():
+def test_the_primary_claims_are_against_the_rivals_that_there_are():
     row = (0.60, 0.65, 0.62)
     worse, better = np.subtract(row, (0.01, 0.02, 0.01)), np.add(row, (0.1, 0.11, 0.12))
     names = ("alpha_0", "without_meta", "lr", "metaheac_lengths", "mlp_pretraining_lengths")
@@ -270,7 +284,10 @@ def test_the_primary_claims_are_against_the_controls_that_there_are():
     # With the same features: not MetaHeac and the controls as they are.
     assert found["seed-aware"].rivals == ("metaheac-lengths", "mlp-pretraining-lengths")
     assert {(c.group, c.measure) for c in found.values()} == {("small", "auc")}
-    assert [c.p_holm for c in found.values()] == holm([c.p for c in found.values()])
+    # The correction is for all primary claims, also for the two of methods that were not run.
+    both = [c.p for c in found.values()]
+    assert [c.p_holm for c in found.values()] == holm([*both, 1.0, 1.0])[:2]
+    assert found["metaheac"].p_holm >= 3 * found["metaheac"].p
     assert primary_claims(values(lr=row, metaheac=row, seed_aware=row), 0.0) == []
 
 
@@ -286,11 +303,11 @@ def test_the_rivals_of_a_primary_claim_have_the_features_of_its_method():
     assert {c.method: c.rivals for c in claims} == dict(zip(favoured, rivals, strict=True))
 
 
-def test_every_pair_of_the_controls_is_tested_once():
+def test_every_pair_is_tested_once():
     rng = np.random.default_rng(3)
     names = ("lr", "alpha_0", "without_meta", "mlp_pretraining", "metaheac", "seed_aware")
     rows = dict(zip(names, rng.random((6, 3)), strict=True))
-    pairs = control_pairs(values(**rows), 0.0)
+    pairs = every_pair(values(**rows), 0.0)
     small = [pair for pair in pairs if pair.group == "small"]
     assert len(small) == 10  # of 5; LR is none
     assert len({frozenset((pair.first, pair.second)) for pair in small}) == 10
@@ -310,11 +327,11 @@ def test_a_group_without_campaigns_is_left_out():
     assert auc_claims(table_claims(values(lr=(0.7, 0.8), metaheac=nothing), both, 0.0)) == {}
 
 
-def test_controls_are_those_of_the_primary_claims_and_exist():
-    assert set(significance.CONTROLS) <= set(METHODS)
+def test_pairs_are_of_the_methods_of_the_primary_claims_which_exist():
+    assert set(significance.PAIRED) <= set(METHODS)
     rivals = set().union(*significance.PRIMARY.values())
     seeds = {"seed-aware", "alpha-0-seeds", "mlp-seeds"}
-    assert set(significance.CONTROLS) == rivals | seeds | {"metaheac", "ensemble"}
+    assert set(significance.PAIRED) == rivals | seeds | {"metaheac", "ensemble"}
 
 
 @pytest.mark.parametrize(
