@@ -7,18 +7,17 @@ redistributed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from experiments.comparison import report
 from experiments.comparison.run import Data
-from experiments.comparison.runs import RunOptions, check_options, run_all
+from experiments.comparison.runs import RunOptions, check_options, run_all, start_settings
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.sources.movielens import build_movielens, find_edition, user_references
 from metaheac_jax.files import locked
-from metaheac_jax.settings import SETTINGS
 
 #: An epoch of a movie is one to five steps, so more epochs are needed to converge.
 ONLINE_EPOCHS = 20
@@ -56,9 +55,8 @@ def main(options: Options) -> None:
     if options.min_likes is not None:
         terminal.check_minimum("--min-likes", options.min_likes, 1)
     edition = find_edition(options.data_dir)
-    screen, settings = terminal.screen(), SETTINGS[options.preset]
-    if options.preset == "paper":
-        settings = replace(settings, online_epochs=ONLINE_EPOCHS)
+    screen, own = terminal.screen(), {"online_epochs": ONLINE_EPOCHS}
+    settings = start_settings(options, **(own if options.preset == "paper" else {}))
     with locked(options.out):
         with terminal.progress_display(screen) as progress:
             comparison = run_all(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from experiments.comparison import report
 from experiments.comparison.adapting import method_named
 from experiments.comparison.run import Data
-from experiments.comparison.runs import RunOptions, check_options, run_all
+from experiments.comparison.runs import RunOptions, check_options, run_all, start_settings
 from experiments.comparison.tuning import searched
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.prepare import read_schema
@@ -33,7 +33,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, make_once
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import Schema
-from metaheac_jax.settings import SETTINGS, Settings
+from metaheac_jax.settings import Settings
 
 #: Options that only a simulated world has.
 WORLD_OPTIONS = ("users", "examples", "cardinality")
@@ -85,10 +85,11 @@ def main(options: Options) -> None:
         )
     if options.data_dir is not None:
         refuse_world_options(options)
+        refuse_split_of_pickles(options)
         refuse_runs_of_one_split(options)
     elif options.examples is None:
         terminal.check_minimum("--users", options.users, MIN_USERS_BY_DEFAULT[options.world])
-    screen, settings = terminal.screen(), SETTINGS[options.preset]
+    screen, settings = terminal.screen(), start_settings(options)
     if options.dry_run:
         terminal.print_lines(screen, plan(options, settings))
         return
@@ -124,6 +125,17 @@ def refuse_world_options(options: Any) -> None:
             raise InputError(
                 f"--{known.name}: cannot be used with --data-dir, which is not a simulated world"
             )
+
+
+def refuse_split_of_pickles(options: Options) -> None:
+    """Refuses another split of the authors' files than their own.
+
+    Raises:
+      InputError: --split asks for one.
+    """
+    assert options.data_dir is not None
+    if options.split == "paper" and official.is_source(options.data_dir):
+        raise InputError("--split paper: the authors' pickles have their own split; omit --split")
 
 
 def refuse_runs_of_one_split(options: Options) -> None:
@@ -238,7 +250,8 @@ def plan(options: Options, settings: Settings) -> str:
     else:
         users, examples = (_num_lines(source / name) for name in ("userFeature.data", "train.csv"))
         lines.append(f"read {source}: about {users:,} users and {examples:,} stage-1 examples")
-    epochs = settings.offline_epochs if settings.offline_patience is None else 4
+    # With early stopping, as long as most networks train in the worlds of the results.
+    epochs = settings.offline_epochs if settings.offline_patience is None else 8
     steps = epochs * math.ceil(0.6 * examples / settings.batch_size)
     side = jnp.ones((1024, 1024))
     product = jax.jit(lambda a: a @ a)

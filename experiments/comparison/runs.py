@@ -6,9 +6,11 @@ OUT holds one folder per run (see `run_folder`), one for the tuning's trials, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from experiments.comparison import adapting, tuning
 from experiments.comparison.provenance import command_of, describe_origin, provenance
@@ -18,13 +20,14 @@ from experiments.comparison.run import Data, run_methods
 from experiments.comparison.run_folder import clear_run, open_run
 from experiments.comparison.tables import title
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.changed_settings import changed_settings
 from metaheac_jax.data.storage import content_digest
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS
 from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.progress import Progress, prefixed
-from metaheac_jax.settings import Settings
+from metaheac_jax.settings import SETTINGS, Settings
 
 #: The methods of a command without --methods; few, so that it takes minutes.
 DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
@@ -47,10 +50,15 @@ class RunOptions:
     out: Path = Path("runs")
     """Folder for the results. An existing run in it is replaced, unless --resume is given."""
     resume: bool = False
-    """Continue the runs in --out where they stopped. Data, options, the program and its libraries
-    must be unchanged, since the results would differ otherwise."""
+    """Continue the runs in --out where they stopped. Finished methods stay, so methods and runs may
+    be added. Data, other options, the program and its libraries must be unchanged, since the
+    results would differ otherwise."""
     allow_change: tuple[MayChange, ...] = ()
     """With --resume, what may have changed since the runs began."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Other values for some settings of all methods, for example value_dropout=.7 width=64; an
+    unknown name lists all. They replace the stored settings; not those that define a method, such
+    as the inner rate of alpha = 0. A setting that a method does not use has no effect."""
     tune: int = 0
     """First choose the settings of every method on held-out training campaigns, with at most this
     many trials per method: rates of both stages and of the inner step, scale of the table, value
@@ -72,9 +80,8 @@ class RunOptions:
         Raises:
           InputError: a name is unknown.
         """
-        if "all" in self.methods:
-            return tuple(METHODS)
         named, known = adapting.with_group(self.methods), adapting.names()
+        named = [own for name in named for own in (METHODS if name == "all" else [name])]
         for name in named:
             if name not in known:
                 listed = ", ".join(known)
@@ -82,6 +89,15 @@ class RunOptions:
                     f"--methods: unknown {name!r}; choose from {listed}, all, adapting"
                 )
         return tuple(dict.fromkeys(named))
+
+
+def start_settings(options: RunOptions, **own: Any) -> Settings:
+    """The settings that all methods start from: the preset's, the command's own, those of --set.
+
+    Raises:
+      InputError: --set has an unknown name or an invalid value.
+    """
+    return replace(SETTINGS[options.preset], **{**own, **changed_settings(options.set)})
 
 
 def check_options(options: RunOptions) -> None:
@@ -94,6 +110,9 @@ def check_options(options: RunOptions) -> None:
     terminal.check_minimum("--runs", options.runs, 1)
     terminal.check_minimum("--seed", options.seed, 0)
     terminal.check_minimum("--tune", options.tune, 0)
+    start_settings(options)  # raises for an unknown or invalid one
+    if options.set and options.tune:
+        raise InputError("--set: gives settings that --tune would choose; omit one of them")
     if options.tune_only and not options.tune:
         raise InputError("--tune-only: needs --tune, the number of trials")
     for name in options.tune_only:
@@ -120,7 +139,7 @@ def run_all(
       load: ``load(seed, progress)`` returns the data of a run.
       world: the world whose stored tuning is used without --tune or with --tune-only, see
         `tuning.tuned_before`; None for none. The official preset uses no stored tuning.
-      settings: settings that all methods start from.
+      settings: settings that all methods start from, from `start_settings`.
       more_config: whatever else must not change between a run and its resumption.
       progress: receives what is being done.
       published: as in `Comparison`.
@@ -150,6 +169,11 @@ def run_all(
     if options.tune:
         tuned = _tune(options, first, settings, config(options.seed, first), tuned, progress)
     methods = [tuning.tuned_method(name, settings, tuned) for name in options.names]
+    changes = changed_settings(options.set)
+    methods = [
+        method.with_settings(**{name: changes[name] for name in changes if name in method.tuned})
+        for method in methods
+    ]
 
     runs = []
     for seed in options.seeds:

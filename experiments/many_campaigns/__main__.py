@@ -24,6 +24,7 @@ from experiments.many_campaigns.speed import (
 )
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.sources.movielens import find_edition
+from metaheac_jax.environment import MayChange
 from metaheac_jax.files import locked, write_json, write_text
 from metaheac_jax.methods import Method, method_named
 from metaheac_jax.progress import Progress
@@ -68,7 +69,11 @@ class Options:
     rounds: int = 5
     """Timed rounds of scoring, in which both ways take turns."""
     out: Path = Path("runs/many_campaigns")
-    """Folder for the results and checkpoints."""
+    """Folder for the results and checkpoints. A training that was begun there is continued, or its
+    model used again, so the data, the settings, the program and its libraries must be those of
+    before."""
+    allow_change: tuple[MayChange, ...] = ()
+    """What may have changed since the training in --out began."""
     cache_dir: Path = field(default_factory=terminal.cache_folder)
     """Folder for simulated worlds and prepared data, which later runs reuse."""
 
@@ -122,7 +127,12 @@ def run(options: Options, progress: Progress) -> Results:
         data, method = load(options, progress)
         data.check(method.settings)
         ways = customise_both_ways(
-            data, method, seed=options.seed, directory=options.out, progress=progress
+            data,
+            method,
+            seed=options.seed,
+            directory=options.out,
+            allow_changes=options.allow_change,
+            progress=progress,
         )
         results = replace(results, data=data.describe(), ways=ways)
     if "score" in options.parts:

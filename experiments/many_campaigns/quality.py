@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -45,7 +45,13 @@ class WayResult:
 
 
 def customise_both_ways(
-    data: Data, method: Method, *, seed: int, directory: Path, progress: Progress
+    data: Data,
+    method: Method,
+    *,
+    seed: int,
+    directory: Path,
+    allow_changes: Collection[str] = (),
+    progress: Progress,
 ) -> dict[Adapts, WayResult]:
     """Trains a general model once, and customises it to the test campaigns in each way.
 
@@ -57,6 +63,7 @@ def customise_both_ways(
       method: the method with its settings.
       seed: seed of the held-out campaigns and of all stages.
       directory: folder for checkpoints, from which training resumes.
+      allow_changes: as in `Method.fit`.
       progress: receives what is being done.
     """
     kept, held = hold_out_campaigns(data.dataset, data.split.train, seed, fraction=HELD_OUT)
@@ -69,6 +76,7 @@ def customise_both_ways(
         seed=seed,
         directory=directory / "checkpoints" / method.name,
         log=directory / "log.jsonl",
+        allow_changes=allow_changes,
         progress=progress,
     )
     return {

@@ -34,6 +34,8 @@ def test_a_command_has_what_differs_from_the_defaults_and_not_where_files_are():
     assert command_of(options) == expected
     assert command_of(tencent.Options()) == "python -m experiments.tencent"
     assert command_of(tencent.Options(dry_run=True)).endswith(" --dry-run")
+    changed = tencent.Options(set=("value_dropout=.7", "width=8"))
+    assert command_of(changed) == "python -m experiments.tencent --set value_dropout=.7 width=8"
     assert command_of(WeekOptions(weeks=3)) == "python -m experiments.live_week --weeks 3"
     with_space = movielens.Options(data_dir=Path("/home/me/my data"))
     assert command_of(with_space) == "python -m experiments.movielens --data-dir 'my data'"

@@ -90,6 +90,22 @@ def test_help_says_what_every_option_does(module, capsys):
         assert known in " ".join(entries["--tune"].split()), setting
 
 
+def test_another_split_of_the_authors_files_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pickles = tmp_path / "pickles"
+    pickles.mkdir()
+    (pickles / "train_stage1.pkl").write_bytes(bytes(8000))
+    words = ("--split paper: the authors' pickles have their own split",)
+    for more in ((), ("--dry-run",)):
+        refuses(capsys, COMMAND, "--data-dir", pickles, "--split", "paper", *more, words=words)
+    assert contents(tmp_path) == {"pickles"}
+
+
+def test_all_stands_for_the_librarys_methods_beside_others():
+    names = tencent.Options(methods=("program-step", "all", "lr")).names
+    assert names == ("program-step", *METHODS)
+
+
 def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = write(tmp_path / "data")
@@ -121,7 +137,11 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     [
         (("--runs", 0), ("--runs: expected 1 or more, got 0",)),
         (("--methods", "lr", "xgboost"), ("--methods: unknown 'xgboost'", "lr, mlp-one-stage")),
+        (("--methods", "all", "xgboost"), ("--methods: unknown 'xgboost'",)),
         (("--tune-only", "penalty"), ("--tune-only: needs --tune",)),
+        (("--set", "wide=8"), ("--set: expected NAME=VALUE, got 'wide=8'", "width")),
+        (("--set", "width=0"), ("settings: width: ", "got 0")),
+        (("--set", "width=8", "--tune", 2), ("--set: gives settings that --tune would choose",)),
         (("--tune", 3, "--tune-only", "width"), ("--tune-only: unknown 'width'", "penalty")),
         (("--methods",), ("--methods: has no value; give one",)),
         (("--seed", -1), ("--seed: expected 0 or more, got -1",)),

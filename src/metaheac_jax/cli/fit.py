@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, fields, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -16,6 +16,7 @@ from rich.console import Console
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
 from metaheac_jax.audience.workspace import TRAINING, remove_work
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.changed_settings import changed_settings
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
@@ -27,7 +28,7 @@ from metaheac_jax.files import locked
 from metaheac_jax.methods import method_named, method_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
 from metaheac_jax.processes import from_first, is_first
-from metaheac_jax.settings import SETTINGS, Settings
+from metaheac_jax.settings import SETTINGS
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def main(options: Options) -> None:
         terminal.check_minimum("--epochs", options.epochs, 1)
     if options.start is not None and (options.method or options.settings or options.changed):
         raise InputError("--from: the method and settings are the model's; omit these options")
-    changes = _changes(options.changed)
+    changes = changed_settings(options.changed)
     if options.epochs is not None and {"offline_epochs", "offline_patience"} & {*changes}:
         raise InputError("--epochs: --set says how long to train; omit one of them")
     if options.allow_change and not options.resume:
@@ -159,35 +160,6 @@ def main(options: Options) -> None:
         f"next: metaheac expand {options.out} --data {options.data} --seeds FILE "
         "--attributes FILE --size N --out audience.csv",
     )
-
-
-def _changes(pairs: Sequence[str]) -> dict[str, Any]:
-    """The values that ``--set`` gives to settings, by name; `Settings` checks them.
-
-    Raises:
-      InputError: a text is not NAME=VALUE with the name of a setting, or a name is repeated.
-    """
-    changes, names = dict[str, Any](), [setting.name for setting in fields(Settings)]
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or name not in names:
-            known = ", ".join(names)
-            raise InputError(f"--set: expected NAME=VALUE, got {pair!r}; the names are {known}")
-        if name in changes:
-            raise InputError(f"--set: {name} has two values; give one")
-        changes[name] = _value(value)
-    return changes
-
-
-def _value(text: str) -> Any:
-    """A setting's value as a number, true, false or none, or else the text itself."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for number in (int, float):
-        with suppress(ValueError):
-            return number(text)
-    return text
 
 
 def _judged(general: General, num_held_out: int) -> str:
