@@ -198,13 +198,23 @@ def _remove_leftovers(target: Path) -> None:
 def is_marked(directory: Path, marker: str) -> bool:
     """Whether a directory has a marker of this package; others also name files model.json.
 
-    A damaged one does not count unless its beginning is whole.
+    A damaged one counts if its beginning is whole.
     """
     path = directory / marker
     if path.suffix != ".json" or not path.is_file():
         return path.is_file()
     with path.open("rb") as file:
         return _PACKAGE in file.read(4096)
+
+
+def is_replaceable(directory: Path, marker: str) -> bool:
+    """Whether a directory has a marker of this package, and one in JSON lists the files.
+
+    Of a damaged one it is not known which files were somebody else's.
+    """
+    if not is_marked(directory, marker):
+        return False
+    return not marker.endswith(".json") or bool(_listed(directory, marker))
 
 
 def foreign_file(directory: Path, marker: str) -> Path | None:
@@ -246,15 +256,16 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
 
     Args:
       target: the directory to make; its parents are made too.
-      marker: a file that every directory of this kind has. An existing target without it is not
-        replaced, unless it is empty; nor is one with a `foreign_file`.
+      marker: a file that every directory of this kind has; one in JSON lists the others. An
+        existing target is not replaced unless it `is_replaceable` or empty; nor is one with a
+        `foreign_file`.
 
     Raises:
       InputError: the target exists and may not be replaced, or another process is writing it.
     """
     target = Path(target).resolve()
     with locked(target):
-        taken = target.exists() and not is_marked(target, marker)
+        taken = target.exists() and not is_replaceable(target, marker)
         if taken and not (target.is_dir() and not any(target.iterdir())):
             raise InputError(
                 f"{target}: exists and has no {marker} of this package, or a damaged one, so it is "
@@ -282,6 +293,30 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
             if old.exists() and not target.exists():  # stopped between two renames
                 old.rename(target)
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def list_files(directory: Path, marker: str, form: str, *, more: Sequence[str] = ()) -> None:
+    """Writes a marker that lists all files in a directory, so that foreign ones are known.
+
+    Args:
+      directory: contains the files.
+      marker: name of the marker.
+      form: its format.
+      more: names of files that will be written later.
+    """
+    found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    names = sorted({*map(str, found), *more} - {marker})
+    write_json(directory / marker, {"format": form, "files": names})
+
+
+def remove_leftover(directory: Path, target: Path) -> None:
+    """Removes a directory so that no part of it stays under its name if the process is killed.
+
+    It becomes a leftover of the target, which is `locked` by the caller; see `LEFTOVER`.
+    """
+    with suppress(OSError):
+        directory = directory.rename(_temporary(target.resolve()))
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

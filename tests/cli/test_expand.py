@@ -16,6 +16,7 @@ from metaheac_jax.audience.workspace import find_items
 from metaheac_jax.cli.campaigns import read_audience
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset, write_dataset
+from metaheac_jax.files import writer_of
 from metaheac_jax.methods import Method, method_named
 from metaheac_jax.model import save
 
@@ -112,6 +113,44 @@ def test_a_file_of_somebody_else_beside_an_audience_is_not_replaced(options, tmp
     refuses(capsys, main, "expand", *given, words=words)
     assert mine.read_text() == '{"source": "a survey"}'
     assert not (tmp_path / "mine.csv").exists()
+
+
+def test_a_full_disk_leaves_the_older_audience_with_its_manifest(options, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    succeeds(main, "expand", *words_of(options))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("metaheac_jax.audience.audience.Audience.write_part", full)
+    assert exit_code(main, "expand", *words_of({**options, "--size": 7})) == 2
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    options, tmp_path, capsys, monkeypatch, writers
+):
+    monkeypatch.setattr(Method, "customise", None)
+    out = tmp_path / "audience.csv"
+    with writers.of(out) as process:
+        words = (f"{out}: process {process} on ", " is writing it; wait for it")
+        refuses(capsys, main, "expand", *words_of(options), words=words)
+    words = ("/proc/audience.csv: cannot be written (",)
+    refuses(
+        capsys, main, "expand", *words_of({**options, "--out": "/proc/audience.csv"}), words=words
+    )
+
+
+def test_an_audience_is_locked_from_the_beginning(options, tmp_path, monkeypatch):
+    seen, customise = [], Method.customise
+    monkeypatch.setattr(
+        Method,
+        "customise",
+        lambda *args, **more: (
+            seen.append(writer_of(tmp_path / "audience.csv")) or customise(*args, **more)
+        ),
+    )
+    succeeds(main, "expand", *words_of(options))
+    assert seen[0] is not None
 
 
 def test_an_audience_never_lies_beside_the_manifest_of_another(options, tmp_path, monkeypatch):

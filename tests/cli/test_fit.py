@@ -324,6 +324,13 @@ def test_a_folder_without_data_is_named(tmp_path, capsys):
 # Going on ---------------------------------------------------------------------------------------
 
 
+def test_a_model_does_not_go_on_in_its_own_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("model")
+    words = ("--from: model would be replaced", "choose another folder")
+    refuses(capsys, main, "fit", "data", "model", "--from", "link", words=words)
+
+
 @pytest.mark.slow
 def test_a_model_goes_on_on_new_data(data, tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"

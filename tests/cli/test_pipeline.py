@@ -26,6 +26,7 @@ from toy import dataset
 from metaheac_jax.audience.calibration import calibration_table
 from metaheac_jax.audience.evaluation import gains_table, score_pools
 from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import Command, main
 from metaheac_jax.data.dataset import group_by_campaign
 from metaheac_jax.data.splits import paper_split
@@ -81,6 +82,14 @@ def test_a_simulated_world_has_an_example_campaign(made):
     [header], *seeds = rows_of(made.world / "example_seeds.csv")
     assert header == "user_id"
     assert [int(seed) for [seed] in seeds] == train.filter(aid=aid)["uid"].to_list()
+
+
+def test_a_world_with_somebodys_file_is_not_replaced(made, capsys):
+    (made.world / "shown.csv").write_text("user_id,converted\n")
+    words = (f"OUT: {made.world} is replaced as a whole, and shown.csv in it would be lost",)
+    refuses(capsys, main, "simulate", made.world, words=words)
+    (made.world / "shown.csv").unlink()
+    terminal.check_output_folder("OUT", made.world, "world.json", "a simulated world")
 
 
 def test_prepared_data_and_models_are_those_of_the_library(made):

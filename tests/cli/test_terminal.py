@@ -3,6 +3,7 @@
 import io
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from metaheac_jax.audience.workspace import is_work_folder, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import main as metaheac
 from metaheac_jax.errors import BackendError, Diverged, InputError
+from metaheac_jax.files import locked, new_directory
 
-OURS = '{"format": "metaheac_jax toy 1"}'  # a manifest, as far as it is read
+OURS = '{"format": "metaheac_jax toy 1", "files": {}}'  # a manifest, as far as it is read
 
 # Exit codes -------------------------------------------------------------------------------------
 
@@ -247,7 +249,7 @@ def test_a_number_that_is_too_small_is_refused():
 
 @pytest.mark.parametrize(
     "manifest",
-    ["manifest.json", "model.json", "campaign.json", "scorer.json", "audiences.json", "SIMULATED"],
+    ["manifest.json", "model.json", "campaign.json", "scorer.json", "audiences.json", "world.json"],
 )
 def test_what_lies_in_a_folder_that_is_replaced_is_refused(tmp_path, manifest):
     (tmp_path / "old").mkdir()
@@ -340,8 +342,18 @@ def test_a_folder_is_replaced_if_it_is_of_the_kind_or_empty(tmp_path):
     manifest.write_text('{"format": "another program\'s", "files": {}}')
     with pytest.raises(InputError, match=r"--out: .*tea: exists and is not a campaign, or has"):
         terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
-    manifest.write_text(OURS)
+    manifest.write_text('{"format": "metaheac_jax campaign 1", "files": {"thesis": 1}}')
     terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+    # Of a folder whose manifest is cut off, nobody knows which files are its own.
+    manifest.write_text('{"format": "metaheac_jax campaign 1", "files": {"thesis": 1}')
+    with pytest.raises(InputError, match=r"--out: .* or has a damaged campaign.json; remove it"):
+        terminal.check_output_folder("--out", tmp_path / "tea", "campaign.json", "a campaign")
+    with (
+        pytest.raises(InputError, match=r"tea: exists and has no campaign.json .* or a damaged"),
+        new_directory(tmp_path / "tea", marker="campaign.json"),
+    ):
+        pass
+    assert (tmp_path / "tea" / "thesis").exists()
 
 
 def test_a_folder_is_not_replaced_with_somebodys_file_in_it(tmp_path, monkeypatch, capsys):
@@ -352,7 +364,7 @@ def test_a_folder_is_not_replaced_with_somebodys_file_in_it(tmp_path, monkeypatc
     own = '{"format": "metaheac_jax campaign 1", "files": {"a.npy": {}, "adapted/b.npy": {}}}'
     Path("tea", "campaign.json").write_text(own)
     Path("tea", "optimizer", "optimizer.json").write_text(
-        OURS.replace("}", ', "files": {"c.npy": 1}}')
+        '{"format": "metaheac_jax toy 1", "files": {"c.npy": 1}}'
     )
     for name in ("a.npy", "adapted/b.npy", "optimizer/c.npy", ".DS_Store", ".cache/d"):
         Path("tea", name).touch()
@@ -383,6 +395,25 @@ def test_checkpoints_of_another_program_are_not_of_a_training(tmp_path):
     (folder / "checkpoints.json").touch()
     remove_work(folder)
     assert not folder.exists()
+
+
+def test_a_kill_while_work_is_removed_leaves_no_half_training(tmp_path, monkeypatch):
+    folder, rmtree = tmp_path / "june.training", shutil.rmtree
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("checkpoints.json", "checkpoints/10", "checkpoints/20"):
+        (folder / name).touch()
+
+    def killed(path, **_):
+        Path(path, "checkpoints.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_work(folder)
+    assert not folder.exists()
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with locked(tmp_path / "june"):  # the next command on the model
+        assert contents(tmp_path) == {".june.lock"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from commands import contents, refuses, small_simulation, succeeds, tiny_setting
 from experiments.examples.exported_scorer import ExportedScorer
 from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.audience.workspace import find_items
+from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import main
 from metaheac_jax.cli.status import items_table
 from metaheac_jax.data.campaign import plain_id
@@ -73,12 +74,20 @@ def made(tmp_path_factory):
         )
 
 
+def test_a_world_of_tables_with_somebodys_file_is_not_replaced(made, capsys):
+    place = Path("new") / made.names[0] / "shown.csv"
+    (made.world / place).write_text("user_id,converted\n")
+    refuses(capsys, main, "simulate", made.world, words=(f"{place} in it would be lost",))
+    (made.world / place).unlink()
+    terminal.check_output_folder("OUT", made.world, "world.json", "a simulated world")
+
+
 def test_a_world_of_tables_has_new_campaigns(made):
     data, campaigns = open_dataset(made.data), pl.read_parquet(made.world / "campaigns.parquet")
     assert (data.num_users, data.num_campaigns) == (4000, 6)
     assert contents(made.world) == {
         *("users.parquet", "campaigns.parquet", "examples.parquet", "schema.json"),
-        *("SIMULATED", "new"),
+        *("SIMULATED", "world.json", "new"),
     }
     assert len(made.names) == 10
     assert not set(made.names) & set(campaigns["campaign_id"])

@@ -28,7 +28,7 @@ MODELLED = {*ONE_VALUED, *LISTS}
 UNUSED = {"marriageStatus", "os", "ct"}
 FILES = {
     *("adFeature.csv", "userFeature.data", "train.csv", "test1_truth.csv", "SIMULATED"),
-    *("train_probability.npy", "test1_truth_probability.npy", "truth.npz"),
+    *("train_probability.npy", "test1_truth_probability.npy", "truth.npz", "world.json"),
 }
 
 

@@ -67,6 +67,11 @@ class Audience:
         """
         path = Path(path)
         check_audience_file(path)
+        with whole_file(path) as temporary:
+            self.write_part(temporary, path)
+
+    def write_part(self, temporary: Path, path: Path) -> None:
+        """As `write`, but to a temporary file, in the format of the ending of ``path``."""
         columns = {
             "rank": np.arange(self.first_rank, self.first_rank + len(self)),
             "user_id": self.user_ids,
@@ -75,12 +80,11 @@ class Audience:
         if self.probabilities is not None:
             columns["probability"] = self.probabilities.astype(np.float32)
         frame = pl.DataFrame(columns)
-        with whole_file(path) as temporary:
-            if path.suffix == ".parquet":
-                frame.write_parquet(temporary)
-            else:
-                packed = "gzip" if path.suffix == ".gz" else "uncompressed"
-                frame.write_csv(temporary, compression=packed, check_extension=False)
+        if path.suffix == ".parquet":
+            frame.write_parquet(temporary)
+        else:
+            packed = "gzip" if path.suffix == ".gz" else "uncompressed"
+            frame.write_csv(temporary, compression=packed, check_extension=False)
 
 
 def check_audience_file(path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +24,7 @@ from metaheac_jax.customise import export
 from metaheac_jax.data import storage
 from metaheac_jax.data.sources.table_file import ENDINGS, first_line
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import LEFTOVER, writer_of
+from metaheac_jax.files import LEFTOVER, remove_leftover, writer_of
 from metaheac_jax.methods import METHODS
 from metaheac_jax.sealed import Parent, check_size, read_manifest, read_sealed
 
@@ -109,9 +108,12 @@ def foreign_in(folder: Path) -> Path | None:
 
 
 def remove_work(folder: Path) -> None:
-    """Removes a folder of a command's work, unless something else has come into it."""
+    """Removes a folder of a command's work at once, unless something else has come into it.
+
+    A training of which a part is left would be taken for one to continue.
+    """
     if is_work_folder(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_leftover(folder, folder.with_suffix(""))
 
 
 def find_items(folder: Path) -> list[Item]:

@@ -49,7 +49,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import is_marked, locked, new_directory, write_text
+from metaheac_jax.files import is_marked, locked, new_directory, whole_file, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
 from metaheac_jax.processes import check_same, from_first, is_first
@@ -187,8 +187,10 @@ def main(options: Options) -> None:
         check_readable(path)  # a file that cannot be read is reported before the work begins
     saved = [_read_source(request, options) for request in requests]
     writes = is_first()
-    many = locked(options.out) if writes and options.campaigns is not None else nullcontext()
-    with many, terminal.progress_display(screen) as progress:
+    with (
+        locked(options.out) if writes else nullcontext(),
+        terminal.progress_display(screen) as progress,
+    ):
         own = saved[0] if options.campaigns is None else None
         general = own.load_general(progress) if own else load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
@@ -515,8 +517,9 @@ def _manifest_of(audience: Path) -> Path:
 def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:
     """Writes an audience, and beside it a file with its origin and the result's facts."""
     manifest = _manifest_of(path)
-    manifest.unlink(missing_ok=True)  # it is not of the new audience
-    result.audience.write(path)
+    with whole_file(path) as temporary:
+        result.audience.write_part(temporary, path)
+        manifest.unlink(missing_ok=True)  # it is not of the new audience
     parents = [*result.own_parents(), *made_from]
     content = {"format": FORMAT, "made_from": parents, **result.facts()}
     seal(path.parent, manifest.name, content, [path])

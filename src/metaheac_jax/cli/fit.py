@@ -89,6 +89,11 @@ def main(options: Options) -> None:
     terminal.check_minimum("--skip-nonfinite", options.skip_nonfinite, 0)
     if options.epochs is not None:
         terminal.check_minimum("--epochs", options.epochs, 1)
+    if options.start is not None and options.start.resolve() == options.out.resolve():
+        raise InputError(
+            f"--from: {options.out} would be replaced, and its campaigns are customised from it; "
+            "choose another folder"
+        )
     if options.start is not None and (options.method or options.settings or options.changed):
         raise InputError("--from: the method and settings are the model's; omit these options")
     changes = changed_settings(options.changed)

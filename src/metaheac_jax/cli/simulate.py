@@ -11,17 +11,20 @@ import tyro
 
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.simulation import (
+    FORMAT,
+    MANIFEST,
     TENCENT_WORLD,
     WECHAT_WORLD,
     write_table_world,
     write_world,
 )
-from metaheac_jax.files import locked, write_json, write_text
+from metaheac_jax.files import list_files, locked, write_json, write_text
 from metaheac_jax.schema import TENCENT
 
 #: Minimum number of users in a campaign's pool; the other examples are seeds and non-seeds.
 POOL_EXAMPLES = 300
 MIN_USERS = {"tencent": 110_000, "wechat": 60_000}  # with fewer users, there are too few examples
+_EXAMPLE = ("example_seeds.csv", "example_attributes.json")
 WORLDS = {"tencent": TENCENT_WORLD, "wechat": WECHAT_WORLD}
 
 
@@ -56,7 +59,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--users", options.users, MIN_USERS[options.world])
     terminal.check_minimum("--seed", options.seed, 0)
-    terminal.check_output_folder("OUT", options.out, "SIMULATED", "a simulated world")
+    terminal.check_output_folder("OUT", options.out, MANIFEST, "a simulated world")
     screen = terminal.screen()
     write, schema = write_world, ""
     if options.tables:
@@ -81,10 +84,11 @@ def main(options: Options) -> None:
 
 def _write_example(world: Path) -> None:
     """Writes the seeds and attributes of the campaign with the most seeds."""
+    list_files(world, MANIFEST, FORMAT, more=_EXAMPLE)
     examples = pl.read_csv(world / "train.csv").filter(pl.col("label") == 1)
     aid = examples["aid"].value_counts(sort=True)["aid"][0]
     seeds = examples.filter(pl.col("aid") == aid)["uid"].to_list()
-    write_text(world / "example_seeds.csv", "\n".join(["user_id", *map(str, seeds)]) + "\n")
+    write_text(world / _EXAMPLE[0], "\n".join(["user_id", *map(str, seeds)]) + "\n")
     campaign = pl.read_csv(world / "adFeature.csv").filter(pl.col("aid") == aid)
     names = [field.name for field in TENCENT.campaign]
-    write_json(world / "example_attributes.json", campaign.select(names).to_dicts()[0])
+    write_json(world / _EXAMPLE[1], campaign.select(names).to_dicts()[0])

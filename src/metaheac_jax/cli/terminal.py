@@ -49,9 +49,9 @@ from metaheac_jax.audience.workspace import (
 from metaheac_jax.backend import check_backend, set_cpu_flags
 from metaheac_jax.cli.help_text import join_lines
 from metaheac_jax.customise import export
-from metaheac_jax.data import storage
+from metaheac_jax.data import simulation, storage
 from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError
-from metaheac_jax.files import foreign_file, is_marked
+from metaheac_jax.files import foreign_file, is_marked, is_replaceable, locked
 from metaheac_jax.processes import is_first
 from metaheac_jax.progress import Progress
 
@@ -64,7 +64,7 @@ _REPLACED = (
     campaign_folder.MANIFEST,
     export.MANIFEST,
     AUDIENCES,
-    "SIMULATED",
+    simulation.MANIFEST,
 )
 
 _AGAIN = "run the same command again to continue, with --resume if it has that option"
@@ -352,6 +352,7 @@ def check_output(option: str, path: Path, *inputs: Path | None) -> None:
 
     Raises:
       InputError: the file cannot be written, or is one of ``inputs``; the message names the option.
+      OSError: its file system is read-only or full, or may not be written by this user.
     """
     if os.path.realpath(path) in [os.path.realpath(known) for known in inputs if known is not None]:
         raise InputError(f"{option}: {path} would replace a file that is read; give another")
@@ -360,6 +361,8 @@ def check_output(option: str, path: Path, *inputs: Path | None) -> None:
     if path.is_dir():
         raise InputError(f"{option}: {path} is a folder; give a file")
     check_place(option, path)
+    with locked(path):  # fails if nothing can be written there
+        pass
 
 
 def check_output_folder(
@@ -372,7 +375,7 @@ def check_output_folder(
         ``inputs`` or a foreign file in it; the message names the option.
     """
     is_empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not is_empty and not is_marked(path, manifest):
+    if path.exists() and not is_empty and not is_replaceable(path, manifest):
         raise InputError(
             f"{option}: {path}: exists and is not {kind}, or has a damaged {manifest}; remove it, "
             "or choose another folder"

@@ -30,9 +30,11 @@ vocabularies at a tenth of their size; ``tests/data/test_simulation.py`` compare
 from metaheac_jax.data.simulation.conversions import Truth, read_truth
 from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, WECHAT_WORLD, Shape
 from metaheac_jax.data.simulation.tables import write_table_world
-from metaheac_jax.data.simulation.world import RECIPE, count_examples, write_world
+from metaheac_jax.data.simulation.world import FORMAT, MANIFEST, RECIPE, count_examples, write_world
 
 __all__ = [
+    "FORMAT",
+    "MANIFEST",
     "PERSONA",
     "RECIPE",
     "TENCENT_WORLD",

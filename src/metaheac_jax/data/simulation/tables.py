@@ -2,6 +2,8 @@
 
     users.parquet, campaigns.parquet, examples.parquet, schema.json
                           the input of `metaheac prepare`, with the old campaigns
+    SIMULATED             the world's name
+    world.json            lists the files
     new/CAMPAIGN/         a campaign that is not in the tables:
       seeds.csv           its seeds
       attributes.json     its attributes
@@ -23,11 +25,11 @@ import polars as pl
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.simulation.conversions import read_truth
 from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
-from metaheac_jax.data.simulation.world import stream, write_world
+from metaheac_jax.data.simulation.world import FORMAT, MANIFEST, stream, write_world
 from metaheac_jax.data.sources import tencent
 from metaheac_jax.data.sources.tables import Column, TableSchema
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory, write_json
+from metaheac_jax.files import list_files, new_directory, write_json
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field
 
@@ -60,7 +62,7 @@ def write_table_world(
             f"simulated world: expected 1 to {shape.campaigns - 1} new campaigns with seeds, got "
             f"{num_new} with {num_seeds}"
         )
-    with new_directory(target, marker="SIMULATED") as directory:
+    with new_directory(target, marker=MANIFEST) as directory:
         world, columns = directory / "world", directory / "columns"
         write_world(
             world,
@@ -83,6 +85,7 @@ def write_table_world(
         (world / "SIMULATED").rename(directory / "SIMULATED")
         shutil.rmtree(world)
         shutil.rmtree(columns)
+        list_files(directory, MANIFEST, FORMAT)
 
 
 def _user_ids(data: Dataset) -> pl.Series:

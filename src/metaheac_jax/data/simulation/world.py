@@ -25,12 +25,14 @@ from metaheac_jax.data.simulation.exposure import appeal, balance_exposure, expo
 from metaheac_jax.data.simulation.shapes import PAIRS, PERSONA, TENCENT_WORLD, Shape
 from metaheac_jax.data.simulation.users import TokenDistribution, Users, make_tokens, make_users
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_array, new_directory
+from metaheac_jax.files import list_files, new_array, new_directory
 from metaheac_jax.progress import Progress, silent
 
 #: Version of the recipe, increased whenever the same arguments give another world. The names of
 #: caches contain it.
 RECIPE = 2
+#: Lists the files of a world's folder.
+MANIFEST, FORMAT = "world.json", "metaheac_jax world 1"
 CHUNK = 50_000  # users held in memory at a time
 ORDERS = 8  # number of orders of the named fields within a chunk of lines
 
@@ -58,7 +60,8 @@ def write_world(
     Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
     (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
     (float32, the true conversion probability of each data line); ``truth.npz`` (see `read_truth`);
-    ``SIMULATED`` (one line). All processors write the same bytes, up to rounding of probabilities.
+    ``SIMULATED`` (one line); and `MANIFEST`. All processors write the same bytes, up to rounding of
+    probabilities.
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
@@ -92,7 +95,7 @@ def write_world(
     drawn: list[list[np.ndarray]] = [[], []]
     affinities: list[list[np.ndarray]] = [[], []]
     shown = np.zeros((2, shape.campaigns))
-    with new_directory(target, marker="SIMULATED") as directory:
+    with new_directory(target, marker=MANIFEST) as directory:
         scratch = directory / "estimates.npy"
         estimates = new_array(scratch, np.float32, (users, len(PERSONA)))
         with (directory / "userFeature.data").open("wb") as file:
@@ -120,6 +123,7 @@ def write_world(
         parts = (drawn, affinities)
         _finish(directory, shape, campaigns, key, estimates, directions, *parts, seed, progress)
         scratch.unlink()
+        list_files(directory, MANIFEST, FORMAT)
 
 
 def count_examples(
