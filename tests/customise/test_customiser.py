@@ -163,6 +163,20 @@ def test_campaigns_of_all_sizes_compile_once():
     assert programs(alike, alike, varied) == programs(varied, varied, varied) > 0
 
 
+def test_a_small_campaign_has_no_more_rows_than_it_needs_beside_a_large_one(monkeypatch):
+    """Without padding to the size of the largest, hundreds of models fit into memory."""
+    monkeypatch.setattr("metaheac_jax.customise.customiser._MIN_ROWS", 4)
+    customiser, examples = Customiser(REGRESSION, PLAIN), [campaign(2), campaign(3, 2)]
+    alone = [Customiser(REGRESSION, PLAIN)(zero_regression(), [batch]) for batch in examples]
+    together = customiser(zero_regression(), examples, numbers=[0, 0])
+    for [one], own, batch in zip(alone, together, examples, strict=True):
+        ids = np.concatenate([np.ravel(of) for of in jax.tree.leaves(batch.ids)])
+        touched = len(np.unique(ids[ids < ROWS]))
+        assert (own.rows < ROWS).sum() == touched <= len(own.rows) < 2 * touched
+        np.testing.assert_array_equal(own.rows, one.rows)
+        np.testing.assert_allclose(own.values, one.values, atol=1e-7)
+
+
 def test_the_largest_campaigns_come_first_and_models_keep_their_order():
     groups = []
 

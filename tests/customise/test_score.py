@@ -13,6 +13,7 @@ from linear_network import LogisticRegression
 from toy import dataset, pool
 
 from metaheac_jax.customise.customiser import Customiser
+from metaheac_jax.customise.joint import score_jointly
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer, over_chunks
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import with_lengths
@@ -70,6 +71,18 @@ def test_an_adapted_scorer_scores_with_the_campaigns_own_weights(lengthened):
     assert (
         scorer(DATA.user_rows[:30]) != score(weights, None, campaign, data.user_rows[:30])
     ).all()
+
+
+def test_a_scorer_with_its_own_table_scores_the_same_without_a_copy(monkeypatch):
+    rows = np.array([0, 5, ROWS], np.int32)
+    adapted = AdaptedWeights({"params": {"bias": jnp.array(0.5)}}, rows, jnp.full((3, 1), -99.0))
+    scorer = AdaptedScorer(PoolScorer(REGRESSION, LAYOUT), WEIGHTS, adapted, DATA.campaign_rows[2])
+    own, users = scorer.with_own_table(), DATA.user_rows[:30]
+    expected = scorer(users)
+    monkeypatch.setattr(scorer.pool_scorer, "_overlay", None)
+    np.testing.assert_array_equal(own(users), expected)
+    np.testing.assert_array_equal(score_jointly([own])(users)[0], expected)
+    np.testing.assert_array_equal(WEIGHTS.table[:, 0], np.arange(ROWS))
 
 
 # What is refused --------------------------------------------------------------------------------

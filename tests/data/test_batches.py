@@ -8,7 +8,14 @@ import pytest
 from toy import dataset
 
 from metaheac_jax.data import batches, samplers
-from metaheac_jax.data.batches import Batch, campaign_examples, check_batch, check_campaigns
+from metaheac_jax.data.batches import (
+    Batch,
+    CampaignExamples,
+    campaign_examples,
+    check_batch,
+    check_campaigns,
+    generator,
+)
 from metaheac_jax.data.dataset import Examples
 from metaheac_jax.data.reference_sets import ReferenceSampler
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler, GroupSampler
@@ -165,6 +172,22 @@ def test_a_plain_batch_has_no_example_twice():
     assert [known[tuple(pair)] for pair in pairs] == examples.label.tolist()
 
 
+@pytest.mark.parametrize("campaigns", [[0, 1, 2, 3, 4, 5], [4, 1], [3]])
+def test_plain_batches_are_of_all_training_campaigns_alike(campaigns):
+    sampler = ExampleSampler(DATA, np.array(campaigns), seed=3, batch_size=16)
+    stage = DATA.stage1
+    own = np.concatenate(
+        [np.arange(stage.offsets[c], stage.offsets[c + 1]) for c in sorted(campaigns)]
+    )
+    for step in range(5):
+        examples, campaign = sampler.positions(step)
+        drawn = generator(3, step).choice(len(own), 16, replace=False)
+        np.testing.assert_array_equal(examples, own[drawn])
+        np.testing.assert_array_equal(
+            campaign, np.searchsorted(stage.offsets, examples, side="right") - 1
+        )
+
+
 def test_a_plain_batch_of_all_examples_and_more_has_each_once():
     data = told_apart(DATA)
     rows, examples = ExampleSampler(data, TRAIN[:2], seed=0, batch_size=10_000)(0)
@@ -301,6 +324,28 @@ def test_what_a_campaign_is_customised_on_is_all_its_examples_in_order():
     np.testing.assert_array_equal(picked.ids.user, batch.ids.user[[7, 3]])
     np.testing.assert_array_equal(picked.ids.campaign, batch.ids.campaign)
     np.testing.assert_array_equal(picked.label, batch.label[[7, 3]])
+
+
+def test_examples_of_many_campaigns_are_read_when_they_are_needed(monkeypatch):
+    read = []
+    monkeypatch.setattr(batches, "_HELD", 2)
+    monkeypatch.setattr(
+        batches,
+        "campaign_examples",
+        lambda *args: read.append(args[1].id) or campaign_examples(*args),
+    )
+    campaigns = [DATA.campaign(c) for c in range(4)]
+    examples = CampaignExamples(DATA, campaigns)
+    assert (len(examples), read) == (4, [])
+    for c in (3, 2, 3, 0, 3, 2):
+        jax.tree.map(
+            np.testing.assert_array_equal, examples[c], campaign_examples(DATA, campaigns[c])
+        )
+    assert read == [campaigns[c].id for c in (3, 2, 0, 2)]
+    assert [len(batch.label) for batch in examples] == DATA.stage1.counts[:4].tolist()
+    assert len(examples[1:3]) == 2
+    with pytest.raises(IndexError):
+        examples[4]
 
 
 def small_batch(*, user=None, campaign=None, label=(1, 0), weight=(1, 1)):

@@ -273,7 +273,9 @@ def test_judge_refuses_what_cannot_be_judged():
         (replace(method, name="other"), DATA, [2], 0, "trained by 'noting', not by 'other'"),
         (method, replace(DATA, vocabulary=other), [2], 0, "has other values"),
         (method, DATA, [2], -1, "seed: expected a whole number of 0 or more"),
-        (method, DATA, [], 0, "judge: no campaigns"),
+        (method, DATA, [], 0, "campaigns: expected one or more distinct indices"),
+        (method, DATA, [1, 1], 0, "campaigns: expected one or more distinct indices"),
+        (method, DATA, [0.5], 0, "campaigns: expected one or more distinct indices"),
         (method, single, [2], 0, "campaign 120: has 0 seeds and 40 non-seeds; a held-out"),
     ):
         with pytest.raises(InputError, match=said):

@@ -1,7 +1,7 @@
 """Expanding: the top users of a pool according to customised models (paper section 1).
 
 The pool is read once, in blocks, for any number of campaigns. Models that share the first layer
-compute it once. Memory grows with the audiences, not with the pool.
+compute it once. Memory grows with the models and the audiences, not with the pool.
 
 Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from numbers import Real
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
@@ -33,7 +34,9 @@ from metaheac_jax.threads import in_threads
 T = TypeVar("T")
 
 _BLOCK = 1 << 17  # users read and scored at a time
-_SCORES = 1 << 24  # scores of a block, over all models
+# Scores of a block, over all models: 256 MiB. Models that share no first layer copy the table for
+# every block, so blocks should be large.
+_SCORES = 1 << 26
 
 
 def expand(
@@ -166,6 +169,10 @@ def audience_ranks(
     if size is not None:
         check_whole("size", size, 1)
         return range(size)
+    percents = {"percent": percent, "from_percent": from_percent, "to_percent": to_percent}
+    for name, value in percents.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise InputError(f"{name}: expected a number, got {value!r}")
     if percent is not None:
         if not 0 < percent <= 100:
             raise InputError(f"percent: expected more than 0 and at most 100, got {percent}")

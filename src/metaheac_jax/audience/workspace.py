@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from metaheac_jax.data.sources.table_file import ENDINGS, first_line
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import LEFTOVER, remove_leftover, writer_of
 from metaheac_jax.methods import METHODS
-from metaheac_jax.sealed import Parent, check_size, read_manifest, read_sealed
+from metaheac_jax.sealed import Parent, check_size, read_manifest, read_sealed, read_undisturbed
 
 #: Suffixes of folder names: of a training, and of the campaigns that a command customises while it
 #: makes their audiences.
@@ -123,7 +124,10 @@ def find_items(folder: Path) -> list[Item]:
     """
     items = []
     for directory, names, kinds in _walk(folder):
-        items += [_folder_item(directory, kind) for kind in kinds]
+        items += [
+            read_undisturbed(directory, kind.manifest, partial(_folder_item, directory, kind))
+            for kind in kinds
+        ]
         if not kinds:
             items += _audience_items(directory, names)
     return sorted(items, key=lambda item: item.path)

@@ -118,8 +118,9 @@ class Options:
     time, without a fifth of the seeds, to calibrate on these; seeds from feedback are not among
     them."""
     base_rate: float | None = None
-    """With --probability or --report: the fraction of all users expected to convert, above 0 and
-    below 1. By default, the fraction of all users who are seeds."""
+    """With --probability: the fraction of all users expected to convert, above 0 and below 1; in
+    --report, the fraction of those who could be in the audience. By default, the fraction of all
+    users who are seeds."""
     report: Path | None = None
     """HTML file for a report on the audience: seeds, a curve of sizes, traits, fields that the
     model uses, sensitive fields, overlap with --previous and --compare. Customises the model and

@@ -35,6 +35,7 @@ from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import RowIndex
 from metaheac_jax.training.step import RowState
 
+_MIN_ROWS = 4096  # of an adapted campaign, with padding
 _MAX_TOGETHER = 8  # campaigns adapted together on an accelerator
 
 
@@ -85,26 +86,31 @@ class Customiser(OnlineStage):
             table = table if on_host(table) else jax.device_put(table, self._everywhere)
             weights = Weights(jax.device_put(network, self._everywhere), table)
         index = self._layout.row_index(weights.table.shape[0])
-        touched = [index.distinct(batch.ids) for batch in campaigns]
-        # One size for all campaigns: the cost of a step does not depend on it.
-        size = self._campaign_rows.holding(max(map(len, touched), default=0))
-        # Set the size before the first step, or a later campaign might compile another step.
+        touched = []
         for c, batch in enumerate(campaigns):
+            touched.append(index.distinct(batch.ids))
+            # Set the size before the first step, or a later campaign might compile another step.
             order = generator(seed, options.numbers[c]).permutation(len(batch.label))
             some = batch.pick(order[: self._batch_size])
             self._minibatch_rows.holding(len(index.distinct(some.ids)))
+        # One size for all campaigns: the cost of a step does not depend on it.
+        size = self._campaign_rows.holding(max(map(len, touched), default=0))
 
         def adapt(group: list[int]) -> list[AdaptedWeights]:
             members, table_rows = [], []
             for c in group:
-                own, ids = index.renumber(touched[c], size, campaigns[c].ids)
-                members.append(campaigns[c]._replace(ids=ids))
+                batch = campaigns[c]
+                own, ids = index.renumber(touched[c], size, batch.ids)
+                members.append(batch._replace(ids=ids))
                 table_rows.append(own)
             rngs = [generator(seed, options.numbers[c]) for c in group]
             adaptation = self._start(weights, members, table_rows, options.learning_rate)
             labels = [member.label for member in members]
             told, batch_size = [names[c] for c in group], self._batch_size
-            return run_epochs(adaptation, labels, rngs, options, batch_size=batch_size, names=told)
+            adapted = run_epochs(
+                adaptation, labels, rngs, options, batch_size=batch_size, names=told
+            )
+            return [_cut(own, len(touched[c])) for c, own in zip(group, adapted, strict=True)]
 
         return adapt_groups(
             adapt,
@@ -138,6 +144,21 @@ class Customiser(OnlineStage):
             learning_rate=learning_rate,
             spread=self._everywhere is not None,
         )
+
+
+def _cut(adapted: AdaptedWeights, num_rows: int) -> AdaptedWeights:
+    """Adapted weights without most of the padding, which comes after the campaign's own rows.
+
+    A power of two is left, so that few programs are compiled to overlay the rows. The host cuts
+    them, which compiles nothing.
+    """
+    size = max(_MIN_ROWS, 1 << (num_rows - 1).bit_length())
+    if size >= len(adapted.rows):
+        return adapted
+    values = np.array(jax.device_get(adapted.values)[:size])  # a copy, which frees the rest
+    if isinstance(adapted.values, jax.Array):
+        values = jax.device_put(values)
+    return adapted._replace(rows=adapted.rows[:size], values=values)
 
 
 class _Group:

@@ -37,7 +37,11 @@ def score_jointly(scorers: Sequence[Scorer]) -> BlockScorer:
     """Builds a function that scores users with the models of C campaigns.
 
     Models that share the table and the first layer compute them together; others score one by one.
+    A single model is given a table of its own; several would need too much memory, so each call
+    copies the table for each of them.
     """
+    if len(scorers) == 1:
+        scorers = [s.with_own_table() if isinstance(s, AdaptedScorer) else s for s in scorers]
     groups: dict[Hashable, list[int]] = {}
     for number, scorer in enumerate(scorers):
         groups.setdefault(_shared_by(scorer) or number, []).append(number)

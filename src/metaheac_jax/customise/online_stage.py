@@ -239,11 +239,13 @@ def adapt_groups(
       progress: receives the number of campaigns done.
     """
     kept, numbers = options.kept, options.numbers
-    sizes = [len(batch.label) for batch in campaigns]
+    sizes = []
     results: dict[int, AdaptedWeights] = {}
-    if kept is not None:
-        found = {c: kept.find(numbers[c], batch) for c, batch in enumerate(campaigns)}
-        results = {c: weights for c, weights in found.items() if weights is not None}
+    for c, batch in enumerate(campaigns):
+        sizes.append(len(batch.label))
+        found = None if kept is None else kept.find(numbers[c], batch)
+        if found is not None:
+            results[c] = found
     by_size = sorted(set(range(len(sizes))) - set(results), key=lambda c: -sizes[c])
     groups = [by_size[first : first + group_size] for first in range(0, len(by_size), group_size)]
     progress("customise", len(results), len(sizes))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -78,13 +78,19 @@ class PoolScorer:
             params = with_own_parameters(params, adapted.network)
         if on_host(table):
             return self._from_host(params, table, adapted, campaign, users)
-        if adapted is not None and len(adapted.rows):
-            table = self._overlay(table, adapted.rows, adapted.values)
+        if adapted is not None:
+            table = self.overlaid(table, adapted)
 
         def score(part: np.ndarray) -> Array:
             return self._score_chunk(params, table, part, campaign)
 
         return self.over_users(score, users, table.shape[0])
+
+    def overlaid(self, table: Array, adapted: AdaptedWeights) -> Array:
+        """A table on a device with a campaign's own rows; a copy, unless it has none."""
+        if not len(adapted.rows):
+            return table
+        return self._overlay(table, adapted.rows, adapted.values)
 
     def _from_host(
         self,
@@ -164,6 +170,14 @@ class AdaptedScorer:
     adapted: AdaptedWeights
     campaign: np.ndarray
     lengths: Lengths | None = None
+
+    def with_own_table(self) -> AdaptedScorer:
+        """The same scorer with a table of its own, for many calls, which then copy no table."""
+        if on_host(self.weights.table):
+            return self
+        table = self.pool_scorer.overlaid(self.weights.table, self.adapted)
+        adapted = self.adapted._replace(rows=self.adapted.rows[:0], values=self.adapted.values[:0])
+        return replace(self, weights=self.weights._replace(table=table), adapted=adapted)
 
     def __call__(self, users: UserRows, /) -> np.ndarray:
         """(P, S) table rows of users -> (P,) log-odds that each converts."""

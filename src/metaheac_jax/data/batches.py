@@ -7,8 +7,9 @@ step touches, V that one of its campaigns touches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from metaheac_jax.table.layout import Ids, Layout
 
 Tree = TypeVar("Tree")
 _MIN_EXAMPLES = 20  # per training campaign
+_HELD = 32  # campaigns whose examples are in memory at a time
 _SHOWN = 50  # campaigns that a message names besides the first
 
 
@@ -238,6 +240,30 @@ def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
     """D_c, the examples on which a campaign's model is customised; ids are table rows."""
     users, labels = campaign.users, campaign.labels
     return as_batch(dataset, users, labels, campaign.rows, len(users))
+
+
+class CampaignExamples(Sequence[Batch]):
+    """The `campaign_examples` of many campaigns; those used last are held in memory."""
+
+    def __init__(self, dataset: Dataset, campaigns: Sequence[Campaign]) -> None:
+        """Args:
+        dataset: has the users.
+        campaigns: the campaigns, whose examples are read when they are needed.
+        """
+        self._campaigns = campaigns
+        self._read = lru_cache(_HELD)(lambda c: campaign_examples(dataset, campaigns[c]))
+
+    def __len__(self) -> int:
+        return len(self._campaigns)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self._read(c) for c in range(len(self))[index]]
+        return self._read(range(len(self))[index])
 
 
 def unstacked(tree: Tree) -> list[Tree]:

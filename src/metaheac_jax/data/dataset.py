@@ -63,8 +63,8 @@ class Examples:
     @property
     def positives(self) -> np.ndarray:
         """(C,) number of positive examples per campaign."""
-        total = np.concatenate([[0], np.cumsum(self.label, dtype=np.int64)])
-        return total[self.offsets[1:]] - total[self.offsets[:-1]]
+        each = (np.count_nonzero(self.label[self.of(c)]) for c in range(len(self.counts)))
+        return np.fromiter(each, np.int64)
 
     def shuffled(self) -> Examples:
         """The same examples, shuffled within each campaign; every call gives the same order.
@@ -270,7 +270,9 @@ class Dataset:
         if not np.isin(labels, (0, 1)).all():
             bad = labels[~np.isin(labels, (0, 1))][0]
             raise self._wrong(f"{name} labels", f"{bad}, expected 1 for a seed or 0 for a non-seed")
-        chance = np.zeros(count) if stage.probability is None else stage.probability
+        chance = stage.probability
+        if chance is None:
+            return
         if len(chance) != count or not ((chance >= 0) & (chance <= 1)).all():
             raise self._wrong(f"{name} probability", "not one number from 0 to 1 per example")
 

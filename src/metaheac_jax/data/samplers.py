@@ -161,12 +161,11 @@ class ExampleSampler:
         """Args: as `CampaignSampler`; B examples are drawn without replacement within a step."""
         check_campaigns(dataset, campaigns)
         self._dataset, self._seed, self._value_dropout = dataset, seed, value_dropout
-        stage = dataset.stage1
         self._campaigns = np.sort(campaigns)
-        self._examples = np.concatenate(
-            [np.arange(stage.offsets[c], stage.offsets[c + 1]) for c in self._campaigns]
-        )
-        self.batch_size = min(batch_size, len(self._examples))
+        # (C + 1,) number of examples of the training campaigns before each one.
+        counts = dataset.stage1.counts[self._campaigns]
+        self._before = np.concatenate([[0], np.cumsum(counts)])
+        self.batch_size = min(batch_size, int(self._before[-1]))
         self._index = dataset.layout.row_index(dataset.num_rows)
         self._size = _padded_size(max(len(self._draw(step)[2]) for step in _PROBED))
 
@@ -189,8 +188,10 @@ class ExampleSampler:
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(B,) stage-1 positions of the examples of one step, and (B,) the campaign of each."""
         rng = generator(self._seed, step)
-        examples = self._examples[rng.choice(len(self._examples), self.batch_size, replace=False)]
-        return examples, np.searchsorted(self._dataset.stage1.offsets, examples, side="right") - 1
+        drawn = rng.choice(int(self._before[-1]), self.batch_size, replace=False)
+        place = np.searchsorted(self._before, drawn, side="right") - 1
+        campaign = self._campaigns[place]
+        return self._dataset.stage1.offsets[campaign] + drawn - self._before[place], campaign
 
     def _draw(self, step: int) -> tuple[Batch, np.ndarray, np.ndarray]:
         """Examples with ids into the whole table, their campaigns, and the rows they touch."""

@@ -10,6 +10,7 @@ Axes: R table rows, k embedding width of a member, K = 2 k embedding width of bo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -129,7 +130,7 @@ def adapt_members(
 ) -> list[Scorer]:
     """The online stage: customises each member to all campaigns."""
     del watch  # the members have no steps in common
-    adapted: dict[str, list[AdaptedWeights]] = {}
+    adapted: dict[str, deque[AdaptedWeights]] = {}
     for number, member in enumerate(member_methods(run.settings)):
         own = replace(
             run,
@@ -138,13 +139,17 @@ def adapt_members(
             progress=prefixed(run.progress, f"{member.label} "),
         )
         own_state = _state_of(number, member, state)
-        scorers = cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns, None))
-        adapted[member.name] = [scorer.adapted for scorer in scorers]
+        adapted[member.name] = deque(
+            scorer.adapted
+            for scorer in cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns, None))
+        )
     run, campaigns, lengths = lengthened(run, campaigns)
     weights, network = Weights(**state), ensemble_network(run.settings)
     pool, models = compiled_scorer(network, run.dataset.layout), list[Scorer]()
-    for campaign, own in zip(campaigns, zip(*adapted.values(), strict=True), strict=True):
-        together = _together(weights.table, dict(zip(adapted, own, strict=True)))
+    for campaign in campaigns:
+        # Those of a campaign are dropped as soon as they are combined.
+        own = {name: of.popleft() for name, of in adapted.items()}
+        together = _together(weights.table, own)
         models.append(AdaptedScorer(pool, weights, together, campaign.rows, lengths))
     return models
 

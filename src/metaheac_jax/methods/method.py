@@ -410,12 +410,12 @@ class Method:
           seed: random seed of the halves and of customising.
 
         Raises:
-          InputError: the general model has another method, network, schema or vocabulary, there are
-            no campaigns, or one has fewer than two seeds or two non-seeds.
+          InputError: the general model has another method, network, schema or vocabulary, the
+            campaigns are not one or more distinct indices, or one has fewer than two seeds or two
+            non-seeds.
           Diverged: a score is not a number.
         """
-        if not len(campaigns):
-            raise InputError("judge: no campaigns")
+        check_indices(data, np.asarray(campaigns))
         self._check_own(general)
         general.check_data(data)
         check_whole("seed", seed, 0)

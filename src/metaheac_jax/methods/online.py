@@ -12,7 +12,7 @@ from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.heads import HeadCustomiser
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
-from metaheac_jax.data.batches import Batch, campaign_examples
+from metaheac_jax.data.batches import Batch, CampaignExamples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.methods.method import Adapt, Restore, Run
@@ -83,7 +83,7 @@ def fine_tune(
         run,
         customiser,
         weights,
-        [campaign_examples(run.dataset, campaign) for campaign in campaigns],
+        CampaignExamples(run.dataset, campaigns),
         lambda adapted: list(map(scorer, campaigns, adapted)),
         watch,
         names=[campaign.name for campaign in campaigns],

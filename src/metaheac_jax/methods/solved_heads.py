@@ -26,7 +26,7 @@ from metaheac_jax.customise.host_table import HostRows, on_host, rows_of
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.customise.minibatches import GrowingSize
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
-from metaheac_jax.data.batches import Batch, campaign_examples, check_batch
+from metaheac_jax.data.batches import Batch, CampaignExamples, check_batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import Diverged, InputError
@@ -155,7 +155,7 @@ def solve_heads(
     solve, models = compiled_solver(pool), list[Scorer]()
     penalty = settings.penalty if settings.online_adapts == "all" else None
     kept = None if run.kept is None else KeptCampaigns(run.kept, weights, asdict(settings))
-    all_examples = [campaign_examples(dataset, campaign) for campaign in campaigns]
+    all_examples = CampaignExamples(dataset, campaigns)
     for campaign, examples in zip(campaigns, all_examples, strict=True):
         check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
     for number, (campaign, examples) in enumerate(zip(campaigns, all_examples, strict=True)):

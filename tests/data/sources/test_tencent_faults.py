@@ -1,5 +1,7 @@
 """A faulty file of the competition is refused in one line that names file, line and reason."""
 
+import errno
+import io
 import os
 import re
 from pathlib import Path
@@ -80,6 +82,30 @@ def test_missing_empty_and_unreadable_file(tmp_path, name):
     fails(source, tmp_path, [name, "cannot be read (No such file"])
     (source / name).mkdir()
     fails(source, tmp_path, [name, "is not a regular file, so it cannot be read"])
+
+
+def test_a_disk_that_cannot_be_read_is_not_taken_for_one_that_is_full(tmp_path, monkeypatch):
+    source = write(tmp_path / "in")
+
+    class Broken(io.BufferedReader):
+        def read(self, size=-1, /):
+            if size == text_blocks.BLOCK:  # not its first bytes
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *args, **more: (
+            Broken(io.FileIO(path))
+            if path.name == "userFeature.data"
+            else opened(path, *args, **more)
+        ),
+    )
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        tencent.prepare(source, tmp_path / "out", schema=SCHEMA)
+    assert caught.value.filename == str(source / "userFeature.data")
 
 
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):

@@ -78,7 +78,7 @@ def parse_file(
 def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
     """Yields blocks of whole lines: `LEAD`, then lines that each end in a newline."""
     remainder = b""
-    while text := file.read(BLOCK):
+    while text := _read(path, file):
         text = remainder + text
         end = text.rfind(b"\n") + 1
         remainder = text[end:]
@@ -90,6 +90,14 @@ def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
             yield LEAD + text[:end]
     if remainder:
         yield LEAD + remainder + b"\n"
+
+
+def _read(path: Path, file: BinaryIO) -> bytes:
+    try:
+        return file.read(BLOCK)
+    except OSError as error:
+        error.filename = str(path)  # otherwise it would be taken for an error of writing
+        raise
 
 
 def check_start(path: Path, start: bytes) -> None:
