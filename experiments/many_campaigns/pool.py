@@ -84,7 +84,7 @@ def time_expanding(
 
 
 def _model(data: Dataset, size: Size) -> Customised:
-    """An untrained model, customised in name only."""
+    """An untrained model with rows of its own, as many as a campaign of a pool's users touches."""
     general = General(
         method="metaheac",
         settings=OFFICIAL,
@@ -96,7 +96,9 @@ def _model(data: Dataset, size: Size) -> Customised:
         seed=0,
     )
     weights = untrained(size, data.layout)
-    adapted = AdaptedWeights(weights.network, np.empty(0, np.int32), weights.table[:0])
+    touched = np.unique(data.user_rows)
+    rows = touched[touched < data.num_rows].astype(np.int32)
+    adapted = AdaptedWeights(weights.network, rows, weights.table[rows])
     pool, campaign = PoolScorer(NETWORK, data.layout), data.campaign(0)
     scorer = AdaptedScorer(pool, weights, adapted, campaign.rows)
     return Customised(general, campaign, data.user_ids[:SEEDS], scorer)

@@ -50,7 +50,8 @@ class ScoringSpeed:
       width: k.
       campaigns: C.
       shared: user-campaign scores per second with one first layer for all campaigns.
-      full: the same with a full pass of the network for each campaign.
+      full: the same with a full pass of the network for each campaign, by models without rows of
+        their own; rows cost a copy of the table per block of users.
       flops: the FLOPs of full passes, as a multiple of those with a shared first layer.
     """
 
