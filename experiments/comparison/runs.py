@@ -24,7 +24,7 @@ from metaheac_jax.cli.changed_settings import changed_settings
 from metaheac_jax.data.storage import content_digest
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import METHODS
+from metaheac_jax.methods import METHODS, Method
 from metaheac_jax.methods.held_out import hold_out_campaigns
 from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import SETTINGS, Settings
@@ -168,12 +168,7 @@ def run_all(
         tuned = tuning.tuned_before(world)
     if options.tune:
         tuned = _tune(options, first, settings, config(options.seed, first), tuned, progress)
-    methods = [tuning.tuned_method(name, settings, tuned) for name in options.names]
-    changes = changed_settings(options.set)
-    methods = [
-        method.with_settings(**{name: changes[name] for name in changes if name in method.tuned})
-        for method in methods
-    ]
+    methods = _methods(options, settings, tuned)
 
     runs = []
     for seed in options.seeds:
@@ -206,6 +201,16 @@ def run_all(
         tuning=tuned if options.tune else None,
         independent_runs=first.independent_runs,
     )
+
+
+def _methods(options: RunOptions, settings: Settings, tuned: tuning.Tuning) -> list[Method]:
+    """The methods with their chosen settings, which --set replaces."""
+    changes = changed_settings(options.set)
+    methods = [tuning.tuned_method(name, settings, tuned) for name in options.names]
+    return [
+        method.with_settings(**{name: changes[name] for name in changes if name in method.tuned})
+        for method in methods
+    ]
 
 
 def _labelled(progress: Progress, number: int, runs: int) -> Progress:

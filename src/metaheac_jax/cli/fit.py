@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -85,22 +85,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    terminal.check_minimum("--seed", options.seed, 0)
-    terminal.check_minimum("--skip-nonfinite", options.skip_nonfinite, 0)
-    if options.epochs is not None:
-        terminal.check_minimum("--epochs", options.epochs, 1)
-    if options.start is not None and options.start.resolve() == options.out.resolve():
-        raise InputError(
-            f"--from: {options.out} would be replaced, and its campaigns are customised from it; "
-            "choose another folder"
-        )
-    if options.start is not None and (options.method or options.settings or options.changed):
-        raise InputError("--from: the method and settings are the model's; omit these options")
-    changes = changed_settings(options.changed)
-    if options.epochs is not None and {"offline_epochs", "offline_patience"} & {*changes}:
-        raise InputError("--epochs: --set says how long to train; omit one of them")
-    if options.allow_change and not options.resume:
-        raise InputError("--allow-change: only with --resume")
+    changes = _check_options(options)
     method = method_named(options.method or "metaheac", SETTINGS[options.settings or "paper"])
     method = method.with_settings(**changes)
     mesh = mesh_of(options.devices)
@@ -165,6 +150,27 @@ def main(options: Options) -> None:
         f"next: metaheac expand {options.out} --data {options.data} --seeds FILE "
         "--attributes FILE --size N --out audience.csv",
     )
+
+
+def _check_options(options: Options) -> dict[str, Any]:
+    """Refuses options that do not go together, before any work; the values of --set."""
+    terminal.check_minimum("--seed", options.seed, 0)
+    terminal.check_minimum("--skip-nonfinite", options.skip_nonfinite, 0)
+    if options.epochs is not None:
+        terminal.check_minimum("--epochs", options.epochs, 1)
+    if options.start is not None and options.start.resolve() == options.out.resolve():
+        raise InputError(
+            f"--from: {options.out} would be replaced, and its campaigns are customised from it; "
+            "choose another folder"
+        )
+    if options.start is not None and (options.method or options.settings or options.changed):
+        raise InputError("--from: the method and settings are the model's; omit these options")
+    changes = changed_settings(options.changed)
+    if options.epochs is not None and {"offline_epochs", "offline_patience"} & {*changes}:
+        raise InputError("--epochs: --set says how long to train; omit one of them")
+    if options.allow_change and not options.resume:
+        raise InputError("--allow-change: only with --resume")
+    return changes
 
 
 def _judged(general: General, num_held_out: int) -> str:
