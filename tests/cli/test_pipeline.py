@@ -245,6 +245,27 @@ def test_evaluate_leaves_out_a_campaign_without_examples(tmp_path, capsys):
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("stage2", "has no examples of stage 2, on which audiences are judged; prepare it from"),
+        ("stage1", "was not trained on have no examples of stage 1 to customise on; add some"),
+    ],
+)
+def test_evaluate_says_which_examples_the_data_lacks(tmp_path, capsys, stage, said):
+    data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
+    examples = getattr(data, stage)
+    campaign = np.repeat(np.arange(6), examples.counts)
+    kept = campaign < (3 if stage == "stage1" else 0)
+    of = (values[kept] for values in (campaign, examples.user, examples.label))
+    cut = replace(data, **{stage: group_by_campaign(*of, num_campaigns=6)})
+    write_dataset(cut, tmp_path / "data")
+    model = method_named("cosine").fit(open_dataset(tmp_path / "data"), campaigns=[0, 1, 2])
+    save(model, tmp_path / "model")
+    words = (said,)
+    refuses(capsys, main, "evaluate", tmp_path / "model", "--data", tmp_path / "data", words=words)
+
+
 def test_evaluate_needs_campaigns_that_were_left_out(made, tmp_path, capsys):
     words = (f"{made.model}: was trained on every campaign", "`metaheac fit --campaigns paper`")
     options = ("--data", made.data, "--out", tmp_path / "figures.json")

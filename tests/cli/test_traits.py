@@ -37,13 +37,18 @@ def test_values_are_the_librarys(toy_campaign, words, tmp_path, capsys):
     traits = audience_traits(data, ids, seeds, exclude=seeds, min_cell=20)
     shares = sensitive_shares(data, ids, exclude=seeds, min_cell=20)
     header, *rows = csv.reader((tmp_path / "traits.csv").read_text().splitlines())
-    assert header == ["field", "value", "sensitive", "audience", "seeds", "pool", "lift"]
+    names = ["field", "value", "sensitive", "audience", "seeds", "pool", "lift", "impact"]
+    assert header == names
 
     def text(*cells):
         return ["" if cell is None else str(cell) for cell in cells]
 
-    expected = [text(t.field, t.value, "", t.audience, t.seeds, t.pool, t.lift) for t in traits]
-    expected += [text("sex", s.value, "ok", s.audience, None, s.pool, s.ratio) for s in shares]
+    expected = [
+        text(t.field, t.value, "", t.audience, t.seeds, t.pool, t.lift, None) for t in traits
+    ]
+    expected += [
+        text("sex", s.value, "ok", s.audience, None, s.pool, s.ratio, s.impact) for s in shares
+    ]
     assert rows == expected
     assert "140 users in the audience, 280 in the pool" in printed
     assert "Sensitive fields, which the model does not see" in printed
@@ -109,7 +114,35 @@ def test_who_is_excluded_is_not_in_the_audience_either(toy_campaign, words, tmp_
     assert f"{len(audience) - 9:,} users in the audience" in printed
     assert "note: 9 users of the audience are excluded and were removed from it" in printed
     (tmp_path / "optouts").write_text("\n".join(audience))
-    message = "--exclude: names all users of the audience; give another audience"
+    message = "--exclude: names all users of the audience; give others"
+    refuses(capsys, main, *words, "--exclude", tmp_path / "optouts", words=(message,))
+
+
+def test_a_value_that_is_too_rare_to_judge_is_unknown(toy_campaign, words, tmp_path):
+    """Nobody of 25 is a woman, but as few could be left out of a fair audience by chance."""
+    men = toy_campaign.dataset.user_ids[[user for user in range(120, 260) if user % 3]][:25]
+    words[1], out = tmp_path / "men.csv", tmp_path / "traits.csv"
+    words[1].write_text("\n".join(["user_id", *map(str, men)]))
+    succeeds(main, *words, "--out", out)
+    rows = csv.DictReader(out.read_text().splitlines())
+    found = {row["value"]: row for row in rows if row["field"] == "sex"}
+    women = found["women"]
+    assert (women["sensitive"], women["audience"], women["impact"]) == ("unknown", "", "")
+
+
+def test_seeds_who_are_excluded_do_not_count_as_seeds(toy_campaign, words, tmp_path, capsys):
+    data = toy_campaign.dataset
+    seeds, out = data.user_ids[:120], tmp_path / "traits.csv"
+    (tmp_path / "optouts").write_text("\n".join(map(str, seeds[:30])))
+    succeeds(main, *words, "--exclude", tmp_path / "optouts", "--out", out)
+    assert "note: 30 seeds are excluded and count neither" in capsys.readouterr().out
+    traits = audience_traits(data, data.user_ids[120:260], seeds[30:], exclude=seeds, min_cell=20)
+    rows = [row for row in csv.DictReader(out.read_text().splitlines()) if not row["sensitive"]]
+    assert [row["seeds"] for row in rows] == [
+        "" if trait.seeds is None else str(trait.seeds) for trait in traits
+    ]
+    (tmp_path / "optouts").write_text("\n".join(map(str, seeds)))
+    message = "--exclude: names all seeds; give others"
     refuses(capsys, main, *words, "--exclude", tmp_path / "optouts", words=(message,))
 
 

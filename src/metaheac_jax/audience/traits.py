@@ -19,7 +19,7 @@ from metaheac_jax.data.dataset import Dataset, UserRows
 from metaheac_jax.errors import InputError
 
 #: Fractions of fewer users than this are not shown: they are uncertain, and may reveal something
-#: about individual users.
+#: about individual users. Where all other values of a field are shown, the hidden one follows.
 MIN_CELL = 50
 #: Ratios outside these bounds are flagged: the four-fifths rule, and its reciprocal.
 FAIR = (0.8, 1.25)

@@ -69,6 +69,16 @@ def main(options: Options) -> None:
         known = np.array([str(plain_id(value)) in trained for value in data.campaign_ids])
         new = ~known & (data.stage2.counts > 0)
         test = np.flatnonzero(new & (data.stage1.counts > 0)).tolist()
+        if not data.stage2.counts.any():
+            raise InputError(
+                f"{options.data}: has no examples of stage 2, on which audiences are judged; "
+                "prepare it from examples with a column of stages"
+            )
+        if not len(test) and new.any():
+            raise InputError(
+                f"{options.data}: campaigns that {options.model} was not trained on have no "
+                "examples of stage 1 to customise on; add some"
+            )
         if not len(test):
             raise InputError(
                 f"{options.model}: was trained on every campaign that {options.data} can judge; "

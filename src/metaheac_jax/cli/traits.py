@@ -98,10 +98,13 @@ def main(options: Options) -> None:
         check_known(options.audience, audience, data)
         check_known(options.seeds, seeds, data)
         excluded, told = read_excluded(options.exclude, data)
-        audience, gone = _without(data, audience, excluded)
+        audience, gone = _without(data, audience, excluded, "users of the audience")
         if gone:
             told.append(f"{gone:,} users of the audience are excluded and were removed from it")
         left_out = _left_out(data, audience, seeds, excluded)
+        seeds, gone = _without(data, seeds, excluded, "seeds")
+        if gone:
+            told.append(f"{gone:,} seeds are excluded and count neither as seeds nor in the pool")
         least = options.min_cell
         traits = audience_traits(data, audience, seeds, exclude=left_out, min_cell=least)
         shares = sensitive_shares(data, audience, exclude=left_out, min_cell=least)
@@ -118,7 +121,7 @@ def main(options: Options) -> None:
             used = field_importance(held_out, data, seed=options.seed, progress=progress)
             told += [held_out.seen] if held_out.seen else []
     if options.out is not None:
-        header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift")
+        header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift", "impact")
         write_csv(options.out, header, _lines(traits, shares))
     num_pool = data.num_users - len(left_out)
     found = np.unique(data.find_users(audience))
@@ -136,13 +139,13 @@ def main(options: Options) -> None:
 
 
 def _without(
-    data: Dataset, audience: list[int] | list[str], excluded: np.ndarray
+    data: Dataset, users: list[int] | list[str], excluded: np.ndarray, what: str
 ) -> tuple[list[int] | list[str], int]:
-    """The audience without the excluded users, and how many of them it had."""
-    gone = np.isin(data.checked_ids(audience), excluded)
-    kept: list[Any] = [user for user, out in zip(audience, gone, strict=True) if not out]
+    """Users without the excluded ones, and how many of them there were."""
+    gone = np.isin(data.checked_ids(users), excluded)
+    kept: list[Any] = [user for user, out in zip(users, gone, strict=True) if not out]
     if not kept:
-        raise InputError("--exclude: names all users of the audience; give another audience")
+        raise InputError(f"--exclude: names all {what}; give others")
     return kept, int(gone.sum())
 
 
@@ -164,7 +167,9 @@ def _lines(
     traits: Sequence[Trait], shares: Sequence[SensitiveShare]
 ) -> Iterator[tuple[str | float | None, ...]]:
     for t in traits:
-        yield t.field, t.value, "", t.audience, t.seeds, t.pool, t.lift
+        yield t.field, t.value, "", t.audience, t.seeds, t.pool, t.lift, None
     for s in shares:
         ratio = None if s.audience is None else s.ratio
-        yield s.field, s.value, s.flag or "ok", s.audience, None, s.pool, ratio
+        impact = None if s.bounded else s.impact
+        flag = s.flag or ("unknown" if s.bounded else "ok")
+        yield s.field, s.value, flag, s.audience, None, s.pool, ratio, impact

@@ -6,7 +6,7 @@ import pytest
 
 from metaheac_jax.data.dataset import NON_SEEDS_PER_SEED
 from metaheac_jax.data.sources import column_campaigns
-from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns
+from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns, stages_of
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.sources.tables import prepare
@@ -122,13 +122,30 @@ def test_rare_answers_draw_twenty_others_per_seed(tmp_path):
     users["vote"] = ["yes"] * 5 + ["no"] * 395
     schema = TableSchema(user=(Column("city"),), campaigns_from=(VOTE,), min_seeds=5)
     file = TableFile(write(tmp_path, users), ["vote"])
-    key, _, (campaign, user, label, _) = columns_to_campaigns(file, schema)
+    key, _, (campaign, user, label) = columns_to_campaigns(file, schema)
     assert key.tolist() == [b"vote=no", b"vote=yes"]
     yes = campaign == 1
     assert label[yes].sum() == 5
     assert yes.sum() == 5 + NON_SEEDS_PER_SEED * 5
     assert len(set(user[yes].tolist())) == yes.sum()
     assert user[yes].max() > 200  # drawn from all, and not the first
+
+
+def test_users_keep_their_stage_when_the_file_changes(tmp_path):
+    """Otherwise tomorrow's stage 2 would have users whom today's model was trained on."""
+    users = pl.DataFrame(people())
+    today = prepare(write(tmp_path, users), tmp_path / "today", schema=SCHEMA)
+    changed = users.filter(pl.col("user_id") != "u7").sample(fraction=1, shuffle=True, seed=1)
+    later = prepare(write(tmp_path, changed), tmp_path / "later", schema=SCHEMA)
+    stages = [
+        [set(data.user_ids[stage.user].tolist()) for stage in (data.stage1, data.stage2)]
+        for data in (today, later)
+    ]
+    assert not stages[0][0] & stages[1][1]
+    assert not stages[0][1] & stages[1][0]
+    ids = np.arange(100_000)
+    assert (stages_of(ids) == stages_of(ids.astype("S6"))).all()  # ids that became text
+    assert 0.295 < (stages_of(ids) == 2).mean() < 0.305
 
 
 def test_users_without_ids_have_numbers(tmp_path):

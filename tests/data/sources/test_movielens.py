@@ -433,6 +433,16 @@ def test_movielens_1m_differs_in_form_only(tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize("age", ["25.9", "1e30"])
+def test_a_number_that_is_not_whole_is_named(tmp_path, age):
+    lines = [f"{u + 8}\t{age if u == 1 else 20}\tM\t1\t9" for u in range(USERS)]
+    folder = write_toy(tmp_path, toy_ratings(USERS, MOVIES, seed=9), USERS, MOVIES, lines)
+    path = folder / "ml-100k.user"
+    path.write_text(path.read_text().replace("age:token", "age:float"))
+    with pytest.raises(InputError, match=r"ml-100k.user:\d+: age is not a whole number; fix"):
+        build_movielens(folder, seed=0, min_likes=4)
+
+
 def test_ids_may_be_text_and_many(tmp_path):
     ratings = toy_ratings(USERS, MOVIES, seed=9)
     write_toy(tmp_path, ratings, USERS, MOVIES)

@@ -71,10 +71,27 @@ def test_an_earlier_field_keeps_its_buckets(tmp_path):
 
 
 def test_a_list_counts_once_per_value(tmp_path):
-    frame = {"a": [["x", "x", "y"], ["y"], ["z", "z", "z"]]}
+    frame = {"a": [["x", "y", "x"], ["y"], ["z", "z", "z"]]}
     learned, _, rows = rows_of(frame, Column("a", slots=2), tmp_path, min_count=2)
     assert learned.values.tolist() == [UNSEEN, "y"]
-    assert rows[0].tolist() == [7, 7]
+    assert rows[0].tolist() == [7, 8]
+
+
+def test_values_behind_the_slots_of_a_list_have_no_row(tmp_path):
+    frame = {"a": [["x", "y", "z"], ["y", "y", "w"]]}
+    learned, _, rows = rows_of(frame, Column("a", slots=2), tmp_path)
+    assert learned.values.tolist() == ["x", "y"]
+    assert rows.tolist() == [[7, 8], [8, 8]]
+
+
+@pytest.mark.parametrize("name", ["len", "value", "count"])
+@pytest.mark.parametrize("column", [{}, {"slots": 2}, {"buckets": 2}, {"hash_rows": 3}])
+def test_a_field_may_have_any_name(tmp_path, name, column):
+    cells = [["1", "2"], ["3"]] if "slots" in column else ["1", "3"]
+    own, plain = (
+        rows_of({field: cells}, Column(field, **column), tmp_path) for field in (name, "a")
+    )
+    np.testing.assert_array_equal(own[2], plain[2])
 
 
 @pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["1", "9", "nan", "2"]), pl.Binary])

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import gzip
+import re
 
 import polars as pl
 import pytest
@@ -54,6 +55,20 @@ def test_a_path_is_no_pattern(tmp_path):
     pl.DataFrame({"user_id": [5], "city": ["Oslo"]}).write_parquet(folder / "users.parquet")
     assert len(cells(folder / "users.csv")) == 3
     assert cells(folder / "users.parquet") == [(5, "Oslo")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # Polars takes two of these rows for one, and reads a cell that was cut off as missing.
+        ('"say ""hi"" ",6" pipe\nv,6" pipe\nv,"two\nlines"\n', "line 2: a quote inside a cell"),
+        ('v,"two\nlines"\nbob,"0', "cannot be read (unexpected end of data)"),
+    ],
+)
+def test_a_quote_that_begins_or_ends_no_cell_is_refused(tmp_path, text, said):
+    (tmp_path / "users.csv").write_text(f"user_id,city\n{text}")
+    with pytest.raises(InputError, match=re.escape(said)):
+        cells(tmp_path / "users.csv")
 
 
 @pytest.mark.parametrize("name", ["users.csv", "users.csv.gz"])

@@ -5,6 +5,7 @@ Axes: C campaigns, E examples, U users.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class ColumnCampaigns(NamedTuple):
     Attributes:
       ids: (C,) ``column=value`` in UTF-8, ascending.
       attributes: the fields ``column`` and ``value``, one row per campaign.
-      examples: (4, E) campaign, user, label and stage.
+      examples: (3, E) campaign, user and label.
     """
 
     ids: np.ndarray
@@ -43,7 +44,7 @@ def columns_to_campaigns(
 
     The seeds of a campaign are the users with the value. Its non-seeds are users with other values,
     drawn at random if there are more than `NON_SEEDS_PER_SEED` per seed. Users without a value are
-    not examples. The same random 30% of the users are in stage 2 of every campaign.
+    not examples.
 
     Args:
       file: the file of users.
@@ -53,7 +54,6 @@ def columns_to_campaigns(
     Raises:
       InputError: no value has enough seeds and non-seeds, or two long values share a beginning.
     """
-    held_out = np.random.Generator(np.random.Philox(0)).random(file.count()) < _HELD_OUT
     found: dict[bytes, tuple[str, str, np.ndarray, np.ndarray]] = {}
     for column in schema.campaigns_from:
         pairs = _users_with_values(file, column, known)
@@ -85,12 +85,23 @@ def columns_to_campaigns(
     user = np.concatenate(parts)
     labels = [np.repeat([1, 0], [len(s), len(o)]) for s, o in zip(seeds, others, strict=True)]
     campaign = np.repeat(np.arange(len(ids)), [len(part) for part in parts])
-    stage = np.where(held_out[user], 2, 1)
     return ColumnCampaigns(
         ids=np.array(ids),
         attributes=pl.DataFrame({"column": columns, "value": values}),
-        examples=np.stack([campaign, user, np.concatenate(labels), stage]).astype(np.int32),
+        examples=np.stack([campaign, user, np.concatenate(labels)]).astype(np.int32),
     )
+
+
+def stages_of(user_ids: np.ndarray) -> np.ndarray:
+    """(U,) the stage of each user, the same in every campaign: 2 for a random 30% of them.
+
+    It depends on the id alone, so that a user whom a model was trained on stays in stage 1 when the
+    file changes.
+    """
+    texts = (own if isinstance(own, bytes) else str(own).encode() for own in user_ids.tolist())
+    digests = (hashlib.blake2b(text, digest_size=4).digest() for text in texts)
+    draw = np.fromiter((int.from_bytes(own, "little") for own in digests), np.int64)
+    return np.where(draw < _HELD_OUT * 2**32, 2, 1)
 
 
 def _users_with_values(

@@ -282,6 +282,10 @@ def _read_table(path: Path, key: str, names: Sequence[str]) -> pl.DataFrame:
     The types of the columns differ between editions.
     """
     table = _read_columns(path, [key, *names])
+    for column in table:
+        if column.dtype == TYPES["float"]:
+            faulty = (column != column.floor()) | (column.abs() >= 2.0**53)
+            _refuse(path, faulty.fill_null(value=False), f"{column.name} is not a whole number")
     table = pl.DataFrame([_as_text(column) for column in table])
     _refuse(path, table[key] == "", f"{key} is missing")
     _refuse(path, ~table[key].is_first_distinct(), f"{key} occurs on an earlier line")

@@ -63,12 +63,13 @@ def learn(
         if column.buckets:
             return _learn_number(file, column, earlier)
         whole = spells_whole(file, column, known)
-        cells = file.scan().select(as_text(column, whole=whole))
-        if column.slots > 1:  # a user counts once per value
-            cells = cells.select(pl.col(column.name).list.unique()).explode(column.name)
+        cells = file.scan().select(as_text(column, whole=whole).alias("value"))
+        if column.slots > 1:  # of the values that are kept, a user counts once per value
+            kept = pl.col("value").list.head(column.slots).list.unique()
+            cells = cells.select(kept).explode("value")
         rows = column.hash_rows or (earlier.hash_rows if earlier else 0)
         if rows:  # no values are needed; this only checks that all cells are text
-            cells.select(pl.col(column.name).str.len_bytes().max()).collect(engine="streaming")
+            cells.select(pl.col("value").str.len_bytes().max()).collect(engine="streaming")
         else:
             values = _learn_category(
                 file, column, cells, min_count, may_be_empty=earlier is not None
@@ -93,11 +94,11 @@ def _learn_category(
     *,
     may_be_empty: bool,
 ) -> np.ndarray:
-    counts = cells.group_by(column.name).len().collect(engine="streaming")
-    known = counts.filter(pl.col(column.name).is_not_null() & (pl.col(column.name) != ""))
-    if known[column.name].str.contains("\0", literal=True).any():
+    counts = cells.group_by("value").len().collect(engine="streaming")
+    known = counts.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
+    if known["value"].str.contains("\0", literal=True).any():
         raise InputError(f"{file.path}: column {column.name!r} has a zero byte; repair the file")
-    frequent = known.filter(pl.col("len") >= min_count)[column.name]
+    frequent = known.filter(pl.col("len") >= min_count)["value"]
     longest = int(frequent.str.len_chars().max() or 0)  # pyrefly: ignore
     if 4 * longest * len(frequent) > _MAX_BYTES:
         raise InputError(

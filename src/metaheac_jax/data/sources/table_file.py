@@ -116,13 +116,15 @@ class TableFile:
                 f"{self.path}: line {at + 1}: expected {len(self.names)} cells, as the header has; "
                 "fix or remove it"
             )
+        if over:
+            self.check_quotes()  # polars may take such a quote for a cell of several lines
         return bool(over)
 
     def _first_other_line(self) -> int | None:
         """The line, from 0, on which the first row with the wrong number of cells begins."""
         try:
             with self._opened() as file:
-                reader, begin = csv.reader(file), 0
+                reader, begin = csv.reader(file, strict=True), 0
                 for row in reader:
                     if len(row) != len(self.names):
                         return begin
@@ -134,7 +136,8 @@ class TableFile:
     def check_quotes(self, last: float = math.inf) -> None:
         """Refuses a quote inside a CSV cell that is not in quotes, on lines up to ``last``.
 
-        To be called when polars has failed, since its message names no line.
+        To be called when polars has failed, since its message names no line, and when cells may
+        have several lines.
 
         Raises:
           InputError: there is such a quote; the message names its line.

@@ -9,7 +9,8 @@ Ids are whole numbers or text of up to 64 bytes. A schema file names the columns
 columns of users that make campaigns, see `columns_to_campaigns`.
 
 Users are read as a stream: once per field for its values, and once to turn cells into table rows.
-Memory holds only the user ids and some bytes per example.
+Memory holds the user ids, some bytes per example, one column of numbers at a time to find buckets,
+and the values of a column that makes campaigns.
 
 Axes: n rows of a block, U users, S slots of a user, C campaigns, N campaign fields, E examples.
 """
@@ -33,7 +34,7 @@ from metaheac_jax.data.dataset import (
     group_by_campaign,
     is_repeat,
 )
-from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns
+from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns, stages_of
 from metaheac_jax.data.sources.table_fields import Encoder, LearnedField, learn
 from metaheac_jax.data.sources.table_file import ENDINGS, TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
@@ -118,6 +119,9 @@ def prepare(
         user_ids = _write_users(directory, users, num_users, schema.user_id, columns, progress)
         maps = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in columns}
         examples = campaigns.examples
+        if schema.campaigns_from:
+            assert examples is not None
+            examples = np.vstack([examples, stages_of(user_ids)[examples[1]]])
         if examples is None:
             examples = _read_examples(
                 paths["examples"], schema, user_ids, campaigns.ids, skip_unknown_users
@@ -186,7 +190,7 @@ class _Options:
 class _Campaigns(NamedTuple):
     """Campaigns in ascending order of their ids (C,), and their fields, each a column of the frame.
 
-    The examples are (4, E) campaign, user, label and stage; None if they are in a file.
+    The examples are (3, E) campaign, user and label; None if they are in a file.
     """
 
     ids: np.ndarray
