@@ -259,7 +259,7 @@ def _claim(
     best = max(theirs, key=lambda rival: theirs[rival].mean)
     tests = {rival: difference(own, of, overlap) for rival, of in theirs.items()}
     known = [test.p for test in tests.values() if test.p is not None]
-    if all(test.error is None for test in tests.values()):
+    if any(test.error is None for test in tests.values()):
         p: float | None = None  # whoever is ahead, so that Holm's number does not depend on it
     elif theirs[best].mean >= own.mean or any(test.mean <= 0 for test in tests.values()):
         p = 1.0

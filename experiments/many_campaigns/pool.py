@@ -96,7 +96,7 @@ def _model(data: Dataset, size: Size) -> Customised:
         seed=0,
     )
     weights = untrained(size, data.layout)
-    touched = np.unique(data.user_rows)
+    touched = np.unique(np.asarray(data.user_rows[:]))
     rows = touched[touched < data.num_rows].astype(np.int32)
     adapted = AdaptedWeights(weights.network, rows, weights.table[rows])
     pool, campaign = PoolScorer(NETWORK, data.layout), data.campaign(0)

@@ -121,8 +121,10 @@ def test_a_full_disk_leaves_the_older_audience_with_its_manifest(options, tmp_pa
 
     succeeds(main, "expand", *words_of(options))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("metaheac_jax.audience.audience.Audience.write_part", full)
-    assert exit_code(main, "expand", *words_of({**options, "--size": 7})) == 2
+    for place in ("audience.audience.Audience.write_part", "cli.expand.fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"metaheac_jax.{place}", full)
+            assert exit_code(main, "expand", *words_of({**options, "--size": 7})) == 2
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -138,6 +140,16 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     refuses(
         capsys, main, "expand", *words_of({**options, "--out": "/proc/audience.csv"}), words=words
     )
+
+
+def test_only_the_first_process_locks_the_outputs(options, tmp_path, monkeypatch, writers):
+    """Another process of the same command has the locks."""
+    monkeypatch.setattr("metaheac_jax.cli.expand.is_first", lambda: False)
+    monkeypatch.setattr("metaheac_jax.cli.expand.from_first", lambda value: value)
+    with writers.of(tmp_path / "audience.csv"), writers.of(tmp_path / "report.html"):
+        report = {"--report": tmp_path / "report.html"}
+        succeeds(main, "expand", *words_of({**options, **report}))
+    assert not (tmp_path / "audience.csv").exists()
 
 
 def test_an_audience_is_locked_from_the_beginning(options, tmp_path, monkeypatch):

@@ -78,10 +78,11 @@ def test_a_scorer_with_its_own_table_scores_the_same_without_a_copy(monkeypatch)
     adapted = AdaptedWeights({"params": {"bias": jnp.array(0.5)}}, rows, jnp.full((3, 1), -99.0))
     scorer = AdaptedScorer(PoolScorer(REGRESSION, LAYOUT), WEIGHTS, adapted, DATA.campaign_rows[2])
     own, users = scorer.with_own_table(), DATA.user_rows[:30]
+    alone = score_jointly([scorer])
     expected = scorer(users)
     monkeypatch.setattr(scorer.pool_scorer, "_overlay", None)
     np.testing.assert_array_equal(own(users), expected)
-    np.testing.assert_array_equal(score_jointly([own])(users)[0], expected)
+    np.testing.assert_array_equal(alone(users)[0], expected)
     np.testing.assert_array_equal(WEIGHTS.table[:, 0], np.arange(ROWS))
 
 

@@ -34,9 +34,8 @@ from metaheac_jax.threads import in_threads
 T = TypeVar("T")
 
 _BLOCK = 1 << 17  # users read and scored at a time
-# Scores of a block, over all models: 256 MiB. Models that share no first layer copy the table for
-# every block, so blocks should be large.
-_SCORES = 1 << 26
+_SCORES = 1 << 24  # scores of a block, over all models; some blocks wait at a time
+_COPYING = 1 << 26  # the same if models copy the table for every block
 
 
 def expand(
@@ -125,7 +124,7 @@ def expand_all(
     left_out = [np.setdiff1d(users, excluded) for users in left_out]
     tops = [RunningTop(ranks.stop, data.user_ids.dtype) for _ in models]
 
-    size_of_block = max(1, min(_BLOCK, _SCORES // max(1, len(models))))
+    size_of_block = _block_size([model.scorer for model in models])
 
     def read(start: int) -> _Block:
         return _read_block(data, start, min(start + size_of_block, data.num_users), excluded)
@@ -188,6 +187,13 @@ def audience_ranks(
             f"from_percent {from_percent} to_percent {to_percent}: holds none of {num_users} users"
         )
     return range(first, last)
+
+
+def _block_size(scorers: Sequence[Scorer]) -> int:
+    """Number of users scored at a time."""
+    copying = any(isinstance(s, AdaptedScorer) and len(s.adapted.rows) for s in scorers)
+    most = _COPYING if copying else _SCORES
+    return max(1, min(_BLOCK, most // max(1, len(scorers))))
 
 
 def _scored(

@@ -72,7 +72,7 @@ def main(options: Options) -> None:
         if not data.stage2.counts.any():
             raise InputError(
                 f"{options.data}: has no examples of stage 2, on which audiences are judged; "
-                "prepare it from examples with a column of stages"
+                "prepare it from examples some of which have stage 2"
             )
         if not len(test) and new.any():
             raise InputError(

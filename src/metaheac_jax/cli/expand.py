@@ -49,7 +49,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import is_marked, locked, new_directory, whole_file, write_text
+from metaheac_jax.files import fsync, is_marked, locked, new_directory, whole_file, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
 from metaheac_jax.processes import check_same, from_first, is_first
@@ -190,6 +190,7 @@ def main(options: Options) -> None:
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),
+        locked(options.report) if writes and options.report else nullcontext(),
         terminal.progress_display(screen) as progress,
     ):
         own = saved[0] if options.campaigns is None else None
@@ -251,12 +252,12 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
     """
     inputs = (options.seeds, options.attributes, *options.exclude)
     if options.report is not None:
-        terminal.check_output("--report", options.report, *inputs)
+        terminal.check_output("--report", options.report, *inputs, lock=False)
         if options.report.suffix != ".html":
             raise InputError(f"--report: {options.report}: expected a name that ends with .html")
         load_matplotlib()
     if options.campaigns is None:
-        terminal.check_output("--out", options.out, *inputs)
+        terminal.check_output("--out", options.out, *inputs, lock=False)
         check_audience_file(options.out)
         manifest = _manifest_of(options.out)
         if manifest.exists() and not is_marked(manifest.parent, manifest.name):
@@ -520,6 +521,7 @@ def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]
     manifest = _manifest_of(path)
     with whole_file(path) as temporary:
         result.audience.write_part(temporary, path)
+        fsync(temporary)  # the disk may be full
         manifest.unlink(missing_ok=True)  # it is not of the new audience
     parents = [*result.own_parents(), *made_from]
     content = {"format": FORMAT, "made_from": parents, **result.facts()}

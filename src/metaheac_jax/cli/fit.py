@@ -49,7 +49,7 @@ class Options:
     mlp-pretraining or lr; an unknown name lists all methods."""
     settings: Literal["paper", "official"] | None = None
     """Settings of the paper (the default), or of its authors' program (wider embeddings)."""
-    changed: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE")] = ()
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Other values for some of the method's settings, for example value_dropout=.7 width=64; an
     unknown name lists all. A setting that the method does not use has no effect. A value_dropout of
     .5 to .9 trains longer, and gives a higher AUC where training would otherwise remember users by
@@ -163,9 +163,9 @@ def _check_options(options: Options) -> dict[str, Any]:
             f"--from: {options.out} would be replaced, and its campaigns are customised from it; "
             "choose another folder"
         )
-    if options.start is not None and (options.method or options.settings or options.changed):
+    if options.start is not None and (options.method or options.settings or options.set):
         raise InputError("--from: the method and settings are the model's; omit these options")
-    changes = changed_settings(options.changed)
+    changes = changed_settings(options.set)
     if options.epochs is not None and {"offline_epochs", "offline_patience"} & {*changes}:
         raise InputError("--epochs: --set says how long to train; omit one of them")
     if options.allow_change and not options.resume:

@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -347,11 +347,18 @@ def check_minimum(option: str, value: int, minimum: int) -> None:
         raise InputError(f"{option}: expected at most {MAX_WHOLE}, got {value:.4g}")
 
 
-def check_output(option: str, path: Path, *inputs: Path | None) -> None:
+def check_output(option: str, path: Path, *inputs: Path | None, lock: bool = True) -> None:
     """Refuses an output file that cannot be written or is an input, before any work.
 
+    Args:
+      option: name of the option.
+      path: the file.
+      *inputs: files that are read.
+      lock: whether to lock it for a moment. Only one of several processes may.
+
     Raises:
-      InputError: the file cannot be written, or is one of ``inputs``; the message names the option.
+      InputError: the file is one of ``inputs``, is no regular file, is in no folder or in one that
+        is replaced, or another process is writing it.
       OSError: its file system is read-only or full, or may not be written by this user.
     """
     if os.path.realpath(path) in [os.path.realpath(known) for known in inputs if known is not None]:
@@ -360,8 +367,10 @@ def check_output(option: str, path: Path, *inputs: Path | None) -> None:
         raise InputError(f"{option}: {path.parent} is not a folder; make it first")
     if path.is_dir():
         raise InputError(f"{option}: {path} is a folder; give a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{option}: {path} is not a regular file; give another")
     check_place(option, path)
-    with locked(path):  # fails if nothing can be written there
+    with locked(path) if lock else nullcontext():  # fails if nothing can be written there
         pass
 
 

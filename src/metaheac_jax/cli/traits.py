@@ -68,7 +68,9 @@ class Options:
     attributes: Path | None = None
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
     out: Path | None = None
-    """CSV file to write with all values, sensitive ones last."""
+    """CSV file to write with all values, sensitive ones last. Of these the column `sensitive` says
+    ok, under or over (the four-fifths rule and its reciprocal), or unknown if too few users have a
+    value to tell; `impact` is the adverse-impact ratio, if it is known."""
     min_cell: int = MIN_CELL
     """Leave out values that fewer users than this have. For seeds, and for sensitive values in the
     audience, print "few" instead of the fraction."""

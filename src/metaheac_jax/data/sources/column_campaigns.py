@@ -101,7 +101,7 @@ def stages_of(user_ids: np.ndarray) -> np.ndarray:
     texts = (own if isinstance(own, bytes) else str(own).encode() for own in user_ids.tolist())
     digests = (hashlib.blake2b(text, digest_size=4).digest() for text in texts)
     draw = np.fromiter((int.from_bytes(own, "little") for own in digests), np.int64)
-    return np.where(draw < _HELD_OUT * 2**32, 2, 1)
+    return np.where(draw < _HELD_OUT * 2**32, 2, 1).astype(np.int32)
 
 
 def _users_with_values(
