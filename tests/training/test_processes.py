@@ -149,6 +149,21 @@ def test_two_processes_expand_many_campaigns_as_one_does(tmp_path):
     )
     np.testing.assert_allclose(two[:, 2], one[:, 2], atol=1e-5)
 
+    # A file: the first process alone locks it.
+    attributes = tmp_path / "attributes.json"
+    attributes.write_text(json.dumps(lines[0]["attributes"]))
+    words = [
+        *words[:6],
+        "--least-seeds",
+        1,
+        "--seeds",
+        lines[0]["seeds"],
+        "--attributes",
+        attributes,
+    ]
+    ended(*in_two(*words, "--out", tmp_path / "file.csv"))
+    assert np.loadtxt(tmp_path / "file.csv", delimiter=",", skiprows=1).shape == (50, 3)
+
 
 LATE = """
 import sys, time

@@ -118,14 +118,12 @@ def prepare(
             columns[name] = Encoder([own], Vocabulary((own.values,)))
         user_ids = _write_users(directory, users, num_users, schema.user_id, columns, progress)
         maps = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in columns}
-        examples = campaigns.examples
-        if schema.campaigns_from:
-            assert examples is not None
-            examples = np.vstack([examples, stages_of(user_ids)[examples[1]]])
-        if examples is None:
+        if campaigns.pairs is None:
             examples = _read_examples(
                 paths["examples"], schema, user_ids, campaigns.ids, skip_unknown_users
             )
+        else:
+            examples = np.vstack([campaigns.pairs, stages_of(user_ids)[campaigns.pairs[1]]])
         stage1, stage2 = (_of_stage(examples, stage, len(campaigns.ids)) for stage in (1, 2))
         dataset = Dataset(
             name=source.resolve().name.partition(".")[0],
@@ -190,13 +188,14 @@ class _Options:
 class _Campaigns(NamedTuple):
     """Campaigns in ascending order of their ids (C,), and their fields, each a column of the frame.
 
-    The examples are (3, E) campaign, user and label; None if they are in a file.
+    The pairs are (3, E) campaign, user and label of examples without their stage; None if the
+    examples are in a file.
     """
 
     ids: np.ndarray
     fields: list[LearnedField]
     frame: pl.DataFrame
-    examples: np.ndarray | None
+    pairs: np.ndarray | None
 
 
 def _read_campaigns(
