@@ -52,7 +52,7 @@ LADDERS: Ladders = {
     "online_learning_rate": _RATES,
     "inner_learning_rate": (0.0, *_RATES, 0.3, 1.0),
     "table_scale": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-    "value_dropout": (0.0, 0.5, 0.7, 0.9, 0.95),  # far apart: the noise of trials hides small steps
+    "value_dropout": (0.0, 0.5, 0.7, 0.9, 0.95, 0.98, 0.99),  # far apart: trials are noisy
     "weight_decay": (0.0, 0.01, 0.1, 1.0),
     "penalty": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
     "num_experts": (3, 5, 8, 10),
