@@ -393,7 +393,7 @@ def test_tuning_comes_first_and_serves_all_runs(finished, tmp_path, capsys, monk
 
 def test_rates_that_were_chosen_before_are_used(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "TUNED", tmp_path)
-    kept = {"methods": {"lr": {"chosen": {"online_learning_rate": 0.02}}}}
+    kept = {"methods": {"lr": {"chosen": {"online_learning_rate": 0.02, "penalty": 5.0}}}}
     (tmp_path / "tencent.json").write_text(json.dumps(kept))
     used = []
     monkeypatch.setattr(runs, "run_methods", lambda data, methods, **_: used.append(methods))
@@ -411,11 +411,11 @@ def test_rates_that_were_chosen_before_are_used(finished, tmp_path, monkeypatch)
     assert rates == [own, 0.02, own]
     # --set replaces what was chosen, but not what defines a method.
     options = ("--cache-dir", tmp_path / "cache", "--methods", "lr", "alpha-0", "--set", "width=7")
-    options = (*options, "online_learning_rate=.3", "penalty=2", "inner_learning_rate=.5")
+    options = (*options, "penalty=2", "inner_learning_rate=.5")
     succeeds(COMMAND, *options, "--out", tmp_path / "set")
     lr, alpha_0 = (method.settings for method in used.pop())
     for settings in (lr, alpha_0):
-        assert (settings.width, settings.online_learning_rate, settings.penalty) == (7, 0.3, 2)
+        assert (settings.width, settings.penalty) == (7, 2)
     assert (lr.inner_learning_rate, alpha_0.inner_learning_rate) == (0.5, 0.0)
     # What --tune-only leaves out is as it was chosen before; a search of its own starts afresh.
     for only in ((), ("--tune-only", "table_scale")):
