@@ -58,7 +58,7 @@ class RunOptions:
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Other values for some settings of all methods, for example value_dropout=.7 width=64; an
     unknown name lists all. They replace the stored settings; not those that define a method, such
-    as the inner rate of alpha = 0. A setting that a method does not use has no effect."""
+    as the one critic of without-hc. A setting that a method does not use has no effect."""
     tune: int = 0
     """First choose the settings of every method on held-out training campaigns, with at most this
     many trials per method: rates of both stages and of the inner step, scale of the table, value

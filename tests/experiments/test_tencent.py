@@ -410,13 +410,13 @@ def test_rates_that_were_chosen_before_are_used(finished, tmp_path, monkeypatch)
     own = method_named("lr").settings.online_learning_rate
     assert rates == [own, 0.02, own]
     # --set replaces what was chosen, but not what defines a method.
-    options = ("--cache-dir", tmp_path / "cache", "--methods", "lr", "alpha-0", "--set", "width=7")
-    options = (*options, "penalty=2", "inner_learning_rate=.5")
+    options = ("--cache-dir", tmp_path / "cache", "--methods", "lr", "without-hc", "--set")
+    options = (*options, "width=7", "penalty=2", "num_critics=4")
     succeeds(COMMAND, *options, "--out", tmp_path / "set")
-    lr, alpha_0 = (method.settings for method in used.pop())
-    for settings in (lr, alpha_0):
+    lr, without_hc = (method.settings for method in used.pop())
+    for settings in (lr, without_hc):
         assert (settings.width, settings.penalty) == (7, 2)
-    assert (lr.inner_learning_rate, alpha_0.inner_learning_rate) == (0.5, 0.0)
+    assert (lr.num_critics, without_hc.num_critics) == (4, 1)
     # What --tune-only leaves out is as it was chosen before; a search of its own starts afresh.
     for only in ((), ("--tune-only", "table_scale")):
         options = ("--cache-dir", tmp_path / "cache", "--methods", "lr", "--tune", 1, *only)
