@@ -309,7 +309,7 @@ def list_files(directory: Path, marker: str, form: str, *, more: Sequence[str] =
     write_json(directory / marker, {"format": form, "files": names})
 
 
-def remove_leftover(directory: Path, target: Path) -> None:
+def remove_at_once(directory: Path, target: Path) -> None:
     """Removes a directory so that no part of it stays under its name if the process is killed.
 
     It becomes a leftover of the target, which is `locked` by the caller; see `LEFTOVER`.

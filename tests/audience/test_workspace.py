@@ -11,6 +11,7 @@ import pytest
 from toy import dataset
 from writers import Writers
 
+from metaheac_jax.audience import workspace as module
 from metaheac_jax.audience.campaign_folder import add_feedback, save_customised, update
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.audience.workspace import (
@@ -23,6 +24,7 @@ from metaheac_jax.cli.status import items_table
 from metaheac_jax.customise import export
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.data.storage import open_dataset, write_dataset
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
 from metaheac_jax.model import load, save
 from metaheac_jax.sealed import seal
@@ -152,6 +154,19 @@ def test_a_manifest_of_another_program_is_none_and_hides_nothing(workspace):
     (workspace / "campaigns" / "model.json").write_text('{"format": "layers-model"}')
     (workspace / "audience.csv.json").write_text("{}")
     assert by_name(workspace) == items
+
+
+def test_an_item_that_is_replaced_meanwhile_is_read_again(workspace, monkeypatch):
+    read, manifest = module.read_sealed, workspace / "models" / "june" / "model.json"
+
+    def disturbed(directory, *args, **more):
+        if directory == manifest.parent and not manifest.read_bytes().endswith(b" "):
+            manifest.write_bytes(manifest.read_bytes() + b" ")  # as another model's
+            raise InputError("a file of the other model is missing")
+        return read(directory, *args, **more)
+
+    monkeypatch.setattr(module, "read_sealed", disturbed)
+    assert by_name(workspace)["models/june"].trouble == ""
 
 
 def test_a_missing_file_is_named(workspace):

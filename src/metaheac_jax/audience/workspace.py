@@ -25,7 +25,7 @@ from metaheac_jax.customise import export
 from metaheac_jax.data import storage
 from metaheac_jax.data.sources.table_file import ENDINGS, first_line
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import LEFTOVER, remove_leftover, writer_of
+from metaheac_jax.files import LEFTOVER, remove_at_once, writer_of
 from metaheac_jax.methods import METHODS
 from metaheac_jax.sealed import Parent, check_size, read_manifest, read_sealed, read_undisturbed
 
@@ -114,7 +114,7 @@ def remove_work(folder: Path) -> None:
     A training of which a part is left would be taken for one to continue.
     """
     if is_work_folder(folder):
-        remove_leftover(folder, folder.with_suffix(""))
+        remove_at_once(folder, folder.with_suffix(""))
 
 
 def find_items(folder: Path) -> list[Item]:
