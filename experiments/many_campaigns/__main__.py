@@ -13,7 +13,7 @@ from experiments import movielens, tencent
 from experiments.comparison.provenance import command_of, describe_origin, provenance
 from experiments.comparison.results import GROUPS
 from experiments.comparison.run import Data
-from experiments.comparison.tuning import tuned_before, tuned_method
+from experiments.comparison.tuning import describe, tuned_before, tuned_method
 from experiments.many_campaigns.pool import PoolSpeed, time_expanding
 from experiments.many_campaigns.quality import WayResult, customise_both_ways, loss_of_heads
 from experiments.many_campaigns.speed import (
@@ -106,7 +106,7 @@ class Results:
     """The results of a run; parts that were not requested are empty.
 
     Attributes:
-      data: what the general model was trained on.
+      data: what the general model was trained on, and where its settings come from.
       ways: result of each way of customising.
       scoring: speed per width and number of campaigns.
       customising: speed for one campaign.
@@ -124,7 +124,7 @@ def run(options: Options, progress: Progress) -> Results:
     """Runs all parts that the options select."""
     results = Results()
     if "auc" in options.parts:
-        data, method = load(options, progress)
+        data, method, tuned = load(options, progress)
         data.check(method.settings)
         ways = customise_both_ways(
             data,
@@ -134,7 +134,7 @@ def run(options: Options, progress: Progress) -> Results:
             allow_changes=options.allow_change,
             progress=progress,
         )
-        results = replace(results, data=data.describe(), ways=ways)
+        results = replace(results, data=data.describe() | {"tuned": tuned}, ways=ways)
     if "score" in options.parts:
         scoring = [
             speed
@@ -155,8 +155,8 @@ def run(options: Options, progress: Progress) -> Results:
     return results
 
 
-def load(options: Options, progress: Progress) -> tuple[Data, Method]:
-    """The data of the options, and the method with the settings that were tuned on such data."""
+def load(options: Options, progress: Progress) -> tuple[Data, Method, str]:
+    """The data, the method as tuned on such data, and where its settings come from."""
     settings, source = SETTINGS["paper"], options.data_dir
     world = "tencent" if source is None else None
     if source is not None and any(source.glob("*.inter")):
@@ -172,7 +172,9 @@ def load(options: Options, progress: Progress) -> tuple[Data, Method]:
             cache_dir=options.cache_dir,
         )
         data = Data(*tencent.load(simulated, options.seed, progress))
-    return data, tuned_method(options.method, settings, tuned_before(world))
+    tuning = tuned_before(world)
+    method = tuned_method(options.method, settings, tuning)
+    return data, method, describe([options.method], tuning)
 
 
 def report(options: Options, results: Results) -> list[str]:

@@ -54,6 +54,7 @@ def test_both_ways_are_tuned_customised_and_judged(tmp_path, capsys):
     assert aucs[0] != aucs[1]
     assert "| heads | " in printed
     assert "heads - all " in printed
+    assert "; settings not tuned; " in printed
 
 
 @pytest.mark.parametrize(
