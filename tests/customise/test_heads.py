@@ -10,6 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from toy import dataset, pool
 
+from metaheac_jax.customise import heads
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.heads import HeadCustomiser
 from metaheac_jax.customise.score import PoolScorer
@@ -96,6 +97,16 @@ def test_it_learns_the_campaign():
     score, rows = PoolScorer(NETWORK, LAYOUT), DATA.campaign_rows[3]
     before, after = (auc(score(general, each, rows, users), labels) for each in (None, own))
     assert after > before + 0.05
+
+
+def test_the_first_layer_is_computed_of_every_chunk_of_examples(monkeypatch):
+    customise = HeadCustomiser(NETWORK, LAYOUT, batch_size=64)
+    general, examples = general_of(NETWORK), [campaign("mlp", 0, 150)]
+    [whole] = customise(general, examples, learning_rate=0.05)
+    monkeypatch.setattr(heads, "_CHUNK", 64)
+    [in_chunks] = customise(general, examples, learning_rate=0.05)
+    same = partial(np.testing.assert_allclose, rtol=0, atol=1e-6)
+    jax.tree.map(same, in_chunks.network, whole.network)
 
 
 def test_the_watcher_sees_every_step():

@@ -5,16 +5,18 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from toy import aucs, dataset
+from toy import UNTRAINED, aucs, dataset
 
-from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.score import PoolScorer
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import reference_set
 from metaheac_jax.methods.fine_tuning import metaheac_network
+from metaheac_jax.methods.method import Run
 from metaheac_jax.methods.seed_features import (
+    MAX_REFERENCE,
     compiled_direction,
+    fine_tune_aware,
     seed_aware,
     seed_aware_alpha_zero,
     seed_aware_mlp,
@@ -24,6 +26,14 @@ from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.networks.seed_features import SeedNetwork
 from metaheac_jax.settings import OFFICIAL
 from metaheac_jax.table.layout import Ids
+
+DATA = dataset()
+LONGER, LENGTHS = with_lengths(DATA)
+NETWORK = SeedNetwork(MLP(widths=(5, 5)))
+
+
+def general_weights():
+    return initialise(NETWORK, jax.random.key(0), LONGER.layout, num_rows=LONGER.num_rows, width=3)
 
 
 def test_no_query_example_is_in_its_own_reference_set():
@@ -40,29 +50,48 @@ def test_the_controls_take_no_inner_step():
         assert control(settings).settings.inner_learning_rate == 0
 
 
+def fine_tuned(weights, campaign, **online):
+    """The scorer of a campaign of the toy data, and the reference set of all its examples."""
+    run = Run(DATA, np.empty(0, int), replace(UNTRAINED, **online), 0)
+    [scorer] = fine_tune_aware(run, NETWORK, weights, [campaign], None)
+    examples = campaign_examples(LONGER, replace(campaign, rows=scorer.campaign))
+    return scorer, reference_set(examples, MAX_REFERENCE, LONGER.num_rows)
+
+
+def direction_in(table, reference):
+    no_rows, no_values = np.empty(0, np.int32), table[:0]
+    return compiled_direction(LONGER.layout)(table, no_rows, no_values, reference)
+
+
 @pytest.mark.slow
 def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
-    """The odds that the network gives its users beside the same reference set."""
-    data = dataset()
-    layout, pool = data.layout, data.user_rows
-    network = SeedNetwork(MLP(widths=(5, 5)))
-    weights = initialise(network, jax.random.key(0), layout, num_rows=data.num_rows, width=3)
-    examples = campaign_examples(data, data.campaign(0)).pick(np.arange(40))
-    reference = reference_set(examples, 16, data.num_rows)
-    referring = examples._replace(ids=examples.ids._replace(reference=reference))
-    (model,) = Customiser(network, layout)(weights, [referring], learning_rate=0.05, epochs=3)
-    assert not model.network["direction"].any()
-    towards = compiled_direction(layout)(weights.table, model.rows, model.values, reference)
-    directed = model._replace(network=model.network | {"direction": towards})
-    score = PoolScorer(network, layout)
-    odds = score(weights, directed, data.campaign_rows[0], pool)
+    """The odds that the network gives its users beside the reference set of all examples."""
+    weights = general_weights()
+    campaign = DATA.campaign(0).pick(np.arange(40))
+    scorer, reference = fine_tuned(weights, campaign, online_learning_rate=0.05, online_epochs=3)
+    adapted, odds = scorer.adapted, scorer(DATA.user_rows)
+    table = weights.table.at[adapted.rows].set(adapted.values, mode="drop")
+    towards = direction_in(table, reference)
+    np.testing.assert_allclose(adapted.network["direction"], towards, atol=1e-6)
+    assert np.abs(towards - direction_in(weights.table, reference)).max() > 0.1
 
-    table = weights.table.at[model.rows].set(model.values, mode="drop")
-    inputs = jax.jit(layout.inputs)(table, Ids(pool, data.campaign_rows[0], reference))
-    output = jax.jit(network.apply)(model.network, *inputs)
+    pool = LENGTHS.users(DATA.user_rows)
+    inputs = jax.jit(LONGER.layout.inputs)(table, Ids(pool, scorer.campaign, reference))
+    output = jax.jit(NETWORK.apply)(adapted.network, *inputs)
     np.testing.assert_allclose(odds, output.log_p - output.log_not_p, atol=1e-4)
-    general = score(weights, None, data.campaign_rows[0], pool)
+    general = PoolScorer(NETWORK, LONGER.layout)(weights, None, scorer.campaign, pool)
     assert np.abs(odds - general).max() > 0.1
+
+
+@pytest.mark.slow
+def test_a_single_seed_has_a_direction_in_its_pool():
+    """While adapting, it is fitted and no seed is left to compare with."""
+    weights, campaign = general_weights(), DATA.campaign(0)
+    one_seed = (np.arange(len(campaign.labels)) == 3).astype(np.int8)
+    scorer, reference = fine_tuned(weights, replace(campaign, labels=one_seed), online_epochs=0)
+    towards = direction_in(weights.table, reference)
+    assert np.abs(towards).max() > 0.1
+    np.testing.assert_allclose(scorer.adapted.network["direction"], towards, atol=1e-6)
 
 
 @pytest.mark.long

@@ -108,6 +108,13 @@ def test_other_decays_and_another_eps_are_those_of_dense_adam(x64, scale):
     np.testing.assert_allclose(flushed(state, **options), dense, rtol=0, atol=2e-3 * moved)
 
 
+def test_rows_skipped_beyond_the_table_of_factors_are_those_of_dense_adam(x64):
+    """With these decays the table ends at step 197; later steps use its last factor."""
+    options = {"b1": 0.5, "b2": 0.9}
+    state, (dense, _), _ = both(400, **options)
+    np.testing.assert_allclose(flushed(state, **options), dense, rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.9), (0.9, 0.81), (0.9, 1.0), (-0.1, 0.9)])
 def test_decays_without_finite_sums_are_refused(b1, b2):
     with pytest.raises(ValueError, match=f"b1 {b1} and b2 {b2}: expected 0 <= b1 < b2 < 1"):
