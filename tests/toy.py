@@ -73,6 +73,18 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=
     )
 
 
+def with_own_rows(data):
+    """The same examples, but every user has a value, and a row, of its own: user i has row i."""
+    users, campaigns = np.arange(data.num_users), np.arange(data.num_campaigns)
+    return replace(
+        data,
+        schema=Schema((Field("id"),), (Field("id of the campaign"),)),
+        vocabulary=Vocabulary((users, campaigns)),
+        user_rows=users.astype(np.int32)[:, None],
+        campaign_rows=(len(users) + campaigns).astype(np.int32)[:, None],
+    )
+
+
 def pool(data, campaign):
     """(P, S) rows of the users in a campaign's pool, and their labels."""
     of = data.stage2.of(campaign)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import aucs, dataset, pool
+from toy import aucs, dataset, pool, with_own_rows
 
-from metaheac_jax.data.batches import Batch, campaign_examples
+from metaheac_jax.data.batches import Batch, campaign_examples, unstacked
+from metaheac_jax.methods import campaign_graph
 from metaheac_jax.methods.campaign_graph import (
     TABLE_MULTIPLE,
     Graph,
@@ -22,10 +23,11 @@ from metaheac_jax.methods.campaign_graph import (
     representation_customiser,
     user_nodes,
 )
+from metaheac_jax.methods.method import Trained
 from metaheac_jax.model import Weights
 from metaheac_jax.networks.campaign_graph import CampaignGraph
 from metaheac_jax.ranking import auc
-from metaheac_jax.settings import PAPER
+from metaheac_jax.settings import OFFICIAL, PAPER
 from metaheac_jax.table.layout import Ids
 
 DATA = dataset(tastes=2, campaigns=16)
@@ -177,6 +179,24 @@ def test_a_seed_is_left_out_of_the_campaign_that_it_attends_to(graph):
     nodes = nodes_of(graph, moved)[label == 1]
     whole = campaign_nodes(graph.network, nodes, np.zeros(len(nodes)), 1)
     np.testing.assert_array_equal(after.campaigns[-1:], whole)
+
+
+def test_no_user_is_in_both_halves_of_a_step(monkeypatch):
+    """Whatever the settings: the official ones let support and query share examples."""
+    drawn = []
+
+    def draw_once(run, weights, gradient, draw, **_):
+        drawn.append(draw(0))
+        return Trained({})
+
+    monkeypatch.setattr(campaign_graph, "train_rows", draw_once)
+    assert not OFFICIAL.disjoint
+    hubble(replace(OFFICIAL, width=3)).fit(with_own_rows(DATA), campaigns=TRAIN)
+    [(_, support, query)] = drawn
+    for own, other in zip(unstacked(support), unstacked(query), strict=True):
+        users = [set(side.ids.user[side.weight > 0].flat) for side in (own, other)]
+        assert not set.intersection(*users)
+        assert [len(side) for side in users] == [150, 150]  # a campaign has 300 examples
 
 
 def test_offline_each_half_is_predicted_by_the_seeds_of_the_other(graph):

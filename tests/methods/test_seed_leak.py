@@ -4,22 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy import dataset
+from toy import dataset, with_own_rows
 
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.methods.seed_features import seed_aware
-from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import PAPER
 
-TOY = dataset(users=80, campaigns=6, per_campaign=40, pool=20)
-#: The same examples, but every user has a value, and a row, of its own: user i has row i.
-DATA = replace(
-    TOY,
-    schema=Schema((Field("id"),), (Field("id of the campaign"),)),
-    vocabulary=Vocabulary((np.arange(80), np.arange(6))),
-    user_rows=np.arange(80, dtype=np.int32)[:, None],
-    campaign_rows=80 + np.arange(6, dtype=np.int32)[:, None],
-)
+DATA = with_own_rows(dataset(users=80, campaigns=6, per_campaign=40, pool=20))
 
 
 @pytest.mark.slow
