@@ -33,24 +33,28 @@ def test_a_tenth_is_held_out_and_no_campaign_is_on_both_sides():
     assert {tuple(hold_out_campaigns(DATA, chosen, seed)[1]) for seed in range(5)} > {tuple(held)}
 
 
-def with_one_seed(campaigns):
-    """The data with a single seed in these campaigns."""
+def with_few(kind, count, campaigns):
+    """The data with so many seeds (kind 1) or non-seeds (kind 0) in these campaigns."""
     stage = DATA.stage1
     label = np.array(stage.label)
     for c in campaigns:
         of = stage.of(c)
-        label[of] = 0
-        label[of.start] = 1
+        label[of] = 1 - kind
+        label[of.start : of.start + count] = kind
     owner = np.repeat(np.arange(30), stage.counts)
     return replace(DATA, stage1=group_by_campaign(owner, stage.user, label, num_campaigns=30))
 
 
-def test_a_campaign_with_a_single_seed_is_not_held_out():
-    data = with_one_seed(range(20))
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_campaign_with_a_single_seed_or_non_seed_is_not_held_out(kind):
+    data = with_few(kind, 1, range(20))
     for seed in range(5):
         assert hold_out_campaigns(data, np.arange(30), seed)[1].min() >= 20
     with pytest.raises(InputError, match="2 of 30 campaigns have these; add campaigns, or train"):
-        hold_out_campaigns(with_one_seed(range(28)), np.arange(30), 0)
+        hold_out_campaigns(with_few(kind, 1, range(28)), np.arange(30), 0)
+
+
+def test_so_few_campaigns_that_none_would_be_trained_on_are_refused():
     with pytest.raises(InputError, match="3 campaigns have to be held out"):
         hold_out_campaigns(DATA, np.arange(3), 0)
 
@@ -74,7 +78,20 @@ def test_large_halves_are_thinned_evenly(monkeypatch):
         own, half = DATA.campaign(c), halve(DATA, c, 0)
         assert abs(len(half.campaign.users) - 10) <= 1
         assert abs(len(half.users) - 10) <= 1
-        assert abs(half.campaign.labels.mean() - own.labels.mean()) < 0.1
+        # Half of 40 examples is kept.
+        for kind in (0, 1):
+            count = (own.labels == kind).sum()
+            for labels, part in ((half.campaign.labels, count // 2), (half.labels, -(-count // 2))):
+                assert (labels == kind).sum() == max(1, round(part / 2))
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_thinning_leaves_a_seed_and_a_non_seed_in_each_half(monkeypatch, kind):
+    monkeypatch.setattr(held_out, "MAX_HALF", 5)
+    half = halve(with_few(kind, 2, [3]), 3, 0)
+    for labels in (half.campaign.labels, half.labels):
+        assert (labels == kind).sum() == 1
+        assert len(labels) == 1 + round(19 / 4)
 
 
 def test_a_score_that_is_no_number_is_no_judgement():

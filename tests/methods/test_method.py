@@ -161,6 +161,12 @@ def test_fewer_campaigns_than_a_step_takes_are_refused(build):
         build(PAPER).fit(DATA, campaigns=[0, 1, 2, 3])
 
 
+def test_fewer_campaigns_than_a_step_takes_are_refused_after_holding_out():
+    method = replace(noting([]), takes_steps=True)
+    with pytest.raises(InputError, match="toy: 3 training campaigns, but a meta-step takes 5"):
+        method.fit(DATA)
+
+
 @pytest.mark.parametrize("build", [metaheac, cosine])
 @pytest.mark.parametrize(("label", "seeds"), [(0, 0), (1, 40)])
 def test_a_campaign_of_a_single_class_is_refused(build, label, seeds):
@@ -201,6 +207,15 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
     online = judging.with_settings(online_learning_rate=0.5)
     with pytest.raises(InputError, match="started with another settings"):
         online.fit(DATA, seed=1, directory=tmp_path / "judged")
+
+
+def test_checkpoints_with_other_held_out_campaigns_are_refused(tmp_path):
+    method = replace(noting([]), holds_out=True)
+    fit = partial(method.fit, DATA, campaigns=range(4), directory=tmp_path / "c")
+    fit(held_out=[4])
+    fit(held_out=[4])
+    with pytest.raises(InputError, match="started with another held_out; use the same, or"):
+        fit(held_out=[5])
 
 
 def test_checkpoints_that_nothing_describes_are_refused(tmp_path):
