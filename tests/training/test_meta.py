@@ -165,15 +165,6 @@ def test_a_part_and_a_select_come_together():
         select(w, support, query)
 
 
-def test_mean_over_campaigns_is_the_sum_divided(x64):
-    w, support, query = quadratic_campaigns(4)
-    mean, sums = (
-        build_meta_gradient(quadratic, inner_learning_rate=ALPHA, reduction=r)(w, support, query)[0]
-        for r in ("mean", "sum")
-    )
-    np.testing.assert_allclose(mean, sums / 4, rtol=1e-12)
-
-
 def test_one_rate_a_leaf_and_learned_rates(x64):
     """Meta-SGD: with the rates among the parameters, their gradient is -grad L_a . grad L_b."""
     w, support, query = quadratic_campaigns(1)

@@ -14,7 +14,7 @@ from quadratics import member
 from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 
-ALPHA = 0.1
+ALPHA, DECAY = 0.1, 0.3
 NUM_CAMPAIGNS, NUM_ROWS = 4, 3
 
 
@@ -91,6 +91,11 @@ def plain_meta_loss(params, support, query, *, steps=1, adapt=None, rule=descent
     return total / NUM_CAMPAIGNS
 
 
+def decay(theta, gradient, state, _):
+    """The optimiser needs the parameters as well."""
+    return jax.tree.map(lambda p, g: p - ALPHA * (g + DECAY * p), theta, gradient), state
+
+
 #: Options, and the arguments of `plain_meta_loss` that say the same.
 CASES = {
     "adapt": (
@@ -108,6 +113,13 @@ CASES = {
     "an optimiser that needs the loss": (
         {"inner_optimizer": optax.polyak_sgd(max_learning_rate=100.0), "inner_steps": 2},
         {"steps": 2, "rule": polyak},
+    ),
+    "decay": (
+        {
+            "inner_optimizer": optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(ALPHA)),
+            "inner_steps": 2,
+        },
+        {"steps": 2, "rule": decay},
     ),
     "adam of the head": (
         {"inner_optimizer": optax.adam(**ADAM), "adapt": {"body": False, "head": True}},
@@ -184,8 +196,10 @@ def test_first_order_is_the_query_gradient_at_the_adapted_parameters(x64, case):
     def at_adapted(support, query):
         return jax.grad(loss)(inner_update(loss, params, support, **options).params, query)
 
-    expected = jax.tree.map(lambda leaf: leaf.sum(0), jax.vmap(at_adapted)(support, query))
-    assert_same(ours, expected)
+    # Decay is no gradient: its own derivative, in both steps, stays.
+    keeps = (1 - ALPHA * DECAY) ** 2 if case == "decay" else 1
+    slopes = jax.vmap(at_adapted)(support, query)
+    assert_same(ours, jax.tree.map(lambda leaf: keeps * leaf.sum(0), slopes))
 
 
 def test_what_is_not_adapted_stays_as_it_is(x64):

@@ -104,6 +104,18 @@ def fit(folder, out, *words):
     return in_two("fit", folder / "data", out, "--epochs", 3, *words)
 
 
+def wait_for_lines(log, count, jobs, *, seconds=600):
+    """Waits until running jobs have written so many lines; stops them if that takes too long."""
+    end = time.monotonic() + seconds
+    while not (log.is_file() and len(log.read_text().splitlines()) >= count):
+        assert [job.poll() for job in jobs] == [None] * len(jobs)
+        if time.monotonic() > end:
+            for job in jobs:
+                job.kill()
+            pytest.fail(f"fewer than {count} lines in {log} after {seconds} s")
+        time.sleep(0.1)
+
+
 def ended(*jobs):
     """Waits for jobs that end well, and gives what each prints."""
     told = [job.communicate() for job in jobs]
@@ -187,9 +199,7 @@ def test_a_process_that_is_told_to_stop_ends_and_so_do_the_others(tmp_path):
     write_dataset(dataset(), tmp_path / "data")
     jobs = in_two("fit", tmp_path / "data", tmp_path / "model", "--epochs", 500)
     log = tmp_path / "model.training" / "log.jsonl"
-    while not (log.is_file() and log.read_text()):
-        time.sleep(0.1)
-        assert [job.poll() for job in jobs] == [None, None]
+    wait_for_lines(log, 1, jobs)
     jobs[1].send_signal(signal.SIGTERM)
     _, error = jobs[1].communicate(timeout=60)
     assert (jobs[1].returncode, "stopped; run the same" in error) == (128 + signal.SIGTERM, True)
@@ -246,9 +256,7 @@ def test_each_process_takes_its_part_and_all_get_the_whole_in_order(monkeypatch)
 def test_if_a_process_is_killed_the_others_end_and_a_restart_resumes_exactly(tmp_path):
     write_dataset(dataset(), tmp_path / "data")
     jobs, log = fit(tmp_path, tmp_path / "model"), tmp_path / "model.training" / "log.jsonl"
-    while not (log.is_file() and len(log.read_text().splitlines()) > 6):  # beyond step 120
-        time.sleep(0.1)
-        assert [job.poll() for job in jobs] == [None, None]
+    wait_for_lines(log, 7, jobs)  # beyond step 120
     jobs[1].send_signal(signal.SIGKILL)
     _, error = jobs[0].communicate(timeout=600)  # ends by itself
     assert jobs[0].returncode != 0
