@@ -14,13 +14,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 from writers import Writers  # noqa: E402
 
 from metaheac_jax.backend import set_cpu_flags  # noqa: E402
 
-# A deadline would test the machine.
-settings.register_profile("tests", deadline=None)
+# A deadline, or a limit on the time to draw examples, would test the machine.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 # As the commands do, before jax initialises its backend.
 set_cpu_flags()
