@@ -281,6 +281,20 @@ def test_the_best_finite_model_of_an_earlier_epoch_is_kept(monkeypatch):
     np.testing.assert_array_equal(kept.values, two.values)
 
 
+def test_the_first_step_after_which_weights_are_not_finite_is_named(monkeypatch):
+    customise = Customiser(REGRESSION, LAYOUT, batch_size=64)
+    step, count = customise._steps.adapt, []
+
+    def broken(state, rows, batch, rate):
+        count.append(1)
+        return step(state, rows, batch, rate if len(count) <= 7 else np.nan)  # 5 an epoch
+
+    monkeypatch.setattr(customise, "_steps", customise._steps._replace(adapt=broken))
+    with pytest.raises(Diverged, match="not finite after step 10; lower the online"):
+        customise(zero_regression(), [campaign(0)], epochs=4, learning_rate=0.05)
+    assert len(count) == 20
+
+
 # What is refused --------------------------------------------------------------------------------
 
 REFUSING = Customiser(NETWORK, LAYOUT)  # it never gets as far as a step here

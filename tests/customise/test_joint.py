@@ -3,14 +3,18 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import jax
 import numpy as np
 import pytest
 from toy import UNTRAINED, dataset
 
 from metaheac_jax.customise.joint import score_jointly
-from metaheac_jax.customise.score import AdaptedScorer
+from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
+from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
+from metaheac_jax.model import AdaptedWeights, initialise
+from metaheac_jax.networks.mlp import MLP
 
 DATA = dataset(users=300, campaigns=6, per_campaign=60, pool=40)
 TINY = replace(UNTRAINED, online_adapts="heads")
@@ -59,6 +63,39 @@ def test_models_of_several_kinds_keep_their_order():
     assert np.abs(heads[0](USERS) - others[0](USERS)).max() > 0.01
     mixed = [whole[0], heads[1], others[2], lambda users: users[:, 0], heads[0], others[0]]
     np.testing.assert_allclose(np.stack(score_jointly(mixed)(USERS)), alone(mixed), atol=1e-6)
+
+
+class Opposite(MLP):
+    """A network with the same parameters, and other scores."""
+
+    def apply(self, *inputs):
+        output = super().apply(*inputs)
+        return output._replace(log_p=output.log_not_p, log_not_p=output.log_p)
+
+
+def test_models_that_do_not_share_the_table_and_the_first_layer_are_scored_apart():
+    network = MLP(widths=(6, 5))
+    longer, lengths = with_lengths(DATA)
+    layout, rows = longer.layout, longer.num_rows
+    weights = initialise(network, jax.random.key(0), layout, num_rows=rows, width=4)
+    later, no_rows = network.later_layers(weights.network), np.empty(0, np.int32)
+    adapted = AdaptedWeights(later, no_rows, weights.table[:0])
+    pool_scorer, fields = PoolScorer(network, layout), longer.campaign_rows[0]
+    one = AdaptedScorer(pool_scorer, weights, adapted, fields, lengths)
+    twice = jax.tree.map(lambda leaf: 2 * leaf, weights)
+    some = adapted._replace(rows=np.arange(4, dtype=np.int32), values=twice.table[:4])
+    for what, part in (
+        ("pool_scorer", PoolScorer(Opposite(widths=(6, 5)), layout)),
+        ("weights", weights._replace(network=twice.network)),
+        ("weights", weights._replace(table=twice.table)),
+        ("adapted", some),
+        ("adapted", adapted._replace(network=twice.network)),
+        ("lengths", replace(lengths, num_rows=20)),  # does not count the later values
+    ):
+        both = [one, replace(one, **{what: part})]
+        expected = alone(both)
+        assert np.abs(expected[0] - expected[1]).max() > 0.01
+        np.testing.assert_allclose(np.stack(score_jointly(both)(USERS)), expected, atol=1e-6)
 
 
 def test_few_users_no_models_and_wrong_ids():
