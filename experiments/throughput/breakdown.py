@@ -6,7 +6,6 @@ computes. On a CPU, time that other threads spend on parts of an instruction cou
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import jax
 
 from experiments.comparison.pages import markdown_table
+from metaheac_jax.threads import num_cores
 
 ADAM = "adam"  # the scope of `training.step.build_row_step`
 KINDS = {
@@ -162,7 +162,7 @@ def step_breakdown(
     of, total = kinds(text), dict.fromkeys((*KINDS, OTHER, ADAM), 0.0)
     for name, value in seconds.items():
         total[of.get(name, OTHER)] += value / num_steps
-    processors = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
+    processors = num_cores() if jax.default_backend() == "cpu" else 1
     total[WAITING] = max(0.0, processors * whole / num_steps - sum(total.values()))
     return total
 

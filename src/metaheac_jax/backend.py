@@ -52,7 +52,7 @@ def set_cpu_flags() -> None:
 
 
 def check_backend() -> None:
-    """Checks jax's default backend for known wrong results; takes milliseconds.
+    """Checks jax's default backend for known wrong results; the first call compiles.
 
     Raises:
       BackendError: a result is wrong. The message names the version, the fault and the remedy.

@@ -20,7 +20,7 @@ def at_a_time() -> int:
     On a CPU, one per core, and at least two. On an accelerator, two: one computes while the inputs
     of the other are sent.
     """
-    return max(2, _num_cores()) if jax.default_backend() == "cpu" else 2
+    return max(2, num_cores()) if jax.default_backend() == "cpu" else 2
 
 
 def drawing_threads() -> int:
@@ -29,7 +29,7 @@ def drawing_threads() -> int:
     One on a CPU, where a step takes longer than a draw and uses the same cores. An accelerator
     would have to wait for a single thread.
     """
-    return 1 if jax.default_backend() == "cpu" else min(4, _num_cores())
+    return 1 if jax.default_backend() == "cpu" else min(4, num_cores())
 
 
 def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: int) -> Generator[B]:
@@ -64,7 +64,7 @@ def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: i
                 waiting.cancel()
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -350,6 +350,21 @@ def test_labels_other_than_0_and_1_are_refused(wrong, at):
     assert message.endswith(f"label {float(wrong)}, expected 1 for a seed or 0 for a non-seed")
 
 
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        ({"batch_size": 0}, {}),
+        ({"campaigns_at_once": 0}, {}),
+        ({}, {"epochs": -1}),
+        ({}, {"patience": 0}),
+    ],
+)
+def test_counts_out_of_range_are_refused(options, call):
+    [name] = options | call
+    with pytest.raises(InputError, match=rf"{name}: expected a whole number of \d or more, got"):
+        Customiser(NETWORK, LAYOUT, **options)(None, [], **call)
+
+
 def test_labels_that_are_text_are_refused():
     assert "label ?, expected 1" in refusal(campaign(0, 20)._replace(label=np.full(20, "?")))
 

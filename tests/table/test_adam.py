@@ -121,6 +121,18 @@ def test_decays_without_finite_sums_are_refused(b1, b2):
         table_adam(0.1, b1=b1, b2=b2)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
+def test_tables_whose_numbers_are_too_coarse_for_adam_are_refused(dtype):
+    """In 16 bits .999 is 1, and Adam would divide by 0 or never move."""
+    with pytest.raises(ValueError, match=f"table: expected float32 or float64, got {dtype.dtype}"):
+        table_adam(0.1).init(jnp.ones((3, 2), dtype))
+
+
+def test_a_schedule_as_rate_is_refused():
+    with pytest.raises(ValueError, match="learning_rate: expected a number or a scalar array"):
+        table_adam(optax.constant_schedule(0.1))
+
+
 def test_equals_dense_adam_in_float32():
     state, (dense, _), _ = both(1000, dtype=jnp.float32)
     np.testing.assert_allclose(flushed(state), dense, rtol=0, atol=2e-5)

@@ -35,6 +35,13 @@ def test_renumbered_ids_point_at_the_same_rows(ids):
         np.testing.assert_array_equal(local == 25, ids == 20)
 
 
+def test_an_id_outside_the_table_leaves_no_trace():
+    index = RowIndex(10)
+    with pytest.raises(IndexError):
+        index.distinct([7, 8], [11])
+    np.testing.assert_array_equal(index.distinct([1]), [1])
+
+
 def test_a_tree_of_ids_is_renumbered_leaf_by_leaf():
     index, ids = RowIndex(20), {"a": np.array([[3, 20]]), "b": (np.array([9, 3]), None)}
     rows, local = index.renumber(index.distinct(ids), 4, ids)

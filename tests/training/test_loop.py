@@ -352,6 +352,19 @@ def test_a_start_that_nothing_improves_on_is_kept():
     np.testing.assert_allclose(judged[:, 0], [0, 3, 6, 9])
 
 
+@pytest.mark.parametrize(
+    ("aucs", "best"), [([0.6, np.nan, 0.7], 9), ([np.nan, 0.6, 0.5], 6), ([np.nan] * 3, 3)]
+)
+def test_an_auc_that_is_no_number_is_never_better(aucs, best):
+    step, _ = counting()
+    left = iter([*aucs, 0.4, 0.4, 0.4])
+    early_stop = EarlyStop(judge=lambda _: Quality(next(left), 0.0), every=3, patience=2)
+    options = {"num_steps": 3 * len(aucs), "early_stop": early_stop}
+    state, judged = train(step, jnp.zeros(()), lambda number: (number,), **options)
+    assert int(state) == best
+    assert len(judged) == len(aucs)
+
+
 def test_the_last_state_is_judged_too_and_judgements_have_room(monkeypatch):
     state, judged = count_to(None, 9, num_steps=17)
     assert (int(state), judged[-1, 0]) == (17, 17)

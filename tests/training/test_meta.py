@@ -165,6 +165,11 @@ def test_a_part_and_a_select_come_together():
         select(w, support, query)
 
 
+def test_a_meta_step_has_no_parts_to_select():
+    with pytest.raises(ValueError, match="select: a meta-step has no parts to select"):
+        build_meta_step(quadratic, optax.sgd(0.1), inner_learning_rate=ALPHA, select=lambda w, _: w)
+
+
 def test_one_rate_a_leaf_and_learned_rates(x64):
     """Meta-SGD: with the rates among the parameters, their gradient is -grad L_a . grad L_b."""
     w, support, query = quadratic_campaigns(1)

@@ -214,10 +214,18 @@ def test_what_is_not_adapted_stays_as_it_is(x64):
         adapted["body"]["bias"], params["body"]["bias"] - ALPHA * gradient, rtol=1e-12
     )
     by_name = update(adapt=lambda params: {name: name == "head" for name in params})[0]
-    by_prefix = update(adapt={"body": False, "head": True}).params
+    by_prefix = update(adapt={"body": np.False_, "head": np.True_}).params
     jax.tree.map(np.testing.assert_array_equal, by_name, by_prefix)
     with pytest.raises(ValueError, match="adapt must consist of True and False"):
         update(adapt={"body": 0.0, "head": 1.0})
+
+
+def test_a_rate_that_does_not_broadcast_to_its_leaf_is_refused():
+    params, support, query = world()
+    rates = {"body": ALPHA, "head": jnp.full((5, 1), ALPHA)}
+    gradient = build_meta_gradient(loss, inner_learning_rate=rates)
+    with pytest.raises(ValueError, match=r"inner_learning_rate: a rate with shape \(5, 1\) for a"):
+        gradient(params, support, query)
 
 
 @jax.tree_util.register_dataclass

@@ -151,6 +151,14 @@ def test_a_process_takes_the_campaigns_of_its_devices():
     assert Placement(device_mesh(), 5, DATA.num_rows).own_campaigns() == range(5)
 
 
+@pytest.mark.parametrize("count", [4, 6])
+def test_a_batch_of_another_number_of_campaigns_is_refused(count):
+    """The step would leave some out of the mean, or divide by too many."""
+    batch = CampaignBatch(np.arange(3), None, None, np.zeros((count, 2), np.int32))
+    with pytest.raises(ValueError, match=f"a batch of {count} campaigns, where this process takes"):
+        Placement(device_mesh(), 5, DATA.num_rows).place_batch(batch)
+
+
 def test_campaigns_of_devices_that_do_not_follow_each_other_are_refused(monkeypatch):
     """A process would take campaigns of others' devices too."""
 

@@ -28,6 +28,7 @@ from metaheac_jax.customise.online_stage import (
     run_epochs,
 )
 from metaheac_jax.data.batches import Batch, generator
+from metaheac_jax.errors import check_whole
 from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress
@@ -64,7 +65,10 @@ class Customiser(OnlineStage):
         mesh: mesh of one axis, whose devices divide the campaigns; each adapts G together.
         """
         super().__init__(layout, batch_size)
-        self._group_size = campaigns_at_once or fastest_group(_MAX_TOGETHER)
+        if campaigns_at_once is None:
+            campaigns_at_once = fastest_group(_MAX_TOGETHER)
+        check_whole("campaigns_at_once", campaigns_at_once, 1)
+        self._group_size = campaigns_at_once
         self._everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         self._group_size *= 1 if mesh is None else mesh.size
         self._steps = build_group_steps(

@@ -98,7 +98,7 @@ def _score_group(scorers: Sequence[Scorer]) -> BlockScorer:
     return score
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # a bound, so that networks do not live for ever
 def _compiled(network: SplitNetwork, layout: Layout) -> Callable[..., Array]:
     """Weights, stacked later layers, (C, N) campaigns and (P, S) users -> (P, C) log-odds."""
     together = campaigns_at_once(_MAX_TOGETHER)

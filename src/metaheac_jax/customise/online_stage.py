@@ -18,7 +18,7 @@ import numpy as np
 from metaheac_jax.customise.early_stopping import EarlyStopping, hold_out
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.data.batches import Batch, check_batch
-from metaheac_jax.errors import Diverged
+from metaheac_jax.errors import Diverged, check_whole
 from metaheac_jax.model import AdaptedWeights, Watch, Weights
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.table.layout import Layout
@@ -48,7 +48,11 @@ class OnlineStage(ABC):
         """Args:
         layout: layout of the ids in the examples.
         batch_size: B; examples are shuffled again in every epoch.
+
+        Raises:
+          InputError: the batch size is not a whole number of 1 or more.
         """
+        check_whole("batch_size", batch_size, 1)
         self._layout, self._batch_size = layout, batch_size
 
     def __call__(
@@ -91,15 +95,20 @@ class OnlineStage(ABC):
           The adapted weights of each campaign, in the order given.
 
         Raises:
-          InputError: a campaign has no examples, or invalid ones; see `batches.check_batch`.
+          InputError: a campaign has no examples, or invalid ones; see `batches.check_batch`. Or
+            ``epochs`` or ``patience`` is no count.
           Diverged: a campaign's weights are not finite and, with ``patience``, no earlier epoch was
             better than the general model.
         """
+        check_whole("epochs", epochs, 0)
+        if patience is not None:
+            check_whole("patience", patience, 1)
         num_rows = weights.table.shape[0]
-        names = names or [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
+        if names is None:
+            names = [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
         for name, batch in zip(names, campaigns, strict=True):
             check_batch(batch, self._layout, num_rows, name)
-        numbers = numbers or range(len(campaigns))
+        numbers = range(len(campaigns)) if numbers is None else numbers
         rate = float(learning_rate)
         options = OnlineOptions(rate, epochs, patience, watch, numbers, kept)
         return self._customise(weights, campaigns, names, seed, options, progress)

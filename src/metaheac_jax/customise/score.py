@@ -18,7 +18,7 @@ from metaheac_jax.customise.host_table import HostRows, on_host
 from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import AdaptedWeights, Weights, with_own_parameters
 from metaheac_jax.networks.base import Network
 from metaheac_jax.table.layout import Ids, Layout
@@ -35,7 +35,11 @@ class PoolScorer:
         network: network of the models.
         layout: layout of the users' ids.
         chunk: number of users scored at once. A thousand fit into the caches of a CPU.
+
+        Raises:
+          InputError: the chunk is not a whole number of 1 or more.
         """
+        check_whole("chunk", chunk, 1)
         self.network, self.layout, self._chunk = network, layout, chunk
 
         @jax.jit
@@ -66,7 +70,7 @@ class PoolScorer:
           users: (P, S) table rows of the users, read in chunks, so it may be a memory map.
 
         Returns:
-          (P,) float32.
+          (P,), with the dtype of the weights.
 
         Raises:
           InputError: an id is outside the table, or the number of slots of the users or of fields

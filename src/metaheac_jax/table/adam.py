@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ class TableOptimizer(NamedTuple):
 
 
 def table_adam(
-    learning_rate: Any, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: float | Array, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> TableOptimizer:
     """Dense Adam on a table, computed on the touched rows only; see the module.
 
@@ -87,13 +87,19 @@ def table_adam(
       b1, b2, eps: as in `optax.adam`, with b1 below b2, as the sums of the skipped steps need.
 
     Raises:
-      ValueError: b1 and b2 are not in that order between 0 and 1.
+      ValueError: b1 and b2 are not in that order between 0 and 1, the rate is a schedule, or the
+        table that ``init`` gets has fewer than 32 bits, which cannot hold the numbers near 1 that
+        Adam divides by.
     """
+    if callable(learning_rate):
+        raise ValueError("learning_rate: expected a number or a scalar array, got a function")
     if not 0 <= b1 < b2 < 1:
         raise ValueError(f"b1 {b1} and b2 {b2}: expected 0 <= b1 < b2 < 1")
     tails = _tails(b1, b2)
 
     def init(table: Array) -> TableState:
+        if table.dtype not in (jnp.float32, jnp.float64):
+            raise ValueError(f"table: expected float32 or float64, got {table.dtype}")
         return TableState(
             table=table,
             mu=jnp.zeros_like(table),

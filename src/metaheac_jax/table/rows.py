@@ -3,7 +3,7 @@
 A minibatch touches a few thousand of a few hundred thousand rows. `RowIndex` finds them and
 renumbers the ids, `adam.TableOptimizer.gather` brings these rows up to date, the step runs on that
 small table, and `adam.TableOptimizer.scatter` writes it back once. All other rows have zero
-gradient, so this *equals* a step on the whole table.
+gradient, so the gradient *equals* that of the whole table; `adam` says how exact its steps are.
 
 Axes: R rows of the table, U rows touched by a step and V by one of its campaigns (both padded),
 k embedding width.
@@ -60,10 +60,18 @@ class RowIndex:
         self._scratch = _Scratch(num_rows)
 
     def distinct(self, *ids: Any) -> np.ndarray:
-        """The rows that occur in the trees of ids, ascending, without the pad id R."""
+        """The rows that occur in the trees of ids, ascending, without the pad id R.
+
+        Raises:
+          IndexError: an id is above R.
+        """
         seen = self._scratch.seen
-        for leaf in jax.tree.leaves(ids):
-            seen[np.asarray(leaf, np.intp)] = True  # native indices are the fastest
+        try:
+            for leaf in jax.tree.leaves(ids):
+                seen[np.asarray(leaf, np.intp)] = True  # native indices are the fastest
+        except IndexError:
+            seen[:] = False
+            raise
         seen[: self._num_small_rows] = True
         seen[self.num_rows] = False
         touched = np.flatnonzero(seen)

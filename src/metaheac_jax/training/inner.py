@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.lax import stop_gradient
@@ -32,7 +33,8 @@ AnyLoss = (
     | Callable[[Any, Any, Any], tuple[Array, Any] | tuple[Array, Any, Any]]
 )
 #: A number, a pytree of numbers that is a prefix of the parameters, or a function of the parameters
-#: that returns either. Use a function to learn the rates as part of the parameters (Meta-SGD).
+#: that returns either. Use a function to learn the rates as part of the parameters (Meta-SGD). A
+#: schedule of rates over the steps goes to ``inner_optimizer``, as in ``optax.sgd(schedule)``.
 InnerLearningRate = Any
 #: Which leaves the inner steps adapt: a pytree of booleans that is a prefix of the parameters, or a
 #: function of the parameters that returns one.
@@ -270,7 +272,7 @@ class InnerLoop:
 
     def _flags(self, params: Any) -> Any:
         flags = _prefix(self.adapt, params)
-        if not all(isinstance(flag, bool) for flag in jax.tree.leaves(flags)):
+        if not all(isinstance(flag, bool | np.bool_) for flag in jax.tree.leaves(flags)):
             raise ValueError("adapt must consist of True and False")
         return flags
 
@@ -340,8 +342,14 @@ def _by_device(params: Any, inputs: Any) -> Any:
 
 
 def _moved(leaf: Array, rate: Any, gradient: Array) -> Array:
-    """A leaf after a step of gradient descent, with its dtype unchanged."""
-    return leaf - jnp.asarray(rate, leaf.dtype) * gradient
+    """A leaf after a step of gradient descent, with its shape and dtype unchanged."""
+    step = jnp.asarray(rate, leaf.dtype) * gradient
+    if step.shape != leaf.shape:
+        raise ValueError(
+            f"inner_learning_rate: a rate with shape {jnp.shape(rate)} for a leaf with shape "
+            f"{leaf.shape}; expected one rate, or one that broadcasts to the leaf"
+        )
+    return leaf - step
 
 
 def _pull(strength: float, gradient: Array, theta: Array, start: Array) -> Array:

@@ -85,14 +85,16 @@ class Progressed(NamedTuple):
         """Returns the progress with one more judgement, that of the state."""
         before = self.judgements()
         judged = self.judged.at[len(before)].set(jnp.array([step, *quality]))
-        better = not len(before) or quality.auc > before[:, 1].max()
+        # An AUC that is not a number is never better; the first state counts in any case.
+        better = not len(before) or quality.auc > np.nanmax(before[:, 1], initial=-np.inf)
         best = jax.tree.map(jnp.copy, self.state) if better else self.best
         return Progressed(self.state, best, judged)
 
     def without_gain(self) -> int:
         """Number of judgements since the best one."""
         judged = self.judgements()
-        return len(judged) - 1 - int(np.argmax(judged[:, 1])) if len(judged) else 0
+        aucs = np.nan_to_num(judged[:, 1], nan=-np.inf)
+        return len(aucs) - 1 - int(np.argmax(aucs)) if len(aucs) else 0
 
 
 def train(

@@ -139,7 +139,8 @@ def build_meta_gradient(
         run in sequence, so memory grows with the chunk only. "auto" chooses a number that suits
         networks of the usual size on this backend (see `backend.campaigns_at_once`). "all" is
         faster for tiny networks, and required if an explicit mesh axis divides the campaigns.
-      reduction: over the campaigns, "mean" as in the authors' program or "sum" as in the paper.
+      reduction: over the campaigns, "mean" as in the authors' program or "sum" as in the paper. A
+        campaign whose examples all have weight 0 counts in the mean.
       select: ``select(params, part)`` returns the part of the parameters that a campaign uses;
         ``gradient(params, support, query, part)`` then takes a fourth argument, leading axis C.
       **inner: see `InnerOptions`. Without inner steps, this is plain training on the query batches.
@@ -352,6 +353,8 @@ def build_meta_step(
     >>> state = init(params)
     >>> state, info = step(state, support, query)  # leaves (C, ...); consumes `state`
     """
+    if options.get("select") is not None:
+        raise ValueError("select: a meta-step has no parts to select; use build_meta_gradient")
     gradient = build_meta_gradient(loss, **options)
 
     def init(params: Any, model_state: Any = None) -> MetaState:

@@ -168,7 +168,16 @@ class Placement:
         A device that no campaign is left for gets a campaign of padding only. With several
         processes, each passes its `own_campaigns`, and the processes exchange which rows these
         touch.
+
+        Raises:
+          ValueError: the batch has another number of campaigns.
         """
+        own = self.own_campaigns()
+        if len(batch.own) != len(own):
+            raise ValueError(
+                f"a batch of {len(batch.own)} campaigns, where this process takes {len(own)} of "
+                f"the placement's {self.num_campaigns}"
+            )
         if jax.process_count() > 1:
             batch = as_part(batch, from_each((batch.rows, batch.own.shape[1])), self.num_rows)
         put = jax.make_array_from_process_local_data

@@ -52,7 +52,7 @@ class Step(Protocol):
 
         Args:
           state: consumed; its memory is reused.
-          rows: (U,) table rows that the step touches; R for padding.
+          rows: (U,) distinct table rows that the step touches; R for padding.
           *batches: as the gradient takes them.
         """
 
