@@ -1,6 +1,7 @@
 """Runs commands in this process, since starting jax takes longer than a tiny command."""
 
 import dataclasses
+import errno
 import json
 import re
 import sys
@@ -63,6 +64,11 @@ def refuses(capsys, start, *arguments, words):
     assert error.count("\n") == 1
     for word in words:
         assert str(word) in error
+
+
+def full_disk(*_, **__):
+    """In place of a function that writes."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def contents(directory: Path) -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import contents
+from commands import contents, full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from writers import release, wait_for_end
@@ -123,15 +123,11 @@ def test_a_new_array_has_its_place_on_the_disk(tmp_path):
     assert (np.load(tmp_path / "a.npy") == 7).all()
 
 
-def full(_):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             write_text(path, "new")
     assert path.read_text() == "old"
@@ -203,7 +199,7 @@ def test_a_directory_is_on_disk_before_it_replaces_the_older_one(tmp_path, monke
 def test_a_full_disk_leaves_the_older_directory(tmp_path, monkeypatch):
     make(tmp_path / "out", old="1")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             make(tmp_path / "out", new="2")
     assert contents(tmp_path) == {"out"}

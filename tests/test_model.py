@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import contents
+from commands import contents, full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
@@ -243,12 +243,8 @@ def test_a_model_replaces_an_older_one_whole(tmp_path):
 
 def test_a_save_that_fails_leaves_the_older_model(tmp_path, monkeypatch):
     save(small(), tmp_path / "model")
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, "seal", full)
+        patch.setattr(module, "seal", full_disk)
         with pytest.raises(OSError, match="No space left"):
             save(general_of({}, seed=1), tmp_path / "model")
     same_model(load(tmp_path / "model"), small())

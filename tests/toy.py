@@ -1,4 +1,4 @@
-"""A tiny data set whose campaigns convert different users, and AUCs and parameters for tests."""
+"""A tiny data set whose campaigns convert different users, and what tests make of it."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.ranking import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
@@ -95,6 +96,18 @@ def aucs(data, campaigns, models):
     """The AUC of each campaign's model on its pool."""
     pools = [pool(data, c) for c in campaigns]
     return np.array([auc(m(users), label) for m, (users, label) in zip(models, pools, strict=True)])
+
+
+def distinct_users(data, count):
+    """Examples of campaign 0 whose users all differ, as ids tell."""
+    examples = campaign_examples(data, data.campaign(0))
+    _, first = np.unique(examples.ids.user, axis=0, return_index=True)
+    return examples.pick(np.sort(first)[:count])
+
+
+def by_user(feedback):
+    """Whether each user of feedback converted, by id."""
+    return dict(zip(feedback.user_ids.tolist(), feedback.converted.tolist(), strict=True))
 
 
 def drawn(network, *inputs, seed=1):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
-from commands import contents
+from commands import contents, full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
@@ -504,11 +504,7 @@ def test_what_fails_leaves_the_campaign_as_it_was(campaign, monkeypatch):
     folder, general = campaign
     add_feedback(folder, feedback(1))
     before = bytes_of(folder)
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full_disk)
     for write in (lambda: add_feedback(folder, feedback(2)), lambda: update(folder, general, DATA)):
         with pytest.raises(OSError, match="No space left"):
             write()

@@ -1,14 +1,13 @@
 """What `metaheac expand` says of seeds, attributes and sizes that it cannot work with."""
 
 import csv
-import errno
 import json
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import contents, exit_code, refuses, succeeds
+from commands import contents, exit_code, full_disk, refuses, succeeds
 from toy import dataset
 
 from metaheac_jax.audience.retrieve import expand
@@ -116,14 +115,11 @@ def test_a_file_of_somebody_else_beside_an_audience_is_not_replaced(options, tmp
 
 
 def test_a_full_disk_leaves_the_older_audience_with_its_manifest(options, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     succeeds(main, "expand", *words_of(options))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for place in ("audience.audience.Audience.write_part", "cli.expand.fsync"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"metaheac_jax.{place}", full)
+            patch.setattr(f"metaheac_jax.{place}", full_disk)
             assert exit_code(main, "expand", *words_of({**options, "--size": 7})) == 2
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -167,13 +163,9 @@ def test_an_audience_is_locked_from_the_beginning(options, tmp_path, monkeypatch
 
 def test_an_audience_never_lies_beside_the_manifest_of_another(options, tmp_path, monkeypatch):
     """As after a kill between the two, or on a disk that is full: status reports no damage."""
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     succeeds(main, "expand", *words_of(options))
     with monkeypatch.context() as patch:
-        patch.setattr("metaheac_jax.cli.expand.seal", full)
+        patch.setattr("metaheac_jax.cli.expand.seal", full_disk)
         assert exit_code(main, "expand", *words_of({**options, "--size": 7})) == 2
     [audience] = [item for item in find_items(tmp_path) if item.kind == "audience"]
     assert (audience.about, audience.trouble) == ("7 users", "")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import by_user
 
 from metaheac_jax.data.campaign_record import CampaignRecord, Feedback
 from metaheac_jax.errors import InputError
@@ -22,10 +23,6 @@ def feedback(records, text=False):
     return Feedback.of(users, np.array([converted for _, converted in records], bool))
 
 
-def plain(found):
-    return dict(zip(found.user_ids.tolist(), found.converted.tolist(), strict=True))
-
-
 def same(one, other):
     np.testing.assert_array_equal(one.user_ids, other.user_ids)
     np.testing.assert_array_equal(one.converted, other.converted)
@@ -37,7 +34,7 @@ def test_a_user_has_converted_if_any_record_says_so(records):
     for user, converted in records:
         expected[user] = expected.get(user, False) or converted
     found = feedback(records)
-    assert plain(found) == expected
+    assert by_user(found) == expected
     assert found.user_ids.tolist() == sorted(expected)
     assert len(found) == len(expected)
 

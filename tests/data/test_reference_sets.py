@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import dataset
+from toy import dataset, distinct_users
 
 from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
@@ -12,13 +12,6 @@ from metaheac_jax.table.layout import Ids
 
 DATA = dataset()
 PAD = DATA.num_rows
-
-
-def distinct_users(count):
-    """Examples of campaign 0 whose users all differ, as ids tell."""
-    examples = campaign_examples(DATA, DATA.campaign(0))
-    _, first = np.unique(examples.ids.user, axis=0, return_index=True)
-    return examples.pick(np.sort(first)[:count])
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 8), st.integers(0, 99))
@@ -41,7 +34,7 @@ def test_a_reference_set_is_half_of_each_side_and_never_an_example(seeds, others
 
 
 def test_a_lone_seed_is_an_example_and_nobody_is_compared_with_it():
-    examples = distinct_users(60)._replace(label=np.eye(60)[3].astype(np.float32))
+    examples = distinct_users(DATA, 60)._replace(label=np.eye(60)[3].astype(np.float32))
     alone = with_reference(examples, 50, PAD)
     assert alone.weight[3] == 1
     assert (alone.ids.reference[0] == PAD).all()
@@ -53,7 +46,7 @@ def test_a_lone_seed_is_an_example_and_nobody_is_compared_with_it():
 
 
 def test_padding_is_no_user():
-    examples = distinct_users(20)
+    examples = distinct_users(DATA, 20)
     weightless = examples._replace(weight=(np.arange(20) < 15).astype(np.float32))
     cut = examples.pick(slice(15))
     wide, tight = (with_reference(e, 9, PAD).ids.reference for e in (weightless, cut))

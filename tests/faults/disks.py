@@ -15,7 +15,6 @@ from damages import largest_file
 from faults.scene import Tally, fingerprint, refusal
 
 PROMISE = "a disk that is full, read-only or gone: one line, exit 2; completed once there is room"
-_LARGE = 1 << 28
 
 
 def can_mount(folder):

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import dataset
+from toy import dataset, distinct_users
 
-from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.model import initialise
@@ -50,13 +49,6 @@ def features_of(ids):
     return seed_features(user, direction(reference))
 
 
-def distinct_users(count):
-    """Examples of campaign 0 whose users all differ, as ids tell."""
-    examples = campaign_examples(DATA, DATA.campaign(0))
-    _, first = np.unique(examples.ids.user, axis=0, return_index=True)
-    return examples.pick(np.sort(first)[:count])
-
-
 apply = jax.jit(NETWORK.apply)
 apply_inside = jax.jit(NETWORK.inside.apply)
 
@@ -66,7 +58,7 @@ def compared(examples, reference):
 
 
 def test_features_equal_a_loop():
-    examples = distinct_users(60)
+    examples = distinct_users(DATA, 60)
     split = with_reference(examples, 50, PAD)
     taken, users = split.weight == 0, examples.ids.user
     assert 2 < examples.label[taken].sum() < taken.sum() < 40
@@ -75,7 +67,7 @@ def test_features_equal_a_loop():
 
 
 def test_the_experts_take_the_features_beside_the_user():
-    split = with_reference(distinct_users(60), 50, PAD)
+    split = with_reference(distinct_users(DATA, 60), 50, PAD)
     inputs = LAYOUT.inputs(WEIGHTS.table, split.ids)
     output = apply(WEIGHTS.network, *inputs)
     inside, features = WEIGHTS.network["inside"], features_of(split.ids)
@@ -87,7 +79,7 @@ def test_the_experts_take_the_features_beside_the_user():
 
 def test_without_a_reference_set_the_direction_of_the_parameters_counts():
     """The direction of a general model is zero: it belongs to no campaign."""
-    split = with_reference(distinct_users(60), 50, PAD)
+    split = with_reference(distinct_users(DATA, 60), 50, PAD)
     *inputs, reference = LAYOUT.inputs(WEIGHTS.table, split.ids)
     assert not WEIGHTS.network["direction"].any()
     directed = WEIGHTS.network | {"direction": direction(reference)}
@@ -105,7 +97,7 @@ def test_without_a_reference_set_the_direction_of_the_parameters_counts():
 def test_nothing_to_compare_with_is_zero(kind):
     """A lone seed, or non-seed, is an example, so only a pool is compared with it."""
     label = np.where(np.arange(60) == 3, kind, 1 - kind).astype(np.float32)
-    examples = distinct_users(60)._replace(label=label)
+    examples = distinct_users(DATA, 60)._replace(label=label)
     alone = with_reference(examples, 50, PAD)
     assert alone.weight[3] == 1
     np.testing.assert_array_equal(features_of(alone.ids), 0)

@@ -4,6 +4,7 @@ import datetime
 
 import polars as pl
 import pytest
+from toy import by_user
 
 from metaheac_jax.data.sources.feedback import read_feedback
 from metaheac_jax.errors import InputError
@@ -21,24 +22,20 @@ def written(folder, name="f.csv", **columns):
     return path
 
 
-def plain(found):
-    return dict(zip(found.user_ids.tolist(), found.converted.tolist(), strict=True))
-
-
 @pytest.mark.parametrize("name", WRITE)
 def test_columns_that_are_not_used_may_be_there(tmp_path, name):
     when = [datetime.date(2026, 6, day) for day in (1, 2, 3)]
     path = written(
         tmp_path, name, time=when, converted=[0, 1, 0], event=["a", "b", "c"], user_id=[7, 3, 7]
     )
-    assert plain(read_feedback(path, text=False)) == {3: True, 7: False}
+    assert by_user(read_feedback(path, text=False)) == {3: True, 7: False}
 
 
 @pytest.mark.parametrize("name", WRITE)
 def test_text_ids(tmp_path, name):
     path = written(tmp_path, name, user_id=["ann", "näher", "bob"], converted=[1, 0, 0])
     users = {"ann": True, "bob": False, "näher": False}
-    assert plain(read_feedback(path, text=True)) == {k.encode(): v for k, v in users.items()}
+    assert by_user(read_feedback(path, text=True)) == {k.encode(): v for k, v in users.items()}
 
 
 @pytest.mark.parametrize("name", WRITE)
@@ -50,7 +47,7 @@ def test_a_file_may_have_only_a_header(tmp_path, name, text, kind):
 
 def test_numbers_will_do_where_ids_are_text(tmp_path):
     path = written(tmp_path, "f.parquet", user_id=[12, 5], converted=[True, False])
-    assert plain(read_feedback(path, text=True)) == {b"12": True, b"5": False}
+    assert by_user(read_feedback(path, text=True)) == {b"12": True, b"5": False}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +71,7 @@ def test_a_type_that_no_text_id_has_is_named(tmp_path, ids, kind):
 def test_text_ids_of_other_types(tmp_path, kind):
     ids = pl.Series(["12", "5"]).cast(kind)
     path = written(tmp_path, "f.parquet", user_id=ids, converted=[1, 0])
-    assert plain(read_feedback(path, text=True)) == {b"12": True, b"5": False}
+    assert by_user(read_feedback(path, text=True)) == {b"12": True, b"5": False}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +119,7 @@ def test_an_id_that_is_no_whole_number_as_written_is_nobodys(tmp_path, ids, show
 def test_whole_numbers_of_any_kind_are_ids(tmp_path, kind):
     ids = pl.Series([31, 8]).cast(pl.String).cast(kind)
     path = written(tmp_path, "f.parquet", user_id=ids, converted=[1, 0])
-    assert plain(read_feedback(path, text=False)) == {31: True, 8: False}
+    assert by_user(read_feedback(path, text=False)) == {31: True, 8: False}
 
 
 def test_a_row_of_a_parquet_file_is_named(tmp_path):
