@@ -121,6 +121,15 @@ def test_each_campaign_has_a_calibration_of_its_own():
     assert both[0] != both[1]
 
 
+def test_who_is_held_out_depends_on_the_seed():
+    seen = []
+    fixed = fixed_method(lambda users: np.zeros(len(users)), seen)
+    for seed in (0, 0, 1):
+        calibrate(fixed, fixed.fit(DATA), DATA, [DATA.campaign(1)], seed=seed)
+    first, again, other = (set(kept.users) for kept in seen)
+    assert first == again != other
+
+
 def test_a_campaign_of_seeds_alone_has_nothing_to_calibrate_on():
     fixed = fixed_method(lambda users: np.zeros(len(users)))
     campaign = DATA.new_campaign(DATA.user_ids[:60], {"advertiser": 1, "category": 0})

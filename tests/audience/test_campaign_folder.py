@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
 
+from metaheac_jax.audience import campaign_folder
 from metaheac_jax.audience.campaign_folder import (
     MANIFEST,
     add_feedback,
@@ -22,6 +23,7 @@ from metaheac_jax.audience.campaign_folder import (
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.errors import InputError
+from metaheac_jax.files import writer_of
 from metaheac_jax.methods import METHODS, method_named, method_of
 from metaheac_jax.model import AdaptedWeights, load, save
 from metaheac_jax.settings import PAPER
@@ -510,6 +512,24 @@ def test_what_fails_leaves_the_campaign_as_it_was(campaign, monkeypatch):
             write()
     assert bytes_of(folder) == before
     assert contents(folder.parent) == {"tea"}
+
+
+@pytest.mark.parametrize("change", ["feedback", "update"])
+def test_a_change_locks_the_campaign_before_it_reads_it(campaign, monkeypatch, change):
+    """Else what another process writes meanwhile would be lost."""
+    (folder, general), writers = campaign, []
+
+    def noted(*args, **options):
+        writers.append(writer_of(folder))
+        return read_campaign(*args, **options)
+
+    monkeypatch.setattr(campaign_folder, "read_campaign", noted)
+    if change == "feedback":
+        add_feedback(folder, feedback(1))
+    else:
+        update(folder, general, DATA)
+    [writer] = writers
+    assert writer is not None
 
 
 def test_adapted_parameters_keep_their_structure(made):

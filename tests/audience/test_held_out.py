@@ -40,6 +40,17 @@ def test_users_with_feedback_are_not_held_out():
         hold_out_seeds(method, method.fit(DATA), DATA, replace(campaign, found=np.arange(10, 61)))
 
 
+def test_non_seeds_with_feedback_or_excluded_are_not_held_out():
+    seen = []
+    campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES, non_seeds_per_seed=1)
+    found, excluded, _ = np.split(campaign.users[campaign.labels == 0], [40, 60])
+    campaign, method = replace(campaign, found=found), fixed_method(tokens, seen)
+    hold_out_seeds(method, method.fit(DATA), DATA, campaign, exclude=DATA.user_ids[excluded])
+    [kept] = seen
+    assert {*found, *excluded} < set(kept.users)
+    assert (kept.labels == 0).sum() == 100 - 8
+
+
 def test_users_whom_the_campaign_or_a_call_excludes_are_not_in_the_pool():
     campaign = DATA.new_campaign(DATA.user_ids[:100], ATTRIBUTES, exclude=DATA.user_ids[[5, 300]])
     method = fixed_method(tokens)
