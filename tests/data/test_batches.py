@@ -264,6 +264,12 @@ def test_value_dropout_leaves_out_that_fraction_of_users_values_and_nothing_else
     assert abs(kept / present - 0.7) < 4 * np.sqrt(0.3 * 0.7 / present)
 
 
+def test_what_is_left_out_does_not_depend_on_what_is_drawn():
+    """In plain training, whose examples are drawn with the other generator of the step."""
+    drawn = generator(3, 7).random((200, 6), np.float32) < 0.5
+    assert (samplers.left_out((200, 6), 0.5, seed=3, step=7, number=0) != drawn).any()
+
+
 def test_plain_batches_leave_out_values_too():
     plain = [
         ExampleSampler(DATA, TRAIN, seed=0, batch_size=200, value_dropout=p)(3) for p in (0, 0.5)
@@ -288,8 +294,10 @@ def test_several_threads_draw_what_one_does(draw):
         jax.tree.map(np.testing.assert_array_equal, batch, draw(step))
 
 
-def test_steps_of_one_shape():
-    draw = sampler()
+def test_steps_of_one_shape(monkeypatch):
+    """Though they touch different numbers of rows, and no size is rounded up."""
+    monkeypatch.setattr(samplers, "_QUANTUM", 1)
+    draw = sampler(told_apart(dataset(users=2000)), value_dropout=0.5, seed=6)
     assert len({(draw(step).rows.shape, draw(step).own.shape) for step in range(50)}) == 1
 
 
@@ -412,5 +420,6 @@ def test_all_campaigns_that_nothing_can_be_trained_on_are_named_at_once(monkeypa
 
 
 def test_a_step_that_touches_more_than_was_probed_takes_a_larger_shape():
-    size = samplers._padded_size(600)  # a tenth to spare: 1024
-    assert [size(n) for n in (1, 1024, 1025, 2048, 2049)] == [1024, 1024, 2048, 2048, 4096]
+    size = samplers._padded_size(1000)  # a tenth to spare: 1536
+    assert [size(n) for n in (1, 1030, 1536)] == [1536] * 3
+    assert [size(n) for n in (1537, 2048, 2049)] == [2048, 2048, 4096]

@@ -66,6 +66,15 @@ def test_a_large_set_gives_evenly_spaced_users():
         np.testing.assert_array_equal(side, users[places])
 
 
+def test_the_members_of_a_small_reference_set_are_evenly_spaced_among_the_examples():
+    """Every second one of 40 seeds, and of these 20 the first, the last and two between them."""
+    users = 100 + np.arange(40)[:, None]
+    examples = Batch(Ids(users, np.array([7, 8])), np.ones(40), np.ones(40, np.float32))
+    split = with_reference(examples, 4, 999)
+    assert split.ids.reference[0, :, 0].tolist() == [101, 113, 125, 139]
+    assert np.flatnonzero(split.weight == 0).tolist() == [1, 13, 25, 39]
+
+
 def test_half_of_the_support_set_is_the_reference_of_the_rest_and_all_of_it_of_the_query_set():
     sampler = CampaignSampler(DATA, np.arange(8), seed=0, campaigns_per_step=3, batch_size=40)
     plain, batch = sampler(5), ReferenceSampler(sampler, size=24)(5)

@@ -110,6 +110,16 @@ def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path, monkeypatch)
     assert len({digest, *map(content_digest, others)}) == 1 + len(others)
 
 
+def test_the_digest_of_a_content_tells_names_and_shapes_apart():
+    """Of columns with the same bytes in the same order."""
+    sensitive = {"age": world().sensitive["sex"]}
+    others = [
+        dataclasses.replace(world(), user_rows=world().user_rows.reshape(4, 3)),
+        dataclasses.replace(world(), sensitive=sensitive),
+    ]
+    assert len({content_digest(data) for data in (world(), *others)}) == 3
+
+
 def test_parents_are_made_and_an_older_target_is_replaced(tmp_path):
     target = tmp_path / "a" / "b"
     write_dataset(dataclasses.replace(world(), name="old"), target)
@@ -155,6 +165,14 @@ def test_column_streamed_to_its_place_is_left_there(tmp_path, monkeypatch, relat
 def test_column_mapped_from_elsewhere_is_copied(tmp_path):
     write_dataset(world(), tmp_path / "one")
     write_dataset(open_dataset(tmp_path / "one"), tmp_path / "two")
+    same(world(), open_dataset(tmp_path / "two"))
+
+
+def test_column_mapped_from_elsewhere_replaces_what_is_in_its_place(tmp_path):
+    write_dataset(world(), tmp_path / "one")
+    with new_directory(tmp_path / "two", marker=MANIFEST) as directory:
+        np.save(directory / "user_rows.npy", np.zeros((3, 4), np.int32))
+        write_columns(open_dataset(tmp_path / "one"), directory)
     same(world(), open_dataset(tmp_path / "two"))
 
 

@@ -131,6 +131,29 @@ def test_rare_answers_draw_twenty_others_per_seed(tmp_path):
     assert user[yes].max() > 200  # drawn from all, and not the first
 
 
+def test_a_value_that_nearly_everybody_has_makes_no_campaign(tmp_path):
+    users = people()
+    users["vote"] = ["no"] * 3 + ["yes"] * 397
+    schema = TableSchema(user=(Column("city"),), campaigns_from=(VOTE, TOOLS), min_seeds=10)
+    file = TableFile(write(tmp_path, users), ["vote", "tools"])
+    ids = columns_to_campaigns(file, schema).ids.tolist()
+    assert ids == [f"tools={tool}".encode() for tool in "pqrs"]
+
+
+def test_each_campaign_draws_non_seeds_of_its_own(tmp_path):
+    """Also if another has the same seeds."""
+    users = people()
+    users["vote"] = users["again"] = ["yes"] * 5 + ["no"] * 395
+    columns = VOTE, Column("again")
+    schema = TableSchema(user=(Column("city"),), campaigns_from=columns, min_seeds=5)
+    file = TableFile(write(tmp_path, users), ["vote", "again"])
+    key, _, (campaign, user, label) = columns_to_campaigns(file, schema)
+    assert key.tolist() == [b"again=no", b"again=yes", b"vote=no", b"vote=yes"]
+    for value, same in ((1, True), (0, False)):
+        one, other = (user[(campaign == c) & (label == value)].tolist() for c in (1, 3))
+        assert (one == other) == same
+
+
 def test_users_keep_their_stage_when_the_file_changes(tmp_path):
     """Otherwise tomorrow's stage 2 would have users whom today's model was trained on."""
     users = pl.DataFrame(people())
