@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 
+import lightgbm
 import numpy as np
 import pytest
 from toy import aucs, dataset
@@ -73,6 +74,9 @@ def test_the_prior_grows_until_held_out_campaigns_improve_no_more(monkeypatch):
         seen.append((len(users), len(label), len(held_out[0]), len(held_out[1])))
         return fit(users, label, num_rows, settings, held_out)
 
+    patiences, stop = [], lightgbm.early_stopping
+    waiting = lambda patience, **options: patiences.append(patience) or stop(patience, **options)  # noqa: E731
+    monkeypatch.setattr(lightgbm, "early_stopping", waiting)
     monkeypatch.setattr(trees, "fit_trees", noted)
     monkeypatch.setattr(trees, "MAX_PRIOR_EXAMPLES", 1500)
     general = user_prior().fit(DATA, campaigns=TRAIN)
@@ -81,6 +85,7 @@ def test_the_prior_grows_until_held_out_campaigns_improve_no_more(monkeypatch):
     # Three of the eight campaigns, with 400 examples each, are held out.
     assert seen == [(1500, 1500, 1200, 1200)]
     assert len(general.held_out) == 3
+    assert patiences == [trees.PRIOR_PATIENCE]
     known = DATA.campaign_ids[TRAIN].tolist()
     assert sorted([*general.campaigns, *general.held_out]) == known
 

@@ -110,6 +110,17 @@ def test_every_bit_of_the_arrays_counts(copied, at):
     assert restored(copied) == (7, [])
 
 
+def test_a_checkpoint_that_is_damaged_again_is_set_aside_again(copied):
+    for _ in range(2):
+        inflict(copied / "7" / checkpoint.MANIFEST, "all", np.random.default_rng(0))
+        found, [line] = restored(copied)
+        assert (found, "it was set aside as damaged-7" in line) == (3, True)
+        with Checkpoints(copied) as checkpoints:
+            checkpoints.save(7, state_of(7))
+    assert restored(copied) == (7, [])
+    assert contents(copied) == {"3", "7", "damaged-7"}
+
+
 def test_a_checkpoint_under_another_step_is_damaged(copied):
     shutil.copytree(copied / "7", copied / "9")
     found, [line] = restored(copied)

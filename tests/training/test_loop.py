@@ -76,6 +76,23 @@ def test_a_log_line_has_the_mean_loss_and_the_speed_since_the_last_one(tmp_path,
     assert [line["seconds"] for line in lines] == [10, 30, 40]
 
 
+def test_a_speed_leaves_out_the_time_of_judgements(tmp_path, monkeypatch):
+    """A step takes a second, a judgement a hundred."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def wait(seconds, result):
+        now[0] += seconds
+        return result
+
+    step = RowStep(lambda *a: a, lambda state, _: wait(1, (state, PlainInfo(jnp.float32(0)))))
+    early_stop = EarlyStop(lambda state: wait(100, Quality(0.5, 0.0)), every=20, patience=9)
+    options = {"num_steps": 60, "log": tmp_path / "log", "early_stop": early_stop}
+    train(step, jnp.zeros(()), lambda number: (number,), **options)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["steps_per_second"] for line in lines if "loss" in line] == [1, 1, 1]
+
+
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_resumes_to_the_same_bits(tmp_path):
     class CutOff(Exception):
@@ -109,10 +126,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
         assert checkpoints.latest == 30
 
 
-def test_time_between_checkpoints_is_bounded(tmp_path, monkeypatch):
-    """And no step is saved before that time has passed, except the last one."""
-    now = iter(range(0, 10**6, 10))  # each look at the clock takes ten seconds
-    monkeypatch.setattr("metaheac_jax.training.loop.time.perf_counter", lambda: float(next(now)))
+def saved_steps(early_stop=None):
+    """The steps of which a training of 20 steps saves a checkpoint, if only time counts."""
     saved = []
     still = RowStep(lambda *a: a, lambda state, number: (state, PlainInfo(jnp.ones(()))))
 
@@ -123,10 +138,31 @@ def test_time_between_checkpoints_is_bounded(tmp_path, monkeypatch):
             saved.append(number)
 
     options = {"num_steps": 20, "save_every": 10**6, "log_every": 10**6, "save_seconds": 60}
-    train(still, jnp.zeros(3), lambda s: (s,), checkpoints=Notes(), **options)
+    options |= {"checkpoints": Notes(), "early_stop": early_stop}
+    train(still, jnp.zeros(3), lambda s: (s,), **options)
+    return saved
+
+
+def test_time_between_checkpoints_is_bounded(tmp_path, monkeypatch):
+    """And no step is saved before that time has passed, except the last one."""
+    now = iter(range(0, 10**6, 10))  # each look at the clock takes ten seconds
+    monkeypatch.setattr("metaheac_jax.training.loop.time.perf_counter", lambda: float(next(now)))
+    saved = saved_steps()
     assert saved[-1] == 20
     assert max(np.diff([0, *saved])) <= 6
     assert min(np.diff(saved[:-1])) > 1
+
+
+def test_a_judgement_that_takes_long_is_saved_at_once(monkeypatch):
+    now = [0.0]
+
+    def wait(seconds, result=None):
+        now[0] += seconds
+        return now[0] if result is None else result
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: wait(1))
+    early_stop = EarlyStop(lambda _: wait(100, Quality(0.5, 0.0)), every=5, patience=9)
+    assert saved_steps(early_stop) == [5, 10, 15, 20]
 
 
 @pytest.mark.parametrize("checkpointed", [True, False])
@@ -143,6 +179,22 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_returned(tmp_path, chec
         with pytest.raises(Diverged, match="toy: after step 20, w of the state is not finite"):
             train(step, state, lambda s: (s,), checkpoints=checkpoints, save_every=10, **options)
         assert checkpoints is None or checkpoints.latest == 10
+
+
+def test_a_state_that_is_not_finite_is_not_judged():
+    """It might become the best one. Nothing is saved, so no checkpoint is a reason to look."""
+    judged = []
+
+    def broken(state, number):
+        return state + jnp.where(number == 7, jnp.inf, 1.0), PlainInfo(jnp.ones(()))
+
+    early_stop = EarlyStop(
+        lambda s: judged.append(float(s)) or Quality(0.5, 0.0), every=5, patience=9
+    )
+    options = {"num_steps": 20, "name": "toy", "early_stop": early_stop}
+    with pytest.raises(Diverged, match="toy: after step 10, "):
+        train(RowStep(lambda *a: a, broken), jnp.zeros(()), lambda s: (s,), **options)
+    assert judged == [5]
 
 
 @cache

@@ -50,6 +50,30 @@ def test_no_step_leads_further_off_than_none(scale, shift, num_steps):
         assert loss(head, f, offset, label, weight) < 1.001 * none
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(100.0, 20.0), (30.0, 20.0), (3.0, 60.0)])
+def test_no_further_step_raises_the_loss(scale, shift):
+    """Beyond rounding; nor does the last step, to which all of these lead."""
+    solve = jax.jit(lambda steps, *given: solve_logistic(*given, num_steps=steps))
+    for seed in range(3):
+        f, offset, label, weight = examples(count=64, factors=11, scale=scale, seed=seed)
+        given = f, offset + shift * np.random.default_rng(seed).normal(size=64), label, weight
+        before = loss(np.zeros(11), *given)
+        with jax.enable_x64(True):
+            heads = [np.asarray(solve(steps, *given)) for steps in range(9)]
+        for head in heads:
+            after = loss(head, *given)
+            assert after <= 1.001 * before
+            before = after
+
+
+def test_a_step_whose_loss_is_no_number_is_not_taken():
+    """The Hessian is that of the penalty alone, and what the step adds to log-odds is infinite."""
+    f = np.array([[1e20, 1], [1e20, 1], [-1e20, 1]], np.float32)
+    offset, label = np.array([200.0, 200.0, -200.0], np.float32), np.array([0.0, 0.0, 1.0])
+    solve = jax.jit(solve_logistic, static_argnames="num_steps")
+    assert not solve(f, offset, label, np.ones(3), num_steps=1).any()
+
+
 def test_an_intercept_alone_gives_the_fraction_of_seeds():
     """Up to its penalty: the sum of p - y is -.01 w."""
     label = np.repeat([1.0, 0.0], [30, 170])
