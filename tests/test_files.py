@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import stat
 import threading
@@ -30,7 +31,7 @@ from metaheac_jax.files import (
     write_whole,
     writer_of,
 )
-from metaheac_jax.sealed import read_sealed, read_undisturbed, seal
+from metaheac_jax.sealed import Parent, read_sealed, read_undisturbed, seal
 
 # One file ---------------------------------------------------------------------------------------
 
@@ -114,6 +115,16 @@ def test_a_link_to_a_file_stays_a_link(tmp_path):
     assert contents(tmp_path / "deep") == {"a.csv"}
 
 
+def test_a_limit_of_memory_is_never_above_the_callers():
+    with files.memory_limit(1 << 40):
+        callers = resource.getrlimit(resource.RLIMIT_AS)
+        with files.memory_limit(1 << 41):
+            assert resource.getrlimit(resource.RLIMIT_AS) == callers
+        with files.memory_limit(1 << 39):
+            assert resource.getrlimit(resource.RLIMIT_AS)[0] < callers[0]
+        assert resource.getrlimit(resource.RLIMIT_AS) == callers
+
+
 def test_a_new_array_has_its_place_on_the_disk(tmp_path):
     """Or a full disk would kill the process that writes to its map."""
     array = new_array(tmp_path / "a.npy", np.int32, (1000, 3))
@@ -121,6 +132,18 @@ def test_a_new_array_has_its_place_on_the_disk(tmp_path):
     array[:] = 7
     array.flush()
     assert (np.load(tmp_path / "a.npy") == 7).all()
+
+
+def test_a_file_is_on_disk_before_it_replaces_the_older_one(tmp_path, monkeypatch):
+    """And its folder, which has its name, afterwards."""
+    path, flushed = tmp_path / "a.txt", []
+    write_text(path, "old")
+    monkeypatch.setattr(files, "fsync", lambda flush: flushed.append((flush, path.read_text())))
+    write_text(path, "new")
+    (temporary, before), after = flushed
+    assert files.LEFTOVER.fullmatch(temporary.name)["name"] == "a.txt"
+    assert (temporary.parent, before) == (tmp_path, "old")
+    assert after == (tmp_path, "new")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
@@ -548,8 +571,16 @@ def test_any_change_of_the_content_is_noticed(tmp_path):
         path.write_text(json.dumps({**body, **change}))
         with pytest.raises(InputError, match="altered since it was written"):
             read(directory)
-    path.write_text(json.dumps(body))  # in another layout it says the same
+    # In another layout and another order it says the same.
+    path.write_text(json.dumps(dict(reversed(body.items()))))
     read(directory)
+
+
+def test_a_parent_has_the_name_of_its_folder_however_it_is_given(tmp_path, monkeypatch):
+    (tmp_path / "june").mkdir()
+    monkeypatch.chdir(tmp_path / "june")
+    for folder in (Path(), Path("..") / "june", tmp_path / "june"):
+        assert Parent.of(folder, None) == ("june", "")
 
 
 def test_what_was_replaced_while_it_was_read_is_read_again(tmp_path):

@@ -69,6 +69,21 @@ def test_a_running_top_is_the_top_of_all(candidates, size, block, text):
         assert found.dtype == expected.dtype
 
 
+def held(running):
+    """Number of candidates in memory."""
+    return len(running._scores) + sum(len(scores) for scores, _ in running._new)
+
+
+def test_candidates_below_the_running_top_are_dropped_at_once():
+    running = RunningTop(40, np.dtype(int))
+    running.add(np.arange(60.0), np.arange(60))
+    assert held(running) == 40
+    running.add(np.arange(5.0), np.arange(60, 65))
+    assert held(running) == 40
+    running.add(np.array([20.0, 21.0]), np.array([80, 81]))  # as good as the last of the top
+    assert held(running) == 42
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_running_top_holds_no_more_than_a_quarter_above_its_size(tied):
     """Whatever the order of the scores: ascending ones all enter the top."""
@@ -76,7 +91,7 @@ def test_a_running_top_holds_no_more_than_a_quarter_above_its_size(tied):
     for start in range(0, 5000, 5):
         keys = np.arange(start, start + 5)
         running.add(np.zeros(5) if tied else keys.astype(float), -keys)
-        most = max(most, len(running._scores) + sum(len(scores) for scores, _ in running._new))
+        most = max(most, held(running))
     assert most <= 50
     assert running.best()[1].tolist() == [-key for key in range(4999, 4959, -1)]
 

@@ -54,6 +54,13 @@ def test_imports_run_one_way():
                 assert RANK[other] < RANK[part(path)], f"{path} imports {other}"
 
 
+def test_imports_are_absolute():
+    """So that `imported` sees them all."""
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            assert not getattr(node, "level", 0), f"{path} has a relative import"
+
+
 def test_the_library_does_not_import_experiments():
     for path in SOURCE.rglob("*.py"):
         assert "import experiments" not in path.read_text()

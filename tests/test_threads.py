@@ -1,11 +1,13 @@
 """Threads: results in order, as many at a time as are asked for, and an end when one fails."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from metaheac_jax import threads as module
 from metaheac_jax.threads import in_threads
 
 
@@ -40,6 +42,26 @@ def test_an_error_is_handed_on_and_keeps_others_from_beginning():
     with pytest.raises(ZeroDivisionError):
         list(in_threads(function, range(1000), num_threads=2))
     assert len(begun) <= 3 + 1 + 2 * 2
+
+
+def test_none_that_was_queued_begins_once_the_generator_is_closed(monkeypatch):
+    """The second item ends when the generator waits for its threads."""
+    begun, release = [], threading.Event()
+
+    class Threads(ThreadPoolExecutor):
+        def shutdown(self, *args, **options):
+            release.set()
+            super().shutdown(*args, **options)
+
+    def function(number):
+        begun.append(number)
+        assert number == 0 or release.wait(30)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Threads)
+    results = in_threads(function, range(1000), num_threads=1)
+    next(results)
+    results.close()
+    assert set(begun) <= {0, 1}
 
 
 def test_a_thread_computes_as_its_caller_has_set_it():
