@@ -14,3 +14,8 @@ def test_seeds_are_counted():
     assert check == SeedCheck(given=8, distinct=6, found=4, excluded=1)
     assert check.used == len(campaign.seeds) == 3
     assert check.match_rate == 4 / 6
+
+
+def test_no_unknown_seed_is_rounded_away():
+    assert SeedCheck(given=603, distinct=603, found=600, excluded=0).match_percent == "99%"
+    assert SeedCheck(given=603, distinct=603, found=603, excluded=0).match_percent == "100%"

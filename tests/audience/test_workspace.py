@@ -118,7 +118,7 @@ def test_a_parent_that_is_gone_is_said(workspace):
     digest = by_name(workspace)["models/june"].digest
     (workspace / "models" / "june" / "model.json").unlink()
     [row] = [r for r in items_table(find_items(workspace), workspace).rows if r[1] == "campaign"]
-    assert row[3] == f"gone ({digest[:8]})"
+    assert row[3] == f"not in this folder ({digest[:8]})"
 
 
 def test_feedback_that_is_not_learned_from_is_said(workspace):

@@ -68,6 +68,7 @@ def test_a_figure_by_suffix(words, tmp_path, capsys, suffix, start):
     [
         (("--exclude", "x.csv", "--out", "./x.csv"), "--out: x.csv would replace a file that is"),
         (("--out", "none/x.csv"), "--out: none is not a folder"),
+        (("--out", "x.parquet"), "--out: x.parquet: expected a name that ends with .csv"),
         (("--figure", "none/x.png"), "--figure: none is not a folder"),
         (("--figure", "x.jpg"), "--figure: expected a name with .png or .svg, got x.jpg"),
         (("--base-rate", 0), "--base-rate: expected more than 0 and at most 1, got 0"),

@@ -57,7 +57,8 @@ def test_what_is_wrong_is_named(folder, capsys):
         (("a.csv", "gap.csv"), "gap.csv: line 3: no user_id"),
         (("a.csv", "empty.csv"), "empty.csv: no users"),
         (("a.csv", "b.parquet", "--out", "a.csv"), "--out: a.csv would replace a file"),
-        (("a.csv", "b.parquet", "--out", "none/x"), "--out: none is not a folder"),
+        (("a.csv", "b.parquet", "--out", "none/x.csv"), "--out: none is not a folder"),
+        (("a.csv", "b.parquet", "--out", "x"), "--out: x: expected a name that ends with .csv"),
     ):
         before = contents(folder)
         refuses(capsys, main, "overlap", *words, words=(message,))

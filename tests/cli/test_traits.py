@@ -181,6 +181,7 @@ def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, caps
     for options, message in (
         (("--out", words[1]), f"--out: {words[1]} would replace a file that is read"),
         (("--out", "none/x.csv"), "--out: none is not a folder"),
+        (("--out", "x.html"), "--out: x.html: expected a name that ends with .csv"),
         (("--min-cell", 0), "--min-cell: expected 1 or more, got 0"),
         (("--seed", -1), "--seed: expected 0 or more, got -1"),
         (("--model", toy_campaign.model), "traits: give --model and --attributes together"),

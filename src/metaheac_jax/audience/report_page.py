@@ -72,7 +72,7 @@ def _seeds_section(seeds: SeedCheck) -> list[Html]:
         [
             "users of the data",
             f"{seeds.found:,}",
-            f"{seeds.match_rate:.1%}",
+            seeds.match_percent,
         ],
         ["left out, such as opt-outs", f"{seeds.excluded:,}", ""],
         ["learned from", f"{seeds.used:,}", ""],

@@ -42,7 +42,7 @@ class SeedCheck:
         excluded = f", {self.excluded:,} of these excluded" if self.excluded else ""
         return (
             f"seeds: {self.given:,} given, {self.distinct:,} distinct, {self.found:,} of them "
-            f"users of the data ({self.match_rate:.0%}){excluded}"
+            f"users of the data ({self.match_percent}){excluded}"
         )
 
     @property
@@ -54,3 +54,8 @@ class SeedCheck:
     def match_rate(self) -> float:
         """Fraction of the distinct ids that are users of the data."""
         return self.found / self.distinct
+
+    @property
+    def match_percent(self) -> str:
+        """The match rate in whole percent, rounded down: 100% says that no id is unknown."""
+        return f"{100 * self.found // self.distinct}%"

@@ -66,9 +66,8 @@ def main(options: Options) -> None:
             f"--base-rate: expected more than 0 and at most 1, got {options.base_rate:g}"
         )
     if options.out is not None:
-        terminal.check_output(
-            "--out", options.out, options.seeds, options.attributes, *options.exclude
-        )
+        inputs = (options.seeds, options.attributes, *options.exclude)
+        terminal.check_output("--out", options.out, *inputs, endings=(".csv",))
     if options.figure is not None:
         _check_figure(options.figure)
     screen = terminal.screen()

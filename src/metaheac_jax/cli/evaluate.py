@@ -55,9 +55,7 @@ def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
     if options.out is not None:
-        terminal.check_output("--out", options.out)
-        if options.out.suffix not in (".json", ".csv"):
-            raise InputError(f"--out: {options.out}: expected a name that ends with .json or .csv")
+        terminal.check_output("--out", options.out, endings=(".json", ".csv"))
     screen = terminal.screen()
     terminal.keep_compiled()
     with terminal.progress_display(screen) as progress:

@@ -116,7 +116,8 @@ class Options:
     probability: bool = False
     """Add a column with the calibrated probability of converting. Customises the model a second
     time, without a fifth of the seeds, to calibrate on these; seeds from feedback are not among
-    them."""
+    them. Non-seeds are drawn from all users and some of them would convert, so high probabilities
+    are too low."""
     base_rate: float | None = None
     """With --probability: the fraction of all users expected to convert, above 0 and below 1; in
     --report, the fraction of those who could be in the audience. By default, the fraction of all
@@ -574,7 +575,7 @@ def _overview(results: Sequence[_Result]) -> TextTable:
         check, audience, refresh = result.found.check, result.audience, result.refresh
         edge = f"{audience.scores[-1]:.3f}" if len(audience) else "-"
         changes = ["-"] * 3 if refresh is None else [f"{count:,}" for count in refresh]
-        counts = (f"{check.used:,}", f"{check.match_rate:.0%}", f"{len(audience):,}")
+        counts = (f"{check.used:,}", f"{check.match_percent}", f"{len(audience):,}")
         notes = "; ".join(result.notes)
         rows.append([result.found.request.name or "", notes, *counts, edge, *changes])
     numbers = ("seeds used", "match rate", "users", "edge", "kept", "new", "gone")

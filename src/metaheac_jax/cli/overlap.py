@@ -40,7 +40,7 @@ def main(options: Options) -> None:
     if len(options.audiences) < 2:
         raise InputError("overlap: give the files of two audiences or more")
     if options.out is not None:
-        terminal.check_output("--out", options.out, *options.audiences)
+        terminal.check_output("--out", options.out, *options.audiences, endings=(".csv",))
     names = [str(path) for path in options.audiences]
     overlap = audience_overlap(names, [read_audience(p, text=True) for p in options.audiences])
     if options.out is not None:

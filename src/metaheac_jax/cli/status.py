@@ -65,10 +65,12 @@ def items_table(items: Sequence[Item], folder: Path) -> TextTable:
 
 def _lineage(item: Item, names: Mapping[str, str]) -> str:
     """Names of the parents that are in the folder; for the others, what is known about them."""
-    return ", ".join(
-        names.get(digest, f"{name} (changed or gone)" if name else f"gone ({digest[:8]})")
-        for name, digest in item.parents
-    )
+
+    def unknown(name: str, digest: str) -> str:
+        return f"{name} (changed or gone)" if name else f"not in this folder ({digest[:8]})"
+
+    known = (names.get(digest) or unknown(name, digest) for name, digest in item.parents)
+    return ", ".join(known)
 
 
 def _state(item: Item) -> str:

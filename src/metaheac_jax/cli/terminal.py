@@ -347,22 +347,28 @@ def check_minimum(option: str, value: int, minimum: int) -> None:
         raise InputError(f"{option}: expected at most {MAX_WHOLE}, got {value:.4g}")
 
 
-def check_output(option: str, path: Path, *inputs: Path | None, lock: bool = True) -> None:
+def check_output(
+    option: str, path: Path, *inputs: Path | None, endings: Sequence[str] = (), lock: bool = True
+) -> None:
     """Refuses an output file that cannot be written or is an input, before any work.
 
     Args:
       option: name of the option.
       path: the file.
       *inputs: files that are read.
+      endings: of which the file's name must have one; any name will do if there are none.
       lock: whether to lock it for a moment. Only one of several processes may.
 
     Raises:
-      InputError: the file is one of ``inputs``, is no regular file, is in no folder or in one that
-        is replaced, or another process is writing it.
+      InputError: the file is one of ``inputs``, has another ending, is no regular file, is in no
+        folder or in one that is replaced, or another process is writing it.
       OSError: its file system is read-only or full, or may not be written by this user.
     """
     if os.path.realpath(path) in [os.path.realpath(known) for known in inputs if known is not None]:
         raise InputError(f"{option}: {path} would replace a file that is read; give another")
+    if endings and path.suffix not in endings:
+        expected = " or ".join(endings)
+        raise InputError(f"{option}: {path}: expected a name that ends with {expected}")
     if not path.parent.is_dir():
         raise InputError(f"{option}: {path.parent} is not a folder; make it first")
     if path.is_dir():

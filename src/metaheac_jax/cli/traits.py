@@ -86,7 +86,7 @@ def main(options: Options) -> None:
         raise InputError("traits: give --model and --attributes together, or neither")
     if options.out is not None:
         inputs = (options.audience, options.seeds, options.attributes, *options.exclude)
-        terminal.check_output("--out", options.out, *inputs)
+        terminal.check_output("--out", options.out, *inputs, endings=(".csv",))
     screen = terminal.screen()
     terminal.keep_compiled()
     if options.attributes is not None:

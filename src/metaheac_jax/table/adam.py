@@ -97,17 +97,6 @@ def table_adam(
         raise ValueError(f"b1 {b1} and b2 {b2}: expected 0 <= b1 < b2 < 1")
     tails = _tails(b1, b2)
 
-    def init(table: Array) -> TableState:
-        if table.dtype not in (jnp.float32, jnp.float64):
-            raise ValueError(f"table: expected float32 or float64, got {table.dtype}")
-        return TableState(
-            table=table,
-            mu=jnp.zeros_like(table),
-            nu=jnp.zeros_like(table),
-            last=jnp.zeros(len(table), jnp.int32),
-            count=jnp.zeros((), jnp.int32),
-        )
-
     def catch_up(local: LocalRows, count: Array) -> LocalRows:
         dtype = local.values.dtype
         missed = (count - local.last).astype(dtype)[:, None]
@@ -162,7 +151,19 @@ def table_adam(
         last = jnp.full_like(state.last, state.count)
         return TableState(local.values, local.mu, local.nu, last, state.count)
 
-    return TableOptimizer(init, gather, move, scatter, flush)
+    return TableOptimizer(_initial, gather, move, scatter, flush)
+
+
+def _initial(table: Array) -> TableState:
+    if table.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"table: expected float32 or float64, got {table.dtype}")
+    return TableState(
+        table=table,
+        mu=jnp.zeros_like(table),
+        nu=jnp.zeros_like(table),
+        last=jnp.zeros(len(table), jnp.int32),
+        count=jnp.zeros((), jnp.int32),
+    )
 
 
 @functools.cache  # a long loop in Python

@@ -138,9 +138,8 @@ def build_meta_gradient(
       campaigns_per_chunk: number of campaigns that are vmapped together; it must divide C. Chunks
         run in sequence, so memory grows with the chunk only. "auto" chooses a number that suits
         networks of the usual size on this backend (see `backend.campaigns_at_once`). "all" is
-        faster for tiny networks, and required if an explicit mesh axis divides the campaigns.
-      reduction: over the campaigns, "mean" as in the authors' program or "sum" as in the paper. A
-        campaign whose examples all have weight 0 counts in the mean.
+        faster for tiny networks, and required if an explicit mesh axis divides them.
+      reduction: over all campaigns, "mean" as in the authors' program or "sum" as in the paper.
       select: ``select(params, part)`` returns the part of the parameters that a campaign uses;
         ``gradient(params, support, query, part)`` then takes a fourth argument, leading axis C.
       **inner: see `InnerOptions`. Without inner steps, this is plain training on the query batches.
