@@ -13,7 +13,7 @@ def test_seeds_are_counted():
     check = SeedCheck.of(campaign, given)
     assert check == SeedCheck(given=8, distinct=6, found=4, excluded=1)
     assert check.used == len(campaign.seeds) == 3
-    assert check.match_rate == 4 / 6
+    assert check.match_percent == "66%"
 
 
 def test_no_unknown_seed_is_rounded_away():

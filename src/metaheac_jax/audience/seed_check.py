@@ -51,11 +51,9 @@ class SeedCheck:
         return self.found - self.excluded
 
     @property
-    def match_rate(self) -> float:
-        """Fraction of the distinct ids that are users of the data."""
-        return self.found / self.distinct
-
-    @property
     def match_percent(self) -> str:
-        """The match rate in whole percent, rounded down: 100% says that no id is unknown."""
+        """The fraction of the distinct ids that are users of the data.
+
+        Whole percent, rounded down: 100% says that no id is unknown.
+        """
         return f"{100 * self.found // self.distinct}%"

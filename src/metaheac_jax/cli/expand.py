@@ -575,7 +575,7 @@ def _overview(results: Sequence[_Result]) -> TextTable:
         check, audience, refresh = result.found.check, result.audience, result.refresh
         edge = f"{audience.scores[-1]:.3f}" if len(audience) else "-"
         changes = ["-"] * 3 if refresh is None else [f"{count:,}" for count in refresh]
-        counts = (f"{check.used:,}", f"{check.match_percent}", f"{len(audience):,}")
+        counts = (f"{check.used:,}", check.match_percent, f"{len(audience):,}")
         notes = "; ".join(result.notes)
         rows.append([result.found.request.name or "", notes, *counts, edge, *changes])
     numbers = ("seeds used", "match rate", "users", "edge", "kept", "new", "gone")
