@@ -93,7 +93,7 @@ def test_all_parts_are_there(plain):
     for words in (
         "Audience plain",
         "1,234 users, of 5,000 candidates among the 6,000 users of plain",
-        "users of the data 600 75.0%",
+        "users of the data 600 75%",
         "learned from 580",
         "With fewer than 1,000 seeds",
         "1% 10 1.000 (0.000 to 2.000) 2.0% (0.0% to 100.0%) 2.00 (1.00 to 3.00) 5 (4 to 6)",

@@ -69,11 +69,7 @@ def _seeds_section(seeds: SeedCheck) -> list[Html]:
     rows = [
         ["given", f"{seeds.given:,}", ""],
         ["distinct", f"{seeds.distinct:,}", ""],
-        [
-            "users of the data",
-            f"{seeds.found:,}",
-            seeds.match_percent,
-        ],
+        ["users of the data", f"{seeds.found:,}", seeds.match_percent],
         ["left out, such as opt-outs", f"{seeds.excluded:,}", ""],
         ["learned from", f"{seeds.used:,}", ""],
     ]
