@@ -43,7 +43,8 @@ class Options:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; a simulated world there is replaced."""
     users: int = 200_000
-    """Number of users. There are four examples for every five users."""
+    """Number of users, at least 110,000 (wechat: 60,000); with fewer, campaigns have too few
+    examples. There are four examples for every five users."""
     world: Literal["tencent", "wechat"] = "tencent"
     """Shape of the world: tencent has 173 campaigns as in the Tencent data, wechat 90 as in the
     paper's WeChat data."""

@@ -88,6 +88,10 @@ def test_columns_that_cannot_be_fields_are_left_out(tmp_path):
             Column("x", buckets=10),
         ),
         ([[], [None, 1.5, 2]] * 40, Column("x", slots=2)),
+        (
+            ["tea|rock;pop", "golf|tea", "golf|rock;pop|tea"] * 26 + ["tea"] * 2,
+            Column("x", slots=3, separator="|"),
+        ),
     ],
 )
 def test_what_is_inferred_of_any_type_can_be_used(tmp_path, cells, column):

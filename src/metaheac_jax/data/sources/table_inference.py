@@ -136,14 +136,16 @@ def _infer(cells: pl.Series) -> Column | None:
     if column.slots > 1:
         longest = int(text.list.len().max() or 0)  # pyrefly: ignore
         return replace(column, slots=min(max(longest, 2), _MAX_SLOTS)) if longest else None
-    for separator in _SEPARATORS:
-        counts = text.str.count_matches(separator, literal=True)
-        if len(text) and (counts > 0).mean() >= _LIST_FRACTION:  # pyrefly: ignore
-            values = text.str.replace_all(separator, "", literal=True).str.strip_chars()
-            if not (values != "").any():
-                return None
-            slots = min(int(counts.max()) + 1, _MAX_SLOTS)  # pyrefly: ignore
-            return replace(column, slots=slots, separator=separator)
+    found = {one: text.str.count_matches(one, literal=True) for one in _SEPARATORS}
+    # The one in most cells; another may be a part of values.
+    separator = max(found, key=lambda one: int((found[one] > 0).sum()))
+    counts = found[separator]
+    if len(text) and (counts > 0).mean() >= _LIST_FRACTION:  # pyrefly: ignore
+        values = text.str.replace_all(separator, "", literal=True).str.strip_chars()
+        if not (values != "").any():
+            return None
+        slots = min(int(counts.max()) + 1, _MAX_SLOTS)  # pyrefly: ignore
+        return replace(column, slots=slots, separator=separator)
     numbers = text.cast(pl.Float64, strict=False)
     others = numbers.is_null() | numbers.is_infinite()
     if len(text) and not others.any() and text.n_unique() > _MAX_CATEGORIES:
