@@ -91,6 +91,13 @@ def test_no_campaigns_give_no_models(customise):
     assert customise(GENERAL, []) == []
 
 
+def test_names_and_numbers_may_be_arrays(customise):
+    examples = [campaign(0, 40), campaign(1, 40)]
+    lists = customise(GENERAL, examples, names=["a", "b"], numbers=[3, 4])
+    arrays = customise(GENERAL, examples, names=np.array(["a", "b"]), numbers=np.array([3, 4]))
+    jax.tree.map(np.testing.assert_array_equal, arrays, lists)
+
+
 def test_the_pool_cannot_change_a_model():
     """Rows that a campaign's examples do not touch keep their general values."""
     examples = campaign(0, 40)

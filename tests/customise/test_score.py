@@ -89,6 +89,15 @@ def test_a_scorer_with_its_own_table_scores_the_same_without_a_copy(monkeypatch)
 
 # What is refused --------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("chunk", [0, -5])
+def test_chunks_without_users_are_refused(chunk):
+    with pytest.raises(
+        InputError, match=f"chunk: expected a whole number of 1 or more, got {chunk}"
+    ):
+        PoolScorer(REGRESSION, LAYOUT, chunk=chunk)
+
+
 SCORE = PoolScorer(REGRESSION, LAYOUT, chunk=4)
 
 

@@ -95,8 +95,8 @@ class OnlineStage(ABC):
           The adapted weights of each campaign, in the order given.
 
         Raises:
-          InputError: a campaign has no examples, or invalid ones; see `batches.check_batch`. Or
-            ``epochs`` or ``patience`` is no count.
+          InputError: ``epochs`` or ``patience`` is out of range, or a campaign has no examples, or
+            invalid ones; see `batches.check_batch`.
           Diverged: a campaign's weights are not finite and, with ``patience``, no earlier epoch was
             better than the general model.
         """
