@@ -17,7 +17,6 @@ from metaheac_jax.audience.calibration import (
     calibrate,
     calibration_table,
     expected_calibration_error,
-    fit_platt,
 )
 from metaheac_jax.errors import InputError
 
@@ -27,11 +26,12 @@ DATA = dataset(users=20_000, campaigns=4, per_campaign=8000, pool=8000)
 @pytest.mark.parametrize(
     ("seed", "shift", "scale"), [(0, 0, 1), (1, -5, 300), (2, 5, 0.01), (3, 2, -1), (4, 0, -9)]
 )
-def test_platt_scaling_is_scikit_learns(seed, shift, scale):
+def test_with_true_non_seeds_it_is_the_platt_scaling_of_scikit_learn(seed, shift, scale):
     rng = np.random.default_rng(seed)
     labels = np.arange(90) < rng.integers(5, 60)
     scores = scale * (rng.normal(size=90) + labels + shift)
-    found = fit_platt(scores, labels)
+    # At a base rate that is the fraction of seeds, the log-odds are those of being a seed.
+    slope, intercept = Calibration(scores, labels, drawn=False).line(labels.mean())
     # Platt's targets as weights: every example with label 1, and with label 0.
     seeds, others = labels.sum(), 90 - labels.sum()
     target = np.where(labels, (seeds + 1) / (seeds + 2), 1 / (others + 2))
@@ -41,38 +41,62 @@ def test_platt_scaling_is_scikit_learns(seed, shift, scale):
     plain.fit(twice, np.repeat([1, 0], 90), sample_weight=weight)
     expected = plain.decision_function(unit)
     if scale > 0:
-        np.testing.assert_allclose(found.slope * scores + found.intercept, expected, atol=1e-4)
+        np.testing.assert_allclose(slope * scores + intercept, expected, atol=1e-4)
     else:  # a lower rank never has a higher probability
-        assert found.slope == 0
-        assert found.intercept == pytest.approx(logit(target.mean()), abs=1e-5)
-    assert found.seed_rate == seeds / 90
+        assert slope == 0
+        assert intercept == pytest.approx(logit(target.mean()), abs=1e-5)
 
 
+@pytest.mark.parametrize("drawn", [True, False])
 @pytest.mark.parametrize("scores", [np.zeros(40), np.repeat([1.0, -1.0], [10, 30])])
-def test_scores_that_are_equal_or_separate_the_labels(scores):
+def test_scores_that_are_equal_or_separate_the_labels(scores, drawn):
     labels = np.arange(40) < 10
-    found = fit_platt(scores, labels)
-    odds = found.slope * scores + found.intercept
+    found = Calibration(scores, labels, drawn).probability(scores, 0.02)
     # Two kinds of score: each has the mean of its targets, 11 / 12 and 1 / 32.
     target = np.where(labels, 11 / 12, 1 / 32)
-    expected = target if scores.any() else np.full(40, target.mean())
-    np.testing.assert_allclose(expit(odds), expected, rtol=1e-4)
+    target = target if scores.any() else np.full(40, target.mean())
+    ratio = target / (1 - target) * 3  # of the densities: there are 3 non-seeds per seed
+    odds = ratio * 0.02 / 0.98
+    expected = 0.02 * ratio if drawn else odds / (1 + odds)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@given(st.floats(0.001, 0.999), st.floats(0.001, 0.999), st.floats(-3, 3))
-def test_a_base_rate_moves_the_log_odds(seed_rate, base_rate, score):
-    scale = Calibration(slope=2.0, intercept=-1.0, seed_rate=seed_rate)
-    [p] = scale.probability(np.array([score]), base_rate)
-    before = expit(2 * score - 1)
-    # Bayes: the odds of the classes in the sample are replaced by those in the pool.
-    odds = before / (1 - before) * base_rate / (1 - base_rate) * (1 - seed_rate) / seed_rate
-    assert p == pytest.approx(odds / (1 + odds), rel=1e-6)
+@given(st.floats(0.01, 0.99), st.floats(0.001, 0.999))
+def test_the_base_rate_moves_the_log_odds_alone_if_non_seeds_do_not_convert(first, second):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) < 20
+    scale = Calibration(rng.normal(size=60) + labels, labels, drawn=False)
+    (slope, intercept), (other, moved) = scale.line(first), scale.line(second)
+    assert slope == pytest.approx(other, rel=1e-3)
+    # Bayes: the odds of the classes in one pool are replaced by those in the other.
+    assert moved - intercept == pytest.approx(logit(second) - logit(first), abs=1e-3)
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_base_rate_out_of_range_is_refused(rate):
     with pytest.raises(InputError, match="base rate: expected more than 0 and less than 1, got"):
-        Calibration(1.0, 0.0, 0.5).probability(np.zeros(2), rate)
+        Calibration(np.zeros(2), np.arange(2)).probability(np.zeros(2), rate)
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_probabilities_are_the_true_ones_at_every_score(drawn):
+    """A made pool of which a tenth converts, and users in it whose probability is .9."""
+    rng = np.random.default_rng(5)
+    log_odds = rng.normal(-3, 1.8, size=200_000)
+    chance, scores = expit(log_odds), 0.4 * log_odds + 3
+    converts = rng.random(len(chance)) < chance
+    seeds = rng.choice(np.flatnonzero(converts), 4000, replace=False)
+    able = np.arange(len(chance)) if drawn else np.flatnonzero(~converts)
+    examples = np.concatenate([seeds, rng.choice(able, 20_000, replace=False)])
+    scale = Calibration(scores[examples], np.arange(24_000) < 4000, drawn)
+    found = scale.probability(scores, chance.mean())
+    top = np.argsort(-chance)[:1000]
+    assert chance[top].mean() > 0.85
+    assert found[top].mean() == pytest.approx(chance[top].mean(), abs=0.03)
+    assert max(abs(found - chance)) < 0.05
+    # The other kind of non-seeds has other probabilities.
+    wrong = Calibration(scale.scores, scale.labels, not drawn).probability(scores, chance.mean())
+    assert max(abs(wrong - chance)) > 0.1
 
 
 def test_probabilities_are_the_true_ones():
@@ -94,7 +118,7 @@ def test_probabilities_are_the_true_ones():
     kept = (campaign.labels == 1) | (np.arange(len(campaign.users)) % 5 == 0)
     campaign = campaign.pick(kept)
     fixed = fixed_method(score, seen, random_seeds)
-    [scale] = calibrate(fixed, fixed.fit(DATA), DATA, [campaign], seed=2)
+    [scale] = calibrate(fixed, fixed.fit(DATA), DATA, [campaign], drawn=False, seed=2)
     assert random_seeds == [2]
     of = DATA.stage2.of(1)
     truth, users = DATA.stage2.probability[of], DATA.stage2.user[of]
@@ -117,8 +141,9 @@ def test_each_campaign_has_a_calibration_of_its_own():
     general, campaigns = fixed.fit(DATA), [DATA.campaign(c) for c in (0, 2)]
     both = calibrate(fixed, general, DATA, campaigns)
     alone = [calibrate(fixed, general, DATA, [campaign])[0] for campaign in campaigns]
-    assert both == alone
-    assert both[0] != both[1]
+    assert [one.line(0.1) for one in both] == [one.line(0.1) for one in alone]
+    assert both[0].line(0.1) != both[1].line(0.1)
+    assert all(one.drawn for one in both)  # as for new campaigns
 
 
 def test_who_is_held_out_depends_on_the_seed():

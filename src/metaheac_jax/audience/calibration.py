@@ -1,9 +1,12 @@
 """Probabilities of converting: Platt scaling on examples that a campaign holds out.
 
-Platt, "Probabilistic outputs for support vector machines", 1999; the correction to a base rate is
-that of Saerens et al., "Adjusting the outputs of a classifier to new a priori probabilities", 2002.
+Platt, "Probabilistic outputs for support vector machines", 1999. The examples are a case-control
+sample of the pool, whose base rate is given. Prentice and Pyke, "Logistic disease incidence models
+and case-control studies", 1979, have the likelihood for non-seeds who do not convert; Steinberg and
+Cardell, "Estimating logistic regression models when the dependent variable has no variance", 1992,
+that for non-seeds who are drawn from the pool.
 
-Axes: n examples, P users, G campaigns, B bins.
+Axes: n held-out examples, P users, G campaigns, B bins.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit, log_expit, logit
 
 from metaheac_jax.audience.held_out import HELD_OUT, MIN_SEEDS
 from metaheac_jax.customise.early_stopping import hold_out
@@ -25,34 +28,70 @@ from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Turns the scores of a campaign's model into probabilities.
 
     Attributes:
-      slope, intercept: the log-odds of being a seed among the held-out examples are ``slope * score
-        + intercept``. The slope is not negative, so a better rank never has a lower probability.
-      seed_rate: fraction of seeds among these examples.
+      scores: (n,) scores of examples that the model has not learned from.
+      labels: (n,) 1 for a seed and 0 for a non-seed; both occur.
+      drawn: whether the non-seeds are a random sample of the pool, some of whom would convert;
+        otherwise they are users who do not convert.
     """
 
-    slope: float
-    intercept: float
-    seed_rate: float
+    scores: np.ndarray
+    labels: np.ndarray
+    drawn: bool = True
 
     def probability(self, scores: np.ndarray, base_rate: float) -> np.ndarray:
         """(P,) probabilities that users with these (P,) scores convert.
 
-        Suppose that a fraction ``base_rate`` of the pool converts, that converts are like the
-        campaign's seeds, and that all others are like its non-seeds. Then a user's probability is
-        the fraction of the users with the same score who convert. Non-seeds that are drawn at
-        random contain some converts, so high probabilities come out too low.
+        Args:
+          scores: (P,) scores by the campaign's model.
+          base_rate: fraction of the pool that converts; converts are like the campaign's seeds.
+
+        Raises:
+          InputError: the base rate is not between 0 and 1.
+        """
+        slope, intercept = self.line(base_rate)
+        return expit(slope * scores.astype(float) + intercept)
+
+    def line(self, base_rate: float) -> tuple[float, float]:
+        """Slope and intercept of the log-odds of converting, as a linear function of the score.
+
+        They maximise the likelihood of the labels. With p the probability of converting, pi the
+        fraction of seeds among the examples and b the base rate, the odds that an example is a seed
+        are ``pi / (1 - pi)`` times ``p / b`` if non-seeds are drawn, and otherwise times ``p (1 -
+        b) / ((1 - p) b)``. As in Platt's paper, the target of a label is the fraction of seeds in
+        its class after adding one example of each label, so the slope stays finite if the scores
+        separate the labels. The slope is not negative, so a better rank never has a lower
+        probability.
 
         Raises:
           InputError: the base rate is not between 0 and 1.
         """
         check_base_rate(base_rate)
-        shift = logit(base_rate) - logit(self.seed_rate)
-        return expit(self.slope * scores.astype(float) + self.intercept + shift)
+        seeds = int((self.labels == 1).sum())
+        others = len(self.labels) - seeds
+        target = np.where(self.labels == 1, (seeds + 1) / (seeds + 2), 1 / (others + 2))
+        scores = self.scores.astype(float)
+        centre, spread = scores.mean(), scores.std() or 1.0
+        unit = (scores - centre) / spread
+        shift = np.log(seeds / others) - (np.log(base_rate) if self.drawn else logit(base_rate))
+
+        def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+            own = line[0] * unit + line[1]  # log-odds of converting
+            odds = shift + (log_expit(own) if self.drawn else own)  # log-odds of being a seed
+            error = (expit(odds) - target) * (expit(-own) if self.drawn else 1)
+            value = (np.logaddexp(0, odds) - target * odds).mean()
+            return value, np.array([(error * unit).mean(), error.mean()])
+
+        start = np.array([1.0, logit(base_rate)])
+        bounds = [(0, None), (None, None)]
+        options = {"ftol": 1e-15, "gtol": 1e-9}
+        slope, intercept = minimize(loss, start, jac=True, bounds=bounds, options=options).x
+        slope = slope / spread
+        return float(slope), float(intercept - slope * centre)
 
 
 def check_base_rate(base_rate: float) -> None:
@@ -65,43 +104,13 @@ def check_base_rate(base_rate: float) -> None:
         raise InputError(f"base rate: expected more than 0 and less than 1, got {base_rate}")
 
 
-def fit_platt(scores: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Fits the log-odds of labels as a linear function of scores, by maximum likelihood.
-
-    As in Platt's paper, the target of a label is the fraction of seeds in its class after adding
-    one example of each label, so the slope stays finite if the scores separate the labels.
-
-    Args:
-      scores: (n,) scores.
-      labels: (n,) 1 for a seed and 0 for a non-seed; both occur.
-    """
-    seeds = int((labels == 1).sum())
-    others = len(labels) - seeds
-    target = np.where(labels == 1, (seeds + 1) / (seeds + 2), 1 / (others + 2))
-    scores = scores.astype(float)
-    centre, spread = scores.mean(), scores.std() or 1.0
-    unit = (scores - centre) / spread
-
-    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-        odds = line[0] * unit + line[1]
-        error = expit(odds) - target
-        value = (np.logaddexp(0, odds) - target * odds).mean()
-        return value, np.array([(error * unit).mean(), error.mean()])
-
-    start = np.array([1.0, logit(target.mean())])
-    bounds = [(0, None), (None, None)]
-    options = {"ftol": 1e-15, "gtol": 1e-9}
-    slope, intercept = minimize(loss, start, jac=True, bounds=bounds, options=options).x
-    slope = slope / spread
-    return Calibration(float(slope), float(intercept - slope * centre), seeds / len(labels))
-
-
 def calibrate(
     method: Method,
     general: General,
     data: Dataset,
     campaigns: Sequence[Campaign],
     *,
+    drawn: bool = True,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Calibration]:
@@ -109,13 +118,15 @@ def calibrate(
 
     Users in `Campaign.found` are not held out, since they were chosen by their scores. The general
     model is customised once more, to the rest, and scores the held-out fifth. The calibration is
-    fitted on these scores and meant for the model that is customised to all examples.
+    meant for the scores of the model that is customised to all examples.
 
     Args:
       method: the method that trained the general model.
       general: the general model.
       data: the data with the campaigns' users.
       campaigns: G campaigns.
+      drawn: whether non-seeds outside `Campaign.found` are drawn from the pool at random, as
+        `Dataset.new_campaign` draws them; otherwise they are users who do not convert.
       seed: random seed for the choice of held-out examples and for customising.
       progress: receives the progress of customising.
 
@@ -142,7 +153,7 @@ def calibrate(
         held.append(out)
     models = method.customise(general, data, kept, seed=seed, progress=progress)
     return [
-        fit_platt(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out])
+        Calibration(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out], drawn)
         for campaign, model, out in zip(campaigns, models, held, strict=True)
     ]
 
