@@ -22,7 +22,7 @@ from toy import dataset
 
 from metaheac_jax.cli.fit import _judged, _with_added
 from metaheac_jax.cli.main import main
-from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.data.splits import official_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
@@ -131,6 +131,45 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(data, tmp_path, capsys
     assert saved[0] > 8  # none was done twice
     assert contents(tmp_path) == {"whole", "part", "data"}
     assert all_bytes(part) == all_bytes(whole)
+
+
+def with_few(folder, few, keep):
+    """The data, in which some campaigns have their first ``keep`` examples alone."""
+    parts = [DATA.campaign(c) for c in range(DATA.num_campaigns)]
+    parts = [own.pick(np.arange(keep if c in few else 60)) for c, own in enumerate(parts)]
+    stage1 = group_by_campaign(
+        np.repeat(np.arange(len(parts)), [len(own.users) for own in parts]),
+        np.concatenate([own.users for own in parts]),
+        np.concatenate([own.labels for own in parts]),
+        num_campaigns=len(parts),
+    )
+    write_dataset(replace(DATA, stage1=stage1), folder)
+
+
+def test_campaigns_that_nothing_can_be_trained_on_are_skipped_if_asked(tmp_path, capsys):
+    with_few(tmp_path / "data", [1, 4], keep=19)
+    command = ("fit", tmp_path / "data", tmp_path / "model", "--method", "cosine")
+    first, second = map(str, DATA.campaign_ids[[1, 4]])
+    words = (f"campaign {first}: stage 1 has", "(metaheac fit --skip-unusable); the same", second)
+    refuses(capsys, main, *command, words=words)
+    succeeds(main, *command, "--skip-unusable")
+    printed = capsys.readouterr().out
+    assert f"note: 2 campaigns left out: {first}, {second}\n" in printed
+    assert "trained on 4 campaigns of toy" in printed
+    kept = np.delete(DATA.campaign_ids, [1, 4]).tolist()
+    assert list(load(tmp_path / "model").campaigns) == kept
+    with_few(tmp_path / "none", range(6), keep=19)
+    none = ("fit", tmp_path / "none", tmp_path / "other", "--skip-unusable")
+    refuses(capsys, main, *none, words=("stage 1 has", "the same holds for 5 more"))
+
+
+def test_skipping_changes_nothing_if_all_campaigns_are_usable(data, tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Method, "fit", lambda *_, campaigns, **__: seen.append(campaigns) or 1 / 0)
+    for name, more in (("a", ()), ("b", ("--skip-unusable",))):
+        with pytest.raises(ZeroDivisionError):
+            exit_code(main, "fit", data, tmp_path / name, "--campaigns", "paper", *more)
+    assert seen[0].tolist() == seen[1].tolist()
 
 
 @pytest.mark.slow

@@ -175,6 +175,22 @@ def test_hash_rows_of_every_large_field(tmp_path, capsys):
     assert rows == [0, 0, 5, 0, 0]
 
 
+def test_campaigns_that_nothing_can_be_trained_on_are_named(tmp_path, capsys):
+    users, campaigns, examples = tables_world.world()
+    of_k2 = [row for row in examples if row[0] == "k2"]
+    few = [row for row in examples if row not in of_k2[5:]]
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(tables_world.SCHEMA.to_json()))
+    for name, rows in (("all", examples), ("few", few)):
+        source = tables_world.write(tmp_path / name, users, campaigns, rows)
+        succeeds(main, "prepare", source, tmp_path / f"{name}-data", "--schema", schema)
+        told = (
+            "\nnote: 1 campaigns have fewer than 20 examples to learn from, or only seeds or only "
+            "non-seeds; fit with --skip-unusable: k2\n"
+        )
+        assert (told in capsys.readouterr().out) == (name == "few")
+
+
 @pytest.mark.filterwarnings("default:.* who are not in the file of users")
 def test_examples_of_deleted_users_are_left_out_if_asked(tmp_path, capsys):
     users, campaigns, examples = tables_world.world()

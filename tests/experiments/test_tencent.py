@@ -443,7 +443,7 @@ def test_bad_campaigns_leave_an_older_run_alone(finished, tmp_path, capsys, text
     source = write(tmp_path / "data", **{TRAIN: text})
     options = ("--data-dir", source, "--cache-dir", tmp_path / "cache", "--out", finished.out)
     before = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")}
-    refuses(capsys, COMMAND, *options, words=(words, "remove the campaign or add examples"))
+    refuses(capsys, COMMAND, *options, words=(words, "add examples, or leave the campaign out"))
     assert {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")} == before
     (prepared,) = (tmp_path / "cache").iterdir()  # the files are well-formed: whole, and kept
     assert open_dataset(prepared).num_campaigns == CAMPAIGNS

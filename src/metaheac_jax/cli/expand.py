@@ -116,8 +116,7 @@ class Options:
     probability: bool = False
     """Add a column with the calibrated probability of converting. Customises the model a second
     time, without a fifth of the seeds, to calibrate on these; seeds from feedback are not among
-    them. Non-seeds are drawn from all users and some of them would convert, so high probabilities
-    are too low."""
+    them. The base rate decides the level of the probabilities."""
     base_rate: float | None = None
     """With --probability: the fraction of all users expected to convert, above 0 and below 1; in
     --report, the fraction of those who could be in the audience. By default, the fraction of all

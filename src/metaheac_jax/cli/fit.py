@@ -18,6 +18,7 @@ from metaheac_jax.audience.workspace import TRAINING, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.changed_settings import changed_settings
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
+from metaheac_jax.data.batches import is_usable, list_campaigns
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
@@ -61,6 +62,10 @@ class Options:
     campaigns: Literal["all", "paper", "official"] = "all"
     """Campaigns to train on: all; paper, a random 60% as in the paper, so that `metaheac evaluate`
     can judge the rest; or official, the half that the authors' program takes."""
+    skip_unusable: bool = False
+    """Leave out campaigns of the data that no model can be trained on, because they have fewer than
+    20 examples of stage 1, or only seeds or only non-seeds; say which. By default, such a campaign
+    is an error."""
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
     """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
     and feedback. They are not held out. A folder's name is the campaign's id."""
@@ -111,6 +116,9 @@ def main(options: Options) -> None:
         if options.epochs is not None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
+        skip = options.skip_unusable & ~is_usable(data)[campaigns]
+        skipped = campaigns[skip & ~skip.all()]  # if none is usable, the check names them
+        campaigns = campaigns[~np.isin(campaigns, skipped)]
         folders = [read_campaign(folder) for folder in options.with_]
         added = np.empty(0, int)
         if folders:
@@ -142,9 +150,13 @@ def main(options: Options) -> None:
             save(general, options.out, progress=progress)
             remove_work(directory)
         from_first(None)  # the other processes end after the first
+    lines = []
+    if len(skipped):
+        lines = [f"note: {len(skipped)} campaigns left out: {list_campaigns(data, skipped)}"]
     held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
     terminal.print_lines(
         screen,
+        *lines,
         f"{options.out}: {method.label}, trained on {len(campaigns) - len(held_out)} campaigns of "
         f"{data.name}{_judged(general, len(held_out))}",
         f"next: metaheac expand {options.out} --data {options.data} --seeds FILE "

@@ -12,6 +12,7 @@ import tyro
 
 from metaheac_jax import model
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.batches import is_usable, list_campaigns
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources import official, tables, tencent
 from metaheac_jax.data.sources.table_inference import infer_schema
@@ -131,6 +132,12 @@ def main(options: Options) -> None:
         f"{options.out}: {data.num_users:,} users, {data.num_campaigns} campaigns, "
         f"{len(data.stage1.user):,} examples to learn from, {len(data.stage2.user):,} to judge on"
     ]
+    unusable = np.flatnonzero(~is_usable(data))
+    if len(unusable):
+        lines.append(
+            f"note: {len(unusable)} campaigns have fewer than 20 examples to learn from, or only "
+            f"seeds or only non-seeds; fit with --skip-unusable: {list_campaigns(data, unusable)}"
+        )
     if data.sensitive:
         lines.append(f"sensitive, left out of the model: {', '.join(data.sensitive)}")
     if hashed:

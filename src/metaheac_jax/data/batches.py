@@ -22,7 +22,7 @@ from metaheac_jax.table.layout import Ids, Layout
 Tree = TypeVar("Tree")
 _MIN_EXAMPLES = 20  # per training campaign
 _HELD = 32  # campaigns whose examples are in memory at a time
-_SHOWN = 50  # campaigns that a message names besides the first
+_SHOWN = 50  # campaigns that a list in a message names
 
 
 class Batch(NamedTuple):
@@ -189,26 +189,41 @@ def check_indices(dataset: Dataset, campaigns: np.ndarray) -> None:
         )
 
 
+def is_usable(dataset: Dataset) -> np.ndarray:
+    """(campaigns,) bool, whether a model can be trained on each campaign of a data set.
+
+    Such a campaign has 20 examples or more in stage 1, of both classes.
+    """
+    counts, positives = dataset.stage1.counts, dataset.stage1.positives
+    return (counts >= _MIN_EXAMPLES) & (positives > 0) & (positives < counts)
+
+
 def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> None:
     """Refuses campaigns that no model can be trained on.
 
     Raises:
-      InputError: they are not distinct campaign indices, or a campaign has fewer than 20 examples
-        or a single class in stage 1; the message names up to 51 such campaigns.
+      InputError: they are not distinct campaign indices, or a campaign is not usable, see
+        `is_usable`; the message names up to 51 such campaigns.
     """
     chosen = np.asarray(campaigns)
     check_indices(dataset, chosen)
-    counts, positives = dataset.stage1.counts[chosen], dataset.stage1.positives[chosen]
-    bad = (counts < _MIN_EXAMPLES) | (positives == 0) | (positives == counts)
-    if not bad.any():
+    bad = chosen[~is_usable(dataset)[chosen]]
+    if not len(bad):
         return
-    first, *others = [plain_id(name) for name in dataset.campaign_ids[chosen[bad]]]
-    also = ", ".join(map(str, others[:_SHOWN])) + (", ..." if len(others) > _SHOWN else "")
+    stage, others = dataset.stage1, bad[1:]
+    same = f"; the same holds for {len(others)} more: {list_campaigns(dataset, others)}"
     raise InputError(
-        f"campaign {first}: stage 1 has {positives[bad][0]} seeds among {counts[bad][0]} examples; "
-        f"expected seeds and non-seeds, {_MIN_EXAMPLES} examples or more; remove the campaign or "
-        "add examples" + (f"; the same holds for {len(others)} more: {also}" if others else "")
+        f"campaign {plain_id(dataset.campaign_ids[bad[0]])}: stage 1 has {stage.positives[bad[0]]} "
+        f"seeds among {stage.counts[bad[0]]} examples; expected seeds and non-seeds, "
+        f"{_MIN_EXAMPLES} examples or more; add examples, or leave the campaign out "
+        f"(metaheac fit --skip-unusable){same if len(others) else ''}"
     )
+
+
+def list_campaigns(dataset: Dataset, campaigns: np.ndarray) -> str:
+    """The ids of campaigns, given by index, for a message; at most 50."""
+    ids = [str(plain_id(own)) for own in dataset.campaign_ids[campaigns[:_SHOWN]]]
+    return ", ".join(ids) + (", ..." if len(campaigns) > _SHOWN else "")
 
 
 def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to: int) -> Batch:
