@@ -126,6 +126,17 @@ def test_the_way_to_a_second_audience(made, tmp_path, capsys):
         saved = read_campaign(campaign)
         assert saved.learned == (200, len(converts), 0)
 
+        new = tmp_path / f"{name}-new.csv"
+        assert users[1] & users[0]  # users who were shown it and did not convert come back
+        capsys.readouterr()
+        succeeds(main, *expand, "--out", new, "--exclude-shown")
+        assert "note: 200 users who were shown the campaign are left out\n" in (
+            capsys.readouterr().out
+        )
+        fresh = set(pl.read_csv(new)["user_id"])
+        assert users[1] - users[0] <= fresh
+        assert not fresh & users[0]
+
         capsys.readouterr()
         succeeds(main, "feedback", campaign, told, told)
         assert "now feedback on 200 users (0 of them new)" in capsys.readouterr().out
@@ -449,6 +460,52 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     assert len(pl.read_csv(first)) == 4000 - 7
     words = ("feedback: give the files that say who was shown it and who converted",)
     refuses(capsys, main, "feedback", tea, words=words)
+
+
+@pytest.mark.slow
+def test_users_who_were_shown_a_campaign_are_left_out_of_its_audience_alone(made, tmp_path, capsys):
+    """Many campaigns: those without a folder have no feedback. A report's pool has all users."""
+    shutil.copytree(made.folder / "model", tmp_path / "model")
+    shutil.copytree(made.folder / "campaigns", tmp_path / "campaigns")
+    tea, other = (tmp_path / "campaigns" / name for name in made.names[:2])
+    data, told, all_but = ("--data", made.data), tmp_path / "told.csv", tmp_path / "rest.csv"
+    out, page = tmp_path / "out.csv", tmp_path / "page.html"
+    succeeds(main, "expand", tea, *data, "--size", 500, "--out", out)
+    show(made.world, made.names[0], out, told)
+    succeeds(main, "feedback", tea, told)
+    succeeds(main, "update", tea, *data)
+    pools = []
+    for more in ((), ("--exclude-shown",)):
+        succeeds(main, "expand", tea, *data, "--size", 50, "--out", out, "--report", page, *more)
+        pools.append(re.search(r">50%</th>\s<td[^>]*>([\d,]+)<", page.read_text())[1])
+    assert pools[0] == pools[1]
+    most = 4000 - len(pl.read_csv(made.world / "new" / made.names[0] / "seeds.csv")) - 500
+    all_of_it = ("--size", 4000, "--out", all_but, "--exclude-shown")
+    succeeds(main, "expand", tea, *data, *all_of_it)
+    assert len(pl.read_csv(all_but)) == most
+    beyond = ("--from-percent", 100 * (most + 1) / 4000, "--to-percent", 100, "--out", out)
+    words = (f"there are only {most:,} candidates",)
+    refuses(capsys, main, "expand", tea, *data, *beyond, "--exclude-shown", words=words)
+    brief, listed = made.world / "new" / made.names[2], tmp_path / "campaigns.jsonl"
+    attributes = json.loads((brief / "attributes.json").read_text())
+    entries = [
+        {"name": "tea", "folder": str(tea)},
+        {"name": "other", "folder": str(other)},
+        {"name": "new", "seeds": str(brief / "seeds.csv"), "attributes": attributes},
+    ]
+    listed.write_text("\n".join(map(json.dumps, entries)))
+    many = ("expand", tmp_path / "model", *data, "--campaigns", listed, "--size", 4000)
+    succeeds(main, *many, "--out", tmp_path / "with")
+    succeeds(main, *many, "--out", tmp_path / "without", "--exclude-shown")
+    sizes = [
+        [len(pl.read_csv(tmp_path / folder / f"{entry['name']}.csv")) for entry in entries]
+        for folder in ("with", "without")
+    ]
+    shown = (pl.read_csv(told)["converted"] == 0).sum()
+    assert [a - b for a, b in zip(*sizes, strict=True)] == [shown, 0, 0]
+    listed.write_text(json.dumps(entries[2]))
+    words = ("--exclude-shown: only for a campaign's folder, which has feedback",)
+    refuses(capsys, main, *many, "--out", tmp_path / "x", "--exclude-shown", words=words)
 
 
 def list_of(made, path, names):

@@ -45,7 +45,6 @@ from metaheac_jax.cli.campaigns import (
 )
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.cli.found_campaigns import Found, find_campaigns
-from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -111,6 +110,9 @@ class Options:
     or have converted, and a note says how many are its non-seeds. To leave users out of what a
     folder learns and of all its audiences, use --exclude with metaheac customise or metaheac
     update."""
+    exclude_shown: bool = False
+    """Leave out all users in a campaign folder's feedback: they were shown the campaign already.
+    Those who converted are left out in any case, as seeds."""
     previous: Path | None = None
     """File of an earlier audience; the command prints how many users are kept, new and gone."""
     probability: bool = False
@@ -187,6 +189,8 @@ def main(options: Options) -> None:
     for path in options.exclude:
         check_readable(path)  # a file that cannot be read is reported before the work begins
     saved = [_read_source(request, options) for request in requests]
+    if options.exclude_shown and not any(saved):
+        raise InputError("--exclude-shown: only for a campaign's folder, which has feedback")
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),
@@ -337,7 +341,7 @@ def _expand(
     excluded, known = read_excluded(options.exclude, data)
     found = _find_campaigns(options, requests, saved, general, data, excluded, progress)
     campaigns = [own.campaign for own in found]
-    _check_candidates(options, data, campaigns, excluded, wanted)
+    _check_candidates(options, data, found, excluded, wanted)
 
     method, seed = _method(options, general), options.seed
     scales = []
@@ -390,17 +394,20 @@ def _expand(
 def _check_candidates(
     options: Options,
     data: Dataset,
-    campaigns: Sequence[Campaign],
+    found: Sequence[Found],
     excluded: np.ndarray,
     wanted: range,
 ) -> None:
     """Refuses ranks that no candidate of any campaign has."""
     most = 0
-    for campaign in campaigns:
+    for own in found:
+        campaign = own.campaign if own.model is None else own.model.campaign
         ids = np.union1d(excluded, data.checked_ids(campaign.excluded_ids))
-        left_out = np.count_nonzero(data.find_users(ids) >= 0)
-        seeds = 0 if options.include_seeds else len(campaign.seeds)
-        most = max(most, data.num_users - left_out - seeds)
+        users = data.find_users(ids)
+        if not options.include_seeds:
+            users = np.union1d(users, campaign.seeds)
+        left_out = np.count_nonzero(users >= 0)
+        most = max(most, data.num_users - left_out)
         if most > wanted.start:
             return
     if not most:
@@ -448,6 +455,7 @@ def _find_campaigns(
         general,
         data,
         exclude=excluded,
+        exclude_shown=options.exclude_shown,
         least_seeds=options.least_seeds,
         must_be_current=options.probability or options.report is not None,
         seed=options.seed,
@@ -485,12 +493,13 @@ def _report_page(
     data: Dataset,
     progress: Progress,
 ) -> str:
-    excluded = [result.excluded, data.checked_ids(result.model.excluded_ids)]
+    campaign = result.found.campaign
+    excluded = [result.excluded, data.checked_ids(campaign.excluded_ids)]
     report = describe_audience(
         _method(options, general),
         general,
         data,
-        result.model.campaign,
+        campaign,
         result.audience,
         title=f"Audience {options.out.name}",
         seeds=result.found.check,

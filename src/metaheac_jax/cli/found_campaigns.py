@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ def find_campaigns(
     data: Dataset,
     *,
     exclude: np.ndarray,
+    exclude_shown: bool,
     least_seeds: int | None,
     must_be_current: bool,
     seed: int,
@@ -64,6 +66,7 @@ def find_campaigns(
       general: the model that those in folders were customised from.
       data: the data with the campaigns' users.
       exclude: ids of users who may not be in an audience, and of whom new campaigns do not learn.
+      exclude_shown: whether to leave out the users in a folder's feedback, too.
       least_seeds: minimum number of seeds that are users of the data; None means `LEAST_SEEDS` for
         new campaigns, and no minimum for folders.
       must_be_current: refuse a folder whose model has not learned from all feedback.
@@ -83,7 +86,8 @@ def find_campaigns(
             campaigns.append(next(found))
             continue
         with request.named():
-            campaigns.append(_find_saved(request, content, general, data, exclude))
+            own = _find_saved(request, content, general, data, exclude)
+            campaigns.append(_without_shown(own, data) if exclude_shown else own)
             require_seeds(campaigns[-1].check, least_seeds or 0, request.source)
             if must_be_current and not content.is_up_to_date(general):
                 raise InputError(
@@ -126,7 +130,7 @@ def _find_saved(
     if (left_out & (campaign.labels == 1)).any():
         raise InputError(
             f"--exclude: {folder} was customised to users who are to be left out; "
-            "metaheac update it with --exclude"
+            "metaheac update it with --exclude, or use --exclude-shown for users in its feedback"
         )
     notes = feedback_notes(folder, saved, general)
     if left_out.any():
@@ -135,3 +139,19 @@ def _find_saved(
             "metaheac update it with --exclude to leave them out"
         )
     return Found(request, campaign, SeedCheck.of(campaign, model.seed_ids), saved, model, notes)
+
+
+def _without_shown(found: Found, data: Dataset) -> Found:
+    """The campaign of a folder, whose model finds no users in the folder's feedback.
+
+    Its ``campaign`` stays as it is: users who were shown it have high scores, so a pool without
+    them is not one that held-out seeds can be compared with.
+    """
+    assert found.saved is not None  # it has a folder
+    assert found.model is not None
+    shown = data.checked_ids(found.saved.feedback.user_ids)
+    campaign = found.model.campaign
+    excluded = np.union1d(data.checked_ids(campaign.excluded_ids), shown)
+    model = replace(found.model, campaign=replace(campaign, excluded_ids=excluded))
+    note = f"{len(shown):,} users who were shown the campaign are left out"
+    return found._replace(model=model, notes=[*found.notes, note])
