@@ -222,7 +222,10 @@ class General:
             if not np.array_equal(a, b):
                 remedy = "use the data that the model was trained on"
                 if all(np.isin(a, b).all() for a, b in zip(own, other, strict=True)):
-                    remedy = "train the model on this data first, with metaheac fit --from"
+                    remedy = (
+                        "train the model on this data first, with metaheac fit --from, or prepare "
+                        "it with --no-new-values"
+                    )
                 raise InputError(
                     f"{data.where}: field {field.name!r} has other values than in the model's "
                     f"data; {remedy}"

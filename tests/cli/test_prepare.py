@@ -1,9 +1,11 @@
 """`metaheac prepare` and `metaheac simulate`: folders, schemas and options that make no sense."""
 
 import json
+import re
 from dataclasses import replace
 
 import authors_pickles
+import numpy as np
 import pytest
 import tables_world
 from commands import contents, refuses, succeeds
@@ -13,6 +15,7 @@ from metaheac_jax.cli import simulate
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.sources.table_schema import Column
 from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.model import save
 from metaheac_jax.schema import Schema
@@ -118,6 +121,73 @@ def test_a_field_whose_values_are_all_new_is_told(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert told in printed
     assert printed.count("note") == 1
+
+
+@pytest.mark.parametrize("min_count", [1, 3])
+def test_todays_users_are_scored_by_yesterdays_model(tmp_path, capsys, min_count):
+    """A value that the model has not seen counts as unknown; other users' scores stay the same."""
+    users, campaigns, examples = tables_world.world()
+    schema = tmp_path / "s.json"
+    table_schema = replace(tables_world.SCHEMA, min_count=min_count)
+    schema.write_text(json.dumps(table_schema.to_json()))
+    source = tables_world.write(tmp_path / "source", users, campaigns, examples)
+    if min_count > 1:  # rare cities share a value, which unknown ones have as well
+        users["city"][:2] = ["rare", "rare"]
+        tables_world.write(source, users, campaigns, examples)
+    succeeds(main, "prepare", source, tmp_path / "first", "--schema", schema)
+    first = open_dataset(tmp_path / "first")
+    general = save(cosine().fit(first), tmp_path / "model")
+    users["city"][3:5] = ["new", "newer"]
+    users["likes"][7] = ["new"]
+    campaigns["topic"][0] = "new"
+    tables_world.write(source, users, campaigns, examples)
+    command = ("prepare", source, tmp_path / "next", "--schema", schema)
+    extends = ("--extends", tmp_path / "model")
+    succeeds(main, *command, *extends)
+    with pytest.raises(InputError, match="metaheac fit --from, or prepare it with --no-new"):
+        general.check_data(open_dataset(tmp_path / "next"))
+    capsys.readouterr()
+    succeeds(main, *command, *extends, "--no-new-values")
+    printed = capsys.readouterr().out
+    assert f"next: metaheac expand EARLIER_MODEL --data {tmp_path / 'next'}\n" in printed
+    assert "note: field" not in printed
+    data = open_dataset(tmp_path / "next")
+    general.check_data(data)
+    rows, before = np.asarray(data.user_rows), np.asarray(first.user_rows)
+    changed = data.find_users([users["user_id"][n] for n in (3, 4, 7)])
+    assert (rows[changed[:2], 0] == data.vocabulary.unknown_row(0)).all()
+    assert (data.vocabulary.unknown_row(0) == data.num_rows) == (min_count == 1)
+    assert (rows[changed[2], 2:] == data.num_rows).all()
+    others = np.setdiff1d(np.arange(80), changed)
+    np.testing.assert_array_equal(rows[others], before[others])
+    users["city"] = ["new"] * 80
+    tables_world.write(source, users, campaigns, examples)
+    succeeds(main, *command, *extends, "--no-new-values")
+    told = f"note: field city: no cell has a value of {tmp_path / 'model'}; is it right?\n"
+    assert told in capsys.readouterr().out
+    words = ("--no-new-values: only with --extends",)
+    refuses(capsys, main, *command, "--no-new-values", words=words)
+
+
+def test_a_competition_file_without_new_values(tmp_path):
+    source, schema = write(tmp_path / "source"), tmp_path / "schema.json"
+    schema.write_text(json.dumps(SMALL_SCHEMA))
+    succeeds(main, "prepare", source, tmp_path / "first", "--schema", schema)
+    first = open_dataset(tmp_path / "first")
+    file = source / "userFeature.data"
+    lines = file.read_text().splitlines()
+    lines[0] = re.sub("gender [0-9]+", "gender 99", lines[0])
+    file.write_text("\n".join(lines) + "\n")
+    command = ("prepare", source, tmp_path / "next", "--schema", schema)
+    extends = ("--extends", tmp_path / "first")
+    succeeds(main, *command, *extends)
+    assert open_dataset(tmp_path / "next").num_rows == first.num_rows + 1
+    succeeds(main, *command, *extends, "--no-new-values")
+    data = open_dataset(tmp_path / "next")
+    assert data.vocabulary.sizes == first.vocabulary.sizes
+    changed = np.asarray(data.user_rows) != np.asarray(first.user_rows)
+    assert changed.sum() == 1
+    assert np.asarray(data.user_rows)[changed] == [data.num_rows]
 
 
 def test_a_field_of_rare_new_values_has_values(tmp_path, capsys):

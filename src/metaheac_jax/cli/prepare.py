@@ -25,7 +25,10 @@ from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT, UNSEEN, Schema, Vocabulary
 
 #: Options that say how data is read, which --infer does not do.
-_OF_DATA = ("schema", "hash_rows", "skip_unknown_users", "extends", "max_ids", "max_memory")
+_OF_DATA = (
+    *("schema", "hash_rows", "skip_unknown_users", "extends", "no_new_values"),
+    *("max_ids", "max_memory"),
+)
 _BLOCK = 1 << 18  # users read at a time
 
 
@@ -79,6 +82,9 @@ class Options:
     extends: Path | None = None
     """Earlier data set, or model, that this data continues: its values and buckets are kept, new
     values are added, and `metaheac fit --from` can continue training its model on this data."""
+    no_new_values: bool = False
+    """With --extends: do not add values that the earlier data lacks; they count as unknown. Its
+    model can then be used on this data at once, for example to score today's users."""
 
 
 def main(options: Options) -> None:
@@ -101,6 +107,8 @@ def main(options: Options) -> None:
         terminal.check_minimum("--max-ids", options.max_ids, 1)
     if options.max_memory is not None and not 0 < options.max_memory < math.inf:
         raise InputError(f"--max-memory: expected a number above 0, got {options.max_memory}")
+    if options.no_new_values and options.extends is None:
+        raise InputError("--no-new-values: only with --extends")
     if options.hash_rows and options.extends is not None:
         raise InputError("--hash-rows: not with --extends, which keeps the earlier rows")
     if options.out is not None:
@@ -142,11 +150,14 @@ def main(options: Options) -> None:
         lines.append(f"sensitive, left out of the model: {', '.join(data.sensitive)}")
     if hashed:
         lines.append(f"hashed: {', '.join(hashed)}")
-    start = ""
+    step = f"metaheac fit {options.out} MODEL"
     if extends is not None:
-        start = " --from EARLIER_MODEL"
-        lines += [f"note: {what}" for what in _all_new(data, extends[1], options.extends)]
-    terminal.print_lines(screen, *lines, f"next: metaheac fit {options.out} MODEL{start}")
+        step += " --from EARLIER_MODEL"
+        if options.no_new_values:
+            step = f"metaheac expand EARLIER_MODEL --data {options.out}"
+        notes = _all_new(data, extends[1], options.extends, known_only=options.no_new_values)
+        lines += [f"note: {what}" for what in notes]
+    terminal.print_lines(screen, *lines, f"next: {step}")
 
 
 def _read(
@@ -184,6 +195,7 @@ def _read(
             schema=schema,
             hash_rows=options.hash_rows,
             extends=extends,
+            new_values=not options.no_new_values,
             skip_unknown_users=options.skip_unknown_users,
             progress=progress,
         )
@@ -198,6 +210,7 @@ def _read(
             out,
             schema=fields,
             extends=extends,
+            new_values=not options.no_new_values,
             max_ids=max_ids,
             progress=progress,
         )
@@ -213,8 +226,13 @@ def _read(
     )[0]
 
 
-def _all_new(data: Dataset, earlier: Vocabulary, where: Path | None) -> list[str]:
-    """A line for each field none of whose earlier values is in the data, or that has no value."""
+def _all_new(
+    data: Dataset, earlier: Vocabulary, where: Path | None, *, known_only: bool
+) -> list[str]:
+    """A line for each field none of whose earlier values is in the data, or that has no value.
+
+    With ``known_only``, the data has no other values than the earlier ones.
+    """
     used = np.zeros(data.num_rows + 1, bool)
     for start in range(0, data.num_users, _BLOCK):
         used[data.user_rows[start : start + _BLOCK]] = True
@@ -228,10 +246,9 @@ def _all_new(data: Dataset, earlier: Vocabulary, where: Path | None) -> list[str
             for some in (values[used[first : first + len(values)]], known)
         )
         own, old = ([value for value in some if value != UNSEEN] for some in (found, before))
-        if old and not found:
-            lines.append(
-                f"field {field.name}: no cell has a value, unlike in {where}; is it right?"
-            )
+        if old and not (own if known_only else found):
+            what = f"a value of {where}" if known_only else f"a value, unlike in {where}"
+            lines.append(f"field {field.name}: no cell has {what}; is it right?")
         elif own and old and set(own).isdisjoint(old) and not field.edges and not field.hash_rows:
             lines.append(
                 f"field {field.name}: its {len(own):,} values are all new to {where}; is "

@@ -72,6 +72,7 @@ def prepare(
     schema: TableSchema,
     hash_rows: int = 0,
     extends: tuple[Schema, Vocabulary] | None = None,
+    new_values: bool = True,
     skip_unknown_users: bool = False,
     progress: Progress = silent,
 ) -> Dataset:
@@ -82,19 +83,18 @@ def prepare(
         ``.csv.gz``; or the file of users, if the schema makes campaigns from columns.
       target: directory of the dataset; an existing dataset is replaced on success only.
       schema: the columns to use.
-      hash_rows: categories with more values than this are hashed to this many rows, see `Field`; 0
-        keeps all values of fields for which the schema has no ``hash_rows``.
-      extends: fields and values of earlier data; the dataset keeps their buckets and values and
-        adds the new values.
-      skip_unknown_users: leave out examples of users who are not in the file of users, with a
-        warning that has their number. Their ids must still be of the form of the users' ids.
+      hash_rows: categories with more values than this are hashed to this many rows, if not 0.
+      extends: fields and values of earlier data; the dataset keeps their buckets and values.
+      new_values: whether values that these lack are added, or unknown, see `Vocabulary.encode`.
+      skip_unknown_users: leave out examples of users who are not in the file of users, and warn.
+        Their ids must still be of the form of the users' ids.
       progress: receives the number of users read, then the bytes of the checksums.
 
     Raises:
       InputError: a file or a column is missing; or a row is wrong: a repeated id, a label other
         than 0 or 1, text in a column of numbers, an example of an unknown user or campaign, or a
-        user who is twice an example of a campaign (the message names the file and row); or all
-        examples are of unknown users; or the fields differ from those of the earlier data.
+        repeated one (the message names the file and row); or all examples are of unknown users; or
+        the fields differ from those of the earlier data.
     """
     source, target = Path(source), check_target(target, source)
     paths = find_tables(source)
@@ -106,7 +106,7 @@ def prepare(
     num_users = users.count()
     if not num_users:
         raise InputError(f"{users.path}: has no users; add a row per user")
-    options = _Options(hash_rows, extends)
+    options = _Options(hash_rows, extends, new_values)
     model = options.learn(users, [c for c in schema.user if not c.sensitive], schema.min_count)
     sensitive = [learn(users, column) for column in schema.user if column.sensitive]
     campaigns = _read_campaigns(paths, users, schema, options)
@@ -153,6 +153,7 @@ class _Options:
 
     hash_rows: int
     extends: tuple[Schema, Vocabulary] | None
+    new_values: bool
 
     def learn(
         self, file: TableFile, columns: Sequence[Column], min_count: int = 1
@@ -181,7 +182,8 @@ class _Options:
         schema = Schema(tuple(own.field for own in user), tuple(own.field for own in campaign))
         vocabulary = Vocabulary(tuple(own.values for own in (*user, *campaign)))
         if self.extends is not None:
-            vocabulary = vocabulary.extending(schema, *self.extends)
+            both = vocabulary.extending(schema, *self.extends)
+            vocabulary = both if self.new_values else self.extends[1]
         return schema, vocabulary
 
 

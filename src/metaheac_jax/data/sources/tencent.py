@@ -47,6 +47,7 @@ def prepare(
     *,
     schema: Schema = TENCENT,
     extends: tuple[Schema, Vocabulary] | None = None,
+    new_values: bool = True,
     max_ids: int = MAX_IDS,
     progress: Progress = silent,
 ) -> Dataset:
@@ -70,7 +71,8 @@ def prepare(
       source: directory with the files.
       target: directory of the dataset; an existing dataset is replaced on success only.
       schema: the features to use.
-      extends: fields and values of earlier data; the dataset keeps their values and adds new ones.
+      extends: fields and values of earlier data; the dataset keeps their values.
+      new_values: whether values that these lack are added, or unknown, see `Vocabulary.encode`.
       max_ids: limit of the sum of the user fields' largest ids, with which memory grows.
       progress: receives the bytes done of each file, and the start of other work.
 
@@ -96,10 +98,11 @@ def prepare(
         _check_no_user_twice(users, uid)
         stage1, stage2 = _read_stages(source, aid, uid, by_uid, progress)
 
-        vocabulary = Vocabulary((*user_values, *(np.unique(v) for v in campaign_values.T)))
+        every = Vocabulary((*user_values, *(np.unique(v) for v in campaign_values.T)))
         if extends is not None:
-            vocabulary = vocabulary.extending(schema, *extends)
-        _encode_users(directory, schema, vocabulary, len(uid), progress)
+            every = every.extending(schema, *extends)
+        vocabulary = every if extends is None or new_values else extends[1]
+        _encode_users(directory, schema, vocabulary, every, len(uid), progress)
         campaign_rows = [
             vocabulary.encode(len(schema.user) + i, column)
             for i, column in enumerate(campaign_values.T)
@@ -399,14 +402,23 @@ def _read_probability(path: Path, count: int) -> np.ndarray:
 
 
 def _encode_users(
-    directory: Path, schema: Schema, vocabulary: Vocabulary, users: int, progress: Progress
+    directory: Path,
+    schema: Schema,
+    vocabulary: Vocabulary,
+    every: Vocabulary,
+    users: int,
+    progress: Progress,
 ) -> None:
-    """Turns the scratch file of raw ids + 1 into ``user_rows.npy``, (U, S) int32 table rows."""
+    """Turns the scratch file of raw ids + 1 into ``user_rows.npy``, (U, S) int32 table rows.
+
+    ``every`` has all values of the file, and the vocabulary those that have a table row.
+    """
     # One lookup table serves all fields: value x of slot s has table row lookup[x + base[s]].
-    sizes = [int(values[-1]) + 2 for values in vocabulary.values[: len(schema.user)]]
+    sizes = [int(values[-1]) + 2 for values in every.values[: len(schema.user)]]
     starts = np.cumsum([0, *sizes])[:-1]
     lookup = np.full(sum(sizes), vocabulary.num_rows, np.int32)
-    for start, offset, values in zip(starts, vocabulary.offsets, vocabulary.values, strict=False):
+    known = zip(starts, vocabulary.offsets, vocabulary.values, strict=False)
+    for start, offset, values in known:
         lookup[start + 1 + values] = offset + np.arange(len(values))
     base = np.repeat(starts, [field.slots for field in schema.user])
 
