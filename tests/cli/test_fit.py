@@ -220,6 +220,12 @@ def test_settings_that_cannot_be_set_are_refused(data, tmp_path, capsys, words, 
     assert not contents(tmp_path)
 
 
+def test_a_campaigns_folder_is_given_once(data, tmp_path, capsys):
+    twice = (tmp_path / "tea", tmp_path / "golf", tmp_path / "golf" / ".." / "tea")
+    words = (f"--with: {twice[2]} is given twice; give it once",)
+    refuses(capsys, main, "fit", data, tmp_path / "model", "--with", *twice, words=words)
+
+
 def test_an_ensemble_sets_the_value_dropout_of_its_network_alone():
     method = method_named("ensemble").with_settings(value_dropout=0.9)
     head, network = member_methods(method.settings)

@@ -451,6 +451,9 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     words = (f"--exclude: {tea} was customised to users who are to be left out; metaheac update",)
     options = ("--size", 50, "--out", first, "--exclude", out)
     refuses(capsys, main, "expand", tea, *data, *options, words=words)
+    every = ("--exclude", out, brief / "seeds.csv")
+    words = (f"{tea}: all its seeds are to be left out; keep some, or make a new campaign",)
+    refuses(capsys, main, "update", tea, *data, *every, words=words)
     succeeds(main, "update", tea, *data, "--exclude", out)
     assert f"{tea}: 7 users are excluded; nothing is learned" in capsys.readouterr().out
     out.write_text("\n".join(["user_id", *users[3:5], seeds[1]]))

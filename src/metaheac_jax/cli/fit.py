@@ -170,6 +170,10 @@ def _check_options(options: Options) -> dict[str, Any]:
     terminal.check_minimum("--skip-nonfinite", options.skip_nonfinite, 0)
     if options.epochs is not None:
         terminal.check_minimum("--epochs", options.epochs, 1)
+    folders = [folder.resolve() for folder in options.with_]
+    for number, folder in enumerate(options.with_):
+        if folders[number] in folders[:number]:
+            raise InputError(f"--with: {folder} is given twice; give it once")
     if options.start is not None and options.start.resolve() == options.out.resolve():
         raise InputError(
             f"--from: {options.out} would be replaced, and its campaigns are customised from it; "

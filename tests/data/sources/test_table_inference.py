@@ -137,7 +137,16 @@ def test_columns_from_which_no_schema_can_be_made(tmp_path, users, campaigns, wo
 )
 def test_users_alone_need_a_field(tmp_path, content):
     (tmp_path / "users.csv").write_text(content)
-    with pytest.raises(InputError, match=r"users\.csv: has no field besides the id; add a column"):
+    words = (
+        r"users\.csv: has no field besides the id; add a column, or separate the values by commas$"
+    )
+    with pytest.raises(InputError, match=words):
+        infer_schema(tmp_path)
+    pl.DataFrame({"user_id": [1, 2]}).write_parquet(tmp_path / "users.parquet")
+    (tmp_path / "users.csv").unlink()
+    with pytest.raises(
+        InputError, match=r"users\.parquet: has no field besides the id; add a col.*n$"
+    ):
         infer_schema(tmp_path)
 
 

@@ -229,6 +229,30 @@ def test_examples_of_unknown_users_are_left_out_if_asked(tmp_path, monkeypatch):
         prepare(source, tmp_path / "data", schema=SCHEMA, skip_unknown_users=True)
 
 
+def test_commas_are_asked_for_where_they_are_missing(tmp_path):
+    source = write(tmp_path / "source", *world())
+    file = source / "users.csv"
+    file.write_text(file.read_text().replace(",", "\t"))
+    words = (
+        r"users\.csv: has no column 'user_id'; it has user_id\tcity\tincome\tlikes; its values mu"
+    )
+    with pytest.raises(InputError, match=words):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+    file.unlink()
+    pl.DataFrame({"person": [1, 2]}).write_parquet(source / "users.parquet")
+    with pytest.raises(InputError, match=r"has no column 'user_id'; it has person$"):
+        prepare(source, tmp_path / "data", schema=SCHEMA)
+
+
+def test_a_list_in_text_needs_a_separator(tmp_path):
+    source = write(tmp_path / "source", *world())
+    schema = replace(SCHEMA, user=(*SCHEMA.user[:2], Column("likes", slots=3)))
+    with pytest.raises(
+        InputError, match="column 'likes' has text, not lists; give the field a \"sepa"
+    ):
+        prepare(source, tmp_path / "data", schema=schema)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

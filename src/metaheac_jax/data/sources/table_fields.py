@@ -62,6 +62,11 @@ def learn(
     try:
         if column.buckets:
             return _learn_number(file, column, earlier)
+        if column.slots > 1 and not column.separator and file.kind(column.name) == pl.String:
+            raise InputError(
+                f"{file.path}: column {column.name!r} has text, not lists; give the field a "
+                '"separator", such as ";"'
+            )
         whole = spells_whole(file, column, known)
         cells = file.scan().select(as_text(column, whole=whole).alias("value"))
         if column.slots > 1:  # of the values that are kept, a user counts once per value

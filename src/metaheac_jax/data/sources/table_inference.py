@@ -121,7 +121,8 @@ def _fields(
     left_out = [name for name, column in found.items() if column is None]
     fields = tuple(column for column in found.values() if column is not None)
     if not fields:
-        raise InputError(f"{path}: has no field besides the id; add a column")
+        hint = "" if path.suffix == ".parquet" else ", or separate the values by commas"
+        raise InputError(f"{path}: has no field besides the id; add a column{hint}")
     return fields, left_out
 
 
