@@ -41,8 +41,8 @@ class Settings:
       offline_epochs: epochs of ceil(training examples / B) steps each; with patience, the maximum.
         A step draws up to 2 B C examples, so an epoch draws an example about 2 C times.
       offline_patience: number of judgements on held-out training campaigns, four per epoch, without
-        a better one before the offline stage stops and keeps the best state. None runs all epochs
-        on all training campaigns.
+        a better one before the offline stage stops and keeps the best state; it also takes 800
+        steps without a better one. None runs all epochs on all training campaigns.
       online_learning_rate: learning rate of the online Adam.
       online_epochs: passes over a campaign's examples; with patience, the maximum.
       penalty: L2 penalty of methods that fit a linear model to a campaign, on the model's weights;

@@ -14,6 +14,7 @@ from metaheac_jax.data.batches import unstacked
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.errors import Diverged
+from metaheac_jax.methods import offline
 from metaheac_jax.methods.fine_tuning import (
     alpha_zero,
     metaheac,
@@ -240,7 +241,7 @@ def test_plain_training_with_value_dropout_equals_a_plain_loop(x64):
 
 
 @pytest.mark.slow
-def test_judgements_are_of_states_as_training_would_end_there():
+def test_judgements_are_of_states_as_training_would_end_there(monkeypatch):
     settings = replace(SETTINGS, batch_size=11, offline_epochs=2, offline_patience=2)
     seen = []
 
@@ -250,6 +251,10 @@ def test_judgements_are_of_states_as_training_would_end_there():
 
     method = mlp_pretraining(settings)
     run = Run(DATA, np.arange(3), settings, SEED, judge=judge)
+    # All 18 steps are fewer than training takes without a better judgement.
+    assert len(method.train(run).judgements) == 9
+    monkeypatch.setattr(offline, "_PATIENCE_STEPS", 4)
+    seen.clear()
     trained = method.train(run)
     assert trained.judgements[:, 0].tolist() == [2, 4, 6]  # a quarter of 9 steps; equal is no gain
     assert apart(seen[0], dict(trained.state)) < 1e-6  # rows that were behind are not

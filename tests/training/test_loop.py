@@ -318,7 +318,7 @@ def counting():
     return step, judge
 
 
-def count_to(directory, patience, num_steps=18, cut=None, log=None):
+def count_to(directory, patience, num_steps=18, cut=None, log=None, patience_steps=0):
     step, judge = counting()
 
     def draw(number):
@@ -326,7 +326,7 @@ def count_to(directory, patience, num_steps=18, cut=None, log=None):
             raise KeyboardInterrupt
         return (number,)
 
-    early_stop = EarlyStop(judge=judge, every=3, patience=patience)
+    early_stop = EarlyStop(judge, 3, patience, patience_steps)
     with Checkpoints.at(directory) as checkpoints:
         return train(
             step, jnp.zeros(()), draw, num_steps=num_steps, early_stop=early_stop,
@@ -343,6 +343,16 @@ def test_the_best_state_is_kept_and_training_ends_without_gain(tmp_path, patienc
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     told = {line["step"]: line["held_out_auc"] for line in lines if "held_out_auc" in line}
     assert told == {s: AUCS[s] for s in range(3, last + 1, 3)}
+
+
+@pytest.mark.parametrize(
+    ("patience", "patience_steps", "last"),
+    [(1, 3, 9), (1, 4, 12), (1, 7, 15), (3, 7, 15), (3, 6, 15)],
+)
+def test_training_ends_after_both_patiences(patience, patience_steps, last):
+    """The best judgement is that of step 6."""
+    state, judged = count_to(None, patience, patience_steps=patience_steps)
+    assert (int(state), judged[-1, 0]) == (6, last)
 
 
 @pytest.mark.parametrize("cut", [5, 7, 10, 11])

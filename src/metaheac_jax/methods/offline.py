@@ -39,8 +39,9 @@ from metaheac_jax.training.step import Gradient, RowState, RowStep, build_row_st
 #: "none" take the same number of steps, and draw the same number of examples per step if campaigns
 #: have enough. In "batches", support examples do not affect the gradient.
 Offline = Literal["none", "plain", "batches", "meta"]
-#: Judgements per epoch of the offline stage.
-_JUDGEMENTS = 4
+#: Judgements per epoch of the offline stage, and the minimum number of steps that it continues for
+#: after the best one.
+_JUDGEMENTS, _PATIENCE_STEPS = 4, 800
 
 
 def build_offline(
@@ -223,6 +224,7 @@ def train_rows(
             judge=lambda state: judge(finish(current(state))),
             every=max(1, steps // _JUDGEMENTS),
             patience=run.settings.offline_patience or 1,
+            patience_steps=_PATIENCE_STEPS,
             judge_start=run.start is not None,
         )
     state = step.init(*weights)

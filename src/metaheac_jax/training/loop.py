@@ -54,12 +54,15 @@ class EarlyStop:
       judge: judges a state on held-out campaigns.
       every: number of steps between two judgements.
       patience: number of judgements without a higher AUC after which training ends.
+      patience_steps: number of steps without a higher AUC before which training does not end. If
+        few steps lie between judgements, a lucky one near the start would end it otherwise.
       judge_start: whether to judge the initial state, which may be the best if it is trained.
     """
 
     judge: Callable[[RowState], Quality]
     every: int
     patience: int
+    patience_steps: int = 0
     judge_start: bool = False
 
 
@@ -90,11 +93,13 @@ class Progressed(NamedTuple):
         best = jax.tree.map(jnp.copy, self.state) if better else self.best
         return Progressed(self.state, best, judged)
 
-    def without_gain(self) -> int:
-        """Number of judgements since the best one."""
+    def without_gain(self) -> tuple[int, int]:
+        """Number of judgements, and of steps, since the best judgement."""
         judged = self.judgements()
-        aucs = np.nan_to_num(judged[:, 1], nan=-np.inf)
-        return len(aucs) - 1 - int(np.argmax(aucs)) if len(aucs) else 0
+        if not len(judged):
+            return 0, 0
+        best = int(np.argmax(np.nan_to_num(judged[:, 1], nan=-np.inf)))
+        return len(judged) - 1 - best, int(judged[-1, 0] - judged[best, 0])
 
 
 def train(
@@ -329,7 +334,10 @@ def _seconds_since(mark: float) -> float:
 
 
 def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
-    return early_stop is not None and going.without_gain() >= early_stop.patience
+    if early_stop is None:
+        return False
+    judgements, steps = going.without_gain()
+    return judgements >= early_stop.patience and steps >= early_stop.patience_steps
 
 
 def _check_finite(state: Any, when: str) -> None:
