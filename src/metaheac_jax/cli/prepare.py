@@ -59,8 +59,13 @@ class Options:
     """JSON file that names the fields to use. Tables require it. For the other sources, an example:
     {"user": [{"name": "age"}, {"name": "likes", "slots": 10}], "campaign": [{"name": "topic"}]};
     the default is the paper's 14 user and 6 campaign fields. A field with several slots is a list.
-    In tables, a user field with "sensitive": true is not an input of any model; reports show how
-    audiences differ by it."""
+    In tables a list in text needs a "separator", "buckets" divides a number into ranges with about
+    equally many users, "hash_rows" hashes a field with too many values to that many rows, and a
+    user field with "sensitive": true is not an input of any model; reports show how audiences
+    differ by it. Besides the fields, a schema of tables may have "user_id" and "campaign_id" (the
+    names of the id columns), "missing" (texts such as ["NA"] that stand for a missing value),
+    "min_count" (values that fewer users have share a table row with unseen ones; 1),
+    "campaigns_from", and "min_seeds" (of a campaign that is made from a column; 50)."""
     max_ids: int | None = None
     """For the competition's and the authors' files: refuse them if the largest ids of the user
     fields (in the authors' files, of all fields) add up to more than this, since memory grows with
