@@ -116,9 +116,9 @@ def main(options: Options) -> None:
         if options.epochs is not None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
-        skip = options.skip_unusable & ~is_usable(data)[campaigns]
-        skipped = campaigns[skip & ~skip.all()]  # if none is usable, the check names them
-        campaigns = campaigns[~np.isin(campaigns, skipped)]
+        notes = list[str]()
+        if options.skip_unusable:
+            campaigns, notes = _usable(data, campaigns)
         folders = [read_campaign(folder) for folder in options.with_]
         added = np.empty(0, int)
         if folders:
@@ -150,13 +150,10 @@ def main(options: Options) -> None:
             save(general, options.out, progress=progress)
             remove_work(directory)
         from_first(None)  # the other processes end after the first
-    lines = []
-    if len(skipped):
-        lines = [f"note: {len(skipped)} campaigns left out: {list_campaigns(data, skipped)}"]
     held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
     terminal.print_lines(
         screen,
-        *lines,
+        *notes,
         f"{options.out}: {method.label}, trained on {len(campaigns) - len(held_out)} campaigns of "
         f"{data.name}{_judged(general, len(held_out))}",
         f"next: metaheac expand {options.out} --data {options.data} --seeds FILE "
@@ -207,6 +204,19 @@ def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
     if which == "official":
         return official_split(data).train
     return np.arange(data.num_campaigns)
+
+
+def _usable(data: Dataset, campaigns: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The campaigns that a model can be trained on, and a line that names the others.
+
+    If there is no such campaign, they are returned as they are, for the check to name them.
+    """
+    usable = is_usable(data)[campaigns]
+    if usable.all() or not usable.any():
+        return campaigns, []
+    skipped = campaigns[~usable]
+    line = f"note: {len(skipped)} campaigns left out: {list_campaigns(data, skipped)}"
+    return campaigns[usable], [line]
 
 
 def _with_folders(

@@ -202,7 +202,6 @@ def train_rows(
       campaigns_of: see `training.loop.train`.
       reduction: reduction of the gradient over campaigns; by default that of the settings.
     """
-    reduction = reduction or run.settings.reduction
     steps, table_optimizer = epoch_steps(run), table_adam(run.settings.outer_learning_rate)
     placement = None if run.mesh is None else placement_of(run)
     step = _build_step(run, gradient, table_optimizer, placement, reduction)
@@ -221,7 +220,7 @@ def train_rows(
     judge, early_stop = run.judge, None
     if judge is not None:
         early_stop = EarlyStop(
-            judge=lambda state: judge(finish(current(state))),
+            lambda state: judge(finish(current(state))),
             every=max(1, steps // _JUDGEMENTS),
             patience=run.settings.offline_patience or 1,
             patience_steps=_PATIENCE_STEPS,
@@ -276,7 +275,7 @@ def _build_step(
     gradient: Gradient[...],
     table_optimizer: TableOptimizer,
     placement: Placement | None,
-    reduction: Reduction,
+    reduction: Reduction | None,
 ) -> RowStep:
     """The training step, on one device or on a mesh, for the batches of the sampler."""
     settings = run.settings
@@ -288,7 +287,7 @@ def _build_step(
         optimizer,
         table_optimizer,
         placement,
-        reduction=reduction,
+        reduction=reduction or settings.reduction,
         checked=True,
     )
 
