@@ -1,7 +1,8 @@
-"""The meta-step against PyTorch: the same network and tasks, in one run, taking turns.
+"""The meta-step against other programs: the same network and tasks, in one run, taking turns.
 
-``python -m experiments.throughput.rivals_meta`` compares learn2learn, higher, parallel-metalearn
-and plain ``torch.func`` (vmap of grad), where installed. Each program runs on one core in a process
+``python -m experiments.throughput.rivals_meta`` compares plain JAX and, where installed, PyTorch
+programs: learn2learn, higher, parallel-metalearn, and ``torch.func`` (vmap of grad) with and
+without ``torch.compile``. Each program runs on one core in a process
 of its own, so that its memory can be measured. Times are processor time, so that other work on the
 machine does not count. All programs start from the same parameters; a program is refused if its
 losses in the first steps differ.
@@ -11,6 +12,7 @@ Axes: C tasks, N examples of a support set, and of a query set.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import statistics
@@ -50,7 +52,7 @@ SIZES: dict[Name, Size] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Times a second-order meta-step of this package and of PyTorch programs, taking turns."""
+    """Times a second-order meta-step of this package and of other programs, taking turns."""
 
     sizes: tuple[Name, ...] = tuple(SIZES)
     """Networks: sine (1-40-40-1, 25 tasks of 10 examples), wide (64-256-256-1, 16 of 64)."""
@@ -82,6 +84,18 @@ def tasks(size: Size) -> Any:
     return side(), side()
 
 
+def jax_loss(params: Any, batch: Any) -> Any:
+    """The mean squared error of the network in JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    hidden, y = batch
+    for kernel, bias in params[:-1]:
+        hidden = jax.nn.relu(hidden @ kernel + bias)
+    kernel, bias = params[-1]
+    return jnp.mean(((hidden @ kernel + bias)[:, 0] - y) ** 2)
+
+
 def ours(size: Size, inner_steps: int) -> Step:
     """The meta-step of this package."""
     import jax
@@ -92,16 +106,8 @@ def ours(size: Size, inner_steps: int) -> Step:
     from metaheac_jax.training.meta import build_meta_step
 
     set_cpu_flags()
-
-    def loss(params: Any, batch: Any) -> jax.Array:
-        hidden, y = batch
-        for kernel, bias in params[:-1]:
-            hidden = jax.nn.relu(hidden @ kernel + bias)
-        kernel, bias = params[-1]
-        return jnp.mean(((hidden @ kernel + bias)[:, 0] - y) ** 2)
-
     init, step = build_meta_step(
-        loss,
+        jax_loss,
         optax.adam(BETA),
         inner_learning_rate=ALPHA,
         inner_steps=inner_steps,
@@ -113,6 +119,40 @@ def ours(size: Size, inner_steps: int) -> Step:
         nonlocal state
         state, info = step(state, support, query)
         return float(info.loss)
+
+    return run
+
+
+def jax_by_hand(size: Size, inner_steps: int) -> Step:
+    """The same in plain JAX and optax, in a page: inner steps in a loop, jit of the whole step."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    optimizer = optax.adam(BETA)
+
+    def task_loss(theta: Any, support: Any, query: Any) -> jax.Array:
+        for _ in range(inner_steps):
+            slopes = jax.grad(jax_loss)(theta, support)
+            theta = jax.tree.map(lambda p, slope: p - ALPHA * slope, theta, slopes)
+        return jax_loss(theta, query)
+
+    def meta_loss(params: Any, support: Any, query: Any) -> jax.Array:
+        return jax.vmap(task_loss, in_axes=(None, 0, 0))(params, support, query).mean()
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, support: Any, query: Any) -> Any:
+        value, slopes = jax.value_and_grad(meta_loss)(params, support, query)
+        updates, state = optimizer.update(slopes, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    params = jax.tree.map(jnp.asarray, layers(size))
+    state = optimizer.init(params)
+
+    def run(support: Any, query: Any) -> float:
+        nonlocal params, state
+        params, state, value = step(params, state, support, query)
+        return float(value)
 
     return run
 
@@ -137,7 +177,7 @@ def as_tensors(side: Any) -> Any:
     return [torch.from_numpy(leaf) for leaf in side]
 
 
-def torch_func(size: Size, inner_steps: int) -> Step:
+def torch_func(size: Size, inner_steps: int, *, compiled: bool = False) -> Step:
     """``torch.func``: vmap over the tasks of a loss that uses ``grad`` inside."""
     import torch  # pyrefly: ignore
     from torch.func import functional_call, grad, vmap  # pyrefly: ignore
@@ -156,9 +196,15 @@ def torch_func(size: Size, inner_steps: int) -> Step:
             theta = {name: p - ALPHA * slopes[name] for name, p in theta.items()}
         return loss(theta, query_x, query_y)
 
+    def meta_loss(*batch: Any) -> Any:
+        return vmap(task_loss)(*batch).mean()
+
+    if compiled:
+        meta_loss = torch.compile(meta_loss)
+
     def run(support: Any, query: Any) -> float:
         optimizer.zero_grad()
-        value = vmap(task_loss)(*as_tensors(support), *as_tensors(query)).mean()
+        value = meta_loss(*as_tensors(support), *as_tensors(query))
         value.backward()
         optimizer.step()
         return value.item()
@@ -258,7 +304,9 @@ def parallel_metalearn(size: Size, inner_steps: int) -> Step:
 #: By name: the module that a program needs, and the function that builds its step.
 PROGRAMS: dict[str, tuple[str, Callable[..., Step]]] = {
     "metaheac_jax": ("jax", ours),
+    "JAX by hand": ("jax", jax_by_hand),
     "torch.func": ("torch", torch_func),
+    "torch.func, torch.compile": ("torch", functools.partial(torch_func, compiled=True)),
     "parallel-metalearn": ("metalearn", parallel_metalearn),
     "learn2learn": ("learn2learn", learn2learn),
     "higher": ("higher", higher),

@@ -46,6 +46,15 @@ def test_a_program_takes_its_turns(tiny):
     thread.join()
 
 
+def test_plain_jax_takes_the_same_steps(tiny):
+    support, query = rivals_meta.tasks(tiny)
+    for inner_steps in (1, 3):
+        steps = [build(tiny, inner_steps) for build in (rivals_meta.ours, rivals_meta.jax_by_hand)]
+        losses = np.array([[step(support, query) for step in steps] for _ in range(4)])
+        np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-5)
+        assert len(np.unique(losses[:, 0])) == 4
+
+
 def test_ratios_are_those_of_the_turns():
     found = {
         "ours": Result([], [1.0, 2.0, 3.0], 2**20),
