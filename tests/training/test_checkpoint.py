@@ -214,6 +214,19 @@ def test_all_kinds_of_arrays_are_restored(tmp_path):
         assert (a.dtype, a.shape, a.sharding) == (b.dtype, b.shape, b.sharding)
 
 
+def test_typed_keys_are_restored(tmp_path):
+    key, others = jax.random.key(3), jax.random.split(jax.random.key(4), 2)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, {"key": key, "others": others})
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        state = checkpoints.restore({"key": jax.random.key(0), "others": others})
+        assert jax.random.normal(state["key"], 5).tolist() == jax.random.normal(key, 5).tolist()
+        assert (state["others"] == others).all()
+        words = r"has key<fry>\[\] as key, this run has key<rbg>\[\]"
+        with pytest.raises(InputError, match=words):
+            checkpoints.restore({"key": jax.random.key(0, impl="rbg"), "others": others})
+
+
 def test_two_runs_do_not_share_checkpoints(tmp_path, writers):
     with writers.of(tmp_path / "c"), pytest.raises(InputError, match="c: process "):
         Checkpoints(tmp_path / "c")

@@ -261,7 +261,9 @@ def _kind(leaf: Any) -> str:
 
 
 def array_digest(leaf: Any) -> str:
-    """SHA-256 of an array's bytes, in the order of its elements."""
+    """SHA-256 of an array's bytes, in the order of its elements; of a typed key, of its data."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
     return hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data).hexdigest()
 
 
