@@ -224,7 +224,7 @@ class General:
                 if all(np.isin(a, b).all() for a, b in zip(own, other, strict=True)):
                     remedy = (
                         "train the model on this data first, with metaheac fit --from, or prepare "
-                        "it with --no-new-values"
+                        "it with --extends MODEL --no-new-values"
                     )
                 raise InputError(
                     f"{data.where}: field {field.name!r} has other values than in the model's "

@@ -10,6 +10,7 @@ Axes: M user fields, N campaign fields, S slots of a user, R table rows.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -291,6 +292,25 @@ class Vocabulary:
                 )
             both.append(np.union1d(own, old))
         return Vocabulary(tuple(both))
+
+    def warn_of_new(self, schema: Schema, earlier: Vocabulary, where: object) -> None:
+        """Warns of values that earlier data lacks, and that therefore count as unknown.
+
+        Args:
+          schema: schema of both vocabularies.
+          earlier: the values that are known.
+          where: what the warning is about, such as a folder.
+        """
+        told = []
+        for field, own, old in zip(schema.fields, self.values, earlier.values, strict=True):
+            new = np.setdiff1d(own, old)
+            if len(new):
+                told.append(f"{field.name} {len(new):,} (such as {str(new[-1])[:40]!r})")
+        if told:
+            warnings.warn(
+                f"{where}: number of values that count as unknown, by field: {', '.join(told)}",
+                stacklevel=3,
+            )
 
     def encode_attributes(self, schema: Schema, attributes: Mapping[str, Any]) -> np.ndarray:
         """(N,) int32 table rows of a campaign's raw values; unknown values are as in `encode`.

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fixed_scores import fixed_method
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from toy import dataset
@@ -47,18 +48,47 @@ def test_with_true_non_seeds_it_is_the_platt_scaling_of_scikit_learn(seed, shift
         assert intercept == pytest.approx(logit(target.mean()), abs=1e-5)
 
 
+@pytest.mark.parametrize("base_rate", [0.0001, 0.02, 0.2, 0.9])
 @pytest.mark.parametrize("drawn", [True, False])
 @pytest.mark.parametrize("scores", [np.zeros(40), np.repeat([1.0, -1.0], [10, 30])])
-def test_scores_that_are_equal_or_separate_the_labels(scores, drawn):
+def test_scores_that_are_equal_or_separate_the_labels(scores, drawn, base_rate):
     labels = np.arange(40) < 10
-    found = Calibration(scores, labels, drawn).probability(scores, 0.02)
+    found = Calibration(scores, labels, drawn).probability(scores, base_rate)
     # Two kinds of score: each has the mean of its targets, 11 / 12 and 1 / 32.
     target = np.where(labels, 11 / 12, 1 / 32)
-    target = target if scores.any() else np.full(40, target.mean())
-    ratio = target / (1 - target) * 3  # of the densities: there are 3 non-seeds per seed
-    odds = ratio * 0.02 / 0.98
-    expected = 0.02 * ratio if drawn else odds / (1 + odds)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    added = np.where(labels, 1 / 12, 0) if drawn else np.zeros(40)
+    if not scores.any():
+        target, added = (np.full(40, of.mean()) for of in (target, added))
+
+    def slope(p, place):
+        """The derivative of the loss with respect to the log-odds; there are 3 non-seeds a seed."""
+        odds = p / base_rate / 3 if drawn else p / (1 - p) * (1 - base_rate) / base_rate / 3
+        own = (odds / (1 + odds) - target[place]) * (1 - p if drawn else 1)
+        return own + added[place] * p
+
+    expected = [brentq(slope, 1e-12, 1 - 1e-12, args=(place,)) for place in range(40)]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@given(st.integers(0, 999), st.sampled_from([0.001, 0.05, 0.3, 0.9]), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_no_other_line_is_likelier(seed, base_rate, drawn):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(60) < rng.integers(5, 30)
+    scores = 3 * (rng.normal(size=60) + labels) - 2
+    slope, intercept = Calibration(scores, labels, drawn).line(base_rate)
+    seeds, others = labels.sum(), (~labels).sum()
+    target = np.where(labels, (seeds + 1) / (seeds + 2), 1 / (others + 2))
+
+    def loss(line):
+        p = expit(max(line[0], 0) * scores + line[1]).clip(1e-300, 1 - 1e-15)
+        ratio = p / base_rate if drawn else p / (1 - p) * (1 - base_rate) / base_rate
+        seed = seeds / others * ratio / (1 + seeds / others * ratio)
+        value = -(target * np.log(seed) + (1 - target) * np.log1p(-seed)).sum()
+        return value - drawn * (np.log1p(-p) * labels).sum() / (seeds + 2)
+
+    best = minimize(loss, [0.3, logit(base_rate)], method="Nelder-Mead", options={"maxiter": 2000})
+    assert loss([slope, intercept]) <= best.fun + 1e-5
 
 
 @given(st.floats(0.01, 0.99), st.floats(0.001, 0.999))

@@ -64,8 +64,14 @@ def test_the_options_suit_each_other(options, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"--percent": 5}, "audience: give one of size, percent, and from_percent with to_percent"),
-        ({"--size": None}, "audience: give one of size, percent, and from_percent with to_percent"),
+        (
+            {"--percent": 5},
+            "expand: give one of --size, --percent, and --from-percent with --to-per",
+        ),
+        (
+            {"--size": None},
+            "expand: give one of --size, --percent, and --from-percent with --to-per",
+        ),
         ({"--size": None, "--from-percent": 3, "--to-percent": 2}, "from_percent and to_percent: "),
         ({"--size": None, "--from-percent": 1, "--to-percent": 1.2}, "holds none of 200 users"),
         (

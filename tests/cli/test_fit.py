@@ -23,7 +23,7 @@ from toy import dataset
 from metaheac_jax.cli.fit import _judged, _with_added
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import Dataset, group_by_campaign
-from metaheac_jax.data.splits import official_split
+from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
@@ -150,17 +150,27 @@ def test_campaigns_that_nothing_can_be_trained_on_are_skipped_if_asked(tmp_path,
     with_few(tmp_path / "data", [1, 4], keep=19)
     command = ("fit", tmp_path / "data", tmp_path / "model", "--method", "cosine")
     first, second = map(str, DATA.campaign_ids[[1, 4]])
-    words = (f"campaign {first}: stage 1 has", "(metaheac fit --skip-unusable); the same", second)
+    words = (f"campaign {first}: stage 1 has", f"{second}; --skip-unusable leaves out those of")
     refuses(capsys, main, *command, words=words)
     succeeds(main, *command, "--skip-unusable")
     printed = capsys.readouterr().out
-    assert f"note: 2 campaigns left out: {first}, {second}\n" in printed
-    assert "trained on 4 campaigns of toy" in printed
+    assert printed.index(f"note: left out as unusable (2): {first}, {second}\n") < printed.index(
+        "trained on 4 campaigns of toy"
+    )
     kept = np.delete(DATA.campaign_ids, [1, 4]).tolist()
     assert list(load(tmp_path / "model").campaigns) == kept
     with_few(tmp_path / "none", range(6), keep=19)
     none = ("fit", tmp_path / "none", tmp_path / "other", "--skip-unusable")
-    refuses(capsys, main, *none, words=("stage 1 has", "the same holds for 5 more"))
+    refuses(capsys, main, *none, words=("--skip-unusable: leaves no campaign of",))
+    # The paper's split comes first, so what is judged does not depend on what is left out.
+    [bad] = paper_split(DATA, 0).train[:1]
+    with_few(tmp_path / "one", [bad], keep=19)
+    succeeds(
+        main, "fit", tmp_path / "one", tmp_path / "paper", "--method", "cosine",
+        "--campaigns", "paper", "--skip-unusable",
+    )  # fmt: skip
+    kept = np.setdiff1d(paper_split(DATA, 0).train, bad)
+    assert set(load(tmp_path / "paper").campaigns) == set(DATA.campaign_ids[kept].tolist())
 
 
 def test_skipping_changes_nothing_if_all_campaigns_are_usable(data, tmp_path, capsys, monkeypatch):

@@ -241,7 +241,7 @@ def test_evaluate_leaves_out_a_campaign_without_examples(tmp_path, capsys):
     save(model, tmp_path / "model")
     succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
     name = data.campaign_ids[5]
-    words = f"campaign {name} could not be judged: it has no examples of stage 1 to customise on"
+    words = f"campaign {name} could not be judged: it has fewer than 20 examples of stage 1 to"
     assert words in capsys.readouterr().out
 
 
@@ -249,7 +249,7 @@ def test_evaluate_leaves_out_a_campaign_without_examples(tmp_path, capsys):
     ("stage", "said"),
     [
         ("stage2", "has no examples of stage 2, on which audiences are judged; prepare it from"),
-        ("stage1", "was not trained on have no examples of stage 1 to customise on; add some"),
+        ("stage1", "was not trained on have fewer than 20 examples of stage 1 to customise on"),
     ],
 )
 def test_evaluate_says_which_examples_the_data_lacks(tmp_path, capsys, stage, said):

@@ -123,6 +123,7 @@ def test_a_field_whose_values_are_all_new_is_told(tmp_path, capsys):
     assert printed.count("note") == 1
 
 
+@pytest.mark.filterwarnings("default:.*values that count as unknown")
 @pytest.mark.parametrize("min_count", [1, 3])
 def test_todays_users_are_scored_by_yesterdays_model(tmp_path, capsys, min_count):
     """A value that the model has not seen counts as unknown; other users' scores stay the same."""
@@ -144,11 +145,16 @@ def test_todays_users_are_scored_by_yesterdays_model(tmp_path, capsys, min_count
     command = ("prepare", source, tmp_path / "next", "--schema", schema)
     extends = ("--extends", tmp_path / "model")
     succeeds(main, *command, *extends)
-    with pytest.raises(InputError, match="metaheac fit --from, or prepare it with --no-new"):
+    with pytest.raises(InputError, match="or prepare it with --extends MODEL --no-new-values"):
         general.check_data(open_dataset(tmp_path / "next"))
     capsys.readouterr()
     succeeds(main, *command, *extends, "--no-new-values")
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed, told = captured.out, "city 2 (such as 'newer'), likes 1 (such as 'new'), topic 1"
+    if min_count > 1:  # a user field's rare values are not kept anyway
+        told = "likes 1 (such as '<unseen>'), topic 1 (such as 'new')"
+    words = f"{source}: number of values that count as unknown, by field: {told}"
+    assert f"warning: {words}" in captured.err
     assert f"next: metaheac expand EARLIER_MODEL --data {tmp_path / 'next'}\n" in printed
     assert "note: field" not in printed
     data = open_dataset(tmp_path / "next")
@@ -169,6 +175,8 @@ def test_todays_users_are_scored_by_yesterdays_model(tmp_path, capsys, min_count
     refuses(capsys, main, *command, "--no-new-values", words=words)
 
 
+@pytest.mark.filterwarnings("default:.*values that count as unknown: ")
+@pytest.mark.filterwarnings("default:.*by field: gender 1 [(]such as '99'[)]$")
 def test_a_competition_file_without_new_values(tmp_path):
     source, schema = write(tmp_path / "source"), tmp_path / "schema.json"
     schema.write_text(json.dumps(SMALL_SCHEMA))
@@ -255,8 +263,8 @@ def test_campaigns_that_nothing_can_be_trained_on_are_named(tmp_path, capsys):
         source = tables_world.write(tmp_path / name, users, campaigns, rows)
         succeeds(main, "prepare", source, tmp_path / f"{name}-data", "--schema", schema)
         told = (
-            "\nnote: 1 campaigns have fewer than 20 examples to learn from, or only seeds or only "
-            "non-seeds; fit with --skip-unusable: k2\n"
+            "\nnote: fit needs --skip-unusable, since these campaigns have fewer than 20 examples "
+            "to learn from, or only seeds or only non-seeds: k2\n"
         )
         assert (told in capsys.readouterr().out) == (name == "few")
 

@@ -136,6 +136,12 @@ def test_the_way_to_a_second_audience(made, tmp_path, capsys):
         fresh = set(pl.read_csv(new)["user_id"])
         assert users[1] - users[0] <= fresh
         assert not fresh & users[0]
+        # Users who opt out stay out, and converts may be named among them.
+        out = tmp_path / f"{name}-out.csv"
+        out.write_text("\n".join(["user_id", *sorted(fresh)[:9], *sorted(converts)[:1]]))
+        both = ("--out", new, "--exclude-shown", "--exclude", out)
+        succeeds(main, *expand, *both)
+        assert not set(pl.read_csv(new)["user_id"]) & {*sorted(fresh)[:9], *users[0]}
 
         capsys.readouterr()
         succeeds(main, "feedback", campaign, told, told)
@@ -189,6 +195,8 @@ def test_an_update_learns_from_users_whom_the_data_lacked(made, tmp_path, capsys
     starts = (again.format(before), same, full, full, same)
     for line, start in zip(lines, starts, strict=True):
         assert " ".join(line.split()).startswith(start)
+    told = [f"{campaign}: none of the users with feedback is a user of" in line for line in lines]
+    assert told == [before == 0, False, False, False, False]
 
 
 def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
@@ -471,6 +479,7 @@ def test_users_who_were_shown_a_campaign_are_left_out_of_its_audience_alone(made
     shutil.copytree(made.folder / "model", tmp_path / "model")
     shutil.copytree(made.folder / "campaigns", tmp_path / "campaigns")
     tea, other = (tmp_path / "campaigns" / name for name in made.names[:2])
+    assert len(pl.read_csv(made.world / "new" / made.names[0] / "seeds.csv")) == 300
     data, told, all_but = ("--data", made.data), tmp_path / "told.csv", tmp_path / "rest.csv"
     out, page = tmp_path / "out.csv", tmp_path / "page.html"
     succeeds(main, "expand", tea, *data, "--size", 500, "--out", out)
@@ -479,7 +488,10 @@ def test_users_who_were_shown_a_campaign_are_left_out_of_its_audience_alone(made
     succeeds(main, "update", tea, *data)
     pools = []
     for more in ((), ("--exclude-shown",)):
-        succeeds(main, "expand", tea, *data, "--size", 50, "--out", out, "--report", page, *more)
+        options = ("--size", 50, "--out", out, "--report", page, "--probability", *more)
+        succeeds(main, "expand", tea, *data, *options)
+        facts = json.loads((tmp_path / "out.csv.json").read_text())
+        assert facts["base_rate"] == 300 / 4000  # converts from feedback do not count
         pools.append(re.search(r">50%</th>\s<td[^>]*>([\d,]+)<", page.read_text())[1])
     assert pools[0] == pools[1]
     most = 4000 - len(pl.read_csv(made.world / "new" / made.names[0] / "seeds.csv")) - 500

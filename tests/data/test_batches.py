@@ -403,8 +403,8 @@ def test_a_campaign_that_nothing_can_be_trained_on_is_named(count, positive, sai
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ([4], "; add examples, or leave the campaign out [(]metaheac fit --skip-unusable[)]$"),
-        ([4, 5, 7], "unusable[)]; the same holds for 2 more: 150, 170$"),
+        ([4], "; add examples, or leave the campaign out$"),
+        ([4, 5, 7], "out; the same holds for 2 more: 150, 170$"),
         (range(4, 8), "; the same holds for 3 more: 150, 160, 170$"),
         (range(4, 11), "; the same holds for 6 more: 150, 160, 170, [.]{3}$"),
     ],

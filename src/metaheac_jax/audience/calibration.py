@@ -48,7 +48,8 @@ class Calibration:
 
         Args:
           scores: (P,) scores by the campaign's model.
-          base_rate: fraction of the pool that converts; converts are like the campaign's seeds.
+          base_rate: fraction of the pool that converts, where the pool has all users but the seeds;
+            converts are like the seeds.
 
         Raises:
           InputError: the base rate is not between 0 and 1.
@@ -64,8 +65,9 @@ class Calibration:
         are ``pi / (1 - pi)`` times ``p / b`` if non-seeds are drawn, and otherwise times ``p (1 -
         b) / ((1 - p) b)``. As in Platt's paper, the target of a label is the fraction of seeds in
         its class after adding one example of each label, so the slope stays finite if the scores
-        separate the labels. The slope is not negative, so a better rank never has a lower
-        probability.
+        separate the labels. If non-seeds are drawn, the odds are bounded, so this does not suffice;
+        one user who does not convert is added as well, in equal parts at the seeds. The slope is
+        not negative, so a better rank never has a lower probability.
 
         Raises:
           InputError: the base rate is not between 0 and 1.
@@ -73,20 +75,21 @@ class Calibration:
         check_base_rate(base_rate)
         seeds = int((self.labels == 1).sum())
         others = len(self.labels) - seeds
+        shift = np.log(seeds / others) - (np.log(base_rate) if self.drawn else logit(base_rate))
         target = np.where(self.labels == 1, (seeds + 1) / (seeds + 2), 1 / (others + 2))
+        added = (self.labels == 1) / (seeds + 2) if self.drawn else np.zeros(len(self.labels))
         scores = self.scores.astype(float)
         centre, spread = scores.mean(), scores.std() or 1.0
         unit = (scores - centre) / spread
-        shift = np.log(seeds / others) - (np.log(base_rate) if self.drawn else logit(base_rate))
 
         def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
             own = line[0] * unit + line[1]  # log-odds of converting
             odds = shift + (log_expit(own) if self.drawn else own)  # log-odds of being a seed
-            error = (expit(odds) - target) * (expit(-own) if self.drawn else 1)
-            value = (np.logaddexp(0, odds) - target * odds).mean()
+            error = (expit(odds) - target) * (expit(-own) if self.drawn else 1) + added * expit(own)
+            value = (np.logaddexp(0, odds) - target * odds + added * np.logaddexp(0, own)).mean()
             return value, np.array([(error * unit).mean(), error.mean()])
 
-        start = np.array([1.0, logit(base_rate)])
+        start = np.array([1.0, 0.0])
         bounds = [(0, None), (None, None)]
         options = {"ftol": 1e-15, "gtol": 1e-9}
         slope, intercept = minimize(loss, start, jac=True, bounds=bounds, options=options).x
@@ -139,7 +142,7 @@ def calibrate(
         rng = np.random.Generator(np.random.Philox(seed))
         able = np.flatnonzero(~campaign.is_found)
         out = able[hold_out(campaign.labels[able], HELD_OUT, rng)[1]]
-        count = int((campaign.labels[able] == 1).sum())
+        count = campaign.num_given_seeds
         if count < MIN_SEEDS:
             besides = " besides those from feedback" if len(campaign.found) else ""
             raise InputError(

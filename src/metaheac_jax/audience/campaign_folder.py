@@ -333,7 +333,7 @@ def update(
 
     Raises:
       InputError: the folder has no campaign, the general model is in no folder or does not fit the
-        data, no seed is a user of the data or all are to be left out, or as in
+        data, no seed is a user of the data, all seeds or non-seeds are to be left out, or as in
         `SavedCampaign.with_ids_of`.
     """
     with locked(Path(directory)):
@@ -343,10 +343,12 @@ def update(
         saved = saved.with_ids_of(data)
         excluded = np.union1d(saved.excluded, data.checked_ids(exclude))
         saved = replace(saved, excluded=excluded)
-        if not saved.examples.labels.any():
-            raise InputError(
-                f"{directory}: all its seeds are to be left out; keep some, or make a new campaign"
-            )
+        for label, who in ((1, "seeds"), (0, "non-seeds")):
+            if not (saved.examples.labels == label).any():
+                raise InputError(
+                    f"{directory}: all its {who} are to be left out; keep some, or make a new "
+                    "campaign"
+                )
         campaign = data.recorded_campaign(saved.examples)
         [model] = method_of(general).customise(
             general, data, [campaign], seed=seed, progress=progress

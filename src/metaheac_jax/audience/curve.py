@@ -63,7 +63,11 @@ class SizePoint:
 
 
 def seed_rate(num_seeds: int, data: Dataset) -> float:
-    """The default base rate of a campaign: the fraction of all users who are its seeds."""
+    """The default base rate of a campaign: the fraction of all users who are its seeds.
+
+    Seeds from feedback do not count, so that a campaign's default does not change with its
+    audiences.
+    """
     return num_seeds / data.num_users
 
 
@@ -97,7 +101,7 @@ def size_curve(
     if not percents or not all(0 < percent <= 100 for percent in percents):
         raise InputError(f"percents: expected numbers above 0 and up to 100, got {percents}")
     if base_rate is None:
-        base_rate = seed_rate(held_out.num_seeds, data)
+        base_rate = seed_rate(held_out.num_given_seeds, data)
     if not 0 < base_rate <= 1:
         raise InputError(f"base rate: expected more than 0 and at most 1, got {base_rate}")
     scores = np.empty(data.num_users, np.float32)

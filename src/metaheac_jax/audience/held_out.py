@@ -62,6 +62,11 @@ class HeldOutSeeds:
         return np.union1d(self.left_out, learned)
 
     @property
+    def num_given_seeds(self) -> int:
+        """Number of seeds without those from feedback, held out or not."""
+        return len(self.users) + self.model.campaign.num_given_seeds
+
+    @property
     def num_seeds(self) -> int:
         """Number of seeds of the campaign, held out or not."""
         return len(self.users) + len(self.model.campaign.seeds)

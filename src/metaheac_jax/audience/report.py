@@ -105,8 +105,8 @@ def describe_audience(
         raise InputError(f"{title}: the audience has no users; choose better ranks")
     curve, used, seen = [], None, None
     if base_rate is None:
-        base_rate = seed_rate(len(campaign.seeds), data)
-    if (campaign.labels[~campaign.is_found] == 1).sum() >= MIN_SEEDS:
+        base_rate = seed_rate(campaign.num_given_seeds, data)
+    if campaign.num_given_seeds >= MIN_SEEDS:
         held_out = hold_out_seeds(
             method, general, data, campaign, exclude=exclude, seed=seed, progress=progress
         )

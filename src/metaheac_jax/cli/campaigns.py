@@ -99,8 +99,8 @@ def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
     if check.used < least:
         more = f" ({check.excluded} more are excluded)" if check.excluded else ""
         raise InputError(
-            f"{path}: {check.used} of {check.given} seeds are users of the data{more}, fewer than "
-            f"--least-seeds {least}; give more seeds"
+            f"{path}: {check.used} of {check.distinct} seeds are users of the data{more}, fewer "
+            f"than --least-seeds {least}; give more seeds"
         )
 
 

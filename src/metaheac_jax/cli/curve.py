@@ -85,7 +85,7 @@ def main(options: Options) -> None:
             seed=options.seed,
             progress=progress,
         )
-        base_rate = options.base_rate or seed_rate(held_out.num_seeds, data)
+        base_rate = options.base_rate or seed_rate(held_out.num_given_seeds, data)
         points = size_curve(held_out, data, base_rate=base_rate, progress=progress)
     if options.out is not None:
         _write(options.out, points)

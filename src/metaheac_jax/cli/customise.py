@@ -100,7 +100,8 @@ def main(options: Options) -> None:
         check.line(),
         *(f"note: {note}" for note in [*campaign_notes(check, model), *told]),
         f"{options.out}: {general.method} customised to {check.used:,} seeds",
-        f"next: metaheac expand {options.out} --data {options.data} --size N --out audience.csv",
+        f"next: metaheac expand {terminal.quoted(options.out)} --data "
+        f"{terminal.quoted(options.data)} --size N --out audience.csv",
     )
 
 

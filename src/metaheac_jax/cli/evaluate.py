@@ -16,6 +16,7 @@ from metaheac_jax.audience.calibration import calibration_table, expected_calibr
 from metaheac_jax.audience.evaluation import PERCENT, gains_table, judge_all, score_pools
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.batches import is_usable
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import Split, small_campaigns
@@ -26,6 +27,7 @@ from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 
 GROUPS = {"small": "at most", "large": "more than"}
+_FEW = "fewer than 20 examples of stage 1 to customise on, or only seeds or only non-seeds"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def main(options: Options) -> None:
         trained = {str(own) for own in (*general.campaigns, *general.held_out)}
         known = np.array([str(plain_id(value)) in trained for value in data.campaign_ids])
         new = ~known & (data.stage2.counts > 0)
-        test = np.flatnonzero(new & (data.stage1.counts > 0)).tolist()
+        usable = is_usable(data)
+        test = np.flatnonzero(new & usable).tolist()
         if not data.stage2.counts.any():
             raise InputError(
                 f"{options.data}: has no examples of stage 2, on which audiences are judged; "
@@ -74,8 +77,8 @@ def main(options: Options) -> None:
             )
         if not len(test) and new.any():
             raise InputError(
-                f"{options.data}: campaigns that {options.model} was not trained on have no "
-                "examples of stage 1 to customise on; add some"
+                f"{options.data}: campaigns that {options.model} was not trained on have {_FEW}; "
+                "add examples"
             )
         if not len(test):
             raise InputError(
@@ -87,8 +90,8 @@ def main(options: Options) -> None:
     small, threshold = small_campaigns(data)
     split = Split(np.flatnonzero(known), np.array(test), small, threshold)
     result = judge_all(data, split, pools.scores, label=method.label)
-    for campaign_id in data.campaign_ids[new & (data.stage1.counts == 0)]:
-        why = "it has no examples of stage 1 to customise on"
+    for campaign_id in data.campaign_ids[new & ~usable]:
+        why = f"it has {_FEW}"
         result["left_out"].append({"campaign": plain_id(campaign_id), "why": why})
     result["groups"] = {
         group: _group_tables(data, result, group, test, pools.scores, log_odds=method.log_odds)

@@ -111,8 +111,8 @@ class Options:
     folder learns and of all its audiences, use --exclude with metaheac customise or metaheac
     update."""
     exclude_shown: bool = False
-    """Leave out all users in a campaign folder's feedback: they were shown the campaign already.
-    Those who converted are left out in any case, as seeds."""
+    """Leave out all users in a campaign folder's feedback, whether they converted or not: they were
+    shown the campaign already. They stay in the pool that a --report measures."""
     previous: Path | None = None
     """File of an earlier audience; the command prints how many users are kept, new and gone."""
     probability: bool = False
@@ -120,9 +120,9 @@ class Options:
     time, without a fifth of the seeds, to calibrate on these; seeds from feedback are not among
     them. The base rate decides the level of the probabilities."""
     base_rate: float | None = None
-    """With --probability: the fraction of all users expected to convert, above 0 and below 1; in
-    --report, the fraction of those who could be in the audience. By default, the fraction of all
-    users who are seeds."""
+    """With --probability: the fraction of users, without the seeds, expected to convert, above 0
+    and below 1; in --report, the fraction of those who could be in the audience. By default, the
+    fraction of all users who are seeds, without those from feedback."""
     report: Path | None = None
     """HTML file for a report on the audience: seeds, a curve of sizes, traits, fields that the
     model uses, sensitive fields, overlap with --previous and --compare. Customises the model and
@@ -228,6 +228,10 @@ def _check_options(options: Options) -> None:
             )
     elif (options.campaigns is None and not one) or (options.campaigns is not None and some):
         raise InputError("expand: give --seeds and --attributes, or --campaigns")
+    band = options.from_percent is not None or options.to_percent is not None
+    if (options.size is not None) + (options.percent is not None) + band != 1:
+        what = "give one of --size, --percent, and --from-percent with --to-percent"
+        raise InputError(f"expand: {what}")
     audience_ranks(_ANY_POOL, **_ranks(options))
     if options.campaigns is None and options.format is not None:
         raise InputError(
@@ -374,7 +378,7 @@ def _expand(
     for number, (own, audience) in enumerate(zip(found, audiences, strict=True)):
         base_rate, ids = None, earlier[number]
         if options.probability:
-            base_rate = options.base_rate or seed_rate(own.check.used, data)
+            base_rate = options.base_rate or seed_rate(own.campaign.num_given_seeds, data)
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)
@@ -570,8 +574,8 @@ def _describe(result: _Result, out: Path) -> list[str]:
         lines.append(f"{result.found.request.previous}: {counts}")
     if result.base_rate is not None:
         lines.append(
-            f"probability: of converting, if {result.base_rate:.3%} of all users convert "
-            "(--base-rate; by default the fraction who are seeds)"
+            f"probability: of converting, if {result.base_rate:.3%} of the users who are not seeds "
+            "convert (--base-rate; by default the fraction of all users who are seeds)"
         )
     return lines
 

@@ -54,5 +54,5 @@ def main(options: Options) -> None:
         f"{options.campaign}: now feedback on {len(total):,} users ({new:,} of them new), "
         f"{total.converted.sum():,} of them converted"
     )
-    lines.append(f"next: metaheac update {options.campaign} --data DATA")
+    lines.append(f"next: metaheac update {terminal.quoted(options.campaign)} --data DATA")
     terminal.print_lines(screen, *lines)

@@ -26,7 +26,7 @@ from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
-from metaheac_jax.methods import method_named, method_of
+from metaheac_jax.methods import Method, method_named, method_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
 from metaheac_jax.processes import from_first, is_first
 from metaheac_jax.settings import SETTINGS
@@ -64,8 +64,8 @@ class Options:
     can judge the rest; or official, the half that the authors' program takes."""
     skip_unusable: bool = False
     """Leave out campaigns of the data that no model can be trained on, because they have fewer than
-    20 examples of stage 1, or only seeds or only non-seeds; say which. By default, such a campaign
-    is an error."""
+    20 examples of stage 1, or only seeds or only non-seeds. The command names them. By default,
+    such a campaign is an error."""
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
     """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
     and feedback. They are not held out. A folder's name is the campaign's id."""
@@ -116,14 +116,14 @@ def main(options: Options) -> None:
         if options.epochs is not None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
-        notes = list[str]()
         if options.skip_unusable:
             campaigns, notes = _usable(data, campaigns)
+            terminal.print_lines(screen, *notes)
         folders = [read_campaign(folder) for folder in options.with_]
         added = np.empty(0, int)
         if folders:
             data, campaigns, added = _with_folders(data, campaigns, folders)
-        method.check(data, campaigns)  # before anything is written
+        _check(method, data, campaigns, options)  # before anything is written
         if mesh is not None:
             method.check_mesh()
         is_new = writes and _open_training(options, directory, screen)
@@ -153,11 +153,11 @@ def main(options: Options) -> None:
     held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
     terminal.print_lines(
         screen,
-        *notes,
         f"{options.out}: {method.label}, trained on {len(campaigns) - len(held_out)} campaigns of "
         f"{data.name}{_judged(general, len(held_out))}",
-        f"next: metaheac expand {options.out} --data {options.data} --seeds FILE "
-        "--attributes FILE --size N --out audience.csv",
+        f"next: metaheac expand {terminal.quoted(options.out)} --data "
+        f"{terminal.quoted(options.data)} --seeds FILE --attributes FILE --size N "
+        "--out audience.csv",
     )
 
 
@@ -209,14 +209,29 @@ def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
 def _usable(data: Dataset, campaigns: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The campaigns that a model can be trained on, and a line that names the others.
 
-    If there is no such campaign, they are returned as they are, for the check to name them.
+    Raises:
+      InputError: there is no such campaign.
     """
     usable = is_usable(data)[campaigns]
-    if usable.all() or not usable.any():
+    if usable.all():
         return campaigns, []
+    if not usable.any():
+        raise InputError(
+            f"--skip-unusable: leaves no campaign of {data.where}; give the campaigns more examples"
+        )
     skipped = campaigns[~usable]
-    line = f"note: {len(skipped)} campaigns left out: {list_campaigns(data, skipped)}"
+    line = f"note: left out as unusable ({len(skipped)}): {list_campaigns(data, skipped)}"
     return campaigns[usable], [line]
+
+
+def _check(method: Method, data: Dataset, campaigns: np.ndarray, options: Options) -> None:
+    """Refuses campaigns that the method cannot be trained on; names the option that may help."""
+    try:
+        method.check(data, campaigns)
+    except InputError as error:
+        if options.skip_unusable or is_usable(data)[campaigns].all():
+            raise
+        raise InputError(f"{error}; --skip-unusable leaves out those of the data") from error
 
 
 def _with_folders(

@@ -86,7 +86,10 @@ def find_campaigns(
             campaigns.append(next(found))
             continue
         with request.named():
-            own = _find_saved(request, content, general, data, exclude)
+            left_out = exclude
+            if exclude_shown:
+                left_out = np.setdiff1d(exclude, data.checked_ids(content.feedback.user_ids))
+            own = _find_saved(request, content, general, data, left_out)
             campaigns.append(_without_shown(own, data) if exclude_shown else own)
             require_seeds(campaigns[-1].check, least_seeds or 0, request.source)
             if must_be_current and not content.is_up_to_date(general):
@@ -153,5 +156,7 @@ def _without_shown(found: Found, data: Dataset) -> Found:
     campaign = found.model.campaign
     excluded = np.union1d(data.checked_ids(campaign.excluded_ids), shown)
     model = replace(found.model, campaign=replace(campaign, excluded_ids=excluded))
-    note = f"{len(shown):,} users who were shown the campaign are left out"
-    return found._replace(model=model, notes=[*found.notes, note])
+    notes, known = list(found.notes), int((data.find_users(shown) >= 0).sum())
+    if known:
+        notes.append(f"{known:,} users who were shown the campaign are left out")
+    return found._replace(model=model, notes=notes)

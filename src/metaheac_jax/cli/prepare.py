@@ -88,8 +88,9 @@ class Options:
     """Earlier data set, or model, that this data continues: its values and buckets are kept, new
     values are added, and `metaheac fit --from` can continue training its model on this data."""
     no_new_values: bool = False
-    """With --extends: do not add values that the earlier data lacks; they count as unknown. Its
-    model can then be used on this data at once, for example to score today's users."""
+    """With --extends: do not add values that the earlier data lacks; they count as unknown, and not
+    in the length of a list. The model can then be used on this data at once, for example to score
+    today's users. The source has campaigns and examples all the same, such as yesterday's."""
 
 
 def main(options: Options) -> None:
@@ -146,20 +147,20 @@ def main(options: Options) -> None:
         f"{len(data.stage1.user):,} examples to learn from, {len(data.stage2.user):,} to judge on"
     ]
     unusable = np.flatnonzero(~is_usable(data))
-    if len(unusable):
+    if len(unusable) and not options.no_new_values:  # otherwise, no model is trained on them
         lines.append(
-            f"note: {len(unusable)} campaigns have fewer than 20 examples to learn from, or only "
-            f"seeds or only non-seeds; fit with --skip-unusable: {list_campaigns(data, unusable)}"
+            "note: fit needs --skip-unusable, since these campaigns have fewer than 20 examples to "
+            f"learn from, or only seeds or only non-seeds: {list_campaigns(data, unusable)}"
         )
     if data.sensitive:
         lines.append(f"sensitive, left out of the model: {', '.join(data.sensitive)}")
     if hashed:
         lines.append(f"hashed: {', '.join(hashed)}")
-    step = f"metaheac fit {options.out} MODEL"
+    step = f"metaheac fit {terminal.quoted(options.out)} MODEL"
     if extends is not None:
         step += " --from EARLIER_MODEL"
         if options.no_new_values:
-            step = f"metaheac expand EARLIER_MODEL --data {options.out}"
+            step = f"metaheac expand EARLIER_MODEL --data {terminal.quoted(options.out)}"
         notes = _all_new(data, extends[1], options.extends, known_only=options.no_new_values)
         lines += [f"note: {what}" for what in notes]
     terminal.print_lines(screen, *lines, f"next: {step}")

@@ -64,7 +64,8 @@ def main(options: Options) -> None:
     screen = terminal.screen()
     write, schema = write_world, ""
     if options.tables:
-        write, schema = write_table_world, f" --schema {options.out / 'schema.json'}"
+        write = write_table_world
+        schema = f" --schema {terminal.quoted(options.out / 'schema.json')}"
     with locked(options.out), terminal.progress_display(screen) as progress:
         write(
             options.out,
@@ -79,7 +80,7 @@ def main(options: Options) -> None:
     terminal.print_lines(
         screen,
         f"{options.out}: a simulated world of {options.users:,} users",
-        f"next: metaheac prepare {options.out} DATA{schema}",
+        f"next: metaheac prepare {terminal.quoted(options.out)} DATA{schema}",
     )
 
 

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -108,6 +109,11 @@ def print_lines(console: Console, *lines: str) -> None:
     """Prints lines verbatim."""
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def quoted(path: Path) -> str:
+    """A path as a word of a command that can be pasted into a shell."""
+    return shlex.quote(str(path))
 
 
 def print_table(console: Console, table: TextTable) -> None:

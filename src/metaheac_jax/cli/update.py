@@ -81,6 +81,11 @@ def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[st
         f"customised again, with feedback on {len(users):,} users: {found.sum():,} of them "
         f"are users of the data, and {(found & converted).sum():,} of these converted"
     )
+    if len(users) and not found.any():
+        yield (
+            "none of the users with feedback is a user of the data; check their ids "
+            "(metaheac feedback --replace takes wrong feedback back)"
+        )
     if len(saved.excluded):
         yield f"{len(saved.excluded):,} users are excluded; nothing is learned from them"
     if model.is_general:

@@ -215,8 +215,8 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
     raise InputError(
         f"campaign {plain_id(dataset.campaign_ids[bad[0]])}: stage 1 has {stage.positives[bad[0]]} "
         f"seeds among {stage.counts[bad[0]]} examples; expected seeds and non-seeds, "
-        f"{_MIN_EXAMPLES} examples or more; add examples, or leave the campaign out "
-        f"(metaheac fit --skip-unusable){same if len(others) else ''}"
+        f"{_MIN_EXAMPLES} examples or more; add examples, or leave the campaign "
+        f"out{same if len(others) else ''}"
     )
 
 

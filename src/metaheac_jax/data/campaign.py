@@ -107,6 +107,11 @@ class Campaign:
         return np.isin(self.users, self.found)
 
     @property
+    def num_given_seeds(self) -> int:
+        """Number of seeds without those from feedback."""
+        return int((self.labels[~self.is_found] == 1).sum())
+
+    @property
     def name(self) -> str:
         """The campaign's name in messages."""
         return "new campaign" if self.id is None else f"campaign {self.id}"

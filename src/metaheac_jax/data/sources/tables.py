@@ -106,7 +106,7 @@ def prepare(
     num_users = users.count()
     if not num_users:
         raise InputError(f"{users.path}: has no users; add a row per user")
-    options = _Options(hash_rows, extends, new_values)
+    options = _Options(source, hash_rows, extends, new_values)
     model = options.learn(users, [c for c in schema.user if not c.sensitive], schema.min_count)
     sensitive = [learn(users, column) for column in schema.user if column.sensitive]
     campaigns = _read_campaigns(paths, users, schema, options)
@@ -151,6 +151,7 @@ def prepare(
 class _Options:
     """How fields are learned; see `prepare`."""
 
+    source: Path
     hash_rows: int
     extends: tuple[Schema, Vocabulary] | None
     new_values: bool
@@ -182,8 +183,10 @@ class _Options:
         schema = Schema(tuple(own.field for own in user), tuple(own.field for own in campaign))
         vocabulary = Vocabulary(tuple(own.values for own in (*user, *campaign)))
         if self.extends is not None:
-            both = vocabulary.extending(schema, *self.extends)
-            vocabulary = both if self.new_values else self.extends[1]
+            vocabulary = vocabulary.extending(schema, *self.extends)
+            if not self.new_values:
+                vocabulary.warn_of_new(schema, self.extends[1], self.source)
+                vocabulary = self.extends[1]
         return schema, vocabulary
 
 

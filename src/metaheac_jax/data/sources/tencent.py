@@ -101,7 +101,10 @@ def prepare(
         every = Vocabulary((*user_values, *(np.unique(v) for v in campaign_values.T)))
         if extends is not None:
             every = every.extending(schema, *extends)
-        vocabulary = every if extends is None or new_values else extends[1]
+        vocabulary = every
+        if extends is not None and not new_values:
+            every.warn_of_new(schema, extends[1], source)
+            vocabulary = extends[1]
         _encode_users(directory, schema, vocabulary, every, len(uid), progress)
         campaign_rows = [
             vocabulary.encode(len(schema.user) + i, column)
