@@ -322,7 +322,7 @@ def test_a_name_in_brackets_is_printed(data, tmp_path, capsys):
     succeeds(main, "fit", data, out, "--method", "cosine")
     printed = capsys.readouterr().out
     assert f"{out}: cosine to the mean seed, trained on 6 campaigns of toy\n" in printed
-    assert f"next: metaheac expand {out} --data {data} " in printed
+    assert f"next: metaheac expand '{out}' --data {data} " in printed
 
 
 def one_class(data: Dataset) -> Dataset:
