@@ -323,7 +323,7 @@ def test_probabilities_are_of_the_base_rate(options, tmp_path, capsys):
         assert (np.diff(found[rate]) <= 0).all()
         shown = {None: "60.000%", 0.01: "1.000%"}[rate]
         assert f"probability: of converting, if {shown} of the users who" in capsys.readouterr().out
-    assert 0 < found[0.01].min()
+    assert found[0.01].min() > 0
     assert (10 * found[0.01] < found[None]).all()
     assert found[None].max() < 1
 
