@@ -469,6 +469,14 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     succeeds(main, "expand", tea, *data, *options)
     assert "non-seeds that" not in capsys.readouterr().out
     assert len(pl.read_csv(first)) == 4000 - 7
+    # They stay out beside users who were shown the campaign.
+    told = tmp_path / "told.csv"
+    new = sorted(set(pl.read_csv(first)["user_id"]) - set(seeds))[:2]
+    told.write_text("user_id,converted\n" + "".join(f"{user},0\n" for user in new))
+    succeeds(main, "feedback", tea, told)
+    options = ("--size", 4000, "--include-seeds", "--out", first, "--exclude-shown")
+    succeeds(main, "expand", tea, *data, *options)
+    assert len(pl.read_csv(first)) == 4000 - 7 - 2
     words = ("feedback: give the files that say who was shown it and who converted",)
     refuses(capsys, main, "feedback", tea, words=words)
 

@@ -27,7 +27,7 @@ from metaheac_jax.methods.fine_tuning import (
 from metaheac_jax.methods.method import Run, steps_of
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.schema import Field, Schema, Vocabulary
-from metaheac_jax.settings import OFFICIAL, PAPER
+from metaheac_jax.settings import OFFICIAL, PAPER, Settings
 from metaheac_jax.training.loop import Quality
 
 # A tiny world. Field vectors are made in four ways: of few values (gender), of a list of a few
@@ -261,6 +261,11 @@ def test_judgements_are_of_states_as_training_would_end_there(monkeypatch):
     start = method.with_settings(offline_epochs=1, offline_patience=None).fit(DATA, seed=SEED)
     again = method.train(replace(run, start=start)).judgements
     assert again[0, 0] == steps_of(start) == 9
+
+
+def test_the_patience_in_steps_is_that_of_the_documentation():
+    words = " ".join((Settings.__doc__ or "").split())
+    assert f"it also takes {offline._PATIENCE_STEPS} steps without a better one" in words
 
 
 @pytest.mark.slow
