@@ -293,8 +293,8 @@ class Vocabulary:
             both.append(np.union1d(own, old))
         return Vocabulary(tuple(both))
 
-    def warn_of_new(self, schema: Schema, earlier: Vocabulary, where: object) -> None:
-        """Warns of values that earlier data lacks, and that therefore count as unknown.
+    def restricted(self, schema: Schema, earlier: Vocabulary, where: object) -> Vocabulary:
+        """Returns the earlier vocabulary; warns of the values that it lacks, which become unknown.
 
         Args:
           schema: schema of both vocabularies.
@@ -311,6 +311,7 @@ class Vocabulary:
                 f"{where}: number of values that count as unknown, by field: {', '.join(told)}",
                 stacklevel=3,
             )
+        return earlier
 
     def encode_attributes(self, schema: Schema, attributes: Mapping[str, Any]) -> np.ndarray:
         """(N,) int32 table rows of a campaign's raw values; unknown values are as in `encode`.

@@ -300,9 +300,10 @@ def test_names_in_brackets_are_printed(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert f"{schema}: edit it, then metaheac prepare with --schema\n" in printed
     assert f"{out}: 80 users, 4 campaigns, " in printed
-    assert f"next: metaheac fit {out} MODEL\n" in printed
+    assert f"next: metaheac fit '{out}' MODEL\n" in printed
     assert f"{world}: a simulated world of 200,000 users\n" in printed
-    assert f"next: metaheac prepare {world} DATA --schema {world / 'schema.json'}\n" in printed
+    schema = world / "schema.json"
+    assert f"next: metaheac prepare '{world}' DATA --schema '{schema}'\n" in printed
     assert f"{tmp_path / '[empty]'}: no data set, model, campaign or audience\n" in printed
 
 

@@ -185,8 +185,7 @@ class _Options:
         if self.extends is not None:
             vocabulary = vocabulary.extending(schema, *self.extends)
             if not self.new_values:
-                vocabulary.warn_of_new(schema, self.extends[1], self.source)
-                vocabulary = self.extends[1]
+                vocabulary = vocabulary.restricted(schema, self.extends[1], self.source)
         return schema, vocabulary
 
 

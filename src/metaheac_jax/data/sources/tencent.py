@@ -99,12 +99,10 @@ def prepare(
         stage1, stage2 = _read_stages(source, aid, uid, by_uid, progress)
 
         every = Vocabulary((*user_values, *(np.unique(v) for v in campaign_values.T)))
-        if extends is not None:
-            every = every.extending(schema, *extends)
+        every = every if extends is None else every.extending(schema, *extends)
         vocabulary = every
         if extends is not None and not new_values:
-            every.warn_of_new(schema, extends[1], source)
-            vocabulary = extends[1]
+            vocabulary = every.restricted(schema, extends[1], source)
         _encode_users(directory, schema, vocabulary, every, len(uid), progress)
         campaign_rows = [
             vocabulary.encode(len(schema.user) + i, column)
