@@ -277,11 +277,12 @@ def slow_table(content):
     edges = tuple(np.unique(np.quantile(incomes, [0.25, 0.5, 0.75])).tolist())
     users = []
     for user, city, income, likes in rows:
-        require(0 < len(user.encode()) <= 64 and "\0" not in user + city + likes)
+        # Values of a list beyond those that are kept are not checked.
+        kept = [own for like in likes.split(";") if (own := like.strip(SPACE))][:3]
+        require(0 < len(user.encode()) <= 64 and "\0" not in "".join([user, city, *kept]))
         require(user == user.strip())
         missed = income.lower() in missing
         bucket = -1 if missed else sum(float(income) >= edge for edge in edges)
-        kept = [own for like in likes.split(";") if (own := like.strip(SPACE))][:3]
         users.append((user, [city, str(bucket), *kept]))
     return users, edges
 
