@@ -133,7 +133,7 @@ def _find_saved(
     if (left_out & (campaign.labels == 1)).any():
         raise InputError(
             f"--exclude: {folder} was customised to users who are to be left out; "
-            "metaheac update it with --exclude, or use --exclude-shown for users in its feedback"
+            "metaheac update it with --exclude (for users in its feedback: --exclude-shown)"
         )
     notes = feedback_notes(folder, saved, general)
     if left_out.any():

@@ -73,17 +73,13 @@ class TableFile:
             raise InputError(f"{path}: has two columns {twice[0]!r}; rename or remove one")
         for column in columns:
             if column not in self.names:
+                alone = self._text and len(self.names) == 1
+                hint = "; its values must be separated by commas" if alone else ""
                 raise InputError(
-                    f"{path}: has no column {column!r}; it has {', '.join(self.names)[:200]}"
-                    f"{self.comma_hint()}"
+                    f"{path}: has no column {column!r}; it has {', '.join(self.names)[:200]}{hint}"
                 )
         self.columns = list(columns)
         self._over_lines = self._text and self._check_cells()
-
-    def comma_hint(self) -> str:
-        """What to do if the file may be a CSV file with another separator than a comma."""
-        alone = self._text and len(self.names) == 1
-        return "; its values must be separated by commas" if alone else ""
 
     def _header(self) -> list[str]:
         """The names of a CSV file's columns, which polars would rename if repeated.
