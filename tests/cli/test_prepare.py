@@ -175,6 +175,68 @@ def test_todays_users_are_scored_by_yesterdays_model(tmp_path, capsys, min_count
     refuses(capsys, main, *command, "--no-new-values", words=words)
 
 
+def test_users_alone_are_scored_by_yesterdays_model(tmp_path, capsys):
+    """Tables of users suffice; their rows are those of the data with campaigns."""
+    schema, today = tmp_path / "s.json", tmp_path / "today"
+    schema.write_text(json.dumps(tables_world.SCHEMA.to_json()))
+    source = tables_world.write(tmp_path / "source", *tables_world.world())
+    succeeds(main, "prepare", source, tmp_path / "first", "--schema", schema)
+    first = open_dataset(tmp_path / "first")
+    general = save(cosine().fit(first), tmp_path / "model")
+    today.mkdir()
+    (source / "users.csv").rename(today / "users.csv")
+    command = ("prepare", today, tmp_path / "next", "--schema", schema)
+    hint = "has no campaigns.parquet, .csv or .csv.gz; or let the schema name columns in "
+    hint += '"campaigns_from"; or, to score users with a model, give --extends MODEL'
+    refuses(capsys, main, *command, words=(hint,))
+    extends = ("--extends", tmp_path / "model")
+    refuses(capsys, main, *command, *extends, words=(hint,))
+    succeeds(main, *command, *extends, "--no-new-values")
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'next'}: 80 users, without campaigns\nnext: metaheac expand" in said
+    data = open_dataset(tmp_path / "next")
+    general.check_data(data)
+    np.testing.assert_array_equal(data.user_rows, first.user_rows)
+    np.testing.assert_array_equal(data.user_ids, first.user_ids)
+    assert (data.num_campaigns, len(data.stage1.user), len(data.stage2.user)) == (0, 0, 0)
+    seeds, attributes = tmp_path / "seeds.csv", tmp_path / "attributes.json"
+    seeds.write_text("user_id\n" + "\n".join(own.decode() for own in data.user_ids[:9]))
+    attributes.write_text(json.dumps({"topic": "food", "budget": 1}))
+    files = ("--seeds", seeds, "--attributes", attributes, "--least-seeds", 5, "--size", 20)
+    for name in ("first", "next"):
+        out = tmp_path / f"{name}.csv"
+        succeeds(main, "expand", tmp_path / "model", "--data", tmp_path / name, *files, "--out", out)
+    assert (tmp_path / "next.csv").read_text() == (tmp_path / "first.csv").read_text()
+    words = (f"{tmp_path / 'next'}: has users alone; prepare campaigns and examples",)
+    refuses(capsys, main, "fit", tmp_path / "next", tmp_path / "new", words=words)
+    words = ("has no examples of stage 2",)
+    refuses(capsys, main, "evaluate", tmp_path / "model", "--data", tmp_path / "next", words=words)
+
+
+def test_users_without_the_columns_of_campaigns_are_scored(tmp_path, capsys):
+    """A schema with campaigns_from needs all of its columns or, without new values, none."""
+    schema, file = tmp_path / "schema.json", tmp_path / "people.csv"
+    votes = [f"{n},{'ab'[n % 2]},{'xyz'[n % 3]},{'pq'[n % 2]}" for n in range(300)]
+    file.write_text("\n".join(["user_id,city,vote,drink", *votes]) + "\n")
+    names = [{"name": "vote"}, {"name": "drink"}]
+    fields = {"user_id": "user_id", "user": [{"name": "city"}], "campaigns_from": names}
+    schema.write_text(json.dumps(fields))
+    succeeds(main, "prepare", file, tmp_path / "first", "--schema", schema)
+    first = open_dataset(tmp_path / "first")
+    assert first.num_campaigns == 5
+    extends = ("--extends", tmp_path / "first", "--schema", schema, "--no-new-values")
+    file.write_text("user_id,city\n7,b\n8,a\n")
+    succeeds(main, "prepare", file, tmp_path / "next", *extends)
+    data = open_dataset(tmp_path / "next")
+    assert data.num_campaigns == 0
+    assert data.schema == first.schema
+    assert data.vocabulary.sizes == first.vocabulary.sizes
+    assert data.user_rows[:, 0].tolist() == [1, 0]
+    file.write_text("user_id,city,vote\n7,b,x\n8,a,y\n")
+    words = ("has no column 'drink'",)
+    refuses(capsys, main, "prepare", file, tmp_path / "next", *extends, words=words)
+
+
 @pytest.mark.filterwarnings("default:.*values that count as unknown")
 def test_a_competition_file_without_new_values(tmp_path, capsys):
     source, schema = write(tmp_path / "source"), tmp_path / "schema.json"

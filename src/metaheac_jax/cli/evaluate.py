@@ -66,7 +66,8 @@ def main(options: Options) -> None:
         # Compared as text, since ids become text when one of them is not a number. Held-out
         # campaigns are not new either, since they decided when training stopped.
         trained = {str(own) for own in (*general.campaigns, *general.held_out)}
-        known = np.array([str(plain_id(value)) in trained for value in data.campaign_ids])
+        ids = [str(plain_id(value)) for value in data.campaign_ids]
+        known = np.array([own in trained for own in ids], bool)
         new = ~known & (data.stage2.counts > 0)
         usable = is_usable(data)
         test = np.flatnonzero(new & usable).tolist()

@@ -90,7 +90,7 @@ class Options:
     no_new_values: bool = False
     """With --extends: do not add values that the earlier data lacks; they count as unknown, and not
     in the length of a list. The model can then be used on this data at once, for example to score
-    today's users. The source has campaigns and examples all the same, such as yesterday's."""
+    today's users. Tables may then be of users alone."""
 
 
 def main(options: Options) -> None:
@@ -142,10 +142,13 @@ def main(options: Options) -> None:
         extends = None if options.extends is None else _earlier(options.extends, progress)
         data = _read(options, options.out, extends, progress)
     hashed = [field.name for field in data.schema.fields if field.hash_rows]
-    lines = [
-        f"{options.out}: {data.num_users:,} users, {data.num_campaigns} campaigns, "
-        f"{len(data.stage1.user):,} examples to learn from, {len(data.stage2.user):,} to judge on"
-    ]
+    has = (
+        f"{data.num_campaigns} campaigns, {len(data.stage1.user):,} examples to learn from, "
+        f"{len(data.stage2.user):,} to judge on"
+    )
+    if not data.num_campaigns:
+        has = "without campaigns"
+    lines = [f"{options.out}: {data.num_users:,} users, {has}"]
     unusable = np.flatnonzero(~is_usable(data))
     if len(unusable) and not options.no_new_values:  # otherwise, no model is trained on them
         lines.append(
@@ -244,8 +247,9 @@ def _all_new(
         used[data.user_rows[start : start + _BLOCK]] = True
     used[data.campaign_rows] = True
     lines, vocabulary = [], data.vocabulary
+    fields = data.schema.fields if data.num_campaigns else data.schema.user
     for field, values, first, known in zip(
-        data.schema.fields, vocabulary.values, vocabulary.offsets, earlier.values, strict=True
+        fields, vocabulary.values, vocabulary.offsets, earlier.values, strict=False
     ):
         found, before = (
             [value for value in some.tolist() if value not in ("", -1)]

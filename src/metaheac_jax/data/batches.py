@@ -174,8 +174,13 @@ def check_indices(dataset: Dataset, campaigns: np.ndarray) -> None:
     """Refuses an array that is not one or more distinct campaign indices.
 
     Raises:
-      InputError: it is empty, or an index is repeated, out of range or not a whole number.
+      InputError: it is empty, or an index is repeated, out of range or not a whole number; or the
+        data has no campaigns.
     """
+    if not dataset.num_campaigns:
+        raise InputError(
+            f"{dataset.where}: has users alone; prepare campaigns and examples to train on"
+        )
     most = dataset.num_campaigns - 1
     once = campaigns.ndim == 1 and len(np.unique(campaigns)) == len(campaigns) > 0
     if (

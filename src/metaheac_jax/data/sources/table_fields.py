@@ -193,7 +193,8 @@ class Encoder:
         distinct = texts.unique()
         raw = field.hashed(distinct.to_list()) if field.hash_rows else distinct.to_numpy()
         rows = self.vocabulary.encode(place, raw if field.hash_rows else raw.astype(str))
-        return texts.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()
+        coded = texts.replace_strict(distinct, rows, return_dtype=pl.Int32)
+        return coded.to_numpy().astype(np.int32, copy=False)  # without cells it has no numbers
 
 
 def spells_whole(

@@ -71,15 +71,20 @@ class TableFile:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise InputError(f"{path}: has two columns {twice[0]!r}; rename or remove one")
+        self.check_columns(columns)
+        self.columns = list(columns)
+        self._over_lines = self._text and self._check_cells()
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Refuses a file that lacks one of these columns."""
         for column in columns:
             if column not in self.names:
                 alone = self._text and len(self.names) == 1
                 hint = "; its values must be separated by commas" if alone else ""
                 raise InputError(
-                    f"{path}: has no column {column!r}; it has {', '.join(self.names)[:200]}{hint}"
+                    f"{self.path}: has no column {column!r}; it has "
+                    f"{', '.join(self.names)[:200]}{hint}"
                 )
-        self.columns = list(columns)
-        self._over_lines = self._text and self._check_cells()
 
     def _header(self) -> list[str]:
         """The names of a CSV file's columns, which polars would rename if repeated.

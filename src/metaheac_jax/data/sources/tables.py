@@ -80,7 +80,8 @@ def prepare(
 
     Args:
       source: folder with ``users``, ``campaigns`` and ``examples``, each ``.parquet``, ``.csv`` or
-        ``.csv.gz``; or the file of users, if the schema makes campaigns from columns.
+        ``.csv.gz``; or the file of users, if the schema makes campaigns from columns. Without new
+        values, users alone suffice; the dataset has no campaigns then.
       target: directory of the dataset; an existing dataset is replaced on success only.
       schema: the columns to use.
       hash_rows: categories with more values than this are hashed to this many rows, if not 0.
@@ -98,18 +99,24 @@ def prepare(
     """
     source, target = Path(source), check_target(target, source)
     paths = find_tables(source)
-    _check_files(source, paths, schema)
+    _check_files(source, paths, schema, users_suffice=not new_values)
     id_columns = [schema.user_id] if schema.user_id else []
-    wanted = [column.name for column in (*schema.user, *schema.campaigns_from)]
-    users = TableFile(paths["users"], [*id_columns, *wanted], schema.missing)
-    users.columns = [*id_columns, *(column.name for column in schema.user)]
+    wanted = [*id_columns, *(column.name for column in schema.user)]
+    users = TableFile(paths["users"], wanted, schema.missing)
+    of_campaigns = [column.name for column in schema.campaigns_from]
+    alone = not new_values and len(paths) == 1 and set(of_campaigns).isdisjoint(users.names)
+    if not alone:
+        users.check_columns(of_campaigns)
     num_users = users.count()
     if not num_users:
         raise InputError(f"{users.path}: has no users; add a row per user")
     options = _Options(source, hash_rows, extends, new_values)
     model = options.learn(users, [c for c in schema.user if not c.sensitive], schema.min_count)
     sensitive = [learn(users, column) for column in schema.user if column.sensitive]
-    campaigns = _read_campaigns(paths, users, schema, options)
+    if alone:
+        campaigns = options.no_campaigns()
+    else:
+        campaigns = _read_campaigns(paths, users, schema, options)
     plain, vocabulary = options.extended(model, campaigns.fields)
     with new_directory(target, marker=MANIFEST) as directory:
         columns = {"user_rows": Encoder(model, vocabulary)}
@@ -118,12 +125,7 @@ def prepare(
             columns[name] = Encoder([own], Vocabulary((own.values,)))
         user_ids = _write_users(directory, users, num_users, schema.user_id, columns, progress)
         maps = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in columns}
-        if campaigns.pairs is None:
-            examples = _read_examples(
-                paths["examples"], schema, user_ids, campaigns.ids, skip_unknown_users
-            )
-        else:
-            examples = np.vstack([campaigns.pairs, stages_of(user_ids)[campaigns.pairs[1]]])
+        examples = _all_examples(paths, schema, user_ids, campaigns, skip_unknown_users)
         stage1, stage2 = (_of_stage(examples, stage, len(campaigns.ids)) for stage in (1, 2))
         dataset = Dataset(
             name=source.resolve().name.partition(".")[0],
@@ -176,6 +178,16 @@ class _Options:
         of = {field.name: values for field, values in pairs if values.dtype.kind == "U"}
         return of.get(name, ())
 
+    def no_campaigns(self) -> _Campaigns:
+        """No campaigns; their fields have the values of earlier data."""
+        assert self.extends is not None, "only earlier data tell the fields"
+        schema, vocabulary = self.extends
+        pairs = zip(schema.campaign, vocabulary.values[len(schema.user) :], strict=True)
+        fields = [LearnedField(Column(field.name), field, values) for field, values in pairs]
+        kinds = {own.name: pl.Float64 if own.edges else pl.String for own in schema.campaign}
+        empty = np.empty((3, 0), np.int32)
+        return _Campaigns(np.empty(0, "S1"), fields, pl.DataFrame(schema=kinds), empty)
+
     def extended(
         self, user: Sequence[LearnedField], campaign: Sequence[LearnedField]
     ) -> tuple[Schema, Vocabulary]:
@@ -226,14 +238,18 @@ def _of_values(column: pl.Series) -> LearnedField:
     return LearnedField(Column(column.name), Field(column.name), values)
 
 
-def _check_files(source: Path, paths: Mapping[str, Path], schema: TableSchema) -> None:
+def _check_files(
+    source: Path, paths: Mapping[str, Path], schema: TableSchema, *, users_suffice: bool
+) -> None:
     """Refuses files that do not fit the schema."""
     needed = ("users",) if schema.campaigns_from else FILES
     missing = [name for name in needed if name not in paths]
-    if missing:
-        hint = (
-            "" if missing[0] == "users" else '; or let the schema name columns in "campaigns_from"'
-        )
+    if missing and not (users_suffice and list(paths) == ["users"]):
+        hint = ""
+        if missing[0] != "users":
+            hint = '; or let the schema name columns in "campaigns_from"'
+        if list(paths) == ["users"]:
+            hint += "; or, to score users with a model, give --extends MODEL --no-new-values"
         raise InputError(f"{source}: has no {missing[0]}.parquet, .csv or .csv.gz{hint}")
     others = [paths[name].name for name in paths if name not in needed]
     if others:
@@ -301,6 +317,23 @@ class _Known:
             raise file.fault(start + at, f"unknown {column.name} {plain_id(ids[at])}")
         found = self.order[position]
         return np.where(unknown, -1, found) if unknown.any() else found
+
+
+def _all_examples(
+    paths: Mapping[str, Path],
+    schema: TableSchema,
+    user_ids: np.ndarray,
+    campaigns: _Campaigns,
+    skip_unknown_users: bool,
+) -> np.ndarray:
+    """(4, E) int32 campaign, user, label and stage."""
+    pairs = campaigns.pairs
+    if pairs is None:
+        return _read_examples(
+            paths["examples"], schema, user_ids, campaigns.ids, skip_unknown_users
+        )
+    stages = stages_of(user_ids) if pairs.size else np.empty(0, np.int32)
+    return np.vstack([pairs, stages[pairs[1]]])
 
 
 def _read_examples(
