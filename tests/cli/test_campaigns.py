@@ -23,6 +23,7 @@ from metaheac_jax.cli.campaigns import (
 )
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.errors import InputError
+from metaheac_jax.schema import Field, Schema, Vocabulary
 
 ATTRIBUTES = {"advertiser": 2, "category": 1}
 
@@ -360,15 +361,29 @@ def test_text_ids_with_a_comma_are_no_ids(tmp_path):
         (
             1000,
             1000,
-            ("advertiser", "category"),
+            ("advertiser", "topic"),
             False,
-            ["training has not seen these values of the campaign: advertiser, category"],
+            [
+                "training has not seen these values of the campaign: advertiser 7, "
+                "topic 'Drink' (did you mean 'drinks'?)"
+            ],
         ),
         (1000, 1000, (), True, [KEPT_GENERAL]),
     ],
 )
 def test_a_customised_campaign_has_these_notes(used, others, unknown, is_general, notes):
     users, labels = np.arange(used + others), np.repeat([1, 0], [used, others])
-    campaign = Campaign("tea", np.zeros(2, int), users, labels, unknown_attributes=unknown)
-    model = SimpleNamespace(campaign=campaign, is_general=is_general)
+    campaign = Campaign(
+        "tea",
+        np.zeros(2, int),
+        users,
+        labels,
+        unknown_attributes=unknown,
+        attributes={"advertiser": 7, "topic": "Drink"},
+    )
+    general = SimpleNamespace(
+        schema=Schema((Field("city"),), (Field("advertiser"), Field("topic"))),
+        vocabulary=Vocabulary((np.array(["Drink"]), np.array([70, 71]), np.array(["", "drinks"]))),
+    )
+    model = SimpleNamespace(campaign=campaign, general=general, is_general=is_general)
     assert campaign_notes(SeedCheck(1200, 1100, used + 5, 5), model) == notes

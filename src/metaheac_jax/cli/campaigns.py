@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,20 @@ def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
             "larger pool"
         )
     if campaign.unknown_attributes:
-        names = ", ".join(campaign.unknown_attributes)
-        notes.append(f"training has not seen these values of the campaign: {names}")
+        unseen = ", ".join(_unseen_value(model, name) for name in campaign.unknown_attributes)
+        notes.append(f"training has not seen these values of the campaign: {unseen}")
     if model.is_general:
         notes.append(KEPT_GENERAL)
     return notes
+
+
+def _unseen_value(model: Customised, name: str) -> str:
+    """A field with its value, and the closest value that the general model knows."""
+    fields, values = model.general.schema.fields, model.general.vocabulary.values
+    known = next(own for field, own in zip(fields, values, strict=True) if field.name == name)
+    value = (model.campaign.attributes or {}).get(name)
+    close = get_close_matches(str(value), known.tolist(), n=1) if known.dtype.kind == "U" else []
+    return f"{name} {value!r}" + "".join(f" (did you mean {own!r}?)" for own in close)
 
 
 def feedback_notes(folder: Path, saved: SavedCampaign, general: General) -> list[str]:

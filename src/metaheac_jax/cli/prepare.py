@@ -134,7 +134,8 @@ def main(options: Options) -> None:
             what = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
         lines = [f"{options.infer}: {what}, then metaheac prepare with --schema"]
         if left_out:
-            lines.append(f"note: left out, since they cannot be fields: {', '.join(left_out)}")
+            why = "they cannot be fields, or each user has another value"
+            lines.append(f"note: left out, since {why}: {', '.join(left_out)}")
         terminal.print_lines(screen, *lines)
     if options.out is None:
         return

@@ -83,6 +83,10 @@ def test_text_ids_of_other_types(tmp_path, kind):
         ("user_id,converted\n1,\n2,1\n", "f.csv: line 2: converted is None, expected 0 or 1"),
         ("user_id,converted\n1,2\n", "f.csv: line 2: converted is '2', expected 0 or 1"),
         ("user_id,label\n1,1\n", "f.csv: has no column 'converted'; it has user_id, label"),
+        (
+            "user_id, converted\n1,1\n",
+            "no column 'converted'; it has user_id,  converted; remove the spaces around this name",
+        ),
         ("", "f.csv: is empty"),
     ],
 )

@@ -63,12 +63,27 @@ def test_columns_that_cannot_be_fields_are_left_out(tmp_path):
         "nothing": pl.Series([[]] * 80, dtype=pl.List(pl.String)),
         "separators": ["; ;"] * 80,
         "income/month": list(range(80)),
+        "email": [None, *(f"{n}@x.org" for n in range(79))],
     }
     tags = {"tags": [["a"]] * 4}
     source = write(tmp_path / "a", users | no_fields, campaigns | tags, examples, "parquet")
     schema, left_out = infer_schema(source)
     assert left_out == [*no_fields, *tags]
     assert schema == infer_schema(write(tmp_path / "b", users, campaigns, examples, "parquet"))[0]
+
+
+def test_a_text_of_few_users_or_of_two_is_a_field(tmp_path):
+    """Only a column of many texts without equal ones identifies users; campaigns may have names."""
+    users, campaigns, examples = world(num_users=102, num_campaigns=60)
+    texts = [f"x{n}" for n in range(101)]
+    users["some"] = [*texts[:50], *[None] * 52]
+    users["twice"] = [*texts, "x0"]
+    campaigns["name"] = [f"x{n}" for n in range(60)]
+    source = write(tmp_path / "source", users, campaigns, examples)
+    schema, left_out = infer_schema(source)
+    assert not left_out
+    assert {"some", "twice"} < {column.name for column in schema.user}
+    assert "name" in {column.name for column in schema.campaign}
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ class TableFile:
             if column not in self.names:
                 alone = self._text and len(self.names) == 1
                 hint = "; its values must be separated by commas" if alone else ""
+                if column in [name.strip() for name in self.names]:
+                    hint = "; remove the spaces around this name in the header"
                 raise InputError(
                     f"{self.path}: has no column {column!r}; it has "
                     f"{', '.join(self.names)[:200]}{hint}"

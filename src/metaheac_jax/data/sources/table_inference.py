@@ -20,8 +20,9 @@ from metaheac_jax.data.sources.tables import find_tables
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field
 
-#: A column of more distinct numbers than this is cut into buckets. Lists are text with one of these
-#: separators in at least this fraction of the values, and have at most this many slots.
+#: A column of more distinct numbers than this is cut into buckets, and one of more texts than this,
+#: all of them distinct, is left out. Lists are text with one of these separators in at least this
+#: fraction of the values, and have at most this many slots.
 _MAX_CATEGORIES, _SEPARATORS, _LIST_FRACTION, _MAX_SLOTS = 50, ";|", 0.1, 10
 _NA = "NA"  # as R and pandas write a missing value
 
@@ -37,7 +38,8 @@ def infer_schema(source: Path) -> tuple[TableSchema, list[str]]:
 
     Returns:
       The schema, and the names of the columns that cannot be fields, which it lacks: those without
-      text, numbers, or lists of these, and those whose name a field cannot have.
+      text, numbers, or lists of these, those whose name a field cannot have, and columns of users
+      such as a name or an address, of which each user has another text.
 
     Raises:
       InputError: there are no users, there are examples without campaigns, a file is unreadable,
@@ -67,7 +69,7 @@ def infer_schema(source: Path) -> tuple[TableSchema, list[str]]:
                 "column first that has a different whole number or text in each row"
             )
     of_users, left_out = _fields(paths["users"], users[:, 1:])
-    of_campaigns, also_out = _fields(paths["campaigns"], campaigns[:, 1:], lists=False)
+    of_campaigns, also_out = _fields(paths["campaigns"], campaigns[:, 1:], of_users=False)
     names = {column.name for column in of_campaigns}
     both = [column.name for column in of_users if column.name in names]
     if both:
@@ -107,17 +109,14 @@ def _has_ids(frame: pl.DataFrame) -> bool:
 
 
 def _fields(
-    path: Path, frame: pl.DataFrame, *, lists: bool = True
+    path: Path, frame: pl.DataFrame, *, of_users: bool = True
 ) -> tuple[tuple[Column, ...], list[str]]:
     """The columns that can be fields, and the names of the others.
 
     Raises:
       InputError: there is no such column.
     """
-    found = {
-        cells.name: _infer(cells) if lists or cells.dtype != pl.List else None
-        for cells in frame.iter_columns()
-    }
+    found = {cells.name: _infer(cells, of_users=of_users) for cells in frame.iter_columns()}
     left_out = [name for name, column in found.items() if column is None]
     fields = tuple(column for column in found.values() if column is not None)
     if not fields:
@@ -126,8 +125,10 @@ def _fields(
     return fields, left_out
 
 
-def _infer(cells: pl.Series) -> Column | None:
+def _infer(cells: pl.Series, *, of_users: bool) -> Column | None:
     """How to read the cells; None if they cannot be a field."""
+    if cells.dtype == pl.List and not of_users:
+        return None
     column = Column(cells.name, slots=2 if cells.dtype == pl.List else 1)
     try:
         Field(column.name)
@@ -151,4 +152,7 @@ def _infer(cells: pl.Series) -> Column | None:
     others = numbers.is_null() | numbers.is_infinite()
     if len(text) and not others.any() and text.n_unique() > _MAX_CATEGORIES:
         return replace(column, buckets=10)
+    is_text = of_users and not cells.dtype.is_numeric()
+    if is_text and len(text) > _MAX_CATEGORIES and text.is_unique().all():
+        return None  # it identifies users
     return column

@@ -113,10 +113,7 @@ def prepare(
     options = _Options(source, hash_rows, extends, new_values)
     model = options.learn(users, [c for c in schema.user if not c.sensitive], schema.min_count)
     sensitive = [learn(users, column) for column in schema.user if column.sensitive]
-    if alone:
-        campaigns = options.no_campaigns()
-    else:
-        campaigns = _read_campaigns(paths, users, schema, options)
+    campaigns = options.no_campaigns() if alone else _read_campaigns(paths, users, schema, options)
     plain, vocabulary = options.extended(model, campaigns.fields)
     with new_directory(target, marker=MANIFEST) as directory:
         columns = {"user_rows": Encoder(model, vocabulary)}
