@@ -123,7 +123,7 @@ def test_a_file_of_somebody_else_beside_an_audience_is_not_replaced(options, tmp
 def test_a_full_disk_leaves_the_older_audience_with_its_manifest(options, tmp_path, monkeypatch):
     succeeds(main, "expand", *words_of(options))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    for place in ("audience.audience.Audience.write_part", "cli.expand.fsync"):
+    for place in ("audience.audience.Audience.write_part", "cli.expanded.fsync"):
         with monkeypatch.context() as patch:
             patch.setattr(f"metaheac_jax.{place}", full_disk)
             assert exit_code(main, "expand", *words_of({**options, "--size": 7})) == 2
@@ -171,7 +171,7 @@ def test_an_audience_never_lies_beside_the_manifest_of_another(options, tmp_path
     """As after a kill between the two, or on a disk that is full: status reports no damage."""
     succeeds(main, "expand", *words_of(options))
     with monkeypatch.context() as patch:
-        patch.setattr("metaheac_jax.cli.expand.seal", full_disk)
+        patch.setattr("metaheac_jax.cli.expanded.seal", full_disk)
         assert exit_code(main, "expand", *words_of({**options, "--size": 7})) == 2
     [audience] = [item for item in find_items(tmp_path) if item.kind == "audience"]
     assert (audience.about, audience.trouble) == ("7 users", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,11 +12,7 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from metaheac_jax.audience.audience import (
-    Audience,
-    Refresh,
-    check_audience_file,
-)
+from metaheac_jax.audience.audience import check_audience_file
 from metaheac_jax.audience.calibration import calibrate, check_base_rate
 from metaheac_jax.audience.campaign_folder import SavedCampaign, is_campaign, read_campaign
 from metaheac_jax.audience.curve import seed_rate
@@ -26,9 +22,7 @@ from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.retrieve import audience_ranks, expand_all
 from metaheac_jax.audience.seed_check import LEAST_SEEDS
-from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
-from metaheac_jax.audience.workspace import AUDIENCES_FORMAT as FORMAT
 from metaheac_jax.audience.workspace import CUSTOMISED, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
@@ -44,16 +38,24 @@ from metaheac_jax.cli.campaigns import (
     require_seeds,
 )
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
+from metaheac_jax.cli.expanded import (
+    Expanded,
+    describe,
+    manifest_of,
+    overview,
+    write_file,
+    write_folder,
+)
 from metaheac_jax.cli.found_campaigns import Found, find_campaigns
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import fsync, is_marked, locked, new_directory, whole_file, write_text
+from metaheac_jax.files import is_marked, locked, write_text
 from metaheac_jax.methods import Method, method_of
-from metaheac_jax.model import Customised, General, load
+from metaheac_jax.model import General, load
 from metaheac_jax.processes import check_same, from_first, is_first
 from metaheac_jax.progress import Progress
-from metaheac_jax.sealed import Parent, seal
+from metaheac_jax.sealed import Parent
 from metaheac_jax.settings import Adapts
 
 _ANY_POOL = 2**31  # users; so many that no band is empty
@@ -145,39 +147,6 @@ class Options:
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
-@dataclass(frozen=True)
-class _Result:
-    """The result for a campaign; ``excluded`` has the ids from --exclude."""
-
-    found: Found
-    model: Customised
-    audience: Audience
-    base_rate: float | None
-    refresh: Refresh | None
-    notes: Sequence[str]
-    excluded: np.ndarray
-
-    def own_parents(self) -> list[dict[str, str]]:
-        """Name and digest of the campaign folder that the model is from, if there is one."""
-        saved = self.found.saved
-        if saved is None:
-            return []
-        return [Parent.of(self.found.request.source, saved.digest)._asdict()]
-
-    def facts(self) -> dict[str, Any]:
-        """The result as plain data."""
-        return {
-            "users": len(self.audience),
-            "first_rank": self.audience.first_rank,
-            "candidates": self.audience.num_candidates,
-            "seeds": asdict(self.found.check),
-            "unknown_attributes": self.model.campaign.unknown_attributes,
-            "base_rate": self.base_rate,
-            "refresh": None if self.refresh is None else self.refresh._asdict(),
-            "notes": list(self.notes),
-        }
-
-
 def main(options: Options) -> None:
     """Runs the command."""
     _check_options(options)
@@ -209,9 +178,9 @@ def main(options: Options) -> None:
             _write(options, results, others, general, data, progress)
         from_first(None)  # the other processes end after the first
     if options.campaigns is None:
-        lines = _describe(results[0], options.out)
+        lines = describe(results[0], options.out)
     else:
-        terminal.print_table(screen, _overview(results))
+        terminal.print_table(screen, overview(results))
         lines = [f"{options.out}: {len(results)} audiences; {MANIFEST} has the details"]
     terminal.print_lines(screen, *lines)
 
@@ -267,7 +236,7 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
     if options.campaigns is None:
         terminal.check_output("--out", options.out, *inputs, lock=False)
         check_audience_file(options.out)
-        manifest = _manifest_of(options.out)
+        manifest = manifest_of(options.out)
         if manifest.exists() and not is_marked(manifest.parent, manifest.name):
             raise InputError(
                 f"--out: {manifest} would be replaced, and is not of an audience; move it away, or "
@@ -331,7 +300,7 @@ def _expand(
     data: Dataset,
     mesh: Mesh | None,
     progress: Progress,
-) -> list[_Result]:
+) -> list[Expanded]:
     """The audience of every campaign; bad input is refused before the work begins."""
     general.check_data(data)
     data.check_one_row_per_user()
@@ -391,7 +360,7 @@ def _expand(
             notes.append(
                 f"{asked} were requested, but there are only {audience.num_candidates:,} candidates"
             )
-        results.append(_Result(own, models[number], audience, base_rate, refresh, notes, excluded))
+        results.append(Expanded(own, models[number], audience, base_rate, refresh, notes, excluded))
     return results
 
 
@@ -469,7 +438,7 @@ def _find_campaigns(
 
 def _write(
     options: Options,
-    results: Sequence[_Result],
+    results: Sequence[Expanded],
     others: Mapping[str, list[int] | list[str]],
     general: General,
     data: Dataset,
@@ -478,20 +447,20 @@ def _write(
     """Writes all requested files, once the content of all of them is ready."""
     made_from = _made_from(options, general, data)
     if options.campaigns is not None:
-        _write_folder(options, results, made_from)
+        write_folder(options.out, results, made_from, ending=options.format or "csv")
         remove_work(_customised(options.out))
         return
     page = ""
     if options.report is not None:
         page = _report_page(options, results[0], others, general, data, progress)
-    _write_file(options.out, results[0], made_from)
+    write_file(options.out, results[0], made_from)
     if options.report is not None:
         write_text(options.report, page)
 
 
 def _report_page(
     options: Options,
-    result: _Result,
+    result: Expanded,
     others: Mapping[str, list[int] | list[str]],
     general: General,
     data: Dataset,
@@ -522,73 +491,3 @@ def _made_from(options: Options, general: General, data: Dataset) -> list[dict[s
     assert general.origin is not None  # it was loaded
     parents = [(general.origin.folder, general.origin.digest), (options.data, data.digest)]
     return [Parent.of(folder, digest)._asdict() for folder, digest in parents]
-
-
-def _manifest_of(audience: Path) -> Path:
-    """The file beside an audience that says what it was made from."""
-    return audience.with_name(f"{audience.name}.json")
-
-
-def _write_file(path: Path, result: _Result, made_from: Sequence[dict[str, str]]) -> None:
-    """Writes an audience, and beside it a file with its origin and the result's facts."""
-    manifest = _manifest_of(path)
-    with whole_file(path) as temporary:
-        result.audience.write_part(temporary, path)
-        fsync(temporary)  # the disk may be full
-        manifest.unlink(missing_ok=True)  # it is not of the new audience
-    parents = [*result.own_parents(), *made_from]
-    content = {"format": FORMAT, "made_from": parents, **result.facts()}
-    seal(path.parent, manifest.name, content, [path])
-
-
-def _write_folder(
-    options: Options, results: Sequence[_Result], made_from: Sequence[dict[str, str]]
-) -> None:
-    """Writes an audience per campaign and a file with all facts, completely or not at all."""
-    with new_directory(options.out, marker=MANIFEST) as folder:
-        campaigns, files = [], []
-        for result in results:
-            name = result.found.request.name
-            files.append(folder / f"{name}.{options.format or 'csv'}")
-            result.audience.write(files[-1])
-            campaigns.append(
-                {
-                    "name": name,
-                    "file": files[-1].name,
-                    "made_from": result.own_parents(),
-                    **result.facts(),
-                }
-            )
-        content = {"format": FORMAT, "made_from": made_from, "campaigns": campaigns}
-        seal(folder, MANIFEST, content, files)
-
-
-def _describe(result: _Result, out: Path) -> list[str]:
-    """The lines to print about a single campaign."""
-    check, audience, refresh = result.found.check, result.audience, result.refresh
-    lines = [check.line(), *(f"note: {note}" for note in result.notes)]
-    last = f"ranks {audience.first_rank:,} and below, " if audience.first_rank > 1 else ""
-    lines.append(f"{out}: {last}{len(audience):,} users of {audience.num_candidates:,} candidates")
-    if refresh is not None:
-        counts = f"{refresh.kept:,} users kept, {refresh.new:,} new, {refresh.gone:,} gone"
-        lines.append(f"{result.found.request.previous}: {counts}")
-    if result.base_rate is not None:
-        lines.append(
-            f"probability: of converting, if {result.base_rate:.3%} of the users who are not seeds "
-            "convert (--base-rate; by default the fraction of all users who are seeds)"
-        )
-    return lines
-
-
-def _overview(results: Sequence[_Result]) -> TextTable:
-    """A table with a row per campaign."""
-    rows = []
-    for result in results:
-        check, audience, refresh = result.found.check, result.audience, result.refresh
-        edge = f"{audience.scores[-1]:.3f}" if len(audience) else "-"
-        changes = ["-"] * 3 if refresh is None else [f"{count:,}" for count in refresh]
-        counts = (f"{check.used:,}", check.match_percent, f"{len(audience):,}")
-        notes = "; ".join(result.notes)
-        rows.append([result.found.request.name or "", notes, *counts, edge, *changes])
-    numbers = ("seeds used", "match rate", "users", "edge", "kept", "new", "gone")
-    return TextTable("audiences", ["campaign", "note", *numbers], rows, 2)
