@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from toy import dataset
 
-from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.splits import Split
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.data.batches import campaign_examples
-from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.ranking import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import PAPER

@@ -20,7 +20,7 @@ from experiments.comparison.run import forget_compiled
 from experiments.comparison.run_folder import stored_result
 from experiments.live_week.worlds import BUCKETS, World, audience_size, split_candidates
 from metaheac_jax.data.batches import check_campaigns, generator
-from metaheac_jax.data.dataset import Examples, group_by_campaign
+from metaheac_jax.data.examples import Examples, group_by_campaign
 from metaheac_jax.files import write_json
 from metaheac_jax.methods.method import Method
 from metaheac_jax.model import Customised, General

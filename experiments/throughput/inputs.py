@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.simulation import TENCENT_WORLD
 from metaheac_jax.schema import TENCENT, Field, Vocabulary
 

@@ -22,7 +22,8 @@ from toy import dataset
 
 from metaheac_jax.cli.fit import _judged, _with_added
 from metaheac_jax.cli.main import main
-from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError

@@ -28,7 +28,7 @@ from metaheac_jax.audience.evaluation import gains_table, score_pools
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import Command, main
-from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.splits import paper_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.methods import method_named, method_of

@@ -23,7 +23,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import main
 from metaheac_jax.cli.status import items_table
 from metaheac_jax.data.campaign import plain_id
-from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.method import Method

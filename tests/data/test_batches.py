@@ -16,7 +16,7 @@ from metaheac_jax.data.batches import (
     check_campaigns,
     generator,
 )
-from metaheac_jax.data.dataset import Examples
+from metaheac_jax.data.examples import Examples
 from metaheac_jax.data.reference_sets import ReferenceSampler
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler, GroupSampler
 from metaheac_jax.errors import InputError

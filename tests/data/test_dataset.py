@@ -12,7 +12,8 @@ from toy import dataset
 
 from metaheac_jax.data import dataset as module
 from metaheac_jax.data.campaign_record import CampaignRecord
-from metaheac_jax.data.dataset import Examples, SensitiveField, group_by_campaign, is_repeat
+from metaheac_jax.data.dataset import SensitiveField
+from metaheac_jax.data.examples import Examples, group_by_campaign, is_repeat
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Vocabulary
 

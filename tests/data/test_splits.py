@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary

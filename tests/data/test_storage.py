@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from metaheac_jax.data import storage
-from metaheac_jax.data.dataset import Dataset, SensitiveField, group_by_campaign
+from metaheac_jax.data.dataset import Dataset, SensitiveField
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.storage import (
     MANIFEST,
     content_digest,

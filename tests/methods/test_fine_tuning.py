@@ -11,7 +11,8 @@ import pytest
 from toy import aucs, dataset
 
 from metaheac_jax.data.batches import unstacked
-from metaheac_jax.data.dataset import Dataset, group_by_campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.errors import Diverged
 from metaheac_jax.methods import offline

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy import dataset
 
-from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import held_out
 from metaheac_jax.methods.held_out import (

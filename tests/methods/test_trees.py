@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import aucs, dataset
 
-from metaheac_jax.data.dataset import group_by_campaign
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import trees
 from metaheac_jax.methods.similarity import indicators

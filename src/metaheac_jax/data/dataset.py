@@ -2,8 +2,8 @@
 
 `storage` writes one to a directory and opens it as memory-mapped columns.
 
-Axes: U users, C campaigns, E examples of a stage, S slots of a user, N campaign fields, n examples
-of a campaign, V values and L slots of a sensitive field.
+Axes: U users, C campaigns, S slots of a user, N campaign fields, n examples of a campaign, V values
+and L slots of a sensitive field.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from metaheac_jax.data.campaign import (
     plain_id,
 )
 from metaheac_jax.data.campaign_record import CampaignRecord
+from metaheac_jax.data.examples import Examples, group_by_campaign, is_repeat
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
@@ -33,83 +34,6 @@ from metaheac_jax.table.layout import Layout
 #: Non-seeds drawn per seed of a new campaign; the ratio in the real data (paper section 4.1).
 NON_SEEDS_PER_SEED = 20
 _BLOCK = 1 << 18  # users read at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """The examples of one stage, grouped by campaign.
-
-    Attributes:
-      offsets: (C + 1,) int64; campaign c owns examples ``offsets[c]`` to ``offsets[c + 1]``.
-      user: (E,) int32, index of the example's user.
-      label: (E,) int8, 1 for a seed (converted) and 0 for a non-seed.
-      probability: (E,) float32, the true conversion probability; None unless simulated.
-    """
-
-    offsets: np.ndarray
-    user: np.ndarray
-    label: np.ndarray
-    probability: np.ndarray | None = None
-
-    def of(self, campaign: int) -> slice:
-        """The slice of one campaign's examples."""
-        return slice(int(self.offsets[campaign]), int(self.offsets[campaign + 1]))
-
-    @property
-    def counts(self) -> np.ndarray:
-        """(C,) number of examples per campaign."""
-        return np.diff(self.offsets)
-
-    @property
-    def positives(self) -> np.ndarray:
-        """(C,) number of positive examples per campaign."""
-        each = (np.count_nonzero(self.label[self.of(c)]) for c in range(len(self.counts)))
-        return np.fromiter(each, np.int64)
-
-    def shuffled(self) -> Examples:
-        """The same examples, shuffled within each campaign; every call gives the same order.
-
-        Files may list the seeds first, but the order of examples must not reveal their labels.
-        """
-        campaign = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
-        draw = np.random.Generator(np.random.Philox(0)).random(len(campaign), np.float32)
-        order = np.lexsort((draw, campaign))
-        chance = self.probability
-        return replace(
-            self,
-            user=self.user[order],
-            label=self.label[order],
-            probability=None if chance is None else chance[order],
-        )
-
-
-def group_by_campaign(
-    campaign: np.ndarray,
-    user: np.ndarray,
-    label: np.ndarray,
-    *,
-    num_campaigns: int,
-    probability: np.ndarray | None = None,
-) -> Examples:
-    """Groups examples by campaign index, and keeps the given order within a campaign."""
-    order = np.argsort(campaign, kind="stable")
-    counts = np.bincount(campaign, minlength=num_campaigns)
-    return Examples(
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        user=user[order].astype(np.int32),
-        label=label[order].astype(np.int8),
-        probability=None if probability is None else probability[order].astype(np.float32),
-    )
-
-
-def is_repeat(values: np.ndarray) -> np.ndarray:
-    """(n,) bool, whether each of n values equals an earlier one."""
-    again = np.zeros(len(values), bool)
-    ordered = np.sort(values)
-    if (ordered[1:] == ordered[:-1]).any():  # `sort` is much faster than `argsort`
-        order = np.argsort(values, kind="stable")
-        again[order[1:]] = values[order[1:]] == values[order[:-1]]
-    return again
 
 
 @dataclass(frozen=True, eq=False)

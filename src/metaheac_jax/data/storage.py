@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset, Examples, SensitiveField, UserRows
+from metaheac_jax.data.dataset import Dataset, SensitiveField, UserRows
+from metaheac_jax.data.examples import Examples
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.progress import Progress, silent

@@ -42,7 +42,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import Examples, group_by_campaign
 from metaheac_jax.data.sources.recbole import TYPES, read_atomic
 from metaheac_jax.data.splits import Split, smallest_threshold
 from metaheac_jax.errors import InputError

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from metaheac_jax.data.batches import generator
-from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import Examples, group_by_campaign
 from metaheac_jax.data.sources.tencent import MAX_ID, MAX_IDS
 from metaheac_jax.data.splits import OFFICIAL_THRESHOLD, Split
 from metaheac_jax.data.storage import check_target, open_dataset, write_dataset

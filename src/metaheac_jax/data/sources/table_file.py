@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES, plain_id
-from metaheac_jax.data.dataset import is_repeat
+from metaheac_jax.data.examples import is_repeat
 from metaheac_jax.errors import InputError
 
 S = TypeVar("S", pl.Series, pl.Expr)

@@ -27,13 +27,8 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import plain_id
-from metaheac_jax.data.dataset import (
-    Dataset,
-    Examples,
-    SensitiveField,
-    group_by_campaign,
-    is_repeat,
-)
+from metaheac_jax.data.dataset import Dataset, SensitiveField
+from metaheac_jax.data.examples import Examples, group_by_campaign, is_repeat
 from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns, stages_of
 from metaheac_jax.data.sources.table_fields import Encoder, LearnedField, learn
 from metaheac_jax.data.sources.table_file import ENDINGS, TableFile

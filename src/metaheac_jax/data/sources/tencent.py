@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset, Examples, group_by_campaign, is_repeat
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import Examples, group_by_campaign, is_repeat
 from metaheac_jax.data.sources import text_blocks as blocks
 from metaheac_jax.data.sources.text_blocks import (
     Malformed,
