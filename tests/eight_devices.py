@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from linear_network import LogisticRegression
 from quadratics import quadratic, quadratic_campaigns
@@ -32,7 +33,7 @@ from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import train
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
+from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 from metaheac_jax.training.sharding import (
     MeshCheckpoints,
     Placement,
@@ -241,6 +242,19 @@ def mapped():
     return difference(jax.jit(of_all)(w, *sides) / expected, jnp.ones(len(w)))
 
 
+def replicated():
+    """How often a step is compiled for parameters that are on all devices of a mesh."""
+    mesh = placement((8, 1)).mesh
+    w, *sides = quadratic_campaigns(8)
+    w = jax.device_put(w, NamedSharding(mesh, P()))
+    sides = jax.device_put(sides, NamedSharding(mesh, P("campaign")))
+    init, step = build_meta_step(quadratic, optax.adam(0.01), inner_learning_rate=0.01)
+    state = init(w)
+    for _ in range(3):
+        state, _ = step(state, *sides)
+    return step.__wrapped__._cache_size()
+
+
 def by_method(name):
     """The difference to one device of training by a method, and the table's largest moment."""
     sizes = {"width": 2, "batch_size": 171, "campaigns_per_step": 3, "offline_epochs": 1}
@@ -264,6 +278,7 @@ if __name__ == "__main__":
         "moved on": moved_on(Path(folder)),
         "not finite": not_finite(),
         "mapped": mapped(),
+        "replicated": replicated(),
         "customised": customised(),
         "expanded": expanded(),
         "mlp-pretraining": by_method("mlp-pretraining"),

@@ -86,6 +86,11 @@ def test_campaigns_adapt_apart_within_a_users_shard_map(found):
 
 
 @pytest.mark.slow
+def test_a_step_on_parameters_of_a_mesh_is_compiled_once(found):
+    """The optimiser's counter has no place of its own."""
+    assert found["replicated"] == 1
+
+
 def test_devices_that_divide_campaigns_customise_as_one_does(found):
     gap, moved = found["customised"]
     assert gap <= 1e-6

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from metaheac_jax.backend import campaigns_at_once
 from metaheac_jax.training.inner import AnyLoss, Evaluation, InnerLoop, InnerOptions
@@ -309,9 +310,20 @@ def _wide_zeros(leaf: Array) -> Array:
 def owned(state: T) -> T:
     """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``.
 
-    The copies have no weak types; a step returns none either, so it is compiled once.
+    The copies are typed and placed as a step returns them, so that it is compiled once: they have
+    no weak types, and if some are on a mesh, those without a place are on all of its devices.
     """
-    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)
+    copies = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)
+    leaves = jax.tree.leaves(copies)
+    if any(isinstance(leaf, Tracer) for leaf in leaves):  # jit places them
+        return copies
+    meshes = [leaf.sharding.mesh for leaf in leaves if isinstance(leaf.sharding, NamedSharding)]
+    if not meshes:
+        return copies
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: leaf if leaf.committed else jax.device_put(leaf, everywhere), copies
+    )
 
 
 def unconsumed(step: jax.stages.Wrapped) -> Any:
