@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,7 @@ def rows_of(frame, column, folder, **options):
     return learned, vocabulary, Encoder([learned], vocabulary, first=1).rows(pl.DataFrame(frame))
 
 
+DATES = [date(2026, 1, n) for n in range(1, 9)]
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 
 
@@ -82,6 +84,30 @@ def test_values_behind_the_slots_of_a_list_have_no_row(tmp_path):
     learned, _, rows = rows_of(frame, Column("a", slots=2), tmp_path)
     assert learned.values.tolist() == ["x", "y"]
     assert rows.tolist() == [[7, 8], [8, 8]]
+
+
+def test_whole_numbers_that_are_hashed_with_a_point_are_told(tmp_path):
+    """As text they are hashed as spelled; the floats of Parquet are spelled as whole numbers."""
+    column = Column("a", hash_rows=500)
+    with pytest.warns(UserWarning, match=r"column 'a' is hashed as it is spelled, such as 7"):
+        rows_of({"a": ["75001.0", None, "", "7.0"]}, column, tmp_path)
+    rows_of({"a": ["75001.0", "7.1"]}, column, tmp_path)  # such as versions
+    plain, floats = (rows_of({"a": cells}, column, tmp_path)[2] for cells in (["75001"], [75001.0]))
+    assert plain.tolist() == floats.tolist()
+
+
+@pytest.mark.parametrize("cells", [DATES, pl.Series(DATES).cast(pl.Datetime)])
+def test_dates_are_no_numbers(tmp_path, cells):
+    """Their numbers would be days in one file and microseconds in the next."""
+    with pytest.raises(InputError, match=r"column 'a' has dates or times; make it a number"):
+        rows_of({"a": cells}, Column("a", buckets=3), tmp_path)
+    rows_of({"a": cells}, Column("a"), tmp_path)
+
+
+def test_lists_have_no_separator(tmp_path):
+    words = "column 'a' has lists; remove the field's \"separator\""
+    with pytest.raises(InputError, match=words):
+        rows_of({"a": [["x"], []]}, Column("a", slots=2, separator=";"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["len", "value", "count"])

@@ -43,7 +43,7 @@ def test_equal_to_a_plain_reading(tmp_path, form, monkeypatch):
     source = write(tmp_path / "source", users, campaigns, examples, form)
     schema = SCHEMA
     if form == "parquet":
-        with pytest.raises(InputError, match="column 'likes' is not what the schema says"):
+        with pytest.raises(InputError, match="column 'likes' has lists; remove the field's"):
             prepare(source, tmp_path / "data", schema=SCHEMA)
         schema = TableSchema((*SCHEMA.user[:2], Column("likes", slots=3)), SCHEMA.campaign)
     data = prepare(source, tmp_path / "data", schema=schema)

@@ -6,6 +6,7 @@ Axes: n rows of a block, S slots of adjacent fields.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,14 +68,19 @@ def learn(
                 f"{file.path}: column {column.name!r} has text, not lists; give the field a "
                 '"separator", such as ";"'
             )
+        if column.separator and isinstance(file.kind(column.name), pl.List):
+            raise InputError(
+                f'{file.path}: column {column.name!r} has lists; remove the field\'s "separator", '
+                "which is for lists in text"
+            )
         whole = spells_whole(file, column, known)
         cells = file.scan().select(as_text(column, whole=whole).alias("value"))
         if column.slots > 1:  # of the values that are kept, a user counts once per value
             kept = pl.col("value").list.head(column.slots).list.unique()
             cells = cells.select(kept).explode("value")
         rows = column.hash_rows or (earlier.hash_rows if earlier else 0)
-        if rows:  # no values are needed; this only checks that all cells are text
-            cells.select(pl.col("value").str.len_bytes().max()).collect(engine="streaming")
+        if rows:  # no values are needed; this also checks that all cells are text
+            _warn_of_pointed(file, column, cells)
         else:
             values = _learn_category(
                 file, column, cells, min_count, may_be_empty=earlier is not None
@@ -89,6 +95,19 @@ def learn(
         raise InputError(
             f"{file.path}: column {column.name!r} is not what the schema says ({first_line(error)})"
         ) from error
+
+
+def _warn_of_pointed(file: TableFile, column: Column, cells: pl.LazyFrame) -> None:
+    """Reads all cells, and warns if a hashed column has whole numbers alone, all spelled 1.0."""
+    text = pl.col("value").filter(pl.col("value") != "")
+    pointed = text.str.contains(r"^-?[0-9]+\.0$").all()
+    one, all_pointed = cells.select(text.min(), at=pointed).collect(engine="streaming").row(0)
+    if one is not None and all_pointed:
+        warnings.warn(
+            f"{file.path}: column {column.name!r} is hashed as it is spelled, such as {one}; a "
+            f"file that has {one.removesuffix('.0')} instead has another value",
+            stacklevel=3,
+        )
 
 
 def _learn_category(

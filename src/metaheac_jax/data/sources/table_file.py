@@ -259,9 +259,15 @@ class TableFile:
         """Refuses a cell that is neither empty, nor NaN, nor a finite number.
 
         Raises:
-          InputError: there is such a cell; the message names the first row with one.
+          InputError: there is such a cell, and the message names the first row with one; or the
+            column has dates or times, whose numbers depend on the file's unit.
           PolarsError: the column has a type that no number has, such as a list.
         """
+        if self.kind(column).is_temporal():
+            raise InputError(
+                f"{self.path}: column {column!r} has dates or times; make it a number, such as one "
+                'of days, or a category without "buckets"'
+            )
         cell, value = pl.col(column), number(column, self.kind(column))
         bad = value.is_null() | value.is_infinite()
         wrong = cell.is_not_null() & (cell.cast(pl.String) != "") & bad
