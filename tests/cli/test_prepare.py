@@ -191,6 +191,10 @@ def test_users_alone_are_scored_by_yesterdays_model(tmp_path, capsys):
     refuses(capsys, main, *command, words=(hint,))
     extends = ("--extends", tmp_path / "model")
     refuses(capsys, main, *command, *extends, words=(hint,))
+    (today / "examples.csv").write_bytes((source / "examples.csv").read_bytes())
+    words = ("has no campaigns.parquet", "or leave users alone there")
+    refuses(capsys, main, *command, *extends, "--no-new-values", words=words)
+    (today / "examples.csv").unlink()
     succeeds(main, *command, *extends, "--no-new-values")
     said = capsys.readouterr().out
     assert f"{tmp_path / 'next'}: 80 users, without campaigns\nnext: metaheac expand" in said
@@ -216,7 +220,7 @@ def test_users_alone_are_scored_by_yesterdays_model(tmp_path, capsys):
 
 
 def test_users_without_the_columns_of_campaigns_are_scored(tmp_path, capsys):
-    """A schema with campaigns_from needs all of its columns or, without new values, none."""
+    """Without new values, a file that lacks columns of campaigns_from is one of users alone."""
     schema, file = tmp_path / "schema.json", tmp_path / "people.csv"
     votes = [f"{n},{'ab'[n % 2]},{'xyz'[n % 3]},{'pq'[n % 2]}" for n in range(300)]
     file.write_text("\n".join(["user_id,city,vote,drink", *votes]) + "\n")
@@ -235,8 +239,25 @@ def test_users_without_the_columns_of_campaigns_are_scored(tmp_path, capsys):
     assert data.vocabulary.sizes == first.vocabulary.sizes
     assert data.user_rows[:, 0].tolist() == [1, 0]
     file.write_text("user_id,city,vote\n7,b,x\n8,a,y\n")
+    succeeds(main, "prepare", file, tmp_path / "next", *extends)
+    assert open_dataset(tmp_path / "next").num_campaigns == 0
     words = ("has no column 'drink'",)
+    refuses(capsys, main, "prepare", file, tmp_path / "next", *extends[:-1], words=words)
+    file.write_text("user_id,city,vote,drink\n7,b,x,p\n8,a,y,q\n")
+    words = ("no value of vote, drink has at least 50", "remove one of these columns")
     refuses(capsys, main, "prepare", file, tmp_path / "next", *extends, words=words)
+
+
+def test_folders_that_cannot_be_extended_are_named(tmp_path, capsys):
+    source, schema = write(tmp_path / "source"), tmp_path / "schema.json"
+    schema.write_text(json.dumps(SMALL_SCHEMA))
+    command = ("prepare", source, tmp_path / "next", "--schema", schema, "--extends")
+    words = (f"--extends: {tmp_path / 'none'}: no such folder; give a data set or a model",)
+    refuses(capsys, main, *command, tmp_path / "none", words=words)
+    (tmp_path / "tea").mkdir()
+    (tmp_path / "tea" / "campaign.json").write_text("{}")
+    words = (f"--extends: {tmp_path / 'tea'}: is a campaign; give its general model",)
+    refuses(capsys, main, *command, tmp_path / "tea", words=words)
 
 
 @pytest.mark.filterwarnings("default:.*values that count as unknown")

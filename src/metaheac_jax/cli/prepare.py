@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from metaheac_jax import model
+from metaheac_jax.audience.campaign_folder import is_campaign
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.batches import is_usable, list_campaigns
 from metaheac_jax.data.dataset import Dataset
@@ -270,6 +271,12 @@ def _all_new(
 
 def _earlier(folder: Path, progress: Progress) -> tuple[Schema, Vocabulary]:
     """The fields and values of a data set or a model."""
+    if not folder.is_dir():
+        raise InputError(f"--extends: {folder}: no such folder; give a data set or a model")
+    if is_campaign(folder):
+        raise InputError(
+            f"--extends: {folder}: is a campaign; give its general model, or a data set"
+        )
     if (folder / model.MANIFEST).is_file():
         general = model.load(folder, progress=progress)
         return general.schema, general.vocabulary

@@ -77,7 +77,8 @@ def columns_to_campaigns(
         names = ", ".join(column.name for column in schema.campaigns_from)
         raise InputError(
             f"{file.path}: no value of {names} has at least {schema.min_seeds} users with it and "
-            'as many with other values; lower "min_seeds" or name other columns'
+            'as many with other values; lower "min_seeds" or name other columns (to score users '
+            "with --no-new-values, remove one of these columns)"
         )
     ids = sorted(found)
     columns, values, seeds, others = zip(*(found[own] for own in ids), strict=True)

@@ -99,7 +99,8 @@ def prepare(
     wanted = [*id_columns, *(column.name for column in schema.user)]
     users = TableFile(paths["users"], wanted, schema.missing)
     of_campaigns = [column.name for column in schema.campaigns_from]
-    alone = not new_values and len(paths) == 1 and set(of_campaigns).isdisjoint(users.names)
+    has_campaigns = bool(of_campaigns) and {*of_campaigns} <= {*users.names}
+    alone = not new_values and len(paths) == 1 and not has_campaigns
     if not alone:
         users.check_columns(of_campaigns)
     num_users = users.count()
@@ -240,7 +241,9 @@ def _check_files(
         hint = ""
         if missing[0] != "users":
             hint = '; or let the schema name columns in "campaigns_from"'
-        if list(paths) == ["users"]:
+        if users_suffice:
+            hint += "; or leave users alone there"
+        elif list(paths) == ["users"]:
             hint += "; or, to score users with a model, give --extends MODEL --no-new-values"
         raise InputError(f"{source}: has no {missing[0]}.parquet, .csv or .csv.gz{hint}")
     others = [paths[name].name for name in paths if name not in needed]
