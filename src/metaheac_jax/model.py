@@ -220,7 +220,10 @@ class General:
         own, other = self.vocabulary.values, data.vocabulary.values
         for field, a, b in zip(self.schema.fields, own, other, strict=True):
             if not np.array_equal(a, b):
-                remedy = "use the data that the model was trained on"
+                remedy = (
+                    "use the data that the model was trained on, or prepare this data with "
+                    "--extends MODEL --no-new-values"
+                )
                 if all(np.isin(a, b).all() for a, b in zip(own, other, strict=True)):
                     remedy = (
                         "train the model on this data first, with metaheac fit --from, or prepare "

@@ -305,7 +305,8 @@ class Vocabulary:
         for field, own, old in zip(schema.fields, self.values, earlier.values, strict=True):
             new = np.setdiff1d(own, old)
             if len(new):
-                told.append(f"{field.name} {len(new):,} (such as {str(new[-1])[:40]!r})")
+                shown = (str(new[-1]) or MISSING)[:40]
+                told.append(f"{field.name} {len(new):,} (such as {shown!r})")
         if told:
             warnings.warn(
                 f"{where}: number of values that count as unknown, by field: {', '.join(told)}",

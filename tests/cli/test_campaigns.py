@@ -365,7 +365,7 @@ def test_text_ids_with_a_comma_are_no_ids(tmp_path):
             False,
             [
                 "training has not seen these values of the campaign: advertiser 7, "
-                "topic 'Drink' (did you mean 'drinks'?)"
+                "topic 'DRINK ' (did you mean 'Drinks'?)"
             ],
         ),
         (1000, 1000, (), True, [KEPT_GENERAL]),
@@ -379,11 +379,11 @@ def test_a_customised_campaign_has_these_notes(used, others, unknown, is_general
         users,
         labels,
         unknown_attributes=unknown,
-        attributes={"advertiser": 7, "topic": "Drink"},
+        attributes={"advertiser": 7, "topic": "DRINK "},
     )
     general = SimpleNamespace(
         schema=Schema((Field("city"),), (Field("advertiser"), Field("topic"))),
-        vocabulary=Vocabulary((np.array(["Drink"]), np.array([70, 71]), np.array(["", "drinks"]))),
+        vocabulary=Vocabulary((np.array(["Drink"]), np.array([70, 71]), np.array(["", "Drinks"]))),
     )
     model = SimpleNamespace(campaign=campaign, general=general, is_general=is_general)
     assert campaign_notes(SeedCheck(1200, 1100, used + 5, 5), model) == notes

@@ -129,8 +129,11 @@ def _unseen_value(model: Customised, name: str) -> str:
     fields, values = model.general.schema.fields, model.general.vocabulary.values
     known = next(own for field, own in zip(fields, values, strict=True) if field.name == name)
     value = (model.campaign.attributes or {}).get(name)
-    close = get_close_matches(str(value), known.tolist(), n=1) if known.dtype.kind == "U" else []
-    return f"{name} {value!r}" + "".join(f" (did you mean {own!r}?)" for own in close)
+    if known.dtype.kind != "U":
+        return f"{name} {value!r}"
+    spelled = {own.casefold(): own for own in known.tolist()}
+    close = get_close_matches(str(value).strip().casefold(), spelled, n=1)
+    return f"{name} {value!r}" + "".join(f" (did you mean {spelled[own]!r}?)" for own in close)
 
 
 def feedback_notes(folder: Path, saved: SavedCampaign, general: General) -> list[str]:
@@ -344,22 +347,23 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
         if not ids:
             notes.append(f"{path}: has no users to leave out")
             continue
-        known = check_known(path, ids, data)
-        if known < len(ids):
+        known, distinct = check_known(path, ids, data), len({*ids})
+        if known < distinct:
             notes.append(
-                f"{path}: {known:,} of {len(ids):,} ids to leave out are users of the data"
+                f"{path}: {known:,} of {distinct:,} ids to leave out are users of the data"
             )
         excluded += ids
     return np.unique(data.checked_ids(excluded)), notes
 
 
 def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> int:
-    """How many ids of a file are users of the data; refuses a file without any.
+    """How many distinct ids of a file are users of the data; refuses a file without any.
 
     Raises:
       InputError: no id is a user of the data; the message names the file.
     """
-    known = int((data.find_users(ids) >= 0).sum())
+    users = data.find_users(ids)
+    known = len(np.unique(users[users >= 0]))
     if not known:
         raise InputError(
             f"{path}: none of its {len(ids)} ids is a user of {data.where}; check that the ids "

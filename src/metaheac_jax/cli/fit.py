@@ -151,10 +151,11 @@ def main(options: Options) -> None:
             remove_work(directory)
         from_first(None)  # the other processes end after the first
     held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
+    trained_on = f"{len(campaigns) - len(held_out) - len(folders)} campaigns of {data.name}"
+    trained_on += f" and {len(folders)} of --with" if folders else ""
     terminal.print_lines(
         screen,
-        f"{options.out}: {method.label}, trained on {len(campaigns) - len(held_out)} campaigns of "
-        f"{data.name}{_judged(general, len(held_out))}",
+        f"{options.out}: {method.label}, trained on {trained_on}{_judged(general, len(held_out))}",
         f"next: metaheac expand {terminal.quoted(options.out)} --data "
         f"{terminal.quoted(options.data)} --seeds FILE --attributes FILE --size N "
         "--out audience.csv",
