@@ -205,9 +205,14 @@ def test_whole_numbers_are_the_same_values_as_floats(tmp_path, column, cells, ki
         ([1.0, 2.5], ["1.0", "1"], ["1", "2.5"]),
         ([1.0, 2.5], ["", "4"], ["1", "2.5"]),
         ([1.0, 2.0], ["Rome", "4.5"], ["1", "2"]),
+        ([1, 2], ["", "3.0"], ["1.0", "2.0"]),
+        ([None, 1], ["3.0"], ["", "1.0"]),
+        ([1, 2], ["1.0", "1"], ["1", "2"]),
+        ([1, 2], [], ["1", "2"]),
+        (pl.Series([0.1, 3.0], dtype=pl.Float32), ["3.0"], ["0.1", "3.0"]),
     ],
 )
-def test_floats_are_spelled_as_earlier_values_are(tmp_path, cells, known, values):
+def test_numbers_are_spelled_as_earlier_values_are(tmp_path, cells, known, values):
     options = {"known": np.array(known, str)}
     learned, vocabulary, rows = rows_of({"a": cells}, Column("a"), tmp_path, **options)
     assert learned.values.tolist() == values

@@ -219,15 +219,17 @@ class Encoder:
 def spells_whole(
     file: TableFile, column: Column, known: np.ndarray | tuple[()] = ()
 ) -> bool | None:
-    """Whether a category's floats without a fractional part are spelled 1 rather than 1.0.
+    """Whether a category's numbers without a fractional part are spelled 1 rather than 1.0.
 
     A column of whole numbers becomes a column of floats as soon as a cell is missing. If earlier
-    values spell whole numbers only as 1.0, new values do too. None if the cells are not floats.
+    values spell whole numbers only as 1.0, new values do too. None if the cells are whole numbers
+    that are spelled 1, or no numbers.
     """
     kind = file.kind(column.name)
-    if not (kind.inner if isinstance(kind, pl.List) else kind).is_float():
-        return None
-    return not has_pointed(known)
+    inner = kind.inner if isinstance(kind, pl.List) else kind
+    if inner.is_float():
+        return not has_pointed(known)
+    return False if inner.is_integer() and has_pointed(known) else None
 
 
 def has_pointed(texts: np.ndarray | tuple[()]) -> bool:
@@ -259,8 +261,8 @@ def as_text(column: Column, *, whole: bool | None) -> pl.Expr:
 
 
 def _as_text(cell: pl.Expr, whole: bool | None) -> pl.Expr:
-    if whole is not None:
-        cell = cell.fill_nan(None)
+    if whole is not None:  # the product makes floats of whole numbers, and keeps their size
+        cell = (cell * 1.0).fill_nan(None)
     if not whole:
         return cell.cast(pl.String)
     text = cell.cast(pl.Int64, strict=False).cast(pl.String)
