@@ -91,6 +91,7 @@ def test_a_step_on_parameters_of_a_mesh_is_compiled_once(found):
     assert found["replicated"] == 1
 
 
+@pytest.mark.slow
 def test_devices_that_divide_campaigns_customise_as_one_does(found):
     gap, moved = found["customised"]
     assert gap <= 1e-6
