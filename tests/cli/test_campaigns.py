@@ -267,7 +267,7 @@ def test_opt_outs_are_found_in_a_column_and_refused_where_none_is_a_user(tmp_pat
     excluded, notes = read_excluded([path], data)
     assert (excluded.tolist(), notes) == (some, [])
     more = tmp_path / "more"
-    more.write_text(f"{some[0]}\n1000001\n")
+    more.write_text(f"{some[0]}\n1000001\n{some[0]}\n")
     excluded, notes = read_excluded([path, more], data)
     assert excluded.tolist() == [*some, 1000001]  # each once
     assert notes == [f"{more}: 1 of 2 ids to leave out are users of the data"]
@@ -365,8 +365,15 @@ def test_text_ids_with_a_comma_are_no_ids(tmp_path):
             False,
             [
                 "training has not seen these values of the campaign: advertiser 7, "
-                "topic 'DRINK ' (did you mean 'Drinks'?)"
+                "topic ' DRINKS' (did you mean 'Drinks'?)"
             ],
+        ),
+        (
+            1000,
+            1000,
+            ("place",),
+            False,
+            ["training has not seen these values of the campaign: place (missing)"],
         ),
         (1000, 1000, (), True, [KEPT_GENERAL]),
     ],
@@ -379,11 +386,13 @@ def test_a_customised_campaign_has_these_notes(used, others, unknown, is_general
         users,
         labels,
         unknown_attributes=unknown,
-        attributes={"advertiser": 7, "topic": "DRINK "},
+        attributes={"place": None, "advertiser": 7, "topic": " DRINKS"},
     )
     general = SimpleNamespace(
-        schema=Schema((Field("city"),), (Field("advertiser"), Field("topic"))),
-        vocabulary=Vocabulary((np.array(["Drink"]), np.array([70, 71]), np.array(["", "Drinks"]))),
+        schema=Schema((Field("city"),), (Field("advertiser"), Field("topic"), Field("place"))),
+        vocabulary=Vocabulary(
+            (np.array(["Drink"]), np.array([70, 71]), np.array(["", "Drinks"]), np.array(["One"]))
+        ),
     )
     model = SimpleNamespace(campaign=campaign, general=general, is_general=is_general)
     assert campaign_notes(SeedCheck(1200, 1100, used + 5, 5), model) == notes

@@ -171,6 +171,12 @@ def test_todays_users_are_scored_by_yesterdays_model(tmp_path, capsys, min_count
     succeeds(main, *command, *extends, "--no-new-values")
     told = f"note: field city: no cell has a value of {tmp_path / 'model'}; is it right?\n"
     assert told in capsys.readouterr().out
+    users["city"] = ["c1"] * 80
+    users["income"][0] = None
+    campaigns["topic"] = ["food", "food", "food", None]
+    tables_world.write(source, users, campaigns, examples)
+    succeeds(main, *command, *extends, "--no-new-values")
+    assert "topic 1 (such as '(missing)')\n" in capsys.readouterr().err
     words = ("--no-new-values: only with --extends",)
     refuses(capsys, main, *command, "--no-new-values", words=words)
 
@@ -214,7 +220,9 @@ def test_users_alone_are_scored_by_yesterdays_model(tmp_path, capsys):
         )
     assert (tmp_path / "next.csv").read_text() == (tmp_path / "first.csv").read_text()
     words = (f"{tmp_path / 'next'}: has users alone; prepare campaigns and examples",)
-    refuses(capsys, main, "fit", tmp_path / "next", tmp_path / "new", words=words)
+    for which in ("all", "paper", "official"):
+        command = ("fit", tmp_path / "next", tmp_path / "new", "--campaigns", which)
+        refuses(capsys, main, *command, words=words)
     words = ("has no examples of stage 2",)
     refuses(capsys, main, "evaluate", tmp_path / "model", "--data", tmp_path / "next", words=words)
 
@@ -252,7 +260,7 @@ def test_folders_that_cannot_be_extended_are_named(tmp_path, capsys):
     source, schema = write(tmp_path / "source"), tmp_path / "schema.json"
     schema.write_text(json.dumps(SMALL_SCHEMA))
     command = ("prepare", source, tmp_path / "next", "--schema", schema, "--extends")
-    words = (f"--extends: {tmp_path / 'none'}: no such folder; give a data set or a model",)
+    words = (f"--extends: {tmp_path / 'none'}: is no folder; give that of a data set or a model",)
     refuses(capsys, main, *command, tmp_path / "none", words=words)
     (tmp_path / "tea").mkdir()
     (tmp_path / "tea" / "campaign.json").write_text("{}")
@@ -370,7 +378,7 @@ def test_examples_of_deleted_users_are_left_out_if_asked(tmp_path, capsys):
 def test_columns_that_a_first_schema_lacks_are_named(tmp_path, capsys):
     (tmp_path / "users.csv").write_text("user_id,a/b,.c,d\n1,2,3,4\n")
     succeeds(main, "prepare", tmp_path, "--infer", tmp_path / "schema.json")
-    why = "they cannot be fields, or each user has another value"
+    why = "they cannot be fields, or each user has another text or date"
     assert f"\nnote: left out, since {why}: a/b, .c\n" in capsys.readouterr().out
 
 

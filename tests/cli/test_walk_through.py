@@ -331,8 +331,11 @@ def test_workers_of_ray_find_the_audience_of_expand(made, tmp_path):
 
 def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path, capsys):
     options = ("--with", *made.campaigns, "--method", "cosine")
+    capsys.readouterr()
     succeeds(main, "fit", made.data, tmp_path / "next", *options)
     old = [key.decode() for key in open_dataset(made.data).campaign_ids]
+    told = f"trained on {len(old)} campaigns of {open_dataset(made.data).name} and 2 of --with\n"
+    assert told in capsys.readouterr().out
     general = load(tmp_path / "next")
     assert general.campaigns == tuple(sorted([*old, *made.names[:2]]))
     saved = [read_campaign(campaign) for campaign in made.campaigns]

@@ -134,7 +134,9 @@ def test_data_of_another_vocabulary_are_refused(general, field, values):
     own[field] = values
     name = DATA.schema.fields[field].name
     data = replace(DATA, vocabulary=Vocabulary(tuple(own)))
-    refused(general, data, f"toy: field '{name}' has other values than in the model's data")
+    told = f"toy: field '{name}' has other values than in the model's data"
+    refused(general, data, told)
+    refused(general, data, "--extends MODEL --no-new-values")
 
 
 def test_other_data_of_the_same_fields_and_values_will_do(general):

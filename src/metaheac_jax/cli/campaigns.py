@@ -25,6 +25,7 @@ from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, read_json
 from metaheac_jax.model import Customised, General
+from metaheac_jax.schema import MISSING
 
 #: Note about a model for which `Customised.is_general` is true.
 KEPT_GENERAL = (
@@ -32,6 +33,7 @@ KEPT_GENERAL = (
 )
 #: The longest name in a file of campaigns, in UTF-8; names of a campaign's files are longer.
 MAX_NAME_BYTES = 200
+_MAX_COMPARED = 5000  # values that a mistyped one is compared with, which takes time
 _HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
 
 
@@ -129,11 +131,12 @@ def _unseen_value(model: Customised, name: str) -> str:
     fields, values = model.general.schema.fields, model.general.vocabulary.values
     known = next(own for field, own in zip(fields, values, strict=True) if field.name == name)
     value = (model.campaign.attributes or {}).get(name)
-    if known.dtype.kind != "U":
-        return f"{name} {value!r}"
+    shown = MISSING if value is None else repr(value)[:40]
+    if value is None or known.dtype.kind != "U" or len(known) > _MAX_COMPARED:
+        return f"{name} {shown}"
     spelled = {own.casefold(): own for own in known.tolist()}
     close = get_close_matches(str(value).strip().casefold(), spelled, n=1)
-    return f"{name} {value!r}" + "".join(f" (did you mean {spelled[own]!r}?)" for own in close)
+    return f"{name} {shown}" + "".join(f" (did you mean {spelled[own]!r}?)" for own in close)
 
 
 def feedback_notes(folder: Path, saved: SavedCampaign, general: General) -> list[str]:

@@ -200,6 +200,8 @@ def _judged(general: General, num_held_out: int) -> str:
 
 def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
     """Indices of the campaigns to train on."""
+    if not data.num_campaigns:
+        return np.empty(0, int)
     if which == "paper":
         return paper_split(data, seed).train
     if which == "official":

@@ -135,7 +135,7 @@ def main(options: Options) -> None:
             what = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
         lines = [f"{options.infer}: {what}, then metaheac prepare with --schema"]
         if left_out:
-            why = "they cannot be fields, or each user has another value"
+            why = "they cannot be fields, or each user has another text or date"
             lines.append(f"note: left out, since {why}: {', '.join(left_out)}")
         terminal.print_lines(screen, *lines)
     if options.out is None:
@@ -272,7 +272,7 @@ def _all_new(
 def _earlier(folder: Path, progress: Progress) -> tuple[Schema, Vocabulary]:
     """The fields and values of a data set or a model."""
     if not folder.is_dir():
-        raise InputError(f"--extends: {folder}: no such folder; give a data set or a model")
+        raise InputError(f"--extends: {folder}: is no folder; give that of a data set or a model")
     if is_campaign(folder):
         raise InputError(
             f"--extends: {folder}: is a campaign; give its general model, or a data set"

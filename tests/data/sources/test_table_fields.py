@@ -89,8 +89,8 @@ def test_values_behind_the_slots_of_a_list_have_no_row(tmp_path):
 def test_whole_numbers_that_are_hashed_with_a_point_are_told(tmp_path):
     """As text they are hashed as spelled; the floats of Parquet are spelled as whole numbers."""
     column = Column("a", hash_rows=500)
-    with pytest.warns(UserWarning, match=r"column 'a' is hashed as it is spelled, such as 7"):
-        rows_of({"a": ["75001.0", None, "", "7.0"]}, column, tmp_path)
+    with pytest.warns(UserWarning, match=r"column 'a' is hashed as it is spelled, such as -8"):
+        rows_of({"a": ["75001.0", None, "", "7.0", "-8.0"]}, column, tmp_path)
     rows_of({"a": ["75001.0", "7.1"]}, column, tmp_path)  # such as versions
     plain, floats = (rows_of({"a": cells}, column, tmp_path)[2] for cells in (["75001"], [75001.0]))
     assert plain.tolist() == floats.tolist()

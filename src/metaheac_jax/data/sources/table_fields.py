@@ -261,7 +261,7 @@ def as_text(column: Column, *, whole: bool | None) -> pl.Expr:
 
 
 def _as_text(cell: pl.Expr, whole: bool | None) -> pl.Expr:
-    if whole is not None:  # the product makes floats of whole numbers, and keeps their size
+    if whole is not None:  # the product makes floats of whole numbers; Float32 stays Float32
         cell = (cell * 1.0).fill_nan(None)
     if not whole:
         return cell.cast(pl.String)

@@ -30,16 +30,17 @@ _NA = "NA"  # as R and pandas write a missing value
 def infer_schema(source: Path) -> tuple[TableSchema, list[str]]:
     """Infers a first schema of tables.
 
-    The first column of users and of campaigns counts as their id. Of the other user
-    columns, numbers with many values become buckets, text with separators and Parquet lists become
-    lists, and all else categories. If a cell of users is NA, NA counts as missing. Without a file
-    of campaigns, the schema lacks the columns that make campaigns, which the user has to add, and
-    it has no id column if the first column of users cannot have ids, repeats a value or lacks one.
+    The first column of users and of campaigns counts as their id. Of the other user columns,
+    numbers with many values become buckets, text with separators and Parquet lists become lists,
+    and all else that can be a field categories. If a cell of users is NA, NA counts as missing.
+    Without a file of campaigns, the schema lacks the columns that make campaigns, which the user
+    has to add, and it has no id column if the first column of users cannot have ids, repeats a
+    value or lacks one.
 
     Returns:
       The schema, and the names of the columns that cannot be fields, which it lacks: those without
       text, numbers, or lists of these, those whose name a field cannot have, and columns of users
-      such as a name or an address, of which each user has another text.
+      such as a name or a time, of which each user has another text or date.
 
     Raises:
       InputError: there are no users, there are examples without campaigns, a file is unreadable,
@@ -121,7 +122,8 @@ def _fields(
     fields = tuple(column for column in found.values() if column is not None)
     if not fields:
         hint = "" if path.suffix == ".parquet" else ", or separate the values by commas"
-        raise InputError(f"{path}: has no field besides the id; add a column{hint}")
+        lacks = f" ({', '.join(left_out)} cannot be one)" if left_out else ""
+        raise InputError(f"{path}: has no field besides the id{lacks}; add a column{hint}")
     return fields, left_out
 
 
@@ -152,7 +154,7 @@ def _infer(cells: pl.Series, *, of_users: bool) -> Column | None:
     others = numbers.is_null() | numbers.is_infinite()
     if len(text) and not others.any() and text.n_unique() > _MAX_CATEGORIES:
         return replace(column, buckets=10)
-    is_text = of_users and not cells.dtype.is_numeric()
-    if is_text and len(text) > _MAX_CATEGORIES and text.is_unique().all():
+    may_identify = of_users and not cells.dtype.is_numeric()
+    if may_identify and len(text) > _MAX_CATEGORIES and text.is_unique().all():
         return None  # it identifies users
     return column

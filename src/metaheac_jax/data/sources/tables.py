@@ -93,14 +93,14 @@ def prepare(
         the fields differ from those of the earlier data.
     """
     source, target = Path(source), check_target(target, source)
-    paths = find_tables(source)
-    _check_files(source, paths, schema, users_suffice=not new_values)
+    paths, scored = find_tables(source), extends is not None and not new_values
+    _check_files(source, paths, schema, users_suffice=scored)
     id_columns = [schema.user_id] if schema.user_id else []
     wanted = [*id_columns, *(column.name for column in schema.user)]
     users = TableFile(paths["users"], wanted, schema.missing)
     of_campaigns = [column.name for column in schema.campaigns_from]
     has_campaigns = bool(of_campaigns) and {*of_campaigns} <= {*users.names}
-    alone = not new_values and len(paths) == 1 and not has_campaigns
+    alone = scored and len(paths) == 1 and not has_campaigns
     if not alone:
         users.check_columns(of_campaigns)
     num_users = users.count()
@@ -177,9 +177,8 @@ class _Options:
         schema, vocabulary = self.extends
         pairs = zip(schema.campaign, vocabulary.values[len(schema.user) :], strict=True)
         fields = [LearnedField(Column(field.name), field, values) for field, values in pairs]
-        kinds = {own.name: pl.Float64 if own.edges else pl.String for own in schema.campaign}
-        empty = np.empty((3, 0), np.int32)
-        return _Campaigns(np.empty(0, "S1"), fields, pl.DataFrame(schema=kinds), empty)
+        frame = pl.DataFrame(schema={field.name: pl.String for field in schema.campaign})
+        return _Campaigns(np.empty(0, "S1"), fields, frame, np.empty((3, 0), np.int32))
 
     def extended(
         self, user: Sequence[LearnedField], campaign: Sequence[LearnedField]
@@ -241,9 +240,8 @@ def _check_files(
         hint = ""
         if missing[0] != "users":
             hint = '; or let the schema name columns in "campaigns_from"'
-        if users_suffice:
-            hint += "; or leave users alone there"
-        elif list(paths) == ["users"]:
+            hint += "; or leave users alone there" if users_suffice else ""
+        if not users_suffice and list(paths) == ["users"]:
             hint += "; or, to score users with a model, give --extends MODEL --no-new-values"
         raise InputError(f"{source}: has no {missing[0]}.parquet, .csv or .csv.gz{hint}")
     others = [paths[name].name for name in paths if name not in needed]
