@@ -318,7 +318,7 @@ def counting():
     return step, judge
 
 
-def count_to(directory, patience, num_steps=18, cut=None, log=None, patience_steps=0):
+def count_to(directory, patience, num_steps=18, cut=None, log=None, patience_steps=0, told=None):
     step, judge = counting()
 
     def draw(number):
@@ -331,6 +331,7 @@ def count_to(directory, patience, num_steps=18, cut=None, log=None, patience_ste
         return train(
             step, jnp.zeros(()), draw, num_steps=num_steps, early_stop=early_stop,
             checkpoints=checkpoints, save_every=4, log=log,
+            progress=lambda *own: None if told is None else told.append(own[1:]),
         )  # fmt: skip
 
 
@@ -351,8 +352,13 @@ def test_the_best_state_is_kept_and_training_ends_without_gain(tmp_path, patienc
 )
 def test_training_ends_after_both_patiences(patience, patience_steps, last):
     """The best judgement is that of step 6."""
-    state, judged = count_to(None, patience, patience_steps=patience_steps)
+    told = []
+    state, judged = count_to(None, patience, patience_steps=patience_steps, told=told)
     assert (int(state), judged[-1, 0]) == (6, last)
+    steps, ends = zip(*told, strict=True)
+    assert told[-1] == (last, last)  # progress tells when training ends without gain
+    assert all(end >= step for step, end in told)
+    assert set(ends[steps.index(3) :]) == {last - 3, last}
 
 
 @pytest.mark.parametrize("cut", [5, 7, 10, 11])

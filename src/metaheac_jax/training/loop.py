@@ -149,13 +149,13 @@ def train(
       InputError: the checkpoint is of a later step, or has no room for so many judgements.
       Diverged: a loss, a gradient, a parameter or a moment is not finite; that state is not saved.
     """
-    going, done = _begun(name, state, first_step, num_steps, checkpoints, early_stop)
+    every = _every(early_stop, num_steps - first_step)
+    going, done = _begun(name, state, first_step, num_steps, every, checkpoints, early_stop)
     if _stopped(going, early_stop):
         return going.best, going.judgements()
-    every = _every(early_stop, num_steps - first_step)
-    before = _time_and_skips(log, name, done, checkpoints)
-    notes = _Notes(name, num_steps, log, done, before, progress, skip_nonfinite, campaigns_of)
-    saved = time.perf_counter()
+    before, saved = _time_and_skips(log, name, done, checkpoints), time.perf_counter()
+    end = _end(going, early_stop, every, first_step, num_steps)
+    notes = _Notes(name, end, log, done, before, progress, skip_nonfinite, campaigns_of)
     for number, batch in _drawn(draw, range(done, num_steps)):
         state, info = step.step(going.state, *batch)
         going = going._replace(state=state)
@@ -173,7 +173,7 @@ def train(
         if judge and early_stop is not None:
             quality = early_stop.judge(state)
             going = going.add(done, quality)
-            notes.quality(done, quality)
+            notes.quality(done, quality, _end(going, early_stop, every, first_step, num_steps))
             save = save or (checkpoints is not None and _seconds_since(saved) >= save_seconds)
         stopped = _stopped(going, early_stop)
         if checkpoints is not None and (save or stopped):
@@ -190,7 +190,7 @@ class _Notes:
     def __init__(
         self,
         name: str,
-        num_steps: int,
+        end: int,
         log: Path | None,
         done: int,
         before: tuple[float, int],
@@ -198,12 +198,12 @@ class _Notes:
         may_skip: int,
         campaigns_of: Callable[[int], np.ndarray] | None,
     ) -> None:
-        self._name, self._num_steps, self._log, self._progress = name, num_steps, log, progress
+        self._name, self._end, self._log, self._progress = name, end, log, progress
         self._before, self._skipped = before
         self._may_skip, self._campaigns_of = may_skip, campaigns_of
         self._began = self._mark = time.perf_counter()
         self._infos: list[Any] = []
-        progress(name, done, num_steps)
+        progress(name, done, end)
 
     def add(self, info: Any) -> None:
         """Adds the info of a step, which may still be running."""
@@ -231,7 +231,7 @@ class _Notes:
                 steps_per_second=len(values) / (now - self._mark),
                 seconds=self._before + now - self._began,
             )
-        self._progress(f"{self._name}: loss {loss:.4g}", done, self._num_steps)
+        self._progress(f"{self._name}: loss {loss:.4g}", done, self._end)
         self._mark = now
 
     def _not_finite(self, number: int, info: Any) -> None:
@@ -254,11 +254,12 @@ class _Notes:
         warnings.warn(f"{what}; the step is skipped", stacklevel=2)
         self._write(number + 1, skipped=array, campaigns=campaigns)
 
-    def quality(self, done: int, quality: Quality) -> None:
-        """Reports the quality on the held-out campaigns."""
+    def quality(self, done: int, quality: Quality, end: int) -> None:
+        """Reports the quality on the held-out campaigns; training may now go on up to ``end``."""
+        self._end = end
         self._write(done, held_out_auc=quality.auc, held_out_loss=quality.loss)
         text = f"{self._name}: held-out AUC {quality.auc:.4f}"
-        self._progress(text, done, self._num_steps)
+        self._progress(text, done, self._end)
         self._mark = time.perf_counter()
 
     def _write(self, done: int, **values: Any) -> None:
@@ -272,6 +273,7 @@ def _begun(
     state: RowState,
     first_step: int,
     num_steps: int,
+    every: int,
     checkpoints: Checkpoints | MeshCheckpoints | None,
     early_stop: EarlyStop | None,
 ) -> tuple[Progressed, int]:
@@ -300,7 +302,6 @@ def _begun(
             f"{name}: its checkpoint is of step {done:,}, and {num_steps:,} steps are to be taken; "
             "take at least as many, or delete the checkpoints to train afresh"
         )
-    every = _every(early_stop, num_steps - first_step)
     _check_room(name, len(going.judgements()), done, num_steps, every)
     return going, done
 
@@ -338,6 +339,18 @@ def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
         return False
     judgements, steps = going.without_gain()
     return judgements >= early_stop.patience and steps >= early_stop.patience_steps
+
+
+def _end(
+    going: Progressed, early_stop: EarlyStop | None, every: int, first_step: int, num_steps: int
+) -> int:
+    """The step after which training ends if it improves no more."""
+    if early_stop is None:
+        return num_steps
+    judged = going.judgements()
+    best = int(judged[-1, 0]) - going.without_gain()[1] if len(judged) else first_step + every
+    patience = max(early_stop.patience * every, early_stop.patience_steps)
+    return min(num_steps, best + -(-patience // every) * every)
 
 
 def _check_finite(state: Any, when: str) -> None:
