@@ -200,6 +200,7 @@ def test_users_alone_are_scored_by_yesterdays_model(tmp_path, capsys):
     (today / "examples.csv").write_bytes((source / "examples.csv").read_bytes())
     words = ("has no campaigns.parquet", "or leave users alone there")
     refuses(capsys, main, *command, *extends, "--no-new-values", words=words)
+    refuses(capsys, main, *command, words=('name columns in "campaigns_from"\n',))
     (today / "examples.csv").unlink()
     succeeds(main, *command, *extends, "--no-new-values")
     said = capsys.readouterr().out

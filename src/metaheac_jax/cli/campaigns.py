@@ -346,27 +346,26 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
     excluded: list[Any] = []
     notes = []
     for path in paths:
-        ids = read_user_ids(path, text=has_text(data), may_be_empty=True)
+        ids: list[Any] = list({*read_user_ids(path, text=has_text(data), may_be_empty=True)})
         if not ids:
             notes.append(f"{path}: has no users to leave out")
             continue
-        known, distinct = check_known(path, ids, data), len({*ids})
-        if known < distinct:
+        known = check_known(path, ids, data)
+        if known < len(ids):
             notes.append(
-                f"{path}: {known:,} of {distinct:,} ids to leave out are users of the data"
+                f"{path}: {known:,} of {len(ids):,} ids to leave out are users of the data"
             )
         excluded += ids
     return np.unique(data.checked_ids(excluded)), notes
 
 
 def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> int:
-    """How many distinct ids of a file are users of the data; refuses a file without any.
+    """How many ids of a file are users of the data; refuses a file without any.
 
     Raises:
       InputError: no id is a user of the data; the message names the file.
     """
-    users = data.find_users(ids)
-    known = len(np.unique(users[users >= 0]))
+    known = int((data.find_users(ids) >= 0).sum())
     if not known:
         raise InputError(
             f"{path}: none of its {len(ids)} ids is a user of {data.where}; check that the ids "

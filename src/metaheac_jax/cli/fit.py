@@ -200,7 +200,7 @@ def _judged(general: General, num_held_out: int) -> str:
 
 def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
     """Indices of the campaigns to train on."""
-    if not data.num_campaigns:
+    if not data.num_campaigns:  # --with may have all of them
         return np.empty(0, int)
     if which == "paper":
         return paper_split(data, seed).train

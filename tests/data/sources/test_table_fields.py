@@ -219,6 +219,12 @@ def test_numbers_are_spelled_as_earlier_values_are(tmp_path, cells, known, value
     assert [vocabulary.values[1][row - 7] for row in rows[:, 0]] == values
 
 
+def test_whole_numbers_in_a_list_are_spelled_as_earlier_values_are(tmp_path):
+    options = {"known": np.array(["3.0"])}
+    learned, _, _ = rows_of({"a": [[1, 2], [2]]}, Column("a", slots=2), tmp_path, **options)
+    assert learned.values.tolist() == ["1.0", "2.0"]
+
+
 def test_a_list_has_no_nan(tmp_path):
     learned, vocabulary, rows = rows_of(
         {"a": [[float("nan"), 2.5], [float("nan")]]}, Column("a", slots=2), tmp_path

@@ -240,9 +240,10 @@ def _check_files(
         hint = ""
         if missing[0] != "users":
             hint = '; or let the schema name columns in "campaigns_from"'
-            hint += "; or leave users alone there" if users_suffice else ""
-        if not users_suffice and list(paths) == ["users"]:
-            hint += "; or, to score users with a model, give --extends MODEL --no-new-values"
+            if users_suffice:
+                hint += "; or leave users alone there"
+            elif len(paths) == 1:
+                hint += "; or, to score users with a model, give --extends MODEL --no-new-values"
         raise InputError(f"{source}: has no {missing[0]}.parquet, .csv or .csv.gz{hint}")
     others = [paths[name].name for name in paths if name not in needed]
     if others:
