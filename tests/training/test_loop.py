@@ -1,6 +1,7 @@
 """The offline loop: it learns, resumes exactly, stops at a loss that is no number."""
 
 import json
+from contextlib import nullcontext
 from functools import cache
 
 import jax
@@ -335,7 +336,7 @@ def count_to(directory, patience, num_steps=18, cut=None, log=None, patience_ste
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("patience", "last", "best"), [(1, 9, 6), (2, 12, 6), (4, 18, 18)])
+@pytest.mark.parametrize(("patience", "last", "best"), [(1, 9, 6), (2, 12, 6), (6, 18, 18)])
 def test_the_best_state_is_kept_and_training_ends_without_gain(tmp_path, patience, last, best):
     """Equal is no gain: the first of the best stays."""
     state, judged = count_to(tmp_path / "c", patience, log=tmp_path / "log")
@@ -359,6 +360,17 @@ def test_training_ends_after_both_patiences(patience, patience_steps, last):
     assert told[-1] == (last, last)  # progress tells when training ends without gain
     assert all(end >= step for step, end in told)
     assert set(ends[steps.index(3) :]) == {last - 3, last}
+
+
+@pytest.mark.parametrize(
+    ("patience", "num_steps", "told"),
+    [(4, 18, True), (5, 18, True), (6, 18, False), (4, 15, True), (3, 15, False), (4, 9, False)],
+)
+def test_a_training_that_still_improved_at_its_maximum_says_so(tmp_path, patience, num_steps, told):
+    """Whether it is resumed after its last step or not, but not if it had few judgements."""
+    for _ in range(2):
+        with pytest.warns(match=f"maximum of {num_steps} steps") if told else nullcontext():
+            count_to(tmp_path / "c", patience, num_steps=num_steps)
 
 
 @pytest.mark.parametrize("cut", [5, 7, 10, 11])
@@ -426,7 +438,7 @@ def test_a_start_that_nothing_improves_on_is_kept():
 def test_an_auc_that_is_no_number_is_never_better(aucs, best):
     step, _ = counting()
     left = iter([*aucs, 0.4, 0.4, 0.4])
-    early_stop = EarlyStop(judge=lambda _: Quality(next(left), 0.0), every=3, patience=2)
+    early_stop = EarlyStop(judge=lambda _: Quality(next(left), 0.0), every=3, patience=3)
     options = {"num_steps": 3 * len(aucs), "early_stop": early_stop}
     state, judged = train(step, jnp.zeros(()), lambda number: (number,), **options)
     assert int(state) == best

@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,12 +149,12 @@ def train(
       InputError: the checkpoint is of a later step, or has no room for so many judgements.
       Diverged: a loss, a gradient, a parameter or a moment is not finite; that state is not saved.
     """
-    every = _every(early_stop, num_steps - first_step)
-    going, done = _begun(name, state, first_step, num_steps, every, checkpoints, early_stop)
+    early_stop = _with_room(early_stop, num_steps - first_step)
+    going, done = _begun(name, state, first_step, num_steps, checkpoints, early_stop)
     if _stopped(going, early_stop):
         return going.best, going.judgements()
     before, saved = _time_and_skips(log, name, done, checkpoints), time.perf_counter()
-    end = _end(going, early_stop, every, first_step, num_steps)
+    end = _end(going, early_stop, first_step, num_steps)
     notes = _Notes(name, end, log, done, before, progress, skip_nonfinite, campaigns_of)
     for number, batch in _drawn(draw, range(done, num_steps)):
         state, info = step.step(going.state, *batch)
@@ -162,7 +162,7 @@ def train(
         notes.add(info)
         done = number + 1
         last = done == num_steps
-        judge = every > 0 and (done % every == 0 or last)
+        judge = early_stop is not None and (done % early_stop.every == 0 or last)
         due = done % save_every == 0 or _seconds_since(saved) >= save_seconds
         save = checkpoints is not None and (due or last)
         if done % log_every and not (last or save or judge):
@@ -173,7 +173,7 @@ def train(
         if judge and early_stop is not None:
             quality = early_stop.judge(state)
             going = going.add(done, quality)
-            notes.quality(done, quality, _end(going, early_stop, every, first_step, num_steps))
+            notes.quality(done, quality, _end(going, early_stop, first_step, num_steps))
             save = save or (checkpoints is not None and _seconds_since(saved) >= save_seconds)
         stopped = _stopped(going, early_stop)
         if checkpoints is not None and (save or stopped):
@@ -181,7 +181,7 @@ def train(
             saved = time.perf_counter()
         if stopped:
             break
-    return going.state if early_stop is None else going.best, going.judgements()
+    return _result(name, going, early_stop, num_steps)
 
 
 class _Notes:
@@ -273,7 +273,6 @@ def _begun(
     state: RowState,
     first_step: int,
     num_steps: int,
-    every: int,
     checkpoints: Checkpoints | MeshCheckpoints | None,
     early_stop: EarlyStop | None,
 ) -> tuple[Progressed, int]:
@@ -302,7 +301,8 @@ def _begun(
             f"{name}: its checkpoint is of step {done:,}, and {num_steps:,} steps are to be taken; "
             "take at least as many, or delete the checkpoints to train afresh"
         )
-    _check_room(name, len(going.judgements()), done, num_steps, every)
+    if early_stop is not None:
+        _check_room(name, len(going.judgements()), done, num_steps, early_stop.every)
     return going, done
 
 
@@ -311,16 +311,17 @@ def _drawn(draw: Callable[[int], Any], steps: range) -> Iterator[tuple[int, Any]
     return zip(steps, in_threads(draw, steps, num_threads=drawing_threads()), strict=True)
 
 
-def _every(early_stop: EarlyStop | None, num_steps: int) -> int:
-    """Number of steps between judgements; 0 without early stopping."""
+def _with_room(early_stop: EarlyStop | None, num_steps: int) -> EarlyStop | None:
+    """Fewer judgements, if a checkpoint has no room for as many."""
     if early_stop is None:
-        return 0
-    return max(early_stop.every, math.ceil(num_steps / (MAX_JUDGEMENTS - 2)))
+        return None
+    least = math.ceil(num_steps / (MAX_JUDGEMENTS - 2))
+    return replace(early_stop, every=max(early_stop.every, least))
 
 
 def _check_room(name: str, judged: int, done: int, num_steps: int, every: int) -> None:
     """Refuses a lengthened training whose checkpoint has no room for all judgements."""
-    if not every or done == num_steps:
+    if done == num_steps:
         return
     further = num_steps // every - done // every + (num_steps % every > 0)
     if judged + further > MAX_JUDGEMENTS:
@@ -341,13 +342,31 @@ def _stopped(going: Progressed, early_stop: EarlyStop | None) -> bool:
     return judgements >= early_stop.patience and steps >= early_stop.patience_steps
 
 
-def _end(
-    going: Progressed, early_stop: EarlyStop | None, every: int, first_step: int, num_steps: int
-) -> int:
+def _result(
+    name: str, going: Progressed, early_stop: EarlyStop | None, num_steps: int
+) -> tuple[RowState, np.ndarray]:
+    """The state that training returns, and the judgements.
+
+    Warns if training ended at its maximum while it improved: if one of the last judgements, as many
+    as the patience, is the best of more.
+    """
+    judgements = going.judgements()
+    if early_stop is None:
+        return going.state, judgements
+    if going.without_gain()[0] < early_stop.patience < len(judgements):
+        warnings.warn(
+            f"{name}: training ended at its maximum of {num_steps:,} steps while results on "
+            "held-out campaigns still improved; a larger maximum (offline_epochs) may help",
+            stacklevel=3,
+        )
+    return going.best, judgements
+
+
+def _end(going: Progressed, early_stop: EarlyStop | None, first_step: int, num_steps: int) -> int:
     """The step after which training ends if it improves no more."""
     if early_stop is None:
         return num_steps
-    judged = going.judgements()
+    judged, every = going.judgements(), early_stop.every
     best = int(judged[-1, 0]) - going.without_gain()[1] if len(judged) else first_step + every
     patience = max(early_stop.patience * every, early_stop.patience_steps)
     return min(num_steps, best + -(-patience // every) * every)

@@ -363,6 +363,10 @@ def build_meta_step(
     >>> init, step = build_meta_step(loss, optax.adam(1e-3), inner_learning_rate=1e-2)
     >>> state = init(params)
     >>> state, info = step(state, support, query)  # leaves (C, ...); consumes `state`
+
+    Raises:
+      ValueError: as `build_meta_gradient`; there is a ``select``; or, at a step, an earlier step
+        consumed the state.
     """
     if options.get("select") is not None:
         raise ValueError("select: a meta-step has no parts to select; use build_meta_gradient")

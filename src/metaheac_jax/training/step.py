@@ -112,6 +112,9 @@ def build_row_step(
       optimizer: the network's optimiser; it receives the loss as ``value``.
       table_optimizer: the table's optimiser, for example `table.adam.table_adam`.
       checked: whether a non-finite step leaves the state unchanged; info is then `CheckedInfo`.
+
+    Raises:
+      ValueError: at a step, if an earlier step consumed the state.
     """
 
     def init(network: Any, table: Array) -> RowState:
