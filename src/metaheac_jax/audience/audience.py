@@ -32,8 +32,9 @@ class Audience:
 
     Attributes:
       user_ids: (K,) int64 or text.
-      scores: (K,) float32, the customised model's log-odds of converting, or another score for a
-        method that has no probabilities.
+      scores: (K,) float32. If `Method.log_odds`, the log-odds that a user is a seed and not a
+        non-seed at the ratio of the two in the campaign's examples, not in the pool; see
+        `calibration`.
       num_candidates: number of candidates.
       first_rank: rank of the first user; more than 1 for a band.
       probabilities: (K,) probabilities of converting, see `calibration.Calibration`; None if not

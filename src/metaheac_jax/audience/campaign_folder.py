@@ -264,7 +264,17 @@ def save_customised(
 def load_customised(
     directory: Path | str, general: General, data: Dataset, *, progress: Progress = silent
 ) -> Customised:
-    """Loads a customised model from a campaign folder; see `SavedCampaign.customised`."""
+    """Loads a customised model from a campaign folder.
+
+    Args:
+      directory: a folder of `save_customised` or `metaheac customise`.
+      general: the general model that was customised.
+      data: has the campaign's users, and the fields and vocabulary of ``general``.
+      progress: receives the number of bytes read.
+
+    Raises:
+      InputError: as `read_campaign` and `SavedCampaign.customised`.
+    """
     return read_campaign(directory, progress=progress).customised(general, data)
 
 

@@ -77,7 +77,7 @@ def traits_table(traits: Sequence[Trait]) -> TextTable:
 def importance_table(used: Importances) -> TextTable:
     """How much the model loses without each field."""
     rows = [[f.field, f"{f.drop:.4f}", f"{f.error:.4f}"] for f in used.fields]
-    title = f"Drop of the AUC of held-out seeds ({used.auc:.4f}) without a field"
+    title = f"Drop of the AUC of held-out seeds ({used.auc:.4f}) if a field is shuffled"
     return TextTable(title, ["field", "drop of AUC", "standard error"], rows)
 
 

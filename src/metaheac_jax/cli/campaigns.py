@@ -29,7 +29,8 @@ from metaheac_jax.schema import MISSING
 
 #: Note about a model for which `Customised.is_general` is true.
 KEPT_GENERAL = (
-    "no epoch of customising was better on held-out examples than the general model, which is kept"
+    "on examples held out of the campaign, no customised model was better than the general one, "
+    "which is kept"
 )
 #: The longest name in a file of campaigns, in UTF-8; names of a campaign's files are longer.
 MAX_NAME_BYTES = 200

@@ -55,7 +55,7 @@ class Options:
     figure: Path | None = None
     """File to write a plot of recall against size to, .png or .svg. Needs Matplotlib."""
     seed: int = 0
-    """Random seed for the held-out seeds, the random non-seeds and fine-tuning."""
+    """Random seed for the held-out seeds, the random non-seeds and customising."""
 
 
 def main(options: Options) -> None:

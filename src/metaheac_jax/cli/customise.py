@@ -63,7 +63,7 @@ class Options:
     least_seeds: int = LEAST_SEEDS
     """Stop with an error if fewer seeds than this are users of the data."""
     seed: int = 0
-    """Random seed for the random non-seeds and for fine-tuning."""
+    """Random seed for the random non-seeds and for customising."""
 
 
 def main(options: Options) -> None:

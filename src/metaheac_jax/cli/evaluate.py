@@ -34,12 +34,13 @@ _FEW = "fewer than 20 examples of stage 1 to customise on, or only seeds or only
 class Options:
     """Judges a general model on campaigns that it was not trained on.
 
-    Customises the model to each such campaign of the data, and scores the campaign's pool (its
-    examples of stage 2). For campaigns with small and with large seed sets it prints AUC, and
-    precision and recall of the top 5%, averaged over campaigns; a gains table (users who converted
-    in each tenth of the users, best first); and, for methods whose scores are log-odds, predicted
-    and observed conversion rates. Use `metaheac fit --campaigns paper` to leave campaigns out of
-    training.
+    Customises the model to each such campaign of the data, from its examples of stage 1, and ranks
+    its users of stage 2, of whom it is known who converted. For campaigns with small and with large
+    seed sets it prints, averaged over campaigns: how often a user who converted is ranked above one
+    who did not (AUC); how many of the best 5% converted (precision), and how many of all who
+    converted are among them (recall). A gains table has the users who converted in each tenth of
+    the users, best first. For most methods, predicted and observed conversion rates follow. Use
+    `metaheac fit --campaigns paper` to leave campaigns out of training.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -50,7 +51,7 @@ class Options:
     """File to write: .json for all results, with the metrics of every campaign; .csv for the gains
     tables alone."""
     seed: int = 0
-    """Random seed for fine-tuning."""
+    """Random seed for customising."""
 
 
 def main(options: Options) -> None:

@@ -74,7 +74,7 @@ class Options:
     """Folder of a general model, from `metaheac fit`; or of a campaign, from `metaheac customise`,
     which already has a model, seeds and attributes."""
     data: Path
-    """Folder of the data set whose users are the pool, from `metaheac prepare`."""
+    """Folder of the data set whose users are scored, from `metaheac prepare`."""
     seeds: Path | None = None
     """File with the seeds' user ids: one per line, or a .csv, .csv.gz or .parquet file with a
     column user_id."""
@@ -135,15 +135,15 @@ class Options:
     adapts: Adapts | None = None
     """Which weights are adapted to a campaign: all, the whole network and the embeddings of its
     examples; or heads, the layers after the network's first. With heads, many campaigns share the
-    first layer, and users are scored several times as fast. Default: the model's settings. Not for
-    campaign folders, which are customised already."""
+    first layer and are scored several times as fast, but audiences may be worse. Default: the
+    model's settings. Not for campaign folders, which are customised already."""
     least_seeds: int | None = None
     """Stop with an error if a campaign has fewer seeds than this that are users of the data. By
     default 100; for a campaign's folder there is no default, since `metaheac customise` has checked
     its seeds."""
     seed: int = 0
-    """Random seed for the random non-seeds, for fine-tuning and for --probability. With
-    --campaigns, fine-tuning also varies with a campaign's place among the new ones."""
+    """Random seed for the random non-seeds, for customising and for --probability. With
+    --campaigns, customising also varies with a campaign's place among the new ones."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 

@@ -52,9 +52,10 @@ class Options:
     """Settings of the paper (the default), or of its authors' program (wider embeddings)."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Other values for some of the method's settings, for example value_dropout=.7 width=64; an
-    unknown name lists all. A setting that the method does not use has no effect. A value_dropout of
-    .5 to .9 trains longer, and gives a higher AUC where training would otherwise remember users by
-    their rare values; that of an ensemble is for its network."""
+    unknown name lists all. A setting that the method does not use has no effect. value_dropout (0
+    to below 1) leaves out this fraction of users' values at random in each step of training, so
+    that users are not remembered by rare values. Training then takes longer. Try 0, .5 and .9, and
+    compare the AUC that the command prints. That of an ensemble is for its network."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Continue training from this model, for example every day on new data. Use `metaheac prepare
     --extends MODEL` to make such data. Method and settings are the model's. This needs the
@@ -64,8 +65,8 @@ class Options:
     can judge the rest; or official, the half that the authors' program takes."""
     skip_unusable: bool = False
     """Leave out campaigns of the data that no model can be trained on, because they have fewer than
-    20 examples of stage 1, or only seeds or only non-seeds. The command names them. By default,
-    such a campaign is an error."""
+    20 examples of stage 1 (to learn from), or only seeds or only non-seeds. The command names them.
+    By default, such a campaign is an error."""
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
     """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
     and feedback. They are not held out. A folder's name is the campaign's id."""

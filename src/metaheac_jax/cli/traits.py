@@ -43,10 +43,11 @@ class Options:
     if a seed is in the audience, seeds are in the pool too. Prints the values with the highest and
     the lowest lift: the fraction of the audience that has the value, divided by that of the pool.
     The fraction of the seeds is shown beside them. Sensitive fields of the data follow: the ratio
-    of the same two fractions per value, and that ratio divided by the one of the field's most
-    selected value (adverse impact). A value is flagged as under if either is below 0.8, and as over
-    if the ratio is above 1.25. Adverse impact is "at most" a number if too few users of the
-    audience have the value, or the value that may be the most selected.
+    of the same two fractions per value, and the adverse impact: how likely users with the value are
+    to be selected, divided by the same for the field's most selected value. A value is flagged as
+    under if either is below 0.8 (the four-fifths rule), and as over if the ratio is above 1.25.
+    Adverse impact is "at most" a number if too few users of the audience have the value, or the
+    value that may be the most selected.
 
     With --model and --attributes it also shows which fields the model uses. A fifth of the seeds is
     held out, and the model is customised to the rest. The AUC then says how well it tells held-out
@@ -75,7 +76,7 @@ class Options:
     """Leave out values that fewer users than this have. For seeds, and for sensitive values in the
     audience, print "few" instead of the fraction."""
     seed: int = 0
-    """With --model, random seed for the held-out seeds, fine-tuning and shuffling."""
+    """With --model, random seed for the held-out seeds, customising and shuffling."""
 
 
 def main(options: Options) -> None:

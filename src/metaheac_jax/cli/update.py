@@ -38,7 +38,7 @@ class Options:
     users who opted out: nothing is learned from them, and they are in no audience of the
     campaign."""
     seed: int = 0
-    """Random seed for fine-tuning."""
+    """Random seed for customising."""
 
 
 def main(options: Options) -> None:

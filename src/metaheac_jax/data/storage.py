@@ -47,7 +47,8 @@ def write_dataset(dataset: Dataset, target: Path | str, *, progress: Progress = 
       progress: receives the number of bytes checksummed.
 
     Raises:
-      InputError: the target exists and is not a dataset, or has a foreign file in it.
+      InputError: the dataset is invalid, see `Dataset.check`; or the target exists and is not a
+        dataset, or has a foreign file in it.
     """
     with new_directory(Path(target), marker=MANIFEST) as directory:
         write_columns(dataset, directory, progress=progress)
@@ -63,6 +64,9 @@ def write_columns(dataset: Dataset, directory: Path, *, progress: Progress = sil
       dataset: what to write.
       directory: where to write.
       progress: receives the number of bytes checksummed.
+
+    Raises:
+      InputError: the dataset is invalid, see `Dataset.check`.
     """
     dataset.check()
     columns = _columns(dataset)

@@ -1,9 +1,8 @@
 """An ensemble of a solved head and MetaHeac's network with plain training.
 
 A solved head has few parameters, so it is stable if a campaign has few seeds; a whole network
-adapts further if there are many. Their errors differ, and the mean of their log-odds was better
-than either on held-out training campaigns (experiments/results/tried.md). The ensemble is not in
-the paper.
+adapts further if there are many. Their errors differ, so the mean of their log-odds can rank better
+than either. The ensemble is not in the paper.
 
 Axes: R table rows, k embedding width of a member, K = 2 k embedding width of both members together.
 """

@@ -154,7 +154,8 @@ class Method:
       takes_steps: whether the offline stage takes gradient steps.
       holds_out: whether an offline stage without gradient steps also holds out campaigns, to
         determine when to stop.
-      log_odds: whether a score is the log-odds of converting, for users like those of the examples.
+      log_odds: whether a score is the log-odds of converting, at the rate of the campaign's
+        examples.
       splits: whether the online stage can keep the first layer fixed; see `settings.Adapts`.
       meshes: whether several devices can share the work of both stages.
       general_scores: whether the general model ranks users for a campaign without its seeds.
