@@ -16,9 +16,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metaheac_jax.backend import campaigns_at_once as fastest_group
-from metaheac_jax.customise.group import GroupSteps, Models, build_group_steps, unstack
+from metaheac_jax.customise.group import Models, build_group_steps, unstack
 from metaheac_jax.customise.host_table import on_host, rows_of
-from metaheac_jax.customise.minibatches import GrowingSize, localise, stack_minibatches
+from metaheac_jax.customise.minibatches import (
+    GrowingSize,
+    localise,
+    stack_minibatches,
+    usual_size,
+)
 from metaheac_jax.customise.online_stage import (
     OnlineOptions,
     OnlineStage,
@@ -33,10 +38,7 @@ from metaheac_jax.model import AdaptedWeights, Weights
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress
 from metaheac_jax.table.layout import Layout
-from metaheac_jax.table.rows import RowIndex
-from metaheac_jax.training.step import RowState
 
-_MIN_ROWS = 4096  # of an adapted campaign, with padding
 _MAX_TOGETHER = 8  # campaigns adapted together on an accelerator
 
 
@@ -108,7 +110,7 @@ class Customiser(OnlineStage):
                 members.append(batch._replace(ids=ids))
                 table_rows.append(own)
             rngs = [generator(seed, options.numbers[c]) for c in group]
-            adaptation = self._start(weights, members, table_rows, options.learning_rate)
+            adaptation = _Group(self, weights, members, table_rows, options.learning_rate)
             labels = [member.label for member in members]
             told, batch_size = [names[c] for c in group], self._batch_size
             adapted = run_epochs(
@@ -125,38 +127,13 @@ class Customiser(OnlineStage):
             progress=progress,
         )
 
-    def _start(
-        self,
-        weights: Weights,
-        members: Sequence[Batch],
-        table_rows: Sequence[np.ndarray],
-        learning_rate: float,
-    ) -> _Group:
-        """Starts up to G campaigns, whose ids point into their table rows."""
-        num_idle, size = self._group_size - len(members), len(table_rows[0])
-        idle = [np.full(size, weights.table.shape[0], np.int32)] * num_idle
-        rows = np.stack([*table_rows, *idle])
-        return _Group(
-            self._steps,
-            self._steps.start(weights.network, rows_of(weights.table, rows)),
-            members,
-            table_rows,
-            index=self._layout.row_index(size),
-            minibatch_rows=self._minibatch_rows,
-            batch_size=self._batch_size,
-            num_idle=num_idle,
-            learning_rate=learning_rate,
-            spread=self._everywhere is not None,
-        )
-
 
 def _cut(adapted: AdaptedWeights, num_rows: int) -> AdaptedWeights:
     """Adapted weights without most of the padding, which comes after the campaign's own rows.
 
-    A power of two is left, so that few programs are compiled to overlay the rows. The host cuts
-    them, which compiles nothing.
+    The host cuts them, which compiles nothing.
     """
-    size = max(_MIN_ROWS, 1 << (num_rows - 1).bit_length())
+    size = usual_size(num_rows)
     if size >= len(adapted.rows):
         return adapted
     values = np.array(jax.device_get(adapted.values)[:size])  # a copy, which frees the rest
@@ -170,41 +147,47 @@ class _Group:
 
     def __init__(
         self,
-        steps: GroupSteps,
-        state: RowState,
+        stage: Customiser,
+        weights: Weights,
         members: Sequence[Batch],
         table_rows: Sequence[np.ndarray],
-        *,
-        index: RowIndex,
-        minibatch_rows: GrowingSize,
-        batch_size: int,
-        num_idle: int,
         learning_rate: float,
-        spread: bool,
     ) -> None:
-        self._steps, self._state, self._rate = steps, state, learning_rate
-        self._members, self._table_rows, self._num_idle = members, table_rows, num_idle
-        self._index, self._minibatch_rows = index, minibatch_rows
-        self._batch_size, self._spread = batch_size, spread
-        self.select = steps.select
+        """Args:
+        stage: has the jitted steps and the sizes.
+        weights: the general weights.
+        members: the campaigns' examples, with ids that point into their table rows.
+        table_rows: (U,) table rows of each campaign.
+        learning_rate: rate of both optimisers.
+        """
+        self._stage, self._members, self._table_rows = stage, members, table_rows
+        self._num_idle, self._rate = stage._group_size - len(members), learning_rate
+        size = len(table_rows[0])
+        idle = [np.full(size, weights.table.shape[0], np.int32)] * self._num_idle
+        rows = rows_of(weights.table, np.stack([*table_rows, *idle]))
+        self._state = stage._steps.start(weights.network, rows)
+        self._index = stage._layout.row_index(size)
+        self.select = stage._steps.select
 
     def step(self, picks: Picks) -> None:
-        batch = self._stack(picks, self._batch_size)
-        rows, local = localise(self._index, batch, self._minibatch_rows)
-        self._state = self._steps.adapt(self._state, rows, local, self._rate)
+        batch = self._stack(picks, self._stage._batch_size)
+        rows, local = localise(self._index, batch, self._stage._minibatch_rows)
+        self._state = self._stage._steps.adapt(self._state, rows, local, self._rate)
 
     def models(self) -> Models:
-        return self._steps.current(self._state, self._rate)
+        return self._stage._steps.current(self._state, self._rate)
 
     def summed_losses(self, models: Models, picks: Picks) -> np.ndarray:
-        length = -(-self._batch_size // 4)  # few examples are held out, so small batches waste less
+        length = -(
+            -self._stage._batch_size // 4
+        )  # few examples are held out, so small batches waste less
         batches = (self._stack(some, length) for some in minibatches(picks, length))
-        losses = [self._steps.summed_losses(models, batch) for batch in batches]
+        losses = [self._stage._steps.summed_losses(models, batch) for batch in batches]
         return sum(jax.device_get(losses), np.zeros(len(picks) + self._num_idle, np.float32))
 
     def adapted(self, models: Models) -> list[AdaptedWeights]:
         """The adapted weights of each campaign; idle places are left out."""
-        if self._spread:  # so that they end up where the general weights are
+        if self._stage._everywhere is not None:  # so that they end up where the general weights are
             models = jax.device_get(models)
         return [
             AdaptedWeights(model["network"], own, model["table"])

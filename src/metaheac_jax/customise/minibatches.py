@@ -34,6 +34,11 @@ class GrowingSize:
             return self._size
 
 
+def usual_size(count: int) -> int:
+    """A size of at least ``count``: one of few, since every size compiles programs."""
+    return max(4096, 1 << (count - 1).bit_length())
+
+
 def stack_minibatches(
     examples: Sequence[Batch], picks: Sequence[np.ndarray], size: int, num_idle: int, pad: int
 ) -> Batch:

@@ -9,7 +9,7 @@ step touches, V that one of its campaigns touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -26,7 +26,6 @@ from metaheac_jax.data.batches import (
     unstacked,
 )
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.table.rows import RowIndex
 
 _PROBED = range(8)  # steps drawn in advance, to see how many rows a step touches
 _QUANTUM = 512  # the number of table rows of a step is rounded up to a multiple of this
@@ -77,16 +76,11 @@ class CampaignSampler:
         self._value_dropout = value_dropout
         weight = dataset.stage1.counts[self._campaigns].astype(float)
         self._weight = weight / weight.sum()
-        self._index = dataset.layout.row_index(dataset.num_rows)
-        probed = [self._draw(step)[2:] for step in _PROBED]
-        self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
-        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
+        self._batches = _LocalBatches(dataset, self._draw)
 
     def __call__(self, step: int) -> CampaignBatch:
         """The batch of one step."""
-        support, query, touched, own = self._draw(step)
-        sizes = self._step_size(len(touched)), self._own_size(max(map(len, own)))
-        return _campaign_batch(self._index, support, query, touched, own, sizes)
+        return self._batches(step)
 
     def campaigns_of(self, step: int) -> np.ndarray:
         """(C,) ids of the campaigns of one step."""
@@ -95,8 +89,8 @@ class CampaignSampler:
     def _choose(self, rng: np.random.Generator) -> np.ndarray:
         return rng.choice(self._campaigns, self._per_step, replace=False, p=self._weight)
 
-    def _draw(self, step: int) -> tuple[Batch, Batch, np.ndarray, list[np.ndarray]]:
-        """Support and query with ids into the whole table; the rows touched by all, and by each."""
+    def _draw(self, step: int) -> tuple[Batch, Batch]:
+        """Support and query sets with ids into the whole table."""
         rng, offsets = generator(self._seed, step), self._dataset.stage1.offsets
         chosen = self._choose(rng)
         sides: tuple[list[Batch], list[Batch]] = ([], [])
@@ -112,38 +106,47 @@ class CampaignSampler:
                 continue
             for number, (side, positions) in enumerate(zip(sides, drawn, strict=True)):
                 batch = gather(self._dataset, offsets[c] + positions, fields, self._batch_size)
-                users, number = batch.ids.user, 2 * place + number
-                missing = left_out(users.shape, self._value_dropout, self._seed, step, number)
+                users, of_set = batch.ids.user, 2 * place + number
+                missing = left_out(users.shape, self._value_dropout, self._seed, step, of_set)
                 users[missing] = self._dataset.num_rows
                 side.append(batch)
         support, query = map(stacked, sides)
+        return support, query
+
+
+class _LocalBatches:
+    """Makes the ids of a step's sets local, and pads its table rows to a usual number.
+
+    Steps drawn in advance tell this number.
+    """
+
+    def __init__(self, dataset: Dataset, draw: Callable[[int], tuple[Batch, Batch]]) -> None:
+        """Args:
+        dataset: where the examples come from.
+        draw: ``draw(step) -> (support, query)``, leaves (C, B, ...), ids into the whole table.
+        """
+        self._index, self._draw = dataset.layout.row_index(dataset.num_rows), draw
+        probed = [self._touched(*draw(step)) for step in _PROBED]
+        self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
+        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
+
+    def __call__(self, step: int) -> CampaignBatch:
+        support, query = self._draw(step)
+        touched, own = self._touched(support, query)
+        num_touched, num_own = self._step_size(len(touched)), self._own_size(max(map(len, own)))
+        sides = zip(own, unstacked(support.ids), unstacked(query.ids), strict=True)
+        local = [self._index.renumber(rows, num_own, both) for rows, *both in sides]
+        of_campaigns = np.stack([rows for rows, _ in local])
+        rows, position = self._index.renumber(touched, num_touched, of_campaigns)
+        ids = [stacked(side) for side in zip(*(both for _, both in local), strict=True)]
+        support, query = support._replace(ids=ids[0]), query._replace(ids=ids[1])
+        return CampaignBatch(rows, support, query, position)
+
+    def _touched(self, support: Batch, query: Batch) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The table rows that all campaigns touch, and those that each one does."""
         pairs = zip(unstacked(support.ids), unstacked(query.ids), strict=True)
         own = [self._index.distinct(pair) for pair in pairs]
-        return support, query, self._index.distinct(*own), own
-
-
-def _campaign_batch(
-    index: RowIndex,
-    support: Batch,
-    query: Batch,
-    touched: np.ndarray,
-    own: Sequence[np.ndarray],
-    sizes: tuple[int, int],
-) -> CampaignBatch:
-    """The batch of a step, from sets with ids into the whole table.
-
-    Args:
-      index: index of the table's rows.
-      support, query: leaves (C, B, ...).
-      touched: the rows that all campaigns together touch.
-      own: the rows that each campaign touches.
-      sizes: U and V.
-    """
-    sides = zip(own, unstacked(support.ids), unstacked(query.ids), strict=True)
-    local = [index.renumber(rows, sizes[1], both) for rows, *both in sides]
-    rows, position = index.renumber(touched, sizes[0], np.stack([rows for rows, _ in local]))
-    ids = [stacked(side) for side in zip(*(both for _, both in local), strict=True)]
-    return CampaignBatch(rows, support._replace(ids=ids[0]), query._replace(ids=ids[1]), position)
+        return self._index.distinct(*own), own
 
 
 class ExampleSampler:
@@ -220,20 +223,14 @@ class GroupSampler:
         """
         self._dataset, self._sampler, self._part = dataset, sampler, part
         self._group_size = -(-sampler.batch_size // num_groups)
-        self._index = dataset.layout.row_index(dataset.num_rows)
-        probed = [self._draw(step)[1:] for step in _PROBED]
-        self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
-        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
+        self._batches = _LocalBatches(dataset, self._draw)
 
     def __call__(self, step: int) -> CampaignBatch:
         """The batch of one step."""
-        query, touched, own = self._draw(step)
-        nobody = jax.tree.map(lambda leaf: leaf[:, :0], query)
-        sizes = self._step_size(len(touched)), self._own_size(max(map(len, own)))
-        return _campaign_batch(self._index, nobody, query, touched, own, sizes)
+        return self._batches(step)
 
-    def _draw(self, step: int) -> tuple[Batch, np.ndarray, list[np.ndarray]]:
-        """Groups with ids into the whole table; the rows touched by all, and by each."""
+    def _draw(self, step: int) -> tuple[Batch, Batch]:
+        """Empty support sets, and groups with ids into the whole table."""
         examples, campaign = self._sampler.positions(step)
         groups, size, missing = [], self._group_size, self._sampler.left_out(step)
         for group in self._part:
@@ -244,8 +241,7 @@ class GroupSampler:
             groups.append(gather(self._dataset, examples[some], fields, size))
             groups[-1].ids.user[: len(rows)][missing[some]] = self._dataset.num_rows
         query = stacked(groups)
-        own = [self._index.distinct(ids) for ids in unstacked(query.ids)]
-        return query, self._index.distinct(*own), own
+        return jax.tree.map(lambda leaf: leaf[:, :0], query), query
 
 
 def left_out(

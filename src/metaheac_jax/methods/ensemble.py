@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.customise.host_table import rows_of
+from metaheac_jax.customise.minibatches import usual_size
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.fine_tuning import metaheac_network, without_meta
@@ -163,9 +164,8 @@ def _together(table: Any, parts: Mapping[str, AdaptedWeights]) -> AdaptedWeights
     real = [part.rows < len(table) for part in parts.values()]
     owned = [part.rows[own] for part, own in zip(parts.values(), real, strict=True)]
     rows = np.unique(np.concatenate(owned)).astype(np.int32)
-    # Padded to a power of two, so that few programs are compiled to read and overlay the rows.
-    size = max(4096, 1 << (len(rows) - 1).bit_length())
-    padded = np.pad(rows, (0, size - len(rows)), constant_values=len(table))
+    missing = usual_size(len(rows)) - len(rows)
+    padded = np.pad(rows, (0, missing), constant_values=len(table))
     values = np.array(rows_of(table, padded))
     width = values.shape[1] // len(parts)
     for number, (part, own) in enumerate(zip(parts.values(), real, strict=True)):

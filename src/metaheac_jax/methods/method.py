@@ -377,7 +377,7 @@ class Method:
             settings=self.settings,
             schema=data.schema,
             vocabulary=data.vocabulary,
-            state=self._placed(trained.state),  # once, not at every use
+            state=on_device(trained.state),  # once, not at every use
             data=data.name,
             campaigns=_trained_on(run),
             seed=run.seed,
@@ -430,7 +430,7 @@ class Method:
           Diverged: a score is not a number.
         """
         own = range(len(halves)) if run.mesh is None else own_part(len(halves))
-        quiet, state = replace(run, progress=silent, numbers=own), self._placed(state)
+        quiet, state = replace(run, progress=silent, numbers=own), on_device(state)
         judged = judge_models(
             lambda chosen: self.adapt(quiet, state, chosen, None),
             run.dataset,
@@ -488,7 +488,7 @@ class Method:
             campaign.check(data.num_users, len(data.schema.campaign))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
         run = replace(run, kept=None if directory is None else Path(directory))
-        state = self._placed(general.state)
+        state = on_device(general.state)
         if mesh is None:
             models = self.adapt(run, state, campaigns, watch)
         else:
@@ -513,10 +513,6 @@ class Method:
             self.restore(run, state, campaign, jax.tree.map(jnp.asarray, weights))
             for campaign, weights in zip(campaigns, of_all(adapted, len(campaigns)), strict=True)
         ]
-
-    def _placed(self, state: State) -> State:
-        """The state on the device (see `on_device`), where training on a mesh does not leave it."""
-        return on_device(state) if self.meshes else state
 
     def _check_own(self, general: General) -> None:
         """Checks that a general model has this method and the same network."""

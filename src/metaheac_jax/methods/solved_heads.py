@@ -24,7 +24,7 @@ from jax import Array
 
 from metaheac_jax.customise.host_table import HostRows, on_host, rows_of
 from metaheac_jax.customise.kept import KeptCampaigns
-from metaheac_jax.customise.minibatches import GrowingSize
+from metaheac_jax.customise.minibatches import GrowingSize, usual_size
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import Batch, CampaignExamples, check_batch
 from metaheac_jax.data.campaign import Campaign
@@ -226,8 +226,7 @@ class Solver:
     def __call__(self, weights: Weights, examples: Batch, penalty: float | None) -> AdaptedWeights:
         """Solves a campaign's head, and its value weights unless the penalty is None."""
         sums = self._sums(weights, examples.ids.user)
-        # Padded to a power of two: few programs are compiled, and small campaigns stay cheap.
-        missing = max(4096, 1 << (len(sums) - 1).bit_length()) - len(sums)
+        missing = usual_size(len(sums)) - len(sums)
         padded = np.pad(sums, ((0, missing), (0, 0)))
         label, weight = (np.pad(a, (0, missing)) for a in (examples.label, examples.weight))
         head = self._solve(padded[:, 1:], padded[:, 0], label, weight)

@@ -248,11 +248,8 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
     Orbax does not distinguish between a field of a named tuple, a key and a position.
     """
-    leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        names = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
-        leaves["/".join(map(str, names))] = leaf
-    return leaves
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _kind(leaf: Any) -> str:

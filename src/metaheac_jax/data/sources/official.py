@@ -296,48 +296,19 @@ class _Record:
         self.state = state
 
 
-class _DataFrame(_Record):
-    __slots__ = ()
-
-
-class _BlockManager(_Record):
-    __slots__ = ()
-
-
-class _NewIndex(_Record):
-    __slots__ = ()
-
-
-class _Index(_Record):
-    __slots__ = ()
-
-
-class _Reconstruct(_Record):
-    __slots__ = ()
-
-
-class _NdArray(_Record):
-    __slots__ = ()
-
-
-class _DType(_Record):
-    __slots__ = ()
-
-
-class _Slice(_Record):
-    __slots__ = ()
-
-
-_ADMITTED: dict[tuple[str, str], type[_Record]] = {
-    ("pandas.core.frame", "DataFrame"): _DataFrame,
-    ("pandas.core.internals.managers", "BlockManager"): _BlockManager,
-    ("pandas.core.indexes.base", "_new_Index"): _NewIndex,
-    ("pandas.core.indexes.base", "Index"): _Index,
-    ("pandas.core.indexes.numeric", "Int64Index"): _Index,
-    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
-    ("numpy", "ndarray"): _NdArray,
-    ("numpy", "dtype"): _DType,
-    ("builtins", "slice"): _Slice,
+_ADMITTED = {
+    (module, name): type(name, (_Record,), {"__slots__": ()})
+    for module, name in (
+        ("pandas.core.frame", "DataFrame"),
+        ("pandas.core.internals.managers", "BlockManager"),
+        ("pandas.core.indexes.base", "_new_Index"),
+        ("pandas.core.indexes.base", "Index"),
+        ("pandas.core.indexes.numeric", "Int64Index"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("builtins", "slice"),
+    )
 }
 
 
@@ -370,9 +341,9 @@ class _Watched:
 
 def _columns(frame: Any) -> dict[str, np.ndarray]:
     """The columns of a data frame's record. Malformed records can raise any exception."""
-    manager = _expect(_expect(frame, _DataFrame).state["_mgr"], _BlockManager)
+    manager = _expect(_expect(frame, "DataFrame").state["_mgr"], "BlockManager")
     content = manager.state[3]["0.14.1"]  # the layout of pandas 0.14.1, which later versions keep
-    names = _array(_expect(content["axes"][0], _NewIndex).args[1]["data"]).tolist()
+    names = _array(_expect(content["axes"][0], "_new_Index").args[1]["data"]).tolist()
     columns: dict[str, np.ndarray] = {}
     for block in content["blocks"]:
         values = _array(block["values"])
@@ -387,14 +358,14 @@ def _columns(frame: Any) -> dict[str, np.ndarray]:
 
 def _names_at(locations: Any, names: list[Any]) -> list[Any]:
     """The names of the columns at these locations."""
-    if isinstance(locations, _Slice):
+    if _is(locations, "slice"):
         return names[slice(*locations.args)]
     return [names[position] for position in _array(locations).tolist()]
 
 
 def _array(record: Any) -> np.ndarray:
     """The array that a record of ``numpy.core.multiarray._reconstruct`` stands for."""
-    _, shape, dtype, fortran, data = _expect(record, _Reconstruct).state
+    _, shape, dtype, fortran, data = _expect(record, "_reconstruct").state
     kind = _dtype(dtype)
     flat = np.frombuffer(data, kind) if kind.kind != "O" else np.fromiter(data, kind, len(data))
     return flat.reshape(shape, order="F" if fortran else "C")
@@ -404,11 +375,11 @@ def _stack(cells: np.ndarray) -> np.ndarray:
     """(n,) records of one-dimensional arrays of numbers, as (n, length)."""
     if not len(cells):
         return np.zeros((0, 0), np.int64)
-    _, shape, dtype, _, _ = _expect(cells[0], _Reconstruct).state
+    _, shape, dtype, _, _ = _expect(cells[0], "_reconstruct").state
     (length,) = shape
     kind = _dtype(dtype)
     for cell in cells:
-        state = _expect(cell, _Reconstruct).state
+        state = _expect(cell, "_reconstruct").state
         if state[2] is not dtype and _dtype(state[2]) != kind:
             raise ValueError("lists of different types in a column")
         if state[1] != shape or len(state[4]) != length * kind.itemsize:
@@ -418,7 +389,7 @@ def _stack(cells: np.ndarray) -> np.ndarray:
 
 
 def _dtype(record: Any) -> np.dtype:
-    code, order = _expect(record, _DType).args[0], record.state[1]
+    code, order = _expect(record, "dtype").args[0], record.state[1]
     if code == "O8":
         return np.dtype(object)
     if not re.fullmatch("[biuf][1248]", code) or order not in ("<", ">", "|"):
@@ -426,7 +397,12 @@ def _dtype(record: Any) -> np.dtype:
     return np.dtype(order + code)
 
 
-def _expect(record: Any, kind: type[_Record]) -> _Record:
-    if not isinstance(record, kind):
-        raise TypeError(f"{kind.__name__.lstrip('_')} expected")
+def _expect(record: Any, name: str) -> _Record:
+    if not _is(record, name):
+        raise TypeError(f"{name} expected")
     return record
+
+
+def _is(record: Any, name: str) -> bool:
+    """Whether a record stands for this admitted name."""
+    return isinstance(record, _Record) and type(record).__name__ == name
