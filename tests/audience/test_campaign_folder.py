@@ -246,6 +246,16 @@ def test_users_who_are_gone_are_left_out(made):
     np.testing.assert_array_equal(loaded.score(data.user_rows), scores(model)[20:])
 
 
+@pytest.mark.parametrize(("label", "words"), [(0, "none of its non-seeds"), (1, "none of its 4")])
+def test_an_update_needs_seeds_and_non_seeds_in_the_data(campaign, label, words):
+    folder, general = campaign
+    record = read_campaign(folder).record
+    gone = np.isin(DATA.user_ids, record.user_ids[record.labels == label])
+    data = replace(DATA, user_ids=DATA.user_ids[~gone], user_rows=DATA.user_rows[~gone])
+    with pytest.raises(InputError, match=words):
+        update(folder, general, data)
+
+
 def test_seeds_whom_the_data_lacked_are_seeds_where_it_has_them(made, tmp_path):
     _, general, _ = made
     earlier = replace(DATA, user_ids=DATA.user_ids[:90], user_rows=DATA.user_rows[:90])

@@ -95,7 +95,39 @@ def test_a_seed_whom_the_data_lacks_may_opt_out_before_and_after(tea, customise,
     opt_outs(after, [tea.user_ids[130], "z2"])
     options = ("--size", 5, "--out", tmp_path / "audience.csv", "--exclude", after)
     succeeds(main, "expand", tea.folder, "--data", tea.later, *options)
-    assert "note: 1 of the excluded users are non-seeds that" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "note: 1 of the excluded users are non-seeds that" in printed
+    gone = f"note: 1 of the excluded users are seeds or converts of {tea.folder} who are not in the"
+    assert gone in printed
+
+
+def test_feedback_with_text_as_ids_says_what_to_do(tea, tmp_path, capsys):
+    """The campaign has whole numbers until an update with data of text."""
+    told = tmp_path / "told.csv"
+    told.write_text("user_id,converted\n7,1\nA17,0\n")
+    words = (
+        f"{told}: line 3: user_id is 'A17', expected a whole number",
+        "update",
+        str(tea.folder),
+    )
+    refuses(capsys, main, "feedback", tea.folder, told, words=words)
+    succeeds(main, "update", tea.folder, "--data", tea.later)
+    succeeds(main, "feedback", tea.folder, told)
+    told.write_text("user_id,converted\n7,yes\n")
+    refuses(capsys, main, "feedback", tea.folder, told, words=("converted",))
+
+
+def test_an_opt_out_who_has_left_is_no_longer_learned_from(tea, customise, tmp_path, capsys):
+    """Alone in the file of the day."""
+    seeds, path = tmp_path / "seeds", tmp_path / "optouts.csv"
+    opt_outs(seeds, [*tea.user_ids[:120], "z1"])
+    succeeds(main, *customise, "--data", tea.later)
+    words = ("update", tea.folder, "--data", tea.later, "--exclude", opt_outs(path, ["z1"]))
+    succeeds(main, *words)
+    printed = capsys.readouterr().out
+    assert f"note: {path}: 0 of 1 ids to leave out are users of the data; check that" in printed
+    assert "seeds and converts are users of the data" not in printed
+    assert b"z1" not in read_campaign(tea.folder).examples.user_ids.tolist()
 
 
 def test_opt_outs_that_became_text_are_not_taken_for_forgotten(tea, customise, tmp_path, capsys):

@@ -86,6 +86,19 @@ def test_text_ids_are_read(tmp_path):
         (b"5\n" + b"9" * 5000, "ids:2: expected one user id, got '" + "9" * 40 + "'"),
         ("5\n\u0663\n".encode(), "ids:2: expected one user id, got '\u0663'"),
         (b"5\n\xff\xfe\n", "ids: not a text file; save it as UTF-8"),
+        (
+            b"score,user_id\n0,5,12345\n",
+            "ids:2: expected 2 cells, as the first line has; fix or remove it",
+        ),
+        (
+            b"rank,user_id,score\n1,12,.5\n2,1\n",
+            "ids:3: expected 3 cells, as the first line has; fix or remove it",
+        ),
+        (
+            b"rank,user_id\n1,7\n\n8\n",
+            "ids:4: expected 2 cells, as the first line has; fix or remove it",
+        ),
+        (b"user_id\n7,\n", "ids:2: expected 1 cell, as the first line has; fix or remove it"),
     ],
 )
 def test_invalid_user_ids_are_named(tmp_path, content, words):
@@ -112,6 +125,12 @@ def test_a_stray_quote_neither_joins_ids_nor_breaks_the_command(tmp_path, conten
     with pytest.raises(InputError) as caught:
         read_user_ids(tmp_path / "ids", text=text)
     assert words in str(caught.value)
+
+
+def test_a_comma_inside_a_name_makes_no_id(tmp_path):
+    (tmp_path / "ids").write_text("name,user_id\nAnn,u1\nSmith, John,u77\n")
+    with pytest.raises(InputError, match="ids:3: expected 2 cells"):
+        read_user_ids(tmp_path / "ids", text=True)
 
 
 def test_an_id_may_be_in_quotes(tmp_path):
@@ -271,8 +290,14 @@ def test_opt_outs_are_found_in_a_column_and_refused_where_none_is_a_user(tmp_pat
     excluded, notes = read_excluded([path, more], data)
     assert excluded.tolist() == [*some, 1000001]  # each once
     assert notes == [f"{more}: 1 of 2 ids to leave out are users of the data"]
-    path.write_text("id\n1000001\n")
-    with pytest.raises(InputError, match=r"out.csv: none of its 1 ids is a user of toy"):
+    none = [str(user) for user in range(1_000_000, 1_000_100)]
+    path.write_text("\n".join(["id", *none[1:], none[1]]))
+    excluded, notes = read_excluded([path], data)  # few users, who may all have left
+    assert excluded.tolist() == [*map(int, none[1:])]
+    words = "0 of 99 ids to leave out are users of the data; check that they are ids of the"
+    assert notes == [f"{path}: {words} prepared users"]
+    path.write_text("\n".join(["id", *none]))
+    with pytest.raises(InputError, match=r"out.csv: none of its 100 ids is a user of toy"):
         read_excluded([path], data)
 
 

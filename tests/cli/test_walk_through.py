@@ -141,6 +141,8 @@ def test_the_way_to_a_second_audience(made, tmp_path, capsys):
         out.write_text("\n".join(["user_id", *sorted(fresh)[:9], *sorted(converts)[:1]]))
         both = ("--out", new, "--exclude-shown", "--exclude", out)
         succeeds(main, *expand, *both)
+        words = f"note: 1 of the excluded users are seeds or converts that {campaign} learns from"
+        assert words in capsys.readouterr().out
         assert not set(pl.read_csv(new)["user_id"]) & {*sorted(fresh)[:9], *users[0]}
 
         capsys.readouterr()

@@ -101,6 +101,12 @@ class SavedCampaign:
         return self.record.with_feedback(self.feedback).without(self.excluded)
 
     @property
+    def seed_ids(self) -> np.ndarray:
+        """Ids of the seeds and of the users who converted, without excluded users."""
+        examples = self.examples
+        return examples.user_ids[examples.labels == 1]
+
+    @property
     def found_ids(self) -> np.ndarray:
         """Ids of the users whose label is from feedback, see `Campaign.found`.
 
@@ -153,6 +159,7 @@ class SavedCampaign:
         A digest or a random seed that is not known counts as the same.
         """
         same_data = None in (self.data_digest, data.digest) or self.data_digest == data.digest
+        same_data &= (self.record.user_ids.dtype.kind == "S") == (data.user_ids.dtype.kind == "S")
         same = same_data and general.origin == self.origin and self.learned == self.known
         return same and self.seed in (None, seed)
 
@@ -343,8 +350,8 @@ def update(
 
     Raises:
       InputError: the folder has no campaign, the general model is in no folder or does not fit the
-        data, no seed is a user of the data, all seeds or non-seeds are to be left out, or as in
-        `SavedCampaign.with_ids_of`.
+        data, no seed or no non-seed is a user of the data, all seeds or non-seeds are to be left
+        out, or as in `SavedCampaign.with_ids_of`.
     """
     with locked(Path(directory)):
         saved = read_campaign(directory, progress=progress)
@@ -360,6 +367,11 @@ def update(
                     "campaign"
                 )
         campaign = data.recorded_campaign(saved.examples)
+        if not (campaign.labels == 0).any():
+            raise InputError(
+                f"{directory}: none of its non-seeds is a user of {data.where}; use data with more "
+                "of the campaign's users"
+            )
         [model] = method_of(general).customise(
             general, data, [campaign], seed=seed, progress=progress
         )

@@ -34,6 +34,7 @@ KEPT_GENERAL = (
 )
 #: The longest name in a file of campaigns, in UTF-8; names of a campaign's files are longer.
 MAX_NAME_BYTES = 200
+_MANY_IDS = 100  # so many opt-outs cannot all be of users who have left
 _MAX_COMPARED = 5000  # values that a mistyped one is compared with, which takes time
 _HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
 
@@ -248,10 +249,16 @@ def _read_lines(path: Path, *, text: bool) -> tuple[list[Any], bool]:
     has_name = named is not None
     header = has_name or (bool(top[1]) and not text and not _begins_as_number(top[1][0]))
     ids: list[Any] = []
+    num_cells = len(top[1]) if has_name else 1
     for line, row in rows if header else chain([top], rows):
         if not any(row):
             continue
-        alone = len(row) == 1 or (has_name and column < len(row))
+        alone = len(row) == num_cells
+        if has_name and not alone:
+            raise InputError(
+                f"{path}:{line}: expected {num_cells} cell{'s'[: num_cells > 1]}, as the first "
+                "line has; fix or remove it"
+            )
         one = alone and row[column] != "" and "\n" not in row[column]
         if not one or not (text or _is_whole(row[column])):
             got = ",".join(row)[:40]
@@ -342,7 +349,8 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
     data, or which has only a header.
 
     Raises:
-      InputError: as `read_user_ids` does, or no id of a file is a user of the data.
+      InputError: as `read_user_ids` does, or a file has `_MANY_IDS` ids or more and none is a user
+        of the data. With fewer, all of them may have left.
     """
     excluded: list[Any] = []
     notes = []
@@ -351,10 +359,13 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
         if not ids:
             notes.append(f"{path}: has no users to leave out")
             continue
-        known = check_known(path, ids, data)
+        known = int((data.find_users(ids) >= 0).sum())
+        if not known and len(ids) >= _MANY_IDS:
+            raise _not_users(path, ids, data)
         if known < len(ids):
+            hint = "" if known else "; check that they are ids of the prepared users"
             notes.append(
-                f"{path}: {known:,} of {len(ids):,} ids to leave out are users of the data"
+                f"{path}: {known:,} of {len(ids):,} ids to leave out are users of the data{hint}"
             )
         excluded += ids
     return np.unique(data.checked_ids(excluded)), notes
@@ -368,11 +379,15 @@ def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> int:
     """
     known = int((data.find_users(ids) >= 0).sum())
     if not known:
-        raise InputError(
-            f"{path}: none of its {len(ids)} ids is a user of {data.where}; check that the ids "
-            "are those of the prepared users"
-        )
+        raise _not_users(path, ids, data)
     return known
+
+
+def _not_users(path: Path, ids: Sequence[Any], data: Dataset) -> InputError:
+    return InputError(
+        f"{path}: none of its {len(ids):,} ids is a user of {data.where}; check that the ids are "
+        "those of the prepared users"
+    )
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def main(options: Options) -> None:
     text = before.record.user_ids.dtype.kind == "S"
     added, lines = Feedback.of(before.record.user_ids[:0], np.empty(0, bool)), []
     for path in options.files:
-        read = read_feedback(path, text=text)
+        read = _read(path, options.campaign, text=text)
         added = added.merge(read)
         counts = f"{len(read):,} users, {read.converted.sum():,} of them converted"
         lines.append(f"{path}: {counts if len(read) else 'has no records'}")
@@ -56,3 +56,21 @@ def main(options: Options) -> None:
     )
     lines.append(f"next: metaheac update {terminal.quoted(options.campaign)} --data DATA")
     terminal.print_lines(screen, *lines)
+
+
+def _read(path: Path, campaign: Path, *, text: bool) -> Feedback:
+    """The feedback in a file, whose ids must be of the campaign's kind.
+
+    Raises:
+      InputError: as `read_feedback`; the message has a remedy if only the kind of the ids is wrong.
+    """
+    try:
+        return read_feedback(path, text=text)
+    except InputError as error:
+        if text:
+            raise
+        read_feedback(path, text=True)  # raises if something else is wrong
+        raise InputError(
+            f"{error}; if the data has text as ids now, metaheac update "
+            f"{terminal.quoted(campaign)} --data DATA first"
+        ) from error

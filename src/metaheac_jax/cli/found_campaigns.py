@@ -86,10 +86,7 @@ def find_campaigns(
             campaigns.append(next(found))
             continue
         with request.named():
-            left_out = exclude
-            if exclude_shown:
-                left_out = np.setdiff1d(exclude, data.checked_ids(content.feedback.user_ids))
-            own = _find_saved(request, content, general, data, left_out)
+            own = _find_saved(request, content, general, data, exclude, exclude_shown)
             campaigns.append(_without_shown(own, data) if exclude_shown else own)
             require_seeds(campaigns[-1].check, least_seeds or 0, request.source)
             if must_be_current and not content.is_up_to_date(general):
@@ -124,23 +121,36 @@ def _find_new(
 
 
 def _find_saved(
-    request: Request, saved: SavedCampaign, general: General, data: Dataset, exclude: np.ndarray
+    request: Request,
+    saved: SavedCampaign,
+    general: General,
+    data: Dataset,
+    exclude: np.ndarray,
+    exclude_shown: bool,
 ) -> Found:
     """Finds the campaign of a folder; refuses one whose seeds or converts are to be left out."""
     folder, model = request.source, saved.customised(general, data)
     campaign = model.campaign
-    left_out = is_among(data.user_ids[campaign.users], exclude)
-    if (left_out & (campaign.labels == 1)).any():
+    excluded = campaign.users[is_among(data.user_ids[campaign.users], exclude)]
+    shown = data.find_users(saved.feedback.user_ids) if exclude_shown else ()
+    seeds = np.intersect1d(excluded, campaign.seeds)
+    if np.setdiff1d(seeds, shown).size:
         raise InputError(
             f"--exclude: {folder} was customised to users who are to be left out; "
             "metaheac update it with --exclude (for users in its feedback: --exclude-shown)"
         )
     notes = feedback_notes(folder, saved, general)
-    if left_out.any():
-        notes.append(
-            f"{left_out.sum():,} of the excluded users are non-seeds that {folder} learns from; "
-            "metaheac update it with --exclude to leave them out"
-        )
+    gone = is_among(exclude, saved.with_ids_of(data).seed_ids) & (data.find_users(exclude) < 0)
+    for count, who in (
+        (len(excluded) - len(seeds), f"non-seeds that {folder} learns from"),
+        (len(seeds), f"seeds or converts that {folder} learns from"),
+        (int(gone.sum()), f"seeds or converts of {folder} who are not in the data"),
+    ):
+        if count:
+            notes.append(
+                f"{count:,} of the excluded users are {who}; metaheac update it with --exclude to "
+                "leave them out"
+            )
     return Found(request, campaign, SeedCheck.of(campaign, model.seed_ids), saved, model, notes)
 
 

@@ -77,10 +77,13 @@ def main(options: Options) -> None:
 def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[str]:
     users, converted = saved.feedback.user_ids, saved.feedback.converted
     found = data.find_users(users) >= 0
+    num_seeds, num_used = len(saved.seed_ids), len(model.campaign.seeds)
     yield (
         f"customised again, with feedback on {len(users):,} users: {found.sum():,} of them "
         f"are users of the data, and {(found & converted).sum():,} of these converted"
     )
+    if num_used < num_seeds:
+        yield f"{num_used:,} of its {num_seeds:,} seeds and converts are users of the data"
     if len(users) and not found.any():
         yield (
             "none of the users with feedback is a user of the data; check their ids "
