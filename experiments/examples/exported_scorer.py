@@ -4,7 +4,8 @@
     scores = scorer({"city": ["Paris", None], "income": [31000, None], "likes": [["tea"], []]})
 
 A column has one cell per user, as in the files that `metaheac prepare` has read: a value, or a list
-for a field with several slots; None if it is missing. A value that `metaheac prepare` may have
+for a field with several slots; None if it is missing, also where a text such as "NA" stands for a
+missing value by the schema. A value that `metaheac prepare` may have
 spelled in another way, such as a date, raises a ValueError; give it as text. All users are scored.
 excluded.csv lists those whom `metaheac expand` leaves out: the seeds and the excluded users.
 """
@@ -83,6 +84,8 @@ def as_text(field: Mapping[str, Any], value: Any) -> str:
     value = as_plain(field, value)
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
+    if isinstance(value, int | np.integer) and field.get("whole") is False:
+        value = float(value)  # the known values are spelled 1.0
     if not isinstance(value, float | np.floating):
         return str(value)
     text = str(value)

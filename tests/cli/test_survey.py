@@ -45,6 +45,11 @@ def test_from_a_survey_to_an_audience(folder, capsys):
     printed = capsys.readouterr().out
     assert f"{data}: 997 users, 27 campaigns, " in printed
     assert "\nsensitive, left out of the model: Gender\n" in printed
+    assert "numbered by row" not in printed
+    no_ids = folder / "no_ids.json"
+    no_ids.write_text(json.dumps({**edited, "user_id": ""}))
+    succeeds(main, "prepare", SURVEY, folder / "rows", "--schema", no_ids)
+    assert "note: users have no ids and are numbered by row, so seeds" in capsys.readouterr().out
 
     succeeds(main, "fit", data, model, "--method", "cosine", "--campaigns", "paper")
     succeeds(main, "evaluate", model, "--data", data)

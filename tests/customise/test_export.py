@@ -16,7 +16,7 @@ from commands import contents
 from tables_world import world, write
 from toy import UNTRAINED
 
-from experiments.examples.exported_scorer import ExportedScorer
+from experiments.examples.exported_scorer import ExportedScorer, raw_value
 from metaheac_jax.customise import export
 from metaheac_jax.customise.export import FORMAT, MANIFEST, export_scorer
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
@@ -202,6 +202,13 @@ def test_cells_of_any_type_have_the_rows_of_the_data(typed):
         numpy = [cell if isinstance(cell, list | None) else np.array([cell])[0] for cell in cells]
         np.testing.assert_array_equal(scorer.rows(field, numpy), expected)
     assert first == data.user_rows.shape[1]
+
+
+@pytest.mark.parametrize("cell", [7, np.int64(7), 7.0])
+def test_a_whole_number_is_spelled_as_the_known_values(typed, cell):
+    field = {**typed[1].manifest["fields"][2], "whole": False}
+    assert raw_value(field, cell) == "7.0"
+    assert raw_value({**field, "whole": True}, cell) == "7"
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,9 @@ class Options:
     values are added, and `metaheac fit --from` can continue training its model on this data."""
     no_new_values: bool = False
     """With --extends: do not add values that the earlier data lacks; they count as unknown, and not
-    in the length of a list. The model can then be used on this data at once, for example to score
-    today's users. Tables may then be of users alone."""
+    in the length of a list (but as a rare value of a field that has such). The model can then be
+    used on this data at once, for example to score today's users. Tables may then be of users
+    alone."""
 
 
 def main(options: Options) -> None:
@@ -156,6 +157,11 @@ def main(options: Options) -> None:
         lines.append(
             "note: fit needs --skip-unusable, since these campaigns have fewer than 20 examples to "
             f"learn from, or only seeds or only non-seeds: {list_campaigns(data, unusable)}"
+        )
+    if options.schema is not None and not read_json(options.schema).get("user_id", True):
+        lines.append(
+            "note: users have no ids and are numbered by row, so seeds, opt-outs and customised "
+            "campaigns fit this very file of users alone"
         )
     if data.sensitive:
         lines.append(f"sensitive, left out of the model: {', '.join(data.sensitive)}")

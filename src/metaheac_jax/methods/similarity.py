@@ -44,8 +44,9 @@ def inverse_frequencies(run: Run) -> Trained:
     """``{"idf": (R,)}``, log((1 + n) / (1 + d)) + 1, where d of n training users have the row."""
     stage, dataset = run.dataset.stage1, run.dataset
     users = np.unique(np.concatenate([stage.user[stage.of(c)] for c in run.campaigns]))
-    having = indicators(dataset.user_rows[users], dataset.num_rows).sum(axis=0)
-    return Trained({"idf": np.log((1 + len(users)) / (1 + np.asarray(having).ravel())) + 1})
+    rows = indicators(dataset.user_rows[users], dataset.num_rows).indices
+    having = np.bincount(rows, minlength=dataset.num_rows)
+    return Trained({"idf": np.log((1 + len(users)) / (1 + having)) + 1})
 
 
 def unit_vectors(users: UserRows, idf: np.ndarray) -> csr_matrix:

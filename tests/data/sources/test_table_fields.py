@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 
 import numpy as np
 import polars as pl
@@ -21,9 +21,11 @@ from metaheac_jax.schema import UNSEEN, Field, Vocabulary
 def rows_of(frame, column, folder, **options):
     """A column written and learned: its field, the vocabulary, and the rows of its cells."""
     pl.DataFrame(frame).write_parquet(folder / "users.parquet")
-    learned = learn(TableFile(folder / "users.parquet", [column.name]), column, **options)
+    file = TableFile(folder / "users.parquet", [column.name])
+    learned = learn(file, column, **options)
     vocabulary = Vocabulary((np.arange(7), learned.values))  # after a field of seven rows
-    return learned, vocabulary, Encoder([learned], vocabulary, first=1).rows(pl.DataFrame(frame))
+    [(_, cells)] = file.blocks()
+    return learned, vocabulary, Encoder([learned], vocabulary, first=1).rows(cells)
 
 
 DATES = [date(2026, 1, n) for n in range(1, 9)]
@@ -102,6 +104,15 @@ def test_dates_are_no_numbers(tmp_path, cells):
     with pytest.raises(InputError, match=r"column 'a' has dates or times; make it a number"):
         rows_of({"a": cells}, Column("a", buckets=3), tmp_path)
     rows_of({"a": cells}, Column("a"), tmp_path)
+
+
+@pytest.mark.parametrize("column", [Column("a"), Column("a", hash_rows=50)])
+def test_a_time_has_one_text_whatever_the_unit_of_the_file(tmp_path, column):
+    cells = pl.Series([datetime(2026, 1, n % 9 + 1, 5, 6, 7) for n in range(20)])
+    units = (cells.cast(pl.Datetime(unit)) for unit in ("ms", "us", "ns"))
+    found = [rows_of({"a": cells}, column, tmp_path) for cells in units]
+    assert len({tuple(np.ravel(rows).tolist()) for _, _, rows in found}) == 1
+    assert len({tuple(learned.values.tolist()) for learned, *_ in found}) == 1
 
 
 def test_lists_have_no_separator(tmp_path):

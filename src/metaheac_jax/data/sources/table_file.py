@@ -19,6 +19,7 @@ from typing import TextIO, TypeVar, cast
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES, plain_id
 from metaheac_jax.data.examples import is_repeat
@@ -178,6 +179,7 @@ class TableFile:
             nulls = ["", *self._missing]
             return pl.scan_csv(self.path, infer_schema=False, glob=False, null_values=nulls)
         rows = pl.scan_parquet(self.path, glob=False)
+        rows = rows.with_columns(cs.datetime().dt.cast_time_unit("us"))  # so all spell times alike
         if not self._missing:
             return rows
         as_bytes = [text.encode() for text in self._missing]
