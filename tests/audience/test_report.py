@@ -77,6 +77,17 @@ def test_the_pool_is_without_excluded_users():
     assert report.sensitive == sensitive_shares(DATA, ids, exclude=left_out)
 
 
+def test_users_who_were_shown_the_campaign_could_not_be_selected():
+    """They have high scores, so held-out seeds are ranked among them nevertheless."""
+    shown = DATA.user_ids[250:].tolist()
+    (report, _, audience), (whole, *_) = described(shown=shown), described()
+    assert (report.curve, report.used) == (whole.curve, whole.used)
+    ids, seeds = audience.user_ids, DATA.user_ids[:100]
+    assert report.traits == audience_traits(DATA, ids, seeds, exclude=[*shown, *seeds])
+    assert report.sensitive == sensitive_shares(DATA, ids, exclude=[*shown, *seeds])
+    assert report.traits != whole.traits
+
+
 @pytest.mark.parametrize("include_seeds", [False, True])
 def test_seeds_are_of_the_pool_only_if_they_could_be_selected(include_seeds, monkeypatch):
     """All seeds are men; of the candidates, 100 are men and 200 women."""

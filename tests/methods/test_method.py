@@ -165,7 +165,10 @@ def test_fewer_campaigns_than_a_step_takes_are_refused(build):
 
 def test_fewer_campaigns_than_a_step_takes_are_refused_after_holding_out():
     method = replace(noting([]), takes_steps=True)
-    with pytest.raises(InputError, match="toy: 3 training campaigns, but a meta-step takes 5"):
+    words = (
+        r"toy: 3 training campaigns \(besides 3 that are held out\), but a meta-step takes 5; add "
+    )
+    with pytest.raises(InputError, match=words + r"campaigns, or hold none out \(.*--epochs N\)"):
         method.fit(DATA)
 
 

@@ -74,6 +74,7 @@ def describe_audience(
     title: str,
     seeds: SeedCheck,
     exclude: UserIds = (),
+    shown: UserIds = (),
     include_seeds: bool = False,
     others: Mapping[str, Collection[int] | Collection[str]] | None = None,
     base_rate: float | None = None,
@@ -91,6 +92,9 @@ def describe_audience(
       title: title of the report.
       seeds: the seeds check.
       exclude: ids of users who could not be in the audience; they are not in the pool.
+      shown: ids of users who could not be in the audience since they were shown the campaign: they
+        are in the pool in which held-out seeds are ranked, but not in that of traits and of
+        sensitive fields.
       include_seeds: whether seeds could be in the audience; otherwise traits and sensitive fields
         are compared with a pool without seeds.
       others: user ids of other audiences, by name.
@@ -118,7 +122,7 @@ def describe_audience(
     if others:
         overlap = audience_overlap(["this audience", *others], [ids, *others.values()])
     seed_ids = data.user_ids[campaign.seeds]
-    left_out = data.checked_ids(exclude)
+    left_out = np.union1d(data.checked_ids(exclude), data.checked_ids(shown))
     if not include_seeds:
         left_out = np.concatenate([left_out, data.checked_ids(seed_ids)])
     return AudienceReport(

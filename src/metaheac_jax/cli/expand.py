@@ -57,6 +57,7 @@ from metaheac_jax.processes import check_same, from_first, is_first
 from metaheac_jax.progress import Progress
 from metaheac_jax.sealed import Parent
 from metaheac_jax.settings import Adapts
+from metaheac_jax.training.checkpoint import array_digest
 
 _ANY_POOL = 2**31  # users; so many that no band is empty
 
@@ -107,14 +108,15 @@ class Options:
     """Allow seeds in the audience."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who may not be in this audience, for example users who opted out, as
-    for --seeds; a file may have only a header. The model is not customised to them either. The
-    model of a campaign's folder is customised already: the command refuses users who are its seeds
-    or have converted, and a note says how many are its non-seeds. To leave users out of what a
-    folder learns and of all its audiences, use --exclude with metaheac customise or metaheac
-    update."""
+    for --seeds. A file may have only a header; one with 100 ids or more, none of them a user of the
+    data, is refused. The model is not customised to them either. The model of a campaign's folder
+    is customised already: the command refuses users who are its seeds or have converted, and a note
+    says how many are its non-seeds. To leave users out of what a folder learns and of all its
+    audiences, use --exclude with metaheac customise or metaheac update."""
     exclude_shown: bool = False
     """Leave out all users in a campaign folder's feedback, whether they converted or not: they were
-    shown the campaign already. They stay in the pool that a --report measures."""
+    shown the campaign already. In a --report, they stay among the users with whom held-out seeds
+    are compared."""
     previous: Path | None = None
     """File of an earlier audience; the command prints how many users are kept, new and gone."""
     probability: bool = False
@@ -171,7 +173,9 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         if mesh is not None:
             method_of(general).check_mesh()
-            check_same("data and model", (data.digest, general.origin and general.origin.digest))
+            folders = [own and own.digest for own in saved]
+            model_digest = general.origin and general.origin.digest
+            check_same("data, model and campaigns", (data.digest, model_digest, folders))
         others = _others(options, data)
         results = _expand(options, requests, saved, general, data, mesh, progress)
         if writes:
@@ -314,6 +318,9 @@ def _expand(
     excluded, known = read_excluded(options.exclude, data)
     found = _find_campaigns(options, requests, saved, general, data, excluded, progress)
     campaigns = [own.campaign for own in found]
+    if mesh is not None:
+        users = (excluded, *(campaign.users for campaign in campaigns))
+        check_same("seeds and excluded users", [array_digest(ids) for ids in users])
     _check_candidates(options, data, found, excluded, wanted)
 
     method, seed = _method(options, general), options.seed
@@ -477,6 +484,7 @@ def _report_page(
         title=f"Audience {options.out.name}",
         seeds=result.found.check,
         exclude=np.union1d(*excluded),
+        shown=result.model.excluded_ids,
         include_seeds=options.include_seeds,
         others=others,
         base_rate=options.base_rate,

@@ -28,7 +28,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import Method, method_named, method_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
-from metaheac_jax.processes import from_first, is_first
+from metaheac_jax.processes import check_same, from_first, is_first
 from metaheac_jax.settings import SETTINGS
 
 
@@ -127,6 +127,7 @@ def main(options: Options) -> None:
         _check(method, data, campaigns, options)  # before anything is written
         if mesh is not None:
             method.check_mesh()
+            check_same("campaigns of --with", [folder.digest for folder in folders])
         is_new = writes and _open_training(options, directory, screen)
         try:
             general = method.fit(

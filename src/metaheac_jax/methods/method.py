@@ -205,10 +205,17 @@ class Method:
             campaigns.
         """
         check_campaigns(data, campaigns)
+        self._check_number(data, campaigns)
+
+    def _check_number(
+        self, data: Dataset, campaigns: Sequence[int] | np.ndarray, besides: str = ""
+    ) -> None:
+        """Refuses fewer training campaigns than a step takes."""
         if self.takes_steps and len(campaigns) < self.settings.campaigns_per_step:
+            none = ", or hold none out (metaheac fit --epochs N)" if besides else ""
             raise InputError(
-                f"{data.where}: {len(campaigns)} training campaigns, but a meta-step takes "
-                f"{self.settings.campaigns_per_step}; add campaigns"
+                f"{data.where}: {len(campaigns)} training campaigns{besides}, but a meta-step "
+                f"takes {self.settings.campaigns_per_step}; add campaigns{none}"
             )
 
     def check_mesh(self) -> None:
@@ -343,7 +350,7 @@ class Method:
         data, chosen, seed = run.dataset, run.campaigns, run.seed
         if held_out is None:
             chosen, held_out = hold_out_campaigns(data, chosen, seed, start=run.start, keep=keep)
-            self.check(data, chosen)
+            self._check_number(data, chosen, f" (besides {len(held_out)} that are held out)")
         halves = [halve(data, int(c), seed) for c in held_out]
         judge = lambda state: self.judge_state(run, state, halves)  # noqa: E731
         return replace(run, campaigns=chosen, held_out=held_out, judge=judge)
