@@ -38,7 +38,8 @@ class RunOptions:
     """The common options of the commands that compare methods."""
 
     preset: Literal["paper", "official"] = "paper"
-    """Settings: what the paper prints, or what the authors' program does."""
+    """Settings, as for metaheac fit --settings: what the paper prints, or what the authors' program
+    does."""
     methods: tuple[str, ...] = DEFAULT
     """Methods to train, by name, or all; adapting stands for the methods of the table on what
     adapting is worth. An unknown name prints the list."""
@@ -46,7 +47,7 @@ class RunOptions:
     """Number of runs; each has its own split, initial values and batches, and its own simulated
     world."""
     seed: int = 0
-    """Seed of the first run; the others follow."""
+    """Random seed of the first run; the others follow."""
     out: Path = Path("runs")
     """Folder for the results. An existing run in it is replaced, unless --resume is given."""
     resume: bool = False

@@ -52,7 +52,7 @@ class Options:
     """Days between trainings of the general model with the feedback; with the value of --days, it
     is trained only before the week. Models are customised again every day in any case."""
     seed: int = 0
-    """Seed of the first week; the other weeks follow."""
+    """Random seed of the first week; the other weeks follow."""
     out: Path = Path("runs/live_week")
     """Folder for the results. An existing test in it is replaced, unless --resume is given."""
     resume: bool = False

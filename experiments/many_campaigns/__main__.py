@@ -48,7 +48,7 @@ class Options:
     parts: tuple[Part, ...] = ("auc", "score", "customise", "expand")
     """Parts to run."""
     method: str = "metaheac"
-    """Method of the general model, with a network that splits behind its first layer."""
+    """Method of the general model, with a network that splits after its first layer."""
     data_dir: Path | None = None
     """Folder of data, as for experiments.tencent or experiments.movielens. Default: a simulated
     world."""
@@ -59,7 +59,7 @@ class Options:
     cardinality: float = 0.1
     """Size of the large vocabularies of the simulated world, as a fraction of the real ones."""
     seed: int = 0
-    """Seed of the world, the split and all stages."""
+    """Random seed of the world, the split and all stages."""
     campaigns: tuple[int, ...] = (1, 10, 100)
     """Numbers of campaigns to time scoring for."""
     widths: tuple[int, ...] = (64, 16)

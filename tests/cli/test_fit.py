@@ -185,7 +185,7 @@ def test_skipping_changes_nothing_if_all_campaigns_are_usable(data, tmp_path, ca
 
 @pytest.mark.slow
 def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, monkeypatch):
-    settings = replace(SETTINGS["paper"], offline_patience=1)
+    settings = replace(SETTINGS["paper"], offline_patience=8)
     monkeypatch.setitem(SETTINGS, "paper", settings)
     succeeds(main, "fit", data, tmp_path / "model", "--method", "mlp-pretraining")
     printed = capsys.readouterr().out

@@ -172,7 +172,7 @@ def test_campaigns_of_all_sizes_compile_once():
 
 def test_a_small_campaign_has_no_more_rows_than_it_needs_beside_a_large_one(monkeypatch):
     """Without padding to the size of the largest, hundreds of models fit into memory."""
-    monkeypatch.setattr("metaheac_jax.customise.customiser._MIN_ROWS", 4)
+    monkeypatch.setattr("metaheac_jax.customise.minibatches._MIN_SIZE", 4)
     customiser, examples = Customiser(REGRESSION, PLAIN), [campaign(2), campaign(3, 2)]
     alone = [Customiser(REGRESSION, PLAIN)(zero_regression(), [batch]) for batch in examples]
     together = customiser(zero_regression(), examples, numbers=[0, 0])

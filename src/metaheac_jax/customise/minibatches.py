@@ -16,6 +16,8 @@ from metaheac_jax.data.batches import Batch, stacked, unstacked
 from metaheac_jax.table.layout import Ids
 from metaheac_jax.table.rows import RowIndex
 
+_MIN_SIZE = 4096  # see `usual_size`
+
 
 class GrowingSize:
     """A number of rows that never shrinks, since every new size compiles a step."""
@@ -36,7 +38,7 @@ class GrowingSize:
 
 def usual_size(count: int) -> int:
     """A size of at least ``count``: one of few, since every size compiles programs."""
-    return max(4096, 1 << (count - 1).bit_length())
+    return max(_MIN_SIZE, 1 << (count - 1).bit_length())
 
 
 def stack_minibatches(
