@@ -3,6 +3,8 @@
 A file must be read as the slow reader reads it, or refused in one line where that finds a fault.
 """
 
+import csv
+import io
 import json
 import re
 import sys
@@ -14,6 +16,7 @@ import tables_world
 from tencent_files import ADS, SCHEMA, TRAIN, USERS
 
 from faults.scene import Tally, rng_of
+from metaheac_jax.cli.campaigns import read_user_ids
 from metaheac_jax.data.sources import official, tencent
 from metaheac_jax.data.sources.feedback import read_feedback
 from metaheac_jax.data.sources.recbole import read_atomic
@@ -239,6 +242,26 @@ def csv_rows(content, columns):
     return [[row[place] for place in places] for row in rows]
 
 
+def slow_ids(content):
+    """User ids of a CSV file, alone or in a column with a name."""
+    try:
+        lines = io.StringIO(content.decode("utf-8-sig"), newline=None)
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, strict=True)]
+    except (UnicodeDecodeError, csv.Error):
+        raise Fault from None
+    names = [name.lower() for name in rows[0]] if rows else []
+    name = next((own for own in ("user_id", "userid", "uid", "id") if own in names), None)
+    place, width = (names.index(name), len(names)) if name else (0, 1)
+    if name or (names and not re.match(r"[+\-.]*\d", names[0])):
+        rows = rows[1:]
+    rows = [row for row in rows if any(row)]
+    require(rows and all(len(row) == width for row in rows))
+    ids = [row[place] for row in rows]
+    require(all(re.fullmatch(r"0|-?[1-9][0-9]{0,19}", own) for own in ids))
+    require(all(-(2**63) <= int(own) < 2**63 for own in ids))
+    return [int(own) for own in ids]
+
+
 def read_shown(path):
     found = read_feedback(path, text=False)
     return sorted(zip(found.user_ids.tolist(), found.converted.tolist(), strict=True))
@@ -342,6 +365,7 @@ FORMATS = {
     "campaigns": ("adFeature.csv", ADS.encode(), read_campaigns, slow_campaigns),
     "atomic": ("a.item", ATOMIC, lambda path: read_atomic(path).rows(), slow_atomic),
     "table": ("users.csv", table_text(), read_table, slow_table),
+    "ids": ("seeds.csv", b"rank,user_id,score\n1,3,.5\n2,-4,.4\n", read_user_ids, slow_ids),
     "feedback": ("shown.csv", b"user_id,converted\n3,1\n4,0\n3,0\n", read_shown, slow_shown),
     "pickle": ("train.pkl", PICKLE, read_pickle, None),
     "schema": (
