@@ -131,20 +131,21 @@ def _find_saved(
     """Finds the campaign of a folder; refuses one whose seeds or converts are to be left out."""
     folder, model = request.source, saved.customised(general, data)
     campaign = model.campaign
-    excluded = campaign.users[is_among(data.user_ids[campaign.users], exclude)]
-    shown = data.find_users(saved.feedback.user_ids) if exclude_shown else ()
-    seeds = np.intersect1d(excluded, campaign.seeds)
-    if np.setdiff1d(seeds, shown).size:
+    ids = data.user_ids[campaign.users]
+    left_out = is_among(ids, exclude)
+    seeds = ids[left_out & (campaign.labels == 1)]
+    shown = data.checked_ids(saved.feedback.user_ids) if exclude_shown else ids[:0]
+    if len(np.setdiff1d(seeds, shown)):
         raise InputError(
             f"--exclude: {folder} was customised to users who are to be left out; "
             "metaheac update it with --exclude (for users in its feedback: --exclude-shown)"
         )
     notes = feedback_notes(folder, saved, general)
-    gone = is_among(exclude, saved.with_ids_of(data).seed_ids) & (data.find_users(exclude) < 0)
+    gone = np.setdiff1d(np.intersect1d(saved.with_ids_of(data).seed_ids, exclude), seeds)
     for count, who in (
-        (len(excluded) - len(seeds), f"non-seeds that {folder} learns from"),
+        (left_out.sum() - len(seeds), f"non-seeds that {folder} learns from"),
         (len(seeds), f"seeds or converts that {folder} learns from"),
-        (int(gone.sum()), f"seeds or converts of {folder} who are not in the data"),
+        (len(gone), f"seeds or converts of {folder} who are not in the data"),
     ):
         if count:
             notes.append(
