@@ -5,9 +5,9 @@
 
 A column has one cell per user, as in the files that `metaheac prepare` has read: a value, or a list
 for a field with several slots; None if it is missing, also where a text such as "NA" stands for a
-missing value by the schema. A value that `metaheac prepare` may have
-spelled in another way, such as a date, raises a ValueError; give it as text. All users are scored.
-excluded.csv lists those whom `metaheac expand` leaves out: the seeds and the excluded users.
+missing value by the schema. A value that `metaheac prepare` may have spelled in another way, such
+as a date, raises a ValueError; give it as text. All users are scored. excluded.csv lists those whom
+`metaheac expand` leaves out: the seeds and the excluded users.
 """
 
 import hashlib
@@ -84,10 +84,14 @@ def as_text(field: Mapping[str, Any], value: Any) -> str:
     value = as_plain(field, value)
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
-    if isinstance(value, int | np.integer) and field.get("whole") is False:
-        value = float(value)  # the known values are spelled 1.0
+    if isinstance(value, str):
+        return value
     if not isinstance(value, float | np.floating):
-        return str(value)
+        if field.get("whole") is not False:
+            return str(value)
+        if abs(value) >= 2**53:
+            raise refused(field, value, "its text, since that of a float varies")
+        return f"{value}.0"  # as the known values are spelled, also in a column of whole numbers
     text = str(value)
     if float(value).is_integer() and abs(value) < 2**53:
         return str(int(value)) if field.get("whole") else text

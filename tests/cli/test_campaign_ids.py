@@ -4,11 +4,12 @@ import csv
 import json
 
 import pytest
-from commands import contents, refuses, succeeds
+from commands import contents, exit_code, refuses, succeeds
 
 from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.cli.campaigns import KEPT_GENERAL
 from metaheac_jax.cli.main import main
+from metaheac_jax.errors import InputError
 from metaheac_jax.model import Customised
 
 
@@ -111,10 +112,29 @@ def test_feedback_with_text_as_ids_says_what_to_do(tea, tmp_path, capsys):
         str(tea.folder),
     )
     refuses(capsys, main, "feedback", tea.folder, told, words=words)
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("user_id,converted\n7,yes\n")
+    assert exit_code(main, "feedback", tea.folder, wrong) == 2
+    assert "update" not in capsys.readouterr().err
     succeeds(main, "update", tea.folder, "--data", tea.later)
     succeeds(main, "feedback", tea.folder, told)
-    told.write_text("user_id,converted\n7,yes\n")
-    refuses(capsys, main, "feedback", tea.folder, told, words=("converted",))
+
+
+def test_converts_who_opt_out_are_left_out_with_all_who_were_shown(tea, tmp_path, capsys):
+    told, out = tmp_path / "told.csv", opt_outs(tmp_path / "optouts.csv", tea.user_ids[[390]])
+    told.write_text(f"user_id,converted\n{tea.user_ids[390]},1\n{tea.user_ids[391]},0\n")
+    succeeds(main, "feedback", tea.folder, told)
+    succeeds(main, "update", tea.folder, "--data", tea.data)
+    capsys.readouterr()
+    expand = ("expand", tea.folder, "--data", tea.data, "--size", 5, "--exclude", out)
+    expand = (*expand, "--out", tmp_path / "audience.csv")
+    refuses(capsys, main, *expand, words=("--exclude-shown)",))
+    succeeds(main, *expand, "--exclude-shown")
+    printed = capsys.readouterr().out
+    words = "of the excluded users are seeds or converts that"
+    assert f"note: 1 {words} {tea.folder} learns from; metaheac update" in printed
+    assert "non-seeds that" not in printed
+    assert "who are not in the data" not in printed
 
 
 def test_an_opt_out_who_has_left_is_no_longer_learned_from(tea, customise, tmp_path, capsys):
@@ -122,8 +142,12 @@ def test_an_opt_out_who_has_left_is_no_longer_learned_from(tea, customise, tmp_p
     seeds, path = tmp_path / "seeds", tmp_path / "optouts.csv"
     opt_outs(seeds, [*tea.user_ids[:120], "z1"])
     succeeds(main, *customise, "--data", tea.later)
-    words = ("update", tea.folder, "--data", tea.later, "--exclude", opt_outs(path, ["z1"]))
-    succeeds(main, *words)
+    words = ("update", tea.folder, "--data", tea.later)
+    opt_outs(path, tea.user_ids[[300]])
+    succeeds(main, *words, "--exclude", path)
+    printed = capsys.readouterr().out
+    assert f"{tea.folder}: 120 of its 121 seeds and converts are users of the data\n" in printed
+    succeeds(main, *words, "--exclude", opt_outs(path, ["z1"]))
     printed = capsys.readouterr().out
     assert f"note: {path}: 0 of 1 ids to leave out are users of the data; check that" in printed
     assert "seeds and converts are users of the data" not in printed
@@ -194,3 +218,28 @@ def test_an_export_tells_what_it_does_not_know(tea, tmp_path, capsys):
     options = ("--data", tea.later, "--size", 400, "--out", audience)
     succeeds(main, "expand", tea.folder, *options)
     assert users_of(audience) == {*map(str, tea.user_ids[:-1]), "A17"} - left_out
+
+
+def test_processes_compare_campaigns_and_opt_outs(tea, tmp_path, capsys, monkeypatch):
+    """Otherwise, a folder that is replaced meanwhile would mix two models in one audience."""
+    compared = []
+    monkeypatch.setattr("metaheac_jax.cli.expand.check_same", lambda *own: compared.append(own))
+    words = ("expand", tea.folder, "--data", tea.data, "--size", 5, "--mesh", "campaign=1")
+    for user in tea.non_seeds[:2]:
+        out = opt_outs(tmp_path / "optouts.csv", tea.user_ids[[user]])
+        succeeds(main, *words, "--exclude", out, "--out", tmp_path / "audience.csv")
+    (_, before), (what, first), (_, after), (_, second) = compared
+    assert before == after == (before[0], before[1], [read_campaign(tea.folder).digest])
+    assert what == "campaigns and excluded users"
+    assert first[0] != second[0]
+    assert first[1:] == second[1:]
+
+    def differ(what, value):
+        assert (what, value) == ("campaigns of --with", before[2])
+        raise InputError("they differ")
+
+    monkeypatch.setattr("metaheac_jax.cli.fit.check_same", differ)
+    tea.folder.rename(tmp_path / "912")  # the campaign ids of the data are whole numbers
+    words = ("fit", tea.data, tmp_path / "next", "--mesh", "row=1", "--with", tmp_path / "912")
+    words = (*words, "--set", "campaigns_per_step=2")
+    refuses(capsys, main, *words, words=("they differ",))

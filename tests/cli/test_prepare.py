@@ -60,7 +60,9 @@ def test_sensitive_fields_are_named(tmp_path, capsys):
     fields = [{"name": "city"}, *({"name": n, "sensitive": True} for n in ("gender", "age"))]
     schema.write_text(json.dumps({"user": fields, "campaign": [{"name": "topic"}]}))
     succeeds(main, "prepare", source, tmp_path / "data", "--schema", schema)
-    assert "\nsensitive, left out of the model: gender, age\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "\nsensitive, left out of the model: gender, age\n" in printed
+    assert "numbered by row" not in printed
     assert list(open_dataset(tmp_path / "data").sensitive) == ["gender", "age"]
 
 

@@ -18,6 +18,7 @@ from commands import contents, refuses, small_simulation, succeeds, tiny_setting
 
 from experiments.examples.exported_scorer import ExportedScorer
 from metaheac_jax.audience.campaign_folder import read_campaign
+from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.workspace import find_items
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import main
@@ -487,7 +488,9 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_users_who_were_shown_a_campaign_are_left_out_of_its_audience_alone(made, tmp_path, capsys):
+def test_users_who_were_shown_a_campaign_are_left_out_of_its_audience_alone(
+    made, tmp_path, capsys, monkeypatch
+):
     """Many campaigns: those without a folder have no feedback. A report's pool has all users."""
     shutil.copytree(made.folder / "model", tmp_path / "model")
     shutil.copytree(made.folder / "campaigns", tmp_path / "campaigns")
@@ -499,7 +502,9 @@ def test_users_who_were_shown_a_campaign_are_left_out_of_its_audience_alone(made
     show(made.world, made.names[0], out, told)
     succeeds(main, "feedback", tea, told)
     succeeds(main, "update", tea, *data)
-    pools = []
+    pools, shown = [], []
+    described = lambda *a, **o: shown.append(len(set(o["shown"]))) or describe_audience(*a, **o)  # noqa: E731
+    monkeypatch.setattr("metaheac_jax.cli.expand.describe_audience", described)
     for more in ((), ("--exclude-shown",)):
         options = ("--size", 50, "--out", out, "--report", page, "--probability", *more)
         succeeds(main, "expand", tea, *data, *options)
@@ -507,6 +512,7 @@ def test_users_who_were_shown_a_campaign_are_left_out_of_its_audience_alone(made
         assert facts["base_rate"] == 300 / 4000  # converts from feedback do not count
         pools.append(re.search(r">50%</th>\s<td[^>]*>([\d,]+)<", page.read_text())[1])
     assert pools[0] == pools[1]
+    assert shown == [0, 500]
     most = 4000 - len(pl.read_csv(made.world / "new" / made.names[0] / "seeds.csv")) - 500
     all_of_it = ("--size", 4000, "--out", all_but, "--exclude-shown")
     succeeds(main, "expand", tea, *data, *all_of_it)

@@ -209,6 +209,8 @@ def test_a_whole_number_is_spelled_as_the_known_values(typed, cell):
     field = {**typed[1].manifest["fields"][2], "whole": False}
     assert raw_value(field, cell) == "7.0"
     assert raw_value({**field, "whole": True}, cell) == "7"
+    with pytest.raises(ValueError, match="9007199254740992: expected its text"):
+        raw_value(field, 2**53)
 
 
 @pytest.mark.parametrize(

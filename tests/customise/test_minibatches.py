@@ -5,7 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from metaheac_jax.customise.minibatches import GrowingSize, localise, stack_minibatches
+from metaheac_jax.customise.minibatches import (
+    GrowingSize,
+    localise,
+    stack_minibatches,
+    usual_size,
+)
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.table.layout import Ids
 from metaheac_jax.table.rows import RowIndex
@@ -79,3 +84,10 @@ def test_two_campaigns_that_begin_make_room_once():
     size = GrowingSize(1024)
     with ThreadPoolExecutor(2) as threads:
         assert len(set(threads.map(size.holding, (Slow(2040), Slow(1900))))) == 1
+
+
+def test_a_usual_size_is_a_power_of_two_that_holds_the_rows():
+    assert [usual_size(count) for count in (0, 1, 4096, 4097, 8192, 8193)] == [
+        *(4096, 4096, 4096),
+        *(8192, 8192, 16384),
+    ]

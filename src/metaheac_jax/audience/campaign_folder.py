@@ -101,12 +101,6 @@ class SavedCampaign:
         return self.record.with_feedback(self.feedback).without(self.excluded)
 
     @property
-    def seed_ids(self) -> np.ndarray:
-        """Ids of the seeds and of the users who converted, without excluded users."""
-        examples = self.examples
-        return examples.user_ids[examples.labels == 1]
-
-    @property
     def found_ids(self) -> np.ndarray:
         """Ids of the users whose label is from feedback, see `Campaign.found`.
 

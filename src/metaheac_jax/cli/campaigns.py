@@ -34,7 +34,6 @@ KEPT_GENERAL = (
 )
 #: The longest name in a file of campaigns, in UTF-8; names of a campaign's files are longer.
 MAX_NAME_BYTES = 200
-_MANY_IDS = 100  # so many opt-outs cannot all be of users who have left
 _MAX_COMPARED = 5000  # values that a mistyped one is compared with, which takes time
 _HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
 
@@ -349,8 +348,7 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
     data, or which has only a header.
 
     Raises:
-      InputError: as `read_user_ids` does, or a file has `_MANY_IDS` ids or more and none is a user
-        of the data. With fewer, all of them may have left.
+      InputError: as `read_user_ids` does.
     """
     excluded: list[Any] = []
     notes = []
@@ -360,8 +358,6 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
             notes.append(f"{path}: has no users to leave out")
             continue
         known = int((data.find_users(ids) >= 0).sum())
-        if not known and len(ids) >= _MANY_IDS:
-            raise _not_users(path, ids, data)
         if known < len(ids):
             hint = "" if known else "; check that they are ids of the prepared users"
             notes.append(
@@ -379,15 +375,11 @@ def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> int:
     """
     known = int((data.find_users(ids) >= 0).sum())
     if not known:
-        raise _not_users(path, ids, data)
+        raise InputError(
+            f"{path}: none of its {len(ids)} ids is a user of {data.where}; check that the ids "
+            "are those of the prepared users"
+        )
     return known
-
-
-def _not_users(path: Path, ids: Sequence[Any], data: Dataset) -> InputError:
-    return InputError(
-        f"{path}: none of its {len(ids):,} ids is a user of {data.where}; check that the ids are "
-        "those of the prepared users"
-    )
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

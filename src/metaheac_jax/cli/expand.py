@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,15 +109,15 @@ class Options:
     """Allow seeds in the audience."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who may not be in this audience, for example users who opted out, as
-    for --seeds. A file may have only a header; one with 100 ids or more, none of them a user of the
-    data, is refused. The model is not customised to them either. The model of a campaign's folder
-    is customised already: the command refuses users who are its seeds or have converted, and a note
-    says how many are its non-seeds. To leave users out of what a folder learns and of all its
-    audiences, use --exclude with metaheac customise or metaheac update."""
+    for --seeds; a file may have only a header. The model is not customised to them either. The
+    model of a campaign's folder is customised already: the command refuses users of the data who
+    are its seeds or have converted (but for converts with --exclude-shown), and notes say how many
+    others it has learned from. To leave users out of what a folder learns and of all its audiences,
+    use --exclude with metaheac customise or metaheac update."""
     exclude_shown: bool = False
     """Leave out all users in a campaign folder's feedback, whether they converted or not: they were
-    shown the campaign already. In a --report, they stay among the users with whom held-out seeds
-    are compared."""
+    shown the campaign already. In a --report, those who did not convert stay among the users with
+    whom held-out seeds are compared."""
     previous: Path | None = None
     """File of an earlier audience; the command prints how many users are kept, new and gone."""
     probability: bool = False
@@ -319,8 +320,9 @@ def _expand(
     found = _find_campaigns(options, requests, saved, general, data, excluded, progress)
     campaigns = [own.campaign for own in found]
     if mesh is not None:
-        users = (excluded, *(campaign.users for campaign in campaigns))
-        check_same("seeds and excluded users", [array_digest(ids) for ids in users])
+        parts = [(own.users, own.labels, own.rows) for own in campaigns]
+        digests = [array_digest(part) for part in (excluded, *chain(*parts))]
+        check_same("campaigns and excluded users", digests)
     _check_candidates(options, data, found, excluded, wanted)
 
     method, seed = _method(options, general), options.seed

@@ -54,8 +54,9 @@ class Options:
     """Other values for some of the method's settings, for example value_dropout=.7 width=64; an
     unknown name lists all. A setting that the method does not use has no effect. value_dropout (0
     to below 1) leaves out this fraction of users' values at random in each step of training, so
-    that users are not remembered by rare values. Training then takes longer. Try 0, .5 and .9, and
-    compare the AUC that the command prints. That of an ensemble is for its network."""
+    that it does not remember users by their rare values. Training then takes longer. Try 0, .5 and
+    .9, and compare the AUC that the command prints. The value_dropout of an ensemble is for its
+    network."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Continue training from this model, for example every day on new data. Use `metaheac prepare
     --extends MODEL` to make such data. Method and settings are the model's. This needs the

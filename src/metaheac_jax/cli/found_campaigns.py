@@ -141,7 +141,7 @@ def _find_saved(
             "metaheac update it with --exclude (for users in its feedback: --exclude-shown)"
         )
     notes = feedback_notes(folder, saved, general)
-    gone = np.setdiff1d(np.intersect1d(saved.with_ids_of(data).seed_ids, exclude), seeds)
+    gone = np.intersect1d(data.checked_ids(campaign.unmatched), exclude)
     for count, who in (
         (left_out.sum() - len(seeds), f"non-seeds that {folder} learns from"),
         (len(seeds), f"seeds or converts that {folder} learns from"),

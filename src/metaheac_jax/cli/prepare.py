@@ -90,8 +90,8 @@ class Options:
     values are added, and `metaheac fit --from` can continue training its model on this data."""
     no_new_values: bool = False
     """With --extends: do not add values that the earlier data lacks; they count as unknown, and not
-    in the length of a list (but as a rare value of a field that has such). The model can then be
-    used on this data at once, for example to score today's users. Tables may then be of users
+    in the length of a list (unless the field has a table row for rare values). The model can then
+    be used on this data at once, for example to score today's users. Tables may then be of users
     alone."""
 
 
@@ -161,7 +161,7 @@ def main(options: Options) -> None:
     if options.schema is not None and not read_json(options.schema).get("user_id", True):
         lines.append(
             "note: users have no ids and are numbered by row, so seeds, opt-outs and customised "
-            "campaigns fit this very file of users alone"
+            "campaigns are valid with this file of users only"
         )
     if data.sensitive:
         lines.append(f"sensitive, left out of the model: {', '.join(data.sensitive)}")

@@ -77,7 +77,7 @@ def main(options: Options) -> None:
 def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[str]:
     users, converted = saved.feedback.user_ids, saved.feedback.converted
     found = data.find_users(users) >= 0
-    num_seeds, num_used = len(saved.seed_ids), len(model.campaign.seeds)
+    num_seeds, num_used = len(model.seed_ids), len(model.campaign.seeds)
     yield (
         f"customised again, with feedback on {len(users):,} users: {found.sum():,} of them "
         f"are users of the data, and {(found & converted).sum():,} of these converted"

@@ -178,9 +178,8 @@ class _Group:
         return self._stage._steps.current(self._state, self._rate)
 
     def summed_losses(self, models: Models, picks: Picks) -> np.ndarray:
-        length = -(
-            -self._stage._batch_size // 4
-        )  # few examples are held out, so small batches waste less
+        # Few examples are held out, so small batches waste less.
+        length = -(-self._stage._batch_size // 4)
         batches = (self._stack(some, length) for some in minibatches(picks, length))
         losses = [self._stage._steps.summed_losses(models, batch) for batch in batches]
         return sum(jax.device_get(losses), np.zeros(len(picks) + self._num_idle, np.float32))

@@ -106,10 +106,21 @@ def test_dates_are_no_numbers(tmp_path, cells):
     rows_of({"a": cells}, Column("a"), tmp_path)
 
 
-@pytest.mark.parametrize("column", [Column("a"), Column("a", hash_rows=50)])
-def test_a_time_has_one_text_whatever_the_unit_of_the_file(tmp_path, column):
-    cells = pl.Series([datetime(2026, 1, n % 9 + 1, 5, 6, 7) for n in range(20)])
-    units = (cells.cast(pl.Datetime(unit)) for unit in ("ms", "us", "ns"))
+TIMES = [datetime(2026, 1, n % 9 + 1, 5, 6, 7) for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        (Column("a"), TIMES),
+        (Column("a", hash_rows=50), TIMES),
+        (Column("a", slots=2), [[time, TIMES[0]] for time in TIMES]),
+    ],
+)
+def test_a_time_has_one_text_whatever_the_unit_of_the_file(tmp_path, column, cells):
+    kinds = [pl.Datetime(unit) for unit in ("ms", "us", "ns")]
+    kinds = kinds if column.slots == 1 else [pl.List(kind) for kind in kinds]
+    units = (pl.Series(cells).cast(kind) for kind in kinds)
     found = [rows_of({"a": cells}, column, tmp_path) for cells in units]
     assert len({tuple(np.ravel(rows).tolist()) for _, _, rows in found}) == 1
     assert len({tuple(learned.values.tolist()) for learned, *_ in found}) == 1

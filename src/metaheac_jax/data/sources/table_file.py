@@ -30,6 +30,7 @@ S = TypeVar("S", pl.Series, pl.Expr)
 #: Endings of the names of table files.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 #: The columns of text, which may be dictionaries or bytes in a Parquet file.
+_LISTS_OF_TIMES = cs.by_dtype(*(pl.List(pl.Datetime(unit)) for unit in ("ms", "ns")))
 TEXT_COLUMNS, BYTES_COLUMNS = pl.col(pl.String, pl.Categorical, pl.Enum), pl.col(pl.Binary)
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 #: White space before or after a text that Python's ``strip`` would remove.
@@ -179,7 +180,9 @@ class TableFile:
             nulls = ["", *self._missing]
             return pl.scan_csv(self.path, infer_schema=False, glob=False, null_values=nulls)
         rows = pl.scan_parquet(self.path, glob=False)
-        rows = rows.with_columns(cs.datetime().dt.cast_time_unit("us"))  # so all spell times alike
+        rows = rows.with_columns(  # so that the unit of a file does not change the text of a time
+            cs.datetime().dt.cast_time_unit("us"), _LISTS_OF_TIMES.cast(pl.List(pl.Datetime("us")))
+        )
         if not self._missing:
             return rows
         as_bytes = [text.encode() for text in self._missing]
