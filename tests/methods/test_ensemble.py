@@ -19,7 +19,7 @@ from metaheac_jax.training.sharding import device_mesh
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
 TRAIN, NEW = np.arange(9), np.arange(9, 12)
 METHOD = ensemble(
-    replace(UNTRAINED, offline_epochs=2, offline_patience=1, outer_learning_rate=0.01)
+    replace(UNTRAINED, offline_epochs=2, offline_patience=8, outer_learning_rate=0.01)
 )
 CAMPAIGNS = [DATA.campaign(c) for c in NEW]
 pytestmark = pytest.mark.slow
