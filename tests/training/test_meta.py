@@ -300,7 +300,7 @@ def test_a_state_that_was_used_is_refused_in_one_line():
     init, step = build_meta_step(quadratic, optax.adam(0.01), inner_learning_rate=ALPHA)
     first = init(w)
     second, _ = step(first, support, query)
-    with pytest.raises(ValueError, match="the state was consumed by an earlier step") as refused:
+    with pytest.raises(ValueError, match="of the state was consumed by an earlier step") as refused:
         step(first, support, query)
     assert "\n" not in str(refused.value)
     # The advice: go on from what the step returned, or from a copy made before.

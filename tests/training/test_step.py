@@ -60,7 +60,7 @@ def test_a_state_that_was_used_is_refused_in_one_line():
     first = init(*weights())
     rows, local = localised(ROWS, unstacked(support_and_query()[0])[0])
     second, _ = step(first, rows, *local)
-    with pytest.raises(ValueError, match="the state was consumed by an earlier step") as refused:
+    with pytest.raises(ValueError, match="of the state was consumed by an earlier step") as refused:
         step(first, rows, *local)
     assert "\n" not in str(refused.value)
     # The advice: go on from what the step returned, or from a copy made before.

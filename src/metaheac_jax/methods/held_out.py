@@ -28,6 +28,11 @@ MAX_HALF = 65_536
 MAX_WEIGHT = 1000  # of a campaign in the mean over campaigns
 
 
+def num_held_out(num_campaigns: int, fraction: float = FRACTION) -> int:
+    """How many of the training campaigns are held out, unless training continues from a model."""
+    return max(MIN_CAMPAIGNS, math.ceil(fraction * num_campaigns))
+
+
 def hold_out_campaigns(
     data: Dataset,
     campaigns: np.ndarray,
@@ -59,7 +64,7 @@ def hold_out_campaigns(
     others = data.stage1.counts[campaigns] - seeds
     able = campaigns[(seeds >= 2) & (others >= 2) & ~np.isin(campaigns, keep)]
     able = generator(seed, 0).permutation(able)
-    count = max(MIN_CAMPAIGNS, math.ceil(fraction * len(campaigns)))
+    count = num_held_out(len(campaigns), fraction)
     if len(keep):
         check_indices(data, np.asarray(keep))
     if start is not None:

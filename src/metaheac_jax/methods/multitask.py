@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax import Array
@@ -74,7 +75,8 @@ def _one_mixture(settings: Settings) -> MMoE:
     return MMoE(settings.num_experts)
 
 
-class _WithOwners(NamedTuple):
+@dataclass(frozen=True)
+class _WithOwners:
     """A `Network` with one head per campaign, for examples with known owners (their campaigns)."""
 
     network: Heads

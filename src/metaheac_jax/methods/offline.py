@@ -75,7 +75,7 @@ def train_network(run: Run, network: Network, offline: Offline, label: str) -> T
     gradient = build_meta_gradient(
         build_loss(network, layout, reduction=settings.reduction),
         inner_learning_rate=settings.inner_learning_rate,
-        inner_steps=1 if offline == "meta" else 0,
+        inner_steps=1 if offline == "meta" and settings.inner_learning_rate else 0,
         reduction=settings.reduction,
         select=select_rows,
     )
@@ -88,7 +88,6 @@ def plain_in_groups(run: Run, network: Network) -> tuple[Gradient[...], GroupSam
     total = build_loss(network, run.dataset.layout, reduction="sum")
     gradient = build_meta_gradient(
         lambda params, examples: total(params, examples) / sampler.batch_size,
-        inner_learning_rate=0.0,
         inner_steps=0,
         reduction="sum",
         select=select_rows,

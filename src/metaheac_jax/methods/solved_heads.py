@@ -119,9 +119,7 @@ def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[..
         log_p, log_not_p = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
         return masked(cross_entropy(log_p, log_not_p, query.label), query.weight, "mean")
 
-    over_pairs = build_meta_gradient(
-        loss, inner_learning_rate=0.0, inner_steps=0, reduction="mean", select=select_rows
-    )
+    over_pairs = build_meta_gradient(loss, inner_steps=0, reduction="mean", select=select_rows)
 
     def gradient(params: Any, support: Batch, query: Batch, own: Array) -> tuple[Any, Any]:
         sets = support, query

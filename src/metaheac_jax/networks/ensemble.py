@@ -9,7 +9,8 @@ Axes: B examples, M user fields, N campaign fields, k embedding width of a membe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax import Array
@@ -18,7 +19,8 @@ from metaheac_jax.networks.base import Network, Output, User, sigmoid_output
 from metaheac_jax.table.pooling import UserFields
 
 
-class Ensemble(NamedTuple):
+@dataclass(frozen=True)
+class Ensemble:
     """A `Network` of several networks.
 
     Attributes:

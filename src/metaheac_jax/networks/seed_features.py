@@ -17,7 +17,8 @@ k embedding width.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,8 @@ def seed_features(user: User, direction: Array) -> Array:
     return jnp.einsum("bmk,mk->bm", UserFields.of(user).dense(), direction)
 
 
-class SeedNetwork(NamedTuple):
+@dataclass(frozen=True)
+class SeedNetwork:
     """A network that takes seed features, as a `Network`.
 
     Its parameters are those of the inner network and the campaign's direction. The direction is

@@ -14,7 +14,8 @@ Axes: B examples, F factors, M user fields, N campaign fields, k embedding width
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -70,13 +71,14 @@ def without_value_weights(user: User) -> tuple[UserFields, Array]:
     return shared, jax.lax.stop_gradient(own.dense().sum(axis=(-2, -1)))
 
 
-class SolvedHead(NamedTuple):
+@dataclass(frozen=True)
+class SolvedHead:
     """A tower and a campaign's head, as a `SplitNetwork` whose first layer is the whole tower.
 
     The head is zero in a general model, which belongs to no campaign.
     """
 
-    tower: UserTower = UserTower()
+    tower: UserTower = field(default_factory=UserTower)
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
         """Parameters, drawn with the key, for (B, M, k) user and (N, k) campaign fields."""

@@ -61,7 +61,7 @@ class Implicit(NamedTuple):
 
 
 class InnerOptions(TypedDict, total=False):
-    """Options of the inner update; exactly one of a rate and an optimiser is required.
+    """Options of the inner update. Inner steps need exactly one of a rate and an optimiser.
 
     Attributes:
       inner_learning_rate: alpha of gradient descent; see `InnerLearningRate`.
@@ -167,10 +167,11 @@ class InnerLoop:
     implicit: Implicit | None = None
 
     def __post_init__(self) -> None:
-        if (self.inner_learning_rate is None) == (self.inner_optimizer is None):
-            raise ValueError("give either inner_learning_rate or inner_optimizer")
         if not isinstance(self.inner_steps, Integral) or self.inner_steps < 0:
             raise ValueError(f"inner_steps must be 0, 1, 2, ..., got {self.inner_steps}")
+        given = [self.inner_learning_rate is not None, self.inner_optimizer is not None]
+        if all(given) or (self.inner_steps and not any(given)):
+            raise ValueError("give either inner_learning_rate or inner_optimizer")
         if self.implicit is not None:
             if not (self.implicit.strength > 0 and self.implicit.num_cg_steps >= 1):
                 raise ValueError(

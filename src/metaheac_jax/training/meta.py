@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Unpack
 
 import jax
@@ -28,7 +29,7 @@ from metaheac_jax.training.inner import AnyLoss, Evaluation, InnerLoop, InnerOpt
 
 T = TypeVar("T")
 
-#: ``select(params, part) -> params`` for one campaign; linear in the parameters.
+#: ``select(params, part) -> params`` for one campaign; differentiable in the parameters.
 Select = Callable[[Any, Any], Any]
 #: How many campaigns are vmapped together.
 Chunk = int | Literal["auto", "all"]
@@ -70,7 +71,7 @@ class MetaGradient(Protocol):
     """
 
     def __call__(
-        self, params: Any, support: Any, query: Any, part: Any = None, model_state: Any = None
+        self, params: Any, support: Any, query: Any, part: Any = None, *, model_state: Any = None
     ) -> tuple[Any, MetaInfo]:
         """Maps parameters and batches with leading axis C to the gradient and its info.
 
@@ -94,6 +95,12 @@ class MetaUpdate(Protocol):
 
     def lower(self, state: MetaState, support: Any, query: Any) -> jax.stages.Lowered:
         """Lowers the step for its arguments or their shapes, and consumes nothing."""
+
+    def trace(self, state: MetaState, support: Any, query: Any) -> jax.stages.Traced:
+        """Traces the step for its arguments or their shapes, and consumes nothing."""
+
+    def eval_shape(self, state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
+        """The shapes and types of what the step returns."""
 
 
 class MetaStep(NamedTuple):
@@ -175,7 +182,7 @@ def build_meta_gradient(
     summed_gradient = jax.grad(_summed(campaign_loss), has_aux=True)
 
     def gradient(
-        params: Any, support: Any, query: Any, part: Any = None, model_state: Any = None
+        params: Any, support: Any, query: Any, part: Any = None, *, model_state: Any = None
     ) -> tuple[Any, MetaInfo]:
         if (select is None) != (part is None):
             raise ValueError("give a part if and only if select is given")
@@ -200,7 +207,7 @@ def _check_options(
     step_weights: Sequence[float] | Array | None,
     inner_loop: InnerLoop,
 ) -> None:
-    is_number = isinstance(campaigns_per_chunk, int) and campaigns_per_chunk >= 1
+    is_number = isinstance(campaigns_per_chunk, Integral) and campaigns_per_chunk >= 1
     if not is_number and campaigns_per_chunk not in ("auto", "all"):
         raise ValueError(
             f"campaigns_per_chunk must be 'auto', 'all' or 1 or more, got {campaigns_per_chunk!r}"
@@ -230,9 +237,11 @@ def _num_campaigns(batches: Any) -> int:
 
 
 def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
-    chunk = campaigns_per_chunk
-    if not isinstance(chunk, int):
-        chunk = num_campaigns if chunk == "all" else campaigns_at_once(num_campaigns)
+    if campaigns_per_chunk == "all":
+        return num_campaigns
+    if campaigns_per_chunk == "auto":
+        return campaigns_at_once(num_campaigns)
+    chunk = int(campaigns_per_chunk)
     if num_campaigns % chunk:
         raise ValueError(f"chunks of {chunk} do not divide {num_campaigns} campaigns")
     return chunk
@@ -340,8 +349,9 @@ def unconsumed(step: jax.stages.Wrapped) -> Any:
         for leaf in jax.tree.leaves(state):
             if isinstance(leaf, Array) and not isinstance(leaf, Tracer) and leaf.is_deleted():
                 raise ValueError(
-                    "the state was consumed by an earlier step; continue from the state that step "
-                    "returned, or copy it first with jax.tree.map(jax.numpy.copy, state)"
+                    "an array of the state was consumed by an earlier step; continue from the "
+                    "state that step returned, or copy it first with "
+                    "jax.tree.map(jax.numpy.copy, state)"
                 )
         return step(state, *batches, **named)
 

@@ -37,14 +37,17 @@ class RowState(NamedTuple):
     table: TableState
 
 
-class Init(Protocol):
+class RowInit(Protocol):
     """Starts training."""
 
     def __call__(self, network: Any, table: Array) -> RowState:
-        """Makes the initial state; the first step consumes the table (R, k), not the network."""
+        """Makes the initial state from a copy of the network and from the table (R, k) itself.
+
+        The first step consumes the table; to keep it, pass a copy.
+        """
 
 
-class Step(Protocol):
+class RowUpdate(Protocol):
     """Trains by one step."""
 
     def __call__(self, state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
@@ -58,10 +61,10 @@ class Step(Protocol):
 
 
 class RowStep(NamedTuple):
-    """A training step; see `Init` and `Step`."""
+    """``init(network, table) -> state`` and ``step(state, rows, *batches) -> (state, info)``."""
 
-    init: Init
-    step: Step
+    init: RowInit
+    step: RowUpdate
 
 
 class CheckedInfo(NamedTuple):
@@ -105,7 +108,10 @@ def build_row_step(
     *,
     checked: bool = False,
 ) -> RowStep:
-    """Builds a jitted step on a network and the table rows it touches; it reuses state's memory.
+    """Builds a jitted step on a network and the table rows it touches.
+
+    A step consumes its state, whose memory it reuses. ``init`` copies the network and takes over
+    the table, which the first step consumes.
 
     Args:
       gradient: see `Gradient`.
@@ -114,7 +120,8 @@ def build_row_step(
       checked: whether a non-finite step leaves the state unchanged; info is then `CheckedInfo`.
 
     Raises:
-      ValueError: at a step, if an earlier step consumed the state.
+      ValueError: at a step, if an earlier step consumed the state, or another state's table that
+        is the same array.
     """
 
     def init(network: Any, table: Array) -> RowState:
@@ -132,7 +139,7 @@ def row_step(
     *,
     checked: bool,
     agreed: Callable[[Array], Array] = lambda finite: finite,
-) -> Step:
+) -> RowUpdate:
     """The step of `build_row_step` before it is jitted.
 
     ``agreed`` maps whether an array is finite on this device to whether it is on all devices.
