@@ -12,6 +12,7 @@ import numpy as np
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json, write_text
+from metaheac_jax.methods.held_out import num_held_out
 
 GROUPS = ("small", "large")
 MEASURES = {"auc": "AUC", "precision": "P@5%", "recall": "R@5%", "pooled_auc": "pooled AUC"}
@@ -50,10 +51,13 @@ class Comparison:
 
     @property
     def overlap(self) -> float:
-        """Test campaigns per training campaign if runs divide the same campaigns; otherwise 0."""
+        """Test campaigns per campaign that is trained on, if runs divide the same; otherwise 0."""
         if self.independent_runs:
             return 0.0
-        return self.about["test_campaigns"] / self.about["train_campaigns"]
+        num_trained = self.about["train_campaigns"]
+        if self.about["preset"] == "paper":  # which holds out campaigns
+            num_trained -= num_held_out(num_trained)
+        return self.about["test_campaigns"] / num_trained
 
 
 @dataclass(frozen=True)

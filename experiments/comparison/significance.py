@@ -1,7 +1,8 @@
 """Which differences between methods are more than chance (paper section 4.1).
 
-Methods are compared on the same campaigns, so all tests are paired and two-sided. Their unit is a
-run, or a campaign if there are too few runs (see `difference`).
+Methods are compared on the same campaigns, so all tests are paired and two-sided. They are over
+runs. With too few runs for a test, a difference has its standard error over campaigns and no p,
+since this error does not include the variation between trainings (see `difference`).
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class Difference:
 
     Attributes:
       mean: the mean difference; NaN if they have no unit in common.
-      error: its standard error; None with fewer than two units.
-      p: two-sided p-value; None without a standard error, or if that is zero.
+      error: its standard error, over runs or over campaigns; None with fewer than two of them.
+      p: two-sided p-value over runs; None without a standard error over runs, or if that is zero.
     """
 
     mean: float
@@ -87,18 +88,19 @@ def over_runs(first: Sequence[float], second: Sequence[float], overlap: float = 
     count = len(differences)
     if count < 2:
         return Difference(float(differences[0]) if count else np.nan)
-    variance = (1 / count + overlap) * differences.var(ddof=1)
-    return _t_test(float(differences.mean()), variance, count - 1)
+    mean = float(differences.mean())
+    error = float(np.sqrt((1 / count + overlap) * differences.var(ddof=1)))
+    if error < 1e-12:  # all differences are equal, up to rounding
+        return Difference(mean, error)
+    return Difference(mean, error, float(2 * stats.t.sf(abs(mean) / error, count - 1)))
 
 
 def over_campaigns(
     first: Sequence[Mapping[Any, float]], second: Sequence[Mapping[Any, float]]
 ) -> Difference:
-    """Paired t-test over the campaigns of independent runs, conditional on these runs.
+    """The mean of the runs' means, with its standard error over their campaigns.
 
-    The mean is that of the runs' means. Runs may have different variances, so the degrees of
-    freedom are those of Welch and Satterthwaite. The error does not include the variation between
-    trainings or between worlds.
+    The error does not include the variation between trainings, so there is no p.
 
     Args:
       first, second: per run, the values of campaigns by id.
@@ -107,32 +109,26 @@ def over_campaigns(
         np.array([mine[c] - other[c] for c in mine if c in other])
         for mine, other in zip(first, second, strict=True)
     ]
-    paired = [of for of in paired if len(of)]
-    mean = float(np.mean([of.mean() for of in paired])) if paired else np.nan
-    if not paired or min(len(of) for of in paired) < 2:
+    paired = [values for values in paired if len(values)]
+    mean = float(np.mean([values.mean() for values in paired])) if paired else np.nan
+    if not paired or min(map(len, paired)) < 2:
         return Difference(mean)
-    variances = np.array([of.var(ddof=1) / len(of) for of in paired])
-    degrees = np.array([len(of) - 1 for of in paired])
-    if not variances.any():
-        return Difference(mean, 0.0)
-    freedom = variances.sum() ** 2 / (variances**2 / degrees).sum()
-    return _t_test(mean, variances.sum() / len(paired) ** 2, freedom)
-
-
-def _t_test(mean: float, variance: float, degrees: float) -> Difference:
-    error = float(np.sqrt(variance))
-    if error < 1e-12:  # all differences are equal, up to rounding
-        return Difference(mean, error)
-    return Difference(mean, error, float(2 * stats.t.sf(abs(mean) / error, degrees)))
+    variance = sum(values.var(ddof=1) / len(values) for values in paired) / len(paired) ** 2
+    return Difference(mean, float(np.sqrt(variance)))
 
 
 def by_campaign(num_runs: int, overlap: float) -> bool:
-    """Whether the unit of tests is a campaign: there are fewer than `MIN_RUNS` independent runs.
+    """Whether errors are over campaigns, since there are too few runs for a test over runs.
 
-    Runs that divide the same campaigns test some of them twice, so their campaigns are a unit only
-    if there is a single run.
+    Runs that divide the same campaigns test some of them twice, so their errors are over campaigns
+    only if there is a single run. Independent runs need at least `MIN_RUNS`.
     """
-    return num_runs < (2 if overlap else MIN_RUNS)
+    return num_runs < _min_runs(overlap)
+
+
+def _min_runs(overlap: float) -> int:
+    """The least number of runs for a test over runs."""
+    return 2 if overlap else MIN_RUNS
 
 
 def difference(first: Measured, second: Measured, overlap: float) -> Difference:
@@ -149,7 +145,10 @@ def describe_test(num_runs: int, overlap: float) -> str:
     if by_campaign(num_runs, overlap):
         unit = "split" if overlap else "world"
         which = f"one {unit}" if num_runs == 1 else f"{num_runs} {unit}s"
-        return f"Paired t-test over campaigns of {which}; the training's own chance comes on top."
+        return (
+            f"Errors are over the campaigns of {which}. They do not include the variation between "
+            f"trainings, so there are no tests; these need {_min_runs(overlap)} {unit}s."
+        )
     if overlap:
         return (
             "Corrected resampled t-test (Nadeau and Bengio 2003) over the runs, which divide the "
@@ -183,7 +182,7 @@ class Claim:
       best_mean: its mean.
       difference: the method's difference from the best rival.
       p: the largest p-value over the rivals, which tests all of them at once; 1 if a rival is as
-        good; None if a p-value is unknown.
+        good; None if a p-value is unknown or there are too few runs for tests.
       p_holm: p after Holm's correction over the claims of the same table; of a primary claim, over
         all of `PRIMARY`, whether their methods have results or not.
     """
@@ -253,13 +252,14 @@ def _claim(
     """A claim; None if the method or all of its rivals have no value."""
     own = values[name][group][measure]
     theirs = {rival: values[rival][group][measure] for rival in rivals}
-    theirs = {rival: of for rival, of in theirs.items() if not np.isnan(of.mean)}
+    theirs = {rival: measured for rival, measured in theirs.items() if not np.isnan(measured.mean)}
     if np.isnan(own.mean) or not theirs:
         return None
     best = max(theirs, key=lambda rival: theirs[rival].mean)
-    tests = {rival: difference(own, of, overlap) for rival, of in theirs.items()}
+    tests = {rival: difference(own, other, overlap) for rival, other in theirs.items()}
     known = [test.p for test in tests.values() if test.p is not None]
-    if any(test.error is None for test in tests.values()):
+    untested = by_campaign(len(own.runs), overlap)
+    if untested or any(test.error is None for test in tests.values()):
         p: float | None = None  # whoever is ahead, so that Holm's number does not depend on it
     elif theirs[best].mean >= own.mean or any(test.mean <= 0 for test in tests.values()):
         p = 1.0
@@ -280,12 +280,12 @@ def _corrected(claims: Iterable[Claim | None], least: int = 0) -> list[Claim]:
 
 @dataclass(frozen=True)
 class Pair:
-    """The comparison of two methods of `PAIRED` in AUC on a group.
+    """The comparison of two methods in a measure on a group.
 
     Attributes:
       first, second, group: identify the pair.
       difference: the first method's mean minus the second's.
-      p_holm: its p-value after Holm's correction over all pairs and groups.
+      p_holm: its p-value after Holm's correction over all pairs and groups of the table.
     """
 
     first: str
@@ -296,12 +296,25 @@ class Pair:
 
 
 def every_pair(values: Values, overlap: float) -> list[Pair]:
-    """Every pair of `PAIRED` on every group."""
+    """Every pair of `PAIRED` in AUC on every group."""
     names = [name for name in PAIRED if name in values]
+    return _pairs(values, list(combinations(names, 2)), "auc", overlap)
+
+
+def against(
+    values: Values, names: Sequence[str], reference: str, measure: str, overlap: float
+) -> list[Pair]:
+    """Each method minus a reference, in a measure on every group."""
+    return _pairs(values, [(name, reference) for name in names], measure, overlap)
+
+
+def _pairs(
+    values: Values, names: Sequence[tuple[str, str]], measure: str, overlap: float
+) -> list[Pair]:
     pairs = []
-    for first, second in combinations(names, 2):
+    for first, second in names:
         for group in GROUPS:
-            auc = [values[name][group]["auc"] for name in (first, second)]
-            pairs.append(Pair(first, second, group, difference(auc[0], auc[1], overlap)))
+            one, other = values[first][group][measure], values[second][group][measure]
+            pairs.append(Pair(first, second, group, difference(one, other, overlap)))
     adjusted = holm([pair.difference.p for pair in pairs])
     return [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]

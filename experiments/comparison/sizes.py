@@ -29,7 +29,10 @@ FORMATS = (".png", ".pdf", ".svg")
 
 @dataclass(frozen=True)
 class Options:
-    """Draws the mean AUC of each method over the number of users of the world."""
+    """Draws the mean AUC of each method over the number of users of the world.
+
+    The mean is over the random seeds that all folders have.
+    """
 
     directories: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY DIRECTORY ...")
@@ -54,13 +57,16 @@ def main(options: Options) -> None:
 
 
 def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Draws one line per method of `figures.SHOWN`, with the deviation over the runs.
+    """Draws one line per method of `figures.SHOWN`, with the deviation over the worlds.
 
-    The lines of methods with list lengths are dashed.
+    Worlds of one random seed have the same campaigns at every size, and some campaigns are easier
+    than others, so only the seeds that all comparisons have are drawn. The lines of methods with
+    list lengths are dashed.
 
     Raises:
-      InputError: a comparison is not of simulated worlds, the presets differ, two comparisons of
-        one size have a method in common, or none has a method that is shown.
+      InputError: a comparison is not of simulated worlds, the presets differ, the comparisons have
+        no seed in common, two of one size have a method in common, or none has a method that is
+        shown.
     """
     for comparison in comparisons:
         about, first = comparison.about, comparisons[0].about
@@ -70,7 +76,13 @@ def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
             raise InputError(f"{comparison.title}: has another preset than {comparisons[0].title}")
     ordered = sorted(comparisons, key=lambda comparison: comparison.about["users"])
     users = [comparison.about["users"] for comparison in ordered]
-    summaries = [summarise(comparison.runs) for comparison in ordered]
+    common = set.intersection(*(set(comparison.seeds) for comparison in ordered))
+    if not common:
+        raise InputError("the comparisons have no random seed in common; run one seed at each size")
+    summaries = [
+        summarise([run for seed, run in zip(of.seeds, of.runs, strict=True) if seed in common])
+        for of in ordered
+    ]
     figure, panels = plt.subplots(1, 2, sharey=True, figsize=(10, 4.5), layout="constrained")
     shown = [name + end for name in SHOWN for end in ("", LENGTHS)]
     if not any(name in of for name in shown for of in summaries):
@@ -100,7 +112,8 @@ def draw_sizes(comparisons: Sequence[Comparison], path: Path) -> None:
         axes.set_xticks(sorted(set(users)), [f"{size:,}" for size in sorted(set(users))])
         axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes.grid(axis="y", color="0.9")
-    panels[0].set_ylabel("AUC on the pools, with its deviation over the runs")
+    listed = ", ".join(map(str, sorted(common)))
+    panels[0].set_ylabel(f"AUC on the pools, with its deviation over seeds {listed}")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
     save_figure(figure, path)

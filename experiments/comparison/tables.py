@@ -28,6 +28,9 @@ DEVIATION = "±: standard deviation over the runs."
 STAGES = ("offline", "customise", "score")  # keys of a result's ``seconds``
 
 
+_PRIOR = "prior"  # the method that learns the same scores for all campaigns
+
+
 def title(about: Mapping[str, Any], preset: str, runs: int, *, campaigns: str = "campaigns") -> str:
     """Describes a comparison in one line; the counts are those of the first run."""
     return (
@@ -68,7 +71,9 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
         ablation = [name for name in ABLATION if name in summary]
         tables.append(of_methods(ABLATION_TITLE, ablation)[0])
     tables += _claim_tables(values, claims, overlap, labels, test)
-    tables += _pairs_table(significance.every_pair(values, overlap), labels, test)
+    pairs = significance.every_pair(values, overlap)
+    tables += _pairs_table("Every pair of the networks", pairs, "AUC", labels, test)
+    tables += _reference_tables(values, names, overlap, labels, test)
     tables += _gain_table(values, overlap, labels, test)
     step_ms = {
         name: ms
@@ -199,17 +204,40 @@ def _claim_tables(
     return tables
 
 
+def _reference_tables(
+    values: Values, names: Sequence[str], overlap: float, labels: Mapping[str, str], test: str
+) -> list[Table]:
+    """Methods against each score that is the same for all campaigns."""
+    methods = [name for name in names if name in adapting.names()]
+    references = [name for name in names if name not in (*methods, ORACLE)]
+    references += [_PRIOR] if _PRIOR in methods else []
+    tables = []
+    for reference in references:
+        others = [name for name in methods if name != reference]
+        for measure in ("auc", "precision"):
+            pairs = significance.against(values, others, reference, measure, overlap)
+            what = MEASURES[measure]
+            tables += _pairs_table(
+                f"Against {labels[reference]}: {what}", pairs, what, labels, test
+            )
+    return tables
+
+
 def _pairs_table(
-    pairs: Sequence[significance.Pair], labels: Mapping[str, str], test: str
+    title: str,
+    pairs: Sequence[significance.Pair],
+    measure: str,
+    labels: Mapping[str, str],
+    test: str,
 ) -> list[Table]:
     header, rows = ["method", "minus"], {}
     for group in GROUPS:
-        header += [f"{group}: difference in AUC", "p", "p (Holm)"]
+        header += [f"{group}: difference in {measure}", "p", "p (Holm)"]
     for pair in pairs:  # one line has both groups
         row = rows.setdefault((pair.first, pair.second), [labels[pair.first], labels[pair.second]])
         row += [_difference(pair.difference), _p(pair.difference.p), _p(pair.p_holm)]
     note = f"± standard error. Holm's correction is over the table. {test}"
-    return [Table("Every pair of the networks", header, list(rows.values()), note)] if rows else []
+    return [Table(title, header, list(rows.values()), note)] if rows else []
 
 
 def _gain_table(

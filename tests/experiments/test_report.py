@@ -133,7 +133,7 @@ def test_under_each_table_stands_where_it_comes_from(drawn):
 def test_results_json_has_values_of_runs_and_the_tests(drawn):
     data = json.loads((drawn / "results.json").read_text())
     assert data["summary"]["lr"]["small"]["auc"]["runs"] == [0.6, 0.8]
-    assert data["test"].startswith("Paired t-test over campaigns of 2 worlds")
+    assert data["test"].startswith("Errors are over the campaigns of 2 worlds")
     assert data["primary_claims"] == []
     assert data["pairs"] == []
 

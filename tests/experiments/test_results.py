@@ -60,9 +60,12 @@ def test_the_oracles_share():
     assert "oracle_share" not in summarise([run])["lr"]["small"]  # an oracle of no use
 
 
-@pytest.mark.parametrize(("independent", "overlap"), [(True, 0.0), (False, 2 / 3)])
-def test_runs_overlap_where_they_divide_the_same_campaigns(independent, overlap):
-    about = {"train_campaigns": 60, "test_campaigns": 40}
+@pytest.mark.parametrize(
+    ("preset", "independent", "overlap"),
+    [("paper", True, 0.0), ("paper", False, 40 / 54), ("official", False, 40 / 60)],
+)
+def test_runs_overlap_where_they_divide_the_same_campaigns(preset, independent, overlap):
+    about = {"train_campaigns": 60, "test_campaigns": 40, "preset": preset}
     given = comparison(runs(), about=about, independent_runs=independent)
     assert given.overlap == pytest.approx(overlap)
 

@@ -1,6 +1,7 @@
 """AUC over the size of the world, as a user draws it."""
 
 import shutil
+from dataclasses import replace
 
 import commands
 import numpy as np
@@ -13,14 +14,21 @@ from experiments.comparison.results import store
 COMMAND = commands.module(sizes)
 
 
-def world(directory, users, **aucs):
-    """A finished comparison; the AUC on large seed sets is .1 higher."""
-    run = {
-        name: result(name.upper(), [campaign(1, "small", auc), campaign(2, "large", auc + 0.1)])
-        for name, auc in aucs.items()
-    }
+def world(directory, users, *, seeds=(0,), **aucs):
+    """A finished comparison; AUC is .1 higher on large seed sets, and by the random seed."""
+    runs = [
+        {
+            name: result(
+                name.upper(),
+                [campaign(1, "small", auc + seed), campaign(2, "large", auc + seed + 0.1)],
+            )
+            for name, auc in aucs.items()
+        }
+        for seed in seeds
+    ]
     directory.mkdir()
-    store(directory, comparison([run], about={"users": users}), {})
+    of = replace(comparison(runs, about={"users": users}), seeds=list(seeds))
+    store(directory, of, {})
     return directory
 
 
@@ -54,6 +62,20 @@ def test_a_method_with_lengths_is_dashed_and_one_run_has_no_bar(tmp_path, monkey
     assert line.lines[0].get_color() == sizes.SHOWN["lr"]
     [bars] = line.lines[2]
     assert not np.concatenate(bars.get_segments()).size
+
+
+def test_only_worlds_of_common_seeds_are_compared(tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(sizes, "save_figure", lambda figure, _: drawn.append(figure))
+    small = world(tmp_path / "small", 1000, seeds=(3, 0, 1), lr=0.5)
+    large = world(tmp_path / "large", 2000, seeds=(1, 0), lr=0.6)
+    succeeds(COMMAND, small, large, "--out", tmp_path / "sizes.png")
+    [line] = drawn[0].axes[0].containers
+    np.testing.assert_allclose(line.lines[0].get_xydata(), [(1000, 1.0), (2000, 1.1)])
+    assert drawn[0].axes[0].get_ylabel().endswith("over seeds 0, 1")
+    other = world(tmp_path / "other", 3000, seeds=(7,), lr=0.5)
+    words = ("no random seed in common; run one seed at each size",)
+    refuses(capsys, COMMAND, small, other, "--out", tmp_path / "sizes.png", words=words)
 
 
 def test_the_figure_is_written(tmp_path):

@@ -105,40 +105,43 @@ def test_an_ablation_alone_has_its_own_table_and_no_other():
 # Claims -----------------------------------------------------------------------------------------
 
 
-def test_one_run_is_judged_over_its_campaigns_and_says_so():
+def test_one_run_has_errors_over_its_campaigns_and_no_tests():
     tables = tables_of(many(mmoe=0.6, metaheac=0.7))
-    assert cells(tables["Methods"], "METAHEAC")["6 small: AUC"] == "0.7010**"
-    assert "over campaigns of one world; the training's own chance" in tables["Methods"].note
+    assert cells(tables["Methods"], "METAHEAC")["6 small: AUC"] == "0.7010"
+    note = tables["Methods"].note
+    assert "Errors are over the campaigns of one world" in note
+    assert "no tests; these need 3 worlds" in note
     claim = cells(tables["Against the best other row"], "METAHEAC")
+    assert (claim["largest p"], claim["p (Holm)"]) == ("-", "-")
     assert claim["best rival"] == "MMOE"
     assert claim["improvement"] == "+16.74%"
     assert claim["difference"] == "+0.1005 ±0.0008"
 
 
 def test_a_row_that_is_higher_takes_the_star_away_in_its_own_table_only():
-    tables = tables_of(many(mmoe=0.6, prior=0.8, without_hc=0.5, metaheac=0.7))
-    assert cells(tables["Methods"], "METAHEAC")["6 small: AUC"] == "0.7020"
-    assert cells(tables["Ablation"], "METAHEAC")["6 small: AUC"] == "0.7020**"
+    tables = tables_of(many(num_runs=3, mmoe=0.6, prior=0.8, without_hc=0.5, metaheac=0.7))
+    assert cells(tables["Methods"], "METAHEAC")["6 small: AUC"] == "0.7060 ±0.0040"
+    assert cells(tables["Ablation"], "METAHEAC")["6 small: AUC"] == "0.7060 ±0.0040**"
     claim = cells(tables["Against the best other row"], "METAHEAC")
     assert (claim["best rival"], claim["largest p"]) == ("PRIOR", "1.0000")
 
 
 @pytest.mark.parametrize("independent", [True, False])
 def test_several_runs_have_the_test_that_the_data_asks_for(independent):
-    about = {"train_campaigns": 60, "test_campaigns": 40}
+    about = {"train_campaigns": 60, "test_campaigns": 40, "preset": "paper"}
     results = many(num_runs=3, mmoe=0.6, metaheac=0.7)
     tables = tables_of(results, about=about, independent_runs=independent)
     note = tables["Methods"].note
     assert ("Nadeau and Bengio" in note) == (not independent)
     claim = cells(tables["Against the best other row"], "METAHEAC")
     # The differences are .1005, .1015 and .1025, or .001 apart.
-    width = 0.001 * (1 / 3 if independent else 1 / 3 + 2 / 3) ** 0.5
+    width = 0.001 * (1 / 3 if independent else 1 / 3 + 40 / 54) ** 0.5
     assert claim["difference"].endswith(f" ±{width:.4f}")
 
 
 def test_the_primary_claims_and_every_pair_are_printed():
     rows = {"alpha_0": 0.6, "without_meta": 0.61, "mlp_pretraining": 0.62, "metaheac": 0.7}
-    tables = tables_of(many(**rows))
+    tables = tables_of(many(num_runs=3, **rows))
     (title,) = (title for title in tables if title.startswith("Primary claims"))
     claim = cells(tables[title], "METAHEAC")
     assert claim["best rival"] == "MLP_PRETRAINING"
@@ -160,7 +163,19 @@ def test_a_gain_by_customising_has_its_error_and_its_test():
     table = tables_of([run])["AUC before and after customising"]
     assert [row[0] for row in table.rows] == ["METAHEAC"]  # LR has no general model
     # The gains are .019 and .021, three times each.
-    assert table.rows[0][1:] == ["0.6810", "0.7010", "+0.0200 ±0.0004", "<.0001", *"----"]
+    assert table.rows[0][1:] == ["0.6810", "0.7010", "+0.0200 ±0.0004", "-", *"----"]
+
+
+def test_methods_are_compared_with_each_score_that_is_the_same_for_all_campaigns():
+    results = many(num_runs=3, lr=0.55, prior=0.6, metaheac=0.7, likes=0.5)
+    results = [of | {"oracle": of["likes"]} for of in results]
+    tables = tables_of(results)
+    found = {title: table for title, table in tables.items() if title.startswith("Against P")}
+    assert list(found) == ["Against PRIOR: AUC", "Against PRIOR: P@5%"]
+    assert [row[0] for row in found["Against PRIOR: AUC"].rows] == ["LR", "METAHEAC"]
+    assert [row[0] for row in tables["Against LIKES: P@5%"].rows] == ["LR", "PRIOR", "METAHEAC"]
+    first = cells(found["Against PRIOR: AUC"], "METAHEAC")
+    assert first["small: difference in AUC"].startswith("+0.1")
 
 
 # Training ---------------------------------------------------------------------------------------
