@@ -186,9 +186,30 @@ def test_user_ids_that_became_text_are_found(tmp_path):
     assert saved.excluded.tolist() == [b"10", b"31", b"45", b"A17"]
     assert not {b"10", b"31", b"45"} & set(saved.examples.user_ids.tolist())
     assert read_campaign(folder).is_up_to_date(general)
-    words = "campaign tea: has text as user ids, and toy has whole numbers; use data with ids of"
+    words = "campaign tea: user ids: expected whole numbers, got 'A17', as toy has; use data with"
     with pytest.raises(InputError, match=words):
         update(folder, general, data)
+
+
+def test_user_ids_that_became_text_for_a_day_become_numbers_again(tmp_path):
+    data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
+    general = fitted(tmp_path / "model")
+    campaign = data.new_campaign([3, 10, 17, 24], ATTRIBUTES, exclude=[31], non_seeds_per_seed=8)
+    [model] = method_of(general).customise(general, data, [campaign])
+    folder = tmp_path / "tea"
+    save_customised(model, data, folder)
+    add_feedback(folder, Feedback.of(np.array([38, 45]), np.array([1, 0])))
+    before = update(folder, general, data)
+    update(folder, general, replace(data, user_ids=data.user_ids.astype("S")))
+    assert read_campaign(folder).record.user_ids.dtype.kind == "S"
+    after = update(folder, general, data)
+    for own, same in (
+        (before.record.user_ids, after.record.user_ids),
+        (before.excluded, after.excluded),
+    ):
+        np.testing.assert_array_equal(own, same)
+    np.testing.assert_array_equal(before.feedback.user_ids, after.feedback.user_ids)
+    assert after.record.user_ids.dtype == np.int64
 
 
 def test_user_ids_of_another_kind_are_refused(campaign):

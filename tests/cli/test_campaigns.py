@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from metaheac_jax.cli.campaigns import (
     Request,
     campaign_notes,
     check_readable,
+    find_campaign,
     read_attributes,
     read_audience,
     read_campaigns,
@@ -152,6 +154,15 @@ def test_invalid_attributes_are_named(tmp_path, text, words):
     with pytest.raises(InputError) as caught:
         read_attributes(tmp_path / "attributes")
     assert words in str(caught.value)
+
+
+def test_a_campaign_needs_a_row_per_user(tmp_path):
+    """The authors' files have several, whose ids are those of no person."""
+    data = replace(dataset(users=60, campaigns=4, per_campaign=10, pool=10), one_row_per_user=False)
+    (tmp_path / "seeds").write_text("\n".join(map(str, data.user_ids[:5])))
+    (tmp_path / "attributes.json").write_text('{"advertiser": 2, "category": 1}')
+    with pytest.raises(InputError, match="a user may have several rows, so no audience"):
+        find_campaign(data, tmp_path / "seeds", tmp_path / "attributes.json", seed=0)
 
 
 def test_attributes_are_read(tmp_path):
@@ -301,8 +312,29 @@ def test_the_column_of_ids_is_the_one_with_the_plainest_name(tmp_path):
     path = tmp_path / "ids"
     path.write_text("id,uid,User_ID\n1,2,3\n")
     assert read_user_ids(path) == [3]
-    path.write_text("id,uid\n1,2\n")
+    path.write_text("age,uid\n1,2\n")
     assert read_user_ids(path, text=True) == ["2"]
+
+
+@pytest.mark.parametrize("name", ["ids.csv", "ids.parquet"])
+@pytest.mark.parametrize("columns", [("id", "customer_id"), ("ID", "uid"), ("CampaignId", "uid")])
+def test_a_number_of_the_row_is_not_taken_for_an_id(tmp_path, name, columns):
+    frame, path = pl.DataFrame([(1, 5017)], schema=columns, orient="row"), tmp_path / name
+    frame.write_parquet(path) if name.endswith("parquet") else frame.write_csv(path)
+    words = f"has the columns .* and {'.*'}; name the column of user ids user_id"
+    for text in (False, True):
+        with pytest.raises(InputError, match=words):
+            read_user_ids(path, text=text)
+
+
+@pytest.mark.parametrize("first", ["\u200b5017", "'5017", "#5017", "u5017"])
+def test_an_id_on_the_first_line_is_not_taken_for_a_header(tmp_path, first):
+    path = tmp_path / "ids"
+    path.write_text(f"{first}\n5018\n")
+    with pytest.raises(InputError, match=r"ids:1: expected one user id, got"):
+        read_user_ids(path)
+    path.write_text("customer\n5018\n")
+    assert read_user_ids(path) == [5018]
 
 
 @pytest.mark.parametrize(("text", "ids"), [(False, [5, -7]), (True, ["5", "-7"])])

@@ -123,20 +123,20 @@ class SavedCampaign:
         All ids of a data set are text if one of them is not a whole number; 7 is then the text "7".
 
         Raises:
-          InputError: the campaign has text as ids, and the data has whole numbers.
+          InputError: the data has whole numbers, and an id of the campaign is none.
         """
         record, feedback = self.record, self.feedback
-        if record.user_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
-            raise InputError(
-                f"campaign {record.name}: has text as user ids, and {data.where} has whole "
-                "numbers; use data with ids of the same kind"
+        try:
+            return replace(
+                self,
+                record=replace(record, user_ids=data.checked_ids(record.user_ids)),
+                feedback=Feedback.of(data.checked_ids(feedback.user_ids), feedback.converted),
+                excluded=np.unique(data.checked_ids(self.excluded)),
             )
-        return replace(
-            self,
-            record=replace(record, user_ids=data.checked_ids(record.user_ids)),
-            feedback=Feedback.of(data.checked_ids(feedback.user_ids), feedback.converted),
-            excluded=np.unique(data.checked_ids(self.excluded)),
-        )
+        except InputError as error:
+            raise InputError(
+                f"campaign {record.name}: {error}, as {data.where} has; use data with text as ids"
+            ) from error
 
     def is_of(self, general: General) -> bool:
         """Whether the weights were adapted from this general model."""

@@ -36,6 +36,7 @@ KEPT_GENERAL = (
 MAX_NAME_BYTES = 200
 _MAX_COMPARED = 5000  # values that a mistyped one is compared with, which takes time
 _HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
+_PLAIN_HEADERS = _HEADERS[:2]  # those that mean users whatever the other columns are
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,13 @@ def find_campaign(
     """A new campaign from its files, and the check of its seeds.
 
     Raises:
-      InputError: a file or its content is wrong; the message names the file.
+      InputError: a file or its content is wrong (the message names the file), or a user may have
+        several rows in the data.
     """
     values, ids = read_attributes(attributes), read_user_ids(seeds, text=has_text(data))
     with about(attributes):
         data.vocabulary.encode_attributes(data.schema, values)
+    data.check_one_row_per_user()
     with about(seeds):
         campaign = data.new_campaign(ids, values, exclude=exclude, seed=seed)
     return campaign, SeedCheck.of(campaign, ids)
@@ -119,12 +122,19 @@ def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
             f"there are only {others:,} other users to tell {check.used:,} seeds from; use a "
             "larger pool"
         )
-    if campaign.unknown_attributes:
-        unseen = ", ".join(_unseen_value(model, name) for name in campaign.unknown_attributes)
-        notes.append(f"training has not seen these values of the campaign: {unseen}")
+    notes += unseen_notes(model)
     if model.is_general:
         notes.append(KEPT_GENERAL)
     return notes
+
+
+def unseen_notes(model: Customised) -> list[str]:
+    """A note on the attributes of a campaign whose values the general model has not seen."""
+    names = model.campaign.unknown_attributes
+    if not names:
+        return []
+    unseen = ", ".join(_unseen_value(model, name) for name in names)
+    return [f"training has not seen these values of the campaign: {unseen}"]
 
 
 def _unseen_value(model: Customised, name: str) -> str:
@@ -221,14 +231,14 @@ def read_user_ids(
     """User ids: one per line, or the column ``user_id`` of a CSV (also with gzip) or Parquet file.
 
     Args:
-      path: the file; a first line that does not begin with a number, such as ``user_id``, is a
-        header. If there are several names of `_HEADERS`, the column of the first of these is read.
+      path: the file; a first line with a name of `_HEADERS`, or without a digit, is a header.
       text: whether ids are text. If so, only the names in `_HEADERS` are headers.
       may_be_empty: whether the file may have no ids below a name of their column.
 
     Raises:
-      InputError: the file cannot be read, has no ids, or has a line that is not one id, such as 007
-        if ids are whole numbers; the message names the line.
+      InputError: the file cannot be read, has no ids, has several columns that may be the ids, or
+        has a line that is not one id, such as 007 if ids are whole numbers; the message names the
+        line.
     """
     if _is_table(path):
         ids, has_name, place = _column(_id_table(path), text=text), True, "row"
@@ -243,10 +253,10 @@ def _read_lines(path: Path, *, text: bool) -> tuple[list[Any], bool]:
     """The user ids in a text file, and whether it begins with a name of their column."""
     rows = _rows(path)
     top = next(rows, (1, []))
-    named = _named_column(top[1])
+    named = _named_column(path, top[1])
     column = named or 0
     has_name = named is not None
-    header = has_name or (bool(top[1]) and not text and not _begins_as_number(top[1][0]))
+    header = has_name or (bool(top[1]) and not text and not _has_digit(top[1][0]))
     ids: list[Any] = []
     num_cells = len(top[1]) if has_name else 1
     for line, row in rows if header else chain([top], rows):
@@ -255,8 +265,8 @@ def _read_lines(path: Path, *, text: bool) -> tuple[list[Any], bool]:
         alone = len(row) == num_cells
         if has_name and not alone:
             raise InputError(
-                f"{path}:{line}: expected {num_cells} cell{'s'[: num_cells > 1]}, as the first "
-                "line has; fix or remove it"
+                f"{path}:{line}: expected {num_cells} {'cell' if num_cells == 1 else 'cells'}, as "
+                "the first line has; fix or remove it"
             )
         one = alone and row[column] != "" and "\n" not in row[column]
         if not one or not (text or _is_whole(row[column])):
@@ -268,10 +278,22 @@ def _read_lines(path: Path, *, text: bool) -> tuple[list[Any], bool]:
     return ids, has_name
 
 
-def _named_column(names: Sequence[str]) -> int | None:
-    """The position of the column of user ids; None if no column has such a name."""
+def _named_column(path: Path, names: Sequence[str]) -> int | None:
+    """The position of the column of user ids; None if no column has such a name.
+
+    Raises:
+      InputError: the names do not tell which of several columns it is.
+    """
     lower = [name.lower() for name in names]
-    return next((lower.index(name) for name in _HEADERS if name in lower), None)
+    found = next((name for name in _HEADERS if name in lower), None)
+    if found is None:
+        return None
+    others = [name for name in names if name.lower().endswith("id") and name.lower() != found]
+    if others and found not in _PLAIN_HEADERS:  # a database's id may number the rows
+        raise InputError(
+            f"{path}: has the columns {found} and {others[0]}; name the column of user ids user_id"
+        )
+    return lower.index(found)
 
 
 def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
@@ -302,7 +324,7 @@ def _id_table(path: Path) -> TableFile:
     """A Parquet file with its column of user ids in use."""
     check_regular(path)
     names = TableFile(path, []).names
-    named = _named_column(names)
+    named = _named_column(path, names)
     return TableFile(path, [_HEADERS[0] if named is None else names[named]])
 
 
@@ -407,8 +429,8 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error}); write the file again") from error
 
 
-def _begins_as_number(text: str) -> bool:
-    return text.lstrip("+-.")[:1].isdigit()
+def _has_digit(text: str) -> bool:
+    return any(character.isdigit() for character in text)
 
 
 def _is_whole(text: str) -> bool:

@@ -128,7 +128,8 @@ def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
     Args:
       user_ids: a list.
       text: whether the ids in the data are text. Whole numbers are then accepted as well, and an
-        array of bytes is returned as it is.
+        array of bytes is returned as it is. If they are not, bytes that spell whole numbers are
+        accepted: the ids of a campaign become text if one id of its users is not a number.
 
     Raises:
       InputError: they are not a list of whole numbers that fit into 64 bits, or of texts of 1 to
@@ -144,7 +145,12 @@ def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
         raise InputError(f"user ids: expected a list, got an array of shape {ids.shape}")
     if not len(ids):
         return np.empty(0, np.int64)
-    if ids.dtype.kind == "f":
+    if ids.dtype.kind == "S":
+        spelled = [_whole_number(user_id) for user_id in ids.tolist()]
+        wrong = np.array([number is None for number in spelled])
+        if not wrong.any():
+            return np.array(spelled, np.int64)
+    elif ids.dtype.kind == "f":
         # From 2**53 on, a float may stand for another whole number. NaN fails every comparison.
         wrong = ~((ids == np.floor(ids)) & (np.abs(ids) < 2**53))
     else:
@@ -152,8 +158,18 @@ def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
         if ids.dtype == np.uint64:
             wrong |= ids > 2**63 - 1
     if wrong.any():
-        raise InputError(f"user ids: expected whole numbers, got {ids[wrong][:1].tolist()[0]!r}")
+        first = ids[wrong][:1].tolist()[0]
+        shown = first.decode(errors="replace") if isinstance(first, bytes) else first
+        raise InputError(f"user ids: expected whole numbers, got {shown!r}")
     return ids.astype(np.int64)
+
+
+def _whole_number(text: bytes) -> int | None:
+    """The 64-bit whole number that a text spells plainly, as 7 and not 007; None for other text."""
+    if not text.removeprefix(b"-").isdigit() or len(text) > len("-9223372036854775808"):
+        return None
+    number = int(text)
+    return number if str(number).encode() == text and -(2**63) <= number < 2**63 else None
 
 
 def _text_ids(user_ids: UserIds) -> np.ndarray:
