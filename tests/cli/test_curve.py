@@ -53,6 +53,14 @@ def test_the_curve_is_the_librarys(toy_campaign, words, tmp_path, capsys):
     assert f"{recall.value:.1%} ({recall.low:.1%} to {recall.high:.1%})" in printed
 
 
+def test_values_that_training_has_not_seen_are_told(words, tmp_path, capsys):
+    (tmp_path / "new.json").write_text('{"advertiser": 2, "category": 99}')
+    assert words[-2] == "--attributes"
+    succeeds(main, *words[:-1], tmp_path / "new.json")
+    told = "note: training has not seen these values of the campaign: category 99\n"
+    assert told in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG\r\n"), ("SVG", b"<?xml")])
 def test_a_figure_by_suffix(words, tmp_path, capsys, suffix, start):
     succeeds(main, *words, "--figure", tmp_path / f"curve.{suffix}")

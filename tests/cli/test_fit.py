@@ -20,7 +20,7 @@ from commands import (
 )
 from toy import dataset
 
-from metaheac_jax.cli.fit import _judged, _with_added
+from metaheac_jax.cli.fit import _judged, _training_campaigns, _unseen, _with_added
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.examples import group_by_campaign
@@ -229,6 +229,29 @@ def test_the_best_judgement_is_printed():
 def test_settings_that_cannot_be_set_are_refused(data, tmp_path, capsys, words, message):
     refuses(capsys, main, "fit", data, tmp_path / "model", "--set", *words, words=(message,))
     assert not contents(tmp_path)
+
+
+def test_data_without_campaigns_have_none_to_choose_from():
+    without = SimpleNamespace(num_campaigns=0, where="data")
+    assert not len(_training_campaigns(without, "all", 0))
+    for which in ("paper", "official"):
+        with pytest.raises(InputError, match=r"data: has users alone; .* or omit --campaigns"):
+            _training_campaigns(without, which, 0)
+
+
+def test_attributes_that_the_data_does_not_know_are_told():
+    data = dataset(users=60, campaigns=4, per_campaign=10, pool=10)
+    known = {"advertiser": int(data.vocabulary.values[-2][0]), "category": 1}
+    records = [{**known, "category": 99}, known, {"advertiser": 77, "category": 98}]
+    folders = [
+        SimpleNamespace(record=SimpleNamespace(name=f"c{n}", attributes=own))
+        for n, own in enumerate(records)
+    ]
+    assert list(_unseen(data, folders)) == [
+        "note: c0: the data has no row for category 99, so nothing is learned about it",
+        "note: c2: the data has no row for advertiser 77, category 98, so nothing is learned about "
+        "it",
+    ]
 
 
 def test_a_campaigns_folder_is_given_once(data, tmp_path, capsys):

@@ -195,6 +195,19 @@ def library_tables(model, dataset, result):
     return tables
 
 
+def test_evaluate_names_campaigns_that_may_not_be_new(made, capsys, monkeypatch):
+    name = "metaheac_jax.cli.evaluate.added_like"
+    like = lambda general, data, campaign: {1: "tea"}.get(place[campaign.id])  # noqa: E731
+    data = open_dataset(made.data)
+    test = data.campaign_ids[paper_split(data, 3).test].tolist()
+    place = {own: number for number, own in enumerate(test)}
+    monkeypatch.setattr(name, like)
+    capsys.readouterr()
+    succeeds(main, "evaluate", made.paper, "--data", made.data)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "attributes of" in line]
+    assert line.startswith(f"note: campaign {test[1]} has the attributes of tea, which the model")
+
+
 def test_evaluate_shows_gains_and_calibration(made, tmp_path, capsys):
     """Campaigns that were held out in training are not judged."""
     model = tmp_path / "model"

@@ -385,6 +385,17 @@ def test_columns_that_a_first_schema_lacks_are_named(tmp_path, capsys):
     assert f"\nnote: left out, since {why}: a/b, .c\n" in capsys.readouterr().out
 
 
+def test_a_first_column_that_repeats_an_id_is_told(tmp_path, capsys):
+    path, told = tmp_path / "users.csv", "note: users are numbered by row, since the first column"
+    for text, is_told in (
+        ("id,city\n1,Rome\n2,Oslo\n", False),
+        ("id,city\n1,Rome\n1,Oslo\n", True),
+    ):
+        path.write_text(text)
+        succeeds(main, "prepare", tmp_path, "--infer", tmp_path / "schema.json", "--overwrite")
+        assert (told in capsys.readouterr().out) == is_told
+
+
 def test_names_in_brackets_are_printed(tmp_path, capsys, monkeypatch):
     source = tables_world.write(tmp_path / "source", *tables_world.world())
     schema, out, world = (tmp_path / name for name in ("[s].json", "[data]", "[world]"))

@@ -149,16 +149,23 @@ def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str
         shared = int(np.isin(campaign.seeds, own.seeds).sum())
         if str(own.id) in seen and shared >= SHARED * len(campaign.seeds):
             why = f"{own.id}, which has the same attributes and {shared:,} of these seeds"
-    for own in general.added:
-        rows = data.vocabulary.encode_attributes(data.schema, own.attributes)
-        if np.array_equal(rows, campaign.rows) and _same_values(own.attributes, campaign):
-            why = f"{own.name}, which has the same attributes"
+    if (name := added_like(general, data, campaign)) is not None:
+        why = f"{name}, which has the same attributes"
     if not why:
         return None
     return (
         f"the general model was trained on campaign {why}; its results on held-out seeds are too "
         "good, since these seeds are not new to it"
     )
+
+
+def added_like(general: General, data: Dataset, campaign: Campaign) -> int | str | None:
+    """The campaign of `General.added` with the same attributes as ``campaign``, if there is one."""
+    for own in general.added:
+        rows = data.vocabulary.encode_attributes(data.schema, own.attributes)
+        if np.array_equal(rows, campaign.rows) and _same_values(own.attributes, campaign):
+            return own.name
+    return None
 
 
 def _same_values(attributes: Mapping[str, Any], campaign: Campaign) -> bool:

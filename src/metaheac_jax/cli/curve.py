@@ -13,7 +13,7 @@ from metaheac_jax.audience.curve import SizePoint, seed_rate, size_curve
 from metaheac_jax.audience.figures import FORMATS, curve_figure, load_matplotlib
 from metaheac_jax.audience.tables import MEASURES, base_rate_note, curve_table
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import read_attributes, read_excluded
+from metaheac_jax.cli.campaigns import read_attributes, read_excluded, unseen_notes
 from metaheac_jax.cli.held_out import open_held_out
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -93,7 +93,7 @@ def main(options: Options) -> None:
         picture = curve_figure(points, format=_format(options.figure))
         with whole_file(options.figure) as path:
             path.write_bytes(picture)
-    told += [held_out.seen] if held_out.seen else []
+    told += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
     terminal.print_lines(
         screen,
         check.line(),

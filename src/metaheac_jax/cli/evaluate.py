@@ -14,6 +14,7 @@ from scipy.special import expit
 
 from metaheac_jax.audience.calibration import calibration_table, expected_calibration_error
 from metaheac_jax.audience.evaluation import PERCENT, gains_table, judge_all, score_pools
+from metaheac_jax.audience.held_out import added_like
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.batches import is_usable
@@ -87,6 +88,7 @@ def main(options: Options) -> None:
                 f"{options.model}: was trained on every campaign that {options.data} can judge; "
                 "train with `metaheac fit --campaigns paper` to leave some out"
             )
+        alike = [(own, added_like(general, data, data.campaign(own))) for own in test]
         method = method_of(general)
         pools = score_pools(method, general, data, test, seed=options.seed, progress=progress)
     small, threshold = small_campaigns(data)
@@ -110,6 +112,12 @@ def main(options: Options) -> None:
         *(
             f"campaign {left['campaign']} could not be judged: {left['why']}"
             for left in result["left_out"]
+        ),
+        *(
+            f"note: campaign {plain_id(data.campaign_ids[own])} has the attributes of {name}, "
+            "which the model was trained on; if it has the same seeds, its results are too good"
+            for own, name in alike
+            if name is not None
         ),
     )
 

@@ -146,7 +146,8 @@ class Options:
     its seeds."""
     seed: int = 0
     """Random seed for the random non-seeds, for customising and for --probability. With
-    --campaigns, customising also varies with a campaign's place among the new ones."""
+    --campaigns, customising also varies with a campaign's place among the new ones. A campaign
+    folder is customised already, so there it is for --probability and --report only."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,6 +125,7 @@ def main(options: Options) -> None:
         added = np.empty(0, int)
         if folders:
             data, campaigns, added = _with_folders(data, campaigns, folders)
+            terminal.print_lines(screen, *_unseen(data, folders))
         _check(method, data, campaigns, options)  # before anything is written
         if mesh is not None:
             method.check_mesh()
@@ -204,6 +205,11 @@ def _judged(general: General, num_held_out: int) -> str:
 def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
     """Indices of the campaigns to train on."""
     if not data.num_campaigns:  # --with may have all of them
+        if which != "all":
+            raise InputError(
+                f"{data.where}: has users alone; prepare campaigns and examples, or omit "
+                "--campaigns"
+            )
         return np.empty(0, int)
     if which == "paper":
         return paper_split(data, seed).train
@@ -238,6 +244,19 @@ def _check(method: Method, data: Dataset, campaigns: np.ndarray, options: Option
         if options.skip_unusable or is_usable(data)[campaigns].all():
             raise
         raise InputError(f"{error}; --skip-unusable leaves out those of the data") from error
+
+
+def _unseen(data: Dataset, folders: Sequence[SavedCampaign]) -> Iterator[str]:
+    """A line per campaign of a folder with attributes whose values no campaign of the data has."""
+    for folder in folders:
+        attributes = folder.record.attributes
+        rows = data.vocabulary.encode_attributes(data.schema, attributes)
+        if names := data.unknown_attributes(rows):
+            values = ", ".join(f"{name} {attributes[name]!r}"[:60] for name in names)
+            yield (
+                f"note: {folder.record.name}: the data has no row for {values}, so nothing is "
+                "learned about it"
+            )
 
 
 def _with_folders(

@@ -135,6 +135,12 @@ def main(options: Options) -> None:
         if not schema.campaign:
             what = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
         lines = [f"{options.infer}: {what}, then metaheac prepare with --schema"]
+        if not schema.user_id:
+            lines.append(
+                "note: users are numbered by row, since the first column repeats or lacks a value, "
+                'or cannot have ids; if it has the ids, set "user_id" to its name and remove it '
+                'from "user": prepare then names the row to repair'
+            )
         if left_out:
             why = "they cannot be fields, or each user has another text or date"
             lines.append(f"note: left out, since {why}: {', '.join(left_out)}")

@@ -27,6 +27,7 @@ from metaheac_jax.cli.campaigns import (
     read_audience,
     read_excluded,
     read_user_ids,
+    unseen_notes,
 )
 from metaheac_jax.cli.held_out import open_held_out
 from metaheac_jax.data.dataset import Dataset
@@ -122,7 +123,7 @@ def main(options: Options) -> None:
                 progress=progress,
             )
             used = field_importance(held_out, data, seed=options.seed, progress=progress)
-            told += [held_out.seen] if held_out.seen else []
+            told += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
     if options.out is not None:
         header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift", "impact")
         write_csv(options.out, header, _lines(traits, shares))

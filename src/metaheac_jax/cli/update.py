@@ -11,7 +11,7 @@ import tyro
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign, update
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import KEPT_GENERAL, read_excluded
+from metaheac_jax.cli.campaigns import KEPT_GENERAL, read_excluded, unseen_notes
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.files import locked
@@ -91,5 +91,6 @@ def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[st
         )
     if len(saved.excluded):
         yield f"{len(saved.excluded):,} users are excluded; nothing is learned from them"
+    yield from unseen_notes(model)
     if model.is_general:
         yield KEPT_GENERAL

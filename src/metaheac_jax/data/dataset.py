@@ -394,15 +394,19 @@ class Dataset:
             )
         count = min(non_seeds_per_seed * len(users), free)
         others = draw_non_seeds(self.num_users, users, excluded, count, seed)
-        pairs = zip(rows, self.schema.campaign, strict=True)
         return Campaign(
             id=name,
             rows=rows,
             users=np.concatenate([users, others]).astype(np.int32),
             labels=np.repeat(np.array([1, 0], np.int8), [len(users), len(others)]),
             num_excluded=len(known) - len(users),
-            unknown_attributes=tuple(f.name for row, f in pairs if row == self.num_rows),
+            unknown_attributes=self.unknown_attributes(rows),
         )
+
+    def unknown_attributes(self, rows: np.ndarray) -> tuple[str, ...]:
+        """The campaign fields whose values the vocabulary lacks, from (N,) rows of a campaign."""
+        fields = zip(rows.tolist(), self.schema.campaign, strict=True)
+        return tuple(field.name for row, field in fields if row == self.num_rows)
 
     def recorded_campaign(self, record: CampaignRecord) -> Campaign:
         """A campaign that is not in the data set, from its record.
@@ -421,13 +425,12 @@ class Dataset:
                 f"{self.where}; check that the ids are those of the prepared users"
             )
         rows = self.vocabulary.encode_attributes(self.schema, record.attributes)
-        pairs = zip(rows, self.schema.campaign, strict=True)
         return Campaign(
             id=record.name,
             rows=rows,
             users=users[found].astype(np.int32),
             labels=record.labels[found],
-            unknown_attributes=tuple(f.name for row, f in pairs if row == self.num_rows),
+            unknown_attributes=self.unknown_attributes(rows),
             attributes=record.attributes,
             unmatched=self.checked_ids(record.user_ids[seed & ~found]),
         )

@@ -1,5 +1,7 @@
 """Campaigns from columns of users: equal to a plain reading of the cells."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -47,6 +49,21 @@ def plain(users):
             if min(len(seeds), len(others)) >= 20:
                 expected[f"{name}={value}".encode()] = seeds, others
     return expected
+
+
+def test_lists_that_are_described_as_single_values(tmp_path):
+    users = people() | {"tools": [["p"]] * 400}
+    path = tmp_path / "people.parquet"
+    pl.DataFrame(users).write_parquet(path)
+    words = "column 'tools' has lists; give the field \"slots\""
+    with pytest.raises(InputError, match=words):
+        columns_to_campaigns(
+            TableFile(path, []), replace(SCHEMA, campaigns_from=(Column("tools"),))
+        )
+    path = write(tmp_path, people())
+    plain_lists = replace(SCHEMA, campaigns_from=(Column("tools", slots=3),))
+    with pytest.raises(InputError, match="'tools' has text, not lists; give the field a"):
+        columns_to_campaigns(TableFile(path, []), plain_lists)
 
 
 def test_campaigns_keep_the_spelling_of_earlier_data(tmp_path):

@@ -42,6 +42,17 @@ def test_missing_text_of_a_parquet_file(tmp_path, kind):
     assert cells(path, ["NA", "?"]) == [(1, rome), (2, None), (3, None)]
 
 
+@pytest.mark.parametrize("kind", [pl.Int8, pl.UInt64, pl.Float32, pl.Decimal(9, 2)])
+def test_missing_numbers_of_a_parquet_file(tmp_path, kind):
+    """As in a CSV file, whose numbers are text."""
+    path, city = tmp_path / "users.parquet", pl.Series([99, 12, None, 1]).cast(kind)
+    pl.DataFrame({"user_id": [7, 8, 9, 10], "city": city}).write_parquet(path)
+    values = city.to_list()
+    assert cells(path, ["NA", "1_2"]) == list(zip([7, 8, 9, 10], values, strict=True))
+    expected = [(7, None), (8, values[1]), (9, None), (10, None)]
+    assert cells(path, ["NA", "99", "1.0", "inf"]) == expected
+
+
 def test_bytes_that_are_not_text_are_not_missing(tmp_path):
     path = tmp_path / "users.parquet"
     pl.DataFrame({"user_id": [1], "city": [b"\xff"]}).write_parquet(path)

@@ -55,6 +55,7 @@ def fields(*user, **rest):
         ("[", "Expecting value"),
         ("[3]", r"expected a JSON object, got \[3\]"),
         ('{"campaign": []}', "has no 'user'; name the fields of users there"),
+        (fields(min_seeds=9), 'schema: min_seeds is for "campaigns_from"; remove it'),
         ('{"user": []}', "has no 'campaign'; .* or in 'campaigns_from' columns of users"),
         ('{"user": [], "campaign": []}', "has no 'campaign'"),
         (

@@ -317,6 +317,17 @@ def test_text_among_numbers_is_named(tmp_path, income):
         prepare(source, tmp_path / "data", schema=SCHEMA)
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_missing_texts_are_of_fields_and_not_of_labels(tmp_path, ending):
+    users, campaigns, examples = world()
+    source = write(tmp_path / "source", users, campaigns, examples, ending)
+    schema = replace(SCHEMA, user=SCHEMA.user[:1])
+    plain = prepare(source, tmp_path / "plain", schema=schema)
+    data = prepare(source, tmp_path / "data", schema=replace(schema, missing=("0", "1")))
+    np.testing.assert_array_equal(data.stage1.label, plain.stage1.label)
+    np.testing.assert_array_equal(data.stage1.user, plain.stage1.user)
+
+
 def test_missing_files_and_columns_are_named(tmp_path):
     source = write(tmp_path / "source", *world())
     wrong = TableSchema((Column("age"),), SCHEMA.campaign)

@@ -14,7 +14,7 @@ import polars as pl
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES
 from metaheac_jax.data.dataset import NON_SEEDS_PER_SEED
-from metaheac_jax.data.sources.table_fields import as_text, spells_whole
+from metaheac_jax.data.sources.table_fields import as_text, check_lists, spells_whole
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.errors import InputError
@@ -52,10 +52,12 @@ def columns_to_campaigns(
       known: values of earlier data, which keep their spelling.
 
     Raises:
-      InputError: no value has enough seeds and non-seeds, or two long values share a beginning.
+      InputError: no value has enough seeds and non-seeds, two long values share a beginning, or
+        lists are described as single values.
     """
     found: dict[bytes, tuple[str, str, np.ndarray, np.ndarray]] = {}
     for column in schema.campaigns_from:
+        check_lists(file, column)
         pairs = _users_with_values(file, column, known)
         answered = np.unique(pairs["user"].to_numpy())
         for (value,), group in pairs.group_by("value", maintain_order=True):

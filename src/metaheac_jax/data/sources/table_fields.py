@@ -63,16 +63,7 @@ def learn(
     try:
         if column.buckets:
             return _learn_number(file, column, earlier)
-        if column.slots > 1 and not column.separator and file.kind(column.name) == pl.String:
-            raise InputError(
-                f"{file.path}: column {column.name!r} has text, not lists; give the field a "
-                '"separator", such as ";"'
-            )
-        if column.separator and isinstance(file.kind(column.name), pl.List):
-            raise InputError(
-                f'{file.path}: column {column.name!r} has lists; remove the field\'s "separator", '
-                "which is for lists in text"
-            )
+        check_lists(file, column)
         whole = spells_whole(file, column, known)
         cells = file.scan().select(as_text(column, whole=whole).alias("value"))
         if column.slots > 1:  # of the values that are kept, a user counts once per value
@@ -95,6 +86,23 @@ def learn(
         raise InputError(
             f"{file.path}: column {column.name!r} is not what the schema says ({first_line(error)})"
         ) from error
+
+
+def check_lists(file: TableFile, column: Column) -> None:
+    """Refuses a column of lists that is described as single values or as text, or the reverse.
+
+    Raises:
+      InputError: the description is not of the column's type; the message tells what to change.
+    """
+    where, kind = f"{file.path}: column {column.name!r}", file.kind(column.name)
+    if column.slots > 1 and not column.separator and kind == pl.String:
+        raise InputError(f'{where} has text, not lists; give the field a "separator", such as ";"')
+    if column.separator and isinstance(kind, pl.List):
+        raise InputError(
+            f'{where} has lists; remove the field\'s "separator", which is for lists in text'
+        )
+    if column.slots == 1 and isinstance(kind, pl.List):
+        raise InputError(f'{where} has lists; give the field "slots", the most values to keep')
 
 
 def _warn_of_pointed(file: TableFile, column: Column, cells: pl.LazyFrame) -> None:

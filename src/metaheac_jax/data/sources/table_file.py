@@ -29,9 +29,11 @@ S = TypeVar("S", pl.Series, pl.Expr)
 
 #: Endings of the names of table files.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
-#: The columns of text, which may be dictionaries or bytes in a Parquet file.
 _LISTS_OF_TIMES = cs.by_dtype(*(pl.List(pl.Datetime(unit)) for unit in ("ms", "ns")))
+#: The columns of text, which may be dictionaries or bytes in a Parquet file.
 TEXT_COLUMNS, BYTES_COLUMNS = pl.col(pl.String, pl.Categorical, pl.Enum), pl.col(pl.Binary)
+NUMBER_COLUMNS = cs.numeric().as_expr()
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 #: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
@@ -54,7 +56,8 @@ class TableFile:
         """Args:
         path: path that ends in one of `ENDINGS`; columns of CSV files are text.
         columns: names of the columns to use.
-        missing: text that stands for a missing value, besides empty cells of a CSV file.
+        missing: text that stands for a missing value, besides empty cells of a CSV file. In a
+          Parquet file, a number that it spells is missing, too.
 
         Raises:
           InputError: the file cannot be read, names a column twice or lacks one of ``columns``, or
@@ -186,7 +189,9 @@ class TableFile:
         if not self._missing:
             return rows
         as_bytes = [text.encode() for text in self._missing]
+        as_numbers = [float(text) for text in self._missing if _NUMBER.fullmatch(text)]
         return rows.with_columns(
+            pl.when(~NUMBER_COLUMNS.cast(pl.Float64).is_in(as_numbers)).then(NUMBER_COLUMNS),
             pl.when(~TEXT_COLUMNS.cast(pl.String).is_in(self._missing)).then(TEXT_COLUMNS),
             pl.when(~BYTES_COLUMNS.is_in(as_bytes)).then(BYTES_COLUMNS),
         )

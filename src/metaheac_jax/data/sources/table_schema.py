@@ -164,6 +164,11 @@ class TableSchema:
         sides = {key: tuple(map(Column.from_json, data.get(key, []))) for key in _LISTS}
         tuples: dict[str, Any] = {**sides, "missing": missing}
         schema = TableSchema(**data | tuples)
+        if "min_seeds" in data and not schema.campaigns_from:
+            raise InputError(
+                'schema: min_seeds is for "campaigns_from"; remove it, and leave small campaigns '
+                "out of the file of campaigns"
+            )
         if not schema.campaign and not schema.campaigns_from:
             raise InputError(
                 "schema: has no 'campaign'; name the fields of campaigns there, or in "

@@ -338,7 +338,7 @@ def _read_examples(
     skip_unknown_users: bool,
 ) -> np.ndarray:
     """(4, E) int32 campaign, user, label and stage; the stage is 1 without such a column."""
-    file = TableFile(path, [schema.campaign_id, schema.user_id, "label"], schema.missing)
+    file = TableFile(path, [schema.campaign_id, schema.user_id, "label"])
     if "stage" in file.names:
         file.columns.append("stage")
     users, campaigns = _Known.of(user_ids), _Known.of(campaign_ids)
