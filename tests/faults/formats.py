@@ -252,7 +252,9 @@ def slow_ids(content):
     names = [name.lower() for name in rows[0]] if rows else []
     name = next((own for own in ("user_id", "userid", "uid", "id") if own in names), None)
     place, width = (names.index(name), len(names)) if name else (0, 1)
-    if name or (names and not re.match(r"[+\-.]*\d", names[0])):
+    if name in ("uid", "id"):
+        require(not any(other.endswith("id") and other != name for other in names))
+    if name or (names and not any(character.isdigit() for character in names[0])):
         rows = rows[1:]
     rows = [row for row in rows if any(row)]
     require(rows and all(len(row) == width for row in rows))
