@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import resource
 import signal
 import stat
 import threading
@@ -113,16 +112,6 @@ def test_a_link_to_a_file_stays_a_link(tmp_path):
         assert (tmp_path / "deep" / "a.csv").read_text() == text
     assert (tmp_path / "link.csv").is_symlink()
     assert contents(tmp_path / "deep") == {"a.csv"}
-
-
-def test_a_limit_of_memory_is_never_above_the_callers():
-    with files.memory_limit(1 << 40):
-        callers = resource.getrlimit(resource.RLIMIT_AS)
-        with files.memory_limit(1 << 41):
-            assert resource.getrlimit(resource.RLIMIT_AS) == callers
-        with files.memory_limit(1 << 39):
-            assert resource.getrlimit(resource.RLIMIT_AS)[0] < callers[0]
-        assert resource.getrlimit(resource.RLIMIT_AS) == callers
 
 
 def test_a_new_array_has_its_place_on_the_disk(tmp_path):

@@ -8,19 +8,14 @@ Axes: N campaign fields, k embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from experiments.comparison import significance
-from experiments.comparison.pages import Table
-from experiments.comparison.results import BEFORE, GROUPS, Values
-from experiments.comparison.significance import Difference
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import METHODS, Method
 from metaheac_jax.methods import method_named as library_method
@@ -40,14 +35,7 @@ from metaheac_jax.training.step import Gradient
 BuildGradient = Callable[[Run], Gradient[...]]
 
 
-#: Settings that tuning chooses, and in which no two methods of the table differ by definition.
-_ALIKE = (
-    *("outer_learning_rate", "online_learning_rate", "table_scale", "value_dropout"),
-    *("weight_decay", "num_experts", "num_critics"),
-)
-
-
-class Rung(NamedTuple):
+class Variant(NamedTuple):
     """A method, and how it differs from another one.
 
     Attributes:
@@ -69,13 +57,13 @@ def method_named(name: str, settings: Settings = PAPER) -> Method:
     Raises:
       InputError: no method has this name.
     """
-    build = next((rung.build for rung in RUNGS if rung.name == name), None)
+    build = next((variant.build for variant in VARIANTS if variant.name == name), None)
     return library_method(name, settings) if build is None else build(settings)
 
 
-def names() -> list[str]:
+def method_names() -> list[str]:
     """Names of all methods, those of the library first."""
-    return list(dict.fromkeys([*METHODS, *(rung.name for rung in RUNGS)]))
+    return list(dict.fromkeys([*METHODS, *(variant.name for variant in VARIANTS)]))
 
 
 #: Controls, and for each the method that it is compared with, whose settings it takes.
@@ -93,7 +81,7 @@ def with_bases(name: str) -> list[str]:
     """
     if name in _CONTROL_OF:
         return [name, _CONTROL_OF[name]]
-    base = next((rung.base for rung in RUNGS if rung.name == name), None)
+    base = next((variant.base for variant in VARIANTS if variant.name == name), None)
     return [name] if base is None else [name, *with_bases(base)]
 
 
@@ -163,14 +151,20 @@ def _without_rates(weights: Weights) -> State:
 def adapt_heads(settings: Settings) -> Method:
     """The paper's inner step on critics and gates only."""
     return _adapting_a_part(
-        settings, "adapt-heads", "task batches + the paper's inner step on heads and gates", heads
+        settings,
+        "adapt-heads",
+        "task batches + the paper's inner step on heads and gates",
+        heads_gradient,
     )
 
 
 def adapt_campaign(settings: Settings) -> Method:
     """The paper's inner step on the campaign's own table rows only."""
     return _adapting_a_part(
-        settings, "adapt-campaign", "task batches + the paper's inner step on campaign rows", rows
+        settings,
+        "adapt-campaign",
+        "task batches + the paper's inner step on campaign rows",
+        rows_gradient,
     )
 
 
@@ -183,7 +177,7 @@ def _adapting_a_part(settings: Settings, name: str, label: str, build: BuildGrad
     return replace(metaheac(settings, lengths=True), name=name, label=label, train=train)
 
 
-def heads(run: Run) -> MetaGradient:
+def heads_gradient(run: Run) -> MetaGradient:
     """The gradient through inner steps on critics and gates."""
     settings = run.settings
 
@@ -200,7 +194,7 @@ def heads(run: Run) -> MetaGradient:
     )
 
 
-def rows(run: Run) -> Gradient[...]:
+def rows_gradient(run: Run) -> Gradient[...]:
     """The gradient through inner steps on the campaign's rows.
 
     A step moves an offset (N, k), which is added to these rows and starts at 0. This is equivalent
@@ -231,7 +225,7 @@ def rows(run: Run) -> Gradient[...]:
     return gradient
 
 
-def seeds(settings: Settings, *, step: bool) -> Method:
+def seed_features_method(settings: Settings, *, step: bool) -> Method:
     """Seed features, without an inner step or with the paper's; the rest is as in other methods."""
     label = "task batches + seed features" + (" + the paper's inner step" if step else "")
     method = seed_aware(settings).with_settings(
@@ -252,90 +246,33 @@ def solved_constant(settings: Settings) -> Method:
     return replace(solved_head(settings), name="solved-constant", label=label, train=train)
 
 
-RUNGS = (
-    Rung("without-meta-lengths", None, "plain batches"),
-    Rung("alpha-0-lengths", "without-meta-lengths", "task batches"),
-    Rung("metaheac-lengths", "alpha-0-lengths", "the paper's inner step"),
-    Rung("program-step", "alpha-0-lengths", "the program's inner step", program_step),
-    Rung("learned-rates", "metaheac-lengths", "learned rates", lambda s: learned_rates(s, steps=1)),
-    Rung("learned-rates-5", "learned-rates", "five steps", lambda s: learned_rates(s, steps=5)),
-    Rung("adapt-heads", "metaheac-lengths", "on heads and gates alone", adapt_heads),
-    Rung("adapt-campaign", "metaheac-lengths", "on campaign rows alone", adapt_campaign),
-    Rung("seeds", "alpha-0-lengths", "seed features", lambda s: seeds(s, step=False)),
-    Rung("seeds-step", "seeds", "the paper's inner step", lambda s: seeds(s, step=True)),
-    Rung("solved-constant", None, "the head is solved", solved_constant),
-    Rung("solved-head", "solved-constant", "the derivative goes through the solution"),
-    Rung("ensemble", "without-meta-lengths", "the mean with a solved head"),
+VARIANTS = (
+    Variant("without-meta-lengths", None, "plain batches"),
+    Variant("alpha-0-lengths", "without-meta-lengths", "task batches"),
+    Variant("metaheac-lengths", "alpha-0-lengths", "the paper's inner step"),
+    Variant("program-step", "alpha-0-lengths", "the program's inner step", program_step),
+    Variant(
+        "learned-rates", "metaheac-lengths", "learned rates", lambda s: learned_rates(s, steps=1)
+    ),
+    Variant("learned-rates-5", "learned-rates", "five steps", lambda s: learned_rates(s, steps=5)),
+    Variant("adapt-heads", "metaheac-lengths", "on heads and gates alone", adapt_heads),
+    Variant("adapt-campaign", "metaheac-lengths", "on campaign rows alone", adapt_campaign),
+    Variant(
+        "seeds", "alpha-0-lengths", "seed features", lambda s: seed_features_method(s, step=False)
+    ),
+    Variant(
+        "seeds-step",
+        "seeds",
+        "the paper's inner step",
+        lambda s: seed_features_method(s, step=True),
+    ),
+    Variant("solved-constant", None, "the head is solved", solved_constant),
+    Variant("solved-head", "solved-constant", "the derivative goes through the solution"),
+    Variant("ensemble", "without-meta-lengths", "the mean with a solved head"),
 )
-
-
-# The table --------------------------------------------------------------------------------------
-
-
-def table(
-    values: Values,
-    labels: Mapping[str, str],
-    settings: Mapping[str, Mapping[str, Any]],
-    step_ms: Mapping[str, float],
-    overlap: float,
-) -> list[Table]:
-    """A table of what each method of `RUNGS` gains over its base; no table without such a pair.
-
-    Args:
-      values: from `results.method_values`.
-      labels: label per method.
-      settings: settings per method.
-      step_ms: milliseconds per training step, by method.
-      overlap: see `Comparison.overlap`.
-    """
-    shown = [rung for rung in RUNGS if rung.name in values]
-    if not any(rung.base in values for rung in shown):
-        return []
-    cells = [(group, measure) for group in GROUPS for measure in (BEFORE, "auc")]
-    gains: dict[tuple[str, str, str], Difference] = {}
-    for rung in shown:
-        for group, measure in cells:
-            if rung.base in values:
-                own, other = (values[of][group][measure] for of in (rung.name, rung.base))
-                gains[rung.name, group, measure] = significance.difference(own, other, overlap)
-    adjusted = significance.holm([gain.p for gain in gains.values()])
-    p_holm = dict(zip(gains, adjusted, strict=True))
-    lines = []
-    for rung in shown:
-        what = [rung.what, *_also(settings[rung.name], settings.get(rung.base or "", {}))]
-        line = [labels[rung.name], "; ".join(what), labels.get(rung.base or "", "-")]
-        for group, measure in cells:
-            key = rung.name, group, measure
-            mean = values[rung.name][group][measure].mean
-            line.append("-" if np.isnan(mean) else f"{mean:.4f}")
-            line.append(_gain(gains[key], p_holm[key]) if key in gains else "-")
-        ms = step_ms.get(rung.name)
-        lines.append([*line, "-" if ms is None else f"{ms:.1f}"])
-    header = ["method", "differs in", "minus"]
-    for group, measure in cells:
-        header += [f"{group}, {'before' if measure == BEFORE else 'after'}", "difference"]
-    note = (
-        "AUC before and after customising. ± standard error of the difference; * p < .05, after "
-        "Holm's correction over the table. "
-        + significance.describe_test(len(next(iter(values.values()))["small"]["auc"].runs), overlap)
-    )
-    return [Table("What adapting is worth", [*header, "ms per step"], lines, note)]
-
-
-def _also(own: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Settings in which a method differs from another besides the intended difference."""
-    pairs = [(name, own.get(name), other.get(name)) for name in _ALIKE if other]
-    return [f"{name} {mine} for {theirs}" for name, mine, theirs in pairs if mine != theirs]
-
-
-def _gain(gain: Difference, p: float | None) -> str:
-    if np.isnan(gain.mean):
-        return "-"
-    error = "" if gain.error is None else f" ±{gain.error:.4f}"
-    return f"{gain.mean:+.4f}{error}" + ("*" if p is not None and p < 0.05 else "")
 
 
 def with_group(chosen: Sequence[str]) -> list[str]:
     """Names of methods, where ``adapting`` is replaced by the methods that it stands for."""
-    own = [rung.name for rung in RUNGS]
+    own = [variant.name for variant in VARIANTS]
     return [one for name in chosen for one in (own if name == "adapting" else [name])]

@@ -81,7 +81,7 @@ class RunOptions:
         Raises:
           InputError: a name is unknown.
         """
-        named, known = adapting.with_group(self.methods), adapting.names()
+        named, known = adapting.with_group(self.methods), adapting.method_names()
         named = [own for name in named for own in (METHODS if name == "all" else [name])]
         for name in named:
             if name not in known:
@@ -107,7 +107,7 @@ def check_options(options: RunOptions) -> None:
     Raises:
       InputError: there is one; the message names it.
     """
-    assert options.names  # raises for an unknown one
+    _ = options.names  # raises for an unknown one
     terminal.check_minimum("--runs", options.runs, 1)
     terminal.check_minimum("--seed", options.seed, 0)
     terminal.check_minimum("--tune", options.tune, 0)

@@ -70,6 +70,13 @@ class Difference:
     error: float | None = None
     p: float | None = None
 
+    def text(self, p_holm: float | None = None) -> str:
+        """The mean with its error, and a star if the corrected p-value is below .05."""
+        if np.isnan(self.mean):
+            return "-"
+        error = "" if self.error is None else f" ±{self.error:.4f}"
+        return f"{self.mean:+.4f}{error}" + ("*" if p_holm is not None and p_holm < 0.05 else "")
+
 
 def over_runs(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> Difference:
     """Paired t-test over J runs; runs in which either value is NaN are left out.

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.comparison import adapting, significance
+from experiments.comparison import significance
+from experiments.comparison.adapting import method_names
+from experiments.comparison.adapting_table import adapting_table
 from experiments.comparison.pages import Table
 from experiments.comparison.published import ABLATION, ABLATION_ONLY, COMPETING, PUBLISHED
 from experiments.comparison.results import (
@@ -19,7 +21,7 @@ from experiments.comparison.results import (
     Values,
     method_values,
 )
-from experiments.comparison.significance import Claim, Difference
+from experiments.comparison.significance import Claim
 
 METHODS_TITLE, ABLATION_TITLE = "Methods", "Ablation"
 OFFLINE = ("steps", "best_step", "ceiling")  # keys of a result's ``offline``
@@ -81,7 +83,7 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
         if (ms := _mean_entry([run[name] for run in comparison.runs], "offline", "step_ms"))
     }
     settings = {name: comparison.runs[0][name].get("settings", {}) for name in names}
-    tables += adapting.table(values, labels, settings, step_ms, overlap)
+    tables += adapting_table(values, labels, settings, step_ms, overlap)
     if ORACLE in summary:
         shares = [
             [labels[n], *(_spread(summary[n][g].get("oracle_share"), runs) for g in GROUPS)]
@@ -97,7 +99,7 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
 def in_order(run: Results) -> list[str]:
     """Published methods in the paper's order, other methods, favoured methods, references."""
     rivals = [name for name in COMPETING if name not in significance.FAVOURED]
-    known = adapting.names()
+    known = method_names()
 
     def rank(name: str) -> tuple[int, int]:
         if name in rivals:
@@ -189,7 +191,7 @@ def _claim_tables(
                 labels[c.best],
                 f"{c.best_mean:.4f}",
                 "-" if c.improvement is None else f"{100 * c.improvement:+.2f}%",
-                _difference(c.difference),
+                c.difference.text(),
                 _p(c.p),
                 _p(c.p_holm),
                 *([", ".join(labels[rival] for rival in c.rivals)] if of is primary else []),
@@ -208,7 +210,7 @@ def _reference_tables(
     values: Values, names: Sequence[str], overlap: float, labels: Mapping[str, str], test: str
 ) -> list[Table]:
     """Methods against each score that is the same for all campaigns."""
-    methods = [name for name in names if name in adapting.names()]
+    methods = [name for name in names if name in method_names()]
     references = [name for name in names if name not in (*methods, ORACLE)]
     references += [_PRIOR] if _PRIOR in methods else []
     tables = []
@@ -235,7 +237,7 @@ def _pairs_table(
         header += [f"{group}: difference in {measure}", "p", "p (Holm)"]
     for pair in pairs:  # one line has both groups
         row = rows.setdefault((pair.first, pair.second), [labels[pair.first], labels[pair.second]])
-        row += [_difference(pair.difference), _p(pair.difference.p), _p(pair.p_holm)]
+        row += [pair.difference.text(), _p(pair.difference.p), _p(pair.p_holm)]
     note = f"± standard error. Holm's correction is over the table. {test}"
     return [Table(title, header, list(rows.values()), note)] if rows else []
 
@@ -257,20 +259,13 @@ def _gain_table(
     for (name, group, gain), p in zip(found, adjusted, strict=True):
         before, after = values[name][group][BEFORE].mean, values[name][group]["auc"].mean
         row = rows.setdefault(name, [labels[name]])
-        row += [_number(before), _number(after), _difference(gain), _p(p)]
+        row += [_number(before), _number(after), gain.text(), _p(p)]
     note = (
         "Before: AUC of the general model, without the campaign's own training. ± standard error. "
         f"Holm's correction is over the table. {test}"
     )
     ordered = [rows[name] for name in labels if name in rows]
     return [Table("AUC before and after customising", header, ordered, note)] if rows else []
-
-
-def _difference(difference: Difference) -> str:
-    if math.isnan(difference.mean):
-        return "-"
-    error = "" if difference.error is None else f" ±{difference.error:.4f}"
-    return f"{difference.mean:+.4f}{error}"
 
 
 def _p(p: float | None) -> str:

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-import resource
 import shlex
 import shutil
 import sys
@@ -443,26 +442,6 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fix the file") from error
     return content
-
-
-@contextmanager
-def memory_limit(size: int) -> Iterator[None]:
-    """Limits the process to ``size`` more bytes; an allocation beyond raises MemoryError.
-
-    The limit holds for all threads. On a system without ``/proc/self/statm`` nothing is limited.
-    """
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    try:
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except OSError:
-        yield
-        return
-    most = taken + size if before[0] == resource.RLIM_INFINITY else min(before[0], taken + size)
-    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:

@@ -169,7 +169,8 @@ class General:
       settings: settings of that method.
       schema: the fields.
       vocabulary: values of the fields, hence the table's rows.
-      state: what the method learned.
+      state: what the method learned. Of a method with a network it has ``network`` and ``table``,
+        as `Weights` has; `methods.fine_tuning.metaheac_network` makes that of MetaHeac.
       data: name of the data set.
       campaigns: ids of the training campaigns.
       seed: seed of the training.
@@ -242,8 +243,8 @@ class Customised:
     Attributes:
       general: the general model.
       campaign: the campaign.
-      seed_ids: user ids of its seeds, in the form of the data's ids, including those of seeds that
-        are not in the data.
+      seed_ids: (S,) user ids of its seeds, in the form of the data's ids, including those of seeds
+        that are not in the data.
       scorer: scores users for it.
     """
 

@@ -9,7 +9,13 @@ import pytest
 from toy import dataset
 
 from experiments.comparison import adapting
-from experiments.comparison.adapting import RUNGS, learned_rates_gradient, method_named, rows
+from experiments.comparison.adapting import (
+    VARIANTS,
+    learned_rates_gradient,
+    method_named,
+    rows_gradient,
+)
+from experiments.comparison.adapting_table import adapting_table
 from experiments.comparison.results import Measured
 from experiments.comparison.tuning import tuned_method
 from metaheac_jax.data.list_lengths import with_lengths
@@ -72,13 +78,16 @@ def equal(found, expected):
 
 
 def test_every_method_is_known_and_has_its_base():
-    known = adapting.names()
-    for rung in RUNGS:
-        assert method_named(rung.name, SETTINGS).name == rung.name
-        assert rung.name in known
-        assert rung.base is None or rung.base in {other.name for other in RUNGS}
+    known = adapting.method_names()
+    for variant in VARIANTS:
+        assert method_named(variant.name, SETTINGS).name == variant.name
+        assert variant.name in known
+        assert variant.base is None or variant.base in {other.name for other in VARIANTS}
     assert set(METHODS) <= set(known)
-    assert adapting.with_group(["lr", "adapting"]) == ["lr", *(rung.name for rung in RUNGS)]
+    assert adapting.with_group(["lr", "adapting"]) == [
+        "lr",
+        *(variant.name for variant in VARIANTS),
+    ]
     with pytest.raises(InputError, match="unknown method 'nobody'"):
         method_named("nobody", SETTINGS)
 
@@ -104,7 +113,7 @@ def test_an_inner_step_on_campaign_rows_moves_these_rows_alone(run, drawn):
         )
         total = jax.tree.map(jnp.add, total, jax.jit(masked)(params, *one)[0])
     expected = jax.tree.map(lambda leaf: leaf / SETTINGS.campaigns_per_step, total)
-    found, info = jax.jit(rows(run))(params, support, query, own)
+    found, info = jax.jit(rows_gradient(run))(params, support, query, own)
     equal(found, expected)
     plain, before = jax.jit(gradient_of(run, inner_steps=0, inner_learning_rate=0.1))(
         params, support, query, own
@@ -166,7 +175,7 @@ def test_the_table_compares_each_method_with_its_base():
     labels = {name: name.upper() for name in values}
     settings = {"alpha-0-lengths": {"value_dropout": 0.5, "inner_learning_rate": 0.0}}
     settings |= {"seeds": {"value_dropout": 0.7}, "learned-rates": {}}
-    [table] = adapting.table(values, labels, settings, {"seeds": 12.34}, 0.0)
+    [table] = adapting_table(values, labels, settings, {"seeds": 12.34}, 0.0)
     first, learned, seeds = table.rows
     assert first[:5] == ["ALPHA-0-LENGTHS", "task batches", "-", "0.6075", "-"]
     assert learned[1] == "learned rates"
@@ -175,7 +184,7 @@ def test_the_table_compares_each_method_with_its_base():
     assert seeds[3:5] == ["0.7087", "+0.1012 ±0.0005*"]
     assert seeds[-1] == "12.3"
     assert first[-1] == "-"
-    assert not adapting.table({"seeds": values["seeds"]}, labels, settings, {}, 0.0)
+    assert not adapting_table({"seeds": values["seeds"]}, labels, settings, {}, 0.0)
 
 
 @pytest.mark.slow
@@ -193,11 +202,11 @@ def test_an_inner_step_on_heads_leaves_experts_and_table(run, monkeypatch):
         inner_learning_rate={"network": {"params": parts}, "table": 0.0},
         select=select_rows,
     )
-    found, slope = (jax.jit(g)(params, *batch)[0] for g in (adapting.heads(run), expected))
+    found, slope = (jax.jit(g)(params, *batch)[0] for g in (adapting.heads_gradient(run), expected))
     equal(found, slope)
 
 
-def test_rungs_have_the_rates_and_derivatives_of_their_names(monkeypatch):
+def test_variants_have_the_rates_and_derivatives_of_their_names(monkeypatch):
     of = lambda name: method_named(name, SETTINGS).settings  # noqa: E731
     assert (of("seeds").inner_learning_rate, of("seeds-step").inner_learning_rate) == (0.0, 0.1)
     program = method_named("program-step", replace(SETTINGS, reduction="sum")).settings

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from official_weights import from_official
 
 from metaheac_jax.data.batches import Batch, stacked
 from metaheac_jax.errors import InputError
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.official_weights import from_official
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import RowIndex

@@ -135,6 +135,7 @@ def calibrate(
 
     Raises:
       InputError: a campaign has too few seeds or non-seeds to hold some out.
+      Diverged: weights or scores are not finite.
     """
     check_whole("seed", seed, 0)
     kept, held = [], []

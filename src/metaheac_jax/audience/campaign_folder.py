@@ -346,6 +346,7 @@ def update(
       InputError: the folder has no campaign, the general model is in no folder or does not fit the
         data, no seed or no non-seed is a user of the data, all seeds or non-seeds are to be left
         out, or as in `SavedCampaign.with_ids_of`.
+      Diverged: weights or scores are not finite.
     """
     with locked(Path(directory)):
         saved = read_campaign(directory, progress=progress)

@@ -97,6 +97,7 @@ def size_curve(
     Raises:
       InputError: a percentage or the base rate is out of range, or all users are seeds, learned
         from or excluded.
+      Diverged: a score is not a number.
     """
     if not percents or not all(0 < percent <= 100 for percent in percents):
         raise InputError(f"percents: expected numbers above 0 and up to 100, got {percents}")

@@ -101,6 +101,7 @@ def hold_out_seeds(
     Raises:
       InputError: there are too few seeds to hold some out, or as in `Dataset.find_users` and
         `Method.customise`.
+      Diverged: weights or scores are not finite.
     """
     check_whole("seed", seed, 0)
     several = [data.checked_ids(ids) for ids in (exclude, campaign.excluded_ids)]

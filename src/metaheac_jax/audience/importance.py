@@ -70,6 +70,7 @@ def field_importance(
 
     Raises:
       InputError: all users are seeds, learned from or excluded.
+      Diverged: a score is not a number.
     """
     check_whole("num_permutations", num_permutations, 1)
     check_whole("seed", seed, 0)

@@ -104,6 +104,7 @@ def describe_audience(
 
     Raises:
       InputError: as in `hold_out_seeds` and `size_curve`, or an audience has no users.
+      Diverged: weights or scores are not finite.
     """
     if not len(audience):
         raise InputError(f"{title}: the audience has no users; choose better ranks")

@@ -132,7 +132,8 @@ def expand_all(
     starts = range(0, data.num_users, size_of_block)[part[0] :: part[1]]
     with closing(_scored(models, read, starts, mesh)) as blocks:
         for start, (block, each) in zip(starts, blocks, strict=True):
-            for model, top, users, scores in zip(models, tops, left_out, each, strict=bool(each)):
+            scored = zip(models, tops, left_out, each, strict=True) if each else ()  # no users left
+            for model, top, users, scores in scored:
                 able = block.without(users)
                 top.add(model.check_scores(scores)[able], block.ids[able])
             done = min(start + size_of_block, data.num_users)

@@ -124,27 +124,7 @@ def main(options: Options) -> None:
         terminal.check_output_folder("DATA", options.out, MANIFEST, "a data set", *inputs)
     screen = terminal.screen()
     if options.infer is not None:
-        terminal.check_output(
-            "--infer", options.infer, *tables.find_tables(options.source).values()
-        )
-        if options.infer.exists() and not options.overwrite:
-            raise InputError(f"--infer: {options.infer} exists; give --overwrite to replace it")
-        schema, left_out = infer_schema(options.source)
-        write_json(options.infer, schema.to_json())
-        what = "edit it"
-        if not schema.campaign:
-            what = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
-        lines = [f"{options.infer}: {what}, then metaheac prepare with --schema"]
-        if not schema.user_id:
-            lines.append(
-                "note: users are numbered by row, since the first column repeats or lacks a value, "
-                'or cannot have ids; if it has the ids, set "user_id" to its name and remove it '
-                'from "user": prepare then names the row to repair'
-            )
-        if left_out:
-            why = "they cannot be fields, or each user has another text or date"
-            lines.append(f"note: left out, since {why}: {', '.join(left_out)}")
-        terminal.print_lines(screen, *lines)
+        terminal.print_lines(screen, *_write_first_schema(options, options.infer))
     if options.out is None:
         return
     with locked(options.out), terminal.progress_display(screen) as progress:
@@ -181,6 +161,29 @@ def main(options: Options) -> None:
         notes = _all_new(data, extends[1], options.extends, known_only=options.no_new_values)
         lines += [f"note: {what}" for what in notes]
     terminal.print_lines(screen, *lines, f"next: {step}")
+
+
+def _write_first_schema(options: Options, path: Path) -> list[str]:
+    """Infers a first schema and writes it; returns what to tell the user."""
+    terminal.check_output("--infer", path, *tables.find_tables(options.source).values())
+    if path.exists() and not options.overwrite:
+        raise InputError(f"--infer: {path} exists; give --overwrite to replace it")
+    schema, left_out = infer_schema(options.source)
+    write_json(path, schema.to_json())
+    what = "edit it"
+    if not schema.campaign:
+        what = 'move the fields whose values make campaigns from "user" to "campaigns_from"'
+    lines = [f"{path}: {what}, then metaheac prepare with --schema"]
+    if not schema.user_id:
+        lines.append(
+            "note: users are numbered by row, since the first column repeats or lacks a value, "
+            'or cannot have ids; if it has the ids, set "user_id" to its name and remove it '
+            'from "user": prepare then names the row to repair'
+        )
+    if left_out:
+        why = "they cannot be fields, or each user has another text or date"
+        lines.append(f"note: left out, since {why}: {', '.join(left_out)}")
+    return lines
 
 
 def _read(

@@ -479,6 +479,7 @@ class Method:
           InputError: the general model has another method or another schema, a campaign has no
             examples, or has users or fields that the data lacks, or the method cannot use several
             devices.
+          Diverged: weights or scores are not finite.
         """
         if mesh is not None:
             self.check_mesh()

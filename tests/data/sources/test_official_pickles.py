@@ -195,3 +195,13 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_just_nine_names():
     assert len(official._ADMITTED) == 9
     assert all(issubclass(stand_in, official._Record) for stand_in in official._ADMITTED.values())
+
+
+def test_a_limit_of_memory_is_never_above_the_callers():
+    with official.memory_limit(1 << 40):
+        callers = resource.getrlimit(resource.RLIMIT_AS)
+        with official.memory_limit(1 << 41):
+            assert resource.getrlimit(resource.RLIMIT_AS) == callers
+        with official.memory_limit(1 << 39):
+            assert resource.getrlimit(resource.RLIMIT_AS)[0] < callers[0]
+        assert resource.getrlimit(resource.RLIMIT_AS) == callers

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +30,7 @@ from metaheac_jax.data.sources.tencent import MAX_ID, MAX_IDS
 from metaheac_jax.data.splits import OFFICIAL_THRESHOLD, Split
 from metaheac_jax.data.storage import check_target, open_dataset, write_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import check_regular, memory_limit
+from metaheac_jax.files import check_regular
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import TENCENT, Schema, Vocabulary
 
@@ -277,6 +280,26 @@ def read_frame(
         raise InputError(
             f"{path}: not a data frame pickled by the authors ({reason}); get the file again"
         ) from error
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[None]:
+    """Limits the process to ``size`` more bytes; an allocation beyond raises MemoryError.
+
+    The limit holds for all threads. On a system without ``/proc/self/statm`` nothing is limited.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        yield
+        return
+    most = taken + size if before[0] == resource.RLIM_INFINITY else min(before[0], taken + size)
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 class _Record:
