@@ -13,7 +13,7 @@ from experiments.comparison.pages import Table
 from experiments.comparison.results import BEFORE, GROUPS, Values
 from experiments.comparison.significance import Difference
 
-#: Settings in which no two methods of the table differ by definition.
+#: Settings that a row names if they differ besides the intended difference.
 _ALIKE = (
     *("outer_learning_rate", "online_learning_rate", "table_scale", "value_dropout"),
     *("weight_decay", "num_experts", "num_critics", "reduction"),
@@ -62,10 +62,10 @@ def adapting_table(
     header = ["method", "differs in", "minus"]
     for group, measure in cells:
         header += [f"{group}, {'before' if measure == BEFORE else 'after'}", "difference"]
-    note = (
-        "AUC before and after customising. ± standard error of the difference; * p < .05, after "
-        "Holm's correction over the table. "
-        + significance.describe_test(len(next(iter(values.values()))["small"]["auc"].runs), overlap)
+    runs = len(next(iter(values.values()))["small"]["auc"].runs)
+    note = "AUC before and after customising. ± standard error of the difference. "
+    note += significance.describe_test(
+        runs, overlap, "* p < .05, after Holm's correction over the table."
     )
     return [Table("What adapting is worth", [*header, "ms per step"], lines, note)]
 

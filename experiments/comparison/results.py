@@ -51,11 +51,11 @@ class Comparison:
 
     @property
     def overlap(self) -> float:
-        """Test campaigns per campaign that is trained on, if runs divide the same; otherwise 0."""
+        """Test campaigns per campaign trained on if runs divide the same campaigns; otherwise 0."""
         if self.independent_runs:
             return 0.0
         num_trained = self.about["train_campaigns"]
-        if self.about["preset"] == "paper":  # which holds out campaigns
+        if self.about["preset"] == "paper":  # by default, it holds out campaigns
             num_trained -= num_held_out(num_trained)
         return self.about["test_campaigns"] / num_trained
 

@@ -140,15 +140,20 @@ def _min_runs(overlap: float) -> int:
 
 def difference(first: Measured, second: Measured, overlap: float) -> Difference:
     """The first method's mean minus the second's, over runs or over campaigns."""
-    if by_campaign(len(first.runs), overlap):
+    if by_campaign(_num_paired(first, second), overlap):
         if first.campaigns and second.campaigns:
             return over_campaigns(first.campaigns, second.campaigns)
         return Difference(first.mean - second.mean)
     return over_runs(first.runs, second.runs, overlap)
 
 
-def describe_test(num_runs: int, overlap: float) -> str:
-    """The test of `difference` in a sentence, for a report."""
+def _num_paired(first: Measured, second: Measured) -> int:
+    """The number of runs in which both have a value."""
+    return int((~np.isnan(first.runs) & ~np.isnan(second.runs)).sum())
+
+
+def describe_test(num_runs: int, overlap: float, legend: str = "") -> str:
+    """The test of `difference` in a sentence, for a report; a legend of tests before it if any."""
     if by_campaign(num_runs, overlap):
         unit = "split" if overlap else "world"
         which = f"one {unit}" if num_runs == 1 else f"{num_runs} {unit}s"
@@ -156,12 +161,13 @@ def describe_test(num_runs: int, overlap: float) -> str:
             f"Errors are over the campaigns of {which}. They do not include the variation between "
             f"trainings, so there are no tests; these need {_min_runs(overlap)} {unit}s."
         )
+    test = "Paired t-test over the runs, each in a world of its own."
     if overlap:
-        return (
+        test = (
             "Corrected resampled t-test (Nadeau and Bengio 2003) over the runs, which divide the "
             "same campaigns at random."
         )
-    return "Paired t-test over the runs, each in a world of its own."
+    return f"{legend} {test}".strip()
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -265,7 +271,7 @@ def _claim(
     best = max(theirs, key=lambda rival: theirs[rival].mean)
     tests = {rival: difference(own, other, overlap) for rival, other in theirs.items()}
     known = [test.p for test in tests.values() if test.p is not None]
-    untested = by_campaign(len(own.runs), overlap)
+    untested = any(by_campaign(_num_paired(own, other), overlap) for other in theirs.values())
     if untested or any(test.error is None for test in tests.values()):
         p: float | None = None  # whoever is ahead, so that Holm's number does not depend on it
     elif theirs[best].mean >= own.mean or any(test.mean <= 0 for test in tests.values()):

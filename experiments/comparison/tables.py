@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from experiments.comparison import significance
@@ -30,6 +31,11 @@ DEVIATION = "±: standard deviation over the runs."
 STAGES = ("offline", "customise", "score")  # keys of a result's ``seconds``
 
 
+_MARKS = (
+    "** p < .005, * p < .05, after Holm's correction over the table: better than every other row "
+    "but the oracle and the paper's, by the largest p over these rows."
+)
+_HOLM = "Holm's correction is over the table."
 _PRIOR = "prior"  # the method that learns the same scores for all campaigns
 
 
@@ -53,14 +59,14 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
     values, names = method_values(comparison.runs), in_order(comparison.runs[0])
     runs, overlap = len(comparison.runs), comparison.overlap
     labels = {name: summary[name]["label"] for name in names}
-    test = significance.describe_test(runs, overlap)
+    describe = partial(significance.describe_test, runs, overlap)
     printed = PUBLISHED.get(comparison.published or "", {})
 
     def of_methods(title: str, rows: Sequence[str]) -> tuple[Table, list[Claim]]:
         claims = significance.table_claims(values, rows, overlap)
         header, cells = table_rows({name: summary[name] for name in rows}, runs, claims)
         cells += paper_rows({name: labels[name] for name in rows}, printed)
-        notes = [_marks_note(test)] if claims else []
+        notes = [describe(_MARKS)] if claims else []
         notes += [DEVIATION] if runs > 1 else []
         return Table(title, header, cells, " ".join(notes)), claims
 
@@ -72,11 +78,11 @@ def build_tables(comparison: Comparison, summary: Mapping[str, Any]) -> list[Tab
     if any(name in summary for name in ABLATION_ONLY):
         ablation = [name for name in ABLATION if name in summary]
         tables.append(of_methods(ABLATION_TITLE, ablation)[0])
-    tables += _claim_tables(values, claims, overlap, labels, test)
+    tables += _claim_tables(values, claims, overlap, labels, describe)
     pairs = significance.every_pair(values, overlap)
-    tables += _pairs_table("Every pair of the networks", pairs, "AUC", labels, test)
-    tables += _reference_tables(values, names, overlap, labels, test)
-    tables += _gain_table(values, overlap, labels, test)
+    tables += _pairs_table("Every pair of the networks", pairs, "AUC", labels, describe)
+    tables += _reference_tables(values, names, overlap, labels, describe)
+    tables += _gain_table(values, overlap, labels, describe)
     step_ms = {
         name: ms
         for name in names
@@ -153,13 +159,6 @@ def left_out_lines(summary: Mapping[str, Any]) -> list[str]:
     return [f"campaign {campaign} could not be judged: {why}" for campaign, why in sorted(unique)]
 
 
-def _marks_note(test: str) -> str:
-    return (
-        "** p < .005, * p < .05, after Holm's correction over the table: better than every other "
-        f"row but the oracle and the paper's, by the largest p over these rows. {test}"
-    )
-
-
 def _spread(value: Mapping[str, Any] | None, runs: int) -> str:
     if value is None:
         return "-"
@@ -170,7 +169,11 @@ def _spread(value: Mapping[str, Any] | None, runs: int) -> str:
 
 
 def _claim_tables(
-    values: Values, claims: Sequence[Claim], overlap: float, labels: Mapping[str, str], test: str
+    values: Values,
+    claims: Sequence[Claim],
+    overlap: float,
+    labels: Mapping[str, str],
+    describe: Callable[[str], str],
 ) -> list[Table]:
     """The primary claims, and all claims that the table of methods marks."""
     primary = significance.primary_claims(values, overlap)
@@ -198,16 +201,20 @@ def _claim_tables(
             ]
             for c in of
         ]
-        note = (
-            "± standard error. Largest p: over all rivals, so it may be another's than the best "
-            f"one's; 1 if one is as good. {test}"
+        note = "± standard error. " + describe(
+            "Largest p: over all rivals, so it may be another's than the best one's; 1 if one "
+            "is as good."
         )
         tables += [Table(heading, header, rows, note)] if rows else []
     return tables
 
 
 def _reference_tables(
-    values: Values, names: Sequence[str], overlap: float, labels: Mapping[str, str], test: str
+    values: Values,
+    names: Sequence[str],
+    overlap: float,
+    labels: Mapping[str, str],
+    describe: Callable[[str], str],
 ) -> list[Table]:
     """Methods against each score that is the same for all campaigns."""
     methods = [name for name in names if name in method_names()]
@@ -220,7 +227,7 @@ def _reference_tables(
             pairs = significance.against(values, others, reference, measure, overlap)
             what = MEASURES[measure]
             tables += _pairs_table(
-                f"Against {labels[reference]}: {what}", pairs, what, labels, test
+                f"Against {labels[reference]}: {what}", pairs, what, labels, describe
             )
     return tables
 
@@ -230,7 +237,7 @@ def _pairs_table(
     pairs: Sequence[significance.Pair],
     measure: str,
     labels: Mapping[str, str],
-    test: str,
+    describe: Callable[[str], str],
 ) -> list[Table]:
     header, rows = ["method", "minus"], {}
     for group in GROUPS:
@@ -238,12 +245,12 @@ def _pairs_table(
     for pair in pairs:  # one line has both groups
         row = rows.setdefault((pair.first, pair.second), [labels[pair.first], labels[pair.second]])
         row += [pair.difference.text(), _p(pair.difference.p), _p(pair.p_holm)]
-    note = f"± standard error. Holm's correction is over the table. {test}"
+    note = f"± standard error. {describe(_HOLM)}"
     return [Table(title, header, list(rows.values()), note)] if rows else []
 
 
 def _gain_table(
-    values: Values, overlap: float, labels: Mapping[str, str], test: str
+    values: Values, overlap: float, labels: Mapping[str, str], describe: Callable[[str], str]
 ) -> list[Table]:
     """AUC before and after customising, for methods whose general model can score."""
     found = [
@@ -262,7 +269,7 @@ def _gain_table(
         row += [_number(before), _number(after), gain.text(), _p(p)]
     note = (
         "Before: AUC of the general model, without the campaign's own training. ± standard error. "
-        f"Holm's correction is over the table. {test}"
+        + describe(_HOLM)
     )
     ordered = [rows[name] for name in labels if name in rows]
     return [Table("AUC before and after customising", header, ordered, note)] if rows else []

@@ -186,7 +186,7 @@ def test_user_ids_that_became_text_are_found(tmp_path):
     assert saved.excluded.tolist() == [b"10", b"31", b"45", b"A17"]
     assert not {b"10", b"31", b"45"} & set(saved.examples.user_ids.tolist())
     assert read_campaign(folder).is_up_to_date(general)
-    words = "campaign tea: user ids: expected whole numbers, got 'A17', as toy has; use data with"
+    words = "campaign tea: user ids: expected whole numbers, got 'A17', since toy has no text"
     with pytest.raises(InputError, match=words):
         update(folder, general, data)
 

@@ -317,14 +317,25 @@ def test_the_column_of_ids_is_the_one_with_the_plainest_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ids.csv", "ids.parquet"])
-@pytest.mark.parametrize("columns", [("id", "customer_id"), ("ID", "uid"), ("CampaignId", "uid")])
-def test_a_number_of_the_row_is_not_taken_for_an_id(tmp_path, name, columns):
-    frame, path = pl.DataFrame([(1, 5017)], schema=columns, orient="row"), tmp_path / name
+@pytest.mark.parametrize(
+    ("found", "other"),
+    [("id", "customer_id"), ("ID", "uid"), ("uid", "CampaignId"), ("uid", "ad ID"), ("id", "paid")],
+)
+def test_a_number_of_the_row_is_not_taken_for_an_id(tmp_path, name, found, other):
+    columns, path = [other, found], tmp_path / name
+    if other == "uid":  # of two such names, the plainer one is the one that is read
+        found, other = other, found
+    frame = pl.DataFrame([(1, 5017)], schema=columns, orient="row")
     frame.write_parquet(path) if name.endswith("parquet") else frame.write_csv(path)
-    words = f"has the columns .* and {'.*'}; name the column of user ids user_id"
     for text in (False, True):
+        if other == "paid":
+            assert read_user_ids(path, text=text) == ["5017" if text else 5017]
+            continue
+        words = f"has the columns {found} and {other}; name the column of user ids user_id"
         with pytest.raises(InputError, match=words):
             read_user_ids(path, text=text)
+    frame.rename({found: "userId"}).write_csv(path.with_suffix(".csv"))
+    assert read_user_ids(path.with_suffix(".csv")) == [int(frame[found][0])]
 
 
 @pytest.mark.parametrize("first", ["\u200b5017", "'5017", "#5017", "u5017"])

@@ -248,9 +248,9 @@ def test_attributes_that_the_data_does_not_know_are_told():
         for n, own in enumerate(records)
     ]
     assert list(_unseen(data, folders)) == [
-        "note: c0: the data has no row for category 99, so nothing is learned about it",
-        "note: c2: the data has no row for advertiser 77, category 98, so nothing is learned about "
-        "it",
+        "note: c0: the data does not know these values, of which nothing is learned: category 99",
+        "note: c2: the data does not know these values, of which nothing is learned: "
+        "advertiser 77, category 98",
     ]
 
 

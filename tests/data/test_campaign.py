@@ -1,5 +1,6 @@
 """A new campaign: its seeds, the non-seeds drawn for it, and its attributes."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import dataset
 
-from metaheac_jax.data.campaign import CampaignBrief
+from metaheac_jax.data.campaign import CampaignBrief, check_user_ids
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -287,3 +288,15 @@ def test_attributes_of_a_field_of_strings():
     # Rows 2, 3 and 4 are the genres', and 5 is the pad id.
     for value, row in (("drama", 3), (1, 2), ("horror", 5)):
         assert data.new_campaign(ids(1), {"genre": value}).rows.tolist() == [row]
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"007", b"-0", b"+7", b" 7", b"7.0", b"9223372036854775808", b""]
+)
+def test_text_ids_that_are_whole_numbers_are_those_numbers(wrong):
+    right = [b"7", b"-7", b"0", b"-9223372036854775808", b"9223372036854775807"]
+    ids = check_user_ids(np.array(right))
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [int(own) for own in right]
+    with pytest.raises(InputError, match=re.escape(f"whole numbers, got {wrong.decode()!r}")):
+        check_user_ids(np.array([*right, wrong]))

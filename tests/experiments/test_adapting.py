@@ -174,12 +174,14 @@ def test_the_table_compares_each_method_with_its_base():
     }
     labels = {name: name.upper() for name in values}
     settings = {"alpha-0-lengths": {"value_dropout": 0.5, "inner_learning_rate": 0.0}}
-    settings |= {"seeds": {"value_dropout": 0.7}, "learned-rates": {}}
+    settings |= {"seeds": {"value_dropout": 0.7, "reduction": "sum"}, "learned-rates": {}}
+    settings["alpha-0-lengths"]["reduction"] = "mean"
     [table] = adapting_table(values, labels, settings, {"seeds": 12.34}, 0.0)
     first, learned, seeds = table.rows
     assert first[:5] == ["ALPHA-0-LENGTHS", "task batches", "-", "0.6075", "-"]
     assert learned[1] == "learned rates"
-    differs = "seed features; value_dropout 0.7 for 0.5"  # not the inner step's rate
+    # Not the inner step's rate.
+    differs = "seed features; value_dropout 0.7 for 0.5; reduction sum for mean"
     assert seeds[:3] == ["SEEDS", differs, "ALPHA-0-LENGTHS"]
     assert seeds[3:5] == ["0.7087", "+0.1012 ±0.0005*"]
     assert seeds[-1] == "12.3"

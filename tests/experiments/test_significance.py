@@ -321,6 +321,18 @@ def test_every_pair_is_tested_once():
     assert all(np.isnan(p.difference.mean) and p.p_holm is None for p in large)
 
 
+def test_a_world_without_large_sets_does_not_count_as_a_run():
+    of = lambda *runs: Measured(runs, tuple({1: v, 2: v - 0.1 * n} for n, v in enumerate(runs)))  # noqa: E731
+    whole, part = of(0.7, 0.72, 0.75), of(0.6, np.nan, 0.61)
+    assert difference(whole, of(0.6, 0.6, 0.61), 0.0).p is not None
+    assert difference(whole, part, 0.0).p is None
+    table = {
+        name: dict.fromkeys(("small", "large"), dict.fromkeys(significance.MEASURES, own))
+        for name, own in (("metaheac", whole), ("lr", part))
+    }
+    assert {claim.p for claim in table_claims(table, list(table), 0.0)} == {None}
+
+
 @pytest.mark.parametrize("measure", ["auc", "precision"])
 def test_methods_against_a_reference(measure):
     rows = {"lr": (0.6, 0.62, 0.7), "metaheac": (0.7, 0.75, 0.73), "prior": (0.5, 0.54, 0.55)}

@@ -109,6 +109,7 @@ def test_one_run_has_errors_over_its_campaigns_and_no_tests():
     tables = tables_of(many(mmoe=0.6, metaheac=0.7))
     assert cells(tables["Methods"], "METAHEAC")["6 small: AUC"] == "0.7010"
     note = tables["Methods"].note
+    assert "Holm" not in "".join(table.note for table in tables.values())
     assert "Errors are over the campaigns of one world" in note
     assert "no tests; these need 3 worlds" in note
     claim = cells(tables["Against the best other row"], "METAHEAC")
@@ -176,6 +177,9 @@ def test_methods_are_compared_with_each_score_that_is_the_same_for_all_campaigns
     assert [row[0] for row in tables["Against LIKES: P@5%"].rows] == ["LR", "PRIOR", "METAHEAC"]
     first = cells(found["Against PRIOR: AUC"], "METAHEAC")
     assert first["small: difference in AUC"].startswith("+0.1")
+    assert cells(found["Against PRIOR: P@5%"], "METAHEAC")["small: difference in P@5%"].startswith(
+        "+0.05"
+    )
 
 
 # Training ---------------------------------------------------------------------------------------

@@ -253,7 +253,8 @@ def slow_ids(content):
     name = next((own for own in ("user_id", "userid", "uid", "id") if own in names), None)
     place, width = (names.index(name), len(names)) if name else (0, 1)
     if name in ("uid", "id"):
-        require(not any(other.endswith("id") and other != name for other in names))
+        word = re.compile(r"(?:^|[^A-Za-z])(?:id|Id|ID)$|[a-z](?:Id|ID)$|^[uU](?:id|ID)$")
+        require(not any(word.search(own) and own.lower() != name for own in rows[0]))
     if name or (names and not any(character.isdigit() for character in names[0])):
         rows = rows[1:]
     rows = [row for row in rows if any(row)]

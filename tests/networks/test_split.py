@@ -1,5 +1,7 @@
 """Networks that split behind their first layer: the same outputs; whose the parameters are."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,14 @@ def test_the_later_layers_on_the_first_are_the_network(name):
     split, whole, general = every(weights.network, own, user)
     np.testing.assert_allclose(split, whole, rtol=0, atol=1e-6)
     assert np.abs(whole - general).max() > 0.01
+
+
+def test_networks_of_different_classes_differ():
+    """Compiled programs are kept by network, and a network is no array of a pytree."""
+    assert SeedNetwork(UserTower()) != SolvedHead(UserTower())
+    for network in SPLIT.values():
+        assert jax.tree.leaves(network) == [network]
+        assert len({network, copy.copy(network)}) == 1
 
 
 @pytest.mark.parametrize("name", SPLIT)

@@ -18,7 +18,7 @@ from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("chunk", ["all", 2])
+@pytest.mark.parametrize("chunk", ["all", np.int64(2)])
 def test_meta_gradient_of_quadratic_campaigns(x64, steps, remat, chunk):
     w, support, query = quadratic_campaigns(4)
     gradient = build_meta_gradient(

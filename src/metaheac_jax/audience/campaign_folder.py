@@ -135,7 +135,8 @@ class SavedCampaign:
             )
         except InputError as error:
             raise InputError(
-                f"campaign {record.name}: {error}, as {data.where} has; use data with text as ids"
+                f"campaign {record.name}: {error}, since {data.where} has no text as ids; use data "
+                "that has"
             ) from error
 
     def is_of(self, general: General) -> bool:

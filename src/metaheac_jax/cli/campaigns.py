@@ -6,8 +6,9 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,7 +26,7 @@ from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import check_regular, read_json
 from metaheac_jax.model import Customised, General
-from metaheac_jax.schema import MISSING
+from metaheac_jax.schema import MISSING, Schema, Vocabulary
 
 #: Note about a model for which `Customised.is_general` is true.
 KEPT_GENERAL = (
@@ -37,6 +38,8 @@ MAX_NAME_BYTES = 200
 _MAX_COMPARED = 5000  # values that a mistyped one is compared with, which takes time
 _HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
 _PLAIN_HEADERS = _HEADERS[:2]  # those that mean users whatever the other columns are
+#: A name of ids: it ends in the word id, as customer_id, campaignId and UID do, and paid does not.
+_IS_ID = re.compile(r"(?:^|[^A-Za-z])(?:id|Id|ID)$|[a-z](?:Id|ID)$|^[uU](?:id|ID)$")
 
 
 @dataclass(frozen=True)
@@ -130,18 +133,26 @@ def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
 
 def unseen_notes(model: Customised) -> list[str]:
     """A note on the attributes of a campaign whose values the general model has not seen."""
-    names = model.campaign.unknown_attributes
+    names, general = model.campaign.unknown_attributes, model.general
     if not names:
         return []
-    unseen = ", ".join(_unseen_value(model, name) for name in names)
-    return [f"training has not seen these values of the campaign: {unseen}"]
+    values = unseen_values(general.schema, general.vocabulary, names, model.campaign.attributes)
+    return [f"training has not seen these values of the campaign: {values}"]
 
 
-def _unseen_value(model: Customised, name: str) -> str:
-    """A field with its value, and the closest value that the general model knows."""
-    fields, values = model.general.schema.fields, model.general.vocabulary.values
-    known = next(own for field, own in zip(fields, values, strict=True) if field.name == name)
-    value = (model.campaign.attributes or {}).get(name)
+def unseen_values(
+    schema: Schema,
+    vocabulary: Vocabulary,
+    names: Sequence[str],
+    attributes: Mapping[str, Any] | None,
+) -> str:
+    """Fields with their values, which are not in the vocabulary, and the closest ones that are."""
+    known = {own.name: v for own, v in zip(schema.fields, vocabulary.values, strict=True)}
+    return ", ".join(_unseen(name, (attributes or {}).get(name), known[name]) for name in names)
+
+
+def _unseen(name: str, value: Any, known: np.ndarray) -> str:
+    """A field with its value, and the closest of the known values."""
     shown = MISSING if value is None else repr(value)[:40]
     if value is None or known.dtype.kind != "U" or len(known) > _MAX_COMPARED:
         return f"{name} {shown}"
@@ -231,7 +242,8 @@ def read_user_ids(
     """User ids: one per line, or the column ``user_id`` of a CSV (also with gzip) or Parquet file.
 
     Args:
-      path: the file; a first line with a name of `_HEADERS`, or without a digit, is a header.
+      path: the file; a first line with a name of `_HEADERS`, or whose first cell has no digit, is a
+        header.
       text: whether ids are text. If so, only the names in `_HEADERS` are headers.
       may_be_empty: whether the file may have no ids below a name of their column.
 
@@ -288,12 +300,14 @@ def _named_column(path: Path, names: Sequence[str]) -> int | None:
     found = next((name for name in _HEADERS if name in lower), None)
     if found is None:
         return None
-    others = [name for name in names if name.lower().endswith("id") and name.lower() != found]
+    position = lower.index(found)
+    others = [name for name in names if _IS_ID.search(name) and name.lower() != found]
     if others and found not in _PLAIN_HEADERS:  # a database's id may number the rows
         raise InputError(
-            f"{path}: has the columns {found} and {others[0]}; name the column of user ids user_id"
+            f"{path}: has the columns {names[position]} and {others[0]}; name the column of user "
+            "ids user_id"
         )
-    return lower.index(found)
+    return position
 
 
 def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:

@@ -114,8 +114,8 @@ def main(options: Options) -> None:
             for left in result["left_out"]
         ),
         *(
-            f"note: campaign {plain_id(data.campaign_ids[own])} has the attributes of {name}, "
-            "which the model was trained on; if it has the same seeds, its results are too good"
+            f"note: campaign {plain_id(data.campaign_ids[own])} may have the attributes of "
+            f"{name}, which the model was trained on; if it has its seeds, its results are too good"
             for own, name in alike
             if name is not None
         ),

@@ -16,6 +16,7 @@ from rich.console import Console
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
 from metaheac_jax.audience.workspace import TRAINING, remove_work
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.campaigns import unseen_values
 from metaheac_jax.cli.changed_settings import changed_settings
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.data.batches import is_usable, list_campaigns
@@ -247,15 +248,15 @@ def _check(method: Method, data: Dataset, campaigns: np.ndarray, options: Option
 
 
 def _unseen(data: Dataset, folders: Sequence[SavedCampaign]) -> Iterator[str]:
-    """A line per campaign of a folder with attributes whose values no campaign of the data has."""
+    """A line per campaign of a folder with values that are not in the data's vocabulary."""
     for folder in folders:
         attributes = folder.record.attributes
         rows = data.vocabulary.encode_attributes(data.schema, attributes)
         if names := data.unknown_attributes(rows):
-            values = ", ".join(f"{name} {attributes[name]!r}"[:60] for name in names)
+            values = unseen_values(data.schema, data.vocabulary, names, attributes)
             yield (
-                f"note: {folder.record.name}: the data has no row for {values}, so nothing is "
-                "learned about it"
+                f"note: {folder.record.name}: the data does not know these values, of which "
+                f"nothing is learned: {values}"
             )
 
 

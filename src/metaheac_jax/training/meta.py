@@ -338,7 +338,8 @@ def owned(state: T) -> T:
 def unconsumed(step: jax.stages.Wrapped) -> Any:
     """Wraps a jitted step that donates its first argument, so that it refuses a consumed state.
 
-    The result can be called and has ``lower``, as what ``jax.jit`` returns.
+    The result can be called and has ``lower``, ``trace`` and ``eval_shape``, as what ``jax.jit``
+    returns.
 
     Raises:
       ValueError: at a call, if an earlier step consumed the state.

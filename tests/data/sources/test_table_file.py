@@ -42,15 +42,34 @@ def test_missing_text_of_a_parquet_file(tmp_path, kind):
     assert cells(path, ["NA", "?"]) == [(1, rome), (2, None), (3, None)]
 
 
-@pytest.mark.parametrize("kind", [pl.Int8, pl.UInt64, pl.Float32, pl.Decimal(9, 2)])
-def test_missing_numbers_of_a_parquet_file(tmp_path, kind):
-    """As in a CSV file, whose numbers are text."""
-    path, city = tmp_path / "users.parquet", pl.Series([99, 12, None, 1]).cast(kind)
-    pl.DataFrame({"user_id": [7, 8, 9, 10], "city": city}).write_parquet(path)
-    values = city.to_list()
-    assert cells(path, ["NA", "1_2"]) == list(zip([7, 8, 9, 10], values, strict=True))
-    expected = [(7, None), (8, values[1]), (9, None), (10, None)]
-    assert cells(path, ["NA", "99", "1.0", "inf"]) == expected
+@pytest.mark.parametrize(
+    "kind", [pl.Int8, pl.Int64, pl.UInt64, pl.Float32, pl.Float64, pl.Decimal(9, 2), pl.String]
+)
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_missing_numbers(tmp_path, kind, ending):
+    path, city = tmp_path / f"users.{ending}", pl.Series([99, 12, None, 1]).cast(kind)
+    frame = pl.DataFrame({"user_id": city.replace(None, 5).cast(pl.Int64), "city": city})
+    frame.write_parquet(path) if ending == "parquet" else frame.write_csv(path)
+    file = TableFile(path, ["user_id", "city"], ["NA", "99", "99.0", "99.00", "inf", "1_2"])
+    assert file.collect(file.scan())["city"].null_count() == 2
+    assert file.collect(file.scan())["user_id"].null_count() == 1
+    of_ids = TableFile(path, file.names, ["NA", "99", "99.0", "99.00"], id_column="user_id")
+    table = of_ids.collect(of_ids.scan())
+    assert table["user_id"].null_count() == 0
+    assert [value is None for value in table["city"]] == [True, False, True, False]
+
+
+def test_missing_numbers_are_exact(tmp_path):
+    path, large = tmp_path / "users.parquet", 2**53
+    frame = pl.DataFrame({"a": [-99, large, large + 1], "b": [99.9, 0.1, -1.5]})
+    frame = frame.with_columns(c=pl.col("b").cast(pl.Float32), d=pl.col("b") > 1)
+    frame.write_parquet(path)
+    file = TableFile(path, [], ["-99", str(large + 1), "99.9", "-1.5", "true"])
+    found = file.collect(file.scan())
+    assert found["a"].to_list() == [None, large, None]
+    for name in "bc":
+        assert [value is None for value in found[name]] == [True, False, True]
+    assert found["d"].null_count() == 0
 
 
 def test_bytes_that_are_not_text_are_not_missing(tmp_path):

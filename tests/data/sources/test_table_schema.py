@@ -56,6 +56,7 @@ def fields(*user, **rest):
         ("[3]", r"expected a JSON object, got \[3\]"),
         ('{"campaign": []}', "has no 'user'; name the fields of users there"),
         (fields(min_seeds=9), 'schema: min_seeds is for "campaigns_from"; remove it'),
+        ('{"user": [{"name": "a"}], "min_seeds": 9}', "has no 'campaign'; "),
         ('{"user": []}', "has no 'campaign'; .* or in 'campaigns_from' columns of users"),
         ('{"user": [], "campaign": []}', "has no 'campaign'"),
         (

@@ -324,6 +324,8 @@ def test_missing_texts_are_of_fields_and_not_of_labels(tmp_path, ending):
     schema = replace(SCHEMA, user=SCHEMA.user[:1])
     plain = prepare(source, tmp_path / "plain", schema=schema)
     data = prepare(source, tmp_path / "data", schema=replace(schema, missing=("0", "1")))
+    for file in ("users", "campaigns"):
+        assert f"{file}.{ending}" in {path.name for path in source.iterdir()}
     np.testing.assert_array_equal(data.stage1.label, plain.stage1.label)
     np.testing.assert_array_equal(data.stage1.user, plain.stage1.user)
 

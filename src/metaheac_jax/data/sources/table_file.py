@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import TextIO, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 import numpy as np
 import polars as pl
@@ -32,7 +32,6 @@ ENDINGS = (".parquet", ".csv", ".csv.gz")
 _LISTS_OF_TIMES = cs.by_dtype(*(pl.List(pl.Datetime(unit)) for unit in ("ms", "ns")))
 #: The columns of text, which may be dictionaries or bytes in a Parquet file.
 TEXT_COLUMNS, BYTES_COLUMNS = pl.col(pl.String, pl.Categorical, pl.Enum), pl.col(pl.Binary)
-NUMBER_COLUMNS = cs.numeric().as_expr()
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 #: White space before or after a text that Python's ``strip`` would remove.
@@ -52,19 +51,27 @@ class TableFile:
       columns: names of the columns in use.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], missing: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        missing: Sequence[str] = (),
+        *,
+        id_column: str = "",
+    ) -> None:
         """Args:
         path: path that ends in one of `ENDINGS`; columns of CSV files are text.
         columns: names of the columns to use.
         missing: text that stands for a missing value, besides empty cells of a CSV file. In a
           Parquet file, a number that it spells is missing, too.
+        id_column: the column of ids, if there is one; a number is never missing in it.
 
         Raises:
           InputError: the file cannot be read, names a column twice or lacks one of ``columns``, or
             a line and the header differ in their number of cells.
         """
         self.path, self._text = path, not path.name.endswith(".parquet")
-        self._missing = list(missing)
+        self._missing, self._id_column = list(missing), id_column
         try:
             self.names = self._header() if self._text else self.scan().collect_schema().names()
         except InputError:
@@ -179,22 +186,46 @@ class TableFile:
 
     def scan(self) -> pl.LazyFrame:
         """All rows."""
+        numbers = [text for text in self._missing if _NUMBER.fullmatch(text)]
+        words = [text for text in self._missing if text not in numbers]
         if self._text:
-            nulls = ["", *self._missing]
-            return pl.scan_csv(self.path, infer_schema=False, glob=False, null_values=nulls)
+            nulls = ["", *words]
+            rows = pl.scan_csv(self.path, infer_schema=False, glob=False, null_values=nulls)
+            return rows.with_columns(self._without(pl.all(), numbers)) if numbers else rows
         rows = pl.scan_parquet(self.path, glob=False)
         rows = rows.with_columns(  # so that the unit of a file does not change the text of a time
             cs.datetime().dt.cast_time_unit("us"), _LISTS_OF_TIMES.cast(pl.List(pl.Datetime("us")))
         )
         if not self._missing:
             return rows
-        as_bytes = [text.encode() for text in self._missing]
-        as_numbers = [float(text) for text in self._missing if _NUMBER.fullmatch(text)]
-        return rows.with_columns(
-            pl.when(~NUMBER_COLUMNS.cast(pl.Float64).is_in(as_numbers)).then(NUMBER_COLUMNS),
-            pl.when(~TEXT_COLUMNS.cast(pl.String).is_in(self._missing)).then(TEXT_COLUMNS),
-            pl.when(~BYTES_COLUMNS.is_in(as_bytes)).then(BYTES_COLUMNS),
+        rows = rows.with_columns(
+            pl.when(~TEXT_COLUMNS.cast(pl.String).is_in(words)).then(TEXT_COLUMNS),
+            pl.when(~BYTES_COLUMNS.is_in([text.encode() for text in words])).then(BYTES_COLUMNS),
         )
+        if not numbers:
+            return rows
+        values = [float(text) for text in numbers]
+        return rows.with_columns(
+            self._without(TEXT_COLUMNS, numbers, pl.String()),
+            self._without(BYTES_COLUMNS, [text.encode() for text in numbers]),
+            self._without(cs.integer().as_expr(), numbers, pl.String()),
+            self._without(pl.col(pl.Float32), pl.Series(values, dtype=pl.Float32)),
+            self._without((cs.decimal() | cs.by_dtype(pl.Float64)).as_expr(), values, pl.Float64()),
+        )
+
+    def _without(
+        self, columns: pl.Expr, values: Sequence[Any] | pl.Series, kind: pl.DataType | None = None
+    ) -> pl.Expr:
+        """Columns, but the one of ids, where cells with one of the values are null.
+
+        Args:
+          columns: selects the columns.
+          values: the values.
+          kind: type in which cells and values are compared; None for that of the cells.
+        """
+        columns = columns.exclude(self._id_column) if self._id_column else columns
+        cells = columns if kind is None else columns.cast(kind)
+        return pl.when(~cells.is_in(values)).then(columns)
 
     def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """The result of a query on `scan`, computed as a stream.

@@ -90,7 +90,8 @@ class TableSchema:
         campaigns and examples; see `columns_to_campaigns`.
       min_seeds: a value of such a column makes no campaign if fewer users have it, or fewer have
         others only.
-      missing: texts that are a missing value if a cell consists of one, such as ``NA``.
+      missing: texts that are a missing value if a cell consists of one, such as ``NA``. A text that
+        spells a number is also the number in a Parquet file, and never an id.
 
     Raises:
       InputError: a field is named twice, is an id column or has an option that it cannot have; the
@@ -164,7 +165,7 @@ class TableSchema:
         sides = {key: tuple(map(Column.from_json, data.get(key, []))) for key in _LISTS}
         tuples: dict[str, Any] = {**sides, "missing": missing}
         schema = TableSchema(**data | tuples)
-        if "min_seeds" in data and not schema.campaigns_from:
+        if "min_seeds" in data and schema.campaign:
             raise InputError(
                 'schema: min_seeds is for "campaigns_from"; remove it, and leave small campaigns '
                 "out of the file of campaigns"

@@ -97,7 +97,7 @@ def prepare(
     _check_files(source, paths, schema, users_suffice=scored)
     id_columns = [schema.user_id] if schema.user_id else []
     wanted = [*id_columns, *(column.name for column in schema.user)]
-    users = TableFile(paths["users"], wanted, schema.missing)
+    users = TableFile(paths["users"], wanted, schema.missing, id_column=schema.user_id)
     of_campaigns = [column.name for column in schema.campaigns_from]
     has_campaigns = bool(of_campaigns) and {*of_campaigns} <= {*users.names}
     alone = scored and len(paths) == 1 and not has_campaigns
@@ -214,7 +214,8 @@ def _read_campaigns(
         ids, frame, examples = columns_to_campaigns(users, schema, options.known("value"))
         return _Campaigns(ids, list(map(_of_values, frame.iter_columns())), frame, examples)
     names = [column.name for column in schema.campaign]
-    file = TableFile(paths["campaigns"], [schema.campaign_id, *names], schema.missing)
+    columns, own = [schema.campaign_id, *names], schema.campaign_id
+    file = TableFile(paths["campaigns"], columns, schema.missing, id_column=own)
     frame = file.collect(file.scan().select(file.columns))
     ids = file.ids(frame[schema.campaign_id], 0, whole=file.has_whole_ids(schema.campaign_id))
     if not len(ids):
