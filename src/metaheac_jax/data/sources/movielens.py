@@ -52,8 +52,8 @@ from metaheac_jax.schema import Field, Schema, Vocabulary
 #: The lowest rating that counts as a conversion.
 LIKED = 4.0
 
-#: 80 slots hold the whole history of nearly every user. Of the genres, the ten that a user likes
-#: most often distinguish users best.
+#: 80 slots hold the whole history of nearly every user of MovieLens-100K, and of most users of
+#: MovieLens-1M. Of the genres, the ten that a user likes most often distinguish users best.
 SCHEMA = Schema(
     user=(
         Field("age"),
