@@ -48,6 +48,14 @@ def test_an_update_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, 
     assert users_of(out) == set(map(str, tea.user_ids)) - set(map(str, left))
 
 
+def test_an_update_says_which_values_training_has_not_seen(tea, tmp_path, capsys, monkeypatch):
+    notes = lambda model: [f"unseen by {model.general.method}"]  # noqa: E731
+    monkeypatch.setattr("metaheac_jax.cli.update.unseen_notes", notes)
+    left = opt_outs(tmp_path / "optouts.csv", tea.user_ids[tea.non_seeds[:1]])
+    succeeds(main, "update", tea.folder, "--data", tea.data, "--exclude", left)
+    assert f"{tea.folder}: unseen by " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("is_general", [False, True])
 def test_an_update_says_whether_the_general_model_is_kept(
     tea, tmp_path, capsys, monkeypatch, is_general

@@ -56,6 +56,13 @@ def test_values_are_the_librarys(toy_campaign, words, tmp_path, capsys):
     assert "Drop of the AUC" not in printed
 
 
+def test_campaign_values_that_training_has_not_seen_are_told(toy_campaign, words, tmp_path, capsys):
+    (tmp_path / "new.json").write_text('{"advertiser": 2, "category": 99}')
+    succeeds(main, *words, "--model", toy_campaign.model, "--attributes", tmp_path / "new.json")
+    told = "note: training has not seen these values of the campaign: category 99\n"
+    assert told in capsys.readouterr().out
+
+
 def test_values_that_an_audience_has_too_rarely_or_too_often_are_flagged(
     toy_campaign, words, tmp_path
 ):
