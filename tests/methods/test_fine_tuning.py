@@ -269,6 +269,20 @@ def test_the_patience_in_steps_is_that_of_the_documentation():
     assert f"it also takes {offline._PATIENCE_STEPS} steps without a better one" in words
 
 
+@pytest.mark.parametrize(("rate", "steps"), [(0.0, 0), (0.02, 1)])
+def test_an_inner_step_of_no_length_is_left_out(monkeypatch, rate, steps):
+    class Built(Exception):
+        pass
+
+    def build(loss, **options):
+        assert options["inner_steps"] == steps
+        raise Built
+
+    monkeypatch.setattr(offline, "build_meta_gradient", build)
+    with pytest.raises(Built):
+        metaheac(replace(SETTINGS, inner_learning_rate=rate)).fit(DATA, seed=0)
+
+
 @pytest.mark.slow
 def test_a_step_that_is_not_finite_ends_a_training_or_is_left_out(monkeypatch):
     draw = CampaignSampler.__call__

@@ -55,7 +55,7 @@ def test_lists_that_are_described_as_single_values(tmp_path):
     users = people() | {"tools": [["p"]] * 400}
     path = tmp_path / "people.parquet"
     pl.DataFrame(users).write_parquet(path)
-    words = "column 'tools' has lists; give the field \"slots\""
+    words = "column 'tools' has lists; give a field of users \"slots\""
     with pytest.raises(InputError, match=words):
         columns_to_campaigns(
             TableFile(path, []), replace(SCHEMA, campaigns_from=(Column("tools"),))

@@ -102,7 +102,10 @@ def check_lists(file: TableFile, column: Column) -> None:
             f'{where} has lists; remove the field\'s "separator", which is for lists in text'
         )
     if column.slots == 1 and isinstance(kind, pl.List):
-        raise InputError(f'{where} has lists; give the field "slots", the most values to keep')
+        raise InputError(
+            f'{where} has lists; give a field of users "slots", the most values to keep, and '
+            "remove one of campaigns, which has a single value"
+        )
 
 
 def _warn_of_pointed(file: TableFile, column: Column, cells: pl.LazyFrame) -> None:
