@@ -267,6 +267,16 @@ def test_users_who_are_gone_are_left_out(made):
     np.testing.assert_array_equal(loaded.score(data.user_rows), scores(model)[20:])
 
 
+def test_data_without_any_user_of_the_campaign_is_scored(made):
+    folder, general, model = made
+    new = ~np.isin(DATA.user_ids, read_campaign(folder / "tea").record.user_ids)
+    data = replace(DATA, user_ids=DATA.user_ids[new], user_rows=DATA.user_rows[new])
+    loaded = load_customised(folder / "tea", general, data)
+    np.testing.assert_array_equal(loaded.score(data.user_rows), scores(model)[new])
+    audience = expand(loaded, data, size=200)
+    assert set(audience.user_ids.tolist()) == {user.decode() for user in data.user_ids.tolist()}
+
+
 @pytest.mark.parametrize(("label", "words"), [(0, "none of its non-seeds"), (1, "none of its 4")])
 def test_an_update_needs_seeds_and_non_seeds_in_the_data(campaign, label, words):
     folder, general = campaign

@@ -2,14 +2,17 @@
 
 import csv
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from commands import contents, exit_code, refuses, succeeds
 
 from metaheac_jax.audience.campaign_folder import load_customised, read_campaign
 from metaheac_jax.cli.campaigns import KEPT_GENERAL
 from metaheac_jax.cli.main import main
-from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.data.examples import group_by_campaign
+from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import Customised, load
 from metaheac_jax.training.checkpoint import array_digest
@@ -19,6 +22,11 @@ def opt_outs(path, user_ids):
     """Writes ids of whom to leave out."""
     path.write_text("\n".join(["user_id", *map(str, user_ids)]))
     return path
+
+
+def ranked(path):
+    rows = csv.DictReader(path.read_text().splitlines())
+    return [(row["user_id"], row["score"]) for row in rows]
 
 
 def users_of(path):
@@ -82,6 +90,47 @@ def test_expand_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, cap
     opt_outs(path, [*tea.user_ids[120:-1], "A17"])
     words = ("audience: has no users, since all 400 users of the data are seeds or excluded; use",)
     refuses(capsys, main, "expand", tea.folder, *options, words=words)
+
+
+def users_alone(data, users, folder):
+    """Writes data with these users and no campaigns, as of a day's sign-ups."""
+    own = {"user_ids": data.user_ids[users], "user_rows": data.user_rows[users]}
+    none = group_by_campaign(*np.empty((3, 0), int), num_campaigns=0)
+    campaigns = {"campaign_ids": data.campaign_ids[:0], "campaign_rows": data.campaign_rows[:0]}
+    write_dataset(replace(data, **own, **campaigns, stage1=none, stage2=none), folder)
+    return {str(user) for user in own["user_ids"]}
+
+
+def test_new_users_alone_are_scored_and_said_to_have_no_seed(tea, tmp_path, capsys):
+    everyone, new, out = tmp_path / "all.csv", tmp_path / "new", tmp_path / "new.csv"
+    data = open_dataset(tea.data)
+    ids = users_alone(data, np.setdiff1d(np.arange(400), [*tea.seeds, *tea.non_seeds]), new)
+    expand = ("expand", tea.folder, "--size", 400, "--data")
+    succeeds(main, *expand, tea.data, "--out", everyone)
+    assert "none of its" not in capsys.readouterr().out
+    succeeds(main, *expand, new, "--out", out)
+    printed = capsys.readouterr().out
+    assert "0 of them users of the data (0%)" in printed
+    assert f"note: none of its 120 seeds is a user of {new}; if one should be, check" in printed
+    assert ranked(out) == [row for row in ranked(everyone) if row[0] in ids]
+    assert users_of(out) == ids
+
+    refused = f"{tea.folder}: none of its seeds is a user of {new}, and --probability and"
+    refuses(capsys, main, *expand, new, "--out", out, "--probability", words=(refused,))
+    refused = f"{tea.folder}: 0 of 120 seeds are users of the data, fewer than --least-seeds 1"
+    refuses(capsys, main, *expand, new, "--out", out, "--least-seeds", 1, words=(refused,))
+
+
+def test_notes_are_on_the_examples_learned_from_not_on_those_of_other_data(tea, tmp_path, capsys):
+    """The campaign has as many non-seeds as seeds, but the other data has one seed alone."""
+    others = np.setdiff1d(np.arange(400), [*tea.seeds[1:], *tea.non_seeds])
+    users_alone(open_dataset(tea.data), others, tmp_path / "new")
+    options = ("--size", 400, "--out", tmp_path / "audience.csv")
+    succeeds(main, "expand", tea.folder, "--data", tmp_path / "new", *options)
+    printed = capsys.readouterr().out
+    assert "1 of them users of the data (0%)" in printed
+    assert "other users to tell" not in printed
+    assert "none of its" not in printed
 
 
 @pytest.fixture

@@ -10,18 +10,18 @@ import polars as pl
 import pytest
 from toy import dataset
 
-from metaheac_jax.audience.seed_check import SeedCheck
 from metaheac_jax.cli.campaigns import (
     KEPT_GENERAL,
     Request,
-    campaign_notes,
     check_readable,
     find_campaign,
+    model_notes,
     read_attributes,
     read_audience,
     read_campaigns,
     read_excluded,
     read_user_ids,
+    seed_notes,
 )
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.errors import InputError
@@ -411,20 +411,22 @@ def test_text_ids_with_a_comma_are_no_ids(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("used", "others", "unknown", "is_general", "notes"),
+    ("seeds", "others", "notes"),
     [
-        (1000, 1000, (), False, []),
-        (999, 999, (), False, ["with fewer than 1,000 seeds an audience is less reliable"]),
+        (1000, 1000, []),
+        (999, 999, ["with fewer than 1,000 seeds an audience is less reliable"]),
+        (1000, 999, ["there are only 999 other users to tell 1,000 seeds from; use a larger pool"]),
+    ],
+)
+def test_examples_have_these_notes(seeds, others, notes):
+    assert seed_notes(np.repeat([1, 0], [seeds, others])) == notes
+
+
+@pytest.mark.parametrize(
+    ("unknown", "is_general", "notes"),
+    [
+        ((), False, []),
         (
-            1000,
-            999,
-            (),
-            False,
-            ["there are only 999 other users to tell 1,000 seeds from; use a larger pool"],
-        ),
-        (
-            1000,
-            1000,
             ("advertiser", "topic"),
             False,
             [
@@ -433,22 +435,19 @@ def test_text_ids_with_a_comma_are_no_ids(tmp_path):
             ],
         ),
         (
-            1000,
-            1000,
             ("place",),
             False,
             ["training has not seen these values of the campaign: place (missing)"],
         ),
-        (1000, 1000, (), True, [KEPT_GENERAL]),
+        ((), True, [KEPT_GENERAL]),
     ],
 )
-def test_a_customised_campaign_has_these_notes(used, others, unknown, is_general, notes):
-    users, labels = np.arange(used + others), np.repeat([1, 0], [used, others])
+def test_a_customised_model_has_these_notes(unknown, is_general, notes):
     campaign = Campaign(
         "tea",
         np.zeros(2, int),
-        users,
-        labels,
+        np.arange(2),
+        np.array([1, 0]),
         unknown_attributes=unknown,
         attributes={"place": None, "advertiser": 7, "topic": " DRINKS"},
     )
@@ -459,4 +458,4 @@ def test_a_customised_campaign_has_these_notes(used, others, unknown, is_general
         ),
     )
     model = SimpleNamespace(campaign=campaign, general=general, is_general=is_general)
-    assert campaign_notes(SeedCheck(1200, 1100, used + 5, 5), model) == notes
+    assert model_notes(model) == notes

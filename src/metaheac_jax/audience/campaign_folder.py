@@ -175,9 +175,11 @@ class SavedCampaign:
     def customised(self, general: General, data: Dataset) -> Customised:
         """The customised model; users of the campaign who are not in the data are left out.
 
+        The data may have none of them, for example today's new users alone.
+
         Raises:
-          InputError: the general model is another one or does not fit the data, no seed is a user
-            of the data, the method cannot be saved, or as in `with_ids_of`.
+          InputError: the general model is another one or does not fit the data, the method cannot
+            be saved, or as in `with_ids_of`.
         """
         if not self.is_of(general):
             where, advice = "in memory", "`update` customises it again"
@@ -192,7 +194,8 @@ class SavedCampaign:
             )
         general.check_data(data)
         saved = self.with_ids_of(data)
-        method, campaign = method_of(general), data.recorded_campaign(saved.examples)
+        method = method_of(general)
+        campaign = data.recorded_campaign(saved.examples, needs_seeds=False)
         found = is_among(data.user_ids[campaign.users], saved.found_ids)
         campaign = replace(campaign, found=campaign.users[found], excluded_ids=saved.excluded)
         run = Run(data, np.empty(0, int), general.settings, 0)
@@ -271,7 +274,7 @@ def load_customised(
     Args:
       directory: a folder of `save_customised` or `metaheac customise`.
       general: the general model that was customised.
-      data: has the campaign's users, and the fields and vocabulary of ``general``.
+      data: has the users to score, and the fields and vocabulary of ``general``.
       progress: receives the number of bytes read.
 
     Raises:

@@ -114,21 +114,21 @@ def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
         )
 
 
-def campaign_notes(check: SeedCheck, model: Customised) -> list[str]:
-    """What the user should know about a customised campaign."""
-    notes, campaign = [], model.campaign
-    if check.used < MANY_SEEDS:
+def seed_notes(labels: np.ndarray) -> list[str]:
+    """Notes on the examples that a model is customised to, from their labels."""
+    notes, seeds, others = [], int((labels == 1).sum()), int((labels == 0).sum())
+    if seeds < MANY_SEEDS:
         notes.append(f"with fewer than {MANY_SEEDS:,} seeds an audience is less reliable")
-    others = int((campaign.labels == 0).sum())
-    if others < check.used:
+    if others < seeds:
         notes.append(
-            f"there are only {others:,} other users to tell {check.used:,} seeds from; use a "
-            "larger pool"
+            f"there are only {others:,} other users to tell {seeds:,} seeds from; use a larger pool"
         )
-    notes += unseen_notes(model)
-    if model.is_general:
-        notes.append(KEPT_GENERAL)
     return notes
+
+
+def model_notes(model: Customised) -> list[str]:
+    """Notes on a customised model."""
+    return unseen_notes(model) + ([KEPT_GENERAL] if model.is_general else [])
 
 
 def unseen_notes(model: Customised) -> list[str]:

@@ -17,12 +17,13 @@ from metaheac_jax.audience.campaign_folder import (
 from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
-    campaign_notes,
     check_readable,
     find_campaign,
+    model_notes,
     read_attributes,
     read_excluded,
     require_seeds,
+    seed_notes,
 )
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
@@ -95,10 +96,11 @@ def main(options: Options) -> None:
         require_seeds(check, options.least_seeds, options.seeds)
         [model] = method.customise(general, data, [campaign], seed=options.seed, progress=progress)
         save_customised(model, data, options.out, seed=options.seed, progress=progress)
+    notes = [*seed_notes(campaign.labels), *model_notes(model), *told]
     terminal.print_lines(
         screen,
         check.line(),
-        *(f"note: {note}" for note in [*campaign_notes(check, model), *told]),
+        *(f"note: {note}" for note in notes),
         f"{options.out}: {general.method} customised to {check.used:,} seeds",
         f"next: metaheac expand {terminal.quoted(options.out)} --data "
         f"{terminal.quoted(options.data)} --size N --out audience.csv",

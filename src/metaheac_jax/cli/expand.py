@@ -28,15 +28,16 @@ from metaheac_jax.audience.workspace import CUSTOMISED, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     Request,
-    campaign_notes,
     check_readable,
     find_campaign,
     has_text,
+    model_notes,
     read_attributes,
     read_audience,
     read_campaigns,
     read_excluded,
     require_seeds,
+    seed_notes,
 )
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.cli.expanded import (
@@ -74,7 +75,7 @@ class Options:
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|CAMPAIGN")]
     """Folder of a general model, from `metaheac fit`; or of a campaign, from `metaheac customise`,
-    which already has a model, seeds and attributes."""
+    which already has a model, seeds and attributes, and also scores data without its seeds."""
     data: Path
     """Folder of the data set whose users are scored, from `metaheac prepare`."""
     seeds: Path | None = None
@@ -361,7 +362,7 @@ def _expand(
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)
-        notes = [*campaign_notes(own.check, models[number]), *known, *own.notes]
+        notes = [*own.notes, *model_notes(models[number]), *known]
         if options.probability or options.report:
             seen = seen_in_training(general, data, own.campaign)
             notes += [seen] if seen else []
@@ -431,7 +432,7 @@ def _find_campaigns(
         )
         least = LEAST_SEEDS if options.least_seeds is None else options.least_seeds
         require_seeds(check, least, options.seeds)
-        return [Found(requests[0], campaign, check)]
+        return [Found(requests[0], campaign, check, notes=seed_notes(campaign.labels))]
     return find_campaigns(
         requests,
         saved,
@@ -440,7 +441,7 @@ def _find_campaigns(
         exclude=excluded,
         exclude_shown=options.exclude_shown,
         least_seeds=options.least_seeds,
-        must_be_current=options.probability or options.report is not None,
+        learns_again=options.probability or options.report is not None,
         seed=options.seed,
         progress=progress,
     )

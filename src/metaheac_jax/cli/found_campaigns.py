@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from metaheac_jax.cli.campaigns import (
     has_text,
     read_user_ids,
     require_seeds,
+    seed_notes,
 )
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.campaign_record import is_among
@@ -34,7 +36,7 @@ class Found(NamedTuple):
       check: the check of its seeds.
       saved: the content of its folder; None for a new campaign.
       model: the model of its folder; None for a new campaign.
-      notes: what the user should know about its folder.
+      notes: what the user should know about its seeds and its folder.
     """
 
     request: Request
@@ -54,7 +56,7 @@ def find_campaigns(
     exclude: np.ndarray,
     exclude_shown: bool,
     least_seeds: int | None,
-    must_be_current: bool,
+    learns_again: bool,
     seed: int,
     progress: Progress,
 ) -> list[Found]:
@@ -69,7 +71,9 @@ def find_campaigns(
       exclude_shown: whether to leave out the users in a folder's feedback, too.
       least_seeds: minimum number of seeds that are users of the data; None means `LEAST_SEEDS` for
         new campaigns, and no minimum for folders.
-      must_be_current: refuse a folder whose model has not learned from all feedback.
+      learns_again: whether the campaigns are customised again, without some of their seeds; a
+        folder is then refused if the data has none of its seeds, or if its model has not learned
+        from all feedback.
       seed: random seed for the random non-seeds of new campaigns.
       progress: receives the progress of finding the users of new campaigns.
 
@@ -89,12 +93,25 @@ def find_campaigns(
             own = _find_saved(request, content, general, data, exclude, exclude_shown)
             campaigns.append(_without_shown(own, data) if exclude_shown else own)
             require_seeds(campaigns[-1].check, least_seeds or 0, request.source)
-            if must_be_current and not content.is_up_to_date(general):
-                raise InputError(
-                    f"{request.source}: its feedback has changed since its model learned from it; "
-                    "metaheac update it first"
-                )
+            if learns_again:
+                _check_can_learn(request.source, content, campaigns[-1], general, data)
     return campaigns
+
+
+def _check_can_learn(
+    folder: Path, saved: SavedCampaign, found: Found, general: General, data: Dataset
+) -> None:
+    """Refuses a folder whose campaign cannot be customised again as its model was."""
+    if not len(found.campaign.seeds):
+        raise InputError(
+            f"{folder}: none of its seeds is a user of {data.where}, and --probability and "
+            "--report need them; use data with the campaign's users"
+        )
+    if not saved.is_up_to_date(general):
+        raise InputError(
+            f"{folder}: its feedback has changed since its model learned from it; metaheac update "
+            "it first"
+        )
 
 
 def _find_new(
@@ -114,7 +131,8 @@ def _find_new(
     campaigns = data.new_campaigns(briefs, exclude=exclude, seed=seed, progress=progress)
     found = []
     for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
-        found.append(Found(request, campaign, SeedCheck.of(campaign, ids)))
+        check, notes = SeedCheck.of(campaign, ids), seed_notes(campaign.labels)
+        found.append(Found(request, campaign, check, notes=notes))
         with request.named():
             require_seeds(found[-1].check, least_seeds, request.source)
     return found
@@ -140,7 +158,14 @@ def _find_saved(
             f"--exclude: {folder} was customised to users who are to be left out; "
             "metaheac update it with --exclude (for users in its feedback: --exclude-shown)"
         )
-    notes = feedback_notes(folder, saved, general)
+    learned = campaign if saved.data_digest == data.digest else saved.examples
+    notes = seed_notes(learned.labels)
+    if not len(campaign.seeds):
+        notes.append(
+            f"none of its {len(model.seed_ids):,} seeds is a user of {data.where}; if one should "
+            "be, check that the ids are those of the prepared users"
+        )
+    notes += feedback_notes(folder, saved, general)
     gone = np.intersect1d(data.checked_ids(campaign.unmatched), exclude)
     for count, who in (
         (left_out.sum() - len(seeds), f"non-seeds that {folder} learns from"),

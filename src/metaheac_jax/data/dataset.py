@@ -408,18 +408,22 @@ class Dataset:
         fields = zip(rows.tolist(), self.schema.campaign, strict=True)
         return tuple(field.name for row, field in fields if row == self.num_rows)
 
-    def recorded_campaign(self, record: CampaignRecord) -> Campaign:
+    def recorded_campaign(self, record: CampaignRecord, *, needs_seeds: bool = True) -> Campaign:
         """A campaign that is not in the data set, from its record.
 
         Users who are not in the data are left out; seeds among them are in `Campaign.unmatched`.
 
+        Args:
+          record: the campaign.
+          needs_seeds: refuse a campaign none of whose seeds is in the data.
+
         Raises:
-          InputError: no seed is a user of this data set, the user ids are of a different kind, or
-            an attribute is missing, unknown or invalid.
+          InputError: no seed is a user of this data set although they are needed, the user ids are
+            of a different kind, or an attribute is missing, unknown or invalid.
         """
         users, seed = self.find_users(record.user_ids), record.labels == 1
         found = users >= 0
-        if not (found & seed).any():
+        if needs_seeds and not (found & seed).any():
             raise InputError(
                 f"campaign {record.name}: none of its {seed.sum()} seeds is a user of "
                 f"{self.where}; check that the ids are those of the prepared users"
