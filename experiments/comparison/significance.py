@@ -237,26 +237,18 @@ def table_claims(values: Values, names: Sequence[str], overlap: float) -> list[C
 
 
 def primary_claims(values: Values, overlap: float) -> list[Claim]:
-    """The claims of `PRIMARY` against those of their rivals that have results.
+    """The claims of `PRIMARY` whose method and rivals all have values.
 
     Holm's correction is over all of `PRIMARY`, so that a claim does not depend on which other
     methods were run.
     """
-    return _corrected(
-        [
-            _claim(
-                values,
-                name,
-                [rival for rival in rivals if rival in values],
-                PRIMARY_GROUP,
-                PRIMARY_MEASURE,
-                overlap,
-            )
-            for name, rivals in PRIMARY.items()
-            if name in values
-        ],
-        least=len(PRIMARY),
-    )
+    made = [
+        _claim(values, name, rivals, PRIMARY_GROUP, PRIMARY_MEASURE, overlap)
+        for name, rivals in PRIMARY.items()
+        if all(own in values for own in (name, *rivals))
+    ]
+    complete = [claim for claim in made if claim and claim.rivals == PRIMARY[claim.method]]
+    return _corrected(complete, least=len(PRIMARY))
 
 
 def _claim(

@@ -12,6 +12,7 @@ from scipy import stats
 from experiments.comparison import significance
 from experiments.comparison.results import Measured, method_values
 from experiments.comparison.significance import (
+    PRIMARY,
     Claim,
     Difference,
     against,
@@ -275,21 +276,21 @@ def test_an_overlap_reaches_the_claims():
     assert corrected.difference.error > plain.difference.error
 
 
-def test_the_primary_claims_are_against_the_rivals_that_there_are():
+def test_a_primary_claim_needs_all_of_its_rivals():
     row = (0.60, 0.65, 0.62)
-    worse, better = np.subtract(row, (0.01, 0.02, 0.01)), np.add(row, (0.1, 0.11, 0.12))
-    names = ("alpha_0", "without_meta", "lr", "metaheac_lengths", "mlp_pretraining_lengths")
-    table = values(**dict.fromkeys(names, worse), metaheac=row, seed_aware=better)
-    found = {c.method: c for c in primary_claims(table, 0.0)}
-    assert found["metaheac"].rivals == ("alpha-0", "without-meta")  # neither lr nor seed-aware
-    # With the same features: not MetaHeac and the controls as they are.
-    assert found["seed-aware"].rivals == ("metaheac-lengths", "mlp-pretraining-lengths")
-    assert {(c.group, c.measure) for c in found.values()} == {("small", "auc")}
-    # The correction is for all primary claims, also for the two of methods that were not run.
-    both = [c.p for c in found.values()]
-    assert [c.p_holm for c in found.values()] == holm([*both, 1.0, 1.0])[:2]
-    assert found["metaheac"].p_holm >= 3 * found["metaheac"].p
-    assert primary_claims(values(lr=row, metaheac=row, seed_aware=row), 0.0) == []
+    rows = {"metaheac": row, "lr": np.add(row, 0.2)}
+    worse = np.subtract(row, (0.01, 0.02, 0.01))
+    rows |= dict.fromkeys(("alpha_0", "without_meta", "mlp_pretraining"), worse)
+    [claim] = primary_claims(values(**rows), 0.0)
+    assert (claim.method, claim.rivals) == ("metaheac", PRIMARY["metaheac"])
+    assert (claim.group, claim.measure) == ("small", "auc")
+    # The correction is for all primary claims, also for the three of methods that were not run.
+    assert claim.p_holm == min(1.0, 4 * claim.p)
+    for missing in PRIMARY["metaheac"]:
+        name = missing.replace("-", "_")
+        without = {key: own for key, own in rows.items() if key != name}
+        assert primary_claims(values(**without), 0.0) == []
+        assert primary_claims(values(**rows | {name: (np.nan,) * 3}), 0.0) == []
 
 
 def test_the_rivals_of_a_primary_claim_have_the_features_of_its_method():
@@ -356,7 +357,7 @@ def test_a_group_without_campaigns_is_left_out():
 
 def test_pairs_are_of_the_methods_of_the_primary_claims_which_exist():
     assert set(significance.PAIRED) <= set(METHODS)
-    rivals = set().union(*significance.PRIMARY.values())
+    rivals = set().union(*PRIMARY.values())
     seeds = {"seed-aware", "alpha-0-seeds", "mlp-seeds"}
     assert set(significance.PAIRED) == rivals | seeds | {"metaheac", "ensemble"}
 
