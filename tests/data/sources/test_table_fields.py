@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaheac_jax.data.sources import table_fields
-from metaheac_jax.data.sources.table_fields import Encoder, learn
+from metaheac_jax.data.sources.table_fields import Encoder, bucket_edges, learn
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.data.sources.table_schema import Column
 from metaheac_jax.errors import InputError
@@ -62,6 +62,35 @@ def test_more_values_than_asked_for_are_hashed(tmp_path):
     assert rows_of(frame, Column("b"), tmp_path, **rare)[0].field == Field("b", hash_rows=5)
     rare["hash_rows"] = 6
     assert rows_of(frame, Column("b"), tmp_path, **rare)[0].field == Field("b")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "buckets", "edges"),
+    [
+        ([0] * 92 + [1, 2, 3, 4, 5, 6, 7, 8], 10, (1.0,)),  # all quantiles are 0
+        ([0] * 7 + [1] * 3, 2, (1.0,)),
+        ([0] * 17 + [1, 8, 9], 10, (1.0, 1.7)),
+        ([1, 2] + [5] * 8 + [8, 9], 5, (5.0, 8.0)),
+        ([1] + [5] * 9, 4, (5.0,)),
+        ([3] * 9, 4, (3.0,)),
+        (range(9), 4, (2.0, 4.0, 6.0)),
+    ],
+)
+def test_a_frequent_number_has_a_bucket_of_its_own(tmp_path, numbers, buckets, edges):
+    learned, _, _ = rows_of({"a": list(numbers)}, Column("a", buckets=buckets), tmp_path)
+    np.testing.assert_allclose(learned.field.edges, edges)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.integers(2, 8))
+def test_no_frequent_number_shares_its_bucket(numbers, buckets):
+    values, counts = np.unique(np.array(numbers, float), return_counts=True)
+    field = Field("a", edges=bucket_edges(np.array(numbers, float), buckets))
+    assert 1 <= len(field.edges) < buckets
+    assert list(field.edges) == sorted(set(field.edges))
+    bucket = field.bucket(values)
+    for value, count in zip(values, counts, strict=True):
+        if (count - 1) * buckets >= 2 * (len(numbers) - 1):
+            assert (bucket == field.bucket(value)).sum() == 1
 
 
 def test_an_earlier_field_keeps_its_buckets(tmp_path):

@@ -165,10 +165,24 @@ def _learn_number(file: TableFile, column: Column, earlier: Field | None) -> Lea
         numbers = file.collect(file.scan().select(cells)).to_series()
         if not len(numbers):
             raise InputError(f"{file.path}: column {column.name!r} has no numbers")
-        fractions = np.arange(1, column.buckets) / column.buckets
-        bounds = tuple(np.unique(np.quantile(numbers.to_numpy(), fractions)).tolist())
+        bounds = bucket_edges(numbers.to_numpy(), column.buckets)
     field = Field(column.name, edges=bounds)
     return LearnedField(column, field, field.all_buckets)
+
+
+def bucket_edges(numbers: np.ndarray, num_buckets: int) -> tuple[float, ...]:
+    """Ascending edges of buckets with about equally many numbers, at least one edge.
+
+    A number that would fill several buckets, or the first, has one of its own, such as the 0 of a
+    column that is mostly 0.
+    """
+    quantiles = np.quantile(numbers, np.arange(1, num_buckets) / num_buckets)
+    edges, counts = np.unique(quantiles, return_counts=True)
+    smallest = numbers.min()
+    larger = (numbers[numbers > own] for own in edges[(counts > 1) | (edges == smallest)])
+    edges = np.union1d(edges, [own.min() for own in larger if len(own)])
+    used = edges[edges > smallest]
+    return tuple((used if len(used) else edges[:1]).tolist())
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ class Column:
       slots: number of values kept of a list; 1 for a field with one value. Campaigns that are made
         from a list's column are made from all its values.
       separator: separator of the values of a list in text; a Parquet list column needs none.
-      buckets: number of quantile buckets of a numeric field; 0 for a category.
+      buckets: number of quantile buckets of a numeric field; 0 for a category. A frequent number
+        has a bucket of its own.
       hash_rows: number of buckets to which the values of a category are hashed if there are too
         many to keep; 0 keeps them.
       sensitive: whether the field is hidden from all models; see `SensitiveField`.
