@@ -198,6 +198,31 @@ def test_a_state_that_is_not_finite_is_not_judged():
     assert judged == [5]
 
 
+def plateau(rate):
+    """An optimiser whose best value is infinite for four steps."""
+    return optax.chain(optax.sgd(rate), optax.contrib.reduce_on_plateau(accumulation_size=5))
+
+
+def test_an_infinite_value_at_the_start_of_an_optimiser_is_not_divergence(tmp_path):
+    """Also in a training that resumes; weights that are not finite at the start are refused."""
+    options = {"optimizer": plateau}
+
+    def run(num_steps, start):
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            return train(
+                checked(**options), start, lambda _: rows_and_factors(0.1), num_steps=num_steps,
+                checkpoints=checkpoints,
+            )[0]  # fmt: skip
+
+    assert run(2, whole(**options)).opt_state[1].best_value == np.inf
+    assert run(4, whole(**options)).opt_state[1].best_value == np.inf
+    assert np.isfinite(run(6, whole(**options)).opt_state[1].best_value)
+    bad = whole(**options)
+    bad = bad._replace(table=bad.table._replace(table=bad.table.table.at[0].set(np.nan)))
+    with pytest.raises(Diverged, match="after step 2, table/table of the state is not finite"):
+        train(checked(**options), bad, lambda _: rows_and_factors(0.1), num_steps=2)
+
+
 @cache
 def checked(optimizer=optax.adam, rate=0.01):
     """A step whose gradient is the parameters times factors, which the batch has.

@@ -149,7 +149,7 @@ def train(
       InputError: the checkpoint is of a later step, or has no room for so many judgements.
       Diverged: a loss, a gradient, a parameter or a moment is not finite; that state is not saved.
     """
-    early_stop = _with_room(early_stop, num_steps - first_step)
+    early_stop, unbounded = _with_room(early_stop, num_steps - first_step), _unbounded(state)
     going, done = _begun(name, state, first_step, num_steps, checkpoints, early_stop)
     if _stopped(going, early_stop):
         return going.best, going.judgements()
@@ -169,7 +169,7 @@ def train(
             continue
         notes.losses(done)
         if save or judge or last:
-            _check_finite(state, f"{name}: after step {done}")
+            _check_finite(state, unbounded, f"{name}: after step {done}")
         if judge and early_stop is not None:
             quality = early_stop.judge(state)
             going = going.add(done, quality)
@@ -372,11 +372,22 @@ def _end(going: Progressed, early_stop: EarlyStop | None, first_step: int, num_s
     return min(num_steps, best + -(-patience // every) * every)
 
 
-def _check_finite(state: Any, when: str) -> None:
+def _check_finite(state: Any, unbounded: set[str], when: str) -> None:
     """Refuses a state with a non-finite array: a loss may be finite even if weights are not."""
-    for name, good in named_leaves(jax.device_get(jax.jit(leaves_finite)(state))).items():
-        if not good:
+    for name in _nonfinite_arrays(state):
+        if name not in unbounded:
             raise Diverged(f"{when}, {name} of the state is not finite")
+
+
+def _unbounded(state: Any) -> set[str]:
+    """Names of the optimiser's arrays that are not finite at the start, such as a best value."""
+    return {name for name in _nonfinite_arrays(state) if name.startswith("opt_state")}
+
+
+def _nonfinite_arrays(state: Any) -> list[str]:
+    """Names of the arrays of a state that are not finite."""
+    finite = named_leaves(jax.device_get(jax.jit(leaves_finite)(state)))
+    return [name for name, good in finite.items() if not good]
 
 
 def _time_and_skips(

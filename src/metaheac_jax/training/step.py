@@ -68,12 +68,13 @@ class RowStep(NamedTuple):
 
 
 class CheckedInfo(NamedTuple):
-    """Info of a checked step, which is taken only if all of its arrays are finite.
+    """Info of a checked step, which is taken only if all of ``finite`` is true.
 
     Attributes:
       loss: ().
       taken: () bool.
-      finite: () bool for each array: the loss, the gradient, and the arrays of the next state.
+      finite: () bool for each array: the loss, the gradient, and the arrays of the next state. An
+        array of the optimiser's state that was not finite before the step counts as finite.
     """
 
     loss: Array
