@@ -213,7 +213,10 @@ class InnerLoop:
           What `inner_update` returns; and what ``watch`` returned, by step, or None.
         """
         self._check(support, model_state)
-        params = _by_device(params, (support, model_state))
+        inputs = params, support, model_state
+        params = _by_device(params, inputs)
+        if self.inner_steps > 1:  # a loop needs a state that differs before a step as after it
+            model_state = _by_device(model_state, inputs)
         steps = partial(self._steps, watch=watch)
         if self.implicit is not None:
             steps = _with_derivatives_of_root(steps, self._slope, self.implicit.num_cg_steps)
@@ -329,17 +332,17 @@ def _with_derivatives_of_root(
     return without_other_derivatives
 
 
-def _by_device(params: Any, inputs: Any) -> Any:
-    """Within ``jax.shard_map``: the parameters as arrays that differ between devices as inputs do.
+def _by_device(tree: Any, inputs: Any) -> Any:
+    """Within ``jax.shard_map``: the leaves as arrays that differ between devices as inputs do.
 
     The gradient with respect to parameters that devices share would be a sum over the devices.
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
-        return params
+        return tree
     varying = lambda leaf: jax.typeof(leaf).manual_axis_type.varying  # noqa: E731
     axes = frozenset().union(*map(varying, jax.tree.leaves(inputs)))
     cast = lambda leaf: jax.lax.pcast(leaf, tuple(axes - varying(leaf)), to="varying")  # noqa: E731
-    return jax.tree.map(cast, params)
+    return jax.tree.map(cast, tree)
 
 
 def _moved(leaf: Array, rate: Any, gradient: Array) -> Array:

@@ -67,7 +67,8 @@ class MetaGradient(Protocol):
 
     Jit it: outside of a jitted function, each call compiles. Within ``jax.shard_map`` the meta-loss
     is that of a device's own campaigns. With ``check_vma``, the gradient with respect to parameters
-    that the devices share is summed over the devices, as jax does for any loss.
+    that the devices share is summed over the devices, as jax does for any loss. With several inner
+    steps, all leaves of the model's state then count as different on each device.
     """
 
     def __call__(
