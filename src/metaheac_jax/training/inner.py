@@ -316,10 +316,17 @@ def _with_derivatives_of_root(
     def backward(kept: tuple[Any, Any], cotangent: tuple[Any, T]) -> Any:
         theta, x = kept
         _, product = jax.linearize(lambda theta: slope(theta, *x)[0], theta)
-        tolerance = jnp.finfo(jnp.result_type(*jax.tree.leaves(theta))).eps
-        solved, _ = cg(product, cotangent[0], tol=tolerance, maxiter=num_cg_steps)
+        dtype = jnp.result_type(*jax.tree.leaves(theta))  # in `cg` all leaves have one
+        one = partial(optax.tree.cast, dtype=dtype)
+        own = partial(optax.tree.cast_like, other_tree=theta)
+        solved, _ = cg(
+            lambda vector: one(product(own(vector))),
+            one(cotangent[0]),
+            tol=jnp.finfo(dtype).eps,
+            maxiter=num_cg_steps,
+        )
         _, pull_back = jax.vjp(lambda *x: slope(theta, *x)[0], *x)
-        return pull_back(jax.tree.map(jnp.negative, solved))
+        return pull_back(own(jax.tree.map(jnp.negative, solved)))
 
     root = jax.custom_vjp(steps)
     root.defvjp(forward, backward)
