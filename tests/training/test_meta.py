@@ -382,6 +382,16 @@ def test_gradients_of_16_bits_lose_none_of_many_campaigns(chunk):
     assert ours.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("chunk", [1, "all"])
+def test_a_mean_in_float16_may_be_of_a_sum_that_float16_does_not_hold(chunk):
+    """Five gradients and losses of 2^14; float16 ends at 2^16."""
+    w, x = jnp.ones((), jnp.float16), jnp.full(5, 2.0**14, jnp.float16)
+    gradient = build_meta_gradient(lambda w, x: w * x, inner_steps=0, campaigns_per_chunk=chunk)
+    ours, info = jax.jit(gradient)(w, x, x)
+    assert ours.dtype == info.loss.dtype == jnp.float16
+    np.testing.assert_allclose([ours, info.loss], 2.0**14, rtol=1e-3)
+
+
 @pytest.mark.parametrize("chunk", [1, "auto", "all"])
 @pytest.mark.parametrize("counts", [(1, 3), (3, 1), (0, 0)])
 def test_support_and_query_of_different_campaigns_are_refused(counts, chunk):

@@ -180,24 +180,24 @@ def build_meta_gradient(
         # Not a product of vectors, which a TPU computes in bfloat16.
         return jnp.sum(jnp.asarray(step_weights) * each.value), (adapted.support_loss, last)
 
-    summed_gradient = jax.grad(_summed(campaign_loss), has_aux=True)
-
     def gradient(
         params: Any, support: Any, query: Any, part: Any = None, *, model_state: Any = None
     ) -> tuple[Any, MetaInfo]:
         if (select is None) != (part is None):
             raise ValueError("give a part if and only if select is given")
         num_campaigns = _num_campaigns((support, query, part))
+        # Scaled before they are summed, since a sum may be too large for 16 bits.
+        scale = 1 / num_campaigns if reduction == "mean" else 1.0
+        summed_gradient = jax.grad(_summed(campaign_loss, scale), has_aux=True)
         total, (losses, (support_loss, last)) = _sum_over_chunks(
             lambda batches: summed_gradient(params, batches, model_state),
             params,
             (support, query, part),
             _chunk_size(campaigns_per_chunk, num_campaigns),
         )
-        scale = 1 / num_campaigns if reduction == "mean" else 1.0
-        total = jax.tree.map(lambda leaf: leaf * scale, total)
+        loss = losses.mean() if reduction == "mean" else losses.sum()
         state = jax.tree.map(_over_campaigns, last.model_state)
-        return total, MetaInfo(losses.sum() * scale, support_loss, last.value, last.aux, state)
+        return total, MetaInfo(loss, support_loss, last.value, last.aux, state)
 
     return gradient
 
@@ -249,12 +249,13 @@ def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
 
 
 def _summed(
-    campaign_loss: Callable[[Any, Any, Any, Any, Any], tuple[Array, T]],
+    campaign_loss: Callable[[Any, Any, Any, Any, Any], tuple[Array, T]], scale: float
 ) -> Callable[[Any, tuple[Any, Any, Any], Any], tuple[Array, tuple[Array, T]]]:
     """Builds the sum of a loss over campaigns, which also returns the results of each campaign.
 
     Args:
       campaign_loss: ``campaign_loss(params, support, query, part, model_state)`` for one campaign.
+      scale: factor of each loss in the sum.
     """
 
     def summed_loss(
@@ -269,7 +270,7 @@ def _summed(
             support, query, part = batches
             losses = jax.vmap(campaign_loss, (None, 0, 0, 0, None))
             results = losses(params, support, query, part, model_state)
-        return results[0].sum(), results
+        return (results[0] * scale).sum(), results
 
     return summed_loss
 
