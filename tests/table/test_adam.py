@@ -128,6 +128,19 @@ def test_tables_whose_numbers_are_too_coarse_for_adam_are_refused(dtype):
         table_adam(0.1).init(jnp.ones((3, 2), dtype))
 
 
+@pytest.mark.parametrize("scalar", [np.float64, jnp.float64])
+@pytest.mark.parametrize("name", ["learning_rate", "b1", "b2", "eps"])
+def test_options_of_64_bits_leave_a_table_of_32_bits(x64, name, scalar):
+    options = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
+    ours = table_adam(**options | {name: scalar(options[name])})
+    state, rows = ours.init(jnp.ones((4, 2), jnp.float32)), jnp.array([0, 2])
+    local = ours.gather(state, rows)
+    moved = ours.move(local, jnp.ones((2, 2), jnp.float32), state.count)
+    flushed = ours.flush(ours.scatter(state, rows, local, moved))
+    for made in (local, moved, flushed):
+        assert {array.dtype for array in made[:3]} == {np.dtype("float32")}
+
+
 def test_a_schedule_as_rate_is_refused():
     with pytest.raises(ValueError, match="learning_rate: expected a number or a scalar array"):
         table_adam(optax.constant_schedule(0.1))

@@ -93,9 +93,14 @@ def table_adam(
     """
     if callable(learning_rate):
         raise ValueError("learning_rate: expected a number or a scalar array, got a function")
+    # Numpy's float64 scalars would promote a float32 table.
+    b1, b2, eps = float(b1), float(b2), float(eps)
     if not 0 <= b1 < b2 < 1:
         raise ValueError(f"b1 {b1} and b2 {b2}: expected 0 <= b1 < b2 < 1")
     tails = _tails(b1, b2)
+
+    def descend(values: Array, step: Array) -> Array:
+        return values - jnp.asarray(learning_rate, values.dtype) * step
 
     def catch_up(local: LocalRows, count: Array) -> LocalRows:
         dtype = local.values.dtype
@@ -111,7 +116,7 @@ def table_adam(
         centre = a_e / jnp.where(a > 0, a, 1)
         step = local.mu * a / (jnp.sqrt(local.nu) + eps * jnp.maximum(centre, 1e-3))
         return LocalRows(
-            values=local.values - learning_rate * step,
+            values=descend(local.values, step),
             mu=local.mu * b1**missed,
             nu=local.nu * b2**missed,
             last=local.last,
@@ -129,9 +134,7 @@ def table_adam(
         nu = b2 * local.nu + (1 - b2) * gradient**2
         t = count.astype(gradient.dtype)
         step = mu / (1 - b1**t) / (jnp.sqrt(nu / (1 - b2**t)) + eps)
-        return LocalRows(
-            local.values - learning_rate * step, mu, nu, jnp.full_like(local.last, count)
-        )
+        return LocalRows(descend(local.values, step), mu, nu, jnp.full_like(local.last, count))
 
     @jax.named_scope("adam")  # for profilers
     def scatter(state: TableState, rows: Array, local: LocalRows, moved: LocalRows) -> TableState:
