@@ -1,5 +1,7 @@
 """What every method has in common: what it takes, and what it refuses."""
 
+import gc
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -9,13 +11,18 @@ from toy import dataset
 
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import method as module
+from metaheac_jax.methods import online
 from metaheac_jax.methods.campaign_graph import hubble
 from metaheac_jax.methods.fine_tuning import metaheac, mlp_pretraining
 from metaheac_jax.methods.method import Method, Run, Trained, epoch_steps
 from metaheac_jax.methods.registry import method_of
+from metaheac_jax.methods.seed_features import compiled_direction
 from metaheac_jax.methods.similarity import cosine
+from metaheac_jax.methods.solved_heads import compiled_solver
+from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import OFFICIAL, PAPER
+from metaheac_jax.table.layout import Layout
 
 DATA = dataset(users=100, campaigns=6, per_campaign=40, pool=40)
 
@@ -354,3 +361,21 @@ def test_settings_out_of_range_are_refused(change):
     [name] = change
     with pytest.raises(InputError, match=f"settings: {name}: expected"):
         replace(PAPER, **change)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda layout: online.compiled_scorer(MLP(), layout),
+        lambda layout: online._customiser(MLP(), layout, 8, "all", None),
+        lambda layout: compiled_solver(online.compiled_scorer(MLP(), layout)),
+        compiled_direction,
+    ],
+)
+def test_programs_are_kept_for_the_latest_layouts_only(build):
+    """A service whose layout changes every day would else need more and more memory."""
+    layouts = [Layout((1,), (), number) for number in range(online.PROGRAMS_KEPT + 1)]
+    first, second, *_ = [weakref.ref(build(layout)) for layout in layouts]
+    gc.collect()
+    assert first() is None
+    assert second() is build(layouts[1])

@@ -22,6 +22,10 @@ from metaheac_jax.settings import Adapts
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.sharding import own_devices
 
+#: How many compiled programs of a kind are kept. A comparison of all methods on a data set needs
+#: fewer. There is a bound, so that programs for earlier layouts do not live for ever.
+PROGRAMS_KEPT = 16
+
 
 def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> Adapt:
     """Builds the online stage of a network; with ``lengths``, list lengths are fields too."""
@@ -145,7 +149,7 @@ def compiled_customiser(network: Network, run: Run) -> Customiser | HeadCustomis
     return _customiser(network, layout, settings.batch_size, settings.online_adapts, own)
 
 
-@functools.cache  # methods with the same network share its compiled programs
+@functools.lru_cache(PROGRAMS_KEPT)  # methods with the same network share its compiled programs
 def _customiser(
     network: Network, layout: Layout, batch_size: int, adapts: Adapts, mesh: Mesh | None
 ) -> Customiser | HeadCustomiser:
@@ -156,7 +160,7 @@ def _customiser(
     return HeadCustomiser(network, layout, batch_size=batch_size)
 
 
-@functools.cache
+@functools.lru_cache(PROGRAMS_KEPT)
 def compiled_scorer(network: Network, layout: Layout) -> PoolScorer:
     """The pool scorer of a network."""
     return PoolScorer(network, layout)

@@ -25,6 +25,7 @@ from metaheac_jax.methods.fine_tuning import SIZES, TUNED, metaheac_network, mlp
 from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained
 from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
 from metaheac_jax.methods.online import (
+    PROGRAMS_KEPT,
     adapt_weights,
     build_restore,
     compiled_customiser,
@@ -186,7 +187,7 @@ class FindDirection(Protocol):
         """(R, k) table, (U,) rows, (U, k) values, (2, Q, S) reference set -> (M, k) direction."""
 
 
-@functools.cache
+@functools.lru_cache(PROGRAMS_KEPT)
 def compiled_direction(layout: Layout) -> FindDirection:
     """The jitted `networks.seed_features.direction`, computed in an adapted table."""
 

@@ -34,7 +34,7 @@ from metaheac_jax.methods.fine_tuning import TUNED
 from metaheac_jax.methods.linear import fit_regression
 from metaheac_jax.methods.method import Method, Run, Train, Trained
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
-from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
+from metaheac_jax.methods.online import PROGRAMS_KEPT, build_restore, compiled_scorer, lengthened
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings
@@ -247,7 +247,7 @@ class Solver:
         return self._pool_scorer.over_users(tower, ids.user, len(table))
 
 
-@functools.cache
+@functools.lru_cache(PROGRAMS_KEPT)
 def compiled_solver(pool: PoolScorer) -> Solver:
     """The solver of a pool scorer's network, which all its models share."""
     return Solver(pool)
