@@ -246,6 +246,19 @@ def test_the_implicit_gradient_of_quadratic_campaigns(x64, loss):
         assert info.model_state["steps"] == 5 + 400 + 1
 
 
+@pytest.mark.parametrize("chunk", [1, "all"])
+def test_the_strength_of_implicit_gradients_may_change_during_training(chunk):
+    """Also for parameters of fewer bits than the strength."""
+    w, *sides = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), quadratic_campaigns(3))
+    build = partial(
+        build_meta_gradient, quadratic, inner_steps=3, campaigns_per_chunk=chunk, **DESCENT
+    )
+    by_strength = jax.jit(lambda strength: build(implicit=Implicit(strength))(w, *sides))
+    constant = jax.jit(lambda: build(implicit=Implicit(2.0))(w, *sides))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0.02), by_strength(2.0), constant())
+    assert by_strength(jnp.float32(2.0))[0].dtype == jnp.bfloat16
+
+
 def test_the_implicit_gradient_of_parameters_of_16_and_32_bits():
     """It differs from that of 32 bits by the rounding of the leaf of 16 bits."""
     w, support, query = quadratic_campaigns(3)
@@ -308,6 +321,7 @@ STRONG = Implicit(1.0)
         ({"implicit": STRONG, "fresh_support": True}, "implicit does not go with fresh_support"),
         ({"implicit": STRONG, "step_weights": [1.0]}, "implicit does not go with step_weights"),
         ({"implicit": STRONG, "inner_steps": 0}, "implicit needs inner_steps of 1 or more"),
+        ({"implicit": 1.0}, r"implicit must be an Implicit or None, got 1\.0"),
         ({"implicit": Implicit(0.0)}, "implicit needs a strength above 0"),
         ({"implicit": Implicit(1.0, 0)}, "implicit needs a strength above 0 and num_cg"),
         ({"step_weights": [1.0, 2.0]}, r"one weight per inner step, shape \(1,\), got \(2,\)"),

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 from jax.lax import stop_gradient
 from jax.scipy.sparse.linalg import cg
 
@@ -52,11 +53,12 @@ class Implicit(NamedTuple):
     and learned rates have no derivative.
 
     Attributes:
-      strength: lambda, above 0. If H_a has negative eigenvalues, it must outweigh them.
+      strength: lambda, above 0. If H_a has negative eigenvalues, it must outweigh them. To change
+        it during training, build the gradient within the jitted function that takes it.
       num_cg_steps: maximum number of conjugate gradient steps; each costs a product with H_a.
     """
 
-    strength: float
+    strength: float | Array
     num_cg_steps: int = 5
 
 
@@ -173,7 +175,10 @@ class InnerLoop:
         if all(given) or (self.inner_steps and not any(given)):
             raise ValueError("give either inner_learning_rate or inner_optimizer")
         if self.implicit is not None:
-            if not (self.implicit.strength > 0 and self.implicit.num_cg_steps >= 1):
+            if not isinstance(self.implicit, Implicit):
+                raise ValueError(f"implicit must be an Implicit or None, got {self.implicit!r}")
+            traced = isinstance(self.implicit.strength, Tracer)
+            if not ((traced or self.implicit.strength > 0) and self.implicit.num_cg_steps >= 1):
                 raise ValueError(
                     "implicit needs a strength above 0 and num_cg_steps of 1 or more, got "
                     f"{self.implicit}"
@@ -363,9 +368,9 @@ def _moved(leaf: Array, rate: Any, gradient: Array) -> Array:
     return leaf - step
 
 
-def _pull(strength: float, gradient: Array, theta: Array, start: Array) -> Array:
+def _pull(strength: float | Array, gradient: Array, theta: Array, start: Array) -> Array:
     """The gradient of a loss plus strength / 2 |theta - start|^2, at a leaf."""
-    return gradient + strength * (theta - start)
+    return gradient + jnp.asarray(strength, theta.dtype) * (theta - start)
 
 
 def _prefix(given: Any, params: Any) -> Any:
