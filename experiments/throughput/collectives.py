@@ -119,7 +119,7 @@ def main(options: Options) -> None:
     built = build_step(way, size.campaigns, data.layout, placement)
     weights = jax.eval_shape(partial(untrained, size, data.layout))
     state: Any = placement.shapes(jax.eval_shape(built.init, *weights))
-    compiled = jax.jit(built.step, donate_argnums=0).lower(state, *batch).compile()
+    compiled = built.step.lower(state, *batch).compile()
     num_rows, width = len(batch.rows), size.width
     parameters = num_parameters(weights.network)
     print(f"{size}, {num_rows:,} of them touched, {parameters:,} parameters, {options.mesh}")

@@ -103,14 +103,14 @@ class Step(NamedTuple):
 
     Attributes:
       init: ``init(network, table) -> state``.
-      step: ``step(state, *batch) -> (state, info)``.
+      step: ``step(state, *batch) -> (state, info)``, with ``lower`` as what ``jax.jit`` returns.
       update: ``update(state, *first) -> ...``, the part of the step that follows the gradient;
         ``first`` are the leading elements of the batch.
       num_update_arguments: the number of elements in ``first``.
     """
 
     init: Callable[..., Any]
-    step: Callable[..., Any]
+    step: Any
     update: Callable[..., Any]
     num_update_arguments: int
 

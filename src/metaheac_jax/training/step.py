@@ -19,7 +19,8 @@ from metaheac_jax.training.meta import owned, unconsumed
 P = ParamSpec("P")
 #: ``gradient(params, *batches) -> (gradient, info)`` over the touched rows. The parameters are
 #: ``{"network": ..., "table": (U, k)}``, ids in the batches point into the U rows, the gradient has
-#: the structure of the parameters, and info has a field ``loss``.
+#: the structure of the parameters, and info has a field ``loss``. A meta-gradient with
+#: ``has_state`` is none, since a `RowState` has no place for the model's state.
 Gradient = Callable[Concatenate[Any, P], tuple[Any, Any]]
 
 
@@ -112,7 +113,8 @@ def build_row_step(
     """Builds a jitted step on a network and the table rows it touches.
 
     A step consumes its state, whose memory it reuses. ``init`` copies the network and takes over
-    the table, which the first step consumes.
+    the table, which the first step consumes. ``step`` also has ``lower``, ``trace`` and
+    ``eval_shape``, as what ``jax.jit`` returns.
 
     Args:
       gradient: see `Gradient`.
