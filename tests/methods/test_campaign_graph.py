@@ -15,6 +15,7 @@ from metaheac_jax.methods.campaign_graph import (
     Graph,
     assign_folds,
     campaign_nodes,
+    fit_heads,
     graph_gradient,
     hubble,
     join,
@@ -23,7 +24,7 @@ from metaheac_jax.methods.campaign_graph import (
     representation_customiser,
     user_nodes,
 )
-from metaheac_jax.methods.method import Trained
+from metaheac_jax.methods.method import Run, Trained
 from metaheac_jax.model import Weights
 from metaheac_jax.networks.campaign_graph import CampaignGraph
 from metaheac_jax.ranking import auc
@@ -276,3 +277,13 @@ def test_training_campaigns_are_made_of_all_their_seeds(graph):
         nodes = nodes_of(graph, rows)
         own = CampaignGraph().apply(graph.network, nodes, np.ones(len(rows)), method="campaign")
         np.testing.assert_allclose(graph.campaigns[c], own, atol=1e-5)
+
+
+def test_the_new_head_is_not_drawn_with_a_key_of_the_offline_stage(monkeypatch):
+    """`initialise` splits the key of the seed."""
+    keys = [jax.random.split(jax.random.key(0))]
+    monkeypatch.setattr(campaign_graph, "new_head", lambda key: keys.append(key[None]))
+    state = Graph(None, None, np.empty((0, 8)))._asdict()
+    fit_heads(Run(DATA, TRAIN, PAPER, 0), state, [], None)
+    drawn = np.concatenate([jax.random.key_data(key) for key in keys])
+    assert len(np.unique(drawn, axis=0)) == 3

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from toy import aucs, dataset
 
-from metaheac_jax.methods.shared_embeddings import mlp_embeddings
+from metaheac_jax.methods import shared_embeddings
+from metaheac_jax.methods.method import Run
+from metaheac_jax.methods.shared_embeddings import fit_new_mlp, mlp_embeddings
+from metaheac_jax.model import Weights
 from metaheac_jax.settings import PAPER
 
 DATA = dataset(tastes=2, campaigns=16)
@@ -64,3 +67,14 @@ def test_the_table_stays_to_the_bit_and_the_mlp_is_new(general):
         assert start.shape == trained_mlp.shape
         assert not np.array_equal(start, end)
         assert not np.array_equal(start, trained_mlp)
+
+
+def test_the_new_mlp_is_not_drawn_with_a_key_of_the_offline_stage(monkeypatch):
+    """`initialise` splits the key of the seed."""
+    keys = [jax.random.split(jax.random.key(0))]
+    noted = lambda run, network, key: keys.append(key[None]) or Weights({}, None)  # noqa: E731
+    monkeypatch.setattr(shared_embeddings, "untrained", noted)
+    monkeypatch.setattr(shared_embeddings, "fine_tune", lambda *_: [])
+    fit_new_mlp(Run(DATA, np.arange(12), PAPER, 0), {"table": None}, [], None)
+    drawn = np.concatenate([jax.random.key_data(key) for key in keys])
+    assert len(np.unique(drawn, axis=0)) == 3

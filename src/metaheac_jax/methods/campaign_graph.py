@@ -252,8 +252,8 @@ def fit_heads(
     The graph network is frozen. All MLPs have the same initial values.
     """
     graph, layout = Graph(**state), run.dataset.layout
-    # The key differs from that of the offline stage.
-    head = new_head(jax.random.fold_in(jax.random.key(run.seed), 1))
+    # The offline stage drew the graph network and the table with the parts 0 and 1 of the key.
+    head = new_head(jax.random.fold_in(jax.random.key(run.seed), 2))
     customiser = representation_customiser(run.settings.batch_size)
 
     def fit(campaign: Campaign) -> Scorer:

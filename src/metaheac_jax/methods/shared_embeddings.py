@@ -44,7 +44,7 @@ def fit_new_mlp(
     run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
 ) -> list[Scorer]:
     """Trains an MLP from scratch for each campaign, on the general model's embeddings."""
-    # The key differs from that of the offline stage, whose MLP was trained with the table.
-    key = jax.random.fold_in(jax.random.key(run.seed), 1)
+    # The offline stage drew its MLP and the table with the parts 0 and 1 of the key.
+    key = jax.random.fold_in(jax.random.key(run.seed), 2)
     weights = Weights(untrained(run, _NEW_MLP, key).network, state["table"])
     return fine_tune(run, _NEW_MLP, weights, campaigns, watch)
