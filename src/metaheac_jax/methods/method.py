@@ -157,7 +157,8 @@ class Method:
       log_odds: whether a score is the log-odds of converting, at the rate of the campaign's
         examples.
       splits: whether the online stage can keep the first layer fixed; see `settings.Adapts`.
-      meshes: whether several devices can share the work of both stages.
+      meshes: whether several devices can share the work of both stages. The devices of one process
+        do not share that of solved heads, nor of ``online_adapts`` "heads".
       general_scores: whether the general model ranks users for a campaign without its seeds.
       no_start: why a method that takes steps cannot continue from a model; empty if it can.
       work: arithmetic cost per example, offline and online (per epoch), as multiples of a forward
@@ -467,6 +468,7 @@ class Method:
           seed: random seed of held-out examples and minibatches.
           mesh: several devices, which divide the campaigns; see `fit`. Every process gets all
             models, each customised by one process; ``watch`` follows those of its own process.
+            Solved heads, and ``online_adapts`` "heads", use one device of each process.
           directory: folder in which a method with a network keeps each customised campaign, so that
             an interrupted call can resume; the caller removes the folder. None keeps nothing.
           progress: receives the number of campaigns done.

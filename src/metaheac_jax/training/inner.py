@@ -49,8 +49,10 @@ class Implicit(NamedTuple):
 
     The inner steps minimise L_a(theta_c) + strength / 2 |theta_c - theta|^2. The outer derivative
     is that of the minimum, wherever the steps end: for the query gradient g it solves
-    (I + H_a(theta_c) / strength) x = g. It is accurate only if the steps end close to the minimum,
-    and learned rates have no derivative.
+    (I + H_a(theta_c) / strength) x = g. It is accurate only if the steps end close to the minimum.
+    H_a is taken at the initial model state. The rates, the strength, the model state after the
+    steps and the support loss that is returned have no derivative. `inner_update` then has no
+    forward mode (``jax.jacfwd``).
 
     Attributes:
       strength: lambda, above 0. If H_a has negative eigenvalues, it must outweigh them. To change
@@ -69,7 +71,8 @@ class InnerOptions(TypedDict, total=False):
       inner_learning_rate: alpha of gradient descent; see `InnerLearningRate`.
       inner_optimizer: takes the steps instead, from a new state for each campaign, and receives the
         support loss as ``value``. An outer derivative through `optax.adam` needs ``eps_root`` above
-        0; otherwise it is NaN where a gradient is 0.
+        0; otherwise it is NaN where a gradient is 0. A random key in its state is the same for all
+        campaigns and meta-steps; for noise, put keys into the batches.
       inner_steps: number of steps, by default 1; 0 returns the parameters unchanged.
       adapt: see `AdaptedLeaves`; by default all. The support loss is differentiated with respect to
         these leaves only, so adapting a head costs less than adapting everything. The outer

@@ -113,7 +113,7 @@ class Placement:
 
     Attributes:
       mesh: from `device_mesh`. Its sizes need not divide C or R; some devices then do or hold less
-        than others.
+        than others. For a device without a campaign see `build_mesh_step`.
       num_campaigns: C.
       num_rows: R.
     """
@@ -299,7 +299,9 @@ def build_mesh_step(
     `Placement.place_batch` returns.
 
     Args:
-      gradient: from `meta.build_meta_gradient`.
+      gradient: from `meta.build_meta_gradient`. On a batch whose weights are all 0, which a device
+        without a campaign gets, its losses must be 0 and have a gradient of 0. A penalty is not,
+        nor is a weighted mean that divides 0 by 0.
       optimizer: the network's optimiser.
       table_optimizer: the table's optimiser.
       placement: where the arrays live.
