@@ -70,9 +70,14 @@ def loss(params: Any, batch: Examples) -> Array:
     return jnp.mean((y[:, 0] - batch.y) ** 2)
 
 
+def keys_of(seed: int) -> Array:
+    """The key of training, and that of new waves."""
+    return jax.random.split(jax.random.key(seed))
+
+
 def train(options: Options) -> Any:
     """The parameters after meta-training."""
-    keys = jax.random.split(jax.random.key(options.seed), options.iterations + 1)
+    keys = jax.random.split(keys_of(options.seed)[0], options.iterations + 1)
     init, step = build_meta_step(
         loss, optax.adam(BETA), inner_learning_rate=ALPHA, campaigns_per_chunk="all"
     )
@@ -94,8 +99,7 @@ def errors(params: Any, shots: int, steps: int, seed: int) -> tuple[float, float
         ).params
         return loss(adapted, query)
 
-    key = jax.random.fold_in(jax.random.key(seed), 1)
-    found = jax.vmap(after)(*draw(key, NUM_TEST_TASKS, [shots, NUM_TEST_EXAMPLES]))
+    found = jax.vmap(after)(*draw(keys_of(seed)[1], NUM_TEST_TASKS, [shots, NUM_TEST_EXAMPLES]))
     return float(found.mean()), float(1.96 * found.std() / NUM_TEST_TASKS**0.5)
 
 
