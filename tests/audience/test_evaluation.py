@@ -12,6 +12,7 @@ from metaheac_jax.audience.evaluation import (
     PoolScores,
     gains_table,
     judge_all,
+    pool_probabilities,
     pool_rows,
     score_pools,
 )
@@ -48,6 +49,17 @@ def test_pooled_auc_compares_across_campaigns():
     assert [campaign["auc"] for campaign in result["campaigns"]] == [1.0, 1.0]
     # Positives 10 + 10, negatives 30 + 30: right are 300 + 300 within, 300 of 600 across.
     assert result["pooled_auc"] == {"small": 0.75}
+
+
+def test_probabilities_are_at_the_rate_of_the_pool():
+    """A score is the log-odds at the rate of stage 1; the pool has 10 converts of 40."""
+    data = world()
+    seeds, others = data.stage1.positives[0], data.stage1.counts[0] - data.stage1.positives[0]
+    sampled = seeds / others
+    assert not 0.9 < sampled / (10 / 30) < 1.1
+    lift = np.array([1.0, 4.0, 0.01])
+    found = pool_probabilities(data, 0, np.log(sampled * lift).astype(np.float32))
+    np.testing.assert_allclose(found / (1 - found), lift * 10 / 30, rtol=1e-5)
 
 
 def test_ties_go_to_the_smaller_user_id():

@@ -20,11 +20,10 @@ from commands import (
     succeeds,
     tiny_settings,
 )
-from scipy.special import expit
 from toy import dataset
 
 from metaheac_jax.audience.calibration import calibration_table
-from metaheac_jax.audience.evaluation import gains_table, score_pools
+from metaheac_jax.audience.evaluation import gains_table, pool_probabilities, score_pools
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import Command, main
@@ -189,7 +188,8 @@ def library_tables(model, dataset, result):
         members = [(c, own) for c, own in pairs if dataset.campaign_ids[c] in judged]
         campaigns, own = zip(*members, strict=True)
         labels = np.concatenate([dataset.stage2.label[dataset.stage2.of(c)] for c in campaigns])
-        bins = calibration_table(expit(np.concatenate(own).astype(float)), labels)
+        predicted = [pool_probabilities(dataset, c, s) for c, s in zip(campaigns, own, strict=True)]
+        bins = calibration_table(np.concatenate(predicted), labels)
         gains = gains_table(dataset, campaigns, own)
         tables[group] = [{**asdict(r), "rate": r.rate} for r in gains], [asdict(r) for r in bins]
     return tables

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit, logit
 
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
@@ -119,6 +120,23 @@ def judge_all(
             if pairs
         },
     }
+
+
+def pool_probabilities(dataset: Dataset, campaign: int, scores: np.ndarray) -> np.ndarray:
+    """(P,) probabilities of converting at the rate of a campaign's pool.
+
+    Scores are log-odds at the rate of stage 1, which is often not that of the pool, since non-seeds
+    are drawn per seed. The difference of the two rates moves all of them by the same amount
+    (Prentice and Pyke, "Logistic disease incidence models and case-control studies", 1979).
+
+    Args:
+      dataset: the data, in which both stages of the campaign have seeds and non-seeds.
+      campaign: index of the campaign.
+      scores: (P,) log-odds of its pool.
+    """
+    stages = dataset.stage1, dataset.stage2
+    sampled, pool = (stage.label[stage.of(campaign)].mean(dtype=float) for stage in stages)
+    return expit(scores.astype(float) + logit(pool) - logit(sampled))
 
 
 @dataclass(frozen=True)

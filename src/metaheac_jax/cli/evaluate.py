@@ -10,10 +10,15 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from rich.console import Console
-from scipy.special import expit
 
 from metaheac_jax.audience.calibration import calibration_table, expected_calibration_error
-from metaheac_jax.audience.evaluation import PERCENT, gains_table, judge_all, score_pools
+from metaheac_jax.audience.evaluation import (
+    PERCENT,
+    gains_table,
+    judge_all,
+    pool_probabilities,
+    score_pools,
+)
 from metaheac_jax.audience.held_out import added_like
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.cli import terminal
@@ -40,8 +45,9 @@ class Options:
     seed sets it prints, averaged over campaigns: how often a user who converted is ranked above one
     who did not (AUC); how many of the best 5% converted (precision), and how many of all who
     converted are among them (recall). A gains table has the users who converted in each tenth of
-    the users, best first. For most methods, predicted and observed conversion rates follow. Use
-    `metaheac fit --campaigns paper` to leave campaigns out of training.
+    the users, best first. For most methods, predicted and observed conversion rates follow, where
+    predictions are at the mean rate of each campaign's stage 2. Use `metaheac fit --campaigns
+    paper` to leave campaigns out of training.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -143,7 +149,8 @@ def _group_tables(
     if not log_odds:
         return {**tables, "calibration": [], "calibration_error": None}
     labels = np.concatenate([data.stage2.label[data.stage2.of(c)] for c in campaigns])
-    bins = calibration_table(expit(np.concatenate(own).astype(float)), labels)
+    predicted = [pool_probabilities(data, c, s) for c, s in zip(campaigns, own, strict=True)]
+    bins = calibration_table(np.concatenate(predicted), labels)
     error = expected_calibration_error(bins)
     return {**tables, "calibration": list(map(asdict, bins)), "calibration_error": error}
 

@@ -91,6 +91,7 @@ def _seed_method(
         restore=build_restore(lambda s: SeedNetwork(build_network(s)), lengths=True),
         tuned=TUNED,
         takes_steps=True,
+        log_odds=False,  # the reference set changes the ratio of seeds and non-seeds
         splits=True,
         meshes=True,
         work=work,
