@@ -331,11 +331,14 @@ def test_campaigns_join_the_data_and_change_nothing_else():
 
 
 def test_a_campaign_of_data_with_whole_numbers_is_named_by_one():
-    joined = DATA.with_campaigns([record("115", text=False)])
-    assert joined.campaign_ids.tolist() == [100, 110, 115, 120, 130]
+    names = ("115", "-5", str(2**63 - 1), str(-(2**63)))
+    joined = DATA.with_campaigns([record(name, text=False) for name in names])
+    assert joined.campaign_ids.tolist() == sorted([100, 110, 120, 130, *map(int, names)])
     assert joined.campaign_ids.dtype == DATA.campaign_ids.dtype
-    with pytest.raises(InputError, match="campaign tea: the campaign ids of toy are whole numbers"):
-        DATA.with_campaigns([record("tea", text=False)])
+    for name in ("tea", "007", "-0", "1e3", " 7", str(2**63), "1" * 30):
+        words = f"campaign {name}: the campaign ids of toy are whole numbers"
+        with pytest.raises(InputError, match=words):
+            DATA.with_campaigns([record(name, text=False)])
 
 
 @pytest.mark.parametrize("names", [["c110"], ["tea", "tea"]])

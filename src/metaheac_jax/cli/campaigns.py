@@ -20,7 +20,7 @@ import numpy as np
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign
 from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
-from metaheac_jax.data.campaign import Campaign, UserIds
+from metaheac_jax.data.campaign import Campaign, UserIds, whole_number
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.errors import InputError
@@ -281,7 +281,7 @@ def _read_lines(path: Path, *, text: bool) -> tuple[list[Any], bool]:
                 "the first line has; fix or remove it"
             )
         one = alone and row[column] != "" and "\n" not in row[column]
-        if not one or not (text or _is_whole(row[column])):
+        if not one or not (text or whole_number(row[column]) is not None):
             got = ",".join(row)[:40]
             name = "; name the column of the ids user_id in the first line"
             hint = "" if alone or has_name else name
@@ -445,11 +445,3 @@ def _read_text(path: Path) -> str:
 
 def _has_digit(text: str) -> bool:
     return any(character.isdigit() for character in text)
-
-
-def _is_whole(text: str) -> bool:
-    """Whether a text is a 64-bit whole number in its usual spelling; 007 would be another id."""
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
-        return False
-    return text == str(int(text)) and -(2**63) <= int(text) < 2**63

@@ -6,6 +6,7 @@ M seeds who are not in the data, X excluded users.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -146,7 +147,7 @@ def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
     if not len(ids):
         return np.empty(0, np.int64)
     if ids.dtype.kind == "S":
-        spelled = [_whole_number(user_id) for user_id in ids.tolist()]
+        spelled = [whole_number(user_id) for user_id in ids.tolist()]
         wrong = np.array([number is None for number in spelled])
         if not wrong.any():
             return np.array(spelled, np.int64)
@@ -164,12 +165,14 @@ def check_user_ids(user_ids: UserIds, *, text: bool = False) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _whole_number(text: bytes) -> int | None:
+def whole_number(text: str | bytes) -> int | None:
     """The 64-bit whole number that a text spells plainly, as 7 and not 007; None for other text."""
-    if not text.removeprefix(b"-").isdigit() or len(text) > len("-9223372036854775808"):
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    if not re.fullmatch("-?[0-9]{1,19}", text):
         return None
     number = int(text)
-    return number if str(number).encode() == text and -(2**63) <= number < 2**63 else None
+    return number if str(number) == text and -(2**63) <= number < 2**63 else None
 
 
 def _text_ids(user_ids: UserIds) -> np.ndarray:

@@ -8,7 +8,6 @@ and L slots of a sensitive field.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from metaheac_jax.data.campaign import (
     check_user_ids,
     draw_non_seeds,
     plain_id,
+    whole_number,
 )
 from metaheac_jax.data.campaign_record import CampaignRecord
 from metaheac_jax.data.examples import Examples, group_by_campaign, is_repeat
@@ -494,9 +494,10 @@ class Dataset:
         """A campaign name in the form of ``campaign_ids``."""
         if self.campaign_ids.dtype.kind == "S":
             return name.encode()
-        if not re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name):
+        number = whole_number(name)
+        if number is None:
             raise InputError(
                 f"campaign {name}: the campaign ids of {self.where} are whole numbers; rename the "
                 "campaign folder to one in its usual spelling, such as 12"
             )
-        return int(name)
+        return number
