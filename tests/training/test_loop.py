@@ -138,7 +138,7 @@ def saved_steps(early_stop=None):
         def save(self, number, state):
             saved.append(number)
 
-    options = {"num_steps": 20, "save_every": 10**6, "log_every": 10**6, "save_seconds": 60}
+    options = {"num_steps": 20, "save_every": 10**6, "log_every": 10**6}
     options |= {"checkpoints": Notes(), "early_stop": early_stop}
     train(still, jnp.zeros(3), lambda s: (s,), **options)
     return saved
