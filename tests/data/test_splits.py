@@ -1,6 +1,7 @@
 """Which campaigns are trained on, tested on, and small."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.examples import group_by_campaign
-from metaheac_jax.data.splits import official_split, paper_split
+from metaheac_jax.data.splits import official_split, paper_split, questions_of
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -45,6 +46,37 @@ def test_paper_split_divides_all_campaigns_60_to_40(count, seed):
     assert len(split.train) == round(0.6 * count)
     assert (np.diff(split.train) > 0).all()
     assert (np.diff(split.test) > 0).all()
+
+
+def survey(answers):
+    """Campaigns made from columns, with these numbers of values."""
+    data = world([1] * sum(answers))
+    rows = np.stack([np.repeat(np.arange(len(answers)), answers), np.arange(sum(answers))], axis=1)
+    return replace(
+        data,
+        schema=Schema((Field("u"),), (Field("column"), Field("value"))),
+        campaign_rows=rows.astype(np.int32),
+    )
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=12), st.integers(0, 2**32))
+def test_paper_split_keeps_the_answers_to_a_question_together(answers, seed):
+    data = survey(answers)
+    split, question = paper_split(data, seed), questions_of(data)
+    assert question.tolist() == np.repeat(np.arange(len(answers)), answers).tolist()
+    assert sorted([*split.train, *split.test]) == list(range(sum(answers)))
+    assert not set(question[split.train]) & set(question[split.test])
+    assert len(split.train)
+    assert len(split.test)
+    # One question more or less would be no closer to 60%.
+    assert abs(len(split.train) - round(0.6 * sum(answers))) <= max(answers)
+
+
+def test_the_answers_to_a_single_question_are_divided():
+    data = survey([10])
+    assert len(paper_split(data, 0).train) == 6
+    assert set(questions_of(data)) == {0}
+    assert questions_of(world([1] * 3)).tolist() == [0, 1, 2]
 
 
 def test_paper_split_is_a_function_of_the_seed_and_draws_every_campaign():

@@ -25,7 +25,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.data.batches import is_usable
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.splits import Split, small_campaigns
+from metaheac_jax.data.splits import Split, questions_of, small_campaigns
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_csv, write_json
@@ -125,7 +125,20 @@ def main(options: Options) -> None:
             for own, name in alike
             if name is not None
         ),
+        *_question_notes(data, known, test),
     )
+
+
+def _question_notes(data: Dataset, known: np.ndarray, test: Sequence[int]) -> list[str]:
+    """A note if known campaigns are other answers to the questions of those judged."""
+    question = questions_of(data)
+    shared = int(np.isin(question[test], question[known]).sum())
+    if not shared:
+        return []
+    return [
+        f"note: for {shared:,} of these {len(test):,} campaigns the model was trained on other "
+        "values of the same column, whose users do not have this one, so results may be too good"
+    ]
 
 
 def _group_tables(

@@ -33,6 +33,8 @@ from metaheac_jax.table.layout import Layout
 
 #: Non-seeds drawn per seed of a new campaign; the ratio in the real data (paper section 4.1).
 NON_SEEDS_PER_SEED = 20
+#: Names of the fields of campaigns that are made from columns of users.
+COLUMN_FIELDS = ("column", "value")
 _BLOCK = 1 << 18  # users read at a time
 
 

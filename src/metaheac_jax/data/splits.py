@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.dataset import COLUMN_FIELDS, Dataset
 from metaheac_jax.errors import InputError
 
 #: Largest number of positives, over both stages, of the authors' small seed sets.
@@ -39,12 +39,16 @@ def paper_split(
 ) -> Split:
     """The paper's split (section 4.1): campaigns divided 60:40 at random.
 
+    Campaigns of one question stay together, see `questions_of`, if there are several questions. The
+    fraction is then approximate.
+
     A seed set is small if it has at most T seeds (positives of stage 1). In the paper, the ratio of
     small to large seed sets is 8:2.
 
     Args:
       dataset: the campaigns to divide.
-      seed: random seed; it determines the division together with C and ``train_fraction`` only.
+      seed: random seed; it determines the division together with the questions, C and
+        ``train_fraction`` only.
       train_fraction: fraction of the campaigns to train on.
       threshold: T; by default the smallest number of seeds that at least 80% of all campaigns do
         not exceed.
@@ -59,9 +63,27 @@ def paper_split(
             f"split: {count} campaigns at train_fraction {train_fraction} leave {num_train} for "
             f"training and {count - num_train} for testing; at least one of each is needed"
         )
-    order = np.random.Generator(np.random.Philox(seed)).permutation(count)
+    question = questions_of(dataset)
+    if question.max() == 0:
+        question = np.arange(count)
+    place = np.random.Generator(np.random.Philox(seed)).permutation(question.max() + 1)
+    order = np.concatenate([np.flatnonzero(question == own) for own in place])
+    ends = 1 + np.flatnonzero(np.diff(question[order]))
+    num_train = ends[np.argmin(np.abs(ends - num_train))]
     small, threshold = small_campaigns(dataset, threshold)
     return Split(np.sort(order[:num_train]), np.sort(order[num_train:]), small, threshold)
+
+
+def questions_of(dataset: Dataset) -> np.ndarray:
+    """(C,) number of each campaign's question, from 0.
+
+    Campaigns made from a column of users ("campaigns_from" of a schema) answer one question. Users
+    with one answer do not have another, so a model that was trained on one of these campaigns has
+    seen labels of the others. All other campaigns have a question each.
+    """
+    if tuple(field.name for field in dataset.schema.campaign) != COLUMN_FIELDS:
+        return np.arange(dataset.num_campaigns)
+    return np.unique(dataset.campaign_rows[:, 0], return_inverse=True)[1]
 
 
 def small_campaigns(dataset: Dataset, threshold: int | None = None) -> tuple[np.ndarray, int]:

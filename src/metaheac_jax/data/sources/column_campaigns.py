@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import MAX_ID_BYTES
-from metaheac_jax.data.dataset import NON_SEEDS_PER_SEED
+from metaheac_jax.data.dataset import COLUMN_FIELDS, NON_SEEDS_PER_SEED
 from metaheac_jax.data.sources.table_fields import as_text, check_lists, spells_whole
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
@@ -28,7 +28,7 @@ class ColumnCampaigns(NamedTuple):
 
     Attributes:
       ids: (C,) ``column=value`` in UTF-8, ascending.
-      attributes: the fields ``column`` and ``value``, one row per campaign.
+      attributes: the fields of `COLUMN_FIELDS`, one row per campaign.
       examples: (3, E) campaign, user and label.
     """
 
@@ -90,7 +90,7 @@ def columns_to_campaigns(
     campaign = np.repeat(np.arange(len(ids)), [len(part) for part in parts])
     return ColumnCampaigns(
         ids=np.array(ids),
-        attributes=pl.DataFrame({"column": columns, "value": values}),
+        attributes=pl.DataFrame([columns, values], schema=COLUMN_FIELDS),
         examples=np.stack([campaign, user, np.concatenate(labels)]).astype(np.int32),
     )
 

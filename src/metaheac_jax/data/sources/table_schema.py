@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from metaheac_jax.data.dataset import COLUMN_FIELDS
 from metaheac_jax.errors import InputError, check_keys, check_whole
 from metaheac_jax.files import read_json
 
@@ -140,7 +141,7 @@ class TableSchema:
                     f"schema: campaigns_from {column.name!r}: a column of values has no buckets or "
                     "hash_rows, and is not sensitive"
                 )
-        taken = sorted({column.name for column in self.user} & {"column", "value"})
+        taken = sorted({column.name for column in self.user} & set(COLUMN_FIELDS))
         if self.campaigns_from and taken:
             raise InputError(
                 f"schema: field {taken[0]!r}: campaigns_from makes a field of this name; rename "
