@@ -45,7 +45,8 @@ class Options:
     - A single file of users in such a format, for example a survey with a row per person. The
       schema names the columns that make campaigns: "campaigns_from": [{"name": "vote"}]. A
       value that enough users have and enough lack ("min_seeds") makes a campaign, whose seeds are
-      the users with this value; 30% of the users are held out to judge on.
+      the users with this value, and whose non-seeds are others, at most 20 per seed; 30% of both
+      are held out to judge on, so rates and precision are those of this sample.
     - A folder with adFeature.csv, userFeature.data, train.csv and test1_truth.csv in the format of
       the Tencent Ads competition 2018, as `metaheac simulate` makes them.
     - A folder with the processed files of the paper's authors,
