@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from toy import UNTRAINED, dataset
 
+from metaheac_jax.customise import joint
 from metaheac_jax.customise.joint import score_jointly
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.list_lengths import with_lengths
@@ -53,6 +54,26 @@ def test_scores_are_those_of_each_model(name, never_alone):
     np.testing.assert_allclose(np.stack(scores), expected, rtol=0, atol=1e-6)
     assert all(own.dtype == np.float32 for own in scores)
     assert min(np.abs(a - b).max() for a, b in pairwise(expected)) > 0.01
+
+
+@pytest.mark.slow
+def test_an_accelerator_scores_several_campaigns_at_once(monkeypatch):
+    """Three at once, then the remaining two."""
+    scorers = scorers_of("metaheac", campaigns=(1, 2, 3, 4, 5))
+    expected, sizes = score_jointly(scorers)(USERS), []
+    plain = jax.lax.map
+
+    def watched(apply, trees, *, batch_size):
+        sizes.append(batch_size)
+        return plain(apply, trees, batch_size=batch_size)
+
+    joint._compiled.cache_clear()
+    monkeypatch.setattr(joint, "campaigns_at_once", lambda most: min(3, most))
+    monkeypatch.setattr(jax.lax, "map", watched)
+    found = score_jointly(scorers)(USERS)
+    joint._compiled.cache_clear()
+    assert sizes == [3]
+    np.testing.assert_allclose(np.stack(found), np.stack(expected), rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
