@@ -119,8 +119,6 @@ def _open(directory: Path, verify: bool, progress: Progress) -> Dataset:
 
     def load(column: str) -> np.ndarray:
         file = f"{column}.npy"
-        if file not in files:
-            raise InputError(f"{directory / MANIFEST}: names no {file}; {REMEDY}")
         try:
             return np.lib.format.open_memmap(directory / file, mode="r")
         except (ValueError, EOFError, OverflowError) as error:

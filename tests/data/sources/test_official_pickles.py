@@ -161,6 +161,23 @@ def test_lists_must_not_borrow_from_each_other(tmp_path):
         read_frame(path)
 
 
+def test_lists_must_have_one_type(tmp_path):
+    """Bytes of floats are no whole numbers, even if there are as many."""
+
+    def cell(kind: str) -> Make:
+        return Make(
+            RECONSTRUCT, (NDARRAY, (0,), b"b"), (1, (1,), dtype(kind, "<"), False, b"\1" * 8)
+        )
+
+    cells = np.empty((1, 2), object)
+    cells[0] = objects([cell("i8"), cell("f8")])
+    blocks = [{"values": array(cells), "mgr_locs": Make(Name("builtins", "slice"), (0, 1, 1))}]
+    path = tmp_path / "x.pkl"
+    path.write_bytes(dump(frame({"age": [1]}, blocks=blocks)))
+    with pytest.raises(InputError, match="lists of different types"):
+        read_frame(path)
+
+
 def test_columns_must_have_one_length(tmp_path):
     blocks = [
         {"values": array(np.zeros((1, rows), np.int64)),
