@@ -31,8 +31,9 @@ class Options:
     the fraction of the held-out seeds in the audience (recall), the recall divided by that of a
     random audience (lift), and how many users would convert if the fraction --base-rate of the
     candidates did. Give the number of users to `metaheac expand --size`; the percentages of
-    `metaheac expand` are of all users. A note says so if the model was trained on this very
-    campaign.
+    `metaheac expand` are of all users. The edges are scores of this model, so they are no
+    thresholds for scores of an audience, whose model learns from all seeds. A note says so if the
+    model was trained on this very campaign and the data has it.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
