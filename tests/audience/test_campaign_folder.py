@@ -21,6 +21,7 @@ from metaheac_jax.audience.campaign_folder import (
     update,
 )
 from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.audience.shown import share_to_keep
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import writer_of
@@ -489,6 +490,41 @@ def test_an_update_is_the_general_model_customised_to_all_examples(campaign):
     expected = DATA.recorded_campaign(saved.examples)
     [model] = method_of(general).customise(general, DATA, [expected], seed=6)
     np.testing.assert_array_equal(scores(load_customised(folder, general, DATA)), scores(model))
+
+
+def test_few_converts_make_few_non_seeds(campaign, tmp_path):
+    """As many as the model without feedback expects, whatever was learned before."""
+    folder, general = campaign
+    first = load_customised(folder, general, DATA)
+    order = np.argsort(-scores(first))
+    shown = order[~np.isin(order, first.campaign.users)][:60]
+    told = feedback(shown[0], not_converted=shown[1:])
+    told = told.merge(feedback(not_converted=[first.campaign.users[0], first.campaign.users[-1]]))
+    add_feedback(folder, feedback(1, 2, not_converted=[3, 4]))
+    update(folder, general, DATA)
+    add_feedback(folder, told, replace_all=True)
+    saved = update(folder, general, DATA, exclude=DATA.user_ids[[shown[5]]], seed=3)
+    learned = np.setdiff1d(DATA.find_users(told.user_ids), [shown[5], *first.campaign.users])
+    own, examples = scores(first)[learned], first.campaign
+    share = share_to_keep(own, learned == shown[0], scores(first)[examples.users], examples.labels)
+    assert saved.share == pytest.approx(share)
+    assert 0 < read_campaign(folder).share == saved.share < 0.5
+    users = load_customised(folder, general, DATA).campaign.users
+    kept = np.setdiff1d(users, examples.users)
+    assert shown[0] in kept
+    assert 1 < len(kept) < 0.5 * len(shown)
+    assert set(kept) <= set(learned)
+    # It is the campaign that all else learns from, too.
+    np.testing.assert_array_equal(DATA.find_users(saved.examples.user_ids), users)
+
+
+def test_all_feedback_counts_where_the_data_has_no_first_seed(campaign):
+    folder, general = campaign
+    record = read_campaign(folder).record
+    gone = np.isin(DATA.user_ids, record.user_ids[record.labels == 1])
+    data = replace(DATA, user_ids=DATA.user_ids[~gone], user_rows=DATA.user_rows[~gone])
+    add_feedback(folder, feedback(1, not_converted=[2, 3, 4, 6, 7, 8, 9]))
+    assert update(folder, general, data).share == 1
 
 
 def test_an_update_can_take_a_new_general_model(campaign, tmp_path):

@@ -20,7 +20,7 @@ from commands import (
 )
 from toy import dataset
 
-from metaheac_jax.cli.fit import _judged, _training_campaigns, _unseen, _with_added
+from metaheac_jax.cli.fit import _folder_notes, _judged, _training_campaigns, _with_added
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.examples import group_by_campaign
@@ -239,19 +239,22 @@ def test_data_without_campaigns_have_none_to_choose_from():
             _training_campaigns(without, which, 0)
 
 
-def test_attributes_that_the_data_does_not_know_are_told():
+def test_attributes_that_the_data_does_not_know_and_new_feedback_are_told():
     data = dataset(users=60, campaigns=4, per_campaign=10, pool=10)
     known = {"advertiser": int(data.vocabulary.values[-2][0]), "category": 1}
     records = [{**known, "category": 99}, known, {"advertiser": 77, "category": 98}]
     folders = [
-        SimpleNamespace(record=SimpleNamespace(name=f"c{n}", attributes=own))
-        for n, own in enumerate(records)
+        SimpleNamespace(record=SimpleNamespace(name=f"c{n}", attributes=own), learned=n, known=2)
+        for n, own in enumerate(records, start=1)
     ]
-    assert list(_unseen(data, folders)) == [
-        "note: c0: the data does not know these values, of which nothing is learned: category 99",
-        "note: c2: the data does not know these values, of which nothing is learned: "
+    first, *unseen = _folder_notes(data, [*folders])
+    assert first.startswith("note: c1: its feedback has changed since its model learned from it")
+    assert [line for line in unseen if "feedback" not in line] == [
+        "note: c1: the data does not know these values, of which nothing is learned: category 99",
+        "note: c3: the data does not know these values, of which nothing is learned: "
         "advertiser 77, category 98",
     ]
+    assert [line.split(":")[1] for line in unseen if "feedback" in line] == [" c3"]
 
 
 def test_a_campaigns_folder_is_given_once(data, tmp_path, capsys):

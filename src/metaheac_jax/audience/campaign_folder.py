@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import UserIds
+from metaheac_jax.audience.shown import share_to_keep
+from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.campaign_record import CampaignRecord, Feedback, is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
@@ -78,6 +81,8 @@ class SavedCampaign:
         learning and of audiences.
       learned: counts of the users when the weights were learned; None if feedback was replaced
         since, see `add_feedback`.
+      share: fraction of the users in the feedback without conversion who are non-seeds; see
+        `shown.share_to_keep`.
       data_digest: digest of the data set that they were learned on; None if not known.
       seed: random seed that they were learned with; None if not known.
       digest: digest of the manifest that this was read from; None if it was not read.
@@ -90,6 +95,7 @@ class SavedCampaign:
     origin: Origin
     excluded: np.ndarray
     learned: Counts | None
+    share: float = 1.0
     data_digest: str | None = None
     seed: int | None = None
     digest: str | None = None
@@ -98,7 +104,8 @@ class SavedCampaign:
     @property
     def examples(self) -> CampaignRecord:
         """The campaign with users with feedback among its examples, without excluded users."""
-        return self.record.with_feedback(self.feedback).without(self.excluded)
+        told = self.feedback.sample(self.share)
+        return self.record.with_feedback(told).without(self.excluded)
 
     @property
     def found_ids(self) -> np.ndarray:
@@ -261,7 +268,14 @@ def save_customised(
     excluded = np.unique(data.checked_ids(campaign.excluded_ids))
     kept, learned = _changed(adapted, general), Counts(0, 0, len(excluded))
     saved = SavedCampaign(
-        record, feedback, kept, general.origin, excluded, learned, data.digest, seed
+        record,
+        feedback,
+        kept,
+        general.origin,
+        excluded,
+        learned,
+        data_digest=data.digest,
+        seed=seed,
     )
     write_campaign(saved, directory, progress)
 
@@ -329,6 +343,9 @@ def update(
 ) -> SavedCampaign:
     """Customises the model of a campaign folder again, to its seeds, non-seeds and all feedback.
 
+    Of the users who were shown the campaign and did not convert, a random part become non-seeds.
+    To find how many, see `shown.share_to_keep`, the model is first customised without feedback.
+
     It starts from the general model, so the result depends on these alone, and not on the number
     and order of earlier updates and additions of feedback. Early stopping needs this too: the
     examples that it holds out must be new to the model. The general model may differ from the
@@ -358,7 +375,7 @@ def update(
             raise InputError("the general model is in no folder; give one from `save` or `load`")
         saved = saved.with_ids_of(data)
         excluded = np.union1d(saved.excluded, data.checked_ids(exclude))
-        saved = replace(saved, excluded=excluded)
+        saved = replace(saved, excluded=excluded, share=1.0)
         for label, who in ((1, "seeds"), (0, "non-seeds")):
             if not (saved.examples.labels == label).any():
                 raise InputError(
@@ -371,9 +388,13 @@ def update(
                 f"{directory}: none of its non-seeds is a user of {data.where}; use data with more "
                 "of the campaign's users"
             )
-        [model] = method_of(general).customise(
-            general, data, [campaign], seed=seed, progress=progress
-        )
+        method = method_of(general)
+        customise = partial(method.customise, general, data, seed=seed, progress=progress)
+        share = _share_of_shown(saved, data, customise)
+        if share < 1:
+            saved = replace(saved, share=share)
+            campaign = data.recorded_campaign(saved.examples)
+        [model] = customise([campaign])
         saved = replace(
             saved,
             adapted=_changed(model.adapted, general),
@@ -384,6 +405,23 @@ def update(
         )
         write_campaign(saved, directory, progress)
     return saved
+
+
+def _share_of_shown(
+    saved: SavedCampaign,
+    data: Dataset,
+    customise: Callable[[Sequence[Campaign]], list[Customised]],
+) -> float:
+    """See `shown.share_to_keep`; 1 without feedback, or without first examples of both labels."""
+    first = data.recorded_campaign(saved.record.without(saved.excluded), needs_seeds=False)
+    users = data.find_users(saved.feedback.user_ids)
+    new = (users >= 0) & ~is_among(saved.feedback.user_ids, saved.excluded)
+    new &= ~np.isin(users, first.users)
+    if not new.any() or not 0 < first.labels.sum() < len(first.labels):
+        return 1.0
+    [model] = customise([first])
+    scores, own = (model.score(data.user_rows[of]) for of in (users[new], first.users))
+    return share_to_keep(scores, saved.feedback.converted[new], own, first.labels)
 
 
 def is_campaign(directory: Path) -> bool:
@@ -426,6 +464,7 @@ def _read(folder: Path, progress: Progress) -> SavedCampaign:
         origin=Origin((folder / body["model"]).resolve(), body["model_digest"]),
         excluded=_from_column(excluded["user_id"]),
         learned=body["learned"] and Counts(**body["learned"]),
+        share=body.get("share", 1.0),
         data_digest=body.get("data_digest"),
         seed=body.get("seed"),
         digest=body["digest"],
@@ -462,6 +501,7 @@ def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progre
             "seeds": int((record.labels == 1).sum()),
             "known": saved.known._asdict(),
             "learned": saved.learned and saved.learned._asdict(),
+            "share": saved.share,
             "data_digest": saved.data_digest,
             "seed": saved.seed,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},

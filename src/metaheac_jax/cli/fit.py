@@ -126,7 +126,7 @@ def main(options: Options) -> None:
         added = np.empty(0, int)
         if folders:
             data, campaigns, added = _with_folders(data, campaigns, folders)
-            terminal.print_lines(screen, *_unseen(data, folders))
+            terminal.print_lines(screen, *_folder_notes(data, folders))
         _check(method, data, campaigns, options)  # before anything is written
         if mesh is not None:
             method.check_mesh()
@@ -247,9 +247,15 @@ def _check(method: Method, data: Dataset, campaigns: np.ndarray, options: Option
         raise InputError(f"{error}; --skip-unusable leaves out those of the data") from error
 
 
-def _unseen(data: Dataset, folders: Sequence[SavedCampaign]) -> Iterator[str]:
-    """A line per campaign of a folder with values that are not in the data's vocabulary."""
+def _folder_notes(data: Dataset, folders: Sequence[SavedCampaign]) -> Iterator[str]:
+    """Lines on campaigns of folders with unknown values, or with feedback not learned from."""
     for folder in folders:
+        if folder.learned != folder.known:
+            yield (
+                f"note: {folder.record.name}: its feedback has changed since its model learned "
+                "from it; metaheac update it first, which finds how many of the users without "
+                "conversion are non-seeds"
+            )
         attributes = folder.record.attributes
         rows = data.vocabulary.encode_attributes(data.schema, attributes)
         if names := data.unknown_attributes(rows):

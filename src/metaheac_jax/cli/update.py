@@ -22,9 +22,12 @@ from metaheac_jax.model import Customised, load
 class Options:
     """Customises a campaign's model again, to its seeds and to all feedback so far.
 
-    Users who converted count as seeds, and users who were shown the campaign and did not convert as
-    non-seeds. The result does not depend on how often this has been run before. Without --exclude,
-    nothing is done if feedback, data, general model and seed are the same as last time.
+    Users who converted count as seeds. Users who were shown the campaign and did not convert count
+    as non-seeds; where few convert, a random part of them, as many as the model without feedback
+    expects for these converts. Otherwise users like those in an audience would sink below users who
+    were never shown the campaign. The result does not depend on how often this has been run before.
+    Without --exclude, nothing is done if feedback, data, general model and seed are the same as
+    last time.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
@@ -82,6 +85,11 @@ def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[st
         f"customised again, with feedback on {len(users):,} users: {found.sum():,} of them "
         f"are users of the data, and {(found & converted).sum():,} of these converted"
     )
+    if saved.share < 1:
+        yield (
+            f"{saved.share:.1%} of those who did not convert count as non-seeds, as the rate of "
+            "converts implies"
+        )
     if num_used < num_seeds:
         yield f"{num_used:,} of its {num_seeds:,} seeds and converts are users of the data"
     if len(users) and not found.any():

@@ -6,6 +6,7 @@ M seeds who are not in the data, X excluded users.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Mapping
@@ -192,6 +193,16 @@ def _text_ids(user_ids: UserIds) -> np.ndarray:
             )
         ids.append(encoded)
     return np.array(ids, "S") if ids else np.empty(0, "S1")
+
+
+def draw_by_id(user_ids: np.ndarray, purpose: bytes = b"") -> np.ndarray:
+    """(n,) numbers in [0, 1), uniform over users; a user's depends on id and purpose alone.
+
+    A whole number has the draw of its text.
+    """
+    texts = (own if isinstance(own, bytes) else str(own).encode() for own in user_ids.tolist())
+    digests = (hashlib.blake2b(text, digest_size=4, person=purpose).digest() for text in texts)
+    return np.fromiter((int.from_bytes(own, "little") for own in digests), np.int64) / 2**32
 
 
 def draw_non_seeds(

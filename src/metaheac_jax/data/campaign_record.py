@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from metaheac_jax.data.campaign import draw_by_id
 from metaheac_jax.errors import InputError
 
 
@@ -70,6 +71,14 @@ class Feedback:
     def __len__(self) -> int:
         """F."""
         return len(self.user_ids)
+
+    def sample(self, share: float) -> Feedback:
+        """All converts, and the others with this probability.
+
+        It depends on the id alone, so that a user stays when other users or a larger share come.
+        """
+        kept = self.converted | (draw_by_id(self.user_ids, b"feedback") < share)
+        return Feedback(self.user_ids[kept], self.converted[kept])
 
     def merge(self, other: Feedback) -> Feedback:
         """Combines the records of both. Neither order nor repetition matters.

@@ -5,14 +5,13 @@ Axes: C campaigns, E examples, U users.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import MAX_ID_BYTES
+from metaheac_jax.data.campaign import MAX_ID_BYTES, draw_by_id
 from metaheac_jax.data.dataset import COLUMN_FIELDS, NON_SEEDS_PER_SEED
 from metaheac_jax.data.sources.table_fields import as_text, check_lists, spells_whole
 from metaheac_jax.data.sources.table_file import TableFile
@@ -101,10 +100,7 @@ def stages_of(user_ids: np.ndarray) -> np.ndarray:
     It depends on the id alone, so that a user whom a model was trained on stays in stage 1 when the
     file changes.
     """
-    texts = (own if isinstance(own, bytes) else str(own).encode() for own in user_ids.tolist())
-    digests = (hashlib.blake2b(text, digest_size=4).digest() for text in texts)
-    draw = np.fromiter((int.from_bytes(own, "little") for own in digests), np.int64)
-    return np.where(draw < _HELD_OUT * 2**32, 2, 1).astype(np.int32)
+    return np.where(draw_by_id(user_ids) < _HELD_OUT, 2, 1).astype(np.int32)
 
 
 def _users_with_values(
