@@ -23,9 +23,9 @@ def test_the_meta_loss_falls(name):
 @pytest.mark.long
 def test_five_points_of_a_sine_wave_are_enough():
     params = sine.train(sine.Options())
-    assert sine.errors(params, shots=5, steps=0, seed=0)[0] > 2.5
-    assert sine.errors(params, shots=5, steps=1, seed=0)[0] < 0.75
-    assert sine.errors(params, shots=5, steps=10, seed=0)[0] < 0.45
+    assert sine.errors(params, shots=5, steps=0, seed=0)[0] > 1.5
+    assert sine.errors(params, shots=5, steps=1, seed=0)[0] < 0.5
+    assert sine.errors(params, shots=5, steps=10, seed=0)[0] < 0.25
 
 
 def test_new_sine_waves_are_not_drawn_like_those_of_training(monkeypatch):
