@@ -4,7 +4,8 @@ import numpy as np
 from toy import dataset
 
 from metaheac_jax.audience.held_out import hold_out_seeds
-from metaheac_jax.methods.method import Method, Trained
+from metaheac_jax.methods.method import Method
+from metaheac_jax.methods.stages import Trained
 from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=400, campaigns=3, per_campaign=40, pool=30)

@@ -20,10 +20,10 @@ from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import METHODS, Method
 from metaheac_jax.methods import method_named as library_method
 from metaheac_jax.methods.fine_tuning import metaheac, metaheac_network
-from metaheac_jax.methods.method import Run, Trained
 from metaheac_jax.methods.offline import build_offline, train_on_campaigns, untrained
 from metaheac_jax.methods.seed_features import build_seed_offline, seed_aware
 from metaheac_jax.methods.solved_heads import build_head_training, solved_head
+from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import State, Weights
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings
 from metaheac_jax.table.rows import select_rows

@@ -30,7 +30,7 @@ from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.fine_tuning import metaheac_network
-from metaheac_jax.methods.method import Run, epoch_steps
+from metaheac_jax.methods.stages import Run, epoch_steps
 from metaheac_jax.model import General, Weights
 from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import Settings

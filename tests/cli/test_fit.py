@@ -29,7 +29,8 @@ from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
 from metaheac_jax.methods.ensemble import member_methods
-from metaheac_jax.methods.method import Method, steps_of
+from metaheac_jax.methods.method import Method
+from metaheac_jax.methods.record import steps_of
 from metaheac_jax.methods.registry import METHODS
 from metaheac_jax.model import AddedCampaign, Judged, load
 from metaheac_jax.settings import SETTINGS

@@ -21,8 +21,8 @@ from experiments.comparison.tuning import tuned_method
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, solved_heads
-from metaheac_jax.methods.method import Run, Trained
 from metaheac_jax.methods.offline import campaign_sampler, untrained
+from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.settings import OFFICIAL, PAPER

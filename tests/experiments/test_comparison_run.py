@@ -17,7 +17,7 @@ from experiments.comparison.run_folder import open_run
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import Method
-from metaheac_jax.methods.method import Trained
+from metaheac_jax.methods.stages import Trained
 from metaheac_jax.progress import silent
 from metaheac_jax.settings import PAPER
 

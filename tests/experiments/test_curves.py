@@ -9,7 +9,7 @@ from toy import dataset
 from experiments.comparison.curves import fine_tuning_curve
 from metaheac_jax.audience.evaluation import pool_rows
 from metaheac_jax.methods import Method, metaheac
-from metaheac_jax.methods.method import Trained
+from metaheac_jax.methods.stages import Trained
 from metaheac_jax.progress import silent
 from metaheac_jax.ranking import auc
 from metaheac_jax.settings import PAPER

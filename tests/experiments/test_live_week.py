@@ -28,7 +28,7 @@ from metaheac_jax.data.simulation import Truth
 from metaheac_jax.data.splits import paper_split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import METHODS, Method, method_named
-from metaheac_jax.methods.method import Trained
+from metaheac_jax.methods.stages import Trained
 from metaheac_jax.progress import silent
 from metaheac_jax.settings import PAPER
 

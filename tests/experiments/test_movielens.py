@@ -14,7 +14,7 @@ from experiments import movielens
 from experiments.comparison import report, runs
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.held_out import hold_out_campaigns
-from metaheac_jax.methods.method import Trained
+from metaheac_jax.methods.stages import Trained
 from metaheac_jax.settings import PAPER, SETTINGS
 
 COMMAND = commands.module(movielens)

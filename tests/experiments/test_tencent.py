@@ -42,7 +42,7 @@ from experiments.comparison.runs import OUTPUTS
 from metaheac_jax.cli.prepare import read_schema
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.methods import METHODS, method_named
-from metaheac_jax.methods.method import Trained
+from metaheac_jax.methods.stages import Trained
 from metaheac_jax.schema import TENCENT
 from metaheac_jax.settings import SETTINGS
 

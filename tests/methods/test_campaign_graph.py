@@ -24,7 +24,7 @@ from metaheac_jax.methods.campaign_graph import (
     representation_customiser,
     user_nodes,
 )
-from metaheac_jax.methods.method import Run, Trained
+from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import Weights
 from metaheac_jax.networks.campaign_graph import CampaignGraph
 from metaheac_jax.ranking import auc

@@ -11,7 +11,7 @@ from toy import UNTRAINED, dataset
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.ensemble import ensemble, member_methods
-from metaheac_jax.methods.method import steps_of
+from metaheac_jax.methods.record import steps_of
 from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.settings import PAPER
 from metaheac_jax.training.sharding import device_mesh

@@ -25,7 +25,8 @@ from metaheac_jax.methods.fine_tuning import (
     without_he,
     without_meta,
 )
-from metaheac_jax.methods.method import Run, steps_of
+from metaheac_jax.methods.record import steps_of
+from metaheac_jax.methods.stages import Run
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings

@@ -10,8 +10,9 @@ from toy import dataset
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
-from metaheac_jax.methods.method import Run, steps_of
 from metaheac_jax.methods.offline import untrained
+from metaheac_jax.methods.record import steps_of
+from metaheac_jax.methods.stages import Run
 from metaheac_jax.model import load, save
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.schema import Field, Schema, Vocabulary

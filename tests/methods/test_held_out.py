@@ -15,7 +15,8 @@ from metaheac_jax.methods.held_out import (
     judge_models,
     mean_quality,
 )
-from metaheac_jax.methods.method import Method, Trained
+from metaheac_jax.methods.method import Method
+from metaheac_jax.methods.stages import Trained
 from metaheac_jax.ranking import auc
 from metaheac_jax.settings import PAPER
 

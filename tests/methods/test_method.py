@@ -10,15 +10,16 @@ import pytest
 from toy import dataset
 
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods import method as module
 from metaheac_jax.methods import online
+from metaheac_jax.methods import record as module
 from metaheac_jax.methods.campaign_graph import hubble
 from metaheac_jax.methods.fine_tuning import metaheac, mlp_pretraining
-from metaheac_jax.methods.method import Method, Run, Trained, epoch_steps
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.registry import method_of
 from metaheac_jax.methods.seed_features import compiled_direction
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.methods.solved_heads import compiled_solver
+from metaheac_jax.methods.stages import Run, Trained, epoch_steps
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import OFFICIAL, PAPER

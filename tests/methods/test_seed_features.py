@@ -12,7 +12,6 @@ from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import reference_set
 from metaheac_jax.methods.fine_tuning import metaheac_network
-from metaheac_jax.methods.method import Run
 from metaheac_jax.methods.seed_features import (
     MAX_REFERENCE,
     compiled_direction,
@@ -21,6 +20,7 @@ from metaheac_jax.methods.seed_features import (
     seed_aware_alpha_zero,
     seed_aware_mlp,
 )
+from metaheac_jax.methods.stages import Run
 from metaheac_jax.model import Weights, initialise
 from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.networks.seed_features import SeedNetwork

@@ -8,8 +8,8 @@ import pytest
 from toy import aucs, dataset
 
 from metaheac_jax.methods import shared_embeddings
-from metaheac_jax.methods.method import Run
 from metaheac_jax.methods.shared_embeddings import fit_new_mlp, mlp_embeddings
+from metaheac_jax.methods.stages import Run
 from metaheac_jax.model import Weights
 from metaheac_jax.settings import PAPER
 

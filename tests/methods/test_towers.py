@@ -10,8 +10,8 @@ from toy import aucs, dataset, pool
 
 from metaheac_jax.data.batches import Batch, ExampleBatch, generator
 from metaheac_jax.data.samplers import ExampleSampler
-from metaheac_jax.methods.method import Run
 from metaheac_jax.methods.offline import untrained
+from metaheac_jax.methods.stages import Run
 from metaheac_jax.methods.towers import (
     DRAWS,
     MAX_BITS,

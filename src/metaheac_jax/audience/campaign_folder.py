@@ -35,7 +35,7 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, new_directory
 from metaheac_jax.methods import method_of
-from metaheac_jax.methods.method import Run
+from metaheac_jax.methods.stages import Run
 from metaheac_jax.model import MANIFEST as GENERAL
 from metaheac_jax.model import (
     AdaptedWeights,

@@ -27,9 +27,10 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.methods.fine_tuning import FROM_SCRATCH, TUNED
-from metaheac_jax.methods.method import Method, Run, Trained
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import train_rows, untrained
 from metaheac_jax.methods.online import adapt_weights
+from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.campaign_graph import CampaignGraph
 from metaheac_jax.networks.mlp import MLP, OnFrozenFields

@@ -24,9 +24,10 @@ from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.fine_tuning import metaheac_network, without_meta
 from metaheac_jax.methods.held_out import HeldOut, halve
-from metaheac_jax.methods.method import Method, Run, Trained
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.solved_heads import solved_head
+from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Watch, Weights
 from metaheac_jax.networks.ensemble import Ensemble, columns
 from metaheac_jax.networks.solved_head import SolvedHead

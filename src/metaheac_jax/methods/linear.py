@@ -17,8 +17,9 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.method import Method, Run, no_training
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.similarity import indicators
+from metaheac_jax.methods.stages import Run, no_training
 from metaheac_jax.model import Scorer, State, Watch
 from metaheac_jax.settings import PAPER, Settings
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,6 @@ from jax.sharding import Mesh
 from metaheac_jax.data.batches import check_campaigns, check_indices
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.storage import content_digest
-from metaheac_jax.environment import environment, keep_config
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked
 from metaheac_jax.methods.held_out import (
@@ -28,11 +25,11 @@ from metaheac_jax.methods.held_out import (
     judge_models,
     mean_quality,
 )
+from metaheac_jax.methods.record import digest_of_start, general_of, keep_training_config
+from metaheac_jax.methods.stages import Adapt, Restore, Run, Train
 from metaheac_jax.model import (
-    AdaptedWeights,
     Customised,
     General,
-    Judged,
     Scorer,
     State,
     Watch,
@@ -41,101 +38,7 @@ from metaheac_jax.model import (
 from metaheac_jax.processes import check_same, is_first, of_all, own_part
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
-from metaheac_jax.training.checkpoint import MANIFEST as CHECKPOINT
-from metaheac_jax.training.checkpoint import array_digest
 from metaheac_jax.training.loop import Quality
-
-
-@dataclass(frozen=True)
-class Run:
-    """The inputs of a stage of a method.
-
-    Attributes:
-      dataset: users, campaigns and examples.
-      campaigns: indices of the training campaigns.
-      settings: settings of the method.
-      seed: random seed of initial values, batches and orders.
-      directory: folder for checkpoints of the offline stage; None for no checkpoints.
-      log: file for JSON lines of the offline stage; None for no log.
-      progress: receives the progress of each stage.
-      held_out: indices of the held-out campaigns, which determine when the offline stage stops;
-        empty if it runs all epochs.
-      judge: judges a state of the offline stage on these campaigns; None if there are none.
-      start: the general model that the offline stage continues from; None to start afresh.
-      skip_nonfinite: maximum number of non-finite steps that the offline stage may skip.
-      prefix: prefix of the training's name in logs and progress.
-      mesh: the devices that share the work; None for one device.
-      numbers: a number per campaign of the online stage, which seeds its random draws; None for
-        0, 1, 2, ...
-      kept: folder in which the online stage keeps customised campaigns; None to keep none.
-    """
-
-    dataset: Dataset
-    campaigns: np.ndarray
-    settings: Settings
-    seed: int
-    directory: Path | None = None
-    log: Path | None = None
-    progress: Progress = silent
-    held_out: np.ndarray = field(default_factory=lambda: np.empty(0, int))
-    judge: Callable[[State], Quality] | None = None
-    start: General | None = None
-    skip_nonfinite: int = 0
-    prefix: str = ""
-    mesh: Mesh | None = None
-    numbers: Sequence[int] | None = None
-    kept: Path | None = None
-
-
-class Trained(NamedTuple):
-    """The result of the offline stage.
-
-    Attributes:
-      state: what the method learned.
-      judgements: (E, 3) step, AUC and loss of each judgement on held-out campaigns.
-      optimizer: the optimiser's state, as in `General`; None for a method that takes no steps.
-    """
-
-    state: State
-    judgements: np.ndarray = np.empty((0, 3))
-    optimizer: State | None = None
-
-
-def no_training(run: Run) -> Trained:
-    """The offline stage of a method that learns nothing offline."""
-    del run
-    return Trained({})
-
-
-class Train(Protocol):
-    """The offline stage."""
-
-    def __call__(self, run: Run, /) -> Trained:
-        """Trains on stage 1 of the training campaigns; resumes from the run's checkpoints."""
-
-
-class Adapt(Protocol):
-    """The online stage."""
-
-    def __call__(
-        self, run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None, /
-    ) -> list[Scorer]:
-        """Customises a model to each campaign, from its examples.
-
-        A method that adapts by gradient descent calls ``watch``.
-        """
-
-
-class Restore(Protocol):
-    """Makes a scorer from saved adapted weights."""
-
-    def __call__(
-        self, run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights, /
-    ) -> Scorer:
-        """The scorer that `Adapt` made with these weights.
-
-        Only the table rows of the campaign are read.
-        """
 
 
 @dataclass(frozen=True)
@@ -321,7 +224,7 @@ class Method:
         else:
             log, progress = None, silent
         if mesh is not None:
-            check_same("data and model", (data.digest, data.num_users, start and _digest_of(start)))
+            check_same("data and model", (data.digest, data.num_users, digest_of_start(start)))
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
@@ -332,11 +235,11 @@ class Method:
         kept = directory if writes else None
         with nullcontext() if kept is None else locked(kept):
             if kept is not None:
-                self._keep_config(kept, run, allow_changes, progress)
+                keep_training_config(self.name, run, kept, allow_changes, progress)
             if log is not None:
                 log.parent.mkdir(parents=True, exist_ok=True)
             trained = self.train(run)
-        return self._general(run, trained)
+        return general_of(self.name, run, trained)
 
     @property
     def _judges(self) -> bool:
@@ -377,27 +280,6 @@ class Method:
                 "training and a held-out campaign; leave it out of one"
             )
         return chosen, held
-
-    def _general(self, run: Run, trained: Trained) -> General:
-        data, start = run.dataset, run.start
-        return General(
-            method=self.name,
-            settings=self.settings,
-            schema=data.schema,
-            vocabulary=data.vocabulary,
-            state=on_device(trained.state),  # once, not at every use
-            data=data.name,
-            campaigns=_trained_on(run),
-            seed=run.seed,
-            judgements=tuple(
-                Judged(int(step), auc, loss) for step, auc, loss in trained.judgements.tolist()
-            ),
-            held_out=_held_out(run),
-            parent=None if start is None or start.origin is None else start.origin.digest,
-            data_digest=data.digest,
-            optimizer=trained.optimizer,
-            added=() if start is None else start.added,
-        )
 
     def judge(
         self,
@@ -539,84 +421,3 @@ class Method:
                     f"the general model was trained with {name} {other!r}, the method has {own!r}; "
                     "use methods.method_of(general)"
                 )
-
-    def _keep_config(
-        self,
-        directory: Path,
-        run: Run,
-        allow_changes: Collection[str],
-        progress: Progress,
-    ) -> None:
-        """Writes a training's configuration beside its checkpoints, or compares it with that file.
-
-        Raises:
-          InputError: the checkpoints are those of another training.
-        """
-        data, start = run.dataset, run.start
-        # The number of epochs may change. So may settings that only the online stage uses, unless
-        # models are customised to tell when training stops.
-        free = {"offline_epochs", "offline_patience"}
-        if run.judge is None:
-            free |= {
-                "penalty",
-                *(key for key in asdict(self.settings) if key.startswith("online_")),
-            }
-        offline = {key: value for key, value in asdict(self.settings).items() if key not in free}
-        config = {
-            "method": self.name,
-            "settings": offline,
-            "seed": run.seed,
-            "data": {"name": data.name, "sha256": content_digest(data, progress=progress)},
-            "campaigns": [plain_id(value) for value in data.campaign_ids[run.campaigns]],
-            "held_out": [plain_id(value) for value in data.campaign_ids[run.held_out]],
-            "start": start and [_digest_of(start), steps_of(start)],
-            **environment(),
-        }
-        directory = directory if directory.name else directory.resolve()
-        path = directory.with_name(f"{directory.name}.json")
-        restart = f"delete {path} and {directory} to train afresh"
-        found = [*directory.glob(f"*/{CHECKPOINT}"), *directory.glob(f"*/*/{CHECKPOINT}")]
-        if found and not path.is_file():  # the second pattern is for an ensemble's members
-            raise InputError(
-                f"{directory}: has checkpoints, but {path.name}, which describes their training, "
-                f"is not beside it; move both together, or {restart}"
-            )
-        keep_config(path, config, allow_changes=allow_changes, restart=restart)
-
-
-def _digest_of(start: General) -> str:
-    """Digest of the model that training continues from; of its arrays, if it was not saved."""
-    if start.origin is not None:
-        return start.origin.digest
-    leaves = jax.tree.leaves((dict(start.state), start.optimizer))
-    return hashlib.sha256("".join(map(array_digest, leaves)).encode()).hexdigest()
-
-
-def _trained_on(run: Run) -> tuple[int | str, ...]:
-    """Ids of the campaigns of this training and of earlier ones that it continues, each once."""
-    own = [plain_id(value) for value in run.dataset.campaign_ids[run.campaigns]]
-    return tuple(dict.fromkeys([*_ids(run, run.start.campaigns if run.start else ()), *own]))
-
-
-def _held_out(run: Run) -> tuple[int | str, ...]:
-    """Ids of the campaigns held out here, or held out earlier and not trained on since."""
-    own = [plain_id(value) for value in run.dataset.campaign_ids[run.held_out]]
-    trained, before = {*own, *_trained_on(run)}, run.start.held_out if run.start else ()
-    return *own, *(key for key in _ids(run, before) if key not in trained)
-
-
-def _ids(run: Run, keys: Sequence[int | str]) -> list[int | str]:
-    """Campaign ids of an earlier training, as text if those of the data are text."""
-    text = run.dataset.campaign_ids.dtype.kind == "S"
-    return [str(key) if text else key for key in keys]
-
-
-def steps_of(general: General) -> int:
-    """Number of steps that a general model's optimiser has taken; 0 if it has no state."""
-    return 0 if general.optimizer is None else int(general.optimizer["count"])
-
-
-def epoch_steps(run: Run) -> int:
-    """Number of steps per epoch of the offline stage: ceil(training examples / batch size)."""
-    examples = int(run.dataset.stage1.counts[run.campaigns].sum())
-    return -(-examples // run.settings.batch_size)

@@ -12,9 +12,10 @@ from jax import Array
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.fine_tuning import TUNED
-from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
 from metaheac_jax.methods.online import build_restore, fine_tune
+from metaheac_jax.methods.stages import Adapt, Run, Train, Trained
 from metaheac_jax.model import Scorer, State, Watch, Weights
 from metaheac_jax.networks.base import Output, User
 from metaheac_jax.networks.multitask import MMoE, SharedBottom

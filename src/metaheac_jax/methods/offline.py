@@ -20,7 +20,7 @@ from metaheac_jax.data.batches import CampaignBatch
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler, GroupSampler
-from metaheac_jax.methods.method import Run, Train, Trained, epoch_steps
+from metaheac_jax.methods.stages import Run, Train, Trained, epoch_steps
 from metaheac_jax.model import General, State, Weights, initialise
 from metaheac_jax.networks.base import BuildNetwork, Network
 from metaheac_jax.processes import is_first

@@ -15,7 +15,7 @@ from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import Batch, CampaignExamples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
-from metaheac_jax.methods.method import Adapt, Restore, Run
+from metaheac_jax.methods.stages import Adapt, Restore, Run
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.base import BuildNetwork, Network, SplitNetwork
 from metaheac_jax.settings import Adapts

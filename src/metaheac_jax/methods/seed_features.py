@@ -22,7 +22,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
 from metaheac_jax.methods.fine_tuning import SIZES, TUNED, metaheac_network, mlp_network
-from metaheac_jax.methods.method import Adapt, Method, Run, Train, Trained
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
 from metaheac_jax.methods.online import (
     PROGRAMS_KEPT,
@@ -32,6 +32,7 @@ from metaheac_jax.methods.online import (
     compiled_scorer,
     lengthened,
 )
+from metaheac_jax.methods.stages import Adapt, Run, Train, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.base import BuildNetwork
 from metaheac_jax.networks.seed_features import SeedNetwork, direction

@@ -9,9 +9,10 @@ import jax
 
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.fine_tuning import FROM_SCRATCH, TUNED, mlp_network
-from metaheac_jax.methods.method import Method, Run
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import build_offline, untrained
 from metaheac_jax.methods.online import build_restore, fine_tune
+from metaheac_jax.methods.stages import Run
 from metaheac_jax.model import Scorer, State, Watch, Weights
 from metaheac_jax.networks.mlp import MLP, OnFrozenFields
 from metaheac_jax.settings import PAPER, Settings

@@ -13,7 +13,8 @@ from scipy.sparse import csr_matrix
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
-from metaheac_jax.methods.method import Method, Run, Trained
+from metaheac_jax.methods.method import Method
+from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import Scorer, State, Watch
 from metaheac_jax.settings import PAPER, Settings
 

@@ -32,9 +32,10 @@ from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods.fine_tuning import TUNED
 from metaheac_jax.methods.linear import fit_regression
-from metaheac_jax.methods.method import Method, Run, Train, Trained
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.methods.online import PROGRAMS_KEPT, build_restore, compiled_scorer, lengthened
+from metaheac_jax.methods.stages import Run, Train, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings

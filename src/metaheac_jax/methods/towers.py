@@ -22,8 +22,9 @@ from metaheac_jax.customise.score import over_chunks
 from metaheac_jax.data.batches import Batch, ExampleBatch, campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
-from metaheac_jax.methods.method import Method, Run, Trained
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
+from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import Scorer, State, Watch, Weights
 from metaheac_jax.networks.towers import Towers
 from metaheac_jax.settings import PAPER, Settings

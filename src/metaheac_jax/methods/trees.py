@@ -16,8 +16,9 @@ from metaheac_jax.data.batches import campaign_examples, generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods.method import Method, Run, Trained, no_training
+from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.similarity import indicators
+from metaheac_jax.methods.stages import Run, Trained, no_training
 from metaheac_jax.model import Scorer, State, Watch
 from metaheac_jax.settings import PAPER, Settings
 
