@@ -18,7 +18,7 @@ def fixed_method(score, seen=None, random_seeds=None):
     It appends campaigns to ``seen``, and the random seed of customising to ``random_seeds``.
     """
 
-    def adapt(run, state, campaigns, watch):
+    def adapt(run, state, campaigns):
         if seen is not None:
             seen.extend(campaigns)
         if random_seeds is not None:

@@ -66,7 +66,7 @@ def test_what_a_run_is_about():
 def ranker(quality):
     """A method that ranks a pool by its labels; the worse, the lower the quality."""
 
-    def adapt(of, state, campaigns, watch=None):
+    def adapt(of, state, campaigns):
         def scorer(c):
             label = of.dataset.stage2.label[of.dataset.stage2.of(c)]
             return lambda users: state["quality"] * label + np.linspace(0, 1, len(label))
@@ -185,7 +185,7 @@ def test_compiled_programs_are_dropped_when_they_are_many(monkeypatch):
 def test_the_general_model_is_judged_without_the_online_stage(tmp_path):
     own = ranker(2.0)
 
-    def adapt(of, state, campaigns, watch=None):
+    def adapt(of, state, campaigns):
         quality = 2.0 if of.settings.online_epochs else 0.0
         return own.adapt(of, {"quality": quality}, campaigns)
 

@@ -23,8 +23,8 @@ def test_a_curve_has_the_loss_of_the_examples_and_the_auc_of_the_pool():
     odds = np.random.default_rng(0).normal(size=DATA.num_rows + 1)
     score = lambda users: odds[users].mean(axis=1)  # noqa: E731
 
-    def adapt(run, state, campaigns, watch):
-        watch(0, lambda: [score])
+    def adapt(run, state, campaigns):
+        run.watch(0, lambda: [score])
         return [score]
 
     train = lambda run: Trained({})  # noqa: E731

@@ -61,7 +61,7 @@ RUNNING = WORLD.split.test
 def fake_method(scorer, train=lambda run: Trained({})):
     """A method without any cost, whose models all score with one function."""
 
-    def adapt(run, state, campaigns, watch):
+    def adapt(run, state, campaigns):
         return [scorer] * len(campaigns)
 
     return Method(name="fake", label="Fake", settings=PAPER, train=train, adapt=adapt)
@@ -179,7 +179,7 @@ class Recorder:
             self.trainings.append(run)
             return Trained({})
 
-        def adapt(run, state, campaigns, watch):
+        def adapt(run, state, campaigns):
             self.days.append(run.dataset)
             for campaign in campaigns:
                 index = int(np.searchsorted(run.dataset.campaign_ids, campaign.id))
@@ -278,7 +278,7 @@ def test_a_better_method_has_a_lift_of_conversions():
 
 @pytest.mark.long
 def test_nothing_comes_of_a_test_of_a_method_against_itself():
-    def adapt(run, state, campaigns, watch):
+    def adapt(run, state, campaigns):
         # By chance the general model likes a gender, for all campaigns of the arm alike.
         rng = np.random.default_rng(run.dataset.stage1.user)  # what the arm has learned from
         liking = 3 * rng.random() * rng.normal(size=2)

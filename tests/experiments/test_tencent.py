@@ -338,7 +338,7 @@ class Ranker:
         distance = abs(run.settings.outer_learning_rate - 0.004)
         return Trained({"quality": 0.5 / (1 + 100 * distance)})
 
-    def adapt(self, run, state, campaigns, watch=None):
+    def adapt(self, run, state, campaigns):
         data = run.dataset
         user_of = {row.tobytes(): user for user, row in enumerate(data.user_rows)}
 

@@ -121,7 +121,7 @@ class Fake:
         self.directories.add(run.directory)
         return Trained({"quality": self.quality(run.settings)})
 
-    def adapt(self, run, state, campaigns, watch=None):
+    def adapt(self, run, state, campaigns):
         quality = self.quality(run.settings) * state["quality"]
 
         def scorer(c):

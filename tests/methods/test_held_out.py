@@ -141,7 +141,7 @@ def noting(seen, settings):
         judged = [] if run.judge is None else [[7, *run.judge({})]]
         return Trained({}, np.array(judged).reshape(-1, 3))
 
-    def adapt(run, state, campaigns, watch):
+    def adapt(run, state, campaigns):
         seen.append([campaign.id for campaign in campaigns])
         return [lambda users: np.arange(len(users)) for _ in campaigns]
 

@@ -28,7 +28,7 @@ from metaheac_jax.table.layout import Layout
 DATA = dataset(users=100, campaigns=6, per_campaign=40, pool=40)
 
 
-def score_nothing(run, state, campaigns, watch):
+def score_nothing(run, state, campaigns):
     return [lambda users: np.zeros(len(users)) for _ in campaigns]
 
 
@@ -39,9 +39,9 @@ def noting(seen):
         seen.append(run)
         return Trained({})
 
-    def adapt(run, state, campaigns, watch):
-        seen.append((run, state, campaigns, watch))
-        return score_nothing(run, state, campaigns, watch)
+    def adapt(run, state, campaigns):
+        seen.append((run, state, campaigns))
+        return score_nothing(run, state, campaigns)
 
     return Method("noting", "Noting", PAPER, train=train, adapt=adapt)
 
@@ -79,9 +79,9 @@ def test_campaigns_are_customised_in_the_order_given():
     models = method.customise(general, DATA, chosen, seed=5, progress=print, watch=watch)
     assert [model.campaign for model in models] == chosen
     assert all(model.general is general for model in models)
-    run, state, campaigns, watching = seen[1]
-    assert (run.dataset, run.seed, run.progress) == (DATA, 5, print)
-    assert (state, campaigns, watching) == (general.state, chosen, watch)
+    run, state, campaigns = seen[1]
+    assert (run.dataset, run.seed, run.progress, run.watch) == (DATA, 5, print, watch)
+    assert (state, campaigns) == (general.state, chosen)
     assert models[1].score(DATA.user_rows[:3]).tolist() == [0, 0, 0]
 
 

@@ -31,7 +31,7 @@ from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import train_rows, untrained
 from metaheac_jax.methods.online import adapt_weights
 from metaheac_jax.methods.stages import Run, Trained
-from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.campaign_graph import CampaignGraph
 from metaheac_jax.networks.mlp import MLP, OnFrozenFields
 from metaheac_jax.progress import silent
@@ -245,9 +245,7 @@ def join(graph: Graph, examples: Batch, layout: Layout) -> NewCampaign:
     )
 
 
-def fit_heads(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def fit_heads(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """Trains an MLP from scratch for each campaign, on the representations of its examples.
 
     The graph network is frozen. All MLPs have the same initial values.
@@ -270,9 +268,7 @@ def fit_heads(
 
         quiet = replace(run, progress=silent)
         batch, weights = examples._replace(ids=ids), Weights(head, table)
-        [model] = adapt_weights(
-            quiet, customiser, weights, [batch], scorers, watch, names=[campaign.name]
-        )
+        [model] = adapt_weights(quiet, customiser, weights, [batch], scorers, names=[campaign.name])
         return model
 
     models: list[Scorer] = []

@@ -28,7 +28,7 @@ from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.methods.stages import Run, Trained
-from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Watch, Weights
+from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights
 from metaheac_jax.networks.ensemble import Ensemble, columns
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.progress import prefixed
@@ -126,11 +126,8 @@ def _judge_of(member: Method, run: Run, halves: Sequence[HeldOut]) -> Callable[[
     return lambda state: member.judge_state(run, state, halves)
 
 
-def adapt_members(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def adapt_members(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """The online stage: customises each member to all campaigns."""
-    del watch  # the members have no steps in common
     adapted: dict[str, deque[AdaptedWeights]] = {}
     for number, member in enumerate(member_methods(run.settings)):
         own = replace(
@@ -138,11 +135,12 @@ def adapt_members(
             settings=member.settings,
             kept=run.kept and run.kept / member.name,
             progress=prefixed(run.progress, f"{member.label} "),
+            watch=None,  # the members have no steps in common
         )
         own_state = _state_of(number, member, state)
         adapted[member.name] = deque(
             scorer.adapted
-            for scorer in cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns, None))
+            for scorer in cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns))
         )
     run, campaigns, lengths = lengthened(run, campaigns)
     weights, network = Weights(**state), ensemble_network(run.settings)

@@ -20,7 +20,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.methods.stages import Run, no_training
-from metaheac_jax.model import Scorer, State, Watch
+from metaheac_jax.model import Scorer, State
 from metaheac_jax.settings import PAPER, Settings
 
 
@@ -67,11 +67,9 @@ def fit_regression(
     return weights, float(found.x[-1])
 
 
-def fit_regressions(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def fit_regressions(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """Fits a regression to each campaign, on its examples only."""
-    del state, watch
+    del state
     models, num_rows = [], run.dataset.num_rows
 
     def scorer(weights: np.ndarray, bias: float) -> Scorer:

@@ -322,7 +322,7 @@ class Method:
         own = range(len(halves)) if run.mesh is None else own_part(len(halves))
         quiet, state = replace(run, progress=silent, numbers=own), on_device(state)
         judged = judge_models(
-            lambda chosen: self.adapt(quiet, state, chosen, None),
+            lambda chosen: self.adapt(quiet, state, chosen),
             run.dataset,
             [halves[number] for number in own],
         )
@@ -379,24 +379,24 @@ class Method:
                 )
             campaign.check(data.num_users, len(data.schema.campaign))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
-        run = replace(run, kept=None if directory is None else Path(directory))
+        run = replace(run, kept=None if directory is None else Path(directory), watch=watch)
         state = on_device(general.state)
         if mesh is None:
-            models = self.adapt(run, state, campaigns, watch)
+            models = self.adapt(run, state, campaigns)
         else:
-            models = self._adapt_together(run, state, campaigns, watch)
+            models = self._adapt_together(run, state, campaigns)
         return [
             Customised(general, campaign, data.ids_of_seeds(campaign), scorer)
             for campaign, scorer in zip(campaigns, models, strict=True)
         ]
 
     def _adapt_together(
-        self, run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
     ) -> list[Scorer]:
         """As `adapt`, with each campaign customised by one of the processes."""
         own = own_part(len(campaigns))
         run = replace(run, numbers=own, progress=run.progress if is_first() else silent)
-        models = self.adapt(run, state, [campaigns[number] for number in own], watch)
+        models = self.adapt(run, state, [campaigns[number] for number in own])
         if jax.process_count() == 1:
             return models
         adapted = [jax.device_get(getattr(model, "adapted", None)) for model in models]

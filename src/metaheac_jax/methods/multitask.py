@@ -16,7 +16,7 @@ from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
 from metaheac_jax.methods.online import build_restore, fine_tune
 from metaheac_jax.methods.stages import Adapt, Run, Train, Trained
-from metaheac_jax.model import Scorer, State, Watch, Weights
+from metaheac_jax.model import Scorer, State, Weights
 from metaheac_jax.networks.base import Output, User
 from metaheac_jax.networks.multitask import MMoE, SharedBottom
 from metaheac_jax.settings import PAPER, Settings
@@ -121,11 +121,9 @@ def build_new_head_tuning(build_network: Callable[[Settings], Heads]) -> Adapt:
       build_network: ``build_network(settings)`` of a network with one head.
     """
 
-    def stage(
-        run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-    ) -> list[Scorer]:
+    def stage(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
         weights = Weights(mean_head(state["network"]), state["table"])
-        return fine_tune(run, build_network(run.settings), weights, campaigns, watch)
+        return fine_tune(run, build_network(run.settings), weights, campaigns)
 
     return stage
 

@@ -16,7 +16,7 @@ from metaheac_jax.data.batches import Batch, CampaignExamples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.methods.stages import Adapt, Restore, Run
-from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.base import BuildNetwork, Network, SplitNetwork
 from metaheac_jax.settings import Adapts
 from metaheac_jax.table.layout import Layout
@@ -30,14 +30,12 @@ PROGRAMS_KEPT = 16
 def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> Adapt:
     """Builds the online stage of a network; with ``lengths``, list lengths are fields too."""
 
-    def stage(
-        run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-    ) -> list[Scorer]:
+    def stage(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
         added = None
         if lengths:
             run, campaigns, added = lengthened(run, campaigns)
         network = build_network(run.settings)
-        return fine_tune(run, network, Weights(**state), campaigns, watch, lengths=added)
+        return fine_tune(run, network, Weights(**state), campaigns, lengths=added)
 
     return stage
 
@@ -69,7 +67,6 @@ def fine_tune(
     network: Network,
     weights: Weights,
     campaigns: Sequence[Campaign],
-    watch: Watch[Scorer] | None,
     *,
     lengths: Lengths | None = None,
 ) -> list[Scorer]:
@@ -89,7 +86,6 @@ def fine_tune(
         weights,
         CampaignExamples(run.dataset, campaigns),
         lambda adapted: list(map(scorer, campaigns, adapted)),
-        watch,
         names=[campaign.name for campaign in campaigns],
     )
 
@@ -100,7 +96,6 @@ def adapt_weights(
     weights: Weights,
     examples: Sequence[Batch],
     scorers: Callable[[list[AdaptedWeights]], list[Scorer]],
-    watch: Watch[Scorer] | None,
     *,
     names: Sequence[str],
 ) -> list[Scorer]:
@@ -112,16 +107,15 @@ def adapt_weights(
       weights: general weights.
       examples: the examples of each campaign.
       scorers: turns the adapted weights of all campaigns into models.
-      watch: follows the fine-tuning steps.
       names: names of the campaigns, for messages.
     """
 
     def on_step(step: int, adapted: Callable[[], list[AdaptedWeights]]) -> None:
-        if watch is not None:
-            watch(step, lambda: scorers(adapted()))
+        if run.watch is not None:
+            run.watch(step, lambda: scorers(adapted()))
 
     kept = None
-    if run.kept is not None and watch is None:
+    if run.kept is not None and run.watch is None:
         kept = KeptCampaigns(run.kept, weights, [asdict(run.settings), run.seed])
     adapted = customiser(
         weights,
@@ -133,7 +127,7 @@ def adapt_weights(
         progress=run.progress,
         names=names,
         numbers=run.numbers,
-        watch=None if watch is None else on_step,
+        watch=None if run.watch is None else on_step,
         kept=kept,
     )
     return scorers(adapted)

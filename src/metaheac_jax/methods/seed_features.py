@@ -33,7 +33,7 @@ from metaheac_jax.methods.online import (
     lengthened,
 )
 from metaheac_jax.methods.stages import Adapt, Run, Train, Trained
-from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.base import BuildNetwork
 from metaheac_jax.networks.seed_features import SeedNetwork, direction
 from metaheac_jax.settings import PAPER, Settings
@@ -126,11 +126,9 @@ def build_seed_offline(build_network: BuildNetwork, label: str) -> Train:
 def build_seed_fine_tuning(build_network: BuildNetwork) -> Adapt:
     """Builds the online stage of a network with seed features."""
 
-    def stage(
-        run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-    ) -> list[Scorer]:
+    def stage(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
         network = SeedNetwork(build_network(run.settings))
-        return fine_tune_aware(run, network, Weights(**state), campaigns, watch)
+        return fine_tune_aware(run, network, Weights(**state), campaigns)
 
     return stage
 
@@ -140,7 +138,6 @@ def fine_tune_aware(
     network: SeedNetwork,
     weights: Weights,
     campaigns: Sequence[Campaign],
-    watch: Watch[Scorer] | None,
 ) -> list[Scorer]:
     """Customises the general model to each campaign.
 
@@ -172,7 +169,6 @@ def fine_tune_aware(
             for batch in examples
         ],
         lambda adapted: list(map(scorer, campaigns, examples, adapted)),
-        watch,
         names=[campaign.name for campaign in campaigns],
     )
 

@@ -13,7 +13,7 @@ from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import build_offline, untrained
 from metaheac_jax.methods.online import build_restore, fine_tune
 from metaheac_jax.methods.stages import Run
-from metaheac_jax.model import Scorer, State, Watch, Weights
+from metaheac_jax.model import Scorer, State, Weights
 from metaheac_jax.networks.mlp import MLP, OnFrozenFields
 from metaheac_jax.settings import PAPER, Settings
 
@@ -41,11 +41,9 @@ def mlp_embeddings(settings: Settings = PAPER) -> Method:
     )
 
 
-def fit_new_mlp(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def fit_new_mlp(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """Trains an MLP from scratch for each campaign, on the general model's embeddings."""
     # The offline stage drew its MLP and the table with the parts 0 and 1 of the key.
     key = jax.random.fold_in(jax.random.key(run.seed), 2)
     weights = Weights(untrained(run, _NEW_MLP, key).network, state["table"])
-    return fine_tune(run, _NEW_MLP, weights, campaigns, watch)
+    return fine_tune(run, _NEW_MLP, weights, campaigns)

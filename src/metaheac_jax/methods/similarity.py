@@ -15,7 +15,7 @@ from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.stages import Run, Trained
-from metaheac_jax.model import Scorer, State, Watch
+from metaheac_jax.model import Scorer, State
 from metaheac_jax.settings import PAPER, Settings
 
 
@@ -57,11 +57,8 @@ def unit_vectors(users: UserRows, idf: np.ndarray) -> csr_matrix:
     return matrix.multiply(1 / np.maximum(length, 1e-12)).tocsr()
 
 
-def compare_with_seeds(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def compare_with_seeds(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """Scores users by their cosine similarity to the mean of the seeds' unit vectors."""
-    del watch
     idf = np.asarray(state["idf"])
 
     def scorer(campaign: Campaign) -> Scorer:

@@ -36,7 +36,7 @@ from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.methods.online import PROGRAMS_KEPT, build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.stages import Run, Train, Trained
-from metaheac_jax.model import AdaptedWeights, Scorer, State, Watch, Weights
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.table.full_lists import full_lists
@@ -135,9 +135,7 @@ def _of_users(params: Any, layout: Layout, users: Any) -> tuple[Array, Array]:
     return first.sums[..., 0], first.sums[..., 1:]
 
 
-def solve_heads(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def solve_heads(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """The online stage: solves each campaign's head and value weights on its examples.
 
     If only heads are adapted, there are no value weights. With 0 online epochs, all models equal
@@ -147,7 +145,6 @@ def solve_heads(
       InputError: a campaign has no examples, or invalid ones.
       Diverged: a head is not finite.
     """
-    del watch  # there are no steps
     run, campaigns, lengths = lengthened(run, campaigns)
     weights, dataset, settings = Weights(**state), run.dataset, run.settings
     pool = compiled_scorer(_NETWORK, dataset.layout)

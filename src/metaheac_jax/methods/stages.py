@@ -40,6 +40,7 @@ class Run:
       numbers: a number per campaign of the online stage, which seeds its random draws; None for
         0, 1, 2, ...
       kept: folder in which the online stage keeps customised campaigns; None to keep none.
+      watch: follows the steps of the online stage, if it takes any; None if nobody does.
     """
 
     dataset: Dataset
@@ -57,6 +58,7 @@ class Run:
     mesh: Mesh | None = None
     numbers: Sequence[int] | None = None
     kept: Path | None = None
+    watch: Watch[Scorer] | None = None
 
 
 class Trained(NamedTuple):
@@ -89,12 +91,10 @@ class Train(Protocol):
 class Adapt(Protocol):
     """The online stage."""
 
-    def __call__(
-        self, run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None, /
-    ) -> list[Scorer]:
+    def __call__(self, run: Run, state: State, campaigns: Sequence[Campaign], /) -> list[Scorer]:
         """Customises a model to each campaign, from its examples.
 
-        A method that adapts by gradient descent calls ``watch``.
+        A method that adapts by gradient descent calls the run's ``watch``.
         """
 
 

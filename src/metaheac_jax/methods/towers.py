@@ -25,7 +25,7 @@ from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import plain_sampler, train_rows, untrained
 from metaheac_jax.methods.stages import Run, Trained
-from metaheac_jax.model import Scorer, State, Watch, Weights
+from metaheac_jax.model import Scorer, State, Weights
 from metaheac_jax.networks.towers import Towers
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.table.layout import Layout
@@ -162,15 +162,12 @@ def user_codes(params: Any, table: Array, normals: Array, users: Array, *, layou
     return (sides << jnp.arange(normals.shape[1])).sum(axis=-1, dtype=jnp.int32)
 
 
-def count_seeds(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def count_seeds(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """Counts each campaign's seeds and users in the regions of the space, without training.
 
     The users of a region are those of the campaign's examples, seeds and non-seeds. All campaigns
     share the hyperplanes.
     """
-    del watch
     weights, dataset = Weights(**state), run.dataset
     normals = generator(run.seed, 0).normal(size=(DRAWS, MAX_BITS, _NETWORK.features))
     sides = functools.partial(

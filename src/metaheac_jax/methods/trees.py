@@ -19,7 +19,7 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.similarity import indicators
 from metaheac_jax.methods.stages import Run, Trained, no_training
-from metaheac_jax.model import Scorer, State, Watch
+from metaheac_jax.model import Scorer, State
 from metaheac_jax.settings import PAPER, Settings
 
 #: Parameters of the trees of a single campaign; they are not tuned. A campaign can have very few
@@ -114,11 +114,9 @@ def trees_scorer(trees: str, num_rows: int) -> Scorer:
     return score
 
 
-def fit_campaigns(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def fit_campaigns(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """Fits trees for each campaign, on its examples only."""
-    del state, watch
+    del state
     models, num_rows = [], run.dataset.num_rows
     for number, campaign in enumerate(campaigns):
         examples = campaign_examples(run.dataset, campaign)
@@ -152,11 +150,8 @@ def fit_prior(run: Run) -> Trained:
     return Trained({"trees": np.frombuffer(trees.encode(), np.uint8)})
 
 
-def adapt_prior(
-    run: Run, state: State, campaigns: Sequence[Campaign], watch: Watch[Scorer] | None
-) -> list[Scorer]:
+def adapt_prior(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """Returns the same prior for every campaign."""
-    del watch
     trees = np.asarray(state["trees"]).tobytes().decode()
     return [trees_scorer(trees, run.dataset.num_rows)] * len(campaigns)
 
