@@ -22,6 +22,7 @@ from metaheac_jax.methods.campaign_graph import (
     new_head,
     represent,
     representation_customiser,
+    train_graph,
     user_nodes,
 )
 from metaheac_jax.methods.stages import Run, Trained
@@ -65,6 +66,29 @@ def test_learns_across_campaigns_and_on_new_ones(general):
     found = aucs(DATA, NEW, [model.score for model in customise(general, NEW)])
     assert found.mean() > 0.65
     assert found.min() > 0.55
+
+
+@pytest.mark.parametrize(("campaigns", "per_step", "examples"), [(40, 20, 12), (12, 12, 21)])
+def test_a_step_draws_as_many_examples_as_a_meta_step(monkeypatch, campaigns, per_step, examples):
+    """A batch of 64 for each of four campaigns, divided among up to twenty."""
+
+    class DrawnError(Exception):
+        pass
+
+    def sampler(dataset, campaigns, **options):
+        given.update(options)
+        raise DrawnError
+
+    given = {}
+    monkeypatch.setattr(campaign_graph, "CampaignSampler", sampler)
+    with pytest.raises(DrawnError):
+        train_graph(Run(DATA, np.arange(campaigns), METHOD.settings, seed=3))
+    assert (given["campaigns_per_step"], given["batch_size"], given["seed"]) == (
+        per_step,
+        examples,
+        3,
+    )
+    assert given["disjoint"]
 
 
 def nodes_of(graph, users):
