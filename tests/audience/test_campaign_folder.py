@@ -22,6 +22,7 @@ from metaheac_jax.audience.campaign_folder import (
 )
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.audience.shown import share_to_keep
+from metaheac_jax.customise.early_stopping import hold_out
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import writer_of
@@ -505,8 +506,11 @@ def test_few_converts_make_few_non_seeds(campaign, tmp_path):
     add_feedback(folder, told, replace_all=True)
     saved = update(folder, general, DATA, exclude=DATA.user_ids[[shown[5]]], seed=3)
     learned = np.setdiff1d(DATA.find_users(told.user_ids), [shown[5], *first.campaign.users])
-    own, examples = scores(first)[learned], first.campaign
-    share = share_to_keep(own, learned == shown[0], scores(first)[examples.users], examples.labels)
+    examples, rng = first.campaign, np.random.Generator(np.random.Philox(3))
+    kept, out = hold_out(examples.labels, 0.2, rng)
+    [without] = method_of(general).customise(general, DATA, [examples.pick(kept)], seed=3)
+    own, others = (scores(without)[users] for users in (learned, examples.users[out]))
+    share = share_to_keep(own, learned == shown[0], others, examples.labels[out])
     assert saved.share == pytest.approx(share)
     assert 0 < read_campaign(folder).share == saved.share < 0.5
     users = load_customised(folder, general, DATA).campaign.users

@@ -75,25 +75,40 @@ def test_a_campaign_with_feedback_has_each_user_once(examples, records, text):
 @given(st.lists(st.booleans(), min_size=1), st.booleans(), st.floats(0, 1), st.floats(0, 1))
 def test_a_sample_has_all_converts_and_grows_with_its_share(converted, text, one, other):
     told = feedback([(7 * user, own) for user, own in enumerate(converted)], text)
-    small, large = (told.sample(share) for share in sorted((one, other)))
+    small, large = (told.sample(share, b"tea") for share in sorted((one, other)))
     assert set(told.user_ids[told.converted]) <= set(small.user_ids) <= set(large.user_ids)
     assert set(large.user_ids) <= set(told.user_ids)
     for own in (small, large):
         kept = np.isin(told.user_ids, own.user_ids)
         np.testing.assert_array_equal(own.converted, told.converted[kept])
-    part = Feedback(told.user_ids[::2], told.converted[::2]).sample(one)
-    assert set(part.user_ids) == set(told.sample(one).user_ids) & set(told.user_ids[::2])
-    assert len(told.sample(1.0)) == len(told)
-    assert len(told.sample(0.0)) == told.converted.sum()
+    part = Feedback(told.user_ids[::2], told.converted[::2]).sample(one, b"tea")
+    assert set(part.user_ids) == set(told.sample(one, b"tea").user_ids) & set(told.user_ids[::2])
+    assert len(told.sample(1.0, b"tea")) == len(told)
+    assert len(told.sample(0.0, b"tea")) == told.converted.sum()
 
 
 def test_a_sample_has_its_share_and_is_not_that_of_another_purpose():
     """40,000 draws: a standard deviation is .0023; 5 of them."""
     users = np.arange(40_000)
-    kept = Feedback.of(users, np.zeros(len(users), bool)).sample(0.3).user_ids
+    told = Feedback.of(users, np.zeros(len(users), bool))
+    kept = told.sample(0.3, b"tea").user_ids
     assert abs(len(kept) / len(users) - 0.3) < 0.0115
-    second = stages_of(users) == 2
-    assert abs(second[kept].mean() - 0.3) < 0.0212  # 12,000 of them
+    for others in (stages_of(users) == 2, np.isin(users, told.sample(0.3, b"golf").user_ids)):
+        assert abs(others[kept].mean() - 0.3) < 0.0212  # 12,000 of them
+
+
+def test_campaigns_of_other_seeds_have_another_digest():
+    """The form of the ids, their order and the non-seeds do not matter."""
+
+    def digest(seeds, others, text=False):
+        users, labels = np.array([*seeds, *others]), np.repeat([1, 0], [len(seeds), len(others)])
+        return CampaignRecord("tea", {}, users.astype("S") if text else users, labels).seeds_digest
+
+    own = digest([10, 9, 2], [4])
+    assert own == digest([2, 9, 10], [5, 6]) == digest([9, 2, 10], [4], text=True)
+    others = [digest([10, 9], [4]), digest([10, 9, 3], [4]), digest([109, 2], [4])]
+    assert len({own, *others}) == 4
+    assert len(own) == 8
 
 
 @pytest.mark.parametrize("width", [1, 7])

@@ -28,7 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from metaheac_jax.audience.held_out import HELD_OUT
 from metaheac_jax.audience.shown import share_to_keep
+from metaheac_jax.customise.early_stopping import hold_out
 from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.campaign_record import CampaignRecord, Feedback, is_among
 from metaheac_jax.data.dataset import Dataset
@@ -103,9 +105,12 @@ class SavedCampaign:
 
     @property
     def examples(self) -> CampaignRecord:
-        """The campaign with users with feedback among its examples, without excluded users."""
-        told = self.feedback.sample(self.share)
-        return self.record.with_feedback(told).without(self.excluded)
+        """The campaign with users with feedback among its examples, without excluded users.
+
+        Of those who did not convert it has a random part, see ``share``.
+        """
+        kept = self.feedback.sample(self.share, b"feedback" + self.record.seeds_digest)
+        return self.record.with_feedback(kept).without(self.excluded)
 
     @property
     def found_ids(self) -> np.ndarray:
@@ -344,7 +349,9 @@ def update(
     """Customises the model of a campaign folder again, to its seeds, non-seeds and all feedback.
 
     Of the users who were shown the campaign and did not convert, a random part become non-seeds.
-    To find how many, see `shown.share_to_keep`, the model is first customised without feedback.
+    To find how many, see `shown.share_to_keep`, the model is first customised without feedback, to
+    four fifths of the first examples. All of these users become non-seeds if the data has fewer
+    than two of the first seeds or of the first non-seeds.
 
     It starts from the general model, so the result depends on these alone, and not on the number
     and order of earlier updates and additions of feedback. Early stopping needs this too: the
@@ -390,7 +397,7 @@ def update(
             )
         method = method_of(general)
         customise = partial(method.customise, general, data, seed=seed, progress=progress)
-        share = _share_of_shown(saved, data, customise)
+        share = _share_of_shown(saved, data, customise, seed)
         if share < 1:
             saved = replace(saved, share=share)
             campaign = data.recorded_campaign(saved.examples)
@@ -411,17 +418,20 @@ def _share_of_shown(
     saved: SavedCampaign,
     data: Dataset,
     customise: Callable[[Sequence[Campaign]], list[Customised]],
+    seed: int,
 ) -> float:
-    """See `shown.share_to_keep`; 1 without feedback, or without first examples of both labels."""
+    """See `shown.share_to_keep`; 1 without new users in the feedback, or with too few examples."""
     first = data.recorded_campaign(saved.record.without(saved.excluded), needs_seeds=False)
     users = data.find_users(saved.feedback.user_ids)
     new = (users >= 0) & ~is_among(saved.feedback.user_ids, saved.excluded)
     new &= ~np.isin(users, first.users)
-    if not new.any() or not 0 < first.labels.sum() < len(first.labels):
+    rng = np.random.Generator(np.random.Philox(seed))
+    learned, held_out = hold_out(first.labels, HELD_OUT, rng)
+    if not new.any() or not len(held_out):
         return 1.0
-    [model] = customise([first])
-    scores, own = (model.score(data.user_rows[of]) for of in (users[new], first.users))
-    return share_to_keep(scores, saved.feedback.converted[new], own, first.labels)
+    [model] = customise([first.pick(learned)])
+    scores, others = (model.score(data.user_rows[of]) for of in (users[new], first.users[held_out]))
+    return share_to_keep(scores, saved.feedback.converted[new], others, first.labels[held_out])
 
 
 def is_campaign(directory: Path) -> bool:

@@ -8,7 +8,7 @@ were never shown the campaign. A random part of those who did not convert theref
 non-seeds, so large that both samples agree on how many convert (King and Zeng, "Logistic regression
 in rare events data", 2001, on the odds of such samples).
 
-Axes: F users who were shown the campaign, n examples that do not depend on it.
+Axes: F users who were shown the campaign, n held-out examples.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ _CERTAIN = 50.0  # log-odds whose probability is 1 in double precision
 
 
 def share_to_keep(
-    scores: np.ndarray, converted: np.ndarray, example_scores: np.ndarray, labels: np.ndarray
+    scores: np.ndarray, converted: np.ndarray, held_out: np.ndarray, labels: np.ndarray
 ) -> float:
-    """The fraction of the users without conversion who become non-seeds, above 0 and at most 1.
+    """The fraction of the users without conversion who become non-seeds, at most 1.
 
     With this fraction, the converts are as many as the model expects among the users who are kept.
     Whether users who were shown the campaign convert more often than others is then as the model
     has it; who of them does is learned from the feedback.
 
     Args:
-      scores: (F,) scores by a model that has not learned from the feedback, which differ from
+      scores: (F,) finite scores by a model that has not learned from these users, which differ from
         log-odds at the ratio of its examples by a constant at most.
       converted: (F,) bool.
-      example_scores: (n,) its scores of the examples that it has learned from.
+      held_out: (n,) its scores of examples that it has not learned from, at the same ratio. They
+        give the constant; a model has remembered those that it has learned from.
       labels: (n,) 1 for a seed and 0 for a non-seed; both occur.
     """
-    constant = _shift(example_scores, float(labels.sum()))
+    constant = _shift(held_out, float(labels.sum()))
     # Half a convert more, so that some users remain where nobody has converted.
     expected = min(converted.sum() + 0.5, len(scores) - 0.5)
     return float(min(1.0, np.exp(_shift(scores + constant, expected))))

@@ -32,8 +32,8 @@ class Options:
     random audience (lift), and how many users would convert if the fraction --base-rate of the
     candidates did. Give the number of users to `metaheac expand --size`; the percentages of
     `metaheac expand` are of all users. The edges are scores of this model, so they are no
-    thresholds for scores of an audience, whose model learns from all seeds. A note says so if the
-    model was trained on this very campaign and the data has it.
+    thresholds for scores of an audience, whose model learns from all seeds. If the model was
+    trained on this very campaign, and the data has it, a note says that results are too good.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]

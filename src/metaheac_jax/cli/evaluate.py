@@ -137,7 +137,8 @@ def _question_notes(data: Dataset, known: np.ndarray, test: Sequence[int]) -> li
         return []
     return [
         f"note: for {shared:,} of these {len(test):,} campaigns the model was trained on other "
-        "values of the same column, whose users do not have this one, so results may be too good"
+        "values of the same column, so it has seen answers of these users, and results may be too "
+        "good"
     ]
 
 

@@ -63,15 +63,17 @@ class Options:
     --extends MODEL` to make such data. Method and settings are the model's. This needs the
     model's subfolder `optimizer`, which holds the state of its optimiser."""
     campaigns: Literal["all", "paper", "official"] = "all"
-    """Campaigns to train on: all; paper, a random 60% as in the paper, so that `metaheac evaluate`
-    can judge the rest; or official, the half that the authors' program takes."""
+    """Campaigns to train on: all; paper, a random 60% as in the paper (those of one column of users
+    stay together), so that `metaheac evaluate` can judge the rest; or official, the half that the
+    authors' program takes."""
     skip_unusable: bool = False
     """Leave out campaigns of the data that no model can be trained on, because they have fewer than
     20 examples of stage 1 (to learn from), or only seeds or only non-seeds. The command names them.
     By default, such a campaign is an error."""
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
-    """Folders of campaigns, from `metaheac customise`, to train on as well: their seeds, non-seeds
-    and feedback. They are not held out. A folder's name is the campaign's id."""
+    """Folders of campaigns, from `metaheac customise`, to train on as well: the examples
+    that their own models learn from. They are not held out. A folder's name is the id of the
+    campaign."""
     epochs: int | None = None
     """Train for this many epochs, on all these campaigns; for methods that are trained in steps. By
     default, the paper's settings hold a tenth of the campaigns out, and end training when results

@@ -62,10 +62,11 @@ class Options:
     {"user": [{"name": "age"}, {"name": "likes", "slots": 10}], "campaign": [{"name": "topic"}]};
     the default is the paper's 14 user and 6 campaign fields. A field with several slots is a list.
     In tables a list in text needs a "separator", "buckets" divides a number into ranges with about
-    equally many users, "hash_rows" hashes a field with too many values to that many rows, and a
-    user field with "sensitive": true is not an input of any model; reports show how audiences
-    differ by it. Besides the fields, a schema of tables may have "user_id" and "campaign_id" (the
-    names of the id columns), "missing" (texts such as ["NA"] that stand for a missing value),
+    equally many users (a frequent number has one of its own), "hash_rows" hashes a field with too
+    many values to that many rows, and a user field with "sensitive": true is not an input of any
+    model; reports show how audiences differ by it. Besides the fields, a schema of tables may have
+    "user_id" and "campaign_id" (the names of the id columns), "missing" (texts such as ["NA"] that
+    stand for a missing value),
     "min_count" (values that fewer users have share a table row with unseen ones; 1),
     "campaigns_from", and "min_seeds" (of a campaign that is made from a column; 50)."""
     max_ids: int | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign, update
@@ -22,10 +23,11 @@ from metaheac_jax.model import Customised, load
 class Options:
     """Customises a campaign's model again, to its seeds and to all feedback so far.
 
-    Users who converted count as seeds. Users who were shown the campaign and did not convert count
-    as non-seeds; where few convert, a random part of them, as many as the model without feedback
-    expects for these converts. Otherwise users like those in an audience would sink below users who
-    were never shown the campaign. The result does not depend on how often this has been run before.
+    Users who converted count as seeds, and users who were shown the campaign and did not convert as
+    non-seeds. Where few convert, only a random part of the latter count. The part is so large that
+    the converts are as many as the model expects without feedback, for which it is customised once
+    more. With all of them, users like those in an audience would sink below users who were never
+    shown the campaign. The result does not depend on how often this has been run before.
     Without --exclude, nothing is done if feedback, data, general model and seed are the same as
     last time.
     """
@@ -86,9 +88,11 @@ def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[st
         f"are users of the data, and {(found & converted).sum():,} of these converted"
     )
     if saved.share < 1:
+        examples = saved.examples
+        counted = np.isin(users[~converted], examples.user_ids[examples.labels == 0]).sum()
         yield (
-            f"{saved.share:.1%} of those who did not convert count as non-seeds, as the rate of "
-            "converts implies"
+            f"{counted:,} of the {(~converted).sum():,} users who did not convert count as "
+            "non-seeds, since few convert"
         )
     if num_used < num_seeds:
         yield f"{num_used:,} of its {num_seeds:,} seeds and converts are users of the data"

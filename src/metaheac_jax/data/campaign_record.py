@@ -7,13 +7,14 @@ Axes: n examples of a campaign, F users with feedback.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.campaign import draw_by_id
+from metaheac_jax.data.campaign import draw_by_id, plain_id
 from metaheac_jax.errors import InputError
 
 
@@ -72,12 +73,19 @@ class Feedback:
         """F."""
         return len(self.user_ids)
 
-    def sample(self, share: float) -> Feedback:
+    def sample(self, share: float, purpose: bytes) -> Feedback:
         """All converts, and the others with this probability.
 
-        It depends on the id alone, so that a user stays when other users or a larger share come.
+        Whether a user is kept depends on id and purpose alone, so that users stay when others or a
+        larger share come.
+
+        Args:
+          share: the probability.
+          purpose: at most 16 bytes; samples for different purposes are independent.
         """
-        kept = self.converted | (draw_by_id(self.user_ids, b"feedback") < share)
+        if share >= 1:
+            return self
+        kept = self.converted | (draw_by_id(self.user_ids, purpose) < share)
         return Feedback(self.user_ids[kept], self.converted[kept])
 
     def merge(self, other: Feedback) -> Feedback:
@@ -108,6 +116,12 @@ class CampaignRecord:
     attributes: Mapping[str, Any]
     user_ids: np.ndarray
     labels: np.ndarray
+
+    @property
+    def seeds_digest(self) -> bytes:
+        """Eight bytes that depend on the seeds alone, and not on the form of their ids."""
+        seeds = sorted(str(plain_id(user_id)) for user_id in self.user_ids[self.labels == 1])
+        return f"{zlib.crc32(chr(0).join(seeds).encode()):08x}".encode()
 
     def without(self, user_ids: np.ndarray) -> CampaignRecord:
         """The campaign without these users.

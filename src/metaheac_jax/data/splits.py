@@ -67,8 +67,10 @@ def paper_split(
     if question.max() == 0:
         question = np.arange(count)
     place = np.random.Generator(np.random.Philox(seed)).permutation(question.max() + 1)
-    order = np.concatenate([np.flatnonzero(question == own) for own in place])
+    order = np.argsort(np.argsort(place)[question], kind="stable")
     ends = 1 + np.flatnonzero(np.diff(question[order]))
+    if np.abs(count - ends - num_train).min() < np.abs(ends - num_train).min():
+        order, ends = order[::-1], count - ends  # the last questions are closer to the fraction
     num_train = ends[np.argmin(np.abs(ends - num_train))]
     small, threshold = small_campaigns(dataset, threshold)
     return Split(np.sort(order[:num_train]), np.sort(order[num_train:]), small, threshold)
@@ -77,9 +79,9 @@ def paper_split(
 def questions_of(dataset: Dataset) -> np.ndarray:
     """(C,) number of each campaign's question, from 0.
 
-    Campaigns made from a column of users ("campaigns_from" of a schema) answer one question. Users
-    with one answer do not have another, so a model that was trained on one of these campaigns has
-    seen labels of the others. All other campaigns have a question each.
+    Campaigns made from one column of users ("campaigns_from" of a schema) are answers to one
+    question by the same users. A model that was trained on some of them has seen what these users
+    answered. All other campaigns have a question each.
     """
     if tuple(field.name for field in dataset.schema.campaign) != COLUMN_FIELDS:
         return np.arange(dataset.num_campaigns)

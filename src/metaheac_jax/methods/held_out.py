@@ -47,7 +47,7 @@ def hold_out_campaigns(
     A fraction is held out. If training continues from a model, the campaigns that were held out of
     the model's training come first, and then at most that fraction of the campaigns that are new to
     the model. If the model held out none, at most half of the new campaigns come before those that
-    it was trained on.
+    it was trained on. Campaigns of one question (see `splits.questions_of`) may be on both sides.
 
     Args:
       data: the data set with the campaigns.
