@@ -14,6 +14,7 @@ applications and each week, and every week has its own campaigns, users and mode
   and convert with the true probability (*conversion*). A user who saw the campaign leaves the
   bucket. *CVR* is conversions over exposures.
 - **Feedback.** Every exposed user becomes an example of the campaign, labelled with the outcome.
+  (`metaheac update` takes fewer of those who do not convert where few convert.)
   As in the deployed system, both models learn from these examples: every day the general model of
   an arm is trained again, and the models of the running campaigns are customised again from it. It
   is trained on all campaigns but those that tell when training stops, none of which is running. The

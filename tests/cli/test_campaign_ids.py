@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -178,6 +179,25 @@ def test_feedback_with_text_as_ids_says_what_to_do(tea, tmp_path, capsys):
     assert "update" not in capsys.readouterr().err
     succeeds(main, "update", tea.folder, "--data", tea.later)
     succeeds(main, "feedback", tea.folder, told)
+
+
+def test_an_update_says_how_many_of_those_who_did_not_convert_count(tea, tmp_path, capsys):
+    told, users = tmp_path / "told.csv", np.setdiff1d(np.arange(120, 400), tea.non_seeds)[:100]
+    update = ("update", tea.folder, "--data", tea.data)
+    for converts, counts in ((99, False), (1, True)):
+        rows = [f"{tea.user_ids[user]},{int(n < converts)}" for n, user in enumerate(users)]
+        told.write_text("\n".join(["user_id,converted", *rows]))
+        succeeds(main, "feedback", tea.folder, told, "--replace")
+        capsys.readouterr()
+        succeeds(main, *update)
+        line = re.search(
+            r"(\d+) of the 99 users who did not convert count as non-seeds, since few",
+            " ".join(capsys.readouterr().out.split()),
+        )
+        assert (line is not None) == counts
+    examples = read_campaign(tea.folder).examples
+    kept = np.isin(tea.user_ids[users], examples.user_ids[examples.labels == 0])
+    assert int(line[1]) == kept.sum() < 20
 
 
 def test_converts_who_opt_out_are_left_out_with_all_who_were_shown(tea, tmp_path, capsys):
