@@ -236,9 +236,8 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
     """
     inputs = (options.seeds, options.attributes, *options.exclude)
     if options.report is not None:
-        terminal.check_output("--report", options.report, *inputs, lock=False)
-        if options.report.suffix != ".html":
-            raise InputError(f"--report: {options.report}: expected a name that ends with .html")
+        endings = (".html",)
+        terminal.check_output("--report", options.report, *inputs, endings=endings, lock=False)
         load_matplotlib()
     if options.campaigns is None:
         terminal.check_output("--out", options.out, *inputs, lock=False)
