@@ -295,12 +295,23 @@ def read_table(path):
     return users, learned[1].field.edges
 
 
+def quarters(numbers):
+    """Edges of four buckets, in which a frequent number has one of its own."""
+    edges, numbers = [], sorted(numbers)
+    cuts = np.quantile(numbers, [0.25, 0.5, 0.75]).tolist()
+    for cut in cuts:
+        edges.append(cut)
+        if cuts.count(cut) > 1 or cut == numbers[0]:
+            edges += [own for own in numbers if own > cut][:1]
+    return tuple(sorted({own for own in edges if own > numbers[0]})) or (numbers[0],)
+
+
 def slow_table(content):
     rows = csv_rows(content, ["user_id", "city", "income", "likes"])
     missing = ["", *(sign + "nan" for sign in ("", "+", "-"))]
     incomes = [finite(row[2]) for row in rows if row[2].lower() not in missing]
     require(incomes and any(row[3].strip(";" + SPACE) for row in rows))
-    edges = tuple(np.unique(np.quantile(incomes, [0.25, 0.5, 0.75])).tolist())
+    edges = quarters(incomes)
     users = []
     for user, city, income, likes in rows:
         # Values of a list beyond those that are kept are not checked.
