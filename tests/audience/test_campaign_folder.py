@@ -507,8 +507,8 @@ def test_few_converts_make_few_non_seeds(campaign, tmp_path):
     saved = update(folder, general, DATA, exclude=DATA.user_ids[[shown[5]]], seed=3)
     learned = np.setdiff1d(DATA.find_users(told.user_ids), [shown[5], *first.campaign.users])
     examples, rng = first.campaign, np.random.Generator(np.random.Philox(3))
-    kept, out = hold_out(examples.labels, 0.2, rng)
-    [without] = method_of(general).customise(general, DATA, [examples.pick(kept)], seed=3)
+    fitted_to, out = hold_out(examples.labels, 0.2, rng)
+    [without] = method_of(general).customise(general, DATA, [examples.pick(fitted_to)], seed=3)
     own, others = (scores(without)[users] for users in (learned, examples.users[out]))
     share = share_to_keep(own, learned == shown[0], others, examples.labels[out])
     assert saved.share == pytest.approx(share)
@@ -520,6 +520,12 @@ def test_few_converts_make_few_non_seeds(campaign, tmp_path):
     assert set(kept) <= set(learned)
     # It is the campaign that all else learns from, too.
     np.testing.assert_array_equal(DATA.find_users(saved.examples.user_ids), users)
+    # Who is kept differs between campaigns.
+    purpose = b"feedback" + saved.record.seeds_digest
+    sampled = DATA.find_users(saved.feedback.sample(share, purpose).user_ids)
+    assert set(kept) == set(np.intersect1d(sampled, learned))
+    add_feedback(folder, feedback(), replace_all=True)
+    assert update(folder, general, DATA).share == 1
 
 
 def test_all_feedback_counts_where_the_data_has_no_first_seed(campaign):
