@@ -308,6 +308,6 @@ def test_the_new_head_is_not_drawn_with_a_key_of_the_offline_stage(monkeypatch):
     keys = [jax.random.split(jax.random.key(0))]
     monkeypatch.setattr(campaign_graph, "new_head", lambda key: keys.append(key[None]))
     state = Graph(None, None, np.empty((0, 8)))._asdict()
-    fit_heads(Run(DATA, TRAIN, PAPER, 0), state, [], None)
+    fit_heads(Run(DATA, TRAIN, PAPER, 0), state, [])
     drawn = np.concatenate([jax.random.key_data(key) for key in keys])
     assert len(np.unique(drawn, axis=0)) == 3

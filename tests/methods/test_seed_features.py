@@ -53,7 +53,7 @@ def test_the_controls_take_no_inner_step():
 def fine_tuned(weights, campaign, **online):
     """The scorer of a campaign of the toy data, and the reference set of all its examples."""
     run = Run(DATA, np.empty(0, int), replace(UNTRAINED, **online), 0)
-    [scorer] = fine_tune_aware(run, NETWORK, weights, [campaign], None)
+    [scorer] = fine_tune_aware(run, NETWORK, weights, [campaign])
     examples = campaign_examples(LONGER, replace(campaign, rows=scorer.campaign))
     return scorer, reference_set(examples, MAX_REFERENCE, LONGER.num_rows)
 

@@ -75,6 +75,6 @@ def test_the_new_mlp_is_not_drawn_with_a_key_of_the_offline_stage(monkeypatch):
     noted = lambda run, network, key: keys.append(key[None]) or Weights({}, None)  # noqa: E731
     monkeypatch.setattr(shared_embeddings, "untrained", noted)
     monkeypatch.setattr(shared_embeddings, "fine_tune", lambda *_: [])
-    fit_new_mlp(Run(DATA, np.arange(12), PAPER, 0), {"table": None}, [], None)
+    fit_new_mlp(Run(DATA, np.arange(12), PAPER, 0), {"table": None}, [])
     drawn = np.concatenate([jax.random.key_data(key) for key in keys])
     assert len(np.unique(drawn, axis=0)) == 3
