@@ -121,7 +121,7 @@ class CampaignRecord:
     def seeds_digest(self) -> bytes:
         """Eight bytes that depend on the seeds alone, and not on the form of their ids."""
         seeds = sorted(str(plain_id(user_id)) for user_id in self.user_ids[self.labels == 1])
-        return f"{zlib.crc32(chr(0).join(seeds).encode()):08x}".encode()
+        return b"%08x" % zlib.crc32("\n".join(seeds).encode())
 
     def without(self, user_ids: np.ndarray) -> CampaignRecord:
         """The campaign without these users.
