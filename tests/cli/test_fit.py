@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from commands import (
@@ -54,6 +55,34 @@ def data(tmp_path_factory):
 
 def all_bytes(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_nothing_is_learned_from_excluded_users(data, tmp_path, capsys):
+    """The model is that of data without their examples, which an opt-out list may name in vain."""
+    left = np.unique(DATA.user_ids[DATA.stage1.user[::7]])
+    (tmp_path / "optouts.csv").write_text("\n".join(["user_id", *map(str, left), "999999999"]))
+    method = ("--method", "mlp-pretraining", "--epochs", 1)
+    exclude = ("--exclude", tmp_path / "optouts.csv")
+    succeeds(main, "fit", data, tmp_path / "model", *method, *exclude)
+    is_left = np.isin(DATA.user_ids[DATA.stage1.user], left)
+    printed = capsys.readouterr().out
+    assert f"note: {is_left.sum():,} examples of users in --exclude are left out\n" in printed
+    assert f"{len(left)} of {len(left) + 1} ids to leave out are users of the data" in printed
+    owner = np.repeat(np.arange(6), DATA.stage1.counts)[~is_left]
+    parts = (own[~is_left] for own in (DATA.stage1.user, DATA.stage1.label))
+    kept = replace(DATA, stage1=group_by_campaign(owner, *parts, num_campaigns=6))
+    write_dataset(kept, tmp_path / "kept")
+    succeeds(main, "fit", tmp_path / "kept", tmp_path / "other", *method)
+    succeeds(main, "fit", data, tmp_path / "all", *method)
+    ours, same, all_users = (
+        dict(load(tmp_path / name).state) for name in ("model", "other", "all")
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, same)
+    assert not np.array_equal(ours["table"], all_users["table"])
+    (tmp_path / "everyone").write_text("\n".join(map(str, DATA.user_ids)))
+    options = (tmp_path / "none", "--exclude", tmp_path / "everyone")
+    refuses(capsys, main, "fit", data, *options, words=("examples",))
+    assert not (tmp_path / "none").exists()
 
 
 def test_options_reach_the_training(data, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from rich.console import Console
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign
 from metaheac_jax.audience.workspace import TRAINING, remove_work
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import unseen_values
+from metaheac_jax.cli.campaigns import check_readable, read_excluded, unseen_values
 from metaheac_jax.cli.changed_settings import changed_settings
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.data.batches import is_usable, list_campaigns
@@ -31,6 +31,7 @@ from metaheac_jax.methods import Method, method_named, method_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
 from metaheac_jax.processes import check_same, from_first, is_first
 from metaheac_jax.settings import SETTINGS
+from metaheac_jax.training.checkpoint import array_digest
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Options:
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Folder of a data set, from `metaheac prepare`."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """Folder for the model; a model there is replaced."""
+    """Folder for the model; a model there is replaced. Campaigns that were customised from it then
+    need `metaheac update`."""
     method: str | None = None
     """Name of the method, for example metaheac (the default), solved-head, ensemble,
     mlp-pretraining or lr; an unknown name lists all methods."""
@@ -74,6 +76,9 @@ class Options:
     """Folders of campaigns, from `metaheac customise`, to train on as well: the examples
     that their own models learn from. They are not held out. A folder's name is the id of the
     campaign."""
+    exclude: tuple[Path, ...] = ()
+    """Files with ids of users who opted out, one per line, or a .csv, .csv.gz or .parquet file with
+    a column user_id: the model learns nothing from their examples, nor from those in --with."""
     epochs: int | None = None
     """Train for this many epochs, on all these campaigns; for methods that are trained in steps. By
     default, the paper's settings hold a tenth of the campaigns out, and end training when results
@@ -101,9 +106,11 @@ def main(options: Options) -> None:
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
-    inputs = (options.data, options.start, *options.with_)
+    inputs = (options.data, options.start, *options.with_, *options.exclude)
     terminal.check_output_folder("OUT", options.out, MANIFEST, "a model", *inputs)
     directory = terminal.work_folder("OUT", options.out, TRAINING)
+    for path in options.exclude:
+        check_readable(path)  # a file that cannot be read is reported before the work begins
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),
@@ -120,6 +127,7 @@ def main(options: Options) -> None:
                 raise InputError(f"{option}: {method.name} takes no steps; omit the option")
         if options.epochs is not None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
+        data, excluded = _without_excluded(data, options.exclude, screen)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
         if options.skip_unusable:
             campaigns, notes = _usable(data, campaigns)
@@ -128,11 +136,13 @@ def main(options: Options) -> None:
         added = np.empty(0, int)
         if folders:
             data, campaigns, added = _with_folders(data, campaigns, folders)
+            data = data.without_examples_of(excluded)
             terminal.print_lines(screen, *_folder_notes(data, folders))
         _check(method, data, campaigns, options)  # before anything is written
         if mesh is not None:
             method.check_mesh()
             check_same("campaigns of --with", [folder.digest for folder in folders])
+            check_same("users of --exclude", array_digest(excluded))
         is_new = writes and _open_training(options, directory, screen)
         try:
             general = method.fit(
@@ -203,6 +213,20 @@ def _judged(general: General, num_held_out: int) -> str:
         return f"; {held_out}"
     best = max(general.judgements, key=lambda judged: judged.auc)
     return f"; AUC {best.auc:.4f} on {held_out}, at step {best.step:,}"
+
+
+def _without_excluded(
+    data: Dataset, paths: Sequence[Path], screen: Console
+) -> tuple[Dataset, np.ndarray]:
+    """The data without the examples of the users in these files, and the ids of these users."""
+    if not paths:
+        return data, data.checked_ids([])
+    excluded, notes = read_excluded(paths, data)
+    kept = data.without_examples_of(excluded)
+    num_left_out = len(data.stage1.user) - len(kept.stage1.user)
+    line = f"note: {num_left_out:,} examples of users in --exclude are left out"
+    terminal.print_lines(screen, *(f"note: {note}" for note in notes), line)
+    return kept, excluded
 
 
 def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:

@@ -492,6 +492,19 @@ class Dataset:
             ),
         )
 
+    def without_examples_of(self, user_ids: UserIds) -> Dataset:
+        """The data set without the examples of these users, who stay in the pool.
+
+        Raises:
+          InputError: as `find_users` does.
+        """
+        wanted, blocks = self.checked_ids(user_ids), range(0, self.num_users, _BLOCK)
+        if not len(wanted) or not self.num_users:
+            return self
+        kept = ~np.concatenate([np.isin(self.user_ids[at : at + _BLOCK], wanted) for at in blocks])
+        stage1, stage2 = (own.pick(kept[own.user]) for own in (self.stage1, self.stage2))
+        return replace(self, stage1=stage1, stage2=stage2)
+
     def _as_campaign_id(self, name: str) -> int | bytes:
         """A campaign name in the form of ``campaign_ids``."""
         if self.campaign_ids.dtype.kind == "S":

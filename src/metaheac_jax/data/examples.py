@@ -41,6 +41,18 @@ class Examples:
         each = (np.count_nonzero(self.label[self.of(c)]) for c in range(len(self.counts)))
         return np.fromiter(each, np.int64)
 
+    def pick(self, kept: np.ndarray) -> Examples:
+        """The examples that an (E,) mask keeps, in the same order."""
+        campaign = np.repeat(np.arange(len(self.counts)), self.counts)[kept]
+        counts = np.bincount(campaign, minlength=len(self.counts))
+        chance = self.probability
+        return Examples(
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            user=self.user[kept],
+            label=self.label[kept],
+            probability=None if chance is None else chance[kept],
+        )
+
     def shuffled(self) -> Examples:
         """The same examples, shuffled within each campaign; every call gives the same order.
 
