@@ -107,6 +107,9 @@ def test_a_field_whose_values_are_all_new_is_told(tmp_path, capsys):
     schema.write_text(json.dumps(replace(tables_world.SCHEMA, user=fields).to_json()))
     source = tables_world.write(tmp_path / "source", users, campaigns, examples)
     succeeds(main, "prepare", source, tmp_path / "first", "--schema", schema)
+    num_longer = sum(len(likes or []) > 3 for likes in users["likes"])
+    cut = f"note: field likes: {num_longer} users have more than 3 values, of which the first 3 are"
+    assert cut in capsys.readouterr().out
     save(cosine().fit(open_dataset(tmp_path / "first")), tmp_path / "model")
     options = ("--schema", schema, "--extends", tmp_path / "model")
     users["age"] = ["1", *["2.0", "1.0", None] * 26, "2.0"]

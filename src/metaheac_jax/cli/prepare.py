@@ -146,6 +146,7 @@ def main(options: Options) -> None:
             "note: fit needs --skip-unusable, since these campaigns have fewer than 20 examples to "
             f"learn from, or only seeds or only non-seeds: {list_campaigns(data, unusable)}"
         )
+    lines += [f"note: {what}" for what in _cut_lists(options)]
     if options.schema is not None and not read_json(options.schema).get("user_id", True):
         lines.append(
             "note: users have no ids and are numbered by row, so seeds, opt-outs and customised "
@@ -163,6 +164,21 @@ def main(options: Options) -> None:
         notes = _all_new(data, extends[1], options.extends, known_only=options.no_new_values)
         lines += [f"note: {what}" for what in notes]
     terminal.print_lines(screen, *lines, f"next: {step}")
+
+
+def _cut_lists(options: Options) -> list[str]:
+    """A line per field of lists from tables of which values were left out."""
+    if options.schema is None or options.extends or not tables.find_tables(options.source):
+        return []
+    schema = TableSchema.read(options.schema)
+    slots = {own.name: own.slots for own in schema.user}
+    cut = tables.count_cut_lists(options.source, schema)
+    return [
+        f"field {name}: {count:,} users have more than {slots[name]} values, of which the first "
+        f"{slots[name]} are kept (slots)"
+        for name, count in cut.items()
+        if count
+    ]
 
 
 def _write_first_schema(options: Options, path: Path) -> list[str]:

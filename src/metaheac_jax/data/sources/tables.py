@@ -30,7 +30,13 @@ from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset, SensitiveField
 from metaheac_jax.data.examples import Examples, group_by_campaign, is_repeat
 from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns, stages_of
-from metaheac_jax.data.sources.table_fields import Encoder, LearnedField, learn
+from metaheac_jax.data.sources.table_fields import (
+    Encoder,
+    LearnedField,
+    as_text,
+    learn,
+    spells_whole,
+)
 from metaheac_jax.data.sources.table_file import ENDINGS, TableFile
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.storage import MANIFEST, check_target, open_dataset, write_columns
@@ -140,6 +146,18 @@ def prepare(
         )
         write_columns(dataset, directory, progress=progress)
     return open_dataset(target, verify=False)  # the checksums were just computed
+
+
+def count_cut_lists(source: Path, schema: TableSchema) -> dict[str, int]:
+    """For each field of lists, the number of users who have more values than it has slots.
+
+    The tables are those that `prepare` has read, which keeps the first values.
+    """
+    lists = [column for column in schema.user if column.slots > 1]
+    users = TableFile(find_tables(source)["users"], [own.name for own in lists], schema.missing)
+    texts = {own: as_text(own, whole=spells_whole(users, own)) for own in lists}
+    longer = [(text.list.len() > own.slots).sum().alias(own.name) for own, text in texts.items()]
+    return users.collect(users.scan().select(longer)).row(0, named=True) if longer else {}
 
 
 @dataclass(frozen=True)
