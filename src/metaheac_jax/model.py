@@ -227,8 +227,9 @@ class General:
                 )
                 if all(np.isin(a, b).all() for a, b in zip(own, other, strict=True)):
                     remedy = (
-                        "train the model on this data first, with metaheac fit --from, or prepare "
-                        "it with --extends MODEL --no-new-values"
+                        "train a model on this data with metaheac fit --from, and move campaigns "
+                        "to it with metaheac update --model, or prepare the data with --extends "
+                        "MODEL --no-new-values"
                     )
                 raise InputError(
                     f"{data.where}: field {field.name!r} has other values than in the model's "

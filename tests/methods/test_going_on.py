@@ -216,6 +216,6 @@ def test_data_that_lack_fields_or_values_are_refused(general):
 def test_scoring_on_grown_data_tells_to_train_first():
     data, more = grown()
     general = tiny("mlp-pretraining", 0).fit(data)
-    words = "field 'gender' has other values .*; train the model on this data first, with metaheac"
+    words = "field 'gender' has other values .*; train a model on this data with metaheac fit --fr"
     with pytest.raises(InputError, match=words):
         tiny("mlp-pretraining", 0).customise(general, more, [more.campaign(0)])

@@ -113,6 +113,12 @@ class SavedCampaign:
         return self.record.with_feedback(kept).without(self.excluded)
 
     @property
+    def first_seeds(self) -> np.ndarray:
+        """Ids of the seeds that it began with, without those who are left out."""
+        record = self.record.without(self.excluded)
+        return record.user_ids[record.labels == 1]
+
+    @property
     def found_ids(self) -> np.ndarray:
         """Ids of the users whose label is from feedback, see `Campaign.found`.
 
@@ -343,6 +349,7 @@ def update(
     data: Dataset,
     *,
     exclude: UserIds = (),
+    least_seeds: int = 1,
     seed: int = 0,
     progress: Progress = silent,
 ) -> SavedCampaign:
@@ -364,6 +371,7 @@ def update(
       data: the data with the campaign's users; users that it lacks are left out. The folder's user
         ids take the form of the data's ids.
       exclude: ids of further users who are left out from now on.
+      least_seeds: minimum number of seeds and converts that are users of the data.
       seed: random seed for held-out examples and minibatches.
       progress: receives the progress of customising.
 
@@ -372,8 +380,8 @@ def update(
 
     Raises:
       InputError: the folder has no campaign, the general model is in no folder or does not fit the
-        data, no seed or no non-seed is a user of the data, all seeds or non-seeds are to be left
-        out, or as in `SavedCampaign.with_ids_of`.
+        data, fewer seeds than ``least_seeds`` or no non-seed are users of the data, all seeds or
+        non-seeds are to be left out, or as in `SavedCampaign.with_ids_of`.
       Diverged: weights or scores are not finite.
     """
     with locked(Path(directory)):
@@ -383,18 +391,7 @@ def update(
         saved = saved.with_ids_of(data)
         excluded = np.union1d(saved.excluded, data.checked_ids(exclude))
         saved = replace(saved, excluded=excluded, share=1.0)
-        for label, who in ((1, "seeds"), (0, "non-seeds")):
-            if not (saved.examples.labels == label).any():
-                raise InputError(
-                    f"{directory}: all its {who} are to be left out; keep some, or make a new "
-                    "campaign"
-                )
-        campaign = data.recorded_campaign(saved.examples)
-        if not (campaign.labels == 0).any():
-            raise InputError(
-                f"{directory}: none of its non-seeds is a user of {data.where}; use data with more "
-                "of the campaign's users"
-            )
+        campaign = _to_learn_from(saved, data, least_seeds)
         method = method_of(general)
         customise = partial(method.customise, general, data, seed=seed, progress=progress)
         share = _share_of_shown(saved, data, customise, seed)
@@ -412,6 +409,29 @@ def update(
         )
         write_campaign(saved, directory, progress)
     return saved
+
+
+def _to_learn_from(saved: SavedCampaign, data: Dataset, least_seeds: int) -> Campaign:
+    """The campaign as found in the data; refuses too few examples, as `update` says."""
+    for label, who in ((1, "seeds"), (0, "non-seeds")):
+        if not (saved.examples.labels == label).any():
+            raise InputError(
+                f"{saved.folder}: all its {who} are to be left out; keep some, or make a new "
+                "campaign"
+            )
+    campaign = data.recorded_campaign(saved.examples)
+    remedy = "use data with more of the campaign's users"
+    if len(campaign.seeds) < least_seeds:
+        raise InputError(
+            f"{saved.folder}: {len(campaign.seeds):,} of its "
+            f"{len(data.ids_of_seeds(campaign)):,} seeds and converts are users of {data.where}, "
+            f"fewer than --least-seeds {least_seeds}; {remedy}"
+        )
+    if not (campaign.labels == 0).any():
+        raise InputError(
+            f"{saved.folder}: none of its non-seeds is a user of {data.where}; {remedy}"
+        )
+    return campaign
 
 
 def _share_of_shown(

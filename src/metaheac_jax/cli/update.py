@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign, update
+from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import KEPT_GENERAL, read_excluded, unseen_notes
 from metaheac_jax.data.dataset import Dataset
@@ -24,24 +25,27 @@ class Options:
     """Customises a campaign's model again, to its seeds and to all feedback so far.
 
     Users who converted count as seeds, and users who were shown the campaign and did not convert as
-    non-seeds. Where few convert, only a random part of the latter count. The part is so large that
-    the converts are as many as the model expects without feedback, for which it is customised once
-    more. With all of them, users like those in an audience would sink below users who were never
-    shown the campaign. The result does not depend on how often this has been run before.
-    Without --exclude, nothing is done if feedback, data, general model and seed are the same as
-    last time.
-    """
+    non-seeds, unless they were seeds from the start. Where few convert, only a random part of the
+    latter count. The part is so large that the converts are as many as the model expects without
+    feedback, for which it is customised once more. With all of them, users like those in an
+    audience would sink below users who were never shown the campaign. The result does not depend on
+    how often this has been run before. Without --exclude, nothing is done if feedback, data,
+    general model and seed are the same as last time."""
 
     campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
     """Folder of a campaign, from `metaheac customise`."""
     data: Path
     """Folder of the data set with the campaign's users."""
     model: Path | None = None
-    """Folder of another general model, such as today's; by default the campaign's own."""
+    """Folder of another general model, such as today's. Default: the folder that the campaign was
+    last customised from, whose model may have been replaced since."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users to leave out from now on, as for `metaheac customise`, for example
     users who opted out: nothing is learned from them, and they are in no audience of the
     campaign."""
+    least_seeds: int | None = None
+    """Stop with an error, and keep the model, if fewer seeds and converts than this are users of
+    the data. Default: 100, or half of them if that is less."""
     seed: int = 0
     """Random seed for customising."""
 
@@ -49,6 +53,8 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
+    if options.least_seeds is not None:
+        terminal.check_minimum("--least-seeds", options.least_seeds, 1)
     inputs = (options.data, options.model, *options.exclude)
     terminal.check_not_in("CAMPAIGN", options.campaign, *inputs)
     screen = terminal.screen()
@@ -63,15 +69,21 @@ def main(options: Options) -> None:
         lines = ["there is no new feedback, data, model or seed; nothing to do"]
         excluded, told = read_excluded(options.exclude, data)
         if options.exclude or not saved.would_stay(general, data, options.seed):
+            is_other, least = not saved.is_of(general), options.least_seeds
+            if least is None:
+                least = min(LEAST_SEEDS, int((saved.examples.labels == 1).sum()) // 2)
             saved = update(
                 options.campaign,
                 general,
                 data,
                 exclude=excluded,
+                least_seeds=least,
                 seed=options.seed,
                 progress=progress,
             )
             lines = list(_told(saved, saved.customised(general, data), data))
+            if is_other:
+                lines.insert(1, f"from another general model than before, in {saved.origin.folder}")
     terminal.print_lines(
         screen,
         *(f"note: {note}" for note in told),
