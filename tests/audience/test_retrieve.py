@@ -111,6 +111,8 @@ def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, others, incl
         assert len(audience) == min(size, len(ids))
         assert audience.num_candidates == len(ids)
         assert audience.first_rank == 1
+        is_cut = len(ids) > size and ordered[size] == ordered[size - 1]
+        assert audience.num_tied == (int((ordered[:size] == ordered[size]).sum()) if is_cut else 0)
 
 
 @given(

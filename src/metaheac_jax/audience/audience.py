@@ -39,6 +39,8 @@ class Audience:
       first_rank: rank of the first user; more than 1 for a band.
       probabilities: (K,) probabilities of converting, see `calibration.Calibration`; None if not
         calibrated.
+      num_tied: number of users with the last score, if candidates who have it too are left out
+        because their user ids are larger; otherwise 0.
     """
 
     user_ids: np.ndarray
@@ -46,6 +48,7 @@ class Audience:
     num_candidates: int
     first_rank: int = 1
     probabilities: np.ndarray | None = None
+    num_tied: int = 0
 
     def __len__(self) -> int:
         """K."""

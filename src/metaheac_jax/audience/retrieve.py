@@ -122,7 +122,9 @@ def expand_all(
     part = (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
     excluded, *left_out = _find_each(left_out, data, part, progress)
     left_out = [np.setdiff1d(users, excluded) for users in left_out]
-    tops = [RunningTop(ranks.stop, data.user_ids.dtype) for _ in models]
+    # One more than the audience has tells whether its last score is that of others, too.
+    num_kept = ranks.stop + 1
+    tops = [RunningTop(num_kept, data.user_ids.dtype) for _ in models]
 
     size_of_block = _block_size([model.scorer for model in models])
 
@@ -139,14 +141,19 @@ def expand_all(
             done = min(start + size_of_block, data.num_users)
             progress("score the pool", done, data.num_users)
     if part[1] > 1:
-        tops = [_merged(top, ranks.stop, data.user_ids.dtype) for top in tops]
-    audiences = []
-    for top, users in zip(tops, left_out, strict=True):
-        scores, ids = (values[ranks.start :] for values in top.best())
-        user_ids = np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
-        num_candidates = data.num_users - len(excluded) - len(users)
-        audiences.append(Audience(user_ids, scores, num_candidates, ranks.start + 1))
-    return audiences
+        tops = [_merged(top, num_kept, data.user_ids.dtype) for top in tops]
+    able = [data.num_users - len(excluded) - len(users) for users in left_out]
+    return [_audience(top, ranks, num) for top, num in zip(tops, able, strict=True)]
+
+
+def _audience(top: RunningTop, ranks: range, num_candidates: int) -> Audience:
+    """The audience of these ranks, from a top that holds one candidate more if there is one."""
+    best, best_ids = top.best()
+    scores, ids = (values[ranks.start : ranks.stop] for values in (best, best_ids))
+    is_tied = len(best) > ranks.stop and best[-1] == best[-2]
+    num_tied = int((scores == best[-1]).sum()) if is_tied else 0
+    user_ids = np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
+    return Audience(user_ids, scores, num_candidates, ranks.start + 1, num_tied=num_tied)
 
 
 def audience_ranks(
