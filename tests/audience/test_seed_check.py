@@ -1,5 +1,8 @@
 """The seeds check, counted by hand."""
 
+from dataclasses import replace
+
+import numpy as np
 from toy import dataset
 
 from metaheac_jax.audience.seed_check import SeedCheck
@@ -14,6 +17,21 @@ def test_seeds_are_counted():
     assert check == SeedCheck(given=8, distinct=6, found=4, excluded=1)
     assert check.used == len(campaign.seeds) == 3
     assert check.match_percent == "66%"
+
+
+def test_seeds_of_a_folder_are_told_from_those_that_feedback_added():
+    """Four of five first seeds are in the data, and two users who converted later."""
+    campaign = DATA.new_campaign(
+        [3, 10, 17, 24, 31, 38], {"advertiser": 1, "category": 0}, exclude=[45]
+    )
+    campaign = replace(campaign, found=campaign.seeds[[1, 4]])
+    check = SeedCheck.of_folder(campaign, np.array([3, 4, 17, 24, 38]))
+    assert check == SeedCheck(given=5, distinct=5, found=4, excluded=0, from_feedback=2)
+    assert check.used == 6
+    assert check.line() == (
+        "seeds: 5 given, 5 distinct, 4 of them users of the data (80%); 2 more from feedback"
+    )
+    assert SeedCheck.of_folder(campaign, np.empty(0, int)).match_percent == "-"
 
 
 def test_no_unknown_seed_is_rounded_away():

@@ -86,7 +86,7 @@ def test_expand_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, cap
     assert "note: 3 of the excluded users are non-seeds that" in capsys.readouterr().out
     assert users_of(out) == {*map(str, tea.user_ids[120:-1]), "A17"} - set(map(str, left))
     opt_outs(path, tea.user_ids[[*tea.non_seeds[:2], tea.seeds[0]]])
-    words = (f"--exclude: {tea.folder} was customised to users who are to be left out; metaheac",)
+    words = (f"--exclude: {tea.folder} was customised to users who are to be left out; if they",)
     refuses(capsys, main, "expand", tea.folder, *options, words=words)
     opt_outs(path, [*tea.user_ids[120:-1], "A17"])
     words = ("audience: has no users, since all 400 users of the data are seeds or excluded; use",)
@@ -100,6 +100,34 @@ def users_alone(data, users, folder):
     campaigns = {"campaign_ids": data.campaign_ids[:0], "campaign_rows": data.campaign_rows[:0]}
     write_dataset(replace(data, **own, **campaigns, stage1=none, stage2=none), folder)
     return {str(user) for user in own["user_ids"]}
+
+
+def test_an_update_keeps_the_model_if_the_data_has_few_of_its_seeds(tea, tmp_path, capsys):
+    """By default 60 of its 120 must be users of the data; the data has 59, and then 60."""
+    few = ("--data", tmp_path / "few")
+    data, left = open_dataset(tea.data), opt_outs(tmp_path / "optouts.csv", [10**9])
+    rest = np.setdiff1d(np.arange(400), tea.seeds)
+    for count in (59, 60):
+        users_alone(data, np.union1d(tea.seeds[:count], rest), tmp_path / "few")
+        before = read_campaign(tea.folder).digest
+        if count == 60:
+            succeeds(main, "update", tea.folder, *few, "--exclude", left)
+            assert "60 of its 120 seeds and converts are users of" in capsys.readouterr().out
+            continue
+        words = (
+            f"{tea.folder}: 59 of its 120 seeds and converts are users of {tmp_path / 'few'}, "
+            "fewer than --least-seeds 60; use data with more of the campaign's users",
+        )
+        refuses(capsys, main, "update", tea.folder, *few, "--exclude", left, words=words)
+        assert read_campaign(tea.folder).digest == before
+        option = ("--least-seeds", 59)
+        succeeds(main, "update", tea.folder, *few, "--exclude", left, *option)
+    refuses(
+        capsys,
+        main,
+        *("update", tea.folder, *few, "--exclude", left, "--least-seeds", 61),
+        words=("fewer than --least-seeds 61",),
+    )
 
 
 def test_new_users_alone_are_scored_and_said_to_have_no_seed(tea, tmp_path, capsys):
@@ -211,8 +239,9 @@ def test_converts_who_opt_out_are_left_out_with_all_who_were_shown(tea, tmp_path
     refuses(capsys, main, *expand, words=("--exclude-shown)",))
     succeeds(main, *expand, "--exclude-shown")
     printed = capsys.readouterr().out
+    assert "120 of them users of the data (100%); 1 more from feedback\n" in printed
     words = "of the excluded users are seeds or converts that"
-    assert f"note: 1 {words} {tea.folder} learns from; metaheac update" in printed
+    assert f"note: 1 {words} {tea.folder} learns from; if they opted out, met" in printed
     assert "non-seeds that" not in printed
     assert "who are not in the data" not in printed
 
@@ -314,7 +343,8 @@ def test_processes_compare_campaigns_and_opt_outs(tea, tmp_path, capsys, monkeyp
     assert first[0] != second[0]
     campaign = load_customised(tea.folder, load(tea.model), open_dataset(tea.data)).campaign
     parts = campaign.users, campaign.labels, campaign.rows
-    assert first[1:] == second[1:] == [array_digest(part) for part in parts]
+    nobody = array_digest(tea.user_ids[:0])  # of --suppress
+    assert first[1:] == second[1:] == [nobody, *map(array_digest, parts)]
 
     def differ(what, value):
         assert (what, value) == ("campaigns of --with", before[2])

@@ -1,11 +1,14 @@
 """What `metaheac expand` says of seeds, attributes and sizes that it cannot work with."""
 
 import csv
+import hashlib
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 from commands import contents, exit_code, full_disk, refuses, succeeds
 from toy import dataset
@@ -244,6 +247,82 @@ def test_excluded_users_are_neither_learned_from_nor_in_the_audience(options, tm
     refuses(capsys, main, "expand", *words_of(least), words=words)
 
 
+def test_suppressed_users_are_left_out_of_the_audience_alone(options, tmp_path, capsys):
+    """Seeds and non-seeds among them are learned from: the scores are those without the option."""
+    options = {**options, "--size": 200, "--include-seeds": ""}
+    succeeds(main, "expand", *words_of(options))
+    everyone = rows_of(tmp_path / "audience.csv")
+    left = {*SEEDS[:15].tolist(), *DATA.user_ids[150:160].tolist()}
+    (tmp_path / "bought").write_text("\n".join(map(str, [*left, 10**9])))
+    capsys.readouterr()
+    succeeds(main, "expand", *words_of({**options, "--suppress": "bought"}))
+    printed = capsys.readouterr().out
+    assert "120 of them users of the data (100%)\n" in printed
+    assert "note: bought: 25 of 26 ids to leave out are users of the data" in printed
+    kept = [row["user_id"] for row in everyone if int(row["user_id"]) not in left]
+    assert [row["user_id"] for row in rows_of(tmp_path / "audience.csv")] == kept
+    scores = {row["user_id"]: row["score"] for row in everyone}
+    assert all(row["score"] == scores[row["user_id"]] for row in rows_of(tmp_path / "audience.csv"))
+    refused = {**options, "--suppress": "audience.csv"}
+    words = ("--out: audience.csv would replace a file",)
+    refuses(capsys, main, "expand", *words_of(refused), words=words)
+
+
+def test_the_record_of_an_audience_names_options_and_files_with_their_checksums(options, tmp_path):
+    (tmp_path / "optouts").write_text(f"{SEEDS[0]}\n")
+    given = {"--exclude": "optouts", "--suppress": ["optouts"], "--seed": 3, "--least-seeds": 7}
+    succeeds(main, "expand", *words_of({**options, **given}))
+    record = json.loads((tmp_path / "audience.csv.json").read_text())
+    wanted = {"size": 5, "percent": None, "seed": 3, "least_seeds": 7, "include_seeds": False}
+    assert wanted.items() <= record["options"].items()
+    digest = {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("seeds", "attributes", "optouts")
+    }
+    files = [(own["option"], own["file"]) for own in record["inputs"]]
+    assert files == [
+        ("attributes", "attributes"),
+        ("seeds", "seeds"),
+        ("exclude", "optouts"),
+        ("suppress", "optouts"),
+    ]
+    assert all(own["sha256"] == digest[own["file"]] for own in record["inputs"])
+    assert {*record["versions"]} == {"metaheac_jax", "jax"}
+
+
+def test_users_who_share_the_last_score_with_others_are_noted(options, tmp_path, capsys):
+    """Every second user has the same rows, and so the same score, as the one before."""
+    data = replace(DATA, user_rows=np.repeat(DATA.user_rows[::2], 2, axis=0))
+    write_dataset(data, tmp_path / "pairs")
+    save(method_named("cosine").fit(data, campaigns=[0, 1, 2]), tmp_path / "model")
+    given = {**options, "": tmp_path / "model", "--data": tmp_path / "pairs", "--include-seeds": ""}
+    succeeds(main, "expand", *words_of({**given, "--size": 200}))
+    assert "have the last score" not in capsys.readouterr().out
+    scores = [row["score"] for row in rows_of(tmp_path / "audience.csv")]
+    size = next(n for n in range(5, 200) if scores[n] == scores[n - 1])
+    succeeds(main, "expand", *words_of({**given, "--size": size}))
+    tied = scores[:size].count(scores[size])
+    assert f"note: {tied} users of the audience have the last score" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("column", ["converted", "Label"])
+def test_a_file_that_says_who_has_responded_is_no_file_of_seeds(options, tmp_path, capsys, column):
+    """Of a feedback log or of examples, those who have not responded would become seeds."""
+    rows = [f"{user},{n % 2}" for n, user in enumerate(SEEDS)]
+    (tmp_path / "shown.csv").write_text("\n".join([f"user_id,{column}", *rows]))
+    frame = pl.DataFrame({"user_id": SEEDS, column: np.arange(120) % 2})
+    frame.write_parquet(tmp_path / "shown.parquet")
+    for name in ("shown.csv", "shown.parquet"):
+        words = (f"{name}: has a column {column}, so perhaps not all of its users have responded",)
+        refuses(capsys, main, "expand", *words_of({**options, "--seeds": name}), words=words)
+    line = {"name": "tea", "seeds": "shown.csv", "attributes": ATTRIBUTES}
+    (tmp_path / "list").write_text(json.dumps(line))
+    given = {**options, "--seeds": None, "--attributes": None, "--campaigns": "list", "--out": "d"}
+    refuses(capsys, main, "expand", *words_of(given), words=("shown.csv: has a column",))
+    (tmp_path / "others.csv").write_text(f"user_id,{column}\n{DATA.user_ids[150]},0\n")
+    succeeds(main, "expand", *words_of({**options, "--exclude": "others.csv"}))
+
+
 def test_bands_follow_each_other(options, tmp_path, capsys):
     options = {**options, "--size": None, "--include-seeds": ""}
     whole, first, second = (tmp_path / f"{name}.csv" for name in ("whole", "first", "second"))
@@ -365,7 +444,8 @@ def test_many_campaigns_are_those_expanded_one_by_one(options, many, tmp_path, c
     found = json.loads((tmp_path / "audiences" / "audiences.json").read_text())["campaigns"]
     assert [entry["file"] for entry in found] == ["tea.csv", "golf club.csv"]
     golf = found[1]
-    assert golf["seeds"] == {"given": 111, "distinct": 111, "found": 110, "excluded": 5}
+    check = {"given": 111, "distinct": 111, "found": 110, "excluded": 5, "from_feedback": 0}
+    assert golf["seeds"] == check
     assert (golf["users"], golf["first_rank"], golf["candidates"]) == (5, 1, 200 - 110)
     assert golf["unknown_attributes"] == ["advertiser"]
     assert golf["base_rate"] == 105 / 200

@@ -236,7 +236,7 @@ def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
     assert parents == {"new.csv": 2, "old.csv": 3}  # model and data, and the folder
 
     (tmp_path / "out.csv").write_text(saved.record.user_ids[saved.record.labels == 1][0].decode())
-    words = ("campaign old: --exclude: ", "customised to users who are to be left out; metaheac")
+    words = ("campaign old: --exclude: ", "customised to users who are to be left out; if they")
     refuses(capsys, main, *of_list, words=words)
     words = (f"campaign old: --adapts: {old} is a campaign, which is customised",)
     refuses(capsys, main, *of_list, "--adapts", "heads", words=words)
@@ -260,7 +260,10 @@ def test_a_folder_of_yesterdays_model_is_updated_first(made, tmp_path, capsys):
     words = ("was customised from another general model than that in", f"`metaheac {printed}`")
     refuses(capsys, main, *expand, words=words)
     assert contents(tmp_path) == {"model", "tea", "list"}
-    succeeds(main, *update)
+    line = f"{tmp_path / 'tea'}: from another general model than before, in {model}\n"
+    for seed, is_other in ((0, True), (1, False)):
+        succeeds(main, *update, "--seed", seed)
+        assert (line in capsys.readouterr().out) == is_other
     succeeds(main, *expand)
     assert contents(tmp_path) == {"model", "tea", "list", "out"}
 
@@ -451,7 +454,9 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     options = ("--size", 4000, "--out", first, "--exclude", out, "--report", page)
     capsys.readouterr()
     succeeds(main, "expand", tea, *data, *options)
-    note = f"2 of the excluded users are non-seeds that {tea} learns from; metaheac update it with"
+    note = (
+        f"2 of the excluded users are non-seeds that {tea} learns from; if they opted out, metaheac"
+    )
     assert f"note: {note} " in capsys.readouterr().out
     assert any(
         note in told for told in json.loads((tmp_path / "first.csv.json").read_text())["notes"]
@@ -462,7 +467,7 @@ def test_opt_outs_of_a_campaign_are_kept_in_it(made, tmp_path, capsys):
     half = re.search(r">50%</th>\s<td[^>]*>([\d,]+)<", page.read_text())[1]
     assert abs(2 * int(half.replace(",", "")) - pool) <= 1
     out.write_text("\n".join(["user_id", *users[3:5], seeds[1]]))
-    words = (f"--exclude: {tea} was customised to users who are to be left out; metaheac update",)
+    words = (f"--exclude: {tea} was customised to users who are to be left out; if they opted",)
     options = ("--size", 50, "--out", first, "--exclude", out)
     refuses(capsys, main, "expand", tea, *data, *options, words=words)
     every = ("--exclude", out, brief / "seeds.csv")

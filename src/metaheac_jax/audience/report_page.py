@@ -70,7 +70,8 @@ def _seeds_section(seeds: SeedCheck) -> list[Html]:
         ["given", f"{seeds.given:,}", ""],
         ["distinct", f"{seeds.distinct:,}", ""],
         ["users of the data", f"{seeds.found:,}", seeds.match_percent],
-        ["left out, such as opt-outs", f"{seeds.excluded:,}", ""],
+        *([["left out, such as opt-outs", f"{seeds.excluded:,}", ""]] if seeds.excluded else []),
+        *([["from feedback", f"{seeds.from_feedback:,}", ""]] if seeds.from_feedback else []),
         ["learned from", f"{seeds.used:,}", ""],
     ]
     table = TextTable("User ids given as seeds", ["seeds", "number", "of distinct"], rows)

@@ -24,12 +24,15 @@ class SeedCheck:
       distinct: number of distinct ids among them.
       found: number of these that are users of the data.
       excluded: number of these that may not be learned from, for example opt-outs.
+      from_feedback: number of users of the data who are seeds because they converted when they were
+        shown the campaign.
     """
 
     given: int
     distinct: int
     found: int
     excluded: int
+    from_feedback: int = 0
 
     @staticmethod
     def of(campaign: Campaign, user_ids: Sequence[int] | Sequence[str] | np.ndarray) -> SeedCheck:
@@ -37,18 +40,31 @@ class SeedCheck:
         found = len(campaign.seeds) + campaign.num_excluded
         return SeedCheck(len(user_ids), len(np.unique(user_ids)), found, campaign.num_excluded)
 
+    @staticmethod
+    def of_folder(campaign: Campaign, user_ids: np.ndarray) -> SeedCheck:
+        """The check of a campaign folder's campaign.
+
+        Args:
+          campaign: the campaign, as found in the data.
+          user_ids: distinct ids of the seeds that the folder began with, without those left out.
+        """
+        found = campaign.num_given_seeds
+        from_feedback = len(campaign.seeds) - found
+        return SeedCheck(len(user_ids), len(user_ids), found, 0, from_feedback)
+
     def line(self) -> str:
         """The check as a line for the screen."""
         excluded = f", {self.excluded:,} of these excluded" if self.excluded else ""
+        more = f"; {self.from_feedback:,} more from feedback" if self.from_feedback else ""
         return (
             f"seeds: {self.given:,} given, {self.distinct:,} distinct, {self.found:,} of them "
-            f"users of the data ({self.match_percent}){excluded}"
+            f"users of the data ({self.match_percent}){excluded}{more}"
         )
 
     @property
     def used(self) -> int:
         """Number of seeds that are learned from."""
-        return self.found - self.excluded
+        return self.found - self.excluded + self.from_feedback
 
     @property
     def match_percent(self) -> str:
@@ -56,4 +72,4 @@ class SeedCheck:
 
         Whole percent, rounded down: 100% says that no id is unknown.
         """
-        return f"{100 * self.found // self.distinct}%"
+        return f"{100 * self.found // self.distinct}%" if self.distinct else "-"

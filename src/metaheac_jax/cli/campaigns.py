@@ -38,6 +38,7 @@ MAX_NAME_BYTES = 200
 _MAX_COMPARED = 5000  # values that a mistyped one is compared with, which takes time
 _HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
 _PLAIN_HEADERS = _HEADERS[:2]  # those that mean users whatever the other columns are
+_OUTCOMES = ("converted", "label")  # columns that say whether a user has responded
 #: A name of ids: it ends in the word id, as customer_id, campaignId and UID do, and paid does not.
 _IS_ID = re.compile(r"(?:^|[^A-Za-z])(?:id|Id|ID)$|[a-z](?:Id|ID)$|^[uU](?:id|ID)$")
 
@@ -86,7 +87,7 @@ def find_campaign(
       InputError: a file or its content is wrong (the message names the file), or a user may have
         several rows in the data.
     """
-    values, ids = read_attributes(attributes), read_user_ids(seeds, text=has_text(data))
+    values, ids = read_attributes(attributes), read_seeds(seeds, text=has_text(data))
     with about(attributes):
         data.vocabulary.encode_attributes(data.schema, values)
     data.check_one_row_per_user()
@@ -108,9 +109,10 @@ def require_seeds(check: SeedCheck, least: int, path: Path) -> None:
     """
     if check.used < least:
         more = f" ({check.excluded} more are excluded)" if check.excluded else ""
+        more += f", and {check.from_feedback} are from feedback" if check.from_feedback else ""
         raise InputError(
-            f"{path}: {check.used} of {check.distinct} seeds are users of the data{more}, fewer "
-            f"than --least-seeds {least}; give more seeds"
+            f"{path}: {check.found - check.excluded} of {check.distinct} seeds are users of the "
+            f"data{more}, fewer than --least-seeds {least}; give more seeds"
         )
 
 
@@ -234,6 +236,24 @@ def _request(path: Path, number: int, entry: Any) -> Request:
         raise InputError(f"{where}: attributes: expected a JSON object")
     previous = path.parent / entry["previous"] if "previous" in entry else None
     return Request(path.parent / entry[needed[0]], attributes, previous, name)
+
+
+def read_seeds(path: Path, *, text: bool) -> list[int] | list[str]:
+    """The user ids in a file of seeds, see `read_user_ids`.
+
+    Raises:
+      InputError: as `read_user_ids` does, or the file has a column that says who has responded, as
+        feedback and examples have, so that others would become seeds too.
+    """
+    ids = read_user_ids(path, text=text)
+    names = TableFile(path, []).names if _is_table(path) else next(_rows(path))[1]
+    told = [name for name in names if name.lower() in _OUTCOMES]
+    if told:
+        raise InputError(
+            f"{path}: has a column {told[0]}, so perhaps not all of its users have responded; give "
+            "the ids of those who have, without that column"
+        )
+    return ids
 
 
 def read_user_ids(

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from metaheac_jax.audience.audience import check_audience_file
+from metaheac_jax.audience.audience import Audience, check_audience_file
 from metaheac_jax.audience.calibration import calibrate, check_base_rate
 from metaheac_jax.audience.campaign_folder import SavedCampaign, is_campaign, read_campaign
 from metaheac_jax.audience.curve import seed_rate
@@ -56,12 +58,17 @@ from metaheac_jax.files import is_marked, locked, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import General, load
 from metaheac_jax.processes import check_same, from_first, is_first
-from metaheac_jax.progress import Progress
-from metaheac_jax.sealed import Parent
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.sealed import Parent, digests
 from metaheac_jax.settings import Adapts
 from metaheac_jax.training.checkpoint import array_digest
 
 _ANY_POOL = 2**31  # users; so many that no band is empty
+#: Options in an audience's record.
+_RECORDED = (
+    *("size", "percent", "from_percent", "to_percent", "include_seeds", "exclude_shown"),
+    *("probability", "base_rate", "adapts", "least_seeds", "seed"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +100,9 @@ class Options:
     interruption the same command continues."""
     out: Path
     """File to write: .parquet, .csv or .csv.gz. A file NAME.json beside it records what it was made
-    from, for metaheac status. With --campaigns, a folder with a file per campaign and
-    audiences.json; an existing folder of audiences is replaced."""
+    from: model, data, options, and names and checksums of the given files. With --campaigns, a
+    folder with a file per campaign and audiences.json; an existing folder of audiences is
+    replaced."""
     format: Literal["parquet", "csv", "csv.gz"] | None = None
     """With --campaigns, the format of the files; csv by default."""
     size: int | None = None
@@ -105,22 +113,28 @@ class Options:
     from_percent: float | None = None
     """A band instead of the best users: --from-percent 1 --to-percent 2 is the second percent."""
     to_percent: float | None = None
-    """End of the band, as a percentage of all users."""
+    """End of the band, as a percentage of all users. Ranks are those of candidates: once users are
+    left out, such as those of an earlier audience, the best of the others begin at 0."""
     include_seeds: bool = False
     """Allow seeds in the audience."""
     exclude: tuple[Path, ...] = ()
-    """Files with ids of users who may not be in this audience, for example users who opted out, as
-    for --seeds; a file may have only a header. The model is not customised to them either. The
-    model of a campaign's folder is customised already: the command refuses users of the data who
-    are its seeds or have converted (but for converts with --exclude-shown), and notes say how many
-    others it has learned from. To leave users out of what a folder learns and of all its audiences,
-    use --exclude with metaheac customise or metaheac update."""
+    """Files with ids of users who opted out, as for --seeds; a file may have only a header. They
+    are in no audience, and the model is not customised to them either. The model of a campaign's
+    folder is customised already: the command refuses users of the data who are its seeds or have
+    converted (but for converts with --exclude-shown), and notes say how many others it has learned
+    from. To leave users out of what a folder learns and of all its audiences, use --exclude with
+    metaheac customise or metaheac update."""
+    suppress: tuple[Path, ...] = ()
+    """Files with ids of users to leave out of this audience only, as for --seeds, for example users
+    who were contacted this week or who have bought already: models learn from them all the same. In
+    a --report they stay among the users with whom held-out seeds are compared."""
     exclude_shown: bool = False
     """Leave out all users in a campaign folder's feedback, whether they converted or not: they were
     shown the campaign already. In a --report, those who did not convert stay among the users with
     whom held-out seeds are compared."""
     previous: Path | None = None
-    """File of an earlier audience; the command prints how many users are kept, new and gone."""
+    """File of an earlier audience; the command prints how many users are kept, new and gone. Those
+    who have become seeds or are left out since count as gone."""
     probability: bool = False
     """Add a column with the calibrated probability of converting. Customises the model a second
     time, without a fifth of the seeds, to calibrate on these; seeds from feedback are not among
@@ -160,9 +174,10 @@ def main(options: Options) -> None:
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
-    for path in options.exclude:
+    for path in (*options.exclude, *options.suppress):
         check_readable(path)  # a file that cannot be read is reported before the work begins
     saved = [_read_source(request, options) for request in requests]
+    record = _record(options, requests)
     if options.exclude_shown and not any(saved):
         raise InputError("--exclude-shown: only for a campaign's folder, which has feedback")
     writes = is_first()
@@ -182,7 +197,7 @@ def main(options: Options) -> None:
         others = _others(options, data)
         results = _expand(options, requests, saved, general, data, mesh, progress)
         if writes:
-            _write(options, results, others, general, data, progress)
+            _write(options, results, others, record, general, data, progress)
         from_first(None)  # the other processes end after the first
     if options.campaigns is None:
         lines = describe(results[0], options.out)
@@ -234,7 +249,7 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
     Raises:
       InputError: as `terminal.check_output` and `terminal.check_output_folder` do.
     """
-    inputs = (options.seeds, options.attributes, *options.exclude)
+    inputs = (options.seeds, options.attributes, *options.exclude, *options.suppress)
     if options.report is not None:
         endings = (".html",)
         terminal.check_output("--report", options.report, *inputs, endings=endings, lock=False)
@@ -250,7 +265,8 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
             )
     else:
         sources = [request.source for request in requests]
-        inputs = (options.campaigns, options.model, options.data, *sources, *options.exclude)
+        inputs = (options.campaigns, options.model, options.data, *sources)
+        inputs += (*options.exclude, *options.suppress)
         kind = "a folder of audiences"
         terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
         terminal.work_folder("--out", options.out, CUSTOMISED)
@@ -259,6 +275,22 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
 def _ranks(options: Options) -> dict[str, Any]:
     names = ("size", "percent", "from_percent", "to_percent")
     return {name: getattr(options, name) for name in names}
+
+
+def _record(options: Options, requests: Sequence[Request]) -> dict[str, Any]:
+    """What an audience's record has about the command: options, and the content of its files."""
+    told = {name: getattr(options, name) for name in _RECORDED}
+    several = {"campaigns": options.campaigns, "attributes": options.attributes}
+    paths = [(name, path) for name, path in several.items() if path is not None]
+    paths += [("seeds", request.source) for request in requests if not request.is_folder]
+    paths += [("exclude", path) for path in options.exclude]
+    paths += [("suppress", path) for path in options.suppress]
+    read = zip(paths, digests([path for _, path in paths], silent), strict=True)
+    inputs = [
+        {"option": name, "file": str(path), "sha256": digest} for (name, path), digest in read
+    ]
+    versions = {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__}
+    return {"options": told, "inputs": inputs, "versions": versions}
 
 
 def _requests(options: Options) -> list[Request]:
@@ -318,13 +350,16 @@ def _expand(
         for request in requests
     ]
     excluded, known = read_excluded(options.exclude, data)
+    suppressed, more = read_excluded(options.suppress, data)
+    known += more
+    left_out = np.union1d(excluded, suppressed)
     found = _find_campaigns(options, requests, saved, general, data, excluded, progress)
     campaigns = [own.campaign for own in found]
     if mesh is not None:
         parts = [(own.users, own.labels, own.rows) for own in campaigns]
-        digests = [array_digest(part) for part in (excluded, *chain(*parts))]
+        digests = [array_digest(part) for part in (excluded, suppressed, *chain(*parts))]
         check_same("campaigns and excluded users", digests)
-    _check_candidates(options, data, found, excluded, wanted)
+    _check_candidates(options, data, found, left_out, wanted)
 
     method, seed = _method(options, general), options.seed
     scales = []
@@ -349,7 +384,7 @@ def _expand(
         data,
         **ranks,
         include_seeds=options.include_seeds,
-        exclude=excluded,
+        exclude=left_out,
         mesh=mesh,
         progress=progress,
     )
@@ -365,13 +400,27 @@ def _expand(
         if options.probability or options.report:
             seen = seen_in_training(general, data, own.campaign)
             notes += [seen] if seen else []
-        if len(audience) < len(wanted):
-            asked = f"ranks up to {wanted.stop:,}" if wanted.start else f"{wanted.stop:,} users"
-            notes.append(
-                f"{asked} were requested, but there are only {audience.num_candidates:,} candidates"
-            )
-        results.append(Expanded(own, models[number], audience, base_rate, refresh, notes, excluded))
+        notes += _audience_notes(audience, wanted)
+        results.append(
+            Expanded(own, models[number], audience, base_rate, refresh, notes, excluded, suppressed)
+        )
     return results
+
+
+def _audience_notes(audience: Audience, wanted: range) -> list[str]:
+    """Notes on where an audience ends."""
+    notes = []
+    if audience.num_tied:
+        notes.append(
+            f"{audience.num_tied:,} users of the audience have the last score, as have candidates "
+            "who are left out because their user ids are larger"
+        )
+    if len(audience) < len(wanted):
+        asked = f"ranks up to {wanted.stop:,}" if wanted.start else f"{wanted.stop:,} users"
+        notes.append(
+            f"{asked} were requested, but there are only {audience.num_candidates:,} candidates"
+        )
+    return notes
 
 
 def _check_candidates(
@@ -450,20 +499,21 @@ def _write(
     options: Options,
     results: Sequence[Expanded],
     others: Mapping[str, list[int] | list[str]],
+    record: Mapping[str, Any],
     general: General,
     data: Dataset,
     progress: Progress,
 ) -> None:
     """Writes all requested files, once the content of all of them is ready."""
-    made_from = _made_from(options, general, data)
+    record = {"made_from": _made_from(options, general, data), **record}
     if options.campaigns is not None:
-        write_folder(options.out, results, made_from, ending=options.format or "csv")
+        write_folder(options.out, results, record, ending=options.format or "csv")
         remove_work(_customised(options.out))
         return
     page = ""
     if options.report is not None:
         page = _report_page(options, results[0], others, general, data, progress)
-    write_file(options.out, results[0], made_from)
+    write_file(options.out, results[0], record)
     if options.report is not None:
         write_text(options.report, page)
 
@@ -487,7 +537,7 @@ def _report_page(
         title=f"Audience {options.out.name}",
         seeds=result.found.check,
         exclude=np.union1d(*excluded),
-        shown=result.model.excluded_ids,
+        shown=np.union1d(data.checked_ids(result.model.excluded_ids), result.suppressed),
         include_seeds=options.include_seeds,
         others=others,
         base_rate=options.base_rate,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Expanded:
       refresh: comparison with an earlier audience; None without one.
       notes: what the user should know.
       excluded: user ids from --exclude.
+      suppressed: user ids from --suppress.
     """
 
     found: Found
@@ -40,6 +41,7 @@ class Expanded:
     refresh: Refresh | None
     notes: Sequence[str]
     excluded: np.ndarray
+    suppressed: np.ndarray
 
     def own_parents(self) -> list[dict[str, str]]:
         """Name and digest of the campaign folder that the model is from, if there is one."""
@@ -67,22 +69,22 @@ def manifest_of(audience: Path) -> Path:
     return audience.with_name(f"{audience.name}.json")
 
 
-def write_file(path: Path, result: Expanded, made_from: Sequence[dict[str, str]]) -> None:
-    """Writes an audience, and beside it a file with its origin and the result's facts."""
+def write_file(path: Path, result: Expanded, record: Mapping[str, Any]) -> None:
+    """Writes an audience, and beside it a file with its record and the result's facts."""
     manifest = manifest_of(path)
     with whole_file(path) as temporary:
         result.audience.write_part(temporary, path)
         fsync(temporary)  # the disk may be full
         manifest.unlink(missing_ok=True)  # it is not of the new audience
-    parents = [*result.own_parents(), *made_from]
-    content = {"format": FORMAT, "made_from": parents, **result.facts()}
+    parents = [*result.own_parents(), *record["made_from"]]
+    content = {"format": FORMAT, **record, "made_from": parents, **result.facts()}
     seal(path.parent, manifest.name, content, [path])
 
 
 def write_folder(
-    out: Path, results: Sequence[Expanded], made_from: Sequence[dict[str, str]], *, ending: str
+    out: Path, results: Sequence[Expanded], record: Mapping[str, Any], *, ending: str
 ) -> None:
-    """Writes an audience per campaign and a file with all facts, completely or not at all."""
+    """Writes an audience per campaign and a file with the record and all facts, or nothing."""
     with new_directory(out, marker=MANIFEST) as folder:
         campaigns, files = [], []
         for result in results:
@@ -97,7 +99,7 @@ def write_folder(
                     **result.facts(),
                 }
             )
-        content = {"format": FORMAT, "made_from": made_from, "campaigns": campaigns}
+        content = {"format": FORMAT, **record, "campaigns": campaigns}
         seal(folder, MANIFEST, content, files)
 
 

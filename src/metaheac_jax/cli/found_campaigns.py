@@ -15,7 +15,7 @@ from metaheac_jax.cli.campaigns import (
     Request,
     feedback_notes,
     has_text,
-    read_user_ids,
+    read_seeds,
     require_seeds,
     seed_notes,
 )
@@ -123,7 +123,7 @@ def _find_new(
     progress: Progress,
 ) -> list[Found]:
     """Finds new campaigns, all in one pass over the user ids."""
-    seeds = [read_user_ids(request.source, text=has_text(data)) for request in requests]
+    seeds = [read_seeds(request.source, text=has_text(data)) for request in requests]
     briefs = [
         CampaignBrief(ids, request.attributes or {}, request.name)
         for ids, request in zip(seeds, requests, strict=True)
@@ -156,7 +156,8 @@ def _find_saved(
     if len(np.setdiff1d(seeds, shown)):
         raise InputError(
             f"--exclude: {folder} was customised to users who are to be left out; "
-            "metaheac update it with --exclude (for users in its feedback: --exclude-shown)"
+            "if they opted out, metaheac update it with --exclude; to leave them out of this "
+            "audience alone, use --suppress (for users in its feedback: --exclude-shown)"
         )
     learned = campaign if saved.data_digest == data.digest else saved.examples
     notes = seed_notes(learned.labels)
@@ -174,10 +175,11 @@ def _find_saved(
     ):
         if count:
             notes.append(
-                f"{count:,} of the excluded users are {who}; metaheac update it with --exclude to "
-                "leave them out"
+                f"{count:,} of the excluded users are {who}; if they opted out, metaheac update it "
+                "with --exclude"
             )
-    return Found(request, campaign, SeedCheck.of(campaign, model.seed_ids), saved, model, notes)
+    check = SeedCheck.of_folder(campaign, saved.with_ids_of(data).first_seeds)
+    return Found(request, campaign, check, saved, model, notes)
 
 
 def _without_shown(found: Found, data: Dataset) -> Found:
