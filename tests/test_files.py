@@ -164,6 +164,21 @@ def test_a_new_directory_replaces_an_older_one_whole(tmp_path):
     assert contents(target.parent) == {"b"}
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o770, 0o500])
+def test_what_is_replaced_keeps_its_permissions(tmp_path, mode):
+    """A folder of user ids that others may not read stays so, also while it is written."""
+    make(tmp_path / "out", old="1")
+    (tmp_path / "out").chmod(mode)
+    with new_directory(tmp_path / "out", marker="marker") as directory:
+        assert stat.S_IMODE(directory.stat().st_mode) == mode | 0o700
+        (directory / "marker").write_text("")
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode | 0o700
+    write_text(tmp_path / "a.csv", "old")
+    (tmp_path / "a.csv").chmod(mode & 0o666)
+    write_text(tmp_path / "a.csv", "new")
+    assert stat.S_IMODE((tmp_path / "a.csv").stat().st_mode) == mode & 0o666
+
+
 def test_a_failing_block_leaves_the_older_directory(tmp_path):
     make(tmp_path / "out", old="1")
 

@@ -12,6 +12,7 @@ import platform
 import re
 import shlex
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -278,6 +279,8 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
         try:
             with _failing_as(target, temporary):
                 temporary.mkdir()  # with the permissions of the umask, unlike tempfile
+                if target.exists():  # the owner may write, or nothing could be written into it
+                    temporary.chmod(stat.S_IMODE(target.stat().st_mode) | stat.S_IRWXU)
                 yield temporary
                 for path in [*temporary.rglob("*"), temporary]:
                     fsync(path)
@@ -381,6 +384,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             with _failing_as(path, temporary):
                 yield temporary
                 fsync(temporary)
+                if path.exists():
+                    shutil.copymode(path, temporary)
                 temporary.replace(path)
                 fsync(path.parent)
         finally:
