@@ -92,8 +92,8 @@ def check_same(what: str, value: Any) -> None:
     """
     if any(other != value for other in from_each(value)):
         raise InputError(
-            f"{what}: not the same in all processes of the job; give all the same files, and let "
-            "nothing replace them meanwhile"
+            f"{what}: not the same in all processes of the job; give all the same options and "
+            "files, and let nothing replace these meanwhile"
         )
 
 

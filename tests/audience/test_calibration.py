@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
 from toy import dataset
 
 from metaheac_jax.audience.calibration import (
@@ -24,82 +23,46 @@ from metaheac_jax.errors import InputError
 DATA = dataset(users=20_000, campaigns=4, per_campaign=8000, pool=8000)
 
 
-@pytest.mark.parametrize(
-    ("seed", "shift", "scale"), [(0, 0, 1), (1, -5, 300), (2, 5, 0.01), (3, 2, -1), (4, 0, -9)]
-)
-def test_with_true_non_seeds_it_is_the_platt_scaling_of_scikit_learn(seed, shift, scale):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(90) < rng.integers(5, 60)
-    scores = scale * (rng.normal(size=90) + labels + shift)
-    # At a base rate that is the fraction of seeds, the log-odds are those of being a seed.
-    slope, intercept = Calibration(scores, labels, drawn=False).line(labels.mean())
-    # Platt's targets as weights: every example with label 1, and with label 0.
-    seeds, others = labels.sum(), 90 - labels.sum()
-    target = np.where(labels, (seeds + 1) / (seeds + 2), 1 / (others + 2))
-    plain = LogisticRegression(C=np.inf, tol=1e-8)
-    unit = ((scores - scores.mean()) / scores.std())[:, None]
-    twice, weight = np.concatenate([unit, unit]), np.concatenate([target, 1 - target])
-    plain.fit(twice, np.repeat([1, 0], 90), sample_weight=weight)
-    expected = plain.decision_function(unit)
-    if scale > 0:
-        np.testing.assert_allclose(slope * scores + intercept, expected, atol=1e-4)
-    else:  # a lower rank never has a higher probability
-        assert slope == 0
-        assert intercept == pytest.approx(logit(target.mean()), abs=1e-5)
-
-
 @pytest.mark.parametrize("base_rate", [0.0001, 0.02, 0.2, 0.9])
-@pytest.mark.parametrize("drawn", [True, False])
 @pytest.mark.parametrize("scores", [np.zeros(40), np.repeat([1.0, -1.0], [10, 30])])
-def test_scores_that_are_equal_or_separate_the_labels(scores, drawn, base_rate):
+def test_scores_that_are_equal_or_separate_the_labels(scores, base_rate):
     labels = np.arange(40) < 10
-    found = Calibration(scores, labels, drawn).probability(scores, base_rate)
+    found = Calibration(scores, labels).probability(scores, base_rate)
     # Two kinds of score: each has the mean of its targets, 11 / 12 and 1 / 32.
     target = np.where(labels, 11 / 12, 1 / 32)
-    added = np.where(labels, 1 / 12, 0) if drawn else np.zeros(40)
+    added = np.where(labels, 1 / 12, 0)
     if not scores.any():
         target, added = (np.full(40, of.mean()) for of in (target, added))
 
     def slope(p, place):
         """The derivative of the loss with respect to the log-odds; there are 3 non-seeds a seed."""
-        odds = p / base_rate / 3 if drawn else p / (1 - p) * (1 - base_rate) / base_rate / 3
-        own = (odds / (1 + odds) - target[place]) * (1 - p if drawn else 1)
+        odds = p / base_rate / 3
+        own = (odds / (1 + odds) - target[place]) * (1 - p)
         return own + added[place] * p
 
     expected = [brentq(slope, 1e-12, 1 - 1e-12, args=(place,)) for place in range(40)]
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-@given(st.integers(0, 999), st.sampled_from([0.001, 0.05, 0.3, 0.9]), st.booleans())
+@given(st.integers(0, 999), st.sampled_from([0.001, 0.05, 0.3, 0.9]))
 @settings(max_examples=30, deadline=None)
-def test_no_other_line_is_likelier(seed, base_rate, drawn):
+def test_no_other_line_is_likelier(seed, base_rate):
     rng = np.random.default_rng(seed)
     labels = np.arange(60) < rng.integers(5, 30)
     scores = 3 * (rng.normal(size=60) + labels) - 2
-    slope, intercept = Calibration(scores, labels, drawn).line(base_rate)
+    slope, intercept = Calibration(scores, labels).line(base_rate)
     seeds, others = labels.sum(), (~labels).sum()
     target = np.where(labels, (seeds + 1) / (seeds + 2), 1 / (others + 2))
 
     def loss(line):
         p = expit(max(line[0], 0) * scores + line[1]).clip(1e-300, 1 - 1e-15)
-        ratio = p / base_rate if drawn else p / (1 - p) * (1 - base_rate) / base_rate
-        seed = seeds / others * ratio / (1 + seeds / others * ratio)
-        value = -(target * np.log(seed) + (1 - target) * np.log1p(-seed)).sum()
-        return value - drawn * (np.log1p(-p) * labels).sum() / (seeds + 2)
+        odds = seeds / others * p / base_rate
+        is_seed = odds / (1 + odds)
+        value = -(target * np.log(is_seed) + (1 - target) * np.log1p(-is_seed)).sum()
+        return value - (np.log1p(-p) * labels).sum() / (seeds + 2)
 
     best = minimize(loss, [0.3, logit(base_rate)], method="Nelder-Mead", options={"maxiter": 2000})
     assert loss([slope, intercept]) <= best.fun + 1e-5
-
-
-@given(st.floats(0.01, 0.99), st.floats(0.001, 0.999))
-def test_the_base_rate_moves_the_log_odds_alone_if_non_seeds_do_not_convert(first, second):
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) < 20
-    scale = Calibration(rng.normal(size=60) + labels, labels, drawn=False)
-    (slope, intercept), (other, moved) = scale.line(first), scale.line(second)
-    assert slope == pytest.approx(other, rel=1e-3)
-    # Bayes: the odds of the classes in one pool are replaced by those in the other.
-    assert moved - intercept == pytest.approx(logit(second) - logit(first), abs=1e-3)
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan")])
@@ -108,56 +71,57 @@ def test_a_base_rate_out_of_range_is_refused(rate):
         Calibration(np.zeros(2), np.arange(2)).probability(np.zeros(2), rate)
 
 
-@pytest.mark.parametrize("drawn", [True, False])
-def test_probabilities_are_the_true_ones_at_every_score(drawn):
+def test_probabilities_are_the_true_ones_at_every_score():
     """A made pool of which a tenth converts, and users in it whose probability is .9."""
     rng = np.random.default_rng(5)
     log_odds = rng.normal(-3, 1.8, size=200_000)
     chance, scores = expit(log_odds), 0.4 * log_odds + 3
     converts = rng.random(len(chance)) < chance
     seeds = rng.choice(np.flatnonzero(converts), 4000, replace=False)
-    able = np.arange(len(chance)) if drawn else np.flatnonzero(~converts)
-    examples = np.concatenate([seeds, rng.choice(able, 20_000, replace=False)])
-    scale = Calibration(scores[examples], np.arange(24_000) < 4000, drawn)
+    examples = np.concatenate([seeds, rng.choice(len(chance), 20_000, replace=False)])
+    scale = Calibration(scores[examples], np.arange(24_000) < 4000)
     found = scale.probability(scores, chance.mean())
     top = np.argsort(-chance)[:1000]
     assert chance[top].mean() > 0.85
     assert found[top].mean() == pytest.approx(chance[top].mean(), abs=0.03)
     assert max(abs(found - chance)) < 0.05
-    # The other kind of non-seeds has other probabilities.
-    wrong = Calibration(scale.scores, scale.labels, not drawn).probability(scores, chance.mean())
+    # Non-seeds who are known not to convert would have other probabilities.
+    others = np.concatenate([seeds, rng.choice(np.flatnonzero(~converts), 20_000, replace=False)])
+    wrong = Calibration(scores[others], scale.labels).probability(scores, chance.mean())
     assert max(abs(wrong - chance)) > 0.1
 
 
 def test_probabilities_are_the_true_ones():
     """Scores that are a distorted log-odds of the truth, and seeds that are more than their share.
 
-    Of the campaign's examples only a fifth of the non-seeds is kept, so that its mix is far from
-    the pool's.
+    The seeds are half of the converts of both stages; the non-seeds are drawn from all others.
     """
-    chance = np.zeros(DATA.num_users)
+    chance, converts = np.zeros(DATA.num_users), np.zeros(DATA.num_users, bool)
     for stage in (DATA.stage1, DATA.stage2):
         of = stage.of(1)
         chance[stage.user[of]] = stage.probability[of]
+        converts[stage.user[of]] = stage.label[of] == 1
+    pool = np.flatnonzero(chance)
     known = {bytes(row): p for row, p in zip(DATA.user_rows, chance, strict=True) if p}
 
     def score(users):
         return 0.4 * logit(np.array([known[bytes(row)] for row in users])) + 3
 
-    campaign, seen, random_seeds = DATA.campaign(1), [], []
-    kept = (campaign.labels == 1) | (np.arange(len(campaign.users)) % 5 == 0)
-    campaign = campaign.pick(kept)
+    seen, random_seeds, rng = [], [], np.random.default_rng(3)
+    seeds = np.flatnonzero(converts)[::2]
+    others = np.setdiff1d(pool, seeds)
+    drawn = rng.choice(others, 2000, replace=False)
+    labels = np.repeat(np.array([1, 0], np.int8), [len(seeds), len(drawn)])
+    campaign = replace(DATA.campaign(1), users=np.concatenate([seeds, drawn]), labels=labels)
     fixed = fixed_method(score, seen, random_seeds)
-    [scale] = calibrate(fixed, fixed.fit(DATA), DATA, [campaign], drawn=False, seed=2)
+    [scale] = calibrate(fixed, fixed.fit(DATA), DATA, [campaign], seed=2)
     assert random_seeds == [2]
-    of = DATA.stage2.of(1)
-    truth, users = DATA.stage2.probability[of], DATA.stage2.user[of]
-    base_rate = DATA.stage1.label[DATA.stage1.of(1)].mean()
-    predicted = scale.probability(score(DATA.user_rows[users]), base_rate)
+    truth = chance[others] / (2 - chance[others])  # half of the converts are seeds
+    predicted = scale.probability(score(DATA.user_rows[others]), converts[others].mean())
     table = calibration_table(predicted, truth)
     assert expected_calibration_error(table) < 0.02
     assert max(abs(row.predicted - row.observed) for row in table) < 0.05
-    uncorrected = scale.probability(score(DATA.user_rows[users]), campaign.labels.mean())
+    uncorrected = scale.probability(score(DATA.user_rows[others]), campaign.labels.mean())
     assert expected_calibration_error(calibration_table(uncorrected, truth)) > 0.1
     # A fifth of the seeds and of the non-seeds was not learned from.
     for label in (0, 1):
@@ -173,7 +137,6 @@ def test_each_campaign_has_a_calibration_of_its_own():
     alone = [calibrate(fixed, general, DATA, [campaign])[0] for campaign in campaigns]
     assert [one.line(0.1) for one in both] == [one.line(0.1) for one in alone]
     assert both[0].line(0.1) != both[1].line(0.1)
-    assert all(one.drawn for one in both)  # as for new campaigns
 
 
 def test_who_is_held_out_depends_on_the_seed():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from toy import dataset
 
+from metaheac_jax.audience.calibration import calibrate
 from metaheac_jax.customise import kept as module
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.data.batches import campaign_examples
@@ -68,6 +69,26 @@ def test_what_was_customised_is_not_customised_again(tmp_path, adapts):
     method = method.with_settings(online_learning_rate=0.02)
     customise()
     assert done[0] == 0
+
+
+def test_calibrating_takes_what_is_kept(tmp_path):
+    """`expand --campaigns --probability` customises all campaigns twice, and may be killed."""
+    data = dataset(users=800, campaigns=6, per_campaign=400, pool=10)
+    method = mlp_pretraining(SETTINGS)
+    general, campaigns, done = method.fit(data), [data.campaign(c) for c in range(3)], []
+
+    def calibrated():
+        done.clear()
+        note = lambda what, number, total: done.append(number)  # noqa: E731
+        found = calibrate(method, general, data, campaigns, directory=tmp_path, progress=note)
+        return [one.line(0.1) for one in found]
+
+    first = calibrated()
+    assert done[0] < 3
+    assert calibrated() == first
+    assert done == [3]
+    method.customise(general, data, campaigns, directory=tmp_path, progress=lambda *_: None)
+    assert len(list(tmp_path.iterdir())) == 6  # of fewer examples, and of all
 
 
 def test_what_is_kept_is_found_for_the_same_work_alone(tmp_path, monkeypatch):

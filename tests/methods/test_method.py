@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from toy import dataset
 
+from metaheac_jax.audience.retrieve import expand_all
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import online
 from metaheac_jax.methods import record as module
@@ -24,6 +25,7 @@ from metaheac_jax.networks.mlp import MLP
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.settings import OFFICIAL, PAPER
 from metaheac_jax.table.layout import Layout
+from metaheac_jax.training.sharding import device_mesh
 
 DATA = dataset(users=100, campaigns=6, per_campaign=40, pool=40)
 
@@ -145,6 +147,44 @@ def test_data_of_another_vocabulary_are_refused(general, field, values):
     told = f"toy: field '{name}' has other values than in the model's data"
     refused(general, data, told)
     refused(general, data, "--extends MODEL --no-new-values")
+
+
+def test_the_processes_of_a_job_compare_what_decides_the_result(monkeypatch):
+    """A command is typed on every machine; with another option it would hang, or mix results."""
+    tiny = {"offline_epochs": 0, "offline_patience": None, "campaigns_per_step": 2}
+    method, mesh = (
+        mlp_pretraining(PAPER).with_settings(width=2, online_epochs=1, **tiny),
+        device_mesh(),
+    )
+    told: list[dict] = []
+
+    def note(what, value):
+        told[-1][what] = value
+
+    for name in ("methods.method", "audience.retrieve"):
+        monkeypatch.setattr(f"metaheac_jax.{name}.check_same", note)
+
+    def work(*, method=method, size=5, fit=None, customise=0):
+        told.append({})
+        general = method.fit(DATA, mesh=mesh, **{"seed": 0, "campaigns": [0, 1, 2], **(fit or {})})
+        models = method.customise(general, DATA, [DATA.campaign(3)], mesh=mesh, seed=customise)
+        expand_all(models, DATA, size=size, mesh=mesh)
+        return told.pop()
+
+    usual = work()
+    assert work() == usual
+    training, adapting, ranks = "settings, campaigns and seed", "settings and seed", "ranks"
+    other = method.with_settings(online_learning_rate=0.5)
+    for changed, parts in (
+        ({"fit": {"seed": 1}}, {training}),
+        ({"fit": {"campaigns": [0, 1, 4]}}, {training}),
+        ({"fit": {"skip_nonfinite": 1}}, {training}),
+        ({"method": other}, {training, adapting}),
+        ({"customise": 1}, {adapting}),
+        ({"size": 6}, {ranks}),
+    ):
+        found = work(**changed)
+        assert {what for what in usual if found[what] != usual[what]} == parts
 
 
 def test_other_data_of_the_same_fields_and_values_will_do(general):

@@ -1,10 +1,9 @@
 """Probabilities of converting: Platt scaling on examples that a campaign holds out.
 
 Platt, "Probabilistic outputs for support vector machines", 1999. The examples are a case-control
-sample of the pool, whose base rate is given. Prentice and Pyke, "Logistic disease incidence models
-and case-control studies", 1979, have the likelihood for non-seeds who do not convert; Steinberg and
-Cardell, "Estimating logistic regression models when the dependent variable has no variance", 1992,
-that for non-seeds who are drawn from the pool.
+sample of the pool, whose base rate is given. Non-seeds are drawn from the pool, so some of them
+would convert: Steinberg and Cardell, "Estimating logistic regression models when the dependent
+variable has no variance", 1992, have the likelihood.
 
 Axes: n held-out examples, P users, G campaigns, B bins.
 """
@@ -13,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit, logit
+from scipy.special import expit, log_expit
 
 from metaheac_jax.audience.held_out import HELD_OUT, MIN_SEEDS
 from metaheac_jax.customise.early_stopping import hold_out
@@ -34,14 +35,11 @@ class Calibration:
 
     Attributes:
       scores: (n,) scores of examples that the model has not learned from.
-      labels: (n,) 1 for a seed and 0 for a non-seed; both occur.
-      drawn: whether the non-seeds are a random sample of the pool, some of whom would convert;
-        otherwise they are users who do not convert.
+      labels: (n,) 1 for a seed and 0 for a non-seed, a random user of the pool; both occur.
     """
 
     scores: np.ndarray
     labels: np.ndarray
-    drawn: bool = True
 
     def probability(self, scores: np.ndarray, base_rate: float) -> np.ndarray:
         """(P,) probabilities that users with these (P,) scores convert.
@@ -62,12 +60,11 @@ class Calibration:
 
         They maximise the likelihood of the labels. With p the probability of converting, pi the
         fraction of seeds among the examples and b the base rate, the odds that an example is a seed
-        are ``pi / (1 - pi)`` times ``p / b`` if non-seeds are drawn, and otherwise times ``p (1 -
-        b) / ((1 - p) b)``. As in Platt's paper, the target of a label is the fraction of seeds in
-        its class after adding one example of each label, so the slope stays finite if the scores
-        separate the labels. If non-seeds are drawn, the odds are bounded, so this does not suffice;
-        one user who does not convert is added as well, in equal parts at the seeds. The slope is
-        not negative, so a better rank never has a lower probability.
+        are ``pi / (1 - pi)`` times ``p / b``. As in Platt's paper, the target of a label is the
+        fraction of seeds in its class after adding one example of each label. Since the odds are
+        bounded, this does not keep the slope finite if the scores separate the labels; one user who
+        does not convert is added as well, in equal parts at the seeds. The slope is not negative,
+        so a better rank never has a lower probability.
 
         Raises:
           InputError: the base rate is not between 0 and 1.
@@ -75,17 +72,17 @@ class Calibration:
         check_base_rate(base_rate)
         seeds = int((self.labels == 1).sum())
         others = len(self.labels) - seeds
-        shift = np.log(seeds / others) - (np.log(base_rate) if self.drawn else logit(base_rate))
+        shift = np.log(seeds / others) - np.log(base_rate)
         target = np.where(self.labels == 1, (seeds + 1) / (seeds + 2), 1 / (others + 2))
-        added = (self.labels == 1) / (seeds + 2) if self.drawn else np.zeros(len(self.labels))
+        added = (self.labels == 1) / (seeds + 2)
         scores = self.scores.astype(float)
         centre, spread = scores.mean(), scores.std() or 1.0
         unit = (scores - centre) / spread
 
         def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
             own = line[0] * unit + line[1]  # log-odds of converting
-            odds = shift + (log_expit(own) if self.drawn else own)  # log-odds of being a seed
-            error = (expit(odds) - target) * (expit(-own) if self.drawn else 1) + added * expit(own)
+            odds = shift + log_expit(own)  # log-odds of being a seed
+            error = (expit(odds) - target) * expit(-own) + added * expit(own)
             value = (np.logaddexp(0, odds) - target * odds + added * np.logaddexp(0, own)).mean()
             return value, np.array([(error * unit).mean(), error.mean()])
 
@@ -113,8 +110,9 @@ def calibrate(
     data: Dataset,
     campaigns: Sequence[Campaign],
     *,
-    drawn: bool = True,
     seed: int = 0,
+    mesh: Mesh | None = None,
+    directory: Path | None = None,
     progress: Progress = silent,
 ) -> list[Calibration]:
     """Calibrates each campaign's scores on a fifth of its seeds and non-seeds.
@@ -127,10 +125,11 @@ def calibrate(
       method: the method that trained the general model.
       general: the general model.
       data: the data with the campaigns' users.
-      campaigns: G campaigns.
-      drawn: whether non-seeds outside `Campaign.found` are drawn from the pool at random, as
-        `Dataset.new_campaign` draws them; otherwise they are users who do not convert.
+      campaigns: G campaigns; their non-seeds outside `Campaign.found` are drawn from the pool at
+        random, as `Dataset.new_campaign` draws them.
       seed: random seed for the choice of held-out examples and for customising.
+      mesh: several devices, see `methods.Method.customise`.
+      directory: folder in which customised campaigns are kept, see there.
       progress: receives the progress of customising.
 
     Raises:
@@ -155,9 +154,11 @@ def calibrate(
         fit = np.setdiff1d(np.arange(len(campaign.users)), out)
         kept.append(campaign.pick(fit))
         held.append(out)
-    models = method.customise(general, data, kept, seed=seed, progress=progress)
+    models = method.customise(
+        general, data, kept, seed=seed, mesh=mesh, directory=directory, progress=progress
+    )
     return [
-        Calibration(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out], drawn)
+        Calibration(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out])
         for campaign, model, out in zip(campaigns, models, held, strict=True)
     ]
 

@@ -26,7 +26,7 @@ from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import Customised, Scorer, Weights
-from metaheac_jax.processes import from_each
+from metaheac_jax.processes import check_same, from_each
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop, percent_of
 from metaheac_jax.threads import in_threads
@@ -118,6 +118,8 @@ def expand_all(
         from_percent=from_percent,
         to_percent=to_percent,
     )
+    if mesh is not None:
+        check_same("ranks", (ranks, include_seeds, len(models)))
     left_out = _left_out(models, data, exclude, include_seeds=include_seeds)
     part = (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
     excluded, *left_out = _find_each(left_out, data, part, progress)

@@ -193,7 +193,8 @@ def main(options: Options) -> None:
             method_of(general).check_mesh()
             folders = [own and own.digest for own in saved]
             model_digest = general.origin and general.origin.digest
-            check_same("data, model and campaigns", (data.digest, model_digest, folders))
+            parts = (record["options"], data.digest, model_digest, folders)
+            check_same("options, data, model and campaigns", parts)
         others = _others(options, data)
         results = _expand(options, requests, saved, general, data, mesh, progress)
         if writes:
@@ -362,13 +363,22 @@ def _expand(
     _check_candidates(options, data, found, left_out, wanted)
 
     method, seed = _method(options, general), options.seed
+    kept = None if options.campaigns is None else _customised(options.out)
     scales = []
     if options.probability:
-        scales = calibrate(method, general, data, campaigns, seed=seed, progress=progress)
+        scales = calibrate(
+            method,
+            general,
+            data,
+            campaigns,
+            seed=seed,
+            mesh=mesh,
+            directory=kept,
+            progress=progress,
+        )
     models = {n: own.model for n, own in enumerate(found) if own.model is not None}
     new = [n for n in range(len(found)) if n not in models]
     if new:
-        kept = None if options.campaigns is None else _customised(options.out)
         customised = method.customise(
             general,
             data,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,10 @@ class Method:
             log, progress = None, silent
         if mesh is not None:
             check_same("data and model", (data.digest, data.num_users, digest_of_start(start)))
+            indices = [own if own is None else np.asarray(own) for own in (chosen, held_out, keep)]
+            indices = [own if own is None else own.tolist() for own in indices]
+            options = (asdict(self.settings), indices, seed, skip_nonfinite)
+            check_same("settings, campaigns and seed", options)
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
@@ -378,6 +382,8 @@ class Method:
                     f"campaigns: expected a list of campaigns, but it contains {campaign!r}"
                 )
             campaign.check(data.num_users, len(data.schema.campaign))
+        if mesh is not None:
+            check_same("settings and seed", (asdict(self.settings), seed, len(campaigns)))
         run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
         run = replace(run, kept=None if directory is None else Path(directory), watch=watch)
         state = on_device(general.state)
