@@ -15,8 +15,9 @@ from experiments.comparison.tuning import describe, tuned_before, tuned_method
 from experiments.live_week.lifts import Experiment
 from experiments.live_week.report import OUTPUTS, write_report
 from experiments.live_week.week import Week
-from experiments.live_week.worlds import APPLICATIONS, load_world
+from experiments.live_week.worlds import APPLICATIONS, load_world, seed_of_world, world_shape
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.simulation.world import count_examples
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
@@ -122,6 +123,18 @@ def check_options(options: Options) -> None:
         ("--seed", options.seed, 0),
     ):
         terminal.check_minimum(option, value, minimum)
+    for application in APPLICATIONS:  # refuses too few users, before an earlier test is replaced
+        count_examples(
+            users=options.users,
+            min_pool_examples=0,
+            seed=seed_of_world(application, options.seed),
+            shape=world_shape(application, options.campaigns),
+        )
+    if round(options.audience * options.users / 2) < 1:
+        raise InputError(
+            f"--audience: {options.audience} of half of {options.users} users is less than one "
+            "user; raise --audience or --users"
+        )
     if not 0 < options.audience * options.days <= 1:
         raise InputError(
             f"--audience: expected a share above 0 and at most 1 / days, got {options.audience}"

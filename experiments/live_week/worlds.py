@@ -76,7 +76,7 @@ def load_world(
       cache_dir: folder for the simulated files and the prepared dataset.
       progress: receives what is being done.
     """
-    world_seed = len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
+    world_seed = seed_of_world(application, seed)
     name = f"{application}-{num_users}-users-{num_campaigns}-campaigns-seed-{world_seed}"
     name = f"simulated-{RECIPE}-{name}"
     number = FORMAT.rpartition(" ")[2]
@@ -102,6 +102,11 @@ def load_world(
     traits = truth.traits[np.searchsorted(truth.key, dataset.user_ids)]
     truth = truth._replace(key=dataset.user_ids, traits=traits)
     return World(dataset, paper_split(dataset, seed), truth, daily_activity(traits))
+
+
+def seed_of_world(application: str, seed: int) -> int:
+    """The random seed of an application's world in the week with this seed."""
+    return len(APPLICATIONS) * seed + list(APPLICATIONS).index(application)
 
 
 def world_shape(application: str, num_campaigns: int) -> Shape:

@@ -55,8 +55,8 @@ def customise_both_ways(
 ) -> dict[Adapts, WayResult]:
     """Trains a general model once, and customises it to the test campaigns in each way.
 
-    Held-out training campaigns decide when training stops, and choose the online learning rate of
-    each way.
+    Held-out training campaigns, customised whole, decide when training stops, which favours
+    customising whole. They also choose the online learning rate of each way.
 
     Args:
       data: what to train on and to judge on.

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.throughput.benchmarks import BENCHMARKS, NUM_INPUTS, Bench, Input
@@ -197,5 +198,11 @@ def make_input(size: Size, folder: Path) -> Input:
     return Input(size, dataset, sampler, [sampler(number) for number in range(NUM_INPUTS)])
 
 
+def compile_anew(options: Options) -> None:
+    """Takes no compiled programs from jax's cache, since the time to compile is measured."""
+    del options
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 if __name__ == "__main__":
-    terminal.command(Options, main, prog="python -m experiments.throughput")
+    terminal.command(Options, main, start=compile_anew, prog="python -m experiments.throughput")

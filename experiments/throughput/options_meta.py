@@ -21,7 +21,6 @@ from jax import Array
 
 from experiments.throughput.machine_limits import device_name
 from experiments.throughput.rivals_meta import ALPHA, SIZES, Name, layers, tasks
-from metaheac_jax.backend import set_cpu_flags
 from metaheac_jax.cli import terminal
 from metaheac_jax.training.inner import Implicit, inner_update
 from metaheac_jax.training.meta import build_meta_gradient
@@ -125,8 +124,6 @@ def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
     terminal.check_minimum("--inner-steps", options.inner_steps, 1)
     terminal.check_minimum("--rounds", options.rounds, 1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before jax starts its threads
-    set_cpu_flags()
     compiled, seconds = [], []
     for case in cases(options):
         compiled.append((jax.jit(case.gradient).lower(*case.arguments).compile(), case))
@@ -150,5 +147,12 @@ def main(options: Options) -> int:
     return 0
 
 
+def use_one_core(options: Options) -> None:
+    """Keeps the threads that jax will start on one core."""
+    del options
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 if __name__ == "__main__":
-    terminal.command(Options, main, prog="python -m experiments.throughput.options_meta")
+    prog = "python -m experiments.throughput.options_meta"
+    terminal.command(Options, main, start=use_one_core, prog=prog)

@@ -102,10 +102,8 @@ def ours(size: Size, inner_steps: int) -> Step:
     import jax.numpy as jnp
     import optax
 
-    from metaheac_jax.backend import set_cpu_flags
     from metaheac_jax.training.meta import build_meta_step
 
-    set_cpu_flags()
     init, step = build_meta_step(
         jax_loss,
         optax.adam(BETA),
