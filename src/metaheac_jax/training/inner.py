@@ -117,7 +117,7 @@ class Adapted(NamedTuple):
     model_state: Any
 
 
-class Evaluation(NamedTuple):
+class LossOutput(NamedTuple):
     """What a loss returns; None for values that it does not have."""
 
     value: Array
@@ -192,7 +192,7 @@ class InnerLoop:
                 if getattr(self, name):
                     raise ValueError(f"implicit does not go with {name}")
 
-    def evaluate(self, loss: AnyLoss, params: Any, batch: Any, model_state: Any) -> Evaluation:
+    def call_loss(self, loss: AnyLoss, params: Any, batch: Any, model_state: Any) -> LossOutput:
         """Evaluates a loss, of the form that the options give, on a batch."""
         state = (model_state,) if self.has_state else ()
         parts = {"value": True, "model_state": self.has_state, "aux": self.has_aux}
@@ -201,12 +201,12 @@ class InnerLoop:
         result = result if isinstance(result, tuple) else (result,)
         if len(result) != len(names):
             raise ValueError(f"the loss must return {', '.join(names)}, got {len(result)} values")
-        evaluation = Evaluation(**dict(zip(names, result, strict=True)))
-        if shape := jnp.shape(evaluation.value):
+        output = LossOutput(**dict(zip(names, result, strict=True)))
+        if shape := jnp.shape(output.value):
             raise ValueError(f"the loss must be a scalar, got the shape {shape}")
-        if jax.tree.structure(evaluation.model_state) != jax.tree.structure(model_state):
+        if jax.tree.structure(output.model_state) != jax.tree.structure(model_state):
             raise ValueError("the loss must return a model state of the structure it is given")
-        return evaluation
+        return output
 
     def __call__(
         self,
@@ -270,7 +270,7 @@ class InnerLoop:
         """The gradient of the steps' objective; the support loss, and the model state after it."""
 
         def support_loss(theta: Any) -> tuple[Array, Any]:
-            return self.evaluate(self.loss, _merge(theta, params), batch, model_state)[:2]
+            return self.call_loss(self.loss, _merge(theta, params), batch, model_state)[:2]
 
         result, gradient = jax.value_and_grad(support_loss, has_aux=True)(theta)
         if self.implicit is not None:

@@ -12,7 +12,6 @@ axis of C campaigns.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Unpack
@@ -21,11 +20,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
 
 from metaheac_jax.backend import campaigns_at_once
-from metaheac_jax.training.inner import AnyLoss, Evaluation, InnerLoop, InnerOptions
+from metaheac_jax.training.donation import copied, refusing_consumed
+from metaheac_jax.training.inner import AnyLoss, InnerLoop, InnerOptions, LossOutput
 
 T = TypeVar("T")
 
@@ -164,11 +162,11 @@ def build_meta_gradient(
 
     def campaign_loss(
         params: Any, support: Any, query: Any, part: Any, model_state: Any
-    ) -> tuple[Array, tuple[Array, Evaluation]]:
+    ) -> tuple[Array, tuple[Array, LossOutput]]:
         """Returns a campaign's meta-loss, its support loss, and its query loss once adapted."""
         if select is not None:
             params = select(params, part)
-        evaluate = lambda params, model_state: inner_loop.evaluate(  # noqa: E731
+        evaluate = lambda params, model_state: inner_loop.call_loss(  # noqa: E731
             query_loss or loss, params, query, model_state
         )
         if step_weights is None:
@@ -318,51 +316,6 @@ def _wide_zeros(leaf: Array) -> Array:
     return jnp.zeros_like(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
 
-def owned(state: T) -> T:
-    """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``.
-
-    The copies are typed and placed as a step returns them, so that it is compiled once: they have
-    no weak types, and if some are on a mesh, those without a place are on all of its devices.
-    """
-    copies = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)
-    leaves = jax.tree.leaves(copies)
-    if any(isinstance(leaf, Tracer) for leaf in leaves):  # jit places them
-        return copies
-    meshes = [leaf.sharding.mesh for leaf in leaves if isinstance(leaf.sharding, NamedSharding)]
-    if not meshes:
-        return copies
-    everywhere = NamedSharding(meshes[0], PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: leaf if leaf.committed else jax.device_put(leaf, everywhere), copies
-    )
-
-
-def unconsumed(step: jax.stages.Wrapped) -> Any:
-    """Wraps a jitted step that donates its first argument, so that it refuses a consumed state.
-
-    The result can be called and has ``lower``, ``trace`` and ``eval_shape``, as what ``jax.jit``
-    returns.
-
-    Raises:
-      ValueError: at a call, if an earlier step consumed the state.
-    """
-
-    @functools.wraps(step)
-    def checked(state: Any, *batches: Any, **named: Any) -> Any:
-        for leaf in jax.tree.leaves(state):
-            if isinstance(leaf, Array) and not isinstance(leaf, Tracer) and leaf.is_deleted():
-                raise ValueError(
-                    "an array of the state was consumed by an earlier step; continue from the "
-                    "state that step returned, or copy it first with "
-                    "jax.tree.map(jax.numpy.copy, state)"
-                )
-        return step(state, *batches, **named)
-
-    for name in ("lower", "trace", "eval_shape"):
-        setattr(checked, name, getattr(step, name))
-    return checked
-
-
 def build_meta_step(
     loss: AnyLoss, optimizer: optax.GradientTransformation, **options: Unpack[MetaOptions]
 ) -> MetaStep:
@@ -386,7 +339,7 @@ def build_meta_step(
     gradient = build_meta_gradient(loss, **options)
 
     def init(params: Any, model_state: Any = None) -> MetaState:
-        return owned(MetaState(params, optimizer.init(params), model_state))
+        return copied(MetaState(params, optimizer.init(params), model_state))
 
     def step(state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
         grads, info = gradient(state.params, support, query, model_state=state.model_state)
@@ -395,4 +348,4 @@ def build_meta_step(
         params = optax.apply_updates(state.params, updates)
         return MetaState(params, opt_state, info.model_state), info._replace(model_state=None)
 
-    return MetaStep(init, unconsumed(jax.jit(step, donate_argnums=0)))
+    return MetaStep(init, refusing_consumed(jax.jit(step, donate_argnums=0)))

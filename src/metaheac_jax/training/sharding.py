@@ -43,7 +43,7 @@ from metaheac_jax.processes import from_each, from_first
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.adam import TableOptimizer, TableState
 from metaheac_jax.training.checkpoint import Checkpoints, help_to_restore, help_to_save
-from metaheac_jax.training.meta import owned, unconsumed
+from metaheac_jax.training.donation import copied, refusing_consumed
 from metaheac_jax.training.step import Gradient, RowState, RowStep, row_step
 
 _CAMPAIGN, _ROW = _AXES = "campaign", "row"
@@ -312,7 +312,7 @@ def build_mesh_step(
 
     def init(network: Any, table: Array) -> RowState:
         table = jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0)))
-        own = owned((network, optimizer.init(network)))
+        own = copied((network, optimizer.init(network)))
         return RowState(*own, table_optimizer.init(table))
 
     def of_all(params: Any, *batches: Any) -> tuple[Any, Any]:
@@ -353,7 +353,7 @@ def build_mesh_step(
             check_vma=False,
         )(state, rows, *batches)
 
-    jitted = unconsumed(jax.jit(step, donate_argnums=0))
+    jitted = refusing_consumed(jax.jit(step, donate_argnums=0))
 
     def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
         # On CPUs, messages of two concurrent computations may arrive in another order.

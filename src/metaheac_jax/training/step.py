@@ -14,13 +14,13 @@ import optax
 from jax import Array
 
 from metaheac_jax.table.adam import TableOptimizer, TableState
-from metaheac_jax.training.meta import owned, unconsumed
+from metaheac_jax.training.donation import copied, refusing_consumed
 
 P = ParamSpec("P")
 #: ``gradient(params, *batches) -> (gradient, info)`` over the touched rows. The parameters are
 #: ``{"network": ..., "table": (U, k)}``, ids in the batches point into the U rows, the gradient has
 #: the structure of the parameters, and info has a field ``loss``. A meta-gradient with
-#: ``has_state`` is none, since a `RowState` has no place for the model's state.
+#: ``has_state`` is no such gradient, since a `RowState` has no place for the model's state.
 Gradient = Callable[Concatenate[Any, P], tuple[Any, Any]]
 
 
@@ -128,11 +128,11 @@ def build_row_step(
     """
 
     def init(network: Any, table: Array) -> RowState:
-        own = owned((network, optimizer.init(network)))
+        own = copied((network, optimizer.init(network)))
         return RowState(*own, table_optimizer.init(table))
 
     step = row_step(gradient, optimizer, table_optimizer, checked=checked)
-    return RowStep(init, unconsumed(jax.jit(step, donate_argnums=0)))
+    return RowStep(init, refusing_consumed(jax.jit(step, donate_argnums=0)))
 
 
 def row_step(
