@@ -21,14 +21,15 @@ from metaheac_jax.audience.audience import Audience
 from metaheac_jax.audience.campaign_folder import load_customised, save_customised
 from metaheac_jax.audience.retrieve import expand, expand_all
 from metaheac_jax.backend import check_backend
-from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import BackendError, Diverged, InputError
 from metaheac_jax.model import Customised, General, load, save
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings
-from metaheac_jax.training.inner import inner_update
+from metaheac_jax.training.inner import Implicit, inner_update
 from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
+from metaheac_jax.training.sharding import device_mesh
 
 __all__ = [
     "OFFICIAL",
@@ -36,15 +37,18 @@ __all__ = [
     "Audience",
     "BackendError",
     "Campaign",
+    "CampaignBrief",
     "Customised",
     "Dataset",
     "Diverged",
     "General",
+    "Implicit",
     "InputError",
     "Settings",
     "build_meta_gradient",
     "build_meta_step",
     "check_backend",
+    "device_mesh",
     "expand",
     "expand_all",
     "inner_update",

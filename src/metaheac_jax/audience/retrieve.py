@@ -51,7 +51,31 @@ def expand(
     mesh: Mesh | None = None,
     progress: Progress = silent,
 ) -> Audience:
-    """The users of the data that a customised model scores highest; see `expand_all`."""
+    """The users of the data that a customised model scores highest.
+
+    Args:
+      model: customised to its campaign.
+      data: the pool: any users with the fields and vocabulary of the model, one row per user.
+      size: K; fewer users are returned if there are fewer candidates.
+      percent: K as a percentage of all users of the data.
+      from_percent, to_percent: a band: the ranks after the first percentage of all users, up to the
+        second. Give exactly one of ``size``, ``percent`` and the band.
+      include_seeds: whether the campaign's seeds may be in the audience.
+      exclude: ids of users who may not be in the audience, such as opt-outs; unknown ids are
+        ignored. `Customised.excluded_ids` are left out in any case.
+      mesh: several devices, see `methods.Method.fit`. Each has the whole model and scores its part
+        of the users. A process reads the users of its devices; all processes get the audience.
+      progress: receives the number of users looked up and scored.
+
+    Returns:
+      The audience, best user first.
+
+    Raises:
+      InputError: none or several of ``size``, ``percent`` and the band are given, one is out of
+        range, the model is no `Customised`, or the data has another schema or kind of ids, or may
+        have several rows per user.
+      Diverged: a score is not a number.
+    """
     [audience] = expand_all(
         [model],
         data,
@@ -80,28 +104,18 @@ def expand_all(
     mesh: Mesh | None = None,
     progress: Progress = silent,
 ) -> list[Audience]:
-    """The users of the data that each customised model scores highest.
+    """The audiences of several models, which score the users in one pass; see `expand`.
 
     Args:
       models: each customised to its campaign.
-      data: the pool: any users with the fields and vocabulary of the models, one row per user.
-      size: K; fewer users are returned if there are fewer candidates.
-      percent: K as a percentage of all users of the data.
-      from_percent, to_percent: a band: the ranks after the first percentage of all users, up to the
-        second. Give exactly one of ``size``, ``percent`` and the band.
-      include_seeds: whether a campaign's seeds may be in its audience.
-      exclude: ids of users that may be in no audience, such as opt-outs; unknown ids are ignored.
-        A model's `Customised.excluded_ids` are left out of its audience in any case.
-      mesh: several devices, see `methods.Method.fit`. Each has the whole models and scores its part
-        of the users. A process reads the users of its devices; all processes get the audiences.
-      progress: receives the number of users looked up and scored.
+      data, size, percent, from_percent, to_percent, include_seeds, exclude, mesh, progress: as in
+        `expand`, for all audiences.
 
     Returns:
       The audience of each model.
 
     Raises:
-      InputError: none or several of ``size``, ``percent`` and the band are given, one is out of
-        range, or the data has another schema or kind of ids, or may have several rows per user.
+      InputError: as in `expand`, or the models are no list.
       Diverged: a score is not a number.
     """
     if isinstance(models, Customised):

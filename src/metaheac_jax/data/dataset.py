@@ -297,7 +297,26 @@ class Dataset:
         exclude: UserIds = (),
         seed: int = 0,
     ) -> Campaign:
-        """A campaign that is not in the data set; see `new_campaigns`."""
+        """A campaign that is not in the data set, from its seed users.
+
+        Args:
+          seeds: user ids. Repeated ones count once; ids that match no user and are not excluded are
+            in `Campaign.unmatched`.
+          attributes: a raw value per campaign field. A value that training has not seen has no
+            embedding.
+          non_seeds_per_seed: number of users drawn at random from the pool as non-seeds, per seed.
+            Seeds are never drawn. If the pool is too small, all its other users are taken.
+          exclude: ids of users who are excluded from learning and from audiences, such as opt-outs.
+            They are neither seeds (those are counted in `Campaign.num_excluded`) nor non-seeds, and
+            they are in `Campaign.excluded_ids`, with those that match no user.
+          seed: random seed of the draw of non-seeds.
+
+        Raises:
+          InputError: there are no seeds, none of them is a user of this data set, all of them are
+            excluded, all users are seeds or excluded, an id is invalid (see `find_users`), an
+            attribute is missing, unknown or invalid, or ``non_seeds_per_seed`` or ``seed`` is out
+            of range.
+        """
         [campaign] = self.new_campaigns(
             [CampaignBrief(seeds, attributes)],
             non_seeds_per_seed=non_seeds_per_seed,
@@ -315,27 +334,15 @@ class Dataset:
         seed: int = 0,
         progress: Progress = silent,
     ) -> list[Campaign]:
-        """Campaigns that are not in the data set, from their seed users.
-
-        The user ids are read once for all campaigns.
+        """Several campaigns as in `new_campaign`; the user ids are read once for all.
 
         Args:
-          briefs: seeds and attributes per campaign. Repeated seeds count once; ids that match no
-            user and are not excluded are in `Campaign.unmatched`. An attribute value that training
-            has not seen has no embedding.
-          non_seeds_per_seed: number of users drawn at random from the pool as non-seeds, per seed.
-            Seeds are never drawn. If the pool is too small, all its other users are taken.
-          exclude: ids of users who are excluded from learning and from audiences, such as opt-outs.
-            They are neither seeds (those are counted in `Campaign.num_excluded`) nor non-seeds, and
-            they are in `Campaign.excluded_ids`, with those that match no user.
-          seed: random seed of the draw of non-seeds.
+          briefs: seeds and attributes per campaign.
+          non_seeds_per_seed, exclude, seed: as in `new_campaign`, for all campaigns.
           progress: receives the number of users read.
 
         Raises:
-          InputError: a campaign has no seeds, none of its seeds is a user of this data set, all of
-            them are excluded, all users are seeds or excluded, an id is invalid (see `find_users`),
-            an attribute is missing, unknown or invalid, or ``non_seeds_per_seed`` or ``seed`` is
-            out of range. The message names the campaign if it has a name.
+          InputError: as in `new_campaign`; the message names the campaign if it has a name.
         """
         check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
         check_whole("seed", seed, 0)
@@ -423,11 +430,11 @@ class Dataset:
           InputError: no seed is a user of this data set although they are needed, the user ids are
             of a different kind, or an attribute is missing, unknown or invalid.
         """
-        users, seed = self.find_users(record.user_ids), record.labels == 1
+        users, is_seed = self.find_users(record.user_ids), record.labels == 1
         found = users >= 0
-        if needs_seeds and not (found & seed).any():
+        if needs_seeds and not (found & is_seed).any():
             raise InputError(
-                f"campaign {record.name}: none of its {seed.sum()} seeds is a user of "
+                f"campaign {record.name}: none of its {is_seed.sum()} seeds is a user of "
                 f"{self.where}; check that the ids are those of the prepared users"
             )
         rows = self.vocabulary.encode_attributes(self.schema, record.attributes)
@@ -438,7 +445,7 @@ class Dataset:
             labels=record.labels[found],
             unknown_attributes=self.unknown_attributes(rows),
             attributes=record.attributes,
-            unmatched=self.checked_ids(record.user_ids[seed & ~found]),
+            unmatched=self.checked_ids(record.user_ids[is_seed & ~found]),
         )
 
     def ids_of_seeds(self, campaign: Campaign) -> np.ndarray:
