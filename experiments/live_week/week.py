@@ -224,7 +224,7 @@ def run_arm(arm: Arm, general: General, schedule: Schedule) -> np.ndarray:
             general = arm.method.fit(
                 data,
                 campaigns=all_campaigns,
-                keep=running,
+                never_held_out=running,
                 seed=arm.seed,
                 directory=arm.directory / f"day-{day}",
                 log=arm.directory.with_name(f"{arm.directory.name}-day-{day}.jsonl"),

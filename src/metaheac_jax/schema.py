@@ -293,26 +293,25 @@ class Vocabulary:
             both.append(np.union1d(own, old))
         return Vocabulary(tuple(both))
 
-    def restricted(self, schema: Schema, earlier: Vocabulary, where: object) -> Vocabulary:
-        """Returns the earlier vocabulary; warns of the values that it lacks, which become unknown.
+    def warn_of_unknown(self, schema: Schema, known: Vocabulary, where: object) -> None:
+        """Warns of the values that another vocabulary lacks, which count as unknown in it.
 
         Args:
           schema: schema of both vocabularies.
-          earlier: the values that are known.
+          known: the other vocabulary.
           where: what the warning is about, such as a folder.
         """
-        told = []
-        for field, own, old in zip(schema.fields, self.values, earlier.values, strict=True):
+        counts = []
+        for field, own, old in zip(schema.fields, self.values, known.values, strict=True):
             new = np.setdiff1d(own, old)
             if len(new):
                 shown = (str(new[-1]) or MISSING)[:40]
-                told.append(f"{field.name} {len(new):,} (such as {shown!r})")
-        if told:
+                counts.append(f"{field.name} {len(new):,} (such as {shown!r})")
+        if counts:
             warnings.warn(
-                f"{where}: number of values that count as unknown, by field: {', '.join(told)}",
+                f"{where}: number of values that count as unknown, by field: {', '.join(counts)}",
                 stacklevel=3,
             )
-        return earlier
 
     def encode_attributes(self, schema: Schema, attributes: Mapping[str, Any]) -> np.ndarray:
         """(N,) int32 table rows of a campaign's raw values; unknown values are as in `encode`.

@@ -230,7 +230,9 @@ def test_campaigns_that_run_are_not_held_out_of_the_training(tmp_path, monkeypat
     seen, bucket, kept = Recorder(), split_candidates(WORLD, 0)[1], []
     fit = Method.fit
     monkeypatch.setattr(
-        Method, "fit", lambda *args, keep=(), **more: kept.append(keep) or fit(*args, **more)
+        Method,
+        "fit",
+        lambda *args, never_held_out=(), **more: kept.append(never_held_out) or fit(*args, **more),
     )
     run_arm(seen.method, bucket, num_days=3, general_every=1, directory=tmp_path / "arm")
     assert [list(keep) for keep in kept] == [[], [*RUNNING], [*RUNNING]]
@@ -473,6 +475,8 @@ def test_feedback_goes_back_into_both_models(finished, tmp_path, monkeypatch, op
         (("--audience", 0.5), "--audience: expected a share"),
         (("--general-every", 0), "--general-every: expected 1 or more"),
         (("--campaigns", 3), "--campaigns: expected 10 or more"),
+        (("--users", 5000), "pool examples for each of 60 campaigns"),
+        (("--audience", 1e-6), "--audience: 1e-06 of half of .* users is less than one user"),
     ],
 )
 def test_options_that_no_test_can_have_are_refused(tmp_path, options, said):

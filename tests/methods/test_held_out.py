@@ -241,7 +241,7 @@ def test_no_more_than_a_tenth_is_held_out_again():
 
 def test_campaigns_that_must_be_trained_on_are_not_held_out():
     seen = []
-    noting(seen, PAPER).fit(DATA, keep=[*range(2, 27), 29])
+    noting(seen, PAPER).fit(DATA, never_held_out=[*range(2, 27), 29])
     held = seen[0].held_out.tolist()
     assert len(held) == 3
     assert set(held) < {0, 1, 27, 28}

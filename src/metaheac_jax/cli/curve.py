@@ -76,7 +76,7 @@ def main(options: Options) -> None:
     read_attributes(options.attributes)  # errors in it are reported before the work begins
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
-        excluded, told = read_excluded(options.exclude, data)
+        excluded, notes = read_excluded(options.exclude, data)
         held_out, check = open_held_out(
             options.model,
             data,
@@ -94,12 +94,12 @@ def main(options: Options) -> None:
         picture = curve_figure(points, format=_format(options.figure))
         with whole_file(options.figure) as path:
             path.write_bytes(picture)
-    told += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
+    notes += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
     terminal.print_lines(
         screen,
         check.line(),
         f"{held_out.num_seeds:,} seeds, {len(held_out.users):,} of them held out",
-        *(f"note: {note}" for note in told),
+        *(f"note: {note}" for note in notes),
     )
     terminal.print_table(screen, curve_table(points))
     terminal.print_lines(screen, base_rate_note(base_rate))

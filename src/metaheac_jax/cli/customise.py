@@ -87,7 +87,7 @@ def main(options: Options) -> None:
             )
         data = open_dataset(options.data, progress=progress)
         general.check_data(data)
-        excluded, told = read_excluded(options.exclude, data)
+        excluded, excluded_notes = read_excluded(options.exclude, data)
         if (options.out / MANIFEST).exists() and not options.overwrite:
             _check_replaceable(options.out, data, excluded)
         campaign, check = find_campaign(
@@ -96,7 +96,7 @@ def main(options: Options) -> None:
         require_seeds(check, options.least_seeds, options.seeds)
         [model] = method.customise(general, data, [campaign], seed=options.seed, progress=progress)
         save_customised(model, data, options.out, seed=options.seed, progress=progress)
-    notes = [*seed_notes(campaign.labels), *model_notes(model), *told]
+    notes = [*seed_notes(campaign.labels), *model_notes(model), *excluded_notes]
     terminal.print_lines(
         screen,
         check.line(),

@@ -149,7 +149,7 @@ def main(options: Options) -> None:
                 data,
                 start=start,
                 campaigns=campaigns,
-                keep=added,
+                never_held_out=added,
                 seed=options.seed,
                 mesh=mesh,
                 directory=directory / "checkpoints",

@@ -101,14 +101,14 @@ def main(options: Options) -> None:
         seeds = read_user_ids(options.seeds, text=text)
         check_known(options.audience, audience, data)
         check_known(options.seeds, seeds, data)
-        excluded, told = read_excluded(options.exclude, data)
+        excluded, notes = read_excluded(options.exclude, data)
         audience, gone = _without(data, audience, excluded, "users of the audience")
         if gone:
-            told.append(f"{gone:,} users of the audience are excluded and were removed from it")
+            notes.append(f"{gone:,} users of the audience are excluded and were removed from it")
         left_out = _left_out(data, audience, seeds, excluded)
         seeds, gone = _without(data, seeds, excluded, "seeds")
         if gone:
-            told.append(f"{gone:,} seeds are excluded and count neither as seeds nor in the pool")
+            notes.append(f"{gone:,} seeds are excluded and count neither as seeds nor in the pool")
         least = options.min_cell
         traits = audience_traits(data, audience, seeds, exclude=left_out, min_cell=least)
         shares = sensitive_shares(data, audience, exclude=left_out, min_cell=least)
@@ -123,7 +123,7 @@ def main(options: Options) -> None:
                 progress=progress,
             )
             used = field_importance(held_out, data, seed=options.seed, progress=progress)
-            told += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
+            notes += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
     if options.out is not None:
         header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift", "impact")
         write_csv(options.out, header, _lines(traits, shares))
@@ -132,14 +132,14 @@ def main(options: Options) -> None:
     num_users = int((found >= 0).sum())
     num_ids = len(set(audience))
     if num_users < num_ids:
-        told.append(f"{num_users:,} of {num_ids:,} ids of the audience are users of the data")
+        notes.append(f"{num_users:,} of {num_ids:,} ids of the audience are users of the data")
     terminal.print_lines(screen, f"{num_users:,} users in the audience, {num_pool:,} in the pool")
     terminal.print_table(screen, traits_table(traits))
     if shares:
         terminal.print_table(screen, sensitive_table(shares))
     if used is not None:
         terminal.print_table(screen, importance_table(used))
-    terminal.print_lines(screen, *(f"note: {note}" for note in told))
+    terminal.print_lines(screen, *(f"note: {note}" for note in notes))
 
 
 def _without(

@@ -67,7 +67,7 @@ def main(options: Options) -> None:
             general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         lines = ["there is no new feedback, data, model or seed; nothing to do"]
-        excluded, told = read_excluded(options.exclude, data)
+        excluded, notes = read_excluded(options.exclude, data)
         if options.exclude or not saved.would_stay(general, data, options.seed):
             is_other, least = not saved.is_of(general), options.least_seeds
             if least is None:
@@ -86,7 +86,7 @@ def main(options: Options) -> None:
                 lines.insert(1, f"from another general model than before, in {saved.origin.folder}")
     terminal.print_lines(
         screen,
-        *(f"note: {note}" for note in told),
+        *(f"note: {note}" for note in notes),
         *(f"{options.campaign}: {line}" for line in lines),
     )
 

@@ -202,9 +202,9 @@ def assign_folds(label: np.ndarray) -> np.ndarray:
     Args:
       label: (n,) 1 for a seed, 0 for a non-seed.
     """
-    seed = label == 1
-    folds = max(2, min(FOLDS, int(seed.sum())))
-    return np.where(seed, np.cumsum(seed) - 1, np.cumsum(~seed) - 1) % folds
+    is_seed = label == 1
+    folds = max(2, min(FOLDS, int(is_seed.sum())))
+    return np.where(is_seed, np.cumsum(is_seed) - 1, np.cumsum(~is_seed) - 1) % folds
 
 
 class NewCampaign(NamedTuple):
@@ -231,11 +231,11 @@ def join(graph: Graph, examples: Batch, layout: Layout) -> NewCampaign:
       examples: D_c of the campaign; ids are table rows.
       layout: layout of the ids.
     """
-    fold, seed = assign_folds(examples.label), examples.label == 1
+    fold, is_seed = assign_folds(examples.label), examples.label == 1
     node = functools.partial(user_nodes, graph.network, graph.table, layout=layout)
     users = over_chunks(node, examples.ids.user)
-    without = campaign_nodes(graph.network, users[seed], fold[seed], FOLDS)
-    complete = campaign_nodes(graph.network, users[seed], fold[seed], 1)
+    without = campaign_nodes(graph.network, users[is_seed], fold[is_seed], FOLDS)
+    complete = campaign_nodes(graph.network, users[is_seed], fold[is_seed], 1)
     attended = np.ones((len(users), len(graph.campaigns) + FOLDS), bool)
     attended[:, len(graph.campaigns) :] = fold[:, None] == np.arange(FOLDS)
     known = np.concatenate([graph.campaigns, without])

@@ -40,7 +40,7 @@ def hold_out_campaigns(
     *,
     fraction: float = FRACTION,
     start: General | None = None,
-    keep: Sequence[int] | np.ndarray = (),
+    never_held_out: Sequence[int] | np.ndarray = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides training campaigns (by index) into those to train on and those to hold out.
 
@@ -55,20 +55,20 @@ def hold_out_campaigns(
       seed: seed of the random draw.
       fraction: fraction of the campaigns to hold out.
       start: the model that training continues from.
-      keep: indices of campaigns that are never held out.
+      never_held_out: indices of campaigns that are never held out.
 
     Raises:
       InputError: too few campaigns have the two seeds and two non-seeds that halving needs.
     """
     seeds = data.stage1.positives[campaigns]
     others = data.stage1.counts[campaigns] - seeds
-    able = campaigns[(seeds >= 2) & (others >= 2) & ~np.isin(campaigns, keep)]
+    able = campaigns[(seeds >= 2) & (others >= 2) & ~np.isin(campaigns, never_held_out)]
     able = generator(seed, 0).permutation(able)
     count = num_held_out(len(campaigns), fraction)
-    if len(keep):
-        check_indices(data, np.asarray(keep))
+    if len(never_held_out):
+        check_indices(data, np.asarray(never_held_out))
     if start is not None:
-        able, again, new = _going_on(data, able, start)
+        able, again, new = _order_held_out(data, able, start)
         count = min(count, max(MIN_CAMPAIGNS, again + int(fraction * new))) if again else count
     if len(able) < count or len(campaigns) <= count:
         raise InputError(
@@ -80,7 +80,7 @@ def hold_out_campaigns(
     return np.setdiff1d(campaigns, held), np.sort(held)
 
 
-def _going_on(data: Dataset, able: np.ndarray, start: General) -> tuple[np.ndarray, int, int]:
+def _order_held_out(data: Dataset, able: np.ndarray, start: General) -> tuple[np.ndarray, int, int]:
     """The order in which campaigns are held out when training continues from a model.
 
     Also returns how many of them were held out of the model's training, and how many are new.

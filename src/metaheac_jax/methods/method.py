@@ -168,7 +168,7 @@ class Method:
         start: General | None = None,
         campaigns: Sequence[int] | np.ndarray | None = None,
         held_out: Sequence[int] | np.ndarray | None = None,
-        keep: Sequence[int] | np.ndarray = (),
+        never_held_out: Sequence[int] | np.ndarray = (),
         seed: int = 0,
         mesh: Mesh | None = None,
         directory: Path | str | None = None,
@@ -187,7 +187,7 @@ class Method:
           campaigns: indices of the training campaigns; by default all that are not ``held_out``.
           held_out: indices of other campaigns, which determine when a method that holds out
             campaigns stops. For the default see `methods.held_out.hold_out_campaigns`.
-          keep: indices of campaigns that are never held out.
+          never_held_out: indices of campaigns that are never held out.
           seed: random seed of initial values and batches.
           mesh: several devices, from `training.sharding.device_mesh`; the result differs from that
             of one device only by rounding. If there are several processes, all call this with the
@@ -225,7 +225,10 @@ class Method:
             log, progress = None, silent
         if mesh is not None:
             check_same("data and model", (data.digest, data.num_users, digest_of_start(start)))
-            indices = [own if own is None else np.asarray(own) for own in (chosen, held_out, keep)]
+            indices = [
+                own if own is None else np.asarray(own)
+                for own in (chosen, held_out, never_held_out)
+            ]
             indices = [own if own is None else own.tolist() for own in indices]
             options = (asdict(self.settings), indices, seed, skip_nonfinite)
             check_same("settings, campaigns and seed", options)
@@ -235,7 +238,7 @@ class Method:
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
         run = replace(run, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
         if self._judges:
-            run = self._judged(run, held_out, keep)
+            run = self._judged(run, held_out, never_held_out)
         kept = directory if writes else None
         with nullcontext() if kept is None else locked(kept):
             if kept is not None:
@@ -252,12 +255,14 @@ class Method:
         return early and (self.takes_steps or self.holds_out)
 
     def _judged(
-        self, run: Run, held_out: np.ndarray | None, keep: Sequence[int] | np.ndarray
+        self, run: Run, held_out: np.ndarray | None, never_held_out: Sequence[int] | np.ndarray
     ) -> Run:
         """A run that held-out campaigns judge; by default they come from its campaigns."""
         data, chosen, seed = run.dataset, run.campaigns, run.seed
         if held_out is None:
-            chosen, held_out = hold_out_campaigns(data, chosen, seed, start=run.start, keep=keep)
+            chosen, held_out = hold_out_campaigns(
+                data, chosen, seed, start=run.start, never_held_out=never_held_out
+            )
             self._check_number(data, chosen, f" (besides {len(held_out)} that are held out)")
         halves = [halve(data, int(c), seed) for c in held_out]
         judge = lambda state: self.judge_state(run, state, halves)  # noqa: E731

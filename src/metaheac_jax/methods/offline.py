@@ -227,7 +227,7 @@ def train_rows(
         )
     state = step.init(*weights)
     if run.start is not None:
-        state = resumed(run.start, run.dataset, state, placement)
+        state = continued_state(run.start, run.dataset, state, placement)
     first = int(state.table.count)
     writes, options = run.mesh is None or is_first(), dict[str, Any]()
     with Checkpoints.at(run.directory if writes else None) as checkpoints:
@@ -296,7 +296,7 @@ def _build_step(
     return RowStep(init, step)
 
 
-def resumed(
+def continued_state(
     start: General, data: Dataset, fresh: RowState, placement: Placement | None = None
 ) -> RowState:
     """The state of a general model's training, on data that has its values and possibly more.

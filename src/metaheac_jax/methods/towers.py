@@ -130,8 +130,8 @@ def score_regions(codes: np.ndarray, label: np.ndarray) -> np.ndarray:
     users, draws = codes.shape
     bits = np.clip(int(np.log2(max(users / USERS_PER_REGION, 1))), 1, MAX_BITS)
     regions = np.ascontiguousarray(codes.T) % 2**bits
-    seed = np.asarray(label, np.int32)
-    both = np.stack([np.bincount(2 * own + seed, minlength=2 * 2**bits) for own in regions])
+    is_seed = np.asarray(label, np.int32)
+    both = np.stack([np.bincount(2 * own + is_seed, minlength=2 * 2**bits) for own in regions])
     non_seeds, seeds = both.reshape(draws, 2**bits, 2).transpose(2, 0, 1)
     return region_score(seeds, seeds + non_seeds)
 

@@ -41,10 +41,10 @@ class CampaignGraph(nn.Module):
         """(..., M, k) -> (..., h): a user before any message."""
         return nn.relu(self.fields(concatenated(fields)))
 
-    def campaign(self, users: Array, seed: Array) -> Array:
+    def campaign(self, users: Array, is_seed: Array) -> Array:
         """(..., B, h) users and (..., B), 1 for its seeds -> (..., h), the campaign."""
-        count = jnp.maximum(seed.sum(axis=-1, keepdims=True), 1)
-        return nn.relu(self.seeds(jnp.einsum("...bh,...b->...h", users, seed) / count))
+        count = jnp.maximum(is_seed.sum(axis=-1, keepdims=True), 1)
+        return nn.relu(self.seeds(jnp.einsum("...bh,...b->...h", users, is_seed) / count))
 
     def represent(self, users: Array, campaigns: Array, attended: Array) -> Array:
         """(B, h) users, (C, h) campaigns and a (B, C) attention mask -> (B, h)."""

@@ -207,7 +207,8 @@ class _Options:
         if self.extends is not None:
             vocabulary = vocabulary.extending(schema, *self.extends)
             if not self.new_values:
-                vocabulary = vocabulary.restricted(schema, self.extends[1], self.source)
+                vocabulary.warn_of_unknown(schema, self.extends[1], self.source)
+                vocabulary = self.extends[1]
         return schema, vocabulary
 
 

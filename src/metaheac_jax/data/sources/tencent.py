@@ -103,7 +103,8 @@ def prepare(
         every = every if extends is None else every.extending(schema, *extends)
         vocabulary = every
         if extends is not None and not new_values:
-            vocabulary = every.restricted(schema, extends[1], source)
+            vocabulary = extends[1]
+            every.warn_of_unknown(schema, vocabulary, source)
         _encode_users(directory, schema, vocabulary, every, len(uid), progress)
         campaign_rows = [
             vocabulary.encode(len(schema.user) + i, column)
