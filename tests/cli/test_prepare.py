@@ -150,7 +150,7 @@ def test_todays_users_are_scored_by_yesterdays_model(tmp_path, capsys, min_count
     command = ("prepare", source, tmp_path / "next", "--schema", schema)
     extends = ("--extends", tmp_path / "model")
     succeeds(main, *command, *extends)
-    with pytest.raises(InputError, match="or prepare it with --extends MODEL --no-new-values"):
+    with pytest.raises(InputError, match="or prepare the data with --extends MODEL --no-new-v"):
         general.check_data(open_dataset(tmp_path / "next"))
     capsys.readouterr()
     succeeds(main, *command, *extends, "--no-new-values")

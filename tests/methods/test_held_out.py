@@ -256,6 +256,6 @@ def test_campaigns_that_are_given_to_be_held_out_are_not_trained_on():
     for wrong in ([3, 3], [], [30], [-1], np.arange(30) < 4, [[1, 2]]):
         with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 29"):
             method.fit(DATA, held_out=wrong)
-    for wrong in ({"keep": [30]}, {"campaigns": {0, 1}, "held_out": [2]}):
+    for wrong in ({"never_held_out": [30]}, {"campaigns": {0, 1}, "held_out": [2]}):
         with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 29"):
             method.fit(DATA, **wrong)

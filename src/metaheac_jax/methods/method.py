@@ -224,14 +224,8 @@ class Method:
         else:
             log, progress = None, silent
         if mesh is not None:
-            check_same("data and model", (data.digest, data.num_users, digest_of_start(start)))
-            indices = [
-                own if own is None else np.asarray(own)
-                for own in (chosen, held_out, never_held_out)
-            ]
-            indices = [own if own is None else own.tolist() for own in indices]
-            options = (asdict(self.settings), indices, seed, skip_nonfinite)
-            check_same("settings, campaigns and seed", options)
+            parts = (chosen, held_out, never_held_out)
+            self._check_processes(data, start, parts, (seed, skip_nonfinite))
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
@@ -247,6 +241,18 @@ class Method:
                 log.parent.mkdir(parents=True, exist_ok=True)
             trained = self.train(run)
         return general_of(self.name, run, trained)
+
+    def _check_processes(
+        self,
+        data: Dataset,
+        start: General | None,
+        campaigns: Sequence[Sequence[int] | np.ndarray | None],
+        numbers: tuple[int, ...],
+    ) -> None:
+        """Refuses to train if the processes of a job were given different things."""
+        check_same("data and model", (data.digest, data.num_users, digest_of_start(start)))
+        indices = [None if part is None else np.asarray(part).tolist() for part in campaigns]
+        check_same("settings, campaigns and seed", (asdict(self.settings), indices, numbers))
 
     @property
     def _judges(self) -> bool:
