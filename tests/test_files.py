@@ -175,7 +175,8 @@ def test_what_is_replaced_keeps_its_permissions(tmp_path, mode):
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode | 0o700
     write_text(tmp_path / "a.csv", "old")
     (tmp_path / "a.csv").chmod(mode & 0o666)
-    write_text(tmp_path / "a.csv", "new")
+    with write_whole(tmp_path / "a.csv") as file:
+        assert stat.S_IMODE(Path(file.name).stat().st_mode) == (mode & 0o666) | 0o200
     assert stat.S_IMODE((tmp_path / "a.csv").stat().st_mode) == mode & 0o666
 
 

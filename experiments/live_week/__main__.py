@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -123,21 +124,22 @@ def check_options(options: Options) -> None:
         ("--seed", options.seed, 0),
     ):
         terminal.check_minimum(option, value, minimum)
-    for application in APPLICATIONS:  # refuses too few users, before an earlier test is replaced
-        count_examples(
-            users=options.users,
-            min_pool_examples=0,
-            seed=seed_of_world(application, options.seed),
-            shape=world_shape(application, options.campaigns),
+    if not 0 < options.audience * options.days <= 1:
+        raise InputError(
+            f"--audience: expected a share above 0 and at most 1 / days, got {options.audience}"
         )
     if round(options.audience * options.users / 2) < 1:
         raise InputError(
             f"--audience: {options.audience} of half of {options.users} users is less than one "
             "user; raise --audience or --users"
         )
-    if not 0 < options.audience * options.days <= 1:
-        raise InputError(
-            f"--audience: expected a share above 0 and at most 1 / days, got {options.audience}"
+    for application, week in product(APPLICATIONS, range(options.weeks)):
+        # Refuses too few users, before an earlier test is replaced.
+        count_examples(
+            users=options.users,
+            min_pool_examples=0,
+            seed=seed_of_world(application, options.seed + week),
+            shape=world_shape(application, options.campaigns),
         )
 
 

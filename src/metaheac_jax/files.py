@@ -382,6 +382,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary = _temporary(path)
         try:
             with _failing_as(path, temporary):
+                if path.exists():  # others may not read the new content before
+                    temporary.touch()
+                    temporary.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_IWUSR)
                 yield temporary
                 fsync(temporary)
                 if path.exists():

@@ -534,7 +534,7 @@ def test_all_feedback_counts_where_the_data_has_no_first_seed(campaign):
     gone = np.isin(DATA.user_ids, record.user_ids[record.labels == 1])
     data = replace(DATA, user_ids=DATA.user_ids[~gone], user_rows=DATA.user_rows[~gone])
     add_feedback(folder, feedback(1, not_converted=[2, 3, 4, 6, 7, 8, 9]))
-    assert update(folder, general, data).share == 1
+    assert update(folder, general, data, least_seeds=1).share == 1
 
 
 def test_an_update_can_take_a_new_general_model(campaign, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import stat
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -288,6 +289,12 @@ def test_the_record_of_an_audience_names_options_and_files_with_their_checksums(
     ]
     assert all(own["sha256"] == digest[own["file"]] for own in record["inputs"])
     assert {*record["versions"]} == {"metaheac_jax", "jax"}
+    (tmp_path / "audience.csv.json").chmod(0o600)
+    again = {**options, "--previous": "audience.csv", "--size": 4}
+    succeeds(main, "expand", *words_of(again))
+    record = json.loads((tmp_path / "audience.csv.json").read_text())
+    assert record["inputs"][-1]["option"] == "previous"
+    assert stat.S_IMODE((tmp_path / "audience.csv.json").stat().st_mode) == 0o600
 
 
 def test_users_who_share_the_last_score_with_others_are_noted(options, tmp_path, capsys):

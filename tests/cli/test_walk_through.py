@@ -367,9 +367,24 @@ def test_a_model_that_goes_on_knows_the_campaigns_that_were_added_before(made, t
     assert added == list(made.names[:2])
 
 
+def test_users_who_opted_out_are_left_out_of_folders_that_are_trained_on(made, tmp_path, capsys):
+    """A user of the folder's examples who is an example of no other campaign, and one who is."""
+    data, folder = open_dataset(made.data), made.campaigns[0]
+    users = data.find_users(read_campaign(folder).examples.user_ids)
+    is_other = np.isin(users, data.stage1.user)
+    left = users[[int(np.argmin(is_other)), int(np.argmax(is_other))]]
+    ids = [plain_id(key) for key in data.user_ids[left]]
+    (tmp_path / "out").write_text("\n".join(["user_id", *map(str, ids)]))
+    options = ("--method", "cosine", "--with", folder, "--exclude", tmp_path / "out")
+    capsys.readouterr()
+    succeeds(main, "fit", made.data, tmp_path / "model", *options)
+    notes = re.findall(r"note: (\d+) examples of users in --exclude", capsys.readouterr().out)
+    assert notes == [str(np.isin(data.stage1.user, left).sum()), "2"]
+
+
 def test_a_campaign_of_a_folder_is_never_held_out(made, tmp_path, capsys, monkeypatch):
-    def fit(method, data, *, keep, **options):
-        raise InputError(f"kept: {[plain_id(key) for key in data.campaign_ids[keep]]}")
+    def fit(method, data, *, never_held_out, **options):
+        raise InputError(f"kept: {[plain_id(key) for key in data.campaign_ids[never_held_out]]}")
 
     monkeypatch.setattr(Method, "fit", fit)
     options = ("--with", made.campaigns[0])

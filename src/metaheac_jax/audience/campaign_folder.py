@@ -29,6 +29,7 @@ import numpy as np
 import polars as pl
 
 from metaheac_jax.audience.held_out import HELD_OUT
+from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.audience.shown import share_to_keep
 from metaheac_jax.customise.early_stopping import hold_out
 from metaheac_jax.data.campaign import Campaign, UserIds
@@ -87,6 +88,7 @@ class SavedCampaign:
         `shown.share_to_keep`.
       data_digest: digest of the data set that they were learned on; None if not known.
       seed: random seed that they were learned with; None if not known.
+      num_learned: number of seeds and converts that they were learned from; None if not known.
       digest: digest of the manifest that this was read from; None if it was not read.
       folder: the campaign folder that this was read from; None if it was not read.
     """
@@ -100,6 +102,7 @@ class SavedCampaign:
     share: float = 1.0
     data_digest: str | None = None
     seed: int | None = None
+    num_learned: int | None = None
     digest: str | None = None
     folder: Path | None = None
 
@@ -287,6 +290,7 @@ def save_customised(
         learned,
         data_digest=data.digest,
         seed=seed,
+        num_learned=len(campaign.seeds),
     )
     write_campaign(saved, directory, progress)
 
@@ -349,7 +353,7 @@ def update(
     data: Dataset,
     *,
     exclude: UserIds = (),
-    least_seeds: int = 1,
+    least_seeds: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> SavedCampaign:
@@ -371,7 +375,8 @@ def update(
       data: the data with the campaign's users; users that it lacks are left out. The folder's user
         ids take the form of the data's ids.
       exclude: ids of further users who are left out from now on.
-      least_seeds: minimum number of seeds and converts that are users of the data.
+      least_seeds: minimum number of seeds and converts that are users of the data. Default: 100, or
+        half of those that the model has learned from and that are not left out, if that is less.
       seed: random seed for held-out examples and minibatches.
       progress: receives the progress of customising.
 
@@ -406,12 +411,13 @@ def update(
             learned=saved.known,
             data_digest=data.digest,
             seed=seed,
+            num_learned=len(campaign.seeds),
         )
         write_campaign(saved, directory, progress)
     return saved
 
 
-def _to_learn_from(saved: SavedCampaign, data: Dataset, least_seeds: int) -> Campaign:
+def _to_learn_from(saved: SavedCampaign, data: Dataset, least_seeds: int | None) -> Campaign:
     """The campaign as found in the data; refuses too few examples, as `update` says."""
     for label, who in ((1, "seeds"), (0, "non-seeds")):
         if not (saved.examples.labels == label).any():
@@ -421,11 +427,14 @@ def _to_learn_from(saved: SavedCampaign, data: Dataset, least_seeds: int) -> Cam
             )
     campaign = data.recorded_campaign(saved.examples)
     remedy = "use data with more of the campaign's users"
+    if least_seeds is None:
+        left = min(saved.num_learned or 0, int((saved.examples.labels == 1).sum()))
+        least_seeds = min(LEAST_SEEDS, left // 2)
     if len(campaign.seeds) < least_seeds:
         raise InputError(
             f"{saved.folder}: {len(campaign.seeds):,} of its "
             f"{len(data.ids_of_seeds(campaign)):,} seeds and converts are users of {data.where}, "
-            f"fewer than --least-seeds {least_seeds}; {remedy}"
+            f"fewer than --least-seeds {least_seeds}; {remedy}, or give another number"
         )
     if not (campaign.labels == 0).any():
         raise InputError(
@@ -497,6 +506,7 @@ def _read(folder: Path, progress: Progress) -> SavedCampaign:
         share=body.get("share", 1.0),
         data_digest=body.get("data_digest"),
         seed=body.get("seed"),
+        num_learned=body.get("num_learned"),
         digest=body["digest"],
         folder=folder,
     )
@@ -534,6 +544,7 @@ def write_campaign(saved: SavedCampaign, directory: Path | str, progress: Progre
             "share": saved.share,
             "data_digest": saved.data_digest,
             "seed": saved.seed,
+            "num_learned": saved.num_learned,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
         }
         seal(folder, MANIFEST, content, files, progress=progress)

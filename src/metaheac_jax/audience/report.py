@@ -92,9 +92,9 @@ def describe_audience(
       title: title of the report.
       seeds: the seeds check.
       exclude: ids of users who could not be in the audience; they are not in the pool.
-      shown: ids of users who could not be in the audience since they were shown the campaign: they
-        are in the pool in which held-out seeds are ranked, but not in that of traits and of
-        sensitive fields.
+      shown: ids of users who could not be in the audience since they were shown the campaign, or
+        are left out of this audience alone: they are in the pool in which held-out seeds are
+        ranked, but not in that of traits and of sensitive fields.
       include_seeds: whether seeds could be in the audience; otherwise traits and sensitive fields
         are compared with a pool without seeds.
       others: user ids of other audiences, by name.

@@ -247,11 +247,11 @@ def read_seeds(path: Path, *, text: bool) -> list[int] | list[str]:
     """
     ids = read_user_ids(path, text=text)
     names = TableFile(path, []).names if _is_table(path) else next(_rows(path))[1]
-    told = [name for name in names if name.lower() in _OUTCOMES]
-    if told:
+    outcomes = [name for name in names if name.lower() in _OUTCOMES]
+    if outcomes:
         raise InputError(
-            f"{path}: has a column {told[0]}, so perhaps not all of its users have responded; give "
-            "the ids of those who have, without that column"
+            f"{path}: has a column {outcomes[0]}, so perhaps not all of its users have responded; "
+            "give the ids of those who have, without that column"
         )
     return ids
 

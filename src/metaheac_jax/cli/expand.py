@@ -56,7 +56,7 @@ from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import is_marked, locked, write_text
 from metaheac_jax.methods import Method, method_of
-from metaheac_jax.model import General, load
+from metaheac_jax.model import Customised, General, load
 from metaheac_jax.processes import check_same, from_first, is_first
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.sealed import Parent, digests
@@ -280,18 +280,21 @@ def _ranks(options: Options) -> dict[str, Any]:
 
 def _record(options: Options, requests: Sequence[Request]) -> dict[str, Any]:
     """What an audience's record has about the command: options, and the content of its files."""
-    told = {name: getattr(options, name) for name in _RECORDED}
+    chosen = {name: getattr(options, name) for name in _RECORDED}
     several = {"campaigns": options.campaigns, "attributes": options.attributes}
     paths = [(name, path) for name, path in several.items() if path is not None]
     paths += [("seeds", request.source) for request in requests if not request.is_folder]
     paths += [("exclude", path) for path in options.exclude]
     paths += [("suppress", path) for path in options.suppress]
+    audiences = [("previous", own.previous) for own in requests if own.previous is not None]
+    audiences += [("compare", path) for path in options.compare]
+    paths += [(name, path) for name, path in audiences if path.is_file()]  # or refused later
     read = zip(paths, digests([path for _, path in paths], silent), strict=True)
     inputs = [
         {"option": name, "file": str(path), "sha256": digest} for (name, path), digest in read
     ]
     versions = {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__}
-    return {"options": told, "inputs": inputs, "versions": versions}
+    return {"options": chosen, "inputs": inputs, "versions": versions}
 
 
 def _requests(options: Options) -> list[Request]:
@@ -376,21 +379,9 @@ def _expand(
             directory=kept,
             progress=progress,
         )
-    models = {n: own.model for n, own in enumerate(found) if own.model is not None}
-    new = [n for n in range(len(found)) if n not in models]
-    if new:
-        customised = method.customise(
-            general,
-            data,
-            [campaigns[n] for n in new],
-            seed=seed,
-            mesh=mesh,
-            directory=kept,
-            progress=progress,
-        )
-        models |= dict(zip(new, customised, strict=True))
+    models = _models(options, method, general, data, found, mesh, kept, progress)
     audiences = expand_all(
-        [models[n] for n in range(len(found))],
+        models,
         data,
         **ranks,
         include_seeds=options.include_seeds,
@@ -415,6 +406,34 @@ def _expand(
             Expanded(own, models[number], audience, base_rate, refresh, notes, excluded, suppressed)
         )
     return results
+
+
+def _models(
+    options: Options,
+    method: Method,
+    general: General,
+    data: Dataset,
+    found: Sequence[Found],
+    mesh: Mesh | None,
+    kept: Path | None,
+    progress: Progress,
+) -> list[Customised]:
+    """The model of each campaign: that of its folder, or one that is customised now."""
+    new = [own.campaign for own in found if own.model is None]
+    models = iter(())
+    if new:
+        models = iter(
+            method.customise(
+                general,
+                data,
+                new,
+                seed=options.seed,
+                mesh=mesh,
+                directory=kept,
+                progress=progress,
+            )
+        )
+    return [next(models) if own.model is None else own.model for own in found]
 
 
 def _audience_notes(audience: Audience, wanted: range) -> list[str]:
@@ -453,7 +472,7 @@ def _check_candidates(
         if most > wanted.start:
             return
     if not most:
-        who = "excluded" if options.include_seeds else "seeds or excluded"
+        who = "left out" if options.include_seeds else "seeds or left out"
         raise InputError(
             f"audience: has no users, since all {data.num_users:,} users of the data are {who}; "
             "use a larger pool"

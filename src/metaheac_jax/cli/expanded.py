@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def manifest_of(audience: Path) -> Path:
 def write_file(path: Path, result: Expanded, record: Mapping[str, Any]) -> None:
     """Writes an audience, and beside it a file with its record and the result's facts."""
     manifest = manifest_of(path)
+    mode = stat.S_IMODE(manifest.stat().st_mode) if manifest.exists() else None
     with whole_file(path) as temporary:
         result.audience.write_part(temporary, path)
         fsync(temporary)  # the disk may be full
@@ -79,6 +81,8 @@ def write_file(path: Path, result: Expanded, record: Mapping[str, Any]) -> None:
     parents = [*result.own_parents(), *record["made_from"]]
     content = {"format": FORMAT, **record, "made_from": parents, **result.facts()}
     seal(path.parent, manifest.name, content, [path])
+    if mode is not None:
+        manifest.chmod(mode)
 
 
 def write_folder(

@@ -127,7 +127,8 @@ def main(options: Options) -> None:
                 raise InputError(f"{option}: {method.name} takes no steps; omit the option")
         if options.epochs is not None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
-        data, excluded = _without_excluded(data, options.exclude, screen)
+        excluded = _read_excluded(options.exclude, data, screen)
+        data = _without_excluded(data, excluded, screen)
         campaigns = _training_campaigns(data, options.campaigns, options.seed)
         if options.skip_unusable:
             campaigns, notes = _usable(data, campaigns)
@@ -136,7 +137,7 @@ def main(options: Options) -> None:
         added = np.empty(0, int)
         if folders:
             data, campaigns, added = _with_folders(data, campaigns, folders)
-            data = data.without_examples_of(excluded)
+            data = _without_excluded(data, excluded, screen)
             terminal.print_lines(screen, *_folder_notes(data, folders))
         _check(method, data, campaigns, options)  # before anything is written
         if mesh is not None:
@@ -215,18 +216,21 @@ def _judged(general: General, num_held_out: int) -> str:
     return f"; AUC {best.auc:.4f} on {held_out}, at step {best.step:,}"
 
 
-def _without_excluded(
-    data: Dataset, paths: Sequence[Path], screen: Console
-) -> tuple[Dataset, np.ndarray]:
-    """The data without the examples of the users in these files, and the ids of these users."""
-    if not paths:
-        return data, data.checked_ids([])
+def _read_excluded(paths: Sequence[Path], data: Dataset, screen: Console) -> np.ndarray:
+    """Ids of the users in these files; prints notes on them."""
     excluded, notes = read_excluded(paths, data)
+    terminal.print_lines(screen, *(f"note: {note}" for note in notes))
+    return excluded
+
+
+def _without_excluded(data: Dataset, excluded: np.ndarray, screen: Console) -> Dataset:
+    """The data without the examples of excluded users."""
     kept = data.without_examples_of(excluded)
     num_left_out = len(data.stage1.user) - len(kept.stage1.user)
-    line = f"note: {num_left_out:,} examples of users in --exclude are left out"
-    terminal.print_lines(screen, *(f"note: {note}" for note in notes), line)
-    return kept, excluded
+    if num_left_out:
+        line = f"note: {num_left_out:,} examples of users in --exclude are left out"
+        terminal.print_lines(screen, line)
+    return kept
 
 
 def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:

@@ -167,7 +167,10 @@ def main(options: Options) -> None:
 
 
 def _cut_lists(options: Options) -> list[str]:
-    """A line per field of lists from tables of which values were left out."""
+    """A line per field of lists from tables of which values were left out.
+
+    None for data that extend other data, whose schema they have: the first `prepare` has told.
+    """
     if options.schema is None or options.extends or not tables.find_tables(options.source):
         return []
     schema = TableSchema.read(options.schema)

@@ -26,7 +26,7 @@ from metaheac_jax.cli.campaigns import (
     read_attributes,
     read_audience,
     read_excluded,
-    read_user_ids,
+    read_seeds,
     unseen_notes,
 )
 from metaheac_jax.cli.held_out import open_held_out
@@ -98,7 +98,7 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         text = has_text(data)
         audience = read_audience(options.audience, text=text)
-        seeds = read_user_ids(options.seeds, text=text)
+        seeds = read_seeds(options.seeds, text=text)
         check_known(options.audience, audience, data)
         check_known(options.seeds, seeds, data)
         excluded, notes = read_excluded(options.exclude, data)

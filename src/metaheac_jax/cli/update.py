@@ -11,7 +11,6 @@ import numpy as np
 import tyro
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign, update
-from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import KEPT_GENERAL, read_excluded, unseen_notes
 from metaheac_jax.data.dataset import Dataset
@@ -45,7 +44,8 @@ class Options:
     campaign."""
     least_seeds: int | None = None
     """Stop with an error, and keep the model, if fewer seeds and converts than this are users of
-    the data. Default: 100, or half of them if that is less."""
+    the data. Default: 100, or half of those that the model has learned from and that are not left
+    out, if that is less."""
     seed: int = 0
     """Random seed for customising."""
 
@@ -69,15 +69,13 @@ def main(options: Options) -> None:
         lines = ["there is no new feedback, data, model or seed; nothing to do"]
         excluded, notes = read_excluded(options.exclude, data)
         if options.exclude or not saved.would_stay(general, data, options.seed):
-            is_other, least = not saved.is_of(general), options.least_seeds
-            if least is None:
-                least = min(LEAST_SEEDS, int((saved.examples.labels == 1).sum()) // 2)
+            is_other = not saved.is_of(general)
             saved = update(
                 options.campaign,
                 general,
                 data,
                 exclude=excluded,
-                least_seeds=least,
+                least_seeds=options.least_seeds,
                 seed=options.seed,
                 progress=progress,
             )

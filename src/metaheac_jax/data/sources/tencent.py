@@ -103,8 +103,7 @@ def prepare(
         every = every if extends is None else every.extending(schema, *extends)
         vocabulary = every
         if extends is not None and not new_values:
-            vocabulary = extends[1]
-            every.warn_of_unknown(schema, vocabulary, source)
+            every.warn_of_unknown(schema, vocabulary := extends[1], source)
         _encode_users(directory, schema, vocabulary, every, len(uid), progress)
         campaign_rows = [
             vocabulary.encode(len(schema.user) + i, column)
