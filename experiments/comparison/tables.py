@@ -308,8 +308,8 @@ def _training_table(runs: Sequence[Results], labels: Mapping[str, str]) -> list[
         "Means over the runs. Offline training stops at the ceiling, or earlier if held-out "
         "training campaigns improve no more, and keeps the best step. Time per step: median. "
         "Offline seconds include compilation and the judging of held-out campaigns, but no "
-        "training of an ensemble's member whose trained state is that of another row. Seconds of "
-        "a run that was interrupted are too few."
+        "training of an ensemble's member whose trained state is that of another row. Of a run "
+        "that was interrupted, seconds of customising count its last part alone."
     )
     return [Table("Training", header, rows, note)] if rows else []
 

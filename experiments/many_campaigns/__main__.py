@@ -220,7 +220,10 @@ def report(options: Options, results: Results) -> list[str]:
             rates = f"{speed.users / speed.seconds:,.0f} | {speed.formulas / speed.seconds:.2f}"
             memory = f"{speed.memory / 2**20:,.0f}"
             lines.append(f"| {speed.width} | {speed.users:,} | {rates} | {memory} |")
-        lines += ["", "The first row includes compiling, or reading the program from a cache."]
+        lines += [
+            "",
+            "The first row of each k includes compiling or reading the program.",
+        ]
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 from toy import dataset
 
 from metaheac_jax.audience.seed_check import SeedCheck
@@ -25,13 +24,13 @@ def test_seeds_of_a_folder_are_told_from_those_that_feedback_added():
         [3, 10, 17, 24, 31, 38], {"advertiser": 1, "category": 0}, exclude=[45]
     )
     campaign = replace(campaign, found=campaign.seeds[[1, 4]])
-    check = SeedCheck.of_folder(campaign, np.array([3, 4, 17, 24, 38]))
+    check = SeedCheck.of_folder(campaign, 5)
     assert check == SeedCheck(given=5, distinct=5, found=4, excluded=0, from_feedback=2)
     assert check.used == 6
     assert check.line() == (
         "seeds: 5 given, 5 distinct, 4 of them users of the data (80%); 2 more from feedback"
     )
-    assert SeedCheck.of_folder(campaign, np.empty(0, int)).match_percent == "-"
+    assert SeedCheck.of_folder(campaign, 0).match_percent == "-"
 
 
 def test_no_unknown_seed_is_rounded_away():

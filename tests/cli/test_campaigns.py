@@ -20,6 +20,7 @@ from metaheac_jax.cli.campaigns import (
     read_audience,
     read_campaigns,
     read_excluded,
+    read_seeds,
     read_user_ids,
     seed_notes,
 )
@@ -62,6 +63,8 @@ def test_text_ids_are_read(tmp_path):
     assert read_user_ids(path, text=True) == ["u3", "u4"]
     path.write_text("anna\nuser_id\n")
     assert read_user_ids(path, text=True) == ["anna", "user_id"]
+    path.write_text("label\nanna\n")  # a user, since nothing names a column of ids
+    assert read_seeds(path, text=True) == ["label", "anna"]
 
 
 @pytest.mark.parametrize(

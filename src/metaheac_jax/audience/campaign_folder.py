@@ -116,10 +116,9 @@ class SavedCampaign:
         return self.record.with_feedback(kept).without(self.excluded)
 
     @property
-    def first_seeds(self) -> np.ndarray:
-        """Ids of the seeds that it began with, without those who are left out."""
-        record = self.record.without(self.excluded)
-        return record.user_ids[record.labels == 1]
+    def num_first_seeds(self) -> int:
+        """Number of seeds that it began with, without those who are left out."""
+        return int((self.record.without(self.excluded).labels == 1).sum())
 
     @property
     def found_ids(self) -> np.ndarray:

@@ -41,16 +41,16 @@ class SeedCheck:
         return SeedCheck(len(user_ids), len(np.unique(user_ids)), found, campaign.num_excluded)
 
     @staticmethod
-    def of_folder(campaign: Campaign, user_ids: np.ndarray) -> SeedCheck:
+    def of_folder(campaign: Campaign, num_seeds: int) -> SeedCheck:
         """The check of a campaign folder's campaign.
 
         Args:
           campaign: the campaign, as found in the data.
-          user_ids: distinct ids of the seeds that the folder began with, without those left out.
+          num_seeds: number of seeds that the folder began with, without those left out.
         """
         found = campaign.num_given_seeds
         from_feedback = len(campaign.seeds) - found
-        return SeedCheck(len(user_ids), len(user_ids), found, 0, from_feedback)
+        return SeedCheck(num_seeds, num_seeds, found, 0, from_feedback)
 
     def line(self) -> str:
         """The check as a line for the screen."""

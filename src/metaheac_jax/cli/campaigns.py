@@ -248,7 +248,7 @@ def read_seeds(path: Path, *, text: bool) -> list[int] | list[str]:
     ids = read_user_ids(path, text=text)
     names = TableFile(path, []).names if _is_table(path) else next(_rows(path))[1]
     outcomes = [name for name in names if name.lower() in _OUTCOMES]
-    if outcomes:
+    if outcomes and _named_column(path, names) is not None:  # or they are ids in text
         raise InputError(
             f"{path}: has a column {outcomes[0]}, so perhaps not all of its users have responded; "
             "give the ids of those who have, without that column"

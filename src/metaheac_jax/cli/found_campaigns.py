@@ -178,7 +178,7 @@ def _find_saved(
                 f"{count:,} of the excluded users are {who}; if they opted out, metaheac update it "
                 "with --exclude"
             )
-    check = SeedCheck.of_folder(campaign, saved.with_ids_of(data).first_seeds)
+    check = SeedCheck.of_folder(campaign, saved.num_first_seeds)
     return Found(request, campaign, check, saved, model, notes)
 
 

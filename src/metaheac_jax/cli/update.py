@@ -29,7 +29,8 @@ class Options:
     feedback, for which it is customised once more. With all of them, users like those in an
     audience would sink below users who were never shown the campaign. The result does not depend on
     how often this has been run before. Without --exclude, nothing is done if feedback, data,
-    general model and seed are the same as last time."""
+    general model and seed are the same as last time.
+    """
 
     campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
     """Folder of a campaign, from `metaheac customise`."""
