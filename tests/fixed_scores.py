@@ -3,7 +3,7 @@
 import numpy as np
 from toy import dataset
 
-from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.audience.held_out_seeds import hold_out_seeds
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.stages import Trained
 from metaheac_jax.settings import PAPER

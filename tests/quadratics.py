@@ -13,6 +13,17 @@ def quadratic(w, batch):
     return 0.5 * (w - centre) @ matrix @ (w - centre)
 
 
+def with_memory(w, batch, state):
+    """A loss that depends on its state, which depends on the parameters."""
+    matrix, centre = batch
+    value = quadratic(w, (matrix, centre + state["mean"]))
+    mean = 0.9 * state["mean"] + 0.1 * w
+    return value, {"mean": mean, "steps": state["steps"] + 1}, w - centre
+
+
+MEMORY = {"mean": np.linspace(-1, 1, 4), "steps": np.array(5)}
+
+
 def quadratic_campaigns(*shape, seed=0, size=4):
     """Parameters, and support and query: a symmetric matrix and a centre per entry of ``shape``."""
     rng = np.random.default_rng(seed)

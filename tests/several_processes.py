@@ -25,7 +25,8 @@ from metaheac_jax.settings import PAPER
 from metaheac_jax.training import sharding
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import train
-from metaheac_jax.training.sharding import MeshCheckpoints, device_mesh
+from metaheac_jax.training.mesh_checkpoints import MeshCheckpoints
+from metaheac_jax.training.sharding import device_mesh
 
 
 def training(folder):
@@ -58,7 +59,7 @@ def training(folder):
         "difference": one.difference(state, expected),
         "first": first,
         "reads": list(own),
-        "read": len(draw(0).own),
+        "read": len(draw(0).own_rows),
     }
 
 
@@ -106,7 +107,7 @@ def expanding():
 
 def methods():
     """Differences to one device of a method's training, judgements and customised models."""
-    sizes = {"width": 4, "num_experts": 1, "num_critics": 1, "batch_size": 32}
+    sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
     sizes |= {"campaigns_per_step": 4, "offline_epochs": 2, "offline_patience": 2}
     sizes |= {"online_epochs": 2, "online_patience": 1, "reduction": "mean"}
     data = dataset(per_campaign=60, users=200, pool=100)

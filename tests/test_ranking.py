@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from metaheac_jax.ranking import Metrics, RunningTop, auc, judge, percent_of, top
+from metaheac_jax.ranking import Metrics, RunningTop, auc, campaign_metrics, percent_of, top
 
 
 @settings(max_examples=100)
@@ -110,7 +110,7 @@ def test_precision_and_recall_at_five_percent():
     labels[[0, 1, 2, 50]] = 1
     scores = -np.arange(119.0)
     scores[1] = -200  # one positive is last
-    judgement = judge(scores, labels, np.arange(119))
+    judgement = campaign_metrics(scores, labels, np.arange(119))
     # floor(119 * .05) = 5 candidates: 0, 2, 3, 4, 5.
     assert judgement == Metrics(auc(scores, labels), 2 / 5, 2 / 4)
 
@@ -119,7 +119,7 @@ def test_twenty_candidates_are_enough_and_the_top_has_at_least_one():
     for count, percent in ((20, 5.0), (30, 1.0)):
         labels = np.arange(count) < 2
         scores = -np.arange(float(count))
-        assert judge(scores, labels, np.arange(count), percent) == Metrics(1.0, 1.0, 0.5)
+        assert campaign_metrics(scores, labels, np.arange(count), percent) == Metrics(1.0, 1.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +132,4 @@ def test_twenty_candidates_are_enough_and_the_top_has_at_least_one():
 )
 def test_a_campaign_that_cannot_be_judged_says_why(labels, why):
     labels = np.array(labels)
-    assert why in judge(np.arange(len(labels)), labels, np.arange(len(labels)))
+    assert why in campaign_metrics(np.arange(len(labels)), labels, np.arange(len(labels)))

@@ -56,11 +56,13 @@ def fine_tuning_curve(
         progress(f"{method.label} fine-tuning curve", min(step, last), last)
         if step in STEPS:
             [model] = models()
-            odds = model(examples.ids.user).astype(np.float64)
-            if not np.isfinite(odds).all():
+            log_odds = model(examples.ids.user).astype(np.float64)
+            if not np.isfinite(log_odds).all():
                 raise Diverged("a score is not finite")
             curve["steps"].append(step)
-            curve["loss"].append(float(np.mean(np.logaddexp(0, odds) - examples.label * odds)))
+            curve["loss"].append(
+                float(np.mean(np.logaddexp(0, log_odds) - examples.label * log_odds))
+            )
             curve["auc"].append(auc(model(users), labels))
 
     per_epoch = math.ceil(len(examples.label) / method.settings.batch_size)

@@ -12,7 +12,7 @@ import numpy as np
 
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_json, write_text
-from metaheac_jax.methods.held_out import num_held_out
+from metaheac_jax.methods.held_out_campaigns import num_held_out
 
 GROUPS = ("small", "large")
 MEASURES = {"auc": "AUC", "precision": "P@5%", "recall": "R@5%", "pooled_auc": "pooled AUC"}

@@ -25,7 +25,7 @@ from metaheac_jax.data.storage import content_digest
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import METHODS, Method
-from metaheac_jax.methods.held_out import hold_out_campaigns
+from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import SETTINGS, Settings
 

@@ -3,7 +3,7 @@
 The fraction `HELD_OUT` of the first run's training campaigns, at most `MAX_HELD_OUT`, is held out.
 A method is trained on the rest, or on as many of them as `trial_campaigns` draws, with early
 stopping on those held out, and a trial's result is the weighted mean AUC on them (see
-`methods.held_out`).
+`methods.held_out_campaigns`).
 No test campaign of the first run is used. All runs use the result. If several runs divide the same
 campaigns, later runs test some of the campaigns that were held out here.
 
@@ -37,7 +37,7 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
 from metaheac_jax.methods import Method
-from metaheac_jax.methods.held_out import hold_out_campaigns
+from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import Settings

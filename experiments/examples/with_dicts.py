@@ -1,4 +1,4 @@
-"""The meta-step on a bare dict of arrays, and a new task at test time."""
+"""The meta-step on a dict of arrays, and a new task at test time."""
 
 from functools import partial
 from typing import Any

@@ -15,7 +15,7 @@ from experiments.comparison.significance import Difference, over_campaigns
 from experiments.comparison.tuning import HELD_OUT, LADDERS
 from metaheac_jax.audience.evaluation import judge_all, pool_rows
 from metaheac_jax.methods import Method
-from metaheac_jax.methods.held_out import hold_out_campaigns
+from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Adapts

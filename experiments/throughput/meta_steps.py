@@ -66,7 +66,7 @@ class Way(NamedTuple):
         """The step's arguments after the state; ``pad`` is the pad id of the whole table."""
         if self.whole_table:
             return global_ids(batch, pad)
-        return _placement(len(batch.own), pad).place_batch(batch) if self.sharded else batch
+        return _placement(len(batch.own_rows), pad).place_batch(batch) if self.sharded else batch
 
 
 def ways(size: Size) -> dict[str, Way]:
@@ -257,7 +257,7 @@ def quality(
         def of_campaign(user: Array, campaign: Array) -> Array:
             inputs = layout.inputs(table, Ids(user, campaign))
             output: Any = NETWORK.apply(state.network, *inputs)
-            return output.log_p - output.log_not_p
+            return output.log_odds
 
         return jax.vmap(of_campaign)(user, campaign)
 

@@ -22,7 +22,8 @@ from jax import Array
 from experiments.throughput.machine_limits import device_name
 from experiments.throughput.rivals_meta import ALPHA, SIZES, Name, layers, tasks
 from metaheac_jax.cli import terminal
-from metaheac_jax.training.inner import Implicit, inner_update
+from metaheac_jax.training.implicit import Implicit
+from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.meta import build_meta_gradient
 
 TURN_STEPS = 3

@@ -27,7 +27,8 @@ from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import BackendError, Diverged, InputError
 from metaheac_jax.model import Customised, General, load, save
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings
-from metaheac_jax.training.inner import Implicit, inner_update
+from metaheac_jax.training.implicit import Implicit
+from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 from metaheac_jax.training.sharding import device_mesh
 

@@ -1,7 +1,7 @@
 """General and customised models, and saving and loading of general models.
 
-Axes: R rows of the table, U rows that adapting touched, P users, S slots of a user, N campaign
-fields, k embedding width.
+Axes: R rows of the table, U rows that adapting touched, P users, S slots of a user, s seeds of a
+campaign, N campaign fields, k embedding width.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class Customised:
     Attributes:
       general: the general model.
       campaign: the campaign.
-      seed_ids: (S,) user ids of its seeds, in the form of the data's ids, including those of seeds
+      seed_ids: (s,) user ids of its seeds, in the form of the data's ids, including those of seeds
         that are not in the data.
       scorer: scores users for it.
     """
@@ -276,12 +276,16 @@ class Customised:
 
     @property
     def is_general(self) -> bool:
-        """Whether its weights are the general model's, because early stopping went back to it."""
+        """Whether its weights are the general model's, because early stopping went back to it.
+
+        The direction of seed features does not count: it is computed, not adapted.
+        """
         if not isinstance(getattr(self.scorer, "adapted", None), AdaptedWeights):
             return False
         general, (network, rows, values) = self.general.state, self.adapted
         known: dict[Any, Any] = flatten_dict(general["network"])
         own: dict[Any, Any] = flatten_dict(network)
+        own.pop(("direction",), None)
         real = rows < len(general["table"])
         pairs = [(known.get(path), leaf) for path, leaf in own.items()]
         pairs.append((general["table"][rows[real]], np.asarray(values)[real]))

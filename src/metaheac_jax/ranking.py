@@ -114,7 +114,7 @@ class RunningTop:
             self._lowest = self._scores.min()
 
 
-def judge(
+def campaign_metrics(
     scores: np.ndarray, labels: np.ndarray, ids: np.ndarray, percent: float = 5.0
 ) -> Metrics | str:
     """Metrics of a campaign, or the reason why it cannot be judged.

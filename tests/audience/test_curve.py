@@ -12,7 +12,7 @@ from scipy.stats import binom, binomtest
 
 from metaheac_jax.audience import curve
 from metaheac_jax.audience.curve import Estimate, size_curve, wilson_interval
-from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.audience.held_out_seeds import hold_out_seeds
 from metaheac_jax.errors import InputError
 
 

@@ -7,7 +7,7 @@ import pytest
 from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out
 
 from metaheac_jax.audience import importance
-from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.audience.held_out_seeds import hold_out_seeds
 from metaheac_jax.audience.importance import field_importance
 from metaheac_jax.errors import InputError
 from metaheac_jax.ranking import auc

@@ -8,7 +8,7 @@ from fixed_scores import ATTRIBUTES, fixed_method
 from fixed_scores import DATA as PLAIN
 
 from metaheac_jax.audience.curve import size_curve
-from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.audience.held_out_seeds import hold_out_seeds
 from metaheac_jax.audience.importance import field_importance
 from metaheac_jax.audience.overlap import audience_overlap
 from metaheac_jax.audience.report import describe_audience
@@ -62,6 +62,14 @@ def test_that_the_model_was_trained_on_the_campaign_is_told(monkeypatch):
     told = lambda *args, **options: replace(hold_out_seeds(*args, **options), seen="it was")  # noqa: E731
     monkeypatch.setattr("metaheac_jax.audience.report.hold_out_seeds", told)
     assert described()[0].seen == "it was"
+
+
+def test_seeds_that_are_excluded_or_from_feedback_cannot_be_held_out():
+    """Of 53 seeds, three are excluded and one is from feedback; 50 are needed."""
+    options = {"num_seeds": 53, "exclude": DATA.user_ids[[5, 6, 7]].tolist(), "include_seeds": True}
+    assert described(**options)[0].curve
+    report, *_ = described(**options, found=np.array([0]))
+    assert (report.curve, report.used) == ([], None)
 
 
 def test_the_pool_is_without_excluded_users():

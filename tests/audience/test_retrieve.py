@@ -137,6 +137,9 @@ def test_bands_are_parts_of_a_sort_of_all(block, edges, others):
             np.testing.assert_array_equal(found.user_ids, ids[first:last])
             np.testing.assert_array_equal(found.scores, scores[first:last])
             assert found.first_rank == first + 1
+            is_cut = last < len(ids) and len(found) and scores[last] == scores[last - 1]
+            num_tied = int((scores[first:last] == scores[last - 1]).sum()) if is_cut else 0
+            assert found.num_tied == num_tied
 
 
 @pytest.mark.parametrize("options", [{"size": 100}, {"from_percent": 0.1, "to_percent": 0.2}])

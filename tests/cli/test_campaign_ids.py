@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from commands import contents, exit_code, refuses, succeeds
 
-from metaheac_jax.audience.campaign_folder import load_customised, read_campaign
+from metaheac_jax.audience.campaign_folder import load_customised, read_campaign, write_campaign
 from metaheac_jax.cli.campaigns import KEPT_GENERAL
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import Customised, load
+from metaheac_jax.progress import silent
 from metaheac_jax.training.checkpoint import array_digest
 
 
@@ -116,6 +117,9 @@ def test_an_update_keeps_the_model_if_the_data_has_few_of_its_seeds(tea, tmp_pat
     )
     refuses(capsys, main, *update, words=words)
     assert read_campaign(tea.folder).digest == before
+    # A folder of an earlier version does not have this number.
+    write_campaign(replace(read_campaign(tea.folder), num_learned=None), tea.folder, silent)
+    refuses(capsys, main, *update, words=words)
     succeeds(main, *update, "--least-seeds", 59)
     assert "59 of its 120 seeds and converts are users of" in capsys.readouterr().out
     succeeds(main, *update)  # half of the 59 it has learned from

@@ -8,7 +8,7 @@ import pytest
 from commands import contents, refuses, succeeds
 
 from metaheac_jax.audience.curve import PERCENTS, size_curve
-from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.audience.held_out_seeds import hold_out_seeds
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.methods import method_of

@@ -575,6 +575,14 @@ def test_a_report_of_the_audience(options, tmp_path):
         ({"--report": "audience.csv"}, "--report: audience.csv: expected a name that ends with"),
         ({"--report": "x.html", "--compare": "none.csv"}, "none.csv: no such file"),
         (
+            {"--report": "x.html", "--compare": "may.csv", "--out": "may.csv"},
+            "--out: may.csv would replace a file",
+        ),
+        (
+            {"--report": "may.html", "--compare": "may.html"},
+            "--report: may.html would replace a file",
+        ),
+        (
             {"--report": "x.html", "--compare": "words.csv"},
             "words.csv: line 2: user_id is 'ann', expected a whole number",
         ),
@@ -594,6 +602,8 @@ def test_a_report_of_the_audience(options, tmp_path):
 def test_reports_that_make_no_sense(options, tmp_path, capsys, changed, words):
     (tmp_path / "words.csv").write_text("user_id\nann\n")
     (tmp_path / "nobody.csv").write_text("rank,user_id,score\n")
+    for name in ("may.csv", "may.html"):
+        (tmp_path / name).write_text("rank,user_id,score\n1,5,0.5\n")
     before = contents(tmp_path)
     refuses(capsys, main, "expand", *words_of({**options, **changed}), words=(words,))
     assert contents(tmp_path) == before

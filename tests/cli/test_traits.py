@@ -10,7 +10,7 @@ import pytest
 from commands import contents, refuses, succeeds
 from toy import SCHEMA
 
-from metaheac_jax.audience.held_out import hold_out_seeds
+from metaheac_jax.audience.held_out_seeds import hold_out_seeds
 from metaheac_jax.audience.importance import field_importance
 from metaheac_jax.audience.traits import audience_traits, sensitive_shares
 from metaheac_jax.cli.main import main

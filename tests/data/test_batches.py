@@ -68,7 +68,7 @@ def test_a_step_can_be_drawn_without_those_before_it(made):
 def examples_of(batch, side, data=DATA):
     """For each campaign of a batch: its fields, and the users' rows as tuples."""
     ids, pad = getattr(batch, side).ids, data.num_rows
-    own = [decode(batch.rows, own, pad) for own in batch.own]
+    own = [decode(batch.rows, own, pad) for own in batch.own_rows]
     users = [decode(*pair, pad) for pair in zip(own, ids.user, strict=True)]
     fields = [decode(*pair, pad) for pair in zip(own, ids.campaign, strict=True)]
     return fields, [[tuple(u) for u in campaign] for campaign in users]
@@ -122,7 +122,7 @@ def test_a_short_campaign_gives_what_it_has():
     np.testing.assert_array_equal(batch.support.weight.sum(1), 15)
     np.testing.assert_array_equal(batch.query.weight.sum(1), 16)
     padding = batch.support.weight == 0
-    assert (batch.support.ids.user[padding] == batch.own.shape[1]).all()
+    assert (batch.support.ids.user[padding] == batch.own_rows.shape[1]).all()
     # Half each: together they are all 31, and the padding.
     sides = [examples_of(batch, side, data)[1] for side in ("support", "query")]
     for support, query in zip(*sides, strict=True):
@@ -217,7 +217,7 @@ def test_groups_have_the_examples_of_a_plain_batch_in_order(batch_size, dropout)
     for name, whole in (("user", plain), ("campaign", fields)):
         found = []
         for batch in batches:
-            own = [decode(batch.rows, own, pad) for own in batch.own]
+            own = [decode(batch.rows, own, pad) for own in batch.own_rows]
             ids = getattr(batch.query.ids, name)
             found += [decode(*pair, pad) for pair in zip(own, ids, strict=True)]
         found = np.concatenate(found)
@@ -229,11 +229,11 @@ def test_groups_have_the_examples_of_a_plain_batch_in_order(batch_size, dropout)
     )
     np.testing.assert_array_equal(label[: len(plain)], expected.examples.label)
     assert weight.sum() == len(plain) == draw.batch_size
-    assert all(batch.support.label.shape == (len(batch.own), 0) for batch in batches)
+    assert all(batch.support.label.shape == (len(batch.own_rows), 0) for batch in batches)
 
 
 def users_of(batch, side):
-    own = [decode(rows, ids, DATA.num_rows) for rows, ids in zip(batch.own, side, strict=True)]
+    own = [decode(rows, ids, DATA.num_rows) for rows, ids in zip(batch.own_rows, side, strict=True)]
     return np.stack([decode(batch.rows, ids, DATA.num_rows) for ids in own])
 
 
@@ -298,13 +298,13 @@ def test_steps_of_one_shape(monkeypatch):
     """Though they touch different numbers of rows, and no size is rounded up."""
     monkeypatch.setattr(samplers, "_QUANTUM", 1)
     draw = sampler(told_apart(dataset(users=2000)), value_dropout=0.5, seed=6)
-    assert len({(draw(step).rows.shape, draw(step).own.shape) for step in range(50)}) == 1
+    assert len({(draw(step).rows.shape, draw(step).own_rows.shape) for step in range(50)}) == 1
 
 
 def test_each_campaign_has_its_own_rows_and_the_step_has_all_of_them():
     batch = sampler()(0)
-    pads = len(batch.rows), batch.own.shape[1]
-    touched = [set(own[own < pads[0]]) for own in batch.own]
+    pads = len(batch.rows), batch.own_rows.shape[1]
+    touched = [set(own[own < pads[0]]) for own in batch.own_rows]
     rows, *sides = batch.shared()
     for c in range(4):
         ids = [ids[c].ravel() for side in sides for ids in (side.ids.user, side.ids.campaign)]
@@ -312,7 +312,7 @@ def test_each_campaign_has_its_own_rows_and_the_step_has_all_of_them():
         small = np.arange(sum(DATA.layout.small_fields))
         assert touched[c] == used | set(small)
         np.testing.assert_array_equal(rows[small], small)  # they keep their numbers
-        np.testing.assert_array_equal(batch.own[c][small], small)
+        np.testing.assert_array_equal(batch.own_rows[c][small], small)
     assert set.union(*touched) == set(range((rows < DATA.num_rows).sum()))
     for side, shared in zip((batch.support, batch.query), sides, strict=True):
         padding = side.ids.user == pads[1]
@@ -352,6 +352,8 @@ def test_examples_of_many_campaigns_are_read_when_they_are_needed(monkeypatch):
     assert read == [campaigns[c].id for c in (3, 2, 0, 2)]
     assert [len(batch.label) for batch in examples] == DATA.stage1.counts[:4].tolist()
     assert len(examples[1:3]) == 2
+    seeds = CampaignExamples(DATA, campaigns, lambda batch: batch.pick(batch.label == 1))
+    assert [len(batch.label) for batch in seeds] == [len(own.seeds) for own in campaigns]
     with pytest.raises(IndexError):
         examples[4]
 

@@ -347,6 +347,21 @@ def test_a_campaign_that_is_there_already_is_refused(names):
         text_world().with_campaigns([record(name) for name in names])
 
 
+def test_examples_of_some_users_are_left_out_of_both_stages(monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    left = DATA.user_ids[::3]
+    kept = DATA.without_examples_of([*left.tolist(), 10**9])
+    for stage in ("stage1", "stage2"):
+        before, after = getattr(DATA, stage), getattr(kept, stage)
+        for c in range(DATA.num_campaigns):
+            mine = before.of(c)
+            stays = ~np.isin(DATA.user_ids[before.user[mine]], left)
+            assert 0 < stays.sum() < len(stays)
+            np.testing.assert_array_equal(after.user[after.of(c)], before.user[mine][stays])
+            np.testing.assert_array_equal(after.label[after.of(c)], before.label[mine][stays])
+    assert kept.num_users == DATA.num_users
+
+
 def test_without_new_campaigns_nothing_changes():
     joined = DATA.with_campaigns([])
     np.testing.assert_array_equal(joined.campaign_ids, DATA.campaign_ids)

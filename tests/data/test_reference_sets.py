@@ -78,7 +78,7 @@ def test_the_members_of_a_small_reference_set_are_evenly_spaced_among_the_exampl
 def test_half_of_the_support_set_is_the_reference_of_the_rest_and_all_of_it_of_the_query_set():
     sampler = CampaignSampler(DATA, np.arange(8), seed=0, campaigns_per_step=3, batch_size=40)
     plain, batch = sampler(5), ReferenceSampler(sampler, size=24)(5)
-    pad = batch.own.shape[1]
+    pad = batch.own_rows.shape[1]
     np.testing.assert_array_equal(batch.query.ids.user, plain.query.ids.user)
     np.testing.assert_array_equal(batch.query.weight, plain.query.weight)
     np.testing.assert_array_equal(batch.support.ids.user, plain.support.ids.user)

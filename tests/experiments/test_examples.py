@@ -11,7 +11,7 @@ from experiments.examples import sine
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["with_dicts", "with_linen", "with_nnx", "with_equinox", "reptile"]
+    "name", ["with_dicts", "with_linen", "with_nnx", "with_equinox", "with_table", "reptile"]
 )
 def test_the_meta_loss_falls(name):
     if name == "with_equinox":

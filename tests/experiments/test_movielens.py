@@ -13,7 +13,7 @@ from tencent_world import with_line
 from experiments import movielens
 from experiments.comparison import report, runs
 from metaheac_jax.methods import Method
-from metaheac_jax.methods.held_out import hold_out_campaigns
+from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.methods.stages import Trained
 from metaheac_jax.settings import PAPER, SETTINGS
 

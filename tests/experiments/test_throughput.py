@@ -191,8 +191,10 @@ def test_whole_table_inputs_name_the_same_rows():
     found = global_ids(batch, data.num_rows)
     for ours, local in zip(found, (batch.support, batch.query), strict=True):
         ours, local = ours.ids, local.ids
-        assert (ours.user == data.num_rows).sum() == (local.user == batch.own.shape[1]).sum() > 0
-        for c, own in enumerate(batch.own):
+        assert (
+            (ours.user == data.num_rows).sum() == (local.user == batch.own_rows.shape[1]).sum() > 0
+        )
+        for c, own in enumerate(batch.own_rows):
             real = local.user[c] < len(own)
             rows = batch.rows[own[local.user[c][real]]]
             np.testing.assert_array_equal(ours.user[c][real], rows)

@@ -26,7 +26,7 @@ from metaheac_jax.data.splits import paper_split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.methods import METHODS, Method
 from metaheac_jax.methods.fine_tuning import TUNED
-from metaheac_jax.methods.held_out import halve, hold_out_campaigns
+from metaheac_jax.methods.held_out_campaigns import halve, hold_out_campaigns
 from metaheac_jax.methods.stages import Trained
 from metaheac_jax.progress import silent
 from metaheac_jax.settings import PAPER

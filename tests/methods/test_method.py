@@ -164,16 +164,18 @@ def test_the_processes_of_a_job_compare_what_decides_the_result(monkeypatch):
     for name in ("methods.method", "audience.retrieve"):
         monkeypatch.setattr(f"metaheac_jax.{name}.check_same", note)
 
-    def work(*, method=method, size=5, fit=None, customise=0):
+    def work(*, method=method, size=5, fit=None, customise=0, campaign=3, exclude=()):
         told.append({})
         general = method.fit(DATA, mesh=mesh, **{"seed": 0, "campaigns": [0, 1, 2], **(fit or {})})
-        models = method.customise(general, DATA, [DATA.campaign(3)], mesh=mesh, seed=customise)
-        expand_all(models, DATA, size=size, mesh=mesh)
+        campaigns = [DATA.campaign(campaign)]
+        models = method.customise(general, DATA, campaigns, mesh=mesh, seed=customise)
+        expand_all(models, DATA, size=size, exclude=exclude, mesh=mesh)
         return told.pop()
 
     usual = work()
     assert work() == usual
-    training, adapting, ranks = "settings, campaigns and seed", "settings and seed", "ranks"
+    training, adapting = "settings, campaigns and seed", "settings, seed and campaigns to customise"
+    expanding = "ranks and users left out"
     other = method.with_settings(online_learning_rate=0.5)
     for changed, parts in (
         ({"fit": {"seed": 1}}, {training}),
@@ -181,7 +183,9 @@ def test_the_processes_of_a_job_compare_what_decides_the_result(monkeypatch):
         ({"fit": {"skip_nonfinite": 1}}, {training}),
         ({"method": other}, {training, adapting}),
         ({"customise": 1}, {adapting}),
-        ({"size": 6}, {ranks}),
+        ({"campaign": 4}, {adapting, expanding}),
+        ({"size": 6}, {expanding}),
+        ({"exclude": DATA.user_ids[:1]}, {expanding}),
     ):
         found = work(**changed)
         assert {what for what in usual if found[what] != usual[what]} == parts

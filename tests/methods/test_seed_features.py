@@ -58,6 +58,30 @@ def fine_tuned(weights, campaign, **online):
     return scorer, reference_set(examples, MAX_REFERENCE, LONGER.num_rows)
 
 
+@pytest.mark.slow
+def test_a_campaign_without_steps_has_the_general_model_and_its_own_direction():
+    general = seed_aware(UNTRAINED).fit(DATA)
+    campaigns = [DATA.campaign(c) for c in range(2)]
+    for steps in (0, 1):
+        method = seed_aware(UNTRAINED).with_settings(online_epochs=steps)
+        models = method.customise(general, DATA, campaigns)
+        assert [model.is_general for model in models] == [steps == 0] * 2
+        assert all(np.abs(model.adapted.network["direction"]).max() > 0 for model in models)
+
+
+def test_examples_of_campaigns_are_read_when_they_are_needed(monkeypatch):
+    """Those of hundreds of campaigns would not fit in memory."""
+    told = []
+    read = lambda *args: told.append("read") or campaign_examples(*args)  # noqa: E731
+    monkeypatch.setattr("metaheac_jax.data.batches.campaign_examples", read)
+    begin = lambda *args, **options: told.append("begin") or [*args[3]]  # noqa: E731
+    monkeypatch.setattr("metaheac_jax.methods.seed_features.adapt_weights", begin)
+    run, campaigns = Run(DATA, np.empty(0, int), UNTRAINED, 0), [DATA.campaign(c) for c in range(3)]
+    examples = fine_tune_aware(run, NETWORK, general_weights(), campaigns)
+    assert told == ["begin", *["read"] * 3]
+    assert all(len(examples[c].label) < len(DATA.campaign(c).labels) for c in range(3))
+
+
 def direction_in(table, reference):
     no_rows, no_values = np.empty(0, np.int32), table[:0]
     return compiled_direction(LONGER.layout)(table, no_rows, no_values, reference)
@@ -65,11 +89,11 @@ def direction_in(table, reference):
 
 @pytest.mark.slow
 def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
-    """The odds that the network gives its users beside the reference set of all examples."""
+    """The log_odds that the network gives its users beside the reference set of all examples."""
     weights = general_weights()
     campaign = DATA.campaign(0).pick(np.arange(40))
     scorer, reference = fine_tuned(weights, campaign, online_learning_rate=0.05, online_epochs=3)
-    adapted, odds = scorer.adapted, scorer(DATA.user_rows)
+    adapted, log_odds = scorer.adapted, scorer(DATA.user_rows)
     table = weights.table.at[adapted.rows].set(adapted.values, mode="drop")
     towards = direction_in(table, reference)
     np.testing.assert_allclose(adapted.network["direction"], towards, atol=1e-6)
@@ -78,9 +102,9 @@ def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
     pool = LENGTHS.users(DATA.user_rows)
     inputs = jax.jit(LONGER.layout.inputs)(table, Ids(pool, scorer.campaign, reference))
     output = jax.jit(NETWORK.apply)(adapted.network, *inputs)
-    np.testing.assert_allclose(odds, output.log_p - output.log_not_p, atol=1e-4)
+    np.testing.assert_allclose(log_odds, output.log_p - output.log_not_p, atol=1e-4)
     general = PoolScorer(NETWORK, LONGER.layout)(weights, None, scorer.campaign, pool)
-    assert np.abs(odds - general).max() > 0.1
+    assert np.abs(log_odds - general).max() > 0.1
 
 
 @pytest.mark.slow

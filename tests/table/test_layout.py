@@ -94,7 +94,7 @@ def test_users_with_any_leading_axes_and_small_fields(small):
     table = np.hstack([TABLE, -TABLE])  # wider than the small field has values
     ids = np.array([[0, 2, 4], [1, PAD, PAD]])
     user = layout.users(jnp.asarray(table), ids[None, :, None])
-    assert user.values == ((2, 0) if small else (0, 0))
+    assert user.num_values == ((2, 0) if small else (0, 0))
     # The mean of rows 2 and 4 is (7, 8).
     expected = np.array([[[1, 2, -1, -2], [7, 8, -7, -8]], [[3, 4, -3, -4], [0] * 4]])
     np.testing.assert_allclose(user.dense(), expected[None, :, None])

@@ -69,14 +69,14 @@ def test_counted_fields_equal_gathered_ones(counted, monkeypatch):
     gathered = gradient(table, ())
     monkeypatch.setattr(module, "MAX_PRODUCT_VALUES", counted)
     ours = gradient(table, sizes)
-    few = user_fields(table, jnp.asarray(ids), slots, small_fields=sizes).values
+    few = user_fields(table, jnp.asarray(ids), slots, small_fields=sizes).num_values
     assert few == ((1, 0, 0, 0) if counted else (0, 0, 0, 0))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours, gathered)
 
 
 def test_fields_with_fewer_values_than_an_embedding_is_wide_stay_products():
     user = user_fields(*world(), SLOTS, small_fields=SIZES)
-    assert user.values == (2, 0, 3, 0)
+    assert user.num_values == (2, 0, 3, 0)
     assert user.fractions.shape == (USERS, 5)
     assert user.embeddings.shape == (5, WIDTH)
     assert user.vectors.shape == (USERS, 2, WIDTH)
@@ -88,7 +88,7 @@ def test_where_all_fields_have_few_values_all_are_products(users):
     table = jnp.asarray(rng.normal(size=(5, WIDTH)), jnp.float32)
     ids = jnp.asarray(rng.integers((0, 2, 2), (2, 5, 5), (users, 3)))
     user = user_fields(table, ids, slots, small_fields=sizes)
-    assert user.values == sizes
+    assert user.num_values == sizes
     assert user.vectors.shape == (users, 0, WIDTH)
     kernel = jnp.asarray(rng.normal(size=(2 * WIDTH, 3)), jnp.float32)
     expected = user_fields(table, ids, slots).dense().reshape(users, 2 * WIDTH) @ kernel
@@ -136,7 +136,7 @@ def two_sides(user):
     fields = UserFields.of(user)
     twice = lambda leaf: jnp.stack([leaf, leaf / 2])  # noqa: E731
     fractions, vectors = twice(fields.fractions), twice(fields.vectors)
-    return UserFields(fractions, fields.embeddings, vectors, fields.values)
+    return UserFields(fractions, fields.embeddings, vectors, fields.num_values)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from metaheac_jax.training import loop
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
 from metaheac_jax.training.loop import EarlyStop, Quality, train
 from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.mesh_checkpoints import MeshCheckpoints
 from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.sharding import MeshCheckpoints
 from metaheac_jax.training.step import PlainInfo, RowStep, build_row_step
 
 DATA = dataset()
@@ -439,7 +439,7 @@ def test_processes_leave_out_as_many_steps_as_the_first(monkeypatch):
     options = {"num_steps": 5, "checkpoints": Nothing(), "skip_nonfinite": 1}
     with pytest.warns(match="the step is skipped"):
         train(checked(), whole(), draw, **options)
-    monkeypatch.setattr(loop, "from_first", lambda before: (9.0, 1))
+    monkeypatch.setattr("metaheac_jax.training.log.from_first", lambda before: (9.0, 1))
     with pytest.raises(Diverged, match="after 1 that were skipped"):
         train(checked(), whole(), draw, **options)
 

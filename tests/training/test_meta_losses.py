@@ -8,9 +8,18 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
-from quadratics import ALPHA, member, quadratic, quadratic_campaigns, signature
+from quadratics import (
+    ALPHA,
+    MEMORY,
+    member,
+    quadratic,
+    quadratic_campaigns,
+    signature,
+    with_memory,
+)
 
-from metaheac_jax.training.inner import Implicit, inner_update
+from metaheac_jax.training.implicit import Implicit
+from metaheac_jax.training.inner import inner_update
 from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
 from metaheac_jax.training.sharding import device_mesh
 
@@ -52,17 +61,6 @@ def test_aux_of_one_inner_step_may_have_plain_numbers():
     counted = lambda w, batch: (quadratic(w, batch), {"examples": 3})  # noqa: E731
     gradient = build_meta_gradient(counted, has_aux=True, step_weights=[1.0], **DESCENT)
     assert gradient(w, support, query)[1].aux["examples"].tolist() == [3, 3]
-
-
-def with_memory(w, batch, state):
-    """A loss that depends on its state, which depends on the parameters."""
-    matrix, centre = batch
-    value = quadratic(w, (matrix, centre + state["mean"]))
-    mean = 0.9 * state["mean"] + 0.1 * w
-    return value, {"mean": mean, "steps": state["steps"] + 1}, w - centre
-
-
-MEMORY = {"mean": np.linspace(-1, 1, 4), "steps": np.array(5)}
 
 
 def by_hand(w, support, query, steps=2):

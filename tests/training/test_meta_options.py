@@ -77,14 +77,15 @@ def polyak(theta, gradient, state, value):
     return jax.tree.map(lambda p, g: p - rate * g, theta, gradient), state
 
 
-def plain_meta_loss(params, support, query, *, steps=1, adapt=None, rule=descent):
+def plain_meta_loss(params, support, query, *, steps=1, adapt=None, rule=descent, fresh=False):
     """The meta-loss by Python loops, and no function of the package."""
     adapt = adapt or jax.tree.map(lambda _: True, params)
     total = 0.0
     for c in range(NUM_CAMPAIGNS):
         theta, state = params, None
-        for _ in range(steps):
-            value, gradient = jax.value_and_grad(loss)(theta, member(support, c))
+        for step in range(steps):
+            batch = member(member(support, c), step) if fresh else member(support, c)
+            value, gradient = jax.value_and_grad(loss)(theta, batch)
             moved, state = rule(theta, gradient, state, value)
             theta = jax.tree.map(lambda flag, m, p: m if flag else p, adapt, moved, theta)
         total += loss(theta, member(query, c))
@@ -121,6 +122,10 @@ CASES = {
         },
         {"steps": 2, "rule": decay},
     ),
+    "another support set at each step": (
+        {"inner_learning_rate": ALPHA, "inner_steps": 3, "fresh_support": True},
+        {"steps": 3, "fresh": True},
+    ),
     "adam of the head": (
         {"inner_optimizer": optax.adam(**ADAM), "adapt": {"body": False, "head": True}},
         {"adapt": HEAD, "rule": adam},
@@ -130,6 +135,9 @@ in_all_cases = pytest.mark.parametrize("case", CASES)
 
 
 def batches(options):
+    if options.get("fresh_support"):
+        shape = (NUM_CAMPAIGNS, options["inner_steps"], NUM_ROWS)
+        return *world()[:1], world(batch=shape)[1], world()[2]
     return world()
 
 

@@ -110,8 +110,9 @@ def test_a_method_trains_on_several_devices_as_on_one(found):
 
 
 @pytest.mark.long
-def test_the_solved_head_trains_on_several_devices_as_on_one(tmp_path):
-    alike(*printed(tmp_path, "solved-head")["solved-head"])
+@pytest.mark.parametrize("name", ["solved-head", "seed-aware"])
+def test_other_methods_train_on_several_devices_as_on_one(tmp_path, name):
+    alike(*printed(tmp_path, name)[name])
 
 
 @pytest.mark.slow
@@ -136,14 +137,14 @@ def test_parts_of_a_step_are_joined_to_the_step_whatever_they_are():
     whole = sampler()(7)
     parts = [sampler(part)(7) for part in (range(2), range(2, 5))]
     # V of the second part is another one, as where its campaigns touch more rows.
-    pad, size = parts[1].own.shape[1], parts[1].own.shape[1] + 512
+    pad, size = parts[1].own_rows.shape[1], parts[1].own_rows.shape[1] + 512
     moved = [
         side._replace(ids=jax.tree.map(lambda ids: np.where(ids == pad, size, ids), side.ids))
         for side in parts[1][1:3]
     ]
-    own = np.pad(parts[1].own, ((0, 0), (0, 512)), constant_values=len(parts[1].rows))
+    own = np.pad(parts[1].own_rows, ((0, 0), (0, 512)), constant_values=len(parts[1].rows))
     parts[1] = CampaignBatch(parts[1].rows, *moved, own)
-    each = [(part.rows, part.own.shape[1]) for part in parts]
+    each = [(part.rows, part.own_rows.shape[1]) for part in parts]
     joined = [as_part(part, each, DATA.num_rows) for part in parts]
     np.testing.assert_array_equal(joined[0].rows, joined[1].rows)
     touched = joined[0].rows[joined[0].rows < DATA.num_rows]

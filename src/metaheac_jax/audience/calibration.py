@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from metaheac_jax.audience.held_out import HELD_OUT, MIN_SEEDS
+from metaheac_jax.audience.held_out_seeds import HELD_OUT, MIN_SEEDS_TO_HOLD_OUT
 from metaheac_jax.customise.early_stopping import hold_out
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
@@ -143,11 +143,11 @@ def calibrate(
         able = np.flatnonzero(~campaign.is_found)
         out = able[hold_out(campaign.labels[able], HELD_OUT, rng)[1]]
         count = campaign.num_given_seeds
-        if count < MIN_SEEDS:
+        if count < MIN_SEEDS_TO_HOLD_OUT:
             besides = " besides those from feedback" if len(campaign.found) else ""
             raise InputError(
                 f"{campaign.name}: {count} seeds{besides}, too few to calibrate probabilities on a "
-                f"fifth of them; give {MIN_SEEDS}"
+                f"fifth of them; give {MIN_SEEDS_TO_HOLD_OUT}"
             )
         if not len(out):
             raise InputError(f"{campaign.name}: has fewer than two non-seeds; use a larger pool")

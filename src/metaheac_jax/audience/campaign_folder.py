@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from metaheac_jax.audience.held_out import HELD_OUT
+from metaheac_jax.audience.held_out_seeds import HELD_OUT
 from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.audience.shown import share_to_keep
 from metaheac_jax.customise.early_stopping import hold_out
@@ -375,7 +375,8 @@ def update(
         ids take the form of the data's ids.
       exclude: ids of further users who are left out from now on.
       least_seeds: minimum number of seeds and converts that are users of the data. Default: 100, or
-        half of those that the model has learned from and that are not left out, if that is less.
+        half of those that the model has learned from and that are not left out, if that is less; it
+        counts as having learned from all if the folder does not tell.
       seed: random seed for held-out examples and minibatches.
       progress: receives the progress of customising.
 
@@ -427,7 +428,9 @@ def _to_learn_from(saved: SavedCampaign, data: Dataset, least_seeds: int | None)
     campaign = data.recorded_campaign(saved.examples)
     remedy = "use data with more of the campaign's users"
     if least_seeds is None:
-        left = min(saved.num_learned or 0, int((saved.examples.labels == 1).sum()))
+        left = int((saved.examples.labels == 1).sum())
+        if saved.num_learned is not None:
+            left = min(left, saved.num_learned)
         least_seeds = min(LEAST_SEEDS, left // 2)
     if len(campaign.seeds) < least_seeds:
         raise InputError(

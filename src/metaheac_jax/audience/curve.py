@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binom
 
-from metaheac_jax.audience.held_out import NOBODY_NEW, HeldOutSeeds
+from metaheac_jax.audience.held_out_seeds import NOBODY_NEW, HeldOutSeeds
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent

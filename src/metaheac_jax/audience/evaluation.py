@@ -20,7 +20,7 @@ from metaheac_jax.data.splits import Split
 from metaheac_jax.methods import Method
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.ranking import auc, judge, top
+from metaheac_jax.ranking import auc, campaign_metrics, top
 
 PERCENT = 5.0  # K of P@K% and R@K%
 
@@ -101,7 +101,9 @@ def judge_all(
     for c, values in zip(split.test, scores, strict=True):
         of = dataset.stage2.of(c)
         labels, own = dataset.stage2.label[of], plain_id(dataset.campaign_ids[c])
-        verdict = judge(values, labels, dataset.user_ids[dataset.stage2.user[of]], PERCENT)
+        verdict = campaign_metrics(
+            values, labels, dataset.user_ids[dataset.stage2.user[of]], PERCENT
+        )
         if isinstance(verdict, str):
             left_out.append({"campaign": own, "why": verdict})
             continue

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaheac_jax.audience.held_out import NOBODY_NEW, HeldOutSeeds
+from metaheac_jax.audience.held_out_seeds import NOBODY_NEW, HeldOutSeeds
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole

@@ -9,7 +9,11 @@ import numpy as np
 
 from metaheac_jax.audience.audience import Audience
 from metaheac_jax.audience.curve import SizePoint, seed_rate, size_curve
-from metaheac_jax.audience.held_out import MIN_SEEDS, hold_out_seeds
+from metaheac_jax.audience.held_out_seeds import (
+    MIN_SEEDS_TO_HOLD_OUT,
+    hold_out_seeds,
+    num_able_seeds,
+)
 from metaheac_jax.audience.importance import Importances, field_importance
 from metaheac_jax.audience.overlap import Overlap, audience_overlap
 from metaheac_jax.audience.seed_check import SeedCheck
@@ -38,10 +42,10 @@ class AudienceReport:
       num_users: number of users of the data.
       edge: score of the last user of the audience.
       seeds: the seeds check.
-      curve: one point per size; empty if there are too few seeds, without those from feedback, to
+      curve: one point per size; empty if too few seeds are neither from feedback nor excluded to
         hold some out.
       used: fields by importance; None in the same case.
-      seen: why these two are too good, or None; see `held_out.seen_in_training`.
+      seen: why these two are too good, or None; see `held_out_seeds.seen_in_training`.
       base_rate: base rate that the curve assumes.
       traits: values of fields by lift.
       sensitive: values of sensitive fields.
@@ -111,7 +115,7 @@ def describe_audience(
     curve, used, seen = [], None, None
     if base_rate is None:
         base_rate = seed_rate(campaign.num_given_seeds, data)
-    if campaign.num_given_seeds >= MIN_SEEDS:
+    if num_able_seeds(data, campaign, exclude) >= MIN_SEEDS_TO_HOLD_OUT:
         held_out = hold_out_seeds(
             method, general, data, campaign, exclude=exclude, seed=seed, progress=progress
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from metaheac_jax.audience.figures import curve_figure
-from metaheac_jax.audience.held_out import MIN_SEEDS
+from metaheac_jax.audience.held_out_seeds import MIN_SEEDS_TO_HOLD_OUT
 from metaheac_jax.audience.markup import Html, element, page, table_element
 from metaheac_jax.audience.report import AudienceReport
 from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
@@ -20,7 +20,8 @@ from metaheac_jax.audience.tables import (
 )
 from metaheac_jax.audience.traits import FAIR, MIN_CELL
 
-TOO_FEW = f"This needs {MIN_SEEDS} seeds that are not from feedback, to hold some of them out."
+_NEEDED = f"{MIN_SEEDS_TO_HOLD_OUT} seeds that are neither from feedback nor excluded"
+TOO_FEW = f"This needs {_NEEDED}, to hold some of them out."
 STYLE = """
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff }
 main { max-width: 60rem; margin: 0 auto; padding: 1rem }

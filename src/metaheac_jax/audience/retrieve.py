@@ -30,6 +30,7 @@ from metaheac_jax.processes import check_same, from_each
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop, percent_of
 from metaheac_jax.threads import in_threads
+from metaheac_jax.training.checkpoint import array_digest
 
 T = TypeVar("T")
 
@@ -132,9 +133,9 @@ def expand_all(
         from_percent=from_percent,
         to_percent=to_percent,
     )
-    if mesh is not None:
-        check_same("ranks", (ranks, include_seeds, len(models)))
     left_out = _left_out(models, data, exclude, include_seeds=include_seeds)
+    if mesh is not None:
+        check_same("ranks and users left out", (ranks, [array_digest(ids) for ids in left_out]))
     part = (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
     excluded, *left_out = _find_each(left_out, data, part, progress)
     left_out = [np.setdiff1d(users, excluded) for users in left_out]

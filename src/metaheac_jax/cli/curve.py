@@ -14,7 +14,7 @@ from metaheac_jax.audience.figures import FORMATS, curve_figure, load_matplotlib
 from metaheac_jax.audience.tables import MEASURES, base_rate_note, curve_table
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import read_attributes, read_excluded, unseen_notes
-from metaheac_jax.cli.held_out import open_held_out
+from metaheac_jax.cli.held_out_seeds import open_held_out
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import whole_file, write_csv

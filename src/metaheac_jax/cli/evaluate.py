@@ -19,7 +19,7 @@ from metaheac_jax.audience.evaluation import (
     pool_probabilities,
     score_pools,
 )
-from metaheac_jax.audience.held_out import added_like
+from metaheac_jax.audience.held_out_seeds import added_like
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.cli import terminal
 from metaheac_jax.data.batches import is_usable

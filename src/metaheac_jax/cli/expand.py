@@ -20,7 +20,7 @@ from metaheac_jax.audience.calibration import calibrate, check_base_rate
 from metaheac_jax.audience.campaign_folder import SavedCampaign, is_campaign, read_campaign
 from metaheac_jax.audience.curve import seed_rate
 from metaheac_jax.audience.figures import load_matplotlib
-from metaheac_jax.audience.held_out import seen_in_training
+from metaheac_jax.audience.held_out_seeds import seen_in_training
 from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.retrieve import audience_ranks, expand_all
@@ -250,7 +250,8 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
     Raises:
       InputError: as `terminal.check_output` and `terminal.check_output_folder` do.
     """
-    inputs = (options.seeds, options.attributes, *options.exclude, *options.suppress)
+    lists = (*options.exclude, *options.suppress, *options.compare)
+    inputs = (options.seeds, options.attributes, *lists)
     if options.report is not None:
         endings = (".html",)
         terminal.check_output("--report", options.report, *inputs, endings=endings, lock=False)
@@ -266,8 +267,7 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
             )
     else:
         sources = [request.source for request in requests]
-        inputs = (options.campaigns, options.model, options.data, *sources)
-        inputs += (*options.exclude, *options.suppress)
+        inputs = (options.campaigns, options.model, options.data, *sources, *lists)
         kind = "a folder of audiences"
         terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
         terminal.work_folder("--out", options.out, CUSTOMISED)

@@ -29,7 +29,7 @@ from metaheac_jax.cli.campaigns import (
     read_seeds,
     unseen_notes,
 )
-from metaheac_jax.cli.held_out import open_held_out
+from metaheac_jax.cli.held_out_seeds import open_held_out
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError

@@ -62,9 +62,10 @@ class Customiser(OnlineStage):
         network: a network with the interface `networks.base.Network`.
         layout: layout of the ids in the examples.
         batch_size: B; examples are shuffled again in every epoch.
-        campaigns_at_once: G, vmapped together. None takes what is fastest on this backend: one on a
-          CPU, where two campaigns are then adapted at a time, each in a thread.
-        mesh: mesh of one axis, whose devices divide the campaigns; each adapts G together.
+        campaigns_at_once: number of campaigns that each device adapts together. None takes what is
+          fastest on this backend: one on a CPU, where two campaigns are then adapted at a time,
+          each in a thread.
+        mesh: mesh of one axis, whose devices divide the campaigns.
         """
         super().__init__(layout, batch_size)
         if campaigns_at_once is None:

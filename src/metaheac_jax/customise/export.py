@@ -134,7 +134,7 @@ def _program(scorer: AdaptedScorer, weights: dict[str, Any], num_slots: int) -> 
         if lengths is not None:
             users = lengths.users(users)
         output = network.apply(params, *layout.inputs(weights["table"], Ids(users, campaign)))
-        return output.log_p - output.log_not_p
+        return output.log_odds
 
     (count,) = jax.export.symbolic_shape("users")
     shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)

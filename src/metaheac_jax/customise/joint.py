@@ -111,7 +111,7 @@ def _compiled(network: SplitNetwork, layout: Layout) -> Callable[..., Array]:
         def later_layers(campaign: tuple[Any, Array]) -> Array:
             params = with_own_parameters(weights.network, campaign[0])
             output = network.apply(params, first, campaign[1])
-            return output.log_p - output.log_not_p
+            return output.log_odds
 
         # One by one on a CPU, since a batched product does not use its fast matrix kernels.
         batch_size = together if together > 1 else None

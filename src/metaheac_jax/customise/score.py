@@ -49,7 +49,7 @@ class PoolScorer:
         @jax.jit
         def score_chunk(params: Any, table: Array, user: Array, campaign: Array) -> Array:
             output = network.apply(params, *layout.inputs(table, Ids(user, campaign)))
-            return output.log_p - output.log_not_p
+            return output.log_odds
 
         self._overlay, self._score_chunk = overlay, score_chunk
         self._host_rows = HostRows(layout)

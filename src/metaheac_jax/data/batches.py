@@ -6,7 +6,7 @@ step touches, V that one of its campaigns touches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar, overload
@@ -49,21 +49,21 @@ class CampaignBatch(NamedTuple):
 
     Attributes:
       rows: (U,) int32 table rows that the step touches, padded with R.
-      support: leaves (C, B, ...), with ids that point into the campaign's ``own``.
+      support: leaves (C, B, ...), with ids that point into the campaign's ``own_rows``.
       query: likewise; disjoint from the support set, or drawn independently of it.
-      own: (C, V) int32 positions in ``rows`` of the rows that each campaign touches, padded with U;
-        `table.rows.select_rows` takes them.
+      own_rows: (C, V) int32 positions in ``rows`` of the rows that each campaign touches, padded
+        with U; `table.rows.select_rows` takes them.
     """
 
     rows: np.ndarray
     support: Batch
     query: Batch
-    own: np.ndarray
+    own_rows: np.ndarray
 
     def shared(self) -> tuple[np.ndarray, Batch, Batch]:
-        """Rows, support and query, with ids that point into ``rows`` instead of ``own``."""
-        pad = np.full((len(self.own), 1), len(self.rows), np.int32)
-        position, campaign = np.hstack([self.own, pad]), np.arange(len(self.own))
+        """Rows, support and query, with ids that point into ``rows`` instead of ``own_rows``."""
+        pad = np.full((len(self.own_rows), 1), len(self.rows), np.int32)
+        position, campaign = np.hstack([self.own_rows, pad]), np.arange(len(self.own_rows))
 
         def moved(ids: np.ndarray) -> np.ndarray:
             return position[campaign.reshape(-1, *[1] * (ids.ndim - 1)), ids]
@@ -265,13 +265,19 @@ def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
 class CampaignExamples(Sequence[Batch]):
     """The `campaign_examples` of many campaigns; those used last are held in memory."""
 
-    def __init__(self, dataset: Dataset, campaigns: Sequence[Campaign]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        campaigns: Sequence[Campaign],
+        select: Callable[[Batch], Batch] = lambda batch: batch,
+    ) -> None:
         """Args:
         dataset: has the users.
         campaigns: the campaigns, whose examples are read when they are needed.
+        select: maps a campaign's examples to those that are wanted.
         """
         self._campaigns = campaigns
-        self._read = lru_cache(_HELD)(lambda c: campaign_examples(dataset, campaigns[c]))
+        self._read = lru_cache(_HELD)(lambda c: select(campaign_examples(dataset, campaigns[c])))
 
     def __len__(self) -> int:
         return len(self._campaigns)

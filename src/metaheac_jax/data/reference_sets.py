@@ -78,7 +78,7 @@ class ReferenceSampler:
     def __call__(self, step: int) -> CampaignBatch:
         """The batch of one step; ``ids.reference`` of its sets is (C, 2, Q, S)."""
         batch = self._sampler(step)
-        pad, size = batch.own.shape[1], self._size
+        pad, size = batch.own_rows.shape[1], self._size
         each = unstacked(batch.support)
         split = [with_reference(examples, size, pad) for examples in each]
         everyone = np.stack([reference_set(examples, size, pad) for examples in each])

@@ -317,4 +317,4 @@ def _score(
     representations = represent(params, campaigns, nodes, attended)
     fields = jnp.zeros((0, representations.shape[-1]))
     output = _HEAD.apply(head, representations[:, None], fields)
-    return output.log_p - output.log_not_p
+    return output.log_odds

@@ -23,7 +23,7 @@ from metaheac_jax.customise.minibatches import usual_size
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.fine_tuning import metaheac_network, without_meta
-from metaheac_jax.methods.held_out import HeldOut, halve
+from metaheac_jax.methods.held_out_campaigns import HeldOut, halve
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.solved_heads import solved_head

@@ -52,11 +52,11 @@ def fit_regression(
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = parameters[:-1], parameters[-1]
-        odds = own @ weights + bias + offset
-        loss = np.sum(np.logaddexp(0, odds) - labels * odds)
-        error = expit(odds) - labels
-        slope = np.append(own.T @ error + penalty * weights, error.sum())
-        return loss + penalty / 2 * weights @ weights, slope
+        log_odds = own @ weights + bias + offset
+        loss = np.sum(np.logaddexp(0, log_odds) - labels * log_odds)
+        error = expit(log_odds) - labels
+        gradient = np.append(own.T @ error + penalty * weights, error.sum())
+        return loss + penalty / 2 * weights @ weights, gradient
 
     start = np.zeros(len(touched) + 1)
     rate = labels.mean().clip(0.5 / len(labels), 1 - 0.5 / len(labels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import locked
-from metaheac_jax.methods.held_out import (
+from metaheac_jax.methods.held_out_campaigns import (
     HeldOut,
     halve,
     hold_out_campaigns,
@@ -38,6 +39,7 @@ from metaheac_jax.model import (
 from metaheac_jax.processes import check_same, is_first, of_all, own_part
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.settings import Settings
+from metaheac_jax.training.checkpoint import array_digest
 from metaheac_jax.training.loop import Quality
 
 
@@ -186,7 +188,7 @@ class Method:
             values start as in an untrained model. The data must have the model's fields and values.
           campaigns: indices of the training campaigns; by default all that are not ``held_out``.
           held_out: indices of other campaigns, which determine when a method that holds out
-            campaigns stops. For the default see `methods.held_out.hold_out_campaigns`.
+            campaigns stops. For the default see `methods.held_out_campaigns.hold_out_campaigns`.
           never_held_out: indices of campaigns that are never held out.
           seed: random seed of initial values and batches.
           mesh: several devices, from `training.sharding.device_mesh`; the result differs from that
@@ -229,8 +231,8 @@ class Method:
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
-        run = Run(data, chosen, self.settings, seed, directory, log, progress)
-        run = replace(run, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
+        more = {"start": start, "skip_nonfinite": skip_nonfinite, "mesh": mesh}
+        run = Run(data, chosen, self.settings, seed, directory, log, progress, **more)
         if self._judges:
             run = self._judged(run, held_out, never_held_out)
         kept = directory if writes else None
@@ -307,7 +309,7 @@ class Method:
         """Judges a general model on campaigns that it was not trained on.
 
         It is customised to half of each campaign's stage 1 and judged on the other half; see
-        `methods.held_out`.
+        `methods.held_out_campaigns`.
 
         Args:
           general: a model trained by this method.
@@ -394,9 +396,21 @@ class Method:
                 )
             campaign.check(data.num_users, len(data.schema.campaign))
         if mesh is not None:
-            check_same("settings and seed", (asdict(self.settings), seed, len(campaigns)))
-        run = Run(data, np.empty(0, int), self.settings, seed, progress=progress, mesh=mesh)
-        run = replace(run, kept=None if directory is None else Path(directory), watch=watch)
+            parts = chain(*((own.users, own.labels, own.rows) for own in campaigns))
+            digests = [array_digest(part) for part in parts]
+            check_same(
+                "settings, seed and campaigns to customise", (asdict(self.settings), seed, digests)
+            )
+        run = Run(
+            data,
+            np.empty(0, int),
+            self.settings,
+            seed,
+            progress=progress,
+            mesh=mesh,
+            kept=None if directory is None else Path(directory),
+            watch=watch,
+        )
         state = on_device(general.state)
         if mesh is None:
             models = self.adapt(run, state, campaigns)

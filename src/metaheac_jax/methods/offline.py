@@ -30,8 +30,9 @@ from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import EarlyStop, train
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
-from metaheac_jax.training.sharding import MeshCheckpoints, Placement, build_mesh_step
+from metaheac_jax.training.mesh_checkpoints import MeshCheckpoints
+from metaheac_jax.training.meta import MetaGradient, build_meta_gradient
+from metaheac_jax.training.sharding import Placement, build_mesh_step
 from metaheac_jax.training.step import Gradient, RowState, RowStep, build_row_step, plain_gradient
 
 #: none: no training. plain: plain training on the examples of all campaigns. batches: the campaign
@@ -62,24 +63,32 @@ def build_offline(
 
 def train_network(run: Run, network: Network, offline: Offline, label: str) -> Trained:
     """Trains the general weights of a network; they stay untrained if ``offline`` is "none"."""
-    settings, layout = run.settings, run.dataset.layout
     weights = untrained(run, network)
     if offline == "none":
         return Trained(weights._asdict())
     if offline == "plain" and run.mesh is None:
-        gradient = plain_gradient(build_loss(network, layout))
+        gradient = plain_gradient(build_loss(network, run.dataset.layout))
         return train_rows(run, weights, gradient, plain_sampler(run), label=label)
     if offline == "plain":
         gradient, draw = plain_in_groups(run, network)
         return train_rows(run, weights, gradient, draw, label=label, reduction="sum")
-    gradient = build_meta_gradient(
-        build_loss(network, layout, reduction=settings.reduction),
+    gradient = meta_gradient(run, network, has_step=offline == "meta")
+    return train_on_campaigns(run, weights, gradient, label=label)
+
+
+def meta_gradient(run: Run, network: Network, *, has_step: bool = True) -> MetaGradient:
+    """Algorithm 1's gradient of a network, with the run's settings.
+
+    There is no inner step without ``has_step``, or if its learning rate is 0.
+    """
+    settings = run.settings
+    return build_meta_gradient(
+        build_loss(network, run.dataset.layout, reduction=settings.reduction),
         inner_learning_rate=settings.inner_learning_rate,
-        inner_steps=1 if offline == "meta" and settings.inner_learning_rate else 0,
+        inner_steps=1 if has_step and settings.inner_learning_rate else 0,
         reduction=settings.reduction,
         select=select_rows,
     )
-    return train_on_campaigns(run, weights, gradient, label=label)
 
 
 def plain_in_groups(run: Run, network: Network) -> tuple[Gradient[...], GroupSampler]:

@@ -17,13 +17,13 @@ from jax import Array
 
 from metaheac_jax.customise.host_table import HostRows, on_host
 from metaheac_jax.customise.score import AdaptedScorer
-from metaheac_jax.data.batches import Batch, campaign_examples
+from metaheac_jax.data.batches import Batch, CampaignExamples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
 from metaheac_jax.methods.fine_tuning import SIZES, TUNED, metaheac_network, mlp_network
 from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.offline import campaign_sampler, train_rows, untrained
+from metaheac_jax.methods.offline import campaign_sampler, meta_gradient, train_rows, untrained
 from metaheac_jax.methods.online import (
     PROGRAMS_KEPT,
     adapt_weights,
@@ -38,9 +38,6 @@ from metaheac_jax.networks.base import BuildNetwork
 from metaheac_jax.networks.seed_features import SeedNetwork, direction
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.table.layout import Layout
-from metaheac_jax.table.rows import select_rows
-from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.meta import build_meta_gradient
 
 #: Q, the maximum number of seeds, and of non-seeds, in a reference set.
 MAX_REFERENCE = 256
@@ -100,22 +97,12 @@ def _seed_method(
 
 
 def build_seed_offline(build_network: BuildNetwork, label: str) -> Train:
-    """Builds Algorithm 1 on losses with seed features; reference sets come from support sets.
-
-    There is no inner step if its learning rate is 0.
-    """
+    """Builds Algorithm 1 on losses with seed features; reference sets come from support sets."""
 
     def stage(run: Run) -> Trained:
         run = replace(run, dataset=with_lengths(run.dataset)[0])
-        network, settings = SeedNetwork(build_network(run.settings)), run.settings
-        gradient = build_meta_gradient(
-            build_loss(network, run.dataset.layout, reduction=settings.reduction),
-            inner_learning_rate=settings.inner_learning_rate,
-            inner_steps=1 if settings.inner_learning_rate else 0,
-            reduction=settings.reduction,
-            select=select_rows,
-        )
-        weights = untrained(run, network)
+        network = SeedNetwork(build_network(run.settings))
+        weights, gradient = untrained(run, network), meta_gradient(run, network)
         sampler = campaign_sampler(run)
         draw, campaigns_of = ReferenceSampler(sampler, size=MAX_REFERENCE), sampler.campaigns_of
         return train_rows(run, weights, gradient, draw, label=label, campaigns_of=campaigns_of)
@@ -148,7 +135,13 @@ def fine_tune_aware(
     dataset = run.dataset
     customiser, score = compiled_customiser(network, run), compiled_scorer(network, dataset.layout)
     find_direction, host_rows = compiled_direction(dataset.layout), HostRows(dataset.layout)
-    examples = [campaign_examples(dataset, campaign) for campaign in campaigns]
+
+    def outside_reference(examples: Batch) -> Batch:
+        """The examples of a campaign with their reference set, without those in it."""
+        examples = with_reference(examples, MAX_REFERENCE, dataset.num_rows)
+        return examples.pick(examples.weight > 0)
+
+    examples = CampaignExamples(dataset, campaigns)
 
     def scorer(campaign: Campaign, batch: Batch, adapted: AdaptedWeights) -> Scorer:
         reference = reference_set(batch, MAX_REFERENCE, dataset.num_rows)
@@ -164,18 +157,10 @@ def fine_tune_aware(
         run,
         customiser,
         weights,
-        [
-            _outside_reference(with_reference(batch, MAX_REFERENCE, dataset.num_rows))
-            for batch in examples
-        ],
+        CampaignExamples(dataset, campaigns, outside_reference),
         lambda adapted: list(map(scorer, campaigns, examples, adapted)),
         names=[campaign.name for campaign in campaigns],
     )
-
-
-def _outside_reference(examples: Batch) -> Batch:
-    """The examples outside the reference set."""
-    return examples.pick(examples.weight > 0)
 
 
 class FindDirection(Protocol):

@@ -179,7 +179,7 @@ def _adapted(
 
 
 def fit_value_weights(
-    examples: Batch, odds: np.ndarray, layout: Layout, num_rows: int, penalty: float
+    examples: Batch, log_odds: np.ndarray, layout: Layout, num_rows: int, penalty: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """A campaign's value weights, and the number to add to its intercept.
 
@@ -188,7 +188,7 @@ def fit_value_weights(
 
     Args:
       examples: the examples of the campaign.
-      odds: (P,) log-odds of their users, which the weights are added to.
+      log_odds: (P,) log-odds of their users, which the weights are added to.
       layout: layout of the users' ids.
       num_rows: R.
       penalty: L2 penalty on the weights.
@@ -197,7 +197,7 @@ def fit_value_weights(
       The rows that have weights (U,), the weights (U,), and the number to add to the intercept.
     """
     features, num_slots = full_lists(layout, examples.ids.user, num_rows)
-    weights, bias = fit_regression(features, examples.label, penalty, offset=odds)
+    weights, bias = fit_regression(features, examples.label, penalty, offset=log_odds)
     weights *= num_slots
     rows = np.flatnonzero(weights).astype(np.int32)
     return rows, weights[rows], bias
@@ -228,9 +228,9 @@ class Solver:
         head = self._solve(padded[:, 1:], padded[:, 0], label, weight)
         if penalty is None or not np.isfinite(head).all() or np.ptp(examples.label) == 0:
             return _adapted(weights, head)  # examples of one label determine no value weights
-        odds, num_rows = sums[:, 0] + sums[:, 1:] @ np.asarray(head), len(weights.table)
+        log_odds, num_rows = sums[:, 0] + sums[:, 1:] @ np.asarray(head), len(weights.table)
         rows, own, bias = fit_value_weights(
-            examples, odds, self._pool_scorer.layout, num_rows, penalty
+            examples, log_odds, self._pool_scorer.layout, num_rows, penalty
         )
         missing = self._num_rows.holding(len(rows)) - len(rows)
         rows, own = np.pad(rows, (0, missing), constant_values=num_rows), np.pad(own, (0, missing))

@@ -39,6 +39,11 @@ class Output(NamedTuple):
     expert_log_weights: Array | None = None
     critic_log_weights: Array | None = None
 
+    @property
+    def log_odds(self) -> Array:
+        """(B,) log-odds that the user converts."""
+        return self.log_p - self.log_not_p
+
 
 #: User fields: a plain (B, M, k) array, or the `UserFields` that `Layout.inputs` returns.
 #: ``UserFields.of(user).dense()`` converts either to the plain array.

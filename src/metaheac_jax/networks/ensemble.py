@@ -44,7 +44,7 @@ class Ensemble:
             network.apply(params[name], *fields)
             for name, network, fields in self._inputs(user, campaign)
         ]
-        log_odds = [output.log_p - output.log_not_p for output in outputs]
+        log_odds = [output.log_odds for output in outputs]
         return sigmoid_output(sum(log_odds[1:], log_odds[0]) / len(log_odds))
 
     def _inputs(

@@ -66,7 +66,12 @@ def expert_sums(kernel: Array, bias: Array, user: User, features: Array | None =
 
 
 class Experts(nn.Module):
-    """n expert MLPs over the concatenated user fields, computed as one batched product."""
+    """n expert MLPs over the concatenated user fields, computed as one batched product.
+
+    Attributes:
+      num_experts: n.
+      widths: widths of an expert's layers; the last one is h.
+    """
 
     num_experts: int
     widths: tuple[int, ...] = (64, 64)
@@ -101,6 +106,10 @@ class Gate(nn.Module):
     """The task-driven gate g([mean user field, c_1, ..., c_N]) (paper equation 4).
 
     Mean pooling of the user is deliberate: the campaign must dominate.
+
+    Attributes:
+      num_choices: number of experts or critics to choose from.
+      width: width of the hidden layer.
     """
 
     num_choices: int

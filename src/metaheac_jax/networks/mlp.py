@@ -27,7 +27,11 @@ from metaheac_jax.table.pooling import UserFields
 
 
 class MLP(nn.Module):
-    """An MLP over the concatenated user and campaign field vectors: 64-64-1, ReLU."""
+    """An MLP with ReLU over the concatenated user and campaign field vectors, and one logit.
+
+    Attributes:
+      widths: widths of the hidden layers.
+    """
 
     widths: tuple[int, ...] = (64, 64)
 

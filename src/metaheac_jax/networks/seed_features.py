@@ -55,11 +55,11 @@ def seed_features(user: User, direction: Array) -> Array:
 class SeedNetwork:
     """A network that takes seed features, as a `Network`.
 
-    Its parameters are those of the inner network and the campaign's direction. The direction is
+    Its parameters are those of the wrapped network and the campaign's direction. The direction is
     zero in a general model, which belongs to no campaign.
 
     Attributes:
-      inside: the inner network. Its ``init`` and ``apply`` take ``features``, (B, M), as the last
+      inside: the wrapped network. Its ``init`` and ``apply`` take ``features``, (B, M), as the last
         argument, like those of `metaheac.MetaHeac`.
     """
 
@@ -105,5 +105,5 @@ class SeedNetwork:
         return self.inside.first_layer(inside, user)._replace(fields=fields)
 
     def later_layers(self, params: dict[str, Any], /) -> dict[str, Any]:
-        """The later layers of the inner network, and the direction."""
+        """The later layers of the wrapped network, and the direction."""
         return params | {"inside": self.inside.later_layers(params["inside"])}

@@ -28,7 +28,7 @@ MAX_PRODUCT_VALUES = 256
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("fractions", "embeddings", "vectors"),
-    meta_fields=("values",),
+    meta_fields=("num_values",),
 )
 @dataclass(frozen=True, eq=False)
 class UserFields:
@@ -41,13 +41,13 @@ class UserFields:
       fractions: (..., V) the count of each value in the user's field over the field's total count.
       embeddings: (V, k) embeddings of these values.
       vectors: (..., M', k) field vectors of the M' other fields.
-      values: number of values, out of V, of each of the M fields; 0 for the M' kept as vectors.
+      num_values: number of values, out of V, of each of the M fields; 0 for the M' kept as vectors.
     """
 
     fractions: Array
     embeddings: Array
     vectors: Array
-    values: tuple[int, ...]
+    num_values: tuple[int, ...]
 
     @classmethod
     def of(cls, user: UserFields | Array) -> UserFields:
@@ -61,56 +61,56 @@ class UserFields:
     @property
     def size(self) -> int:
         """M k, the number of entries per user."""
-        return len(self.values) * self.vectors.shape[-1]
+        return len(self.num_values) * self.vectors.shape[-1]
 
     def with_fields(self, fields: Array) -> UserFields:
         """Appends fields: (N, k), the same for all users, or (..., N, k)."""
         fields = jnp.broadcast_to(fields, (*self.vectors.shape[:-2], *fields.shape[-2:]))
         vectors = jnp.concatenate([self.vectors, fields], axis=-2)
-        values = self.values + (0,) * fields.shape[-2]
-        return UserFields(self.fractions, self.embeddings, vectors, values)
+        num_values = self.num_values + (0,) * fields.shape[-2]
+        return UserFields(self.fractions, self.embeddings, vectors, num_values)
 
     def columns(self, which: slice) -> UserFields:
         """(..., M, k) -> (..., M, k'): some of the entries of each field vector."""
         embeddings, vectors = self.embeddings[:, which], self.vectors[..., which]
-        return UserFields(self.fractions, embeddings, vectors, self.values)
+        return UserFields(self.fractions, embeddings, vectors, self.num_values)
 
     def dense(self) -> Array:
         """(..., M, k) field vectors, with all products evaluated."""
         fields, start, other = [], 0, 0
-        for num_values in self.values:
-            if num_values:
-                block = slice(start, start + num_values)
+        for count in self.num_values:
+            if count:
+                block = slice(start, start + count)
                 fields.append(self.fractions[..., block] @ self.embeddings[block])
             else:
                 fields.append(self.vectors[..., other, :])
-            start, other = start + num_values, other + (not num_values)
+            start, other = start + count, other + (not count)
         return jnp.stack(fields, axis=-2)
 
     def sum_over_users(self) -> Array:
         """(..., B, M, k) -> (..., M, k), the sum over the last axis of users."""
         fractions, vectors = self.fractions.sum(axis=-2), self.vectors.sum(axis=-3)
-        return UserFields(fractions, self.embeddings, vectors, self.values).dense()
+        return UserFields(fractions, self.embeddings, vectors, self.num_values).dense()
 
     def mean(self) -> Array:
         """(..., k) mean over the M fields."""
         total = self.vectors.sum(axis=-2)
-        if any(self.values):
+        if any(self.num_values):
             total += self.fractions @ self.embeddings
-        return total / len(self.values)
+        return total / len(self.num_values)
 
     def product(self, kernel: Array) -> Array:
         """(M k, h) kernel -> (..., h), the concatenated field vectors times the kernel."""
         users, width = self.vectors.shape[:-2], self.vectors.shape[-1]
         vectors = self.vectors.reshape(*users, self.vectors.shape[-2] * width)
-        products = [f for f, num_values in enumerate(self.values) if num_values]
+        products = [f for f, count in enumerate(self.num_values) if count]
         if not products:
             return vectors @ kernel
         # A split, not indexing: its derivative is one concatenation.
-        blocks = jnp.split(kernel.reshape(len(self.values), width, -1), len(self.values))
+        blocks = jnp.split(kernel.reshape(len(self.num_values), width, -1), len(self.num_values))
         # Fields are padded to equally many values: one batched product and its derivatives compile
         # faster than one product per field.
-        counts = [self.values[f] for f in products]
+        counts = [self.num_values[f] for f in products]
         field, value = np.repeat(np.arange(len(counts)), counts), [*map(np.arange, counts)]
         index = field, np.concatenate(value)
         padded = jnp.zeros((len(counts), max(counts), width), self.embeddings.dtype)
@@ -118,7 +118,7 @@ class UserFields:
         total = self.fractions @ (padded @ jnp.concatenate([blocks[f] for f in products]))[index]
         if not vectors.shape[-1]:
             return total
-        others = [block for block, count in zip(blocks, self.values, strict=True) if not count]
+        others = [block for block, count in zip(blocks, self.num_values, strict=True) if not count]
         return total + vectors @ jnp.concatenate(others).reshape(-1, kernel.shape[-1])
 
 

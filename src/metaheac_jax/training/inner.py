@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
-from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,8 @@ import optax
 from jax import Array
 from jax.core import Tracer
 from jax.lax import stop_gradient
-from jax.scipy.sparse.linalg import cg
 
-T = TypeVar("T")
+from metaheac_jax.training.implicit import Implicit, with_derivatives_of_root, with_proximal_term
 
 #: ``loss(params, batch) -> scalar``.
 Loss = Callable[[Any, Any], Array]
@@ -42,26 +41,6 @@ InnerLearningRate = Any
 AdaptedLeaves = Any
 #: The adapted leaves, the state of the inner optimiser, and the model's state.
 _Carry = tuple[Any, Any, Any]
-
-
-class Implicit(NamedTuple):
-    """Implicit gradients (Rajeswaran et al. 2019, algorithm 2), which store no inner step.
-
-    The inner steps minimise L_a(theta_c) + strength / 2 |theta_c - theta|^2. The outer derivative
-    is that of the minimum, wherever the steps end: for the query gradient g it solves
-    (I + H_a(theta_c) / strength) x = g. It is accurate only if the steps end close to the minimum.
-    H_a is taken at the initial model state. The rates, the strength, the model state after the
-    steps and the support loss that is returned have no derivative. `inner_update` then has no
-    forward mode (``jax.jacfwd``).
-
-    Attributes:
-      strength: lambda, above 0. If H_a has negative eigenvalues, it must outweigh them. To change
-        it during training, build the gradient within the jitted function that takes it.
-      num_cg_steps: maximum number of conjugate gradient steps; each costs a product with H_a.
-    """
-
-    strength: float | Array
-    num_cg_steps: int = 5
 
 
 class InnerOptions(TypedDict, total=False):
@@ -213,28 +192,32 @@ class InnerLoop:
         params: Any,
         support: Any,
         model_state: Any = None,
-        watch: Callable[[Any, Any], Any] | None = None,
+        evaluate: Callable[[Any, Any], Any] | None = None,
     ) -> tuple[Adapted, Any]:
-        """Adapts the parameters, and evaluates ``watch(params, model_state)`` after each step.
+        """Adapts the parameters, and calls ``evaluate(params, model_state)`` after each step.
 
         Returns:
-          What `inner_update` returns; and what ``watch`` returned, by step, or None.
+          What `inner_update` returns; and what ``evaluate`` returned, by step, or None.
         """
         self._check(support, model_state)
         inputs = params, support, model_state
         params = _by_device(params, inputs)
         if self.inner_steps > 1:  # a loop needs a state that differs before a step as after it
             model_state = _by_device(model_state, inputs)
-        steps = partial(self._steps, watch=watch)
+        steps = partial(self._steps, evaluate=evaluate)
         if self.implicit is not None:
-            steps = _with_derivatives_of_root(steps, self._slope, self.implicit.num_cg_steps)
-        theta, (value, state, seen) = steps(params, support, model_state)
-        return Adapted(_merge(theta, params), value, state), seen
+            steps = with_derivatives_of_root(steps, self._gradient, self.implicit.num_cg_steps)
+        theta, (value, state, evaluations) = steps(params, support, model_state)
+        return Adapted(_merge(theta, params), value, state), evaluations
 
     def _steps(
-        self, params: Any, support: Any, model_state: Any, watch: Callable[[Any, Any], Any] | None
+        self,
+        params: Any,
+        support: Any,
+        model_state: Any,
+        evaluate: Callable[[Any, Any], Any] | None,
     ) -> tuple[Any, tuple[Array, Any, Any]]:
-        """Returns the adapted leaves; the first loss, the last state and what ``watch`` returns."""
+        """Returns the adapted leaves; the first loss, the last state, the evaluations by step."""
         start, optimizer, rates = self._adapted(params), self.inner_optimizer, None
         if not self.inner_steps:  # the support sets may be empty
             return start, (jnp.zeros(()), model_state, None)
@@ -245,26 +228,32 @@ class InnerLoop:
             theta, opt_state, state = carry
             batch = own if self.fresh_support else support
             at = theta, params, batch, state
-            gradient, (value, state) = self._slope(*(stop_gradient(at) if self.first_order else at))
+            gradient, (value, state) = self._gradient(
+                *(stop_gradient(at) if self.first_order else at)
+            )
             if optimizer is None:
                 theta = jax.tree.map(_moved, theta, rates, gradient)
             else:
                 update = optax.with_extra_args_support(optimizer).update
                 updates, opt_state = update(gradient, opt_state, theta, value=value)
                 theta = optax.apply_updates(theta, updates)
-            seen = None if watch is None else watch(_merge(theta, params), state)
-            return (theta, opt_state, state), (value, seen)
+            evaluations = None if evaluate is None else evaluate(_merge(theta, params), state)
+            return (theta, opt_state, state), (value, evaluations)
 
         body = jax.checkpoint(step) if self.remat else step
         carry = start, optimizer.init(start) if optimizer else None, model_state
         batches = support if self.fresh_support else None
         if self.inner_steps == 1:  # the paper's case; it needs no loop
-            (theta, _, state), (value, seen) = body(carry, jax.tree.map(lambda x: x[0], batches))
-            return theta, (value, state, jax.tree.map(lambda x: jnp.expand_dims(x, 0), seen))
-        (theta, _, state), (values, seen) = jax.lax.scan(body, carry, batches, self.inner_steps)
-        return theta, (values[0], state, seen)
+            (theta, _, state), (value, evaluations) = body(
+                carry, jax.tree.map(lambda x: x[0], batches)
+            )
+            return theta, (value, state, jax.tree.map(lambda x: jnp.expand_dims(x, 0), evaluations))
+        (theta, _, state), (values, evaluations) = jax.lax.scan(
+            body, carry, batches, self.inner_steps
+        )
+        return theta, (values[0], state, evaluations)
 
-    def _slope(
+    def _gradient(
         self, theta: Any, params: Any, batch: Any, model_state: Any
     ) -> tuple[Any, tuple[Array, Any]]:
         """The gradient of the steps' objective; the support loss, and the model state after it."""
@@ -274,8 +263,8 @@ class InnerLoop:
 
         result, gradient = jax.value_and_grad(support_loss, has_aux=True)(theta)
         if self.implicit is not None:
-            pull = partial(_pull, self.implicit.strength)
-            gradient = jax.tree.map(pull, gradient, theta, self._adapted(params))
+            pulled = partial(with_proximal_term, self.implicit.strength)
+            gradient = jax.tree.map(pulled, gradient, theta, self._adapted(params))
         return gradient, result
 
     def _adapted(self, params: Any) -> Any:
@@ -301,52 +290,6 @@ class InnerLoop:
                 )
 
 
-def _with_derivatives_of_root(
-    steps: Callable[[Any, Any, Any], tuple[Any, T]],
-    slope: Callable[[Any, Any, Any, Any], tuple[Any, Any]],
-    num_cg_steps: int,
-) -> Callable[[Any, Any, Any], tuple[Any, T]]:
-    """``steps``, with derivatives as if it ended where the slope is 0.
-
-    By the implicit function theorem a root theta of slope(theta, x) has d theta / d x =
-    - (d slope / d theta)^-1 d slope / d x. The other results of ``steps`` have no derivative.
-
-    Args:
-      steps: ``steps(*x) -> theta, ...``.
-      slope: ``slope(theta, *x) -> gradient, ...``.
-      num_cg_steps: see `Implicit`.
-    """
-
-    def forward(*x: Any) -> tuple[tuple[Any, T], tuple[Any, Any]]:
-        result = steps(*x)
-        return result, (result[0], x)
-
-    def backward(kept: tuple[Any, Any], cotangent: tuple[Any, T]) -> Any:
-        theta, x = kept
-        _, product = jax.linearize(lambda theta: slope(theta, *x)[0], theta)
-        dtype = jnp.result_type(*jax.tree.leaves(theta))  # in `cg` all leaves have one
-        one = partial(optax.tree.cast, dtype=dtype)
-        own = partial(optax.tree.cast_like, other_tree=theta)
-        solved, _ = cg(
-            lambda vector: one(product(own(vector))),
-            one(cotangent[0]),
-            tol=jnp.finfo(dtype).eps,
-            maxiter=num_cg_steps,
-        )
-        _, pull_back = jax.vjp(lambda *x: slope(theta, *x)[0], *x)
-        return pull_back(own(jax.tree.map(jnp.negative, solved)))
-
-    root = jax.custom_vjp(steps)
-    root.defvjp(forward, backward)
-
-    def without_other_derivatives(*x: Any) -> tuple[Any, T]:
-        theta, other = root(*x)
-        # Without this, vmap refuses a batched cotangent for a result that is not batched.
-        return theta, stop_gradient(other)
-
-    return without_other_derivatives
-
-
 def _by_device(tree: Any, inputs: Any) -> Any:
     """Within ``jax.shard_map``: the leaves as arrays that differ between devices as inputs do.
 
@@ -369,11 +312,6 @@ def _moved(leaf: Array, rate: Any, gradient: Array) -> Array:
             f"{leaf.shape}; expected one rate, or one that broadcasts to the leaf"
         )
     return leaf - step
-
-
-def _pull(strength: float | Array, gradient: Array, theta: Array, start: Array) -> Array:
-    """The gradient of a loss plus strength / 2 |theta - start|^2, at a leaf."""
-    return gradient + jnp.asarray(strength, theta.dtype) * (theta - start)
 
 
 def _prefix(given: Any, params: Any) -> Any:

@@ -18,12 +18,12 @@ from metaheac_jax.training.inner import Loss
 
 
 def cross_entropy(log_p: Array, log_not_p: Array, label: Array) -> Array:
-    """-y log p - (1 - y) log(1 - p), elementwise, in nats."""
+    """-y log p - (1 - y) log(1 - p), in nats: (...,) each -> (...,)."""
     return -(label * log_p + (1 - label) * log_not_p)
 
 
 def masked(values: Array, weight: Array, reduction: Reduction) -> Array:
-    """Sum, or mean, over the examples with weight 1; 0 if there are none."""
+    """(...,) values and weights, 0 or 1 -> the sum, or mean, of those with weight 1; 0 if none."""
     total = jnp.sum(values * weight)
     return total if reduction == "sum" else total / jnp.maximum(jnp.sum(weight), 1)
 

@@ -143,9 +143,9 @@ def build_meta_gradient(
         loss after the last step. To change the weights during training, build the gradient within
         the jitted function that takes them.
       campaigns_per_chunk: number of campaigns that are vmapped together; it must divide C. Chunks
-        run in sequence, so memory grows with the chunk only. "auto" chooses a number that suits
-        networks of the usual size on this backend (see `backend.campaigns_at_once`). "all" is
-        faster for tiny networks, and required if an explicit mesh axis divides them.
+        run in sequence, so memory grows with the chunk only. "auto" takes one campaign at a time on
+        a CPU, and all C at once on an accelerator. "all" is faster for tiny networks, and required
+        if an explicit mesh axis divides them.
       reduction: over all campaigns, "mean" as in the authors' program or "sum" as in the paper.
       select: ``select(params, part)`` returns the part of the parameters that a campaign uses;
         ``gradient(params, support, query, part)`` then takes a fourth argument, leading axis C.

@@ -26,7 +26,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,10 +38,9 @@ from jax.sharding import PartitionSpec as Spec
 
 from metaheac_jax.data.batches import Batch, CampaignBatch
 from metaheac_jax.errors import InputError, check_whole
-from metaheac_jax.processes import from_each, from_first
+from metaheac_jax.processes import from_each
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.adam import TableOptimizer, TableState
-from metaheac_jax.training.checkpoint import Checkpoints, help_to_restore, help_to_save
 from metaheac_jax.training.donation import copied, refusing_consumed
 from metaheac_jax.training.step import Gradient, RowState, RowStep, row_step
 
@@ -173,16 +171,16 @@ class Placement:
           ValueError: the batch has another number of campaigns.
         """
         own = self.own_campaigns()
-        if len(batch.own) != len(own):
+        if len(batch.own_rows) != len(own):
             raise ValueError(
-                f"a batch of {len(batch.own)} campaigns, where this process takes {len(own)} of "
-                f"the placement's {self.num_campaigns}"
+                f"a batch of {len(batch.own_rows)} campaigns, where this process takes {len(own)} "
+                f"of the placement's {self.num_campaigns}"
             )
         if jax.process_count() > 1:
-            batch = as_part(batch, from_each((batch.rows, batch.own.shape[1])), self.num_rows)
+            batch = as_part(batch, from_each((batch.rows, batch.own_rows.shape[1])), self.num_rows)
         put = jax.make_array_from_process_local_data
         num_places = self._campaigns_per_device * len(self._campaigns.addressable_devices)
-        number, last = np.arange(num_places), len(batch.own) - 1
+        number, last = np.arange(num_places), len(batch.own_rows) - 1
 
         def spread(part: Any) -> Any:
             part = jax.tree.map(lambda leaf: leaf[np.minimum(number, last)], part)
@@ -273,8 +271,8 @@ def as_part(
     size = -(-len(touched) // quantum) * quantum
     rows = np.pad(touched, (0, size - len(touched)), constant_values=num_rows)
     position = np.where(batch.rows < num_rows, np.searchsorted(touched, batch.rows), size)
-    own = np.append(position, size).astype(np.int32)[batch.own]
-    before, after = batch.own.shape[1], max(sizes)
+    own = np.append(position, size).astype(np.int32)[batch.own_rows]
+    before, after = batch.own_rows.shape[1], max(sizes)
     own = np.pad(own, ((0, 0), (0, after - before)), constant_values=size)
 
     def moved(side: Batch) -> Batch:
@@ -389,44 +387,3 @@ def _flusher(mesh: Mesh, table_optimizer: TableOptimizer) -> Callable[[TableStat
     """Builds the ``flush`` of an optimiser for a table that is split by rows."""
     specs = {"in_specs": (_STATE.table,), "out_specs": _STATE.table}
     return jax.jit(jax.shard_map(table_optimizer.flush, mesh=mesh, check_vma=False, **specs))
-
-
-class MeshCheckpoints:
-    """`Checkpoints` of states on a mesh; on disk they are the same as without a mesh.
-
-    The first process writes and verifies them. The others must see the same directory.
-    """
-
-    def __init__(
-        self, checkpoints: Checkpoints | None, directory: Path, placement: Placement
-    ) -> None:
-        """Args:
-        checkpoints: those in the directory; None in all processes but the first.
-        directory: the same in all processes.
-        placement: where the arrays of states live.
-        """
-        self._checkpoints, self._directory, self._placement = checkpoints, directory, placement
-
-    @property
-    def latest(self) -> int | None:
-        """As `Checkpoints.latest`."""
-        return from_first(None if self._checkpoints is None else self._checkpoints.latest)
-
-    def save(self, step: int, state: Any) -> None:
-        """As `Checkpoints.save`."""
-        if self.latest == step:
-            return
-        state = self._placement.fetch(state)
-        if self._checkpoints is not None:
-            self._checkpoints.save(step, state)
-        else:
-            help_to_save(self._directory, step, state)
-
-    def restore(self, like: Any) -> Any:
-        """As `Checkpoints.restore`."""
-        like = self._placement.like(like)
-        if self._checkpoints is not None:
-            state = self._checkpoints.restore(like, announce=from_first)
-        else:
-            state = help_to_restore(self._directory, from_first(0), like)
-        return jax.tree.map(jnp.asarray, self._placement.place(state))

@@ -113,8 +113,7 @@ def build_row_step(
     """Builds a jitted step on a network and the table rows it touches.
 
     A step consumes its state, whose memory it reuses. ``init`` copies the network and takes over
-    the table, which the first step consumes. ``step`` also has ``lower``, ``trace`` and
-    ``eval_shape``, as what ``jax.jit`` returns.
+    the table, which the first step consumes.
 
     Args:
       gradient: see `Gradient`.

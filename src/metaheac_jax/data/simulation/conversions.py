@@ -36,8 +36,8 @@ class Truth(NamedTuple):
     def probability(self, user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
         """(E,) true conversion probability of users (E,) and campaigns (E,), by position."""
         terms = linear_and_pairwise(self.traits[user], self.pairs)
-        odds = np.einsum("et,te->e", terms, self.weights[:, campaign])
-        return sigmoid(odds + self.intercept[campaign])
+        log_odds = np.einsum("et,te->e", terms, self.weights[:, campaign])
+        return sigmoid(log_odds + self.intercept[campaign])
 
 
 def read_truth(directory: Path) -> Truth:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaheac_jax.audience.held_out import HeldOutSeeds, hold_out_seeds
+from metaheac_jax.audience.held_out_seeds import HeldOutSeeds, hold_out_seeds
 from metaheac_jax.audience.seed_check import SeedCheck
 from metaheac_jax.cli.campaigns import about, find_campaign
 from metaheac_jax.data.campaign import UserIds

@@ -8,8 +8,8 @@ from toy import dataset
 
 from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods import held_out
-from metaheac_jax.methods.held_out import (
+from metaheac_jax.methods import held_out_campaigns
+from metaheac_jax.methods.held_out_campaigns import (
     halve,
     hold_out_campaigns,
     judge_models,
@@ -74,7 +74,7 @@ def test_halves_share_no_example_and_have_half_of_each_class():
 
 
 def test_large_halves_are_thinned_evenly(monkeypatch):
-    monkeypatch.setattr(held_out, "MAX_HALF", 10)
+    monkeypatch.setattr(held_out_campaigns, "MAX_HALF", 10)
     for c in range(30):
         own, half = DATA.campaign(c), halve(DATA, c, 0)
         assert abs(len(half.campaign.users) - 10) <= 1
@@ -88,7 +88,7 @@ def test_large_halves_are_thinned_evenly(monkeypatch):
 
 @pytest.mark.parametrize("kind", [0, 1])
 def test_thinning_leaves_a_seed_and_a_non_seed_in_each_half(monkeypatch, kind):
-    monkeypatch.setattr(held_out, "MAX_HALF", 5)
+    monkeypatch.setattr(held_out_campaigns, "MAX_HALF", 5)
     half = halve(with_few(kind, 2, [3]), 3, 0)
     for labels in (half.campaign.labels, half.labels):
         assert (labels == kind).sum() == 1
@@ -97,29 +97,29 @@ def test_thinning_leaves_a_seed_and_a_non_seed_in_each_half(monkeypatch, kind):
 
 def test_a_score_that_is_no_number_is_no_judgement():
     half = halve(DATA, 3, 0)
-    odds = np.where(np.arange(len(half.users)) == 1, np.nan, 0.0)
+    log_odds = np.where(np.arange(len(half.users)) == 1, np.nan, 0.0)
     with pytest.raises(Diverged, match="held out: a score is not a number"):
-        judge_models(lambda _: [lambda _: odds], DATA, [half])
+        judge_models(lambda _: [lambda _: log_odds], DATA, [half])
 
 
 def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
     rng = np.random.default_rng(0)
     halves = [halve(DATA, c, 0) for c in (3, 8)]
-    odds = [rng.normal(size=len(half.users)) for half in halves]
+    log_odds = [rng.normal(size=len(half.users)) for half in halves]
     given = []
 
     def customise(campaigns):
         given.extend(campaigns)
-        return [lambda users, own=own: own for own in odds]
+        return [lambda users, own=own: own for own in log_odds]
 
     found = mean_quality(judge_models(customise, DATA, halves), halves)
     assert given == [half.campaign for half in halves]
-    p = [1 / (1 + np.exp(-o)) for o in odds]
+    p = [1 / (1 + np.exp(-o)) for o in log_odds]
     losses = [
         -np.mean(np.log(np.where(half.labels == 1, q, 1 - q)))
         for q, half in zip(p, halves, strict=True)
     ]
-    aucs = [auc(o, half.labels) for o, half in zip(odds, halves, strict=True)]
+    aucs = [auc(o, half.labels) for o, half in zip(log_odds, halves, strict=True)]
     weights = [min(sum(half.labels), sum(half.labels == 0)) for half in halves]
     assert weights[0] != weights[1]
     expected = [np.dot(weights, values) / sum(weights) for values in (aucs, losses)]

@@ -1,7 +1,7 @@
 """What version 0.2 has written loads for ever, and gives the scores that it gave then.
 
-`python tests/test_kept.py FOLDER` writes such a folder. One is added when a format changes, and
-none is removed.
+`python tests/test_earlier_formats.py FOLDER` writes such a folder. One is added when a format
+changes, and none is removed.
 """
 
 import json

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fixed_scores import ATTRIBUTES, DATA, fixed_method, held_out, tokens
 
-from metaheac_jax.audience.held_out import hold_out_seeds, seen_in_training
+from metaheac_jax.audience.held_out_seeds import hold_out_seeds, seen_in_training
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import AddedCampaign
 

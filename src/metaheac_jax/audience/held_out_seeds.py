@@ -20,7 +20,7 @@ from metaheac_jax.progress import Progress, silent
 
 HELD_OUT = 0.2  # fraction of the seeds, and of the non-seeds
 #: Number of seeds needed to hold 10 of them out. Seeds from feedback do not count.
-MIN_SEEDS = 50
+MIN_SEEDS_TO_HOLD_OUT = 50
 #: A training campaign with equal attributes and this fraction of a campaign's seeds counts as it.
 SHARED = 0.1
 #: The reason why there are no users to compare held-out seeds with.
@@ -72,6 +72,12 @@ class HeldOutSeeds:
         return len(self.users) + len(self.model.campaign.seeds)
 
 
+def num_able_seeds(data: Dataset, campaign: Campaign, exclude: UserIds = ()) -> int:
+    """Number of seeds that `hold_out_seeds` chooses from; it needs `MIN_SEEDS_TO_HOLD_OUT`."""
+    able, _ = _able(data, campaign, exclude)
+    return int(able[campaign.labels == 1].sum())
+
+
 def hold_out_seeds(
     method: Method,
     general: General,
@@ -104,16 +110,13 @@ def hold_out_seeds(
       Diverged: weights or scores are not finite.
     """
     check_whole("seed", seed, 0)
-    several = [data.checked_ids(ids) for ids in (exclude, campaign.excluded_ids)]
-    excluded = data.find_users(np.union1d(*several))
-    excluded = np.sort(excluded[excluded >= 0])
-    able = ~(campaign.is_found | np.isin(campaign.users, excluded))
+    able, excluded = _able(data, campaign, exclude)
     seeds = np.flatnonzero((campaign.labels == 1) & able)
-    if len(seeds) < MIN_SEEDS:
+    if len(seeds) < MIN_SEEDS_TO_HOLD_OUT:
         besides = " besides those from feedback" if len(campaign.found) else ""
         raise InputError(
             f"{campaign.name}: {len(seeds)} seeds{besides}, too few to hold a fifth out; give "
-            f"{MIN_SEEDS}"
+            f"{MIN_SEEDS_TO_HOLD_OUT}"
         )
     rng = np.random.Generator(np.random.Philox(seed))
     held, others = (
@@ -125,6 +128,14 @@ def hold_out_seeds(
     [model] = method.customise(general, data, [kept], seed=seed, progress=progress)
     seen = seen_in_training(general, data, campaign)
     return HeldOutSeeds(campaign.users[held], model, seen, excluded)
+
+
+def _able(data: Dataset, campaign: Campaign, exclude: UserIds) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) bool, whose examples may be held out; then the indices of excluded users, ascending."""
+    several = [data.checked_ids(ids) for ids in (exclude, campaign.excluded_ids)]
+    excluded = data.find_users(np.union1d(*several))
+    excluded = np.sort(excluded[excluded >= 0])
+    return ~(campaign.is_found | np.isin(campaign.users, excluded)), excluded
 
 
 def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str | None:

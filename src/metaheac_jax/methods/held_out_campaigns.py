@@ -161,11 +161,11 @@ def judge_models(
     judged = []
     models = customise([held.campaign for held in held_out])
     for held, model in zip(held_out, models, strict=True):
-        odds = np.asarray(model(data.user_rows[held.users]), np.float64)
-        if np.isnan(odds).any():
+        log_odds = np.asarray(model(data.user_rows[held.users]), np.float64)
+        if np.isnan(log_odds).any():
             raise Diverged(f"{held.campaign.name}, held out: a score is not a number")
-        loss = np.mean(np.logaddexp(0, odds) - held.labels * odds)
-        judged.append(Quality(auc(odds, held.labels), float(loss)))
+        loss = np.mean(np.logaddexp(0, log_odds) - held.labels * log_odds)
+        judged.append(Quality(auc(log_odds, held.labels), float(loss)))
     return judged
 
 
