@@ -89,7 +89,7 @@ def direction_in(table, reference):
 
 @pytest.mark.slow
 def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
-    """The log_odds that the network gives its users beside the reference set of all examples."""
+    """The log-odds that the network gives its users beside the reference set of all examples."""
     weights = general_weights()
     campaign = DATA.campaign(0).pick(np.arange(40))
     scorer, reference = fine_tuned(weights, campaign, online_learning_rate=0.05, online_epochs=3)

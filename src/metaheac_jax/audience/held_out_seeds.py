@@ -110,7 +110,7 @@ def hold_out_seeds(
       Diverged: weights or scores are not finite.
     """
     check_whole("seed", seed, 0)
-    able, excluded = _able(data, campaign, exclude)
+    able, ids = _able(data, campaign, exclude)
     seeds = np.flatnonzero((campaign.labels == 1) & able)
     if len(seeds) < MIN_SEEDS_TO_HOLD_OUT:
         besides = " besides those from feedback" if len(campaign.found) else ""
@@ -118,6 +118,8 @@ def hold_out_seeds(
             f"{campaign.name}: {len(seeds)} seeds{besides}, too few to hold a fifth out; give "
             f"{MIN_SEEDS_TO_HOLD_OUT}"
         )
+    excluded = data.find_users(ids)
+    excluded = np.sort(excluded[excluded >= 0])
     rng = np.random.Generator(np.random.Philox(seed))
     held, others = (
         rng.choice(of, int(HELD_OUT * len(of)), replace=False)
@@ -131,11 +133,9 @@ def hold_out_seeds(
 
 
 def _able(data: Dataset, campaign: Campaign, exclude: UserIds) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) bool, whose examples may be held out; then the indices of excluded users, ascending."""
-    several = [data.checked_ids(ids) for ids in (exclude, campaign.excluded_ids)]
-    excluded = data.find_users(np.union1d(*several))
-    excluded = np.sort(excluded[excluded >= 0])
-    return ~(campaign.is_found | np.isin(campaign.users, excluded)), excluded
+    """(n,) bool, whose examples may be held out; then the ids of excluded users."""
+    ids = np.union1d(*(data.checked_ids(own) for own in (exclude, campaign.excluded_ids)))
+    return ~(campaign.is_found | np.isin(data.user_ids[campaign.users], ids)), ids
 
 
 def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str | None:

@@ -231,8 +231,8 @@ class Method:
         self.check(data, chosen)
         if start is not None:
             self.check_start(start, data)
-        more = {"start": start, "skip_nonfinite": skip_nonfinite, "mesh": mesh}
-        run = Run(data, chosen, self.settings, seed, directory, log, progress, **more)
+        run = Run(data, chosen, self.settings, seed, directory, log, progress)
+        run = replace(run, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
         if self._judges:
             run = self._judged(run, held_out, never_held_out)
         kept = directory if writes else None
