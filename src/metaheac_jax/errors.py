@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
 #: The largest count or seed, since jax and the examples use 32-bit integers.
 MAX_WHOLE = 2**31 - 1
+#: How many errors one message has.
+MAX_REFUSALS = 50
 
 
 class InputError(ValueError):
@@ -21,6 +24,44 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         # Names and cells in a message may contain line ends.
         super().__init__(" ".join(message.splitlines()))
+
+
+@contextmanager
+def about(what: object | None) -> Iterator[None]:
+    """A context in which errors begin with what they are about, unless that is None."""
+    try:
+        yield
+    except InputError as error:
+        raise error if what is None else InputError(f"{what}: {error}") from error
+
+
+class Refusals:
+    """Collects the errors of several inputs, so that one message has all of them."""
+
+    def __init__(self) -> None:
+        self._errors: list[InputError] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """A block whose `InputError` is collected."""
+        try:
+            yield
+        except InputError as error:
+            self._errors.append(error)
+
+    def check(self) -> None:
+        """Ends the collection.
+
+        Raises:
+          InputError: there are errors; the message has the first `MAX_REFUSALS`.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            shown = "; ".join(map(str, self._errors[:MAX_REFUSALS]))
+            more = len(self._errors) - MAX_REFUSALS
+            others = f"; and {more} more" if more > 0 else ""
+            raise InputError(f"{len(self._errors)} errors: {shown}{others}")
 
 
 def check_whole(name: str, value: Any, minimum: int) -> None:

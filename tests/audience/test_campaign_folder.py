@@ -575,6 +575,11 @@ def test_an_update_would_stay_with_the_same_model_data_and_seed_alone(campaign, 
     assert not saved.would_stay(general, today, 7)
     assert not saved.would_stay(save(general, tmp_path / "copy"), today, 6)
     assert saved.is_up_to_date(general)
+    opted_out = DATA.user_ids[:2]
+    assert not saved.would_stay(general, today, 6, exclude=opted_out)
+    saved = update(folder, general, today, exclude=opted_out, seed=6)
+    for again, stays in ((opted_out, True), (opted_out[1:], True), (DATA.user_ids[1:3], False)):
+        assert saved.would_stay(general, today, 6, exclude=again) == stays
     assert not add_feedback(folder, feedback(1)).would_stay(general, today, 6)
 
 

@@ -368,5 +368,8 @@ def test_a_seed_with_a_long_id_does_not_leave_out_a_user_with_a_shorter_one():
     customised = replace(model(), seed_ids=np.array([b"07x", b"09"]))
     audience = expand(customised, pool, size=USERS)
     assert set(audience.user_ids) == {f"{i:02d}" for i in range(USERS)} - {"09"}
-    with pytest.raises(InputError, match="has whole numbers as user ids, but the seeds are text"):
+    with pytest.raises(InputError, match="user ids: expected whole numbers, got '07x'"):
         expand(customised, DATA, size=5)
+    own = DATA.user_ids[[4, 9]]
+    found = expand(replace(customised, seed_ids=own.astype("S")), DATA, size=USERS).user_ids
+    np.testing.assert_array_equal(np.sort(found), np.setdiff1d(DATA.user_ids, own))

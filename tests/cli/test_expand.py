@@ -526,6 +526,26 @@ def test_a_bad_campaign_is_named_before_the_work(many, tmp_path, capsys, changed
     assert contents(tmp_path) == before
 
 
+def test_all_bad_campaigns_are_named_at_once(many, tmp_path, capsys):
+    (tmp_path / "list" / "few.csv").write_text(f"{SEEDS[0]}\n{SEEDS[1]}\n4")
+    path = tmp_path / "list" / "campaigns"
+    first, second = map(json.loads, path.read_text().splitlines())
+    few = [{**second, "name": f"few {number}", "seeds": "few.csv"} for number in range(60)]
+    path.write_text("\n".join(map(json.dumps, [first, *few])))
+    capsys.readouterr()
+    assert exit_code(main, "expand", *words_of(many)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 60 errors: campaign few 0: list/few.csv: 2 of 3 seeds")
+    assert "; campaign few 49: " in error
+    assert "campaign few 50" not in error
+    assert error.endswith("; and 10 more\n")
+    for entry in few[:2]:
+        entry["attributes"] = {}
+    path.write_text("\n".join(map(json.dumps, [first, *few])))
+    words = ("2 errors: campaign few 0: ", "; campaign few 1: ")
+    refuses(capsys, main, "expand", *words_of(many), words=words)
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -295,6 +295,27 @@ def test_a_recorded_campaign_has_the_users_that_the_data_has(text):
     own.check(data.num_users, 2)
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_users_are_remembered_and_others_still_found(monkeypatch, text):
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    plain = text_world() if text else DATA
+    others = np.array([b"nobody"] if text else [10**9])
+    ids = np.concatenate([plain.user_ids[[9, 3, 20, 3]], others])
+    reads = []
+    known = plain.remember(ids)
+    note = lambda *_: reads.append(_)  # noqa: E731
+    for part in ((0, 1), (0, 2), (1, 2), (2, 3)):
+        expected = plain.find_users(ids, part=part)
+        np.testing.assert_array_equal(known.find_users(ids, part=part, progress=note), expected)
+    np.testing.assert_array_equal(known.find_users(ids[1:3], progress=note), [3, 20])
+    assert not reads
+    more = np.concatenate([ids, plain.user_ids[5:6]])
+    assert known.find_users(more, progress=note)[-1] == 5
+    assert reads
+    assert plain.remembered is None
+    assert known.remember([]).find_users(ids[:1]).tolist() == [9]
+
+
 def test_a_record_without_a_seed_in_the_data_is_refused():
     with pytest.raises(InputError, match="campaign tea: none of its 1 seeds is a user of toy"):
         text_world().recorded_campaign(record(users=(99, 5), labels=(1, 0)))
@@ -360,6 +381,15 @@ def test_examples_of_some_users_are_left_out_of_both_stages(monkeypatch):
             np.testing.assert_array_equal(after.user[after.of(c)], before.user[mine][stays])
             np.testing.assert_array_equal(after.label[after.of(c)], before.label[mine][stays])
     assert kept.num_users == DATA.num_users
+
+
+def test_a_users_other_rows_are_left_out_too():
+    ids = np.repeat(DATA.user_ids[: DATA.num_users // 2], 2)
+    data = replace(DATA, user_ids=ids, one_row_per_user=False)
+    kept = data.without_examples_of(ids[:9].tolist())
+    assert len(kept.stage1.user) < len(data.stage1.user)
+    assert not np.isin(ids[kept.stage1.user], ids[:9]).any()
+    assert len(kept.stage1.user) == (~np.isin(ids[data.stage1.user], ids[:9])).sum()
 
 
 def test_without_new_campaigns_nothing_changes():

@@ -116,6 +116,11 @@ class SavedCampaign:
         return self.record.with_feedback(kept).without(self.excluded)
 
     @property
+    def user_ids(self) -> np.ndarray:
+        """Ids of the users with a label or feedback; some occur twice."""
+        return np.concatenate([self.record.user_ids, self.feedback.user_ids])
+
+    @property
     def num_first_seeds(self) -> int:
         """Number of seeds that it began with, without those who are left out."""
         return int((self.record.without(self.excluded).labels == 1).sum())
@@ -167,16 +172,23 @@ class SavedCampaign:
         """Whether they were adapted from this general model with all feedback and exclusions."""
         return self.is_of(general) and self.learned == self.known
 
-    def would_stay(self, general: General, data: Dataset, seed: int) -> bool:
+    def would_stay(
+        self, general: General, data: Dataset, seed: int, *, exclude: UserIds = ()
+    ) -> bool:
         """Whether `update` would learn the same weights again.
 
         It would not if the general model is in another folder, which the campaign must then name.
         A digest or a random seed that is not known counts as the same.
+
+        Raises:
+          InputError: the ids of ``exclude`` are of another kind than the data's.
         """
         same_data = None in (self.data_digest, data.digest) or self.data_digest == data.digest
         same_data &= (self.record.user_ids.dtype.kind == "S") == (data.user_ids.dtype.kind == "S")
         same = same_data and general.origin == self.origin and self.learned == self.known
-        return same and self.seed in (None, seed)
+        if not same or self.seed not in (None, seed):
+            return False
+        return bool(is_among(data.checked_ids(exclude), self.excluded).all())
 
     def load_general(self, progress: Progress = silent) -> General:
         """Loads the general model.
@@ -394,6 +406,7 @@ def update(
         if general.origin is None:
             raise InputError("the general model is in no folder; give one from `save` or `load`")
         saved = saved.with_ids_of(data)
+        data = data.remember(saved.user_ids, progress=progress)
         excluded = np.union1d(saved.excluded, data.checked_ids(exclude))
         saved = replace(saved, excluded=excluded, share=1.0)
         campaign = _to_learn_from(saved, data, least_seeds)

@@ -286,8 +286,6 @@ def _left_out(
     rest = {key: np.setdiff1d(data.checked_ids(ids), shared) for key, ids in excluded.items()}
     own = []
     for model in models:
-        if model.seed_ids.dtype.kind == "S" and data.user_ids.dtype.kind != "S":
-            raise InputError(f"{data.where}: has whole numbers as user ids, but the seeds are text")
         seeds = data.checked_ids(() if include_seeds else model.seed_ids)
         own.append(np.concatenate([rest[id(model.excluded_ids)], seeds]))
     return [shared, *own]

@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
@@ -23,7 +23,7 @@ from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
 from metaheac_jax.data.campaign import Campaign, UserIds, whole_number
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources.table_file import TableFile
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, about
 from metaheac_jax.files import check_regular, read_json
 from metaheac_jax.model import Customised, General
 from metaheac_jax.schema import MISSING, Schema, Vocabulary
@@ -66,16 +66,7 @@ class Request:
 
     def named(self) -> AbstractContextManager[None]:
         """A context in which errors name the campaign, if it is one of many."""
-        return nullcontext() if self.name is None else about(f"campaign {self.name}")
-
-
-@contextmanager
-def about(what: object) -> Iterator[None]:
-    """A context in which errors begin with what they are about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
+        return about(None if self.name is None else f"campaign {self.name}")
 
 
 def find_campaign(

@@ -70,6 +70,7 @@ class Options:
 def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
+    terminal.check_minimum("--least-seeds", options.least_seeds, 0)
     inputs = (options.model, options.data, options.seeds, options.attributes, *options.exclude)
     terminal.check_output_folder("--out", options.out, MANIFEST, "a campaign", *inputs)
     screen = terminal.screen()

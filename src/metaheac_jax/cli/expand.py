@@ -53,7 +53,7 @@ from metaheac_jax.cli.expanded import (
 from metaheac_jax.cli.found_campaigns import Found, find_campaigns
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, Refusals
 from metaheac_jax.files import is_marked, locked, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
@@ -170,13 +170,17 @@ def main(options: Options) -> None:
     """Runs the command."""
     _check_options(options)
     requests = _requests(options)
-    _check_outputs(options, requests)
+    kept = _check_outputs(options, requests)
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
     for path in (*options.exclude, *options.suppress):
         check_readable(path)  # a file that cannot be read is reported before the work begins
-    saved = [_read_source(request, options) for request in requests]
+    saved, refusals = list[SavedCampaign | None](), Refusals()
+    for request in requests:
+        with refusals.collected(), request.named():
+            saved.append(_read_source(request, options))
+    refusals.check()
     record = _record(options, requests)
     if options.exclude_shown and not any(saved):
         raise InputError("--exclude-shown: only for a campaign's folder, which has feedback")
@@ -196,9 +200,9 @@ def main(options: Options) -> None:
             parts = (record["options"], data.digest, model_digest, folders)
             check_same("options, data, model and campaigns", parts)
         others = _others(options, data)
-        results = _expand(options, requests, saved, general, data, mesh, progress)
+        results = _expand(options, requests, saved, general, data, mesh, kept, progress)
         if writes:
-            _write(options, results, others, record, general, data, progress)
+            _write(options, results, others, record, general, data, kept, progress)
         from_first(None)  # the other processes end after the first
     if options.campaigns is None:
         lines = describe(results[0], options.out)
@@ -240,12 +244,15 @@ def _check_options(options: Options) -> None:
     if options.report is not None and options.campaigns is not None:
         raise InputError("--report: not with --campaigns; give --seeds and --attributes")
     terminal.check_minimum("--seed", options.seed, 0)
+    if options.least_seeds is not None:
+        terminal.check_minimum("--least-seeds", options.least_seeds, 0)
 
 
-def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
+def _check_outputs(options: Options, requests: Sequence[Request]) -> Path | None:
     """Refuses outputs that cannot be written or would replace an input, before any work.
 
-    Earlier audiences may be in the folder that is replaced: they are read before.
+    Earlier audiences may be in the folder that is replaced: they are read before. Returns the
+    folder that keeps customised campaigns until the audiences are written, if there are many.
 
     Raises:
       InputError: as `terminal.check_output` and `terminal.check_output_folder` do.
@@ -265,12 +272,12 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> None:
                 f"--out: {manifest} would be replaced, and is not of an audience; move it away, or "
                 "give another file"
             )
-    else:
-        sources = [request.source for request in requests]
-        inputs = (options.campaigns, options.model, options.data, *sources, *lists)
-        kind = "a folder of audiences"
-        terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
-        terminal.work_folder("--out", options.out, CUSTOMISED)
+        return None
+    sources = [request.source for request in requests]
+    inputs = (options.campaigns, options.model, options.data, *sources, *lists)
+    kind = "a folder of audiences"
+    terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
+    return terminal.work_folder("--out", options.out, CUSTOMISED)
 
 
 def _ranks(options: Options) -> dict[str, Any]:
@@ -310,16 +317,14 @@ def _requests(options: Options) -> list[Request]:
 
 def _read_source(request: Request, options: Options) -> SavedCampaign | None:
     """The content of a campaign folder; a file of seeds is only checked, before any work."""
-    with request.named():
-        if not request.is_folder:
-            check_readable(request.source)
-            return None
-        if options.adapts is not None:
-            raise InputError(
-                f"--adapts: {request.source} is a campaign, which is customised already; omit "
-                "--adapts"
-            )
-        return read_campaign(request.source)
+    if not request.is_folder:
+        check_readable(request.source)
+        return None
+    if options.adapts is not None:
+        raise InputError(
+            f"--adapts: {request.source} is a campaign, which is customised already; omit --adapts"
+        )
+    return read_campaign(request.source)
 
 
 def _others(options: Options, data: Dataset) -> dict[str, list[int] | list[str]]:
@@ -341,6 +346,7 @@ def _expand(
     general: General,
     data: Dataset,
     mesh: Mesh | None,
+    kept: Path | None,
     progress: Progress,
 ) -> list[Expanded]:
     """The audience of every campaign; bad input is refused before the work begins."""
@@ -349,10 +355,12 @@ def _expand(
     ranks = _ranks(options)
     wanted = audience_ranks(data.num_users, **ranks)
     text = has_text(data)
-    earlier = [
-        None if request.previous is None else read_audience(request.previous, text=text)
-        for request in requests
-    ]
+    earlier, refusals = list[list[int] | list[str] | None](), Refusals()
+    for request in requests:
+        with refusals.collected(), request.named():
+            path = request.previous
+            earlier.append(None if path is None else read_audience(path, text=text))
+    refusals.check()
     excluded, known = read_excluded(options.exclude, data)
     suppressed, more = read_excluded(options.suppress, data)
     known += more
@@ -366,7 +374,6 @@ def _expand(
     _check_candidates(options, data, found, left_out, wanted)
 
     method, seed = _method(options, general), options.seed
-    kept = None if options.campaigns is None else _customised(options.out)
     scales = []
     if options.probability:
         scales = calibrate(
@@ -456,19 +463,18 @@ def _check_candidates(
     options: Options,
     data: Dataset,
     found: Sequence[Found],
-    excluded: np.ndarray,
+    left_out: np.ndarray,
     wanted: range,
 ) -> None:
     """Refuses ranks that no candidate of any campaign has."""
     most = 0
     for own in found:
         campaign = own.campaign if own.model is None else own.model.campaign
-        ids = np.union1d(excluded, data.checked_ids(campaign.excluded_ids))
+        ids = np.union1d(left_out, data.checked_ids(campaign.excluded_ids))
         users = data.find_users(ids)
         if not options.include_seeds:
             users = np.union1d(users, campaign.seeds)
-        left_out = np.count_nonzero(users >= 0)
-        most = max(most, data.num_users - left_out)
+        most = max(most, data.num_users - np.count_nonzero(users >= 0))
         if most > wanted.start:
             return
     if not most:
@@ -481,11 +487,6 @@ def _check_candidates(
         f"audience: has no users, since there are only {most:,} candidates, and the first rank "
         f"requested is {wanted.start + 1:,}; choose a better rank"
     )
-
-
-def _customised(out: Path) -> Path:
-    """The folder that keeps customised campaigns until the audiences are written."""
-    return out.with_name(f"{out.name}{CUSTOMISED}")
 
 
 def _method(options: Options, general: General) -> Method:
@@ -531,13 +532,15 @@ def _write(
     record: Mapping[str, Any],
     general: General,
     data: Dataset,
+    kept: Path | None,
     progress: Progress,
 ) -> None:
     """Writes all requested files, once the content of all of them is ready."""
     record = {"made_from": _made_from(options, general, data), **record}
     if options.campaigns is not None:
         write_folder(options.out, results, record, ending=options.format or "csv")
-        remove_work(_customised(options.out))
+        if kept is not None:
+            remove_work(kept)
         return
     page = ""
     if options.report is not None:
@@ -556,7 +559,6 @@ def _report_page(
     progress: Progress,
 ) -> str:
     campaign = result.found.campaign
-    excluded = [result.excluded, data.checked_ids(campaign.excluded_ids)]
     report = describe_audience(
         _method(options, general),
         general,
@@ -565,7 +567,7 @@ def _report_page(
         result.audience,
         title=f"Audience {options.out.name}",
         seeds=result.found.check,
-        exclude=np.union1d(*excluded),
+        exclude=result.excluded,
         shown=np.union1d(data.checked_ids(result.model.excluded_ids), result.suppressed),
         include_seeds=options.include_seeds,
         others=others,

@@ -22,7 +22,7 @@ from metaheac_jax.cli.campaigns import (
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.campaign_record import is_among
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import InputError, Refusals
 from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress
 
@@ -84,18 +84,36 @@ def find_campaigns(
     new = [request for request in requests if not request.is_folder]
     least = LEAST_SEEDS if least_seeds is None else least_seeds
     found = iter(_find_new(new, data, exclude, least, seed, progress))
-    campaigns = []
+    data = _remember(requests, saved, data, progress)
+    campaigns, refusals = [], Refusals()
     for request, content in zip(requests, saved, strict=True):
         if content is None:
             campaigns.append(next(found))
             continue
-        with request.named():
+        with refusals.collected(), request.named():
             own = _find_saved(request, content, general, data, exclude, exclude_shown)
             campaigns.append(_without_shown(own, data) if exclude_shown else own)
             require_seeds(campaigns[-1].check, least_seeds or 0, request.source)
             if learns_again:
                 _check_can_learn(request.source, content, campaigns[-1], general, data)
+    refusals.check()
     return campaigns
+
+
+def _remember(
+    requests: Sequence[Request],
+    saved: Sequence[SavedCampaign | None],
+    data: Dataset,
+    progress: Progress,
+) -> Dataset:
+    """The data that has found the users of all folders in one pass over the user ids."""
+    users, refusals = [], Refusals()
+    for request, content in zip(requests, saved, strict=True):
+        if content is not None:
+            with refusals.collected(), request.named():
+                users.append(content.with_ids_of(data).user_ids)
+    refusals.check()
+    return data.remember(np.concatenate(users), progress=progress) if users else data
 
 
 def _check_can_learn(
@@ -123,7 +141,11 @@ def _find_new(
     progress: Progress,
 ) -> list[Found]:
     """Finds new campaigns, all in one pass over the user ids."""
-    seeds = [read_seeds(request.source, text=has_text(data)) for request in requests]
+    seeds, refusals = [], Refusals()
+    for request in requests:
+        with refusals.collected():
+            seeds.append(read_seeds(request.source, text=has_text(data)))
+    refusals.check()
     briefs = [
         CampaignBrief(ids, request.attributes or {}, request.name)
         for ids, request in zip(seeds, requests, strict=True)
@@ -133,8 +155,9 @@ def _find_new(
     for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
         check, notes = SeedCheck.of(campaign, ids), seed_notes(campaign.labels)
         found.append(Found(request, campaign, check, notes=notes))
-        with request.named():
+        with refusals.collected(), request.named():
             require_seeds(found[-1].check, least_seeds, request.source)
+    refusals.check()
     return found
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from metaheac_jax.audience.held_out_seeds import HeldOutSeeds, hold_out_seeds
 from metaheac_jax.audience.seed_check import SeedCheck
-from metaheac_jax.cli.campaigns import about, find_campaign
+from metaheac_jax.cli.campaigns import find_campaign
 from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import about
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 from metaheac_jax.progress import Progress

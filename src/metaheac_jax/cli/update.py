@@ -28,8 +28,8 @@ class Options:
     latter count. The part is so large that the converts are as many as the model expects without
     feedback, for which it is customised once more. With all of them, users like those in an
     audience would sink below users who were never shown the campaign. The result does not depend on
-    how often this has been run before. Without --exclude, nothing is done if feedback, data,
-    general model and seed are the same as last time.
+    how often this has been run before. Nothing is done if feedback, data, general model and seed
+    are the same as last time, and --exclude has no further users.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
@@ -67,10 +67,11 @@ def main(options: Options) -> None:
         else:
             general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        lines = ["there is no new feedback, data, model or seed; nothing to do"]
+        lines = ["there is no new feedback, data, model, seed or excluded user; nothing to do"]
         excluded, notes = read_excluded(options.exclude, data)
-        if options.exclude or not saved.would_stay(general, data, options.seed):
+        if not saved.would_stay(general, data, options.seed, exclude=excluded):
             is_other = not saved.is_of(general)
+            data = data.remember(saved.with_ids_of(data).user_ids, progress=progress)
             saved = update(
                 options.campaign,
                 general,

@@ -8,7 +8,7 @@ and L slots of a sensitive field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from metaheac_jax.data.campaign import (
 )
 from metaheac_jax.data.campaign_record import CampaignRecord
 from metaheac_jax.data.examples import Examples, group_by_campaign, is_repeat
-from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.errors import InputError, Refusals, about, check_whole
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
@@ -84,6 +84,7 @@ class Dataset:
         drawn from the data.
       digest: digest of the manifest from which it was opened; None if it was made in memory.
       folder: folder from which it was opened; None likewise.
+      remembered: ids in ascending order, and the index of each one's user, see `remember`.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Dataset:
     one_row_per_user: bool = True
     digest: str | None = None
     folder: Path | None = None
+    remembered: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def where(self) -> str:
@@ -243,6 +245,14 @@ class Dataset:
             labels=self.stage1.label[of],
         )
 
+    def campaigns_among(self, ids: Collection[int | str]) -> np.ndarray:
+        """(C,) bool, whether the id of each campaign is one of these.
+
+        They are compared as text, since all ids become text when one of them is not a number.
+        """
+        names = {str(own) for own in ids}
+        return np.array([str(plain_id(own)) in names for own in self.campaign_ids], bool)
+
     def find_users(
         self, user_ids: UserIds, *, part: tuple[int, int] = (0, 1), progress: Progress = silent
     ) -> np.ndarray:
@@ -261,14 +271,53 @@ class Dataset:
         wanted, place = np.unique(self.checked_ids(user_ids), return_inverse=True)
         if not len(wanted):
             return np.empty(0, np.int64)
+        known = self._recall(wanted)
+        if known is not None:
+            in_part = known // _BLOCK % part[1] == part[0]
+            return np.where(in_part, known, -1)[place]
         found = np.full(len(wanted), -1, np.int64)
+        for users, position in self._rows_of(wanted, part, progress):
+            found[position] = users
+        return found[place]
+
+    def remember(self, user_ids: UserIds, *, progress: Progress = silent) -> Dataset:
+        """The data set whose `find_users` finds these users without reading the user ids again.
+
+        Args:
+          user_ids: a list; ids that match no user are remembered as such. Those remembered before
+            are forgotten.
+          progress: receives the number of users read.
+
+        Raises:
+          InputError: as `find_users` does.
+        """
+        wanted = np.unique(self.checked_ids(user_ids))
+        return replace(self, remembered=(wanted, self.find_users(wanted, progress=progress)))
+
+    def _recall(self, wanted: np.ndarray) -> np.ndarray | None:
+        """The users of ids, -1 where there is none; None unless all these ids are remembered."""
+        if self.remembered is None or not len(self.remembered[0]):
+            return None
+        ids, users = self.remembered
+        position = np.searchsorted(ids, wanted).clip(max=len(ids) - 1)
+        return users[position] if (ids[position] == wanted).all() else None
+
+    def _rows_of(
+        self, wanted: np.ndarray, part: tuple[int, int], progress: Progress
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the indices of the users with these ids, and the position of each one's id.
+
+        Args:
+          wanted: ids in ascending order, at least one.
+          part: as for `find_users`.
+          progress: as for `find_users`.
+        """
         for start in range(0, self.num_users, _BLOCK)[part[0] :: part[1]]:
             ids = self.user_ids[start : start + _BLOCK]
             position = np.searchsorted(wanted, ids).clip(max=len(wanted) - 1)
             users = np.flatnonzero(wanted[position] == ids)
-            found[position[users]] = start + users
+            yield start + users, position[users]
             progress("find users", start + len(ids), self.num_users)
-        return found[place]
 
     def check_one_row_per_user(self) -> None:
         """Refuses data from which no audience can be drawn.
@@ -342,34 +391,34 @@ class Dataset:
           progress: receives the number of users read.
 
         Raises:
-          InputError: as in `new_campaign`; the message names the campaign if it has a name.
+          InputError: as in `new_campaign`; the message names the campaigns that have a name.
         """
         check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
         check_whole("seed", seed, 0)
-        rows, given = [], [self.checked_ids(exclude)]
+        rows, given, refusals = [], [self.checked_ids(exclude)], Refusals()
         for brief in briefs:
-            try:
+            name = None if brief.name is None else f"campaign {brief.name}"
+            with refusals.collected(), about(name):
                 given.append(np.unique(self.checked_ids(brief.seeds)))
                 rows.append(self.vocabulary.encode_attributes(self.schema, brief.attributes))
-            except InputError as error:
-                if brief.name is None:
-                    raise
-                raise InputError(f"campaign {brief.name}: {error}") from error
+        refusals.check()
         found = self.find_users(np.concatenate(given), progress=progress)
         excluded, *seeds = np.split(found, np.cumsum([len(ids) for ids in given])[:-1])
         excluded, excluded_ids = np.unique(excluded[excluded >= 0]), np.unique(given[0])
         new = []
         for brief, own, ids, found in zip(briefs, rows, given[1:], seeds, strict=True):
-            campaign = self._new_campaign(
-                brief.name, own, found, excluded, non_seeds_per_seed, seed
-            )
-            campaign = replace(
-                campaign,
-                attributes=dict(brief.attributes),
-                unmatched=np.setdiff1d(ids[found < 0], excluded_ids),
-                excluded_ids=excluded_ids,
-            )
-            new.append(campaign)
+            with refusals.collected():
+                campaign = self._new_campaign(
+                    brief.name, own, found, excluded, non_seeds_per_seed, seed
+                )
+                campaign = replace(
+                    campaign,
+                    attributes=dict(brief.attributes),
+                    unmatched=np.setdiff1d(ids[found < 0], excluded_ids),
+                    excluded_ids=excluded_ids,
+                )
+                new.append(campaign)
+        refusals.check()
         return new
 
     def _new_campaign(
@@ -469,7 +518,9 @@ class Dataset:
           InputError: a campaign id is already in use, a name is not a whole number although the
             campaign ids in the data are, or as `recorded_campaign`.
         """
-        new = [self.recorded_campaign(record) for record in records]
+        users = [self.checked_ids(record.user_ids) for record in records]
+        known = self.remember(np.concatenate(users)) if users else self
+        new = [known.recorded_campaign(record) for record in records]
         own_ids = [np.array([self._as_campaign_id(record.name)]) for record in records]
         ids = np.concatenate([self.campaign_ids, *own_ids])
         ordered, position, times = np.unique(ids, return_inverse=True, return_counts=True)
@@ -499,16 +550,21 @@ class Dataset:
             ),
         )
 
-    def without_examples_of(self, user_ids: UserIds) -> Dataset:
+    def without_examples_of(self, user_ids: UserIds, *, progress: Progress = silent) -> Dataset:
         """The data set without the examples of these users, who stay in the pool.
+
+        Args:
+          user_ids: the users, as for `find_users`.
+          progress: receives the number of users read.
 
         Raises:
           InputError: as `find_users` does.
         """
-        wanted, blocks = self.checked_ids(user_ids), range(0, self.num_users, _BLOCK)
-        if not len(wanted) or not self.num_users:
+        wanted, kept = np.unique(self.checked_ids(user_ids)), np.ones(self.num_users, bool)
+        if not len(wanted):
             return self
-        kept = ~np.concatenate([np.isin(self.user_ids[at : at + _BLOCK], wanted) for at in blocks])
+        for users, _ in self._rows_of(wanted, (0, 1), progress):
+            kept[users] = False  # a user may have several rows
         stage1, stage2 = (own.pick(kept[own.user]) for own in (self.stage1, self.stage2))
         return replace(self, stage1=stage1, stage2=stage2)
 

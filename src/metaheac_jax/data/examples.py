@@ -41,15 +41,19 @@ class Examples:
         each = (np.count_nonzero(self.label[self.of(c)]) for c in range(len(self.counts)))
         return np.fromiter(each, np.int64)
 
+    @property
+    def campaign(self) -> np.ndarray:
+        """(E,) index of each example's campaign."""
+        return np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+
     def pick(self, kept: np.ndarray) -> Examples:
         """The examples that an (E,) mask keeps, in the same order."""
-        campaign = np.repeat(np.arange(len(self.counts)), self.counts)[kept]
-        counts = np.bincount(campaign, minlength=len(self.counts))
         chance = self.probability
-        return Examples(
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            user=self.user[kept],
-            label=self.label[kept],
+        return group_by_campaign(
+            self.campaign[kept],
+            self.user[kept],
+            self.label[kept],
+            num_campaigns=len(self.counts),
             probability=None if chance is None else chance[kept],
         )
 
@@ -58,9 +62,8 @@ class Examples:
 
         Files may list the seeds first, but the order of examples must not reveal their labels.
         """
-        campaign = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
-        draw = np.random.Generator(np.random.Philox(0)).random(len(campaign), np.float32)
-        order = np.lexsort((draw, campaign))
+        draw = np.random.Generator(np.random.Philox(0)).random(len(self.user), np.float32)
+        order = np.lexsort((draw, self.campaign))
         chance = self.probability
         return replace(
             self,
