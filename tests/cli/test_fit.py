@@ -21,7 +21,13 @@ from commands import (
 )
 from toy import dataset
 
-from metaheac_jax.cli.fit import _folder_notes, _judged, _training_campaigns, _with_added
+from metaheac_jax.cli.fit import (
+    _folder_notes,
+    _judged,
+    _start_notes,
+    _training_campaigns,
+    _with_added,
+)
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.examples import group_by_campaign
@@ -232,6 +238,37 @@ def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, mon
     succeeds(main, "fit", data, tmp_path / "prior", "--method", "prior")
     printed = capsys.readouterr().out
     assert "trained on 3 campaigns of toy; 3 more, held out to decide when to stop" in printed
+
+
+@pytest.mark.parametrize(
+    ("held_out", "steps", "expected"),
+    [
+        ((3,), 8, []),
+        ((3, 1), 8, ["earlier trainings learned from 1 of the held-out campaigns"]),
+        ((3,), 5, ["the weights are those of june"]),
+    ],
+)
+def test_a_training_that_continued_says_what_its_judgements_are_worth(held_out, steps, expected):
+    start = SimpleNamespace(optimizer={"count": np.array(5)})
+    general = SimpleNamespace(optimizer={"count": np.array(steps)}, campaigns=(1, 2))
+    num_seen = len({*held_out} & {*general.campaigns})
+    notes = [*_start_notes(general, start, "june", num_seen)]
+    assert len(notes) == len(expected)
+    for note, words in zip(notes, expected, strict=True):
+        assert words in note
+
+
+def test_with_from_the_campaigns_that_the_model_has_seen_are_not_left_out(data, tmp_path, capsys):
+    first = tmp_path / "first"
+    succeeds(main, "fit", data, first, "--epochs", 1, "--campaigns", "paper", "--seed", 1)
+    general = load(first)
+    again = _training_campaigns(DATA, "paper", 5, general)
+    assert DATA.campaign_ids[again].tolist() == sorted(general.campaigns)
+    assert len(again) == len(paper_split(DATA, 5).train) == 4
+    assert set(again) != set(paper_split(DATA, 5).train)
+    words = ("--from: --campaigns official divides all campaigns anew", "give --campaigns paper")
+    options = ("--from", first, "--campaigns", "official")
+    refuses(capsys, main, "fit", data, tmp_path / "next", *options, words=words)
 
 
 def test_the_best_judgement_is_printed():

@@ -76,6 +76,40 @@ def test_paper_split_keeps_the_answers_to_a_question_together(answers, seed):
     assert abs(len(split.train) - wanted) == closest
 
 
+@given(
+    st.lists(st.integers(1, 4), min_size=2, max_size=20),
+    st.sets(st.integers(0, 19)),
+    st.integers(0, 99),
+)
+def test_campaigns_that_a_model_has_seen_are_training_campaigns(answers, seen, seed):
+    data = survey(answers)
+    question = questions_of(data)
+    known = [c for c in seen if c < len(question)]
+    together = np.flatnonzero(np.isin(question, question[known]))
+    if len(together) == len(question):
+        with pytest.raises(InputError, match="has seen all campaigns"):
+            paper_split(data, seed, known=known)
+        return
+    split = paper_split(data, seed, known=known)
+    assert set(together) <= set(split.train)
+    assert sorted([*split.train, *split.test]) == list(range(len(question)))
+    assert not set(question[split.train]) & set(question[split.test])
+    more = len(split.train) - round(0.6 * len(question))
+    assert more < 4 or len(split.train) == len(together)
+
+
+def test_day_after_day_a_tenth_of_what_is_new_is_left_to_test():
+    """A window of 100 campaigns moves on by 3 a day, and a model learns from what it may."""
+    seen = set()
+    for day in range(80):
+        window = range(3 * day, 3 * day + 100)
+        known = [c - 3 * day for c in seen if c in window]
+        split = paper_split(world([1] * 100), day, known=known)
+        assert len(split.test) == 40
+        assert set(known) <= set(split.train)
+        seen |= {window[c] for c in split.train}
+
+
 def test_the_answers_to_a_single_question_are_divided():
     data = survey([10])
     assert len(paper_split(data, 0).train) == 6

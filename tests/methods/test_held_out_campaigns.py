@@ -226,11 +226,35 @@ def test_a_part_of_many_new_campaigns_is_held_out_besides():
 
 def test_without_any_half_of_the_new_ones_are_held_out_at_most():
     """Of a tenth of all, as of a model that was trained for a fixed number of epochs."""
-    for new, expected in ((1, 0), (2, 1), (4, 2), (12, 5)):
+    for new, expected, known in ((1, 1, 4), (2, 1, 4), (4, 2, 3), (5, 3, 0), (12, 5, 0)):
         start = trained(range(30 - new))
         _, held = hold_out_campaigns(DATA, np.arange(30), 0, fraction=1 / 6, start=start)
-        assert len(held) == 5
         assert (held >= 30 - new).sum() == expected
+        assert (held < 30 - new).sum() == known
+
+
+def test_what_was_trained_on_before_it_was_held_out_is_not_preferred():
+    start = trained(range(20), held_out=[*range(8), 20])
+    _, held = hold_out_campaigns(DATA, np.arange(25), 0, start=start)
+    assert set(held) & {*range(8)} == set()
+    assert 20 in held
+    assert len(held) == 3
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_day_after_day_a_tenth_of_the_campaigns_is_held_out(grows):
+    """One campaign is new each day, and the oldest of 30 leaves, or none."""
+    every = dataset(users=300, campaigns=90, per_campaign=40, pool=8)
+    start, ids = replace(trained(range(5)), campaigns=(), held_out=()), every.campaign_ids
+    for day in range(60):
+        shown = np.arange(0 if grows else day, day + 30)
+        kept, held = hold_out_campaigns(every, shown, day, start=start)
+        seen = {*start.campaigns}
+        if day:
+            assert len(held) >= np.ceil(len(shown) / 10) - 1
+            assert not seen & {*ids[held].tolist()}
+        campaigns = (*seen, *ids[kept].tolist())
+        start = replace(start, campaigns=campaigns, held_out=tuple(ids[held].tolist()))
 
 
 def test_no_more_than_a_tenth_is_held_out_again():

@@ -71,15 +71,14 @@ def main(options: Options) -> None:
     with terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        # Compared as text, since ids become text when one of them is not a number. Held-out
-        # campaigns are not new either, since they decided when training stopped.
-        trained = {str(own) for own in (*general.campaigns, *general.held_out)}
-        ids = [str(plain_id(value)) for value in data.campaign_ids]
-        known = np.array([own in trained for own in ids], bool)
-        new = ~known & (data.stage2.counts > 0)
+        general.check_data(data)
+        # Held-out campaigns are not new either, since they decided when training stopped.
+        known = data.campaigns_among((*general.campaigns, *general.held_out))
+        in_stage2 = data.stage2.counts > 0
+        new = ~known & in_stage2
         usable = is_usable(data)
         test = np.flatnonzero(new & usable).tolist()
-        if not data.stage2.counts.any():
+        if not in_stage2.any():
             raise InputError(
                 f"{options.data}: has no examples of stage 2, on which audiences are judged; "
                 "prepare it from examples some of which have stage 2"
@@ -115,6 +114,7 @@ def main(options: Options) -> None:
         _print_group(screen, result["groups"][group], f"{sign} {threshold:,} seeds")
     terminal.print_lines(
         screen,
+        *_count_notes(data, result, known, in_stage2),
         *(
             f"campaign {left['campaign']} could not be judged: {left['why']}"
             for left in result["left_out"]
@@ -127,6 +127,20 @@ def main(options: Options) -> None:
         ),
         *_question_notes(data, known, test),
     )
+
+
+def _count_notes(
+    data: Dataset, result: dict[str, Any], known: np.ndarray, in_stage2: np.ndarray
+) -> list[str]:
+    """How many of the campaigns are judged, and why the others are not, if there are others."""
+    reasons = (
+        (int(known.sum()), "trained on, or held out of training"),
+        (int((~known & ~in_stage2).sum()), "without examples of stage 2"),
+        (len(result["left_out"]), "that could not be judged"),
+    )
+    others = ", ".join(f"{count:,} {why}" for count, why in reasons if count)
+    judged = f"judged {len(result['campaigns']):,} of {data.num_campaigns:,} campaigns"
+    return [f"{judged}; not {others}"] if others else []
 
 
 def _question_notes(data: Dataset, known: np.ndarray, test: Sequence[int]) -> list[str]:

@@ -28,8 +28,10 @@ from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.methods import Method, method_named, method_of
+from metaheac_jax.methods.record import steps_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
 from metaheac_jax.processes import check_same, from_first, is_first
+from metaheac_jax.progress import Progress
 from metaheac_jax.settings import SETTINGS
 from metaheac_jax.training.checkpoint import array_digest
 
@@ -67,7 +69,8 @@ class Options:
     campaigns: Literal["all", "paper", "official"] = "all"
     """Campaigns to train on: all; paper, a random 60% as in the paper (those of one column of users
     stay together), so that `metaheac evaluate` can judge the rest; or official, the half that the
-    authors' program takes."""
+    authors' program takes. With --from, paper takes all that the model has seen and, if they are
+    fewer than 60%, others at random."""
     skip_unusable: bool = False
     """Leave out campaigns of the data that no model can be trained on, because they have fewer than
     20 examples of stage 1 (to learn from), or only seeds or only non-seeds. The command names them.
@@ -128,8 +131,8 @@ def main(options: Options) -> None:
         if options.epochs is not None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         excluded = _read_excluded(options.exclude, data, screen)
-        data = _without_excluded(data, excluded, screen)
-        campaigns = _training_campaigns(data, options.campaigns, options.seed)
+        data = _without_excluded(data, excluded, screen, progress)
+        campaigns = _training_campaigns(data, options.campaigns, options.seed, start)
         if options.skip_unusable:
             campaigns, notes = _usable(data, campaigns)
             terminal.print_lines(screen, *notes)
@@ -137,7 +140,7 @@ def main(options: Options) -> None:
         added = np.empty(0, int)
         if folders:
             data, campaigns, added = _with_folders(data, campaigns, folders)
-            data = _without_excluded(data, excluded, screen)
+            data = _without_excluded(data, excluded, screen, progress)
             terminal.print_lines(screen, *_folder_notes(data, folders))
         _check(method, data, campaigns, options)  # before anything is written
         if mesh is not None:
@@ -169,11 +172,13 @@ def main(options: Options) -> None:
             remove_work(directory)
         from_first(None)  # the other processes end after the first
     held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
+    seen = held_out & {*general.campaigns}
     trained_on = f"{len(campaigns) - len(held_out) - len(folders)} campaigns of {data.name}"
     trained_on += f" and {len(folders)} of --with" if folders else ""
     terminal.print_lines(
         screen,
         f"{options.out}: {method.label}, trained on {trained_on}{_judged(general, len(held_out))}",
+        *([] if start is None else _start_notes(general, start, options.start, len(seen))),
         f"next: metaheac expand {terminal.quoted(options.out)} --data "
         f"{terminal.quoted(options.data)} --seeds FILE --attributes FILE --size N "
         "--out audience.csv",
@@ -194,6 +199,11 @@ def _check_options(options: Options) -> dict[str, Any]:
         raise InputError(
             f"--from: {options.out} would be replaced, and its campaigns are customised from it; "
             "choose another folder"
+        )
+    if options.start is not None and options.campaigns == "official":
+        raise InputError(
+            "--from: --campaigns official divides all campaigns anew, so the model may have seen "
+            "those it leaves out; give --campaigns paper"
         )
     if options.start is not None and (options.method or options.settings or options.set):
         raise InputError("--from: the method and settings are the model's; omit these options")
@@ -216,6 +226,22 @@ def _judged(general: General, num_held_out: int) -> str:
     return f"; AUC {best.auc:.4f} on {held_out}, at step {best.step:,}"
 
 
+def _start_notes(
+    general: General, start: General, folder: Path | None, num_seen: int
+) -> Iterator[str]:
+    """Lines on a training that continued from a model and did not improve it, or cannot tell."""
+    if num_seen:
+        yield (
+            f"note: earlier trainings learned from {num_seen} of the held-out campaigns, so this "
+            "AUC is too high, and training may end too early; add campaigns"
+        )
+    if steps_of(general) == steps_of(start):
+        yield (
+            f"note: no later state was better on the held-out campaigns, so the weights are those "
+            f"of {folder}"
+        )
+
+
 def _read_excluded(paths: Sequence[Path], data: Dataset, screen: Console) -> np.ndarray:
     """Ids of the users in these files; prints notes on them."""
     excluded, notes = read_excluded(paths, data)
@@ -223,9 +249,11 @@ def _read_excluded(paths: Sequence[Path], data: Dataset, screen: Console) -> np.
     return excluded
 
 
-def _without_excluded(data: Dataset, excluded: np.ndarray, screen: Console) -> Dataset:
+def _without_excluded(
+    data: Dataset, excluded: np.ndarray, screen: Console, progress: Progress
+) -> Dataset:
     """The data without the examples of excluded users."""
-    kept = data.without_examples_of(excluded)
+    kept = data.without_examples_of(excluded, progress=progress)
     num_left_out = len(data.stage1.user) - len(kept.stage1.user)
     if num_left_out:
         line = f"note: {num_left_out:,} examples of users in --exclude are left out"
@@ -233,8 +261,10 @@ def _without_excluded(data: Dataset, excluded: np.ndarray, screen: Console) -> D
     return kept
 
 
-def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
-    """Indices of the campaigns to train on."""
+def _training_campaigns(
+    data: Dataset, which: str, seed: int, start: General | None = None
+) -> np.ndarray:
+    """Indices of the campaigns to train on; with a start, all that it has seen are among them."""
     if not data.num_campaigns:  # --with may have all of them
         if which != "all":
             raise InputError(
@@ -243,7 +273,8 @@ def _training_campaigns(data: Dataset, which: str, seed: int) -> np.ndarray:
             )
         return np.empty(0, int)
     if which == "paper":
-        return paper_split(data, seed).train
+        seen = () if start is None else (*start.campaigns, *start.held_out)
+        return paper_split(data, seed, known=np.flatnonzero(data.campaigns_among(seen))).train
     if which == "official":
         return official_split(data).train
     return np.arange(data.num_campaigns)

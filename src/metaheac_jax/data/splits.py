@@ -6,6 +6,7 @@ Axis: C campaigns, in the order of ``Dataset.campaign_ids`` (raw ids, ascending)
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,12 @@ class Split:
 
 
 def paper_split(
-    dataset: Dataset, seed: int, *, train_fraction: float = 0.6, threshold: int | None = None
+    dataset: Dataset,
+    seed: int,
+    *,
+    train_fraction: float = 0.6,
+    threshold: int | None = None,
+    known: Sequence[int] | np.ndarray = (),
 ) -> Split:
     """The paper's split (section 4.1): campaigns divided 60:40 at random.
 
@@ -52,6 +58,8 @@ def paper_split(
       train_fraction: fraction of the campaigns to train on.
       threshold: T; by default the smallest number of seeds that at least 80% of all campaigns do
         not exceed.
+      known: indices of campaigns that a model has seen, with which training continues. They and
+        others of their questions are training campaigns, also if that is more than the fraction.
 
     Raises:
       InputError: there would be no training or no test campaign.
@@ -67,9 +75,14 @@ def paper_split(
     if question.max() == 0:
         question = np.arange(count)
     place = np.random.Generator(np.random.Philox(seed)).permutation(question.max() + 1)
-    order = np.argsort(np.argsort(place)[question], kind="stable")
+    first = np.isin(question, question[np.asarray(known, int)])
+    order = np.lexsort((np.argsort(place)[question], ~first))
     ends = 1 + np.flatnonzero(np.diff(question[order]))
-    if np.abs(count - ends - num_train).min() < np.abs(ends - num_train).min():
+    if first.any():
+        ends = ends[ends >= first.sum()]
+        if not len(ends):
+            raise InputError("split: the model has seen all campaigns, so none is left to test")
+    elif np.abs(count - ends - num_train).min() < np.abs(ends - num_train).min():
         order, ends = order[::-1], count - ends  # the last questions are closer to the fraction
     num_train = ends[np.argmin(np.abs(ends - num_train))]
     small, threshold = small_campaigns(dataset, threshold)

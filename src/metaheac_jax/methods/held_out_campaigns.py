@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaheac_jax.data.batches import check_indices, generator
-from metaheac_jax.data.campaign import Campaign, plain_id
+from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.model import General, Scorer
@@ -45,9 +45,9 @@ def hold_out_campaigns(
     """Divides training campaigns (by index) into those to train on and those to hold out.
 
     A fraction is held out. If training continues from a model, the campaigns that were held out of
-    the model's training come first, and then at most that fraction of the campaigns that are new to
-    the model. If the model held out none, at most half of the new campaigns come before those that
-    it was trained on. Campaigns of one question (see `splits.questions_of`) may be on both sides.
+    all its training come first, and then at most half of those that are new to it. Campaigns that
+    it was trained on are held out only if there are fewer than `MIN_CAMPAIGNS` of these.
+    Campaigns of one question (see `splits.questions_of`) may be on both sides.
 
     Args:
       data: the data set with the campaigns.
@@ -68,8 +68,8 @@ def hold_out_campaigns(
     if len(never_held_out):
         check_indices(data, np.asarray(never_held_out))
     if start is not None:
-        able, again, new = _order_held_out(data, able, start)
-        count = min(count, max(MIN_CAMPAIGNS, again + int(fraction * new))) if again else count
+        able, not_seen = _order_held_out(data, able, start)
+        count = min(count, not_seen) if not_seen >= MIN_CAMPAIGNS else count
     if len(able) < count or len(campaigns) <= count:
         raise InputError(
             f"{data.where}: {count} campaigns have to be held out, each with at least two seeds "
@@ -80,20 +80,17 @@ def hold_out_campaigns(
     return np.setdiff1d(campaigns, held), np.sort(held)
 
 
-def _order_held_out(data: Dataset, able: np.ndarray, start: General) -> tuple[np.ndarray, int, int]:
+def _order_held_out(data: Dataset, able: np.ndarray, start: General) -> tuple[np.ndarray, int]:
     """The order in which campaigns are held out when training continues from a model.
 
-    Also returns how many of them were held out of the model's training, and how many are new.
+    Also returns how many come before those that the model has seen in training.
     """
-    # As text, since all ids become text when one of them is not a number.
-    ids = [str(plain_id(data.campaign_ids[c])) for c in able]
-    before, trained = ({str(key) for key in keys} for keys in (start.held_out, start.campaigns))
-    again = np.array([key in before for key in ids], bool)
-    known = np.array([key in trained for key in ids], bool) & ~again
+    known = data.campaigns_among(start.campaigns)[able]
+    again = data.campaigns_among(start.held_out)[able] & ~known
     new = able[~again & ~known]
-    half = len(new) // 2
+    half = (len(new) + 1) // 2
     order = np.concatenate([able[again], new[:half], able[known], new[half:]])
-    return order, int(again.sum()), len(new)
+    return order, int(again.sum()) + half
 
 
 @dataclass(frozen=True)
