@@ -14,7 +14,7 @@ from metaheac_jax.audience.traits import audience_traits
 from metaheac_jax.data.sources import table_file
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.sources.tables import prepare
-from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.data.storage import content_digest, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.similarity import cosine
 from metaheac_jax.model import load, save
@@ -34,6 +34,31 @@ def plain(vocabulary, users, edges):
         row += [offsets[2] + values[2].index(like) for like in likes]
         rows.append(row + [vocabulary.num_rows] * (3 - len(likes)))
     return np.array(rows)
+
+
+def test_a_folder_of_parquet_files_is_a_table(tmp_path):
+    """As Spark writes it, with an empty file and files for itself."""
+    whole = write(tmp_path / "whole", *world(), "parquet")
+    parts = tmp_path / "parts"
+    for file in whole.iterdir():
+        folder, frame = parts / file.name, pl.read_parquet(file)
+        folder.mkdir(parents=True)
+        for number, rows in enumerate((frame[:3], frame[:0], frame[3:])):
+            rows.write_parquet(folder / f"part-{number}.parquet")
+        (folder / "_SUCCESS").touch()
+        for name in ("_metadata.parquet", ".part-0.parquet"):
+            (folder / name).write_bytes(b"no table")
+    schema = TableSchema((*SCHEMA.user[:2], Column("likes", slots=3)), SCHEMA.campaign)
+    data = [prepare(of, tmp_path / f"{of.name}-data", schema=schema) for of in (whole, parts)]
+    assert content_digest(data[0]) == content_digest(data[1])
+    users = pl.read_parquet(whole / "users.parquet")
+    users[:1].write_parquet(parts / "users.parquet" / "part-9.parquet")
+    with pytest.raises(InputError, match=rf"users\.parquet: row {len(users) + 1}: user_id .* earl"):
+        prepare(parts, tmp_path / "again", schema=schema)
+    for part in (parts / "users.parquet").glob("part*"):
+        part.unlink()
+    with pytest.raises(InputError, match=r"users\.parquet: has no file NAME\.parquet"):
+        prepare(parts, tmp_path / "again", schema=schema)
 
 
 @pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet"])

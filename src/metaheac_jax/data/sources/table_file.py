@@ -42,11 +42,20 @@ _ERRORS = (OSError, EOFError, ValueError, csv.Error, zlib.error)
 _QUOTED = re.compile(r'(?:^|(?<=,))"[^"]*(?:""[^"]*)*(?P<end>"(?=[,\r\n]|\Z)|\Z)')
 
 
+def is_table(path: Path) -> bool:
+    """Whether a path is a table's file, or a folder of Parquet files such as Spark writes."""
+    is_folder = path.name.endswith(".parquet") and path.is_dir()
+    return is_folder or (path.is_file() and path.name.endswith(ENDINGS))
+
+
 class TableFile:
-    """A file of rows, some of whose columns are used.
+    """A file of rows, some of whose columns are used; or a folder of such Parquet files.
+
+    The files of a folder follow each other by name. Those whose names begin with a dot or an
+    underscore do not count.
 
     Attributes:
-      path: path of the file.
+      path: path of the file or folder.
       names: names of all its columns.
       columns: names of the columns in use.
     """
@@ -60,7 +69,8 @@ class TableFile:
         id_column: str = "",
     ) -> None:
         """Args:
-        path: path that ends in one of `ENDINGS`; columns of CSV files are text.
+        path: path that ends in one of `ENDINGS`, a folder in ``.parquet``; columns of CSV files
+          are text.
         columns: names of the columns to use.
         missing: text that stands for a missing value, besides empty cells of a CSV file. In a
           Parquet file, a number that it spells is missing, too.
@@ -68,9 +78,14 @@ class TableFile:
 
         Raises:
           InputError: the file cannot be read, names a column twice or lacks one of ``columns``, or
-            a line and the header differ in their number of cells.
+            a line and the header differ in their number of cells; or the folder has no such file.
         """
-        self.path, self._text = path, not path.name.endswith(".parquet")
+        self.path, self._text, self._parts = path, not path.name.endswith(".parquet"), [path]
+        if not self._text and path.is_dir():
+            parts = sorted(path.glob("*.parquet"))
+            self._parts = [part for part in parts if part.name[0] not in "._"]
+            if not self._parts:
+                raise InputError(f"{path}: has no file NAME.parquet; put the table's files there")
         self._missing, self._id_column = list(missing), id_column
         try:
             self.names = self._header() if self._text else self.scan().collect_schema().names()
@@ -192,7 +207,7 @@ class TableFile:
             nulls = ["", *words]
             rows = pl.scan_csv(self.path, infer_schema=False, glob=False, null_values=nulls)
             return rows.with_columns(self._without(pl.all(), numbers)) if numbers else rows
-        rows = pl.scan_parquet(self.path, glob=False)
+        rows = pl.scan_parquet(self._parts, glob=False)
         rows = rows.with_columns(  # so that the unit of a file does not change the text of a time
             cs.datetime().dt.cast_time_unit("us"), _LISTS_OF_TIMES.cast(pl.List(pl.Datetime("us")))
         )

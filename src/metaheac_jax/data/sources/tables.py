@@ -37,7 +37,7 @@ from metaheac_jax.data.sources.table_fields import (
     learn,
     spells_whole,
 )
-from metaheac_jax.data.sources.table_file import ENDINGS, TableFile
+from metaheac_jax.data.sources.table_file import ENDINGS, TableFile, is_table
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.storage import MANIFEST, check_target, open_dataset, write_columns
 from metaheac_jax.errors import InputError
@@ -49,16 +49,16 @@ FILES = ("users", "campaigns", "examples")
 
 
 def find_tables(source: Path) -> dict[str, Path]:
-    """The files of users, campaigns and examples in a folder, by name, as far as they exist.
+    """The tables of users, campaigns and examples in a folder, by name, as far as they exist.
 
-    A source that is a file is the file of users.
+    A source that is a table itself is that of users.
     """
-    if source.is_file():
-        return {"users": source} if source.name.endswith(ENDINGS) else {}
+    if is_table(source):
+        return {"users": source}
     found = {}
     for name in FILES:
         paths = [source / f"{name}{ending}" for ending in ENDINGS]
-        present = [path for path in paths if path.is_file()]
+        present = [path for path in paths if is_table(path)]
         if len(present) > 1:
             raise InputError(f"{source}: has both {present[0].name} and {present[1].name}")
         if present:
