@@ -208,19 +208,28 @@ def test_evaluate_names_campaigns_that_may_not_be_new(made, capsys, monkeypatch)
     assert line.startswith(f"note: campaign {test[1]} may have the attributes of tea, which")
 
 
-def test_evaluate_shows_gains_and_calibration(made, tmp_path, capsys):
-    """Campaigns that were held out in training are not judged."""
-    model = tmp_path / "model"
+def test_evaluate_judges_no_campaigns_that_were_held_out_in_training(made, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "figures.json"
     options = ("--method", "prior", "--campaigns", "paper", "--seed", 3)
+    succeeds(main, "fit", made.data, model, *options)
+    capsys.readouterr()
+    succeeds(main, "evaluate", model, "--data", made.data, "--out", out)
+    assert "calibration" not in capsys.readouterr().out  # at the ratio of all campaigns
+    result, data = json.loads(out.read_text()), open_dataset(made.data)
+    assert load(model).held_out
+    found = [campaign["campaign"] for campaign in result["campaigns"] + result["left_out"]]
+    assert sorted(found) == data.campaign_ids[paper_split(data, 3).test].tolist()
+
+
+def test_evaluate_shows_gains_and_calibration(made, tmp_path, capsys):
+    model = tmp_path / "model"
+    options = ("--method", "lr", "--campaigns", "paper", "--seed", 3)
     succeeds(main, "fit", made.data, model, *options)
     capsys.readouterr()
     for out in (tmp_path / "figures.json", tmp_path / "gains.csv"):
         succeeds(main, "evaluate", model, "--data", made.data, "--out", out)
     printed = capsys.readouterr().out
     result, data = json.loads((tmp_path / "figures.json").read_text()), open_dataset(made.data)
-    assert load(model).held_out
-    found = [campaign["campaign"] for campaign in result["campaigns"] + result["left_out"]]
-    assert sorted(found) == data.campaign_ids[paper_split(data, 3).test].tolist()
     groups = result["groups"]
     for group, (gains, calibration) in library_tables(model, data, result).items():
         assert groups[group]["gains"] == gains
@@ -242,6 +251,22 @@ def test_evaluate_shows_a_name_in_brackets(tmp_path, capsys):
     save(method_named("cosine").fit(data, campaigns=[0, 1, 2]), tmp_path / "model")
     succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
     assert "\ncosine to the mean seed on [toy]\n" in capsys.readouterr().out
+
+
+def test_evaluate_says_how_many_campaigns_it_does_not_judge_and_why(tmp_path, capsys):
+    data = dataset(users=200, campaigns=6, per_campaign=40, pool=40)
+    campaign = np.repeat(np.arange(6), data.stage2.counts)
+    kept = campaign != 4
+    of = (values[kept] for values in (campaign, data.stage2.user, data.stage2.label))
+    write_dataset(replace(data, stage2=group_by_campaign(*of, num_campaigns=6)), tmp_path / "data")
+    model = method_named("cosine").fit(open_dataset(tmp_path / "data"), campaigns=[0, 1, 2])
+    save(model, tmp_path / "model")
+    succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
+    words = (
+        "judged 2 of 6 campaigns; not 3 trained on, or held out of training, 1 without examples of "
+        "stage 2"
+    )
+    assert words in " ".join(capsys.readouterr().out.split())
 
 
 def test_evaluate_leaves_out_a_campaign_without_examples(tmp_path, capsys):

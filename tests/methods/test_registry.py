@@ -48,7 +48,7 @@ def test_what_is_tuned_are_settings():
 
 def test_what_scores_mean_without_seeds_and_as_probabilities():
     methods = [method_named(name) for name in METHODS]
-    other = {"cosine", "pinterest", "seed-aware", "alpha-0-seeds", "mlp-seeds"}
+    other = {"cosine", "pinterest", "prior", "seed-aware", "alpha-0-seeds", "mlp-seeds"}
     assert {m.name for m in methods if not m.log_odds} == other
     seedless = {m.name for m in methods if not m.general_scores}
     assert seedless == {"hubble", "pinterest", "mlp-embeddings"}

@@ -68,7 +68,15 @@ def lightgbm_per_campaign(settings: Settings = PAPER) -> Method:
 def user_prior(settings: Settings = PAPER) -> Method:
     """Trees on the examples of all training campaigns: one score per user for all campaigns."""
     label = "user prior (no campaign)"
-    return Method("prior", label, settings, train=fit_prior, adapt=adapt_prior, holds_out=True)
+    return Method(
+        "prior",
+        label,
+        settings,
+        train=fit_prior,
+        adapt=adapt_prior,
+        holds_out=True,
+        log_odds=False,  # they are at the ratio of all training campaigns
+    )
 
 
 def fit_trees(
