@@ -102,7 +102,14 @@ def _derived(comparison: Comparison) -> dict[str, Any]:
 
 
 def keep(target: Path, comparison: Comparison, screen: Console) -> None:
-    """Writes the files that a repository keeps into a folder; an earlier report is replaced."""
+    """Writes the files that a repository keeps into a folder; an earlier report is replaced.
+
+    Raises:
+      InputError: the folder has other files, which may be those of a run.
+    """
+    foreign = sorted({path.name for path in target.glob("*")} - {*OUTPUTS})
+    if foreign:
+        raise InputError(f"--keep: {target / foreign[0]} would be removed; give another folder")
     with new_directory(target, marker="report.md") as directory:
         write_files(directory, comparison, page=False, screen=screen)
     where = f"report.md, figures and results are in {target}; all of it may be committed"

@@ -142,7 +142,7 @@ def test_what_is_kept_is_small_and_can_be_drawn_again(drawn, tmp_path, capsys):
     before = {path: path.read_bytes() for path in drawn.iterdir()}
     keep = tmp_path / "results" / "toy"
     keep.mkdir(parents=True)  # what an older one left does not stay
-    for name in ("report.md", "old.png"):
+    for name in ("report.md", "tuning.json"):
         (keep / name).write_text("old")
     succeeds(COMMAND, drawn, "--keep", keep)
     assert f"are in {keep}; all of it may be committed\n" in capsys.readouterr().out
@@ -155,13 +155,19 @@ def test_what_is_kept_is_small_and_can_be_drawn_again(drawn, tmp_path, capsys):
 
 def test_what_must_not_be_kept_over(drawn, tmp_path, capsys):
     (drawn.parent / "report.md").write_text("of another comparison")
+    run = drawn.parent / "run"
+    shutil.copytree(drawn, run)
+    (run / "seed-0").mkdir()
+    words = (f"--keep: {run / 'seed-0'} would be removed; give another folder",)
+    refuses(capsys, COMMAND, drawn, "--keep", run, words=words)
+    assert (run / "seed-0").is_dir()
     for kept in (drawn, drawn.parent):
         words = (f"--keep: {kept} would replace {drawn}; give another",)
         refuses(capsys, COMMAND, drawn, "--keep", kept, words=words)
     (drawn.parent / "report.md").unlink()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    words = ("mine: exists and has no report.md",)
+    words = ("mine/notes.txt would be removed; give another folder",)
     refuses(capsys, COMMAND, drawn, "--keep", tmp_path / "mine", words=words)
     assert contents(tmp_path / "mine") == {"notes.txt"}
     refuses(capsys, COMMAND, tmp_path / "mine", words=("no results.json; train something first",))

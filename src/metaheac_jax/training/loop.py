@@ -133,9 +133,9 @@ def train(
       checkpoints: where to save and to resume from; the last checkpoint is of the last step.
       save_every: maximum number of steps between checkpoints.
       save_seconds: maximum time between checkpoints, in seconds.
-      log: a file for one JSON line every ``log_every`` steps: name, step, mean loss since the last
-        line, steps per second, seconds; and one per judgement: name, step, held_out_auc,
-        held_out_loss.
+      log: a file for a JSON line every ``log_every`` steps, and at each judgement and checkpoint:
+        name, step, mean loss since the last line, steps per second, seconds; and one per judgement:
+        name, step, held_out_auc, held_out_loss.
       log_every: number of steps between log lines, for which the loop waits for the device.
       progress: receives the number of steps done, and the loss.
 
