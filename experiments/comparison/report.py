@@ -109,7 +109,7 @@ def keep(target: Path, comparison: Comparison, screen: Console) -> None:
     """
     foreign = sorted({path.name for path in target.glob("*")} - {*OUTPUTS})
     if foreign:
-        raise InputError(f"--keep: {target / foreign[0]} would be removed; give another folder")
+        raise InputError(f"{target / foreign[0]} would be removed; give another folder to keep in")
     with new_directory(target, marker="report.md") as directory:
         write_files(directory, comparison, page=False, screen=screen)
     where = f"report.md, figures and results are in {target}; all of it may be committed"
@@ -124,8 +124,8 @@ class Options:
     """The --out of a finished command, or a folder from --keep."""
     keep: Path | None = None
     """Folder for a copy of results and report to keep in a repository, such as
-    experiments/results/NAME; one that is there is replaced. The copy has no report.html and no
-    checkpoints, and DIRECTORY stays as it is."""
+    experiments/results/NAME; one that is there, with nothing else in it, is replaced. The copy has
+    no report.html and no checkpoints, and DIRECTORY stays as it is."""
 
 
 def main(options: Options) -> None:

@@ -32,7 +32,9 @@ def about(what: object | None) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise error if what is None else InputError(f"{what}: {error}") from error
+        if what is None:
+            raise
+        raise InputError(f"{what}: {error}") from error
 
 
 class Refusals:

@@ -24,6 +24,7 @@ from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.audience.shown import share_to_keep
 from metaheac_jax.customise.early_stopping import hold_out
 from metaheac_jax.data.campaign_record import Feedback
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import writer_of
 from metaheac_jax.methods import METHODS, method_named, method_of
@@ -560,6 +561,16 @@ def test_an_update_needs_a_general_model_in_a_folder(campaign):
     with pytest.raises(InputError, match="the general model is in no folder; give one from `save`"):
         update(folder, replace(general, origin=None), DATA)
     assert bytes_of(folder) == before
+
+
+def test_an_update_reads_the_user_ids_once(campaign, monkeypatch):
+    folder, general = campaign
+    add_feedback(folder, feedback())
+    read, reads = Dataset._rows_of, []
+    monkeypatch.setattr(Dataset, "_rows_of", lambda *given: reads.append(given) or read(*given))
+    saved = update(folder, general, DATA)
+    assert len(reads) == 1
+    assert saved.learned == saved.known
 
 
 def test_an_update_would_stay_with_the_same_model_data_and_seed_alone(campaign, tmp_path):

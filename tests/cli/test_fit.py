@@ -39,7 +39,7 @@ from metaheac_jax.methods.ensemble import member_methods
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.record import steps_of
 from metaheac_jax.methods.registry import METHODS
-from metaheac_jax.model import AddedCampaign, Judged, load
+from metaheac_jax.model import AddedCampaign, Judged, load, save
 from metaheac_jax.settings import SETTINGS
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
@@ -235,6 +235,11 @@ def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, mon
         r"on (\d) campaigns.* on (\d) more", capsys.readouterr().out
     ).groups()
     assert int(trained) + int(held) == 6
+    general = load(tmp_path / "model", optimizer=True)
+    save(replace(general, campaigns=tuple(DATA.campaign_ids.tolist())), tmp_path / "known")
+    succeeds(main, "fit", data, tmp_path / "later", "--from", tmp_path / "known")
+    words = "earlier trainings learned from 3 of the held-out campaigns"
+    assert words in " ".join(capsys.readouterr().out.split())
     succeeds(main, "fit", data, tmp_path / "prior", "--method", "prior")
     printed = capsys.readouterr().out
     assert "trained on 3 campaigns of toy; 3 more, held out to decide when to stop" in printed

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import authors_pickles
 import numpy as np
+import polars as pl
 import pytest
 import tables_world
 from commands import contents, refuses, succeeds
@@ -340,6 +341,16 @@ def test_a_schema_does_not_replace_the_table_it_is_of(tmp_path, capsys):
     given = ("prepare", source, "--infer", source / "users.csv", "--overwrite")
     refuses(capsys, main, *given, words=words)
     assert (source / "users.csv").read_bytes() == before
+
+
+def test_a_schema_does_not_replace_a_part_of_a_table(tmp_path, capsys):
+    part = tmp_path / "source" / "users.parquet" / "part-0.parquet"
+    part.parent.mkdir(parents=True)
+    pl.DataFrame({"user_id": [1, 2], "city": ["a", "b"]}).write_parquet(part)
+    words = (f"--infer: {part} would replace a file that is read",)
+    given = ("prepare", tmp_path / "source", "--infer", part, "--overwrite")
+    refuses(capsys, main, *given, words=words)
+    assert len(pl.read_parquet(part)) == 2
 
 
 def test_hash_rows_of_every_large_field(tmp_path, capsys):

@@ -98,7 +98,7 @@ def test_campaigns_that_a_model_has_seen_are_training_campaigns(answers, seen, s
     assert more < 4 or len(split.train) == len(together)
 
 
-def test_day_after_day_a_tenth_of_what_is_new_is_left_to_test():
+def test_day_after_day_four_tenths_of_the_window_are_left_to_test():
     """A window of 100 campaigns moves on by 3 a day, and a model learns from what it may."""
     seen = set()
     for day in range(80):

@@ -158,7 +158,7 @@ def test_what_must_not_be_kept_over(drawn, tmp_path, capsys):
     run = drawn.parent / "run"
     shutil.copytree(drawn, run)
     (run / "seed-0").mkdir()
-    words = (f"--keep: {run / 'seed-0'} would be removed; give another folder",)
+    words = (f"{run / 'seed-0'} would be removed; give another folder to keep in",)
     refuses(capsys, COMMAND, drawn, "--keep", run, words=words)
     assert (run / "seed-0").is_dir()
     for kept in (drawn, drawn.parent):

@@ -224,8 +224,8 @@ def test_a_part_of_many_new_campaigns_is_held_out_besides():
     assert len(drawn) > 1
 
 
-def test_without_any_half_of_the_new_ones_are_held_out_at_most():
-    """Of a tenth of all, as of a model that was trained for a fixed number of epochs."""
+def test_without_any_up_to_half_of_the_new_ones_are_held_out():
+    """A sixth of all, as of a model that was trained for a fixed number of epochs."""
     for new, expected, known in ((1, 1, 4), (2, 1, 4), (4, 2, 3), (5, 3, 0), (12, 5, 0)):
         start = trained(range(30 - new))
         _, held = hold_out_campaigns(DATA, np.arange(30), 0, fraction=1 / 6, start=start)

@@ -24,7 +24,7 @@ from metaheac_jax.customise.joint import BlockScorer, score_jointly
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.model import Customised, Scorer, Weights
 from metaheac_jax.processes import check_same, from_each
 from metaheac_jax.progress import Progress, silent
@@ -286,7 +286,8 @@ def _left_out(
     rest = {key: np.setdiff1d(data.checked_ids(ids), shared) for key, ids in excluded.items()}
     own = []
     for model in models:
-        seeds = data.checked_ids(() if include_seeds else model.seed_ids)
+        with about(f"{data.where}: seeds"):
+            seeds = data.checked_ids(() if include_seeds else model.seed_ids)
         own.append(np.concatenate([rest[id(model.excluded_ids)], seeds]))
     return [shared, *own]
 

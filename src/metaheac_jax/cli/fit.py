@@ -65,7 +65,8 @@ class Options:
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Continue training from this model, for example every day on new data. Use `metaheac prepare
     --extends MODEL` to make such data. Method and settings are the model's. This needs the
-    model's subfolder `optimizer`, which holds the state of its optimiser."""
+    model's subfolder `optimizer`, which holds the state of its optimiser. Campaigns that were held
+    out of its training still are, with some of the new ones."""
     campaigns: Literal["all", "paper", "official"] = "all"
     """Campaigns to train on: all; paper, a random 60% as in the paper (those of one column of users
     stay together), so that `metaheac evaluate` can judge the rest; or official, the half that the
@@ -172,13 +173,14 @@ def main(options: Options) -> None:
             remove_work(directory)
         from_first(None)  # the other processes end after the first
     held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
-    seen = held_out & {*general.campaigns}
+    judged_on = data.campaigns_among(held_out)
+    num_seen = int((judged_on & data.campaigns_among(general.campaigns)).sum())
     trained_on = f"{len(campaigns) - len(held_out) - len(folders)} campaigns of {data.name}"
     trained_on += f" and {len(folders)} of --with" if folders else ""
     terminal.print_lines(
         screen,
         f"{options.out}: {method.label}, trained on {trained_on}{_judged(general, len(held_out))}",
-        *([] if start is None else _start_notes(general, start, options.start, len(seen))),
+        *([] if start is None else _start_notes(general, start, options.start, num_seen)),
         f"next: metaheac expand {terminal.quoted(options.out)} --data "
         f"{terminal.quoted(options.data)} --seeds FILE --attributes FILE --size N "
         "--out audience.csv",

@@ -75,7 +75,7 @@ def find_campaigns(
         folder is then refused if the data has none of its seeds, or if its model has not learned
         from all feedback.
       seed: random seed for the random non-seeds of new campaigns.
-      progress: receives the progress of finding the users of new campaigns.
+      progress: receives the progress of finding the users.
 
     Raises:
       InputError: a file or its content is wrong, or a folder does not suit ``general``, ``data`` or
@@ -141,6 +141,8 @@ def _find_new(
     progress: Progress,
 ) -> list[Found]:
     """Finds new campaigns, all in one pass over the user ids."""
+    if not requests:
+        return []
     seeds, refusals = [], Refusals()
     for request in requests:
         with refusals.collected():

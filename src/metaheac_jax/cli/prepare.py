@@ -186,7 +186,9 @@ def _cut_lists(options: Options) -> list[str]:
 
 def _write_first_schema(options: Options, path: Path) -> list[str]:
     """Infers a first schema and writes it; returns what to tell the user."""
-    terminal.check_output("--infer", path, *tables.find_tables(options.source).values())
+    found = tables.find_tables(options.source).values()
+    parts = [part for table in found if table.is_dir() for part in table.iterdir()]
+    terminal.check_output("--infer", path, *found, *parts)
     if path.exists() and not options.overwrite:
         raise InputError(f"--infer: {path} exists; give --overwrite to replace it")
     schema, left_out = infer_schema(options.source)

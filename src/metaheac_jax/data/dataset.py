@@ -84,7 +84,8 @@ class Dataset:
         drawn from the data.
       digest: digest of the manifest from which it was opened; None if it was made in memory.
       folder: folder from which it was opened; None likewise.
-      remembered: ids in ascending order, and the index of each one's user, see `remember`.
+      remembered: (M,) ids in ascending order, and (M,) int64, the index of each one's user or -1;
+        see `remember`. None if there are none. They are those of ``user_ids``.
     """
 
     name: str
@@ -518,7 +519,10 @@ class Dataset:
           InputError: a campaign id is already in use, a name is not a whole number although the
             campaign ids in the data are, or as `recorded_campaign`.
         """
-        users = [self.checked_ids(record.user_ids) for record in records]
+        users = []
+        for record in records:
+            with about(f"campaign {record.name}"):
+                users.append(self.checked_ids(record.user_ids))
         known = self.remember(np.concatenate(users)) if users else self
         new = [known.recorded_campaign(record) for record in records]
         own_ids = [np.array([self._as_campaign_id(record.name)]) for record in records]

@@ -53,13 +53,14 @@ def paper_split(
 
     Args:
       dataset: the campaigns to divide.
-      seed: random seed; it determines the division together with the questions, C and
-        ``train_fraction`` only.
+      seed: random seed; it determines the division together with the questions, C,
+        ``train_fraction`` and ``known`` only.
       train_fraction: fraction of the campaigns to train on.
       threshold: T; by default the smallest number of seeds that at least 80% of all campaigns do
         not exceed.
-      known: indices of campaigns that a model has seen, with which training continues. They and
-        others of their questions are training campaigns, also if that is more than the fraction.
+      known: indices of campaigns that a model has seen, with which training continues. They and,
+        if there are several questions, all others of theirs are training campaigns, also if that is
+        more than the fraction.
 
     Raises:
       InputError: there would be no training or no test campaign.
@@ -81,7 +82,10 @@ def paper_split(
     if first.any():
         ends = ends[ends >= first.sum()]
         if not len(ends):
-            raise InputError("split: the model has seen all campaigns, so none is left to test")
+            raise InputError(
+                f"{dataset.where}: the model has seen all campaigns, or one of every question, so "
+                "none is left to test; add campaigns, or train on all"
+            )
     elif np.abs(count - ends - num_train).min() < np.abs(ends - num_train).min():
         order, ends = order[::-1], count - ends  # the last questions are closer to the fraction
     num_train = ends[np.argmin(np.abs(ends - num_train))]

@@ -45,9 +45,10 @@ def hold_out_campaigns(
     """Divides training campaigns (by index) into those to train on and those to hold out.
 
     A fraction is held out. If training continues from a model, the campaigns that were held out of
-    all its training come first, and then at most half of those that are new to it. Campaigns that
-    it was trained on are held out only if there are fewer than `MIN_CAMPAIGNS` of these.
-    Campaigns of one question (see `splits.questions_of`) may be on both sides.
+    all its training come first, and then up to half of those that are new to it, rounded up. If
+    these are fewer than the fraction but at least `MIN_CAMPAIGNS`, they alone are held out; if they
+    are fewer, campaigns that the model was trained on are held out too. Campaigns of one question
+    (see `splits.questions_of`) may be on both sides.
 
     Args:
       data: the data set with the campaigns.

@@ -53,8 +53,19 @@ def test_a_folder_of_parquet_files_is_a_table(tmp_path):
     assert content_digest(data[0]) == content_digest(data[1])
     users = pl.read_parquet(whole / "users.parquet")
     users[:1].write_parquet(parts / "users.parquet" / "part-9.parquet")
-    with pytest.raises(InputError, match=rf"users\.parquet: row {len(users) + 1}: user_id .* earl"):
+    with pytest.raises(InputError, match=r"users\.parquet/part-9\.parquet: row 1: user_id .* earl"):
         prepare(parts, tmp_path / "again", schema=schema)
+    for changed, words in (
+        (
+            users[:1].with_columns(pl.col("income").cast(pl.Float32)),
+            "'income' is Float32, but in p",
+        ),
+        (users[:1].drop("income"), "'income' is missing, but in part-0"),
+        (users[:1].with_columns(new=1), "'new' is Int32, but in part-0.parquet it is missing; wr"),
+    ):
+        changed.write_parquet(parts / "users.parquet" / "part-9.parquet")
+        with pytest.raises(InputError, match=rf"part-9\.parquet: column {words}"):
+            prepare(parts, tmp_path / "again", schema=schema)
     for part in (parts / "users.parquet").glob("part*"):
         part.unlink()
     with pytest.raises(InputError, match=r"users\.parquet: has no file NAME\.parquet"):

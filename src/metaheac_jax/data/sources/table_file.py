@@ -78,7 +78,8 @@ class TableFile:
 
         Raises:
           InputError: the file cannot be read, names a column twice or lacks one of ``columns``, or
-            a line and the header differ in their number of cells; or the folder has no such file.
+            a line and the header differ in their number of cells; or the folder has no such file,
+            or files with other columns or types.
         """
         self.path, self._text, self._parts = path, not path.name.endswith(".parquet"), [path]
         if not self._text and path.is_dir():
@@ -88,6 +89,7 @@ class TableFile:
                 raise InputError(f"{path}: has no file NAME.parquet; put the table's files there")
         self._missing, self._id_column = list(missing), id_column
         try:
+            self._check_parts()
             self.names = self._header() if self._text else self.scan().collect_schema().names()
         except InputError:
             raise
@@ -101,6 +103,20 @@ class TableFile:
         self.check_columns(columns)
         self.columns = list(columns)
         self._over_lines = self._text and self._check_cells()
+
+    def _check_parts(self) -> None:
+        """Refuses files of one folder that differ in their columns or types."""
+        if len(self._parts) == 1:
+            return
+        first, *others = ((part, pl.read_parquet_schema(part)) for part in self._parts)
+        for part, own in others:
+            for name in [*first[1], *own]:
+                here, there = own.get(name, "missing"), first[1].get(name, "missing")
+                if here != there:
+                    raise InputError(
+                        f"{part}: column {name!r} is {here}, but in {first[0].name} it is {there}; "
+                        "write all files with the same columns and types"
+                    )
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Refuses a file that lacks one of these columns."""
@@ -288,8 +304,12 @@ class TableFile:
 
     def fault(self, row: int, what: str) -> InputError:
         """The error for a row, counted from 0; it names the line if the file is CSV."""
-        where = f"line {self._line(row)}" if self._text else f"row {row + 1}"
-        return InputError(f"{self.path}: {where}: {what}; fix or remove it")
+        if self._text:
+            return InputError(f"{self.path}: line {self._line(row)}: {what}; fix or remove it")
+        sizes = [int(self.collect(pl.scan_parquet(p).select(pl.len())).item()) for p in self._parts]
+        part = int(np.searchsorted(np.cumsum(sizes), row, side="right"))
+        row -= sum(sizes[:part])
+        return InputError(f"{self._parts[part]}: row {row + 1}: {what}; fix or remove it")
 
     def _line(self, row: int) -> int:
         """The line of a CSV file on which a row begins."""

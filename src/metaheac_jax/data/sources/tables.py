@@ -53,8 +53,8 @@ def find_tables(source: Path) -> dict[str, Path]:
 
     A source that is a table itself is that of users.
     """
-    if is_table(source):
-        return {"users": source}
+    if source.is_file():
+        return {"users": source} if is_table(source) else {}
     found = {}
     for name in FILES:
         paths = [source / f"{name}{ending}" for ending in ENDINGS]
@@ -63,7 +63,7 @@ def find_tables(source: Path) -> dict[str, Path]:
             raise InputError(f"{source}: has both {present[0].name} and {present[1].name}")
         if present:
             found[name] = present[0]
-    return found
+    return found or ({"users": source} if is_table(source) else {})
 
 
 def prepare(
