@@ -20,7 +20,6 @@ from metaheac_jax.cli.campaigns import check_readable, read_excluded, unseen_val
 from metaheac_jax.cli.changed_settings import changed_settings
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.data.batches import is_usable, list_campaigns
-from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset
@@ -172,15 +171,9 @@ def main(options: Options) -> None:
             save(general, options.out, progress=progress)
             remove_work(directory)
         from_first(None)  # the other processes end after the first
-    held_out = {plain_id(value) for value in data.campaign_ids[campaigns]} & {*general.held_out}
-    judged_on = data.campaigns_among(held_out)
-    num_seen = int((judged_on & data.campaigns_among(general.campaigns)).sum())
-    trained_on = f"{len(campaigns) - len(held_out) - len(folders)} campaigns of {data.name}"
-    trained_on += f" and {len(folders)} of --with" if folders else ""
     terminal.print_lines(
         screen,
-        f"{options.out}: {method.label}, trained on {trained_on}{_judged(general, len(held_out))}",
-        *([] if start is None else _start_notes(general, start, options.start, num_seen)),
+        *_told(options, method.label, general, start, data, campaigns),
         f"next: metaheac expand {terminal.quoted(options.out)} --data "
         f"{terminal.quoted(options.data)} --seeds FILE --attributes FILE --size N "
         "--out audience.csv",
@@ -226,6 +219,25 @@ def _judged(general: General, num_held_out: int) -> str:
         return f"; {held_out}"
     best = max(general.judgements, key=lambda judged: judged.auc)
     return f"; AUC {best.auc:.4f} on {held_out}, at step {best.step:,}"
+
+
+def _told(
+    options: Options,
+    label: str,
+    general: General,
+    start: General | None,
+    data: Dataset,
+    campaigns: np.ndarray,
+) -> Iterator[str]:
+    """Lines on what the model was trained on, and how good it is."""
+    held_out = data.campaigns_among(general.held_out)[campaigns]
+    num_held_out, num_folders = int(held_out.sum()), len(options.with_)
+    trained_on = f"{len(campaigns) - num_held_out - num_folders} campaigns of {data.name}"
+    trained_on += f" and {num_folders} of --with" if num_folders else ""
+    yield f"{options.out}: {label}, trained on {trained_on}{_judged(general, num_held_out)}"
+    if start is not None:
+        seen = held_out & data.campaigns_among(general.campaigns)[campaigns]
+        yield from _start_notes(general, start, options.start, int(seen.sum()))
 
 
 def _start_notes(
