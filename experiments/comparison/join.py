@@ -36,8 +36,8 @@ class Options:
     """Folders of finished comparisons, at least two: each the --out of a command, or a folder from
     `report --keep`."""
     out: Path
-    """Folder for the results and their report, as from `report --keep`; one that is there is
-    replaced."""
+    """Folder for the results and their report, as from `report --keep`; one that is there, with
+    nothing else in it, is replaced."""
     methods: tuple[str, ...] = ()
     """Which to keep, by name. Default: all, and every run must have each of them."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 #: The largest count or seed, since jax and the examples use 32-bit integers.
 MAX_WHOLE = 2**31 - 1
-#: How many errors one message has.
+#: Maximum number of errors in one message.
 MAX_REFUSALS = 50
 
 

@@ -27,7 +27,6 @@ from metaheac_jax.audience.evaluation import gains_table, pool_probabilities, sc
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import Command, main
-from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.splits import paper_split
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.methods import method_named, method_of
@@ -255,26 +254,22 @@ def test_evaluate_shows_a_name_in_brackets(tmp_path, capsys):
 
 def test_evaluate_says_how_many_campaigns_it_does_not_judge_and_why(tmp_path, capsys):
     data = dataset(users=200, campaigns=6, per_campaign=40, pool=40)
-    campaign = np.repeat(np.arange(6), data.stage2.counts)
-    kept = ~np.isin(campaign, (1, 4))  # the first of these is trained on
-    of = (values[kept] for values in (campaign, data.stage2.user, data.stage2.label))
-    write_dataset(replace(data, stage2=group_by_campaign(*of, num_campaigns=6)), tmp_path / "data")
+    kept = ~np.isin(data.stage2.campaign, (1, 4))  # the first of these is trained on
+    write_dataset(replace(data, stage2=data.stage2.pick(kept)), tmp_path / "data")
     model = method_named("cosine").fit(open_dataset(tmp_path / "data"), campaigns=[0, 1, 2])
     save(model, tmp_path / "model")
     succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
     words = (
-        "judged 2 of 6 campaigns; not 3 trained on, or held out of training, 1 without examples of "
-        "stage 2"
+        "judged 2 of 6 campaigns; the others: 3 trained on or held out of training, 1 without "
+        "examples of stage 2"
     )
     assert words in " ".join(capsys.readouterr().out.split())
 
 
 def test_evaluate_leaves_out_a_campaign_without_examples(tmp_path, capsys):
     data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
-    campaign = np.repeat(np.arange(6), data.stage1.counts)
-    kept = campaign != 5
-    of = (values[kept] for values in (campaign, data.stage1.user, data.stage1.label))
-    write_dataset(replace(data, stage1=group_by_campaign(*of, num_campaigns=6)), tmp_path / "data")
+    kept = data.stage1.campaign != 5
+    write_dataset(replace(data, stage1=data.stage1.pick(kept)), tmp_path / "data")
     model = method_named("cosine").fit(open_dataset(tmp_path / "data"), campaigns=[0, 1, 2])
     save(model, tmp_path / "model")
     succeeds(main, "evaluate", tmp_path / "model", "--data", tmp_path / "data")
@@ -293,10 +288,8 @@ def test_evaluate_leaves_out_a_campaign_without_examples(tmp_path, capsys):
 def test_evaluate_says_which_examples_the_data_lacks(tmp_path, capsys, stage, said):
     data = dataset(users=150, campaigns=6, per_campaign=60, pool=40)
     examples = getattr(data, stage)
-    campaign = np.repeat(np.arange(6), examples.counts)
-    kept = campaign < (3 if stage == "stage1" else 0)
-    of = (values[kept] for values in (campaign, examples.user, examples.label))
-    cut = replace(data, **{stage: group_by_campaign(*of, num_campaigns=6)})
+    kept = examples.campaign < (3 if stage == "stage1" else 0)
+    cut = replace(data, **{stage: examples.pick(kept)})
     write_dataset(cut, tmp_path / "data")
     model = method_named("cosine").fit(open_dataset(tmp_path / "data"), campaigns=[0, 1, 2])
     save(model, tmp_path / "model")

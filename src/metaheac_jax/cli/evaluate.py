@@ -134,13 +134,13 @@ def _count_notes(
 ) -> list[str]:
     """How many of the campaigns are judged, and why the others are not, if there are others."""
     reasons = (
-        (int(known.sum()), "trained on, or held out of training"),
+        (int(known.sum()), "trained on or held out of training"),
         (int((~known & ~in_stage2).sum()), "without examples of stage 2"),
         (len(result["left_out"]), "that could not be judged"),
     )
     others = ", ".join(f"{count:,} {why}" for count, why in reasons if count)
     judged = f"judged {len(result['campaigns']):,} of {data.num_campaigns:,} campaigns"
-    return [f"{judged}; not {others}"] if others else []
+    return [f"{judged}; the others: {others}"] if others else []
 
 
 def _question_notes(data: Dataset, known: np.ndarray, test: Sequence[int]) -> list[str]:
