@@ -537,10 +537,9 @@ def _write(
 ) -> None:
     """Writes all requested files, once the content of all of them is ready."""
     record = {"made_from": _made_from(options, general, data), **record}
-    if options.campaigns is not None:
+    if kept is not None:  # there are many campaigns
         write_folder(options.out, results, record, ending=options.format or "csv")
-        if kept is not None:
-            remove_work(kept)
+        remove_work(kept)
         return
     page = ""
     if options.report is not None:
