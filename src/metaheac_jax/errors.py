@@ -26,44 +26,66 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class Refused(InputError):
+    """Raised for one or more of several inputs.
+
+    Attributes:
+      reasons: the message about each of them, by its name.
+    """
+
+    def __init__(self, message: str, reasons: Mapping[str | None, str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+
 @contextmanager
 def about(what: object | None) -> Iterator[None]:
-    """A context in which errors begin with what they are about, unless that is None."""
+    """A context in which errors of input and files begin with what they are about, unless None."""
     try:
         yield
-    except InputError as error:
+    except (InputError, OSError) as error:
         if what is None:
             raise
-        raise InputError(f"{what}: {error}") from error
+        raise InputError(f"{what}: {message_of(error)}") from error
+
+
+def message_of(error: InputError | OSError) -> str:
+    """What to tell the user about an error; for an error of the system, with the file's name."""
+    if isinstance(error, InputError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 class Refusals:
     """Collects the errors of several inputs, so that one message has all of them."""
 
     def __init__(self) -> None:
-        self._errors: list[InputError] = []
+        self._errors: list[tuple[str | None, InputError]] = []
 
     @contextmanager
-    def collected(self) -> Iterator[None]:
-        """A block whose `InputError` is collected."""
+    def collected(self, name: str | None) -> Iterator[None]:
+        """A block on the input of this name, whose `InputError` is collected."""
         try:
             yield
         except InputError as error:
-            self._errors.append(error)
+            self._errors.append((name, error))
 
     def check(self) -> None:
         """Ends the collection.
 
         Raises:
-          InputError: there are errors; the message has the first `MAX_REFUSALS`.
+          Refused: there are errors; the message has the first `MAX_REFUSALS`.
         """
-        if len(self._errors) == 1:
-            raise self._errors[0]
-        if self._errors:
-            shown = "; ".join(map(str, self._errors[:MAX_REFUSALS]))
-            more = len(self._errors) - MAX_REFUSALS
+        if not self._errors:
+            return
+        messages = [str(error) for _, error in self._errors]
+        shown, more = "; ".join(messages[:MAX_REFUSALS]), len(messages) - MAX_REFUSALS
+        if len(messages) > 1:
             others = f"; and {more} more" if more > 0 else ""
-            raise InputError(f"{len(self._errors)} errors: {shown}{others}")
+            shown = f"{len(messages)} errors: {shown}{others}"
+        names = [name for name, _ in self._errors]
+        raise Refused(shown, dict(zip(names, messages, strict=True))) from self._errors[0][1]
 
 
 def check_whole(name: str, value: Any, minimum: int) -> None:

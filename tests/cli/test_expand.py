@@ -538,12 +538,55 @@ def test_all_bad_campaigns_are_named_at_once(many, tmp_path, capsys):
     assert error.startswith("error: 60 errors: campaign few 0: list/few.csv: 2 of 3 seeds")
     assert "; campaign few 49: " in error
     assert "campaign few 50" not in error
-    assert error.endswith("; and 10 more\n")
+    assert error.endswith("; and 10 more; --skip-unusable skips such campaigns\n")
     for entry in few[:2]:
         entry["attributes"] = {}
     path.write_text("\n".join(map(json.dumps, [first, *few])))
     words = ("2 errors: campaign few 0: ", "; campaign few 1: ")
     refuses(capsys, main, "expand", *words_of(many), words=words)
+
+
+def test_unusable_campaigns_are_skipped_if_asked(many, tmp_path, capsys):
+    """One campaign fails at each stage: files, earlier audiences, attributes, users, seeds."""
+    folder = tmp_path / "list"
+    (folder / "few.csv").write_text(f"{SEEDS[0]}\n{SEEDS[1]}\n4")
+    (folder / "unknown.csv").write_text("4\n5")
+    path = folder / "campaigns"
+    first, second = map(json.loads, path.read_text().splitlines())
+    bad = {
+        "no file": {"seeds": "none.csv"},
+        "no folder": {"folder": "none"},
+        "no audience": {"previous": "none.csv"},
+        "no attribute": {"attributes": {}},
+        "no user": {"seeds": "unknown.csv"},
+        "few": {"seeds": "few.csv"},
+    }
+    wrong = [{**second, "name": name, **changed} for name, changed in bad.items()]
+    del wrong[1]["seeds"], wrong[1]["attributes"]
+    path.write_text("\n".join(map(json.dumps, [*wrong[:3], first, *wrong[3:]])))
+    succeeds(main, "expand", *words_of({**many, "--skip-unusable": ""}))
+    printed = capsys.readouterr().out
+    assert contents(tmp_path / "audiences") == {"tea.csv", "audiences.json"}
+    record = json.loads((tmp_path / "audiences" / "audiences.json").read_text())
+    assert {own["name"] for own in record["skipped"]} == set(bad)
+    reasons = {own["name"]: own["reason"] for own in record["skipped"]}
+    assert reasons["few"] == (
+        "campaign few: list/few.csv: 2 of 3 seeds are users of the data, fewer than --least-seeds "
+        "100; give more seeds"
+    )
+    assert all(f"skipped: {reason}\n" in printed for reason in reasons.values())
+    skipping = (tmp_path / "audiences" / "tea.csv").read_bytes()
+
+    path.write_text(json.dumps(first))
+    succeeds(main, "expand", *words_of(many))
+    assert (tmp_path / "audiences" / "tea.csv").read_bytes() == skipping
+    assert json.loads((tmp_path / "audiences" / "audiences.json").read_text())["skipped"] == []
+
+    path.write_text("\n".join(map(json.dumps, [wrong[0], wrong[5]])))
+    before = contents(tmp_path)
+    words = ("campaign few: list/few.csv: 2 of 3 seeds",)  # the last reason; the others are printed
+    refuses(capsys, main, "expand", *words_of({**many, "--skip-unusable": ""}), words=words)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(

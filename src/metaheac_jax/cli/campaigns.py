@@ -52,12 +52,14 @@ class Request:
       attributes: the campaign's attributes; None for a campaign folder, which has them.
       previous: file of an earlier audience, if there is one.
       name: name of the campaign, if it is one of many.
+      saved: the content of a campaign folder, once it is read.
     """
 
     source: Path
     attributes: dict[str, Any] | None
     previous: Path | None = None
     name: str | None = None
+    saved: SavedCampaign | None = None
 
     @property
     def is_folder(self) -> bool:

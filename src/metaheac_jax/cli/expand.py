@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -53,7 +54,7 @@ from metaheac_jax.cli.expanded import (
 from metaheac_jax.cli.found_campaigns import Found, find_campaigns
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.errors import InputError, Refusals
+from metaheac_jax.errors import InputError, Refusals, Refused
 from metaheac_jax.files import is_marked, locked, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
@@ -63,6 +64,7 @@ from metaheac_jax.sealed import Parent, digests
 from metaheac_jax.settings import Adapts
 from metaheac_jax.training.checkpoint import array_digest
 
+_Read = TypeVar("_Read")
 _ANY_POOL = 2**31  # users; so many that no band is empty
 #: Options in an audience's record.
 _RECORDED = (
@@ -155,6 +157,10 @@ class Options:
     examples; or heads, the layers after the network's first. With heads, many campaigns share the
     first layer and are scored several times as fast, but audiences may be worse. Default: the
     model's settings. Not for campaign folders, which are customised already."""
+    skip_unusable: bool = False
+    """With --campaigns, leave out campaigns that would stop the command, for example because a file
+    is missing or there are too few seeds, and expand the others. The command prints the reasons,
+    and OUT/audiences.json has them in "skipped"."""
     least_seeds: int | None = None
     """Stop with an error if a campaign has fewer seeds than this that are users of the data. By
     default 100; for a campaign's folder there is no default, since `metaheac customise` has checked
@@ -176,13 +182,10 @@ def main(options: Options) -> None:
     terminal.keep_compiled()
     for path in (*options.exclude, *options.suppress):
         check_readable(path)  # a file that cannot be read is reported before the work begins
-    saved, refusals = list[SavedCampaign | None](), Refusals()
-    for request in requests:
-        with refusals.collected(), request.named():
-            saved.append(_read_source(request, options))
-    refusals.check()
+    skipped = dict[str | None, str]()
+    requests = _usable(partial(_read_sources, options), requests, options, skipped)
     record = _record(options, requests)
-    if options.exclude_shown and not any(saved):
+    if options.exclude_shown and not any(request.saved for request in requests):
         raise InputError("--exclude-shown: only for a campaign's folder, which has feedback")
     writes = is_first()
     with (
@@ -190,25 +193,26 @@ def main(options: Options) -> None:
         locked(options.report) if writes and options.report else nullcontext(),
         terminal.progress_display(screen) as progress,
     ):
-        own = saved[0] if options.campaigns is None else None
+        own = requests[0].saved if options.campaigns is None else None
         general = own.load_general(progress) if own else load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
         if mesh is not None:
             method_of(general).check_mesh()
-            folders = [own and own.digest for own in saved]
+            folders = [own.saved and own.saved.digest for own in requests]
             model_digest = general.origin and general.origin.digest
             parts = (record["options"], data.digest, model_digest, folders)
             check_same("options, data, model and campaigns", parts)
         others = _others(options, data)
-        results = _expand(options, requests, saved, general, data, mesh, kept, progress)
+        results = _expand(options, requests, skipped, general, data, mesh, kept, progress)
         if writes:
-            _write(options, results, others, record, general, data, kept, progress)
+            _write(options, results, skipped, others, record, general, data, kept, progress)
         from_first(None)  # the other processes end after the first
     if options.campaigns is None:
         lines = describe(results[0], options.out)
     else:
         terminal.print_table(screen, overview(results))
-        lines = [f"{options.out}: {len(results)} audiences; {MANIFEST} has the details"]
+        lines = [f"skipped: {reason}" for reason in skipped.values()]
+        lines.append(f"{options.out}: {len(results)} audiences; {MANIFEST} has the details")
     terminal.print_lines(screen, *lines)
 
 
@@ -241,6 +245,8 @@ def _check_options(options: Options) -> None:
         check_base_rate(options.base_rate)
     if options.compare and options.report is None:
         raise InputError("--compare: only with --report; metaheac overlap compares files")
+    if options.campaigns is None and options.skip_unusable:
+        raise InputError("--skip-unusable: only with --campaigns")
     if options.report is not None and options.campaigns is not None:
         raise InputError("--report: not with --campaigns; give --seeds and --attributes")
     terminal.check_minimum("--seed", options.seed, 0)
@@ -315,6 +321,42 @@ def _requests(options: Options) -> list[Request]:
     return [Request(options.seeds, attributes, options.previous)]
 
 
+def _usable(
+    read: Callable[[Sequence[Request]], list[_Read]],
+    requests: Sequence[Request],
+    options: Options,
+    skipped: dict[str | None, str],
+) -> list[_Read]:
+    """What ``read`` returns for all requests; with --skip-unusable, for those that it allows.
+
+    Adds the names of the others, and the reasons, to ``skipped``.
+
+    Raises:
+      InputError: as ``read`` does; with --skip-unusable, only if it allows none.
+    """
+    while True:
+        try:
+            return read(requests)
+        except Refused as refused:
+            usable = [request for request in requests if request.name not in refused.reasons]
+            if not usable:
+                raise
+            if not options.skip_unusable:
+                raise InputError(f"{refused}; --skip-unusable skips such campaigns") from refused
+            requests = usable
+            skipped |= refused.reasons
+
+
+def _read_sources(options: Options, requests: Sequence[Request]) -> list[Request]:
+    """The requests with the content of campaign folders; other files are only checked."""
+    read, refusals = [], Refusals()
+    for request in requests:
+        with refusals.collected(request.name), request.named():
+            read.append(replace(request, saved=_read_source(request, options)))
+    refusals.check()
+    return read
+
+
 def _read_source(request: Request, options: Options) -> SavedCampaign | None:
     """The content of a campaign folder; a file of seeds is only checked, before any work."""
     if not request.is_folder:
@@ -342,7 +384,7 @@ def _others(options: Options, data: Dataset) -> dict[str, list[int] | list[str]]
 def _expand(
     options: Options,
     requests: Sequence[Request],
-    saved: Sequence[SavedCampaign | None],
+    skipped: dict[str | None, str],
     general: General,
     data: Dataset,
     mesh: Mesh | None,
@@ -354,18 +396,17 @@ def _expand(
     data.check_one_row_per_user()
     ranks = _ranks(options)
     wanted = audience_ranks(data.num_users, **ranks)
-    text = has_text(data)
-    earlier, refusals = list[list[int] | list[str] | None](), Refusals()
-    for request in requests:
-        with refusals.collected(), request.named():
-            path = request.previous
-            earlier.append(None if path is None else read_audience(path, text=text))
-    refusals.check()
+    read = _usable(partial(_read_earlier, has_text(data)), requests, options, skipped)
+    earlier = {request.name: ids for request, ids in read}
     excluded, known = read_excluded(options.exclude, data)
     suppressed, more = read_excluded(options.suppress, data)
     known += more
     left_out = np.union1d(excluded, suppressed)
-    found = _find_campaigns(options, requests, saved, general, data, excluded, progress)
+
+    def find(requests: Sequence[Request]) -> list[Found]:
+        return _find_campaigns(options, requests, general, data, excluded, progress)
+
+    found = _usable(find, [request for request, _ in read], options, skipped)
     campaigns = [own.campaign for own in found]
     if mesh is not None:
         parts = [(own.users, own.labels, own.rows) for own in campaigns]
@@ -398,7 +439,7 @@ def _expand(
     )
     results = []
     for number, (own, audience) in enumerate(zip(found, audiences, strict=True)):
-        base_rate, ids = None, earlier[number]
+        base_rate, ids = None, earlier[own.request.name]
         if options.probability:
             base_rate = options.base_rate or seed_rate(own.campaign.num_given_seeds, data)
             probabilities = scales[number].probability(audience.scores, base_rate)
@@ -413,6 +454,19 @@ def _expand(
             Expanded(own, models[number], audience, base_rate, refresh, notes, excluded, suppressed)
         )
     return results
+
+
+def _read_earlier(
+    text: bool, requests: Sequence[Request]
+) -> list[tuple[Request, list[int] | list[str] | None]]:
+    """The requests with the user ids of their earlier audiences."""
+    read, refusals = [], Refusals()
+    for request in requests:
+        path = request.previous
+        with refusals.collected(request.name), request.named():
+            read.append((request, None if path is None else read_audience(path, text=text)))
+    refusals.check()
+    return read
 
 
 def _models(
@@ -497,7 +551,6 @@ def _method(options: Options, general: General) -> Method:
 def _find_campaigns(
     options: Options,
     requests: Sequence[Request],
-    saved: Sequence[SavedCampaign | None],
     general: General,
     data: Dataset,
     excluded: np.ndarray,
@@ -513,7 +566,6 @@ def _find_campaigns(
         return [Found(requests[0], campaign, check, notes=seed_notes(campaign.labels))]
     return find_campaigns(
         requests,
-        saved,
         general,
         data,
         exclude=excluded,
@@ -528,6 +580,7 @@ def _find_campaigns(
 def _write(
     options: Options,
     results: Sequence[Expanded],
+    skipped: Mapping[str | None, str],
     others: Mapping[str, list[int] | list[str]],
     record: Mapping[str, Any],
     general: General,
@@ -538,6 +591,8 @@ def _write(
     """Writes all requested files, once the content of all of them is ready."""
     record = {"made_from": _made_from(options, general, data), **record}
     if kept is not None:  # there are many campaigns
+        left_out = [{"name": name, "reason": reason} for name, reason in skipped.items()]
+        record = {**record, "skipped": left_out}
         write_folder(options.out, results, record, ending=options.format or "csv")
         remove_work(kept)
         return

@@ -46,10 +46,10 @@ class Expanded:
 
     def own_parents(self) -> list[dict[str, str]]:
         """Name and digest of the campaign folder that the model is from, if there is one."""
-        saved = self.found.saved
-        if saved is None:
+        request = self.found.request
+        if request.saved is None:
             return []
-        return [Parent.of(self.found.request.source, saved.digest)._asdict()]
+        return [Parent.of(request.source, request.saved.digest)._asdict()]
 
     def facts(self) -> dict[str, Any]:
         """The result as plain data."""

@@ -34,7 +34,6 @@ class Found(NamedTuple):
       request: what was given for it.
       campaign: its examples and attributes.
       check: the check of its seeds.
-      saved: the content of its folder; None for a new campaign.
       model: the model of its folder; None for a new campaign.
       notes: what the user should know about its seeds and its folder.
     """
@@ -42,14 +41,12 @@ class Found(NamedTuple):
     request: Request
     campaign: Campaign
     check: SeedCheck
-    saved: SavedCampaign | None = None
     model: Customised | None = None
     notes: Sequence[str] = ()
 
 
 def find_campaigns(
     requests: Sequence[Request],
-    saved: Sequence[SavedCampaign | None],
     general: General,
     data: Dataset,
     *,
@@ -63,8 +60,7 @@ def find_campaigns(
     """Finds the campaigns of requests in the data.
 
     Args:
-      requests: one per campaign.
-      saved: the content of each campaign folder; None for a new campaign.
+      requests: one per campaign; those of campaign folders have the content of the folder.
       general: the model that those in folders were customised from.
       data: the data with the campaigns' users.
       exclude: ids of users who may not be in an audience, and of whom new campaigns do not learn.
@@ -78,40 +74,37 @@ def find_campaigns(
       progress: receives the progress of finding the users.
 
     Raises:
-      InputError: a file or its content is wrong, or a folder does not suit ``general``, ``data`` or
-        the options; the message names the campaign.
+      Refused: a file or its content is wrong, or a folder does not suit ``general``, ``data`` or
+        the options; the message names the campaigns.
     """
     new = [request for request in requests if not request.is_folder]
     least = LEAST_SEEDS if least_seeds is None else least_seeds
     found = iter(_find_new(new, data, exclude, least, seed, progress))
-    data = _remember(requests, saved, data, progress)
+    data = _remember(requests, data, progress)
     campaigns, refusals = [], Refusals()
-    for request, content in zip(requests, saved, strict=True):
-        if content is None:
+    for request in requests:
+        if request.saved is None:
             campaigns.append(next(found))
             continue
-        with refusals.collected(), request.named():
-            own = _find_saved(request, content, general, data, exclude, exclude_shown)
-            campaigns.append(_without_shown(own, data) if exclude_shown else own)
-            require_seeds(campaigns[-1].check, least_seeds or 0, request.source)
+        with refusals.collected(request.name), request.named():
+            own = _find_saved(request, request.saved, general, data, exclude, exclude_shown)
+            if exclude_shown:
+                own = _without_shown(own, request.saved, data)
+            require_seeds(own.check, least_seeds or 0, request.source)
             if learns_again:
-                _check_can_learn(request.source, content, campaigns[-1], general, data)
+                _check_can_learn(request.source, request.saved, own, general, data)
+            campaigns.append(own)
     refusals.check()
     return campaigns
 
 
-def _remember(
-    requests: Sequence[Request],
-    saved: Sequence[SavedCampaign | None],
-    data: Dataset,
-    progress: Progress,
-) -> Dataset:
+def _remember(requests: Sequence[Request], data: Dataset, progress: Progress) -> Dataset:
     """The data that has found the users of all folders in one pass over the user ids."""
     users, refusals = [], Refusals()
-    for request, content in zip(requests, saved, strict=True):
-        if content is not None:
-            with refusals.collected(), request.named():
-                users.append(content.with_ids_of(data).user_ids)
+    for request in requests:
+        if request.saved is not None:
+            with refusals.collected(request.name), request.named():
+                users.append(request.saved.with_ids_of(data).user_ids)
     refusals.check()
     return data.remember(np.concatenate(users), progress=progress) if users else data
 
@@ -145,7 +138,7 @@ def _find_new(
         return []
     seeds, refusals = [], Refusals()
     for request in requests:
-        with refusals.collected():
+        with refusals.collected(request.name), request.named():
             seeds.append(read_seeds(request.source, text=has_text(data)))
     refusals.check()
     briefs = [
@@ -157,7 +150,7 @@ def _find_new(
     for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
         check, notes = SeedCheck.of(campaign, ids), seed_notes(campaign.labels)
         found.append(Found(request, campaign, check, notes=notes))
-        with refusals.collected(), request.named():
+        with refusals.collected(request.name), request.named():
             require_seeds(found[-1].check, least_seeds, request.source)
     refusals.check()
     return found
@@ -204,18 +197,17 @@ def _find_saved(
                 "with --exclude"
             )
     check = SeedCheck.of_folder(campaign, saved.num_first_seeds)
-    return Found(request, campaign, check, saved, model, notes)
+    return Found(request, campaign, check, model, notes)
 
 
-def _without_shown(found: Found, data: Dataset) -> Found:
+def _without_shown(found: Found, saved: SavedCampaign, data: Dataset) -> Found:
     """The campaign of a folder, whose model finds no users in the folder's feedback.
 
     Its ``campaign`` stays as it is: users who were shown it have high scores, so a pool without
     them is not one that held-out seeds can be compared with.
     """
-    assert found.saved is not None  # it has a folder
-    assert found.model is not None
-    shown = data.checked_ids(found.saved.feedback.user_ids)
+    assert found.model is not None  # it has a folder
+    shown = data.checked_ids(saved.feedback.user_ids)
     campaign = found.model.campaign
     excluded = np.union1d(data.checked_ids(campaign.excluded_ids), shown)
     model = replace(found.model, campaign=replace(campaign, excluded_ids=excluded))

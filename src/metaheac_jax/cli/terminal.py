@@ -51,7 +51,7 @@ from metaheac_jax.backend import check_backend, set_cpu_flags
 from metaheac_jax.cli.help_text import join_lines
 from metaheac_jax.customise import export
 from metaheac_jax.data import simulation, storage
-from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError
+from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError, message_of
 from metaheac_jax.files import foreign_file, is_marked, is_replaceable, locked
 from metaheac_jax.processes import is_first
 from metaheac_jax.progress import Progress
@@ -220,8 +220,7 @@ def command(
     except MemoryError as error:
         _leave(_fail(_too_large(str(error))))
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _leave(_fail(f"{where}{error.strerror or error}"))
+        _leave(_fail(message_of(error)))
     except jax.errors.JaxRuntimeError as error:
         told = _one_line(str(error))[:160]
         if told.startswith("RESOURCE_EXHAUSTED"):

@@ -392,14 +392,14 @@ class Dataset:
           progress: receives the number of users read.
 
         Raises:
-          InputError: as in `new_campaign`; the message names the campaigns that have a name.
+          Refused: as in `new_campaign`; the message names the campaigns that have a name.
         """
         check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
         check_whole("seed", seed, 0)
         rows, given, refusals = [], [self.checked_ids(exclude)], Refusals()
         for brief in briefs:
             name = None if brief.name is None else f"campaign {brief.name}"
-            with refusals.collected(), about(name):
+            with refusals.collected(brief.name), about(name):
                 given.append(np.unique(self.checked_ids(brief.seeds)))
                 rows.append(self.vocabulary.encode_attributes(self.schema, brief.attributes))
         refusals.check()
@@ -408,7 +408,7 @@ class Dataset:
         excluded, excluded_ids = np.unique(excluded[excluded >= 0]), np.unique(given[0])
         new = []
         for brief, own, ids, found in zip(briefs, rows, given[1:], seeds, strict=True):
-            with refusals.collected():
+            with refusals.collected(brief.name):
                 campaign = self._new_campaign(
                     brief.name, own, found, excluded, non_seeds_per_seed, seed
                 )
