@@ -1,13 +1,16 @@
 """What lies in a workspace is found by its manifests, and what is wrong with it is said."""
 
 import gzip
+import json
 import os
 import shutil
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import polars as pl
 import pytest
+from commands import exit_code
 from toy import dataset
 from writers import Writers
 
@@ -20,6 +23,7 @@ from metaheac_jax.audience.workspace import (
     find_items,
     find_unfinished,
 )
+from metaheac_jax.cli.main import main
 from metaheac_jax.cli.status import items_table
 from metaheac_jax.customise import export
 from metaheac_jax.data.campaign_record import Feedback
@@ -185,6 +189,38 @@ def test_an_audience_that_is_cut_is_named_and_the_rest_is_shown(workspace):
     assert items["cut.csv.gz"].trouble.startswith(f"{cut}: cannot be read (unexpected end of file)")
     [row] = [row for row in items_table(find_items(workspace), workspace).rows if "cut" in row[0]]
     assert row[4] == "damaged"
+
+
+def test_programs_read_the_status_as_json_and_its_exit_code(workspace, capsys):
+    assert exit_code(main, "status", workspace, "--json") == 0
+    june = by_name(workspace)["models/june"]
+    shown = {item["path"]: item for item in json.loads(capsys.readouterr().out)["items"]}
+    assert shown["models/june"] == {
+        "path": "models/june",
+        "kind": "model",
+        "about": june.about,
+        "damage": None,
+        "writer": None,
+        "made_from": ["data"],
+        "digest": june.digest,
+        "modified": shown["models/june"]["modified"],
+        "bytes": june.size,
+    }
+    assert datetime.fromisoformat(shown["models/june"]["modified"]).timestamp() == int(
+        june.modified
+    )
+    assert shown["audience.csv"]["digest"] is None
+
+    (workspace / "data" / "manifest.json").write_text("{")
+    (workspace / "july.training").mkdir()
+    for options in ((), ("--json",)):
+        capsys.readouterr()
+        assert exit_code(main, "status", workspace, *options) == 1
+    status = json.loads(capsys.readouterr().out)
+    [damaged] = [item for item in status["items"] if item["damage"]]
+    assert damaged["path"] == "data"
+    assert damaged["damage"].startswith(f"{workspace / 'data' / 'manifest.json'}: ")
+    assert [rest["path"] for rest in status["unfinished"]] == ["july.training"]
 
 
 @pytest.fixture

@@ -42,9 +42,12 @@ Command = (
 )
 
 
-def dispatch(options: Command) -> None:
-    """Runs the subcommand that was chosen: the ``main`` in the module of its options."""
-    sys.modules[type(options).__module__].main(options)
+def dispatch(options: Command) -> int | None:
+    """Runs the subcommand that was chosen: the ``main`` in the module of its options.
+
+    Returns its exit code; None means 0.
+    """
+    return sys.modules[type(options).__module__].main(options)
 
 
 def start(options: Command) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from metaheac_jax.audience.tables import TextTable
-from metaheac_jax.audience.workspace import Item, find_items, find_unfinished
+from metaheac_jax.audience.workspace import Item, Unfinished, find_items, find_unfinished
 from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
 
+_DAMAGED = "damaged"
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -23,36 +25,43 @@ class Options:
     """Shows the data sets, models, campaigns, exports and audiences in a folder, and their lineage.
 
     Also shows what is being written, what is damaged, and what interrupted commands have left
-    behind. Checksums are not verified here; each command verifies those of the files it reads.
+    behind. Checksums are not verified here; each command verifies those of the files it reads. The
+    exit code is 1 if something is damaged, and 0 if not.
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")] = Path()
     """Folder to look in, with its subfolders; by default the current one."""
+    json: bool = False
+    """Print JSON for other programs: {"items": [...], "unfinished": [...]}."""
 
 
-def main(options: Options) -> None:
-    """Runs the command."""
+def main(options: Options) -> int:
+    """Runs the command; returns its exit code."""
     if not options.folder.is_dir():
         raise InputError(f"{options.folder}: no such folder")
-    screen = terminal.screen()
-    items = find_items(options.folder)
-    if items:
-        terminal.print_table(screen, items_table(items, options.folder))
+    screen, folder = terminal.screen(), options.folder
+    items, unfinished = find_items(folder), find_unfinished(folder)
+    if options.json:
+        print(json.dumps(_facts(items, unfinished, folder), indent=1))
+    elif items:
+        terminal.print_table(screen, items_table(items, folder))
     else:
-        terminal.print_lines(screen, f"{options.folder}: no data set, model, campaign or audience")
-    for path, advice in find_unfinished(options.folder):
-        terminal.print_lines(screen, f"{path.relative_to(options.folder)}: {advice}")
+        terminal.print_lines(screen, f"{folder}: no data set, model, campaign or audience")
+    if not options.json:
+        lines = [f"{path.relative_to(folder)}: {advice}" for path, advice in unfinished]
+        terminal.print_lines(screen, *lines)
+    return int(any(_state(item) == _DAMAGED for item in items))
 
 
 def items_table(items: Sequence[Item], folder: Path) -> TextTable:
     """A table with a row per item; paths are relative to the folder."""
-    names = {item.digest: str(item.path.relative_to(folder)) for item in items if item.digest}
+    names = _names(items, folder)
     rows = [
         [
             str(item.path.relative_to(folder)),
             item.kind,
             item.trouble or item.about,
-            _lineage(item, names),
+            ", ".join(_lineage(item, names)),
             _state(item),
             datetime.fromtimestamp(item.modified).strftime("%Y-%m-%d %H:%M"),
             _size(item.size),
@@ -63,20 +72,45 @@ def items_table(items: Sequence[Item], folder: Path) -> TextTable:
     return TextTable(str(folder.resolve()), header, rows, 6)
 
 
-def _lineage(item: Item, names: Mapping[str, str]) -> str:
+def _facts(items: Sequence[Item], unfinished: Sequence[Unfinished], folder: Path) -> dict[str, Any]:
+    """Items and unfinished work as plain data; paths are relative to the folder."""
+    names = _names(items, folder)
+    found = [
+        {
+            "path": str(item.path.relative_to(folder)),
+            "kind": item.kind,
+            "about": item.about,
+            "damage": item.trouble if _state(item) == _DAMAGED else None,
+            "writer": item.writer,
+            "made_from": _lineage(item, names),
+            "digest": item.digest or None,
+            "modified": datetime.fromtimestamp(item.modified, UTC).isoformat(timespec="seconds"),
+            "bytes": item.size,
+        }
+        for item in items
+    ]
+    rest = [{"path": str(p.relative_to(folder)), "advice": advice} for p, advice in unfinished]
+    return {"items": found, "unfinished": rest}
+
+
+def _names(items: Sequence[Item], folder: Path) -> dict[str, str]:
+    """The path of each manifest's item by the manifest's digest."""
+    return {item.digest: str(item.path.relative_to(folder)) for item in items if item.digest}
+
+
+def _lineage(item: Item, names: Mapping[str, str]) -> list[str]:
     """Names of the parents that are in the folder; for the others, what is known about them."""
 
     def unknown(name: str, digest: str) -> str:
         return f"{name} (changed or gone)" if name else f"not in this folder ({digest[:8]})"
 
-    known = (names.get(digest) or unknown(name, digest) for name, digest in item.parents)
-    return ", ".join(known)
+    return [names.get(digest) or unknown(name, digest) for name, digest in item.parents]
 
 
 def _state(item: Item) -> str:
     if item.writer:
         return f"{item.writer} is writing it"
-    return "damaged" if item.trouble else ""
+    return _DAMAGED if item.trouble else ""
 
 
 def _size(size: float) -> str:
