@@ -390,8 +390,8 @@ def test_an_earlier_audience_is_compared_with(options, tmp_path, capsys, ending)
     kept, new, gone = 16, 14, 4
     line = f"{earlier}: {kept} users kept, {new} new, {gone} gone\n"
     assert line in capsys.readouterr().out
-    now = set(read_audience(tmp_path / "audience.csv"))
-    assert len(now & set(read_audience(earlier))) == kept
+    now = set(read_audience(tmp_path / "audience.csv").tolist())
+    assert len(now & set(read_audience(earlier).tolist())) == kept
 
 
 def test_probabilities_are_of_the_base_rate(options, tmp_path, capsys):

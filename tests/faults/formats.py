@@ -242,6 +242,10 @@ def csv_rows(content, columns):
     return [[row[place] for place in places] for row in rows]
 
 
+def read_ids(path):
+    return read_user_ids(path).tolist()
+
+
 def slow_ids(content):
     """User ids of a CSV file, alone or in a column with a name."""
     try:
@@ -379,7 +383,7 @@ FORMATS = {
     "campaigns": ("adFeature.csv", ADS.encode(), read_campaigns, slow_campaigns),
     "atomic": ("a.item", ATOMIC, lambda path: read_atomic(path).rows(), slow_atomic),
     "table": ("users.csv", table_text(), read_table, slow_table),
-    "ids": ("seeds.csv", b"rank,user_id,score\n1,3,.5\n2,-4,.4\n", read_user_ids, slow_ids),
+    "ids": ("seeds.csv", b"rank,user_id,score\n1,3,.5\n2,-4,.4\n", read_ids, slow_ids),
     "feedback": ("shown.csv", b"user_id,converted\n3,1\n4,0\n3,0\n", read_shown, slow_shown),
     "pickle": ("train.pkl", PICKLE, read_pickle, None),
     "schema": (

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import UserIds
+from metaheac_jax.data.campaign import UserIds, check_user_ids
 from metaheac_jax.data.sources.table_file import ENDINGS
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import whole_file
@@ -31,7 +31,7 @@ class Audience:
     """An expanded audience, best user first; ties are ordered by ascending user id.
 
     Attributes:
-      user_ids: (K,) int64 or text.
+      ids: (K,) user ids, int64, or UTF-8 bytes, which take a quarter of the memory of text.
       scores: (K,) float32. If `Method.log_odds`, the log-odds that a user is a seed and not a
         non-seed at the ratio of the two in the campaign's examples, not in the pool; see
         `calibration`.
@@ -43,7 +43,7 @@ class Audience:
         because their user ids are larger; otherwise 0.
     """
 
-    user_ids: np.ndarray
+    ids: np.ndarray
     scores: np.ndarray
     num_candidates: int
     first_rank: int = 1
@@ -52,12 +52,21 @@ class Audience:
 
     def __len__(self) -> int:
         """K."""
-        return len(self.user_ids)
+        return len(self.ids)
+
+    @property
+    def user_ids(self) -> np.ndarray:
+        """(K,) user ids, int64 or text."""
+        return np.char.decode(self.ids, "utf-8") if self.ids.dtype.kind == "S" else self.ids
 
     def compare(self, earlier_ids: UserIds) -> Refresh:
-        """Compares the audience with an earlier one, given by its user ids."""
-        earlier = np.unique(earlier_ids)
-        kept = len(np.intersect1d(self.user_ids, earlier)) if len(earlier) else 0
+        """Compares the audience with an earlier one, given by its user ids.
+
+        Raises:
+          InputError: they are not ids such as those of this audience.
+        """
+        earlier = np.unique(check_user_ids(earlier_ids, text=self.ids.dtype.kind == "S"))
+        kept = int(np.isin(earlier, self.ids).sum())
         return Refresh(kept, len(self) - kept, len(earlier) - kept)
 
     def write(self, path: Path | str) -> None:

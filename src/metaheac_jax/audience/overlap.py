@@ -5,11 +5,12 @@ Axes: A audiences.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from metaheac_jax.data.campaign import UserIds
 from metaheac_jax.errors import InputError
 
 
@@ -41,9 +42,7 @@ class Overlap:
         return self.count / (self.sizes[:, None] + self.sizes - self.count)
 
 
-def audience_overlap(
-    names: Sequence[str], audiences: Sequence[Collection[int] | Collection[str]]
-) -> Overlap:
+def audience_overlap(names: Sequence[str], audiences: Sequence[UserIds]) -> Overlap:
     """Counts the users that each pair of audiences shares.
 
     Args:
@@ -53,9 +52,9 @@ def audience_overlap(
     Raises:
       InputError: an audience has no users.
     """
-    members = [set(audience) for audience in audiences]
+    members = [np.unique(audience) for audience in audiences]
     for name, own in zip(names, members, strict=True):
-        if not own:
+        if not len(own):
             raise InputError(f"{name}: no users")
-    count = [[len(one & other) for other in members] for one in members]
+    count = [[np.isin(one, other).sum() for other in members] for one in members]
     return Overlap(tuple(names), np.array(count, np.int64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,7 @@ def describe_audience(
     exclude: UserIds = (),
     shown: UserIds = (),
     include_seeds: bool = False,
-    others: Mapping[str, Collection[int] | Collection[str]] | None = None,
+    others: Mapping[str, UserIds] | None = None,
     base_rate: float | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -122,10 +122,10 @@ def describe_audience(
         curve = size_curve(held_out, data, base_rate=base_rate, progress=progress)
         used = field_importance(held_out, data, seed=seed, progress=progress)
         seen = held_out.seen
-    ids = audience.user_ids.tolist()
     overlap = None
     if others:
-        overlap = audience_overlap(["this audience", *others], [ids, *others.values()])
+        compared = map(data.checked_ids, [audience.ids, *others.values()])
+        overlap = audience_overlap(["this audience", *others], list(compared))
     seed_ids = data.user_ids[campaign.seeds]
     left_out = np.union1d(data.checked_ids(exclude), data.checked_ids(shown))
     if not include_seeds:
@@ -142,7 +142,7 @@ def describe_audience(
         used=used,
         seen=seen,
         base_rate=base_rate,
-        traits=audience_traits(data, ids, seed_ids, exclude=left_out),
-        sensitive=sensitive_shares(data, ids, exclude=left_out),
+        traits=audience_traits(data, audience.ids, seed_ids, exclude=left_out),
+        sensitive=sensitive_shares(data, audience.ids, exclude=left_out),
         overlap=overlap,
     )

@@ -169,8 +169,7 @@ def _audience(top: RunningTop, ranks: range, num_candidates: int) -> Audience:
     scores, ids = (values[ranks.start : ranks.stop] for values in (best, best_ids))
     is_tied = len(best) > ranks.stop and best[-1] == best[-2]
     num_tied = int((scores == best[-1]).sum()) if is_tied else 0
-    user_ids = np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
-    return Audience(user_ids, scores, num_candidates, ranks.start + 1, num_tied=num_tied)
+    return Audience(ids, scores, num_candidates, ranks.start + 1, num_tied=num_tied)
 
 
 def audience_ranks(

@@ -20,7 +20,7 @@ import numpy as np
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign
 from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
-from metaheac_jax.data.campaign import Campaign, UserIds, whole_number
+from metaheac_jax.data.campaign import Campaign, UserIds, check_user_ids, whole_number
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources.table_file import TableFile
 from metaheac_jax.errors import InputError, about
@@ -231,7 +231,7 @@ def _request(path: Path, number: int, entry: Any) -> Request:
     return Request(path.parent / entry[needed[0]], attributes, previous, name)
 
 
-def read_seeds(path: Path, *, text: bool) -> list[int] | list[str]:
+def read_seeds(path: Path, *, text: bool) -> np.ndarray:
     """The user ids in a file of seeds, see `read_user_ids`.
 
     Raises:
@@ -249,10 +249,10 @@ def read_seeds(path: Path, *, text: bool) -> list[int] | list[str]:
     return ids
 
 
-def read_user_ids(
-    path: Path, *, text: bool = False, may_be_empty: bool = False
-) -> list[int] | list[str]:
+def read_user_ids(path: Path, *, text: bool = False, may_be_empty: bool = False) -> np.ndarray:
     """User ids: one per line, or the column ``user_id`` of a CSV (also with gzip) or Parquet file.
+
+    They are (n,) int64 or, if ids are text, UTF-8 bytes.
 
     Args:
       path: the file; a first line with a name of `_HEADERS`, or whose first cell has no digit, is a
@@ -268,8 +268,10 @@ def read_user_ids(
     if _is_table(path):
         ids, has_name, place = _column(_id_table(path), text=text), True, "row"
     else:
-        (ids, has_name), place = _read_lines(path, text=text), "line"
-    if not ids and not (has_name and may_be_empty):
+        (listed, has_name), place = _read_lines(path, text=text), "line"
+        with about(path):
+            ids = check_user_ids(listed, text=text)
+    if not len(ids) and not (has_name and may_be_empty):
         raise InputError(f"{path}: no user ids; write one per {place}")
     return ids
 
@@ -323,8 +325,8 @@ def _named_column(path: Path, names: Sequence[str]) -> int | None:
     return position
 
 
-def read_audience(path: Path, *, text: bool = False) -> list[int] | list[str]:
-    """The user ids in an audience's file, CSV (also with gzip) or Parquet.
+def read_audience(path: Path, *, text: bool = False) -> np.ndarray:
+    """The user ids in an audience's file, CSV (also with gzip) or Parquet, as `read_user_ids`.
 
     Args:
       path: the file; it is Parquet if its name ends in ``.parquet``.
@@ -355,12 +357,11 @@ def _id_table(path: Path) -> TableFile:
     return TableFile(path, [_HEADERS[0] if named is None else names[named]])
 
 
-def _column(table: TableFile, *, text: bool) -> list[Any]:
+def _column(table: TableFile, *, text: bool) -> np.ndarray:
     """The ids in the only column in use."""
     [name] = table.columns
     blocks = [table.ids(frame[name], start, whole=not text) for start, frame in table.blocks()]
-    ids = [user_id for block in blocks for user_id in block.tolist()]
-    return [user_id.decode() for user_id in ids] if text else ids
+    return np.concatenate([check_user_ids((), text=text), *blocks])
 
 
 def check_readable(path: Path) -> None:
@@ -399,11 +400,10 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
     Raises:
       InputError: as `read_user_ids` does.
     """
-    excluded: list[Any] = []
-    notes = []
+    excluded, notes = [data.checked_ids(())], []
     for path in paths:
-        ids: list[Any] = list({*read_user_ids(path, text=has_text(data), may_be_empty=True)})
-        if not ids:
+        ids = np.unique(read_user_ids(path, text=has_text(data), may_be_empty=True))
+        if not len(ids):
             notes.append(f"{path}: has no users to leave out")
             continue
         known = int((data.find_users(ids) >= 0).sum())
@@ -412,11 +412,11 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
             notes.append(
                 f"{path}: {known:,} of {len(ids):,} ids to leave out are users of the data{hint}"
             )
-        excluded += ids
-    return np.unique(data.checked_ids(excluded)), notes
+        excluded.append(ids)
+    return np.unique(np.concatenate(excluded)), notes
 
 
-def check_known(path: Path, ids: list[int] | list[str], data: Dataset) -> int:
+def check_known(path: Path, ids: np.ndarray, data: Dataset) -> int:
     """How many ids of a file are users of the data; refuses a file without any.
 
     Raises:

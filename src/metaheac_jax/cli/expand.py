@@ -369,14 +369,14 @@ def _read_source(request: Request, options: Options) -> SavedCampaign | None:
     return read_campaign(request.source)
 
 
-def _others(options: Options, data: Dataset) -> dict[str, list[int] | list[str]]:
+def _others(options: Options, data: Dataset) -> dict[str, np.ndarray]:
     """User ids of the audiences that the report compares with this one, by file name."""
     if options.report is None:
         return {}
     paths = [*options.compare, *([] if options.previous is None else [options.previous])]
     others = {str(path): read_audience(path, text=has_text(data)) for path in paths}
     for name, ids in others.items():
-        if not ids:
+        if not len(ids):
             raise InputError(f"{name}: has no users to compare with; leave it out")
     return others
 
@@ -458,7 +458,7 @@ def _expand(
 
 def _read_earlier(
     text: bool, requests: Sequence[Request]
-) -> list[tuple[Request, list[int] | list[str] | None]]:
+) -> list[tuple[Request, np.ndarray | None]]:
     """The requests with the user ids of their earlier audiences."""
     read, refusals = [], Refusals()
     for request in requests:
@@ -581,7 +581,7 @@ def _write(
     options: Options,
     results: Sequence[Expanded],
     skipped: Mapping[str | None, str],
-    others: Mapping[str, list[int] | list[str]],
+    others: Mapping[str, np.ndarray],
     record: Mapping[str, Any],
     general: General,
     data: Dataset,
@@ -607,7 +607,7 @@ def _write(
 def _report_page(
     options: Options,
     result: Expanded,
-    others: Mapping[str, list[int] | list[str]],
+    others: Mapping[str, np.ndarray],
     general: General,
     data: Dataset,
     progress: Progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -130,7 +130,7 @@ def main(options: Options) -> None:
     num_pool = data.num_users - len(left_out)
     found = np.unique(data.find_users(audience))
     num_users = int((found >= 0).sum())
-    num_ids = len(set(audience))
+    num_ids = len(np.unique(audience))
     if num_users < num_ids:
         notes.append(f"{num_users:,} of {num_ids:,} ids of the audience are users of the data")
     terminal.print_lines(screen, f"{num_users:,} users in the audience, {num_pool:,} in the pool")
@@ -143,21 +143,17 @@ def main(options: Options) -> None:
 
 
 def _without(
-    data: Dataset, users: list[int] | list[str], excluded: np.ndarray, what: str
-) -> tuple[list[int] | list[str], int]:
+    data: Dataset, users: np.ndarray, excluded: np.ndarray, what: str
+) -> tuple[np.ndarray, int]:
     """Users without the excluded ones, and how many of them there were."""
     gone = np.isin(data.checked_ids(users), excluded)
-    kept: list[Any] = [user for user, out in zip(users, gone, strict=True) if not out]
-    if not kept:
+    if gone.all():
         raise InputError(f"--exclude: names all {what}; give others")
-    return kept, int(gone.sum())
+    return users[~gone], int(gone.sum())
 
 
 def _left_out(
-    data: Dataset,
-    audience: list[int] | list[str],
-    seeds: list[int] | list[str],
-    excluded: np.ndarray,
+    data: Dataset, audience: np.ndarray, seeds: np.ndarray, excluded: np.ndarray
 ) -> np.ndarray:
     """Ids of users not in the pool: the excluded, and the seeds if none is in the audience."""
     ids = [excluded, data.checked_ids(seeds)]
