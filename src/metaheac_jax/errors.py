@@ -26,27 +26,15 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
-class Refused(InputError):
-    """Raised for one or more of several inputs.
-
-    Attributes:
-      reasons: the message about each of them, by its name.
-    """
-
-    def __init__(self, message: str, reasons: Mapping[str | None, str]) -> None:
-        super().__init__(message)
-        self.reasons = reasons
-
-
 @contextmanager
 def about(what: object | None) -> Iterator[None]:
-    """A context in which errors of input and files begin with what they are about, unless None."""
+    """A context in which errors begin with what they are about, unless that is None."""
     try:
         yield
-    except (InputError, OSError) as error:
+    except InputError as error:
         if what is None:
             raise
-        raise InputError(f"{what}: {message_of(error)}") from error
+        raise InputError(f"{what}: {error}") from error
 
 
 def message_of(error: InputError | OSError) -> str:
@@ -71,21 +59,32 @@ class Refusals:
         except InputError as error:
             self._errors.append((name, error))
 
-    def check(self) -> None:
+    def __contains__(self, name: str | None) -> bool:
+        """Whether an error is about the input of this name."""
+        return any(name == own for own, _ in self._errors)
+
+    @property
+    def reasons(self) -> list[tuple[str | None, str]]:
+        """The name of each input with an error, and the message."""
+        return [(name, str(error)) for name, error in self._errors]
+
+    def check(self, advice: str = "") -> None:
         """Ends the collection.
 
+        Args:
+          advice: ends the message.
+
         Raises:
-          Refused: there are errors; the message has the first `MAX_REFUSALS`.
+          InputError: there are errors; the message has the first `MAX_REFUSALS`.
         """
         if not self._errors:
             return
-        messages = [str(error) for _, error in self._errors]
+        messages = [message for _, message in self.reasons]
         shown, more = "; ".join(messages[:MAX_REFUSALS]), len(messages) - MAX_REFUSALS
         if len(messages) > 1:
             others = f"; and {more} more" if more > 0 else ""
             shown = f"{len(messages)} errors: {shown}{others}"
-        names = [name for name, _ in self._errors]
-        raise Refused(shown, dict(zip(names, messages, strict=True))) from self._errors[0][1]
+        raise InputError(f"{shown}{advice}") from self._errors[0][1]
 
 
 def check_whole(name: str, value: Any, minimum: int) -> None:

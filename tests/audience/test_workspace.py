@@ -215,7 +215,7 @@ def test_programs_read_the_status_as_json_and_its_exit_code(workspace, capsys):
     (workspace / "july.training").mkdir()
     for options in ((), ("--json",)):
         capsys.readouterr()
-        assert exit_code(main, "status", workspace, *options) == 1
+        assert exit_code(main, "status", workspace, *options) == 3
     status = json.loads(capsys.readouterr().out)
     [damaged] = [item for item in status["items"] if item["damage"]]
     assert damaged["path"] == "data"

@@ -22,7 +22,10 @@ from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.files import writer_of
 from metaheac_jax.methods import Method, method_named
 from metaheac_jax.model import save
+from metaheac_jax.settings import PAPER
 
+TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=16, campaigns_per_step=2)
+TINY = replace(TINY, offline_epochs=0, online_epochs=1, online_patience=None)
 DATA = dataset(users=200, campaigns=4, per_campaign=40, pool=40)
 SEEDS, ATTRIBUTES = DATA.user_ids[:120], {"advertiser": 2, "category": 1}
 
@@ -100,6 +103,7 @@ def test_the_options_suit_each_other(options, tmp_path):
         ({"--seeds": "seeds.csv", "--out": "./seeds.csv"}, "--out: seeds.csv would replace a file"),
         ({"--exclude": "seeds.csv", "--out": "seeds.csv"}, "--out: seeds.csv would replace a file"),
         ({"--base-rate": 0.1}, "--base-rate: only with --probability"),
+        ({"--skip-unusable": ""}, "--skip-unusable: only with --campaigns"),
         ({"--probability": "", "--base-rate": 1}, "base rate: expected more than 0 and less than"),
         ({"--adapts": "heads"}, "cosine: cannot adapt heads only; choose a method such as "),
         ({"--mesh": "campaign=8"}, "takes 8 devices, and jax has 1"),
@@ -542,51 +546,101 @@ def test_all_bad_campaigns_are_named_at_once(many, tmp_path, capsys):
     for entry in few[:2]:
         entry["attributes"] = {}
     path.write_text("\n".join(map(json.dumps, [first, *few])))
-    words = ("2 errors: campaign few 0: ", "; campaign few 1: ")
+    words = ("60 errors: campaign few 0: campaign attributes", "campaign few 2: list/few.csv: 2 of")
     refuses(capsys, main, "expand", *words_of(many), words=words)
 
 
-def test_unusable_campaigns_are_skipped_if_asked(many, tmp_path, capsys):
-    """One campaign fails at each stage: files, earlier audiences, attributes, users, seeds."""
+@pytest.fixture
+def some_bad(many, made, tmp_path):
+    """Options, and a list with a good campaign, "tea", and one that is bad at each stage."""
+    method = method_named("mlp-pretraining", TINY)
+    for name, campaigns in (("model", [0, 1, 2]), ("other", [1, 2, 3])):
+        save(method.fit(DATA, campaigns=campaigns), tmp_path / name)
     folder = tmp_path / "list"
     (folder / "few.csv").write_text(f"{SEEDS[0]}\n{SEEDS[1]}\n4")
     (folder / "unknown.csv").write_text("4\n5")
+    (folder / "some.csv").write_text("\n".join(map(str, SEEDS[:49])))
+    given = ("--data", made.data, "--seeds", folder / "some.csv", "--attributes", "attributes")
+    for name in ("model", "other"):
+        out = ("--out", folder / f"of {name}", "--least-seeds", 1)
+        succeeds(main, "customise", name, *given, *out)
     path = folder / "campaigns"
     first, second = map(json.loads, path.read_text().splitlines())
     bad = {
         "no file": {"seeds": "none.csv"},
         "no folder": {"folder": "none"},
-        "no audience": {"previous": "none.csv"},
         "no attribute": {"attributes": {}},
         "no user": {"seeds": "unknown.csv"},
         "few": {"seeds": "few.csv"},
+        "of another model": {"folder": "of other"},
+        "too few for --probability": {"folder": "of model"},
     }
-    wrong = [{**second, "name": name, **changed} for name, changed in bad.items()]
-    del wrong[1]["seeds"], wrong[1]["attributes"]
-    path.write_text("\n".join(map(json.dumps, [*wrong[:3], first, *wrong[3:]])))
-    succeeds(main, "expand", *words_of({**many, "--skip-unusable": ""}))
+    entries = {name: {**second, "name": name, **changed} for name, changed in bad.items()}
+    for entry in entries.values():
+        if "folder" in entry:
+            del entry["seeds"], entry["attributes"]
+    entries["tea"] = first
+    path.write_text("\n".join(map(json.dumps, entries.values())))
+    return {**many, "": "model", "--probability": ""}, entries
+
+
+def test_unusable_campaigns_are_skipped_if_asked(some_bad, tmp_path, capsys):
+    many, entries = some_bad
+    words = ("2 errors: campaign no file: ", "; --skip-unusable skips such campaigns")
+    refuses(capsys, main, "expand", *words_of(many), words=words)
+    capsys.readouterr()
+    skipping = {**many, "--skip-unusable": ""}
+    assert exit_code(main, "expand", *words_of(skipping)) == 3
     printed = capsys.readouterr().out
+    assert "audiences: 1 audiences, 7 campaigns skipped; audiences.json has the deta" in printed
     assert contents(tmp_path / "audiences") == {"tea.csv", "audiences.json"}
     record = json.loads((tmp_path / "audiences" / "audiences.json").read_text())
-    assert {own["name"] for own in record["skipped"]} == set(bad)
     reasons = {own["name"]: own["reason"] for own in record["skipped"]}
-    assert reasons["few"] == (
-        "campaign few: list/few.csv: 2 of 3 seeds are users of the data, fewer than --least-seeds "
-        "100; give more seeds"
-    )
+    assert set(reasons) == set(entries) - {"tea"}
+    assert all(reason.startswith(f"campaign {name}: ") for name, reason in reasons.items())
     assert all(f"skipped: {reason}\n" in printed for reason in reasons.values())
-    skipping = (tmp_path / "audiences" / "tea.csv").read_bytes()
+    assert reasons["no file"] == "campaign no file: list/none.csv: No such file or directory"
+    assert reasons["few"].endswith("fewer than --least-seeds 100; give more seeds")
+    assert "too few to calibrate prob" in reasons["too few for --probability"]
+    assert [own["file"] for own in record["inputs"] if own["option"] == "seeds"] == ["list/tea.csv"]
+    audience = (tmp_path / "audiences" / "tea.csv").read_bytes()
 
-    path.write_text(json.dumps(first))
-    succeeds(main, "expand", *words_of(many))
-    assert (tmp_path / "audiences" / "tea.csv").read_bytes() == skipping
+    path = tmp_path / "list" / "campaigns"
+    path.write_text(json.dumps(entries["tea"]))
+    succeeds(main, "expand", *words_of(skipping))
+    assert (tmp_path / "audiences" / "tea.csv").read_bytes() == audience
     assert json.loads((tmp_path / "audiences" / "audiences.json").read_text())["skipped"] == []
 
-    path.write_text("\n".join(map(json.dumps, [wrong[0], wrong[5]])))
+    bad = ("no user", "no file", "few")
+    path.write_text("\n".join(json.dumps(entries[name]) for name in bad))
     before = contents(tmp_path)
-    words = ("campaign few: list/few.csv: 2 of 3 seeds",)  # the last reason; the others are printed
-    refuses(capsys, main, "expand", *words_of({**many, "--skip-unusable": ""}), words=words)
+    words = ("3 errors: campaign no file: ", "campaign no user: ", "campaign few: list/few.csv: ")
+    refuses(capsys, main, "expand", *words_of(skipping), words=words)
     assert contents(tmp_path) == before
+
+
+def test_a_skipped_campaign_comes_back_although_its_earlier_audience_is_gone(many, tmp_path):
+    """Its earlier audience is only for a comparison, and is in the folder that was replaced."""
+    path, found = tmp_path / "list" / "campaigns", {}
+    entries = list(map(json.loads, path.read_text().splitlines()))
+    for entry in entries:
+        entry["previous"] = f"../audiences/{entry['name']}.csv"
+    path.write_text("\n".join(map(json.dumps, entries)))
+    golf, many = tmp_path / "list" / "golf.csv", {**many, "--skip-unusable": ""}
+    seeds = golf.read_text()
+    for night in range(3):
+        golf.write_text(seeds if night else "late")
+        assert exit_code(main, "expand", *words_of(many)) == (0 if night else 3)
+        record = json.loads((tmp_path / "audiences" / "audiences.json").read_text())
+        found[night] = {own["name"]: (own["refresh"], own["notes"]) for own in record["campaigns"]}
+    assert list(found[0]) == ["tea"]
+    assert found[0]["tea"][0] is None
+    refresh, notes = found[1]["golf club"]
+    assert refresh is None
+    [note] = [note for note in notes if "not compared" in note]
+    assert note.startswith("not compared with an earlier audience: campaign golf club: list/../aud")
+    assert found[2]["golf club"][0] == {"kept": 5, "new": 0, "gone": 0}
+    assert not [note for note in found[2]["golf club"][1] if "not compared" in note]
 
 
 @pytest.mark.parametrize(
@@ -599,6 +653,7 @@ def test_unusable_campaigns_are_skipped_if_asked(many, tmp_path, capsys):
         ({"--previous": "seeds"}, '--previous: not with --campaigns; give "previous" of each camp'),
         ({"--campaigns": "none"}, "none: No such file"),
         ({"--seeds": "seeds"}, "expand: give --seeds and --attributes, or --campaigns"),
+        ({"--exclude-shown": ""}, "--exclude-shown: only for a campaign's folder, which has feedb"),
     ],
 )
 def test_options_that_do_not_suit_many_campaigns(many, tmp_path, capsys, changed, words):

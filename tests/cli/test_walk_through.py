@@ -238,7 +238,7 @@ def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
     (tmp_path / "out.csv").write_text(saved.record.user_ids[saved.record.labels == 1][0].decode())
     words = ("campaign old: --exclude: ", "customised to users who are to be left out; if they")
     refuses(capsys, main, *of_list, words=words)
-    words = (f"campaign old: --adapts: {old} is a campaign, which is customised",)
+    words = (f"--adapts: {old} is a campaign, which is customised",)
     refuses(capsys, main, *of_list, "--adapts", "heads", words=words)
     entries[1]["folder"] = str(made.model)
     (tmp_path / "list").write_text(json.dumps(entries))

@@ -23,7 +23,7 @@ from metaheac_jax.audience.held_out_seeds import HELD_OUT, MIN_SEEDS_TO_HOLD_OUT
 from metaheac_jax.customise.early_stopping import hold_out
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.errors import InputError, about, check_whole
 from metaheac_jax.methods import Method
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
@@ -139,21 +139,9 @@ def calibrate(
     check_whole("seed", seed, 0)
     kept, held = [], []
     for campaign in campaigns:
-        rng = np.random.Generator(np.random.Philox(seed))
-        able = np.flatnonzero(~campaign.is_found)
-        out = able[hold_out(campaign.labels[able], HELD_OUT, rng)[1]]
-        count = campaign.num_given_seeds
-        if count < MIN_SEEDS_TO_HOLD_OUT:
-            besides = " besides those from feedback" if len(campaign.found) else ""
-            raise InputError(
-                f"{campaign.name}: {count} seeds{besides}, too few to calibrate probabilities on a "
-                f"fifth of them; give {MIN_SEEDS_TO_HOLD_OUT}"
-            )
-        if not len(out):
-            raise InputError(f"{campaign.name}: has fewer than two non-seeds; use a larger pool")
-        fit = np.setdiff1d(np.arange(len(campaign.users)), out)
-        kept.append(campaign.pick(fit))
-        held.append(out)
+        with about(campaign.name):
+            held.append(examples_to_calibrate_on(campaign, seed))
+        kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), held[-1])))
     models = method.customise(
         general, data, kept, seed=seed, mesh=mesh, directory=directory, progress=progress
     )
@@ -161,6 +149,27 @@ def calibrate(
         Calibration(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out])
         for campaign, model, out in zip(campaigns, models, held, strict=True)
     ]
+
+
+def examples_to_calibrate_on(campaign: Campaign, seed: int) -> np.ndarray:
+    """Positions of a fifth of a campaign's examples; see `calibrate`.
+
+    Raises:
+      InputError: the campaign has too few seeds or non-seeds to hold some out.
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    able = np.flatnonzero(~campaign.is_found)
+    out = able[hold_out(campaign.labels[able], HELD_OUT, rng)[1]]
+    count = campaign.num_given_seeds
+    if count < MIN_SEEDS_TO_HOLD_OUT:
+        besides = " besides those from feedback" if len(campaign.found) else ""
+        raise InputError(
+            f"{count} seeds{besides}, too few to calibrate probabilities on a "
+            f"fifth of them; give {MIN_SEEDS_TO_HOLD_OUT}"
+        )
+    if not len(out):
+        raise InputError("fewer than two non-seeds; use a larger pool")
+    return out
 
 
 @dataclass(frozen=True)

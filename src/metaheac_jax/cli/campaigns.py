@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
@@ -23,7 +23,7 @@ from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
 from metaheac_jax.data.campaign import Campaign, UserIds, check_user_ids, whole_number
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.sources.table_file import TableFile
-from metaheac_jax.errors import InputError, about
+from metaheac_jax.errors import InputError, about, message_of
 from metaheac_jax.files import check_regular, read_json
 from metaheac_jax.model import Customised, General
 from metaheac_jax.schema import MISSING, Schema, Vocabulary
@@ -66,9 +66,19 @@ class Request:
         """Whether the source is a campaign folder."""
         return self.attributes is None
 
-    def named(self) -> AbstractContextManager[None]:
-        """A context in which errors name the campaign, if it is one of many."""
-        return about(None if self.name is None else f"campaign {self.name}")
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """A context in which errors name the campaign, if it is one of many.
+
+        Then errors about a file that is missing or may not be read are an `InputError`, too.
+        """
+        with about(None if self.name is None else f"campaign {self.name}"):
+            try:
+                yield
+            except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+                if self.name is None:
+                    raise
+                raise InputError(message_of(error)) from error
 
 
 def find_campaign(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -17,8 +16,12 @@ import tyro
 from jax.sharding import Mesh
 
 from metaheac_jax.audience.audience import Audience, check_audience_file
-from metaheac_jax.audience.calibration import calibrate, check_base_rate
-from metaheac_jax.audience.campaign_folder import SavedCampaign, is_campaign, read_campaign
+from metaheac_jax.audience.calibration import (
+    calibrate,
+    check_base_rate,
+    examples_to_calibrate_on,
+)
+from metaheac_jax.audience.campaign_folder import is_campaign, read_campaign
 from metaheac_jax.audience.curve import seed_rate
 from metaheac_jax.audience.figures import load_matplotlib
 from metaheac_jax.audience.held_out_seeds import seen_in_training
@@ -54,7 +57,7 @@ from metaheac_jax.cli.expanded import (
 from metaheac_jax.cli.found_campaigns import Found, find_campaigns
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.errors import InputError, Refusals, Refused
+from metaheac_jax.errors import InputError, Refusals
 from metaheac_jax.files import is_marked, locked, write_text
 from metaheac_jax.methods import Method, method_of
 from metaheac_jax.model import Customised, General, load
@@ -64,7 +67,6 @@ from metaheac_jax.sealed import Parent, digests
 from metaheac_jax.settings import Adapts
 from metaheac_jax.training.checkpoint import array_digest
 
-_Read = TypeVar("_Read")
 _ANY_POOL = 2**31  # users; so many that no band is empty
 #: Options in an audience's record.
 _RECORDED = (
@@ -158,35 +160,36 @@ class Options:
     first layer and are scored several times as fast, but audiences may be worse. Default: the
     model's settings. Not for campaign folders, which are customised already."""
     skip_unusable: bool = False
-    """With --campaigns, leave out campaigns that would stop the command, for example because a file
-    is missing or there are too few seeds, and expand the others. The command prints the reasons,
-    and OUT/audiences.json has them in "skipped"."""
+    """With --campaigns, skip campaigns whose seeds, attributes or folders are refused, for example
+    because a file is missing or there are too few seeds, and expand the others. The command prints
+    the reasons, and OUT/audiences.json has them in "skipped". OUT then has no file for these
+    campaigns, not even an earlier one, and the exit code is 3. An earlier audience that cannot be
+    read is noted, and its campaign is not skipped. Errors in the list itself, and a model whose
+    scores are not numbers, still stop the command."""
     least_seeds: int | None = None
     """Stop with an error if a campaign has fewer seeds than this that are users of the data. By
     default 100; for a campaign's folder there is no default, since `metaheac customise` has checked
     its seeds."""
     seed: int = 0
     """Random seed for the random non-seeds, for customising and for --probability. With
-    --campaigns, customising also varies with a campaign's place among the new ones. A campaign
-    folder is customised already, so there it is for --probability and --report only."""
+    --campaigns, customising also varies with a campaign's place among the new ones that are not
+    skipped. A campaign folder is customised already, so there it is for --probability and --report
+    only."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
-def main(options: Options) -> None:
-    """Runs the command."""
+def main(options: Options) -> int:
+    """Runs the command; returns its exit code."""
     _check_options(options)
-    requests = _requests(options)
+    requests, refusals = _requests(options), Refusals()
+    _check_folders(options, requests)
     kept = _check_outputs(options, requests)
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
     for path in (*options.exclude, *options.suppress):
         check_readable(path)  # a file that cannot be read is reported before the work begins
-    skipped = dict[str | None, str]()
-    requests = _usable(partial(_read_sources, options), requests, options, skipped)
-    record = _record(options, requests)
-    if options.exclude_shown and not any(request.saved for request in requests):
-        raise InputError("--exclude-shown: only for a campaign's folder, which has feedback")
+    requests = _read_sources(requests, options, refusals)
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),
@@ -200,20 +203,25 @@ def main(options: Options) -> None:
             method_of(general).check_mesh()
             folders = [own.saved and own.saved.digest for own in requests]
             model_digest = general.origin and general.origin.digest
-            parts = (record["options"], data.digest, model_digest, folders)
+            parts = (_chosen(options), data.digest, model_digest, folders)
             check_same("options, data, model and campaigns", parts)
         others = _others(options, data)
-        results = _expand(options, requests, skipped, general, data, mesh, kept, progress)
+        inputs = _find(options, requests, refusals, general, data, mesh, progress)
+        record = _record(options, inputs, refusals)
+        if refusals.reasons:
+            terminal.print_lines(screen, *(f"skipped: {reason}" for _, reason in refusals.reasons))
+        results = _expand(options, inputs, general, data, mesh, kept, progress)
         if writes:
-            _write(options, results, skipped, others, record, general, data, kept, progress)
+            _write(options, results, others, record, general, data, kept, progress)
         from_first(None)  # the other processes end after the first
     if options.campaigns is None:
         lines = describe(results[0], options.out)
     else:
         terminal.print_table(screen, overview(results))
-        lines = [f"skipped: {reason}" for reason in skipped.values()]
-        lines.append(f"{options.out}: {len(results)} audiences; {MANIFEST} has the details")
+        skipped = f", {len(refusals.reasons)} campaigns skipped" if refusals.reasons else ""
+        lines = [f"{options.out}: {len(results)} audiences{skipped}; {MANIFEST} has the details"]
     terminal.print_lines(screen, *lines)
+    return terminal.FAULTS if refusals.reasons else 0
 
 
 def _check_options(options: Options) -> None:
@@ -291,23 +299,32 @@ def _ranks(options: Options) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _record(options: Options, requests: Sequence[Request]) -> dict[str, Any]:
+def _chosen(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in _RECORDED}
+
+
+def _record(options: Options, inputs: _Inputs, refusals: Refusals) -> dict[str, Any]:
     """What an audience's record has about the command: options, and the content of its files."""
-    chosen = {name: getattr(options, name) for name in _RECORDED}
+    requests = [own.request for own in inputs.found]
     several = {"campaigns": options.campaigns, "attributes": options.attributes}
     paths = [(name, path) for name, path in several.items() if path is not None]
     paths += [("seeds", request.source) for request in requests if not request.is_folder]
     paths += [("exclude", path) for path in options.exclude]
     paths += [("suppress", path) for path in options.suppress]
-    audiences = [("previous", own.previous) for own in requests if own.previous is not None]
-    audiences += [("compare", path) for path in options.compare]
-    paths += [(name, path) for name, path in audiences if path.is_file()]  # or refused later
-    read = zip(paths, digests([path for _, path in paths], silent), strict=True)
-    inputs = [
-        {"option": name, "file": str(path), "sha256": digest} for (name, path), digest in read
+    paths += [
+        ("previous", own.previous)
+        for own in requests
+        if own.previous is not None and own.name in inputs.earlier
     ]
+    paths += [("compare", path) for path in options.compare]
+    read = zip(paths, digests([path for _, path in paths], silent), strict=True)
+    files = [{"option": name, "file": str(path), "sha256": digest} for (name, path), digest in read]
     versions = {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__}
-    return {"options": chosen, "inputs": inputs, "versions": versions}
+    record = {"options": _chosen(options), "inputs": files, "versions": versions}
+    if options.campaigns is None:
+        return record
+    skipped = [{"name": name, "reason": reason} for name, reason in refusals.reasons]
+    return record | {"skipped": skipped}
 
 
 def _requests(options: Options) -> list[Request]:
@@ -321,52 +338,38 @@ def _requests(options: Options) -> list[Request]:
     return [Request(options.seeds, attributes, options.previous)]
 
 
-def _usable(
-    read: Callable[[Sequence[Request]], list[_Read]],
-    requests: Sequence[Request],
-    options: Options,
-    skipped: dict[str | None, str],
-) -> list[_Read]:
-    """What ``read`` returns for all requests; with --skip-unusable, for those that it allows.
-
-    Adds the names of the others, and the reasons, to ``skipped``.
-
-    Raises:
-      InputError: as ``read`` does; with --skip-unusable, only if it allows none.
-    """
-    while True:
-        try:
-            return read(requests)
-        except Refused as refused:
-            usable = [request for request in requests if request.name not in refused.reasons]
-            if not usable:
-                raise
-            if not options.skip_unusable:
-                raise InputError(f"{refused}; --skip-unusable skips such campaigns") from refused
-            requests = usable
-            skipped |= refused.reasons
+def _check_folders(options: Options, requests: Sequence[Request]) -> None:
+    """Refuses options that do not suit campaign folders, or only these."""
+    folder = next((request.source for request in requests if request.is_folder), None)
+    if options.adapts is not None and folder is not None:
+        raise InputError(
+            f"--adapts: {folder} is a campaign, which is customised already; omit --adapts"
+        )
+    if options.exclude_shown and folder is None:
+        raise InputError("--exclude-shown: only for a campaign's folder, which has feedback")
 
 
-def _read_sources(options: Options, requests: Sequence[Request]) -> list[Request]:
-    """The requests with the content of campaign folders; other files are only checked."""
-    read, refusals = [], Refusals()
+def _read_sources(
+    requests: Sequence[Request], options: Options, refusals: Refusals
+) -> list[Request]:
+    """The usable requests with the content of campaign folders; other files are only checked."""
+    read = []
     for request in requests:
         with refusals.collected(request.name), request.named():
-            read.append(replace(request, saved=_read_source(request, options)))
-    refusals.check()
+            if request.is_folder:
+                read.append(replace(request, saved=read_campaign(request.source)))
+            else:
+                check_readable(request.source)
+                read.append(request)
+    _check_usable(len(read), options, refusals)
     return read
 
 
-def _read_source(request: Request, options: Options) -> SavedCampaign | None:
-    """The content of a campaign folder; a file of seeds is only checked, before any work."""
-    if not request.is_folder:
-        check_readable(request.source)
-        return None
-    if options.adapts is not None:
-        raise InputError(
-            f"--adapts: {request.source} is a campaign, which is customised already; omit --adapts"
-        )
-    return read_campaign(request.source)
+def _check_usable(num_usable: int, options: Options, refusals: Refusals) -> None:
+    """Refuses what was refused, unless --skip-unusable skips it and leaves something."""
+    if not (options.skip_unusable and num_usable):
+        more = options.campaigns is not None and not options.skip_unusable
+        refusals.check("; --skip-unusable skips such campaigns" if more else "")
 
 
 def _others(options: Options, data: Dataset) -> dict[str, np.ndarray]:
@@ -381,39 +384,78 @@ def _others(options: Options, data: Dataset) -> dict[str, np.ndarray]:
     return others
 
 
-def _expand(
+class _Inputs(NamedTuple):
+    """What the audiences are made from.
+
+    Attributes:
+      found: the campaigns.
+      earlier: ids of each campaign's earlier audience, by the campaign's name.
+      excluded: user ids from --exclude.
+      suppressed: user ids from --suppress.
+      notes: notes on all campaigns.
+    """
+
+    found: Sequence[Found]
+    earlier: Mapping[str | None, np.ndarray]
+    excluded: np.ndarray
+    suppressed: np.ndarray
+    notes: Sequence[str]
+
+
+def _find(
     options: Options,
     requests: Sequence[Request],
-    skipped: dict[str | None, str],
+    refusals: Refusals,
+    general: General,
+    data: Dataset,
+    mesh: Mesh | None,
+    progress: Progress,
+) -> _Inputs:
+    """Reads all inputs; what cannot be used is refused before the work begins."""
+    general.check_data(data)
+    data.check_one_row_per_user()
+    earlier, unread = dict[str | None, np.ndarray](), Refusals()
+    for request in requests:
+        into = unread if options.skip_unusable else refusals
+        with into.collected(request.name), request.named():
+            if request.previous is not None:
+                earlier[request.name] = read_audience(request.previous, text=has_text(data))
+    excluded, known = read_excluded(options.exclude, data)
+    suppressed, more = read_excluded(options.suppress, data)
+    found = _find_campaigns(options, requests, refusals, general, data, excluded, progress)
+    if options.probability:
+        for own in found:
+            with refusals.collected(own.request.name), own.request.named():
+                examples_to_calibrate_on(own.campaign, options.seed)
+    found = [own for own in found if own.request.name not in refusals]
+    _check_usable(len(found), options, refusals)
+    if mesh is not None:
+        parts = [(own.campaign.users, own.campaign.labels, own.campaign.rows) for own in found]
+        digests = [array_digest(part) for part in (excluded, suppressed, *chain(*parts))]
+        check_same("campaigns and excluded users", digests)
+    left_out = np.union1d(excluded, suppressed)
+    wanted = audience_ranks(data.num_users, **_ranks(options))
+    _check_candidates(options, data, found, left_out, wanted)
+    reasons = dict(unread.reasons)
+    for number, own in enumerate(found):
+        if own.request.name in unread:
+            note = f"not compared with an earlier audience: {reasons[own.request.name]}"
+            found[number] = own._replace(notes=[*own.notes, note])
+    return _Inputs(found, earlier, excluded, suppressed, [*known, *more])
+
+
+def _expand(
+    options: Options,
+    inputs: _Inputs,
     general: General,
     data: Dataset,
     mesh: Mesh | None,
     kept: Path | None,
     progress: Progress,
 ) -> list[Expanded]:
-    """The audience of every campaign; bad input is refused before the work begins."""
-    general.check_data(data)
-    data.check_one_row_per_user()
-    ranks = _ranks(options)
-    wanted = audience_ranks(data.num_users, **ranks)
-    read = _usable(partial(_read_earlier, has_text(data)), requests, options, skipped)
-    earlier = {request.name: ids for request, ids in read}
-    excluded, known = read_excluded(options.exclude, data)
-    suppressed, more = read_excluded(options.suppress, data)
-    known += more
-    left_out = np.union1d(excluded, suppressed)
-
-    def find(requests: Sequence[Request]) -> list[Found]:
-        return _find_campaigns(options, requests, general, data, excluded, progress)
-
-    found = _usable(find, [request for request, _ in read], options, skipped)
+    """The audience of every campaign."""
+    found, ranks = inputs.found, _ranks(options)
     campaigns = [own.campaign for own in found]
-    if mesh is not None:
-        parts = [(own.users, own.labels, own.rows) for own in campaigns]
-        digests = [array_digest(part) for part in (excluded, suppressed, *chain(*parts))]
-        check_same("campaigns and excluded users", digests)
-    _check_candidates(options, data, found, left_out, wanted)
-
     method, seed = _method(options, general), options.seed
     scales = []
     if options.probability:
@@ -433,40 +475,36 @@ def _expand(
         data,
         **ranks,
         include_seeds=options.include_seeds,
-        exclude=left_out,
+        exclude=np.union1d(inputs.excluded, inputs.suppressed),
         mesh=mesh,
         progress=progress,
     )
-    results = []
+    results, wanted = [], audience_ranks(data.num_users, **ranks)
     for number, (own, audience) in enumerate(zip(found, audiences, strict=True)):
-        base_rate, ids = None, earlier[own.request.name]
+        base_rate, ids = None, inputs.earlier.get(own.request.name)
         if options.probability:
             base_rate = options.base_rate or seed_rate(own.campaign.num_given_seeds, data)
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)
-        notes = [*own.notes, *model_notes(models[number]), *known]
+        notes = [*own.notes, *model_notes(models[number]), *inputs.notes]
         if options.probability or options.report:
             seen = seen_in_training(general, data, own.campaign)
             notes += [seen] if seen else []
         notes += _audience_notes(audience, wanted)
         results.append(
-            Expanded(own, models[number], audience, base_rate, refresh, notes, excluded, suppressed)
+            Expanded(
+                own,
+                models[number],
+                audience,
+                base_rate,
+                refresh,
+                notes,
+                inputs.excluded,
+                inputs.suppressed,
+            )
         )
     return results
-
-
-def _read_earlier(
-    text: bool, requests: Sequence[Request]
-) -> list[tuple[Request, np.ndarray | None]]:
-    """The requests with the user ids of their earlier audiences."""
-    read, refusals = [], Refusals()
-    for request in requests:
-        path = request.previous
-        with refusals.collected(request.name), request.named():
-            read.append((request, None if path is None else read_audience(path, text=text)))
-    refusals.check()
-    return read
 
 
 def _models(
@@ -551,12 +589,13 @@ def _method(options: Options, general: General) -> Method:
 def _find_campaigns(
     options: Options,
     requests: Sequence[Request],
+    refusals: Refusals,
     general: General,
     data: Dataset,
     excluded: np.ndarray,
     progress: Progress,
 ) -> list[Found]:
-    """The campaigns, in the order of the requests."""
+    """The campaigns that are not refused, in the order of the requests."""
     if options.seeds is not None and options.attributes is not None:
         campaign, check = find_campaign(
             data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
@@ -573,6 +612,7 @@ def _find_campaigns(
         least_seeds=options.least_seeds,
         learns_again=options.probability or options.report is not None,
         seed=options.seed,
+        refusals=refusals,
         progress=progress,
     )
 
@@ -580,7 +620,6 @@ def _find_campaigns(
 def _write(
     options: Options,
     results: Sequence[Expanded],
-    skipped: Mapping[str | None, str],
     others: Mapping[str, np.ndarray],
     record: Mapping[str, Any],
     general: General,
@@ -591,8 +630,6 @@ def _write(
     """Writes all requested files, once the content of all of them is ready."""
     record = {"made_from": _made_from(options, general, data), **record}
     if kept is not None:  # there are many campaigns
-        left_out = [{"name": name, "reason": reason} for name, reason in skipped.items()]
-        record = {**record, "skipped": left_out}
         write_folder(options.out, results, record, ending=options.format or "csv")
         remove_work(kept)
         return

@@ -55,9 +55,13 @@ def find_campaigns(
     least_seeds: int | None,
     learns_again: bool,
     seed: int,
+    refusals: Refusals,
     progress: Progress,
 ) -> list[Found]:
-    """Finds the campaigns of requests in the data.
+    """Finds the campaigns of requests in the data, but for those that are refused.
+
+    A campaign is refused if one of its files or their content is wrong, or if its folder does not
+    suit ``general``, ``data`` or the options.
 
     Args:
       requests: one per campaign; those of campaign folders have the content of the folder.
@@ -71,20 +75,15 @@ def find_campaigns(
         folder is then refused if the data has none of its seeds, or if its model has not learned
         from all feedback.
       seed: random seed for the random non-seeds of new campaigns.
+      refusals: collects the errors, by the names of the campaigns.
       progress: receives the progress of finding the users.
-
-    Raises:
-      Refused: a file or its content is wrong, or a folder does not suit ``general``, ``data`` or
-        the options; the message names the campaigns.
     """
-    new = [request for request in requests if not request.is_folder]
+    new = [request for request in requests if request.saved is None]
     least = LEAST_SEEDS if least_seeds is None else least_seeds
-    found = iter(_find_new(new, data, exclude, least, seed, progress))
-    data = _remember(requests, data, progress)
-    campaigns, refusals = [], Refusals()
+    found = _find_new(new, data, exclude, least, seed, refusals, progress)
+    data = _remember(requests, data, refusals, progress)
     for request in requests:
-        if request.saved is None:
-            campaigns.append(next(found))
+        if request.saved is None or request.name in refusals:
             continue
         with refusals.collected(request.name), request.named():
             own = _find_saved(request, request.saved, general, data, exclude, exclude_shown)
@@ -93,19 +92,19 @@ def find_campaigns(
             require_seeds(own.check, least_seeds or 0, request.source)
             if learns_again:
                 _check_can_learn(request.source, request.saved, own, general, data)
-            campaigns.append(own)
-    refusals.check()
-    return campaigns
+            found[request.name] = own
+    return [found[request.name] for request in requests if request.name in found]
 
 
-def _remember(requests: Sequence[Request], data: Dataset, progress: Progress) -> Dataset:
+def _remember(
+    requests: Sequence[Request], data: Dataset, refusals: Refusals, progress: Progress
+) -> Dataset:
     """The data that has found the users of all folders in one pass over the user ids."""
-    users, refusals = [], Refusals()
+    users = []
     for request in requests:
         if request.saved is not None:
             with refusals.collected(request.name), request.named():
                 users.append(request.saved.with_ids_of(data).user_ids)
-    refusals.check()
     return data.remember(np.concatenate(users), progress=progress) if users else data
 
 
@@ -131,28 +130,30 @@ def _find_new(
     exclude: np.ndarray,
     least_seeds: int,
     seed: int,
+    refusals: Refusals,
     progress: Progress,
-) -> list[Found]:
-    """Finds new campaigns, all in one pass over the user ids."""
-    if not requests:
-        return []
-    seeds, refusals = [], Refusals()
+) -> dict[str | None, Found]:
+    """Finds new campaigns, all in one pass over the user ids; by name."""
+    given = dict[int | str | None, tuple[Request, np.ndarray]]()
     for request in requests:
         with refusals.collected(request.name), request.named():
-            seeds.append(read_seeds(request.source, text=has_text(data)))
-    refusals.check()
+            given[request.name] = request, read_seeds(request.source, text=has_text(data))
     briefs = [
         CampaignBrief(ids, request.attributes or {}, request.name)
-        for ids, request in zip(seeds, requests, strict=True)
+        for request, ids in given.values()
     ]
-    campaigns = data.new_campaigns(briefs, exclude=exclude, seed=seed, progress=progress)
-    found = []
-    for request, ids, campaign in zip(requests, seeds, campaigns, strict=True):
-        check, notes = SeedCheck.of(campaign, ids), seed_notes(campaign.labels)
-        found.append(Found(request, campaign, check, notes=notes))
+    if not briefs:
+        return {}
+    found = dict[str | None, Found]()
+    for campaign in data.new_campaigns(
+        briefs, exclude=exclude, seed=seed, refusals=refusals, progress=progress
+    ):
+        request, ids = given[campaign.id]
+        check = SeedCheck.of(campaign, ids)
         with refusals.collected(request.name), request.named():
-            require_seeds(found[-1].check, least_seeds, request.source)
-    refusals.check()
+            require_seeds(check, least_seeds, request.source)
+            notes = seed_notes(campaign.labels)
+            found[request.name] = Found(request, campaign, check, notes=notes)
     return found
 
 

@@ -16,7 +16,6 @@ from metaheac_jax.audience.workspace import Item, Unfinished, find_items, find_u
 from metaheac_jax.cli import terminal
 from metaheac_jax.errors import InputError
 
-_DAMAGED = "damaged"
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -26,7 +25,7 @@ class Options:
 
     Also shows what is being written, what is damaged, and what interrupted commands have left
     behind. Checksums are not verified here; each command verifies those of the files it reads. The
-    exit code is 1 if something is damaged, and 0 if not.
+    exit code is 3 if something is damaged, and 0 if not.
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")] = Path()
@@ -50,7 +49,7 @@ def main(options: Options) -> int:
     if not options.json:
         lines = [f"{path.relative_to(folder)}: {advice}" for path, advice in unfinished]
         terminal.print_lines(screen, *lines)
-    return int(any(_state(item) == _DAMAGED for item in items))
+    return terminal.FAULTS if any(map(_damage, items)) else 0
 
 
 def items_table(items: Sequence[Item], folder: Path) -> TextTable:
@@ -80,7 +79,7 @@ def _facts(items: Sequence[Item], unfinished: Sequence[Unfinished], folder: Path
             "path": str(item.path.relative_to(folder)),
             "kind": item.kind,
             "about": item.about,
-            "damage": item.trouble if _state(item) == _DAMAGED else None,
+            "damage": _damage(item),
             "writer": item.writer,
             "made_from": _lineage(item, names),
             "digest": item.digest or None,
@@ -110,7 +109,12 @@ def _lineage(item: Item, names: Mapping[str, str]) -> list[str]:
 def _state(item: Item) -> str:
     if item.writer:
         return f"{item.writer} is writing it"
-    return _DAMAGED if item.trouble else ""
+    return "damaged" if item.trouble else ""
+
+
+def _damage(item: Item) -> str | None:
+    """What is wrong with an item that no process is writing; None if nothing is."""
+    return item.trouble if item.trouble and not item.writer else None
 
 
 def _size(size: float) -> str:

@@ -68,6 +68,8 @@ _REPLACED = (
     simulation.MANIFEST,
 )
 
+#: Exit code of a command that has done its work and has found something wrong.
+FAULTS = 3
 _AGAIN = "run the same command again to continue, with --resume if it has that option"
 _SECONDS = 2.0  # between two lines of progress
 _ANY_WIDTH = 1_000_000  # characters of a line in a file or pipe: none is folded
@@ -187,9 +189,9 @@ def command(
 ) -> None:
     """Runs a command: parses its options, checks the backend, and exits.
 
-    The exit code is the value of ``main``; 2 for an error that the user can act on, which is
-    printed in one line; 130 for Ctrl-C; or 143 for SIGTERM. A warning is one line, too. A SIGTERM
-    or SIGHUP that is ignored at the start stays ignored.
+    The exit code is the value of ``main``, 0 or `FAULTS`; 2 for an error that the user can act on,
+    which is printed in one line; 130 for Ctrl-C; or 143 for SIGTERM. A warning is one line, too. A
+    SIGTERM or SIGHUP that is ignored at the start stays ignored.
 
     Args:
       options: a dataclass whose docstring and fields are the command's help, or a union of these.

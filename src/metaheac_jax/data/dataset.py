@@ -382,6 +382,7 @@ class Dataset:
         non_seeds_per_seed: int = NON_SEEDS_PER_SEED,
         exclude: UserIds = (),
         seed: int = 0,
+        refusals: Refusals | None = None,
         progress: Progress = silent,
     ) -> list[Campaign]:
         """Several campaigns as in `new_campaign`; the user ids are read once for all.
@@ -389,28 +390,32 @@ class Dataset:
         Args:
           briefs: seeds and attributes per campaign.
           non_seeds_per_seed, exclude, seed: as in `new_campaign`, for all campaigns.
+          refusals: collects the errors of campaigns, by name; these campaigns are left out. By
+            default they are raised.
           progress: receives the number of users read.
 
         Raises:
-          Refused: as in `new_campaign`; the message names the campaigns that have a name.
+          InputError: as in `new_campaign`; the message names the campaigns that have a name.
         """
         check_whole("non_seeds_per_seed", non_seeds_per_seed, 1)
         check_whole("seed", seed, 0)
-        rows, given, refusals = [], [self.checked_ids(exclude)], Refusals()
+        errors = Refusals() if refusals is None else refusals
+        able, given = [], [self.checked_ids(exclude)]
         for brief in briefs:
             name = None if brief.name is None else f"campaign {brief.name}"
-            with refusals.collected(brief.name), about(name):
-                given.append(np.unique(self.checked_ids(brief.seeds)))
-                rows.append(self.vocabulary.encode_attributes(self.schema, brief.attributes))
-        refusals.check()
+            with errors.collected(brief.name), about(name):
+                ids = np.unique(self.checked_ids(brief.seeds))
+                rows = self.vocabulary.encode_attributes(self.schema, brief.attributes)
+                able.append((brief, rows))
+                given.append(ids)
         found = self.find_users(np.concatenate(given), progress=progress)
         excluded, *seeds = np.split(found, np.cumsum([len(ids) for ids in given])[:-1])
         excluded, excluded_ids = np.unique(excluded[excluded >= 0]), np.unique(given[0])
         new = []
-        for brief, own, ids, found in zip(briefs, rows, given[1:], seeds, strict=True):
-            with refusals.collected(brief.name):
+        for (brief, rows), ids, found in zip(able, given[1:], seeds, strict=True):
+            with errors.collected(brief.name):
                 campaign = self._new_campaign(
-                    brief.name, own, found, excluded, non_seeds_per_seed, seed
+                    brief.name, rows, found, excluded, non_seeds_per_seed, seed
                 )
                 campaign = replace(
                     campaign,
@@ -419,7 +424,8 @@ class Dataset:
                     excluded_ids=excluded_ids,
                 )
                 new.append(campaign)
-        refusals.check()
+        if refusals is None:
+            errors.check()
         return new
 
     def _new_campaign(
