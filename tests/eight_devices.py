@@ -279,6 +279,15 @@ def by_method(name):
     return [difference(ours, theirs), float(np.abs(one.optimizer["table"]["mu"]).max())]
 
 
+def unweighted():
+    """What is said of examples without weights where a device gets no campaign."""
+    batch = CampaignBatch(*draw(0))
+    try:
+        placement((8, 1)).place_batch(batch._replace(support=batch.support._asdict()))
+    except ValueError as error:
+        return str(error)
+
+
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     folder, *methods = sys.argv[1:]
@@ -288,6 +297,7 @@ if __name__ == "__main__":
         "not finite": not_finite(),
         "mapped": mapped(),
         "replicated": replicated(),
+        "unweighted": unweighted(),
         "customised": customised(),
         "expanded": expanded(),
         "mlp-pretraining": by_method("mlp-pretraining"),

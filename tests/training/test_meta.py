@@ -286,10 +286,13 @@ def test_step_applies_the_optimiser_consumes_its_state_and_compiles_once(x64):
     assert after.loss < info.loss
 
 
-def test_weakly_typed_parameters_compile_once():
+@pytest.mark.parametrize(
+    "params", [jnp.full(4, 0.1), jax.device_put(np.full(4, 0.1, np.float32), jax.devices()[0])]
+)
+def test_weakly_typed_parameters_and_those_on_a_device_compile_once(params):
     _, support, query = quadratic_campaigns(2)
     init, step = build_meta_step(quadratic, optax.adam(0.01), inner_learning_rate=ALPHA)
-    state = init(jnp.full(4, 0.1))
+    state = init(params)
     for _ in range(3):
         state, _ = step(state, support, query)
     assert step.__wrapped__._cache_size() == 1

@@ -92,6 +92,13 @@ def test_a_step_on_parameters_of_a_mesh_is_compiled_once(found):
 
 
 @pytest.mark.slow
+def test_examples_without_weights_cannot_be_padded(found):
+    """A copy of the last campaign would count twice."""
+    words = "campaigns on 8 places: only a batch with weights can be padded; take as many campaigns"
+    assert words in found["unweighted"]
+
+
+@pytest.mark.slow
 def test_devices_that_divide_campaigns_customise_as_one_does(found):
     gap, moved = found["customised"]
     assert gap <= 1e-6

@@ -69,6 +69,24 @@ def test_a_state_that_was_used_is_refused_in_one_line():
     jax.tree.map(np.testing.assert_array_equal, third, again)
 
 
+@pytest.mark.parametrize("committed", ["network", "table", "both", "none", "none, numpy"])
+def test_a_step_is_compiled_once_wherever_the_parameters_are_put(committed):
+    """Parameters that ``jax.device_put`` has put on a device, as those of a restored checkpoint."""
+    network, table = weights()
+    if committed in ("network", "both"):
+        network = jax.device_put(network, jax.devices()[0])
+    if committed in ("table", "both"):
+        table = jax.device_put(table, jax.devices()[0])
+    if committed == "none, numpy":
+        network, table = jax.tree.map(np.asarray, (network, table))
+    init, step = build_row_step(plain_gradient(LOSS), optax.adam(0.01), table_adam(0.01))
+    rows, local = localised(ROWS, unstacked(support_and_query()[0])[0])
+    state = init(network, table)
+    for _ in range(3):
+        state, _ = step(state, rows, *local)
+    assert step.__wrapped__._cache_size() == 1
+
+
 def test_the_optimiser_receives_the_loss():
     keeps_loss = optax.GradientTransformationExtraArgs(
         lambda _: jnp.zeros(()), lambda updates, state, _, *, value: (updates, value)

@@ -35,7 +35,7 @@ from metaheac_jax.networks.base import FirstLayer, SplitNetwork
 from metaheac_jax.progress import Progress
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.layout import Ids, Layout
-from metaheac_jax.training.losses import cross_entropy, masked
+from metaheac_jax.training.losses import output_loss
 
 _CHUNK = 2048  # examples whose first layer is computed at a time
 
@@ -223,9 +223,8 @@ def _build_steps(network: SplitNetwork, layout: Layout) -> _Steps:
 
         params = with_own_parameters(general, later)
         output = network.apply(params, jax.tree.map(take, examples.first), examples.campaign)
-        values = cross_entropy(output.log_p, output.log_not_p, take(examples.label))
-        weight = (picks < len(examples.label)).astype(values.dtype)
-        return masked(values, weight, reduction)
+        weight = (picks < len(examples.label)).astype(output.log_p.dtype)
+        return output_loss(output, take(examples.label), weight, reduction)
 
     def step(state: _State, general: Any, examples: _Examples, picks: Array, rate: Array) -> _State:
         grads = jax.grad(loss)(state.later, general, examples, picks, reduction="mean")

@@ -37,12 +37,13 @@ from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.methods.online import PROGRAMS_KEPT, build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.stages import Run, Train, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
+from metaheac_jax.networks.base import sigmoid_output
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.table.full_lists import full_lists
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import select_rows
-from metaheac_jax.training.losses import cross_entropy, masked
+from metaheac_jax.training.losses import output_loss
 from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.newton import solve_logistic
 from metaheac_jax.training.step import Gradient
@@ -116,9 +117,8 @@ def solved_gradient(layout: Layout, *, first_order: bool = False) -> Gradient[..
         if first_order:
             head = jax.lax.stop_gradient(head)
         offset, factors = _of_users(params, layout, query.ids.user)
-        logit = offset + factors @ head
-        log_p, log_not_p = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
-        return masked(cross_entropy(log_p, log_not_p, query.label), query.weight, "mean")
+        output = sigmoid_output(offset + factors @ head)
+        return output_loss(output, query.label, query.weight, "mean")
 
     over_pairs = build_meta_gradient(loss, inner_steps=0, reduction="mean", select=select_rows)
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
@@ -17,20 +18,32 @@ T = TypeVar("T")
 def copied(state: T) -> T:
     """Copies all arrays, so that a step may consume them even if one occurs twice in ``state``.
 
-    The copies are typed and placed as a step returns them, so that it is compiled once: they have
-    no weak types, and if some are on a mesh, those without a place are on all of its devices.
+    The copies have no weak types, as what a step returns, so that it is compiled once; see
+    `placed_together`.
     """
-    copies = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)
-    leaves = jax.tree.leaves(copies)
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), state)
+
+
+def placed_together(state: T) -> T:
+    """Puts arrays without a place of their own where the others are: on all devices of their mesh.
+
+    A step returns all of its state in a place, and would be compiled again for it.
+    """
+    leaves = jax.tree.leaves(state)
     if any(isinstance(leaf, Tracer) for leaf in leaves):  # jit places them
-        return copies
-    meshes = [leaf.sharding.mesh for leaf in leaves if isinstance(leaf.sharding, NamedSharding)]
-    if not meshes:
-        return copies
-    everywhere = NamedSharding(meshes[0], PartitionSpec())
+        return state
+    places = [leaf.sharding for leaf in leaves if _has_place(leaf)]
+    if not places:
+        return state
+    meshes = [place.mesh for place in places if isinstance(place, NamedSharding)]
+    where = NamedSharding(meshes[0], PartitionSpec()) if meshes else places[0]
     return jax.tree.map(
-        lambda leaf: leaf if leaf.committed else jax.device_put(leaf, everywhere), copies
+        lambda leaf: leaf if _has_place(leaf) else jax.device_put(leaf, where), state
     )
+
+
+def _has_place(leaf: Array | np.ndarray) -> bool:
+    return isinstance(leaf, Array) and leaf.committed
 
 
 def refusing_consumed(step: jax.stages.Wrapped) -> Any:

@@ -24,7 +24,8 @@ class Implicit(NamedTuple):
     (I + H_a(theta_c) / strength) x = g. It is accurate only if the steps end close to the minimum.
     H_a is taken at the initial model state. The rates, the strength, the model state after the
     steps and the support loss that is returned have no derivative. `inner_update` then has no
-    forward mode (``jax.jacfwd``).
+    forward mode (``jax.jacfwd``). The solver of jax that it uses does not run where an
+    explicit axis of a mesh divides the campaigns; take an axis of ``jax.sharding.AxisType.Auto``.
 
     Attributes:
       strength: lambda, above 0. If H_a has negative eigenvalues, it must outweigh them. To change

@@ -131,11 +131,10 @@ def train(
       skip_nonfinite: how many non-finite checked steps may be skipped in total; each causes a
         warning and a log line: name, step, skipped (the first bad array), campaigns.
       checkpoints: where to save and to resume from; the last checkpoint is of the last step.
-      save_every: maximum number of steps between checkpoints.
-      save_seconds: maximum time between checkpoints, in seconds.
+      save_every, save_seconds: maximum number of steps, and of seconds, between checkpoints.
       log: a file for a JSON line every ``log_every`` steps, and at each judgement and checkpoint:
-        name, step, mean loss since the last line, steps per second, seconds; and one per judgement:
-        name, step, held_out_auc, held_out_loss.
+        name, step, mean loss since the last line, steps per second, seconds; and one per judgement
+        but that of the start: name, step, held_out_auc, held_out_loss.
       log_every: number of steps between log lines, for which the loop waits for the device.
       progress: receives the number of steps done, and the loss.
 
@@ -143,7 +142,8 @@ def train(
       The state, and the judgements (E, 3): step, AUC, loss.
 
     Raises:
-      InputError: the checkpoint is of a later step, or has no room for so many judgements.
+      InputError: the checkpoint is of a later step or another state, or has no room to judge.
+      OSError: a checkpoint cannot be saved.
       Diverged: a loss, a gradient, a parameter or a moment is not finite; that state is not saved.
     """
     early_stop, unbounded = _with_room(early_stop, num_steps - first_step), _unbounded(state)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.networks.base import Network
+from metaheac_jax.networks.base import Network, Output
 from metaheac_jax.settings import Reduction
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.inner import Loss
@@ -26,6 +26,11 @@ def masked(values: Array, weight: Array, reduction: Reduction) -> Array:
     """(...,) values and weights, 0 or 1 -> the sum, or mean, of those with weight 1; 0 if none."""
     total = jnp.sum(values * weight)
     return total if reduction == "sum" else total / jnp.maximum(jnp.sum(weight), 1)
+
+
+def output_loss(output: Output, label: Array, weight: Array, reduction: Reduction) -> Array:
+    """The masked cross-entropy of a network's output on (B,) labels, in nats."""
+    return masked(cross_entropy(output.log_p, output.log_not_p, label), weight, reduction)
 
 
 def build_loss(network: Network, layout: Layout, *, reduction: Reduction = "mean") -> Loss:
@@ -43,7 +48,6 @@ def build_loss(network: Network, layout: Layout, *, reduction: Reduction = "mean
     def loss(params: Any, batch: Batch) -> Array:
         inputs = layout.inputs(params["table"], batch.ids)
         output = network.apply(params["network"], *inputs)
-        values = cross_entropy(output.log_p, output.log_not_p, batch.label)
-        return masked(values, batch.weight, reduction)
+        return output_loss(output, batch.label, batch.weight, reduction)
 
     return loss

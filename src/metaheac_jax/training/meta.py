@@ -22,7 +22,7 @@ import optax
 from jax import Array
 
 from metaheac_jax.backend import campaigns_at_once
-from metaheac_jax.training.donation import copied, refusing_consumed
+from metaheac_jax.training.donation import copied, placed_together, refusing_consumed
 from metaheac_jax.training.inner import AnyLoss, InnerLoop, InnerOptions, LossOutput
 
 T = TypeVar("T")
@@ -339,7 +339,7 @@ def build_meta_step(
     gradient = build_meta_gradient(loss, **options)
 
     def init(params: Any, model_state: Any = None) -> MetaState:
-        return copied(MetaState(params, optimizer.init(params), model_state))
+        return placed_together(copied(MetaState(params, optimizer.init(params), model_state)))
 
     def step(state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
         grads, info = gradient(state.params, support, query, model_state=state.model_state)

@@ -168,7 +168,8 @@ class Placement:
         touch.
 
         Raises:
-          ValueError: the batch has another number of campaigns.
+          ValueError: the batch has another number of campaigns; or a device gets none, and the
+            examples are not `Batch`es, whose weights show what is padding.
         """
         own = self.own_campaigns()
         if len(batch.own_rows) != len(own):
@@ -181,6 +182,12 @@ class Placement:
         put = jax.make_array_from_process_local_data
         num_places = self._campaigns_per_device * len(self._campaigns.addressable_devices)
         number, last = np.arange(num_places), len(batch.own_rows) - 1
+        sides = (batch.support, batch.query)
+        if num_places > last + 1 and not all(isinstance(side, Batch) for side in sides):
+            raise ValueError(
+                f"{last + 1} campaigns on {num_places} places: only a batch with weights can be "
+                "padded; take as many campaigns as places, or a multiple"
+            )
 
         def spread(part: Any) -> Any:
             part = jax.tree.map(lambda leaf: leaf[np.minimum(number, last)], part)

@@ -14,13 +14,15 @@ import optax
 from jax import Array
 
 from metaheac_jax.table.adam import TableOptimizer, TableState
-from metaheac_jax.training.donation import copied, refusing_consumed
+from metaheac_jax.training.donation import copied, placed_together, refusing_consumed
 
 P = ParamSpec("P")
 #: ``gradient(params, *batches) -> (gradient, info)`` over the touched rows. The parameters are
 #: ``{"network": ..., "table": (U, k)}``, ids in the batches point into the U rows, the gradient has
-#: the structure of the parameters, and info has a field ``loss``. A meta-gradient with
-#: ``has_state`` is no such gradient, since a `RowState` has no place for the model's state.
+#: the structure of the parameters, and info has a field ``loss``. The id of padding is U: a loss
+#: that may get it reads ``table.at[ids].get(mode="fill", fill_value=0)``: ``table[ids]`` would
+#: read the last row. A meta-gradient with ``has_state`` is no such gradient, since a `RowState` has
+#: no place for the model's state.
 Gradient = Callable[Concatenate[Any, P], tuple[Any, Any]]
 
 
@@ -70,6 +72,8 @@ class RowStep(NamedTuple):
 
 class CheckedInfo(NamedTuple):
     """Info of a checked step, which is taken only if all of ``finite`` is true.
+
+    It replaces the gradient's info, of which it has the loss only.
 
     Attributes:
       loss: ().
@@ -128,7 +132,7 @@ def build_row_step(
 
     def init(network: Any, table: Array) -> RowState:
         own = copied((network, optimizer.init(network)))
-        return RowState(*own, table_optimizer.init(table))
+        return placed_together(RowState(*own, table_optimizer.init(jnp.asarray(table))))
 
     step = row_step(gradient, optimizer, table_optimizer, checked=checked)
     return RowStep(init, refusing_consumed(jax.jit(step, donate_argnums=0)))
@@ -141,7 +145,7 @@ def row_step(
     *,
     checked: bool,
     agreed: Callable[[Array], Array] = lambda finite: finite,
-) -> RowUpdate:
+) -> Callable[Concatenate[RowState, Any, ...], tuple[RowState, Any]]:
     """The step of `build_row_step` before it is jitted.
 
     ``agreed`` maps whether an array is finite on this device to whether it is on all devices.
