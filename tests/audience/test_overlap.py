@@ -29,7 +29,8 @@ def test_equal_to_a_plain_count(ids):
 
 
 def test_text_ids():
-    overlap = audience_overlap(["one", "other"], [["ann", "bob", "bob"], ["bob"]])
+    several = [["ann", "bob", "bob"], np.array([b"bob"])]  # as in files, and in an `Audience`
+    overlap = audience_overlap(["one", "other"], several)
     assert overlap.count.tolist() == [[2, 1], [1, 1]]
     assert overlap.share.tolist() == [[1, 0.5], [1, 1]]
 

@@ -360,3 +360,19 @@ def test_processes_compare_campaigns_and_opt_outs(tea, tmp_path, capsys, monkeyp
     words = ("fit", tea.data, tmp_path / "next", "--mesh", "row=1", "--with", tmp_path / "912")
     words = (*words, "--set", "campaigns_per_step=2")
     refuses(capsys, main, *words, words=("they differ",))
+
+
+def test_text_ids_are_compared_left_out_and_reported(tea, tmp_path, capsys):
+    """Ids of different lengths; they are bytes until they are written."""
+    expand = ("expand", tea.folder, "--data", tea.later, "--size", 60)
+    first, second, page = (tmp_path / name for name in ("first.csv", "second.csv", "page.html"))
+    succeeds(main, *expand, "--out", first)
+    earlier = [user for user, _ in ranked(first)]
+    assert len({*map(len, earlier)}) > 1
+    left = opt_outs(tmp_path / "out.csv", earlier[:2])
+    more = ("--suppress", left, "--previous", first, "--report", page)
+    capsys.readouterr()
+    succeeds(main, *expand, "--out", second, *more)
+    assert f"{first}: 58 users kept, 2 new, 2 gone\n" in capsys.readouterr().out
+    assert [user for user, _ in ranked(second)][:58] == earlier[2:]
+    assert re.search(r"first\.csv</th>\s<td.*>60</td>\s<td.*>58</td>", page.read_text())

@@ -118,6 +118,13 @@ def test_options_that_make_no_sense(options, tmp_path, capsys, changed, words):
     assert contents(tmp_path) == before
 
 
+def test_too_few_seeds_to_calibrate_on(options, tmp_path, capsys):
+    (tmp_path / "seeds").write_text("\n".join(map(str, SEEDS[:49])))
+    options = {**options, "--probability": "", "--least-seeds": 1}
+    words = ("new campaign: 49 seeds, too few to calibrate probabilities on a fifth of them",)
+    refuses(capsys, main, "expand", *words_of(options), words=words)
+
+
 def test_a_file_of_somebody_else_beside_an_audience_is_not_replaced(options, tmp_path, capsys):
     mine = tmp_path / "mine.csv.json"
     mine.write_text('{"source": "a survey"}')
@@ -542,7 +549,7 @@ def test_all_bad_campaigns_are_named_at_once(many, tmp_path, capsys):
     assert error.startswith("error: 60 errors: campaign few 0: list/few.csv: 2 of 3 seeds")
     assert "; campaign few 49: " in error
     assert "campaign few 50" not in error
-    assert error.endswith("; and 10 more; --skip-unusable skips such campaigns\n")
+    assert error.endswith("; and 10 more; --skip-unusable expands the others\n")
     for entry in few[:2]:
         entry["attributes"] = {}
     path.write_text("\n".join(map(json.dumps, [first, *few])))
@@ -586,7 +593,7 @@ def some_bad(many, made, tmp_path):
 
 def test_unusable_campaigns_are_skipped_if_asked(some_bad, tmp_path, capsys):
     many, entries = some_bad
-    words = ("2 errors: campaign no file: ", "; --skip-unusable skips such campaigns")
+    words = ("2 errors: campaign no file: ", "; --skip-unusable expands the others")
     refuses(capsys, main, "expand", *words_of(many), words=words)
     capsys.readouterr()
     skipping = {**many, "--skip-unusable": ""}

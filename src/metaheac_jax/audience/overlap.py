@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaheac_jax.data.campaign import UserIds
+from metaheac_jax.data.campaign import UserIds, check_user_ids
 from metaheac_jax.errors import InputError
 
 
@@ -50,9 +50,10 @@ def audience_overlap(names: Sequence[str], audiences: Sequence[UserIds]) -> Over
       audiences: user ids of each audience; a repeated id counts once.
 
     Raises:
-      InputError: an audience has no users.
+      InputError: an audience has no users, or ids are neither all whole numbers nor all text.
     """
-    members = [np.unique(audience) for audience in audiences]
+    text = any(np.asarray(audience).dtype.kind in "SU" for audience in audiences)
+    members = [np.unique(check_user_ids(audience, text=text)) for audience in audiences]
     for name, own in zip(names, members, strict=True):
         if not len(own):
             raise InputError(f"{name}: no users")

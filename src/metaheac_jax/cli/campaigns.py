@@ -70,12 +70,12 @@ class Request:
     def named(self) -> Iterator[None]:
         """A context in which errors name the campaign, if it is one of many.
 
-        Then errors about a file that is missing or may not be read are an `InputError`, too.
+        Then errors of the system, such as a missing file, are an `InputError`, too.
         """
         with about(None if self.name is None else f"campaign {self.name}"):
             try:
                 yield
-            except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            except OSError as error:
                 if self.name is None:
                     raise
                 raise InputError(message_of(error)) from error

@@ -167,9 +167,8 @@ class Options:
     read is noted, and its campaign is not skipped. Errors in the list itself, and a model whose
     scores are not numbers, still stop the command."""
     least_seeds: int | None = None
-    """Stop with an error if a campaign has fewer seeds than this that are users of the data. By
-    default 100; for a campaign's folder there is no default, since `metaheac customise` has checked
-    its seeds."""
+    """Refuse a campaign with fewer seeds than this that are users of the data. By default 100; for
+    a campaign's folder there is no default, since `metaheac customise` has checked its seeds."""
     seed: int = 0
     """Random seed for the random non-seeds, for customising and for --probability. With
     --campaigns, customising also varies with a campaign's place among the new ones that are not
@@ -368,8 +367,8 @@ def _read_sources(
 def _check_usable(num_usable: int, options: Options, refusals: Refusals) -> None:
     """Refuses what was refused, unless --skip-unusable skips it and leaves something."""
     if not (options.skip_unusable and num_usable):
-        more = options.campaigns is not None and not options.skip_unusable
-        refusals.check("; --skip-unusable skips such campaigns" if more else "")
+        more = options.campaigns is not None and num_usable
+        refusals.check("; --skip-unusable expands the others" if more else "")
 
 
 def _others(options: Options, data: Dataset) -> dict[str, np.ndarray]:
@@ -425,7 +424,7 @@ def _find(
     found = _find_campaigns(options, requests, refusals, general, data, excluded, progress)
     if options.probability:
         for own in found:
-            with refusals.collected(own.request.name), own.request.named():
+            with refusals.collected(own.request.name), own.named():
                 examples_to_calibrate_on(own.campaign, options.seed)
     found = [own for own in found if own.request.name not in refusals]
     _check_usable(len(found), options, refusals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from metaheac_jax.cli.campaigns import (
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.campaign_record import is_among
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError, Refusals
+from metaheac_jax.errors import InputError, Refusals, about
 from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress
 
@@ -43,6 +44,10 @@ class Found(NamedTuple):
     check: SeedCheck
     model: Customised | None = None
     notes: Sequence[str] = ()
+
+    def named(self) -> AbstractContextManager[None]:
+        """A context in which errors name the campaign."""
+        return about(self.campaign.name) if self.request.name is None else self.request.named()
 
 
 def find_campaigns(

@@ -25,7 +25,7 @@ class Options:
 
     Also shows what is being written, what is damaged, and what interrupted commands have left
     behind. Checksums are not verified here; each command verifies those of the files it reads. The
-    exit code is 3 if something is damaged, and 0 if not.
+    exit code is 3 if something that is here is damaged, and 0 if not.
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")] = Path()

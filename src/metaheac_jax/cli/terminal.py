@@ -234,7 +234,7 @@ def command(
         print(f"interrupted; {_AGAIN}", file=sys.stderr)
         _leave(130)
     except SystemExit as ended:
-        if isinstance(ended.code, int) and ended.code:
+        if isinstance(ended.code, int) and ended.code not in (0, FAULTS):
             _leave(ended.code)
         raise
     except Exception:

@@ -408,6 +408,8 @@ class Dataset:
                 rows = self.vocabulary.encode_attributes(self.schema, brief.attributes)
                 able.append((brief, rows))
                 given.append(ids)
+        if refusals is None:
+            errors.check()
         found = self.find_users(np.concatenate(given), progress=progress)
         excluded, *seeds = np.split(found, np.cumsum([len(ids) for ids in given])[:-1])
         excluded, excluded_ids = np.unique(excluded[excluded >= 0]), np.unique(given[0])

@@ -168,8 +168,8 @@ class Placement:
         touch.
 
         Raises:
-          ValueError: the batch has another number of campaigns; or a device gets none, and the
-            examples are not `Batch`es, whose weights show what is padding.
+          ValueError: the batch has another number of campaigns; or some places are left empty, and
+            the examples are not `Batch`es, whose weights show what is padding.
         """
         own = self.own_campaigns()
         if len(batch.own_rows) != len(own):
