@@ -599,7 +599,7 @@ def test_unusable_campaigns_are_skipped_if_asked(some_bad, tmp_path, capsys):
     skipping = {**many, "--skip-unusable": ""}
     assert exit_code(main, "expand", *words_of(skipping)) == 3
     printed = capsys.readouterr().out
-    assert "audiences: 1 audiences, 7 campaigns skipped; audiences.json has the deta" in printed
+    assert "audiences: 1 audiences, 7 skipped; audiences.json has the details" in printed
     assert contents(tmp_path / "audiences") == {"tea.csv", "audiences.json"}
     record = json.loads((tmp_path / "audiences" / "audiences.json").read_text())
     reasons = {own["name"]: own["reason"] for own in record["skipped"]}

@@ -217,7 +217,7 @@ def main(options: Options) -> int:
         lines = describe(results[0], options.out)
     else:
         terminal.print_table(screen, overview(results))
-        skipped = f", {len(refusals.reasons)} campaigns skipped" if refusals.reasons else ""
+        skipped = f", {len(refusals.reasons)} skipped" if refusals.reasons else ""
         lines = [f"{options.out}: {len(results)} audiences{skipped}; {MANIFEST} has the details"]
     terminal.print_lines(screen, *lines)
     return terminal.FAULTS if refusals.reasons else 0
