@@ -210,6 +210,11 @@ def test_feedback_with_text_as_ids_says_what_to_do(tea, tmp_path, capsys):
     assert "update" not in capsys.readouterr().err
     succeeds(main, "update", tea.folder, "--data", tea.later)
     succeeds(main, "feedback", tea.folder, told)
+    # Data of whole numbers does not suit the folder any more, which a list is told once.
+    (tmp_path / "list").write_text(json.dumps({"name": "old", "folder": "tea"}))
+    options = ("--data", tea.data, "--campaigns", tmp_path / "list", "--size", 5)
+    words = ("error: campaign old: campaign tea: ", "has no text as ids; use data that has")
+    refuses(capsys, main, "expand", tea.model, *options, "--out", tmp_path / "out", words=words)
 
 
 def test_an_update_says_how_many_of_those_who_did_not_convert_count(tea, tmp_path, capsys):
