@@ -37,10 +37,8 @@ def about(what: object | None) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from error
 
 
-def message_of(error: InputError | OSError) -> str:
-    """What to tell the user about an error; for an error of the system, with the file's name."""
-    if isinstance(error, InputError):
-        return str(error)
+def message_of(error: OSError) -> str:
+    """What to tell the user about an error of the system: the file's name and what is wrong."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 

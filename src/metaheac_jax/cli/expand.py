@@ -207,8 +207,7 @@ def main(options: Options) -> int:
         others = _others(options, data)
         inputs = _find(options, requests, refusals, general, data, mesh, progress)
         record = _record(options, inputs, refusals)
-        if refusals.reasons:
-            terminal.print_lines(screen, *(f"skipped: {reason}" for _, reason in refusals.reasons))
+        terminal.print_lines(screen, *(f"skipped: {reason}" for _, reason in refusals.reasons))
         results = _expand(options, inputs, general, data, mesh, kept, progress)
         if writes:
             _write(options, results, others, record, general, data, kept, progress)

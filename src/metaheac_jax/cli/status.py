@@ -38,18 +38,22 @@ def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
     if not options.folder.is_dir():
         raise InputError(f"{options.folder}: no such folder")
-    screen, folder = terminal.screen(), options.folder
-    items, unfinished = find_items(folder), find_unfinished(folder)
+    items, unfinished = find_items(options.folder), find_unfinished(options.folder)
     if options.json:
-        print(json.dumps(_facts(items, unfinished, folder), indent=1))
-    elif items:
+        print(json.dumps(_facts(items, unfinished, options.folder), indent=1))
+    else:
+        _print_text(items, unfinished, options.folder)
+    return terminal.FAULTS if any(map(_damage, items)) else 0
+
+
+def _print_text(items: Sequence[Item], unfinished: Sequence[Unfinished], folder: Path) -> None:
+    screen = terminal.screen()
+    if items:
         terminal.print_table(screen, items_table(items, folder))
     else:
         terminal.print_lines(screen, f"{folder}: no data set, model, campaign or audience")
-    if not options.json:
-        lines = [f"{path.relative_to(folder)}: {advice}" for path, advice in unfinished]
-        terminal.print_lines(screen, *lines)
-    return terminal.FAULTS if any(map(_damage, items)) else 0
+    lines = (f"{path.relative_to(folder)}: {advice}" for path, advice in unfinished)
+    terminal.print_lines(screen, *lines)
 
 
 def items_table(items: Sequence[Item], folder: Path) -> TextTable:

@@ -102,11 +102,11 @@ def main(options: Options) -> None:
         check_known(options.audience, audience, data)
         check_known(options.seeds, seeds, data)
         excluded, notes = read_excluded(options.exclude, data)
-        audience, gone = _without(data, audience, excluded, "users of the audience")
+        audience, gone = _without(audience, excluded, "users of the audience")
         if gone:
             notes.append(f"{gone:,} users of the audience are excluded and were removed from it")
         left_out = _left_out(data, audience, seeds, excluded)
-        seeds, gone = _without(data, seeds, excluded, "seeds")
+        seeds, gone = _without(seeds, excluded, "seeds")
         if gone:
             notes.append(f"{gone:,} seeds are excluded and count neither as seeds nor in the pool")
         least = options.min_cell
@@ -142,11 +142,9 @@ def main(options: Options) -> None:
     terminal.print_lines(screen, *(f"note: {note}" for note in notes))
 
 
-def _without(
-    data: Dataset, users: np.ndarray, excluded: np.ndarray, what: str
-) -> tuple[np.ndarray, int]:
+def _without(users: np.ndarray, excluded: np.ndarray, what: str) -> tuple[np.ndarray, int]:
     """Users without the excluded ones, and how many of them there were."""
-    gone = np.isin(data.checked_ids(users), excluded)
+    gone = np.isin(users, excluded)
     if gone.all():
         raise InputError(f"--exclude: names all {what}; give others")
     return users[~gone], int(gone.sum())
@@ -156,10 +154,8 @@ def _left_out(
     data: Dataset, audience: np.ndarray, seeds: np.ndarray, excluded: np.ndarray
 ) -> np.ndarray:
     """Ids of users not in the pool: the excluded, and the seeds if none is in the audience."""
-    ids = [excluded, data.checked_ids(seeds)]
-    if np.isin(ids[1], data.checked_ids(audience)).any():
-        ids.pop()
-    left_out = np.unique(np.concatenate(ids))
+    shared = np.isin(seeds, audience).any()
+    left_out = np.unique(excluded if shared else np.concatenate([excluded, seeds]))
     return left_out[data.find_users(left_out) >= 0]
 
 
