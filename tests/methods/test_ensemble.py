@@ -1,4 +1,4 @@
-"""The ensemble: the mean of two methods that are trained and customised as they are alone."""
+"""The ensemble: a mean of three methods that are trained and customised as they are alone."""
 
 import json
 from dataclasses import replace
@@ -42,15 +42,29 @@ def scores(models):
     return np.array([model.score(DATA.user_rows) for model in models])
 
 
+def weights_of(general):
+    return np.asarray(general.state["network"]["weights"])
+
+
+def weighted(general, weights):
+    """The model with other weights of its members."""
+    network = general.state["network"] | {"weights": np.array(weights, np.float32)}
+    return replace(general, state={**general.state, "network": network})
+
+
 def test_its_arrays_are_on_the_device(general):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(dict(general.state)))
 
 
-def test_a_score_is_the_mean_of_those_of_its_members_alone(general, alone):
+@pytest.mark.parametrize("weights", [None, (0.2, 0.3, 0.5)])
+def test_a_score_is_the_weighted_mean_of_those_of_its_members_alone(general, alone, weights):
+    if weights is not None:
+        general = weighted(general, weights)
     models = METHOD.customise(general, DATA, CAMPAIGNS, seed=5)
-    each = [scores(own.customise(of, DATA, CAMPAIGNS, seed=5)) for own, of in alone]
-    np.testing.assert_allclose(scores(models), np.mean(each, axis=0), atol=1e-5)
-    assert np.abs(each[0] - each[1]).max() > 0.1
+    each = np.stack([scores(own.customise(of, DATA, CAMPAIGNS, seed=5)) for own, of in alone])
+    expected = np.tensordot(weights_of(general), each, axes=1)
+    np.testing.assert_allclose(scores(models), expected, atol=1e-5)
+    assert min(np.abs(each[a] - each[b]).max() for a, b in ((0, 1), (1, 2), (0, 2))) > 0.1
 
 
 def test_before_customising_it_is_the_general_model(general, alone):
@@ -60,7 +74,8 @@ def test_before_customising_it_is_the_general_model(general, alone):
         scores(own.with_settings(online_epochs=0).customise(of, DATA, CAMPAIGNS))
         for own, of in alone
     ]
-    np.testing.assert_allclose(scores(untouched), np.mean(each, axis=0), atol=1e-5)
+    expected = np.tensordot(weights_of(general), each, axes=1)
+    np.testing.assert_allclose(scores(untouched), expected, atol=1e-5)
     assert not any(model.is_general for model in METHOD.customise(general, DATA, CAMPAIGNS))
 
 
@@ -82,10 +97,30 @@ def test_the_penalty_is_that_of_the_solved_head(general):
 def test_its_judgement_is_of_both_together(general, alone):
     """At the steps of both kept states; held out are the campaigns of the members."""
     [judged] = general.judgements
-    assert judged.step == sum(steps_of(of) for _, of in alone)
+    assert judged.step == sum(steps_of(of) for _, of in alone[:2])
     assert general.held_out == alone[0][1].held_out == alone[1][1].held_out
     held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
     assert METHOD.judge(general, DATA, held, seed=3).auc == pytest.approx(judged.auc, abs=1e-6)
+
+
+def test_the_weight_of_lr_is_the_best_on_held_out_campaigns(general):
+    """The least of the best, and half of the rest for each other member."""
+    held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
+    tried = {}
+    for of_lr in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
+        own = weighted(general, ((1 - of_lr) / 2, (1 - of_lr) / 2, of_lr))
+        tried[of_lr] = METHOD.judge(own, DATA, held, seed=3).auc
+    best = min(of_lr for of_lr, auc in tried.items() if auc == max(tried.values()))
+    np.testing.assert_allclose(weights_of(general), [(1 - best) / 2, (1 - best) / 2, best])
+    assert general.judgements[0].auc == pytest.approx(tried[best], abs=1e-6)
+
+
+def test_without_held_out_campaigns_lr_has_no_weight_or_the_one_that_it_had(general):
+    short = METHOD.with_settings(offline_epochs=1, offline_patience=None)
+    np.testing.assert_array_equal(weights_of(short.fit(DATA, campaigns=TRAIN)), [0.5, 0.5, 0])
+    start = weighted(general, (0.3, 0.3, 0.4))
+    longer = short.fit(DATA, campaigns=TRAIN, start=start)
+    np.testing.assert_allclose(weights_of(longer), [0.3, 0.3, 0.4])
 
 
 def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(tmp_path, general):
@@ -113,7 +148,7 @@ def test_its_log_leaves_that_of_a_member_alone(tmp_path):
     """Of a log that several trainings share."""
     log, method = tmp_path / "log.jsonl", METHOD.with_settings(offline_epochs=1)
     method = method.with_settings(offline_patience=None)
-    head, _ = member_methods(method.settings)
+    head, *_ = member_methods(method.settings)
     head.fit(DATA, campaigns=TRAIN, log=log)
     before = log.read_text()
     method.fit(DATA, campaigns=TRAIN, log=log)

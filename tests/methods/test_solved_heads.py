@@ -19,7 +19,7 @@ from metaheac_jax.model import initialise
 from metaheac_jax.networks.base import FirstLayer
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import OFFICIAL, PAPER
-from metaheac_jax.table.full_lists import full_lists
+from metaheac_jax.table.sparse import full_lists
 from metaheac_jax.training.newton import solve_logistic
 
 DATA = dataset(tastes=2, campaigns=16)

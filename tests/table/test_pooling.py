@@ -136,7 +136,8 @@ def two_sides(user):
     fields = UserFields.of(user)
     twice = lambda leaf: jnp.stack([leaf, leaf / 2])  # noqa: E731
     fractions, vectors = twice(fields.fractions), twice(fields.vectors)
-    return UserFields(fractions, fields.embeddings, vectors, fields.num_values)
+    counts = twice(fields.counts)
+    return UserFields(fractions, fields.embeddings, vectors, counts, fields.num_values)
 
 
 @pytest.mark.parametrize(

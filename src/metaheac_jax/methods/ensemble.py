@@ -1,10 +1,11 @@
-"""An ensemble of a solved head and MetaHeac's network with plain training.
+"""An ensemble of a solved head, MetaHeac's network with plain training, and the campaign's own LR.
 
 A solved head has few parameters, so it is stable if a campaign has few seeds; a whole network
-adapts further if there are many. Their errors differ, so the mean of their log-odds can rank better
-than either. The ensemble is not in the paper.
+adapts further if there are many; and LR learns from nothing but the campaign. Their errors differ,
+so a mean of their log-odds can rank better than each. Where campaigns have much in common, LR is
+far behind: its weight is chosen on held-out campaigns. The ensemble is not in the paper.
 
-Axes: R table rows, k embedding width of a member, K = 2 k embedding width of both members together.
+Axes: R table rows, K columns of all members together.
 """
 
 from __future__ import annotations
@@ -24,27 +25,37 @@ from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.methods.fine_tuning import metaheac_network, without_meta
 from metaheac_jax.methods.held_out_campaigns import HeldOut, halve
+from metaheac_jax.methods.linear import LINEAR, LINEAR_WIDTH, logistic_regression
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights
-from metaheac_jax.networks.ensemble import Ensemble, columns
+from metaheac_jax.networks.ensemble import Ensemble, Member
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.progress import prefixed
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.training.loop import Quality
 
 _LABEL = "Ensemble"
+#: The weights of LR that are tried; the other members have equal parts of the rest.
+_WEIGHTS_OF_LR = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+#: LR's penalty, chosen on held-out training campaigns.
+_PENALTY_OF_LR = 30.0
 
 
 def ensemble(settings: Settings = PAPER) -> Method:
-    """The mean log-odds of a solved head and MetaHeac w/o Meta, both with list lengths.
+    """The weighted mean log-odds of a solved head, MetaHeac w/o Meta and LR, with list lengths.
+
+    The weight of LR, from 0 to .5, is the one with the highest mean AUC on held-out campaigns; the
+    other two have equal weights. A training that holds out none keeps the weights of the model that
+    it continues from, or gives LR a weight of 0.
 
     The solved head has its own settings, whatever the settings here say (see `solved_head`); of
-    these, `Method.with_settings` changes the penalty alone. Both members use the same random seed.
+    these, `Method.with_settings` changes the penalty alone. All members use the same random seed.
     """
-    head, network = member_methods(settings)
+    members = member_methods(settings)
+    _, network, _ = members
     return Method(
         name="ensemble",
         label=_LABEL,
@@ -55,70 +66,83 @@ def ensemble(settings: Settings = PAPER) -> Method:
         tuned=(*network.tuned, "penalty"),
         takes_steps=True,
         meshes=True,
-        work=(head.work[0] + network.work[0], head.work[1] + network.work[1]),
+        work=(sum(own.work[0] for own in members), sum(own.work[1] for own in members)),
     )
 
 
-def member_methods(settings: Settings) -> tuple[Method, Method]:
-    """The methods whose models are averaged."""
+def member_methods(settings: Settings) -> tuple[Method, Method, Method]:
+    """The methods whose models are averaged; LR is the last."""
     head = solved_head(settings).with_settings(penalty=settings.penalty)
-    return head, without_meta(settings, lengths=True)
+    regression = logistic_regression(settings, lengths=True)
+    regression = regression.with_settings(penalty=_PENALTY_OF_LR)
+    return head, without_meta(settings, lengths=True), regression
 
 
 def ensemble_network(settings: Settings) -> Ensemble:
     """The ensemble's network, which contains the members' networks."""
-    head, network = (member.name for member in member_methods(settings))
-    return Ensemble(((head, SolvedHead()), (network, metaheac_network(settings))))
+    head, network, regression = (member.name for member in member_methods(settings))
+    return Ensemble(
+        (
+            Member(head, SolvedHead(), settings.width),
+            Member(network, metaheac_network(settings), settings.width),
+            Member(regression, LINEAR, LINEAR_WIDTH),
+        )
+    )
 
 
 def train_members(run: Run) -> Trained:
-    """The offline stage: trains each member, then judges the ensemble if campaigns are held out.
+    """The offline stage: trains each member, then chooses the weights on held-out campaigns.
 
-    The optimiser's state contains that of each member, and its number of steps is the sum of
-    theirs.
+    The optimiser's state contains that of each member that takes steps, and its number of steps is
+    the sum of theirs.
 
     Raises:
       InputError: the width is below 2, which is too small for a solved head.
     """
     halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
     states, optimizers = dict[str, State](), dict[str, State]()
-    for number, member in enumerate(member_methods(run.settings)):
+    for member in member_methods(run.settings):
         own = replace(
             run,
             settings=member.settings,
             directory=run.directory and run.directory / member.name,
             prefix=f"{_LABEL}: ",
-            start=run.start and _start_of(number, member, run.start),
+            start=run.start and _start_of(member, run),
         )
         if run.judge is not None:
             own = replace(own, judge=_judge_of(member, own, halves))
-        state, _, optimizer = member.train(own)
-        states[member.name] = jax.device_get(state)  # frees device memory for the next member
-        assert optimizer is not None  # both take steps
-        optimizers[member.name] = optimizer
+        trained = member.train(own)
+        states[member.name] = jax.device_get(trained.state)  # frees device memory for the next
+        if trained.optimizer is not None:
+            optimizers[member.name] = trained.optimizer
     num_steps = sum(int(optimizer["count"]) for optimizer in optimizers.values())
+    weights = _weights(0.0) if run.start is None else run.start.state["network"]["weights"]
+    network = {name: state["network"] for name, state in states.items()}
     trained = Trained(
         {
-            "network": {name: state["network"] for name, state in states.items()},
+            "network": {**network, "weights": np.asarray(weights)},
             "table": np.concatenate([state["table"] for state in states.values()], axis=1),
         },
         optimizer={**optimizers, "count": np.array(num_steps)},
     )
     if run.judge is None:
         return trained
-    return trained._replace(judgements=np.array([[num_steps, *run.judge(trained.state)]]))
+    state, quality = _with_best_weights(run, trained.state, halves)
+    return trained._replace(state=state, judgements=np.array([[num_steps, *quality]]))
 
 
-def _start_of(number: int, member: Method, start: General) -> General:
+def _start_of(member: Method, run: Run) -> General:
     """A member's part of the model that training continues from."""
+    start = run.start
+    assert start is not None
     assert start.optimizer is not None  # checked by `Method.check_start`
-    state = _state_of(number, member, start.state)
-    return replace(start, state=state, optimizer=start.optimizer[member.name])
+    state = _state_of(member, run.settings, start.state)
+    return replace(start, state=state, optimizer=start.optimizer.get(member.name))
 
 
-def _state_of(number: int, member: Method, state: State) -> State:
+def _state_of(member: Method, settings: Settings, state: State) -> State:
     """A member's part of the ensemble's state."""
-    table = state["table"][:, columns(number, member.settings.width)]
+    table = state["table"][:, ensemble_network(settings).columns[member.name]]
     return {"network": state["network"][member.name], "table": table}
 
 
@@ -126,10 +150,37 @@ def _judge_of(member: Method, run: Run, halves: Sequence[HeldOut]) -> Callable[[
     return lambda state: member.judge_state(run, state, halves)
 
 
+def _weights(of_lr: float) -> np.ndarray:
+    """(3,) weights of the members."""
+    return np.array([(1 - of_lr) / 2, (1 - of_lr) / 2, of_lr], np.float32)
+
+
+def _with_best_weights(run: Run, state: State, halves: Sequence[HeldOut]) -> tuple[State, Quality]:
+    """The state with the weights whose mean AUC on held-out campaigns is highest, and its quality.
+
+    The members are customised once, since the weights do not change them.
+    """
+    models: list[Scorer] = []
+
+    def adapt(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
+        if not models:
+            models.extend(adapt_members(run, state, campaigns))
+        return [replace(cast(AdaptedScorer, m), weights=Weights(**state)) for m in models]
+
+    method = replace(ensemble(run.settings), adapt=adapt)
+    tried = [
+        {**state, "network": {**state["network"], "weights": _weights(of_lr)}}
+        for of_lr in _WEIGHTS_OF_LR
+    ]
+    judged = [method.judge_state(run, some, halves) for some in tried]
+    best = int(np.argmax([quality.auc for quality in judged]))  # of equals, the least weight of LR
+    return tried[best], judged[best]
+
+
 def adapt_members(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
     """The online stage: customises each member to all campaigns."""
     adapted: dict[str, deque[AdaptedWeights]] = {}
-    for number, member in enumerate(member_methods(run.settings)):
+    for member in member_methods(run.settings):
         own = replace(
             run,
             settings=member.settings,
@@ -137,7 +188,7 @@ def adapt_members(run: Run, state: State, campaigns: Sequence[Campaign]) -> list
             progress=prefixed(run.progress, f"{member.label} "),
             watch=None,  # the members have no steps in common
         )
-        own_state = _state_of(number, member, state)
+        own_state = _state_of(member, run.settings, state)
         adapted[member.name] = deque(
             scorer.adapted
             for scorer in cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns))
@@ -148,27 +199,29 @@ def adapt_members(run: Run, state: State, campaigns: Sequence[Campaign]) -> list
     for campaign in campaigns:
         # Those of a campaign are dropped as soon as they are combined.
         own = {name: of.popleft() for name, of in adapted.items()}
-        together = _together(weights.table, own)
+        together = _together(weights.table, own, network.columns)
         models.append(AdaptedScorer(pool, weights, together, campaign.rows, lengths))
     return models
 
 
-def _together(table: Any, parts: Mapping[str, AdaptedWeights]) -> AdaptedWeights:
+def _together(
+    table: Any, parts: Mapping[str, AdaptedWeights], columns: Mapping[str, slice]
+) -> AdaptedWeights:
     """Combines the weights of all members for one campaign into those of one network.
 
     Args:
       table: (R, K) table of the general model.
-      parts: the adapted weights by member name, in the order of the members.
+      parts: the adapted weights by member name.
+      columns: the columns of the table by member name.
     """
-    real = [part.rows < len(table) for part in parts.values()]
-    owned = [part.rows[own] for part, own in zip(parts.values(), real, strict=True)]
+    owned = [part.rows[part.rows < len(table)] for part in parts.values()]
     rows = np.unique(np.concatenate(owned)).astype(np.int32)
     missing = usual_size(len(rows)) - len(rows)
     padded = np.pad(rows, (0, missing), constant_values=len(table))
     values = np.array(rows_of(table, padded))
-    width = values.shape[1] // len(parts)
-    for number, (part, own) in enumerate(zip(parts.values(), real, strict=True)):
-        places = np.searchsorted(rows, part.rows[own])
-        values[places, columns(number, width)] = np.asarray(part.values)[own]
+    for name, part in parts.items():
+        real = part.rows < len(table)
+        places = np.searchsorted(rows, part.rows[real])
+        values[places, columns[name]] = np.asarray(part.values)[real]
     networks = {name: part.network for name, part in parts.items()}
     return AdaptedWeights(networks, padded, jnp.asarray(values))

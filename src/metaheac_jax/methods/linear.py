@@ -11,27 +11,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
+from metaheac_jax.customise.minibatches import usual_size
+from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.similarity import indicators
-from metaheac_jax.methods.stages import Run, no_training
-from metaheac_jax.model import Scorer, State
+from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
+from metaheac_jax.methods.stages import Adapt, Run, Train, Trained
+from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
+from metaheac_jax.networks.linear import Linear
 from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.table.sparse import value_counts
+
+#: The width of LR's table, whatever the settings say.
+LINEAR_WIDTH = 1
+LINEAR = Linear()
 
 
-def logistic_regression(settings: Settings = PAPER) -> Method:
-    """LR with an L2 penalty, `Settings.penalty`."""
+def logistic_regression(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
+    """LR with an L2 penalty, `Settings.penalty`; with ``lengths``, list lengths are values too."""
     return Method(
-        name="lr",
-        label="LR",
+        name="lr-lengths" if lengths else "lr",
+        label="LR, with list lengths" if lengths else "LR",
         settings=settings,
-        train=no_training,
-        adapt=fit_regressions,
+        train=_build_zeros(lengths=lengths),
+        adapt=_build_regressions(lengths=lengths),
+        restore=build_restore(lambda _: LINEAR, lengths=lengths),
         tuned=("penalty",),
     )
 
@@ -67,16 +78,46 @@ def fit_regression(
     return weights, float(found.x[-1])
 
 
-def fit_regressions(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-    """Fits a regression to each campaign, on its examples only."""
-    del state
-    models, num_rows = [], run.dataset.num_rows
+def _build_zeros(*, lengths: bool) -> Train:
+    """Builds the offline stage: weights of zero, since a campaign is learned from its own seeds."""
 
-    def scorer(weights: np.ndarray, bias: float) -> Scorer:
-        return lambda users: indicators(users, num_rows) @ weights + bias
+    def stage(run: Run) -> Trained:
+        dataset = with_lengths(run.dataset)[0] if lengths else run.dataset
+        table = jnp.zeros((dataset.num_rows, LINEAR_WIDTH))
+        return Trained({"network": {"bias": jnp.zeros(())}, "table": table})
 
-    for number, campaign in enumerate(campaigns):
-        features = indicators(run.dataset.user_rows[campaign.users], num_rows)
-        models.append(scorer(*fit_regression(features, campaign.labels, run.settings.penalty)))
-        run.progress("customise", number + 1, len(campaigns))
-    return models
+    return stage
+
+
+def _build_regressions(*, lengths: bool) -> Adapt:
+    """Builds the online stage: a regression per campaign, on its examples only.
+
+    With 0 online epochs, all models equal the general model.
+    """
+
+    def stage(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
+        added = None
+        if lengths:
+            run, campaigns, added = lengthened(run, campaigns)
+        weights, dataset, models = Weights(**state), run.dataset, list[Scorer]()
+        pool = compiled_scorer(LINEAR, dataset.layout)
+        for number, campaign in enumerate(campaigns):
+            fit = np.zeros(dataset.num_rows), 0.0
+            if run.settings.online_epochs:
+                counts = value_counts(dataset.user_rows[campaign.users], dataset.num_rows)
+                fit = fit_regression(counts, campaign.labels, run.settings.penalty)
+            adapted = _adapted(*fit)
+            models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, added))
+            run.progress("customise", number + 1, len(campaigns))
+        return models
+
+    return stage
+
+
+def _adapted(weights: np.ndarray, bias: float) -> AdaptedWeights:
+    """The (R,) weights and the bias of a regression as adapted weights."""
+    rows = np.flatnonzero(weights).astype(np.int32)
+    missing = usual_size(len(rows)) - len(rows)
+    values = np.pad(weights[rows], (0, missing)).astype(np.float32)[:, None]
+    rows = np.pad(rows, (0, missing), constant_values=len(weights))
+    return AdaptedWeights({"bias": jnp.asarray(bias, jnp.float32)}, rows, jnp.asarray(values))

@@ -53,6 +53,7 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "seed-aware": seed_aware,
     "alpha-0-seeds": seed_aware_alpha_zero,
     "mlp-seeds": seed_aware_mlp,
+    "lr-lengths": partial(logistic_regression, lengths=True),
     "mlp-pretraining-lengths": partial(mlp_pretraining, lengths=True),
     "without-meta-lengths": partial(without_meta, lengths=True),
     "alpha-0-lengths": partial(alpha_zero, lengths=True),

@@ -17,6 +17,7 @@ from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import Scorer, State
 from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.table.sparse import value_counts
 
 
 def cosine(settings: Settings = PAPER) -> Method:
@@ -33,11 +34,8 @@ def cosine(settings: Settings = PAPER) -> Method:
 
 def indicators(users: UserRows, num_rows: int) -> csr_matrix:
     """(P, S) table rows of users -> (P, R), 1 where a user has the row, else 0."""
-    ids = np.asarray(users[:])
-    user, slot = np.nonzero(ids < num_rows)
-    shape = (len(ids), num_rows)
-    matrix = csr_matrix((np.ones(len(user), np.float32), (user, ids[user, slot])), shape)
-    matrix.data[:] = 1  # values that occur twice have been summed
+    matrix = value_counts(np.asarray(users[:]), num_rows)
+    matrix.data[:] = 1
     return matrix
 
 

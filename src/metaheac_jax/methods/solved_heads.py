@@ -40,9 +40,9 @@ from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.base import sigmoid_output
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.settings import PAPER, Settings
-from metaheac_jax.table.full_lists import full_lists
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import select_rows
+from metaheac_jax.table.sparse import full_lists
 from metaheac_jax.training.losses import output_loss
 from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.newton import solve_logistic

@@ -1,62 +1,78 @@
-"""An ensemble: networks side by side, whose log-odds are averaged.
+"""An ensemble: networks side by side, whose log-odds are added with weights.
 
 Each network reads its own columns of the embedding table, so weights, adapted weights and scorers
 have the same form as those of one network. The ensemble is not in the paper.
 
-Axes: B examples, M user fields, N campaign fields, k embedding width of a member, K of all members.
+Axes: B examples, M user fields, N campaign fields, E members, K columns of all members together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from metaheac_jax.networks.base import Network, Output, User, sigmoid_output
 from metaheac_jax.table.pooling import UserFields
 
 
+class Member(NamedTuple):
+    """A network of an ensemble.
+
+    Attributes:
+      name: the key of its parameters.
+      network: the network.
+      width: its embedding width, the number of columns that it reads.
+    """
+
+    name: str
+    network: Network
+    width: int
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """A `Network` of several networks.
 
-    Attributes:
-      members: name and network of each member; the name is the key of its parameters.
+    The parameters are those of each member under its name, and ``weights`` (E,).
     """
 
-    members: tuple[tuple[str, Network], ...]
+    members: tuple[Member, ...]
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """The columns of the table that each member reads, by name."""
+        ends = accumulate(member.width for member in self.members)
+        return {
+            m.name: slice(end - m.width, end) for m, end in zip(self.members, ends, strict=True)
+        }
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
-        """Parameters, drawn with the key, for (B, M, K) user and (N, K) campaign fields."""
+        """Parameters, drawn with the key, for (B, M, K) user and (N, K) fields; equal weights."""
         keys = jax.random.split(key, len(self.members))
-        inputs = self._inputs(user, campaign)
-        return {
-            name: network.init(own, *fields)
-            for own, (name, network, fields) in zip(keys, inputs, strict=True)
+        drawn = {
+            member.name: member.network.init(own, *fields)
+            for own, (member, fields) in zip(keys, self._inputs(user, campaign), strict=True)
         }
+        return drawn | {"weights": jnp.full(len(self.members), 1 / len(self.members))}
 
     def apply(self, params: dict[str, Any], user: User, campaign: Array, /, *_: Any) -> Output:
         """(B, M, K) user fields and (N, K) or (B, N, K) campaign fields -> `Output`."""
-        outputs = [
-            network.apply(params[name], *fields)
-            for name, network, fields in self._inputs(user, campaign)
+        log_odds = [
+            member.network.apply(params[member.name], *fields).log_odds
+            for member, fields in self._inputs(user, campaign)
         ]
-        log_odds = [output.log_odds for output in outputs]
-        return sigmoid_output(sum(log_odds[1:], log_odds[0]) / len(log_odds))
+        return sigmoid_output(params["weights"] @ jnp.stack(log_odds))
 
     def _inputs(
         self, user: User, campaign: Array
-    ) -> Iterator[tuple[str, Network, tuple[UserFields, Array]]]:
-        """Each member's name, network, and user and campaign fields."""
-        user, width = UserFields.of(user), campaign.shape[-1] // len(self.members)
-        for number, (name, network) in enumerate(self.members):
-            own = columns(number, width)
-            yield name, network, (user.columns(own), campaign[..., own])
-
-
-def columns(number: int, width: int) -> slice:
-    """The k = ``width`` columns of the table that a member reads."""
-    return slice(number * width, (number + 1) * width)
+    ) -> Iterator[tuple[Member, tuple[UserFields, Array]]]:
+        """Each member, with its user and campaign fields."""
+        user = UserFields.of(user)
+        for member, own in zip(self.members, self.columns.values(), strict=True):
+            yield member, (user.columns(own), campaign[..., own])

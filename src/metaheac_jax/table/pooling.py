@@ -27,7 +27,7 @@ MAX_PRODUCT_VALUES = 256
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("fractions", "embeddings", "vectors"),
+    data_fields=("fractions", "embeddings", "vectors", "counts"),
     meta_fields=("num_values",),
 )
 @dataclass(frozen=True, eq=False)
@@ -41,22 +41,25 @@ class UserFields:
       fractions: (..., V) the count of each value in the user's field over the field's total count.
       embeddings: (V, k) embeddings of these values.
       vectors: (..., M', k) field vectors of the M' other fields.
+      counts: (..., M) number of values that the user has in each field.
       num_values: number of values, out of V, of each of the M fields; 0 for the M' kept as vectors.
     """
 
     fractions: Array
     embeddings: Array
     vectors: Array
+    counts: Array
     num_values: tuple[int, ...]
 
     @classmethod
     def of(cls, user: UserFields | Array) -> UserFields:
-        """Wraps plain (..., M, k) field vectors, without products."""
+        """Wraps plain (..., M, k) field vectors, without products, as of one value each."""
         if isinstance(user, UserFields):
             return user
         user = jnp.asarray(user)
         fractions, embeddings = user[..., 0, :0], jnp.zeros((0, user.shape[-1]), user.dtype)
-        return cls(fractions, embeddings, user, (0,) * user.shape[-2])
+        counts = jnp.ones_like(user[..., 0])
+        return cls(fractions, embeddings, user, counts, (0,) * user.shape[-2])
 
     @property
     def size(self) -> int:
@@ -64,16 +67,17 @@ class UserFields:
         return len(self.num_values) * self.vectors.shape[-1]
 
     def with_fields(self, fields: Array) -> UserFields:
-        """Appends fields: (N, k), the same for all users, or (..., N, k)."""
+        """Appends fields of one value: (N, k), the same for all users, or (..., N, k)."""
         fields = jnp.broadcast_to(fields, (*self.vectors.shape[:-2], *fields.shape[-2:]))
         vectors = jnp.concatenate([self.vectors, fields], axis=-2)
+        counts = jnp.concatenate([self.counts, jnp.ones_like(fields[..., 0])], axis=-1)
         num_values = self.num_values + (0,) * fields.shape[-2]
-        return UserFields(self.fractions, self.embeddings, vectors, num_values)
+        return UserFields(self.fractions, self.embeddings, vectors, counts, num_values)
 
     def columns(self, which: slice) -> UserFields:
         """(..., M, k) -> (..., M, k'): some of the entries of each field vector."""
         embeddings, vectors = self.embeddings[:, which], self.vectors[..., which]
-        return UserFields(self.fractions, embeddings, vectors, self.num_values)
+        return UserFields(self.fractions, embeddings, vectors, self.counts, self.num_values)
 
     def dense(self) -> Array:
         """(..., M, k) field vectors, with all products evaluated."""
@@ -90,7 +94,8 @@ class UserFields:
     def sum_over_users(self) -> Array:
         """(..., B, M, k) -> (..., M, k), the sum over the last axis of users."""
         fractions, vectors = self.fractions.sum(axis=-2), self.vectors.sum(axis=-3)
-        return UserFields(fractions, self.embeddings, vectors, self.num_values).dense()
+        counts = self.counts.sum(axis=-2)
+        return UserFields(fractions, self.embeddings, vectors, counts, self.num_values).dense()
 
     def mean(self) -> Array:
         """(..., k) mean over the M fields."""
@@ -165,8 +170,15 @@ def user_fields(
         product_fractions,
         jnp.concatenate([*(blocks[f] for f in products), table[:0]]),
         jnp.concatenate([*vectors, empty], axis=-2),
+        _counts(ids < table.shape[0], of_slots, table.dtype),
         tuple(len(small[f]) if f in products else 0 for f in range(len(slots))),
     )
+
+
+def _counts(present: Array, of_slots: Sequence[range], dtype: jnp.dtype) -> Array:
+    """(..., S) whether a slot has a value -> (..., M) number of values of each field."""
+    field = np.repeat(np.arange(len(of_slots)), [len(slots) for slots in of_slots])
+    return present.astype(dtype) @ np.equal.outer(field, np.arange(len(of_slots))).astype(dtype)
 
 
 def _ranges(lengths: Sequence[int]) -> list[range]:

@@ -1,4 +1,4 @@
-"""Values of users as a sparse matrix, for a linear model of the fields that `pooling` pools.
+"""Values of users as sparse matrices, for linear models.
 
 Axes: P users, S slots of a user, R rows of the table.
 """
@@ -11,8 +11,17 @@ from scipy.sparse import csr_matrix
 from metaheac_jax.table.layout import Layout
 
 
+def value_counts(ids: np.ndarray, num_rows: int) -> csr_matrix:
+    """(P, S) table rows of users -> (P, R) how often each row occurs among a user's values."""
+    user, slot = np.nonzero(ids < num_rows)
+    shape = (len(ids), num_rows)
+    return csr_matrix((np.ones(len(user), np.float32), (user, ids[user, slot])), shape)
+
+
 def full_lists(layout: Layout, ids: np.ndarray, num_rows: int) -> tuple[csr_matrix, np.ndarray]:
     """How often each row would occur in the lists of users if all lists were full.
+
+    `pooling` averages over a field's values; this is proportional to its fractions.
 
     Args:
       layout: layout of the ids.

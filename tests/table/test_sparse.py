@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from toy import dataset
 
-from metaheac_jax.table.full_lists import full_lists
 from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.sparse import full_lists
 
 
 def test_a_list_counts_as_if_it_were_full():
