@@ -69,7 +69,7 @@ def test_every_method_scores_the_same_after_loading(tmp_path, name):
 def test_a_customised_model_shows_its_adapted_weights_if_it_has_any(name):
     """Whatever is taken for them is what its scores depend on."""
     _, _, own = untrained(name)
-    if name in ("lr", "pinterest", "hubble", "lightgbm", "cosine", "prior"):
+    if name in ("pinterest", "hubble", "lightgbm", "cosine", "prior"):
         with pytest.raises(InputError, match=f"campaign 150: '{name}' adapts no network's weights"):
             own.adapted  # noqa: B018
         return

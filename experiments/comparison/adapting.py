@@ -268,7 +268,7 @@ VARIANTS = (
     ),
     Variant("solved-constant", None, "the head is solved", solved_constant),
     Variant("solved-head", "solved-constant", "the derivative goes through the solution"),
-    Variant("ensemble", "without-meta-lengths", "the mean with a solved head"),
+    Variant("ensemble", "without-meta-lengths", "the mean with a solved head and LR"),
 )
 
 

@@ -58,6 +58,7 @@ def test_methods_whose_networks_do_not_split_refuse_to_adapt_heads():
     settings = replace(PAPER, online_adapts="heads")
     whole = {
         "lr",
+        "lr-lengths",
         "mlp-one-stage",
         "mlp-embeddings",
         "pinterest",

@@ -104,6 +104,23 @@ def test_a_field_without_a_value_is_zero(small):
     assert user.product(jnp.ones((len(SLOTS) * WIDTH, 2))).shape == (USERS, 2)
 
 
+@pytest.mark.parametrize("small", [SIZES, (2, 9), ()])
+def test_the_values_of_each_field_are_counted(small):
+    table, ids = world()
+    user = user_fields(table, ids, SLOTS, small_fields=small)
+    ends = np.cumsum(SLOTS)
+    blocks = np.split(np.asarray(ids) < ROWS, ends[:-1], axis=1)
+    counts = np.stack([block.sum(axis=1) for block in blocks], axis=1)
+    np.testing.assert_array_equal(user.counts, counts)
+    assert set(counts.ravel().tolist()) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(user.columns(slice(1, 3)).counts, counts)
+    longer = user.with_fields(jnp.ones((2, WIDTH)))
+    np.testing.assert_array_equal(
+        longer.counts, np.pad(counts, ((0, 0), (0, 2)), constant_values=1)
+    )
+    np.testing.assert_array_equal(UserFields.of(user.dense()).counts, np.ones_like(counts))
+
+
 def pairs():
     """What is done with fields, as products and as plain vectors."""
     rng = np.random.default_rng(1)

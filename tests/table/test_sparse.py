@@ -5,7 +5,13 @@ import numpy as np
 from toy import dataset
 
 from metaheac_jax.table.layout import Layout
-from metaheac_jax.table.sparse import full_lists
+from metaheac_jax.table.sparse import full_lists, value_counts
+
+
+def test_every_value_of_a_user_counts():
+    found = value_counts(np.array([[0, 2, 3, 5], [1, 4, 4, 2], [5, 5, 5, 5]]), 5)
+    expected = [[1, 0, 1, 1, 0], [0, 1, 1, 0, 2], [0, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(found.toarray(), expected)
 
 
 def test_a_list_counts_as_if_it_were_full():

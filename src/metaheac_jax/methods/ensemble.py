@@ -73,9 +73,8 @@ def ensemble(settings: Settings = PAPER) -> Method:
 def member_methods(settings: Settings) -> tuple[Method, Method, Method]:
     """The methods whose models are averaged; LR is the last."""
     head = solved_head(settings).with_settings(penalty=settings.penalty)
-    regression = logistic_regression(settings, lengths=True)
-    regression = regression.with_settings(penalty=_PENALTY_OF_LR)
-    return head, without_meta(settings, lengths=True), regression
+    of_lr = replace(settings, penalty=_PENALTY_OF_LR, online_adapts="all")  # LR has no heads
+    return head, without_meta(settings, lengths=True), logistic_regression(of_lr, lengths=True)
 
 
 def ensemble_network(settings: Settings) -> Ensemble:
