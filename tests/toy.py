@@ -116,3 +116,11 @@ def drawn(network, *inputs, seed=1):
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape)), shapes)
+
+
+def with_shares(general, shares=(0.2, 0.3, 0.5)):
+    """The model of an ensemble in which every member has a share; other models as they are."""
+    if general.method != "ensemble":
+        return general
+    network = general.state["network"] | {"shares": np.array(shares, np.float32)}
+    return replace(general, state={**general.state, "network": network})

@@ -186,8 +186,8 @@ class General:
       data_digest: digest of the data set's manifest; None if the data was not opened from disk.
       optimizer: the state from which training can continue: ``network`` has the state of the
         network's optimiser, ``table`` the moments of the table (R, k), and ``count`` the number of
-        steps. An ensemble has these three per member, under the member's name, and the total
-        ``count``. None if there is no such state, or it was not loaded.
+        steps. An ensemble has these three per member that takes steps, under its name, and the
+        total ``count``. None if there is no such state, or it was not loaded.
     """
 
     method: str

@@ -9,7 +9,7 @@ import pytest
 from commands import contents, full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import dataset
+from toy import dataset, with_shares
 
 from metaheac_jax.audience import campaign_folder
 from metaheac_jax.audience.campaign_folder import (
@@ -34,7 +34,10 @@ from metaheac_jax.settings import PAPER
 TINY = replace(PAPER, width=2, num_experts=2, num_critics=2, batch_size=32, campaigns_per_step=2)
 ATTRIBUTES = {"advertiser": 4, "category": 2}
 #: Methods that differ in what they restore; the others are as mlp-pretraining.
-DISTINCT = ("mlp-embeddings", "shared-bottom", "mmoe", "metaheac-lengths", "seed-aware", "ensemble")
+DISTINCT = (
+    *("mlp-embeddings", "shared-bottom", "mmoe", "metaheac-lengths", "seed-aware", "ensemble"),
+    *("lr", "lr-lengths"),
+)
 
 
 def world():
@@ -57,7 +60,7 @@ def fitted(folder, name="mlp-pretraining", seed=4):
     """A general model from a folder."""
     method = method_named(name, TINY)
     method = method.with_settings(offline_epochs=0, online_epochs=1, online_patience=None)
-    save(method.fit(DATA, campaigns=[0, 1, 2], seed=seed), folder)
+    save(with_shares(method.fit(DATA, campaigns=[0, 1, 2], seed=seed)), folder)
     return load(folder)
 
 

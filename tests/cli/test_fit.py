@@ -335,7 +335,7 @@ def test_a_campaigns_folder_is_given_once(data, tmp_path, capsys):
 
 def test_an_ensemble_sets_the_value_dropout_of_its_network_alone():
     method = method_named("ensemble").with_settings(value_dropout=0.9)
-    head, network = member_methods(method.settings)
+    head, network, _ = member_methods(method.settings)
     assert (head.settings.value_dropout, network.settings.value_dropout) == (0.5, 0.9)
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from commands import contents
 from tables_world import world, write
-from toy import UNTRAINED
+from toy import UNTRAINED, with_shares
 
 from experiments.examples.exported_scorer import ExportedScorer, raw_value
 from metaheac_jax.customise import export
@@ -54,7 +54,7 @@ def data(users, tmp_path_factory):
 
 def customised(data, name, **changed):
     method = method_named(name, TINY).with_settings(offline_epochs=0, **changed)
-    general = method.fit(data, campaigns=[0, 1, 2])
+    general = with_shares(method.fit(data, campaigns=[0, 1, 2]))
     return method.customise(general, data, [data.campaign(3)])[0]
 
 
@@ -70,6 +70,7 @@ def columns(users):
         ("seed-aware", {}),
         ("solved-head", {}),
         ("ensemble", {}),
+        ("lr-lengths", {}),
         ("mlp-pretraining", {}),
     ],
 )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from toy import UNTRAINED, dataset
+from toy import UNTRAINED, dataset, with_shares
 
 from metaheac_jax import backend, model
 from metaheac_jax.audience.retrieve import expand_all
@@ -48,12 +48,13 @@ def test_no_ids_name_no_rows():
         ("solved-head", "all"),
         ("seed-aware", "all"),
         ("ensemble", "all"),
+        ("lr", "all"),
     ],
 )
 def test_a_method_does_the_same_with_its_table_in_host_memory(monkeypatch, tmp_path, name, adapts):
     monkeypatch.setattr(score, "_HOST_BLOCK", 128)  # several, and a part of one
     method = method_named(name, UNTRAINED).with_settings(online_adapts=adapts)
-    save(method.fit(DATA, campaigns=[0, 1, 2], seed=4), tmp_path / "model")
+    save(with_shares(method.fit(DATA, campaigns=[0, 1, 2], seed=4)), tmp_path / "model")
     campaigns = [DATA.campaign(c) for c in (1, 4)]
     found = []
     for room in (True, False):

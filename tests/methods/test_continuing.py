@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from toy import dataset
+from toy import dataset, with_shares
 
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
@@ -62,7 +62,7 @@ def close(one, two, atol):
 
 
 def networks_of(optimizer):
-    """The part of the networks; each member of an ensemble has its own."""
+    """The part of the networks; each member of an ensemble that takes steps has its own."""
     if "network" in optimizer:
         return optimizer["network"]
     return {name: own["network"] for name, own in optimizer.items() if name != "count"}
@@ -100,7 +100,7 @@ def test_an_epoch_and_another_are_two(name, tmp_path):
 @pytest.mark.parametrize("name", [LENGTHS, "ensemble"])
 def test_growth_alone_changes_no_score(name):
     data, more = grown()
-    general = tiny(name, 1).fit(data, seed=4)
+    general = with_shares(tiny(name, 1).fit(data, seed=4))
     still = tiny(name, 0).fit(data, seed=4, start=general)
     close(still.state, general.state, 1e-7)
     larger = tiny(name, 0).fit(more, seed=4, start=general)

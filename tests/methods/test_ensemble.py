@@ -6,13 +6,14 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from toy import UNTRAINED, dataset
+from toy import UNTRAINED, dataset, with_shares
 
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.ensemble import ensemble, member_methods
 from metaheac_jax.methods.record import steps_of
 from metaheac_jax.methods.solved_heads import solved_head
+from metaheac_jax.methods.stages import Run
 from metaheac_jax.settings import PAPER
 from metaheac_jax.training.sharding import device_mesh
 
@@ -42,27 +43,21 @@ def scores(models):
     return np.array([model.score(DATA.user_rows) for model in models])
 
 
-def weights_of(general):
-    return np.asarray(general.state["network"]["weights"])
-
-
-def weighted(general, weights):
-    """The model with other weights of its members."""
-    network = general.state["network"] | {"weights": np.array(weights, np.float32)}
-    return replace(general, state={**general.state, "network": network})
+def shares_of(general):
+    return np.asarray(general.state["network"]["shares"])
 
 
 def test_its_arrays_are_on_the_device(general):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(dict(general.state)))
 
 
-@pytest.mark.parametrize("weights", [None, (0.2, 0.3, 0.5)])
-def test_a_score_is_the_weighted_mean_of_those_of_its_members_alone(general, alone, weights):
-    if weights is not None:
-        general = weighted(general, weights)
+@pytest.mark.parametrize("shares", [None, (0.2, 0.3, 0.5)])
+def test_a_score_is_the_weighted_mean_of_those_of_its_members_alone(general, alone, shares):
+    if shares is not None:
+        general = with_shares(general, shares)
     models = METHOD.customise(general, DATA, CAMPAIGNS, seed=5)
     each = np.stack([scores(own.customise(of, DATA, CAMPAIGNS, seed=5)) for own, of in alone])
-    expected = np.tensordot(weights_of(general), each, axes=1)
+    expected = np.tensordot(shares_of(general), each, axes=1)
     np.testing.assert_allclose(scores(models), expected, atol=1e-5)
     assert min(np.abs(each[a] - each[b]).max() for a, b in ((0, 1), (1, 2), (0, 2))) > 0.1
 
@@ -74,7 +69,7 @@ def test_before_customising_it_is_the_general_model(general, alone):
         scores(own.with_settings(online_epochs=0).customise(of, DATA, CAMPAIGNS))
         for own, of in alone
     ]
-    expected = np.tensordot(weights_of(general), each, axes=1)
+    expected = np.tensordot(shares_of(general), each, axes=1)
     np.testing.assert_allclose(scores(untouched), expected, atol=1e-5)
     assert not any(model.is_general for model in METHOD.customise(general, DATA, CAMPAIGNS))
 
@@ -94,7 +89,7 @@ def test_the_penalty_is_that_of_the_solved_head(general):
     assert np.abs(scores(stiff) - scores(METHOD.customise(general, DATA, CAMPAIGNS))).max() > 0.01
 
 
-def test_its_judgement_is_of_both_together(general, alone):
+def test_its_judgement_is_of_all_together(general, alone):
     """At the steps of both kept states; held out are the campaigns of the members."""
     [judged] = general.judgements
     assert judged.step == sum(steps_of(of) for _, of in alone[:2])
@@ -103,24 +98,24 @@ def test_its_judgement_is_of_both_together(general, alone):
     assert METHOD.judge(general, DATA, held, seed=3).auc == pytest.approx(judged.auc, abs=1e-6)
 
 
-def test_the_weight_of_lr_is_the_best_on_held_out_campaigns(general):
+def test_the_share_lr_is_the_best_on_held_out_campaigns(general):
     """The least of the best, and half of the rest for each other member."""
     held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
     tried = {}
-    for of_lr in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
-        own = weighted(general, ((1 - of_lr) / 2, (1 - of_lr) / 2, of_lr))
-        tried[of_lr] = METHOD.judge(own, DATA, held, seed=3).auc
-    best = min(of_lr for of_lr, auc in tried.items() if auc == max(tried.values()))
-    np.testing.assert_allclose(weights_of(general), [(1 - best) / 2, (1 - best) / 2, best])
+    for lr in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
+        own = with_shares(general, ((1 - lr) / 2, (1 - lr) / 2, lr))
+        tried[lr] = METHOD.judge(own, DATA, held, seed=3).auc
+    best = min(lr for lr, auc in tried.items() if auc == max(tried.values()))
+    np.testing.assert_allclose(shares_of(general), [(1 - best) / 2, (1 - best) / 2, best])
     assert general.judgements[0].auc == pytest.approx(tried[best], abs=1e-6)
 
 
-def test_without_held_out_campaigns_lr_has_no_weight_or_the_one_that_it_had(general):
+def test_without_held_out_campaigns_lr_has_no_share_or_the_one_that_it_had(general):
     short = METHOD.with_settings(offline_epochs=1, offline_patience=None)
-    np.testing.assert_array_equal(weights_of(short.fit(DATA, campaigns=TRAIN)), [0.5, 0.5, 0])
-    start = weighted(general, (0.3, 0.3, 0.4))
+    np.testing.assert_array_equal(shares_of(short.fit(DATA, campaigns=TRAIN)), [0.5, 0.5, 0])
+    start = with_shares(general, (0.3, 0.3, 0.4))
     longer = short.fit(DATA, campaigns=TRAIN, start=start)
-    np.testing.assert_allclose(weights_of(longer), [0.3, 0.3, 0.4])
+    np.testing.assert_allclose(shares_of(longer), [0.3, 0.3, 0.4])
 
 
 def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(tmp_path, general):
@@ -161,7 +156,7 @@ def test_its_log_leaves_that_of_a_member_alone(tmp_path):
 def test_what_was_customised_is_kept_for_each_member(tmp_path, general, monkeypatch):
     folder = tmp_path / "kept"
     first = METHOD.customise(general, DATA, CAMPAIGNS, seed=5, directory=folder)
-    assert len(list(folder.glob("*/*.npz"))) == 2 * len(CAMPAIGNS)
+    assert len(list(folder.glob("*/*.npz"))) == 3 * len(CAMPAIGNS)
     monkeypatch.setattr(KeptCampaigns, "add", None)  # what is not found is customised, and added
     second = METHOD.customise(general, DATA, CAMPAIGNS, seed=5, directory=folder)
     np.testing.assert_array_equal(scores(first), scores(second))
@@ -181,3 +176,18 @@ def test_a_mesh_of_one_device_makes_the_same_model(general):
 def test_it_does_not_adapt_heads():
     with pytest.raises(InputError, match="ensemble: cannot adapt heads only"):
         METHOD.with_settings(online_adapts="heads")
+
+
+def test_an_ensemble_without_lr_of_an_earlier_version_is_refused(general):
+    network = {name: own for name, own in general.state["network"].items() if name != "shares"}
+    old = replace(general, state={**general.state, "network": network})
+    words = "the general model is an ensemble without LR, of an earlier version; fit it again"
+    [own] = METHOD.customise(general, DATA, CAMPAIGNS[:1])
+    run = Run(DATA, np.empty(0, int), METHOD.settings, 0)
+    for use in (
+        lambda: METHOD.customise(old, DATA, CAMPAIGNS),
+        lambda: METHOD.fit(DATA, campaigns=TRAIN, start=old),
+        lambda: METHOD.restore(run, old.state, CAMPAIGNS[0], own.adapted),
+    ):
+        with pytest.raises(InputError, match=words):
+            use()

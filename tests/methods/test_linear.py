@@ -8,10 +8,12 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from toy import aucs, dataset
 
+from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.linear import fit_regression, logistic_regression
 from metaheac_jax.methods.registry import method_named
 from metaheac_jax.settings import PAPER
+from metaheac_jax.table.sparse import value_counts
 
 TOY = dataset(campaigns=8, per_campaign=400)
 TRAIN, NEW = np.arange(4), np.arange(4, 8)
@@ -63,3 +65,32 @@ def test_lr_adds_up_the_values_that_are_there():
     nothing, only_a, only_b, *both = model.score(users.astype(np.int32)).astype(float)
     np.testing.assert_allclose(both, only_a + only_b - nothing, atol=1e-5)
     assert min(abs(only_a - nothing), abs(only_b - nothing)) > 1e-3
+
+
+def test_an_lr_of_an_earlier_version_is_refused():
+    method = logistic_regression()
+    old = replace(method.fit(TOY, campaigns=TRAIN), state={})
+    words = "the general model was trained by an earlier version of 'lr'; fit it again"
+    with pytest.raises(InputError, match=words):
+        method.customise(old, TOY, [TOY.campaign(5)])
+
+
+def test_without_an_epoch_it_is_the_general_model_which_prefers_nobody():
+    method = logistic_regression().with_settings(online_epochs=0)
+    [model] = method.customise(method.fit(TOY, campaigns=TRAIN), TOY, [TOY.campaign(5)])
+    assert model.is_general
+    np.testing.assert_array_equal(model.score(TOY.user_rows), 0)
+
+
+def test_with_list_lengths_they_are_values():
+    """LR on the counts of values of the longer rows."""
+    method = logistic_regression(lengths=True)
+    campaign = TOY.campaign(5)
+    [model] = method.customise(method.fit(TOY, campaigns=TRAIN), TOY, [campaign])
+    longer, _ = with_lengths(TOY)
+    counts = value_counts(longer.user_rows[:], longer.num_rows)
+    weights, bias = fit_regression(counts[campaign.users], campaign.labels, 10.0)
+    np.testing.assert_allclose(model.score(TOY.user_rows), counts @ weights + bias, atol=1e-4)
+    plain = logistic_regression()
+    [without] = plain.customise(plain.fit(TOY, campaigns=TRAIN), TOY, [campaign])
+    assert np.abs(without.score(TOY.user_rows) - model.score(TOY.user_rows)).max() > 0.01

@@ -28,7 +28,7 @@ def test_its_log_odds_are_the_weighted_sum_of_those_of_its_members():
     user, campaign = jnp.arange(12.0).reshape(1, 2, 6) / 10, jnp.arange(6.0).reshape(1, 6)
     network = Ensemble((Member("a", Weighted(), 2), Member("b", Weighted(), 3), ONE_WIDE))
     params = {"a": jnp.ones(2), "b": 10 * jnp.ones(3), "c": 100 * jnp.ones(1)}
-    output = network.apply(params | {"weights": jnp.array([1.0, 0.5, 2])}, user, campaign)
+    output = network.apply(params | {"shares": jnp.array([1.0, 0.5, 2])}, user, campaign)
     # Columns (0, 1), (2, 3, 4) and (5,) of both fields, and the campaign's 0 + 1, 2 + 3 + 4 and 5.
     expected = (1.4 - 1) + 0.5 * (36.0 - 9) + 2 * (160.0 - 5)
     np.testing.assert_allclose(output.log_p - output.log_not_p, [expected], rtol=1e-6)
@@ -40,7 +40,7 @@ def test_members_are_drawn_apart():
     assert params["a"].shape == params["b"].shape == (3,)
     assert params["c"].shape == (1,)
     assert not np.array_equal(params["a"], params["b"])
-    np.testing.assert_allclose(params["weights"], [1 / 3] * 3)
+    np.testing.assert_allclose(params["shares"], [1 / 3] * 3)
 
 
 def test_fields_kept_as_products_give_the_same():

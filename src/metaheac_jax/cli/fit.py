@@ -251,8 +251,8 @@ def _start_notes(
         )
     if steps_of(general) == steps_of(start):
         yield (
-            f"note: no later state was better on the held-out campaigns, so the weights are those "
-            f"of {folder}"
+            "note: no later state was better on the held-out campaigns, so the trained weights are "
+            f"those of {folder}"
         )
 
 

@@ -41,6 +41,12 @@ def usual_size(count: int) -> int:
     return max(_MIN_SIZE, 1 << (count - 1).bit_length())
 
 
+def padded_rows(rows: np.ndarray, num_rows: int) -> np.ndarray:
+    """Table rows (U',), padded with the pad id, R = ``num_rows``, to a `usual_size` U."""
+    missing = usual_size(len(rows)) - len(rows)
+    return np.pad(rows.astype(np.int32), (0, missing), constant_values=num_rows)
+
+
 def stack_minibatches(
     examples: Sequence[Batch], picks: Sequence[np.ndarray], size: int, num_idle: int, pad: int
 ) -> Batch:

@@ -3,7 +3,7 @@
 A solved head has few parameters, so it is stable if a campaign has few seeds; a whole network
 adapts further if there are many; and LR learns from nothing but the campaign. Their errors differ,
 so a mean of their log-odds can rank better than each. Where campaigns have much in common, LR is
-far behind: its weight is chosen on held-out campaigns. The ensemble is not in the paper.
+far behind: its share is chosen on held-out campaigns. The ensemble is not in the paper.
 
 Axes: R table rows, K columns of all members together.
 """
@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.customise.host_table import rows_of
-from metaheac_jax.customise.minibatches import usual_size
+from metaheac_jax.customise.minibatches import padded_rows
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods.fine_tuning import metaheac_network, without_meta
 from metaheac_jax.methods.held_out_campaigns import HeldOut, halve
 from metaheac_jax.methods.linear import LINEAR, LINEAR_WIDTH, logistic_regression
@@ -30,7 +31,7 @@ from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.methods.stages import Run, Trained
-from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights
+from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights, on_device
 from metaheac_jax.networks.ensemble import Ensemble, Member
 from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.progress import prefixed
@@ -38,21 +39,22 @@ from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.training.loop import Quality
 
 _LABEL = "Ensemble"
-#: The weights of LR that are tried; the other members have equal parts of the rest.
-_WEIGHTS_OF_LR = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-#: LR's penalty, chosen on held-out training campaigns.
+#: The shares of LR that are tried; the other members have equal parts of the rest.
+_SHARES_OF_LR = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+#: LR's penalty, the best of 10, 30 and 100 on held-out campaigns of a simulated world.
 _PENALTY_OF_LR = 30.0
 
 
 def ensemble(settings: Settings = PAPER) -> Method:
     """The weighted mean log-odds of a solved head, MetaHeac w/o Meta and LR, with list lengths.
 
-    The weight of LR, from 0 to .5, is the one with the highest mean AUC on held-out campaigns; the
-    other two have equal weights. A training that holds out none keeps the weights of the model that
-    it continues from, or gives LR a weight of 0.
+    The share of LR, from 0 to .5, is the one with the highest mean AUC on held-out campaigns; the
+    other two have equal shares. A training that holds out none keeps the shares of the model that
+    it continues from, or gives LR a share of 0.
 
     The solved head has its own settings, whatever the settings here say (see `solved_head`); of
-    these, `Method.with_settings` changes the penalty alone. All members use the same random seed.
+    these, `Method.with_settings` changes the penalty alone. LR's penalty is always 30. All members
+    use the same random seed.
     """
     members = member_methods(settings)
     _, network, _ = members
@@ -62,7 +64,7 @@ def ensemble(settings: Settings = PAPER) -> Method:
         settings=replace(settings, penalty=solved_head(settings).settings.penalty),
         train=train_members,
         adapt=adapt_members,
-        restore=build_restore(ensemble_network, lengths=True),
+        restore=restore_together,
         tuned=(*network.tuned, "penalty"),
         takes_steps=True,
         meshes=True,
@@ -73,8 +75,8 @@ def ensemble(settings: Settings = PAPER) -> Method:
 def member_methods(settings: Settings) -> tuple[Method, Method, Method]:
     """The methods whose models are averaged; LR is the last."""
     head = solved_head(settings).with_settings(penalty=settings.penalty)
-    of_lr = replace(settings, penalty=_PENALTY_OF_LR, online_adapts="all")  # LR has no heads
-    return head, without_meta(settings, lengths=True), logistic_regression(of_lr, lengths=True)
+    own = replace(settings, penalty=_PENALTY_OF_LR, online_adapts="all")  # LR has no heads
+    return head, without_meta(settings, lengths=True), logistic_regression(own, lengths=True)
 
 
 def ensemble_network(settings: Settings) -> Ensemble:
@@ -90,14 +92,17 @@ def ensemble_network(settings: Settings) -> Ensemble:
 
 
 def train_members(run: Run) -> Trained:
-    """The offline stage: trains each member, then chooses the weights on held-out campaigns.
+    """The offline stage: trains each member, then chooses the shares on held-out campaigns.
 
     The optimiser's state contains that of each member that takes steps, and its number of steps is
     the sum of theirs.
 
     Raises:
-      InputError: the width is below 2, which is too small for a solved head.
+      InputError: the width is below 2, which is too small for a solved head, or the model that
+        training continues from has no LR.
     """
+    if run.start is not None:
+        _check_state(run.start.state)
     halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
     states, optimizers = dict[str, State](), dict[str, State]()
     for member in member_methods(run.settings):
@@ -115,18 +120,18 @@ def train_members(run: Run) -> Trained:
         if trained.optimizer is not None:
             optimizers[member.name] = trained.optimizer
     num_steps = sum(int(optimizer["count"]) for optimizer in optimizers.values())
-    weights = _weights(0.0) if run.start is None else run.start.state["network"]["weights"]
+    shares = _shares(0.0) if run.start is None else run.start.state["network"]["shares"]
     network = {name: state["network"] for name, state in states.items()}
     trained = Trained(
         {
-            "network": {**network, "weights": np.asarray(weights)},
+            "network": {**network, "shares": np.asarray(shares)},
             "table": np.concatenate([state["table"] for state in states.values()], axis=1),
         },
         optimizer={**optimizers, "count": np.array(num_steps)},
     )
     if run.judge is None:
         return trained
-    state, quality = _with_best_weights(run, trained.state, halves)
+    state, quality = _with_best_shares(run, trained.state, halves)
     return trained._replace(state=state, judgements=np.array([[num_steps, *quality]]))
 
 
@@ -149,35 +154,54 @@ def _judge_of(member: Method, run: Run, halves: Sequence[HeldOut]) -> Callable[[
     return lambda state: member.judge_state(run, state, halves)
 
 
-def _weights(of_lr: float) -> np.ndarray:
-    """(3,) weights of the members."""
-    return np.array([(1 - of_lr) / 2, (1 - of_lr) / 2, of_lr], np.float32)
+def _shares(lr: float) -> np.ndarray:
+    """(3,) shares of the members in the mean, by that of LR."""
+    return np.array([(1 - lr) / 2, (1 - lr) / 2, lr], np.float32)
 
 
-def _with_best_weights(run: Run, state: State, halves: Sequence[HeldOut]) -> tuple[State, Quality]:
-    """The state with the weights whose mean AUC on held-out campaigns is highest, and its quality.
+def _with_best_shares(run: Run, state: State, halves: Sequence[HeldOut]) -> tuple[State, Quality]:
+    """The state with the shares whose mean AUC on held-out campaigns is highest, and its quality.
 
-    The members are customised once, since the weights do not change them.
+    The members are customised once, since their weights do not depend on the shares.
     """
-    models: list[Scorer] = []
+    state, adapted = on_device(state), list[Scorer]()
 
     def adapt(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-        if not models:
-            models.extend(adapt_members(run, state, campaigns))
-        return [replace(cast(AdaptedScorer, m), weights=Weights(**state)) for m in models]
+        if not adapted:
+            adapted.extend(adapt_members(run, state, campaigns))
+        return [replace(cast(AdaptedScorer, own), weights=Weights(**state)) for own in adapted]
 
     method = replace(ensemble(run.settings), adapt=adapt)
     tried = [
-        {**state, "network": {**state["network"], "weights": _weights(of_lr)}}
-        for of_lr in _WEIGHTS_OF_LR
+        {**state, "network": {**state["network"], "shares": jnp.asarray(_shares(share))}}
+        for share in _SHARES_OF_LR
     ]
     judged = [method.judge_state(run, some, halves) for some in tried]
-    best = int(np.argmax([quality.auc for quality in judged]))  # of equals, the least weight of LR
+    best = int(np.argmax([quality.auc for quality in judged]))  # of equals, LR's smallest share
     return tried[best], judged[best]
 
 
+def _check_state(state: State) -> None:
+    """Refuses the state of an ensemble without LR, which earlier versions trained."""
+    if "shares" not in state["network"]:
+        raise InputError(
+            "the general model is an ensemble without LR, of an earlier version; fit it again"
+        )
+
+
+def restore_together(run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
+    """The scorer that `adapt_members` made with these weights."""
+    _check_state(state)
+    return build_restore(ensemble_network, lengths=True)(run, state, campaign, adapted)
+
+
 def adapt_members(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-    """The online stage: customises each member to all campaigns."""
+    """The online stage: customises each member to all campaigns.
+
+    Raises:
+      InputError: the general model has no LR.
+    """
+    _check_state(state)
     adapted: dict[str, deque[AdaptedWeights]] = {}
     for member in member_methods(run.settings):
         own = replace(
@@ -214,9 +238,8 @@ def _together(
       columns: the columns of the table by member name.
     """
     owned = [part.rows[part.rows < len(table)] for part in parts.values()]
-    rows = np.unique(np.concatenate(owned)).astype(np.int32)
-    missing = usual_size(len(rows)) - len(rows)
-    padded = np.pad(rows, (0, missing), constant_values=len(table))
+    rows = np.unique(np.concatenate(owned))
+    padded = padded_rows(rows, len(table))
     values = np.array(rows_of(table, padded))
     for name, part in parts.items():
         real = part.rows < len(table)

@@ -17,12 +17,12 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from metaheac_jax.customise.minibatches import usual_size
-from metaheac_jax.customise.score import AdaptedScorer
+from metaheac_jax.customise.minibatches import padded_rows
+from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
+from metaheac_jax.methods.online import adapt_each, build_restore, compiled_scorer, lengthened
 from metaheac_jax.methods.stages import Adapt, Run, Train, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.linear import Linear
@@ -40,8 +40,8 @@ def logistic_regression(settings: Settings = PAPER, *, lengths: bool = False) ->
         name="lr-lengths" if lengths else "lr",
         label="LR, with list lengths" if lengths else "LR",
         settings=settings,
-        train=_build_zeros(lengths=lengths),
-        adapt=_build_regressions(lengths=lengths),
+        train=_build_untrained(lengths=lengths),
+        adapt=_build_fitting(lengths=lengths),
         restore=build_restore(lambda _: LINEAR, lengths=lengths),
         tuned=("penalty",),
     )
@@ -78,8 +78,8 @@ def fit_regression(
     return weights, float(found.x[-1])
 
 
-def _build_zeros(*, lengths: bool) -> Train:
-    """Builds the offline stage: weights of zero, since a campaign is learned from its own seeds."""
+def _build_untrained(*, lengths: bool) -> Train:
+    """Builds the offline stage, which has nothing to learn: all weights are 0."""
 
     def stage(run: Run) -> Trained:
         dataset = with_lengths(run.dataset)[0] if lengths else run.dataset
@@ -89,35 +89,22 @@ def _build_zeros(*, lengths: bool) -> Train:
     return stage
 
 
-def _build_regressions(*, lengths: bool) -> Adapt:
-    """Builds the online stage: a regression per campaign, on its examples only.
-
-    With 0 online epochs, all models equal the general model.
-    """
+def _build_fitting(*, lengths: bool) -> Adapt:
+    """Builds the online stage: fits a regression to each campaign, on its examples only."""
 
     def stage(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-        added = None
-        if lengths:
-            run, campaigns, added = lengthened(run, campaigns)
-        weights, dataset, models = Weights(**state), run.dataset, list[Scorer]()
-        pool = compiled_scorer(LINEAR, dataset.layout)
-        for number, campaign in enumerate(campaigns):
-            fit = np.zeros(dataset.num_rows), 0.0
-            if run.settings.online_epochs:
-                counts = value_counts(dataset.user_rows[campaign.users], dataset.num_rows)
-                fit = fit_regression(counts, campaign.labels, run.settings.penalty)
-            adapted = _adapted(*fit)
-            models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, added))
-            run.progress("customise", number + 1, len(campaigns))
-        return models
+        run, campaigns, added = lengthened(run, campaigns, lengths=lengths)
+        num_rows, penalty = run.dataset.num_rows, run.settings.penalty
+
+        def fit(examples: Batch) -> AdaptedWeights:
+            counts = value_counts(examples.ids.user, num_rows)
+            weights, bias = fit_regression(counts, examples.label, penalty)
+            rows = padded_rows(np.flatnonzero(weights), num_rows)
+            values = np.append(weights, 0.0)[rows, None].astype(np.float32)
+            network = {"bias": jnp.asarray(bias, jnp.float32)}
+            return AdaptedWeights(network, rows, jnp.asarray(values))
+
+        pool = compiled_scorer(LINEAR, run.dataset.layout)
+        return adapt_each(run, pool, Weights(**state), campaigns, fit, lengths=added)
 
     return stage
-
-
-def _adapted(weights: np.ndarray, bias: float) -> AdaptedWeights:
-    """The (R,) weights and the bias of a regression as adapted weights."""
-    rows = np.flatnonzero(weights).astype(np.int32)
-    missing = usual_size(len(rows)) - len(rows)
-    values = np.pad(weights[rows], (0, missing)).astype(np.float32)[:, None]
-    rows = np.pad(rows, (0, missing), constant_values=len(weights))
-    return AdaptedWeights({"bias": jnp.asarray(bias, jnp.float32)}, rows, jnp.asarray(values))

@@ -438,11 +438,16 @@ class Method:
         ]
 
     def _check_own(self, general: General) -> None:
-        """Checks that a general model has this method and the same network."""
+        """Checks that a general model has this method, weights and the same network."""
         if general.method != self.name:
             raise InputError(
                 f"the general model was trained by {general.method!r}, not by {self.name!r}; "
                 "use its own method"
+            )
+        if self.restore is not None and "table" not in general.state:
+            raise InputError(
+                f"the general model was trained by an earlier version of {self.name!r}; fit it "
+                "again"
             )
         trained = general.settings
         for name in ("width", "num_experts", "num_critics", "mixture"):

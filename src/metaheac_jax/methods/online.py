@@ -6,15 +6,20 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from metaheac_jax.customise.customiser import Customiser
 from metaheac_jax.customise.heads import HeadCustomiser
+from metaheac_jax.customise.host_table import rows_of
 from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
-from metaheac_jax.data.batches import Batch, CampaignExamples
+from metaheac_jax.data.batches import Batch, CampaignExamples, check_batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
+from metaheac_jax.errors import Diverged
 from metaheac_jax.methods.stages import Adapt, Restore, Run
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.base import BuildNetwork, Network, SplitNetwork
@@ -31,9 +36,7 @@ def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> 
     """Builds the online stage of a network; with ``lengths``, list lengths are fields too."""
 
     def stage(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-        added = None
-        if lengths:
-            run, campaigns, added = lengthened(run, campaigns)
+        run, campaigns, added = lengthened(run, campaigns, lengths=lengths)
         network = build_network(run.settings)
         return fine_tune(run, network, Weights(**state), campaigns, lengths=added)
 
@@ -44,22 +47,25 @@ def build_restore(build_network: BuildNetwork, *, lengths: bool = False) -> Rest
     """Builds the `Restore` of a network; for the arguments see `build_fine_tuning`."""
 
     def restore(run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
-        campaigns, added = [campaign], None
-        if lengths:
-            run, campaigns, added = lengthened(run, campaigns)
-        network, layout = build_network(run.settings), run.dataset.layout
-        return AdaptedScorer(
-            compiled_scorer(network, layout), Weights(**state), adapted, campaigns[0].rows, added
-        )
+        run, [campaign], added = lengthened(run, [campaign], lengths=lengths)
+        pool = compiled_scorer(build_network(run.settings), run.dataset.layout)
+        return AdaptedScorer(pool, Weights(**state), adapted, campaign.rows, added)
 
     return restore
 
 
-def lengthened(run: Run, campaigns: Sequence[Campaign]) -> tuple[Run, list[Campaign], Lengths]:
-    """A run and campaigns with list lengths as fields, and the object that adds them to users."""
-    dataset, lengths = with_lengths(run.dataset)
-    moved = [replace(c, rows=lengths.campaigns(c.rows)) for c in campaigns]
-    return replace(run, dataset=dataset), moved, lengths
+def lengthened(
+    run: Run, campaigns: Sequence[Campaign], *, lengths: bool = True
+) -> tuple[Run, Sequence[Campaign], Lengths | None]:
+    """A run and campaigns with list lengths as fields, and the object that adds them to users.
+
+    Without ``lengths``, the run and the campaigns as they are, and None.
+    """
+    if not lengths:
+        return run, campaigns, None
+    dataset, added = with_lengths(run.dataset)
+    moved = [replace(c, rows=added.campaigns(c.rows)) for c in campaigns]
+    return replace(run, dataset=dataset), moved, added
 
 
 def fine_tune(
@@ -131,6 +137,53 @@ def adapt_weights(
         kept=kept,
     )
     return scorers(adapted)
+
+
+def adapt_each(
+    run: Run,
+    pool: PoolScorer,
+    weights: Weights,
+    campaigns: Sequence[Campaign],
+    adapt: Callable[[Batch], AdaptedWeights],
+    *,
+    lengths: Lengths | None = None,
+) -> list[Scorer]:
+    """Adapts general weights to one campaign after another, without gradient steps.
+
+    With 0 online epochs, all models equal the general model.
+
+    Args:
+      run: has the data, settings and progress.
+      pool: scores with the network.
+      weights: general weights.
+      campaigns: the campaigns.
+      adapt: adapts the weights to a campaign's examples.
+      lengths: as in `fine_tune`.
+
+    Raises:
+      InputError: a campaign has no examples, or invalid ones.
+      Diverged: an adapted parameter of the network is not finite.
+    """
+    dataset, settings, models = run.dataset, run.settings, list[Scorer]()
+    kept = None if run.kept is None else KeptCampaigns(run.kept, weights, asdict(settings))
+    all_examples = CampaignExamples(dataset, campaigns)
+    for campaign, examples in zip(campaigns, all_examples, strict=True):
+        check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
+    no_rows = np.empty(0, np.int32)
+    general = AdaptedWeights({}, no_rows, jnp.asarray(rows_of(weights.table, no_rows)))
+    for number, (campaign, examples) in enumerate(zip(campaigns, all_examples, strict=True)):
+        adapted = kept.find(0, examples) if kept else None  # its number has no effect
+        if adapted is None and not settings.online_epochs:
+            adapted = general
+        elif adapted is None:
+            adapted = adapt(examples)
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.network)):
+                raise Diverged(f"{campaign.name}: the adapted weights are not finite")
+            if kept:
+                kept.add(0, examples, adapted)
+        models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
+        run.progress("customise", number + 1, len(campaigns))
+    return models
 
 
 def compiled_customiser(network: Network, run: Run) -> Customiser | HeadCustomiser:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,18 +23,23 @@ import numpy as np
 from jax import Array
 
 from metaheac_jax.customise.host_table import HostRows, on_host, rows_of
-from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.customise.minibatches import GrowingSize, usual_size
-from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
-from metaheac_jax.data.batches import Batch, CampaignExamples, check_batch
+from metaheac_jax.customise.score import PoolScorer
+from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.list_lengths import with_lengths
-from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods.fine_tuning import TUNED
 from metaheac_jax.methods.linear import fit_regression
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
-from metaheac_jax.methods.online import PROGRAMS_KEPT, build_restore, compiled_scorer, lengthened
+from metaheac_jax.methods.online import (
+    PROGRAMS_KEPT,
+    adapt_each,
+    build_restore,
+    compiled_scorer,
+    lengthened,
+)
 from metaheac_jax.methods.stages import Run, Train, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.base import sigmoid_output
@@ -146,27 +151,11 @@ def solve_heads(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[S
       Diverged: a head is not finite.
     """
     run, campaigns, lengths = lengthened(run, campaigns)
-    weights, dataset, settings = Weights(**state), run.dataset, run.settings
-    pool = compiled_scorer(_NETWORK, dataset.layout)
-    solve, models = compiled_solver(pool), list[Scorer]()
+    weights, settings = Weights(**state), run.settings
+    pool = compiled_scorer(_NETWORK, run.dataset.layout)
     penalty = settings.penalty if settings.online_adapts == "all" else None
-    kept = None if run.kept is None else KeptCampaigns(run.kept, weights, asdict(settings))
-    all_examples = CampaignExamples(dataset, campaigns)
-    for campaign, examples in zip(campaigns, all_examples, strict=True):
-        check_batch(examples, dataset.layout, dataset.num_rows, campaign.name)
-    for number, (campaign, examples) in enumerate(zip(campaigns, all_examples, strict=True)):
-        adapted = kept.find(0, examples) if kept else None  # its number has no effect
-        if adapted is None and not settings.online_epochs:
-            adapted = _adapted(weights, weights.network["head"])
-        elif adapted is None:
-            adapted = solve(weights, examples, penalty)
-            if not np.isfinite(adapted.network["head"]).all():
-                raise Diverged(f"{campaign.name}: the solved head is not finite")
-            if kept:
-                kept.add(0, examples, adapted)
-        models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
-        run.progress("customise", number + 1, len(campaigns))
-    return models
+    solve = functools.partial(compiled_solver(pool), weights, penalty=penalty)
+    return adapt_each(run, pool, weights, campaigns, solve, lengths=lengths)
 
 
 def _adapted(
@@ -219,7 +208,9 @@ class Solver:
         )
         self._solve = jax.jit(functools.partial(solve_logistic, num_steps=_ONLINE_STEPS))
 
-    def __call__(self, weights: Weights, examples: Batch, penalty: float | None) -> AdaptedWeights:
+    def __call__(
+        self, weights: Weights, examples: Batch, *, penalty: float | None
+    ) -> AdaptedWeights:
         """Solves a campaign's head, and its value weights unless the penalty is None."""
         sums = self._sums(weights, examples.ids.user)
         missing = usual_size(len(sums)) - len(sums)

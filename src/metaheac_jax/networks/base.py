@@ -1,7 +1,8 @@
 """The interface and the output of all networks, and the layers that several of them share.
 
 A network takes *field vectors*: it does not know how the rows of the embedding table are stored.
-A `Network` accepts users both as `UserFields` and as a plain (B, M, k) array.
+A `Network` accepts users both as `UserFields` and as a plain (B, M, k) array, whose fields count as
+one value each.
 
 Axes: B examples, M user fields, N campaign fields, k embedding width, n experts, m critics,
 h hidden width. Leading axes are written ``...`` and may be empty.

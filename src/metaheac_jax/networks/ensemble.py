@@ -1,4 +1,4 @@
-"""An ensemble: networks side by side, whose log-odds are added with weights.
+"""An ensemble: networks side by side, whose log-odds are averaged.
 
 Each network reads its own columns of the embedding table, so weights, adapted weights and scorers
 have the same form as those of one network. The ensemble is not in the paper.
@@ -39,7 +39,8 @@ class Member(NamedTuple):
 class Ensemble:
     """A `Network` of several networks.
 
-    The parameters are those of each member under its name, and ``weights`` (E,).
+    The parameters are those of each member under its name, and ``shares`` (E,): the weights of the
+    mean.
     """
 
     members: tuple[Member, ...]
@@ -53,13 +54,13 @@ class Ensemble:
         }
 
     def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
-        """Parameters, drawn with the key, for (B, M, K) user and (N, K) fields; equal weights."""
+        """Parameters, drawn with the key, for (B, M, K) user and (N, K) fields; equal shares."""
         keys = jax.random.split(key, len(self.members))
         drawn = {
             member.name: member.network.init(own, *fields)
             for own, (member, fields) in zip(keys, self._inputs(user, campaign), strict=True)
         }
-        return drawn | {"weights": jnp.full(len(self.members), 1 / len(self.members))}
+        return drawn | {"shares": jnp.full(len(self.members), 1 / len(self.members))}
 
     def apply(self, params: dict[str, Any], user: User, campaign: Array, /, *_: Any) -> Output:
         """(B, M, K) user fields and (N, K) or (B, N, K) campaign fields -> `Output`."""
@@ -67,7 +68,8 @@ class Ensemble:
             member.network.apply(params[member.name], *fields).log_odds
             for member, fields in self._inputs(user, campaign)
         ]
-        return sigmoid_output(params["weights"] @ jnp.stack(log_odds))
+        # No matrix product, which accelerators round.
+        return sigmoid_output((params["shares"][:, None] * jnp.stack(log_odds)).sum(axis=0))
 
     def _inputs(
         self, user: User, campaign: Array

@@ -28,7 +28,10 @@ class Linear:
         return {"bias": jnp.zeros(())}
 
     def apply(self, params: dict[str, Array], user: User, campaign: Array, /, *_: Any) -> Output:
-        """(B, M, 1) user fields -> `Output`; campaign fields are not read."""
+        """(B, M, 1) user fields -> `Output`; campaign fields are not read.
+
+        Fields of a plain array count as one value each.
+        """
         del campaign
         user = UserFields.of(user)
         sums = (user.counts * user.dense()[..., 0]).sum(axis=-1)
