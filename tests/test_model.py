@@ -30,8 +30,8 @@ TINY = replace(TINY, offline_epochs=0, offline_patience=None)
 def untrained(name):
     """A method, its general model without a step, and a campaign's model without a step."""
     # Some methods have settings of their own.
-    # With 0 online epochs, the scores of LR are all 0.
-    online_epochs = int(name.startswith("lr"))
+    # With 0 online epochs, regressions adapt nothing.
+    online_epochs = int(name in ("lr", "lr-lengths", "solved-head"))
     method = method_named(name, TINY).with_settings(offline_epochs=0, online_epochs=online_epochs)
     general = with_shares(method.fit(DATA, campaigns=[0, 1, 2], seed=4))
     return method, general, customised(method, general)

@@ -250,7 +250,7 @@ def test_campaigns_that_are_held_out_are_not_counted(data, tmp_path, capsys, mon
     [
         (0, 8, []),
         (2, 8, ["earlier trainings learned from 2 of the held-out campaigns"]),
-        (0, 5, ["the weights are those of june"]),
+        (0, 5, ["the trained weights are those of june"]),
     ],
 )
 def test_a_training_that_continued_says_what_its_judgements_are_worth(num_seen, steps, expected):

@@ -98,7 +98,7 @@ def test_its_judgement_is_of_all_together(general, alone):
     assert METHOD.judge(general, DATA, held, seed=3).auc == pytest.approx(judged.auc, abs=1e-6)
 
 
-def test_the_share_lr_is_the_best_on_held_out_campaigns(general):
+def test_the_share_of_lr_is_the_best_on_held_out_campaigns(general):
     """The least of the best, and half of the rest for each other member."""
     held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
     tried = {}
@@ -106,6 +106,7 @@ def test_the_share_lr_is_the_best_on_held_out_campaigns(general):
         own = with_shares(general, ((1 - lr) / 2, (1 - lr) / 2, lr))
         tried[lr] = METHOD.judge(own, DATA, held, seed=3).auc
     best = min(lr for lr, auc in tried.items() if auc == max(tried.values()))
+    assert best > 0
     np.testing.assert_allclose(shares_of(general), [(1 - best) / 2, (1 - best) / 2, best])
     assert general.judgements[0].auc == pytest.approx(tried[best], abs=1e-6)
 
@@ -137,6 +138,8 @@ def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(
     assert fresh(begun)
     assert not fresh(seen)
     jax.tree.map(np.testing.assert_array_equal, dict(again.state), dict(general.state))
+    share, auc = shares_of(again)[-1], again.judgements[0].auc
+    assert f"Ensemble: share of LR {share:g}, held-out AUC {auc:.4f}" in [what for what, _ in seen]
 
 
 def test_its_log_leaves_that_of_a_member_alone(tmp_path):

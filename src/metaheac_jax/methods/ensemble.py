@@ -132,6 +132,8 @@ def train_members(run: Run) -> Trained:
     if run.judge is None:
         return trained
     state, quality = _with_best_shares(run, trained.state, halves)
+    chosen = f"share of LR {state['network']['shares'][-1]:g}, held-out AUC {quality.auc:.4f}"
+    run.progress(f"{_LABEL}: {chosen}", num_steps, num_steps)
     return trained._replace(state=state, judgements=np.array([[num_steps, *quality]]))
 
 
