@@ -294,7 +294,7 @@ def test_a_primary_claim_needs_all_of_its_rivals():
 
 
 def test_the_rivals_of_a_primary_claim_have_the_features_of_its_method():
-    """The ensemble's rivals include both of its members."""
+    """The ensemble's rivals include both of its trained members."""
     controls = ("alpha-0", "without-meta", "mlp-pretraining")
     lengths = tuple(f"{name}-lengths" for name in ("metaheac", *controls))
     favoured = ("metaheac", "seed-aware", "solved-head", "ensemble")
