@@ -30,8 +30,8 @@ _WITH_LENGTHS = (
 #: an inner step: the same batches at alpha = 0, plain training of the same network, and plain
 #: training of an MLP. seed-aware, the solved head and the ensemble have list lengths, so their
 #: rivals have them too: a feature that only one method gets is no merit of the method. The
-#: ensemble's rivals include both of its trained members; its claim was fixed after their results and
-#: before its own.
+#: ensemble's rivals include both of its trained members; its claim was fixed after their results
+#: and before its own.
 PRIMARY: dict[str, tuple[str, ...]] = {
     "metaheac": ("alpha-0", "without-meta", "mlp-pretraining"),
     "seed-aware": _WITH_LENGTHS,
