@@ -109,6 +109,18 @@ def test_scores_are_the_same_to_the_bit_after_loading(tmp_path, name):
     np.testing.assert_array_equal(loaded.campaign.rows, model.campaign.rows)
 
 
+@pytest.mark.parametrize("name", ["lr", "solved-head"])
+def test_a_campaign_that_has_adapted_nothing_is_the_general_model(tmp_path, name):
+    method = method_named(name, TINY).with_settings(offline_epochs=0, online_epochs=0)
+    save(method.fit(DATA, campaigns=[0, 1, 2]), tmp_path / "model")
+    general = load(tmp_path / "model")
+    model = customised(general)
+    save_customised(model, DATA, tmp_path / "tea")
+    loaded = load_customised(tmp_path / "tea", general, DATA)
+    assert loaded.is_general
+    np.testing.assert_array_equal(scores(loaded), scores(model))
+
+
 def test_a_model_with_heads_of_its_own_is_restored_on_the_general_ones(made, tmp_path):
     """What is not adapted is not kept, and comes from the general model."""
     _, general, full = made

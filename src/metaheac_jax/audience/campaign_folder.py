@@ -511,7 +511,7 @@ def _read(folder: Path, progress: Progress) -> SavedCampaign:
             _from_column(feedback["user_id"]), feedback["converted"].to_numpy().astype(bool)
         ),
         adapted=AdaptedWeights(
-            jax.tree.map(jnp.asarray, adapted["network"]),
+            jax.tree.map(jnp.asarray, adapted.get("network", {})),  # nothing adapted, no file
             adapted["rows"],
             jnp.asarray(adapted["values"]),
         ),

@@ -86,7 +86,7 @@ class Options:
     """Train for this many epochs, on all these campaigns; for methods that are trained in steps. By
     default, the paper's settings hold a tenth of the campaigns out, and end training when results
     on these, after customising, no longer improve. The official settings train on all for one
-    epoch."""
+    epoch. Without held-out campaigns, LR has no share in a new ensemble."""
     seed: int = 0
     """Random seed for the split, initial values and batches."""
     resume: bool = False

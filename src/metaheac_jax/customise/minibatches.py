@@ -42,7 +42,7 @@ def usual_size(count: int) -> int:
 
 
 def padded_rows(rows: np.ndarray, num_rows: int) -> np.ndarray:
-    """Table rows (U',), padded with the pad id, R = ``num_rows``, to a `usual_size` U."""
+    """Table rows, padded with the pad id ``num_rows`` to a `usual_size`."""
     missing = usual_size(len(rows)) - len(rows)
     return np.pad(rows.astype(np.int32), (0, missing), constant_values=num_rows)
 

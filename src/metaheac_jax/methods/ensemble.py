@@ -2,8 +2,8 @@
 
 A solved head has few parameters, so it is stable if a campaign has few seeds; a whole network
 adapts further if there are many; and LR learns from nothing but the campaign. Their errors differ,
-so a mean of their log-odds can rank better than each. Where campaigns have much in common, LR is
-far behind: its share is chosen on held-out campaigns. The ensemble is not in the paper.
+so a mean of their log-odds can rank better than any of them. How far LR is behind the others
+depends on the data, so its share is chosen on held-out campaigns. The ensemble is not in the paper.
 
 Axes: R table rows, K columns of all members together.
 """
@@ -49,12 +49,12 @@ def ensemble(settings: Settings = PAPER) -> Method:
     """The weighted mean log-odds of a solved head, MetaHeac w/o Meta and LR, with list lengths.
 
     The share of LR, from 0 to .5, is the one with the highest mean AUC on held-out campaigns; the
-    other two have equal shares. A training that holds out none keeps the shares of the model that
-    it continues from, or gives LR a share of 0.
+    other two have equal shares. A training that holds out none (``offline_patience`` None) keeps
+    the shares of the model that it continues from, or gives LR a share of 0.
 
     The solved head has its own settings, whatever the settings here say (see `solved_head`); of
-    these, `Method.with_settings` changes the penalty alone. LR's penalty is always 30. All members
-    use the same random seed.
+    these, `Method.with_settings` changes the penalty alone. LR's penalty is always 30. Both
+    trained members use the same random seed.
     """
     members = member_methods(settings)
     _, network, _ = members
@@ -192,7 +192,11 @@ def _check_state(state: State) -> None:
 
 
 def restore_together(run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
-    """The scorer that `adapt_members` made with these weights."""
+    """The scorer that `adapt_members` made with these weights.
+
+    Raises:
+      InputError: the general model has no LR.
+    """
     _check_state(state)
     return build_restore(ensemble_network, lengths=True)(run, state, campaign, adapted)
 

@@ -3,7 +3,7 @@
 There is one weight per table row and an L2 penalty, so the minimum is unique. L-BFGS finds it,
 instead of steps of the customiser.
 
-Axes: P users, S slots of a user, R table rows.
+Axes: P users, R table rows.
 """
 
 from __future__ import annotations

@@ -140,8 +140,9 @@ class Method:
         """Checks that training can continue from a general model.
 
         Raises:
-          InputError: the method cannot continue from a model, the model is of another method or
-            network or has no optimiser state, or the data lacks fields or values of the model.
+          InputError: the method cannot continue from a model, the model is of another method,
+            network or earlier version or has no optimiser state, or the data lacks fields or values
+            of the model.
         """
         if not self.takes_steps or self.no_start:
             why = self.no_start or "takes no steps"
@@ -318,9 +319,9 @@ class Method:
           seed: random seed of the halves and of customising.
 
         Raises:
-          InputError: the general model has another method, network, schema or vocabulary, the
-            campaigns are not one or more distinct indices, or one has fewer than two seeds or two
-            non-seeds.
+          InputError: the general model has another method, network, schema or vocabulary, or is of
+            an earlier version, the campaigns are not one or more distinct indices, or one has fewer
+            than two seeds or two non-seeds.
           Diverged: a score is not a number.
         """
         check_indices(data, np.asarray(campaigns))
@@ -377,9 +378,9 @@ class Method:
           One model per campaign, in the same order.
 
         Raises:
-          InputError: the general model has another method or another schema, a campaign has no
-            examples, or has users or fields that the data lacks, or the method cannot use several
-            devices.
+          InputError: the general model has another method or schema or is of an earlier version, a
+            campaign has no examples, or has users or fields that the data lacks, or the method
+            cannot use several devices.
           Diverged: weights or scores are not finite.
         """
         if mesh is not None:

@@ -12,7 +12,7 @@ V values of all fields kept as products, k embedding width, R table rows, h outp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
@@ -77,7 +77,7 @@ class UserFields:
     def columns(self, which: slice) -> UserFields:
         """(..., M, k) -> (..., M, k'): some of the entries of each field vector."""
         embeddings, vectors = self.embeddings[:, which], self.vectors[..., which]
-        return UserFields(self.fractions, embeddings, vectors, self.counts, self.num_values)
+        return replace(self, embeddings=embeddings, vectors=vectors)
 
     def dense(self) -> Array:
         """(..., M, k) field vectors, with all products evaluated."""
@@ -94,8 +94,7 @@ class UserFields:
     def sum_over_users(self) -> Array:
         """(..., B, M, k) -> (..., M, k), the sum over the last axis of users."""
         fractions, vectors = self.fractions.sum(axis=-2), self.vectors.sum(axis=-3)
-        counts = self.counts.sum(axis=-2)
-        return UserFields(fractions, self.embeddings, vectors, counts, self.num_values).dense()
+        return replace(self, fractions=fractions, vectors=vectors).dense()
 
     def mean(self) -> Array:
         """(..., k) mean over the M fields."""
