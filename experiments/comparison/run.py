@@ -250,7 +250,8 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
     """Summary of the offline stage: steps, ceiling, best step, [step, loss, AUC] of judgements.
 
     Without early stopping, it ends at the ceiling, and there is no best step. If training is judged
-    only once, after the trainings of its members, only the kept steps are known.
+    only once, after the trainings of its members, only the kept steps are known, and the shares of
+    the members.
     """
     trained = {*general.campaigns}
     campaigns = np.flatnonzero([plain_id(value) in trained for value in dataset.campaign_ids])
@@ -261,7 +262,9 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
     curve = [[judged.step, judged.loss, judged.auc] for judged in general.judgements]
     best = max(general.judgements, key=lambda judged: judged.auc).step
     if len(curve) == 1:
-        return {"best_step": best, "curve": curve}
+        kept = {"best_step": best, "curve": curve}
+        shares = general.state.get("network", {}).get("shares")
+        return kept if shares is None else kept | {"shares": np.asarray(shares).tolist()}
     return {"steps": curve[-1][0], "best_step": best, "ceiling": ceiling, "curve": curve}
 
 

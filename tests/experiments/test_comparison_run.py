@@ -134,6 +134,16 @@ def test_the_offline_stage_has_its_steps_and_their_ceiling(tmp_path, judged, ids
     assert found == {**expected, "step_ms": 50.0}
 
 
+def test_the_shares_of_an_ensemble_are_in_its_result(tmp_path):
+    state = {"quality": 2.0, "network": {"shares": np.array([0.25, 0.25, 0.5])}}
+    trained = Trained(state, np.array([[4.0, 0.75, 0.625]]))
+    method = dataclasses.replace(ranker(2.0), takes_steps=True, train=lambda of: trained)
+    method = method.with_settings(campaigns_per_step=3, offline_patience=None)
+    found = run_in(tmp_path, Data(world(), split_of([0, 1], small=[0])), [method])["lr"]
+    shares = [0.25, 0.25, 0.5]
+    assert found["offline"] == {"best_step": 4, "curve": [[4, 0.625, 0.75]], "shares": shares}
+
+
 def test_a_method_that_diverges_is_named_with_advice(tmp_path):
     data = Data(world(), split_of([0, 1], small=[0]))
     with pytest.raises(Diverged, match=r"campaign 100: .* not a number; .* leave lr out of"):
