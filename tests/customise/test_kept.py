@@ -116,11 +116,11 @@ def test_a_head_that_was_solved_is_not_solved_again(tmp_path, monkeypatch):
     solved, build = [], solved_heads.compiled_solver
 
     def stopping(pool):
-        def solve(weights, examples, penalty):
+        def solve(weights, examples, *, penalty):
             if len(solved) == 3:
                 raise Stopped
             solved.append(len(examples.label))
-            return build(pool)(weights, examples, penalty)
+            return build(pool)(weights, examples, penalty=penalty)
 
         return solve
 
