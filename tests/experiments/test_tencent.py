@@ -361,7 +361,7 @@ def test_tuning_comes_first_and_serves_all_runs(finished, tmp_path, capsys, monk
     fake, out = Ranker(), tmp_path / "out"
     build = METHODS["metaheac"]
     ranker = lambda settings: dataclasses.replace(  # noqa: E731
-        build(settings), train=fake.train, adapt=fake.adapt
+        build(settings), train=fake.train, adapt=fake.adapt, restore=None
     )
     monkeypatch.setitem(METHODS, "metaheac", ranker)
     monkeypatch.setattr(run, "Weights", lambda **_: None)
