@@ -477,6 +477,27 @@ def test_who_is_excluded_stays_out_of_all_that_follows(campaign, tmp_path):
         assert audience.num_candidates == len(users)
 
 
+def test_who_is_readmitted_counts_as_if_never_excluded(campaign):
+    """The model is that of an update without the exclusion, bit for bit."""
+    folder, general = campaign
+    save_customised(customised(general), DATA, folder)
+    add_feedback(folder, feedback(1, 40, not_converted=[41, 42]))
+    never = update(folder, general, DATA)
+    ids = DATA.user_ids[[5, 40, 41, 77]]  # a seed, a convert, another with feedback, a user
+    out = update(folder, general, DATA, exclude=ids)
+    assert not out.would_stay(general, DATA, 0, readmit=ids[:1])
+    assert out.would_stay(general, DATA, 0, readmit=DATA.user_ids[[6]])
+    part = update(folder, general, DATA, readmit=ids[:1], exclude=DATA.user_ids[[42]])
+    assert set(DATA.find_users(part.excluded).tolist()) == {40, 41, 42, 77}
+    assert 5 in load_customised(folder, general, DATA).campaign.seeds
+    back = update(folder, general, DATA, readmit=np.append(ids, DATA.user_ids[[42, 6]]))
+    assert not len(back.excluded)
+    assert back.learned == never.learned
+    first, last = (scores(saved.customised(general, DATA)) for saved in (never, back))
+    np.testing.assert_array_equal(first, last)
+    assert np.abs(first - scores(out.customised(general, DATA))).max() > 1e-4
+
+
 def test_a_model_that_is_still_the_general_one_says_so(made):
     _, general, model = made
     assert not model.is_general

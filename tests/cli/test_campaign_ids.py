@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from commands import contents, exit_code, refuses, succeeds
@@ -92,6 +93,33 @@ def test_expand_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, cap
     opt_outs(path, [*tea.user_ids[120:-1], "A17"])
     words = ("audience: has no users, since all 400 users of the data are seeds or left out; us",)
     refuses(capsys, main, "expand", tea.folder, *options, words=words)
+
+
+def test_an_update_takes_a_wrong_exclusion_back(tea, tmp_path, capsys):
+    """In the two forms of the ids; the model is then as it was before."""
+    update = ("update", tea.folder, "--data", tea.data)
+    succeeds(main, *update)
+    before = read_campaign(tea.folder)
+    ids = tea.user_ids[[*tea.seeds[:2], tea.non_seeds[0]]]
+    wrong, known = opt_outs(tmp_path / "wrong.csv", [*ids, 10**9]), f"{tmp_path / 'known.csv'}"
+    opt_outs(tmp_path / "known.csv", ids[:1])
+    succeeds(main, *update, "--exclude", wrong)
+    words = (f"{known}: --exclude has 1 of its users too; give them once",)
+    refuses(capsys, main, *update, "--exclude", wrong, "--readmit", known, words=words)
+    assert len(read_campaign(tea.folder).excluded) == 4
+    succeeds(main, "update", tea.folder, "--data", tea.later, "--readmit", known)
+    printed = capsys.readouterr().out
+    assert "note: 1 of 1 users of --readmit were left out\n" in printed
+    assert f"{tea.folder}: 3 users are excluded; nothing is learned from them" in printed
+    succeeds(main, *update, "--readmit", wrong)
+    assert "note: 3 of 4 users of --readmit were left out\n" in capsys.readouterr().out
+    after = read_campaign(tea.folder)
+    assert not len(after.excluded)
+    jax.tree.map(np.testing.assert_array_equal, after.adapted, before.adapted)
+    succeeds(main, *update, "--readmit", wrong)
+    printed = capsys.readouterr().out
+    assert "note: 0 of 4 users of --readmit were left out\n" in printed
+    assert "who is left out are as before; nothing to do" in printed
 
 
 def users_alone(data, users, folder):

@@ -423,6 +423,7 @@ def test_a_kill_while_work_is_removed_leaves_no_half_training(tmp_path, monkeypa
     [
         ("feedback", "tea", "told.csv", "tea/told.csv"),
         ("update", "tea", "--data", "data", "--exclude", "tea/out.csv"),
+        ("update", "tea", "--data", "data", "--readmit", "tea/out.csv"),
         ("update", "tea", "--data", "tea/data"),
         ("fit", "data", "tea", "--from", "tea/old"),
         ("fit", "data", "tea", "--with", "tea/old"),

@@ -151,7 +151,7 @@ def test_the_way_to_a_second_audience(made, tmp_path, capsys):
         assert "now feedback on 200 users (0 of them new)" in capsys.readouterr().out
         before = (campaign / "campaign.json").read_bytes()
         succeeds(main, "update", campaign, "--data", made.data)
-        words = "there is no new feedback, data, model, seed or excluded user; nothing to do"
+        words = "feedback, data, model, seed and who is left out are as before; nothing to do"
         assert words in capsys.readouterr().out
         assert (campaign / "campaign.json").read_bytes() == before
 
@@ -193,7 +193,7 @@ def test_an_update_learns_from_users_whom_the_data_lacked(made, tmp_path, capsys
         lines.append(capsys.readouterr().out.partition(": ")[2])
     before = len(saved.feedback)
     again = f"customised again, with feedback on {before + 20} users: {{}} of them are users of th"
-    same = "there is no new feedback, data, model, seed or excluded user; nothing to do"
+    same = "feedback, data, model, seed and who is left out are as before; nothing to do"
     full = again.format(before + 20)
     starts = (again.format(before), same, full, full, same)
     for line, start in zip(lines, starts, strict=True):

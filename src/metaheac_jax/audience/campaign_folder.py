@@ -173,7 +173,13 @@ class SavedCampaign:
         return self.is_of(general) and self.learned == self.known
 
     def would_stay(
-        self, general: General, data: Dataset, seed: int, *, exclude: UserIds = ()
+        self,
+        general: General,
+        data: Dataset,
+        seed: int,
+        *,
+        exclude: UserIds = (),
+        readmit: UserIds = (),
     ) -> bool:
         """Whether `update` would learn the same weights again.
 
@@ -181,14 +187,15 @@ class SavedCampaign:
         A digest or a random seed that is not known counts as the same.
 
         Raises:
-          InputError: the ids of ``exclude`` are of another kind than the data's.
+          InputError: the ids of ``exclude`` or ``readmit`` are of another kind than the data's.
         """
         same_data = None in (self.data_digest, data.digest) or self.data_digest == data.digest
         same_data &= (self.record.user_ids.dtype.kind == "S") == (data.user_ids.dtype.kind == "S")
         same = same_data and general.origin == self.origin and self.learned == self.known
         if not same or self.seed not in (None, seed):
             return False
-        return bool(is_among(data.checked_ids(exclude), self.excluded).all())
+        stays = is_among(data.checked_ids(exclude), self.excluded).all()
+        return bool(stays and not is_among(data.checked_ids(readmit), self.excluded).any())
 
     def load_general(self, progress: Progress = silent) -> General:
         """Loads the general model.
@@ -364,6 +371,7 @@ def update(
     data: Dataset,
     *,
     exclude: UserIds = (),
+    readmit: UserIds = (),
     least_seeds: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -386,6 +394,8 @@ def update(
       data: the data with the campaign's users; users that it lacks are left out. The folder's user
         ids take the form of the data's ids.
       exclude: ids of further users who are left out from now on.
+      readmit: ids of users who are no longer left out; others in it are ignored. Seeds who were
+        already left out when the campaign was made are not seeds again.
       least_seeds: minimum number of seeds and converts that are users of the data. Default: 100, or
         half of those that the model has learned from and that are not left out, if that is less; it
         counts as having learned from all if the folder does not tell.
@@ -407,7 +417,8 @@ def update(
             raise InputError("the general model is in no folder; give one from `save` or `load`")
         saved = saved.with_ids_of(data)
         data = data.remember(saved.user_ids, progress=progress)
-        excluded = np.union1d(saved.excluded, data.checked_ids(exclude))
+        excluded = np.setdiff1d(saved.excluded, data.checked_ids(readmit))
+        excluded = np.union1d(excluded, data.checked_ids(exclude))
         saved = replace(saved, excluded=excluded, share=1.0)
         campaign = _to_learn_from(saved, data, least_seeds)
         method = method_of(general)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +12,17 @@ import tyro
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign, update
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import KEPT_GENERAL, read_excluded, unseen_notes
+from metaheac_jax.cli.campaigns import (
+    KEPT_GENERAL,
+    has_text,
+    read_excluded,
+    read_user_ids,
+    unseen_notes,
+)
+from metaheac_jax.data.campaign_record import is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.model import Customised, load
 
@@ -29,7 +37,7 @@ class Options:
     feedback, for which it is customised once more. With all of them, users like those in an
     audience would sink below users who were never shown the campaign. The result does not depend on
     how often this has been run before. Nothing is done if feedback, data, general model and seed
-    are the same as last time, and --exclude has no further users.
+    are the same as last time, and neither --exclude nor --readmit changes who is left out.
     """
 
     campaign: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN")]
@@ -43,6 +51,10 @@ class Options:
     """Files with ids of users to leave out from now on, as for `metaheac customise`, for example
     users who opted out: nothing is learned from them, and they are in no audience of the
     campaign."""
+    readmit: tuple[Path, ...] = ()
+    """Files with ids of users who are no longer left out, for example after a wrong --exclude. What
+    the campaign knew of them counts again, except that seeds whom `metaheac customise` left out are
+    not seeds again."""
     least_seeds: int | None = None
     """Stop with an error, and keep the model, if fewer seeds and converts than this are users of
     the data. Default: 100, or half of those that the model has learned from and that are not left
@@ -56,7 +68,7 @@ def main(options: Options) -> None:
     terminal.check_minimum("--seed", options.seed, 0)
     if options.least_seeds is not None:
         terminal.check_minimum("--least-seeds", options.least_seeds, 1)
-    inputs = (options.data, options.model, *options.exclude)
+    inputs = (options.data, options.model, *options.exclude, *options.readmit)
     terminal.check_not_in("CAMPAIGN", options.campaign, *inputs)
     screen = terminal.screen()
     terminal.keep_compiled()
@@ -67,16 +79,21 @@ def main(options: Options) -> None:
         else:
             general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        lines = ["there is no new feedback, data, model, seed or excluded user; nothing to do"]
+        lines = ["feedback, data, model, seed and who is left out are as before; nothing to do"]
         excluded, notes = read_excluded(options.exclude, data)
-        if not saved.would_stay(general, data, options.seed, exclude=excluded):
+        readmitted = _read_readmitted(options.readmit, data, excluded)
+        changes = {"exclude": excluded, "readmit": readmitted}
+        if len(readmitted):
+            known = is_among(readmitted, saved.with_ids_of(data).excluded).sum()
+            notes.append(f"{known:,} of {len(readmitted):,} users of --readmit were left out")
+        if not saved.would_stay(general, data, options.seed, **changes):
             is_other = not saved.is_of(general)
             data = data.remember(saved.with_ids_of(data).user_ids, progress=progress)
             saved = update(
                 options.campaign,
                 general,
                 data,
-                exclude=excluded,
+                **changes,
                 least_seeds=options.least_seeds,
                 seed=options.seed,
                 progress=progress,
@@ -89,6 +106,19 @@ def main(options: Options) -> None:
         *(f"note: {note}" for note in notes),
         *(f"{options.campaign}: {line}" for line in lines),
     )
+
+
+def _read_readmitted(paths: Sequence[Path], data: Dataset, excluded: np.ndarray) -> np.ndarray:
+    """The ids of --readmit; refuses those of --exclude.
+
+    Raises:
+      InputError: as `read_user_ids` does, or an id is to be left out too.
+    """
+    own = [np.unique(read_user_ids(path, text=has_text(data))) for path in paths]
+    for path, ids in zip(paths, own, strict=True):
+        if both := int(np.isin(ids, excluded).sum()):
+            raise InputError(f"{path}: --exclude has {both:,} of its users too; give them once")
+    return np.unique(np.concatenate([data.checked_ids(()), *own]))
 
 
 def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[str]:
