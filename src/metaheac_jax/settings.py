@@ -128,7 +128,7 @@ OFFICIAL = Settings(
     online_epochs=2,
     online_patience=None,
     online_adapts="all",
-    penalty=10.0,
+    penalty=30.0,
 )
 
 #: Settings of the paper's section 4.1.
@@ -151,7 +151,7 @@ PAPER = Settings(
     online_epochs=10,
     online_patience=3,
     online_adapts="all",
-    penalty=10.0,  # not stated
+    penalty=30.0,  # not stated; chosen for LR on held-out campaigns of a simulated world
 )
 
 SETTINGS = {"paper": PAPER, "official": OFFICIAL}

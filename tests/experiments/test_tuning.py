@@ -143,7 +143,7 @@ class Fake:
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """`lr` is best at a penalty of 30, `metaheac` at a rate of .003, n = 8 and m = 3."""
+    """`lr` is best at a penalty of 100, `metaheac` at a rate of .003, n = 8 and m = 3."""
 
     def metaheac(settings):
         if settings.outer_learning_rate == 0.01:
@@ -153,7 +153,7 @@ def fakes(monkeypatch):
         return 0.9 / (1 + far / 4)
 
     def lr(settings):
-        return 0.5 - abs(settings.penalty - 30) / 1000
+        return 0.5 - abs(settings.penalty - 100) / 1000
 
     made = {"lr": Fake(lr), "metaheac": Fake(metaheac), "prior": Fake(lambda settings: 1.0)}
     sized = ("outer_learning_rate", "num_experts", "num_critics")
@@ -176,8 +176,8 @@ def test_every_method_gets_its_best_settings(data, fakes, tmp_path):
     assert set(found["methods"]) == {"lr", "metaheac"}  # a method without settings has no trial
     assert found["origin"] == "toy"
     lr, metaheac = found["methods"]["lr"], found["methods"]["metaheac"]
-    assert lr["chosen"] == {"penalty": 30.0}
-    assert [t["fields"]["penalty"] for t in lr["tried"]] == [10.0, 30.0, 100.0, 3.0][:3]
+    assert lr["chosen"] == {"penalty": 100.0}
+    assert [t["fields"]["penalty"] for t in lr["tried"]] == [30.0, 100.0, 300.0]
     # Each method has its own n and m.
     best = {"outer_learning_rate": 0.003, "num_experts": 8, "num_critics": 3}
     assert metaheac["chosen"] == best

@@ -89,7 +89,7 @@ def test_with_list_lengths_they_are_values():
     [model] = method.customise(method.fit(TOY, campaigns=TRAIN), TOY, [campaign])
     longer, _ = with_lengths(TOY)
     counts = value_counts(longer.user_rows[:], longer.num_rows)
-    weights, bias = fit_regression(counts[campaign.users], campaign.labels, 10.0)
+    weights, bias = fit_regression(counts[campaign.users], campaign.labels, method.settings.penalty)
     np.testing.assert_allclose(model.score(TOY.user_rows), counts @ weights + bias, atol=1e-4)
     plain = logistic_regression()
     [without] = plain.customise(plain.fit(TOY, campaigns=TRAIN), TOY, [campaign])
