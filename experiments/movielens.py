@@ -21,8 +21,6 @@ from metaheac_jax.files import locked
 
 #: An epoch of a movie is one to five steps, so more epochs are needed to converge.
 ONLINE_EPOCHS = 20
-#: Names of the stored tunings, by the stem of the data files.
-TUNINGS = {"ml-100k": "movielens-100k", "ml-1m": "movielens-1m"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ def main(options: Options) -> None:
             comparison = run_all(
                 options,
                 lambda seed, _: load(options, seed),
-                world=TUNINGS[edition.stem],
+                world=f"{edition.stem}-{options.non_seeds}",
                 settings=settings,
                 more_config={"non_seeds": options.non_seeds, "min_likes": options.min_likes},
                 progress=progress,

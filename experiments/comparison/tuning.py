@@ -64,8 +64,8 @@ MAX_HELD_OUT = 24  # campaigns
 MAX_EXAMPLES = 500_000  # that a trial trains on
 MIN_CAMPAIGNS = 24  # that a trial trains on, however many examples they have
 CHANCE = 0.5  # AUC of a trial that diverged
-#: Stored tunings: a copy of tuning.json as NAME.json for the world NAME (tencent, movielens). Runs
-#: with the paper's settings and without --tune use them.
+#: Stored tunings: a copy of tuning.json as NAME.json for the world NAME (tencent, ml-1m-exposed).
+#: Runs with the paper's settings and without --tune use them.
 TUNED = Path(__file__).parents[1] / "tuned"
 #: In the text of `describe`, this precedes the methods that keep their settings.
 NOT_TUNED = "; not tuned: "

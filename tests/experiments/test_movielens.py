@@ -100,19 +100,19 @@ def test_options_reach_the_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("stem", "world"), [("ml-100k", "movielens-100k"), ("ml-1m", "movielens-1m")]
+    ("stem", "non_seeds"), [("ml-100k", "exposed"), ("ml-1m", "exposed"), ("ml-1m", "pool")]
 )
-def test_an_edition_has_its_tuning_and_the_papers_preset_more_epochs(
-    tmp_path, monkeypatch, stem, world
+def test_data_has_its_own_tuning_and_the_papers_preset_more_epochs(
+    tmp_path, monkeypatch, stem, non_seeds
 ):
     seen = []
     monkeypatch.setattr(movielens, "run_all", lambda *_, **more: seen.append(more))
     monkeypatch.setattr(report, "write", lambda *_: None)
     (tmp_path / f"{stem}.inter").touch()
-    options = ("--data-dir", tmp_path, "--out", tmp_path / "out")
+    options = ("--data-dir", tmp_path, "--out", tmp_path / "out", "--non-seeds", non_seeds)
     for preset in ("paper", "official"):
         succeeds(COMMAND, *options, "--preset", preset)
-    assert [own["world"] for own in seen] == [world, world]
+    assert [own["world"] for own in seen] == [f"{stem}-{non_seeds}"] * 2
     paper = replace(SETTINGS["paper"], online_epochs=20)
     assert [own["settings"] for own in seen] == [paper, SETTINGS["official"]]
 
