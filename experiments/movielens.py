@@ -52,7 +52,7 @@ def main(options: Options) -> None:
     check_options(options)
     if options.min_likes is not None:
         terminal.check_minimum("--min-likes", options.min_likes, 1)
-    edition = find_edition(options.data_dir)
+    world = world_of(options)
     screen, own = terminal.screen(), {"online_epochs": ONLINE_EPOCHS}
     settings = start_settings(options, **(own if options.preset == "paper" else {}))
     with locked(options.out):
@@ -60,13 +60,22 @@ def main(options: Options) -> None:
             comparison = run_all(
                 options,
                 lambda seed, _: load(options, seed),
-                world=f"{edition.stem}-{options.non_seeds}",
+                world=world,
                 settings=settings,
                 more_config={"non_seeds": options.non_seeds, "min_likes": options.min_likes},
                 progress=progress,
                 campaigns="movies",
             )
         report.write(options.out, comparison, screen)
+
+
+def world_of(options: Options) -> str:
+    """The name of the stored tuning, if there is one: it is for one kind of non-seeds.
+
+    Raises:
+      InputError: as `find_edition` does.
+    """
+    return f"{find_edition(options.data_dir).stem}-{options.non_seeds}"
 
 
 def load(options: Options, seed: int) -> Data:

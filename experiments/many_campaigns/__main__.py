@@ -23,7 +23,6 @@ from experiments.many_campaigns.speed import (
     time_scoring,
 )
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.sources.movielens import find_edition
 from metaheac_jax.environment import MayChange
 from metaheac_jax.files import locked, write_json, write_text
 from metaheac_jax.methods import Method, method_named
@@ -160,9 +159,10 @@ def load(options: Options, progress: Progress) -> tuple[Data, Method, str]:
     settings, source = SETTINGS["paper"], options.data_dir
     world = "tencent" if source is None else None
     if source is not None and any(source.glob("*.inter")):
-        data = movielens.load(movielens.Options(data_dir=source), options.seed)
+        movies = movielens.Options(data_dir=source)
+        data = movielens.load(movies, options.seed)
         settings = replace(settings, online_epochs=movielens.ONLINE_EPOCHS)
-        world = movielens.TUNINGS[find_edition(source).stem]
+        world = movielens.world_of(movies)
     else:
         simulated = tencent.Options(
             data_dir=source,
