@@ -68,7 +68,7 @@ def markdown(
     Args:
       title: title of the report.
       tables: tables in order.
-      lines: notes on all tables.
+      lines: notes on all tables, which follow the last.
       drawn: figures by caption; the report refers to them by file name.
       origin: where the results come from; it is printed under each table.
     """

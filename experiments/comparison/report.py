@@ -65,11 +65,13 @@ def write_files(
     tables, lines = build_tables(comparison, summary), left_out_lines(summary)
     if comparison.published is not None:
         lines.insert(0, "[paper]: the paper's own figures, on the paper's data.")
-    origin = describe_origin(comparison.about, _results(comparison))
+    about = {**comparison.about}
+    settings = [about.pop("tuned")] if "tuned" in about else []  # long, so only once
+    origin = describe_origin(about, _results(comparison))
     ordered = {name: summary[name] for name in in_order(comparison.runs[0])}
     data = comparison.about.get("data", comparison.title)
     drawn = figures.draw(comparison.runs, ordered, directory, data, comparison.seeds[0])
-    parts = (comparison.title, tables, lines, drawn, origin)
+    parts = (comparison.title, tables, [*lines, *settings], drawn, origin)
     write_text(directory / "report.md", pages.markdown(*parts))
     if page:
         write_text(directory / "report.html", pages.html(*parts))

@@ -19,6 +19,9 @@ from experiments.comparison.results import load, summarise
 COMMAND = commands.module(report)
 
 
+TUNED_ON = "settings tuned on: toy"
+
+
 @pytest.mark.parametrize("published", [None, "tencent"])
 def test_the_report_and_the_screen_say_the_same(tmp_path, capsys, published):
     directory = tmp_path / "out [red]"
@@ -88,7 +91,7 @@ def full_comparison():
     for rate, more in ((0.1, {"auc": 0.55}), (0.2, diverged), (0.02, {"auc": 0.625})):
         fields = {"online_learning_rate": rate}
         tuned["tried"].append({"fields": fields, **more})
-    about = {"data": "toy", "command": "python -m toy"}
+    about = {"data": "toy", "command": "python -m toy", "tuned": TUNED_ON}
     tuning = {"origin": "toy", "methods": {"lr": tuned}}
     return comparison(results, published="tencent", about=about, tuning=tuning)
 
@@ -127,7 +130,14 @@ def test_under_each_table_stands_where_it_comes_from(drawn):
     origin = "`python -m toy`; toy; Python unknown; jax 0.12.0; commit abc; unknown; 12 s of wall"
     for table in (drawn / "report.md").read_text().split("\n## ")[1:]:
         assert table.count(f"\n{origin} time\n") == 1
+    origin = origin.replace("; toy;", f"; toy; {TUNED_ON};")
     assert json.loads((drawn / "results.json").read_text())["origin"] == f"{origin} time"
+
+
+def test_where_settings_come_from_stands_once_after_the_tables(drawn):
+    for name, line in (("report.md", "\n- {}\n"), ("report.html", "<li>{}</li>")):
+        text = (drawn / name).read_text()
+        assert text.count(TUNED_ON) == text.count(line.format(TUNED_ON)) == 1
 
 
 def test_results_json_has_values_of_runs_and_the_tests(drawn):
