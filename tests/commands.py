@@ -55,10 +55,10 @@ def interrupted(start, *arguments):
     assert exit_code(start, *arguments) == 130
 
 
-def refuses(capsys, start, *arguments, words):
-    """Runs a command that must exit with code 2 and print one line with all the words."""
+def refuses(capsys, start, *arguments, words, code=2):
+    """Runs a command that must exit with this code and print one line with all the words."""
     capsys.readouterr()
-    assert exit_code(start, *arguments) == 2
+    assert exit_code(start, *arguments) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

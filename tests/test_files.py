@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from writers import release, wait_for_end
 
 from metaheac_jax import files
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import Busy, InputError
 from metaheac_jax.files import (
     locked,
     make_once,
@@ -306,7 +306,7 @@ WRITERS = {
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_second_writer_is_refused_and_told_who_writes(tmp_path, writers, write):
     with writers.of(tmp_path / "out") as process:
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(Busy) as caught:
             write(tmp_path / "out")
         assert str(caught.value) == (
             f"{tmp_path / 'out'}: process {process} on {os.uname().nodename} (-c fit 'a b' "

@@ -24,7 +24,7 @@ from metaheac_jax.backend import check_backend
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset, write_dataset
-from metaheac_jax.errors import BackendError, Diverged, InputError
+from metaheac_jax.errors import BackendError, Busy, Diverged, InputError
 from metaheac_jax.model import Customised, General, load, save
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings
 from metaheac_jax.training.implicit import Implicit
@@ -37,6 +37,7 @@ __all__ = [
     "PAPER",
     "Audience",
     "BackendError",
+    "Busy",
     "Campaign",
     "CampaignBrief",
     "Customised",

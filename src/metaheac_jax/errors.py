@@ -26,6 +26,10 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class Busy(InputError):
+    """Raised where another process is writing what is to be written; the same may succeed later."""
+
+
 @contextmanager
 def about(what: object | None) -> Iterator[None]:
     """A context in which errors begin with what they are about, unless that is None."""

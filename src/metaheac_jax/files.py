@@ -26,7 +26,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import DTypeLike
 
-from metaheac_jax.errors import InputError
+from metaheac_jax.errors import Busy, InputError
 from metaheac_jax.progress import Progress
 
 _WAIT_SECONDS = 0.5  # between two attempts to get a lock
@@ -54,7 +54,7 @@ def locked(target: Path, *, wait: Progress | None = None) -> Iterator[None]:
       wait: called with a line that names the process that the caller waits for; None does not wait.
 
     Raises:
-      InputError: another process is writing the target, and ``wait`` is None; the message names it.
+      Busy: another process is writing the target, and ``wait`` is None; the message names it.
     """
     target = Path(target).resolve()
     if not target.name:
@@ -112,7 +112,7 @@ def _take_lock(target: Path, wait: Progress | None) -> int:
                 time.sleep(_LOOK_SECONDS)
                 continue
             if wait is None:
-                raise InputError(
+                raise Busy(
                     f"{target}: {writer} is writing it; wait for it, or choose another one"
                 ) from None
             wait(f"wait for {writer}, which is writing {target.name}", 0, 1)

@@ -152,7 +152,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     out = tmp_path / "audience.csv"
     with writers.of(out) as process:
         words = (f"{out}: process {process} on ", " is writing it; wait for it")
-        refuses(capsys, main, "expand", *words_of(options), words=words)
+        refuses(capsys, main, "expand", *words_of(options), words=words, code=75)
     words = ("/proc/audience.csv: cannot be written (",)
     refuses(
         capsys, main, "expand", *words_of({**options, "--out": "/proc/audience.csv"}), words=words

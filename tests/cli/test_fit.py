@@ -369,7 +369,7 @@ def test_a_second_training_of_a_model_is_refused(data, tmp_path, capsys, writers
     out = tmp_path / "deep" / "model"
     with writers.of(out) as process:
         words = (f"{out}: process {process} on ", " is writing it; wait for it")
-        refuses(capsys, main, "fit", data, out, "--method", "cosine", words=words)
+        refuses(capsys, main, "fit", data, out, "--method", "cosine", words=words, code=75)
         assert contents(out.parent) == {".model.lock"}
     directory = tmp_path / "checkpoints"  # as a program gives it
     with writers.of(directory), pytest.raises(InputError, match="checkpoints: process "):

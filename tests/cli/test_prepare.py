@@ -73,7 +73,7 @@ def test_a_second_preparation_is_refused_before_its_work(tmp_path, capsys, write
     for arguments in (("prepare", source, out), ("simulate", out)):
         with writers.of(out) as process:
             words = (f"{out}: process {process} on ", " is writing it; wait for it")
-            refuses(capsys, main, *arguments, words=words)
+            refuses(capsys, main, *arguments, words=words, code=75)
     assert contents(tmp_path) == {"source", ".data.lock"}
 
 

@@ -242,7 +242,7 @@ def test_a_second_command_on_a_run_is_refused(finished, capsys, writers):
     before = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")}
     with writers.of(finished.out) as process:
         words = (f"{finished.out}: process {process} on ", " is writing it; wait for it")
-        refuses(capsys, COMMAND, *finished.options, words=words)
+        refuses(capsys, COMMAND, *finished.options, words=words, code=75)
     assert {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")} == before
 
 

@@ -51,7 +51,7 @@ from metaheac_jax.backend import check_backend, set_cpu_flags
 from metaheac_jax.cli.help_text import join_lines
 from metaheac_jax.customise import export
 from metaheac_jax.data import simulation, storage
-from metaheac_jax.errors import MAX_WHOLE, BackendError, Diverged, InputError, message_of
+from metaheac_jax.errors import MAX_WHOLE, BackendError, Busy, Diverged, InputError, message_of
 from metaheac_jax.files import foreign_file, is_marked, is_replaceable, locked
 from metaheac_jax.processes import is_first
 from metaheac_jax.progress import Progress
@@ -70,6 +70,8 @@ _REPLACED = (
 
 #: Exit code of a command that has done its work and has found something wrong.
 FAULTS = 3
+#: Exit code where the same command may succeed later; the number is that of sysexits.h.
+BUSY = 75
 _AGAIN = "run the same command again to continue, with --resume if it has that option"
 _SECONDS = 2.0  # between two lines of progress
 _ANY_WIDTH = 1_000_000  # characters of a line in a file or pipe: none is folded
@@ -190,7 +192,8 @@ def command(
     """Runs a command: parses its options, checks the backend, and exits.
 
     The exit code is the value of ``main``, 0 or `FAULTS`; 2 for an error that the user can act on,
-    which is printed in one line; 130 for Ctrl-C; or 143 for SIGTERM. A warning is one line, too. A
+    which is printed in one line; `BUSY` if another process is writing the output; 130 for Ctrl-C;
+    or 143 for SIGTERM. A warning is one line, too. A
     SIGTERM or SIGHUP that is ignored at the start stays ignored.
 
     Args:
@@ -217,6 +220,9 @@ def command(
             start(chosen)
         check_backend()
         sys.exit(main(chosen))
+    except Busy as error:
+        _fail(str(error))
+        _leave(BUSY)
     except (InputError, BackendError, Diverged) as error:
         _leave(_fail(str(error)))
     except MemoryError as error:
