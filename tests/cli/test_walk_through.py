@@ -203,12 +203,14 @@ def test_an_update_learns_from_users_whom_the_data_lacked(made, tmp_path, capsys
 
 
 def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
-    """The audience of a folder, and of the first new campaign, is that of the campaign alone."""
+    """The audience of a folder, or of a new campaign, is that of the campaign alone."""
     new, folder = made.names[1], os.path.relpath(made.campaigns[0], tmp_path)
     old = tmp_path / folder
     out, brief = tmp_path / "audiences", made.world / "new" / new
     attributes = json.loads((brief / "attributes.json").read_text())
+    first = made.world / "new" / made.names[0] / "seeds.csv"
     entries = [
+        {"name": "first", "seeds": str(first), "attributes": attributes},
         {"name": "new", "seeds": str(brief / "seeds.csv"), "attributes": attributes},
         {"name": "old", "folder": folder},
     ]
@@ -231,16 +233,17 @@ def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
     facts = json.loads((out / "audiences.json").read_text())["campaigns"]
     notes = [" ".join(entry["notes"]) for entry in facts]
     update = f"1 of the excluded users are non-seeds that {old} learns from"
-    assert [update in text for text in notes] == [False, True]
+    assert [update in text for text in notes] == [False, False, True]
     parents = {item.path.name: len(item.parents) for item in find_items(out)}
-    assert parents == {"new.csv": 2, "old.csv": 3}  # model and data, and the folder
+    # The parents are model and data, and the folder.
+    assert parents == {"first.csv": 2, "new.csv": 2, "old.csv": 3}
 
     (tmp_path / "out.csv").write_text(saved.record.user_ids[saved.record.labels == 1][0].decode())
     words = ("campaign old: --exclude: ", "customised to users who are to be left out; if they")
     refuses(capsys, main, *of_list, words=words)
     words = (f"--adapts: {old} is a campaign, which is customised",)
     refuses(capsys, main, *of_list, "--adapts", "heads", words=words)
-    entries[1]["folder"] = str(made.model)
+    entries[2]["folder"] = str(made.model)
     (tmp_path / "list").write_text(json.dumps(entries))
     words = (f"campaign old: {made.model}", "give the folder that `metaheac customise` has written")
     refuses(capsys, main, *of_list, words=words)

@@ -74,13 +74,10 @@ def test_equals_adam_on_the_whole_table(customise):
 
 
 def test_campaigns_do_not_leak_into_each_other(customise):
-    """A campaign is what it is whether it has to wait for longer ones, or has none beside it.
-
-    Alone, it has to be given its number.
-    """
+    """A campaign is what it is whether it has to wait for longer ones, or has none beside it."""
     together = customise(GENERAL, [campaign(0), campaign(1, 70), campaign(2, 130)], seed=1)
     others = customise(GENERAL, [campaign(3, 90), campaign(1, 70), campaign(4, 80)], seed=1)
-    (alone,) = customise(GENERAL, [campaign(1, 70)], seed=1, numbers=[1])
+    (alone,) = customise(GENERAL, [campaign(1, 70)], seed=1)
     a = whole(together[1])
     for b in (whole(others[1]), whole(alone)):
         jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), a, b)
@@ -91,10 +88,10 @@ def test_no_campaigns_give_no_models(customise):
     assert customise(GENERAL, []) == []
 
 
-def test_names_and_numbers_may_be_arrays(customise):
+def test_names_may_be_an_array(customise):
     examples = [campaign(0, 40), campaign(1, 40)]
-    lists = customise(GENERAL, examples, names=["a", "b"], numbers=[3, 4])
-    arrays = customise(GENERAL, examples, names=np.array(["a", "b"]), numbers=np.array([3, 4]))
+    lists = customise(GENERAL, examples, names=["a", "b"])
+    arrays = customise(GENERAL, examples, names=np.array(["a", "b"]))
     jax.tree.map(np.testing.assert_array_equal, arrays, lists)
 
 
@@ -175,7 +172,7 @@ def test_a_small_campaign_has_no_more_rows_than_it_needs_beside_a_large_one(monk
     monkeypatch.setattr("metaheac_jax.customise.minibatches._MIN_SIZE", 4)
     customiser, examples = Customiser(REGRESSION, PLAIN), [campaign(2), campaign(3, 2)]
     alone = [Customiser(REGRESSION, PLAIN)(zero_regression(), [batch]) for batch in examples]
-    together = customiser(zero_regression(), examples, numbers=[0, 0])
+    together = customiser(zero_regression(), examples)
     for [one], own, batch in zip(alone, together, examples, strict=True):
         ids = np.concatenate([np.ravel(of) for of in jax.tree.leaves(batch.ids)])
         touched = len(np.unique(ids[ids < ROWS]))
@@ -191,7 +188,7 @@ def test_the_largest_campaigns_come_first_and_models_keep_their_order():
         groups.append(group)
         return [f"model {c}" for c in group]
 
-    options = online_stage.OnlineOptions(0.1, 1, None, None, range(3), None)
+    options = online_stage.OnlineOptions(0.1, 1, None, None, None)
     models = online_stage.adapt_groups(
         adapt, [campaign(0, 90), campaign(1, 150), campaign(2, 70)], options,
         group_size=2, in_turn=True, progress=silent,

@@ -97,16 +97,15 @@ def test_what_is_kept_is_found_for_the_same_work_alone(tmp_path, monkeypatch):
     adapted = AdaptedWeights({"params": {"bias": jnp.ones(())}}, rows, values)
     examples = campaign_examples(DATA, DATA.campaign(0))
     kept = KeptCampaigns(tmp_path, weights, ["paper", 0])
-    kept.add(3, examples, adapted)
-    jax.tree.map(np.testing.assert_array_equal, kept.find(3, examples), adapted)
-    assert kept.find(4, examples) is None
-    assert kept.find(3, examples._replace(label=1 - examples.label)) is None
+    kept.add(examples, adapted)
+    jax.tree.map(np.testing.assert_array_equal, kept.find(examples), adapted)
+    assert kept.find(examples._replace(label=1 - examples.label)) is None
     moved = weights._replace(table=weights.table + 1)
     for other, options in ((moved, ["paper", 0]), (weights, ["paper", 1])):
-        assert KeptCampaigns(tmp_path, other, options).find(3, examples) is None
-    assert KeptCampaigns(tmp_path, weights, ["paper", 0]).find(3, examples) is not None
+        assert KeptCampaigns(tmp_path, other, options).find(examples) is None
+    assert KeptCampaigns(tmp_path, weights, ["paper", 0]).find(examples) is not None
     monkeypatch.setattr(module, "environment", lambda: {"program": "another version"})
-    assert KeptCampaigns(tmp_path, weights, ["paper", 0]).find(3, examples) is None
+    assert KeptCampaigns(tmp_path, weights, ["paper", 0]).find(examples) is None
 
 
 def test_a_head_that_was_solved_is_not_solved_again(tmp_path, monkeypatch):

@@ -171,9 +171,8 @@ class Options:
     a campaign's folder there is no default, since `metaheac customise` has checked its seeds."""
     seed: int = 0
     """Random seed for the random non-seeds, for customising and for --probability. With
-    --campaigns, customising also varies with a campaign's place among the new ones that are not
-    skipped. A campaign folder is customised already, so there it is for --probability and --report
-    only."""
+    --campaigns, an audience does not depend on the other campaigns, but for rounding. A campaign
+    folder is customised already, so there it is for --probability and --report only."""
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 

@@ -94,10 +94,10 @@ class Customiser(OnlineStage):
             weights = Weights(jax.device_put(network, self._everywhere), table)
         index = self._layout.row_index(weights.table.shape[0])
         touched = []
-        for c, batch in enumerate(campaigns):
+        for batch in campaigns:
             touched.append(index.distinct(batch.ids))
             # Set the size before the first step, or a later campaign might compile another step.
-            order = generator(seed, options.numbers[c]).permutation(len(batch.label))
+            order = generator(seed, 0).permutation(len(batch.label))
             some = batch.pick(order[: self._batch_size])
             self._minibatch_rows.holding(len(index.distinct(some.ids)))
         # One size for all campaigns: the cost of a step does not depend on it.
@@ -110,7 +110,7 @@ class Customiser(OnlineStage):
                 own, ids = index.renumber(touched[c], size, batch.ids)
                 members.append(batch._replace(ids=ids))
                 table_rows.append(own)
-            rngs = [generator(seed, options.numbers[c]) for c in group]
+            rngs = [generator(seed, 0) for _ in group]
             adaptation = _Group(self, weights, members, table_rows, options.learning_rate)
             labels = [member.label for member in members]
             told, batch_size = [names[c] for c in group], self._batch_size

@@ -105,7 +105,7 @@ class HeadCustomiser(OnlineStage):
             return run_epochs(
                 adaptation,
                 [campaigns[c].label],
-                [generator(seed, options.numbers[c])],
+                [generator(seed, 0)],
                 options,
                 batch_size=self._batch_size,
                 names=[names[c]],

@@ -23,8 +23,8 @@ from metaheac_jax.training.checkpoint import array_digest, named_leaves
 class KeptCampaigns:
     """Adapted weights of campaigns, each in a file ``KEY-SHA256.npz``.
 
-    KEY is a digest of all that the weights depend on: the general weights, the campaign's examples
-    and number, the options, the program and its libraries. SHA256 is the digest of the file, so a
+    KEY is a digest of all that the weights depend on: the general weights, the campaign's examples,
+    the options, the program and its libraries. SHA256 is the digest of the file, so a
     damaged file counts as missing.
     """
 
@@ -39,9 +39,9 @@ class KeptCampaigns:
         self._folder = folder
         self._base = digest_of({"weights": general, "options": options, **environment()})
 
-    def find(self, number: int, examples: Batch) -> AdaptedWeights | None:
-        """The weights of the campaign with this number and these examples, if there are any."""
-        for path in self._folder.glob(f"{self._key(number, examples)}-*.npz"):
+    def find(self, examples: Batch) -> AdaptedWeights | None:
+        """The weights of a campaign with these examples, if there are any."""
+        for path in self._folder.glob(f"{self._key(examples)}-*.npz"):
             content = path.read_bytes()
             if path.stem.endswith(f"-{hashlib.sha256(content).hexdigest()}"):
                 with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -50,7 +50,7 @@ class KeptCampaigns:
                 return AdaptedWeights(network, tree["rows"], jnp.asarray(tree["values"]))
         return None
 
-    def add(self, number: int, examples: Batch, adapted: AdaptedWeights) -> None:
+    def add(self, examples: Batch, adapted: AdaptedWeights) -> None:
         """Keeps a campaign's weights; they are on disk when the call returns.
 
         Raises:
@@ -61,10 +61,10 @@ class KeptCampaigns:
         arrays: dict[str, Any] = flatten_dict(tree, sep="/")
         np.savez(content, **arrays)
         digest = hashlib.sha256(content.getvalue()).hexdigest()
-        name = f"{self._key(number, examples)}-{digest}.npz"
+        name = f"{self._key(examples)}-{digest}.npz"
         with whole_file(self._folder / name) as path:
             path.write_bytes(content.getvalue())
 
-    def _key(self, number: int, examples: Batch) -> str:
+    def _key(self, examples: Batch) -> str:
         own = {name: array_digest(leaf) for name, leaf in named_leaves(examples).items()}
-        return digest_of({"general": self._base, "number": number, "examples": own})[:32]
+        return digest_of({"general": self._base, "examples": own})[:32]

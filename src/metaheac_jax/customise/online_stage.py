@@ -37,7 +37,6 @@ class OnlineOptions(NamedTuple):
     epochs: int
     patience: int | None
     watch: Watch[AdaptedWeights] | None
-    numbers: Sequence[int]
     kept: KeptCampaigns | None
 
 
@@ -65,7 +64,6 @@ class OnlineStage(ABC):
         epochs: int = 2,
         patience: int | None = None,
         names: Sequence[str] | None = None,
-        numbers: Sequence[int] | None = None,
         progress: Progress = silent,
         watch: Watch[AdaptedWeights] | None = None,
         kept: KeptCampaigns | None = None,
@@ -75,8 +73,8 @@ class OnlineStage(ABC):
         Args:
           weights: the general weights; unchanged.
           campaigns: examples D_c per campaign: leaves (n, ...), ids are table rows, all weights 1.
-          seed: random seed; with a campaign's number, it determines the campaign's held-out
-            examples and the order of its minibatches.
+          seed: random seed of held-out examples and minibatches. Each campaign draws from a
+            generator of its own, so its weights do not depend on the others, but for rounding.
           learning_rate: learning rate of Adam, which starts afresh for each campaign.
           epochs: passes over the examples; with ``patience``, the maximum.
           patience: None runs all epochs, as the authors' program does. With a number, a
@@ -85,7 +83,6 @@ class OnlineStage(ABC):
             a lower one (the paper: "until the loss converges"). The general model counts too: a
             campaign with a single seed or non-seed keeps it.
           names: names of the campaigns, for messages.
-          numbers: numbers of the campaigns; by default their positions in the list.
           progress: receives the number of campaigns done.
           watch: called before the first step and after every step; the largest campaigns come
             first, G at a time.
@@ -108,9 +105,8 @@ class OnlineStage(ABC):
             names = [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
         for name, batch in zip(names, campaigns, strict=True):
             check_batch(batch, self._layout, num_rows, name)
-        numbers = range(len(campaigns)) if numbers is None else numbers
         rate = float(learning_rate)
-        options = OnlineOptions(rate, epochs, patience, watch, numbers, kept)
+        options = OnlineOptions(rate, epochs, patience, watch, kept)
         return self._customise(weights, campaigns, names, seed, options, progress)
 
     @abstractmethod
@@ -247,12 +243,11 @@ def adapt_groups(
       in_turn: whether groups are adapted one after another; otherwise two are adapted at a time.
       progress: receives the number of campaigns done.
     """
-    kept, numbers = options.kept, options.numbers
-    sizes = []
+    kept, sizes = options.kept, []
     results: dict[int, AdaptedWeights] = {}
     for c, batch in enumerate(campaigns):
         sizes.append(len(batch.label))
-        found = None if kept is None else kept.find(numbers[c], batch)
+        found = None if kept is None else kept.find(batch)
         if found is not None:
             results[c] = found
     by_size = sorted(set(range(len(sizes))) - set(results), key=lambda c: -sizes[c])
@@ -266,6 +261,6 @@ def adapt_groups(
             for c, weights in zip(group, models, strict=True):
                 results[c] = weights
                 if kept is not None:
-                    kept.add(numbers[c], campaigns[c], weights)
+                    kept.add(campaigns[c], weights)
             progress("customise", len(results), len(sizes))
     return [results[c] for c in range(len(sizes))]

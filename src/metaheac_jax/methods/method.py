@@ -338,7 +338,7 @@ class Method:
           Diverged: a score is not a number.
         """
         own = range(len(halves)) if run.mesh is None else own_part(len(halves))
-        quiet, state = replace(run, progress=silent, numbers=own), on_device(state)
+        quiet, state = replace(run, progress=silent), on_device(state)
         judged = judge_models(
             lambda chosen: self.adapt(quiet, state, chosen),
             run.dataset,
@@ -365,7 +365,8 @@ class Method:
           general: a model trained by this method.
           data: has the campaigns' users, and the fields and vocabulary of ``general``.
           campaigns: from `Dataset.new_campaign` or `Dataset.campaign`.
-          seed: random seed of held-out examples and minibatches.
+          seed: random seed of held-out examples and minibatches, which do not depend on the other
+            campaigns; nor does a model, but for rounding.
           mesh: several devices, which divide the campaigns; see `fit`. Every process gets all
             models, each customised by one process; ``watch`` follows those of its own process.
             Solved heads, and ``online_adapts`` "heads", use one device of each process.
@@ -427,7 +428,7 @@ class Method:
     ) -> list[Scorer]:
         """As `adapt`, with each campaign customised by one of the processes."""
         own = own_part(len(campaigns))
-        run = replace(run, numbers=own, progress=run.progress if is_first() else silent)
+        run = replace(run, progress=run.progress if is_first() else silent)
         models = self.adapt(run, state, [campaigns[number] for number in own])
         if jax.process_count() == 1:
             return models

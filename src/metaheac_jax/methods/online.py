@@ -132,7 +132,6 @@ def adapt_weights(
         patience=run.settings.online_patience,
         progress=run.progress,
         names=names,
-        numbers=run.numbers,
         watch=None if run.watch is None else on_step,
         kept=kept,
     )
@@ -172,7 +171,7 @@ def adapt_each(
     no_rows = np.empty(0, np.int32)
     general = AdaptedWeights({}, no_rows, jnp.asarray(rows_of(weights.table, no_rows)))
     for number, (campaign, examples) in enumerate(zip(campaigns, all_examples, strict=True)):
-        adapted = kept.find(0, examples) if kept else None  # its number has no effect
+        adapted = kept.find(examples) if kept else None
         if adapted is None and not settings.online_epochs:
             adapted = general
         elif adapted is None:
@@ -180,7 +179,7 @@ def adapt_each(
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.network)):
                 raise Diverged(f"{campaign.name}: the adapted weights are not finite")
             if kept:
-                kept.add(0, examples, adapted)
+                kept.add(examples, adapted)
         models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
         run.progress("customise", number + 1, len(campaigns))
     return models

@@ -37,8 +37,6 @@ class Run:
       skip_nonfinite: maximum number of non-finite steps that the offline stage may skip.
       prefix: prefix of the training's name in logs and progress.
       mesh: the devices that share the work; None for one device.
-      numbers: a number per campaign of the online stage, which seeds its random draws; None for
-        0, 1, 2, ...
       kept: folder in which the online stage keeps customised campaigns; None to keep none.
       watch: follows the steps of the online stage, if it takes any; None if nobody does.
     """
@@ -56,7 +54,6 @@ class Run:
     skip_nonfinite: int = 0
     prefix: str = ""
     mesh: Mesh | None = None
-    numbers: Sequence[int] | None = None
     kept: Path | None = None
     watch: Watch[Scorer] | None = None
 
