@@ -18,7 +18,7 @@ class InputError(ValueError):
     """Raised for invalid input that the user can fix.
 
     The message is one line: what is wrong, where (file, line or campaign), what was expected, and
-    what to do. Commands print it and exit with code 2.
+    what to do. Commands print it and exit with code 2, or 75 if it is `Busy`.
     """
 
     def __init__(self, message: str) -> None:
@@ -38,7 +38,7 @@ def about(what: object | None) -> Iterator[None]:
     except InputError as error:
         if what is None:
             raise
-        raise InputError(f"{what}: {error}") from error
+        raise type(error)(f"{what}: {error}") from error
 
 
 def message_of(error: OSError) -> str:
@@ -55,9 +55,11 @@ class Refusals:
 
     @contextmanager
     def collected(self, name: str | None) -> Iterator[None]:
-        """A block on the input of this name, whose `InputError` is collected."""
+        """A block on the input of this name, whose `InputError` is collected, unless `Busy`."""
         try:
             yield
+        except Busy:
+            raise
         except InputError as error:
             self._errors.append((name, error))
 

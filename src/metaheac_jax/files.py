@@ -261,7 +261,8 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
         `foreign_file`.
 
     Raises:
-      InputError: the target exists and may not be replaced, or another process is writing it.
+      InputError: the target exists and may not be replaced.
+      Busy: another process is writing it.
     """
     target = Path(target).resolve()
     with locked(target):
@@ -369,7 +370,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     success; if the path is a symbolic link, the file that it points to. It is `locked` meanwhile.
 
     Raises:
-      InputError: the path is a folder, a pipe or a device, or another process is writing it.
+      InputError: the path is a folder, a pipe or a device.
+      Busy: another process is writing it.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))

@@ -128,7 +128,7 @@ OFFICIAL = Settings(
     online_epochs=2,
     online_patience=None,
     online_adapts="all",
-    penalty=30.0,
+    penalty=30.0,  # not the program's; see below
 )
 
 #: Settings of the paper's section 4.1.

@@ -487,6 +487,7 @@ def test_who_is_readmitted_counts_as_if_never_excluded(campaign):
     out = update(folder, general, DATA, exclude=ids)
     assert not out.would_stay(general, DATA, 0, readmit=ids[:1])
     assert out.would_stay(general, DATA, 0, readmit=DATA.user_ids[[6]])
+    assert out.would_stay(general, DATA, 0, readmit=ids, exclude=ids)
     part = update(folder, general, DATA, readmit=ids[:1], exclude=DATA.user_ids[[42]])
     assert set(DATA.find_users(part.excluded).tolist()) == {40, 41, 42, 77}
     assert 5 in load_customised(folder, general, DATA).campaign.seeds

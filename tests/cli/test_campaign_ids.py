@@ -101,15 +101,24 @@ def test_an_update_takes_a_wrong_exclusion_back(tea, tmp_path, capsys):
     succeeds(main, *update)
     before = read_campaign(tea.folder)
     ids = tea.user_ids[[*tea.seeds[:2], tea.non_seeds[0]]]
-    wrong, known = opt_outs(tmp_path / "wrong.csv", [*ids, 10**9]), f"{tmp_path / 'known.csv'}"
-    opt_outs(tmp_path / "known.csv", ids[:1])
+    wrong = opt_outs(tmp_path / "wrong.csv", [*ids, 10**9])
+    known = opt_outs(tmp_path / "known.csv", ids[:1])
     succeeds(main, *update, "--exclude", wrong)
-    words = (f"{known}: --exclude has 1 of its users too; give them once",)
-    refuses(capsys, main, *update, "--exclude", wrong, "--readmit", known, words=words)
-    assert len(read_campaign(tea.folder).excluded) == 4
-    succeeds(main, "update", tea.folder, "--data", tea.later, "--readmit", known)
+    left = read_campaign(tea.folder)
+    assert not np.array_equal(left.adapted.values, before.adapted.values)
+    # Who is in both stays out; a file may have only a header.
+    nobody = opt_outs(tmp_path / "nobody.csv", [])
+    succeeds(main, *update, "--exclude", wrong, "--readmit", known, nobody)
     printed = capsys.readouterr().out
-    assert "note: 1 of 1 users of --readmit were left out\n" in printed
+    assert "note: 1 users of --readmit are in --exclude, too, and stay out\n" in printed
+    assert f"note: {nobody}: has no users to readmit\n" in printed
+    assert "who is left out are as before; nothing to do" in printed
+    assert read_campaign(tea.folder).digest == left.digest
+    # A better list in place of the wrong one, with other ids.
+    words = ("update", tea.folder, "--data", tea.later, "--readmit", wrong, "--exclude")
+    succeeds(main, *words, opt_outs(tmp_path / "right.csv", [*ids[1:], 10**9]))
+    printed = capsys.readouterr().out
+    assert "note: 4 of 4 users of --readmit were left out\n" in printed
     assert f"{tea.folder}: 3 users are excluded; nothing is learned from them" in printed
     succeeds(main, *update, "--readmit", wrong)
     assert "note: 3 of 4 users of --readmit were left out\n" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.workspace import find_items
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.campaigns import KEPT_GENERAL
 from metaheac_jax.cli.main import main
 from metaheac_jax.cli.status import items_table
 from metaheac_jax.data.campaign import plain_id
@@ -235,6 +236,7 @@ def test_a_list_names_new_campaigns_and_folders(made, tmp_path, capsys):
     update = f"1 of the excluded users are non-seeds that {old} learns from"
     assert [update in text for text in notes] == [False, False, True]
     parents = {item.path.name: len(item.parents) for item in find_items(out)}
+    assert KEPT_GENERAL not in notes[1]
     # The parents are model and data, and the folder.
     assert parents == {"first.csv": 2, "new.csv": 2, "old.csv": 3}
 

@@ -1,6 +1,7 @@
 """Customising many campaigns goes on where it stopped, to the same bits."""
 
 from dataclasses import replace
+from threading import Thread
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,23 @@ def test_what_is_kept_is_found_for_the_same_work_alone(tmp_path, monkeypatch):
     assert KeptCampaigns(tmp_path, weights, ["paper", 0]).find(examples) is not None
     monkeypatch.setattr(module, "environment", lambda: {"program": "another version"})
     assert KeptCampaigns(tmp_path, weights, ["paper", 0]).find(examples) is None
+
+
+def test_an_equal_campaign_that_another_process_keeps_is_waited_for(tmp_path, writers):
+    weights = Weights({"params": {"bias": jnp.zeros(())}}, jnp.zeros((4, 2)))
+    adapted = AdaptedWeights(weights.network, np.array([1], np.int32), jnp.ones((1, 2)))
+    examples = campaign_examples(DATA, DATA.campaign(0))
+    kept = KeptCampaigns(tmp_path, weights, [])
+    kept.add(examples, adapted)
+    [path] = tmp_path.iterdir()
+    path.unlink()
+    adding = Thread(target=kept.add, args=(examples, adapted))
+    with writers.of(path):
+        adding.start()
+        adding.join(0.5)
+        assert adding.is_alive()
+    adding.join()
+    assert [own.name for own in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_head_that_was_solved_is_not_solved_again(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from tencent_world import with_line
 
 from experiments import movielens
 from experiments.comparison import report, runs
+from experiments.comparison.tuning import tuned_before
 from metaheac_jax.methods import Method
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.methods.stages import Trained
@@ -115,6 +116,14 @@ def test_data_has_its_own_tuning_and_the_papers_preset_more_epochs(
     assert [own["world"] for own in seen] == [f"{stem}-{non_seeds}"] * 2
     paper = replace(SETTINGS["paper"], online_epochs=20)
     assert [own["settings"] for own in seen] == [paper, SETTINGS["official"]]
+
+
+def test_the_penalty_of_lr_was_chosen_for_exposed_non_seeds_of_movielens_1m():
+    chosen = tuned_before("ml-1m-exposed")["methods"]
+    assert {name: own["chosen"] for name, own in chosen.items()} == {
+        name: {"penalty": 300.0} for name in ("lr", "lr-lengths")
+    }
+    assert tuned_before("ml-1m-pool") == {}
 
 
 def test_what_judges_a_training_is_in_no_history(tmp_path):

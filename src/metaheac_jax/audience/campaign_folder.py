@@ -60,6 +60,8 @@ _REMEDY = "give the folder that `metaheac customise` has written"
 class Counts(NamedTuple):
     """Numbers of users. While feedback is only added, equal numbers mean equal users.
 
+    Those excluded may change at an equal number, but only in `update`, which then learns again.
+
     Attributes:
       shown: number of users with feedback.
       converted: number of these who converted.
@@ -194,8 +196,9 @@ class SavedCampaign:
         same = same_data and general.origin == self.origin and self.learned == self.known
         if not same or self.seed not in (None, seed):
             return False
-        stays = is_among(data.checked_ids(exclude), self.excluded).all()
-        return bool(stays and not is_among(data.checked_ids(readmit), self.excluded).any())
+        exclude, readmit = data.checked_ids(exclude), data.checked_ids(readmit)
+        back = is_among(readmit, self.excluded) & ~is_among(readmit, exclude)
+        return bool(is_among(exclude, self.excluded).all() and not back.any())
 
     def load_general(self, progress: Progress = silent) -> General:
         """Loads the general model.
@@ -255,7 +258,8 @@ def save_customised(
     """Writes a customised model into a campaign folder, completely or not at all.
 
     An existing campaign folder is replaced. The campaign takes the name of the folder. Users who
-    are excluded from the model's audiences are also excluded from all later learning.
+    are excluded from the model's audiences are also excluded from all later learning, unless
+    `update` readmits them.
 
     Args:
       model: customised to a campaign from `Dataset.new_campaign`, from a general model in a folder.
@@ -394,8 +398,9 @@ def update(
       data: the data with the campaign's users; users that it lacks are left out. The folder's user
         ids take the form of the data's ids.
       exclude: ids of further users who are left out from now on.
-      readmit: ids of users who are no longer left out; others in it are ignored. Seeds who were
-        already left out when the campaign was made are not seeds again.
+      readmit: ids of users who are no longer left out, unless ``exclude`` has them too; others in
+        it are ignored. Seeds who were already left out when the campaign was made are not seeds
+        again.
       least_seeds: minimum number of seeds and converts that are users of the data. Default: 100, or
         half of those that the model has learned from and that are not left out, if that is less; it
         counts as having learned from all if the folder does not tell.

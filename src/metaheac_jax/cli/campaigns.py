@@ -401,11 +401,13 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
-def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, list[str]]:
+def read_excluded(
+    paths: Sequence[Path], data: Dataset, *, aim: str = "leave out"
+) -> tuple[np.ndarray, list[str]]:
     """Ids of users who may not be in an audience, in the data's form, and notes for the user.
 
     The ids are ascending and distinct. A note names a file in which some ids are not users of the
-    data, or which has only a header.
+    data, or which has only a header, and says what the users are for, the ``aim``.
 
     Raises:
       InputError: as `read_user_ids` does.
@@ -414,13 +416,13 @@ def read_excluded(paths: Sequence[Path], data: Dataset) -> tuple[np.ndarray, lis
     for path in paths:
         ids = np.unique(read_user_ids(path, text=has_text(data), may_be_empty=True))
         if not len(ids):
-            notes.append(f"{path}: has no users to leave out")
+            notes.append(f"{path}: has no users to {aim}")
             continue
         known = int((data.find_users(ids) >= 0).sum())
         if known < len(ids):
             hint = "" if known else "; check that they are ids of the prepared users"
             notes.append(
-                f"{path}: {known:,} of {len(ids):,} ids to leave out are users of the data{hint}"
+                f"{path}: {known:,} of {len(ids):,} ids to {aim} are users of the data{hint}"
             )
         excluded.append(ids)
     return np.unique(np.concatenate(excluded)), notes

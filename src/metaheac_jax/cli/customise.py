@@ -60,7 +60,7 @@ class Options:
     exclude: tuple[Path, ...] = ()
     """Files with ids of users to leave out, as for --seeds, for example users who opted out:
     nothing is learned from them, now or in an update, and they are in no audience of the
-    campaign. A file may have only a header."""
+    campaign, unless `metaheac update --readmit` takes this back. A file may have only a header."""
     least_seeds: int = LEAST_SEEDS
     """Stop with an error if fewer seeds than this are users of the data."""
     seed: int = 0

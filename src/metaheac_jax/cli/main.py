@@ -66,5 +66,5 @@ def main() -> None:
         description="Look-alike audiences: from a campaign's seed users to the users like them. "
         "For help on a subcommand: metaheac SUBCOMMAND --help. Exit codes: 0, done; 2, an error "
         "that you can fix, told in one line; 3, done, with something skipped or damaged; 75, "
-        "another process is writing the output, so try again later.",
+        "another process is writing the output, so try again later; 130 and 143, stopped.",
     )

@@ -374,7 +374,8 @@ def check_output(
 
     Raises:
       InputError: the file is one of ``inputs``, has another ending, is no regular file, is in no
-        folder or in one that is replaced, or another process is writing it.
+        folder or in one that is replaced.
+      Busy: another process is writing it.
       OSError: its file system is read-only or full, or may not be written by this user.
     """
     if os.path.realpath(path) in [os.path.realpath(known) for known in inputs if known is not None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,17 +12,10 @@ import tyro
 
 from metaheac_jax.audience.campaign_folder import SavedCampaign, read_campaign, update
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import (
-    KEPT_GENERAL,
-    has_text,
-    read_excluded,
-    read_user_ids,
-    unseen_notes,
-)
+from metaheac_jax.cli.campaigns import KEPT_GENERAL, read_excluded, unseen_notes
 from metaheac_jax.data.campaign_record import is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.model import Customised, load
 
@@ -52,9 +45,10 @@ class Options:
     users who opted out: nothing is learned from them, and they are in no audience of the
     campaign."""
     readmit: tuple[Path, ...] = ()
-    """Files with ids of users who are no longer left out, for example after a wrong --exclude. What
-    the campaign knew of them counts again, except that seeds whom `metaheac customise` left out are
-    not seeds again."""
+    """Files with ids of users who are no longer left out, for example after a wrong --exclude;
+    those who are in --exclude, too, stay out. What the campaign knew of them counts again. Seeds
+    whom `metaheac customise` left out are not among that: they may then be in audiences, and only
+    `metaheac customise` makes them seeds."""
     least_seeds: int | None = None
     """Stop with an error, and keep the model, if fewer seeds and converts than this are users of
     the data. Default: 100, or half of those that the model has learned from and that are not left
@@ -81,11 +75,9 @@ def main(options: Options) -> None:
         data = open_dataset(options.data, progress=progress)
         lines = ["feedback, data, model, seed and who is left out are as before; nothing to do"]
         excluded, notes = read_excluded(options.exclude, data)
-        readmitted = _read_readmitted(options.readmit, data, excluded)
+        readmitted, more = read_excluded(options.readmit, data, aim="readmit")
         changes = {"exclude": excluded, "readmit": readmitted}
-        if len(readmitted):
-            known = is_among(readmitted, saved.with_ids_of(data).excluded).sum()
-            notes.append(f"{known:,} of {len(readmitted):,} users of --readmit were left out")
+        notes += [*more, *_readmission_notes(saved.with_ids_of(data), excluded, readmitted)]
         if not saved.would_stay(general, data, options.seed, **changes):
             is_other = not saved.is_of(general)
             data = data.remember(saved.with_ids_of(data).user_ids, progress=progress)
@@ -108,17 +100,15 @@ def main(options: Options) -> None:
     )
 
 
-def _read_readmitted(paths: Sequence[Path], data: Dataset, excluded: np.ndarray) -> np.ndarray:
-    """The ids of --readmit; refuses those of --exclude.
-
-    Raises:
-      InputError: as `read_user_ids` does, or an id is to be left out too.
-    """
-    own = [np.unique(read_user_ids(path, text=has_text(data))) for path in paths]
-    for path, ids in zip(paths, own, strict=True):
-        if both := int(np.isin(ids, excluded).sum()):
-            raise InputError(f"{path}: --exclude has {both:,} of its users too; give them once")
-    return np.unique(np.concatenate([data.checked_ids(()), *own]))
+def _readmission_notes(
+    saved: SavedCampaign, excluded: np.ndarray, readmitted: np.ndarray
+) -> Iterator[str]:
+    if not len(readmitted):
+        return
+    known, both = is_among(readmitted, saved.excluded).sum(), is_among(readmitted, excluded).sum()
+    yield f"{known:,} of {len(readmitted):,} users of --readmit were left out"
+    if both:
+        yield f"{both:,} users of --readmit are in --exclude, too, and stay out"
 
 
 def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[str]:

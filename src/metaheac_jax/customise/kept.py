@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.environment import environment
-from metaheac_jax.files import whole_file
+from metaheac_jax.files import locked, whole_file
 from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.progress import silent
 from metaheac_jax.sealed import digest_of
 from metaheac_jax.training.checkpoint import array_digest, named_leaves
 
@@ -62,7 +63,9 @@ class KeptCampaigns:
         np.savez(content, **arrays)
         digest = hashlib.sha256(content.getvalue()).hexdigest()
         name = f"{self._key(examples)}-{digest}.npz"
-        with whole_file(self._folder / name) as path:
+        target = self._folder / name
+        # Another process may be adapting an equal campaign.
+        with locked(target, wait=silent), whole_file(target) as path:
             path.write_bytes(content.getvalue())
 
     def _key(self, examples: Batch) -> str:

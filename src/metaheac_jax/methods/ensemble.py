@@ -41,6 +41,8 @@ from metaheac_jax.training.loop import Quality
 _LABEL = "Ensemble"
 #: The shares of LR that are tried; the other members have equal parts of the rest.
 _SHARES_OF_LR = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+#: LR's penalty, which a saved share depends on, so it does not follow the default.
+_PENALTY_OF_LR = 30.0
 
 
 def ensemble(settings: Settings = PAPER) -> Method:
@@ -51,8 +53,8 @@ def ensemble(settings: Settings = PAPER) -> Method:
     the shares of the model that it continues from, or gives LR a share of 0.
 
     The solved head has its own settings, whatever the settings here say (see `solved_head`); of
-    these, `Method.with_settings` changes the penalty alone. LR's penalty is always that of `PAPER`.
-    Both trained members use the same random seed.
+    these, `Method.with_settings` changes the penalty alone. LR's penalty is always 30. Both
+    trained members use the same random seed.
     """
     members = member_methods(settings)
     _, network, _ = members
@@ -73,7 +75,7 @@ def ensemble(settings: Settings = PAPER) -> Method:
 def member_methods(settings: Settings) -> tuple[Method, Method, Method]:
     """The methods whose models are averaged; LR is the last."""
     head = solved_head(settings).with_settings(penalty=settings.penalty)
-    own = replace(settings, penalty=PAPER.penalty, online_adapts="all")  # LR has no heads
+    own = replace(settings, penalty=_PENALTY_OF_LR, online_adapts="all")  # LR has no heads
     return head, without_meta(settings, lengths=True), logistic_regression(own, lengths=True)
 
 

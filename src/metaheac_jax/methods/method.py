@@ -211,8 +211,8 @@ class Method:
         Raises:
           InputError: the data is invalid, a campaign cannot be trained on or held out (it is
             named), there are too few, the method cannot use several devices, or the directory has
-            checkpoints of another training, data, code or library version, or another process is
-            writing to it.
+            checkpoints of another training, data, code or library version.
+          Busy: another process is writing to the directory.
           Diverged: the loss, gradient or result of a step that may not be skipped is not finite.
         """
         chosen, held_out = self._chosen(data, campaigns, held_out)

@@ -43,7 +43,7 @@ class Checkpoints:
         directory: created if it does not exist.
 
         Raises:
-          InputError: another process has locked the directory.
+          Busy: another process has locked the directory.
         """
         self.directory = Path(directory).resolve()
         self._saving: Future[None] | None = None
