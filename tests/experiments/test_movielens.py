@@ -118,12 +118,14 @@ def test_data_has_its_own_tuning_and_the_papers_preset_more_epochs(
     assert [own["settings"] for own in seen] == [paper, SETTINGS["official"]]
 
 
-def test_the_penalty_of_lr_was_chosen_for_exposed_non_seeds_of_movielens_1m():
-    chosen = tuned_before("ml-1m-exposed")["methods"]
-    assert {name: own["chosen"] for name, own in chosen.items()} == {
-        name: {"penalty": 300.0} for name in ("lr", "lr-lengths")
-    }
-    assert tuned_before("ml-1m-pool") == {}
+@pytest.mark.parametrize(
+    ("world", "penalty"),
+    [("ml-100k-exposed", 30.0), ("ml-1m-exposed", 300.0), ("ml-1m-pool", 30.0)],
+)
+def test_the_penalty_of_lr_was_chosen_for_each_kind_of_data(world, penalty):
+    searches = tuned_before(world)["methods"]
+    assert set(searches) == {"lr", "lr-lengths"}
+    assert all(own["chosen"] == {"penalty": penalty} for own in searches.values())
 
 
 def test_what_judges_a_training_is_in_no_history(tmp_path):
