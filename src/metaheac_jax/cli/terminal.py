@@ -193,8 +193,8 @@ def command(
 
     The exit code is the value of ``main``, 0 or `FAULTS`; 2 for an error that the user can act on,
     which is printed in one line; `BUSY` if another process is writing the output; 130 for Ctrl-C;
-    or 143 for SIGTERM. A warning is one line, too. A
-    SIGTERM or SIGHUP that is ignored at the start stays ignored.
+    or 143 for SIGTERM. A warning is one line, too. A SIGTERM or SIGHUP that is ignored at the start
+    stays ignored.
 
     Args:
       options: a dataclass whose docstring and fields are the command's help, or a union of these.

@@ -25,8 +25,8 @@ class KeptCampaigns:
     """Adapted weights of campaigns, each in a file ``KEY-SHA256.npz``.
 
     KEY is a digest of all that the weights depend on: the general weights, the campaign's examples,
-    the options, the program and its libraries. SHA256 is the digest of the file, so a
-    damaged file counts as missing.
+    the options, the program and its libraries. SHA256 is the digest of the file, so a damaged file
+    counts as missing.
     """
 
     def __init__(self, folder: Path, weights: Weights, options: Any) -> None:
