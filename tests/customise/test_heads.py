@@ -66,7 +66,6 @@ def test_equals_adapting_all_with_the_other_gradients_zeroed(name, patience):
     general = general_of(network)
     examples = [campaign(name, 2, 150), campaign(name, 0), campaign(name, 1, 70)]
     options = {"seed": 5, "epochs": 4, "patience": patience, "learning_rate": 0.01}
-    options["numbers"] = [4, 0, 7]
     heads = HeadCustomiser(network, LAYOUT, batch_size=64)(general, examples, **options)
     frozen = FirstLayerFrozen(network)
     whole = Customiser(frozen, LAYOUT, batch_size=64)(general, examples, **options)
