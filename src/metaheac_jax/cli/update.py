@@ -77,10 +77,11 @@ def main(options: Options) -> None:
         excluded, notes = read_excluded(options.exclude, data)
         readmitted, more = read_excluded(options.readmit, data, aim="readmit")
         changes = {"exclude": excluded, "readmit": readmitted}
-        notes += [*more, *_readmission_notes(saved.with_ids_of(data), excluded, readmitted)]
+        known = saved.with_ids_of(data)
+        notes += [*more, *_readmission_notes(known, excluded, readmitted)]
         if not saved.would_stay(general, data, options.seed, **changes):
             is_other = not saved.is_of(general)
-            data = data.remember(saved.with_ids_of(data).user_ids, progress=progress)
+            data = data.remember(known.user_ids, progress=progress)
             saved = update(
                 options.campaign,
                 general,
