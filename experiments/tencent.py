@@ -252,7 +252,7 @@ def plan(options: Options, settings: Settings) -> str:
         lines.append(f"read {source}: about {users:,} users and {examples:,} stage-1 examples")
     # With early stopping, as long as most networks train in the worlds of the results.
     epochs = settings.offline_epochs if settings.offline_patience is None else 8
-    steps = epochs * math.ceil(0.6 * examples / settings.batch_size)
+    steps = epochs * math.ceil(0.6 * options.offline_examples * examples / settings.batch_size)
     side = jnp.ones((1024, 1024))
     product = jax.jit(lambda a: a @ a)
     product(side).block_until_ready()
@@ -264,7 +264,7 @@ def plan(options: Options, settings: Settings) -> str:
     seconds = 60.0 * options.runs  # making and preparing the data, compiling
     drawn = steps * 2 * settings.campaigns_per_step * settings.batch_size
     epochs = settings.online_epochs if settings.online_patience is None else 6
-    adapted = 0.4 * examples * epochs
+    adapted = 0.4 * options.online_examples * examples * epochs
     for name in options.names:
         method = method_named(name, settings)
         offline, online = method.work

@@ -25,6 +25,7 @@ from metaheac_jax.audience.workspace import CUSTOMISED
 from metaheac_jax.data.batches import check_campaigns
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.examples import Examples
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
@@ -64,6 +65,32 @@ class Data:
             return self
         return replace(self, dataset=self.without(campaigns), without=None)
 
+    def with_fewer_examples(self, offline: float, online: float) -> Data:
+        """The same campaigns and pools, with a part of the examples of stage 1.
+
+        Which seed sets are small is as with all examples. A smaller part is contained in a larger.
+
+        Args:
+          offline, online: fractions of the seeds and of the non-seeds of each training campaign and
+            of each test campaign; at least one of each is kept.
+        """
+        if offline == online == 1:
+            return self
+        fraction = np.ones(self.dataset.num_campaigns)
+        fraction[self.split.train], fraction[self.split.test] = offline, online
+
+        def fewer(dataset: Dataset) -> Dataset:
+            kept = _part(dataset.stage1, fraction)
+            name = f"{dataset.name}, stage 1: {offline:.3g} of training and {online:.3g} of test"
+            return replace(dataset, name=name, stage1=dataset.stage1.pick(kept))
+
+        without = self.without
+        return replace(
+            self,
+            dataset=fewer(self.dataset),
+            without=without and (lambda campaigns: fewer(without(campaigns))),
+        )
+
     def check(self, settings: Settings) -> None:
         """Refuses data that methods cannot be trained on, before anything is written.
 
@@ -90,6 +117,16 @@ class Data:
             "test_campaigns": len(self.split.test),
             "threshold": self.split.threshold,
         }
+
+
+def _part(stage: Examples, fraction: np.ndarray) -> np.ndarray:
+    """(E,) bool, which examples to keep for a (C,) fraction of each class of each campaign."""
+    group = 2 * stage.campaign + stage.label  # one per class of a campaign
+    order = np.lexsort((np.random.Generator(np.random.Philox(0)).random(len(group)), group))
+    counts = np.bincount(group, minlength=2 * len(fraction))
+    rank = np.empty(len(group), int)
+    rank[order] = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rank < np.ceil(np.repeat(fraction, 2) * counts)[group]
 
 
 def run_methods(

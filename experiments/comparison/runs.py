@@ -60,6 +60,11 @@ class RunOptions:
     """Other values for some settings of all methods, for example value_dropout=.7 width=64; an
     unknown name lists all. They replace the stored settings; not those that define a method, such
     as the one critic of without-hc. A setting that a method does not use has no effect."""
+    offline_examples: float = 1.0
+    """Fraction of the seeds and of the non-seeds of every training campaign to train on. Pools and
+    the users' values are unchanged."""
+    online_examples: float = 1.0
+    """Fraction of the seeds and of the non-seeds of every test campaign to customise to."""
     tune: int = 0
     """First choose the settings of every method on held-out training campaigns, with at most this
     many trials per method: rates of both stages and of the inner step, scale of the table, value
@@ -111,6 +116,10 @@ def check_options(options: RunOptions) -> None:
     terminal.check_minimum("--runs", options.runs, 1)
     terminal.check_minimum("--seed", options.seed, 0)
     terminal.check_minimum("--tune", options.tune, 0)
+    for name in ("offline_examples", "online_examples"):
+        if not 0 < (fraction := getattr(options, name)) <= 1:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option}: expected more than 0 and at most 1, got {fraction:g}")
     start_settings(options)  # raises for an unknown or invalid one
     if options.set and options.tune:
         raise InputError("--set: gives settings that --tune would choose; omit one of them")
@@ -150,7 +159,12 @@ def run_all(
       InputError: the data cannot be trained on, or --resume does not fit the contents of OUT.
     """
     terminal.keep_compiled()
-    first = load(options.seed, progress)
+
+    def examples_of(seed: int, progress: Progress) -> Data:
+        whole = load(seed, progress)
+        return whole.with_fewer_examples(options.offline_examples, options.online_examples)
+
+    first = examples_of(options.seed, progress)
     first.check(settings)
     facts = first.describe()
     if not options.resume:
@@ -174,7 +188,7 @@ def run_all(
     runs = []
     for seed in options.seeds:
         labelled = _labelled(progress, len(runs), options.runs)
-        data = first if seed == options.seed else load(seed, labelled)
+        data = first if seed == options.seed else examples_of(seed, labelled)
         data.check(settings)
         data = apart_from_held_out(data, settings, seed)
         directory = options.out / f"seed-{seed}"

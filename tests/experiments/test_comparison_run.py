@@ -63,6 +63,33 @@ def test_what_a_run_is_about():
     }
 
 
+def test_fewer_examples_keep_both_classes_and_lie_within_more():
+    split = split_of([3, 4], small=[3])
+    whole = Data(world(), split, without=lambda campaigns: world())
+
+    def kept(data):
+        stage = data.dataset.stage1
+        own = zip(stage.campaign, stage.user, stage.label, strict=True)
+        return {*own}
+
+    def seeds(data):
+        return data.dataset.stage1.positives
+
+    some, fewer = whole.with_fewer_examples(0.5, 0.2), whole.with_fewer_examples(0.1, 0.2)
+    fraction = np.array([0.5, 0.5, 0.5, 0.2, 0.2])
+    np.testing.assert_array_equal(seeds(some), np.ceil(fraction * seeds(whole)))
+    non_seeds = [data.dataset.stage1.counts - seeds(data) for data in (some, whole)]
+    np.testing.assert_array_equal(non_seeds[0], np.ceil(fraction * non_seeds[1]))
+    assert kept(fewer) < kept(some) < kept(whole)
+    test = {own for own in kept(fewer) if own[0] >= 3}
+    assert test == {own for own in kept(some) if own[0] >= 3}  # not changed by the other fraction
+    assert kept(some.apart_from(np.array([0]))) == kept(some)
+    assert some.split is split
+    np.testing.assert_array_equal(some.dataset.stage2.user, whole.dataset.stage2.user)
+    assert some.dataset.name == "toy, stage 1: 0.5 of training and 0.2 of test"
+    assert whole.with_fewer_examples(1, 1) is whole
+
+
 def ranker(quality):
     """A method that ranks a pool by its labels; the worse, the lower the quality."""
 

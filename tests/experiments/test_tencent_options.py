@@ -143,6 +143,8 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
         (("--set", "width=0"), ("settings: width: ", "got 0")),
         (("--set", "width=8", "--tune", 2), ("--set: gives settings that --tune would choose",)),
         (("--tune", 3, "--tune-only", "width"), ("--tune-only: unknown 'width'", "penalty")),
+        (("--offline-examples", 0), ("--offline-examples: expected more than 0 and at most 1",)),
+        (("--online-examples", 1.5), ("--online-examples: expected ", "at most 1, got 1.5")),
         (("--methods",), ("--methods: has no value; give one",)),
         (("--seed", -1), ("--seed: expected 0 or more, got -1",)),
         (("--data-dir", "nowhere"), ("nowhere: no such folder",)),
