@@ -21,6 +21,7 @@ from commands import (
 )
 from toy import dataset
 
+from metaheac_jax.cli import terminal
 from metaheac_jax.cli.fit import (
     _folder_notes,
     _judged,
@@ -189,7 +190,7 @@ def test_campaigns_that_nothing_can_be_trained_on_are_skipped_if_asked(tmp_path,
     first, second = map(str, DATA.campaign_ids[[1, 4]])
     words = (f"campaign {first}: stage 1 has", f"{second}; --skip-unusable leaves out those of")
     refuses(capsys, main, *command, words=words)
-    succeeds(main, *command, "--skip-unusable")
+    assert exit_code(main, *command, "--skip-unusable") == terminal.FAULTS
     printed = capsys.readouterr().out
     assert printed.index(f"note: left out as unusable (2): {first}, {second}\n") < printed.index(
         "trained on 4 campaigns of toy"
@@ -202,10 +203,9 @@ def test_campaigns_that_nothing_can_be_trained_on_are_skipped_if_asked(tmp_path,
     # The paper's split comes first, so what is judged does not depend on what is left out.
     [bad] = paper_split(DATA, 0).train[:1]
     with_few(tmp_path / "one", [bad], keep=19)
-    succeeds(
-        main, "fit", tmp_path / "one", tmp_path / "paper", "--method", "cosine",
-        "--campaigns", "paper", "--skip-unusable",
-    )  # fmt: skip
+    command = ("fit", tmp_path / "one", tmp_path / "paper", "--method", "cosine")
+    code = exit_code(main, *command, "--campaigns", "paper", "--skip-unusable")
+    assert code == terminal.FAULTS
     kept = np.setdiff1d(paper_split(DATA, 0).train, bad)
     assert set(load(tmp_path / "paper").campaigns) == set(DATA.campaign_ids[kept].tolist())
 

@@ -17,11 +17,12 @@ class DeviceOptions:
     """Options for several devices."""
 
     mesh: str | None = None
-    """Use several devices, for example campaign=4,row=2: training then keeps four copies of the
-    embedding table, each split by rows over two devices, and splits campaigns over all eight.
-    Customising splits campaigns over all devices, and expanding splits users; each device then has
-    a whole table. For metaheac, mlp-pretraining, solved-head, ensemble, seed-aware and their
-    variants."""
+    """Use several devices, for example campaign=2,row=2: training then keeps two copies of the
+    embedding table, each split by rows over two devices, and splits the campaigns of a step over
+    all four. A step has 5 campaigns, so for more than 5 devices raise campaigns_per_step (--set of
+    `metaheac fit`). Customising splits campaigns over all devices (solved-head and ensemble use one
+    of each process), and expanding splits users; each device then has a whole table. For metaheac,
+    mlp-pretraining, solved-head, ensemble, seed-aware and their variants."""
     coordinator: str | None = None
     """With --mesh, run as one of several processes: give HOST:PORT of the first one, or auto with
     Slurm, Open MPI, Kubernetes or Cloud TPUs. All processes must see the same files; the first one

@@ -73,15 +73,16 @@ class Options:
     fewer than 60%, others at random."""
     skip_unusable: bool = False
     """Leave out campaigns of the data that no model can be trained on, because they have fewer than
-    20 examples of stage 1 (to learn from), or only seeds or only non-seeds. The command names them.
-    By default, such a campaign is an error."""
+    20 examples of stage 1 (to learn from), or only seeds or only non-seeds. The command names them,
+    and exits with code 3. By default, such a campaign is an error."""
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
     """Folders of campaigns, from `metaheac customise`, to train on as well: the examples
     that their own models learn from. They are not held out. A folder's name is the id of the
     campaign."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who opted out, one per line, or a .csv, .csv.gz or .parquet file with
-    a column user_id: the model learns nothing from their examples, nor from those in --with."""
+    a column user_id: this training learns nothing from their examples, nor from those in --with.
+    What the model of --from has learned from them stays; to remove that, train without --from."""
     epochs: int | None = None
     """Train for this many epochs, on all these campaigns; for methods that are trained in steps. By
     default, the paper's settings hold a tenth of the campaigns out, and end training when results
@@ -101,8 +102,8 @@ class Options:
     devices: tyro.conf.OmitArgPrefixes[DeviceOptions] = field(default_factory=DeviceOptions)
 
 
-def main(options: Options) -> None:
-    """Runs the command."""
+def main(options: Options) -> int:
+    """Runs the command; returns its exit code."""
     changes = _check_options(options)
     method = method_named(options.method or "metaheac", SETTINGS[options.settings or "paper"])
     method = method.with_settings(**changes)
@@ -132,7 +133,7 @@ def main(options: Options) -> None:
             method = method.with_settings(offline_epochs=options.epochs, offline_patience=None)
         excluded = _read_excluded(options.exclude, data, screen)
         data = _without_excluded(data, excluded, screen, progress)
-        campaigns = _training_campaigns(data, options.campaigns, options.seed, start)
+        campaigns, notes = _training_campaigns(data, options.campaigns, options.seed, start), []
         if options.skip_unusable:
             campaigns, notes = _usable(data, campaigns)
             terminal.print_lines(screen, *notes)
@@ -178,6 +179,7 @@ def main(options: Options) -> None:
         f"{terminal.quoted(options.data)} --seeds FILE --attributes FILE --size N "
         "--out audience.csv",
     )
+    return terminal.FAULTS if notes else 0
 
 
 def _check_options(options: Options) -> dict[str, Any]:
