@@ -117,6 +117,41 @@ def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, others, incl
 
 @given(
     block=st.integers(1, USERS + 1),
+    ranks=st.lists(
+        st.tuples(st.integers(0, USERS - 1), st.integers(1, 20)), min_size=2, max_size=2
+    ),
+)
+@settings(max_examples=40)
+def test_each_model_has_ranks_of_its_own(block, ranks):
+    ranks = [range(first, first + count) for first, count in ranks]
+    models = [model(few_values), model(other_values)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieve, "_BLOCK", block)
+        found = expand_all(models, DATA, ranks=ranks)
+        for audience, own, wanted in zip(found, models, ranks, strict=True):
+            ids, scores = sorted_users(own.scorer, own.seed_ids)
+            np.testing.assert_array_equal(audience.user_ids, ids[wanted.start : wanted.stop])
+            np.testing.assert_array_equal(audience.scores, scores[wanted.start : wanted.stop])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ranks": [range(3)]}, "one range per model, 2, got 1"),
+        ({"ranks": [range(3), range(0)]}, r"range\(5000\), got range\(0, 0\)"),
+        ({"ranks": [range(3), range(0, 9, 2)]}, "got range"),
+        ({"ranks": [range(3), range(-1, 9)]}, "got range"),
+        ({"ranks": [3, 4]}, "got 3"),
+        ({"ranks": [range(3)] * 2, "size": 3}, "give ranks, or one of size"),
+    ],
+)
+def test_ranks_that_make_no_sense(options, words):
+    with pytest.raises(InputError, match=words):
+        expand_all([model(), model()], DATA, **options)
+
+
+@given(
+    block=st.integers(1, USERS + 1),
     edges=st.lists(st.floats(0, 100), min_size=2, max_size=5, unique=True).map(sorted),
     others=st.sets(st.integers(0, USERS - 1), max_size=USERS // 2),
 )

@@ -218,7 +218,7 @@ def test_lists_are_no_ids(tmp_path, text):
 
 TEA = {"name": "tea", "seeds": "tea.csv", "attributes": ATTRIBUTES}
 GOLF = {"name": "golf é", "seeds": "/all/golf.csv", "attributes": {}, "previous": "old/golf.csv"}
-SAVED = {"name": "saved", "folder": "campaigns/saved"}
+SAVED = {"name": "saved", "folder": "campaigns/saved", "suppress": "buyers", "percent": 2.5}
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,15 @@ def test_campaigns_are_read(tmp_path, text):
     path = tmp_path / "campaigns"
     path.write_text(text if isinstance(text, str) else json.dumps(text, indent=2))
     assert read_campaigns(path) == [
-        Request(tmp_path / "tea.csv", ATTRIBUTES, None, "tea"),
-        Request(type(path)("/all/golf.csv"), {}, tmp_path / "old" / "golf.csv", "golf é"),
-        Request(tmp_path / "campaigns" / "saved", None, None, "saved"),
+        Request(tmp_path / "tea.csv", ATTRIBUTES, name="tea"),
+        Request(type(path)("/all/golf.csv"), {}, tmp_path / "old" / "golf.csv", name="golf é"),
+        Request(
+            tmp_path / "campaigns" / "saved",
+            None,
+            suppress=tmp_path / "buyers",
+            percent=2.5,
+            name="saved",
+        ),
     ]
 
 
@@ -262,7 +268,7 @@ def test_a_line_ends_where_json_lines_do(tmp_path, end):
         ({**GOLF, "seeds": "a\0.csv"}, "campaign golf é: seeds: expected the name of a file, got"),
         ({**GOLF, "name": "tea"}, "campaign tea: occurs twice; give each a name of its own"),
         ({"name": "golf", "seeds": "x"}, "campaign golf: has no 'attributes'; expected name, seed"),
-        ({**TEA, "name": "golf", "size": 3}, "campaign golf: has an unknown 'size'; expected name"),
+        ({**TEA, "name": "golf", "sise": 3}, "campaign golf: has an unknown 'sise'; expected name"),
         ({**GOLF, "seeds": [1]}, "campaign golf é: seeds: expected the name of a file, got [1]"),
         ({**GOLF, "previous": 1}, "campaign golf é: previous: expected the name of a file, got 1"),
         ({**GOLF, "attributes": "x"}, "campaign golf é: attributes: expected a JSON object"),

@@ -470,6 +470,68 @@ def test_many_campaigns_are_those_expanded_one_by_one(options, many, tmp_path, c
     assert golf["refresh"] is None
 
 
+def with_own(many, tmp_path, *, tea, golf):
+    """Gives the two campaigns of the list some values of their own."""
+    path = tmp_path / "list" / "campaigns"
+    entries = map(json.loads, path.read_text().splitlines())
+    entries = [{**entry, **own} for entry, own in zip(entries, (tea, golf), strict=True)]
+    path.write_text("\n".join(map(json.dumps, entries)))
+
+
+def test_campaigns_have_their_own_sizes_base_rates_and_suppressed_users(many, tmp_path, capsys):
+    own = {"--probability": "", "--base-rate": 0.1}
+    succeeds(main, "expand", *words_of({**many, **own, "--size": 40}))
+    tea, golf = (rows_of(tmp_path / "audiences" / f"{name}.csv") for name in ("tea", "golf club"))
+    buyers = [row["user_id"] for row in golf[:3]]
+    (tmp_path / "list" / "buyers.csv").write_text("\n".join(["user_id", *buyers, "777777"]))
+    changes = {"percent": 10, "base_rate": 0.02, "suppress": "buyers.csv"}
+    with_own(many, tmp_path, tea={"size": 7}, golf=changes)
+    succeeds(main, "expand", *words_of({**many, **own, "--size": None}))
+    tea_now, golf_now = (
+        rows_of(tmp_path / "audiences" / f"{name}.csv") for name in ("tea", "golf club")
+    )
+    assert tea_now == tea[:7]
+    ids = [row["user_id"] for row in golf[3:23]]  # 10% of 200 users
+    assert [row["user_id"] for row in golf_now] == ids
+    assert [row["score"] for row in golf_now] == [row["score"] for row in golf[3:23]]
+    lower = [float(row["probability"]) for row in golf_now]
+    assert all(a < float(b["probability"]) for a, b in zip(lower, golf[3:23], strict=True))
+    record = json.loads((tmp_path / "audiences" / "audiences.json").read_text())
+    found = record["campaigns"]
+    assert [entry["base_rate"] for entry in found] == [0.1, 0.02]
+    assert [entry["users"] for entry in found] == [7, 20]
+    assert [entry["candidates"] for entry in found] == [200 - 120, 200 - 110 - 3]
+    [note] = [note for note in found[1]["notes"] if "buyers" in note]
+    assert note == "list/buyers.csv: 3 of 4 ids to leave out are users of the data"
+    files = [entry["file"] for entry in record["inputs"] if entry["option"] == "suppress"]
+    assert files == ["list/buyers.csv"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"size": 0}, "campaign golf club: size: expected a whole number of 1 or more, got 0"),
+        ({"size": True}, "campaign golf club: size: expected a whole number"),
+        ({"percent": 101}, "campaign golf club: percent: expected more than 0 and at most 100"),
+        ({"size": 3, "percent": 2}, "campaign golf club: audience: give one of size, percent"),
+        ({"base_rate": "1%"}, "campaign golf club: base rate: expected more than 0 and less t"),
+        ({"base_rate": 0.1}, "campaign golf club: base_rate: only with --probability"),
+        ({"suppress": 5}, "campaign golf club: suppress: expected the name of a file, got 5"),
+        ({"suppress": "none.csv"}, "campaign golf club: list/none.csv: No such file"),
+        (
+            {"edge": 5},
+            "'edge'; expected name, seeds and attributes, or name and folder; previous,",
+        ),
+        ({}, "campaign golf club: has no size or percent; give one of --size, --percent, and --"),
+    ],
+)
+def test_own_values_that_make_no_sense(many, tmp_path, capsys, changed, words):
+    with_own(many, tmp_path, tea={"size": 7}, golf=changed)
+    before, options = contents(tmp_path), many if changed else {**many, "--size": None}
+    refuses(capsys, main, "expand", *words_of(options), words=(words,))
+    assert contents(tmp_path) == before
+
+
 def test_customised_campaigns_are_kept_until_the_audiences_are_written(many, tmp_path, monkeypatch):
     customise, kept = Method.customise, []
 

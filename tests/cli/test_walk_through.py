@@ -562,6 +562,13 @@ def test_users_who_were_shown_a_campaign_are_left_out_of_its_audience_alone(
     ]
     shown = (pl.read_csv(told)["converted"] == 0).sum()
     assert [a - b for a, b in zip(*sizes, strict=True)] == [shown, 0, 0]
+    # Users to leave out of one audience are left out besides those that its folder leaves out.
+    bought = pl.read_csv(tmp_path / "without" / "tea.csv")[:3]
+    bought.write_csv(tmp_path / "bought.csv")
+    listed.write_text("\n".join(map(json.dumps, [{**entries[0], "suppress": "bought.csv"}])))
+    succeeds(main, *many, "--out", tmp_path / "rest", "--exclude-shown")
+    rest = pl.read_csv(tmp_path / "rest" / "tea.csv")["user_id"].to_list()
+    assert rest == pl.read_csv(tmp_path / "without" / "tea.csv")["user_id"].to_list()[3:]
     listed.write_text(json.dumps(entries[2]))
     words = ("--exclude-shown: only for a campaign's folder, which has feedback",)
     refuses(capsys, main, *many, "--out", tmp_path / "x", "--exclude-shown", words=words)

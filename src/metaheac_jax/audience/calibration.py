@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +101,8 @@ def check_base_rate(base_rate: float) -> None:
     Raises:
       InputError: the rate is out of range; the message names it.
     """
-    if not 0 < base_rate < 1:
-        raise InputError(f"base rate: expected more than 0 and less than 1, got {base_rate}")
+    if isinstance(base_rate, bool) or not isinstance(base_rate, Real) or not 0 < base_rate < 1:
+        raise InputError(f"base rate: expected more than 0 and less than 1, got {base_rate!r}")
 
 
 def calibrate(

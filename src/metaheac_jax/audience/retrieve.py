@@ -8,7 +8,7 @@ Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from numbers import Real
@@ -100,6 +100,7 @@ def expand_all(
     percent: float | None = None,
     from_percent: float | None = None,
     to_percent: float | None = None,
+    ranks: Sequence[range] | None = None,
     include_seeds: bool = False,
     exclude: UserIds = (),
     mesh: Mesh | None = None,
@@ -111,12 +112,14 @@ def expand_all(
       models: each customised to its campaign.
       data, size, percent, from_percent, to_percent, include_seeds, exclude, mesh, progress: as in
         `expand`, for all audiences.
+      ranks: instead of one size for all: the ranks of each model's audience, counted from 0, such
+        as ``range(5000)`` for its best 5,000 users.
 
     Returns:
       The audience of each model.
 
     Raises:
-      InputError: as in `expand`, or the models are no list.
+      InputError: as in `expand`, the models are no list, or the ranks are not one range per model.
       Diverged: a score is not a number.
     """
     if isinstance(models, Customised):
@@ -126,22 +129,19 @@ def expand_all(
             raise InputError(f"expected a customised model, got a {type(model).__name__}")
         model.general.check_data(data)
     data.check_one_row_per_user()
-    ranks = audience_ranks(
-        data.num_users,
-        size=size,
-        percent=percent,
-        from_percent=from_percent,
-        to_percent=to_percent,
-    )
+    one = {"size": size, "percent": percent, "from_percent": from_percent, "to_percent": to_percent}
+    if ranks is None:
+        ranks = [audience_ranks(data.num_users, **one)] * len(models)
+    else:
+        _check_ranks(ranks, len(models), one)
     left_out = _left_out(models, data, exclude, include_seeds=include_seeds)
     if mesh is not None:
-        check_same("ranks and users left out", (ranks, [array_digest(ids) for ids in left_out]))
+        check_same("ranks and users left out", ([*ranks], [array_digest(ids) for ids in left_out]))
     part = (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
     excluded, *left_out = _find_each(left_out, data, part, progress)
     left_out = [np.setdiff1d(users, excluded) for users in left_out]
     # One more than the audience has tells whether its last score is that of others, too.
-    num_kept = ranks.stop + 1
-    tops = [RunningTop(num_kept, data.user_ids.dtype) for _ in models]
+    tops = [RunningTop(own.stop + 1, data.user_ids.dtype) for own in ranks]
 
     size_of_block = _block_size([model.scorer for model in models])
 
@@ -158,9 +158,23 @@ def expand_all(
             done = min(start + size_of_block, data.num_users)
             progress("score the pool", done, data.num_users)
     if part[1] > 1:
-        tops = [_merged(top, num_kept, data.user_ids.dtype) for top in tops]
+        tops = [
+            _merged(top, own.stop + 1, data.user_ids.dtype)
+            for top, own in zip(tops, ranks, strict=True)
+        ]
     able = [data.num_users - len(excluded) - len(users) for users in left_out]
-    return [_audience(top, ranks, num) for top, num in zip(tops, able, strict=True)]
+    return [_audience(*own) for own in zip(tops, ranks, able, strict=True)]
+
+
+def _check_ranks(ranks: Sequence[range], num_models: int, one: Mapping[str, float | None]) -> None:
+    """Refuses ranks that are not one range per model, or are given beside a size for all."""
+    if any(value is not None for value in one.values()):
+        raise InputError("audience: give ranks, or one of size, percent and the band; not both")
+    if len(ranks) != num_models:
+        raise InputError(f"ranks: expected one range per model, {num_models}, got {len(ranks)}")
+    for own in ranks:
+        if not isinstance(own, range) or own.step != 1 or own.start < 0 or not own:
+            raise InputError(f"ranks: expected ranges of ranks such as range(5000), got {own!r}")
 
 
 def _audience(top: RunningTop, ranks: range, num_candidates: int) -> Audience:

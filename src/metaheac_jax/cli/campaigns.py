@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from metaheac_jax.audience.calibration import check_base_rate
 from metaheac_jax.audience.campaign_folder import SavedCampaign
+from metaheac_jax.audience.retrieve import audience_ranks
 from metaheac_jax.audience.seed_check import MANY_SEEDS, SeedCheck
 from metaheac_jax.data.campaign import Campaign, UserIds, check_user_ids, whole_number
 from metaheac_jax.data.dataset import Dataset
@@ -35,6 +37,9 @@ KEPT_GENERAL = (
 )
 #: The longest name in a file of campaigns, in UTF-8; names of a campaign's files are longer.
 MAX_NAME_BYTES = 200
+#: Number of users of a pool so large that no band is empty.
+ANY_POOL = 2**31
+_OPTIONAL = ("previous", "suppress", "size", "percent", "base_rate")  # keys of a campaign
 _MAX_COMPARED = 5000  # values that a mistyped one is compared with, which takes time
 _HEADERS = ("user_id", "userid", "uid", "id")  # names of the column of user ids
 _PLAIN_HEADERS = _HEADERS[:2]  # those that mean users whatever the other columns are
@@ -51,6 +56,9 @@ class Request:
       source: file of the seeds, or the campaign folder that has them.
       attributes: the campaign's attributes; None for a campaign folder, which has them.
       previous: file of an earlier audience, if there is one.
+      suppress: file of users to leave out of its audience, if there is one.
+      size, percent: its own size of the audience; at most one is given.
+      base_rate: its own base rate, if it is given.
       name: name of the campaign, if it is one of many.
       saved: the content of a campaign folder, once it is read.
     """
@@ -58,6 +66,10 @@ class Request:
     source: Path
     attributes: dict[str, Any] | None
     previous: Path | None = None
+    suppress: Path | None = None
+    size: int | None = None
+    percent: float | None = None
+    base_rate: float | None = None
     name: str | None = None
     saved: SavedCampaign | None = None
 
@@ -177,7 +189,8 @@ def read_campaigns(path: Path) -> list[Request]:
     """The campaigns in a file: JSON objects, one per line or in a list.
 
     Each has ``name``; ``seeds`` (a file) and ``attributes``, or ``folder`` (of a campaign); and
-    optionally ``previous`` (a file). Paths are relative to the file of campaigns.
+    optionally ``previous`` and ``suppress`` (files), ``size`` or ``percent``, and ``base_rate``.
+    Paths are relative to the file of campaigns.
 
     Raises:
       InputError: the file cannot be read, or a campaign is wrong; the message has its number or
@@ -223,22 +236,28 @@ def _request(path: Path, number: int, entry: Any) -> Request:
     where = f"{path}: campaign {name}"
     needed = ("folder",) if "folder" in entry else ("seeds", "attributes")
     missing = [key for key in needed if key not in entry]
-    unknown = [key for key in entry if key not in ("name", *needed, "previous")]
+    unknown = [key for key in entry if key not in ("name", *needed, *_OPTIONAL)]
     if missing or unknown:
         wrong = f"has no {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
         raise InputError(
-            f"{where}: {wrong}; expected name, seeds and attributes, or name and folder; previous "
-            "is optional"
+            f"{where}: {wrong}; expected name, seeds and attributes, or name and folder; "
+            f"{', '.join(_OPTIONAL)} are optional"
         )
-    for key in ("seeds", "folder", "previous"):
+    for key in ("seeds", "folder", "previous", "suppress"):
         if not isinstance(entry.get(key, ""), str) or "\0" in entry.get(key, ""):
             kind = "folder" if key == "folder" else "file"
             raise InputError(f"{where}: {key}: expected the name of a {kind}, got {entry[key]!r}")
     attributes = entry.get("attributes")
     if "attributes" in needed and not isinstance(attributes, dict):
         raise InputError(f"{where}: attributes: expected a JSON object")
-    previous = path.parent / entry["previous"] if "previous" in entry else None
-    return Request(path.parent / entry[needed[0]], attributes, previous, name)
+    own = {key: entry[key] for key in ("size", "percent", "base_rate") if key in entry}
+    with about(where):
+        if "size" in own or "percent" in own:
+            audience_ranks(ANY_POOL, size=own.get("size"), percent=own.get("percent"))
+        if "base_rate" in own:
+            check_base_rate(own["base_rate"])
+    files = {key: path.parent / entry[key] for key in ("previous", "suppress") if key in entry}
+    return Request(path.parent / entry[needed[0]], attributes, **files, **own, name=name)
 
 
 def read_seeds(path: Path, *, text: bool) -> np.ndarray:

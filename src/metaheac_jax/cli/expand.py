@@ -33,6 +33,7 @@ from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
 from metaheac_jax.audience.workspace import CUSTOMISED, remove_work
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
+    ANY_POOL,
     Request,
     check_readable,
     find_campaign,
@@ -67,7 +68,7 @@ from metaheac_jax.sealed import Parent, digests
 from metaheac_jax.settings import Adapts
 from metaheac_jax.training.checkpoint import array_digest
 
-_ANY_POOL = 2**31  # users; so many that no band is empty
+_SIZES = "give one of --size, --percent, and --from-percent with --to-percent"
 #: Options in an audience's record.
 _RECORDED = (
     *("size", "percent", "from_percent", "to_percent", "include_seeds", "exclude_shown"),
@@ -98,10 +99,12 @@ class Options:
     campaigns: Path | None = None
     """File with one campaign per line, as JSON. A new campaign: {"name": "tea", "seeds": "tea.csv",
     "attributes": {...}}. One with a folder from `metaheac customise`, whose general model must be
-    MODEL: {"name": "tea", "folder": "campaigns/tea"}. Either may have "previous": "old/tea.csv". A
-    JSON list of campaigns works as well. Paths are relative to the file. Once customised, new
-    campaigns are kept in OUT.customised until all audiences are written, so that after an
-    interruption the same command continues."""
+    MODEL: {"name": "tea", "folder": "campaigns/tea"}. Either may have "previous": "old/tea.csv". It
+    may have its own "size" or "percent" and, with --probability, "base_rate", instead of the
+    command's; and "suppress": "buyers.csv", users to leave out of its audience besides those of
+    --suppress. A JSON list of campaigns works as well. Paths are relative to the file. Once
+    customised, new campaigns are kept in OUT.customised until all audiences are written, so that
+    after an interruption the same command continues."""
     out: Path
     """File to write: .parquet, .csv or .csv.gz. A file NAME.json beside it records what it was made
     from: model, data, options, and names and checksums of the given files. With --campaigns, a
@@ -110,7 +113,8 @@ class Options:
     format: Literal["parquet", "csv", "csv.gz"] | None = None
     """With --campaigns, the format of the files; csv by default."""
     size: int | None = None
-    """Number of users in an audience. Give this, --percent, or --from-percent and --to-percent."""
+    """Number of users in an audience. Give this, --percent, or --from-percent and --to-percent;
+    none of them if every campaign of --campaigns has its own."""
     percent: float | None = None
     """Size of an audience as a percentage of all users; those of metaheac curve are of the
     candidates."""
@@ -180,6 +184,7 @@ def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
     _check_options(options)
     requests, refusals = _requests(options), Refusals()
+    _check_own_options(options, requests)
     _check_folders(options, requests)
     kept = _check_outputs(options, requests)
     mesh = mesh_of(options.devices)
@@ -234,10 +239,11 @@ def _check_options(options: Options) -> None:
     elif (options.campaigns is None and not one) or (options.campaigns is not None and some):
         raise InputError("expand: give --seeds and --attributes, or --campaigns")
     band = options.from_percent is not None or options.to_percent is not None
-    if (options.size is not None) + (options.percent is not None) + band != 1:
-        what = "give one of --size, --percent, and --from-percent with --to-percent"
-        raise InputError(f"expand: {what}")
-    audience_ranks(_ANY_POOL, **_ranks(options))
+    given = (options.size is not None) + (options.percent is not None) + band
+    if given > 1 or (not given and options.campaigns is None):
+        raise InputError(f"expand: {_SIZES}")
+    if given:
+        audience_ranks(ANY_POOL, **_ranks(options))
     if options.campaigns is None and options.format is not None:
         raise InputError(
             "--format: only with --campaigns; otherwise the ending of --out decides the format"
@@ -257,6 +263,16 @@ def _check_options(options: Options) -> None:
     terminal.check_minimum("--seed", options.seed, 0)
     if options.least_seeds is not None:
         terminal.check_minimum("--least-seeds", options.least_seeds, 0)
+
+
+def _check_own_options(options: Options, requests: Sequence[Request]) -> None:
+    """Refuses campaigns without a size, or with a base rate that is not used."""
+    has_size = any(value is not None for value in _ranks(options).values())
+    for request in requests:
+        if not has_size and request.size is None and request.percent is None:
+            raise InputError(f"campaign {request.name}: has no size or percent; {_SIZES}")
+        if request.base_rate is not None and not options.probability:
+            raise InputError(f"campaign {request.name}: base_rate: only with --probability")
 
 
 def _check_outputs(options: Options, requests: Sequence[Request]) -> Path | None:
@@ -284,7 +300,7 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> Path | None
                 "give another file"
             )
         return None
-    sources = [request.source for request in requests]
+    sources = [path for own in requests for path in (own.source, own.suppress)]
     inputs = (options.campaigns, options.model, options.data, *sources, *lists)
     kind = "a folder of audiences"
     terminal.check_output_folder("--out", options.out, MANIFEST, kind, *inputs)
@@ -294,6 +310,13 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> Path | None
 def _ranks(options: Options) -> dict[str, Any]:
     names = ("size", "percent", "from_percent", "to_percent")
     return {name: getattr(options, name) for name in names}
+
+
+def _own_ranks(options: Options, request: Request, num_users: int) -> range:
+    """The ranks of a campaign's audience."""
+    if request.size is None and request.percent is None:
+        return audience_ranks(num_users, **_ranks(options))
+    return audience_ranks(num_users, size=request.size, percent=request.percent)
 
 
 def _chosen(options: Options) -> dict[str, Any]:
@@ -308,6 +331,7 @@ def _record(options: Options, inputs: _Inputs, refusals: Refusals) -> dict[str, 
     paths += [("seeds", request.source) for request in requests if not request.is_folder]
     paths += [("exclude", path) for path in options.exclude]
     paths += [("suppress", path) for path in options.suppress]
+    paths += [("suppress", own.suppress) for own in requests if own.suppress is not None]
     paths += [
         ("previous", own.previous)
         for own in requests
@@ -389,6 +413,7 @@ class _Inputs(NamedTuple):
       earlier: ids of each campaign's earlier audience, by the campaign's name.
       excluded: user ids from --exclude.
       suppressed: user ids from --suppress.
+      own_suppressed: user ids to leave out of a campaign's audience only, by the campaign's name.
       notes: notes on all campaigns.
     """
 
@@ -396,6 +421,7 @@ class _Inputs(NamedTuple):
     earlier: Mapping[str | None, np.ndarray]
     excluded: np.ndarray
     suppressed: np.ndarray
+    own_suppressed: Mapping[str | None, np.ndarray]
     notes: Sequence[str]
 
 
@@ -419,6 +445,7 @@ def _find(
                 earlier[request.name] = read_audience(request.previous, text=has_text(data))
     excluded, known = read_excluded(options.exclude, data)
     suppressed, more = read_excluded(options.suppress, data)
+    own_suppressed, own_notes = _read_suppressed(requests, refusals, data)
     found = _find_campaigns(options, requests, refusals, general, data, excluded, progress)
     if options.probability:
         for own in found:
@@ -428,17 +455,29 @@ def _find(
     _check_usable(len(found), options, refusals)
     if mesh is not None:
         parts = [(own.campaign.users, own.campaign.labels, own.campaign.rows) for own in found]
-        digests = [array_digest(part) for part in (excluded, suppressed, *chain(*parts))]
+        ids = (excluded, suppressed, *own_suppressed.values())
+        digests = [array_digest(part) for part in (*ids, *chain(*parts))]
         check_same("campaigns and excluded users", digests)
-    left_out = np.union1d(excluded, suppressed)
-    wanted = audience_ranks(data.num_users, **_ranks(options))
-    _check_candidates(options, data, found, left_out, wanted)
+    _check_candidates(options, data, found, np.union1d(excluded, suppressed), own_suppressed)
     reasons = dict(unread.reasons)
     for number, own in enumerate(found):
+        notes = [*own.notes, *own_notes.get(own.request.name, ())]
         if own.request.name in unread:
-            note = f"not compared with an earlier audience: {reasons[own.request.name]}"
-            found[number] = own._replace(notes=[*own.notes, note])
-    return _Inputs(found, earlier, excluded, suppressed, [*known, *more])
+            notes += [f"not compared with an earlier audience: {reasons[own.request.name]}"]
+        found[number] = own._replace(notes=notes)
+    return _Inputs(found, earlier, excluded, suppressed, own_suppressed, [*known, *more])
+
+
+def _read_suppressed(
+    requests: Sequence[Request], refusals: Refusals, data: Dataset
+) -> tuple[dict[str | None, np.ndarray], dict[str | None, list[str]]]:
+    """The users to leave out of single campaigns' audiences, and notes on them, by name."""
+    ids, notes = dict[str | None, np.ndarray](), dict[str | None, list[str]]()
+    for own in requests:
+        if own.suppress is not None:
+            with refusals.collected(own.name), own.named():
+                ids[own.name], notes[own.name] = read_excluded([own.suppress], data)
+    return ids, notes
 
 
 def _expand(
@@ -451,7 +490,8 @@ def _expand(
     progress: Progress,
 ) -> list[Expanded]:
     """The audience of every campaign."""
-    found, ranks = inputs.found, _ranks(options)
+    found = inputs.found
+    ranks = [_own_ranks(options, own.request, data.num_users) for own in found]
     campaigns = [own.campaign for own in found]
     method, seed = _method(options, general), options.seed
     scales = []
@@ -468,19 +508,23 @@ def _expand(
         )
     models = _models(options, method, general, data, found, mesh, kept, progress)
     audiences = expand_all(
-        models,
+        [
+            _without(inputs.own_suppressed.get(own.request.name), own, model, data)
+            for own, model in zip(found, models, strict=True)
+        ],
         data,
-        **ranks,
+        ranks=ranks,
         include_seeds=options.include_seeds,
         exclude=np.union1d(inputs.excluded, inputs.suppressed),
         mesh=mesh,
         progress=progress,
     )
-    results, wanted = [], audience_ranks(data.num_users, **ranks)
+    results = []
     for number, (own, audience) in enumerate(zip(found, audiences, strict=True)):
         base_rate, ids = None, inputs.earlier.get(own.request.name)
         if options.probability:
-            base_rate = options.base_rate or seed_rate(own.campaign.num_given_seeds, data)
+            base_rate = own.request.base_rate or options.base_rate
+            base_rate = base_rate or seed_rate(own.campaign.num_given_seeds, data)
             probabilities = scales[number].probability(audience.scores, base_rate)
             audience = replace(audience, probabilities=probabilities)
         refresh = None if ids is None else audience.compare(ids)
@@ -488,7 +532,7 @@ def _expand(
         if options.probability or options.report:
             seen = seen_in_training(general, data, own.campaign)
             notes += [seen] if seen else []
-        notes += _audience_notes(audience, wanted)
+        notes += _audience_notes(audience, ranks[number])
         results.append(
             Expanded(
                 own,
@@ -532,6 +576,17 @@ def _models(
     return [next(models) if own.model is None else own.model for own in found]
 
 
+def _without(
+    users: np.ndarray | None, found: Found, model: Customised, data: Dataset
+) -> Customised:
+    """The model of a campaign, which then finds none of these users, by their ids."""
+    if users is None:
+        return model
+    if found.model is not None:  # others leave out the users of --exclude, who are left out anyway
+        users = np.union1d(users, data.checked_ids(model.excluded_ids))
+    return replace(model, campaign=replace(model.campaign, excluded_ids=users))
+
+
 def _audience_notes(audience: Audience, wanted: range) -> list[str]:
     """Notes on where an audience ends."""
     notes = []
@@ -553,19 +608,22 @@ def _check_candidates(
     data: Dataset,
     found: Sequence[Found],
     left_out: np.ndarray,
-    wanted: range,
+    own_suppressed: Mapping[str | None, np.ndarray],
 ) -> None:
     """Refuses ranks that no candidate of any campaign has."""
-    most = 0
+    most, first = 0, data.num_users
     for own in found:
         campaign = own.campaign if own.model is None else own.model.campaign
         ids = np.union1d(left_out, data.checked_ids(campaign.excluded_ids))
+        ids = np.union1d(ids, own_suppressed.get(own.request.name, ids[:0]))
         users = data.find_users(ids)
         if not options.include_seeds:
             users = np.union1d(users, campaign.seeds)
-        most = max(most, data.num_users - np.count_nonzero(users >= 0))
-        if most > wanted.start:
+        num_candidates = data.num_users - np.count_nonzero(users >= 0)
+        start = _own_ranks(options, own.request, data.num_users).start
+        if num_candidates > start:
             return
+        most, first = max(most, num_candidates), min(first, start)
     if not most:
         who = "left out" if options.include_seeds else "seeds or left out"
         raise InputError(
@@ -574,7 +632,7 @@ def _check_candidates(
         )
     raise InputError(
         f"audience: has no users, since there are only {most:,} candidates, and the first rank "
-        f"requested is {wanted.start + 1:,}; choose a better rank"
+        f"requested is {first + 1:,}; choose a better rank"
     )
 
 

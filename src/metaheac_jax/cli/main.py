@@ -65,7 +65,7 @@ def main() -> None:
         prog="metaheac",
         description="Look-alike audiences: from a campaign's seed users to the users like them. "
         "For help on a subcommand: metaheac SUBCOMMAND --help. Exit codes: 0, done; 2, an error "
-        "that you can fix, told in one line; 3, done, but campaigns were left out (--skip-unusable) "
-        "or something is damaged (status); 75, another process is writing the output, so try again "
-        "later; 129, 130 and 143, stopped.",
+        "that you can fix, told in one line; 3, done, but campaigns were left out "
+        "(--skip-unusable) or something is damaged (status); 75, another process is writing the "
+        "output, so try again later; 129, 130 and 143, stopped.",
     )
