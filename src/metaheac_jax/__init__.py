@@ -18,10 +18,16 @@ Researchers work with the subpackages: `table` (the embedding table), `data`, `n
 
 from metaheac_jax import methods
 from metaheac_jax.audience.audience import Audience
-from metaheac_jax.audience.campaign_folder import load_customised, save_customised
+from metaheac_jax.audience.campaign_folder import (
+    add_feedback,
+    load_customised,
+    save_customised,
+    update_customised,
+)
 from metaheac_jax.audience.retrieve import expand, expand_all
 from metaheac_jax.backend import check_backend
 from metaheac_jax.data.campaign import Campaign, CampaignBrief
+from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import BackendError, Busy, Diverged, InputError
@@ -43,10 +49,12 @@ __all__ = [
     "Customised",
     "Dataset",
     "Diverged",
+    "Feedback",
     "General",
     "Implicit",
     "InputError",
     "Settings",
+    "add_feedback",
     "build_meta_gradient",
     "build_meta_step",
     "check_backend",
@@ -60,5 +68,6 @@ __all__ = [
     "open_dataset",
     "save",
     "save_customised",
+    "update_customised",
     "write_dataset",
 ]

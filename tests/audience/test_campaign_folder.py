@@ -18,7 +18,7 @@ from metaheac_jax.audience.campaign_folder import (
     load_customised,
     read_campaign,
     save_customised,
-    update,
+    update_customised,
 )
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.audience.shown import share_to_keep
@@ -200,13 +200,13 @@ def test_user_ids_that_became_text_are_found(tmp_path):
     assert set(loaded.seed_ids.tolist()) == {b"3", b"17", b"24", b"38"}
     np.testing.assert_array_equal(loaded.campaign.users, same.campaign.users)
     np.testing.assert_array_equal(loaded.campaign.found, same.campaign.found)
-    saved = update(folder, general, text, exclude=["45", "A17"])
+    saved = update_customised(folder, general, text, exclude=["45", "A17"])
     assert saved.excluded.tolist() == [b"10", b"31", b"45", b"A17"]
     assert not {b"10", b"31", b"45"} & set(saved.examples.user_ids.tolist())
     assert read_campaign(folder).is_up_to_date(general)
     words = "campaign tea: user ids: expected whole numbers, got 'A17', since toy has no text"
     with pytest.raises(InputError, match=words):
-        update(folder, general, data)
+        update_customised(folder, general, data)
 
 
 def test_user_ids_that_became_text_for_a_day_become_numbers_again(tmp_path):
@@ -217,10 +217,10 @@ def test_user_ids_that_became_text_for_a_day_become_numbers_again(tmp_path):
     folder = tmp_path / "tea"
     save_customised(model, data, folder)
     add_feedback(folder, Feedback.of(np.array([38, 45]), np.array([1, 0])))
-    before = update(folder, general, data)
-    update(folder, general, replace(data, user_ids=data.user_ids.astype("S")))
+    before = update_customised(folder, general, data)
+    update_customised(folder, general, replace(data, user_ids=data.user_ids.astype("S")))
     assert read_campaign(folder).record.user_ids.dtype.kind == "S"
-    after = update(folder, general, data)
+    after = update_customised(folder, general, data)
     for own, same in (
         (before.record.user_ids, after.record.user_ids),
         (before.excluded, after.excluded),
@@ -302,7 +302,7 @@ def test_an_update_needs_seeds_and_non_seeds_in_the_data(campaign, label, words)
     gone = np.isin(DATA.user_ids, record.user_ids[record.labels == label])
     data = replace(DATA, user_ids=DATA.user_ids[~gone], user_rows=DATA.user_rows[~gone])
     with pytest.raises(InputError, match=words):
-        update(folder, general, data)
+        update_customised(folder, general, data)
 
 
 def test_seeds_whom_the_data_lacked_are_seeds_where_it_has_them(made, tmp_path):
@@ -396,16 +396,16 @@ def test_feedback_changes_who_is_a_seed_and_no_score(campaign, made):
 
 def test_replaced_feedback_is_forgotten_by_the_next_update(campaign, made):
     folder, general = campaign
-    first = update(folder, general, DATA)
+    first = update_customised(folder, general, DATA)
     add_feedback(folder, feedback(1, 2, 3, not_converted=[4]))
-    update(folder, general, DATA)
+    update_customised(folder, general, DATA)
     saved = add_feedback(folder, feedback(), replace_all=True)
     assert (len(saved.feedback), saved.learned) == (0, None)
     saved = read_campaign(folder)
     assert (len(saved.feedback), saved.learned) == (0, None)
     assert not saved.is_up_to_date(general)
     assert not saved.would_stay(general, DATA, 0)
-    saved = update(folder, general, DATA)
+    saved = update_customised(folder, general, DATA)
     assert saved.is_up_to_date(general)
     ours, theirs = (scores(one.customised(general, DATA)) for one in (saved, first))
     np.testing.assert_array_equal(ours, theirs)
@@ -440,10 +440,10 @@ def test_neither_order_nor_repetition_of_feedback_and_updates_matters(made, tmp_
         for day in plan:
             add_feedback(tmp_path / name / "tea", days[day])
             if name == "two":
-                update(tmp_path / name / "tea", general, DATA)
-    last = [update(tmp_path / name / "tea", general, DATA) for name in plans]
+                update_customised(tmp_path / name / "tea", general, DATA)
+    last = [update_customised(tmp_path / name / "tea", general, DATA) for name in plans]
     assert last[0].learned == last[1].learned == (7, 3, 0)
-    again = update(tmp_path / "one" / "tea", general, DATA)
+    again = update_customised(tmp_path / "one" / "tea", general, DATA)
     one, two, three = (scores(saved.customised(general, DATA)) for saved in (*last, again))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
@@ -460,7 +460,7 @@ def test_who_is_excluded_stays_out_of_all_that_follows(campaign, tmp_path):
     save_customised(model, DATA, folder)
     add_feedback(folder, feedback(1, 40, not_converted=[41, 42]))
     excluded = {5, 40, 41, 42}  # 5 is a seed, 42 has feedback
-    saved = update(folder, general, DATA, exclude=DATA.user_ids[[5, 42, 42]])
+    saved = update_customised(folder, general, DATA, exclude=DATA.user_ids[[5, 42, 42]])
     assert saved.learned == (4, 2, 5)
     assert saved.is_up_to_date(general)
     ids = {b"nobody", *DATA.user_ids[sorted(excluded)].tolist()}
@@ -482,16 +482,16 @@ def test_who_is_readmitted_counts_as_if_never_excluded(campaign):
     folder, general = campaign
     save_customised(customised(general), DATA, folder)
     add_feedback(folder, feedback(1, 40, not_converted=[41, 42]))
-    never = update(folder, general, DATA)
+    never = update_customised(folder, general, DATA)
     ids = DATA.user_ids[[5, 40, 41, 77]]  # a seed, a convert, another with feedback, a user
-    out = update(folder, general, DATA, exclude=ids)
+    out = update_customised(folder, general, DATA, exclude=ids)
     assert not out.would_stay(general, DATA, 0, readmit=ids[:1])
     assert out.would_stay(general, DATA, 0, readmit=DATA.user_ids[[6]])
     assert out.would_stay(general, DATA, 0, readmit=ids, exclude=ids)
-    part = update(folder, general, DATA, readmit=ids[:1], exclude=DATA.user_ids[[42]])
+    part = update_customised(folder, general, DATA, readmit=ids[:1], exclude=DATA.user_ids[[42]])
     assert set(DATA.find_users(part.excluded).tolist()) == {40, 41, 42, 77}
     assert 5 in load_customised(folder, general, DATA).campaign.seeds
-    back = update(folder, general, DATA, readmit=np.append(ids, DATA.user_ids[[42, 6]]))
+    back = update_customised(folder, general, DATA, readmit=np.append(ids, DATA.user_ids[[42, 6]]))
     assert not len(back.excluded)
     assert back.learned == never.learned
     first, last = (scores(saved.customised(general, DATA)) for saved in (never, back))
@@ -525,7 +525,7 @@ def test_a_model_that_is_still_the_general_one_says_so(made):
 def test_an_update_is_the_general_model_customised_to_all_examples(campaign):
     folder, general = campaign
     add_feedback(folder, feedback(1, 2, not_converted=[3, 4]))
-    saved = update(folder, general, DATA, seed=6)
+    saved = update_customised(folder, general, DATA, seed=6)
     expected = DATA.recorded_campaign(saved.examples)
     [model] = method_of(general).customise(general, DATA, [expected], seed=6)
     np.testing.assert_array_equal(scores(load_customised(folder, general, DATA)), scores(model))
@@ -540,9 +540,9 @@ def test_few_converts_make_few_non_seeds(campaign, tmp_path):
     told = feedback(shown[0], not_converted=shown[1:])
     told = told.merge(feedback(not_converted=[first.campaign.users[0], first.campaign.users[-1]]))
     add_feedback(folder, feedback(1, 2, not_converted=[3, 4]))
-    update(folder, general, DATA)
+    update_customised(folder, general, DATA)
     add_feedback(folder, told, replace_all=True)
-    saved = update(folder, general, DATA, exclude=DATA.user_ids[[shown[5]]], seed=3)
+    saved = update_customised(folder, general, DATA, exclude=DATA.user_ids[[shown[5]]], seed=3)
     learned = np.setdiff1d(DATA.find_users(told.user_ids), [shown[5], *first.campaign.users])
     examples, rng = first.campaign, np.random.Generator(np.random.Philox(3))
     fitted_to, out = hold_out(examples.labels, 0.2, rng)
@@ -563,7 +563,7 @@ def test_few_converts_make_few_non_seeds(campaign, tmp_path):
     sampled = DATA.find_users(saved.feedback.sample(share, purpose).user_ids)
     assert set(kept) == set(np.intersect1d(sampled, learned))
     add_feedback(folder, feedback(), replace_all=True)
-    assert update(folder, general, DATA).share == 1
+    assert update_customised(folder, general, DATA).share == 1
 
 
 def test_all_feedback_counts_where_the_data_has_no_first_seed(campaign):
@@ -572,7 +572,7 @@ def test_all_feedback_counts_where_the_data_has_no_first_seed(campaign):
     gone = np.isin(DATA.user_ids, record.user_ids[record.labels == 1])
     data = replace(DATA, user_ids=DATA.user_ids[~gone], user_rows=DATA.user_rows[~gone])
     add_feedback(folder, feedback(1, not_converted=[2, 3, 4, 6, 7, 8, 9]))
-    assert update(folder, general, data, least_seeds=1).share == 1
+    assert update_customised(folder, general, data, least_seeds=1).share == 1
 
 
 def test_an_update_can_take_a_new_general_model(campaign, tmp_path):
@@ -581,7 +581,7 @@ def test_an_update_can_take_a_new_general_model(campaign, tmp_path):
     saved = read_campaign(folder)
     assert saved.is_up_to_date(general)
     assert not saved.is_up_to_date(new)
-    updated = update(folder, new, DATA)
+    updated = update_customised(folder, new, DATA)
     assert updated.is_up_to_date(new)
     assert not add_feedback(folder, feedback(1)).is_up_to_date(new)
     assert read_campaign(folder).origin == new.origin
@@ -596,7 +596,7 @@ def test_an_update_needs_a_general_model_in_a_folder(campaign):
     folder, general = campaign
     before = bytes_of(folder)
     with pytest.raises(InputError, match="the general model is in no folder; give one from `save`"):
-        update(folder, replace(general, origin=None), DATA)
+        update_customised(folder, replace(general, origin=None), DATA)
     assert bytes_of(folder) == before
 
 
@@ -605,7 +605,7 @@ def test_an_update_reads_the_user_ids_once(campaign, monkeypatch):
     add_feedback(folder, feedback())
     read, reads = Dataset._rows_of, []
     monkeypatch.setattr(Dataset, "_rows_of", lambda *given: reads.append(given) or read(*given))
-    saved = update(folder, general, DATA)
+    saved = update_customised(folder, general, DATA)
     assert len(reads) == 1
     assert saved.learned == saved.known
 
@@ -615,7 +615,7 @@ def test_an_update_would_stay_with_the_same_model_data_and_seed_alone(campaign, 
     today, tomorrow = (replace(DATA, digest=day) for day in ("today", "tomorrow"))
     assert read_campaign(folder).seed is None  # what is not known counts as the same
     assert read_campaign(folder).would_stay(general, tomorrow, 6)
-    update(folder, general, today, seed=6)
+    update_customised(folder, general, today, seed=6)
     saved = add_feedback(folder, feedback())
     assert (saved.data_digest, saved.seed) == ("today", 6)
     assert saved.would_stay(general, today, 6)
@@ -625,7 +625,7 @@ def test_an_update_would_stay_with_the_same_model_data_and_seed_alone(campaign, 
     assert saved.is_up_to_date(general)
     opted_out = DATA.user_ids[:2]
     assert not saved.would_stay(general, today, 6, exclude=opted_out)
-    saved = update(folder, general, today, exclude=opted_out, seed=6)
+    saved = update_customised(folder, general, today, exclude=opted_out, seed=6)
     for again, stays in ((opted_out, True), (opted_out[1:], True), (DATA.user_ids[1:3], False)):
         assert saved.would_stay(general, today, 6, exclude=again) == stays
     assert not add_feedback(folder, feedback(1)).would_stay(general, today, 6)
@@ -647,7 +647,10 @@ def test_what_fails_leaves_the_campaign_as_it_was(campaign, monkeypatch):
     add_feedback(folder, feedback(1))
     before = bytes_of(folder)
     monkeypatch.setattr(pl.DataFrame, "write_parquet", full_disk)
-    for write in (lambda: add_feedback(folder, feedback(2)), lambda: update(folder, general, DATA)):
+    for write in (
+        lambda: add_feedback(folder, feedback(2)),
+        lambda: update_customised(folder, general, DATA),
+    ):
         with pytest.raises(OSError, match="No space left"):
             write()
     assert bytes_of(folder) == before
@@ -667,7 +670,7 @@ def test_a_change_locks_the_campaign_before_it_reads_it(campaign, monkeypatch, c
     if change == "feedback":
         add_feedback(folder, feedback(1))
     else:
-        update(folder, general, DATA)
+        update_customised(folder, general, DATA)
     [writer] = writers
     assert writer is not None
 

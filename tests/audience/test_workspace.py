@@ -15,7 +15,7 @@ from toy import dataset
 from writers import Writers
 
 from metaheac_jax.audience import workspace as module
-from metaheac_jax.audience.campaign_folder import add_feedback, save_customised, update
+from metaheac_jax.audience.campaign_folder import add_feedback, save_customised, update_customised
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.audience.workspace import (
     AUDIENCES,
@@ -131,9 +131,9 @@ def test_feedback_that_is_not_learned_from_is_said(workspace):
     about = by_name(workspace)["campaigns/tea"].about
     assert about == "3 seeds, feedback on 2 users, not up to date: metaheac update"
     general = load(workspace / "models" / "june")
-    update(folder, general, open_dataset(workspace / "data"))
+    update_customised(folder, general, open_dataset(workspace / "data"))
     assert by_name(workspace)["campaigns/tea"].about == "3 seeds, feedback on 2 users"
-    update(folder, general, open_dataset(workspace / "data"), exclude=[45, 52])
+    update_customised(folder, general, open_dataset(workspace / "data"), exclude=[45, 52])
     about = by_name(workspace)["campaigns/tea"].about
     assert about == "3 seeds, feedback on 2 users, 2 users excluded"
 

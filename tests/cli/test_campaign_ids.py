@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import jax
@@ -57,6 +58,34 @@ def test_an_update_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, 
     # The data of the next day has whole numbers again.
     succeeds(main, "expand", tea.folder, "--data", tea.data, *options[2:])
     assert users_of(out) == set(map(str, tea.user_ids)) - set(map(str, left))
+
+
+def test_many_campaigns_are_updated_as_one_by_one(tea, tmp_path, capsys):
+    """An error in one does not stop the others."""
+    left = opt_outs(tmp_path / "optouts.csv", tea.user_ids[[*tea.seeds[:2], tea.non_seeds[0]]])
+    update = ("update", "--data", tea.data, "--exclude", left)
+    golf, bad = (shutil.copytree(tea.folder, tmp_path / name) for name in ("golf", "bad"))
+    (bad / "campaign.json").write_text("{}")
+    alone = shutil.copytree(tea.folder, tmp_path / "alone")
+    succeeds(main, "update", alone, *update[1:])
+    capsys.readouterr()
+    code = exit_code(main, "update", golf, bad, tea.folder, tmp_path / "none", *update[1:])
+    assert code == 2
+    printed, error = capsys.readouterr()
+    for folder in (golf, tea.folder):
+        assert f"{folder}: customised again, with feedback on 0 users" in printed
+        adapted = [read_campaign(own).adapted for own in (folder, alone)]
+        jax.tree.map(np.testing.assert_array_equal, *adapted)
+        assert len(read_campaign(folder).excluded) == 3
+    assert error.startswith(f"error: 2 errors: {bad}")
+    assert f"; {tmp_path / 'none'}: " in error
+    assert error.endswith("; the other campaigns are up to date\n")
+    assert error.count("\n") == 1
+    succeeds(main, "update", golf, tea.folder, *update[1:])
+    assert capsys.readouterr().out.count("nothing to do") == 2
+    words = (f"update: {tea.folder} is given twice; give it once",)
+    refuses(capsys, main, "update", tea.folder, golf, tea.folder / ".", *update[1:], words=words)
+    refuses(capsys, main, *update, words=("update: give the folder of a campaign, or several",))
 
 
 def test_an_update_says_which_values_training_has_not_seen(tea, tmp_path, capsys, monkeypatch):
@@ -118,16 +147,16 @@ def test_an_update_takes_a_wrong_exclusion_back(tea, tmp_path, capsys):
     words = ("update", tea.folder, "--data", tea.later, "--readmit", wrong, "--exclude")
     succeeds(main, *words, opt_outs(tmp_path / "right.csv", [*ids[1:], 10**9]))
     printed = capsys.readouterr().out
-    assert "note: 4 of 4 users of --readmit were left out\n" in printed
+    assert f"{tea.folder}: 4 of 4 users of --readmit were left out\n" in printed
     assert f"{tea.folder}: 3 users are excluded; nothing is learned from them" in printed
     succeeds(main, *update, "--readmit", wrong)
-    assert "note: 3 of 4 users of --readmit were left out\n" in capsys.readouterr().out
+    assert f"{tea.folder}: 3 of 4 users of --readmit were left out\n" in capsys.readouterr().out
     after = read_campaign(tea.folder)
     assert not len(after.excluded)
     jax.tree.map(np.testing.assert_array_equal, after.adapted, before.adapted)
     succeeds(main, *update, "--readmit", wrong)
     printed = capsys.readouterr().out
-    assert "note: 0 of 4 users of --readmit were left out\n" in printed
+    assert f"{tea.folder}: 0 of 4 users of --readmit were left out\n" in printed
     assert "who is left out are as before; nothing to do" in printed
 
 

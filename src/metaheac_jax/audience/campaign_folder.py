@@ -60,7 +60,8 @@ _REMEDY = "give the folder that `metaheac customise` has written"
 class Counts(NamedTuple):
     """Numbers of users. While feedback is only added, equal numbers mean equal users.
 
-    Those excluded may change at an equal number, but only in `update`, which then learns again.
+    Those excluded may change at an equal number, but only in `update_customised`, which then learns
+    again.
 
     Attributes:
       shown: number of users with feedback.
@@ -183,7 +184,7 @@ class SavedCampaign:
         exclude: UserIds = (),
         readmit: UserIds = (),
     ) -> bool:
-        """Whether `update` would learn the same weights again.
+        """Whether `update_customised` would learn the same weights again.
 
         It would not if the general model is in another folder, which the campaign must then name.
         A digest or a random seed that is not known counts as the same.
@@ -224,7 +225,7 @@ class SavedCampaign:
             be saved, or as in `with_ids_of`.
         """
         if not self.is_of(general):
-            where, advice = "in memory", "`update` customises it again"
+            where, advice = "in memory", "`update_customised` customises it again"
             if general.origin is not None:
                 own = shlex.quote(str(self.folder or self.record.name))
                 new = shlex.quote(str(general.origin.folder))
@@ -259,7 +260,7 @@ def save_customised(
 
     An existing campaign folder is replaced. The campaign takes the name of the folder. Users who
     are excluded from the model's audiences are also excluded from all later learning, unless
-    `update` readmits them.
+    `update_customised` readmits them.
 
     Args:
       model: customised to a campaign from `Dataset.new_campaign`, from a general model in a folder.
@@ -287,7 +288,7 @@ def save_customised(
     if len(campaign.found):
         raise InputError(
             f"{campaign.name}: has feedback, which only its own folder holds apart from the seeds "
-            "that it began with; `update` that folder, or copy it"
+            "that it began with; call `update_customised` on that folder, or copy it"
         )
     if not np.array_equal(data.ids_of_seeds(campaign), model.seed_ids):
         raise InputError(f"{data.where}: not the data that {campaign.name} was customised on")
@@ -343,13 +344,13 @@ def add_feedback(
 ) -> SavedCampaign:
     """Adds feedback to a campaign folder; its order and repetitions do not matter.
 
-    The model does not change; see `update`.
+    The model does not change; see `update_customised`.
 
     Args:
       directory: the campaign folder.
       feedback: the feedback.
       replace_all: replace all earlier feedback, for example after a wrong file. The model counts as
-        not up to date until `update`, since it may have learned from what is replaced.
+        not up to date until `update_customised`, since it may have learned from what is replaced.
       progress: receives the number of bytes checksummed.
 
     Returns:
@@ -369,7 +370,7 @@ def add_feedback(
     return saved
 
 
-def update(
+def update_customised(
     directory: Path | str,
     general: General,
     data: Dataset,
@@ -447,7 +448,7 @@ def update(
 
 
 def _to_learn_from(saved: SavedCampaign, data: Dataset, least_seeds: int | None) -> Campaign:
-    """The campaign as found in the data; refuses too few examples, as `update` says."""
+    """The campaign as found in the data; refuses too few examples, as `update_customised` says."""
     for label, who in ((1, "seeds"), (0, "non-seeds")):
         if not (saved.examples.labels == label).any():
             raise InputError(
