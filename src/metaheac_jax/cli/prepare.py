@@ -41,7 +41,8 @@ class Options:
 
     - A folder with tables of your own: users, campaigns and examples, each as .parquet, .csv or
       .csv.gz, or as a folder such as users.parquet with .parquet files. They need a --schema;
-      `metaheac prepare SOURCE --infer schema.json` writes a first one to edit.
+      `metaheac prepare SOURCE --infer schema.json` writes a first one to edit. A campaign of seeds
+      alone (no example has label 0) gets 20 random users per seed as non-seeds, as a new one does.
     - A single file of users in such a format, for example a survey with a row per person. The
       schema names the columns that make campaigns: "campaigns_from": [{"name": "vote"}]. A
       value that enough users have and enough lack ("min_seeds") makes a campaign, whose seeds are

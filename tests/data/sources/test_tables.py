@@ -11,7 +11,7 @@ from tables_world import SCHEMA, world, write
 
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.audience.traits import audience_traits
-from metaheac_jax.data.sources import table_file
+from metaheac_jax.data.sources import table_file, tables
 from metaheac_jax.data.sources.table_schema import Column, TableSchema
 from metaheac_jax.data.sources.tables import prepare
 from metaheac_jax.data.storage import content_digest, open_dataset
@@ -108,7 +108,7 @@ def test_ids_are_whole_numbers_if_all_are(tmp_path_factory, ids, with_text):
     text = [*map(str, ids), *(["x1"] if with_text else [])]
     pl.DataFrame({"user_id": text, "a": ["1"] * len(text)}).write_csv(folder / "users.csv")
     pl.DataFrame({"campaign_id": [1], "b": ["z"]}).write_csv(folder / "campaigns.csv")
-    pl.DataFrame({"campaign_id": [1], "user_id": text[:1], "label": [1]}).write_csv(
+    pl.DataFrame({"campaign_id": [1], "user_id": text[:1], "label": [0]}).write_csv(
         folder / "examples.csv"
     )
     schema = TableSchema((Column("a"),), (Column("b"),))
@@ -263,6 +263,44 @@ def test_examples_of_unknown_users_are_left_out_if_asked(tmp_path, monkeypatch):
     )
     with pytest.raises(InputError, match="file of users; check that both have the same ids"):
         prepare(source, tmp_path / "data", schema=SCHEMA, skip_unknown_users=True)
+
+
+def test_a_campaign_of_seeds_alone_gets_random_users_as_non_seeds(tmp_path, monkeypatch):
+    """In each stage at most as many per seed as a new campaign gets, and each user once."""
+    monkeypatch.setattr(tables, "NON_SEEDS_PER_SEED", 3)
+    users, campaigns, examples = world(num_users=200)
+    mixed = prepare(
+        write(tmp_path / "mixed", users, campaigns, examples), tmp_path / "m", schema=SCHEMA
+    )
+    alone = [row for row in examples if row[0] not in ("k0", "k2") or row[2] == 1]
+    alone = [row for row in alone if row[0] != "k2" or row[3] == 1]
+    source = write(tmp_path / "alone", users, campaigns, alone)
+    num_seeds = sum(row[0] in ("k0", "k2") for row in alone)
+    words = f"examples.csv: 2 campaigns have seeds alone; {3 * num_seeds} random users, at most 3 "
+    with pytest.warns(UserWarning, match=words):
+        data = prepare(source, tmp_path / "a", schema=SCHEMA)
+    for c in range(4):
+        found = []
+        for stage, before in ((data.stage1, mixed.stage1), (data.stage2, mixed.stage2)):
+            user, label = stage.user[stage.of(c)], stage.label[stage.of(c)]
+            given, given_label = before.user[before.of(c)], before.label[before.of(c)]
+            if c in (1, 3):
+                assert {*zip(user, label, strict=True)} == {*zip(given, given_label, strict=True)}
+                continue
+            seeds = given[given_label == 1] if c == 0 or stage is data.stage1 else given[:0]
+            assert sorted(user[label == 1]) == sorted(seeds)
+            assert (label == 0).sum() == 3 * len(seeds)
+            found += user.tolist()
+        assert len({*found}) == len(found)
+    # As the non-seeds of a new campaign; a small pool has fewer.
+    own = data.stage1.user[data.stage1.of(2)][data.stage1.label[data.stage1.of(2)] == 0]
+    attributes = {"topic": "sport", "budget": 2.0}
+    ids = [row[1] for row in alone if row[0] == "k2"]
+    new = data.new_campaign(ids, attributes, non_seeds_per_seed=3)
+    assert sorted(own) == sorted(new.users[new.labels == 0])
+    monkeypatch.setattr(tables, "NON_SEEDS_PER_SEED", 200)
+    with pytest.warns(UserWarning, match=rf"; {2 * 200 - num_seeds} random users"):
+        prepare(source, tmp_path / "b", schema=SCHEMA)
 
 
 def test_commas_are_asked_for_where_they_are_missing(tmp_path):

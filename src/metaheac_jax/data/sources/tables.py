@@ -4,6 +4,8 @@
     campaigns  a row per campaign: its id, and a column per field
     examples   a row per example: campaign id, user id, label 1 or 0, and optionally stage 1 or 2
 
+A campaign without an example of label 0 gets random users as non-seeds.
+
 Ids are whole numbers or text of up to 64 bytes. A schema file names the columns, see `TableSchema`;
 `infer_schema` makes a first one. Instead of files of campaigns and examples, the schema may name
 columns of users that make campaigns, see `columns_to_campaigns`.
@@ -26,8 +28,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import plain_id
-from metaheac_jax.data.dataset import Dataset, SensitiveField
+from metaheac_jax.data.campaign import draw_non_seeds, plain_id
+from metaheac_jax.data.dataset import NON_SEEDS_PER_SEED, Dataset, SensitiveField
 from metaheac_jax.data.examples import Examples, group_by_campaign, is_repeat
 from metaheac_jax.data.sources.column_campaigns import columns_to_campaigns, stages_of
 from metaheac_jax.data.sources.table_fields import (
@@ -78,6 +80,9 @@ def prepare(
     progress: Progress = silent,
 ) -> Dataset:
     """Turns tables into a dataset on disk.
+
+    A campaign without non-seeds gets random users as such, at most `NON_SEEDS_PER_SEED` per seed,
+    as a new campaign does; a warning tells how many.
 
     Args:
       source: folder with ``users``, ``campaigns`` and ``examples``, each ``.parquet``, ``.csv`` or
@@ -343,9 +348,9 @@ def _all_examples(
     """(4, E) int32 campaign, user, label and stage."""
     pairs = campaigns.pairs
     if pairs is None:
-        return _read_examples(
-            paths["examples"], schema, user_ids, campaigns.ids, skip_unknown_users
-        )
+        path = paths["examples"]
+        examples = _read_examples(path, schema, user_ids, campaigns.ids, skip_unknown_users)
+        return _with_non_seeds(path, examples, len(user_ids), len(campaigns.ids))
     stages = stages_of(user_ids) if pairs.size else np.empty(0, np.int32)
     return np.vstack([pairs, stages[pairs[1]]])
 
@@ -383,6 +388,39 @@ def _read_examples(
         examples = examples[:, known]
     _check_pairs(file, known, examples, len(user_ids))
     return examples
+
+
+def _with_non_seeds(
+    path: Path, examples: np.ndarray, num_users: int, num_campaigns: int
+) -> np.ndarray:
+    """Adds random users to campaigns of seeds alone, as non-seeds of the same stages, and warns.
+
+    They are as many per seed as those of a new campaign.
+    """
+    campaign, user, label, stage = examples
+    has_non_seeds = np.bincount(campaign[label == 0], minlength=num_campaigns) > 0
+    alone = np.setdiff1d(campaign, np.flatnonzero(has_non_seeds))
+    order = np.argsort(campaign, kind="stable")
+    ends = np.cumsum(np.bincount(campaign, minlength=num_campaigns))
+    parts, num_drawn = [examples], 0
+    for c in alone:
+        own = order[ends[c - 1] if c else 0 : ends[c]]
+        taken = user[own]
+        for which in np.unique(stage[own]):
+            seeds = user[own][stage[own] == which]
+            count = NON_SEEDS_PER_SEED * len(seeds)
+            drawn = draw_non_seeds(num_users, seeds, np.setdiff1d(taken, seeds), count, seed=0)
+            taken = np.concatenate([taken, drawn])
+            own_campaign, own_stage = (np.full_like(drawn, value) for value in (c, which))
+            parts.append(np.stack([own_campaign, drawn, np.zeros_like(drawn), own_stage]))
+            num_drawn += len(drawn)
+    if len(alone):
+        warnings.warn(
+            f"{path}: {len(alone):,} campaigns have seeds alone; {num_drawn:,} random users, at "
+            f"most {NON_SEEDS_PER_SEED} per seed, are their non-seeds",
+            stacklevel=4,
+        )
+    return np.concatenate(parts, axis=1).astype(np.int32)
 
 
 def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
