@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.throughput.machine_limits import device_name, versions
+import jax
+import jaxlib
+import numpy as np
 
 #: Options about places of files or about resuming, which do not change what is computed.
 PLACES = ("out", "resume", "allow_change", "cache_dir")
@@ -35,6 +39,34 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
+
+
+def device_name() -> str:
+    """The device's name; for a CPU, its model and number of cores."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{device.device_kind} (1 of {len(jax.devices())})"
+    model = (
+        kernel_entry("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+    )
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that determine the speed."""
+    modules = {"jax": jax, "jaxlib": jaxlib, "numpy": np}
+    return {"python": platform.python_version(), **{n: m.__version__ for n, m in modules.items()}}
+
+
+def kernel_entry(path: str, name: str) -> str | None:
+    """The value of a ``name: value`` line in one of the kernel's files."""
+    if not Path(path).exists():
+        return None
+    for line in Path(path).read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
 
 
 def command_of(options: Any) -> str:

@@ -45,10 +45,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
-    terminal.check_output("--out", options.out)
-    if options.out.suffix.lower() not in FORMATS:
-        listed = ", ".join(FORMATS)
-        raise InputError(f"--out: expected a name with one of {listed}, got {options.out.name}")
+    terminal.check_output("--out", options.out, endings=FORMATS)
     if len(options.directories) < 2:
         raise InputError(f"expected at least two folders, got {len(options.directories)}")
     comparisons = [load(directory) for directory in options.directories]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.comparison.provenance import provenance
+from experiments.comparison.provenance import device_name, provenance, versions
 from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.breakdown import step_breakdown
 from experiments.throughput.data_sheets import DATA_SHEETS, DataSheet
@@ -25,14 +25,12 @@ from experiments.throughput.inputs import Size
 from experiments.throughput.machine_limits import (
     Derivative,
     Limits,
-    device_name,
     environment,
     forget_high_water,
     free_memory,
     high_water,
     theory_bytes,
     theory_flops,
-    versions,
 )
 from experiments.throughput.meta_steps import (
     NETWORK,

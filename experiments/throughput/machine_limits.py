@@ -7,7 +7,6 @@ k embedding width, n experts, m critics, h hidden width, R rows of the table.
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.comparison.provenance import kernel_entry
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.schema import TENCENT
 
@@ -151,29 +151,11 @@ def theory_bytes(*, num_rows: int, width: int, num_parameters: int) -> int:
     return 3 * 2 * 4 * (num_rows * width + num_parameters)
 
 
-def device_name() -> str:
-    """The device's name; for a CPU, its model and number of cores."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return f"{device.device_kind} (1 of {len(jax.devices())})"
-    model = _entry("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that determine the speed."""
-    import jaxlib
-    import numpy
-
-    modules = {"jax": jax, "jaxlib": jaxlib, "numpy": numpy}
-    return {"python": platform.python_version(), **{n: m.__version__ for n, m in modules.items()}}
-
-
 def environment() -> dict[str, str]:
     """Other known settings that affect the speed: flags, driver, CUDA, clocks."""
     known = {name: os.environ.get(name) for name in ("XLA_FLAGS", "GLIBC_TUNABLES")}
     if jax.default_backend() == "cpu":
-        clock = _entry("/proc/cpuinfo", "cpu MHz")
+        clock = kernel_entry("/proc/cpuinfo", "cpu MHz")
         known["clock"] = f"{clock} MHz" if clock else None
     else:
         known["runtime"] = " ".join(jax.devices()[0].client.platform_version.split())
@@ -212,16 +194,5 @@ def high_water() -> int | None:
 
 
 def _kilobytes(path: str, name: str) -> int | None:
-    entry = _entry(path, name)
+    entry = kernel_entry(path, name)
     return None if entry is None else 1024 * int(entry.split()[0])
-
-
-def _entry(path: str, name: str) -> str | None:
-    """The value of a ``name: value`` line in one of the kernel's files."""
-    if not Path(path).exists():
-        return None
-    for line in Path(path).read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None

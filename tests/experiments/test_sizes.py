@@ -108,6 +108,6 @@ def test_what_cannot_be_drawn(tmp_path, capsys):
     words = ("--out", "is not a folder")
     refuses(capsys, COMMAND, one, same, "--out", tmp_path / "no" / "a.png", words=words)
     for name in ("sizes", "sizes.foo"):
-        words = ("--out: expected a name with one of .png, .pdf, .svg, got", name)
+        words = (f"{name}: expected a name that ends with .png or .pdf or .svg",)
         refuses(capsys, COMMAND, one, same, "--out", tmp_path / name, words=words)
     assert contents(tmp_path) == {"one", "same", "real"}

@@ -66,11 +66,13 @@ def main(options: Options) -> None:
         raise InputError(
             f"--base-rate: expected more than 0 and at most 1, got {options.base_rate:g}"
         )
+    inputs = (options.seeds, options.attributes, *options.exclude)
     if options.out is not None:
-        inputs = (options.seeds, options.attributes, *options.exclude)
         terminal.check_output("--out", options.out, *inputs, endings=(".csv",))
     if options.figure is not None:
-        _check_figure(options.figure)
+        endings = [f".{known}" for known in FORMATS]
+        terminal.check_output("--figure", options.figure, *inputs, endings=endings)
+        load_matplotlib()
     screen = terminal.screen()
     terminal.keep_compiled()
     read_attributes(options.attributes)  # errors in it are reported before the work begins
@@ -91,7 +93,7 @@ def main(options: Options) -> None:
     if options.out is not None:
         _write(options.out, points)
     if options.figure is not None:
-        picture = curve_figure(points, format=_format(options.figure))
+        picture = curve_figure(points, format=options.figure.suffix[1:].lower())
         with whole_file(options.figure) as path:
             path.write_bytes(picture)
     notes += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
@@ -117,14 +119,3 @@ def _write(path: Path, points: Sequence[SizePoint]) -> None:
         for point in points
     ]
     write_csv(path, header, rows)
-
-
-def _check_figure(path: Path) -> None:
-    terminal.check_output("--figure", path)
-    if _format(path) not in FORMATS:
-        raise InputError(f"--figure: expected a name with .png or .svg, got {path.name}")
-    load_matplotlib()
-
-
-def _format(path: Path) -> str:
-    return path.suffix[1:].lower()

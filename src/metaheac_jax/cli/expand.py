@@ -214,7 +214,7 @@ def main(options: Options) -> int:
         terminal.print_lines(screen, *(f"skipped: {reason}" for _, reason in refusals.reasons))
         results = _expand(options, inputs, general, data, mesh, kept, progress)
         if writes:
-            _write(options, results, others, record, general, data, kept, progress)
+            _write(options, results, inputs, others, record, general, data, kept, progress)
         from_first(None)  # the other processes end after the first
     if options.campaigns is None:
         lines = describe(results[0], options.out)
@@ -533,18 +533,7 @@ def _expand(
             seen = seen_in_training(general, data, own.campaign)
             notes += [seen] if seen else []
         notes += _audience_notes(audience, ranks[number])
-        results.append(
-            Expanded(
-                own,
-                models[number],
-                audience,
-                base_rate,
-                refresh,
-                notes,
-                inputs.excluded,
-                inputs.suppressed,
-            )
-        )
+        results.append(Expanded(own, models[number], audience, base_rate, refresh, notes))
     return results
 
 
@@ -675,6 +664,7 @@ def _find_campaigns(
 def _write(
     options: Options,
     results: Sequence[Expanded],
+    inputs: _Inputs,
     others: Mapping[str, np.ndarray],
     record: Mapping[str, Any],
     general: General,
@@ -690,7 +680,7 @@ def _write(
         return
     page = ""
     if options.report is not None:
-        page = _report_page(options, results[0], others, general, data, progress)
+        page = _report_page(options, results[0], inputs, others, general, data, progress)
     write_file(options.out, results[0], record)
     if options.report is not None:
         write_text(options.report, page)
@@ -699,6 +689,7 @@ def _write(
 def _report_page(
     options: Options,
     result: Expanded,
+    inputs: _Inputs,
     others: Mapping[str, np.ndarray],
     general: General,
     data: Dataset,
@@ -713,8 +704,8 @@ def _report_page(
         result.audience,
         title=f"Audience {options.out.name}",
         seeds=result.found.check,
-        exclude=result.excluded,
-        shown=np.union1d(data.checked_ids(result.model.excluded_ids), result.suppressed),
+        exclude=inputs.excluded,
+        shown=np.union1d(data.checked_ids(result.model.excluded_ids), inputs.suppressed),
         include_seeds=options.include_seeds,
         others=others,
         base_rate=options.base_rate,

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from metaheac_jax.audience.audience import Audience, Refresh
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
@@ -31,8 +29,6 @@ class Expanded:
       base_rate: of the audience's probabilities; None without them.
       refresh: comparison with an earlier audience; None without one.
       notes: what the user should know.
-      excluded: user ids from --exclude.
-      suppressed: user ids from --suppress.
     """
 
     found: Found
@@ -41,8 +37,6 @@ class Expanded:
     base_rate: float | None
     refresh: Refresh | None
     notes: Sequence[str]
-    excluded: np.ndarray
-    suppressed: np.ndarray
 
     def own_parents(self) -> list[dict[str, str]]:
         """Name and digest of the campaign folder that the model is from, if there is one."""

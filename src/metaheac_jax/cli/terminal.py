@@ -369,7 +369,8 @@ def check_output(
       option: name of the option.
       path: the file.
       *inputs: files that are read.
-      endings: of which the file's name must have one; any name will do if there are none.
+      endings: in lower case, of which the file's name must have one in any case; any name will do
+        if there are none.
       lock: whether to lock it for a moment. Only one of several processes may.
 
     Raises:
@@ -380,7 +381,7 @@ def check_output(
     """
     if os.path.realpath(path) in [os.path.realpath(known) for known in inputs if known is not None]:
         raise InputError(f"{option}: {path} would replace a file that is read; give another")
-    if endings and path.suffix not in endings:
+    if endings and path.suffix.lower() not in endings:
         expected = " or ".join(endings)
         raise InputError(f"{option}: {path}: expected a name that ends with {expected}")
     if not path.parent.is_dir():

@@ -28,18 +28,21 @@ from metaheac_jax.data.simulation.shapes import TENCENT_WORLD, Shape
 from metaheac_jax.data.simulation.world import FORMAT, MANIFEST, stream, write_world
 from metaheac_jax.data.sources import tencent
 from metaheac_jax.data.sources.tables import Column, TableSchema
-from metaheac_jax.errors import InputError
 from metaheac_jax.files import list_files, new_directory, write_json
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Field
+
+#: Number of new campaigns, which are in no table.
+_NUM_NEW = 10
+#: Maximum number of seeds of a new campaign: users are tried in a random order until so many have
+#: converted.
+_NUM_SEEDS = 300
 
 
 def write_table_world(
     target: Path,
     *,
     users: int,
-    num_new: int = 10,
-    num_seeds: int = 300,
     min_pool_examples: int = 1500,
     seed: int = 0,
     shape: Shape = TENCENT_WORLD,
@@ -50,18 +53,10 @@ def write_table_world(
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
       users, min_pool_examples, seed, shape, progress: as in `write_world`.
-      num_new: number of new campaigns, which are in no table.
-      num_seeds: maximum number of seeds of a new campaign. Users are tried in a random order until
-        this many have converted.
 
     Raises:
-      InputError: as `write_world`, or ``num_new`` or ``num_seeds`` is out of range.
+      InputError: as `write_world`.
     """
-    if not 0 < num_new < shape.campaigns or num_seeds < 1:
-        raise InputError(
-            f"simulated world: expected 1 to {shape.campaigns - 1} new campaigns with seeds, got "
-            f"{num_new} with {num_seeds}"
-        )
     with new_directory(target, marker=MANIFEST) as directory:
         world, columns = directory / "world", directory / "columns"
         write_world(
@@ -73,7 +68,7 @@ def write_table_world(
             progress=progress,
         )
         data = tencent.prepare(world, columns, progress=progress)
-        chosen = stream(seed, "new campaigns").choice(data.num_campaigns, num_new, replace=False)
+        chosen = stream(seed, "new campaigns").choice(data.num_campaigns, _NUM_NEW, replace=False)
         _write_tables(data, directory, np.setdiff1d(np.arange(data.num_campaigns), chosen))
         truth = read_truth(world)
         position = np.searchsorted(truth.key, data.user_ids)
@@ -81,7 +76,7 @@ def write_table_world(
             folder = directory / "new" / str(_campaign_ids(data)[campaign])
             chance = truth.probability(position, np.full(data.num_users, campaign))
             rng = stream(seed, "seeds", int(campaign))
-            _write_new_campaign(data, folder, int(campaign), chance, num_seeds, rng)
+            _write_new_campaign(data, folder, int(campaign), chance, rng)
         (world / "SIMULATED").rename(directory / "SIMULATED")
         shutil.rmtree(world)
         shutil.rmtree(columns)
@@ -149,12 +144,7 @@ def _values(data: Dataset, number: int, rows: np.ndarray) -> pl.Series:
 
 
 def _write_new_campaign(
-    data: Dataset,
-    folder: Path,
-    campaign: int,
-    chance: np.ndarray,
-    num_seeds: int,
-    rng: np.random.Generator,
+    data: Dataset, folder: Path, campaign: int, chance: np.ndarray, rng: np.random.Generator
 ) -> None:
     """Writes the seeds, attributes and true probabilities (U,) of a campaign."""
     folder.mkdir(parents=True)
@@ -164,7 +154,7 @@ def _write_new_campaign(
     )
     order = rng.permutation(len(chance))
     converted = order[rng.random(len(chance)) < chance[order]]
-    seeds = user_ids.gather(converted[:num_seeds])
+    seeds = user_ids.gather(converted[:_NUM_SEEDS])
     pl.DataFrame([seeds]).write_csv(folder / "seeds.csv")
     attributes: dict[str, Any] = {}
     for number, field in enumerate(data.schema.campaign):

@@ -4,7 +4,8 @@
     campaigns  a row per campaign: its id, and a column per field
     examples   a row per example: campaign id, user id, label 1 or 0, and optionally stage 1 or 2
 
-A campaign without an example of label 0 gets random users as non-seeds.
+A campaign without an example of label 0 gets random users as non-seeds, at most
+`NON_SEEDS_PER_SEED` per seed, as a new campaign does; a warning tells how many.
 
 Ids are whole numbers or text of up to 64 bytes. A schema file names the columns, see `TableSchema`;
 `infer_schema` makes a first one. Instead of files of campaigns and examples, the schema may name
@@ -80,9 +81,6 @@ def prepare(
     progress: Progress = silent,
 ) -> Dataset:
     """Turns tables into a dataset on disk.
-
-    A campaign without non-seeds gets random users as such, at most `NON_SEEDS_PER_SEED` per seed,
-    as a new campaign does; a warning tells how many.
 
     Args:
       source: folder with ``users``, ``campaigns`` and ``examples``, each ``.parquet``, ``.csv`` or
