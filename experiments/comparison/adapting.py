@@ -20,8 +20,8 @@ from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import METHODS, Method
 from metaheac_jax.methods import method_named as library_method
 from metaheac_jax.methods.fine_tuning import metaheac, metaheac_network
-from metaheac_jax.methods.offline import build_offline, train_on_campaigns, untrained
-from metaheac_jax.methods.seed_features import build_seed_offline, seed_aware
+from metaheac_jax.methods.offline import train_on_campaigns, untrained
+from metaheac_jax.methods.seed_features import seed_aware
 from metaheac_jax.methods.solved_heads import build_head_training, solved_head
 from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import State, Weights
@@ -90,12 +90,12 @@ def with_bases(name: str) -> list[str]:
 
 def program_step(settings: Settings) -> Method:
     """The inner step of the authors' program: its alpha, on the mean loss."""
-    rate, label = OFFICIAL.inner_learning_rate, "task batches + the program's inner step"
+    rate = OFFICIAL.inner_learning_rate
     method = metaheac(replace(settings, reduction="mean", inner_learning_rate=rate), lengths=True)
-    train = build_offline(metaheac_network, "meta", label, lengths=True)
     # The rate defines this method, so it is not tuned.
     tuned = tuple(name for name in method.tuned if name != "inner_learning_rate")
-    return replace(method, name="program-step", label=label, train=train, tuned=tuned)
+    label = "task batches + the program's inner step"
+    return replace(method, name="program-step", label=label, tuned=tuned)
 
 
 def learned_rates(settings: Settings, *, steps: int) -> Method:
@@ -112,7 +112,7 @@ def learned_rates(settings: Settings, *, steps: int) -> Method:
         network = {"inside": weights.network, "log_rates": rates}
         gradient = learned_rates_gradient(run, steps)
         weights = Weights(network, weights.table)
-        return train_on_campaigns(run, weights, gradient, label=label, finish=_without_rates)
+        return train_on_campaigns(run, weights, gradient, finish=_without_rates)
 
     name = "learned-rates" if steps == 1 else f"learned-rates-{steps}"
     method = metaheac(settings, lengths=True)
@@ -172,7 +172,7 @@ def _adapting_a_part(settings: Settings, name: str, label: str, build: BuildGrad
     def train(run: Run) -> Trained:
         run = replace(run, dataset=with_lengths(run.dataset)[0])
         weights = untrained(run, metaheac_network(run.settings))
-        return train_on_campaigns(run, weights, build(run), label=label)
+        return train_on_campaigns(run, weights, build(run))
 
     return replace(metaheac(settings, lengths=True), name=name, label=label, train=train)
 
@@ -233,16 +233,15 @@ def seed_features_method(settings: Settings, *, step: bool) -> Method:
         reduction=settings.reduction,
         inner_learning_rate=settings.inner_learning_rate if step else 0.0,
     )
-    train = build_seed_offline(metaheac_network, label)
     name = "seeds-step" if step else "seeds"
     tuned = tuple(name for name in method.tuned if step or name != "inner_learning_rate")
-    return replace(method, name=name, label=label, train=train, tuned=tuned)
+    return replace(method, name=name, label=label, tuned=tuned)
 
 
 def solved_constant(settings: Settings) -> Method:
     """The solved head, with a derivative that does not go through the solution."""
     label = "solved head, as a constant of the derivative"
-    train = build_head_training(label, first_order=True)
+    train = build_head_training(first_order=True)
     return replace(solved_head(settings), name="solved-constant", label=label, train=train)
 
 

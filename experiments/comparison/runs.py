@@ -29,6 +29,8 @@ from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.progress import Progress, prefixed
 from metaheac_jax.settings import SETTINGS, Settings
 
+#: ``load(seed, progress)`` returns the data of a run.
+Load = Callable[[int, Progress], Data]
 #: The methods of a command without --methods; few, so that it takes minutes.
 DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
 
@@ -133,7 +135,7 @@ def check_options(options: RunOptions) -> None:
 
 def run_all(
     options: RunOptions,
-    load: Callable[[int, Progress], Data],
+    load: Load,
     *,
     world: str | None,
     settings: Settings,
@@ -146,7 +148,7 @@ def run_all(
 
     Args:
       options: options of the command.
-      load: ``load(seed, progress)`` returns the data of a run.
+      load: loads the data of a run.
       world: the world whose stored tuning is used without --tune or with --tune-only, see
         `tuning.tuned_before`; None for none. The official preset uses no stored tuning.
       settings: settings that all methods start from, from `start_settings`.
@@ -159,12 +161,8 @@ def run_all(
       InputError: the data cannot be trained on, or --resume does not fit the contents of OUT.
     """
     terminal.keep_compiled()
-
-    def examples_of(seed: int, progress: Progress) -> Data:
-        whole = load(seed, progress)
-        return whole.with_fewer_examples(options.offline_examples, options.online_examples)
-
-    first = examples_of(options.seed, progress)
+    load = _with_fewer_examples(load, options)
+    first = load(options.seed, progress)
     first.check(settings)
     facts = first.describe()
     if not options.resume:
@@ -188,13 +186,12 @@ def run_all(
     runs = []
     for seed in options.seeds:
         labelled = _labelled(progress, len(runs), options.runs)
-        data = first if seed == options.seed else examples_of(seed, labelled)
+        data = first if seed == options.seed else load(seed, labelled)
         data.check(settings)
         data = apart_from_held_out(data, settings, seed)
         directory = options.out / f"seed-{seed}"
         resume = options.resume and (directory / "config.json").is_file()
-        allow = options.allow_change
-        open_run(directory, config(seed, data), resume=resume, allow_changes=allow)
+        open_run(directory, config(seed, data), resume=resume, allow_changes=options.allow_change)
         runs.append(
             run_methods(
                 data,
@@ -203,7 +200,7 @@ def run_all(
                 directory=directory,
                 progress=labelled,
                 figures=seed == options.seed,
-                allow_changes=allow,
+                allow_changes=options.allow_change,
             )
         )
     told = {"command": command_of(options), "tuned": tuning.describe(options.names, tuned)}
@@ -216,6 +213,12 @@ def run_all(
         tuning=tuned if options.tune else None,
         independent_runs=first.independent_runs,
     )
+
+
+def _with_fewer_examples(load: Load, options: RunOptions) -> Load:
+    """Loads the data with the fractions of examples that the options ask for."""
+    fractions = options.offline_examples, options.online_examples
+    return lambda seed, progress: load(seed, progress).with_fewer_examples(*fractions)
 
 
 def _methods(options: RunOptions, settings: Settings, tuned: tuning.Tuning) -> list[Method]:

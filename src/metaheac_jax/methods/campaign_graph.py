@@ -110,7 +110,6 @@ def train_graph(run: Run) -> Trained:
         weights,
         gradient,
         draw,
-        label="Hubble-like",
         finish=finish,
         campaigns_of=sampler.campaigns_of,
     )

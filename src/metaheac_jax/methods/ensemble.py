@@ -38,7 +38,6 @@ from metaheac_jax.progress import prefixed
 from metaheac_jax.settings import PAPER, Settings
 from metaheac_jax.training.loop import Quality
 
-_LABEL = "Ensemble"
 #: The shares of LR that are tried; the other members have equal parts of the rest.
 _SHARES_OF_LR = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 #: LR's penalty, which a saved share depends on, so it does not follow the default.
@@ -60,7 +59,7 @@ def ensemble(settings: Settings = PAPER) -> Method:
     _, network, _ = members
     return Method(
         name="ensemble",
-        label=_LABEL,
+        label="Ensemble",
         settings=replace(settings, penalty=solved_head(settings).settings.penalty),
         train=train_members,
         adapt=adapt_members,
@@ -110,7 +109,7 @@ def train_members(run: Run) -> Trained:
             run,
             settings=member.settings,
             directory=run.directory and run.directory / member.name,
-            prefix=f"{_LABEL}: ",
+            label=f"{run.label}: {member.label}",
             start=run.start and _start_of(member, run),
         )
         if run.judge is not None:
@@ -133,7 +132,7 @@ def train_members(run: Run) -> Trained:
         return trained
     state, quality = _with_best_shares(run, trained.state, halves)
     chosen = f"share of LR {state['network']['shares'][-1]:g}, held-out AUC {quality.auc:.4f}"
-    run.progress(f"{_LABEL}: {chosen}", num_steps, num_steps)
+    run.progress(f"{run.label}: {chosen}", num_steps, num_steps)
     return trained._replace(state=state, judgements=np.array([[num_steps, *quality]]))
 
 

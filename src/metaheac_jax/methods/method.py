@@ -233,7 +233,7 @@ class Method:
         if start is not None:
             self.check_start(start, data)
         run = Run(data, chosen, self.settings, seed, directory, log, progress)
-        run = replace(run, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
+        run = replace(run, label=self.label, start=start, skip_nonfinite=skip_nonfinite, mesh=mesh)
         if self._judges:
             run = self._judged(run, held_out, never_held_out)
         kept = directory if writes else None

@@ -31,12 +31,11 @@ PER_CAMPAIGN = ("gate_hidden", "gates", "heads")
 
 def shared_bottom(settings: Settings = PAPER) -> Method:
     """Shared-Bottom+pre-training: online, only the new head is fine-tuned (paper section 4.1)."""
-    label = "Shared-Bottom+pre-training"
     return Method(
         name="shared-bottom",
-        label=label,
+        label="Shared-Bottom+pre-training",
         settings=settings,
-        train=build_offline_heads(lambda _, count: SharedBottom(count), label),
+        train=build_offline_heads(lambda _, count: SharedBottom(count)),
         adapt=build_new_head_tuning(_one_bottom),
         restore=build_restore(_one_bottom),
         tuned=TUNED,
@@ -48,14 +47,11 @@ def shared_bottom(settings: Settings = PAPER) -> Method:
 
 def mmoe(settings: Settings = PAPER) -> Method:
     """MMoE+pre-training: online, everything is fine-tuned (paper section 4.1)."""
-    label = "MMoE+pre-training"
     return Method(
         name="mmoe",
-        label=label,
+        label="MMoE+pre-training",
         settings=settings,
-        train=build_offline_heads(
-            lambda s, num_campaigns: MMoE(s.num_experts, num_campaigns), label
-        ),
+        train=build_offline_heads(lambda s, num_campaigns: MMoE(s.num_experts, num_campaigns)),
         adapt=build_new_head_tuning(_one_mixture),
         restore=build_restore(_one_mixture),
         tuned=(*TUNED, "num_experts"),
@@ -91,12 +87,11 @@ class _WithOwners:
         return self.network.apply(params, user, campaign, self.owner)  # pyrefly: ignore
 
 
-def build_offline_heads(build_network: Callable[[Settings, int], Heads], label: str) -> Train:
+def build_offline_heads(build_network: Callable[[Settings, int], Heads]) -> Train:
     """Builds plain training on all campaigns; heads are in ascending order of campaigns.
 
     Args:
       build_network: ``build_network(settings, num_campaigns)``.
-      label: name in logs and progress.
     """
 
     def stage(run: Run) -> Trained:
@@ -107,7 +102,7 @@ def build_offline_heads(build_network: Callable[[Settings, int], Heads], label: 
 
         weights = untrained(run, network)
         draw = plain_sampler(run).owned
-        return train_rows(run, weights, plain_gradient(loss), draw, label=label)
+        return train_rows(run, weights, plain_gradient(loss), draw)
 
     return stage
 

@@ -45,35 +45,30 @@ Offline = Literal["none", "plain", "batches", "meta"]
 _JUDGEMENTS, _PATIENCE_STEPS = 4, 800
 
 
-def build_offline(
-    build_network: BuildNetwork, offline: Offline, label: str, *, lengths: bool = False
-) -> Train:
-    """Builds the offline stage of a network; ``label`` names it in logs.
-
-    With ``lengths``, list lengths are fields too.
-    """
+def build_offline(build_network: BuildNetwork, offline: Offline, *, lengths: bool = False) -> Train:
+    """Builds the offline stage of a network; with ``lengths``, list lengths are fields too."""
 
     def stage(run: Run) -> Trained:
         if lengths:
             run = replace(run, dataset=with_lengths(run.dataset)[0])
-        return train_network(run, build_network(run.settings), offline, label)
+        return train_network(run, build_network(run.settings), offline)
 
     return stage
 
 
-def train_network(run: Run, network: Network, offline: Offline, label: str) -> Trained:
+def train_network(run: Run, network: Network, offline: Offline) -> Trained:
     """Trains the general weights of a network; they stay untrained if ``offline`` is "none"."""
     weights = untrained(run, network)
     if offline == "none":
         return Trained(weights._asdict())
     if offline == "plain" and run.mesh is None:
         gradient = plain_gradient(build_loss(network, run.dataset.layout))
-        return train_rows(run, weights, gradient, plain_sampler(run), label=label)
+        return train_rows(run, weights, gradient, plain_sampler(run))
     if offline == "plain":
         gradient, draw = plain_in_groups(run, network)
-        return train_rows(run, weights, gradient, draw, label=label, reduction="sum")
+        return train_rows(run, weights, gradient, draw, reduction="sum")
     gradient = meta_gradient(run, network, has_step=offline == "meta")
-    return train_on_campaigns(run, weights, gradient, label=label)
+    return train_on_campaigns(run, weights, gradient)
 
 
 def meta_gradient(run: Run, network: Network, *, has_step: bool = True) -> MetaGradient:
@@ -169,7 +164,6 @@ def train_on_campaigns(
     weights: Weights,
     gradient: Gradient[...],
     *,
-    label: str,
     finish: Callable[[Weights], State] = Weights._asdict,
     reduction: Reduction | None = None,
 ) -> Trained:
@@ -180,7 +174,6 @@ def train_on_campaigns(
         weights,
         gradient,
         sampler,
-        label=label,
         finish=finish,
         campaigns_of=sampler.campaigns_of,
         reduction=reduction,
@@ -193,7 +186,6 @@ def train_rows(
     gradient: Gradient[...],
     sampler: Callable[[int], Any],
     *,
-    label: str,
     finish: Callable[[Weights], State] = Weights._asdict,
     campaigns_of: Callable[[int], np.ndarray] | None = None,
     reduction: Reduction | None = None,
@@ -201,11 +193,11 @@ def train_rows(
     """Trains network and table with row-local Adam steps, with the run's checkpoints and log.
 
     Args:
-      run: has the learning rate, number of steps, checkpoints, log, progress, judge and start.
+      run: has the learning rate, number of steps, checkpoints, log, label, progress, judge and
+        start.
       weights: initial values.
       gradient: see `training.step.build_row_step`.
       sampler: ``sampler(step) -> (rows, *batches)``.
-      label: name in logs and progress.
       finish: converts trained weights to the method's state.
       campaigns_of: see `training.loop.train`.
       reduction: reduction of the gradient over campaigns; by default that of the settings.
@@ -252,7 +244,7 @@ def train_rows(
             num_steps=first + run.settings.offline_epochs * steps,
             first_step=first,
             early_stop=early_stop,
-            name=run.prefix + label,
+            name=run.label,
             campaigns_of=campaigns_of,
             skip_nonfinite=run.skip_nonfinite,
             log=run.log,

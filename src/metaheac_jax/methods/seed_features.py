@@ -84,7 +84,7 @@ def _seed_method(
         name=name,
         label=label,
         settings=replace(settings, disjoint=True),  # no query example is in a reference set
-        train=build_seed_offline(build_network, label),
+        train=build_seed_offline(build_network),
         adapt=build_seed_fine_tuning(build_network),
         restore=build_restore(lambda s: SeedNetwork(build_network(s)), lengths=True),
         tuned=TUNED,
@@ -96,7 +96,7 @@ def _seed_method(
     )
 
 
-def build_seed_offline(build_network: BuildNetwork, label: str) -> Train:
+def build_seed_offline(build_network: BuildNetwork) -> Train:
     """Builds Algorithm 1 on losses with seed features; reference sets come from support sets."""
 
     def stage(run: Run) -> Trained:
@@ -105,7 +105,7 @@ def build_seed_offline(build_network: BuildNetwork, label: str) -> Train:
         weights, gradient = untrained(run, network), meta_gradient(run, network)
         sampler = campaign_sampler(run)
         draw, campaigns_of = ReferenceSampler(sampler, size=MAX_REFERENCE), sampler.campaigns_of
-        return train_rows(run, weights, gradient, draw, label=label, campaigns_of=campaigns_of)
+        return train_rows(run, weights, gradient, draw, campaigns_of=campaigns_of)
 
     return stage
 

@@ -17,7 +17,6 @@ from metaheac_jax.model import Scorer, State, Weights
 from metaheac_jax.networks.mlp import MLP, OnFrozenFields
 from metaheac_jax.settings import PAPER, Settings
 
-_LABEL = "MLP+emb"
 _NEW_MLP = OnFrozenFields(MLP())
 
 
@@ -29,9 +28,9 @@ def mlp_embeddings(settings: Settings = PAPER) -> Method:
     """
     return Method(
         name="mlp-embeddings",
-        label=_LABEL,
+        label="MLP+emb",
         settings=replace(settings, **FROM_SCRATCH),
-        train=build_offline(mlp_network, "plain", _LABEL),
+        train=build_offline(mlp_network, "plain"),
         adapt=fit_new_mlp,
         restore=build_restore(lambda _: _NEW_MLP),
         tuned=TUNED,

@@ -53,7 +53,7 @@ from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.newton import solve_logistic
 from metaheac_jax.training.step import Gradient
 
-_NETWORK, _LABEL = SolvedHead(), "Solved head"
+_NETWORK = SolvedHead()
 #: Settings that were chosen on held-out training campaigns.
 _CHOSEN: dict[str, Any] = {
     "table_scale": 0.3,
@@ -72,9 +72,9 @@ def solved_head(settings: Settings = PAPER) -> Method:
     """
     return Method(
         name="solved-head",
-        label=_LABEL,
+        label="Solved head",
         settings=replace(settings, **_CHOSEN, disjoint=True),  # no head is solved on query examples
-        train=build_head_training(_LABEL),
+        train=build_head_training(),
         adapt=solve_heads,
         restore=build_restore(lambda _: _NETWORK, lengths=True),
         tuned=(*(name for name in TUNED if not name.startswith("online_")), "penalty"),
@@ -85,11 +85,10 @@ def solved_head(settings: Settings = PAPER) -> Method:
     )
 
 
-def build_head_training(label: str, *, first_order: bool = False) -> Train:
+def build_head_training(*, first_order: bool = False) -> Train:
     """Builds the offline stage, on the query loss of heads that are solved on support sets.
 
     Args:
-      label: name in logs and progress.
       first_order: see `solved_gradient`.
     """
 
@@ -102,7 +101,7 @@ def build_head_training(label: str, *, first_order: bool = False) -> Train:
         weights = untrained(run, _NETWORK)
         weights = weights._replace(table=weights.table.at[:, -1].set(0))  # the value weights
         gradient = solved_gradient(run.dataset.layout, first_order=first_order)
-        return train_on_campaigns(run, weights, gradient, label=label, reduction="mean")
+        return train_on_campaigns(run, weights, gradient, reduction="mean")
 
     return stage
 

@@ -35,7 +35,7 @@ class Run:
       judge: judges a state of the offline stage on these campaigns; None if there are none.
       start: the general model that the offline stage continues from; None to start afresh.
       skip_nonfinite: maximum number of non-finite steps that the offline stage may skip.
-      prefix: prefix of the training's name in logs and progress.
+      label: name of the training in logs and progress.
       mesh: the devices that share the work; None for one device.
       kept: folder in which the online stage keeps customised campaigns; None to keep none.
       watch: follows the steps of the online stage, if it takes any; None if nobody does.
@@ -52,7 +52,7 @@ class Run:
     judge: Callable[[State], Quality] | None = None
     start: General | None = None
     skip_nonfinite: int = 0
-    prefix: str = ""
+    label: str = ""
     mesh: Mesh | None = None
     kept: Path | None = None
     watch: Watch[Scorer] | None = None

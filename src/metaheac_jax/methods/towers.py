@@ -65,7 +65,7 @@ def train_space(run: Run) -> Trained:
     gradient = ranking_gradient(run.dataset.layout)
     weights, examples = untrained(run, _NETWORK), plain_sampler(run)
     draw = lambda step: seeds_only(examples(step))  # noqa: E731
-    return train_rows(run, weights, gradient, draw, label="Pinterest")
+    return train_rows(run, weights, gradient, draw)
 
 
 def seeds_only(batch: ExampleBatch) -> ExampleBatch:
