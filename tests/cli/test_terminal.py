@@ -462,7 +462,9 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch):
         ends = time.monotonic() + 60
         while "loss" not in out.getvalue() and time.monotonic() < ends:
             time.sleep(0.01)
+        time.sleep(0.2)
     assert out.getvalue().endswith(" s  train: loss 0.5  1,500/20,000\n")
+    assert out.getvalue().count("loss") == 1  # nothing has changed since
     assert threading.active_count() == threads
 
 

@@ -73,7 +73,7 @@ FAULTS = 3
 #: Exit code where the same command may succeed later; the number is that of sysexits.h.
 BUSY = 75
 _AGAIN = "run the same command again to continue, with --resume if it has that option"
-_SECONDS = 2.0  # between two lines of progress
+_SECONDS, _MOST_SECONDS = 2.0, 60.0  # least and most time between two lines of progress
 _ANY_WIDTH = 1_000_000  # characters of a line in a file or pipe: none is folded
 _LEAST_NAME = 4  # characters of a name in a line of a narrow table
 _COMPILED_SECONDS = 0.1  # programs that compile faster are not kept
@@ -137,9 +137,11 @@ def print_table(console: Console, table: TextTable) -> None:
 
 @contextmanager
 def progress_display(console: Console) -> Iterator[Progress]:
-    """A progress callback: bars on a terminal, and elsewhere one line every two seconds.
+    """A progress callback: bars on a terminal, and elsewhere a line now and then.
 
-    The text before the first colon names the work; the text after it is the current state.
+    The text before the first colon names the work; the text after it is the current state. Lines
+    come every two seconds, later every twentieth of the time so far, at most a minute apart; one
+    that would repeat the last is left out.
     """
     if console.is_terminal:
         columns = (
@@ -169,8 +171,11 @@ def progress_display(console: Console) -> Iterator[Progress]:
         latest[0] = f"{what}  {done:,}/{total:,}"
 
     def tick() -> None:
-        while not stop.wait(_SECONDS):
-            print_lines(console, f"{time.perf_counter() - began:6.0f} s  {latest[0]}")
+        seconds, told = 0.0, ""
+        while not stop.wait(min(max(_SECONDS, seconds / 20), _MOST_SECONDS)):
+            seconds, before, told = time.perf_counter() - began, told, latest[0]
+            if told != before:
+                print_lines(console, f"{seconds:6.0f} s  {told}")
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()
