@@ -406,7 +406,9 @@ def test_an_export_tells_what_it_does_not_know(tea, tmp_path, capsys):
 def test_processes_compare_campaigns_and_opt_outs(tea, tmp_path, capsys, monkeypatch):
     """Otherwise, a folder that is replaced meanwhile would mix two models in one audience."""
     compared = []
-    monkeypatch.setattr("metaheac_jax.cli.expand.check_same", lambda *own: compared.append(own))
+    for name in ("expand", "expand_inputs"):
+        check = f"metaheac_jax.cli.{name}.check_same"
+        monkeypatch.setattr(check, lambda *own: compared.append(own))
     words = ("expand", tea.folder, "--data", tea.data, "--size", 5, "--mesh", "campaign=1")
     for user in tea.non_seeds[:2]:
         out = opt_outs(tmp_path / "optouts.csv", tea.user_ids[[user]])

@@ -280,6 +280,37 @@ def test_suppressed_users_are_left_out_of_the_audience_alone(options, tmp_path, 
     refuses(capsys, main, "expand", *words_of(refused), words=words)
 
 
+def test_only_the_listed_users_may_be_in_an_audience(options, tmp_path, capsys):
+    """As if all others were suppressed; seeds outside the list are learned from."""
+    options = {**options, "--size": 200}
+    succeeds(main, "expand", *words_of(options))
+    everyone = rows_of(tmp_path / "audience.csv")
+    wanted = {*SEEDS[:30].tolist(), *DATA.user_ids[150:170].tolist()}
+    (tmp_path / "consent").write_text("\n".join(map(str, [*sorted(wanted)[:25], 10**9])))
+    (tmp_path / "more").write_text("\n".join(map(str, sorted(wanted)[25:])))
+    (tmp_path / "bought").write_text(f"{DATA.user_ids[150]}\n")
+    capsys.readouterr()
+    more = {"--only": ["consent", "more"], "--suppress": "bought"}
+    succeeds(main, "expand", *words_of({**options, **more}))
+    printed = capsys.readouterr().out
+    assert "note: consent: 25 of 26 ids to choose from are users of the data" in printed
+    assert "audience.csv: 19 users of 19 candidates" in printed
+    kept = [row for row in everyone if int(row["user_id"]) in wanted - {int(DATA.user_ids[150])}]
+    found = rows_of(tmp_path / "audience.csv")
+    assert [(row["user_id"], row["score"]) for row in found] == [
+        (row["user_id"], row["score"]) for row in kept
+    ]
+    record = json.loads((tmp_path / "audience.csv.json").read_text())
+    files = [own["file"] for own in record["inputs"] if own["option"] == "only"]
+    assert files == ["consent", "more"]
+    (tmp_path / "nobody").write_text("1000000000\n")
+    words = ("--only: no user of ", " is in nobody; check that the ids are those of the prep")
+    refuses(capsys, main, "expand", *words_of({**options, "--only": "nobody"}), words=words)
+    refused = {**options, "--only": "audience.csv"}
+    words = ("--out: audience.csv would replace a file",)
+    refuses(capsys, main, "expand", *words_of(refused), words=words)
+
+
 def test_the_record_of_an_audience_names_options_and_files_with_their_checksums(options, tmp_path):
     (tmp_path / "optouts").write_text(f"{SEEDS[0]}\n")
     given = {"--exclude": "optouts", "--suppress": ["optouts"], "--seed": 3, "--least-seeds": 7}

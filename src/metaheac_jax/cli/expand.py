@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -19,16 +18,14 @@ from metaheac_jax.audience.audience import Audience, check_audience_file
 from metaheac_jax.audience.calibration import (
     calibrate,
     check_base_rate,
-    examples_to_calibrate_on,
 )
-from metaheac_jax.audience.campaign_folder import is_campaign, read_campaign
+from metaheac_jax.audience.campaign_folder import is_campaign
 from metaheac_jax.audience.curve import seed_rate
 from metaheac_jax.audience.figures import load_matplotlib
 from metaheac_jax.audience.held_out_seeds import seen_in_training
 from metaheac_jax.audience.report import describe_audience
 from metaheac_jax.audience.report_page import html_report
 from metaheac_jax.audience.retrieve import audience_ranks, expand_all
-from metaheac_jax.audience.seed_check import LEAST_SEEDS
 from metaheac_jax.audience.workspace import AUDIENCES as MANIFEST
 from metaheac_jax.audience.workspace import CUSTOMISED, remove_work
 from metaheac_jax.cli import terminal
@@ -36,17 +33,22 @@ from metaheac_jax.cli.campaigns import (
     ANY_POOL,
     Request,
     check_readable,
-    find_campaign,
     has_text,
     model_notes,
-    read_attributes,
     read_audience,
-    read_campaigns,
-    read_excluded,
-    require_seeds,
-    seed_notes,
 )
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
+from metaheac_jax.cli.expand_inputs import (
+    GIVE_A_SIZE,
+    Inputs,
+    check_folders,
+    check_own_options,
+    find_inputs,
+    given_ranks,
+    own_ranks,
+    read_requests,
+    read_sources,
+)
 from metaheac_jax.cli.expanded import (
     Expanded,
     describe,
@@ -55,7 +57,7 @@ from metaheac_jax.cli.expanded import (
     write_file,
     write_folder,
 )
-from metaheac_jax.cli.found_campaigns import Found, find_campaigns
+from metaheac_jax.cli.found_campaigns import Found
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError, Refusals
@@ -66,9 +68,7 @@ from metaheac_jax.processes import check_same, from_first, is_first
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.sealed import Parent, digests
 from metaheac_jax.settings import Adapts
-from metaheac_jax.training.checkpoint import array_digest
 
-_SIZES = "give one of --size, --percent, and --from-percent with --to-percent"
 #: Options in an audience's record.
 _RECORDED = (
     *("size", "percent", "from_percent", "to_percent", "include_seeds", "exclude_shown"),
@@ -136,6 +136,10 @@ class Options:
     """Files with ids of users to leave out of this audience only, as for --seeds, for example users
     who were contacted this week or who have bought already: models learn from them all the same. In
     a --report they stay among the users with whom held-out seeds are compared."""
+    only: tuple[Path, ...] = ()
+    """Files with ids of the only users who may be in an audience, as for --seeds, for example those
+    who have given their consent, or who live in one country. Otherwise as if all others were in
+    --suppress; percentages are still of all users."""
     exclude_shown: bool = False
     """Leave out all users in a campaign folder's feedback, whether they converted or not: they were
     shown the campaign already. In a --report, those who did not convert stay among the users with
@@ -183,16 +187,16 @@ class Options:
 def main(options: Options) -> int:
     """Runs the command; returns its exit code."""
     _check_options(options)
-    requests, refusals = _requests(options), Refusals()
-    _check_own_options(options, requests)
-    _check_folders(options, requests)
+    requests, refusals = read_requests(options), Refusals()
+    check_own_options(options, requests)
+    check_folders(options, requests)
     kept = _check_outputs(options, requests)
     mesh = mesh_of(options.devices)
     screen = terminal.screen()
     terminal.keep_compiled()
-    for path in (*options.exclude, *options.suppress):
+    for path in (*options.exclude, *options.suppress, *options.only):
         check_readable(path)  # a file that cannot be read is reported before the work begins
-    requests = _read_sources(requests, options, refusals)
+    requests = read_sources(requests, options, refusals)
     writes = is_first()
     with (
         locked(options.out) if writes else nullcontext(),
@@ -209,7 +213,7 @@ def main(options: Options) -> int:
             parts = (_chosen(options), data.digest, model_digest, folders)
             check_same("options, data, model and campaigns", parts)
         others = _others(options, data)
-        inputs = _find(options, requests, refusals, general, data, mesh, progress)
+        inputs = find_inputs(options, requests, refusals, general, data, mesh, progress)
         record = _record(options, inputs, refusals)
         terminal.print_lines(screen, *(f"skipped: {reason}" for _, reason in refusals.reasons))
         results = _expand(options, inputs, general, data, mesh, kept, progress)
@@ -241,9 +245,9 @@ def _check_options(options: Options) -> None:
     band = options.from_percent is not None or options.to_percent is not None
     given = (options.size is not None) + (options.percent is not None) + band
     if given > 1 or (not given and options.campaigns is None):
-        raise InputError(f"expand: {_SIZES}")
+        raise InputError(f"expand: {GIVE_A_SIZE}")
     if given:
-        audience_ranks(ANY_POOL, **_ranks(options))
+        audience_ranks(ANY_POOL, **given_ranks(options))
     if options.campaigns is None and options.format is not None:
         raise InputError(
             "--format: only with --campaigns; otherwise the ending of --out decides the format"
@@ -265,16 +269,6 @@ def _check_options(options: Options) -> None:
         terminal.check_minimum("--least-seeds", options.least_seeds, 0)
 
 
-def _check_own_options(options: Options, requests: Sequence[Request]) -> None:
-    """Refuses campaigns without a size, or with a base rate that is not used."""
-    has_size = any(value is not None for value in _ranks(options).values())
-    for request in requests:
-        if not has_size and request.size is None and request.percent is None:
-            raise InputError(f"campaign {request.name}: has no size or percent; {_SIZES}")
-        if request.base_rate is not None and not options.probability:
-            raise InputError(f"campaign {request.name}: base_rate: only with --probability")
-
-
 def _check_outputs(options: Options, requests: Sequence[Request]) -> Path | None:
     """Refuses outputs that cannot be written or would replace an input, before any work.
 
@@ -284,7 +278,7 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> Path | None
     Raises:
       InputError: as `terminal.check_output` and `terminal.check_output_folder` do.
     """
-    lists = (*options.exclude, *options.suppress, *options.compare)
+    lists = (*options.exclude, *options.suppress, *options.only, *options.compare)
     inputs = (options.seeds, options.attributes, *lists)
     if options.report is not None:
         endings = (".html",)
@@ -307,23 +301,11 @@ def _check_outputs(options: Options, requests: Sequence[Request]) -> Path | None
     return terminal.work_folder("--out", options.out, CUSTOMISED)
 
 
-def _ranks(options: Options) -> dict[str, Any]:
-    names = ("size", "percent", "from_percent", "to_percent")
-    return {name: getattr(options, name) for name in names}
-
-
-def _own_ranks(options: Options, request: Request, num_users: int) -> range:
-    """The ranks of a campaign's audience."""
-    if request.size is None and request.percent is None:
-        return audience_ranks(num_users, **_ranks(options))
-    return audience_ranks(num_users, size=request.size, percent=request.percent)
-
-
 def _chosen(options: Options) -> dict[str, Any]:
     return {name: getattr(options, name) for name in _RECORDED}
 
 
-def _record(options: Options, inputs: _Inputs, refusals: Refusals) -> dict[str, Any]:
+def _record(options: Options, inputs: Inputs, refusals: Refusals) -> dict[str, Any]:
     """What an audience's record has about the command: options, and the content of its files."""
     requests = [own.request for own in inputs.found]
     several = {"campaigns": options.campaigns, "attributes": options.attributes}
@@ -331,6 +313,7 @@ def _record(options: Options, inputs: _Inputs, refusals: Refusals) -> dict[str, 
     paths += [("seeds", request.source) for request in requests if not request.is_folder]
     paths += [("exclude", path) for path in options.exclude]
     paths += [("suppress", path) for path in options.suppress]
+    paths += [("only", path) for path in options.only]
     paths += [("suppress", own.suppress) for own in requests if own.suppress is not None]
     paths += [
         ("previous", own.previous)
@@ -348,51 +331,6 @@ def _record(options: Options, inputs: _Inputs, refusals: Refusals) -> dict[str, 
     return record | {"skipped": skipped}
 
 
-def _requests(options: Options) -> list[Request]:
-    if options.campaigns is not None:
-        return read_campaigns(options.campaigns)
-    if is_campaign(options.model):
-        return [Request(options.model, None, options.previous)]
-    assert options.seeds is not None  # checked by `_check_options`
-    assert options.attributes is not None
-    attributes = read_attributes(options.attributes)
-    return [Request(options.seeds, attributes, options.previous)]
-
-
-def _check_folders(options: Options, requests: Sequence[Request]) -> None:
-    """Refuses options that do not suit campaign folders, or only these."""
-    folder = next((request.source for request in requests if request.is_folder), None)
-    if options.adapts is not None and folder is not None:
-        raise InputError(
-            f"--adapts: {folder} is a campaign, which is customised already; omit --adapts"
-        )
-    if options.exclude_shown and folder is None:
-        raise InputError("--exclude-shown: only for a campaign's folder, which has feedback")
-
-
-def _read_sources(
-    requests: Sequence[Request], options: Options, refusals: Refusals
-) -> list[Request]:
-    """The usable requests with the content of campaign folders; other files are only checked."""
-    read = []
-    for request in requests:
-        with refusals.collected(request.name), request.named():
-            if request.is_folder:
-                read.append(replace(request, saved=read_campaign(request.source)))
-            else:
-                check_readable(request.source)
-                read.append(request)
-    _check_usable(len(read), options, refusals)
-    return read
-
-
-def _check_usable(num_usable: int, options: Options, refusals: Refusals) -> None:
-    """Refuses what was refused, unless --skip-unusable skips it and leaves something."""
-    if not (options.skip_unusable and num_usable):
-        more = options.campaigns is not None and num_usable
-        refusals.check("; --skip-unusable expands the others" if more else "")
-
-
 def _others(options: Options, data: Dataset) -> dict[str, np.ndarray]:
     """User ids of the audiences that the report compares with this one, by file name."""
     if options.report is None:
@@ -405,84 +343,9 @@ def _others(options: Options, data: Dataset) -> dict[str, np.ndarray]:
     return others
 
 
-class _Inputs(NamedTuple):
-    """What the audiences are made from.
-
-    Attributes:
-      found: the campaigns.
-      earlier: ids of each campaign's earlier audience, by the campaign's name.
-      excluded: user ids from --exclude.
-      suppressed: user ids from --suppress.
-      own_suppressed: user ids to leave out of a campaign's audience only, by the campaign's name.
-      notes: notes on all campaigns.
-    """
-
-    found: Sequence[Found]
-    earlier: Mapping[str | None, np.ndarray]
-    excluded: np.ndarray
-    suppressed: np.ndarray
-    own_suppressed: Mapping[str | None, np.ndarray]
-    notes: Sequence[str]
-
-
-def _find(
-    options: Options,
-    requests: Sequence[Request],
-    refusals: Refusals,
-    general: General,
-    data: Dataset,
-    mesh: Mesh | None,
-    progress: Progress,
-) -> _Inputs:
-    """Reads all inputs; what cannot be used is refused before the work begins."""
-    general.check_data(data)
-    data.check_one_row_per_user()
-    earlier, unread = dict[str | None, np.ndarray](), Refusals()
-    for request in requests:
-        into = unread if options.skip_unusable else refusals
-        with into.collected(request.name), request.named():
-            if request.previous is not None:
-                earlier[request.name] = read_audience(request.previous, text=has_text(data))
-    excluded, known = read_excluded(options.exclude, data)
-    suppressed, more = read_excluded(options.suppress, data)
-    own_suppressed, own_notes = _read_suppressed(requests, refusals, data)
-    found = _find_campaigns(options, requests, refusals, general, data, excluded, progress)
-    if options.probability:
-        for own in found:
-            with refusals.collected(own.request.name), own.named():
-                examples_to_calibrate_on(own.campaign, options.seed)
-    found = [own for own in found if own.request.name not in refusals]
-    _check_usable(len(found), options, refusals)
-    if mesh is not None:
-        parts = [(own.campaign.users, own.campaign.labels, own.campaign.rows) for own in found]
-        ids = (excluded, suppressed, *own_suppressed.values())
-        digests = [array_digest(part) for part in (*ids, *chain(*parts))]
-        check_same("campaigns and excluded users", digests)
-    _check_candidates(options, data, found, np.union1d(excluded, suppressed), own_suppressed)
-    reasons = dict(unread.reasons)
-    for number, own in enumerate(found):
-        notes = [*own.notes, *own_notes.get(own.request.name, ())]
-        if own.request.name in unread:
-            notes += [f"not compared with an earlier audience: {reasons[own.request.name]}"]
-        found[number] = own._replace(notes=notes)
-    return _Inputs(found, earlier, excluded, suppressed, own_suppressed, [*known, *more])
-
-
-def _read_suppressed(
-    requests: Sequence[Request], refusals: Refusals, data: Dataset
-) -> tuple[dict[str | None, np.ndarray], dict[str | None, list[str]]]:
-    """The users to leave out of single campaigns' audiences, and notes on them, by name."""
-    ids, notes = dict[str | None, np.ndarray](), dict[str | None, list[str]]()
-    for own in requests:
-        if own.suppress is not None:
-            with refusals.collected(own.name), own.named():
-                ids[own.name], notes[own.name] = read_excluded([own.suppress], data)
-    return ids, notes
-
-
 def _expand(
     options: Options,
-    inputs: _Inputs,
+    inputs: Inputs,
     general: General,
     data: Dataset,
     mesh: Mesh | None,
@@ -491,7 +354,7 @@ def _expand(
 ) -> list[Expanded]:
     """The audience of every campaign."""
     found = inputs.found
-    ranks = [_own_ranks(options, own.request, data.num_users) for own in found]
+    ranks = [own_ranks(options, own.request, data.num_users) for own in found]
     campaigns = [own.campaign for own in found]
     method, seed = _method(options, general), options.seed
     scales = []
@@ -592,79 +455,15 @@ def _audience_notes(audience: Audience, wanted: range) -> list[str]:
     return notes
 
 
-def _check_candidates(
-    options: Options,
-    data: Dataset,
-    found: Sequence[Found],
-    left_out: np.ndarray,
-    own_suppressed: Mapping[str | None, np.ndarray],
-) -> None:
-    """Refuses ranks that no candidate of any campaign has."""
-    most, first = 0, data.num_users
-    for own in found:
-        campaign = own.campaign if own.model is None else own.model.campaign
-        ids = np.union1d(left_out, data.checked_ids(campaign.excluded_ids))
-        ids = np.union1d(ids, own_suppressed.get(own.request.name, ids[:0]))
-        users = data.find_users(ids)
-        if not options.include_seeds:
-            users = np.union1d(users, campaign.seeds)
-        num_candidates = data.num_users - np.count_nonzero(users >= 0)
-        start = _own_ranks(options, own.request, data.num_users).start
-        if num_candidates > start:
-            return
-        most, first = max(most, num_candidates), min(first, start)
-    if not most:
-        who = "left out" if options.include_seeds else "seeds or left out"
-        raise InputError(
-            f"audience: has no users, since all {data.num_users:,} users of the data are {who}; "
-            "use a larger pool"
-        )
-    raise InputError(
-        f"audience: has no users, since there are only {most:,} candidates, and the first rank "
-        f"requested is {first + 1:,}; choose a better rank"
-    )
-
-
 def _method(options: Options, general: General) -> Method:
     method = method_of(general)
     return method.with_settings(online_adapts=options.adapts) if options.adapts else method
 
 
-def _find_campaigns(
-    options: Options,
-    requests: Sequence[Request],
-    refusals: Refusals,
-    general: General,
-    data: Dataset,
-    excluded: np.ndarray,
-    progress: Progress,
-) -> list[Found]:
-    """The campaigns that are not refused, in the order of the requests."""
-    if options.seeds is not None and options.attributes is not None:
-        campaign, check = find_campaign(
-            data, options.seeds, options.attributes, exclude=excluded, seed=options.seed
-        )
-        least = LEAST_SEEDS if options.least_seeds is None else options.least_seeds
-        require_seeds(check, least, options.seeds)
-        return [Found(requests[0], campaign, check, notes=seed_notes(campaign.labels))]
-    return find_campaigns(
-        requests,
-        general,
-        data,
-        exclude=excluded,
-        exclude_shown=options.exclude_shown,
-        least_seeds=options.least_seeds,
-        learns_again=options.probability or options.report is not None,
-        seed=options.seed,
-        refusals=refusals,
-        progress=progress,
-    )
-
-
 def _write(
     options: Options,
     results: Sequence[Expanded],
-    inputs: _Inputs,
+    inputs: Inputs,
     others: Mapping[str, np.ndarray],
     record: Mapping[str, Any],
     general: General,
@@ -689,7 +488,7 @@ def _write(
 def _report_page(
     options: Options,
     result: Expanded,
-    inputs: _Inputs,
+    inputs: Inputs,
     others: Mapping[str, np.ndarray],
     general: General,
     data: Dataset,
