@@ -1,5 +1,6 @@
 """`metaheac fit`: where it may write, and how an interrupted training goes on."""
 
+import json
 import re
 import shutil
 import sys
@@ -90,6 +91,20 @@ def test_nothing_is_learned_from_excluded_users(data, tmp_path, capsys):
     options = (tmp_path / "none", "--exclude", tmp_path / "everyone")
     refuses(capsys, main, "fit", data, *options, words=("examples",))
     assert not (tmp_path / "none").exists()
+
+
+def test_the_log_of_a_training_is_kept_if_asked(data, tmp_path, capsys):
+    log, model = tmp_path / "june.jsonl", tmp_path / "model"
+    command = ("fit", data, model, "--method", "mlp-pretraining", "--epochs", 1)
+    log.write_text("of May\n")
+    succeeds(main, *command, "--log", log)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert lines[-1]["name"] == "MLP+pre-training"
+    assert {"step", "loss", "steps_per_second", "seconds"} <= lines[-1].keys()
+    assert lines[-1]["step"] == steps_of(load(model, optimizer=True))
+    assert contents(tmp_path) == {"june.jsonl", "model"}
+    for place in (model / "log.jsonl", tmp_path / "model.training" / "x", data):
+        refuses(capsys, main, *command, "--log", place, words=("--log: ",))
 
 
 def test_options_reach_the_training(data, tmp_path, monkeypatch):
@@ -339,7 +354,7 @@ def test_an_ensemble_sets_the_value_dropout_of_its_network_alone():
     assert (head.settings.value_dropout, network.settings.value_dropout) == (0.5, 0.9)
 
 
-@pytest.mark.parametrize("option", ["--epochs", "--skip-nonfinite"])
+@pytest.mark.parametrize("option", ["--epochs", "--log", "--skip-nonfinite"])
 def test_a_method_without_steps_takes_no_options_of_steps(data, tmp_path, capsys, option):
     words = (f"{option}: prior takes no steps; omit the option",)
     out = tmp_path / "model"

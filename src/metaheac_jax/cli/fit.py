@@ -25,7 +25,7 @@ from metaheac_jax.data.splits import official_split, paper_split
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked
+from metaheac_jax.files import locked, write_text
 from metaheac_jax.methods import Method, method_named, method_of
 from metaheac_jax.methods.record import steps_of
 from metaheac_jax.model import MANIFEST, AddedCampaign, General, load, save
@@ -34,6 +34,8 @@ from metaheac_jax.progress import Progress
 from metaheac_jax.settings import SETTINGS
 from metaheac_jax.training.checkpoint import array_digest
 
+_LOG = "log.jsonl"  # in the folder of a training
+
 
 @dataclass(frozen=True)
 class Options:
@@ -41,7 +43,8 @@ class Options:
 
     Checkpoints go to OUT.training, which is removed at the end. After an interruption, the same
     command with --resume continues from the last checkpoint. With --resume from the start, one line
-    serves both, while the data and the options stay the same.
+    serves both, while the data and the options stay the same. If they change after an interruption,
+    delete OUT.training to start afresh.
     """
 
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -95,6 +98,10 @@ class Options:
     its libraries must be the same as before, or the result would be different."""
     allow_change: tuple[MayChange, ...] = ()
     """With --resume, parts that may have changed nevertheless."""
+    log: Path | None = None
+    """File to write the log of the training to, once the model is written: JSON lines with step,
+    mean loss since the last line, steps per second, and AUC and loss on the held-out campaigns; of
+    an ensemble, those of each member by its name. For methods that are trained in steps."""
     skip_nonfinite: int = 0
     """Skip up to this many training steps whose loss, gradient or result is not finite; each is
     reported, with its campaigns. By default, the first one ends the training. For methods that are
@@ -113,6 +120,8 @@ def main(options: Options) -> int:
     inputs = (options.data, options.start, *options.with_, *options.exclude)
     terminal.check_output_folder("OUT", options.out, MANIFEST, "a model", *inputs)
     directory = terminal.work_folder("OUT", options.out, TRAINING)
+    if options.log is not None:
+        terminal.check_output("--log", options.log, *inputs, lock=False)
     for path in options.exclude:
         check_readable(path)  # a file that cannot be read is reported before the work begins
     writes = is_first()
@@ -125,7 +134,7 @@ def main(options: Options) -> int:
             start = load(options.start, optimizer=True, progress=progress)
             method = method_of(start)
             method.check_start(start, data)
-        for name in ("epochs", "skip_nonfinite"):
+        for name in ("epochs", "log", "skip_nonfinite"):
             if getattr(options, name) and not method.takes_steps:
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option}: {method.name} takes no steps; omit the option")
@@ -158,7 +167,7 @@ def main(options: Options) -> int:
                 seed=options.seed,
                 mesh=mesh,
                 directory=directory / "checkpoints",
-                log=directory / "log.jsonl",
+                log=directory / _LOG,
                 allow_changes=options.allow_change,
                 skip_nonfinite=options.skip_nonfinite,
                 progress=progress,
@@ -169,8 +178,7 @@ def main(options: Options) -> int:
             raise
         if writes:
             general = replace(general, added=_with_added(general.added, map(_added, folders)))
-            save(general, options.out, progress=progress)
-            remove_work(directory)
+            _write(options, general, directory, progress)
         from_first(None)  # the other processes end after the first
     terminal.print_lines(
         screen,
@@ -210,6 +218,15 @@ def _check_options(options: Options) -> dict[str, Any]:
     if options.allow_change and not options.resume:
         raise InputError("--allow-change: only with --resume")
     return changes
+
+
+def _write(options: Options, general: General, directory: Path, progress: Progress) -> None:
+    """Writes the model and the log, and removes the folder of the training."""
+    save(general, options.out, progress=progress)
+    if options.log is not None:
+        log = directory / _LOG
+        write_text(options.log, log.read_text() if log.exists() else "")
+    remove_work(directory)
 
 
 def _judged(general: General, num_held_out: int) -> str:
