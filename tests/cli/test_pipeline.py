@@ -244,6 +244,49 @@ def test_evaluate_shows_gains_and_calibration(made, tmp_path, capsys):
     assert printed.count("seeds: gains by tenth of the users, best first\n") == 4
 
 
+def test_evaluate_compares_two_models_on_the_campaigns_of_both(made, tmp_path, capsys):
+    lr, ours, theirs = tmp_path / "lr", tmp_path / "ours.json", tmp_path / "theirs.json"
+    options = ("--method", "lr", "--campaigns", "paper", "--seed", 3)
+    succeeds(main, "fit", made.data, lr, *options)
+    succeeds(main, "evaluate", lr, "--data", made.data, "--out", theirs)
+    earlier = json.loads(theirs.read_text())
+    small = [own for own in earlier["campaigns"] if own["group"] == "small"]
+    earlier["campaigns"].remove(small[0])  # the earlier model has learned from it
+    theirs.write_text(json.dumps(earlier))
+    capsys.readouterr()
+    compare = ("evaluate", made.paper, "--data", made.data, "--against", theirs)
+    succeeds(main, *compare, "--out", ours)
+    printed, result = capsys.readouterr().out, json.loads(ours.read_text())
+    other = {own["campaign"]: own for own in earlier["campaigns"]}
+    for group, found in result["against"].items():
+        own = [c for c in result["campaigns"] if c["group"] == group and c["campaign"] in other]
+        assert found["campaigns"] == len(own) == sum(c["group"] == group for c in other.values())
+        for name in ("auc", "precision", "recall"):
+            change = np.array([c[name] - other[c["campaign"]][name] for c in own])
+            assert found[name]["mean"] == pytest.approx(change.mean())
+            if len(own) == 1:
+                assert found[name]["error"] is None
+            else:
+                error = np.std(change, ddof=1) / np.sqrt(len(own))
+                assert found[name]["error"] == pytest.approx(error)
+            assert found[name]["higher"] == (change > 0).sum()
+        auc = found["auc"]
+        error = "" if len(own) == 1 else f" ±{auc['error']:.4f}"
+        assert f" {auc['mean']:+.4f}{error} " in printed
+        assert f" {auc['higher']} of {len(own)} " in printed
+    assert f"\nminus {theirs}, on the campaigns of both\n" in printed
+
+    words = (f"--out: {theirs} would replace a file that is read",)
+    refuses(capsys, main, *compare, "--out", theirs, words=words)
+    for text, words in (
+        ('{"campaigns": [{"campaign": 1}]}', "not the results of metaheac evaluate; give a file f"),
+        ("[]", "not the results of metaheac evaluate"),
+        ('{"campaigns": []}', "has none of the "),
+    ):
+        theirs.write_text(text)
+        refuses(capsys, main, *compare, words=(str(theirs), words))
+
+
 def test_evaluate_shows_a_name_in_brackets(tmp_path, capsys):
     data = replace(dataset(users=200, campaigns=4, per_campaign=40, pool=40), name="[toy]")
     write_dataset(data, tmp_path / "data")

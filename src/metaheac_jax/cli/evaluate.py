@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,11 +29,12 @@ from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import Split, questions_of, small_campaigns
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_csv, write_json
+from metaheac_jax.files import read_json, write_csv, write_json
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 
 GROUPS = {"small": "at most", "large": "more than"}
+_METRICS = ("auc", "precision", "recall")
 _FEW = "fewer than 20 examples of stage 1 to customise on, or only seeds or only non-seeds"
 
 
@@ -57,6 +59,11 @@ class Options:
     out: Path | None = None
     """File to write: .json for all results, with the metrics of every campaign; .csv for the gains
     tables alone."""
+    against: Path | None = None
+    """Results of another model on such data, from --out with .json, for example of the model in
+    use: prints how much higher the metrics of this model are in the mean of the campaigns that both
+    have judged, ± the standard error over these campaigns, and on how many its AUC is higher. The
+    error does not include what another training of the same model would change."""
     seed: int = 0
     """Random seed for customising."""
 
@@ -65,7 +72,9 @@ def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--seed", options.seed, 0)
     if options.out is not None:
-        terminal.check_output("--out", options.out, endings=(".json", ".csv"))
+        endings = (".json", ".csv")
+        terminal.check_output("--out", options.out, options.against, endings=endings)
+    others = None if options.against is None else _read_campaigns(options.against)
     screen = terminal.screen()
     terminal.keep_compiled()
     with terminal.progress_display(screen) as progress:
@@ -78,20 +87,11 @@ def main(options: Options) -> None:
         new = ~known & in_stage2
         usable = is_usable(data)
         test = np.flatnonzero(new & usable).tolist()
-        if not in_stage2.any():
+        _check_campaigns(options, test, in_stage2, new)
+        ids = {plain_id(data.campaign_ids[own]) for own in test}
+        if others is not None and ids.isdisjoint(others):
             raise InputError(
-                f"{options.data}: has no examples of stage 2, on which audiences are judged; "
-                "prepare it from examples some of which have stage 2"
-            )
-        if not len(test) and new.any():
-            raise InputError(
-                f"{options.data}: campaigns that {options.model} was not trained on have {_FEW}; "
-                "add examples"
-            )
-        if not len(test):
-            raise InputError(
-                f"{options.model}: was trained on every campaign that {options.data} can judge; "
-                "train with `metaheac fit --campaigns paper` to leave some out"
+                f"--against: {options.against} has none of the {len(ids)} campaigns to be judged"
             )
         alike = [(own, added_like(general, data, data.campaign(own))) for own in test]
         method = method_of(general)
@@ -106,10 +106,15 @@ def main(options: Options) -> None:
         group: _group_tables(data, result, group, test, pools.scores, log_odds=method.log_odds)
         for group in GROUPS
     }
+    if others is not None:
+        result["against"] = {group: _differences(result, others, group) for group in GROUPS}
     if options.out is not None:
         _write(options.out, result)
     terminal.print_lines(screen, "", f"{method.label} on {data.name}")
     terminal.print_table(screen, _figures(result, threshold))
+    if others is not None:
+        terminal.print_lines(screen, "", f"minus {options.against}, on the campaigns of both")
+        terminal.print_table(screen, _against_table(result["against"], threshold))
     for group, sign in GROUPS.items():
         _print_group(screen, result["groups"][group], f"{sign} {threshold:,} seeds")
     terminal.print_lines(
@@ -127,6 +132,78 @@ def main(options: Options) -> None:
         ),
         *_question_notes(data, known, test),
     )
+
+
+def _check_campaigns(
+    options: Options, test: Sequence[int], in_stage2: np.ndarray, new: np.ndarray
+) -> None:
+    """Refuses data and a model that leave no campaign to judge."""
+    if not in_stage2.any():
+        raise InputError(
+            f"{options.data}: has no examples of stage 2, on which audiences are judged; "
+            "prepare it from examples some of which have stage 2"
+        )
+    if not len(test) and new.any():
+        raise InputError(
+            f"{options.data}: campaigns that {options.model} was not trained on have {_FEW}; "
+            "add examples"
+        )
+    if not len(test):
+        raise InputError(
+            f"{options.model}: was trained on every campaign that {options.data} can judge; "
+            "train with `metaheac fit --campaigns paper` to leave some out"
+        )
+
+
+def _read_campaigns(path: Path) -> dict[int | str, dict[str, float]]:
+    """The metrics of each campaign in a file of results.
+
+    Raises:
+      InputError: the file is not one that --out has written.
+    """
+    content = read_json(path)
+    try:
+        return {
+            own["campaign"]: {m: float(own[m]) for m in _METRICS} for own in content["campaigns"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not the results of metaheac evaluate; give a file from --out with .json"
+        ) from error
+
+
+def _differences(
+    result: dict[str, Any], others: dict[int | str, dict[str, float]], group: str
+) -> dict[str, Any]:
+    """Mean differences over the campaigns of a group that others have, too, with their errors."""
+    members = [own for own in result["campaigns"] if own["group"] == group]
+    members = [own for own in members if own["campaign"] in others]
+    found: dict[str, Any] = {"campaigns": len(members)}
+    for measure in _METRICS if members else ():
+        change = np.array([own[measure] - others[own["campaign"]][measure] for own in members])
+        error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else None
+        found[measure] = {
+            "mean": float(change.mean()),
+            "error": None if error is None else float(error),
+            "higher": int((change > 0).sum()),
+        }
+    return found
+
+
+def _against_table(against: dict[str, Any], threshold: int) -> TextTable:
+    rows = []
+    for group, sign in GROUPS.items():
+        found, cells = against[group], ["-"] * 4
+        if found["campaigns"]:
+            texts = []
+            for measure in _METRICS:
+                mean, error = found[measure]["mean"], found[measure]["error"]
+                texts.append(f"{mean:+.4f}" + ("" if error is None else f" ±{error:.4f}"))
+            cells = [texts[0], f"{found['auc']['higher']} of {found['campaigns']}", *texts[1:]]
+        rows.append([f"{sign} {threshold:,} seeds", str(found["campaigns"]), *cells])
+    percent = f"{PERCENT:g}%"
+    header = ["seed sets", "campaigns", "AUC", "higher on", f"P@{percent}", f"R@{percent}"]
+    return TextTable("", header, rows)
 
 
 def _count_notes(
@@ -202,8 +279,7 @@ def _figures(result: dict[str, Any], threshold: int) -> TextTable:
         members = [c for c in result["campaigns"] if c["group"] == group]
         cells = ["-"] * 3
         if members:
-            measures = ("auc", "precision", "recall")
-            cells = [f"{np.mean([c[m] for c in members]):.4f}" for m in measures]
+            cells = [f"{np.mean([c[m] for c in members]):.4f}" for m in _METRICS]
         rows.append([f"{sign} {threshold:,} seeds", str(len(members)), *cells])
     header = ["seed sets", "campaigns", "AUC", f"P@{PERCENT:g}%", f"R@{PERCENT:g}%"]
     return TextTable("", header, rows)
