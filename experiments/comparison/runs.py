@@ -216,7 +216,7 @@ def run_all(
 
 
 def _with_fewer_examples(load: Load, options: RunOptions) -> Load:
-    """Loads the data with the fractions of examples that the options ask for."""
+    """A loader of the data with the fractions of examples that the options ask for."""
     fractions = options.offline_examples, options.online_examples
     return lambda seed, progress: load(seed, progress).with_fewer_examples(*fractions)
 

@@ -5,19 +5,26 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import contents, exit_code, refuses, succeeds
+from commands import contents, exit_code, full_disk, refuses, succeeds
 
-from metaheac_jax.audience.campaign_folder import load_customised, read_campaign, write_campaign
+from metaheac_jax.audience.campaign_folder import (
+    load_customised,
+    read_campaign,
+    update_customised,
+    write_campaign,
+)
 from metaheac_jax.cli.campaigns import KEPT_GENERAL
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.storage import open_dataset, write_dataset
-from metaheac_jax.errors import InputError
-from metaheac_jax.model import Customised, load
+from metaheac_jax.errors import Busy, InputError
+from metaheac_jax.files import locked
+from metaheac_jax.model import Customised, load, save
 from metaheac_jax.progress import silent
 from metaheac_jax.training.checkpoint import array_digest
 
@@ -60,29 +67,58 @@ def test_an_update_leaves_opt_outs_out_when_ids_have_become_text(tea, tmp_path, 
     assert users_of(out) == set(map(str, tea.user_ids)) - set(map(str, left))
 
 
-def test_many_campaigns_are_updated_as_one_by_one(tea, tmp_path, capsys):
-    """An error in one does not stop the others."""
+def test_many_campaigns_are_updated_as_one_by_one(tea, tmp_path, capsys, monkeypatch):
+    """An error in one does not stop the others, whatever it is; each has its own general model."""
     left = opt_outs(tmp_path / "optouts.csv", tea.user_ids[[*tea.seeds[:2], tea.non_seeds[0]]])
     update = ("update", "--data", tea.data, "--exclude", left)
-    golf, bad = (shutil.copytree(tea.folder, tmp_path / name) for name in ("golf", "bad"))
+    names = ("alone", "golf", "july", "bad", "foreign", "full", "busy")
+    copies = [Path(shutil.copytree(tea.folder, tmp_path / name)) for name in names]
+    alone, golf, july, bad, foreign, full, busy = copies
+    general = load(tea.model, optimizer=True)
+    state = {**general.state, "table": general.state["table"] + 1}
+    other = save(replace(general, state=state), tmp_path / "other")
+    update_customised(july, other, open_dataset(tea.data))
     (bad / "campaign.json").write_text("{}")
-    alone = shutil.copytree(tea.folder, tmp_path / "alone")
-    succeeds(main, "update", alone, *update[1:])
+    (foreign / "notes.txt").write_text("mine")
+    for own in (alone, july):
+        succeeds(main, "update", own, *update[1:])
+    wanted = {own.name: read_campaign(own).adapted for own in (alone, july)}
+    shutil.rmtree(july)
+    shutil.copytree(tea.folder, july)
+    update_customised(july, other, open_dataset(tea.data))
+
+    def write(saved, directory, progress):
+        if Path(directory).name == "full":
+            full_disk()
+        write_campaign(saved, directory, progress)
+
+    def lock(folder):
+        if folder == busy:
+            raise Busy(f"{folder}: another process is writing it; try again")
+        return locked(folder)
+
+    monkeypatch.setattr("metaheac_jax.audience.campaign_folder.write_campaign", write)
+    monkeypatch.setattr("metaheac_jax.cli.update.locked", lock)
     capsys.readouterr()
-    code = exit_code(main, "update", golf, bad, tea.folder, tmp_path / "none", *update[1:])
-    assert code == 2
+    several = (golf, july, bad, foreign, full, busy, tea.folder, tmp_path / "none")
+    assert exit_code(main, "update", *several, *update[1:]) == 2
     printed, error = capsys.readouterr()
-    for folder in (golf, tea.folder):
+    for folder, own in ((golf, "alone"), (july, "july"), (tea.folder, "alone")):
         assert f"{folder}: customised again, with feedback on 0 users" in printed
-        adapted = [read_campaign(own).adapted for own in (folder, alone)]
-        jax.tree.map(np.testing.assert_array_equal, *adapted)
+        jax.tree.map(np.testing.assert_array_equal, read_campaign(folder).adapted, wanted[own])
         assert len(read_campaign(folder).excluded) == 3
-    assert error.startswith(f"error: 2 errors: {bad}")
-    assert f"; {tmp_path / 'none'}: " in error
-    assert error.endswith("; the other campaigns are up to date\n")
+    assert error.startswith("error: 4 errors: ")
+    for folder in (bad, foreign, full, tmp_path / "none"):
+        assert str(folder) in error
+    assert "No space left on device" in error
+    assert error.endswith("; 3 of 8 campaigns are up to date\n")
     assert error.count("\n") == 1
-    succeeds(main, "update", golf, tea.folder, *update[1:])
-    assert capsys.readouterr().out.count("nothing to do") == 2
+    refuses(capsys, main, "update", busy, golf, *update[1:], words=(str(busy),), code=75)
+    monkeypatch.undo()
+    succeeds(main, "update", golf, busy, *update[1:])
+    printed = capsys.readouterr().out
+    assert printed.count("nothing to do") == 1
+    assert f"{busy}: customised again" in printed
     words = (f"update: {tea.folder} is given twice; give it once",)
     refuses(capsys, main, "update", tea.folder, golf, tea.folder / ".", *update[1:], words=words)
     refuses(capsys, main, *update, words=("update: give the folder of a campaign, or several",))

@@ -544,7 +544,7 @@ def test_campaigns_have_their_own_sizes_base_rates_and_suppressed_users(many, tm
         ({"size": 0}, "campaign golf club: size: expected a whole number of 1 or more, got 0"),
         ({"size": True}, "campaign golf club: size: expected a whole number"),
         ({"percent": 101}, "campaign golf club: percent: expected more than 0 and at most 100"),
-        ({"size": 3, "percent": 2}, "campaign golf club: audience: give one of size, percent"),
+        ({"size": 3, "percent": 2}, "campaign golf club: has both size and percent; give one of"),
         ({"base_rate": "1%"}, "campaign golf club: base rate: expected more than 0 and less t"),
         ({"base_rate": 0.1}, "campaign golf club: base_rate: only with --probability"),
         ({"suppress": 5}, "campaign golf club: suppress: expected the name of a file, got 5"),
@@ -553,7 +553,7 @@ def test_campaigns_have_their_own_sizes_base_rates_and_suppressed_users(many, tm
             {"edge": 5},
             "'edge'; expected name, seeds and attributes, or name and folder; previous,",
         ),
-        ({}, "campaign golf club: has no size or percent; give one of --size, --percent, and --"),
+        ({}, "list/campaigns: campaign golf club: has no size or percent; give it one, or give"),
     ],
 )
 def test_own_values_that_make_no_sense(many, tmp_path, capsys, changed, words):
@@ -672,6 +672,7 @@ def some_bad(many, made, tmp_path):
         "no attribute": {"attributes": {}},
         "no user": {"seeds": "unknown.csv"},
         "few": {"seeds": "few.csv"},
+        "few, and no list": {"seeds": "few.csv", "suppress": "none.csv"},
         "of another model": {"folder": "of other"},
         "too few for --probability": {"folder": "of model"},
     }
@@ -686,17 +687,18 @@ def some_bad(many, made, tmp_path):
 
 def test_unusable_campaigns_are_skipped_if_asked(some_bad, tmp_path, capsys):
     many, entries = some_bad
-    words = ("2 errors: campaign no file: ", "; --skip-unusable expands the others")
+    words = ("3 errors: campaign no file: ", "; --skip-unusable expands the others")
     refuses(capsys, main, "expand", *words_of(many), words=words)
     capsys.readouterr()
     skipping = {**many, "--skip-unusable": ""}
     assert exit_code(main, "expand", *words_of(skipping)) == 3
     printed = capsys.readouterr().out
-    assert "audiences: 1 audiences, 7 skipped; audiences.json has the details" in printed
+    assert "audiences: 1 audiences, 8 skipped; audiences.json has the details" in printed
     assert contents(tmp_path / "audiences") == {"tea.csv", "audiences.json"}
     record = json.loads((tmp_path / "audiences" / "audiences.json").read_text())
     reasons = {own["name"]: own["reason"] for own in record["skipped"]}
     assert set(reasons) == set(entries) - {"tea"}
+    assert len(record["skipped"]) == len(reasons)
     assert all(reason.startswith(f"campaign {name}: ") for name, reason in reasons.items())
     assert all(f"skipped: {reason}\n" in printed for reason in reasons.values())
     assert reasons["no file"] == "campaign no file: list/none.csv: No such file or directory"

@@ -103,8 +103,16 @@ def test_the_log_of_a_training_is_kept_if_asked(data, tmp_path, capsys):
     assert {"step", "loss", "steps_per_second", "seconds"} <= lines[-1].keys()
     assert lines[-1]["step"] == steps_of(load(model, optimizer=True))
     assert contents(tmp_path) == {"june.jsonl", "model"}
-    for place in (model / "log.jsonl", tmp_path / "model.training" / "x", data):
-        refuses(capsys, main, *command, "--log", place, words=("--log: ",))
+    (tmp_path / "empty").mkdir()
+    for out, place in (
+        (model, model / "log.jsonl"),
+        (model, tmp_path / "model.training" / "x"),
+        (model, data),
+        (tmp_path / "new", tmp_path / "new"),
+        (tmp_path / "empty", tmp_path / "empty" / "log.jsonl"),
+    ):
+        refuses(capsys, main, "fit", data, out, *command[3:], "--log", place, words=("--log: ",))
+        assert contents(tmp_path) == {"june.jsonl", "model", "empty"}
 
 
 def test_options_reach_the_training(data, tmp_path, monkeypatch):

@@ -258,7 +258,10 @@ def test_evaluate_compares_two_models_on_the_campaigns_of_both(made, tmp_path, c
     succeeds(main, *compare, "--out", ours)
     printed, result = capsys.readouterr().out, json.loads(ours.read_text())
     other = {own["campaign"]: own for own in earlier["campaigns"]}
-    for group, found in result["against"].items():
+    digests = [result["model"], result["against"]["model"]]
+    assert digests == [load(own).origin.digest for own in (made.paper, lr)]
+    assert "other data" not in printed
+    for group, found in result["against"]["groups"].items():
         own = [c for c in result["campaigns"] if c["group"] == group and c["campaign"] in other]
         assert found["campaigns"] == len(own) == sum(c["group"] == group for c in other.values())
         for name in ("auc", "precision", "recall"):
@@ -275,13 +278,17 @@ def test_evaluate_compares_two_models_on_the_campaigns_of_both(made, tmp_path, c
         assert f" {auc['mean']:+.4f}{error} " in printed
         assert f" {auc['higher']} of {len(own)} " in printed
     assert f"\nminus {theirs}, on the campaigns of both\n" in printed
+    theirs.write_text(json.dumps({**earlier, "data": "another"}))
+    succeeds(main, *compare, "--out", tmp_path / "again.JSON")
+    assert "note: those results are of other data, whose users and ex" in capsys.readouterr().out
+    assert json.loads((tmp_path / "again.JSON").read_text()) == result
 
     words = (f"--out: {theirs} would replace a file that is read",)
     refuses(capsys, main, *compare, "--out", theirs, words=words)
     for text, words in (
         ('{"campaigns": [{"campaign": 1}]}', "not the results of metaheac evaluate; give a file f"),
         ("[]", "not the results of metaheac evaluate"),
-        ('{"campaigns": []}', "has none of the "),
+        ('{"campaigns": [], "data": "x", "model": "y"}', "has none of the "),
     ):
         theirs.write_text(text)
         refuses(capsys, main, *compare, words=(str(theirs), words))

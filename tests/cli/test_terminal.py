@@ -468,6 +468,10 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch):
     assert threading.active_count() == threads
 
 
+def test_lines_of_progress_become_rare():
+    assert [terminal._pause(own) for own in (0, 40, 200, 1200, 9999)] == [2, 2, 10, 60, 60]
+
+
 def test_a_terminal_gets_a_bar_for_each_piece_of_work():
     out = io.StringIO()
     console = Console(file=out, width=140, force_terminal=True, color_system=None)

@@ -29,6 +29,17 @@ def same(one, other):
     np.testing.assert_array_equal(one.converted, other.converted)
 
 
+def test_ids_may_be_of_any_kind_that_an_audience_has():
+    text = Feedback.of(np.array(["bob", "ann", "bob"]), [False, True, True])
+    assert text.user_ids.tolist() == [b"ann", b"bob"]
+    assert text.converted.tolist() == [True, True]
+    same(Feedback.of(["bob", "ann", "bob"], [False, True, True]), text)
+    assert Feedback.of([7, 3], [True, False]).user_ids.tolist() == [3, 7]
+    for ids, words in (([1.5], "whole numbers, got 1.5"), ([1, 2], "2 user ids and 1 outcomes")):
+        with pytest.raises(InputError, match=words):
+            Feedback.of(ids, [True])
+
+
 @given(RECORDS)
 def test_a_user_has_converted_if_any_record_says_so(records):
     expected = {}

@@ -8,7 +8,7 @@ Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from numbers import Real
@@ -129,17 +129,24 @@ def expand_all(
             raise InputError(f"expected a customised model, got a {type(model).__name__}")
         model.general.check_data(data)
     data.check_one_row_per_user()
-    one = {"size": size, "percent": percent, "from_percent": from_percent, "to_percent": to_percent}
     if ranks is None:
-        ranks = [audience_ranks(data.num_users, **one)] * len(models)
-    else:
-        _check_ranks(ranks, len(models), one)
+        ranks_of_all = audience_ranks(
+            data.num_users,
+            size=size,
+            percent=percent,
+            from_percent=from_percent,
+            to_percent=to_percent,
+        )
+        ranks = [ranks_of_all] * len(models)
+    elif any(value is not None for value in (size, percent, from_percent, to_percent)):
+        raise InputError("audience: give ranks, or one of size, percent and the band; not both")
+    _check_ranks(ranks, len(models))
     left_out = _left_out(models, data, exclude, include_seeds=include_seeds)
     if mesh is not None:
         check_same("ranks and users left out", ([*ranks], [array_digest(ids) for ids in left_out]))
     part = (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
     excluded, *left_out = _find_each(left_out, data, part, progress)
-    left_out = [np.setdiff1d(users, excluded) for users in left_out]
+    left_out = [_not_among(users, excluded) for users in left_out]
     # One more than the audience has tells whether its last score is that of others, too.
     tops = [RunningTop(own.stop + 1, data.user_ids.dtype) for own in ranks]
 
@@ -166,10 +173,8 @@ def expand_all(
     return [_audience(*own) for own in zip(tops, ranks, able, strict=True)]
 
 
-def _check_ranks(ranks: Sequence[range], num_models: int, one: Mapping[str, float | None]) -> None:
-    """Refuses ranks that are not one range per model, or are given beside a size for all."""
-    if any(value is not None for value in one.values()):
-        raise InputError("audience: give ranks, or one of size, percent and the band; not both")
+def _check_ranks(ranks: Sequence[range], num_models: int) -> None:
+    """Refuses ranks that are not one range per model."""
     if len(ranks) != num_models:
         raise InputError(f"ranks: expected one range per model, {num_models}, got {len(ranks)}")
     for own in ranks:
@@ -296,13 +301,21 @@ def _left_out(
     excluded = {id(model.excluded_ids): model.excluded_ids for model in models}
     several = [exclude, *(excluded.values() if len(excluded) == 1 else ())]
     shared = np.unique(np.concatenate([data.checked_ids(ids) for ids in several]))
-    rest = {key: np.setdiff1d(data.checked_ids(ids), shared) for key, ids in excluded.items()}
+    rest = {key: _not_among(data.checked_ids(ids), shared) for key, ids in excluded.items()}
     own = []
     for model in models:
         with about(f"{data.where}: seeds"):
             seeds = data.checked_ids(() if include_seeds else model.seed_ids)
         own.append(np.concatenate([rest[id(model.excluded_ids)], seeds]))
     return [shared, *own]
+
+
+def _not_among(few: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """The values of ``few`` that are not in ``many``, which is ascending and may be long."""
+    if not len(many):
+        return few
+    position = np.searchsorted(many, few).clip(max=len(many) - 1)
+    return few[many[position] != few]
 
 
 def _find_each(

@@ -251,6 +251,8 @@ def _request(path: Path, number: int, entry: Any) -> Request:
     if "attributes" in needed and not isinstance(attributes, dict):
         raise InputError(f"{where}: attributes: expected a JSON object")
     own = {key: entry[key] for key in ("size", "percent", "base_rate") if key in entry}
+    if "size" in own and "percent" in own:
+        raise InputError(f"{where}: has both size and percent; give one of them")
     with about(where):
         if "size" in own or "percent" in own:
             audience_ranks(ANY_POOL, size=own.get("size"), percent=own.get("percent"))

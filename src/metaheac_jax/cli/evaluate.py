@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -74,7 +74,7 @@ def main(options: Options) -> None:
     if options.out is not None:
         endings = (".json", ".csv")
         terminal.check_output("--out", options.out, options.against, endings=endings)
-    others = None if options.against is None else _read_campaigns(options.against)
+    others = None if options.against is None else _read_results(options.against)
     screen = terminal.screen()
     terminal.keep_compiled()
     with terminal.progress_display(screen) as progress:
@@ -89,7 +89,7 @@ def main(options: Options) -> None:
         test = np.flatnonzero(new & usable).tolist()
         _check_campaigns(options, test, in_stage2, new)
         ids = {plain_id(data.campaign_ids[own]) for own in test}
-        if others is not None and ids.isdisjoint(others):
+        if others is not None and ids.isdisjoint(others.campaigns):
             raise InputError(
                 f"--against: {options.against} has none of the {len(ids)} campaigns to be judged"
             )
@@ -106,15 +106,21 @@ def main(options: Options) -> None:
         group: _group_tables(data, result, group, test, pools.scores, log_odds=method.log_odds)
         for group in GROUPS
     }
+    assert general.origin is not None  # it was loaded
+    result |= {"data": data.digest, "model": general.origin.digest}
     if others is not None:
-        result["against"] = {group: _differences(result, others, group) for group in GROUPS}
+        groups = {group: _differences(result, others, group) for group in GROUPS}
+        result["against"] = {"model": others.model, "groups": groups}
     if options.out is not None:
         _write(options.out, result)
     terminal.print_lines(screen, "", f"{method.label} on {data.name}")
     terminal.print_table(screen, _figures(result, threshold))
     if others is not None:
         terminal.print_lines(screen, "", f"minus {options.against}, on the campaigns of both")
-        terminal.print_table(screen, _against_table(result["against"], threshold))
+        terminal.print_table(screen, _against_table(result["against"]["groups"], threshold))
+        if others.data != data.digest:
+            note = "note: those results are of other data, whose users and examples may differ"
+            terminal.print_lines(screen, note)
     for group, sign in GROUPS.items():
         _print_group(screen, result["groups"][group], f"{sign} {threshold:,} seeds")
     terminal.print_lines(
@@ -155,34 +161,46 @@ def _check_campaigns(
         )
 
 
-def _read_campaigns(path: Path) -> dict[int | str, dict[str, float]]:
-    """The metrics of each campaign in a file of results.
+class _Results(NamedTuple):
+    """What is needed of a file of results.
+
+    Attributes:
+      campaigns: the metrics of each campaign, by its id.
+      data, model: digests of what was judged.
+    """
+
+    campaigns: dict[int | str, dict[str, float]]
+    data: str | None
+    model: str
+
+
+def _read_results(path: Path) -> _Results:
+    """The results in a file.
 
     Raises:
       InputError: the file is not one that --out has written.
     """
     content = read_json(path)
     try:
-        return {
-            own["campaign"]: {m: float(own[m]) for m in _METRICS} for own in content["campaigns"]
-        }
+        campaigns = content["campaigns"]
+        metrics = {own["campaign"]: {m: float(own[m]) for m in _METRICS} for own in campaigns}
+        return _Results(metrics, content["data"], content["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: not the results of metaheac evaluate; give a file from --out with .json"
         ) from error
 
 
-def _differences(
-    result: dict[str, Any], others: dict[int | str, dict[str, float]], group: str
-) -> dict[str, Any]:
+def _differences(result: dict[str, Any], others: _Results, group: str) -> dict[str, Any]:
     """Mean differences over the campaigns of a group that others have, too, with their errors."""
     members = [own for own in result["campaigns"] if own["group"] == group]
-    members = [own for own in members if own["campaign"] in others]
+    members = [own for own in members if own["campaign"] in others.campaigns]
     found: dict[str, Any] = {"campaigns": len(members)}
-    for measure in _METRICS if members else ():
-        change = np.array([own[measure] - others[own["campaign"]][measure] for own in members])
+    for name in _METRICS if members else ():
+        other = [others.campaigns[own["campaign"]][name] for own in members]
+        change = np.array([own[name] for own in members]) - other
         error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else None
-        found[measure] = {
+        found[name] = {
             "mean": float(change.mean()),
             "error": None if error is None else float(error),
             "higher": int((change > 0).sum()),
@@ -261,7 +279,7 @@ def _group_tables(
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         write_json(path, result)
         return
     names = ("decile", "users", "converts", "rate", "lift", "share")

@@ -39,7 +39,6 @@ from metaheac_jax.cli.campaigns import (
 )
 from metaheac_jax.cli.devices import DeviceOptions, mesh_of
 from metaheac_jax.cli.expand_inputs import (
-    GIVE_A_SIZE,
     Inputs,
     check_folders,
     check_own_options,
@@ -168,8 +167,8 @@ class Options:
     first layer and are scored several times as fast, but audiences may be worse. Default: the
     model's settings. Not for campaign folders, which are customised already."""
     skip_unusable: bool = False
-    """With --campaigns, skip campaigns whose seeds, attributes or folders are refused, for example
-    because a file is missing or there are too few seeds, and expand the others. The command prints
+    """With --campaigns, skip campaigns whose seeds, attributes, folders or users to suppress are
+    refused, for example because a file is missing, and expand the others. The command prints
     the reasons, and OUT/audiences.json has them in "skipped". OUT then has no file for these
     campaigns, not even an earlier one, and the exit code is 3. An earlier audience that cannot be
     read is noted, and its campaign is not skipped. Errors in the list itself, and a model whose
@@ -245,7 +244,9 @@ def _check_options(options: Options) -> None:
     band = options.from_percent is not None or options.to_percent is not None
     given = (options.size is not None) + (options.percent is not None) + band
     if given > 1 or (not given and options.campaigns is None):
-        raise InputError(f"expand: {GIVE_A_SIZE}")
+        raise InputError(
+            "expand: give one of --size, --percent, and --from-percent with --to-percent"
+        )
     if given:
         audience_ranks(ANY_POOL, **given_ranks(options))
     if options.campaigns is None and options.format is not None:

@@ -23,6 +23,7 @@ from metaheac_jax.cli.campaigns import (
     read_audience,
     read_campaigns,
     read_excluded,
+    read_user_ids,
     require_seeds,
     seed_notes,
 )
@@ -37,8 +38,6 @@ from metaheac_jax.training.checkpoint import array_digest
 
 if TYPE_CHECKING:
     from metaheac_jax.cli.expand import Options
-
-GIVE_A_SIZE = "give one of --size, --percent, and --from-percent with --to-percent"
 
 
 def read_requests(options: Options) -> list[Request]:
@@ -58,9 +57,14 @@ def check_own_options(options: Options, requests: Sequence[Request]) -> None:
     has_size = any(value is not None for value in given_ranks(options).values())
     for request in requests:
         if not has_size and request.size is None and request.percent is None:
-            raise InputError(f"campaign {request.name}: has no size or percent; {GIVE_A_SIZE}")
+            raise InputError(
+                f"{options.campaigns}: campaign {request.name}: has no size or percent; give it "
+                "one, or give all one of --size, --percent, and --from-percent with --to-percent"
+            )
         if request.base_rate is not None and not options.probability:
-            raise InputError(f"campaign {request.name}: base_rate: only with --probability")
+            raise InputError(
+                f"{options.campaigns}: campaign {request.name}: base_rate: only with --probability"
+            )
 
 
 def check_folders(options: Options, requests: Sequence[Request]) -> None:
@@ -81,6 +85,8 @@ def read_sources(
     read = []
     for request in requests:
         with refusals.collected(request.name), request.named():
+            if request.suppress is not None:
+                check_readable(request.suppress)
             if request.is_folder:
                 read.append(replace(request, saved=read_campaign(request.source)))
             else:
@@ -137,7 +143,10 @@ def find_inputs(
                 earlier[request.name] = read_audience(request.previous, text=has_text(data))
     excluded, known = read_excluded(options.exclude, data)
     suppressed, more = _read_suppressed(options, data)
-    own_suppressed, own_notes = _read_own_suppressed(requests, refusals, data)
+    own_suppressed, own_notes = _read_own_suppressed(requests, refusals, data, progress)
+    requests = [request for request in requests if request.name not in refusals]
+    if not requests:
+        refusals.check()
     found = _find_campaigns(options, requests, refusals, general, data, excluded, progress)
     if options.probability:
         for own in found:
@@ -182,14 +191,20 @@ def _read_suppressed(options: Options, data: Dataset) -> tuple[np.ndarray, list[
 
 
 def _read_own_suppressed(
-    requests: Sequence[Request], refusals: Refusals, data: Dataset
+    requests: Sequence[Request], refusals: Refusals, data: Dataset, progress: Progress
 ) -> tuple[dict[str | None, np.ndarray], dict[str | None, list[str]]]:
     """The users to leave out of single campaigns' audiences, and notes on them, by name."""
-    ids, notes = dict[str | None, np.ndarray](), dict[str | None, list[str]]()
+    given, ids, notes = {}, dict[str | None, np.ndarray](), dict[str | None, list[str]]()
     for own in requests:
         if own.suppress is not None:
             with refusals.collected(own.name), own.named():
-                ids[own.name], notes[own.name] = read_excluded([own.suppress], data)
+                text = has_text(data)
+                given[own.name] = read_user_ids(own.suppress, text=text, may_be_empty=True)
+    if given:  # one pass over the user ids for all files
+        data = data.remember(np.concatenate(list(given.values())), progress=progress)
+    for own in requests:
+        if own.suppress is not None and own.name in given:
+            ids[own.name], notes[own.name] = read_excluded([own.suppress], data)
     return ids, notes
 
 

@@ -196,6 +196,10 @@ def _check_options(options: Options) -> dict[str, Any]:
     terminal.check_minimum("--skip-nonfinite", options.skip_nonfinite, 0)
     if options.epochs is not None:
         terminal.check_minimum("--epochs", options.epochs, 1)
+    if options.log is not None:
+        place, out = options.log.resolve(), options.out.resolve()
+        if out in (place, *place.parents):
+            raise InputError(f"--log: {options.log} lies in {options.out}; give a file outside")
     folders = [folder.resolve() for folder in options.with_]
     for number, folder in enumerate(options.with_):
         if folders[number] in folders[:number]:

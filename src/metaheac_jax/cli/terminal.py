@@ -172,7 +172,7 @@ def progress_display(console: Console) -> Iterator[Progress]:
 
     def tick() -> None:
         seconds, told = 0.0, ""
-        while not stop.wait(min(max(_SECONDS, seconds / 20), _MOST_SECONDS)):
+        while not stop.wait(_pause(seconds)):
             seconds, before, told = time.perf_counter() - began, told, latest[0]
             if told != before:
                 print_lines(console, f"{seconds:6.0f} s  {told}")
@@ -184,6 +184,11 @@ def progress_display(console: Console) -> Iterator[Progress]:
     finally:
         stop.set()
         ticker.join()
+
+
+def _pause(seconds: float) -> float:
+    """Seconds to wait for the next line of progress, after a command has run for so long."""
+    return min(max(_SECONDS, seconds / 20), _MOST_SECONDS)
 
 
 def command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -21,10 +22,10 @@ from metaheac_jax.cli.campaigns import (
 from metaheac_jax.data.campaign_record import is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
-from metaheac_jax.errors import Diverged, InputError, Refusals
+from metaheac_jax.errors import Busy, Diverged, InputError, Refusals, message_of
 from metaheac_jax.files import locked
 from metaheac_jax.model import Customised, General, load
-from metaheac_jax.progress import Progress, prefixed
+from metaheac_jax.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,9 @@ class Options:
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN [CAMPAIGN ...]")
     ]
     """Folders of campaigns, from `metaheac customise`: one, or many such as campaigns/*, for which
-    model and data are read once. An error in one does not stop the others; the exit code is then 2,
-    and the message names it."""
+    the data is read once, and so is a model that follows itself. An error in one campaign does not
+    stop the others. At the end it is told, and the exit code is 2, or 75 if all that failed is that
+    another process is writing a folder."""
     data: Path
     """Folder of the data set with the campaign's users."""
     model: Path | None = None
@@ -73,28 +75,58 @@ def main(options: Options) -> None:
     terminal.check_minimum("--seed", options.seed, 0)
     if options.least_seeds is not None:
         terminal.check_minimum("--least-seeds", options.least_seeds, 1)
-    folders = _distinct(options.campaigns)
+    folders, refusals, busy = _distinct(options.campaigns), Refusals(), list[Busy]()
     inputs = (options.data, options.model, *options.exclude, *options.readmit)
     for folder in folders:
-        terminal.check_not_in("CAMPAIGN", folder, *inputs)
-    screen, refusals = terminal.screen(), Refusals()
+        with refusals.collected(str(folder)):
+            terminal.check_not_in("CAMPAIGN", folder, *inputs)
+    folders = [folder for folder in folders if str(folder) not in refusals]
+    if not folders:
+        refusals.check()
+    screen = terminal.screen()
     terminal.keep_compiled()
     for path in (*options.exclude, *options.readmit):
         check_readable(path)  # a file that cannot be read is reported before the work begins
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
+        general = None if options.model is None else load(options.model, progress=progress)
+        if general is not None:
+            general.check_data(data)
         excluded, notes = read_excluded(options.exclude, data)
         readmitted, more = read_excluded(options.readmit, data, aim="readmit")
         if both := is_among(readmitted, excluded).sum():
             more += [f"{both:,} users of --readmit are in --exclude, too, and stay out"]
         terminal.print_lines(screen, *(f"note: {note}" for note in [*notes, *more]))
-        work = _Work(options, data, excluded, readmitted, {})
-        for number, folder in enumerate(folders, start=1):
-            several = f"{number} of {len(folders)}, " if len(folders) > 1 else ""
-            with refusals.collected(str(folder)):
-                lines = _update(folder, work, prefixed(progress, several))
-                terminal.print_lines(screen, *(f"{folder}: {line}" for line in lines))
-    refusals.check("; the other campaigns are up to date" if len(folders) > 1 else "")
+        work = _Work(options, data, excluded, readmitted)
+        for number, folder in enumerate(folders):
+            if len(folders) > 1:
+                progress("campaigns", number, len(folders))
+            try:
+                with refusals.collected(str(folder)), _about(folder):
+                    general, lines = _update(folder, work, general, progress)
+                    terminal.print_lines(screen, *(f"{folder}: {line}" for line in lines))
+            except Busy as error:
+                busy.append(error)
+    count = len(options.campaigns)
+    done = count - len(refusals.reasons) - len(busy)
+    refusals.check(f"; {done} of {count} campaigns are up to date" if done else "")
+    if busy:
+        raise busy[0]
+
+
+@contextmanager
+def _about(folder: Path) -> Iterator[None]:
+    """A context in which all errors of a campaign are an `InputError` that names its folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: {message_of(error)}") from error
+    except Diverged as error:
+        raise InputError(f"{folder}: {error}") from error
+    except InputError as error:
+        if str(folder) in str(error):
+            raise
+        raise type(error)(f"{folder}: {error}") from error
 
 
 def _distinct(folders: Sequence[Path]) -> list[Path]:
@@ -119,59 +151,56 @@ class _Work(NamedTuple):
       options: options of the command.
       data: the data with the campaigns' users.
       excluded, readmitted: user ids from --exclude and --readmit.
-      generals: the general model that was loaded last, by its folder.
     """
 
     options: Options
     data: Dataset
     excluded: np.ndarray
     readmitted: np.ndarray
-    generals: dict[Path, General]
-
-    def general_of(self, saved: SavedCampaign, progress: Progress) -> General:
-        """The general model to customise a campaign from."""
-        place = self.options.model or saved.origin.folder
-        if place not in self.generals:
-            self.generals.clear()
-            if self.options.model is None:
-                self.generals[place] = saved.load_general(progress)
-            else:
-                self.generals[place] = load(place, progress=progress)
-        return self.generals[place]
 
 
-def _update(folder: Path, work: _Work, progress: Progress) -> list[str]:
-    """Updates one campaign; lines on what was done."""
-    seed, changes = work.options.seed, {"exclude": work.excluded, "readmit": work.readmitted}
+def _update(
+    folder: Path, work: _Work, general: General | None, progress: Progress
+) -> tuple[General, list[str]]:
+    """Updates one campaign.
+
+    Args:
+      folder: the campaign's folder.
+      work: what all campaigns have in common.
+      general: the general model of --model, or of the campaign before; None for none.
+      progress: receives the progress.
+
+    Returns:
+      The general model that the campaign is customised from, and lines on what was done.
+    """
+    options, changes = work.options, {"exclude": work.excluded, "readmit": work.readmitted}
     with locked(folder):
         saved = read_campaign(folder, progress=progress)
-        general = work.general_of(saved, progress)
-        known = saved.with_ids_of(work.data)
-        notes = []
+        before = None if general is None or general.origin is None else general.origin.folder
+        if general is None or (options.model is None and before != saved.origin.folder):
+            general = saved.load_general(progress)
+        known, lines = saved.with_ids_of(work.data), list[str]()
         if len(work.readmitted):
             left_out = is_among(work.readmitted, known.excluded).sum()
-            notes = [f"{left_out:,} of {len(work.readmitted):,} users of --readmit were left out"]
-        if saved.would_stay(general, work.data, seed, **changes):
+            lines = [f"{left_out:,} of {len(work.readmitted):,} users of --readmit were left out"]
+        if saved.would_stay(general, work.data, options.seed, **changes):
             same = "feedback, data, model, seed and who is left out are as before; nothing to do"
-            return [*notes, same]
+            return general, [*lines, same]
         is_other = not saved.is_of(general)
         data = work.data.remember(known.user_ids, progress=progress)
-        try:
-            saved = update_customised(
-                folder,
-                general,
-                data,
-                **changes,
-                least_seeds=work.options.least_seeds,
-                seed=seed,
-                progress=progress,
-            )
-        except Diverged as error:
-            raise InputError(f"{folder}: {error}") from error
-    lines = list(_told(saved, saved.customised(general, data), data))
+        saved = update_customised(
+            folder,
+            general,
+            data,
+            **changes,
+            least_seeds=options.least_seeds,
+            seed=options.seed,
+            progress=progress,
+        )
+    lines += _told(saved, saved.customised(general, data), data)
     if is_other:
         lines.insert(1, f"from another general model than before, in {saved.origin.folder}")
-    return [*notes, *lines]
+    return general, lines
 
 
 def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[str]:

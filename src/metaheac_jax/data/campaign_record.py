@@ -8,13 +8,13 @@ Axes: n examples of a campaign, F users with feedback.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.campaign import draw_by_id, plain_id
+from metaheac_jax.data.campaign import UserIds, check_user_ids, draw_by_id, plain_id
 from metaheac_jax.errors import InputError
 
 
@@ -57,16 +57,24 @@ class Feedback:
     converted: np.ndarray
 
     @staticmethod
-    def of(user_ids: np.ndarray, converted: np.ndarray) -> Feedback:
+    def of(user_ids: UserIds, converted: Sequence[bool] | np.ndarray) -> Feedback:
         """Feedback from records in any order; a user may have several.
 
         A user has converted if at least one of their records says so.
 
         Args:
-          user_ids: user id of each record, int64 or UTF-8 bytes.
+          user_ids: user id of each record: whole numbers, or text.
           converted: whether the user converted according to the record.
+
+        Raises:
+          InputError: an id is none, or the two differ in length.
         """
-        users, position = np.unique(user_ids, return_inverse=True)
+        given = np.asarray(user_ids)
+        if given.dtype.kind != "S":
+            given = check_user_ids(user_ids, text=given.dtype.kind in "UO")
+        if len(given) != len(converted):
+            raise InputError(f"feedback: got {len(given)} user ids and {len(converted)} outcomes")
+        users, position = np.unique(given, return_inverse=True)
         return Feedback(users, np.bincount(position, converted, len(users)) > 0)
 
     def __len__(self) -> int:

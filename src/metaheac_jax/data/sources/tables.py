@@ -398,6 +398,8 @@ def _with_non_seeds(
     campaign, user, label, stage = examples
     has_non_seeds = np.bincount(campaign[label == 0], minlength=num_campaigns) > 0
     alone = np.setdiff1d(campaign, np.flatnonzero(has_non_seeds))
+    if not len(alone):
+        return examples
     order = np.argsort(campaign, kind="stable")
     ends = np.cumsum(np.bincount(campaign, minlength=num_campaigns))
     parts, num_drawn = [examples], 0
@@ -408,17 +410,17 @@ def _with_non_seeds(
             seeds = user[own][stage[own] == which]
             count = NON_SEEDS_PER_SEED * len(seeds)
             drawn = draw_non_seeds(num_users, seeds, np.setdiff1d(taken, seeds), count, seed=0)
+            drawn = drawn.astype(np.int32)
             taken = np.concatenate([taken, drawn])
             own_campaign, own_stage = (np.full_like(drawn, value) for value in (c, which))
             parts.append(np.stack([own_campaign, drawn, np.zeros_like(drawn), own_stage]))
             num_drawn += len(drawn)
-    if len(alone):
-        warnings.warn(
-            f"{path}: {len(alone):,} campaigns have seeds alone; {num_drawn:,} random users, at "
-            f"most {NON_SEEDS_PER_SEED} per seed, are their non-seeds",
-            stacklevel=4,
-        )
-    return np.concatenate(parts, axis=1).astype(np.int32)
+    warnings.warn(
+        f"{path}: {len(alone):,} campaigns have seeds alone; {num_drawn:,} random users, at most "
+        f"{NON_SEEDS_PER_SEED} per seed, are their non-seeds",
+        stacklevel=4,
+    )
+    return np.concatenate(parts, axis=1)
 
 
 def _of_stage(examples: np.ndarray, stage: int, num_campaigns: int) -> Examples:
