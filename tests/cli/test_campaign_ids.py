@@ -110,6 +110,11 @@ def test_many_campaigns_are_updated_as_one_by_one(tea, tmp_path, capsys, monkeyp
     assert error.startswith("error: 4 errors: ")
     for folder in (bad, foreign, full, tmp_path / "none"):
         assert str(folder) in error
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(golf, "a")  # a name that is in every message
+    shutil.move(tea.model, tmp_path / "gone")
+    refuses(capsys, main, "update", "a", "--data", tea.data, words=("error: a: campaign ",))
+    shutil.move(tmp_path / "gone", tea.model)
     assert "No space left on device" in error
     assert error.endswith("; 3 of 8 campaigns are up to date\n")
     assert error.count("\n") == 1
@@ -119,7 +124,7 @@ def test_many_campaigns_are_updated_as_one_by_one(tea, tmp_path, capsys, monkeyp
     printed = capsys.readouterr().out
     assert printed.count("nothing to do") == 1
     assert f"{busy}: customised again" in printed
-    words = (f"update: {tea.folder} is given twice; give it once",)
+    words = (f"CAMPAIGN: {tea.folder} is given twice; give it once",)
     refuses(capsys, main, "update", tea.folder, golf, tea.folder / ".", *update[1:], words=words)
     refuses(capsys, main, *update, words=("update: give the folder of a campaign, or several",))
 

@@ -200,10 +200,7 @@ def _check_options(options: Options) -> dict[str, Any]:
         place, out = options.log.resolve(), options.out.resolve()
         if out in (place, *place.parents):
             raise InputError(f"--log: {options.log} lies in {options.out}; give a file outside")
-    folders = [folder.resolve() for folder in options.with_]
-    for number, folder in enumerate(options.with_):
-        if folders[number] in folders[:number]:
-            raise InputError(f"--with: {folder} is given twice; give it once")
+    terminal.check_distinct("--with", options.with_)
     if options.start is not None and options.start.resolve() == options.out.resolve():
         raise InputError(
             f"--from: {options.out} would be replaced, and its campaigns are customised from it; "

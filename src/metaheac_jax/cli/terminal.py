@@ -370,6 +370,18 @@ def check_minimum(option: str, value: int, minimum: int) -> None:
         raise InputError(f"{option}: expected at most {MAX_WHOLE}, got {value:.4g}")
 
 
+def check_distinct(option: str, folders: Sequence[Path]) -> None:
+    """Refuses a folder that is given twice.
+
+    Raises:
+      InputError: one is; the message names the option.
+    """
+    places = [folder.resolve() for folder in folders]
+    for number, folder in enumerate(folders):
+        if places[number] in places[:number]:
+            raise InputError(f"{option}: {folder} is given twice; give it once")
+
+
 def check_output(
     option: str, path: Path, *inputs: Path | None, endings: Sequence[str] = (), lock: bool = True
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +44,10 @@ class Options:
     campaigns: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAMPAIGN [CAMPAIGN ...]")
     ]
-    """Folders of campaigns, from `metaheac customise`: one, or many such as campaigns/*, for which
-    the data is read once, and so is a model that follows itself. An error in one campaign does not
-    stop the others. At the end it is told, and the exit code is 2, or 75 if all that failed is that
-    another process is writing a folder."""
+    """Folders of campaigns, from `metaheac customise`: one, or many, as campaigns/*. The data is
+    read once for all, and a general model once for campaigns in a row that have it. An error in one
+    campaign does not stop the others. It is told at the end, and the exit code is 2, or 75 if all
+    that failed is that another process is writing a folder."""
     data: Path
     """Folder of the data set with the campaign's users."""
     model: Path | None = None
@@ -75,12 +75,15 @@ def main(options: Options) -> None:
     terminal.check_minimum("--seed", options.seed, 0)
     if options.least_seeds is not None:
         terminal.check_minimum("--least-seeds", options.least_seeds, 1)
-    folders, refusals, busy = _distinct(options.campaigns), Refusals(), list[Busy]()
+    if not options.campaigns:
+        raise InputError("update: give the folder of a campaign, or several")
+    terminal.check_distinct("CAMPAIGN", options.campaigns)
+    refusals, busy = Refusals(), list[Busy]()
     inputs = (options.data, options.model, *options.exclude, *options.readmit)
-    for folder in folders:
+    for folder in options.campaigns:
         with refusals.collected(str(folder)):
             terminal.check_not_in("CAMPAIGN", folder, *inputs)
-    folders = [folder for folder in folders if str(folder) not in refusals]
+    folders = [folder for folder in options.campaigns if str(folder) not in refusals]
     if not folders:
         refusals.check()
     screen = terminal.screen()
@@ -124,24 +127,9 @@ def _about(folder: Path) -> Iterator[None]:
     except Diverged as error:
         raise InputError(f"{folder}: {error}") from error
     except InputError as error:
-        if str(folder) in str(error):
+        if str(error).startswith((f"{folder}:", f"{folder}/")):
             raise
         raise type(error)(f"{folder}: {error}") from error
-
-
-def _distinct(folders: Sequence[Path]) -> list[Path]:
-    """The folders of campaigns.
-
-    Raises:
-      InputError: there is none, or one is given twice.
-    """
-    if not folders:
-        raise InputError("update: give the folder of a campaign, or several")
-    places = [folder.resolve() for folder in folders]
-    for number, folder in enumerate(folders):
-        if places[number] in places[:number]:
-            raise InputError(f"update: {folder} is given twice; give it once")
-    return list(folders)
 
 
 class _Work(NamedTuple):
@@ -197,10 +185,10 @@ def _update(
             seed=options.seed,
             progress=progress,
         )
-    lines += _told(saved, saved.customised(general, data), data)
+    first, *others = _told(saved, saved.customised(general, data), data)
     if is_other:
-        lines.insert(1, f"from another general model than before, in {saved.origin.folder}")
-    return general, lines
+        others.insert(0, f"from another general model than before, in {saved.origin.folder}")
+    return general, [*lines, first, *others]
 
 
 def _told(saved: SavedCampaign, model: Customised, data: Dataset) -> Iterator[str]:
