@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.methods import METHODS, Method
 from metaheac_jax.methods import method_named as library_method
 from metaheac_jax.methods.fine_tuning import metaheac, metaheac_network
+from metaheac_jax.methods.list_lengths import with_list_lengths
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.methods.seed_features import seed_aware
-from metaheac_jax.methods.solved_heads import build_head_training, solved_head
+from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import State, Weights
 from metaheac_jax.settings import OFFICIAL, PAPER, Settings
@@ -104,7 +104,6 @@ def learned_rates(settings: Settings, *, steps: int) -> Method:
     label = f"task batches + {many} at learned rates"
 
     def train(run: Run) -> Trained:
-        run = replace(run, dataset=with_lengths(run.dataset)[0])
         weights = untrained(run, metaheac_network(run.settings))
         start = jnp.log(run.settings.inner_learning_rate)
         # One array for each, since a step reuses their memory.
@@ -115,11 +114,12 @@ def learned_rates(settings: Settings, *, steps: int) -> Method:
         return train_on_campaigns(run, weights, gradient, finish=_without_rates)
 
     name = "learned-rates" if steps == 1 else f"learned-rates-{steps}"
-    method = metaheac(settings, lengths=True)
+    method = metaheac(settings)
     # Weight decay would pull the logarithms of the rates towards zero.
     tuned = tuple(name for name in method.tuned if name != "weight_decay")
     method = replace(method, name=name, label=label, train=train, tuned=tuned)
-    return replace(method.with_settings(weight_decay=0.0), work=(6 * steps, 3))
+    method = replace(method.with_settings(weight_decay=0.0), work=(6 * steps, 3))
+    return with_list_lengths(method)
 
 
 def learned_rates_gradient(run: Run, steps: int) -> MetaGradient:
@@ -170,11 +170,11 @@ def adapt_campaign(settings: Settings) -> Method:
 
 def _adapting_a_part(settings: Settings, name: str, label: str, build: BuildGradient) -> Method:
     def train(run: Run) -> Trained:
-        run = replace(run, dataset=with_lengths(run.dataset)[0])
         weights = untrained(run, metaheac_network(run.settings))
         return train_on_campaigns(run, weights, build(run))
 
-    return replace(metaheac(settings, lengths=True), name=name, label=label, train=train)
+    method = replace(metaheac(settings), name=name, label=label, train=train)
+    return with_list_lengths(method)
 
 
 def heads_gradient(run: Run) -> MetaGradient:
@@ -241,8 +241,7 @@ def seed_features_method(settings: Settings, *, step: bool) -> Method:
 def solved_constant(settings: Settings) -> Method:
     """The solved head, with a derivative that does not go through the solution."""
     label = "solved head, as a constant of the derivative"
-    train = build_head_training(first_order=True)
-    return replace(solved_head(settings), name="solved-constant", label=label, train=train)
+    return replace(solved_head(settings, first_order=True), name="solved-constant", label=label)
 
 
 VARIANTS = (

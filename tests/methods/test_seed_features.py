@@ -28,7 +28,7 @@ from metaheac_jax.settings import OFFICIAL
 from metaheac_jax.table.layout import Ids
 
 DATA = dataset()
-LONGER, LENGTHS = with_lengths(DATA)
+LONGER, _ = with_lengths(DATA)
 NETWORK = SeedNetwork(MLP(widths=(5, 5)))
 
 
@@ -51,10 +51,10 @@ def test_the_controls_take_no_inner_step():
 
 
 def fine_tuned(weights, campaign, **online):
-    """The scorer of a campaign of the toy data, and the reference set of all its examples."""
-    run = Run(DATA, np.empty(0, int), replace(UNTRAINED, **online), 0)
+    """The scorer of a campaign of the data, and the reference set of all its examples."""
+    run = Run(LONGER, np.empty(0, int), replace(UNTRAINED, **online), 0)
     [scorer] = fine_tune_aware(run, NETWORK, weights, [campaign])
-    examples = campaign_examples(LONGER, replace(campaign, rows=scorer.campaign))
+    examples = campaign_examples(LONGER, campaign)
     return scorer, reference_set(examples, MAX_REFERENCE, LONGER.num_rows)
 
 
@@ -76,10 +76,11 @@ def test_examples_of_campaigns_are_read_when_they_are_needed(monkeypatch):
     monkeypatch.setattr("metaheac_jax.data.batches.campaign_examples", read)
     begin = lambda *args, **options: told.append("begin") or [*args[3]]  # noqa: E731
     monkeypatch.setattr("metaheac_jax.methods.seed_features.adapt_weights", begin)
-    run, campaigns = Run(DATA, np.empty(0, int), UNTRAINED, 0), [DATA.campaign(c) for c in range(3)]
+    campaigns = [LONGER.campaign(c) for c in range(3)]
+    run = Run(LONGER, np.empty(0, int), UNTRAINED, 0)
     examples = fine_tune_aware(run, NETWORK, general_weights(), campaigns)
     assert told == ["begin", *["read"] * 3]
-    assert all(len(examples[c].label) < len(DATA.campaign(c).labels) for c in range(3))
+    assert all(len(examples[c].label) < len(LONGER.campaign(c).labels) for c in range(3))
 
 
 def direction_in(table, reference):
@@ -91,15 +92,15 @@ def direction_in(table, reference):
 def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
     """The log-odds that the network gives its users beside the reference set of all examples."""
     weights = general_weights()
-    campaign = DATA.campaign(0).pick(np.arange(40))
+    campaign = LONGER.campaign(0).pick(np.arange(40))
     scorer, reference = fine_tuned(weights, campaign, online_learning_rate=0.05, online_epochs=3)
-    adapted, log_odds = scorer.adapted, scorer(DATA.user_rows)
+    pool = np.asarray(LONGER.user_rows[:])
+    adapted, log_odds = scorer.adapted, scorer(pool)
     table = weights.table.at[adapted.rows].set(adapted.values, mode="drop")
     towards = direction_in(table, reference)
     np.testing.assert_allclose(adapted.network["direction"], towards, atol=1e-6)
     assert np.abs(towards - direction_in(weights.table, reference)).max() > 0.1
 
-    pool = LENGTHS.users(DATA.user_rows)
     inputs = jax.jit(LONGER.layout.inputs)(table, Ids(pool, scorer.campaign, reference))
     output = jax.jit(NETWORK.apply)(adapted.network, *inputs)
     np.testing.assert_allclose(log_odds, output.log_p - output.log_not_p, atol=1e-4)
@@ -110,7 +111,7 @@ def test_scores_of_a_pool_use_the_direction_of_the_adapted_rows():
 @pytest.mark.slow
 def test_a_single_seed_has_a_direction_in_its_pool():
     """While adapting, it is fitted and no seed is left to compare with."""
-    weights, campaign = general_weights(), DATA.campaign(0)
+    weights, campaign = general_weights(), LONGER.campaign(0)
     one_seed = (np.arange(len(campaign.labels)) == 3).astype(np.int8)
     scorer, reference = fine_tuned(weights, replace(campaign, labels=one_seed), online_epochs=0)
     towards = direction_in(weights.table, reference)

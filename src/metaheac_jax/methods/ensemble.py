@@ -27,8 +27,9 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.methods.fine_tuning import metaheac_network, without_meta
 from metaheac_jax.methods.held_out_campaigns import HeldOut, halve
 from metaheac_jax.methods.linear import LINEAR, LINEAR_WIDTH, logistic_regression
+from metaheac_jax.methods.list_lengths import restore_with_lengths
 from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.online import build_restore, compiled_scorer, lengthened
+from metaheac_jax.methods.online import build_restore
 from metaheac_jax.methods.solved_heads import solved_head
 from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights, on_device
@@ -190,6 +191,9 @@ def _check_state(state: State) -> None:
         )
 
 
+_restore = restore_with_lengths(build_restore(ensemble_network))
+
+
 def restore_together(run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
     """The scorer that `adapt_members` made with these weights.
 
@@ -197,7 +201,7 @@ def restore_together(run: Run, state: State, campaign: Campaign, adapted: Adapte
       InputError: the general model has no LR.
     """
     _check_state(state)
-    return build_restore(ensemble_network, lengths=True)(run, state, campaign, adapted)
+    return _restore(run, state, campaign, adapted)
 
 
 def adapt_members(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
@@ -221,14 +225,12 @@ def adapt_members(run: Run, state: State, campaigns: Sequence[Campaign]) -> list
             scorer.adapted
             for scorer in cast(list[AdaptedScorer], member.adapt(own, own_state, campaigns))
         )
-    run, campaigns, lengths = lengthened(run, campaigns)
-    weights, network = Weights(**state), ensemble_network(run.settings)
-    pool, models = compiled_scorer(network, run.dataset.layout), list[Scorer]()
+    columns, models = ensemble_network(run.settings).columns, list[Scorer]()
     for campaign in campaigns:
         # Those of a campaign are dropped as soon as they are combined.
         own = {name: of.popleft() for name, of in adapted.items()}
-        together = _together(weights.table, own, network.columns)
-        models.append(AdaptedScorer(pool, weights, together, campaign.rows, lengths))
+        together = _together(state["table"], own, columns)
+        models.append(restore_together(run, state, campaign, together))
     return models
 
 

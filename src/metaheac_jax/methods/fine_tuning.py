@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from metaheac_jax.methods.list_lengths import with_list_lengths
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import Offline, build_offline
 from metaheac_jax.methods.online import build_fine_tuning, build_restore
@@ -127,21 +128,23 @@ def _pre_trained(
     """A method that trains a network offline in the given way and fine-tunes all of it online.
 
     ``work`` is the arithmetic cost of a forward pass per example, as a multiple of MetaHeac's. With
-    ``lengths``, list lengths are fields too (see `data.list_lengths`).
+    ``lengths``, list lengths are fields too.
     """
-    if lengths:
-        name, label = f"{name}-lengths", f"{label}, with list lengths"
     passes = {"plain": 3, "batches": 1.5, "meta": 6}[offline]
-    return Method(
+    method = Method(
         name=name,
         label=label,
         settings=settings,
-        train=build_offline(build_network, offline, lengths=lengths),
-        adapt=build_fine_tuning(build_network, lengths=lengths),
-        restore=build_restore(build_network, lengths=lengths),
+        train=build_offline(build_network, offline),
+        adapt=build_fine_tuning(build_network),
+        restore=build_restore(build_network),
         tuned=TUNED,
         takes_steps=True,
         splits=True,
         meshes=True,
         work=(passes * work, 3 * work),
     )
+    if not lengths:
+        return method
+    longer = with_list_lengths(method)
+    return replace(longer, name=f"{name}-lengths", label=f"{label}, with list lengths")

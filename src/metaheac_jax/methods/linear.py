@@ -20,10 +20,10 @@ from scipy.special import expit
 from metaheac_jax.customise.minibatches import padded_rows
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.methods.list_lengths import with_list_lengths
 from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.online import adapt_each, build_restore, compiled_scorer, lengthened
-from metaheac_jax.methods.stages import Adapt, Run, Train, Trained
+from metaheac_jax.methods.online import adapt_each, build_restore, compiled_scorer
+from metaheac_jax.methods.stages import Run, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
 from metaheac_jax.networks.linear import Linear
 from metaheac_jax.settings import PAPER, Settings
@@ -36,15 +36,16 @@ LINEAR = Linear()
 
 def logistic_regression(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
     """LR with an L2 penalty, `Settings.penalty`; with ``lengths``, list lengths are values too."""
-    return Method(
+    method = Method(
         name="lr-lengths" if lengths else "lr",
         label="LR, with list lengths" if lengths else "LR",
         settings=settings,
-        train=_build_untrained(lengths=lengths),
-        adapt=_build_fitting(lengths=lengths),
-        restore=build_restore(lambda _: LINEAR, lengths=lengths),
+        train=_untrained,
+        adapt=_fit_each,
+        restore=build_restore(lambda _: LINEAR),
         tuned=("penalty",),
     )
+    return with_list_lengths(method) if lengths else method
 
 
 def fit_regression(
@@ -78,33 +79,22 @@ def fit_regression(
     return weights, float(found.x[-1])
 
 
-def _build_untrained(*, lengths: bool) -> Train:
-    """Builds the offline stage, which has nothing to learn: all weights are 0."""
-
-    def stage(run: Run) -> Trained:
-        dataset = with_lengths(run.dataset)[0] if lengths else run.dataset
-        table = jnp.zeros((dataset.num_rows, LINEAR_WIDTH))
-        return Trained({"network": {"bias": jnp.zeros(())}, "table": table})
-
-    return stage
+def _untrained(run: Run) -> Trained:
+    """The offline stage, which has nothing to learn: all weights are 0."""
+    table = jnp.zeros((run.dataset.num_rows, LINEAR_WIDTH))
+    return Trained({"network": {"bias": jnp.zeros(())}, "table": table})
 
 
-def _build_fitting(*, lengths: bool) -> Adapt:
-    """Builds the online stage: fits a regression to each campaign, on its examples only."""
+def _fit_each(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
+    """The online stage: fits a regression to each campaign, on its examples only."""
+    num_rows, penalty = run.dataset.num_rows, run.settings.penalty
 
-    def stage(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-        run, campaigns, added = lengthened(run, campaigns, lengths=lengths)
-        num_rows, penalty = run.dataset.num_rows, run.settings.penalty
+    def fit(examples: Batch) -> AdaptedWeights:
+        counts = value_counts(examples.ids.user, num_rows)
+        weights, bias = fit_regression(counts, examples.label, penalty)
+        rows = padded_rows(np.flatnonzero(weights), num_rows)
+        values = np.append(weights, 0.0)[rows, None].astype(np.float32)
+        return AdaptedWeights({"bias": jnp.asarray(bias, jnp.float32)}, rows, jnp.asarray(values))
 
-        def fit(examples: Batch) -> AdaptedWeights:
-            counts = value_counts(examples.ids.user, num_rows)
-            weights, bias = fit_regression(counts, examples.label, penalty)
-            rows = padded_rows(np.flatnonzero(weights), num_rows)
-            values = np.append(weights, 0.0)[rows, None].astype(np.float32)
-            network = {"bias": jnp.asarray(bias, jnp.float32)}
-            return AdaptedWeights(network, rows, jnp.asarray(values))
-
-        pool = compiled_scorer(LINEAR, run.dataset.layout)
-        return adapt_each(run, pool, Weights(**state), campaigns, fit, lengths=added)
-
-    return stage
+    pool = compiled_scorer(LINEAR, run.dataset.layout)
+    return adapt_each(run, pool, Weights(**state), campaigns, fit)

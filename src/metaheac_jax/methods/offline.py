@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal, cast
 
 import jax
@@ -18,7 +17,6 @@ from jax import Array
 
 from metaheac_jax.data.batches import CampaignBatch
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler, GroupSampler
 from metaheac_jax.methods.stages import Run, Train, Trained, epoch_steps
 from metaheac_jax.model import General, State, Weights, initialise
@@ -45,12 +43,10 @@ Offline = Literal["none", "plain", "batches", "meta"]
 _JUDGEMENTS, _PATIENCE_STEPS = 4, 800
 
 
-def build_offline(build_network: BuildNetwork, offline: Offline, *, lengths: bool = False) -> Train:
-    """Builds the offline stage of a network; with ``lengths``, list lengths are fields too."""
+def build_offline(build_network: BuildNetwork, offline: Offline) -> Train:
+    """Builds the offline stage of a network."""
 
     def stage(run: Run) -> Trained:
-        if lengths:
-            run = replace(run, dataset=with_lengths(run.dataset)[0])
         return train_network(run, build_network(run.settings), offline)
 
     return stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from metaheac_jax.customise.kept import KeptCampaigns
 from metaheac_jax.customise.score import AdaptedScorer, PoolScorer
 from metaheac_jax.data.batches import Batch, CampaignExamples, check_batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.list_lengths import Lengths, with_lengths
 from metaheac_jax.errors import Diverged
 from metaheac_jax.methods.stages import Adapt, Restore, Run
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
@@ -32,59 +31,34 @@ from metaheac_jax.training.sharding import own_devices
 PROGRAMS_KEPT = 16
 
 
-def build_fine_tuning(build_network: BuildNetwork, *, lengths: bool = False) -> Adapt:
-    """Builds the online stage of a network; with ``lengths``, list lengths are fields too."""
+def build_fine_tuning(build_network: BuildNetwork) -> Adapt:
+    """Builds the online stage of a network."""
 
     def stage(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[Scorer]:
-        run, campaigns, added = lengthened(run, campaigns, lengths=lengths)
-        network = build_network(run.settings)
-        return fine_tune(run, network, Weights(**state), campaigns, lengths=added)
+        return fine_tune(run, build_network(run.settings), Weights(**state), campaigns)
 
     return stage
 
 
-def build_restore(build_network: BuildNetwork, *, lengths: bool = False) -> Restore:
-    """Builds the `Restore` of a network; for the arguments see `build_fine_tuning`."""
+def build_restore(build_network: BuildNetwork) -> Restore:
+    """Builds the `Restore` of a network."""
 
     def restore(run: Run, state: State, campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
-        run, [campaign], added = lengthened(run, [campaign], lengths=lengths)
         pool = compiled_scorer(build_network(run.settings), run.dataset.layout)
-        return AdaptedScorer(pool, Weights(**state), adapted, campaign.rows, added)
+        return AdaptedScorer(pool, Weights(**state), adapted, campaign.rows)
 
     return restore
 
 
-def lengthened(
-    run: Run, campaigns: Sequence[Campaign], *, lengths: bool = True
-) -> tuple[Run, Sequence[Campaign], Lengths | None]:
-    """A run and campaigns with list lengths as fields, and the object that adds them to users.
-
-    Without ``lengths``, the run and the campaigns as they are, and None.
-    """
-    if not lengths:
-        return run, campaigns, None
-    dataset, added = with_lengths(run.dataset)
-    moved = [replace(c, rows=added.campaigns(c.rows)) for c in campaigns]
-    return replace(run, dataset=dataset), moved, added
-
-
 def fine_tune(
-    run: Run,
-    network: Network,
-    weights: Weights,
-    campaigns: Sequence[Campaign],
-    *,
-    lengths: Lengths | None = None,
+    run: Run, network: Network, weights: Weights, campaigns: Sequence[Campaign]
 ) -> list[Scorer]:
-    """Adapts general weights to each campaign; see `customise.customiser.Customiser`.
-
-    ``lengths`` adds list lengths to the users of a pool, if the network takes them.
-    """
+    """Adapts general weights to each campaign; see `customise.customiser.Customiser`."""
     layout = run.dataset.layout
     customiser, score = compiled_customiser(network, run), compiled_scorer(network, layout)
 
     def scorer(campaign: Campaign, adapted: AdaptedWeights) -> Scorer:
-        return AdaptedScorer(score, weights, adapted, campaign.rows, lengths)
+        return AdaptedScorer(score, weights, adapted, campaign.rows)
 
     return adapt_weights(
         run,
@@ -144,8 +118,6 @@ def adapt_each(
     weights: Weights,
     campaigns: Sequence[Campaign],
     adapt: Callable[[Batch], AdaptedWeights],
-    *,
-    lengths: Lengths | None = None,
 ) -> list[Scorer]:
     """Adapts general weights to one campaign after another, without gradient steps.
 
@@ -157,7 +129,6 @@ def adapt_each(
       weights: general weights.
       campaigns: the campaigns.
       adapt: adapts the weights to a campaign's examples.
-      lengths: as in `fine_tune`.
 
     Raises:
       InputError: a campaign has no examples, or invalid ones.
@@ -180,7 +151,7 @@ def adapt_each(
                 raise Diverged(f"{campaign.name}: the adapted weights are not finite")
             if kept:
                 kept.add(examples, adapted)
-        models.append(AdaptedScorer(pool, weights, adapted, campaign.rows, lengths))
+        models.append(AdaptedScorer(pool, weights, adapted, campaign.rows))
         run.progress("customise", number + 1, len(campaigns))
     return models
 

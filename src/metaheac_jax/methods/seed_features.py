@@ -19,9 +19,9 @@ from metaheac_jax.customise.host_table import HostRows, on_host
 from metaheac_jax.customise.score import AdaptedScorer
 from metaheac_jax.data.batches import Batch, CampaignExamples
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.reference_sets import ReferenceSampler, reference_set, with_reference
 from metaheac_jax.methods.fine_tuning import SIZES, TUNED, metaheac_network, mlp_network
+from metaheac_jax.methods.list_lengths import with_list_lengths
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import campaign_sampler, meta_gradient, train_rows, untrained
 from metaheac_jax.methods.online import (
@@ -30,7 +30,6 @@ from metaheac_jax.methods.online import (
     build_restore,
     compiled_customiser,
     compiled_scorer,
-    lengthened,
 )
 from metaheac_jax.methods.stages import Adapt, Run, Train, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
@@ -80,13 +79,13 @@ def _seed_method(
     *,
     work: tuple[float, float],
 ) -> Method:
-    return Method(
+    method = Method(
         name=name,
         label=label,
         settings=replace(settings, disjoint=True),  # no query example is in a reference set
         train=build_seed_offline(build_network),
         adapt=build_seed_fine_tuning(build_network),
-        restore=build_restore(lambda s: SeedNetwork(build_network(s)), lengths=True),
+        restore=build_restore(lambda s: SeedNetwork(build_network(s))),
         tuned=TUNED,
         takes_steps=True,
         log_odds=False,  # the reference set changes the ratio of seeds and non-seeds
@@ -94,13 +93,13 @@ def _seed_method(
         meshes=True,
         work=work,
     )
+    return with_list_lengths(method)
 
 
 def build_seed_offline(build_network: BuildNetwork) -> Train:
     """Builds Algorithm 1 on losses with seed features; reference sets come from support sets."""
 
     def stage(run: Run) -> Trained:
-        run = replace(run, dataset=with_lengths(run.dataset)[0])
         network = SeedNetwork(build_network(run.settings))
         weights, gradient = untrained(run, network), meta_gradient(run, network)
         sampler = campaign_sampler(run)
@@ -131,7 +130,6 @@ def fine_tune_aware(
     Half of a campaign's examples, at most `MAX_REFERENCE` per label, are the reference set of the
     other half. The reference set of a pool comes from all examples, with the same maximum.
     """
-    run, campaigns, lengths = lengthened(run, campaigns)
     dataset = run.dataset
     customiser, score = compiled_customiser(network, run), compiled_scorer(network, dataset.layout)
     find_direction, host_rows = compiled_direction(dataset.layout), HostRows(dataset.layout)
@@ -151,7 +149,7 @@ def fine_tune_aware(
         else:
             towards = find_direction(weights.table, adapted.rows, adapted.values, reference)
         directed = adapted._replace(network={**adapted.network, "direction": towards})
-        return AdaptedScorer(score, weights, directed, campaign.rows, lengths)
+        return AdaptedScorer(score, weights, directed, campaign.rows)
 
     return adapt_weights(
         run,

@@ -27,10 +27,10 @@ from metaheac_jax.customise.minibatches import GrowingSize, usual_size
 from metaheac_jax.customise.score import PoolScorer
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.fine_tuning import TUNED
 from metaheac_jax.methods.linear import fit_regression
+from metaheac_jax.methods.list_lengths import with_list_lengths
 from metaheac_jax.methods.method import Method
 from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.methods.online import (
@@ -38,7 +38,6 @@ from metaheac_jax.methods.online import (
     adapt_each,
     build_restore,
     compiled_scorer,
-    lengthened,
 )
 from metaheac_jax.methods.stages import Run, Train, Trained
 from metaheac_jax.model import AdaptedWeights, Scorer, State, Weights
@@ -64,40 +63,37 @@ _CHOSEN: dict[str, Any] = {
 _ONLINE_STEPS = 20  # steps of Newton's method
 
 
-def solved_head(settings: Settings = PAPER) -> Method:
+def solved_head(settings: Settings = PAPER, *, first_order: bool = False) -> Method:
     """A tower that all campaigns share, and a head that is solved for each campaign.
 
     It has its own table scale, value dropout, reduction and penalty, and disjoint sets, whatever
-    the settings say; `Method.with_settings` changes them.
+    the settings say; `Method.with_settings` changes them. For ``first_order`` see
+    `solved_gradient`.
     """
-    return Method(
+    method = Method(
         name="solved-head",
         label="Solved head",
         settings=replace(settings, **_CHOSEN, disjoint=True),  # no head is solved on query examples
-        train=build_head_training(),
+        train=_build_head_training(first_order=first_order),
         adapt=solve_heads,
-        restore=build_restore(lambda _: _NETWORK, lengths=True),
+        restore=build_restore(lambda _: _NETWORK),
         tuned=(*(name for name in TUNED if not name.startswith("online_")), "penalty"),
         takes_steps=True,
         splits=True,
         meshes=True,
         work=(1 / 2, 1 / 8),
     )
+    return with_list_lengths(method)
 
 
-def build_head_training(*, first_order: bool = False) -> Train:
-    """Builds the offline stage, on the query loss of heads that are solved on support sets.
-
-    Args:
-      first_order: see `solved_gradient`.
-    """
+def _build_head_training(*, first_order: bool) -> Train:
+    """Builds the offline stage, on the query loss of heads that are solved on support sets."""
 
     def stage(run: Run) -> Trained:
         if run.settings.width < 2:
             raise InputError(
                 f"settings: width: expected 2 or more for a solved head, got {run.settings.width}"
             )
-        run = replace(run, dataset=with_lengths(run.dataset)[0])
         weights = untrained(run, _NETWORK)
         weights = weights._replace(table=weights.table.at[:, -1].set(0))  # the value weights
         gradient = solved_gradient(run.dataset.layout, first_order=first_order)
@@ -149,12 +145,11 @@ def solve_heads(run: Run, state: State, campaigns: Sequence[Campaign]) -> list[S
       InputError: a campaign has no examples, or invalid ones.
       Diverged: a head is not finite.
     """
-    run, campaigns, lengths = lengthened(run, campaigns)
     weights, settings = Weights(**state), run.settings
     pool = compiled_scorer(_NETWORK, run.dataset.layout)
     penalty = settings.penalty if settings.online_adapts == "all" else None
     solve = functools.partial(compiled_solver(pool), weights, penalty=penalty)
-    return adapt_each(run, pool, weights, campaigns, solve, lengths=lengths)
+    return adapt_each(run, pool, weights, campaigns, solve)
 
 
 def _adapted(
