@@ -20,3 +20,16 @@ def test_what_is_busy_is_not_refused():
     with refusals.collected("golf"):
         raise InputError("wrong")
     assert refusals.reasons == [("golf", "wrong")]
+
+
+def test_several_errors_are_busy_if_all_are():
+    refusals = Refusals()
+    refusals.check()
+    refusals.add("tea", Busy("tea: wait"))
+    refusals.add("golf", Busy("golf: wait"))
+    with pytest.raises(Busy, match=r"^2 errors: tea: wait; golf: wait; try again$"):
+        refusals.check("; try again")
+    refusals.add("july", InputError("july: wrong"))
+    with pytest.raises(InputError, match=r"^3 errors: ") as caught:
+        refusals.check()
+    assert type(caught.value) is InputError

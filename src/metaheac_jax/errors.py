@@ -61,7 +61,11 @@ class Refusals:
         except Busy:
             raise
         except InputError as error:
-            self._errors.append((name, error))
+            self.add(name, error)
+
+    def add(self, name: str | None, error: InputError) -> None:
+        """Adds an error about the input of this name, which may be `Busy`."""
+        self._errors.append((name, error))
 
     def __contains__(self, name: str | None) -> bool:
         """Whether an error is about the input of this name."""
@@ -80,6 +84,7 @@ class Refusals:
 
         Raises:
           InputError: there are errors; the message has the first `MAX_REFUSALS`.
+          Busy: the same, and all errors are `Busy`.
         """
         if not self._errors:
             return
@@ -88,7 +93,9 @@ class Refusals:
         if len(messages) > 1:
             others = f"; and {more} more" if more > 0 else ""
             shown = f"{len(messages)} errors: {shown}{others}"
-        raise InputError(f"{shown}{advice}") from self._errors[0][1]
+        all_busy = all(isinstance(error, Busy) for _, error in self._errors)
+        kind = Busy if all_busy else InputError
+        raise kind(f"{shown}{advice}") from self._errors[0][1]
 
 
 def check_whole(name: str, value: Any, minimum: int) -> None:

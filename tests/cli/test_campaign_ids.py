@@ -107,8 +107,8 @@ def test_many_campaigns_are_updated_as_one_by_one(tea, tmp_path, capsys, monkeyp
         assert f"{folder}: customised again, with feedback on 0 users" in printed
         jax.tree.map(np.testing.assert_array_equal, read_campaign(folder).adapted, wanted[own])
         assert len(read_campaign(folder).excluded) == 3
-    assert error.startswith("error: 4 errors: ")
-    for folder in (bad, foreign, full, tmp_path / "none"):
+    assert error.startswith("error: 5 errors: ")
+    for folder in (bad, foreign, full, busy, tmp_path / "none"):
         assert str(folder) in error
     monkeypatch.chdir(tmp_path)
     shutil.copytree(golf, "a")  # a name that is in every message
@@ -118,7 +118,8 @@ def test_many_campaigns_are_updated_as_one_by_one(tea, tmp_path, capsys, monkeyp
     assert "No space left on device" in error
     assert error.endswith("; 3 of 8 campaigns are up to date\n")
     assert error.count("\n") == 1
-    refuses(capsys, main, "update", busy, golf, *update[1:], words=(str(busy),), code=75)
+    words = (f"{busy}: another process is writing it; try again; 1 of 2 campaigns are up to date",)
+    refuses(capsys, main, "update", busy, golf, *update[1:], words=words, code=75)
     monkeypatch.undo()
     succeeds(main, "update", golf, busy, *update[1:])
     printed = capsys.readouterr().out

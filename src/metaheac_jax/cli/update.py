@@ -78,7 +78,7 @@ def main(options: Options) -> None:
     if not options.campaigns:
         raise InputError("update: give the folder of a campaign, or several")
     terminal.check_distinct("CAMPAIGN", options.campaigns)
-    refusals, busy = Refusals(), list[Busy]()
+    refusals = Refusals()
     inputs = (options.data, options.model, *options.exclude, *options.readmit)
     for folder in options.campaigns:
         with refusals.collected(str(folder)):
@@ -109,12 +109,10 @@ def main(options: Options) -> None:
                     general, lines = _update(folder, work, general, progress)
                     terminal.print_lines(screen, *(f"{folder}: {line}" for line in lines))
             except Busy as error:
-                busy.append(error)
+                refusals.add(str(folder), error)
     count = len(options.campaigns)
-    done = count - len(refusals.reasons) - len(busy)
+    done = count - len(refusals.reasons)
     refusals.check(f"; {done} of {count} campaigns are up to date" if done else "")
-    if busy:
-        raise busy[0]
 
 
 @contextmanager
