@@ -93,6 +93,7 @@ def test_the_options_suit_each_other(options, tmp_path):
         ({"--seeds": "attributes"}, "attributes:1: expected one user id, got"),
         ({"--exclude": "attributes"}, "attributes:1: expected one user id, got"),
         ({"--attributes": "seeds"}, "seeds: not valid JSON"),
+        ({"": "tee"}, "tee: no such folder; give a model from metaheac fit, or a campaign from"),
         ({"--seeds": None}, "expand: give --seeds and --attributes, or --campaigns"),
         ({"--attributes": None}, "expand: give --seeds and --attributes, or --campaigns"),
         ({"--campaigns": "seeds"}, "expand: give --seeds and --attributes, or --campaigns"),
@@ -415,7 +416,7 @@ def test_what_limits_an_audience_is_noted(options, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "there are only" not in printed
     note = f"which has the same attributes and {len(own.seeds)} of these seeds"
-    assert f"note: the general model was trained on campaign {own.id}, {note}; its " in printed
+    assert f"note: the general model has seen campaign {own.id}, {note}; its " in printed
     record = json.loads((tmp_path / "audience.csv.json").read_text())
     assert any(note in entry for entry in record["notes"])
 

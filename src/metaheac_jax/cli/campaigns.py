@@ -234,6 +234,8 @@ def _request(path: Path, number: int, entry: Any) -> Request:
             f"file, of at most {MAX_NAME_BYTES} bytes"
         )
     where = f"{path}: campaign {name}"
+    # Programs that write tables as JSON give missing values as null.
+    entry = {key: own for key, own in entry.items() if own is not None or key not in _OPTIONAL}
     needed = ("folder",) if "folder" in entry else ("seeds", "attributes")
     missing = [key for key in needed if key not in entry]
     unknown = [key for key in entry if key not in ("name", *needed, *_OPTIONAL)]

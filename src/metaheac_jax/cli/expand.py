@@ -152,8 +152,8 @@ class Options:
     them. The base rate decides the level of the probabilities."""
     base_rate: float | None = None
     """With --probability: the fraction of users, without the seeds, expected to convert, above 0
-    and below 1; in --report, the fraction of those who could be in the audience. By default, the
-    fraction of all users who are seeds, without those from feedback."""
+    and below 1; in --report, the fraction of all users but the seeds and those of --exclude. By
+    default, the fraction of all users who are seeds, without those from feedback."""
     report: Path | None = None
     """HTML file for a report on the audience: seeds, a curve of sizes, traits, fields that the
     model uses, sensitive fields, overlap with --previous and --compare. Customises the model and
@@ -239,6 +239,11 @@ def _check_options(options: Options) -> None:
                 f"{options.model}: is a campaign, which has its seeds and attributes; omit "
                 "--seeds, --attributes and --campaigns"
             )
+    elif not options.model.is_dir():
+        raise InputError(
+            f"{options.model}: no such folder; give a model from metaheac fit, or a campaign from "
+            "metaheac customise"
+        )
     elif (options.campaigns is None and not one) or (options.campaigns is not None and some):
         raise InputError("expand: give --seeds and --attributes, or --campaigns")
     band = options.from_percent is not None or options.to_percent is not None
