@@ -72,7 +72,7 @@ def test_they_depend_on_the_seed():
 
 
 def test_a_campaign_that_the_model_was_trained_on_is_told():
-    """By its name, or by its attributes with a tenth of its seeds."""
+    """By its attributes with a tenth of its seeds; a name alone tells that it may be so."""
     general = fixed_method(tokens).fit(DATA, campaigns=[0, 1])
     first, third = DATA.campaign(0), DATA.campaign(2)
     others = np.setdiff1d(np.arange(DATA.num_users), first.users)
@@ -80,21 +80,20 @@ def test_a_campaign_that_the_model_was_trained_on_is_told():
     def said(campaign, general=general):
         return seen_in_training(general, DATA, replace(campaign, id="tea"))
 
-    why = (
-        "trained on campaign 100, which has the same attributes and 1 of these seeds; its results "
-    )
+    why = "has seen campaign 100, which has the same attributes and 1 of these seeds; its results "
     assert why in said(with_seeds(first, [first.seeds[0], *others[:9]]))
     assert said(with_seeds(first, [first.seeds[0], *others[:10]])) is None
     assert said(with_seeds(third, first.seeds)) is None
     assert said(third) is None
     held_out = replace(general, campaigns=(110,), held_out=(100,))
-    assert "trained on campaign 100, " in said(first, held_out)
+    assert "has seen campaign 100, " in said(first, held_out)
     named = replace(general, campaigns=(110, "tea"))
-    assert "trained on campaign tea, which has the same name; its results " in said(third, named)
+    assert "a campaign with the same name, tea; if it has these seeds, " in said(third, named)
+    assert "has seen campaign 100, " in said(first, replace(named, campaigns=(100, "tea")))
     values = dict(zip(("advertiser", "category"), [2, 1], strict=True))
     added = replace(general, added=(AddedCampaign("golf", "", values),))
     new = DATA.new_campaign(DATA.user_ids[:5], values)
-    assert "trained on campaign golf, which has the same attributes; " in said(new, added)
+    assert "has seen campaign golf, which has the same attributes; " in said(new, added)
     assert said(DATA.new_campaign(DATA.user_ids[:5], {**values, "category": 0}), added) is None
 
 
@@ -103,7 +102,7 @@ def test_campaigns_are_the_same_by_their_ids_as_text():
     general = fixed_method(tokens).fit(DATA, campaigns=[0, 1])
     later = replace(DATA, campaign_ids=DATA.campaign_ids.astype("S"))
     said = seen_in_training(general, later, replace(later.campaign(0), id="tea"))
-    assert "trained on campaign 100, which has the same attributes" in said
+    assert "has seen campaign 100, which has the same attributes" in said
     assert seen_in_training(general, later, replace(later.campaign(2), id="tea")) is None
 
 
@@ -120,9 +119,9 @@ def test_attributes_that_share_a_row_are_not_the_same():
 
     assert said(88) is None
     for same in (77, "77", 77.0):
-        assert "trained on campaign golf, which has the same attributes; " in said(same)
+        assert "has seen campaign golf, which has the same attributes; " in said(same)
     unknown = replace(DATA.new_campaign(DATA.user_ids[:5], values), attributes=None)
-    assert "trained on campaign golf, " in seen_in_training(general, DATA, unknown)
+    assert "has seen campaign golf, " in seen_in_training(general, DATA, unknown)
 
 
 def with_seeds(campaign, users):

@@ -55,6 +55,14 @@ def test_a_campaign_with_a_single_seed_or_non_seed_is_not_held_out(kind):
         hold_out_campaigns(with_few(kind, 1, range(28)), np.arange(30), 0)
 
 
+def test_campaigns_that_are_never_held_out_are_not_said_to_lack_examples():
+    words = "2 of 30 campaigns have these, besides 8 that are never held out; add campaigns, "
+    with pytest.raises(InputError, match=words):
+        hold_out_campaigns(
+            with_few(1, 1, range(20)), np.arange(30), 0, never_held_out=np.arange(19, 28)
+        )
+
+
 def test_so_few_campaigns_that_none_would_be_trained_on_are_refused():
     with pytest.raises(InputError, match="3 campaigns have to be held out"):
         hold_out_campaigns(DATA, np.arange(3), 0)

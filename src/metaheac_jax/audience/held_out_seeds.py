@@ -142,9 +142,9 @@ def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str
     """Why results on held-out seeds of a campaign are too good, in words; None for no known reason.
 
     They are too good if the general model was trained on these seeds or selected by them. This is
-    assumed if a campaign of the model has the same id, is in the data with the same attributes and
-    a fraction `SHARED` of the campaign's seeds, or was added to the data with the same attributes.
-    Ids are compared as text.
+    assumed if a campaign of the model is in the data with the same attributes and a fraction
+    `SHARED` of the campaign's seeds, or was added to the data with the same attributes. If only the
+    ids are the same, compared as text, the words say that it may be so.
 
     Args:
       general: the general model.
@@ -153,8 +153,6 @@ def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str
     """
     seen = {str(own) for own in (*general.campaigns, *general.held_out)}
     why = ""
-    if campaign.id is not None and str(campaign.id) in seen:
-        why = f"{campaign.id}, which has the same name"
     alike = (data.campaign_rows == campaign.rows).all(axis=1)
     for c in np.flatnonzero(alike).tolist():
         own = data.campaign(c)
@@ -163,12 +161,17 @@ def seen_in_training(general: General, data: Dataset, campaign: Campaign) -> str
             why = f"{own.id}, which has the same attributes and {shared:,} of these seeds"
     if (name := added_like(general, data, campaign)) is not None:
         why = f"{name}, which has the same attributes"
-    if not why:
-        return None
-    return (
-        f"the general model was trained on campaign {why}; its results on held-out seeds are too "
-        "good, since these seeds are not new to it"
-    )
+    if why:
+        return (
+            f"the general model has seen campaign {why}; its results on held-out seeds are too "
+            "good, since these seeds are not new to it"
+        )
+    if campaign.id is not None and str(campaign.id) in seen:
+        return (
+            f"the general model has seen a campaign with the same name, {campaign.id}; if it has "
+            "these seeds, results on held-out seeds are too good"
+        )
+    return None
 
 
 def added_like(general: General, data: Dataset, campaign: Campaign) -> int | str | None:

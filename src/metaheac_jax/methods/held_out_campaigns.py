@@ -63,7 +63,9 @@ def hold_out_campaigns(
     """
     seeds = data.stage1.positives[campaigns]
     others = data.stage1.counts[campaigns] - seeds
-    able = campaigns[(seeds >= 2) & (others >= 2) & ~np.isin(campaigns, never_held_out)]
+    enough = (seeds >= 2) & (others >= 2)
+    able = campaigns[enough & ~np.isin(campaigns, never_held_out)]
+    num_never = int(enough.sum()) - len(able)
     able = generator(seed, 0).permutation(able)
     count = num_held_out(len(campaigns), fraction)
     if len(never_held_out):
@@ -72,9 +74,10 @@ def hold_out_campaigns(
         able, not_seen = _order_held_out(data, able, start)
         count = min(count, not_seen) if not_seen >= MIN_CAMPAIGNS else count
     if len(able) < count or len(campaigns) <= count:
+        never = f", besides {num_never} that are never held out" if num_never else ""
         raise InputError(
             f"{data.where}: {count} campaigns have to be held out, each with at least two seeds "
-            f"and two non-seeds; {len(able)} of {len(campaigns)} campaigns have these; add "
+            f"and two non-seeds; {len(able)} of {len(campaigns)} campaigns have these{never}; add "
             "campaigns, or train for a fixed number of epochs"
         )
     held = able[:count]

@@ -116,12 +116,13 @@ class Method:
     def _check_number(
         self, data: Dataset, campaigns: Sequence[int] | np.ndarray, besides: str = ""
     ) -> None:
-        """Refuses fewer training campaigns than a step takes."""
+        """Refuses fewer training campaigns than `Settings.campaigns_per_step`."""
         if self.takes_steps and len(campaigns) < self.settings.campaigns_per_step:
-            none = ", or hold none out (metaheac fit --epochs N)" if besides else ""
+            none = ", hold none out (metaheac fit --epochs N)" if besides else ""
             raise InputError(
-                f"{data.where}: {len(campaigns)} training campaigns{besides}, but a meta-step "
-                f"takes {self.settings.campaigns_per_step}; add campaigns{none}"
+                f"{data.where}: {len(campaigns)} training campaigns{besides}, but {self.name} "
+                f"needs {self.settings.campaigns_per_step}; add campaigns{none}, or use 'lr', "
+                "which learns from each campaign alone"
             )
 
     def check_mesh(self) -> None:
