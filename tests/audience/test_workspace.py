@@ -30,7 +30,7 @@ from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_named
-from metaheac_jax.model import load, save
+from metaheac_jax.model import Judged, load, save
 from metaheac_jax.sealed import seal
 from metaheac_jax.settings import PAPER
 
@@ -76,6 +76,14 @@ def test_everything_is_found_and_nothing_else(made):
     }
     assert not any(item.trouble or item.writer for item in items.values())
     assert find_unfinished(made) == []
+
+
+def test_the_best_judgement_of_a_model_is_shown(workspace):
+    general = load(workspace / "models" / "june", optimizer=True)
+    judged = (Judged(4, 0.6, 0.5), Judged(8, 0.71236, 0.4), Judged(12, 0.7, 0.3))
+    save(replace(general, judgements=judged), workspace / "models" / "june")
+    about = by_name(workspace)["models/june"].about
+    assert about == "mlp-pretraining, k = 2, trained on 3 campaigns, held-out AUC 0.7124, seed 7"
 
 
 def test_sizes_and_times_are_those_of_the_files(made):
@@ -306,7 +314,7 @@ def test_a_pipe_is_no_audience_and_a_name_is_no_pattern(workspace):
 def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     left = workspace / "models" / f".june.{'a' * 32}"
     shutil.copytree(workspace / "models" / "june", left)
-    training = workspace / "models" / "july.training"
+    training = workspace / "models" / "late july.training"
     (training / "checkpoints").mkdir(parents=True)
     (training / "checkpoints" / "model.json").write_text("{}")  # checkpoints are no models
     (training / "checkpoints.json").write_text("{}")
@@ -319,7 +327,7 @@ def test_what_is_not_finished_is_said_with_how_to_go_on(workspace):
     assert set(found) == {left, training, customised}
     assert "metaheac expand, has customised; run the same command again" in found[customised]
     assert "the next one that writes june removes it" in found[left]
-    assert f"metaheac fit DATA {workspace}/models/july --resume" in found[training]
+    assert f"metaheac fit DATA '{workspace}/models/late july' --resume" in found[training]
     assert len(find_items(workspace)) == 4
 
 

@@ -115,6 +115,16 @@ def test_the_log_of_a_training_is_kept_if_asked(data, tmp_path, capsys):
         assert contents(tmp_path) == {"june.jsonl", "model", "empty"}
 
 
+def test_a_log_that_cannot_be_written_is_refused_before_the_training(
+    data, tmp_path, capsys, writers
+):
+    log = tmp_path / "june.jsonl"
+    with writers.of(log) as process:
+        words = (f"{log}: process {process} on ", " is writing it; wait for it")
+        refuses(capsys, main, "fit", data, tmp_path / "model", "--log", log, words=words, code=75)
+    assert contents(tmp_path) == {".june.jsonl.lock"}
+
+
 def test_options_reach_the_training(data, tmp_path, monkeypatch):
     seen = []
 

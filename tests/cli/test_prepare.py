@@ -376,7 +376,11 @@ def test_campaigns_that_nothing_can_be_trained_on_are_named(tmp_path, capsys):
             "\nnote: fit needs --skip-unusable, since these campaigns have fewer than 20 examples "
             "to learn from, or only seeds or only non-seeds: k2\n"
         )
-        assert (told in capsys.readouterr().out) == (name == "few")
+        printed = capsys.readouterr().out
+        assert (told in printed) == (name == "few")
+        number = len(campaigns["campaign_id"]) - (name == "few")
+        lacking = f"\nnote: fit needs 8 campaigns to train on, and {number} can be used; "
+        assert lacking in printed
 
 
 @pytest.mark.filterwarnings("default:.* who are not in the file of users")

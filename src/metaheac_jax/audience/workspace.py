@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -144,7 +145,8 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
             target = path.with_suffix("")
             if path.suffix == TRAINING:
                 advice = (
-                    f"an interrupted training; continue with metaheac fit DATA {target} --resume "
+                    "an interrupted training; continue with metaheac fit DATA "
+                    f"{shlex.quote(str(target))} --resume "
                     "and the same options as before, or delete the folder"
                 )
             else:
@@ -190,7 +192,10 @@ def _about_data(body: Mapping[str, Any]) -> str:
 
 def _about_model(body: Mapping[str, Any]) -> str:
     width, campaigns = body["settings"]["width"], len(body["campaigns"])
-    return f"{body['method']}, k = {width}, trained on {campaigns:,} campaigns, seed {body['seed']}"
+    about = f"{body['method']}, k = {width}, trained on {campaigns:,} campaigns"
+    if body["judgements"]:
+        about += f", held-out AUC {max(auc for _, auc, *_ in body['judgements']):.4f}"
+    return f"{about}, seed {body['seed']}"
 
 
 def _about_campaign(body: Mapping[str, Any]) -> str:

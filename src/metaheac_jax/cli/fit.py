@@ -121,7 +121,7 @@ def main(options: Options) -> int:
     terminal.check_output_folder("OUT", options.out, MANIFEST, "a model", *inputs)
     directory = terminal.work_folder("OUT", options.out, TRAINING)
     if options.log is not None:
-        terminal.check_output("--log", options.log, *inputs, lock=False)
+        terminal.check_output("--log", options.log, *inputs, lock=is_first())
     for path in options.exclude:
         check_readable(path)  # a file that cannot be read is reported before the work begins
     writes = is_first()

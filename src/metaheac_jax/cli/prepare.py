@@ -22,8 +22,10 @@ from metaheac_jax.data.sources.tencent import MAX_IDS
 from metaheac_jax.data.storage import MANIFEST, open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked, read_json, write_json
+from metaheac_jax.methods.held_out_campaigns import MIN_CAMPAIGNS
 from metaheac_jax.progress import Progress
 from metaheac_jax.schema import TENCENT, UNSEEN, Schema, Vocabulary
+from metaheac_jax.settings import PAPER
 
 #: Options that say how data is read, which --infer does not do.
 _OF_DATA = (
@@ -146,6 +148,13 @@ def main(options: Options) -> None:
         lines.append(
             "note: fit needs --skip-unusable, since these campaigns have fewer than 20 examples to "
             f"learn from, or only seeds or only non-seeds: {list_campaigns(data, unusable)}"
+        )
+    least = PAPER.campaigns_per_step + MIN_CAMPAIGNS
+    num_usable = data.num_campaigns - len(unusable)
+    if data.num_campaigns and num_usable < least and extends is None:
+        lines.append(
+            f"note: fit needs {least} campaigns to train on, and {num_usable} can be used; with "
+            "fewer, fit --method lr learns from each campaign alone"
         )
     lines += [f"note: {what}" for what in _cut_lists(options)]
     if options.schema is not None and not read_json(options.schema).get("user_id", True):
