@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from commands import contents, refuses, succeeds
 
-from metaheac_jax.audience.curve import PERCENTS, size_curve
+from metaheac_jax.audience.campaign_folder import read_campaign
+from metaheac_jax.audience.curve import PERCENTS, seed_rate, size_curve
 from metaheac_jax.audience.held_out_seeds import hold_out_seeds
 from metaheac_jax.cli.main import main
 from metaheac_jax.data.storage import open_dataset
@@ -53,6 +54,38 @@ def test_the_curve_is_the_librarys(toy_campaign, words, tmp_path, capsys):
     assert f"{recall.value:.1%} ({recall.low:.1%} to {recall.high:.1%})" in printed
 
 
+def test_a_campaigns_folder_has_its_seeds_and_feedback(tea, tmp_path, capsys):
+    """Converts are seeds who are not held out; who is excluded is neither."""
+    shown = tea.user_ids[200:240]
+    rows = [f"{user},{number % 4 == 0:d}" for number, user in enumerate(shown)]
+    (tmp_path / "shown.csv").write_text("\n".join(["user_id,converted", *rows]))
+    optouts = tmp_path / "optouts"
+    optouts.write_text("\n".join(map(str, tea.user_ids[[*tea.seeds[:7], 300]])))
+    succeeds(main, "feedback", tea.folder, tmp_path / "shown.csv")
+    command = ("curve", tea.folder, "--data", tea.data)
+    refuses(capsys, main, *command, words=("feedback has changed since its model learned",))
+    succeeds(main, "update", tea.folder, "--data", tea.data, "--exclude", optouts)
+    capsys.readouterr()
+    succeeds(main, *command, "--out", tmp_path / "curve.csv", "--seed", 3)
+    printed = capsys.readouterr().out
+    assert "123 seeds, 22 of them held out" in printed  # 113 of the first are left, and 10 converts
+    data, saved = open_dataset(tea.data), read_campaign(tea.folder)
+    general = saved.load_general()
+    campaign = saved.customised(general, data).campaign
+    held = hold_out_seeds(method_of(general), general, data, campaign, seed=3)
+    points = size_curve(held, data, base_rate=seed_rate(held.num_given_seeds, data))
+    rows = list(csv.DictReader((tmp_path / "curve.csv").read_text().splitlines()))
+    assert [float(row["recall"]) for row in rows] == [point.recall.value for point in points]
+    assert [int(row["size"]) for row in rows] == [point.size for point in points]
+    words = (f"{tea.folder}: is a campaign, which has its seeds and attributes; omit --seeds and",)
+    refuses(capsys, main, *command, "--seeds", optouts, words=words)
+    words = ("curve: give --seeds and --attributes, or a campaign from metaheac customise",)
+    refuses(capsys, main, "curve", tea.model, "--data", tea.data, words=words)
+    optouts.write_text(str(tea.user_ids[tea.seeds[20]]))
+    words = (f"--exclude: {tea.folder} was customised to users who are to be left out",)
+    refuses(capsys, main, *command, "--exclude", optouts, words=words)
+
+
 def test_values_that_training_has_not_seen_are_told(words, tmp_path, capsys):
     (tmp_path / "new.json").write_text('{"advertiser": 2, "category": 99}')
     assert words[-2] == "--attributes"
@@ -89,6 +122,15 @@ def test_options_that_make_no_sense(words, tmp_path, monkeypatch, capsys, option
     monkeypatch.chdir(tmp_path)
     refuses(capsys, main, *words, *options, words=(message,))
     assert contents(tmp_path) == set()
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--exclude"])
+def test_a_missing_file_is_told_before_the_work_begins(words, tmp_path, capsys, option):
+    given = {"--data": tmp_path / "no-data", option: tmp_path / "ids.csv"}
+    for name, path in given.items():
+        place = words.index(name) if name in words else len(words)
+        words[place : place + 2] = [name, path]
+    refuses(capsys, main, *words, words=(f"{tmp_path / 'ids.csv'}: No such file",))
 
 
 def test_without_matplotlib_a_figure_is_refused_at_once(words, tmp_path, monkeypatch, capsys):

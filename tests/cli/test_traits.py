@@ -183,6 +183,43 @@ def test_what_the_model_uses(toy_campaign, words, tmp_path, capsys):
         assert (f"note: {held.seen}\n" in printed) == (seed == 3)
 
 
+def test_a_campaigns_folder_has_its_seeds(tea, tmp_path, capsys):
+    """With converts, and without those who are excluded from it, who are not in the pool either."""
+    shown, audience = tea.user_ids[200:220], tmp_path / "audience.csv"
+    rows = [f"{user},{number < 5:d}" for number, user in enumerate(shown)]
+    (tmp_path / "shown.csv").write_text("\n".join(["user_id,converted", *rows]))
+    optouts = tmp_path / "optouts"
+    optouts.write_text("\n".join(map(str, tea.user_ids[[*tea.seeds[:7], 300]])))
+    audience.write_text("\n".join(["user_id", *map(str, tea.user_ids[220:280])]))
+    succeeds(main, "feedback", tea.folder, tmp_path / "shown.csv")
+    succeeds(main, "update", tea.folder, "--data", tea.data, "--exclude", optouts)
+    capsys.readouterr()
+    command = ("traits", audience, "--data", tea.data)
+    out = ("--min-cell", 20, "--out", tmp_path / "traits.csv")
+    succeeds(main, *command, "--model", tea.folder, *out, "--seed", 3)
+    assert "60 users in the audience, 274 in the pool" in capsys.readouterr().out
+    data = open_dataset(tea.data)
+    seeds = np.concatenate([data.user_ids[tea.seeds[7:]], shown[:5]])
+    left_out = np.concatenate([seeds, tea.user_ids[[*tea.seeds[:7], 300]]])
+    ids = data.user_ids[220:280]
+    traits = audience_traits(data, ids, seeds, exclude=left_out, min_cell=20)
+    found = [row[:7] for row in csv.reader((tmp_path / "traits.csv").read_text().splitlines())]
+    values = [(t.field, t.value, "", t.audience, t.seeds, t.pool, t.lift) for t in traits]
+    assert found[1:] == [["" if cell is None else str(cell) for cell in row] for row in values]
+    words = (f"{tea.folder}: is a campaign, which has its seeds and attributes; omit --seeds and",)
+    refuses(capsys, main, *command, "--model", tea.folder, "--seeds", optouts, words=words)
+    refuses(capsys, main, *command, words=("traits: give --seeds; or also --model and ",))
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--exclude"])
+def test_a_missing_file_is_told_before_the_work_begins(words, tmp_path, capsys, option):
+    given = {"--data": tmp_path / "no-data", option: tmp_path / "ids.csv"}
+    for name, path in given.items():
+        place = words.index(name) if name in words else len(words)
+        words[place : place + 2] = [name, path]
+    refuses(capsys, main, *words, words=(f"{tmp_path / 'ids.csv'}: No such file",))
+
+
 def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for options, message in (
@@ -191,8 +228,8 @@ def test_what_is_wrong_is_named(toy_campaign, words, tmp_path, monkeypatch, caps
         (("--out", "x.html"), "--out: x.html: expected a name that ends with .csv"),
         (("--min-cell", 0), "--min-cell: expected 1 or more, got 0"),
         (("--seed", -1), "--seed: expected 0 or more, got -1"),
-        (("--model", toy_campaign.model), "traits: give --model and --attributes together"),
-        (("--attributes", "x"), "traits: give --model and --attributes together"),
+        (("--model", toy_campaign.model), "traits: give --seeds and --attributes, or a campaign f"),
+        (("--attributes", "x"), "traits: give --seeds; or also --model and --attributes; or a "),
     ):
         refuses(capsys, main, *words[:-2], *options, words=(message,))  # without --min-cell
     (tmp_path / "nobody.csv").write_text("user_id\n1000001\n")

@@ -13,8 +13,8 @@ from metaheac_jax.audience.curve import SizePoint, seed_rate, size_curve
 from metaheac_jax.audience.figures import FORMATS, curve_figure, load_matplotlib
 from metaheac_jax.audience.tables import MEASURES, base_rate_note, curve_table
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaigns import read_attributes, read_excluded, unseen_notes
-from metaheac_jax.cli.held_out_seeds import open_held_out
+from metaheac_jax.cli.campaigns import check_readable, read_excluded
+from metaheac_jax.cli.held_out_seeds import check_campaign_files, open_held_out
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import whole_file, write_csv
@@ -36,13 +36,14 @@ class Options:
     trained on this very campaign, and the data has it, a note says that results are too good.
     """
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Folder of a general model, from `metaheac fit`."""
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|CAMPAIGN")]
+    """Folder of a general model, from `metaheac fit`; or of a campaign, from `metaheac customise`,
+    which already has seeds and attributes. Converts of its feedback are not held out."""
     data: Path
     """Folder of the data set whose users may be in an audience, from `metaheac prepare`."""
-    seeds: Path
+    seeds: Path | None = None
     """File with the seeds' user ids, as for `metaheac expand`."""
-    attributes: Path
+    attributes: Path | None = None
     """JSON file with the campaign's attributes, as for `metaheac expand`."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who may not be in an audience, for example users who opted out, as
@@ -73,13 +74,15 @@ def main(options: Options) -> None:
         endings = [f".{known}" for known in FORMATS]
         terminal.check_output("--figure", options.figure, *inputs, endings=endings)
         load_matplotlib()
+    check_campaign_files("curve", options.model, options.seeds, options.attributes)
+    for path in options.exclude:
+        check_readable(path)  # a file that cannot be read is reported before the work begins
     screen = terminal.screen()
     terminal.keep_compiled()
-    read_attributes(options.attributes)  # errors in it are reported before the work begins
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
         excluded, notes = read_excluded(options.exclude, data)
-        held_out, check = open_held_out(
+        opened = open_held_out(
             options.model,
             data,
             options.seeds,
@@ -88,6 +91,7 @@ def main(options: Options) -> None:
             seed=options.seed,
             progress=progress,
         )
+        held_out = opened.held_out
         base_rate = options.base_rate or seed_rate(held_out.num_given_seeds, data)
         points = size_curve(held_out, data, base_rate=base_rate, progress=progress)
     if options.out is not None:
@@ -96,10 +100,10 @@ def main(options: Options) -> None:
         picture = curve_figure(points, format=options.figure.suffix[1:].lower())
         with whole_file(options.figure) as path:
             path.write_bytes(picture)
-    notes += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
+    notes += opened.notes
     terminal.print_lines(
         screen,
-        check.line(),
+        opened.check.line(),
         f"{held_out.num_seeds:,} seeds, {len(held_out.users):,} of them held out",
         *(f"note: {note}" for note in notes),
     )

@@ -22,18 +22,18 @@ from metaheac_jax.audience.traits import (
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     check_known,
+    check_readable,
     has_text,
-    read_attributes,
     read_audience,
     read_excluded,
     read_seeds,
-    unseen_notes,
 )
-from metaheac_jax.cli.held_out_seeds import open_held_out
+from metaheac_jax.cli.held_out_seeds import OpenedCampaign, check_campaign_files, open_held_out
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import write_csv
+from metaheac_jax.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Options:
     Adverse impact is "at most" a number if too few users of the audience have the value, or the
     value that may be the most selected.
 
-    With --model and --attributes it also shows which fields the model uses. A fifth of the seeds is
+    With --model it also shows which fields the model uses. A fifth of the seeds is
     held out, and the model is customised to the rest. The AUC then says how well it tells held-out
     seeds from users whom it has not learned from. A field's drop is the loss of AUC when the
     field's values are shuffled among users.
@@ -60,15 +60,17 @@ class Options:
     """CSV or Parquet file of an audience, from `metaheac expand`."""
     data: Path
     """Folder of the data set, from `metaheac prepare`."""
-    seeds: Path
-    """File with the seeds' user ids, as for `metaheac expand`."""
+    seeds: Path | None = None
+    """File with the seeds' user ids, as for `metaheac expand`. Needed unless --model is a campaign,
+    which has them."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who could not be in the audience, for example users who opted out, as
     for `metaheac expand`. With --model, nothing is learned from them."""
     model: Path | None = None
-    """Folder of the general model that the audience comes from. Give it with --attributes."""
+    """Folder of what the audience comes from: a general model, with --attributes; or a campaign,
+    whose seeds then include the converts of its feedback."""
     attributes: Path | None = None
-    """JSON file with the campaign's attributes, as for `metaheac expand`."""
+    """With a general model: JSON file with the campaign's attributes, as for `metaheac expand`."""
     out: Path | None = None
     """CSV file to write with all values, sensitive ones last. Of these the column `sensitive` says
     ok, under or over (the four-fifths rule and its reciprocal), or unknown if too few users have a
@@ -84,24 +86,35 @@ def main(options: Options) -> None:
     """Runs the command."""
     terminal.check_minimum("--min-cell", options.min_cell, 1)
     terminal.check_minimum("--seed", options.seed, 0)
-    if (options.model is None) != (options.attributes is None):
-        raise InputError("traits: give --model and --attributes together, or neither")
+    if options.model is not None:
+        check_campaign_files("traits", options.model, options.seeds, options.attributes)
+    elif options.seeds is None or options.attributes is not None:
+        raise InputError(
+            "traits: give --seeds; or also --model and --attributes; or a campaign as --model alone"
+        )
+    for path in filter(None, (options.seeds, *options.exclude)):
+        check_readable(path)  # a file that cannot be read is reported before the work begins
     if options.out is not None:
         inputs = (options.audience, options.seeds, options.attributes, *options.exclude)
         terminal.check_output("--out", options.out, *inputs, endings=(".csv",))
     screen = terminal.screen()
     terminal.keep_compiled()
-    if options.attributes is not None:
-        read_attributes(options.attributes)  # errors in it are reported before the work begins
-    used = None
+    opened, used = None, None
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
         text = has_text(data)
         audience = read_audience(options.audience, text=text)
-        seeds = read_seeds(options.seeds, text=text)
         check_known(options.audience, audience, data)
-        check_known(options.seeds, seeds, data)
         excluded, notes = read_excluded(options.exclude, data)
+        if options.model is not None:
+            opened = _open(options, options.model, data, excluded, progress)
+            used = field_importance(opened.held_out, data, seed=options.seed, progress=progress)
+        if options.seeds is not None:
+            seeds = read_seeds(options.seeds, text=text)
+            check_known(options.seeds, seeds, data)
+        else:
+            assert opened is not None  # checked above
+            seeds, excluded = opened.seed_ids, opened.excluded_ids
         audience, gone = _without(audience, excluded, "users of the audience")
         if gone:
             notes.append(f"{gone:,} users of the audience are excluded and were removed from it")
@@ -112,18 +125,7 @@ def main(options: Options) -> None:
         least = options.min_cell
         traits = audience_traits(data, audience, seeds, exclude=left_out, min_cell=least)
         shares = sensitive_shares(data, audience, exclude=left_out, min_cell=least)
-        if options.model is not None and options.attributes is not None:
-            held_out, _ = open_held_out(
-                options.model,
-                data,
-                options.seeds,
-                options.attributes,
-                exclude=excluded,
-                seed=options.seed,
-                progress=progress,
-            )
-            used = field_importance(held_out, data, seed=options.seed, progress=progress)
-            notes += [*unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
+    notes += opened.notes if opened else []
     if options.out is not None:
         header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift", "impact")
         write_csv(options.out, header, _lines(traits, shares))
@@ -140,6 +142,20 @@ def main(options: Options) -> None:
     if used is not None:
         terminal.print_table(screen, importance_table(used))
     terminal.print_lines(screen, *(f"note: {note}" for note in notes))
+
+
+def _open(
+    options: Options, model: Path, data: Dataset, excluded: np.ndarray, progress: Progress
+) -> OpenedCampaign:
+    return open_held_out(
+        model,
+        data,
+        options.seeds,
+        options.attributes,
+        exclude=excluded,
+        seed=options.seed,
+        progress=progress,
+    )
 
 
 def _without(users: np.ndarray, excluded: np.ndarray, what: str) -> tuple[np.ndarray, int]:
