@@ -132,7 +132,7 @@ def with_seeds(campaign, users):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_seeds": 49}, "new campaign: 49 seeds, too few to hold a fifth out; give 50"),
+        ({"num_seeds": 49}, "new campaign: 49 seeds, too few to hold a fifth out; 50 are needed"),
         ({"seed": -1}, "seed: expected a whole number"),
     ],
 )

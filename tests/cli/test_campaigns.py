@@ -242,9 +242,10 @@ def test_campaigns_are_read(tmp_path, text):
 
 
 def test_an_optional_part_that_is_null_is_missing(tmp_path):
-    """Programs that write tables as JSON lines write all columns."""
+    """Programs that write tables as JSON lines write all columns of all campaigns."""
     path = tmp_path / "campaigns"
-    nothing = dict.fromkeys(("previous", "suppress", "size", "percent", "base_rate"))
+    nothing = dict.fromkeys(("seeds", "attributes", "folder", "previous", "suppress", "size"))
+    nothing |= dict.fromkeys(("percent", "base_rate"))
     path.write_text("\n".join(json.dumps({**nothing, **own}) for own in (TEA, GOLF, SAVED)))
     plain = tmp_path / "plain"
     plain.write_text(json.dumps([TEA, GOLF, SAVED]))
@@ -279,7 +280,7 @@ def test_a_line_ends_where_json_lines_do(tmp_path, end):
         ({**GOLF, "name": "tea"}, "campaign tea: occurs twice; give each a name of its own"),
         ({"name": "golf", "seeds": "x"}, "campaign golf: has no 'attributes'; expected name, seed"),
         ({**TEA, "name": "golf", "sise": 3}, "campaign golf: has an unknown 'sise'; expected name"),
-        ({**GOLF, "seeds": None}, "campaign golf é: seeds: expected the name of a file, got None"),
+        ({**GOLF, "seeds": None}, "campaign golf é: has no 'seeds'; expected name, seeds and attr"),
         ({**GOLF, "seeds": [1]}, "campaign golf é: seeds: expected the name of a file, got [1]"),
         ({**GOLF, "previous": 1}, "campaign golf é: previous: expected the name of a file, got 1"),
         ({**GOLF, "attributes": "x"}, "campaign golf é: attributes: expected a JSON object"),

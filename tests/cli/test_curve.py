@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.audience.curve import PERCENTS, seed_rate, size_curve
 from metaheac_jax.audience.held_out_seeds import hold_out_seeds
 from metaheac_jax.cli.main import main
-from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.data.storage import open_dataset, write_dataset
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import load
 
@@ -79,11 +80,35 @@ def test_a_campaigns_folder_has_its_seeds_and_feedback(tea, tmp_path, capsys):
     assert [int(row["size"]) for row in rows] == [point.size for point in points]
     words = (f"{tea.folder}: is a campaign, which has its seeds and attributes; omit --seeds and",)
     refuses(capsys, main, *command, "--seeds", optouts, words=words)
+    assert "That is the fraction of users who are seeds, without those from feedback; " in printed
     words = ("curve: give --seeds and --attributes, or a campaign from metaheac customise",)
     refuses(capsys, main, "curve", tea.model, "--data", tea.data, words=words)
+    words = ("tee: no such folder; give a model from metaheac fit, or a campaign from metaheac ",)
+    refuses(capsys, main, "curve", tmp_path / "tee", *command[2:], words=words)
     optouts.write_text(str(tea.user_ids[tea.seeds[20]]))
-    words = (f"--exclude: {tea.folder} was customised to users who are to be left out",)
+    words = (
+        f"--exclude: {tea.folder} was customised to users who are",
+        "use --suppress of metaheac",
+    )
     refuses(capsys, main, *command, "--exclude", optouts, words=words)
+
+
+def test_nothing_is_learned_from_users_who_are_excluded_from_a_folder(tea, tmp_path, monkeypatch):
+    learned = []
+    noted = lambda *args, **options: learned.append(args[3]) or hold_out_seeds(*args, **options)  # noqa: E731
+    monkeypatch.setattr("metaheac_jax.cli.held_out_seeds.hold_out_seeds", noted)
+    (tmp_path / "optouts").write_text("\n".join(map(str, tea.user_ids[tea.non_seeds[:9]])))
+    command = ("curve", tea.folder, "--data", tea.data)
+    succeeds(main, *command)
+    succeeds(main, *command, "--exclude", tmp_path / "optouts")
+    gone = np.setdiff1d(learned[0].users, learned[1].users)
+    np.testing.assert_array_equal(gone, np.sort(tea.non_seeds[:9]))
+
+
+def test_data_with_several_rows_per_user_has_no_curve(tea, capsys):
+    data = replace(open_dataset(tea.data), one_row_per_user=False)
+    write_dataset(data, tea.data)
+    refuses(capsys, main, "curve", tea.folder, "--data", tea.data, words=("several rows",))
 
 
 def test_values_that_training_has_not_seen_are_told(words, tmp_path, capsys):

@@ -116,7 +116,7 @@ def test_a_field_whose_values_are_all_new_is_told(tmp_path, capsys):
     users["age"] = ["1", *["2.0", "1.0", None] * 26, "2.0"]
     tables_world.write(source, users, campaigns, examples)
     succeeds(main, "prepare", source, tmp_path / "some", *options)
-    assert "note" not in capsys.readouterr().out
+    assert "note: field" not in capsys.readouterr().out
     users["age"][0] = ""
     tables_world.write(source, users, campaigns, examples)
     succeeds(main, "prepare", source, tmp_path / "none", *options)
@@ -126,7 +126,7 @@ def test_a_field_whose_values_are_all_new_is_told(tmp_path, capsys):
     )
     printed = capsys.readouterr().out
     assert told in printed
-    assert printed.count("note") == 1
+    assert printed.count("note: field") == 1
 
 
 @pytest.mark.filterwarnings("default:.*values that count as unknown")
@@ -327,7 +327,7 @@ def test_fields_without_a_value_that_day_are_told(tmp_path, capsys):
         told = f"field {name}: no cell has a value, unlike in {tmp_path / 'first'}; is it right?"
         printed = capsys.readouterr().out
         assert f"note: {told}\n" in printed
-        assert printed.count("note") == 1
+        assert printed.count("note: field") == 1
         data = open_dataset(tmp_path / "next")
         for field in (0, 1, 2, 3, 4):
             own, old = (of.vocabulary.values[field].tolist() for of in (data, first))
@@ -379,8 +379,16 @@ def test_campaigns_that_nothing_can_be_trained_on_are_named(tmp_path, capsys):
         printed = capsys.readouterr().out
         assert (told in printed) == (name == "few")
         number = len(campaigns["campaign_id"]) - (name == "few")
-        lacking = f"\nnote: fit needs 8 campaigns to train on, and {number} can be used; "
+        lacking = f"note: by default fit needs 8 campaigns, and {number} can be used; --method lr "
         assert lacking in printed
+
+
+def test_enough_campaigns_are_not_told_to_be_few(tmp_path, capsys):
+    source = tables_world.write(tmp_path / "source", *tables_world.world(num_campaigns=8))
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(tables_world.SCHEMA.to_json()))
+    succeeds(main, "prepare", source, tmp_path / "data", "--schema", schema)
+    assert "note: by default fit needs" not in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("default:.* who are not in the file of users")

@@ -121,7 +121,7 @@ def test_who_is_excluded_is_not_in_the_audience_either(toy_campaign, words, tmp_
     assert f"{len(audience) - 9:,} users in the audience" in printed
     assert "note: 9 users of the audience are excluded and were removed from it" in printed
     (tmp_path / "optouts").write_text("\n".join(audience))
-    message = "--exclude: names all users of the audience; give others"
+    message = "all users of the audience are excluded; give others"
     refuses(capsys, main, *words, "--exclude", tmp_path / "optouts", words=(message,))
 
 
@@ -149,7 +149,7 @@ def test_seeds_who_are_excluded_do_not_count_as_seeds(toy_campaign, words, tmp_p
         "" if trait.seeds is None else str(trait.seeds) for trait in traits
     ]
     (tmp_path / "optouts").write_text("\n".join(map(str, seeds)))
-    message = "--exclude: names all seeds; give others"
+    message = "all seeds are excluded; give others"
     refuses(capsys, main, *words, "--exclude", tmp_path / "optouts", words=(message,))
 
 
@@ -184,24 +184,24 @@ def test_what_the_model_uses(toy_campaign, words, tmp_path, capsys):
 
 
 def test_a_campaigns_folder_has_its_seeds(tea, tmp_path, capsys):
-    """With converts, and without those who are excluded from it, who are not in the pool either."""
+    """With converts, who are in the pool if they are in the audience; excluded users never are."""
     shown, audience = tea.user_ids[200:220], tmp_path / "audience.csv"
     rows = [f"{user},{number < 5:d}" for number, user in enumerate(shown)]
     (tmp_path / "shown.csv").write_text("\n".join(["user_id,converted", *rows]))
     optouts = tmp_path / "optouts"
     optouts.write_text("\n".join(map(str, tea.user_ids[[*tea.seeds[:7], 300]])))
-    audience.write_text("\n".join(["user_id", *map(str, tea.user_ids[220:280])]))
+    audience.write_text("\n".join(["user_id", *map(str, tea.user_ids[203:280])]))
     succeeds(main, "feedback", tea.folder, tmp_path / "shown.csv")
     succeeds(main, "update", tea.folder, "--data", tea.data, "--exclude", optouts)
     capsys.readouterr()
     command = ("traits", audience, "--data", tea.data)
     out = ("--min-cell", 20, "--out", tmp_path / "traits.csv")
     succeeds(main, *command, "--model", tea.folder, *out, "--seed", 3)
-    assert "60 users in the audience, 274 in the pool" in capsys.readouterr().out
+    assert "77 users in the audience, 276 in the pool" in capsys.readouterr().out
     data = open_dataset(tea.data)
-    seeds = np.concatenate([data.user_ids[tea.seeds[7:]], shown[:5]])
-    left_out = np.concatenate([seeds, tea.user_ids[[*tea.seeds[:7], 300]]])
-    ids = data.user_ids[220:280]
+    seeds = np.concatenate([data.user_ids[tea.seeds], shown[:5]])[7:]
+    left_out = np.concatenate([data.user_ids[tea.seeds], shown[:3], tea.user_ids[[300]]])
+    ids = data.user_ids[203:280]
     traits = audience_traits(data, ids, seeds, exclude=left_out, min_cell=20)
     found = [row[:7] for row in csv.reader((tmp_path / "traits.csv").read_text().splitlines())]
     values = [(t.field, t.value, "", t.audience, t.seeds, t.pool, t.lift) for t in traits]

@@ -115,8 +115,8 @@ def hold_out_seeds(
     if len(seeds) < MIN_SEEDS_TO_HOLD_OUT:
         besides = " besides those from feedback" if len(campaign.found) else ""
         raise InputError(
-            f"{campaign.name}: {len(seeds)} seeds{besides}, too few to hold a fifth out; give "
-            f"{MIN_SEEDS_TO_HOLD_OUT}"
+            f"{campaign.name}: {len(seeds)} seeds{besides}, too few to hold a fifth out; "
+            f"{MIN_SEEDS_TO_HOLD_OUT} are needed"
         )
     excluded = data.find_users(ids)
     excluded = np.sort(excluded[excluded >= 0])

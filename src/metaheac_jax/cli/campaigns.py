@@ -93,6 +93,19 @@ class Request:
                 raise InputError(message_of(error)) from error
 
 
+def check_model_folder(model: Path) -> None:
+    """Refuses a general model, or a campaign in its place, that is no folder.
+
+    Raises:
+      InputError: it is none.
+    """
+    if not model.is_dir():
+        raise InputError(
+            f"{model}: no such folder; give a model from metaheac fit, or a campaign from metaheac "
+            "customise"
+        )
+
+
 def find_campaign(
     data: Dataset, seeds: Path, attributes: Path, *, exclude: UserIds = (), seed: int
 ) -> tuple[Campaign, SeedCheck]:
@@ -190,7 +203,7 @@ def read_campaigns(path: Path) -> list[Request]:
 
     Each has ``name``; ``seeds`` (a file) and ``attributes``, or ``folder`` (of a campaign); and
     optionally ``previous`` and ``suppress`` (files), ``size`` or ``percent``, and ``base_rate``.
-    Paths are relative to the file of campaigns.
+    What is null is missing. Paths are relative to the file of campaigns.
 
     Raises:
       InputError: the file cannot be read, or a campaign is wrong; the message has its number or
@@ -235,7 +248,7 @@ def _request(path: Path, number: int, entry: Any) -> Request:
         )
     where = f"{path}: campaign {name}"
     # Programs that write tables as JSON give missing values as null.
-    entry = {key: own for key, own in entry.items() if own is not None or key not in _OPTIONAL}
+    entry = {key: own for key, own in entry.items() if own is not None}
     needed = ("folder",) if "folder" in entry else ("seeds", "attributes")
     missing = [key for key in needed if key not in entry]
     unknown = [key for key in entry if key not in ("name", *needed, *_OPTIONAL)]

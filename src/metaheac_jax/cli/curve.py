@@ -14,7 +14,7 @@ from metaheac_jax.audience.figures import FORMATS, curve_figure, load_matplotlib
 from metaheac_jax.audience.tables import MEASURES, base_rate_note, curve_table
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import check_readable, read_excluded
-from metaheac_jax.cli.held_out_seeds import check_campaign_files, open_held_out
+from metaheac_jax.cli.held_out_seeds import check_campaign_files, open_campaign
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import whole_file, write_csv
@@ -26,7 +26,8 @@ class Options:
 
     Holds out a fifth of the seeds and of the random non-seeds, and customises the model to the
     rest. Then compares the held-out seeds with users whom the model has not learned from. For
-    audiences of 0.5% to 50% of the candidates (all users except those of --exclude and the seeds)
+    audiences of 0.5% to 50% of the candidates (all users except the seeds, those of --exclude and
+    those whom a campaign's folder leaves out)
     it prints the number of users and, each with a 95% interval: the score of the last user (edge),
     the fraction of the held-out seeds in the audience (recall), the recall divided by that of a
     random audience (lift), and how many users would convert if the fraction --base-rate of the
@@ -42,22 +43,26 @@ class Options:
     data: Path
     """Folder of the data set whose users may be in an audience, from `metaheac prepare`."""
     seeds: Path | None = None
-    """File with the seeds' user ids, as for `metaheac expand`."""
+    """File with the seeds' user ids, as for `metaheac expand`. Needed unless a campaign is
+    given."""
     attributes: Path | None = None
-    """JSON file with the campaign's attributes, as for `metaheac expand`."""
+    """JSON file with the campaign's attributes, as for `metaheac expand`. Needed unless a campaign
+    is given."""
     exclude: tuple[Path, ...] = ()
     """Files with ids of users who may not be in an audience, for example users who opted out, as
     for `metaheac expand`. They are not candidates, and nothing is learned from them."""
     base_rate: float | None = None
     """Fraction of the candidates who would convert if the campaign reached all, for example 0.01
     from earlier campaigns. Expected conversions are proportional to it; nothing else depends on it.
-    The default is the fraction of the users who are seeds, which is not an estimate of it."""
+    The default is the fraction of the users who are seeds, without those from feedback, which is
+    not an estimate of it."""
     out: Path | None = None
     """CSV file to write the table to."""
     figure: Path | None = None
     """File to write a plot of recall against size to, .png or .svg. Needs Matplotlib."""
     seed: int = 0
-    """Random seed for the held-out seeds, the random non-seeds and customising."""
+    """Random seed for the held-out seeds, for the random non-seeds of a new campaign, and for
+    customising."""
 
 
 def main(options: Options) -> None:
@@ -82,7 +87,7 @@ def main(options: Options) -> None:
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
         excluded, notes = read_excluded(options.exclude, data)
-        opened = open_held_out(
+        opened = open_campaign(
             options.model,
             data,
             options.seeds,
@@ -91,7 +96,7 @@ def main(options: Options) -> None:
             seed=options.seed,
             progress=progress,
         )
-        held_out = opened.held_out
+        held_out, more = opened.hold_out(seed=options.seed, progress=progress)
         base_rate = options.base_rate or seed_rate(held_out.num_given_seeds, data)
         points = size_curve(held_out, data, base_rate=base_rate, progress=progress)
     if options.out is not None:
@@ -100,7 +105,7 @@ def main(options: Options) -> None:
         picture = curve_figure(points, format=options.figure.suffix[1:].lower())
         with whole_file(options.figure) as path:
             path.write_bytes(picture)
-    notes += opened.notes
+    notes += [*opened.notes, *more]
     terminal.print_lines(
         screen,
         opened.check.line(),
@@ -110,8 +115,9 @@ def main(options: Options) -> None:
     terminal.print_table(screen, curve_table(points))
     terminal.print_lines(screen, base_rate_note(base_rate))
     if not options.base_rate:
-        source = "the fraction of users who are seeds; give --base-rate if you have an estimate."
-        terminal.print_lines(screen, f"That is {source}")
+        without = ", without those from feedback" if len(opened.converts) else ""
+        source = f"That is the fraction of users who are seeds{without}; "
+        terminal.print_lines(screen, f"{source}give --base-rate if you have an estimate.")
 
 
 def _write(path: Path, points: Sequence[SizePoint]) -> None:

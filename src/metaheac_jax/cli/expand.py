@@ -32,6 +32,7 @@ from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import (
     ANY_POOL,
     Request,
+    check_model_folder,
     check_readable,
     has_text,
     model_notes,
@@ -101,9 +102,9 @@ class Options:
     MODEL: {"name": "tea", "folder": "campaigns/tea"}. Either may have "previous": "old/tea.csv". It
     may have its own "size" or "percent" and, with --probability, "base_rate", instead of the
     command's; and "suppress": "buyers.csv", users to leave out of its audience besides those of
-    --suppress. A JSON list of campaigns works as well. Paths are relative to the file. Once
-    customised, new campaigns are kept in OUT.customised until all audiences are written, so that
-    after an interruption the same command continues."""
+    --suppress. null is as if missing. A JSON list of campaigns works as well. Paths are relative to
+    the file. Once customised, new campaigns are kept in OUT.customised until all audiences are
+    written, so that after an interruption the same command continues."""
     out: Path
     """File to write: .parquet, .csv or .csv.gz. A file NAME.json beside it records what it was made
     from: model, data, options, and names and checksums of the given files. With --campaigns, a
@@ -152,8 +153,9 @@ class Options:
     them. The base rate decides the level of the probabilities."""
     base_rate: float | None = None
     """With --probability: the fraction of users, without the seeds, expected to convert, above 0
-    and below 1; in --report, the fraction of all users but the seeds and those of --exclude. By
-    default, the fraction of all users who are seeds, without those from feedback."""
+    and below 1; in --report, the fraction of all users but the seeds, those of --exclude and those
+    whom a campaign's folder leaves out. By default, the fraction of all users who are seeds,
+    without those from feedback."""
     report: Path | None = None
     """HTML file for a report on the audience: seeds, a curve of sizes, traits, fields that the
     model uses, sensitive fields, overlap with --previous and --compare. Customises the model and
@@ -233,17 +235,13 @@ def _check_options(options: Options) -> None:
     """Refuses options that do not go together, before any work."""
     one = options.seeds is not None and options.attributes is not None
     some = options.seeds is not None or options.attributes is not None
+    check_model_folder(options.model)
     if is_campaign(options.model):
         if some or options.campaigns is not None:
             raise InputError(
                 f"{options.model}: is a campaign, which has its seeds and attributes; omit "
                 "--seeds, --attributes and --campaigns"
             )
-    elif not options.model.is_dir():
-        raise InputError(
-            f"{options.model}: no such folder; give a model from metaheac fit, or a campaign from "
-            "metaheac customise"
-        )
     elif (options.campaigns is None and not one) or (options.campaigns is not None and some):
         raise InputError("expand: give --seeds and --attributes, or --campaigns")
     band = options.from_percent is not None or options.to_percent is not None

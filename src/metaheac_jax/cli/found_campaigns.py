@@ -119,8 +119,8 @@ def _check_can_learn(
     """Refuses a folder whose campaign cannot be customised again as its model was."""
     if not len(found.campaign.seeds):
         raise InputError(
-            f"{folder}: none of its seeds is a user of {data.where}, and --probability and "
-            "--report need them; use data with the campaign's users"
+            f"{folder}: none of its seeds is a user of {data.where}, and some have to be held out; "
+            "use data with the campaign's users"
         )
     if not saved.is_up_to_date(general):
         raise InputError(
@@ -180,8 +180,9 @@ def _find_saved(
     if len(np.setdiff1d(seeds, shown)):
         raise InputError(
             f"--exclude: {folder} was customised to users who are to be left out; "
-            "if they opted out, metaheac update it with --exclude; to leave them out of this "
-            "audience alone, use --suppress (for users in its feedback: --exclude-shown)"
+            "if they opted out, metaheac update it with --exclude; to leave them out of one "
+            "audience alone, use --suppress of metaheac expand (for users in its feedback: "
+            "--exclude-shown)"
         )
     learned = campaign if saved.data_digest == data.digest else saved.examples
     notes = seed_notes(learned.labels)

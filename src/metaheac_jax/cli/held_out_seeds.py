@@ -1,9 +1,12 @@
-"""A campaign with some of its seeds held out, as several commands need it."""
+"""A campaign whose seeds are held out in part, as several commands need it.
+
+Axes: S seeds, E excluded users.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,46 +15,34 @@ from metaheac_jax.audience.held_out_seeds import HeldOutSeeds, hold_out_seeds
 from metaheac_jax.audience.seed_check import SeedCheck
 from metaheac_jax.cli.campaigns import (
     Request,
+    check_model_folder,
     check_readable,
     find_campaign,
     read_attributes,
+    seed_notes,
     unseen_notes,
 )
 from metaheac_jax.cli.found_campaigns import find_campaigns
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.campaign_record import is_among
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, Refusals, about
 from metaheac_jax.methods import method_of
-from metaheac_jax.model import load
+from metaheac_jax.model import General, load
 from metaheac_jax.progress import Progress
-
-
-class OpenedCampaign(NamedTuple):
-    """A campaign whose model has not learned from some of its seeds.
-
-    Attributes:
-      held_out: the model, and the held-out seeds.
-      check: the check of all seeds.
-      seed_ids: ids of all seeds.
-      excluded_ids: ids of users who may be in none of its audiences.
-      notes: what the user should know about the campaign.
-    """
-
-    held_out: HeldOutSeeds
-    check: SeedCheck
-    seed_ids: np.ndarray
-    excluded_ids: np.ndarray
-    notes: list[str]
 
 
 def check_campaign_files(
     command: str, model: Path, seeds: Path | None, attributes: Path | None
 ) -> None:
-    """Refuses what `open_held_out` cannot open, before any work.
+    """Refuses what `open_campaign` cannot open, before any work.
 
     Raises:
-      InputError: a file cannot be read, a campaign folder is given with files of seeds or
-        attributes, or a general model without them.
+      InputError: the content of a file cannot be read, the model is no folder, a campaign folder is
+        given with files of seeds or attributes, or a general model without them.
+      OSError: there is no such file.
     """
+    check_model_folder(model)
     if is_campaign(model):
         if seeds is not None or attributes is not None:
             raise InputError(
@@ -68,7 +59,72 @@ def check_campaign_files(
     check_readable(seeds)
 
 
-def open_held_out(
+@dataclass(frozen=True)
+class OpenedCampaign:
+    """A campaign and the general model that it is customised from.
+
+    Attributes:
+      source: the campaign's folder, or the file of its seeds.
+      general: the general model.
+      data: the data with the campaign's users.
+      campaign: the campaign, without examples of excluded users.
+      check: the check of its seeds.
+      exclude: (E,) ids of users who may not be in an audience, besides `Campaign.excluded_ids`.
+      notes: what the user should know about it.
+    """
+
+    source: Path
+    general: General
+    data: Dataset
+    campaign: Campaign
+    check: SeedCheck
+    exclude: np.ndarray
+    notes: list[str]
+
+    @property
+    def given_seeds(self) -> np.ndarray:
+        """(S,) ids of its seeds, without those from feedback."""
+        given = (self.campaign.labels == 1) & ~self.campaign.is_found
+        return self.data.user_ids[self.campaign.users[given]]
+
+    @property
+    def converts(self) -> np.ndarray:
+        """(S,) ids of its seeds from feedback."""
+        found = (self.campaign.labels == 1) & self.campaign.is_found
+        return self.data.user_ids[self.campaign.users[found]]
+
+    @property
+    def excluded_ids(self) -> np.ndarray:
+        """(E,) ids of all users who may not be in an audience."""
+        return np.union1d(self.data.checked_ids(self.campaign.excluded_ids), self.exclude)
+
+    def hold_out(self, *, seed: int, progress: Progress) -> tuple[HeldOutSeeds, list[str]]:
+        """Customises the general model without some of the seeds, and notes on the result.
+
+        Args:
+          seed: seed of the held-out seeds and of customising.
+          progress: receives the progress of customising.
+
+        Raises:
+          InputError: as `hold_out_seeds`.
+          Diverged: weights or scores are not finite.
+        """
+        method = method_of(self.general)
+        with about(self.source):
+            held_out = hold_out_seeds(
+                method,
+                self.general,
+                self.data,
+                self.campaign,
+                exclude=self.exclude,
+                seed=seed,
+                progress=progress,
+            )
+        seen = [] if held_out.seen is None else [held_out.seen]
+        return held_out, [*unseen_notes(held_out.model), *seen]
+
+
+def open_campaign(
     model: Path,
     data: Dataset,
     seeds: Path | None,
@@ -78,55 +134,45 @@ def open_held_out(
     seed: int,
     progress: Progress,
 ) -> OpenedCampaign:
-    """Customises a general model to a campaign without some of its seeds, which are held out.
+    """Opens a new campaign from its files, or one from its folder.
 
     Args:
       model: folder of the general model, or of a campaign that was customised from one.
       data: has the users.
       seeds: file with the seeds' user ids; None for a campaign folder.
       attributes: file with the campaign's attributes; None for a campaign folder.
-      exclude: ids of users who are not learned from and not in the pool.
-      seed: seed of the non-seeds, the held-out seeds and customising.
-      progress: receives the progress of loading and customising.
+      exclude: (E,) ids of users who are not learned from and not in the pool.
+      seed: seed of the random non-seeds of a new campaign.
+      progress: receives the progress of loading.
 
     Raises:
-      InputError: as `model.load`, `campaigns.find_campaign`, `found_campaigns.find_campaigns` and
-        `hold_out_seeds`.
+      InputError: as `model.load`, `campaigns.find_campaign`, `campaign_folder.read_campaign` and
+        `found_campaigns.find_campaigns`.
     """
-    if seeds is None or attributes is None:
-        saved = read_campaign(model, progress=progress)
-        general, refusals = saved.load_general(progress), Refusals()
-        general.check_data(data)
-        found = find_campaigns(
-            [Request(model, None, saved=saved)],
-            general,
-            data,
-            exclude=exclude,
-            exclude_shown=False,
-            least_seeds=None,
-            learns_again=True,
-            seed=seed,
-            refusals=refusals,
-            progress=progress,
-        )
-        refusals.check()
-        [own] = found
-        campaign, check, notes = own.campaign, own.check, own.notes
-    else:
-        general, notes = load(model, progress=progress), ()
+    data.check_one_row_per_user()
+    if seeds is not None and attributes is not None:
+        general = load(model, progress=progress)
         general.check_data(data)
         campaign, check = find_campaign(data, seeds, attributes, exclude=exclude, seed=seed)
-    with about(seeds or model):
-        held_out = hold_out_seeds(
-            method_of(general),
-            general,
-            data,
-            campaign,
-            exclude=exclude,
-            seed=seed,
-            progress=progress,
-        )
-    told = [*notes, *unseen_notes(held_out.model), *([held_out.seen] if held_out.seen else [])]
-    excluded_ids = np.union1d(data.checked_ids(campaign.excluded_ids), exclude)
-    seed_ids = data.user_ids[campaign.seeds]
-    return OpenedCampaign(held_out, check, seed_ids, excluded_ids, told)
+        notes = seed_notes(campaign.labels)
+        return OpenedCampaign(seeds, general, data, campaign, check, exclude, notes)
+    saved = read_campaign(model, progress=progress)
+    general, refusals = saved.load_general(progress), Refusals()
+    general.check_data(data)
+    found = find_campaigns(
+        [Request(model, None, saved=saved)],
+        general,
+        data,
+        exclude=exclude,
+        exclude_shown=False,
+        least_seeds=None,
+        learns_again=True,
+        seed=seed,
+        refusals=refusals,
+        progress=progress,
+    )
+    refusals.check()
+    [own] = found
+    learned = ~is_among(data.user_ids[own.campaign.users], exclude)
+    campaign = own.campaign.pick(learned)
+    return OpenedCampaign(model, general, data, campaign, own.check, exclude, [*own.notes])

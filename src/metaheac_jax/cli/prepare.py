@@ -151,10 +151,10 @@ def main(options: Options) -> None:
         )
     least = PAPER.campaigns_per_step + MIN_CAMPAIGNS
     num_usable = data.num_campaigns - len(unusable)
-    if data.num_campaigns and num_usable < least and extends is None:
+    if data.num_campaigns and num_usable < least and not options.no_new_values:
+        alone = "; --method lr learns from each alone" if num_usable and extends is None else ""
         lines.append(
-            f"note: fit needs {least} campaigns to train on, and {num_usable} can be used; with "
-            "fewer, fit --method lr learns from each campaign alone"
+            f"note: by default fit needs {least} campaigns, and {num_usable} can be used{alone}"
         )
     lines += [f"note: {what}" for what in _cut_lists(options)]
     if options.schema is not None and not read_json(options.schema).get("user_id", True):

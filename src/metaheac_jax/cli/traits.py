@@ -28,7 +28,7 @@ from metaheac_jax.cli.campaigns import (
     read_excluded,
     read_seeds,
 )
-from metaheac_jax.cli.held_out_seeds import OpenedCampaign, check_campaign_files, open_held_out
+from metaheac_jax.cli.held_out_seeds import OpenedCampaign, check_campaign_files, open_campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.storage import open_dataset
 from metaheac_jax.errors import InputError
@@ -40,8 +40,9 @@ from metaheac_jax.progress import Progress
 class Options:
     """Shows which values of users are more common in an audience than in the pool.
 
-    The pool is all users who could be in the audience: all except those of --exclude and the seeds;
-    if a seed is in the audience, seeds are in the pool too. Prints the values with the highest and
+    The pool is all users who could be in the audience: all except those of --exclude, those whom a
+    campaign's folder leaves out, and the seeds; if a seed is in the audience, seeds are in the pool
+    too. Converts who are in the audience are in the pool. Prints the values with the highest and
     the lowest lift: the fraction of the audience that has the value, divided by that of the pool.
     The fraction of the seeds is shown beside them. Sensitive fields of the data follow: the ratio
     of the same two fractions per value, and the adverse impact: how likely users with the value are
@@ -99,33 +100,36 @@ def main(options: Options) -> None:
         terminal.check_output("--out", options.out, *inputs, endings=(".csv",))
     screen = terminal.screen()
     terminal.keep_compiled()
-    opened, used = None, None
+    used = None
     with terminal.progress_display(screen) as progress:
         data = open_dataset(options.data, progress=progress)
         text = has_text(data)
         audience = read_audience(options.audience, text=text)
         check_known(options.audience, audience, data)
         excluded, notes = read_excluded(options.exclude, data)
-        if options.model is not None:
-            opened = _open(options, options.model, data, excluded, progress)
-            used = field_importance(opened.held_out, data, seed=options.seed, progress=progress)
+        opened = None if options.model is None else _open(options, data, excluded, progress)
         if options.seeds is not None:
             seeds = read_seeds(options.seeds, text=text)
             check_known(options.seeds, seeds, data)
+            converts = seeds[:0]
         else:
             assert opened is not None  # checked above
-            seeds, excluded = opened.seed_ids, opened.excluded_ids
+            seeds, converts, excluded = opened.given_seeds, opened.converts, opened.excluded_ids
         audience, gone = _without(audience, excluded, "users of the audience")
         if gone:
             notes.append(f"{gone:,} users of the audience are excluded and were removed from it")
-        left_out = _left_out(data, audience, seeds, excluded)
+        left_out = _left_out(data, audience, seeds, converts, excluded)
         seeds, gone = _without(seeds, excluded, "seeds")
         if gone:
             notes.append(f"{gone:,} seeds are excluded and count neither as seeds nor in the pool")
         least = options.min_cell
+        seeds = np.union1d(seeds, converts)
         traits = audience_traits(data, audience, seeds, exclude=left_out, min_cell=least)
         shares = sensitive_shares(data, audience, exclude=left_out, min_cell=least)
-    notes += opened.notes if opened else []
+        if opened is not None:
+            held_out, more = opened.hold_out(seed=options.seed, progress=progress)
+            used = field_importance(held_out, data, seed=options.seed, progress=progress)
+            notes += [*opened.notes, *more]
     if options.out is not None:
         header = ("field", "value", "sensitive", "audience", "seeds", "pool", "lift", "impact")
         write_csv(options.out, header, _lines(traits, shares))
@@ -145,10 +149,11 @@ def main(options: Options) -> None:
 
 
 def _open(
-    options: Options, model: Path, data: Dataset, excluded: np.ndarray, progress: Progress
+    options: Options, data: Dataset, excluded: np.ndarray, progress: Progress
 ) -> OpenedCampaign:
-    return open_held_out(
-        model,
+    assert options.model is not None
+    return open_campaign(
+        options.model,
         data,
         options.seeds,
         options.attributes,
@@ -161,17 +166,25 @@ def _open(
 def _without(users: np.ndarray, excluded: np.ndarray, what: str) -> tuple[np.ndarray, int]:
     """Users without the excluded ones, and how many of them there were."""
     gone = np.isin(users, excluded)
-    if gone.all():
-        raise InputError(f"--exclude: names all {what}; give others")
+    if len(gone) and gone.all():
+        raise InputError(f"all {what} are excluded; give others")
     return users[~gone], int(gone.sum())
 
 
 def _left_out(
-    data: Dataset, audience: np.ndarray, seeds: np.ndarray, excluded: np.ndarray
+    data: Dataset,
+    audience: np.ndarray,
+    seeds: np.ndarray,
+    converts: np.ndarray,
+    excluded: np.ndarray,
 ) -> np.ndarray:
-    """Ids of users not in the pool: the excluded, and the seeds if none is in the audience."""
-    shared = np.isin(seeds, audience).any()
-    left_out = np.unique(excluded if shared else np.concatenate([excluded, seeds]))
+    """Ids of users not in the pool: the excluded, the seeds, and converts who became seeds later.
+
+    The seeds are in the pool if one of them is in the audience, and converts who are in it.
+    """
+    left_out = [excluded, converts[~np.isin(converts, audience)]]
+    left_out += [] if np.isin(seeds, audience).any() else [seeds]
+    left_out = np.unique(np.concatenate(left_out))
     return left_out[data.find_users(left_out) >= 0]
 
 

@@ -121,8 +121,8 @@ class Method:
             none = ", hold none out (metaheac fit --epochs N)" if besides else ""
             raise InputError(
                 f"{data.where}: {len(campaigns)} training campaigns{besides}, but {self.name} "
-                f"needs {self.settings.campaigns_per_step}; add campaigns{none}, or use 'lr', "
-                "which learns from each campaign alone"
+                f"needs {self.settings.campaigns_per_step}; add campaigns{none}, or train "
+                "'lr' instead, which learns from each campaign alone"
             )
 
     def check_mesh(self) -> None:
