@@ -266,7 +266,7 @@ VARIANTS = (
     ),
     Variant("solved-constant", None, "the head is solved", solved_constant),
     Variant("solved-head", "solved-constant", "the derivative goes through the solution"),
-    Variant("ensemble", "without-meta-lengths", "the mean with a solved head and LR"),
+    Variant("ensemble", "without-meta-lengths", "the weighted mean with other members"),
 )
 
 

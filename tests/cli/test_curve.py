@@ -93,7 +93,9 @@ def test_a_campaigns_folder_has_its_seeds_and_feedback(tea, tmp_path, capsys):
     refuses(capsys, main, *command, "--exclude", optouts, words=words)
 
 
-def test_nothing_is_learned_from_users_who_are_excluded_from_a_folder(tea, tmp_path, monkeypatch):
+def test_nothing_is_learned_from_users_who_are_excluded_from_a_folder(
+    tea, tmp_path, capsys, monkeypatch
+):
     learned = []
     noted = lambda *args, **options: learned.append(args[3]) or hold_out_seeds(*args, **options)  # noqa: E731
     monkeypatch.setattr("metaheac_jax.cli.held_out_seeds.hold_out_seeds", noted)
@@ -103,6 +105,9 @@ def test_nothing_is_learned_from_users_who_are_excluded_from_a_folder(tea, tmp_p
     succeeds(main, *command, "--exclude", tmp_path / "optouts")
     gone = np.setdiff1d(learned[0].users, learned[1].users)
     np.testing.assert_array_equal(gone, np.sort(tea.non_seeds[:9]))
+    (tmp_path / "optouts").write_text("\n".join(map(str, tea.user_ids[tea.non_seeds])))
+    words = (f"{tea.folder}: none of its non-seeds is left to learn from; exclude fewer users",)
+    refuses(capsys, main, *command, "--exclude", tmp_path / "optouts", words=words)
 
 
 def test_data_with_several_rows_per_user_has_no_curve(tea, capsys):

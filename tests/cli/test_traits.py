@@ -121,7 +121,7 @@ def test_who_is_excluded_is_not_in_the_audience_either(toy_campaign, words, tmp_
     assert f"{len(audience) - 9:,} users in the audience" in printed
     assert "note: 9 users of the audience are excluded and were removed from it" in printed
     (tmp_path / "optouts").write_text("\n".join(audience))
-    message = "all users of the audience are excluded; give others"
+    message = "all users of the audience are excluded; exclude fewer, or give other users of the a"
     refuses(capsys, main, *words, "--exclude", tmp_path / "optouts", words=(message,))
 
 
@@ -149,7 +149,7 @@ def test_seeds_who_are_excluded_do_not_count_as_seeds(toy_campaign, words, tmp_p
         "" if trait.seeds is None else str(trait.seeds) for trait in traits
     ]
     (tmp_path / "optouts").write_text("\n".join(map(str, seeds)))
-    message = "all seeds are excluded; give others"
+    message = "all seeds are excluded; exclude fewer, or give other seeds"
     refuses(capsys, main, *words, "--exclude", tmp_path / "optouts", words=(message,))
 
 

@@ -102,8 +102,8 @@ class Options:
     MODEL: {"name": "tea", "folder": "campaigns/tea"}. Either may have "previous": "old/tea.csv". It
     may have its own "size" or "percent" and, with --probability, "base_rate", instead of the
     command's; and "suppress": "buyers.csv", users to leave out of its audience besides those of
-    --suppress. null is as if missing. A JSON list of campaigns works as well. Paths are relative to
-    the file. Once customised, new campaigns are kept in OUT.customised until all audiences are
+    --suppress. A null counts as missing. A JSON list of campaigns works as well. Paths are relative
+    to the file. Once customised, new campaigns are kept in OUT.customised until all audiences are
     written, so that after an interruption the same command continues."""
     out: Path
     """File to write: .parquet, .csv or .csv.gz. A file NAME.json beside it records what it was made

@@ -175,4 +175,9 @@ def open_campaign(
     [own] = found
     learned = ~is_among(data.user_ids[own.campaign.users], exclude)
     campaign = own.campaign.pick(learned)
+    if not (campaign.labels == 0).any():
+        raise InputError(
+            f"{model}: none of its non-seeds is left to learn from; exclude fewer users, or use "
+            "data with more of the campaign's users"
+        )
     return OpenedCampaign(model, general, data, campaign, own.check, exclude, [*own.notes])

@@ -69,7 +69,7 @@ class Options:
     for `metaheac expand`. With --model, nothing is learned from them."""
     model: Path | None = None
     """Folder of what the audience comes from: a general model, with --attributes; or a campaign,
-    whose seeds then include the converts of its feedback."""
+    whose seeds then include the converts of its feedback; these are not held out."""
     attributes: Path | None = None
     """With a general model: JSON file with the campaign's attributes, as for `metaheac expand`."""
     out: Path | None = None
@@ -80,7 +80,8 @@ class Options:
     """Leave out values that fewer users than this have. For seeds, and for sensitive values in the
     audience, print "few" instead of the fraction."""
     seed: int = 0
-    """With --model, random seed for the held-out seeds, customising and shuffling."""
+    """With --model, random seed for the held-out seeds, for the random non-seeds of a new campaign,
+    for customising and for shuffling."""
 
 
 def main(options: Options) -> None:
@@ -167,7 +168,7 @@ def _without(users: np.ndarray, excluded: np.ndarray, what: str) -> tuple[np.nda
     """Users without the excluded ones, and how many of them there were."""
     gone = np.isin(users, excluded)
     if len(gone) and gone.all():
-        raise InputError(f"all {what} are excluded; give others")
+        raise InputError(f"all {what} are excluded; exclude fewer, or give other {what}")
     return users[~gone], int(gone.sum())
 
 
