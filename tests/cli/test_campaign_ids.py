@@ -255,7 +255,7 @@ def test_new_users_alone_are_scored_and_said_to_have_no_seed(tea, tmp_path, caps
     assert ranked(out) == [row for row in ranked(everyone) if row[0] in ids]
     assert users_of(out) == ids
 
-    refused = f"{tea.folder}: none of its seeds is a user of {new}, and --probability and"
+    refused = f"{tea.folder}: none of its seeds is a user of {new}, and some have to be held out"
     refuses(capsys, main, *expand, new, "--out", out, "--probability", words=(refused,))
     refused = f"{tea.folder}: 0 of 120 seeds are users of the data, fewer than --least-seeds 1"
     refuses(capsys, main, *expand, new, "--out", out, "--least-seeds", 1, words=(refused,))

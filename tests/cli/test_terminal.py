@@ -315,7 +315,7 @@ def test_no_command_writes_into_a_folder_that_is_replaced(
     tmp_path, capsys, monkeypatch, option, words
 ):
     monkeypatch.chdir(tmp_path)
-    for name in ("old", "source"):
+    for name in ("old", "source", "model"):
         (tmp_path / name).mkdir()
     (tmp_path / "old" / "manifest.json").write_text(OURS)
     (tmp_path / "x").write_text('{"name": "tea", "seeds": "x", "attributes": {}}')

@@ -358,7 +358,7 @@ def test_the_next_model_is_trained_on_the_campaigns_too(made, tmp_path, capsys):
     options = ("--seeds", brief / "seeds.csv", "--attributes", brief / "attributes.json")
     capsys.readouterr()
     succeeds(main, "curve", tmp_path / "next", "--data", made.data, *options)
-    note = f"trained on campaign {made.names[0]}, which has the same attributes; its results on "
+    note = f"has seen campaign {made.names[0]}, which has the same attributes; its results on "
     assert note in capsys.readouterr().out
 
 
