@@ -55,6 +55,15 @@ def interrupted(start, *arguments):
     assert exit_code(start, *arguments) == 130
 
 
+def with_options(words, given):
+    """The words of a command with these options, which replace those that are there."""
+    words = list(words)
+    for name, value in given.items():
+        place = words.index(name) if name in words else len(words)
+        words[place : place + 2] = [name, value]
+    return words
+
+
 def refuses(capsys, start, *arguments, words, code=2):
     """Runs a command that must exit with this code and print one line with all the words."""
     capsys.readouterr()

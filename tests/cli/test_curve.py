@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from commands import contents, refuses, succeeds
+from commands import contents, refuses, succeeds, with_options
 
 from metaheac_jax.audience.campaign_folder import read_campaign
 from metaheac_jax.audience.curve import PERCENTS, seed_rate, size_curve
@@ -157,9 +157,7 @@ def test_options_that_make_no_sense(words, tmp_path, monkeypatch, capsys, option
 @pytest.mark.parametrize("option", ["--seeds", "--exclude"])
 def test_a_missing_file_is_told_before_the_work_begins(words, tmp_path, capsys, option):
     given = {"--data": tmp_path / "no-data", option: tmp_path / "ids.csv"}
-    for name, path in given.items():
-        place = words.index(name) if name in words else len(words)
-        words[place : place + 2] = [name, path]
+    words = with_options(words, given)
     refuses(capsys, main, *words, words=(f"{tmp_path / 'ids.csv'}: No such file",))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from commands import contents, refuses, succeeds
+from commands import contents, refuses, succeeds, with_options
 from toy import SCHEMA
 
 from metaheac_jax.audience.held_out_seeds import hold_out_seeds
@@ -214,9 +214,7 @@ def test_a_campaigns_folder_has_its_seeds(tea, tmp_path, capsys):
 @pytest.mark.parametrize("option", ["--seeds", "--exclude"])
 def test_a_missing_file_is_told_before_the_work_begins(words, tmp_path, capsys, option):
     given = {"--data": tmp_path / "no-data", option: tmp_path / "ids.csv"}
-    for name, path in given.items():
-        place = words.index(name) if name in words else len(words)
-        words[place : place + 2] = [name, path]
+    words = with_options(words, given)
     refuses(capsys, main, *words, words=(f"{tmp_path / 'ids.csv'}: No such file",))
 
 

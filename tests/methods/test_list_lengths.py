@@ -12,17 +12,16 @@ from metaheac_jax.methods.stages import Run
 from metaheac_jax.settings import PAPER
 
 DATA = dataset()
-LONGER, LENGTHS = with_lengths(DATA)
+LONGER, _ = with_lengths(DATA)
 SETTINGS = replace(PAPER, width=2, batch_size=16, campaigns_per_step=2)
-SETTINGS = replace(SETTINGS, offline_epochs=1, online_epochs=2, online_patience=None)
+SETTINGS = replace(SETTINGS, offline_epochs=1, offline_patience=None)
+SETTINGS = replace(SETTINGS, online_epochs=2, online_patience=None)
 
 
 @pytest.fixture(scope="module")
 def states():
     """The state that the method with lengths learns, and the one without on longer data."""
     own, plain = mlp_pretraining(SETTINGS, lengths=True), mlp_pretraining(SETTINGS)
-    settings = {"offline_patience": None}
-    own, plain = own.with_settings(**settings), plain.with_settings(**settings)
     return own, plain, own.fit(DATA).state, plain.fit(LONGER).state
 
 

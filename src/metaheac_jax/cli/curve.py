@@ -27,14 +27,14 @@ class Options:
     Holds out a fifth of the seeds and of the random non-seeds, and customises the model to the
     rest. Then compares the held-out seeds with users whom the model has not learned from. For
     audiences of 0.5% to 50% of the candidates (all users except the seeds, those of --exclude and
-    those whom a campaign's folder leaves out)
-    it prints the number of users and, each with a 95% interval: the score of the last user (edge),
-    the fraction of the held-out seeds in the audience (recall), the recall divided by that of a
-    random audience (lift), and how many users would convert if the fraction --base-rate of the
-    candidates did. Give the number of users to `metaheac expand --size`; the percentages of
-    `metaheac expand` are of all users. The edges are scores of this model, so they are no
-    thresholds for scores of an audience, whose model learns from all seeds. If the model was
-    trained on this very campaign, and the data has it, a note says that results are too good.
+    those whom a campaign's folder leaves out) it prints the number of users and, each with a 95%
+    interval: the score of the last user (edge), the fraction of the held-out seeds in the audience
+    (recall), the recall divided by that of a random audience (lift), and how many users would
+    convert if the fraction --base-rate of the candidates did. Give the number of users to `metaheac
+    expand --size`; the percentages of `metaheac expand` are of all users. The edges are scores of
+    this model, so they are no thresholds for scores of an audience, whose model learns from all
+    seeds. If the model was trained on this very campaign, and the data has it, a note says that
+    results are too good.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|CAMPAIGN")]

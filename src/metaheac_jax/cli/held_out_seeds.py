@@ -149,13 +149,13 @@ def open_campaign(
       InputError: as `model.load`, `campaigns.find_campaign`, `campaign_folder.read_campaign` and
         `found_campaigns.find_campaigns`.
     """
-    data.check_one_row_per_user()
     if seeds is not None and attributes is not None:
         general = load(model, progress=progress)
         general.check_data(data)
         campaign, check = find_campaign(data, seeds, attributes, exclude=exclude, seed=seed)
         notes = seed_notes(campaign.labels)
         return OpenedCampaign(seeds, general, data, campaign, check, exclude, notes)
+    data.check_one_row_per_user()
     saved = read_campaign(model, progress=progress)
     general, refusals = saved.load_general(progress), Refusals()
     general.check_data(data)

@@ -51,10 +51,10 @@ class Options:
     Adverse impact is "at most" a number if too few users of the audience have the value, or the
     value that may be the most selected.
 
-    With --model it also shows which fields the model uses. A fifth of the seeds is
-    held out, and the model is customised to the rest. The AUC then says how well it tells held-out
-    seeds from users whom it has not learned from. A field's drop is the loss of AUC when the
-    field's values are shuffled among users.
+    With --model it also shows which fields the model uses. A fifth of the seeds is held out, and
+    the model is customised to the rest. The AUC then says how well it tells held-out seeds from
+    users whom it has not learned from. A field's drop is the loss of AUC when the field's values
+    are shuffled among users.
     """
 
     audience: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="AUDIENCE")]
