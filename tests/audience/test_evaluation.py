@@ -10,8 +10,8 @@ from judged_world import split_of, world
 
 from metaheac_jax.audience.evaluation import (
     PoolScores,
-    gains_table,
     judge_all,
+    pool_gains,
     pool_probabilities,
     pool_rows,
     score_pools,
@@ -97,12 +97,12 @@ def test_pools_are_scored_by_models_customised_to_their_campaigns():
     assert random_seeds == [5]
 
 
-def test_a_gains_table_by_hand():
+def test_a_pool_gains_by_hand():
     """Pools of 40 and 19 users: tenths of 4, and of 2 but the fifth, ninth, ... of 1 or 2."""
     data = world()
     labels = [data.stage2.label[data.stage2.of(c)] for c in (1, 3)]
     # The first pool is ranked rightly, all of the second ties and stays in the order of ids.
-    gains = gains_table(data, [1, 3], [labels[0].astype(float), np.zeros(19)])
+    gains = pool_gains(data, [1, 3], [labels[0].astype(float), np.zeros(19)])
     sizes = [4 + sum(10 * i // 19 == d for i in range(19)) for d in range(10)]
     best = np.sort(labels[0])[::-1].reshape(10, 4).sum(axis=1)
     tied = [sum(labels[1][i] for i in range(19) if 10 * i // 19 == d) for d in range(10)]
@@ -115,14 +115,14 @@ def test_a_gains_table_by_hand():
     assert [row.lift for row in gains] == pytest.approx(converts / sizes / rate)
     assert [row.share for row in gains] == pytest.approx(np.cumsum(converts) / converts.sum())
     # Scores of one campaign do not move users of another.
-    shifted = gains_table(data, [1, 3], [labels[0] + 100.0, np.zeros(19)])
+    shifted = pool_gains(data, [1, 3], [labels[0] + 100.0, np.zeros(19)])
     assert shifted == gains
 
 
-def test_a_gains_table_of_small_pools_has_only_deciles_with_users():
+def test_a_pool_gains_of_small_pools_has_only_deciles_with_users():
     data = world(sizes=(40, 40, 40, 4, 40))
     assert len(data.stage2.label[data.stage2.of(3)]) == 4
-    gains = gains_table(data, [3], [np.arange(4.0)])
+    gains = pool_gains(data, [3], [np.arange(4.0)])
     assert [row.decile for row in gains] == [1, 3, 6, 8]
     assert [row.users for row in gains] == [1, 1, 1, 1]
     assert gains[-1].share == 1

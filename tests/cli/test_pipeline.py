@@ -23,7 +23,7 @@ from commands import (
 from toy import dataset
 
 from metaheac_jax.audience.calibration import calibration_table
-from metaheac_jax.audience.evaluation import gains_table, pool_probabilities, score_pools
+from metaheac_jax.audience.evaluation import pool_gains, pool_probabilities, score_pools
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.main import Command, main
@@ -36,7 +36,7 @@ from metaheac_jax.schema import TENCENT
 USERS = 4000
 COMMANDS = (
     *("simulate", "prepare", "fit", "customise", "expand", "export", "feedback", "update"),
-    *("curve", "traits", "overlap", "evaluate", "status"),
+    *("outcome", "curve", "traits", "overlap", "evaluate", "status"),
 )
 
 
@@ -189,7 +189,7 @@ def library_tables(model, dataset, result):
         labels = np.concatenate([dataset.stage2.label[dataset.stage2.of(c)] for c in campaigns])
         predicted = [pool_probabilities(dataset, c, s) for c, s in zip(campaigns, own, strict=True)]
         bins = calibration_table(np.concatenate(predicted), labels)
-        gains = gains_table(dataset, campaigns, own)
+        gains = pool_gains(dataset, campaigns, own)
         tables[group] = [{**asdict(r), "rate": r.rate} for r in gains], [asdict(r) for r in bins]
     return tables
 

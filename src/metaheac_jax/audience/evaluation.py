@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 
+from metaheac_jax.audience.gains import Gain, gains_of
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.splits import Split
@@ -141,55 +141,22 @@ def pool_probabilities(dataset: Dataset, campaign: int, scores: np.ndarray) -> n
     return expit(scores.astype(float) + logit(pool) - logit(sampled))
 
 
-@dataclass(frozen=True)
-class Gain:
-    """A row of a gains table: one tenth of the users of each pool, by score.
-
-    Attributes:
-      decile: 1 to 10, where 1 has the highest scores.
-      users: number of users.
-      converts: number of these users who convert.
-      lift: their conversion rate, divided by that of all users.
-      share: fraction of all converts that are in this decile or a better one.
-    """
-
-    decile: int
-    users: int
-    converts: int
-    lift: float
-    share: float
-
-    @property
-    def rate(self) -> float:
-        """Fraction of the users who convert."""
-        return self.converts / self.users
-
-
-def gains_table(
+def pool_gains(
     dataset: Dataset, campaigns: Sequence[int], scores: Sequence[np.ndarray]
 ) -> list[Gain]:
-    """Users and converts by decile of score, summed over campaigns.
+    """Users and converts by decile of score, summed over campaigns; see `gains_of`.
 
     Each pool is divided separately, since scores of different campaigns are not comparable. Ties
-    are ordered by ascending user id. A decile without users (if every pool has fewer than 10) is
-    not returned.
+    are ordered by ascending user id.
 
     Args:
       dataset: the data; its stage 2 has the pools.
       campaigns: indices of G campaigns, each with at least one convert in its pool.
       scores: (P,) scores of each campaign's pool.
     """
-    users, converts = np.zeros(10, int), np.zeros(10, int)
+    ranked = []
     for c, values in zip(campaigns, scores, strict=True):
         of = dataset.stage2.of(c)
         order = top(values, dataset.user_ids[dataset.stage2.user[of]], len(values))
-        decile = 10 * np.arange(len(order)) // len(order)
-        users += np.bincount(decile, minlength=10)
-        converts += np.bincount(decile, dataset.stage2.label[of][order], minlength=10).astype(int)
-    overall = converts.sum() / users.sum()
-    shares = np.cumsum(converts) / converts.sum()
-    return [
-        Gain(d + 1, int(n), int(hits), float(hits / n / overall), float(share))
-        for d, (n, hits, share) in enumerate(zip(users, converts, shares, strict=True))
-        if n
-    ]
+        ranked.append(dataset.stage2.label[of][order])
+    return gains_of(ranked)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metaheac_jax.audience.calibration import CalibrationBin
 from metaheac_jax.audience.curve import SizePoint
+from metaheac_jax.audience.gains import Gain
 from metaheac_jax.audience.importance import Importances
 from metaheac_jax.audience.overlap import Overlap
 from metaheac_jax.audience.traits import SensitiveShare, Trait
@@ -119,6 +121,22 @@ def others_table(overlap: Overlap) -> TextTable:
     ]
     header = ["other audience", "its users", "in both", "share of this audience", "Jaccard index"]
     return TextTable("Users of this audience who are in another one", header, rows[1:])
+
+
+def gains_table(gains: Sequence[Gain]) -> TextTable:
+    """Who converts, by tenth of the users."""
+    rows = []
+    for own in gains:
+        counts = (str(own.decile), f"{own.users:,}", f"{own.converts:,}")
+        rows.append([*counts, f"{own.rate:.4f}", f"{own.lift:.2f}", f"{own.share:.3f}"])
+    header = ["tenth", "users", "converts", "rate", "lift", "share of all"]
+    return TextTable("", header, rows, 0)
+
+
+def rates_table(bins: Sequence[CalibrationBin]) -> TextTable:
+    """Predicted and observed rates of converts."""
+    rows = [[f"{own.users:,}", f"{own.predicted:.4f}", f"{own.observed:.4f}"] for own in bins]
+    return TextTable("", ["users", "predicted", "observed"], rows, 0)
 
 
 def _fraction(fraction: float | None) -> str:

@@ -382,13 +382,22 @@ def read_audience(path: Path, *, text: bool = False) -> np.ndarray:
       InputError: the file cannot be read, has no column ``user_id``, or has a row without a
         valid id, such as 007 if ids are whole numbers; the message names it.
     """
+    return _column(audience_table(path), text=text)
+
+
+def audience_table(path: Path) -> TableFile:
+    """An audience's file with its column of user ids in use.
+
+    Raises:
+      InputError: the file cannot be read, or has no column ``user_id``.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an audience that metaheac expand has written")
     table = TableFile(path, [])
     if "user_id" not in table.names:
         raise InputError(f"{path}: not the file of an audience, with a column user_id")
     table.columns = ["user_id"]
-    return _column(table, text=text)
+    return table
 
 
 def _is_table(path: Path) -> bool:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
-from rich.console import Console
 
-from metaheac_jax.audience.calibration import calibration_table, expected_calibration_error
+from metaheac_jax.audience.calibration import CalibrationBin, calibration_table
 from metaheac_jax.audience.evaluation import (
     PERCENT,
-    gains_table,
     judge_all,
+    pool_gains,
     pool_probabilities,
     score_pools,
 )
+from metaheac_jax.audience.gains import Gain
 from metaheac_jax.audience.held_out_seeds import added_like
 from metaheac_jax.audience.tables import TextTable
 from metaheac_jax.cli import terminal
+from metaheac_jax.cli.gains import gains_facts, print_gains
 from metaheac_jax.data.batches import is_usable
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
@@ -102,15 +103,16 @@ def main(options: Options) -> None:
     for campaign_id in data.campaign_ids[new & ~usable]:
         why = f"it has {_FEW}"
         result["left_out"].append({"campaign": plain_id(campaign_id), "why": why})
-    result["groups"] = {
-        group: _group_tables(data, result, group, test, pools.scores, log_odds=method.log_odds)
+    groups = {
+        group: _group_gains(data, result, group, test, pools.scores, log_odds=method.log_odds)
         for group in GROUPS
     }
+    result["groups"] = {group: gains_facts(*own) for group, own in groups.items()}
     assert general.origin is not None  # it was loaded
     result |= {"data": data.digest, "model": general.origin.digest}
     if others is not None:
-        groups = {group: _differences(result, others, group) for group in GROUPS}
-        result["against"] = {"model": others.model, "groups": groups}
+        differences = {group: _differences(result, others, group) for group in GROUPS}
+        result["against"] = {"model": others.model, "groups": differences}
     if options.out is not None:
         _write(options.out, result)
     terminal.print_lines(screen, "", f"{method.label} on {data.name}")
@@ -122,7 +124,7 @@ def main(options: Options) -> None:
             note = "note: those results are of other data, whose users and examples may differ"
             terminal.print_lines(screen, note)
     for group, sign in GROUPS.items():
-        _print_group(screen, result["groups"][group], f"{sign} {threshold:,} seeds")
+        print_gains(screen, *groups[group], of=f"{sign} {threshold:,} seeds: ")
     terminal.print_lines(
         screen,
         *_count_notes(data, result, known, in_stage2),
@@ -251,7 +253,7 @@ def _question_notes(data: Dataset, known: np.ndarray, test: Sequence[int]) -> li
     ]
 
 
-def _group_tables(
+def _group_gains(
     data: Dataset,
     result: dict[str, Any],
     group: str,
@@ -259,23 +261,20 @@ def _group_tables(
     scores: Sequence[np.ndarray],
     *,
     log_odds: bool,
-) -> dict[str, Any]:
-    """Gains, calibration and calibration error of a group's judged campaigns, as plain data."""
+) -> tuple[Sequence[Gain], Sequence[CalibrationBin]]:
+    """Gains and calibration of a group's judged campaigns; both empty if there are none."""
     judged = {entry["campaign"] for entry in result["campaigns"] if entry["group"] == group}
     pairs = zip(test, scores, strict=True)
     members = [(c, own) for c, own in pairs if plain_id(data.campaign_ids[c]) in judged]
     if not members:
-        return {"gains": [], "calibration": [], "calibration_error": None}
+        return [], []
     campaigns, own = zip(*members, strict=True)
-    gains = gains_table(data, campaigns, own)
-    tables = {"gains": [{**asdict(row), "rate": row.rate} for row in gains]}
+    gains = pool_gains(data, campaigns, own)
     if not log_odds:
-        return {**tables, "calibration": [], "calibration_error": None}
+        return gains, []
     labels = np.concatenate([data.stage2.label[data.stage2.of(c)] for c in campaigns])
     predicted = [pool_probabilities(data, c, s) for c, s in zip(campaigns, own, strict=True)]
-    bins = calibration_table(np.concatenate(predicted), labels)
-    error = expected_calibration_error(bins)
-    return {**tables, "calibration": list(map(asdict, bins)), "calibration_error": error}
+    return gains, calibration_table(np.concatenate(predicted), labels)
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
@@ -301,26 +300,3 @@ def _figures(result: dict[str, Any], threshold: int) -> TextTable:
         rows.append([f"{sign} {threshold:,} seeds", str(len(members)), *cells])
     header = ["seed sets", "campaigns", "AUC", f"P@{PERCENT:g}%", f"R@{PERCENT:g}%"]
     return TextTable("", header, rows)
-
-
-def _print_group(screen: Console, tables: dict[str, Any], title: str) -> None:
-    """Prints the gains table, and the calibration table if there is one."""
-    if not tables["gains"]:
-        return
-    terminal.print_lines(screen, "", f"{title}: gains by tenth of the users, best first")
-    rows = []
-    for row in tables["gains"]:
-        counts = (str(row["decile"]), f"{row['users']:,}", f"{row['converts']:,}")
-        rows.append([*counts, f"{row['rate']:.4f}", f"{row['lift']:.2f}", f"{row['share']:.3f}"])
-    header = ["tenth", "users", "converts", "rate", "lift", "share of all"]
-    terminal.print_table(screen, TextTable("", header, rows, 0))
-    if not tables["calibration"]:
-        return
-    error = f"{tables['calibration_error']:.4f}"
-    line = f"{title}: rates of converts, expected calibration error {error}"
-    terminal.print_lines(screen, "", line)
-    rows = [
-        [f"{row['users']:,}", f"{row['predicted']:.4f}", f"{row['observed']:.4f}"]
-        for row in tables["calibration"]
-    ]
-    terminal.print_table(screen, TextTable("", ["users", "predicted", "observed"], rows, 0))

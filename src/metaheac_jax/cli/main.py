@@ -15,6 +15,7 @@ from metaheac_jax.cli import (
     export,
     feedback,
     fit,
+    outcome,
     overlap,
     prepare,
     simulate,
@@ -34,6 +35,7 @@ Command = (
     | Annotated[export.Options, tyro.conf.subcommand("export")]
     | Annotated[feedback.Options, tyro.conf.subcommand("feedback")]
     | Annotated[update.Options, tyro.conf.subcommand("update")]
+    | Annotated[outcome.Options, tyro.conf.subcommand("outcome")]
     | Annotated[curve.Options, tyro.conf.subcommand("curve")]
     | Annotated[traits.Options, tyro.conf.subcommand("traits")]
     | Annotated[overlap.Options, tyro.conf.subcommand("overlap")]
