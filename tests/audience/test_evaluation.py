@@ -16,6 +16,7 @@ from metaheac_jax.audience.evaluation import (
     pool_rows,
     score_pools,
 )
+from metaheac_jax.audience.gains import gains_of
 from metaheac_jax.methods import method_named
 
 
@@ -97,7 +98,7 @@ def test_pools_are_scored_by_models_customised_to_their_campaigns():
     assert random_seeds == [5]
 
 
-def test_a_pool_gains_by_hand():
+def test_gains_by_hand():
     """Pools of 40 and 19 users: tenths of 4, and of 2 but the fifth, ninth, ... of 1 or 2."""
     data = world()
     labels = [data.stage2.label[data.stage2.of(c)] for c in (1, 3)]
@@ -119,7 +120,12 @@ def test_a_pool_gains_by_hand():
     assert shifted == gains
 
 
-def test_a_pool_gains_of_small_pools_has_only_deciles_with_users():
+def test_gains_need_a_convert():
+    with pytest.raises(ValueError, match="needs a user who converts"):
+        gains_of([np.zeros(3, int)])
+
+
+def test_small_pools_have_only_deciles_with_users():
     data = world(sizes=(40, 40, 40, 4, 40))
     assert len(data.stage2.label[data.stage2.of(3)]) == 4
     gains = pool_gains(data, [3], [np.arange(4.0)])

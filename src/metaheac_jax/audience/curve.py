@@ -156,4 +156,5 @@ def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
     centre = fraction + z**2 / (2 * count)
     half = z * math.sqrt(fraction * (1 - fraction) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low = 0.0 if fraction == 0 else (centre - half) / scale  # these bounds are exact
+    return low, 1.0 if fraction == 1 else (centre + half) / scale

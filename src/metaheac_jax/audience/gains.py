@@ -1,6 +1,6 @@
 """Gains tables: who converts, by tenth of the users, best first.
 
-Axes: P users of a pool.
+Axes: P users of a group, such as a campaign's pool.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Gain:
-    """A row of a gains table: one tenth of the users of each pool, by score.
+    """A row of a gains table: one tenth of the users of each group, by score.
 
     Attributes:
       decile: 1 to 10, where 1 has the highest scores.
@@ -35,20 +35,24 @@ class Gain:
         return self.converts / self.users
 
 
-def gains_of(pools: Iterable[np.ndarray]) -> list[Gain]:
-    """Users and converts by decile, summed over pools, each of which is divided separately.
+def gains_of(groups: Iterable[np.ndarray]) -> list[Gain]:
+    """Users and converts by decile, summed over groups, each of which is divided separately.
 
-    A decile without users (if every pool has fewer than 10) is not returned.
+    A decile without users (if every group has fewer than 10) is not returned.
 
     Args:
-      pools: (P,) labels of each pool's users, best user first: 1 for converts and 0 for others. At
-        least one user converts.
+      groups: (P,) labels of each group's users, best user first: 1 for converts and 0 for others.
+
+    Raises:
+      ValueError: no user converts.
     """
     users, converts = np.zeros(10, int), np.zeros(10, int)
-    for labels in pools:
+    for labels in groups:
         decile = 10 * np.arange(len(labels)) // len(labels)
         users += np.bincount(decile, minlength=10)
         converts += np.bincount(decile, labels, minlength=10).astype(int)
+    if not converts.any():
+        raise ValueError("a gains table needs a user who converts")
     overall = converts.sum() / users.sum()
     shares = np.cumsum(converts) / converts.sum()
     return [

@@ -20,7 +20,7 @@ from metaheac_jax.errors import InputError
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownUsers:
     """Users who were shown a campaign.
 
     Attributes:
@@ -32,8 +32,10 @@ class Shown:
     converts: int
 
     @property
-    def rate(self) -> Estimate:
-        """Fraction of the users who converted, with Wilson's interval; there are users."""
+    def rate(self) -> Estimate | None:
+        """Fraction of the users who converted, with Wilson's interval; None without users."""
+        if not self.users:
+            return None
         fraction = self.converts / self.users
         return Estimate(fraction, *wilson_interval(fraction, self.users))
 
@@ -44,34 +46,39 @@ class Outcome:
 
     Attributes:
       size: K.
-      inside: the users of the audience who were shown the campaign.
-      outside: the other users who were shown it.
-      gains: the converts by tenth of ``inside``; empty if there are none.
-      calibration: predicted and observed rates of ``inside``; empty without probabilities.
+      shown: the users of the audience who were shown the campaign.
+      others: the other users who were shown it.
+      gains: the converts by tenth of ``shown``, best first; empty if there are none.
+      calibration: predicted and observed rates of ``shown``; empty without probabilities.
     """
 
     size: int
-    inside: Shown
-    outside: Shown
+    shown: ShownUsers
+    others: ShownUsers
     gains: Sequence[Gain]
     calibration: Sequence[CalibrationBin]
 
     @property
-    def lift(self) -> Estimate | None:
-        """The rate of ``inside`` divided by that of ``outside``; None unless both have converts.
+    def rate_ratio(self) -> Estimate | None:
+        """The rate of ``shown`` divided by that of ``others``.
 
-        The interval is that of the logarithm of the ratio (Katz et al., 1978).
+        The interval is that of the logarithm of the ratio (Katz et al., 1978), which needs users
+        who converted and users who did not: None if none or all of either converted.
         """
-        one, other = self.inside, self.outside
-        if not one.converts or not other.converts:
+        groups = self.shown, self.others
+        if not all(0 < group.converts < group.users for group in groups):
             return None
-        ratio = relative_risk(one.converts, one.users, other.converts, other.users)
+        counts = [count for group in groups for count in (group.converts, group.users)]
+        ratio = relative_risk(*counts)
         low, high = ratio.confidence_interval(CONFIDENCE)
         return Estimate(float(ratio.relative_risk), float(low), float(high))
 
 
 def audience_outcome(
-    audience: UserIds, feedback: Feedback, *, probabilities: np.ndarray | None = None
+    audience: UserIds,
+    feedback: Feedback,
+    *,
+    probabilities: Sequence[float] | np.ndarray | None = None,
 ) -> Outcome:
     """Compares an audience with the feedback on its campaign.
 
@@ -81,25 +88,29 @@ def audience_outcome(
       probabilities: (K,) probabilities of converting, if there are any.
 
     Raises:
-      InputError: no user of the audience is in the feedback, or an id is invalid or occurs twice.
+      InputError: no user of the audience is in the feedback, an id is invalid or occurs twice, or
+        the probabilities are not K numbers from 0 to 1.
     """
     ids = check_user_ids(audience, text=feedback.user_ids.dtype.kind == "S")
     if len(np.unique(ids)) < len(ids):
         raise InputError("a user of the audience occurs twice; give each user once")
+    predicted = None if probabilities is None else np.asarray(probabilities, float)
+    if predicted is not None and not (
+        predicted.shape == ids.shape and ((predicted >= 0) & (predicted <= 1)).all()
+    ):
+        raise InputError("probabilities: expected a number from 0 to 1 for each user")
     shown = np.isin(ids, feedback.user_ids)
     if not shown.any():
         raise InputError(
-            "no user of the audience is in the feedback; check that both are of one campaign"
+            "no user of the audience is in the feedback; check that both are of one campaign, and "
+            "that user ids are written in the same way"
         )
     converted = np.isin(ids[shown], feedback.user_ids[feedback.converted])
-    inside = Shown(len(converted), int(converted.sum()))
-    outside = Shown(len(feedback) - inside.users, int(feedback.converted.sum()) - inside.converts)
+    own, all_converts = ShownUsers(len(converted), int(converted.sum())), feedback.converted.sum()
     return Outcome(
         size=len(ids),
-        inside=inside,
-        outside=outside,
-        gains=gains_of([converted]) if inside.converts else [],
-        calibration=[]
-        if probabilities is None
-        else calibration_table(probabilities[shown], converted),
+        shown=own,
+        others=ShownUsers(len(feedback) - own.users, int(all_converts) - own.converts),
+        gains=gains_of([converted]) if own.converts else [],
+        calibration=[] if predicted is None else calibration_table(predicted[shown], converted),
     )

@@ -385,8 +385,8 @@ def read_audience(path: Path, *, text: bool = False) -> np.ndarray:
     return _column(audience_table(path), text=text)
 
 
-def audience_table(path: Path) -> TableFile:
-    """An audience's file with its column of user ids in use.
+def audience_table(path: Path, *others: str) -> TableFile:
+    """An audience's file, with its column of user ids in use, and those of ``others`` that it has.
 
     Raises:
       InputError: the file cannot be read, or has no column ``user_id``.
@@ -396,7 +396,7 @@ def audience_table(path: Path) -> TableFile:
     table = TableFile(path, [])
     if "user_id" not in table.names:
         raise InputError(f"{path}: not the file of an audience, with a column user_id")
-    table.columns = ["user_id"]
+    table.columns = ["user_id", *(name for name in others if name in table.names)]
     return table
 
 

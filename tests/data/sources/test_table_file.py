@@ -255,7 +255,7 @@ def labels(path, cells):
     ],
 )
 def test_a_type_that_has_no_labels_is_named(tmp_path, cells, kind):
-    words = rf"a\.parquet: label is of type {kind}, expected 0 or 1 as numbers or text$"
+    words = rf"a\.parquet: label is of type {kind}, expected 0 or 1 \(numbers or text\)$"
     with pytest.raises(InputError, match=words):
         labels(tmp_path / "a.parquet", cells)
 

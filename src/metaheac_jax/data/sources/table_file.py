@@ -424,21 +424,59 @@ class TableFile:
           InputError: a cell is neither of them (the message names the row), or numbers cannot have
             the column's type, such as lists or dates.
         """
+        expected = f"{allowed[0]} or {allowed[1]}"
+        value = self._as_numbers(column, expected)
+        right = value.is_in([float(number) for number in allowed])
+        self._check_all(column, right, first_row, expected)
+        return value.to_numpy().astype(int)
+
+    def numbers(self, column: pl.Series, first_row: int, *, most: float) -> np.ndarray:
+        """(n,) float64 numbers from 0 to ``most``, which may be infinite.
+
+        Args:
+          column: column of a block.
+          first_row: number of rows before the block.
+          most: the largest number that is allowed.
+
+        Raises:
+          InputError: a cell is no such number (the message names the row), or numbers cannot have
+            the column's type, such as lists or dates.
+        """
+        expected = "a number, 0 or more" if math.isinf(most) else f"a number from 0 to {most:g}"
+        value = self._as_numbers(column, expected)
+        right = value.is_finite() & value.is_between(0, most)
+        self._check_all(column, right, first_row, expected)
+        return value.to_numpy()
+
+    def _as_numbers(self, column: pl.Series, expected: str) -> pl.Series:
+        """A column as numbers; null where a cell is none.
+
+        Raises:
+          InputError: numbers cannot have the column's type.
+        """
         kind = column.dtype
         if kind in (pl.Categorical, pl.Enum):
             column = column.cast(pl.String)
         elif not (kind.is_numeric() or kind in (pl.Boolean, pl.String, pl.Null)):
             raise InputError(
-                f"{self.path}: {column.name} is of type {kind}, expected {allowed[0]} or "
-                f"{allowed[1]} as numbers or text"
+                f"{self.path}: {column.name} is of type {kind}, expected {expected} (numbers or "
+                "text)"
             )
-        value = column.cast(pl.Float64, strict=False)
-        wrong = ~value.is_in([float(number) for number in allowed]).fill_null(False)
+        return column.cast(pl.Float64, strict=False)
+
+    def _check_all(
+        self, column: pl.Series, right: pl.Series, first_row: int, expected: str
+    ) -> None:
+        """Refuses a column with a cell that is not right.
+
+        Raises:
+          InputError: there is such a cell; the message names the first row with one.
+        """
+        wrong = ~right.fill_null(False)
         if wrong.any():
             at = int(wrong.arg_max() or 0)
-            what = f"{column.name} is {column[at]!r}, expected {allowed[0]} or {allowed[1]}"
+            what = f"{column.name} is {column[at]!r}, expected {expected}"
             raise self.fault(first_row + at, what)
-        return value.to_numpy().astype(int)
 
     def check_once(self, ids: np.ndarray, name: str) -> None:
         """Refuses an id that occurs twice.
