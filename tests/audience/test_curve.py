@@ -123,6 +123,12 @@ def test_intervals_of_recall_are_those_of_wilson(count, data):
     np.testing.assert_allclose(wilson_interval(hits / count, count), expected, atol=1e-12)
 
 
+def test_an_interval_ends_at_none_and_at_all():
+    for count in (7, 1000):
+        assert wilson_interval(0, count)[0] == 0
+        assert wilson_interval(1, count)[1] == 1
+
+
 @given(st.integers(1, 300), st.data())
 def test_the_edges_interval_holds_the_quantile_with_95_percent(count, data):
     """The number of users above the true quantile is binomial; scores here are ranks from below."""

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import gzip
+import math
 import re
 
 import polars as pl
@@ -266,6 +267,19 @@ def test_labels_may_be_text_of_any_kind(tmp_path, kind):
     assert labels(path, pl.Series(["1", "0"], dtype=kind)) == [1, 0]
     with pytest.raises(InputError, match="row 2: label is 'yes', expected 0 or 1; fix"):
         labels(path, pl.Series(["1", "yes"], dtype=kind))
+
+
+@pytest.mark.parametrize(("cell", "shown"), [("-1", "'-1'"), ("inf", "'inf'"), ("", "None")])
+def test_a_cell_that_is_no_number_in_the_range_is_named(tmp_path, cell, shown):
+    path = tmp_path / "a.csv"
+    path.write_text(f"rank,name\n2.5,a\n{cell},b\n")
+    file = TableFile(path, ["rank"])
+    [(start, frame)] = file.blocks()
+    assert file.numbers(frame["rank"][:1], start, most=3).tolist() == [2.5]
+    with pytest.raises(InputError, match=f"line 3: rank is {shown}, expected a number, 0 or more"):
+        file.numbers(frame["rank"], start, most=math.inf)
+    with pytest.raises(InputError, match=r"line 2: rank is '2\.5', expected a number from 0"):
+        file.numbers(frame["rank"], start, most=2)
 
 
 @pytest.mark.parametrize("own", ["ann  ", "\tann", "ann\u00a0", "ann\x1f"])
