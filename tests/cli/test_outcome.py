@@ -52,8 +52,8 @@ def test_the_order_of_the_rows_does_not_matter(folder):
     rows = pl.read_csv("a.csv").with_columns(pl.col("rank") + 20_000)
     rows.sort("user_id").write_parquet("sorted.parquet")
     for name in ("a.csv", "sorted.parquet"):
-        succeeds(main, "outcome", name, "1.parquet", "2.csv", "--out", f"{name}.json")
-    assert Path("a.csv.json").read_text() == Path("sorted.parquet.json").read_text()
+        succeeds(main, "outcome", name, "1.parquet", "2.csv", "--out", f"of-{name}.json")
+    assert Path("of-a.csv.json").read_text() == Path("of-sorted.parquet.json").read_text()
 
 
 def test_a_user_in_two_files_counts_once_and_ids_may_be_text(folder, capsys):
@@ -112,6 +112,7 @@ def test_what_is_wrong_is_named(folder, capsys):
         (("other.csv", "1.parquet"), "other.csv: no user of the audience is in the feedback"),
         (("a.csv", "pandas.csv"), "pandas.csv: line 2: user_id is '99.0', expected a whole number"),
         (("a.csv", "2.csv", "--out", "2.csv"), "--out: 2.csv would replace a file that is read"),
+        (("a.csv", "2.csv", "--out", "./a.csv.json"), "a.csv.json is the audience's record; give"),
         (("a.csv", "2.csv", "--out", "x"), "--out: x: expected a name that ends with .json"),
     ):
         before = contents(folder)

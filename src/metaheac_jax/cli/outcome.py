@@ -12,6 +12,7 @@ import tyro
 from metaheac_jax.audience.outcome import Outcome, ShownUsers, audience_outcome
 from metaheac_jax.cli import terminal
 from metaheac_jax.cli.campaigns import audience_table
+from metaheac_jax.cli.expanded import manifest_of
 from metaheac_jax.cli.gains import gains_facts, print_gains
 from metaheac_jax.data.campaign_record import Feedback
 from metaheac_jax.data.sources.feedback import read_feedback
@@ -53,6 +54,8 @@ def main(options: Options) -> None:
     if options.out is not None:
         inputs = (options.audience, *options.files)
         terminal.check_output("--out", options.out, *inputs, endings=(".json",))
+        if options.out.resolve() == manifest_of(options.audience).resolve():
+            raise InputError(f"--out: {options.out} is the audience's record; give another")
     table = audience_table(options.audience, "rank", "probability")
     text = not table.has_whole_ids("user_id")
     ids, probabilities = _read_ranked(table, text=text)
