@@ -10,9 +10,8 @@ Axes: M user fields, N campaign fields, S slots of a user, R table rows.
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from numbers import Real
@@ -22,8 +21,10 @@ import numpy as np
 
 from metaheac_jax.errors import InputError, check_keys, check_whole
 
-#: The value that stands for all rare and unseen values of a field.
-UNSEEN = "<unseen>"
+#: The value that stands for all rare and unseen values of a field, and that of whole numbers.
+UNSEEN, UNSEEN_WHOLE = "<unseen>", -(2**63) + 1
+#: The missing value of a one-valued category of whole numbers; that of text is empty.
+MISSING_WHOLE = -(2**63)
 #: How reports show a missing value.
 MISSING = "(missing)"
 #: Maximum length of a field's name, in UTF-8 bytes.
@@ -58,19 +59,15 @@ class Field:
     hash_rows: int = 0
 
     def __post_init__(self) -> None:
-        kinds = isinstance(self.name, str) and type(self.slots) is int  # JSON may have other types
-        if not kinds or not self.name or self.slots < 1:
-            raise InputError(f"schema: field {self.name!r} needs a name and at least one slot")
-        if self.name.startswith(".") or set(self.name) & set("/\\\0"):  # it names files
+        where = f"schema: field {self.name!r:.60}"
+        if not self.name:
+            raise InputError(f"{where}: needs a name")
+        too_long = len(self.name.encode(errors="replace")) > _NAME_BYTES
+        if too_long or self.name.startswith(".") or set(self.name) & set("/\\\0"):
             raise InputError(
-                f"schema: field {self.name!r}: a name must not start with a dot or have a slash"
+                f"{where}: a name must not start with a dot, have a slash or have more than "
+                f"{_NAME_BYTES} bytes, since it names files; rename the column"
             )
-        if len(self.name.encode(errors="replace")) > _NAME_BYTES:
-            raise InputError(
-                f"schema: field {self.name[:20] + '...'!r}: a name must not have more than "
-                f"{_NAME_BYTES} bytes, since it names files; shorten the column's name"
-            )
-        where = f"schema: field {self.name!r}"
         check_whole(f"{where}: slots", self.slots, 1)
         check_whole(f"{where}: hash_rows", self.hash_rows, 0)
         try:
@@ -109,14 +106,19 @@ class Field:
     def text(self, value: Any) -> str:
         """A value of the field as reports show it; a bucket of numbers is shown as its range."""
         if not self.edges and not self.hash_rows:
-            return str(value) or MISSING
+            [text] = as_texts(np.array([value]))
+            return text or MISSING
         bucket = int(value)
         if bucket < 0:
             return MISSING
         if self.hash_rows:
             return f"hash bucket {bucket}"
-        edges = ["-inf", *_tell_apart(self.edges), "inf"]
-        return f"{edges[bucket]} to {edges[bucket + 1]}"
+        edges = _tell_apart(self.edges)
+        if bucket == 0:
+            return f"below {edges[0]}"
+        if bucket == len(edges):
+            return f"{edges[-1]} or more"
+        return f"{edges[bucket - 1]} to {edges[bucket]}"
 
 
 @dataclass(frozen=True)
@@ -157,10 +159,21 @@ class Schema:
         """First slot of each of the M user fields."""
         return (0, *accumulate(field.slots for field in self.user))[:-1]
 
-    def first_difference(self, other: Schema) -> str:
-        """The name of the first field that differs from the one in another schema."""
+    def check_same(self, other: Schema, what: str) -> None:
+        """Refuses another schema.
+
+        Raises:
+          InputError: a field, its slots or its buckets differ; the message names the first one and
+            ``what`` has the other schema.
+        """
+        if self == other:
+            return
         pairs = zip(self.fields, other.fields, strict=False)
-        return next((a.name for a, b in pairs if a != b), "the number of fields")
+        first = next((a.name for a, b in pairs if a != b), "the number of fields")
+        raise InputError(
+            f"schema: differs from that of {what}, first in {first!r}; the fields, their order, "
+            "slots and buckets must be the same, so prepare the data with the other's schema.json"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `from_json`."""
@@ -174,46 +187,27 @@ class Schema:
           InputError: the data has a different form.
         """
         check_keys("schema", data, {"user": list, "campaign": list})
-        kinds = {"name": str, "slots": int, "edges": list, "hash_rows": int}
+        sides: list[tuple[Field, ...]] = []
         for side in ("user", "campaign"):
             if side not in data:
                 raise InputError(f"schema: has no {side!r}; name the fields there")
             for field in data[side]:
+                kinds = {"name": str, "slots": int, "edges": list, "hash_rows": int}
                 check_keys("schema: field", field, kinds)
-        nameless: dict[str, Any] = {"name": ""}
-        user, campaign = (
-            tuple(Field(**nameless | field) for field in data[side])
-            for side in ("user", "campaign")
-        )
-        return Schema(user, campaign)
+            sides.append(tuple(Field(**{"name": ""} | field) for field in data[side]))
+        return Schema(*sides)
 
 
+_ONE_VALUED = ("carrier", "consumptionAbility", "LBS", "age", "education", "gender", "house")
+_OF_CAMPAIGNS = ("advertiserId", "campaignId", "creativeSize", "adCategoryId", "productId")
 #: The user and campaign fields of the Tencent data that the paper uses (section 4.1).
 TENCENT = Schema(
     user=(
-        Field("carrier"),
-        Field("consumptionAbility"),
-        Field("LBS"),
-        Field("age"),
-        Field("education"),
-        Field("gender"),
-        Field("house"),
-        Field("interest1", 10),
-        Field("interest2", 10),
-        Field("interest3", 10),
-        Field("kw1", 5),
-        Field("kw2", 5),
-        Field("topic1", 5),
-        Field("topic2", 5),
+        *map(Field, _ONE_VALUED),
+        *(Field(name, 10) for name in ("interest1", "interest2", "interest3")),
+        *(Field(name, 5) for name in ("kw1", "kw2", "topic1", "topic2")),
     ),
-    campaign=(
-        Field("advertiserId"),
-        Field("campaignId"),
-        Field("creativeSize"),
-        Field("adCategoryId"),
-        Field("productId"),
-        Field("productType"),
-    ),
+    campaign=tuple(map(Field, (*_OF_CAMPAIGNS, "productType"))),
 )
 
 
@@ -223,7 +217,8 @@ class Vocabulary:
 
     Attributes:
       values: distinct raw values per field of ``schema.fields``, in ascending order; integers or
-        strings. The value at position i of field f has table row ``offsets[f] + i``.
+        strings. The value at position i of field f has table row ``offsets[f] + i``. A category is
+        one of integers if all its values are whole numbers, see `as_values`.
     """
 
     values: tuple[np.ndarray, ...]
@@ -259,59 +254,38 @@ class Vocabulary:
     def unknown_row(self, field: int) -> int:
         """The table row of a field's unknown values."""
         values = self.values[field]
-        if values.dtype.kind == "U":
-            place = int(np.searchsorted(values, UNSEEN))
-            if place < len(values) and values[place] == UNSEEN:
-                return place + self.offsets[field]
-        return self.num_rows
+        unseen = UNSEEN if values.dtype.kind == "U" else UNSEEN_WHOLE
+        place = int(np.searchsorted(values, unseen))
+        known = place < len(values) and values[place] == unseen
+        return place + self.offsets[field] if known else self.num_rows
+
+    def rows_of(self, other: Vocabulary) -> np.ndarray:
+        """(R' + 1,) int32 table rows here of the R' rows of another vocabulary, and of its pad id.
+
+        The fields must be the same; unknown values are as in `encode`.
+        """
+        pairs = zip(self.values, other.values, strict=True)
+        rows = [self.encode(f, as_kind(theirs, own)) for f, (own, theirs) in enumerate(pairs)]
+        return np.concatenate([*rows, [self.num_rows]]).astype(np.int32)
 
     def extending(self, schema: Schema, earlier_schema: Schema, earlier: Vocabulary) -> Vocabulary:
         """The union of this vocabulary and that of earlier data, field by field.
 
-        Args:
-          schema: schema of this vocabulary.
-          earlier_schema: schema of the other vocabulary; must be the same.
-          earlier: the other vocabulary.
-
         Raises:
-          InputError: the schemas differ, or the values of a field are text in one vocabulary and
-            whole numbers in the other.
+          InputError: the schema of this vocabulary and that of the earlier one differ.
         """
-        if schema != earlier_schema:
-            raise InputError(
-                "schema: differs from that of the earlier data, first in "
-                f"{schema.first_difference(earlier_schema)!r}; the fields, their order, slots and "
-                "buckets must be the same"
-            )
-        both = []
-        for field, own, old in zip(schema.fields, self.values, earlier.values, strict=True):
-            if (own.dtype.kind == "U") != (old.dtype.kind == "U"):
-                raise InputError(
-                    f"field {field.name!r}: text and whole numbers cannot be values of one field; "
-                    "prepare it from the same kind of file as the earlier data"
-                )
-            both.append(np.union1d(own, old))
-        return Vocabulary(tuple(both))
+        schema.check_same(earlier_schema, "the earlier data")
+        pairs = zip(self.values, earlier.values, strict=True)
+        return Vocabulary(tuple(union_of_values(own, old) for own, old in pairs))
 
-    def warn_of_unknown(self, schema: Schema, known: Vocabulary, where: object) -> None:
-        """Warns of the values that another vocabulary lacks, which count as unknown in it.
-
-        Args:
-          schema: schema of both vocabularies.
-          known: the other vocabulary.
-          where: what the warning is about, such as a folder.
-        """
-        counts = []
-        for field, own, old in zip(schema.fields, self.values, known.values, strict=True):
-            new = np.setdiff1d(own, old)
-            if len(new):
-                shown = (str(new[-1]) or MISSING)[:40]
-                counts.append(f"{field.name} {len(new):,} (such as {shown!r})")
-        if counts:
-            warnings.warn(
-                f"{where}: number of values that count as unknown, by field: {', '.join(counts)}",
-                stacklevel=3,
-            )
+    def encode_texts(self, number: int, field: Field, texts: Sequence[str]) -> np.ndarray:
+        """(n,) int32 table rows of texts, empty if missing, of the category with this number."""
+        usual, known = [spelled(text) for text in texts], self.values[number]
+        if field.hash_rows:
+            return self.encode(number, field.hashed(usual))
+        # A text longer than all values is unknown, even if it is cut.
+        longest = known.dtype.itemsize // 4 if known.dtype.kind == "U" else 20
+        return self.encode(number, as_kind(np.array([t[: longest + 1] for t in usual]), known))
 
     def encode_attributes(self, schema: Schema, attributes: Mapping[str, Any]) -> np.ndarray:
         """(N,) int32 table rows of a campaign's raw values; unknown values are as in `encode`.
@@ -319,84 +293,96 @@ class Vocabulary:
         Args:
           schema: has the campaign fields.
           attributes: a raw value for each of these fields, by name; None, NaN and empty text are
-            missing values, except in fields whose values are whole numbers. A number, true or
-            false is the value that is equal to it, whatever its spelling (1.0, True).
+            missing values. Numbers, true and false are spelled as `spelled` does.
 
         Raises:
-          InputError: a field is missing or unknown, the type of a value is not that of the field's
-            values, or a hashed field has a float, true or false, whose spelling in the data is not
-            known.
+          InputError: a field is missing or unknown, or a value is no text, number, true or false,
+            or no number where the field has ``edges``.
         """
         names = [field.name for field in schema.campaign]
-        missing = [name for name in names if name not in attributes]
-        unknown = [name for name in attributes if name not in names]
-        if missing or unknown:
-            wrong = f"has no {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
-            raise InputError(f"campaign attributes: {wrong}; expected {', '.join(names)}")
+        wrong = [f"has no {name!r}" for name in names if name not in attributes]
+        wrong += [f"has an unknown {name!r}" for name in attributes if name not in names]
+        if wrong:
+            raise InputError(f"campaign attributes: {wrong[0]}; expected {', '.join(names)}")
         rows = []
         for number, field in enumerate(schema.campaign, start=len(schema.user)):
-            name = field.name
-            if field.edges:
-                bucket = field.bucket(np.array([_as_number(name, attributes[name])]))
-                rows.append(self.encode(number, bucket)[0])
-                continue
-            raw, known = attributes[name], self.values[number]
-            if field.hash_rows:
-                value = field.hashed([_as_text(name, raw)])[0]
-            elif known.dtype.kind in "iu":
-                value = _as_whole(name, raw)
-            else:
-                value = _as_text(name, raw, known)
-            rows.append(self.encode(number, [value])[0])
+            raw = attributes[field.name]
+            try:
+                missing = raw is None or raw != raw
+                if not (missing or isinstance(raw, str | Real | np.bool_)):
+                    raise TypeError
+                text = "" if missing else str(raw)
+                if field.edges:
+                    row = self.encode(number, field.bucket(np.array([float(text or "nan")])))
+                else:
+                    row = self.encode_texts(number, field, [text])
+            except (TypeError, ValueError) as error:
+                expected = "a number" if field.edges else "text or a number"
+                raise InputError(
+                    f"campaign attributes: {field.name} is {raw!r}, expected {expected}"
+                ) from error
+            rows.extend(row)
         return np.array(rows, np.int32)
 
 
-def _as_text(name: str, raw: Any, known: np.ndarray | None = None) -> str:
-    """A raw value of a category as text, empty if it is missing.
+def spelled(text: str) -> str:
+    """The usual spelling of a category's value: 12 for 12.0, and true for True.
 
-    Numbers, true and false may be spelled in several ways (1, 1.0; 0.00001, 1e-05; true, True).
-    Their spelling is that of ``known``; without these, that of a float, true or false is unknown.
+    Files and programs write the same value in either way.
     """
-    if raw is None or (isinstance(raw, Real) and raw != raw):
-        return ""
-    if isinstance(raw, str):
-        return raw
-    truth = isinstance(raw, bool | np.bool_)
-    if not truth and not isinstance(raw, Real):
-        raise InputError(f"campaign attributes: {name} is {raw!r}, expected text or a number")
-    if known is None and (truth or isinstance(raw, float | np.floating)):
-        raise InputError(
-            f"campaign attributes: {name} is {raw!r}, but its field is hashed; give it as text, "
-            "spelled as in the data"
-        )
-    usual = str(raw).lower() if truth else str(raw)
-    if known is None or usual in known:
-        return usual
-    equal = (text for text in known if (text.lower() == usual if truth else _equals(text, raw)))
-    return str(next(equal, usual))
+    if re.fullmatch(r"-?[0-9]+\.0", text):
+        return text[:-2]
+    return text.lower() if text in ("True", "TRUE", "False", "FALSE") else text
 
 
-def _equals(text: str, number: Real) -> bool:
-    """Whether a text spells a number; floats are compared in their own precision.
+def whole_number(text: str | bytes) -> int | None:
+    """The 64-bit whole number that a text spells plainly, as 7 and not 007; None for other text."""
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    if not re.fullmatch("-?[0-9]{1,19}", text):
+        return None
+    number = int(text)
+    return number if str(number) == text and UNSEEN_WHOLE < number < 2**63 else None
 
-    Python would also read " 7" and 18_24, which are other texts.
+
+def as_values(texts: Iterable[str]) -> np.ndarray:
+    """The distinct values of a category, ascending, from their texts.
+
+    They are int64 if all texts are plain whole numbers, except empty ones (missing) and `UNSEEN`,
+    which become `MISSING_WHOLE` and `UNSEEN_WHOLE`, the first. Otherwise they are text.
     """
-    if "_" in text or text != text.strip():
-        return False
-    kind = type(number) if isinstance(number, float | np.floating) else float
-    with suppress(ValueError, OverflowError):
-        return bool(kind(text) == number)
-    return False
+    distinct = set(texts)
+    values = {text: whole_number(text) for text in distinct - {"", UNSEEN}}
+    if not values or None in values.values():
+        return np.array(sorted(distinct), dtype=str)
+    special = {"": MISSING_WHOLE, UNSEEN: UNSEEN_WHOLE}
+    whole = [special[text] if text in special else values[text] for text in distinct]
+    return np.sort(np.array(whole, np.int64))
 
 
-def _as_whole(name: str, raw: Any) -> int:
-    """A raw value of a category whose values are whole numbers."""
-    single = isinstance(raw, str | Real) and not isinstance(raw, bool)
-    with suppress(TypeError, ValueError, OverflowError):
-        value = int(raw)
-        if single and (isinstance(raw, str) or value == raw):
-            return value
-    raise InputError(f"campaign attributes: {name} is {raw!r}, expected a whole number")
+def as_texts(values: np.ndarray) -> list[str]:
+    """The texts of a category's values; see `as_values`."""
+    if values.dtype.kind == "U":
+        return values.tolist()
+    special = {MISSING_WHOLE: "", UNSEEN_WHOLE: UNSEEN}
+    return [special.get(value, str(value)) for value in values.tolist()]
+
+
+def union_of_values(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The distinct values of two vocabularies of a field, ascending."""
+    if (one.dtype.kind == "U") == (other.dtype.kind == "U"):
+        return np.union1d(one, other)
+    return as_values([*as_texts(one), *as_texts(other)])
+
+
+def as_kind(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """A category's values as text or whole numbers, as others are; other texts are unseen."""
+    if (values.dtype.kind == "U") == (like.dtype.kind == "U"):
+        return values
+    if like.dtype.kind == "U":
+        return np.array(as_texts(values), dtype=str)
+    whole = [MISSING_WHOLE if not text else whole_number(text) for text in values.tolist()]
+    return np.array([UNSEEN_WHOLE if n is None else n for n in whole], np.int64)
 
 
 def _tell_apart(numbers: Sequence[float]) -> list[str]:
@@ -409,13 +395,3 @@ def _tell_apart(numbers: Sequence[float]) -> list[str]:
         if len(set(texts)) == len(texts):
             break
     return texts
-
-
-def _as_number(name: str, raw: Any) -> float:
-    """A raw value of a field with ``edges``, as a float; NaN if it is missing."""
-    try:
-        if isinstance(raw, bool):
-            raise TypeError("true and false are not numbers")
-        return float("nan") if raw is None or raw == "" else float(raw)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"campaign attributes: {name} is {raw!r}, expected a number") from error

@@ -1,12 +1,14 @@
 """Batches are a function of (seed, step), of the right campaigns, disjoint where they should be."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from toy import dataset
+from toy import dataset, with_own_rows
 
+from experiments.baselines.reference_sets import ReferenceSampler
 from metaheac_jax.data import batches, samplers
 from metaheac_jax.data.batches import (
     Batch,
@@ -17,27 +19,13 @@ from metaheac_jax.data.batches import (
     generator,
 )
 from metaheac_jax.data.examples import Examples
-from metaheac_jax.data.reference_sets import ReferenceSampler
-from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler, GroupSampler
+from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.errors import InputError
-from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.table.layout import Ids
 from metaheac_jax.threads import in_threads
 
 DATA = dataset()
 TRAIN = np.arange(8)
-
-
-def told_apart(data):
-    """The same examples, but every user and every campaign has a value, and a row, of its own."""
-    users, campaigns = data.num_users, data.num_campaigns
-    return replace(
-        data,
-        schema=Schema((Field("id"),), (Field("id of the campaign"),)),
-        vocabulary=Vocabulary((np.arange(users), np.arange(campaigns))),
-        user_rows=np.arange(users, dtype=np.int32)[:, None],
-        campaign_rows=users + np.arange(campaigns, dtype=np.int32)[:, None],
-    )
 
 
 def decode(rows, ids, pad):
@@ -92,7 +80,7 @@ def test_rows_are_stage_one_examples_of_the_campaign():
 @pytest.mark.parametrize("disjoint", [True, False])
 def test_support_and_query_share_an_example_only_if_drawn_independently(disjoint):
     # A campaign of the toy has 300 examples, each of another user.
-    data = told_apart(DATA)
+    data = with_own_rows(DATA)
     batch = sampler(data, disjoint=disjoint, batch_size=100)(11)
     sides = [examples_of(batch, side, data)[1] for side in ("support", "query")]
     for support, query in zip(*sides, strict=True):
@@ -101,23 +89,17 @@ def test_support_and_query_share_an_example_only_if_drawn_independently(disjoint
         assert bool(set(support) & set(query)) == (not disjoint)
 
 
-def test_a_step_takes_distinct_campaigns():
-    data = told_apart(DATA)
-    for step in range(20):
-        fields, _ = examples_of(sampler(data)(step), "support", data)
-        assert len({tuple(own) for own in fields}) == 4
-
-
 def test_a_step_tells_the_campaigns_of_its_batch_in_order():
-    data = told_apart(DATA)
+    data = with_own_rows(DATA)
     draw = sampler(data)
     fields, _ = examples_of(draw(7), "support", data)
     drawn = np.concatenate(fields) - data.num_users
     assert draw.campaigns_of(7).tolist() == data.campaign_ids[drawn].tolist()
+    assert all(len({*draw.campaigns_of(step).tolist()}) == 4 for step in range(20))
 
 
 def test_a_short_campaign_gives_what_it_has():
-    data = told_apart(dataset(per_campaign=31))
+    data = with_own_rows(dataset(per_campaign=31))
     batch = sampler(data, campaigns_per_step=2)(0)
     np.testing.assert_array_equal(batch.support.weight.sum(1), 15)
     np.testing.assert_array_equal(batch.query.weight.sum(1), 16)
@@ -151,27 +133,6 @@ def test_a_step_of_more_campaigns_than_there_are_is_refused():
         sampler(campaigns_per_step=9)
 
 
-def test_plain_batches_hold_their_own_campaigns_fields():
-    batch = ExampleSampler(DATA, TRAIN, seed=0, batch_size=500)(3)
-    assert batch.examples.ids.user.shape == (500, 6)
-    fields = decode(batch.rows, batch.examples.ids.campaign, DATA.num_rows)
-    assert {tuple(f) for f in fields} == {tuple(f) for f in DATA.campaign_rows[TRAIN]}
-
-
-def test_a_plain_batch_has_no_example_twice():
-    data = told_apart(DATA)
-    rows, examples = ExampleSampler(data, TRAIN, seed=0, batch_size=500)(3)
-    pairs = np.concatenate([rows[examples.ids.user], rows[examples.ids.campaign]], axis=1)
-    # Drawn with replacement from 8 x 300, 500 would have some 50 pairs twice.
-    assert len(np.unique(pairs, axis=0)) == len(pairs) == 500
-    known = {
-        (*data.user_rows[data.stage1.user[e]], *data.campaign_rows[c]): data.stage1.label[e]
-        for c in TRAIN
-        for e in range(*data.stage1.offsets[c : c + 2])
-    }
-    assert [known[tuple(pair)] for pair in pairs] == examples.label.tolist()
-
-
 @pytest.mark.parametrize("campaigns", [[0, 1, 2, 3, 4, 5], [4, 1], [3]])
 def test_plain_batches_are_of_all_training_campaigns_alike(campaigns):
     sampler = ExampleSampler(DATA, np.array(campaigns), seed=3, batch_size=16)
@@ -188,14 +149,6 @@ def test_plain_batches_are_of_all_training_campaigns_alike(campaigns):
         )
 
 
-def test_a_plain_batch_of_all_examples_and_more_has_each_once():
-    data = told_apart(DATA)
-    rows, examples = ExampleSampler(data, TRAIN[:2], seed=0, batch_size=10_000)(0)
-    assert examples.weight.sum() == len(examples.label) == 600
-    pairs = np.concatenate([rows[examples.ids.user], rows[examples.ids.campaign]], axis=1)
-    assert len(np.unique(pairs, axis=0)) == 600
-
-
 def test_an_owned_batch_tells_each_examples_campaign():
     chosen = np.array([9, 2, 5])
     draw = ExampleSampler(DATA, chosen, seed=0, batch_size=500)
@@ -207,29 +160,18 @@ def test_an_owned_batch_tells_each_examples_campaign():
 
 
 @pytest.mark.parametrize(("batch_size", "dropout"), [(500, 0.0), (501, 0.3), (10_000, 0.0)])
-def test_groups_have_the_examples_of_a_plain_batch_in_order(batch_size, dropout):
-    draw = ExampleSampler(DATA, TRAIN[:2], seed=0, batch_size=batch_size, value_dropout=dropout)
-    expected, pad = draw(3), DATA.num_rows
-    plain = decode(expected.rows, expected.examples.ids.user, pad)
-    fields = decode(expected.rows, expected.examples.ids.campaign, pad)
-    parts = [range(1), range(1, 3)]
-    batches = [GroupSampler(DATA, draw, num_groups=3, part=part)(3) for part in parts]
-    for name, whole in (("user", plain), ("campaign", fields)):
-        found = []
-        for batch in batches:
-            own = [decode(batch.rows, own, pad) for own in batch.own_rows]
-            ids = getattr(batch.query.ids, name)
-            found += [decode(*pair, pad) for pair in zip(own, ids, strict=True)]
-        found = np.concatenate(found)
-        np.testing.assert_array_equal(found[: len(whole)], whole)
-        assert (found[len(whole) :] == pad).all()
-    label, weight = (
-        np.concatenate([getattr(batch.query, name).ravel() for batch in batches])
-        for name in ("label", "weight")
+def test_processes_read_the_parts_of_a_plain_batch_in_order(batch_size, dropout):
+    build = partial(
+        ExampleSampler, DATA, TRAIN[:2], seed=0, batch_size=batch_size, value_dropout=dropout
     )
-    np.testing.assert_array_equal(label[: len(plain)], expected.examples.label)
-    assert weight.sum() == len(plain) == draw.batch_size
-    assert all(batch.support.label.shape == (len(batch.own_rows), 0) for batch in batches)
+    whole, pad = build(), DATA.num_rows
+    parts = [build(part=part) for part in (lambda size: range(99), lambda size: range(99, size))]
+    both = [draw(3) for draw in parts]
+    for name in ("user", "campaign"):
+        ids = [decode(b.rows, getattr(b.examples.ids, name), pad) for b in [whole(3), *both]]
+        np.testing.assert_array_equal(np.concatenate(ids[1:]), ids[0])
+    labels = np.concatenate([batch.examples.label for batch in both])
+    np.testing.assert_array_equal(labels, whole(3).examples.label)
 
 
 def users_of(batch, side):
@@ -264,12 +206,6 @@ def test_value_dropout_leaves_out_that_fraction_of_users_values_and_nothing_else
     assert abs(kept / present - 0.7) < 4 * np.sqrt(0.3 * 0.7 / present)
 
 
-def test_what_is_left_out_does_not_depend_on_what_is_drawn():
-    """In plain training, whose examples are drawn with the other generator of the step."""
-    drawn = generator(3, 7).random((200, 6), np.float32) < 0.5
-    assert (samplers.left_out((200, 6), 0.5, seed=3, step=7, number=0) != drawn).any()
-
-
 def test_plain_batches_leave_out_values_too():
     plain = [
         ExampleSampler(DATA, TRAIN, seed=0, batch_size=200, value_dropout=p)(3) for p in (0, 0.5)
@@ -297,7 +233,7 @@ def test_several_threads_draw_what_one_does(draw):
 def test_steps_of_one_shape(monkeypatch):
     """Though they touch different numbers of rows, and no size is rounded up."""
     monkeypatch.setattr(samplers, "_QUANTUM", 1)
-    draw = sampler(told_apart(dataset(users=2000)), value_dropout=0.5, seed=6)
+    draw = sampler(with_own_rows(dataset(users=2000)), value_dropout=0.5, seed=6)
     assert len({(draw(step).rows.shape, draw(step).own_rows.shape) for step in range(50)}) == 1
 
 
@@ -375,9 +311,9 @@ def small_batch(*, user=None, campaign=None, label=(1, 0), weight=(1, 1)):
         ({"user": np.full((2, 6), -1)}, "it: the ids include -1, expected 0 to 45, or 46 to pad"),
         ({"campaign": [3, 47]}, "it: the ids include 47, expected 0 to 45, or 46 to pad"),
         ({"user": np.zeros((2, 6))}, "it: the ids are float64, expected whole numbers"),
-        ({"label": (1, -1)}, "it: label -1, expected 1 for a seed or 0 for a non-seed"),
-        ({"label": (1, np.nan)}, "it: label nan, expected 1"),
-        ({"weight": (1, 0)}, "it: a weight is 0, expected 1"),
+        ({"label": (1, -1)}, "it: a label is neither 1"),
+        ({"label": (1, np.nan)}, "it: a label is neither 1"),
+        ({"weight": (1, 0)}, "it: a weight is not 1"),
     ],
 )
 def test_examples_that_would_be_computed_on_in_silence_are_refused(changes, said):
@@ -388,37 +324,29 @@ def test_examples_that_would_be_computed_on_in_silence_are_refused(changes, said
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("count", "positive", "said"), [(3, 1, "1 seeds among 3"), (50, 0, "0 seeds among 50"),
-                                    (50, 50, "50 seeds among 50")],
-)  # fmt: skip
+@pytest.mark.parametrize(("count", "positive"), [(3, 1), (50, 0), (50, 50)])
 @pytest.mark.parametrize("kind", [int, "S"])
-def test_a_campaign_that_nothing_can_be_trained_on_is_named(count, positive, said, kind):
-    offsets = np.arange(13) * count
-    label = np.tile(np.arange(count) < positive, 12).astype(np.int8)
-    data = replace(DATA, stage1=Examples(offsets, np.zeros(12 * count, np.int32), label))
-    data = replace(data, campaign_ids=data.campaign_ids.astype(kind))
-    with pytest.raises(InputError, match=f"campaign 120: .*{said}.* for 1 more: 130$"):
-        check_campaigns(data, [2, 3])
+@pytest.mark.parametrize(("few", "named"), [(50, "150, 160$"), (1, r"150, [.]{3}$")])
+def test_campaigns_that_nothing_can_be_trained_on_are_named(
+    monkeypatch, count, positive, kind, few, named
+):
+    monkeypatch.setattr(batches, "_SHOWN", few)
+    stage = DATA.stage1
+    counts = np.where(np.isin(np.arange(12), [4, 5, 6]), count, stage.counts)
+    labels = np.concatenate([np.arange(own) < (positive if own == count else 30) for own in counts])
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    bad = Examples(offsets, np.zeros(offsets[-1], np.int32), labels.astype(np.int8))
+    data = replace(DATA, stage1=bad, campaign_ids=DATA.campaign_ids.astype(kind))
+    check_campaigns(data, [0, 1, 2, 3])
+    said = f"campaign 140: .* {positive} seeds among {count} .*{named}"
+    with pytest.raises(InputError, match=said):
+        check_campaigns(data, np.arange(8))
 
 
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        ([4], "; add examples, or leave the campaign out$"),
-        ([4, 5, 7], "out; the same holds for 2 more: 150, 170$"),
-        (range(4, 8), "; the same holds for 3 more: 150, 160, 170$"),
-        (range(4, 11), "; the same holds for 6 more: 150, 160, 170, [.]{3}$"),
-    ],
-)
-def test_all_campaigns_that_nothing_can_be_trained_on_are_named_at_once(monkeypatch, bad, said):
-    monkeypatch.setattr(batches, "_SHOWN", 3)
-    label = np.tile(np.arange(40) < 9, 12).reshape(12, 40).astype(np.int8)
-    label[list(bad)] = 1
-    stage1 = Examples(np.arange(13) * 40, np.zeros(480, np.int32), label.ravel())
-    with pytest.raises(InputError, match=f"^campaign 140: stage 1 has 40 seeds among 40.*{said}"):
-        check_campaigns(replace(DATA, stage1=stage1), np.arange(12))
-    check_campaigns(replace(DATA, stage1=stage1), [0, 1, 3])
+@pytest.mark.parametrize("campaigns", [[], [1, 1], [-1], [12], [1.0], [[1]]])
+def test_what_are_no_campaigns_is_refused(campaigns):
+    with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 11"):
+        check_campaigns(DATA, campaigns)
 
 
 def test_a_step_that_touches_more_than_was_probed_takes_a_larger_shape():

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from toy import SIZES, dataset
 
-from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import Lengths, length_classes, with_lengths
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
@@ -77,12 +76,3 @@ def test_lengths_of_a_class_share_a_row_and_lists_have_rows_of_their_own():
     np.testing.assert_array_equal(found[:, -2], [10 + sum(classes <= length) for length in x])
     np.testing.assert_array_equal(found[:, -1], 10 + 1 + len(classes) + y)
     np.testing.assert_array_equal(jax.jit(lengths.users)(jnp.asarray(users)), found)
-
-
-def test_samplers_take_it():
-    longer, _ = with_lengths(DATA)
-    examples, plain = (campaign_examples(data, data.campaign(2)) for data in (longer, DATA))
-    np.testing.assert_array_equal(examples.label, plain.label)
-    of = DATA.stage1.of(2)
-    np.testing.assert_array_equal(examples.ids.user, longer.user_rows[DATA.stage1.user[of]])
-    assert examples.ids.user.dtype == examples.ids.campaign.dtype == np.int32

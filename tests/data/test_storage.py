@@ -18,7 +18,7 @@ from metaheac_jax.data.storage import (
     write_dataset,
 )
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import new_directory
+from metaheac_jax.files import new_array, new_directory
 from metaheac_jax.schema import Field, Schema, Vocabulary
 
 SCHEMA = Schema((Field("age"), Field("likes", 3)), (Field("kind"),))
@@ -46,6 +46,11 @@ def world() -> Dataset:
         stage2=stage2,
         sensitive={"sex": SensitiveField(np.array(["f", "m"]), np.array([[1], [2], [0]], "i4"))},
     )
+
+
+def file_of(folder, column) -> Path:
+    [path] = folder.glob(f"{column}-*.npy")
+    return path
 
 
 def same(one, two) -> None:
@@ -84,11 +89,6 @@ def test_round_trip(tmp_path):
     assert data.stage1.positives.tolist() == [0, 1]
 
 
-def test_whether_users_have_several_rows_is_kept(tmp_path):
-    write_dataset(dataclasses.replace(world(), one_row_per_user=False), tmp_path / "out")
-    assert not open_dataset(tmp_path / "out").one_row_per_user
-
-
 def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path, monkeypatch):
     """Wherever its columns are, and whatever it is called."""
     monkeypatch.setattr(storage, "_BLOCK", 2)  # the last user is in the second block
@@ -107,18 +107,9 @@ def test_the_digest_of_a_content_is_that_of_what_is_in_it(tmp_path, monkeypatch)
         dataclasses.replace(world(), stage2=stage1),
         dataclasses.replace(world(), user_rows=last),
         dataclasses.replace(world(), stage1=dataclasses.replace(stage1, probability=None)),
+        dataclasses.replace(world(), sensitive={"age": world().sensitive["sex"]}),
     ]
     assert len({digest, *map(content_digest, others)}) == 1 + len(others)
-
-
-def test_the_digest_of_a_content_tells_names_and_shapes_apart():
-    """Of columns with the same bytes in the same order."""
-    sensitive = {"age": world().sensitive["sex"]}
-    others = [
-        dataclasses.replace(world(), user_rows=world().user_rows.reshape(4, 3)),
-        dataclasses.replace(world(), sensitive=sensitive),
-    ]
-    assert len({content_digest(data) for data in (world(), *others)}) == 3
 
 
 def test_parents_are_made_and_an_older_target_is_replaced(tmp_path):
@@ -127,17 +118,6 @@ def test_parents_are_made_and_an_older_target_is_replaced(tmp_path):
     write_dataset(world(), target)
     assert open_dataset(target).name == "toy"
     assert [path.name for path in target.parent.iterdir()] == ["b"]
-
-
-def test_crash_leaves_nothing(tmp_path):
-    def crash() -> None:
-        with new_directory(tmp_path / "out", marker=MANIFEST) as directory:
-            (directory / "user_key.npy").write_bytes(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        crash()
-    assert not list(tmp_path.iterdir())
 
 
 def test_crash_leaves_the_older_dataset(tmp_path):
@@ -149,31 +129,18 @@ def test_crash_leaves_the_older_dataset(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("relative", [False, True])
-def test_column_streamed_to_its_place_is_left_there(tmp_path, monkeypatch, relative):
+def test_a_column_streamed_to_its_place_is_left_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with new_directory(Path("out") if relative else tmp_path / "out", marker=MANIFEST) as directory:
-        rows = np.lib.format.open_memmap(
-            directory / "user_rows.npy", mode="w+", dtype=np.int32, shape=(3, 4)
-        )
+    with new_directory(Path("out"), marker=MANIFEST) as directory:
+        rows = new_array(directory / "user_rows.npy", np.int32, (3, 4))
         rows[:] = world().user_rows
         before = (directory / "user_rows.npy").stat().st_ino
         write_columns(dataclasses.replace(world(), user_rows=rows), directory)
-        assert (directory / "user_rows.npy").stat().st_ino == before
+        assert file_of(directory, "user_rows").stat().st_ino == before
     same(world(), open_dataset(tmp_path / "out"))
-
-
-def test_column_mapped_from_elsewhere_is_copied(tmp_path):
-    write_dataset(world(), tmp_path / "one")
-    write_dataset(open_dataset(tmp_path / "one"), tmp_path / "two")
-    same(world(), open_dataset(tmp_path / "two"))
-
-
-def test_column_mapped_from_elsewhere_replaces_what_is_in_its_place(tmp_path):
-    write_dataset(world(), tmp_path / "one")
-    with new_directory(tmp_path / "two", marker=MANIFEST) as directory:
+    with new_directory(tmp_path / "two", marker=MANIFEST) as directory:  # a map of another file
         np.save(directory / "user_rows.npy", np.zeros((3, 4), np.int32))
-        write_columns(open_dataset(tmp_path / "one"), directory)
+        write_columns(open_dataset(tmp_path / "out"), directory)
     same(world(), open_dataset(tmp_path / "two"))
 
 
@@ -185,68 +152,38 @@ def test_column_computed_from_a_map_is_written(tmp_path):
     assert open_dataset(tmp_path / "out").user_ids.tolist() == [31, 11, 21]
 
 
-def test_a_folder_without_a_manifest_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"has no manifest\.json; prepare the data first"):
-        open_dataset(tmp_path)
-    with pytest.raises(InputError, match=r"has no manifest\.json; prepare the data first"):
-        open_dataset(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "not valid JSON"),
-        ("3", "not valid JSON"),
-        ("[]", "format None, expected 'metaheac_jax dataset 3'"),
-        ('{"format": "x"}', "format 'x', expected 'metaheac_jax dataset 3'"),
-        ('{"format": "metaheac_jax dataset 3"}', "altered since it was written"),
+        (None, "has no manifest.json; prepare"),
+        ("{", "manifest.json: not valid JSON"),
+        ("3", "manifest.json: not valid JSON"),
+        ('{"format": "x"}', "manifest.json: format 'x', expected 'metaheac_jax dataset 4'"),
+        ('{"format": "metaheac_jax dataset 4"}', "manifest.json: altered since it was written"),
     ],
 )
 def test_an_invalid_manifest_is_refused(tmp_path, text, words):
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match=f"manifest.json: {words}"):
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=words):
         open_dataset(tmp_path)
 
 
 def test_every_file_is_named_when_missing_short_or_altered(tmp_path):
     write_dataset(world(), tmp_path / "out")
-    names = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
+    names = json.loads((tmp_path / "out" / MANIFEST).read_text())["files"]
     assert len(names) == 4 + 3 + 4 + 3 + 2
     for name in names:
         path = tmp_path / "out" / name
         content = path.read_bytes()
-        for spoilt, words in (
-            (None, "missing"),
-            (content[:-1], f"{len(content) - 1} bytes, expected {len(content)}"),
-            (content[:-1] + bytes([content[-1] ^ 1]), "altered"),
-        ):
+        altered = content[:-1] + bytes([content[-1] ^ 1])
+        for spoilt, words in ((None, "missing"), (content[:-1], "bytes"), (altered, "altered")):
             path.unlink()
             if spoilt is not None:
                 path.write_bytes(spoilt)
-            with pytest.raises(InputError) as caught:
+            with pytest.raises(InputError, match=f"{path}: .*{words}"):
                 open_dataset(tmp_path / "out")
-            assert str(path) in str(caught.value)
-            assert words in str(caught.value)
             path.write_bytes(content)
-    same(world(), open_dataset(tmp_path / "out"))
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [('"toy"', '"toi"'), ('"users": 3', '"users": 4'), ('"slots": 3', '"slots": 2')]
-)
-def test_an_altered_manifest_is_noticed(tmp_path, old, new):
-    write_dataset(world(), tmp_path / "out")
-    path = tmp_path / "out" / MANIFEST
-    text = path.read_text()
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new))
-    with pytest.raises(InputError, match=r"manifest\.json: altered since it was written") as error:
-        open_dataset(tmp_path / "out", verify=False)
-    assert "\n" not in str(error.value)
-
-
-def test_alteration_goes_unnoticed_only_if_asked(tmp_path):
-    write_dataset(world(), tmp_path / "out")
-    path = tmp_path / "out" / "user_key.npy"
+    path = file_of(tmp_path / "out", "user_key")
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    open_dataset(tmp_path / "out", verify=False)
+    open_dataset(tmp_path / "out", verify=False)  # only if that is asked for

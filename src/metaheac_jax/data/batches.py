@@ -16,6 +16,7 @@ import numpy as np
 
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.examples import is_repeat
 from metaheac_jax.errors import InputError
 from metaheac_jax.table.layout import Ids, Layout
 
@@ -115,39 +116,27 @@ def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
         or a weight is not 1.
     """
     user, label, weight = (np.asarray(a) for a in (batch.ids.user, batch.label, batch.weight))
+    fields = np.shape(batch.ids.campaign)  # of one campaign, which all examples share
+    wrong = ""
     if not len(label):
-        raise InputError(f"{name}: no examples; give it seeds and non-seeds")
-    if not len(user) == len(label) == len(weight):
-        raise InputError(
-            f"{name}: {len(user)} users, {len(label)} labels and {len(weight)} weights; expected "
-            "equal numbers"
-        )
+        wrong = "no examples; give it seeds and non-seeds"
+    elif not len(user) == len(label) == len(weight):
+        wrong = f"{len(user)} users, {len(label)} labels and {len(weight)} weights; lengths differ"
+    elif fields != (layout.num_campaign_fields,):
+        wrong = f"campaign ids of shape {fields}, expected {layout.num_campaign_fields} fields"
+    elif not np.isin(label, (0, 1)).all():
+        wrong = "a label is neither 1 for a seed nor 0 for a non-seed"
+    elif not (weight == 1).all():
+        wrong = "a weight is not 1; take the examples to customise on with Batch.pick"
+    if wrong:
+        raise InputError(f"{name}: {wrong}")
     check_slots(user, layout.num_slots)
-    fields = np.shape(batch.ids.campaign)
-    if fields != (layout.num_campaign_fields,):  # one campaign, which all examples share
-        raise InputError(
-            f"{name}: campaign ids of shape {fields}, expected {layout.num_campaign_fields} fields"
-        )
     for ids in jax.tree.leaves(batch.ids):
         check_ids(np.asarray(ids), num_rows, f"{name}: the ids")
-    wrong = ~np.isin(label, (0, 1))
-    if wrong.any():
-        raise InputError(
-            f"{name}: label {label[wrong][0]}, expected 1 for a seed or 0 for a non-seed"
-        )
-    if not (weight == 1).all():
-        raise InputError(
-            f"{name}: a weight is {weight[weight != 1][0]}, expected 1; take the examples to "
-            "customise on with Batch.pick"
-        )
 
 
 def check_slots(users: UserRows, num_slots: int) -> None:
-    """Refuses rows of users whose shape is not (P, ``num_slots``).
-
-    Raises:
-      InputError: the shape is wrong; the message gives it and ``num_slots``.
-    """
+    """Refuses with an `InputError` rows of users whose shape is not (P, ``num_slots``)."""
     if len(users.shape) != 2 or users.shape[1] != num_slots:
         raise InputError(
             f"users: ids of shape {users.shape}, expected {num_slots} slots per user; they "
@@ -159,7 +148,7 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
     """Refuses ids outside the table: a gather would wrap a negative one and drop a large one.
 
     Raises:
-      InputError: the ids are not whole numbers, or one is outside; the message gives the first.
+      InputError: there is such an id, or one that is not a whole number.
     """
     if ids.dtype.kind not in "iu":
         raise InputError(f"{what} are {ids.dtype}, expected whole numbers")
@@ -171,24 +160,14 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
 
 
 def check_indices(dataset: Dataset, campaigns: np.ndarray) -> None:
-    """Refuses an array that is not one or more distinct campaign indices.
-
-    Raises:
-      InputError: it is empty, or an index is repeated, out of range or not a whole number; or the
-        data has no campaigns.
-    """
+    """Refuses with an `InputError` an array that is not one or more distinct campaign indices."""
     if not dataset.num_campaigns:
         raise InputError(
             f"{dataset.where}: has users alone; prepare campaigns and examples to train on"
         )
     most = dataset.num_campaigns - 1
-    once = campaigns.ndim == 1 and len(np.unique(campaigns)) == len(campaigns) > 0
-    if (
-        not once
-        or campaigns.dtype.kind not in "iu"
-        or campaigns.min() < 0
-        or campaigns.max() > most
-    ):
+    whole = campaigns.ndim == 1 and campaigns.dtype.kind in "iu" and campaigns.size
+    if not whole or is_repeat(campaigns).any() or campaigns.min() < 0 or campaigns.max() > most:
         raise InputError(
             f"{dataset.where}: campaigns: expected one or more distinct indices from 0 to {most}"
         )
@@ -207,22 +186,20 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
     """Refuses campaigns that no model can be trained on.
 
     Raises:
-      InputError: they are not distinct campaign indices, or a campaign is not usable, see
-        `is_usable`; the message names up to 51 such campaigns.
+      InputError: they are not distinct campaign indices, or some are not `is_usable`; the message
+        names them.
     """
     chosen = np.asarray(campaigns)
     check_indices(dataset, chosen)
     bad = chosen[~is_usable(dataset)[chosen]]
-    if not len(bad):
-        return
-    stage, others = dataset.stage1, bad[1:]
-    same = f"; the same holds for {len(others)} more: {list_campaigns(dataset, others)}"
-    raise InputError(
-        f"campaign {plain_id(dataset.campaign_ids[bad[0]])}: stage 1 has {stage.positives[bad[0]]} "
-        f"seeds among {stage.counts[bad[0]]} examples; expected seeds and non-seeds, "
-        f"{_MIN_EXAMPLES} examples or more; add examples, or leave the campaign "
-        f"out{same if len(others) else ''}"
-    )
+    if len(bad):
+        seeds, count = dataset.stage1.positives[bad[0]], dataset.stage1.counts[bad[0]]
+        others = f"; so have {list_campaigns(dataset, bad[1:])}" if len(bad) > 1 else ""
+        raise InputError(
+            f"campaign {plain_id(dataset.campaign_ids[bad[0]])}: stage 1 has {seeds} seeds among "
+            f"{count} examples; expected seeds and non-seeds, {_MIN_EXAMPLES} examples or more; "
+            f"add examples, or leave the campaign out{others}"
+        )
 
 
 def list_campaigns(dataset: Dataset, campaigns: np.ndarray) -> str:
@@ -240,26 +217,25 @@ def gather(dataset: Dataset, examples: np.ndarray, campaign: np.ndarray, pad_to:
       campaign: table rows, (N,) of the campaign that all examples share, or (B, N).
       pad_to: B.
     """
-    stage = dataset.stage1
-    return as_batch(dataset, stage.user[examples], stage.label[examples], campaign, pad_to)
+    users, label = dataset.stage1.user[examples], dataset.stage1.label[examples]
+    return _as_batch(dataset, users, label, campaign, pad_to)
 
 
-def as_batch(
+def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
+    """D_c, the examples on which a campaign's model is customised; ids are table rows."""
+    users, labels = campaign.users, campaign.labels
+    return _as_batch(dataset, users, labels, campaign.rows, len(users))
+
+
+def _as_batch(
     dataset: Dataset, users: np.ndarray, label: np.ndarray, campaign: np.ndarray, pad_to: int
 ) -> Batch:
-    """A `Batch` of users, given by index, with labels (n,); see `gather`."""
     n = len(users)
     user = np.full((pad_to, dataset.user_rows.shape[1]), dataset.num_rows, np.int32)
     user[:n] = dataset.user_rows[users]
     padded, weight = np.zeros(pad_to, np.float32), np.zeros(pad_to, np.float32)
     padded[:n], weight[:n] = label, 1
     return Batch(Ids(user, campaign), padded, weight)
-
-
-def campaign_examples(dataset: Dataset, campaign: Campaign) -> Batch:
-    """D_c, the examples on which a campaign's model is customised; ids are table rows."""
-    users, labels = campaign.users, campaign.labels
-    return as_batch(dataset, users, labels, campaign.rows, len(users))
 
 
 class CampaignExamples(Sequence[Batch]):

@@ -5,7 +5,7 @@ Axes: C campaigns, E examples of a stage, n values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,12 +19,15 @@ class Examples:
       user: (E,) int32, index of the example's user.
       label: (E,) int8, 1 for a seed (converted) and 0 for a non-seed.
       probability: (E,) float32, the true conversion probability; None unless simulated.
+      audience: (E,) bool, whether the user was in an audience that this system chose; None if no
+        example comes from one.
     """
 
     offsets: np.ndarray
     user: np.ndarray
     label: np.ndarray
     probability: np.ndarray | None = None
+    audience: np.ndarray | None = None
 
     def of(self, campaign: int) -> slice:
         """The slice of one campaign's examples."""
@@ -46,16 +49,14 @@ class Examples:
         """(E,) index of each example's campaign."""
         return np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
 
+    @property
+    def in_audience(self) -> np.ndarray:
+        """(E,) bool, ``audience``, false where that is None."""
+        return np.zeros(len(self.user), bool) if self.audience is None else self.audience
+
     def pick(self, kept: np.ndarray) -> Examples:
         """The examples that an (E,) mask keeps, in the same order."""
-        chance = self.probability
-        return group_by_campaign(
-            self.campaign[kept],
-            self.user[kept],
-            self.label[kept],
-            num_campaigns=len(self.counts),
-            probability=None if chance is None else chance[kept],
-        )
+        return self._of(np.flatnonzero(kept))
 
     def shuffled(self) -> Examples:
         """The same examples, shuffled within each campaign; every call gives the same order.
@@ -63,13 +64,18 @@ class Examples:
         Files may list the seeds first, but the order of examples must not reveal their labels.
         """
         draw = np.random.Generator(np.random.Philox(0)).random(len(self.user), np.float32)
-        order = np.lexsort((draw, self.campaign))
-        chance = self.probability
-        return replace(
-            self,
-            user=self.user[order],
-            label=self.label[order],
-            probability=None if chance is None else chance[order],
+        return self._of(np.lexsort((draw, self.campaign)))
+
+    def _of(self, places: np.ndarray) -> Examples:
+        """The examples at these places, by campaign."""
+        chance, audience = self.probability, self.audience
+        return group_by_campaign(
+            self.campaign[places],
+            self.user[places],
+            self.label[places],
+            num_campaigns=len(self.counts),
+            probability=None if chance is None else chance[places],
+            audience=None if audience is None else audience[places],
         )
 
 
@@ -80,6 +86,7 @@ def group_by_campaign(
     *,
     num_campaigns: int,
     probability: np.ndarray | None = None,
+    audience: np.ndarray | None = None,
 ) -> Examples:
     """Groups examples by campaign index, and keeps the given order within a campaign."""
     order = np.argsort(campaign, kind="stable")
@@ -89,6 +96,7 @@ def group_by_campaign(
         user=user[order].astype(np.int32),
         label=label[order].astype(np.int8),
         probability=None if probability is None else probability[order].astype(np.float32),
+        audience=audience[order] if audience is not None and np.any(audience) else None,
     )
 
 

@@ -99,14 +99,6 @@ class LengthenedUsers:
         return self.lengths.users(np.asarray(self.rows[users]))
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """An unused name: ``name``, with underscores appended if taken. Adds it to ``taken``."""
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
 def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
     """The dataset with a length field per list, and the `Lengths` that adds them to other users.
 
@@ -115,8 +107,12 @@ def with_lengths(dataset: Dataset) -> tuple[Dataset, Lengths]:
     schema, sizes = dataset.schema, dataset.vocabulary.sizes
     fields = len(schema.user)
     lengths = Lengths(schema, dataset.num_rows, sum(sizes[:fields]))
-    names = {field.name for field in schema.fields}
-    added = tuple(Field(_free(f"{field.name}_length", names)) for _, field in lengths.many)
+    names = [field.name for field in schema.fields]
+    for _, field in lengths.many:
+        names.append(f"{field.name}_length")
+        while names[-1] in names[:-1]:
+            names[-1] += "_"
+    added = tuple(map(Field, names[len(schema.fields) :]))
     values = dataset.vocabulary.values
     new = replace(
         dataset,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from metaheac_jax.data.batches import (
@@ -59,7 +58,7 @@ class CampaignSampler:
         batch_size: B, the number of examples in a support set, and in a query set.
         disjoint: whether support and query share no example (the paper) or are drawn independently
           (the authors' program).
-        value_dropout: see `settings.Settings`.
+        value_dropout: probability that a value of a user is left out.
         part: which of a step's campaigns this process reads, by position, if other processes read
           the others; None for all.
 
@@ -160,8 +159,12 @@ class ExampleSampler:
         seed: int,
         batch_size: int,
         value_dropout: float = 0.0,
+        part: Callable[[int], range] = range,
     ) -> None:
-        """Args: as `CampaignSampler`; B examples are drawn without replacement within a step."""
+        """Args: as `CampaignSampler`; B examples are drawn without replacement within a step.
+
+        ``part`` maps B to the examples that this process reads, by position.
+        """
         check_campaigns(dataset, campaigns)
         self._dataset, self._seed, self._value_dropout = dataset, seed, value_dropout
         self._campaigns = np.sort(campaigns)
@@ -169,6 +172,8 @@ class ExampleSampler:
         counts = dataset.stage1.counts[self._campaigns]
         self._before = np.concatenate([[0], np.cumsum(counts)])
         self.batch_size = min(batch_size, int(self._before[-1]))
+        own = part(self.batch_size)
+        self._part = slice(own.start, own.stop)
         self._index = dataset.layout.row_index(dataset.num_rows)
         self._size = _padded_size(max(len(self._draw(step)[2]) for step in _PROBED))
 
@@ -183,15 +188,10 @@ class ExampleSampler:
         owner = np.searchsorted(self._campaigns, campaign).astype(np.int32)
         return OwnedBatch(rows, batch._replace(ids=ids), owner)
 
-    def left_out(self, step: int) -> np.ndarray:
-        """(B, S) bool, which values of its users a step leaves out."""
-        shape = self.batch_size, self._dataset.user_rows.shape[1]
-        return left_out(shape, self._value_dropout, self._seed, step, 0)
-
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) stage-1 positions of the examples of one step, and (B,) the campaign of each."""
+        """Stage-1 positions of the examples of one step, and the campaign of each."""
         rng = generator(self._seed, step)
-        drawn = rng.choice(int(self._before[-1]), self.batch_size, replace=False)
+        drawn = rng.choice(int(self._before[-1]), self.batch_size, replace=False)[self._part]
         place = np.searchsorted(self._before, drawn, side="right") - 1
         campaign = self._campaigns[place]
         return self._dataset.stage1.offsets[campaign] + drawn - self._before[place], campaign
@@ -200,48 +200,11 @@ class ExampleSampler:
         """Examples with ids into the whole table, their campaigns, and the rows they touch."""
         examples, campaign = self.positions(step)
         fields = self._dataset.campaign_rows[campaign]
-        batch = gather(self._dataset, examples, fields, self.batch_size)
-        batch.ids.user[self.left_out(step)] = self._dataset.num_rows
+        batch = gather(self._dataset, examples, fields, len(examples))
+        shape = self.batch_size, self._dataset.user_rows.shape[1]
+        missing = left_out(shape, self._value_dropout, self._seed, step, 0)[self._part]
+        batch.ids.user[missing] = self._dataset.num_rows
         return batch, campaign, self._index.distinct(batch.ids)
-
-
-class GroupSampler:
-    """The examples of `ExampleSampler` in groups, for devices that share a step of plain training.
-
-    A group takes the place of a campaign in a `CampaignBatch`: it is a query set, and the support
-    set is empty.
-    """
-
-    def __init__(
-        self, dataset: Dataset, sampler: ExampleSampler, *, num_groups: int, part: range
-    ) -> None:
-        """Args:
-        dataset: the sampler's dataset.
-        sampler: draws all examples of a step.
-        num_groups: C, the number of groups; the last ones may be smaller.
-        part: the groups that this process reads; other processes read the others.
-        """
-        self._dataset, self._sampler, self._part = dataset, sampler, part
-        self._group_size = -(-sampler.batch_size // num_groups)
-        self._batches = _LocalBatches(dataset, self._draw)
-
-    def __call__(self, step: int) -> CampaignBatch:
-        """The batch of one step."""
-        return self._batches(step)
-
-    def _draw(self, step: int) -> tuple[Batch, Batch]:
-        """Empty support sets, and groups with ids into the whole table."""
-        examples, campaign = self._sampler.positions(step)
-        groups, size, missing = [], self._group_size, self._sampler.left_out(step)
-        for group in self._part:
-            some = slice(group * size, (group + 1) * size)
-            rows = self._dataset.campaign_rows[campaign[some]]
-            fields = np.full((size, rows.shape[1]), self._dataset.num_rows, np.int32)
-            fields[: len(rows)] = rows
-            groups.append(gather(self._dataset, examples[some], fields, size))
-            groups[-1].ids.user[: len(rows)][missing[some]] = self._dataset.num_rows
-        query = stacked(groups)
-        return jax.tree.map(lambda leaf: leaf[:, :0], query), query
 
 
 def left_out(

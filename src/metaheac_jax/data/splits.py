@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaheac_jax.data.dataset import COLUMN_FIELDS, Dataset
+from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 
 #: Largest number of positives, over both stages, of the authors' small seed sets.
@@ -45,71 +45,45 @@ def paper_split(
 ) -> Split:
     """The paper's split (section 4.1): campaigns divided 60:40 at random.
 
-    Campaigns of one question stay together, see `questions_of`, if there are several questions. The
-    fraction is then approximate.
-
     A seed set is small if it has at most T seeds (positives of stage 1). In the paper, the ratio of
     small to large seed sets is 8:2.
 
     Args:
       dataset: the campaigns to divide.
-      seed: random seed; it determines the division together with the questions, C,
-        ``train_fraction`` and ``known`` only.
+      seed: random seed; it determines the division together with C, ``train_fraction`` and
+        ``known`` only.
       train_fraction: fraction of the campaigns to train on.
       threshold: T; by default the smallest number of seeds that at least 80% of all campaigns do
         not exceed.
-      known: indices of campaigns that a model has seen, with which training continues. They and,
-        if there are several questions, all others of theirs are training campaigns, also if that is
-        more than the fraction.
+      known: indices of campaigns that a model has seen, with which training continues. They are
+        training campaigns, also if that is more than the fraction.
 
     Raises:
       InputError: there would be no training or no test campaign.
     """
-    count = dataset.num_campaigns
+    count, known = dataset.num_campaigns, np.unique(np.asarray(known, int))
     num_train = round(train_fraction * count)
     if not 0 < num_train < count:
         raise InputError(
             f"split: {count} campaigns at train_fraction {train_fraction} leave {num_train} for "
             f"training and {count - num_train} for testing; at least one of each is needed"
         )
-    question = questions_of(dataset)
-    if question.max() == 0:
-        question = np.arange(count)
-    place = np.random.Generator(np.random.Philox(seed)).permutation(question.max() + 1)
-    first = np.isin(question, question[np.asarray(known, int)])
-    order = np.lexsort((np.argsort(place)[question], ~first))
-    ends = 1 + np.flatnonzero(np.diff(question[order]))
-    if first.any():
-        ends = ends[ends >= first.sum()]
-        if not len(ends):
-            raise InputError(
-                f"{dataset.where}: the model has seen all campaigns, or one of every question, so "
-                "none is left to test; add campaigns, or train on all"
-            )
-    elif np.abs(count - ends - num_train).min() < np.abs(ends - num_train).min():
-        order, ends = order[::-1], count - ends  # the last questions are closer to the fraction
-    num_train = ends[np.argmin(np.abs(ends - num_train))]
+    if len(known) == count:
+        raise InputError(
+            f"{dataset.where}: the model has seen all campaigns, so none is left to test; add "
+            "campaigns, or train on all"
+        )
+    order = np.random.Generator(np.random.Philox(seed)).permutation(count)
+    order = order[np.argsort(~np.isin(order, known), kind="stable")]  # known ones first
+    num_train = max(num_train, len(known))
     small, threshold = small_campaigns(dataset, threshold)
     return Split(np.sort(order[:num_train]), np.sort(order[num_train:]), small, threshold)
-
-
-def questions_of(dataset: Dataset) -> np.ndarray:
-    """(C,) number of each campaign's question, from 0.
-
-    Campaigns made from one column of users ("campaigns_from" of a schema) are answers to one
-    question by the same users. A model that was trained on some of them has seen what these users
-    answered. All other campaigns have a question each.
-    """
-    if tuple(field.name for field in dataset.schema.campaign) != COLUMN_FIELDS:
-        return np.arange(dataset.num_campaigns)
-    return np.unique(dataset.campaign_rows[:, 0], return_inverse=True)[1]
 
 
 def small_campaigns(dataset: Dataset, threshold: int | None = None) -> tuple[np.ndarray, int]:
     """(C,) bool, whether each seed set is small, and T; see `paper_split`."""
     seeds = dataset.stage1.positives
-    if threshold is None:
-        threshold = smallest_threshold(seeds)
+    threshold = smallest_threshold(seeds) if threshold is None else threshold
     return seeds <= threshold, threshold
 
 

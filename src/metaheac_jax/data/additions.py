@@ -1,0 +1,217 @@
+"""Adds campaigns and examples to a dataset on disk, and forgets users.
+
+Axes: U users, S slots of a user, C campaigns, N campaign fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.campaign import UserIds, draw_by_id
+from metaheac_jax.data.columns import Column, Encoder
+from metaheac_jax.data.dataset import Dataset, SensitiveField, UserRows, mapped
+from metaheac_jax.data.feedback import leave_out_shown
+from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
+from metaheac_jax.data.schema_file import TableSchema
+from metaheac_jax.data.storage import (
+    TABLE_SCHEMA,
+    change_columns,
+    open_dataset,
+    open_to_change,
+)
+from metaheac_jax.data.table_file import Table, as_id_texts, id_array, ids_of_kind
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import locked
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import Vocabulary, union_of_values
+
+
+def add(
+    data: Dataset,
+    campaigns: Path | str | pl.DataFrame | None = None,
+    examples: Path | str | pl.DataFrame | None = None,
+    *,
+    exclude: Sequence[Path] | UserIds = (),
+    progress: Progress = silent,
+) -> Dataset:
+    """Adds rows to a dataset on disk; see `Dataset.add`."""
+    if data.folder is None:
+        raise InputError(f"{data.name}: is in no folder; write it with write_dataset, and open it")
+    folder, of_users = data.folder, ["user_rows", *map("sensitive_codes_{}".format, data.sensitive)]
+    with locked(folder):
+        forgets = np.size(np.asarray(exclude, object)) > 0
+        data = open_to_change(folder, unread=() if forgets else of_users, progress=progress)
+        schema = _table_schema(data)
+        excluded = as_id_texts(exclude, schema.user_id)
+        rows = _rows_of(data)
+        if campaigns is not None:
+            names = [schema.campaign_id, *(own.name for own in schema.campaign)]
+            table = Table(campaigns, names, name="campaigns")
+            data, position = _with_campaigns(data, table, schema)
+            rows = rows.with_columns(campaign=position[rows["campaign"].to_numpy()])
+        touched = np.zeros(data.num_campaigns, bool)
+        if examples is not None:
+            table = Table(examples, [schema.campaign_id], name="examples")
+            known = _known_users(data, table, schema)
+            new = read_examples(table, schema, known, data.campaign_ids, excluded=excluded)
+            rows = _replaced(rows, new, touched)
+        whole = data.user_ids.dtype.kind != "S"
+        gone = data.mask_of(id_array(ids_of_kind(excluded, whole=whole)))
+        if gone.any():
+            data, rows = _without(data, rows, gone, folder)
+            # Their users have other indices, on which shares and random non-seeds depend.
+            touched[rows.filter(pl.col("audience") == 1)["campaign"].unique().to_numpy()] = True
+        data = leave_out_shown(_with_rows(data, rows, touched), np.flatnonzero(touched))
+        unchanged = () if gone.any() else ("user_key", *of_users)
+        change_columns(folder, data, unchanged=unchanged, progress=progress)
+    return open_dataset(folder, verify=False)  # the checksums were just computed
+
+
+def _table_schema(data: Dataset) -> TableSchema:
+    """The schema of the tables that the data was prepared from, or one that is like it."""
+    assert data.folder is not None
+    path = data.folder / TABLE_SCHEMA
+    if path.exists():
+        return TableSchema.read(path)
+    sides = (data.schema.user, data.schema.campaign)
+    user, campaign = (tuple(Column(**asdict(own)) for own in side) for side in sides)
+    return TableSchema(user, campaign)
+
+
+def _with_campaigns(data: Dataset, table: Table, schema: TableSchema) -> tuple[Dataset, np.ndarray]:
+    """The data with the campaigns of a table, without their examples.
+
+    A campaign of the data that the table has, too, gets the attributes of the table.
+
+    Returns:
+      The data, and (C,) int32, where each of its C campaigns is among the new ones.
+    """
+    ids, cells, learned = read_campaigns(table, schema, may_be_empty=True)
+    first, values = len(data.schema.user), data.vocabulary.values
+    pairs = zip(values[first:], learned, strict=True)
+    grown = [union_of_values(known, own.values) for known, own in pairs]
+    vocabulary = Vocabulary((*values[:first], *grown))
+    lookup = vocabulary.rows_of(data.vocabulary)
+    own, both = data.campaign_ids, [data.campaign_ids, ids]
+    if own.dtype.kind != ids.dtype.kind:
+        both = [part if part.dtype.kind == "S" else part.astype("S") for part in both]
+    every = np.unique(np.concatenate(both))
+    position, new = (np.searchsorted(every, part).astype(np.int32) for part in both)
+    rows = np.empty((len(every), len(schema.campaign)), np.int32)
+    rows[position] = lookup[data.campaign_rows]
+    rows[new] = Encoder(schema.campaign, vocabulary, first, schema.missing).rows(cells)
+    changed = replace(
+        data,
+        vocabulary=vocabulary,
+        user_rows=mapped(data.user_rows, lookup),
+        campaign_ids=every,
+        campaign_rows=rows,
+    )
+    return changed, position
+
+
+def _rows_of(data: Dataset) -> pl.DataFrame:
+    """All examples: those of `read_examples`, ``probability``, and ``out`` if they are left out."""
+    frames = []
+    for name, stage in data.stages.items():
+        chance = stage.probability
+        frame = pl.DataFrame(
+            {
+                "campaign": stage.campaign,
+                "user": np.array(stage.user),
+                "label": np.array(stage.label),
+                "stage": np.full(len(stage.user), 2 if name == "stage2" else 1, np.int8),
+                "audience": stage.in_audience.astype(np.int8),
+                "probability": None if chance is None else np.array(chance),
+                "out": np.full(len(stage.user), name == "left_out"),
+            },
+            schema_overrides={"probability": pl.Float32},
+        )
+        frames.append(frame)
+    return pl.concat(frames)
+
+
+def _known_users(data: Dataset, table: Table, schema: TableSchema) -> pl.DataFrame:
+    """The ids in a table that are users of the data, and their indices; see `indices`."""
+    table.check_columns([schema.user_id])
+    table.check_ids(schema.user_id)
+    cells = table.id_cells(schema.user_id, whole=data.user_ids.dtype.kind != "S")
+    ids = table.collect(table.scan().select(cells).unique()).to_series().drop_nulls()
+    users = data.find_users(id_array(ids))
+    return indices(ids.filter(users >= 0), users[users >= 0])
+
+
+def _replaced(rows: pl.DataFrame, new: pl.DataFrame, touched: np.ndarray) -> pl.DataFrame:
+    """The rows with those of a table, which replace rows of the same campaign and user.
+
+    ``touched`` (C,) becomes true for the campaigns whose rows change.
+    """
+    pair = ["campaign", "user"]
+    changed = new.join(rows, on=new.columns, how="anti")
+    touched[changed["campaign"].unique().to_numpy()] = True
+    every = pl.concat([rows, changed], how="diagonal")
+    return every.unique(pair, keep="last", maintain_order=True)
+
+
+@dataclass(frozen=True)
+class _PickedRows:
+    """The table rows of some users, read when they are needed; see `UserRows`."""
+
+    rows: UserRows
+    kept: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.kept), *self.rows.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, users: Any) -> np.ndarray:
+        return self.rows[self.kept[users]]
+
+
+def _without(
+    data: Dataset, rows: pl.DataFrame, gone: np.ndarray, folder: Path
+) -> tuple[Dataset, pl.DataFrame]:
+    """The data without some users, (U,) bool, and the rows of the others."""
+    kept = np.flatnonzero(~gone)
+    if not len(kept):
+        raise InputError(f"{folder}: all {len(gone)} users are to be excluded; keep some")
+    rows = rows.filter(~gone[rows["user"].to_numpy()])
+    index = (np.cumsum(~gone) - 1).astype(np.int32)
+    smaller = replace(
+        data,
+        user_ids=data.user_ids[kept],
+        user_rows=_PickedRows(data.user_rows, kept),
+        sensitive={
+            name: SensitiveField(own.values, own.codes[kept])
+            for name, own in data.sensitive.items()
+        },
+    )
+    return smaller, rows.with_columns(user=index[rows["user"].to_numpy()])
+
+
+def _with_rows(data: Dataset, rows: pl.DataFrame, touched: np.ndarray) -> Dataset:
+    """The data with other examples; none of the touched campaigns (C,) are left out.
+
+    Those of a touched campaign are ordered by draws from their users' ids, so that their order
+    depends neither on labels nor on the number of additions.
+    """
+    is_touched = touched[rows["campaign"].to_numpy()]
+    draw = np.zeros(len(rows))
+    draw[is_touched] = draw_by_id(data.user_ids[rows["user"].to_numpy()[is_touched]], b"order")
+    rows = rows.with_columns(out=pl.col("out") & ~pl.lit(pl.Series(is_touched)))
+    rows = rows[np.lexsort((draw, rows["campaign"].to_numpy()))]
+
+    out, second = pl.col("out"), pl.col("stage") == 2
+    conditions = ~out & ~second, second, out
+    stages = [as_examples(rows.filter(own), data.num_campaigns) for own in conditions]
+    left_out = stages[2] if len(stages[2].user) else None
+    return replace(data, stage1=stages[0], stage2=stages[1], left_out=left_out)

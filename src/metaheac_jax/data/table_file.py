@@ -1,0 +1,333 @@
+"""Tables in files: CSV, Parquet, or a folder of Parquet files; errors name the file and the row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.campaign import MAX_ID_BYTES, UserIds
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import check_regular, without_apostrophe
+
+#: Endings of the names of table files.
+ENDINGS = (".parquet", ".csv", ".csv.gz")
+ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
+_ROW = "number of the row"  # name of a column that no table should have
+#: What reading a file raises, besides the errors of polars.
+_ERRORS = (OSError, EOFError, ValueError, csv.Error, zlib.error)
+#: White space before or after a text that Python's ``strip`` would remove.
+_PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path is a table's file, or a folder that has Parquet files."""
+    return bool(path.is_dir() and _parts(path)) or (path.is_file() and path.name.endswith(ENDINGS))
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The Parquet files in a folder and its subfolders, by path, without hidden ones."""
+    found = sorted(folder.rglob("*.parquet"))
+    inner = [path.relative_to(folder).parts for path in found]
+    hidden = [any(part[0] in "._" for part in parts) for parts in inner]
+    return [path for path, out in zip(found, hidden, strict=True) if path.is_file() and not out]
+
+
+class Table:
+    """A table in a file, in a folder of Parquet files, or in memory.
+
+    The cells of a CSV file are text. The files of a folder follow each other by path; a subfolder
+    KEY=VALUE makes a column KEY, as Hive and Spark write it.
+
+    Attributes:
+      path: the file or folder, or the name of a table in memory.
+      is_csv: whether it is a CSV file.
+      names: names of all columns.
+    """
+
+    def __init__(
+        self, source: Path | str | pl.DataFrame, columns: Sequence[str] = (), *, name: str = "table"
+    ) -> None:
+        """Args:
+        source: path of a file that ends in one of `ENDINGS`, or of a folder; or the table.
+        columns: names of columns that it must have.
+        name: name in messages of a table in memory.
+
+        Raises:
+          InputError: the file cannot be read, names a column twice or lacks one of ``columns``, or
+            a line and the header differ in their number of cells.
+        """
+        self._parts, self._frame = list[Path](), None
+        self.path, self.is_csv = Path(name), False
+        source = Path(source) if isinstance(source, str) else source
+        if isinstance(source, pl.DataFrame):
+            self._frame = source
+        elif source.is_dir():
+            self.path, self._parts = source, _parts(source)
+            if not self._parts:
+                raise InputError(f"{source}: has no file NAME.parquet; put the table's files there")
+        elif source.name.endswith(ENDINGS):
+            check_regular(source)
+            self.path, self.is_csv = source, not source.name.endswith(".parquet")
+            self._parts = [] if self.is_csv else [source]
+        else:
+            raise InputError(f"{source}: expected a file that ends in {', '.join(ENDINGS)}")
+        with self._reading():
+            self.names = self._header() if self.is_csv else self.scan().collect_schema().names()
+            if not self.names:
+                raise InputError(f"{self.path}: is empty; write a header and rows")
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            if twice:
+                raise InputError(f"{self.path}: has two columns {twice[0]!r}; rename or remove one")
+            self.check_columns(columns)
+            if self.is_csv:
+                self._check_cells()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A block that reads the table, in which errors are those of `unreadable`."""
+        try:
+            yield
+        except InputError:
+            raise
+        except (*_ERRORS, pl.exceptions.PolarsError) as error:
+            raise self.unreadable(error) from error
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Refuses a table that lacks one of these columns."""
+        for column in columns:
+            if column not in self.names:
+                alone = self.is_csv and len(self.names) == 1
+                hint = "separate its values by commas" if alone else "add it or rename one"
+                raise InputError(
+                    f"{self.path}: has no column {column!r}; it has "
+                    f"{', '.join(self.names)[:200]}; {hint}"
+                )
+
+    def _lines(self) -> Iterator[str]:
+        """The lines of a CSV file, with their ends.
+
+        Raises:
+          InputError: a line is not UTF-8.
+        """
+        with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    raise InputError(
+                        f"{self.path}: line {number}: is not UTF-8; save the file as UTF-8"
+                    ) from None
+
+    def _header(self) -> list[str]:
+        """The names of a CSV file's columns; polars would rename repeated ones."""
+        first = next(self._lines(), "")
+        if "\r" in first.rstrip("\r\n") or first.endswith("\r"):
+            raise InputError(
+                f"{self.path}: line 1: ends in CR alone; save the file with LF or CRLF line ends"
+            )
+        return next(csv.reader([first]), [])
+
+    def _check_cells(self) -> None:
+        """Refuses a row with the wrong number of cells, which polars would fill, or an odd quote.
+
+        A cell in quotes must end on its line, since a quote out of place would join many rows.
+        """
+        line = pl.col("line").str.replace_all('"[^"]*"', "")
+        quote = line.str.contains('"', literal=True)
+        wrong = line.str.count_matches(",", literal=True) != len(self.names) - 1
+        lines = pl.scan_lines(self.path, glob=False).select(quote=quote, wrong=quote | wrong)
+        first = self.collect(lines.with_row_index(_ROW).filter(pl.col("wrong")).head(1))
+        if len(first):
+            what = f"expected {len(self.names)} cells, as the header has; fix or remove it"
+            if first["quote"].item():
+                what = "a quote is not closed on this line; double it, or save the file as Parquet"
+            raise InputError(f"{self.path}: line {first[_ROW].item() + 1}: {what}")
+
+    def scan(self) -> pl.LazyFrame:
+        """All rows."""
+        if self._frame is not None:
+            return self._frame.lazy()
+        if self.is_csv:
+            return pl.scan_csv(self.path, infer_schema=False, glob=False)
+        hive = len(self._parts) > 1 or self._parts[0] != self.path
+        return pl.scan_parquet(self._parts, glob=False, hive_partitioning=hive)
+
+    def kind(self, column: str) -> pl.DataType:
+        """The type of a column; in a CSV file it is text."""
+        return self.scan().collect_schema()[column]
+
+    def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """The result of a query on `scan`, computed as a stream.
+
+        Raises:
+          InputError: the file cannot be read, or a column does not fit the query.
+        """
+        with self._reading():
+            return frame.collect(engine="streaming")
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yields blocks of these columns, each with the number of rows before it."""
+        start = 0
+        with self._reading():
+            frames = self.scan().select(columns).collect_batches(chunk_size=ROWS_AT_A_TIME)
+            for frame in frames:
+                if len(frame):
+                    yield start, frame
+                start += len(frame)
+
+    def unreadable(self, error: Exception) -> InputError:
+        """The error for a file that polars cannot read, or whose cells do not fit a query."""
+        if self.is_csv and "utf" in str(error).lower():
+            for _ in self._lines():  # raises an error that names the line
+                pass
+        if isinstance(error, FileNotFoundError):
+            return InputError(f"{self.path}: no such file; check the path")
+        first = str(error).strip().partition("\n")[0][:200]
+        return InputError(f"{self.path}: cannot be read ({first}); repair the file")
+
+    def fault(self, row: int, what: str) -> InputError:
+        """The error for a row, counted from 0; it names the line if the file is CSV."""
+        if self.is_csv:
+            return InputError(f"{self.path}: line {row + 2}: {what}; fix or remove it")
+        path = self.path
+        for path in self._parts:
+            size = self.collect(pl.scan_parquet(path).select(pl.len())).item()
+            if row < size:
+                break
+            row -= size
+        return InputError(f"{path}: row {row + 1}: {what}; fix or remove it")
+
+    def check(self, column: str, right: pl.Expr, expected: str) -> None:
+        """Refuses a column with a cell that is not right.
+
+        Args:
+          column: its name.
+          right: whether a cell is; null counts as false.
+          expected: what the cells should be, for the message.
+
+        Raises:
+          InputError: there is such a cell; the message names the first row with one.
+        """
+        wrong = ~right.fill_null(False)
+        rows = self.scan().select(wrong=wrong, cell=pl.col(column)).with_row_index(_ROW)
+        first = self.collect(rows.filter(pl.col("wrong")).head(1))
+        if len(first):
+            [row], [cell] = first[_ROW].to_list(), first["cell"].to_list()
+            raise self.fault(row, f"{column} is {cell!r}, expected {expected}")
+
+    def ids(self, column: str) -> pl.Series:
+        """The ids in a column: Int64, or text.
+
+        They are whole numbers if the column has that type, or all cells of a CSV file are plain
+        whole numbers.
+
+        Raises:
+          InputError: an id is missing, occurs twice, has the wrong length, a zero byte or white
+            space around it (the message names the row), or the column has another type.
+        """
+        self.check_ids(column)
+        ids = self.collect(self.scan().select(self.id_cells(column))).to_series()
+        if not len(ids):
+            raise InputError(f"{self.path}: has no rows; add one per {column}")
+        repeated = ids.is_duplicated() & ~ids.is_first_distinct()
+        if repeated.any():
+            row = int(repeated.arg_max() or 0)
+            raise self.fault(row, f"{column} {ids[row]} occurs on an earlier row")
+        if ids.dtype == pl.Int64 or not (self.is_csv or self.kind(column).is_integer()):
+            return ids
+        whole = ids_of_kind(ids, whole=True)
+        return whole if len(whole) == len(ids) else ids
+
+    def check_ids(self, column: str) -> None:
+        """Checks every cell of a column of ids.
+
+        Raises:
+          InputError: as `ids`, but an id may occur several times.
+        """
+        kind, text = self.kind(column), pl.col(column).cast(pl.String)
+        right = text.str.len_bytes().is_between(1, MAX_ID_BYTES)
+        if kind.is_integer():
+            right = pl.col(column).is_not_null()
+        elif kind in (pl.String, pl.Categorical, pl.Enum, pl.Binary):
+            right &= ~text.str.contains("\0", literal=True) & ~text.str.contains(_PADDED)
+        else:
+            raise InputError(
+                f"{self.path}: {column} is of type {kind}, expected whole numbers or text"
+            )
+        what = f"an id of 1 to {MAX_ID_BYTES} bytes, none of them zero, without white space around"
+        self.check(column, right, what)
+
+    def id_cells(self, column: str, *, whole: bool | None = None) -> pl.Expr:
+        """The ids in a column: Int64 or text, or as ``whole`` says, then null where no number."""
+        kind, cell = self.kind(column), pl.col(column)
+        if kind.is_integer() and kind not in (pl.UInt64, pl.Int128, pl.UInt128):
+            return cell.cast(pl.Int64) if whole is not False else cell.cast(pl.String)
+        text = cell.cast(pl.String)
+        text = without_apostrophe(text) if self.is_csv else text
+        return _whole(text) if whole else text
+
+
+def _whole(text: pl.Expr) -> pl.Expr:
+    """Texts as Int64, null where one is no plain whole number."""
+    number = text.cast(pl.Int64, strict=False)
+    return pl.when(number.cast(pl.String) == text).then(number)
+
+
+def ids_of_kind(texts: pl.Series | Sequence[str], *, whole: bool) -> pl.Series:
+    """Ids as text or, if ``whole``, those that are plain whole numbers as Int64."""
+    ids = pl.Series("id", texts, dtype=pl.String)
+    return ids.to_frame().select(_whole(pl.col("id"))).to_series().drop_nulls() if whole else ids
+
+
+def id_array(ids: pl.Series) -> np.ndarray:
+    """Ids of `Table.ids` as int64 or UTF-8 bytes."""
+    if ids.dtype == pl.Int64:
+        return ids.to_numpy()
+    return np.array([text.encode() for text in ids.to_list()], "S" if len(ids) else "S1")
+
+
+def read_user_ids(path: Path | str, column: str = "user_id") -> list[str]:
+    """The user ids in a table, or in a text file with an id on each line, as text.
+
+    Args:
+      path: the file, .txt or a table.
+      column: name of the column.
+
+    Raises:
+      InputError: the file cannot be read, has no such column, or an id is invalid.
+    """
+    path = Path(path)
+    if path.name.endswith(".txt"):
+        check_regular(path)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
+        return [line.strip() for line in lines if line.strip()]
+    table = Table(path)
+    if column not in table.names:
+        raise InputError(
+            f"{path}: has no column {column!r}; name it in the first line, or give a .txt file "
+            "with an id on each line"
+        )
+    table.check_ids(column)
+    ids = table.collect(table.scan().select(table.id_cells(column, whole=False)))
+    return ids.to_series().to_list()
+
+
+def as_id_texts(given: Sequence[Path | str] | UserIds, column: str = "user_id") -> list[str]:
+    """User ids as text, from ids or from paths of files of ids; see `read_user_ids`."""
+    texts: list[str] = []
+    for item in np.asarray(given, object).ravel().tolist():
+        if isinstance(item, Path):
+            texts += read_user_ids(item, column)
+        else:
+            texts.append(item.decode() if isinstance(item, bytes) else str(item))
+    return texts

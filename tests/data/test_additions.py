@@ -1,0 +1,306 @@
+"""Rows that are added to data in a folder: what they change, and what they leave as it was."""
+
+import shutil
+import threading
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables_world import SCHEMA, world, write
+
+from metaheac_jax.data import storage
+from metaheac_jax.data.dataset import MappedRows, SensitiveField
+from metaheac_jax.data.from_tables import prepare
+from metaheac_jax.data.storage import MANIFEST, open_dataset, write_dataset
+from metaheac_jax.errors import Busy, InputError
+from metaheac_jax.files import locked
+
+TABLES = world(num_users=60)
+IDS, EXAMPLES = TABLES[0]["user_id"], TABLES[2]
+NAMES = ["campaign_id", "user_id", "label", "stage", "audience"]
+NEW = pl.DataFrame({"campaign_id": ["k9", "k1"], "topic": ["tea", "sport"], "budget": [None, 5.0]})
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(write(folder / "tables", *TABLES), folder / "data", schema=SCHEMA)
+    return folder / "data"
+
+
+@pytest.fixture
+def data(prepared, tmp_path):
+    return open_dataset(shutil.copytree(prepared, tmp_path / "data"))
+
+
+def frame(rows):
+    """Examples, as (campaign, user's index, label, stage, audience), as a table."""
+    return pl.DataFrame([(c, IDS[u], *rest) for c, u, *rest in rows], NAMES, orient="row")
+
+
+def content(data):
+    """(campaign, user) -> (label, stage, audience) of all examples, and attributes by campaign."""
+    rows, names = {}, [own.decode() for own in data.campaign_ids]
+    for name, stage in data.stages.items():
+        number = 2 if name == "stage2" else 1
+        columns = (stage.campaign, stage.user, stage.label, stage.in_audience)
+        for c, u, label, audience in zip(*columns, strict=True):
+            user = IDS.index(data.user_ids[u].decode())
+            assert (names[c], user) not in rows
+            assert name != "left_out" or (audience and not label)
+            rows[names[c], user] = (label, number, int(audience))
+    values, first = data.vocabulary.values[-2:], data.vocabulary.offsets[-2:]
+    attributes = {
+        name: [values[f][row[f] - first[f]] for f in (0, 1)]
+        for name, row in zip(names, data.campaign_rows, strict=True)
+    }
+    return rows, attributes
+
+
+def files_of(data):
+    return {path.name: path.stat().st_mtime_ns for path in data.folder.iterdir()}
+
+
+row = st.tuples(
+    st.sampled_from(["k0", "k1", "k9"]),
+    st.integers(0, 59),
+    st.integers(0, 1),
+    st.sampled_from([1, 1, 2]),
+    st.integers(0, 1),
+)
+
+
+@settings(max_examples=12)
+@given(st.lists(row, min_size=1, max_size=30), st.lists(row, min_size=1, max_size=30))
+def test_the_last_row_of_a_campaign_and_user_counts(prepared, tmp_path_factory, one, two):
+    folder = tmp_path_factory.mktemp("added")
+    data = open_dataset(shutil.copytree(prepared, folder / "a"))
+    expected = {(c, IDS.index(u)): (label, s, 0) for c, u, label, s in EXAMPLES}
+    expected |= {(c, u): tuple(rest) for c, u, *rest in [*one, *two]}
+    first = data.add(campaigns=NEW, examples=frame(one))
+    parts = first.add(examples=frame(two))
+    parts.check()
+    rows, attributes = content(parts)
+    assert rows == expected
+    assert attributes["k9"] == ["tea", -1]
+    assert attributes["k1"][0] == "sport"
+    assert attributes["k2"] == content(data)[1]["k2"]
+    assert parts.add(campaigns=NEW, examples=frame(two)).digest == parts.digest
+    at_once = open_dataset(shutil.copytree(prepared, folder / "b"))
+    at_once = at_once.add(campaigns=NEW, examples=frame([*one, *two]))
+    assert content(at_once) == (rows, attributes)
+    if not {own[:2] for own in one} & {own[:2] for own in two}:
+        assert at_once.digest == parts.digest
+    assert parts.digest == open_dataset(parts.folder).digest
+
+
+def test_users_are_neither_read_nor_written(data):
+    """Their files stay, and their empty slots are mapped where the vocabulary has grown."""
+    before, user_rows = files_of(data), np.array(data.user_rows)
+    ids = data.folder / next(name for name in before if name.startswith("user_rows"))
+    same = data.add(examples=frame([("k0", 3, 1, 1, 0)]))
+    assert isinstance(same.user_rows, np.memmap)
+    new = same.add(campaigns=NEW)
+    kept = {name for name in before if name.startswith("user_")}
+    assert len(kept) == 2
+    assert {name: files_of(new)[name] for name in kept} == {name: before[name] for name in kept}
+    assert isinstance(new.user_rows, MappedRows)
+    assert new.num_rows == data.num_rows + 1 < new.vocabulary.num_rows + 1
+    pads = user_rows == data.num_rows
+    np.testing.assert_array_equal(new.user_rows[:], np.where(pads, new.num_rows, user_rows))
+    back = new.encoded_for(data.schema, data.vocabulary)
+    np.testing.assert_array_equal(back.user_rows[5:9], user_rows[5:9])
+    write_dataset(new, data.folder.parent / "copy")
+    copy = open_dataset(data.folder.parent / "copy")
+    assert isinstance(copy.user_rows, np.memmap)
+    np.testing.assert_array_equal(copy.user_rows, new.user_rows[:])
+    assert ids.exists()
+    np.testing.assert_array_equal(data.user_rows, user_rows)  # what was open stays as it was
+
+
+def test_rows_that_are_known_change_nothing(data):
+    seeds = [(c, IDS.index(u), label, s, 0) for c, u, label, s in EXAMPLES]
+    assert data.add(examples=frame(seeds)).digest == data.digest
+    assert data.add().digest == data.digest
+    [user, label, stage] = next(own[1:4] for own in seeds if own[0] == "k2")
+    changed = data.add(examples=frame([("k2", user, 1 - label, stage, 0)]))
+    assert changed.digest != data.digest
+    for c in (0, 1, 3):  # the order of other campaigns stays
+        of = data.stage1.of(c)
+        np.testing.assert_array_equal(changed.stage1.user[of], data.stage1.user[of])
+
+
+def test_ids_and_values_of_both_kinds(tmp_path):
+    """Whole numbers become text where text is added, and the rows follow."""
+    users = {"user_id": range(9), "city": ["a"] * 9, "income": range(9), "likes": [["x"]] * 9}
+    tables = (users, {"campaign_id": [30, 4], "topic": [7, None], "budget": [1, 2]})
+    source = write(tmp_path / "t", *tables, [(30, 1, 1, 1), (4, 2, 1, 1)])
+    data = prepare(source, tmp_path / "d", schema=SCHEMA)
+    assert data.campaign_ids.tolist() == [4, 30]
+    (tmp_path / "new.csv").write_text("campaign_id,topic,budget\nk,tea,1\n5,7,2\n")
+    (tmp_path / "seeds.csv").write_text("user_id,campaign_id,label\n8,k,1\n2,4,0\n")
+    new = data.add(tmp_path / "new.csv", str(tmp_path / "seeds.csv"))
+    new.check()
+    assert new.campaign_ids.tolist() == [b"30", b"4", b"5", b"k"]
+    assert new.vocabulary.values[3].tolist() == ["", "7", "tea"]
+    rows = new.campaign_rows[:, 0] - new.vocabulary.offsets[3]
+    assert rows.tolist() == [1, 0, 1, 2]
+    assert new.stage1.user.tolist() == [1, 2, 8]
+    assert new.stage1.label.tolist() == [1, 0, 1]
+    assert new.index_of("k") == 3
+
+
+# Forgetting -------------------------------------------------------------------------------------
+
+
+def test_the_excluded_are_gone_from_every_byte(data):
+    gone = [IDS[3], IDS[40], "nobody"]
+    rows = [("k0", u, 0, 1, 1) for u in range(30, 45)]
+    before, data = content(data.add(examples=frame(rows)))[0], data.add(examples=frame(rows))
+    (data.folder.parent / "out.csv").write_text("user_id\n" + "\n".join(gone) + "\n")
+    after = data.add(exclude=[data.folder.parent / "out.csv"])
+    after.check()
+    open_dataset(after.folder)
+    kept = {key: value for key, value in before.items() if key[1] not in (3, 40)}
+    assert content(after)[0] == kept
+    place = [IDS.index(own.decode()) for own in after.user_ids]
+    assert place == [u for u in range(60) if u not in (3, 40)]
+    np.testing.assert_array_equal(after.user_rows, data.user_rows[place])
+    written = {path.name: path.read_bytes() for path in after.folder.iterdir()}
+    for own in gone:
+        assert not [name for name, part in written.items() if own.encode() in part]
+    assert any(IDS[4].encode() in part for part in written.values())
+    with pytest.warns(UserWarning, match=r"examples: 1 of 3 examples are of unknown users"):
+        again = after.add(examples=frame([("k1", u, 1, 1, 0) for u in (3, 4, 5)]))
+    assert ("k1", 3) not in content(again)[0]
+    assert after.add(exclude=gone).digest == again.digest
+    with pytest.raises(InputError, match="all 58 users are to be excluded"):
+        after.add(exclude=IDS)
+
+
+def test_data_that_are_not_from_tables(tmp_path):
+    """Their columns have the names of their fields; sensitive fields go with their users."""
+    codes = (np.arange(60) % 3)[:, None].astype(np.int32)
+    plain = toy.dataset(users=60, campaigns=4, per_campaign=30, pool=30)
+    sensitive = {"sex": SensitiveField(np.array(["f", "m"]), codes)}
+    write_dataset(replace(plain, sensitive=sensitive), tmp_path / "data")
+    campaigns = pl.DataFrame({"campaign_id": [7], "advertiser": [5], "category": [9]})
+    examples = pl.DataFrame({"user_id": [3, 24], "campaign_id": [7, 7], "label": [1, 0]})
+    new = open_dataset(tmp_path / "data").add(campaigns, examples, exclude=[17])  # user 2
+    new.check()
+    others = np.delete(np.arange(60), 2)
+    np.testing.assert_array_equal(new.user_ids, plain.user_ids[others])
+    np.testing.assert_array_equal(new.sensitive["sex"].codes, codes[others])
+    assert new.campaign_ids.tolist() == [7, 100, 110, 120, 130]
+    assert new.campaign_rows[0].tolist() == [37 + 5, 46]
+    assert new.num_rows == 47
+    assert sorted(new.stage1.user[new.stage1.of(0)]) == [0, 2]
+    assert new.stage1.probability is None  # those of the new examples are not known
+    kept = plain.stage2.user != 2
+    np.testing.assert_array_equal(new.stage2.probability, plain.stage2.probability[kept])
+
+
+# Faults -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "place", ["entries_of", "fsync", "_commit", "write_manifest", "_remove_leftovers"]
+)
+def test_an_addition_that_is_killed_leaves_the_old_data_or_the_new(data, monkeypatch, place):
+    new = open_dataset(shutil.copytree(data.folder, data.folder.parent / "new"))
+    expected = new.add(campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)])).digest
+    calls = []
+    real = getattr(storage, place)
+
+    def killed(*arguments, **options):
+        calls.append(place)
+        if len(calls) == {"fsync": 3}.get(place, 1):
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            data.add(campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)]))
+    left = open_dataset(data.folder)
+    left.check()
+    assert left.digest == (expected if place == "_remove_leftovers" else data.digest)
+    again = left.add(campaigns=NEW, examples=frame([("k9", 3, 1, 1, 0)]))
+    assert again.digest == expected
+    assert sorted(files_of(again)) == sorted(files_of(open_dataset(new.folder)))
+    write_dataset(again, data.folder)  # what is left is no foreign file
+
+
+def test_readers_see_whole_data_during_additions(data):
+    """A reader opens and verifies the folder while it changes; two writers do not mix."""
+    seen, stop, failures = set(), threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            try:
+                own = open_dataset(data.folder)
+                own.check()
+                seen.add(own.digest)
+            except Exception as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    digests = {data.digest}
+    for number in range(8):
+        topic = NEW.with_columns(topic=pl.lit(f"topic {number}"))
+        digests.add(data.add(campaigns=topic, examples=frame([("k9", number, 1, 1, 0)])).digest)
+    stop.set()
+    thread.join()
+    assert not failures
+    assert seen <= digests
+    with locked(data.folder):
+        thread = threading.Thread(target=lambda: seen.add(type(error_of(data.add))))
+        thread.start()
+        thread.join()
+    assert Busy in seen
+
+
+def error_of(call):
+    try:
+        call()
+    except InputError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    ("campaigns", "examples", "said"),
+    [
+        (None, frame([("k9", 1, 1, 1, 0)]), "examples: row 1: campaign_id is 'k9', expected the"),
+        (None, frame([("k0", 1, 3, 1, 0)]), "examples: row 1: label is 3, expected 0 or 1"),
+        (NEW.drop("topic"), None, "campaigns: has no column 'topic'"),
+        (pl.concat([NEW, NEW]), None, "campaigns: row 3: campaign_id k9 occurs on an earlier row"),
+        (NEW.with_columns(budget=pl.lit("much")), None, "campaigns: row 1: budget is 'much'"),
+        (None, frame([("k0", 1, 1, 1, 0)]).drop("label"), "examples: has no column 'label'"),
+    ],
+)
+def test_wrong_rows_change_nothing(data, campaigns, examples, said):
+    before = files_of(data)
+    with pytest.raises(InputError, match=f"^{said}"):
+        data.add(campaigns=campaigns, examples=examples)
+    assert files_of(data) == before
+
+
+def test_damaged_data_and_data_in_memory_are_refused(data):
+    [path] = data.folder.glob("stage1_label-*")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=f"^{path}: altered since it was written"):
+        data.add(examples=frame([("k0", 1, 1, 1, 0)]))
+    path.write_bytes(content)
+    (data.folder / MANIFEST).unlink()
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
+        data.add(examples=frame([("k0", 1, 1, 1, 0)]))
+    memory = type(data)(**{**vars(data), "folder": None})
+    with pytest.raises(InputError, match="is in no folder; write it with write_dataset"):
+        memory.add(examples=frame([("k0", 1, 1, 1, 0)]))
