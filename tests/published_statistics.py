@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -91,19 +92,6 @@ REAL = [
 ]
 
 
-def read_users(path: Path, wanted: set[int]) -> dict[int, dict[str, list[int]]]:
-    """Features of some users, read independently: named, optional, in any order."""
-    users = {}
-    with path.open() as file:
-        for line in file:
-            uid, _, rest = line.rstrip("\n").partition("|")
-            key = int(uid.removeprefix("uid "))
-            if key in wanted:
-                parts = (part.split(" ") for part in rest.split("|"))
-                users[key] = {name: [int(x) for x in values] for name, *values in parts}
-    return users
-
-
 def entropy(counts: np.ndarray) -> float:
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())
@@ -147,21 +135,19 @@ def told_apart(features: csr_matrix, kind: np.ndarray, kinds: Iterable[int]) -> 
 
 def statistics(directory: Path) -> dict[str, float]:
     """Figures of a world: 5,000 positive users of the official 86 campaigns, as published."""
-    aid, uid, label = np.loadtxt(directory / "train.csv", np.int64, delimiter=",", skiprows=1).T
-    aids = np.sort(
-        np.loadtxt(directory / "adFeature.csv", np.int64, delimiter=",", skiprows=1)[:, 0]
-    )
-    rank = np.searchsorted(aids, aid)
-    seeds = np.flatnonzero((label == 1) & np.isin(rank, OFFICIAL))
+    ids = pl.read_parquet(directory / "campaigns.parquet")["campaign_id"].sort()
+    stage1 = pl.read_parquet(directory / "examples.parquet").filter(stage=1)
+    rank = np.searchsorted(ids.to_numpy(), stage1["campaign_id"].to_numpy())
+    seeds = np.flatnonzero((stage1["label"].to_numpy() == 1) & np.isin(rank, OFFICIAL))
     seeds = np.random.default_rng(0).permutation(seeds)[:5000]
     campaign = rank[seeds]
-    by_uid = read_users(directory / "userFeature.data", set(uid[seeds].tolist()))
-    users = [by_uid[key] for key in uid[seeds].tolist()]
+    of_users = pl.read_parquet(directory / "users.parquet")
+    users = stage1[seeds].join(of_users, "user_id", how="left", maintain_order="left")
     figures: dict[str, float] = {"users": len(users)}
 
-    field = {f: np.array([user.get(f, [0])[0] for user in users]) for f in ONE_VALUED}
-    length = {f: np.array([len(user.get(f, ())) for user in users]) for f in LISTS}
-    token = {f: np.array([x for user in users for x in user.get(f, ())]) for f in LISTS}
+    field = {f: users[f].fill_null(0).to_numpy() for f in ONE_VALUED}
+    length = {f: users[f].list.len().to_numpy().astype(int) for f in LISTS}
+    token = {f: users[f].list.explode().drop_nulls().to_numpy() for f in LISTS}
     row = {f: np.repeat(np.arange(len(users)), length[f]) for f in LISTS}
 
     for f in ONE_VALUED:

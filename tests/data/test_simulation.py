@@ -1,4 +1,4 @@
-"""The simulated twin against the real data's published statistics, and the files it is written to.
+"""The simulated twin against the real data's published statistics, its tables and its answers.
 
 `published_statistics` has the figures; `pytest -s` shows the table.
 """
@@ -6,41 +6,52 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
-from published_statistics import CAMPAIGNS, LISTS, ONE_VALUED, REAL, compare, read_users, statistics
+from published_statistics import CAMPAIGNS, LISTS, ONE_VALUED, REAL, compare, statistics
 from sklearn.metrics import roc_auc_score
 
-from metaheac_jax.data.simulation import WECHAT_WORLD, count_examples, read_truth, write_world
+from metaheac_jax.data.simulation import (
+    WECHAT_WORLD,
+    count_examples,
+    read_truth,
+    show,
+    true_probability,
+    write_world,
+)
 from metaheac_jax.data.simulation.campaigns import make_campaigns
 from metaheac_jax.errors import InputError
-from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import TENCENT
 
 pytestmark = pytest.mark.slow
 
-MODELLED = {*ONE_VALUED, *LISTS}
-UNUSED = {"marriageStatus", "os", "ct"}
 FILES = {
-    *("adFeature.csv", "userFeature.data", "train.csv", "test1_truth.csv", "SIMULATED"),
-    *("train_probability.npy", "test1_truth_probability.npy", "truth.npz", "world.json"),
+    *("users.parquet", "campaigns.parquet", "examples.parquet", "schema.json", "SIMULATED"),
+    *("world.json", "truth/user_ids.npy", "truth/traits.npy", "truth/campaigns.npz"),
 }
+NEW = {"new/campaigns.csv", "new/examples.csv"}
+SMALL = {"users": 50_001, "examples": 30_000, "min_pool_examples": 20, "seed": 3}
+
+
+def table(world: Path, name: str) -> pl.DataFrame:
+    return pl.read_parquet(world / f"{name}.parquet", glob=False)
+
+
+def files(world: Path) -> set[str]:
+    return {str(path.relative_to(world)) for path in world.rglob("*") if path.is_file()}
 
 
 def make_world(directory: Path, seed: int) -> Path:
-    write_world(
-        directory,
-        users=240_000,
-        examples=290_000,
-        cardinality=0.1,
-        min_pool_examples=100,
-        seed=seed,
-    )
+    write_world(directory, users=240_000, examples=290_000, min_pool_examples=100, seed=seed)
     return directory
 
 
@@ -50,16 +61,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Stage:
-    """A stage's lines, campaigns by rank."""
+    """A stage's examples, campaigns by rank."""
 
-    def __init__(self, world: Path, name: str, campaigns: int = CAMPAIGNS) -> None:
+    def __init__(self, world: Path, number: int, campaigns: int = CAMPAIGNS) -> None:
         self.campaigns = campaigns
-        skip = int(name == "train")
-        self.aid, self.uid, self.label = np.loadtxt(
-            world / f"{name}.csv", np.int64, delimiter=",", skiprows=skip
-        ).T
-        self.probability = np.load(world / f"{name}_probability.npy")
-        self.campaign = np.unique(self.aid, return_inverse=True)[1]
+        self.frame = table(world, "examples").filter(stage=number)
+        self.user_id, self.label, self.probability = (
+            self.frame[name].to_numpy() for name in ("user_id", "label", "probability")
+        )
+        self.campaign = np.unique(self.frame["campaign_id"], return_inverse=True)[1]
 
     def per_campaign(self, value: np.ndarray) -> np.ndarray:
         return np.bincount(self.campaign, value, self.campaigns)
@@ -70,12 +80,30 @@ class Stage:
 
     @property
     def positives(self) -> np.ndarray:
-        return self.per_campaign(self.label == 1)
+        return self.per_campaign(self.label)
+
+    def auc(self) -> float:
+        """AUC of the true probability, as a mean over campaigns."""
+        parts = [self.campaign == one for one in range(self.campaigns)]
+        return np.mean(
+            [
+                roc_auc_score(self.label[of], self.probability[of])
+                for of in parts
+                if len(set(self.label[of])) == 2
+            ]
+        )
 
 
 @pytest.fixture(scope="module")
 def stages(world: Path) -> tuple[Stage, Stage]:
-    return Stage(world, "train"), Stage(world, "test1_truth")
+    return Stage(world, 1), Stage(world, 2)
+
+
+def follows(label: np.ndarray, probability: np.ndarray) -> None:
+    """Asserts that rows of a like probability convert at that rate: within 4 standard errors."""
+    for part in np.array_split(np.argsort(probability), 10):
+        p = probability[part].astype(np.float64)
+        assert abs(label[part].sum() - p.sum()) < 4 * np.sqrt((p * (1 - p)).sum()) + 1
 
 
 def test_statistics_are_those_of_the_real_data(world: Path) -> None:
@@ -84,49 +112,26 @@ def test_statistics_are_those_of_the_real_data(world: Path) -> None:
     assert not compare(figures, REAL)
 
 
-@pytest.mark.long
-def test_worlds_of_several_seeds_are_right_on_average(tmp_path: Path) -> None:
-    several = [statistics(make_world(tmp_path / str(seed), seed)) for seed in range(4)]
-    mean = {
-        name: float(np.mean([figures.get(name, 0) for figures in several])) for name, *_ in REAL
-    }
-    tighter = [(name, value, min(relative, 0.2), least) for name, value, relative, least in REAL]
-    assert not compare(mean, tighter)
-
-
-def test_true_probability_reaches_the_auc(stages: tuple[Stage, Stage]) -> None:
+def test_labels_follow_the_true_probability(stages: tuple[Stage, Stage]) -> None:
     for stage in stages:
-        aucs = []
-        for campaign in range(CAMPAIGNS):
-            of = stage.campaign == campaign
-            if len(set(stage.label[of])) == 2:
-                aucs.append(roc_auc_score(stage.label[of], stage.probability[of]))
         # .01 as promised, and what chance does to some 3,000 positives of stage 2.
-        assert np.mean(aucs) == pytest.approx(0.80, abs=0.01 if stage is stages[0] else 0.02)
+        assert stage.auc() == pytest.approx(0.80, abs=0.01 if stage is stages[0] else 0.02)
+        # A campaign has the whole number of positives next to what is expected.
+        assert np.abs(stage.positives - stage.per_campaign(stage.probability)).max() < 1.001
+        follows(stage.label, stage.probability)
 
 
-def test_the_truth_gives_the_probability_of_every_line(
+def test_the_truth_gives_the_probability_of_every_example(
     world: Path, stages: tuple[Stage, Stage]
 ) -> None:
     truth = read_truth(world)
     for stage in stages:
-        user = np.searchsorted(truth.key, stage.uid)
-        campaign = np.searchsorted(truth.aid, stage.aid)
-        found = truth.probability(user, campaign)
+        user = np.searchsorted(truth.user_ids, stage.user_id)
+        found = truth.probability(user, stage.campaign)
         np.testing.assert_allclose(found, stage.probability, rtol=1e-5, atol=1e-9)
-
-
-def test_labels_follow_the_probability(stages: tuple[Stage, Stage]) -> None:
-    for stage in stages:
-        assert stage.probability.dtype == np.float32
-        assert len(stage.probability) == len(stage.label)
-        # A campaign has the whole number of positives next to what is expected.
-        assert np.abs(stage.positives - stage.per_campaign(stage.probability)).max() < 1.001
-        # Rows of a like probability convert at that rate: within 4 standard errors.
-        for part in np.array_split(np.argsort(stage.probability), 10):
-            p = stage.probability[part].astype(np.float64)
-            error = np.sqrt((p * (1 - p)).sum())
-            assert abs((stage.label[part] == 1).sum() - p.sum()) < 4 * error + 1
+        one = stage.frame.filter(campaign_id=truth.campaign_ids[7])
+        found = true_probability(world, truth.campaign_ids[7], one["user_id"].to_numpy())
+        np.testing.assert_allclose(found, one["probability"], rtol=1e-5, atol=1e-9)
 
 
 def test_campaigns_sizes_and_rates(stages: tuple[Stage, Stage]) -> None:
@@ -148,122 +153,78 @@ def test_campaigns_sizes_and_rates(stages: tuple[Stage, Stage]) -> None:
     told = count_examples(users=240_000, examples=290_000, min_pool_examples=100)
     assert [stage1.rows.sum(), stage2.rows.sum()] == pytest.approx(told, rel=0.01)
     for stage in stages:
-        assert len(stage.uid) / len(np.unique(stage.uid)) == pytest.approx(1.12, abs=0.005)
+        assert len(stage.user_id) / len(np.unique(stage.user_id)) == pytest.approx(1.12, abs=0.005)
 
 
-def test_no_pair_twice(stages: tuple[Stage, Stage]) -> None:
-    pairs = np.concatenate([stage.aid * 10_000_000 + stage.uid for stage in stages])
-    assert len(np.unique(pairs)) == len(pairs)
-
-
-def test_files_have_the_competitions_form(world: Path, stages: tuple[Stage, Stage]) -> None:
-    assert {path.name for path in world.iterdir()} == FILES
+def test_tables_have_the_fields_of_the_schema(world: Path) -> None:
+    assert files(world) == FILES
     assert (world / "SIMULATED").read_text() == "simulated Tencent twin (seed 0, 240,000 users)\n"
-    with (world / "train.csv").open() as file:
-        assert next(file) == "aid,uid,label\n"
-    for stage in stages:
-        assert set(stage.label) == {-1, 1}
-    truth = stages[1].label
-    assert (np.diff(truth) <= 0).all(), "positives first"
-    assert (np.diff(stages[0].label) > 0).any(), "train.csv is not in such an order"
+    schema = json.loads((world / "schema.json").read_text())
+    for side, name in (("user", "users"), ("campaign", "campaigns")):
+        fields = [(field.name, field.slots) for field in getattr(TENCENT, side)]
+        assert [(own["name"], own.get("slots", 1)) for own in schema[side]] == fields
+        kinds = [pl.Int64, *(pl.Int64 if slots == 1 else pl.List(pl.Int64) for _, slots in fields)]
+        columns = [f"{side}_id", *(field for field, _ in fields)]
+        assert table(world, name).schema == dict(zip(columns, kinds, strict=True))
+    users, examples = table(world, "users"), table(world, "examples")
+    assert examples.columns == ["campaign_id", "user_id", "label", "stage", "probability"]
+    assert examples.dtypes[2:] == [pl.Int8, pl.Int8, pl.Float32]
+    assert not examples.null_count().sum_horizontal().item()
+    assert not examples.select("campaign_id", "user_id").is_duplicated().any()
+    assert examples.join(users, "user_id", how="anti").is_empty()
+    assert users["user_id"].n_unique() == 240_000
+    assert not users["user_id"].is_sorted()  # ids do not tell the order of rows
 
-    uids, orders, present = set(), set(), dict.fromkeys(MODELLED | UNUSED, 0)
-    with (world / "userFeature.data").open() as file:
-        for number, line in enumerate(file):
-            uid, *parts = line.rstrip("\n").split("|")
-            uids.add(int(uid.removeprefix("uid ")))
-            if number >= 20_000:
-                continue
-            names = []
-            for part in parts:
-                name, *values = part.split(" ")
-                names.append(name)
-                present[name] += 1
-                assert values, line
-                assert all(value.isdecimal() for value in values), line
-                assert len(set(values)) == len(values), line
-                if name in ONE_VALUED:
-                    assert len(values) == 1, line
-            assert len(set(names)) == len(names), line
-            orders.add(tuple(name for name in names if name in {"age", "gender", "LBS", "os"}))
-    assert len(uids) == 240_000
-    for stage in stages:
-        assert uids.issuperset(stage.uid.tolist())
-    assert len(orders) > 4
-    share = {name: count / 20_000 for name, count in present.items()}
-    missing = {"interest3": 0.97, "house": 0.82, "interest2": 0.34, "kw1": 0.10, "interest1": 0.09}
-    for name, real in {**missing, "topic1": 0.08, "topic2": 0.04, "kw2": 0.03}.items():
-        assert 1 - share[name] == pytest.approx(real, abs=0.01), name
-    assert all(share[name] == 1 for name in UNUSED | {"age", "gender", "LBS", "carrier"})
-
-
-def test_interest1_has_popular_values_first(world: Path) -> None:
-    wanted = set(range(1, 40_000))
-    lists = [
-        user["interest1"]
-        for user in read_users(world / "userFeature.data", wanted).values()
-        if len(user.get("interest1", ())) == 10
-    ]
-    values = np.array(lists)
-    popularity = np.bincount(values.ravel())[values].mean(0)
-    assert (np.diff(popularity) < 0).all()
+    missing = {f: users[f].null_count() / len(users) for f in ONE_VALUED}
+    for name in LISTS:
+        lists = users[name]
+        assert not lists.null_count()
+        assert (lists.list.n_unique() == lists.list.len()).all()
+        assert lists.list.min().min() > 0
+        missing[name] = (lists.list.len() == 0).mean()
+    real = {"interest3": 0.97, "house": 0.82, "interest2": 0.34, "kw1": 0.10, "interest1": 0.09}
+    real |= {"topic1": 0.08, "topic2": 0.04, "kw2": 0.03}
+    assert missing == pytest.approx(dict.fromkeys(missing, 0) | real, abs=0.01)
 
 
 def test_campaign_attributes(world: Path) -> None:
-    with (world / "adFeature.csv").open() as file:
-        header = next(file).rstrip("\n")
-    assert header == (
-        "aid,advertiserId,campaignId,creativeId,creativeSize,adCategoryId,productId,productType"
-    )
-    table = np.loadtxt(world / "adFeature.csv", np.int64, delimiter=",", skiprows=1)
-    kinds = [len(np.unique(column)) for column in table.T]
-    assert kinds == [173, 79, 138, 173, 15, 40, 33, 4]
-    advertiser, category, product = table[:, 1], table[:, 5], table[:, 6]
-    single = [len(np.unique(category[advertiser == one])) == 1 for one in np.unique(advertiser)]
-    assert np.mean(single) == pytest.approx(0.84, abs=0.05)
-    assert (product == 0).mean() == pytest.approx(0.5, abs=0.01)
+    campaigns = table(world, "campaigns")
+    assert campaigns["campaign_id"].is_sorted()
+    assert [column.n_unique() for column in campaigns] == [173, 79, 138, 15, 40, 33, 4]
+    categories = campaigns.group_by("advertiserId").agg(pl.col("adCategoryId").n_unique())
+    assert (categories["adCategoryId"] == 1).mean() == pytest.approx(0.84, abs=0.05)
+    assert (campaigns["productId"] == 0).mean() == pytest.approx(0.5, abs=0.01)
 
 
-def small(target: Path, progress: Progress = silent, **options: Any) -> dict[str, bytes]:
-    options = {"users": 50_001, "examples": 30_000, "min_pool_examples": 20, **options}
-    write_world(target, **options, progress=progress)
-    return {path.name: path.read_bytes() for path in target.iterdir()}
+def small(target: Path, **options: Any) -> Path:
+    write_world(target, **{**SMALL, **options})
+    return target
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
-    """A small world, and what was told of its progress."""
-    folder, calls = tmp_path_factory.mktemp("here") / "world", []
-    assert small(folder, lambda *call: calls.append(call), seed=3).keys() == FILES
-    return folder, calls
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small(tmp_path_factory.mktemp("here") / "[here]")
 
 
-def test_progress_is_told(here: tuple[Path, list]) -> None:
-    calls = here[1]
-    assert calls[:2] == [("simulating users", done, 50_001) for done in (50_000, 50_001)]
-    # What follows takes minutes in a large world, so it is told as well.
-    later = list(dict.fromkeys(what for what, _, _ in calls[2:]))
-    assert later == [
-        *("setting the conversions", "writing train.csv", "writing test1_truth.csv"),
-        "writing the truth",
-    ]
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same world with ten new campaigns."""
+    return small(tmp_path_factory.mktemp("new") / "world", new_campaigns=10)
 
 
 def digest(world: Path) -> str:
     """Of what the methods see."""
-    seen = ("userFeature.data", "train.csv", "test1_truth.csv", "adFeature.csv")
-    return hashlib.sha256(b"".join((world / name).read_bytes() for name in seen)).hexdigest()[:16]
+    tables = [table(world, name) for name in ("users", "campaigns", "examples")]
+    rows = [own.drop("probability", strict=False).write_ndjson().encode() for own in tables]
+    return hashlib.sha256(b"".join(rows)).hexdigest()[:16]
 
 
-def test_a_seed_gives_one_world_on_all_processors(
-    tmp_path: Path, world: Path, here: tuple[Path, list]
-) -> None:
+def test_a_seed_gives_one_world_on_all_processors(tmp_path: Path, world: Path, here: Path) -> None:
     """Where the digest changes, so does `RECIPE`. The other process multiplies without AVX."""
-    expected = digest(here[0])
-    assert expected == "63c4f3e865899db6"
-    options = "users=50_001, examples=30_000, min_pool_examples=20, seed=3"
+    expected = digest(here)
+    assert expected == "4dd6e11967399d52"
     script = "import pathlib, sys; from metaheac_jax.data.simulation import write_world; "
-    script += f"write_world(pathlib.Path(sys.argv[1]), {options})"
+    script += f"write_world(pathlib.Path(sys.argv[1]), **{SMALL})"
     without = os.environ | {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1"}
     instructions = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
     without |= {"NPY_DISABLE_CPU_FEATURES": " ".join(instructions)}
@@ -271,16 +232,102 @@ def test_a_seed_gives_one_world_on_all_processors(
     command = [sys.executable, "-c", script, str(tmp_path / "there")]
     subprocess.run(command, env=without, check=True)
     assert digest(tmp_path / "there") == expected
-    campaigns = [(folder / "adFeature.csv").read_bytes() for folder in (here[0], world)]
-    assert campaigns[0] != campaigns[1]  # of another seed
+    assert not table(here, "campaigns").equals(table(world, "campaigns"))  # of another seed
+
+
+def test_new_campaigns_are_in_no_table(here: Path, new: Path) -> None:
+    assert files(new) == FILES | NEW
+    campaigns, seeds = (pl.read_csv(new / "new" / f"{n}.csv") for n in ("campaigns", "examples"))
+    every = table(here, "campaigns")
+    assert pl.concat([table(new, "campaigns"), campaigns]).sort("campaign_id").equals(every)
+    assert len(campaigns) == 10
+    assert seeds.columns == ["campaign_id", "user_id", "label"]
+    assert set(seeds["label"]) == {1}
+    assert seeds["campaign_id"].unique().sort().equals(campaigns["campaign_id"])
+    assert seeds["campaign_id"].value_counts()["count"].max() <= 300
+    # Nothing else differs, down to the bytes of what does not depend on campaigns.
+    kept = table(here, "examples").join(campaigns, "campaign_id", how="anti")
+    assert table(new, "examples").equals(kept)
+    for name in ("users.parquet", "schema.json", "truth/traits.npy", "truth/campaigns.npz"):
+        assert (new / name).read_bytes() == (here / name).read_bytes()
+
+
+def test_seeds_of_new_campaigns_have_converted(new: Path) -> None:
+    user_ids = table(new, "users")["user_id"].to_numpy()
+    for (campaign,), seeds in pl.read_csv(new / "new" / "examples.csv").group_by("campaign_id"):
+        p = true_probability(new, campaign, user_ids)
+        own = true_probability(new, campaign, seeds["user_id"].to_numpy())
+        mean = (p * p).sum() / p.sum()
+        spread = np.sqrt((p**3).sum() / p.sum() - mean**2)
+        assert abs(own.mean() - mean) < 4 * spread / np.sqrt(len(own))
+
+
+def test_users_convert_by_their_true_probability(tmp_path: Path, new: Path) -> None:
+    ids = [pl.read_csv(new / "new" / "campaigns.csv")["campaign_id"][0]]
+    ids.append(table(new, "campaigns")["campaign_id"][0])
+    users = table(new, "users").select("user_id")
+    audience = pl.concat([users.with_columns(pl.lit(one).alias("campaign_id")) for one in ids])
+    shown = show(new, audience, seed=5)
+    assert shown.columns == ["campaign_id", "user_id", "label", "audience"]
+    assert shown.select(audience.columns).equals(audience)
+    assert set(shown["audience"]) == {1}
+    for one in ids:
+        answers = shown.filter(campaign_id=one)
+        p = true_probability(new, one, answers["user_id"].to_numpy())
+        follows(answers["label"].to_numpy(), p)
+    labels = [shown.filter(campaign_id=one)["label"].to_numpy() for one in ids]
+    assert abs(np.corrcoef(labels)[0, 1]) < 0.2  # each campaign is answered on its own
+
+    # The same answers from a file, in another order, to some of them.
+    some = audience.sample(500, seed=1).with_columns(rank=1, score=0.5)
+    some.write_csv(tmp_path / "audience.csv")
+    some.write_parquet(tmp_path / "audience.parquet")
+    for name in ("audience.csv", "audience.parquet"):
+        again = show(new, tmp_path / name, seed=5)
+        assert again.equals(
+            some.select(audience.columns)
+            .join(shown, audience.columns, how="left")
+            .select(shown.columns)
+        )
+    assert not show(new, audience, seed=6)["label"].equals(shown["label"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("campaign_id,user_id\n{c},{u}\n{c},0\n", "line 3: user_id is not in the world"),
+        ("campaign_id,user_id\n0,{u}\n", "line 2: campaign_id is not in the world"),
+        ("campaign_id,user_id\n{c},a\n", "line 2: user_id is not in the world"),
+        ("user_id\n{u}\n", "has no column 'campaign_id'"),
+    ],
+)
+def test_bad_audiences_are_told(tmp_path: Path, here: Path, rows: str, told: str) -> None:
+    path, campaigns = tmp_path / "audience.csv", table(here, "campaigns")
+    user = table(here, "users")["user_id"][0]
+    path.write_text(rows.format(c=campaigns["campaign_id"][0], u=user))
+    with pytest.raises(InputError, match=f"^{path}: {told}"):
+        show(here, path)
+
+
+def test_an_altered_world_does_not_answer(tmp_path: Path, here: Path) -> None:
+    audience = table(here, "examples")[:5]
+    copy = tmp_path / "copy"
+    shutil.copytree(here, copy)
+    content = bytearray((copy / "truth" / "traits.npy").read_bytes())
+    content[1_000_000] ^= 1
+    (copy / "truth" / "traits.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"traits\.npy: altered.*again"):
+        show(copy, audience)
+    with pytest.raises(InputError, match=r"world\.json; simulate"):
+        show(tmp_path, audience)
 
 
 def test_a_world_of_the_wechat_shape(tmp_path: Path) -> None:
-    options = {"users": 60_000, "examples": 48_000, "min_pool_examples": 100, "shape": WECHAT_WORLD}
-    assert small(tmp_path / "world", **options).keys() == FILES
-    told = (tmp_path / "world" / "SIMULATED").read_text()
+    options = {"users": 60_000, "examples": 48_000, "min_pool_examples": 100, "seed": 0}
+    world = small(tmp_path / "world", **options, shape=WECHAT_WORLD)
+    told = (world / "SIMULATED").read_text()
     assert told == "simulated WeChat-shaped Tencent twin (seed 0, 60,000 users)\n"
-    stage1, stage2 = (Stage(tmp_path / "world", n, 90) for n in ("train", "test1_truth"))
+    stage1, stage2 = (Stage(world, number, 90) for number in (1, 2))
     assert len(stage1.rows) == len(stage2.rows) == 90
     # Eleven rows a seed in stage 1, and as many in stage 2.
     assert stage1.positives.sum() * 11 / stage1.rows.sum() == pytest.approx(1, abs=0.02)
@@ -288,22 +335,12 @@ def test_a_world_of_the_wechat_shape(tmp_path: Path) -> None:
     rate = stage1.per_campaign(stage1.probability) / stage1.rows
     assert rate.mean() == pytest.approx(1 / 11, abs=0.0006)
     assert rate.std() == pytest.approx(0.0014 / 0.0478 / 11, abs=0.0008)
-    aucs = [
-        roc_auc_score(stage1.label[of], stage1.probability[of])
-        for of in (stage1.campaign == campaign for campaign in range(90))
-        if len(set(stage1.label[of])) == 2
-    ]
-    assert np.mean(aucs) == pytest.approx(0.80, abs=0.02)
-    table = np.loadtxt(tmp_path / "world" / "adFeature.csv", np.int64, delimiter=",", skiprows=1)
-    kinds = [len(np.unique(column)) for column in table.T]
-    assert kinds == [90, 41, 72, 90, 15, 21, 17, 4]
-
-
-def test_sizes_of_the_wechat_shape_at_the_real_size() -> None:
-    rows = make_campaigns(WECHAT_WORLD, np.random.default_rng(0)).volume
-    seeds = 286_036 * rows / rows.sum()
-    assert (seeds > 10_000).sum() == 7
-    assert seeds.max() < 50_000
+    assert stage1.auc() == pytest.approx(0.80, abs=0.02)
+    kinds = [column.n_unique() for column in table(world, "campaigns")]
+    assert kinds == [90, 41, 72, 15, 21, 17, 4]
+    volume = make_campaigns(WECHAT_WORLD, np.random.default_rng(0)).volume
+    seeds = 286_036 * volume / volume.sum()  # at the real size
+    assert ((seeds > 10_000).sum(), seeds.max() < 50_000) == (7, True)
 
 
 @pytest.mark.parametrize(
@@ -311,9 +348,10 @@ def test_sizes_of_the_wechat_shape_at_the_real_size() -> None:
     [
         ({"min_pool_examples": 300}, "fewer pool examples"),
         ({"users": 1000}, "more users"),
-        ({"users": 0}, "users >= 1"),
-        ({"seed": -1}, "seed >= 0"),
-        ({"cardinality": 0}, "cardinality in"),
+        ({"users": 0}, "users: expected a whole number of 1 or more"),
+        ({"seed": -1}, "seed: expected a whole number of 0 or more"),
+        ({"cardinality": 0}, "a cardinality in"),
+        ({"new_campaigns": 173}, "0 to 172 new campaigns"),
     ],
 )
 def test_bad_sizes_are_told_and_leave_nothing(

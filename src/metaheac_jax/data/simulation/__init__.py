@@ -1,7 +1,7 @@
-"""A simulated twin of the Tencent look-alike data, for use without the competition's files.
+"""A simulated twin of the Tencent look-alike data, as the three tables that `prepare` reads.
 
 The steps, in the modules `users`, `campaigns`, `exposure` and `conversions` (`shapes` has the
-constants, `world` writes the files, and `tables` writes a world as tables):
+constants, `world` writes the tables, and `truth` answers for users who are shown a campaign):
 
 1. **Users.** A user has a hidden persona z ~ N(0, I): gender, age, wealth, and so on, and six
    hobbies. A one-valued field is a mixture of z and noise, cut at the field's quantiles. The length
@@ -27,10 +27,15 @@ fractions of missing lists among all users and among positive ones. The constant
 vocabularies at a tenth of their size; ``tests/data/test_simulation.py`` compares each statistic.
 """
 
-from metaheac_jax.data.simulation.conversions import Truth, read_truth
 from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, WECHAT_WORLD, Shape
-from metaheac_jax.data.simulation.tables import write_table_world
-from metaheac_jax.data.simulation.world import FORMAT, MANIFEST, RECIPE, count_examples, write_world
+from metaheac_jax.data.simulation.truth import (
+    FORMAT,
+    MANIFEST,
+    read_truth,
+    show,
+    true_probability,
+)
+from metaheac_jax.data.simulation.world import RECIPE, count_examples, write_world
 
 __all__ = [
     "FORMAT",
@@ -40,9 +45,9 @@ __all__ = [
     "TENCENT_WORLD",
     "WECHAT_WORLD",
     "Shape",
-    "Truth",
     "count_examples",
     "read_truth",
-    "write_table_world",
+    "show",
+    "true_probability",
     "write_world",
 ]

@@ -19,7 +19,8 @@ class Campaigns(NamedTuple):
     """Attributes, targeting and taste of each campaign.
 
     Attributes:
-      attributes: columns of adFeature.csv.
+      ids: (C,) ascending.
+      attributes: name -> (C,) values of a field.
       tilt: (D, C) soft targeting.
       gender: (3, C) log-weight of a user by gender; ``age``: (6, C) by age group.
       taste: (D + PAIRS, C) weights of linear and pairwise terms.
@@ -27,6 +28,7 @@ class Campaigns(NamedTuple):
       rate: (C,) fraction of positives.
     """
 
+    ids: np.ndarray
     attributes: dict[str, np.ndarray]
     tilt: np.ndarray
     gender: np.ndarray
@@ -40,7 +42,7 @@ def make_campaigns(shape: Shape, rng: np.random.Generator) -> Campaigns:
     """Draws all campaigns of a world."""
     count = shape.campaigns
     advertiser, category = _advertisers(shape, rng)
-    campaign_id = _campaign_ids(shape, advertiser, category, rng)
+    group = _campaign_groups(shape, advertiser, category, rng)
     product, product_type = _products(shape, rng)
     quantiles = (-np.log1p(-(np.arange(count) + 0.5) / count)) ** (1 / shape.spread)  # Weibull
     volume = rng.permutation(quantiles)
@@ -70,12 +72,13 @@ def make_campaigns(shape: Shape, rng: np.random.Generator) -> Campaigns:
     concentration = ((shape.rate_mean - shape.rate_min) / shape.rate_sd) ** 2
     excess = rng.gamma(concentration, size=count) * shape.rate_sd / np.sqrt(concentration)
     rate = shape.rate_min + excess
+    ids = np.sort(rng.choice(2300, count, replace=False)) + 1
+    rng.permutation(2_000_000)  # ids of the creatives, which tell nothing: no table has them
     return Campaigns(
+        ids=ids,
         attributes={
-            "aid": np.sort(rng.choice(2300, count, replace=False)) + 1,
             "advertiserId": advertiser + 1,
-            "campaignId": campaign_id + 1,
-            "creativeId": rng.permutation(2_000_000)[:count] + 1,
+            "campaignId": group + 1,
             "creativeSize": _cover(shape.sizes, count, rng) + 1,
             "adCategoryId": category + 1,
             "productId": product,
@@ -112,17 +115,17 @@ def _advertisers(shape: Shape, rng: np.random.Generator) -> tuple[np.ndarray, np
     return advertiser, category
 
 
-def _campaign_ids(
+def _campaign_groups(
     shape: Shape, advertiser: np.ndarray, category: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """(C,) campaignId, shared within an advertiser and category until few enough remain."""
-    campaign_id = np.arange(shape.campaigns)
+    """(C,) group, shared within an advertiser and category until few enough remain."""
+    group = np.arange(shape.campaigns)
     for one in rng.permutation(shape.campaigns):
         alike = (advertiser == advertiser[one]) & (category == category[one])
-        other = np.flatnonzero(alike & (campaign_id != campaign_id[one]))
-        if len(np.unique(campaign_id)) > shape.campaign_ids and len(other):
-            campaign_id[one] = campaign_id[other[0]]
-    return campaign_id
+        other = np.flatnonzero(alike & (group != group[one]))
+        if len(np.unique(group)) > shape.campaign_ids and len(other):
+            group[one] = group[other[0]]
+    return group
 
 
 def _products(shape: Shape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,49 +1,15 @@
 """Conversions of a simulated world.
 
-Axes: U users, C campaigns, E examples, D persona dimensions.
+Axes: C campaigns, E examples, D persona dimensions.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from metaheac_jax.progress import Progress, silent
 
 _HALVINGS = 16  # of the interval that contains the scale
-
-
-class Truth(NamedTuple):
-    """The conversion model of a world; it covers every pair of a user and a campaign.
-
-    Attributes:
-      key: (U,) uids, ascending; ``aid``: (C,) campaign ids, ascending.
-      traits: (U, D) float32, x of each user, in the order of `PERSONA`.
-      pairs: (2, D, PAIRS) directions of x whose products are the pairwise terms.
-      weights: (D + PAIRS, C) weights of the linear and pairwise terms.
-      intercept: (C,) log-odds.
-    """
-
-    key: np.ndarray
-    aid: np.ndarray
-    traits: np.ndarray
-    pairs: np.ndarray
-    weights: np.ndarray
-    intercept: np.ndarray
-
-    def probability(self, user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
-        """(E,) true conversion probability of users (E,) and campaigns (E,), by position."""
-        terms = linear_and_pairwise(self.traits[user], self.pairs)
-        log_odds = np.einsum("et,te->e", terms, self.weights[:, campaign])
-        return sigmoid(log_odds + self.intercept[campaign])
-
-
-def read_truth(directory: Path) -> Truth:
-    """Reads the conversion model of a world written by `write_world`."""
-    with np.load(directory / "truth.npz", allow_pickle=False) as file:
-        return Truth(**file)
 
 
 def linear_and_pairwise(x: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -114,7 +80,7 @@ def find_scale(
 def draw_labels(
     probability: np.ndarray, campaign: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """(E,) labels, 1 or -1, by systematic sampling.
+    """(E,) int8 labels, 1 or 0, by systematic sampling.
 
     The probabilities are summed in a random order, from a random offset per campaign. An example is
     positive if the running sum passes a whole number there.
@@ -129,6 +95,6 @@ def draw_labels(
     first = np.searchsorted(campaign[order], np.arange(campaign.max() + 1))
     offset = rng.random(campaign.max() + 1) - (passed - probability[order])[first]
     passed += offset[campaign[order]]
-    label = np.empty(len(campaign), np.int64)
-    label[order] = np.where(np.floor(passed) > np.floor(passed - probability[order]), 1, -1)
+    label = np.empty(len(campaign), np.int8)
+    label[order] = np.floor(passed) > np.floor(passed - probability[order])
     return label

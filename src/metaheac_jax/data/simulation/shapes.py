@@ -25,7 +25,7 @@ class Score:
     Attributes:
       fractions: fraction of each outcome, from the lowest scores; empty if lists cut the score.
       loadings: weights of persona dimensions; their squares sum to at most 1.
-      codes: values of the outcomes in the file; empty for 0, 1, 2, ...
+      codes: values of the outcomes in the table, -1 for a missing value; empty for 0, 1, 2, ...
     """
 
     fractions: tuple[float, ...]
@@ -163,7 +163,7 @@ TENCENT_WORLD = Shape(
         "education": Score(
             (0.01, 0.13, 0.30, 0.05, 0.01, 0.02, 0.17, 0.31), {"age": 0.33, "schooling": 0.8}
         ),
-        "house": Score((0.82, 0.18), {"home": 0.85}),  # 0 is missing: omitted from the line
+        "house": Score((0.82, 0.18), {"home": 0.85}, (-1, 1)),
     },
     sources={
         "apps": Score((), {"apps": 0.9, "age": 0.3}),

@@ -26,7 +26,7 @@ class TokenDistribution(NamedTuple):
       edges: (T + 1,) bounds of the topics in the cumulative distribution of values.
       cumulative: (V,) distribution of values.
       topic: (V,) topic of each value.
-      raw: (V,) raw value in the file; ``rank``: (V,) rank by popularity, 0 is the most popular.
+      raw: (V,) raw value in the table; ``rank``: (V,) rank by popularity, 0 is the most popular.
       pull: (D, T) topic logits per unit of persona.
     """
 

@@ -1,12 +1,23 @@
-"""Writes a simulated world in the competition's format.
+"""Writes a simulated world as tables.
+
+    users.parquet       user_id and the user fields of `TENCENT`; a row group per block of users
+    campaigns.parquet   campaign_id and the campaign fields of `TENCENT`
+    examples.parquet    campaign_id, user_id, label, stage, and the true probability
+    schema.json         names these fields
+    new/                campaigns.csv and examples.csv: campaigns that no table has, and their seeds
+    truth/              by which the world answers, see `truth`
+    SIMULATED           the world's name
+    world.json          the recipe, its options, and the files with their digests
+
+Ids and values are whole numbers. A missing value is null, and a missing list is empty.
 
 Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +25,6 @@ import polars as pl
 
 from metaheac_jax.data.simulation.campaigns import Campaigns, expected_examples, make_campaigns
 from metaheac_jax.data.simulation.conversions import (
-    Truth,
     draw_labels,
     find_intercepts,
     find_scale,
@@ -23,25 +33,28 @@ from metaheac_jax.data.simulation.conversions import (
 )
 from metaheac_jax.data.simulation.exposure import appeal, balance_exposure, expose
 from metaheac_jax.data.simulation.shapes import PAIRS, PERSONA, TENCENT_WORLD, Shape
+from metaheac_jax.data.simulation.truth import (
+    FORMAT,
+    MANIFEST,
+    TRAITS,
+    Truth,
+    stream,
+    write_truth,
+)
 from metaheac_jax.data.simulation.users import TokenDistribution, Users, make_tokens, make_users
-from metaheac_jax.errors import InputError
-from metaheac_jax.files import list_files, new_array, new_directory
+from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.files import new_array, new_directory, write_json
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import TENCENT, Field
+from metaheac_jax.sealed import seal
 
 #: Version of the recipe, increased whenever the same arguments give another world. The names of
 #: caches contain it.
 RECIPE = 2
-#: Lists the files of a world's folder.
-MANIFEST, FORMAT = "world.json", "metaheac_jax world 1"
 CHUNK = 50_000  # users held in memory at a time
-ORDERS = 8  # number of orders of the named fields within a chunk of lines
-
-#: Features of the competition's files that the model does not use; a reader must skip them.
-UNUSED = {
-    "marriageStatus": ("11", "10", "13 15", "5 13", "2"),
-    "os": ("1", "2", "1 2"),
-    "ct": ("1", "3 1", "4 2 3 1", "3 4"),
-}
+#: Maximum number of seeds of a new campaign: users are tried in a random order until so many have
+#: converted.
+MAX_NEW_SEEDS = 300
 
 
 def write_world(
@@ -51,17 +64,14 @@ def write_world(
     examples: int | None = None,
     cardinality: float = 0.1,
     min_pool_examples: int = 1500,
+    new_campaigns: int = 0,
     seed: int = 0,
     shape: Shape = TENCENT_WORLD,
     progress: Progress = silent,
 ) -> None:
-    """Writes a simulated world in the competition's format, completely or not at all.
+    """Writes a simulated world, completely or not at all.
 
-    Files: ``adFeature.csv``, ``userFeature.data``, ``train.csv`` (stage 1) and ``test1_truth.csv``
-    (stage 2, positives first); ``train_probability.npy`` and ``test1_truth_probability.npy``
-    (float32, the true conversion probability of each data line); ``truth.npz`` (see `read_truth`);
-    ``SIMULATED`` (one line); and `MANIFEST`. All processors write the same bytes, up to rounding of
-    probabilities.
+    All processors write the same tables, up to rounding of probabilities.
 
     Args:
       target: a directory; an existing one is replaced if it is a simulated world.
@@ -70,6 +80,8 @@ def write_world(
       cardinality: size of the large vocabularies (kw1, kw2, topic1, topic2) as a fraction of their
         real size, with at least 1,000 values each. The recipes are set for 0.1.
       min_pool_examples: approximate minimum number of examples of each campaign in stage 2.
+      new_campaigns: number of campaigns that are not in the tables. Their seeds, at most
+        `MAX_NEW_SEEDS` each, are no examples of the tables.
       seed: random seed of all draws.
       shape: the world's recipe.
       progress: receives the number of users done, then the steps that follow.
@@ -78,10 +90,14 @@ def write_world(
       InputError: an argument is out of range, the examples are too few for ``min_pool_examples`` or
         too many for the users, or the target exists and is not a simulated world.
     """
-    _check_arguments(users, seed, min_pool_examples, cardinality)
+    if not 0 < cardinality <= 1 or not 0 <= new_campaigns < shape.campaigns:
+        raise InputError(
+            "simulated world: expected a cardinality in (0, 1] and 0 to "
+            f"{shape.campaigns - 1} new campaigns, got {cardinality} and {new_campaigns}"
+        )
     campaigns, quotas = _planned(users, examples, min_pool_examples, seed, shape)
     tokens = {n: make_tokens(s, cardinality, stream(seed, n)) for n, s in shape.lists.items()}
-    key = np.cumsum(stream(seed, "keys").integers(1, 8, users))
+    user_ids = np.cumsum(stream(seed, "keys").integers(1, 8, users))
 
     # A sample of users outside the world is used to balance exposure and to estimate z linearly.
     sample = make_users(shape, tokens, 20_000, stream(seed, "sample"))
@@ -94,36 +110,79 @@ def write_world(
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     drawn: list[list[np.ndarray]] = [[], []]
     affinities: list[list[np.ndarray]] = [[], []]
+    orders: list[np.ndarray] = []
     shown = np.zeros((2, shape.campaigns))
     with new_directory(target, marker=MANIFEST) as directory:
-        scratch = directory / "estimates.npy"
-        estimates = new_array(scratch, np.float32, (users, len(PERSONA)))
-        with (directory / "userFeature.data").open("wb") as file:
-            for start in range(0, users, CHUNK):
-                rng, stop = stream(seed, "users", start), min(start + CHUNK, users)
-                chunk = make_users(shape, tokens, stop - start, rng)
-                estimates[start:stop] = chunk.observed @ estimate
-                weights = np.exp(appeal(campaigns, chunk))
-                for stage, quota in enumerate(quotas):
-                    # Targets follow the cumulative quota, so that random errors do not accumulate.
-                    least = 0.1 * quota * CHUNK / users
-                    due = np.maximum(quota * stop / users - shown[stage], least)
-                    balance[stage] = balance_exposure(weights, due, balance[stage], rounds=3)
-                    occur = quota.sum() / shape.examples_per_user / users
-                    pairs = expose(weights * balance[stage], occur, shape.examples_per_user, rng)
-                    weights[pairs[0], pairs[1]] = 0  # not shown again in the next stage
-                    shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
-                    pairs[0] += start
-                    terms = linear_and_pairwise(estimates[pairs[0]], directions)
-                    affinity = np.einsum("et,te->e", terms, campaigns.taste[:, pairs[1]])
-                    affinities[stage].append(affinity)
-                    drawn[stage].append(pairs.astype(np.int32))
-                file.write(_lines(shape, chunk, tokens, key[start:stop], rng))
-                progress("simulating users", stop, users)
-        parts = (drawn, affinities)
-        _finish(directory, shape, campaigns, key, estimates, directions, *parts, seed, progress)
-        scratch.unlink()
-        list_files(directory, MANIFEST, FORMAT)
+        parts = directory / "parts"
+        parts.mkdir()
+        (directory / TRAITS).parent.mkdir()
+        traits = new_array(directory / TRAITS, np.float32, (users, len(PERSONA)))
+        for start in range(0, users, CHUNK):
+            rng, stop = stream(seed, "users", start), min(start + CHUNK, users)
+            chunk = make_users(shape, tokens, stop - start, rng)
+            traits[start:stop] = chunk.observed @ estimate
+            weights = np.exp(appeal(campaigns, chunk))
+            for stage, quota in enumerate(quotas):
+                # Targets follow the cumulative quota, so that random errors do not accumulate.
+                least = 0.1 * quota * CHUNK / users
+                due = np.maximum(quota * stop / users - shown[stage], least)
+                balance[stage] = balance_exposure(weights, due, balance[stage], rounds=3)
+                occur = quota.sum() / shape.examples_per_user / users
+                pairs = expose(weights * balance[stage], occur, shape.examples_per_user, rng)
+                weights[pairs[0], pairs[1]] = 0  # not shown again in the next stage
+                shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
+                pairs[0] += start
+                terms = linear_and_pairwise(traits[pairs[0]], directions)
+                affinity = np.einsum("et,te->e", terms, campaigns.taste[:, pairs[1]])
+                affinities[stage].append(affinity)
+                drawn[stage].append(pairs.astype(np.int32))
+            orders.append(start + _random_order(stop - start, rng))
+            frame = _user_table(shape, chunk, tokens, user_ids[start:stop])
+            _write(frame[orders[-1] - start], parts / f"users-{start:012}.parquet")
+            progress("simulating users", stop, users)
+        _join(parts, directory / "users.parquet")
+
+        is_new = np.zeros(shape.campaigns, bool)
+        rng = stream(seed, "new campaigns")
+        is_new[rng.choice(shape.campaigns, new_campaigns, replace=False)] = True
+        stages = [
+            (*np.concatenate(pairs, axis=1), np.concatenate(terms))
+            for pairs, terms in zip(drawn, affinities, strict=True)
+        ]
+        scale, intercept = _write_examples(
+            parts, shape, campaigns, is_new, user_ids, stages, seed, progress
+        )
+        _join(parts, directory / "examples.parquet")
+        shutil.rmtree(parts)
+        progress("writing the truth", 0, 1)
+        taste = scale * campaigns.taste
+        truth = Truth(user_ids, campaigns.ids, traits, directions, taste, intercept)
+        write_truth(directory, truth)
+        table = pl.DataFrame({"campaign_id": campaigns.ids, **campaigns.attributes})
+        _write(table.filter(~is_new), directory / "campaigns.parquet")
+        if new_campaigns:
+            (directory / "new").mkdir()
+            table.filter(is_new).write_csv(directory / "new" / "campaigns.csv")
+            seeds = _new_seeds(truth, np.concatenate(orders), is_new, seed)
+            seeds.write_csv(directory / "new" / "examples.csv")
+        sides = {"user": TENCENT.user, "campaign": TENCENT.campaign}
+        schema = {side: [_column(field) for field in fields] for side, fields in sides.items()}
+        write_json(directory / "schema.json", schema)
+        name = f"simulated {shape.name} twin (seed {seed}, {users:,} users)\n"
+        (directory / "SIMULATED").write_text(name)
+        recipe = {
+            "format": FORMAT,
+            "recipe": RECIPE,
+            "shape": shape.name,
+            "seed": seed,
+            "users": users,
+            "examples": examples,
+            "cardinality": cardinality,
+            "min_pool_examples": min_pool_examples,
+            "new_campaigns": new_campaigns,
+        }
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        seal(directory, MANIFEST, recipe, files, progress=progress)
 
 
 def count_examples(
@@ -139,7 +198,6 @@ def count_examples(
     Raises:
       InputError: as `write_world` does.
     """
-    _check_arguments(users, seed, min_pool_examples, 1.0)
     _, (stage1, stage2) = _planned(users, examples, min_pool_examples, seed, shape)
     return int(stage1.sum()), int(stage2.sum())
 
@@ -148,112 +206,76 @@ def _planned(
     users: int, examples: int | None, min_pool_examples: int, seed: int, shape: Shape
 ) -> tuple[Campaigns, tuple[np.ndarray, np.ndarray]]:
     """The campaigns of a world, and (C,) expected numbers of examples in each stage."""
+    check_whole("simulated world: users", users, 1)
+    check_whole("simulated world: seed", seed, 0)
+    check_whole("simulated world: min_pool_examples", min_pool_examples, 0)
     total = int(0.8 * users) if examples is None else examples
     campaigns = make_campaigns(shape, stream(seed, "campaigns"))
     return campaigns, expected_examples(shape, campaigns.volume, users, total, min_pool_examples)
 
 
-def _check_arguments(users: int, seed: int, min_pool_examples: int, cardinality: float) -> None:
-    if users < 1 or seed < 0 or min_pool_examples < 0 or not 0 < cardinality <= 1:
-        raise InputError(
-            "simulated world: expected users >= 1, seed >= 0, pool examples >= 0 and a cardinality "
-            f"in (0, 1], got {users}, {seed}, {min_pool_examples} and {cardinality}"
-        )
+def _random_order(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(U,) order of a chunk's users.
 
-
-def _finish(
-    directory: Path,
-    shape: Shape,
-    campaigns: Campaigns,
-    key: np.ndarray,
-    estimates: np.ndarray,
-    directions: np.ndarray,
-    drawn: list[list[np.ndarray]],
-    affinities: list[list[np.ndarray]],
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Writes everything but the users: examples, truth, campaigns and the world's name.
-
-    Args:
-      directory: the world's directory.
-      shape: the world's recipe.
-      campaigns: the world's campaigns.
-      key: (U,) uids.
-      estimates: (U, D) estimates of the users' personas.
-      directions: (2, D, PAIRS) directions of the pairwise terms.
-      drawn: per stage and chunk, the users and campaigns of the examples.
-      affinities: per stage and chunk, the affinities of the examples.
-      seed: random seed of labels and orders.
-      progress: receives what is being done.
+    The draws before it are those of the competition's text form: three fields that no method uses,
+    and eight orders of the 17 fields in a line. So a world has the same rows in either form.
     """
-    stages = [
-        (*np.concatenate(pairs, axis=1), np.concatenate(terms))
-        for pairs, terms in zip(drawn, affinities, strict=True)
-    ]
-    scale, intercept = _write_examples(directory, shape, campaigns, key, stages, seed, progress)
-    progress("writing the truth", 0, 1)
-    aid, taste = campaigns.attributes["aid"], scale * campaigns.taste
-    truth = Truth(key, aid, estimates, directions, taste, intercept)
-    np.savez(directory / "truth.npz", **truth._asdict())
-    pl.DataFrame(campaigns.attributes).write_csv(directory / "adFeature.csv")
-    name = f"simulated {shape.name} twin (seed {seed}, {len(key):,} users)\n"
-    (directory / "SIMULATED").write_text(name)
+    for values in (5, 3, 4):
+        rng.integers(values, size=count)
+    for _ in range(8):
+        rng.permutation(17)
+    return rng.permutation(count)
 
 
-def _lines(
-    shape: Shape,
-    users: Users,
-    tokens: dict[str, TokenDistribution],
-    key: np.ndarray,
-    rng: np.random.Generator,
-) -> bytes:
-    """Lines of userFeature.data for a chunk, shuffled; the order of fields varies."""
-    columns: dict[str, np.ndarray | pl.Series] = {"uid": key}
-    named: dict[str, pl.Expr] = {}
-    for name, value in users.fields.items():
-        codes = shape.fields[name].codes
-        columns[name] = np.array(codes)[value] if codes else value
-        text = pl.format(name + " {}", pl.col(name))
-        named[name] = pl.when(pl.col(name) > 0).then(text) if name == "house" else text
-    for name, drawn in users.lists.items():
-        slots = [f"{name}.{slot}" for slot in range(drawn.shape[1])]
-        raw = np.where(drawn < 0, 0, tokens[name].raw[drawn])
-        columns.update(zip(slots, raw.T, strict=True))
-        present = [pl.when(pl.col(slot) > 0).then(pl.col(slot)) for slot in slots]
-        text = pl.concat_str(pl.lit(name), *present, separator=" ", ignore_nulls=True)
-        named[name] = pl.when(pl.max_horizontal(slots) > 0).then(text)
-    for name, texts in UNUSED.items():
-        columns[name] = pl.Series(texts).gather(rng.integers(len(texts), size=len(key)))
-        named[name] = pl.format(name + " {}", pl.col(name))
-    frame = pl.DataFrame(columns)
-    lines = []
-    bounds = [len(key) * i // ORDERS for i in range(ORDERS + 1)]
-    for start, stop in pairwise(bounds):
-        order = [named[name] for name in rng.permutation(list(named))]
-        uid = pl.format("uid {}", pl.col("uid"))
-        line = pl.concat_str(uid, *order, separator="|", ignore_nulls=True).alias("line")
-        lines.append(frame[start:stop].select(line))
-    shuffled = pl.concat(lines)[rng.permutation(len(key))]
-    return shuffled.write_csv(include_header=False, quote_style="never").encode()
+def _user_table(
+    shape: Shape, users: Users, tokens: dict[str, TokenDistribution], user_ids: np.ndarray
+) -> pl.DataFrame:
+    """The rows of a chunk of users, in the order of their ids (U,)."""
+    columns = [pl.Series("user_id", user_ids)]
+    for field in TENCENT.user:
+        if field.name in users.fields:
+            value, codes = users.fields[field.name], shape.fields[field.name].codes
+            raw = np.array(codes)[value] if codes else value
+        else:
+            drawn = users.lists[field.name]
+            raw = np.where(drawn < 0, -1, tokens[field.name].raw[drawn])
+        column = pl.col(field.name)
+        if field.slots > 1:
+            kept = column.arr.to_list().list.filter(pl.element() >= 0)
+        else:
+            raw, kept = raw.ravel(), pl.when(column >= 0).then(column)
+        columns.append(pl.DataFrame({field.name: raw}).select(kept)[field.name])
+    return pl.DataFrame(columns)
+
+
+def _join(parts: Path, table: Path) -> None:
+    """Writes a table from its parts, in the order of their names; memory holds few row groups."""
+    paths = sorted(parts.glob(f"{table.stem}-*"))
+    _write(pl.scan_parquet(paths, glob=False), table)
+
+
+def _write(frame: pl.DataFrame | pl.LazyFrame, path: Path) -> None:
+    frame.lazy().sink_parquet(path, row_group_size=CHUNK)
 
 
 def _write_examples(
-    directory: Path,
+    parts: Path,
     shape: Shape,
     campaigns: Campaigns,
-    key: np.ndarray,
+    is_new: np.ndarray,
+    user_ids: np.ndarray,
     stages: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     seed: int,
     progress: Progress,
 ) -> tuple[float, np.ndarray]:
-    """Writes train.csv, test1_truth.csv and the true probabilities of their lines.
+    """Writes the examples of each stage, in a random order; in stage 2 seeds are first.
 
     Args:
-      directory: where to write.
+      parts: where to write.
       shape: the world's recipe.
       campaigns: the world's campaigns.
-      key: (U,) uids.
+      is_new: (C,) bool, campaigns whose examples are left out.
+      user_ids: (U,) ascending.
       stages: per stage, (E,) users, campaigns and affinities.
       seed: random seed of labels and orders.
       progress: receives what is being done.
@@ -264,27 +286,42 @@ def _write_examples(
     _, campaign, affinity = stages[0]
     scale = find_scale(affinity, campaign, campaigns.rate, shape.auc, progress)
     intercept = find_intercepts(scale * affinity, campaign, campaigns.rate)
-    for name, (user, campaign, affinity) in zip(("train", "test1_truth"), stages, strict=True):
-        progress(f"writing {name}.csv", 0, len(user))
-        rng = stream(seed, name)
+    for number, (user, campaign, affinity) in enumerate(stages, start=1):
+        progress(f"writing examples of stage {number}", 0, len(user))
+        rng = stream(seed, ("train", "test1_truth")[number - 1])
         probability = sigmoid(scale * affinity + intercept[campaign])
         label = draw_labels(probability, campaign, rng)
         order = rng.permutation(len(user))
-        if name == "test1_truth":
+        if number == 2:
             order = order[np.argsort(-label[order], kind="stable")]
+        order = order[~is_new[campaign[order]]]
         table = pl.DataFrame(
             {
-                "aid": campaigns.attributes["aid"][campaign[order]],
-                "uid": key[user[order]],
+                "campaign_id": campaigns.ids[campaign[order]],
+                "user_id": user_ids[user[order]],
                 "label": label[order],
+                "stage": np.full(len(order), number, np.int8),
+                "probability": probability[order].astype(np.float32),
             }
         )
-        table.write_csv(directory / f"{name}.csv", include_header=name == "train")
-        np.save(directory / f"{name}_probability.npy", probability[order].astype(np.float32))
+        _write(table, parts / f"examples-{number}.parquet")
     return scale, intercept
 
 
-def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """A random stream per purpose, so that a change to one does not affect the others."""
-    entropy = [seed, *purpose.encode(), *numbers]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+def _new_seeds(truth: Truth, order: np.ndarray, is_new: np.ndarray, seed: int) -> pl.DataFrame:
+    """Examples: the seeds of new campaigns (C,) bool; ``order`` (U,) is that of the users' rows."""
+    parts = []
+    for campaign in np.flatnonzero(is_new).tolist():
+        chance = truth.probability(order, np.full(len(order), campaign))
+        rng = stream(seed, "seeds", campaign)
+        tried = rng.permutation(len(order))
+        converted = tried[rng.random(len(order)) < chance[tried]][:MAX_NEW_SEEDS]
+        ids = pl.DataFrame({"user_id": truth.user_ids[order[converted]]})
+        campaign_id = pl.lit(truth.campaign_ids[campaign]).alias("campaign_id")
+        parts.append(ids.select(campaign_id, "user_id", pl.lit(1).alias("label")))
+    return pl.concat(parts)
+
+
+def _column(field: Field) -> dict[str, str | int]:
+    """A field as schema.json has it."""
+    return {"name": field.name} | ({"slots": field.slots} if field.slots > 1 else {})

@@ -1,0 +1,146 @@
+"""The conversion model of a simulated world, by which the world answers.
+
+    truth/user_ids.npy    (U,) ascending
+    truth/traits.npy      (U, D)
+    truth/campaigns.npz   what else a `Truth` has
+
+Axes: U users, C campaigns, E pairs of a user and a campaign, D persona dimensions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from metaheac_jax.data.simulation.conversions import linear_and_pairwise, sigmoid
+from metaheac_jax.data.table_file import Table
+from metaheac_jax.errors import check_whole
+from metaheac_jax.sealed import read_sealed
+
+#: Lists the files of a world's folder, with their digests.
+MANIFEST, FORMAT = "world.json", "metaheac_jax world 2"
+#: Name of the file of traits, which is written in blocks.
+TRAITS = "truth/traits.npy"
+_USER_IDS, _CAMPAIGNS = "truth/user_ids.npy", "truth/campaigns.npz"
+_BLOCK = 100_000  # pairs whose terms are in memory at a time
+
+
+class Truth(NamedTuple):
+    """The conversion model of a world; it covers every pair of a user and a campaign.
+
+    Attributes:
+      user_ids: (U,) ascending; ``campaign_ids``: (C,) ascending, with those of new campaigns.
+      traits: (U, D) float32, x of each user, in the order of `PERSONA`.
+      pairs: (2, D, PAIRS) directions of x whose products are the pairwise terms.
+      weights: (D + PAIRS, C) weights of the linear and pairwise terms.
+      intercept: (C,) log-odds.
+    """
+
+    user_ids: np.ndarray
+    campaign_ids: np.ndarray
+    traits: np.ndarray
+    pairs: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+
+    def probability(self, user: np.ndarray, campaign: np.ndarray) -> np.ndarray:
+        """(E,) true conversion probability of users (E,) and campaigns (E,), by position."""
+        log_odds = np.empty(len(user))
+        for start in range(0, len(user), _BLOCK):
+            of = slice(start, start + _BLOCK)
+            terms = linear_and_pairwise(self.traits[user[of]], self.pairs)
+            log_odds[of] = np.einsum("et,te->e", terms, self.weights[:, campaign[of]])
+        return sigmoid(log_odds + self.intercept[campaign])
+
+
+def write_truth(world: Path, truth: Truth) -> None:
+    """Writes a world's conversion model, but for the traits, which are in `TRAITS` already."""
+    np.save(world / _USER_IDS, truth.user_ids)
+    others = {k: own for k, own in truth._asdict().items() if k not in ("user_ids", "traits")}
+    np.savez(world / _CAMPAIGNS, **others)
+
+
+def read_truth(world: Path) -> Truth:
+    """The conversion model of a world by `write_world`; the users' part is mapped from the disk.
+
+    Raises:
+      InputError: the folder is no simulated world, or a file of it was altered.
+    """
+    return _read(world)[0]
+
+
+def true_probability(world: Path, campaign_id: int, user_ids: np.ndarray) -> np.ndarray:
+    """(n,) true probability that each of n users of a world converts for one of its campaigns."""
+    truth = read_truth(world)
+    campaign = np.searchsorted(truth.campaign_ids, campaign_id)
+    user = np.searchsorted(truth.user_ids, user_ids)
+    return truth.probability(user, np.full(len(user), campaign))
+
+
+def show(world: Path, audience: Path | pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
+    """Shows campaigns to users of a world, who convert by their true probabilities.
+
+    A user's answer depends on the world, the seed, the campaign and the user alone, so showing a
+    campaign to the user again gives the same answer.
+
+    Args:
+      world: folder of the world.
+      audience: a table with the columns campaign_id and user_id, or its path.
+      seed: random seed of the answers.
+
+    Returns:
+      campaign_id, user_id, label (1 if the user converted, else 0) and audience (1), a row per row
+      of the audience: rows of examples for `metaheac add`.
+
+    Raises:
+      InputError: as `read_truth`; or the audience cannot be read, or has a campaign or a user that
+        the world does not have. The message names the row.
+    """
+    check_whole("seed", seed, 0)
+    truth, about = _read(world)
+    table = Table(audience, ["campaign_id", "user_id"], name="audience")
+    campaign = _positions(truth.campaign_ids, table, "campaign_id")
+    user = _positions(truth.user_ids, table, "user_id")
+    dart = np.empty(len(user))
+    for one in np.unique(campaign):
+        of = campaign == one
+        rng = stream(about["seed"], "answers", seed, int(one))
+        dart[of] = rng.random(len(truth.user_ids))[user[of]]
+    return pl.DataFrame(
+        {
+            "campaign_id": truth.campaign_ids[campaign],
+            "user_id": truth.user_ids[user],
+            "label": (dart < truth.probability(user, campaign)).astype(np.int8),
+            "audience": np.ones(len(user), np.int8),
+        }
+    )
+
+
+def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """A random stream per purpose, so that a change to one does not affect the others."""
+    entropy = [seed, *purpose.encode(), *numbers]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+
+
+def _read(world: Path) -> tuple[Truth, dict[str, Any]]:
+    """The conversion model and the manifest of a world."""
+    world = Path(world)
+    about = read_sealed(world, MANIFEST, format=FORMAT, remedy="simulate the world again")
+    with np.load(world / _CAMPAIGNS, allow_pickle=False) as file:
+        user_ids, traits = (np.load(world / own, mmap_mode="r") for own in (_USER_IDS, TRAITS))
+        return Truth(user_ids=user_ids, traits=traits, **file), about
+
+
+def _positions(known: np.ndarray, table: Table, column: str) -> np.ndarray:
+    """(n,) positions of a table's ids in an ascending array of those known."""
+    table.check_ids(column)
+    cells = table.id_cells(column, whole=True).fill_null(-1)
+    wanted = table.collect(table.scan().select(cells)).to_series().to_numpy()
+    position = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+    unknown = known[position] != wanted
+    if unknown.any():
+        raise table.fault(int(unknown.argmax()), f"{column} is not in the world")
+    return position
