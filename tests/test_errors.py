@@ -1,8 +1,8 @@
-"""Errors keep their kind on their way to the command."""
+"""Errors keep their kind on their way to the command; text from data does not reach a terminal."""
 
 import pytest
 
-from metaheac_jax.errors import Busy, InputError, Refusals, about
+from metaheac_jax.errors import Busy, InputError, about, check_whole, printable
 
 
 @pytest.mark.parametrize("kind", [Busy, InputError])
@@ -12,24 +12,15 @@ def test_what_an_error_is_about_does_not_change_its_kind(kind):
     assert type(caught.value) is kind
 
 
-def test_what_is_busy_is_not_refused():
-    """It ends the collection, since the same input may succeed later."""
-    refusals = Refusals()
-    with pytest.raises(Busy), refusals.collected("tea"):
-        raise Busy("wait")
-    with refusals.collected("golf"):
-        raise InputError("wrong")
-    assert refusals.reasons == [("golf", "wrong")]
+@pytest.mark.parametrize("value", [-1, 2**31, 1.0, True, "1", None])
+def test_only_whole_numbers_in_range_pass(value):
+    check_whole("--seed", 0, 0)
+    check_whole("--seed", 2**31 - 1, 0)
+    with pytest.raises(InputError, match="--seed: expected a whole number"):
+        check_whole("--seed", value, 0)
 
 
-def test_several_errors_are_busy_if_all_are():
-    refusals = Refusals()
-    refusals.check()
-    refusals.add("tea", Busy("tea: wait"))
-    refusals.add("golf", Busy("golf: wait"))
-    with pytest.raises(Busy, match=r"^2 errors: tea: wait; golf: wait; try again$"):
-        refusals.check("; try again")
-    refusals.add("july", InputError("july: wrong"))
-    with pytest.raises(InputError, match=r"^3 errors: ") as caught:
-        refusals.check()
-    assert type(caught.value) is InputError
+def test_control_characters_are_replaced():
+    text = "a\x1b[31m\x07\x9b\r\n\t\u202e\u2028\ud800b"
+    assert printable(text) == "a\ufffd[31m" + 8 * "\ufffd" + "b"
+    assert printable("thé 茶\u3000x [b] 🎉") == "thé 茶\u3000x [b] 🎉"

@@ -6,11 +6,9 @@ are wrong or crash. A flag of XLA keeps reductions away from that library.
 
 from __future__ import annotations
 
-import mmap
 import os
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +24,9 @@ REDUCE_FLAG = f"{_YNN}=-reduce"
 #: step faster. The flag would affect a GPU's programs as well.
 LEVEL_FLAG = "--xla_backend_optimization_level=1"
 
+#: The last version of jaxlib that is known to have the flag; an unknown flag aborts the process.
+_LAST_WITH_FLAG = (0, 12)
+
 #: Shapes a little larger than the smallest that show the faults `check_backend` looks for.
 _PRODUCT, _ROWS = (2048, 4), (40_000, 3)
 _RIGHT_VERSION = "0.10.1"  # of jaxlib; correct on a CPU without flags
@@ -36,19 +37,17 @@ def set_cpu_flags() -> None:
 
     XLA reads the variable when jax initialises its backend, so call this before making the first
     array. A flag that is already set keeps its value, and a variable that names a file of flags is
-    not changed. A flag that jaxlib does not know is left out, since it would abort the process. If
-    jax has a plugin for an accelerator, which reads the flags too, nothing is added unless
-    JAX_PLATFORMS is cpu.
+    not changed. If jax has a plugin for an accelerator, which reads the flags too, nothing is added
+    unless JAX_PLATFORMS is cpu.
     """
     given = os.environ.get("XLA_FLAGS", "").strip()
     if _accelerator() or (given and not given.startswith("-")):
         return
-    for flag in (LEVEL_FLAG, REDUCE_FLAG):
-        name = flag.partition("=")[0]
-        if name not in given and _knows(name):
-            given = f"{given} {flag}".strip()
-    if given:
-        os.environ["XLA_FLAGS"] = given
+    flags = [LEVEL_FLAG]
+    if tuple(map(int, jaxlib.__version__.split(".")[:2])) <= _LAST_WITH_FLAG:
+        flags.append(REDUCE_FLAG)
+    missing = [flag for flag in flags if flag.partition("=")[0] not in given]
+    os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
 
 
 def check_backend() -> None:
@@ -84,12 +83,6 @@ def campaigns_at_once(most: int) -> int:
     return 1 if jax.default_backend() == "cpu" else most
 
 
-def has_room(num_bytes: int) -> bool:
-    """Whether an array takes at most half of a device's memory; always true on a CPU."""
-    memory = jax.local_devices()[0].memory_stats()
-    return memory is None or 2 * num_bytes <= memory["bytes_limit"]
-
-
 @jax.jit
 def _reductions(product: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The results that `check_backend` compares with numpy's: () and (rows,)."""
@@ -109,12 +102,3 @@ def _accelerator() -> bool:
         return False
     modules = find_spec("jax_plugins") or find_spec("libtpu")
     return modules is not None or bool(entry_points(group="jax_plugins"))
-
-
-def _knows(flag: str) -> bool:
-    """Whether jaxlib knows the flag: the file of its library contains the flag's name."""
-    for library in Path(jaxlib.__file__).parent.glob("libjax_common*"):
-        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as m:
-            if m.find(flag.removeprefix("--").encode()) >= 0:
-                return True
-    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
@@ -10,8 +11,15 @@ from typing import Any
 
 #: The largest count or seed, since jax and the examples use 32-bit integers.
 MAX_WHOLE = 2**31 - 1
-#: Maximum number of errors in one message.
-MAX_REFUSALS = 50
+
+
+def printable(text: str) -> str:
+    """Text from data as it may reach a terminal: U+FFFD replaces each control character."""
+    controls = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(one) in controls else one
+        for one in text
+    )
 
 
 class InputError(ValueError):
@@ -45,57 +53,6 @@ def message_of(error: OSError) -> str:
     """What to tell the user about an error of the system: the file's name and what is wrong."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
-
-
-class Refusals:
-    """Collects the errors of several inputs, so that one message has all of them."""
-
-    def __init__(self) -> None:
-        self._errors: list[tuple[str | None, InputError]] = []
-
-    @contextmanager
-    def collected(self, name: str | None) -> Iterator[None]:
-        """A block on the input of this name, whose `InputError` is collected, unless `Busy`."""
-        try:
-            yield
-        except Busy:
-            raise
-        except InputError as error:
-            self.add(name, error)
-
-    def add(self, name: str | None, error: InputError) -> None:
-        """Adds an error about the input of this name, which may be `Busy`."""
-        self._errors.append((name, error))
-
-    def __contains__(self, name: str | None) -> bool:
-        """Whether an error is about the input of this name."""
-        return any(name == own for own, _ in self._errors)
-
-    @property
-    def reasons(self) -> list[tuple[str | None, str]]:
-        """The name of each input with an error, and the message."""
-        return [(name, str(error)) for name, error in self._errors]
-
-    def check(self, advice: str = "") -> None:
-        """Ends the collection.
-
-        Args:
-          advice: ends the message.
-
-        Raises:
-          InputError: there are errors; the message has the first `MAX_REFUSALS`.
-          Busy: the same, and all errors are `Busy`.
-        """
-        if not self._errors:
-            return
-        messages = [message for _, message in self.reasons]
-        shown, more = "; ".join(messages[:MAX_REFUSALS]), len(messages) - MAX_REFUSALS
-        if len(messages) > 1:
-            others = f"; and {more} more" if more > 0 else ""
-            shown = f"{len(messages)} errors: {shown}{others}"
-        all_busy = all(isinstance(error, Busy) for _, error in self._errors)
-        kind = Busy if all_busy else InputError
-        raise kind(f"{shown}{advice}") from self._errors[0][1]
 
 
 def check_whole(name: str, value: Any, minimum: int) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json
+from metaheac_jax.files import is_replaced, write_json
 from metaheac_jax.progress import Progress, silent
 
 T = TypeVar("T")
@@ -17,35 +17,26 @@ T = TypeVar("T")
 _BLOCK = 1 << 24  # bytes read at a time for a checksum
 
 
-class Parent(NamedTuple):
-    """Something that a directory or file was made from.
-
-    Attributes:
-      name: name of its folder at that time; empty if not known.
-      digest: digest of its manifest; empty if not known.
-    """
-
-    name: str
-    digest: str
-
-    @classmethod
-    def of(cls, folder: Path, digest: str | None) -> Parent:
-        """The content of a folder."""
-        return cls(folder.resolve().name, digest or "")
+def digest_of(body: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, which does not depend on the order of its keys."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def digests(paths: Sequence[Path], progress: Progress) -> list[str]:
-    """SHA-256 of each file; ``progress`` receives the bytes read."""
-    results, done, total = [], 0, sum(path.stat().st_size for path in paths)
-    for path in paths:
+def entries_of(
+    directory: Path, files: Iterable[Path], progress: Progress = silent
+) -> dict[str, dict[str, Any]]:
+    """The size and SHA-256 of files in a directory, by name; ``progress`` receives bytes read."""
+    sizes = {path: path.stat().st_size for path in files}
+    entries, done = {}, 0
+    for path, size in sizes.items():
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
                 done += len(block)
-                progress("checksums", done, total)
-        results.append(digest.hexdigest())
-    return results
+                progress("checksums", done, sum(sizes.values()))
+        entries[str(path.relative_to(directory))] = {"bytes": size, "sha256": digest.hexdigest()}
+    return entries
 
 
 def seal(
@@ -58,65 +49,18 @@ def seal(
 ) -> str:
     """Writes a manifest against which `read_sealed` checks the files of a directory.
 
-    Args:
-      directory: contains the files.
-      manifest: file name of the manifest.
-      content: plain data, to which ``files`` and ``digest`` are added.
-      files: paths in the directory.
-      progress: receives the bytes checksummed.
-
-    Returns:
-      The digest, which covers all files.
+    It has the plain ``content``, ``files`` and ``digest``. The digest, which covers all files, is
+    returned. ``progress`` receives the bytes checksummed.
     """
-    checksums = zip(files, digests(files, progress), strict=True)
-    entries = {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in checksums
-    }
-    body = json.loads(json.dumps({**content, "files": entries}))
-    digest = digest_of(body)
-    write_json(directory / manifest, {**body, "digest": digest})
+    entries = entries_of(directory, files, progress)
+    return write_manifest(directory / manifest, {**content, "files": entries})
+
+
+def write_manifest(path: Path, content: Mapping[str, Any]) -> str:
+    """Writes plain data with their digest, which it returns; `read_manifest` reads them."""
+    digest = digest_of(content)
+    write_json(path, {**content, "digest": digest})
     return digest
-
-
-def read_sealed(
-    directory: Path,
-    manifest: str,
-    *,
-    format: str,
-    remedy: str,
-    verify: bool = True,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Reads a manifest and checks the files that it names.
-
-    Args:
-      directory: a directory with a manifest that `seal` wrote.
-      manifest: file name of the manifest.
-      format: required value of ``format`` in the manifest.
-      remedy: advice to the user, for messages.
-      verify: also compare the SHA-256 of each file, which requires reading all files.
-      progress: receives the bytes read.
-
-    Returns:
-      The content given to `seal`, with ``files`` and ``digest``. The digest covers all files.
-
-    Raises:
-      InputError: there is no manifest, it was altered or has another format, or a file is missing,
-        truncated or altered; the message names it.
-    """
-    body = read_manifest(directory / manifest, format=format, remedy=remedy)
-    files = {directory / name: entry for name, entry in body["files"].items()}
-    for file, entry in files.items():
-        if not file.is_file():
-            raise InputError(f"{file}: missing, though {manifest} names it; {remedy}")
-        check_size(file, entry, remedy=remedy)
-    if verify:
-        checksums = digests(list(files), progress)
-        for (file, entry), checksum in zip(files.items(), checksums, strict=True):
-            if checksum != entry["sha256"]:
-                raise InputError(f"{file}: altered since it was written; {remedy}")
-    return body
 
 
 def read_manifest(path: Path, *, format: str, remedy: str) -> dict[str, Any]:
@@ -139,15 +83,45 @@ def read_manifest(path: Path, *, format: str, remedy: str) -> dict[str, Any]:
     return {**body, "digest": digest}
 
 
-def check_size(file: Path, entry: Mapping[str, Any], *, remedy: str) -> None:
-    """Refuses a file whose size is not that of its entry in ``files`` of a manifest.
+def read_sealed(
+    directory: Path,
+    manifest: str,
+    *,
+    format: str,
+    remedy: str,
+    verify: bool | Callable[[str], bool] = True,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Reads a manifest and checks the files that it names.
+
+    Args:
+      directory: has files and the manifest that `seal` wrote.
+      manifest: file name of the manifest.
+      format: required value of ``format`` in the manifest.
+      remedy: advice to the user, for messages.
+      verify: whether to compare the SHA-256 of each file, which reads it; or of which, by name.
+      progress: receives the bytes read.
+
+    Returns:
+      The content given to `seal`, with ``files`` and ``digest``. The digest covers all files.
 
     Raises:
-      InputError: it has another size.
+      InputError: there is no manifest, it was altered or has another format, or a file is missing,
+        truncated or altered; the message names it.
     """
-    size = file.stat().st_size
-    if size != entry["bytes"]:
-        raise InputError(f"{file}: {size} bytes, expected {entry['bytes']}; {remedy}")
+    body = read_manifest(directory / manifest, format=format, remedy=remedy)
+    entries = body["files"]
+    for name, entry in entries.items():
+        file = directory / name
+        if not file.is_file():
+            raise InputError(f"{file}: missing, though {manifest} names it; {remedy}")
+        if (size := file.stat().st_size) != entry["bytes"]:
+            raise InputError(f"{file}: {size} bytes, expected {entry['bytes']}; {remedy}")
+    verified = [directory / n for n in entries if (verify(n) if callable(verify) else verify)]
+    for name, entry in entries_of(directory, verified, progress).items():
+        if entry != entries[name]:
+            raise InputError(f"{directory / name}: altered since it was written; {remedy}")
+    return body
 
 
 def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T:
@@ -155,30 +129,23 @@ def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T
 
     If the manifest has changed after reading, the directory was replaced, and is read again.
 
-    Args:
-      directory: the directory that ``read`` reads.
-      manifest: file name of the manifest.
-      read: may fail, or mix files of two directories, if the directory is replaced meanwhile.
+    Until then ``read`` may fail, or mix files of two directories.
     """
+
+    def version() -> tuple[int, int, bytes] | None:
+        path = directory / manifest
+        try:
+            return path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()
+        except OSError:
+            return None
+
     while True:
-        before = _content(directory / manifest)
+        before = version()
         try:
             result = read()
         except (ValueError, OSError):
-            if _content(directory / manifest) == before:
+            if not is_replaced(directory) and version() == before:
                 raise
         else:
-            if _content(directory / manifest) == before:
+            if version() == before:
                 return result
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
-
-
-def digest_of(body: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data, which does not depend on the order of its keys."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,8 @@
 """Canaries of speed: ratios of times within one run, for what libraries have broken before.
 
-Left out of the suite, since a busy machine upsets them: `python -m pytest -m canary` on an idle
-one. Each ratio is far from its bound where all is well; a broken library misses by far more.
+Left out of the suite, since a busy machine upsets them: `python -m pytest -m slow tests/canaries`
+on an idle one. Each ratio is far from its bound where all is well; a broken library misses by far
+more.
 """
 
 import gc
@@ -26,7 +27,7 @@ from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.step import build_row_step
 
-pytestmark = pytest.mark.canary
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)

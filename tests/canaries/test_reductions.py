@@ -43,20 +43,20 @@ def succeeds(program, *, flags):
     return not subprocess.run(words, env=environment, capture_output=True, timeout=120).returncode
 
 
-@pytest.mark.canary
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [PRODUCT, ROWS, RANK_7, RANK_8])
 def test_raw_cases_are_right_with_the_commands_flags(program):
     assert succeeds(program, flags=True)
 
 
-@pytest.mark.canary
+@pytest.mark.slow
 def test_the_check_agrees_with_the_raw_cases():
     """Without flags, whatever this version of jaxlib does."""
     found = succeeds("check_backend()", flags=False)
     assert found == (succeeds(PRODUCT, flags=False) and succeeds(ROWS, flags=False))
 
 
-@pytest.mark.canary
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [ROWS, RANK_7, RANK_8])
 def test_faults_of_excluded_versions_are_absent_without_flags(program):
     """As for a user of the library, on the versions that pyproject.toml admits."""

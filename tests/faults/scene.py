@@ -1,32 +1,62 @@
-"""A tiny world with all files that commands read, and the commands that write files.
+"""A tiny world with the files that commands read, and the commands that write files.
 
-A `Task` is a command with a known result: whatever happens to it, it must reach that result or
-report in one line what is wrong.
+A `Task` is a command with a known result. Each runs in a process of its own, which is forked from
+one that has imported everything.
 """
 
-import contextlib
-import dataclasses
 import hashlib
-import io
 import json
+import multiprocessing
+import os
 import shutil
-import traceback
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # before jax is imported
 
 import jax
 import numpy as np
-import tables_world
-import tencent_world
-from commands import exit_code, module, small_simulation, tiny_settings
-from jax.experimental.compilation_cache import compilation_cache
+import polars as pl
 
-from experiments import tencent
+from metaheac_jax.backend import set_cpu_flags
 from metaheac_jax.cli.main import main
-from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.training import loop
 
-USERS = 4000
-KEPT = Path(__file__).parents[1] / "fixtures" / "0.2"
-OUTPUTS = ("*.npy", "*.parquet", "*.csv", "*.data", "*.stablehlo", "*.npz", "methods/*.json")
+SETTINGS = "width=4 num_experts=2 num_critics=2 batch_size=32 campaigns_per_step=2 "
+SETTINGS += "offline_epochs=3 offline_patience=none online_epochs=1 online_patience=none"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command that writes a file or folder.
+
+    Attributes:
+      words: its arguments; those in capitals are names in the scene, OUT is what it writes.
+      ending: of the name of OUT.
+      needs: name in the scene of a folder that is first copied to OUT.
+      goes_on: further arguments that resume it after an interruption.
+    """
+
+    words: str
+    ending: str = ""
+    needs: str = ""
+    goes_on: str = ""
+
+
+TASKS = {
+    "prepare": Task("prepare TABLES OUT"),
+    "add": Task("add OUT --campaigns CAMPAIGNS.csv --examples EXAMPLES.csv", needs="DATA"),
+    "fit": Task(f"fit DATA OUT --set {SETTINGS} --log LOG", goes_on="--resume"),
+    "expand": Task("expand MODEL DATA --campaign tea --size 30 --out OUT", ".csv"),
+    "explain": Task("explain MODEL DATA --campaign tea --size 30 --out OUT", ".json"),
+    "export": Task("export MODEL DATA --campaign tea --out OUT"),
+}
+
+
+#: The tasks with which a scene is made.
+MADE = ("prepare", "add", "fit", "export")
 
 
 class Tally:
@@ -42,193 +72,165 @@ class Tally:
             self.failures.append(f"{trial}: {failure}")
             print(f"  FAILED {self.promise}: {trial}: {failure}", flush=True)
 
+    def judge(self, trial, run, same):
+        """Adds a trial: a reader's exit code and messages, and whether its result is the same.
+
+        It must refuse in one line and with code 2, or have the same result.
+        """
+        code, told = run
+        lines = [line for line in told.splitlines() if not line.startswith("warning: ")]
+        if code == 0:
+            self.add(trial, None if same() else "another result")
+        elif code == 2 and len(lines) == 1 and lines[0].startswith("error: "):
+            self.add(trial)
+        else:
+            self.add(trial, f"exit {code}, {' | '.join(told.splitlines()[-6:])[-600:]}")
+
     @property
     def held(self):
         return self.trials - len(self.failures)
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A command that writes ``out``.
-
-    Attributes:
-      words: its arguments; "OUT" stands for the path of its output.
-      goes_on: further arguments that resume it after an interruption.
-      needs: name in the scene of a folder that is first copied to OUT.
-    """
-
-    words: tuple[str, ...]
-    goes_on: tuple[str, ...] = ()
-    needs: str = ""
-    start: object = main
-
-
 class Scene:
-    """Files of a toy data set: tables, data, a model, a campaign's folder, and the tasks."""
+    """The files of the world, and what each task makes of them."""
 
     def __init__(self, folder):
-        self.folder, at = folder, lambda name: str(folder / name)
-        campaign = ("--seeds", at("seeds.csv"), "--attributes", at("attributes.json"))
-        more = ("--seeds", at("many_seeds.csv"), *campaign[2:])
-        data, one = ("--data", at("data")), ("--least-seeds", "5")
-        many = ("expand", at("model"), *data, *one)
-        compare = ("--data-dir", at("competition"), "--cache-dir", "OUT/cache", "--out", "OUT")
-        compare += ("--methods", "lr", "mlp-pretraining", "--schema", at("small.json"))
-        self.tasks = {
-            "simulate": Task(("simulate", "OUT", "--world", "wechat", "--users", str(USERS))),
-            "prepare": Task(("prepare", at("tables"), "OUT", "--schema", at("schema.json"))),
-            "prepare competition": Task(("prepare", at("competition"), "OUT")),
-            "fit": Task(("fit", at("data"), "OUT", "--epochs", "4"), ("--resume",)),
-            "customise": Task(("customise", at("model"), *data, *campaign, *one, "--out", "OUT")),
-            "expand": Task((*many, *campaign, "--size", "30", "--out", "OUT.csv")),
-            "expand --campaigns": Task(
-                (*many, "--campaigns", at("two.jsonl"), "--size", "20", "--out", "OUT")
-            ),
-            "feedback": Task(("feedback", "OUT", at("shown.csv")), needs="tea"),
-            "update": Task(("update", "OUT", *data), needs="fed"),
-            "export": Task(("export", at("tea"), *data, "--out", "OUT")),
-            "curve": Task(("curve", at("model"), *data, *more, "--out", "OUT.csv")),
-            "traits": Task(("traits", at("audience.csv"), *data, *more[:2], "--out", "OUT.csv")),
-            "overlap": Task(("overlap", at("audience.csv"), at("other.csv"), "--out", "OUT.csv")),
-            "compare": Task(compare, ("--resume",), start=module(tencent)),
-        }
+        self.folder, self.results, self.seconds = Path(folder), {}, {}
 
     def make(self):
         """Writes the files; returns the scene."""
-        folder = self.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("data", "model", "tea"):
-            shutil.copytree(KEPT / name, folder / name)
-        data = open_dataset(folder / "data")
-        tables_world.write(folder / "tables", *tables_world.world())
-        schema = json.dumps(tables_world.SCHEMA.to_json())
-        (folder / "schema.json").write_text(schema)
-        tencent_world.write(folder / "competition")
-        (folder / "small.json").write_text(json.dumps(tencent_world.SMALL_SCHEMA))
-        seeds, attributes = data.user_ids[:20].tolist(), {"advertiser": 2, "category": 1}
-        (folder / "seeds.csv").write_text("\n".join(map(str, seeds)) + "\n")
-        enough = data.user_ids[:60].tolist()  # to hold some out
-        (folder / "many_seeds.csv").write_text("\n".join(map(str, enough)) + "\n")
-        (folder / "attributes.json").write_text(json.dumps(attributes))
-        entry = {"seeds": "seeds.csv", "attributes": attributes}
-        lines = [json.dumps({"name": name, **entry}) for name in ("a", "b")]
-        (folder / "two.jsonl").write_text("\n".join(lines))
-        shown = [f"{key},{number % 3 == 0:d}" for number, key in enumerate(data.user_ids[20:60])]
-        (folder / "shown.csv").write_text("user_id,converted\n" + "\n".join(shown) + "\n")
-        for name, users in (("audience", slice(20, 60)), ("other", slice(40, 80))):
-            ids = "\n".join(map(str, data.user_ids[users]))
-            (folder / f"{name}.csv").write_text(f"user_id\n{ids}\n")
-        shutil.copytree(folder / "tea", folder / "fed")
-        self.must("feedback", folder / "fed")
+        write_tables(self.folder / "TABLES")
+        write_new_campaign(self.folder)
+        for name, place in (("prepare", "DATA"), ("add", "DATA"), ("fit", "MODEL")):
+            self.must(name, self.folder / place)
+        self.must("export", self.folder / "EXPORT")
         return self
 
-    def begin(self, name, out):
-        """Copies the files that a task needs to their place."""
-        needs = self.tasks[name].needs
-        if needs:
-            shutil.copytree(self.folder / needs, out)
-            shutil.copytree(self.folder / "model", out.with_name("model"))  # by a relative path
+    def result(self, name):
+        """The fingerprint of what a task writes if nothing disturbs it; also times it."""
+        if name not in self.results:
+            for _ in range(1 if name in MADE else 2):  # the first one compiles
+                out = self.place("whole", name)
+                began = time.perf_counter()
+                self.must(name, out)
+                self.seconds[name] = time.perf_counter() - began
+            self.results[name] = fingerprint(out)
+            assert self.results[name]
+        return self.results[name]
 
-    def run(self, name, out, *, goes_on=False):
-        """Runs a task; returns its exit code and stderr."""
-        task = self.tasks[name]
-        words = task.words + (task.goes_on if goes_on else ())
-        return quietly(task.start, *(word.replace("OUT", str(out)) for word in words))
+    def place(self, folder, name):
+        """A new folder for a task's output; returns the path of the output."""
+        task, folder = TASKS[name], self.folder / folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        out = folder / f"out{task.ending}"
+        if task.needs:
+            shutil.copytree(self.folder / task.needs, out)
+        return out
+
+    def start(self, name, out, *, goes_on=False, **others):
+        """Starts a task; ``others`` are paths to use instead of those of the scene.
+
+        An interrupted training goes on if ``goes_on``.
+        """
+        task = TASKS[name]
+        paths = {"OUT": out, "LOG": out.with_name("log"), **others}
+        words = task.words.split()
+        if goes_on and out.with_name(f"{out.name}.training").exists():
+            words += task.goes_on.split()
+        given = [str(paths.get(w, self.folder / w)) if w[:2].isupper() else w for w in words]
+        error = out.with_name("error")
+        return started(run_command, given, str(error), str(self.folder / "compiled")), error
+
+    def run(self, name, out, **options):
+        """Runs a task to its end; returns its exit code and what it tells."""
+        child, error = self.start(name, out, **options)
+        child.join()
+        return child.exitcode, error.read_text()
 
     def must(self, name, out):
         """Runs a task undisturbed; it must succeed."""
-        if not out.exists():
-            self.begin(name, out)
-        code, error = self.run(name, out)
-        assert code in (None, 0), f"{name}: {error}"
-        return self
-
-    def finish(self, name, out):
-        """Resumes a disturbed task, or starts it again; returns its exit code and stderr."""
-        return self.run(name, out, goes_on=self.may_go_on(name, out))
-
-    def may_go_on(self, name, out):
-        return name != "compare" or (out / "seed-0" / "config.json").is_file()
+        code, told = self.run(name, out)
+        assert code == 0, f"{name}: {told}"
 
 
-def quietly(start, *words):
-    """Exit code and stderr of a command in this process; the code is 1 if it raises."""
-    error = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
-        try:
-            code = exit_code(start, *words)
-        except BaseException as raised:
-            if isinstance(raised, KeyboardInterrupt):
-                raise
-            code = 1
-            error.write("".join(traceback.format_exception(raised)[-6:]))
-    return code, error.getvalue()
+def started(function, *arguments):
+    """Starts a child process that runs a function."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults.scene"])
+    child = context.Process(target=function, args=arguments, daemon=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the process that forks
+    child.start()
+    return child
 
 
-def refusal(code, error):
-    """What is wrong with a command's refusal; None if it exits with 2 and prints one line."""
-    lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
-    if code == 2 and len(lines) == 1 and lines[0].startswith("error: "):
-        return None
-    return f"exit {code}, {' | '.join(error.splitlines()[-6:])[-600:]}"
+def begin(error, compiled):
+    """Prepares a child: its streams, and where its compiled programs are.
+
+    They have a folder of their own, since a process may be killed while it writes one.
+    """
+    descriptor = os.open(error, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    set_cpu_flags()
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def run_command(words, error, compiled):
+    """Runs a command in a child; a training saves every fourth step, or it would save nothing."""
+    begin(error, compiled)
+    loop.train.__kwdefaults__.update(save_every=4, log_every=4)
+    sys.argv = ["metaheac", *words]
+    main()
 
 
 def fingerprint(out):
-    """Digests of a task's output files, by name; empty if there are none."""
-    if out.with_suffix(".csv").is_file():
-        out = out.with_suffix(".csv")
-    files = [out] if out.is_file() else sorted(p for s in OUTPUTS for p in out.rglob(s))
-    kept = [p for p in files if not {"cache", "checkpoints"} & set(p.relative_to(out).parts)]
-    return {str(path.relative_to(out)): _digest(path) for path in kept}
+    """Digests of the results in an output, by name; empty if it is absent."""
+    if out.is_file():
+        return {"": _digest(out)}
+    kinds = ("*.npy", "*.npz", "*.parquet")
+    return {str(p.relative_to(out)): _digest(p) for kind in kinds for p in sorted(out.rglob(kind))}
 
 
 def _digest(path):
     content = path.read_bytes()
-    if path.suffix == ".json":  # of a method: omits seconds and versions
-        content = json.dumps(json.loads(content)["campaigns"]).encode()
-    if path.suffix == ".stablehlo":  # its names depend on what the process traced before
-        content = content[:4]
+    if path.suffix == ".json":
+        content = json.dumps(json.loads(content) | {"date": ""}).encode()
     return hashlib.sha256(content).hexdigest()
-
-
-@contextlib.contextmanager
-def compiled_in(folder: Path):
-    """Uses a folder for compiled programs instead of the one that is configured."""
-    options = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: jax.config.values[name] for name in options}
-
-    def use(values):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-    use(options)
-    try:
-        yield
-    finally:
-        use(before)
-
-
-@contextlib.contextmanager
-def tiny_world(compiled):
-    """Settings with which every task takes a second or two.
-
-    Compiled programs go to a separate folder, since a process may be killed while it writes one.
-    """
-    with small_simulation(12, USERS), tiny_settings(), compiled_in(compiled):
-        yield
-
-
-def open_scene(folder):
-    """Opens the scene in a folder, or makes it if there is none."""
-    scene = Scene(Path(folder))
-    return scene if (scene.folder / "fed" / "campaign.json").is_file() else scene.make()
 
 
 def rng_of(*key):
     """A random generator per trial, the same in every run."""
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8])
     return np.random.default_rng(seed)
+
+
+def write_tables(folder):
+    """Tables of 400 users, and of 8 campaigns that each convert the users of one city."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    city, likes = rng.integers(0, 8, 400), rng.integers(0, 30, 400)
+    users = {"user_id": range(400), "city": [f"c{c}" for c in city], "likes": likes}
+    pl.DataFrame(users).write_csv(folder / "users.csv")
+    campaigns = {"campaign_id": [f"old{n}" for n in range(8)], "topic": [f"t{n}" for n in range(8)]}
+    pl.DataFrame(campaigns).write_csv(folder / "campaigns.csv")
+    shown = [rng.permutation(400)[:120] for _ in range(8)]
+    examples = pl.DataFrame({
+        "campaign_id": np.repeat(campaigns["campaign_id"], 120),
+        "user_id": np.concatenate(shown),
+        "label": np.concatenate([rng.random(120) < 0.1 + 0.6 * (city[u] == n)
+                                 for n, u in enumerate(shown)]).astype(int),
+        "stage": np.tile([1, 1, 2], 320),
+    })  # fmt: skip
+    examples.write_csv(folder / "examples.csv")
+
+
+def write_new_campaign(folder):
+    """A campaign with 60 seeds, of which some were found by an audience of an earlier day."""
+    (folder / "CAMPAIGNS.csv").write_text("campaign_id,topic\ntea,t3\n")
+    rows = [f"tea,{user},{int(user % 5 < 3)},{int(user > 80)}" for user in range(100)]
+    rows.insert(0, "campaign_id,user_id,label,audience")
+    (folder / "EXAMPLES.csv").write_text("\n".join([*rows, ""]))

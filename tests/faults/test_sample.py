@@ -1,90 +1,34 @@
 """A few trials of each promise; ``python -m tests.faults`` runs them all."""
 
-import os
-
 import pytest
 
-from faults import damages, disks, formats, kills, options, soak
-from faults.scene import open_scene, tiny_world
-from metaheac_jax.errors import InputError
+from faults import flips, kills
+from faults.scene import Scene
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("faults")
+def scene(tmp_path_factory):
+    return Scene(tmp_path_factory.mktemp("faults") / "scene").make()
 
 
-@pytest.fixture(scope="module")
-def scene(folder):
-    with tiny_world(folder / "compiled"):
-        yield open_scene(folder / "scene")
+def held(*tallies):
+    for tally in tallies:
+        assert tally.trials > 0
+        assert tally.failures == []
 
 
-def held(tally):
-    assert tally.trials > 0
-    assert tally.failures == []
+@pytest.mark.parametrize("name", ["add", "fit"])
+def test_kills(scene, name):
+    held(*kills.kills(scene, name, 2))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["saving checkpoints", "saving data"])
-def test_kills(folder, kind):
-    held(kills.kill_saving(folder, kind, 2))
+def test_two_writers(scene):
+    held(kills.two_writers(scene, ["add"], 1))
 
 
-def test_damaged_checkpoints(folder):
-    held(damages.checkpoints(folder, 6))
-
-
-def test_damaged_folders(scene, folder):
-    for tally in damages.folders(scene, folder, 10):
-        held(tally)
-
-
-@pytest.mark.parametrize("name", formats.FORMATS)
-def test_mutated_files(folder, name):
-    [tally] = formats.run(folder, [name], 40)
-    held(tally)
-
-
-def test_a_reader_that_is_wrong_is_found(folder):
-    """A fault of the harness would be that nothing is."""
-    file, content, read, slow = formats.FORMATS["examples"]
-
-    def wrong(path):
-        return [(campaign, user, 0) for campaign, user, _ in read(path)]
-
-    def deaf(path):
-        try:
-            return read(path)
-        except InputError:
-            return []
-
-    assert "read as" in formats.try_file(folder / file, content, wrong, slow)
-    assert "read, unlike" in formats.try_file(folder / file, content + b"x", deaf, slow)
-
-
-def test_options(scene, folder):
-    held(options.run(scene, folder, 8))
-
-
-@pytest.mark.parametrize("name", ["prepare", "overlap"])
-@pytest.mark.parametrize("most", [0, 100])
-def test_files_that_may_not_grow(scene, tmp_path, name, most):
-    """As on a full disk, without the right to mount one."""
-    (tmp_path / "whole").mkdir()
-    scene.must(name, tmp_path / "whole" / "out")
-    expected = disks.fingerprint(tmp_path / "whole" / "out")
-    assert disks.try_task(scene, name, "small files", most, tmp_path, expected) is None
-
-
-def test_a_full_disk(scene, folder):
-    if os.geteuid() or not disks.can_mount(folder):
-        pytest.skip("needs the right to mount file systems")
-    held(disks.sweep(scene, folder, ["prepare", "overlap"], (0, 0.5)))
-
-
-@pytest.mark.long
-def test_soak(folder):
-    with tiny_world(folder / "compiled"):
-        for tally in soak.run(folder / "soak", 1.0):
-            held(tally)
+def test_flipped_bits(scene):
+    held(flips.inputs(scene, "DATA", 2), flips.inputs(scene, "MODEL", 2))
+    held(flips.trainings(scene, "a checkpoint", 1), flips.trainings(scene, "the log", 1))
+    held(flips.exports(scene, 2))
