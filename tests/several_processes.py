@@ -6,7 +6,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import eight_devices as one
@@ -15,17 +14,12 @@ import numpy as np
 from toy import dataset
 
 from metaheac_jax import processes
-from metaheac_jax.audience import retrieve
-from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.data.samplers import CampaignSampler
-from metaheac_jax.methods import method_named
-from metaheac_jax.model import Customised, General
+from metaheac_jax.methods import configured, fit
 from metaheac_jax.processes import from_each, is_first, join_job
-from metaheac_jax.settings import PAPER
 from metaheac_jax.training import sharding
 from metaheac_jax.training.checkpoint import Checkpoints
 from metaheac_jax.training.loop import train
-from metaheac_jax.training.mesh_checkpoints import MeshCheckpoints
 from metaheac_jax.training.sharding import device_mesh
 
 
@@ -36,7 +30,7 @@ def training(folder):
     """
     mesh = (2, jax.process_count())
     place, step, state = one.placement(mesh), one.on_mesh(mesh), None
-    own = place.own_campaigns()
+    own = place.own_items()
     draw = CampaignSampler(
         one.DATA, np.arange(8), seed=0, campaigns_per_step=one.CAMPAIGNS, batch_size=16, part=own
     )
@@ -44,13 +38,13 @@ def training(folder):
     for steps in (20, one.STEPS):
         drawn, draw_noted = one.noted(draw)
         path = folder / "checkpoints"
-        with Checkpoints.at(path if is_first() else None) as checkpoints:
+        with Checkpoints(path, place) as checkpoints:
             state, _ = train(
                 step,
                 step.init(*jax.tree.map(np.copy, one.weights())),
                 draw_noted,
                 num_steps=steps,
-                checkpoints=MeshCheckpoints(checkpoints, path, place),
+                checkpoints=checkpoints,
             )
         first.append(min(drawn))
     state = place.fetch(state)
@@ -63,64 +57,19 @@ def training(folder):
     }
 
 
-class Reads:
-    """Rows of users; records which of them are read."""
-
-    def __init__(self, rows):
-        self.rows, self.shape, self.dtype, self.read = rows, rows.shape, rows.dtype, set()
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, users):
-        self.read |= set(range(len(self))[users])
-        return self.rows[users]
-
-
-def expanding():
-    """Checks that all processes get the audiences of one; returns how many users this one read."""
-    retrieve._BLOCK, dataset_module._BLOCK = 16, 16
-    data = replace(one.DATA, user_ids=np.random.default_rng(8).permutation(one.DATA.user_ids))
-    general = General(
-        "toy", PAPER, data.schema, data.vocabulary, state={}, data="toy", campaigns=(), seed=0
-    )
-    seeds = data.user_ids[[3, 50, 96]]
-    campaign = data.new_campaign(seeds, {"advertiser": 1, "category": 0})
-    models = [
-        Customised(general, campaign, seeds, lambda rows, by=by: (rows.sum(1) % by).astype(float))
-        for by in (7, 100)  # the first has many ties
-    ]
-    options = {"size": 40, "exclude": data.user_ids[100:300]}
-    reads = Reads(data.user_rows)
-    ours = retrieve.expand_all(
-        models,
-        replace(data, user_rows=reads),
-        mesh=device_mesh(campaign=jax.device_count()),
-        **options,
-    )
-    for own, expected in zip(ours, retrieve.expand_all(models, data, **options), strict=True):
-        np.testing.assert_array_equal(own.user_ids, expected.user_ids)
-        np.testing.assert_array_equal(own.scores, expected.scores)
-        assert own.num_candidates == expected.num_candidates
-    return len(reads.read)
-
-
 def methods():
-    """Differences to one device of a method's training, judgements and customised models."""
+    """Differences to one device of a method's training and judgements."""
     sizes = {"width": 4, "num_experts": 2, "num_critics": 2, "batch_size": 32}
     sizes |= {"campaigns_per_step": 4, "offline_epochs": 2, "offline_patience": 2}
     sizes |= {"online_epochs": 2, "online_patience": 1, "reduction": "mean"}
     data = dataset(per_campaign=60, users=200, pool=100)
-    method = method_named("metaheac", replace(PAPER, **sizes))
+    method = configured("metaheac", **sizes)
     mesh = device_mesh(campaign=jax.process_count(), row=2)
-    campaigns = [data.campaign(number) for number in range(5)]
-    states, scores = [], []
+    states = []
     for options in ({"mesh": mesh}, {}):
-        general = method.fit(data, **options)
-        models = method.customise(general, data, campaigns, **options)
+        general = fit(data, method, **options)
         states.append((dict(general.state), general.optimizer, general.judgements))
-        scores.append([model.score(data.user_rows) for model in models])
-    return {"state": one.difference(*states), "scores": one.difference(*scores)}
+    return one.difference(*states)
 
 
 if __name__ == "__main__":
@@ -133,7 +82,7 @@ if __name__ == "__main__":
         one.draw = CampaignSampler(
             one.DATA, np.arange(8), seed=0, campaigns_per_step=8, batch_size=16
         )
-    found = training(Path(folder)) | {"scored": expanding()} if what == "steps" else methods()
+    found = training(Path(folder)) if what == "steps" else methods()
     everyones = from_each(found)
     if is_first():
         print(json.dumps(everyones))

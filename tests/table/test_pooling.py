@@ -11,11 +11,9 @@ from toy import drawn
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.networks.mlp import MLP
-from metaheac_jax.networks.multitask import MMoE, SharedBottom
-from metaheac_jax.networks.seed_features import direction, seed_features
 from metaheac_jax.table import pooling as module
-from metaheac_jax.table.layout import Ids, Layout, Reference
-from metaheac_jax.table.pooling import UserFields, user_fields
+from metaheac_jax.table.layout import Ids, Layout
+from metaheac_jax.table.pooling import UserFields, summed_fields, user_fields
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 
@@ -121,17 +119,23 @@ def test_the_values_of_each_field_are_counted(small):
     np.testing.assert_array_equal(UserFields.of(user.dense()).counts, np.ones_like(counts))
 
 
+@pytest.mark.parametrize("leading", [(), (3, 3)])
+def test_summed_fields_are_the_sum_of_the_vectors_of_all_fields(x64, leading):
+    table, ids = world()
+    ids = ids.reshape(*leading, ids.shape[-1]) if leading else ids
+    expected = user_fields(table, ids, SLOTS, small_fields=SIZES).dense().sum(axis=-2)
+    np.testing.assert_allclose(summed_fields(table, ids, SLOTS), expected, rtol=1e-12, atol=1e-12)
+
+
 def pairs():
     """What is done with fields, as products and as plain vectors."""
     rng = np.random.default_rng(1)
     kernel = jnp.asarray(rng.normal(size=(len(SLOTS) * WIDTH, 5)))
-    towards = jnp.asarray(rng.normal(size=(len(SLOTS), WIDTH)))
     more = jnp.asarray(rng.normal(size=(2, WIDTH)))
     flat = lambda user: user.reshape(USERS, -1)  # noqa: E731
     both = lambda user: jnp.concatenate(  # noqa: E731
         [user, jnp.broadcast_to(more, (USERS, 2, WIDTH))], axis=1
     )
-    campaign, owner = more, jnp.zeros(USERS, int)
     output = lambda net, *a: net.apply(drawn(net, *a), *a).log_p  # noqa: E731
     metaheac = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=4)
     return {
@@ -139,22 +143,9 @@ def pairs():
         "mean": (UserFields.mean, lambda v: v.mean(axis=1)),
         "with_fields": (lambda u: u.with_fields(more).dense(), both),
         "sum": (UserFields.sum_over_users, lambda v: v.sum(axis=0)),
-        "seed features": (lambda u: seed_features(u, towards),) * 2,
-        "direction": (lambda u: direction(Reference(two_sides(u), jnp.ones((2, USERS)))),) * 2,
-        "metaheac": (lambda u: output(metaheac, u, campaign),) * 2,
-        "mlp": (lambda u: output(MLP((5, 4)), u, campaign),) * 2,
-        "shared-bottom": (lambda u: output(SharedBottom(1, widths=(5,)), u, campaign, owner),) * 2,
-        "mmoe": (lambda u: output(MMoE(2, 1, (5, 4)), u, campaign, owner),) * 2,
+        "metaheac": (lambda u: output(metaheac, u, more),) * 2,
+        "mlp": (lambda u: output(MLP((5, 4)), u, more),) * 2,
     }
-
-
-def two_sides(user):
-    """Users as the seeds and, halved, as the non-seeds of a reference set: (2, B, ...)."""
-    fields = UserFields.of(user)
-    twice = lambda leaf: jnp.stack([leaf, leaf / 2])  # noqa: E731
-    fractions, vectors = twice(fields.fractions), twice(fields.vectors)
-    counts = twice(fields.counts)
-    return UserFields(fractions, fields.embeddings, vectors, counts, fields.num_values)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training import loop
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
+from metaheac_jax.training.log import json_lines, to_progress
 from metaheac_jax.training.loop import EarlyStop, Quality, train
 from metaheac_jax.training.losses import build_loss
-from metaheac_jax.training.mesh_checkpoints import MeshCheckpoints
 from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.step import PlainInfo, RowStep, build_row_step
 
@@ -45,41 +45,42 @@ def sampler():
     return CampaignSampler(DATA, np.arange(8), seed=0, campaigns_per_step=4, batch_size=64)
 
 
-def test_learns_and_logs_and_tells_progress(tmp_path):
-    told = []
-    log = tmp_path / "log.jsonl"
-    train(
-        step(), start(), sampler(), num_steps=120, name="toy", log=log, log_every=20,
-        progress=lambda *a: told.append(a),
-    )  # fmt: skip
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [20, 40, 60, 80, 100, 120]
-    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
-    assert all(line["name"] == "toy" and line["steps_per_second"] > 0 for line in lines)
+def losses(records):
+    return [record for record in records if "loss" in record]
+
+
+def test_learns_and_tells_hooks():
+    told, records = [], []
+    hooks = [records.append, to_progress(lambda *own: told.append(own))]
+    train(step(), start(), sampler(), num_steps=120, name="toy", hooks=hooks, log_every=20)
+    assert records[0] == {"name": "toy", "step": 0, "of": 120, "resumable": False}
+    assert [record["step"] for record in records[1:]] == [20, 40, 60, 80, 100, 120]
+    assert records[-1]["loss"] < 0.9 * records[1]["loss"]
+    assert all(record["name"] == "toy" for record in records)
     assert told[0] == ("toy", 0, 120)
     assert told[-1][1:] == (120, 120)
 
 
-def test_a_log_line_has_the_mean_loss_and_the_speed_since_the_last_one(tmp_path, monkeypatch):
+def test_a_record_has_the_mean_loss_and_the_speed_since_the_last_one(monkeypatch):
     """The loss is the number of the step; the first 20 steps take half a second, the others one."""
-    now = [0.0]
+    now, records = [0.0], []
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
 
     def timed(state, number):
         now[0] += 0.5 if number < 20 else 1.0
         return state, PlainInfo(jnp.float32(number))
 
-    options = {"num_steps": 50, "log": tmp_path / "log", "log_every": 20}
+    options = {"num_steps": 50, "hooks": [records.append], "log_every": 20}
     train(RowStep(lambda *a: a, timed), jnp.zeros(()), lambda number: (number,), **options)
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [(line["step"], line["loss"]) for line in lines] == [(20, 9.5), (40, 29.5), (50, 44.5)]
-    assert [line["steps_per_second"] for line in lines] == [2, 1, 1]
-    assert [line["seconds"] for line in lines] == [10, 30, 40]
+    found = losses(records)
+    assert [(own["step"], own["loss"]) for own in found] == [(20, 9.5), (40, 29.5), (50, 44.5)]
+    assert [own["steps_per_second"] for own in found] == [2, 1, 1]
+    assert [own["seconds"] for own in found] == [10, 30, 40]
 
 
-def test_a_speed_leaves_out_the_time_of_judgements(tmp_path, monkeypatch):
+def test_a_speed_leaves_out_the_time_of_judgements(monkeypatch):
     """A step takes a second, a judgement a hundred."""
-    now = [0.0]
+    now, records = [0.0], []
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
 
     def wait(seconds, result):
@@ -88,10 +89,9 @@ def test_a_speed_leaves_out_the_time_of_judgements(tmp_path, monkeypatch):
 
     step = RowStep(lambda *a: a, lambda state, _: wait(1, (state, PlainInfo(jnp.float32(0)))))
     early_stop = EarlyStop(lambda state: wait(100, Quality(0.5, 0.0)), every=20, patience=9)
-    options = {"num_steps": 60, "log": tmp_path / "log", "early_stop": early_stop}
+    options = {"num_steps": 60, "hooks": [records.append], "early_stop": early_stop}
     train(step, jnp.zeros(()), lambda number: (number,), **options)
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [line["steps_per_second"] for line in lines if "loss" in line] == [1, 1, 1]
+    assert [own["steps_per_second"] for own in losses(records)] == [1, 1, 1]
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def saved_steps(early_stop=None):
     class Notes:
         latest = None
 
-        def save(self, number, state):
+        def save(self, number, state, notes):
             saved.append(number)
 
     options = {"num_steps": 20, "save_every": 10**6, "log_every": 10**6}
@@ -281,7 +281,7 @@ def test_steps_that_are_not_finite_are_left_out_and_told(tmp_path):
         with Checkpoints(tmp_path / "c") as checkpoints:
             return train(
                 checked(), whole(), draw, num_steps=num_steps, save_every=10, log_every=5,
-                checkpoints=checkpoints, skip_nonfinite=skip, name="toy", log=log,
+                checkpoints=checkpoints, skip_nonfinite=skip, name="toy", hooks=[json_lines(log)],
                 campaigns_of=lambda number: np.array([number, b"t"], object),
             )[0]  # fmt: skip
 
@@ -303,30 +303,20 @@ def test_steps_that_are_not_finite_are_left_out_and_told(tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
 
 
-def test_a_log_keeps_the_lines_of_trainings_before(tmp_path):
-    log = tmp_path / "log.jsonl"
-    for _ in range(2):
-        train(step(), start(), sampler(), num_steps=20, name="toy", log=log)
-    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [20, 20]
-
-
-@pytest.mark.slow
-def test_a_resumed_log_has_every_step_once_and_all_seconds(tmp_path):
+def test_a_resumed_training_goes_on_counting_seconds_and_logs_every_step_once(tmp_path):
     log, sampler_ = tmp_path / "log.jsonl", sampler()
     log.write_text(
-        '{"name": "other", "step": 40, "seconds": 9}\n{"name": "toy", "step": 10, "seconds": 5}\n'
-        '{"name": "toy", "step": 20, "seconds": 7}\n{"name": "toy", "st'
+        '{"name": "other", "step": 40}\n{"name": "toy", "step": 30}\n{"name": "toy", "st'
     )
-    options = {"name": "toy", "log": log, "log_every": 10, "save_every": 10}
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        train(step(), start(), sampler_, num_steps=10, checkpoints=checkpoints, name="toy")
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        train(step(), start(), sampler_, num_steps=30, checkpoints=checkpoints, **options)
+    options = {"name": "toy", "hooks": [json_lines(log)], "log_every": 10, "save_every": 10}
+    for steps in (20, 30):
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            train(step(), start(), sampler_, num_steps=steps, checkpoints=checkpoints, **options)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["name"], line["step"]) for line in lines] == [
         ("other", 40), ("toy", 10), ("toy", 20), ("toy", 30)
     ]  # fmt: skip
-    assert lines[2]["seconds"] > 5
+    assert lines[1]["seconds"] < lines[2]["seconds"] < lines[3]["seconds"]
 
 
 # Early stopping ---------------------------------------------------------------------------------
@@ -344,7 +334,7 @@ def counting():
     return step, judge
 
 
-def count_to(directory, patience, num_steps=18, cut=None, log=None, patience_steps=0, told=None):
+def count_to(directory, patience, num_steps=18, cut=None, patience_steps=0, hook=lambda _: None):
     step, judge = counting()
 
     def draw(number):
@@ -356,19 +346,18 @@ def count_to(directory, patience, num_steps=18, cut=None, log=None, patience_ste
     with Checkpoints.at(directory) as checkpoints:
         return train(
             step, jnp.zeros(()), draw, num_steps=num_steps, early_stop=early_stop,
-            checkpoints=checkpoints, save_every=4, log=log,
-            progress=lambda *own: None if told is None else told.append(own[1:]),
+            checkpoints=checkpoints, save_every=4, hooks=[hook],
         )  # fmt: skip
 
 
 @pytest.mark.parametrize(("patience", "last", "best"), [(1, 9, 6), (2, 12, 6), (6, 18, 18)])
 def test_the_best_state_is_kept_and_training_ends_without_gain(tmp_path, patience, last, best):
     """Equal is no gain: the first of the best stays."""
-    state, judged = count_to(tmp_path / "c", patience, log=tmp_path / "log")
+    records = []
+    state, judged = count_to(tmp_path / "c", patience, hook=records.append)
     assert int(state) == best
     np.testing.assert_allclose(judged, [[s, AUCS[s], s] for s in range(3, last + 1, 3)], rtol=1e-6)
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    told = {line["step"]: line["held_out_auc"] for line in lines if "held_out_auc" in line}
+    told = {own["step"]: own["held_out_auc"] for own in records if "held_out_auc" in own}
     assert told == {s: AUCS[s] for s in range(3, last + 1, 3)}
 
 
@@ -379,10 +368,11 @@ def test_the_best_state_is_kept_and_training_ends_without_gain(tmp_path, patienc
 def test_training_ends_after_both_patiences(patience, patience_steps, last):
     """The best judgement is that of step 6."""
     told = []
-    state, judged = count_to(None, patience, patience_steps=patience_steps, told=told)
+    hook = lambda record: told.append((record["step"], record["of"]))  # noqa: E731
+    state, judged = count_to(None, patience, patience_steps=patience_steps, hook=hook)
     assert (int(state), judged[-1, 0]) == (6, last)
     steps, ends = zip(*told, strict=True)
-    assert told[-1] == (last, last)  # progress tells when training ends without gain
+    assert told[-1] == (last, last)  # a record tells when training ends without gain
     assert all(end >= step for step, end in told)
     assert set(ends[steps.index(3) :]) == {last - 3, last}
 
@@ -423,27 +413,6 @@ def test_a_training_of_fewer_steps_does_not_get_the_result_of_more(tmp_path, pat
         count_to(tmp_path / "c", patience, num_steps=last - 1)
 
 
-def test_processes_leave_out_as_many_steps_as_the_first(monkeypatch):
-    """Which alone has the log."""
-
-    class Nothing(MeshCheckpoints):
-        latest = None
-
-        def __init__(self): ...
-
-        def save(self, step, state): ...
-
-    def draw(number):
-        return rows_and_factors(network=np.nan if number == 3 else float(number))
-
-    options = {"num_steps": 5, "checkpoints": Nothing(), "skip_nonfinite": 1}
-    with pytest.warns(match="the step is skipped"):
-        train(checked(), whole(), draw, **options)
-    monkeypatch.setattr("metaheac_jax.training.log.from_first", lambda before: (9.0, 1))
-    with pytest.raises(Diverged, match="after 1 that were skipped"):
-        train(checked(), whole(), draw, **options)
-
-
 def test_a_start_that_nothing_improves_on_is_kept():
     """As when training goes on from a good model: the state of step 0 is judged too."""
     step, _ = counting()
@@ -470,33 +439,9 @@ def test_an_auc_that_is_no_number_is_never_better(aucs, best):
     assert len(judged) == len(aucs)
 
 
-def test_the_last_state_is_judged_too_and_judgements_have_room(monkeypatch):
+def test_the_last_state_is_judged_too():
     state, judged = count_to(None, 9, num_steps=17)
     assert (int(state), judged[-1, 0]) == (17, 17)
-    monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 5)
-    assert count_to(None, 9)[1][:, 0].tolist() == [6, 12, 18]
-
-
-def test_a_training_that_goes_on_has_room_for_its_start_and_its_last_state(tmp_path, monkeypatch):
-    """Also if it is resumed after its last step, as after a kill at the end of a command."""
-    monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 5)
-    step, aucs = counting()[0], iter([0.5, 0.1, 0.2, 0.3, 0.9, 0.4])
-    early_stop = EarlyStop(lambda state: Quality(next(aucs), 0.0), 3, 9, judge_start=True)
-    options = {"first_step": 2, "num_steps": 17, "early_stop": early_stop}
-    for _ in range(2):
-        with Checkpoints(tmp_path / "c") as checkpoints:
-            state, judged = train(
-                step, jnp.array(2.0), lambda n: (n,), checkpoints=checkpoints, **options
-            )
-        assert judged[:, 0].tolist() == [2, 5, 10, 15, 17]
-        assert int(state) == 17
-
-
-def test_a_longer_training_than_its_checkpoint_has_room_for_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("metaheac_jax.training.loop.MAX_JUDGEMENTS", 8)
-    count_to(tmp_path / "c", 9)
-    with pytest.raises(InputError, match="checkpoint has 6 judgements, and 36 steps would make"):
-        count_to(tmp_path / "c", 9, num_steps=36)
 
 
 def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
@@ -507,7 +452,10 @@ def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
     (tmp_path / "c" / "20" / "checkpoint.json").write_text("{")
     drawn = []
     note = lambda number: drawn.append(number) or draw(number)  # noqa: E731
-    with Checkpoints(tmp_path / "c") as checkpoints, pytest.warns(UserWarning, match="damaged-20"):
+    with (
+        Checkpoints(tmp_path / "c") as checkpoints,
+        pytest.warns(UserWarning, match="checkpoint of step 10 is used"),
+    ):
         resumed, _ = train(
             step(), start(), note, num_steps=40, save_every=10, checkpoints=checkpoints
         )

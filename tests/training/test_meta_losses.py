@@ -48,19 +48,14 @@ def test_aux_is_that_of_the_query_after_adaptation(x64, chunk):
     close(info.aux["distance"], np.array(adapted) - query[1])
 
 
+@pytest.mark.parametrize("options", [{}, {"step_weights": [1.0]}])
 @pytest.mark.parametrize("chunk", [1, 2, "all", "auto"])
-def test_aux_may_have_plain_numbers(chunk):
+def test_aux_may_have_plain_numbers(chunk, options):
     w, support, query = quadratic_campaigns(4)
     counted = lambda w, batch: (quadratic(w, batch), {"examples": 3})  # noqa: E731
-    gradient = build_meta_gradient(counted, has_aux=True, campaigns_per_chunk=chunk, **DESCENT)
-    assert gradient(w, support, query)[1].aux["examples"].tolist() == [3] * 4
-
-
-def test_aux_of_one_inner_step_may_have_plain_numbers():
-    w, support, query = quadratic_campaigns(2)
-    counted = lambda w, batch: (quadratic(w, batch), {"examples": 3})  # noqa: E731
-    gradient = build_meta_gradient(counted, has_aux=True, step_weights=[1.0], **DESCENT)
-    assert gradient(w, support, query)[1].aux["examples"].tolist() == [3, 3]
+    options = options | {"has_aux": True, "campaigns_per_chunk": chunk} | DESCENT
+    info = build_meta_gradient(counted, **options)(w, support, query)[1]
+    assert info.aux["examples"].tolist() == [3] * 4
 
 
 def by_hand(w, support, query, steps=2):

@@ -257,27 +257,6 @@ def test_a_prefix_may_be_a_pytree_that_can_be_called():
     jax.tree.map(np.testing.assert_array_equal, update(**given), update(**returned))
 
 
-def test_a_learned_rate_needs_no_rate_of_its_own(x64):
-    """Meta-SGD: the derivative by the rate is -grad L_a . grad L_b(theta')."""
-    params, support, query = world()
-
-    def rated(params, batch):
-        return loss(params["network"], batch)
-
-    gradient = build_meta_gradient(
-        rated,
-        inner_learning_rate=lambda params: params["rate"],
-        adapt={"network": True, "rate": False},
-    )
-    ours, _ = gradient({"network": params, "rate": jnp.asarray(ALPHA)}, support, query)
-    slopes = []
-    for c in range(NUM_CAMPAIGNS):
-        inner = jax.grad(loss)(params, member(support, c))
-        adapted = jax.tree.map(lambda p, g: p - ALPHA * g, params, inner)
-        slopes.append(-optax.tree.vdot(inner, jax.grad(loss)(adapted, member(query, c))))
-    np.testing.assert_allclose(ours["rate"], np.mean(slopes), rtol=1e-10)
-
-
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_optimiser_of_gradient_descent_is_the_rate(steps):
     params, support, query = world()

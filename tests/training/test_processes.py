@@ -67,27 +67,22 @@ def check_steps(found, num_campaigns):
         assert own["first"] == [0, 20]
         assert own["read"] == len(own["reads"])
     assert sorted(number for own in found for number in own["reads"]) == list(range(num_campaigns))
-    # 600 users without the 200 who are excluded, in blocks of 16.
-    assert sum(own["scored"] for own in found) == 600
-    assert max(own["scored"] for own in found) - min(own["scored"] for own in found) <= 32
 
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path):
-    """Steps, a checkpoint and what goes on from it, an audience; each reads its part."""
+    """Steps, a checkpoint and what goes on from it; each reads its part."""
     check_steps(results(2, tmp_path, "steps"), 5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_four_processes_do_what_one_does(tmp_path):
     check_steps(results(4, tmp_path, "steps"), 8)
 
 
-@pytest.mark.long
-def test_a_method_trains_and_customises_in_two_processes(tmp_path):
-    for own in results(2, tmp_path, "methods"):
-        assert own["state"] <= 1e-5
-        assert own["scores"] <= 1e-5
+@pytest.mark.slow
+def test_a_method_trains_and_is_judged_in_two_processes(tmp_path):
+    assert max(results(2, tmp_path, "methods")) <= 1e-5
 
 
 def metaheac(*words):
@@ -101,7 +96,7 @@ def in_two(*words):
 
 
 def fit(folder, out, *words):
-    return in_two("fit", folder / "data", out, "--epochs", 3, *words)
+    return in_two("fit", folder / "data", out, "--set", "offline_epochs=3", *words)
 
 
 def wait_for_lines(log, count, jobs, *, seconds=600):
@@ -123,60 +118,6 @@ def ended(*jobs):
     return [text for text, _ in told]
 
 
-@pytest.mark.long
-def test_two_processes_expand_many_campaigns_as_one_does(tmp_path):
-    """They keep what is customised until the audiences are written; one prints."""
-    data = dataset()
-    write_dataset(data, tmp_path / "data")
-    lines = []
-    for number in range(3):
-        seeds = tmp_path / f"seeds{number}"
-        seeds.write_text("\n".join(map(str, data.user_ids[number::9])))
-        attributes = {"advertiser": number, "category": 0}
-        lines.append({"name": f"c{number}", "seeds": str(seeds), "attributes": attributes})
-    (tmp_path / "campaigns").write_text("\n".join(map(json.dumps, lines)))
-    ended(metaheac("fit", tmp_path / "data", tmp_path / "model", "--epochs", 1))
-    words = ["expand", tmp_path / "model", "--data", tmp_path / "data", "--size", 50,
-             "--campaigns", tmp_path / "campaigns", "--least-seeds", 1, "--out"]  # fmt: skip
-    ended(metaheac(*words, tmp_path / "one"))
-    first, second = ended(*in_two(*words, tmp_path / "two"))
-    assert "3 audiences" in first
-    assert "audiences" not in second
-    assert sorted(path.name for path in tmp_path.glob("two*")) == ["two"]
-    for number in range(3):
-        one, two = (
-            np.loadtxt(tmp_path / out / f"c{number}.csv", delimiter=",", skiprows=1)
-            for out in ("one", "two")
-        )
-        np.testing.assert_allclose(two[:, 2], one[:, 2], atol=1e-5)
-        assert len(np.intersect1d(one[:, 1], two[:, 1])) >= 49  # ties may fall either way
-
-    # One campaign: a process without one to customise waits for the other.
-    (tmp_path / "campaigns").write_text(json.dumps(lines[0]))
-    first, _ = ended(*in_two(*words, tmp_path / "single"))
-    assert "1 audiences" in first
-    one, two = (
-        np.loadtxt(tmp_path / out / "c0.csv", delimiter=",", skiprows=1)
-        for out in ("one", "single")
-    )
-    np.testing.assert_allclose(two[:, 2], one[:, 2], atol=1e-5)
-
-    # A file: the first process alone locks it.
-    attributes = tmp_path / "attributes.json"
-    attributes.write_text(json.dumps(lines[0]["attributes"]))
-    words = [
-        *words[:6],
-        "--least-seeds",
-        1,
-        "--seeds",
-        lines[0]["seeds"],
-        "--attributes",
-        attributes,
-    ]
-    ended(*in_two(*words, "--out", tmp_path / "file.csv"))
-    assert np.loadtxt(tmp_path / "file.csv", delimiter=",", skiprows=1).shape == (50, 3)
-
-
 LATE = """
 import sys, time
 from metaheac_jax.processes import from_each, join_job
@@ -187,17 +128,17 @@ print(from_each(sys.argv[2]))
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_process_waits_for_one_that_is_late():
     address = f"127.0.0.1:{free_port()}"
     jobs = [start("-c", LATE, address, number) for number in range(2)]
     assert [text.splitlines()[-1] for text in ended(*jobs)] == ["['0', '1']"] * 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_process_that_is_told_to_stop_ends_and_so_do_the_others(tmp_path):
     write_dataset(dataset(), tmp_path / "data")
-    jobs = in_two("fit", tmp_path / "data", tmp_path / "model", "--epochs", 500)
+    jobs = in_two("fit", tmp_path / "data", tmp_path / "model", "--set", "offline_epochs=500")
     log = tmp_path / "model.training" / "log.jsonl"
     wait_for_lines(log, 1, jobs)
     jobs[1].send_signal(signal.SIGTERM)
@@ -252,7 +193,7 @@ def test_each_process_takes_its_part_and_all_get_the_whole_in_order(monkeypatch)
     assert processes.of_all(parts[1], 5) == whole
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_if_a_process_is_killed_the_others_end_and_a_restart_resumes_exactly(tmp_path):
     write_dataset(dataset(), tmp_path / "data")
     jobs, log = fit(tmp_path, tmp_path / "model"), tmp_path / "model.training" / "log.jsonl"

@@ -55,20 +55,6 @@ def test_a_plain_gradient_is_that_of_the_batch_and_reports_its_loss(x64):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), grads, expected)
 
 
-def test_a_state_that_was_used_is_refused_in_one_line():
-    init, step = row_step(plain_gradient(LOSS))
-    first = init(*weights())
-    rows, local = localised(ROWS, unstacked(support_and_query()[0])[0])
-    second, _ = step(first, rows, *local)
-    with pytest.raises(ValueError, match="of the state was consumed by an earlier step") as refused:
-        step(first, rows, *local)
-    assert "\n" not in str(refused.value)
-    # The advice: go on from what the step returned, or from a copy made before.
-    copy = jax.tree.map(jnp.copy, second)
-    (third, _), (again, _) = step(second, rows, *local), step(copy, rows, *local)
-    jax.tree.map(np.testing.assert_array_equal, third, again)
-
-
 @pytest.mark.parametrize("committed", ["network", "table", "both", "none", "none, numpy"])
 def test_a_step_is_compiled_once_wherever_the_parameters_are_put(committed):
     """Parameters that ``jax.device_put`` has put on a device, as those of a restored checkpoint."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from metaheac_jax.schema import Schema, Vocabulary
-from metaheac_jax.table.pooling import UserFields, user_fields
+from metaheac_jax.table.pooling import UserFields, summed_fields, user_fields
 from metaheac_jax.table.rows import RowIndex
 
 #: A field with at most this many values is small.
@@ -94,6 +94,10 @@ class Layout:
     def users(self, table: Array, ids: Array) -> UserFields:
         """(R, k) table and (..., S) rows -> (..., M, k) field vectors of users."""
         return user_fields(table, ids, self.user_slots, small_fields=self.small_fields)
+
+    def summed(self, table: Array, ids: Array) -> Array:
+        """(R, k) table and (..., S) rows -> (..., k), the sum over a user's field vectors."""
+        return summed_fields(table, ids, self.user_slots)
 
     def inputs(self, table: Array, ids: Ids) -> Sequence[Any]:
         """The arguments of `networks.base.Network.apply` after the parameters.

@@ -21,6 +21,12 @@ from jax import Array
 Tree = TypeVar("Tree")
 
 
+@jax.jit
+def rows_of(table: Array, rows: Any) -> Array:
+    """(R, k) table and (...,) rows -> (..., k), zero for the pad id R."""
+    return table.at[rows].get(mode="fill", fill_value=0)
+
+
 def select_rows(params: Any, own: Array) -> Any:
     """The parameters with ``params["table"]`` cut down to the rows ``own`` (V,); zeros for padding.
 

@@ -82,6 +82,32 @@ class InnerOptions(TypedDict, total=False):
     implicit: Implicit | None
 
 
+class Masked(NamedTuple):
+    """A batch whose examples are padded to a common number, as support or query set.
+
+    The loss then returns a value per example, with the shape of the mask, and the loss of the set
+    is their weighted mean; 0 without an example.
+
+    Attributes:
+      examples: the batch that the loss gets.
+      mask: (B,) 1 for an example and 0 for padding, or any weight of 0 or more.
+    """
+
+    examples: Any
+    mask: Any
+
+    def mean(self, values: Array) -> Array:
+        """() the weighted mean of (B,) values."""
+        if jnp.shape(values) != jnp.shape(self.mask):
+            raise ValueError(
+                "the loss of a Masked batch must return a value per example, shape "
+                f"{jnp.shape(self.mask)}, got {jnp.shape(values)}"
+            )
+        mask = jnp.asarray(self.mask, values.dtype)
+        total = jnp.sum(mask)
+        return jnp.sum(mask * values) / jnp.where(total > 0, total, 1)
+
+
 class Adapted(NamedTuple):
     """What an inner update returns.
 
@@ -119,7 +145,7 @@ def inner_update(
     Args:
       loss: ``loss(params, batch) -> scalar``, or the form that ``has_aux`` and ``has_state`` give.
       params: any pytree of floating point arrays.
-      support: the batch of one campaign.
+      support: the batch of one campaign; `Masked` if some of its examples are padding.
       model_state: given if and only if ``has_state``.
       **options: see `InnerOptions`.
 
@@ -176,11 +202,14 @@ class InnerLoop:
         state = (model_state,) if self.has_state else ()
         parts = {"value": True, "model_state": self.has_state, "aux": self.has_aux}
         names = [name for name, told in parts.items() if told]
-        result = loss(params, batch, *state)  # pyrefly: ignore
+        masked = isinstance(batch, Masked)
+        result = loss(params, batch.examples if masked else batch, *state)  # pyrefly: ignore
         result = result if isinstance(result, tuple) else (result,)
         if len(result) != len(names):
             raise ValueError(f"the loss must return {', '.join(names)}, got {len(result)} values")
         output = LossOutput(**dict(zip(names, result, strict=True)))
+        if masked:
+            output = output._replace(value=batch.mean(output.value))
         if shape := jnp.shape(output.value):
             raise ValueError(f"the loss must be a scalar, got the shape {shape}")
         if jax.tree.structure(output.model_state) != jax.tree.structure(model_state):

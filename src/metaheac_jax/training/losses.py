@@ -5,16 +5,18 @@ Axes: B examples, R rows of the table, k embedding width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.networks.base import Network, Output
-from metaheac_jax.settings import Reduction
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.inner import Loss
+
+#: Reduction of a loss over its minibatch, and of the meta-loss over campaigns.
+Reduction = Literal["sum", "mean"]
 
 
 def cross_entropy(log_p: Array, log_not_p: Array, label: Array) -> Array:

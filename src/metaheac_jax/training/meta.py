@@ -7,14 +7,14 @@ The outer derivative includes the inner step: for one inner step it is
 (I - alpha H_a(theta)) grad L_b(theta_c), with H_a the Hessian of the support loss.
 
 This module is independent of models and data. Leaves of ``support`` and ``query`` have a leading
-axis of C campaigns.
+axis of C campaigns. Sets of different sizes are padded, and given as `Masked`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Unpack
+from typing import Any, Literal, NamedTuple, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax import Array
 
 from metaheac_jax.backend import campaigns_at_once
 from metaheac_jax.training.donation import copied, placed_together, refusing_consumed
-from metaheac_jax.training.inner import AnyLoss, InnerLoop, InnerOptions, LossOutput
+from metaheac_jax.training.inner import AnyLoss, InnerLoop, InnerOptions, LossOutput, Masked
 
 T = TypeVar("T")
 
@@ -60,53 +60,22 @@ class MetaState(NamedTuple):
     model_state: Any = None
 
 
-class MetaGradient(Protocol):
-    """The gradient of the meta-loss.
-
-    Jit it: outside of a jitted function, each call compiles. Within ``jax.shard_map`` the meta-loss
-    is that of a device's own campaigns. With ``check_vma``, the gradient with respect to parameters
-    that the devices share is summed over the devices, as jax does for any loss. With several inner
-    steps, all leaves of the model's state then count as different on each device.
-    """
-
-    def __call__(
-        self, params: Any, support: Any, query: Any, part: Any = None, *, model_state: Any = None
-    ) -> tuple[Any, MetaInfo]:
-        """Maps parameters and batches with leading axis C to the gradient and its info.
-
-        ``part``, with leading axis C, is the second argument of ``select``, or None without it.
-        ``model_state`` is given if and only if ``has_state``.
-        """
-
-
-class MetaInit(Protocol):
-    """Starts meta-training."""
-
-    def __call__(self, params: Any, model_state: Any = None) -> MetaState:
-        """Makes the initial state; the model's state is given if and only if ``has_state``."""
-
-
-class MetaUpdate(Protocol):
-    """Trains by one jitted step."""
-
-    def __call__(self, state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
-        """Maps a state, which it consumes, and batches with leading axis C to state and info."""
-
-    def lower(self, state: MetaState, support: Any, query: Any) -> jax.stages.Lowered:
-        """Lowers the step for its arguments or their shapes, and consumes nothing."""
-
-    def trace(self, state: MetaState, support: Any, query: Any) -> jax.stages.Traced:
-        """Traces the step for its arguments or their shapes, and consumes nothing."""
-
-    def eval_shape(self, state: MetaState, support: Any, query: Any) -> tuple[MetaState, MetaInfo]:
-        """The shapes and types of what the step returns."""
+#: ``gradient(params, support, query, part=None, *, model_state=None) -> (gradient, info)``; see
+#: `build_meta_gradient`.
+MetaGradient = Callable[..., tuple[Any, MetaInfo]]
 
 
 class MetaStep(NamedTuple):
-    """``init(params) -> state`` and ``step(state, support, query) -> (state, info)``."""
+    """The two functions of meta-training.
 
-    init: MetaInit
-    step: MetaUpdate
+    Attributes:
+      init: ``init(params) -> state``, or ``init(params, model_state)`` if ``has_state``.
+      step: ``step(state, support, query) -> (state, info)``, jitted; it consumes the state. Like
+        any jitted function it also has ``lower``, ``trace`` and ``eval_shape``.
+    """
+
+    init: Callable[..., MetaState]
+    step: Any
 
 
 class MetaOptions(InnerOptions, total=False):
@@ -129,6 +98,15 @@ def build_meta_gradient(
     **inner: Unpack[InnerOptions],
 ) -> MetaGradient:
     """The gradient of the meta-loss: ``gradient(params, support, query) -> (gradient, info)``.
+
+    Leaves of the batches have a leading axis C. ``part``, with the same axis, is the second
+    argument of ``select``, or None without it; ``model_state`` is given if and only if
+    ``has_state``. Jit the gradient: outside of a jitted function, each call compiles.
+
+    Within ``jax.shard_map`` the meta-loss is that of a device's own campaigns. With ``check_vma``,
+    the gradient with respect to parameters that the devices share is summed over the devices, as
+    jax does for any loss. With several inner steps, all leaves of the model's state then count as
+    different on each device.
 
     The inner steps of a campaign update the model's state, and then its query loss does. All
     campaigns start from the same state. The states after the query losses are merged: floating
@@ -185,7 +163,7 @@ def build_meta_gradient(
             raise ValueError("give a part if and only if select is given")
         num_campaigns = _num_campaigns((support, query, part))
         # Scaled before they are summed, since a sum may be too large for 16 bits.
-        scale = 1 / num_campaigns if reduction == "mean" else 1.0
+        scale = 1 / _num_judged(query, num_campaigns) if reduction == "mean" else 1.0
         summed_gradient = jax.grad(_summed(campaign_loss, scale), has_aux=True)
         total, (losses, (support_loss, last)) = _sum_over_chunks(
             lambda batches: summed_gradient(params, batches, model_state),
@@ -193,7 +171,8 @@ def build_meta_gradient(
             (support, query, part),
             _chunk_size(campaigns_per_chunk, num_campaigns),
         )
-        loss = losses.mean() if reduction == "mean" else losses.sum()
+        whole = reduction == "mean" and not isinstance(query, Masked)
+        loss = losses.mean() if whole else (losses * scale).sum()
         state = jax.tree.map(_over_campaigns, last.model_state)
         return total, MetaInfo(loss, support_loss, last.value, last.aux, state)
 
@@ -235,6 +214,13 @@ def _num_campaigns(batches: Any) -> int:
     return num_campaigns
 
 
+def _num_judged(query: Any, num_campaigns: int) -> int | Array:
+    """Number of campaigns whose query set has an example; at least 1."""
+    if not isinstance(query, Masked):
+        return num_campaigns
+    return jnp.maximum(jnp.asarray(query.mask).reshape(num_campaigns, -1).any(1).sum(), 1)
+
+
 def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
     if campaigns_per_chunk == "all":
         return num_campaigns
@@ -247,7 +233,7 @@ def _chunk_size(campaigns_per_chunk: Chunk, num_campaigns: int) -> int:
 
 
 def _summed(
-    campaign_loss: Callable[[Any, Any, Any, Any, Any], tuple[Array, T]], scale: float
+    campaign_loss: Callable[[Any, Any, Any, Any, Any], tuple[Array, T]], scale: float | Array
 ) -> Callable[[Any, tuple[Any, Any, Any], Any], tuple[Array, tuple[Array, T]]]:
     """Builds the sum of a loss over campaigns, which also returns the results of each campaign.
 
@@ -268,7 +254,7 @@ def _summed(
             support, query, part = batches
             losses = jax.vmap(campaign_loss, (None, 0, 0, 0, None))
             results = losses(params, support, query, part, model_state)
-        return (results[0] * scale).sum(), results
+        return (results[0] * jnp.asarray(scale, results[0].dtype)).sum(), results
 
     return summed_loss
 

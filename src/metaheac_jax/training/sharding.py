@@ -1,21 +1,22 @@
-"""Training on several devices: where each array lives, and the step that runs there.
+"""Where each array of a training lives: on one device, on a mesh of devices, in several processes.
 
 A mesh has two axes. ``campaign`` is the number of copies of the table, and ``row`` the number of
 pieces of each copy: a device holds a range of rows, with their moments. Every device holds the
-network, and the campaigns of a step are split over all devices. With ``campaign=4,row=2``, eight
-devices hold four copies.
+network, and the items of a step, its campaigns or examples, are divided over all devices. With
+``campaign=4,row=2``, eight devices hold four copies. `step.build_row_step` builds the step, which
+is the same program on all of them.
 
 What the devices exchange in a step:
 
     rows       each sends the step's rows that it holds: a sum over ``row``      (U, k)
-    gradient   each sends that of its own campaigns: a sum over both axes        (U, k), network
+    gradient   each sends that of its own items: a sum over both axes            (U, k), network
     update     each writes the rows that it holds                                nothing
 
 The result is the same as on one device, up to the order of sums.
 
 >>> general = method.fit(data, mesh=device_mesh(campaign=4, row=2))
 
-Axes: C campaigns of a step, R rows of the table, U rows that a step touches, V that one of its
+Axes: I items of a step, R rows of the table, U rows that a step touches, V that one of its
 campaigns touches, k embedding width.
 """
 
@@ -25,36 +26,29 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from metaheac_jax.data.batches import Batch, CampaignBatch
+from metaheac_jax.data.batches import Batch, CampaignBatch, ExampleBatch
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.processes import from_each
-from metaheac_jax.settings import Reduction
-from metaheac_jax.table.adam import TableOptimizer, TableState
-from metaheac_jax.training.donation import copied, refusing_consumed
-from metaheac_jax.training.step import Gradient, RowState, RowStep, row_step
+from metaheac_jax.table.adam import TableState
 
-_CAMPAIGN, _ROW = _AXES = "campaign", "row"
-_EVERYWHERE, _ROWS, _CAMPAIGNS = Spec(), Spec(_ROW), Spec(_AXES)
-_BLOCK = 1 << 16  # rows sent at a time when a state is saved
+Tree = TypeVar("Tree")
+Items = CampaignBatch | ExampleBatch
 
-
-def _state(everywhere: Any, rows: Any) -> RowState:
-    """A prefix of a state: one value for replicated leaves, one for those split by rows."""
-    return RowState(everywhere, everywhere, TableState(rows, rows, rows, rows, everywhere))
-
-
-_STATE = _state(_EVERYWHERE, _ROWS)
+ROW = "row"
+AXES = ("campaign", ROW)
+EVERYWHERE, BY_ROW, BY_ITEM = Spec(), Spec(ROW), Spec(AXES)
+_OF_TABLE: tuple[Any, ...] = (BY_ROW, BY_ROW, BY_ROW, BY_ROW, EVERYWHERE)
+TABLE = TableState(*_OF_TABLE)  # how the arrays of a table are divided
+_BLOCK = 1 << 16  # rows sent at a time when a state is fetched
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -65,7 +59,7 @@ def parse_mesh(text: str) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
-        found = re.fullmatch(rf"({_CAMPAIGN}|{_ROW})=([1-9]\d{{0,5}})", part)
+        found = re.fullmatch(rf"({'|'.join(AXES)})=([1-9]\d{{0,5}})", part)
         if found is None or found[1] in sizes:
             raise InputError(
                 f"mesh {text!r}: expected the size of one axis or both, such as campaign=4,row=2"
@@ -95,14 +89,22 @@ def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
         )
     # Sorted by process, so that each process takes consecutive campaigns.
     devices = sorted(jax.devices()[:size], key=lambda device: (device.process_index, device.id))
-    types = (AxisType.Auto, AxisType.Auto)
-    return Mesh(np.array(devices).reshape(campaign, row), _AXES, axis_types=types)
+    return _mesh(np.array(devices).reshape(campaign, row))
+
+
+def one_device() -> Mesh:
+    """A mesh of the device that jax uses by default."""
+    return _mesh(np.array(list(jnp.zeros(()).devices())).reshape(1, 1))
+
+
+def _mesh(devices: np.ndarray) -> Mesh:
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def own_devices(mesh: Mesh) -> Mesh | None:
     """This process's devices of a mesh, on one axis; None if there is only one."""
     own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    return Mesh(np.array(own), (_CAMPAIGN,)) if len(own) > 1 else None
+    return Mesh(np.array(own), AXES[:1]) if len(own) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -110,112 +112,130 @@ class Placement:
     """Where each array lives in training.
 
     Attributes:
-      mesh: from `device_mesh`. Its sizes need not divide C or R; some devices then do or hold less
-        than others. For a device without a campaign see `build_mesh_step`.
-      num_campaigns: C.
+      mesh: from `device_mesh`. Its sizes need not divide I or R; some devices then do or hold less
+        than others.
+      num_items: I, the campaigns or examples that a step divides over the devices.
       num_rows: R.
     """
 
     mesh: Mesh
-    num_campaigns: int
+    num_items: int
     num_rows: int
 
     @property
     def padded_rows(self) -> int:
         """R, rounded up so that all devices hold equally many rows. No step touches the padding."""
-        return -(-self.num_rows // self.mesh.shape[_ROW]) * self.mesh.shape[_ROW]
+        return -(-self.num_rows // self.mesh.shape[ROW]) * self.mesh.shape[ROW]
+
+    def sharding(self, spec: Spec) -> NamedSharding:
+        """The sharding of an array that is divided by one of this module's specs."""
+        return NamedSharding(self.mesh, spec)
+
+    @functools.cached_property
+    def several_processes(self) -> bool:
+        """Whether the devices belong to more than one process."""
+        return not self.sharding(EVERYWHERE).is_fully_addressable
 
     @property
-    def state(self) -> RowState:
-        """Shardings of a state whose table has `padded_rows` rows, as a prefix of the state."""
-        return _state(*(NamedSharding(self.mesh, spec) for spec in (_EVERYWHERE, _ROWS)))
+    def _items_per_device(self) -> int:
+        return -(-self.num_items // self.mesh.size)
 
-    @property
-    def _campaigns(self) -> NamedSharding:
-        return NamedSharding(self.mesh, _CAMPAIGNS)
-
-    @property
-    def _campaigns_per_device(self) -> int:
-        return -(-self.num_campaigns // self.mesh.size)
-
-    def own_campaigns(self) -> range:
-        """Which of a step's C campaigns the devices of this process take.
+    def own_items(self) -> range:
+        """Which of a step's I items the devices of this process take.
 
         Raises:
           InputError: they take none, or they do not follow each other in the mesh.
         """
-        each, size = self._campaigns_per_device, self.mesh.size
-        places = self._campaigns.addressable_devices_indices_map((each * size,))
+        each, size = self._items_per_device, self.mesh.size
+        places = self.sharding(BY_ITEM).addressable_devices_indices_map((each * size,))
         starts = sorted(index[0].start or 0 for index in places.values() if index is not None)
         if starts != [*range(starts[0], starts[0] + each * len(starts), each)]:
             raise InputError(
                 "mesh: the devices of a process do not follow each other in it; make it with "
                 "training.sharding.device_mesh"
             )
-        own = range(starts[0], min(starts[-1] + each, self.num_campaigns))
+        own = range(starts[0], min(starts[-1] + each, self.num_items))
         if not own:
             raise InputError(
-                f"mesh: the {self.num_campaigns} campaigns of a step are too few for {size} devices"
+                f"mesh: the {self.num_items} campaigns of a step are too few for {size} devices"
                 f" in {jax.process_count()} processes; take more campaigns, or fewer processes"
             )
         return own
 
-    def place_batch(self, batch: CampaignBatch) -> CampaignBatch:
-        """Puts the rows on every device, and each campaign's examples on one.
+    def place_batch(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Puts the rows on every device, and each item on one.
 
-        A device that no campaign is left for gets a campaign of padding only. With several
-        processes, each passes its `own_campaigns`, and the processes exchange which rows these
-        touch.
+        One device takes any batch as it is; several take the arrays of a `CampaignBatch` or an
+        `ExampleBatch`. A device that no item is left for gets padding only. With several processes,
+        each passes its `own_items`, and the processes exchange which rows these touch.
 
         Raises:
-          ValueError: the batch has another number of campaigns; or some places are left empty, and
-            the examples are not `Batch`es, whose weights show what is padding.
+          ValueError: the batch has another number of items; or some places are left empty, and the
+            examples are not `Batch`es, whose weights show what is padding.
         """
-        own = self.own_campaigns()
-        if len(batch.own_rows) != len(own):
+        if self.mesh.size == 1:
+            return batch
+        batch = (CampaignBatch if len(batch) == len(CampaignBatch._fields) else ExampleBatch)(
+            *batch
+        )
+        count, own = len(jax.tree.leaves(batch[1:])[0]), self.own_items()
+        if count != len(own):
             raise ValueError(
-                f"a batch of {len(batch.own_rows)} campaigns, where this process takes {len(own)} "
-                f"of the placement's {self.num_campaigns}"
+                f"a batch of {count} items, where this process takes {len(own)} of the placement's "
+                f"{self.num_items}"
             )
-        if jax.process_count() > 1:
-            batch = as_part(batch, from_each((batch.rows, batch.own_rows.shape[1])), self.num_rows)
-        put = jax.make_array_from_process_local_data
-        num_places = self._campaigns_per_device * len(self._campaigns.addressable_devices)
-        number, last = np.arange(num_places), len(batch.own_rows) - 1
-        sides = (batch.support, batch.query)
-        if num_places > last + 1 and not all(isinstance(side, Batch) for side in sides):
+        if self.several_processes:
+            batch = as_part(batch, from_each((batch.rows, _num_own(batch))), self.num_rows)
+        by_item = self.sharding(BY_ITEM)
+        num_places = self._items_per_device * len(by_item.addressable_devices)
+        number, last = np.arange(num_places), count - 1
+        sides = [part for part in batch[1:] if not isinstance(part, np.ndarray)]
+        if num_places > count and not all(isinstance(side, Batch) for side in sides):
             raise ValueError(
-                f"{last + 1} campaigns on {num_places} places: only a batch with weights can be "
+                f"{count} campaigns on {num_places} places: only a batch with weights can be "
                 "padded; take as many campaigns as places, or a multiple"
             )
+        put = jax.make_array_from_process_local_data
 
         def spread(part: Any) -> Any:
             part = jax.tree.map(lambda leaf: leaf[np.minimum(number, last)], part)
             if isinstance(part, Batch):
-                part = part._replace(weight=part.weight * (number <= last)[:, None])
-            return jax.tree.map(partial(put, self._campaigns), part)
+                used = (number <= last).reshape(-1, *[1] * (part.weight.ndim - 1))
+                part = part._replace(weight=part.weight * used)
+            return jax.tree.map(functools.partial(put, by_item), part)
 
-        rows = put(NamedSharding(self.mesh, _EVERYWHERE), batch.rows)
-        return CampaignBatch(rows, *map(spread, batch[1:]))
+        return batch._make([put(self.sharding(EVERYWHERE), batch[0]), *map(spread, batch[1:])])
 
-    def place(self, tree: Any) -> Any:
-        """Puts every `RowState` of a tree, given as arrays with R rows, on the devices."""
+    def map(self, function: Callable[[NamedSharding, Any], Any], tree: Tree) -> Tree:
+        """Maps ``function(sharding, leaf)`` over the leaves of a tree of states."""
+
+        def by(spec: Spec, part: Any) -> Any:
+            return jax.tree.map(functools.partial(function, self.sharding(spec)), part)
+
+        def apply(part: Any) -> Any:
+            if isinstance(part, TableState):
+                return TableState(*map(by, _OF_TABLE, part))
+            return by(EVERYWHERE, part)
+
+        return jax.tree.map(apply, tree, is_leaf=lambda part: isinstance(part, TableState))
+
+    def place(self, tree: Tree) -> Tree:
+        """Puts a tree of states, whose tables have R rows, on the devices."""
 
         def put(sharding: NamedSharding, leaf: np.ndarray | Array) -> Array:
-            if isinstance(leaf, Array):  # steps consume what they get, and this stays the caller's
-                leaf = np.array(leaf)
-            if sharding.spec == _ROWS:
-                missing = self.padded_rows - self.num_rows
+            leaf = np.array(leaf)  # steps consume what they get, and this stays the caller's
+            if sharding.spec == BY_ROW:
+                missing = self.padded_rows - len(leaf)
                 leaf = np.pad(leaf, ((0, missing), *[(0, 0)] * (leaf.ndim - 1)))
             return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
 
-        return self._map_states(put, tree)
+        return self.map(put, tree)
 
-    def fetch(self, tree: Any) -> Any:
-        """Returns a tree with every `RowState` as it is without a mesh: numpy arrays of R rows."""
+    def fetch(self, tree: Tree) -> Tree:
+        """A tree of states as numpy arrays, whose tables have R rows."""
 
         def get(sharding: NamedSharding, leaf: Array) -> np.ndarray:
-            if sharding.spec != _ROWS:
+            if sharding.spec != BY_ROW:
                 return np.array(leaf)
             if leaf.is_fully_addressable:
                 return np.array(leaf)[: self.num_rows]
@@ -223,50 +243,28 @@ class Placement:
             blocks = [np.asarray(read(leaf, i)) for i in range(0, self.num_rows, _BLOCK)]
             return np.concatenate(blocks)[: self.num_rows]
 
-        return self._map_states(get, tree)
+        return self.map(get, tree)
 
-    def like(self, tree: Any) -> Any:
-        """Arrays with the shapes and dtypes of what `fetch` returns, which take no memory."""
+    def unpadded(self, tree: Tree) -> Tree:
+        """The shapes and dtypes of a tree of states, whose tables have R rows."""
 
-        def show(sharding: NamedSharding, leaf: Array) -> np.ndarray:
-            shape = leaf.shape
-            if sharding.spec == _ROWS:
-                shape = (self.num_rows, *shape[1:])
-            return np.broadcast_to(np.zeros((), leaf.dtype), shape)
+        def show(sharding: NamedSharding, leaf: Array) -> jax.ShapeDtypeStruct:
+            rows = (self.num_rows,) if sharding.spec == BY_ROW else leaf.shape[:1]
+            return jax.ShapeDtypeStruct((*rows, *leaf.shape[1:]), leaf.dtype)
 
-        return self._map_states(show, tree)
-
-    def shapes(self, state: Any) -> Any:
-        """Adds shardings to the shapes of a state with `padded_rows` (from `jax.eval_shape`).
-
-        A step can be compiled for them before the state exists.
-        """
-
-        def show(sharding: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-        return self._map_states(show, state)
-
-    def flush(self, state: RowState, table_optimizer: TableOptimizer) -> RowState:
-        """Returns the state with every row up to date."""
-        return state._replace(table=_flusher(self.mesh, table_optimizer)(state.table))
-
-    def _map_states(self, function: Callable[[NamedSharding, Any], Any], tree: Any) -> Any:
-        def apply(part: Any) -> Any:
-            if not isinstance(part, RowState):
-                return np.asarray(part)
-            return jax.tree.map(function, jax.tree.broadcast(self.state, part), part)
-
-        return jax.tree.map(apply, tree, is_leaf=lambda part: isinstance(part, RowState))
+        return self.map(show, tree)
 
 
-def as_part(
-    batch: CampaignBatch, each: Sequence[tuple[np.ndarray, int]], num_rows: int
-) -> CampaignBatch:
-    """Converts the batch of some campaigns to its part of the batch of the whole step.
+def _num_own(batch: Items) -> int:
+    """V, the number of rows to which those of a campaign are padded; 0 for plain examples."""
+    return batch.own_rows.shape[1] if isinstance(batch, CampaignBatch) else 0
+
+
+def as_part(batch: Items, each: Sequence[tuple[np.ndarray, int]], num_rows: int) -> Items:
+    """Converts the batch of some items to its part of the batch of the whole step.
 
     Args:
-      batch: the batch of these campaigns.
+      batch: the batch of these items.
       each: ``rows`` and V of every part of the step.
       num_rows: R.
     """
@@ -278,9 +276,12 @@ def as_part(
     size = -(-len(touched) // quantum) * quantum
     rows = np.pad(touched, (0, size - len(touched)), constant_values=num_rows)
     position = np.where(batch.rows < num_rows, np.searchsorted(touched, batch.rows), size)
-    own = np.append(position, size).astype(np.int32)[batch.own_rows]
-    before, after = batch.own_rows.shape[1], max(sizes)
-    own = np.pad(own, ((0, 0), (0, after - before)), constant_values=size)
+    position = np.append(position, size).astype(np.int32)
+    if isinstance(batch, ExampleBatch):
+        ids = jax.tree.map(position.__getitem__, batch.examples.ids)
+        return ExampleBatch(rows, batch.examples._replace(ids=ids))
+    before, after = _num_own(batch), max(sizes)
+    own = np.pad(position[batch.own_rows], ((0, 0), (0, after - before)), constant_values=size)
 
     def moved(side: Batch) -> Batch:
         padded = lambda ids: np.where(ids == before, np.int32(after), ids)  # noqa: E731
@@ -289,91 +290,12 @@ def as_part(
     return CampaignBatch(rows, moved(batch.support), moved(batch.query), own)
 
 
-def build_mesh_step(
-    gradient: Gradient[...],
-    optimizer: optax.GradientTransformation,
-    table_optimizer: TableOptimizer,
-    placement: Placement,
-    *,
-    reduction: Reduction,
-    checked: bool = False,
-) -> RowStep:
-    """`step.build_row_step` on a mesh.
-
-    ``init`` takes a table with R or `Placement.padded_rows` rows, and ``step`` takes what
-    `Placement.place_batch` returns.
-
-    Args:
-      gradient: from `meta.build_meta_gradient`. On a batch whose weights are all 0, which a device
-        without a campaign gets, its losses must be 0 and have a gradient of 0. A penalty is not,
-        nor is a weighted mean that divides 0 by 0.
-      optimizer: the network's optimiser.
-      table_optimizer: the table's optimiser.
-      placement: where the arrays live.
-      reduction: over the campaigns, as in the gradient.
-      checked: as in `step.build_row_step`.
-    """
-    num_rows, num_campaigns = placement.num_rows, placement.num_campaigns
-
-    def init(network: Any, table: Array) -> RowState:
-        table = jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0)))
-        own = copied((network, optimizer.init(network)))
-        return RowState(*own, table_optimizer.init(table))
-
-    def of_all(params: Any, *batches: Any) -> tuple[Any, Any]:
-        """The gradient over all campaigns, by all rows; ``params`` has this device's rows."""
-        table = jax.lax.psum(params["table"], _ROW)
-        grads, info = gradient({"network": params["network"], "table": table}, *batches)
-        num_own = len(jax.tree.leaves(batches)[0])
-        scale = num_own / num_campaigns if reduction == "mean" else 1.0
-
-        def total(leaf: Array) -> Array:
-            return jax.lax.psum(leaf, _AXES) * scale
-
-        def every(leaf: Array) -> Array:
-            return jax.lax.all_gather(leaf, _AXES, tiled=True)[:num_campaigns]
-
-        info = jax.tree.map(lambda leaf: every(leaf) if leaf.ndim else total(leaf), info)
-        return jax.tree.map(total, grads), info
-
-    row = row_step(
-        of_all,
-        optimizer,
-        table_optimizer,
-        checked=checked,
-        agreed=lambda finite: jax.lax.pmin(finite.astype(int), _ROW) > 0,
-    )
-
-    def on_device(state: RowState, rows: Array, *batches: Any) -> tuple[RowState, Any]:
-        rows = jnp.where(rows < num_rows, rows, -1)
-        return row(state, _held(rows, len(state.table.last)), *batches)
-
-    def step(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        # No collective is differentiated, so jax need not check what varies between devices.
-        return jax.shard_map(
-            on_device,
-            mesh=placement.mesh,
-            in_specs=(_STATE, _EVERYWHERE, *[_CAMPAIGNS] * len(batches)),
-            out_specs=(_STATE, _EVERYWHERE),
-            check_vma=False,
-        )(state, rows, *batches)
-
-    jitted = refusing_consumed(jax.jit(step, donate_argnums=0))
-
-    def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        # On CPUs, messages of two concurrent computations may arrive in another order.
-        return jax.block_until_ready(jitted(state, rows, *batches))
-
-    wait = jax.process_count() > 1 and jax.default_backend() == "cpu"
-    return RowStep(jax.jit(init, out_shardings=placement.state), waiting if wait else jitted)
-
-
-def _held(rows: Array, num_held: int) -> Array:
+def held(rows: Array, num_held: int) -> Array:
     """Positions of table rows among those that a device holds; ``num_held`` for all others.
 
-    The others are read as 0 and not written.
+    The others, and rows below 0, are read as 0 and not written.
     """
-    place = rows - jax.lax.axis_index(_ROW) * num_held
+    place = rows - jax.lax.axis_index(ROW) * num_held
     return jnp.where((rows >= 0) & (place >= 0) & (place < num_held), place, num_held)
 
 
@@ -382,15 +304,8 @@ def _block_reader(mesh: Mesh) -> Callable[[Array, int], Array]:
     """Builds ``read(array, start)``: `_BLOCK` rows of a split array, zero beyond its end."""
 
     def read(array: Array, start: Array) -> Array:
-        held = _held(start + jnp.arange(_BLOCK), len(array))
-        return jax.lax.psum(array.at[held].get(mode="fill", fill_value=0), _ROW)
+        own = held(start + jnp.arange(_BLOCK), len(array))
+        return jax.lax.psum(array.at[own].get(mode="fill", fill_value=0), ROW)
 
-    specs = {"in_specs": (_ROWS, _EVERYWHERE), "out_specs": _EVERYWHERE}
+    specs = {"in_specs": (BY_ROW, EVERYWHERE), "out_specs": EVERYWHERE}
     return jax.jit(jax.shard_map(read, mesh=mesh, check_vma=False, **specs))
-
-
-@functools.lru_cache(maxsize=1)
-def _flusher(mesh: Mesh, table_optimizer: TableOptimizer) -> Callable[[TableState], TableState]:
-    """Builds the ``flush`` of an optimiser for a table that is split by rows."""
-    specs = {"in_specs": (_STATE.table,), "out_specs": _STATE.table}
-    return jax.jit(jax.shard_map(table_optimizer.flush, mesh=mesh, check_vma=False, **specs))

@@ -6,7 +6,7 @@ Axes: R rows of the table, U rows touched by a step, k embedding width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jax import Array
 
 from metaheac_jax.table.adam import TableOptimizer, TableState
 from metaheac_jax.training.donation import copied, placed_together, refusing_consumed
+from metaheac_jax.training.losses import Reduction
+from metaheac_jax.training.sharding import AXES, BY_ITEM, EVERYWHERE, ROW, TABLE, Placement, held
 
 P = ParamSpec("P")
 #: ``gradient(params, *batches) -> (gradient, info)`` over the touched rows. The parameters are
@@ -40,34 +42,22 @@ class RowState(NamedTuple):
     table: TableState
 
 
-class RowInit(Protocol):
-    """Starts training."""
-
-    def __call__(self, network: Any, table: Array) -> RowState:
-        """Makes the initial state from a copy of the network and from the table (R, k) itself.
-
-        The first step consumes the table; to keep it, pass a copy.
-        """
-
-
-class RowUpdate(Protocol):
-    """Trains by one step."""
-
-    def __call__(self, state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
-        """Maps a state and what a sampler draws to the next state and info.
-
-        Args:
-          state: consumed; its memory is reused.
-          rows: (U,) distinct table rows that the step touches; R for padding.
-          *batches: as the gradient takes them.
-        """
+_STATE = RowState(EVERYWHERE, EVERYWHERE, TABLE)  # how the arrays of a state are divided
 
 
 class RowStep(NamedTuple):
-    """``init(network, table) -> state`` and ``step(state, rows, *batches) -> (state, info)``."""
+    """The two functions of training.
 
-    init: RowInit
-    step: RowUpdate
+    Attributes:
+      init: ``init(network, table) -> state`` from a copy of the network and the table (R, k)
+        itself, which the first step consumes; to keep it, pass a copy.
+      step: ``step(state, rows, *batches) -> (state, info)``; it consumes the state, whose memory it
+        reuses. ``rows`` are (U,) distinct table rows that the step touches, R for padding; the
+        batches are as the gradient takes them.
+    """
+
+    init: Callable[[Any, Array], RowState]
+    step: Callable[..., tuple[RowState, Any]]
 
 
 class CheckedInfo(NamedTuple):
@@ -113,38 +103,120 @@ def build_row_step(
     table_optimizer: TableOptimizer,
     *,
     checked: bool = False,
+    placement: Placement | None = None,
+    reduction: Reduction = "mean",
 ) -> RowStep:
     """Builds a jitted step on a network and the table rows it touches.
 
-    A step consumes its state, whose memory it reuses. ``init`` copies the network and takes over
-    the table, which the first step consumes.
-
     Args:
-      gradient: see `Gradient`.
+      gradient: see `Gradient`. With a placement, on a batch whose weights are all 0, which a device
+        without an item gets, its losses must be 0 and have a gradient of 0. A penalty is not, nor
+        is a weighted mean that divides 0 by 0.
       optimizer: the network's optimiser; it receives the loss as ``value``.
       table_optimizer: the table's optimiser, for example `table.adam.table_adam`.
       checked: whether a non-finite step leaves the state unchanged; info is then `CheckedInfo`.
+      placement: where the arrays live. ``init`` then also takes a table of
+        `Placement.padded_rows`, and ``step`` takes what `Placement.place_batch` returns. None
+        leaves the places to jax, as within another jitted function.
+      reduction: of the gradient over the items that the devices share.
 
     Raises:
       ValueError: at a step, if an earlier step consumed the state, or another state's table that
         is the same array.
     """
+    if placement is None:
+
+        def init(network: Any, table: Array) -> RowState:
+            own = copied((network, optimizer.init(network)))
+            return placed_together(RowState(*own, table_optimizer.init(jnp.asarray(table))))
+
+        step = _row_step(gradient, optimizer, table_optimizer, checked, lambda finite: finite)
+        return RowStep(init, refusing_consumed(jax.jit(step, donate_argnums=0)))
+
+    agreed: Callable[[Array], Array] = lambda finite: finite  # noqa: E731
+    if placement.mesh.size > 1:  # else there is nothing to exchange
+        gradient, agreed = _summed(gradient, placement, reduction), _finite_on_all_rows
+    row = _row_step(gradient, optimizer, table_optimizer, checked, agreed)
+
+    def on_device(state: RowState, rows: Array, *batches: Any) -> tuple[RowState, Any]:
+        rows = jnp.where(rows < placement.num_rows, rows, -1)
+        return row(state, held(rows, len(state.table.last)), *batches)
+
+    def on_mesh(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
+        # No collective is differentiated, so jax need not check what varies between devices.
+        return jax.shard_map(
+            on_device,
+            mesh=placement.mesh,
+            in_specs=(_STATE, EVERYWHERE, *[BY_ITEM] * len(batches)),
+            out_specs=(_STATE, EVERYWHERE),
+            check_vma=False,
+        )(state, rows, *batches)
+
+    jitted = refusing_consumed(jax.jit(on_mesh, donate_argnums=0))
+
+    def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
+        # On CPUs, messages of two concurrent computations may arrive in another order.
+        return jax.block_until_ready(jitted(state, rows, *batches))
+
+    wait = placement.several_processes and jax.default_backend() == "cpu"
+    start = _init_on_mesh(optimizer, table_optimizer, placement)
+    return RowStep(start, waiting if wait else jitted)
+
+
+def _init_on_mesh(
+    optimizer: optax.GradientTransformation, table_optimizer: TableOptimizer, placement: Placement
+) -> Callable[[Any, Array], RowState]:
+    """Builds ``init`` of `RowStep`; a table that has its place is not copied."""
+
+    def state(network: Any, table: Array) -> RowState:
+        table = jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0)))
+        own = copied((network, optimizer.init(network)))
+        return RowState(*own, table_optimizer.init(table))
+
+    places = jax.tree.map(placement.sharding, _STATE)
+    copying = jax.jit(state, out_shardings=places)
+    taking = jax.jit(state, out_shardings=places, donate_argnums=1)
 
     def init(network: Any, table: Array) -> RowState:
-        own = copied((network, optimizer.init(network)))
-        return placed_together(RowState(*own, table_optimizer.init(jnp.asarray(table))))
+        has_place = getattr(table, "sharding", None) == places.table.table
+        return (taking if has_place else copying)(network, table)
 
-    step = row_step(gradient, optimizer, table_optimizer, checked=checked)
-    return RowStep(init, refusing_consumed(jax.jit(step, donate_argnums=0)))
+    return init
 
 
-def row_step(
+def _summed(gradient: Gradient[...], placement: Placement, reduction: Reduction) -> Gradient[...]:
+    """The gradient over all items, by all rows; the given one is over a device's own items."""
+    num_items = placement.num_items
+
+    def of_all(params: Any, *batches: Any) -> tuple[Any, Any]:
+        table = jax.lax.psum(params["table"], ROW)
+        grads, info = gradient({"network": params["network"], "table": table}, *batches)
+        num_own = len(jax.tree.leaves(batches)[0])
+        scale = num_own / num_items if reduction == "mean" else 1.0
+
+        def total(leaf: Array) -> Array:
+            return jax.lax.psum(leaf, AXES) * scale
+
+        def every(leaf: Array) -> Array:
+            return jax.lax.all_gather(leaf, AXES, tiled=True)[:num_items]
+
+        info = jax.tree.map(lambda leaf: every(leaf) if leaf.ndim else total(leaf), info)
+        return jax.tree.map(total, grads), info
+
+    return of_all
+
+
+def _finite_on_all_rows(finite: Array) -> Array:
+    """Whether an array is finite on all devices, from whether it is on this one."""
+    return jax.lax.pmin(finite.astype(int), ROW) > 0
+
+
+def _row_step(
     gradient: Gradient[...],
     optimizer: optax.GradientTransformation,
     table_optimizer: TableOptimizer,
-    *,
     checked: bool,
-    agreed: Callable[[Array], Array] = lambda finite: finite,
+    agreed: Callable[[Array], Array],
 ) -> Callable[Concatenate[RowState, Any, ...], tuple[RowState, Any]]:
     """The step of `build_row_step` before it is jitted.
 
