@@ -1,16 +1,17 @@
 """General and customised models, and saving and loading of general models.
 
-Axes: R rows of the table, U rows that adapting touched, P users, S slots of a user, s seeds of a
-campaign, N campaign fields, k embedding width.
+Axes: R rows of the table, U rows that adapting touched, P users, S slots of a user, k embedding
+width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,34 +19,25 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from metaheac_jax.backend import has_room
 from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import new_directory
 from metaheac_jax.networks.base import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.sealed import read_sealed, read_undisturbed, seal
-from metaheac_jax.settings import Settings
 from metaheac_jax.table.layout import Layout
 
-M = TypeVar("M", covariant=True)
-
-
-class Watch(Protocol[M]):
-    """Follows an online stage."""
-
-    def __call__(self, step: int, models: Callable[[], list[M]], /) -> None:
-        """Called before the first step and after every step; ``models()`` returns the models."""
+M = TypeVar("M")
+#: Follows an online stage: called with the number of steps before the first step and after every
+#: step, and with a function that returns the models.
+Watch = Callable[[int, Callable[[], list[M]]], None]
 
 
 class Weights(NamedTuple):
-    """The weights that training changes: the network's parameters, and the whole table (R, k).
-
-    A table that is a numpy array stays in host memory, and a device gets only the rows it needs.
-    """
+    """The weights that training changes: the network's parameters, and the whole table (R, k)."""
 
     network: Any
     table: Array
@@ -96,11 +88,59 @@ def initialise(
     return Weights(jax.jit(network.init)(network_key, user, campaign), table)
 
 
-class Scorer(Protocol):
-    """Scores users for one campaign."""
+class Scorer(ABC):
+    """Scores users for one campaign.
 
+    Attributes:
+      log_odds: whether scores are log-odds of converting, at the rate of the campaign's examples.
+    """
+
+    log_odds: bool = True
+
+    @abstractmethod
     def __call__(self, users: UserRows, /) -> np.ndarray:
         """(P, S) table rows of users -> (P,) scores, higher for more likely converts."""
+
+    @property
+    def group(self) -> Hashable | None:
+        """A key that is equal for scorers that `together` takes; None if there are none."""
+        return None
+
+    def together(self, group: Sequence[Any]) -> Callable[[UserRows], np.ndarray]:
+        """Builds a function that scores users by the C scorers of a group: (P, S) -> (C, P)."""
+        return lambda users: np.stack([scorer(users) for scorer in group])
+
+    @property
+    def copies(self) -> bool:
+        """Whether every call copies the table."""
+        return False
+
+    def with_own_table(self) -> Scorer:
+        """The same scorer for many calls: it copies no table, but needs memory for one."""
+        return self
+
+    def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> Scorer:
+        """The same scorer on a device; ``moved`` keeps what it shares with other scorers."""
+        del device, moved
+        return self
+
+    def program(self) -> tuple[dict[str, Any], Callable[..., Array]] | None:
+        """What an export keeps: weights, with the campaign's own, and ``score(weights, users)``.
+
+        The weights are a dictionary of arrays. None if the scores come from no program of jax.
+        """
+        return None
+
+
+class FunctionScorer(Scorer):
+    """A scorer from a function of users; see `Scorer`."""
+
+    def __init__(self, score: Callable[[UserRows], np.ndarray], *, log_odds: bool = True) -> None:
+        self._score, self.log_odds = score, log_odds
+
+    def __call__(self, users: UserRows, /) -> np.ndarray:
+        """(P, S) table rows of users -> (P,) scores."""
+        return self._score(users)
 
 
 #: The result of a method's offline stage: nested dicts with arrays at the leaves.
@@ -108,16 +148,8 @@ State = Mapping[str, Any]
 
 
 def on_device(state: State) -> State:
-    """Converts a state's numpy arrays to jax's, except a table that a device has no room for."""
-
-    def placed(name: str, part: Any) -> Any:
-        if name == "table" and isinstance(part, np.ndarray) and not has_room(part.nbytes):
-            return part
-        return jax.tree.map(jnp.asarray, part)
-
-    if not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(dict(state))):
-        return state
-    return {name: placed(name, part) for name, part in state.items()}
+    """Converts a state's numpy arrays to jax's."""
+    return jax.tree.map(jnp.asarray, dict(state))
 
 
 class Judged(NamedTuple):
@@ -146,31 +178,17 @@ class Origin(NamedTuple):
     digest: str
 
 
-class AddedCampaign(NamedTuple):
-    """A campaign that a general model was trained on and that is not in its data set.
-
-    Attributes:
-      name: the campaign's id.
-      digest: digest of the manifest of its folder.
-      attributes: a raw value per campaign field.
-    """
-
-    name: str
-    digest: str
-    attributes: Mapping[str, Any]
-
-
 @dataclass(frozen=True, eq=False)
 class General:
     """A general model: what a method has learned from many campaigns, and from which fields.
 
     Attributes:
       method: name of the method that trained it.
-      settings: settings of that method.
+      config: the settings of that method, as plain data; see `methods.registry.method_of`.
       schema: the fields.
       vocabulary: values of the fields, hence the table's rows.
       state: what the method learned. Of a method with a network it has ``network`` and ``table``,
-        as `Weights` has; `methods.fine_tuning.metaheac_network` makes that of MetaHeac.
+        as `Weights` has.
       data: name of the data set.
       campaigns: ids of the training campaigns.
       seed: seed of the training.
@@ -178,9 +196,6 @@ class General:
         the highest AUC. Empty if training had no early stopping.
       held_out: ids of the campaigns that were held out of training to decide when to stop,
         including those of the training that this one continued, unless this one trained on them.
-      added: campaigns of ``campaigns`` and ``held_out`` that came from folders (`metaheac fit
-        --with`), including those of models that training continued from. A campaign occurs again
-        only with other attributes.
       origin: the folder that the model is in; None if it is in no folder.
       parent: digest of the model that training continued from; None if there was none on disk.
       data_digest: digest of the data set's manifest; None if the data was not opened from disk.
@@ -191,7 +206,7 @@ class General:
     """
 
     method: str
-    settings: Settings
+    config: Mapping[str, Any]
     schema: Schema
     vocabulary: Vocabulary
     state: State
@@ -200,41 +215,10 @@ class General:
     seed: int
     judgements: tuple[Judged, ...] = ()
     held_out: tuple[int | str, ...] = ()
-    added: tuple[AddedCampaign, ...] = ()
     origin: Origin | None = None
     parent: str | None = None
     data_digest: str | None = None
     optimizer: State | None = None
-
-    def check_data(self, data: Dataset) -> None:
-        """Refuses data with other fields or values than those that the model was trained on.
-
-        Raises:
-          InputError: a field differs; the message names the first one.
-        """
-        if data.schema != self.schema:
-            raise InputError(
-                f"{data.where}: of another schema than the model, first in "
-                f"{data.schema.first_difference(self.schema)!r}; use data that was prepared with "
-                "the model's schema"
-            )
-        own, other = self.vocabulary.values, data.vocabulary.values
-        for field, a, b in zip(self.schema.fields, own, other, strict=True):
-            if not np.array_equal(a, b):
-                remedy = (
-                    "use the data that the model was trained on, or prepare this data with "
-                    "--extends MODEL --no-new-values"
-                )
-                if all(np.isin(a, b).all() for a, b in zip(own, other, strict=True)):
-                    remedy = (
-                        "train a model on this data with metaheac fit --from, and move campaigns "
-                        "to it with metaheac update --model, or prepare the data with --extends "
-                        "MODEL --no-new-values"
-                    )
-                raise InputError(
-                    f"{data.where}: field {field.name!r} has other values than in the model's "
-                    f"data; {remedy}"
-                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,52 +228,12 @@ class Customised:
     Attributes:
       general: the general model.
       campaign: the campaign.
-      seed_ids: (s,) user ids of its seeds, in the form of the data's ids, including those of seeds
-        that are not in the data.
       scorer: scores users for it.
     """
 
     general: General
     campaign: Campaign
-    seed_ids: np.ndarray
     scorer: Scorer
-
-    @property
-    def excluded_ids(self) -> np.ndarray | tuple[()]:
-        """Ids of users who may be in none of its audiences; see `Campaign.excluded_ids`."""
-        return self.campaign.excluded_ids
-
-    @property
-    def adapted(self) -> AdaptedWeights:
-        """The weights that differ from the general model's.
-
-        Raises:
-          InputError: the method adapts no weights.
-        """
-        adapted = getattr(self.scorer, "adapted", None)
-        if not isinstance(adapted, AdaptedWeights):
-            raise InputError(
-                f"{self.campaign.name}: {self.general.method!r} adapts no network's weights; "
-                "use a method that does, such as 'metaheac'"
-            )
-        return adapted
-
-    @property
-    def is_general(self) -> bool:
-        """Whether its weights are the general model's, because early stopping went back to it.
-
-        The direction of seed features does not count: it is computed, not adapted.
-        """
-        if not isinstance(getattr(self.scorer, "adapted", None), AdaptedWeights):
-            return False
-        general, (network, rows, values) = self.general.state, self.adapted
-        known: dict[Any, Any] = flatten_dict(general["network"])
-        own: dict[Any, Any] = flatten_dict(network)
-        own.pop(("direction",), None)
-        real = rows < len(general["table"])
-        pairs = [(known.get(path), leaf) for path, leaf in own.items()]
-        pairs.append((general["table"][rows[real]], np.asarray(values)[real]))
-        return all(a is not None and np.array_equal(a, b) for a, b in pairs)
 
     def score(self, users: UserRows) -> np.ndarray:
         """(P, S) table rows of users -> (P,) scores, higher for more likely converts.
@@ -314,7 +258,7 @@ class Customised:
         return scores
 
 
-FORMAT = "metaheac_jax general model 2"
+FORMAT = "metaheac_jax general model 3"
 #: The subfolder of a model that has the state of its optimiser; only further training needs it.
 OPTIMIZER = "optimizer"
 _OPTIMIZER_FORMAT, _OPTIMIZER_MANIFEST = "metaheac_jax optimizer 1", "optimizer.json"
@@ -325,7 +269,7 @@ _REMEDY = "give the folder that `save` or `metaheac fit` has written"
 def save(general: General, directory: Path | str, *, progress: Progress = silent) -> General:
     """Writes a general model into a folder, completely or not at all.
 
-    The folder holds ``model.json`` (method, settings, schema, data, versions, checksums), one
+    The folder holds ``model.json`` (method, config, schema, data, versions, checksums), one
     ``.npy`` file per array, and `OPTIMIZER`, which may be deleted. An existing model is replaced.
 
     Returns:
@@ -342,14 +286,13 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
         content = {
             "format": FORMAT,
             "method": general.method,
-            "settings": asdict(general.settings),
+            "config": general.config,
             "schema": general.schema.to_json(),
             "data": general.data,
             "campaigns": general.campaigns,
             "seed": general.seed,
             "judgements": general.judgements,
             "held_out": general.held_out,
-            "added": [campaign._asdict() for campaign in general.added],
             "parent": general.parent,
             "data_digest": general.data_digest,
             "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
@@ -384,7 +327,7 @@ def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
     schema = Schema.from_json(body["schema"])
     return General(
         method=body["method"],
-        settings=Settings(**body["settings"]),
+        config=body["config"],
         schema=schema,
         vocabulary=Vocabulary(tuple(arrays["values"][field.name] for field in schema.fields)),
         state=on_device(arrays.get("state", {})),
@@ -393,7 +336,6 @@ def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
         seed=body["seed"],
         judgements=tuple(Judged(*line) for line in body["judgements"]),
         held_out=tuple(body["held_out"]),
-        added=tuple(AddedCampaign(**campaign) for campaign in body.get("added", ())),
         origin=Origin(folder.resolve(), body["digest"]),
         parent=body["parent"],
         data_digest=body["data_digest"],

@@ -8,28 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import aucs, dataset
 
 from metaheac_jax.data.batches import unstacked
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.errors import Diverged
-from metaheac_jax.methods import offline
-from metaheac_jax.methods.fine_tuning import (
-    alpha_zero,
-    metaheac,
-    mlp_one_stage,
-    mlp_pretraining,
-    without_hc,
-    without_he,
-    without_meta,
+from metaheac_jax.methods import (
+    AlphaZero,
+    MetaHeacMethod,
+    PretrainedMLP,
+    Run,
+    WithoutMeta,
+    customise,
+    fit,
+    offline,
 )
+from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.record import steps_of
-from metaheac_jax.methods.stages import Run
 from metaheac_jax.networks.metaheac import MetaHeac
 from metaheac_jax.schema import Field, Schema, Vocabulary
-from metaheac_jax.settings import OFFICIAL, PAPER, Settings
 from metaheac_jax.training.loop import Quality
 
 # A tiny world. Field vectors are made in four ways: of few values (gender), of a list of a few
@@ -42,19 +40,26 @@ SIZES = (2, 8, 1100, 12, 4, 3)
 # The campaigns have 24, 40 and 26 examples: sets of all three differ in size, so that sums and
 # means weigh campaigns differently. With B = 30, 90 examples are an epoch of three steps.
 COUNTS = (24, 40, 26)
-SETTINGS = replace(
-    PAPER,
-    width=4,
-    num_experts=3,
-    num_critics=2,
-    inner_learning_rate=0.02,
-    outer_learning_rate=0.01,
-    campaigns_per_step=2,
-    batch_size=30,
-    offline_epochs=1,
-    offline_patience=None,
-    online_learning_rate=0.02,
-)
+SETTINGS = {
+    "width": 4,
+    "num_experts": 3,
+    "num_critics": 2,
+    "inner_learning_rate": 0.02,
+    "outer_learning_rate": 0.01,
+    "campaigns_per_step": 2,
+    "batch_size": 30,
+    "offline_epochs": 1,
+    "offline_patience": None,
+    "online_learning_rate": 0.02,
+}
+
+
+def sized(kind, **changes):
+    """A method of this class, with those of the settings that it has."""
+    method, wanted = kind(), (SETTINGS | changes).items()
+    return method.changed(**{name: value for name, value in wanted if name in method.config})
+
+
 STEPS = 3
 SEED = 1  # one whose three meta-steps take three different pairs of campaigns
 NETWORK = MetaHeac(num_experts=3, num_critics=2)
@@ -164,16 +169,16 @@ def apart(one, other):
 
 @pytest.mark.slow
 def test_the_offline_stages_equal_plain_loops_on_the_whole_table(x64, tmp_path):
-    start = metaheac(replace(SETTINGS, offline_epochs=0)).fit(DATA, seed=SEED).state
+    start = fit(DATA, sized(MetaHeacMethod, offline_epochs=0), seed=SEED).state
     by_name = {
-        "metaheac": (metaheac, meta_step, meta_batches(0.02)),
-        "alpha-0": (alpha_zero, meta_step, meta_batches(0.0)),
-        "without-meta": (without_meta, plain_step, plain_batches()),
+        "metaheac": (MetaHeacMethod, meta_step, meta_batches(0.02)),
+        "alpha-0": (AlphaZero, meta_step, meta_batches(0.0)),
+        "without-meta": (WithoutMeta, plain_step, plain_batches()),
     }
     trained = {}
-    for name, (build, step, batches) in by_name.items():
+    for name, (kind, step, batches) in by_name.items():
         log = tmp_path / f"{name}.jsonl"
-        trained[name] = dict(build(SETTINGS).fit(DATA, seed=SEED, log=log).state)
+        trained[name] = dict(fit(DATA, sized(kind), seed=SEED, log=log).state)
         expected, loss = by_hand(dict(start), step, batches)
         assert apart(trained[name], expected) < 1e-6
         (line,) = map(json.loads, log.read_text().splitlines())
@@ -190,18 +195,17 @@ def test_the_offline_stages_equal_plain_loops_on_the_whole_table(x64, tmp_path):
 @pytest.mark.slow
 def test_the_other_settings_reach_the_offline_stage(x64):
     """Means, sets that share examples, dropout, decay of the network alone, scale, mixture."""
-    settings = replace(
-        SETTINGS,
-        reduction="mean",
-        disjoint=False,
-        value_dropout=0.3,
-        weight_decay=0.5,
-        table_scale=0.5,
-        mixture="mean",
-    )
+    changes = {
+        "reduction": "mean",
+        "disjoint": False,
+        "value_dropout": 0.3,
+        "weight_decay": 0.5,
+        "table_scale": 0.5,
+        "mixture": "mean",
+    }
     plain, start = (
-        dict(metaheac(replace(s, offline_epochs=0)).fit(DATA, seed=SEED).state)
-        for s in (SETTINGS, settings)
+        dict(fit(DATA, sized(MetaHeacMethod, **some, offline_epochs=0), seed=SEED).state)
+        for some in ({}, changes)
     )
     np.testing.assert_allclose(start["table"], 0.5 * plain["table"], rtol=1e-12)
     network = MetaHeac(num_experts=3, num_critics=2, mixture="mean")
@@ -229,13 +233,14 @@ def test_the_other_settings_reach_the_offline_stage(x64):
         gradient = slope(params, *(of_the_whole_table(rows, side) for side in sides))
         updates, state = adam.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-    assert apart(dict(metaheac(settings).fit(DATA, seed=SEED).state), params) < 1e-6
+    trained = fit(DATA, sized(MetaHeacMethod, **changes), seed=SEED).state
+    assert apart(dict(trained), params) < 1e-6
 
 
 @pytest.mark.slow
 def test_plain_training_with_value_dropout_equals_a_plain_loop(x64):
     untrained, trained = (
-        dict(without_meta(replace(SETTINGS, **own)).fit(DATA, seed=SEED).state)
+        dict(fit(DATA, sized(WithoutMeta, **own), seed=SEED).state)
         for own in ({"offline_epochs": 0}, {"value_dropout": 0.3})
     )
     expected, _ = by_hand(untrained, plain_step, plain_batches(value_dropout=0.3))
@@ -244,44 +249,30 @@ def test_plain_training_with_value_dropout_equals_a_plain_loop(x64):
 
 @pytest.mark.slow
 def test_judgements_are_of_states_as_training_would_end_there(monkeypatch):
-    settings = replace(SETTINGS, batch_size=11, offline_epochs=2, offline_patience=2)
     seen = []
 
     def judge(state):
         seen.append(jax.tree.map(np.array, dict(state)))
         return Quality(0.5, 1.0)
 
-    method = mlp_pretraining(settings)
-    run = Run(DATA, np.arange(3), settings, SEED, judge=judge)
+    method = sized(PretrainedMLP, batch_size=11, offline_epochs=2, offline_patience=2)
+    run = Run(DATA, np.arange(3), SEED, judge=judge)
     # All 18 steps are fewer than training takes without a better judgement.
-    assert len(method.train(run).judgements) == 9
+    assert len(method.fit(run).judgements) == 9
     monkeypatch.setattr(offline, "_PATIENCE_STEPS", 4)
     seen.clear()
-    trained = method.train(run)
+    trained = method.fit(run)
     assert trained.judgements[:, 0].tolist() == [2, 4, 6]  # a quarter of 9 steps; equal is no gain
     assert apart(seen[0], dict(trained.state)) < 1e-6  # rows that were behind are not
-    start = method.with_settings(offline_epochs=1, offline_patience=None).fit(DATA, seed=SEED)
-    again = method.train(replace(run, start=start)).judgements
+    short = method.changed(offline_epochs=1, offline_patience=None)
+    start = fit(DATA, short, seed=SEED)
+    again = method.fit(replace(run, start=start)).judgements
     assert again[0, 0] == steps_of(start) == 9
 
 
 def test_the_patience_in_steps_is_that_of_the_documentation():
-    words = " ".join((Settings.__doc__ or "").split())
+    words = " ".join((GradientConfig.__doc__ or "").split())
     assert f"it also takes {offline._PATIENCE_STEPS} steps without a better one" in words
-
-
-@pytest.mark.parametrize(("rate", "steps"), [(0.0, 0), (0.02, 1)])
-def test_an_inner_step_of_no_length_is_left_out(monkeypatch, rate, steps):
-    class Built(Exception):
-        pass
-
-    def build(loss, **options):
-        assert options["inner_steps"] == steps
-        raise Built
-
-    monkeypatch.setattr(offline, "build_meta_gradient", build)
-    with pytest.raises(Built):
-        metaheac(replace(SETTINGS, inner_learning_rate=rate)).fit(DATA, seed=0)
 
 
 @pytest.mark.slow
@@ -296,23 +287,24 @@ def test_a_step_that_is_not_finite_ends_a_training_or_is_left_out(monkeypatch):
     monkeypatch.setattr(CampaignSampler, "__call__", bad)
     said = r"MetaHeac: step 2: the loss is nan \(campaigns \d, \d\)"
     with pytest.raises(Diverged, match=said):
-        metaheac(SETTINGS).fit(DATA, seed=SEED)
+        fit(DATA, sized(MetaHeacMethod), seed=SEED)
     with pytest.warns(UserWarning, match=said + "; the step is skipped"):
-        general = metaheac(SETTINGS).fit(DATA, seed=SEED, skip_nonfinite=1)
+        general = fit(DATA, sized(MetaHeacMethod), seed=SEED, skip_nonfinite=1)
     assert steps_of(general) == STEPS - 1
 
 
 @pytest.mark.slow
 def test_patience_and_seed_reach_the_online_stage():
     changed = {"offline_epochs": 0, "online_epochs": 2, "online_patience": 1}
-    method = mlp_pretraining(replace(SETTINGS, **changed))
-    general, campaign = method.fit(DATA, seed=SEED), DATA.campaign(1)
+    method = sized(PretrainedMLP, **changed)
+    general, campaign = fit(DATA, method, seed=SEED), DATA.campaign(1)
     one_seed = (np.arange(len(campaign.labels)) == 3).astype(np.int8)
-    [model] = method.customise(general, DATA, [replace(campaign, labels=one_seed)])
-    assert model.is_general  # one seed cannot be held out
-    small = method.with_settings(online_patience=None, batch_size=8)
+    model = customise(general, DATA, replace(campaign, labels=one_seed))
+    # One seed cannot be held out, so the general model is kept.
+    assert apart(model.scorer.adapted.network, general.state["network"]) == 0
+    small = method.changed(online_patience=None, batch_size=8)
     one, other = (
-        small.customise(general, DATA, [campaign], seed=seed)[0].score(DATA.user_rows)
+        customise(general, DATA, campaign, method=small, seed=seed).score(DATA.user_rows)
         for seed in (0, 1)
     )
     assert (one != other).any()
@@ -329,10 +321,11 @@ def test_rows_and_campaigns_of_early_steps_are_not_all_in_the_last_one():
 @pytest.mark.slow
 def test_the_online_stage_equals_a_plain_loop_on_the_whole_table(x64):
     # One minibatch holds all examples, so three epochs are three steps on their mean loss.
-    method = metaheac(replace(SETTINGS, batch_size=90, online_epochs=3, online_patience=None))
-    general = method.with_settings(offline_epochs=0).fit(DATA, seed=SEED)
+    changes = {"batch_size": 90, "online_epochs": 3, "online_patience": None}
+    method = sized(MetaHeacMethod, **changes, offline_epochs=0)
+    general = fit(DATA, method, seed=SEED)
     campaigns = [DATA.campaign(c) for c in (2, 0)]
-    models = method.customise(general, DATA, campaigns)
+    models = customise(general, DATA, campaigns)
     everybody = DATA.user_rows
 
     @jax.jit
@@ -352,56 +345,3 @@ def test_the_online_stage_equals_a_plain_loop_on_the_whole_table(x64):
         expected = log_odds(params, campaign.rows)
         np.testing.assert_allclose(model.score(everybody), expected, atol=1e-5)
         assert apart(expected, log_odds(dict(general.state), campaign.rows)) > 0.05
-
-
-@pytest.mark.slow
-def test_training_goes_on_from_its_checkpoints(tmp_path):
-    method = mlp_pretraining(replace(SETTINGS, offline_epochs=2))
-    once = method.fit(DATA, seed=SEED).state
-    short = method.with_settings(offline_epochs=1)
-    short.fit(DATA, seed=SEED, directory=tmp_path / "a")
-    on = method.fit(DATA, seed=SEED, directory=tmp_path / "a", log=str(tmp_path / "log")).state
-    jax.tree.map(np.testing.assert_array_equal, dict(once), dict(on))
-    (line,) = map(json.loads, (tmp_path / "log").read_text().splitlines())
-    assert line["step"] == 6
-
-
-def test_settings_of_the_ablations():
-    assert (without_hc(OFFICIAL).settings.num_critics, OFFICIAL.num_critics) == (1, 5)
-    assert (without_he(OFFICIAL).settings.num_experts, OFFICIAL.num_experts) == (1, 8)
-    for build in (metaheac, alpha_zero, without_meta, mlp_pretraining):
-        assert build(OFFICIAL).settings == OFFICIAL
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("build", "experts", "critics"), [(metaheac, 3, 2), (without_hc, 3, 1), (without_he, 1, 2)]
-)
-def test_the_network_has_the_experts_and_critics_of_the_settings(build, experts, critics):
-    network = build(replace(SETTINGS, offline_epochs=0)).fit(DATA).state["network"]["params"]
-    assert network["expert"]["kernel_0"].shape[1] == experts
-    assert network["critic_bias"].shape == (critics,)
-
-
-# Methods that learn a campaign from nothing -----------------------------------------------------
-
-TOY = dataset(campaigns=8, per_campaign=400)
-TRAIN, NEW = np.arange(4), np.arange(4, 8)
-
-
-@pytest.mark.slow
-def test_a_campaign_is_learned_from_its_own_examples_alone():
-    method = mlp_one_stage(replace(PAPER, width=8, batch_size=128))
-    general = method.fit(TOY, campaigns=TRAIN)
-    models = method.customise(general, TOY, [TOY.campaign(c) for c in NEW])
-    found = aucs(TOY, NEW, [model.score for model in models])
-    assert found.mean() > 0.6
-    assert found.min() > 0.55
-
-
-def test_one_stage_mlps_start_untrained():
-    general = mlp_one_stage(replace(PAPER, width=8)).fit(TOY, campaigns=TRAIN)
-    # N(0, 1) to four standard errors; nothing has moved it.
-    table = np.asarray(general.state["table"])
-    assert table.shape == (46, 8)
-    assert abs(table.std() - 1) < 4 / np.sqrt(2 * table.size)

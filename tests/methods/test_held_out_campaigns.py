@@ -8,19 +8,19 @@ from toy import dataset
 
 from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods import held_out_campaigns
+from metaheac_jax.methods import Run, Trained, fit, held_out_campaigns, register
+from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.held_out_campaigns import (
     halve,
     hold_out_campaigns,
-    judge_models,
-    mean_quality,
+    judge_state,
 )
-from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.stages import Trained
+from metaheac_jax.methods.method import GradientMethod
+from metaheac_jax.model import FunctionScorer
 from metaheac_jax.ranking import auc
-from metaheac_jax.settings import PAPER
 
 DATA = dataset(users=200, campaigns=30, per_campaign=40, pool=40)
+RUN = Run(DATA, np.arange(30), 0)
 
 
 def test_a_tenth_is_held_out_and_no_campaign_is_on_both_sides():
@@ -53,14 +53,6 @@ def test_a_campaign_with_a_single_seed_or_non_seed_is_not_held_out(kind):
         assert hold_out_campaigns(data, np.arange(30), seed)[1].min() >= 20
     with pytest.raises(InputError, match="2 of 30 campaigns have these; add campaigns, or train"):
         hold_out_campaigns(with_few(kind, 1, range(28)), np.arange(30), 0)
-
-
-def test_campaigns_that_are_never_held_out_are_not_said_to_lack_examples():
-    words = "2 of 30 campaigns have these, besides 8 that are never held out; add campaigns, "
-    with pytest.raises(InputError, match=words):
-        hold_out_campaigns(
-            with_few(1, 1, range(20)), np.arange(30), 0, never_held_out=np.arange(19, 28)
-        )
 
 
 def test_so_few_campaigns_that_none_would_be_trained_on_are_refused():
@@ -107,7 +99,7 @@ def test_a_score_that_is_no_number_is_no_judgement():
     half = halve(DATA, 3, 0)
     log_odds = np.where(np.arange(len(half.users)) == 1, np.nan, 0.0)
     with pytest.raises(Diverged, match="held out: a score is not a number"):
-        judge_models(lambda _: [lambda _: log_odds], DATA, [half])
+        judge_state(lambda *_: [lambda _: log_odds], RUN, [half], {})
 
 
 def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
@@ -116,11 +108,12 @@ def test_a_judgement_is_the_mean_auc_and_loss_of_the_other_halves():
     log_odds = [rng.normal(size=len(half.users)) for half in halves]
     given = []
 
-    def customise(campaigns):
+    def customise(run, state, campaigns):
+        assert state == {}
         given.extend(campaigns)
         return [lambda users, own=own: own for own in log_odds]
 
-    found = mean_quality(judge_models(customise, DATA, halves), halves)
+    found = judge_state(customise, RUN, halves, {})
     assert given == [half.campaign for half in halves]
     p = [1 / (1 + np.exp(-o)) for o in log_odds]
     losses = [
@@ -141,25 +134,29 @@ def test_beyond_a_thousand_seeds_a_campaign_weighs_no_more():
         assert replace(half, labels=labels).weight == weight
 
 
-def noting(seen, settings):
+class Noting(GradientMethod):
     """A method with gradient steps that notes its run and asks for one judgement."""
 
-    def train(run):
-        seen.append(run)
+    name, label, default = "noting-held-out", "Noting", GradientConfig()
+
+    def fit(self, run):
+        self.seen = [*getattr(self, "seen", ()), run]
         judged = [] if run.judge is None else [[7, *run.judge({})]]
-        return Trained({}, np.array(judged).reshape(-1, 3))
+        state, counts = {}, {"count": np.array(1)}
+        return Trained(state, np.array(judged).reshape(-1, 3), optimizer=counts)
 
-    def adapt(run, state, campaigns):
-        seen.append([campaign.id for campaign in campaigns])
-        return [lambda users: np.arange(len(users)) for _ in campaigns]
+    def customise(self, run, state, campaigns):
+        self.seen.append([campaign.id for campaign in campaigns])
+        return [FunctionScorer(lambda users: np.arange(len(users))) for _ in campaigns]
 
-    return Method("noting", "Noting", settings, train=train, adapt=adapt, takes_steps=True)
+
+METHOD = register(Noting)()
 
 
 def test_fit_trains_on_the_rest_and_keeps_the_judgements():
-    seen = []
-    general = noting(seen, PAPER).fit(DATA, seed=3)
-    run, judged = seen
+    method = Noting()
+    general = fit(DATA, method, seed=3)
+    run, judged = method.seen
     kept, held = hold_out_campaigns(DATA, np.arange(30), 3)
     assert run.campaigns.tolist() == kept.tolist()
     assert judged == DATA.campaign_ids[held].tolist()
@@ -168,16 +165,15 @@ def test_fit_trains_on_the_rest_and_keeps_the_judgements():
     assert step == 7
     assert 0 <= area < 1 < loss  # the order of the users is the score
     given = [4, 9, 11]
-    seen.clear()
-    noting(seen, PAPER).fit(DATA, campaigns=np.arange(12, 30), held_out=given)
-    assert seen[0].campaigns.tolist() == [*range(12, 30)]
-    assert seen[1] == DATA.campaign_ids[given].tolist()
+    fit(DATA, method, campaigns=np.arange(12, 30), held_out=given)
+    assert method.seen[2].campaigns.tolist() == [*range(12, 30)]
+    assert method.seen[3] == DATA.campaign_ids[given].tolist()
 
 
 def test_without_patience_every_campaign_is_trained_on():
-    seen = []
-    general = noting(seen, replace(PAPER, offline_patience=None)).fit(DATA)
-    assert (seen[0].campaigns.tolist(), seen[0].judge) == ([*range(30)], None)
+    method = METHOD.changed(offline_patience=None)
+    general = fit(DATA, method)
+    assert (method.seen[0].campaigns.tolist(), method.seen[0].judge) == ([*range(30)], None)
     assert general.judgements == ()
 
 
@@ -194,11 +190,9 @@ def test_a_campaign_that_cannot_be_halved_is_named(kind):
 
 
 def test_earlier_held_out_campaigns_stay_held_out_in_the_record():
-    method = noting([], PAPER)
-    first = method.fit(DATA, campaigns=np.arange(12), held_out=[12, 13, 14])
-    start = replace(first, optimizer={"count": np.array(1)})
+    start = fit(DATA, METHOD, campaigns=np.arange(12), held_out=[12, 13, 14])
     now = [13, *range(17, 30)]
-    second = method.fit(DATA, start=start, campaigns=now, held_out=[15, 16])
+    second = fit(DATA, METHOD, start=start, campaigns=now, held_out=[15, 16])
     keys = DATA.campaign_ids
     assert second.held_out == (keys[15], keys[16], keys[12], keys[14])
     assert set(second.campaigns) == set(keys[[*range(12), *now]].tolist())
@@ -206,7 +200,7 @@ def test_earlier_held_out_campaigns_stay_held_out_in_the_record():
 
 def trained(campaigns, held_out=()):
     """A model of these campaigns, by index."""
-    general = noting([], replace(PAPER, offline_patience=None)).fit(DATA, campaigns=[*campaigns])
+    general = fit(DATA, METHOD.changed(offline_patience=None), campaigns=[*campaigns])
     return replace(general, held_out=tuple(DATA.campaign_ids[[*held_out]].tolist()))
 
 
@@ -271,23 +265,14 @@ def test_no_more_than_a_tenth_is_held_out_again():
     assert (len(kept), len(held)) == (22, 3)
 
 
-def test_campaigns_that_must_be_trained_on_are_not_held_out():
-    seen = []
-    noting(seen, PAPER).fit(DATA, never_held_out=[*range(2, 27), 29])
-    held = seen[0].held_out.tolist()
-    assert len(held) == 3
-    assert set(held) < {0, 1, 27, 28}
-
-
 def test_campaigns_that_are_given_to_be_held_out_are_not_trained_on():
-    seen, method = [], noting([], PAPER)
-    noting(seen, PAPER).fit(DATA, held_out=[1, 2, 3])
-    assert seen[0].campaigns.tolist() == [0, *range(4, 30)]
+    method = Noting()
+    fit(DATA, method, held_out=[1, 2, 3])
+    assert method.seen[0].campaigns.tolist() == [0, *range(4, 30)]
     with pytest.raises(InputError, match="campaign 120 is both a training and a held-out campaign"):
-        method.fit(DATA, campaigns=np.arange(3), held_out=[2, 5])
+        fit(DATA, method, campaigns=np.arange(3), held_out=[2, 5])
     for wrong in ([3, 3], [], [30], [-1], np.arange(30) < 4, [[1, 2]]):
         with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 29"):
-            method.fit(DATA, held_out=wrong)
-    for wrong in ({"never_held_out": [30]}, {"campaigns": {0, 1}, "held_out": [2]}):
-        with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 29"):
-            method.fit(DATA, **wrong)
+            fit(DATA, method, held_out=wrong)
+    with pytest.raises(InputError, match="expected one or more distinct indices from 0 to 29"):
+        fit(DATA, method, campaigns={0, 1}, held_out=[2])

@@ -8,31 +8,29 @@ import numpy as np
 import pytest
 from toy import aucs, dataset
 
-from metaheac_jax.customise.joint import score_jointly
+from metaheac_jax.customising.score import score_many
 from metaheac_jax.data.list_lengths import with_lengths
+from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.data.samplers import CampaignSampler
-from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods import method_named
-from metaheac_jax.methods.linear import fit_regression
-from metaheac_jax.methods.solved_heads import solved_gradient, solved_head
+from metaheac_jax.errors import Diverged
+from metaheac_jax.methods import Run, SolvedHeadMethod, customise, fit
+from metaheac_jax.methods.solved_heads import solved_gradient
 from metaheac_jax.model import initialise
-from metaheac_jax.networks.base import FirstLayer
 from metaheac_jax.networks.solved_head import SolvedHead
-from metaheac_jax.settings import OFFICIAL, PAPER
 from metaheac_jax.table.sparse import full_lists
 from metaheac_jax.training.newton import solve_logistic
 
 DATA = dataset(tastes=2, campaigns=16)
 TRAIN, NEW = np.arange(12), np.arange(12, 16)
-METHOD = solved_head(replace(PAPER, width=8, batch_size=64, campaigns_per_step=4)).with_settings(
-    offline_epochs=5, offline_patience=None, outer_learning_rate=0.01, value_dropout=0.2
+SIZES = {"width": 8, "batch_size": 64, "campaigns_per_step": 4, "offline_epochs": 5}
+METHOD = SolvedHeadMethod().changed(
+    **SIZES, offline_patience=None, outer_learning_rate=0.01, value_dropout=0.2
 )
-HEADS = METHOD.with_settings(online_adapts="heads")
 
 
 @pytest.fixture(scope="module")
 def general():
-    return METHOD.fit(DATA, campaigns=TRAIN)
+    return fit(DATA, METHOD, campaigns=TRAIN)
 
 
 @pytest.mark.slow
@@ -41,61 +39,38 @@ def test_it_learns_factors_on_which_few_seeds_tell_much(general):
     some = np.random.default_rng(0).permutation(300)[:60]
     campaigns = [DATA.campaign(c) for c in NEW]
     campaigns = [replace(c, users=c.users[some], labels=c.labels[some]) for c in campaigns]
-    models = METHOD.customise(general, DATA, campaigns)
-    lr = method_named("lr")
-    own = lr.customise(lr.fit(DATA, campaigns=TRAIN), DATA, campaigns)
-    zero = [
-        replace(m, scorer=replace(m.scorer, adapted=m.adapted._replace(network={}))) for m in models
-    ]
+    models = customise(general, DATA, campaigns)
+    own = customise(fit(DATA, "lr", campaigns=TRAIN), DATA, campaigns)
+    before = METHOD.general_scorers(Run(DATA, TRAIN, 0), general.state, campaigns)
     solved, before, regression = (
-        aucs(DATA, NEW, [model.score for model in some]).mean() for some in (models, zero, own)
+        aucs(DATA, NEW, scorers).mean()
+        for scorers in ([m.score for m in models], before, [m.score for m in own])
     )
     assert solved > max(before, regression) + 0.02
 
 
+@pytest.fixture(scope="module")
+def by_hand(general):
+    """The head of campaign 13 on all its examples, and the log-odds of all users by it alone."""
+    campaign, lengths = DATA.campaign(13), with_lengths(DATA)[1]
+    rows = jnp.asarray(lengths.users(DATA.user_rows))
+    fields = with_lengths(DATA)[0].layout.users(general.state["table"], rows)
+    offset, factors = SolvedHead().offset_and_factors(general.state["network"], fields)
+    own, labels = campaign.users, campaign.labels.astype(np.float32)
+    head = solve_logistic(factors[own], offset[own], labels, np.ones_like(labels), num_steps=20)
+    return head, np.asarray(offset + factors @ head, float)
+
+
 @pytest.mark.slow
-def test_where_only_heads_are_adapted_campaigns_share_all_else(general):
-    """No table rows, and few numbers."""
-    campaigns = [DATA.campaign(c) for c in NEW]
-    models = HEADS.customise(general, DATA, campaigns)
-    assert [len(model.adapted.rows) for model in models] == [0] * 4
-    assert [set(model.adapted.network) for model in models] == [{"head"}] * 4
-    assert models[0].adapted.network["head"].shape == (41,)
+def test_the_head_is_solved_on_all_examples_and_value_weights_around_it(general, by_hand):
+    """Their penalty decides how far they go; rows and values are the model's adapted ones."""
+    campaign, users, (head, by_head) = DATA.campaign(13), DATA.user_rows, by_hand
+    [model] = customise(general, DATA, [campaign])
     assert not general.state["network"]["head"].any()
-    together = score_jointly([model.scorer for model in models])(DATA.user_rows)
-    for model, scores in zip(models, together, strict=True):
-        np.testing.assert_allclose(scores, model.score(DATA.user_rows), atol=1e-5)
-    assert np.abs(together[0] - together[1]).max() > 0.1
-    alone = HEADS.customise(general, DATA, campaigns[2:3])[0]
-    np.testing.assert_allclose(alone.score(DATA.user_rows), together[2], atol=1e-5)
-
-
-@pytest.mark.slow
-def test_the_head_is_solved_on_all_examples_of_a_campaign(general):
-    campaign = DATA.campaign(13)
-    [model] = HEADS.customise(general, DATA, [campaign])
-    scorer, params = model.scorer, general.state["network"]
-    users = DATA.user_rows[campaign.users]
-    rows = jnp.asarray(scorer.lengths.users(users))
-    first = SolvedHead().first_layer(
-        params, scorer.pool_scorer.layout.users(general.state["table"], rows)
-    )
-    assert isinstance(first, FirstLayer)
-    factors, offset = first.sums[:, 1:], first.sums[:, 0]
-    labels = campaign.labels.astype(np.float32)
-    head = solve_logistic(factors, offset, labels, np.ones_like(labels), num_steps=20)
-    np.testing.assert_allclose(model.adapted.network["head"], head, atol=1e-3)
-    np.testing.assert_allclose(model.score(users), offset + factors @ head, atol=1e-3)
-
-
-@pytest.mark.slow
-def test_value_weights_are_a_regression_around_the_head(general):
-    """Its penalty decides how far they go; rows and values are the model's adapted ones."""
-    campaign, users = DATA.campaign(13), DATA.user_rows
-    [head] = HEADS.customise(general, DATA, [campaign])
-    [model] = METHOD.customise(general, DATA, [campaign])
-    real = model.adapted.rows < len(general.state["table"])
-    rows, values = model.adapted.rows[real], np.asarray(model.adapted.values)[real]
+    assert set(model.scorer.adapted.network) == {"head"}
+    np.testing.assert_allclose(model.scorer.adapted.network["head"][:-1], head[:-1], atol=1e-3)
+    real = model.scorer.adapted.rows < len(general.state["table"])
+    rows, values = model.scorer.adapted.rows[real], np.asarray(model.scorer.adapted.values)[real]
     table = np.asarray(general.state["table"])
     assert not table[:, -1].any()
     np.testing.assert_array_equal(values[:, :-1], table[rows][:, :-1])
@@ -105,20 +80,41 @@ def test_value_weights_are_a_regression_around_the_head(general):
     filled = np.where((np.arange(len(table)) >= 7) & (np.arange(len(table)) < 37), 4.0, 1.0)
     own = np.zeros(len(table))
     own[rows] = values[:, -1] / filled[rows]
-    odds = head.score(users[campaign.users])
+    odds = by_head[campaign.users]
     expected, bias = fit_regression(features[campaign.users], campaign.labels, 100.0, offset=odds)
-    np.testing.assert_allclose(own, expected, atol=1e-5)
-    np.testing.assert_allclose(
-        model.score(users), head.score(users) + features @ own + bias, atol=1e-4
-    )
-    [stiff] = METHOD.with_settings(penalty=1e9).customise(general, DATA, [campaign])
-    np.testing.assert_allclose(stiff.score(users), head.score(users), atol=3e-2)
-    assert np.abs(model.score(users) - head.score(users)).max() > 0.1
+    np.testing.assert_allclose(own, expected, atol=1e-4)
+    np.testing.assert_allclose(model.score(users), by_head + features @ own + bias, atol=1e-3)
+    stiff = customise(general, DATA, campaign, method=METHOD.changed(penalty=1e9))
+    np.testing.assert_allclose(stiff.score(users), by_head, atol=3e-2)
+    assert np.abs(model.score(users) - by_head).max() > 0.1
 
 
-def test_what_is_solved_on_is_no_query_example():
-    assert not OFFICIAL.disjoint
-    assert solved_head(OFFICIAL).settings.disjoint
+@pytest.mark.slow
+@pytest.mark.parametrize("bytes_together", [1, 1 << 30])
+def test_many_campaigns_are_scored_together_as_each_alone(general, bytes_together, monkeypatch):
+    """With value weights and without, in one part and in several, beside models of other kinds."""
+    monkeypatch.setattr("metaheac_jax.customising.score._TOGETHER_BYTES", bytes_together)
+    models = customise(general, DATA, [DATA.campaign(c) for c in NEW])
+    other = customise(fit(DATA, "lr", campaigns=TRAIN), DATA, DATA.campaign(12))
+    run, campaign = Run(DATA, TRAIN, 0), DATA.campaign(12)
+    [plain] = METHOD.general_scorers(run, general.state, [campaign])
+    plain = replace(models[0], scorer=plain, campaign=campaign)
+    none = {"rows": np.empty(0, np.int32), "values": general.state["table"][:0]}
+    adapted = models[1].scorer.adapted._replace(**none)
+    bare = replace(models[1], scorer=replace(models[1].scorer, adapted=adapted))
+    every = [models[0], other, *models[1:], plain, bare]
+    together = score_many([model.scorer for model in every])(DATA.user_rows)
+    assert together.shape == (len(every), DATA.num_users)
+    for model, scores in zip(every, together, strict=True):
+        np.testing.assert_allclose(scores, model.score(DATA.user_rows), atol=1e-5)
+    assert np.abs(together[2] - together[-1]).max() > 0.01
+
+
+@pytest.mark.slow
+def test_what_solved_heads_share_is_computed_once_for_all(general, monkeypatch):
+    models = customise(general, DATA, [DATA.campaign(c) for c in NEW])
+    monkeypatch.setattr(type(models[0].scorer.pool_scorer), "__call__", None)
+    assert np.isfinite(score_many([model.scorer for model in models])(DATA.user_rows)).all()
 
 
 def toy_gradient(*, first_order):
@@ -160,14 +156,7 @@ def test_the_gradient_is_that_of_the_query_loss_through_the_solution():
 def test_a_head_that_is_not_finite_is_named(general):
     broken = replace(general, state={**general.state, "table": general.state["table"] * np.nan})
     with pytest.raises(Diverged, match="campaign 230: the adapted weights are not finite"):
-        METHOD.customise(broken, DATA, [DATA.campaign(13)])
-
-
-@pytest.mark.slow
-def test_wrong_examples_are_refused(general):
-    campaign = replace(DATA.campaign(13), labels=np.full(300, 2))
-    with pytest.raises(InputError, match="a label is neither 1"):
-        METHOD.customise(general, DATA, [campaign])
+        customise(broken, DATA, [DATA.campaign(13)])
 
 
 @pytest.mark.slow
@@ -176,11 +165,6 @@ def test_a_campaign_of_seeds_alone_has_scores_of_usual_size(general):
     campaign = DATA.campaign(13)
     seeds = campaign.labels == 1
     campaign = campaign.pick(seeds)
-    [model] = METHOD.customise(general, DATA, [campaign])
+    [model] = customise(general, DATA, [campaign])
     assert np.abs(model.score(DATA.user_rows)).max() < 20
-    assert not len(model.adapted.rows)
-
-
-def test_one_column_leaves_none_for_the_tower():
-    with pytest.raises(InputError, match="width: expected 2 or more"):
-        METHOD.with_settings(width=1).fit(DATA, campaigns=TRAIN)
+    assert not len(model.scorer.adapted.rows)

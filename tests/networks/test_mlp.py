@@ -1,11 +1,10 @@
-"""Networks of one logit, by hand; frozen fields get no gradient."""
+"""The MLP, by hand."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from metaheac_jax.networks.mlp import MLP, OnFrozenFields
+from metaheac_jax.networks.mlp import MLP
 
 
 def fields(width, dtype=jnp.float64):
@@ -42,18 +41,3 @@ def test_further_numbers_join_the_first_layer(x64):
     x = np.maximum(x @ p["layer_1_kernel"] + p["layer_1_bias"], 0)
     output = network.apply(params, user, campaign, features)
     np.testing.assert_allclose(output.representation, x, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_on_frozen_fields_only_the_network_gets_a_gradient(x64, frozen):
-    user, campaign = fields(4)
-    network = OnFrozenFields(MLP((6, 3))) if frozen else MLP((6, 3))
-    params = network.init(jax.random.key(0), user, campaign)
-    plain = MLP((6, 3)).apply(params, user, campaign)
-    output = network.apply(params, user, campaign)
-    jax.tree.map(np.testing.assert_array_equal, output, plain)
-
-    loss = lambda *args: network.apply(*args).log_p.sum()  # noqa: E731
-    own, *of_fields = jax.grad(loss, argnums=(0, 1, 2))(params, user, campaign)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(own))
-    assert all((np.abs(leaf).max() == 0) == frozen for leaf in of_fields)

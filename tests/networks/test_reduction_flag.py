@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +18,14 @@ from linear_network import LogisticRegression
 
 from metaheac_jax.backend import LEVEL_FLAG, REDUCE_FLAG
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.networks.campaign_graph import CampaignGraph
 from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import MLP, OnFrozenFields
-from metaheac_jax.networks.multitask import MMoE, SharedBottom
-from metaheac_jax.networks.seed_features import SeedNetwork
-from metaheac_jax.networks.towers import Towers
+from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks.solved_head import SolvedHead
 from metaheac_jax.table.layout import Ids, Layout
-from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 
-ROWS, FIELDS, OWNERS, REFERENCE = 6000, 2, 4, 16
+ROWS, FIELDS = 6000, 2
 #: Slots of the user fields, and values of the first of them: mixed, or a single list of few values.
 SCHEMAS = {"mixed": Layout((1, 3, 1, 4), (5, 20), FIELDS), "list": Layout((4,), (6,), FIELDS)}
 WIDTHS, BATCHES, EXPERTS = (8, 32, 64), (64, 1000, 4096), (3, 8)
@@ -58,43 +53,6 @@ def batch_of(schema, size, seed):
     return Batch(Ids(user.astype(np.int32), campaign.astype(np.int32)), label, weight)
 
 
-class OnArrays(NamedTuple):
-    """A network that takes plain arrays, as one that takes user fields."""
-
-    network: object
-
-    def init(self, key, user, campaign):
-        return self.network.init(key, user, campaign)
-
-    def apply(self, params, user, campaign):
-        return self.network.apply(params, UserFields.of(user).dense(), campaign)
-
-
-class WithOwner(NamedTuple):
-    """A network with one head per campaign, whose examples take turns."""
-
-    network: object
-
-    def init(self, key, user, campaign):
-        return self.network.init(key, user, campaign)
-
-    def apply(self, params, user, campaign):
-        owner = np.arange(user.vectors.shape[0]) % OWNERS
-        return self.network.apply(params, user, campaign, owner)
-
-
-def towers_loss(network, layout):
-    """Each user's cosine with the campaign, and with the next user's."""
-
-    def loss(params, batch):
-        users, campaign = layout.inputs(params["table"], batch.ids)
-        user, campaign = network.apply(params["network"], users.dense(), campaign)
-        near, far = user @ campaign, (user * jnp.roll(user, 1, axis=0)).sum(axis=-1)
-        return jnp.sum(jax.nn.relu(0.2 - near + far) * batch.weight)
-
-    return loss
-
-
 def scores_by(network, layout):
     """``scores(params, batch)`` as `PoolScorer` computes them."""
 
@@ -112,25 +70,14 @@ def cases(schema, width, num_experts):
     networks = {
         "heac": heac,
         "mean": MetaHeac(num_experts=num_experts, num_critics=3, mixture="mean"),
-        "mmoe": WithOwner(MMoE(num_experts, OWNERS)),
-        "seeds": SeedNetwork(heac),
     }
     if num_experts == EXPERTS[0]:
-        networks |= {
-            "mlp": MLP(),
-            "frozen": OnFrozenFields(MLP()),
-            "bottom": SharedBottom(),
-            "head only": SharedBottom(head_only=True),
-            "heads": WithOwner(SharedBottom(OWNERS)),
-            "graph": OnArrays(CampaignGraph()),
-            "towers": Towers(),
-        }
+        networks |= {"mlp": MLP(), "solved head": SolvedHead()}
         if width == WIDTHS[0]:
             networks["lr"] = LogisticRegression()
     for name, network in networks.items():
         params = initial(network, 1 if name == "lr" else width, layout.num_user_fields)
-        build = towers_loss if name == "towers" else build_loss
-        yield name, network, params, build(network, layout)
+        yield name, network, params, build_loss(network, layout)
 
 
 def initial(network, width, fields):
@@ -145,17 +92,12 @@ def arrays():
     """(name, array) of every case: loss, gradient, scores; the second-order meta-gradient."""
     for (schema, width, size), num_experts in itertools.product(SIZES, EXPERTS):
         batch, other = (batch_of(schema, size, seed) for seed in (0, 1))
-        reference = batch_of(schema, 2 * REFERENCE, 2).ids.user.reshape(2, REFERENCE, -1)
         for case, network, params, loss in cases(schema, width, num_experts):
             name = f"{case}, {schema}, k {width}, B {size}, n {num_experts}"
-            own = batch
-            if case == "seeds":
-                own = batch._replace(ids=batch.ids._replace(reference=reference))
-            value, grads = jax.jit(jax.value_and_grad(loss))(params, own)
+            value, grads = jax.jit(jax.value_and_grad(loss))(params, batch)
             yield f"{name}: loss", value
             yield from named(f"{name}: gradient", grads)
-            if case != "towers":
-                yield f"{name}: scores", jax.jit(scores_by(network, SCHEMAS[schema]))(params, own)
+            yield f"{name}: scores", jax.jit(scores_by(network, SCHEMAS[schema]))(params, batch)
             if case == "heac" and size <= 1000:
                 sides = (jax.tree.map(lambda leaf: leaf[None], side) for side in (batch, other))
                 meta = build_meta_gradient(loss, inner_learning_rate=0.1)
@@ -182,7 +124,7 @@ def mismatches(ours, theirs):
     return lines
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_number_of_a_network_depends_on_the_reduction_flag(tmp_path):
     workers, files = [], [tmp_path / "off.npz", tmp_path / "on.npz"]
     for file, flags in zip(files, (LEVEL_FLAG, f"{LEVEL_FLAG} {REDUCE_FLAG}"), strict=True):

@@ -1,51 +1,44 @@
 """Methods: each trains a general model on many campaigns and customises it to new ones."""
 
-from metaheac_jax.methods.campaign_graph import hubble
-from metaheac_jax.methods.ensemble import ensemble
+from metaheac_jax.methods.config import Config
+from metaheac_jax.methods.ensembling import EnsembleConfig, EnsembleMethod
 from metaheac_jax.methods.fine_tuning import (
-    alpha_zero,
-    metaheac,
-    mlp_one_stage,
-    mlp_pretraining,
-    without_hc,
-    without_he,
-    without_meta,
+    OFFICIAL,
+    PAPER,
+    AlphaZero,
+    MetaHeacConfig,
+    MetaHeacMethod,
+    PretrainedMLP,
+    WithoutMeta,
 )
-from metaheac_jax.methods.linear import logistic_regression
-from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.multitask import mmoe, shared_bottom
-from metaheac_jax.methods.registry import METHODS, method_named, method_of
-from metaheac_jax.methods.seed_features import seed_aware, seed_aware_alpha_zero, seed_aware_mlp
-from metaheac_jax.methods.shared_embeddings import mlp_embeddings
-from metaheac_jax.methods.similarity import cosine
-from metaheac_jax.methods.solved_heads import solved_head
-from metaheac_jax.methods.towers import pinterest
-from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
+from metaheac_jax.methods.general_models import customise, fit, judge
+from metaheac_jax.methods.logistic_regression import LogisticRegression
+from metaheac_jax.methods.method import Method, Run, Trained
+from metaheac_jax.methods.registry import METHODS, configured, method_of, register
+from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
 
 __all__ = [
     "METHODS",
+    "OFFICIAL",
+    "PAPER",
+    "AlphaZero",
+    "Config",
+    "EnsembleConfig",
+    "EnsembleMethod",
+    "LogisticRegression",
+    "MetaHeacConfig",
+    "MetaHeacMethod",
     "Method",
-    "alpha_zero",
-    "cosine",
-    "ensemble",
-    "hubble",
-    "lightgbm_per_campaign",
-    "logistic_regression",
-    "metaheac",
-    "method_named",
+    "PretrainedMLP",
+    "Run",
+    "SolvedHeadConfig",
+    "SolvedHeadMethod",
+    "Trained",
+    "WithoutMeta",
+    "configured",
+    "customise",
+    "fit",
+    "judge",
     "method_of",
-    "mlp_embeddings",
-    "mlp_one_stage",
-    "mlp_pretraining",
-    "mmoe",
-    "pinterest",
-    "seed_aware",
-    "seed_aware_alpha_zero",
-    "seed_aware_mlp",
-    "shared_bottom",
-    "solved_head",
-    "user_prior",
-    "without_hc",
-    "without_he",
-    "without_meta",
+    "register",
 ]

@@ -1,150 +1,207 @@
-"""Methods whose online stage fine-tunes a whole network on the examples of a campaign."""
+"""Methods whose online stage fine-tunes a whole network on the examples of a campaign.
+
+If a source does not state a value, a comment says where the value comes from.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
-from metaheac_jax.methods.list_lengths import with_list_lengths
-from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.offline import Offline, build_offline
-from metaheac_jax.methods.online import build_fine_tuning, build_restore
-from metaheac_jax.networks.base import BuildNetwork
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.methods.method import Run, Trained, lengthened
+from metaheac_jax.methods.offline import train_on_campaigns, train_plain, untrained
+from metaheac_jax.methods.online import FineTuningConfig, NetworkMethod, fine_tune
+from metaheac_jax.model import State, Weights
+from metaheac_jax.networks.base import Network
+from metaheac_jax.networks.metaheac import MetaHeac, Mixture
 from metaheac_jax.networks.mlp import MLP
-from metaheac_jax.settings import PAPER, Settings
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.losses import Reduction, build_loss
+from metaheac_jax.training.meta import MetaGradient, build_meta_gradient
+from metaheac_jax.training.step import Gradient
 
-#: Settings to tune in a method with gradient steps in both stages.
-TUNED = (
-    "outer_learning_rate",  # first, since slow training hides the effect of the others
-    "value_dropout",
-    "online_learning_rate",
-    "table_scale",
-    "weight_decay",
+
+@dataclass(frozen=True)
+class PretrainingConfig(FineTuningConfig):
+    """Settings of MLP+pre-training.
+
+    Attributes:
+      list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
+    """
+
+    tuned: ClassVar[tuple[str, ...]] = (
+        "outer_learning_rate",  # first, since slow training hides the effect of the others
+        "value_dropout",
+        "online_learning_rate",
+        "table_scale",
+        "weight_decay",
+    )
+
+    list_lengths: bool = False
+
+
+@dataclass(frozen=True)
+class WithoutMetaConfig(PretrainingConfig):
+    """Settings of MetaHeac's network with plain training.
+
+    Attributes:
+      num_experts: n, the number of experts.
+      num_critics: m, the number of critics.
+      mixture: see `Mixture`.
+    """
+
+    tuned: ClassVar[tuple[str, ...]] = (*PretrainingConfig.tuned, "num_experts", "num_critics")
+
+    num_experts: int = 8  # the paper tunes n and m in [3, 10]; these are the program's
+    num_critics: int = 5
+    mixture: Mixture = "sum"  # with softmax weights the printed 1/m would bound p by 1/m
+
+
+@dataclass(frozen=True)
+class AlphaZeroConfig(WithoutMetaConfig):
+    """Settings of MetaHeac without an inner step.
+
+    Attributes:
+      reduction: see `Reduction`.
+      disjoint: whether support and query share no example.
+    """
+
+    reduction: Reduction = "sum"
+    disjoint: bool = True
+
+
+@dataclass(frozen=True)
+class MetaHeacConfig(AlphaZeroConfig):
+    """Settings of MetaHeac; the defaults are those of the paper's section 4.1.
+
+    Attributes:
+      inner_learning_rate: alpha, for a loss with this reduction; 0 takes no inner step.
+    """
+
+    tuned: ClassVar[tuple[str, ...]] = (
+        *PretrainingConfig.tuned,
+        *("inner_learning_rate", "num_experts", "num_critics"),
+    )
+
+    inner_learning_rate: float = 0.001
+
+
+#: Settings of the paper.
+PAPER = MetaHeacConfig()
+#: Settings of the authors' program.
+OFFICIAL = MetaHeacConfig(
+    width=64,
+    reduction="mean",
+    inner_learning_rate=0.0002,
+    disjoint=False,
+    offline_epochs=1,
+    offline_patience=None,
+    online_epochs=2,
+    online_patience=None,
 )
-#: n and m, to tune in a method with several experts and critics.
-SIZES = ("num_experts", "num_critics")
-#: Patience, in epochs, of models that are trained from scratch.
-ONE_STAGE_PATIENCE = 3
-#: Online settings of an MLP that is trained from scratch.
-FROM_SCRATCH: dict[str, Any] = {
-    "online_learning_rate": 0.003,
-    "online_epochs": 30,
-    "online_patience": ONE_STAGE_PATIENCE,
-}
+F = TypeVar("F", bound=PretrainingConfig)
 
 
-def metaheac_network(settings: Settings) -> MetaHeac:
-    """MetaHeac's network with these settings."""
-    return MetaHeac(
-        num_experts=settings.num_experts,
-        num_critics=settings.num_critics,
-        mixture=settings.mixture,
-    )
+class FineTunedMethod(NetworkMethod[F]):
+    """A method that trains a network offline, and fine-tunes all of it online."""
+
+    @abstractmethod
+    def train(self, run: Run) -> Trained:
+        """The offline stage, on data that has list lengths if they are wanted."""
+
+    def fit(self, run: Run) -> Trained:
+        """See `Method.fit`."""
+        return self.train(lengthened(run, self.config.list_lengths)[0])
+
+    def customise(
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
+    ) -> list[AdaptedScorer]:
+        """See `Method.customise`."""
+        run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
+        return fine_tune(run, self.config, self.network, Weights(**state), campaigns)
 
 
-def mlp_network(settings: Settings) -> MLP:
-    """The MLP, which has no settings."""
-    del settings
-    return MLP()
-
-
-def metaheac(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
-    """MetaHeac: Algorithm 1, then fine-tuning (paper section 3)."""
-    method = _pre_trained(
-        "metaheac", "MetaHeac", settings, metaheac_network, "meta", work=1, lengths=lengths
-    )
-    return replace(method, tuned=(*TUNED, "inner_learning_rate", *SIZES))
-
-
-def without_meta(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
-    """MetaHeac's network with plain training offline (paper, Table 4)."""
-    label = "MetaHeac w/o Meta"
-    method = _pre_trained(
-        "without-meta", label, settings, metaheac_network, "plain", work=1, lengths=lengths
-    )
-    return replace(method, tuned=(*TUNED, *SIZES))
-
-
-def alpha_zero(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
-    """MetaHeac with the batches of the meta-step but without an inner step, as a control."""
-    label = "MetaHeac, alpha = 0"
-    method = _pre_trained(
-        "alpha-0", label, settings, metaheac_network, "batches", work=1, lengths=lengths
-    )
-    return replace(method, tuned=(*TUNED, *SIZES))
-
-
-def without_hc(settings: Settings = PAPER) -> Method:
-    """MetaHeac with one critic (paper, Table 4)."""
-    settings, label = replace(settings, num_critics=1), "MetaHeac w/o HC (one critic)"
-    method = _pre_trained("without-hc", label, settings, metaheac_network, "meta", work=1)
-    return replace(method, tuned=(*TUNED, "inner_learning_rate", "num_experts"))
-
-
-def without_he(settings: Settings = PAPER) -> Method:
-    """MetaHeac with one expert (paper, Table 4)."""
-    settings, label = replace(settings, num_experts=1), "MetaHeac w/o HE (one expert)"
-    method = _pre_trained("without-he", label, settings, metaheac_network, "meta", work=1 / 8)
-    return replace(method, tuned=(*TUNED, "inner_learning_rate", "num_critics"))
-
-
-def mlp_pretraining(settings: Settings = PAPER, *, lengths: bool = False) -> Method:
+class PretrainedMLP(FineTunedMethod[PretrainingConfig]):
     """MLP+pre-training: plain training offline, then fine-tuning (paper section 4.1)."""
-    label = "MLP+pre-training"
-    return _pre_trained(
-        "mlp-pretraining", label, settings, mlp_network, "plain", work=1 / 8, lengths=lengths
-    )
+
+    name, label, default = "mlp-pretraining", "MLP+pre-training", PretrainingConfig()
+
+    @property
+    def network(self) -> MLP:
+        """The MLP, which has no settings."""
+        return MLP()
+
+    def train(self, run: Run) -> Trained:
+        """See `FineTunedMethod.train`."""
+        return train_plain(run, self.config, self.network)
 
 
-def mlp_one_stage(settings: Settings = PAPER) -> Method:
-    """MLP_one-stage: an MLP trained from scratch on the campaign's examples (paper section 4.1).
+W = TypeVar("W", bound=WithoutMetaConfig)
+A = TypeVar("A", bound=AlphaZeroConfig)
 
-    It has the online settings `FROM_SCRATCH`, whatever the settings say; `Method.with_settings`
-    changes them.
+
+class WithoutMeta(FineTunedMethod[W]):
+    """MetaHeac's network with plain training offline (paper, Table 4)."""
+
+    name, label, default = "without-meta", "MetaHeac w/o Meta", WithoutMetaConfig()
+
+    @property
+    def network(self) -> MetaHeac:
+        """MetaHeac's network."""
+        config = self.config
+        return MetaHeac(config.num_experts, config.num_critics, mixture=config.mixture)
+
+    def train(self, run: Run) -> Trained:
+        """See `FineTunedMethod.train`."""
+        return train_plain(run, self.config, self.network)
+
+
+class AlphaZero(WithoutMeta[A]):
+    """MetaHeac with the batches of the meta-step but without an inner step, as a control.
+
+    It draws the same examples; those of support sets do not affect the gradient.
     """
-    return Method(
-        name="mlp-one-stage",
-        label="MLP_one-stage",
-        settings=replace(settings, **FROM_SCRATCH),
-        train=build_offline(mlp_network, "none"),
-        adapt=build_fine_tuning(mlp_network),
-        restore=build_restore(mlp_network),
-        tuned=("online_learning_rate",),
-        work=(0, 3 / 8),
+
+    name, label, default = "alpha-0", "MetaHeac, alpha = 0", AlphaZeroConfig()
+
+    def gradient(self, layout: Layout) -> Gradient[...]:
+        """The gradient of the meta-loss, on ids of this layout."""
+        return meta_gradient(self.network, layout, self.config.reduction)
+
+    def train(self, run: Run) -> Trained:
+        """See `FineTunedMethod.train`."""
+        config, gradient = self.config, self.gradient(run.dataset.layout)
+        weights = untrained(run, config, self.network)
+        disjoint, reduction = config.disjoint, config.reduction
+        return train_on_campaigns(
+            run, config, weights, gradient, disjoint=disjoint, reduction=reduction
+        )
+
+
+class MetaHeacMethod(AlphaZero[MetaHeacConfig]):
+    """MetaHeac: Algorithm 1, then fine-tuning (paper section 3)."""
+
+    name, label, default = "metaheac", "MetaHeac", PAPER
+
+    def gradient(self, layout: Layout) -> Gradient[...]:
+        """Algorithm 1's gradient."""
+        config = self.config
+        return meta_gradient(self.network, layout, config.reduction, config.inner_learning_rate)
+
+
+def meta_gradient(
+    network: Network, layout: Layout, reduction: Reduction, inner_learning_rate: float = 0.0
+) -> MetaGradient:
+    """Algorithm 1's gradient of a network; without an inner step if its learning rate is 0."""
+    return build_meta_gradient(
+        build_loss(network, layout, reduction=reduction),
+        inner_learning_rate=inner_learning_rate,
+        inner_steps=1 if inner_learning_rate else 0,
+        reduction=reduction,
+        select=select_rows,
     )
-
-
-def _pre_trained(
-    name: str,
-    label: str,
-    settings: Settings,
-    build_network: BuildNetwork,
-    offline: Offline,
-    *,
-    work: float,
-    lengths: bool = False,
-) -> Method:
-    """A method that trains a network offline in the given way and fine-tunes all of it online.
-
-    ``work`` is the arithmetic cost of a forward pass per example, as a multiple of MetaHeac's. With
-    ``lengths``, list lengths are fields too.
-    """
-    passes = {"plain": 3, "batches": 1.5, "meta": 6}[offline]
-    method = Method(
-        name=name,
-        label=label,
-        settings=settings,
-        train=build_offline(build_network, offline),
-        adapt=build_fine_tuning(build_network),
-        restore=build_restore(build_network),
-        tuned=TUNED,
-        takes_steps=True,
-        splits=True,
-        meshes=True,
-        work=(passes * work, 3 * work),
-    )
-    if not lengths:
-        return method
-    longer = with_list_lengths(method)
-    return replace(longer, name=f"{name}-lengths", label=f"{label}, with list lengths")

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from metaheac_jax.data.batches import check_indices, generator
+from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.model import General, Scorer
+from metaheac_jax.methods.method import Run
+from metaheac_jax.model import General, Scorer, State, on_device
+from metaheac_jax.processes import of_all, own_part
+from metaheac_jax.progress import silent
 from metaheac_jax.ranking import auc
 from metaheac_jax.training.loop import Quality
 
@@ -40,15 +43,13 @@ def hold_out_campaigns(
     *,
     fraction: float = FRACTION,
     start: General | None = None,
-    never_held_out: Sequence[int] | np.ndarray = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides training campaigns (by index) into those to train on and those to hold out.
 
     A fraction is held out. If training continues from a model, the campaigns that were held out of
     all its training come first, and then up to half of those that are new to it, rounded up. If
     these are fewer than the fraction but at least `MIN_CAMPAIGNS`, they alone are held out; if they
-    are fewer, campaigns that the model was trained on are held out too. Campaigns of one question
-    (see `splits.questions_of`) may be on both sides.
+    are fewer, campaigns that the model was trained on are held out too.
 
     Args:
       data: the data set with the campaigns.
@@ -56,7 +57,6 @@ def hold_out_campaigns(
       seed: seed of the random draw.
       fraction: fraction of the campaigns to hold out.
       start: the model that training continues from.
-      never_held_out: indices of campaigns that are never held out.
 
     Raises:
       InputError: too few campaigns have the two seeds and two non-seeds that halving needs.
@@ -64,20 +64,15 @@ def hold_out_campaigns(
     seeds = data.stage1.positives[campaigns]
     others = data.stage1.counts[campaigns] - seeds
     enough = (seeds >= 2) & (others >= 2)
-    able = campaigns[enough & ~np.isin(campaigns, never_held_out)]
-    num_never = int(enough.sum()) - len(able)
-    able = generator(seed, 0).permutation(able)
+    able = generator(seed, 0).permutation(campaigns[enough])
     count = num_held_out(len(campaigns), fraction)
-    if len(never_held_out):
-        check_indices(data, np.asarray(never_held_out))
     if start is not None:
         able, not_seen = _order_held_out(data, able, start)
         count = min(count, not_seen) if not_seen >= MIN_CAMPAIGNS else count
     if len(able) < count or len(campaigns) <= count:
-        never = f", besides {num_never} that are never held out" if num_never else ""
         raise InputError(
             f"{data.where}: {count} campaigns have to be held out, each with at least two seeds "
-            f"and two non-seeds; {len(able)} of {len(campaigns)} campaigns have these{never}; add "
+            f"and two non-seeds; {len(able)} of {len(campaigns)} campaigns have these; add "
             "campaigns, or train for a fixed number of epochs"
         )
     held = able[:count]
@@ -149,28 +144,32 @@ def halve(data: Dataset, index: int, seed: int) -> HeldOut:
     return HeldOut(campaign.pick(adapted), campaign.users[judged], campaign.labels[judged])
 
 
-def judge_models(
-    customise: Callable[[Sequence[Campaign]], Sequence[Scorer]],
-    data: Dataset,
-    held_out: Sequence[HeldOut],
-) -> list[Quality]:
-    """Customises a general model to held-out campaigns and judges it on the other half of each.
+#: The online stage of a method; see `Method.customise`.
+Customise = Callable[[Run, State, Sequence[Campaign]], Sequence[Scorer]]
+
+
+def judge_state(
+    customise: Customise, run: Run, held_out: Sequence[HeldOut], state: State
+) -> Quality:
+    """Customises a state of the offline stage to held-out campaigns and judges the other halves.
+
+    Returns:
+      The mean over campaigns, weighted as in `HeldOut`.
 
     Raises:
       Diverged: a score is not a number.
     """
+    count = len(held_out)
+    own = [held_out[number] for number in (range(count) if run.mesh is None else own_part(count))]
+    quiet = replace(run, progress=silent)
+    models = customise(quiet, on_device(state), [held.campaign for held in own])
     judged = []
-    models = customise([held.campaign for held in held_out])
-    for held, model in zip(held_out, models, strict=True):
-        log_odds = np.asarray(model(data.user_rows[held.users]), np.float64)
+    for held, model in zip(own, models, strict=True):
+        log_odds = np.asarray(model(run.dataset.user_rows[held.users]), np.float64)
         if np.isnan(log_odds).any():
             raise Diverged(f"{held.campaign.name}, held out: a score is not a number")
         loss = np.mean(np.logaddexp(0, log_odds) - held.labels * log_odds)
         judged.append(Quality(auc(log_odds, held.labels), float(loss)))
-    return judged
-
-
-def mean_quality(judged: Sequence[Quality], held_out: Sequence[HeldOut]) -> Quality:
-    """The mean over campaigns, weighted as in `HeldOut`."""
+    judged = judged if run.mesh is None else of_all(judged, count)
     weights = [held.weight for held in held_out]
     return Quality(*np.average(judged, axis=0, weights=weights).tolist())

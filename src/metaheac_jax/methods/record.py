@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,19 +13,19 @@ from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.storage import content_digest
 from metaheac_jax.environment import environment, keep_config
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods.stages import Run, Trained
+from metaheac_jax.methods.method import Method, Run, Trained
 from metaheac_jax.model import General, Judged, on_device
 from metaheac_jax.progress import Progress
 from metaheac_jax.training.checkpoint import MANIFEST as CHECKPOINT
 from metaheac_jax.training.checkpoint import array_digest
 
 
-def general_of(name: str, run: Run, trained: Trained) -> General:
+def general_of(method: Method[Any], run: Run, trained: Trained) -> General:
     """The general model of a method's training."""
     data, start = run.dataset, run.start
     return General(
-        method=name,
-        settings=run.settings,
+        method=method.name,
+        config=method.config.plain(),
         schema=data.schema,
         vocabulary=data.vocabulary,
         state=on_device(trained.state),  # once, not at every use
@@ -39,12 +39,11 @@ def general_of(name: str, run: Run, trained: Trained) -> General:
         parent=None if start is None or start.origin is None else start.origin.digest,
         data_digest=data.digest,
         optimizer=trained.optimizer,
-        added=() if start is None else start.added,
     )
 
 
 def keep_training_config(
-    name: str, run: Run, directory: Path, allow_changes: Collection[str], progress: Progress
+    method: Method[Any], run: Run, directory: Path, progress: Progress
 ) -> None:
     """Writes a training's configuration beside its checkpoints, or compares it with that file.
 
@@ -54,16 +53,17 @@ def keep_training_config(
     data, start = run.dataset, run.start
     # The number of epochs may change. So may settings that only the online stage uses, unless
     # models are customised to tell when training stops.
-    free = {"offline_epochs", "offline_patience"}
+    free = ("offline_epochs", "offline_patience")
     if run.judge is None:
-        free |= {
-            "penalty",
-            *(key for key in asdict(run.settings) if key.startswith("online_")),
-        }
-    offline = {key: value for key, value in asdict(run.settings).items() if key not in free}
+        free += ("penalty", "online_")
+    settings = {
+        name: value
+        for name, value in method.config.named().items()
+        if not name.rpartition(".")[2].startswith(free)
+    }
     config = {
-        "method": name,
-        "settings": offline,
+        "method": method.name,
+        "settings": settings,
         "seed": run.seed,
         "data": {"name": data.name, "sha256": content_digest(data, progress=progress)},
         "campaigns": [plain_id(value) for value in data.campaign_ids[run.campaigns]],
@@ -80,7 +80,7 @@ def keep_training_config(
             f"{directory}: has checkpoints, but {path.name}, which describes their training, "
             f"is not beside it; move both together, or {restart}"
         )
-    keep_config(path, config, allow_changes=allow_changes, restart=restart)
+    keep_config(path, config, restart=restart)
 
 
 def digest_of_start(start: General | None) -> str | None:

@@ -1,80 +1,89 @@
-"""All methods by name."""
+"""Methods by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from typing import Any, TypeVar
 
-from metaheac_jax.errors import InputError
-from metaheac_jax.methods.campaign_graph import hubble
-from metaheac_jax.methods.ensemble import ensemble
+from metaheac_jax.errors import InputError, about
+from metaheac_jax.methods.config import Config
+from metaheac_jax.methods.ensembling import EnsembleMethod
 from metaheac_jax.methods.fine_tuning import (
-    alpha_zero,
-    metaheac,
-    mlp_one_stage,
-    mlp_pretraining,
-    without_hc,
-    without_he,
-    without_meta,
+    OFFICIAL,
+    PAPER,
+    AlphaZero,
+    MetaHeacConfig,
+    MetaHeacMethod,
+    PretrainedMLP,
+    WithoutMeta,
 )
-from metaheac_jax.methods.linear import logistic_regression
+from metaheac_jax.methods.logistic_regression import LogisticRegression
 from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.multitask import mmoe, shared_bottom
-from metaheac_jax.methods.seed_features import seed_aware, seed_aware_alpha_zero, seed_aware_mlp
-from metaheac_jax.methods.shared_embeddings import mlp_embeddings
-from metaheac_jax.methods.similarity import cosine
-from metaheac_jax.methods.solved_heads import solved_head
-from metaheac_jax.methods.towers import pinterest
-from metaheac_jax.methods.trees import lightgbm_per_campaign, user_prior
+from metaheac_jax.methods.solved_heads import SolvedHeadMethod
 from metaheac_jax.model import General
-from metaheac_jax.settings import PAPER, Settings
 
-#: Constructors of methods by name.
-METHODS: dict[str, Callable[[Settings], Method]] = {
-    "lr": logistic_regression,
-    "mlp-one-stage": mlp_one_stage,
-    "mlp-pretraining": mlp_pretraining,
-    "without-meta": without_meta,
-    "alpha-0": alpha_zero,
-    "without-hc": without_hc,
-    "without-he": without_he,
-    "metaheac": metaheac,
-    "mlp-embeddings": mlp_embeddings,
-    "pinterest": pinterest,
-    "hubble": hubble,
-    "shared-bottom": shared_bottom,
-    "mmoe": mmoe,
-    "lightgbm": lightgbm_per_campaign,
-    "cosine": cosine,
-    "prior": user_prior,
-    "solved-head": solved_head,
-    "ensemble": ensemble,
-    "seed-aware": seed_aware,
-    "alpha-0-seeds": seed_aware_alpha_zero,
-    "mlp-seeds": seed_aware_mlp,
-    "lr-lengths": partial(logistic_regression, lengths=True),
-    "mlp-pretraining-lengths": partial(mlp_pretraining, lengths=True),
-    "without-meta-lengths": partial(without_meta, lengths=True),
-    "alpha-0-lengths": partial(alpha_zero, lengths=True),
-    "metaheac-lengths": partial(metaheac, lengths=True),
-}
+#: The classes of methods by name.
+METHODS: dict[str, type[Method[Any]]] = {}
+M = TypeVar("M", bound=Method[Any])
+_PRESETS = {"paper": PAPER, "official": OFFICIAL}
 
 
-def method_of(general: General) -> Method:
-    """The method that trained a general model, with the settings of that training."""
-    return replace(method_named(general.method), settings=general.settings)
+def register(method: type[M]) -> type[M]:
+    """Adds a class to `METHODS`, so that its models can be used; for use as a decorator."""
+    METHODS[method.name] = method
+    return method
 
 
-def method_named(name: str, settings: Settings = PAPER) -> Method:
-    """The method with this name.
+register(LogisticRegression)
+register(PretrainedMLP)
+register(WithoutMeta)
+register(AlphaZero)
+register(MetaHeacMethod)
+register(SolvedHeadMethod)
+register(EnsembleMethod)
 
-    A method may have its own values for some settings, which replace those given here. Its
-    constructor says which they are, and `Method.with_settings` changes them.
+
+def configured(
+    name: str, preset: str | MetaHeacConfig | None = None, **changes: Any
+) -> Method[Any]:
+    """A method with other values than its defaults.
+
+    Args:
+      name: name of the method.
+      preset: ``paper``, the default, or ``official``, the settings of the authors' program, or
+        other settings of MetaHeac. Any method takes those for which its default is the paper's.
+      **changes: values by name, such as ``value_dropout=0.5`` or ``**{"head.penalty": 30}``.
 
     Raises:
-      InputError: no method has this name; the message lists all names.
+      InputError: the method or a setting does not exist, or a value is out of range.
     """
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
-    return METHODS[name](settings)
+    if not isinstance(preset, MetaHeacConfig):
+        preset = _PRESETS[preset or "paper"]
+    method = METHODS[name]()
+    method = method.changed(**_shared(method.config, preset))
+    with about(name):
+        return method.changed(**changes)
+
+
+def _shared(config: Config, preset: MetaHeacConfig) -> dict[str, Any]:
+    """The preset's values of settings that the config has from the paper, by name."""
+    paper, wanted = PAPER.named(), preset.named()
+    pairs = [(name, name.rpartition(".")[2], value) for name, value in config.named().items()]
+    return {name: wanted[own] for name, own, value in pairs if paper.get(own) == value}
+
+
+def method_of(general: General) -> Method[Any]:
+    """The method that trained a general model, with the config of that training.
+
+    Raises:
+      InputError: no method has its name, or the method has other settings.
+    """
+    if general.method not in METHODS:
+        raise InputError(
+            f"the general model is of the method {general.method!r}, which this program does not "
+            "have; import the module that registers it"
+        )
+    kind = METHODS[general.method]
+    with about(f"the general model of {general.method!r}"):
+        return kind(type(kind().config).of_plain(general.config))

@@ -10,8 +10,8 @@ h hidden width. Leading axes are written ``...`` and may be empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax import Array
 
-from metaheac_jax.settings import Settings
 from metaheac_jax.table.pooling import UserFields
 
 
@@ -51,21 +50,6 @@ class Output(NamedTuple):
 User = UserFields | Array
 
 
-class FirstLayer(NamedTuple):
-    """What the later layers of a `SplitNetwork` need about users, for any campaign.
-
-    Attributes:
-      sums: (B, ...) sums of the first layer, before its ReLU; for a solved head, the offset and the
-        factors.
-      mean: (B, k) mean user field; None if no later layer reads it.
-      fields: (B, M, k) user fields; None if no later layer reads them.
-    """
-
-    sums: Array
-    mean: Any = None
-    fields: Any = None
-
-
 class Network(Protocol):
     """An (init, apply) pair over field vectors, such as the Flax modules here."""
 
@@ -77,32 +61,6 @@ class Network(Protocol):
 
         A network with seed features also takes the `table.layout.Reference` to compare users with.
         """
-
-
-#: Builds a method's network with these settings.
-BuildNetwork = Callable[[Settings], Network]
-
-
-@runtime_checkable
-class SplitNetwork(Network, Protocol):
-    """A network whose first layer does not depend on the campaign.
-
-    ``apply(params, first_layer(params, user), campaign)`` equals ``apply(params, user, campaign)``.
-    """
-
-    def apply(
-        self, params: Any, user: User | FirstLayer, campaign: Array, /, *reference: Any
-    ) -> Any:
-        """As in `Network`; also takes the `FirstLayer` of users instead of their fields."""
-
-    def first_layer(self, params: Any, user: User, /, *reference: Any) -> FirstLayer:
-        """(B, M, k) user fields -> what `apply` takes instead of them.
-
-        With the reference set of a campaign, the result is for this campaign only.
-        """
-
-    def later_layers(self, params: Any, /) -> Any:
-        """The parameters without those of the first layer, in the same nested dicts."""
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:

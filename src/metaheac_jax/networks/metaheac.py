@@ -6,16 +6,19 @@ n experts, m critics, h hidden width. Leading axes are written ``...`` and may b
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metaheac_jax.networks.base import FirstLayer, Output, User, concatenated, dense, uniform_fan_in
-from metaheac_jax.settings import Mixture
+from metaheac_jax.networks.base import Output, User, concatenated, dense, uniform_fan_in
 from metaheac_jax.table.pooling import UserFields
+
+#: How experts and critics are mixed: by plain weighted sums, or with the factors 1/n and 1/m that
+#: the paper prints.
+Mixture = Literal["sum", "mean"]
 
 
 def mixture_log_probabilities(
@@ -77,21 +80,15 @@ class Experts(nn.Module):
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, user: User | FirstLayer, features: Array | None = None) -> Array:
+    def __call__(self, user: User, features: Array | None = None) -> Array:
         """(B, M, k) user fields, (B, F) features -> (B, n, h), with ReLU after every layer."""
         n, width = self.num_experts, self.widths[0]
-        if isinstance(user, FirstLayer):
-            sums = user.sums
-            if features is not None:
-                kernel = self.get_variable("params", "kernel_0")[-features.shape[-1] :]
-                sums += jnp.einsum("...f,fnh->...nh", features, kernel)
-        else:
-            user = UserFields.of(user)
-            size = user.size + (0 if features is None else features.shape[-1])
-            init = uniform_fan_in(size)
-            kernel = self.param("kernel_0", init, (size, n, width))
-            bias = self.param("bias_0", init, (n, width))
-            sums = expert_sums(kernel, bias, user, features)
+        user = UserFields.of(user)
+        size = user.size + (0 if features is None else features.shape[-1])
+        init = uniform_fan_in(size)
+        kernel = self.param("kernel_0", init, (size, n, width))
+        bias = self.param("bias_0", init, (n, width))
+        sums = expert_sums(kernel, bias, user, features)
         # In later layers experts are the first axis, as a batched product needs them.
         x = nn.relu(sums).reshape(-1, n, width).swapaxes(0, 1)
         for layer, width in enumerate(self.widths[1:], start=1):
@@ -116,9 +113,9 @@ class Gate(nn.Module):
     width: int = 64
 
     @nn.compact
-    def __call__(self, user: User | FirstLayer, campaign: Array) -> Array:
+    def __call__(self, user: User, campaign: Array) -> Array:
         """(B, M, k) and (N, k) or (B, N, k) -> (B, num_choices) log of the softmax weights."""
-        mean = user.mean if isinstance(user, FirstLayer) else UserFields.of(user).mean()
+        mean = UserFields.of(user).mean()
         fields = concatenated(campaign)
         init = uniform_fan_in(mean.shape[-1] + fields.shape[-1])
         kernel = self.param("kernel", init, (mean.shape[-1] + fields.shape[-1], self.width))
@@ -136,7 +133,7 @@ class MetaHeac(nn.Module):
       num_critics: m.
       widths: widths of an expert's layers.
       gate_width: hidden width of both gates.
-      mixture: see `settings.Mixture`.
+      mixture: see `Mixture`.
     """
 
     num_experts: int = 8
@@ -146,13 +143,10 @@ class MetaHeac(nn.Module):
     mixture: Mixture = "sum"
 
     @nn.compact
-    def __call__(
-        self, user: User | FirstLayer, campaign: Array, features: Array | None = None
-    ) -> Output:
+    def __call__(self, user: User, campaign: Array, features: Array | None = None) -> Output:
         """(B, M, k) user fields and (N, k) or (B, N, k) campaign fields -> `Output`.
 
-        ``features``, (B, F), are additional features of the user, for the experts only. A
-        `FirstLayer` may have them in its sums already; they are then None.
+        ``features``, (B, F), are additional features of the user, for the experts only.
         """
         hidden = Experts(self.num_experts, self.widths, name="expert")(user, features)
         expert_log_weights = Gate(self.num_experts, self.gate_width, name="expert_gate")(
@@ -167,15 +161,3 @@ class MetaHeac(nn.Module):
         logits = dense(self, "critic", representation, self.num_critics)
         log_p, log_not_p = mixture_log_probabilities(critic_log_weights, logits, self.mixture)
         return Output(log_p, log_not_p, representation, expert_log_weights, critic_log_weights)
-
-    def first_layer(self, params: Any, user: User, /, *features: Array) -> FirstLayer:
-        """(B, M, k) user fields, optional (B, F) features -> sums (B, n, h) and mean (B, k)."""
-        expert = params["params"]["expert"]
-        sums = expert_sums(expert["kernel_0"], expert["bias_0"], user, *features)
-        return FirstLayer(sums, UserFields.of(user).mean())
-
-    def later_layers(self, params: Any, /) -> Any:
-        """The parameters without those of the experts' first layer."""
-        own = dict(params["params"])
-        own["expert"] = {k: v for k, v in own["expert"].items() if k not in ("kernel_0", "bias_0")}
-        return {"params": own}

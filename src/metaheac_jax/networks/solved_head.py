@@ -6,8 +6,8 @@ One tower over the user fields gives the offset o, which is common to all campai
 *factors* f; the last factor is 1, for the intercept. Some factors come from hidden layers; the
 others are linear in the fields. A campaign has a head w_c, and *value weights* d_c for what the
 factors do not explain. Value weights are the last column of the table, which gets no gradient, and
-are zero in a general model. Campaigns without value weights are scored together for little more
-than the cost of one. The solved head is not in the paper.
+are zero in a general model. Many campaigns are scored with one pass of the tower. The solved head
+is not in the paper.
 
 Axes: B examples, F factors, M user fields, N campaign fields, k embedding width.
 """
@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from metaheac_jax.networks.base import (
-    FirstLayer,
     Output,
     User,
     dense,
@@ -73,7 +72,7 @@ def without_value_weights(user: User) -> tuple[UserFields, Array]:
 
 @dataclass(frozen=True)
 class SolvedHead:
-    """A tower and a campaign's head, as a `SplitNetwork` whose first layer is the whole tower.
+    """A `Network` of a tower and a campaign's head.
 
     The head is zero in a general model, which belongs to no campaign.
     """
@@ -86,21 +85,15 @@ class SolvedHead:
         fields, _ = without_value_weights(user)
         return {"tower": self.tower.init(key, fields), "head": jnp.zeros(self.tower.num_factors)}
 
-    def apply(
-        self, params: dict[str, Any], user: User | FirstLayer, campaign: Array, /, *_: Any
-    ) -> Output:
-        """(B, M, k) user fields or their `FirstLayer` -> `Output`; campaign fields are not read."""
+    def apply(self, params: dict[str, Any], user: User, campaign: Array, /, *_: Any) -> Output:
+        """(B, M, k) user fields -> `Output`; campaign fields are not read."""
         del campaign
-        first = user if isinstance(user, FirstLayer) else self.first_layer(params, user)
-        offset, factors = first.sums[..., 0], first.sums[..., 1:]
+        offset, factors = self.offset_and_factors(params, user)
         return sigmoid_output(offset + factors @ params["head"], factors)
 
-    def first_layer(self, params: dict[str, Any], user: User, /, *_: Any) -> FirstLayer:
-        """(B, M, k) user fields -> sums (B, 1 + F): the offset plus value weights, and factors."""
+    def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
+        """(B, M, k) user fields -> offset (B,) with the value weights, and factors (B, F)."""
         fields, own = without_value_weights(user)
         sums: Any = self.tower.apply(params["tower"], fields)
-        return FirstLayer(sums.at[..., 0].add(own))
-
-    def later_layers(self, params: dict[str, Any], /) -> dict[str, Any]:
-        """The head."""
-        return {"head": params["head"]}
+        sums = sums.at[..., 0].add(own)
+        return sums[..., 0], sums[..., 1:]

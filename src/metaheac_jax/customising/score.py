@@ -1,0 +1,298 @@
+"""Scores of a pool of users.
+
+Axes: P users of a pool, S slots of a user, N campaign fields, R rows of the table, C campaigns,
+F factors of a solved head.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+
+from metaheac_jax.data.batches import check_ids, check_slots
+from metaheac_jax.data.dataset import UserRows
+from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
+from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.model import AdaptedWeights, Scorer, Weights, with_own_parameters
+from metaheac_jax.networks.base import Network
+from metaheac_jax.table.layout import Ids, Layout
+from metaheac_jax.threads import at_a_time, in_threads
+
+_TOGETHER_BYTES = 1 << 30  # of the value weights of campaigns that are scored together
+
+
+class PoolScorer:
+    """Scores pools with general or adapted weights; build it once and use it for every model."""
+
+    def __init__(self, network: Network, layout: Layout, *, chunk: int = 1024) -> None:
+        """Args:
+        network: network of the models.
+        layout: layout of the users' ids.
+        chunk: number of users scored at once. A thousand fit into the caches of a CPU.
+
+        Raises:
+          InputError: the chunk is not a whole number of 1 or more.
+        """
+        check_whole("chunk", chunk, 1)
+        self.network, self.layout, self._chunk = network, layout, chunk
+
+        @jax.jit
+        def overlay(table: Array, rows: Array, values: Array) -> Array:
+            return table.at[rows].set(values, mode="drop")
+
+        @jax.jit
+        def score_chunk(params: Any, table: Array, user: Array, campaign: Array) -> Array:
+            output = network.apply(params, *layout.inputs(table, Ids(user, campaign)))
+            return output.log_odds
+
+        self._overlay, self._score_chunk = overlay, score_chunk
+
+    def __call__(
+        self,
+        weights: Weights,
+        adapted: AdaptedWeights | None,
+        campaign: np.ndarray,
+        users: UserRows,
+    ) -> np.ndarray:
+        """Log-odds that each user of a pool converts.
+
+        Args:
+          weights: the general weights.
+          adapted: the campaign's adapted weights; None scores with the general weights.
+          campaign: (N,) table rows of the campaign.
+          users: (P, S) table rows of the users, read in chunks, so it may be a memory map.
+
+        Returns:
+          (P,), with the dtype of the weights.
+
+        Raises:
+          InputError: an id is outside the table, or the number of slots of the users or of fields
+            of the campaign is wrong.
+        """
+        params, table = weights
+        check_ids(np.asarray(campaign), table.shape[0], "the campaign's ids")
+        if np.shape(campaign) != (self.layout.num_campaign_fields,):
+            raise InputError(
+                f"campaign ids of shape {np.shape(campaign)}, expected "
+                f"{self.layout.num_campaign_fields} fields"
+            )
+        if adapted is not None:
+            params = with_own_parameters(params, adapted.network)
+            table = self.overlaid(table, adapted)
+
+        def score(part: np.ndarray) -> Array:
+            return self._score_chunk(params, table, part, campaign)
+
+        return self.over_users(score, users, table.shape[0])
+
+    def overlaid(self, table: Array, adapted: AdaptedWeights) -> Array:
+        """The table with a campaign's own rows; a copy, unless it has none."""
+        if not len(adapted.rows):
+            return table
+        return self._overlay(table, adapted.rows, adapted.values)
+
+    def over_users(
+        self,
+        function: Callable[[np.ndarray], Array],
+        users: UserRows,
+        num_rows: int,
+    ) -> np.ndarray:
+        """Applies a function to all users, one chunk at a time.
+
+        Args:
+          function: maps (chunk, S) table rows to (chunk, ...), each row independently.
+          users: (P, S) table rows of the users.
+          num_rows: R.
+
+        Returns:
+          (P, ...).
+
+        Raises:
+          InputError: an id is outside the table, or the number of slots of the users is wrong.
+        """
+        check_slots(users, self.layout.num_slots)
+
+        def checked(part: np.ndarray) -> Array:
+            check_ids(part, num_rows, "the users' ids")
+            return function(part)
+
+        return over_chunks(checked, users, chunk=self._chunk, fill=num_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedScorer(Scorer):
+    """The scorer of a customised network.
+
+    Attributes:
+      pool_scorer: scores with its network.
+      weights: the general weights.
+      adapted: the campaign's adapted weights.
+      campaign: (N,) table rows of the campaign.
+      lengths: adds list lengths to users; None if the network has no fields for them.
+    """
+
+    pool_scorer: PoolScorer
+    weights: Weights
+    adapted: AdaptedWeights
+    campaign: np.ndarray
+    lengths: Lengths | None = None
+
+    def __call__(self, users: UserRows, /) -> np.ndarray:
+        """(P, S) table rows of users -> (P,) log-odds that each converts."""
+        return self.pool_scorer(self.weights, self.adapted, self.campaign, self.lengthened(users))
+
+    def lengthened(self, users: UserRows) -> UserRows:
+        """Users as the network takes them, with list lengths if it has fields for them."""
+        return users if self.lengths is None else LengthenedUsers(users, self.lengths)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the campaign has rows of its own."""
+        return len(self.adapted.rows) > 0
+
+    def with_own_table(self) -> AdaptedScorer:
+        """See `Scorer.with_own_table`."""
+        table = self.pool_scorer.overlaid(self.weights.table, self.adapted)
+        adapted = self.adapted._replace(rows=self.adapted.rows[:0], values=self.adapted.values[:0])
+        return replace(self, weights=self.weights._replace(table=table), adapted=adapted)
+
+    def on_device(self, device: jax.Device, moved: dict[Any, Any]) -> AdaptedScorer:
+        """See `Scorer.on_device`; general weights are moved once, so scorers still share them."""
+        key = id(self.weights.network), id(self.weights.table)
+        if key not in moved:
+            moved[key] = jax.device_put(self.weights, device)
+        adapted = jax.device_put(self.adapted, device)
+        return replace(self, weights=moved[key], adapted=adapted)
+
+    def program(self) -> tuple[dict[str, Any], Callable[..., Array]]:
+        """See `Scorer.program`."""
+        table, (own, rows, values) = np.array(self.weights.table), self.adapted
+        table[rows[rows < len(table)]] = np.asarray(values)[rows < len(table)]
+        params = flatten_dict(with_own_parameters(self.weights.network, own), sep="/")
+        weights = {f"network/{path}": np.asarray(array) for path, array in params.items()}
+        network, layout = self.pool_scorer.network, self.pool_scorer.layout
+        campaign, lengths = np.asarray(self.campaign), self.lengths
+
+        def score(weights: dict[str, Array], users: Array) -> Array:
+            params = unflatten_dict(weights, sep="/")["network"]
+            users = users if lengths is None else lengths.users(users)
+            inputs = layout.inputs(weights["table"], Ids(users, campaign))
+            return network.apply(params, *inputs).log_odds
+
+        return {"table": table, **weights}, score
+
+
+class HeadScorer(AdaptedScorer):
+    """The scorer of a solved head; many are scored together by one pass of their tower."""
+
+    @property
+    def group(self) -> Hashable | None:
+        """The tower: that of a general model."""
+        return self.pool_scorer, id(self.weights.table), self.lengths
+
+    def together(self, group: Sequence[HeadScorer]) -> Callable[[UserRows], np.ndarray]:
+        """See `Scorer.together`; the tower's factors are computed once, heads are one matrix."""
+        size = max(1, _TOGETHER_BYTES // (4 * len(self.weights.table)))
+        parts = [_score_heads(group[first : first + size]) for first in range(0, len(group), size)]
+        return lambda users: np.concatenate([part(users) for part in parts])
+
+
+def score_many(scorers: Sequence[Scorer]) -> Callable[[UserRows], np.ndarray]:
+    """Builds a function that scores users with the models of C campaigns: (P, S) -> (C, P).
+
+    Scorers of one group are scored together, other models one after another. A single model gets a
+    table of its own; several would need too much memory, so each call copies the table for each.
+    """
+    if len(scorers) == 1:
+        [alone] = [scorer.with_own_table() for scorer in scorers]
+        return lambda users: alone(users)[None]
+    groups: dict[Hashable, list[int]] = {}
+    for number, scorer in enumerate(scorers):
+        groups.setdefault(number if scorer.group is None else scorer.group, []).append(number)
+    parts = [
+        (numbers, scorers[numbers[0]].together([scorers[number] for number in numbers]))
+        for numbers in groups.values()
+    ]
+
+    def score(users: UserRows) -> np.ndarray:
+        scores: dict[int, np.ndarray] = {}
+        for numbers, part in parts:
+            scores |= zip(numbers, part(users), strict=True)
+        return np.stack([scores[number] for number in range(len(scorers))])
+
+    return score
+
+
+def _score_heads(scorers: Sequence[HeadScorer]) -> Callable[[UserRows], np.ndarray]:
+    first = scorers[0]
+    pool, weights, num_rows = first.pool_scorer, first.weights, len(first.weights.table)
+    heads = np.stack(jax.device_get([s.adapted.network["head"] for s in scorers]))
+    value_weights = None
+    if any(len(scorer.adapted.rows) for scorer in scorers):
+        value_weights = np.zeros((num_rows, len(scorers)), np.float32)
+        for number, (_, rows, values) in enumerate(scorer.adapted for scorer in scorers):
+            real = rows < num_rows
+            value_weights[rows[real], number] = np.asarray(values)[real, -1]
+    # On the device of the general weights, which need not be the default one.
+    heads, value_weights = jax.device_put((heads, value_weights), *weights.table.devices())
+    score_chunk = _compiled_heads(pool.network, pool.layout)
+    score = functools.partial(score_chunk, weights, heads, value_weights)
+    return lambda users: pool.over_users(score, first.lengthened(users), num_rows).T
+
+
+@functools.lru_cache(maxsize=8)  # a bound, so that networks do not live for ever
+def _compiled_heads(network: Any, layout: Layout) -> Callable[..., Array]:
+    """General weights, heads (C, F), value weights (R, C) or None, users (P, S) -> (P, C)."""
+
+    @jax.jit
+    def score(weights: Weights, heads: Array, value_weights: Array | None, users: Array) -> Array:
+        fields = layout.users(weights.table, users)
+        offset, factors = network.offset_and_factors(weights.network, fields)
+        log_odds = offset[:, None] + factors @ heads.T
+        if value_weights is None:
+            return log_odds
+        return log_odds + layout.summed(value_weights, users)
+
+    return score
+
+
+def over_chunks(
+    function: Callable[..., Array | np.ndarray],
+    *arrays: UserRows,
+    chunk: int = 2048,
+    fill: int = 0,
+) -> np.ndarray:
+    """Applies a function to rows of arrays, ``chunk`` at a time, so that it compiles once.
+
+    Several chunks are computed at a time, each in a thread.
+
+    Args:
+      function: maps arrays (chunk, ...) to (chunk, ...), each row independently.
+      *arrays: arrays (P, ...).
+      chunk: number of rows at a time.
+      fill: value that pads the last chunk.
+
+    Returns:
+      (P, ...).
+    """
+    count = len(arrays[0])
+    starts = range(0, max(count, 1), chunk)
+
+    def apply(start: int) -> np.ndarray:
+        cut = [np.asarray(array[start : start + chunk]) for array in arrays]
+        missing = chunk - len(cut[0])
+        full = [
+            np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)], constant_values=fill) for a in cut
+        ]
+        return np.asarray(function(*full))
+
+    with closing(in_threads(apply, starts, num_threads=at_a_time())) as results:
+        return np.concatenate(list(results))[:count]

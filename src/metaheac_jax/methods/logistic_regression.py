@@ -1,0 +1,74 @@
+"""LR: logistic regression on a campaign's own examples (paper section 4.1).
+
+There is one weight per table row and an L2 penalty, so the minimum is unique. It is found by
+L-BFGS, instead of steps of the customiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from metaheac_jax.customising.minibatches import padded_rows
+from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.data.batches import Batch
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.regression import fit_regression
+from metaheac_jax.methods.config import Config, within
+from metaheac_jax.methods.method import Method, Run, Trained, lengthened
+from metaheac_jax.methods.online import adapt_each, compiled_scorer
+from metaheac_jax.model import AdaptedWeights, State, Weights
+from metaheac_jax.networks.linear import Linear
+from metaheac_jax.table.sparse import value_counts
+
+LINEAR = Linear()
+LINEAR_WIDTH = 1  # of its table
+
+
+@dataclass(frozen=True)
+class RegressionConfig(Config):
+    """Settings of LR.
+
+    Attributes:
+      penalty: L2 penalty on the weights. Without one there may be no minimum.
+      list_lengths: whether list lengths are values too; see `data.list_lengths`.
+    """
+
+    tuned: ClassVar[tuple[str, ...]] = ("penalty",)
+
+    penalty: float = within(30.0, above=0)  # not stated; chosen on a simulated world
+    list_lengths: bool = False
+
+
+class LogisticRegression(Method[RegressionConfig]):
+    """LR with an L2 penalty."""
+
+    name, label, default = "lr", "LR", RegressionConfig()
+
+    def fit(self, run: Run) -> Trained:
+        """The offline stage, which has nothing to learn: all weights are 0."""
+        run, _ = lengthened(run, self.config.list_lengths)
+        table = jnp.zeros((run.dataset.num_rows, LINEAR_WIDTH))
+        return Trained({"network": {"bias": jnp.zeros(())}, "table": table})
+
+    def customise(
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
+    ) -> list[AdaptedScorer]:
+        """The online stage: fits a regression to each campaign, on its examples only."""
+        run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
+        num_rows = run.dataset.num_rows
+
+        def fit(examples: Batch) -> AdaptedWeights:
+            counts = value_counts(examples.ids.user, num_rows)
+            weights, bias = fit_regression(counts, examples.label, self.config.penalty)
+            rows = padded_rows(np.flatnonzero(weights), num_rows)
+            values = np.append(weights, 0.0)[rows, None].astype(np.float32)
+            own = {"bias": jnp.asarray(bias, jnp.float32)}
+            return AdaptedWeights(own, rows, jnp.asarray(values))
+
+        pool = compiled_scorer(LINEAR, run.dataset.layout)
+        return adapt_each(run, pool, Weights(**state), campaigns, fit)

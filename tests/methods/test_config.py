@@ -1,0 +1,143 @@
+"""Settings: their limits, their names, the presets, and how they are kept."""
+
+import json
+
+import pytest
+
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import METHODS, OFFICIAL, PAPER, EnsembleConfig, configured, method_of
+from metaheac_jax.methods.fine_tuning import meta_gradient
+
+#: The authors' program and the paper (section 4.1), where they differ.
+DIFFERENT = {
+    "width": (64, 16),
+    "reduction": ("mean", "sum"),
+    "inner_learning_rate": (0.0002, 0.001),
+    "disjoint": (False, True),
+    "offline_epochs": (1, 100),
+    "offline_patience": (None, 8),
+    "online_epochs": (2, 10),
+    "online_patience": (None, 3),
+}
+
+
+def test_the_presets_are_those_of_the_program_and_of_the_paper():
+    own, paper = OFFICIAL.named(), PAPER.named()
+    assert {name: (own[name], paper[name]) for name in own if own[name] != paper[name]} == DIFFERENT
+    shared = {name: own[name] for name in own if name not in DIFFERENT}
+    assert shared == {
+        "table_scale": 1.0,
+        "outer_learning_rate": 0.001,
+        "campaigns_per_step": 5,
+        "batch_size": 512,
+        "weight_decay": 0.0,
+        "value_dropout": 0.0,
+        "online_learning_rate": 0.001,
+        "list_lengths": False,
+        "num_experts": 8,
+        "num_critics": 5,
+        "mixture": "sum",
+    }
+
+
+def test_a_preset_changes_what_a_method_has_from_the_paper_alone():
+    assert configured("metaheac", "official").config == OFFICIAL
+    assert configured("metaheac").config == configured("metaheac", "paper").config == PAPER
+    ensemble = configured("ensemble", "official").config
+    assert (ensemble.head.width, ensemble.network.width, ensemble.network.online_epochs) == (
+        64,
+        64,
+        2,
+    )
+    assert ensemble.head.table_scale == EnsembleConfig().head.table_scale != OFFICIAL.table_scale
+    assert configured("lr", "official").config == configured("lr").config
+    assert configured("mlp-pretraining", PAPER.changed({"width": 7})).config.width == 7
+
+
+def test_a_name_without_a_part_is_that_of_all_parts_and_one_with_a_part_wins():
+    config = configured("ensemble", **{"head.penalty": 3, "penalty": 7, "width": 4}).config
+    assert (config.head.penalty, config.lr.penalty) == (3, 7)
+    assert config.head.width == config.network.width == 4
+    assert (config["network.width"], config["head.penalty"]) == (4, 3)
+    assert "lr.penalty" in config
+    assert "lr.width" not in config
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_tuned_are_numbers_and_plain_data_keep_a_config(name):
+    config = configured(name).config
+    assert all(isinstance(config[own], float | int) for own in config.tuned)
+    assert type(config).of_plain(json.loads(json.dumps(config.plain()))) == config
+
+
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        ("metaheac", {"width": 0}),
+        ("metaheac", {"width": 4.5}),
+        ("metaheac", {"width": "16"}),
+        ("metaheac", {"offline_epochs": -1}),
+        ("metaheac", {"online_patience": 0}),
+        ("metaheac", {"outer_learning_rate": float("inf")}),
+        ("metaheac", {"online_learning_rate": -1}),
+        ("metaheac", {"inner_learning_rate": float("nan")}),
+        ("metaheac", {"weight_decay": True}),
+        ("metaheac", {"value_dropout": 1.0}),
+        ("metaheac", {"mixture": "product"}),
+        ("metaheac", {"reduction": "max"}),
+        ("metaheac", {"disjoint": 1}),
+        ("solved-head", {"width": 1}),  # one column has the value weights
+        ("solved-head", {"penalty": 0.0}),  # a regression may have no minimum
+        ("lr", {"penalty": 0}),
+    ],
+)
+def test_a_value_out_of_range_is_refused(method, change):
+    [name] = change
+    with pytest.raises(InputError, match=f"^{method}: settings: {name}: expected"):
+        configured(method, **change)
+
+
+def test_members_with_different_fields_are_refused():
+    with pytest.raises(InputError, match="list_lengths: expected the same for all members"):
+        configured("ensemble", **{"lr.list_lengths": False})
+    assert configured("ensemble", list_lengths=False).config["lr.list_lengths"] is False
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "near"),
+    [
+        ("metaheac", "wdth", "width"),
+        ("lr", "penalti", "penalty"),
+        ("ensemble", "value_dropuot", "head.value_dropout, network.value_dropout"),
+        ("ensemble", "head.online_epochs", "online_epochs"),
+    ],
+)
+def test_an_unknown_name_lists_close_ones(method, name, near):
+    with pytest.raises(
+        InputError, match=f"^{method}: settings: no '{name}'; did you mean .*{near}"
+    ):
+        configured(method, **{name: 1})
+
+
+def test_unknown_methods_are_refused(general):
+    with pytest.raises(InputError, match="unknown method 'heac'; choose from lr, mlp-pretraining,"):
+        configured("heac")
+    with pytest.raises(InputError, match="'heac', which this program does not have; import"):
+        method_of(general("heac", {}))
+    with pytest.raises(InputError, match="settings: list_lengths, penalti, penalty: in the model"):
+        method_of(general("lr", {"penalti": 3.0}))
+
+
+@pytest.fixture
+def general():
+    """A stand-in for a general model."""
+    from types import SimpleNamespace
+
+    return lambda method, config: SimpleNamespace(method=method, config=config)
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(0.0, 0), (0.02, 1)])
+def test_an_inner_step_of_no_length_is_left_out(monkeypatch, rate, steps):
+    build = lambda loss, **options: options["inner_steps"]  # noqa: E731
+    monkeypatch.setattr("metaheac_jax.methods.fine_tuning.build_meta_gradient", build)
+    assert meta_gradient(None, None, "sum", rate) == steps

@@ -1,0 +1,350 @@
+"""Training, customising and judging by any method: what a stage is given, what is refused."""
+
+import gc
+import weakref
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pytest
+from toy import dataset, tiny
+
+import metaheac_jax as mh
+from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.methods import Method, Run, Trained, configured, judge, online, register
+from metaheac_jax.methods import record as module
+from metaheac_jax.methods.config import GradientConfig
+from metaheac_jax.methods.method import GradientMethod
+from metaheac_jax.methods.offline import epoch_steps
+from metaheac_jax.methods.solved_heads import compiled_solver
+from metaheac_jax.model import FunctionScorer
+from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.training.sharding import device_mesh
+
+DATA = dataset(users=100, campaigns=6, per_campaign=40, pool=40)
+
+
+@dataclass(frozen=True)
+class NotingConfig(GradientConfig):
+    """Settings of offline and online stages that nothing uses."""
+
+    online_learning_rate: float = 0.1
+
+
+def noting(seen=(), *, base=Method, **settings):
+    """A method that learns nothing and notes what its stages are given."""
+
+    class Noting(base):
+        name, label, default = "noting", "Noting", NotingConfig(**settings)
+
+        def fit(self, run):
+            seen.append(run)
+            optimizer = {"count": np.array(7)} if base is GradientMethod else None
+            return Trained({"weights": np.full(3, float(run.seed))}, optimizer=optimizer)
+
+        def customise(self, run, state, campaigns):
+            seen.append((run, state, campaigns))
+            return [FunctionScorer(lambda users: np.zeros(len(users))) for _ in campaigns]
+
+    seen = seen if isinstance(seen, list) else []
+    return register(Noting)()
+
+
+def test_the_stage_is_given_what_was_asked_for(tmp_path):
+    seen = []
+    method = noting(seen)
+    files = {"directory": tmp_path / "own", "log": tmp_path / "log"}
+    mh.fit(DATA, method, campaigns=[4, 1], seed=7, progress=print, **files)
+    [run] = seen
+    assert run.dataset is DATA
+    assert run.campaigns.tolist() == [4, 1]
+    assert (run.seed, run.directory, run.log, run.progress) == (7, *files.values(), print)
+    mh.fit(DATA, method)
+    assert seen[1].campaigns.tolist() == [*range(6)]
+
+
+def test_campaigns_are_customised_in_the_order_given():
+    seen = []
+    general = mh.fit(DATA, noting(seen))
+    chosen = [DATA.campaign(3), DATA.new_campaign([3, 10], {"advertiser": 1, "category": 2})]
+    watch = lambda step, models: None  # noqa: E731
+    models = mh.customise(general, DATA, chosen, seed=5, progress=print, watch=watch)
+    assert [model.campaign for model in models] == chosen
+    assert all(model.general is general for model in models)
+    run, state, campaigns = seen[1]
+    assert (run.dataset, run.seed, run.progress, run.watch) == (DATA, 5, print, watch)
+    assert campaigns == chosen
+    assert state["weights"].tolist() == [0, 0, 0]
+    assert models[1].score(DATA.user_rows[:3]).tolist() == [0, 0, 0]
+
+
+def test_the_door_takes_a_method_by_name_and_one_campaign_or_several():
+    """Its function has the name of a package, which is imported before or after."""
+    general = mh.fit(DATA, "lr", campaigns=[0, 1])
+    campaigns = [DATA.campaign(3), DATA.campaign(4)]
+    several = mh.customise(general, DATA, campaigns, seed=2)
+    one = mh.customise(general, DATA, campaigns[1])
+    assert [model.campaign for model in several] == campaigns
+    expected = several[1].score(DATA.user_rows)
+    np.testing.assert_array_equal(one.score(DATA.user_rows), expected)
+
+
+def test_every_name_of_the_door_has_one_module():
+    names = [name for own in mh._NAMES.values() for name in own]
+    assert sorted([*names, "methods"]) == sorted(mh.__all__) == sorted(dir(mh))
+    with pytest.raises(AttributeError, match="no attribute 'expander'"):
+        mh.expander  # noqa: B018
+
+
+def grown(data):
+    """The data with two values more, of which one is a campaign's."""
+    gender, *others, category = data.vocabulary.values
+    vocabulary = Vocabulary((np.append(gender, 9), *others, np.append(-4, category)))
+    lookup = vocabulary.rows_of(data.vocabulary)
+    rows = {name: lookup[getattr(data, name)] for name in ("user_rows", "campaign_rows")}
+    return replace(data, vocabulary=vocabulary, **rows)
+
+
+@pytest.mark.parametrize("name", ["lr", "mlp-pretraining"])
+def test_a_model_scores_data_that_has_grown_as_before(name):
+    more = grown(DATA)
+    assert (more.campaign_rows != DATA.campaign_rows).any()
+    general = mh.fit(DATA, tiny(name))
+    before, after = (
+        model.score(data.encoded_for(general.schema, general.vocabulary).user_rows[:])
+        for data in (DATA, more)
+        for model in mh.customise(general, data, [data.campaign(2)])
+    )
+    np.testing.assert_array_equal(before, after)
+    judged = [judge(general, data, [1, 4]) for data in (DATA, more)]
+    assert judged[0] == judged[1]
+
+
+def test_an_epoch_is_as_many_steps_as_batches_of_the_examples():
+    # 3 campaigns of 40 examples: 120; of B = 50, three steps, the last one begun.
+    for batch_size in (50, 40):
+        assert epoch_steps(Run(DATA, np.array([0, 2, 3]), 0), batch_size) == 3
+
+
+# What is refused --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def general():
+    return mh.fit(DATA, noting())
+
+
+@pytest.mark.parametrize(
+    ("schema", "first"),
+    [
+        (Schema((*DATA.schema.user[:2], Field("tokens", 3)), DATA.schema.campaign), "'tokens'"),
+        (Schema((Field("sex"), *DATA.schema.user[1:]), DATA.schema.campaign), ""),
+        (Schema(DATA.schema.user, DATA.schema.campaign[::-1]), ""),
+        (Schema(DATA.schema.user, (*DATA.schema.campaign, Field("x"))), "number of fields"),
+    ],
+)
+def test_data_of_another_schema_are_refused(general, schema, first):
+    data = replace(DATA, schema=schema, campaign_rows=np.zeros((6, len(schema.campaign)), np.int32))
+    with pytest.raises(InputError, match=f"toy: .*differs.*{first}") as error:
+        mh.customise(general, data, [data.campaign(0)])
+    assert "\n" not in str(error.value)
+
+
+def test_the_processes_of_a_job_compare_what_decides_the_result(monkeypatch):
+    """A command is typed on every machine; with another option it would hang, or mix results."""
+    method, mesh = tiny("mlp-pretraining", offline_patience=None), device_mesh()
+    told = {}
+    monkeypatch.setattr("metaheac_jax.methods.general_models.check_same", told.__setitem__)
+
+    def work(method=method, **options):
+        told.clear()
+        mh.fit(DATA, method, mesh=mesh, **{"seed": 0, "campaigns": [0, 1, 2], **options})
+        return dict(told)
+
+    usual = work()
+    assert work() == usual
+    for changed in (
+        {"seed": 1},
+        {"campaigns": [0, 1, 4]},
+        {"skip_nonfinite": 1},
+        {"method": method.changed(online_learning_rate=0.5)},
+    ):
+        found = work(**changed)
+        assert [what for what in usual if found[what] != usual[what]] == [
+            "settings, campaigns and seed"
+        ]
+
+
+def test_a_general_model_of_another_method_or_network_is_refused(general):
+    with pytest.raises(InputError, match="trained by 'noting', not by 'metaheac'; use its own"):
+        mh.customise(general, DATA, DATA.campaign(0), method=configured("metaheac"))
+    with pytest.raises(InputError, match="was trained with width 16, the method has 4"):
+        mh.customise(general, DATA, DATA.campaign(0), method=noting(width=4))
+
+
+@pytest.mark.parametrize("chosen", [[], [6], [-1], [1, 1], [0.0, 1.0], [True, False], [[0, 1]], 0])
+def test_campaigns_that_are_no_indices_are_refused(chosen):
+    said = "toy: campaigns: expected one or more distinct indices from 0 to 5"
+    with pytest.raises(InputError, match=said):
+        mh.fit(DATA, noting(), campaigns=chosen)
+
+
+def test_fewer_campaigns_than_a_step_takes_are_refused():
+    with pytest.raises(InputError, match=r"toy: 4 training campaigns, but .+ needs 5; add .+ 'lr'"):
+        mh.fit(DATA, campaigns=[0, 1, 2, 3])
+    words = r"toy: 3 training campaigns \(besides 3 that are held out\), but .+ needs 5; add "
+    with pytest.raises(InputError, match=words + r"campaigns, hold none out \(.*\), or"):
+        mh.fit(DATA, noting(base=GradientMethod))
+
+
+@pytest.mark.parametrize("name", ["metaheac", "lr"])
+@pytest.mark.parametrize(("label", "seeds"), [(0, 0), (1, 40)])
+def test_a_campaign_of_a_single_class_is_refused(name, label, seeds, monkeypatch):
+    monkeypatch.setattr(type(DATA), "completed", lambda self, seed: self)
+    labels = DATA.stage1.label.copy()
+    labels[DATA.stage1.of(2)] = label
+    data = replace(DATA, stage1=replace(DATA.stage1, label=labels))
+    with pytest.raises(InputError, match=f"campaign 120: stage 1 has {seeds} seeds among 40"):
+        mh.fit(data, configured(name, "official"))
+    # It may be there, if no model is trained on it.
+    mh.fit(data, "lr", campaigns=[0, 1, 3])
+
+
+def test_what_a_stage_is_given_is_completed_with_the_seed(monkeypatch):
+    """Random non-seeds of campaigns that have none; here, another data set tells."""
+    other, seeds, seen = replace(DATA, name="completed"), [], []
+    monkeypatch.setattr(type(DATA), "completed", lambda self, seed: seeds.append(seed) or other)
+    mh.fit(DATA, noting(seen), seed=5)
+    assert (seeds, seen[0].dataset) == ([5], other)
+
+
+def test_scores_that_are_not_numbers_are_no_scores(general):
+    model = mh.customise(general, DATA, DATA.campaign(3))
+    broken = replace(model, scorer=FunctionScorer(lambda users: np.array([0.0, np.nan])))
+    with pytest.raises(Diverged, match="campaign 130: a score of noting is not a number"):
+        broken.score(DATA.user_rows[:2])
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path, monkeypatch):
+    method, directory = noting(), tmp_path / "offline-0.001"
+    fit = partial(mh.fit, DATA, directory=directory)
+    fit(method, seed=1)
+    fit(method, seed=1, directory=str(directory))
+    fit(method.changed(online_learning_rate=0.5), seed=1)  # has no part in the offline stage
+    fit(method, seed=2, directory=tmp_path / "offline-0.005")  # its name differs in the end
+    for other, changes, what in (
+        (method, {"seed": 2}, "seed"),
+        (method, {"campaigns": [0, 1]}, "campaigns"),
+        (method.changed(outer_learning_rate=0.5), {}, "settings"),
+        (configured("lr"), {}, "method"),
+    ):
+        with pytest.raises(InputError, match=f"started with another {what}"):
+            fit(other, **({"seed": 1} | changes))
+    # It has a part if customised models tell when training stops.
+    judging = noting(base=GradientMethod, campaigns_per_step=2)
+    fit = partial(mh.fit, DATA, campaigns=range(4), directory=tmp_path / "judged")
+    fit(judging, held_out=[4])
+    fit(judging, held_out=[4])
+    with pytest.raises(InputError, match="started with another settings"):
+        fit(judging.changed(online_learning_rate=0.5), held_out=[4])
+    with pytest.raises(InputError, match="started with another held_out"):
+        fit(judging, held_out=[5])
+    monkeypatch.setattr(module, "environment", lambda: {"jax": "another"})
+    with pytest.raises(InputError, match="another"):
+        fit(judging, held_out=[4])
+
+
+def test_checkpoints_that_nothing_describes_are_refused(tmp_path):
+    """As those of a folder that was renamed without the file beside it."""
+    method, directory = noting(), tmp_path / "c"
+    mh.fit(DATA, method, directory=directory)
+    (directory / "member" / "20").mkdir(parents=True)
+    (directory / "member" / "20" / "checkpoint.json").write_text("{}")
+    directory.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"moved.json, which describes.*; move both together, or"):
+        mh.fit(DATA, method, directory=tmp_path / "moved")
+    (tmp_path / "c.json").rename(tmp_path / "moved.json")
+    mh.fit(DATA, method, directory=tmp_path / "moved")
+
+
+def test_checkpoints_after_another_model_in_memory_are_refused(tmp_path):
+    """It has taken as many steps."""
+    method = noting(base=GradientMethod)
+    fit = partial(mh.fit, DATA, method, campaigns=range(5), held_out=[5])
+    one, two = (fit(seed=seed) for seed in (1, 2))
+    fit(start=one, directory=tmp_path / "c")
+    fit(start=one, directory=tmp_path / "c")
+    with pytest.raises(InputError, match="started with another start"):
+        fit(start=two, directory=tmp_path / "c")
+
+
+def test_the_working_directory_may_have_the_checkpoints(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    mh.fit(DATA, noting(), directory=".")
+    assert (tmp_path / "here.json").is_file()
+
+
+def test_data_and_models_are_compared_by_identity(general):
+    """Arrays have no single truth value."""
+    for own in (DATA, DATA.stage1, DATA.campaign(3), general):
+        assert own == own
+        assert own != replace(own)
+        hash(own)
+
+
+def test_what_cannot_be_judged_or_customised_is_refused():
+    general, label = mh.fit(DATA, noting()), DATA.stage1.label.copy()
+    label[DATA.stage1.of(2)] = 0
+    single = replace(DATA, stage1=replace(DATA.stage1, label=label))
+    assert judge(general, DATA, [2]).auc == 0.5
+    for data, campaigns, seed, said in (
+        (DATA, [2], -1, "seed: expected a whole number of 0 or more"),
+        (DATA, [], 0, "campaigns: expected one or more distinct indices"),
+        (DATA, [1, 1], 0, "campaigns: expected one or more distinct indices"),
+        (single, [2], 0, "campaign 120: has 0 seeds and 40 non-seeds; a held-out"),
+    ):
+        with pytest.raises(InputError, match=said):
+            judge(general, data, campaigns, seed=seed)
+    for seed in (-1, 1.5, True):
+        for use in (
+            lambda seed: mh.fit(DATA, noting(), seed=seed),
+            lambda seed: mh.customise(general, DATA, [DATA.campaign(0)], seed=seed),
+        ):
+            with pytest.raises(InputError, match="seed: expected a whole number of 0 or more"):
+                use(seed)
+    with pytest.raises(InputError, match="expected a list of campaigns, got 3"):
+        mh.customise(general, DATA, [3])
+
+
+def test_a_method_without_steps_takes_no_mesh_and_no_start(general):
+    with pytest.raises(InputError, match="noting: cannot use a mesh of devices; choose"):
+        mh.fit(DATA, noting(), mesh=device_mesh())
+    with pytest.raises(InputError, match="noting takes no steps, so it cannot continue"):
+        mh.fit(DATA, noting(), start=general)
+
+
+def test_a_start_without_the_state_of_its_optimiser_is_refused():
+    method = noting(base=GradientMethod, offline_patience=None)
+    start = replace(mh.fit(DATA, method), optimizer=None)
+    with pytest.raises(InputError, match="model of 'toy' has no optimiser state; in Python load"):
+        mh.fit(DATA, method, start=start)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda layout: online.compiled_scorer(MLP(), layout),
+        lambda layout: online._customiser(MLP(), layout, 8, None),
+        lambda layout: compiled_solver(online.compiled_scorer(MLP(), layout)),
+    ],
+)
+def test_programs_are_kept_for_the_latest_layouts_only(build):
+    """A service whose layout changes every day would else need more and more memory."""
+    layouts = [Layout((1,), (), number) for number in range(online.PROGRAMS_KEPT + 1)]
+    first, second, *_ = [weakref.ref(build(layout)) for layout in layouts]
+    gc.collect()
+    assert first() is None
+    assert second() is build(layouts[1])
