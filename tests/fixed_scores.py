@@ -1,31 +1,39 @@
-"""Methods whose customised models score users in a fixed way, and held-out seeds for them."""
+"""General models whose customised models score users in a fixed way."""
+
+from dataclasses import replace
 
 import numpy as np
 from toy import dataset
 
-from metaheac_jax.audience.held_out_seeds import hold_out_seeds
-from metaheac_jax.methods.method import Method
-from metaheac_jax.methods.stages import Trained
-from metaheac_jax.settings import PAPER
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.methods import Config, Method, Trained, fit, register
+from metaheac_jax.model import FunctionScorer, Scorer
 
 DATA = dataset(users=400, campaigns=3, per_campaign=40, pool=30)
-ATTRIBUTES = {"advertiser": 1, "category": 0}
 
 
-def fixed_method(score, seen=None, random_seeds=None):
-    """A method whose scorers are all ``score``.
+def fixed(score, *, data=DATA, seen=None, random_seeds=None, name="fixed"):
+    """A general model of a method that is registered, whose scorers are all ``score``.
 
-    It appends campaigns to ``seen``, and the random seed of customising to ``random_seeds``.
+    It appends campaigns to ``seen``, and the random seed of customising to ``random_seeds``. If
+    ``score`` is a dict, a campaign's scorer is that of its id.
     """
 
-    def adapt(run, state, campaigns):
-        if seen is not None:
-            seen.extend(campaigns)
-        if random_seeds is not None:
-            random_seeds.append(run.seed)
-        return [score for _ in campaigns]
+    class Fixed(Method):
+        label, default = "Fixed", Config()
 
-    return Method("fixed", "Fixed", PAPER, train=lambda run: Trained({}), adapt=adapt)
+        def fit(self, run):
+            return Trained({})
+
+        def customise(self, run, state, campaigns):
+            (seen if seen is not None else []).extend(campaigns)
+            (random_seeds if random_seeds is not None else []).append(run.seed)
+            chosen = [score[own.id] if isinstance(score, dict) else score for own in campaigns]
+            return [own if isinstance(own, Scorer) else FunctionScorer(own) for own in chosen]
+
+    Fixed.name = name
+    register(Fixed)
+    return replace(fit(data, Fixed()), campaigns=())
 
 
 def tokens(users):
@@ -33,8 +41,8 @@ def tokens(users):
     return (users < DATA.num_rows).sum(axis=1).astype(np.float32)
 
 
-def held_out(score, *, data=DATA, num_seeds=100, seen=None, exclude=(), seed=0):
-    """Holds out some seeds of a campaign whose seeds are the first users of the data."""
-    method = fixed_method(score, seen)
-    campaign = data.new_campaign(data.user_ids[:num_seeds], ATTRIBUTES, non_seeds_per_seed=1)
-    return hold_out_seeds(method, method.fit(data), data, campaign, exclude=exclude, seed=seed)
+def campaign_of(seeds, others=(), *, found=(), id=None, data=DATA):
+    """A campaign of these users, by index."""
+    users = np.array([*seeds, *others], np.int32)
+    labels = np.repeat(np.array([1, 0], np.int8), [len(seeds), len(others)])
+    return Campaign(id, data.campaign_rows[0], users, labels, found=np.array(found, int))

@@ -1,4 +1,4 @@
-"""The files of an audience, and what changed since an earlier one."""
+"""An audience as a table, and the file of several."""
 
 import csv
 import gzip
@@ -6,71 +6,70 @@ import gzip
 import numpy as np
 import polars as pl
 import pytest
-from commands import contents
-from hypothesis import given
-from hypothesis import strategies as st
 
-from metaheac_jax.audience.audience import Audience, Refresh
-from metaheac_jax.cli.campaigns import read_audience
+from metaheac_jax.audience.audience import Audience, write_frame
 from metaheac_jax.errors import InputError
 
 SCORES = np.array([1 / 3, 1e-9, -2.5], np.float32)
 NUMBERS, TEXTS = np.array([2**60 + 1, -7, 12]), np.array(["é, 1", '"x"', "7"])
-PROBABILITIES = np.array([0.5, 0.25, 0.125])
+CHANCES = np.array([0.5, 0.25, 0.125], np.float32)
 
 
-def text_of(path):
+def rows(path):
+    """The cells of a file of any form as text, and its header."""
+    if path.suffix == ".parquet":
+        frame = pl.read_parquet(path)
+        return frame.columns, [list(map(str, row)) for row in frame.iter_rows()]
     content = path.read_bytes()
-    return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    content = gzip.decompress(content) if path.suffix == ".gz" else content
+    header, *lines = csv.reader(content.decode().splitlines())
+    return header, lines
 
 
 @pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet"])
 @pytest.mark.parametrize("ids", [NUMBERS, TEXTS])
-@pytest.mark.parametrize("probabilities", [None, PROBABILITIES])
-def test_a_file_has_rank_user_score_and_perhaps_probability(tmp_path, ending, ids, probabilities):
-    path = tmp_path / f"audience{ending}"
-    Audience(ids, SCORES, 9, 41, probabilities).write(str(path))
-    names = ["rank", "user_id", "score"] + ["probability"] * (probabilities is not None)
-    if ending == ".parquet":
-        frame = pl.read_parquet(path)
-        assert frame.columns == names
-        columns = [frame[name].to_list() for name in names]
-    else:
-        header, *lines = csv.reader(text_of(path).splitlines())
-        assert header == names
-        columns = list(map(list, zip(*lines, strict=True)))
-        assert text_of(path).count("\r") == 0
-    assert list(map(int, columns[0])) == [41, 42, 43]
-    assert [type(ids[0].item())(user) for user in columns[1]] == ids.tolist()
-    assert np.array(columns[2], np.float32).tolist() == SCORES.tolist()  # they are exact
-    if probabilities is not None:
-        assert list(map(float, columns[3])) == probabilities.tolist()
-    assert Audience(read_audience(path, text=ids is TEXTS), SCORES, 9).user_ids.tolist() == list(
-        ids
-    )
-    assert contents(tmp_path) == {path.name}
+@pytest.mark.parametrize("chances", [None, CHANCES])
+def test_a_file_has_the_rows_of_an_audience(tmp_path, ending, ids, chances):
+    stored = np.char.encode(ids, "utf-8") if ids is TEXTS else ids
+    write_frame(tmp_path / f"a{ending}", Audience(2**40, stored, SCORES, 9, chances).frame)
+    header, found = rows(tmp_path / f"a{ending}")
+    assert header == ["campaign_id", "rank", "user_id", "score", "probability"][: len(header)]
+    assert [row[:3] for row in found] == [
+        [str(2**40), str(n), str(user)] for n, user in enumerate(ids, 1)
+    ]
+    assert [np.float32(row[3]) for row in found] == SCORES.tolist()  # they are exact
+    assert chances is None or [float(row[4]) for row in found] == chances.tolist()
+    assert [own.name for own in tmp_path.iterdir()] == [f"a{ending}"]
 
 
-def test_a_file_that_cannot_be_written_whole_leaves_the_older_one(tmp_path):
-    path = tmp_path / "audience.csv"
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-2+3", "@SUM(A1)"])
+def test_no_text_of_a_csv_is_a_formula(tmp_path, text):
+    frame = Audience(text, np.array([text.encode(), b"a=1"]), SCORES[:2], 9).frame
+    write_frame(tmp_path / "a.csv", frame)
+    found = rows(tmp_path / "a.csv")[1]
+    assert [(row[0], row[2]) for row in found] == [(f"'{text}", f"'{text}"), (f"'{text}", "a=1")]
+    assert found[1][3] == "1e-9"  # numbers stay as they are
+    write_frame(tmp_path / "a.parquet", frame)
+    assert rows(tmp_path / "a.parquet")[1][0][2] == text
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_older_one(tmp_path, monkeypatch):
+    path = tmp_path / "audience.parquet"
     path.write_text("older")
-    broken = Audience(np.arange(3), np.zeros(2, np.float32), 3)
-    with pytest.raises(pl.exceptions.PolarsError):
-        broken.write(path)
+
+    def fail(self, file, **options):
+        file.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_frame(path, pl.DataFrame({"user_id": [1]}))
     assert path.read_text() == "older"
-    assert contents(tmp_path) == {"audience.csv"}
+    assert [own.name for own in tmp_path.iterdir()] == ["audience.parquet"]
 
 
 @pytest.mark.parametrize("name", ["audience", "audience.xlsx", "audience.gz", "csv"])
-def test_other_endings_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match=r"expected a name that ends with \.parquet or \.csv"):
-        Audience(NUMBERS, SCORES, 3).write(tmp_path / name)
-    assert contents(tmp_path) == set()
-
-
-@given(st.sets(st.integers(0, 30)), st.lists(st.integers(0, 30)), st.booleans())
-def test_users_kept_new_and_gone(now, before, text):
-    kind = "S2" if text else int
-    audience = Audience(np.array(sorted(now), int).astype(kind), np.zeros(len(now)), 99)
-    found = audience.compare(list(map(str if text else int, before)))
-    assert found == Refresh(len(now & set(before)), len(now - set(before)), len(set(before) - now))
+def test_files_that_are_no_table_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name}: expected a name that ends with \.parquet"):
+        write_frame(tmp_path / name, pl.DataFrame({"user_id": [1]}))
+    assert not list(tmp_path.iterdir())

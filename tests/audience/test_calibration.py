@@ -4,20 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fixed_scores import fixed_method
+from fixed_scores import campaign_of, fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 from toy import dataset
 
-from metaheac_jax.audience.calibration import (
-    Calibration,
-    CalibrationBin,
-    calibrate,
-    calibration_table,
-    expected_calibration_error,
-)
+from metaheac_jax.audience.calibration import Calibration, calibrate
 from metaheac_jax.errors import InputError
 
 DATA = dataset(users=20_000, campaigns=4, per_campaign=8000, pool=8000)
@@ -65,10 +59,10 @@ def test_no_other_line_is_likelier(seed, base_rate):
     assert loss([slope, intercept]) <= best.fun + 1e-5
 
 
-@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan")])
-def test_a_base_rate_out_of_range_is_refused(rate):
-    with pytest.raises(InputError, match="base rate: expected more than 0 and less than 1, got"):
-        Calibration(np.zeros(2), np.arange(2)).probability(np.zeros(2), rate)
+def test_a_better_rank_never_has_a_lower_probability():
+    scores, labels = np.arange(40.0), np.arange(40) < 10  # seeds have the lowest scores
+    assert Calibration(scores, labels).line(0.1)[0] == 0
+    assert Calibration(-scores, labels).line(0.1)[0] > 0
 
 
 def test_probabilities_are_the_true_ones_at_every_score():
@@ -89,6 +83,12 @@ def test_probabilities_are_the_true_ones_at_every_score():
     others = np.concatenate([seeds, rng.choice(np.flatnonzero(~converts), 20_000, replace=False)])
     wrong = Calibration(scores[others], scale.labels).probability(scores, chance.mean())
     assert max(abs(wrong - chance)) > 0.1
+
+
+def errors(predicted, truth):
+    """Differences of the means in ten bins of the predicted probabilities."""
+    bins = np.array_split(np.argsort(predicted), 10)
+    return np.array([abs(predicted[own].mean() - truth[own].mean()) for own in bins])
 
 
 def test_probabilities_are_the_true_ones():
@@ -113,16 +113,15 @@ def test_probabilities_are_the_true_ones():
     drawn = rng.choice(others, 2000, replace=False)
     labels = np.repeat(np.array([1, 0], np.int8), [len(seeds), len(drawn)])
     campaign = replace(DATA.campaign(1), users=np.concatenate([seeds, drawn]), labels=labels)
-    fixed = fixed_method(score, seen, random_seeds)
-    [scale] = calibrate(fixed, fixed.fit(DATA), DATA, [campaign], seed=2)
+    general = fixed(score, data=DATA, seen=seen, random_seeds=random_seeds)
+    [scale] = calibrate(general, DATA, [campaign], seed=2)
     assert random_seeds == [2]
     truth = chance[others] / (2 - chance[others])  # half of the converts are seeds
     predicted = scale.probability(score(DATA.user_rows[others]), converts[others].mean())
-    table = calibration_table(predicted, truth)
-    assert expected_calibration_error(table) < 0.02
-    assert max(abs(row.predicted - row.observed) for row in table) < 0.05
+    assert errors(predicted, truth).mean() < 0.02
+    assert errors(predicted, truth).max() < 0.05
     uncorrected = scale.probability(score(DATA.user_rows[others]), campaign.labels.mean())
-    assert expected_calibration_error(calibration_table(uncorrected, truth)) > 0.1
+    assert errors(uncorrected, truth).mean() > 0.1
     # A fifth of the seeds and of the non-seeds was not learned from.
     for label in (0, 1):
         count = (campaign.labels == label).sum()
@@ -131,63 +130,37 @@ def test_probabilities_are_the_true_ones():
 
 
 def test_each_campaign_has_a_calibration_of_its_own():
-    fixed = fixed_method(lambda users: (users < DATA.num_rows).sum(axis=1).astype(float))
-    general, campaigns = fixed.fit(DATA), [DATA.campaign(c) for c in (0, 2)]
-    both = calibrate(fixed, general, DATA, campaigns)
-    alone = [calibrate(fixed, general, DATA, [campaign])[0] for campaign in campaigns]
+    general = fixed(lambda users: (users < DATA.num_rows).sum(axis=1).astype(float), data=DATA)
+    campaigns = [DATA.campaign(c) for c in (0, 2)]
+    both = calibrate(general, DATA, campaigns)
+    alone = [calibrate(general, DATA, [campaign])[0] for campaign in campaigns]
     assert [one.line(0.1) for one in both] == [one.line(0.1) for one in alone]
     assert both[0].line(0.1) != both[1].line(0.1)
 
 
-def test_who_is_held_out_depends_on_the_seed():
-    seen = []
-    fixed = fixed_method(lambda users: np.zeros(len(users)), seen)
+def test_who_is_held_out_depends_on_the_seed_and_is_in_no_audience():
+    seen, whole = [], DATA.campaign(1)
+    general = fixed(lambda users: np.zeros(len(users)), data=DATA, seen=seen)
+    campaign = replace(whole, found=whole.users[: len(whole.users) // 2])
     for seed in (0, 0, 1):
-        calibrate(fixed, fixed.fit(DATA), DATA, [DATA.campaign(1)], seed=seed)
+        calibrate(general, DATA, [campaign], seed=seed)
     first, again, other = (set(kept.users) for kept in seen)
     assert first == again != other
-
-
-def test_a_campaign_of_seeds_alone_has_nothing_to_calibrate_on():
-    fixed = fixed_method(lambda users: np.zeros(len(users)))
-    campaign = DATA.new_campaign(DATA.user_ids[:60], {"advertiser": 1, "category": 0})
-    seeds = campaign.pick(campaign.labels == 1)
-    with pytest.raises(InputError, match="fewer than two non-seeds; use a larger pool"):
-        calibrate(fixed, fixed.fit(DATA), DATA, [seeds])
-
-
-def test_too_few_seeds_to_calibrate_are_refused():
-    fixed = fixed_method(lambda users: np.zeros(len(users)))
-    few = DATA.new_campaign(DATA.user_ids[:49], {"advertiser": 1, "category": 0})
-    words = "new campaign: 49 seeds, too few to calibrate probabilities on a fifth of them; give 50"
-    with pytest.raises(InputError, match=words):
-        calibrate(fixed, fixed.fit(DATA), DATA, [few])
-    more = DATA.new_campaign(DATA.user_ids[:60], {"advertiser": 1, "category": 0})
-    more = replace(more, found=np.arange(11))
-    with pytest.raises(InputError, match="new campaign: 49 seeds besides those from feedback, too"):
-        calibrate(fixed, fixed.fit(DATA), DATA, [more])
-
-
-def test_who_feedback_tells_of_is_not_calibrated_on():
-    seen, whole = [], DATA.campaign(1)
-    fixed = fixed_method(lambda users: np.zeros(len(users)), seen)
-    found = whole.users[: len(whole.users) // 2]
-    calibrate(fixed, fixed.fit(DATA), DATA, [replace(whole, found=found)])
-    assert set(found) < set(seen[0].users)
-    others = whole.labels[len(found) :]
-    assert len(whole.users) - len(seen[0].users) == sum(
+    assert set(campaign.found) < first & other
+    others = whole.labels[len(campaign.found) :]
+    assert len(whole.users) - len(first) == sum(
         int(0.2 * (others == label).sum()) for label in (0, 1)
     )
 
 
-def test_a_calibration_table_by_hand():
-    probabilities = np.array([0.9, 0.1, 0.6, 0.2, 0.4])
-    labels = np.array([1, 0, 1, 1, 0])
-    table = calibration_table(probabilities, labels, num_bins=2)
-    # Ascending: .1, .2 and .4 with one convert among three; then .6 and .9 with two.
-    assert table == [
-        CalibrationBin(3, pytest.approx(0.7 / 3), pytest.approx(1 / 3)),
-        CalibrationBin(2, pytest.approx(0.75), 1.0),
-    ]
-    assert expected_calibration_error(table) == pytest.approx((3 * 0.1 + 2 * 0.25) / 5)
-    assert len(calibration_table(probabilities, labels)) == 5
+def test_campaigns_that_cannot_be_calibrated_are_refused():
+    general = fixed(lambda users: np.zeros(len(users)), data=DATA)
+    for seeds, others, found, words in (
+        (60, 0, 0, "campaign 7: fewer than two non-seeds .*; use a larger pool"),
+        (49, 60, 0, "campaign 7: 49 seeds that are not from audiences, too few"),
+        (60, 60, 11, "campaign 7: 49 seeds that are not from audiences"),
+    ):
+        users = np.arange(seeds), np.arange(100, 100 + others)
+        campaign = campaign_of(*users, found=np.arange(found), id=7, data=DATA)
+        with pytest.raises(InputError, match=words):
+            calibrate(general, DATA, [campaign])

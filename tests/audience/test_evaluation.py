@@ -5,19 +5,21 @@ import json
 
 import numpy as np
 import pytest
-from fixed_scores import fixed_method
+from fixed_scores import fixed, tokens
 from judged_world import split_of, world
+from toy import dataset
 
 from metaheac_jax.audience.evaluation import (
-    PoolScores,
+    evaluate,
     judge_all,
-    pool_gains,
-    pool_probabilities,
     pool_rows,
     score_pools,
 )
 from metaheac_jax.audience.gains import gains_of
-from metaheac_jax.methods import method_named
+from metaheac_jax.audience.retrieve import expand
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import customise, fit, method_of
+from metaheac_jax.ranking import auc
 
 
 def test_every_test_campaign_is_judged_in_its_group_or_named():
@@ -52,17 +54,6 @@ def test_pooled_auc_compares_across_campaigns():
     assert result["pooled_auc"] == {"small": 0.75}
 
 
-def test_probabilities_are_at_the_rate_of_the_pool():
-    """A score is the log-odds at the rate of stage 1; the pool has 10 converts of 40."""
-    data = world()
-    seeds, others = data.stage1.positives[0], data.stage1.counts[0] - data.stage1.positives[0]
-    sampled = seeds / others
-    assert not 0.9 < sampled / (10 / 30) < 1.1
-    lift = np.array([1.0, 4.0, 0.01])
-    found = pool_probabilities(data, 0, np.log(sampled * lift).astype(np.float32))
-    np.testing.assert_allclose(found / (1 - found), lift * 10 / 30, rtol=1e-5)
-
-
 def test_ties_go_to_the_smaller_user_id():
     data, split = world(), split_of([0], small=[])
     key = data.user_ids.copy()
@@ -81,54 +72,138 @@ def test_pool_rows_are_those_of_the_campaigns_stage_2():
 
 
 def test_pools_are_scored_by_models_customised_to_their_campaigns():
-    data, method, calls = world(), method_named("cosine"), []
-    general = method.fit(data, campaigns=[0, 4])
-    found = score_pools(
-        method, general, data, [2, 3], seed=5, progress=lambda *call: calls.append(call)
-    )
-    assert isinstance(found, PoolScores)
-    models = method.customise(general, data, [data.campaign(2), data.campaign(3)], seed=5)
+    data, calls = world(), []
+    general = fit(data, "lr", campaigns=[0, 4])
+    progress = lambda *call: calls.append(call)  # noqa: E731
+    found = score_pools(method_of(general), general, data, [2, 3], seed=5, progress=progress)
+    campaigns = [data.campaign(2), data.campaign(3)]
+    models = customise(general, data, campaigns, seed=5)
     for model, c, scores in zip(models, (2, 3), found.scores, strict=True):
         np.testing.assert_array_equal(scores, model.score(pool_rows(data, c)))
     assert calls[-2:] == [("score", 1, 2), ("score", 2, 2)]
     assert min(found.customise_seconds, found.score_seconds) > 0
-    random_seeds = []
-    fixed = fixed_method(lambda users: users[:, 0], random_seeds=random_seeds)
-    score_pools(fixed, fixed.fit(data), data, [2], seed=5)
-    assert random_seeds == [5]
 
 
 def test_gains_by_hand():
     """Pools of 40 and 19 users: tenths of 4, and of 2 but the fifth, ninth, ... of 1 or 2."""
-    data = world()
-    labels = [data.stage2.label[data.stage2.of(c)] for c in (1, 3)]
-    # The first pool is ranked rightly, all of the second ties and stays in the order of ids.
-    gains = pool_gains(data, [1, 3], [labels[0].astype(float), np.zeros(19)])
-    sizes = [4 + sum(10 * i // 19 == d for i in range(19)) for d in range(10)]
-    best = np.sort(labels[0])[::-1].reshape(10, 4).sum(axis=1)
-    tied = [sum(labels[1][i] for i in range(19) if 10 * i // 19 == d) for d in range(10)]
-    converts = best + tied
+    labels = [(np.arange(40) < 9).astype(int), np.arange(19) % 3 == 0]
+    gains = gains_of(labels)
+    tenths = [10 * np.arange(len(own)) // len(own) for own in labels]
+    sizes = sum(np.bincount(own, minlength=10) for own in tenths)
+    converts = sum(np.bincount(t, y, minlength=10) for t, y in zip(tenths, labels, strict=True))
     assert [row.decile for row in gains] == list(range(1, 11))
-    assert [row.users for row in gains] == sizes
+    assert [row.users for row in gains] == sizes.tolist()
     assert [row.converts for row in gains] == converts.tolist()
     rate = converts.sum() / 59
     assert [row.rate for row in gains] == pytest.approx(converts / sizes)
     assert [row.lift for row in gains] == pytest.approx(converts / sizes / rate)
     assert [row.share for row in gains] == pytest.approx(np.cumsum(converts) / converts.sum())
-    # Scores of one campaign do not move users of another.
-    shifted = pool_gains(data, [1, 3], [labels[0] + 100.0, np.zeros(19)])
-    assert shifted == gains
 
 
 def test_gains_need_a_convert():
-    with pytest.raises(ValueError, match="needs a user who converts"):
-        gains_of([np.zeros(3, int)])
+    assert gains_of([np.zeros(3, int)]) == []
+    assert [own.users for own in gains_of([np.zeros(0, int), np.ones(10, int)])] == [1] * 10
 
 
 def test_small_pools_have_only_deciles_with_users():
-    data = world(sizes=(40, 40, 40, 4, 40))
-    assert len(data.stage2.label[data.stage2.of(3)]) == 4
-    gains = pool_gains(data, [3], [np.arange(4.0)])
-    assert [row.decile for row in gains] == [1, 3, 6, 8]
-    assert [row.users for row in gains] == [1, 1, 1, 1]
+    gains = gains_of([np.array([1, 0, 1, 0])])
+    assert [(row.decile, row.users) for row in gains] == [(1, 1), (3, 1), (6, 1), (8, 1)]
     assert gains[-1].share == 1
+
+
+# Evaluating -------------------------------------------------------------------------------------
+
+
+WORLD = dataset(users=2000, campaigns=6, per_campaign=40, pool=30)
+
+
+def only_seeds(data):
+    """The data without stage-1 non-seeds: random users stand in."""
+    return dataclasses.replace(data, stage1=data.stage1.pick(data.stage1.label == 1))
+
+
+def test_campaigns_are_judged_through_the_steps_of_expanding():
+    """With the same random non-seeds, customising and scores, and other seeds give others."""
+    data, scores = only_seeds(WORLD), {}
+    general = fit(data.completed(1), "lr", campaigns=[0, 4, 5], seed=1)
+    result = evaluate(general, data, seed=5)
+    assert [own["campaign"] for own in result.campaigns] == [110, 120, 130]
+    for own in result.campaigns:
+        audience = expand(general, data, own["campaign"], size=2000, seed=5)
+        scores[own["campaign"]] = dict(zip(audience.ids.tolist(), audience.scores, strict=True))
+        c = data.index_of(own["campaign"])
+        of = data.stage2.of(c)
+        users = data.user_ids[data.stage2.user[of]].tolist()
+        candidates = [place for place, user in enumerate(users) if user in scores[own["campaign"]]]
+        pools = score_pools(method_of(general), general, data, [c], seed=5)
+        for place in candidates:
+            assert scores[own["campaign"]][users[place]] == pools.scores[0][place]
+        assert own["auc"] == pytest.approx(auc(pools.scores[0], data.stage2.label[of]))
+    assert evaluate(general, data, seed=6).campaigns != result.campaigns
+
+
+def test_who_is_judged():
+    data = world()
+    general = dataclasses.replace(fixed(tokens, data=data), campaigns=(100,), held_out=("120",))
+    result = evaluate(general, data)
+    assert [own["campaign"] for own in result.campaigns] == [110]
+    assert [own["campaign"] for own in result.left_out] == [130, 140]
+    assert result.num_known == 0
+    named = evaluate(general, data, campaigns=["100", 110])
+    assert [own["campaign"] for own in named.campaigns] == [100, 110]
+    assert named.num_known == 1
+    none = data.stage1.pick(data.stage1.campaign != 1)
+    without = evaluate(general, dataclasses.replace(data, stage1=none), campaigns=[100, 110])
+    assert without.left_out == [{"campaign": 110, "why": "no seeds of stage 1"}]
+    with pytest.raises(InputError, match="leave campaigns out with metaheac fit --leave-out"):
+        evaluate(dataclasses.replace(general, campaigns=(100, 110, 120, 130, 140)), data)
+
+
+def test_means_are_of_a_groups_campaigns_and_gains_of_all():
+    result = evaluate(fixed(tokens), WORLD)
+    assert {own["group"] for own in result.campaigns} == {"small", "large"}
+    for group in ("small", "large"):
+        own = [c for c in result.campaigns if c["group"] == group]
+        assert result.means(group).auc == pytest.approx(np.mean([c["auc"] for c in own]))
+    stage, best = WORLD.stage2, 0
+    assert sum(row.converts for row in result.gains) == stage.label.sum()
+    for c in range(WORLD.num_campaigns):
+        users, labels = stage.user[stage.of(c)], stage.label[stage.of(c)]
+        order = np.lexsort((WORLD.user_ids[users], -tokens(WORLD.user_rows[users])))
+        best += labels[order][:3].sum()
+    assert result.gains[0].converts == best
+    content = json.loads(json.dumps(result.to_json()))
+    assert content["means"]["small"]["auc"] == result.means("small").auc
+    assert content["gains"][0]["users"] == 3 * len(result.campaigns)
+    assert result.tables()[0].title == "Fixed"
+    assert len(result.tables()) == 2
+
+
+def test_differences_from_another_model_by_hand():
+    result = evaluate(fixed(tokens), WORLD)
+    other = json.loads(json.dumps(result.to_json()))
+    changes = dict(
+        zip(
+            [own["campaign"] for own in other["campaigns"]],
+            (0.1, -0.2, 0.3, 0.1, 0, 0.2),
+            strict=True,
+        )
+    )
+    for own in other["campaigns"]:
+        own["auc"] -= changes[own["campaign"]]
+    found = result.compare(other)
+    for group in ("small", "large"):
+        own = [changes[c["campaign"]] for c in result.campaigns if c["group"] == group]
+        difference = found.against[group]["auc"]
+        assert found.against[group]["campaigns"] == len(own)
+        assert difference["mean"] == pytest.approx(np.mean(own))
+        error = np.std(own, ddof=1) / np.sqrt(len(own)) if len(own) > 1 else None
+        assert difference["error"] == (error and pytest.approx(error))
+        assert found.against[group]["recall"]["mean"] == 0
+    assert found.to_json()["against"] == found.against
+    assert found.tables()[1].rows[0][1] == str(found.against["small"]["campaigns"])
+    with pytest.raises(InputError, match="none of the 6 campaigns; evaluate that model"):
+        result.compare({"campaigns": []})
+    for wrong in ([], {}, {"campaigns": [{"campaign": 1}]}, 7):
+        with pytest.raises(InputError, match="give a file from its --out"):
+            result.compare(wrong)

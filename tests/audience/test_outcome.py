@@ -1,95 +1,117 @@
 """Outcomes of audiences: counts by hand, and intervals from their formulas."""
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy import dataset
 
+from metaheac_jax.audience.audience import Audience, write_frame
 from metaheac_jax.audience.outcome import ShownUsers, audience_outcome
-from metaheac_jax.data.campaign_record import Feedback
+from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.errors import InputError
 
+DATA = dataset(users=60, campaigns=2, per_campaign=20, pool=10)
 
-def feedback(**converted):
-    return Feedback.of(list(converted), list(converted.values()))
+
+def answered(*campaigns, left_out=()):
+    """The data with answers of audiences, a dict of user index to label per campaign.
+
+    Those of ``left_out`` are in no stage, as users of audiences may be. Each campaign has a seed
+    that is from no audience.
+    """
+    rows = [(c, 59, 1, False) for c in range(2)]
+    rows += [(c, u, y, True) for c, own in enumerate(campaigns) for u, y in own.items()]
+
+    def examples(rows):
+        columns = [np.array(column, int) for column in zip(*rows, strict=True)] or [
+            np.empty(0, int)
+        ] * 4
+        campaign, user, label, audience = columns
+        return group_by_campaign(
+            campaign, user, label, num_campaigns=2, audience=audience.astype(bool)
+        )
+
+    stages = [examples([r for r in rows if (r[1] in left_out) == out]) for out in (False, True)]
+    return replace(DATA, stage1=stages[0], left_out=stages[1])
+
+
+def audience(*campaigns, **columns):
+    """Audiences of user indices, best first."""
+    ids = [int(DATA.campaign_ids[c]) for c, own in enumerate(campaigns) for _ in own]
+    users = [int(DATA.user_ids[u]) for own in campaigns for u in own]
+    ranks = [rank + 1 for own in campaigns for rank in range(len(own))]
+    kinds = {"campaign_id": pl.Int64, "user_id": pl.Int64, "rank": pl.Int64}
+    frame = pl.DataFrame({"campaign_id": ids, "user_id": users, "rank": ranks}, schema=kinds)
+    return frame.with_columns(**{name: pl.Series(own) for name, own in columns.items()})
 
 
 def test_an_outcome_by_hand():
-    known = feedback(ann=1, bob=0, cid=1, dan=0, eve=0, fay=1, gus=0, hal=0)
-    users, probabilities = ["cid", "ann", "zoe", "bob", "eve"], np.array([0.9, 0.8, 0.5, 0.3, 0.2])
-    outcome = audience_outcome(users, known, probabilities=probabilities)  # zoe was not shown it
+    """Of users 3, 1, 9, 2 and 5, 9 was not shown the campaign; 1 and 3 converted, and 6 did."""
+    data = answered({1: 1, 2: 0, 3: 1, 4: 0, 5: 0, 6: 1, 7: 0, 8: 0}, left_out=(2, 4))
+    frame = audience([3, 1, 9, 2, 5])
+    outcome = audience_outcome(frame.sample(fraction=1, shuffle=True, seed=1), data)
     assert outcome.size == 5
-    assert outcome.shown == ShownUsers(4, 2)
-    assert outcome.others == ShownUsers(4, 1)
-    assert [row.decile for row in outcome.gains] == [1, 3, 6, 8]
-    assert [row.converts for row in outcome.gains] == [1, 1, 0, 0]
-    assert [(row.predicted, row.observed) for row in outcome.calibration] == [
-        (0.2, 0),
-        (0.3, 0),
-        (0.8, 1),
-        (0.9, 1),
-    ]
-    ratio = outcome.rate_ratio
-    assert ratio.value == pytest.approx(2)
-    width = 1.959964 * math.sqrt(1 / 2 - 1 / 4 + 1 / 1 - 1 / 4)
-    assert math.log(ratio.high / ratio.value) == pytest.approx(width, rel=1e-5)
-    assert math.log(ratio.value / ratio.low) == pytest.approx(width, rel=1e-5)
-    assert outcome.shown.rate.value == 0.5
+    assert (outcome.shown, outcome.others) == (ShownUsers(4, 2), ShownUsers(4, 1))
+    assert [(row.decile, row.converts) for row in outcome.gains] == [(1, 1), (3, 1), (6, 0), (8, 0)]
     # Wilson's interval of two of four.
     z2 = 1.959964**2
     half = math.sqrt(z2 * (1 / 16 + z2 / 64)) / (1 + z2 / 4)
-    assert outcome.shown.rate[1:] == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
+    rate = outcome.shown.rate
+    assert (rate.low, rate.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
+    content = json.loads(json.dumps(outcome.to_json()))
+    assert content["rates"]["others"]["value"] == 0.25
+    rates, *others = outcome.tables()
+    assert [row[1:3] for row in rates.rows] == [["4", "2"], ["4", "1"]]
+    assert len(others) == 1
 
 
-records = st.dictionaries(st.integers(0, 60), st.booleans(), min_size=1)
+answers = st.dictionaries(st.integers(0, 58), st.integers(0, 1), max_size=40)
+users = st.lists(st.integers(0, 58), unique=True, max_size=40)
 
 
-@given(st.lists(st.integers(0, 60), min_size=1, unique=True), records)
-def test_equal_to_a_plain_count(audience, shown):
-    known = Feedback.of(list(shown), list(shown.values()))
-    inside = [shown[user] for user in audience if user in shown]
-    outside = [hit for user, hit in shown.items() if user not in audience]
-    if not inside:
-        with pytest.raises(InputError, match="no user of the audience is in the feedback"):
-            audience_outcome(audience, known)
+@settings(max_examples=50)
+@given(st.tuples(users, users), st.tuples(answers, answers), st.sets(st.integers(0, 58)))
+def test_equal_to_a_plain_count(audiences, shown, left_out):
+    known, frame = answered(*shown, left_out=left_out), audience(*audiences)
+    named = [(own, hits) for own, hits in zip(audiences, shown, strict=True) if own]
+    inside = [[hits[u] for u in own if u in hits] for own, hits in named]
+    if not any(inside):
+        with pytest.raises(InputError, match="with audience 1; add the users who were shown it"):
+            audience_outcome(frame, known)
         return
-    outcome = audience_outcome(audience, known)
-    assert outcome.shown == ShownUsers(len(inside), sum(inside))
-    assert outcome.others == ShownUsers(len(outside), sum(outside))
-    assert outcome.calibration == []
-    tenths = [0] * 10
-    for place, hit in enumerate(inside):
-        tenths[10 * place // len(inside)] += hit
-    found = {row.decile: row.converts for row in outcome.gains}
-    assert found == (
-        {d + 1: tenths[d] for d in {10 * i // len(inside) for i in range(len(inside))}}
-        if sum(inside)
-        else {}
-    )
-    if 0 < sum(inside) < len(inside) and 0 < sum(outside) < len(outside):
-        ratio = sum(inside) / len(inside) / (sum(outside) / len(outside))
-        assert outcome.rate_ratio.value == pytest.approx(ratio)
-        assert outcome.rate_ratio.low < ratio < outcome.rate_ratio.high
-    else:
-        assert outcome.rate_ratio is None
+    outside = [[y for u, y in hits.items() if u not in own] for own, hits in named]
+    outcome = audience_outcome(frame, known)
+    for found, groups in ((outcome.shown, inside), (outcome.others, outside)):
+        assert found == ShownUsers(sum(map(len, groups)), sum(map(sum, groups)))
+    assert sum(row.converts for row in outcome.gains) == sum(map(sum, inside))
 
 
-def test_probabilities_of_an_audience_in_which_nobody_converted():
-    outcome = audience_outcome([1, 2, 3], Feedback.of([1, 3], [0, 0]), probabilities=[0.5, 1, 0])
-    assert outcome.gains == []
-    assert [(row.predicted, row.observed) for row in outcome.calibration] == [(0, 0), (0.5, 0)]
-    assert outcome.shown.rate[:2] == (0, 0)
-    assert outcome.others.rate is None
+def test_what_is_wrong_is_named(tmp_path):
+    data, path = answered({1: 1}), tmp_path / "a.csv"
+    for frame, words in (
+        (audience([1, 1]), "campaign 100: a user occurs twice"),
+        (audience([1]).with_columns(rank=pl.lit("best")), "line 2: rank is 'best'"),
+        (audience([1]).drop("rank"), "has no column 'rank'"),
+        (audience([2]), "none of its 1 rows .* audience 1; add the users"),
+        (audience([1]).with_columns(campaign_id=pl.lit(7)), "has no campaign '7'"),
+        (audience([1]).with_columns(user_id=pl.lit("x")), "line 2: user_id is 'x'"),
+    ):
+        frame.write_csv(path)
+        with pytest.raises(InputError, match=words):
+            audience_outcome(path, data)
 
 
-def test_what_is_wrong_is_named():
-    known = feedback(ann=1)
-    with pytest.raises(InputError, match="a user of the audience occurs twice; give each"):
-        audience_outcome(["ann", "ann"], known)
-    for wrong in ([0.5, 0.5], [1.5], [math.nan], 0.5):
-        with pytest.raises(InputError, match="probabilities: expected a number from 0 to 1 for"):
-            audience_outcome(["ann"], known, probabilities=wrong)
-    with pytest.raises(InputError, match="that user ids are written in the same way"):
-        audience_outcome(["Ann"], known)
+def test_an_id_that_was_kept_from_a_spreadsheet_is_known(tmp_path):
+    ids = np.array([f"@{u}".encode() for u in range(60)])
+    data = replace(answered({1: 1, 2: 0}), user_ids=ids)
+    own = Audience(int(DATA.campaign_ids[0]), ids[[1, 2]], np.zeros(2, np.float32), 9)
+    path = tmp_path / "a.csv"
+    write_frame(path, own.frame)
+    assert "'@1" in path.read_text()
+    assert audience_outcome(path, data).shown == ShownUsers(2, 1)

@@ -1,38 +1,29 @@
-"""The expanded audience against a sort of all scores, and against the evaluation's scores."""
+"""Audiences against a sort of all scores, and against the models' own scores."""
 
 import tracemalloc
 from dataclasses import replace
-from itertools import pairwise
 
 import jax
 import numpy as np
 import pytest
+from fixed_scores import campaign_of, fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import UNTRAINED, dataset
+from toy import dataset
 
 from metaheac_jax.audience import retrieve
-from metaheac_jax.audience.evaluation import pool_rows
-from metaheac_jax.audience.retrieve import audience_ranks, expand, expand_all
-from metaheac_jax.customise.score import AdaptedScorer
+from metaheac_jax.audience.calibration import calibrate
+from metaheac_jax.audience.retrieve import expand, expand_all
 from metaheac_jax.data import dataset as dataset_module
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods import method_named
-from metaheac_jax.model import Customised, General, Weights
+from metaheac_jax.methods import METHODS, configured, customise, fit
+from metaheac_jax.ranking import percent_of
 from metaheac_jax.schema import Vocabulary
-from metaheac_jax.settings import PAPER
 
 USERS = 97
-ATTRIBUTES = {"advertiser": 1, "category": 0}
-
-
-def world():
-    """Users whose ids are in no order."""
-    data = dataset(users=USERS, campaigns=3, per_campaign=40, pool=30)
-    return replace(data, user_ids=np.random.default_rng(8).permutation(data.user_ids))
-
-
-DATA = world()
+DATA = dataset(users=USERS, campaigns=3, per_campaign=40, pool=30)
+DATA = replace(DATA, user_ids=np.random.default_rng(8).permutation(DATA.user_ids))
+CAMPAIGN = campaign_of([3, 50, 96], [4], data=DATA)
 
 
 def few_values(rows):
@@ -40,371 +31,193 @@ def few_values(rows):
     return (rows.sum(axis=1) % 7).astype(np.float32)
 
 
-def model(score=few_values, seeds=(3, 50, 96), exclude=()):
-    general = General(
-        method="toy",
-        settings=PAPER,
-        schema=DATA.schema,
-        vocabulary=DATA.vocabulary,
-        state={},
-        data="toy",
-        campaigns=(),
-        seed=0,
-    )
-    seed_ids = DATA.user_ids[list(seeds)]
-    campaign = DATA.new_campaign(seed_ids, ATTRIBUTES, exclude=exclude)
-    return Customised(general, campaign, seed_ids, score)
-
-
-def test_models_of_one_table_share_it_on_another_device():
-    """Also those that other processes have customised, each with a general model of its own."""
-    method = method_named("mlp-pretraining", UNTRAINED)
-    general = method.fit(DATA, campaigns=[0, 1])
-    scorers = [
-        m.scorer for m in method.customise(general, DATA, [DATA.campaign(c) for c in (1, 2)])
-    ]
-    apart = [replace(scorer, weights=Weights(*scorer.weights)) for scorer in scorers]
-    one, two = retrieve._on_device(apart, jax.devices()[0])
-    assert one.weights.table is two.weights.table
-    other = replace(scorers[0], weights=Weights(scorers[0].weights.network, np.zeros((3, 2))))
-    one, two = retrieve._on_device([scorers[0], other], jax.devices()[0])
-    assert one.weights.table is not two.weights.table
-
-
-def sorted_users(score, left_out):
-    """Ids and scores of all users but some, best first, ties by id."""
-    scores = score(DATA.user_rows)
-    kept = ~np.isin(DATA.user_ids, left_out)
-    order = np.lexsort((DATA.user_ids[kept], -scores[kept]))
-    return DATA.user_ids[kept][order], scores[kept][order]
-
-
-users = st.sets(st.integers(0, USERS - 1), max_size=USERS)
-some_users = st.sets(st.integers(0, USERS - 1), min_size=1, max_size=20)
-
-
 def other_values(rows):
     """Scores in another order, with ties."""
     return (rows[:, 0] * 3 - rows[:, -1] % 5).astype(np.float32)
 
 
+def plain(score, left_out):
+    """Ids and scores of all users but some, by index, best first, ties by id."""
+    scores, kept = score(DATA.user_rows), ~np.isin(np.arange(USERS), left_out)
+    order = np.lexsort((DATA.user_ids[kept], -scores[kept]))
+    return DATA.user_ids[kept][order], scores[kept][order]
+
+
+def untrained(name):
+    """A method that customises initial values in one epoch."""
+    sizes = {"width": 3, "batch_size": 32, "campaigns_per_step": 2, "offline_epochs": 0}
+    sizes |= {"online_epochs": 1, "online_patience": None, "online_learning_rate": 0.02}
+    known = METHODS[name].default
+    return configured(name, **{key: value for key, value in sizes.items() if key in known})
+
+
+some_users = st.sets(st.integers(0, USERS - 1), min_size=1, max_size=20)
+size_or_percent = st.one_of(
+    st.integers(1, USERS + 9).map(lambda size: {"size": size}),
+    st.floats(0.01, 100).map(lambda percent: {"percent": percent}),
+)
+
+
 @given(
     block=st.integers(1, USERS + 1),
-    size=st.integers(1, USERS + 9),
+    size=size_or_percent,
     seeds=st.tuples(some_users, some_users),
-    others=users,
-    include_seeds=st.booleans(),
+    pool=st.none() | st.sets(st.integers(0, USERS - 1), min_size=1),
+    exclude=st.sets(st.integers(0, USERS - 1), max_size=USERS),
 )
-@settings(max_examples=80)
-def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, others, include_seeds):
-    exclude = DATA.user_ids[sorted(others)]
-    scores = (few_values, other_values)
-    models = [model(score, sorted(own)) for score, own in zip(scores, seeds, strict=True)]
+@settings(max_examples=100)
+def test_audiences_are_the_tops_of_sorts_of_all(block, size, seeds, pool, exclude):
+    scores = {"a": few_values, "b": other_values}
+    campaigns = [
+        campaign_of(sorted(own), id=id, data=DATA) for id, own in zip("ab", seeds, strict=True)
+    ]
+    options = {} if pool is None else {"pool": DATA.user_ids[sorted(pool)]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieve, "_BLOCK", block)
-        found = expand_all(models, DATA, size=size, include_seeds=include_seeds, exclude=exclude)
-    for audience, score, own in zip(found, scores, seeds, strict=True):
-        left_out = exclude if include_seeds else [*exclude, *DATA.user_ids[sorted(own)]]
-        ids, ordered = sorted_users(score, left_out)
-        np.testing.assert_array_equal(audience.user_ids, ids[:size])
-        np.testing.assert_array_equal(audience.scores, ordered[:size])
-        assert len(audience) == min(size, len(ids))
-        assert audience.num_candidates == len(ids)
-        assert audience.first_rank == 1
-        is_cut = len(ids) > size and ordered[size] == ordered[size - 1]
-        assert audience.num_tied == (int((ordered[:size] == ordered[size]).sum()) if is_cut else 0)
+        general = fixed(scores, data=DATA)
+        excluded = [*DATA.user_ids[sorted(exclude)], 10**9]
+        found = expand_all(general, DATA, campaigns, exclude=excluded, **size, **options)
+    outside = set() if pool is None else set(range(USERS)) - pool
+    for audience, id, own in zip(found, "ab", seeds, strict=True):
+        ids, ordered = plain(scores[id], [*own, *outside, *exclude])
+        count = size.get("size") or max(1, percent_of(len(ids), size["percent"]))
+        np.testing.assert_array_equal(audience.user_ids, ids[:count])
+        np.testing.assert_array_equal(audience.scores, ordered[:count])
+        assert (audience.campaign_id, audience.num_candidates) == (id, len(ids))
 
 
-@given(
-    block=st.integers(1, USERS + 1),
-    ranks=st.lists(
-        st.tuples(st.integers(0, USERS - 1), st.integers(1, 20)), min_size=2, max_size=2
-    ),
-)
-@settings(max_examples=40)
-def test_each_model_has_ranks_of_its_own(block, ranks):
-    ranks = [range(first, first + count) for first, count in ranks]
-    models = [model(few_values), model(other_values)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieve, "_BLOCK", block)
-        found = expand_all(models, DATA, ranks=ranks)
-        for audience, own, wanted in zip(found, models, ranks, strict=True):
-            ids, scores = sorted_users(own.scorer, own.seed_ids)
-            np.testing.assert_array_equal(audience.user_ids, ids[wanted.start : wanted.stop])
-            np.testing.assert_array_equal(audience.scores, scores[wanted.start : wanted.stop])
+def test_random_non_seeds_come_from_the_pool_and_users_to_exclude_are_among_them():
+    seen = []
+    general = fixed(few_values, data=DATA, seen=seen)
+    stage = DATA.stage1.pick(DATA.stage1.label == 1)
+    data, pool = replace(DATA, stage1=stage), DATA.user_ids[:80]
+    expand(general, data, 100, size=5, pool=pool, exclude=pool[:70], seed=3)
+    [campaign] = seen
+    expected = data.campaign(0, seed=3, pool=data.mask_of(pool))
+    np.testing.assert_array_equal(campaign.users, expected.users)
+    others = campaign.users[campaign.labels == 0]
+    assert others.max() < 80
+    assert others.min() < 70
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"ranks": [range(3)]}, "one range per model, 2, got 1"),
-        ({"ranks": [range(3), range(0)]}, r"range\(5000\), got range\(0, 0\)"),
-        ({"ranks": [range(3), range(0, 9, 2)]}, "got range"),
-        ({"ranks": [range(3), range(-1, 9)]}, "got range"),
-        ({"ranks": [3, 4]}, "got 3"),
-        ({"ranks": [range(3)] * 2, "size": 3}, "give ranks, or one of size"),
-    ],
+    ("name", "devices"),
+    [("lr", 1), ("mlp-pretraining", 1), ("mlp-pretraining", 3), ("solved-head", 1)],
 )
-def test_ranks_that_make_no_sense(options, words):
-    with pytest.raises(InputError, match=words):
-        expand_all([model(), model()], DATA, **options)
+def test_scores_are_those_of_the_customised_model(monkeypatch, name, devices):
+    """Of campaigns by id, in blocks of any size, whoever is in a user's block and on any device."""
+    monkeypatch.setattr(retrieve, "_BLOCK", 20)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * devices)
+    general = fit(DATA, untrained(name), campaigns=[0, 1])
+    campaigns = [DATA.campaign(c) for c in (1, 2)]
+    models = customise(general, DATA, campaigns, seed=5)
+    found = [expand(general, DATA, "120", size=USERS, seed=5)]
+    found += expand_all(general, DATA, [110, 120], size=USERS, seed=5)
+    for audience, model in zip(found, [models[1], *models], strict=True):
+        assert audience.scores.dtype == np.float32
+        users = DATA.find_users(audience.ids)
+        own = model.score(DATA.user_rows)[users]
+        if name == "solved-head":  # several heads are one matrix
+            np.testing.assert_allclose(audience.scores, own, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(audience.scores, own)
+        assert set(users) == set(range(USERS)) - set(model.campaign.seeds)
 
 
-@given(
-    block=st.integers(1, USERS + 1),
-    edges=st.lists(st.floats(0, 100), min_size=2, max_size=5, unique=True).map(sorted),
-    others=st.sets(st.integers(0, USERS - 1), max_size=USERS // 2),
-)
-@settings(max_examples=40)
-def test_bands_are_parts_of_a_sort_of_all(block, edges, others):
-    exclude = DATA.user_ids[sorted(others)]
-    ids, scores = sorted_users(few_values, [*exclude, *DATA.user_ids[[3, 50, 96]]])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieve, "_BLOCK", block)
-        for low, high in pairwise(edges):
-            first, last = (int(USERS * edge / 100) for edge in (low, high))
-            band = {"from_percent": low, "to_percent": high, "exclude": exclude}
-            if first == last:
-                with pytest.raises(InputError, match=f"holds none of {USERS} users"):
-                    expand(model(), DATA, **band)
-                continue
-            found = expand(model(), DATA, **band)
-            np.testing.assert_array_equal(found.user_ids, ids[first:last])
-            np.testing.assert_array_equal(found.scores, scores[first:last])
-            assert found.first_rank == first + 1
-            is_cut = last < len(ids) and len(found) and scores[last] == scores[last - 1]
-            num_tied = int((scores[first:last] == scores[last - 1]).sum()) if is_cut else 0
-            assert found.num_tied == num_tied
+def test_probabilities_are_calibrated_at_the_rate_of_the_pool():
+    seen = []
+    rows = dataset(users=1000, campaigns=2, per_campaign=400, pool=30)
+    general, campaign = fixed(few_values, data=rows, seen=seen), rows.campaign(1)
+    campaign = replace(campaign, found=campaign.users[:40])
+    options = {"pool": rows.user_ids[:900], "exclude": rows.user_ids[:50], "seed": 4}
+    audience = expand(general, rows, campaign, percent=50, probability=True, **options)
+    [scale] = calibrate(general, rows, [campaign], seed=4)
+    rate = campaign.num_given_seeds / 900
+    np.testing.assert_allclose(
+        audience.probabilities, scale.probability(audience.scores, rate), rtol=1e-6
+    )
+    assert len(seen) == 3  # calibrated and customised, and calibrated here
+    assert expand(general, rows, campaign, percent=50, **options).probabilities is None
+    with pytest.raises(InputError, match="seeds for a pool of 20 users, so its rate is not known"):
+        expand(general, rows, campaign, size=5, probability=True, pool=rows.user_ids[:20])
 
 
-@pytest.mark.parametrize("options", [{"size": 100}, {"from_percent": 0.1, "to_percent": 0.2}])
-def test_memory_does_not_grow_with_the_pool(monkeypatch, options):
+def test_data_with_other_values_has_the_rows_of_the_model():
+    """The data has grown by a value: users and a campaign of it are as the model knows them."""
+    values = tuple(np.append(own, 99) for own in DATA.vocabulary.values)
+    grown = DATA.encoded_for(DATA.schema, Vocabulary(values))
+    general = fixed(few_values, data=DATA)
+    seen: list = []
+    for campaign in (110, grown.campaign(1)):
+        audience = expand(fixed(few_values, data=DATA, seen=seen), grown, campaign, size=USERS)
+        expected = expand(general, DATA, 110, size=USERS)
+        np.testing.assert_array_equal(audience.ids, expected.ids)
+        np.testing.assert_array_equal(audience.scores, expected.scores)
+        np.testing.assert_array_equal(seen[-1].rows, DATA.campaign_rows[1])
+
+
+def test_memory_does_not_grow_with_the_scores_of_the_pool(monkeypatch):
+    """A user of the data takes some bytes for who may be in the audience, and no more."""
     for module in (retrieve, dataset_module):
         monkeypatch.setattr(module, "_BLOCK", 1000)
 
     def peak(num_users):
-        keys = np.random.default_rng(0).permutation(num_users)
+        ids = np.random.default_rng(0).permutation(num_users)
         rows = np.resize(DATA.user_rows, (num_users, DATA.user_rows.shape[1]))
-        data, models = replace(DATA, user_ids=keys, user_rows=rows), [model(), model(other_values)]
+        data = replace(DATA, user_ids=ids, user_rows=rows)
+        general = fixed(few_values, data=data)
         tracemalloc.start()
-        audiences = expand_all(models, data, exclude=keys[:50], **options)
+        audience = expand(general, data, CAMPAIGN, size=100, exclude=ids[:50])
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert min(map(len, audiences)) >= 100
+        assert len(audience) == 100
         return most
 
-    size = 100_000
-    if "size" not in options:  # the same number of users in both
-        small = peak(size)
-        options = {name: value / 4 for name, value in options.items()}
-        assert peak(4 * size) < 1.5 * small
-    else:
-        assert peak(4 * size) < 1.5 * peak(size)
-
-
-def test_seeds_are_left_out_unless_wanted():
-    seeds = DATA.user_ids[[3, 50, 96]]
-    without, within = (expand(model(), DATA, size=USERS, include_seeds=i) for i in (False, True))
-    assert (len(without), len(within)) == (USERS - 3, USERS)
-    assert not np.isin(seeds, without.user_ids).any()
-    assert np.isin(seeds, within.user_ids).all()
-
-
-def test_who_is_excluded_from_a_campaign_is_in_none_of_its_audiences(monkeypatch):
-    """Users whom all models exclude, or who are given, are looked up once."""
-    find, looked_up = dataset_module.Dataset.find_users, []
-
-    def find_users(self, user_ids, **options):
-        looked_up.append(len(user_ids))
-        return find(self, user_ids, **options)
-
-    first, other = DATA.user_ids[[7, 8, 9]], DATA.user_ids[[9, 10]]
-    one, two = model(exclude=first), model(exclude=other)
-    same = replace(one, scorer=other_values)
-    monkeypatch.setattr(dataset_module.Dataset, "find_users", find_users)
-    for models, excluded in (([one, same], [first, first]), ([one, two], [first, other])):
-        for exclude in ((), DATA.user_ids[[8, 20]]):
-            found = expand_all(models, DATA, size=USERS, exclude=exclude)
-            for own, audience, ids in zip(models, found, excluded, strict=True):
-                expected, _ = sorted_users(own.scorer, [*own.seed_ids, *ids, *exclude])
-                np.testing.assert_array_equal(audience.user_ids, expected)
-                assert audience.num_candidates == len(expected)
-    assert looked_up == [3 + 6, 4 + 6, 5 + 6, 2 + 4 + 6]  # 8 is looked up once in a call
-
-
-def test_excluded_ids_that_nobody_has_are_ignored():
-    wanted = expand(model(), DATA, size=5)
-    found = expand(model(), DATA, size=5, exclude=[-1, 10**15, int(wanted.user_ids[0])])
-    np.testing.assert_array_equal(found.user_ids[:4], wanted.user_ids[1:])
-    assert found.num_candidates == wanted.num_candidates - 1
-    with pytest.raises(InputError, match=r"user ids: expected whole numbers, got 1\.5"):
-        expand(model(), DATA, size=5, exclude=[1.5])
-
-
-@pytest.mark.parametrize(
-    ("percent", "size"), [(100, USERS - 3), (50, 48), (1.04, 1), (0.001, 1), (3.1, 3)]
-)
-def test_a_percentage_is_of_all_users(percent, size):
-    assert len(expand(model(), DATA, percent=percent)) == size
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({}, "audience: give one of size, percent, and from_percent with to_percent"),
-        ({"size": 5, "percent": 5}, "audience: give one of size, percent, and from_percent"),
-        ({"size": 5, "from_percent": 1, "to_percent": 2}, "audience: give one of size, percent"),
-        ({"percent": 5, "to_percent": 2}, "audience: give one of size, percent"),
-        ({"to_percent": 2}, "expected 0 <= from_percent < to_percent <= 100, got None and 2"),
-        ({"from_percent": 2}, "from_percent < to_percent <= 100, got 2 and None"),
-        ({"from_percent": 2, "to_percent": 2}, "from_percent < to_percent <= 100, got 2 and 2"),
-        ({"from_percent": -1, "to_percent": 2}, "from_percent < to_percent <= 100, got -1 and 2"),
-        ({"from_percent": 1, "to_percent": 101}, "from_percent < to_percent <= 100, got 1 and 101"),
-        (
-            {"from_percent": 1.1, "to_percent": 1.9},
-            "from_percent 1.1 to_percent 1.9: holds none of 97",
-        ),
-        ({"size": 0}, "size: expected a whole number of 1 or more, got 0"),
-        ({"size": 10.5}, "size: expected a whole number of 1 or more, got 10.5"),
-        ({"percent": True}, "percent: expected a number, got True"),
-        ({"percent": "5"}, "percent: expected a number, got '5'"),
-        ({"from_percent": 1, "to_percent": "5"}, "to_percent: expected a number, got '5'"),
-        ({"percent": 0}, "percent: expected more than 0 and at most 100, got 0"),
-        ({"percent": 100.5}, "percent: expected more than 0 and at most 100, got 100.5"),
-        ({"percent": float("nan")}, "percent: expected more than 0 and at most 100, got nan"),
-    ],
-)
-def test_a_size_that_makes_no_sense_is_refused(options, words):
-    with pytest.raises(InputError, match=words):
-        expand(model(None), DATA, **options)
-
-
-def test_what_is_no_customised_model_is_refused():
-    with pytest.raises(InputError, match="expected a customised model, got a list"):
-        expand([model()], DATA, size=5)
-    with pytest.raises(InputError, match=r"expected a list of customised models, got one; write"):
-        expand_all(model(), DATA, size=5)
-
-
-def test_data_of_other_values_are_refused():
-    values = (*DATA.vocabulary.values[:-1], np.arange(5, 8))
-    with pytest.raises(InputError, match="field 'category' has other values"):
-        expand(model(None), replace(DATA, vocabulary=Vocabulary(values)), size=5)
-
-
-def test_a_score_that_is_not_a_number_gives_no_audience():
-    with pytest.raises(Diverged, match="new campaign: a score of toy is not a number"):
-        expand(model(lambda rows: np.full(len(rows), np.nan, np.float32)), DATA, size=5)
-
-
-def test_nobody_left_is_an_empty_audience():
-    found = expand(model(None), DATA, size=5, exclude=DATA.user_ids)
-    assert (len(found), found.num_candidates) == (0, 0)
+    assert peak(400_000) - peak(100_000) < 4 * 300_000
 
 
 def test_progress_counts_users(monkeypatch):
     monkeypatch.setattr(retrieve, "_BLOCK", 40)
     calls = []
-    expand(model(), DATA, size=5, progress=lambda *call: calls.append(call))
-    assert calls[0] == ("find users", USERS, USERS)
-    assert calls[1:] == [("score the pool", done, USERS) for done in (40, 80, USERS)]
+    progress = lambda *call: calls.append(call)  # noqa: E731
+    expand(fixed(few_values, data=DATA), DATA, CAMPAIGN, size=5, progress=progress)
+    assert calls[-3:] == [("score the pool", done, USERS) for done in (40, 80, USERS)]
 
 
-def test_scores_are_those_that_the_evaluation_judges(monkeypatch):
-    monkeypatch.setattr(retrieve, "_BLOCK", 40)
-    method = method_named("mlp-pretraining").with_settings(
-        width=2, offline_epochs=0, online_epochs=1, batch_size=32, campaigns_per_step=2
-    )
-    general = method.fit(DATA, campaigns=[0, 1])
-    [own] = method.customise(general, DATA, [DATA.campaign(2)])
-    audience = expand(own, DATA, size=USERS, include_seeds=True)
-    assert audience.scores.dtype == np.float32
-    by_user = dict(zip(audience.user_ids.tolist(), audience.scores.tolist(), strict=True))
-    pool = DATA.user_ids[DATA.stage2.user[DATA.stage2.of(2)]]
-    judged = own.score(pool_rows(DATA, 2)).tolist()
-    assert [by_user[user] for user in pool.tolist()] == judged
-    # Nor do the other users of a block matter.
-    alone = [float(own.score(DATA.user_rows[u : u + 1])[0]) for u in range(5)]
-    assert [by_user[int(user)] for user in DATA.user_ids[:5]] == alone
+def test_nobody_left_is_an_empty_audience():
+    found = expand(fixed(None, data=DATA), DATA, CAMPAIGN, size=5, exclude=DATA.user_ids)
+    assert (len(found), found.num_candidates) == (0, 0)
 
 
-@pytest.mark.slow
-def test_models_that_share_the_first_layer_compute_it_once(monkeypatch):
-    """Their audiences are those of each alone; a block has fewer users where models are many."""
-    method = method_named("mlp-pretraining").with_settings(
-        width=2,
-        offline_epochs=0,
-        online_learning_rate=0.05,
-        online_epochs=1,
-        batch_size=32,
-        campaigns_per_step=2,
-        online_adapts="heads",
-    )
-    general = method.fit(DATA, campaigns=[0, 1])
-    models = method.customise(general, DATA, [DATA.campaign(c) for c in range(3)])
-    alone = [expand(own, DATA, size=USERS) for own in models]
-
-    def refuse(scorer, users):
-        raise AssertionError("scored alone")
-
-    monkeypatch.setattr(AdaptedScorer, "__call__", refuse)
-    monkeypatch.setattr(retrieve, "_SCORES", 90)
-    done = []
-    together = expand_all(models, DATA, size=USERS, progress=lambda *call: done.append(call[1]))
-    assert done[1:] == [30, 60, 90, USERS]  # the first has found the seeds
-    for audience, expected in zip(together, alone, strict=True):
-        by_user, scores = (
-            dict(zip(a.user_ids.tolist(), a.scores.tolist(), strict=True))
-            for a in (audience, expected)
-        )
-        assert by_user == pytest.approx(scores, abs=1e-6)
-    assert np.abs(alone[0].scores[:5] - alone[1].scores[:5]).max() > 1e-3
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "size: give one of size and percent"),
+        ({"size": 5, "percent": 5}, "size: give one of size and percent"),
+        ({"size": 0}, "size: expected a whole number of 1 or more, got 0"),
+        ({"percent": True}, "percent: expected more than 0 and at most 100, got True"),
+        ({"percent": "5"}, "percent: expected more than 0 and at most 100, got '5'"),
+        ({"percent": 0}, "percent: expected more than 0"),
+        ({"percent": 100.5}, "percent: expected more than 0 and at most 100, got 100.5"),
+        ({"percent": float("nan")}, "percent: expected more than 0"),
+        ({"size": 5, "pool": [-1]}, "pool: none of 1 ids is a user of toy; give ids as"),
+        ({"size": 5, "exclude": [1.5]}, r"user ids: expected whole numbers, got 1\.5"),
+        ({"size": 5, "campaign": 99}, "toy: has no campaign '99'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, words):
+    wanted = {"data": DATA, "campaign": CAMPAIGN} | options
+    with pytest.raises(InputError, match=words):
+        expand(fixed(few_values, data=DATA), **wanted)
 
 
-def test_seeds_are_left_out_of_any_pool():
-    """Users in another order, and fewer of them: seeds are known by their ids."""
-    customised = model()
-    order = np.random.default_rng(3).permutation(USERS)[:60]
-    stage = replace(DATA.stage1, offsets=np.zeros(4, np.int64), user=np.empty(0, np.int32))
-    stage = replace(stage, label=np.empty(0, np.int8), probability=None)
-    pool = replace(
-        DATA,
-        user_ids=DATA.user_ids[order],
-        user_rows=DATA.user_rows[order],
-        stage1=stage,
-        stage2=stage,
-    )
-    audience = expand(customised, pool, size=USERS)
-    left = np.setdiff1d(pool.user_ids, customised.seed_ids)
-    np.testing.assert_array_equal(np.sort(audience.user_ids), left)
-    assert audience.num_candidates == len(left)
+def test_one_campaign_is_no_list():
+    for one in (CAMPAIGN, "110"):
+        with pytest.raises(InputError, match=r"expected a list of campaigns, got one; write"):
+            expand_all(fixed(few_values, data=DATA), DATA, one, size=5)
 
 
-def test_a_pool_with_several_rows_per_user_is_refused():
-    with pytest.raises(InputError, match="toy: user_ids: a user may have several rows, so no aud"):
-        expand(model(None), replace(DATA, one_row_per_user=False), size=5)
-
-
-def test_ranks_divide_all_users():
-    assert audience_ranks(1000, percent=100) == range(1000)
-    assert audience_ranks(10, percent=0.1) == range(1)
-    assert audience_ranks(10, size=7) == range(7)
-    edges = np.linspace(0, 100, 30)
-    bands = [
-        audience_ranks(997, from_percent=low, to_percent=high) for low, high in pairwise(edges)
-    ]
-    assert [rank for band in bands for rank in band] == list(range(997))
-
-
-def test_a_seed_with_a_long_id_does_not_leave_out_a_user_with_a_shorter_one():
-    """The pool's ids have fewer bytes: "ab" is another user than the seed "abc"."""
-    keys = np.array([f"{i:02d}" for i in range(USERS)], "S2")
-    pool = replace(DATA, user_ids=keys)
-    customised = replace(model(), seed_ids=np.array([b"07x", b"09"]))
-    audience = expand(customised, pool, size=USERS)
-    assert set(audience.user_ids) == {f"{i:02d}" for i in range(USERS)} - {"09"}
-    with pytest.raises(InputError, match="user ids: expected whole numbers, got '07x'"):
-        expand(customised, DATA, size=5)
-    own = DATA.user_ids[[4, 9]]
-    found = expand(replace(customised, seed_ids=own.astype("S")), DATA, size=USERS).user_ids
-    np.testing.assert_array_equal(np.sort(found), np.setdiff1d(DATA.user_ids, own))
+def test_a_score_that_is_not_a_number_gives_no_audience():
+    general = fixed(lambda rows: np.full(len(rows), np.nan, np.float32), data=DATA)
+    with pytest.raises(Diverged, match="a score of fixed is not a number"):
+        expand(general, DATA, CAMPAIGN, size=5)

@@ -5,27 +5,22 @@ sample of the pool, whose base rate is given. Non-seeds are drawn from the pool,
 would convert: Steinberg and Cardell, "Estimating logistic regression models when the dependent
 variable has no variance", 1992, have the likelihood.
 
-Axes: n held-out examples, P users, G campaigns, B bins.
+Axes: n held-out examples, P users, G campaigns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
-from pathlib import Path
 
 import numpy as np
-from jax.sharding import Mesh
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit
 
-from metaheac_jax.audience.held_out_seeds import HELD_OUT, MIN_SEEDS_TO_HOLD_OUT
-from metaheac_jax.customise.early_stopping import hold_out
+from metaheac_jax.audience.held_out import FOLDS, MIN_SEEDS
+from metaheac_jax.customising.early_stopping import hold_out
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError, about, check_whole
-from metaheac_jax.methods import Method
+from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.methods import customise
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
 
@@ -47,12 +42,11 @@ class Calibration:
 
         Args:
           scores: (P,) scores by the campaign's model.
-          base_rate: fraction of the pool that converts, where the pool has all users but the seeds;
-            converts are like the seeds.
-
-        Raises:
-          InputError: the base rate is not between 0 and 1.
+          base_rate: fraction of the pool that converts, between 0 and 1; the pool has all users but
+            the seeds, and converts are like the seeds.
         """
+        from scipy.special import expit
+
         slope, intercept = self.line(base_rate)
         return expit(slope * scores.astype(float) + intercept)
 
@@ -66,11 +60,10 @@ class Calibration:
         bounded, this does not keep the slope finite if the scores separate the labels; one user who
         does not convert is added as well, in equal parts at the seeds. The slope is not negative,
         so a better rank never has a lower probability.
-
-        Raises:
-          InputError: the base rate is not between 0 and 1.
         """
-        check_base_rate(base_rate)
+        from scipy.optimize import minimize
+        from scipy.special import expit, log_expit
+
         seeds = int((self.labels == 1).sum())
         others = len(self.labels) - seeds
         shift = np.log(seeds / others) - np.log(base_rate)
@@ -95,25 +88,12 @@ class Calibration:
         return float(slope), float(intercept - slope * centre)
 
 
-def check_base_rate(base_rate: float) -> None:
-    """Refuses a base rate that is not between 0 and 1.
-
-    Raises:
-      InputError: the rate is out of range; the message names it.
-    """
-    if isinstance(base_rate, bool) or not isinstance(base_rate, Real) or not 0 < base_rate < 1:
-        raise InputError(f"base rate: expected more than 0 and less than 1, got {base_rate!r}")
-
-
 def calibrate(
-    method: Method,
     general: General,
     data: Dataset,
     campaigns: Sequence[Campaign],
     *,
     seed: int = 0,
-    mesh: Mesh | None = None,
-    directory: Path | None = None,
     progress: Progress = silent,
 ) -> list[Calibration]:
     """Calibrates each campaign's scores on a fifth of its seeds and non-seeds.
@@ -123,14 +103,11 @@ def calibrate(
     meant for the scores of the model that is customised to all examples.
 
     Args:
-      method: the method that trained the general model.
       general: the general model.
       data: the data with the campaigns' users.
       campaigns: G campaigns; their non-seeds outside `Campaign.found` are drawn from the pool at
         random, as `Dataset.new_campaign` draws them.
       seed: random seed for the choice of held-out examples and for customising.
-      mesh: several devices, see `methods.Method.customise`.
-      directory: folder in which customised campaigns are kept, see there.
       progress: receives the progress of customising.
 
     Raises:
@@ -140,73 +117,23 @@ def calibrate(
     check_whole("seed", seed, 0)
     kept, held = [], []
     for campaign in campaigns:
-        with about(campaign.name):
-            held.append(examples_to_calibrate_on(campaign, seed))
-        kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), held[-1])))
-    models = method.customise(
-        general, data, kept, seed=seed, mesh=mesh, directory=directory, progress=progress
-    )
+        rng = np.random.Generator(np.random.Philox(seed))
+        able = np.flatnonzero(~campaign.is_found)
+        out = able[hold_out(campaign.labels[able], 1 / FOLDS, rng)[1]]
+        if campaign.num_given_seeds < MIN_SEEDS:
+            raise InputError(
+                f"{campaign.name}: {campaign.num_given_seeds} seeds that are not from audiences, "
+                f"too few to calibrate probabilities; give {MIN_SEEDS}, or omit probabilities"
+            )
+        if not len(out):
+            raise InputError(
+                f"{campaign.name}: fewer than two non-seeds to calibrate probabilities; use a "
+                "larger pool, or omit probabilities"
+            )
+        held.append(out)
+        kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), out)))
+    models = customise(general, data, kept, seed=seed, progress=progress)
     return [
         Calibration(model.score(data.user_rows[campaign.users[out]]), campaign.labels[out])
         for campaign, model, out in zip(campaigns, models, held, strict=True)
     ]
-
-
-def examples_to_calibrate_on(campaign: Campaign, seed: int) -> np.ndarray:
-    """Positions of a fifth of a campaign's examples; see `calibrate`.
-
-    Raises:
-      InputError: the campaign has too few seeds or non-seeds to hold some out.
-    """
-    rng = np.random.Generator(np.random.Philox(seed))
-    able = np.flatnonzero(~campaign.is_found)
-    out = able[hold_out(campaign.labels[able], HELD_OUT, rng)[1]]
-    count = campaign.num_given_seeds
-    if count < MIN_SEEDS_TO_HOLD_OUT:
-        besides = " besides those from feedback" if len(campaign.found) else ""
-        raise InputError(
-            f"{count} seeds{besides}, too few to calibrate probabilities on a "
-            f"fifth of them; give {MIN_SEEDS_TO_HOLD_OUT}"
-        )
-    if not len(out):
-        raise InputError("fewer than two non-seeds; use a larger pool")
-    return out
-
-
-@dataclass(frozen=True)
-class CalibrationBin:
-    """Users of similar probability: a row of a calibration table.
-
-    Attributes:
-      users: number of users.
-      predicted: their mean probability.
-      observed: the fraction of them who convert.
-    """
-
-    users: int
-    predicted: float
-    observed: float
-
-
-def calibration_table(
-    probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int = 10
-) -> list[CalibrationBin]:
-    """Predicted and observed rates in B bins of equally many users, in ascending order.
-
-    Args:
-      probabilities: (P,) predicted probabilities.
-      labels: (P,) 1 for converts and 0 for others, or true probabilities where they are known.
-      num_bins: B; there are fewer bins if there are fewer users.
-    """
-    order = np.argsort(probabilities, kind="stable")
-    return [
-        CalibrationBin(len(users), float(probabilities[users].mean()), float(labels[users].mean()))
-        for users in np.array_split(order, num_bins)
-        if len(users)
-    ]
-
-
-def expected_calibration_error(table: Sequence[CalibrationBin]) -> float:
-    """The mean over users of |predicted - observed| of their bin."""
-    users = sum(row.users for row in table)
-    return sum(row.users * abs(row.predicted - row.observed) for row in table) / users

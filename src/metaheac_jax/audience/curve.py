@@ -1,6 +1,7 @@
-"""How large an audience should be: the recall of each size, measured on held-out seeds.
+"""How large an audience should be: the lift of each size, measured on held-out seeds.
 
-Axes: H held-out seeds, U users of the data, P users of the pool that the model does not know.
+Axes: U users of the data, P users of the pool whom a fold's model does not know, H held-out seeds
+of a fold, K sizes.
 """
 
 from __future__ import annotations
@@ -9,33 +10,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom
 
-from metaheac_jax.audience.held_out_seeds import NOBODY_NEW, HeldOutSeeds
+from metaheac_jax.audience.held_out import Fold
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.ranking import percent_of
 
 #: Sizes of an audience, in percent of the pool.
 PERCENTS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0)
 CONFIDENCE = 0.95  # level of all intervals
+#: Why held-out seeds cannot be compared with anybody.
+NOBODY_NEW = "all users of the pool are seeds or learned from; use a larger pool"
 _BLOCK = 1 << 17  # users scored at a time
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
     """An estimate and the bounds of its 95% interval."""
 
     value: float
     low: float
     high: float
-
-    def scaled(self, factor: float, *, most: float = math.inf) -> Estimate:
-        """The estimate and its bounds times ``factor``, each at most ``most``."""
-        return Estimate(*(min(factor * bound, most) for bound in self))
 
 
 @dataclass(frozen=True)
@@ -43,118 +40,103 @@ class SizePoint:
     """An audience of one size.
 
     Attributes:
-      percent: size in percent of the pool.
       size: number of users.
-      edge: score of its last user. The interval is for this quantile of all users like the pool's,
-        between two order statistics of P users (David and Nagaraja, Order Statistics, section 7.1).
-        A bound is infinite if P is too small for it.
-      recall: fraction of the held-out seeds that are in it. The interval is Wilson's.
-      lift: recall divided by that of a random audience of this size.
-      conversions: expected number of converts in it if the base rate holds: recall times the
-        number of converts in the pool, at most ``size``.
+      share: size as a fraction of the candidates.
+      recall: fraction of the held-out seeds that are in it.
+      lift: how many times the average rate of the pool its users convert at, if converts are like
+        the seeds.
     """
 
-    percent: float
     size: int
-    edge: Estimate
+    share: float
     recall: Estimate
     lift: Estimate
-    conversions: Estimate
-
-
-def seed_rate(num_seeds: int, data: Dataset) -> float:
-    """The default base rate of a campaign: the fraction of all users who are its seeds.
-
-    Seeds from feedback do not count, so that a campaign's default does not change with its
-    audiences.
-    """
-    return num_seeds / data.num_users
 
 
 def size_curve(
-    held_out: HeldOutSeeds,
+    folds: Sequence[Fold],
     data: Dataset,
+    pool: np.ndarray,
+    sizes: Sequence[int],
     *,
-    percents: Sequence[float] = PERCENTS,
-    base_rate: float | None = None,
     progress: Progress = silent,
 ) -> list[SizePoint]:
-    """Estimates the recall of audiences of several sizes.
+    """Estimates recall and lift of audiences of several sizes.
 
-    The pool consists of all users without seeds and excluded users. Each held-out seed is added to
-    it alone, and compared with its users who are not in `HeldOutSeeds.known`. They are as new to
-    the model as the seed, and represent the whole pool. Users who tie at the edge of an audience
-    are in it with equal probability. Memory holds one float32 score per user.
+    Scores of different models are not comparable. Each held-out seed is therefore ranked within the
+    scores of its own fold's model: it is added alone to the users of `Fold.unknown`, who represent
+    the whole pool, and is in an audience if its rank is within the audience's share of the pool. A
+    seed that ties at the edge counts by the chance that it is in. Recall is the mean over the seeds
+    of all folds. Its interval is Wilson's, with the seeds of all folds as independent trials; it
+    covers which users became seeds, and not that a fold's model learns from fewer seeds than the
+    model of the audience.
+
+    Lift is recall, divided by the fraction of the pool that scores as high. The pool has the seeds
+    here, of whom the same recall scores as high: where many users convert, seeds are a large part
+    of those at the top.
+
+    Memory holds one float32 score per user.
 
     Args:
-      held_out: the model and the seeds that it has not seen.
+      folds: from `held_out.cross_fit`.
       data: the data with the users.
-      percents: sizes, in percent of the pool.
-      base_rate: fraction of the pool that would convert if all of it were reached; `seed_rate` by
-        default. Only expected conversions depend on it.
+      pool: (U,) bool, the users who may be in an audience, and seeds.
+      sizes: K sizes, each at most the number of candidates: users of the pool who are no seeds.
       progress: receives the number of users scored.
 
+    Returns:
+      A point per size, in the same order.
+
     Raises:
-      InputError: a percentage or the base rate is out of range, or all users are seeds, learned
-        from or excluded.
+      InputError: a size is out of range, or the pool has only users that a model has learned from.
       Diverged: a score is not a number.
     """
-    if not percents or not all(0 < percent <= 100 for percent in percents):
-        raise InputError(f"percents: expected numbers above 0 and up to 100, got {percents}")
-    if base_rate is None:
-        base_rate = seed_rate(held_out.num_given_seeds, data)
-    if not 0 < base_rate <= 1:
-        raise InputError(f"base rate: expected more than 0 and at most 1, got {base_rate}")
-    scores = np.empty(data.num_users, np.float32)
-    for start in range(0, data.num_users, _BLOCK):
-        rows = np.asarray(data.user_rows[start : start + _BLOCK])
-        scores[start : start + len(rows)] = held_out.model.score(rows)
-        progress("score the pool", start + len(rows), data.num_users)
-    held, known = scores[held_out.users], held_out.known
-    if len(known) == data.num_users:
-        raise InputError(f"{data.where}: {NOBODY_NEW}")
-    scores[known] = -np.inf
-    scores.sort()
-    new, num_pool = scores[len(known) :], data.num_users - len(held_out.left_out)
-    return [_point(percent, new, held, num_pool, base_rate) for percent in sorted(percents)]
+    seeds = np.zeros(data.num_users, bool)
+    for fold in folds:
+        seeds[fold.seeds] = seeds[fold.model.campaign.seeds] = True
+    num_seeds, count = int((seeds & pool).sum()), int((pool & ~seeds).sum())
+    if not all(1 <= size <= count for size in sizes):
+        raise InputError(f"sizes: expected whole numbers from 1 to {count}, got {[*sizes]}")
+    shares, inside = np.array(sizes) / count, []
+    for number, fold in enumerate(folds):
+        scores = np.empty(data.num_users, np.float32)
+        for start in range(0, data.num_users, _BLOCK):
+            rows = np.asarray(data.user_rows[start : start + _BLOCK])
+            scores[start : start + len(rows)] = fold.model.score(rows)
+            done = number * data.num_users + start + len(rows)
+            progress("curve of sizes", done, len(folds) * data.num_users)
+        new = np.sort(scores[fold.unknown(pool)])
+        if not len(new):
+            raise InputError(f"{data.where}: {NOBODY_NEW}")
+        inside.append(chances(new, scores[fold.seeds], shares))
+    points = []
+    for size, own in zip(sizes, np.concatenate(inside, axis=1), strict=True):
+        recall = wilson_estimate(float(own.mean()), len(own))
+        parts = recall.value, recall.low, recall.high
+        lift = (part * (count + num_seeds) / (size + part * num_seeds) for part in parts)
+        points.append(SizePoint(size, size / count, recall, Estimate(*lift)))
+    return points
 
 
-def _point(
-    percent: float, new: np.ndarray, held: np.ndarray, num_pool: int, base_rate: float
-) -> SizePoint:
-    """The point, from (P,) ascending scores of new users and (H,) scores of held-out seeds."""
-    size = max(1, percent_of(num_pool, percent))
+def chances(new: np.ndarray, held: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(K, H) chance that each seed, added alone to other users, is in each audience of them.
+
+    Args:
+      new: (P,) ascending scores of the other users.
+      held: (H,) scores of the seeds.
+      shares: (K,) fractions of the users who are in the audience.
+    """
     up_to = np.searchsorted(new, held, side="right")
     ties = 1 + up_to - np.searchsorted(new, held, side="left")
-    places = (1 + len(new)) * size / num_pool
-    inside = np.clip((places - (len(new) - up_to)) / ties, 0, 1)
-    fraction = float(inside.mean())
-    recall = Estimate(fraction, *wilson_interval(fraction, len(held)))
-    return SizePoint(
-        percent=percent,
-        size=size,
-        edge=_edge(new, size, num_pool),
-        recall=recall,
-        lift=recall.scaled(num_pool / size),
-        conversions=recall.scaled(base_rate * num_pool, most=size),
-    )
+    places = (1 + len(new)) * shares[:, None]
+    return np.clip((places - (len(new) - up_to)) / ties, 0, 1)
 
 
-def _edge(new: np.ndarray, size: int, num_pool: int) -> Estimate:
-    """The score that ``size`` of ``num_pool`` users reach, from (P,) ascending scores."""
-    count, tail = len(new), (1 - CONFIDENCE) / 2
-    # Bounds of the number of users, in a pool like this one, who score above the true quantile.
-    fewest, most = binom.ppf([tail, 1 - tail], count, size / num_pool).astype(int)
-    low = float(new[count - most - 1]) if most < count else -math.inf
-    high = float(new[count - fewest]) if fewest else math.inf
-    return Estimate(float(new[count - math.ceil(size * count / num_pool)]), low, high)
-
-
-def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a fraction of ``count`` independent trials (Wilson, 1927)."""
+def wilson_estimate(fraction: float, count: int) -> Estimate:
+    """A fraction of ``count`` independent trials, with its 95% interval (Wilson, 1927)."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     centre = fraction + z**2 / (2 * count)
     half = z * math.sqrt(fraction * (1 - fraction) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
     low = 0.0 if fraction == 0 else (centre - half) / scale  # these bounds are exact
-    return low, 1.0 if fraction == 1 else (centre + half) / scale
+    return Estimate(fraction, low, 1.0 if fraction == 1 else (centre + half) / scale)

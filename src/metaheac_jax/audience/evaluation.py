@@ -1,28 +1,33 @@
-"""Metrics of the test campaigns, from the scores of their pools (paper section 4.1).
+"""Quality of audiences for campaigns that a general model does not know (paper section 4.1).
+
+A campaign is customised as `retrieve.expand` does it. Its users of stage 2, of whom it is known who
+converted, are its pool.
 
 Axes: P users of a campaign's pool, S slots of a user, G campaigns.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
 
-from metaheac_jax.audience.gains import Gain, gains_of
+from metaheac_jax.audience.gains import Gain, TextTable, gains_of, gains_table
 from metaheac_jax.data.campaign import plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.splits import Split
-from metaheac_jax.methods import Method
+from metaheac_jax.data.splits import Split, small_campaigns
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods import Method, customise, method_of
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.ranking import auc, campaign_metrics, top
+from metaheac_jax.ranking import Metrics, auc, campaign_metrics, top
 
 PERCENT = 5.0  # K of P@K% and R@K%
+_GROUPS = {"small": "at most", "large": "more than"}  # the threshold of seeds
 
 
 def pool_rows(dataset: Dataset, campaign: int) -> np.ndarray:
@@ -44,13 +49,12 @@ class PoolScores(NamedTuple):
 
 
 def score_pools(
-    method: Method,
+    method: Method[Any],
     general: General,
     dataset: Dataset,
     campaigns: Sequence[int] | np.ndarray,
     *,
     seed: int = 0,
-    directory: Path | str | None = None,
     progress: Progress = silent,
 ) -> PoolScores:
     """Customises a general model to campaigns and scores their pools.
@@ -60,8 +64,7 @@ def score_pools(
       general: the general model.
       dataset: the data with the campaigns; stage 1 is for customising, stage 2 for scoring.
       campaigns: (G,) campaign indices.
-      seed: random seed for customising.
-      directory: folder that keeps customised campaigns, as in `Method.customise`.
+      seed: random seed of non-seeds and of customising.
       progress: receives the number of campaigns done.
 
     Raises:
@@ -69,10 +72,8 @@ def score_pools(
       Diverged: a score is not a number.
     """
     began = time.perf_counter()
-    wanted = [dataset.campaign(c) for c in campaigns]
-    models = method.customise(
-        general, dataset, wanted, seed=seed, directory=directory, progress=progress
-    )
+    wanted = [dataset.campaign(int(c), seed=seed) for c in campaigns]
+    models = customise(general, dataset, wanted, method=method, seed=seed, progress=progress)
     adapted, scores = time.perf_counter(), []
     for c, model in zip(campaigns, models, strict=True):
         scores.append(model.score(pool_rows(dataset, c)))
@@ -124,39 +125,163 @@ def judge_all(
     }
 
 
-def pool_probabilities(dataset: Dataset, campaign: int, scores: np.ndarray) -> np.ndarray:
-    """(P,) probabilities of converting at the rate of a campaign's pool.
+@dataclass(frozen=True)
+class Evaluation:
+    """The quality of a general model's audiences.
 
-    Scores are log-odds at the rate of stage 1, which is often not that of the pool, since non-seeds
-    are drawn per seed. The difference of the two rates moves all of them by the same amount
-    (Prentice and Pyke, "Logistic disease incidence models and case-control studies", 1979).
+    Attributes:
+      method: label of the method.
+      data, model: digests of the data and of the model; None if they are in no folder.
+      threshold: the largest number of seeds of a small seed set.
+      campaigns: per campaign its id (``campaign``), ``seeds``, ``group`` (small or large seed set),
+        ``auc``, ``precision`` and ``recall``; see `judge_all`.
+      left_out: the campaigns that could not be judged, with the reason (``why``).
+      gains: converts by decile of all campaigns.
+      num_known: number of the campaigns that the model was trained on or stopped by.
+      against: per group ``campaigns``, the number of those that another model was judged on too,
+        and if there are any, per metric the ``mean`` difference and its standard ``error`` over
+        these campaigns (None for one campaign). The error does not include what another training
+        of the same model would change. None without another model.
+    """
+
+    method: str
+    data: str | None
+    model: str | None
+    threshold: int
+    campaigns: Sequence[Mapping[str, Any]]
+    left_out: Sequence[Mapping[str, Any]]
+    gains: Sequence[Gain]
+    num_known: int
+    against: Mapping[str, Mapping[str, Any]] | None = None
+
+    def means(self, group: str) -> Metrics | None:
+        """Mean metrics of a group of campaigns; None if it has none."""
+        own = [[c[m] for m in Metrics._fields] for c in self.campaigns if c["group"] == group]
+        return Metrics(*np.mean(own, axis=0).tolist()) if own else None
+
+    def compare(self, other: Any) -> Evaluation:
+        """The evaluation with ``against``: how much higher the metrics are than another model's.
+
+        Args:
+          other: `to_json` of the evaluation of the other model.
+
+        Raises:
+          InputError: ``other`` is no evaluation, or has none of the campaigns.
+        """
+        try:
+            known = {
+                own["campaign"]: [float(own[m]) for m in Metrics._fields]
+                for own in other["campaigns"]
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                "no results of metaheac evaluate; give a file from its --out"
+            ) from error
+        both = [own for own in self.campaigns if own["campaign"] in known]
+        if not both:
+            raise InputError(
+                f"has results for none of the {len(self.campaigns)} campaigns; evaluate that model "
+                "on the same campaigns"
+            )
+        against: dict[str, dict[str, Any]] = {}
+        for group in _GROUPS:
+            members = [own for own in both if own["group"] == group]
+            against[group] = {"campaigns": len(members)}
+            for number, name in enumerate(Metrics._fields if members else ()):
+                change = np.array([c[name] - known[c["campaign"]][number] for c in members])
+                root = math.sqrt(len(change))
+                error = float(change.std(ddof=1)) / root if len(change) > 1 else None
+                against[group][name] = {"mean": float(change.mean()), "error": error}
+        return replace(self, against=against)
+
+    def tables(self) -> list[TextTable]:
+        """Mean metrics by group, differences and gains as text."""
+        header = ["seed sets", "campaigns", "AUC", f"P@{PERCENT:g}%", f"R@{PERCENT:g}%"]
+        rows, differences = [], []
+        for group, sign in _GROUPS.items():
+            name, means = f"{sign} {self.threshold:,} seeds", self.means(group)
+            count = sum(own["group"] == group for own in self.campaigns)
+            if means is not None:
+                rows.append([name, str(count), *(f"{value:.4f}" for value in means)])
+            found = {} if self.against is None else self.against[group]
+            if len(found) > 1:
+                cells = [_difference(found[m]) for m in Metrics._fields]
+                differences.append([name, str(found["campaigns"]), *cells])
+        tables = [TextTable(self.method, header, rows, 1)]
+        if differences:
+            title = "Differences from the other model ± standard errors"
+            tables.append(TextTable(title, header, differences, 1))
+        if self.gains:
+            tables.append(gains_table(self.gains, "Converts by tenth of the users"))
+        return tables
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        means = {group: self.means(group) for group in _GROUPS}
+        return asdict(self) | {"means": {g: own and own._asdict() for g, own in means.items()}}
+
+
+def _difference(own: Mapping[str, Any]) -> str:
+    """A mean difference as text, with its error if that is known."""
+    return f"{own['mean']:+.4f}" + ("" if own["error"] is None else f" ±{own['error']:.4f}")
+
+
+def evaluate(
+    general: General,
+    data: Dataset,
+    *,
+    campaigns: Sequence[int | str] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Judges a general model on campaigns that it does not know.
 
     Args:
-      dataset: the data, in which both stages of the campaign have seeds and non-seeds.
-      campaign: index of the campaign.
-      scores: (P,) log-odds of its pool.
+      general: the general model.
+      data: stage 1 of a campaign is for customising; users of stage 2 are ranked.
+      campaigns: ids of the campaigns to judge; by default all that have examples of stage 2 and
+        were neither trained on nor held out of training.
+      seed: random seed of non-seeds and of customising.
+      progress: receives the number of campaigns done.
+
+    Raises:
+      InputError: there is no campaign to judge, or the data does not fit the model.
+      Diverged: a score is not a number.
     """
-    stages = dataset.stage1, dataset.stage2
-    sampled, pool = (stage.label[stage.of(campaign)].mean(dtype=float) for stage in stages)
-    return expit(scores.astype(float) + logit(pool) - logit(sampled))
-
-
-def pool_gains(
-    dataset: Dataset, campaigns: Sequence[int], scores: Sequence[np.ndarray]
-) -> list[Gain]:
-    """Users and converts by decile of score, summed over campaigns; see `gains_of`.
-
-    Each pool is divided separately, since scores of different campaigns are not comparable. Ties
-    are ordered by ascending user id.
-
-    Args:
-      dataset: the data; its stage 2 has the pools.
-      campaigns: indices of G campaigns, each with at least one convert in its pool.
-      scores: (P,) scores of each campaign's pool.
-    """
-    ranked = []
-    for c, values in zip(campaigns, scores, strict=True):
-        of = dataset.stage2.of(c)
-        order = top(values, dataset.user_ids[dataset.stage2.user[of]], len(values))
-        ranked.append(dataset.stage2.label[of][order])
-    return gains_of(ranked)
+    data = data.encoded_for(general.schema, general.vocabulary)
+    # Held-out campaigns are not new either, since they decided when training stopped.
+    known = data.campaigns_among((*general.campaigns, *general.held_out))
+    if campaigns is None:
+        chosen = np.flatnonzero(~known & (data.stage2.counts > 0))
+    else:
+        chosen = np.array([data.index_of(own) for own in campaigns], int)
+    has_seeds = data.stage1.positives[chosen] > 0
+    test = chosen[has_seeds]
+    if not len(test):
+        raise InputError(
+            f"{data.where}: no campaign that is new to the model has seeds to customise on (stage "
+            "1) and users to judge on (stage 2); leave campaigns out with metaheac fit --leave-out"
+        )
+    method = method_of(general)
+    pools = score_pools(method, general, data, test, seed=seed, progress=progress)
+    small, threshold = small_campaigns(data)
+    split = Split(np.flatnonzero(known), test, small, threshold)
+    result = judge_all(data, split, pools.scores, label=method.label)
+    ids = [plain_id(own) for own in data.campaign_ids]
+    left_out = [{"campaign": ids[c], "why": "no seeds of stage 1"} for c in chosen[~has_seeds]]
+    judged, ranked = {own["campaign"] for own in result["campaigns"]}, []
+    for c, scores in zip(test, pools.scores, strict=True):
+        if ids[c] in judged:
+            of = data.stage2.of(c)
+            order = top(scores, data.user_ids[data.stage2.user[of]], len(scores))
+            ranked.append(data.stage2.label[of][order])
+    return Evaluation(
+        method=method.label,
+        data=data.digest,
+        model=None if general.origin is None else general.origin.digest,
+        threshold=threshold,
+        campaigns=result["campaigns"],
+        left_out=[*result["left_out"], *left_out],
+        gains=gains_of(ranked),
+        num_known=int(known[test].sum()),
+    )

@@ -1,6 +1,6 @@
 """Which user fields a customised model uses to find seeds.
 
-Axes: M user fields, H held-out seeds, P other users, S slots of a user.
+Axes: M user fields, U users of the data, H held-out seeds, P other users, S slots of a user.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaheac_jax.audience.held_out_seeds import NOBODY_NEW, HeldOutSeeds
+from metaheac_jax.audience.curve import NOBODY_NEW
+from metaheac_jax.audience.held_out import Fold
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.errors import InputError
 from metaheac_jax.progress import Progress, silent
 
 NUM_COMPARED = 10_000  # users of the pool that held-out seeds are compared with
@@ -47,50 +48,44 @@ class Importances(NamedTuple):
 
 
 def field_importance(
-    held_out: HeldOutSeeds,
+    fold: Fold,
     data: Dataset,
+    pool: np.ndarray,
     *,
-    num_permutations: int = NUM_PERMUTATIONS,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Importances:
     """Permutation importance of every user field (Breiman, Random Forests, 2001, section 10).
 
     A field's slots are permuted together among the held-out seeds and `NUM_COMPARED` random users
-    who are not in `HeldOutSeeds.known`. This keeps the frequencies of its values and breaks their
+    of `Fold.unknown`. This keeps the frequencies of its values and breaks their
     relation to the user. Errors are those of a difference between AUCs of the same users
     (DeLong et al., 1988, Biometrics 44).
 
     Args:
-      held_out: the model and the seeds that it has not seen.
+      fold: the model and the seeds that it has not learned from.
       data: the data with the users.
-      num_permutations: number of permutations per field; drops are means over them.
+      pool: (U,) bool, the users who may be in an audience.
       seed: random seed for the other users and the permutations.
       progress: receives the number of fields done.
 
     Raises:
-      InputError: all users are seeds, learned from or excluded.
+      InputError: the pool has only users that the model has learned from.
       Diverged: a score is not a number.
     """
-    check_whole("num_permutations", num_permutations, 1)
-    check_whole("seed", seed, 0)
-    rng = generator(seed, 0)
-    known = held_out.known
-    drawn = rng.choice(
-        data.num_users, min(NUM_COMPARED + len(known), data.num_users), replace=False
-    )
-    others = drawn[~np.isin(drawn, known)][:NUM_COMPARED]
-    if not len(others):
+    rng, new = generator(seed, 0), np.flatnonzero(fold.unknown(pool))
+    if not len(new):
         raise InputError(f"{data.where}: {NOBODY_NEW}")
-    users = np.asarray(data.user_rows[np.concatenate([held_out.users, others])])
-    num_held, fields = len(held_out.users), data.schema.user
+    others = rng.choice(new, min(NUM_COMPARED, len(new)), replace=False)
+    users = np.asarray(data.user_rows[np.concatenate([fold.seeds, others])])
+    num_held, fields = len(fold.seeds), data.schema.user
 
     def placements(rows: np.ndarray) -> np.ndarray:
         """(H + P, S) rows -> (H + P,); the mean of the first H, and that of the last P, is the AUC.
 
         They are the fraction of other users below each seed, and of seeds above each other user.
         """
-        held, rest = np.split(held_out.model.score(rows), [num_held])
+        held, rest = np.split(fold.model.score(rows), [num_held])
         above = 1 - _fractions_below(rest, np.sort(held))
         return np.concatenate([_fractions_below(held, np.sort(rest)), above])
 
@@ -98,10 +93,10 @@ def field_importance(
     for number, (field, start) in enumerate(zip(fields, data.schema.user_starts, strict=True)):
         slots = slice(start, start + field.slots)
         drops = np.zeros(len(users))
-        for _ in range(num_permutations):
+        for _ in range(NUM_PERMUTATIONS):
             permuted = users.copy()
             permuted[:, slots] = users[rng.permutation(len(users)), slots]
-            drops += (whole - placements(permuted)) / num_permutations
+            drops += (whole - placements(permuted)) / NUM_PERMUTATIONS
         error = math.sqrt(sum(_squared_error(part) for part in np.split(drops, [num_held])))
         found.append(Importance(field.name, float(drops[:num_held].mean()), error))
         progress("what the model uses", number + 1, len(fields))

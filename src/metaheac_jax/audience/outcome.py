@@ -1,21 +1,19 @@
-"""How an audience has done: which of its users converted once they were shown the campaign.
-
-Axes: K users of an audience.
-"""
+"""How audiences have done: who of their users converted, once they were shown the campaign."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.stats.contingency import relative_risk
+import polars as pl
 
-from metaheac_jax.audience.calibration import CalibrationBin, calibration_table
-from metaheac_jax.audience.curve import CONFIDENCE, Estimate, wilson_interval
-from metaheac_jax.audience.gains import Gain, gains_of
-from metaheac_jax.data.campaign import UserIds, check_user_ids
-from metaheac_jax.data.campaign_record import Feedback
+from metaheac_jax.audience.curve import Estimate, wilson_estimate
+from metaheac_jax.audience.gains import Gain, TextTable, gains_of, gains_table
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.table_file import Table
 from metaheac_jax.errors import InputError
 
 
@@ -36,81 +34,83 @@ class ShownUsers:
         """Fraction of the users who converted, with Wilson's interval; None without users."""
         if not self.users:
             return None
-        fraction = self.converts / self.users
-        return Estimate(fraction, *wilson_interval(fraction, self.users))
+        return wilson_estimate(self.converts / self.users, self.users)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an audience has done.
+    """How the audiences of one or many campaigns have done.
 
     Attributes:
-      size: K.
-      shown: the users of the audience who were shown the campaign.
-      others: the other users who were shown it.
+      size: number of users in the audiences.
+      shown: the users of the audiences who were shown their campaign.
+      others: the other users who were shown one of these campaigns as an audience.
       gains: the converts by tenth of ``shown``, best first; empty if there are none.
-      calibration: predicted and observed rates of ``shown``; empty without probabilities.
     """
 
     size: int
     shown: ShownUsers
     others: ShownUsers
     gains: Sequence[Gain]
-    calibration: Sequence[CalibrationBin]
 
-    @property
-    def rate_ratio(self) -> Estimate | None:
-        """The rate of ``shown`` divided by that of ``others``.
+    def tables(self) -> list[TextTable]:
+        """Rates and gains as text."""
+        rows = []
+        for name, own in (("of the audience", self.shown), ("others", self.others)):
+            rate = own.rate
+            if rate is not None:
+                text = f"{rate.value:.4f} ({rate.low:.4f} to {rate.high:.4f})"
+                rows.append([name, f"{own.users:,}", f"{own.converts:,}", text])
+        header = ["users", "shown", "converts", "rate"]
+        tables = [TextTable("Users who were shown the campaign", header, rows, 1)]
+        if self.gains:
+            tables.append(gains_table(self.gains, "Converts by tenth of the audience"))
+        return tables
 
-        The interval is that of the logarithm of the ratio (Katz et al., 1978), which needs users
-        who converted and users who did not: None if none or all of either converted.
-        """
-        groups = self.shown, self.others
-        if not all(0 < group.converts < group.users for group in groups):
-            return None
-        counts = [count for group in groups for count in (group.converts, group.users)]
-        ratio = relative_risk(*counts)
-        low, high = ratio.confidence_interval(CONFIDENCE)
-        return Estimate(float(ratio.relative_risk), float(low), float(high))
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        rates = {"shown": self.shown.rate, "others": self.others.rate}
+        return asdict(self) | {"rates": {name: own and asdict(own) for name, own in rates.items()}}
 
 
-def audience_outcome(
-    audience: UserIds,
-    feedback: Feedback,
-    *,
-    probabilities: Sequence[float] | np.ndarray | None = None,
-) -> Outcome:
-    """Compares an audience with the feedback on its campaign.
+def audience_outcome(audience: Path | pl.DataFrame, data: Dataset) -> Outcome:
+    """Compares audiences with the later rows of ``examples`` that say so (``audience`` is 1).
 
     Args:
-      audience: (K,) user ids, best user first.
-      feedback: the users who were shown the campaign, in the audience or not.
-      probabilities: (K,) probabilities of converting, if there are any.
+      audience: a table campaign_id, user_id and rank, as `Audience.frame`.
+      data: the data with these rows.
 
     Raises:
-      InputError: no user of the audience is in the feedback, an id is invalid or occurs twice, or
-        the probabilities are not K numbers from 0 to 1.
+      InputError: the table cannot be read, a column is missing, a cell has the wrong form, a user
+        is twice in an audience, or no user is in such a row of the campaign.
     """
-    ids = check_user_ids(audience, text=feedback.user_ids.dtype.kind == "S")
-    if len(np.unique(ids)) < len(ids):
-        raise InputError("a user of the audience occurs twice; give each user once")
-    predicted = None if probabilities is None else np.asarray(probabilities, float)
-    if predicted is not None and not (
-        predicted.shape == ids.shape and ((predicted >= 0) & (predicted <= 1)).all()
-    ):
-        raise InputError("probabilities: expected a number from 0 to 1 for each user")
-    shown = np.isin(ids, feedback.user_ids)
-    if not shown.any():
+    table = Table(audience, ["campaign_id", "user_id", "rank"], name="audience")
+    rank = pl.col("rank").cast(pl.Int64, strict=False)
+    table.check("rank", rank.is_not_null(), "a whole number")
+    table.check_ids("user_id")
+    whole = data.user_ids.dtype.kind != "S"
+    user = table.id_cells("user_id", whole=whole)
+    if whole:
+        table.check("user_id", user.is_not_null(), "a whole number, as the users of the data have")
+    frame = table.collect(table.scan().select(pl.col("campaign_id").cast(pl.String), rank, user))
+    shown, others, ranked = np.zeros(2, int), np.zeros(2, int), []
+    parts = frame.sort("campaign_id", "rank").group_by("campaign_id", maintain_order=True)
+    for (own,), part in parts:
+        users = data.find_users(part["user_id"].to_list())
+        known = users[users >= 0]
+        if len(np.unique(known)) < len(known):
+            raise InputError(f"{table.path}: campaign {own}: a user occurs twice; give each once")
+        answered, labels = data.audience_of(data.index_of(own))
+        answer = np.full(data.num_users + 1, -1, np.int8)  # the last one is for unknown users
+        answer[answered] = labels
+        hits = answer[users][answer[users] >= 0]
+        shown += len(hits), hits.sum()
+        others += len(labels) - len(hits), labels.sum() - hits.sum()
+        ranked.append(hits)
+    if not shown[0]:
         raise InputError(
-            "no user of the audience is in the feedback; check that both are of one campaign, and "
-            "that user ids are written in the same way"
+            f"{table.path}: none of its {len(frame)} rows is in the examples of {data.where} with "
+            "audience 1; add the users who were shown it with metaheac add"
         )
-    converted = np.isin(ids[shown], feedback.user_ids[feedback.converted])
-    own, all_converts = ShownUsers(len(converted), int(converted.sum())), feedback.converted.sum()
-    return Outcome(
-        size=len(ids),
-        shown=own,
-        others=ShownUsers(len(feedback) - own.users, int(all_converts) - own.converts),
-        gains=gains_of([converted]) if own.converts else [],
-        calibration=[] if predicted is None else calibration_table(predicted[shown], converted),
-    )
+    totals = ShownUsers(*shown.tolist()), ShownUsers(*others.tolist())
+    return Outcome(len(frame), *totals, gains_of(ranked))
