@@ -13,9 +13,11 @@ from typing import get_type_hints
 
 import pytest
 
+from metaheac_jax import backend
 from metaheac_jax.cli import simulate, terminal
-from metaheac_jax.methods import offline
-from metaheac_jax.settings import SETTINGS
+from metaheac_jax.data import simulation
+from metaheac_jax.errors import printable
+from metaheac_jax.methods import METHODS, offline
 from metaheac_jax.training.checkpoint import Checkpoints
 
 #: The fewest kinds of campaigns that a simulation accepts.
@@ -31,10 +33,8 @@ def exit_code(start, *arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["command", *map(str, arguments)])
         patch.setattr(warnings, "showwarning", None)  # a command sets it
-        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
-        patch.setattr(terminal, "set_cpu_flags", lambda: None)  # they belong to the process
-        patch.setattr(terminal, "start_again", lambda: None)
-        patch.setattr(terminal, "check_backend", lambda: None)  # the tests' backend has other flags
+        patch.setattr(backend, "set_cpu_flags", lambda: None)  # they belong to the process
+        patch.setattr(backend, "check_backend", lambda: None)  # the tests' backend has other flags
         with pytest.raises(SystemExit) as caught:
             start()
     return caught.value.code
@@ -71,6 +71,7 @@ def refuses(capsys, start, *arguments, words, code=2):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+    assert printable(error.rstrip()) == error.rstrip()
     for word in words:
         assert str(word) in error
 
@@ -118,18 +119,14 @@ def write_few_fields(schema: Path, whole: dict) -> Path:
     return schema
 
 
-def few_campaigns(campaigns):
-    """The shape of a world that takes a second to simulate."""
-    return dataclasses.replace(simulate.WORLDS["wechat"], campaigns=campaigns, **FEW_KINDS)
-
-
 @contextmanager
-def small_simulation(campaigns, users=4000):
-    """Lets `metaheac simulate --world wechat` make a world of few campaigns and users."""
+def small_simulation(campaigns=16, users=4000):
+    """Lets `metaheac simulate` make a world of few campaigns and users in a second."""
+    few = dataclasses.replace(simulation.WECHAT_WORLD, campaigns=campaigns, **FEW_KINDS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(simulate.WORLDS, "wechat", few_campaigns(campaigns))
-        patch.setattr(simulate, "POOL_EXAMPLES", 40)
-        patch.setitem(simulate.MIN_USERS, "wechat", users)
+        patch.setattr(simulation, "write_world", partial(simulation.write_world, shape=few))
+        patch.setattr(simulate, "MIN_POOL_EXAMPLES", 40)
+        patch.setattr(simulate, "MIN_USERS", users)
         yield
 
 
@@ -137,8 +134,8 @@ def interrupt_after(patch, saves):
     """Saves a checkpoint every four steps; interrupts the process after ``saves`` of them."""
     save, saved = Checkpoints.save, []
 
-    def save_some(self, step, state):
-        save(self, step, state)
+    def save_some(self, step, *what):
+        save(self, step, *what)
         saved.append(step)
         if len(saved) == saves:
             raise KeyboardInterrupt
@@ -159,6 +156,7 @@ def tiny_settings(*, campaigns_per_step: int = 2):
     sizes |= {"campaigns_per_step": campaigns_per_step}
     sizes |= {"offline_epochs": 1, "offline_patience": None, "online_epochs": 2}
     with pytest.MonkeyPatch.context() as patch:
-        for name, settings in list(SETTINGS.items()):
-            patch.setitem(SETTINGS, name, dataclasses.replace(settings, **sizes))
+        for method in METHODS.values():
+            own = {name: value for name, value in sizes.items() if name in method.default}
+            patch.setattr(method, "default", method.default.changed(own))
         yield

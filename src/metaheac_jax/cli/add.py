@@ -1,0 +1,68 @@
+"""``metaheac add``: appends campaigns, seeds and feedback to prepared data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional
+
+from metaheac_jax.cli import terminal
+from metaheac_jax.cli.terminal import option
+
+if TYPE_CHECKING:
+    from metaheac_jax.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Options:
+    """Adds new campaigns, seeds and feedback to prepared data, in seconds."""
+
+    #: Folder of the data, from prepare.
+    data: Annotated[Path, Positional, option("DATA")]
+    #: Table of campaigns, with the columns of the first one.
+    campaigns: Annotated[Path | None, option("FILE")] = None
+    #: Table of examples: campaign_id, user_id, label, and optionally stage, and audience (1 for the
+    #: users of an audience that was shown). A user's row for a campaign replaces the earlier one.
+    examples: Annotated[Path | None, option("FILE")] = None
+    #: Files with ids of users who opted out, as for prepare: they are removed from all that the
+    #: folder has.
+    exclude: Annotated[tuple[Path, ...], option("FILE...")] = ()
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    from metaheac_jax.data.storage import open_dataset
+    from metaheac_jax.errors import InputError
+
+    if options.campaigns is None and options.examples is None and not options.exclude:
+        raise InputError("add: nothing to add; give --campaigns, --examples or --exclude")
+    screen = terminal.screen()
+    with terminal.progress_display(screen) as progress:
+        before = open_dataset(options.data, progress=progress)
+        tables = options.campaigns, options.examples
+        after = before.add(*tables, exclude=options.exclude, progress=progress)
+    counts = [
+        _changed(before.num_campaigns, after.num_campaigns, "campaign"),
+        _changed(_examples(before), _examples(after), "example"),
+        _changed(before.num_users, after.num_users, "user"),
+    ]
+    lines = [f"{options.data}: {', '.join(counts)}"]
+    data = terminal.quoted(options.data)
+    following = f"expand model {data} --all-new --percent 1 --out audiences.csv"
+    if options.exclude:
+        lines.append("note: models that have learned from these users know them; fit them again")
+        following = f"fit {data} model"
+    terminal.print_lines(screen, *lines, f"next: metaheac {following}")
+
+
+def _examples(data: Dataset) -> int:
+    return sum(len(stage.user) for stage in data.stages.values())
+
+
+def _changed(before: int, after: int, noun: str) -> str:
+    """A count, and how it has changed."""
+    change = after - before
+    more = f" ({abs(change):,} {'new' if change > 0 else 'removed'})" if change else ""
+    return terminal.counted(after, noun) + more

@@ -1,0 +1,154 @@
+"""Errors of the user: one line with the option or file, and what to do."""
+
+from pathlib import Path
+
+import pytest
+from commands import contents, exit_code, refuses
+
+from metaheac_jax.cli.main import main
+
+EXPAND = "expand MODEL DATA --out OUT/a.csv"
+#: A command line, the files that it needs, and words of the error.
+REFUSALS = [
+    ("simulate OUT/world --users 5", {}, ("--users", "110000")),
+    ("simulate OUT/world --seed -1", {}, ("--seed", "0 or more")),
+    ("simulate WORLD --show IN/a.csv", {}, ("--show", "--out")),
+    ("prepare IN/none OUT/data", {}, ("IN/none", "three tables")),
+    ("prepare WORLD IN", {"IN/mine.txt": "x"}, ("IN", "another folder")),
+    ("prepare WORLD OUT/data --schema IN/s.json", {"IN/s.json": "{"}, ("IN/s.json", "JSON")),
+    (
+        "prepare WORLD OUT/data --schema IN/s.json",
+        {"IN/s.json": '{"user": [{"name": "age", "sensitive": true, "sensitive": false}]}'},
+        ("IN/s.json", "sensitive", "twice"),
+    ),
+    ("prepare WORLD OUT/data --exclude IN/none.txt", {}, ("IN/none.txt",)),
+    ("add DATA", {}, ("--campaigns", "--examples")),
+    ("add IN/none --examples IN/e.csv", {}, ("IN/none",)),
+    (
+        "add DATA --examples IN/e.csv",
+        {"IN/e.csv": "campaign_id,user_id,label\nnone-such,u,1\n"},
+        ("IN/e.csv", "none-such"),
+    ),
+    (
+        "add DATA --examples IN/e.csv",
+        {"IN/e.csv": "campaign_id,user_id,label\nNEW,1\x1b[2J,1\n"},
+        ("IN/e.csv",),
+    ),
+    (
+        "add DATA --examples IN/e.csv",
+        {"IN/e.csv": "campaign_id,user_id,label\nNEW,1,yes\n"},
+        ("IN/e.csv", "line 2", "yes"),
+    ),
+    (
+        "add DATA --campaigns IN/\x1b]0;c.csv",
+        {"IN/\x1b]0;c.csv": "campaign_id\nnew\n"},
+        ("\ufffd]0;c.csv",),
+    ),
+    ("fit DATA OUT/m --method metahaec", {}, ("metahaec", "metaheac")),
+    ("fit DATA OUT/m --set widht=3", {}, ("widht", "width")),
+    ("fit DATA OUT/m --set width", {}, ("--set", "NAME=VALUE")),
+    ("fit DATA OUT/m --set width=3 width=4", {}, ("--set", "width", "give one")),
+    ("fit DATA OUT/m --set width=x", {}, ("width", "x")),
+    ("fit DATA OUT/m --leave-out none-such", {}, ("none-such",)),
+    ("fit DATA MODEL --from MODEL", {}, ("--from", "another folder")),
+    ("fit DATA OUT/m --from MODEL --method lr", {}, ("--from", "--method")),
+    ("fit DATA OUT/m --log OUT/m/log", {}, ("--log", "outside")),
+    ("fit DATA OUT/m --process 0/2", {}, ("--process", "--coordinator")),
+    ("fit DATA OUT/m --mesh campaign=99", {}, ("99",)),
+    (f"{EXPAND} --size 5", {}, ("--campaign", "--seeds")),
+    (f"{EXPAND} --size 5 --campaign NEW --all-new", {}, ("--campaign",)),
+    (f"{EXPAND} --size 5 --campaign NEW NEW", {}, ("NEW", "once")),
+    (f"{EXPAND} --size 5 --campaign none-such", {}, ("none-such",)),
+    (f"{EXPAND} --campaign NEW", {}, ("size", "percent")),
+    (f"{EXPAND} --campaign NEW --size 5 --percent 1", {}, ("size", "percent")),
+    (f"{EXPAND} --campaign NEW --size 0", {}, ("size", "1 or more")),
+    (f"{EXPAND} --campaign NEW --percent 101", {}, ("percent", "100")),
+    (f"{EXPAND} --seeds IN/s.txt --size 5", {"IN/s.txt": "1"}, ("--attributes",)),
+    (
+        f"{EXPAND} --seeds IN/s.csv --attributes IN/a.json --size 5",
+        {"IN/s.csv": "user_id,converted\n1,1\n2,0\n", "IN/a.json": "{}"},
+        ("IN/s.csv", "converted", "add --examples"),
+    ),
+    (
+        f"{EXPAND} --seeds IN/s.csv --attributes IN/a.json --size 5",
+        {"IN/s.csv": "user_id\n", "IN/a.json": "{}"},
+        ("IN/s.csv", "no user ids"),
+    ),
+    (
+        f"{EXPAND} --seeds IN/s.csv --attributes IN/a.json --size 5",
+        {"IN/s.csv": "7\n8\n", "IN/a.json": "{}"},
+        ("IN/s.csv", "user_id", ".txt"),
+    ),
+    (
+        f"{EXPAND} --seeds IN/s.txt --attributes IN/a.json --size 5",
+        {"IN/s.txt": "7\nseven\n", "IN/a.json": "{}"},
+        ("IN/s.txt", "2", "seven"),
+    ),
+    (
+        f"{EXPAND} --seeds IN/s.txt --attributes IN/a.json --size 5",
+        {"IN/s.txt": "7", "IN/a.json": "[]"},
+        ("IN/a.json", "JSON object"),
+    ),
+    (
+        f"{EXPAND} --campaign NEW --size 5 --pool IN/p.csv",
+        {"IN/p.csv": "city,age\nParis,3\n"},
+        ("IN/p.csv", "user_id"),
+    ),
+    (
+        "expand MODEL DATA --campaign NEW --size 5 --pool OUT/a.csv --out OUT/a.csv",
+        {"OUT/a.csv": "user_id\n"},
+        ("--out", "OUT/a.csv"),
+    ),
+    ("expand MODEL DATA --campaign NEW --size 5 --out OUT/a.xls", {}, ("--out", ".csv")),
+    ("expand MODEL DATA --campaign NEW --size 5 --out OUT/none/a.csv", {}, ("OUT/none",)),
+    ("expand DATA MODEL --campaign NEW --size 5 --out OUT/a.csv", {}, ("DATA",)),
+    ("explain MODEL DATA --campaign NEW OLD --out OUT/a.html", {}, ("--campaign", "give one")),
+    ("explain MODEL DATA --campaign NEW --out OUT/a.pdf", {}, ("--out", ".html")),
+    ("evaluate MODEL DATA --campaigns NEW --audience IN/a.csv", {}, ("--audience",)),
+    (
+        "evaluate MODEL DATA --campaigns OLD --against IN/r.json",
+        {"IN/r.json": "{}"},
+        ("IN/r.json",),
+    ),
+    ("evaluate MODEL DATA --campaigns NEW", {}, ("stage 2",)),
+    ("evaluate MODEL DATA --audience IN/a.csv", {"IN/a.csv": "rank\n1\n"}, ("IN/a.csv",)),
+    ("export MODEL DATA --campaign NEW --out IN", {"IN/mine.txt": "x"}, ("--out", "IN")),
+]
+
+
+@pytest.mark.parametrize(("line", "files", "words"), REFUSALS)
+def test_an_error_is_one_line_and_nothing_is_written(made, tmp_path, capsys, line, files, words):
+    places = {"WORLD": made.world, "DATA": made.data, "MODEL": made.model, "NEW": made.names[0]}
+    places["OLD"] = made.old[0]
+    places |= {name: tmp_path / name for name in ("IN", "OUT")}
+    for name in ("IN", "OUT"):
+        places[name].mkdir()
+
+    def filled(text):
+        for name, own in places.items():
+            text = text.replace(name, str(own))
+        return text
+
+    for name, content in files.items():
+        (tmp_path / name).write_text(filled(content))
+    before = contents(tmp_path / "OUT")
+    words = [word if word.startswith("NAME") else filled(word) for word in words]
+    refuses(capsys, main, *filled(line).split(" "), words=words)
+    assert contents(tmp_path / "OUT") == before
+
+
+@pytest.mark.parametrize("line", ["expand MODEL --size 5", "fit --lern-rate 3", "learn", ""])
+def test_options_that_do_not_exist_or_are_missing(capsys, line):
+    assert exit_code(main, *line.split()) == 2
+    assert "--help" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_planted_as_a_lock_is_not_opened(made, tmp_path, capsys, plant):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("kept")
+    plant(tmp_path / ".a.csv.lock", mine)
+    expand = ("expand", made.model, made.data, "--campaign", made.names[0], "--size", 5)
+    refuses(capsys, main, *expand, "--out", tmp_path / "a.csv", words=(".a.csv.lock", "remove it"))
+    assert mine.read_text() == "kept"
+    assert contents(tmp_path) == {"mine.txt", ".a.csv.lock"}

@@ -1,0 +1,52 @@
+"""The feedback loop by the commands of the README: the second audience is better than the first."""
+
+import numpy as np
+import polars as pl
+from commands import succeeds, tiny_settings
+
+from metaheac_jax.cli.main import main
+from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.model import load
+
+SIZE = 200
+
+
+def test_answers_make_the_next_audience_better(made, own_data, tmp_path, capsys):
+    first, second, shown = (tmp_path / name for name in ("first.csv", "second.csv", "shown.csv"))
+    expand = ("expand", made.model, own_data, "--all-new", "--size", SIZE, "--out")
+    succeeds(main, *expand, first)
+    audiences = pl.read_csv(first)
+    assert audiences.columns == ["campaign_id", "rank", "user_id", "score"]
+    assert sorted(audiences["campaign_id"].unique()) == made.names
+    assert audiences["rank"].to_list() == list(range(1, SIZE + 1)) * len(made.names)
+
+    succeeds(main, "simulate", made.world, "--show", first, "--out", shown)
+    answers = pl.read_csv(shown)
+    assert answers.columns == ["campaign_id", "user_id", "label", "audience"]
+    assert answers.height == audiences.height
+    before = open_dataset(own_data)
+    succeeds(main, "add", own_data, "--examples", shown)
+    after = open_dataset(own_data)
+    for name in made.names:
+        old, new = (data.campaign(data.index_of(name)) for data in (before, after))
+        converts = answers.filter(campaign_id=name, label=1).height
+        assert len(new.seeds) == len(old.seeds) + converts
+
+    # Users who were shown the first audience and did not convert may be in the second one.
+    succeeds(main, *expand, second)
+    again = tmp_path / "again.csv"
+    succeeds(main, "simulate", made.world, "--show", second, "--out", again, "--seed", 1)
+    with tiny_settings():
+        succeeds(main, "fit", own_data, tmp_path / "tomorrow", "--from", made.model)
+    tomorrow = load(tmp_path / "tomorrow")
+    assert {*made.names} & {*tomorrow.campaigns, *tomorrow.held_out}
+
+    capsys.readouterr()
+    one = tmp_path / "one.csv"
+    audiences.filter(campaign_id=made.names[0]).write_csv(one)
+    results = tmp_path / "outcome.json"
+    options = ("--audience", one, "--out", results)
+    succeeds(main, "evaluate", made.model, own_data, *options)
+    converts = answers.filter(campaign_id=made.names[0])["label"].sum()
+    assert f"{converts:,}" in capsys.readouterr().out
+    assert np.isfinite(pl.read_json(results).height)
