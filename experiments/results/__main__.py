@@ -1,0 +1,196 @@
+"""Renders the pages and figures that show committed results; see the package.
+
+``python -m experiments.results`` writes them; with ``--check`` it names those that differ from
+what it would write, and exits with 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from experiments import feedback
+from experiments.comparison import significance
+from experiments.comparison.adapting import VARIANTS
+from experiments.comparison.figures import figure_by_seeds
+from experiments.comparison.results import BEFORE, Comparison, load
+from experiments.comparison.significance import Difference, Pair
+from experiments.live_week.lifts import mean_lifts
+from experiments.throughput.__main__ import stages_table
+from experiments.throughput.stages import Record
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+#: Pages by template. A part of README.md is rendered, between two comments.
+PAGES = {
+    "results.md.jinja": "docs/results.md",
+    "throughput.md.jinja": "experiments/throughput/README.md",
+    "readme.md.jinja": "README.md",
+}
+FIGURE = "docs/auc_by_seeds.png"
+_PART = re.compile(r"(?<=<!-- python -m experiments.results -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+@functools.cache
+def comparison(name: str) -> Comparison:
+    """The comparison in a file of this folder."""
+    return load(FOLDER / f"{name}.json.gz")
+
+
+def plain(name: str) -> Any:
+    """The content of a JSON file of this folder."""
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A fraction without its leading zero; "" for NaN."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}".replace("0.", ".", 1)
+
+
+def auc(name: str, method: str, group: str, digits: int = 4) -> str:
+    """A method's mean AUC; "" if the comparison does not have the method."""
+    of = comparison(name)
+    if method not in of.methods:
+        return ""
+    return number(of.values(method, group, "auc").mean, digits)
+
+
+def told(of: Difference) -> str:
+    """A difference with its standard error, such as "+.008 ±.001"."""
+    error = "" if of.error is None else f" ±{number(of.error, 3)}"
+    return f"{'+' if of.mean >= 0 else '-'}{number(abs(of.mean), 3)}{error}"
+
+
+def difference(name: str, first: str, second: str, group: str) -> str:
+    """One method minus another, with its standard error."""
+    of = comparison(name)
+    one, other = (of.values(method, group, "auc") for method in (first, second))
+    return told(significance.difference(one, other, of.overlap))
+
+
+def both(name: str, first: str, second: str) -> str:
+    """One method minus another on small and on large seed sets."""
+    parts = (difference(name, first, second, group) for group in ("small", "large"))
+    return ", ".join(parts)
+
+
+def gain(name: str, method: str) -> str:
+    """What customising gains on small and on large seed sets."""
+    of = comparison(name)
+    found = []
+    for group in ("small", "large"):
+        after, before = (of.values(method, group, measure) for measure in ("auc", BEFORE))
+        found.append(told(significance.difference(after, before, of.overlap)))
+    return ", ".join(found)
+
+
+def between(name: str, first: str, other: str, second: str, group: str) -> str:
+    """A method of one comparison minus one of another, on the runs and campaigns of both."""
+    ours, theirs = comparison(name), comparison(other)
+    common = [seed for seed in ours.seeds if seed in theirs.seeds]
+    values = []
+    for of, method in ((ours, first), (theirs, second)):
+        measured = of.values(method, group, "auc").campaigns
+        values.append([measured[of.seeds.index(seed)] for seed in common])
+    mine, its = (significance.Measured(tuple(own)) for own in values)
+    return told(significance.difference(mine, its, ours.overlap))
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with two digits."""
+    return (
+        "none"
+        if p is None
+        else "< .001"
+        if p < 0.001
+        else f"= {number(float(f'{p:.1g}'), 3).rstrip('0')}"
+    )
+
+
+def claim(name: str, method: str) -> significance.Claim:
+    """The primary claim of a method."""
+    [found] = [own for own in significance.primary_claims(comparison(name)) if own.method == method]
+    return found
+
+
+def pair(name: str, first: str, second: str, group: str) -> Pair:
+    """A pair among all pairs of the networks."""
+    for own in significance.every_pair(comparison(name)):
+        if (own.first, own.second, own.group) == (first, second, group):
+            return own
+    raise KeyError(f"{name}: no pair {first}, {second}")
+
+
+def lift(test: str, measure: int = 1) -> str:
+    """The range over the applications of the mean lifts of a test, of conversions by default."""
+    tests = [own for own in plain("weeks")["tests"] if own["test"] == test]
+    lifts = [100 * mean_lifts(np.array([*own["lifts"].values()]))[measure, 0] for own in tests]
+    return f"{min(lifts):.0f} to {max(lifts):.0f}%"
+
+
+def fed_gain(method: str) -> str:
+    """What feedback gains in the conversions of a second audience, with its interval."""
+    return feedback.summary(plain("feedback")["conversions"][method])[-1]
+
+
+def of_rivals() -> list[tuple[str, dict[str, Any]]]:
+    """The records of the meta-step's rivals by network and inner steps, and then by program."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in plain("throughput")["rivals"]["records"]:
+        size = f"{record['network']}, {record['inner_steps']}"
+        found.setdefault(size, {})[record["program"]] = record
+    return list(found.items())
+
+
+def render() -> dict[Path, str]:
+    """The text of every page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    known = (auc, difference, both, gain, between, p_value, claim, pair, lift, comparison)
+    own = {function.__name__: function for function in (*known, fed_gain)}
+    adapting = [(variant.name, variant.base, variant.what) for variant in VARIANTS]
+    texts, speed = {}, plain("throughput")
+    for template, page in PAGES.items():
+        text = environment.get_template(template).render(
+            **own,
+            adapting=adapting,
+            speed=speed,
+            rivals=of_rivals(),
+            stages=stages_table([Record(**r) for r in speed["stages"]["records"]]).markdown(),
+        )
+        path = ROOT / page
+        if page == "README.md":
+            text = _PART.sub(lambda _, part=text: part, path.read_text())
+        texts[path] = text
+    return texts
+
+
+def main() -> int:
+    """Writes the pages and the figure, or compares them."""
+    pages = render()
+    if "--check" in sys.argv[1:]:
+        differ = [path for path, text in pages.items() if path.read_text() != text]
+        print("\n".join(f"{path}: run python -m experiments.results" for path in differ))
+        return int(bool(differ))
+    for path, text in pages.items():
+        path.write_text(text)
+    of = comparison("worlds-2.8-million")
+    title = f"{len(of.seeds)} simulated worlds of {of.about['users']:,} users"
+    figure_by_seeds(of, ROOT / FIGURE, title)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
