@@ -1,1 +1,6 @@
 """The paper's comparison and other experiments; run each as ``python -m experiments.NAME``."""
+
+import os
+
+# As `metaheac_jax.cli.terminal` does, here before numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -12,12 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from experiments.comparison import report
 from experiments.comparison.run import Data
-from experiments.comparison.runs import RunOptions, check_options, run_all, start_settings
+from experiments.comparison.runs import RunOptions, compare
+from experiments.sources.movielens import build_movielens, find_edition, user_references
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.sources.movielens import build_movielens, find_edition, user_references
-from metaheac_jax.files import locked
 
 #: An epoch of a movie is one to five steps, so more epochs are needed to converge.
 ONLINE_EPOCHS = 20
@@ -25,13 +23,13 @@ ONLINE_EPOCHS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """Trains and judges the methods on MovieLens; reports the mean and deviation over the runs.
+    """Trains and judges the methods on MovieLens; writes a report.
 
-    Writes results.json, campaigns.jsonl, report.md, report.html, figures and checkpoints to --out
-    and prints the tables. Two reference scores ignore the campaign: the activity of a user, and the
-    fraction of the user's ratings that are likes.
+    Two reference scores ignore the campaign: the activity of a user, and the fraction of the user's
+    ratings that are likes.
     """
 
+    methods: tuple[str, ...] = ("lr", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
     data_dir: Path
     """Folder with ml-100k.inter, .user and .item, or with ml-1m.inter, .user and .item (RecBole's
     atomic files)."""
@@ -44,29 +42,15 @@ class Options(RunOptions):
     runs: int = 5
     """Number of runs; each has its own split, initial values and batches."""
     out: Path = Path("runs/movielens")
-    """Folder for the results. An existing run in it is replaced, unless --resume is given."""
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    check_options(options)
     if options.min_likes is not None:
         terminal.check_minimum("--min-likes", options.min_likes, 1)
-    world = world_of(options)
-    screen, own = terminal.screen(), {"online_epochs": ONLINE_EPOCHS}
-    settings = start_settings(options, **(own if options.preset == "paper" else {}))
-    with locked(options.out):
-        with terminal.progress_display(screen) as progress:
-            comparison = run_all(
-                options,
-                lambda seed, _: load(options, seed),
-                world=world,
-                settings=settings,
-                more_config={"non_seeds": options.non_seeds, "min_likes": options.min_likes},
-                progress=progress,
-                campaigns="movies",
-            )
-        report.write(options.out, comparison, screen)
+    own = {"online_epochs": ONLINE_EPOCHS} if options.preset == "paper" else {}
+    methods = options.build(world_of(options), **own)
+    compare(options, methods, lambda seed, _: load(options, seed), campaigns="movies")
 
 
 def world_of(options: Options) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metaheac_jax.data.sources.movielens import build_movielens
+from experiments.sources.movielens import build_movielens, movielens_users
 
 GENRES = ("Action", "Drama", "Horror", "War")
 
@@ -70,12 +70,12 @@ def features(dataset, view):
 
 def examples(dataset, stage):
     """{(movie, user): (label, view)}; ids as numbers."""
-    stage = getattr(dataset, stage)
+    stage, users = getattr(dataset, stage), movielens_users(dataset)
     found = {}
     for campaign, movie in enumerate(dataset.campaign_ids):
         for e in range(stage.offsets[campaign], stage.offsets[campaign + 1]):
             view = int(stage.user[e])
-            key = (int(movie), int(dataset.user_ids[view]))
+            key = (int(movie), int(users[view]))
             assert key not in found
             found[key] = (int(stage.label[e]), view)
     return found

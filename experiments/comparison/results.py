@@ -1,53 +1,57 @@
-"""Results of a comparison: their values by method, and the files that keep them."""
+"""Results of a comparison: their values by method, and the one file that keeps them.
+
+Axes: J runs, G judged campaigns of a run.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import write_json, write_text
+from metaheac_jax.files import whole_file
 from metaheac_jax.methods.held_out_campaigns import num_held_out
 
 GROUPS = ("small", "large")
-MEASURES = {"auc": "AUC", "precision": "P@5%", "recall": "R@5%", "pooled_auc": "pooled AUC"}
+MEASURES = {"auc": "AUC", "precision": "P@5%", "recall": "R@5%"}
 #: AUC of the general model, before it is customised.
 BEFORE = "auc_before"
-#: Measures of a single campaign; the pooled AUC is one of all campaigns of a group together.
-PER_CAMPAIGN = ("auc", "precision", "recall", BEFORE)
 ORACLE = "oracle"  # the true probability of a simulated world
-DIGITS = 6  # decimals of written numbers; settings are not rounded
-
-#: One run: ``{method: result}``, with results from `run.run_methods`.
-Results = Mapping[str, Mapping[str, Any]]
+DIGITS = 6  # decimals of written numbers
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The input of a report.
+    """Methods that were judged on the same campaigns, in J runs.
 
     Attributes:
       title: describes the data.
-      seeds: seed of each run.
-      runs: the results of each run.
-      about: describes the first run and the command.
-      published: key of `published.PUBLISHED` whose metrics are shown too; None to show none.
-      tuning: from `tuning.tune` for these runs; None without tuning.
-      independent_runs: see `run.Data`.
+      seeds: (J,) seed of each run.
+      independent_runs: whether every run has its own world; otherwise, all divide the same
+        campaigns.
+      about: counts of the first run, the preset, and the commands that made the results.
+      campaigns: (J,) columns of the judged campaigns: ``campaign`` (ids), ``seeds`` and ``group``
+        ("s" or "l" for each), and ``left_out``, those that cannot be judged, with the reason.
+      methods: per method its ``label``, its ``settings`` if it has some, and ``runs``: (J,) its
+        columns `MEASURES` and `BEFORE`, and ``offline``, ``seconds`` and ``provenance`` as in
+        `run.run_method`; None for a run without the method.
+      published: key of `published.PUBLISHED` whose numbers are shown too; None for none.
     """
 
     title: str
-    seeds: list[int]
-    runs: Sequence[Results]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Sequence[int]
+    independent_runs: bool
+    about: Mapping[str, Any]
+    campaigns: Sequence[Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, Any]]
     published: str | None = None
-    tuning: Mapping[str, Any] | None = None
-    independent_runs: bool = True
 
     @property
     def overlap(self) -> float:
@@ -55,9 +59,34 @@ class Comparison:
         if self.independent_runs:
             return 0.0
         num_trained = self.about["train_campaigns"]
-        if self.about["preset"] == "paper":  # by default, it holds out campaigns
+        if self.about["preset"] == "paper":  # it holds out campaigns
             num_trained -= num_held_out(num_trained)
         return self.about["test_campaigns"] / num_trained
+
+    def label(self, method: str) -> str:
+        """A method's label."""
+        return self.methods[method]["label"]
+
+    def num_campaigns(self, group: str) -> int:
+        """The number of judged campaigns of a group, over all runs."""
+        return sum(of["group"].count(group[0]) for of in self.campaigns)
+
+    def values(self, method: str, group: str, measure: str) -> Measured:
+        """A method's values in a measure on a group of campaigns."""
+        found: list[dict[Any, float]] = []
+        for campaigns, result in zip(self.campaigns, self.methods[method]["runs"], strict=True):
+            column = (result or {}).get(measure, [None] * len(campaigns["campaign"]))
+            rows = zip(campaigns["campaign"], campaigns["group"], column, strict=True)
+            found.append(
+                {own: value for own, g, value in rows if g == group[0] and value is not None}
+            )
+        return Measured(tuple(found))
+
+    def mean(self, method: str, part: str, key: str) -> float | None:
+        """Mean over the runs of an entry of ``offline`` or ``seconds``; None if no run has it."""
+        runs = [result or {} for result in self.methods[method]["runs"]]
+        found = [of[part][key] for of in runs if key in of.get(part, {})]
+        return sum(found) / len(found) if found else None
 
 
 @dataclass(frozen=True)
@@ -65,168 +94,90 @@ class Measured:
     """One measure of a method on the campaigns of a group.
 
     Attributes:
-      runs: one value per run; NaN for a run without campaigns.
-      campaigns: per run, the campaigns' values by id; empty for measures of whole groups.
+      campaigns: (J,) values by campaign of each run; empty for a run without values.
     """
 
-    runs: tuple[float, ...]
-    campaigns: tuple[Mapping[Any, float], ...] = ()
+    campaigns: tuple[Mapping[Any, float], ...]
+
+    @property
+    def runs(self) -> np.ndarray:
+        """(J,) mean over the campaigns of each run; NaN for a run without values."""
+        means = [np.mean([*of.values()]) if of else np.nan for of in self.campaigns]
+        return np.array(means)
 
     @property
     def mean(self) -> float:
         """Mean over the runs that have a value; NaN if none has one."""
-        return _mean([value for value in self.runs if not np.isnan(value)])
+        known = [value for value in self.runs if not np.isnan(value)]
+        return float(np.mean(known)) if known else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over the runs that have a value; NaN for fewer than two."""
+        known = self.runs[~np.isnan(self.runs)]
+        return float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
 
 
-#: ``{method: {group: {measure: measured}}}``.
-Values = Mapping[str, Mapping[str, Mapping[str, Measured]]]
-
-
-def method_values(runs: Sequence[Results]) -> Values:
-    """Values of every method.
-
-    A run's value is the mean over the campaigns of a group, except for pooled_auc. Besides
-    `MEASURES` and `BEFORE` there are ``campaigns``, their number, and, with an oracle,
-    ``oracle_share``: (AUC - .5) / (oracle's AUC - .5).
-    """
-    values = {
-        name: {group: _group_values([run[name] for run in runs], group) for group in GROUPS}
-        for name in runs[0]
-    }
-    for group in GROUPS if ORACLE in values else ():
-        best = np.array(values[ORACLE][group]["auc"].runs) - 0.5
-        for of in values.values():
-            own = np.array(of[group]["auc"].runs) - 0.5
-            shares = np.divide(own, best, out=np.full(len(runs), np.nan), where=best > 0)
-            of[group]["oracle_share"] = Measured(tuple(shares.tolist()))
-    return values
-
-
-def _group_values(results: Sequence[Mapping[str, Any]], group: str) -> dict[str, Measured]:
-    members = [[c for c in result["campaigns"] if c["group"] == group] for result in results]
-    values = {
-        "campaigns": Measured(tuple(float(len(of)) for of in members)),
-        "pooled_auc": Measured(tuple(r["pooled_auc"].get(group, np.nan) for r in results)),
-    }
-    for measure in PER_CAMPAIGN:
-        campaigns = tuple(
-            {c["campaign"]: c[measure] for c in of if c.get(measure) is not None} for of in members
+def in_columns(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> tuple[list[Any], dict[str, Any]]:
+    """`Comparison.campaigns` and `Comparison.methods` of results by method, one mapping per run."""
+    campaigns = []
+    for run in runs:
+        first = next(iter(run.values()))
+        campaigns.append(
+            {
+                "campaign": [c["campaign"] for c in first["campaigns"]],
+                "seeds": [c["seeds"] for c in first["campaigns"]],
+                "group": "".join(c["group"][0] for c in first["campaigns"]),
+                "left_out": first["left_out"],
+            }
         )
-        means = tuple(_mean(list(of.values())) for of in campaigns)
-        values[measure] = Measured(means, campaigns)
-    return values
+    methods: dict[str, Any] = {}
+    for name, result in runs[0].items():
+        kept = {key: result[key] for key in ("label", "settings") if key in result}
+        methods[name] = kept | {"runs": [_columns(run[name]) for run in runs]}
+    return campaigns, methods
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+def _columns(result: Mapping[str, Any]) -> dict[str, Any]:
+    names = [
+        name
+        for name in (*MEASURES, BEFORE)
+        if any(c.get(name) is not None for c in result["campaigns"])
+    ]
+    columns: dict[str, Any] = {name: [c[name] for c in result["campaigns"]] for name in names}
+    kept = {key: result[key] for key in ("offline", "seconds", "provenance") if key in result}
+    if "offline" in kept:
+        kept["offline"] = {k: v for k, v in kept["offline"].items() if k != "curve"}
+    return columns | kept
 
 
-def summarise(runs: Sequence[Results]) -> dict[str, dict[str, Any]]:
-    """Each method's values per run, with their mean and standard deviation.
-
-    Returns:
-      Per method: ``label``, ``left_out``, and per group ``campaigns``, the mean number of
-      campaigns, and ``{measure: {"mean", "std", "runs"}}`` (see `method_values`). A run without
-      campaigns has None; a measure without any value is absent.
-    """
-    summary: dict[str, dict[str, Any]] = {}
-    for name, groups in method_values(runs).items():
-        summary[name] = {
-            "label": runs[0][name]["label"],
-            "left_out": [left for run in runs for left in run[name]["left_out"]],
-        }
-        for group, measures in groups.items():
-            summary[name][group] = {"campaigns": measures["campaigns"].mean}
-            for measure, measured in measures.items():
-                values = [v for v in measured.runs if not np.isnan(v)]
-                if measure != "campaigns" and values:
-                    summary[name][group][measure] = {
-                        "mean": measured.mean,
-                        "std": float(np.std(values, ddof=len(values) > 1)),
-                        "runs": [None if np.isnan(v) else v for v in measured.runs],
-                    }
-    return summary
-
-
-# Files ------------------------------------------------------------------------------------------
-
-
-def store(directory: Path, comparison: Comparison, more: Mapping[str, Any]) -> None:
-    """Writes the files that `load` reads.
-
-    They are results.json (the facts of the comparison and ``more``), methods.jsonl (one line per
-    run and method), campaigns.jsonl (one line per judged campaign of each), and, after a tuning,
-    tuning.json.
-    """
-    methods, campaigns = [], []
-    for seed, run in zip(comparison.seeds, comparison.runs, strict=True):
-        for name, result in run.items():
-            own = {"run": seed, "method": name}
-            rest = {k: v for k, v in result.items() if k not in ("campaigns", "settings")}
-            settings = {"settings": result["settings"]} if "settings" in result else {}
-            methods.append({**own, **_rounded(rest), **settings})
-            campaigns += [{**own, **_rounded(campaign)} for campaign in result["campaigns"]]
-    facts = {
-        name: getattr(comparison, name)
-        for name in ("title", "seeds", "about", "published", "independent_runs")
-    }
-    _write_lines(directory / "methods.jsonl", methods)
-    _write_lines(directory / "campaigns.jsonl", campaigns)
-    if comparison.tuning is not None:
-        write_json(directory / "tuning.json", comparison.tuning)
-    else:
-        (directory / "tuning.json").unlink(missing_ok=True)
-    write_json(directory / "results.json", {**facts, **_rounded(more)})
-
-
-def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+def store(path: Path, comparison: Comparison) -> None:
+    """Writes a comparison as compressed JSON, with `DIGITS` decimals; the same bytes every time."""
+    content = {**asdict(comparison), "methods": _rounded(comparison.methods)}
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 def _rounded(value: Any) -> Any:
     """Plain data with floats rounded to `DIGITS` decimals, and None for those not finite."""
     if isinstance(value, float):
-        return round(value, DIGITS) if np.isfinite(value) else None
+        return round(value, DIGITS) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _rounded(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
-    return value
+        # Settings are what was computed with, so they are not rounded.
+        return {key: v if key == "settings" else _rounded(v) for key, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def load(directory: Path) -> Comparison:
+def load(path: Path) -> Comparison:
     """Reads the comparison that `store` wrote.
 
     Raises:
-      InputError: the files are missing or damaged.
+      InputError: the file is missing or damaged.
     """
-    files = [directory / name for name in ("results.json", "methods.jsonl", "campaigns.jsonl")]
-    for path in files:
-        if not path.is_file():
-            raise InputError(f"{directory}: no {path.name}; train something first")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the results.json.gz of a comparison")
     try:
-        facts, methods, campaigns = (_read(path) for path in files)
-        runs: dict[int, dict[str, Any]] = {seed: {} for seed in facts["seeds"]}
-        for line in methods:
-            run, method = runs[line.pop("run")], line.pop("method")
-            run[method] = {**line, "campaigns": []}
-        for line in campaigns:
-            runs[line.pop("run")][line.pop("method")]["campaigns"].append(line)
-        tuning = directory / "tuning.json"
-        return Comparison(
-            title=facts["title"],
-            seeds=facts["seeds"],
-            runs=list(runs.values()),
-            about=facts["about"],
-            published=facts["published"],
-            tuning=_read(tuning) if tuning.is_file() else None,
-            independent_runs=facts["independent_runs"],
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{directory}: its results are damaged") from error
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    return json.loads(path.read_text())
+        return Comparison(**json.loads(gzip.decompress(path.read_bytes())))
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged, or not the results of a comparison") from error

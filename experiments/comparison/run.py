@@ -1,42 +1,35 @@
 """One run: every method is trained, customised to the test campaigns and judged.
 
-Finished results stay in the run's folder (see `run_folder`), and a resumed run skips them.
+The folder of a run, ``OUT/seed-R``, has ``config.json``, ``methods/NAME.json`` (every digit of a
+result), ``checkpoints/NAME/`` and ``log.jsonl``. A resumed run skips the methods that have results.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.comparison.campaign_space import campaign_space
-from experiments.comparison.curves import CURVES, curve_campaign, fine_tuning_curve
-from experiments.comparison.provenance import provenance
-from experiments.comparison.run_folder import stored_result
+from experiments.comparison.origin import provenance
 from metaheac_jax.audience.evaluation import judge_all, score_pools
-from metaheac_jax.audience.workspace import CUSTOMISED
 from metaheac_jax.data.batches import check_campaigns
-from metaheac_jax.data.campaign import plain_id
+from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.examples import Examples
 from metaheac_jax.data.splits import Split
 from metaheac_jax.errors import Diverged, InputError
 from metaheac_jax.files import write_json
-from metaheac_jax.methods import Method
-from metaheac_jax.methods.fine_tuning import metaheac_network
-from metaheac_jax.methods.stages import Run, epoch_steps
-from metaheac_jax.model import General, Weights
+from metaheac_jax.methods import Method, Run, Trained, fit
+from metaheac_jax.methods.method import GradientMethod
+from metaheac_jax.methods.offline import epoch_steps
+from metaheac_jax.model import General, Scorer, State
 from metaheac_jax.progress import Progress, prefixed
-from metaheac_jax.settings import Settings
 
-DRAWN = "metaheac"  # the method whose general model the figure of campaigns shows
 MAX_SECTIONS = 30_000  # mapped sections above which compiled programs are dropped
 
 
@@ -65,44 +58,13 @@ class Data:
             return self
         return replace(self, dataset=self.without(campaigns), without=None)
 
-    def with_fewer_examples(self, offline: float, online: float) -> Data:
-        """The same campaigns and pools, with a part of the examples of stage 1.
-
-        Which seed sets are small is as with all examples. A smaller part is contained in a larger.
-
-        Args:
-          offline, online: fractions of the seeds and of the non-seeds of each training campaign and
-            of each test campaign; at least one of each is kept.
-        """
-        if offline == online == 1:
-            return self
-        fraction = np.ones(self.dataset.num_campaigns)
-        fraction[self.split.train], fraction[self.split.test] = offline, online
-
-        def fewer(dataset: Dataset) -> Dataset:
-            kept = _part(dataset.stage1, fraction)
-            name = f"{dataset.name}, stage 1: {offline:.3g} of training and {online:.3g} of test"
-            return replace(dataset, name=name, stage1=dataset.stage1.pick(kept))
-
-        without = self.without
-        return replace(
-            self,
-            dataset=fewer(self.dataset),
-            without=without and (lambda campaigns: fewer(without(campaigns))),
-        )
-
-    def check(self, settings: Settings) -> None:
+    def check(self) -> None:
         """Refuses data that methods cannot be trained on, before anything is written.
 
         Raises:
-          InputError: a campaign with too few examples or a single class, or too few campaigns.
+          InputError: a campaign has too few examples or a single class.
         """
         check_campaigns(self.dataset, np.concatenate([self.split.train, self.split.test]))
-        if len(self.split.train) < settings.campaigns_per_step:
-            raise InputError(
-                f"{self.dataset.name}: {len(self.split.train)} training campaigns, but a meta-step "
-                f"takes {settings.campaigns_per_step}; add campaigns"
-            )
 
     def describe(self) -> dict[str, Any]:
         """Describes the data, for reports and to distinguish runs."""
@@ -119,25 +81,13 @@ class Data:
         }
 
 
-def _part(stage: Examples, fraction: np.ndarray) -> np.ndarray:
-    """(E,) bool, which examples to keep for a (C,) fraction of each class of each campaign."""
-    group = 2 * stage.campaign + stage.label  # one per class of a campaign
-    order = np.lexsort((np.random.Generator(np.random.Philox(0)).random(len(group)), group))
-    counts = np.bincount(group, minlength=2 * len(fraction))
-    rank = np.empty(len(group), int)
-    rank[order] = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return rank < np.ceil(np.repeat(fraction, 2) * counts)[group]
-
-
 def run_methods(
     data: Data,
-    methods: Sequence[Method],
+    methods: Sequence[Method[Any]],
     *,
     seed: int,
     directory: Path,
     progress: Progress,
-    figures: bool = True,
-    allow_changes: Collection[str] = (),
 ) -> dict[str, Any]:
     """Trains and judges methods on the test campaigns; ``{name: result}`` in the order given.
 
@@ -145,26 +95,25 @@ def run_methods(
       data: what to train on and to judge on.
       methods: methods with their settings.
       seed: determines initial values, batches and orders.
-      directory: the run's folder, from `run_folder.open_run`.
+      directory: the run's folder.
       progress: receives what is being done.
-      figures: also compute the data of Figure 3, with a thousand steps for each of `CURVES`.
-      allow_changes: as in `Method.fit`.
 
     Raises:
       InputError: a result in the folder was reached with other settings.
     """
     results: dict[str, Any] = {}
     for method in methods:
+        settings = json.loads(json.dumps(method.config.plain()))
         path = directory / "methods" / f"{method.name}.json"
         if not path.is_file():
-            result = _run_whole(
-                method, data, seed, directory, progress, allow_changes, figures=figures
-            )
-            origin = {"settings": asdict(method.settings), "provenance": provenance()}
-            write_json(path, {**result, **origin})
-            shutil.rmtree(_customised(directory / "checkpoints" / method.name), ignore_errors=True)
+            try:
+                result = run_method(method, data, seed=seed, directory=directory, progress=progress)
+            except Diverged as error:
+                advice = f"to go on without it, leave {method.name} out of --methods"
+                raise Diverged(f"{error}; {advice}") from error
+            write_json(path, {**result, "settings": settings, "provenance": provenance()})
             forget_compiled()
-        results[method.name] = stored_result(path, method.settings)
+        results[method.name] = stored_result(path, settings)
     return results | references(data)
 
 
@@ -184,106 +133,87 @@ def references(data: Data) -> dict[str, Any]:
     }
 
 
-def _run_whole(
-    method: Method,
+def run_method(
+    method: Method[Any],
     data: Data,
+    *,
     seed: int,
     directory: Path,
     progress: Progress,
-    allow_changes: Collection[str],
-    *,
-    figures: bool,
 ) -> dict[str, Any]:
-    """A method's result, with the data for figures."""
-    checkpoints = directory / "checkpoints" / method.name
-    try:
-        result, general = run_method(
-            method,
-            data,
-            seed=seed,
-            checkpoints=checkpoints,
-            log=directory / "log.jsonl",
-            allow_changes=allow_changes,
-            progress=progress,
-        )
-    except Diverged as error:
-        advice = f"to go on without it, leave {method.name} out of --methods"
-        raise Diverged(f"{error}; {advice}") from error
-    if figures and result["campaigns"] and method.name in CURVES:
-        campaign = curve_campaign(data.dataset, result["campaigns"])
-        result["curve"] = fine_tuning_curve(
-            method, general, data.dataset, campaign, seed=seed, progress=progress
-        )
-    if figures and method.name == DRAWN:
-        everyone = np.sort(np.concatenate([data.split.train, data.split.test]))
-        weights = Weights(**general.state)
-        network = metaheac_network(method.settings)
-        result["space"] = campaign_space(data.dataset, everyone, network, weights)
-    return result
-
-
-def run_method(
-    method: Method,
-    data: Data,
-    *,
-    seed: int,
-    checkpoints: Path,
-    log: Path,
-    allow_changes: Collection[str] = (),
-    progress: Progress,
-) -> tuple[dict[str, Any], General]:
     """Trains a method and judges it on the test campaigns.
 
     Returns:
-      Its result (see `evaluation.judge_all`) with the seconds taken, and the general model.
+      Its result (see `evaluation.judge_all`) with ``seconds`` by stage, and, for a method that
+      takes steps, ``offline`` and the campaigns' AUC before customising.
 
     Raises:
       Diverged: a loss or a score is not a number.
     """
     dataset, test = data.dataset, data.split.test
-    labelled = prefixed(progress, f"{method.label} ")
+    labelled, log = prefixed(progress, f"{method.label} "), directory / "log.jsonl"
     began = time.perf_counter()
-    general = method.fit(
+    general = fit(
         dataset,
+        method,
         campaigns=data.split.train,
         seed=seed,
-        directory=checkpoints,
+        directory=directory / "checkpoints" / method.name,
         log=log,
-        allow_changes=allow_changes,
         progress=progress,
     )
     trained = time.perf_counter()
-    kept = _customised(checkpoints)
-    pools = score_pools(
-        method, general, dataset, test, seed=seed, directory=kept, progress=labelled
-    )
+    pools = score_pools(method, general, dataset, test, seed=seed, progress=labelled)
     result = judge_all(dataset, data.split, pools.scores, label=method.label)
     result["seconds"] = {
         "offline": trained - began,
         "customise": pools.customise_seconds,
         "score": pools.score_seconds,
     }
-    if method.takes_steps:
+    if isinstance(method, GradientMethod):
         step_time, in_all = _times(log, method.label)
-        result["seconds"]["offline"] = max(
-            trained - began, in_all
-        )  # the log's is larger after a resumption
+        # The log's is larger after a resumption.
+        result["seconds"]["offline"] = max(trained - began, in_all)
         result["offline"] = _offline(method, general, dataset) | step_time
-    if method.takes_steps and method.general_scores:
-        untouched = method.with_settings(online_epochs=0)
-        pools = score_pools(untouched, general, dataset, test, seed=seed, progress=labelled)
+    if hasattr(method, "general_scorers"):
+        pools = score_pools(
+            _Untouched(method), general, dataset, test, seed=seed, progress=labelled
+        )
         before = judge_all(dataset, data.split, pools.scores, label=method.label)
         for own, of_general in zip(result["campaigns"], before["campaigns"], strict=True):
             own["auc_before"] = of_general["auc"]
-    return result, general
+    return result
 
 
-def _customised(checkpoints: Path) -> Path:
-    """Folder for the customised campaigns of a method, until its result is written."""
-    return checkpoints.with_name(f"{checkpoints.name}{CUSTOMISED}")
+class _Untouched(Method[Any]):
+    """A method that does not customise."""
+
+    def __init__(self, method: Any) -> None:
+        self.method, self.name, self.config = method, method.name, method.config
+
+    def fit(self, run: Run) -> Trained:
+        return self.method.fit(run)
+
+    def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> Sequence[Scorer]:
+        return self.method.general_scorers(run, state, campaigns)
 
 
-def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, Any]:
+def stored_result(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's result in a run's folder.
+
+    Raises:
+      InputError: it is damaged, or it was reached with other settings.
+    """
+    try:
+        result = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged; delete it and resume") from error
+    if result.get("settings") != settings:
+        raise InputError(f"{path}: reached with other settings; start afresh without --resume")
+    return result
+
+
+def _offline(method: Method[Any], general: General, dataset: Dataset) -> dict[str, Any]:
     """Summary of the offline stage: steps, ceiling, best step, [step, loss, AUC] of judgements.
 
     Without early stopping, it ends at the ceiling, and there is no best step. If training is judged
@@ -292,8 +222,8 @@ def _offline(method: Method, general: General, dataset: Dataset) -> dict[str, An
     """
     trained = {*general.campaigns}
     campaigns = np.flatnonzero([plain_id(value) in trained for value in dataset.campaign_ids])
-    steps = epoch_steps(Run(dataset, campaigns, method.settings, general.seed))
-    ceiling = method.settings.offline_epochs * steps
+    steps = epoch_steps(Run(dataset, campaigns, general.seed), method.config["batch_size"])
+    ceiling = method.config["offline_epochs"] * steps
     if not general.judgements:
         return {"steps": ceiling, "ceiling": ceiling, "curve": []}
     curve = [[judged.step, judged.loss, judged.auc] for judged in general.judgements]

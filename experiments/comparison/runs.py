@@ -1,50 +1,45 @@
-"""All runs of a comparison: loads the data, tunes or reads a stored tuning, and runs each seed.
+"""All runs of a comparison: loads the data of each seed, and trains and judges the methods on it.
 
-OUT holds one folder per run (see `run_folder`), one for the tuning's trials, and the report.
+OUT holds a folder per run (see `run`), and the report.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from experiments.comparison import adapting, tuning
-from experiments.comparison.provenance import command_of, describe_origin, provenance
-from experiments.comparison.report import OUTPUTS
-from experiments.comparison.results import Comparison
+from experiments.comparison import report
+from experiments.comparison.methods import Preset, build_methods, names_of
+from experiments.comparison.origin import command_of
+from experiments.comparison.results import Comparison, in_columns
 from experiments.comparison.run import Data, run_methods
-from experiments.comparison.run_folder import clear_run, open_run
-from experiments.comparison.tables import title
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.changed_settings import changed_settings
 from metaheac_jax.data.storage import content_digest
-from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
-from metaheac_jax.methods import METHODS, Method
+from metaheac_jax.files import locked, write_json
+from metaheac_jax.methods import Method
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
-from metaheac_jax.progress import Progress, prefixed
-from metaheac_jax.settings import SETTINGS, Settings
+from metaheac_jax.progress import Progress, prefixed, silent
 
 #: ``load(seed, progress)`` returns the data of a run.
 Load = Callable[[int, Progress], Data]
-#: The methods of a command without --methods; few, so that it takes minutes.
-DEFAULT = ("lr", "mlp-one-stage", "mlp-pretraining", "without-meta", "alpha-0", "metaheac")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The common options of the commands that compare methods."""
 
-    preset: Literal["paper", "official"] = "paper"
-    """Settings, as for metaheac fit --settings: what the paper prints, or what the authors' program
-    does."""
-    methods: tuple[str, ...] = DEFAULT
-    """Methods to train, by name, or all; adapting stands for the methods of the table on what
-    adapting is worth. An unknown name prints the list."""
+    preset: Preset = "paper"
+    """Settings: what the paper prints, or what the authors' program does."""
+    methods: tuple[str, ...]
+    """Methods to train, by name, or all; adapting stands for those of the table on what adapting is
+    worth. An unknown name prints the list."""
     runs: int = 1
     """Number of runs; each has its own split, initial values and batches, and its own simulated
     world."""
@@ -54,237 +49,148 @@ class RunOptions:
     """Folder for the results. An existing run in it is replaced, unless --resume is given."""
     resume: bool = False
     """Continue the runs in --out where they stopped. Finished methods stay, so methods and runs may
-    be added. Data, other options, the program and its libraries must be unchanged, since the
-    results would differ otherwise."""
-    allow_change: tuple[MayChange, ...] = ()
-    """With --resume, what may have changed since the runs began."""
+    be added."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """Other values for some settings of all methods, for example value_dropout=.7 width=64; an
-    unknown name lists all. They replace the stored settings; not those that define a method, such
-    as the one critic of without-hc. A setting that a method does not use has no effect."""
-    offline_examples: float = 1.0
-    """Fraction of the seeds and of the non-seeds of every training campaign to train on. Pools and
-    the users' values are unchanged."""
-    online_examples: float = 1.0
-    """Fraction of the seeds and of the non-seeds of every test campaign to customise to."""
-    tune: int = 0
-    """First choose the settings of every method on held-out training campaigns, with at most this
-    many trials per method: rates of both stages and of the inner step, scale of the table, value
-    dropout, weight decay or penalty, numbers of experts and critics. Default: the stored settings,
-    which were chosen in this way before."""
-    tune_only: tuple[str, ...] = ()
-    """With --tune, choose only these settings, by name; the others keep their stored values. An
-    unknown name prints the list."""
+    """Other values for some settings of all methods, for example value_dropout=.7; an unknown name
+    lists close ones. A setting that a method does not use has no effect."""
 
     @property
     def seeds(self) -> list[int]:
         """The seed of each run."""
         return list(range(self.seed, self.seed + self.runs))
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The methods of --methods, each once; ``all`` stands for all methods of the library.
+    def build(self, world: str | None, **own: Any) -> list[Method]:
+        """The methods; see `methods.build_methods`.
 
         Raises:
-          InputError: a name is unknown.
+          InputError: an option cannot be used; the message names it.
         """
-        named, known = adapting.with_group(self.methods), adapting.method_names()
-        named = [own for name in named for own in (METHODS if name == "all" else [name])]
-        for name in named:
-            if name not in known:
-                listed = ", ".join(known)
-                raise InputError(
-                    f"--methods: unknown {name!r}; choose from {listed}, all, adapting"
-                )
-        return tuple(dict.fromkeys(named))
+        terminal.check_minimum("--runs", self.runs, 1)
+        terminal.check_minimum("--seed", self.seed, 0)
+        names = names_of(self.methods)
+        return build_methods(names, preset=self.preset, world=world, changes=self.set, **own)
 
 
-def start_settings(options: RunOptions, **own: Any) -> Settings:
-    """The settings that all methods start from: the preset's, the command's own, those of --set.
-
-    Raises:
-      InputError: --set has an unknown name or an invalid value.
-    """
-    return replace(SETTINGS[options.preset], **{**own, **changed_settings(options.set)})
-
-
-def check_options(options: RunOptions) -> None:
-    """Refuses options that no run can have.
-
-    Raises:
-      InputError: there is one; the message names it.
-    """
-    _ = options.names  # raises for an unknown one
-    terminal.check_minimum("--runs", options.runs, 1)
-    terminal.check_minimum("--seed", options.seed, 0)
-    terminal.check_minimum("--tune", options.tune, 0)
-    for name in ("offline_examples", "online_examples"):
-        if not 0 < (fraction := getattr(options, name)) <= 1:
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option}: expected more than 0 and at most 1, got {fraction:g}")
-    start_settings(options)  # raises for an unknown or invalid one
-    if options.set and options.tune:
-        raise InputError("--set: gives settings that --tune would choose; omit one of them")
-    if options.tune_only and not options.tune:
-        raise InputError("--tune-only: needs --tune, the number of trials")
-    for name in options.tune_only:
-        if name not in tuning.LADDERS:
-            listed = ", ".join(tuning.LADDERS)
-            raise InputError(f"--tune-only: unknown {name!r}; choose from {listed}")
-
-
-def run_all(
+def compare(
     options: RunOptions,
+    methods: list[Method],
     load: Load,
     *,
-    world: str | None,
-    settings: Settings,
-    more_config: Mapping[str, Any],
-    progress: Progress,
     published: str | None = None,
     campaigns: str = "campaigns",
-) -> Comparison:
-    """Tunes if asked to, and does every run of a command, each in its folder ``OUT/seed-R``.
+    notes: tuple[str, ...] = (),
+) -> None:
+    """Does every run of a command, and writes and prints the report.
 
     Args:
       options: options of the command.
+      methods: from `RunOptions.build`.
       load: loads the data of a run.
-      world: the world whose stored tuning is used without --tune or with --tune-only, see
-        `tuning.tuned_before`; None for none. The official preset uses no stored tuning.
-      settings: settings that all methods start from, from `start_settings`.
-      more_config: whatever else must not change between a run and its resumption.
-      progress: receives what is being done.
       published: as in `Comparison`.
       campaigns: what the title calls campaigns.
+      notes: lines for the end of the report.
 
     Raises:
       InputError: the data cannot be trained on, or --resume does not fit the contents of OUT.
     """
+    screen = terminal.screen()
     terminal.keep_compiled()
-    load = _with_fewer_examples(load, options)
+    with locked(options.out):
+        with terminal.progress_display(screen) as progress:
+            comparison = run_all(
+                options, methods, load, published=published, campaigns=campaigns, progress=progress
+            )
+        report.write(options.out, comparison, screen, notes)
+    terminal.print_lines(screen, f"report, figures, results and the runs are in {options.out}")
+
+
+def run_all(
+    options: RunOptions,
+    methods: list[Method],
+    load: Load,
+    *,
+    published: str | None = None,
+    campaigns: str = "campaigns",
+    progress: Progress = silent,
+) -> Comparison:
+    """Every run of a command; see `compare`."""
     first = load(options.seed, progress)
-    first.check(settings)
-    facts = first.describe()
+    first.check()
     if not options.resume:
         _clear(options.out)
-    elif not options.tune:
-        # The first run must exist to be resumed; the others need not have begun.
-        _require(options.out / f"seed-{options.seed}")
-
-    def config(seed: int, data: Data) -> dict[str, Any]:
-        content = content_digest(data.dataset, progress=progress)
-        same = {"settings": asdict(settings), "seed": seed, **more_config, **data.describe()}
-        return {**same, "data": {"name": data.dataset.name, "sha256": content}}
-
-    tuned: tuning.Tuning = {}
-    if options.preset == "paper" and (options.tune_only or not options.tune):
-        tuned = tuning.tuned_before(world)
-    if options.tune:
-        tuned = _tune(options, first, settings, config(options.seed, first), tuned, progress)
-    methods = _methods(options, settings, tuned)
-
     runs = []
     for seed in options.seeds:
-        labelled = _labelled(progress, len(runs), options.runs)
-        data = first if seed == options.seed else load(seed, labelled)
-        data.check(settings)
-        data = apart_from_held_out(data, settings, seed)
+        told = prefixed(progress, f"run {len(runs) + 1} of {options.runs}, ")
+        told = progress if options.runs == 1 else told
+        data = first if seed == options.seed else load(seed, told)
+        data.check()
+        data = apart_from_held_out(data, options, seed)
         directory = options.out / f"seed-{seed}"
-        resume = options.resume and (directory / "config.json").is_file()
-        open_run(directory, config(seed, data), resume=resume, allow_changes=options.allow_change)
-        runs.append(
-            run_methods(
-                data,
-                methods,
-                seed=seed,
-                directory=directory,
-                progress=labelled,
-                figures=seed == options.seed,
-                allow_changes=options.allow_change,
-            )
-        )
-    told = {"command": command_of(options), "tuned": tuning.describe(options.names, tuned)}
+        open_run(directory, data, options, seed)
+        runs.append(run_methods(data, methods, seed=seed, directory=directory, progress=told))
+    facts = first.describe()
+    title = (
+        f"{facts['data']}: {facts['train_campaigns']} training and {facts['test_campaigns']} test "
+        f"{campaigns}, {facts['stage1']:,} + {facts['stage2']:,} examples, {facts['rows']:,} table "
+        f"rows; small: at most {facts['threshold']:,} seeds; preset {options.preset}"
+        + (f", {options.runs} runs" if options.runs > 1 else "")
+    )
+    columns, by_method = in_columns(runs)
     return Comparison(
-        title=title(facts, options.preset, options.runs, campaigns=campaigns),
+        title=title,
         seeds=options.seeds,
-        runs=runs,
-        about={**facts, "preset": options.preset, **told},
-        published=published,
-        tuning=tuned if options.tune else None,
         independent_runs=first.independent_runs,
+        about={**facts, "preset": options.preset, "commands": [command_of(options)]},
+        campaigns=columns,
+        methods=by_method,
+        published=published,
     )
 
 
-def _with_fewer_examples(load: Load, options: RunOptions) -> Load:
-    """A loader of the data with the fractions of examples that the options ask for."""
-    fractions = options.offline_examples, options.online_examples
-    return lambda seed, progress: load(seed, progress).with_fewer_examples(*fractions)
-
-
-def _methods(options: RunOptions, settings: Settings, tuned: tuning.Tuning) -> list[Method]:
-    """The methods with their chosen settings, which --set replaces."""
-    changes = changed_settings(options.set)
-    methods = [tuning.tuned_method(name, settings, tuned) for name in options.names]
-    return [
-        method.with_settings(**{name: changes[name] for name in changes if name in method.tuned})
-        for method in methods
-    ]
-
-
-def _labelled(progress: Progress, number: int, runs: int) -> Progress:
-    """Progress of one of several runs."""
-    return progress if runs == 1 else prefixed(progress, f"run {number + 1} of {runs}, ")
-
-
-def apart_from_held_out(data: Data, settings: Settings, seed: int) -> Data:
-    """The data of a run, with nothing about users from the campaigns that `Method.fit` holds out.
+def apart_from_held_out(data: Data, options: RunOptions, seed: int) -> Data:
+    """The data of a run, with nothing about users from the campaigns that `fit` holds out.
 
     All methods get the same data, even those that hold nothing out.
     """
-    if data.without is None or settings.offline_patience is None:
+    if data.without is None or options.preset != "paper":
         return data
     return data.apart_from(hold_out_campaigns(data.dataset, data.split.train, seed)[1])
 
 
+def open_run(directory: Path, data: Data, options: RunOptions, seed: int) -> None:
+    """Makes a run's folder, or checks that the run in it began with the same data and options.
+
+    Raises:
+      InputError: it began with others; the message names them.
+    """
+    kept = ("preset", "set")
+    config: Mapping[str, Any] = {
+        **{name: value for name, value in asdict(options).items() if name in kept},
+        **data.describe(),
+        "seed": seed,
+        "sha256": content_digest(data.dataset),
+    }
+    config = json.loads(json.dumps(config))
+    path = directory / "config.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        changed = [name for name in config if config[name] != before.get(name)]
+        if changed:
+            raise InputError(
+                f"{directory}: began with another {', '.join(changed)}; start afresh without "
+                "--resume, or give the same options"
+            )
+    directory.joinpath("methods").mkdir(parents=True, exist_ok=True)
+    write_json(path, config)
+
+
 def _clear(out: Path) -> None:
-    """Removes an older comparison, so that none of its runs is taken for a new one."""
-    runs = [config.parent for config in out.glob("*/config.json")]
-    runs = [run for run in runs if run.name == "tuning" or run.name.startswith("seed-")]
+    """Removes an older comparison, and no other files."""
+    runs = [path.parent for path in out.glob("seed-*/config.json")]
     for run in runs:
-        clear_run(run)
-    for name in OUTPUTS if runs else ():  # elsewhere, a results.json may belong to something else
+        for name in ("methods", "checkpoints"):
+            shutil.rmtree(run / name, ignore_errors=True)
+        for name in ("log.jsonl", "config.json"):
+            (run / name).unlink(missing_ok=True)
+    for name in report.OUTPUTS if runs else ():  # elsewhere, a report may belong to something else
         (out / name).unlink(missing_ok=True)
-
-
-def _require(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        raise InputError(f"{directory}: no run to resume; omit --resume to start one")
-
-
-def _tune(
-    options: RunOptions,
-    data: Data,
-    settings: Settings,
-    config: dict[str, Any],
-    before: tuning.Tuning,
-    progress: Progress,
-) -> tuning.Tuning:
-    """Tunes on the first run's training campaigns; OUT/tuning stores the trials."""
-    directory, config = options.out / "tuning", {**config, "tune_only": [*options.tune_only]}
-    open_run(directory, config, resume=options.resume, allow_changes=options.allow_change)
-    return tuning.tune(
-        data,
-        options.names,
-        settings,
-        max_trials=options.tune,
-        origin=describe_origin(
-            {"command": command_of(options), "data": data.dataset.name},
-            [{"provenance": provenance()}],
-        ),
-        seed=options.seed,
-        directory=directory,
-        only=options.tune_only,
-        before=before,
-        allow_changes=options.allow_change,
-        progress=progress,
-    )

@@ -7,7 +7,7 @@ since this error does not include the variation between trainings (see `differen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -15,33 +15,31 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments.comparison.results import GROUPS, MEASURES, ORACLE, Measured, Values
+from experiments.comparison.results import BEFORE, GROUPS, Comparison, Measured
 
-#: Methods that the paper and this project propose.
-FAVOURED = ("metaheac", "seed-aware", "solved-head", "ensemble")
 _WITH_LENGTHS = (
     "metaheac-lengths",
     "alpha-0-lengths",
     "without-meta-lengths",
     "mlp-pretraining-lengths",
 )
-#: The question of the comparison, fixed before any result: does a favoured method have a higher
-#: mean AUC on small seed sets than the best of these rivals? They are mainly what is left without
-#: an inner step: the same batches at alpha = 0, plain training of the same network, and plain
-#: training of an MLP. seed-aware, the solved head and the ensemble have list lengths, so their
-#: rivals have them too: a feature that only one method gets is no merit of the method. The
-#: ensemble's rivals include both of its trained members; its claim was fixed after their results
-#: and before its own.
+#: The question of the comparison, fixed before any result: does a method that the paper or this
+#: project proposes have a higher mean AUC on small seed sets than the best of these rivals? They
+#: are mainly what is left without an inner step: the same batches at alpha = 0, plain training of
+#: the same network, and plain training of an MLP. seed-aware, the solved head and the ensemble have
+#: list lengths, so their rivals have them too: a feature that only one method gets is no merit of
+#: the method. The ensemble's rivals include both of its trained members; its claim was fixed after
+#: their results and before its own.
 PRIMARY: dict[str, tuple[str, ...]] = {
     "metaheac": ("alpha-0", "without-meta", "mlp-pretraining"),
     "seed-aware": _WITH_LENGTHS,
     "solved-head": _WITH_LENGTHS,
     "ensemble": (*_WITH_LENGTHS, "solved-head"),
 }
-PRIMARY_GROUP, PRIMARY_MEASURE = "small", "auc"
-#: The methods of the primary claims, and seed-aware's features in simpler methods: what is left of
-#: seed-aware without an inner step, or in an MLP. A report compares every pair of them; it leaves
-#: out methods that none of them is meant to explain, such as LR.
+PRIMARY_GROUP = "small"
+#: The methods of the primary claims, and seed-aware's features in simpler methods. A report
+#: compares every pair of them; it leaves out methods that none of them is meant to explain, such as
+#: LR.
 PAIRED = tuple(
     dict.fromkeys(
         [
@@ -78,7 +76,9 @@ class Difference:
         return f"{self.mean:+.4f}{error}" + ("*" if p_holm is not None and p_holm < 0.05 else "")
 
 
-def over_runs(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> Difference:
+def over_runs(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, overlap: float = 0.0
+) -> Difference:
     """Paired t-test over J runs; runs in which either value is NaN are left out.
 
     The variance of the mean is (1 / J + overlap) times that of the differences. Runs that divide
@@ -141,9 +141,7 @@ def _min_runs(overlap: float) -> int:
 def difference(first: Measured, second: Measured, overlap: float) -> Difference:
     """The first method's mean minus the second's, over runs or over campaigns."""
     if by_campaign(_num_paired(first, second), overlap):
-        if first.campaigns and second.campaigns:
-            return over_campaigns(first.campaigns, second.campaigns)
-        return Difference(first.mean - second.mean)
+        return over_campaigns(first.campaigns, second.campaigns)
     return over_runs(first.runs, second.runs, overlap)
 
 
@@ -152,8 +150,8 @@ def _num_paired(first: Measured, second: Measured) -> int:
     return int((~np.isnan(first.runs) & ~np.isnan(second.runs)).sum())
 
 
-def describe_test(num_runs: int, overlap: float, legend: str = "") -> str:
-    """The test of `difference` in a sentence, for a report; a legend of tests before it if any."""
+def describe_test(num_runs: int, overlap: float) -> str:
+    """The test of `difference` in a sentence, for a report."""
     if by_campaign(num_runs, overlap):
         unit = "split" if overlap else "world"
         which = f"one {unit}" if num_runs == 1 else f"{num_runs} {unit}s"
@@ -161,13 +159,12 @@ def describe_test(num_runs: int, overlap: float, legend: str = "") -> str:
             f"Errors are over the campaigns of {which}. They do not include the variation between "
             f"trainings, so there are no tests; these need {_min_runs(overlap)} {unit}s."
         )
-    test = "Paired t-test over the runs, each in a world of its own."
     if overlap:
-        test = (
+        return (
             "Corrected resampled t-test (Nadeau and Bengio 2003) over the runs, which divide the "
             "same campaigns at random."
         )
-    return f"{legend} {test}".strip()
+    return "Paired t-test over the runs, each in a world of its own."
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -185,107 +182,56 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim that a method is better than each of its rivals, in one measure of one group.
+    """The claim that a method is better than each of its rivals, in AUC on small seed sets.
 
     Attributes:
-      method, group, measure: identify the value.
-      rivals: names of the rivals.
-      mean: the method's mean over the runs.
+      method: name of the method.
       best: the rival with the highest mean.
-      best_mean: its mean.
       difference: the method's difference from the best rival.
       p: the largest p-value over the rivals, which tests all of them at once; 1 if a rival is as
-        good; None if a p-value is unknown or there are too few runs for tests.
-      p_holm: p after Holm's correction over the claims of the same table; of a primary claim, over
-        all of `PRIMARY`, whether their methods have results or not.
+        good; None if there are too few runs for tests.
+      p_holm: p after Holm's correction over all of `PRIMARY`, whether their methods have results
+        or not.
     """
 
     method: str
-    group: str
-    measure: str
-    rivals: tuple[str, ...]
-    mean: float
     best: str
-    best_mean: float
     difference: Difference
     p: float | None
     p_holm: float | None = None
 
-    @property
-    def improvement(self) -> float | None:
-        """Relative to the best rival's mean; None if that is zero."""
-        return self.mean / self.best_mean - 1 if self.best_mean else None
 
-    @property
-    def mark(self) -> str:
-        """The paper's mark, after Holm's correction: ** for p < .005, * for p < .05."""
-        if self.p_holm is None:
-            return ""
-        return "**" if self.p_holm < 0.005 else "*" if self.p_holm < 0.05 else ""
-
-
-def table_claims(values: Values, names: Sequence[str], overlap: float) -> list[Claim]:
-    """The claims of a table: each favoured method beats every other row except the oracle."""
-    rows = [name for name in names if name != ORACLE]
-    return _corrected(
-        _claim(values, name, [row for row in rows if row != name], group, measure, overlap)
-        for name in FAVOURED
-        if name in rows
-        for group in GROUPS
-        for measure in MEASURES
-    )
-
-
-def primary_claims(values: Values, overlap: float) -> list[Claim]:
-    """The claims of `PRIMARY` whose method and rivals all have values.
-
-    Holm's correction is over all of `PRIMARY`, so that a claim does not depend on which other
-    methods were run.
-    """
+def primary_claims(of: Comparison) -> list[Claim]:
+    """The claims of `PRIMARY` whose method and rivals all have values."""
     made = [
-        _claim(values, name, rivals, PRIMARY_GROUP, PRIMARY_MEASURE, overlap)
+        _claim(of, name, rivals)
         for name, rivals in PRIMARY.items()
-        if all(own in values for own in (name, *rivals))
+        if all(own in of.methods for own in (name, *rivals)) and of.num_campaigns(PRIMARY_GROUP)
     ]
-    complete = [claim for claim in made if claim and claim.rivals == PRIMARY[claim.method]]
-    return _corrected(complete, least=len(PRIMARY))
-
-
-def _claim(
-    values: Values, name: str, rivals: Sequence[str], group: str, measure: str, overlap: float
-) -> Claim | None:
-    """A claim; None if the method or all of its rivals have no value."""
-    own = values[name][group][measure]
-    theirs = {rival: values[rival][group][measure] for rival in rivals}
-    theirs = {rival: measured for rival, measured in theirs.items() if not np.isnan(measured.mean)}
-    if np.isnan(own.mean) or not theirs:
-        return None
-    best = max(theirs, key=lambda rival: theirs[rival].mean)
-    tests = {rival: difference(own, other, overlap) for rival, other in theirs.items()}
-    known = [test.p for test in tests.values() if test.p is not None]
-    untested = any(by_campaign(_num_paired(own, other), overlap) for other in theirs.values())
-    if untested or any(test.error is None for test in tests.values()):
-        p: float | None = None  # whoever is ahead, so that Holm's number does not depend on it
-    elif theirs[best].mean >= own.mean or any(test.mean <= 0 for test in tests.values()):
-        p = 1.0
-    else:
-        p = max(known) if len(known) == len(tests) else None
-    return Claim(
-        name, group, measure, tuple(theirs), own.mean, best, theirs[best].mean, tests[best], p
-    )
-
-
-def _corrected(claims: Iterable[Claim | None], least: int = 0) -> list[Claim]:
-    """Claims after Holm's correction for their number, or for ``least`` if that is more."""
-    made = [claim for claim in claims if claim is not None]
-    untested = [1.0] * (least - sum(claim.p is not None for claim in made))
+    # Of all claims, so that a claim does not depend on which other methods were run.
+    untested = [1.0] * (len(PRIMARY) - sum(claim.p is not None for claim in made))
     adjusted = holm([*(claim.p for claim in made), *untested])[: len(made)]
     return [replace(claim, p_holm=p) for claim, p in zip(made, adjusted, strict=True)]
 
 
+def _claim(of: Comparison, name: str, rivals: Sequence[str]) -> Claim:
+    own = of.values(name, PRIMARY_GROUP, "auc")
+    theirs = {rival: of.values(rival, PRIMARY_GROUP, "auc") for rival in rivals}
+    best = max(theirs, key=lambda rival: theirs[rival].mean)
+    tests = {rival: difference(own, other, of.overlap) for rival, other in theirs.items()}
+    known = [test.p for test in tests.values() if test.p is not None]
+    if by_campaign(len(of.seeds), of.overlap):
+        p: float | None = None  # whoever is ahead, so that Holm's number does not depend on it
+    elif any(test.mean <= 0 for test in tests.values()):
+        p = 1.0
+    else:
+        p = max(known) if len(known) == len(tests) else None
+    return Claim(name, best, tests[best], p)
+
+
 @dataclass(frozen=True)
 class Pair:
-    """The comparison of two methods in a measure on a group.
+    """The comparison of two methods in a measure on a group of campaigns.
 
     Attributes:
       first, second, group: identify the pair.
@@ -300,26 +246,33 @@ class Pair:
     p_holm: float | None = None
 
 
-def every_pair(values: Values, overlap: float) -> list[Pair]:
+def every_pair(of: Comparison) -> list[Pair]:
     """Every pair of `PAIRED` in AUC on every group."""
-    names = [name for name in PAIRED if name in values]
-    return _pairs(values, list(combinations(names, 2)), "auc", overlap)
+    names = [name for name in PAIRED if name in of.methods]
+    return pairs(of, [*combinations(names, 2)])
 
 
-def against(
-    values: Values, names: Sequence[str], reference: str, measure: str, overlap: float
-) -> list[Pair]:
-    """Each method minus a reference, in a measure on every group."""
-    return _pairs(values, [(name, reference) for name in names], measure, overlap)
-
-
-def _pairs(
-    values: Values, names: Sequence[tuple[str, str]], measure: str, overlap: float
-) -> list[Pair]:
-    pairs = []
+def pairs(of: Comparison, names: Sequence[tuple[str, str]], measure: str = "auc") -> list[Pair]:
+    """Pairs of methods in a measure on every group."""
+    made = []
     for first, second in names:
         for group in GROUPS:
-            one, other = values[first][group][measure], values[second][group][measure]
-            pairs.append(Pair(first, second, group, difference(one, other, overlap)))
-    adjusted = holm([pair.difference.p for pair in pairs])
-    return [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
+            one, other = (of.values(name, group, measure) for name in (first, second))
+            made.append(Pair(first, second, group, difference(one, other, of.overlap)))
+    return _corrected(made)
+
+
+def gains(of: Comparison) -> list[Pair]:
+    """What customising gains in AUC, of methods whose general model can score: both names equal."""
+    made = []
+    for name in of.methods:
+        for group in GROUPS:
+            before, after = (of.values(name, group, measure) for measure in (BEFORE, "auc"))
+            if not np.isnan(before.mean):
+                made.append(Pair(name, name, group, difference(after, before, of.overlap)))
+    return _corrected(made)
+
+
+def _corrected(made: Sequence[Pair]) -> list[Pair]:
+    adjusted = holm([pair.difference.p for pair in made])
+    return [replace(pair, p_holm=p) for pair, p in zip(made, adjusted, strict=True)]

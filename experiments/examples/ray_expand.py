@@ -3,8 +3,8 @@
     python ray_expand.py EXPORT USERS audience.parquet --size 10000
 
 Workers score the Parquet files of a folder in batches, and return the best users of every batch.
-The best of these are the audience of `metaheac expand`: best first, ties by user id. The seeds and
-excluded users of the campaign, whom the export lists, are left out.
+The best of these are the audience of `metaheac expand`: best first, ties by user id. Leave out the
+campaign's seeds with --leave-out, as `metaheac expand` does.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import ray
-from exported_scorer import ExportedScorer
+
+from metaheac_jax.customising.exported import open_export
 
 BATCH = 8192  # users; all batches have this length, so a worker compiles once
 
@@ -27,7 +28,7 @@ class BestOfBatch:
 
     def __init__(self, export: str, id_column: str, left_out: np.ndarray, size: int) -> None:
         """Reads the scorer; ``left_out`` holds ids as text."""
-        self.scorer, self.id_column = ExportedScorer(export), id_column
+        self.scorer, self.id_column = open_export(export), id_column
         self.left_out, self.size = left_out, size
 
     def __call__(self, users: pa.Table) -> dict[str, np.ndarray]:
@@ -81,16 +82,14 @@ def main() -> None:
     parser.add_argument("users", type=Path, help="folder with Parquet files, or one file")
     parser.add_argument("out", type=Path, help="Parquet file to write")
     parser.add_argument("--size", type=int, required=True, help="number of users")
-    further = "CSV files with a column user_id, of further users to leave out"
+    further = "CSV files with a column user_id, of users to leave out"
     parser.add_argument("--leave-out", type=Path, nargs="*", default=[], help=further)
     parser.add_argument("--id-column", default="user_id", help="of the users' ids")
     parser.add_argument("--workers", type=int, default=2, help="processes that score")
     options = parser.parse_args()
-    excluded = options.export.glob("excluded.csv")  # older exports lack it, or the seeds in it
     text = pa.csv.ConvertOptions(column_types={"user_id": pa.string()})
     left_out = [
-        pa.csv.read_csv(path, convert_options=text)["user_id"]
-        for path in (*options.leave_out, *excluded)
+        pa.csv.read_csv(path, convert_options=text)["user_id"] for path in options.leave_out
     ]
     ids = np.array([user for column in left_out for user in column.to_pylist()], str)
     if "RAY_ADDRESS" in os.environ:  # a cluster, as `ray job submit --working-dir .` sets it

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from experiments.examples.tasks import linear_tasks
-from metaheac_jax import inner_update
+from metaheac_jax.meta import inner_update
 
 
 def loss(params: Any, batch: Any) -> Array:

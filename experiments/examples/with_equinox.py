@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from experiments.examples.tasks import linear_tasks
-from metaheac_jax import build_meta_step
+from metaheac_jax.meta import build_meta_step
 
 model = eqx.nn.MLP(4, "scalar", 16, 2, key=jax.random.key(0))
 params, static = eqx.partition(model, eqx.is_inexact_array)

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from experiments.examples.tasks import linear_tasks
-from metaheac_jax import build_meta_step
+from metaheac_jax.meta import build_meta_step
 
 network = nn.Sequential([nn.Dense(16), nn.BatchNorm(False), nn.relu, nn.Dense(1)])
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from experiments.examples.tasks import linear_tasks
-from metaheac_jax import build_meta_step
+from metaheac_jax.meta import build_meta_step
 
 rngs = nnx.Rngs(0)
 layers = nnx.Linear(4, 16, rngs=rngs), nnx.BatchNorm(16, rngs=rngs), nnx.Linear(16, 1, rngs=rngs)

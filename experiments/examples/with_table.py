@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from metaheac_jax import build_meta_gradient
+from metaheac_jax.meta import build_meta_gradient
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import RowIndex
 from metaheac_jax.training.step import build_row_step

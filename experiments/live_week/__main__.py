@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from experiments.comparison.provenance import PLACES, command_of, describe_origin
-from experiments.comparison.run_folder import open_run
-from experiments.comparison.tuning import describe, tuned_before, tuned_method
-from experiments.live_week.lifts import Experiment
-from experiments.live_week.report import OUTPUTS, write_report
-from experiments.live_week.week import Week
-from experiments.live_week.worlds import APPLICATIONS, load_world, seed_of_world, world_shape
+from experiments.comparison.methods import build_methods, names_of
+from experiments.comparison.origin import PLACES, command_of, provenance
+from experiments.comparison.tables import Table
+from experiments.live_week.lifts import MEASURES, lift_table, week_lifts
+from experiments.live_week.week import APPLICATIONS, Week, run_arm
 from metaheac_jax.cli import terminal
-from metaheac_jax.data.simulation.world import count_examples
-from metaheac_jax.environment import MayChange
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import locked
-from metaheac_jax.methods import Method, method_named
+from metaheac_jax.files import locked, write_json
+from metaheac_jax.methods.method import Method
 from metaheac_jax.progress import Progress, prefixed
-from metaheac_jax.settings import PAPER
+
+NOTES = (
+    "Mean of the weeks' lifts (geometric) and its 95% interval, Student's t over the weeks. "
+    "Experiments of an application share the treatment arm.",
+    "A/A: both arms have the treatment's method. One interval in twenty misses 0 by chance.",
+    "[paper]: the paper's own figures, of a production system, not of this simulation.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Simulates weeks of MetaHeac against control methods in three applications, and an A/A test.
 
-    Writes results.json, report.md and a figure to --out, and prints the lifts of exposure,
-    conversion and conversion rate with 95% intervals.
+    Prints the lifts of exposure, conversion and conversion rate with 95% intervals, and writes
+    results.json to --out.
     """
 
     treatment: str = "metaheac"
-    """Method of the treatment arm, and of both arms of the A/A test; any method of the library."""
+    """Method of the treatment arm, and of both arms of the A/A test."""
     control: tuple[str, ...] = ("mlp-one-stage", "mlp-pretraining")
     """Methods of the control arms. Each is tested against the treatment."""
     weeks: int = 5
@@ -56,139 +56,94 @@ class Options:
     seed: int = 0
     """Random seed of the first week; the other weeks follow."""
     out: Path = Path("runs/live_week")
-    """Folder for the results. An existing test in it is replaced, unless --resume is given."""
+    """Folder for the results."""
     resume: bool = False
-    """Continue the test in --out. Finished arms stay, so methods and weeks may be added. (Adding
+    """Continue the test in --out: finished arms stay, so methods and weeks may be added. (Adding
     weeks until an interval excludes 0 proves nothing.)"""
-    allow_change: tuple[MayChange, ...] = ()
-    """With --resume, what may have changed since the test began, such as a library's version."""
     cache_dir: Path = field(default_factory=terminal.cache_folder)
     """Folder for simulated worlds and prepared data, which later tests use again."""
+
+    def week(self, application: str, number: int) -> Week:
+        """One of an application's weeks, counted from 0."""
+        same = ("users", "campaigns", "days", "audience", "general_every")
+        numbers = {name: getattr(self, name) for name in same}
+        return Week(application=application, seed=self.seed + number, **numbers)
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    check_options(options)
-    terminal.keep_compiled()
-    with locked(options.out):
-        run_weeks(options)
-
-
-def run_weeks(options: Options) -> None:
-    """Runs what is not yet in --out, and writes the report."""
-    screen = terminal.screen()
-    config = asdict(options) | {"settings": asdict(PAPER)}
-    for name in ("treatment", "control", "weeks", "out", "resume", "allow_change", "cache_dir"):
-        del config[name]
-    open_run(options.out, config, resume=options.resume, allow_changes=options.allow_change)
-    if not options.resume:
-        for name in OUTPUTS:
-            (options.out / name).unlink(missing_ok=True)
-    tuning = tuned_before("tencent")
-    names = (options.treatment, *options.control)
-    methods = {name: tuned_method(name, PAPER, tuning) for name in names}
-    with terminal.progress_display(screen) as progress:
-        found = [run_application(options, name, methods, progress) for name in APPLICATIONS]
-    results = [result for _, of in found for result in of]
-    about = {"command": command_of(options), "data": "simulated worlds"}
-    about["tuned"] = describe(names, tuning)
-    write_report(
-        [experiment for experiments, _ in found for experiment in experiments],
-        options.out,
-        title=report_title(options),
-        options={name: v for name, v in asdict(options).items() if name not in PLACES},
-        origin=describe_origin(about, results),
-        screen=screen,
-    )
-
-
-def check_options(options: Options) -> None:
-    """Refuses options that no test can have.
-
-    Raises:
-      InputError: there is one; the message names it.
-    """
-    for name in (options.treatment, *options.control):
-        method_named(name)
     if options.treatment in options.control:
         raise InputError(
             f"--control: {options.treatment} is the treatment, which the A/A test compares with "
             "itself anyway"
         )
-    for option, value, minimum in (
-        ("--weeks", options.weeks, 2),
-        ("--days", options.days, 1),
-        ("--users", options.users, 1),
-        ("--campaigns", options.campaigns, 10),
-        ("--general-every", options.general_every, 1),
-        ("--seed", options.seed, 0),
-    ):
-        terminal.check_minimum(option, value, minimum)
+    terminal.check_minimum("--weeks", options.weeks, 2)
+    for name in ("days", "users", "campaigns", "general_every"):
+        terminal.check_minimum(f"--{name.replace('_', '-')}", getattr(options, name), 1)
     if not 0 < options.audience * options.days <= 1:
         raise InputError(
             f"--audience: expected a share above 0 and at most 1 / days, got {options.audience}"
         )
-    if round(options.audience * options.users / 2) < 1:
-        raise InputError(
-            f"--audience: {options.audience} of half of {options.users} users is less than one "
-            "user; raise --audience or --users"
-        )
-    for application, week in product(APPLICATIONS, range(options.weeks)):
-        # Refuses too few users, before an earlier test is replaced.
-        count_examples(
-            users=options.users,
-            min_pool_examples=0,
-            seed=seed_of_world(application, options.seed + week),
-            shape=world_shape(application, options.campaigns),
-        )
+    names = names_of((options.treatment, *options.control))
+    methods = {method.name: method for method in build_methods(names, world="tencent")}
+    terminal.keep_compiled()
+    screen = terminal.screen()
+    with locked(options.out), terminal.progress_display(screen) as progress:
+        found = run_weeks(options, methods, progress)
+        kept = {name: value for name, value in asdict(options).items() if name not in PLACES}
+        tests = [
+            {"application": application, "test": title, "counts": counts.tolist()}
+            | {"lifts": dict(zip(MEASURES, week_lifts(counts).tolist(), strict=True))}
+            for application, experiments in found.items()
+            for title, counts in experiments.items()
+        ]
+        about = {"commands": [command_of(options)], "provenance": provenance()}
+        write_json(options.out / "results.json", {**about, "options": kept, "tests": tests})
+    screen.print(Table("Lifts", *lift_table(found)).rich())
+    terminal.print_lines(screen, *NOTES, f"the counts are in {options.out / 'results.json'}")
 
 
-def run_application(
-    options: Options, application: str, methods: Mapping[str, Method], progress: Progress
-) -> tuple[list[Experiment], list[dict[str, Any]]]:
-    """Runs all weeks of an application; returns its experiments, and the results of all arms."""
-    weeks, results = [], []
-    for number in range(options.weeks):
-        seed = options.seed + number
-        prefix = f"{application}, week {number + 1} of {options.weeks}, "
-        week_progress = prefixed(progress, prefix)
-        world = load_world(
-            application,
-            num_users=options.users,
-            num_campaigns=options.campaigns,
-            seed=seed,
-            cache_dir=options.cache_dir,
-            progress=week_progress,
-        )
-        week = Week(
-            f"{application}-seed-{seed}",
-            world,
-            methods,
-            seed=seed,
-            num_days=options.days,
-            audience=options.audience,
-            general_every=options.general_every,
-            run_folder=options.out,
-            allow_changes=options.allow_change,
-            progress=week_progress,
-        )
-        weeks.append(week.totals(options.treatment, options.control))
-        results += week.results.values()
-    experiments = [
-        Experiment(application, title, np.stack([totals[title] for totals in weeks]))
-        for title in weeks[0]
-    ]
-    return experiments, results
+def run_weeks(
+    options: Options, methods: dict[str, Method], progress: Progress
+) -> dict[str, dict[str, np.ndarray]]:
+    """(W, 2, 2) exposures and conversions of control and treatment, by application and test."""
+    treatment = methods[options.treatment]
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for application in APPLICATIONS:
+        found[application] = {}
+        weeks = [options.week(application, number) for number in range(options.weeks)]
+        for name in (*options.control, options.treatment):
+            arms = (methods[name], 0), (treatment, 1)
+            counts = [[arm_counts(options, week, *arm, progress) for arm in arms] for week in weeks]
+            title = f"{treatment.label} against {methods[name].label}"
+            title = f"A/A: {treatment.label}" if name == options.treatment else title
+            found[application][title] = np.array(counts)
+    return found
 
 
-def report_title(options: Options) -> str:
-    """The title of the report."""
-    last_seed = options.seed + options.weeks - 1
-    return (
-        f"Lifts in {options.weeks} simulated tests of {options.days} days "
-        f"(seeds {options.seed} to {last_seed}): of each application {options.campaigns} "
-        f"campaigns, 40% of them running, and {options.users:,} users"
+def arm_counts(
+    options: Options, week: Week, method: Method, bucket: int, progress: Progress
+) -> list[int]:
+    """Exposures and conversions of an arm, which is run unless --out has it with this week."""
+    name = f"{week.name}-{method.name}-{'AB'[bucket]}"
+    path = options.out / "arms" / f"{name}.json"
+    same = json.loads(json.dumps({"week": asdict(week), "settings": method.config.plain()}))
+    if options.resume and path.is_file():
+        stored = json.loads(path.read_text())
+        if {key: stored[key] for key in same} != same:
+            raise InputError(f"{path}: began with other options; start afresh without --resume")
+        return stored["counts"]
+    counts = run_arm(
+        week,
+        method,
+        bucket,
+        folder=options.out / "checkpoints",
+        cache_dir=options.cache_dir,
+        progress=prefixed(progress, f"{week.name}, {method.label}, {'AB'[bucket]}: "),
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**same, "counts": counts})
+    return counts
 
 
 if __name__ == "__main__":

@@ -1,274 +1,166 @@
-"""A week of an application: the arms, their days and their feedback.
+"""The arms of a simulated week.
 
-Axes: D days, C running campaigns, P users of a bucket, E examples, n users who are exposed to a
-campaign on a day.
+Axes: U users, C running campaigns, P users of a bucket.
 """
 
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import polars as pl
 
-from experiments.comparison.provenance import provenance
+import metaheac_jax as mh
 from experiments.comparison.run import forget_compiled
-from experiments.comparison.run_folder import stored_result
-from experiments.live_week.worlds import BUCKETS, World, audience_size, split_candidates
-from metaheac_jax.data.batches import check_campaigns, generator
-from metaheac_jax.data.examples import Examples, group_by_campaign
-from metaheac_jax.files import write_json
+from experiments.sources.simulated import World, open_world
+from metaheac_jax.data.batches import generator
+from metaheac_jax.data.simulation import PERSONA, TENCENT_WORLD, Shape, read_truth, show
+from metaheac_jax.data.splits import paper_split
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
 from metaheac_jax.methods.method import Method
-from metaheac_jax.model import Customised, General
-from metaheac_jax.progress import Progress, prefixed, silent
-from metaheac_jax.ranking import top
+from metaheac_jax.progress import Progress, prefixed
 
-#: The stream of random numbers of the first day; the other days follow.
-DAYS = BUCKETS + 1
-
-
-class Feedback(NamedTuple):
-    """Users who were exposed to campaigns.
-
-    Attributes:
-      campaign: (n,) index of the campaign.
-      user: (n,) index of the user.
-      converted: (n,) whether the user converted.
-    """
-
-    campaign: np.ndarray
-    user: np.ndarray
-    converted: np.ndarray
+#: The conversion rate of each application, as a multiple of the Tencent data's rate, 1:20. The
+#: paper does not state these rates. Besides the seed, nothing else differs between applications.
+APPLICATIONS = {"video": 2.0, "advertisements": 1.0, "article": 1.5}
+#: A user is active on a day with probability sigmoid(a + b t), where t is the mean of the user's
+#: traits `ACTIVE_TRAITS`; the mean over users is 0.4. Methods do not influence it.
+ACTIVITY = (-0.45, 1.0)
+ACTIVE_TRAITS = ("apps", "browsing")
+#: The stream of random numbers that splits candidates; those of the days follow. Training and
+#: customising share the week's seed, and their streams count from 0.
+BUCKETS = 1 << 63
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """The schedule of an arm's week.
-
-    Attributes:
-      num_days: D.
-      audience: number of users that are taken for each campaign on each day.
-      general_every: number of days between trainings of the general model. The training before the
-        week is the first.
-    """
-
-    num_days: int
-    audience: int
-    general_every: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One arm of a week.
-
-    Attributes:
-      method: trains and customises its models.
-      world: the application.
-      bucket: (C, P) users, one row for each running campaign.
-      seed: seed of the models and of the users' actions. A user acts in the same way in all arms.
-      directory: folder for checkpoints of the general models that are trained during the week. The
-        log of each training is next to it, ``NAME-day-D.jsonl``.
-      allow_changes: as in `Method.fit`.
-      progress: receives what is being done.
-    """
-
-    method: Method
-    world: World
-    bucket: np.ndarray
-    seed: int
-    directory: Path
-    allow_changes: Collection[str] = ()
-    progress: Progress = silent
-
-
 class Week:
-    """All arms of an application's week. Arms of one method start from one general model.
-
-    The counts of an arm are written to ``methods/`` in the run folder. An arm whose counts are
-    there is not run again.
+    """A week of an application.
 
     Attributes:
-      results: results of the arms so far, by file name: counts, settings, seconds and provenance.
+      application: one of `APPLICATIONS`.
+      users, campaigns: numbers in its world.
+      days: number of days.
+      audience: fraction of its bucket that an arm takes for each campaign on each day.
+      general_every: number of days between trainings of the general model.
+      seed: random seed of the week.
     """
 
-    def __init__(
-        self,
-        name: str,
-        world: World,
-        methods: Mapping[str, Method],
-        *,
-        seed: int,
-        num_days: int,
-        audience: float,
-        general_every: int,
-        run_folder: Path,
-        allow_changes: Collection[str] = (),
-        progress: Progress,
-    ) -> None:
-        """Args:
-        name: name of the application and the week; file names begin with it.
-        world: the application.
-        methods: methods by name.
-        seed: seed of the week.
-        num_days: D.
-        audience: fraction of its bucket that an arm takes for each campaign on each day.
-        general_every: see `Schedule`.
-        run_folder: the folder that `run_folder.open_run` opened.
-        allow_changes: as in `Method.fit`.
-        progress: receives what is being done.
+    application: str
+    users: int
+    campaigns: int
+    days: int
+    audience: float
+    general_every: int
+    seed: int
 
-        Raises:
-          InputError: a campaign cannot be trained on, or the audience has no user.
-        """
-        check_campaigns(world.dataset, np.concatenate([world.split.train, world.split.test]))
-        self._name, self._world, self._methods, self._seed = name, world, methods, seed
-        self._buckets = split_candidates(world, seed)
-        self._schedule = Schedule(
-            num_days=num_days,
-            audience=audience_size(audience, self._buckets),
-            general_every=general_every,
+    @property
+    def name(self) -> str:
+        """The beginning of its file names."""
+        return f"{self.application}-seed-{self.seed}"
+
+    @property
+    def world(self) -> World:
+        """Its world; every application derives a different seed from that of the week."""
+        return World(
+            users=self.users,
+            min_pool_examples=0,
+            seed=len(APPLICATIONS) * self.seed + list(APPLICATIONS).index(self.application),
+            shape=world_shape(self.application, self.campaigns),
         )
-        self._folder, self._progress = run_folder, progress
-        self._allow_changes = allow_changes
-        self._generals: dict[str, General] = {}
-        self.results: dict[str, dict[str, Any]] = {}
-
-    def totals(self, treatment: str, controls: Sequence[str]) -> dict[str, np.ndarray]:
-        """(2, 2) exposures and conversions of the week, control first, by title of the experiment.
-
-        Args:
-          treatment: name of the method of the treatment arm, and of both arms of the A/A test.
-          controls: names of the methods of the control arms.
-        """
-        treated, label = self._arm_counts(treatment, 1), self._methods[treatment].label
-        found = {}
-        for name in (*controls, treatment):
-            other = self._methods[name].label
-            title = f"A/A: {label}" if name == treatment else f"{label} against {other}"
-            both = self._arm_counts(name, 0), treated
-            found[title] = np.stack([counts.sum(axis=(0, 1)) for counts in both])
-        return found
-
-    def _arm_counts(self, name: str, bucket: int) -> np.ndarray:
-        """(D, C, 2) exposures and conversions of an arm; runs it unless its counts are stored."""
-        method, letter = self._methods[name], "AB"[bucket]
-        file = f"{self._name}-{name}-{letter}"
-        arm = Arm(
-            method=method,
-            world=self._world,
-            bucket=self._buckets[bucket],
-            seed=self._seed,
-            directory=self._folder / "checkpoints" / file,
-            allow_changes=self._allow_changes,
-            progress=prefixed(self._progress, f"{method.label}, bucket {letter}: "),
-        )
-        path = self._folder / "methods" / f"{file}.json"
-        if not path.is_file():
-            began = time.perf_counter()
-            counts = run_arm(arm, self._general(name), self._schedule)
-            result = {
-                "settings": asdict(method.settings),
-                "counts": counts.tolist(),
-                "seconds": {"week": time.perf_counter() - began},
-                "provenance": provenance(),
-            }
-            write_json(path, result)
-        shutil.rmtree(arm.directory, ignore_errors=True)
-        self.results[file] = stored_result(path, method.settings)
-        return np.array(self.results[file]["counts"])
-
-    def _general(self, name: str) -> General:
-        """A method's general model from before the week."""
-        if name not in self._generals:
-            method = self._methods[name]
-            directory = self._folder / "checkpoints" / f"{self._name}-{name}"
-            self._generals[name] = method.fit(
-                self._world.dataset,
-                campaigns=self._world.split.train,
-                seed=self._seed,
-                directory=directory,
-                log=directory.with_name(f"{directory.name}.jsonl"),
-                allow_changes=self._allow_changes,
-                progress=prefixed(self._progress, f"{method.label}: "),
-            )
-        return self._generals[name]
 
 
-def run_arm(arm: Arm, general: General, schedule: Schedule) -> np.ndarray:
-    """Runs an arm for a week.
+def run_arm(
+    week: Week, method: Method, bucket: int, *, folder: Path, cache_dir: Path, progress: Progress
+) -> list[int]:
+    """Runs an arm for a week; returns its numbers of exposures and of conversions.
 
     Args:
-      arm: what to run.
-      general: the general model from before the week.
-      schedule: the days.
-
-    Returns:
-      (D, C, 2) exposures and conversions.
+      week: what to run.
+      method: trains and customises the arm's models.
+      bucket: 0 or 1, the half of the candidates.
+      folder: for checkpoints. Arms of one method share the general model from before the week.
+      cache_dir: folder of simulated worlds and prepared data.
+      progress: receives what is being done.
 
     Raises:
+      InputError: a campaign cannot be trained on, or the audience has no user.
       Diverged: a score is not a number.
     """
-    world, running = arm.world, arm.world.split.test
-    all_campaigns = np.sort(np.concatenate([world.split.train, running]))
-    counts = np.zeros((schedule.num_days, len(running), 2), np.int64)
-    candidates = list(arm.bucket)
-    feedback: list[Feedback] = []
-    for day in range(schedule.num_days):
-        progress = prefixed(arm.progress, f"day {day + 1} of {schedule.num_days}, ")
-        data = replace(world.dataset, stage1=with_feedback(world.dataset.stage1, feedback))
-        if day and day % schedule.general_every == 0:
-            general = arm.method.fit(
+    world, own = week.world.folder(cache_dir), folder / f"{week.name}-{method.name}-{bucket}"
+    before = open_world(week.world, cache_dir, progress=progress)
+    assert before.folder is not None
+    split, truth = paper_split(before, week.seed), read_truth(world)
+    activity = daily_activity(truth.traits)[np.searchsorted(truth.user_ids, before.user_ids)]
+    candidates = split_candidates(before, split.test, week.seed)[bucket]
+    size = round(week.audience * candidates.shape[1])
+    if size < 1:
+        raise InputError(
+            f"--audience: {week.audience} of {candidates.shape[1]} users is less than one user; "
+            "raise --audience or --users"
+        )
+    _, held_out = hold_out_campaigns(before, split.train, week.seed)  # none that is running
+    shutil.rmtree(own, ignore_errors=True)
+    shutil.copytree(before.folder, own / "data")
+    data, left = mh.open_dataset(own / "data"), list(candidates)
+    counts, general = np.zeros(2, int), None
+    for day in range(week.days):
+        told = prefixed(progress, f"day {day + 1} of {week.days}, ")
+        if general is None or day % week.general_every == 0:
+            general = mh.fit(
                 data,
-                campaigns=all_campaigns,
-                never_held_out=running,
-                seed=arm.seed,
-                directory=arm.directory / f"day-{day}",
-                log=arm.directory.with_name(f"{arm.directory.name}-day-{day}.jsonl"),
-                allow_changes=arm.allow_changes,
-                progress=progress,
+                method,
+                campaigns=split.train if day == 0 else None,
+                held_out=held_out if day else None,
+                seed=week.seed,
+                directory=own / f"day-{day}" if day else folder / f"{week.name}-{method.name}",
+                progress=told,
             )
-        campaigns = [data.campaign(index) for index in running]
-        models = arm.method.customise(general, data, campaigns, seed=arm.seed, progress=progress)
-        rng = generator(arm.seed, DAYS + day)
-        active = rng.random(data.num_users) < world.activity
-        for place, (index, model) in enumerate(zip(running, models, strict=True)):
-            users = take_audience(world, model, candidates[place], schedule.audience)
-            shown = expose(world, index, users[active[users]], rng)
-            feedback.append(shown)
-            candidates[place] = np.setdiff1d(candidates[place], shown.user)
-            counts[day, place] = len(shown.user), shown.converted.sum()
-            progress("score", place + 1, len(running))
+        active = generator(week.seed, BUCKETS + 1 + day).random(data.num_users) < activity
+        shown = []
+        for place, index in enumerate(split.test):
+            campaign, pool = int(data.campaign_ids[index]), data.user_ids[left[place]]
+            audience = mh.expand(general, data, campaign, size=size, pool=pool, seed=week.seed)
+            users = data.find_users(audience.user_ids)
+            users = users[active[users]]
+            left[place] = np.setdiff1d(left[place], users)
+            ids = data.user_ids[users]
+            shown.append(pl.DataFrame({"campaign_id": np.full(len(ids), campaign), "user_id": ids}))
+            told("expand", place + 1, len(split.test))
+        answers = show(world, pl.concat(shown), seed=week.days * week.seed + day)
+        counts += len(answers), int(answers["label"].sum())
+        data = data.add(examples=answers)
         forget_compiled()
-    return counts
+    shutil.rmtree(own)
+    return counts.tolist()
 
 
-def take_audience(
-    world: World, model: Customised, candidates: np.ndarray, audience: int
-) -> np.ndarray:
-    """The ``audience`` candidates with the highest scores, best first."""
-    scores = model.score(world.dataset.user_rows[candidates])
-    return candidates[top(scores, world.dataset.user_ids[candidates], audience)]
+def world_shape(application: str, num_campaigns: int) -> Shape:
+    """The shape of the Tencent data with fewer campaigns and the application's conversion rate."""
+    share, rate = num_campaigns / TENCENT_WORLD.campaigns, APPLICATIONS[application]
+    counts = ("advertisers", "campaign_ids", "sizes", "categories", "products", "product_types")
+    rates = ("rate_min", "rate_mean", "rate_sd", "rate_max")
+    changed: dict[str, Any] = {name: rate * getattr(TENCENT_WORLD, name) for name in rates}
+    changed |= {name: max(2, round(share * getattr(TENCENT_WORLD, name))) for name in counts}
+    return replace(TENCENT_WORLD, name=application, campaigns=num_campaigns, **changed)
 
 
-def expose(world: World, campaign: int, users: np.ndarray, rng: np.random.Generator) -> Feedback:
-    """Shows a campaign to users; each converts with the true probability.
+def daily_activity(traits: np.ndarray) -> np.ndarray:
+    """(U, D) traits of users -> (U,) probability of being active on a day; see `ACTIVITY`."""
+    level = traits[:, [PERSONA.index(name) for name in ACTIVE_TRAITS]].mean(axis=1)
+    return 1 / (1 + np.exp(-(ACTIVITY[0] + ACTIVITY[1] * level)))
 
-    ``rng`` draws one number for every user of the world, so that a user's outcome does not depend
-    on who else is exposed.
+
+def split_candidates(data: mh.Dataset, running: np.ndarray, seed: int) -> np.ndarray:
+    """(2, C, P) users: two random halves of the candidates for every running campaign.
+
+    Every campaign has its own split, because with a single one all campaigns that seek the same
+    users would share their luck. If the number of candidates is odd, one is left out.
     """
-    draws = rng.random(world.dataset.num_users)
-    owner = np.full(len(users), campaign)
-    return Feedback(owner, users, draws[users] < world.truth.probability(users, owner))
-
-
-def with_feedback(stage: Examples, feedback: Sequence[Feedback]) -> Examples:
-    """The (E,) examples of a stage and its feedback, by campaign; the feedback comes last."""
-    num_campaigns = len(stage.offsets) - 1
-    owner = np.repeat(np.arange(num_campaigns), stage.counts)
-    parts = [Feedback(owner, stage.user, stage.label), *feedback]
-    campaign, user, label = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return group_by_campaign(campaign, user, label, num_campaigns=num_campaigns)
+    candidates = np.setdiff1d(np.arange(data.num_users), data.stage1.user)
+    rng, half = generator(seed, BUCKETS), len(candidates) // 2
+    halves = [rng.permutation(candidates)[: 2 * half].reshape(2, half) for _ in running]
+    return np.stack(halves, axis=1)

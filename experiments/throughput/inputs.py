@@ -38,12 +38,6 @@ class Size(NamedTuple):
     width: int
     table_rows: int
 
-    def __str__(self) -> str:
-        return (
-            f"{self.campaigns} campaigns x {self.batch_size} examples, width {self.width}, "
-            f"{self.table_rows:,} table rows"
-        )
-
 
 def check_option(name: str, value: int) -> None:
     """Refuses a value of a `Size` option for which there are no inputs.

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from experiments.comparison.provenance import device_name
+from experiments.comparison.origin import device_name
 from experiments.throughput.rivals_meta import ALPHA, SIZES, Name, layers, tasks
 from metaheac_jax.cli import terminal
 from metaheac_jax.training.implicit import Implicit

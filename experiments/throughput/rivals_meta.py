@@ -1,11 +1,10 @@
 """The meta-step against other programs: the same network and tasks, in one run, taking turns.
 
-``python -m experiments.throughput.rivals_meta`` compares plain JAX and, where installed, PyTorch
-programs: learn2learn, higher, parallel-metalearn, and ``torch.func`` (vmap of grad) with and
-without ``torch.compile``. Each program runs on one core in a process
-of its own, so that its memory can be measured. Times are processor time, so that other work on the
-machine does not count. All programs start from the same parameters; a program is refused if its
-losses in the first steps differ.
+``python -m experiments.throughput.rivals_meta`` compares plain JAX and, where installed,
+``torch.func`` (vmap of grad) with and without ``torch.compile``. Each program runs on one core in a
+process of its own, so that its memory can be measured. Times are processor time, so that other work
+on the machine does not count. All programs start from the same parameters; a program is refused if
+its losses in the first steps differ.
 
 Axes: C tasks, N examples of a support set, and of a query set.
 """
@@ -17,7 +16,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -210,104 +209,12 @@ def torch_func(size: Size, inner_steps: int, *, compiled: bool = False) -> Step:
     return run
 
 
-def learn2learn(size: Size, inner_steps: int) -> Step:
-    """learn2learn: ``MAML.clone`` and ``adapt`` for each task in turn."""
-    import torch  # pyrefly: ignore
-    from learn2learn.algorithms import MAML  # pyrefly: ignore
-
-    maml = MAML(torch_network(size), lr=ALPHA, first_order=False)
-    optimizer = torch.optim.Adam(maml.parameters(), BETA)
-
-    def run(support: Any, query: Any) -> float:
-        optimizer.zero_grad()
-        total = 0.0
-        for x, y, query_x, query_y in zip(*as_tensors(support), *as_tensors(query), strict=True):
-            learner = maml.clone()
-            for _ in range(inner_steps):
-                learner.adapt(torch.mean((learner(x) - y) ** 2))
-            value = torch.mean((learner(query_x) - query_y) ** 2) / size.num_tasks
-            value.backward()
-            total += value.item()
-        optimizer.step()
-        return total
-
-    return run
-
-
-def higher(size: Size, inner_steps: int) -> Step:
-    """higher: an inner loop context for each task in turn."""
-    import torch  # pyrefly: ignore
-    from higher import innerloop_ctx  # pyrefly: ignore
-
-    network = torch_network(size)
-    optimizer = torch.optim.Adam(network.parameters(), BETA)
-    inner = torch.optim.SGD(network.parameters(), ALPHA)
-
-    def run(support: Any, query: Any) -> float:
-        optimizer.zero_grad()
-        total = 0.0
-        for x, y, query_x, query_y in zip(*as_tensors(support), *as_tensors(query), strict=True):
-            with innerloop_ctx(network, inner, copy_initial_weights=False) as (learner, descent):
-                for _ in range(inner_steps):
-                    descent.step(torch.mean((learner(x) - y) ** 2))
-                value = torch.mean((learner(query_x) - query_y) ** 2) / size.num_tasks
-                value.backward()
-                total += value.item()
-        optimizer.step()
-        return total
-
-    return run
-
-
-def parallel_metalearn(size: Size, inner_steps: int) -> Step:
-    """parallel-metalearn: its ``MAML``, with vmap over all tasks."""
-    import torch  # pyrefly: ignore
-    from metalearn.algorithms import MAML  # pyrefly: ignore
-    from metalearn.inner_optimizers import InnerSGD  # pyrefly: ignore
-    from metalearn.loss.base import BaseLoss  # pyrefly: ignore
-
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = torch_network(size)
-
-        def forward(self, x: Any, **_: Any) -> dict[str, Any]:
-            return {"logits": self.network(x), "buffers": {}}
-
-        def get_fast_weights(self) -> dict[str, Any]:
-            return dict(self.named_parameters())
-
-    class SquaredError(BaseLoss):
-        def forward(self, out_dict: Any, targets: Any, **_: Any) -> Any:
-            value = torch.mean((out_dict["logits"] - targets) ** 2)
-            return value, value
-
-    model = Model()
-    algorithm = MAML(
-        model=model,
-        optimizer=torch.optim.Adam(model.parameters(), BETA),
-        inner_optimizer=InnerSGD(model.get_fast_weights(), inner_lr=ALPHA, learn_lr=False),
-        support_loss_fn=SquaredError(),
-        inner_steps=inner_steps,
-        chunk_size=size.num_tasks,
-    )
-
-    def run(support: Any, query: Any) -> float:
-        batches: Iterator[Any] = iter([(*as_tensors(support), *as_tensors(query))])
-        return float(algorithm.step(batches)[0])
-
-    return run
-
-
 #: By name: the module that a program needs, and the function that builds its step.
 PROGRAMS: dict[str, tuple[str, Callable[..., Step]]] = {
     "metaheac_jax": ("jax", ours),
     "JAX by hand": ("jax", jax_by_hand),
     "torch.func": ("torch", torch_func),
     "torch.func, torch.compile": ("torch", functools.partial(torch_func, compiled=True)),
-    "parallel-metalearn": ("metalearn", parallel_metalearn),
-    "learn2learn": ("learn2learn", learn2learn),
-    "higher": ("higher", higher),
 }
 
 

@@ -20,7 +20,7 @@ def test_the_meta_loss_falls(name):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_five_points_of_a_sine_wave_are_enough():
     params = sine.train(sine.Options())
     assert sine.errors(params, shots=5, steps=0, seed=0)[0] > 1.5

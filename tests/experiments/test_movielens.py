@@ -10,13 +10,12 @@ import pytest
 from commands import contents, interrupted, refuses, succeeds, tiny_settings
 from tencent_world import with_line
 
+import metaheac_jax as mh
 from experiments import movielens
 from experiments.comparison import report, runs
-from experiments.comparison.tuning import tuned_before
-from metaheac_jax.methods import Method
+from experiments.comparison.results import load
+from metaheac_jax.methods import MetaHeacMethod, Trained
 from metaheac_jax.methods.held_out_campaigns import hold_out_campaigns
-from metaheac_jax.methods.stages import Trained
-from metaheac_jax.settings import PAPER, SETTINGS
 
 COMMAND = commands.module(movielens)
 
@@ -49,8 +48,6 @@ def write_movies(directory: Path) -> Path:
 def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
     source, out = write_movies(tmp_path / "data"), tmp_path / "out"
     options = ("--data-dir", source, "--runs", 2, "--methods", "lr", "--out", out)
-    refuses(capsys, COMMAND, *options, "--resume", words=("seed-0: no run to resume",))
-    assert contents(out) == set()
     build, seeds = movielens.build_movielens, []
 
     def build_the_first(*arguments, seed, **more):
@@ -68,21 +65,17 @@ def test_movielens_over_runs_and_resumed(tmp_path, capsys, monkeypatch):
 
     succeeds(COMMAND, *options, "--resume")
     assert first.stat().st_mtime_ns == done
-    assert contents(out) == {
-        *("seed-0", "seed-1", "results.json", "methods.jsonl", "campaigns.jsonl"),
-        *("report.md", "report.html", "auc.png", "auc_by_seeds.png"),
-    }
-    assert not report.load(out).independent_runs  # they divide the same movies
-    stored = report.load(out).runs
-    assert len(stored) == 2
-    assert list(stored[0]) == ["lr", "activity (no campaign)", "like-rate (no campaign)"]
+    assert contents(out) == {"seed-0", "seed-1", *report.OUTPUTS}
+    stored = load(out / report.RESULTS)
+    assert not stored.independent_runs  # they divide the same movies
+    assert stored.seeds == [0, 1]
+    assert list(stored.methods) == ["lr", "activity (no campaign)", "like-rate (no campaign)"]
     text = (out / "report.md").read_text()
     assert re.search(r"\| LR \| \d\.\d{4} ±\d\.\d{4} \|", text)
     assert "| like-rate (no campaign) | " in text
     assert "[paper]" not in text
-    assert (
-        f"`python -m experiments.movielens --methods lr --runs 2 --data-dir {source.name}`" in text
-    )
+    command = f"python -m experiments.movielens --methods lr --runs 2 --data-dir {source.name}"
+    assert command in text
 
 
 def test_options_reach_the_data(tmp_path, monkeypatch):
@@ -100,54 +93,30 @@ def test_options_reach_the_data(tmp_path, monkeypatch):
     assert built == [expected, expected | {"apart": [1]}]
 
 
-@pytest.mark.parametrize(
-    ("stem", "non_seeds"), [("ml-100k", "exposed"), ("ml-1m", "exposed"), ("ml-1m", "pool")]
-)
-def test_data_has_its_own_tuning_and_the_papers_preset_more_epochs(
-    tmp_path, monkeypatch, stem, non_seeds
-):
-    seen = []
-    monkeypatch.setattr(movielens, "run_all", lambda *_, **more: seen.append(more))
-    monkeypatch.setattr(report, "write", lambda *_: None)
-    (tmp_path / f"{stem}.inter").touch()
-    options = ("--data-dir", tmp_path, "--out", tmp_path / "out", "--non-seeds", non_seeds)
-    for preset in ("paper", "official"):
-        succeeds(COMMAND, *options, "--preset", preset)
-    assert [own["world"] for own in seen] == [f"{stem}-{non_seeds}"] * 2
-    paper = replace(SETTINGS["paper"], online_epochs=20)
-    assert [own["settings"] for own in seen] == [paper, SETTINGS["official"]]
+class Untrained(MetaHeacMethod):
+    """MetaHeac, which holds out campaigns, without its training."""
 
-
-@pytest.mark.parametrize(
-    ("world", "penalty"),
-    [("ml-100k-exposed", 30.0), ("ml-1m-exposed", 300.0), ("ml-1m-pool", 30.0)],
-)
-def test_the_penalty_of_lr_was_chosen_for_each_kind_of_data(world, penalty):
-    searches = tuned_before(world)["methods"]
-    assert set(searches) == {"lr", "lr-lengths"}
-    assert all(own["chosen"] == {"penalty": penalty} for own in searches.values())
+    def fit(self, run):
+        return Trained({})
 
 
 def test_what_judges_a_training_is_in_no_history(tmp_path):
     options = movielens.Options(data_dir=write_movies(tmp_path / "data"))
     data = movielens.load(options, 4)
-    used = runs.apart_from_held_out(data, PAPER, 4).dataset
-    small = replace(PAPER, campaigns_per_step=2)
-    noting = Method(
-        "noting", "Noting", small, takes_steps=True, train=lambda run: Trained({}), adapt=print
-    )
-    general = noting.fit(used, campaigns=data.split.train, seed=4)
+    used = runs.apart_from_held_out(data, options, 4).dataset
+    untrained = Untrained().changed(campaigns_per_step=2, offline_patience=8)
+    general = mh.fit(used, untrained, campaigns=data.split.train, seed=4)
     train, shown = set(data.dataset.campaign_ids[data.split.train]), used.vocabulary.values[5]
     assert len(general.held_out) == 3
     assert {movie.encode() for movie in shown} == train - {m.encode() for m in general.held_out}
-    fixed = replace(PAPER, offline_patience=None)  # nothing is held out
-    assert runs.apart_from_held_out(data, fixed, 4) is data
+    official = replace(options, preset="official")  # nothing is held out
+    assert runs.apart_from_held_out(data, official, 4) is data
 
 
 def test_a_run_trains_on_data_apart_from_what_judges_it(tmp_path, monkeypatch):
     used = []
-    monkeypatch.setitem(SETTINGS, "paper", replace(SETTINGS["paper"], offline_patience=8))
     monkeypatch.setattr(runs, "run_methods", lambda data, *_, **__: used.append(data) or {})
+    monkeypatch.setattr(runs, "in_columns", lambda _: ([], {}))
     monkeypatch.setattr(report, "write", lambda *_, **__: None)
     options = ("--data-dir", write_movies(tmp_path / "data"), "--out", tmp_path / "out")
     succeeds(COMMAND, *options, "--runs", 1, "--seed", 4, "--methods", "lr")
@@ -174,6 +143,6 @@ def test_movielens_names_the_faulty_line(tmp_path, capsys):
         *options,
         "--runs",
         0,
-        words=("--runs: expected 1 or more, got 0",),
+        words=("--runs", "1 or more"),
     )
     assert contents(tmp_path) == {"data"}

@@ -1,59 +1,36 @@
-"""A report's text on the page, in Markdown and on the terminal."""
-
-import errno
-from pathlib import Path
+"""The committed pages are what the committed results say."""
 
 import pytest
-from matplotlib.figure import Figure
-from rich.console import Console
 
-from experiments.comparison.pages import Table, html, markdown, rich_table, save_figure
-
-TABLE = Table("t", ["<method>", "auc"], [["x<y", ".5"]], note="± of <i>")
+from experiments.results import __main__ as pages
+from experiments.results.__main__ import FOLDER, ROOT, both, claim, number, render
 
 
-def test_text_in_the_page_is_escaped():
-    page = html("a < b & c", [TABLE], ["<i>"], {}, "jax < 1")
-    for text in (
-        *("a &lt; b &amp; c", ">&lt;method&gt;</th>", ">x&lt;y</th>", "<li>&lt;i&gt;</li>"),
-        *("<p>± of &lt;i&gt;</p>", "<p>jax &lt; 1</p>"),
-    ):
-        assert text in page
+def test_pages_are_those_of_the_results():
+    for path, text in render().items():
+        assert path.read_text() == text, f"{path}: run python -m experiments.results"
+    assert (ROOT / pages.FIGURE).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("form", [markdown, html])
-def test_note_and_origin_stand_under_each_table(form):
-    bare = Table("u", ["method"], [["LR"]])
-    text = form("title", [TABLE, bare], ["a line"], {}, "jax 0.12.0")
-    assert text.count("jax 0.12.0") == 2
-    places = [text.index(part) for part in (".5", "± of", "jax 0.12.0", "LR", "a line")]
-    assert places == sorted(places)
-    assert "jax" not in form("title", [TABLE, bare], ["a line"], {}, "")
+def test_every_result_is_shown_or_read():
+    used = "".join(path.read_text() for path in (*FOLDER.glob("*.jinja"), *FOLDER.glob("*.py")))
+    used += (FOLDER.parent / "README.md").read_text()
+    for path in FOLDER.glob("*.json*"):
+        assert path.name.partition(".json")[0] in used, path
+    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 3_000_000
 
 
-def test_the_terminal_goes_without_a_column():
-    table = rich_table(["method", "AUC", "P", "AUC"], [["[bold]", ".5", ".6", ".7"]], "AUC")
-    console = Console(width=60)
-    with console.capture() as shown:
-        console.print(table)
-    assert "[bold]" in shown.get()
-    assert ".6" in shown.get()
-    assert ".5" not in shown.get()
-    assert ".7" not in shown.get()
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.71234, ".7123"), (1.0, "1.0000"), (-0.25, "-.2500")]
+)
+def test_numbers_have_no_leading_zero(value, text):
+    assert number(value) == text
+    assert number(float("nan")) == ""
 
 
-def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path, figure = tmp_path / "lifts.png", Figure()
-    save_figure(figure, path)
-    before = path.read_bytes()
-    assert before.startswith(b"\x89PNG")
-
-    def full(file, **_):
-        Path(file).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(figure, "savefig", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_figure(figure, path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+def test_differences_and_claims_come_from_the_campaigns():
+    """As the former reports had them."""
+    world = "worlds-2.8-million"
+    assert both(world, "ensemble", "solved-head") == "+.008 ±.001, +.008 ±.001"
+    assert claim(world, "ensemble").p_holm == pytest.approx(0.0178, abs=1e-4)
+    assert claim("movielens-1m", "ensemble").p_holm == pytest.approx(0.0675, abs=1e-4)

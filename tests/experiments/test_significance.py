@@ -6,26 +6,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judged_runs import campaign, result
+from judged_runs import of_means
 from scipy import stats
 
-from experiments.comparison import significance
-from experiments.comparison.results import Measured, method_values
+from experiments.comparison.methods import method_names
+from experiments.comparison.results import Measured
 from experiments.comparison.significance import (
+    PAIRED,
     PRIMARY,
-    Claim,
     Difference,
-    against,
     describe_test,
     difference,
     every_pair,
     holm,
     over_campaigns,
     over_runs,
+    pairs,
     primary_claims,
-    table_claims,
 )
-from metaheac_jax.methods import METHODS
 
 # Tests over runs --------------------------------------------------------------------------------
 
@@ -145,9 +143,7 @@ def test_campaigns_that_tell_nothing():
 def test_the_unit_is_a_campaign_only_if_there_are_few_independent_runs(num_runs, overlap, unit):
     rng = np.random.default_rng(2)
     aucs = rng.random((2, num_runs, 8))
-    first, second = (
-        Measured(tuple(of.mean(axis=1)), tuple(by_id(row) for row in of)) for of in aucs
-    )
+    first, second = (Measured(tuple(by_id(row) for row in of)) for of in aucs)
     assert describe_test(num_runs, overlap).startswith(unit)
     expected = (
         over_campaigns(first.campaigns, second.campaigns)
@@ -156,10 +152,6 @@ def test_the_unit_is_a_campaign_only_if_there_are_few_independent_runs(num_runs,
     )
     assert difference(first, second, overlap) == expected
     assert (expected.p is None) == ("campaigns of" in unit)
-    # What no campaign has on its own has no error over campaigns.
-    pooled = difference(Measured(first.runs), Measured(second.runs), overlap)
-    assert pooled.mean == pytest.approx(expected.mean)
-    assert (pooled.error is None) == ("campaigns of" in unit)
 
 
 # Holm's correction ------------------------------------------------------------------------------
@@ -183,189 +175,90 @@ def test_holm_is_the_closed_test_of_bonferronis(p_values):
     assert holm(p_values) == pytest.approx(expected)
 
 
-# Claims -----------------------------------------------------------------------------------------
+# Claims and pairs -------------------------------------------------------------------------------
 
-
-def values(**methods):
-    """Values of AUC on small seed sets, one row of run means per method."""
-    results = [
-        {
-            name.replace("_", "-"): result(name, [campaign(1, "small", row[run])], small=row[run])
-            for name, row in methods.items()
-        }
-        for run in range(len(next(iter(methods.values()))))
-    ]
-    return method_values(results)
-
-
-def auc_claims(claims):
-    return {c.method: c for c in claims if (c.group, c.measure) == ("small", "auc")}
-
-
-TABLE = values(
-    lr=(0.60, 0.70, 0.60),
-    mmoe=(0.70, 0.72, 0.73),
-    lightgbm=(0.68, 0.74, 0.74),
-    oracle=(1, 1, 0.99),
-    metaheac=(0.71, 0.75, 0.76),
-)
-
-
-def test_a_claim_is_against_every_row_but_the_oracle_with_the_largest_p():
-    own = (0.71, 0.75, 0.76)
-    claim = auc_claims(table_claims(TABLE, list(TABLE), 0.0))["metaheac"]
-    assert claim.rivals == ("lr", "mmoe", "lightgbm")
-    assert claim.best == "lightgbm"
-    assert (claim.mean, claim.best_mean) == pytest.approx((0.74, 0.72))
-    assert claim.improvement == pytest.approx(0.74 / 0.72 - 1)
-    rows = {"lr": (0.60, 0.70, 0.60), "mmoe": (0.70, 0.72, 0.73), "lightgbm": (0.68, 0.74, 0.74)}
-    p_values = {name: over_runs(own, row).p for name, row in rows.items()}
-    assert max(p_values, key=p_values.get) != "lightgbm"  # not the p of the highest
-    assert claim.p == max(p_values.values())
-    assert claim.difference == over_runs(own, rows["lightgbm"])
-    # Rows that are not in the table are no rivals.
-    claim = auc_claims(table_claims(TABLE, ["mmoe", "metaheac"], 0.0))["metaheac"]
-    assert (claim.rivals, claim.p) == (("mmoe",), p_values["mmoe"])
-
-
-def test_holms_correction_is_over_the_claims_of_the_table():
-    claims = table_claims(TABLE, list(TABLE), 0.0)
-    assert len(claims) == 4  # AUC, precision, recall, pooled AUC, on small seed sets
-    assert [c.p_holm for c in claims] == holm([c.p for c in claims])
-    # They are multiples of each other, and so are all p-values.
-    assert claims[0].p_holm == pytest.approx(4 * claims[0].p)
-
-
-def test_no_star_where_a_row_is_higher():
-    # MetaHeac is surely better than MMoE, and surely worse than a method of no published table.
-    table = values(mmoe=(0.70, 0.72, 0.71), prior=(0.9, 0.92, 0.91), metaheac=(0.801, 0.82, 0.81))
-    claim = auc_claims(table_claims(table, list(table), 0.0))["metaheac"]
-    assert (claim.best, claim.p, claim.mark) == ("prior", 1.0, "")
-    claim = auc_claims(table_claims(table, ["mmoe", "metaheac"], 0.0))["metaheac"]
-    assert claim.mark
-    # An equal row is no better.
-    table = values(mmoe=(0.70, 0.72, 0.71), prior=(0.8, 0.82, 0.81), metaheac=(0.8, 0.82, 0.81))
-    assert auc_claims(table_claims(table, list(table), 0.0))["metaheac"].p == 1.0
-
-
-@pytest.mark.parametrize("ahead", [0.61, 0.59])
-def test_one_run_makes_no_claim_whoever_is_ahead(ahead):
-    row = {"auc": Measured((ahead,), ({1: ahead - 0.1, 2: ahead + 0.1},))}
-    rival = {"auc": Measured((0.6,), ({1: 0.4, 2: 0.8},))}
-    nothing = dict.fromkeys(("precision", "recall", "pooled_auc"), Measured((np.nan,)))
-    table = {
-        name: dict.fromkeys(("small", "large"), of | nothing)
-        for name, of in (("metaheac", row), ("lr", rival))
-    }
-    for claim in table_claims(table, list(table), 0.0):
-        assert claim.difference.mean == pytest.approx(ahead - 0.6)
-        assert (claim.p, claim.p_holm, claim.mark) == (None, None, "")
-
-
-def test_no_star_without_a_test():
-    table = values(mmoe=(0.7, 0.7, 0.7), metaheac=(0.8, 0.8, 0.8))  # no variance
-    claim = auc_claims(table_claims(table, list(table), 0.0))["metaheac"]
-    assert (claim.p, claim.p_holm, claim.mark) == (None, None, "")
-
-
-def test_an_overlap_reaches_the_claims():
-    plain, corrected = (
-        auc_claims(table_claims(TABLE, list(TABLE), overlap))["metaheac"] for overlap in (0, 2 / 3)
-    )
-    assert corrected.p > plain.p
-    assert corrected.difference.error > plain.difference.error
+ROW = (0.60, 0.65, 0.62)
+WORSE = tuple(np.subtract(ROW, (0.01, 0.02, 0.01)))
+RIVALS = dict.fromkeys(("alpha_0", "without_meta", "mlp_pretraining"), WORSE)
 
 
 def test_a_primary_claim_needs_all_of_its_rivals():
-    row = (0.60, 0.65, 0.62)
-    rows = {"metaheac": row, "lr": np.add(row, 0.2)}
-    worse = np.subtract(row, (0.01, 0.02, 0.01))
-    rows |= dict.fromkeys(("alpha_0", "without_meta", "mlp_pretraining"), worse)
-    [claim] = primary_claims(values(**rows), 0.0)
-    assert (claim.method, claim.rivals) == ("metaheac", PRIMARY["metaheac"])
-    assert (claim.group, claim.measure) == ("small", "auc")
+    [claim] = primary_claims(of_means(metaheac=ROW, lr=np.add(ROW, 0.2), **RIVALS))
+    assert claim.method == "metaheac"
+    assert claim.difference == over_runs(ROW, WORSE)
     # The correction is for all primary claims, also for the three of methods that were not run.
     assert claim.p_holm == min(1.0, 4 * claim.p)
-    for missing in PRIMARY["metaheac"]:
-        name = missing.replace("-", "_")
-        without = {key: own for key, own in rows.items() if key != name}
-        assert primary_claims(values(**without), 0.0) == []
-        assert primary_claims(values(**rows | {name: (np.nan,) * 3}), 0.0) == []
+    for missing in RIVALS:
+        without = {name: row for name, row in RIVALS.items() if name != missing}
+        assert primary_claims(of_means(metaheac=ROW, **without)) == []
+
+
+def test_a_claim_has_the_largest_p_over_its_rivals():
+    rivals = RIVALS | {"alpha_0": (0.55, 0.645, 0.56)}  # lower, but less surely
+    [claim] = primary_claims(of_means(metaheac=ROW, **rivals))
+    p_values = {name: over_runs(ROW, row).p for name, row in rivals.items()}
+    assert claim.p == max(p_values.values()) == p_values["alpha_0"]
+    assert claim.best != "alpha-0"
+    # A rival that is as good refutes it; one run tests nothing, whoever is ahead.
+    [claim] = primary_claims(of_means(metaheac=ROW, **(RIVALS | {"alpha_0": ROW})))
+    assert (claim.best, claim.p, claim.p_holm) == ("alpha-0", 1.0, 1.0)
+    single = {name: row[:1] for name, row in RIVALS.items()}
+    for ahead in (0.9, 0.1):
+        [claim] = primary_claims(of_means(metaheac=(ahead,), **single))
+        assert (claim.p, claim.p_holm) == (None, None)
+
+
+def test_an_overlap_reaches_claims_and_pairs():
+    plain, corrected = (
+        of_means(metaheac=ROW, independent_runs=free, **RIVALS) for free in (True, False)
+    )
+    for found in (primary_claims, every_pair):
+        assert found(corrected)[0].difference.error > found(plain)[0].difference.error
 
 
 def test_the_rivals_of_a_primary_claim_have_the_features_of_its_method():
     """The ensemble's rivals include both of its trained members."""
     controls = ("alpha-0", "without-meta", "mlp-pretraining")
     lengths = tuple(f"{name}-lengths" for name in ("metaheac", *controls))
-    favoured = ("metaheac", "seed-aware", "solved-head", "ensemble")
-    names = [name.replace("-", "_") for name in (*controls, *lengths, "lr", *favoured)]
-    rows = np.random.default_rng(4).random((len(names), 3))
-    claims = primary_claims(values(**dict(zip(names, rows, strict=True))), 0.0)
-    rivals = (controls, lengths, lengths, (*lengths, "solved-head"))
-    assert {c.method: c.rivals for c in claims} == dict(zip(favoured, rivals, strict=True))
+    assert {
+        "metaheac": controls,
+        "seed-aware": lengths,
+        "solved-head": lengths,
+        "ensemble": (*lengths, "solved-head"),
+    } == PRIMARY
+    assert set(PAIRED) <= set(method_names())
+    assert set(PAIRED) == {*PRIMARY, *controls, *lengths, "alpha-0-seeds", "mlp-seeds"}
 
 
 def test_every_pair_is_tested_once():
     rng = np.random.default_rng(3)
     names = ("lr", "alpha_0", "without_meta", "mlp_pretraining", "metaheac", "seed_aware")
     rows = dict(zip(names, rng.random((6, 3)), strict=True))
-    pairs = every_pair(values(**rows), 0.0)
-    small = [pair for pair in pairs if pair.group == "small"]
+    found = every_pair(of_means(**rows))
+    small = [pair for pair in found if pair.group == "small"]
     assert len(small) == 10  # of 5; LR is none
     assert len({frozenset((pair.first, pair.second)) for pair in small}) == 10
     pair = next(p for p in small if {p.first, p.second} == {"metaheac", "alpha-0"})
     assert pair.first == "metaheac"  # so that a gain has a plus
     assert pair.difference == over_runs(rows["metaheac"], rows["alpha_0"])
-    assert [p.p_holm for p in pairs] == holm([p.difference.p for p in pairs])
+    assert [p.p_holm for p in found] == holm([p.difference.p for p in found])
     # Nothing is known of large seed sets.
-    large = [pair for pair in pairs if pair.group == "large"]
+    large = [pair for pair in found if pair.group == "large"]
     assert all(np.isnan(p.difference.mean) and p.p_holm is None for p in large)
 
 
+def test_pairs_in_another_measure():
+    rows = {"lr": (0.6, 0.62, 0.7), "prior": (0.5, 0.54, 0.55)}
+    small, _ = pairs(of_means(**rows), [("lr", "prior")], "precision")
+    expected = over_runs(np.divide(rows["lr"], 2), np.divide(rows["prior"], 2))
+    assert small.difference.mean == pytest.approx(expected.mean)
+    assert small.difference.p == pytest.approx(expected.p)
+
+
 def test_a_world_without_large_sets_does_not_count_as_a_run():
-    of = lambda *runs: Measured(runs, tuple({1: v, 2: v - 0.1 * n} for n, v in enumerate(runs)))  # noqa: E731
-    whole, part = of(0.7, 0.72, 0.75), of(0.6, np.nan, 0.61)
-    assert difference(whole, of(0.6, 0.6, 0.61), 0.0).p is not None
+    def of(*runs):
+        return Measured(tuple({} if np.isnan(v) else {1: v, 2: v - 0.1 * n} for n, v in runs))
+
+    whole, part = of(*enumerate((0.7, 0.72, 0.75))), of(*enumerate((0.6, np.nan, 0.61)))
+    assert difference(whole, of(*enumerate((0.6, 0.6, 0.61))), 0.0).p is not None
     assert difference(whole, part, 0.0).p is None
-    table = {
-        name: dict.fromkeys(("small", "large"), dict.fromkeys(significance.MEASURES, own))
-        for name, own in (("metaheac", whole), ("lr", part))
-    }
-    assert {claim.p for claim in table_claims(table, list(table), 0.0)} == {None}
-
-
-@pytest.mark.parametrize("measure", ["auc", "precision"])
-def test_methods_against_a_reference(measure):
-    rows = {"lr": (0.6, 0.62, 0.7), "metaheac": (0.7, 0.75, 0.73), "prior": (0.5, 0.54, 0.55)}
-    pairs = against(values(**rows), ["lr", "metaheac"], "prior", measure, 0.0)
-    small = {pair.first: pair for pair in pairs if pair.group == "small"}
-    assert set(small) == {"lr", "metaheac"}
-    assert {pair.second for pair in pairs} == {"prior"}
-    scale = {"auc": 1.0, "precision": 0.5}[measure]  # see judged_runs
-    expected = over_runs(np.multiply(rows["lr"], scale), np.multiply(rows["prior"], scale))
-    assert small["lr"].difference.mean == pytest.approx(expected.mean)
-    assert small["lr"].difference.p == pytest.approx(expected.p)
-    assert [p.p_holm for p in pairs] == holm([p.difference.p for p in pairs])
-
-
-def test_a_group_without_campaigns_is_left_out():
-    nothing = (np.nan, np.nan)
-    both = ["lr", "metaheac"]
-    assert auc_claims(table_claims(values(lr=nothing, metaheac=(0.7, 0.8)), both, 0.0)) == {}
-    assert auc_claims(table_claims(values(lr=(0.7, 0.8), metaheac=nothing), both, 0.0)) == {}
-
-
-def test_pairs_are_of_the_methods_of_the_primary_claims_which_exist():
-    assert set(significance.PAIRED) <= set(METHODS)
-    rivals = set().union(*PRIMARY.values())
-    seeds = {"seed-aware", "alpha-0-seeds", "mlp-seeds"}
-    assert set(significance.PAIRED) == rivals | seeds | {"metaheac", "ensemble"}
-
-
-@pytest.mark.parametrize(
-    ("p", "mark"),
-    [(0.0049, "**"), (0.005, "*"), (0.049, "*"), (0.05, ""), (1.0, ""), (None, "")],
-)
-def test_marks_are_by_p_after_holms_correction(p, mark):
-    claim = Claim("metaheac", "small", "auc", ("lr",), 0.8, "lr", 0.7, Difference(0.1), 1e-9, p)
-    assert claim.mark == mark

@@ -1,0 +1,95 @@
+"""MLPs that are trained from scratch for each new campaign (paper section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+from jax import Array
+
+from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.methods import Method, Run, Trained, register
+from metaheac_jax.methods.config import within
+from metaheac_jax.methods.fine_tuning import PretrainingConfig
+from metaheac_jax.methods.method import GradientMethod
+from metaheac_jax.methods.offline import train_plain, untrained
+from metaheac_jax.methods.online import FineTuningConfig, fine_tune
+from metaheac_jax.model import State, Weights
+from metaheac_jax.networks.base import Network, User
+from metaheac_jax.networks.mlp import MLP
+
+
+@dataclass(frozen=True)
+class FromScratchConfig(FineTuningConfig):
+    """Settings of a method that trains a network from scratch online, after gradient steps."""
+
+    tuned: ClassVar[tuple[str, ...]] = PretrainingConfig.tuned
+
+    online_learning_rate: float = 0.003
+    online_epochs: int = within(30, least=0)
+    online_patience: int | None = 3
+
+
+@dataclass(frozen=True)
+class OneStageConfig(FromScratchConfig):
+    """Settings of MLP_one-stage."""
+
+    tuned: ClassVar[tuple[str, ...]] = ("online_learning_rate",)
+
+
+@dataclass(frozen=True)
+class OnFrozenFields:
+    """A network whose field vectors get no gradient, so that training does not change the table."""
+
+    network: Network
+
+    def init(self, key: Any, user: User, campaign: Array, /) -> Any:
+        """The network's own parameters."""
+        return self.network.init(key, user, campaign)
+
+    def apply(self, params: Any, user: User, campaign: Array, /, *reference: Any) -> Any:
+        """The network's own output."""
+        return self.network.apply(params, *jax.lax.stop_gradient((user, campaign, *reference)))
+
+
+_NEW_MLP = OnFrozenFields(MLP())
+
+
+@register
+class MLPOneStage(Method[OneStageConfig]):
+    """MLP_one-stage: an MLP trained from scratch on the campaign's examples."""
+
+    name, label, default = "mlp-one-stage", "MLP_one-stage", OneStageConfig()
+
+    def fit(self, run: Run) -> Trained:
+        """The offline stage, which draws initial values."""
+        return Trained(untrained(run, self.config, MLP())._asdict())
+
+    def customise(
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
+    ) -> list[AdaptedScorer]:
+        """The online stage: trains the MLP."""
+        return fine_tune(run, self.config, MLP(), Weights(**state), campaigns)
+
+
+@register
+class MLPEmbeddings(GradientMethod[FromScratchConfig]):
+    """MLP+emb: an MLP trained from scratch on frozen embeddings that all campaigns share."""
+
+    name, label, default = "mlp-embeddings", "MLP+emb", FromScratchConfig()
+
+    def fit(self, run: Run) -> Trained:
+        """The offline stage: plain training."""
+        return train_plain(run, self.config, MLP())
+
+    def customise(
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
+    ) -> list[AdaptedScorer]:
+        """Trains an MLP from scratch for each campaign, on the general model's embeddings."""
+        # The offline stage drew its MLP and the table with the parts 0 and 1 of the key.
+        key = jax.random.fold_in(jax.random.key(run.seed), 2)
+        network = untrained(run, self.config, _NEW_MLP, key).network
+        return fine_tune(run, self.config, _NEW_MLP, Weights(network, state["table"]), campaigns)

@@ -1,0 +1,140 @@
+"""What the answers of one audience are worth to the next one (the paper's hourly feedback).
+
+A world is simulated, a general model is trained, and each of ten new campaigns gets an audience.
+The world answers by its true probabilities, and the answers are added to the data. The second
+audience is drawn from the users who are not in the first: once from the data with the answers, and
+once from the data without them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.stats
+
+import metaheac_jax as mh
+from experiments.comparison.methods import build_methods, names_of
+from experiments.comparison.origin import command_of, provenance
+from experiments.comparison.tables import Table
+from metaheac_jax.cli import terminal
+from metaheac_jax.data.simulation import show, true_probability, write_world
+from metaheac_jax.files import write_json
+from metaheac_jax.methods.method import Method
+from metaheac_jax.progress import Progress, prefixed
+
+NEW_CAMPAIGNS = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures what the feedback of a first audience is worth to a second, in ten new campaigns."""
+
+    methods: tuple[str, ...] = ("lr", "solved-head")
+    """Methods, by name."""
+    users: int = 200_000
+    """Users of the simulated world."""
+    size: int = 2000
+    """Users of an audience."""
+    epochs: int = 2
+    """Epochs of the offline stage at most."""
+    seed: int = 0
+    """Random seed of world, trainings and answers."""
+    out: Path = Path("runs/feedback.json")
+    """JSON file to write: expected conversions of each audience."""
+
+
+def main(options: Options) -> None:
+    """Runs the command."""
+    for name in ("users", "size", "epochs"):
+        terminal.check_minimum(f"--{name}", getattr(options, name), 1)
+    changes = [f"offline_epochs={options.epochs}"]
+    methods = build_methods(names_of(options.methods), world="tencent", changes=changes)
+    terminal.check_output("--out", options.out)
+    terminal.keep_compiled()
+    screen = terminal.screen()
+    with tempfile.TemporaryDirectory() as folder, terminal.progress_display(screen) as progress:
+        world = Path(folder) / "world"
+        write_world(
+            world,
+            users=options.users,
+            min_pool_examples=300,
+            new_campaigns=NEW_CAMPAIGNS,
+            seed=options.seed,
+            progress=progress,
+        )
+        found = {
+            method.name: conversions(
+                method, world, options, prefixed(progress, f"{method.label}: ")
+            )
+            for method in methods
+        }
+    rows = [[method.label, *map(str, summary(found[method.name]))] for method in methods]
+    about = {"commands": [command_of(options)], "provenance": provenance(), "size": options.size}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, {**about, "users": options.users, "conversions": found})
+    header = ["method", "first audience", "second, without feedback", "second, with", "gain"]
+    screen.print(Table("Feedback", header, rows).rich())
+
+
+def conversions(
+    method: Method, world: Path, options: Options, progress: Progress
+) -> list[dict[str, Any]]:
+    """Expected conversions of each campaign's audiences, by the true probabilities.
+
+    Returns:
+      Per campaign its id, ``first``, ``without`` and ``with``: the first audience, and the second
+      without and with the feedback of the first.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        data = mh.prepare(world, Path(folder) / "data", progress=progress)
+        general = mh.fit(data, method, seed=options.seed, progress=progress)
+        new = world / "new"
+        data = data.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
+        ids = pl.read_csv(new / "campaigns.csv")["campaign_id"].to_list()
+        first = mh.expand_all(general, data, ids, size=options.size, progress=progress)
+
+        def second() -> list[mh.Audience]:
+            return [
+                mh.expand(general, data, campaign, size=options.size, exclude=of.user_ids)
+                for campaign, of in zip(ids, first, strict=True)
+            ]
+
+        without = second()
+        shown = pl.concat([of.frame.select("campaign_id", "user_id") for of in first])
+        data = data.add(examples=show(world, shown, seed=options.seed))
+        audiences = {"first": first, "without": without, "with": second()}
+        return [
+            {"campaign": campaign}
+            | {
+                name: round(float(true_probability(world, campaign, of[i].user_ids).sum()), 3)
+                for name, of in audiences.items()
+            }
+            for i, campaign in enumerate(ids)
+        ]
+
+
+def summary(found: Sequence[dict[str, Any]]) -> tuple[str, str, str, str]:
+    """Mean expected conversions of the three audiences, and the gain by feedback.
+
+    The gain is the geometric mean of the campaigns' ratios, with the 95% interval of Student's t
+    over their logarithms.
+    """
+    first, without, fed = (
+        np.array([own[name] for own in found]) for name in ("first", "without", "with")
+    )
+    logs = np.log(fed / without)
+    error = logs.std(ddof=1) / np.sqrt(len(logs))
+    half = scipy.stats.t.ppf(0.975, len(logs) - 1) * error
+    gain, low, high = 100 * np.expm1([logs.mean(), logs.mean() - half, logs.mean() + half])
+    means = [f"{values.mean():.0f}" for values in (first, without, fed)]
+    return means[0], means[1], means[2], f"{gain:+.1f}% [{low:+.1f}, {high:+.1f}]"
+
+
+if __name__ == "__main__":
+    terminal.command(Options, main, prog="python -m experiments.feedback")

@@ -1,0 +1,1 @@
+"""Data of the experiments: each source as a `Dataset`."""

@@ -1,0 +1,83 @@
+"""Simulated worlds, made once and kept in a cache folder.
+
+No other module of the experiments knows the files of a world.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from metaheac_jax.data import from_tables, simulation
+from metaheac_jax.data.columns import Column
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.data.schema_file import TableSchema
+from metaheac_jax.data.simulation import FORMAT as WORLD_FORMAT
+from metaheac_jax.data.simulation import RECIPE, TENCENT_WORLD, WECHAT_WORLD, Shape
+from metaheac_jax.data.storage import FORMAT, open_dataset
+from metaheac_jax.files import make_once
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import TENCENT, Schema
+
+#: Worlds by name: one as the Tencent data, and one with the counts of the paper's WeChat data.
+SHAPES = {"tencent": TENCENT_WORLD, "wechat": WECHAT_WORLD}
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What a world is made of.
+
+    Attributes:
+      users, examples, min_pool_examples, cardinality, seed, shape: as in
+        `metaheac_jax.data.simulation.write_world`.
+    """
+
+    users: int
+    examples: int | None = None
+    min_pool_examples: int = 1500
+    cardinality: float = 0.1
+    seed: int = 0
+    shape: Shape = TENCENT_WORLD
+
+    def folder(self, cache_dir: Path) -> Path:
+        """Where the cache has its files, if it has them."""
+        digest = hashlib.sha256(f"{WORLD_FORMAT} {self!r}".encode()).hexdigest()[:8]
+        name = self.shape.name.replace(" ", "-")
+        name = f"simulated-{RECIPE}-{name}-{self.users}-users-seed-{self.seed}-{digest}"
+        return cache_dir / name
+
+    def write(self, folder: Path, *, progress: Progress = silent) -> None:
+        """Simulates it.
+
+        Raises:
+          InputError: a number is out of range, or there are too few users.
+        """
+        simulation.write_world(folder, **vars(self), progress=progress)
+
+
+def prepare(
+    folder: Path, target: Path, *, schema: Schema = TENCENT, progress: Progress = silent
+) -> None:
+    """Turns the tables of a world into a dataset on disk."""
+    user, campaign = (
+        tuple(Column(own.name, own.slots) for own in side)
+        for side in (schema.user, schema.campaign)
+    )
+    from_tables.prepare(folder, target, schema=TableSchema(user, campaign), progress=progress)
+
+
+def open_world(
+    world: World, cache_dir: Path, *, schema: Schema = TENCENT, progress: Progress = silent
+) -> Dataset:
+    """The dataset of a world, which is simulated and prepared unless the cache has it."""
+    folder = world.folder(cache_dir)
+    make_once(folder, partial(world.write, folder, progress=progress), progress=progress)
+    text = json.dumps([FORMAT, schema.to_json()])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    target = folder.with_name(f"prepared-{folder.name}-{digest}")
+    make = partial(prepare, folder, target, schema=schema, progress=progress)
+    make_once(target, make, progress=progress)
+    return open_dataset(target, progress=progress)

@@ -1,0 +1,94 @@
+"""The ways to compute a meta-step, with the authors' settings.
+
+Axes: C campaigns, R rows of the table, k embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax import Array
+
+from experiments.throughput.arithmetic import executed_flops
+from experiments.throughput.inputs import Size
+from metaheac_jax.backend import campaigns_at_once
+from metaheac_jax.data.batches import CampaignBatch
+from metaheac_jax.methods import OFFICIAL
+from metaheac_jax.model import Weights, initialise
+from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.table.adam import table_adam
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.rows import select_rows
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
+from metaheac_jax.training.step import build_row_step
+
+NETWORK = MetaHeac(num_experts=OFFICIAL.num_experts, num_critics=OFFICIAL.num_critics)
+#: row-local is what methods do; whole-table is gradient in gradient over the whole table with a
+#: dense Adam, as the authors' program does it; first-order omits the second-order term.
+WAYS = ("row-local", "first-order", "whole-table")
+
+
+class Program(NamedTuple):
+    """A compiled meta-step.
+
+    Attributes:
+      init: ``init(network, table) -> state``.
+      step: ``step(state, *batch) -> (state, info)``; it reuses the state's memory.
+      flops: FLOPs of the matrix products that a step executes.
+      memory: bytes of arguments, results and temporaries.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[..., Any]
+    flops: int
+    memory: int
+
+
+def untrained(size: Size, layout: Layout) -> Weights:
+    """Untrained weights of the official network."""
+    key = jax.random.key(0)
+    return initialise(NETWORK, key, layout, num_rows=size.table_rows, width=size.width)
+
+
+def place(way: str, batch: CampaignBatch, size: Size) -> Sequence[Any]:
+    """A step's arguments after the state."""
+    if way != "whole-table":
+        return batch
+    # Ids point into the whole table, whose pad id is its number of rows.
+    rows, *sides = batch.shared()
+    table_row = np.append(rows, np.int32(size.table_rows))
+    return [side._replace(ids=jax.tree.map(lambda ids: table_row[ids], side.ids)) for side in sides]
+
+
+def compile_step(way: str, size: Size, batch: Sequence[Any], layout: Layout) -> Program:
+    """Compiles the meta-step in one of `WAYS` for batches of one shape; allocates nothing."""
+    rate = OFFICIAL.outer_learning_rate
+    loss, adam = build_loss(NETWORK, layout, reduction=OFFICIAL.reduction), optax.adam(rate)
+    options: dict[str, Any] = {
+        "inner_learning_rate": OFFICIAL.inner_learning_rate,
+        "first_order": way == "first-order",
+        "campaigns_per_chunk": campaigns_at_once(size.campaigns),
+        "reduction": OFFICIAL.reduction,
+    }
+    if way == "whole-table":
+        whole = build_meta_step(loss, adam, **options)
+
+        def init(network: Any, table: Array) -> Any:
+            return whole.init({"network": network, "table": table})
+
+        step: Any = whole.step
+    else:
+        gradient = build_meta_gradient(loss, select=select_rows, **options)
+        init, step = build_row_step(gradient, adam, table_adam(rate), checked=True)[:2]
+    weights = jax.eval_shape(lambda: untrained(size, layout))
+    state = jax.eval_shape(init, *weights)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, *batch).compile()
+    memory: Any = compiled.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+    return Program(init, compiled, executed_flops(step, state, *batch), used)

@@ -1,0 +1,34 @@
+"""The baselines keep the contract of methods, and are registered."""
+
+import pytest
+from method_contract import MethodContract
+
+import experiments.baselines  # noqa: F401  registers them
+from metaheac_jax.methods import METHODS, configured
+
+#: They run in ``methods/test_contract.py``.
+LIBRARY = (
+    *("lr", "mlp-pretraining", "without-meta", "alpha-0", "metaheac", "solved-head", "ensemble"),
+)
+NAMES = [name for name in METHODS if name not in LIBRARY and not name.endswith("-lengths")]
+
+
+@pytest.fixture(scope="class", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.mark.slow
+class TestContract(MethodContract):
+    """The baselines."""
+
+    @pytest.fixture(autouse=True)
+    def heads(self, name):
+        """A head per training campaign cannot be of other campaigns."""
+        self.continues = name not in ("mmoe", "shared-bottom")
+
+
+def test_every_method_has_its_name_and_a_label_of_its_own():
+    assert all(configured(name).name == name for name in METHODS)
+    own = [name for name, kind in METHODS.items() if "test_" not in kind.__module__]
+    assert len({configured(name).label for name in own}) == len(own) > 20

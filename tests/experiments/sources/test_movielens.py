@@ -1,0 +1,328 @@
+"""MovieLens as campaigns: above all, that no feature tells an answer."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from toy_movielens import (
+    MOVIES,
+    USERS,
+    build_toy,
+    examples,
+    features,
+    toy_genres,
+    toy_ratings,
+    write_toy,
+)
+
+from experiments.sources.movielens import (
+    build_movielens,
+    movielens_users,
+    user_references,
+)
+from metaheac_jax.data.storage import content_digest
+from metaheac_jax.errors import InputError
+
+
+def movies_of(dataset, campaigns=slice(None)):
+    """Ids of campaigns as numbers."""
+    return [int(key) for key in dataset.campaign_ids[campaigns]]
+
+
+@pytest.fixture(scope="module", params=["pool", "exposed"])
+def toy(request, tmp_path_factory):
+    ratings = toy_ratings(USERS, MOVIES, seed=1)
+    directory = tmp_path_factory.mktemp("toy")
+    options = {"non_seeds": request.param, "non_seeds_per_seed": 1}
+    return ratings, request.param, *build_toy(directory, ratings, **options)
+
+
+def test_who_is_a_seed_and_who_is_not(toy):
+    ratings, mode, dataset, split = toy
+    assert len(split.train) == round(0.6 * dataset.num_campaigns)
+    assert sorted([*split.train, *split.test]) == list(range(dataset.num_campaigns))
+    stage1, stage2 = examples(dataset, "stage1"), examples(dataset, "stage2")
+    assert not stage1.keys() & stage2.keys()
+    test = set(movies_of(dataset, split.test))
+    assert {movie for movie, _ in stage2} == test
+
+    likes = Counter(movie for (_, movie), rating in ratings.items() if rating >= 4)
+    assert movies_of(dataset) == sorted((m for m, n in likes.items() if n >= 4), key=str)
+    for movie in movies_of(dataset):
+        labels = {u: lab for (m, u), (lab, _) in (stage1 | stage2).items() if m == movie}
+        seeds = {u for u, lab in labels.items() if lab == 1}
+        others = {u for u, lab in labels.items() if lab == 0}
+        assert seeds == {u for (u, m), rating in ratings.items() if m == movie and rating >= 4}
+        if mode == "exposed":
+            assert others == {u for (u, m), rating in ratings.items() if m == movie and rating < 4}
+        else:
+            pool = {u for u in range(8, 8 + USERS) if (u, movie) not in ratings}
+            assert others <= pool
+            assert len(others) == min(len(pool), len(seeds))
+        in_stage1 = Counter(lab for (m, _), (lab, _) in stage1.items() if m == movie)
+        for label, whole in ((1, len(seeds)), (0, len(others))):
+            assert in_stage1[label] == ((whole + 1) // 2 if movie in test else whole)
+
+
+def test_histories_are_those_of_the_training_campaigns_less_one_movie(toy):
+    """Every example's features, from the ratings by the slow and plain way."""
+    ratings, _, dataset, split = toy
+    train = movies_of(dataset, split.train)
+    left_out = {}
+    for stage in ("stage1", "stage2"):
+        for (movie, user), (label, view) in examples(dataset, stage).items():
+            found = features(dataset, view)
+            liked = {m for m in train if ratings.get((user, m), 0) >= 4}
+            shown = set(map(int, found["liked_movies"]))
+            assert shown <= liked
+            assert len(shown) == len(found["liked_movies"]) == max(len(liked) - 1, 0)
+            if label == 1 and movie in train:
+                assert liked - shown == {movie}
+            elif movie in train and len(liked) > 1:
+                left_out.setdefault(user, []).extend(liked - shown)
+            count = Counter(genre for m in shown for genre in toy_genres(m))
+            assert found["liked_genres"] == sorted(count, key=lambda g: (-count[g], g))
+            assert found["zip"] == [str(90000 + 377 * (user - 8))[:2]]
+            assert found["gender"] == ["MF"[user % 2]]
+            assert found["occupation"] == [f"job{(user - 8) % 3}"]
+    # Which movie a non-seed lacks is drawn for each campaign anew.
+    varied = [len(set(movies)) > 1 for movies in left_out.values() if len(movies) > 1]
+    assert np.mean(varied) > 0.5
+
+
+def test_campaigns_are_their_year_and_genres_rarest_first(toy):
+    _, _, dataset, _ = toy
+    count = Counter(genre for m in range(95, 95 + MOVIES) for genre in toy_genres(m))
+    first = len(dataset.schema.user)
+    for movie, rows in zip(movies_of(dataset), dataset.campaign_rows, strict=True):
+        values = [
+            str(dataset.vocabulary.values[first + i][row - dataset.vocabulary.offsets[first + i]])
+            for i, row in enumerate(rows)
+        ]
+        genres = sorted(toy_genres(movie), key=lambda g: (count[g], g))
+        assert values == ["1930s" if movie < 105 else "1940s", *(genres + [""] * 3)[:3]]
+
+
+def rows_by_example(dataset, split, stage, which):
+    """{(movie, user): table rows} of the examples of training or test campaigns."""
+    movies = set(movies_of(dataset, getattr(split, which)))
+    return {
+        key: dataset.user_rows[view].tolist()
+        for key, (_, view) in examples(dataset, stage).items()
+        if key[0] in movies
+    }
+
+
+@pytest.mark.parametrize("mode", ["pool", "exposed"])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6))
+def test_no_rating_of_a_test_campaign_reaches_a_feature(tmp_path, mode, seed):
+    ratings = toy_ratings(USERS, MOVIES, seed=seed)
+    dataset, split = build_toy(tmp_path, ratings, seed=seed, non_seeds=mode)
+
+    # The test campaigns' ratings go to other users; their number of likes stays.
+    swap = dict(
+        zip(range(8, 8 + USERS), np.random.default_rng(seed).permutation(USERS) + 8, strict=True)
+    )
+    test = set(movies_of(dataset, split.test))
+    moved = {(int(swap[u]) if m in test else u, m): r for (u, m), r in ratings.items()}
+    assert moved != ratings
+    after, split_after = build_toy(tmp_path, moved, seed=seed, non_seeds=mode)
+
+    assert examples(after, "stage2") != examples(dataset, "stage2")
+    np.testing.assert_array_equal(split_after.train, split.train)
+    np.testing.assert_array_equal(after.user_rows, dataset.user_rows)
+    np.testing.assert_array_equal(after.user_ids, dataset.user_ids)
+    before = rows_by_example(dataset, split, "stage1", "train")
+    assert rows_by_example(after, split, "stage1", "train") == before
+
+
+@pytest.mark.parametrize("mode", ["pool", "exposed"])
+def test_campaigns_apart_are_in_no_history(tmp_path, mode):
+    """They are as test campaigns are: one view per user, and no rating of theirs in a feature."""
+    ratings = toy_ratings(USERS, MOVIES, seed=5)
+    dataset, split = build_toy(tmp_path, ratings, non_seeds=mode)
+    apart = split.train[[1, 4]]
+    found, again = build_toy(tmp_path, ratings, non_seeds=mode, apart=apart)
+    np.testing.assert_array_equal(again.train, split.train)
+    movies = {str(movie) for movie in movies_of(dataset, apart)}
+    shown = [set(features(found, view)["liked_movies"]) for view in range(found.num_users)]
+    assert set().union(*shown) == {str(m) for m in movies_of(dataset, split.train)} - movies
+    for campaign in range(dataset.num_campaigns):  # the examples are the same
+        own = [
+            (
+                movielens_users(data)[data.stage1.user[data.stage1.of(campaign)]],
+                data.stage1.label[data.stage1.of(campaign)],
+            )
+            for data in (dataset, found)
+        ]
+        for one, other in zip(*own, strict=True):
+            np.testing.assert_array_equal(one, other)
+        views = found.stage1.user[found.stage1.of(campaign)]
+        shared = campaign in split.test or campaign in apart
+        assert ((views < USERS) == shared).all()
+
+
+def flip(ratings, dataset, split, seed):
+    """Turns likes of one training movie into low ratings, and as many back."""
+    lower = Counter(movie for (_, movie), rating in ratings.items() if rating < 4)
+    movies = [m for m in movies_of(dataset, split.train) if lower[m]]
+    movie = int(np.random.default_rng(seed).choice(movies))
+    liked = [k for k, r in ratings.items() if k[1] == movie and r >= 4]
+    lower = [k for k, r in ratings.items() if k[1] == movie and r < 4]
+    n = min(len(liked), len(lower))
+    return movie, ratings | dict.fromkeys(liked[:n], 1) | dict.fromkeys(lower[:n], 5)
+
+
+@pytest.mark.parametrize(("users", "movies", "rate"), [(30, 14, 0.4), (12, 200, 0.75)])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6))
+def test_the_answer_of_an_example_is_not_in_its_own_features(tmp_path, users, movies, rate, seed):
+    """A seed and a non-seed see the same movies of the user, but for the one that a non-seed lacks.
+
+    In the second world histories are longer than their slots, so this holds for the cut as well.
+    """
+    size = {"users": users, "movies": movies}
+    ratings = toy_ratings(users, movies, seed, liked=rate)
+    dataset, split = build_toy(tmp_path, ratings, seed, non_seeds="exposed", **size)
+    movie, flipped = flip(ratings, dataset, split, seed)
+    after, split_after = build_toy(tmp_path, flipped, seed, non_seeds="exposed", **size)
+    np.testing.assert_array_equal(split_after.train, split.train)
+
+    def of_movie(data):
+        return {u: (lab, v) for (m, u), (lab, v) in examples(data, "stage1").items() if m == movie}
+
+    cut = [len(features(dataset, view)["liked_movies"]) == 80 for view in range(users)]
+    assert any(cut) == (movies == 200)
+    old, new = of_movie(dataset), of_movie(after)
+    assert old.keys() == new.keys()
+    assert any(old[user][0] != new[user][0] for user in old)
+    for user in old:
+        pair = [(dataset, *old[user]), (after, *new[user])]
+        seen = {label: features(data, view)["liked_movies"] for data, label, view in pair}
+        if len(seen) == 1:
+            np.testing.assert_array_equal(*(data.user_rows[view] for data, _, view in pair))
+        else:
+            kept = [m for m in seen[1] if m in seen[0]]
+            assert kept == seen[0][: len(kept)]
+            assert len(seen[1]) - len(kept) <= 1
+        assert all(str(movie) not in shown for shown in seen.values())
+
+
+def test_references_count_training_campaigns_less_the_own_one(toy):
+    _, _, dataset, split = toy
+    train = set(movies_of(dataset, split.train))
+    known = {k: lab for k, (lab, _) in examples(dataset, "stage1").items() if k[0] in train}
+    overall = sum(known.values()) / len(known)
+    for stage in ("stage1", "stage2"):
+        columns = getattr(dataset, stage)
+        scores = user_references(dataset, split.train, columns)
+        movies = np.repeat(movies_of(dataset), columns.counts).tolist()
+        users = movielens_users(dataset)[columns.user].astype(int).tolist()
+        for e, (movie, user) in enumerate(zip(movies, users, strict=True)):
+            rest = [lab for (m, u), lab in known.items() if u == user and m != movie]
+            assert scores.activity[e] == sum(rest)
+            expected = (sum(rest) + overall) / (len(rest) + 1)
+            assert scores.like_rate[e] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "text", "what"),
+    [
+        ("inter", 1, "user_id:token\titem_id:token\tstars:float\ttimestamp:float", "'rating'"),
+        ("inter", 1, "user_id:token\titem_id:token\trating:token\ttimestamp:float", "rating:float"),
+        ("inter", 3, "8\t95\t\t0", "the rating is missing"),
+        ("inter", 3, "7\t95\t5\t0", "user_id is missing from its table"),
+        ("inter", 3, "8\t999\t5\t0", "item_id is missing from its table"),
+        ("inter", 3, "\t95\t5\t0", "user_id is missing from its table"),
+        ("inter", 4, None, "rated this item on an earlier line"),
+        ("inter", 4, "8\t95", "expected 4 cells"),
+        ("user", 3, "\t20\tM\tjob\t12345", "user_id is missing"),
+        ("user", 4, None, "user_id occurs on an earlier line"),
+        ("item", 5, None, "item_id occurs on an earlier line"),
+        (
+            "item",
+            1,
+            "item_id:token\tt:token_seq\trelease_year:token\tg:token_seq",
+            "'class'",
+        ),
+    ],
+)
+def test_bad_source_files_are_refused_by_line(tmp_path, kind, line, text, what):
+    write_toy(tmp_path, toy_ratings(USERS, MOVIES, seed=8), USERS, MOVIES)
+    path = tmp_path / f"ml-100k.{kind}"
+    lines = path.read_text().splitlines()
+    lines[line - 1] = lines[line - 2] if text is None else text
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError) as error:
+        build_movielens(tmp_path, seed=0, min_likes=4)
+    assert str(error.value).startswith(f"{path}:{line}: ")
+    assert what in str(error.value)
+
+
+def test_too_few_campaigns_and_unknown_modes_are_refused(tmp_path):
+    write_toy(tmp_path, toy_ratings(USERS, MOVIES, seed=8), USERS, MOVIES)
+    with pytest.raises(InputError, match="0 movies have enough likes"):
+        build_movielens(tmp_path, seed=0, min_likes=100)
+    with pytest.raises(InputError, match="train_fraction"):
+        build_movielens(tmp_path, seed=0, min_likes=4, train_fraction=1.0)
+    with pytest.raises(InputError, match="'exposed' or 'pool'"):
+        build_movielens(tmp_path, seed=0, non_seeds="all")
+
+
+def test_movielens_1m_differs_in_form_only(tmp_path):
+    """Text ids, numbers as floats, another name of the genres, and Windows line ends."""
+    ratings = toy_ratings(USERS, MOVIES, seed=9)
+    lines = [f"{u + 8}\t{10 + 3 * u}\t{'MF'[u % 2]}\t{u % 3}\t{90000 + u}" for u in range(USERS)]
+    old = write_toy(tmp_path / "100k", ratings, USERS, MOVIES, lines)
+    new = tmp_path / "1m"
+    new.mkdir()
+    for kind in ("inter", "user", "item"):
+        header, *rows = (old / f"ml-100k.{kind}").read_text().splitlines()
+        for name in ("age", "occupation", "release_year"):
+            header = header.replace(f"{name}:token", f"{name}:float")
+        header = header.replace("class:token_seq", "genre:token")
+        (new / f"ml-1m.{kind}").write_bytes("\r\n".join([header, *rows, ""]).encode())
+    built = [build_movielens(at, seed=0, min_likes=4) for at in (old, new)]
+    assert [d.name.split(",")[0] for d, _ in built] == ["MovieLens-100K", "MovieLens-1M"]
+    assert all(len(own.train) == round(0.6 * d.num_campaigns) > 0 for d, own in built)
+    assert len({content_digest(dataset) for dataset, _ in built}) == 1
+
+
+REAL = {
+    "ml-100k": ("METAHEAC_ML100K", 943, 293, {"exposed": (35315, 23070), "pool": (101206, 69554)}),
+    "ml-1m": ("METAHEAC_ML1M", 6040, 827, {"exposed": (402831, 266555), "pool": (1237484, 828135)}),
+}
+
+
+@pytest.mark.parametrize("mode", ["exposed", "pool"])
+@pytest.mark.parametrize("stem", list(REAL))
+def test_the_real_files(stem, mode):
+    variable, users, campaigns, counts = REAL[stem]
+    if variable not in os.environ:
+        pytest.skip(
+            f"{variable} does not name the folder of {stem}.inter, .user and .item (GroupLens "
+            "forbids redistribution, so they are not here)"
+        )
+    dataset, split = build_movielens(Path(os.environ[variable]), seed=0, non_seeds=mode)
+    assert dataset.num_campaigns == campaigns
+    both = dataset.stage1.counts + dataset.stage2.counts
+    assert (both[split.train].sum(), both[split.test].sum()) == counts[mode]
+    assert dataset.num_users == users + both[split.train].sum()
+    assert (dataset.stage2.positives[split.test] >= 30).all()
+    assert (dataset.stage2.counts > dataset.stage2.positives)[split.test].all()
+    # All views of a user have as many movies, and none that of a training campaign has it.
+    first = dataset.schema.user_starts[5]
+    lengths = (dataset.user_rows[:, first:] < dataset.num_rows).sum(axis=1)
+    user = np.unique(movielens_users(dataset), return_inverse=True)[1]
+    assert (lengths == lengths[np.unique(user, return_index=True)[1]][user]).all()
+    own = dataset.stage1.user >= users
+    movies = np.repeat(dataset.campaign_ids, dataset.stage1.counts)[own]
+    rows = dataset.vocabulary.encode(5, np.char.decode(movies))
+    assert (rows < dataset.num_rows).all()
+    for column in range(first, first + 80):
+        assert not (dataset.user_rows[dataset.stage1.user[own], column] == rows).any()
