@@ -1,6 +1,8 @@
 """Results written by hand: two runs of two methods, and a comparison of them."""
 
-from experiments.comparison.results import Comparison
+from experiments.comparison.results import Comparison, in_columns
+
+ABOUT = {"data": "toy", "train_campaigns": 60, "test_campaigns": 40, "preset": "paper"}
 
 
 def campaign(number, group, auc):
@@ -15,42 +17,40 @@ def campaign(number, group, auc):
     }
 
 
-def result(label, campaigns, left_out=(), **pooled):
-    return {
-        "label": label,
-        "campaigns": campaigns,
-        "left_out": [{"campaign": number, "why": why} for number, why in left_out],
-        "pooled_auc": pooled,
-    }
+def result(label, campaigns, left_out=()):
+    gone = [{"campaign": number, "why": why} for number, why in left_out]
+    return {"label": label, "campaigns": campaigns, "left_out": gone}
 
 
 def runs():
     """Two runs of two methods: three small campaigns and a large one, then one small campaign."""
-    first = [campaign(1, "small", 0.5), campaign(2, "small", 0.6), campaign(3, "small", 0.7)]
-    first.append(campaign(4, "large", 0.9))
-    second = [campaign(5, "small", 0.8)]
-    gone = ((7, "3 candidates"),)
-    return [
-        {
-            "lr": result("LR", first, small=0.55, large=0.85),
-            "metaheac": result("MetaHeac", [campaign(1, "small", 1.0)], small=0.65),
-        },
-        {
-            "lr": result("LR", second, gone, small=0.75),
-            "metaheac": result("MetaHeac", [campaign(5, "small", 0.0)], gone, small=0.25),
-        },
-    ]
+    aucs = {"lr": (0.5, 0.6, 0.7, 0.9, 0.8), "metaheac": (1.0, 1.0, 1.0, 1.0, 0.0)}
+    found = [{}, {}]
+    for name, (*first, second) in aucs.items():
+        groups = ("small", "small", "small", "large")
+        judged = [campaign(i + 1, g, a) for i, (g, a) in enumerate(zip(groups, first, strict=True))]
+        found[0][name] = result(name.upper(), judged)
+        found[1][name] = result(
+            name.upper(), [campaign(5, "small", second)], ((7, "3 candidates"),)
+        )
+    return found
 
 
 def comparison(results, **more):
-    return Comparison("toy [bold]: two runs", list(range(len(results))), results, **more)
+    campaigns, methods = in_columns(results)
+    given = {"about": {**ABOUT, "commands": ["python -m toy"]}, "independent_runs": True, **more}
+    return Comparison(
+        "toy [bold]", list(range(len(results))), campaigns=campaigns, methods=methods, **given
+    )
 
 
-class FirstTwo:
-    """Replaces t-SNE, which takes seconds: takes the first two numbers of each campaign."""
-
-    def __init__(self, *, random_state, **_):
-        assert isinstance(random_state, int)  # else figures would not be reproducible
-
-    def fit_transform(self, points):
-        return points[:, :2]
+def of_means(*, independent_runs=True, **rows):
+    """A comparison in which a method has these AUCs, one campaign of a small set per run."""
+    results = [
+        {
+            name.replace("_", "-"): result(name, [campaign(1, "small", float(row[run]))])
+            for name, row in rows.items()
+        }
+        for run in range(len(next(iter(rows.values()))))
+    ]
+    return comparison(results, independent_runs=independent_runs)

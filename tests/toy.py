@@ -9,28 +9,34 @@ import numpy as np
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.examples import group_by_campaign
+from metaheac_jax.methods import configured
 from metaheac_jax.ranking import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
-from metaheac_jax.settings import PAPER
 
 SCHEMA = Schema(
     user=(Field("gender"), Field("city"), Field("tokens", 4)),
     campaign=(Field("advertiser"), Field("category")),
 )
 SIZES = (2, 5, 30, 6, 3)
-#: Settings of an untrained model that is customised in two epochs.
-UNTRAINED = replace(
-    PAPER,
-    width=3,
-    num_experts=2,
-    num_critics=2,
-    batch_size=32,
-    campaigns_per_step=2,
-    offline_epochs=0,
-    online_learning_rate=0.02,
-    online_epochs=2,
-    online_patience=None,
-)
+#: Settings of small networks that are not trained offline and customised in two epochs.
+TINY = {
+    "width": 3,
+    "num_experts": 2,
+    "num_critics": 2,
+    "batch_size": 32,
+    "campaigns_per_step": 2,
+    "offline_epochs": 0,
+    "online_learning_rate": 0.02,
+    "online_epochs": 2,
+    "online_patience": None,
+}
+
+
+def tiny(name, **changes):
+    """A method with those of `TINY` and of the changes that it has."""
+    method = configured(name)
+    wanted = {key: value for key, value in (TINY | changes).items() if key in method.config}
+    return method.changed(**wanted)
 
 
 def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=None):
@@ -104,11 +110,6 @@ def distinct_users(data, count):
     examples = campaign_examples(data, data.campaign(0))
     _, first = np.unique(examples.ids.user, axis=0, return_index=True)
     return examples.pick(np.sort(first)[:count])
-
-
-def by_user(feedback):
-    """Whether each user of feedback converted, by id."""
-    return dict(zip(feedback.user_ids.tolist(), feedback.converted.tolist(), strict=True))
 
 
 def drawn(network, *inputs, seed=1):

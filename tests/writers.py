@@ -26,8 +26,8 @@ for line in sys.stdin:
 class Writers:
     """Starts these processes by forking one process, which is ready in a second."""
 
-    def __init__(self, *arguments):
-        words = [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments]
+    def __init__(self):
+        words = [sys.executable, "-W", "ignore", "-c", PROGRAM]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         self._parent = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
