@@ -62,7 +62,7 @@ def locked(target: Path) -> Iterator[None]:
     lock = FileLock(path, blocking=False, thread_local=False)
     with suppress(FileNotFoundError):
         found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # 0: it was just released
             raise InputError(f"{path}: is a link or no regular file; remove it")
     try:
         with _failing_as(target, path):

@@ -198,7 +198,10 @@ def command(
         sys.stdout.reconfigure(errors="backslashreplace")
     config = (tyro.conf.FlagCreatePairsOff,)
     try:
-        chosen = tyro.cli(options, prog=prog, description=description, config=config)
+        try:
+            chosen = tyro.cli(options, prog=prog, description=description, config=config)
+        finally:
+            sys.stdout.flush()  # so that an error is raised here, and not at exit
     except BrokenPipeError:  # the reader of the help, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
