@@ -1,8 +1,11 @@
 """The check of the backend, and the flags for a CPU."""
 
 import os
+import threading
+from importlib.metadata import version
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from metaheac_jax.backend import (
     REDUCE_FLAG,
     campaigns_at_once,
     check_backend,
+    environment,
+    in_threads,
     set_cpu_flags,
 )
 from metaheac_jax.errors import BackendError
@@ -52,20 +57,6 @@ def test_a_wrong_result_is_named(monkeypatch, wrong, told):
     with pytest.raises(BackendError, match=told) as caught:
         check_backend()
     assert jaxlib.__version__ in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("platform", "flags", "advised"),
-    [("cpu", "", True), ("cpu", f"{YNN}=+eltwise", True), ("cpu", REDUCE_FLAG, False),
-     ("gpu", "", False)],
-)  # fmt: skip
-def test_the_flag_is_advised_where_it_may_help(monkeypatch, platform, flags, advised):
-    broken(monkeypatch, total=0.5)
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setenv("XLA_FLAGS", flags)
-    with pytest.raises(BackendError, match="install jax and jaxlib") as caught:
-        check_backend()
-    assert (f"set XLA_FLAGS={REDUCE_FLAG}" in str(caught.value)) == advised
 
 
 @pytest.mark.parametrize(
@@ -115,3 +106,47 @@ def test_campaigns_run_in_turn_on_a_cpu_only(monkeypatch):
     for platform, expected in (("cpu", 1), ("gpu", 8), ("tpu", 8)):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
         assert campaigns_at_once(8) == expected
+
+
+def test_the_environment_has_versions():
+    found = environment()
+    assert found["jaxlib"] == jaxlib.version.__version__
+    assert found["metaheac-jax"] == version("metaheac-jax")
+
+
+# Threads ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_results_come_in_order(num_threads, count):
+    results = in_threads(lambda n: n * n, range(count), num_threads=num_threads)
+    assert list(results) == [n * n for n in range(count)]
+
+
+def test_as_many_are_under_way_at_a_time_as_there_are_threads():
+    together = threading.Barrier(3, timeout=30)
+    assert len(list(in_threads(lambda _: together.wait(), range(9), num_threads=3))) == 9
+
+
+def test_an_error_is_handed_on_and_keeps_others_from_beginning():
+    begun = []
+
+    def function(number):
+        begun.append(number)
+        return 1 // (3 - number)
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(function, range(1000), num_threads=2))
+    assert len(begun) <= 3 + 1 + 2 * 2
+
+
+def test_a_thread_computes_as_its_caller_has_set_it():
+    def told(number):
+        config = jax.config.jax_default_matmul_precision, jax.config.jax_default_device
+        return jnp.ones(number).dtype.name, *config
+
+    device = jax.devices()[0]
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(device):
+        results = set(in_threads(told, range(3), num_threads=2))
+    assert results == {("float64", "highest", device)}

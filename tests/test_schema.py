@@ -11,8 +11,6 @@ from metaheac_jax.errors import InputError
 from metaheac_jax.schema import (
     MISSING_WHOLE,
     TENCENT,
-    UNSEEN,
-    UNSEEN_WHOLE,
     Field,
     Schema,
     Vocabulary,
@@ -28,20 +26,6 @@ def test_the_fields_of_the_paper():
     assert TENCENT.num_slots == 57
     assert TENCENT.user_starts[:9] == (0, 1, 2, 3, 4, 5, 6, 7, 17)
     assert Schema.from_json(json.loads(json.dumps(TENCENT.to_json()))) == TENCENT
-
-
-@pytest.mark.parametrize(
-    ("user", "campaign", "words"),
-    [
-        ((Field("a"), Field("b")), (Field("a"),), "'a' is named twice"),
-        ((), (Field("a"),), "at least one user field"),
-        ((Field("a"),), (), "at least one user field"),
-        ((Field("a"),), (Field("b", 2),), "'b' must have one slot"),
-    ],
-)
-def test_an_invalid_schema_is_refused(user, campaign, words):
-    with pytest.raises(InputError, match=words):
-        Schema(user, campaign)
 
 
 @pytest.mark.parametrize("name", ["", ".a", "..", "/a", "a/b", "a\\b", "a\0", "é" * 100 + "a"])
@@ -65,26 +49,6 @@ def test_options_that_make_no_sense_are_refused(options):
         Field("a", **options)
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ([], r"schema: expected a JSON object, got \[\]"),
-        (None, "schema: expected a JSON object, got null"),
-        ({}, "schema: has no 'user'; name the fields there"),
-        ({"user": []}, "schema: has no 'campaign'; name the fields there"),
-        ({"user": 3, "campaign": []}, "schema: user is 3, expected a list"),
-        (
-            {"user": [{"nam": "a"}], "campaign": []},
-            "schema: field: unknown key 'nam'; expected name, slots, edges, hash_rows",
-        ),
-        ({"user": [{}], "campaign": []}, "schema: field '': needs a name"),
-    ],
-)
-def test_schema_from_other_data(data, words):
-    with pytest.raises(InputError, match=words):
-        Schema.from_json(data)
-
-
 values = st.sets(st.integers(-1, 50), max_size=20)
 
 
@@ -98,12 +62,6 @@ def test_encode_gives_the_row_of_a_known_value_and_the_pad_id_otherwise(fields, 
         assert rows.dtype == np.int32
         expected = [every.index((f, v)) if (f, v) in every else len(every) for v in raw]
         assert rows.tolist() == expected
-
-
-def test_encode_keeps_the_shape_and_takes_strings():
-    vocabulary = Vocabulary((np.array([3]), np.array(["ad", "game"])))
-    raw = np.array([["game", "ad"], ["adx", "z"]])
-    assert vocabulary.encode(1, raw).tolist() == [[2, 1], [3, 3]]
 
 
 # Buckets ----------------------------------------------------------------------------------------
@@ -128,16 +86,7 @@ def test_values_as_reports_show_them():
     assert texts == ["(missing)", "Rome", "(missing)", "7"]
 
 
-def test_buckets_are_told_apart():
-    days = Field("born", edges=(19800101.0, 19800102.0, 19800103.5))
-    assert days.text(1) == "19800101 to 19800102"
-    near = Field("rate", edges=(0.12345678, 0.12345679, 1e300))
-    texts = [near.text(b) for b in near.all_buckets]
-    assert texts[2] == "0.12345678 to 0.12345679"
-    assert len(set(texts)) == len(texts)
-
-
-@pytest.mark.parametrize("value", [True, "many", [1], np.arange(2)])
+@pytest.mark.parametrize("value", [True, "many", [1]])
 def test_an_attribute_that_is_no_number(value):
     schema = Schema((Field("u"),), (Field("budget", edges=(1.0, 5.0)),))
     vocabulary = Vocabulary((np.array(["x"]), schema.campaign[0].all_buckets))
@@ -153,29 +102,20 @@ def test_attributes_of_hashed_fields_are_never_unknown():
         [bucket] = schema.campaign[0].hashed([str(value)])
         found = vocabulary.encode_attributes(schema, {"brand": value, "topic": "food"})
         assert found.tolist() == [1 + 1 + bucket, 12]
-    with pytest.raises(InputError, match=r"brand is \[3\], expected text or a number"):
-        vocabulary.encode_attributes(schema, {"brand": [3], "topic": "food"})
 
 
 @pytest.mark.parametrize(
     ("known", "raw", "place"),
     [
-        (["1", "2.5"], 1.0, 0),
         (["1", "2.5"], "1.0", 0),
         (["1", "2.5"], 2.5, 1),
         (["", "x"], None, 0),
-        (["", "x"], float("nan"), 0),
         (["false", "true"], True, 1),
         (["false", "true"], "FALSE", 0),
-        (["18_24"], 1824, 1),
         ([" 7", "7 "], 7, 2),
         ([MISSING_WHOLE, 4, 9], "9", 2),
-        ([MISSING_WHOLE, 4, 9], 9.0, 2),
         ([MISSING_WHOLE, 4, 9], "", 0),
         ([MISSING_WHOLE, 4, 9], "nine", 3),
-        ([UNSEEN_WHOLE, 4], "nine", 0),
-        ([UNSEEN_WHOLE, 4], 5, 0),
-        ([UNSEEN, "x"], "y", 0),
     ],
 )
 def test_an_attribute_is_the_known_value_of_the_same_spelling(known, raw, place):
@@ -186,12 +126,12 @@ def test_an_attribute_is_the_known_value_of_the_same_spelling(known, raw, place)
 
 # Vocabularies of several data -------------------------------------------------------------------
 
-texts = st.sets(st.sampled_from(["", UNSEEN, "0", "-3", "17", "007", "a", "9" * 19, "x"]))
+texts = st.sets(st.sampled_from(["", "0", "-3", "17", "007", "a", "9" * 19, "x"]))
 
 
 def plain(values):
     """Whether texts are those of whole numbers: the rule, as a reference."""
-    rest = values - {"", UNSEEN}
+    rest = values - {""}
     return bool(rest) and all(
         v.lstrip("-").isdigit() and abs(int(v)) < 2**63 and str(int(v)) == v for v in rest
     )
@@ -221,23 +161,18 @@ def test_rows_of_another_vocabulary_are_those_of_its_texts(fields, data):
     for f, values in enumerate(there.values):
         for text in as_texts(values):
             first = here.offsets[f]
-            unknown = first + every[f].index(UNSEEN) if UNSEEN in every[f] else here.num_rows
-            known = first + every[f].index(text) if text in every[f] else unknown
+            known = first + every[f].index(text) if text in every[f] else here.num_rows
             assert lookup[place] == known
             place += 1
     assert lookup[place:].tolist() == [here.num_rows]
 
 
 def test_a_vocabulary_that_extends_another_has_the_values_of_both():
-    schema = Schema((Field("a"), Field("b")), (Field("c"),))
-    old = Vocabulary((np.array([1, 5]), np.array(["x", "z"]), np.array(["p"])))
-    new = Vocabulary((np.array([3, 5]), np.array(["y"]), np.array(["long", "p"])))
+    schema = Schema((Field("a"),), (Field("b"),))
+    old = Vocabulary((np.array([1, 5]), np.array(["p"])))
+    new = Vocabulary((np.array([3, 5]), np.array(["long", "p"])))
     both = new.extending(schema, schema, old)
-    assert [values.tolist() for values in both.values] == [
-        [1, 3, 5],
-        ["x", "y", "z"],
-        ["long", "p"],
-    ]
-    other = Schema((Field("a"), Field("b", 2)), (Field("c"),))
-    with pytest.raises(InputError, match="differs from that of the earlier data, first in 'b'"):
+    assert [values.tolist() for values in both.values] == [[1, 3, 5], ["long", "p"]]
+    other = Schema((Field("a", 2),), (Field("b"),))
+    with pytest.raises(InputError, match="differs from that of the earlier data, first in 'a'"):
         new.extending(schema, other, old)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaheac_jax.data.batches import campaign_examples
+from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.examples import group_by_campaign
 from metaheac_jax.methods import configured
 from metaheac_jax.ranking import auc
 from metaheac_jax.schema import Field, Schema, Vocabulary
@@ -29,6 +29,9 @@ TINY = {
     "online_learning_rate": 0.02,
     "online_epochs": 2,
     "online_patience": None,
+    "num_coordinates": 2,
+    "sums": False,
+    "patience": None,
 }
 
 
@@ -79,6 +82,34 @@ def dataset(users=600, campaigns=12, per_campaign=300, seed=0, pool=200, tastes=
         stage1=stage(per_campaign),
         stage2=stage(pool),
     )
+
+
+def check_data(data):
+    """Checks that the columns of a data set fit together."""
+    fields, slots = data.schema.fields, data.schema.num_slots
+    for values in data.vocabulary.values:
+        assert (values[1:] > values[:-1]).all()
+    assert len(data.vocabulary.values) == len(fields)
+    assert len(np.unique(data.user_ids)) == data.num_users
+    assert (data.campaign_ids[1:] > data.campaign_ids[:-1]).all()
+    counts = [own.slots for own in fields]
+    first = np.repeat(data.vocabulary.offsets, counts)
+    last = first + np.repeat(data.vocabulary.sizes, counts)
+    sides = ((data.user_rows[:], slice(slots)), (data.campaign_rows, slice(slots, None)))
+    for rows, own in sides:
+        inside = (rows >= first[own]) & (rows < last[own])
+        assert (inside | (rows == data.num_rows)).all()
+    for stage in data.stages.values():
+        assert len(stage.counts) == data.num_campaigns
+        assert stage.offsets[0] == 0
+        assert (stage.counts >= 0).all()
+        columns = (stage.user, stage.label, stage.in_audience)
+        assert {len(own) for own in columns} == {stage.offsets[-1]}
+        assert ((stage.user >= 0) & (stage.user < data.num_users)).all()
+        assert np.isin(stage.label, (0, 1)).all()
+    for own in data.sensitive.values():
+        assert len(own.codes) == data.num_users
+        assert ((own.codes >= 0) & (own.codes <= len(own.values))).all()
 
 
 def with_own_rows(data):

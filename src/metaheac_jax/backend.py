@@ -1,4 +1,4 @@
-"""Checks of jax's backend, and settings that suit it.
+"""Checks of jax's backend, settings that suit it, and threads that keep it busy.
 
 On a CPU, XLA hands reductions to the YNNPACK library. In some versions of jaxlib these reductions
 are wrong or crash. A flag of XLA keeps reductions away from that library.
@@ -7,8 +7,14 @@ are wrong or crash. A flag of XLA keeps reductions away from that library.
 from __future__ import annotations
 
 import os
-from importlib.metadata import entry_points
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import entry_points, version
 from importlib.util import find_spec
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +22,9 @@ import jaxlib
 import numpy as np
 
 from metaheac_jax.errors import BackendError
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 _YNN = "--xla_cpu_experimental_ynn_fusion_type"
 #: Keeps reductions on a CPU away from YNNPACK.
@@ -74,13 +83,41 @@ def check_backend() -> None:
         raise BackendError(f"jaxlib {version} computes {what} wrongly on {backend}: {remedy}")
 
 
+def environment() -> dict[str, str]:
+    """The backend, and the versions of the package and of the libraries that compute."""
+    libraries = ["metaheac-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy"]
+    libraries += ["lightgbm"] if find_spec("lightgbm") else []
+    return {"backend": jax.default_backend(), **{name: version(name) for name in libraries}}
+
+
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+def platform() -> str:
+    """The platform that programs are made for: cpu, gpu or tpu.
+
+    It is that of jax's default backend, or the one of `compiling_for`.
+    """
+    return _target.get() or jax.default_backend()
+
+
+@contextmanager
+def compiling_for(target: str) -> Iterator[None]:
+    """Makes programs for a platform that this machine may not have."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
 def campaigns_at_once(most: int) -> int:
     """How many campaigns to vmap together: ``most`` on an accelerator, one on a CPU.
 
     On a CPU, separate products are faster than one batched product, since only they use the fast
     matrix kernels.
     """
-    return 1 if jax.default_backend() == "cpu" else most
+    return 1 if platform() == "cpu" else most
 
 
 @jax.jit
@@ -102,3 +139,59 @@ def _accelerator() -> bool:
         return False
     modules = find_spec("jax_plugins") or find_spec("libtpu")
     return modules is not None or bool(entry_points(group="jax_plugins"))
+
+
+def at_a_time() -> int:
+    """How many jax programs should be in progress at a time.
+
+    On a CPU, one per core, and at least two. On an accelerator, two: one computes while the inputs
+    of the other are sent.
+    """
+    return max(2, num_cores()) if jax.default_backend() == "cpu" else 2
+
+
+def drawing_threads() -> int:
+    """How many threads should draw batches ahead of training.
+
+    One on a CPU, where a step takes longer than a draw and uses the same cores. An accelerator
+    would have to wait for a single thread.
+    """
+    return 1 if jax.default_backend() == "cpu" else min(4, num_cores())
+
+
+def in_threads(function: Callable[[A], B], items: Iterable[A], *, num_threads: int) -> Generator[B]:
+    """The results for all items in order, like `map`; each is computed in one of the threads.
+
+    Up to 2 ``num_threads`` items are begun or queued ahead of the requested one. When the generator
+    is closed, or the function raises, no more items are begun.
+    """
+    names = "jax_enable_x64", "jax_default_matmul_precision", "jax_default_device"
+    x64, precision, device = (getattr(jax.config, name) for name in names)
+
+    def call(item: A) -> B:
+        # A thread does not inherit settings that its caller has made for a ``with`` block.
+        with (
+            jax.enable_x64(x64),
+            jax.default_matmul_precision(precision),
+            jax.default_device(device),
+        ):
+            return function(item)
+
+    ahead = deque[Future[B]]()
+    with ThreadPoolExecutor(num_threads, "metaheac") as threads:
+        try:
+            for item in items:
+                ahead.append(threads.submit(call, item))
+                if len(ahead) > 2 * num_threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
+
+
+def num_cores() -> int:
+    """Number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
@@ -71,7 +71,9 @@ def check_whole(name: str, value: Any, minimum: int) -> None:
 _KINDS = {str: "text", int: "a whole number", bool: "true or false", list: "a list"}
 
 
-def check_keys(where: str, data: Any, kinds: Mapping[str, type]) -> None:
+def check_keys(
+    where: str, data: Any, kinds: Mapping[str, type], *, required: Sequence[str] = ()
+) -> None:
     """Refuses anything but a JSON object with keys from ``kinds`` and values of their types.
 
     Raises:
@@ -85,6 +87,9 @@ def check_keys(where: str, data: Any, kinds: Mapping[str, type]) -> None:
         if type(value) is not kinds[key]:
             shown, expected = json.dumps(value)[:80], _KINDS[kinds[key]]
             raise InputError(f"{where}: {key} is {shown}, expected {expected}")
+    for key in required:
+        if key not in data:
+            raise InputError(f"{where}: has no {key!r}; add it")
 
 
 class Diverged(RuntimeError):

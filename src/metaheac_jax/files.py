@@ -13,10 +13,9 @@ import os
 import re
 import shutil
 import stat
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike
 
 from metaheac_jax.errors import Busy, InputError
-from metaheac_jax.progress import Progress
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 _PACKAGE = b'"metaheac_jax '  # begins the format in every manifest
 #: The beginning of a text that a spreadsheet would run, and texts that are numbers.
 _FORMULA, _NUMBER = r"^'*[=+\-@\t\r]", r"^[+-]?\d+(\.\d*)?$"
-_held = threading.local()  # `paths`: the targets that the thread has locked
 
 
 @contextmanager
@@ -41,9 +38,7 @@ def locked(target: Path) -> Iterator[None]:
     """Gives the block the sole right to write a file or folder, in this thread of this process.
 
     The lock of a killed process is free. A thread may lock a target again. Readers take no lock.
-
-    Args:
-      target: the file or folder; its parents are made.
+    The parents of the target are made.
 
     Raises:
       Busy: another process is writing the target.
@@ -52,14 +47,13 @@ def locked(target: Path) -> Iterator[None]:
     target = Path(target).resolve()
     if not target.name:
         raise InputError(f"{target}: the root of a file system cannot be written; choose a folder")
-    paths: set[Path] = vars(_held).setdefault("paths", set())
-    if target in paths:
+    path = _beside(target, "lock")
+    # It follows no link, and never writes. A thread has one for each path.
+    lock = FileLock(path, blocking=False, is_singleton=True)
+    if lock.is_locked:
         yield
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = _beside(target, "lock")
-    # It follows no link, and never writes.
-    lock = FileLock(path, blocking=False, thread_local=False)
     with suppress(FileNotFoundError):
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # 0: it was just released
@@ -71,12 +65,10 @@ def locked(target: Path) -> Iterator[None]:
         raise Busy(
             f"{target}: another process is writing it; wait for it, or choose another output"
         ) from None
-    paths.add(target)
     try:
         _remove_leftovers(target)
         yield
     finally:
-        paths.remove(target)
         with suppress(OSError):
             path.unlink()  # while it is still locked
         lock.release()
@@ -96,24 +88,6 @@ def _remove_leftovers(target: Path) -> None:
 
 def _beside(target: Path, ending: str) -> Path:
     return target.with_name(f".{target.name}.{ending}")
-
-
-def make_once(target: Path, make: Callable[[], object], *, progress: Progress) -> None:
-    """Makes a file or folder of a cache if it is missing, or waits while another process makes it.
-
-    Args:
-      target: the file or folder.
-      make: writes it.
-      progress: called while another process makes it.
-    """
-    while not target.exists():
-        try:
-            with locked(target):
-                if not target.exists():
-                    make()
-        except Busy:
-            progress(f"wait for another process, which is writing {target.name}", 0, 1)
-            time.sleep(0.5)
 
 
 def is_replaced(directory: Path) -> bool:
@@ -161,53 +135,8 @@ def new_directory(target: Path, *, marker: str) -> Iterator[Path]:
                 f"{target}: exists and has no {marker} of this package, so it is not replaced; "
                 "remove it, or choose another target"
             )
-        new, old = _beside(target, "metaheac-new"), _beside(target, "metaheac-old")
-        try:
-            with _failing_as(target, new):
-                new.mkdir()
-                if target.exists():  # the owner may write, or nothing could be written into it
-                    new.chmod(stat.S_IMODE(target.stat().st_mode) | stat.S_IRWXU)
-                yield new
-                for path in [*new.rglob("*"), new]:
-                    fsync(path)
-                if target.exists():
-                    target.rename(old)
-                new.rename(target)
-                fsync(target.parent)
-        finally:
-            _remove_leftovers(target)
-
-
-@contextmanager
-def _failing_as(target: Path, temporary: Path) -> Iterator[None]:
-    """Makes a write error name the target, which the user knows, and not the temporary path."""
-    try:
-        yield
-    except (Timeout, InputError):
-        raise
-    except Exception as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))  # in a text of polars
-        number = getattr(error, "errno", None) or (int(found[1]) if found else None)
-        name = getattr(error, "filename", None)
-        path = temporary if name is None else Path(os.fsdecode(name))
-        if not (number or isinstance(error, OSError)) or temporary not in (path, *path.parents):
-            raise
-        told = os.strerror(number) if number else str(error)
-        raise OSError(
-            number,
-            f"cannot be written ({told}); make room, or choose another place, and run the command "
-            "again",
-            str(target),
-        ) from error
-
-
-def fsync(path: Path) -> None:
-    """Flushes a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with _replacing(target, Path.mkdir) as new:
+            yield new
 
 
 @contextmanager
@@ -227,23 +156,57 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise InputError(
             f"{path}: is not a regular file, so it is not replaced; choose another place"
         )
-    with locked(path):
-        new = _beside(path, "metaheac-new")
-        try:
-            with _failing_as(path, new):
-                mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-                # The name is free, or this fails: no planted link is followed.
-                os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-                if mode is not None:
-                    new.chmod(mode | stat.S_IWUSR)
-                yield new
-                fsync(new)
-                if mode is not None:
-                    new.chmod(mode)
-                new.replace(path)
-                fsync(path.parent)
-        finally:
-            new.unlink(missing_ok=True)
+    with locked(path), _replacing(path, partial(Path.touch, exist_ok=False)) as new:
+        yield new
+
+
+@contextmanager
+def _replacing(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder beside a locked target, which it replaces if the block succeeds.
+
+    ``make`` fails if the name is not free, so no planted link is followed.
+    """
+    new = _beside(target, "metaheac-new")
+    try:
+        with _failing_as(target, new):
+            make(new)
+            if target.exists():
+                shutil.copymode(target, new)
+            yield new
+            for path in [*new.rglob("*"), new]:
+                fsync(path)
+            if target.is_dir():
+                target.rename(_beside(target, "metaheac-old"))
+            new.replace(target)
+            fsync(target.parent)
+    finally:
+        _remove_leftovers(target)
+
+
+@contextmanager
+def _failing_as(target: Path, temporary: Path) -> Iterator[None]:
+    """Makes a write error name the target, which the user knows, and not the temporary path."""
+    try:
+        yield
+    except (Timeout, InputError):
+        raise
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # in a text of polars
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        path = Path(os.fsdecode(getattr(error, "filename", None) or temporary))
+        if not number or not path.is_relative_to(temporary):
+            raise
+        told = f"cannot be written ({os.strerror(number)}); make room, or choose another place"
+        raise OSError(number, told, str(target)) from error
+
+
+def fsync(path: Path) -> None:
+    """Flushes a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def inert_frame(frame: pl.DataFrame) -> pl.DataFrame:
@@ -290,25 +253,21 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-      InputError: the file is not valid JSON, gives a key twice, is nested too deeply, or has half a
-        surrogate pair.
+      InputError: the file is not valid JSON, gives a key twice or is nested too deeply.
       OSError: the file cannot be read.
     """
     check_regular(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
-        json.dumps(content, ensure_ascii=False).encode()  # fails for half a surrogate pair
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fix the file") from error
-    return content
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} is given twice; give it once")
+        raise ValueError(f"the key {max(keys, key=keys.count)!r} is given twice; give it once")
     return content
 
 

@@ -18,7 +18,6 @@ from metaheac_jax.errors import InputError
 T = TypeVar("T")
 
 _SILENCE = 30  # seconds after which a silent process counts as dead and all processes end
-_CHUNK = 1 << 26  # bytes sent at a time; every device has room for them
 
 
 def join_job(
@@ -67,21 +66,7 @@ def of_all(values: Sequence[T], count: int) -> list[T]:
 
 def from_first(value: T) -> T:
     """The first process's value, whose arrays are numpy's."""
-    if jax.process_count() == 1:
-        return value
-    content = np.frombuffer(pickle.dumps(value) if is_first() else b"", np.uint8)
-    [size] = multihost_utils.broadcast_one_to_all(_as_bytes(len(content))).view(np.int64)
-    received = np.empty(size, np.uint8)
-    for start in range(0, size, _CHUNK):
-        stop = min(start + _CHUNK, size)
-        part = content[start:stop] if is_first() else np.zeros(stop - start, np.uint8)
-        received[start:stop] = multihost_utils.broadcast_one_to_all(part)
-    return pickle.loads(received.data)
-
-
-def _as_bytes(size: int) -> np.ndarray:
-    """A number as (8,) uint8, since jax would send it with 32 bits."""
-    return np.frombuffer(np.int64(size).tobytes(), np.uint8)
+    return from_each(value if is_first() else None)[0]  # pyrefly: ignore
 
 
 def check_same(what: str, value: Any) -> None:
@@ -102,14 +87,9 @@ def from_each(value: T) -> list[T]:
     if jax.process_count() == 1:
         return [value]
     content = np.frombuffer(pickle.dumps(value), np.uint8)
-    lengths = np.asarray(multihost_utils.process_allgather(_as_bytes(len(content))))
-    sizes = lengths.view(np.int64).ravel().tolist()
-    padded = np.zeros(max(sizes), np.uint8)
+    # As bytes, since jax would send a number with 32 bits.
+    size = np.frombuffer(np.int64(len(content)).tobytes(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(size)).view(np.int64).ravel()
+    padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(content)] = content
-    parts = [np.empty(size, np.uint8) for size in sizes]
-    for start in range(0, len(padded), _CHUNK):
-        for part, got in zip(
-            parts, multihost_utils.process_allgather(padded[start : start + _CHUNK]), strict=True
-        ):
-            part[start : start + _CHUNK] = got[: max(0, len(part) - start)]
-    return [pickle.loads(part.data) for part in parts]
+    return [pickle.loads(own) for own in np.asarray(multihost_utils.process_allgather(padded))]

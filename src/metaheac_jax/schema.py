@@ -14,17 +14,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from metaheac_jax.errors import InputError, check_keys, check_whole
+from metaheac_jax.errors import InputError, check_whole
 
-#: The value that stands for all rare and unseen values of a field, and that of whole numbers.
-UNSEEN, UNSEEN_WHOLE = "<unseen>", -(2**63) + 1
 #: The missing value of a one-valued category of whole numbers; that of text is empty.
 MISSING_WHOLE = -(2**63)
+_NO_WHOLE = MISSING_WHOLE + 1  # stands for other text, and is never a value
 #: How reports show a missing value.
 MISSING = "(missing)"
 #: Maximum length of a field's name, in UTF-8 bytes.
@@ -113,7 +111,7 @@ class Field:
             return MISSING
         if self.hash_rows:
             return f"hash bucket {bucket}"
-        edges = _tell_apart(self.edges)
+        edges = [f"{edge:.0f}" if edge == round(edge) else f"{edge:.6g}" for edge in self.edges]
         if bucket == 0:
             return f"below {edges[0]}"
         if bucket == len(edges):
@@ -125,24 +123,11 @@ class Field:
 class Schema:
     """The M user fields and N campaign fields in use, in the order of the network's input.
 
-    Raises:
-      InputError: a name occurs twice, a campaign field has several slots, or there is no user field
-        or no campaign field.
+    The names are distinct, there is a field on either side, and campaign fields have one slot.
     """
 
     user: tuple[Field, ...]
     campaign: tuple[Field, ...]
-
-    def __post_init__(self) -> None:
-        names = [field.name for field in self.fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"schema: field {twice[0]!r} is named twice")
-        if not self.user or not self.campaign:
-            raise InputError("schema: at least one user field and one campaign field are needed")
-        many = [field.name for field in self.campaign if field.slots > 1]
-        if many:
-            raise InputError(f"schema: campaign field {many[0]!r} must have one slot")
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -180,22 +165,10 @@ class Schema:
         return asdict(self)
 
     @staticmethod
-    def from_json(data: Any) -> Schema:
-        """A schema from plain data: ``{"user": [{"name": ..., "slots": ...}], "campaign": [...]}``.
-
-        Raises:
-          InputError: the data has a different form.
-        """
-        check_keys("schema", data, {"user": list, "campaign": list})
-        sides: list[tuple[Field, ...]] = []
-        for side in ("user", "campaign"):
-            if side not in data:
-                raise InputError(f"schema: has no {side!r}; name the fields there")
-            for field in data[side]:
-                kinds = {"name": str, "slots": int, "edges": list, "hash_rows": int}
-                check_keys("schema: field", field, kinds)
-            sides.append(tuple(Field(**{"name": ""} | field) for field in data[side]))
-        return Schema(*sides)
+    def from_json(data: Mapping[str, Any]) -> Schema:
+        """The schema of `to_json`."""
+        user, campaign = (tuple(Field(**f) for f in data[side]) for side in ("user", "campaign"))
+        return Schema(user, campaign)
 
 
 _ONE_VALUED = ("carrier", "consumptionAbility", "LBS", "age", "education", "gender", "house")
@@ -241,23 +214,15 @@ class Vocabulary:
     def encode(self, field: int, raw: np.ndarray | Sequence[Any]) -> np.ndarray:
         """Table rows (int32, the shape of ``raw``) of one field's raw values.
 
-        An unknown value has the row of `UNSEEN` if the field has that value, and R otherwise.
+        An unknown value has R.
         """
         values, raw = self.values[field], np.asarray(raw)
         if not len(values):
             return np.full(raw.shape, self.num_rows, np.int32)
         position = np.searchsorted(values, raw).clip(max=len(values) - 1)
         known = values[position] == raw
-        rows = np.where(known, position + self.offsets[field], self.unknown_row(field))
+        rows = np.where(known, position + self.offsets[field], self.num_rows)
         return rows.astype(np.int32)
-
-    def unknown_row(self, field: int) -> int:
-        """The table row of a field's unknown values."""
-        values = self.values[field]
-        unseen = UNSEEN if values.dtype.kind == "U" else UNSEEN_WHOLE
-        place = int(np.searchsorted(values, unseen))
-        known = place < len(values) and values[place] == unseen
-        return place + self.offsets[field] if known else self.num_rows
 
     def rows_of(self, other: Vocabulary) -> np.ndarray:
         """(R' + 1,) int32 table rows here of the R' rows of another vocabulary, and of its pad id.
@@ -296,8 +261,8 @@ class Vocabulary:
             missing values. Numbers, true and false are spelled as `spelled` does.
 
         Raises:
-          InputError: a field is missing or unknown, or a value is no text, number, true or false,
-            or no number where the field has ``edges``.
+          InputError: a field is missing or unknown, or a value is no number where the field has
+            ``edges``.
         """
         names = [field.name for field in schema.campaign]
         wrong = [f"has no {name!r}" for name in names if name not in attributes]
@@ -307,21 +272,17 @@ class Vocabulary:
         rows = []
         for number, field in enumerate(schema.campaign, start=len(schema.user)):
             raw = attributes[field.name]
+            text = "" if raw is None or raw != raw else str(raw)
+            if not field.edges:
+                rows.extend(self.encode_texts(number, field, [text]))
+                continue
             try:
-                missing = raw is None or raw != raw
-                if not (missing or isinstance(raw, str | Real | np.bool_)):
-                    raise TypeError
-                text = "" if missing else str(raw)
-                if field.edges:
-                    row = self.encode(number, field.bucket(np.array([float(text or "nan")])))
-                else:
-                    row = self.encode_texts(number, field, [text])
-            except (TypeError, ValueError) as error:
-                expected = "a number" if field.edges else "text or a number"
+                bucket = field.bucket(np.array([float(text or "nan")]))
+            except ValueError as error:
                 raise InputError(
-                    f"campaign attributes: {field.name} is {raw!r}, expected {expected}"
+                    f"campaign attributes: {field.name} is {raw!r}, expected a number"
                 ) from error
-            rows.extend(row)
+            rows.extend(self.encode(number, bucket))
         return np.array(rows, np.int32)
 
 
@@ -342,21 +303,20 @@ def whole_number(text: str | bytes) -> int | None:
     if not re.fullmatch("-?[0-9]{1,19}", text):
         return None
     number = int(text)
-    return number if str(number) == text and UNSEEN_WHOLE < number < 2**63 else None
+    return number if str(number) == text and _NO_WHOLE < number < 2**63 else None
 
 
 def as_values(texts: Iterable[str]) -> np.ndarray:
     """The distinct values of a category, ascending, from their texts.
 
-    They are int64 if all texts are plain whole numbers, except empty ones (missing) and `UNSEEN`,
-    which become `MISSING_WHOLE` and `UNSEEN_WHOLE`, the first. Otherwise they are text.
+    They are int64 if all texts are plain whole numbers, except an empty one (missing), which
+    becomes `MISSING_WHOLE`, the first. Otherwise they are text.
     """
     distinct = set(texts)
-    values = {text: whole_number(text) for text in distinct - {"", UNSEEN}}
+    values = {text: whole_number(text) for text in distinct - {""}}
     if not values or None in values.values():
         return np.array(sorted(distinct), dtype=str)
-    special = {"": MISSING_WHOLE, UNSEEN: UNSEEN_WHOLE}
-    whole = [special[text] if text in special else values[text] for text in distinct]
+    whole = [values.get(text, MISSING_WHOLE) for text in distinct]
     return np.sort(np.array(whole, np.int64))
 
 
@@ -364,8 +324,7 @@ def as_texts(values: np.ndarray) -> list[str]:
     """The texts of a category's values; see `as_values`."""
     if values.dtype.kind == "U":
         return values.tolist()
-    special = {MISSING_WHOLE: "", UNSEEN_WHOLE: UNSEEN}
-    return [special.get(value, str(value)) for value in values.tolist()]
+    return ["" if value == MISSING_WHOLE else str(value) for value in values.tolist()]
 
 
 def union_of_values(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -382,16 +341,4 @@ def as_kind(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     if like.dtype.kind == "U":
         return np.array(as_texts(values), dtype=str)
     whole = [MISSING_WHOLE if not text else whole_number(text) for text in values.tolist()]
-    return np.array([UNSEEN_WHOLE if n is None else n for n in whole], np.int64)
-
-
-def _tell_apart(numbers: Sequence[float]) -> list[str]:
-    """Distinct numbers as distinct texts: whole ones in full, others with at least six digits."""
-    texts: list[str] = []
-    for digits in range(6, 18):
-        texts = [
-            f"{n:.0f}" if abs(n) < 1e15 and n == round(n) else f"{n:.{digits}g}" for n in numbers
-        ]
-        if len(set(texts)) == len(texts):
-            break
-    return texts
+    return np.array([_NO_WHOLE if n is None else n for n in whole], np.int64)

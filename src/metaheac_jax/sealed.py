@@ -1,4 +1,4 @@
-"""Directories with a manifest of checksums, which shows whether a file was altered."""
+"""Manifests: of folders, whose files they check for damage, and of runs, which are resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from metaheac_jax.progress import Progress, silent
 
 T = TypeVar("T")
 
-_BLOCK = 1 << 24  # bytes read at a time for a checksum
+#: The format of a run's configuration.
+RUN = "metaheac_jax run 1"
 
 
 def digest_of(body: Mapping[str, Any]) -> str:
@@ -29,13 +30,11 @@ def entries_of(
     sizes = {path: path.stat().st_size for path in files}
     entries, done = {}, 0
     for path, size in sizes.items():
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                done += len(block)
-                progress("checksums", done, sum(sizes.values()))
-        entries[str(path.relative_to(directory))] = {"bytes": size, "sha256": digest.hexdigest()}
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        done += size
+        progress("checksums", done, sum(sizes.values()))
+        entries[str(path.relative_to(directory))] = {"bytes": size, "sha256": digest}
     return entries
 
 
@@ -95,8 +94,7 @@ def read_sealed(
     """Reads a manifest and checks the files that it names.
 
     Args:
-      directory: has files and the manifest that `seal` wrote.
-      manifest: file name of the manifest.
+      directory, manifest: as `seal` takes.
       format: required value of ``format`` in the manifest.
       remedy: advice to the user, for messages.
       verify: whether to compare the SHA-256 of each file, which reads it; or of which, by name.
@@ -149,3 +147,29 @@ def read_undisturbed(directory: Path, manifest: str, read: Callable[[], T]) -> T
         else:
             if version() == before:
                 return result
+
+
+def keep_config(path: Path, config: Mapping[str, Any], *, restart: str) -> None:
+    """Records the configuration of some work, or compares it with the recorded one.
+
+    ``restart`` says how to start afresh, for messages.
+
+    Raises:
+      InputError: the file is damaged, or the work began with another configuration; the message
+        names the differences.
+    """
+    config = json.loads(json.dumps({"format": RUN, **config}))
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_manifest(path, config)
+        return
+    before = read_manifest(path, format=RUN, remedy=restart)
+    names = sorted({*before, *config} - {"digest"})
+    changes = [
+        f"{name} ({before.get(name)!s:.40}, now {config.get(name)!s:.40})"
+        for name in names
+        if before.get(name) != config.get(name)
+    ]
+    if changes:
+        told = ", ".join(changes)
+        raise InputError(f"{path}: started with another {told}; use the same, or {restart}")

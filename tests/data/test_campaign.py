@@ -21,28 +21,25 @@ def ids(*indices):
     return [7 * user + 3 for user in indices]
 
 
-@given(users, users, users, st.integers(0, 80), st.integers(0, 2**31 - 1))
-def test_all_who_may_be_drawn_are_drawn_alike(seeds, taken, outside, count, seed):
+@given(users, users, users, st.integers(0, 2**31 - 1))
+def test_all_who_may_be_drawn_are_drawn_alike(seeds, taken, outside, seed):
     pool = ~np.isin(np.arange(60), [*outside])
-    drawn = draw_non_seeds(60, np.array([*seeds], int), count, seed, taken=[*taken], pool=pool)
+    drawn = draw_non_seeds(60, np.array([*seeds], int), seed, taken=[*taken], pool=pool)
     free = set(range(60)) - seeds - taken - outside
     assert set(drawn.tolist()) <= free
-    assert len(set(drawn.tolist())) == len(drawn) == min(count, len(free))
-    again = draw_non_seeds(
-        60, np.array([*seeds][::-1], int), count, seed, taken=[*taken], pool=pool
-    )
+    assert len(set(drawn.tolist())) == len(drawn) == min(20 * len(seeds), len(free))
+    again = draw_non_seeds(60, np.array([*seeds][::-1], int), seed, taken=[*taken], pool=pool)
     np.testing.assert_array_equal(drawn, again)
 
 
 def test_non_seeds_are_uniform_and_depend_on_seed_and_seeds():
-    pool = np.arange(12) < 10
-    options = {"taken": [4], "pool": pool}
-    drawn = [draw_non_seeds(12, np.array([0, 6]), 2, seed, **options) for seed in range(800)]
-    share = np.bincount(np.concatenate(drawn), minlength=12) / 800
-    # Two of seven users: 2/7 each. 800 draws: a standard deviation is 0.016; 4 of them.
-    expected = np.where(np.isin(np.arange(12), [0, 4, 6, 10, 11]), 0, 2 / 7)
-    np.testing.assert_allclose(share, expected, atol=0.064)
-    one, other = (draw_non_seeds(600, np.arange(k, k + 20), 40, 0) for k in (0, 20))
+    options = {"taken": [4], "pool": np.arange(50) < 45}
+    drawn = [draw_non_seeds(50, np.array([0]), seed, **options) for seed in range(800)]
+    share = np.bincount(np.concatenate(drawn), minlength=50) / 800
+    # Twenty of 43 users. 800 draws: a standard deviation is 0.018; 4.5 of them.
+    expected = np.where(np.isin(np.arange(50), [0, 4, *range(45, 50)]), 0, 20 / 43)
+    np.testing.assert_allclose(share, expected, atol=0.08)
+    one, other = (draw_non_seeds(600, np.arange(k, k + 2), 0) for k in (0, 20))
     assert len(np.intersect1d(one, other)) < 12  # of 40 users drawn twice, 3 are shared on average
 
 
@@ -92,7 +89,6 @@ def test_seeds_that_make_no_campaign_are_refused(seeds, options, said):
     [
         ({"advertiser": 4}, "has no 'category'; expected advertiser, category"),
         (ATTRIBUTES | {"gender": 1}, "has an unknown 'gender'"),  # a field of users
-        (ATTRIBUTES | {"category": [1]}, r"category is \[1\], expected text or a number"),
     ],
 )
 def test_attributes_that_the_schema_does_not_have_are_refused(attributes, said):
@@ -106,12 +102,12 @@ OWN = DATA.new_campaign(ids(5, 17), ATTRIBUTES)  # 2 seeds and 40 non-seeds
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"users": OWN.users[:0], "labels": OWN.labels[:0]}, "no examples"),
-        ({"labels": OWN.labels[1:]}, "expected a label for each"),
-        ({"users": np.append(OWN.users[1:], -1)}, "a user's index is not in 0 to 599"),
-        ({"users": np.append(OWN.users[1:], 600)}, "a user's index is not in 0 to 599"),
-        ({"rows": OWN.rows[:1]}, r"attributes of shape \(1,\), expected \(2,\)"),
-        ({"labels": np.append(OWN.labels[1:], 2)}, "expected a label for each"),
+        ({"users": OWN.users[:0], "labels": OWN.labels[:0]}, "expected users with a label each"),
+        ({"labels": OWN.labels[1:]}, "expected users with a label each"),
+        ({"labels": np.append(OWN.labels[1:], 2)}, "expected users with a label each"),
+        ({"users": np.append(OWN.users[1:], -1)}, "has a user or attributes of other data"),
+        ({"users": np.append(OWN.users[1:], 600)}, "has a user or attributes of other data"),
+        ({"rows": OWN.rows[:1]}, "has a user or attributes of other data"),
     ],
 )
 def test_a_campaign_that_does_not_belong_to_the_data_is_refused(change, said):
@@ -129,18 +125,13 @@ def test_a_campaign_that_does_not_belong_to_the_data_is_refused(change, said):
         ([10, 3.5], False),
         ([10.0, 3.0], False),  # from 2**53 on, floats stand for other numbers
         ([[3], [10]], False),
-        ([[3], [10, 17]], False),
         (3, False),
         ([None], False),
         ([2**63], False),
         (["007"], False),
         ([b"9223372036854775808"], False),
         ("ann", True),
-        ({"ann"}, True),
         (np.array([[b"ann"]]), True),
-        ([True], True),
-        ([""], True),
-        (["a" * 65], True),
     ],
 )
 def test_what_is_no_list_of_ids_is_refused(given, text):

@@ -9,21 +9,19 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
-from commands import succeeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables_world import SCHEMA, world, write
+from toy import check_data
 
-from metaheac_jax.cli.main import main
-from metaheac_jax.data.columns import Column, bucket_edges
-from metaheac_jax.data.examples import group_by_campaign
+from metaheac_jax.data.campaign import group_by_campaign
+from metaheac_jax.data.columns import Column, TableSchema, bucket_edges, infer_schema
 from metaheac_jax.data.from_tables import prepare
-from metaheac_jax.data.schema_file import TableSchema, infer_schema
 from metaheac_jax.data.storage import content_digest
 from metaheac_jax.data.table_file import Table, read_user_ids
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import inert_frame
-from metaheac_jax.schema import MISSING_WHOLE, UNSEEN, UNSEEN_WHOLE
+from metaheac_jax.schema import MISSING_WHOLE
 
 PLAIN = TableSchema(
     user=(Column("city"), Column("zip"), Column("likes", slots=2, separator=";")),
@@ -95,12 +93,12 @@ def test_prepare_is_a_plain_reference(tmp_path_factory, users, topics, data):
     lines = [f"{c},{100 + order[u]},{label},{stage}" for c, u, label, stage in examples]
     (source / "examples.csv").write_text(csv("campaign_id,user_id,label,stage", *lines))
     values, rows = reference(users, topics.values())
-    if not all(any(own) for own in values[:3]):
-        with pytest.raises(InputError, match=r"users\.csv: column '.*': is empty; remove the fiel"):
+    if not values[2]:
+        with pytest.raises(InputError, match=r"users\.csv: column 'likes': has no values; remove"):
             prepare(source, source / "data", schema=PLAIN)
         return
     found = prepare(source, source / "data", schema=PLAIN)
-    found.check()
+    check_data(found)
     texts = [["" if v == MISSING_WHOLE else str(v) for v in own] for own in found.vocabulary.values]
     assert texts == values
     assert found.user_rows.tolist() == rows
@@ -182,8 +180,7 @@ def test_quotes_and_line_ends_of_csv(tmp_path):
     assert "line 3:" in str(table.fault(1, "what"))
 
 
-def test_whole_numbers_and_rare_values(tmp_path):
-    """A category of whole numbers is ascending, the missing value and the unseen one are first."""
+def test_whole_numbers_are_ascending_after_the_missing_value(tmp_path):
     users = pl.DataFrame(
         {"user_id": range(6), "n": [9, None, 10, 9, None, -5], "m": [9, 9, 9, 1, 1, 7]}
     )
@@ -191,14 +188,13 @@ def test_whole_numbers_and_rare_values(tmp_path):
     lists = pl.Series("l", [["x", "x"], ["y"], ["y", "z"], [], ["z", "z", "w"], ["z", "w"]])
     users.cast({"n": pl.Float64}).with_columns(lists).write_parquet(tmp_path / "users.parquet")
     fields = (Column("n"), Column("m"), Column("l", slots=2))
-    schema = TableSchema(fields, (Column("topic"),), min_count=2)
+    schema = TableSchema(fields, (Column("topic"),))
     data = prepare(tmp_path, tmp_path / "data", schema=schema)
-    assert data.vocabulary.values[0].tolist() == [MISSING_WHOLE, UNSEEN_WHOLE, 9]
-    assert data.vocabulary.values[1].tolist() == [UNSEEN_WHOLE, 1, 9]
-    # Two users have y, and two have w, but one of them as a third value; x is one user's, twice.
-    assert data.vocabulary.values[2].tolist() == [UNSEEN, "y", "z"]
+    assert data.vocabulary.values[0].tolist() == [MISSING_WHOLE, -5, 9, 10]
+    assert data.vocabulary.values[1].tolist() == [1, 7, 9]
+    assert data.vocabulary.values[2].tolist() == ["w", "x", "y", "z"]
     assert data.vocabulary.values[3].tolist() == ["food", "sport"]
-    assert data.user_rows[:, 0].tolist() == [2, 0, 1, 2, 0, 1]
+    assert data.user_rows[:, 0].tolist() == [2, 0, 3, 2, 0, 1]
 
 
 def test_sensitive_hashed_and_missing_values(tmp_path):
@@ -216,7 +212,7 @@ def test_sensitive_hashed_and_missing_values(tmp_path):
         missing=("NA", "-1"),
     )
     data = prepare(tmp_path, tmp_path / "data", schema=schema)
-    data.check()
+    check_data(data)
     assert [field.name for field in data.schema.user] == ["device", "age", "score"]
     own = data.sensitive["sex"]
     assert [own.values[code] for code in own.codes[:, 0]] == ["f", "(missing)", "m"]
@@ -245,7 +241,7 @@ def test_the_excluded_are_in_no_byte(tmp_path):
     written = b"".join(path.read_bytes() for path in (tmp_path / "d").iterdir())
     assert not any(own.encode() in written for own in [*gone, "only-theirs"])
     assert users["user_id"][5].encode() in written
-    with pytest.raises(InputError, match=r"users\.csv: all 81 users are to be excluded"):
+    with pytest.raises(InputError, match=r"users\.csv: has no rows, or none but excluded"):
         prepare(source, tmp_path / "d", schema=SCHEMA, exclude=[*users["user_id"], f"{gone[0]}x"])
 
 
@@ -265,27 +261,18 @@ def changed(lines, number, line):
 @pytest.mark.parametrize(
     ("name", "text", "where", "what"),
     [
-        ("users", changed(USERS, 4, "1,a,7,y"), "line 4", "user_id 1 occurs on an earlier row"),
+        ("users", changed(USERS, 4, "1,a,7,y"), "line 4", "'1', expected one that no earlier"),
         ("users", changed(USERS, 3, ",b,6,"), "line 3", "user_id is None, expected an id"),
         ("users", changed(USERS, 3, "2 ,b,6,"), "line 3", "user_id is '2 ', expected an id"),
-        ("users", changed(USERS, 3, f"{'x' * 65},b,6,"), "line 3", "expected an id of 1 to 64"),
         ("users", changed(USERS, 3, "2,b,6"), "line 3", "expected 4 cells"),
-        ("users", changed(USERS, 3, "2,b,6,,"), "line 3", "expected 4 cells"),
-        ("users", changed(USERS, 3, '2,b"c,6,'), "line 3", "a quote is not closed"),
         ("users", changed(USERS, 3, '2,"bc,6,'), "line 3", "a quote is not closed"),
         ("users", csv(*USERS[:1]), "", "has no rows"),
-        ("users", "", "", "is empty"),
         ("users", csv("user_id,city,zip", "1,a,5"), "", "has no column 'likes'"),
-        ("users", csv("user_id,city,city,likes", "1,a,5,"), "", "two columns 'city'"),
-        ("users", csv(*USERS).replace("\n", "\r"), "line 1", "ends in CR alone"),
-        ("users", changed(USERS, 3, "2,\udce9,6,"), "line 3", "is not UTF-8"),
-        ("users", changed(USERS, 1, "user_id,c\udce9,zip,likes"), "line 1", "is not UTF-8"),
-        ("campaigns", changed(CAMPAIGNS, 3, "k,v"), "line 3", "campaign_id k occurs on an earl"),
-        ("campaigns", csv(CAMPAIGNS[0]), "", "has no rows"),
+        ("users", csv("user_id,city,city,likes", "1,a,5,"), "", "a column twice (city"),
+        ("users", changed(USERS, 3, "2,\udce9,6,"), "", "cannot be read ("),
+        ("campaigns", changed(CAMPAIGNS, 3, "k,v"), "line 3", "'k', expected one that no ear"),
         ("examples", changed(EXAMPLES, 3, "m,2,0"), "line 3", "campaign_id is 'm', expected the"),
         ("examples", changed(EXAMPLES, 3, "l,2,2"), "line 3", "label is '2', expected 0 or 1"),
-        ("examples", changed(EXAMPLES, 3, "l,2,"), "line 3", "label is None, expected 0 or 1"),
-        ("examples", changed(EXAMPLES, 3, "l,,0"), "line 3", "user_id is None, expected an id"),
         ("examples", changed(WITH_MORE, 2, "k,1,1,3,0"), "line 2", "stage is '3', expected 1 or 2"),
         ("examples", changed(WITH_MORE, 2, "k,1,1,1,9"), "line 2", "audience is '9', expected 0"),
         ("examples", csv(EXAMPLES[0], "k,7,1", "k,8,1", "k,1,1"), "", "2 of 3 examples are of unk"),
@@ -293,11 +280,11 @@ def changed(lines, number, line):
         ("examples", None, "", "has no examples.parquet"),
     ],
 )
-@pytest.mark.parametrize("form", ["csv", "csv.gz"])
-def test_a_wrong_table_is_refused_in_one_line(tmp_path, name, text, where, what, form):
+def test_a_wrong_table_is_refused_in_one_line(tmp_path, name, text, where, what):
     source = tmp_path / "source"
     source.mkdir()
     texts = {"users": csv(*USERS), "campaigns": csv(*CAMPAIGNS), "examples": csv(*EXAMPLES)}
+    form = "csv.gz" if "stage" in what else "csv"
     file = source / f"{name}.{form}"
     for own, content in {**texts, name: text}.items():
         if content is not None:
@@ -317,14 +304,11 @@ def test_a_wrong_table_is_refused_in_one_line(tmp_path, name, text, where, what,
     ("change", "what"),
     [
         ({"user_id": [1.0, 2.0]}, "user_id is of type Float64, expected whole numbers or text"),
-        ({"user_id": ["a", "a"]}, "row 2: user_id a occurs on an earlier row"),
         ({"city": [["a"], ["b"]]}, "column 'city': has lists; give"),
         ({"likes": ["x", "y"]}, "column 'likes': has no lists; give the field a \"separator\""),
         ({"zip": ["1", "many"]}, "row 2: zip is 'many', expected a number"),
-        ({"zip": [1.0, float("inf")]}, "row 2: zip is inf, expected a number"),
         ({"zip": [None, None]}, "column 'zip': has no numbers"),
-        ({"zip": [date(2026, 1, 1)] * 2}, "column 'zip': has dates or times"),
-        ({"city": ["a", "b\0"]}, "column 'city': has a zero byte"),
+        ({"zip": [date(2026, 1, 1)] * 2}, "row 1: zip is datetime.date(2026, 1, 1), expected"),
     ],
 )
 def test_a_wrong_parquet_table_is_refused_in_one_line(tmp_path, change, what):
@@ -339,7 +323,7 @@ def test_a_wrong_parquet_table_is_refused_in_one_line(tmp_path, change, what):
     assert "\n" not in str(error.value)
 
 
-def test_a_row_of_a_folder_is_named_by_its_file(tmp_path):
+def test_a_row_of_a_folder_is_counted_over_its_files(tmp_path):
     source = write(tmp_path / "s", *world(), form="parquet")
     frame = pl.read_parquet(source / "examples.parquet")
     (source / "examples.parquet").unlink()
@@ -348,7 +332,7 @@ def test_a_row_of_a_folder_is_named_by_its_file(tmp_path):
     wrong = frame[7:].with_columns(label=pl.when(pl.int_range(pl.len()) != 3).then("label"))
     wrong.write_parquet(source / "examples" / "2.parquet")
     schema = TableSchema((Column("city"),), SCHEMA.campaign)
-    with pytest.raises(InputError, match=r"examples/2\.parquet: row 4: label is None"):
+    with pytest.raises(InputError, match=r"s/examples: row 11: label is None"):
         prepare(source, tmp_path / "d", schema=schema)
     (source / "examples" / "2.parquet").write_bytes(b"PAR1 and more")
     with pytest.raises(InputError, match=r"examples: cannot be read \("):
@@ -426,25 +410,16 @@ FIELDS = '"user": [{"name": "a"}], "campaign": [{"name": "b"}]'
     [
         ("{", "not valid JSON"),
         ("3", "expected a JSON object"),
-        ('{"user": [{"name": "a"}]}', "has no 'campaign'"),
         (f'{{{FIELDS}, "usr": 1}}', "unknown key 'usr'"),
         (f'{{{FIELDS}, "user": []}}', "key 'user' is given twice"),
-        (
-            '{"user": [{"name": "a", "sensitive": true, "sensitive": false}]}',
-            "key 'sensitive' is g",
-        ),
+        ('{"user": [{"sensitive": true, "sensitive": false}]}', "key 'sensitive' is given twice"),
         (f'{{{FIELDS}, "user_id": "a"}}', "field 'a' is named twice, or is an id"),
-        (f'{{{FIELDS}, "missing": [1]}}', "missing must be a list of strings"),
         (FIELDS.join("{}").replace('"b"', '"b", "slots": 2'), "campaign field 'b': has one slot"),
-        (FIELDS.join("{}").replace('"b"', '"b", "sensitive": true'), "campaign field 'b': has one"),
         (FIELDS.join("{}").replace('"a"', '"a", "sensitive": true'), "at least one user field"),
         (FIELDS.join("{}").replace('"a"', '"a", "separator": ";"'), "'a': only a list has a sep"),
         (FIELDS.join("{}").replace('"a"', '"a", "buckets": 1'), "'a': a number needs two buckets"),
-        (FIELDS.join("{}").replace('"a"', '"a", "slots": 2, "buckets": 3'), "'a': a number needs"),
         (FIELDS.join("{}").replace('"a"', '"a", "buckets": 3, "hash_rows": 3'), "'a': only a cat"),
-        (FIELDS.join("{}").replace('"a"', '"a", "edges": [2, 1]'), "'a': edges do not ascend"),
         (FIELDS.join("{}").replace('"name": "a"', '"nam": "a"'), "unknown key 'nam'"),
-        (FIELDS.join("{}").replace('"name": "a"', ""), "field: has no 'name'"),
     ],
 )
 def test_a_wrong_schema_is_refused_in_one_line(tmp_path, text, what):
@@ -462,7 +437,7 @@ def test_a_first_schema_is_inferred(tmp_path):
     rng = np.random.default_rng(0)
     count = 120
     users = {
-        "key": [f"u{i}" for i in range(count)],
+        "user_id": [f"u{i}" for i in range(count)],
         "name": [f"name {i}" for i in range(count)],
         "age": rng.integers(18, 99, count),
         "grade": [["NA", "a", "b"][i % 3] for i in range(count)],
@@ -473,8 +448,8 @@ def test_a_first_schema_is_inferred(tmp_path):
     pl.DataFrame({**users, "lists": [["a", "b", "c"]] * count}).write_parquet(
         tmp_path / "users.parquet"
     )
-    (tmp_path / "campaigns.csv").write_text(csv("ad,topic", "1,x;y", "2,z"))
-    (tmp_path / "examples.csv").write_text(csv("ad,key,label", "1,u5,1"))
+    (tmp_path / "campaigns.csv").write_text(csv("campaign_id,topic", "1,x;y", "2,z"))
+    (tmp_path / "examples.csv").write_text(csv("campaign_id,user_id,label", "1,u5,1"))
     paths = {"users": tmp_path / "users.parquet", "campaigns": tmp_path / "campaigns.csv"}
     with pytest.warns(UserWarning, match=r"columns that are no fields: name, void$"):
         schema = infer_schema(paths)
@@ -487,8 +462,6 @@ def test_a_first_schema_is_inferred(tmp_path):
             Column("lists", slots=3),
         ),
         campaign=(Column("topic"),),
-        user_id="key",
-        campaign_id="ad",
         missing=("NA",),
     )
     assert schema.describe() == [
@@ -500,23 +473,12 @@ def test_a_first_schema_is_inferred(tmp_path):
     with pytest.warns(UserWarning, match="columns that are no fields"):
         data = prepare(tmp_path, tmp_path / "data")
     assert data.stage1.user.tolist() == [5]
-    (tmp_path / "campaigns.csv").write_text(csv("ad,", "1,x"))
+    (tmp_path / "campaigns.csv").write_text(csv("campaign_id,", "1,x"))
     with pytest.raises(InputError, match=r"campaigns\.csv: column 2 has no name"):
         prepare(tmp_path, tmp_path / "data")
-
-
-def test_the_command_tells_what_it_infers_unless_there_is_a_schema(tmp_path, capsys):
-    source = write(tmp_path / "tables", *world())
-    succeeds(main, "prepare", source, tmp_path / "data")
-    told = " ".join(capsys.readouterr().out.split())
-    assert (
-        "users, numbers in buckets: income users, lists: likes campaigns, categories: topic" in told
-    )
-    assert "users, categories: city" in told
-    (source / "schema.json").write_text(json.dumps(SCHEMA.to_json()))
-    succeeds(main, "prepare", source, tmp_path / "data")
-    assert "inferred" not in capsys.readouterr().out
-    assert TableSchema.read(tmp_path / "data" / "schema.json").campaign[1].edges == (1.5,)
+    (tmp_path / "campaigns.csv").write_text(csv("ad,topic", "1,x"))
+    with pytest.raises(InputError, match=r"campaigns\.csv: no column 'campaign_id'; name"):
+        prepare(tmp_path, tmp_path / "data")
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=60), st.integers(2, 8))

@@ -6,30 +6,23 @@ Axes: U users, S slots of a user, C campaigns, N campaign fields.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from metaheac_jax.data.campaign import UserIds, draw_by_id
-from metaheac_jax.data.columns import Column, Encoder
-from metaheac_jax.data.dataset import Dataset, SensitiveField, UserRows, mapped
-from metaheac_jax.data.feedback import leave_out_shown
+from metaheac_jax.data.columns import Encoder, TableSchema
+from metaheac_jax.data.dataset import Dataset, MappedRows, SensitiveField
 from metaheac_jax.data.from_tables import as_examples, indices, read_campaigns, read_examples
-from metaheac_jax.data.schema_file import TableSchema
-from metaheac_jax.data.storage import (
-    TABLE_SCHEMA,
-    change_columns,
-    open_dataset,
-    open_to_change,
-)
-from metaheac_jax.data.table_file import Table, as_id_texts, id_array, ids_of_kind
+from metaheac_jax.data.regression import leave_out_shown
+from metaheac_jax.data.storage import TABLE_SCHEMA, open_dataset, write_columns
+from metaheac_jax.data.table_file import Table, as_id_texts, id_array
 from metaheac_jax.errors import InputError
 from metaheac_jax.files import locked
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.schema import Vocabulary, union_of_values
+from metaheac_jax.schema import Vocabulary, union_of_values, whole_number
 
 
 def add(
@@ -42,12 +35,12 @@ def add(
 ) -> Dataset:
     """Adds rows to a dataset on disk; see `Dataset.add`."""
     if data.folder is None:
-        raise InputError(f"{data.name}: is in no folder; write it with write_dataset, and open it")
+        raise InputError(f"{data.name}: is in no folder; prepare it from tables first")
     folder, of_users = data.folder, ["user_rows", *map("sensitive_codes_{}".format, data.sensitive)]
     with locked(folder):
         forgets = np.size(np.asarray(exclude, object)) > 0
-        data = open_to_change(folder, unread=() if forgets else of_users, progress=progress)
-        schema = _table_schema(data)
+        data = open_dataset(folder, unread=() if forgets else of_users, progress=progress)
+        schema = TableSchema.read(folder / TABLE_SCHEMA)
         excluded = as_id_texts(exclude, schema.user_id)
         rows = _rows_of(data)
         if campaigns is not None:
@@ -57,31 +50,22 @@ def add(
             rows = rows.with_columns(campaign=position[rows["campaign"].to_numpy()])
         touched = np.zeros(data.num_campaigns, bool)
         if examples is not None:
-            table = Table(examples, [schema.campaign_id], name="examples")
+            names = [schema.campaign_id, schema.user_id, "label"]
+            table = Table(examples, names, name="examples")
+            table.leave_out(schema.user_id, excluded)
             known = _known_users(data, table, schema)
-            new = read_examples(table, schema, known, data.campaign_ids, excluded=excluded)
+            new = read_examples(table, schema, known, data.campaign_ids)
             rows = _replaced(rows, new, touched)
-        whole = data.user_ids.dtype.kind != "S"
-        gone = data.mask_of(id_array(ids_of_kind(excluded, whole=whole)))
+        is_text = data.user_ids.dtype.kind == "S"
+        gone = data.mask_of([id for id in excluded if is_text or whole_number(id) is not None])
         if gone.any():
-            data, rows = _without(data, rows, gone, folder)
+            data, rows = _without(data, rows, gone)
             # Their users have other indices, on which shares and random non-seeds depend.
             touched[rows.filter(pl.col("audience") == 1)["campaign"].unique().to_numpy()] = True
         data = leave_out_shown(_with_rows(data, rows, touched), np.flatnonzero(touched))
         unchanged = () if gone.any() else ("user_key", *of_users)
-        change_columns(folder, data, unchanged=unchanged, progress=progress)
+        write_columns(data, folder, unchanged=unchanged, progress=progress)
     return open_dataset(folder, verify=False)  # the checksums were just computed
-
-
-def _table_schema(data: Dataset) -> TableSchema:
-    """The schema of the tables that the data was prepared from, or one that is like it."""
-    assert data.folder is not None
-    path = data.folder / TABLE_SCHEMA
-    if path.exists():
-        return TableSchema.read(path)
-    sides = (data.schema.user, data.schema.campaign)
-    user, campaign = (tuple(Column(**asdict(own)) for own in side) for side in sides)
-    return TableSchema(user, campaign)
 
 
 def _with_campaigns(data: Dataset, table: Table, schema: TableSchema) -> tuple[Dataset, np.ndarray]:
@@ -92,10 +76,10 @@ def _with_campaigns(data: Dataset, table: Table, schema: TableSchema) -> tuple[D
     Returns:
       The data, and (C,) int32, where each of its C campaigns is among the new ones.
     """
-    ids, cells, learned = read_campaigns(table, schema, may_be_empty=True)
+    ids, cells, learned = read_campaigns(table, schema)
     first, values = len(data.schema.user), data.vocabulary.values
     pairs = zip(values[first:], learned, strict=True)
-    grown = [union_of_values(known, own.values) for known, own in pairs]
+    grown = [union_of_values(known, new) for known, (_, new) in pairs]
     vocabulary = Vocabulary((*values[:first], *grown))
     lookup = vocabulary.rows_of(data.vocabulary)
     own, both = data.campaign_ids, [data.campaign_ids, ids]
@@ -109,7 +93,7 @@ def _with_campaigns(data: Dataset, table: Table, schema: TableSchema) -> tuple[D
     changed = replace(
         data,
         vocabulary=vocabulary,
-        user_rows=mapped(data.user_rows, lookup),
+        user_rows=MappedRows(data.user_rows, lookup),
         campaign_ids=every,
         campaign_rows=rows,
     )
@@ -139,7 +123,6 @@ def _rows_of(data: Dataset) -> pl.DataFrame:
 
 def _known_users(data: Dataset, table: Table, schema: TableSchema) -> pl.DataFrame:
     """The ids in a table that are users of the data, and their indices; see `indices`."""
-    table.check_columns([schema.user_id])
     table.check_ids(schema.user_id)
     cells = table.id_cells(schema.user_id, whole=data.user_ids.dtype.kind != "S")
     ids = table.collect(table.scan().select(cells).unique()).to_series().drop_nulls()
@@ -159,41 +142,21 @@ def _replaced(rows: pl.DataFrame, new: pl.DataFrame, touched: np.ndarray) -> pl.
     return every.unique(pair, keep="last", maintain_order=True)
 
 
-@dataclass(frozen=True)
-class _PickedRows:
-    """The table rows of some users, read when they are needed; see `UserRows`."""
-
-    rows: UserRows
-    kept: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.kept), *self.rows.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __getitem__(self, users: Any) -> np.ndarray:
-        return self.rows[self.kept[users]]
-
-
-def _without(
-    data: Dataset, rows: pl.DataFrame, gone: np.ndarray, folder: Path
-) -> tuple[Dataset, pl.DataFrame]:
+def _without(data: Dataset, rows: pl.DataFrame, gone: np.ndarray) -> tuple[Dataset, pl.DataFrame]:
     """The data without some users, (U,) bool, and the rows of the others."""
     kept = np.flatnonzero(~gone)
     if not len(kept):
-        raise InputError(f"{folder}: all {len(gone)} users are to be excluded; keep some")
+        raise InputError(f"{data.where}: all {len(gone)} users are to be excluded; keep some")
     rows = rows.filter(~gone[rows["user"].to_numpy()])
     index = (np.cumsum(~gone) - 1).astype(np.int32)
+    sensitive = {
+        name: SensitiveField(own.values, own.codes[kept]) for name, own in data.sensitive.items()
+    }
     smaller = replace(
         data,
         user_ids=data.user_ids[kept],
-        user_rows=_PickedRows(data.user_rows, kept),
-        sensitive={
-            name: SensitiveField(own.values, own.codes[kept])
-            for name, own in data.sensitive.items()
-        },
+        user_rows=data.user_rows[kept],
+        sensitive=sensitive,
     )
     return smaller, rows.with_columns(user=index[rows["user"].to_numpy()])
 

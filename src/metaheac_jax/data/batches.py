@@ -6,19 +6,18 @@ step touches, V that one of its campaigns touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from metaheac_jax.data.campaign import Campaign, plain_id
 from metaheac_jax.data.dataset import Dataset, UserRows
-from metaheac_jax.data.examples import is_repeat
 from metaheac_jax.errors import InputError
-from metaheac_jax.table.layout import Ids, Layout
+from metaheac_jax.table.layout import Ids
 
 Tree = TypeVar("Tree")
 _MIN_EXAMPLES = 20  # per training campaign
@@ -61,19 +60,6 @@ class CampaignBatch(NamedTuple):
     query: Batch
     own_rows: np.ndarray
 
-    def shared(self) -> tuple[np.ndarray, Batch, Batch]:
-        """Rows, support and query, with ids that point into ``rows`` instead of ``own_rows``."""
-        pad = np.full((len(self.own_rows), 1), len(self.rows), np.int32)
-        position, campaign = np.hstack([self.own_rows, pad]), np.arange(len(self.own_rows))
-
-        def moved(ids: np.ndarray) -> np.ndarray:
-            return position[campaign.reshape(-1, *[1] * (ids.ndim - 1)), ids]
-
-        support, query = (
-            side._replace(ids=jax.tree.map(moved, side.ids)) for side in (self.support, self.query)
-        )
-        return self.rows, support, query
-
 
 class ExampleBatch(NamedTuple):
     """The arguments of a row-local step of plain training; ``examples`` has leaves (B, ...)."""
@@ -99,40 +85,6 @@ class OwnedBatch(NamedTuple):
 def generator(seed: int, step: int) -> np.random.Generator:
     """The random generator of one step, which depends only on (seed, step)."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
-
-
-def check_batch(batch: Batch, layout: Layout, num_rows: int, name: str) -> None:
-    """Refuses invalid examples of one campaign, which would otherwise be used silently.
-
-    Args:
-      batch: leaves (n, ...); ids are rows of a table, or its length R, the pad id.
-      layout: where the fields lie among the ids.
-      num_rows: R.
-      name: name of the campaign in messages.
-
-    Raises:
-      InputError: there are no examples, lengths differ, the slots or campaign fields are not those
-        of the layout, an id is not a whole number or is outside the table, a label is not 0 or 1,
-        or a weight is not 1.
-    """
-    user, label, weight = (np.asarray(a) for a in (batch.ids.user, batch.label, batch.weight))
-    fields = np.shape(batch.ids.campaign)  # of one campaign, which all examples share
-    wrong = ""
-    if not len(label):
-        wrong = "no examples; give it seeds and non-seeds"
-    elif not len(user) == len(label) == len(weight):
-        wrong = f"{len(user)} users, {len(label)} labels and {len(weight)} weights; lengths differ"
-    elif fields != (layout.num_campaign_fields,):
-        wrong = f"campaign ids of shape {fields}, expected {layout.num_campaign_fields} fields"
-    elif not np.isin(label, (0, 1)).all():
-        wrong = "a label is neither 1 for a seed nor 0 for a non-seed"
-    elif not (weight == 1).all():
-        wrong = "a weight is not 1; take the examples to customise on with Batch.pick"
-    if wrong:
-        raise InputError(f"{name}: {wrong}")
-    check_slots(user, layout.num_slots)
-    for ids in jax.tree.leaves(batch.ids):
-        check_ids(np.asarray(ids), num_rows, f"{name}: the ids")
 
 
 def check_slots(users: UserRows, num_slots: int) -> None:
@@ -161,13 +113,10 @@ def check_ids(ids: np.ndarray, num_rows: int, what: str) -> None:
 
 def check_indices(dataset: Dataset, campaigns: np.ndarray) -> None:
     """Refuses with an `InputError` an array that is not one or more distinct campaign indices."""
-    if not dataset.num_campaigns:
-        raise InputError(
-            f"{dataset.where}: has users alone; prepare campaigns and examples to train on"
-        )
     most = dataset.num_campaigns - 1
     whole = campaigns.ndim == 1 and campaigns.dtype.kind in "iu" and campaigns.size
-    if not whole or is_repeat(campaigns).any() or campaigns.min() < 0 or campaigns.max() > most:
+    distinct = whole and len(np.unique(campaigns)) == len(campaigns)
+    if not distinct or campaigns.min() < 0 or campaigns.max() > most:
         raise InputError(
             f"{dataset.where}: campaigns: expected one or more distinct indices from 0 to {most}"
         )
@@ -194,11 +143,10 @@ def check_campaigns(dataset: Dataset, campaigns: Sequence[int] | np.ndarray) -> 
     bad = chosen[~is_usable(dataset)[chosen]]
     if len(bad):
         seeds, count = dataset.stage1.positives[bad[0]], dataset.stage1.counts[bad[0]]
-        others = f"; so have {list_campaigns(dataset, bad[1:])}" if len(bad) > 1 else ""
         raise InputError(
             f"campaign {plain_id(dataset.campaign_ids[bad[0]])}: stage 1 has {seeds} seeds among "
             f"{count} examples; expected seeds and non-seeds, {_MIN_EXAMPLES} examples or more; "
-            f"add examples, or leave the campaign out{others}"
+            f"add examples, or leave out {list_campaigns(dataset, bad)}"
         )
 
 
@@ -245,27 +193,16 @@ class CampaignExamples(Sequence[Batch]):
         self,
         dataset: Dataset,
         campaigns: Sequence[Campaign],
-        select: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
-        """Args:
-        dataset: has the users.
-        campaigns: the campaigns, whose examples are read when they are needed.
-        select: maps a campaign's examples to those that are wanted.
-        """
         self._campaigns = campaigns
-        self._read = lru_cache(_HELD)(lambda c: select(campaign_examples(dataset, campaigns[c])))
+        self._read = lru_cache(_HELD)(lambda c: campaign_examples(dataset, campaigns[c]))
 
     def __len__(self) -> int:
         return len(self._campaigns)
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self._read(c) for c in range(len(self))[index]]
-        return self._read(range(len(self))[index])
+    def __getitem__(self, index: Any) -> Any:
+        places = range(len(self))[index]
+        return self._read(places) if isinstance(places, int) else list(map(self._read, places))
 
 
 def unstacked(tree: Tree) -> list[Tree]:

@@ -1,6 +1,7 @@
-"""A campaign and its examples, on which a general model is customised.
+"""Campaigns, their examples by stage, the ids of users, and random draws of users.
 
-Axes: U users, N campaign fields, n examples of a campaign, F users of audiences.
+Axes: U users, C campaigns, N campaign fields, E examples of a stage, n examples of a campaign or
+values, F users of audiences.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,11 +17,12 @@ from numpy.typing import ArrayLike
 from metaheac_jax.errors import InputError
 from metaheac_jax.schema import whole_number
 
-#: User ids as a caller gives them: a list, an array or a column of whole numbers or of text. (The
-#: type admits more; `as_ids` refuses the rest.)
+#: User ids as a caller gives them: a list, an array or a column of whole numbers or of text.
 UserIds: TypeAlias = ArrayLike
 #: Maximum length of a user or campaign id, in UTF-8 bytes.
 MAX_ID_BYTES = 64
+#: Random non-seeds per seed; the ratio in the real data (paper section 4.1).
+NON_SEEDS_PER_SEED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +56,13 @@ class Campaign:
             unknown user, or another number of campaign fields.
         """
         users, labels = np.asarray(self.users), np.asarray(self.labels)
-        wrong = ""
-        if not len(users):
-            wrong = "no examples; give it seeds and non-seeds"
-        elif len(users) != len(labels) or not np.isin(labels, (0, 1)).all():
-            wrong = "expected a label for each user, 1 (a seed) or 0 (a non-seed)"
-        elif users.min() < 0 or users.max() >= num_users:
-            wrong = f"a user's index is not in 0 to {num_users - 1}; it is of other data"
-        elif np.shape(self.rows) != (num_fields,):
-            wrong = f"attributes of shape {np.shape(self.rows)}, expected ({num_fields},)"
-        if wrong:
-            raise InputError(f"{self.name}: {wrong}")
+        if not len(users) or len(users) != len(labels) or not np.isin(labels, (0, 1)).all():
+            raise InputError(f"{self.name}: expected users with a label each, 1 (a seed) or 0")
+        if users.min() < 0 or users.max() >= num_users or len(self.rows) != num_fields:
+            raise InputError(f"{self.name}: has a user or attributes of other data")
 
     def pick(self, examples: np.ndarray) -> Campaign:
-        """The campaign with some of its examples, by position or mask."""
+        """Picks some of the campaign's examples, by position or mask."""
         return replace(self, users=self.users[examples], labels=self.labels[examples])
 
     @property
@@ -92,6 +86,104 @@ class Campaign:
         return "new campaign" if self.id is None else f"campaign {self.id}"
 
 
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The examples of one stage, grouped by campaign.
+
+    Attributes:
+      offsets: (C + 1,) int64; campaign c owns examples ``offsets[c]`` to ``offsets[c + 1]``.
+      user: (E,) int32, index of the example's user.
+      label: (E,) int8, 1 for a seed (converted) and 0 for a non-seed.
+      probability: (E,) float32, the true conversion probability; None unless simulated.
+      audience: (E,) bool, whether the user was in an audience that this system chose; None if no
+        example comes from one.
+    """
+
+    offsets: np.ndarray
+    user: np.ndarray
+    label: np.ndarray
+    probability: np.ndarray | None = None
+    audience: np.ndarray | None = None
+
+    def of(self, campaign: int) -> slice:
+        """The slice of one campaign's examples."""
+        return slice(int(self.offsets[campaign]), int(self.offsets[campaign + 1]))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(C,) number of examples per campaign."""
+        return np.diff(self.offsets)
+
+    @property
+    def positives(self) -> np.ndarray:
+        """(C,) number of positive examples per campaign."""
+        each = (np.count_nonzero(self.label[self.of(c)]) for c in range(len(self.counts)))
+        return np.fromiter(each, np.int64)
+
+    @property
+    def campaign(self) -> np.ndarray:
+        """(E,) index of each example's campaign."""
+        return np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+
+    @property
+    def in_audience(self) -> np.ndarray:
+        """(E,) bool, ``audience``, false where that is None."""
+        return np.zeros(len(self.user), bool) if self.audience is None else self.audience
+
+    def pick(self, kept: np.ndarray) -> Examples:
+        """The examples that an (E,) mask keeps, in the same order, or those at these places."""
+        chance, audience = self.probability, self.audience
+        return group_by_campaign(
+            self.campaign[kept],
+            self.user[kept],
+            self.label[kept],
+            num_campaigns=len(self.counts),
+            probability=None if chance is None else chance[kept],
+            audience=None if audience is None else audience[kept],
+        )
+
+    def with_non_seeds(
+        self, campaign: np.ndarray, user: np.ndarray, *, in_audience: bool
+    ) -> Examples:
+        """The examples, and non-seeds after those of their campaigns; without probabilities."""
+        return group_by_campaign(
+            np.concatenate([self.campaign, campaign]),
+            np.concatenate([self.user, user]),
+            np.concatenate([self.label, np.zeros_like(user)]),
+            num_campaigns=len(self.counts),
+            audience=np.concatenate([self.in_audience, np.full(len(user), in_audience)]),
+        )
+
+    def shuffled(self) -> Examples:
+        """The same examples, shuffled within each campaign; every call gives the same order.
+
+        Files may list the seeds first, but the order of examples must not reveal their labels.
+        """
+        draw = np.random.Generator(np.random.Philox(0)).random(len(self.user), np.float32)
+        return self.pick(np.lexsort((draw, self.campaign)))
+
+
+def group_by_campaign(
+    campaign: np.ndarray,
+    user: np.ndarray,
+    label: np.ndarray,
+    *,
+    num_campaigns: int,
+    probability: np.ndarray | None = None,
+    audience: np.ndarray | None = None,
+) -> Examples:
+    """Groups examples by campaign index, and keeps the given order within a campaign."""
+    order = np.argsort(campaign, kind="stable")
+    counts = np.bincount(campaign, minlength=num_campaigns)
+    return Examples(
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        user=user[order].astype(np.int32),
+        label=label[order].astype(np.int8),
+        probability=None if probability is None else probability[order].astype(np.float32),
+        audience=audience[order] if audience is not None and np.any(audience) else None,
+    )
+
+
 def plain_id(value: Any) -> int | str:
     """A user or campaign id as a plain int or str."""
     return value.decode() if isinstance(value, bytes) else int(value)
@@ -103,10 +195,8 @@ def as_ids(user_ids: UserIds, *, text: bool) -> np.ndarray:
     A whole number and its text are the same id.
 
     Raises:
-      InputError: they are not a list of whole numbers that fit into 64 bits; or, if ``text``, of
-        texts of 1 to `MAX_ID_BYTES` bytes.
+      InputError: they are not a list or, unless ``text``, not whole numbers of 64 bits.
     """
-    expected = f"text of 1 to {MAX_ID_BYTES} bytes" if text else "whole numbers"
     given = np.asarray(user_ids, None if hasattr(user_ids, "dtype") else object)
     if given.ndim != 1:
         raise InputError(f"user ids: expected a list, got an array of shape {given.shape}")
@@ -114,16 +204,14 @@ def as_ids(user_ids: UserIds, *, text: bool) -> np.ndarray:
         return given
     if not text and given.dtype.kind in "iu" and given.dtype != np.uint64:
         return given.astype(np.int64)
-    ids: list[bytes | int | None] = []
-    for own in given.tolist():
-        plain = own.decode(errors="replace") if isinstance(own, bytes) else own
-        is_id = isinstance(plain, str | Integral) and not isinstance(plain, bool)
-        spelled = str(plain) if is_id else ""
-        number, content = whole_number(spelled), spelled.encode(errors="replace")
-        if not (1 <= len(content) <= MAX_ID_BYTES if text else number is not None):
-            raise InputError(f"user ids: expected {expected}, got {plain!r}")
-        ids.append(content if text else number)
-    return np.array(ids, "S" if ids else "S1") if text else np.array(ids, np.int64)
+    texts = [own.decode() if isinstance(own, bytes) else str(own) for own in given.tolist()]
+    if text:
+        return np.array([own.encode() for own in texts], "S" if texts else "S1")
+    numbers = [whole_number(own) for own in texts]
+    if None in numbers:
+        wrong = given.tolist()[numbers.index(None)]
+        raise InputError(f"user ids: expected whole numbers, got {wrong!r}")
+    return np.array(numbers, np.int64)
 
 
 def draw_by_id(user_ids: np.ndarray, purpose: bytes = b"") -> np.ndarray:
@@ -139,13 +227,12 @@ def draw_by_id(user_ids: np.ndarray, purpose: bytes = b"") -> np.ndarray:
 def draw_non_seeds(
     num_users: int,
     seeds: np.ndarray,
-    count: int,
     seed: int,
     *,
     taken: np.ndarray | tuple[()] = (),
     pool: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws the indices of ``count`` random users who are neither seeds nor taken.
+    """Draws random users who are neither seeds nor taken, by index: `NON_SEEDS_PER_SEED` a seed.
 
     If there are fewer such users, all are returned. The draw depends on the seeds too, so campaigns
     have independent non-seeds. If more users are taken, others take their places.
@@ -153,11 +240,11 @@ def draw_non_seeds(
     Args:
       num_users: U.
       seeds: distinct indices.
-      count: number of users to draw.
       seed: random seed.
       taken: indices of other users who are not drawn.
       pool: (U,) bool, the users who may be drawn; None for all.
     """
+    count = NON_SEEDS_PER_SEED * len(seeds)
     own = zlib.crc32(np.sort(seeds).astype("<i8").tobytes())
     rng = np.random.Generator(np.random.Philox([seed, own]))
     size, drawn = min(count + len(seeds), num_users), np.empty(0, np.int64)

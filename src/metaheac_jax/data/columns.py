@@ -1,24 +1,30 @@
-"""Columns of tables as fields: how they are read, their values, and their cells as table rows.
+"""Columns of tables as fields: the schema of how they are read, their values and table rows.
 
-Axes: n rows of a block, S slots of adjacent fields.
+Axes: n rows of a block or cells of a column, S slots of adjacent fields.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.table_file import Table
-from metaheac_jax.errors import InputError, check_keys, check_whole
-from metaheac_jax.schema import UNSEEN, Field, Vocabulary, as_values, spelled
+from metaheac_jax.data.table_file import ROWS_AT_A_TIME, Table
+from metaheac_jax.errors import InputError, about, check_keys, check_whole
+from metaheac_jax.files import read_json
+from metaheac_jax.schema import Field, Vocabulary, as_values, spelled
 
-#: Limit of the memory for the values of a field, in bytes; each takes as much as the longest.
-_MAX_BYTES = 1 << 30
+#: A column of more distinct numbers than this is cut into buckets, and one of more texts than this,
+#: all of them distinct, is left out. Lists are text with one of these separators in at least this
+#: fraction of the cells, and have at most this many slots.
+_MAX_CATEGORIES, _SEPARATORS, _LIST_FRACTION, _MAX_SLOTS = 50, ";|", 0.1, 10
+_NA = "NA"  # as R and pandas write a missing value
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,11 @@ class Column(Field):
         """A column from plain data.
 
         Raises:
-          InputError: a key is missing or unknown, or a value is wrong; the message names the field.
+          InputError: a key is missing or unknown, or a value is wrong; the message names it.
         """
-        name = f" {data['name']!r}" if isinstance(data, dict) and "name" in data else ""
-        where = f"schema: field{name}"
         kinds = {known.name: type(known.default) for known in fields(Column)}
-        check_keys(where, data, kinds | {"name": str, "edges": list})
-        if "name" not in data:
-            raise InputError(f"{where}: has no 'name', got {json.dumps(data)[:80]}")
+        kinds |= {"name": str, "edges": list}
+        check_keys(f"schema: field {json.dumps(data):.60}", data, kinds, required=("name",))
         return Column(**data)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,36 +85,98 @@ class Column(Field):
 
 
 @dataclass(frozen=True)
-class Learned:
-    """A column, with the edges of its buckets, and the values of its field, ascending."""
+class TableSchema:
+    """The content of a schema file of tables.
 
-    column: Column
-    values: np.ndarray
+    Attributes:
+      user, campaign: fields of users and of campaigns; campaign fields have one slot.
+      user_id: name of the id column of users, in all files that have it.
+      campaign_id: name of the id column of campaigns, in all files that have it.
+      missing: texts that are a missing value if a cell or a value of a list consists of one.
+
+    Raises:
+      InputError: a field is named twice, is an id column or has an option that it cannot have; the
+        message names it.
+    """
+
+    user: tuple[Column, ...]
+    campaign: tuple[Column, ...]
+    user_id: str = "user_id"
+    campaign_id: str = "campaign_id"
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [self.user_id, self.campaign_id]
+        names += [column.name for column in (*self.user, *self.campaign)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"schema: field {twice[0]!r} is named twice, or is an id column")
+        wrong = [own.name for own in self.campaign if own.sensitive or own.slots > 1]
+        if wrong:
+            raise InputError(
+                f"schema: campaign field {wrong[0]!r}: has one slot and is not sensitive; fields "
+                "of users can be otherwise"
+            )
+        if not any(not own.sensitive for own in self.user) or not self.campaign:
+            raise InputError("schema: at least one user field and one campaign field are needed")
+
+    @staticmethod
+    def from_json(data: Any) -> TableSchema:
+        """A schema from plain data, as in a schema file.
+
+        Raises:
+          InputError: a key is missing or unknown, or a value is wrong; the message names it.
+        """
+        sides = ("user", "campaign")
+        kinds = {known.name: type(known.default) for known in fields(TableSchema)}
+        kinds |= dict.fromkeys((*sides, "missing"), list)
+        check_keys("schema", data, kinds, required=sides)
+        parts: dict[str, Any] = {side: tuple(map(Column.from_json, data[side])) for side in sides}
+        parts["missing"] = tuple(map(str, data.get("missing", [])))
+        return TableSchema(**data | parts)
+
+    @staticmethod
+    def read(path: Path) -> TableSchema:
+        """The schema in a JSON file.
+
+        Raises:
+          InputError: the file is not JSON, a key is missing, unknown or given twice, or a value is
+            wrong; the message names it.
+        """
+        content = read_json(path)
+        with about(path):
+            return TableSchema.from_json(content)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` accepts."""
+        sides = {
+            side: [own.to_json() for own in getattr(self, side)] for side in ("user", "campaign")
+        }
+        return {**vars(self), **sides, "missing": list(self.missing)}
+
+    def describe(self) -> list[str]:
+        """How the columns are read: a line per table and kind of column."""
+        kinds: dict[str, list[str]] = {}
+        for table, columns in (("users", self.user), ("campaigns", self.campaign)):
+            for own in columns:
+                kind = "lists" if own.slots > 1 else "categories"
+                kind = "numbers in buckets" if own.is_number else kind
+                kinds.setdefault(f"{table}, {kind}", []).append(own.name)
+        return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items()]
 
 
-def learn(
-    table: Table,
-    column: Column,
-    rows: pl.LazyFrame | None = None,
-    *,
-    min_count: int = 1,
-    missing: Sequence[str] = (),
-    may_be_empty: bool = False,
-) -> Learned:
-    """Learns the values of a column that each get a table row.
+def learn(table: Table, column: Column, missing: Sequence[str] = ()) -> tuple[Column, np.ndarray]:
+    """The column, with the edges of its buckets, and the ascending values that get a table row.
 
     Args:
       table: contains the column.
       column: how to read it.
-      rows: the rows of the table that count; None for all.
-      min_count: values that fewer rows have share one table row with all unseen values.
-      missing: texts that stand for a missing value.
-      may_be_empty: whether all cells may be missing.
+      missing: as in `TableSchema`.
 
     Raises:
-      InputError: the column is empty, does not fit the schema, or has too many values.
+      InputError: the column has no number or no value of a list, or does not fit the schema.
     """
-    where, rows = f"{table.path}: column {column.name!r}", table.scan() if rows is None else rows
+    where, rows = f"{table.path}: column {column.name!r}", table.scan()
     check_kind(table, column)
     if column.is_number:
         cells, number = pl.col(column.name), _number(column, missing)
@@ -124,39 +189,21 @@ def learn(
             raise InputError(f"{where}: has no numbers; remove the field")
         column = replace(column, edges=bucket_edges(numbers.to_numpy(), column.buckets))
     if column.is_number or column.hash_rows:
-        return Learned(column, column.all_buckets)
+        return column, column.all_buckets
     texts = rows.select(value=cell_texts(column, missing))
     if column.slots > 1:  # of the values that are kept, a user counts once per value
         texts = texts.select(pl.col("value").list.head(column.slots).list.unique()).explode("value")
-    counts: dict[str, int] = {}
-    for value, count in table.collect(texts.group_by("value").len()).iter_rows():
-        value = "" if value is None else spelled(value)
-        counts[value] = counts.get(value, 0) + count
-    some_missing = counts.pop("", 0)
-    if not counts and not may_be_empty:
-        raise InputError(f"{where}: is empty; remove the field")
-    values = {value for value, count in counts.items() if count >= min_count}
-    longest = max(map(len, values), default=0)
-    if 4 * longest * len(values) > _MAX_BYTES:
-        raise InputError(
-            f"{where}: has {len(values):,} values of up to {longest} characters; give the field "
-            '"hash_rows", raise "min_count", or remove it'
-        )
-    if any("\0" in value for value in values):
-        raise InputError(f"{where}: has a zero byte; repair the file")
-    if len(values) < len(counts):
-        values.add(UNSEEN)
-    if some_missing and column.slots == 1:
-        values.add("")  # a missing value has its own table row
-    return Learned(column, as_values(values))
+    distinct = table.collect(texts.unique()).to_series().fill_null("").to_list()
+    values = set(map(spelled, distinct))
+    if column.slots > 1:
+        values.discard("")  # of a list; a single missing value has its own table row
+        if not values:
+            raise InputError(f"{where}: has no values; remove the field")
+    return column, as_values(values)
 
 
 def check_kind(table: Table, column: Column) -> None:
-    """Refuses a column of lists that is described as single values or as text, or the reverse.
-
-    Raises:
-      InputError: the description is not of the column's type; the message tells what to change.
-    """
+    """Refuses a column of lists that is described as single values or as text, or the reverse."""
     where, kind = f"{table.path}: column {column.name!r}", table.kind(column.name)
     is_list = isinstance(kind, pl.List)
     if column.slots > 1 and not column.separator and not is_list:
@@ -166,8 +213,6 @@ def check_kind(table: Table, column: Column) -> None:
             f'{where}: has lists; give a field of users "slots", the most values to keep, and no '
             '"separator"; remove a field of campaigns'
         )
-    if column.is_number and kind.is_temporal():
-        raise InputError(f'{where}: has dates or times; make it a number, or remove "buckets"')
 
 
 def cell_texts(column: Column, missing: Sequence[str] = ()) -> pl.Expr:
@@ -193,6 +238,88 @@ def _text(cell: pl.Expr, missing: Sequence[str]) -> pl.Expr:
 def _number(column: Column, missing: Sequence[str]) -> pl.Expr:
     """Cells as float64; null if they are missing or no number."""
     return _text(pl.col(column.name), missing).cast(pl.Float64, strict=False)
+
+
+def infer_schema(paths: Mapping[str, Path | str]) -> TableSchema:
+    """Infers a first schema of tables, and warns of the columns that it leaves out.
+
+    Ids are in the columns ``user_id`` and ``campaign_id``. Of the other user columns, numbers with
+    many values become buckets, text with separators and Parquet lists become lists, and all else
+    that can be a field categories. If a cell of users is NA, NA counts as missing. Left out are
+    columns without text or numbers, and those such as a name or a time, of which each user has
+    another text or date.
+
+    Args:
+      paths: the files of ``users`` and ``campaigns``.
+
+    Raises:
+      InputError: a file is unreadable, or has no id, a column without a name or no field; or users
+        and campaigns share a field.
+    """
+    frames: dict[str, pl.DataFrame] = {}
+    ids = {"users": "user_id", "campaigns": "campaign_id"}
+    for name, own_id in ids.items():
+        table = Table(paths[name])
+        if "" in table.names:
+            raise InputError(
+                f"{paths[name]}: column {table.names.index('') + 1} has no name; name it, or "
+                "remove it (to_csv of pandas writes one unless it is given index=False)"
+            )
+        if own_id not in table.names:
+            raise InputError(
+                f"{paths[name]}: no column {own_id!r}; name the column of ids so, or give a schema "
+                "that names it"
+            )
+        frames[name] = table.collect(table.scan().head(ROWS_AT_A_TIME))
+    is_na = frames["users"].select((pl.col(pl.String) == _NA).any())
+    missing = (_NA,) if any(column.any() for column in is_na.iter_columns()) else ()
+    columns: dict[str, tuple[Column, ...]] = {}
+    for name, frame in frames.items():
+        cells = frame.drop(ids[name]).iter_columns()
+        found = {own.name: _infer(own, missing, of_users=name == "users") for own in cells}
+        columns[name] = tuple(own for own in found.values() if own is not None)
+        left_out = [own for own, column in found.items() if column is None]
+        if not columns[name]:
+            raise InputError(f"{paths[name]}: has no field besides the id; add a column")
+        if left_out:
+            warnings.warn(
+                f"{paths[name]}: columns that are no fields: {', '.join(left_out)}", stacklevel=3
+            )
+    return TableSchema(
+        user=columns["users"],
+        campaign=tuple(Column(own.name) for own in columns["campaigns"]),
+        missing=missing,
+    )
+
+
+def _infer(cells: pl.Series, missing: tuple[str, ...], *, of_users: bool) -> Column | None:
+    """How to read the cells (n,); None if they cannot be a field."""
+    is_list = cells.dtype == pl.List
+    if is_list and not of_users:
+        return None
+    try:
+        column = Column(cells.name, slots=2 if is_list else 1)
+        text = cells.to_frame().select(cell_texts(column, missing)).to_series().drop_nulls()
+    except (InputError, pl.exceptions.PolarsError):  # for example, bytes that are not text
+        return None
+    if is_list:
+        longest = int(text.list.len().max() or 0)  # pyrefly: ignore
+        return replace(column, slots=min(max(longest, 2), _MAX_SLOTS)) if longest else None
+    if not len(text):
+        return None
+    found = {one: text.str.count_matches(one, literal=True) for one in _SEPARATORS}
+    # The one in most cells; another may be a part of values.
+    separator = max(found, key=lambda one: int((found[one] > 0).sum()))
+    counts = found[separator]
+    if of_users and (counts > 0).mean() >= _LIST_FRACTION:  # pyrefly: ignore
+        slots = min(int(counts.max()) + 1, _MAX_SLOTS)  # pyrefly: ignore
+        return replace(column, slots=slots, separator=separator)
+    numbers = text.cast(pl.Float64, strict=False)
+    many = text.n_unique() > _MAX_CATEGORIES
+    if many and numbers.is_finite().fill_null(False).all():
+        return replace(column, buckets=10)
+    identifies = of_users and many and text.is_unique().all() and not cells.dtype.is_numeric()
+    return None if identifies else column
 
 
 def bucket_edges(numbers: np.ndarray, num_buckets: int) -> tuple[float, ...]:

@@ -23,12 +23,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.campaign import UserIds
-from metaheac_jax.data.columns import Encoder, Learned, learn
+from metaheac_jax.data.campaign import Examples, UserIds, group_by_campaign
+from metaheac_jax.data.columns import Column, Encoder, TableSchema, infer_schema, learn
 from metaheac_jax.data.dataset import Dataset, SensitiveField
-from metaheac_jax.data.examples import Examples, group_by_campaign
-from metaheac_jax.data.feedback import leave_out_shown
-from metaheac_jax.data.schema_file import TableSchema, infer_schema
+from metaheac_jax.data.regression import leave_out_shown
 from metaheac_jax.data.storage import (
     MANIFEST,
     check_target,
@@ -40,7 +38,6 @@ from metaheac_jax.data.table_file import (
     Table,
     as_id_texts,
     id_array,
-    ids_of_kind,
     is_table,
 )
 from metaheac_jax.errors import InputError
@@ -53,15 +50,15 @@ SCHEMA = "schema.json"  # beside the tables, the default schema
 TITLE = "SIMULATED"  # a file whose first line is the name of a simulated world
 
 
-def find_tables(source: Path) -> dict[str, Path]:
+def find_tables(source: Path | str) -> dict[str, Path | str]:
     """The files or folders of users, campaigns and examples in a folder, by name.
 
     Raises:
       InputError: one is missing, or there are several.
     """
-    found = {}
+    found: dict[str, Path | str] = {}
     for name in TABLES:
-        paths = [source / f"{name}{ending}" for ending in ("", *ENDINGS)]
+        paths = [f"{source}/{name}{ending}" for ending in ("", *ENDINGS)]
         present = [path for path in paths if is_table(path)]
         if not present:
             raise InputError(
@@ -69,9 +66,8 @@ def find_tables(source: Path) -> dict[str, Path]:
                 "Parquet files; put the table there"
             )
         if len(present) > 1:
-            raise InputError(
-                f"{source}: has both {present[0].name} and {present[1].name}; remove one"
-            )
+            names = " and ".join(Path(path).name for path in present)
+            raise InputError(f"{source}: has both {names}; remove one")
         found[name] = present[0]
     return found
 
@@ -89,12 +85,12 @@ def prepare(
     Examples of users who are not in the table of users are left out, with a warning.
 
     Args:
-      source: folder with ``users``, ``campaigns`` and ``examples``, each ``.parquet``, ``.csv`` or
-        ``.csv.gz``, or a folder of Parquet files.
+      source: folder, or its URL, with ``users``, ``campaigns`` and ``examples``, each ``.parquet``,
+        ``.csv`` or ``.csv.gz``, or a folder of Parquet files.
       target: directory of the dataset; an existing dataset is replaced on success only. Its
         ``schema.json`` is the schema with the edges of buckets, with which other tables can be
         prepared alike.
-      schema: the columns to use; by default those of ``schema.json`` in the source, if it is there,
+      schema: the columns to use; by default those of ``schema.json`` in the folder, if it is there,
         or inferred ones.
       exclude: ids of users of whom nothing is kept, or paths of files of them.
       progress: receives the number of users read, then the bytes of the checksums.
@@ -104,121 +100,100 @@ def prepare(
         label, stage or audience, text in a column of numbers, or an example of an unknown campaign
         (the message names the file and row); or most examples are of unknown users.
     """
-    source, target = Path(source), check_target(target, source)
-    paths = find_tables(source)
+    target, paths = check_target(target, source), find_tables(source)
+    folder = Path(source).resolve()  # of a URL, one that does not exist
+    world, beside = folder / TITLE, folder / SCHEMA
+    title = world.read_text().splitlines()[0] if world.is_file() else folder.name
     if schema is None:
-        beside = source / SCHEMA
         schema = TableSchema.read(beside) if beside.exists() else infer_schema(paths)
     excluded = as_id_texts(exclude, schema.user_id)
     users = Table(paths["users"], [schema.user_id, *(own.name for own in schema.user)])
+    users.leave_out(schema.user_id, excluded)
     ids = users.ids(schema.user_id)
-    kept = ~ids.is_in(ids_of_kind(excluded, whole=ids.dtype == pl.Int64).to_list())
-    if not kept.any():
-        raise InputError(f"{users.path}: all {len(ids)} users are to be excluded; keep some")
-    rows = users.scan().filter(~users.id_cells(schema.user_id, whole=False).is_in(excluded))
     of_users = []
     for number, own in enumerate(schema.user):
         progress("values of fields", number, len(schema.user))
-        options = {"min_count": schema.min_count, "missing": schema.missing}
-        of_users.append(learn(users, own, rows if excluded else None, **options))
+        of_users.append(learn(users, own, schema.missing))
     table = Table(paths["campaigns"], [schema.campaign_id, *(own.name for own in schema.campaign)])
     campaign_ids, cells, of_campaigns = read_campaigns(table, schema)
-    schema = replace(  # with the edges that were found
-        schema,
-        user=tuple(own.column for own in of_users),
-        campaign=tuple(own.column for own in of_campaigns),
-    )
-    model = [own for own in of_users if not own.column.sensitive]
-    sensitive = {own.column.name: own for own in of_users if own.column.sensitive}
-    vocabulary = Vocabulary(tuple(own.values for own in (*model, *of_campaigns)))
-    encoders = {"user_rows": _encoder(model, vocabulary, schema)}
-    for name, own in sensitive.items():
-        encoders[f"sensitive_codes_{name}"] = _encoder([own], Vocabulary((own.values,)), schema)
-    ids, table = ids.filter(kept), Table(paths["examples"])
-    examples = read_examples(table, schema, indices(ids), campaign_ids, excluded=excluded)
-    stages = [examples.filter(pl.col("stage") == stage) for stage in (1, 2)]
-    stage1, stage2 = (as_examples(stage, len(campaign_ids)).shuffled() for stage in stages)
+    sides = [tuple(own for own, _ in learned) for learned in (of_users, of_campaigns)]
+    schema = replace(schema, user=sides[0], campaign=sides[1])  # with the edges that were found
+    values = {own.name: known for own, known in (*of_users, *of_campaigns)}
+    model = [own for own in schema.user if not own.sensitive]
+    sensitive = [own for own in schema.user if own.sensitive]
+    vocabulary = Vocabulary(tuple(values[own.name] for own in (*model, *schema.campaign)))
+    encoders = {"user_rows": Encoder(model, vocabulary, missing=schema.missing)}
+    of_campaign = Encoder(schema.campaign, vocabulary, len(model), schema.missing)
+    for own in sensitive:
+        alone = Vocabulary((values[own.name],))
+        encoders[f"sensitive_codes_{own.name}"] = Encoder([own], alone, missing=schema.missing)
+    table = Table(paths["examples"], [schema.campaign_id, schema.user_id, "label"])
+    table.leave_out(schema.user_id, excluded)
+    examples = read_examples(table, schema, indices(ids), campaign_ids)
+    stages = [
+        as_examples(examples.filter(stage=stage), len(campaign_ids)).shuffled() for stage in (1, 2)
+    ]
     with new_directory(target, marker=MANIFEST) as directory:
-        maps = _write_users(directory, users, schema, kept, encoders, progress)
+        maps = _write_users(directory, users, schema, len(ids), encoders, progress)
         dataset = Dataset(
-            name=_name_of(source),
+            name=title,
             schema=Schema(
-                tuple(own.column.field for own in model),
-                tuple(own.column.field for own in of_campaigns),
+                tuple(own.field for own in model), tuple(own.field for own in schema.campaign)
             ),
             vocabulary=vocabulary,
             user_ids=id_array(ids),
             user_rows=maps["user_rows"],
             campaign_ids=campaign_ids,
-            campaign_rows=_encoder(of_campaigns, vocabulary, schema, len(model)).rows(cells),
-            stage1=stage1,
-            stage2=stage2,
+            campaign_rows=of_campaign.rows(cells),
+            stage1=stages[0],
+            stage2=stages[1],
             sensitive={
-                name: SensitiveField(
-                    np.array([own.column.field.text(value) for value in own.values]),
-                    maps[f"sensitive_codes_{name}"],
+                own.name: SensitiveField(
+                    np.array([own.text(value) for value in values[own.name]]),
+                    maps[f"sensitive_codes_{own.name}"],
                 )
-                for name, own in sensitive.items()
+                for own in sensitive
             },
         )
         dataset = leave_out_shown(dataset, range(len(campaign_ids)))
-        plain = schema.to_json()
-        write_columns(dataset, directory, table_schema=plain, progress=progress)
+        write_columns(dataset, directory, table_schema=schema.to_json(), progress=progress)
     return open_dataset(target, verify=False)  # the checksums were just computed
-
-
-def _name_of(source: Path) -> str:
-    """The name of the data: the title of a simulated world, or the name of the folder."""
-    title = source / TITLE
-    return title.read_text().splitlines()[0] if title.is_file() else source.resolve().name
-
-
-def _encoder(
-    fields: Sequence[Learned], vocabulary: Vocabulary, schema: TableSchema, first: int = 0
-) -> Encoder:
-    return Encoder([own.column for own in fields], vocabulary, first, schema.missing)
 
 
 def _write_users(
     directory: Path,
     table: Table,
     schema: TableSchema,
-    kept: pl.Series,
+    count: int,
     encoders: Mapping[str, Encoder],
     progress: Progress,
 ) -> dict[str, np.memmap]:
-    """Streams the users who are kept to a ``.npy`` file per encoder, and returns their maps."""
-    count = int(kept.sum())
+    """Streams users to a ``.npy`` file per encoder, and returns their maps."""
     maps = {
         name: new_array(directory / f"{name}.npy", np.int32, (count, encoder.num_slots))
         for name, encoder in encoders.items()
     }
-    done = 0
     for start, block in table.blocks([own.name for own in schema.user]):
-        frame = block.filter(kept.slice(start, len(block)))
+        stop = start + len(block)
         for name, encoder in encoders.items():
-            maps[name][done : done + len(frame)] = encoder.rows(frame)
-        done += len(frame)
-        progress(f"users: {table.path.name}", done, count)
+            maps[name][start:stop] = encoder.rows(block)
+        progress(f"users: {Path(table.path).name}", stop, count)
     for column in maps.values():
         column.flush()
     return maps
 
 
 def read_campaigns(
-    table: Table, schema: TableSchema, *, may_be_empty: bool = False
-) -> tuple[np.ndarray, pl.DataFrame, list[Learned]]:
-    """The ids (C,) of campaigns, ascending, their cells in this order, and their fields.
-
-    ``may_be_empty`` allows fields all of whose cells are missing.
+    table: Table, schema: TableSchema
+) -> tuple[np.ndarray, pl.DataFrame, list[tuple[Column, np.ndarray]]]:
+    """The ids (C,) of campaigns, ascending, their cells in this order, and `learn` of each field.
 
     Raises:
       InputError: as `prepare`.
     """
     ids = table.ids(schema.campaign_id)
     cells = table.collect(table.scan().select(own.name for own in schema.campaign))
-    options = {"missing": schema.missing, "may_be_empty": may_be_empty}
-    learned = [learn(table, own, **options) for own in schema.campaign]
+    learned = [learn(table, own, schema.missing) for own in schema.campaign]
     array = id_array(ids)
     order = np.argsort(array)
     return array[order], cells[order], learned
@@ -229,19 +204,16 @@ def read_examples(
     schema: TableSchema,
     users: pl.DataFrame,
     campaign_ids: np.ndarray,
-    *,
-    excluded: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Examples in the order of the table: columns campaign, user, label, stage and audience.
 
     If the table has a column probability, so do they. Campaign and user are indices. Of a campaign
-    and user on several rows, the last one counts, at the place of the first. Users who are excluded
-    or not among ``users`` (see `indices`) are left out, the latter with a warning.
+    and user on several rows, the last one counts, at the place of the first. Rows of users who are
+    not among ``users`` (see `indices`) are left out, with a warning.
 
     Raises:
       InputError: as `prepare`.
     """
-    table.check_columns([schema.campaign_id, schema.user_id, "label"])
     numbers = {}
     for name, allowed in (("label", (0, 1)), ("stage", (1, 2)), ("audience", (0, 1))):
         if name not in table.names:
@@ -261,10 +233,7 @@ def read_examples(
         cells[f"{name}_id"] = table.id_cells(column, whole=known[name]["id"].dtype == pl.Int64)
     is_known = cells["campaign_id"].is_in(known["campaign"]["id"].to_list())
     table.check(schema.campaign_id, is_known, "the id of a campaign")
-    rows = table.scan()
-    if len(excluded):
-        rows = rows.filter(~table.id_cells(schema.user_id, whole=False).is_in(excluded))
-    rows = rows.select(**cells, **numbers)
+    rows = table.scan().select(**cells, **numbers)
     for name, ids in known.items():
         own = ids.rename({"id": f"{name}_id", "index": name}).lazy()
         rows = rows.join(own, on=f"{name}_id", how="left", maintain_order="left")
@@ -286,10 +255,8 @@ def read_examples(
 def indices(ids: pl.Series | np.ndarray, positions: np.ndarray | None = None) -> pl.DataFrame:
     """Ids in a column ``id``, Int64 or text, and a column ``index``: positions, or 0, 1, ..."""
     if isinstance(ids, np.ndarray):
-        is_text = ids.dtype.kind == "S"
-        ids = (
-            pl.Series(ids.tolist(), dtype=pl.Binary).cast(pl.String) if is_text else pl.Series(ids)
-        )
+        plain = pl.Series(ids.tolist())
+        ids = plain.cast(pl.String if ids.dtype.kind == "S" else pl.Int64)
     index = np.arange(len(ids)) if positions is None else positions
     return pl.DataFrame({"id": ids, "index": index.astype(np.int32)})
 

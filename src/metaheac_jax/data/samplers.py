@@ -64,26 +64,31 @@ class CampaignSampler:
 
         Raises:
           InputError: as `check_campaigns`.
-          ValueError: there are fewer campaigns than a step takes.
         """
         check_campaigns(dataset, campaigns)
-        if len(campaigns) < campaigns_per_step:
-            raise ValueError(f"{len(campaigns)} campaigns, a step takes {campaigns_per_step}")
         self._dataset, self._campaigns, self._seed = dataset, np.asarray(campaigns), seed
         self._per_step, self._batch_size, self._disjoint = campaigns_per_step, batch_size, disjoint
         self._part = range(campaigns_per_step) if part is None else part
         self._value_dropout = value_dropout
         weight = dataset.stage1.counts[self._campaigns].astype(float)
         self._weight = weight / weight.sum()
-        self._batches = _LocalBatches(dataset, self._draw)
+        self._index = dataset.layout.row_index(dataset.num_rows)
+        probed = [self._touched(*self._draw(step)) for step in _PROBED]
+        self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
+        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
 
     def __call__(self, step: int) -> CampaignBatch:
         """The batch of one step."""
-        return self._batches(step)
-
-    def campaigns_of(self, step: int) -> np.ndarray:
-        """(C,) ids of the campaigns of one step."""
-        return self._dataset.campaign_ids[self._choose(generator(self._seed, step))]
+        support, query = self._draw(step)
+        touched, own = self._touched(support, query)
+        num_touched, num_own = self._step_size(len(touched)), self._own_size(max(map(len, own)))
+        sides = zip(own, unstacked(support.ids), unstacked(query.ids), strict=True)
+        local = [self._index.renumber(rows, num_own, both) for rows, *both in sides]
+        of_campaigns = np.stack([rows for rows, _ in local])
+        rows, position = self._index.renumber(touched, num_touched, of_campaigns)
+        ids = [stacked(side) for side in zip(*(both for _, both in local), strict=True)]
+        support, query = support._replace(ids=ids[0]), query._replace(ids=ids[1])
+        return CampaignBatch(rows, support, query, position)
 
     def _choose(self, rng: np.random.Generator) -> np.ndarray:
         return rng.choice(self._campaigns, self._per_step, replace=False, p=self._weight)
@@ -111,35 +116,6 @@ class CampaignSampler:
                 side.append(batch)
         support, query = map(stacked, sides)
         return support, query
-
-
-class _LocalBatches:
-    """Makes the ids of a step's sets local, and pads its table rows to a usual number.
-
-    Steps drawn in advance tell this number.
-    """
-
-    def __init__(self, dataset: Dataset, draw: Callable[[int], tuple[Batch, Batch]]) -> None:
-        """Args:
-        dataset: where the examples come from.
-        draw: ``draw(step) -> (support, query)``, leaves (C, B, ...), ids into the whole table.
-        """
-        self._index, self._draw = dataset.layout.row_index(dataset.num_rows), draw
-        probed = [self._touched(*draw(step)) for step in _PROBED]
-        self._step_size = _padded_size(max(len(touched) for touched, _ in probed))
-        self._own_size = _padded_size(max(len(rows) for _, own in probed for rows in own))
-
-    def __call__(self, step: int) -> CampaignBatch:
-        support, query = self._draw(step)
-        touched, own = self._touched(support, query)
-        num_touched, num_own = self._step_size(len(touched)), self._own_size(max(map(len, own)))
-        sides = zip(own, unstacked(support.ids), unstacked(query.ids), strict=True)
-        local = [self._index.renumber(rows, num_own, both) for rows, *both in sides]
-        of_campaigns = np.stack([rows for rows, _ in local])
-        rows, position = self._index.renumber(touched, num_touched, of_campaigns)
-        ids = [stacked(side) for side in zip(*(both for _, both in local), strict=True)]
-        support, query = support._replace(ids=ids[0]), query._replace(ids=ids[1])
-        return CampaignBatch(rows, support, query, position)
 
     def _touched(self, support: Batch, query: Batch) -> tuple[np.ndarray, list[np.ndarray]]:
         """The table rows that all campaigns touch, and those that each one does."""

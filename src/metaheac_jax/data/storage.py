@@ -12,20 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metaheac_jax.data.dataset import Dataset, SensitiveField, UserRows, mapped
-from metaheac_jax.data.examples import Examples
+from metaheac_jax.data.campaign import Examples
+from metaheac_jax.data.dataset import Dataset, MappedRows, SensitiveField, UserRows
 from metaheac_jax.errors import InputError
-from metaheac_jax.files import fsync, new_array, new_directory, write_json
+from metaheac_jax.files import fsync, new_directory, write_json
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.sealed import (
     entries_of,
+    read_manifest,
     read_sealed,
     read_undisturbed,
     write_manifest,
@@ -35,7 +37,7 @@ FORMAT = "metaheac_jax dataset 4"
 MANIFEST = "manifest.json"
 #: The schema with which tables were prepared, which is a `TableSchema`.
 TABLE_SCHEMA = "schema.json"
-REMEDY = "prepare the data first, or again"
+_REMEDY = "prepare the data first, or again"
 _BLOCK = 1 << 18  # rows of a column read at a time
 #: The name of a column's file: the column, and digits of its SHA-256.
 _FILE = re.compile(r"(?P<column>.+)-[0-9a-f]{16}\.npy")
@@ -64,8 +66,7 @@ def write_dataset(dataset: Dataset, target: Path | str, *, progress: Progress = 
       progress: receives the number of bytes checksummed.
 
     Raises:
-      InputError: the dataset is invalid, see `Dataset.check`; or the target exists and is not a
-        dataset.
+      InputError: the target exists and is not a dataset.
     """
     with new_directory(Path(target), marker=MANIFEST) as directory:
         write_columns(dataset, directory, progress=progress)
@@ -76,70 +77,49 @@ def write_columns(
     directory: Path,
     *,
     table_schema: Mapping[str, Any] | None = None,
+    unchanged: Collection[str] = (),
     progress: Progress = silent,
 ) -> None:
-    """Writes columns and manifest into an existing directory.
+    """Writes columns into a directory, and then the manifest, with which they become its data.
 
-    The file of a column that is a memory map of ``COLUMN.npy`` in the directory is renamed, so a
-    source can stream a large column to that file.
+    A source can stream a large column to ``COLUMN.npy`` in the directory and give its memory map;
+    that file is renamed.
 
     Args:
       dataset: what to write.
-      directory: where to write.
-      table_schema: plain data of `TABLE_SCHEMA`, if there is one.
+      directory: a new one; or one with a dataset, whose lock is held.
+      table_schema: plain data of `TABLE_SCHEMA`; None keeps the one that is there.
+      unchanged: columns whose files stay as they are, all with users or none.
       progress: receives the number of bytes checksummed.
-
-    Raises:
-      InputError: the dataset is invalid, see `Dataset.check`.
     """
-    dataset.check()
-    entries = {}
+    entries, pad = {}, dataset.num_rows
+    if (directory / MANIFEST).exists():
+        before = read_manifest(directory / MANIFEST, format=FORMAT, remedy=_REMEDY)
+        kept = (*unchanged, TABLE_SCHEMA)
+        entries = {name: own for name, own in before["files"].items() if _column_of(name) in kept}
+        pad = before["pad"] if "user_rows" in unchanged else pad
     if table_schema is not None:
         write_json(directory / TABLE_SCHEMA, table_schema)
-        entries = entries_of(directory, [directory / TABLE_SCHEMA])
-    entries |= _write(_columns(dataset), directory, progress)
-    _commit(directory, dataset, dataset.num_rows, entries)
-
-
-def open_to_change(
-    directory: Path, *, unread: Collection[str], progress: Progress = silent
-) -> Dataset:
-    """Opens a dataset whose lock is held, and verifies all columns but those that stay unread.
-
-    Raises:
-      InputError: there is no dataset, or a file is missing, truncated or altered.
-    """
-    return _open(directory, lambda name: _column_of(name) not in unread, progress)
-
-
-def change_columns(
-    directory: Path, dataset: Dataset, *, unchanged: Collection[str], progress: Progress = silent
-) -> None:
-    """Replaces columns of the dataset in a directory, all at once; its lock must be held.
-
-    Args:
-      directory: has a dataset.
-      dataset: the new one.
-      unchanged: the columns whose files stay as they are, all with users or none.
-      progress: receives the number of bytes checksummed.
-    """
-    before = _read_manifest(directory, False)
-    kept = (*unchanged, TABLE_SCHEMA)
-    entries = {name: own for name, own in before["files"].items() if _column_of(name) in kept}
+        entries |= entries_of(directory, [directory / TABLE_SCHEMA])
     columns = {name: own for name, own in _columns(dataset).items() if name not in unchanged}
     entries |= _write(columns, directory, progress)
-    pad = before["pad"] if "user_rows" in unchanged else dataset.num_rows
-    _commit(directory, dataset, pad, entries)
-    _remove_leftovers(directory, entries)
-
-
-def _remove_leftovers(directory: Path, known: Collection[str]) -> None:
-    """Removes column files that the manifest does not name.
-
-    A killed process leaves such files, and a change of the data leaves those of the earlier one.
-    """
-    for path in directory.iterdir():
-        if path.name not in known and (_FILE.fullmatch(path.name) or path.name.startswith(_PART)):
+    content = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "schema": dataset.schema.to_json(),
+        "users": dataset.num_users,
+        "campaigns": dataset.num_campaigns,
+        "rows": dataset.num_rows,
+        "pad": pad,  # in the users' file
+        **{name: len(stage.user) for name, stage in dataset.stages.items()},
+        "sensitive": list(dataset.sensitive),
+        "files": dict(sorted(entries.items())),
+    }
+    fsync(directory)
+    write_manifest(directory / MANIFEST, content)
+    for path in directory.iterdir():  # of the earlier data, or of a killed process
+        is_column = _FILE.fullmatch(path.name) or path.name.startswith(_PART)
+        if is_column and path.name not in entries:
             path.unlink()
 
 
@@ -150,9 +130,9 @@ def _write(
     paths = []
     for name, column in columns.items():
         path = directory / f"{name}.npy"
-        if not _is_map_of(column, path):
+        if not (isinstance(column, np.memmap) and path.exists()):
             path = directory / f"{_PART}{name}.npy"
-            _save(column, path)
+            np.save(path, column[:], allow_pickle=False)
         paths.append(path)
     entries, found = {}, entries_of(directory, paths, progress)
     for name, path in zip(columns, paths, strict=True):
@@ -163,39 +143,12 @@ def _write(
     return entries
 
 
-def _save(column: UserRows, path: Path) -> None:
-    """Writes a column; one that is computed when it is read is never in memory as a whole."""
-    if isinstance(column, np.ndarray):
-        return np.save(path, column, allow_pickle=False)
-    array = new_array(path, np.int32, column.shape)
-    for start in range(0, len(column), _BLOCK):
-        array[start : start + _BLOCK] = column[start : start + _BLOCK]
-    return array.flush()
-
-
-def _commit(directory: Path, dataset: Dataset, pad: int, entries: Mapping[str, Any]) -> None:
-    """Writes the manifest, with which the files of the entries become the data.
-
-    ``pad`` is the pad id in the users' file.
-    """
-    content = {
-        "format": FORMAT,
-        "name": dataset.name,
-        "schema": dataset.schema.to_json(),
-        "users": dataset.num_users,
-        "campaigns": dataset.num_campaigns,
-        "rows": dataset.num_rows,
-        "pad": pad,
-        **{name: len(stage.user) for name, stage in dataset.stages.items()},
-        "sensitive": list(dataset.sensitive),
-        "files": dict(sorted(entries.items())),
-    }
-    fsync(directory)
-    write_manifest(directory / MANIFEST, content)
-
-
 def open_dataset(
-    directory: Path | str, *, verify: bool = True, progress: Progress = silent
+    directory: Path | str,
+    *,
+    verify: bool = True,
+    unread: Collection[str] = (),
+    progress: Progress = silent,
 ) -> Dataset:
     """Opens a dataset with memory-mapped columns.
 
@@ -206,6 +159,7 @@ def open_dataset(
     Args:
       directory: a directory written by `write_dataset`.
       verify: also compare the SHA-256 of each file with the manifest, which reads all files.
+      unread: columns that are not compared.
       progress: receives the number of bytes verified.
 
     Raises:
@@ -213,15 +167,13 @@ def open_dataset(
         it.
     """
     directory = Path(directory)
-    return read_undisturbed(directory, MANIFEST, lambda: _open(directory, verify, progress))
+    options: dict[str, Any] = {"format": FORMAT, "remedy": _REMEDY, "progress": progress}
+    options["verify"] = lambda name: verify and _column_of(name) not in unread
 
+    def read() -> Dataset:
+        return _open(directory, read_sealed(directory, MANIFEST, **options))
 
-def _read_manifest(
-    directory: Path, verify: bool | Callable[[str], bool], progress: Progress = silent
-) -> dict[str, Any]:
-    return read_sealed(
-        directory, MANIFEST, format=FORMAT, remedy=REMEDY, verify=verify, progress=progress
-    )
+    return read_undisturbed(directory, MANIFEST, read)
 
 
 def _column_of(name: str) -> str:
@@ -230,21 +182,15 @@ def _column_of(name: str) -> str:
     return match["column"] if match else name
 
 
-def _open(directory: Path, verify: bool | Callable[[str], bool], progress: Progress) -> Dataset:
-    manifest = _read_manifest(directory, verify, progress)
+def _open(directory: Path, manifest: Mapping[str, Any]) -> Dataset:
     schema = Schema.from_json(manifest["schema"])
     files = {_column_of(name): name for name in manifest["files"]}
 
     def load(column: str) -> np.ndarray:
-        path = directory / files.get(column, f"{column}.npy")
-        try:
-            return np.lib.format.open_memmap(path, mode="r")
-        except (ValueError, EOFError, OverflowError) as error:
-            raise InputError(f"{path}: not a .npy file ({error}); {REMEDY}") from error
+        return np.lib.format.open_memmap(directory / files[column], mode="r")
 
     def examples(stage: str) -> Examples:
-        names = ["offsets", "user", "label"]
-        names += [name for name in ("probability", "audience") if f"{stage}_{name}" in files]
+        names = [own.name for own in fields(Examples) if f"{stage}_{own.name}" in files]
         return Examples(**{name: load(f"{stage}_{name}") for name in names})
 
     vocabulary = Vocabulary(tuple(load(f"values_{field.name}") for field in schema.fields))
@@ -252,7 +198,7 @@ def _open(directory: Path, verify: bool | Callable[[str], bool], progress: Progr
     if manifest["pad"] != vocabulary.num_rows:
         lookup = np.arange(manifest["pad"] + 1, dtype=np.int32)
         lookup[-1] = vocabulary.num_rows
-        user_rows = mapped(user_rows, lookup)
+        user_rows = MappedRows(user_rows, lookup)
     return Dataset(
         name=manifest["name"],
         schema=schema,
@@ -302,21 +248,9 @@ def _columns(dataset: Dataset) -> dict[str, UserRows]:
     for field, values in zip(dataset.schema.fields, dataset.vocabulary.values, strict=True):
         columns[f"values_{field.name}"] = values
     for stage, examples in dataset.stages.items():
-        columns[f"{stage}_offsets"] = examples.offsets
-        columns[f"{stage}_user"] = examples.user
-        columns[f"{stage}_label"] = examples.label
-        for name in ("probability", "audience"):
-            column = getattr(examples, name)
-            if column is not None:
-                columns[f"{stage}_{name}"] = column
+        of_stage = {f"{stage}_{name}": column for name, column in vars(examples).items()}
+        columns |= {name: column for name, column in of_stage.items() if column is not None}
     for name, own in dataset.sensitive.items():
         columns[f"sensitive_values_{name}"] = own.values
         columns[f"sensitive_codes_{name}"] = own.codes
     return columns
-
-
-def _is_map_of(column: UserRows, path: Path) -> bool:
-    # As files, since numpy makes the name of a map's file absolute.
-    source = column.filename if isinstance(column, np.memmap) else None
-    there = source is not None and path.exists() and Path(source).exists()
-    return there and path.samefile(source)

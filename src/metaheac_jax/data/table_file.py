@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,33 +17,62 @@ from metaheac_jax.files import check_regular, without_apostrophe
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 ROWS_AT_A_TIME = 200_000  # rows held in memory at a time
 _ROW = "number of the row"  # name of a column that no table should have
-#: What reading a file raises, besides the errors of polars.
-_ERRORS = (OSError, EOFError, ValueError, csv.Error, zlib.error)
 #: White space before or after a text that Python's ``strip`` would remove.
 _PADDED = r"^[\s\x1c-\x1f]|[\s\x1c-\x1f]$"
 
 
-def is_table(path: Path) -> bool:
-    """Whether a path is a table's file, or a folder that has Parquet files."""
-    return bool(path.is_dir() and _parts(path)) or (path.is_file() and path.name.endswith(ENDINGS))
+def is_url(source: object) -> bool:
+    """Whether a table or folder is named by a URL, such as s3://bucket/users."""
+    return "://" in str(source)
+
+
+def is_table(path: Path | str) -> bool:
+    """Whether there is a table: a file, or a folder that has Parquet files.
+
+    Raises:
+      InputError: the place of a URL cannot be read.
+    """
+    if not is_url(path):
+        path = Path(path)
+        return bool(path.is_dir() and _parts(path)) or (
+            path.is_file() and path.name.endswith(ENDINGS)
+        )
+    try:
+        Table(path)
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError) or "paths were empty" in str(error):
+            return False
+        raise
+    return True
 
 
 def _parts(folder: Path) -> list[Path]:
     """The Parquet files in a folder and its subfolders, by path, without hidden ones."""
-    found = sorted(folder.rglob("*.parquet"))
-    inner = [path.relative_to(folder).parts for path in found]
-    hidden = [any(part[0] in "._" for part in parts) for parts in inner]
-    return [path for path, out in zip(found, hidden, strict=True) if path.is_file() and not out]
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*.parquet"))
+    return [folder / path for path in found if not any(part[0] in "._" for part in path.parts)]
+
+
+def _folder(folder: Path) -> pl.LazyFrame:
+    """The rows of the Parquet files in a folder, or of the Delta table that it is."""
+    if (folder / "_delta_log").is_dir():
+        try:
+            return pl.scan_delta(str(folder))
+        except ImportError as error:
+            raise InputError(f"{folder}: a Delta table; pip install deltalake") from error
+    parts = _parts(folder)
+    if not parts:
+        raise InputError(f"{folder}: has no file NAME.parquet; put the table's files there")
+    return pl.scan_parquet(parts, glob=False, hive_partitioning=True)
 
 
 class Table:
     """A table in a file, in a folder of Parquet files, or in memory.
 
     The cells of a CSV file are text. The files of a folder follow each other by path; a subfolder
-    KEY=VALUE makes a column KEY, as Hive and Spark write it.
+    KEY=VALUE makes a column KEY, as Hive and Spark write it. A folder of Delta Lake is its table.
 
     Attributes:
-      path: the file or folder, or the name of a table in memory.
+      path: the file or folder, its URL, or the name of a table in memory.
       is_csv: whether it is a CSV file.
       names: names of all columns.
     """
@@ -55,49 +81,51 @@ class Table:
         self, source: Path | str | pl.DataFrame, columns: Sequence[str] = (), *, name: str = "table"
     ) -> None:
         """Args:
-        source: path of a file that ends in one of `ENDINGS`, or of a folder; or the table.
+        source: path or URL of a file that ends in one of `ENDINGS`, or of a folder; or the table.
         columns: names of columns that it must have.
         name: name in messages of a table in memory.
 
         Raises:
-          InputError: the file cannot be read, names a column twice or lacks one of ``columns``, or
-            a line and the header differ in their number of cells.
+          InputError: the file cannot be read, has a column twice or lacks one of ``columns``, or a
+            line and the header differ in their number of cells.
         """
-        self._parts, self._frame = list[Path](), None
-        self.path, self.is_csv = Path(name), False
-        source = Path(source) if isinstance(source, str) else source
+        self.path = name if isinstance(source, pl.DataFrame) else Path(source)
+        self.is_csv, self._left_out = False, pl.lit(False)
+        if is_url(source):
+            self.path = str(source)
         if isinstance(source, pl.DataFrame):
-            self._frame = source
-        elif source.is_dir():
-            self.path, self._parts = source, _parts(source)
-            if not self._parts:
-                raise InputError(f"{source}: has no file NAME.parquet; put the table's files there")
-        elif source.name.endswith(ENDINGS):
-            check_regular(source)
-            self.path, self.is_csv = source, not source.name.endswith(".parquet")
-            self._parts = [] if self.is_csv else [source]
+            self._rows = source.lazy()
+        elif is_url(source) and not str(source).endswith(ENDINGS):
+            self._rows = pl.scan_parquet(f"{source}/**/*.parquet", hive_partitioning=True)
+        elif isinstance(self.path, Path) and self.path.is_dir():
+            self._rows = _folder(self.path)
+        elif str(source).endswith(ENDINGS):
+            if isinstance(self.path, Path):
+                check_regular(self.path)
+            self.is_csv = not str(source).endswith(".parquet")
+            read = pl.scan_csv(self.path, infer_schema=False, glob=False) if self.is_csv else None
+            self._rows = pl.scan_parquet(self.path, glob=False) if read is None else read
         else:
             raise InputError(f"{source}: expected a file that ends in {', '.join(ENDINGS)}")
         with self._reading():
-            self.names = self._header() if self.is_csv else self.scan().collect_schema().names()
-            if not self.names:
-                raise InputError(f"{self.path}: is empty; write a header and rows")
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            if twice:
-                raise InputError(f"{self.path}: has two columns {twice[0]!r}; rename or remove one")
-            self.check_columns(columns)
-            if self.is_csv:
-                self._check_cells()
+            self.names = self._rows.collect_schema().names()
+        twice = [name for name in self.names if "_duplicated_" in name]  # as polars names it
+        if twice:
+            raise InputError(f"{self.path}: has a column twice ({twice[0]}); rename or remove one")
+        self.check_columns(columns)
+        if self.is_csv:
+            self._check_cells()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """A block that reads the table, in which errors are those of `unreadable`."""
+        """A block that reads the table, in which errors are one line and name the file."""
         try:
             yield
-        except InputError:
-            raise
-        except (*_ERRORS, pl.exceptions.PolarsError) as error:
-            raise self.unreadable(error) from error
+        except FileNotFoundError as error:
+            raise InputError(f"{self.path}: no such file; check the path") from error
+        except (OSError, pl.exceptions.PolarsError) as error:
+            first = str(error).strip().partition("\n")[0][:200]
+            raise InputError(f"{self.path}: cannot be read ({first}); repair the file") from error
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Refuses a table that lacks one of these columns."""
@@ -109,30 +137,6 @@ class Table:
                     f"{self.path}: has no column {column!r}; it has "
                     f"{', '.join(self.names)[:200]}; {hint}"
                 )
-
-    def _lines(self) -> Iterator[str]:
-        """The lines of a CSV file, with their ends.
-
-        Raises:
-          InputError: a line is not UTF-8.
-        """
-        with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    raise InputError(
-                        f"{self.path}: line {number}: is not UTF-8; save the file as UTF-8"
-                    ) from None
-
-    def _header(self) -> list[str]:
-        """The names of a CSV file's columns; polars would rename repeated ones."""
-        first = next(self._lines(), "")
-        if "\r" in first.rstrip("\r\n") or first.endswith("\r"):
-            raise InputError(
-                f"{self.path}: line 1: ends in CR alone; save the file with LF or CRLF line ends"
-            )
-        return next(csv.reader([first]), [])
 
     def _check_cells(self) -> None:
         """Refuses a row with the wrong number of cells, which polars would fill, or an odd quote.
@@ -150,18 +154,18 @@ class Table:
                 what = "a quote is not closed on this line; double it, or save the file as Parquet"
             raise InputError(f"{self.path}: line {first[_ROW].item() + 1}: {what}")
 
+    def leave_out(self, column: str, ids: Sequence[str]) -> None:
+        """Leaves out the rows with one of these ids, in all but checks."""
+        if ids:
+            self._left_out = self.id_cells(column, whole=False).is_in(ids)
+
     def scan(self) -> pl.LazyFrame:
-        """All rows."""
-        if self._frame is not None:
-            return self._frame.lazy()
-        if self.is_csv:
-            return pl.scan_csv(self.path, infer_schema=False, glob=False)
-        hive = len(self._parts) > 1 or self._parts[0] != self.path
-        return pl.scan_parquet(self._parts, glob=False, hive_partitioning=hive)
+        """All rows that are not left out."""
+        return self._rows.filter(~self._left_out)
 
     def kind(self, column: str) -> pl.DataType:
         """The type of a column; in a CSV file it is text."""
-        return self.scan().collect_schema()[column]
+        return self._rows.collect_schema()[column]
 
     def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """The result of a query on `scan`, computed as a stream.
@@ -182,41 +186,19 @@ class Table:
                     yield start, frame
                 start += len(frame)
 
-    def unreadable(self, error: Exception) -> InputError:
-        """The error for a file that polars cannot read, or whose cells do not fit a query."""
-        if self.is_csv and "utf" in str(error).lower():
-            for _ in self._lines():  # raises an error that names the line
-                pass
-        if isinstance(error, FileNotFoundError):
-            return InputError(f"{self.path}: no such file; check the path")
-        first = str(error).strip().partition("\n")[0][:200]
-        return InputError(f"{self.path}: cannot be read ({first}); repair the file")
-
     def fault(self, row: int, what: str) -> InputError:
         """The error for a row, counted from 0; it names the line if the file is CSV."""
-        if self.is_csv:
-            return InputError(f"{self.path}: line {row + 2}: {what}; fix or remove it")
-        path = self.path
-        for path in self._parts:
-            size = self.collect(pl.scan_parquet(path).select(pl.len())).item()
-            if row < size:
-                break
-            row -= size
-        return InputError(f"{path}: row {row + 1}: {what}; fix or remove it")
+        place = f"line {row + 2}" if self.is_csv else f"row {row + 1}"
+        return InputError(f"{self.path}: {place}: {what}; fix or remove it")
 
     def check(self, column: str, right: pl.Expr, expected: str) -> None:
-        """Refuses a column with a cell that is not right.
-
-        Args:
-          column: its name.
-          right: whether a cell is; null counts as false.
-          expected: what the cells should be, for the message.
+        """Refuses a column with a cell that is not right; null counts as not right.
 
         Raises:
           InputError: there is such a cell; the message names the first row with one.
         """
         wrong = ~right.fill_null(False)
-        rows = self.scan().select(wrong=wrong, cell=pl.col(column)).with_row_index(_ROW)
+        rows = self._rows.select(wrong=wrong, cell=pl.col(column)).with_row_index(_ROW)
         first = self.collect(rows.filter(pl.col("wrong")).head(1))
         if len(first):
             [row], [cell] = first[_ROW].to_list(), first["cell"].to_list()
@@ -233,17 +215,14 @@ class Table:
             space around it (the message names the row), or the column has another type.
         """
         self.check_ids(column)
+        self.check(column, self.id_cells(column).is_first_distinct(), "one that no earlier row has")
         ids = self.collect(self.scan().select(self.id_cells(column))).to_series()
         if not len(ids):
-            raise InputError(f"{self.path}: has no rows; add one per {column}")
-        repeated = ids.is_duplicated() & ~ids.is_first_distinct()
-        if repeated.any():
-            row = int(repeated.arg_max() or 0)
-            raise self.fault(row, f"{column} {ids[row]} occurs on an earlier row")
+            raise InputError(f"{self.path}: has no rows, or none but excluded ones; add some")
         if ids.dtype == pl.Int64 or not (self.is_csv or self.kind(column).is_integer()):
             return ids
-        whole = ids_of_kind(ids, whole=True)
-        return whole if len(whole) == len(ids) else ids
+        whole = ids.to_frame("id").select(_whole(pl.col("id"))).to_series()
+        return ids if whole.has_nulls() else whole
 
     def check_ids(self, column: str) -> None:
         """Checks every cell of a column of ids.
@@ -280,12 +259,6 @@ def _whole(text: pl.Expr) -> pl.Expr:
     return pl.when(number.cast(pl.String) == text).then(number)
 
 
-def ids_of_kind(texts: pl.Series | Sequence[str], *, whole: bool) -> pl.Series:
-    """Ids as text or, if ``whole``, those that are plain whole numbers as Int64."""
-    ids = pl.Series("id", texts, dtype=pl.String)
-    return ids.to_frame().select(_whole(pl.col("id"))).to_series().drop_nulls() if whole else ids
-
-
 def id_array(ids: pl.Series) -> np.ndarray:
     """Ids of `Table.ids` as int64 or UTF-8 bytes."""
     if ids.dtype == pl.Int64:
@@ -294,11 +267,7 @@ def id_array(ids: pl.Series) -> np.ndarray:
 
 
 def read_user_ids(path: Path | str, column: str = "user_id") -> list[str]:
-    """The user ids in a table, or in a text file with an id on each line, as text.
-
-    Args:
-      path: the file, .txt or a table.
-      column: name of the column.
+    """The user ids in a column of a table, or in a .txt file with an id on each line, as text.
 
     Raises:
       InputError: the file cannot be read, has no such column, or an id is invalid.

@@ -1,7 +1,7 @@
 """A simulated twin of the Tencent look-alike data, as the three tables that `prepare` reads.
 
-The steps, in the modules `users`, `campaigns`, `exposure` and `conversions` (`shapes` has the
-constants, `world` writes the tables, and `truth` answers for users who are shown a campaign):
+The steps, in the modules `population` (1 to 3) and `truth` (4 and 5, and the answers of users who
+are shown a campaign); `shapes` has the constants, and `world` writes the tables:
 
 1. **Users.** A user has a hidden persona z ~ N(0, I): gender, age, wealth, and so on, and six
    hobbies. A one-valued field is a mixture of z and noise, cut at the field's quantiles. The length
@@ -19,15 +19,13 @@ constants, `world` writes the tables, and `truth` answers for users who are show
 5. **Labels** are drawn by systematic sampling: the probability of a positive is exact for each
    example, and a campaign's number of positives is the sum of its probabilities, up to rounding.
 
-The constants are set from published statistics of the real data, never from the results of methods.
-Pool marginals are as published. Loadings follow from the mutual information (MI) between fields,
-targeting from the MI of fields and list lengths with the campaign, pulls from the MI of tokens and
-from how well tokens predict gender and age, and the taste that all campaigns share from the
-fractions of missing lists among all users and among positive ones. The constants are set for large
-vocabularies at a tenth of their size; ``tests/data/test_simulation.py`` compares each statistic.
+The constants are set from published statistics of the real data, never from the results of methods:
+loadings from the mutual information between fields, targeting from that of fields and list lengths
+with the campaign, and the taste that all campaigns share from the fractions of missing lists.
+``tests/data/test_simulation.py`` compares each statistic.
 """
 
-from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, WECHAT_WORLD, Shape
+from metaheac_jax.data.simulation.shapes import PERSONA, TENCENT_WORLD, Shape
 from metaheac_jax.data.simulation.truth import (
     FORMAT,
     MANIFEST,
@@ -35,7 +33,7 @@ from metaheac_jax.data.simulation.truth import (
     show,
     true_probability,
 )
-from metaheac_jax.data.simulation.world import RECIPE, count_examples, write_world
+from metaheac_jax.data.simulation.world import RECIPE, write_world
 
 __all__ = [
     "FORMAT",
@@ -43,9 +41,7 @@ __all__ = [
     "PERSONA",
     "RECIPE",
     "TENCENT_WORLD",
-    "WECHAT_WORLD",
     "Shape",
-    "count_examples",
     "read_truth",
     "show",
     "true_probability",

@@ -17,31 +17,44 @@ Axes: U users (of a chunk), C campaigns, E examples, D persona dimensions.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from metaheac_jax.data.simulation.campaigns import Campaigns, expected_examples, make_campaigns
-from metaheac_jax.data.simulation.conversions import (
-    draw_labels,
-    find_intercepts,
-    find_scale,
-    linear_and_pairwise,
-    sigmoid,
+from metaheac_jax.data.simulation.population import (
+    EXAMPLES_PER_USER,
+    TokenDistribution,
+    Users,
+    appeal,
+    balance_exposure,
+    expected_examples,
+    expose,
+    make_campaigns,
+    make_tokens,
+    make_users,
 )
-from metaheac_jax.data.simulation.exposure import appeal, balance_exposure, expose
-from metaheac_jax.data.simulation.shapes import PAIRS, PERSONA, TENCENT_WORLD, Shape
+from metaheac_jax.data.simulation.shapes import (
+    FIELDS,
+    LISTS,
+    PAIRS,
+    PERSONA,
+    TENCENT_WORLD,
+    Shape,
+)
 from metaheac_jax.data.simulation.truth import (
     FORMAT,
     MANIFEST,
     TRAITS,
     Truth,
+    draw_labels,
+    find_intercepts,
+    find_scale,
+    linear_and_pairwise,
+    sigmoid,
     stream,
     write_truth,
 )
-from metaheac_jax.data.simulation.users import TokenDistribution, Users, make_tokens, make_users
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.files import new_array, new_directory, write_json
 from metaheac_jax.progress import Progress, silent
@@ -95,12 +108,17 @@ def write_world(
             "simulated world: expected a cardinality in (0, 1] and 0 to "
             f"{shape.campaigns - 1} new campaigns, got {cardinality} and {new_campaigns}"
         )
-    campaigns, quotas = _planned(users, examples, min_pool_examples, seed, shape)
-    tokens = {n: make_tokens(s, cardinality, stream(seed, n)) for n, s in shape.lists.items()}
+    check_whole("simulated world: users", users, 1)
+    check_whole("simulated world: seed", seed, 0)
+    check_whole("simulated world: min_pool_examples", min_pool_examples, 0)
+    total = int(0.8 * users) if examples is None else examples
+    campaigns = make_campaigns(shape, stream(seed, "campaigns"))
+    quotas = expected_examples(shape, campaigns.volume, users, total, min_pool_examples)
+    tokens = {n: make_tokens(s, cardinality, stream(seed, n)) for n, s in LISTS.items()}
     user_ids = np.cumsum(stream(seed, "keys").integers(1, 8, users))
 
     # A sample of users outside the world is used to balance exposure and to estimate z linearly.
-    sample = make_users(shape, tokens, 20_000, stream(seed, "sample"))
+    sample = make_users(tokens, 20_000, stream(seed, "sample"))
     estimate = np.linalg.lstsq(sample.observed.astype(float), sample.persona, rcond=None)[0]
     estimate /= (sample.observed @ estimate).std(0)
     weights, even = np.exp(appeal(campaigns, sample)), np.ones(shape.campaigns)
@@ -119,7 +137,7 @@ def write_world(
         traits = new_array(directory / TRAITS, np.float32, (users, len(PERSONA)))
         for start in range(0, users, CHUNK):
             rng, stop = stream(seed, "users", start), min(start + CHUNK, users)
-            chunk = make_users(shape, tokens, stop - start, rng)
+            chunk = make_users(tokens, stop - start, rng)
             traits[start:stop] = chunk.observed @ estimate
             weights = np.exp(appeal(campaigns, chunk))
             for stage, quota in enumerate(quotas):
@@ -127,8 +145,8 @@ def write_world(
                 least = 0.1 * quota * CHUNK / users
                 due = np.maximum(quota * stop / users - shown[stage], least)
                 balance[stage] = balance_exposure(weights, due, balance[stage], rounds=3)
-                occur = quota.sum() / shape.examples_per_user / users
-                pairs = expose(weights * balance[stage], occur, shape.examples_per_user, rng)
+                occur = quota.sum() / EXAMPLES_PER_USER / users
+                pairs = expose(weights * balance[stage], occur, rng)
                 weights[pairs[0], pairs[1]] = 0  # not shown again in the next stage
                 shown[stage] += np.bincount(pairs[1], minlength=shape.campaigns)
                 pairs[0] += start
@@ -137,10 +155,13 @@ def write_world(
                 affinities[stage].append(affinity)
                 drawn[stage].append(pairs.astype(np.int32))
             orders.append(start + _random_order(stop - start, rng))
-            frame = _user_table(shape, chunk, tokens, user_ids[start:stop])
-            _write(frame[orders[-1] - start], parts / f"users-{start:012}.parquet")
+            frame = _user_table(chunk, tokens, user_ids[start:stop])
+            _write(frame[orders[-1] - start], parts / f"{start:012}.parquet")
             progress("simulating users", stop, users)
-        _join(parts, directory / "users.parquet")
+        # Memory holds few row groups.
+        paths = sorted(parts.iterdir())
+        _write(pl.scan_parquet(paths, glob=False), directory / "users.parquet")
+        shutil.rmtree(parts)
 
         is_new = np.zeros(shape.campaigns, bool)
         rng = stream(seed, "new campaigns")
@@ -149,12 +170,16 @@ def write_world(
             (*np.concatenate(pairs, axis=1), np.concatenate(terms))
             for pairs, terms in zip(drawn, affinities, strict=True)
         ]
-        scale, intercept = _write_examples(
-            parts, shape, campaigns, is_new, user_ids, stages, seed, progress
-        )
-        _join(parts, directory / "examples.parquet")
-        shutil.rmtree(parts)
-        progress("writing the truth", 0, 1)
+        progress("setting the conversions", 0, 1)
+        _, campaign, affinity = stages[0]
+        scale = find_scale(affinity, campaign, campaigns.rate)
+        intercept = find_intercepts(scale * affinity, campaign, campaigns.rate)
+        frames = []
+        for stage, (user, campaign, affinity) in enumerate(stages):
+            chance = sigmoid(scale * affinity + intercept[campaign])
+            ids = user_ids[user], campaigns.ids[campaign]
+            frames.append(_examples(stage, *ids, campaign, chance, is_new, seed))
+        _write(pl.concat(frames), directory / "examples.parquet")
         taste = scale * campaigns.taste
         truth = Truth(user_ids, campaigns.ids, traits, directions, taste, intercept)
         write_truth(directory, truth)
@@ -181,37 +206,8 @@ def write_world(
             "min_pool_examples": min_pool_examples,
             "new_campaigns": new_campaigns,
         }
-        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        files = sorted((directory / "truth").iterdir())
         seal(directory, MANIFEST, recipe, files, progress=progress)
-
-
-def count_examples(
-    *,
-    users: int,
-    examples: int | None = None,
-    min_pool_examples: int = 1500,
-    seed: int = 0,
-    shape: Shape = TENCENT_WORLD,
-) -> tuple[int, int]:
-    """The approximate numbers of examples in stage 1 and stage 2 of a world by `write_world`.
-
-    Raises:
-      InputError: as `write_world` does.
-    """
-    _, (stage1, stage2) = _planned(users, examples, min_pool_examples, seed, shape)
-    return int(stage1.sum()), int(stage2.sum())
-
-
-def _planned(
-    users: int, examples: int | None, min_pool_examples: int, seed: int, shape: Shape
-) -> tuple[Campaigns, tuple[np.ndarray, np.ndarray]]:
-    """The campaigns of a world, and (C,) expected numbers of examples in each stage."""
-    check_whole("simulated world: users", users, 1)
-    check_whole("simulated world: seed", seed, 0)
-    check_whole("simulated world: min_pool_examples", min_pool_examples, 0)
-    total = int(0.8 * users) if examples is None else examples
-    campaigns = make_campaigns(shape, stream(seed, "campaigns"))
-    return campaigns, expected_examples(shape, campaigns.volume, users, total, min_pool_examples)
 
 
 def _random_order(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -228,13 +224,13 @@ def _random_order(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _user_table(
-    shape: Shape, users: Users, tokens: dict[str, TokenDistribution], user_ids: np.ndarray
+    users: Users, tokens: dict[str, TokenDistribution], user_ids: np.ndarray
 ) -> pl.DataFrame:
     """The rows of a chunk of users, in the order of their ids (U,)."""
     columns = [pl.Series("user_id", user_ids)]
     for field in TENCENT.user:
         if field.name in users.fields:
-            value, codes = users.fields[field.name], shape.fields[field.name].codes
+            value, codes = users.fields[field.name], FIELDS[field.name].codes
             raw = np.array(codes)[value] if codes else value
         else:
             drawn = users.lists[field.name]
@@ -248,64 +244,38 @@ def _user_table(
     return pl.DataFrame(columns)
 
 
-def _join(parts: Path, table: Path) -> None:
-    """Writes a table from its parts, in the order of their names; memory holds few row groups."""
-    paths = sorted(parts.glob(f"{table.stem}-*"))
-    _write(pl.scan_parquet(paths, glob=False), table)
-
-
 def _write(frame: pl.DataFrame | pl.LazyFrame, path: Path) -> None:
     frame.lazy().sink_parquet(path, row_group_size=CHUNK)
 
 
-def _write_examples(
-    parts: Path,
-    shape: Shape,
-    campaigns: Campaigns,
-    is_new: np.ndarray,
+def _examples(
+    stage: int,
     user_ids: np.ndarray,
-    stages: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    campaign_ids: np.ndarray,
+    campaign: np.ndarray,
+    probability: np.ndarray,
+    is_new: np.ndarray,
     seed: int,
-    progress: Progress,
-) -> tuple[float, np.ndarray]:
-    """Writes the examples of each stage, in a random order; in stage 2 seeds are first.
+) -> pl.DataFrame:
+    """The (E,) examples of stage 0 or 1, in a random order; in the second one seeds are first.
 
-    Args:
-      parts: where to write.
-      shape: the world's recipe.
-      campaigns: the world's campaigns.
-      is_new: (C,) bool, campaigns whose examples are left out.
-      user_ids: (U,) ascending.
-      stages: per stage, (E,) users, campaigns and affinities.
-      seed: random seed of labels and orders.
-      progress: receives what is being done.
-
-    Returns:
-      The common factor of the affinities and each campaign's intercept (C,), for the log-odds.
+    Those of new campaigns, (C,) bool, are left out.
     """
-    _, campaign, affinity = stages[0]
-    scale = find_scale(affinity, campaign, campaigns.rate, shape.auc, progress)
-    intercept = find_intercepts(scale * affinity, campaign, campaigns.rate)
-    for number, (user, campaign, affinity) in enumerate(stages, start=1):
-        progress(f"writing examples of stage {number}", 0, len(user))
-        rng = stream(seed, ("train", "test1_truth")[number - 1])
-        probability = sigmoid(scale * affinity + intercept[campaign])
-        label = draw_labels(probability, campaign, rng)
-        order = rng.permutation(len(user))
-        if number == 2:
-            order = order[np.argsort(-label[order], kind="stable")]
-        order = order[~is_new[campaign[order]]]
-        table = pl.DataFrame(
-            {
-                "campaign_id": campaigns.ids[campaign[order]],
-                "user_id": user_ids[user[order]],
-                "label": label[order],
-                "stage": np.full(len(order), number, np.int8),
-                "probability": probability[order].astype(np.float32),
-            }
-        )
-        _write(table, parts / f"examples-{number}.parquet")
-    return scale, intercept
+    rng = stream(seed, ("train", "test1_truth")[stage])
+    label = draw_labels(probability, campaign, rng)
+    order = rng.permutation(len(campaign))
+    if stage == 1:
+        order = order[np.argsort(-label[order], kind="stable")]
+    order = order[~is_new[campaign[order]]]
+    return pl.DataFrame(
+        {
+            "campaign_id": campaign_ids[order],
+            "user_id": user_ids[order],
+            "label": label[order],
+            "stage": np.full(len(order), stage + 1, np.int8),
+            "probability": probability[order].astype(np.float32),
+        }
+    )
 
 
 def _new_seeds(truth: Truth, order: np.ndarray, is_new: np.ndarray, seed: int) -> pl.DataFrame:
