@@ -1,0 +1,444 @@
+"""The learned prior: a regression per campaign, under a prior that is learned from all campaigns.
+
+    table of values -> user features -> prior -> posterior of a campaign
+
+The features of users need no labels: of a field with few values, the fraction of each; of another,
+the mean of its values' `data.coordinates`. The weights of a campaign have a Gaussian prior, whose
+mean and covariance are learned from the training campaigns (`training.posterior`), and whose mean
+moves towards the weights of training campaigns with the same attributes. There are no gradient
+steps, and nothing is random but a choice of examples in very large campaigns. Features that are
+linear in values miss what only combinations of values show; `TowerPrior` adds the factors of a
+solved head, which has hidden layers. Neither method is in the paper.
+
+Axes: P users, S slots of a user, R table rows, M user fields, N campaign fields, k coordinates,
+K columns that a tower reads, F factors, p features, C training campaigns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from metaheac_jax.customising.score import AdaptedScorer, HeadScorer
+from metaheac_jax.data.batches import Batch, generator
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.coordinates import sampled_users, value_coordinates
+from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.errors import InputError
+from metaheac_jax.methods.config import Config, within
+from metaheac_jax.methods.held_out_campaigns import halve, judge_state
+from metaheac_jax.methods.linear_head import LinearHead
+from metaheac_jax.methods.method import (
+    PROGRAMS_KEPT,
+    Method,
+    Run,
+    Trained,
+    adapt_each,
+    compiled_scorer,
+    lengthened,
+    register,
+)
+from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
+from metaheac_jax.model import AdaptedWeights, State, Weights
+from metaheac_jax.ranking import auc
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.training.posterior import Examples, Gaussian, Learned, learn_prior, posterior
+
+C = TypeVar("C", bound="LearnedPriorConfig")
+_WIDTHS = (10, 20, 40)  # numbers of coordinates that are tried
+#: Users whose values give the coordinates, and those whose features give their means and scales.
+_USERS_OF_COORDINATES, _USERS_OF_SCALES = 600_000, 1 << 16
+#: Maximum number of examples of a training campaign; further ones hardly change its weights.
+_MAX_EXAMPLES = 1 << 15
+_MIN_VARIANCE = 1e-6  # of a feature; others are left out
+_PASSES = 5  # over the examples of training campaigns
+#: Correlations of campaigns that share an attribute that are tried, and their maximum sum.
+_CORRELATIONS, _MAX_CORRELATION = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), 0.9
+_SAMPLE = 4096  # maximum number of a campaign's examples that choose correlations
+#: Variance, relative to the prior's, of the difference between a campaign's mode and its weights.
+_NOISE = 0.15
+_MIN_LEFT = 0.2  # minimum fraction of the covariance that remains when attributes are known
+
+
+@dataclass(frozen=True)
+class LearnedPriorConfig(Config):
+    """Settings of the learned prior.
+
+    Attributes:
+      num_coordinates: k, the number of coordinates of a value. None tries 10, 20 and 40 and keeps
+        the number with the highest AUC on held-out training campaigns, or takes 10 without any.
+      sums: whether features of a list are sums over its values instead of means. None tries both
+        with the fewest coordinates on held-out training campaigns, or takes means without any.
+      strength: how strongly the covariance is drawn to independent weights, as a number of
+        campaigns per feature; see `training.posterior.learn_prior`.
+      list_lengths: whether list lengths are user fields too; see `data.list_lengths`.
+    """
+
+    tuned: ClassVar[tuple[str, ...]] = ("strength",)
+
+    num_coordinates: int | None = None
+    sums: bool | None = None
+    strength: float = within(1.0, above=0)
+    list_lengths: bool = True
+
+
+class Features(NamedTuple):
+    """How factors become features of about unit variance; a state has it under ``features``.
+
+    Attributes:
+      columns: (p,) positions of the features among the factors; the other factors do not vary.
+      centre: (p,) means over users.
+      deviation: (p,) standard deviations; those of a field are equal, so that a value's coordinates
+        keep their proportions.
+    """
+
+    columns: np.ndarray
+    centre: np.ndarray
+    deviation: np.ndarray
+
+    @staticmethod
+    def of(factors: np.ndarray, groups: np.ndarray) -> Features:
+        """Chooses and scales features by the factors of some users.
+
+        Args:
+          factors: (P, F).
+          groups: (F,) number of the group of each factor, whose features have one deviation.
+        """
+        variance = factors.var(axis=0, dtype=np.float64)
+        columns = np.flatnonzero(variance > _MIN_VARIANCE)
+        own = np.unique(groups[columns], return_inverse=True)[1]
+        deviation = np.sqrt(np.bincount(own, variance[columns]) / np.bincount(own))[own]
+        centre = factors.mean(axis=0, dtype=np.float64)[columns]
+        return Features(columns, centre.astype(np.float32), deviation.astype(np.float32))
+
+    def __call__(self, factors: np.ndarray) -> np.ndarray:
+        """(P, F) factors -> (P, p) features."""
+        return (factors[:, self.columns] - self.centre) / self.deviation
+
+    def head(self, weights: np.ndarray, intercept: float, num_factors: int) -> Array:
+        """(F,) the head of weights (p,) and an intercept."""
+        head = np.zeros(num_factors)
+        head[self.columns] = weights / self.deviation
+        head[-1] = intercept - head[self.columns] @ self.centre
+        return jnp.asarray(head, jnp.float32)
+
+
+class Prior(NamedTuple):
+    """The prior of campaigns' weights; a state has it under ``prior``.
+
+    Weights are a Gaussian process over campaigns, with the same correlations for each weight.
+
+    Attributes:
+      mean: (p,) mean weights.
+      scale: (p, p) lower triangular; times its transpose it is the covariance.
+      rows: (C, N) table rows of the attributes of the training campaigns.
+      correlation: (N,) correlation of campaigns that share an attribute.
+      inverse: (C, C) inverse of the correlations of the training campaigns.
+      pull: (C, p) the inverse times the differences of their weights from the mean.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    rows: np.ndarray
+    correlation: np.ndarray
+    inverse: np.ndarray
+    pull: np.ndarray
+
+    @staticmethod
+    def learned(
+        learned: Learned, campaigns: Sequence[Examples], rows: np.ndarray, num_rows: int
+    ) -> Prior:
+        """The prior, with the correlations that suit the training campaigns.
+
+        Args:
+          learned: learned from these campaigns.
+          campaigns: C.
+          rows: (C, N) table rows of their attributes, below R if they are known.
+          num_rows: R.
+        """
+        (mean, covariance), modes = learned
+        shared = _shared(rows, rows, num_rows)
+        correlation = choose_correlations(shared, learned, campaigns)
+        inverse = np.linalg.inv(_correlations(shared, correlation))
+        scale = np.linalg.cholesky(covariance)
+        return Prior(mean, scale, rows, correlation, inverse, inverse @ (modes - mean))
+
+    def of(self, campaign: np.ndarray, num_rows: int) -> Gaussian:
+        """The prior of a campaign with these attributes, (N,) table rows.
+
+        The mean is moved to campaigns with the same attributes, and the covariance shrinks.
+        """
+        own = self.correlation @ _shared(self.rows, campaign[None], num_rows)[..., 0]
+        left = max(1 - own @ self.inverse @ own, _MIN_LEFT)
+        return Gaussian(self.mean + own @ self.pull, left * self.scale @ self.scale.T)
+
+
+@register
+class LearnedPrior(Method[C]):
+    """A regression per campaign under a learned prior."""
+
+    name, label, default = "learned-prior", "Learned prior", LearnedPriorConfig()
+
+    @property
+    def min_campaigns(self) -> int:
+        """Returns two, whose difference shows how much weights vary."""
+        return 2
+
+    @property
+    def holds_out(self) -> bool:
+        """Says whether features are chosen on held-out campaigns."""
+        return self.config.num_coordinates is None or self.config.sums is None
+
+    def network(self, num_columns: int, sums: bool) -> LinearHead:
+        """Returns the network of a table with so many columns, with sums or means of values."""
+        return LinearHead(num_columns, sums)
+
+    def tower(self, run: Run) -> tuple[dict[str, Any], np.ndarray]:
+        """Returns the tower's parameters and the columns (R, K) that it reads; none here."""
+        dataset = lengthened(run, self.config.list_lengths)[0].dataset
+        return {}, np.empty((dataset.num_rows, 0), np.float32)
+
+    def fit(self, run: Run) -> Trained:
+        """Learns coordinates of values, then the prior: the offline stage."""
+        tower, columns = self.tower(run)
+        run, _ = lengthened(run, self.config.list_lengths)
+        dataset, chosen = run.dataset, self.config.num_coordinates
+        widths = (_WIDTHS if run.judge else _WIDTHS[:1]) if chosen is None else (chosen,)
+        users = sampled_users(dataset.user_rows, _USERS_OF_COORDINATES)
+        coordinates = value_coordinates(dataset.layout, users, dataset.num_rows, max(widths))
+        users = sampled_users(users, _USERS_OF_SCALES)
+        best, found, judged = -math.inf, dict[str, Any](), list[tuple[float, ...]]()
+        sums = list(self._poolings(run))
+        for number, width in enumerate(widths):
+            own = with_indicators(dataset, coordinates[:, :width])
+            table = np.concatenate([own, columns], axis=1)
+            for pooling in tuple(sums):
+                state = self._learned(
+                    run, self.network(table.shape[1], pooling), tower, table, users
+                )
+                told = f"{run.label}: {width} coordinates" + ", summed" * pooling
+                if run.judge is not None:
+                    judged.append((len(judged), *run.judge(state)))
+                    told += f", held-out AUC {judged[-1][1]:.4f}"
+                run.progress(told, number + 1, len(widths))
+                if not judged or judged[-1][1] > best:
+                    best, found = judged[-1][1] if judged else best, state
+            sums = [bool(found["features"]["sums"])]
+        return Trained(found, np.array(judged, float).reshape(-1, 3))
+
+    def _poolings(self, run: Run) -> tuple[bool, ...]:
+        """Whether values are summed: what is tried with the first number of coordinates."""
+        if self.config.sums is not None:
+            return (self.config.sums,)
+        lists = any(own.slots > 1 for own in run.dataset.schema.user)
+        return (False, True) if lists and run.judge is not None else (False,)
+
+    def _learned(
+        self,
+        run: Run,
+        network: LinearHead,
+        tower: dict[str, Any],
+        table: np.ndarray,
+        users: np.ndarray,
+    ) -> dict[str, Any]:
+        """The state with a table (R, k + K); users (P, S) give the features' scales."""
+        dataset, stage = run.dataset, run.dataset.stage1
+        factors = partial(factors_of, network, dataset.layout, tower, jnp.asarray(table))
+        known = factors(users)
+        num_linear = dataset.layout.num_user_fields * network.width
+        groups = np.arange(known.shape[1])  # of a field's factors, that of the first
+        groups[:num_linear] -= groups[:num_linear] % network.width
+        features, campaigns = Features.of(known, groups), list[Examples]()
+        for c in run.campaigns.tolist():
+            kept = np.arange(*stage.offsets[c : c + 2])
+            if len(kept) > _MAX_EXAMPLES:
+                kept = np.sort(generator(run.seed, c).permutation(kept)[:_MAX_EXAMPLES])
+            x = features(factors(dataset.user_rows[stage.user[kept]]))
+            campaigns.append(Examples(x, stage.label[kept], np.ones(len(kept), np.float32)))
+        groups = np.minimum(groups, num_linear)[features.columns]  # the tower's are one
+        strength = self.config.strength * len(groups)
+        learned = learn_prior(campaigns, groups, strength=strength, passes=_PASSES)
+        rows = dataset.campaign_rows[run.campaigns]
+        prior = Prior.learned(learned, campaigns, rows, dataset.num_rows)
+        head = features.head(prior.mean, 0.0, known.shape[1])
+        return {
+            "network": {"head": head, **tower},
+            "table": table,
+            "features": {**features._asdict(), "sums": np.array(network.sums)},
+            "prior": prior._asdict(),
+        }
+
+    def customise(
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
+    ) -> list[AdaptedScorer]:
+        """Finds the mode of the posterior of each campaign's weights: the online stage."""
+        return self._scorers(run, state, campaigns, learns=True)
+
+    def general_scorers(
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
+    ) -> list[AdaptedScorer]:
+        """Returns scorers by the mean of each campaign's prior, which its attributes set."""
+        return self._scorers(run, state, campaigns, learns=False)
+
+    def _scorers(
+        self, run: Run, state: State, campaigns: Sequence[Campaign], *, learns: bool
+    ) -> list[AdaptedScorer]:
+        run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
+        layout, weights = run.dataset.layout, Weights(state["network"], state["table"])
+        kept = dict(jax.device_get(state["features"]))
+        sums = bool(kept.pop("sums"))
+        features = Features(**kept)
+        prior = Prior(**jax.device_get(state["prior"]))
+        network, num_factors = (
+            self.network(weights.table.shape[1], sums),
+            len(weights.network["head"]),
+        )
+        factors = partial(factors_of, network, layout, *weights)
+
+        def adapt(examples: Batch) -> AdaptedWeights:
+            own = prior.of(examples.ids.campaign, run.dataset.num_rows)
+            mode = np.append(own.mean, 0.0)
+            if learns:
+                x = features(factors(examples.ids.user))
+                mode = posterior(Examples(x, examples.label, examples.weight), own).mean
+            head = features.head(mode[:-1], mode[-1], num_factors)
+            return AdaptedWeights({"head": head}, np.empty(0, np.int32), weights.table[:0])
+
+        pool = compiled_scorer(network, layout)
+        return adapt_each(run, pool, weights, campaigns, adapt, HeadScorer)
+
+
+@dataclass(frozen=True)
+class TowerPriorConfig(LearnedPriorConfig):
+    """Settings of a learned prior with a tower, and those of the solved head that it comes from."""
+
+    head: SolvedHeadConfig = field(default_factory=SolvedHeadConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head.list_lengths != self.list_lengths:
+            raise InputError("settings: list_lengths: expected the same for the prior and its head")
+
+
+@register
+class TowerPrior(LearnedPrior[TowerPriorConfig]):
+    """A learned prior whose features include the offset and the factors of a solved head."""
+
+    name, label = "tower-prior", "Learned prior, with a tower"
+    default = TowerPriorConfig()
+
+    @property
+    def _head(self) -> SolvedHeadMethod:
+        return SolvedHeadMethod(self.config.head)
+
+    @property
+    def min_campaigns(self) -> int:
+        """Returns the number that the solved head needs."""
+        return self._head.min_campaigns
+
+    @property
+    def holds_out(self) -> bool:
+        """Says whether held-out campaigns decide in one of the two."""
+        return super().holds_out or self._head.holds_out
+
+    def network(self, num_columns: int, sums: bool) -> LinearHead:
+        """Returns the network of a table, whose last columns the tower reads."""
+        head = self._head
+        return LinearHead(num_columns - head.config.width + 1, sums, head.network.tower)
+
+    def tower(self, run: Run) -> tuple[dict[str, Any], np.ndarray]:
+        """Trains a solved head and returns its tower."""
+        head, judge = self._head, None
+        if run.judge is not None and head.holds_out:
+            halves = [halve(run.dataset, int(c), run.seed) for c in run.held_out]
+            judge = partial(judge_state, head.customise, run, halves)
+        own = replace(run, judge=judge, label=f"{run.label}: {head.label}")
+        state = jax.device_get(head.fit(own).state)
+        return {"tower": state["network"]["tower"]}, state["table"][:, :-1]
+
+
+def with_indicators(dataset: Dataset, coordinates: np.ndarray) -> np.ndarray:
+    """(R, k) coordinates of values -> the same, with an indicator of each value of small fields."""
+    table, width = coordinates.copy(), coordinates.shape[1]
+    vocabulary = dataset.vocabulary
+    ranges = zip(dataset.schema.user, vocabulary.offsets, vocabulary.sizes, strict=False)
+    for _, start, size in ranges:  # those of campaign fields follow
+        if size <= width:
+            table[start : start + size] = np.eye(size, width)
+    return table
+
+
+def factors_of(
+    network: LinearHead, layout: Layout, params: Any, table: Any, users: UserRows
+) -> np.ndarray:
+    """(P, S) table rows of users -> (P, F) factors."""
+    factors = partial(_compiled_factors(network, layout), params, table)
+    return compiled_scorer(network, layout).over_users(factors, users, len(table))
+
+
+@lru_cache(PROGRAMS_KEPT)
+def _compiled_factors(network: LinearHead, layout: Layout) -> Callable[..., Array]:
+    @jax.jit
+    def factors(params: Any, table: Array, users: Array) -> Array:
+        return network.offset_and_factors(params, layout.users(table, users))[1]
+
+    return factors
+
+
+def _shared(rows: np.ndarray, others: np.ndarray, num_rows: int) -> np.ndarray:
+    """(C, N) and (D, N) table rows of attributes -> (N, C, D) bool, whether they are the same.
+
+    An unknown value, which has the pad id, is the same as no other.
+    """
+    return ((rows[:, None] == others) & (rows[:, None] < num_rows)).transpose(2, 0, 1)
+
+
+def _correlations(shared: np.ndarray, correlation: np.ndarray) -> np.ndarray:
+    """(N, C, C) shared attributes and their correlations (N,) -> (C, C), with the modes' noise."""
+    matrix = np.tensordot(correlation, shared, axes=1)
+    np.fill_diagonal(matrix, 1 + _NOISE)
+    return matrix
+
+
+def choose_correlations(
+    shared: np.ndarray, learned: Learned, campaigns: Sequence[Examples]
+) -> np.ndarray:
+    """(N,) the correlations with which the other campaigns tell most about each campaign.
+
+    They have the highest mean AUC of the means of priors that leave out the campaign itself
+    (Rasmussen and Williams 2006, equation 5.12), on some of its examples. One attribute is chosen
+    after the other, twice.
+
+    Args:
+      shared: (N, C, C) whether campaigns share an attribute.
+      learned: the prior and the modes of the campaigns.
+      campaigns: C.
+    """
+    (mean, _), modes = learned
+    steps = [max(1, -(-len(own.label) // _SAMPLE)) for own in campaigns]
+    some = [(own.features[::n], own.label[::n]) for own, n in zip(campaigns, steps, strict=True)]
+    both = np.flatnonzero([0 < label.sum() < len(label) for _, label in some])
+    tried = dict[bytes, float]()
+
+    def quality(correlation: np.ndarray) -> float:
+        key = correlation.tobytes()
+        if key not in tried:
+            inverse = np.linalg.inv(_correlations(shared, correlation))
+            left_out = modes - inverse @ (modes - mean) / np.diag(inverse)[:, None]
+            tried[key] = sum(auc(some[c][0] @ left_out[c], some[c][1]) for c in both.tolist())
+        return tried[key]
+
+    correlation = np.zeros(len(shared))
+    for attribute in [*range(len(shared))] * 2:
+        every = np.tile(correlation, (len(_CORRELATIONS), 1))
+        every[:, attribute] = _CORRELATIONS
+        correlation = max(every[every.sum(axis=1) <= _MAX_CORRELATION], key=quality)
+    return correlation

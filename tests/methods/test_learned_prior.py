@@ -1,0 +1,184 @@
+"""The learned prior: what it gains, what moves it, and how it is scored."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from toy import aucs, dataset
+
+import metaheac_jax as mh
+from metaheac_jax.customising.score import score_many
+from metaheac_jax.data.campaign import group_by_campaign
+from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.methods import Run, configured
+from metaheac_jax.methods.held_out_campaigns import halve, judge_state
+from metaheac_jax.methods.learned_prior import LearnedPrior, Prior, choose_correlations
+from metaheac_jax.schema import Field, Schema, Vocabulary
+from metaheac_jax.training.posterior import Examples, Gaussian, Learned
+
+DATA = dataset(users=800, campaigns=26, per_campaign=120, tastes=2)
+TRAIN, NEW = np.arange(20), np.arange(20, 26)
+METHOD = configured("learned-prior").changed(num_coordinates=3, sums=False)
+
+
+@pytest.fixture(scope="module")
+def general():
+    return mh.fit(DATA, METHOD, campaigns=TRAIN)
+
+
+def few(campaign, count=24):
+    """A campaign with a few of its examples."""
+    return campaign.pick(np.arange(len(campaign.users)) % (120 // count) == 0)
+
+
+def test_few_seeds_suffice_where_campaigns_have_tastes_in_common(general):
+    own = [few(DATA.campaign(c)) for c in NEW]
+    alone = mh.fit(DATA, "lr", campaigns=TRAIN)
+    found, regression = (
+        aucs(DATA, NEW, [model.score for model in mh.customise(of, DATA, own)]).mean()
+        for of in (general, alone)
+    )
+    assert found > regression + 0.03
+
+
+def test_many_campaigns_are_scored_together_as_alone(general):
+    models = mh.customise(general, DATA, [DATA.campaign(c) for c in NEW])
+    scorers = [model.scorer for model in models]
+    assert len({scorer.group for scorer in scorers}) == 1
+    together = score_many(scorers)(DATA.user_rows)
+    for own, model in zip(together, models, strict=True):
+        np.testing.assert_allclose(own, model.score(DATA.user_rows), rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_the_best_on_held_out_campaigns(monkeypatch):
+    tried, learned = [], LearnedPrior._learned
+
+    def noted(self, run, network, *others):
+        tried.append((network.width, network.sums))
+        return learned(self, run, network, *others)
+
+    monkeypatch.setattr("metaheac_jax.methods.learned_prior._WIDTHS", (4, 1, 2))
+    monkeypatch.setattr(LearnedPrior, "_learned", noted)
+    general = mh.fit(DATA, "learned-prior", campaigns=TRAIN)
+    assert tried[:2] == [(4, False), (4, True)]
+    assert [width for width, _ in tried] == [4, 4, 1, 2]
+    assert tried[2][1] == tried[3][1] == (general.judgements[1].auc > general.judgements[0].auc)
+    assert len(general.held_out) == 3
+    assert [judged.step for judged in general.judgements] == [0, 1, 2, 3]
+    best = max(general.judgements, key=lambda judged: judged.auc).step
+    assert general.state["table"].shape[1] == tried[best][0]
+    assert bool(general.state["features"]["sums"]) == tried[best][1]
+    halves = [halve(DATA, DATA.index_of(c), 0) for c in general.held_out]
+    quality = judge_state(METHOD.customise, Run(DATA, TRAIN, 0), halves, general.state)
+    assert quality.auc == pytest.approx(general.judgements[best].auc, abs=1e-6)
+
+
+def test_attributes_alone_tell_campaigns_apart(general):
+    run = Run(DATA, TRAIN, 0)
+    own = [DATA.campaign(c) for c in NEW[:2]]
+    same = replace(own[1], rows=own[0].rows)
+    scores = [of(DATA.user_rows) for of in METHOD.general_scorers(run, general.state, [*own, same])]
+    np.testing.assert_array_equal(scores[0], scores[2])
+    assert np.ptp(scores[0]) > 0
+
+
+NOTHING = Examples(np.zeros((2, 2), np.float32), np.arange(2), np.ones(2))
+ROWS = np.array([[0, 4], [0, 5], [1, 4], [1, 5]])
+
+
+def prior(rows=ROWS, correlation=(0.5, 0.0)):
+    modes = np.array([[2.0, 0], [2, 0], [-2, 0], [-2, 0]])
+    learned = Learned(Gaussian(np.zeros(2), np.diag([1.0, 9])), modes)
+    found = Prior.learned(learned, [NOTHING] * 4, rows, 9)
+    among = (
+        1.15 * np.eye(4) + 0.5 * (rows[:, :1] == rows[:, 0]) * (1 - np.eye(4)) * (rows < 9)[:, :1]
+    )
+    inverse = np.linalg.inv(among)
+    return found._replace(correlation=np.array(correlation), inverse=inverse, pull=inverse @ modes)
+
+
+def test_the_mean_moves_to_campaigns_with_the_same_attribute():
+    found = [prior().of(np.array([value, 9]), num_rows=9) for value in (0, 1, 9)]
+    # Two campaigns of variance 1 + .15 and covariance .5, each with covariance .5 to the new one.
+    assert found[0].mean[0] == pytest.approx(2 * 2 * 0.5 / 1.65)
+    assert found[1].mean[0] == -found[0].mean[0]
+    left = 1 - 2 * 0.5**2 / 1.65
+    np.testing.assert_allclose(found[0].covariance, left * np.diag([1.0, 9]))
+    for own, expected in zip(found[2], Gaussian(np.zeros(2), np.diag([1.0, 9])), strict=True):
+        np.testing.assert_allclose(own, expected)
+
+
+def test_unknown_attributes_are_not_the_same():
+    unknown = prior(np.full((4, 2), 9))
+    np.testing.assert_array_equal(unknown.of(np.array([9, 9]), num_rows=9).mean, 0)
+
+
+def test_correlations_are_those_of_the_attributes_that_matter():
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 5, (60, 2))
+    shared = (kinds[:, None] == kinds).transpose(2, 0, 1)
+    own = rng.normal(size=(60, 8))
+    alike = np.sqrt(0.6) * rng.normal(size=(5, 8))[kinds[:, 1]] + np.sqrt(0.4) * own
+    mean = np.ones(8)
+    for modes, least, most in ((mean + alike, 0.3, 0.5), (mean + own, 0.0, 0.1)):
+        campaigns = []
+        for weights in modes:
+            x = rng.normal(size=(5000, 8)).astype(np.float32)
+            label = (rng.random(5000) < expit(x @ weights)).astype(np.float32)
+            campaigns.append(Examples(x, label, np.ones(5000, np.float32)))
+        learned = Learned(Gaussian(mean, np.eye(8)), modes)
+        chosen = choose_correlations(shared, learned, campaigns)
+        assert chosen[0] <= 0.1
+        assert least <= chosen[1] <= most
+
+
+def combinations(users=400, campaigns=24, per_campaign=160):
+    """Users with two binary values: campaigns differ in whether equal or unequal ones convert."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2, (users, 2))
+    sign = rng.choice([-1, 1], campaigns)
+
+    def stage():
+        user = np.concatenate(
+            [rng.choice(users, per_campaign, replace=False) for _ in range(campaigns)]
+        )
+        campaign = np.repeat(np.arange(campaigns), per_campaign)
+        odds = 2 * sign[campaign] * (2 * (values[user, 0] == values[user, 1]) - 1)
+        label = rng.random(len(user)) < expit(odds)
+        return group_by_campaign(campaign, user, label, num_campaigns=campaigns)
+
+    return Dataset(
+        name="combinations",
+        schema=Schema((Field("one"), Field("other")), (Field("kind"),)),
+        vocabulary=Vocabulary((np.arange(2), np.arange(2), np.arange(1))),
+        user_ids=np.arange(users),
+        user_rows=(values + np.array([0, 2])).astype(np.int32),
+        campaign_ids=np.arange(campaigns),
+        campaign_rows=np.full((campaigns, 1), 4, np.int32),
+        stage1=stage(),
+        stage2=stage(),
+    )
+
+
+@pytest.mark.slow
+def test_a_tower_sees_combinations_of_values():
+    data, new = combinations(), [20, 21, 22, 23]
+    linear = configured("learned-prior", num_coordinates=2, sums=False)
+    tower = configured(
+        "tower-prior",
+        num_coordinates=2,
+        sums=False,
+        offline_epochs=20,
+        offline_patience=None,
+        outer_learning_rate=0.02,
+        value_dropout=0.0,
+    )
+    found = []
+    for method in (linear, tower):
+        general = mh.fit(data, method, campaigns=np.arange(20))
+        own = [data.campaign(c) for c in new]
+        models = [model.score for model in mh.customise(general, data, own)]
+        found.append(aucs(data, new, models).mean())
+    assert found[0] < 0.6
+    assert found[1] > 0.8

@@ -1,0 +1,122 @@
+"""The posterior of a campaign and the learned prior, against plain float64 numpy."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from metaheac_jax.training.posterior import Examples, Gaussian, learn_prior, posterior
+
+GROUPS = np.array([0, 0, 1, 1])
+
+
+def campaigns(count=12, size=4, seed=0, examples=(60, 200)):
+    """Campaigns whose weights come from one normal distribution: its mean, its root, examples."""
+    rng = np.random.default_rng(seed)
+    mean, root = rng.normal(size=size), 0.5 * rng.normal(size=(size, size))
+    made = []
+    for _ in range(count):
+        x = rng.normal(size=(rng.integers(*examples), size)).astype(np.float32)
+        odds = x @ (mean + root @ rng.normal(size=size)) - 1
+        label = rng.random(len(x)) < 1 / (1 + np.exp(-odds))
+        made.append(Examples(x, label.astype(np.float32), np.ones(len(x), np.float32)))
+    return mean, root, made
+
+
+def reference(examples, mean, covariance):
+    """Mode and covariance by Newton's method with full steps."""
+    size = len(mean)
+    x = np.c_[examples.features.astype(float), np.ones(len(examples.label))]
+    precision = np.zeros((size + 1, size + 1))
+    precision[:size, :size], precision[size, size] = np.linalg.inv(covariance), 0.01
+    mean = np.append(mean, 0.0)
+    mode = mean.copy()
+    for _ in range(50):
+        p = expit(x @ mode)
+        hessian = (x.T * (p * (1 - p))) @ x + precision
+        mode = mode - np.linalg.solve(
+            hessian, x.T @ (p - examples.label) + precision @ (mode - mean)
+        )
+    return mode, np.linalg.inv(hessian)
+
+
+def reference_em(made, groups, strength, rounds=150):
+    """EM whose every round finds all modes exactly."""
+    size = len(groups)
+    mean, covariance = np.zeros(size), 0.02 * np.eye(size)
+    for _ in range(rounds):
+        found = [reference(own, mean, covariance) for own in made]
+        weights = np.array([mode[:size] for mode, _ in found])
+        spread = np.mean([own[:size, :size] for _, own in found], axis=0)
+        mean = weights.mean(axis=0)
+        own = np.cov(weights.T, bias=True) + spread
+        target = [np.diag(own)[groups == group].mean() for group in groups]
+        covariance = (len(made) * own + strength * np.diag(target)) / (len(made) + strength)
+    return mean, covariance
+
+
+def test_a_posterior_is_exact():
+    _, root, [examples] = campaigns(1)
+    prior = Gaussian(np.array([0.2, -0.3, 0.0, 0.1]), root @ root.T + np.eye(4))
+    mode, covariance = posterior(examples, prior)
+    expected = reference(examples, *prior)
+    np.testing.assert_allclose(mode, expected[0], atol=1e-8)
+    np.testing.assert_allclose(covariance, expected[1], rtol=1e-4, atol=1e-7)
+
+
+def test_a_posterior_without_information_is_the_prior():
+    x = np.zeros((30, 4), np.float32)
+    prior = Gaussian(np.arange(4.0), np.diag([1.0, 2, 3, 4]))
+    label = (np.arange(30) < 15).astype(np.float32)
+    mode, covariance = posterior(Examples(x, label, np.ones(30, np.float32)), prior)
+    np.testing.assert_allclose(mode, [0, 1, 2, 3, 0], atol=1e-9)
+    np.testing.assert_allclose(covariance[:4, :4], prior.covariance, rtol=1e-9)
+
+
+def test_far_log_odds_and_a_single_label_have_a_mode():
+    x = np.full((40, 4), 100, np.float32)
+    for label in (np.zeros(40), np.ones(40)):
+        examples = Examples(x, label.astype(np.float32), np.ones(40, np.float32))
+        mode, covariance = posterior(examples, Gaussian(np.full(4, 9.0), np.eye(4)))
+        gradient = x.T.astype(float) @ (expit(x @ mode[:4] + mode[4]) - label)
+        np.testing.assert_allclose(gradient + mode[:4] - 9, 0, atol=1e-4)
+        assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_em_finds_the_same_prior_as_exact_rounds():
+    _, _, made = campaigns()
+    learned = learn_prior(made, GROUPS, strength=3, passes=40)
+    mean, covariance = reference_em(made, GROUPS, 3)
+    np.testing.assert_allclose(learned.prior.mean, mean, atol=1e-6)
+    np.testing.assert_allclose(learned.prior.covariance, covariance, atol=1e-6)
+    modes = [reference(own, *learned.prior)[0][:4] for own in made]
+    np.testing.assert_allclose(learned.modes, modes, atol=1e-6)
+
+
+def test_the_distribution_of_weights_is_found():
+    mean, root, made = campaigns(300, examples=(300, 400))
+    learned = learn_prior(made, GROUPS, strength=1, passes=10)
+    np.testing.assert_allclose(learned.prior.mean, mean, atol=0.15)
+    np.testing.assert_allclose(learned.prior.covariance, root @ root.T, atol=0.3)
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1e9])
+def test_strength_draws_to_independent_weights_of_one_variance_per_group(strength):
+    _, _, made = campaigns()
+    _, covariance = learn_prior(made, GROUPS, strength=strength, passes=8).prior
+    off = covariance - np.diag(np.diag(covariance))
+    alike = np.ptp(np.diag(covariance).reshape(2, 2), axis=1)
+    if strength > 1:
+        np.testing.assert_allclose(off, 0, atol=1e-6)
+        np.testing.assert_allclose(alike, 0, atol=1e-6)
+    else:
+        assert np.abs(off).max() > 0.02
+        assert alike.max() > 0.02
+
+
+def test_padding_changes_nothing():
+    _, _, made = campaigns(3, examples=(65, 66))
+    longer = [
+        Examples(*(np.pad(a, [(0, 63)] + [(0, 0)] * (a.ndim - 1)) for a in own)) for own in made
+    ]
+    one, other = (learn_prior(own, GROUPS, strength=3, passes=3).prior for own in (made, longer))
+    np.testing.assert_allclose(one.mean, other.mean, atol=1e-10)
