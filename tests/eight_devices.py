@@ -19,18 +19,17 @@ from linear_network import LogisticRegression
 from quadratics import MEMORY, member, quadratic, quadratic_campaigns, with_memory
 from toy import dataset
 
-from metaheac_jax.customising.customiser import Customiser
-from metaheac_jax.data.batches import CampaignBatch, campaign_examples
+from metaheac_jax.data.batches import CampaignBatch
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.methods import configured, fit
-from metaheac_jax.model import Weights, initialise
+from metaheac_jax.model import initialise
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.loop import train
+from metaheac_jax.training.loop import Saving, Training, train
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient, build_meta_step
-from metaheac_jax.training.sharding import Placement, device_mesh, own_devices
+from metaheac_jax.training.sharding import Placement, device_mesh
 from metaheac_jax.training.step import RowStep, build_row_step
 
 DATA, NETWORK, CAMPAIGNS, STEPS = dataset(), LogisticRegression(), 5, 50
@@ -135,7 +134,8 @@ def moved_on(folder):
         with Checkpoints(folder / "checkpoints", place) as saved:
             start = step.init(*jax.tree.map(np.copy, weights()))
             drawn, draw_noted = noted(draw)
-            state, _ = train(step, start, draw_noted, num_steps=steps, checkpoints=saved)
+            training = Training(step, start, draw_noted, num_steps=steps)
+            state, _ = train(training, [Saving(training, saved)])
         first.append(min(drawn))
     restored = []
     for mesh in (None, (4, 2), (1, 8)):
@@ -164,20 +164,6 @@ def not_finite():
         difference(after.table.nu[keep], before.table.nu[keep]),
         int(after.table.count),
     ]
-
-
-def customised():
-    """The difference to one device if four devices customise five campaigns; how far rows move."""
-    campaigns = [campaign_examples(DATA, DATA.campaign(number)) for number in range(5)]
-    options = {"epochs": 2, "patience": 1, "learning_rate": 0.05}
-    found = []
-    for devices in (None, own_devices(placement((2, 2)).mesh)):
-        customiser = Customiser(NETWORK, DATA.layout, batch_size=32, mesh=devices)
-        found.append(
-            customiser(Weights(*jax.tree.map(jnp.asarray, weights())), campaigns, **options)
-        )
-    start = weights().table[np.minimum(found[0][0].rows, DATA.num_rows - 1)]
-    return [difference(*found), difference(found[0][0].values, start)]
 
 
 def mapped():
@@ -255,7 +241,6 @@ if __name__ == "__main__":
         "mapped": mapped(),
         "replicated": replicated(),
         "refused": refused(),
-        "customised": customised(),
         "mlp-pretraining": by_method("mlp-pretraining"),
     }
     print(json.dumps(results))

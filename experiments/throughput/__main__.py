@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.comparison.origin import provenance
 from experiments.comparison.tables import Table
+from experiments.throughput.compiled import PROGRAMS, Figures, compile_for
 from experiments.throughput.inputs import Size, check_option, synthetic
 from experiments.throughput.stages import Record, measure
 from experiments.throughput.steps import WAYS
@@ -40,6 +41,9 @@ class Options:
     """Ways of the meta-step: row-local, which methods use, and any of first-order, whole-table."""
     rounds: int = 5
     """Timed rounds; the ways of the meta-step take turns in each."""
+    compile_for: tuple[str, ...] = ()
+    """Devices that need not be there, as v5e:1x1 and h100: compile all programs for them instead,
+    and show what their compilers say; nothing is timed."""
     json: Path | None = None
     """File for the records."""
 
@@ -60,6 +64,18 @@ def main(options: Options) -> None:
         for name, value in size._asdict().items():
             check_option(name, value)
     screen = terminal.screen()
+    if options.compile_for:
+        found = [
+            compile_for(target, program, size)
+            for target in options.compile_for
+            for size in sizes
+            for program in PROGRAMS
+        ]
+        if options.json is not None:
+            figures = [own._asdict() for own in found]
+            write_json(options.json, {"provenance": provenance(), "compiled": figures})
+        screen.print(compiled_table(found).rich())
+        return
     with terminal.progress_display(screen) as progress:
         records = [record for size in sizes for record in at_size(size, options, progress)]
     if options.json is not None:
@@ -113,10 +129,36 @@ def stages_table(records: Sequence[Record]) -> Table:
     return Table("Stages", header, rows)
 
 
+def compiled_table(figures: Sequence[Figures]) -> Table:
+    """A table of what compilers say."""
+    header = ["program", "device", "table rows", "Mcycles", "a user", "GFLOP"]
+    header += ["gathers, scatters", "temporaries", "arguments", "on the table"]
+    rows = []
+    for own in figures:
+        cycles = own.megacycles
+        counts = [own.unestimated.get(kind, 0) for kind in ("gather", "scatter")]
+        rows.append(
+            [
+                own.program,
+                own.target if own.mesh == "1x1" else f"{own.target}, {own.mesh}",
+                f"{own.table_rows:,}",
+                "-" if cycles is None else f"{cycles:.2f}",
+                "-" if cycles is None or own.items == 1 else f"{1e6 * cycles / own.items:.1f}",
+                f"{own.gigaflop:.2f}" if own.gigaflop else "-",
+                ", ".join(map(str, counts)),
+                f"{own.temporary_mb:,.0f} MB",
+                f"{own.arguments_mb:,.0f} MB",
+                str(len(own.on_table)),
+            ]
+        )
+    return Table("Compiled", header, rows)
+
+
 def compile_anew(options: Options) -> None:
     """Takes no compiled programs from jax's cache, so that all are compiled alike."""
-    del options
     jax.config.update("jax_enable_compilation_cache", False)
+    if options.compile_for:
+        jax.config.update("jax_platforms", "cpu")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from metaheac_jax.cli import terminal
+from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.data.examples import group_by_campaign
-from metaheac_jax.data.simulation import TENCENT_WORLD
+from metaheac_jax.data.simulation.shapes import LISTS
 from metaheac_jax.schema import TENCENT, Field, Vocabulary
 
 #: Table rows of each field, user fields first (paper section 4.1).
@@ -98,7 +98,7 @@ def draw_field(
     """(U, slots) random table rows of a field whose ``count`` rows begin at row ``first``."""
     if field.slots == 1:
         return first + rng.integers(0, count, (num_users, 1))
-    shape = TENCENT_WORLD.lists[field.name]
+    shape = LISTS[field.name]
     # A piecewise power law: the inverse of the cumulative fraction of the 1, 10, 100, ... most
     # popular values.
     known = [(10.0**i, share) for i, share in enumerate(shape.covered) if 10**i < count]

@@ -17,7 +17,6 @@ import numpy as np
 from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.inputs import Size
 from experiments.throughput.steps import NETWORK, WAYS, compile_step, place, untrained
-from metaheac_jax.backend import campaigns_at_once
 from metaheac_jax.customising.customiser import Customiser
 from metaheac_jax.customising.score import PoolScorer
 from metaheac_jax.data.batches import CampaignBatch, campaign_examples
@@ -166,12 +165,7 @@ def _customising(size: Size, dataset: Dataset) -> tuple[Callable[[], Any], int, 
     """A run that customises C campaigns, its number of minibatches, and GFLOP of one of these."""
     weights, epochs = untrained(size, dataset.layout), OFFICIAL.online_epochs
     examples = [campaign_examples(dataset, dataset.campaign(c)) for c in range(size.campaigns)]
-    customiser = Customiser(
-        NETWORK,
-        dataset.layout,
-        batch_size=size.batch_size,
-        campaigns_at_once=campaigns_at_once(size.campaigns),
-    )
+    customiser = Customiser(NETWORK, dataset.layout, batch_size=size.batch_size)
     parts = epochs * sum(math.ceil(len(own.label) / size.batch_size) for own in examples)
     gradient = plain_gradient(build_loss(NETWORK, dataset.layout))
     minibatch = examples[0].pick(slice(size.batch_size))

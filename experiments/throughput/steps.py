@@ -16,10 +16,10 @@ from jax import Array
 from experiments.throughput.arithmetic import executed_flops
 from experiments.throughput.inputs import Size
 from metaheac_jax.backend import campaigns_at_once
-from metaheac_jax.data.batches import CampaignBatch
+from metaheac_jax.data.batches import Batch, CampaignBatch
 from metaheac_jax.methods import OFFICIAL
 from metaheac_jax.model import Weights, initialise
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks import MetaHeac
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
@@ -55,12 +55,26 @@ def untrained(size: Size, layout: Layout) -> Weights:
     return initialise(NETWORK, key, layout, num_rows=size.table_rows, width=size.width)
 
 
+def shared(batch: CampaignBatch) -> tuple[np.ndarray, Batch, Batch]:
+    """Rows, support and query, with ids that point into ``rows`` instead of ``own_rows``."""
+    pad = np.full((len(batch.own_rows), 1), len(batch.rows), np.int32)
+    position, campaign = np.hstack([batch.own_rows, pad]), np.arange(len(batch.own_rows))
+
+    def moved(ids: np.ndarray) -> np.ndarray:
+        return position[campaign.reshape(-1, *[1] * (ids.ndim - 1)), ids]
+
+    support, query = (
+        side._replace(ids=jax.tree.map(moved, side.ids)) for side in (batch.support, batch.query)
+    )
+    return batch.rows, support, query
+
+
 def place(way: str, batch: CampaignBatch, size: Size) -> Sequence[Any]:
     """A step's arguments after the state."""
     if way != "whole-table":
         return batch
     # Ids point into the whole table, whose pad id is its number of rows.
-    rows, *sides = batch.shared()
+    rows, *sides = shared(batch)
     table_row = np.append(rows, np.int32(size.table_rows))
     return [side._replace(ids=jax.tree.map(lambda ids: table_row[ids], side.ids)) for side in sides]
 

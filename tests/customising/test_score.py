@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from linear_network import LogisticRegression
 from toy import dataset, pool
 
+from metaheac_jax.backend import at_a_time
+from metaheac_jax.customising import score
 from metaheac_jax.customising.customiser import Customiser
 from metaheac_jax.customising.score import AdaptedScorer, PoolScorer, over_chunks, score_many
 from metaheac_jax.data.batches import campaign_examples
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.errors import InputError
 from metaheac_jax.model import AdaptedWeights, Weights, initialise
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP
 from metaheac_jax.ranking import auc
 from metaheac_jax.table.layout import Ids
-from metaheac_jax.threads import at_a_time
 
 DATA = dataset()
 LAYOUT, ROWS = DATA.layout, DATA.num_rows
@@ -39,6 +40,14 @@ def test_scores_are_the_networks_log_odds():
     scores = PoolScorer(network, LAYOUT, chunk=16)(weights, None, campaign, users)
     np.testing.assert_allclose(scores, output.log_p - output.log_not_p, atol=1e-5)
     assert scores.dtype == np.float32
+
+
+def test_a_campaigns_own_rows_replace_the_general_ones():
+    own = AdaptedWeights(WEIGHTS.network, np.array([0, 5], np.int32), jnp.full((2, 1), 9.5))
+    expected = np.arange(float(ROWS))[:, None]
+    expected[[0, 5]] = 9.5
+    table = PoolScorer(REGRESSION, LAYOUT).overlaid(WEIGHTS.table, own)
+    np.testing.assert_array_equal(table, expected)
 
 
 def test_scores_do_not_depend_on_the_chunk_and_learn_the_campaign():
@@ -80,7 +89,7 @@ def test_a_scorer_with_its_own_table_scores_the_same_without_a_copy(monkeypatch)
     own, users = scorer.with_own_table(), DATA.user_rows[:30]
     alone = score_many([scorer])
     expected = scorer(users)
-    monkeypatch.setattr(scorer.pool_scorer, "_overlay", None)
+    monkeypatch.setattr(score, "_overlay", None)
     np.testing.assert_array_equal(own(users), expected)
     np.testing.assert_array_equal(alone(users)[0], expected)
     np.testing.assert_array_equal(WEIGHTS.table[:, 0], np.arange(ROWS))

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from toy import check_data
 
 from experiments.throughput.__main__ import Options, main, stages_table
 from experiments.throughput.inputs import ROWS_OF_FIELDS, Size, check_option, synthetic
@@ -40,7 +41,7 @@ def test_the_inputs_have_the_competitions_fields(data):
     assert data.num_rows == SIZE.table_rows
     assert len(ROWS_OF_FIELDS) == len(TENCENT.fields)
     assert sum(ROWS_OF_FIELDS) == 334_494
-    data.check()
+    check_data(data)
     assert data.stage1.label.mean() == pytest.approx(1 / 20, abs=0.01)
     with pytest.raises(InputError, match="--table-rows"):
         check_option("table_rows", 100)

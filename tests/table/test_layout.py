@@ -69,24 +69,6 @@ def test_campaign_fields_may_be_each_examples_own():
     np.testing.assert_array_equal(fields, expected)
 
 
-def test_a_reference_set_is_a_third_input():
-    """Seeds are the users 0 and 1, non-seeds the users 1 and a place for padding."""
-    reference = USERS[[[0, 1], [1, 2]]]
-    user, campaign, third = LAYOUT.inputs(
-        jnp.asarray(TABLE), Ids(USERS, np.array([5, 4]), reference)
-    )
-    np.testing.assert_allclose(user.dense(), VECTORS)
-    np.testing.assert_array_equal(campaign, [[11, 12], [9, 10]])
-    np.testing.assert_allclose(third.users.dense(), VECTORS[[[0, 1], [1, 2]]])
-    np.testing.assert_array_equal(third.present, [[1, 1], [1, 0]])
-
-
-def test_a_user_with_a_single_value_is_present_in_a_reference_set():
-    reference = np.array([[[PAD, PAD, 4]], [[PAD, PAD, PAD]]])
-    present = LAYOUT.reference(jnp.asarray(TABLE), reference).present
-    np.testing.assert_array_equal(present, [[1], [0]])
-
-
 @pytest.mark.parametrize("small", [(), (2,)])
 def test_users_with_any_leading_axes_and_small_fields(small):
     """The first field has the rows 0 and 1; as a small field its vector is left as a product."""

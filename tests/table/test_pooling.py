@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from toy import drawn
 
+from metaheac_jax.backend import compiling_for
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP, MetaHeac
 from metaheac_jax.table import pooling as module
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.pooling import UserFields, summed_fields, user_fields
@@ -142,7 +142,6 @@ def pairs():
         "product": (lambda u: u.product(kernel), lambda v: flat(v) @ kernel),
         "mean": (UserFields.mean, lambda v: v.mean(axis=1)),
         "with_fields": (lambda u: u.with_fields(more).dense(), both),
-        "sum": (UserFields.sum_over_users, lambda v: v.sum(axis=0)),
         "metaheac": (lambda u: output(metaheac, u, more),) * 2,
         "mlp": (lambda u: output(MLP((5, 4)), u, more),) * 2,
     }
@@ -195,3 +194,29 @@ def test_campaigns_together_equal_campaigns_in_turn(x64):
         for chunk in (3, 1)
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), together, in_turn)
+
+
+@pytest.mark.parametrize("small", [SIZES, (2, 9), ()])
+def test_what_accelerators_compute_is_the_same(x64, small):
+    """Fields, counts, and derivatives of both orders, of two tables at once."""
+    table, ids = world()
+    tables, users = jnp.stack([table, jnp.sin(table)]), jnp.stack([ids, ids[::-1]])
+    weight = jnp.asarray(np.random.default_rng(2).normal(size=(USERS, len(SLOTS), WIDTH)))
+
+    def results():
+        def loss(table, ids):
+            user = user_fields(table, ids, SLOTS, small_fields=small)
+            return (jnp.tanh(user.dense()) * weight).sum(), (user.dense(), user.counts)
+
+        def both(table, ids):
+            gradient = jax.grad(lambda t: loss(t, ids)[0])
+            along = jax.jvp(gradient, (table,), (jnp.cos(table),))
+            twice = jax.grad(lambda t: (gradient(t) ** 2).sum())(table)
+            return loss(table, ids), along, twice
+
+        return jax.vmap(both)(tables, users), loss(table, ids)
+
+    with compiling_for("tpu"):
+        accelerated = results()
+    close = partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+    jax.tree.map(close, accelerated, results())

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny_table import LAYOUT, NETWORK, ROWS, localised, support_and_query, weights
 
+from metaheac_jax.backend import in_threads
 from metaheac_jax.data.batches import stacked, unstacked
 from metaheac_jax.table.rows import RowIndex, select_rows
-from metaheac_jax.threads import in_threads
 from metaheac_jax.training.losses import build_loss
 from metaheac_jax.training.meta import build_meta_gradient
 

@@ -13,47 +13,44 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from metaheac_jax.backend import at_a_time, in_threads, platform
 from metaheac_jax.data.batches import check_ids, check_slots
 from metaheac_jax.data.dataset import UserRows
 from metaheac_jax.data.list_lengths import LengthenedUsers, Lengths
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.model import AdaptedWeights, Scorer, Weights, with_own_parameters
-from metaheac_jax.networks.base import Network
+from metaheac_jax.networks import Network
 from metaheac_jax.table.layout import Ids, Layout
-from metaheac_jax.threads import at_a_time, in_threads
+from metaheac_jax.table.rows import pinned
 
+#: Users that are scored at once: a thousand fit into the caches of a CPU, and 16 thousand keep what
+#: they need on the chip of an accelerator.
+CHUNK, ACCELERATOR_CHUNK = 1024, 1 << 14
 _TOGETHER_BYTES = 1 << 30  # of the value weights of campaigns that are scored together
 
 
 class PoolScorer:
     """Scores pools with general or adapted weights; build it once and use it for every model."""
 
-    def __init__(self, network: Network, layout: Layout, *, chunk: int = 1024) -> None:
+    def __init__(self, network: Network, layout: Layout, *, chunk: int | None = None) -> None:
         """Args:
         network: network of the models.
         layout: layout of the users' ids.
-        chunk: number of users scored at once. A thousand fit into the caches of a CPU.
+        chunk: number of users scored at once. By default what the backend runs fastest.
 
         Raises:
           InputError: the chunk is not a whole number of 1 or more.
         """
+        if chunk is None:
+            chunk = CHUNK if platform() == "cpu" else ACCELERATOR_CHUNK
         check_whole("chunk", chunk, 1)
         self.network, self.layout, self._chunk = network, layout, chunk
-
-        @jax.jit
-        def overlay(table: Array, rows: Array, values: Array) -> Array:
-            return table.at[rows].set(values, mode="drop")
-
-        @jax.jit
-        def score_chunk(params: Any, table: Array, user: Array, campaign: Array) -> Array:
-            output = network.apply(params, *layout.inputs(table, Ids(user, campaign)))
-            return output.log_odds
-
-        self._overlay, self._score_chunk = overlay, score_chunk
+        self._score_chunk = score_chunk(network, layout)
 
     def __call__(
         self,
@@ -97,7 +94,7 @@ class PoolScorer:
         """The table with a campaign's own rows; a copy, unless it has none."""
         if not len(adapted.rows):
             return table
-        return self._overlay(table, adapted.rows, adapted.values)
+        return pinned(_overlay(table, adapted.rows, adapted.values))
 
     def over_users(
         self,
@@ -125,6 +122,21 @@ class PoolScorer:
             return function(part)
 
         return over_chunks(checked, users, chunk=self._chunk, fill=num_rows)
+
+
+def score_chunk(network: Network, layout: Layout) -> Any:
+    """Network parameters, table (R, k), users (P, S) and campaign (N,) -> (P,) log-odds, jitted."""
+
+    @jax.jit
+    def score(params: Any, table: Array, user: Array, campaign: Array) -> Array:
+        return network.apply(params, *layout.inputs(table, Ids(user, campaign))).log_odds
+
+    return score
+
+
+@jax.jit
+def _overlay(table: Array, rows: Array, values: Array) -> Array:
+    return table.at[rows].set(values, mode="drop")
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +180,8 @@ class AdaptedScorer(Scorer):
         """See `Scorer.on_device`; general weights are moved once, so scorers still share them."""
         key = id(self.weights.network), id(self.weights.table)
         if key not in moved:
-            moved[key] = jax.device_put(self.weights, device)
+            network, table = jax.device_put(self.weights, device)
+            moved[key] = Weights(network, pinned(table))
         adapted = jax.device_put(self.adapted, device)
         return replace(self, weights=moved[key], adapted=adapted)
 
@@ -231,25 +244,73 @@ def score_many(scorers: Sequence[Scorer]) -> Callable[[UserRows], np.ndarray]:
     return score
 
 
+def joint_program(scorers: Sequence[Scorer]) -> tuple[dict[str, Any], Callable[..., Array]] | None:
+    """The program of C scorers: weights, and ``score(weights, users)``, (P, S) -> (P, C).
+
+    The weights are a dictionary of arrays. None if the scores come from no program of jax.
+    """
+    first = scorers[0]
+    if isinstance(first, HeadScorer) and all(own.group == first.group for own in scorers):
+        return _program_of_heads([own for own in scorers if isinstance(own, HeadScorer)])
+    programs = [own.program() for own in scorers]
+    parts = [own for own in programs if own is not None]
+    if len(parts) < len(scorers):
+        return None
+    weights = {f"{n}/{path}": a for n, (own, _) in enumerate(parts) for path, a in own.items()}
+
+    def score(weights: dict[str, Array], users: Array) -> Array:
+        of_each = unflatten_dict({tuple(path.split("/", 1)): a for path, a in weights.items()})
+        return jnp.stack([own(of_each[str(n)], users) for n, (_, own) in enumerate(parts)], axis=1)
+
+    return weights, score
+
+
+def _program_of_heads(
+    scorers: Sequence[HeadScorer],
+) -> tuple[dict[str, Any], Callable[..., Array]]:
+    first, (heads, value_weights) = scorers[0], _stacked(scorers)
+    pool, lengths = first.pool_scorer, first.lengths
+    params = flatten_dict(first.weights.network, sep="/")
+    weights = {f"network/{path}": np.asarray(array) for path, array in params.items()}
+    weights |= {"table": np.asarray(first.weights.table), "heads": heads}
+    weights |= {} if value_weights is None else {"value_weights": value_weights}
+    score_chunk = compiled_heads(pool.network, pool.layout)
+
+    def score(weights: dict[str, Array], users: Array) -> Array:
+        network = unflatten_dict(weights, sep="/")["network"]
+        general = Weights(network, weights["table"])
+        users = users if lengths is None else lengths.users(users)
+        return score_chunk(general, weights["heads"], weights.get("value_weights"), users)
+
+    return weights, score
+
+
+def _stacked(scorers: Sequence[HeadScorer]) -> tuple[np.ndarray, np.ndarray | None]:
+    """The heads (C, F), and value weights (R, C); None if no scorer has any."""
+    num_rows = len(scorers[0].weights.table)
+    heads = np.stack(jax.device_get([own.adapted.network["head"] for own in scorers]))
+    if not any(len(own.adapted.rows) for own in scorers):
+        return heads, None
+    value_weights = np.zeros((num_rows, len(scorers)), np.float32)
+    for number, (_, rows, values) in enumerate(own.adapted for own in scorers):
+        real = rows < num_rows
+        value_weights[rows[real], number] = np.asarray(values)[real, -1]
+    return heads, value_weights
+
+
 def _score_heads(scorers: Sequence[HeadScorer]) -> Callable[[UserRows], np.ndarray]:
     first = scorers[0]
     pool, weights, num_rows = first.pool_scorer, first.weights, len(first.weights.table)
-    heads = np.stack(jax.device_get([s.adapted.network["head"] for s in scorers]))
-    value_weights = None
-    if any(len(scorer.adapted.rows) for scorer in scorers):
-        value_weights = np.zeros((num_rows, len(scorers)), np.float32)
-        for number, (_, rows, values) in enumerate(scorer.adapted for scorer in scorers):
-            real = rows < num_rows
-            value_weights[rows[real], number] = np.asarray(values)[real, -1]
     # On the device of the general weights, which need not be the default one.
-    heads, value_weights = jax.device_put((heads, value_weights), *weights.table.devices())
-    score_chunk = _compiled_heads(pool.network, pool.layout)
+    heads, value_weights = jax.device_put(_stacked(scorers), *weights.table.devices())
+    value_weights = None if value_weights is None else pinned(value_weights)
+    score_chunk = compiled_heads(pool.network, pool.layout)
     score = functools.partial(score_chunk, weights, heads, value_weights)
     return lambda users: pool.over_users(score, first.lengthened(users), num_rows).T
 
 
 @functools.lru_cache(maxsize=8)  # a bound, so that networks do not live for ever
-def _compiled_heads(network: Any, layout: Layout) -> Callable[..., Array]:
+def compiled_heads(network: Any, layout: Layout) -> Any:
     """General weights, heads (C, F), value weights (R, C) or None, users (P, S) -> (P, C)."""
 
     @jax.jit

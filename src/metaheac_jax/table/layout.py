@@ -6,7 +6,6 @@ reference set, k embedding width, R rows of the table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -27,25 +26,10 @@ class Ids(NamedTuple):
     Attributes:
       user: (B, S) int32, the values of the users.
       campaign: (N,) int32, the values of the campaign that all examples share; or (B, N).
-      reference: (2, Q, S) int32, the values of seeds and non-seeds of the campaign, with which the
-        users are compared. None if the network uses no reference set.
     """
 
     user: Any
     campaign: Any
-    reference: Any = None
-
-
-class Reference(NamedTuple):
-    """The users of a reference set.
-
-    Attributes:
-      users: (2, Q, M, k) field vectors of seeds and of non-seeds, zero for padding.
-      present: (2, Q) bool, True for a user and False for padding.
-    """
-
-    users: UserFields
-    present: Array
 
 
 @dataclass(frozen=True)
@@ -76,11 +60,6 @@ class Layout:
             num_campaign_fields=len(schema.campaign),
         )
 
-    @staticmethod
-    def one_field() -> Layout:
-        """The layout of users with a single field of one slot, and campaigns without fields."""
-        return Layout(user_slots=(1,), small_fields=(), num_campaign_fields=0)
-
     @property
     def num_user_fields(self) -> int:
         """M."""
@@ -99,27 +78,19 @@ class Layout:
         """(R, k) table and (..., S) rows -> (..., k), the sum over a user's field vectors."""
         return summed_fields(table, ids, self.user_slots)
 
-    def inputs(self, table: Array, ids: Ids) -> Sequence[Any]:
-        """The arguments of `networks.base.Network.apply` after the parameters.
+    def inputs(self, table: Array, ids: Ids) -> tuple[UserFields, Array]:
+        """The arguments of `networks.Network.apply` after the parameters.
 
         Args:
           table: (R, k).
           ids: rows of that table. If the layout has small fields, the table starts with their rows.
 
         Returns:
-          `UserFields` (B, M, k) and campaign fields (N, k) or (B, N, k); also a `Reference` if the
-          ids have a reference set.
+          `UserFields` (B, M, k) and campaign fields (N, k) or (B, N, k).
         """
         user = self.users(table, ids.user)
         campaign = table.at[ids.campaign].get(mode="fill", fill_value=0)
-        if ids.reference is None:
-            return user, campaign
-        return user, campaign, self.reference(table, ids.reference)
-
-    def reference(self, table: Array, ids: Array) -> Reference:
-        """(R, k) table and (2, Q, S) rows -> the users of a reference set."""
-        present = (ids < table.shape[0]).any(axis=-1)
-        return Reference(self.users(table, ids), present)
+        return user, campaign
 
     def row_index(self, num_rows: int) -> RowIndex:
         """An index of a table with R rows that does not renumber the small fields' rows."""

@@ -11,15 +11,20 @@ V values of all fields kept as products, k embedding width, R table rows, h outp
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from metaheac_jax.backend import platform
+from metaheac_jax.table.rows import rows_of
 
 #: A field with at most this many values is pooled as fractions times embeddings.
 MAX_PRODUCT_VALUES = 256
@@ -91,11 +96,6 @@ class UserFields:
             start, other = start + count, other + (not count)
         return jnp.stack(fields, axis=-2)
 
-    def sum_over_users(self) -> Array:
-        """(..., B, M, k) -> (..., M, k), the sum over the last axis of users."""
-        fractions, vectors = self.fractions.sum(axis=-2), self.vectors.sum(axis=-3)
-        return replace(self, fractions=fractions, vectors=vectors).dense()
-
     def mean(self) -> Array:
         """(..., k) mean over the M fields."""
         total = self.vectors.sum(axis=-2)
@@ -139,37 +139,45 @@ def user_fields(
         table, in this order. Up to `MAX_PRODUCT_VALUES`, a product with (..., values) fractions
         replaces gathers and, in the derivative, slower scatters with many equal ids.
     """
-    width, small = table.shape[-1], _ranges(small_fields)
-    of_slots = _ranges(slots)
+    width, small, of_slots = table.shape[-1], _ranges(small_fields), _ranges(slots)
     multiplied = [f for f, rows in enumerate(small) if len(rows) <= MAX_PRODUCT_VALUES]
     products = [f for f in multiplied if 0 < len(small[f]) < width]
     evaluated = [f for f in multiplied if f not in products]
+    counts = _counts(ids < table.shape[0], of_slots, table.dtype)
     fields = [(of_slots[f], small[f]) for f in (*products, *evaluated)]
-    fractions = _fractions(ids, fields, table.dtype)
-    # A split, not slices: its derivative is one concatenation.
-    *blocks, rest = jnp.split(table, [rows.stop for rows in small])
+    if platform() == "cpu":
+        fractions = _fractions(ids, fields, table.dtype)
+    else:
+        shares = 1 / jnp.maximum(counts[..., [*products, *evaluated]], 1)
+        fractions = _compared(ids, fields, shares)
+    # A split, not slices: its derivative is one concatenation. Only of the first rows, since it
+    # copies what it splits.
+    *blocks, _ = jnp.split(table[: sum(small_fields) + 1], [rows.stop for rows in small])
     ends = np.cumsum([sum(len(small[f]) for f in products), *(len(small[f]) for f in evaluated)])
     product_fractions, *others = jnp.split(fractions, ends[:-1].tolist(), axis=-1)
-    vectors = []
-    for f, block in enumerate(blocks):
-        if f in evaluated:
-            vectors.append((others[evaluated.index(f)] @ block)[..., None, :])
-        elif f not in products:
-            field_ids = ids[..., None, of_slots[f].start : of_slots[f].stop]
-            vectors.append(_means(block, field_ids - small[f].start))
+    vectors = {f: (own @ blocks[f])[..., None, :] for f, own in zip(evaluated, others, strict=True)}
+    gathered = [f for f in range(len(slots)) if f not in multiplied]
+    listed = ids[..., np.array([slot for f in gathered for slot in of_slots[f]], int)]
+    rows, start = rows_of(table, listed) if platform() == "cpu" else None, 0
     # Adjacent fields with equally many slots are averaged in one operation, which is faster.
-    first, start = sum(small_fields), sum(slots[: len(blocks)])
-    for num_slots, group in groupby(slots[len(blocks) :]):
-        num_fields = len(list(group))
-        group_ids = ids[..., start : start + num_fields * num_slots] - first
-        vectors.append(_means(rest, group_ids.reshape(*ids.shape[:-1], num_fields, num_slots)))
-        start += num_fields * num_slots
+    for (num_slots, _), group in groupby(gathered, lambda f: (slots[f], bisect(multiplied, f))):
+        of_group = list(group)
+        end = start + num_slots * len(of_group)
+        shape = *ids.shape[:-1], len(of_group), num_slots
+        if rows is None:
+            total = _sums_by_slot(table, listed[..., start:end].reshape(shape))
+        else:
+            total = rows[..., start:end, :].reshape(*shape, width).sum(axis=-2)
+        if num_slots > 1:
+            own = counts[..., of_group[0] : of_group[-1] + 1]
+            total = total * (1 / jnp.maximum(own, 1))[..., None]
+        vectors[of_group[0]], start = total, end
     empty = jnp.zeros((*ids.shape[:-1], 0, width), table.dtype)  # if all fields are products
     return UserFields(
         product_fractions,
         jnp.concatenate([*(blocks[f] for f in products), table[:0]]),
-        jnp.concatenate([*vectors, empty], axis=-2),
-        _counts(ids < table.shape[0], of_slots, table.dtype),
+        jnp.concatenate([*(vectors[f] for f in sorted(vectors)), empty], axis=-2),
+        counts,
         tuple(len(small[f]) if f in products else 0 for f in range(len(slots))),
     )
 
@@ -232,10 +240,45 @@ def _fractions(ids: Array, fields: Sequence[tuple[range, range]], dtype: jnp.dty
     return fractions.reshape(*ids.shape[:-1], columns)
 
 
-def _means(table: Array, ids: Array) -> Array:
-    """(..., k) means of the rows at ids (..., slots); ids beyond the table are ignored."""
-    total = table.at[ids].get(mode="fill", fill_value=0).sum(axis=-2)
-    if ids.shape[-1] == 1:
-        return total
-    present = (ids < len(table)).sum(axis=-1, keepdims=True)
-    return total * (1 / jnp.maximum(present, 1).astype(total.dtype))
+def _compared(ids: Array, fields: Sequence[tuple[range, range]], shares: Array) -> Array:
+    """`_fractions` for an accelerator, which scatters single numbers slowly.
+
+    Args:
+      ids: (..., S) table rows.
+      fields: slots and table rows of each field.
+      shares: (..., fields) the fraction of one value.
+    """
+    counts = [
+        sum((ids[..., slot, None] == np.array(rows)).astype(shares.dtype) for slot in slots)
+        for slots, rows in fields
+    ]
+    lengths = np.array([len(rows) for _, rows in fields], int)
+    each = jnp.repeat(shares, lengths, axis=-1, total_repeat_length=lengths.sum())
+    return jnp.concatenate([*counts, shares[..., :0]], axis=-1) * each
+
+
+@jax.custom_jvp
+def _sums_by_slot(table: Array, ids: Array) -> Array:
+    """(R, k) table and (..., M, slots) rows -> (..., M, k) sums over slots, on an accelerator.
+
+    Each slot has a gather, whose small array stays on the chip.
+    """
+    by_slot = jnp.moveaxis(ids, (-2, -1), (0, 1)).reshape(*ids.shape[-2:], -1)
+    present, place = by_slot < len(table), jnp.minimum(by_slot, len(table) - 1)
+
+    def rows(f: int, slot: int) -> Array:
+        own = table.at[place[f, slot]].get(mode="promise_in_bounds")
+        return jnp.where(present[f, slot, :, None], own, 0)
+
+    fields, slots = map(range, ids.shape[-2:])
+    sums = [sum(rows(f, slot) for slot in slots) for f in fields]
+    return jnp.stack(sums, axis=1).reshape(*ids.shape[:-1], table.shape[-1])
+
+
+@_sums_by_slot.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    # Where derivatives are taken, one gather, since each one has a scatter as its derivative.
+    (table, ids), (direction, _) = primals, tangents
+    by_field = jnp.moveaxis(ids, (-2, -1), (0, 1))  # a sum over a leading axis is the fastest
+    sums = [rows_of(each, by_field).sum(axis=1) for each in (table, direction)]
+    return jnp.moveaxis(sums[0], 0, -2), jnp.moveaxis(sums[1], 0, -2)

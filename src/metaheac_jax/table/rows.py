@@ -12,13 +12,38 @@ k embedding width.
 from __future__ import annotations
 
 import threading
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 from jax import Array
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Sharding
 
 Tree = TypeVar("Tree")
+
+
+#: A TPU gathers the rows of a table of at most this width as they are.
+NARROW = 32
+
+
+def row_major(sharding: Sharding) -> Any:
+    """Where a table with this sharding is to live: on a TPU, with whole rows in adjacent lanes.
+
+    A TPU's own choice for a narrow table puts adjacent rows in adjacent lanes, and each program
+    that gathers rows would first copy the table. Elsewhere it is the sharding itself.
+    """
+    [platform] = {device.platform for device in sharding.device_set}
+    return Format(Layout((0, 1)), sharding) if platform == "tpu" else sharding
+
+
+def pinned(table: Array) -> Array:
+    """The table (R, k) as `row_major` puts it; itself if it is `NARROW` or nothing changes."""
+    place = row_major(table.sharding)
+    there = not isinstance(place, Format) or cast(Any, table).format == place
+    if table.shape[1] <= NARROW or there:
+        return table
+    return jax.device_put(table, place)
 
 
 @jax.jit

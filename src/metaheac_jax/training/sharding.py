@@ -39,6 +39,7 @@ from metaheac_jax.data.batches import Batch, CampaignBatch, ExampleBatch
 from metaheac_jax.errors import InputError, check_whole
 from metaheac_jax.processes import from_each
 from metaheac_jax.table.adam import TableState
+from metaheac_jax.table.rows import row_major
 
 Tree = TypeVar("Tree")
 Items = CampaignBatch | ExampleBatch
@@ -46,7 +47,7 @@ Items = CampaignBatch | ExampleBatch
 ROW = "row"
 AXES = ("campaign", ROW)
 EVERYWHERE, BY_ROW, BY_ITEM = Spec(), Spec(ROW), Spec(AXES)
-_OF_TABLE: tuple[Any, ...] = (BY_ROW, BY_ROW, BY_ROW, BY_ROW, EVERYWHERE)
+_OF_TABLE: tuple[Any, ...] = (BY_ROW, BY_ROW, EVERYWHERE)
 TABLE = TableState(*_OF_TABLE)  # how the arrays of a table are divided
 _BLOCK = 1 << 16  # rows sent at a time when a state is fetched
 
@@ -69,7 +70,7 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
-    """A mesh of jax's first devices; in several processes, of all devices.
+    """Makes a mesh of jax's first devices; in several processes, of all devices.
 
     Args:
       campaign: number of copies of the table.
@@ -89,22 +90,22 @@ def device_mesh(*, campaign: int = 1, row: int = 1) -> Mesh:
         )
     # Sorted by process, so that each process takes consecutive campaigns.
     devices = sorted(jax.devices()[:size], key=lambda device: (device.process_index, device.id))
-    return _mesh(np.array(devices).reshape(campaign, row))
+    return mesh_of(np.array(devices).reshape(campaign, row))
 
 
 def one_device() -> Mesh:
     """A mesh of the device that jax uses by default."""
-    return _mesh(np.array(list(jnp.zeros(()).devices())).reshape(1, 1))
+    return mesh_of(np.array(list(jnp.zeros(()).devices())).reshape(1, 1))
 
 
-def _mesh(devices: np.ndarray) -> Mesh:
+def mesh_of(devices: np.ndarray) -> Mesh:
+    """A mesh of (campaign, row) devices."""
     return Mesh(devices, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def own_devices(mesh: Mesh) -> Mesh | None:
-    """This process's devices of a mesh, on one axis; None if there is only one."""
-    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    return Mesh(np.array(own), AXES[:1]) if len(own) > 1 else None
+def _memory(device: jax.Device) -> int | None:
+    """Bytes that programs may use; None where that is not known, as on a CPU."""
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,30 @@ class Placement:
     def sharding(self, spec: Spec) -> NamedSharding:
         """The sharding of an array that is divided by one of this module's specs."""
         return NamedSharding(self.mesh, spec)
+
+    @property
+    def of_table(self) -> TableState:
+        """Where the arrays of a table live, and on a TPU in which layout."""
+        by_row, everywhere = self.sharding(BY_ROW), self.sharding(EVERYWHERE)
+        places: tuple[Any, ...] = row_major(by_row), by_row, everywhere
+        return TableState(*places)
+
+    def table_bytes(self, width: int) -> int:
+        """What a table of this width takes on each device, with its moments."""
+        tpu = self.mesh.devices.flat[0].platform == "tpu"
+        columns = -(-3 * width // 128) * 128 if tpu else 3 * width
+        return self.padded_rows // self.mesh.shape[ROW] * 4 * (columns + 1)
+
+    def check_memory(self, width: int) -> None:
+        """Refuses with an `InputError` a table that does not fit into the devices' memory."""
+        needed, memory = self.table_bytes(width), _memory(self.mesh.devices.flat[0])
+        if memory is not None and needed > memory:
+            pieces = self.mesh.shape[ROW] * -(-needed // memory)
+            raise InputError(
+                f"mesh: a table of {self.num_rows:,} rows takes {needed / 1e9:.3g} GB on each "
+                f"device with its moments, and a device has {memory / 1e9:.3g} GB; divide the rows "
+                f"over more devices, as with row={pieces}, or take a smaller width"
+            )
 
     @functools.cached_property
     def several_processes(self) -> bool:
@@ -223,11 +248,12 @@ class Placement:
         """Puts a tree of states, whose tables have R rows, on the devices."""
 
         def put(sharding: NamedSharding, leaf: np.ndarray | Array) -> Array:
-            leaf = np.array(leaf)  # steps consume what they get, and this stays the caller's
+            leaf, place = np.array(leaf), sharding  # steps consume it, and this is the caller's
             if sharding.spec == BY_ROW:
                 missing = self.padded_rows - len(leaf)
                 leaf = np.pad(leaf, ((0, missing), *[(0, 0)] * (leaf.ndim - 1)))
-            return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+                place = row_major(sharding) if leaf.ndim > 1 else sharding
+            return jax.make_array_from_callback(leaf.shape, place, leaf.__getitem__)
 
         return self.map(put, tree)
 

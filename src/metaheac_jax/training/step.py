@@ -13,10 +13,20 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from metaheac_jax.backend import platform
 from metaheac_jax.table.adam import TableOptimizer, TableState
 from metaheac_jax.training.donation import copied, placed_together, refusing_consumed
 from metaheac_jax.training.losses import Reduction
-from metaheac_jax.training.sharding import AXES, BY_ITEM, EVERYWHERE, ROW, TABLE, Placement, held
+from metaheac_jax.training.sharding import (
+    AXES,
+    BY_ITEM,
+    BY_ROW,
+    EVERYWHERE,
+    ROW,
+    TABLE,
+    Placement,
+    held,
+)
 
 P = ParamSpec("P")
 #: ``gradient(params, *batches) -> (gradient, info)`` over the touched rows. The parameters are
@@ -49,8 +59,7 @@ class RowStep(NamedTuple):
     """The two functions of training.
 
     Attributes:
-      init: ``init(network, table) -> state`` from a copy of the network and the table (R, k)
-        itself, which the first step consumes; to keep it, pass a copy.
+      init: ``init(network, table) -> state`` from copies of the network and the table (R, k).
       step: ``step(state, rows, *batches) -> (state, info)``; it consumes the state, whose memory it
         reuses. ``rows`` are (U,) distinct table rows that the step touches, R for padding; the
         batches are as the gradient takes them.
@@ -121,8 +130,8 @@ def build_row_step(
       reduction: of the gradient over the items that the devices share.
 
     Raises:
-      ValueError: at a step, if an earlier step consumed the state, or another state's table that
-        is the same array.
+      InputError: at ``init`` with a placement, if the table does not fit into its devices.
+      ValueError: at a step, if an earlier step consumed the state.
     """
     if placement is None:
 
@@ -152,34 +161,42 @@ def build_row_step(
             check_vma=False,
         )(state, rows, *batches)
 
-    jitted = refusing_consumed(jax.jit(on_mesh, donate_argnums=0))
+    everywhere = placement.sharding(EVERYWHERE)
+    places = RowState(everywhere, everywhere, placement.of_table)
+    jitted = refusing_consumed(
+        jax.jit(on_mesh, donate_argnums=0, out_shardings=(places, everywhere))
+    )
 
     def waiting(state: RowState, rows: Any, *batches: Any) -> tuple[RowState, Any]:
         # On CPUs, messages of two concurrent computations may arrive in another order.
         return jax.block_until_ready(jitted(state, rows, *batches))
 
-    wait = placement.several_processes and jax.default_backend() == "cpu"
-    start = _init_on_mesh(optimizer, table_optimizer, placement)
+    wait = placement.several_processes and platform() == "cpu"
+    start = _init_on_mesh(optimizer, table_optimizer, placement, places)
     return RowStep(start, waiting if wait else jitted)
 
 
 def _init_on_mesh(
-    optimizer: optax.GradientTransformation, table_optimizer: TableOptimizer, placement: Placement
+    optimizer: optax.GradientTransformation,
+    table_optimizer: TableOptimizer,
+    placement: Placement,
+    places: RowState,
 ) -> Callable[[Any, Array], RowState]:
-    """Builds ``init`` of `RowStep`; a table that has its place is not copied."""
+    """Builds ``init`` of `RowStep`; it consumes a table that has its place."""
 
     def state(network: Any, table: Array) -> RowState:
         table = jnp.pad(table, ((0, placement.padded_rows - len(table)), (0, 0)))
         own = copied((network, optimizer.init(network)))
         return RowState(*own, table_optimizer.init(table))
 
-    places = jax.tree.map(placement.sharding, _STATE)
-    copying = jax.jit(state, out_shardings=places)
-    taking = jax.jit(state, out_shardings=places, donate_argnums=1)
+    jitted = jax.jit(state, out_shardings=places)
 
     def init(network: Any, table: Array) -> RowState:
-        has_place = getattr(table, "sharding", None) == places.table.table
-        return (taking if has_place else copying)(network, table)
+        placement.check_memory(table.shape[1])
+        made = jitted(network, table)
+        if getattr(table, "sharding", None) == placement.sharding(BY_ROW):
+            table.delete()
+        return made
 
     return init
 
@@ -247,7 +264,7 @@ def _row_step(
             network, opt_state = jax.tree.map(
                 keep, (network, opt_state), (state.network, state.opt_state)
             )
-            rows = keep(rows, len(state.table.table))  # past the end, so the scatter drops them
+            rows = keep(rows, len(state.table.last))  # past the end, so the scatter drops them
             table = table_optimizer.scatter(state.table, rows, local, moved)
             table = table._replace(count=keep(table.count, state.table.count))
         else:
