@@ -1,52 +1,65 @@
-"""``metaheac export``: a campaign's scorer, for programs without this package."""
+"""``metaheac export``: the scorer of campaigns, for Spark, Ray and programs of your own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.terminal import option
+from metaheac_jax.cli.expand import new_campaigns, notes_on
+from metaheac_jax.cli.terminal import counted, option
+from metaheac_jax.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Writes a campaign's scorer as a program that needs jax, numpy and flatbuffers alone."""
+    """Writes the scorer of campaigns as files, with which Spark and Ray find their audiences."""
 
     #: Folder of a general model, from fit.
     model: Annotated[Path, Positional, option("MODEL")]
-    #: Folder of the data that has the campaign.
+    #: Folder of the data that has the campaigns.
     data: Annotated[Path, Positional, option("DATA")]
-    #: Id of the campaign.
-    campaign: Annotated[str, option("ID")]
-    #: Folder to write; an export there is replaced. `open_export` of
-    #: metaheac_jax.customising.exported reads it, and scores users by their raw values.
+    #: Ids of the campaigns, as for expand.
+    campaign: Annotated[tuple[str, ...], option("ID...")] = ()
+    #: All campaigns of the data that have seeds and that the model has not seen.
+    all_new: bool = False
+    #: Folder to write; an export there is replaced.
     out: Annotated[Path, option("FOLDER")]
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.customising.exported import MANIFEST, PLATFORMS, export_scorer
-    from metaheac_jax.data.storage import open_dataset
+    from metaheac_jax.audience.retrieve import find_campaigns
+    from metaheac_jax.data.columns import TableSchema
+    from metaheac_jax.data.storage import TABLE_SCHEMA, open_dataset
+    from metaheac_jax.engines.export_files import MANIFEST
+    from metaheac_jax.engines.exporting import PLATFORMS, export_scorer
     from metaheac_jax.files import locked
     from metaheac_jax.methods.general_models import customise
     from metaheac_jax.model import load
 
+    if bool(options.campaign) == options.all_new:
+        raise InputError("--campaign: give one of --campaign and --all-new")
     inputs = (options.model, options.data)
     terminal.check_output_folder("--out", options.out, MANIFEST, "an export", *inputs)
     screen = terminal.screen()
     with locked(options.out), terminal.progress_display(screen) as progress:
         general = load(options.model, progress=progress)
         data = open_dataset(options.data, progress=progress)
-        campaign = data.campaign(data.index_of(options.campaign))
-        model = customise(general, data, campaign)
-        export_scorer(model, options.out, progress=progress)
-    size = sum(path.stat().st_size for path in options.out.iterdir())
+        wanted: list[Any] = [*dict.fromkeys(options.campaign)]
+        data, chosen = find_campaigns(general, data, wanted or new_campaigns(general, data))
+        models = customise(general, data, chosen, progress=progress)
+        path = options.data / TABLE_SCHEMA
+        schema = TableSchema.read(path) if path.is_file() else None
+        export_scorer(models, options.out, table_schema=schema, progress=progress)
+    size = sum(path.stat().st_size for path in options.out.iterdir()) / 2**20
     terminal.print_lines(
         screen,
-        f"{options.out}: {size / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}",
-        "note: the program scores the campaign's seeds, too; leave them out of its audiences",
+        *notes_on(chosen),
+        f"{options.out}: {counted(len(models), 'campaign')}, {size:,.1f} MiB, for "
+        f"{', '.join(PLATFORMS)}",
+        "note: seeds are scored, too; exclude them from the audiences",
     )

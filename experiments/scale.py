@@ -1,0 +1,218 @@
+"""Finds an audience among many users by Spark, by Ray and by the library, and compares them.
+
+    python -m experiments.scale FOLDER --users 20000000 --json experiments/results/scale.json
+
+Needs the extras ``spark`` and ``ray``, and Java 17. The users are copies of those of a simulated
+world, so each score is tied a hundred times. An engine runs in a process of its own, with two
+workers; its time is that from users in Parquet files to the audience in one, with all checks, but
+without the start of the engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import metaheac_jax as mh
+from metaheac_jax.backend import environment, num_cores
+from metaheac_jax.data.columns import TableSchema
+from metaheac_jax.data.simulation import write_world
+from metaheac_jax.methods import configured
+
+WORLD_USERS = 200_000
+WORKERS = 2
+_APART = 10**8  # between the ids of a user and its copy
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="keeps the users, 300 MB for each million")
+    parser.add_argument("--users", type=int, default=20_000_000, help="a multiple of 200,000")
+    parser.add_argument("--size", type=int, default=100_000, help="of the audience")
+    parser.add_argument("--method", default="metaheac")
+    parser.add_argument("--json", type=Path, required=True, help="file to write")
+    options = parser.parse_args()
+    folder, copies = options.folder.resolve(), options.users // WORLD_USERS
+    load = os.getloadavg()[0]
+    _run(prepare, folder, copies, options.method)
+    results, audiences = dict[str, Any](), []
+    for engine in (rates, by_library, by_spark, by_ray):
+        results[engine.__name__] = _run(engine, folder, copies, options.size)
+        print(engine.__name__, json.dumps(results[engine.__name__]), flush=True)
+        if engine is not rates:
+            found = pl.read_parquet(folder / engine.__name__ / "*.parquet").sort("rank")
+            audiences.append(found.select("rank", "user_id", "score"))
+    equal = [
+        own["user_id"].equals(audiences[0]["user_id"])
+        and bool((own["score"] - audiences[0]["score"]).abs().max() <= 1e-6)
+        for own in audiences
+    ]
+    kept = {
+        name: value for name, value in vars(options).items() if name in ("users", "size", "method")
+    }
+    kept |= {"cores": num_cores(), "load_before": round(load, 2)}
+    content = {**kept, "equal": all(equal), "environment": environment(), "engines": results}
+    options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def prepare(folder: Path, copies: int, method: str) -> dict[str, Any]:
+    """Writes the users, a model and an export, unless they are there."""
+    world = folder / "world"
+    if not (folder / "export").exists():
+        write_world(world, users=WORLD_USERS, min_pool_examples=300, new_campaigns=1)
+        data = mh.prepare(world, folder / "data")
+        new = world / "new"
+        data = data.add(campaigns=new / "campaigns.csv", examples=new / "examples.csv")
+        settings = {"offline_epochs": 1, "offline_patience": None}
+        general = mh.save(mh.fit(data, configured(method, **settings)), folder / "model")
+        model = mh.customise(general, data, data.campaign(data.index_of(_campaign(folder))))
+        schema = TableSchema.read(folder / "data" / "schema.json")
+        mh.export_scorer(model, folder / "export", table_schema=schema)
+    users = pl.read_parquet(world / "users.parquet")
+    (folder / "users").mkdir(exist_ok=True)
+    for copy in range(copies):
+        path = folder / "users" / f"{copy:05d}.parquet"
+        if not path.exists():
+            users.with_columns(pl.col("user_id") + copy * _APART).write_parquet(path)
+    return {}
+
+
+def _campaign(folder: Path) -> int:
+    return pl.read_csv(folder / "world" / "new" / "campaigns.csv")["campaign_id"][0]
+
+
+def _files(folder: Path, copies: int) -> list[str]:
+    return [str(folder / "users" / f"{copy:05d}.parquet") for copy in range(copies)]
+
+
+def _seeds(folder: Path) -> pl.DataFrame:
+    examples = pl.read_csv(folder / "world" / "new" / "examples.csv").filter(label=1)
+    return examples.select("campaign_id", "user_id")
+
+
+def rates(folder: Path, copies: int, size: int) -> dict[str, Any]:
+    """Users a second and core that one process encodes, and that it scores."""
+    del copies, size
+    import pyarrow.parquet as pq
+
+    from metaheac_jax.engines.arrow import open_export
+
+    scorer = open_export(folder / "export")
+    users = pq.read_table(_files(folder, 1)[0])
+    parts = [users.slice(at, 1 << 16) for at in range(0, users.num_rows, 1 << 16)]
+    scorer(parts[0].slice(0, 10))
+    start = time.process_time()
+    rows = [scorer.rows(part) for part in parts]
+    encoded = time.process_time()
+    for own in rows:
+        scorer.score(own)
+    scored = time.process_time()
+    return {
+        "encoded_per_second_and_core": round(users.num_rows / (encoded - start)),
+        "scored_per_second_and_core": round(users.num_rows / (scored - encoded)),
+    }
+
+
+def by_library(folder: Path, copies: int, size: int) -> dict[str, Any]:
+    """`mh.expand` on prepared users; preparing them is not part of its time."""
+    general, data = mh.load(folder / "model"), mh.open_dataset(folder / "data")
+    path, count = folder / "rows.npy", copies * data.num_users
+    rows = np.lib.format.open_memmap(path, "w+", np.int32, (count, data.user_rows.shape[1]))
+    for copy in range(copies):
+        rows[copy * data.num_users : (copy + 1) * data.num_users] = data.user_rows
+    rows.flush()
+    ids = [np.asarray(data.user_ids) + copy * _APART for copy in range(copies)]
+    many = replace(data, user_ids=np.concatenate(ids), user_rows=np.load(path, mmap_mode="r"))
+    campaign = data.campaign(data.index_of(_campaign(folder)))
+    start = time.monotonic()
+    audience = mh.expand(general, many, campaign, size=size)
+    result = _measured(start, count)
+    out = folder / "by_library"
+    out.mkdir(exist_ok=True)
+    audience.frame.write_parquet(out / "audience.parquet")
+    path.unlink()
+    return result
+
+
+def by_spark(folder: Path, copies: int, size: int) -> dict[str, Any]:
+    """Spark with two tasks at a time, in one Java process."""
+    from pyspark.sql import SparkSession
+
+    from metaheac_jax.engines.spark import expand_on_spark
+
+    builder = SparkSession.builder.master(f"local[{WORKERS}]").config("spark.driver.memory", "3g")
+    spark = builder.config("spark.ui.enabled", "false").getOrCreate()
+    users = spark.read.parquet(*_files(folder, copies))
+    seeds = spark.createDataFrame(_seeds(folder).to_arrow())
+    start = time.monotonic()
+    found = expand_on_spark(users, folder / "export", size, exclude=seeds)
+    checked = time.monotonic()
+    found.write.mode("overwrite").parquet(str(folder / "by_spark"))
+    result = _measured(start, copies * WORLD_USERS)
+    spark.stop()
+    return result | {"of_which_checks": round(checked - start, 1)}
+
+
+def by_ray(folder: Path, copies: int, size: int) -> dict[str, Any]:
+    """Ray with two workers that score, and a CPU more for tasks that read."""
+    import ray
+
+    from metaheac_jax.engines.ray import expand_on_ray
+
+    ray.init(num_cpus=WORKERS + 1, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    users = ray.data.read_parquet(_files(folder, copies))
+    seeds = ray.data.from_arrow(_seeds(folder).to_arrow())
+    start = time.monotonic()
+    found = expand_on_ray(users, folder / "export", size, exclude=seeds, num_workers=WORKERS)
+    found.write_parquet(str(folder / "by_ray"), mode=ray.data.SaveMode.OVERWRITE)
+    result = _measured(start, copies * WORLD_USERS)
+    ray.shutdown()
+    return result
+
+
+def _measured(start: float, num_users: int) -> dict[str, Any]:
+    """Seconds since then, users a second, and memory: the peak of each kind of process."""
+    seconds, memory = time.monotonic() - start, dict[str, int]()
+    for process in (os.getpid(), *_descendants(os.getpid())):
+        try:
+            name = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[0].decode()
+            status = Path(f"/proc/{process}/status").read_text()
+        except OSError:  # it has ended
+            continue
+        peak = int((re.findall(r"VmHWM:\s+(\d+)", status) or ["0"])[0]) // 1024
+        kind = Path(name.split("(")[0]).name + (" _Best" if "_Best" in name else "")
+        memory[kind] = max(memory.get(kind, 0), peak)
+    large = {kind: peak for kind, peak in memory.items() if peak > 100}
+    rate = round(num_users / seconds)
+    return {"seconds": round(seconds, 1), "users_per_second": rate, "peak_mib": large}
+
+
+def _descendants(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task").glob("*/children")
+    direct = [int(own) for path in children for own in path.read_text().split()]
+    return direct + [own for child in direct for own in _descendants(child)]
+
+
+def _run(task: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """The result of a task in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(task, *arguments).result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""Scores users in Arrow batches with an export, without the part of the package that trains.
+
+Raw values become table rows as in `metaheac prepare`: each distinct value of a batch is looked up
+once. Users are scored in chunks of one shape, so that XLA compiles once.
+
+Axes: P users, S slots of a user, C campaigns of an export, n values of a column.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jax import export as jax_export
+from pyarrow import types
+
+from metaheac_jax.backend import check_backend, set_cpu_flags
+from metaheac_jax.engines.export_files import PROGRAM, REMEDY, VALUES, WEIGHTS, Export, read_export
+from metaheac_jax.engines.top_users import BLOCK
+from metaheac_jax.errors import InputError
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.schema import Field, Schema, Vocabulary, as_texts
+
+#: Number of users that are scored at once on a CPU. A thousand fit into its caches.
+_CHUNK = 1024
+
+
+def open_export(folder: Path | str, *, progress: Progress = silent) -> ArrowScorer:
+    """The scorer of an export in a folder.
+
+    Raises:
+      InputError: as `read_export`, or this version of jax cannot read the program.
+    """
+    return ArrowScorer(read_export(folder, progress=progress))
+
+
+@functools.lru_cache(maxsize=1)
+def scorer_of_worker(export: Export) -> ArrowScorer:
+    """The scorer of an export in a worker process, which keeps the last one.
+
+    XLA gets as many threads as Spark or Ray has given to the worker.
+
+    Raises:
+      BackendError: jax computes wrongly in this process.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        os.environ.setdefault("NPROC", os.environ["OMP_NUM_THREADS"])
+    set_cpu_flags()
+    check_backend()
+    return ArrowScorer(export)
+
+
+class ArrowScorer:
+    """Scores users by the raw values in their columns, for all campaigns of an export in one pass.
+
+    Attributes:
+      export: the content of the export.
+      campaigns: (C,) ids of the campaigns, int64 or text.
+      columns: names of the columns of users that it reads.
+    """
+
+    def __init__(self, export: Export) -> None:
+        self.export, manifest = export, export.manifest
+        self.campaigns = pa.array(manifest["campaigns"])
+        schema = Schema.from_json(manifest["schema"])
+        self.columns = [own.name for own in schema.user]
+        with np.load(io.BytesIO(export.files[VALUES]), allow_pickle=False) as values:
+            vocabulary = Vocabulary(tuple(values[f"values/{own.name}"] for own in schema.fields))
+        separators, missing = manifest["separators"], tuple(manifest["missing"])
+        self._encoders = [
+            _Encoder(number, own, vocabulary, separators.get(own.name, ""), missing)
+            for number, own in enumerate(schema.user)
+        ]
+        self._pad = vocabulary.num_rows
+        self._chunk = _CHUNK if jax.default_backend() == "cpu" else BLOCK
+        try:
+            program = jax_export.deserialize(bytearray(export.files[PROGRAM]))
+        except ValueError as error:
+            made = manifest["versions"]["jax"]
+            raise InputError(
+                f"export: jax {jax.__version__} cannot read a program of jax {made}; {REMEDY}"
+            ) from error
+        self._program = jax.jit(program.call)
+        with np.load(io.BytesIO(export.files[WEIGHTS]), allow_pickle=False) as weights:
+            self._weights = jax.device_put(dict(weights))
+
+    def __call__(self, users: pa.RecordBatch | pa.Table) -> np.ndarray:
+        """Columns of P users, by field name -> (P, C) scores, higher for more likely converts.
+
+        Raises:
+          InputError: a column is missing or has another type, or a cell is no number.
+        """
+        return self.score(self.rows(users))
+
+    def score(self, rows: np.ndarray) -> np.ndarray:
+        """(P, S) int32 table rows of users -> (P, C) float32 scores."""
+        count, chunk = len(rows), self._chunk
+        rows = np.pad(rows, ((0, -count % chunk), (0, 0)), constant_values=self._pad)
+        starts = range(0, len(rows), chunk)
+        parts = [self._program(self._weights, rows[start : start + chunk]) for start in starts]
+        return np.concatenate([np.empty((0, len(self.campaigns)), np.float32), *parts])[:count]
+
+    def rows(self, users: pa.RecordBatch | pa.Table) -> np.ndarray:
+        """Columns of P users, by field name -> (P, S) int32 table rows.
+
+        Raises:
+          InputError: a column is missing or has another type, or a cell is no number.
+        """
+        for own in self._encoders:
+            own.check(_type_of(users.schema, own.field.name))
+        parts = [own.rows(_array(users[own.field.name]), self._pad) for own in self._encoders]
+        return np.concatenate(parts, axis=1)
+
+    def check_sample(self, users: pa.Table, id_column: str) -> pa.DataType:
+        """Checks all columns, and the values of some users, before many are scored.
+
+        Warns of a field most of whose values are unseen in training.
+
+        Returns:
+          The type of the ids.
+
+        Raises:
+          InputError: a column is missing or has another type, or a cell is no number.
+        """
+        kind = _type_of(users.schema, id_column)
+        if not (types.is_integer(kind) or _is_text(kind)):
+            raise InputError(
+                f"users: {id_column!r} is of type {kind}, expected whole numbers or text; cast it"
+            )
+        self.rows(users)
+        for own in self._encoders:
+            share, example = own.unseen(_array(users[own.field.name]))
+            if share > 0.5:
+                warnings.warn(
+                    f"users: column {own.field.name!r}: of the values in {users.num_rows:,} users "
+                    f"{share:.0%} are unseen in training, such as {example!r}; check the column",
+                    stacklevel=3,
+                )
+        return kind
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Turns the column of a field into table rows.
+
+    Attributes:
+      number: position of the field.
+      field: the field.
+      vocabulary: values of all fields.
+      separator: separator of the values of a list in text.
+      missing: texts that stand for a missing value.
+    """
+
+    number: int
+    field: Field
+    vocabulary: Vocabulary
+    separator: str
+    missing: tuple[str, ...]
+
+    @functools.cached_property
+    def _known(self) -> pa.Array:
+        """Texts of the values that have table rows; none for buckets."""
+        bucketed = self.field.edges or self.field.hash_rows
+        texts = [] if bucketed else as_texts(self.vocabulary.values[self.number])
+        return pa.array(texts, pa.string())
+
+    @functools.cached_property
+    def _absent(self) -> pa.Array:
+        """Texts that stand for a missing value."""
+        return pa.array(["", "NaN", *self.missing, *(f"{text}.0" for text in self.missing)])
+
+    def check(self, kind: pa.DataType) -> None:
+        """Refuses a column of another type."""
+        many, expected = self.field.slots > 1, "text, numbers, dates, or true and false"
+        right = _is_value(kind)
+        if many:
+            expected = "lists, or text with separators" if self.separator else "lists"
+            in_text = bool(self.separator) and _is_text(kind)
+            right = _is_value(_plain(kind.value_type)) if _is_list(kind) else in_text
+        elif self.field.edges:
+            expected = "numbers"
+            right &= not (types.is_boolean(kind) or types.is_temporal(kind))
+        if not right:
+            raise InputError(
+                f"users: column {self.field.name!r} is of type {kind}, expected {expected}; cast it"
+            )
+
+    def rows(self, column: pa.Array, pad: int) -> np.ndarray:
+        """(P, slots) int32 table rows of the cells of P users."""
+        slots = self.field.slots
+        if self.field.edges:
+            buckets = self.field.bucket(self._numbers(column))
+            return self.vocabulary.encode(self.number, buckets)[:, None]
+        if slots == 1:
+            return self._values(column)[0][:, None]
+        lists = self._lists(column)
+        found, missing = self._values(lists.flatten())
+        length = pc.list_value_length(lists).fill_null(0).to_numpy()
+        user = np.repeat(np.arange(len(column)), length)
+        if missing.any():
+            found, user = found[~missing], user[~missing]
+            length = np.bincount(user, minlength=len(column))
+        place = np.arange(len(user)) - (np.cumsum(length) - length)[user]
+        if (length > slots).any():
+            kept = place < slots
+            found, user, place = found[kept], user[kept], place[kept]
+        rows = np.full((len(column), slots), pad, np.int32)
+        rows[user, place] = found
+        return rows
+
+    def unseen(self, column: pa.Array) -> tuple[float, str]:
+        """The share of a category's values that are unseen, of those present, and one of them."""
+        if self.field.edges or self.field.hash_rows:
+            return 0.0, ""
+        values = column if self.field.slots == 1 else self._lists(column).flatten()
+        rows, missing = self._values(values)
+        unseen = (rows == self.vocabulary.num_rows) & ~missing
+        if not unseen.any():
+            return 0.0, ""
+        return unseen.sum() / (~missing).sum(), str(values[int(unseen.argmax())])
+
+    def _lists(self, column: pa.Array) -> pa.Array:
+        if _is_list(column.type):
+            return column
+        lists = pc.split_pattern(pc.cast(column, pa.string()).fill_null(""), self.separator)
+        return pa.ListArray.from_arrays(lists.offsets, pc.utf8_trim_whitespace(lists.values))
+
+    def _values(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) int32 table rows of a category's values, and (n,) bool, whether each is missing."""
+        texts, index = _distinct(values)
+        missing = pc.is_in(texts, self._absent).to_numpy(zero_copy_only=False)
+        place = pc.index_in(texts, self._known).fill_null(-1).to_numpy()
+        rows = (place + self.vocabulary.offsets[self.number]).astype(np.int32)
+        other = np.flatnonzero((place < 0) | missing)  # unseen, hashed, or spelled otherwise
+        spelled = pc.if_else(pa.array(missing), "", texts).take(pa.array(other)).to_pylist()
+        rows[other] = self.vocabulary.encode_texts(self.number, self.field, spelled)
+        return rows[index], missing[index]
+
+    def _numbers(self, column: pa.Array) -> np.ndarray:
+        """(P,) float64 numbers, NaN for missing ones."""
+        if not self.missing and (types.is_integer(column.type) or types.is_float64(column.type)):
+            numbers = pc.cast(column, pa.float64(), safe=False)
+            return numbers.fill_null(np.nan).to_numpy(zero_copy_only=False)
+        texts, index = _distinct(column)
+        present = pc.if_else(pc.is_in(texts, self._absent), pa.scalar(None, pa.string()), texts)
+        try:
+            numbers = pc.cast(present, pa.float64()).fill_null(np.nan)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"users: column {self.field.name!r}: {error}; repair it") from error
+        return numbers.to_numpy(zero_copy_only=False)[index]
+
+
+def _distinct(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The distinct values as texts, empty for null and NaN, and the (n,) position of each value.
+
+    Numbers are spelled as polars does, but whole ones without ``.0``.
+    """
+    if types.is_null(values.type):
+        values = pc.cast(values, pa.string())
+    coded = values if types.is_dictionary(values.type) else values.dictionary_encode()
+    distinct = coded.dictionary
+    texts = pc.cast(distinct, pa.string())
+    if types.is_floating(distinct.type):
+        distinct = pc.cast(texts, pa.float64())  # 0.1 for a short 0.1, which is not the nearest
+        whole = pc.and_(pc.equal(pc.floor(distinct), distinct), pc.less(pc.abs(distinct), 1e16))
+        whole = pc.and_(whole, pc.not_equal(distinct, 0))  # -0 is spelled -0
+        plain = pc.cast(pc.cast(pc.if_else(whole, distinct, 0.0), pa.int64()), pa.string())
+        texts = pc.if_else(pc.is_nan(distinct), "", pc.if_else(whole, plain, texts))
+    texts = pa.concat_arrays([texts.fill_null(""), pa.array([""])])
+    return texts, coded.indices.fill_null(len(texts) - 1).to_numpy()
+
+
+def _type_of(schema: pa.Schema, column: str) -> pa.DataType:
+    if column not in schema.names:
+        raise InputError(f"users: no column {column!r} in {', '.join(schema.names)[:200]}; add it")
+    return _plain(schema.field(column).type)
+
+
+def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return types.is_list(kind) or types.is_large_list(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_value(kind: pa.DataType) -> bool:
+    """Whether a type is that of single values, which have texts."""
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_float16(kind)
+    return not (types.is_nested(kind) or is_bytes)

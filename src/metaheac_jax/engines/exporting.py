@@ -1,0 +1,120 @@
+"""Writes the scorers of customised models as an export; see `export_files`.
+
+Axes: P users, S slots of a user, C campaigns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, export
+
+from metaheac_jax.customising.score import joint_program
+from metaheac_jax.data.campaign import Campaign
+from metaheac_jax.data.columns import TableSchema
+from metaheac_jax.engines.export_files import (
+    FORMAT,
+    MANIFEST,
+    PROGRAM,
+    VALUES,
+    WEIGHTS,
+    check_flatbuffers,
+)
+from metaheac_jax.errors import InputError
+from metaheac_jax.files import new_directory
+from metaheac_jax.model import Customised
+from metaheac_jax.progress import Progress, silent
+from metaheac_jax.sealed import seal
+
+#: Backends that the program is lowered for.
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export_scorer(
+    models: Customised | Sequence[Customised],
+    directory: Path | str,
+    *,
+    table_schema: TableSchema | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Writes the scorers of C customised models into a folder, completely or not at all.
+
+    An existing export is replaced. It scores any user, also seeds of the campaigns.
+
+    Args:
+      models: models of one general model, each of another campaign; or one model.
+      directory: the folder.
+      table_schema: the schema with which the data was prepared. Without it, lists in text are not
+        split, and only an empty text is a missing value.
+      progress: receives the number of bytes whose digest is computed.
+
+    Raises:
+      InputError: the method adapts no network's weights, the models are of several general models
+        or of one campaign, the folder exists and is not an export or has a foreign file in it, or
+        flatbuffers is not installed.
+    """
+    check_flatbuffers()
+    models = [models] if isinstance(models, Customised) else models
+    general, program = models[0].general, joint_program([own.scorer for own in models])
+    campaigns = [_id_of(own.campaign) for own in models]
+    if len({*campaigns}) < len(campaigns) or any(own.general is not general for own in models):
+        raise InputError("export: expected models of one general model for different campaigns")
+    if program is None:
+        raise InputError(
+            f"{models[0].campaign.name}: {general.method!r} has no network to export; use a method "
+            "that has, such as 'metaheac'"
+        )
+    (weights, score), schema, vocabulary = program, general.schema, general.vocabulary
+    columns = () if table_schema is None else table_schema.user
+    content = {
+        "format": FORMAT,
+        "method": general.method,
+        "campaigns": campaigns,
+        "model_digest": None if general.origin is None else general.origin.digest,
+        "schema": schema.to_json(),
+        "separators": {own.name: own.separator for own in columns if own.separator},
+        "missing": () if table_schema is None else table_schema.missing,
+        "platforms": PLATFORMS,
+        "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
+    }
+    known: dict[str, Any] = {
+        f"values/{field.name}": values
+        for field, values in zip(schema.fields, vocabulary.values, strict=True)
+    }
+    with new_directory(Path(directory), marker=MANIFEST) as folder:
+        (folder / PROGRAM).write_bytes(_serialised(score, weights, schema.num_slots))
+        np.savez(folder / WEIGHTS, **weights)
+        np.savez(folder / VALUES, **known)
+        files = [folder / name for name in (PROGRAM, WEIGHTS, VALUES)]
+        seal(folder, MANIFEST, content, files, progress=progress)
+
+
+def _id_of(campaign: Campaign) -> int | str:
+    return campaign.name if campaign.id is None else campaign.id
+
+
+def _serialised(score: Callable[..., Array], weights: dict[str, Any], num_slots: int) -> bytes:
+    """The program, for any number of users."""
+    (count,) = export.symbolic_shape("users")
+    shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)
+    users = jax.ShapeDtypeStruct((count, num_slots), np.int32)
+    with _without_source_files():
+        return bytes(export.export(jax.jit(score), platforms=PLATFORMS)(shapes, users).serialize())
+
+
+@contextmanager
+def _without_source_files() -> Iterator[None]:
+    """Keeps the paths of source files, which jax notes for each operation, out of programs."""
+    name = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, name)
+    jax.config.update(name, ".*")
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

@@ -1,0 +1,176 @@
+"""Audiences from the users of a Ray dataset; needs ``pip install "metaheac-jax[ray]"``.
+
+Workers keep the scorer and pass on the users who are among the best they have seen; tasks merge
+these. No row of a user passes through the driver, apart from a sample that is checked first.
+
+Axis: C campaigns of an export.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+from ray.data.checkpoint import CheckpointConfig
+
+from metaheac_jax.engines.arrow import open_export, scorer_of_worker
+from metaheac_jax.engines.top_users import (
+    BLOCK,
+    CAMPAIGN,
+    SAMPLE,
+    SCORE,
+    USER,
+    TopUsers,
+    keys_of,
+    refuse_repeated,
+)
+from metaheac_jax.errors import check_whole
+
+_MERGED = 16  # tables that a task merges
+
+
+def expand_on_ray(
+    users: Dataset,
+    export: Path | str,
+    size: int,
+    *,
+    exclude: Dataset | None = None,
+    user_id: str = USER,
+    num_workers: int = 1,
+    num_gpus: float = 0,
+    checkpoint: str | None = None,
+) -> Dataset:
+    """The users whom an export scores highest, as `expand_all` finds them.
+
+    Args:
+      users: a row per user, with the columns from which the data was prepared.
+      export: folder on the driver, from `metaheac export`; workers receive its content.
+      size: K, the number of users per campaign; fewer if there are fewer candidates.
+      exclude: users who are left out, by the column ``user_id``; if it also has ``campaign_id``,
+        only from the audiences of that campaign. The campaigns' seeds belong there.
+      user_id: name of the id column of ``users``.
+      num_workers: number of processes that score; each needs a CPU, and reading needs another.
+      num_gpus: GPUs of each of them.
+      checkpoint: folder or URL that keeps all scores, so that the same job goes on where it was if
+        its driver dies. Then ``users`` are read from files. Delete it when the job is done.
+
+    Returns:
+      campaign_id, rank (from 1), user_id and score, computed.
+
+    Raises:
+      InputError: the export cannot be read, or ``users`` lacks a column, has one of another type,
+        a user without an id or a user twice, or ``exclude`` lacks a column.
+    """
+    check_whole("size", size, 1)
+    scorer, num_cpus = open_export(export), max(1, int(ray.cluster_resources()["CPU"]))
+    sample = pa.concat_tables(ray.get(users.limit(SAMPLE).to_arrow_refs()))
+    id_type = scorer.check_sample(sample, user_id)
+    pool = {
+        "compute": ActorPoolStrategy(min_size=1, max_size=num_workers),
+        "num_gpus": num_gpus,
+        "batch_size": BLOCK,
+        "batch_format": "pyarrow",
+    }
+    content = ray.put(scorer.export)
+    users = users.select_columns([user_id, *scorer.columns])
+    if checkpoint is not None:
+        place = f"{checkpoint}/{scorer.export.digest}"
+        scores = users.map_batches(_Scores, fn_constructor_args=(content, user_id), **pool)
+        users = _kept(scores, place, user_id)
+    users = users.rename_columns({user_id: USER})
+    counts = users.select_columns([USER]).groupby(USER, num_partitions=num_cpus).count()
+    refuse_repeated(*counts.map_batches(_repeated, batch_format="pyarrow").take(1))
+    pairs, spare = None, 0
+    if exclude is not None:
+        columns: Any = exclude.schema()
+        kinds = dict(zip(columns.names, columns.types, strict=True))
+        keys = pa.schema(keys_of(kinds, scorer.campaigns.type, id_type))
+        exclude = exclude.select_columns(keys.names)
+        if CAMPAIGN in keys.names:
+            found = _pairs.remote(scorer.campaigns, keys, *exclude.to_arrow_refs())
+            pairs, spare = found[0], ray.get(found[1])
+        else:
+            exclude = exclude.map_batches(lambda own: own.cast(keys), batch_format="pyarrow")
+            users = users.join(exclude, "left_anti", num_cpus, on=(USER,))
+    best = users.map_batches(_Best, fn_constructor_args=(content, size + spare), **pool)
+    tables = best.to_arrow_refs()
+    while True:
+        groups = [tables[at : at + _MERGED] for at in range(0, max(1, len(tables)), _MERGED)]
+        tables = [_merged.remote(scorer.campaigns, id_type, size, pairs, *own) for own in groups]
+        if len(tables) == 1:
+            return ray.data.from_arrow_refs(tables)
+
+
+def _kept(scores: Dataset, place: str, user_id: str) -> Dataset:
+    """Computes scores of users in files, without those that are there already, and reads all."""
+    done = CheckpointConfig(user_id, f"{place}/done", delete_checkpoint_on_success=False)
+    scores.context.checkpoint_config = done
+    try:
+        scores.write_parquet(f"{place}/scores")
+    finally:
+        scores.context.checkpoint_config = None  # the caller's dataset has the same context
+    return ray.data.read_parquet(f"{place}/scores")
+
+
+class _Scores:
+    """A worker that scores users."""
+
+    def __init__(self, export: Any, user_id: str) -> None:
+        self._scorer, self._user_id = scorer_of_worker(ray.get(export)), user_id
+
+    def __call__(self, users: pa.Table) -> pa.Table:
+        """Maps users to their ids and lists of scores."""
+        scores = self._scorer(users)
+        lists = pa.FixedSizeListArray.from_arrays(scores.ravel(), scores.shape[1])
+        return pa.table({self._user_id: users[self._user_id], SCORE: lists})
+
+
+class _Best:
+    """A worker. What it has seen twice, since a block was read again, counts once."""
+
+    def __init__(self, export: Any, size: int) -> None:
+        self._scorer, self._size = scorer_of_worker(ray.get(export)), size
+        self._top: TopUsers | None = None
+
+    def __call__(self, users: pa.Table) -> pa.Table:
+        """Maps users to those who are among the best so far."""
+        if self._top is None:
+            self._top = TopUsers(self._scorer.campaigns, users[USER].type, self._size)
+        if SCORE in users.column_names and SCORE not in self._scorer.columns:
+            scores = users[SCORE].combine_chunks().flatten().to_numpy()
+            return self._top.add(users[USER], scores.reshape(users.num_rows, -1))
+        return self._top.add(users[USER], self._scorer(users))
+
+
+def _repeated(counts: pa.Table) -> pa.Table:
+    return counts.filter(pc.or_(pc.greater(counts["count()"], 1), pc.is_null(counts[USER])))
+
+
+@ray.remote(num_returns=2)
+def _pairs(campaigns: pa.Array, keys: pa.Schema, *exclude: pa.Table) -> tuple[pa.Table, int]:
+    """The pairs to exclude, and the largest number of them in a campaign."""
+    pairs = pa.concat_tables([own.cast(keys) for own in exclude])
+    pairs = pairs.filter(pc.is_in(pairs[CAMPAIGN], campaigns)).group_by(keys.names).aggregate([])
+    most = pc.max(pairs.group_by(CAMPAIGN).aggregate([(USER, "count")])[f"{USER}_count"]).as_py()
+    return pairs, most or 0
+
+
+@ray.remote
+def _merged(
+    campaigns: pa.Array, id_type: pa.DataType, size: int, pairs: pa.Table | None, *tables: pa.Table
+) -> pa.Table:
+    """The best rows of several tables, without excluded ones."""
+    top = TopUsers(campaigns, id_type, size)
+    for table in tables:
+        if table.num_rows:
+            left = (
+                table
+                if pairs is None
+                else table.join(pairs, pairs.column_names, join_type="left anti")
+            )
+            top.add_table(left)
+    return top.table()

@@ -1,0 +1,146 @@
+"""Audiences from the users of a Spark DataFrame; needs ``pip install "metaheac-jax[spark]"``.
+
+    python -m metaheac_jax.engines.spark EXPORT USERS AUDIENCES --size 10000
+
+Each task keeps the best users of its partition, a few tasks merge them, and Spark ranks the rest.
+No row of a user passes through the driver, apart from a sample that is checked first.
+
+Axis: C campaigns of an export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_type
+
+from metaheac_jax.engines.arrow import open_export, scorer_of_worker
+from metaheac_jax.engines.export_files import Export
+from metaheac_jax.engines.top_users import (
+    CAMPAIGN,
+    RANK,
+    SAMPLE,
+    SCORE,
+    USER,
+    TopUsers,
+    blocks,
+    keys_of,
+    refuse_repeated,
+)
+from metaheac_jax.errors import InputError, check_whole
+
+_MERGING = 8  # tasks that merge the best users of all partitions
+
+
+def expand_on_spark(
+    users: DataFrame,
+    export: Path | str,
+    size: int,
+    *,
+    exclude: DataFrame | None = None,
+    user_id: str = USER,
+) -> DataFrame:
+    """The users whom an export scores highest, as `expand_all` finds them.
+
+    Args:
+      users: a row per user, with the columns from which the data was prepared.
+      export: folder on the driver, from `metaheac export`; tasks receive its content.
+      size: K, the number of users per campaign; fewer if there are fewer candidates.
+      exclude: users who are left out, by the column ``user_id``; if it also has ``campaign_id``,
+        only from the audiences of that campaign. The campaigns' seeds belong there.
+      user_id: name of the id column of ``users``.
+
+    Returns:
+      campaign_id, rank (from 1), user_id and score. Users are scored when it is computed.
+
+    Raises:
+      InputError: the export cannot be read, or ``users`` lacks a column, has one of another type,
+        a user without an id or a user twice, or ``exclude`` lacks a column.
+    """
+    check_whole("size", size, 1)
+    scorer = open_export(export)
+    given = [own for own in (user_id, *scorer.columns) if own in users.columns]
+    users = users.select([F.col(f"`{own}`") for own in given])
+    scorer.check_sample(users.limit(SAMPLE).toArrow(), user_id)
+    users = users.withColumnRenamed(user_id, USER)
+    counts = users.groupBy(USER).count().where(f"count > 1 OR {USER} IS NULL")
+    refuse_repeated(*(row.asDict() for row in counts.limit(1).collect()))
+    campaigns, id_type = scorer.campaigns, users.schema[USER].dataType
+    pairs, spare = None, 0
+    if exclude is not None:
+        kinds = {own.name: to_arrow_type(own.dataType) for own in exclude.schema}
+        keys = list(keys_of(kinds, campaigns.type, to_arrow_type(id_type)))
+        exclude = exclude.select(keys).distinct()
+        if CAMPAIGN in keys:
+            pairs = exclude.where(F.col(CAMPAIGN).isin(campaigns.to_pylist()))
+            [most] = pairs.groupBy(CAMPAIGN).count().agg(F.max("count")).collect()
+            spare = most[0] or 0
+        else:
+            users = users.join(exclude, USER, "left_anti")
+    kind = "bigint" if pa.types.is_integer(campaigns.type) else "string"
+    schema = f"{CAMPAIGN} {kind}, {RANK} int, {USER} {id_type.simpleString()}, {SCORE} float"
+    best = users.mapInArrow(_best(campaigns, size + spare, scorer.export), schema)
+    if pairs is not None:
+        best = best.join(pairs, [CAMPAIGN, USER], "left_anti").select(CAMPAIGN, RANK, USER, SCORE)
+    best = best.repartition(_MERGING).mapInArrow(_best(campaigns, size), schema)
+    order = Window.partitionBy(CAMPAIGN).orderBy(F.desc(SCORE), USER)
+    ranked = best.withColumn(RANK, F.row_number().over(order)).where(F.col(RANK) <= size)
+    return ranked.select(CAMPAIGN, RANK, USER, SCORE)
+
+
+def _best(
+    campaigns: pa.Array, size: int, export: Export | None = None
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """Maps the users of a partition, or rows of top users if there is no export, to the best."""
+
+    def best(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        top = None
+        for block in blocks(batches):
+            top = top or TopUsers(campaigns, block[USER].type, size)
+            if export is None:
+                top.add_table(block)
+            else:
+                top.add(block[USER], scorer_of_worker(export)(block))
+        yield from top.table().to_batches() if top else ()
+
+    return best
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("export", help="folder on the driver, from metaheac export")
+    parser.add_argument("users", help="folder or URL of Parquet files, a row per user")
+    parser.add_argument("out", help="folder or URL for the audiences, which are Parquet files")
+    parser.add_argument("--size", type=int, required=True, help="users per audience")
+    what = "Parquet files of users to leave out: user_id, and campaign_id if it is not for all"
+    parser.add_argument("--exclude", help=what)
+    parser.add_argument("--user-id", default=USER, help="name of the id column of the users")
+    options = parser.parse_args()
+    spark = SparkSession.builder.appName("metaheac").getOrCreate()
+    read = spark.read.parquet
+    exclude = None if options.exclude is None else read(options.exclude)
+    try:
+        found = expand_on_spark(
+            read(options.users),
+            options.export,
+            options.size,
+            exclude=exclude,
+            user_id=options.user_id,
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    found.write.parquet(options.out)
+
+
+if __name__ == "__main__":
+    main()

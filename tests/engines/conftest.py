@@ -1,0 +1,66 @@
+"""An export of three campaigns, and the audiences that the library finds."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from engine_world import CAMPAIGNS, SCHEMA, tables
+from toy import tiny
+
+import metaheac_jax as mh
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """The tables, the data, a model customised to each campaign, and their export."""
+    folder = tmp_path_factory.mktemp("engines")
+    frames = tables()
+    for name, frame in frames.items():
+        frame.write_parquet(folder / f"{name}.parquet")
+    data = mh.prepare(folder, folder / "data", schema=SCHEMA)
+    general = mh.fit(data, tiny("solved-head"))
+    models = mh.customise(general, data, [data.campaign(c) for c in range(len(CAMPAIGNS))])
+    mh.export_scorer(models, folder / "export", table_schema=SCHEMA)
+
+    def audiences(size, **options):
+        found = mh.expand_all(general, data, CAMPAIGNS, size=size, **options)
+        return pl.concat(own.frame for own in found)
+
+    return SimpleNamespace(
+        folder=folder,
+        users=frames["users"],
+        examples=frames["examples"],
+        seeds=frames["examples"].filter(label=1).select("campaign_id", "user_id"),
+        data=data,
+        general=general,
+        models=models,
+        export=folder / "export",
+        audiences=audiences,
+    )
+
+
+@pytest.fixture(scope="session")
+def workers():
+    """An environment in which the workers of an engine compile the programs of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        yield
+
+
+@pytest.fixture
+def scale_page(made, tmp_path):
+    """The code of docs/scale.md for an engine, with the paths of what it reads and writes."""
+    (tmp_path / "world" / "new").mkdir(parents=True)
+    made.users.write_parquet(tmp_path / "world" / "users.parquet")
+    made.examples.write_csv(tmp_path / "world" / "new" / "examples.csv")
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    page = re.sub(r'"(?=world/|audiences-)', f'"{tmp_path}/', page)
+    codes = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    codes = [code.replace('"scorer"', f'"{made.export}"') for code in codes]
+    return lambda engine: next(code for code in codes if f"engines.{engine}" in code)

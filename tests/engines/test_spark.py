@@ -1,0 +1,106 @@
+"""Spark in local mode: the audiences of the library."""
+
+import shutil
+import sys
+
+import polars as pl
+import pytest
+from engine_world import WRONG, same
+
+pytest.importorskip("pyspark", reason="needs pip install 'metaheac-jax[spark]'")
+if shutil.which("java") is None:
+    pytest.skip("needs Java 17: apt-get install openjdk-17-jre-headless", allow_module_level=True)
+
+from pyspark.sql import SparkSession
+
+from metaheac_jax.engines import spark as module
+from metaheac_jax.engines.spark import expand_on_spark
+from metaheac_jax.errors import InputError
+
+# jax warns as Spark starts Java from this process.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
+
+
+@pytest.fixture(scope="module")
+def spark(workers):
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+    }
+    builder = SparkSession.builder.master("local[2]").config(map=settings)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("OFF")
+    yield session
+    session.stop()
+
+
+def frame_of(spark, table):
+    return spark.createDataFrame(table.to_arrow())
+
+
+@pytest.fixture(scope="module")
+def users(spark, made):
+    return frame_of(spark, made.users).repartition(5)
+
+
+def table(found):
+    return pl.from_arrow(found.toArrow())
+
+
+@pytest.mark.parametrize("size", [1, 250, 5000])
+def test_audiences_are_the_librarys(spark, made, users, size):
+    """Of 3,000 users with some 60 different rows; partitions hold less than 5,000 users."""
+    found = expand_on_spark(users, made.export, size, exclude=frame_of(spark, made.seeds))
+    assert same(table(found), made.audiences(size))
+
+
+def test_excluded_users_are_in_no_audience(spark, made, users, tmp_path):
+    gone, renamed = made.users[::2], users.withColumnRenamed("user_id", "uid")
+    one = made.seeds.select("user_id").vstack(gone.select("user_id"))
+    exclude = frame_of(spark, one)
+    found = expand_on_spark(renamed, made.export, 2000, exclude=exclude, user_id="uid")
+    found.write.parquet(str(tmp_path / "audiences"))
+    written = pl.read_parquet(tmp_path / "audiences/*.parquet")
+    assert written["user_id"].n_unique() == len({*made.users["user_id"]} - {*one["user_id"]})
+    assert same(written, made.audiences(2000, exclude=one["user_id"].to_list()))
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_wrong_users_are_refused_before_they_are_scored(spark, made, change, message):
+    with pytest.raises(InputError, match=message) as refused:
+        expand_on_spark(frame_of(spark, change(made.users)), made.export, 5)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_command_writes_audiences_or_one_line(spark, made, monkeypatch, tmp_path, capsys):
+    made.seeds.write_parquet(tmp_path / "seeds.parquet")
+    arguments = ["spark", str(made.export), str(made.folder / "users.parquet")]
+    options = ["--size", "9", "--exclude", str(tmp_path / "seeds.parquet")]
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "out"), *options])
+    module.main()
+    assert same(pl.read_parquet(tmp_path / "out/*.parquet"), made.audiences(9))
+    monkeypatch.setattr(
+        sys, "argv", [*arguments[:2], str(tmp_path / "seeds.parquet"), "x", *options]
+    )
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: users: no column 'city'")
+    assert not (tmp_path / "x").exists()
+
+
+def test_excluded_users_need_ids(spark, made, users):
+    for seeds, message in (
+        (made.seeds.drop("user_id"), "exclude: no column 'user_id'"),
+        (made.seeds.with_columns(user_id=1), "exclude: 'user_id' is of type int"),
+    ):
+        with pytest.raises(InputError, match=message):
+            expand_on_spark(users, made.export, 5, exclude=frame_of(spark, seeds))
+
+
+def test_the_page_can_be_pasted(spark, made, scale_page, tmp_path):
+    exec(scale_page("spark"), {})
+    found = pl.read_parquet(tmp_path / "audiences-spark/*.parquet")
+    assert same(found, made.audiences(2000))
