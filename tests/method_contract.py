@@ -10,8 +10,8 @@ from toy import dataset, tiny, with_shares
 import metaheac_jax as mh
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
+from metaheac_jax.methods.general_models import steps_of
 from metaheac_jax.methods.method import GradientMethod
-from metaheac_jax.methods.record import steps_of
 from metaheac_jax.schema import Schema
 
 DATA = dataset(users=120, campaigns=6, per_campaign=60, pool=40)
@@ -75,7 +75,7 @@ class MethodContract:
             if done:
                 raise Stopped
 
-        fit = {**FIT, "directory": tmp_path / "checkpoints", "log": tmp_path / "log"}
+        fit = {**FIT, "directory": tmp_path / "checkpoints"}
         if isinstance(method, GradientMethod):
             with pytest.raises(Stopped):
                 mh.fit(DATA, method, **fit, progress=stop)
@@ -110,7 +110,7 @@ class MethodContract:
 
     def test_a_campaign_without_examples_is_refused(self, general):
         campaign = DATA.campaign(5)
-        with pytest.raises(InputError, match="campaign 150: no examples"):
+        with pytest.raises(InputError, match="campaign 150: expected users"):
             mh.customise(general, DATA, campaign.pick(campaign.labels > 1))
 
     def test_a_setting_that_it_does_not_have_is_refused(self, method):

@@ -1,7 +1,6 @@
 """A general model on disk: the same scores after loading, and every damage is named."""
 
 import json
-import shutil
 from dataclasses import fields, replace
 
 import jax
@@ -153,7 +152,7 @@ def test_a_flipped_bit_anywhere_is_noticed(saved, name, place, bit):
         ('"width": 3', '"width": 4'),
         ('"seed": 7', '"seed": 8'),
         ('"name": "city"', '"name": "town"'),
-        ('model 3"', 'model 2"'),
+        ('model 4"', 'model 3"'),
         (" 110", " 111"),
     ],
 )
@@ -206,17 +205,5 @@ def test_the_optimizer_is_read_only_when_it_is_asked_for(trained):
     path = folder / "optimizer" / "table" / "mu.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     same_model(load(folder), general)  # expanding does not depend on it
-    with pytest.raises(InputError, match=r"mu\.npy: altered .*; delete .*optimizer and"):
-        load(folder, optimizer=True)
-    shutil.rmtree(folder / "optimizer")
-    assert load(folder, optimizer=True).optimizer is None
-    same_model(load(folder), general)
-
-
-def test_the_optimizer_of_another_model_is_refused(trained, tmp_path):
-    general, folder = trained
-    save(replace(general, seed=8), tmp_path / "other")
-    shutil.rmtree(folder / "optimizer")
-    (tmp_path / "other" / "optimizer").rename(folder / "optimizer")
-    with pytest.raises(InputError, match=r"optimizer: of another model than .*model\.json; delete"):
+    with pytest.raises(InputError, match=r"mu\.npy: altered since it was written"):
         load(folder, optimizer=True)

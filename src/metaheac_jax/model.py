@@ -7,11 +7,11 @@ width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +22,14 @@ from jax import Array
 from metaheac_jax.data.batches import check_slots
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import UserRows
-from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.errors import Diverged
 from metaheac_jax.files import new_directory
-from metaheac_jax.networks.base import Network
+from metaheac_jax.networks import Network
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.schema import Schema, Vocabulary
 from metaheac_jax.sealed import read_sealed, read_undisturbed, seal
 from metaheac_jax.table.layout import Layout
-
-M = TypeVar("M")
-#: Follows an online stage: called with the number of steps before the first step and after every
-#: step, and with a function that returns the models.
-Watch = Callable[[int, Callable[[], list[M]]], None]
+from metaheac_jax.table.rows import pinned
 
 
 class Weights(NamedTuple):
@@ -63,28 +59,19 @@ def with_own_parameters(general: Any, own: Any) -> Any:
 
 
 def initialise(
-    network: Network,
-    key: Array,
-    layout: Layout,
-    *,
-    num_rows: int,
-    width: int,
-    scale: float = 1.0,
+    network: Network, key: Array, layout: Layout, *, num_rows: int, width: int
 ) -> Weights:
-    """Untrained weights: table entries from N(0, scale^2), layers as the network draws them.
+    """Untrained weights: table entries from N(0, 1), layers as the network draws them.
 
     Args:
-      network: the network, which draws its own parameters.
       key: consumed; split between the network and the table.
-      layout: layout of the ids that the network's inputs are made from.
       num_rows: R.
       width: k.
-      scale: standard deviation of the table's entries.
     """
     network_key, table_key = jax.random.split(key)
     user = jnp.zeros((1, layout.num_user_fields, width))
     campaign = jnp.zeros((layout.num_campaign_fields, width))
-    table = scale * jax.random.normal(table_key, (num_rows, width))
+    table = jax.random.normal(table_key, (num_rows, width))
     return Weights(jax.jit(network.init)(network_key, user, campaign), table)
 
 
@@ -99,7 +86,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def __call__(self, users: UserRows, /) -> np.ndarray:
-        """(P, S) table rows of users -> (P,) scores, higher for more likely converts."""
+        """Scores users: (P, S) table rows -> (P,), higher for more likely converts."""
 
     @property
     def group(self) -> Hashable | None:
@@ -148,8 +135,13 @@ State = Mapping[str, Any]
 
 
 def on_device(state: State) -> State:
-    """Converts a state's numpy arrays to jax's."""
-    return jax.tree.map(jnp.asarray, dict(state))
+    """Converts a state's numpy arrays to jax's; tables get the place that gathers need."""
+
+    def put(path: tuple[Any, ...], leaf: np.ndarray | Array) -> Array:
+        array = jnp.asarray(leaf)
+        return pinned(array) if path[-1].key == "table" else array
+
+    return jax.tree_util.tree_map_with_path(put, dict(state))
 
 
 class Judged(NamedTuple):
@@ -184,7 +176,7 @@ class General:
 
     Attributes:
       method: name of the method that trained it.
-      config: the settings of that method, as plain data; see `methods.registry.method_of`.
+      config: the settings of that method, as plain data; see `methods.method_of`.
       schema: the fields.
       vocabulary: values of the fields, hence the table's rows.
       state: what the method learned. Of a method with a network it has ``network`` and ``table``,
@@ -236,7 +228,7 @@ class Customised:
     scorer: Scorer
 
     def score(self, users: UserRows) -> np.ndarray:
-        """(P, S) table rows of users -> (P,) scores, higher for more likely converts.
+        """Scores users: (P, S) table rows -> (P,), higher for more likely converts.
 
         Raises:
           InputError: users do not have the number of slots of the model's schema.
@@ -258,19 +250,20 @@ class Customised:
         return scores
 
 
-FORMAT = "metaheac_jax general model 3"
-#: The subfolder of a model that has the state of its optimiser; only further training needs it.
-OPTIMIZER = "optimizer"
-_OPTIMIZER_FORMAT, _OPTIMIZER_MANIFEST = "metaheac_jax optimizer 1", "optimizer.json"
+FORMAT = "metaheac_jax general model 4"
 MANIFEST = "model.json"
+_OPTIMIZER = "optimizer"  # the subfolder for further training
 _REMEDY = "give the folder that `save` or `metaheac fit` has written"
+#: Attributes of a general model that are plain data.
+_PLAIN = ("method", "config", "data", "campaigns", "seed", "judgements", "held_out", "parent")
+_PLAIN += ("data_digest",)
 
 
 def save(general: General, directory: Path | str, *, progress: Progress = silent) -> General:
     """Writes a general model into a folder, completely or not at all.
 
-    The folder holds ``model.json`` (method, config, schema, data, versions, checksums), one
-    ``.npy`` file per array, and `OPTIMIZER`, which may be deleted. An existing model is replaced.
+    The folder holds ``model.json`` (method, config, schema, data, versions, checksums), and one
+    ``.npy`` file per array. An existing model is replaced.
 
     Returns:
       The model, with the folder as its ``origin``.
@@ -280,28 +273,20 @@ def save(general: General, directory: Path | str, *, progress: Progress = silent
     """
     names = [field.name for field in general.schema.fields]
     values = dict(zip(names, general.vocabulary.values, strict=True))
-    arrays = {"values": values, "state": dict(general.state)}
+    arrays = {"values": values, "state": dict(general.state), _OPTIMIZER: general.optimizer or {}}
+    content = {
+        "format": FORMAT,
+        "schema": general.schema.to_json(),
+        "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
+        **{name: getattr(general, name) for name in _PLAIN},
+    }
     with new_directory(Path(directory), marker=MANIFEST) as folder:
-        files = write_arrays(folder, arrays)
-        content = {
-            "format": FORMAT,
-            "method": general.method,
-            "config": general.config,
-            "schema": general.schema.to_json(),
-            "data": general.data,
-            "campaigns": general.campaigns,
-            "seed": general.seed,
-            "judgements": general.judgements,
-            "held_out": general.held_out,
-            "parent": general.parent,
-            "data_digest": general.data_digest,
-            "versions": {"metaheac_jax": version("metaheac-jax"), "jax": jax.__version__},
-        }
+        files = []
+        for name, array in flatten_dict(arrays, sep="/").items():
+            files.append(folder / f"{name}.npy")
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            np.save(files[-1], np.asarray(array), allow_pickle=False)
         digest = seal(folder, MANIFEST, content, files, progress=progress)
-        if general.optimizer is not None:
-            files = write_arrays(folder / OPTIMIZER, general.optimizer)
-            content = {"format": _OPTIMIZER_FORMAT, "model": digest}
-            seal(folder / OPTIMIZER, _OPTIMIZER_MANIFEST, content, files, progress=progress)
     return replace(general, origin=Origin(Path(directory).resolve(), digest))
 
 
@@ -309,9 +294,7 @@ def load(directory: Path | str, *, optimizer: bool = False, progress: Progress =
     """Reads a general model from a folder that `save` has written; verifies every file it reads.
 
     Args:
-      directory: the model's folder.
       optimizer: also read the state of its optimiser, if there is one.
-      progress: receives the bytes read.
 
     Raises:
       InputError: there is no model, or a file is missing, truncated or altered; the message names
@@ -322,55 +305,23 @@ def load(directory: Path | str, *, optimizer: bool = False, progress: Progress =
 
 
 def _load(folder: Path, optimizer: bool, progress: Progress) -> General:
-    body = read_sealed(folder, MANIFEST, format=FORMAT, remedy=_REMEDY, progress=progress)
-    arrays = read_arrays(folder, body["files"])
+    def wanted(name: str) -> bool:
+        return optimizer or not name.startswith(f"{_OPTIMIZER}/")
+
+    body = read_sealed(
+        folder, MANIFEST, format=FORMAT, remedy=_REMEDY, verify=wanted, progress=progress
+    )
+    names = filter(wanted, body["files"])
+    flat = {n.removesuffix(".npy"): np.load(folder / n, allow_pickle=False) for n in names}
+    arrays = unflatten_dict(flat, sep="/")
     schema = Schema.from_json(body["schema"])
+    plain = {name: body[name] for name in _PLAIN}
+    plain |= {name: tuple(body[name]) for name in ("campaigns", "held_out")}
     return General(
-        method=body["method"],
-        config=body["config"],
         schema=schema,
         vocabulary=Vocabulary(tuple(arrays["values"][field.name] for field in schema.fields)),
         state=on_device(arrays.get("state", {})),
-        data=body["data"],
-        campaigns=tuple(body["campaigns"]),
-        seed=body["seed"],
-        judgements=tuple(Judged(*line) for line in body["judgements"]),
-        held_out=tuple(body["held_out"]),
         origin=Origin(folder.resolve(), body["digest"]),
-        parent=body["parent"],
-        data_digest=body["data_digest"],
-        optimizer=_load_optimizer(folder, body["digest"], progress) if optimizer else None,
+        optimizer=arrays.get(_OPTIMIZER),
+        **plain | {"judgements": tuple(Judged(*line) for line in body["judgements"])},
     )
-
-
-def _load_optimizer(model: Path, digest: str, progress: Progress) -> State | None:
-    folder = model / OPTIMIZER
-    if not folder.is_dir():
-        return None
-    remedy = f"delete {folder} and fit the model from scratch"
-    body = read_sealed(
-        folder, _OPTIMIZER_MANIFEST, format=_OPTIMIZER_FORMAT, remedy=remedy, progress=progress
-    )
-    if body["model"] != digest:
-        raise InputError(f"{folder}: of another model than {model / MANIFEST}; {remedy}")
-    return read_arrays(folder, body["files"])
-
-
-def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> list[Path]:
-    """Writes nested dicts of arrays as ``.npy`` files, and returns their paths."""
-    files = []
-    for name, array in flatten_dict(dict(arrays), sep="/").items():
-        files.append(directory / f"{name}.npy")
-        files[-1].parent.mkdir(parents=True, exist_ok=True)
-        np.save(files[-1], np.asarray(array), allow_pickle=False)
-    return files
-
-
-def read_arrays(directory: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Reads the nested dicts of arrays that `write_arrays` has written; skips other files."""
-    arrays = {
-        name.removesuffix(".npy"): np.load(directory / name, allow_pickle=False)
-        for name in names
-        if name.endswith(".npy")
-    }
-    return unflatten_dict(arrays, sep="/")

@@ -1,4 +1,4 @@
-"""Customising: equal to whole-table Adam, alone or together; early stop; what is refused."""
+"""Customising: equal to whole-table Adam, alone or beside others; early stop."""
 
 from contextlib import contextmanager
 from functools import partial
@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from linear_network import LogisticRegression
 from toy import dataset, pool
 
@@ -17,10 +15,9 @@ from metaheac_jax.customising import customiser as module
 from metaheac_jax.customising.customiser import Customiser
 from metaheac_jax.customising.score import PoolScorer
 from metaheac_jax.data.batches import Batch, gather, generator
-from metaheac_jax.errors import Diverged, InputError
+from metaheac_jax.errors import Diverged
 from metaheac_jax.model import Weights, initialise
-from metaheac_jax.networks.mlp import MLP
-from metaheac_jax.progress import silent
+from metaheac_jax.networks import MLP
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss
 
@@ -48,10 +45,9 @@ def whole(model):
     return model.network, np.asarray(GENERAL.table.at[model.rows].set(model.values, mode="drop"))
 
 
-@pytest.fixture(scope="module", params=[1, 3])
+@pytest.fixture(scope="module", params=[LAYOUT, PLAIN], ids=["small fields", "none"])
 def customise(request):
-    layout = LAYOUT if request.param == 3 else PLAIN
-    return Customiser(NETWORK, layout, batch_size=64, campaigns_at_once=request.param)
+    return Customiser(NETWORK, request.param, batch_size=64)
 
 
 @pytest.mark.slow
@@ -86,13 +82,6 @@ def test_campaigns_do_not_leak_into_each_other(customise):
 
 def test_no_campaigns_give_no_models(customise):
     assert customise(GENERAL, []) == []
-
-
-def test_names_may_be_an_array(customise):
-    examples = [campaign(0, 40), campaign(1, 40)]
-    lists = customise(GENERAL, examples, names=["a", "b"])
-    arrays = customise(GENERAL, examples, names=np.array(["a", "b"]))
-    jax.tree.map(np.testing.assert_array_equal, arrays, lists)
 
 
 def test_the_pool_cannot_change_a_model():
@@ -153,7 +142,7 @@ def test_campaigns_of_all_sizes_compile_once():
         return Batch(Ids(user, np.zeros(2, np.int32)), label, np.ones(count))
 
     def programs(*campaigns):
-        customise = Customiser(REGRESSION, PLAIN, campaigns_at_once=2)
+        customise = Customiser(REGRESSION, PLAIN)
         with compiling() as compiled:
             customise(general, campaigns)
         with compiling() as later:
@@ -169,7 +158,7 @@ def test_campaigns_of_all_sizes_compile_once():
 
 def test_a_small_campaign_has_no_more_rows_than_it_needs_beside_a_large_one(monkeypatch):
     """Without padding to the size of the largest, hundreds of models fit into memory."""
-    monkeypatch.setattr("metaheac_jax.customising.minibatches._MIN_SIZE", 4)
+    monkeypatch.setattr("metaheac_jax.customising.sizes._MIN_SIZE", 4)
     customiser, examples = Customiser(REGRESSION, PLAIN), [campaign(2), campaign(3, 2)]
     alone = [Customiser(REGRESSION, PLAIN)(zero_regression(), [batch]) for batch in examples]
     together = customiser(zero_regression(), examples)
@@ -181,19 +170,14 @@ def test_a_small_campaign_has_no_more_rows_than_it_needs_beside_a_large_one(monk
         np.testing.assert_allclose(own.values, one.values, atol=1e-7)
 
 
-def test_the_largest_campaigns_come_first_and_models_keep_their_order():
-    groups = []
-
-    def adapt(group):
-        groups.append(group)
-        return [f"model {c}" for c in group]
-
-    models = module.adapt_groups(
-        adapt, [campaign(0, 90), campaign(1, 150), campaign(2, 70)],
-        group_size=2, in_turn=True, progress=silent,
-    )  # fmt: skip
-    assert groups == [[1, 0], [2]]
-    assert models == ["model 0", "model 1", "model 2"]
+def test_the_largest_campaigns_come_first_and_models_keep_their_order(customise):
+    told, sizes = [], (90, 150, 70)
+    examples = [campaign(c, size) for c, size in enumerate(sizes)]
+    models = customise(GENERAL, examples, epochs=1, progress=lambda *own: told.append(own))
+    assert told[-1] == ("customise", 3, 3)
+    for model, batch in zip(models, examples, strict=True):
+        touched = np.union1d(batch.ids.user, batch.ids.campaign)
+        np.testing.assert_array_equal(model.rows[model.rows < ROWS], touched[touched < ROWS])
 
 
 def test_an_error_in_one_campaign_reaches_the_caller(monkeypatch):
@@ -212,12 +196,17 @@ def test_stops_when_the_held_out_loss_stops_falling():
     general = zero_regression()
     # A rate so high that it overshoots soon.
     customise = partial(Customiser(REGRESSION, LAYOUT, batch_size=64), learning_rate=0.3)
-    steps = []
-    (stopped,) = customise(
-        general, [campaign(0)], epochs=200, patience=2, watch=lambda step, _: steps.append(step)
-    )
+    steps, step = [], customise.func._steps.adapt
+
+    def counted(*arguments):
+        steps.append(1)
+        return step(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(customise.func._steps, "adapt", counted)
+        (stopped,) = customise(general, [campaign(0)], epochs=200, patience=2)
     # Without the tenth that is held out, 270 examples are 5 minibatches.
-    epochs, more = divmod(len(steps) - 1, 5)
+    epochs, more = divmod(len(steps), 5)
     assert more == 0
     assert 2 < epochs < 200
     score = PoolScorer(REGRESSION, LAYOUT)
@@ -255,13 +244,15 @@ def test_a_campaign_with_a_single_seed_keeps_the_general_model(customise):
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-@pytest.mark.parametrize("together", [1, 3])
-def test_weights_that_are_not_finite_are_never_the_general_model(together, patience):
-    customise = Customiser(NETWORK, LAYOUT, batch_size=64, campaigns_at_once=together)
+def test_weights_that_are_not_finite_are_never_the_general_model(patience):
+    customise = Customiser(NETWORK, LAYOUT, batch_size=64)
     examples = [campaign(0, 130), campaign(1, 130)]
     options = {"epochs": 3, "patience": patience, "names": ["campaign 100", "campaign 110"]}
     assert len(customise(GENERAL, examples, **options)) == 2
-    said = r"campaign 1[01]0: the adapted weights are not finite after step [2-6]; lower the online"
+    count = 2 if patience else 3  # minibatches of an epoch
+    said = (
+        f"campaign 1[01]0: the adapted weights are not finite after step {count}; lower the online"
+    )
     with pytest.raises(Diverged, match=said) as caught:
         customise(GENERAL, examples, learning_rate=1e38, **options)
     assert "\n" not in str(caught.value)
@@ -275,113 +266,14 @@ def test_the_best_finite_model_of_an_earlier_epoch_is_kept(monkeypatch):
     assert np.abs(two.values).max() > 0
     step, count = customise._steps.adapt, []
 
-    def broken(state, rows, batch, rate):
+    def broken(*arguments):
         count.append(1)
-        return step(state, rows, batch, rate if len(count) <= 10 else np.nan)  # 5 an epoch
+        *rest, rate = arguments
+        return step(*rest, rate if len(count) <= 10 else np.nan)  # 5 an epoch
 
-    monkeypatch.setattr(customise, "_steps", customise._steps._replace(adapt=broken))
+    monkeypatch.setattr(customise._steps, "adapt", broken)
     (kept,) = customise(general, [campaign(0)], epochs=9, **options)
     np.testing.assert_array_equal(kept.values, two.values)
-
-
-def test_the_first_step_after_which_weights_are_not_finite_is_named(monkeypatch):
-    customise = Customiser(REGRESSION, LAYOUT, batch_size=64)
-    step, count = customise._steps.adapt, []
-
-    def broken(state, rows, batch, rate):
-        count.append(1)
-        return step(state, rows, batch, rate if len(count) <= 7 else np.nan)  # 5 an epoch
-
-    monkeypatch.setattr(customise, "_steps", customise._steps._replace(adapt=broken))
-    with pytest.raises(Diverged, match="not finite after step 10; lower the online"):
-        customise(zero_regression(), [campaign(0)], epochs=4, learning_rate=0.05)
-    assert len(count) == 20
-
-
-# What is refused --------------------------------------------------------------------------------
-
-REFUSING = Customiser(NETWORK, LAYOUT)  # it never gets as far as a step here
-
-
-def refusal(examples, *before):
-    with pytest.raises(InputError) as refused:
-        REFUSING(GENERAL, [*before, examples])
-    message = str(refused.value)
-    assert "\n" not in message
-    assert message.startswith(("users: ", f"campaign {len(before)} of {len(before) + 1}: "))
-    return message
-
-
-def with_ids(examples, **ids):
-    return examples._replace(ids=examples.ids._replace(**ids))
-
-
-OUTSIDE = st.integers(-(2**31), -1) | st.integers(ROWS + 1, 2**31 - 1)
-
-
-@given(OUTSIDE, st.integers(0, 19), st.integers(0, 5))
-def test_users_ids_outside_the_table_are_refused(wrong, user, slot):
-    examples = campaign(0, 20)
-    examples.ids.user[user, slot] = wrong
-    expected = f"the ids include {wrong}, expected 0 to {ROWS - 1}, or {ROWS} to pad"
-    assert expected in refusal(examples, campaign(1, 20))
-
-
-def damaged(**damage):
-    """Examples in which a column is replaced by a function of it."""
-    examples = campaign(0, 20)
-    columns = {"user": examples.ids.user, "campaign": examples.ids.campaign}
-    columns |= {"reference": np.zeros((2, 3, 6), np.int32), "label": examples.label}
-    new = {name: change(columns[name]) for name, change in damage.items()}
-    label = new.pop("label", examples.label)
-    return with_ids(examples, **new)._replace(label=label)
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        *(({"campaign": lambda a, n=n: a * 0 + n}, f"include {n}") for n in (-1, ROWS + 1)),
-        *(({"reference": lambda a, n=n: a + n}, f"include {n}") for n in (-1, ROWS + 1)),
-        *(
-            ({"user": lambda a, kind=kind: a.astype(kind)}, "whole numbers")
-            for kind in (float, str)
-        ),
-        *(({"campaign": lambda a, k=k: a.astype(k)}, "whole numbers") for k in (bool, str)),
-        *(
-            ({"label": lambda a, n=n: np.append(a[:-1], n)}, "a label is neither")
-            for n in (2, -1, 0.5, np.nan, np.inf)
-        ),
-        ({"label": lambda a: np.full(20, "?")}, "label"),
-        ({"label": lambda a: a[:7]}, "20 users, 7 labels and 20 weights"),
-        ({"user": lambda a: a[:, :5]}, "ids of shape (20, 5), expected 6 slots per user"),
-        ({"campaign": lambda a: a[:1]}, "campaign ids of shape (1,), expected 2 fields"),
-        (
-            {"campaign": lambda a: np.zeros((20, 2), np.int32)},
-            "of shape (20, 2), expected 2 fields",
-        ),
-    ],
-)
-def test_wrong_examples_are_refused(damage, said):
-    assert said in refusal(damaged(**damage))
-
-
-def test_a_campaign_without_examples_is_refused():
-    assert "no examples; give it seeds and non-seeds" in refusal(campaign(0, 0), campaign(1, 20))
-
-
-@pytest.mark.parametrize(
-    ("options", "call"),
-    [
-        ({"batch_size": 0}, {}),
-        ({"campaigns_at_once": 0}, {}),
-        ({}, {"epochs": -1}),
-        ({}, {"patience": 0}),
-    ],
-)
-def test_counts_out_of_range_are_refused(options, call):
-    [name] = options | call
-    with pytest.raises(InputError, match=rf"{name}: expected a whole number of \d or more, got"):
-        Customiser(NETWORK, LAYOUT, **options)(None, [], **call)
 
 
 def test_the_pad_id_and_the_last_row_are_no_errors():

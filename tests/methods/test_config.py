@@ -36,7 +36,6 @@ def test_the_presets_are_those_of_the_program_and_of_the_paper():
         "list_lengths": False,
         "num_experts": 8,
         "num_critics": 5,
-        "mixture": "sum",
     }
 
 
@@ -83,7 +82,6 @@ def test_what_is_tuned_are_numbers_and_plain_data_keep_a_config(name):
         ("metaheac", {"inner_learning_rate": float("nan")}),
         ("metaheac", {"weight_decay": True}),
         ("metaheac", {"value_dropout": 1.0}),
-        ("metaheac", {"mixture": "product"}),
         ("metaheac", {"reduction": "max"}),
         ("metaheac", {"disjoint": 1}),
         ("solved-head", {"width": 1}),  # one column has the value weights
@@ -120,8 +118,10 @@ def test_an_unknown_name_lists_close_ones(method, name, near):
 
 
 def test_unknown_methods_are_refused(general):
-    with pytest.raises(InputError, match="unknown method 'heac'; choose from lr, mlp-pretraining,"):
+    with pytest.raises(InputError, match="unknown method 'heac'; choose from mlp-pretraining, wi"):
         configured("heac")
+    with pytest.raises(InputError, match="unknown preset 'program'; choose from paper, official"):
+        configured("metaheac", "program")
     with pytest.raises(InputError, match="'heac', which this program does not have; import"):
         method_of(general("heac", {}))
     with pytest.raises(InputError, match="settings: list_lengths, penalti, penalty: in the model"):

@@ -5,14 +5,14 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from toy import dataset, tiny, with_shares
+from toy import check_data, dataset, tiny, with_shares
 
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.methods import Run, customise, fit
+from metaheac_jax.methods.general_models import steps_of
 from metaheac_jax.methods.offline import untrained
-from metaheac_jax.methods.record import steps_of
 from metaheac_jax.model import load, save
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP
 from metaheac_jax.schema import Vocabulary
 from metaheac_jax.training.sharding import device_mesh
 
@@ -46,7 +46,7 @@ def grown(data=DATA) -> Dataset:
         user_rows=move(data.user_rows),
         campaign_rows=move(data.campaign_rows),
     )
-    more.check()
+    check_data(more)
     return data, more
 
 

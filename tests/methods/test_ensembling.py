@@ -1,14 +1,17 @@
 """The ensemble: a mean of three methods that are trained and customised as they are alone."""
 
-import json
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import dataset, tiny, with_shares
+from toy import dataset, drawn, tiny, with_shares
 
-from metaheac_jax.methods import Run, customise, fit, judge
-from metaheac_jax.methods.record import steps_of
+from metaheac_jax.methods import Run, customise, fit
+from metaheac_jax.methods.ensembling import Ensemble, Member
+from metaheac_jax.methods.general_models import steps_of
+from metaheac_jax.methods.held_out_campaigns import halve, judge_state
+from metaheac_jax.networks import MLP, sigmoid_output
+from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.training.sharding import device_mesh
 
 DATA = dataset(users=200, campaigns=12, per_campaign=60, pool=40)
@@ -65,22 +68,27 @@ def before(method, run, general):
     return np.array([scorer(DATA.user_rows) for scorer in scorers])
 
 
+def judged_auc(general):
+    """The AUC on the halves of the campaigns that were held out."""
+    held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
+    halves = [halve(DATA, int(c), 3) for c in held]
+    return judge_state(METHOD.customise, Run(DATA, TRAIN, 3), halves, general.state).auc
+
+
 def test_its_judgement_is_of_all_together(general, alone):
     """At the steps of both kept states; held out are the campaigns of the members."""
     [judged] = general.judgements
     assert judged.step == sum(steps_of(of) for _, of in alone[:2])
     assert general.held_out == alone[0][1].held_out == alone[1][1].held_out
-    held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
-    assert judge(general, DATA, held, seed=3).auc == pytest.approx(judged.auc, abs=1e-6)
+    assert judged_auc(general) == pytest.approx(judged.auc, abs=1e-6)
 
 
 def test_the_share_of_lr_is_the_best_on_held_out_campaigns(general):
     """The least of the best, and half of the rest for each other member."""
-    held = np.flatnonzero(np.isin(DATA.campaign_ids, general.held_out))
     tried = {}
     for lr in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
         own = with_shares(general, ((1 - lr) / 2, (1 - lr) / 2, lr))
-        tried[lr] = judge(own, DATA, held, seed=3).auc
+        tried[lr] = judged_auc(own)
     best = min(lr for lr, auc in tried.items() if auc == max(tried.values()))
     assert best > 0
     np.testing.assert_allclose(shares_of(general), [(1 - best) / 2, (1 - best) / 2, best])
@@ -118,16 +126,10 @@ def test_a_training_that_was_interrupted_goes_on_with_the_member_that_it_was_at(
     assert f"Ensemble: share of LR {share:g}, held-out AUC {auc:.4f}" in [what for what, _ in seen]
 
 
-def test_its_log_leaves_that_of_a_member_alone(tmp_path):
-    """Of a log that several trainings share."""
-    log, method = tmp_path / "log.jsonl", METHOD.changed(offline_epochs=1, offline_patience=None)
-    head, *_ = method.members
-    fit(DATA, head, campaigns=TRAIN, log=log)
-    before = log.read_text()
-    fit(DATA, method, campaigns=TRAIN, log=log)
-    after = log.read_text()
-    assert after.startswith(before)
-    names = {json.loads(line)["name"] for line in after[len(before) :].splitlines()}
+def test_hooks_get_the_records_of_each_member():
+    records, method = [], METHOD.changed(offline_epochs=1, offline_patience=None)
+    fit(DATA, method, campaigns=TRAIN, hooks=[records.append])
+    names = {record["name"] for record in records}
     assert names == {"Ensemble: Solved head", "Ensemble: MetaHeac w/o Meta"}
 
 
@@ -138,3 +140,51 @@ def test_a_mesh_of_one_device_makes_the_same_model(general):
     pairs = zip(*map(jax.tree.leaves, (made.state, general.state)), strict=True)
     off = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
     assert off.mean() < rate / 10
+
+
+# Its network ------------------------------------------------------------------------------------
+
+
+class Weighted:
+    """Log-odds: a weight times the sum of all user fields, less the sum of the campaign's."""
+
+    def init(self, key, user, campaign):
+        return jax.random.normal(key, user.dense().shape[-1:])
+
+    def apply(self, weight, user, campaign):
+        return sigmoid_output(user.dense().sum(-2) @ weight - campaign.sum())
+
+
+ONE_WIDE = Member("c", Weighted(), 1)
+
+
+def test_its_log_odds_are_the_weighted_sum_of_those_of_its_members():
+    user, campaign = jnp.arange(12.0).reshape(1, 2, 6) / 10, jnp.arange(6.0).reshape(1, 6)
+    network = Ensemble((Member("a", Weighted(), 2), Member("b", Weighted(), 3), ONE_WIDE))
+    params = {"a": jnp.ones(2), "b": 10 * jnp.ones(3), "c": 100 * jnp.ones(1)}
+    output = network.apply(params | {"shares": jnp.array([1.0, 0.5, 2])}, user, campaign)
+    # Columns (0, 1), (2, 3, 4) and (5,) of both fields, and the campaign's 0 + 1, 2 + 3 + 4 and 5.
+    expected = (1.4 - 1) + 0.5 * (36.0 - 9) + 2 * (160.0 - 5)
+    np.testing.assert_allclose(output.log_p - output.log_not_p, [expected], rtol=1e-6)
+
+
+def test_members_are_drawn_apart():
+    network = Ensemble((Member("a", Weighted(), 3), Member("b", Weighted(), 3), ONE_WIDE))
+    params = network.init(jax.random.key(0), jnp.zeros((1, 2, 7)), jnp.zeros((1, 7)))
+    assert params["a"].shape == params["b"].shape == (3,)
+    assert params["c"].shape == (1,)
+    assert not np.array_equal(params["a"], params["b"])
+    np.testing.assert_allclose(params["shares"], [1 / 3] * 3)
+
+
+def test_fields_kept_as_products_give_the_same():
+    """`UserFields`, whose values have embeddings in common, and their dense form."""
+    rng = np.random.default_rng(0)
+    parts = [(3, 4), (4, 6), (3, 1, 6), (3, 2)]
+    fields = UserFields(*(jnp.asarray(rng.normal(size=shape)) for shape in parts), (4, 0))
+    campaign = jnp.asarray(rng.normal(size=(2, 6)))
+    network = Ensemble((Member("a", MLP(), 3), Member("b", MLP(), 3)))
+    params = drawn(network, fields.dense(), campaign)
+    ours, theirs = (network.apply(params, user, campaign) for user in (fields, fields.dense()))
+    np.testing.assert_allclose(ours.log_p, theirs.log_p, rtol=1e-4)
+    assert np.ptp(ours.log_p) > 0.01

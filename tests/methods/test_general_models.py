@@ -11,14 +11,14 @@ from toy import dataset, tiny
 
 import metaheac_jax as mh
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.methods import Method, Run, Trained, configured, judge, online, register
-from metaheac_jax.methods import record as module
+from metaheac_jax.methods import Method, Trained, configured, fine_tuning, register
+from metaheac_jax.methods import general_models as module
+from metaheac_jax.methods import method as interface
 from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.method import GradientMethod
-from metaheac_jax.methods.offline import epoch_steps
 from metaheac_jax.methods.solved_heads import compiled_solver
 from metaheac_jax.model import FunctionScorer
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP
 from metaheac_jax.schema import Field, Schema, Vocabulary
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.sharding import device_mesh
@@ -55,12 +55,12 @@ def noting(seen=(), *, base=Method, **settings):
 def test_the_stage_is_given_what_was_asked_for(tmp_path):
     seen = []
     method = noting(seen)
-    files = {"directory": tmp_path / "own", "log": tmp_path / "log"}
-    mh.fit(DATA, method, campaigns=[4, 1], seed=7, progress=print, **files)
+    given = {"directory": tmp_path / "own", "hooks": [print], "progress": print}
+    mh.fit(DATA, method, campaigns=[4, 1], seed=7, **given)
     [run] = seen
     assert run.dataset is DATA
     assert run.campaigns.tolist() == [4, 1]
-    assert (run.seed, run.directory, run.log, run.progress) == (7, *files.values(), print)
+    assert (run.seed, run.directory, run.hooks, run.progress) == (7, *given.values())
     mh.fit(DATA, method)
     assert seen[1].campaigns.tolist() == [*range(6)]
 
@@ -69,12 +69,11 @@ def test_campaigns_are_customised_in_the_order_given():
     seen = []
     general = mh.fit(DATA, noting(seen))
     chosen = [DATA.campaign(3), DATA.new_campaign([3, 10], {"advertiser": 1, "category": 2})]
-    watch = lambda step, models: None  # noqa: E731
-    models = mh.customise(general, DATA, chosen, seed=5, progress=print, watch=watch)
+    models = mh.customise(general, DATA, chosen, seed=5, progress=print)
     assert [model.campaign for model in models] == chosen
     assert all(model.general is general for model in models)
     run, state, campaigns = seen[1]
-    assert (run.dataset, run.seed, run.progress, run.watch) == (DATA, 5, print, watch)
+    assert (run.dataset, run.seed, run.progress) == (DATA, 5, print)
     assert campaigns == chosen
     assert state["weights"].tolist() == [0, 0, 0]
     assert models[1].score(DATA.user_rows[:3]).tolist() == [0, 0, 0]
@@ -118,14 +117,6 @@ def test_a_model_scores_data_that_has_grown_as_before(name):
         for model in mh.customise(general, data, [data.campaign(2)])
     )
     np.testing.assert_array_equal(before, after)
-    judged = [judge(general, data, [1, 4]) for data in (DATA, more)]
-    assert judged[0] == judged[1]
-
-
-def test_an_epoch_is_as_many_steps_as_batches_of_the_examples():
-    # 3 campaigns of 40 examples: 120; of B = 50, three steps, the last one begun.
-    for batch_size in (50, 40):
-        assert epoch_steps(Run(DATA, np.array([0, 2, 3]), 0), batch_size) == 3
 
 
 # What is refused --------------------------------------------------------------------------------
@@ -168,12 +159,11 @@ def test_the_processes_of_a_job_compare_what_decides_the_result(monkeypatch):
     for changed in (
         {"seed": 1},
         {"campaigns": [0, 1, 4]},
-        {"skip_nonfinite": 1},
         {"method": method.changed(online_learning_rate=0.5)},
     ):
         found = work(**changed)
         assert [what for what in usual if found[what] != usual[what]] == [
-            "settings, campaigns and seed"
+            "data, model, settings, campaigns and seed"
         ]
 
 
@@ -192,10 +182,8 @@ def test_campaigns_that_are_no_indices_are_refused(chosen):
 
 
 def test_fewer_campaigns_than_a_step_takes_are_refused():
-    with pytest.raises(InputError, match=r"toy: 4 training campaigns, but .+ needs 5; add .+ 'lr'"):
-        mh.fit(DATA, campaigns=[0, 1, 2, 3])
-    words = r"toy: 3 training campaigns \(besides 3 that are held out\), but .+ needs 5; add "
-    with pytest.raises(InputError, match=words + r"campaigns, hold none out \(.*\), or"):
+    words = r"toy: 3 training campaigns besides 3 that are held out, but .+ needs 5; add "
+    with pytest.raises(InputError, match=words + r"campaigns, hold none out \(.*\), or .* 'lr'"):
         mh.fit(DATA, noting(base=GradientMethod))
 
 
@@ -232,7 +220,7 @@ def test_checkpoints_of_another_training_are_refused(tmp_path, monkeypatch):
     fit = partial(mh.fit, DATA, directory=directory)
     fit(method, seed=1)
     fit(method, seed=1, directory=str(directory))
-    fit(method.changed(online_learning_rate=0.5), seed=1)  # has no part in the offline stage
+    fit(method.changed(offline_epochs=7), seed=1)
     fit(method, seed=2, directory=tmp_path / "offline-0.005")  # its name differs in the end
     for other, changes, what in (
         (method, {"seed": 2}, "seed"),
@@ -242,42 +230,14 @@ def test_checkpoints_of_another_training_are_refused(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=f"started with another {what}"):
             fit(other, **({"seed": 1} | changes))
-    # It has a part if customised models tell when training stops.
     judging = noting(base=GradientMethod, campaigns_per_step=2)
     fit = partial(mh.fit, DATA, campaigns=range(4), directory=tmp_path / "judged")
     fit(judging, held_out=[4])
-    fit(judging, held_out=[4])
-    with pytest.raises(InputError, match="started with another settings"):
-        fit(judging.changed(online_learning_rate=0.5), held_out=[4])
     with pytest.raises(InputError, match="started with another held_out"):
         fit(judging, held_out=[5])
     monkeypatch.setattr(module, "environment", lambda: {"jax": "another"})
     with pytest.raises(InputError, match="another"):
         fit(judging, held_out=[4])
-
-
-def test_checkpoints_that_nothing_describes_are_refused(tmp_path):
-    """As those of a folder that was renamed without the file beside it."""
-    method, directory = noting(), tmp_path / "c"
-    mh.fit(DATA, method, directory=directory)
-    (directory / "member" / "20").mkdir(parents=True)
-    (directory / "member" / "20" / "checkpoint.json").write_text("{}")
-    directory.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"moved.json, which describes.*; move both together, or"):
-        mh.fit(DATA, method, directory=tmp_path / "moved")
-    (tmp_path / "c.json").rename(tmp_path / "moved.json")
-    mh.fit(DATA, method, directory=tmp_path / "moved")
-
-
-def test_checkpoints_after_another_model_in_memory_are_refused(tmp_path):
-    """It has taken as many steps."""
-    method = noting(base=GradientMethod)
-    fit = partial(mh.fit, DATA, method, campaigns=range(5), held_out=[5])
-    one, two = (fit(seed=seed) for seed in (1, 2))
-    fit(start=one, directory=tmp_path / "c")
-    fit(start=one, directory=tmp_path / "c")
-    with pytest.raises(InputError, match="started with another start"):
-        fit(start=two, directory=tmp_path / "c")
 
 
 def test_the_working_directory_may_have_the_checkpoints(tmp_path, monkeypatch):
@@ -295,19 +255,7 @@ def test_data_and_models_are_compared_by_identity(general):
         hash(own)
 
 
-def test_what_cannot_be_judged_or_customised_is_refused():
-    general, label = mh.fit(DATA, noting()), DATA.stage1.label.copy()
-    label[DATA.stage1.of(2)] = 0
-    single = replace(DATA, stage1=replace(DATA.stage1, label=label))
-    assert judge(general, DATA, [2]).auc == 0.5
-    for data, campaigns, seed, said in (
-        (DATA, [2], -1, "seed: expected a whole number of 0 or more"),
-        (DATA, [], 0, "campaigns: expected one or more distinct indices"),
-        (DATA, [1, 1], 0, "campaigns: expected one or more distinct indices"),
-        (single, [2], 0, "campaign 120: has 0 seeds and 40 non-seeds; a held-out"),
-    ):
-        with pytest.raises(InputError, match=said):
-            judge(general, data, campaigns, seed=seed)
+def test_a_seed_that_is_no_whole_number_is_refused(general):
     for seed in (-1, 1.5, True):
         for use in (
             lambda seed: mh.fit(DATA, noting(), seed=seed),
@@ -315,8 +263,6 @@ def test_what_cannot_be_judged_or_customised_is_refused():
         ):
             with pytest.raises(InputError, match="seed: expected a whole number of 0 or more"):
                 use(seed)
-    with pytest.raises(InputError, match="expected a list of campaigns, got 3"):
-        mh.customise(general, DATA, [3])
 
 
 def test_a_method_without_steps_takes_no_mesh_and_no_start(general):
@@ -336,14 +282,14 @@ def test_a_start_without_the_state_of_its_optimiser_is_refused():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda layout: online.compiled_scorer(MLP(), layout),
-        lambda layout: online._customiser(MLP(), layout, 8, None),
-        lambda layout: compiled_solver(online.compiled_scorer(MLP(), layout)),
+        lambda layout: interface.compiled_scorer(MLP(), layout),
+        lambda layout: fine_tuning._compiled_customiser(MLP(), layout, 8),
+        lambda layout: compiled_solver(interface.compiled_scorer(MLP(), layout)),
     ],
 )
 def test_programs_are_kept_for_the_latest_layouts_only(build):
     """A service whose layout changes every day would else need more and more memory."""
-    layouts = [Layout((1,), (), number) for number in range(online.PROGRAMS_KEPT + 1)]
+    layouts = [Layout((1,), (), number) for number in range(interface.PROGRAMS_KEPT + 1)]
     first, second, *_ = [weakref.ref(build(layout)) for layout in layouts]
     gc.collect()
     assert first() is None

@@ -1,11 +1,16 @@
 """LR: the minimum of the penalised loss, against scikit-learn; what it learns."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from toy import aucs, dataset
 
 from metaheac_jax.data.list_lengths import with_lengths
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods import configured, customise, fit
+from metaheac_jax.methods.logistic_regression import Linear
+from metaheac_jax.table.layout import Ids
 from metaheac_jax.table.sparse import value_counts
 
 TOY = dataset(campaigns=8, per_campaign=400)
@@ -42,3 +47,28 @@ def test_with_list_lengths_they_are_values():
     np.testing.assert_allclose(model.score(TOY.user_rows), counts @ weights + bias, atol=1e-4)
     without = customise(fit(TOY, "lr", campaigns=TRAIN), TOY, campaign)
     assert np.abs(without.score(TOY.user_rows) - model.score(TOY.user_rows)).max() > 0.01
+
+
+# Its network ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_its_log_odds_are_the_sum_of_the_weights_of_all_values(repeated):
+    weights = np.random.default_rng(0).normal(size=TOY.num_rows)
+    users = np.array(TOY.user_rows)
+    if repeated:  # the last field is a list
+        users[:, -1] = users[:, -2]
+    campaign = TOY.campaign_rows[0]
+    table = jnp.asarray(weights[:, None], jnp.float32)
+    inputs = TOY.layout.inputs(table, Ids(users, campaign))
+    output = jax.jit(Linear().apply)({"bias": jnp.float32(0.25)}, *inputs)
+    expected = value_counts(users, TOY.num_rows) @ weights + 0.25
+    np.testing.assert_allclose(output.log_odds, expected, atol=1e-5)
+
+
+def test_it_starts_without_a_preference():
+    user, campaign = jnp.ones((3, 2, 1)), jnp.ones((2, 1))
+    params = Linear().init(jax.random.key(0), user, campaign)
+    np.testing.assert_array_equal(params["bias"], 0)
+    plain = Linear().apply({"bias": jnp.float32(-1)}, user, campaign)
+    np.testing.assert_allclose(plain.log_odds, [1.0] * 3, atol=1e-6)

@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 from linear_network import LogisticRegression
 
-from metaheac_jax.networks.base import Affine, concatenated, sigmoid_output
-from metaheac_jax.networks.metaheac import MetaHeac
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP, MetaHeac, concatenated, sigmoid_output
 
 M, N, K, B = 14, 6, 4, 5
 NETWORKS = {
     "metaheac": (MetaHeac(num_experts=3, num_critics=2), K),
     "one expert": (MetaHeac(num_experts=1, num_critics=2), K),
     "one critic": (MetaHeac(num_experts=3, num_critics=1), K),
-    "mean mixture": (MetaHeac(num_experts=3, num_critics=2, mixture="mean"), K),
     "mlp": (MLP(), K),
     "lr": (LogisticRegression(), 1),
 }
@@ -45,8 +42,8 @@ def test_every_network_keeps_the_contract(name):
 
 def test_a_layer_starts_uniform_within_its_bound():
     """A product with 900 inputs: weights and biases from U(-1/30, 1/30)."""
-    params = Affine(64).init(jax.random.key(0), jnp.zeros((1, 900)))["params"]
-    kernel, bias = params["affine_kernel"], params["affine_bias"]
+    params = MLP((64,)).init(jax.random.key(0), jnp.zeros((1, 90, 5)), jnp.zeros((90, 5)))["params"]
+    kernel, bias = params["layer_0_kernel"], params["layer_0_bias"]
     assert np.abs(kernel).max() <= 1 / 30
     np.testing.assert_allclose(np.std(kernel), 1 / 30 / np.sqrt(3), rtol=0.01)
     assert 1 / 60 < np.abs(bias).max() <= 1 / 30
@@ -63,3 +60,18 @@ def test_the_output_of_one_logit(x64):
 def test_concatenated_fields_keep_their_order():
     fields = jnp.arange(12).reshape(2, 3, 2)
     np.testing.assert_array_equal(concatenated(fields), jnp.arange(12).reshape(2, 6))
+
+
+def test_mlp_is_layers_over_all_fields_in_their_order(x64):
+    rng = np.random.default_rng(0)
+    user, campaign = jnp.asarray(rng.normal(size=(5, 3, 4))), jnp.asarray(rng.normal(size=(2, 4)))
+    network = MLP((6, 3))
+    params = network.init(jax.random.key(0), user, campaign)
+    output = network.apply(params, user, campaign)
+    p = params["params"]
+    x = np.hstack([user.reshape(5, -1), np.tile(campaign.reshape(1, -1), (5, 1))])
+    for layer in range(2):
+        x = np.maximum(x @ p[f"layer_{layer}_kernel"] + p[f"layer_{layer}_bias"], 0)
+    np.testing.assert_allclose(output.representation, x, rtol=1e-10, atol=1e-12)
+    logit = (x @ p["head_kernel"] + p["head_bias"])[:, 0]
+    np.testing.assert_allclose(output.log_p - output.log_not_p, logit, rtol=1e-9)

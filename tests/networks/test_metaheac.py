@@ -1,4 +1,4 @@
-"""MetaHeac's network: its formula by hand, the published sizes, mixtures that stay finite."""
+"""MetaHeac's network: its formula by hand, the published sizes, a mixture that stays finite."""
 
 import jax
 import jax.numpy as jnp
@@ -9,35 +9,31 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from toy import drawn
 
-from metaheac_jax.networks.metaheac import Experts, MetaHeac, mixture_log_probabilities
+from metaheac_jax.networks import Experts, MetaHeac, mixture_log_probabilities
 from metaheac_jax.training.losses import cross_entropy
 
 M, N, K, B = 14, 6, 4, 5
 LOGITS = hnp.arrays(np.float64, (3, 4), elements=st.floats(-8, 8))
 
 
-@pytest.mark.parametrize("mixture", ["sum", "mean"])
 @settings(max_examples=30)
 @given(weights=LOGITS, logits=LOGITS)
-def test_the_mixture_equals_the_naive_form_where_that_is_accurate(mixture, weights, logits):
+def test_the_mixture_equals_the_naive_form_where_that_is_accurate(weights, logits):
     with jax.enable_x64(True):
         log_weights = jax.nn.log_softmax(jnp.asarray(weights))
         p = (np.exp(log_weights) / (1 + np.exp(-logits))).sum(-1)
-        if mixture == "mean":
-            p = p / 4  # 1/m
-        log_p, log_not_p = mixture_log_probabilities(log_weights, jnp.asarray(logits), mixture)
+        log_p, log_not_p = mixture_log_probabilities(log_weights, jnp.asarray(logits))
         np.testing.assert_allclose(log_p, np.log(p), rtol=1e-9)
         np.testing.assert_allclose(log_not_p, np.log1p(-p), rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("mixture", ["sum", "mean"])
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("critics", [1, 5])
-def test_the_mixture_is_finite_with_finite_gradients_for_huge_logits(mixture, sign, critics):
+def test_the_mixture_is_finite_with_finite_gradients_for_huge_logits(sign, critics):
     log_weights = jnp.log(jnp.full(critics, 1 / critics))
 
     def loss(logits, label):
-        log_p, log_not_p = mixture_log_probabilities(log_weights, logits, mixture)
+        log_p, log_not_p = mixture_log_probabilities(log_weights, logits)
         return cross_entropy(log_p, log_not_p, label)
 
     for label in (0.0, 1.0):
@@ -47,11 +43,10 @@ def test_the_mixture_is_finite_with_finite_gradients_for_huge_logits(mixture, si
         assert np.isfinite(value)
         assert np.isfinite(grad).all()
         assert np.isfinite(hessian).all()
-    if mixture == "sum":
-        # A confident mistake costs its logit, and still pulls with full force.
-        np.testing.assert_allclose(loss(jnp.full(critics, 1e4), 0.0), 1e4, rtol=1e-6)
-        grad = jax.grad(loss)(jnp.full(critics, 1e4), 0.0)
-        np.testing.assert_allclose(grad.sum(), 1, rtol=1e-6)
+    # A confident mistake costs its logit, and still pulls with full force.
+    np.testing.assert_allclose(loss(jnp.full(critics, 1e4), 0.0), 1e4, rtol=1e-6)
+    grad = jax.grad(loss)(jnp.full(critics, 1e4), 0.0)
+    np.testing.assert_allclose(grad.sum(), 1, rtol=1e-6)
 
 
 def fields():
@@ -59,7 +54,7 @@ def fields():
     return jnp.asarray(rng.normal(size=(B, M, K))), jnp.asarray(rng.normal(size=(N, K)))
 
 
-def by_hand(params, user, campaign, mixture):
+def by_hand(params, user, campaign):
     """The representation and p of every user, an expert and a critic at a time."""
     p = jax.tree.map(np.asarray, params["params"])
     fields_mean = np.concatenate([user.mean(axis=0), campaign.reshape(-1)])
@@ -70,52 +65,30 @@ def by_hand(params, user, campaign, mixture):
         return odds / odds.sum()
 
     expert_weights, critic_weights = gate(p["expert_gate"]), gate(p["critic_gate"])
-    n, m = len(expert_weights), len(critic_weights)
     representation, expert = 0.0, p["expert"]
-    for i in range(n):
+    for i in range(len(expert_weights)):
         hidden = user.reshape(-1)
         hidden = np.maximum(hidden @ expert["kernel_0"][:, i] + expert["bias_0"][i], 0)
         hidden = np.maximum(hidden @ expert["kernel_1"][i] + expert["bias_1"][i], 0)
-        representation += expert_weights[i] * hidden / (n if mixture == "mean" else 1)
+        representation += expert_weights[i] * hidden
     probability = 0.0
-    for j in range(m):
+    for j in range(len(critic_weights)):
         logit = representation @ p["critic_kernel"][:, j] + p["critic_bias"][j]
-        probability += critic_weights[j] / (1 + np.exp(-logit)) / (m if mixture == "mean" else 1)
+        probability += critic_weights[j] / (1 + np.exp(-logit))
     return representation, probability
 
 
-@pytest.mark.parametrize("mixture", ["sum", "mean"])
-def test_equals_the_papers_formula(x64, mixture):
-    """With 1/n on the representation and 1/m on the probability where the mixture is the mean."""
-    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=6, mixture=mixture)
+def test_equals_the_papers_formula(x64):
+    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=6)
     user, campaign = fields()
     # Larger than initial values, so that no gate is close to uniform and no p to 1/2.
     params = drawn(network, user, campaign)
     output = network.apply(params, user, campaign)
     for b in range(B):
-        representation, p = by_hand(params, np.asarray(user[b]), np.asarray(campaign), mixture)
+        representation, p = by_hand(params, np.asarray(user[b]), np.asarray(campaign))
         np.testing.assert_allclose(output.representation[b], representation, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(output.log_p[b], np.log(p), rtol=1e-9)
         np.testing.assert_allclose(output.log_not_p[b], np.log1p(-p), rtol=1e-8, atol=1e-12)
-
-
-def test_further_numbers_reach_the_experts_alone(x64):
-    """As further inputs of the experts' first layer, behind the user fields."""
-    user, campaign = fields()
-    features = jnp.asarray(np.random.default_rng(1).normal(size=(B, 2)))
-    network = MetaHeac(num_experts=3, num_critics=2, widths=(5, 4), gate_width=6)
-    params = drawn(network, user, campaign, features)
-    output = network.apply(params, user, campaign, features)
-    expert = params["params"]["expert"]
-    x = np.concatenate([np.asarray(user).reshape(B, -1), features], axis=1)
-    hidden = np.maximum(np.einsum("ba,anh->bnh", x, expert["kernel_0"]) + expert["bias_0"], 0)
-    hidden = np.einsum("bnh,nhg->bng", hidden, expert["kernel_1"]) + expert["bias_1"]
-    expected = np.einsum("bn,bnh->bh", np.exp(output.expert_log_weights), np.maximum(hidden, 0))
-    np.testing.assert_allclose(output.representation, expected, rtol=1e-9, atol=1e-12)
-    without = network.apply(params, user, campaign, jnp.zeros((B, 2)))
-    np.testing.assert_array_equal(without.expert_log_weights, output.expert_log_weights)
-    np.testing.assert_array_equal(without.critic_log_weights, output.critic_log_weights)
-    assert np.abs(without.log_p - output.log_p).max() > 1e-4
 
 
 @pytest.mark.parametrize(("width", "parameters"), [(64, 551_186), (16, 164_114)])

@@ -11,7 +11,7 @@ from official_weights import from_official
 
 from metaheac_jax.data.batches import Batch, stacked
 from metaheac_jax.errors import InputError
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks import MetaHeac
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.table.rows import RowIndex

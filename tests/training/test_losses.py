@@ -7,7 +7,7 @@ import pytest
 from linear_network import LogisticRegression
 
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP
 from metaheac_jax.table.layout import Ids, Layout
 from metaheac_jax.training.losses import build_loss, cross_entropy, masked
 

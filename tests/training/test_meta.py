@@ -140,8 +140,6 @@ def test_a_part_and_a_select_come_together():
     ):
         with pytest.raises(ValueError, match="give a part if and only if select is given"):
             given()
-    with pytest.raises(ValueError, match="select: a meta-step has no parts to select"):
-        build_meta_step(quadratic, optax.sgd(0.1), **options)
 
 
 def test_one_rate_a_leaf_and_learned_rates(x64):

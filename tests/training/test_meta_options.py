@@ -257,15 +257,6 @@ def test_a_prefix_may_be_a_pytree_that_can_be_called():
     jax.tree.map(np.testing.assert_array_equal, update(**given), update(**returned))
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_an_optimiser_of_gradient_descent_is_the_rate(steps):
-    params, support, query = world()
-    build = partial(build_meta_gradient, loss, inner_steps=steps)
-    by_rate = build(inner_learning_rate=ALPHA)(params, support, query)
-    by_optimiser = build(inner_optimizer=optax.sgd(ALPHA))(params, support, query)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), by_optimiser, by_rate)
-
-
 @pytest.mark.parametrize(
     "options", [{}, {"inner_learning_rate": ALPHA, "inner_optimizer": optax.sgd(ALPHA)}]
 )

@@ -3,85 +3,52 @@
 Adapting starts with a fresh Adam, so rows that the campaign's examples never touch keep their
 general values. A customised model consists of the network's parameters and the touched rows.
 
-Axes: G campaigns adapted together, n examples of a campaign, B examples of a minibatch, S slots of
-a user, N campaign fields, U rows of a campaign.
+Axes: n examples of a campaign, B examples of a minibatch, U rows of a campaign and U' of a
+minibatch, k embedding width.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import optax
+from jax import Array
 
-from metaheac_jax.backend import campaigns_at_once as fastest_group
-from metaheac_jax.customising.early_stopping import EarlyStopping, hold_out
-from metaheac_jax.customising.group import Models, build_group_steps, unstack
-from metaheac_jax.customising.minibatches import (
-    GrowingSize,
-    localise,
-    stack_minibatches,
-    usual_size,
-)
-from metaheac_jax.data.batches import Batch, check_batch, generator
-from metaheac_jax.errors import Diverged, check_whole
-from metaheac_jax.model import AdaptedWeights, Watch, Weights
-from metaheac_jax.networks.base import Network
+from metaheac_jax.backend import in_threads
+from metaheac_jax.customising.sizes import GrowingSize, usual_size
+from metaheac_jax.data.batches import Batch, generator
+from metaheac_jax.errors import Diverged
+from metaheac_jax.model import AdaptedWeights, Weights
+from metaheac_jax.networks import Network
 from metaheac_jax.progress import Progress, silent
+from metaheac_jax.table.adam import TableState, table_adam
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import RowIndex, rows_of
-from metaheac_jax.threads import in_threads
+from metaheac_jax.training.losses import build_loss
+from metaheac_jax.training.step import RowState, RowStep, build_row_step, plain_gradient
 
-_MAX_TOGETHER = 8  # campaigns adapted together on an accelerator
 _HELD_OUT = 0.1  # fraction of the seeds, and of the non-seeds, that decide when to stop
-
-#: Positions among the examples of each of the G campaigns.
-Picks = Sequence[np.ndarray]
 
 
 class Customiser:
     """Adapts the whole network and the rows that a campaign touches.
 
-    The sizes of tables never shrink, so a campaign that touches fewer rows than an earlier one
-    compiles nothing.
+    Two campaigns are adapted at a time, each in a thread. The sizes of tables never shrink, so a
+    campaign that touches fewer rows than an earlier one compiles nothing.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        layout: Layout,
-        *,
-        batch_size: int = 512,
-        campaigns_at_once: int | None = None,
-        mesh: Mesh | None = None,
-    ) -> None:
+    def __init__(self, network: Network, layout: Layout, *, batch_size: int = 512) -> None:
         """Args:
-        network: a network with the interface `networks.base.Network`.
-        layout: layout of the ids in the examples.
         batch_size: B; examples are shuffled again in every epoch.
-        campaigns_at_once: number of campaigns that each device adapts together. None takes what is
-          fastest on this backend: one on a CPU, where two campaigns are then adapted at a time,
-          each in a thread.
-        mesh: mesh of one axis, whose devices divide the campaigns.
-
-        Raises:
-          InputError: the batch size or number of campaigns is not a whole number of 1 or more.
         """
-        check_whole("batch_size", batch_size, 1)
         self._layout, self._batch_size = layout, batch_size
-        if campaigns_at_once is None:
-            campaigns_at_once = fastest_group(_MAX_TOGETHER)
-        check_whole("campaigns_at_once", campaigns_at_once, 1)
-        self._group_size = campaigns_at_once
-        self._everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-        self._group_size *= 1 if mesh is None else mesh.size
-        self._steps = build_group_steps(
-            network, layout, campaigns_at_once=self._group_size, mesh=mesh
-        )
+        self._steps = AdaptingSteps(network, layout)
         self._campaign_rows, self._minibatch_rows = GrowingSize(4096), GrowingSize(1024)
 
     def __call__(
@@ -93,14 +60,12 @@ class Customiser:
         learning_rate: float = 1e-3,
         epochs: int = 2,
         patience: int | None = None,
-        names: Sequence[str] | None = None,
+        names: Sequence[str] = (),
         progress: Progress = silent,
-        watch: Watch[AdaptedWeights] | None = None,
     ) -> list[AdaptedWeights]:
-        """Adapts the general weights to each campaign.
+        """Adapts the general weights to each campaign, the largest first.
 
         Args:
-          weights: the general weights; unchanged.
           campaigns: examples D_c per campaign: leaves (n, ...), ids are table rows, all weights 1.
           seed: random seed of held-out examples and minibatches. Each campaign draws from a
             generator of its own, so its weights do not depend on the others, but for rounding.
@@ -111,61 +76,34 @@ class Customiser:
             with the lowest held-out loss is kept, and adapting stops after that many epochs without
             a lower one (the paper: "until the loss converges"). The general model counts too: a
             campaign with a single seed or non-seed keeps it.
-          names: names of the campaigns, for messages.
-          progress: receives the number of campaigns done.
-          watch: called before the first step and after every step; the largest campaigns come
-            first, G at a time.
 
         Returns:
           The adapted weights of each campaign, in the order given.
 
         Raises:
-          InputError: ``epochs`` or ``patience`` is out of range, or a campaign has no examples, or
-            invalid ones; see `batches.check_batch`.
           Diverged: a campaign's weights are not finite and, with ``patience``, no earlier epoch was
             better than the general model.
         """
-        check_whole("epochs", epochs, 0)
-        if patience is not None:
-            check_whole("patience", patience, 1)
-        num_rows = weights.table.shape[0]
-        if names is None:
-            names = [f"campaign {c} of {len(campaigns)}" for c in range(len(campaigns))]
-        for name, batch in zip(names, campaigns, strict=True):
-            check_batch(batch, self._layout, num_rows, name)
-        if self._everywhere is not None:
-            weights = Weights(*jax.device_put(tuple(weights), self._everywhere))
-        index = self._layout.row_index(num_rows)
+        names = names or [f"campaign {c}" for c in range(len(campaigns))]
+        index = self._layout.row_index(weights.table.shape[0])
         touched = self._touched(index, campaigns, seed)
         # One size for all campaigns: the cost of a step does not depend on it.
         size = self._campaign_rows.holding(max(map(len, touched), default=0))
 
-        def adapt(group: list[int]) -> list[AdaptedWeights]:
-            members, table_rows = [], []
-            for c in group:
-                batch = campaigns[c]
-                own, ids = index.renumber(touched[c], size, batch.ids)
-                members.append(batch._replace(ids=ids))
-                table_rows.append(own)
-            adapted = run_epochs(
-                _Group(self, weights, members, table_rows, float(learning_rate)),
-                [member.label for member in members],
-                [generator(seed, 0) for _ in group],
-                batch_size=self._batch_size,
-                epochs=epochs,
-                patience=patience,
-                watch=watch,
-                names=[names[c] for c in group],
-            )
-            return [_cut(own, len(touched[c])) for c, own in zip(group, adapted, strict=True)]
+        def adapt(c: int) -> AdaptedWeights:
+            rows, ids = index.renumber(touched[c], size, campaigns[c].ids)
+            examples, rate = campaigns[c]._replace(ids=ids), float(learning_rate)
+            model = self._adapt(weights, examples, rows, seed, rate, epochs, patience, names[c])
+            return _cut(AdaptedWeights(model["network"], rows, model["table"]), len(touched[c]))
 
-        return adapt_groups(
-            adapt,
-            campaigns,
-            group_size=self._group_size,
-            in_turn=self._group_size > 1 or watch is not None,
-            progress=progress,
-        )
+        by_size = sorted(range(len(touched)), key=lambda c: -len(campaigns[c].label))
+        results: dict[int, AdaptedWeights] = {}
+        progress("customise", 0, len(touched))
+        with closing(in_threads(adapt, by_size, num_threads=2)) as each:
+            for c, model in zip(by_size, each, strict=True):
+                results[c] = model
+                progress("customise", len(results), len(touched))
+        return [results[c] for c in range(len(touched))]
 
     def _touched(self, index: RowIndex, campaigns: Sequence[Batch], seed: int) -> list[np.ndarray]:
         """The table rows of each campaign; also makes room for those of a minibatch.
@@ -180,6 +118,99 @@ class Customiser:
             self._minibatch_rows.holding(len(index.distinct(some.ids)))
         return touched
 
+    def _adapt(
+        self,
+        weights: Weights,
+        examples: Batch,
+        rows: np.ndarray,
+        seed: int,
+        rate: float,
+        epochs: int,
+        patience: int | None,
+        name: str,
+    ) -> dict[str, Any]:
+        """The adapted ``network`` and ``table`` of a campaign; ids point into its (U,) ``rows``."""
+        rng, index = generator(seed, 0), self._layout.row_index(len(rows))
+        fit, held = hold_out(examples.label, 0.0 if patience is None else _HELD_OUT, rng)
+        state = self._steps.start(weights.network, rows_of(weights.table, rows))
+        model = best = self._steps.current(state, rate)
+        least, waited, improved, number = np.inf, 0, False, 0
+        if patience is not None:
+            least = np.nan_to_num(self._summed_loss(model, examples, held), nan=np.inf)
+        for _ in range(epochs):
+            for batch in minibatches(examples, rng.permutation(fit), self._batch_size, len(rows)):
+                some, local = localise(index, batch, self._minibatch_rows)
+                state = self._steps.adapt(*state, some, local, rate)
+                number += 1
+            model = self._steps.current(state, rate)
+            if not _finite(model):
+                if improved:
+                    break
+                raise Diverged(
+                    f"{name}: the adapted weights are not finite after step {number}; lower the "
+                    "online learning rate"
+                )
+            if patience is not None:
+                loss = self._summed_loss(model, examples, held)
+                waited += 1
+                if loss < least:
+                    best, least, waited, improved = model, loss, 0, True
+                if waited >= patience:
+                    break
+        return model if patience is None else best
+
+    def _summed_loss(self, model: dict[str, Any], examples: Batch, picked: np.ndarray) -> Any:
+        """The loss of a model, summed over the picked examples."""
+        # Few examples are held out, so small batches waste less.
+        batches = minibatches(examples, picked, -(-self._batch_size // 4), len(model["table"]))
+        losses = [self._steps.summed_loss(model, batch) for batch in batches]
+        return sum(jax.device_get(losses), np.float32(0))
+
+
+class AdaptingSteps:
+    """The jitted functions that adapt a network to one campaign, with a fresh Adam.
+
+    ``start`` makes a state; ``adapt`` takes its parts, the (U',) rows of its table that a minibatch
+    touches, the minibatch and a learning rate, and reuses the memory of the table; ``current``
+    returns the weights.
+
+    Arrays of a state have a leading axis of length 1. It fixes how XLA fuses a step, hence how a
+    step rounds.
+    """
+
+    def __init__(self, network: Network, layout: Layout) -> None:
+        loss = build_loss(network, layout)
+
+        def row(rate: Any) -> RowStep:
+            return build_row_step(plain_gradient(loss), optax.adam(rate), table_adam(rate))
+
+        def one(state: RowState) -> RowState:
+            return jax.tree.map(lambda leaf: leaf[0], state)
+
+        def stacked(state: RowState) -> RowState:
+            return jax.tree.map(lambda leaf: leaf[None], state)
+
+        @jax.jit
+        def start(network: Any, values: Array) -> RowState:
+            return stacked(row(0).init(network, values))
+
+        # Only the table is donated: to write the network's moments in place, XLA would copy them.
+        @partial(jax.jit, donate_argnums=2)
+        def adapt(
+            network: Any, opt_state: Any, table: TableState, rows: Array, batch: Batch, rate: Array
+        ) -> RowState:
+            state = one(RowState(network, opt_state, table))
+            return stacked(row(rate).step(state, rows, batch)[0])
+
+        @jax.jit
+        def current(state: RowState, rate: Array) -> dict[str, Any]:
+            state = one(state)
+            return {"network": state.network, "table": table_adam(rate).flush(state.table).table}
+
+        self.start, self.current = start, current
+        self.summed_loss = jax.jit(build_loss(network, layout, reduction="sum"))
+        self.adapt = adapt
+
 
 def _cut(adapted: AdaptedWeights, num_rows: int) -> AdaptedWeights:
     """Adapted weights without most of the padding, which comes after the campaign's own rows.
@@ -190,182 +221,48 @@ def _cut(adapted: AdaptedWeights, num_rows: int) -> AdaptedWeights:
     if size >= len(adapted.rows):
         return adapted
     values = np.array(jax.device_get(adapted.values)[:size])  # a copy, which frees the rest
-    if isinstance(adapted.values, jax.Array):
-        values = jax.device_put(values)
-    return adapted._replace(rows=adapted.rows[:size], values=values)
-
-
-class _Group:
-    """Up to G campaigns that are being adapted: their networks, rows and optimisers."""
-
-    def __init__(
-        self,
-        stage: Customiser,
-        weights: Weights,
-        members: Sequence[Batch],
-        table_rows: Sequence[np.ndarray],
-        learning_rate: float,
-    ) -> None:
-        """Args:
-        stage: has the jitted steps and the sizes.
-        weights: the general weights.
-        members: the campaigns' examples, with ids that point into their table rows.
-        table_rows: (U,) table rows of each campaign.
-        learning_rate: rate of both optimisers.
-        """
-        self._stage, self._members, self._table_rows = stage, members, table_rows
-        self._num_idle, self._rate = stage._group_size - len(members), learning_rate
-        size = len(table_rows[0])
-        idle = [np.full(size, weights.table.shape[0], np.int32)] * self._num_idle
-        rows = rows_of(weights.table, np.stack([*table_rows, *idle]))
-        self._state = stage._steps.start(weights.network, rows)
-        self._index = stage._layout.row_index(size)
-        self.select = stage._steps.select
-
-    def step(self, picks: Picks) -> None:
-        """Adapts with one minibatch per campaign: at most B examples, none if it is done."""
-        batch = self._stack(picks, self._stage._batch_size)
-        rows, local = localise(self._index, batch, self._stage._minibatch_rows)
-        self._state = self._stage._steps.adapt(self._state, rows, local, self._rate)
-
-    def models(self) -> Models:
-        """The current models, stacked."""
-        return self._stage._steps.current(self._state, self._rate)
-
-    def summed_losses(self, models: Models, picks: Picks) -> np.ndarray:
-        """(G,) losses of the models, summed over the picked examples of each campaign."""
-        # Few examples are held out, so small batches waste less.
-        length = -(-self._stage._batch_size // 4)
-        batches = (self._stack(some, length) for some in minibatches(picks, length))
-        losses = [self._stage._steps.summed_losses(models, batch) for batch in batches]
-        return sum(jax.device_get(losses), np.zeros(len(picks) + self._num_idle, np.float32))
-
-    def adapted(self, models: Models) -> list[AdaptedWeights]:
-        """The adapted weights of each campaign; idle places are left out."""
-        if self._stage._everywhere is not None:  # so that they end up where the general weights are
-            models = jax.device_get(models)
-        return [
-            AdaptedWeights(model["network"], own, model["table"])
-            for own, model in zip(self._table_rows, unstack(models), strict=False)
-        ]
-
-    def _stack(self, picks: Picks, length: int) -> Batch:
-        return stack_minibatches(
-            self._members, picks, length, self._num_idle, len(self._table_rows[0])
-        )
-
-
-def run_epochs(
-    group: _Group,
-    labels: Sequence[np.ndarray],
-    rngs: Sequence[np.random.Generator],
-    *,
-    batch_size: int,
-    epochs: int,
-    patience: int | None,
-    watch: Watch[AdaptedWeights] | None,
-    names: Sequence[str],
-) -> list[AdaptedWeights]:
-    """Adapts campaigns for some epochs, or until their held-out losses stop falling.
-
-    If weights become infinite or NaN, early stopping keeps the best finite model.
-
-    Args:
-      group: the campaigns.
-      labels: (n,) labels of each campaign.
-      rngs: one generator per campaign, for its held-out examples and the order of its minibatches.
-      batch_size: B.
-      epochs, patience, watch: see `Customiser.__call__`.
-      names: names of the campaigns, for messages.
-
-    Raises:
-      Diverged: weights are not finite, and no earlier epoch was better than the start.
-    """
-    fraction = 0.0 if patience is None else _HELD_OUT
-    split = [hold_out(label, fraction, rng) for label, rng in zip(labels, rngs, strict=True)]
-    fit, held = zip(*split, strict=True)
-    stopping = None
-    if patience is not None:
-        models = group.models()
-        stopping = EarlyStopping(
-            models,
-            group.summed_losses(models, held),
-            patience=patience,
-            select=group.select,
-        )
-    number, diverged = 0, dict[int, int]()  # position of a campaign -> steps until then
-    if watch is not None:
-        watch(number, lambda: group.adapted(group.models()))
-    for _ in range(epochs):
-        going = np.ones(len(labels), bool) if stopping is None else stopping.going
-        orders = [
-            rng.permutation(pick) if go else pick[:0]
-            for rng, pick, go in zip(rngs, fit, going, strict=False)
-        ]
-        for picks in minibatches(orders, batch_size):
-            group.step(picks)
-            number += 1
-            if watch is not None:
-                watch(number, lambda: group.adapted(group.models()))
-        models = group.models()
-        finite = np.array(jax.device_get(list(map(_finite, group.adapted(models)))))
-        for place in np.flatnonzero(~finite).tolist():
-            diverged.setdefault(place, number)
-        if stopping is not None:
-            losses = group.summed_losses(models, held)
-            losses[: len(finite)][~finite] = np.inf
-            stopping.update(models, losses)
-            if not stopping.going.any():
-                break
-    for place, steps in diverged.items():
-        if stopping is None or not stopping.improved[place]:
-            raise Diverged(
-                f"{names[place]}: the adapted weights are not finite after step {steps}; lower the "
-                "online learning rate"
-            )
-    return group.adapted(group.models() if stopping is None else stopping.best)
+    return adapted._replace(rows=adapted.rows[:size], values=jax.device_put(values))
 
 
 @jax.jit
-def _finite(adapted: AdaptedWeights) -> jax.Array:
+def _finite(model: Any) -> Array:
     """Whether all weights are finite."""
-    leaves = jax.tree.leaves((adapted.network, adapted.values))
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(model)]).all()
 
 
-def minibatches(picks: Picks, length: int) -> Iterator[Picks]:
-    """Yields the picked examples of each campaign, ``length`` at a time, until none are left."""
-    for number in range(math.ceil(max(map(len, picks)) / length)):
-        yield [pick[number * length : (number + 1) * length] for pick in picks]
+def minibatches(examples: Batch, picked: np.ndarray, size: int, pad: int) -> Iterator[Batch]:
+    """The picked examples of a campaign, ``size`` at a time; the last are padded with weight 0."""
+    for start in range(0, len(picked), size):
+        batch = examples.pick(picked[start : start + size])
+        missing = size - len(batch.label)
+        label, weight = (np.pad(own, (0, missing)) for own in (batch.label, batch.weight))
+        user = np.pad(batch.ids.user, ((0, missing), (0, 0)), constant_values=pad)
+        label, weight = label.astype(np.float32), weight.astype(np.float32)
+        yield Batch(batch.ids._replace(user=user), label, weight)
 
 
-def adapt_groups(
-    adapt: Callable[[list[int]], list[AdaptedWeights]],
-    campaigns: Sequence[Batch],
-    *,
-    group_size: int,
-    in_turn: bool,
-    progress: Progress,
-) -> list[AdaptedWeights]:
-    """Adapts all campaigns, the largest first.
+def localise(index: RowIndex, batch: Batch, size: GrowingSize) -> tuple[np.ndarray, Batch]:
+    """(U',) rows that a minibatch touches, and the batch with ids into them."""
+    touched = index.distinct(batch.ids)
+    rows, ids = index.renumber(touched, size.holding(len(touched)), batch.ids)
+    return rows, batch._replace(ids=ids)
+
+
+def hold_out(
+    label: np.ndarray, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to fit and positions held out: a fraction of each class, at least one of each.
+
+    Without a held-out seed, the model with the smallest predictions would have the lowest held-out
+    loss. So if a class has a single example, nothing is held out.
 
     Args:
-      adapt: adapts a group of campaigns, by position.
-      campaigns: examples of each campaign.
-      group_size: G.
-      in_turn: whether groups are adapted one after another; otherwise two are adapted at a time.
-      progress: receives the number of campaigns done.
+      fraction: fraction of the seeds, and of the non-seeds; 0 holds nothing out.
+      rng: draws the held-out examples.
     """
-    sizes = [len(batch.label) for batch in campaigns]
-    by_size = sorted(range(len(sizes)), key=lambda c: -sizes[c])
-    groups = [by_size[first : first + group_size] for first in range(0, len(by_size), group_size)]
-    results: dict[int, AdaptedWeights] = {}
-    progress("customise", 0, len(sizes))
-    adapted = (
-        (adapt(group) for group in groups) if in_turn else in_threads(adapt, groups, num_threads=2)
-    )
-    with closing(adapted):  # if this fails, waiting groups are not started
-        for group, models in zip(groups, adapted, strict=True):
-            results |= zip(group, models, strict=True)
-            progress("customise", len(results), len(sizes))
-    return [results[c] for c in range(len(sizes))]
+    classes = [np.flatnonzero(label == kind) for kind in (0, 1)]
+    if not fraction or min(map(len, classes)) < 2:
+        return np.arange(len(label)), np.empty(0, int)
+    held = [rng.permutation(of)[: max(1, int(fraction * len(of)))] for of in classes]
+    out = np.concatenate(held)
+    return np.setdiff1d(np.arange(len(label)), out), out

@@ -5,26 +5,31 @@ from metaheac_jax.methods.ensembling import EnsembleConfig, EnsembleMethod
 from metaheac_jax.methods.fine_tuning import (
     OFFICIAL,
     PAPER,
-    AlphaZero,
     MetaHeacConfig,
     MetaHeacMethod,
     PretrainedMLP,
     WithoutMeta,
 )
-from metaheac_jax.methods.general_models import customise, fit, judge
+from metaheac_jax.methods.general_models import configured, customise, fit
+from metaheac_jax.methods.learned_prior import (
+    LearnedPrior,
+    LearnedPriorConfig,
+    TowerPrior,
+    TowerPriorConfig,
+)
 from metaheac_jax.methods.logistic_regression import LogisticRegression
-from metaheac_jax.methods.method import Method, Run, Trained
-from metaheac_jax.methods.registry import METHODS, configured, method_of, register
+from metaheac_jax.methods.method import METHODS, Method, Run, Trained, method_of, register
 from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
 
 __all__ = [
     "METHODS",
     "OFFICIAL",
     "PAPER",
-    "AlphaZero",
     "Config",
     "EnsembleConfig",
     "EnsembleMethod",
+    "LearnedPrior",
+    "LearnedPriorConfig",
     "LogisticRegression",
     "MetaHeacConfig",
     "MetaHeacMethod",
@@ -33,12 +38,13 @@ __all__ = [
     "Run",
     "SolvedHeadConfig",
     "SolvedHeadMethod",
+    "TowerPrior",
+    "TowerPriorConfig",
     "Trained",
     "WithoutMeta",
     "configured",
     "customise",
     "fit",
-    "judge",
     "method_of",
     "register",
 ]

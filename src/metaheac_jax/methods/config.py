@@ -44,13 +44,14 @@ class Config:
         return {name: value for name, value in own.items() if isinstance(value, Config)}
 
     def named(self) -> dict[str, Any]:
-        """All settings by name, those of parts with a dot."""
+        """Names all settings, those of parts with a dot."""
         found = {}
-        for name, value in ((own.name, getattr(self, own.name)) for own in fields(self)):
-            inner = value.named() if isinstance(value, Config) else None
-            found |= (
-                {name: value} if inner is None else {f"{name}.{k}": v for k, v in inner.items()}
-            )
+        for name in (own.name for own in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Config):
+                found |= {f"{name}.{inner}": own for inner, own in value.named().items()}
+            else:
+                found[name] = value
         return found
 
     def __contains__(self, name: str) -> bool:
@@ -61,7 +62,7 @@ class Config:
         return next(v for k, v in self.named().items() if name in (k, k.rpartition(".")[2]))
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
-        """The config with other values for some settings, by name.
+        """Changes some settings, by name, in a copy.
 
         Raises:
           InputError: no setting has a name (close ones are listed), or a value is out of range.
@@ -81,12 +82,12 @@ class Config:
         return replace(self, **own)
 
     def plain(self) -> dict[str, Any]:
-        """Plain data for JSON; see `of_plain`."""
+        """Makes plain data for JSON; see `of_plain`."""
         return asdict(self)
 
     @classmethod
     def of_plain(cls, values: Mapping[str, Any]) -> Self:
-        """The config that `plain` has described.
+        """Makes the config that `plain` has described.
 
         Raises:
           InputError: there are other settings than this class has.
@@ -111,7 +112,7 @@ def _check(own: Field[Any], hint: Any, value: Any) -> None:
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         good, expected = value in choices, " or ".join(map(repr, choices))
-    elif hint is bool:
+    elif bool in kinds:
         good, expected = isinstance(value, bool), "true or false"
     elif int in kinds:
         check_whole(f"settings: {own.name}", value, int(what.get("least", 1)))

@@ -5,23 +5,26 @@ adapts further if there are many; and LR learns from nothing but the campaign. T
 so a mean of their log-odds can rank better than any of them. How far LR is behind the others
 depends on the data, so its share is chosen on held-out campaigns. The ensemble is not in the paper.
 
-Axes: R table rows, K columns of all members together.
+Axes: B examples, M user fields, N campaign fields, R table rows, E members, K columns of all
+members together.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from itertools import accumulate
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from metaheac_jax.customising.minibatches import padded_rows
 from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods.config import Config
@@ -33,18 +36,79 @@ from metaheac_jax.methods.logistic_regression import (
     LogisticRegression,
     RegressionConfig,
 )
-from metaheac_jax.methods.method import Run, Trained, lengthened
-from metaheac_jax.methods.online import NetworkMethod, compiled_scorer
+from metaheac_jax.methods.method import (
+    NetworkMethod,
+    Run,
+    Trained,
+    compiled_scorer,
+    lengthened,
+    register,
+)
 from metaheac_jax.methods.solved_heads import SolvedHeadConfig, SolvedHeadMethod
 from metaheac_jax.model import AdaptedWeights, General, State, Weights, on_device
-from metaheac_jax.networks.ensemble import Ensemble, Member
+from metaheac_jax.networks import Network, Output, User, sigmoid_output
 from metaheac_jax.progress import prefixed
+from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.rows import rows_of
 from metaheac_jax.training.loop import Quality
 
 #: The shares of LR that are tried; the other members have equal parts of the rest.
 _SHARES_OF_LR = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 Members = tuple[SolvedHeadMethod, WithoutMeta[WithoutMetaConfig], LogisticRegression]
+
+
+class Member(NamedTuple):
+    """A network of an ensemble: the key of its parameters, and its number of columns."""
+
+    name: str
+    network: Network
+    width: int
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A `Network` of several networks side by side, whose log-odds are averaged.
+
+    Each reads its own columns of the table, so weights, adapted weights and scorers have the form
+    of those of one network. The parameters are those of each member under its name, and ``shares``
+    (E,): the weights of the mean.
+    """
+
+    members: tuple[Member, ...]
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """The columns of the table that each member reads, by name."""
+        ends = accumulate(member.width for member in self.members)
+        return {
+            m.name: slice(end - m.width, end) for m, end in zip(self.members, ends, strict=True)
+        }
+
+    def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
+        """Parameters, drawn with the key, for (B, M, K) user and (N, K) fields; equal shares."""
+        keys = jax.random.split(key, len(self.members))
+        drawn = {
+            member.name: member.network.init(own, *fields)
+            for own, (member, fields) in zip(keys, self._inputs(user, campaign), strict=True)
+        }
+        return drawn | {"shares": jnp.full(len(self.members), 1 / len(self.members))}
+
+    def apply(self, params: dict[str, Any], user: User, campaign: Array, /) -> Output:
+        """(B, M, K) user fields and (N, K) or (B, N, K) campaign fields -> `Output`."""
+        log_odds = [
+            member.network.apply(params[member.name], *fields).log_odds
+            for member, fields in self._inputs(user, campaign)
+        ]
+        # No matrix product, which accelerators round.
+        return sigmoid_output((params["shares"][:, None] * jnp.stack(log_odds)).sum(axis=0))
+
+    def _inputs(
+        self, user: User, campaign: Array
+    ) -> Iterator[tuple[Member, tuple[UserFields, Array]]]:
+        """Each member, with its user and campaign fields."""
+        user = UserFields.of(user)
+        for member, own in zip(self.members, self.columns.values(), strict=True):
+            yield member, (user.columns(own), campaign[..., own])
 
 
 @dataclass(frozen=True)
@@ -72,6 +136,7 @@ class EnsembleConfig(Config):
             raise InputError("settings: list_lengths: expected the same for all members")
 
 
+@register
 class EnsembleMethod(NetworkMethod[EnsembleConfig]):
     """The weighted mean log-odds of a solved head, MetaHeac w/o Meta and LR.
 
@@ -103,7 +168,7 @@ class EnsembleMethod(NetworkMethod[EnsembleConfig]):
         )
 
     def fit(self, run: Run) -> Trained:
-        """The offline stage: trains each member, then chooses the shares on held-out campaigns.
+        """Trains each member, then chooses the shares on held-out campaigns.
 
         The optimiser's state contains that of each member that takes steps, and its number of steps
         is the sum of theirs.
@@ -175,14 +240,10 @@ class EnsembleMethod(NetworkMethod[EnsembleConfig]):
     def customise(
         self, run: Run, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
-        """The online stage: customises each member to all campaigns."""
+        """Customises each member to all campaigns."""
         adapted: dict[str, deque[AdaptedWeights]] = {}
         for member in self.members:
-            own = replace(
-                run,
-                progress=prefixed(run.progress, f"{member.label} "),
-                watch=None,  # the members have no steps in common
-            )
+            own = replace(run, progress=prefixed(run.progress, f"{member.label} "))
             scorers = member.customise(own, self._state_of(member.name, state), campaigns)
             adapted[member.name] = deque(scorer.adapted for scorer in scorers)
         run, campaigns = lengthened(run, self.config["list_lengths"], campaigns)
@@ -204,13 +265,7 @@ def _shares(lr: float) -> np.ndarray:
 def _together(
     table: Any, parts: Mapping[str, AdaptedWeights], columns: Mapping[str, slice]
 ) -> AdaptedWeights:
-    """Combines the weights of all members for one campaign into those of one network.
-
-    Args:
-      table: (R, K) table of the general model.
-      parts: the adapted weights by member name.
-      columns: the columns of the table by member name.
-    """
+    """Combines the weights of all members, by name, for one campaign into those of one network."""
     owned = [part.rows[part.rows < len(table)] for part in parts.values()]
     rows = np.unique(np.concatenate(owned))
     padded = padded_rows(rows, len(table))

@@ -5,25 +5,49 @@ If a source does not state a value, a comment says where the value comes from.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from metaheac_jax.customising.customiser import Customiser
 from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.data.batches import CampaignExamples
 from metaheac_jax.data.campaign import Campaign
-from metaheac_jax.methods.method import Run, Trained, lengthened
+from metaheac_jax.methods.config import GradientConfig, within
+from metaheac_jax.methods.method import (
+    PROGRAMS_KEPT,
+    NetworkMethod,
+    Run,
+    Trained,
+    compiled_scorer,
+    lengthened,
+    register,
+)
 from metaheac_jax.methods.offline import train_on_campaigns, train_plain, untrained
-from metaheac_jax.methods.online import FineTuningConfig, NetworkMethod, fine_tune
 from metaheac_jax.model import State, Weights
-from metaheac_jax.networks.base import Network
-from metaheac_jax.networks.metaheac import MetaHeac, Mixture
-from metaheac_jax.networks.mlp import MLP
+from metaheac_jax.networks import MLP, MetaHeac, Network
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import Reduction, build_loss
 from metaheac_jax.training.meta import MetaGradient, build_meta_gradient
 from metaheac_jax.training.step import Gradient
+
+
+@dataclass(frozen=True)
+class FineTuningConfig(GradientConfig):
+    """Settings of a method that fine-tunes a network online.
+
+    Attributes:
+      online_learning_rate: learning rate of the online Adam.
+      online_epochs: passes over a campaign's examples; with patience, the maximum.
+      online_patience: number of epochs without a lower held-out loss before the online stage stops.
+        None runs all epochs.
+    """
+
+    online_learning_rate: float = 0.001  # "until the loss converges"; the program's rate
+    online_epochs: int = within(10, least=0)
+    online_patience: int | None = 3
 
 
 @dataclass(frozen=True)
@@ -52,34 +76,21 @@ class WithoutMetaConfig(PretrainingConfig):
     Attributes:
       num_experts: n, the number of experts.
       num_critics: m, the number of critics.
-      mixture: see `Mixture`.
     """
 
     tuned: ClassVar[tuple[str, ...]] = (*PretrainingConfig.tuned, "num_experts", "num_critics")
 
     num_experts: int = 8  # the paper tunes n and m in [3, 10]; these are the program's
     num_critics: int = 5
-    mixture: Mixture = "sum"  # with softmax weights the printed 1/m would bound p by 1/m
 
 
 @dataclass(frozen=True)
-class AlphaZeroConfig(WithoutMetaConfig):
-    """Settings of MetaHeac without an inner step.
+class MetaHeacConfig(WithoutMetaConfig):
+    """Settings of MetaHeac; the defaults are those of the paper's section 4.1.
 
     Attributes:
       reduction: see `Reduction`.
       disjoint: whether support and query share no example.
-    """
-
-    reduction: Reduction = "sum"
-    disjoint: bool = True
-
-
-@dataclass(frozen=True)
-class MetaHeacConfig(AlphaZeroConfig):
-    """Settings of MetaHeac; the defaults are those of the paper's section 4.1.
-
-    Attributes:
       inner_learning_rate: alpha, for a loss with this reduction; 0 takes no inner step.
     """
 
@@ -88,6 +99,8 @@ class MetaHeacConfig(AlphaZeroConfig):
         *("inner_learning_rate", "num_experts", "num_critics"),
     )
 
+    reduction: Reduction = "sum"
+    disjoint: bool = True
     inner_learning_rate: float = 0.001
 
 
@@ -105,18 +118,16 @@ OFFICIAL = MetaHeacConfig(
     online_patience=None,
 )
 F = TypeVar("F", bound=PretrainingConfig)
+W = TypeVar("W", bound=WithoutMetaConfig)
 
 
 class FineTunedMethod(NetworkMethod[F]):
     """A method that trains a network offline, and fine-tunes all of it online."""
 
-    @abstractmethod
-    def train(self, run: Run) -> Trained:
-        """The offline stage, on data that has list lengths if they are wanted."""
-
     def fit(self, run: Run) -> Trained:
-        """See `Method.fit`."""
-        return self.train(lengthened(run, self.config.list_lengths)[0])
+        """Trains on the examples of all campaigns, plainly."""
+        run, _ = lengthened(run, self.config.list_lengths)
+        return train_plain(run, self.config, self.network)
 
     def customise(
         self, run: Run, state: State, campaigns: Sequence[Campaign]
@@ -126,25 +137,15 @@ class FineTunedMethod(NetworkMethod[F]):
         return fine_tune(run, self.config, self.network, Weights(**state), campaigns)
 
 
+@register
 class PretrainedMLP(FineTunedMethod[PretrainingConfig]):
     """MLP+pre-training: plain training offline, then fine-tuning (paper section 4.1)."""
 
     name, label, default = "mlp-pretraining", "MLP+pre-training", PretrainingConfig()
-
-    @property
-    def network(self) -> MLP:
-        """The MLP, which has no settings."""
-        return MLP()
-
-    def train(self, run: Run) -> Trained:
-        """See `FineTunedMethod.train`."""
-        return train_plain(run, self.config, self.network)
+    network = MLP()
 
 
-W = TypeVar("W", bound=WithoutMetaConfig)
-A = TypeVar("A", bound=AlphaZeroConfig)
-
-
+@register
 class WithoutMeta(FineTunedMethod[W]):
     """MetaHeac's network with plain training offline (paper, Table 4)."""
 
@@ -153,49 +154,35 @@ class WithoutMeta(FineTunedMethod[W]):
     @property
     def network(self) -> MetaHeac:
         """MetaHeac's network."""
-        config = self.config
-        return MetaHeac(config.num_experts, config.num_critics, mixture=config.mixture)
-
-    def train(self, run: Run) -> Trained:
-        """See `FineTunedMethod.train`."""
-        return train_plain(run, self.config, self.network)
+        return MetaHeac(self.config.num_experts, self.config.num_critics)
 
 
-class AlphaZero(WithoutMeta[A]):
-    """MetaHeac with the batches of the meta-step but without an inner step, as a control.
-
-    It draws the same examples; those of support sets do not affect the gradient.
-    """
-
-    name, label, default = "alpha-0", "MetaHeac, alpha = 0", AlphaZeroConfig()
-
-    def gradient(self, layout: Layout) -> Gradient[...]:
-        """The gradient of the meta-loss, on ids of this layout."""
-        return meta_gradient(self.network, layout, self.config.reduction)
-
-    def train(self, run: Run) -> Trained:
-        """See `FineTunedMethod.train`."""
-        config, gradient = self.config, self.gradient(run.dataset.layout)
-        weights = untrained(run, config, self.network)
-        disjoint, reduction = config.disjoint, config.reduction
-        return train_on_campaigns(
-            run, config, weights, gradient, disjoint=disjoint, reduction=reduction
-        )
-
-
-class MetaHeacMethod(AlphaZero[MetaHeacConfig]):
+@register
+class MetaHeacMethod(WithoutMeta[MetaHeacConfig]):
     """MetaHeac: Algorithm 1, then fine-tuning (paper section 3)."""
 
     name, label, default = "metaheac", "MetaHeac", PAPER
 
     def gradient(self, layout: Layout) -> Gradient[...]:
-        """Algorithm 1's gradient."""
+        """Builds Algorithm 1's gradient, on ids of this layout."""
         config = self.config
         return meta_gradient(self.network, layout, config.reduction, config.inner_learning_rate)
 
+    def fit(self, run: Run) -> Trained:
+        """Trains on support and query sets of the campaigns."""
+        run, _ = lengthened(run, self.config.list_lengths)
+        return train_on_campaigns(
+            run,
+            self.config,
+            untrained(run, self.config, self.network),
+            self.gradient(run.dataset.layout),
+            disjoint=self.config.disjoint,
+            reduction=self.config.reduction,
+        )
+
 
 def meta_gradient(
-    network: Network, layout: Layout, reduction: Reduction, inner_learning_rate: float = 0.0
+    network: Network, layout: Layout, reduction: Reduction, inner_learning_rate: float
 ) -> MetaGradient:
     """Algorithm 1's gradient of a network; without an inner step if its learning rate is 0."""
     return build_meta_gradient(
@@ -205,3 +192,34 @@ def meta_gradient(
         reduction=reduction,
         select=select_rows,
     )
+
+
+def fine_tune(
+    run: Run,
+    config: FineTuningConfig,
+    network: Network,
+    weights: Weights,
+    campaigns: Sequence[Campaign],
+) -> list[AdaptedScorer]:
+    """Adapts general weights to each campaign; see `customising.customiser.Customiser`."""
+    layout = run.dataset.layout
+    adapted = _compiled_customiser(network, layout, config.batch_size)(
+        weights,
+        CampaignExamples(run.dataset, campaigns),
+        seed=run.seed,
+        learning_rate=config.online_learning_rate,
+        epochs=config.online_epochs,
+        patience=config.online_patience,
+        names=[campaign.name for campaign in campaigns],
+        progress=run.progress,
+    )
+    pool = compiled_scorer(network, layout)
+    return [
+        AdaptedScorer(pool, weights, own, campaign.rows, run.lengths)
+        for campaign, own in zip(campaigns, adapted, strict=True)
+    ]
+
+
+@functools.lru_cache(PROGRAMS_KEPT)  # methods with the same network share its compiled programs
+def _compiled_customiser(network: Network, layout: Layout, batch_size: int) -> Customiser:
+    return Customiser(network, layout, batch_size=batch_size)

@@ -23,52 +23,44 @@ from metaheac_jax.progress import silent
 from metaheac_jax.ranking import auc
 from metaheac_jax.training.loop import Quality
 
-FRACTION = 0.1  # fraction of the training campaigns to hold out
-MIN_CAMPAIGNS = 3  # minimum number of held-out campaigns
+_FRACTION = 0.1  # fraction of the training campaigns to hold out
+_MIN_CAMPAIGNS = 3  # minimum number of held-out campaigns
 # Maximum number of examples in a half, so that a judgement takes little time on any data set. It
 # is large, so that held-out campaigns are customised on about as many examples as new ones.
 MAX_HALF = 65_536
 MAX_WEIGHT = 1000  # of a campaign in the mean over campaigns
 
 
-def num_held_out(num_campaigns: int, fraction: float = FRACTION) -> int:
+def num_held_out(num_campaigns: int) -> int:
     """How many of the training campaigns are held out, unless training continues from a model."""
-    return max(MIN_CAMPAIGNS, math.ceil(fraction * num_campaigns))
+    return max(_MIN_CAMPAIGNS, math.ceil(_FRACTION * num_campaigns))
 
 
 def hold_out_campaigns(
-    data: Dataset,
-    campaigns: np.ndarray,
-    seed: int,
-    *,
-    fraction: float = FRACTION,
-    start: General | None = None,
+    data: Dataset, campaigns: np.ndarray, seed: int, *, start: General | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides training campaigns (by index) into those to train on and those to hold out.
 
-    A fraction is held out. If training continues from a model, the campaigns that were held out of
-    all its training come first, and then up to half of those that are new to it, rounded up. If
-    these are fewer than the fraction but at least `MIN_CAMPAIGNS`, they alone are held out; if they
-    are fewer, campaigns that the model was trained on are held out too.
-
-    Args:
-      data: the data set with the campaigns.
-      campaigns: indices of the training campaigns.
-      seed: seed of the random draw.
-      fraction: fraction of the campaigns to hold out.
-      start: the model that training continues from.
+    A tenth is held out. If training continues from a model, the campaigns that were held out of all
+    its training come first, and then up to half of those that are new to it, rounded up. If these
+    are fewer than a tenth but at least three, they alone are held out; if they are fewer, campaigns
+    that the model was trained on are held out too.
 
     Raises:
       InputError: too few campaigns have the two seeds and two non-seeds that halving needs.
     """
     seeds = data.stage1.positives[campaigns]
     others = data.stage1.counts[campaigns] - seeds
-    enough = (seeds >= 2) & (others >= 2)
-    able = generator(seed, 0).permutation(campaigns[enough])
-    count = num_held_out(len(campaigns), fraction)
+    able = generator(seed, 0).permutation(campaigns[(seeds >= 2) & (others >= 2)])
+    count = num_held_out(len(campaigns))
     if start is not None:
-        able, not_seen = _order_held_out(data, able, start)
-        count = min(count, not_seen) if not_seen >= MIN_CAMPAIGNS else count
+        known = data.campaigns_among(start.campaigns)[able]
+        again = data.campaigns_among(start.held_out)[able] & ~known
+        new = able[~again & ~known]
+        half = (len(new) + 1) // 2
+        able = np.concatenate([able[again], new[:half], able[known], new[half:]])
+        unseen = int(again.sum()) + half
+        count = min(count, unseen) if unseen >= _MIN_CAMPAIGNS else count
     if len(able) < count or len(campaigns) <= count:
         raise InputError(
             f"{data.where}: {count} campaigns have to be held out, each with at least two seeds "
@@ -77,19 +69,6 @@ def hold_out_campaigns(
         )
     held = able[:count]
     return np.setdiff1d(campaigns, held), np.sort(held)
-
-
-def _order_held_out(data: Dataset, able: np.ndarray, start: General) -> tuple[np.ndarray, int]:
-    """The order in which campaigns are held out when training continues from a model.
-
-    Also returns how many come before those that the model has seen in training.
-    """
-    known = data.campaigns_among(start.campaigns)[able]
-    again = data.campaigns_among(start.held_out)[able] & ~known
-    new = able[~again & ~known]
-    half = (len(new) + 1) // 2
-    order = np.concatenate([able[again], new[:half], able[known], new[half:]])
-    return order, int(again.sum()) + half
 
 
 @dataclass(frozen=True)

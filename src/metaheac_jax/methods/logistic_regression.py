@@ -2,28 +2,61 @@
 
 There is one weight per table row and an L2 penalty, so the minimum is unique. It is found by
 L-BFGS, instead of steps of the customiser.
+
+Axes: B examples, M user fields, N campaign fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from metaheac_jax.customising.minibatches import padded_rows
 from metaheac_jax.customising.score import AdaptedScorer
+from metaheac_jax.customising.sizes import padded_rows
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods.config import Config, within
-from metaheac_jax.methods.method import Method, Run, Trained, lengthened
-from metaheac_jax.methods.online import adapt_each, compiled_scorer
+from metaheac_jax.methods.method import (
+    Method,
+    Run,
+    Trained,
+    adapt_each,
+    compiled_scorer,
+    lengthened,
+    register,
+)
 from metaheac_jax.model import AdaptedWeights, State, Weights
-from metaheac_jax.networks.linear import Linear
+from metaheac_jax.networks import Output, User, sigmoid_output
+from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.sparse import value_counts
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A `Network` whose log-odds are the sum of the weights of a user's values, and a bias.
+
+    The weights are a table of width 1. They are not averaged over the values of a field, so a list
+    counts by its length too.
+    """
+
+    def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Array]:
+        """The bias, zero."""
+        del key, user, campaign
+        return {"bias": jnp.zeros(())}
+
+    def apply(self, params: dict[str, Array], user: User, campaign: Array, /) -> Output:
+        """(B, M, 1) user fields -> `Output`; campaign fields are not read."""
+        del campaign
+        user = UserFields.of(user)
+        sums = (user.counts * user.dense()[..., 0]).sum(axis=-1)
+        return sigmoid_output(sums + params["bias"])
+
 
 LINEAR = Linear()
 LINEAR_WIDTH = 1  # of its table
@@ -44,13 +77,14 @@ class RegressionConfig(Config):
     list_lengths: bool = False
 
 
+@register
 class LogisticRegression(Method[RegressionConfig]):
     """LR with an L2 penalty."""
 
     name, label, default = "lr", "LR", RegressionConfig()
 
     def fit(self, run: Run) -> Trained:
-        """The offline stage, which has nothing to learn: all weights are 0."""
+        """Learns nothing: all weights are 0."""
         run, _ = lengthened(run, self.config.list_lengths)
         table = jnp.zeros((run.dataset.num_rows, LINEAR_WIDTH))
         return Trained({"network": {"bias": jnp.zeros(())}, "table": table})
@@ -58,7 +92,7 @@ class LogisticRegression(Method[RegressionConfig]):
     def customise(
         self, run: Run, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
-        """The online stage: fits a regression to each campaign, on its examples only."""
+        """Fits a regression to each campaign, on its examples only."""
         run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
         num_rows = run.dataset.num_rows
 

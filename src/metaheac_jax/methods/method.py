@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from metaheac_jax.customising.score import AdaptedScorer, PoolScorer
+from metaheac_jax.data.batches import Batch, campaign_examples
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.data.list_lengths import Lengths, with_lengths
+from metaheac_jax.errors import Diverged, InputError, about
 from metaheac_jax.methods.config import Config, GradientConfig
-from metaheac_jax.model import General, Scorer, State, Watch
+from metaheac_jax.model import AdaptedWeights, General, Scorer, State, Weights
+from metaheac_jax.networks import Network
 from metaheac_jax.progress import Progress, silent
-from metaheac_jax.training.log import Hook
-from metaheac_jax.training.loop import Quality
+from metaheac_jax.table.layout import Layout
+from metaheac_jax.training.loop import Hook, Quality
 
 C = TypeVar("C", bound=Config)
+#: How many compiled programs of a kind are kept. A comparison of all methods on a data set needs
+#: fewer. There is a bound, so that programs for earlier layouts do not live for ever.
+PROGRAMS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -32,16 +41,14 @@ class Run:
       campaigns: indices of the training campaigns.
       seed: random seed of initial values, batches and orders.
       directory: folder for checkpoints of the offline stage; None for no checkpoints.
-      log: file for JSON lines of the offline stage, or a function of its records; None for no log.
+      hooks: take the records of the offline stage; see `training.loop`.
       progress: receives the progress of each stage.
       held_out: indices of the held-out campaigns, which determine when the offline stage stops;
         empty if it runs all epochs.
       judge: judges a state of the offline stage on these campaigns; None if there are none.
       start: the general model that the offline stage continues from; None to start afresh.
-      skip_nonfinite: maximum number of non-finite steps that the offline stage may skip.
-      label: name of the training in logs and progress.
+      label: name of the training in records and progress.
       mesh: the devices that share the work; None for one device.
-      watch: follows the steps of the online stage, if it takes any; None if nobody does.
       lengths: adds list lengths to users, as the dataset has them; None if it has none.
     """
 
@@ -49,15 +56,13 @@ class Run:
     campaigns: np.ndarray
     seed: int
     directory: Path | None = None
-    log: Path | Hook | None = None
+    hooks: Sequence[Hook] = ()
     progress: Progress = silent
     held_out: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     judge: Callable[[State], Quality] | None = None
     start: General | None = None
-    skip_nonfinite: int = 0
     label: str = ""
     mesh: Mesh | None = None
-    watch: Watch[Scorer] | None = None
     lengths: Lengths | None = None
 
 
@@ -78,7 +83,7 @@ class Trained(NamedTuple):
 class Method(ABC, Generic[C]):
     """A way to train a general model and to customise it.
 
-    A program adds its own by `registry.register`.
+    A program adds its own by `register`.
 
     Attributes:
       name: name for commands, which models are saved with.
@@ -96,20 +101,17 @@ class Method(ABC, Generic[C]):
 
     @abstractmethod
     def fit(self, run: Run) -> Trained:
-        """The offline stage: learns from stage 1 of the training campaigns.
+        """Learns from stage 1 of the training campaigns: the offline stage.
 
         It resumes from the run's checkpoints.
         """
 
     @abstractmethod
     def customise(self, run: Run, state: State, campaigns: Sequence[Campaign]) -> Sequence[Scorer]:
-        """The online stage: customises a model to each campaign, from its examples.
-
-        A method that adapts by gradient descent calls the run's ``watch``.
-        """
+        """Customises a model to each campaign, from its examples: the online stage."""
 
     def changed(self, **changes: Any) -> Self:
-        """The method with other values for some settings; see `Config.changed`."""
+        """Changes some settings, in a copy; see `Config.changed`."""
         return type(self)(self.config.changed(changes))
 
     @property
@@ -121,6 +123,33 @@ class Method(ABC, Generic[C]):
     def holds_out(self) -> bool:
         """Whether held-out campaigns determine when the offline stage stops."""
         return False
+
+
+#: The classes of methods by name.
+METHODS: dict[str, type[Method[Any]]] = {}
+M = TypeVar("M", bound=Method[Any])
+
+
+def register(method: type[M]) -> type[M]:
+    """Adds a class to `METHODS`, so that its models can be used; for use as a decorator."""
+    METHODS[method.name] = method
+    return method
+
+
+def method_of(general: General) -> Method[Any]:
+    """Finds the method that trained a general model, with the config of that training.
+
+    Raises:
+      InputError: no method has its name, or the method has other settings.
+    """
+    if general.method not in METHODS:
+        raise InputError(
+            f"the general model is of the method {general.method!r}, which this program does not "
+            "have; import the module that registers it"
+        )
+    kind = METHODS[general.method]
+    with about(f"the general model of {general.method!r}"):
+        return kind(type(kind().config).of_plain(general.config))
 
 
 class GradientMethod(Method[C]):
@@ -143,6 +172,33 @@ class GradientMethod(Method[C]):
         return any(own.offline_epochs and own.offline_patience for own in self._step_configs)
 
 
+class NetworkMethod(GradientMethod[C]):
+    """A method whose state is the `Weights` of one network.
+
+    One device or several train it.
+    """
+
+    @property
+    @abstractmethod
+    def network(self) -> Network:
+        """The network."""
+
+    @abstractmethod
+    def customise(
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
+    ) -> Sequence[AdaptedScorer]:
+        """See `Method.customise`."""
+
+    def general_scorers(
+        self, run: Run, state: State, campaigns: Sequence[Campaign]
+    ) -> Sequence[AdaptedScorer]:
+        """Scorers of the general model for these campaigns, before customising."""
+        run, campaigns = lengthened(run, self.config["list_lengths"], campaigns)
+        pool, weights = compiled_scorer(self.network, run.dataset.layout), Weights(**state)
+        adapted = AdaptedWeights({}, np.empty(0, np.int32), weights.table[:0])
+        return [AdaptedScorer(pool, weights, adapted, own.rows, run.lengths) for own in campaigns]
+
+
 def lengthened(
     run: Run, wanted: bool, campaigns: Sequence[Campaign] = ()
 ) -> tuple[Run, Sequence[Campaign]]:
@@ -152,3 +208,33 @@ def lengthened(
     dataset, lengths = with_lengths(run.dataset)
     moved = [replace(own, rows=lengths.campaigns(own.rows)) for own in campaigns]
     return replace(run, dataset=dataset, lengths=lengths), moved
+
+
+@functools.lru_cache(PROGRAMS_KEPT)
+def compiled_scorer(network: Network, layout: Layout) -> PoolScorer:
+    """The pool scorer of a network."""
+    return PoolScorer(network, layout)
+
+
+def adapt_each(
+    run: Run,
+    pool: PoolScorer,
+    weights: Weights,
+    campaigns: Sequence[Campaign],
+    adapt: Callable[[Batch], AdaptedWeights],
+    kind: type[AdaptedScorer] = AdaptedScorer,
+) -> list[AdaptedScorer]:
+    """Adapts general weights to the examples of one campaign after another; returns scorers.
+
+    Raises:
+      Diverged: an adapted parameter of the network is not finite.
+    """
+    dataset, models = run.dataset, list[AdaptedScorer]()
+    for number, campaign in enumerate(campaigns):
+        examples = campaign_examples(dataset, campaign)
+        adapted = adapt(examples)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.network)):
+            raise Diverged(f"{campaign.name}: the adapted weights are not finite")
+        models.append(kind(pool, weights, adapted, campaign.rows, run.lengths))
+        run.progress("customise", number + 1, len(campaigns))
+    return models

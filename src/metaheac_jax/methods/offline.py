@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import jax
@@ -19,12 +20,19 @@ from metaheac_jax.data.samplers import CampaignSampler, ExampleSampler
 from metaheac_jax.methods.config import GradientConfig
 from metaheac_jax.methods.method import Run, Trained
 from metaheac_jax.model import General, State, Weights, initialise
-from metaheac_jax.networks.base import Network
+from metaheac_jax.networks import Network
 from metaheac_jax.schema import Vocabulary
 from metaheac_jax.table.adam import TableState, table_adam
 from metaheac_jax.training.checkpoint import Checkpoints
-from metaheac_jax.training.log import Hook, json_lines, to_progress
-from metaheac_jax.training.loop import EarlyStop, train
+from metaheac_jax.training.loop import (
+    EarlyStop,
+    Hook,
+    Judging,
+    Saving,
+    Training,
+    to_progress,
+    train,
+)
 from metaheac_jax.training.losses import Reduction, build_loss
 from metaheac_jax.training.sharding import BY_ROW, EVERYWHERE, Placement, one_device
 from metaheac_jax.training.step import Gradient, RowState, RowStep, build_row_step, plain_gradient
@@ -50,7 +58,7 @@ def plain_sampler(run: Run, config: GradientConfig) -> ExampleSampler:
         seed=run.seed,
         batch_size=2 * config.batch_size * config.campaigns_per_step,
         value_dropout=config.value_dropout,
-        part=lambda size: placement_of(run, size).own_items(),
+        part=lambda size: _placement(run, size).own_items(),
     )
 
 
@@ -67,20 +75,14 @@ def campaign_sampler(run: Run, config: GradientConfig, *, disjoint: bool = True)
         batch_size=config.batch_size,
         disjoint=disjoint,
         value_dropout=config.value_dropout,
-        part=placement_of(run, config.campaigns_per_step).own_items(),
+        part=_placement(run, config.campaigns_per_step).own_items(),
     )
 
 
-def placement_of(run: Run, num_items: int) -> Placement:
+def _placement(run: Run, num_items: int) -> Placement:
     """The placement of a training's arrays; a step divides so many items over the devices."""
     mesh = one_device() if run.mesh is None else run.mesh
     return Placement(mesh, num_items, run.dataset.num_rows)
-
-
-def epoch_steps(run: Run, batch_size: int) -> int:
-    """Number of steps per epoch of the offline stage: ceil(training examples / batch size)."""
-    examples = int(run.dataset.stage1.counts[run.campaigns].sum())
-    return -(-examples // batch_size)
 
 
 def untrained(
@@ -90,7 +92,7 @@ def untrained(
 
     Consumes the key, by default that of the run's seed.
     """
-    placement = placement_of(run, config.campaigns_per_step)
+    placement = _placement(run, config.campaigns_per_step)
     # A row's values depend only on its number, so the padding rows do not change the others.
     start = functools.partial(
         initialise,
@@ -118,16 +120,7 @@ def train_on_campaigns(
 ) -> Trained:
     """Trains by `train_rows` on support and query sets of the training campaigns."""
     sampler = campaign_sampler(run, config, disjoint=disjoint)
-    return train_rows(
-        run,
-        config,
-        weights,
-        gradient,
-        sampler,
-        finish=finish,
-        campaigns_of=sampler.campaigns_of,
-        reduction=reduction,
-    )
+    return train_rows(run, config, weights, gradient, sampler, finish=finish, reduction=reduction)
 
 
 def train_rows(
@@ -139,25 +132,22 @@ def train_rows(
     *,
     num_items: int | None = None,
     finish: Callable[[Weights], State] = Weights._asdict,
-    campaigns_of: Callable[[int], np.ndarray] | None = None,
     reduction: Reduction = "mean",
 ) -> Trained:
-    """Trains network and table with row-local Adam steps, with the run's checkpoints and log.
+    """Trains network and table with row-local Adam steps, with the run's checkpoints and hooks.
 
     Args:
-      run: has the checkpoints, log, label, progress, judge and start.
-      config: has the learning rate and the number of steps.
       weights: initial values, which are consumed.
       gradient: see `training.step.build_row_step`.
       sampler: ``sampler(step) -> (rows, *batches)``.
       num_items: what a step divides over the devices of a mesh; by default its campaigns.
       finish: converts trained weights to the method's state.
-      campaigns_of: see `training.loop.train`.
       reduction: reduction of the gradient over the items.
     """
-    placement = placement_of(run, num_items or config.campaigns_per_step)
+    placement = _placement(run, num_items or config.campaigns_per_step)
     table_optimizer = table_adam(config.outer_learning_rate)
-    steps = epoch_steps(run, config.batch_size)
+    num_examples = int(run.dataset.stage1.counts[run.campaigns].sum())
+    steps = -(-num_examples // config.batch_size)  # of an epoch
     init, jitted = build_row_step(
         gradient,
         optax.adamw(config.outer_learning_rate, weight_decay=config.weight_decay),
@@ -173,44 +163,45 @@ def train_rows(
     # Of a judged state only the values are needed, without the moments.
     absent = cast(Any, None)
     values = jax.jit(
-        lambda table: TableState(table_optimizer.flush(table).table, *[absent] * 4),
+        lambda table: TableState(table_optimizer.flush(table).table, absent, absent),
         out_shardings=placement.sharding(BY_ROW),
     )
 
-    def current(state: RowState) -> Weights:
+    def current(state: RowState) -> State:
         network, table = placement.fetch((state.network, values(state.table)))
-        return Weights(network, table.table)
+        return finish(Weights(network, table.packed))
 
-    state = init(*weights)
+    state, judge, hooks = init(*weights), run.judge, list[Hook]()
     if run.start is not None:
-        state = continued_state(run.start, run.dataset, state, placement)
-    first, judge, early_stop = int(state.table.count), run.judge, None
+        state = _continued(run.start, run.dataset, state, placement)
+    first, early_stop = int(state.table.count), None
     if judge is not None:
-        early_stop = EarlyStop(
-            lambda state: judge(finish(current(state))),
-            every=max(1, steps // _JUDGEMENTS),
-            patience=config.offline_patience or 1,
-            patience_steps=_PATIENCE_STEPS,
-            judge_start=run.start is not None,
-        )
-    options = dict[str, Any]()
-    if placement.several_processes:  # save by steps only, since clocks differ
-        options |= {"save_every": 100, "save_seconds": math.inf}
-    with Checkpoints.at(run.directory, placement) as checkpoints:
-        state, judgements = train(
-            RowStep(init, step),
-            state,
-            sampler,
-            num_steps=first + config.offline_epochs * steps,
-            first_step=first,
-            name=run.label,
-            early_stop=early_stop,
-            checkpoints=checkpoints,
-            hooks=_hooks(run),
-            campaigns_of=campaigns_of,
-            skip_nonfinite=run.skip_nonfinite,
-            **options,
-        )
+        every = max(1, steps // _JUDGEMENTS)
+        early_stop = EarlyStop(every, config.offline_patience or 1, _PATIENCE_STEPS)
+    training = Training(
+        RowStep(init, step),
+        state,
+        sampler,
+        num_steps=first + config.offline_epochs * steps,
+        done=first,
+        name=run.label,
+        early_stop=early_stop,
+    )
+    if judge is not None:
+        judge_start = run.start is not None
+        hooks.append(Judging(training, lambda now: judge(current(now)), judge_start=judge_start))
+    with (
+        nullcontext()
+        if run.directory is None
+        else Checkpoints(run.directory, placement) as checkpoints
+    ):
+        if checkpoints is not None:
+            # The clocks of several processes differ.
+            options: Any = {"every": 100, "seconds": math.inf}
+            options = options if placement.several_processes else {}
+            hooks.append(Saving(training, checkpoints, **options))
+        hooks += [*run.hooks, to_progress(run.progress)]
+        state, judgements = train(training, hooks)
     state = placement.fetch(state._replace(table=table_optimizer.flush(state.table)))
     optimizer_state = {
         "network": to_state_dict(state.opt_state),
@@ -220,23 +211,10 @@ def train_rows(
     return Trained(finish(Weights(state.network, state.table.table)), judgements, optimizer_state)
 
 
-def _hooks(run: Run) -> list[Hook]:
-    """What takes the records of the run's training."""
-    log = run.log
-    logs = [] if log is None else [log if callable(log) else json_lines(log)]
-    return [*logs, to_progress(run.progress)]
-
-
-def continued_state(
-    start: General, data: Dataset, fresh: RowState, placement: Placement
-) -> RowState:
+def _continued(start: General, data: Dataset, fresh: RowState, placement: Placement) -> RowState:
     """The state of a general model's training, on data that has its values and possibly more.
 
-    Args:
-      start: a general model with its optimiser's state.
-      data: data of the new training; with list lengths, if the network takes them.
-      fresh: an initial state on the data, from which the rows of new values are taken.
-      placement: placement of both states.
+    Rows of new values are those of ``fresh``, an initial state.
     """
     fresh = placement.fetch(fresh)
     # List lengths are not fields of the model, and have the same values in all data sets.
@@ -251,10 +229,10 @@ def continued_state(
         mine[rows] = theirs
     parts = flatten_dict(to_state_dict(fresh.opt_state), keep_empty_nodes=True)
     parts |= flatten_dict(dict(optimizer["network"]))  # empty parts are not saved to disk
-    table: list[Any] = [*new, np.full(fresh.table.last.shape, count), count]
+    last: Any = np.full(fresh.table.last.shape, count)
     state = RowState(
         network=start.state["network"],
         opt_state=from_state_dict(fresh.opt_state, unflatten_dict(parts)),
-        table=TableState(*table),
+        table=fresh.table._replace(last=last, count=cast(Any, count)),
     )
     return placement.place(state)

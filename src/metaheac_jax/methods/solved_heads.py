@@ -1,45 +1,55 @@
-"""The solved head: a general model whose online stage is a regression, trained through its result.
+"""The solved head: logistic regression on factors that all campaigns share, trained through it.
 
-This is Algorithm 1 with another inner update: instead of a gradient step on all weights, the head
-of a campaign is *solved* on the support set, with the rest of the network fixed. The outer
+    logit(u) = o(u) + f(u) . w_c + sum over fields of the mean of d_c over the field's values
+
+One tower over the user fields gives the offset o, which is common to all campaigns, and the
+*factors* f; the last factor is 1, for the intercept. A campaign has a head w_c, and *value weights*
+d_c for what the factors do not explain.
+
+Training is Algorithm 1 with another inner update: instead of a gradient step on all weights, the
+head of a campaign is *solved* on the support set, with the rest of the network fixed. The outer
 derivative goes through the solution, so the tower learns factors that make few seeds informative.
 Online, two regressions on D_c replace fine-tuning; they need no learning rate and no held-out
-examples. The first gives the head; the second is on the values themselves, for what the factors do
-not explain. The method is not in the paper.
+examples. The first gives the head, the second the value weights. The method is not in the paper.
 
-Axes: P users, S slots of a user, F factors, R table rows, k embedding width.
+Axes: B examples, P users, S slots of a user, M user fields, N campaign fields, F factors, R table
+rows, k embedding width.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from metaheac_jax.customising.minibatches import GrowingSize, usual_size
 from metaheac_jax.customising.score import AdaptedScorer, HeadScorer, PoolScorer
+from metaheac_jax.customising.sizes import GrowingSize, usual_size
 from metaheac_jax.data.batches import Batch
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.regression import fit_regression
 from metaheac_jax.methods.config import GradientConfig, within
-from metaheac_jax.methods.method import Run, Trained, lengthened
-from metaheac_jax.methods.offline import train_on_campaigns, untrained
-from metaheac_jax.methods.online import (
+from metaheac_jax.methods.method import (
     PROGRAMS_KEPT,
     NetworkMethod,
+    Run,
+    Trained,
     adapt_each,
     compiled_scorer,
+    lengthened,
+    register,
 )
+from metaheac_jax.methods.offline import train_on_campaigns, untrained
 from metaheac_jax.model import AdaptedWeights, State, Weights
-from metaheac_jax.networks.base import sigmoid_output
-from metaheac_jax.networks.solved_head import SolvedHead
+from metaheac_jax.networks import Output, User, dense, hidden_layers, sigmoid_output
 from metaheac_jax.table.layout import Layout
+from metaheac_jax.table.pooling import UserFields
 from metaheac_jax.table.rows import rows_of, select_rows
 from metaheac_jax.table.sparse import full_lists
 from metaheac_jax.training.losses import output_loss
@@ -47,8 +57,70 @@ from metaheac_jax.training.meta import build_meta_gradient
 from metaheac_jax.training.newton import solve_logistic
 from metaheac_jax.training.step import Gradient
 
-_NETWORK = SolvedHead()
 _ONLINE_STEPS = 20  # steps of Newton's method
+
+
+class UserTower(nn.Module):
+    """The offset and the factors of users.
+
+    Attributes:
+      widths: widths of the hidden layers.
+      num_hidden: number of factors from the hidden layers.
+      num_linear: number of factors that are linear in the fields.
+    """
+
+    widths: tuple[int, ...] = (64, 64)
+    num_hidden: int = 8
+    num_linear: int = 32
+
+    @property
+    def num_factors(self) -> int:
+        """F, including the intercept's factor."""
+        return self.num_hidden + self.num_linear + 1
+
+    @nn.compact
+    def __call__(self, user: User) -> Array:
+        """(B, M, k) user fields -> (B, 1 + F): the offset and the factors."""
+        fields = UserFields.of(user)
+        x = hidden_layers(self, dense(self, "layer_0", fields, self.widths[0]), self.widths)
+        hidden = dense(self, "hidden", x, 1 + self.num_hidden)
+        linear = dense(self, "linear", fields, self.num_linear)
+        return jnp.concatenate([hidden, linear, jnp.ones_like(hidden[..., :1])], axis=-1)
+
+
+@dataclass(frozen=True)
+class SolvedHead:
+    """A `Network` of a tower and a campaign's head.
+
+    Value weights are the last column of the table, which gets no gradient. They and the head are
+    zero in a general model, which belongs to no campaign.
+    """
+
+    tower: UserTower = field(default_factory=UserTower)
+
+    def init(self, key: Any, user: User, campaign: Array, /) -> dict[str, Any]:
+        """Parameters, drawn with the key, for (B, M, k) user and (N, k) campaign fields."""
+        del campaign
+        fields = UserFields.of(user).columns(slice(None, -1))
+        return {"tower": self.tower.init(key, fields), "head": jnp.zeros(self.tower.num_factors)}
+
+    def apply(self, params: dict[str, Any], user: User, campaign: Array, /) -> Output:
+        """(B, M, k) user fields -> `Output`; campaign fields are not read."""
+        del campaign
+        offset, factors = self.offset_and_factors(params, user)
+        return sigmoid_output(offset + factors @ params["head"], factors)
+
+    def offset_and_factors(self, params: dict[str, Any], user: User) -> tuple[Array, Array]:
+        """(B, M, k) user fields -> offset (B,) with the value weights, and factors (B, F)."""
+        user = UserFields.of(user)
+        shared, own = user.columns(slice(None, -1)), user.columns(slice(-1, None))
+        value_weights = jax.lax.stop_gradient(own.dense().sum(axis=(-2, -1)))
+        sums: Any = self.tower.apply(params["tower"], shared)
+        sums = sums.at[..., 0].add(value_weights)
+        return sums[..., 0], sums[..., 1:]
+
+
+_NETWORK = SolvedHead()
 
 
 @dataclass(frozen=True)
@@ -71,6 +143,7 @@ class SolvedHeadConfig(GradientConfig):
     list_lengths: bool = True
 
 
+@register
 class SolvedHeadMethod(NetworkMethod[SolvedHeadConfig]):
     """A tower that all campaigns share, and a head that is solved for each campaign."""
 
@@ -78,20 +151,20 @@ class SolvedHeadMethod(NetworkMethod[SolvedHeadConfig]):
     network = _NETWORK
 
     def fit(self, run: Run) -> Trained:
-        """The offline stage, on the query loss of heads that are solved on support sets."""
+        """Trains on the query loss of heads that are solved on support sets."""
         run, _ = lengthened(run, self.config.list_lengths)
         weights = untrained(run, self.config, _NETWORK)
         weights = weights._replace(table=weights.table.at[:, -1].set(0))  # the value weights
         return train_on_campaigns(run, self.config, weights, self.gradient(run.dataset.layout))
 
     def gradient(self, layout: Layout) -> Gradient[...]:
-        """The gradient of the query loss."""
+        """Builds the gradient of the query loss."""
         return solved_gradient(layout)
 
     def customise(
         self, run: Run, state: State, campaigns: Sequence[Campaign]
     ) -> list[AdaptedScorer]:
-        """The online stage: solves each campaign's head and value weights on its examples."""
+        """Solves each campaign's head and value weights on its examples."""
         run, campaigns = lengthened(run, self.config.list_lengths, campaigns)
         weights, pool = Weights(**state), compiled_scorer(_NETWORK, run.dataset.layout)
         solve = functools.partial(compiled_solver(pool), weights, penalty=self.config.penalty)

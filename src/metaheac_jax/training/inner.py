@@ -97,7 +97,7 @@ class Masked(NamedTuple):
     mask: Any
 
     def mean(self, values: Array) -> Array:
-        """() the weighted mean of (B,) values."""
+        """Averages (B,) values by weight: ()."""
         if jnp.shape(values) != jnp.shape(self.mask):
             raise ValueError(
                 "the loss of a Masked batch must return a value per example, shape "
@@ -183,8 +183,6 @@ class InnerLoop:
         if all(given) or (self.inner_steps and not any(given)):
             raise ValueError("give either inner_learning_rate or inner_optimizer")
         if self.implicit is not None:
-            if not isinstance(self.implicit, Implicit):
-                raise ValueError(f"implicit must be an Implicit or None, got {self.implicit!r}")
             traced = isinstance(self.implicit.strength, Tracer)
             if not ((traced or self.implicit.strength > 0) and self.implicit.num_cg_steps >= 1):
                 raise ValueError(

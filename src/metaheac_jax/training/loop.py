@@ -1,6 +1,12 @@
 """The offline loop: one general model from all existing campaigns (paper section 3.3).
 
-Meta-training and plain training differ in the step and the sampler.
+Meta-training and plain training differ in the step and the sampler. Judging, checkpoints, logs and
+progress are *hooks*: functions of a record, such as ``wandb.log``. A record is a dict with the
+training's ``name``, a ``step``, the step ``of`` after which training ends, and one of
+
+    resumed                        at the start: whether it goes on from a checkpoint
+    loss, steps_per_second         the mean loss and the speed since the last such record
+    held_out_auc, held_out_loss    a judgement
 
 Axes: E judgements.
 """
@@ -8,20 +14,22 @@ Axes: E judgements.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metaheac_jax.backend import drawing_threads, in_threads
 from metaheac_jax.errors import Diverged, InputError
-from metaheac_jax.threads import drawing_threads, in_threads
+from metaheac_jax.progress import Progress
 from metaheac_jax.training.checkpoint import Checkpoints, named_leaves
-from metaheac_jax.training.log import Hook, Report
-from metaheac_jax.training.step import RowState, RowStep, leaves_finite
+from metaheac_jax.training.step import RowStep
+
+Record = dict[str, Any]
+Hook = Callable[[Record], Any]
 
 
 class Quality(NamedTuple):
@@ -38,194 +46,238 @@ class Quality(NamedTuple):
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Ends training when it no longer improves, and keeps the best state.
+    """When training ends because it no longer improves.
 
     Attributes:
-      judge: judges a state on held-out campaigns.
       every: number of steps between two judgements.
       patience: number of judgements without a higher AUC after which training ends.
       patience_steps: number of steps without a higher AUC before which training does not end. If
         few steps lie between judgements, a lucky one near the start would end it otherwise.
-      judge_start: whether to judge the initial state, which may be the best if it is trained.
     """
 
-    judge: Callable[[RowState], Quality]
     every: int
     patience: int
     patience_steps: int = 0
-    judge_start: bool = False
 
 
-class _Judged:
-    """The judgements of a training, and its best state.
+@dataclass
+class Training:
+    """What is trained and how, and how far it is.
 
     Attributes:
-      best: the state with the highest held-out AUC; None without early stopping.
-      all: (E, 3) float32 step, AUC and loss of each judgement.
-    """
-
-    def __init__(self, early_stop: EarlyStop | None, start: RowState) -> None:
-        self._stop, self.best, self.all = early_stop, None, np.empty((0, 3), np.float32)
-        if early_stop is not None:  # a step consumes the state, but not its copy
-            self.best = jax.tree.map(jnp.copy, start)
-
-    def add(self, step: int, state: RowState) -> Quality:
-        """Judges a state."""
-        assert self._stop is not None
-        quality = self._stop.judge(state)
-        # An AUC that is not a number is never better; the first state counts in any case.
-        if not len(self.all) or quality.auc > np.nanmax(self.all[:, 1], initial=-np.inf):
-            self.best = jax.tree.map(jnp.copy, state)
-        self.all = np.vstack([self.all, np.array([[step, *quality]], np.float32)])
-        return quality
-
-    def without_gain(self) -> tuple[int, int]:
-        """Number of judgements, and of steps, since the best judgement."""
-        if not len(self.all):
-            return 0, 0
-        best = int(np.argmax(np.nan_to_num(self.all[:, 1], nan=-np.inf)))
-        return len(self.all) - 1 - best, int(self.all[-1, 0] - self.all[best, 0])
-
-    def with_best(self, state: RowState) -> dict[str, RowState]:
-        """The states that a checkpoint has."""
-        return {"state": state} | ({} if self.best is None else {"best": self.best})
-
-    def due(self, step: int, last: bool) -> bool:
-        """Whether the state after a step is to be judged."""
-        return self._stop is not None and (step % self._stop.every == 0 or last)
-
-    def stopped(self) -> bool:
-        """Whether training does not improve any more."""
-        if self._stop is None:
-            return False
-        judgements, steps = self.without_gain()
-        return judgements >= self._stop.patience and steps >= self._stop.patience_steps
-
-    def end(self, first_step: int, num_steps: int) -> int:
-        """The step after which training ends if it improves no more."""
-        if self._stop is None:
-            return num_steps
-        every = self._stop.every
-        last = int(self.all[-1, 0]) if len(self.all) else first_step + every
-        patience = max(self._stop.patience * every, self._stop.patience_steps)
-        return min(num_steps, last - self.without_gain()[1] + -(-patience // every) * every)
-
-    def still_improved(self) -> bool:
-        """Whether one of the last judgements, as many as the patience, is the best of more."""
-        return self._stop is not None and (
-            self.without_gain()[0] < self._stop.patience < len(self.all)
-        )
-
-
-def train(
-    step: RowStep,
-    state: RowState,
-    draw: Callable[[int], Any],
-    *,
-    num_steps: int,
-    first_step: int = 0,
-    name: str = "offline",
-    early_stop: EarlyStop | None = None,
-    checkpoints: Checkpoints | None = None,
-    hooks: Sequence[Hook] = (),
-    campaigns_of: Callable[[int], np.ndarray] | None = None,
-    skip_nonfinite: int = 0,
-    save_every: int = 500,
-    save_seconds: float = 60.0,
-    log_every: int = 20,
-) -> tuple[RowState, np.ndarray]:
-    """Trains from the newest checkpoint, or from ``state``, up to step ``num_steps``.
-
-    Args:
-      step: from `step.build_row_step`.
-      state: the initial state; it is consumed.
+      step: from `step.build_row_step`; a checked one also refuses a state that is not finite.
+      state: the state; the next step consumes it.
       draw: ``draw(step) -> (rows, *batches)``, a thread-safe sampler.
       num_steps: total number of steps; with ``early_stop``, the maximum.
-      first_step: number of steps that ``state`` has taken.
+      done: number of steps that ``state`` has taken.
       name: name of what is trained, for records and messages.
-      early_stop: ends training earlier and returns the best state; None takes all steps.
-      checkpoints: where to save and to resume from; the last checkpoint is of the last step.
-      hooks: each is called with every record; see `training.log`.
-      campaigns_of: maps a step, counted as by ``draw``, to its campaigns' ids, for messages.
-      skip_nonfinite: how many non-finite checked steps may be skipped in total, each with a warning
-        and a record.
-      save_every, save_seconds: maximum number of steps, and of seconds, between checkpoints.
+      early_stop: for the hook `Judging`; None takes all steps.
       log_every: number of steps between records of the loss, for which the loop waits for the
         device.
+      resumed: whether it goes on from a checkpoint.
+      best: the state with the highest held-out AUC; None without early stopping.
+      judgements: (E, 3) float32 step, AUC and loss of each judgement.
+    """
+
+    step: RowStep
+    state: Any
+    draw: Callable[[int], Any]
+    num_steps: int
+    done: int = 0
+    name: str = "offline"
+    early_stop: EarlyStop | None = None
+    log_every: int = field(default=20, kw_only=True)
+    resumed: bool = False
+    best: Any = field(default=None, init=False)
+    judgements: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.judgements, self._first = np.empty((0, 3), np.float32), self.done
+        if self.early_stop is not None:  # a step consumes the state, but not its copy
+            self.best = jax.tree.map(jnp.copy, self.state)
+
+    @property
+    def without_gain(self) -> tuple[int, int]:
+        """Number of judgements, and of steps, since the best judgement."""
+        if not len(self.judgements):
+            return 0, 0
+        best = int(np.argmax(np.nan_to_num(self.judgements[:, 1], nan=-np.inf)))
+        steps = self.judgements[-1, 0] - self.judgements[best, 0]
+        return len(self.judgements) - 1 - best, int(steps)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training has taken all steps, or does not improve any more."""
+        if self.early_stop is None or self.done >= self.num_steps:
+            return self.done >= self.num_steps
+        judgements, steps = self.without_gain
+        return judgements >= self.early_stop.patience and steps >= self.early_stop.patience_steps
+
+    @property
+    def end(self) -> int:
+        """The step after which training ends if it improves no more."""
+        if self.early_stop is None:
+            return self.num_steps
+        every = self.early_stop.every
+        last = int(self.judgements[-1, 0]) if len(self.judgements) else self._first + every
+        patience = max(self.early_stop.patience * every, self.early_stop.patience_steps)
+        return min(self.num_steps, last - self.without_gain[1] + -(-patience // every) * every)
+
+
+def train(training: Training, hooks: Sequence[Hook] = ()) -> tuple[Any, np.ndarray]:
+    """Takes the steps of a training that are left.
+
+    Args:
+      training: what is trained; it is changed.
+      hooks: each is called with every record, in this order.
 
     Returns:
-      The state, and the judgements (E, 3): step, AUC, loss.
+      The state, or the best one if there is early stopping, and the judgements (E, 3).
 
     Raises:
-      InputError: the checkpoint is of a later step or another state.
-      OSError: a checkpoint cannot be saved.
-      Diverged: a loss, a gradient, a parameter or a moment is not finite; that state is not saved.
+      Diverged: a loss is not finite or, of a checked step, a gradient, a parameter or a moment.
     """
-    unbounded, judged, done, notes = _unbounded(state), _Judged(early_stop, state), first_step, {}
-    if checkpoints is not None and checkpoints.latest is not None:
-        arrays, notes = checkpoints.restore(judged.with_best(state))
-        state, judged.best = arrays["state"], arrays.get("best")
-        judged.all = np.array(notes.pop("judgements"), np.float32).reshape(-1, 3)
-        done = checkpoints.latest  # an earlier step than before if the newest was damaged
-        if done > num_steps:  # a longer training has another result
-            raise InputError(
-                f"{name}: its checkpoint is of step {done:,}, and {num_steps:,} steps are to be "
-                "taken; take at least as many, or delete the checkpoints to train afresh"
-            )
-    elif early_stop is not None and early_stop.judge_start:
-        judged.add(first_step, state)
-    report = Report(name, hooks, may_skip=skip_nonfinite, campaigns_of=campaigns_of, **notes)
-    end = judged.end(first_step, num_steps)
-    report.send(done, of=end, resumable=checkpoints is not None)
-    saved, steps = time.perf_counter(), range(done, done if judged.stopped() else num_steps)
-    batches = in_threads(draw, steps, num_threads=drawing_threads())
+
+    def send(**values: Any) -> None:
+        judged = len(training.judgements)
+        record = {"name": training.name, "step": training.done, "of": training.end, **values}
+        for hook in hooks:
+            hook(record)
+        for _, auc, loss in training.judgements[judged:].tolist():
+            send(held_out_auc=auc, held_out_loss=loss)
+
+    send(resumed=training.resumed)
+    every = [training.log_every]
+    if training.early_stop is not None:
+        every.append(training.early_stop.every)
+    infos, mark = list[Any](), time.perf_counter()
+    steps = range(training.done, training.done if training.stopped else training.num_steps)
+    batches = in_threads(training.draw, steps, num_threads=drawing_threads())
     for number, batch in zip(steps, batches, strict=True):
-        state, info = step.step(state, *batch)
-        report.add(info)
-        done = number + 1
-        last = done == num_steps
-        judge = judged.due(done, last)
-        late = time.perf_counter() - saved >= save_seconds
-        save = checkpoints is not None and (done % save_every == 0 or late or last)
-        if done % log_every and not (last or save or judge):
+        training.state, info = training.step.step(training.state, *batch)
+        training.done = number + 1
+        infos.append(info)
+        if training.done < training.num_steps and all(training.done % own for own in every):
             continue
-        report.losses(done, end)
-        if save or judge or last:
-            _check_finite(state, unbounded, f"{name}: after step {done}")
-        if judge:
-            quality = judged.add(done, state)
-            end = judged.end(first_step, num_steps)
-            report.judgement(done, *quality, end)
-            save = save or time.perf_counter() - saved >= save_seconds or judged.stopped()
-        if checkpoints is not None and save:
-            notes: dict[str, Any] = {"seconds": report.seconds, "skipped": report.skipped}
-            notes["judgements"] = judged.all.tolist()
-            checkpoints.save(done, judged.with_best(state), notes)
-            saved = time.perf_counter()
-        if judged.stopped():
+        seconds = time.perf_counter() - mark
+        send(loss=_mean_loss(training, infos), steps_per_second=len(infos) / seconds)
+        infos, mark = [], time.perf_counter()
+        if training.stopped:
             break
-    if judged.still_improved():
-        warnings.warn(
-            f"{name}: training ended at its maximum of {num_steps:,} steps while results on "
-            "held-out campaigns still improved; a larger maximum (offline_epochs) may help",
-            stacklevel=2,
-        )
-    return state if judged.best is None else judged.best, judged.all
+    return training.state if training.best is None else training.best, training.judgements
 
 
-def _check_finite(state: Any, unbounded: set[str], when: str) -> None:
-    """Refuses a state with a non-finite array: a loss may be finite even if weights are not."""
-    for name in _nonfinite_arrays(state):
-        if name not in unbounded:
-            raise Diverged(f"{when}, {name} of the state is not finite")
+def _mean_loss(training: Training, infos: Sequence[Any]) -> float:
+    """The mean loss of the last steps; waits for the device.
+
+    Raises:
+      Diverged: a step is not finite; the message names the step and the array.
+    """
+    losses = np.asarray(jnp.stack([info.loss for info in infos]))
+    taken = [getattr(info, "taken", jnp.isfinite(info.loss)) for info in infos]
+    for place in np.flatnonzero(~np.asarray(jnp.stack(taken)))[:1].tolist():
+        info, number = infos[place], training.done - len(infos) + place + 1
+        array = f"loss is {info.loss}"
+        if np.isfinite(info.loss):
+            array = next(n for n, good in named_leaves(info.finite).items() if not good)
+            array += " is not finite"
+        raise Diverged(f"{training.name}: step {number}: the {array}; lower the learning rates")
+    return float(losses.mean())
 
 
-def _unbounded(state: Any) -> set[str]:
-    """Names of the optimiser's arrays that are not finite at the start, such as a best value."""
-    return {name for name in _nonfinite_arrays(state) if name.startswith("opt_state")}
+class Judging:
+    """A hook that judges the state on held-out campaigns, keeps the best and ends training."""
+
+    def __init__(
+        self, training: Training, judge: Callable[[Any], Quality], *, judge_start: bool = False
+    ) -> None:
+        """Args:
+        training: has an `EarlyStop`.
+        judge: judges a state.
+        judge_start: whether to judge the initial state, which may be the best if it is trained.
+        """
+        self._training, self._judge, self._judge_start = training, judge, judge_start
+
+    def __call__(self, record: Record) -> None:
+        """Judges the state if it is time."""
+        training, stop = self._training, self._training.early_stop
+        assert stop is not None
+        last, aucs = training.done == training.num_steps, training.judgements[:, 1]
+        start = "resumed" in record and self._judge_start and not len(aucs)
+        if not start and ("loss" not in record or not (last or training.done % stop.every == 0)):
+            return
+        quality = self._judge(training.state)
+        # An AUC that is not a number is never better; the first state counts in any case.
+        if not len(aucs) or quality.auc > np.nanmax(aucs, initial=-np.inf):
+            training.best = jax.tree.map(jnp.copy, training.state)
+        line = np.array([[training.done, *quality]], np.float32)
+        training.judgements = np.vstack([training.judgements, line])
 
 
-def _nonfinite_arrays(state: Any) -> list[str]:
-    """Names of the arrays of a state that are not finite."""
-    finite = named_leaves(jax.device_get(jax.jit(leaves_finite)(state)))
-    return [name for name, good in finite.items() if not good]
+class Saving:
+    """A hook that saves checkpoints, from the newest of which the training goes on.
+
+    It comes after `Judging`, whose last judgement a checkpoint contains.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        checkpoints: Checkpoints,
+        *,
+        every: int = 500,
+        seconds: float = 60.0,
+    ) -> None:
+        """Args:
+        training: goes on from the newest checkpoint, if there is one.
+        checkpoints: where to save; the last checkpoint is of the last step.
+        every, seconds: number of steps, and of seconds, between checkpoints, which are saved at the
+          next record of the loss.
+
+        Raises:
+          InputError: the checkpoint is of a later step or another state.
+        """
+        self._training, self._checkpoints = training, checkpoints
+        self._every, self._seconds, self._saved = every, seconds, time.perf_counter()
+        if checkpoints.latest is None:
+            return
+        arrays, notes = checkpoints.restore(self._arrays())
+        training.state, training.best = arrays["state"], arrays.get("best")
+        training.judgements = np.array(notes["judgements"], np.float32).reshape(-1, 3)
+        training.done, training.resumed = checkpoints.latest, True
+        if training.done > training.num_steps:  # a longer training has another result
+            raise InputError(
+                f"{training.name}: its checkpoint is of step {training.done:,}, and "
+                f"{training.num_steps:,} steps are to be taken; take at least as many, or delete "
+                "the checkpoints to train afresh"
+            )
+
+    def __call__(self, record: Record) -> None:
+        """Saves a checkpoint if it is time.
+
+        Raises:
+          OSError: a checkpoint cannot be saved.
+        """
+        training, now = self._training, time.perf_counter()
+        due = training.done % self._every == 0 or now - self._saved >= self._seconds
+        if "loss" in record and (due or training.stopped):
+            notes = {"judgements": training.judgements.tolist()}
+            self._checkpoints.save(training.done, self._arrays(), notes)
+            self._saved = now
+
+    def _arrays(self) -> dict[str, Any]:
+        best = self._training.best
+        return {"state": self._training.state} | ({} if best is None else {"best": best})
+
+
+def to_progress(progress: Progress) -> Hook:
+    """A hook that reports the number of steps done, with the last held-out AUC."""
+    judged = ""
+
+    def hook(record: Record) -> None:
+        nonlocal judged
+        if "held_out_auc" in record:
+            judged = f": held-out AUC {record['held_out_auc']:.4f}"
+        progress(record["name"] + judged, record["step"], record["of"])
+
+    return hook

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metaheac_jax.data.batches import Batch
-from metaheac_jax.networks.base import Network, Output
+from metaheac_jax.networks import Network, Output
 from metaheac_jax.table.layout import Layout
 from metaheac_jax.training.inner import Loss
 

@@ -97,7 +97,7 @@ def build_meta_gradient(
     select: Select | None = None,
     **inner: Unpack[InnerOptions],
 ) -> MetaGradient:
-    """The gradient of the meta-loss: ``gradient(params, support, query) -> (gradient, info)``.
+    """Builds the meta-loss's gradient: ``gradient(params, support, query) -> (gradient, info)``.
 
     Leaves of the batches have a leading axis C. ``part``, with the same axis, is the second
     argument of ``select``, or None without it; ``model_state`` is given if and only if
@@ -247,7 +247,7 @@ def _summed(
     ) -> tuple[Array, tuple[Array, T]]:
         if jax.tree.leaves(batches)[0].shape[0] == 1:
             # A vmap over one campaign keeps its axis in all products, which is slower on a CPU.
-            support, query, part = jax.tree.map(_only, batches)
+            support, query, part = jax.tree.map(lambda leaf: leaf[0], batches)
             results = campaign_loss(params, support, query, part, model_state)
             results = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), results)
         else:
@@ -257,11 +257,6 @@ def _summed(
         return (results[0] * jnp.asarray(scale, results[0].dtype)).sum(), results
 
     return summed_loss
-
-
-def _only(leaf: Array) -> Array:
-    """The only member of a leading axis of length 1."""
-    return leaf[0]
 
 
 def _over_campaigns(leaf: Array) -> Array:
@@ -305,7 +300,7 @@ def _wide_zeros(leaf: Array) -> Array:
 def build_meta_step(
     loss: AnyLoss, optimizer: optax.GradientTransformation, **options: Unpack[MetaOptions]
 ) -> MetaStep:
-    """One jitted step of Algorithm 1 on a batch of campaigns; it reuses the memory of the state.
+    """Builds a jitted step of Algorithm 1 on a batch of campaigns, which reuses the state's memory.
 
     ``optimizer`` makes the meta-update; it receives the meta-loss as ``value``. The options are
     those of `build_meta_gradient` without ``select``. A step consumes its state; ``init`` copies
@@ -317,11 +312,8 @@ def build_meta_step(
     >>> state, info = step(state, support, query)  # leaves (C, ...); consumes `state`
 
     Raises:
-      ValueError: as `build_meta_gradient`; there is a ``select``; or, at a step, an earlier step
-        consumed the state.
+      ValueError: as `build_meta_gradient`; or, at a step, an earlier step consumed the state.
     """
-    if options.get("select") is not None:
-        raise ValueError("select: a meta-step has no parts to select; use build_meta_gradient")
     gradient = build_meta_gradient(loss, **options)
 
     def init(params: Any, model_state: Any = None) -> MetaState:

@@ -1,1 +1,0 @@
-"""Networks: pure (init, apply) pairs over field vectors, independent of the table."""
