@@ -9,9 +9,9 @@
     data = data.add(examples="shown.csv")
 
 Researchers work with the subpackages: `table` (the embedding table), `data`, `networks`, `training`
-(`training.meta` has the meta-step for any loss and any pytree), `customising`, `methods` and
-`audience`. Each imports only those listed before it. A name of this module is imported when it is
-first used.
+(`training.meta` has the meta-step for any loss and any pytree), `customising`, `engines`, `methods`
+and `audience`. Each imports only those listed before it. A name of this module is imported when it
+is first used.
 """
 
 from importlib import import_module
@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaheac_jax import methods
-    from metaheac_jax.audience.audience import Audience
     from metaheac_jax.audience.evaluation import evaluate
     from metaheac_jax.audience.explanation import explain
-    from metaheac_jax.audience.retrieve import expand, expand_all
+    from metaheac_jax.audience.retrieve import Audience, expand, expand_all
     from metaheac_jax.backend import check_backend
-    from metaheac_jax.customising.exported import export_scorer
     from metaheac_jax.data.campaign import Campaign
     from metaheac_jax.data.dataset import Dataset
     from metaheac_jax.data.from_tables import prepare
     from metaheac_jax.data.storage import open_dataset
+    from metaheac_jax.engines.exporting import export_scorer
     from metaheac_jax.errors import BackendError, Busy, Diverged, InputError
     from metaheac_jax.methods.fine_tuning import OFFICIAL, PAPER, MetaHeacConfig
     from metaheac_jax.methods.general_models import customise, fit
@@ -40,16 +39,15 @@ if TYPE_CHECKING:
 
 #: The names of each module.
 _NAMES = {
-    "audience.audience": ("Audience",),
     "audience.evaluation": ("evaluate",),
     "audience.explanation": ("explain",),
-    "audience.retrieve": ("expand", "expand_all"),
+    "audience.retrieve": ("Audience", "expand", "expand_all"),
     "backend": ("check_backend",),
-    "customising.exported": ("export_scorer",),
     "data.campaign": ("Campaign",),
     "data.dataset": ("Dataset",),
     "data.from_tables": ("prepare",),
     "data.storage": ("open_dataset",),
+    "engines.exporting": ("export_scorer",),
     "errors": ("BackendError", "Busy", "Diverged", "InputError"),
     "methods.fine_tuning": ("OFFICIAL", "PAPER", "MetaHeacConfig"),
     "methods.general_models": ("customise", "fit"),

@@ -1,6 +1,6 @@
 import pytest
 
-from metaheac_jax.methods.registry import METHODS
+from metaheac_jax.methods import METHODS
 
 
 @pytest.fixture(scope="module", autouse=True)

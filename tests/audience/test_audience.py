@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from metaheac_jax.audience.audience import Audience, write_frame
+from metaheac_jax.audience.retrieve import Audience, write_frame
 from metaheac_jax.errors import InputError
 
 SCORES = np.array([1 / 3, 1e-9, -2.5], np.float32)

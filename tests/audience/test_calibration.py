@@ -7,7 +7,7 @@ import pytest
 from fixed_scores import campaign_of, fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import brentq, minimize
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from toy import dataset
 
@@ -15,27 +15,6 @@ from metaheac_jax.audience.calibration import Calibration, calibrate
 from metaheac_jax.errors import InputError
 
 DATA = dataset(users=20_000, campaigns=4, per_campaign=8000, pool=8000)
-
-
-@pytest.mark.parametrize("base_rate", [0.0001, 0.02, 0.2, 0.9])
-@pytest.mark.parametrize("scores", [np.zeros(40), np.repeat([1.0, -1.0], [10, 30])])
-def test_scores_that_are_equal_or_separate_the_labels(scores, base_rate):
-    labels = np.arange(40) < 10
-    found = Calibration(scores, labels).probability(scores, base_rate)
-    # Two kinds of score: each has the mean of its targets, 11 / 12 and 1 / 32.
-    target = np.where(labels, 11 / 12, 1 / 32)
-    added = np.where(labels, 1 / 12, 0)
-    if not scores.any():
-        target, added = (np.full(40, of.mean()) for of in (target, added))
-
-    def slope(p, place):
-        """The derivative of the loss with respect to the log-odds; there are 3 non-seeds a seed."""
-        odds = p / base_rate / 3
-        own = (odds / (1 + odds) - target[place]) * (1 - p)
-        return own + added[place] * p
-
-    expected = [brentq(slope, 1e-12, 1 - 1e-12, args=(place,)) for place in range(40)]
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 @given(st.integers(0, 999), st.sampled_from([0.001, 0.05, 0.3, 0.9]))
@@ -63,26 +42,6 @@ def test_a_better_rank_never_has_a_lower_probability():
     scores, labels = np.arange(40.0), np.arange(40) < 10  # seeds have the lowest scores
     assert Calibration(scores, labels).line(0.1)[0] == 0
     assert Calibration(-scores, labels).line(0.1)[0] > 0
-
-
-def test_probabilities_are_the_true_ones_at_every_score():
-    """A made pool of which a tenth converts, and users in it whose probability is .9."""
-    rng = np.random.default_rng(5)
-    log_odds = rng.normal(-3, 1.8, size=200_000)
-    chance, scores = expit(log_odds), 0.4 * log_odds + 3
-    converts = rng.random(len(chance)) < chance
-    seeds = rng.choice(np.flatnonzero(converts), 4000, replace=False)
-    examples = np.concatenate([seeds, rng.choice(len(chance), 20_000, replace=False)])
-    scale = Calibration(scores[examples], np.arange(24_000) < 4000)
-    found = scale.probability(scores, chance.mean())
-    top = np.argsort(-chance)[:1000]
-    assert chance[top].mean() > 0.85
-    assert found[top].mean() == pytest.approx(chance[top].mean(), abs=0.03)
-    assert max(abs(found - chance)) < 0.05
-    # Non-seeds who are known not to convert would have other probabilities.
-    others = np.concatenate([seeds, rng.choice(np.flatnonzero(~converts), 20_000, replace=False)])
-    wrong = Calibration(scores[others], scale.labels).probability(scores, chance.mean())
-    assert max(abs(wrong - chance)) > 0.1
 
 
 def errors(predicted, truth):
@@ -156,8 +115,8 @@ def test_who_is_held_out_depends_on_the_seed_and_is_in_no_audience():
 def test_campaigns_that_cannot_be_calibrated_are_refused():
     general = fixed(lambda users: np.zeros(len(users)), data=DATA)
     for seeds, others, found, words in (
-        (60, 0, 0, "campaign 7: fewer than two non-seeds .*; use a larger pool"),
-        (49, 60, 0, "campaign 7: 49 seeds that are not from audiences, too few"),
+        (60, 0, 0, "campaign 7: .* takes 50 and two non-seeds; omit probability"),
+        (49, 60, 0, "campaign 7: 49 seeds that are not from audiences"),
         (60, 60, 11, "campaign 7: 49 seeds that are not from audiences"),
     ):
         users = np.arange(seeds), np.arange(100, 100 + others)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from toy import dataset
 
-from metaheac_jax.audience import curve
-from metaheac_jax.audience.curve import size_curve, wilson_estimate
-from metaheac_jax.audience.held_out import cross_fit
+from metaheac_jax.audience import held_out
+from metaheac_jax.audience.held_out import cross_fit, size_curve, wilson_estimate
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import fit
@@ -32,7 +31,7 @@ def test_held_out_seeds_are_counted(monkeypatch, pool):
 
     A seed is compared with the users whom its own model does not know.
     """
-    monkeypatch.setattr(curve, "_BLOCK", 33)
+    monkeypatch.setattr(held_out, "_BLOCK", 33)
     score = tokens(DATA.user_rows)
     count, num_seeds = int(pool[100:].sum()), int(pool[:100].sum())
     sizes = (count // 9, count // 2, count)
@@ -53,31 +52,6 @@ def test_held_out_seeds_are_counted(monkeypatch, pool):
         for lift, part in zip(astuple(point.lift), astuple(point.recall), strict=True):
             reached = (size + part * num_seeds) / (count + num_seeds)  # of the pool with its seeds
             assert lift == pytest.approx(part / reached)
-
-
-def test_a_model_that_tells_nobody_apart_is_a_random_audience():
-    for point in curve_of(lambda users: np.zeros(len(users), np.float32), (30, 120, 300)):
-        assert point.recall.value == pytest.approx(point.size / 300)
-        assert point.lift.value == pytest.approx(1)
-
-
-def test_a_model_that_only_knows_its_own_non_seeds_is_a_random_audience():
-    general = fixed(tokens)
-    folds = cross_fit(general, DATA, CAMPAIGN)
-
-    def scorer(campaign):
-        def score(users):
-            scores = np.ones(len(users), np.float32)
-            scores[campaign.users[campaign.labels == 0]] = 0
-            return scores
-
-        return FunctionScorer(score)
-
-    folds = [
-        replace(own, model=replace(own.model, scorer=scorer(own.model.campaign))) for own in folds
-    ]
-    for point in size_curve(folds, DATA, ALL, (30, 120, 180)):
-        assert point.lift.value == pytest.approx(1)
 
 
 def test_scores_of_several_models_are_not_compared():
@@ -136,22 +110,9 @@ def test_intervals_of_fractions_are_those_of_wilson(count, data):
     found = wilson_estimate(hits / count, count)
     assert found.value == hits / count
     np.testing.assert_allclose(astuple(found)[1:], expected, atol=1e-12)
+    assert (wilson_estimate(0, count).low, wilson_estimate(1, count).high) == (0, 1)
 
 
-def test_an_interval_ends_at_none_and_at_all():
-    for count in (7, 1000):
-        assert wilson_estimate(0, count).low == 0
-        assert wilson_estimate(1, count).high == 1
-
-
-@pytest.mark.parametrize(
-    ("sizes", "pool", "words"),
-    [
-        ((0, 5), ALL, r"sizes: expected whole numbers from 1 to 300, got \[0, 5\]"),
-        ((301,), ALL, "sizes: expected"),
-        ((1,), np.arange(400) == 100, "toy: all users of the pool are seeds or learned from; use"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(sizes, pool, words):
-    with pytest.raises(InputError, match=words):
-        curve_of(tokens, sizes, pool=pool)
+def test_a_pool_without_other_users_is_refused():
+    with pytest.raises(InputError, match="pool: all its users are seeds or learned from; use"):
+        curve_of(tokens, (1,), pool=np.arange(400) == 100)

@@ -4,18 +4,13 @@ import dataclasses
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 from fixed_scores import fixed, tokens
 from judged_world import split_of, world
 from toy import dataset
 
-from metaheac_jax.audience.evaluation import (
-    evaluate,
-    judge_all,
-    pool_rows,
-    score_pools,
-)
-from metaheac_jax.audience.gains import gains_of
+from metaheac_jax.audience.evaluation import evaluate, judge_all, pool_rows, score_pools
 from metaheac_jax.audience.retrieve import expand
 from metaheac_jax.errors import InputError
 from metaheac_jax.methods import customise, fit, method_of
@@ -84,33 +79,6 @@ def test_pools_are_scored_by_models_customised_to_their_campaigns():
     assert min(found.customise_seconds, found.score_seconds) > 0
 
 
-def test_gains_by_hand():
-    """Pools of 40 and 19 users: tenths of 4, and of 2 but the fifth, ninth, ... of 1 or 2."""
-    labels = [(np.arange(40) < 9).astype(int), np.arange(19) % 3 == 0]
-    gains = gains_of(labels)
-    tenths = [10 * np.arange(len(own)) // len(own) for own in labels]
-    sizes = sum(np.bincount(own, minlength=10) for own in tenths)
-    converts = sum(np.bincount(t, y, minlength=10) for t, y in zip(tenths, labels, strict=True))
-    assert [row.decile for row in gains] == list(range(1, 11))
-    assert [row.users for row in gains] == sizes.tolist()
-    assert [row.converts for row in gains] == converts.tolist()
-    rate = converts.sum() / 59
-    assert [row.rate for row in gains] == pytest.approx(converts / sizes)
-    assert [row.lift for row in gains] == pytest.approx(converts / sizes / rate)
-    assert [row.share for row in gains] == pytest.approx(np.cumsum(converts) / converts.sum())
-
-
-def test_gains_need_a_convert():
-    assert gains_of([np.zeros(3, int)]) == []
-    assert [own.users for own in gains_of([np.zeros(0, int), np.ones(10, int)])] == [1] * 10
-
-
-def test_small_pools_have_only_deciles_with_users():
-    gains = gains_of([np.array([1, 0, 1, 0])])
-    assert [(row.decile, row.users) for row in gains] == [(1, 1), (3, 1), (6, 1), (8, 1)]
-    assert gains[-1].share == 1
-
-
 # Evaluating -------------------------------------------------------------------------------------
 
 
@@ -124,86 +92,57 @@ def only_seeds(data):
 
 def test_campaigns_are_judged_through_the_steps_of_expanding():
     """With the same random non-seeds, customising and scores, and other seeds give others."""
-    data, scores = only_seeds(WORLD), {}
+    data = only_seeds(WORLD)
     general = fit(data.completed(1), "lr", campaigns=[0, 4, 5], seed=1)
     result = evaluate(general, data, seed=5)
-    assert [own["campaign"] for own in result.campaigns] == [110, 120, 130]
-    for own in result.campaigns:
+    assert result.campaigns["campaign"].to_list() == [110, 120, 130]
+    for own in result.campaigns.to_dicts():
         audience = expand(general, data, own["campaign"], size=2000, seed=5)
-        scores[own["campaign"]] = dict(zip(audience.ids.tolist(), audience.scores, strict=True))
+        scores = dict(zip(audience.ids.tolist(), audience.scores, strict=True))
         c = data.index_of(own["campaign"])
         of = data.stage2.of(c)
-        users = data.user_ids[data.stage2.user[of]].tolist()
-        candidates = [place for place, user in enumerate(users) if user in scores[own["campaign"]]]
         pools = score_pools(method_of(general), general, data, [c], seed=5)
-        for place in candidates:
-            assert scores[own["campaign"]][users[place]] == pools.scores[0][place]
+        for place, user in enumerate(data.user_ids[data.stage2.user[of]].tolist()):
+            assert user not in scores or scores[user] == pools.scores[0][place]
         assert own["auc"] == pytest.approx(auc(pools.scores[0], data.stage2.label[of]))
-    assert evaluate(general, data, seed=6).campaigns != result.campaigns
+    assert not evaluate(general, data, seed=6).campaigns.equals(result.campaigns)
 
 
 def test_who_is_judged():
     data = world()
     general = dataclasses.replace(fixed(tokens, data=data), campaigns=(100,), held_out=("120",))
     result = evaluate(general, data)
-    assert [own["campaign"] for own in result.campaigns] == [110]
+    assert result.campaigns["campaign"].to_list() == [110]
     assert [own["campaign"] for own in result.left_out] == [130, 140]
-    assert result.num_known == 0
-    named = evaluate(general, data, campaigns=["100", 110])
-    assert [own["campaign"] for own in named.campaigns] == [100, 110]
-    assert named.num_known == 1
     none = data.stage1.pick(data.stage1.campaign != 1)
-    without = evaluate(general, dataclasses.replace(data, stage1=none), campaigns=[100, 110])
-    assert without.left_out == [{"campaign": 110, "why": "no seeds of stage 1"}]
+    with pytest.raises(InputError, match="campaign 130: cannot be judged: 19 candidates"):
+        evaluate(general, dataclasses.replace(data, stage1=none))
     with pytest.raises(InputError, match="leave campaigns out with metaheac fit --leave-out"):
         evaluate(dataclasses.replace(general, campaigns=(100, 110, 120, 130, 140)), data)
 
 
-def test_means_are_of_a_groups_campaigns_and_gains_of_all():
+def test_means_are_of_a_groups_campaigns():
     result = evaluate(fixed(tokens), WORLD)
-    assert {own["group"] for own in result.campaigns} == {"small", "large"}
-    for group in ("small", "large"):
-        own = [c for c in result.campaigns if c["group"] == group]
-        assert result.means(group).auc == pytest.approx(np.mean([c["auc"] for c in own]))
-    stage, best = WORLD.stage2, 0
-    assert sum(row.converts for row in result.gains) == stage.label.sum()
-    for c in range(WORLD.num_campaigns):
-        users, labels = stage.user[stage.of(c)], stage.label[stage.of(c)]
-        order = np.lexsort((WORLD.user_ids[users], -tokens(WORLD.user_rows[users])))
-        best += labels[order][:3].sum()
-    assert result.gains[0].converts == best
-    content = json.loads(json.dumps(result.to_json()))
-    assert content["means"]["small"]["auc"] == result.means("small").auc
-    assert content["gains"][0]["users"] == 3 * len(result.campaigns)
-    assert result.tables()[0].title == "Fixed"
-    assert len(result.tables()) == 2
+    means = result.means()
+    assert means["group"].to_list() == ["small", "large"]
+    for own in means.to_dicts():
+        part = result.campaigns.filter(group=own["group"])
+        assert own["campaigns"] == len(part)
+        for name in ("auc", "precision", "recall"):
+            assert own[name] == pytest.approx(part[name].mean())
 
 
 def test_differences_from_another_model_by_hand():
     result = evaluate(fixed(tokens), WORLD)
-    other = json.loads(json.dumps(result.to_json()))
-    changes = dict(
-        zip(
-            [own["campaign"] for own in other["campaigns"]],
-            (0.1, -0.2, 0.3, 0.1, 0, 0.2),
-            strict=True,
-        )
-    )
-    for own in other["campaigns"]:
-        own["auc"] -= changes[own["campaign"]]
-    found = result.compare(other)
-    for group in ("small", "large"):
-        own = [changes[c["campaign"]] for c in result.campaigns if c["group"] == group]
-        difference = found.against[group]["auc"]
-        assert found.against[group]["campaigns"] == len(own)
-        assert difference["mean"] == pytest.approx(np.mean(own))
-        error = np.std(own, ddof=1) / np.sqrt(len(own)) if len(own) > 1 else None
-        assert difference["error"] == (error and pytest.approx(error))
-        assert found.against[group]["recall"]["mean"] == 0
-    assert found.to_json()["against"] == found.against
-    assert found.tables()[1].rows[0][1] == str(found.against["small"]["campaigns"])
-    with pytest.raises(InputError, match="none of the 6 campaigns; evaluate that model"):
-        result.compare({"campaigns": []})
-    for wrong in ([], {}, {"campaigns": [{"campaign": 1}]}, 7):
-        with pytest.raises(InputError, match="give a file from its --out"):
-            result.compare(wrong)
+    changes = np.array([0.1, -0.2, 0.3, 0.1, 0])  # the last campaign is not new to the other model
+    judged = result.campaigns[:5].with_columns(pl.col("auc") - changes)
+    other = dataclasses.replace(result, campaigns=judged)
+    for own in result.differences(other).to_dicts():
+        part = changes[(judged["group"] == own["group"]).to_numpy()]
+        assert own["campaigns"] == len(part)
+        assert own["auc"] == pytest.approx(part.mean())
+        error = np.std(part, ddof=1) / np.sqrt(len(part)) if len(part) > 1 else None
+        assert own["auc_error"] == (error and pytest.approx(error))
+        assert own["recall"] == 0
+    with pytest.raises(InputError, match=r"no campaign in common .*--leave-out"):
+        result.differences(dataclasses.replace(result, campaigns=judged[:0]))

@@ -1,6 +1,5 @@
 """Outcomes of audiences: counts by hand, and intervals from their formulas."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -11,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import dataset
 
-from metaheac_jax.audience.audience import Audience, write_frame
-from metaheac_jax.audience.outcome import ShownUsers, audience_outcome
-from metaheac_jax.data.examples import group_by_campaign
+from metaheac_jax.audience.outcome import audience_outcome, gains_of
+from metaheac_jax.audience.retrieve import Audience, write_frame
+from metaheac_jax.data.campaign import group_by_campaign
 from metaheac_jax.errors import InputError
 
 DATA = dataset(users=60, campaigns=2, per_campaign=20, pool=10)
@@ -54,21 +53,18 @@ def audience(*campaigns, **columns):
 def test_an_outcome_by_hand():
     """Of users 3, 1, 9, 2 and 5, 9 was not shown the campaign; 1 and 3 converted, and 6 did."""
     data = answered({1: 1, 2: 0, 3: 1, 4: 0, 5: 0, 6: 1, 7: 0, 8: 0}, left_out=(2, 4))
-    frame = audience([3, 1, 9, 2, 5])
-    outcome = audience_outcome(frame.sample(fraction=1, shuffle=True, seed=1), data)
-    assert outcome.size == 5
-    assert (outcome.shown, outcome.others) == (ShownUsers(4, 2), ShownUsers(4, 1))
-    assert [(row.decile, row.converts) for row in outcome.gains] == [(1, 1), (3, 1), (6, 0), (8, 0)]
+    frame = audience([3, 1, 9, 2, 5]).sample(fraction=1, shuffle=True, seed=1)
+    outcome = audience_outcome(frame, data)
+    rates = outcome.rates.rows()
+    assert [own[:4] for own in rates] == [("of the audience", 4, 2, 0.5), ("others", 4, 1, 0.25)]
+    tenths = outcome.gains.select("tenth", "converts").rows()
+    assert tenths == [(1, 1), (3, 1), (6, 0), (8, 0)]
     # Wilson's interval of two of four.
     z2 = 1.959964**2
     half = math.sqrt(z2 * (1 / 16 + z2 / 64)) / (1 + z2 / 4)
-    rate = outcome.shown.rate
-    assert (rate.low, rate.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
-    content = json.loads(json.dumps(outcome.to_json()))
-    assert content["rates"]["others"]["value"] == 0.25
-    rates, *others = outcome.tables()
-    assert [row[1:3] for row in rates.rows] == [["4", "2"], ["4", "1"]]
-    assert len(others) == 1
+    assert rates[0][4:] == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
+    again = audience_outcome(pl.concat([frame, frame]), data)  # a user counts once
+    assert again.rates.equals(outcome.rates)
 
 
 answers = st.dictionaries(st.integers(0, 58), st.integers(0, 1), max_size=40)
@@ -87,15 +83,15 @@ def test_equal_to_a_plain_count(audiences, shown, left_out):
         return
     outside = [[y for u, y in hits.items() if u not in own] for own, hits in named]
     outcome = audience_outcome(frame, known)
-    for found, groups in ((outcome.shown, inside), (outcome.others, outside)):
-        assert found == ShownUsers(sum(map(len, groups)), sum(map(sum, groups)))
-    assert sum(row.converts for row in outcome.gains) == sum(map(sum, inside))
+    expected = [(sum(map(len, groups)), sum(map(sum, groups))) for groups in (inside, outside)]
+    found = outcome.rates.select("shown", "converts").rows()
+    assert found == [own for own in expected if own[0]]
+    assert outcome.gains["converts"].sum() == sum(map(sum, inside))
 
 
 def test_what_is_wrong_is_named(tmp_path):
     data, path = answered({1: 1}), tmp_path / "a.csv"
     for frame, words in (
-        (audience([1, 1]), "campaign 100: a user occurs twice"),
         (audience([1]).with_columns(rank=pl.lit("best")), "line 2: rank is 'best'"),
         (audience([1]).drop("rank"), "has no column 'rank'"),
         (audience([2]), "none of its 1 rows .* audience 1; add the users"),
@@ -114,4 +110,29 @@ def test_an_id_that_was_kept_from_a_spreadsheet_is_known(tmp_path):
     path = tmp_path / "a.csv"
     write_frame(path, own.frame)
     assert "'@1" in path.read_text()
-    assert audience_outcome(path, data).shown == ShownUsers(2, 1)
+    assert audience_outcome(path, data).rates.row(0)[1:3] == (2, 1)
+
+
+def test_gains_by_hand():
+    """Pools of 40 and 19 users: tenths of 4, and of 2 but the fifth, ninth, ... of 1 or 2."""
+    labels = [(np.arange(40) < 9).astype(int), (np.arange(19) % 3 == 0).astype(int)]
+    gains = gains_of(labels)
+    tenths = [10 * np.arange(len(own)) // len(own) for own in labels]
+    sizes = sum(np.bincount(own, minlength=10) for own in tenths)
+    converts = sum(np.bincount(t, y, minlength=10) for t, y in zip(tenths, labels, strict=True))
+    assert gains["tenth"].to_list() == list(range(1, 11))
+    for name, expected in (
+        ("users", sizes),
+        ("converts", converts),
+        ("rate", converts / sizes),
+        ("lift", converts / sizes / (converts.sum() / 59)),
+        ("share", np.cumsum(converts) / converts.sum()),
+    ):
+        np.testing.assert_allclose(gains[name], expected)
+
+
+def test_gains_of_small_groups_and_without_converts():
+    gains = gains_of([np.array([1, 0, 1, 0]), np.zeros(0, int)])
+    assert gains.select("tenth", "users").rows() == [(1, 1), (3, 1), (6, 1), (8, 1)]
+    assert gains["share"][-1] == 1
+    assert gains_of([np.zeros(3, int)])["lift"].null_count() == 3

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax import lax
 from toy import dataset
 
 from metaheac_jax.data.samplers import CampaignSampler
 from metaheac_jax.model import initialise
-from metaheac_jax.networks.metaheac import MetaHeac
+from metaheac_jax.networks import MetaHeac
 from metaheac_jax.table.adam import table_adam
 from metaheac_jax.table.rows import select_rows
 from metaheac_jax.training.losses import build_loss
@@ -69,50 +68,6 @@ def test_scatter_add_costs_no_more_than_a_few_gathers(inputs):
     assert scatter < 10 * gather
 
 
-def test_scatter_add_in_bfloat16_costs_no_more_than_in_float32(inputs):
-    ids, values, table = inputs
-    add = lambda t, i, v: t.at[i].add(v, mode="drop")  # noqa: E731
-    full = seconds(add, table, ids, values)
-    half = seconds(add, table.astype(jnp.bfloat16), ids, values.astype(jnp.bfloat16))
-    assert half < 5 * full
-
-
-def test_segment_sums_cost_what_scatter_adds_cost(inputs):
-    ids, values, table = inputs
-    scatter = seconds(lambda t, i, v: t.at[i].add(v, mode="drop"), table, ids, values)
-    segment = seconds(lambda i, v: jax.ops.segment_sum(v, i, ROWS), ids, values)
-    assert segment < 5 * scatter
-
-
-def test_a_scan_that_stacks_its_outputs_costs_what_it_costs_without():
-    """Written in place, an output costs itself; copied at each step, it costs all of them."""
-    steps, side = 200, 512
-    x = jnp.ones((side, side))
-
-    def run(x, stacked):
-        def body(carry, _):
-            carry = carry * 0.999
-            return carry, carry if stacked else None
-
-        return lax.scan(body, x, length=steps)
-
-    bare, stacked = (seconds(lambda x, s=s: run(x, s), x) for s in (False, True))
-    copy = seconds(lambda x: jnp.broadcast_to(x, (steps, side, side)) + 1, x)
-    assert stacked < 5 * (bare + copy)
-
-
-def test_a_scan_with_gradients_as_carry_costs_its_steps(inputs):
-    """Campaigns in turn: the sum over them is carried, and must be added to in place."""
-    _, values, table = inputs
-    once = seconds(lambda t, v: t + v[:ROWS], table, values)
-    steps = 50
-
-    def run(t, v):
-        return lax.scan(lambda c, _: (c + v[:ROWS], None), t, length=steps)[0]
-
-    assert seconds(run, table, values) < 5 * steps * once
-
-
 def meta_step(rows):
     """A meta-step on a table of so many rows, and its first state."""
     network = MetaHeac(num_experts=3, num_critics=2, widths=(8, 8), gate_width=8)
@@ -143,18 +98,11 @@ def test_a_step_does_not_touch_what_it_does_not_need():
 
 def test_a_steps_old_state_is_gone():
     step, state, draw = meta_step(20_000)
-    table = state.table.table
+    table = state.table.packed
     new, _ = step.step(state, *draw(0))
     assert table.is_deleted()
     reference = weakref.ref(table)
     del table, state
     gc.collect()
     assert reference() is None
-    assert not new.table.table.is_deleted()
-
-
-def test_fifty_steps_compile_once():
-    step, state, draw = meta_step(20_000)
-    for number in range(50):
-        state, _ = step.step(state, *draw(number))
-    assert step.step.__wrapped__._cache_size() == 1
+    assert not new.table.packed.is_deleted()

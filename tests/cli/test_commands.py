@@ -5,13 +5,14 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from commands import contents, exit_code, interrupt_after, small_simulation, succeeds, tiny_settings
+from commands import contents, exit_code, interrupt_after, succeeds, tiny_settings
 
 import metaheac_jax as mh
+from metaheac_jax.cli.fit import leak_notes
 from metaheac_jax.cli.main import main
-from metaheac_jax.customising.exported import open_export
-from metaheac_jax.data.schema_file import TableSchema
+from metaheac_jax.data.columns import TableSchema
 from metaheac_jax.data.storage import open_dataset
+from metaheac_jax.engines.arrow import open_export
 from metaheac_jax.model import load
 
 SIZE = 50
@@ -25,16 +26,6 @@ def folder_bytes(folder):
 
 def table(path):
     return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
-
-
-def test_a_seed_gives_the_same_world(tmp_path):
-    with small_simulation():
-        for name, seed in (("one", 0), ("again", 0), ("other", 1)):
-            succeeds(main, "simulate", tmp_path / name, "--users", 4000, "--seed", seed)
-    one, again, other = (folder_bytes(tmp_path / name) for name in ("one", "again", "other"))
-    assert one == again
-    assert one.keys() == other.keys()
-    assert one["examples.parquet"] != other["examples.parquet"]
 
 
 def test_prepared_data_is_the_librarys_without_excluded_users(made, few_fields, tmp_path):
@@ -66,16 +57,15 @@ def test_the_same_rows_twice_change_nothing_and_excluded_users_are_removed(made,
 def test_an_interrupted_training_goes_on_to_the_same_bits(made, tmp_path, monkeypatch):
     fit = ("fit", made.data, "--method", "mlp-pretraining", "--leave-out", *made.names, "--seed", 1)
     with tiny_settings():
-        succeeds(main, *fit, tmp_path / "whole", "--log", tmp_path / "log.jsonl")
+        succeeds(main, *fit, tmp_path / "whole")
         with monkeypatch.context() as patch:
             interrupt_after(patch, 1)
             assert exit_code(main, *fit, tmp_path / "model") == 130
-        assert contents(tmp_path) == {"whole", "log.jsonl", "model.training"}
+        assert contents(tmp_path) == {"whole", "model.training"}
         assert exit_code(main, *fit, tmp_path / "model") == 2
         succeeds(main, *fit, tmp_path / "model", "--resume")
-    assert contents(tmp_path) == {"whole", "log.jsonl", "model"}
+    assert contents(tmp_path) == {"whole", "model"}
     assert folder_bytes(tmp_path / "whole") == folder_bytes(tmp_path / "model")
-    assert all(json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
     general = load(tmp_path / "model")
     assert not {*made.names} & {*general.campaigns, *general.held_out}
 
@@ -89,10 +79,10 @@ def test_a_fraction_of_the_campaigns_is_left_out(made, tmp_path):
 def test_audiences_are_the_librarys(made, tmp_path, ending):
     out = tmp_path / f"audiences.{ending}"
     names = made.names[:2]
-    options = ("--campaign", *names, "--size", SIZE, "--seed", 2, "--out", out)
+    options = ("--campaign", *names, "--size", SIZE, "--out", out)
     succeeds(main, "expand", made.model, made.data, *options)
     data, general = open_dataset(made.data), load(made.model)
-    expected = mh.expand_all(general, data, names, size=SIZE, seed=2)
+    expected = mh.expand_all(general, data, names, size=SIZE)
     found = table(out)
     for name, own in zip(names, expected, strict=True):
         rows = found.filter(campaign_id=name)
@@ -147,29 +137,29 @@ def test_a_page_and_its_numbers(made, tmp_path):
 
 
 def test_a_model_is_judged_on_campaigns_that_it_has_not_seen(made, tmp_path, capsys):
-    model, out = tmp_path / "model", tmp_path / "results.json"
-    left_out = made.old[:2]
+    model, left_out = tmp_path / "model", made.old[:2]
     succeeds(main, "fit", made.data, model, "--method", "lr", "--leave-out", *left_out)
-    options = ("--campaigns", *left_out, "--out")
-    succeeds(main, "evaluate", model, made.data, *options, out)
-    results = json.loads(out.read_text())
-    assert [own["campaign"] for own in results["campaigns"]] == left_out
-    assert all(0 <= own["auc"] <= 1 for own in results["campaigns"])
     capsys.readouterr()
-    succeeds(main, "evaluate", model, made.data, *options, tmp_path / "b.json", "--against", out)
-    assert "+0.0000" in capsys.readouterr().out
+    succeeds(main, "evaluate", model, made.data, "--against", model)
+    told = capsys.readouterr().out
+    result = mh.evaluate(load(model), open_dataset(made.data))
+    assert result.campaigns["campaign"].to_list() == left_out
+    assert all(f"{own:.4f}" in told for own in result.means()["auc"])
+    assert "Differences" in told
 
-    name, out = made.names[0], tmp_path / "scorer"
-    succeeds(main, "export", made.model, made.data, "--campaign", name, "--out", out)
+
+def test_an_export_scores_as_the_model_does(made, tmp_path):
+    names, out = made.names[:2], tmp_path / "scorer"
+    succeeds(main, "export", made.model, made.data, "--campaign", *names, "--out", out)
     data, general = open_dataset(made.data), load(made.model)
-    [audience] = mh.expand_all(general, data, [name], size=SIZE)
-    users = data.find_users(audience.user_ids)
-    scores = open_export(out).score(np.asarray(data.user_rows[users]))
+    [audience, _] = mh.expand_all(general, data, names, size=SIZE)
+    users = pl.read_parquet(made.world / "users.parquet").to_arrow()
+    scores = open_export(out)(users)[data.find_users(audience.user_ids), 0]
     np.testing.assert_allclose(scores, audience.scores, rtol=1e-5)
 
 
-def test_outputs_that_are_there_are_replaced(made, few_fields, tmp_path):
-    out = tmp_path / "data"
-    for _ in range(2):
-        succeeds(main, "prepare", made.world, out, "--schema", few_fields)
-    assert contents(tmp_path) == {"data"}
+def test_a_model_that_is_too_good_gets_a_note_on_leaks():
+    assert leak_notes(0.98) == []
+    [note] = leak_notes(0.99951)
+    assert "AUC of 0.9995" in note
+    assert "tells who converted" in note

@@ -1,6 +1,5 @@
 """The feedback loop by the commands of the README: the second audience is better than the first."""
 
-import numpy as np
 import polars as pl
 from commands import succeeds, tiny_settings
 
@@ -44,9 +43,6 @@ def test_answers_make_the_next_audience_better(made, own_data, tmp_path, capsys)
     capsys.readouterr()
     one = tmp_path / "one.csv"
     audiences.filter(campaign_id=made.names[0]).write_csv(one)
-    results = tmp_path / "outcome.json"
-    options = ("--audience", one, "--out", results)
-    succeeds(main, "evaluate", made.model, own_data, *options)
+    succeeds(main, "evaluate", made.model, own_data, "--audience", one)
     converts = answers.filter(campaign_id=made.names[0])["label"].sum()
     assert f"{converts:,}" in capsys.readouterr().out
-    assert np.isfinite(pl.read_json(results).height)

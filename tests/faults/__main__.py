@@ -21,8 +21,7 @@ def run(kind, scene, trials):
     if kind == "writers":
         return [kills.two_writers(scene, TASKS, trials)]
     tallies = [flips.inputs(scene, name, trials) for name in ("DATA", "MODEL")]
-    tallies += [flips.trainings(scene, name, trials) for name in ("a checkpoint", "the log")]
-    return [*tallies, flips.exports(scene, trials)]
+    return [*tallies, flips.trainings(scene, trials), flips.exports(scene, trials)]
 
 
 def main():

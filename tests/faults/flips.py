@@ -58,16 +58,15 @@ def interrupted(scene):
     return out
 
 
-def trainings(scene, name, trials):
-    """Flips a bit in the checkpoints or the log of a killed training, which then goes on."""
+def trainings(scene, trials):
+    """Flips a bit in the checkpoints of a killed training, which then goes on."""
+    name = "a checkpoint"
     tally, expected = Tally(FLIPPED.format(name)), scene.result("fit")
     out = interrupted(scene)
     work = out.with_name(f"{out.name}.training")
     for trial in range(trials):
         hit = Path(copied(out.parent, scene.folder / "hit")) / work.name
-        chosen = {"the log": hit / "log.jsonl", "a checkpoint": hit / "checkpoints"}[name]
-        if name == "a checkpoint" and trial % 4 == 0:
-            chosen = hit / "checkpoints.json"
+        chosen = hit / ("checkpoints.json" if trial % 4 == 0 else "checkpoints")
         file, again = hurt(chosen, rng_of(name, trial)), hit.with_name(out.name)
         run = scene.run("fit", again, goes_on=True)
         tally.judge(file, run, lambda again=again: fingerprint(again) == expected)
@@ -100,11 +99,11 @@ def _score(scene, folder, scores):
 
 def score_all(folder, users, scores, error, compiled):
     """Scores the users of a table with an export, as a program of a user does."""
-    from metaheac_jax.customising.exported import open_export
+    from metaheac_jax.engines.arrow import open_export
     from metaheac_jax.errors import InputError
 
     begin(error, compiled)
-    columns = pl.read_csv(users).to_dict(as_series=False)
+    columns = pl.read_csv(users).to_arrow()
     try:
         result = open_export(folder)(columns)
     except InputError as refused:

@@ -43,7 +43,7 @@ def kills(scene, name, trials):
             fault = f"exit {code}: {told[-400:]}"
         elif fingerprint(out) != expected:
             fault = "another result"
-        elif left := {p.name for p in out.parent.iterdir()} - {out.name, "error", "log"}:
+        elif left := {p.name for p in out.parent.iterdir()} - {out.name, "error"}:
             fault = f"left behind: {sorted(left)}"
         (resumed if name == "fit" else tally).add(f"{chain}, at last", fault)
     print(f"  {name}: {hits} of {trials} kills came before its end", flush=True)

@@ -48,7 +48,7 @@ class Task:
 TASKS = {
     "prepare": Task("prepare TABLES OUT"),
     "add": Task("add OUT --campaigns CAMPAIGNS.csv --examples EXAMPLES.csv", needs="DATA"),
-    "fit": Task(f"fit DATA OUT --set {SETTINGS} --log LOG", goes_on="--resume"),
+    "fit": Task(f"fit DATA OUT --set {SETTINGS}", goes_on="--resume"),
     "expand": Task("expand MODEL DATA --campaign tea --size 30 --out OUT", ".csv"),
     "explain": Task("explain MODEL DATA --campaign tea --size 30 --out OUT", ".json"),
     "export": Task("export MODEL DATA --campaign tea --out OUT"),
@@ -134,7 +134,7 @@ class Scene:
         An interrupted training goes on if ``goes_on``.
         """
         task = TASKS[name]
-        paths = {"OUT": out, "LOG": out.with_name("log"), **others}
+        paths = {"OUT": out, **others}
         words = task.words.split()
         if goes_on and out.with_name(f"{out.name}.training").exists():
             words += task.goes_on.split()
@@ -182,7 +182,8 @@ def begin(error, compiled):
 def run_command(words, error, compiled):
     """Runs a command in a child; a training saves every fourth step, or it would save nothing."""
     begin(error, compiled)
-    loop.train.__kwdefaults__.update(save_every=4, log_every=4)
+    loop.Training.__init__.__kwdefaults__.update(log_every=4)
+    loop.Saving.__init__.__kwdefaults__.update(every=4)
     sys.argv = ["metaheac", *words]
     main()
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaheac_jax.audience.held_out import FOLDS, MIN_SEEDS
-from metaheac_jax.customising.early_stopping import hold_out
+from metaheac_jax.customising.customiser import hold_out
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
 from metaheac_jax.errors import InputError, check_whole
@@ -103,12 +103,9 @@ def calibrate(
     meant for the scores of the model that is customised to all examples.
 
     Args:
-      general: the general model.
-      data: the data with the campaigns' users.
       campaigns: G campaigns; their non-seeds outside `Campaign.found` are drawn from the pool at
         random, as `Dataset.new_campaign` draws them.
       seed: random seed for the choice of held-out examples and for customising.
-      progress: receives the progress of customising.
 
     Raises:
       InputError: a campaign has too few seeds or non-seeds to hold some out.
@@ -120,15 +117,10 @@ def calibrate(
         rng = np.random.Generator(np.random.Philox(seed))
         able = np.flatnonzero(~campaign.is_found)
         out = able[hold_out(campaign.labels[able], 1 / FOLDS, rng)[1]]
-        if campaign.num_given_seeds < MIN_SEEDS:
+        if campaign.num_given_seeds < MIN_SEEDS or not len(out):
             raise InputError(
-                f"{campaign.name}: {campaign.num_given_seeds} seeds that are not from audiences, "
-                f"too few to calibrate probabilities; give {MIN_SEEDS}, or omit probabilities"
-            )
-        if not len(out):
-            raise InputError(
-                f"{campaign.name}: fewer than two non-seeds to calibrate probabilities; use a "
-                "larger pool, or omit probabilities"
+                f"{campaign.name}: {campaign.num_given_seeds} seeds that are not from audiences; "
+                f"calibrating takes {MIN_SEEDS} and two non-seeds; omit probability"
             )
         held.append(out)
         kept.append(campaign.pick(np.setdiff1d(np.arange(len(campaign.users)), out)))

@@ -1,6 +1,6 @@
 """An audience explained on one page: how many, how good, who they are, and why.
 
-Axis: U users of the data.
+Axes: U users of the data, S slots of a user, V values.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from metaheac_jax.audience.curve import PERCENTS, SizePoint, size_curve
-from metaheac_jax.audience.held_out import MIN_SEEDS, cross_fit
-from metaheac_jax.audience.importance import Importance, field_importance
-from metaheac_jax.audience.retrieve import expand, find_campaigns, pool_mask
-from metaheac_jax.audience.traits import (
-    FAIR,
-    MIN_CELL,
-    SensitiveShare,
-    Trait,
-    audience_traits,
-    sensitive_shares,
+from metaheac_jax.audience.held_out import (
+    MIN_SEEDS,
+    PERCENTS,
+    Importance,
+    SizePoint,
+    cross_fit,
+    field_importance,
+    size_curve,
 )
+from metaheac_jax.audience.retrieve import expand, find_campaigns, pool_mask
 from metaheac_jax.data.campaign import Campaign, UserIds
-from metaheac_jax.data.dataset import Dataset
-from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods import method_of
 from metaheac_jax.model import General
 from metaheac_jax.progress import Progress, silent
@@ -38,6 +36,63 @@ _WIDTH, _HEIGHT = 560, 220  # of the chart
 _STEPS = (0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100)  # between ticks of the chart
 _APART = 28  # between the chosen size's tick and others
 _MORE, _LESS = 12, 6  # traits on the page: more and less common than in the pool
+#: Fractions of fewer users than this are not shown: they are uncertain, and may reveal something
+#: about individual users. Where all other values of a field are shown, the hidden one follows.
+MIN_CELL = 50
+#: The least adverse-impact ratio that is fair: the four-fifths rule.
+FAIR = 0.8
+_BLOCK = 1 << 18  # users counted at a time
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A value of a user field.
+
+    Attributes:
+      field: name of the field.
+      value: the value; for a field with buckets, the bucket's range of numbers.
+      audience, pool: fraction of the users who have it.
+    """
+
+    field: str
+    value: str
+    audience: float
+    pool: float
+
+    @property
+    def lift(self) -> float:
+        """How many times as common the value is in the audience as in the pool."""
+        return self.audience / self.pool
+
+
+@dataclass(frozen=True)
+class SensitiveShare:
+    """A value of a sensitive field, which no model sees.
+
+    Values with too few users in the pool are left out.
+
+    Attributes:
+      field: name of the field.
+      value: the value.
+      audience, pool: fraction of the users who have it; ``audience`` is None if too few do.
+      impact: the adverse-impact ratio: the chance of users of the pool with this value to be in the
+        audience, divided by the highest one among the field's values (four-fifths rule: Uniform
+        Guidelines on Employee Selection Procedures, 29 CFR 1607.4 D).
+      bounded: whether ``impact`` is an upper bound, since too few users of the audience have the
+        value, or another one whose chance may be the highest.
+    """
+
+    field: str
+    value: str
+    audience: float | None
+    pool: float
+    impact: float
+    bounded: bool
+
+    @property
+    def is_rare(self) -> bool:
+        """Whether the audience has the value too rarely by this rule."""
+        return self.impact < FAIR
 
 
 @dataclass(frozen=True)
@@ -50,12 +105,8 @@ class Explanation:
       data, model: what they were made from, for the page's head.
       date: day on which it was made, ISO 8601.
       size, num_candidates: number of users in the audience, and of candidates for it.
-      is_default: whether the size was not given.
       num_users: number of users of the data.
       seeds: number of seeds that were learned from.
-      seeds_of_audiences: those of them who converted after an audience.
-      seeds_not_found: given seeds who are not users of the data.
-      unknown: campaign fields whose value training has not seen.
       curve: a point per size; empty if there are fewer than `held_out.MIN_SEEDS` seeds.
       chosen: the point of this audience's size; None likewise.
       auc: AUC of the first fold's held-out seeds against other users; None likewise.
@@ -71,12 +122,8 @@ class Explanation:
     date: str
     size: int
     num_candidates: int
-    is_default: bool
     num_users: int
     seeds: int
-    seeds_of_audiences: int
-    seeds_not_found: int
-    unknown: Sequence[str]
     curve: Sequence[SizePoint]
     chosen: SizePoint | None
     auc: float | None
@@ -120,7 +167,6 @@ class Explanation:
             min_seeds=MIN_SEEDS,
             min_cell=MIN_CELL,
             fair=FAIR,
-            default_percent=DEFAULT_PERCENT,
         )
 
 
@@ -131,7 +177,6 @@ def explain(
     *,
     size: int | None = None,
     pool: UserIds | None = None,
-    exclude: UserIds = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> Explanation:
@@ -142,18 +187,13 @@ def explain(
     Args:
       general, data, campaign, pool, seed: as in `retrieve.expand`.
       size: number of users; by default `DEFAULT_PERCENT` of the candidates.
-      exclude: ids of users who are left out of this audience only. They are in the pool of the
-        curve, where held-out seeds like them are, too, but not in that of traits.
-      progress: receives the progress of each part.
 
     Raises:
       InputError: as in `retrieve.expand`, or nobody is left for the audience.
       Diverged: weights or scores are not finite.
     """
-    if size is not None:
-        check_whole("size", size, 1)
-    in_pool = pool_mask(data, pool)
-    data, [own] = find_campaigns(general, data, [campaign], pool=in_pool, seed=seed)
+    able = pool_mask(data, pool)
+    data, [own] = find_campaigns(general, data, [campaign], pool=able, seed=seed)
     audience = expand(
         general,
         data,
@@ -161,26 +201,23 @@ def explain(
         size=size,
         percent=DEFAULT_PERCENT if size is None else None,
         pool=pool,
-        exclude=exclude,
         seed=seed,
         progress=progress,
     )
     if not len(audience):
         raise InputError(f"{own.name}: nobody of the pool is left for its audience; use a larger")
-    able = np.ones(data.num_users, bool) if in_pool is None else in_pool
     members, seeds = data.mask_of(audience.ids), np.zeros(data.num_users, bool)
     seeds[own.seeds] = True
     curve: list[SizePoint] = []
-    chosen = used = None
-    folds = cross_fit(general, data, own, pool=in_pool, seed=seed, progress=progress)
+    chosen, auc, fields = None, None, list[Importance]()
+    folds = cross_fit(general, data, own, pool=able, seed=seed, progress=progress)
     if folds:
-        count = int((able & ~seeds).sum())
-        sizes = [max(1, percent_of(count, percent)) for percent in PERCENTS]
+        sizes = [max(1, percent_of(audience.num_candidates, percent)) for percent in PERCENTS]
         sizes = sorted({*sizes, len(audience)})
         curve = size_curve(folds, data, able, sizes, progress=progress)
         chosen = curve[sizes.index(len(audience))]
-        used = field_importance(folds[0], data, able, seed=seed, progress=progress)
-    candidates = able & ~seeds & ~data.mask_of(exclude)
+        auc, fields = field_importance(folds[0], data, able, seed=seed, progress=progress)
+    candidates = able & ~seeds
     method, origin = method_of(general), general.origin
     return Explanation(
         campaign="New campaign" if own.id is None else str(own.id),
@@ -190,16 +227,12 @@ def explain(
         date=date.today().isoformat(),
         size=len(audience),
         num_candidates=audience.num_candidates,
-        is_default=size is None,
         num_users=data.num_users,
         seeds=len(own.seeds),
-        seeds_of_audiences=len(own.seeds) - own.num_given_seeds,
-        seeds_not_found=own.num_unmatched,
-        unknown=own.unknown_attributes,
         curve=curve,
         chosen=chosen,
-        auc=None if used is None else used.auc,
-        fields=[] if used is None else used.fields,
+        auc=auc,
+        fields=fields,
         traits=audience_traits(data, members, candidates),
         sensitive=sensitive_shares(data, members, candidates),
     )
@@ -252,3 +285,77 @@ def _chart(curve: Sequence[SizePoint], chosen: SizePoint) -> dict[str, Any]:
         "ticks_x": [(x(own), f"{100 * own.share:.2g}%") for own in shown],
         "ticks_y": [(y(i * step), f"{i * step:g}") for i in range(6)],
     }
+
+
+def audience_traits(data: Dataset, audience: np.ndarray, pool: np.ndarray) -> list[Trait]:
+    """The values of user fields, from the most to the least over-represented in an audience.
+
+    Values with fewer than `MIN_CELL` users in the audience or in the pool are left out.
+
+    Args:
+      audience: (U,) bool, the users of the audience, at least one.
+      pool: (U,) bool, the users who could be in the audience.
+    """
+    in_audience, in_pool = _counts(data.user_rows, (audience, pool), data.num_rows)
+    traits = []
+    for number, field in enumerate(data.schema.user):
+        first = data.vocabulary.offsets[number]
+        for row, value in enumerate(data.vocabulary.values[number], start=first):
+            if min(in_audience[row], in_pool[row]) >= MIN_CELL:
+                shares = in_audience[row] / audience.sum(), in_pool[row] / pool.sum()
+                traits.append(Trait(field.name, field.text(value), *shares))
+    return sorted(traits, key=lambda trait: -trait.lift)
+
+
+def sensitive_shares(data: Dataset, audience: np.ndarray, pool: np.ndarray) -> list[SensitiveShare]:
+    """How an audience selects users by sensitive fields, in the order of fields and values.
+
+    Values with fewer than `MIN_CELL` users in the pool are left out. For values with fewer users in
+    the audience, the ratio is an upper bound, so a value that is missing from the audience is
+    still reported.
+
+    Args:
+      data, audience, pool: as in `audience_traits`.
+    """
+    num_audience, num_pool = int(audience.sum()), int(pool.sum())
+    shares = []
+    for name, field in data.sensitive.items():
+        count = len(field.values)
+        in_audience, in_pool = _counts(field.codes, (audience, pool), count)
+        shown = [v for v in range(count) if in_pool[v] >= MIN_CELL]
+        least = min(MIN_CELL - 1, num_audience)
+        fraction = {v: max(in_audience[v], least) / num_audience for v in shown}
+        ratio = {v: fraction[v] / (in_pool[v] / num_pool) for v in shown}
+        enough = [v for v in shown if in_audience[v] >= MIN_CELL]
+        highest = max((ratio[v] for v in enough), default=0.0)  # 0: it is not known
+        unsure = any(ratio[v] > highest for v in shown if v not in enough)
+        for v in shown:
+            share = SensitiveShare(
+                field=name,
+                value=str(field.values[v]),
+                audience=fraction[v] if v in enough else None,
+                pool=in_pool[v] / num_pool,
+                impact=min(1.0, ratio[v] / highest) if highest else 1.0,
+                bounded=unsure or v not in enough,
+            )
+            shares.append(share)
+    return shares
+
+
+def _counts(rows: UserRows, groups: Sequence[np.ndarray], num_values: int) -> list[np.ndarray]:
+    """(V + 1,) number of users of each group who have each value; a user counts once per value.
+
+    Args:
+      rows: (U, S) values of all users; V where a slot is empty.
+      groups: (U,) bool each.
+      num_values: V.
+    """
+    counts = [np.zeros(num_values + 1, np.int64) for _ in groups]
+    for start in range(0, len(rows), _BLOCK):
+        own = np.sort(rows[start : start + _BLOCK], axis=1)
+        first = np.ones(own.shape, bool)
+        first[:, 1:] = own[:, 1:] != own[:, :-1]
+        for count, group in zip(counts, groups, strict=True):
+            members = group[start : start + _BLOCK]
+            count += np.bincount(own[members][first[members]], minlength=num_values + 1)
+    return counts

@@ -1,20 +1,25 @@
-"""Held-out seeds, on which a customised model is judged before its audience is used.
+"""What held-out seeds tell before an audience is used: how good each size is, which fields matter.
 
 The seeds are divided into folds. Each fold is scored by a model that is customised without it, so
 all seeds are judged, none by a model that knows it (cross-fitting).
 
-Axes: U users of the data, H seeds of a fold.
+Axes: U users of the data, M user fields, S slots of a user, H held-out seeds of a fold, P users of
+the pool whom a fold's model does not know, K sizes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from metaheac_jax.data.batches import generator
 from metaheac_jax.data.campaign import Campaign
 from metaheac_jax.data.dataset import Dataset
+from metaheac_jax.errors import InputError
 from metaheac_jax.methods import customise
 from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress, silent
@@ -22,6 +27,12 @@ from metaheac_jax.progress import Progress, silent
 FOLDS = 5
 #: Seeds needed to hold out ten at a time. Converts of an audience do not count.
 MIN_SEEDS = 50
+#: Sizes of an audience, in percent of the pool.
+PERCENTS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0)
+CONFIDENCE = 0.95  # level of all intervals
+NUM_COMPARED = 10_000  # users of the pool that held-out seeds are compared with, for importance
+NUM_PERMUTATIONS = 5
+_BLOCK = 1 << 17  # users scored at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +53,15 @@ class Fold:
         These are the users that it has not learned from. Those who were shown an audience count as
         new: it has learned from them, but they had high scores, so without them the others would
         not represent the pool.
+
+        Raises:
+          InputError: there is no such user.
         """
         campaign, new = self.model.campaign, pool.copy()
         new[campaign.users[~campaign.is_found | (campaign.labels == 1)]] = False
         new[self.seeds] = False
+        if not new.any():
+            raise InputError("pool: all its users are seeds or learned from; use a larger pool")
         return new
 
 
@@ -66,12 +82,8 @@ def cross_fit(
     which say little of converts in it, unless fewer than `MIN_SEEDS` are in it.
 
     Args:
-      general: the general model.
-      data: the data with the campaign's users.
-      campaign: the campaign with its seeds and non-seeds.
       pool: (U,) bool, the users who may be in an audience; None for all.
       seed: random seed of the folds and of customising.
-      progress: receives the progress of customising.
 
     Returns:
       The folds; none if fewer than `MIN_SEEDS` seeds can be held out.
@@ -96,3 +108,194 @@ def cross_fit(
     models = customise(general, data, kept, seed=seed, progress=progress)
     held = [campaign.users[(fold_of == fold) & (campaign.labels == 1)] for fold in range(FOLDS)]
     return [Fold(users, model) for users, model in zip(held, models, strict=True)]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate and the bounds of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SizePoint:
+    """An audience of one size.
+
+    Attributes:
+      size: number of users.
+      share: size as a fraction of the candidates.
+      recall: fraction of the held-out seeds that are in it.
+      lift: how many times the average rate of the pool its users convert at, if converts are like
+        the seeds.
+    """
+
+    size: int
+    share: float
+    recall: Estimate
+    lift: Estimate
+
+
+def size_curve(
+    folds: Sequence[Fold],
+    data: Dataset,
+    pool: np.ndarray,
+    sizes: Sequence[int],
+    *,
+    progress: Progress = silent,
+) -> list[SizePoint]:
+    """Estimates recall and lift of audiences of several sizes.
+
+    Scores of different models are not comparable. Each held-out seed is therefore ranked within the
+    scores of its own fold's model: it is added alone to the users of `Fold.unknown`, who represent
+    the whole pool, and is in an audience if its rank is within the audience's share of the pool. A
+    seed that ties at the edge counts by the chance that it is in. Recall is the mean over the seeds
+    of all folds. Its interval is Wilson's, with the seeds of all folds as independent trials; it
+    covers which users became seeds, and not that a fold's model learns from fewer seeds than the
+    model of the audience.
+
+    Lift is recall, divided by the fraction of the pool that scores as high. The pool has the seeds
+    here, of whom the same recall scores as high: where many users convert, seeds are a large part
+    of those at the top.
+
+    Memory holds one float32 score per user.
+
+    Args:
+      folds: from `cross_fit`.
+      pool: (U,) bool, the users who may be in an audience, and seeds.
+      sizes: K sizes, each at most the number of candidates: users of the pool who are no seeds.
+
+    Raises:
+      InputError: the pool has only users that a model has learned from.
+      Diverged: a score is not a number.
+    """
+    seeds = np.zeros(data.num_users, bool)
+    for fold in folds:
+        seeds[fold.seeds] = seeds[fold.model.campaign.seeds] = True
+    num_seeds, count = int((seeds & pool).sum()), int((pool & ~seeds).sum())
+    shares, inside = np.array(sizes) / count, []
+    for number, fold in enumerate(folds):
+        scores = np.empty(data.num_users, np.float32)
+        for start in range(0, data.num_users, _BLOCK):
+            rows = np.asarray(data.user_rows[start : start + _BLOCK])
+            scores[start : start + len(rows)] = fold.model.score(rows)
+            done = number * data.num_users + start + len(rows)
+            progress("curve of sizes", done, len(folds) * data.num_users)
+        new = np.sort(scores[fold.unknown(pool)])
+        inside.append(chances(new, scores[fold.seeds], shares))
+    points = []
+    for size, own in zip(sizes, np.concatenate(inside, axis=1), strict=True):
+        recall = wilson_estimate(float(own.mean()), len(own))
+        parts = recall.value, recall.low, recall.high
+        lift = (part * (count + num_seeds) / (size + part * num_seeds) for part in parts)
+        points.append(SizePoint(size, size / count, recall, Estimate(*lift)))
+    return points
+
+
+def chances(new: np.ndarray, held: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(K, H) chance that each seed, added alone to other users, is in each audience of them.
+
+    Args:
+      new: (P,) ascending scores of the other users.
+      held: (H,) scores of the seeds.
+      shares: (K,) fractions of the users who are in the audience.
+    """
+    up_to = np.searchsorted(new, held, side="right")
+    ties = 1 + up_to - np.searchsorted(new, held, side="left")
+    places = (1 + len(new)) * shares[:, None]
+    return np.clip((places - (len(new) - up_to)) / ties, 0, 1)
+
+
+def wilson_estimate(fraction: float, count: int) -> Estimate:
+    """A fraction of ``count`` independent trials, with its 95% interval (Wilson, 1927)."""
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    centre = fraction + z**2 / (2 * count)
+    half = z * math.sqrt(fraction * (1 - fraction) / count + z**2 / (4 * count**2))
+    scale = 1 + z**2 / count
+    low = 0.0 if fraction == 0 else (centre - half) / scale  # these bounds are exact
+    return Estimate(fraction, low, 1.0 if fraction == 1 else (centre + half) / scale)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much a model loses without a user field.
+
+    Attributes:
+      field: name of the field.
+      drop: drop of the AUC of held-out seeds against other users when the field's values are
+        permuted among users. It is close to zero for a field that the model does not use, or that
+        another field can replace.
+      error: standard error of the drop, over the held-out seeds, the other users and the
+        permutations of both.
+    """
+
+    field: str
+    drop: float
+    error: float
+
+
+def field_importance(
+    fold: Fold,
+    data: Dataset,
+    pool: np.ndarray,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> tuple[float, list[Importance]]:
+    """Permutation importance of every user field (Breiman, Random Forests, 2001, section 10).
+
+    A field's slots are permuted together among the held-out seeds and `NUM_COMPARED` random users
+    of `Fold.unknown`. This keeps the frequencies of its values and breaks their
+    relation to the user. Errors are those of a difference between AUCs of the same users
+    (DeLong et al., 1988, Biometrics 44).
+
+    Args:
+      fold: the model and the seeds that it has not learned from.
+      pool: (U,) bool, the users who may be in an audience.
+      seed: random seed for the other users and the permutations.
+
+    Returns:
+      The AUC with all fields intact, and every user field, largest drop first.
+
+    Raises:
+      InputError: the pool has only users that the model has learned from.
+      Diverged: a score is not a number.
+    """
+    rng, new = generator(seed, 0), np.flatnonzero(fold.unknown(pool))
+    others = rng.choice(new, min(NUM_COMPARED, len(new)), replace=False)
+    users = np.asarray(data.user_rows[np.concatenate([fold.seeds, others])])
+    num_held, fields = len(fold.seeds), data.schema.user
+
+    def placements(rows: np.ndarray) -> np.ndarray:
+        """(H + P, S) rows -> (H + P,); the mean of the first H, and that of the last P, is the AUC.
+
+        They are the fraction of other users below each seed, and of seeds above each other user.
+        """
+        held, rest = np.split(fold.model.score(rows), [num_held])
+        above = 1 - _fractions_below(rest, np.sort(held))
+        return np.concatenate([_fractions_below(held, np.sort(rest)), above])
+
+    whole, found = placements(users), []
+    for number, (field, start) in enumerate(zip(fields, data.schema.user_starts, strict=True)):
+        slots = slice(start, start + field.slots)
+        drops = np.zeros(len(users))
+        for _ in range(NUM_PERMUTATIONS):
+            permuted = users.copy()
+            permuted[:, slots] = users[rng.permutation(len(users)), slots]
+            drops += (whole - placements(permuted)) / NUM_PERMUTATIONS
+        error = math.sqrt(sum(_squared_error(part) for part in np.split(drops, [num_held])))
+        found.append(Importance(field.name, float(drops[:num_held].mean()), error))
+        progress("what the model uses", number + 1, len(fields))
+    return float(whole[:num_held].mean()), sorted(found, key=lambda field: -field.drop)
+
+
+def _squared_error(values: np.ndarray) -> float:
+    """The squared standard error of the mean of values; zero for a single value."""
+    return float(values.var()) / max(1, len(values) - 1)
+
+
+def _fractions_below(scores: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """The fraction of the ascending scores ``ordered`` below each score; ties count half."""
+    below = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    return below / (2 * len(ordered))

@@ -3,38 +3,87 @@
 The pool is read once, in blocks, for any number of campaigns. Memory grows with the models and the
 audiences, and by one byte per user of the data.
 
-Axes: U users of the data, P users of a block, S slots of a user, G campaigns.
+Axes: U users of the data, P users of a block, K users of an audience, S slots, G campaigns.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import replace
-from numbers import Real
+from dataclasses import dataclass, replace
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import jax
 import numpy as np
+import polars as pl
 
-from metaheac_jax.audience.audience import Audience
 from metaheac_jax.audience.calibration import calibrate
+from metaheac_jax.backend import in_threads
 from metaheac_jax.customising.score import score_many
 from metaheac_jax.data.campaign import Campaign, UserIds
 from metaheac_jax.data.dataset import Dataset, UserRows
+from metaheac_jax.data.table_file import ENDINGS
 from metaheac_jax.errors import InputError, check_whole
+from metaheac_jax.files import inert_frame, whole_file
 from metaheac_jax.methods import customise
-from metaheac_jax.model import Customised, General, Scorer
+from metaheac_jax.model import Customised, General
 from metaheac_jax.progress import Progress, silent
 from metaheac_jax.ranking import RunningTop, percent_of
-from metaheac_jax.threads import in_threads
-
-BlockScorer = Callable[[UserRows], np.ndarray]  # (P, S) table rows -> (G, P) scores
 
 _BLOCK = 1 << 17  # users read and scored at a time
 _SCORES = 1 << 24  # scores of a block, over all models; some blocks wait at a time
 _COPYING = 1 << 26  # the same if models copy the table for every block
+
+
+@dataclass(frozen=True, eq=False)
+class Audience:
+    """An expanded audience, best user first; ties are ordered by ascending user id.
+
+    Attributes:
+      campaign_id: id of its campaign; None if the campaign has none.
+      ids: (K,) user ids, int64, or UTF-8 bytes, which take a quarter of the memory of text.
+      scores: (K,) float32. If `Method.log_odds`, the log-odds that a user is a seed and not a
+        non-seed at the ratio of the two in the campaign's examples, not in the pool; see
+        `calibration`.
+      num_candidates: number of candidates.
+      probabilities: (K,) float32 probabilities of converting, see `calibration.Calibration`; None
+        if not calibrated.
+    """
+
+    campaign_id: int | str | None
+    ids: np.ndarray
+    scores: np.ndarray
+    num_candidates: int
+    probabilities: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self.ids)
+
+    @property
+    def user_ids(self) -> np.ndarray:
+        """(K,) user ids, int64 or text."""
+        return np.char.decode(self.ids, "utf-8") if self.ids.dtype.kind == "S" else self.ids
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """A row per user: campaign_id, rank from 1, user_id, score and, if calibrated, probability.
+
+        The column campaign_id is null if the campaign has no id.
+        """
+        columns = {
+            "rank": np.arange(1, len(self) + 1),
+            "user_id": self.user_ids,
+            "score": self.scores,
+        }
+        if self.probabilities is not None:
+            columns["probability"] = self.probabilities
+        kind = pl.Int64 if isinstance(self.campaign_id, int) else pl.String
+        own = pl.lit(self.campaign_id, kind).alias("campaign_id")
+        return pl.DataFrame(columns).select(own, pl.all())
 
 
 def expand(
@@ -50,12 +99,11 @@ def expand(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Audience:
-    """The users of the data whom a general model, customised to a campaign, scores highest.
+    """Finds the users of the data whom a general model, customised to a campaign, scores highest.
 
     The campaign's seeds are not in its audience.
 
     Args:
-      general: the general model.
       data: the users and campaigns, with the schema of the model and one row per user.
       campaign: id of a campaign of the data, or a campaign from `Dataset.new_campaign`.
       size: K; fewer users are returned if there are fewer candidates.
@@ -63,10 +111,9 @@ def expand(
       pool: ids of the users who may be in the audience; all users by default. Random non-seeds of a
         campaign of the data are drawn from them too.
       exclude: ids of users who are left out of this audience only. Unknown ids are ignored.
-      probability: whether to calibrate probabilities of converting. They are at the rate
-        `seed_rate`.
+      probability: whether to calibrate probabilities of converting. The base rate is that of the
+        campaign's seeds, without converts of audiences, among the users of the pool.
       seed: random seed of non-seeds, of customising and of calibrating.
-      progress: receives the progress of each part.
 
     Raises:
       InputError: the campaign, the size or the pool makes no sense, the data has another schema or
@@ -101,22 +148,23 @@ def expand_all(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Audience]:
-    """The audiences of G campaigns, in the same order, for which the users are read once.
+    """Finds the audiences of G campaigns, in the same order; the users are read once.
 
     Arguments and errors are those of `expand`.
     """
     check_size(size, percent)
-    in_pool = pool_mask(data, pool)
-    data, wanted = find_campaigns(general, data, campaigns, pool=in_pool, seed=seed)
+    able = pool_mask(data, pool)
+    data, wanted = find_campaigns(general, data, campaigns, pool=able, seed=seed)
     scales = []
     if probability:  # first, since it refuses campaigns with few seeds
+        for own in wanted:
+            if own.num_given_seeds >= able.sum():
+                raise InputError(f"{own.name}: more seeds than users in the pool; omit probability")
         scales = calibrate(general, data, wanted, seed=seed, progress=progress)
     models = customise(general, data, wanted, seed=seed, progress=progress)
-    able = np.ones(data.num_users, bool) if in_pool is None else in_pool
     audiences = _best(models, data, able & ~data.mask_of(exclude), size, percent, progress=progress)
-    num_users = int(able.sum())
     for place, scale in enumerate(scales):
-        rate = seed_rate(wanted[place], num_users)
+        rate = wanted[place].num_given_seeds / able.sum()
         chances = scale.probability(audiences[place].scores, rate).astype(np.float32)
         audiences[place] = replace(audiences[place], probabilities=chances)
     return audiences
@@ -132,34 +180,18 @@ def check_size(size: int | None, percent: float | None) -> None:
         raise InputError("size: give one of size and percent")
     if size is not None:
         check_whole("size", size, 1)
-    elif isinstance(percent, bool) or not isinstance(percent, Real) or not 0 < percent <= 100:
-        raise InputError(f"percent: expected more than 0 and at most 100, got {percent!r}")
+    elif percent is not None and not 0 < percent <= 100:
+        raise InputError(f"percent: expected more than 0 and at most 100, got {percent}")
 
 
-def seed_rate(campaign: Campaign, num_users: int) -> float:
-    """The base rate of a campaign: its seeds, per user of the pool.
-
-    Converts of an audience do not count, so that the rate does not change with it.
-
-    Raises:
-      InputError: there are at least as many seeds as users.
-    """
-    if campaign.num_given_seeds >= num_users:
-        raise InputError(
-            f"{campaign.name}: {campaign.num_given_seeds} seeds for a pool of {num_users} users, "
-            "so its rate is not known; omit probabilities, or use a larger pool"
-        )
-    return campaign.num_given_seeds / num_users
-
-
-def pool_mask(data: Dataset, pool: UserIds | None) -> np.ndarray | None:
-    """(U,) bool, the users with these ids; None for all users.
+def pool_mask(data: Dataset, pool: UserIds | None) -> np.ndarray:
+    """(U,) bool, the users with these ids, or all users.
 
     Raises:
       InputError: none of the ids is that of a user.
     """
     if pool is None:
-        return None
+        return np.ones(data.num_users, bool)
     mask = data.mask_of(pool)
     if not mask.any():
         raise InputError(
@@ -180,18 +212,12 @@ def find_campaigns(
     """The data with the table rows of a model, and campaigns with these rows.
 
     Args:
-      general: the model.
-      data: the data.
       campaigns: G ids, or campaigns that this data has made.
       pool: (U,) bool, the users among whom random non-seeds are drawn; None for all.
-      seed: random seed of the draw.
 
     Raises:
-      InputError: the campaigns are no list, there is no campaign of an id, or the data has another
-        schema than the model.
+      InputError: there is no campaign of an id, or the data has another schema than the model.
     """
-    if isinstance(campaigns, Campaign | str):
-        raise InputError("campaigns: expected a list of campaigns, got one; write [campaign]")
     encoded = data.encoded_for(general.schema, general.vocabulary)
     found = []
     for own in campaigns:
@@ -218,7 +244,8 @@ def _best(
     candidates = [int(able.sum() - able[own].sum()) for own in seeds]
     sizes = [size or max(1, percent_of(count, percent or 0)) for count in candidates]
     tops = [RunningTop(own, data.user_ids.dtype) for own in sizes]
-    block_size = _block_size([model.scorer for model in models])
+    most = _COPYING if any(model.scorer.copies for model in models) else _SCORES
+    block_size = max(1, min(_BLOCK, most // max(1, len(models))))
 
     def read(start: int) -> tuple[np.ndarray, np.ndarray]:
         kept = np.flatnonzero(able[start : start + block_size])
@@ -241,12 +268,6 @@ def _best(
     return audiences
 
 
-def _block_size(scorers: Sequence[Scorer]) -> int:
-    """Number of users scored at a time."""
-    most = _COPYING if any(scorer.copies for scorer in scorers) else _SCORES
-    return max(1, min(_BLOCK, most // max(1, len(scorers))))
-
-
 def _scored(
     models: Sequence[Customised],
     read: Callable[[int], tuple[np.ndarray, np.ndarray]],
@@ -260,9 +281,12 @@ def _scored(
       starts: first user of each block.
     """
     devices, scorers = jax.local_devices(), [model.scorer for model in models]
-    free = SimpleQueue[BlockScorer]()
+    free = SimpleQueue[Callable[[UserRows], np.ndarray]]()
     for device in devices:
-        free.put(score_many(scorers if len(devices) == 1 else _on_device(scorers, device)))
+        moved, own = dict[Any, Any](), scorers  # shared weights are moved once
+        if len(devices) > 1:
+            own = [scorer.on_device(device, moved) for scorer in scorers]
+        free.put(score_many(own))
 
     def scored(start: int) -> tuple[np.ndarray, np.ndarray]:
         users, rows = read(start)
@@ -278,7 +302,24 @@ def _scored(
     return in_threads(scored, starts, num_threads=len(devices) + 1)
 
 
-def _on_device(scorers: Sequence[Scorer], device: jax.Device) -> list[Scorer]:
-    """The scorers with their weights on a device."""
-    moved = dict[Any, Any]()  # shared weights are moved once
-    return [scorer.on_device(device, moved) for scorer in scorers]
+def write_frame(path: Path, frame: pl.DataFrame) -> None:
+    """Writes a table completely or not at all.
+
+    In CSV, no text is a formula of a spreadsheet; see `files.inert_frame`.
+
+    Args:
+      path: the file; its ending, one of `table_file.ENDINGS` in any case, selects the format.
+      frame: the rows.
+
+    Raises:
+      InputError: the file has another ending.
+    """
+    name = path.name.lower()
+    if not name.endswith(ENDINGS):
+        raise InputError(f"{path}: expected a name that ends with {', '.join(ENDINGS)}; rename it")
+    with whole_file(path) as temporary:
+        if name.endswith(".parquet"):
+            frame.write_parquet(temporary)
+        else:
+            text = inert_frame(frame).write_csv().encode()
+            temporary.write_bytes(gzip.compress(text, mtime=0) if name.endswith(".gz") else text)

@@ -49,12 +49,9 @@ def main(options: Options) -> None:
         _changed(before.num_users, after.num_users, "user"),
     ]
     lines = [f"{options.data}: {', '.join(counts)}"]
-    data = terminal.quoted(options.data)
-    following = f"expand model {data} --all-new --percent 1 --out audiences.csv"
     if options.exclude:
         lines.append("note: models that have learned from these users know them; fit them again")
-        following = f"fit {data} model"
-    terminal.print_lines(screen, *lines, f"next: metaheac {following}")
+    terminal.print_lines(screen, *lines)
 
 
 def _examples(data: Dataset) -> int:

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from tyro.conf import Positional
+
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaign_choice import ChoiceOptions, check_choice, read_choice, read_ids
 from metaheac_jax.cli.terminal import counted, option
+from metaheac_jax.errors import InputError, about
 
 if TYPE_CHECKING:
-    from metaheac_jax.audience.audience import Audience
+    import numpy as np
+
+    from metaheac_jax.data.campaign import Campaign
+    from metaheac_jax.data.dataset import Dataset
+    from metaheac_jax.model import General
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ChoiceOptions):
+class Options:
     """Finds the users who are most like a campaign's seeds, for one campaign or for many."""
 
+    #: Folder of a general model, from fit.
+    model: Annotated[Path, Positional, option("MODEL")]
+    #: Folder of the data, from prepare.
+    data: Annotated[Path, Positional, option("DATA")]
+    #: Ids of campaigns in the data. Users who were shown a campaign and did not convert are its
+    #: non-seeds; without any, 20 random users per seed are.
+    campaign: Annotated[tuple[str, ...], option("ID...")] = ()
     #: All campaigns of the data that have seeds and that the model has not seen.
     all_new: bool = False
+    #: For a campaign that is not in the data: a file with ids of its seeds, .txt with one per line,
+    #: or a table with a column user_id.
+    seeds: Annotated[Path | None, option("FILE")] = None
+    #: With --seeds: a JSON file with the campaign's attributes.
+    attributes: Annotated[Path | None, option("FILE")] = None
     #: Number of users in an audience; give this or --percent.
     size: Annotated[int | None, option("N")] = None
     #: Size of an audience as a percentage of its candidates.
     percent: Annotated[float | None, option("P")] = None
+    #: File with ids of the only users who may be in an audience, as for --seeds. Random non-seeds
+    #: are drawn from them as well.
+    pool: Annotated[Path | None, option("FILE")] = None
     #: Files with ids of users to leave out of these audiences. Those who opted out of everything
     #: belong in the option of that name of prepare and add.
     exclude: Annotated[tuple[Path, ...], option("FILE...")] = ()
@@ -38,48 +58,142 @@ class Options(ChoiceOptions):
 
 def main(options: Options) -> None:
     """Runs the command."""
-    from metaheac_jax.audience.audience import write_frame
-    from metaheac_jax.audience.retrieve import check_size, expand_all
+    from metaheac_jax.audience.retrieve import (
+        check_size,
+        expand_all,
+        find_campaigns,
+        pool_mask,
+        write_frame,
+    )
+    from metaheac_jax.data.storage import open_dataset
+    from metaheac_jax.data.table_file import ENDINGS
+    from metaheac_jax.model import load
 
-    check_choice(options, all_new=options.all_new)
+    if bool(options.campaign) + options.all_new + (options.seeds is not None) != 1:
+        raise InputError("--campaign: give one of --campaign, --all-new and --seeds")
+    if (options.seeds is None) != (options.attributes is None):
+        raise InputError("--attributes: give --seeds and --attributes together")
     check_size(options.size, options.percent)
     inputs = (options.seeds, options.attributes, options.pool, *options.exclude)
-    terminal.check_output("--out", options.out, *inputs, endings=terminal.TABLE_ENDINGS)
+    terminal.check_output("--out", options.out, *inputs, endings=ENDINGS)
     screen = terminal.screen()
     terminal.keep_compiled()
     with terminal.progress_display(screen) as progress:
-        chosen = read_choice(options, progress, all_new=options.all_new)
+        general = load(options.model, progress=progress)
+        data = open_dataset(options.data, progress=progress)
+        pool = None if options.pool is None else read_ids(options.pool, data)
+        mask = pool_mask(data, pool)
+        wanted = _wanted(options, general, data, mask)
+        data, chosen = find_campaigns(general, data, wanted, pool=mask)
         audiences = expand_all(
-            chosen.general,
-            chosen.data,
-            chosen.campaigns,
+            general,
+            data,
+            chosen,
             size=options.size,
             percent=options.percent,
-            pool=chosen.pool,
-            exclude=[own for path in options.exclude for own in read_ids(path, chosen.data)],
+            pool=pool,
+            exclude=[own for path in options.exclude for own in read_ids(path, data)],
             probability=options.probability,
-            seed=options.seed,
             progress=progress,
         )
         import polars as pl
 
         frames = [audience.frame for audience in audiences]
         write_frame(options.out, pl.concat(frames, how="vertical_relaxed"))
-    terminal.print_lines(screen, *(f"note: {note}" for note in chosen.notes))
     first, total = audiences[0], counted(sum(map(len, audiences)), "user")
-    if len(audiences) == 1:
-        told = f"of {counted(first.num_candidates, 'candidate')}"
-    else:
+    told = f"of {counted(first.num_candidates, 'candidate')}"
+    if len(audiences) > 1:
         told = f"for {len(audiences):,} campaigns"
-    terminal.print_lines(screen, f"{options.out}: {total} {told}")
-    if first.campaign_id is not None and len(first):
-        terminal.print_lines(screen, f"next: {_explain(options, first)}")
+    terminal.print_lines(screen, *notes_on(chosen), f"{options.out}: {total} {told}")
 
 
-def _explain(options: Options, audience: Audience) -> str:
-    """The command that explains an audience."""
-    words = ["metaheac", "explain", options.model, options.data]
-    words += ["--campaign", audience.campaign_id, "--size", len(audience)]
-    words += [] if options.pool is None else ["--pool", options.pool]
-    words += [] if options.seed == 0 else ["--seed", options.seed]
-    return shlex.join(map(str, [*words, "--out", "page.html"]))
+def _wanted(
+    options: Options, general: General, data: Dataset, pool: np.ndarray
+) -> list[Campaign | int | str]:
+    """The campaigns that the options name, by id, or the new one, with non-seeds from the pool.
+
+    Raises:
+      InputError: no campaign is new, or a file is wrong; the message names it.
+    """
+    from metaheac_jax.files import read_json
+
+    if options.seeds is not None and options.attributes is not None:
+        attributes = read_json(options.attributes)
+        if not isinstance(attributes, dict):
+            raise InputError(
+                f'{options.attributes}: expected a JSON object such as {{"topic": "tea"}}'
+            )
+        return [data.new_campaign(read_seeds(options.seeds, data), attributes, pool=pool)]
+    if not options.all_new:
+        return [*dict.fromkeys(options.campaign)]
+    return new_campaigns(general, data)
+
+
+def new_campaigns(general: General, data: Dataset) -> list[Campaign | int | str]:
+    """Ids of the campaigns with seeds that a model has not seen.
+
+    Raises:
+      InputError: there are none.
+    """
+    import numpy as np
+
+    from metaheac_jax.data.campaign import plain_id
+
+    seen = data.campaigns_among((*general.campaigns, *general.held_out))
+    new = np.flatnonzero(~seen & (data.stage1.positives > 0))
+    if not len(new):
+        raise InputError(
+            f"--all-new: the model has seen all campaigns of {data.where} that have seeds; add "
+            "others with metaheac add, or name some with --campaign"
+        )
+    return [plain_id(own) for own in data.campaign_ids[new]]
+
+
+def notes_on(campaigns: list[Campaign]) -> list[str]:
+    """What may be wrong with campaigns, in words."""
+    return [
+        f"note: {own.name}: {counted(own.num_unmatched, 'seed')} not among the users of the data"
+        for own in campaigns
+        if own.num_unmatched
+    ] + [
+        f"note: {own.name}: the model has not seen its {', '.join(own.unknown_attributes)}"
+        for own in campaigns
+        if own.unknown_attributes
+    ]
+
+
+def read_ids(path: Path, data: Dataset) -> np.ndarray:
+    """Reads the user ids in a file, in the form of the data; see `table_file.read_user_ids`.
+
+    Raises:
+      InputError: the file cannot be read, or an id cannot be one of the data.
+    """
+    from metaheac_jax.data.campaign import as_ids
+    from metaheac_jax.data.table_file import read_user_ids
+
+    texts = read_user_ids(path)
+    with about(path):
+        return as_ids(texts, text=data.user_ids.dtype.kind == "S")
+
+
+def read_seeds(path: Path, data: Dataset) -> np.ndarray:
+    """Reads the ids of the seeds in a file.
+
+    Raises:
+      InputError: as `read_ids`, or a column of 0 and 1 says that some users did not convert.
+    """
+    import polars as pl
+
+    from metaheac_jax.data.table_file import Table
+
+    if path.suffix != ".txt":
+        table = Table(path)
+        for name in table.names:
+            cells = table.collect(table.scan().select(pl.col(name).cast(pl.String))).to_series()
+            values = {*cells.drop_nulls().str.to_lowercase()}
+            if values & {"0", "false"} and values <= {"0", "1", "false", "true"}:
+                raise InputError(
+                    f"{path}: {name} is 0 for some users, who are no seeds; keep those with 1, or "
+                    "give the file with a column campaign_id to metaheac add --examples"
+                )
+    return read_ids(path, data)

@@ -6,20 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from tyro.conf import Positional
+
 from metaheac_jax.cli import terminal
-from metaheac_jax.cli.campaign_choice import ChoiceOptions, check_choice, read_choice
+from metaheac_jax.cli.expand import read_ids
 from metaheac_jax.cli.terminal import option
-from metaheac_jax.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ChoiceOptions):
+class Options:
     """Writes a page on a campaign's audience: which size, who they are, what the model uses."""
 
+    #: Folder of a general model, from fit.
+    model: Annotated[Path, Positional, option("MODEL")]
+    #: Folder of the data, from prepare.
+    data: Annotated[Path, Positional, option("DATA")]
     #: Id of the campaign, as for expand.
-    campaign: Annotated[tuple[str, ...], option("ID")] = ()
+    campaign: Annotated[str, option("ID")]
     #: Number of users in the audience that is described; by default 5% of its candidates.
     size: Annotated[int | None, option("N")] = None
+    #: File with ids of the only users who may be in the audience, as for expand.
+    pool: Annotated[Path | None, option("FILE")] = None
     #: File to write: .html, a page to read and print, or .json, the same as numbers. It has a curve
     #: of audience sizes with the expected lift, estimated from seeds that were held out in turn;
     #: traits of the audience; fields that the model uses; and sensitive fields.
@@ -28,35 +35,23 @@ class Options(ChoiceOptions):
 
 def main(options: Options) -> None:
     """Runs the command."""
-    check_choice(options)
-    if len(options.campaign) > 1:
-        raise InputError("--campaign: a page is about one campaign; give one")
-    if options.size is not None:
-        terminal.check_minimum("--size", options.size, 1)
-    inputs = (options.seeds, options.attributes, options.pool)
-    terminal.check_output("--out", options.out, *inputs, endings=(".html", ".json"))
+    from metaheac_jax.audience.explanation import explain
+    from metaheac_jax.data.storage import open_dataset
+    from metaheac_jax.files import write_json, write_text
+    from metaheac_jax.model import load
+
+    terminal.check_output("--out", options.out, options.pool, endings=(".html", ".json"))
     screen = terminal.screen()
     terminal.keep_compiled()
     with terminal.progress_display(screen) as progress:
-        from metaheac_jax.audience.explanation import explain
-        from metaheac_jax.files import write_json, write_text
-
-        chosen = read_choice(options, progress)
+        general = load(options.model, progress=progress)
+        data = open_dataset(options.data, progress=progress)
+        pool = None if options.pool is None else read_ids(options.pool, data)
         explanation = explain(
-            chosen.general,
-            chosen.data,
-            chosen.campaigns[0],
-            size=options.size,
-            pool=chosen.pool,
-            seed=options.seed,
-            progress=progress,
+            general, data, options.campaign, size=options.size, pool=pool, progress=progress
         )
         if options.out.suffix.lower() == ".html":
             write_text(options.out, explanation.html())
         else:
             write_json(options.out, explanation.to_json())
-    terminal.print_lines(
-        screen,
-        *(f"note: {note}" for note in chosen.notes),
-        f"{options.out}: {explanation.summary}",
-    )
+    terminal.print_lines(screen, f"{options.out}: {explanation.summary}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
+import ast
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Ending of the folder beside a model that has its checkpoints until it is written.
 TRAINING = ".training"
-_LOG = "log.jsonl"  # in that folder
+_LEAK = 0.98  # a higher AUC on held-out campaigns is no model's merit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,10 @@ class Options:
     data: Annotated[Path, Positional, option("DATA")]
     #: Folder to write; a model there is replaced.
     model: Annotated[Path, Positional, option("MODEL")]
-    #: metaheac (the default), alpha-0, without-meta, mlp-pretraining, solved-head, ensemble, or lr,
-    #: which learns from each campaign alone.
+    #: metaheac (the default), without-meta, mlp-pretraining, solved-head, learned-prior,
+    #: tower-prior, ensemble, or lr, which learns from each campaign alone. Settings are those of
+    #: the paper; metaheac:official has those of the authors' program.
     method: Annotated[str | None, option("METHOD")] = None
-    #: Settings of the paper, or of its authors' program.
-    preset: Literal["paper", "official"] = "paper"
     #: Other values for settings, for example offline_epochs=3 or, of the ensemble, head.penalty=30;
     #: an unknown name lists close ones.
     set: Annotated[tuple[str, ...], option("NAME=VALUE...")] = ()
@@ -54,35 +54,42 @@ class Options:
     #: Continue an interrupted training, whose checkpoints are in MODEL.training, to the same model,
     #: bit for bit; if there is none, start one.
     resume: bool = False
-    #: File to write the log of the training to, as JSON lines.
-    log: Annotated[Path | None, option("FILE")] = None
     #: Devices to share the work, for example campaign=2,row=2; see docs/scale.md.
     mesh: Annotated[str | None, option("AXIS=N,...")] = None
-    #: With --mesh, several processes: HOST:PORT of the first one, or auto on a cluster.
-    coordinator: Annotated[str | None, option("HOST:PORT|auto")] = None
-    #: With --coordinator HOST:PORT, the number of this process and of all, for example 0/2.
-    process: Annotated[str | None, option("I/N")] = None
+    #: With --mesh, join the other processes of a job: auto on a cluster (Slurm, Open MPI,
+    #: Kubernetes, TPU pods), or elsewhere the number of this process and of all, and the address of
+    #: the first, such as 0/2@10.0.0.1:1234.
+    processes: Annotated[str | None, option("auto|I/N@HOST:PORT")] = None
 
 
 def main(options: Options) -> None:
     """Runs the command."""
-    changes = _check_options(options)
-    directory = options.model.with_name(f"{options.model.name}{TRAINING}")
-    screen = terminal.screen()
-    terminal.keep_compiled()
     from metaheac_jax.data.storage import open_dataset
-    from metaheac_jax.files import locked, write_text
+    from metaheac_jax.files import locked
+    from metaheac_jax.methods import configured, method_of
     from metaheac_jax.methods.general_models import fit
-    from metaheac_jax.methods.registry import configured, method_of
-    from metaheac_jax.model import load, save
+    from metaheac_jax.model import MANIFEST, load, save
     from metaheac_jax.processes import from_first, is_first
     from metaheac_jax.training.sharding import device_mesh, parse_mesh
 
-    method = configured(options.method or "metaheac", options.preset, **changes)
+    terminal.check_minimum("--seed", options.seed, 0)
+    if options.start is not None and (options.method or options.set):
+        raise InputError("--from: the method and settings are the model's; omit --method and --set")
+    name, _, preset = (options.method or "metaheac").partition(":")
+    if preset not in ("", "official"):
+        raise InputError(f"--method: {options.method} is no method; expected {name}:official")
+    method = configured(name, preset or None, **changed_settings(options.set))
     mesh = None if options.mesh is None else device_mesh(**parse_mesh(options.mesh))
-    writes = is_first()
-    if writes:
-        _check_outputs(options, directory)
+    directory = options.model.with_name(f"{options.model.name}{TRAINING}")
+    screen = terminal.screen()
+    terminal.keep_compiled()
+    if writes := is_first():
+        inputs = (options.data, options.start)
+        terminal.check_output_folder("MODEL", options.model, MANIFEST, "a model", *inputs)
+        if directory.exists() and not options.resume:
+            raise InputError(
+                f"{directory}: an interrupted training; continue with --resume, or delete it"
+            )
     with (
         locked(options.model) if writes else nullcontext(),
         terminal.progress_display(screen) as progress,
@@ -101,64 +108,59 @@ def main(options: Options) -> None:
             seed=options.seed,
             mesh=mesh,
             directory=directory / "checkpoints",
-            log=directory / _LOG,
             progress=progress,
         )
         if writes:
             save(general, options.model, progress=progress)
-            if options.log is not None:
-                log = directory / _LOG
-                write_text(options.log, log.read_text() if log.exists() else "")
             shutil.rmtree(directory, ignore_errors=True)
         from_first(None)  # the other processes end after the first
     trained = terminal.counted(len(general.campaigns), "campaign")
     told = f"{options.model}: {method.label}, trained on {trained}"
     if general.judgements:
-        best = max(general.judgements, key=lambda judged: judged.auc)
-        held_out = len(general.held_out)
-        told += f"; AUC {best.auc:.4f} on {held_out} more that decided when to stop"
-    folders = f"{terminal.quoted(options.model)} {terminal.quoted(options.data)}"
-    following = f"evaluate {folders}"
-    if not options.leave_out:
-        id = shlex.quote(str(general.campaigns[0]))
-        following = f"expand {folders} --campaign {id} --percent 1 --out audience.csv"
-    notes = [f"note: {note}" for note in notes]
-    terminal.print_lines(screen, *notes, told, f"next: metaheac {following}")
+        best = max(judged.auc for judged in general.judgements)
+        told += f"; AUC {best:.4f} on {len(general.held_out)} more that decided when to stop"
+        notes += leak_notes(best)
+    terminal.print_lines(screen, *notes, told)
 
 
-def _check_options(options: Options) -> dict[str, Any]:
-    """Refuses options that do not go together, before any work; the values of --set."""
-    terminal.check_minimum("--seed", options.seed, 0)
-    if options.start is not None and options.start.resolve() == options.model.resolve():
-        raise InputError(f"--from: {options.model} would be replaced; choose another folder")
-    changed = options.method or options.preset != "paper" or options.set
-    if options.start is not None and changed:
+def leak_notes(auc: float) -> list[str]:
+    """A note if held-out campaigns are ranked so well that a field must tell who has converted."""
+    if auc <= _LEAK:
+        return []
+    return [
+        f"note: a held-out AUC of {auc:.4f} is too good; look for a user field that tells who "
+        "converted, such as a history with the campaign itself, and leave it out"
+    ]
+
+
+def join_others(options: Options) -> None:
+    """Joins the other processes that ``--processes`` names, before jax starts.
+
+    Raises:
+      InputError: the text has another form, or the others cannot be joined.
+    """
+    from metaheac_jax.processes import join_job
+
+    if options.processes is None:
+        return
+    if options.mesh is None:
+        raise InputError("--processes: only with --mesh")
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})@(\S+:\d+)", options.processes)
+    if options.processes == "auto":
+        join_job()
+    elif found is not None and int(found[1]) < int(found[2]):
+        join_job(found[3], int(found[1]), int(found[2]))
+    else:
         raise InputError(
-            "--from: the method and settings are the model's; omit --method, --preset and --set"
-        )
-    if options.log is not None:
-        place, out = options.log.resolve(), options.model.resolve()
-        if out in (place, *place.parents):
-            raise InputError(f"--log: {options.log} lies in {options.model}; give a file outside")
-    return changed_settings(options.set)
-
-
-def _check_outputs(options: Options, directory: Path) -> None:
-    """Refuses outputs that cannot be written, or an interrupted training without --resume."""
-    from metaheac_jax.model import MANIFEST
-
-    inputs = (options.data, options.start)
-    terminal.check_output_folder("MODEL", options.model, MANIFEST, "a model", *inputs)
-    if options.log is not None:
-        terminal.check_output("--log", options.log, *inputs)
-    if directory.exists() and not options.resume:
-        raise InputError(
-            f"{directory}: an interrupted training; continue with --resume, or delete the folder"
+            f"--processes: expected auto, or 0/2@HOST:PORT and 1/2@HOST:PORT of two processes, got "
+            f"{options.processes!r}"
         )
 
 
 def changed_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """The values that ``--set`` gives to settings, by name; `registry.configured` checks them.
+    """Parses the values that ``--set`` gives to settings; `configured` checks them.
+
+    A value is a number, true, false or none, or else the text itself.
 
     Raises:
       InputError: a text is not NAME=VALUE, or a name is repeated.
@@ -170,25 +172,16 @@ def changed_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--set: expected NAME=VALUE, got {pair!r}")
         if name in changes:
             raise InputError(f"--set: {name} has two values; give one")
-        changes[name] = _value(value)
+        changes[name] = value
+        with suppress(ValueError, SyntaxError):
+            changes[name] = ast.literal_eval(value.capitalize())
     return changes
-
-
-def _value(text: str) -> Any:
-    """A setting's value as a number, true, false or none, or else the text itself."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for number in (int, float):
-        with suppress(ValueError):
-            return number(text)
-    return text
 
 
 def training_campaigns(
     data: Dataset, leave_out: Sequence[str], seed: int, start: General | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """The campaigns to train on, by index, and notes on those that are left out.
+    """Chooses the campaigns to train on, by index, with notes on those that have too few examples.
 
     Args:
       data: the data.
@@ -204,25 +197,14 @@ def training_campaigns(
     from metaheac_jax.data.batches import is_usable, list_campaigns
 
     chosen = np.ones(data.num_campaigns, bool)
-    fraction = _fraction(leave_out)
-    if fraction is None:
-        chosen[[data.index_of(campaign) for campaign in leave_out]] = False
-    else:
+    if len(leave_out) == 1 and re.fullmatch(r"0?\.\d+", leave_out[0]):
         seen = () if start is None else (*start.campaigns, *start.held_out)
         unseen = np.flatnonzero(~data.campaigns_among(seen))
-        count = round(fraction * data.num_campaigns)
+        count = round(float(leave_out[0]) * data.num_campaigns)
         chosen[np.random.default_rng(seed).permutation(unseen)[:count]] = False
+    else:
+        chosen[[data.index_of(campaign) for campaign in leave_out]] = False
     few = np.flatnonzero(chosen & ~is_usable(data))
     chosen[few] = False
-    if not len(few):
-        return np.flatnonzero(chosen), []
-    note = f"too few examples to train on: {list_campaigns(data, few)}"
-    return np.flatnonzero(chosen), [note]
-
-
-def _fraction(leave_out: Sequence[str]) -> float | None:
-    """The only value of ``--leave-out`` as a fraction; None if it is an id."""
-    with suppress(ValueError):
-        if len(leave_out) == 1 and 0 < float(leave_out[0]) < 1:
-            return float(leave_out[0])
-    return None
+    told = f"note: too few examples to train on: {list_campaigns(data, few)}"
+    return np.flatnonzero(chosen), [told] if len(few) else []

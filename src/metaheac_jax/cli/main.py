@@ -31,11 +31,9 @@ def dispatch(options: Command) -> None:
 
 
 def start(options: Command) -> None:
-    """Joins the job's other processes, if there are any, before jax starts."""
-    if isinstance(options, fit.Options) and (options.coordinator or options.process):
-        from metaheac_jax.cli.devices import join_others
-
-        join_others(options.mesh, options.coordinator, options.process)
+    """Joins the other processes of a job, if there are any."""
+    if isinstance(options, fit.Options):
+        fit.join_others(options)
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ from metaheac_jax.cli.terminal import counted, option
 class Options:
     """Turns tables of users, campaigns and examples into data that the other commands read."""
 
-    #: Folder with three tables, each a .parquet, .csv or .csv.gz file or a folder of Parquet files.
+    #: Folder or URL with three tables, each a .parquet, .csv or .csv.gz file or Parquet files.
     #: users has user_id and a column per field, such as city, age or likes. campaigns has
     #: campaign_id and a column per field, such as topic. examples has campaign_id, user_id and
     #: label: 1 for a user who converted (a seed), 0 for one who was shown the campaign and did not;
     #: campaigns of seeds alone will do. Rows of examples whose column stage is 2 are for evaluate.
-    source: Annotated[Path, Positional, option("SOURCE")]
+    source: Annotated[str, Positional, option("SOURCE")]
     #: Folder to write; data there is replaced.
     data: Annotated[Path, Positional, option("DATA")]
     #: JSON file that says how columns are read: lists, numbers in buckets, sensitive fields; see
@@ -35,17 +35,19 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command."""
+    from metaheac_jax.data.columns import TableSchema
     from metaheac_jax.data.from_tables import prepare
-    from metaheac_jax.data.schema_file import TableSchema
     from metaheac_jax.data.storage import MANIFEST
+    from metaheac_jax.data.table_file import is_url
     from metaheac_jax.errors import InputError
     from metaheac_jax.files import locked
 
-    if not options.source.is_dir():
+    folder = Path(options.source)
+    if not is_url(options.source) and not folder.is_dir():
         raise InputError(f"{options.source}: no such folder; give the one with the three tables")
-    found = options.schema or options.source / "schema.json"
+    found = options.schema or folder / "schema.json"
     path = found if options.schema or found.exists() else None
-    inputs = (options.source, path, *options.exclude)
+    inputs = (folder, path, *options.exclude)
     terminal.check_output_folder("DATA", options.data, MANIFEST, "a data set", *inputs)
     screen = terminal.screen()
     with locked(options.data), terminal.progress_display(screen) as progress:
@@ -68,5 +70,3 @@ def main(options: Options) -> None:
         written = options.data / "schema.json"
         lines = (f"  {line}" for line in TableSchema.read(written).describe())
         terminal.print_lines(screen, f"note: the schema was inferred; check {written}:", *lines)
-    folder = terminal.quoted(options.data)
-    terminal.print_lines(screen, f"next: metaheac fit {folder} model")

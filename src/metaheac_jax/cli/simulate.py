@@ -71,20 +71,16 @@ def _simulate(options: Options) -> None:
         screen,
         f"{world}: a simulated world of {options.users:,} users; "
         f"{NEW_CAMPAIGNS} new campaigns with seeds in {world / 'new'}",
-        f"next: metaheac prepare {terminal.quoted(world)} data",
     )
 
 
 def _show(options: Options, audience: Path, out: Path) -> None:
-    from metaheac_jax.audience.audience import write_frame
+    from metaheac_jax.audience.retrieve import write_frame
     from metaheac_jax.data.simulation import show
+    from metaheac_jax.data.table_file import ENDINGS
 
-    terminal.check_output("--out", out, audience, endings=terminal.TABLE_ENDINGS)
-    screen = terminal.screen()
+    terminal.check_output("--out", out, audience, endings=ENDINGS)
     answers = show(options.world, audience, seed=options.seed)
     write_frame(out, answers)
-    terminal.print_lines(
-        screen,
-        f"{out}: {answers['label'].sum():,} of {len(answers):,} users converted",
-        f"next: metaheac add data --examples {terminal.quoted(out)}",
-    )
+    told = f"{out}: {answers['label'].sum():,} of {len(answers):,} users converted"
+    terminal.print_lines(terminal.screen(), told)

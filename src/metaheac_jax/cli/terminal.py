@@ -8,20 +8,17 @@ from __future__ import annotations
 import io
 import logging
 import os
-import shlex
 import signal
 import sys
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
-from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -38,20 +35,17 @@ from metaheac_jax.errors import (
 from metaheac_jax.progress import Progress
 
 if TYPE_CHECKING:
-    from metaheac_jax.audience.gains import TextTable
+    import polars as pl
 
 O = TypeVar("O")
 
-#: Endings of tables, as `table_file.ENDINGS`, which loads polars.
-TABLE_ENDINGS = (".parquet", ".csv", ".csv.gz")
 #: Refuses a number that is too small, or larger than any count or seed may be.
 check_minimum = check_whole
 #: Exit code where the same command may succeed later; the number is that of sysexits.h.
 BUSY = 75
 _AGAIN = "run the same command again to continue, with --resume if it has that option"
-_SECONDS, _MOST_SECONDS = 2.0, 60.0  # least and most time between two lines of progress
+_SECONDS = 2.0  # least time between two lines of progress
 _ANY_WIDTH = 1_000_000  # characters of a line in a file or pipe: none is folded
-_COMPILED_SECONDS = 0.1  # programs that compile faster are not kept
 
 
 def cache_folder() -> Path:
@@ -65,7 +59,7 @@ def keep_compiled() -> None:
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _COMPILED_SECONDS)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def screen() -> Console:
@@ -83,11 +77,7 @@ def screen() -> Console:
 def print_lines(console: Console, *lines: str) -> None:
     """Prints lines without markup."""
     for line in lines:
-        console.print(_text(line), soft_wrap=True)
-
-
-def _text(text: str) -> Text:
-    return Text(printable(text))
+        console.print(Text(printable(line)), soft_wrap=True)
 
 
 def option(metavar: str, *, name: str | None = None) -> Any:
@@ -104,73 +94,44 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def quoted(path: Path) -> str:
-    """A path as a word of a command that can be pasted into a shell."""
-    return shlex.quote(str(path))
-
-
-def print_table(console: Console, table: TextTable) -> None:
-    """Prints a table without markup: long names are folded, and no number is cut."""
-    printed = Table(title=_text(table.title))
-    for number, name in enumerate(table.header):
-        if number < table.num_names:
-            printed.add_column(_text(name), overflow="fold")
-        else:
-            printed.add_column(_text(name), justify="right", no_wrap=True)
-    for row in table.rows:
-        printed.add_row(*map(_text, row))
+def print_table(console: Console, title: str, frame: pl.DataFrame) -> None:
+    """Prints a table without markup: the first column is folded, and no number is cut."""
+    printed = Table(title=Text(printable(title)))
+    for name in frame.columns:
+        is_first = name == frame.columns[0]
+        fold, justify = ("fold", "left") if is_first else ("ellipsis", "right")
+        printed.add_column(name, overflow=fold, justify=justify, no_wrap=not is_first)
+    for row in frame.iter_rows():
+        printed.add_row(*(Text(printable(_cell(value))) for value in row))
     console.print(printed, crop=False)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value or "")
 
 
 @contextmanager
 def progress_display(console: Console) -> Iterator[Progress]:
-    """A progress callback: bars on a terminal, and elsewhere a line now and then.
+    """A progress callback: one line that changes on a terminal, and elsewhere one now and then.
 
-    The text before the first colon names the work; the text after it is the current state. Lines
-    come every two seconds, later every twentieth of the time so far, at most a minute apart; one
-    that would repeat the last is left out.
+    The text says what is done and its current state. Lines come every two seconds, later every
+    twentieth of the time so far.
     """
-    if console.is_terminal:
-        columns = (
-            bars.SpinnerColumn(),
-            bars.TextColumn("{task.description}", markup=False),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-            bars.TimeRemainingColumn(),
-        )
-        with bars.Progress(*columns, console=console) as bar:
-            tasks: dict[str, bars.TaskID] = {}
+    began = told = time.perf_counter()
+    with console.status("") as status:  # which is shown on a terminal alone
 
-            def show(what: str, done: int, total: int) -> None:
-                what = printable(what)
-                name = what.split(":")[0]
-                if name not in tasks:
-                    tasks[name] = bar.add_task(what, total=total)
-                bar.update(tasks[name], description=what, completed=done, total=total)
+        def note(what: str, done: int, total: int) -> None:
+            nonlocal told
+            now = time.perf_counter()
+            line = f"{now - began:6.0f} s  {what}  {done:,}/{total:,}"
+            status.update(Text(printable(line)))
+            if not console.is_terminal and now - told >= max(_SECONDS, (now - began) / 20):
+                told = now
+                print_lines(console, line)
 
-            yield show
-        return
-
-    latest, began, stop = ["starting"], time.perf_counter(), threading.Event()
-
-    def note(what: str, done: int, total: int) -> None:
-        latest[0] = f"{what}  {done:,}/{total:,}"
-
-    def tick() -> None:
-        seconds, told = 0.0, ""
-        while not stop.wait(min(max(_SECONDS, seconds / 20), _MOST_SECONDS)):
-            seconds, before, told = time.perf_counter() - began, told, latest[0]
-            if told != before:
-                print_lines(console, f"{seconds:6.0f} s  {told}")
-
-    ticker = threading.Thread(target=tick, daemon=True)
-    ticker.start()
-    try:
         yield note
-    finally:
-        stop.set()
-        ticker.join()
 
 
 def command(
@@ -185,7 +146,7 @@ def command(
 
     The exit code is 0; 2 for an error that the user can act on, which is printed in one line;
     `BUSY` if another process is writing the output; 130 for Ctrl-C; or 143 for SIGTERM. A warning
-    is one line, too. A SIGTERM or SIGHUP that is ignored at the start stays ignored.
+    is one line, too.
 
     Args:
       options: a dataclass whose docstring and fields are the command's help, or a union of these.
@@ -196,18 +157,9 @@ def command(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # letters not in the encoding are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
-    config = (tyro.conf.FlagCreatePairsOff,)
-    try:
-        try:
-            chosen = tyro.cli(options, prog=prog, description=description, config=config)
-        finally:
-            sys.stdout.flush()  # so that an error is raised here, and not at exit
-    except BrokenPipeError:  # the reader of the help, such as head, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+    chosen = _parsed(options, prog, description)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
     warnings.showwarning = _warn  # pyrefly: ignore[bad-assignment]
     code = 2
@@ -218,8 +170,7 @@ def command(
         _tell(f"error: {error}")
         code = BUSY if isinstance(error, Busy) else 2
     except MemoryError as error:
-        told = f" ({error})" if str(error) else ""
-        _tell(f"error: not enough memory{told}; work on less, or on a larger machine")
+        _tell(f"error: not enough memory ({error}); work on less, or on a larger machine")
     except OSError as error:
         _tell(f"error: {message_of(error)}")
     except KeyboardInterrupt:
@@ -232,7 +183,33 @@ def command(
             raise
         traceback.print_exc()
         code = 1
-    _leave(code)
+    if code and _has_others():  # at exit, jax would wait for the other processes
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _parsed(options: type[O], prog: str, description: str | None) -> O:
+    """Parses the arguments; an error is one line, without tyro's box and its explanations."""
+    told, pipe = io.StringIO(), signal.getsignal(signal.SIGPIPE)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader of the help, such as head, may end
+    try:
+        with redirect_stderr(told):
+            config = (tyro.conf.FlagCreatePairsOff,)
+            return tyro.cli(options, prog=prog, description=description, config=config)
+    except SystemExit as ended:
+        sys.stdout.flush()
+        if ended.code:
+            # The first line is a title, and lines that are far to the right explain options.
+            lines = told.getvalue().splitlines()[1:]
+            lines = [own.strip("│ ") for own in lines if not set(own[:10]) <= set("│╰─- ")]
+            said = " ".join(lines)
+            said, _, help_ = said.partition(" For full helptext, ")
+            _tell(f"error: {said.partition(' Got errors')[0]}; {help_ or 'see --help'}")
+        raise
+    finally:
+        signal.signal(signal.SIGPIPE, pipe)
 
 
 def _run(main: Callable[[O], object], start: Callable[[O], None] | None, chosen: O) -> None:
@@ -269,15 +246,6 @@ def _has_others() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-def _leave(code: int) -> NoReturn:
-    """Ends the process; without clean-up if there are others, which jax would wait for at exit."""
-    if code and _has_others():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
 def _warn(message: Warning | str, *_: object) -> None:
     _tell(f"warning: {message}")
 
@@ -296,33 +264,19 @@ def _tell(line: str) -> None:
 def check_output(
     option: str, path: Path, *inputs: Path | None, endings: Sequence[str] = ()
 ) -> None:
-    """Refuses an output file that cannot be written or is an input, before any work.
-
-    Args:
-      option: name of the option.
-      path: the file.
-      *inputs: files that are read.
-      endings: in lower case, of which the file's name must have one in any case, if there are any.
+    """Refuses an output file before any work.
 
     Raises:
-      InputError: the file is one of ``inputs``, has another ending, is no regular file, or is in no
-        folder.
-      Busy: another process is writing it.
-      OSError: its file system is read-only or full, or may not be written by this user.
+      InputError: it is one of ``inputs``, its name has none of the ``endings``, or it is in no
+        folder; the message names the option.
     """
-    from metaheac_jax.files import locked
-
-    if os.path.realpath(path) in [os.path.realpath(known) for known in inputs if known is not None]:
+    if path.resolve() in [known.resolve() for known in inputs if known is not None]:
         raise InputError(f"{option}: {path} would replace a file that is read; give another")
     if endings and not path.name.lower().endswith(tuple(endings)):
         expected = " or ".join(endings)
         raise InputError(f"{option}: {path}: expected a name that ends with {expected}")
     if not path.parent.is_dir():
         raise InputError(f"{option}: {path.parent} is not a folder; make it first")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{option}: {path} is not a regular file; give another")
-    with locked(path):  # fails if nothing can be written there
-        pass
 
 
 def check_output_folder(
@@ -331,18 +285,15 @@ def check_output_folder(
     """Refuses an output folder that cannot be replaced, before any work.
 
     Raises:
-      InputError: the path has no name, it exists, is not empty and is of another kind, or it is or
-        has one of ``inputs``; the message names the option.
+      InputError: it is not empty and of another kind, or it is or has one of ``inputs``; the
+        message names the option.
     """
     from metaheac_jax.files import is_replaceable
 
-    if path.name in ("", ".."):
-        raise InputError(f"{option}: {path} has no name of its own; give a folder by its name")
     if path.exists() and not is_replaceable(path, manifest):
         raise InputError(
             f"{option}: {path} exists and is not {kind}; remove it, or choose another folder"
         )
-    whole = path.resolve()
     for known in inputs:
-        if known is not None and whole in (known.resolve(), *known.resolve().parents):
+        if known is not None and path.resolve() in (known.resolve(), *known.resolve().parents):
             raise InputError(f"{option}: {path} would be replaced, and {known} is read; move it")
